@@ -1,0 +1,1 @@
+//! Layers over campanile's message services.

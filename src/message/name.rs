@@ -1,0 +1,170 @@
+//! Names and ids: short shared strings.
+
+use std::{borrow::Borrow, fmt, ops::Deref};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+macro_rules! shared_string {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+        pub struct $type(ByteString);
+
+        impl $type {
+            /// Wraps a string literal without copying it.
+            pub const fn from_static(text: &'static str) -> Self {
+                Self(ByteString::from_static(text))
+            }
+
+            /// Takes over bytes that came from a server, without copying them.
+            ///
+            /// # Errors
+            /// The bytes themselves, when they are not UTF-8.
+            pub fn from_utf8(bytes: Bytes) -> Result<Self, Bytes> {
+                match std::str::from_utf8(&bytes) {
+                    Ok(_) => Ok(Self(ByteString::try_from(bytes).expect("checked just above"))),
+                    Err(_) => Err(bytes),
+                }
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Deref for $type {
+            type Target = str;
+
+            fn deref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $type {
+            fn from(text: &str) -> Self {
+                Self(ByteString::from(text))
+            }
+        }
+
+        impl From<String> for $type {
+            fn from(text: String) -> Self {
+                Self(ByteString::from(text))
+            }
+        }
+
+        impl From<&$type> for $type {
+            fn from(other: &$type) -> Self {
+                other.clone()
+            }
+        }
+
+        impl PartialEq<str> for $type {
+            fn eq(&self, other: &str) -> bool {
+                self.as_str() == other
+            }
+        }
+
+        impl PartialEq<&str> for $type {
+            fn eq(&self, other: &&str) -> bool {
+                self.as_str() == *other
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self.as_str(), f)
+            }
+        }
+    };
+}
+
+shared_string! {
+    /// A message's full dotted name, such as `orders.create`. Cheap to clone.
+    ///
+    /// Any UTF-8 text of 1 to [`Name::MAX_LEN`] bytes is a name: dots only mean something to
+    /// [`Router::nest`](crate::Router::nest) and [`Client::group`](crate::Client::group), and
+    /// glob characters mean nothing except in
+    /// [`Router::event_pattern`](crate::Router::event_pattern).
+    Name
+}
+
+shared_string! {
+    /// The id that a transport gave to a message when it accepted it. Cheap to clone.
+    ///
+    /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`. It stays the
+    /// same through redelivery and take-over, so it identifies the message, not the delivery.
+    MessageId
+}
+
+impl Name {
+    /// The longest name that is accepted, in bytes.
+    pub const MAX_LEN: usize = 1024;
+
+    /// What is wrong with this text as a name, if anything.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        if self.is_empty() {
+            Some("the name is empty")
+        } else if self.len() > Self::MAX_LEN {
+            Some("the name is longer than 1024 bytes")
+        } else {
+            None
+        }
+    }
+
+    /// `prefix.name`; an empty side adds nothing, not even the dot.
+    pub(crate) fn join(prefix: &Name, name: &Name) -> Name {
+        match (prefix.is_empty(), name.is_empty()) {
+            (true, _) => name.clone(),
+            (_, true) => prefix.clone(),
+            _ => Name::from(format!("{prefix}.{name}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joining_puts_one_dot_between_two_texts_and_none_beside_an_empty_one() {
+        let join = |a: &str, b: &str| Name::join(&a.into(), &b.into()).to_string();
+        assert_eq!(join("orders", "create"), "orders.create");
+        assert_eq!(join("", "create"), "create");
+        assert_eq!(join("orders", ""), "orders");
+        assert_eq!(join("a.b", "c"), "a.b.c");
+    }
+
+    #[test]
+    fn a_name_has_at_least_one_byte_and_at_most_1024() {
+        assert!(Name::from("").fault().is_some());
+        assert!(Name::from("x".repeat(1024)).fault().is_none());
+        assert!(Name::from("x".repeat(1025)).fault().is_some());
+        assert!(Name::from("a b*?[c]").fault().is_none());
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_handed_back() {
+        let raw = Bytes::from_static(b"\xff\xfe");
+        assert_eq!(Name::from_utf8(raw.clone()), Err(raw));
+    }
+}

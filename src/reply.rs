@@ -1,0 +1,122 @@
+//! What a service answers: a [`Reply`], and what can be made into one.
+//!
+//! ```
+//! use campanile::{IntoReply, Json, Reply};
+//!
+//! let reply: Reply = Json([1, 2]).into_reply().unwrap();
+//! assert_eq!(reply.payload, "[1,2]");
+//! ```
+//!
+//! For a task or an event the payload of a handler's reply goes nowhere; only whether there is a
+//! reply or an error matters.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap};
+
+use crate::{error::BoxError, message::MessageId, payload::IntoPayload};
+
+/// The answer of a `Service<Message>`.
+///
+/// For an RPC request it is what the caller gets. The reply of a transport's sending half to a task
+/// carries its [`receipt`](Reply::receipt).
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct Reply {
+    /// Headers, carried to the caller.
+    pub headers: HeaderMap,
+    /// The payload.
+    pub payload: Bytes,
+    /// Values for the layers of this process; never carried on the wire.
+    pub extensions: Extensions,
+    receipt: Option<MessageId>,
+}
+
+impl Reply {
+    /// A reply without headers.
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self {
+            payload: payload.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The reply of a transport that accepted a message under this id.
+    pub fn accepted(id: MessageId) -> Self {
+        Self {
+            receipt: Some(id),
+            ..Self::default()
+        }
+    }
+
+    /// The id under which a transport accepted the message; `None` for an event, and where a
+    /// service handled the message in place.
+    pub fn receipt(&self) -> Option<&MessageId> {
+        self.receipt.as_ref()
+    }
+}
+
+// Like a message's: payloads and header values are not shown.
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("headers", &self.headers.len())
+            .field("payload", &format_args!("{} bytes", self.payload.len()))
+            .field("receipt", &self.receipt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a handler may return.
+///
+/// Implemented for every payload ([`IntoPayload`]), for [`Reply`], and for
+/// `Result<T, E>` of those with any error that turns into a [`BoxError`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a reply",
+    label = "a handler cannot return this",
+    note = "return `()`, `Json<T>`, `Bytes`, `String`, `&'static str`, `Vec<u8>`, `Reply`, or a `Result` of one of them whose error implements `std::error::Error`"
+)]
+pub trait IntoReply {
+    /// Makes the reply.
+    ///
+    /// # Errors
+    /// What the handler failed with, or why its value could not be serialized.
+    fn into_reply(self) -> Result<Reply, BoxError>;
+}
+
+impl IntoReply for Reply {
+    fn into_reply(self) -> Result<Reply, BoxError> {
+        Ok(self)
+    }
+}
+
+impl<T, E> IntoReply for Result<T, E>
+where
+    T: IntoReply,
+    E: Into<BoxError>,
+{
+    fn into_reply(self) -> Result<Reply, BoxError> {
+        self.map_err(Into::into)?.into_reply()
+    }
+}
+
+/// One implementation for each payload type: a blanket one over [`IntoPayload`] would forbid those
+/// for [`Reply`] and `Result`.
+macro_rules! payload_replies {
+    ($($type:ty),* $(,)?) => {$(
+        impl IntoReply for $type {
+            fn into_reply(self) -> Result<Reply, BoxError> {
+                self.into_payload().map(Reply::new)
+            }
+        }
+    )*};
+}
+
+payload_replies!((), Bytes, Vec<u8>, String, &'static str);
+
+impl<T: serde::Serialize> IntoReply for crate::Json<T> {
+    fn into_reply(self) -> Result<Reply, BoxError> {
+        self.into_payload().map(Reply::new)
+    }
+}

@@ -1,0 +1,478 @@
+//! The wire format, apart from any transport: messages as the fields of a stream entry, replies as
+//! JSON envelopes.
+//!
+//! The base format is that of the Go library Go-Broker: fields `type`, `name`, `payload` and, for
+//! RPC, `reply_to` and `correlation_id`, in any order; a reply is
+//! `{"correlation_id": …, "body": base64 or null, "error": …}`. Headers travel as further fields
+//! `h:<name>`; internal fields start with `~`, which no header name can. A reader ignores fields
+//! that it does not know.
+//!
+//! ```
+//! use campanile::{Message, transport::codec};
+//!
+//! let mut fields = Vec::new();
+//! codec::encode(&Message::task("orders.create", "{}"), |field, value| {
+//!     fields.push((field.to_vec().into(), value.to_vec().into()));
+//! });
+//! let decoded = codec::decode(fields).unwrap();
+//! assert_eq!(decoded.message.name(), "orders.create");
+//! ```
+//!
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+
+use super::Undecodable;
+use crate::{
+    error::RpcError,
+    message::{Kind, Message, Name, Parts, ReplyMode},
+    reply::Reply,
+};
+
+/// The field of the address that a reply is published to.
+pub const REPLY_TO: &str = "reply_to";
+/// The field of a request's correlation id.
+pub const CORRELATION_ID: &str = "correlation_id";
+/// The internal field of the id that the message first had.
+pub const ORIGIN: &str = "~o";
+/// The internal field of the attempts so far, a decimal number.
+pub const ATTEMPTS: &str = "~a";
+/// The internal field of the time to live in milliseconds, counted from the origin id's time.
+pub const TIME_TO_LIVE: &str = "~t";
+/// The internal field of the client that waits for a reliable reply: its UUID.
+pub const CLIENT: &str = "~c";
+
+/// Hands a message's fields to `put`, one by one: `type`, `name`, `payload`, the time to live where
+/// there is a deadline, then headers. Where a request's reply goes is the transport's to add.
+pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
+    let parts = message.parts();
+    put(b"type", parts.kind.as_str().as_bytes());
+    put(b"name", parts.name.as_bytes());
+    put(b"payload", message.payload());
+    if let Some(deadline) = parts.deadline {
+        // Zero would read as "no time at all": a deadline that has just passed is still one.
+        let milliseconds = deadline.remaining().as_millis().max(1);
+        put(TIME_TO_LIVE.as_bytes(), milliseconds.to_string().as_bytes());
+    }
+    let mut field = Vec::new();
+    for (name, value) in &parts.headers {
+        field.clear();
+        field.extend_from_slice(b"h:");
+        field.extend_from_slice(name.as_str().as_bytes());
+        put(&field, value.as_bytes());
+    }
+}
+
+/// What an entry's fields say.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Decoded {
+    /// The message, without id, attempt and deadline: those depend on where the entry was read.
+    pub message: Message,
+    /// Where a reply is to be published.
+    pub reply_to: Option<Bytes>,
+    /// The request's own id.
+    pub correlation_id: Option<Bytes>,
+    /// The client that waits for a reliable reply.
+    pub client: Option<Bytes>,
+    /// The time to live.
+    pub time_to_live: Option<Duration>,
+    /// The id that the message first had. To be trusted only where the transport itself wrote it.
+    pub origin: Option<Bytes>,
+    /// The attempts so far. To be trusted only where the transport itself wrote it.
+    pub attempts: Option<u32>,
+}
+
+/// Reads the fields of an entry.
+///
+/// # Errors
+/// The fields themselves with a reason, when they are no message: `type`, `name` or `payload`
+/// missing, repeated or not readable, a header that HTTP does not allow, or an RPC request without
+/// an address.
+pub fn decode(fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
+    read(&fields).map_err(|reason| Undecodable { reason, fields })
+}
+
+fn read(fields: &[(Bytes, Bytes)]) -> Result<Decoded, String> {
+    let mut base = Base::default();
+    let mut headers = HeaderMap::new();
+    for (field, value) in fields {
+        match &field[..] {
+            b"type" => once(&mut base.kind, "type", value)?,
+            b"name" => once(&mut base.name, "name", value)?,
+            b"payload" => once(&mut base.payload, "payload", value)?,
+            b"reply_to" => once(&mut base.reply_to, REPLY_TO, value)?,
+            b"correlation_id" => once(&mut base.correlation_id, CORRELATION_ID, value)?,
+            b"~o" => once(&mut base.origin, ORIGIN, value)?,
+            b"~a" => once(&mut base.attempts, ATTEMPTS, value)?,
+            b"~t" => once(&mut base.time_to_live, TIME_TO_LIVE, value)?,
+            b"~c" => once(&mut base.client, CLIENT, value)?,
+            [b'h', b':', name @ ..] => add_header(&mut headers, name, value)?,
+            _ => {}
+        }
+    }
+    base.finish(headers)
+}
+
+/// The fields that may stand in an entry once.
+#[derive(Default)]
+struct Base {
+    kind: Option<Bytes>,
+    name: Option<Bytes>,
+    payload: Option<Bytes>,
+    reply_to: Option<Bytes>,
+    correlation_id: Option<Bytes>,
+    origin: Option<Bytes>,
+    attempts: Option<Bytes>,
+    time_to_live: Option<Bytes>,
+    client: Option<Bytes>,
+}
+
+impl Base {
+    fn finish(self, headers: HeaderMap) -> Result<Decoded, String> {
+        let kind = match self.kind.as_deref() {
+            Some(b"task") => Kind::Task,
+            Some(b"rpc") => Kind::Rpc,
+            Some(b"event") => Kind::Event,
+            Some(other) => return Err(format!("unknown `type`: {}", excerpt(other))),
+            None => return Err("the field `type` is missing".into()),
+        };
+        let name = self.name.ok_or("the field `name` is missing")?;
+        let name = Name::from_utf8(name)
+            .map_err(|raw| format!("the `name` is not UTF-8: {}", excerpt(&raw)))?;
+        if name.is_empty() {
+            return Err("the `name` is empty".into());
+        }
+        let payload = self.payload.ok_or("the field `payload` is missing")?;
+        if kind == Kind::Rpc {
+            if self.reply_to.as_deref().is_none_or(<[u8]>::is_empty) {
+                return Err("an RPC request without `reply_to`".into());
+            }
+            if self.correlation_id.is_none() {
+                return Err("an RPC request without `correlation_id`".into());
+            }
+        }
+        let mut parts = Parts::new(kind, name);
+        parts.headers = headers;
+        if self.client.is_none() {
+            parts.reply_mode = ReplyMode::Fast;
+        }
+        Ok(Decoded {
+            message: Message::from_parts(parts, payload),
+            reply_to: self.reply_to,
+            correlation_id: self.correlation_id,
+            client: self.client,
+            time_to_live: number::<u64>(self.time_to_live, TIME_TO_LIVE)?
+                .map(Duration::from_millis),
+            origin: self.origin,
+            attempts: number(self.attempts, ATTEMPTS)?,
+        })
+    }
+}
+
+fn once(slot: &mut Option<Bytes>, field: &str, value: &Bytes) -> Result<(), String> {
+    match slot.replace(value.clone()) {
+        None => Ok(()),
+        Some(_) => Err(format!("the field `{field}` stands in the entry twice")),
+    }
+}
+
+fn number<T: std::str::FromStr>(value: Option<Bytes>, field: &str) -> Result<Option<T>, String> {
+    let Some(value) = value else { return Ok(None) };
+    match std::str::from_utf8(&value)
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
+        Some(number) => Ok(Some(number)),
+        None => Err(format!(
+            "the field `{field}` is no number: {}",
+            excerpt(&value)
+        )),
+    }
+}
+
+fn add_header(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result<(), String> {
+    let parsed = HeaderName::from_bytes(name)
+        .map_err(|_| format!("a header name that HTTP does not allow: {}", excerpt(name)))?;
+    let value = HeaderValue::from_maybe_shared(value.clone())
+        .map_err(|_| format!("a value that HTTP does not allow in the header `{parsed}`"))?;
+    headers
+        .try_append(parsed, value)
+        .map_err(|_| "more headers than can be kept".to_owned())?;
+    Ok(())
+}
+
+/// The start of outside bytes, fit for a log.
+fn excerpt(bytes: &[u8]) -> String {
+    const MOST: usize = 64;
+    let shown = bytes[..bytes.len().min(MOST)].escape_ascii();
+    let rest = if bytes.len() > MOST { "…" } else { "" };
+    format!("`{shown}{rest}`")
+}
+
+/// The JSON of a reply. Field names and meaning are the Go library's; `code` and `headers` are ours
+/// and left out where they would say nothing.
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    correlation_id: std::borrow::Cow<'a, str>,
+    #[serde(borrow, default)]
+    body: Option<std::borrow::Cow<'a, str>>,
+    #[serde(borrow, default)]
+    error: std::borrow::Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    code: Option<std::borrow::Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(String, String)>,
+}
+
+/// The envelope of an answer. Header values that are not UTF-8 travel as base64 behind `base64:`,
+/// and so do those that start with that word.
+pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> Vec<u8> {
+    let envelope = match answer {
+        Ok(reply) => Envelope {
+            correlation_id: correlation_id.into(),
+            body: Some(BASE64.encode(&reply.payload).into()),
+            error: "".into(),
+            code: None,
+            headers: reply
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), header_text(value)))
+                .collect(),
+        },
+        Err(error) => Envelope {
+            correlation_id: correlation_id.into(),
+            body: None,
+            // An empty `error` reads as success: an error always has a text.
+            error: if error.message().is_empty() {
+                error.code().as_str().into()
+            } else {
+                error.message().into()
+            },
+            code: Some(error.code().as_str().into()),
+            headers: Vec::new(),
+        },
+    };
+    serde_json::to_vec(&envelope).expect("an envelope holds nothing that JSON cannot")
+}
+
+/// A reply as it came.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DecodedReply {
+    /// The request that it answers.
+    pub correlation_id: String,
+    /// The answer; `Err` with a reason where the envelope was readable and its content was not.
+    pub answer: Result<Result<Reply, RpcError>, String>,
+}
+
+/// Reads an envelope.
+///
+/// # Errors
+/// Why it is none, in words.
+pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply, String> {
+    let envelope: Envelope<'_> = serde_json::from_slice(bytes)
+        .map_err(|error| format!("a reply that is no envelope: {error}"))?;
+    let answer = if envelope.error.is_empty() {
+        success(envelope.body.as_deref(), &envelope.headers).map(Ok)
+    } else {
+        let code = envelope.code.as_deref().unwrap_or("internal").into();
+        Ok(Err(RpcError::new(code, envelope.error)))
+    };
+    Ok(DecodedReply {
+        correlation_id: envelope.correlation_id.into_owned(),
+        answer,
+    })
+}
+
+fn success(body: Option<&str>, headers: &[(String, String)]) -> Result<Reply, String> {
+    let payload = match body {
+        None => Vec::new(),
+        Some(body) => BASE64
+            .decode(body)
+            .map_err(|error| format!("a reply whose body is not base64: {error}"))?,
+    };
+    let mut reply = Reply::new(payload);
+    for (name, value) in headers {
+        add_header(&mut reply.headers, name.as_bytes(), &header_bytes(value))?;
+    }
+    Ok(reply)
+}
+
+const ENCODED: &str = "base64:";
+
+fn header_text(value: &HeaderValue) -> String {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) if !text.starts_with(ENCODED) => text.to_owned(),
+        _ => format!("{ENCODED}{}", BASE64.encode(value)),
+    }
+}
+
+fn header_bytes(text: &str) -> Bytes {
+    text.strip_prefix(ENCODED)
+        .and_then(|encoded| BASE64.decode(encoded).ok())
+        .map_or_else(|| Bytes::copy_from_slice(text.as_bytes()), Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RpcCode;
+
+    fn fields(list: &[(&str, &[u8])]) -> Vec<(Bytes, Bytes)> {
+        list.iter()
+            .map(|(field, value)| (field.as_bytes().to_vec().into(), value.to_vec().into()))
+            .collect()
+    }
+
+    fn reason(list: &[(&str, &[u8])]) -> String {
+        let raw = fields(list);
+        let error = decode(raw.clone()).expect_err("it should not be a message");
+        assert_eq!(error.fields, raw, "the raw fields are kept");
+        error.reason
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_with_repeated_headers_and_binary_values() {
+        let mut message = Message::task("orders.create", &b"\x00\xff"[..]);
+        let headers = message.headers_mut();
+        headers.append("x-a", HeaderValue::from_static("1"));
+        headers.append("x-a", HeaderValue::from_bytes(b"\xfe").unwrap());
+        let mut raw = Vec::new();
+        encode(&message, |field, value| {
+            raw.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
+        });
+        raw.reverse();
+        raw.push(("unknown".into(), "ignored".into()));
+        let decoded = decode(raw).unwrap().message;
+        assert_eq!(decoded.payload(), message.payload());
+        let values: Vec<_> = decoded
+            .headers()
+            .get_all("x-a")
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        assert_eq!(values, [&b"\xfe"[..], b"1"]);
+    }
+
+    #[test]
+    fn an_entry_that_is_no_message_says_why() {
+        let base: [(&str, &[u8]); 3] = [("type", b"task"), ("name", b"a"), ("payload", b"")];
+        assert!(decode(fields(&base)).is_ok());
+        for (field, _) in base {
+            let without: Vec<_> = base.iter().copied().filter(|(f, _)| *f != field).collect();
+            assert_eq!(reason(&without), format!("the field `{field}` is missing"));
+            let twice: Vec<_> = base.iter().copied().chain([(field, &b"x"[..])]).collect();
+            assert_eq!(
+                reason(&twice),
+                format!("the field `{field}` stands in the entry twice")
+            );
+        }
+        let but = |field: &'static str, value: &'static [u8]| {
+            let list: Vec<_> = base
+                .iter()
+                .map(|(f, v)| {
+                    if *f == field {
+                        (field, value)
+                    } else {
+                        (*f, *v)
+                    }
+                })
+                .collect();
+            reason(&list)
+        };
+        assert_eq!(but("type", b"job\xff"), r"unknown `type`: `job\xff`");
+        assert_eq!(but("name", b"\xff"), r"the `name` is not UTF-8: `\xff`");
+        assert_eq!(but("name", b""), "the `name` is empty");
+        assert_eq!(but("type", b"rpc"), "an RPC request without `reply_to`");
+        let with = |field: &'static str, value: &'static [u8]| {
+            reason(
+                &base
+                    .iter()
+                    .copied()
+                    .chain([(field, value)])
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert!(with("h:bad name", b"x").starts_with("a header name that HTTP does not allow"));
+        assert!(with("h:x", b"a\nb").starts_with("a value that HTTP does not allow"));
+        assert!(with("~t", b"soon").starts_with("the field `~t` is no number"));
+    }
+
+    #[test]
+    fn a_reply_has_the_go_librarys_form_to_the_byte() {
+        let encode = |answer| String::from_utf8(encode_reply("vm-1", &answer)).unwrap();
+        assert_eq!(
+            encode(Ok(Reply::new(r#"{"id":42,"name":"Alice"}"#))),
+            r#"{"correlation_id":"vm-1","body":"eyJpZCI6NDIsIm5hbWUiOiJBbGljZSJ9","error":""}"#
+        );
+        assert_eq!(
+            encode(Err(RpcError::not_found("no such user"))),
+            r#"{"correlation_id":"vm-1","body":null,"error":"no such user","code":"not_found"}"#
+        );
+    }
+
+    #[test]
+    fn an_error_without_a_text_does_not_read_as_success() {
+        let bytes = encode_reply("1", &Err(RpcError::new(RpcCode::Internal, "")));
+        let error = decode_reply(&bytes).unwrap().answer.unwrap().unwrap_err();
+        assert_eq!(error.message(), "internal");
+    }
+
+    #[test]
+    fn replies_of_the_go_library_are_read() {
+        let read = |text: &str| decode_reply(text.as_bytes()).unwrap().answer.unwrap();
+        assert_eq!(
+            read(r#"{"correlation_id":"1","body":"YQ==","error":""}"#)
+                .unwrap()
+                .payload,
+            "a"
+        );
+        assert_eq!(
+            read(r#"{"correlation_id":"1","body":null,"error":""}"#)
+                .unwrap()
+                .payload,
+            ""
+        );
+        let error = read(r#"{"correlation_id":"1","body":null,"error":"no \u00fc"}"#).unwrap_err();
+        assert_eq!(
+            (error.code(), error.message()),
+            (&RpcCode::Internal, "no ü")
+        );
+    }
+
+    #[test]
+    fn reply_headers_survive_whatever_their_bytes() {
+        let mut reply = Reply::new("x");
+        for value in [&b"plain"[..], b"\xff", b"base64:plain"] {
+            reply
+                .headers
+                .append("h", HeaderValue::from_bytes(value).unwrap());
+        }
+        let decoded = decode_reply(&encode_reply("1", &Ok(reply.clone()))).unwrap();
+        assert_eq!(decoded.answer.unwrap().unwrap().headers, reply.headers);
+    }
+
+    #[test]
+    fn a_reply_that_is_no_envelope_or_no_base64_says_so() {
+        for bytes in [&b""[..], b"[]", b"{}", b"\xff", br#"{"correlation_id":1}"#] {
+            assert!(
+                decode_reply(bytes)
+                    .unwrap_err()
+                    .starts_with("a reply that is no envelope")
+            );
+        }
+        let bad = decode_reply(br#"{"correlation_id":"7","body":"***","error":""}"#).unwrap();
+        assert_eq!(bad.correlation_id, "7");
+        assert!(
+            bad.answer
+                .unwrap_err()
+                .starts_with("a reply whose body is not base64")
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! The two halves of a transport, and what passes between them and the rest.
+//!
+//! The *sending half* is nothing new: a `tower::Service<Message>` whose reply comes from the other
+//! side. The *serving half* is a [`Transport`], opened as a [`Source`] of [`Delivery`]s, each with
+//! the right to settle it, [`SettleDelivery`]. [`serve`](crate::serve()) drives a source.
+//!
+//! [`Memory`](memory::Memory) and `Redis` are both halves in one handle. To write a transport,
+//! implement these traits and run the `conformance` suite (a feature) on it.
+//!
+//! # Delivery guarantee
+//! A delivery that is dropped unsettled stays with its worker's lease: it is delivered again, to
+//! this worker or another, once the lease ends.
+
+pub mod codec;
+mod counters;
+pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
+mod settings;
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    error::{Error, RpcError},
+    message::{Message, Name},
+    reply::Reply,
+};
+
+#[allow(unused_imports)]
+pub(crate) use self::{counters::Counters, settings::consumer_settings};
+pub use self::{
+    counters::Counts,
+    settings::{Backoff, Settings, Start, UnknownNames},
+};
+
+/// What a service wants of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Interest {
+    /// Whether it takes tasks and RPC requests from the stream. A source that nobody asks for them
+    /// must leave them to others.
+    pub stream: bool,
+    /// The events it listens to, by their full names.
+    pub events: Vec<Name>,
+    /// The events it listens to, by Redis glob patterns.
+    pub patterns: Vec<Name>,
+}
+
+impl Interest {
+    /// Everything on the stream, and no events.
+    pub fn stream() -> Self {
+        Self {
+            stream: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// The serving half of a transport, not yet open.
+pub trait Transport: Send + 'static {
+    /// What it opens to.
+    type Source: Source;
+
+    /// Connects, prepares what is missing on the server, subscribes to the events and starts
+    /// whatever runs beside the source. Subscriptions are confirmed when it returns.
+    ///
+    /// # Errors
+    /// When it cannot work as it is set up, or the server is not reached within seconds.
+    fn open(self, interest: Interest) -> impl Future<Output = Result<Self::Source, Error>> + Send;
+}
+
+/// A source of deliveries.
+pub trait Source: Send + 'static {
+    /// The right to settle one of its deliveries.
+    type Settle: SettleDelivery;
+
+    /// What it was set up with.
+    fn settings(&self) -> &Settings;
+
+    /// Waits for deliveries, at least one and at most `max`. It never asks the server for more
+    /// than that.
+    ///
+    /// # Errors
+    /// Only what cannot pass by itself. A source outlives a server that is away: it reconnects.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped: what had been fetched by then is kept for the
+    /// next call, or given back by [`stop`](Self::stop).
+    fn next(
+        &mut self,
+        max: usize,
+    ) -> impl Future<Output = Result<Vec<Delivery<Self::Settle>>, Error>> + Send;
+
+    /// Stops fetching and gives back at once what was fetched and not handed out by
+    /// [`next`](Self::next), as deliveries that were no attempt. What was handed out can still be
+    /// settled. Idempotent.
+    fn stop(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Ends what runs beside the source, after the settlements that are under way, and leaves the
+    /// group if (and only if) nothing is pending for this worker.
+    ///
+    /// # Errors
+    /// When the server could not be told. Nothing is lost then either: the leases end.
+    fn close(self) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// One delivery: a message, or what could not be read as one, and the right to settle it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Delivery<H> {
+    /// What was delivered.
+    pub content: Result<Message, Undecodable>,
+    /// The right to settle it.
+    pub settle: H,
+}
+
+impl<H> Delivery<H> {
+    /// A delivery.
+    pub fn new(content: Result<Message, Undecodable>, settle: H) -> Self {
+        Self { content, settle }
+    }
+}
+
+/// An entry that is no message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Undecodable {
+    /// Why not.
+    pub reason: String,
+    /// The fields as they came.
+    pub fields: Vec<(Bytes, Bytes)>,
+}
+
+/// The right to settle one delivery. Dropping it leaves the delivery to its lease.
+pub trait SettleDelivery: Send + 'static {
+    /// Carries a verdict out, and returns when the server has confirmed it. A transport retries
+    /// until it is answered; verdicts that come late, from a worker whose lease was lost, change
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the transport was closed, or the server refuses for good.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the verdict back once it was first polled.
+    fn settle(self, verdict: Verdict) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// What becomes of a delivery. The source carries it out, atomically with the acknowledgement.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Handled: acknowledge it, and send the answer if it was an RPC request.
+    Done(Result<Reply, RpcError>),
+    /// Deliver it again.
+    Redeliver {
+        /// After this long, or after the source's back-off for this attempt.
+        after: Option<Duration>,
+        /// Whether this delivery counts as an attempt.
+        counted: bool,
+        /// Why; kept where the message becomes a dead letter instead, because its deliveries are
+        /// used up.
+        reason: String,
+    },
+    /// Make it a dead letter.
+    Dead {
+        /// Why.
+        reason: String,
+        /// The answer, if it was an RPC request.
+        answer: Option<RpcError>,
+    },
+    /// Drop it.
+    Discard {
+        /// Why.
+        reason: Discarded,
+        /// The answer, if it was an RPC request.
+        answer: Option<RpcError>,
+    },
+    /// It was not started: hand it to another worker at once. No attempt.
+    GiveBack,
+}
+
+/// Why a delivery was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Discarded {
+    /// Its deadline had passed before it was started.
+    Expired,
+    /// A handler or a layer asked for it.
+    Asked,
+    /// Nobody here knows its name, and [`UnknownNames::Ignore`] leaves it to the other groups.
+    Ignored,
+}

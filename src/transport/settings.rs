@@ -1,0 +1,245 @@
+//! What a worker is set up with, the same for every transport.
+
+use std::time::Duration;
+
+use crate::message::Name;
+
+/// Where a group that does not exist yet starts on its stream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Start {
+    /// At the beginning where the stream has no other group, so that nothing sent before the first
+    /// worker is lost; beside another group the choice must be made, and opening fails.
+    #[default]
+    Auto,
+    /// At the oldest entry.
+    Beginning,
+    /// At what comes from now on.
+    End,
+    /// After this entry.
+    After(String),
+}
+
+/// What a worker does with tasks and requests whose names it does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnknownNames {
+    /// A failed delivery: another, newer worker of the group may know the name. A request is
+    /// answered `not_found` at once.
+    Fail,
+    /// Acknowledged and counted: the name belongs to another group of the stream.
+    Ignore,
+}
+
+/// The wait before a redelivery: it doubles from `first` to `most`, with jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// Before the second delivery.
+    pub first: Duration,
+    /// The longest.
+    pub most: Duration,
+}
+
+impl Backoff {
+    /// The wait after this attempt (counted from 1): between half of the doubled wait and all of
+    /// it, at random, so that what failed together does not come back together.
+    pub fn after(self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(30);
+        let full = self.first.saturating_mul(1 << doublings).min(self.most);
+        full.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+/// What a worker is set up with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The stream that tasks and requests travel on. `app_stream`.
+    pub stream: Name,
+    /// The consumer group of the workers. `app_group`.
+    pub group: Name,
+    /// Where a new group starts.
+    pub start: Start,
+    /// How many deliveries may be in flight: fetched and not yet settled. 64.
+    pub max_in_flight: usize,
+    /// How many bytes of payload may be in flight before nothing more is fetched. 64 MiB.
+    pub max_in_flight_bytes: usize,
+    /// How many deliveries a message gets before it is a dead letter. 10.
+    pub max_deliveries: u32,
+    /// How long a worker that is not heard of keeps its deliveries. 10 s.
+    pub lease: Duration,
+    /// The wait before a redelivery where the failure does not name one. 1 s, doubling to 5 min.
+    pub backoff: Backoff,
+    /// What becomes of unknown names; `None` is `Fail`, and must be chosen where the stream has
+    /// several groups.
+    pub unknown_names: Option<UnknownNames>,
+    /// How many dead letters the group keeps; older ones are dropped and counted. 10,000.
+    pub max_dead_letters: usize,
+    /// How many events may wait for a free handler; what comes then is dropped and counted. 10,000.
+    pub event_buffer: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            stream: Name::from_static("app_stream"),
+            group: Name::from_static("app_group"),
+            start: Start::default(),
+            max_in_flight: 64,
+            max_in_flight_bytes: 64 << 20,
+            max_deliveries: 10,
+            lease: Duration::from_secs(10),
+            backoff: Backoff {
+                first: Duration::from_secs(1),
+                most: Duration::from_secs(300),
+            },
+            unknown_names: None,
+            max_dead_letters: 10_000,
+            event_buffer: 10_000,
+        }
+    }
+}
+
+/// The builder methods of a handle that has a `settings: Settings` field: the same words on every
+/// transport.
+macro_rules! consumer_settings {
+    () => {
+        /// The stream that tasks and requests travel on: sent to, and served from. `app_stream`
+        /// unless set.
+        #[must_use]
+        pub fn stream(mut self, stream: impl Into<crate::Name>) -> Self {
+            self.settings.stream = stream.into();
+            self
+        }
+
+        /// The consumer group of the workers. Each group of a stream gets every message; the
+        /// workers of one group share them. `app_group` unless set.
+        #[must_use]
+        pub fn group(mut self, group: impl Into<crate::Name>) -> Self {
+            self.settings.group = group.into();
+            self
+        }
+
+        /// Where the group starts if it does not exist yet.
+        #[must_use]
+        pub fn start(mut self, start: crate::transport::Start) -> Self {
+            self.settings.start = start;
+            self
+        }
+
+        /// How many deliveries may be in flight at once: the capacity of this worker. It fetches no
+        /// more than it can start, so an idle worker is never kept waiting by a busy one. 64
+        /// unless set.
+        ///
+        /// # Panics
+        /// When it is zero.
+        #[must_use]
+        #[track_caller]
+        pub fn max_in_flight(mut self, deliveries: usize) -> Self {
+            assert!(deliveries > 0, "max_in_flight must be at least 1");
+            self.settings.max_in_flight = deliveries;
+            self
+        }
+
+        /// How many bytes of payload may be in flight before nothing more is fetched. A single
+        /// message may be larger. 64 MiB unless set.
+        #[must_use]
+        pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
+            self.settings.max_in_flight_bytes = bytes;
+            self
+        }
+
+        /// How many deliveries a message gets before it is a dead letter. It is checked before the
+        /// message is decoded, so that one that kills its worker cannot do so for ever. 10 unless
+        /// set.
+        ///
+        /// # Panics
+        /// When it is zero.
+        #[must_use]
+        #[track_caller]
+        pub fn max_deliveries(mut self, deliveries: u32) -> Self {
+            assert!(deliveries > 0, "max_deliveries must be at least 1");
+            self.settings.max_deliveries = deliveries;
+            self
+        }
+
+        /// How long a worker that is not heard of keeps its deliveries before others take them
+        /// over. A worker renews its lease while it runs, however long its handlers take. 10 s
+        /// unless set.
+        ///
+        /// # Panics
+        /// When it is shorter than 100 ms.
+        #[must_use]
+        #[track_caller]
+        pub fn lease(mut self, lease: std::time::Duration) -> Self {
+            assert!(
+                lease >= std::time::Duration::from_millis(100),
+                "a lease must be at least 100 ms"
+            );
+            self.settings.lease = lease;
+            self
+        }
+
+        /// The wait before a redelivery where the failure names none: `first`, doubling up to
+        /// `most`, jittered. 1 s and 5 min unless set.
+        #[must_use]
+        pub fn backoff(mut self, first: std::time::Duration, most: std::time::Duration) -> Self {
+            self.settings.backoff = crate::transport::Backoff { first, most };
+            self
+        }
+
+        /// What becomes of tasks and requests whose names this worker does not know. Must be set
+        /// where the stream has several groups; `Fail` elsewhere.
+        #[must_use]
+        pub fn unknown_names(mut self, unknown: crate::transport::UnknownNames) -> Self {
+            self.settings.unknown_names = Some(unknown);
+            self
+        }
+
+        /// How many dead letters the group keeps. Older ones are dropped and counted. 10,000
+        /// unless set.
+        #[must_use]
+        pub fn max_dead_letters(mut self, dead_letters: usize) -> Self {
+            self.settings.max_dead_letters = dead_letters;
+            self
+        }
+
+        /// How many events may wait for a free handler; what comes when they do is dropped and
+        /// counted. 10,000 unless set.
+        ///
+        /// # Panics
+        /// When it is zero.
+        #[must_use]
+        #[track_caller]
+        pub fn event_buffer(mut self, events: usize) -> Self {
+            assert!(events > 0, "event_buffer must be at least 1");
+            self.settings.event_buffer = events;
+            self
+        }
+    };
+}
+pub(crate) use consumer_settings;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_back_off_doubles_is_bounded_and_jitters_by_at_most_a_half() {
+        let backoff = Settings::default().backoff;
+        for (attempt, full) in [
+            (1, 1),
+            (2, 2),
+            (5, 16),
+            (9, 256),
+            (10, 300),
+            (u32::MAX, 300),
+        ] {
+            let full = Duration::from_secs(full);
+            for _ in 0..100 {
+                let wait = backoff.after(attempt);
+                assert!(wait >= full / 2 && wait <= full, "{attempt}: {wait:?}");
+            }
+        }
+    }
+}
