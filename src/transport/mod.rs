@@ -13,6 +13,7 @@
 
 pub mod codec;
 mod counters;
+pub(crate) mod glob;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;

@@ -104,6 +104,13 @@ impl Default for Settings {
 /// transport.
 macro_rules! consumer_settings {
     () => {
+        /// All settings at once, in place of those set so far.
+        #[must_use]
+        pub fn with_settings(mut self, settings: crate::transport::Settings) -> Self {
+            self.settings = settings;
+            self
+        }
+
         /// The stream that tasks and requests travel on: sent to, and served from. `app_stream`
         /// unless set.
         #[must_use]

@@ -1,1 +1,283 @@
-//! (to come)
+//! The embedded transport: tasks, events and RPC within one process, without a server.
+//!
+//! [`Memory`] means what Redis means: streams with consumer groups, attempts and redelivery, delays,
+//! dead letters, leases, Pub/Sub with patterns, requests with deadlines. Messages and replies pass
+//! through the same encoding as on the wire, so that what works here works there. It is made for
+//! examples, for tests, and for applications that are one process.
+//!
+//! ```
+//! use campanile::{
+//!     Message, Reply,
+//!     transport::{Interest, SettleDelivery, Source, Transport, Verdict, memory::Memory},
+//! };
+//! use tower::ServiceExt;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! let memory = Memory::new();
+//! let reply = memory.clone().oneshot(Message::task("orders.create", "{}")).await?;
+//!
+//! let mut worker = memory.clone().open(Interest::stream()).await?;
+//! for delivery in worker.next(64).await? {
+//!     let message = delivery.content.expect("it was sent by a client");
+//!     assert_eq!(message.parts().id.as_ref(), reply.receipt());
+//!     delivery.settle.settle(Verdict::Done(Ok(Reply::default()))).await?;
+//! }
+//! assert_eq!(memory.counts().done, 1);
+//! # Ok::<_, campanile::BoxError>(()) }).unwrap();
+//! ```
+//!
+//! All clones of a handle, with whatever settings, share one broker. Here are two groups of one
+//! stream, and time that passes as fast as a test wants:
+//!
+//! ```
+//! use std::time::Duration;
+//! use campanile::{
+//!     Message,
+//!     transport::{
+//!         Interest, SettleDelivery, Source, Start, Transport, UnknownNames, Verdict, memory::Memory,
+//!     },
+//! };
+//! use tower::ServiceExt;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+//! # .block_on(async {
+//! let memory = Memory::new().stream("shop").unknown_names(UnknownNames::Ignore);
+//! let billing = memory.clone().group("billing").start(Start::Beginning);
+//! let mailing = memory.clone().group("mailing").start(Start::Beginning);
+//! memory.oneshot(Message::task("orders.create", "{}")).await?;
+//!
+//! let mut billing = billing.open(Interest::stream()).await?;
+//! let mut mailing = mailing.open(Interest::stream()).await?;
+//! let delivery = billing.next(1).await?.remove(0);
+//! let tomorrow = Verdict::Redeliver {
+//!     after: Some(Duration::from_secs(86_400)),
+//!     counted: true,
+//!     reason: "the bank is closed".into(),
+//! };
+//! delivery.settle.settle(tomorrow).await?;
+//! assert_eq!(mailing.next(1).await?.len(), 1);
+//!
+//! let again = billing.next(1).await?.remove(0); // a day later, at once
+//! assert!(again.content.unwrap().parts().attempt.is_retry());
+//! # Ok::<_, campanile::BoxError>(()) }).unwrap();
+//! ```
+//!
+//! # Ordering
+//! The entries of a stream are delivered in the order in which they were sent. Redeliveries and new
+//! entries take turns.
+//!
+//! # Back-pressure
+//! None towards the sender: a stream grows until every group of it has finished an entry, and a
+//! stream without a group keeps everything. Events wait in a bounded buffer; what it cannot hold is
+//! dropped and counted.
+//!
+//! # Delivery guarantee
+//! At least once for tasks, as long as the process lives: everything is gone with the last handle.
+//! A worker that is dropped without being closed loses its deliveries to others when its lease
+//! ends; one that lives keeps them for ever, however long its handlers take.
+//!
+//! # Errors
+//! Sending fails only where the message cannot be sent (`is_invalid`): its name is empty or too
+//! long, or it is an event with headers. A request fails with `is_timeout` when its deadline passes
+//! without a reply.
+
+mod broker;
+mod clock;
+mod dead;
+mod events;
+mod group;
+mod log;
+mod request;
+mod source;
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tower::Service;
+use uuid::Uuid;
+
+use self::{
+    broker::{Broker, Shared},
+    request::DEFAULT_TIMEOUT,
+};
+pub use self::{
+    dead::DeadLetter,
+    group::Backlog,
+    request::ResponseFuture,
+    source::{MemorySettle, MemorySource},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Deadline, Kind, Message, MessageId, ReplyMode},
+    reply::Reply,
+    transport::{Counts, Interest, Settings, Transport, codec, consumer_settings},
+};
+
+/// Both halves of the embedded transport: a `Service<Message>` that sends, and a [`Transport`] to
+/// serve from. A clone shares its broker. See the [module](self).
+#[derive(Clone)]
+pub struct Memory {
+    broker: Broker,
+    settings: Settings,
+}
+
+impl Memory {
+    /// A broker of its own, with nothing in it.
+    pub fn new() -> Self {
+        Self {
+            broker: Arc::new(Shared::new()),
+            settings: Settings::default(),
+        }
+    }
+
+    consumer_settings!();
+
+    /// What happened so far, over all handles of this broker.
+    pub fn counts(&self) -> Counts {
+        self.broker.counters.snapshot()
+    }
+
+    /// How much of the stream is where, as the group sees it.
+    pub fn backlog(&self) -> Backlog {
+        self.broker.backlog(&self.settings)
+    }
+
+    /// The dead letters of the group, the oldest first.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.broker
+            .with_group(&self.settings, |group, _| {
+                group.dead.iter().cloned().collect()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Adds an entry to the stream field by field, message or not: what a program that knows
+    /// nothing of this library could do to a stream on Redis. For tests.
+    pub fn add_raw<F, V>(&self, fields: impl IntoIterator<Item = (F, V)>) -> MessageId
+    where
+        F: Into<Bytes>,
+        V: Into<Bytes>,
+    {
+        let fields = fields
+            .into_iter()
+            .map(|(field, value)| (field.into(), value.into()))
+            .collect();
+        let id = self.broker.append(&self.settings.stream, fields);
+        MessageId::from(id.to_string())
+    }
+
+    /// Ends the leases of everything that the group's workers hold, as if none of them had been
+    /// heard of for long: whoever asks next takes it over, and handlers see their lease as lost.
+    /// For tests.
+    pub fn end_leases(&self) {
+        self.broker
+            .with_group(&self.settings, |group, _| group.end_all_leases());
+    }
+
+    fn send(&self, mut message: Message) -> Result<ResponseFuture, Error> {
+        if let Some(fault) = message.name().fault() {
+            return Err(Error::new(ErrorKind::Invalid, fault));
+        }
+        match message.kind() {
+            Kind::Task => {
+                let id = self.append(&message, None);
+                Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
+            }
+            Kind::Event => {
+                if !message.headers().is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        "events carry no headers on Pub/Sub",
+                    ));
+                }
+                self.broker.subscribers.publish(
+                    message.name(),
+                    message.payload(),
+                    &self.broker.counters,
+                );
+                self.broker.counters.sent.increment();
+                Ok(ResponseFuture::sent(Ok(Reply::default())))
+            }
+            Kind::Rpc => {
+                let deadline = *message
+                    .parts_mut()
+                    .deadline
+                    .get_or_insert_with(|| Deadline::after(DEFAULT_TIMEOUT));
+                if deadline.has_passed() {
+                    return Err(Error::new(
+                        ErrorKind::Timeout,
+                        "the deadline of the request passed before it was sent",
+                    ));
+                }
+                let id = Uuid::new_v4();
+                let name = message.name().clone();
+                let broker = Arc::clone(&self.broker);
+                // First a place for the reply, then the request: a worker may be quick.
+                let reply = ResponseFuture::waiting(broker, id, name, deadline);
+                self.append(&message, Some(id));
+                Ok(reply)
+            }
+        }
+    }
+
+    fn append(&self, message: &Message, request: Option<Uuid>) -> MessageId {
+        let mut fields = Vec::with_capacity(6 + message.headers().len());
+        codec::encode(message, |field, value| {
+            fields.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
+        });
+        if let Some(id) = request {
+            let mut put = |field: &'static str, value: String| {
+                fields.push((Bytes::from_static(field.as_bytes()), Bytes::from(value)));
+            };
+            put(codec::REPLY_TO, self.broker.requests.address());
+            put(codec::CORRELATION_ID, id.to_string());
+            if message.parts().reply_mode == ReplyMode::Reliable {
+                put(codec::CLIENT, self.broker.requests.client().to_owned());
+            }
+        }
+        let id = self.broker.append(&self.settings.stream, fields);
+        MessageId::from(id.to_string())
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory")
+            .field("settings", &self.settings)
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service<Message> for Memory {
+    type Response = Reply;
+    type Error = Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> ResponseFuture {
+        self.send(message)
+            .unwrap_or_else(|error| ResponseFuture::sent(Err(error)))
+    }
+}
+
+impl Transport for Memory {
+    type Source = MemorySource;
+
+    async fn open(self, interest: Interest) -> Result<MemorySource, Error> {
+        MemorySource::open(self.broker, self.settings, interest)
+    }
+}

@@ -1,0 +1,182 @@
+//! What the clones of a handle share.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use super::{
+    clock::{Clock, EntryId},
+    events::Subscribers,
+    group::{Backlog, Consumer, Group},
+    log::{Entry, Log},
+    request::Requests,
+};
+use crate::{
+    error::{Error, RpcError},
+    message::Name,
+    reply::Reply,
+    transport::{Counters, Settings, Start, codec},
+};
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) clock: Clock,
+    pub(super) counters: Counters,
+    pub(super) requests: Requests,
+    pub(super) subscribers: Subscribers,
+    streams: Mutex<HashMap<Name, Stream>>,
+    last_consumer: AtomicU64,
+}
+
+/// A stream: its entries, and how far each group is.
+#[derive(Debug, Default)]
+struct Stream {
+    log: Log,
+    groups: HashMap<Name, Group>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self {
+            clock: Clock::new(),
+            counters: Counters::default(),
+            requests: Requests::default(),
+            subscribers: Subscribers::default(),
+            streams: Mutex::default(),
+            last_consumer: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn new_consumer(&self) -> Consumer {
+        self.last_consumer.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<Name, Stream>> {
+        lock(&self.streams)
+    }
+
+    /// Adds an entry to a stream.
+    pub(super) fn append(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> EntryId {
+        let mut streams = self.streams();
+        let stream = match streams.get_mut(stream) {
+            Some(stream) => stream,
+            None => streams.entry(stream.clone()).or_default(),
+        };
+        // Read under the lock, so that ids and the order of the entries agree.
+        let id = stream.log.append(self.clock.milliseconds(), fields);
+        for group in stream.groups.values() {
+            group.wake();
+        }
+        self.counters.sent.increment();
+        id
+    }
+
+    /// Makes the group, if there is none yet.
+    pub(super) fn create_group(&self, settings: &Settings) -> Result<(), Error> {
+        let Settings { stream, group, .. } = settings;
+        let mut streams = self.streams();
+        let has_others = streams
+            .get(stream)
+            .is_some_and(|stream| stream.groups.keys().any(|other| other != group));
+        if has_others && settings.unknown_names.is_none() {
+            return Err(Error::config(format!(
+                "the stream `{stream}` has several groups: say what becomes of messages whose names \
+                 this one does not know, with `.unknown_names(UnknownNames::Ignore)` or \
+                 `.unknown_names(UnknownNames::Fail)`"
+            )));
+        }
+        let exists = streams
+            .get(stream)
+            .is_some_and(|stream| stream.groups.contains_key(group));
+        if exists {
+            return Ok(());
+        }
+        let after = match &settings.start {
+            Start::Auto if has_others => {
+                return Err(Error::config(format!(
+                    "the group `{group}` is new and the stream `{stream}` has other groups: choose \
+                     where it starts, with `.start(Start::Beginning)` or `.start(Start::End)`"
+                )));
+            }
+            Start::After(id) => Some(id.parse::<EntryId>().map_err(|error| {
+                Error::config(format!("`{id}` is no id of an entry")).with_source(error)
+            })?),
+            _ => None,
+        };
+        let stream = streams.entry(stream.clone()).or_default();
+        let next = match (&settings.start, after) {
+            (_, Some(id)) => stream.log.after(id),
+            (Start::End, _) => stream.log.end(),
+            _ => stream.log.start(),
+        };
+        stream
+            .groups
+            .insert(group.clone(), Group::starting_at(next));
+        Ok(())
+    }
+
+    /// Runs `act` on a group, if it exists, and removes what every group has finished by then.
+    pub(super) fn with_group<T>(
+        &self,
+        settings: &Settings,
+        act: impl FnOnce(&mut Group, &Log) -> T,
+    ) -> Option<T> {
+        let mut streams = self.streams();
+        let Stream { log, groups } = streams.get_mut(&settings.stream)?;
+        let result = act(groups.get_mut(&settings.group)?, log);
+        if let Some(finished) = groups.values().map(Group::finished_before).min() {
+            log.trim(finished);
+        }
+        Some(result)
+    }
+
+    pub(super) fn backlog(&self, settings: &Settings) -> Backlog {
+        let streams = self.streams();
+        let Some(Stream { log, groups }) = streams.get(&settings.stream) else {
+            return Backlog::default();
+        };
+        match groups.get(&settings.group) {
+            Some(group) => group.backlog(log),
+            None => Backlog {
+                entries: log.len(),
+                waiting: log.len(),
+                ..Backlog::default()
+            },
+        }
+    }
+
+    /// Answers an entry, if it is a request.
+    pub(super) fn answer(&self, entry: &Entry, answer: impl FnOnce() -> Result<Reply, RpcError>) {
+        if entry.field("type").is_none_or(|kind| kind != "rpc") {
+            return;
+        }
+        let address = entry.field(codec::REPLY_TO);
+        let correlation_id = entry
+            .field(codec::CORRELATION_ID)
+            .and_then(|id| std::str::from_utf8(id).ok());
+        match (address, correlation_id) {
+            (Some(address), Some(id)) if Requests::is_address(address) => {
+                let envelope = codec::encode_reply(id, &answer());
+                self.requests.receive(&envelope, &self.counters);
+            }
+            _ => {
+                self.counters.unanswerable.increment();
+                tracing::warn!(id = %entry.id, "a request has no address that may be answered");
+            }
+        }
+    }
+}
+
+/// The state behind a lock is whole between any two of its operations, so that a panic elsewhere
+/// cannot spoil it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) type Broker = Arc<Shared>;

@@ -1,0 +1,116 @@
+//! The broker's clock and the ids that it gives out.
+
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::time::Instant;
+
+/// Tokio's clock, so that a test can pause it, told as the time of day: it is anchored to the
+/// system's clock when the broker is made.
+#[derive(Debug)]
+pub(super) struct Clock {
+    started: Instant,
+    anchor: Duration,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            // A system clock before 1970 is no reason to have no broker.
+            anchor: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn milliseconds(&self) -> u64 {
+        let now = self.anchor + self.started.elapsed();
+        now.as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.milliseconds())
+    }
+}
+
+/// An instant that is `after` from now, or a century away where the sum would overflow.
+pub(super) fn instant_after(after: Duration) -> Instant {
+    crate::Deadline::after(after).0
+}
+
+/// The id of an entry, `<milliseconds>-<sequence>` as on Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct EntryId {
+    pub(super) milliseconds: u64,
+    sequence: u64,
+}
+
+impl EntryId {
+    /// The id of an entry that is added now, after this one. The ids of a stream only grow, even
+    /// where the clock stands still.
+    pub(super) fn following(self, now: u64) -> Self {
+        if now > self.milliseconds {
+            Self {
+                milliseconds: now,
+                sequence: 0,
+            }
+        } else {
+            Self {
+                sequence: self.sequence + 1,
+                ..self
+            }
+        }
+    }
+
+    pub(super) fn time(self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.milliseconds))
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.milliseconds, self.sequence)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (milliseconds, sequence) = text.split_once('-').unwrap_or((text, "0"));
+        Ok(Self {
+            milliseconds: milliseconds.parse()?,
+            sequence: sequence.parse()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_grow_when_the_clock_stands_still_or_goes_back() {
+        let first = EntryId::default().following(5);
+        assert_eq!(first.to_string(), "5-0");
+        assert_eq!(first.following(5).to_string(), "5-1");
+        assert_eq!(first.following(3).to_string(), "5-1");
+        assert_eq!(first.following(6).to_string(), "6-0");
+        assert_eq!("5-0".parse(), Ok(first));
+        assert_eq!("5".parse(), Ok(first));
+        assert!("5-x".parse::<EntryId>().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_follows_tokios() {
+        let clock = Clock::new();
+        let before = clock.milliseconds();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(clock.milliseconds() - before, 3_600_000);
+    }
+}

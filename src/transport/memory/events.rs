@@ -1,0 +1,88 @@
+//! Events: who listens to what, and what waits to be handled.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::{broker::lock, group::Consumer};
+use crate::{
+    message::{Message, Name},
+    transport::{Counters, Interest, glob},
+};
+
+/// Everyone who listens.
+#[derive(Debug, Default)]
+pub(super) struct Subscribers(Mutex<HashMap<Consumer, Subscriber>>);
+
+#[derive(Debug)]
+struct Subscriber {
+    events: BTreeSet<Name>,
+    patterns: BTreeSet<Name>,
+    waiting: VecDeque<Message>,
+    most: usize,
+    wake: Arc<Notify>,
+}
+
+impl Subscribers {
+    pub(super) fn add(
+        &self,
+        consumer: Consumer,
+        interest: Interest,
+        most: usize,
+        wake: Arc<Notify>,
+    ) {
+        let subscriber = Subscriber {
+            events: interest.events.into_iter().collect(),
+            patterns: interest.patterns.into_iter().collect(),
+            waiting: VecDeque::new(),
+            most,
+            wake,
+        };
+        lock(&self.0).insert(consumer, subscriber);
+    }
+
+    /// Ends the subscriptions of a source. What was not handled by then is lost, and counted.
+    pub(super) fn remove(&self, consumer: Consumer, counters: &Counters) {
+        if let Some(subscriber) = lock(&self.0).remove(&consumer) {
+            counters.events_dropped.add(subscriber.waiting.len() as u64);
+        }
+    }
+
+    /// One delivery for each subscription that matches.
+    pub(super) fn publish(&self, name: &Name, payload: &Bytes, counters: &Counters) {
+        for subscriber in lock(&self.0).values_mut() {
+            let exact = subscriber.events.contains(name).then_some(None);
+            let patterns = subscriber
+                .patterns
+                .iter()
+                .filter(|pattern| glob::matches(pattern.as_bytes(), name.as_bytes()))
+                .map(|pattern| Some(pattern.clone()));
+            for pattern in exact.into_iter().chain(patterns) {
+                counters.events.increment();
+                if subscriber.waiting.len() >= subscriber.most {
+                    counters.events_dropped.increment();
+                    tracing::warn!(%name, "an event was dropped: too many wait for a handler");
+                    continue;
+                }
+                let mut message = Message::event(name, payload.clone());
+                message.parts_mut().pattern = pattern;
+                subscriber.waiting.push_back(message);
+            }
+            subscriber.wake.notify_one();
+        }
+    }
+
+    /// Takes up to `most` of the events that wait for a source.
+    pub(super) fn take(&self, consumer: Consumer, most: usize) -> Vec<Message> {
+        let mut subscribers = lock(&self.0);
+        let Some(subscriber) = subscribers.get_mut(&consumer) else {
+            return Vec::new();
+        };
+        let most = most.min(subscriber.waiting.len());
+        subscriber.waiting.drain(..most).collect()
+    }
+}

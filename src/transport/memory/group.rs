@@ -1,0 +1,395 @@
+//! A consumer group: what it has read, what it holds, what waits to be delivered again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    broker::Shared,
+    clock::instant_after,
+    dead::DeadLetter,
+    log::{Entry, Log},
+};
+use crate::{
+    error::RpcError,
+    message::{Lease, MessageId},
+    transport::{Discarded, Settings, Verdict},
+};
+
+/// The number of one delivery within its group: the fence. A verdict about a number that is not
+/// pending any more changes nothing.
+pub(super) type Serial = u64;
+/// The number of a source within its broker.
+pub(super) type Consumer = u64;
+
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    /// The index of the first entry that was not read yet.
+    next: u64,
+    /// The indexes of what was read and is not finished on the stream.
+    unfinished: BTreeSet<u64>,
+    /// What can be delivered again now.
+    ready: VecDeque<Retry>,
+    /// What can be delivered again later.
+    due: BTreeMap<(Instant, Serial), Retry>,
+    pending: HashMap<Serial, Pending>,
+    /// What nobody renews any more, by the end of its lease.
+    ending: BTreeSet<(Instant, Serial)>,
+    pub(super) dead: VecDeque<DeadLetter>,
+    members: HashMap<Consumer, Arc<Notify>>,
+    last_serial: Serial,
+    last_was_a_retry: bool,
+}
+
+/// A message that is to be delivered again, with the attempts so far.
+#[derive(Debug)]
+struct Retry {
+    entry: Arc<Entry>,
+    attempts: u32,
+}
+
+#[derive(Debug)]
+struct Pending {
+    entry: Arc<Entry>,
+    /// Which attempt this delivery is.
+    attempt: u32,
+    /// Where it stands in the log, if it was read from there.
+    index: Option<u64>,
+    consumer: Consumer,
+    lease: Lease,
+    /// Whether the right to settle it still exists.
+    held: bool,
+    /// When its lease ends, if nobody renews it.
+    ends: Option<Instant>,
+}
+
+/// One delivery, handed out.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) serial: Serial,
+    pub(super) entry: Arc<Entry>,
+    pub(super) attempt: u32,
+    pub(super) lease: Lease,
+}
+
+/// How much of a stream is where, as its group sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backlog {
+    /// Entries that the stream keeps: those that some group has not finished.
+    pub entries: usize,
+    /// Messages that a worker of the group could take now.
+    pub waiting: usize,
+    /// Messages that are delivered again later.
+    pub delayed: usize,
+    /// Deliveries that workers of the group hold.
+    pub in_flight: usize,
+}
+
+impl Group {
+    /// A group that starts with the entry of this index.
+    pub(super) fn starting_at(next: u64) -> Self {
+        Self {
+            next,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn join(&mut self, consumer: Consumer, wake: Arc<Notify>) {
+        self.members.insert(consumer, wake);
+    }
+
+    /// Has every worker look again: there is something to take, or another time to wake up at.
+    pub(super) fn wake(&self) {
+        for member in self.members.values() {
+            member.notify_one();
+        }
+    }
+
+    /// No more wake-ups for this worker.
+    pub(super) fn leave(&mut self, consumer: Consumer) {
+        self.members.remove(&consumer);
+    }
+
+    /// From now on nobody renews the leases of this worker.
+    pub(super) fn abandon(&mut self, consumer: Consumer, lease: Duration) {
+        let serials: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| pending.consumer == consumer)
+            .map(|(serial, _)| *serial)
+            .collect();
+        self.end_leases(serials, instant_after(lease));
+    }
+
+    /// The right to settle this delivery was dropped.
+    pub(super) fn drop_held(&mut self, serial: Serial, lease: Duration) {
+        if let Some(pending) = self.pending.get_mut(&serial) {
+            pending.held = false;
+            self.end_leases([serial], instant_after(lease));
+        }
+    }
+
+    /// Ends every lease now.
+    pub(super) fn end_all_leases(&mut self) {
+        let serials: Vec<_> = self.pending.keys().copied().collect();
+        for serial in &serials {
+            if let Some(ends) = self.pending[serial].ends {
+                self.ending.remove(&(ends, *serial));
+            }
+            self.pending.get_mut(serial).expect("just listed").ends = None;
+        }
+        self.end_leases(serials, Instant::now());
+    }
+
+    fn end_leases(&mut self, serials: impl IntoIterator<Item = Serial>, at: Instant) {
+        for serial in serials {
+            let Some(pending) = self.pending.get_mut(&serial) else {
+                continue;
+            };
+            // The first to stop renewing is the one that counts.
+            if pending.ends.is_none() {
+                pending.ends = Some(at);
+                self.ending.insert((at, serial));
+            }
+        }
+        self.wake();
+    }
+
+    /// When there will be something to take that nobody is going to wake a worker for.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let due = self.due.first_key_value().map(|((at, _), _)| *at);
+        let ending = self.ending.first().map(|(at, _)| *at);
+        due.into_iter().chain(ending).min()
+    }
+
+    /// Takes up to `most` deliveries for a worker.
+    pub(super) fn take(
+        &mut self,
+        log: &Log,
+        most: usize,
+        consumer: Consumer,
+        settings: &Settings,
+        shared: &Shared,
+    ) -> Vec<Taken> {
+        self.promote();
+        self.take_over(shared);
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            let Some((retry, index)) = self.pick(log) else {
+                break;
+            };
+            // Before it is decoded: what kills its worker may do so while it is read.
+            if retry.attempts >= settings.max_deliveries {
+                let reason = format!(
+                    "no worker settled it: {} of {} deliveries are used up",
+                    retry.attempts, settings.max_deliveries
+                );
+                self.bury(&retry.entry, retry.attempts, reason, settings, shared);
+                shared.answer(&retry.entry, || Err(used_up()));
+                continue;
+            }
+            taken.push(self.hand_out(retry, index, consumer));
+            shared.counters.delivered.increment();
+        }
+        taken
+    }
+
+    fn promote(&mut self) {
+        let now = Instant::now();
+        while let Some(first) = self.due.first_entry()
+            && first.key().0 <= now
+        {
+            self.ready.push_back(first.remove());
+        }
+    }
+
+    /// Makes what is held by workers that were not heard of for a whole lease ready again.
+    fn take_over(&mut self, shared: &Shared) {
+        let now = Instant::now();
+        while let Some(&(ends, serial)) = self.ending.first()
+            && ends <= now
+        {
+            let pending = self.finish(serial).expect("what ends is pending");
+            shared.counters.taken_over.increment();
+            if pending.held {
+                pending.lease.lose();
+                shared.counters.lost_leases.increment();
+            }
+            self.ready.push_back(Retry {
+                entry: pending.entry,
+                attempts: pending.attempt,
+            });
+        }
+    }
+
+    /// What to deliver next. Redeliveries and new entries take turns, so that neither can hold up
+    /// the other for ever.
+    fn pick(&mut self, log: &Log) -> Option<(Retry, Option<u64>)> {
+        let fresh = log.get(self.next);
+        let retry_first = !self.last_was_a_retry || fresh.is_none();
+        if retry_first && let Some(retry) = self.ready.pop_front() {
+            self.last_was_a_retry = true;
+            return Some((retry, None));
+        }
+        self.last_was_a_retry = false;
+        let entry = Arc::clone(fresh?);
+        let index = self.next;
+        self.next += 1;
+        self.unfinished.insert(index);
+        Some((Retry { entry, attempts: 0 }, Some(index)))
+    }
+
+    fn hand_out(&mut self, retry: Retry, index: Option<u64>, consumer: Consumer) -> Taken {
+        self.last_serial += 1;
+        let taken = Taken {
+            serial: self.last_serial,
+            entry: retry.entry,
+            attempt: retry.attempts + 1,
+            lease: Lease::new(),
+        };
+        self.pending.insert(
+            taken.serial,
+            Pending {
+                entry: Arc::clone(&taken.entry),
+                attempt: taken.attempt,
+                index,
+                consumer,
+                lease: taken.lease.clone(),
+                held: true,
+                ends: None,
+            },
+        );
+        taken
+    }
+
+    /// Takes a delivery off everything that is pending.
+    fn finish(&mut self, serial: Serial) -> Option<Pending> {
+        let pending = self.pending.remove(&serial)?;
+        if let Some(ends) = pending.ends {
+            self.ending.remove(&(ends, serial));
+        }
+        if let Some(index) = pending.index {
+            self.unfinished.remove(&index);
+        }
+        Some(pending)
+    }
+
+    /// Carries a verdict out, unless the lease was lost.
+    pub(super) fn settle(
+        &mut self,
+        serial: Serial,
+        verdict: Verdict,
+        settings: &Settings,
+        shared: &Shared,
+    ) {
+        let Some(Pending { entry, attempt, .. }) = self.finish(serial) else {
+            return;
+        };
+        let counters = &shared.counters;
+        match verdict {
+            Verdict::Done(answer) => {
+                counters.done.increment();
+                shared.answer(&entry, || answer);
+            }
+            Verdict::Redeliver {
+                counted: true,
+                reason,
+                ..
+            } if attempt >= settings.max_deliveries => {
+                self.bury(&entry, attempt, reason, settings, shared);
+                shared.answer(&entry, || Err(used_up()));
+            }
+            Verdict::Redeliver { after, counted, .. } => {
+                counters.redelivered.increment();
+                let after = after.unwrap_or_else(|| settings.backoff.after(attempt));
+                let attempts = if counted { attempt } else { attempt - 1 };
+                self.deliver_again(Retry { entry, attempts }, after);
+            }
+            Verdict::Dead { reason, answer } => {
+                self.bury(&entry, attempt, reason, settings, shared);
+                if let Some(answer) = answer {
+                    shared.answer(&entry, || Err(answer));
+                }
+            }
+            Verdict::Discard { reason, answer } => {
+                match reason {
+                    Discarded::Expired => counters.expired.increment(),
+                    Discarded::Asked => counters.discarded.increment(),
+                    Discarded::Ignored => counters.ignored.increment(),
+                }
+                tracing::debug!(id = %entry.id, ?reason, "a message was dropped");
+                if let Some(answer) = answer {
+                    shared.answer(&entry, || Err(answer));
+                }
+            }
+            Verdict::GiveBack => {
+                counters.given_back.increment();
+                let attempts = attempt - 1;
+                self.deliver_again(Retry { entry, attempts }, Duration::ZERO);
+            }
+        }
+    }
+
+    fn deliver_again(&mut self, retry: Retry, after: Duration) {
+        if after.is_zero() {
+            self.ready.push_back(retry);
+        } else {
+            self.last_serial += 1;
+            let at = instant_after(after);
+            self.due.insert((at, self.last_serial), retry);
+        }
+        self.wake();
+    }
+
+    fn bury(
+        &mut self,
+        entry: &Arc<Entry>,
+        attempts: u32,
+        reason: String,
+        settings: &Settings,
+        shared: &Shared,
+    ) {
+        tracing::warn!(
+            id = %entry.id, stream = %settings.stream, group = %settings.group, attempts, reason,
+            "a message became a dead letter"
+        );
+        shared.counters.dead.increment();
+        self.dead.push_back(DeadLetter {
+            id: MessageId::from(entry.id.to_string()),
+            fields: entry.fields.clone(),
+            reason,
+            attempts,
+            died_at: shared.clock.now(),
+        });
+        while self.dead.len() > settings.max_dead_letters {
+            self.dead.pop_front();
+            shared.counters.dead_dropped.increment();
+        }
+    }
+
+    /// The index before which this group has finished everything.
+    pub(super) fn finished_before(&self) -> u64 {
+        self.unfinished.first().copied().unwrap_or(self.next)
+    }
+
+    pub(super) fn backlog(&self, log: &Log) -> Backlog {
+        let now = Instant::now();
+        let due = self.due.range(..=(now, Serial::MAX)).count();
+        let fresh = usize::try_from(log.end() - self.next).unwrap_or(usize::MAX);
+        Backlog {
+            entries: log.len(),
+            waiting: self.ready.len() + due + fresh,
+            delayed: self.due.len() - due,
+            in_flight: self.pending.len(),
+        }
+    }
+}
+
+fn used_up() -> RpcError {
+    RpcError::unavailable("the request failed as often as it may be delivered")
+}

@@ -1,0 +1,94 @@
+//! The entries of a stream.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use super::clock::EntryId;
+
+/// One entry: its fields as they would be on the wire.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: EntryId,
+    pub(super) fields: Vec<(Bytes, Bytes)>,
+}
+
+impl Entry {
+    /// The first value of a field.
+    pub(super) fn field(&self, name: &str) -> Option<&Bytes> {
+        self.fields
+            .iter()
+            .find_map(|(field, value)| (field == name).then_some(value))
+    }
+}
+
+/// The entries that are kept, in order. An entry is found by its index, which counts every entry
+/// that was ever added.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    entries: VecDeque<Arc<Entry>>,
+    first: u64,
+    last: EntryId,
+}
+
+impl Log {
+    pub(super) fn append(&mut self, now: u64, fields: Vec<(Bytes, Bytes)>) -> EntryId {
+        self.last = self.last.following(now);
+        self.entries.push_back(Arc::new(Entry {
+            id: self.last,
+            fields,
+        }));
+        self.last
+    }
+
+    pub(super) fn get(&self, index: u64) -> Option<&Arc<Entry>> {
+        let position = index.checked_sub(self.first)?;
+        self.entries.get(usize::try_from(position).ok()?)
+    }
+
+    /// The index of the oldest entry.
+    pub(super) fn start(&self) -> u64 {
+        self.first
+    }
+
+    /// The index of the next entry to come.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// The index of the first entry after this id.
+    pub(super) fn after(&self, id: EntryId) -> u64 {
+        self.first + self.entries.partition_point(|entry| entry.id <= id) as u64
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Removes what stands before this index.
+    pub(super) fn trim(&mut self, before: u64) {
+        while self.first < before && self.entries.pop_front().is_some() {
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_found_by_index_whatever_was_trimmed() {
+        let mut log = Log::default();
+        let ids: Vec<_> = (0..4).map(|_| log.append(7, Vec::new())).collect();
+        log.trim(2);
+        assert_eq!((log.start(), log.end(), log.len()), (2, 4, 2));
+        assert!(log.get(1).is_none());
+        assert_eq!(log.get(2).unwrap().id, ids[2]);
+        assert_eq!(log.after(ids[0]), 2, "what is gone cannot be read again");
+        assert_eq!(log.after(ids[2]), 3);
+        assert_eq!(log.after(ids[3]), 4);
+        log.trim(9);
+        assert_eq!((log.start(), log.end()), (4, 4));
+    }
+}

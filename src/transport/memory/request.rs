@@ -1,0 +1,245 @@
+//! Requests that wait for their replies, and the future of a call.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Mutex,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use pin_project::{pin_project, pinned_drop};
+use tokio::{
+    sync::oneshot,
+    time::{Sleep, sleep_until},
+};
+use uuid::Uuid;
+
+use super::broker::{Broker, lock};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Deadline, Name},
+    reply::Reply,
+    transport::{Counters, codec},
+};
+
+/// How long a request without a deadline waits.
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What an address of a reply starts with: that of this library, and that of Go-Broker.
+const PREFIXES: [&str; 2] = ["campanile:reply:", "reply:"];
+
+type Answer = Result<Reply, Error>;
+
+/// The requests of a broker's callers.
+#[derive(Debug)]
+pub(super) struct Requests {
+    client: String,
+    waiting: Mutex<HashMap<Uuid, oneshot::Sender<Answer>>>,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            client: Uuid::new_v4().to_string(),
+            waiting: Mutex::default(),
+        }
+    }
+}
+
+impl Requests {
+    /// The client's own id.
+    pub(super) fn client(&self) -> &str {
+        &self.client
+    }
+
+    /// Where replies are sent to.
+    pub(super) fn address(&self) -> String {
+        format!("{}{}", PREFIXES[0], self.client)
+    }
+
+    /// Whether replies may be sent there.
+    pub(super) fn is_address(address: &Bytes) -> bool {
+        PREFIXES
+            .iter()
+            .any(|prefix| address.starts_with(prefix.as_bytes()))
+    }
+
+    fn register(&self, id: Uuid) -> oneshot::Receiver<Answer> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.waiting).insert(id, sender);
+        receiver
+    }
+
+    /// Hands a reply to whoever waits for it.
+    pub(super) fn receive(&self, envelope: &[u8], counters: &Counters) {
+        let decoded = match codec::decode_reply(envelope) {
+            Ok(decoded) => decoded,
+            Err(reason) => {
+                counters.bad_replies.increment();
+                tracing::warn!(reason, "a reply was not understood");
+                return;
+            }
+        };
+        let waiting = Uuid::try_parse(&decoded.correlation_id)
+            .ok()
+            .and_then(|id| lock(&self.waiting).remove(&id));
+        let Some(waiting) = waiting else {
+            counters.stray_replies.increment();
+            tracing::debug!(id = decoded.correlation_id, "nobody waits for a reply");
+            return;
+        };
+        let answer = match decoded.answer {
+            Ok(answer) => answer.map_err(Error::from),
+            Err(reason) => {
+                counters.bad_replies.increment();
+                Err(Error::new(ErrorKind::Decode, reason))
+            }
+        };
+        // Fails when the caller has just gone; it took its slot with it.
+        if waiting.send(answer).is_err() {
+            counters.stray_replies.increment();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+}
+
+/// The outcome of a call on [`Memory`](super::Memory).
+///
+/// A task or an event is on its way by the time the future exists. A request waits for its reply;
+/// dropping the future frees its slot at once.
+#[must_use = "futures do nothing unless polled"]
+#[pin_project]
+pub struct ResponseFuture(#[pin] State);
+
+#[pin_project(project = StateProjection)]
+enum State {
+    Sent(Option<Answer>),
+    Waiting(#[pin] Waiting),
+}
+
+#[pin_project(PinnedDrop)]
+struct Waiting {
+    broker: Broker,
+    id: Uuid,
+    name: Name,
+    reply: oneshot::Receiver<Answer>,
+    #[pin]
+    timer: Sleep,
+}
+
+impl ResponseFuture {
+    pub(super) fn sent(outcome: Answer) -> Self {
+        Self(State::Sent(Some(outcome)))
+    }
+
+    /// Waits for the reply to a request that is sent once this exists.
+    pub(super) fn waiting(broker: Broker, id: Uuid, name: Name, deadline: Deadline) -> Self {
+        let reply = broker.requests.register(id);
+        Self(State::Waiting(Waiting {
+            broker,
+            id,
+            name,
+            reply,
+            timer: sleep_until(deadline.0),
+        }))
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Answer;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        match self.project().0.project() {
+            StateProjection::Sent(outcome) => {
+                Poll::Ready(outcome.take().expect("polled after it was complete"))
+            }
+            StateProjection::Waiting(waiting) => waiting.poll(cx),
+        }
+    }
+}
+
+impl Future for Waiting {
+    type Output = Answer;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let this = self.project();
+        // The reply before the clock: a reply that is there is not late.
+        if let Poll::Ready(reply) = Pin::new(this.reply).poll(cx) {
+            return Poll::Ready(reply.unwrap_or_else(|_| Err(Error::closed())));
+        }
+        ready!(this.timer.poll(cx));
+        Poll::Ready(Err(Error::new(
+            ErrorKind::Timeout,
+            format!("no reply to the request `{}` in time", this.name),
+        )))
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Waiting {
+    fn drop(self: Pin<&mut Self>) {
+        lock(&self.broker.requests.waiting).remove(&self.id);
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{Service, ServiceExt};
+
+    use super::*;
+    use crate::{
+        message::Message,
+        transport::{Interest, SettleDelivery, Source, Transport, Verdict, memory::Memory},
+    };
+
+    #[tokio::test]
+    async fn a_dropped_request_frees_its_slot_at_once_and_its_reply_is_stray() {
+        let mut memory = Memory::new();
+        let mut worker = memory.clone().open(Interest::stream()).await.unwrap();
+        let request = memory.call(Message::rpc("user.get", "{}"));
+        assert_eq!(memory.broker.requests.len(), 1);
+        drop(request);
+        assert_eq!(memory.broker.requests.len(), 0);
+        let delivery = worker.next(1).await.unwrap().remove(0);
+        let verdict = Verdict::Done(Ok(Reply::default()));
+        delivery.settle.settle(verdict).await.unwrap();
+        assert_eq!(memory.counts().stray_replies, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answered_or_expired_request_leaves_no_slot() {
+        let memory = Memory::new();
+        let error = memory.clone().oneshot(Message::rpc("a", "")).await;
+        assert!(error.unwrap_err().is_timeout());
+        assert_eq!(memory.broker.requests.len(), 0);
+    }
+
+    #[test]
+    fn what_is_no_reply_is_counted_and_reaches_nobody() {
+        let (requests, counters) = (Requests::default(), Counters::default());
+        requests.receive(b"not an envelope", &counters);
+        let stranger = codec::encode_reply("vm-7", &Ok(Reply::default()));
+        requests.receive(&stranger, &counters);
+        let id = Uuid::new_v4();
+        let mut waiting = requests.register(id);
+        let bad = format!(r#"{{"correlation_id":"{id}","body":"***","error":""}}"#);
+        requests.receive(bad.as_bytes(), &counters);
+        assert!(waiting.try_recv().unwrap().unwrap_err().is_decode());
+        let counts = counters.snapshot();
+        assert_eq!((counts.bad_replies, counts.stray_replies), (2, 1));
+    }
+}

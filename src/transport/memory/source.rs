@@ -1,0 +1,248 @@
+//! The serving half: a source of deliveries and the right to settle one.
+
+use std::{future::pending, sync::Arc};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    broker::Broker,
+    clock::EntryId,
+    group::{Consumer, Serial, Taken},
+};
+use crate::{
+    error::Error,
+    message::{Attempt, Deadline, Message, MessageId},
+    transport::{
+        Delivery, Interest, Settings, SettleDelivery, Source, Undecodable, Verdict, codec,
+    },
+};
+
+/// The [`Source`] that [`Memory`](super::Memory) opens to: one worker of a group.
+///
+/// Dropping it without [`close`](Source::close) is what the death of a worker's process is
+/// elsewhere: its deliveries go to others when its lease ends.
+#[derive(Debug)]
+pub struct MemorySource {
+    broker: Broker,
+    settings: Arc<Settings>,
+    consumer: Consumer,
+    reads_stream: bool,
+    wake: Arc<Notify>,
+    events_first: bool,
+    stopped: bool,
+}
+
+impl MemorySource {
+    pub(super) fn open(
+        broker: Broker,
+        settings: Settings,
+        interest: Interest,
+    ) -> Result<Self, Error> {
+        if let Some(fault) = settings.stream.fault().or(settings.group.fault()) {
+            return Err(Error::config(format!(
+                "the stream `{}` and the group `{}` cannot be used: {fault}",
+                settings.stream, settings.group
+            )));
+        }
+        let consumer = broker.new_consumer();
+        let wake = Arc::new(Notify::new());
+        if interest.stream {
+            broker.create_group(&settings)?;
+            broker.with_group(&settings, |group, _| group.join(consumer, wake.clone()));
+        }
+        let source = Self {
+            reads_stream: interest.stream,
+            settings: Arc::new(settings),
+            consumer,
+            wake,
+            events_first: false,
+            stopped: false,
+            broker,
+        };
+        source.broker.subscribers.add(
+            consumer,
+            interest,
+            source.settings.event_buffer,
+            source.wake.clone(),
+        );
+        Ok(source)
+    }
+
+    fn take(&mut self, most: usize) -> Vec<Delivery<MemorySettle>> {
+        let mut taken = Vec::new();
+        // They take turns at being first, so that a flood of one kind leaves room for the other.
+        self.events_first = !self.events_first;
+        if self.events_first {
+            self.take_events(most, &mut taken);
+            self.take_entries(most, &mut taken);
+        } else {
+            self.take_entries(most, &mut taken);
+            self.take_events(most, &mut taken);
+        }
+        taken
+    }
+
+    fn take_events(&self, most: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
+        let room = most - taken.len();
+        let events = self.broker.subscribers.take(self.consumer, room);
+        taken.extend(
+            events
+                .into_iter()
+                .map(|event| Delivery::new(Ok(event), MemorySettle { held: None })),
+        );
+    }
+
+    fn take_entries(&self, most: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
+        let room = most - taken.len();
+        if !self.reads_stream || room == 0 {
+            return;
+        }
+        let entries = self.broker.with_group(&self.settings, |group, log| {
+            group.take(log, room, self.consumer, &self.settings, &self.broker)
+        });
+        taken.extend(entries.into_iter().flatten().map(|entry| {
+            let held = Held {
+                broker: Arc::clone(&self.broker),
+                settings: Arc::clone(&self.settings),
+                serial: entry.serial,
+            };
+            let content = self.read(entry);
+            Delivery::new(content, MemorySettle { held: Some(held) })
+        }));
+    }
+
+    fn read(&self, taken: Taken) -> Result<Message, Undecodable> {
+        let decoded = codec::decode(taken.entry.fields.clone())
+            .inspect_err(|_| self.broker.counters.undecodable.increment())?;
+        let EntryId { milliseconds, .. } = taken.entry.id;
+        let mut message = decoded.message;
+        let parts = message.parts_mut();
+        parts.id = Some(MessageId::from(taken.entry.id.to_string()));
+        parts.accepted_at = taken.entry.id.time();
+        parts.attempt = Attempt(taken.attempt);
+        parts.lease = Some(taken.lease);
+        parts.deadline = decoded.time_to_live.map(|time_to_live| {
+            let age = self
+                .broker
+                .clock
+                .milliseconds()
+                .saturating_sub(milliseconds);
+            Deadline::after(time_to_live.saturating_sub(std::time::Duration::from_millis(age)))
+        });
+        Ok(message)
+    }
+
+    /// When there may be something to take that nobody wakes this source for.
+    fn next_due(&self) -> Option<Instant> {
+        if !self.reads_stream {
+            return None;
+        }
+        self.broker
+            .with_group(&self.settings, |group, _| group.next_due())
+            .flatten()
+    }
+
+    fn leave(&mut self) {
+        if !self.stopped {
+            self.stopped = true;
+            self.broker
+                .with_group(&self.settings, |group, _| group.leave(self.consumer));
+            self.broker
+                .subscribers
+                .remove(self.consumer, &self.broker.counters);
+        }
+    }
+}
+
+impl Source for MemorySource {
+    type Settle = MemorySettle;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
+        // A worker that always finds something would otherwise never let others run.
+        tokio::task::coop::consume_budget().await;
+        loop {
+            if self.stopped {
+                return Err(Error::closed());
+            }
+            let taken = self.take(max);
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+            let due = self.next_due();
+            let timer = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => pending().await,
+                }
+            };
+            // A wake-up between the look above and here is kept: this source is the only one that
+            // waits on its `Notify`.
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    async fn stop(&mut self) {
+        // Nothing is fetched ahead, so there is nothing to give back.
+        self.leave();
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        // What handlers still hold stays theirs for a lease, as when the source is dropped.
+        drop(self);
+        Ok(())
+    }
+}
+
+impl Drop for MemorySource {
+    fn drop(&mut self) {
+        self.leave();
+        self.broker.with_group(&self.settings, |group, _| {
+            group.abandon(self.consumer, self.settings.lease);
+        });
+    }
+}
+
+/// The right to settle a delivery of a [`MemorySource`].
+#[derive(Debug)]
+pub struct MemorySettle {
+    /// `None` for an event, which there is nothing to settle about.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    broker: Broker,
+    settings: Arc<Settings>,
+    serial: Serial,
+}
+
+impl SettleDelivery for MemorySettle {
+    async fn settle(mut self, verdict: Verdict) -> Result<(), Error> {
+        if let Some(held) = self.held.take() {
+            held.broker.with_group(&held.settings, |group, _| {
+                group.settle(held.serial, verdict, &held.settings, &held.broker);
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MemorySettle {
+    fn drop(&mut self) {
+        if let Some(held) = &self.held {
+            held.broker.with_group(&held.settings, |group, _| {
+                group.drop_held(held.serial, held.settings.lease);
+            });
+        }
+    }
+}
