@@ -15,11 +15,14 @@ mod service;
 pub mod transport;
 
 pub use self::{
-    error::{BoxError, Error, Failure, NotFound, RpcCode, RpcError},
+    error::{BoxError, Error, Failure, NotFound, Rejection, RpcCode, RpcError},
+    extract::{Extension, FromMessage, FromMessageParts, FromRef, State},
+    handler::Handler,
     message::{
         Attempt, Deadline, Kind, Lease, MatchedRoute, Message, MessageId, Name, Parts, ReplyMode,
     },
     payload::{FromReply, IntoPayload, Json},
     reply::{IntoReply, Reply},
-    service::IntoService,
+    routing::{Router, RouterService},
+    service::{IntoService, WithInterest},
 };
