@@ -24,7 +24,7 @@ mod operation;
 mod rejection;
 mod rpc;
 
-pub(crate) use self::operation::Kind as ErrorKind;
+pub(crate) use self::operation::{Kind as ErrorKind, chain};
 pub use self::{
     failure::{Failure, Settle},
     operation::Error,

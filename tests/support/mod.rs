@@ -20,6 +20,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod raw;
+pub(crate) mod worker;
 
 use std::{
     ffi::OsString,
