@@ -1,0 +1,202 @@
+//! Events: everyone who listens gets them, nobody else.
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, Worker, assert_same, call, done, message},
+};
+use crate::{
+    message::{Kind, Message, Name},
+    transport::{Interest, Source},
+};
+
+fn listening(events: &[Name], patterns: &[Name]) -> Interest {
+    Interest {
+        stream: false,
+        events: events.to_vec(),
+        patterns: patterns.to_vec(),
+    }
+}
+
+async fn publish<F: Factory>(handle: &F::Handle, name: &Name, payload: &'static str) {
+    call(handle, Message::event(name, payload))
+        .await
+        .unwrap_or_else(|error| panic!("publishing failed: {}", error.chain()));
+}
+
+/// Takes one event and returns its name, its pattern and its payload.
+async fn heard<S: Source>(worker: &mut Worker<S>) -> (Name, Option<Name>, String) {
+    let delivery = worker.one().await;
+    let event = message(&delivery);
+    assert_eq!(event.kind(), Kind::Event);
+    let payload = String::from_utf8(event.payload().to_vec()).expect("text was sent");
+    let heard = (event.name().clone(), event.parts().pattern.clone(), payload);
+    done(delivery).await;
+    heard
+}
+
+/// Every subscriber gets every event, in order, and no other event.
+pub async fn an_event_reaches_every_subscriber<F: Factory>(factory: &F) {
+    if !factory.capabilities().events {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (name, other) = (scene.name("created"), scene.name("deleted"));
+    let handle = scene.handle().await;
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let interest = listening(std::slice::from_ref(&name), &[]);
+        workers.push(scene.worker_for(interest).await);
+    }
+    publish::<F>(&handle, &name, "1").await;
+    publish::<F>(&handle, &other, "not for them").await;
+    publish::<F>(&handle, &name, "2").await;
+    for mut worker in workers {
+        for payload in ["1", "2"] {
+            let expected = (name.clone(), None, payload.to_owned());
+            assert_eq!(heard(&mut worker).await, expected);
+        }
+        worker
+            .nothing_for(QUIET, "an event came that nobody sent here")
+            .await;
+        worker.close().await;
+    }
+}
+
+/// What is published while nobody listens is not kept.
+pub async fn an_event_is_not_kept_for_later<F: Factory>(factory: &F) {
+    if !factory.capabilities().events {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let name = scene.name("created");
+    let handle = scene.handle().await;
+    publish::<F>(&handle, &name, "missed").await;
+    let interest = listening(std::slice::from_ref(&name), &[]);
+    let mut worker = scene.worker_for(interest).await;
+    publish::<F>(&handle, &name, "heard").await;
+    assert_eq!(heard(&mut worker).await.2, "heard");
+    worker.close().await;
+}
+
+/// A pattern gets what it matches, and says which pattern it was.
+pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) {
+    if !factory.capabilities().patterns {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let pattern = scene.name("*.h[ae]?rd");
+    let mut worker = scene
+        .worker_for(listening(&[], std::slice::from_ref(&pattern)))
+        .await;
+    publish::<F>(&handle, &scene.name("it.hxard"), "no").await;
+    publish::<F>(&handle, &scene.name("heard"), "no").await;
+    for name in ["it.hoard", "it.heard", "that.was.haxrd"] {
+        publish::<F>(&handle, &scene.name(name), "event").await;
+    }
+    for name in ["it.heard", "that.was.haxrd"] {
+        let expected = (scene.name(name), Some(pattern.clone()), "event".to_owned());
+        assert_eq!(heard(&mut worker).await, expected);
+    }
+    worker
+        .nothing_for(QUIET, "an event came that does not match")
+        .await;
+    worker.close().await;
+}
+
+/// An event is delivered once for each subscription that it matches.
+pub async fn an_event_comes_once_for_each_matching_subscription<F: Factory>(factory: &F) {
+    if !factory.capabilities().patterns {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let name = scene.name("created");
+    let (all, some) = (scene.name("*"), scene.name("c*"));
+    let interest = listening(
+        std::slice::from_ref(&name),
+        &[all.clone(), some.clone(), scene.name("x*")],
+    );
+    let mut worker = scene.worker_for(interest).await;
+    publish::<F>(&handle, &name, "event").await;
+    let mut patterns = Vec::new();
+    for _ in 0..3 {
+        patterns.push(heard(&mut worker).await.1);
+    }
+    assert_same(patterns, [None, Some(all), Some(some)]);
+    worker
+        .nothing_for(QUIET, "one subscription got it twice")
+        .await;
+    worker.close().await;
+}
+
+/// Headers of an event arrive, or the event is refused: they are not lost in silence.
+pub async fn headers_of_an_event_are_not_lost_in_silence<F: Factory>(factory: &F) {
+    if !factory.capabilities().events {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let name = scene.name("created");
+    let interest = listening(std::slice::from_ref(&name), &[]);
+    let mut worker = scene.worker_for(interest).await;
+    let mut event = Message::event(&name, "event");
+    event
+        .headers_mut()
+        .insert("x-tenant", http::HeaderValue::from_static("acme"));
+    match call(&handle, event).await {
+        Err(error) => assert!(error.is_invalid(), "{error:?}"),
+        Ok(_) => {
+            let delivery = worker.one().await;
+            assert_eq!(message(&delivery).headers()["x-tenant"], "acme");
+            done(delivery).await;
+        }
+    }
+    worker.close().await;
+}
+
+/// A worker that listens to events only leaves the stream to others.
+pub async fn a_listener_takes_nothing_from_the_stream<F: Factory>(factory: &F) {
+    if !factory.capabilities().events {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let name = scene.name("created");
+    let interest = listening(std::slice::from_ref(&name), &[]);
+    let mut listener = scene.worker_for(interest).await;
+    scene.task("work").await;
+    listener.nothing_for(QUIET, "a listener got a task").await;
+    let mut worker = scene.worker().await;
+    done(worker.one().await).await;
+    worker.close().await;
+    listener.close().await;
+}
+
+/// One worker takes tasks and events; neither holds up the other.
+pub async fn a_worker_takes_tasks_and_events_together<F: Factory>(factory: &F) {
+    if !factory.capabilities().events {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let name = scene.name("created");
+    let mut interest = listening(std::slice::from_ref(&name), &[]);
+    interest.stream = true;
+    let mut worker = scene.worker_for(interest).await;
+    for _ in 0..10 {
+        publish::<F>(&handle, &name, "event").await;
+        scene.task("task").await;
+    }
+    let mut kinds = Vec::new();
+    while kinds.len() < 20 {
+        for delivery in worker.batch(3).await {
+            kinds.push(message(&delivery).kind());
+            done(delivery).await;
+        }
+    }
+    assert_eq!(
+        kinds.iter().filter(|kind| **kind == Kind::Event).count(),
+        10
+    );
+    worker.close().await;
+}

@@ -1,0 +1,184 @@
+//! Groups of one stream, and the workers of one group.
+
+use std::time::Duration;
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, again, assert_same, attempt, done, id, settle},
+};
+use crate::transport::{Start, Verdict};
+
+/// What was sent before the first worker of the first group ever ran is delivered to it.
+pub async fn what_was_sent_before_the_first_worker_is_delivered<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let receipt = scene.task("early").await;
+    let mut worker = scene.worker().await;
+    let delivery = worker.one().await;
+    assert_eq!(id(&delivery), &receipt);
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// Each group gets every message.
+pub async fn every_group_gets_every_message<F: Factory>(factory: &F) {
+    if !factory.capabilities().groups {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let mut receipts = Vec::new();
+    let mut workers = Vec::new();
+    for group in ["one", "two", "three"] {
+        workers.push(scene.group(group, Start::Beginning).worker().await);
+    }
+    for number in 0..20 {
+        receipts.push(scene.task(number.to_string()).await);
+    }
+    for mut worker in workers {
+        let deliveries = worker.exactly(receipts.len()).await;
+        assert_same(
+            deliveries.iter().map(|delivery| id(delivery).clone()),
+            receipts.clone(),
+        );
+        for delivery in deliveries {
+            done(delivery).await;
+        }
+        worker
+            .nothing_for(QUIET, "a group got a message twice")
+            .await;
+        worker.close().await;
+    }
+}
+
+/// Within a group a message goes to one worker.
+pub async fn workers_of_a_group_share_its_messages<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut one = scene.worker().await;
+    let mut other = scene.worker().await;
+    let mut receipts = Vec::new();
+    for number in 0..10 {
+        receipts.push(scene.task(number.to_string()).await);
+    }
+    let mut deliveries = one.exactly(5).await;
+    deliveries.extend(other.exactly(5).await);
+    assert_same(
+        deliveries.iter().map(|delivery| id(delivery).clone()),
+        receipts,
+    );
+    for delivery in deliveries {
+        done(delivery).await;
+    }
+    one.nothing_for(QUIET, "a message went to two workers")
+        .await;
+    other
+        .nothing_for(QUIET, "a message went to two workers")
+        .await;
+    one.close().await;
+    other.close().await;
+}
+
+/// Beside another group the start must be chosen, and the error says how.
+pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factory: &F) {
+    if !factory.capabilities().groups {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let first = scene.worker().await;
+    let error = scene.group("late", Start::Auto).refused_worker().await;
+    assert!(error.is_config(), "{error:?}");
+    assert!(error.to_string().contains("start"), "{error}");
+    // It may join once it has chosen, and from then on needs no choice.
+    scene.group("late", Start::End).worker().await.close().await;
+    scene
+        .group("late", Start::Auto)
+        .worker()
+        .await
+        .close()
+        .await;
+    first.close().await;
+}
+
+/// A group at the beginning sees what is there, a group at the end what comes.
+pub async fn a_group_starts_where_it_is_told<F: Factory>(factory: &F) {
+    if !factory.capabilities().groups {
+        return;
+    }
+    let scene = Scene::new(factory);
+    // A group that has handled nothing keeps the stream from being trimmed.
+    let idle = scene.worker().await;
+    let first = scene.task("1").await;
+    let second = scene.task("2").await;
+    let mut beginning = scene.group("beginning", Start::Beginning).worker().await;
+    let mut after = scene
+        .group("after", Start::After(first.to_string()))
+        .worker()
+        .await;
+    let mut end = scene.group("end", Start::End).worker().await;
+    let third = scene.task("3").await;
+    for (worker, expected) in [
+        (&mut beginning, &[&first, &second, &third][..]),
+        (&mut after, &[&second, &third]),
+        (&mut end, &[&third]),
+    ] {
+        for expected in expected {
+            let delivery = worker.one().await;
+            assert_eq!(id(&delivery), *expected);
+            done(delivery).await;
+        }
+    }
+    for worker in [idle, beginning, after, end] {
+        worker.close().await;
+    }
+}
+
+/// Failures, deaths and redeliveries of one group do not reach another.
+pub async fn what_one_group_does_is_invisible_to_others<F: Factory>(factory: &F) {
+    if !factory.capabilities().groups {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let mut one = scene.group("one", Start::Beginning).worker().await;
+    let mut other = scene.group("other", Start::Beginning).worker().await;
+    for number in 0..3 {
+        scene.task(number.to_string()).await;
+    }
+    let mut three = one.exactly(3).await;
+    let (handled, dead, failed) = (three.remove(2), three.remove(1), three.remove(0));
+    settle(failed, again(Duration::ZERO)).await;
+    let dead_letter = Verdict::Dead {
+        reason: "bad".into(),
+        answer: None,
+    };
+    settle(dead, dead_letter).await;
+    done(handled).await;
+    let retried = one.one().await;
+    assert_eq!(attempt(&retried), 2);
+    done(retried).await;
+
+    for delivery in other.exactly(3).await {
+        assert_eq!(attempt(&delivery), 1, "another group's attempt was counted");
+        done(delivery).await;
+    }
+    other
+        .nothing_for(QUIET, "another group's redelivery came here")
+        .await;
+    one.close().await;
+    other.close().await;
+}
+
+/// A worker that opens again goes on where its group is.
+pub async fn a_group_goes_on_where_it_was<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    scene.task("1").await;
+    done(worker.one().await).await;
+    worker.close().await;
+    let second = scene.task("2").await;
+    let mut worker = scene.worker().await;
+    let delivery = worker.one().await;
+    assert_eq!(id(&delivery), &second);
+    done(delivery).await;
+    worker
+        .nothing_for(QUIET, "what was handled came back")
+        .await;
+    worker.close().await;
+}

@@ -1,0 +1,148 @@
+//! What is sent is what arrives.
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::{
+    Factory,
+    scene::{Scene, assert_same, call, done, id, message, outcome, request, send},
+};
+use crate::message::{Kind, Message, Name};
+
+/// Payloads are bytes: empty, binary, JSON.
+pub async fn payloads_of_any_bytes_arrive_intact<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let payloads = [
+        Bytes::new(),
+        Bytes::from(every_byte),
+        Bytes::from_static(b"\r\n$-1\r\n"),
+        Bytes::from_static(b"{\"id\":7}"),
+        Bytes::from(vec![0; 100_000]),
+    ];
+    for payload in &payloads {
+        send(&handle, Message::task("task", payload.clone())).await;
+        let delivery = worker.one().await;
+        assert_eq!(message(&delivery).payload(), payload);
+        done(delivery).await;
+    }
+    worker.close().await;
+}
+
+/// A payload of 16 MiB.
+pub async fn a_payload_of_16_mib_arrives_intact<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    let payload: Bytes = (0..16_usize << 20).map(|i| (i % 251) as u8).collect();
+    scene.task(payload.clone()).await;
+    let delivery = worker.one().await;
+    assert!(
+        message(&delivery).payload() == &payload,
+        "the payload changed on its way"
+    );
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// Headers arrive in order, repeated ones and those that are not UTF-8 as well.
+pub async fn headers_arrive_with_repeats_and_binary_values<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let mut task = Message::task("task", "");
+    let headers = task.headers_mut();
+    for value in [&b"one"[..], b"two", b"", b"\xfe\xff"] {
+        let value = HeaderValue::from_bytes(value).expect("a valid value");
+        headers.append("x-repeated", value);
+    }
+    headers.insert("traceparent", HeaderValue::from_static("00-1-2-01"));
+    let sent = task.headers().clone();
+    send(&handle, task).await;
+    let delivery = worker.one().await;
+    assert_eq!(message(&delivery).headers(), &sent);
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// The receipt is the id that the worker sees.
+pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    let first = scene.task("1").await;
+    let second = scene.task("2").await;
+    assert_ne!(first, second, "an id was given twice");
+    for receipt in [first, second] {
+        let delivery = worker.one().await;
+        assert_eq!(id(&delivery), &receipt);
+        done(delivery).await;
+    }
+    worker.close().await;
+}
+
+/// A task arrives as a task, a request as a request, a first delivery as the first attempt.
+pub async fn tasks_and_requests_keep_their_kinds<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    send(&handle, Message::task("a", "")).await;
+    let delivery = worker.one().await;
+    assert_eq!(message(&delivery).kind(), Kind::Task);
+    assert!(!message(&delivery).parts().attempt.is_retry());
+    done(delivery).await;
+    if factory.capabilities().reliable_rpc {
+        let request = request(&handle, Message::rpc("a", ""));
+        let delivery = worker.one().await;
+        assert_eq!(message(&delivery).kind(), Kind::Rpc);
+        done(delivery).await;
+        outcome(request).await.expect("the request was answered");
+    }
+    worker.close().await;
+}
+
+/// A name is any text: spaces, glob characters, braces, other scripts, 1024 bytes of it.
+pub async fn names_of_any_text_arrive_intact<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let longest = "n".repeat(Name::MAX_LEN);
+    let names = [
+        "a b",
+        "*",
+        "a[b]?\\",
+        "{a}",
+        "größe.цена",
+        " ",
+        "\0\r\n",
+        &longest,
+    ];
+    for name in names {
+        send(&handle, Message::task(name, "")).await;
+    }
+    let deliveries = worker.exactly(names.len()).await;
+    assert_same(
+        deliveries
+            .iter()
+            .map(|delivery| message(delivery).name().as_str()),
+        names,
+    );
+    for delivery in deliveries {
+        done(delivery).await;
+    }
+    worker.close().await;
+}
+
+/// A name that is empty or too long cannot be sent, as any kind.
+pub async fn a_name_that_is_empty_or_too_long_is_refused<F: Factory>(factory: &F) {
+    let handle = Scene::new(factory).handle().await;
+    let too_long = "n".repeat(Name::MAX_LEN + 1);
+    for kind in [Kind::Task, Kind::Event, Kind::Rpc] {
+        for name in ["", &too_long] {
+            let error = call(&handle, Message::new(kind, name, ""))
+                .await
+                .expect_err("a name that cannot be used was accepted");
+            assert!(error.is_invalid(), "{kind}: {error:?}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What becomes of a delivery: every verdict.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, again, attempt, done, id, message, settle},
+};
+use crate::transport::{Discarded, Verdict};
+
+/// A failed delivery comes back as the same message, counted.
+pub async fn a_failed_delivery_comes_back_as_the_next_attempt<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    let receipt = scene.task("again").await;
+    for expected in 1..=4 {
+        let delivery = worker.one().await;
+        assert_eq!(attempt(&delivery), expected);
+        assert_eq!(id(&delivery), &receipt, "the id changed on the way back");
+        assert_eq!(message(&delivery).payload(), "again");
+        settle(delivery, again(Duration::ZERO)).await;
+    }
+    done(worker.one().await).await;
+    worker.nothing_for(QUIET, "what was done came back").await;
+    worker.close().await;
+}
+
+/// Without a wait of its own it comes back after the back-off.
+pub async fn a_failed_delivery_comes_back_after_the_back_off<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    scene.task("again").await;
+    let delivery = worker.one().await;
+    let verdict = Verdict::Redeliver {
+        after: None,
+        counted: true,
+        reason: "it failed in a check".into(),
+    };
+    settle(delivery, verdict).await;
+    let delivery = worker.one().await;
+    assert_eq!(attempt(&delivery), 2);
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// A delayed redelivery waits, lets others pass meanwhile, and survives the worker that asked.
+pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(factory: &F) {
+    const DELAY: Duration = Duration::from_secs(2);
+    if !factory.capabilities().delayed_redelivery {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    let delayed = scene.task("later").await;
+    let delivery = worker.one().await;
+    let start = Instant::now();
+    settle(delivery, again(DELAY)).await;
+    worker.close().await;
+
+    let mut worker = scene.worker().await;
+    let other = scene.task("meanwhile").await;
+    let delivery = worker.one().await;
+    assert_eq!(id(&delivery), &other, "a delayed message came at once");
+    done(delivery).await;
+    let delivery = worker.one().await;
+    // Clocks of milliseconds on both sides: one of each may be missing.
+    assert!(
+        start.elapsed() >= DELAY - Duration::from_millis(5),
+        "it came back after {:?} instead of {DELAY:?}",
+        start.elapsed()
+    );
+    assert_eq!((id(&delivery), attempt(&delivery)), (&delayed, 2));
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// An uncounted redelivery is the same attempt again, however often.
+pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
+    let mut worker = scene.worker().await;
+    scene.task("again").await;
+    for _ in 0..5 {
+        let delivery = worker.one().await;
+        assert_eq!(attempt(&delivery), 1);
+        let verdict = Verdict::Redeliver {
+            after: Some(Duration::ZERO),
+            counted: false,
+            reason: "overloaded".into(),
+        };
+        settle(delivery, verdict).await;
+    }
+    done(worker.one().await).await;
+    worker.close().await;
+}
+
+/// What is given back is there for another worker at once, as the same attempt.
+pub async fn what_is_given_back_goes_to_another_worker_at_once<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut one = scene.worker().await;
+    let mut other = scene.worker().await;
+    let receipt = scene.task("take it").await;
+    let delivery = one.one().await;
+    settle(delivery, Verdict::GiveBack).await;
+    let delivery = other.one().await;
+    assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 1));
+    done(delivery).await;
+    one.close().await;
+    other.close().await;
+}
+
+/// A message that failed as often as it may be delivered is not delivered again.
+pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
+    let mut worker = scene.worker().await;
+    let receipt = scene.task("poison").await;
+    for _ in 0..2 {
+        settle(worker.one().await, again(Duration::ZERO)).await;
+    }
+    worker
+        .nothing_for(QUIET, "it was delivered a third time")
+        .await;
+    if let Some(dead) = scene.dead_letters().await {
+        assert_eq!(dead.len(), 1);
+        assert_eq!((&dead[0].id, dead[0].attempts), (&receipt, 2));
+        assert!(
+            dead[0].reason.contains("it failed in a check"),
+            "{}",
+            dead[0].reason
+        );
+    }
+    worker.close().await;
+}
+
+/// A dead letter keeps what there is to know, and does not come back.
+pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    let receipt = scene.task("bad payload").await;
+    let verdict = Verdict::Dead {
+        reason: "no JSON".into(),
+        answer: None,
+    };
+    settle(worker.one().await, verdict).await;
+    worker.nothing_for(QUIET, "a dead letter came back").await;
+    if let Some(dead) = scene.dead_letters().await {
+        assert_eq!(dead.len(), 1);
+        assert_eq!((&dead[0].id, dead[0].attempts), (&receipt, 1));
+        assert!(dead[0].reason.contains("no JSON"), "{}", dead[0].reason);
+        let kept = |field, value| dead[0].fields.iter().any(|(f, v)| f == field && v == value);
+        assert!(kept("type", "task") && kept("name", "task") && kept("payload", "bad payload"));
+    }
+    worker.close().await;
+}
+
+/// What is discarded is gone: neither delivered again nor a dead letter.
+pub async fn what_is_discarded_is_gone<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    for reason in [Discarded::Asked, Discarded::Expired, Discarded::Ignored] {
+        scene.task("unwanted").await;
+        let answer = None;
+        settle(worker.one().await, Verdict::Discard { reason, answer }).await;
+    }
+    worker
+        .nothing_for(QUIET, "what was discarded came back")
+        .await;
+    assert!(
+        scene
+            .dead_letters()
+            .await
+            .is_none_or(|dead| dead.is_empty())
+    );
+    worker.close().await;
+}

@@ -1,0 +1,246 @@
+//! Requests and their replies, in both modes.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, again, answer, call, message, outcome, request, settle},
+};
+use crate::{
+    error::{Error, RpcCode, RpcError},
+    message::{Deadline, Message, ReplyMode},
+    reply::Reply,
+    transport::{Discarded, Verdict},
+};
+
+fn modes<F: Factory>(factory: &F) -> impl Iterator<Item = ReplyMode> + use<F> {
+    let capabilities = factory.capabilities();
+    [
+        (ReplyMode::Reliable, capabilities.reliable_rpc),
+        (ReplyMode::Fast, capabilities.fast_rpc),
+    ]
+    .into_iter()
+    .filter_map(|(mode, has_it)| has_it.then_some(mode))
+}
+
+fn rpc(mode: ReplyMode, payload: impl Into<bytes::Bytes>) -> Message {
+    let mut message = Message::rpc("user.get", payload);
+    message.parts_mut().reply_mode = mode;
+    message
+}
+
+fn with_deadline(mut message: Message, after: Duration) -> Message {
+    message.parts_mut().deadline = Some(Deadline::after(after));
+    message
+}
+
+fn code(outcome: Result<Reply, Error>) -> RpcCode {
+    let error = outcome.expect_err("an error was answered");
+    let answer = error.rpc();
+    answer
+        .unwrap_or_else(|| panic!("no typed answer: {}", error.chain()))
+        .code()
+        .clone()
+}
+
+/// A reply arrives with its payload and headers, whatever their bytes.
+pub async fn a_request_gets_its_reply<F: Factory>(factory: &F) {
+    for mode in modes(factory) {
+        let scene = Scene::new(factory);
+        let handle = scene.handle().await;
+        let mut worker = scene.worker().await;
+        for payload in [&b""[..], b"{\"id\":42}", b"\x00\xff\xfe"] {
+            let request = request(&handle, rpc(mode, payload));
+            let delivery = worker.one().await;
+            assert_eq!(message(&delivery).payload(), payload);
+            assert_eq!(message(&delivery).parts().reply_mode, mode);
+            let mut reply = Reply::new(payload);
+            let binary = HeaderValue::from_bytes(b"\xff").expect("a valid value");
+            reply.headers.append("x-a", HeaderValue::from_static("1"));
+            reply.headers.append("x-a", binary);
+            let headers = reply.headers.clone();
+            answer(delivery, Ok(reply)).await;
+            let reply = outcome(request).await.expect("a reply");
+            assert_eq!(reply.payload, payload, "{mode:?}");
+            assert_eq!(reply.headers, headers, "{mode:?}");
+        }
+        worker
+            .nothing_for(QUIET, "an answered request came back")
+            .await;
+        worker.close().await;
+    }
+}
+
+/// An error arrives with its code and text, and one without a text is an error still.
+pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
+    for mode in modes(factory) {
+        let scene = Scene::new(factory);
+        let handle = scene.handle().await;
+        let mut worker = scene.worker().await;
+        for error in [
+            RpcError::not_found("no such user"),
+            RpcError::new(RpcCode::Other("quota".into()), "größer als erlaubt"),
+            RpcError::internal(""),
+        ] {
+            let request = request(&handle, rpc(mode, "{}"));
+            answer(worker.one().await, Err(error.clone())).await;
+            let got = outcome(request).await.expect_err("an error was answered");
+            let got = got.rpc().expect("a typed answer");
+            assert_eq!(got.code(), error.code());
+            if !error.message().is_empty() {
+                assert_eq!(got.message(), error.message());
+            }
+        }
+        worker.close().await;
+    }
+}
+
+/// Requests that are under way together get each their own reply, in whatever order.
+pub async fn requests_under_way_together_get_each_their_own_reply<F: Factory>(factory: &F) {
+    const MANY: usize = 50;
+    for mode in modes(factory) {
+        let scene = Scene::new(factory);
+        let handles = [scene.handle().await, scene.handle().await];
+        let mut worker = scene.worker().await;
+        let requests: Vec<_> = (0..MANY)
+            .map(|number| request(&handles[number % 2], rpc(mode, number.to_string())))
+            .collect();
+        let mut deliveries = worker.exactly(MANY).await;
+        deliveries.reverse();
+        for delivery in deliveries {
+            let reply = Reply::new(message(&delivery).payload().clone());
+            answer(delivery, Ok(reply)).await;
+        }
+        for (number, request) in requests.into_iter().enumerate() {
+            let reply = outcome(request).await.expect("a reply");
+            assert_eq!(reply.payload, number.to_string());
+        }
+        worker.close().await;
+    }
+}
+
+/// A request that is redelivered is answered by whoever handles it in the end.
+pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &F) {
+    for mode in modes(factory) {
+        let scene = Scene::new(factory);
+        let handle = scene.handle().await;
+        let mut one = scene.worker().await;
+        let request = request(&handle, rpc(mode, "{}"));
+        settle(one.one().await, again(Duration::ZERO)).await;
+        one.close().await;
+        let mut other = scene.worker().await;
+        answer(other.one().await, Ok(Reply::new("at last"))).await;
+        assert_eq!(outcome(request).await.expect("a reply").payload, "at last");
+        other.close().await;
+    }
+}
+
+/// A request that becomes a dead letter, or is dropped, is answered by what the verdict says; one
+/// whose deliveries are used up is answered `unavailable`.
+pub async fn a_request_that_fails_for_good_is_answered<F: Factory>(factory: &F) {
+    for mode in modes(factory) {
+        let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 1);
+        let handle = scene.handle().await;
+        let mut worker = scene.worker().await;
+        let verdicts = [
+            (
+                Verdict::Dead {
+                    reason: "bad".into(),
+                    answer: Some(RpcError::invalid("bad")),
+                },
+                RpcCode::Invalid,
+            ),
+            (
+                Verdict::Discard {
+                    reason: Discarded::Asked,
+                    answer: Some(RpcError::internal("dropped")),
+                },
+                RpcCode::Internal,
+            ),
+            (again(Duration::ZERO), RpcCode::Unavailable),
+        ];
+        for (verdict, expected) in verdicts {
+            let request = request(&handle, rpc(mode, "{}"));
+            settle(worker.one().await, verdict).await;
+            assert_eq!(code(outcome(request).await), expected);
+        }
+        worker.close().await;
+    }
+}
+
+/// A caller waits until the deadline and no longer; the worker sees the deadline and that it passed.
+pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
+    const BUDGET: Duration = Duration::from_millis(500);
+    for mode in modes(factory) {
+        let scene = Scene::new(factory);
+        let handle = scene.handle().await;
+        let mut worker = scene.worker().await;
+        let start = Instant::now();
+        let request = request(&handle, with_deadline(rpc(mode, "{}"), BUDGET));
+        let delivery = worker.one().await;
+        let deadline = message(&delivery).parts().deadline;
+        let deadline = deadline.expect("the deadline did not travel");
+        assert!(!deadline.has_passed(), "it arrived as expired");
+        assert!(deadline.remaining() <= BUDGET, "the deadline moved away");
+        let error = outcome(request).await.expect_err("nobody answered");
+        assert!(error.is_timeout(), "{error:?}");
+        assert!(
+            start.elapsed() >= BUDGET,
+            "it gave up after {:?}",
+            start.elapsed()
+        );
+        assert!(
+            start.elapsed() < BUDGET * 10,
+            "it waited {:?}",
+            start.elapsed()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(deadline.has_passed(), "the worker's deadline is later");
+        // Too late, and no reason to stumble.
+        answer(delivery, Ok(Reply::new("late"))).await;
+        worker.close().await;
+    }
+}
+
+/// A request that nobody serves ends at its deadline, and is seen as expired by whoever comes late.
+pub async fn a_request_that_nobody_serves_ends_at_its_deadline<F: Factory>(factory: &F) {
+    for mode in modes(factory) {
+        let scene = Scene::new(factory);
+        let handle = scene.handle().await;
+        let expiring = with_deadline(rpc(mode, "{}"), Duration::from_millis(200));
+        let error = call(&handle, expiring).await.expect_err("nobody answered");
+        assert!(error.is_timeout(), "{error:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut worker = scene.worker().await;
+        let delivery = worker.one().await;
+        let deadline = message(&delivery).parts().deadline;
+        assert!(
+            deadline.is_some_and(Deadline::has_passed),
+            "an expired request looks alive: {deadline:?}"
+        );
+        answer(delivery, Err(RpcError::deadline("too late"))).await;
+        worker.close().await;
+    }
+}
+
+/// Dropping a request, and replies that nobody waits for, disturb no other request.
+pub async fn a_dropped_request_disturbs_no_other<F: Factory>(factory: &F) {
+    for mode in modes(factory) {
+        let scene = Scene::new(factory);
+        let handle = scene.handle().await;
+        let mut worker = scene.worker().await;
+        let dropped = request(&handle, rpc(mode, "dropped"));
+        let first = worker.one().await;
+        dropped.abort();
+        let _ = dropped.await;
+        let kept = request(&handle, rpc(mode, "kept"));
+        let second = worker.one().await;
+        answer(first, Ok(Reply::new("for nobody"))).await;
+        answer(second, Ok(Reply::new("for you"))).await;
+        assert_eq!(outcome(kept).await.expect("a reply").payload, "for you");
+        worker.close().await;
+    }
+}

@@ -1,0 +1,302 @@
+//! What every check needs: a stream of its own, workers on it, and failures that say what is wrong.
+
+use std::{collections::HashMap, fmt::Debug, future::Future, time::Duration};
+
+use bytes::Bytes;
+use tokio::{task::JoinHandle, time::timeout};
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use super::{DeadRecord, Factory};
+use crate::{
+    error::{Error, RpcError},
+    message::{Message, MessageId, Name},
+    reply::Reply,
+    transport::{
+        Backoff, Delivery, Interest, Settings, SettleDelivery, Source, Start, Transport,
+        UnknownNames, Verdict,
+    },
+};
+
+/// How long what must happen may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long what must not happen is waited for.
+pub(super) const QUIET: Duration = Duration::from_millis(300);
+/// The lease of checks that wait for its end.
+pub(super) const LEASE: Duration = Duration::from_secs(1);
+
+/// A worker of a factory's transport.
+pub(super) type WorkerOf<F> = Worker<<<F as Factory>::Handle as Transport>::Source>;
+
+/// A stream of its own, and how its workers are set up.
+pub(super) struct Scene<'a, F> {
+    factory: &'a F,
+    pub(super) settings: Settings,
+}
+
+impl<'a, F: Factory> Scene<'a, F> {
+    pub(super) fn new(factory: &'a F) -> Self {
+        let settings = Settings {
+            stream: Name::from(format!("conformance-{}", Uuid::new_v4().simple())),
+            group: Name::from_static("workers"),
+            unknown_names: Some(UnknownNames::Fail),
+            backoff: Backoff {
+                first: Duration::from_millis(10),
+                most: Duration::from_millis(50),
+            },
+            ..Settings::default()
+        };
+        Self { factory, settings }
+    }
+
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    /// The same stream with another group.
+    pub(super) fn group(&self, group: &str, start: Start) -> Self {
+        let mut settings = self.settings.clone();
+        settings.group = group.into();
+        settings.start = start;
+        Self {
+            factory: self.factory,
+            settings,
+        }
+    }
+
+    /// A name that no other check uses.
+    pub(super) fn name(&self, name: &str) -> Name {
+        Name::from(format!("{}.{name}", self.settings.stream))
+    }
+
+    pub(super) async fn handle(&self) -> F::Handle {
+        let connecting = self.factory.connect(self.settings.clone());
+        must("connecting", connecting).await
+    }
+
+    /// A worker for the stream.
+    pub(super) async fn worker(&self) -> WorkerOf<F> {
+        self.worker_for(Interest::stream()).await
+    }
+
+    pub(super) async fn worker_for(&self, interest: Interest) -> WorkerOf<F> {
+        let opening = self.handle().await.open(interest);
+        Worker(must("opening the source", opening).await)
+    }
+
+    /// What opening a source fails with.
+    pub(super) async fn refused_worker(&self) -> Error {
+        match in_time(
+            "opening the source",
+            self.handle().await.open(Interest::stream()),
+        )
+        .await
+        {
+            Ok(_) => panic!("opening the source should have failed"),
+            Err(error) => error,
+        }
+    }
+
+    /// Sends a task with this payload.
+    pub(super) async fn task(&self, payload: impl Into<Bytes>) -> MessageId {
+        let handle = self.handle().await;
+        send(&handle, Message::task("task", payload)).await
+    }
+
+    pub(super) async fn add_raw(&self, fields: &[(&str, &[u8])]) {
+        let handle = self.handle().await;
+        let fields = fields
+            .iter()
+            .map(|(field, value)| {
+                (
+                    Bytes::copy_from_slice(field.as_bytes()),
+                    Bytes::copy_from_slice(value),
+                )
+            })
+            .collect();
+        must("adding a raw entry", self.factory.add_raw(&handle, fields)).await;
+    }
+
+    /// The dead letters, where they can be listed.
+    pub(super) async fn dead_letters(&self) -> Option<Vec<DeadRecord>> {
+        if !self.factory.capabilities().dead_letters {
+            return None;
+        }
+        let handle = self.handle().await;
+        Some(
+            must(
+                "listing the dead letters",
+                self.factory.dead_letters(&handle),
+            )
+            .await,
+        )
+    }
+}
+
+/// An open source.
+pub(super) struct Worker<S>(S);
+
+impl<S: Source> Worker<S> {
+    /// The next deliveries, at most `most`.
+    pub(super) async fn batch(&mut self, most: usize) -> Vec<Delivery<S::Settle>> {
+        let batch = must("waiting for a delivery", self.0.next(most)).await;
+        assert!(!batch.is_empty(), "`next` returned without a delivery");
+        assert!(
+            batch.len() <= most,
+            "`next({most})` returned {} deliveries",
+            batch.len()
+        );
+        batch
+    }
+
+    /// The next delivery.
+    pub(super) async fn one(&mut self) -> Delivery<S::Settle> {
+        self.batch(1).await.remove(0)
+    }
+
+    /// Exactly so many deliveries, in as many calls as it takes.
+    pub(super) async fn exactly(&mut self, count: usize) -> Vec<Delivery<S::Settle>> {
+        let mut deliveries = Vec::new();
+        while deliveries.len() < count {
+            deliveries.extend(self.batch(count - deliveries.len()).await);
+        }
+        deliveries
+    }
+
+    /// What comes within this time, at most one, or `None`.
+    pub(super) async fn within(&mut self, time: Duration) -> Option<Delivery<S::Settle>> {
+        let next = timeout(time, self.0.next(1)).await.ok()?;
+        let mut batch = next.unwrap_or_else(|error| panic!("`next` failed: {}", error.chain()));
+        batch.pop()
+    }
+
+    /// Fails if anything comes within this time.
+    pub(super) async fn nothing_for(&mut self, time: Duration, why: &str) {
+        if let Some(delivery) = self.within(time).await {
+            panic!("{why}: {:?}", delivery.content);
+        }
+    }
+
+    pub(super) async fn stop(&mut self) {
+        in_time("stopping the source", self.0.stop()).await;
+    }
+
+    pub(super) async fn close(self) {
+        must("closing the source", self.0.close()).await;
+    }
+
+    /// Ends it as a crash would: without a word to the server.
+    pub(super) fn vanish(self) {
+        drop(self);
+    }
+}
+
+/// The message of a delivery.
+pub(super) fn message<H>(delivery: &Delivery<H>) -> &Message {
+    match &delivery.content {
+        Ok(message) => message,
+        Err(undecodable) => panic!("a message was handed out as none: {}", undecodable.reason),
+    }
+}
+
+pub(super) fn id<H>(delivery: &Delivery<H>) -> &MessageId {
+    let id = message(delivery).parts().id.as_ref();
+    id.expect("a delivery from the stream has an id")
+}
+
+pub(super) fn attempt<H>(delivery: &Delivery<H>) -> u32 {
+    message(delivery).parts().attempt.0
+}
+
+pub(super) async fn settle<H: SettleDelivery>(delivery: Delivery<H>, verdict: Verdict) {
+    must("settling", delivery.settle.settle(verdict)).await;
+}
+
+pub(super) async fn done<H: SettleDelivery>(delivery: Delivery<H>) {
+    settle(delivery, Verdict::Done(Ok(Reply::default()))).await;
+}
+
+pub(super) async fn answer<H: SettleDelivery>(
+    delivery: Delivery<H>,
+    answer: Result<Reply, RpcError>,
+) {
+    settle(delivery, Verdict::Done(answer)).await;
+}
+
+/// A counted redelivery.
+pub(super) fn again(after: Duration) -> Verdict {
+    Verdict::Redeliver {
+        after: Some(after),
+        counted: true,
+        reason: "it failed in a check".into(),
+    }
+}
+
+pub(super) async fn call<S>(handle: &S, message: Message) -> Result<Reply, Error>
+where
+    S: tower::Service<Message, Response = Reply, Error = Error> + Clone,
+{
+    in_time("a call", handle.clone().oneshot(message)).await
+}
+
+/// Sends a task and returns its receipt.
+pub(super) async fn send<S>(handle: &S, message: Message) -> MessageId
+where
+    S: tower::Service<Message, Response = Reply, Error = Error> + Clone,
+{
+    let reply = must("sending", call(handle, message)).await;
+    let receipt = reply.receipt().cloned();
+    receipt.expect("the reply to a task carries its receipt")
+}
+
+/// Sends a request and waits for its reply in a task of its own.
+pub(super) fn request<S>(handle: &S, message: Message) -> JoinHandle<Result<Reply, Error>>
+where
+    S: tower::Service<Message, Response = Reply, Error = Error, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
+    tokio::spawn(handle.clone().oneshot(message))
+}
+
+/// The outcome of a request.
+pub(super) async fn outcome(request: JoinHandle<Result<Reply, Error>>) -> Result<Reply, Error> {
+    in_time("waiting for a reply", request)
+        .await
+        .expect("a call does not panic")
+}
+
+/// Fails unless it succeeds in time.
+pub(super) async fn must<T>(what: &str, work: impl Future<Output = Result<T, Error>>) -> T {
+    in_time(what, work)
+        .await
+        .unwrap_or_else(|error| panic!("{what} failed: {}", error.chain()))
+}
+
+pub(super) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, work)
+        .await
+        .unwrap_or_else(|_| panic!("{what} took longer than {PATIENCE:?}"))
+}
+
+/// Fails unless both hold the same things equally often.
+pub(super) fn assert_same<T: std::hash::Hash + Eq + Debug>(
+    got: impl IntoIterator<Item = T>,
+    expected: impl IntoIterator<Item = T>,
+) {
+    let mut balance = HashMap::<T, i64>::new();
+    for item in got {
+        *balance.entry(item).or_default() += 1;
+    }
+    for item in expected {
+        *balance.entry(item).or_default() -= 1;
+    }
+    let lost: Vec<_> = balance.iter().filter(|(_, n)| **n < 0).collect();
+    let surplus: Vec<_> = balance.iter().filter(|(_, n)| **n > 0).collect();
+    assert!(
+        lost.is_empty() && surplus.is_empty(),
+        "lost: {lost:?}, delivered too often: {surplus:?}"
+    );
+}

@@ -1,0 +1,140 @@
+//! Entries that are no message, and requests that cannot be answered.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    Factory,
+    scene::{Scene, again, done, id, message, settle},
+};
+use crate::{message::Kind, transport::Verdict};
+
+/// An entry that is no message is handed out with its fields and a reason, can be buried, and holds
+/// nothing up.
+pub async fn an_entry_that_is_no_message_blocks_nothing<F: Factory>(factory: &F) {
+    if !factory.capabilities().raw_entries {
+        return;
+    }
+    let entries: [&[(&str, &[u8])]; 10] = [
+        &[("hello", b"world")],
+        &[("name", b"a"), ("payload", b"")],
+        &[("type", b"task"), ("payload", b"")],
+        &[("type", b"task"), ("name", b"a")],
+        &[("type", b"job"), ("name", b"a"), ("payload", b"")],
+        &[("type", b"task"), ("name", b"\xff\xfe"), ("payload", b"")],
+        &[("type", b"task"), ("name", b""), ("payload", b"")],
+        &[
+            ("type", b"task"),
+            ("name", b"a"),
+            ("payload", b"1"),
+            ("payload", b"2"),
+        ],
+        &[("type", b"rpc"), ("name", b"a"), ("payload", b"")],
+        &[
+            ("type", b"task"),
+            ("name", b"a"),
+            ("payload", b""),
+            ("h:no name", b""),
+        ],
+    ];
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    for entry in entries {
+        scene.add_raw(entry).await;
+    }
+    let receipt = scene.task("after them").await;
+    for entry in entries {
+        let delivery = worker.one().await;
+        let undecodable = match &delivery.content {
+            Err(undecodable) => undecodable,
+            Ok(message) => panic!("{entry:?} was read as a message: {message:?}"),
+        };
+        let raw: Vec<_> = entry
+            .iter()
+            .map(|(field, value)| (Bytes::from(*field), Bytes::from(*value)))
+            .collect();
+        assert_eq!(undecodable.fields, raw);
+        assert!(!undecodable.reason.is_empty(), "no reason for {entry:?}");
+        let reason = undecodable.reason.clone();
+        settle(
+            delivery,
+            Verdict::Dead {
+                reason,
+                answer: None,
+            },
+        )
+        .await;
+    }
+    let delivery = worker.one().await;
+    assert_eq!(id(&delivery), &receipt);
+    done(delivery).await;
+    if let Some(dead) = scene.dead_letters().await {
+        assert_eq!(dead.len(), entries.len());
+        for (letter, entry) in dead.iter().zip(entries) {
+            assert!(!letter.reason.is_empty());
+            for (field, value) in entry {
+                let kept = letter.fields.iter().any(|(f, v)| f == field && v == value);
+                assert!(kept, "the field {field} of {entry:?} was not kept");
+            }
+        }
+    }
+    worker.close().await;
+}
+
+/// Field order means nothing, unknown fields are ignored, thousands of them as well.
+pub async fn a_message_in_any_field_order_with_unknown_fields_is_read<F: Factory>(factory: &F) {
+    if !factory.capabilities().raw_entries {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    let unknown: Vec<_> = (0..10_000)
+        .map(|number| format!("field {number}"))
+        .collect();
+    let mut fields: Vec<(&str, &[u8])> = vec![("payload", b"x")];
+    fields.extend(unknown.iter().map(|field| (field.as_str(), &b"?"[..])));
+    fields.extend([("name", &b"a"[..]), ("h:x", b"1"), ("type", b"task")]);
+    scene.add_raw(&fields).await;
+    let delivery = worker.one().await;
+    assert_eq!(message(&delivery).name(), "a");
+    assert_eq!(message(&delivery).payload(), "x");
+    assert_eq!(message(&delivery).headers()["x"], "1");
+    settle(delivery, again(Duration::ZERO)).await;
+    let delivery = worker.one().await;
+    assert_eq!(
+        message(&delivery).payload(),
+        "x",
+        "the second delivery differs"
+    );
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// A request that nobody waits for, or whose address may not be used, can be settled all the same.
+pub async fn a_request_that_cannot_be_answered_is_settled<F: Factory>(factory: &F) {
+    if !factory.capabilities().raw_entries {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let mut worker = scene.worker().await;
+    let stranger = Uuid::new_v4().to_string();
+    for address in ["reply:nobody", "orders.events", "campanile:reply:gone"] {
+        for correlation in ["host-1", &stranger, "", "\u{0}"] {
+            scene
+                .add_raw(&[
+                    ("type", b"rpc"),
+                    ("name", b"user.get"),
+                    ("payload", b"{}"),
+                    ("reply_to", address.as_bytes()),
+                    ("correlation_id", correlation.as_bytes()),
+                ])
+                .await;
+            let delivery = worker.one().await;
+            assert_eq!(message(&delivery).kind(), Kind::Rpc);
+            done(delivery).await;
+        }
+    }
+    worker.close().await;
+}

@@ -1,0 +1,272 @@
+//! How workers share, leave, vanish and take over.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Factory,
+    scene::{LEASE, QUIET, Scene, assert_same, attempt, done, id, message, send},
+};
+use crate::message::Message;
+
+/// One delivery at a time, settled before the next: the order in which it was sent.
+pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    for number in 0..100 {
+        send(&handle, Message::task("task", number.to_string())).await;
+    }
+    for number in 0..100 {
+        let delivery = worker.one().await;
+        assert_eq!(message(&delivery).payload(), &number.to_string());
+        done(delivery).await;
+    }
+    worker.close().await;
+}
+
+/// A worker takes no more than it asked for, and what it left is there for another at once.
+pub async fn a_worker_holds_back_nothing_that_it_did_not_ask_for<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut one = scene.worker().await;
+    let mut other = scene.worker().await;
+    for number in 0..10 {
+        scene.task(number.to_string()).await;
+    }
+    let mut held = one.exactly(2).await;
+    held.extend(other.exactly(8).await);
+    let ids: HashSet<_> = held.iter().map(|delivery| id(delivery).clone()).collect();
+    assert_eq!(ids.len(), 10, "a message was delivered twice");
+    for delivery in held {
+        done(delivery).await;
+    }
+    one.close().await;
+    other.close().await;
+}
+
+/// Futures of `next` that are dropped, at any moment, lose and repeat nothing.
+pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
+    const MANY: usize = 200;
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let sender = tokio::spawn(async move {
+        let mut receipts = Vec::new();
+        for number in 0..MANY {
+            receipts.push(send(&handle, Message::task("task", number.to_string())).await);
+            if number % 3 == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        receipts
+    });
+    let mut got = Vec::new();
+    let mut patience = 0_u64;
+    while got.len() < MANY && patience < 20_000 {
+        patience += 1;
+        let wait = Duration::from_micros(patience % 8 * 300);
+        if let Some(delivery) = worker.within(wait).await {
+            got.push(id(&delivery).clone());
+            done(delivery).await;
+        }
+    }
+    let receipts = sender.await.expect("sending does not panic");
+    assert_same(got, receipts);
+    worker.nothing_for(QUIET, "a message came twice").await;
+    worker.close().await;
+}
+
+/// A worker that stops leaves at once what it does not hold, and can still settle what it does.
+pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut one = scene.worker().await;
+    let mut receipts = Vec::new();
+    for number in 0..10 {
+        receipts.push(scene.task(number.to_string()).await);
+    }
+    let held = one.exactly(2).await;
+    // A call that was dropped may have fetched: that is given back as well.
+    let also_held = one.within(Duration::from_micros(1)).await;
+    one.stop().await;
+    one.stop().await;
+    let held: Vec<_> = held.into_iter().chain(also_held).collect();
+
+    let mut other = scene.worker().await;
+    let rest = other.exactly(receipts.len() - held.len()).await;
+    for delivery in &rest {
+        assert_eq!(attempt(delivery), 1, "what was never started was counted");
+    }
+    let all = held.iter().chain(&rest);
+    assert_same(all.map(|delivery| id(delivery).clone()), receipts);
+    for delivery in held.into_iter().chain(rest) {
+        done(delivery).await;
+    }
+    one.close().await;
+    other.nothing_for(QUIET, "what was settled came back").await;
+    other.close().await;
+}
+
+/// A worker that waits can be closed in short time, and takes nothing any more.
+pub async fn a_worker_that_waits_can_be_closed<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let mut one = scene.worker().await;
+    one.nothing_for(QUIET, "an empty stream gave something")
+        .await;
+    one.close().await;
+    let receipt = scene.task("for the next").await;
+    let mut other = scene.worker().await;
+    let delivery = other.one().await;
+    assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 1));
+    done(delivery).await;
+    other.stop().await;
+    other.close().await;
+}
+
+/// What a worker held when it vanished goes to another once its lease has ended, counted.
+pub async fn what_a_vanished_worker_held_is_taken_over<F: Factory>(factory: &F) {
+    if !factory.capabilities().take_over {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
+    let mut vanishing = scene.worker().await;
+    let mut other = scene.worker().await;
+    let receipt = scene.task("orphan").await;
+    let held = vanishing.one().await;
+    assert_eq!(id(&held), &receipt);
+    drop(held);
+    vanishing.vanish();
+    other
+        .nothing_for(LEASE / 4, "it was taken over before its lease ended")
+        .await;
+    let delivery = other.one().await;
+    assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 2));
+    done(delivery).await;
+    other.nothing_for(LEASE, "it was taken over twice").await;
+    other.close().await;
+}
+
+/// A delivery that was dropped unsettled comes back once its lease has ended.
+pub async fn a_delivery_that_is_dropped_comes_back_after_the_lease<F: Factory>(factory: &F) {
+    if !factory.capabilities().take_over {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
+    let mut worker = scene.worker().await;
+    let receipt = scene.task("dropped").await;
+    drop(worker.one().await);
+    let delivery = worker.one().await;
+    assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 2));
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// A message that takes its workers with it is not delivered for ever.
+pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(factory: &F) {
+    if !factory.capabilities().take_over {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| {
+        settings.lease = LEASE;
+        settings.max_deliveries = 2;
+    });
+    let receipt = scene.task("poison").await;
+    for expected in 1..=2 {
+        let mut worker = scene.worker().await;
+        let delivery = worker.one().await;
+        assert_eq!(attempt(&delivery), expected);
+        drop(delivery);
+        worker.vanish();
+    }
+    let mut worker = scene.worker().await;
+    worker
+        .nothing_for(LEASE * 5, "it was delivered a third time")
+        .await;
+    if let Some(dead) = scene.dead_letters().await {
+        assert_eq!(dead.len(), 1);
+        assert_eq!((&dead[0].id, dead[0].attempts), (&receipt, 2));
+    }
+    worker.close().await;
+}
+
+/// A worker that lives keeps what it holds, however long that takes.
+pub async fn a_living_worker_keeps_what_it_holds<F: Factory>(factory: &F) {
+    if !factory.capabilities().take_over {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
+    let mut slow = scene.worker().await;
+    let mut other = scene.worker().await;
+    scene.task("slow").await;
+    let delivery = slow.one().await;
+    other
+        .nothing_for(LEASE * 4, "it was taken over from a living worker")
+        .await;
+    let lease = message(&delivery).parts().lease.as_ref();
+    assert!(lease.is_none_or(|lease| !lease.is_lost()));
+    done(delivery).await;
+    other
+        .nothing_for(LEASE * 2, "what was settled came back")
+        .await;
+    slow.close().await;
+    other.close().await;
+}
+
+/// Fifty senders and ten workers at once: every message is handled, and none twice.
+pub async fn fifty_senders_and_ten_workers_lose_and_repeat_nothing<F: Factory>(factory: &F) {
+    const SENDERS: usize = 50;
+    const EACH: usize = 20;
+    let scene = Scene::new(factory);
+    let mut senders = JoinSet::new();
+    for _ in 0..SENDERS {
+        let handle = scene.handle().await;
+        senders.spawn(async move {
+            let mut receipts = Vec::new();
+            for _ in 0..EACH {
+                receipts.push(send(&handle, Message::task("task", "")).await);
+            }
+            receipts
+        });
+    }
+    let (handled, mut count) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let mut workers = JoinSet::new();
+    for most in 1..=10 {
+        let mut worker = scene.worker().await;
+        let (handled, stop) = (handled.clone(), stop.clone());
+        workers.spawn(async move {
+            while let Some(batch) = stop.run_until_cancelled(worker.batch(most)).await {
+                for delivery in batch {
+                    let _ = handled.send(id(&delivery).clone());
+                    done(delivery).await;
+                }
+            }
+            worker.close().await;
+        });
+    }
+    let mut receipts = Vec::new();
+    while let Some(sent) = senders.join_next().await {
+        receipts.extend(sent.expect("sending does not panic"));
+    }
+    let mut got = Vec::new();
+    while got.len() < SENDERS * EACH
+        && let Ok(Some(id)) = timeout(Duration::from_secs(20), count.recv()).await
+    {
+        got.push(id);
+    }
+    // What comes twice comes soon after.
+    sleep(QUIET).await;
+    stop.cancel();
+    while let Some(worker) = workers.join_next().await {
+        worker.expect("a worker does not panic");
+    }
+    while let Ok(id) = count.try_recv() {
+        got.push(id);
+    }
+    assert_same(got, receipts);
+}

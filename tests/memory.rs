@@ -1,0 +1,435 @@
+//! What is special about the embedded transport: paused time, trimming, its test hooks.
+
+use std::time::{Duration, SystemTime};
+
+use campanile::{
+    Message, MessageId, Reply,
+    transport::{
+        Delivery, Interest, SettleDelivery, Source, Start, Transport, UnknownNames, Verdict,
+        memory::{Memory, MemorySettle, MemorySource},
+    },
+};
+use proptest::prelude::*;
+use tokio::time::{Instant, advance, timeout};
+use tower::ServiceExt;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn send(memory: &Memory, payload: &'static str) -> MessageId {
+    let reply = memory.clone().oneshot(Message::task("task", payload)).await;
+    reply.unwrap().receipt().unwrap().clone()
+}
+
+async fn open(memory: &Memory) -> MemorySource {
+    memory.clone().open(Interest::stream()).await.unwrap()
+}
+
+async fn one(worker: &mut MemorySource) -> Delivery<MemorySettle> {
+    let next = timeout(24 * HOUR, worker.next(1)).await;
+    next.expect("a delivery within a day").unwrap().remove(0)
+}
+
+async fn is_idle(worker: &mut MemorySource) -> bool {
+    timeout(24 * HOUR, worker.next(1)).await.is_err()
+}
+
+async fn done(delivery: Delivery<MemorySettle>) {
+    settle(delivery, Verdict::Done(Ok(Reply::default()))).await;
+}
+
+async fn settle(delivery: Delivery<MemorySettle>, verdict: Verdict) {
+    delivery.settle.settle(verdict).await.unwrap();
+}
+
+fn again(after: Duration) -> Verdict {
+    Verdict::Redeliver {
+        after: Some(after),
+        counted: true,
+        reason: "it failed".into(),
+    }
+}
+
+fn payload(delivery: &Delivery<MemorySettle>) -> &[u8] {
+    delivery.content.as_ref().unwrap().payload()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redelivery_after_an_hour_passes_in_virtual_time() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    send(&memory, "later").await;
+    let start = Instant::now();
+    settle(one(&mut worker).await, again(HOUR)).await;
+    assert_eq!(memory.backlog().delayed, 1);
+    done(one(&mut worker).await).await;
+    assert!(start.elapsed() >= HOUR && start.elapsed() < HOUR + Duration::from_secs(1));
+    assert_eq!(memory.backlog(), Default::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ids_and_times_follow_tokios_clock() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    let now = SystemTime::now();
+    advance(24 * HOUR).await;
+    send(&memory, "tomorrow").await;
+    let delivery = one(&mut worker).await;
+    let accepted = delivery.content.as_ref().unwrap().parts().accepted_at;
+    let later = accepted.unwrap().duration_since(now).unwrap();
+    assert!(later > 23 * HOUR && later < 25 * HOUR, "{later:?}");
+    done(delivery).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_waits_hears_of_a_sooner_redelivery_than_it_waits_for() {
+    let memory = Memory::new();
+    let mut one_worker = open(&memory).await;
+    let mut other = open(&memory).await;
+    for (text, after) in [("late", 10 * HOUR), ("soon", HOUR)] {
+        send(&memory, text).await;
+        let delivery = one(&mut one_worker).await;
+        let waiting = tokio::spawn(async move {
+            let delivery = one(&mut other).await;
+            (delivery, other)
+        });
+        tokio::task::yield_now().await;
+        settle(delivery, again(after)).await;
+        if text == "late" {
+            // The one that waits is stopped: only its future knew when to wake up.
+            waiting.abort();
+            assert!(waiting.await.is_err());
+            other = open(&memory).await;
+        } else {
+            let (delivery, back) = waiting.await.unwrap();
+            assert_eq!(payload(&delivery), b"soon");
+            done(delivery).await;
+            other = back;
+        }
+    }
+    assert_eq!(payload(&one(&mut other).await), b"late");
+}
+
+#[tokio::test]
+async fn what_every_group_has_finished_is_removed_and_nothing_before() {
+    let memory = Memory::new().unknown_names(UnknownNames::Ignore);
+    let other = memory.clone().group("other").start(Start::Beginning);
+    for _ in 0..3 {
+        send(&memory, "task").await;
+    }
+    assert_eq!(memory.backlog().entries, 3, "without a group all is kept");
+    let mut first = open(&memory).await;
+    let mut second = open(&other).await;
+    let mut held = first.next(3).await.unwrap();
+    // Out of order: the oldest is still held.
+    done(held.pop().unwrap()).await;
+    done(held.pop().unwrap()).await;
+    for delivery in second.next(3).await.unwrap() {
+        done(delivery).await;
+    }
+    assert_eq!(memory.backlog().entries, 3);
+    assert_eq!(memory.backlog().in_flight, 1);
+    done(held.pop().unwrap()).await;
+    assert_eq!(memory.backlog(), Default::default());
+    assert_eq!(other.backlog(), Default::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delayed_redelivery_does_not_keep_the_stream() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    send(&memory, "task").await;
+    settle(one(&mut worker).await, again(HOUR)).await;
+    assert_eq!(memory.backlog().entries, 0);
+    assert_eq!(payload(&one(&mut worker).await), b"task");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_told_and_its_verdict_changes_nothing() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    send(&memory, "task").await;
+    let held = one(&mut worker).await;
+    let lease = held.content.as_ref().unwrap().parts().lease.clone();
+    let token = lease.unwrap().token();
+    assert!(!token.is_cancelled());
+    memory.end_leases();
+    let taken_over = one(&mut worker).await;
+    assert!(token.is_cancelled());
+    assert_eq!(memory.counts().lost_leases, 1);
+    settle(held, again(Duration::ZERO)).await;
+    assert!(
+        is_idle(&mut worker).await,
+        "the late verdict was carried out"
+    );
+    done(taken_over).await;
+    let counts = memory.counts();
+    assert_eq!(
+        (counts.done, counts.redelivered, counts.taken_over),
+        (1, 0, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_holds_for_ever_while_its_source_lives_and_ends_after_it_is_dropped() {
+    let memory = Memory::new().lease(Duration::from_secs(60));
+    let mut slow = open(&memory).await;
+    let mut other = open(&memory).await;
+    send(&memory, "task").await;
+    let held = one(&mut slow).await;
+    assert!(is_idle(&mut other).await, "a whole day");
+    let start = Instant::now();
+    drop(slow);
+    let delivery = one(&mut other).await;
+    assert!(start.elapsed() >= Duration::from_secs(60));
+    assert!(start.elapsed() < Duration::from_secs(61));
+    done(delivery).await;
+    done(held).await;
+    assert_eq!(memory.counts().done, 1);
+}
+
+#[tokio::test]
+async fn redeliveries_and_new_entries_take_turns() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    send(&memory, "stubborn").await;
+    let mut delivery = one(&mut worker).await;
+    for _ in 0..3 {
+        send(&memory, "new").await;
+    }
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let verdict = match payload(&delivery) {
+            b"stubborn" => Verdict::GiveBack,
+            _ => Verdict::Done(Ok(Reply::default())),
+        };
+        settle(delivery, verdict).await;
+        delivery = one(&mut worker).await;
+        seen.push(payload(&delivery).to_vec());
+    }
+    let new = seen.iter().filter(|payload| *payload == b"new").count();
+    assert_eq!(new, 3, "the redelivery held the others up: {seen:?}");
+}
+
+#[tokio::test]
+async fn a_full_event_buffer_drops_what_comes_then_and_counts_it() {
+    let memory = Memory::new().event_buffer(2);
+    let mut interest = Interest::default();
+    interest.events.push("news".into());
+    let mut worker = memory.clone().open(interest).await.unwrap();
+    for text in ["1", "2", "3"] {
+        let event = Message::event("news", text);
+        memory.clone().oneshot(event).await.unwrap();
+    }
+    let deliveries = worker.next(9).await.unwrap();
+    let heard: Vec<_> = deliveries.iter().map(payload).collect();
+    assert_eq!(heard, [b"1", b"2"]);
+    assert_eq!(
+        (memory.counts().events, memory.counts().events_dropped),
+        (3, 1)
+    );
+    memory
+        .clone()
+        .oneshot(Message::event("news", "4"))
+        .await
+        .unwrap();
+    worker.stop().await;
+    assert_eq!(
+        memory.counts().events_dropped,
+        2,
+        "what nobody handled is counted"
+    );
+}
+
+#[tokio::test]
+async fn dead_letters_are_bounded_and_what_that_drops_is_counted() {
+    let memory = Memory::new().max_dead_letters(2);
+    let mut worker = open(&memory).await;
+    for text in ["1", "2", "3"] {
+        send(&memory, text).await;
+        let verdict = Verdict::Dead {
+            reason: format!("number {text}"),
+            answer: None,
+        };
+        settle(one(&mut worker).await, verdict).await;
+    }
+    let dead = memory.dead_letters();
+    let reasons: Vec<_> = dead.iter().map(|letter| letter.reason.as_str()).collect();
+    assert_eq!(reasons, ["number 2", "number 3"]);
+    assert_eq!((memory.counts().dead, memory.counts().dead_dropped), (3, 1));
+    assert!(
+        !format!("{dead:?}").contains("payload"),
+        "fields are not shown"
+    );
+}
+
+#[tokio::test]
+async fn a_stopped_source_fetches_nothing_more() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    worker.stop().await;
+    send(&memory, "task").await;
+    assert!(worker.next(1).await.unwrap_err().is_closed());
+    assert_eq!(memory.backlog().waiting, 1);
+}
+
+#[tokio::test]
+async fn several_groups_need_a_word_about_unknown_names() {
+    let memory = Memory::new();
+    let _first = open(&memory).await;
+    let second = memory.clone().group("second").start(Start::End);
+    let error = second.clone().open(Interest::stream()).await.unwrap_err();
+    assert!(
+        error.is_config() && error.to_string().contains("unknown_names"),
+        "{error}"
+    );
+    open(&second.unknown_names(UnknownNames::Ignore)).await;
+}
+
+#[tokio::test]
+async fn a_start_that_is_no_id_is_a_mistake_in_the_set_up() {
+    let start = Start::After("yesterday".into());
+    let worker = Memory::new().start(start).open(Interest::stream()).await;
+    assert!(worker.unwrap_err().is_config());
+}
+
+#[tokio::test]
+async fn clones_share_a_broker_and_others_do_not() {
+    let memory = Memory::new();
+    let other_stream = memory.clone().stream("other");
+    send(&other_stream, "task").await;
+    assert_eq!(
+        (memory.backlog().entries, other_stream.backlog().entries),
+        (0, 1)
+    );
+    assert_eq!(memory.counts().sent, 1);
+    assert_eq!(Memory::new().stream("other").backlog().entries, 0);
+}
+
+#[tokio::test]
+async fn nothing_runs_in_the_background() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    let request = memory.clone().oneshot(Message::rpc("user.get", ""));
+    let request = tokio::spawn(request);
+    settle(one(&mut worker).await, again(HOUR)).await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    assert_eq!(metrics.num_alive_tasks(), 1, "the request alone");
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    assert_eq!(metrics.num_alive_tasks(), 0);
+}
+
+/// One step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Send,
+    Take { worker: usize, most: usize },
+    Settle { held: usize, verdict: u8 },
+    Drop { held: usize },
+    Vanish { worker: usize },
+    Close { worker: usize },
+    EndLeases,
+    Wait(Duration),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Send),
+        6 => (0..4_usize, 1..4_usize).prop_map(|(worker, most)| Step::Take { worker, most }),
+        6 => (any::<usize>(), 0..6_u8).prop_map(|(held, verdict)| Step::Settle { held, verdict }),
+        1 => any::<usize>().prop_map(|held| Step::Drop { held }),
+        1 => (0..4_usize).prop_map(|worker| Step::Vanish { worker }),
+        1 => (0..4_usize).prop_map(|worker| Step::Close { worker }),
+        1 => Just(Step::EndLeases),
+        2 => (0..20_000_u64).prop_map(|ms| Step::Wait(Duration::from_millis(ms))),
+    ]
+}
+
+fn verdict(number: u8) -> Verdict {
+    match number {
+        0 | 1 => Verdict::Done(Ok(Reply::default())),
+        2 => again(Duration::ZERO),
+        3 => again(Duration::from_secs(5)),
+        4 => Verdict::GiveBack,
+        _ => Verdict::Dead {
+            reason: "bad".into(),
+            answer: None,
+        },
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever workers do, each message ends exactly once in each group, and then nothing is left.
+    #[test]
+    fn every_message_ends_exactly_once_in_each_group(
+        steps in proptest::collection::vec(step(), 1..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(history(steps));
+    }
+}
+
+async fn history(steps: Vec<Step>) {
+    let memory = Memory::new()
+        .max_deliveries(3)
+        .unknown_names(UnknownNames::Fail)
+        .start(Start::Beginning);
+    let groups = [memory.clone().group("one"), memory.clone().group("two")];
+    let group_of = |worker: usize| &groups[worker % 2];
+    let mut workers = Vec::new();
+    for worker in 0..4 {
+        workers.push(open(group_of(worker)).await);
+    }
+    let mut held = Vec::new();
+    for step in steps {
+        match step {
+            Step::Send => drop(send(&memory, "task").await),
+            Step::Take { worker, most } => {
+                let next = timeout(Duration::ZERO, workers[worker].next(most)).await;
+                held.extend(next.into_iter().flat_map(Result::unwrap));
+            }
+            Step::Settle {
+                held: at,
+                verdict: number,
+            } if !held.is_empty() => {
+                let delivery = held.swap_remove(at % held.len());
+                settle(delivery, verdict(number)).await;
+            }
+            Step::Drop { held: at } if !held.is_empty() => {
+                drop(held.swap_remove(at % held.len()));
+            }
+            Step::Vanish { worker } => workers[worker] = open(group_of(worker)).await,
+            Step::Close { worker } => {
+                let new = open(group_of(worker)).await;
+                let old = std::mem::replace(&mut workers[worker], new);
+                old.close().await.unwrap();
+            }
+            Step::EndLeases => groups[0].end_leases(),
+            Step::Wait(time) => advance(time).await,
+            Step::Settle { .. } | Step::Drop { .. } => {}
+        }
+    }
+    // Late verdicts first, then everything that is left.
+    for delivery in held {
+        done(delivery).await;
+    }
+    for worker in &mut workers[..2] {
+        while let Ok(batch) = timeout(HOUR, worker.next(5)).await {
+            for delivery in batch.unwrap() {
+                assert!(delivery.content.as_ref().unwrap().parts().attempt.0 <= 3);
+                done(delivery).await;
+            }
+        }
+    }
+    let counts = memory.counts();
+    assert_eq!(counts.done + counts.dead, counts.sent * 2, "{counts:?}");
+    for group in &groups {
+        assert_eq!(group.backlog(), Default::default());
+    }
+}
