@@ -23,3 +23,5 @@ pub use self::{
     reply::{IntoReply, Reply},
     service::IntoService,
 };
+#[cfg(feature = "redis")]
+pub use self::transport::redis::Redis;

@@ -61,6 +61,21 @@ pub(super) fn unanswered(address: &str) -> Error {
     ))
 }
 
+/// The server does not let this client hear replies.
+pub(super) fn replies_refused(error: RedisError) -> Error {
+    let message = match error.code() {
+        Some("NOPERM") => {
+            "the Redis user may not listen for replies; grant it the client's reply channels and \
+             reply streams with `ACL SETUSER`"
+        }
+        Some("NOAUTH") => {
+            "Redis asks for a password; give it in the URL, redis://user:password@host:port/db"
+        }
+        _ => "Redis refused to let this client listen for replies",
+    };
+    Error::new(ErrorKind::Refused, message).with_source(error)
+}
+
 /// The code of a server's error answer, such as `NOGROUP`.
 pub(super) fn code(value: &Value) -> Option<&str> {
     match value {

@@ -69,6 +69,17 @@ impl Keys {
     }
 }
 
+/// Whether keys that belong to `stream` can be put in its slot.
+pub(super) fn check(stream: &Name) -> Result<(), Error> {
+    if stream.contains('}') {
+        base(stream)?;
+    }
+    match stream.fault() {
+        None => Ok(()),
+        Some(fault) => Err(Error::config(format!("the stream cannot be used: {fault}"))),
+    }
+}
+
 /// What the keys that belong to `stream` start with.
 pub(super) fn base(stream: &Name) -> Result<String, Error> {
     if has_hash_tag(stream) {

@@ -5,9 +5,12 @@ mod error;
 mod keys;
 mod link;
 mod options;
+mod rpc;
+mod send;
 
 use std::{fmt, sync::Arc};
 
+pub use self::send::SendFuture;
 use self::{connect::Connector, link::Link, options::Options};
 use crate::{
     error::Error,
@@ -18,9 +21,9 @@ use crate::{
 #[derive(Clone)]
 pub struct Redis {
     settings: Settings,
-    options: Options,
+    options: Arc<Options>,
     shared: Arc<Shared>,
-    rpc: Arc<std::sync::OnceLock<()>>,
+    rpc: Arc<std::sync::OnceLock<Arc<rpc::Hub>>>,
 }
 
 /// What the clones of a handle share.
@@ -56,7 +59,7 @@ impl Redis {
         let link = Link::spawn(connector.clone(), Some(first), counters.clone());
         Ok(Self {
             settings: Settings::default(),
-            options: Options::default(),
+            options: Arc::default(),
             shared: Arc::new(Shared {
                 connector,
                 link,

@@ -1,6 +1,6 @@
 //! What only Redis needs to be told.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::Redis;
 use crate::message::Name;
@@ -41,7 +41,7 @@ impl Redis {
     /// the server's ACL allows no other.
     #[must_use]
     pub fn reply_prefix(mut self, prefix: impl Into<Name>) -> Self {
-        self.options.reply_prefix = prefix.into();
+        Arc::make_mut(&mut self.options).reply_prefix = prefix.into();
         // The running subscription, if there is one, stays with the clones it was made for.
         self.rpc = Default::default();
         self
@@ -55,7 +55,8 @@ impl Redis {
         mut self,
         prefixes: impl IntoIterator<Item = N>,
     ) -> Self {
-        self.options.allowed_reply_prefixes = prefixes.into_iter().map(Into::into).collect();
+        Arc::make_mut(&mut self.options).allowed_reply_prefixes =
+            prefixes.into_iter().map(Into::into).collect();
         self
     }
 
@@ -64,7 +65,7 @@ impl Redis {
     /// slowest handler takes. 5 min unless set.
     #[must_use]
     pub fn foreign_lease(mut self, lease: Duration) -> Self {
-        self.options.foreign_lease = lease;
+        Arc::make_mut(&mut self.options).foreign_lease = lease;
         self
     }
 
@@ -73,7 +74,7 @@ impl Redis {
     /// set; always done where every consumer is of this library.
     #[must_use]
     pub fn trim_beside_foreign_groups(mut self, trim: bool) -> Self {
-        self.options.trim_beside_foreign = trim;
+        Arc::make_mut(&mut self.options).trim_beside_foreign = trim;
         self
     }
 }
