@@ -14,6 +14,8 @@ pub mod serve;
 mod service;
 pub mod transport;
 
+#[cfg(feature = "redis")]
+pub use self::transport::redis::Redis;
 pub use self::{
     error::{BoxError, Error, Failure, NotFound, RpcCode, RpcError},
     message::{
@@ -23,5 +25,3 @@ pub use self::{
     reply::{IntoReply, Reply},
     service::IntoService,
 };
-#[cfg(feature = "redis")]
-pub use self::transport::redis::Redis;

@@ -1,14 +1,21 @@
 //! How connections are made: once with a clear error for people, and again and again for
 //! supervisors.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, RedisError, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, RedisError, Value,
     aio::{MultiplexedConnection, PubSub},
-    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+    io::tcp::{
+        TcpSettings,
+        socket2::{SockRef, TcpKeepalive},
+    },
 };
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::error;
 use crate::error::Error;
@@ -18,6 +25,17 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The oldest server that has every command that is used: `XAUTOCLAIM`'s generation.
 const OLDEST_SERVER: (u32, u32) = (6, 2);
+
+/// What has to be polled for a connection to work. It is done when the connection is lost.
+pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A connection whose owner polls its driver, where it has one: that saves a switch between tasks
+/// for each command, and tells at once when the connection is lost. Under TLS the driver runs by
+/// itself.
+pub(super) struct Driven {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) driver: Option<Driver>,
+}
 
 /// Makes connections to one server. Cheap to clone.
 #[derive(Clone)]
@@ -68,17 +86,47 @@ impl Connector {
         &self.0.address
     }
 
-    /// A connection for commands. Its answers have no time limit: whoever uses it sets one.
+    /// A connection for commands that runs by itself. Its answers have no time limit: whoever uses
+    /// it sets one.
     pub(super) async fn multiplexed(&self) -> Result<MultiplexedConnection, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(64);
+        let config = config();
         let connection = self
             .0
             .client
             .get_multiplexed_async_connection_with_config(&config);
         self.within_time(connection).await
+    }
+
+    /// A connection for commands that its owner drives.
+    pub(super) async fn driven(&self) -> Result<Driven, Error> {
+        let info = self.0.client.get_connection_info();
+        let stream: Box<dyn Stream> = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                let connecting = async { Ok(TcpStream::connect((host.as_str(), *port)).await?) };
+                let stream = self.within_time(connecting).await?;
+                // A socket that cannot be told is as good as one of another system.
+                let _ = set_options(&stream, info.tcp_settings());
+                Box::new(stream)
+            }
+            #[cfg(unix)]
+            ConnectionAddr::Unix(path) => {
+                let connecting = async { Ok(tokio::net::UnixStream::connect(path).await?) };
+                Box::new(self.within_time(connecting).await?)
+            }
+            _ => {
+                return Ok(Driven {
+                    connection: self.multiplexed().await?,
+                    driver: None,
+                });
+            }
+        };
+        let handshake = info.redis_settings();
+        let making = MultiplexedConnection::new_with_config(handshake, stream, config());
+        let (connection, driver) = self.within_time(making).await?;
+        Ok(Driven {
+            connection,
+            driver: Some(Box::pin(driver)),
+        })
     }
 
     /// A connection for subscriptions.
@@ -98,20 +146,30 @@ impl Connector {
     }
 
     /// A connection to a server that was asked whether it can be worked with.
-    pub(super) async fn checked(&self) -> Result<MultiplexedConnection, Error> {
-        let mut connection = self.multiplexed().await?;
+    pub(super) async fn checked(&self) -> Result<Driven, Error> {
+        let mut driven = self.driven().await?;
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let answer = self
-            .within_time(connection.send_packed_command(&info))
-            .await?;
+        let asking = async {
+            let answer = driven.connection.send_packed_command(&info);
+            let Some(driver) = &mut driven.driver else {
+                return answer.await;
+            };
+            tokio::pin!(answer);
+            tokio::select! {
+                answer = &mut answer => answer,
+                // What it has read, or why it ended, is there then.
+                () = driver => answer.await,
+            }
+        };
+        let answer = self.within_time(asking).await?;
         match answer {
             // A worker does not need the right to read `INFO`; the version is then taken on trust.
             Value::ServerError(error) if error.code() == "NOPERM" => {}
             Value::ServerError(error) => return Err(error::refused(error)),
             answer => self.check_version(&answer)?,
         }
-        Ok(connection)
+        Ok(driven)
     }
 
     fn check_version(&self, info: &Value) -> Result<(), Error> {
@@ -151,6 +209,30 @@ fn tcp_settings(given: &TcpSettings) -> TcpSettings {
         settings = settings.set_user_timeout(Duration::from_secs(15));
     }
     settings
+}
+
+/// A byte stream to a server.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(64)
+}
+
+/// Tells a socket what the driver would tell its own.
+fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
+    stream.set_nodelay(settings.nodelay())?;
+    let socket = SockRef::from(stream);
+    if let Some(keepalive) = settings.keepalive() {
+        socket.set_tcp_keepalive(keepalive)?;
+    }
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(settings.user_timeout())?;
+    Ok(())
 }
 
 /// Major and minor version in the text of `INFO server`.

@@ -50,10 +50,12 @@ impl Service<Message> for Redis {
 impl Redis {
     fn send(&self, message: Message) -> Result<Work, Error> {
         check(&message)?;
+        if message.kind() != Kind::Event {
+            keys::check(&self.settings.stream)?;
+        }
         let link = &self.shared.link;
         match message.kind() {
             Kind::Task => {
-                keys::check(&self.settings.stream)?;
                 let mut cmd = entry(&self.settings.stream, &message, 0);
                 encode(&message, &mut cmd);
                 Ok(Work::Task(link.submit(cmd, Retry::Never)))

@@ -25,11 +25,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use redis::{Cmd, Value, aio::MultiplexedConnection};
+use redis::{Cmd, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) use self::script::Script;
-use super::connect::Connector;
+use super::connect::{Connector, Driven};
 use crate::{error::Error, transport::Counters};
 
 /// How many commands may wait to be sent.
@@ -77,7 +77,7 @@ impl Link {
     /// Starts the task that owns the connection, beginning with one that was already made.
     pub(super) fn spawn(
         connector: Connector,
-        first: Option<MultiplexedConnection>,
+        first: Option<Driven>,
         counters: Arc<Counters>,
     ) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, Sleep, sleep, sleep_until},
@@ -19,7 +19,10 @@ use tokio::{
 use super::{Request, Retry, State};
 use crate::transport::{
     Counters,
-    redis::{connect::Connector, error},
+    redis::{
+        connect::{Connector, Driven, Driver},
+        error,
+    },
 };
 
 /// How many pipelines are on their way at once: enough that the server never waits for us, and few
@@ -58,7 +61,7 @@ pub(super) struct Task {
 
 /// Why a connection is not used any more.
 enum End {
-    Lost(Option<redis::RedisError>),
+    Lost(Option<RedisError>),
     Closed,
 }
 
@@ -80,7 +83,7 @@ impl Task {
         }
     }
 
-    pub(super) async fn run(mut self, mut first: Option<MultiplexedConnection>) {
+    pub(super) async fn run(mut self, mut first: Option<Driven>) {
         loop {
             let connection = match first.take() {
                 Some(connection) => connection,
@@ -110,7 +113,7 @@ impl Task {
     }
 
     /// Connects, however long it takes. `None` when nobody needs a connection any more.
-    async fn connect(&mut self) -> Option<MultiplexedConnection> {
+    async fn connect(&mut self) -> Option<Driven> {
         let connector = self.connector.clone();
         for attempt in 1.. {
             // The first attempt follows the loss at once, but for a moment in which the clients of a
@@ -118,7 +121,7 @@ impl Task {
             let wait = BACKOFF.after(attempt);
             let making = async {
                 sleep(wait).await;
-                connector.multiplexed().await
+                connector.driven().await
             };
             match self.while_waiting(making).await? {
                 Ok(connection) => return Some(connection),
@@ -176,13 +179,10 @@ impl Task {
         next
     }
 
-    async fn serve(&mut self, connection: MultiplexedConnection) -> End {
-        let mut flight = Flight::new();
+    async fn serve(&mut self, Driven { connection, driver }: Driven) -> End {
+        let mut flight = Flight::new(driver);
         let end = self.exchange(&connection, &mut flight).await;
-        // What was on its way is lost with the connection. Its futures hold the connection, so they
-        // go first.
-        drop(flight.answers);
-        drop(connection);
+        // What was on its way is lost with the connection.
         for pipeline in flight.sent.into_iter().rev() {
             let cmds = pipeline.cmds.cmd_iter().cloned().collect::<Vec<_>>();
             for (cmd, mut request) in cmds.into_iter().zip(pipeline.requests).rev() {
@@ -213,15 +213,9 @@ impl Task {
             tokio::select! {
                 biased;
                 answered = flight.next() => {
-                    let Some((sent, answer)) = answered else {
-                        return End::Lost(None);
-                    };
-                    let values = match answer {
-                        Ok(values) => values,
-                        Err(error) => {
-                            flight.sent.push_front(sent);
-                            return End::Lost(Some(error));
-                        }
+                    let (sent, values) = match answered {
+                        Ok(answered) => answered,
+                        Err(reason) => return End::Lost(reason),
                     };
                     match self.hand_out(sent, values) {
                         Health::Fine => {}
@@ -331,23 +325,28 @@ struct Flight {
     /// When each must have been answered.
     due: VecDeque<Instant>,
     clock: Pin<Box<Sleep>>,
+    driver: Option<Driver>,
+    /// Whether the driver is done.
+    lost: bool,
 }
 
 impl Flight {
-    fn new() -> Self {
+    fn new(driver: Option<Driver>) -> Self {
         Self {
             sent: VecDeque::with_capacity(PIPELINES),
             answers: FuturesOrdered::new(),
             due: VecDeque::with_capacity(PIPELINES),
             clock: Box::pin(sleep(SILENCE)),
+            driver,
+            lost: false,
         }
     }
 
     fn send(&mut self, mut connection: MultiplexedConnection, sent: Sent, bytes: usize) {
         let upload = Duration::from_secs_f64(bytes as f64 / SLOWEST as f64);
-        let before = self.due.back().copied().unwrap_or_else(Instant::now);
-        self.due
-            .push_back((Instant::now() + SILENCE).max(before) + upload);
+        let now = Instant::now();
+        let before = self.due.back().copied().unwrap_or(now);
+        self.due.push_back((now + SILENCE).max(before) + upload);
         let cmds = sent.cmds.clone();
         let count = sent.requests.len();
         self.answers.push_back(Box::pin(async move {
@@ -356,21 +355,35 @@ impl Flight {
         self.sent.push_back(sent);
     }
 
-    /// The answer to the oldest pipeline, pending while there is none; `None` when the server owes
-    /// it for too long.
-    async fn next(&mut self) -> Option<(Sent, RedisResult<Vec<Value>>)> {
+    /// The answer to the oldest pipeline, pending while there is none. The error says why the
+    /// connection is lost; nothing, when the server owes an answer for too long.
+    async fn next(&mut self) -> Result<(Sent, Vec<Value>), Option<RedisError>> {
         poll_fn(|cx| {
-            if let Poll::Ready(Some(answer)) = self.answers.poll_next_unpin(cx) {
-                self.due.pop_front();
-                let sent = self.sent.pop_front().expect("one pipeline for each answer");
-                return Poll::Ready(Some((sent, answer)));
+            let mut answer = self.answers.poll_next_unpin(cx);
+            if let (Some(driver), false) = (&mut self.driver, is_some(&answer)) {
+                if driver.as_mut().poll(cx).is_ready() {
+                    self.driver = None;
+                    self.lost = true;
+                }
+                // What was new is with the driver now, and what the driver has read is here.
+                answer = self.answers.poll_next_unpin(cx);
+            }
+            match answer {
+                Poll::Ready(Some(Ok(values))) => {
+                    self.due.pop_front();
+                    let sent = self.sent.pop_front().expect("one pipeline for each answer");
+                    return Poll::Ready(Ok((sent, values)));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Some(error))),
+                _ if self.lost => return Poll::Ready(Err(Some(closed()))),
+                _ => {}
             }
             // The clock is only set when it has run out: to set it for each pipeline costs more
             // than to look now and then.
             while let Some(due) = self.due.front() {
                 ready!(self.clock.as_mut().poll(cx));
                 if *due <= Instant::now() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Err(None));
                 }
                 self.clock.as_mut().reset(*due);
             }
@@ -378,6 +391,14 @@ impl Flight {
         })
         .await
     }
+}
+
+fn is_some<T>(answer: &Poll<Option<T>>) -> bool {
+    matches!(answer, Poll::Ready(Some(_)))
+}
+
+fn closed() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
 }
 
 /// About how many bytes a command takes.

@@ -4,7 +4,7 @@
 //! that exists, so that nothing is left of a client that has gone. It is read from the client's own
 //! cursor, so a lost connection loses no reply.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use tokio::{
@@ -135,10 +135,7 @@ impl Reader {
         let now = Instant::now();
         let renew = self.renewed.is_none_or(|last| now - last >= RENEW);
         if renew {
-            pipeline
-                .cmd("PEXPIRE")
-                .arg(&self.key)
-                .arg(TIME_TO_LIVE.as_millis() as u64);
+            self.renew(&mut pipeline);
         }
         if self.read >= TRIM || (self.idle && self.read > 0) {
             pipeline
@@ -158,11 +155,7 @@ impl Reader {
             .arg("STREAMS")
             .arg(&self.key)
             .arg(cursor);
-        let count = pipeline.len();
-        let answers = connection.send_packed_commands(&pipeline, 0, count);
-        let mut answers = timeout(BLOCK + GRACE, answers)
-            .await
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        let mut answers = ask(connection, &pipeline, BLOCK + GRACE).await?;
         let replies = answers.pop().unwrap_or_default().extract_error()?;
         if renew {
             self.renewed = Some(now);
@@ -177,28 +170,37 @@ impl Reader {
         Ok(())
     }
 
+    /// Makes the stream. The two commands are not one transaction, which would need more rights:
+    /// they reach the server together.
     async fn create(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
-        let mut pipeline = redis::pipe();
-        pipeline.atomic();
+        let mut pipeline = Pipeline::new();
         pipeline
             .cmd("XADD")
             .arg(&self.key)
             .arg("*")
             .arg("h")
             .arg("");
-        pipeline
-            .cmd("PEXPIRE")
-            .arg(&self.key)
-            .arg(TIME_TO_LIVE.as_millis() as u64);
-        let made = pipeline.query_async::<(Vec<u8>, i64)>(connection);
-        let (id, _) = timeout(GRACE, made)
-            .await
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        self.renew(&mut pipeline);
+        let made = ask(connection, &pipeline, GRACE).await?;
+        let [added, kept] = <[Value; 2]>::try_from(made).map_err(|_| unexpected())?;
+        let id = redis::from_redis_value(added.extract_error()?)?;
+        if let Err(refusal) = kept.extract_error() {
+            // It would be there for ever.
+            pipeline.clear();
+            pipeline.cmd("UNLINK").arg(&self.key);
+            ask(connection, &pipeline, GRACE).await?;
+            return Err(refusal);
+        }
         self.cursor = Some(id);
         self.read = 1;
         self.renewed = Some(Instant::now());
         self.ready.send_replace(Ready::Yes);
         Ok(())
+    }
+
+    fn renew(&self, pipeline: &mut Pipeline) {
+        let milliseconds = TIME_TO_LIVE.as_millis() as u64;
+        pipeline.cmd("PEXPIRE").arg(&self.key).arg(milliseconds);
     }
 
     fn hand_out(&mut self, answer: Value) {
@@ -220,6 +222,22 @@ impl Reader {
             self.cursor = Some(id);
         }
     }
+}
+
+/// Sends a pipeline, and gives up on a server that does not answer.
+async fn ask(
+    connection: &mut MultiplexedConnection,
+    pipeline: &Pipeline,
+    limit: Duration,
+) -> redis::RedisResult<Vec<Value>> {
+    let answers = connection.send_packed_commands(pipeline, 0, pipeline.len());
+    timeout(limit, answers)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+fn unexpected() -> redis::RedisError {
+    io::Error::from(io::ErrorKind::InvalidData).into()
 }
 
 /// The entries in the answer to an `XREAD` of one stream, in RESP2 or RESP3.
