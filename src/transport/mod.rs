@@ -13,6 +13,7 @@
 
 pub mod codec;
 mod counters;
+mod dead;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -32,6 +33,7 @@ use crate::{
 pub(crate) use self::{counters::Counters, settings::consumer_settings};
 pub use self::{
     counters::Counts,
+    dead::DeadLetter,
     settings::{Backoff, Settings, Start, UnknownNames},
 };
 
