@@ -1,17 +1,23 @@
 //! (docs to come with the first working version)
 
 mod connect;
+mod dead;
 mod error;
 mod keys;
 mod link;
 mod options;
+mod pubsub;
 mod rpc;
 mod send;
+mod source;
 
 use std::{fmt, sync::Arc};
 
-pub use self::send::SendFuture;
 use self::{connect::Connector, link::Link, options::Options};
+pub use self::{
+    send::SendFuture,
+    source::{RedisSettle, RedisSource},
+};
 use crate::{
     error::Error,
     transport::{Counters, Counts, Settings, consumer_settings},
