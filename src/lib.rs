@@ -76,3 +76,8 @@ pub use self::{
     serve::serve,
     service::{IntoService, WithInterest},
 };
+
+/// The code in the README is tested like any other.
+#[cfg(all(doctest, feature = "redis"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

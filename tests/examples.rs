@@ -1,0 +1,160 @@
+//! The examples do what they say.
+
+mod support;
+
+use std::{
+    path::PathBuf,
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use support::RedisServer;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    time::timeout,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// An example, which cargo has built beside this test.
+fn example(name: &str) -> Command {
+    let mut path: PathBuf = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push("examples");
+    path.push(name);
+    let mut command = Command::new(path);
+    command
+        .env_remove("REDIS_URL")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+async fn output(mut command: Command) -> String {
+    let ran = timeout(SOON, command.output()).await;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = ran.expect("it does not end").expect("it does not run");
+    let stdout = String::from_utf8(stdout).unwrap();
+    assert!(
+        status.success(),
+        "{status}\n{stdout}\n{}",
+        String::from_utf8_lossy(&stderr)
+    );
+    stdout
+}
+
+fn shows(output: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(output.contains(line), "{line:?} is not in\n{output}");
+    }
+}
+
+const QUICKSTART: [&str; 6] = [
+    "task   orders.create: accepted as ",
+    "task   orders.create: order 101 is \"first\"",
+    "event  orders.events: {\"id\":101,\"type\":\"created\"}",
+    "rpc    user.get, reliable: Alice",
+    "rpc    user.get, fast: Alice",
+    "rpc    user.get, of nobody: no user 7 (not_found)",
+];
+
+#[tokio::test]
+async fn the_quick_start_runs_without_a_server() {
+    shows(&output(example("quickstart")).await, &QUICKSTART);
+}
+
+#[tokio::test]
+async fn the_quick_start_runs_on_redis() {
+    let server = RedisServer::start().await;
+    let mut quickstart = example("quickstart");
+    quickstart.env("REDIS_URL", server.url());
+    shows(&output(quickstart).await, &QUICKSTART);
+}
+
+#[tokio::test]
+async fn the_layers_do_what_they_are_there_for() {
+    let output = output(example("layers")).await;
+    shows(
+        &output,
+        &[
+            "rpc    moody: not now (unavailable), trying again",
+            "rpc    moody: now",
+            "rpc    never: the handler took too long (deadline)",
+            "task   work: 10 done, at most 2 at the same time",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn the_worker_serves_the_client_and_ends_on_a_signal() {
+    let server = RedisServer::start().await;
+    let mut worker = example("worker");
+    worker.env("REDIS_URL", server.url()).stdout(Stdio::piped());
+    let mut worker = worker.spawn().expect("it does not run");
+    let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
+    // Events reach who listens: the client may only start when the worker does.
+    support::raw::eventually(
+        || async {
+            let listeners: (String, usize) =
+                server.query(&["PUBSUB", "NUMSUB", "orders.events"]).await;
+            (listeners.1 == 1).then_some(())
+        },
+        SOON,
+    )
+    .await;
+
+    let mut client = example("client");
+    client.env("REDIS_URL", server.url());
+    shows(
+        &output(client).await,
+        &[
+            "task   orders.create: accepted as ",
+            "event  orders.events: published",
+            "rpc    user.get, reliable: 42 is Alice",
+            "rpc    user.get, fast: 42 is Alice",
+            "rpc    user.get, of nobody: no such user (not_found)",
+        ],
+    );
+
+    let id = worker.id().expect("it runs");
+    let killed = std::process::Command::new("sh")
+        .args(["-c", &format!("kill -s TERM {id}")])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let status = timeout(SOON, worker.wait())
+        .await
+        .expect("it does not end")
+        .unwrap();
+    assert!(status.success(), "{status}");
+    let mut output = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        output += &line;
+        output.push('\n');
+    }
+    shows(
+        &output,
+        &[
+            "task   orders.create: order 101 of user 42 is \"first\"",
+            "event  orders.events: {\"id\":101,\"type\":\"created\"}",
+            "rpc    user.get: 42",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn without_a_server_the_worker_says_what_to_do_and_ends() {
+    let mut worker = example("worker");
+    worker.env("REDIS_URL", "redis://:hunter2@127.0.0.1:1/");
+    let ran = timeout(SOON, worker.output()).await;
+    let ran = ran.expect("it does not end").expect("it does not run");
+    assert!(!ran.status.success());
+    let stderr = String::from_utf8_lossy(&ran.stderr);
+    shows(&stderr, &["127.0.0.1:1", "redis-server"]);
+    assert!(!stderr.contains("hunter2"), "{stderr}");
+}
