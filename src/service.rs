@@ -35,6 +35,8 @@ pub trait IntoService {
 
 /// A service other than a [`RouterService`] does not say what it listens to: it is given everything
 /// on the stream and no events. [`WithInterest`] says it for one.
+// A router without its state would be told that it is no `Service`, and not what it lacks.
+#[diagnostic::do_not_recommend]
 impl<S> IntoService for S
 where
     S: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>

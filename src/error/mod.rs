@@ -62,7 +62,8 @@ impl std::error::Error for NotFound {}
 /// The nearest error of type `E` in `error`'s chain of sources, itself included.
 ///
 /// `source()` has blind spots. An error behind thiserror's `#[error(transparent)]` forwards past
-/// itself, so the wrapped error is not seen, only *its* sources; return the wrapped type itself, or
+/// itself, so the wrapped error is not seen, only *its* sources; and so it is with an `anyhow` or
+/// `eyre` error that was made of `E` without any context added. Return the wrapped type itself, or
 /// map it in a layer.
 pub fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),

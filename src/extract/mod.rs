@@ -23,7 +23,7 @@
 //! | [`Json<T>`](crate::Json) | the payload, read as JSON | payload is not the JSON of a `T` |
 //! | `Bytes`, `Vec<u8>` | the payload as it came | |
 //! | `String` | the payload as text | not UTF-8 |
-//! | [`Message`](crate::Message) | everything | |
+//! | [`Message`] | everything | |
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |
 //! | [`Extension<T>`] | a value that a layer added | no layer did (the deployment's fault) |
 //! | `HeaderMap` | the headers | |

@@ -39,6 +39,8 @@ impl<L: fmt::Debug, H, T, S> fmt::Debug for Layered<L, H, T, S> {
     }
 }
 
+// It would be listed as a hint to everyone whose function is no handler.
+#[diagnostic::do_not_recommend]
 impl<L, H, T, S> Handler<T, S> for Layered<L, H, T, S>
 where
     H: Handler<T, S>,

@@ -14,7 +14,7 @@
 //! }
 //!
 //! let app = Router::new().rpc("double", double);
-//! ```
+//! let app = Router::new().rpc("double", double).with_state(());
 //!
 //! With a layer of its own, and outside any router:
 //!
@@ -63,12 +63,12 @@ pub use self::{
 /// apart and is never written by hand. `S` is the state that the arguments need.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
-    label = "this cannot handle messages",
-    note = "a handler is an `async fn` (or a closure that returns a future and is `Clone + Send + Sync`), whose future is `Send`",
-    note = "each argument must be an extractor: `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`",
-    note = "only the LAST argument may take the payload: `Json<T>` where `T: serde::Deserialize`, `Bytes`, `String`, `Vec<u8>`, `Message`",
-    note = "every `State<T>` must be of the router's state: the same type, or one with `FromRef` of it",
-    note = "it returns `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, `Vec<u8>`, `Reply`, or a `Result` of one of them whose error implements `std::error::Error`"
+    label = "one of the five conditions below does not hold",
+    note = "1. it is an `async fn` (or a closure that returns a future and is `Clone + Send + Sync`), and its future is `Send`: no `Rc` and no `std::sync::MutexGuard` is held across an `.await`",
+    note = "2. each argument is an extractor: `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`, or one of those in 3",
+    note = "3. only the LAST argument takes the payload: `Json<T>` where `T: serde::Deserialize`, `Bytes`, `String`, `Vec<u8>`, `Message`",
+    note = "4. each `State<T>` is the router's own state, or a part of it that implements `FromRef`",
+    note = "5. it returns `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, `&'static str`, `Vec<u8>`, `Reply`, or a `Result` of one of them whose error is a `std::error::Error`"
 )]
 pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     /// The service that it becomes.

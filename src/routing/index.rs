@@ -181,3 +181,61 @@ impl Resolver {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolver(routes: &[(&'static str, bool)]) -> Resolver {
+        let mut index = Index::default();
+        for &(name, is_pattern) in routes {
+            index.insert(RouteInfo {
+                kind: Kind::Event,
+                name: name.into(),
+                is_pattern,
+            });
+        }
+        Resolver::new(index, vec![Name::default()])
+    }
+
+    fn resolved(resolver: &Resolver, message: &mut Message) -> Vec<usize> {
+        match resolver.resolve(message) {
+            Resolved::One(route) => vec![route],
+            Resolved::Several(routes) => routes,
+        }
+    }
+
+    fn delivered(pattern: Option<&str>) -> Message {
+        let mut message = Message::event("a.b", "");
+        message.parts_mut().pattern = pattern.map(Name::from);
+        message.parts_mut().delivered = true;
+        message
+    }
+
+    #[test]
+    fn what_a_source_delivered_for_one_subscription_goes_to_that_one() {
+        let resolver = resolver(&[("a.*", true), ("a.b", false), ("*", true)]);
+        assert_eq!(resolved(&resolver, &mut delivered(Some("a.*"))), [0]);
+        assert_eq!(resolved(&resolver, &mut delivered(None)), [1]);
+        assert_eq!(resolved(&resolver, &mut delivered(Some("*"))), [2]);
+        assert_eq!(
+            resolved(&resolver, &mut Message::event("a.b", "")),
+            [0, 1, 2]
+        );
+    }
+
+    #[test]
+    fn a_router_behind_another_matches_for_itself() {
+        let outer = resolver(&[("a.b", false), ("z*", true)]);
+        let inner = resolver(&[("a.b", false), ("a*", true)]);
+        let mut message = delivered(None);
+        assert_eq!(resolved(&outer, &mut message), [0]);
+        assert_eq!(resolved(&inner, &mut message), [0, 1]);
+        // The outer one's pattern is not the inner one's.
+        assert_eq!(resolved(&inner, &mut delivered(Some("?.b"))), [0]);
+        assert_eq!(
+            resolved(&resolver(&[("a*", true)]), &mut delivered(Some("?.b"))),
+            [0]
+        );
+    }
+}

@@ -1,5 +1,6 @@
 #![doc = include_str!("../docs/routing.md")]
 
+mod build;
 mod fan_out;
 mod glob;
 mod index;
