@@ -9,6 +9,9 @@ mod refusals;
 #[path = "redis_send/requests.rs"]
 mod requests;
 mod support;
+#[cfg(feature = "redis-rustls")]
+#[path = "redis_send/tls.rs"]
+mod tls;
 #[path = "redis_send/wire.rs"]
 mod wire;
 

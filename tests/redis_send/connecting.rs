@@ -23,6 +23,10 @@ async fn an_unreachable_server_is_an_error_within_seconds_that_says_what_to_do()
         "{text}"
     );
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    let error = Redis::connect("redis+unix:///nowhere/redis.sock").await;
+    let error = error.unwrap_err();
+    assert!(error.is_disconnected());
+    assert!(error.to_string().contains("/nowhere/redis.sock"), "{error}");
 }
 
 #[tokio::test]

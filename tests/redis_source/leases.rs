@@ -1,1 +1,286 @@
+//! Who holds a delivery, and what becomes of it when its holder is gone.
+
+use std::collections::HashSet;
+
+use campanile::Attempt;
+use support::Signal;
+
 use super::*;
+
+/// Lets a consumer of this name have the next entries, as if it had read them and vanished, each
+/// delivered so many times.
+async fn left_behind(server: &RedisServer, consumer: &str, ids: &[String], deliveries: u32) {
+    let create = ["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"];
+    let _ = server.try_command(&create).await;
+    let read = [
+        "XREADGROUP",
+        "GROUP",
+        "g",
+        consumer,
+        "COUNT",
+        "100000",
+        "STREAMS",
+        "s",
+        ">",
+    ];
+    server.command(&read).await;
+    let count = deliveries.to_string();
+    let mut claim = vec!["XCLAIM", "s", "g", consumer, "0"];
+    claim.extend(ids.iter().map(String::as_str));
+    claim.extend(["RETRYCOUNT", &count, "JUSTID"]);
+    server.command(&claim).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_gone_is_relieved_and_its_late_verdict_changes_nothing() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let mut first = open(&redis).await;
+    let id = task(&server, "x").await;
+    let zombie = next(&mut first).await;
+    // Not closed: nobody renews its leases any more.
+    drop(first);
+    let mut second = open(&redis).await;
+    let delivery = next(&mut second).await;
+    let parts = message(&delivery).parts();
+    assert_eq!(parts.id.as_ref().unwrap(), &id.as_str());
+    assert_eq!(parts.attempt, Attempt(2));
+    assert_eq!(redis.counts().taken_over, 1);
+
+    settle(zombie, redeliver(Some(Duration::ZERO), true)).await;
+    assert_eq!(
+        raw::len(&server, "{s}:retry:g").await,
+        0,
+        "it is not the zombie's any more"
+    );
+    assert_eq!(redis.counts().lost_leases, 1);
+    settle(delivery, done()).await;
+    nothing(&mut second, SECOND).await;
+}
+
+#[tokio::test]
+async fn what_is_held_is_never_taken_over_however_long_it_takes() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let (mut first, mut second) = (open(&redis).await, open(&redis).await);
+    for _ in 0..2 {
+        task(&server, "x").await;
+    }
+    let plain = next(&mut first).await;
+    let again = next(&mut first).await;
+    settle(again, redeliver(Some(Duration::ZERO), true)).await;
+    let again = next(&mut first).await;
+    nothing(&mut second, 4 * SECOND).await;
+    for delivery in [plain, again] {
+        assert!(!message(&delivery).parts().lease.as_ref().unwrap().is_lost());
+        settle(delivery, done()).await;
+    }
+    let counts = redis.counts();
+    assert_eq!((counts.taken_over, counts.lost_leases), (0, 0));
+    assert_eq!(pending(&server).await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_the_runtime_keeps_its_lease() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let mut source = open(&redis).await;
+    task(&server, "x").await;
+    let delivery = next(&mut source).await;
+    // Every thread of the runtime.
+    let blocked = (0..2).map(|_| tokio::spawn(async { std::thread::sleep(3 * SECOND) }));
+    let blocked: Vec<_> = blocked.collect();
+    std::thread::sleep(3 * SECOND);
+    for thread in blocked {
+        thread.await.unwrap();
+    }
+    let pending: Vec<(String, String, u64, u64)> =
+        server.query(&["XPENDING", "s", "g", "-", "+", "10"]).await;
+    assert!(pending[0].2 < 900, "idle for {} ms", pending[0].2);
+    settle(delivery, done()).await;
+}
+
+#[tokio::test]
+async fn a_lost_lease_is_told_and_fenced_out() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let mut source = open(&redis).await;
+    let id = task(&server, "x").await;
+    let delivery = next(&mut source).await;
+    let lease = message(&delivery).parts().lease.clone().unwrap();
+    server
+        .command(&["XCLAIM", "s", "g", "rival", "0", &id])
+        .await;
+    within(5 * SECOND, lease.token().cancelled()).await;
+    assert_eq!(redis.counts().lost_leases, 1);
+    settle(delivery, dead("too late")).await;
+    assert!(redis.dead_letters(1).await.unwrap().is_empty());
+    assert_eq!(redis.counts().dead, 0);
+    assert_eq!(pending(&server).await, (1, 0), "it is the rival's");
+}
+
+#[tokio::test]
+async fn a_delivery_that_is_dropped_comes_again_when_its_lease_ends() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let mut source = open(&redis).await;
+    task(&server, "x").await;
+    drop(next(&mut source).await);
+    let delivery = next(&mut source).await;
+    assert_eq!(message(&delivery).parts().attempt, Attempt(2));
+    settle(delivery, done()).await;
+}
+
+#[tokio::test]
+async fn a_long_list_of_orphans_is_taken_over_whole_and_each_only_once() {
+    let server = RedisServer::start().await;
+    let mut ids = Vec::new();
+    for n in 0..350 {
+        ids.push(task(&server, n.to_string()).await);
+    }
+    left_behind(&server, "campanile-gone", &ids, 1).await;
+    let redis = handle(&server).await.lease(SECOND);
+    let (mut first, mut second) = (open(&redis).await, open(&redis).await);
+    let mut seen = HashSet::new();
+    while seen.len() < ids.len() {
+        for source in [&mut first, &mut second] {
+            let Ok(found) = tokio::time::timeout(SECOND / 4, source.next(64)).await else {
+                continue;
+            };
+            for delivery in found.unwrap() {
+                let parts = message(&delivery).parts();
+                assert_eq!(parts.attempt, Attempt(2));
+                assert!(seen.insert(parts.id.clone()), "{parts:?} came twice");
+                settle(delivery, done()).await;
+            }
+        }
+    }
+    assert_eq!(pending(&server).await, (0, 0));
+    assert_eq!(redis.counts().taken_over, 350);
+}
+
+#[tokio::test]
+async fn suspects_run_one_at_a_time() {
+    let server = RedisServer::start().await;
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        ids.push(task(&server, n.to_string()).await);
+    }
+    left_behind(&server, "campanile-gone", &ids, 2).await;
+    let redis = handle(&server).await.lease(SECOND);
+    let mut source = open(&redis).await;
+    for _ in 0..3 {
+        let found = within(20 * SECOND, source.next(10)).await.unwrap();
+        let [delivery] = <[_; 1]>::try_from(found).expect("one suspect alone");
+        assert_eq!(message(&delivery).parts().attempt, Attempt(3));
+        nothing(&mut source, SECOND / 2).await;
+        settle(delivery, done()).await;
+    }
+}
+
+#[tokio::test]
+async fn deliveries_used_up_by_workers_that_are_gone_are_buried_undecoded() {
+    let server = RedisServer::start().await;
+    let mut ids = Vec::new();
+    let fields: Vec<_> = (0..10_000).map(|n| (format!("f{n}"), b"\xff")).collect();
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(field, value)| (&field[..], value))
+        .collect();
+    ids.push(raw::add(&server, "s", &fields).await);
+    left_behind(&server, "campanile-gone", &ids, 2).await;
+    ids.push(task(&server, "innocent").await);
+    left_behind(&server, "campanile-gone", &ids[1..], 1).await;
+    let redis = handle(&server).await.lease(SECOND).max_deliveries(2);
+    let mut source = open(&redis).await;
+    let delivery = next(&mut source).await;
+    assert_eq!(message(&delivery).payload(), "innocent");
+    let letters = redis.dead_letters(10).await.unwrap();
+    assert_eq!(letters[0].id, ids[0].as_str());
+    assert_eq!(letters[0].fields.len(), 10_000);
+    assert_eq!(letters[0].reason, "delivered 2 times and never settled");
+    assert_eq!(letters[0].attempts, 2);
+    let counts = redis.counts();
+    assert_eq!((counts.dead, counts.undecodable), (1, 0));
+    settle(delivery, done()).await;
+    assert_eq!(pending(&server).await, (0, 0));
+}
+
+#[tokio::test]
+async fn entries_that_were_deleted_are_acknowledged_and_counted() {
+    let server = RedisServer::start().await;
+    let mut ids = vec![task(&server, "deleted").await];
+    ids.push(task(&server, "there").await);
+    left_behind(&server, "campanile-gone", &ids, 1).await;
+    server.command(&["XDEL", "s", &ids[0]]).await;
+    let redis = handle(&server).await.lease(SECOND);
+    let mut source = open(&redis).await;
+    let delivery = next(&mut source).await;
+    assert_eq!(message(&delivery).payload(), "there");
+    settle(delivery, done()).await;
+    assert_eq!(pending(&server).await, (0, 0));
+    assert_eq!(redis.counts().deleted, 1);
+}
+
+#[tokio::test]
+async fn a_consumer_of_another_library_has_a_lease_of_its_own() {
+    let server = RedisServer::start().await;
+    let ids = [task(&server, "x").await];
+    left_behind(&server, "vm-1", &ids, 1).await;
+    let redis = handle(&server)
+        .await
+        .lease(SECOND)
+        .foreign_lease(5 * SECOND);
+    let started = std::time::Instant::now();
+    let mut source = open(&redis).await;
+    let delivery = next(&mut source).await;
+    let waited = started.elapsed();
+    assert!(waited > 4 * SECOND, "{waited:?}");
+    settle(delivery, done()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_stood_still_costs_nobody_a_lease() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let (mut first, mut second) = (open(&redis).await, open(&redis).await);
+    for _ in 0..2 {
+        task(&server, "x").await;
+    }
+    let held = [next(&mut first).await, next(&mut second).await];
+    // Healthy for longer than a lease: only then does a worker scan at all.
+    nothing(&mut first, 2 * SECOND).await;
+    server.signal(Signal::Stop);
+    tokio::time::sleep(3 * SECOND).await;
+    server.signal(Signal::Cont);
+    nothing(&mut first, 3 * SECOND).await;
+    nothing(&mut second, SECOND / 10).await;
+    for delivery in held {
+        assert!(!message(&delivery).parts().lease.as_ref().unwrap().is_lost());
+        settle(delivery, done()).await;
+    }
+    let counts = redis.counts();
+    assert_eq!((counts.taken_over, counts.lost_leases), (0, 0));
+}
+
+#[tokio::test]
+async fn consumers_that_are_gone_are_removed_and_others_are_not() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut first = open(&redis).await;
+    let second = open(&redis).await;
+    task(&server, "x").await;
+    let delivery = next(&mut first).await;
+    let names = || async {
+        let consumers: Vec<std::collections::HashMap<String, redis::Value>> =
+            server.query(&["XINFO", "CONSUMERS", "s", "g"]).await;
+        consumers.len()
+    };
+    assert_eq!(names().await, 2);
+    within(5 * SECOND, second.close()).await.unwrap();
+    assert_eq!(names().await, 1, "nothing was pending for it");
+    drop(delivery);
+    within(5 * SECOND, first.close()).await.unwrap();
+    assert_eq!(names().await, 1, "its pending entry would be gone with it");
+    assert_eq!(pending(&server).await, (1, 0));
+}

@@ -1,1 +1,155 @@
+//! What opening a source says about a server that is not ready for it.
+
+use campanile::{
+    Error,
+    transport::{Start, UnknownNames},
+};
+use support::Options;
+
 use super::*;
+
+/// Why a source does not open.
+async fn refusal(redis: &Redis) -> Error {
+    let opened = within(10 * SECOND, redis.clone().open(Interest::stream())).await;
+    opened.expect_err("it cannot open")
+}
+
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_stream_is_named() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    for key in ["s", "{s}:retry:g"] {
+        server.command(&["SET", key, "1"]).await;
+        let error = refusal(&redis).await;
+        assert!(error.is_config());
+        let expected = format!("the key `{key}` holds a string and not a stream");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        server.command(&["DEL", key]).await;
+    }
+    drop(open(&redis).await);
+}
+
+#[tokio::test]
+async fn a_new_group_beside_others_must_say_where_it_starts() {
+    let server = RedisServer::start().await;
+    let first = task(&server, "1").await;
+    task(&server, "2").await;
+    let create = ["XGROUP", "CREATE", "s", "other", "0"];
+    server.command(&create).await;
+    let redis = handle(&server).await.unknown_names(UnknownNames::Ignore);
+    let error = refusal(&redis).await;
+    assert!(error.is_config());
+    let text = error.to_string();
+    assert!(
+        text.contains("(other)") && text.contains(".start(Start::Beginning)"),
+        "{text}"
+    );
+
+    let text = refusal(&redis.clone().start(Start::After("soon".into())))
+        .await
+        .to_string();
+    assert!(text.contains("`soon`: that is no entry id"), "{text}");
+
+    for (group, start, payload) in [
+        ("a", Start::Beginning, Some("1")),
+        ("b", Start::After(first), Some("2")),
+        ("c", Start::End, None),
+    ] {
+        let redis = redis.clone().group(group).start(start);
+        let mut source = open(&redis).await;
+        match payload {
+            Some(payload) => assert_eq!(message(&next(&mut source).await).payload(), payload),
+            None => nothing(&mut source, SECOND / 2).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_several_groups_the_fate_of_unknown_names_must_be_chosen() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    drop(open(&redis).await);
+    server
+        .command(&["XGROUP", "CREATE", "s", "other", "0"])
+        .await;
+    let error = refusal(&redis).await;
+    assert!(error.is_config());
+    let text = error.to_string();
+    assert!(
+        text.contains(".unknown_names(UnknownNames::Ignore)"),
+        "{text}"
+    );
+    drop(open(&redis.unknown_names(UnknownNames::Fail)).await);
+}
+
+#[tokio::test]
+async fn a_stream_name_that_no_key_can_stand_beside_is_refused() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let error = refusal(&redis.clone().stream("a}b")).await;
+    assert!(error.is_config(), "{error}");
+    for stream in ["{a}b", "a b*?", "a{b"] {
+        let redis = redis.clone().stream(stream);
+        let mut source = open(&redis).await;
+        let fields = [("type", "task"), ("name", "n"), ("payload", "x")];
+        raw::add(&server, stream, &fields).await;
+        let delivery = next(&mut source).await;
+        settle(delivery, redeliver(Some(Duration::ZERO), true)).await;
+        let delivery = next(&mut source).await;
+        settle(delivery, dead("x")).await;
+        assert_eq!(redis.dead_letters(2).await.unwrap().len(), 1, "{stream}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_right_is_an_error_at_once_that_names_it() {
+    for (rights, missing) in [
+        ("~* &* +@all -xreadgroup", "xreadgroup"),
+        ("~* &* +@all -xack", "xack"),
+        ("~* &* +@all -evalsha", "evalsha"),
+        ("~s ~{s}:retry:g resetchannels +@all %R~x", ""),
+        ("~x &* +@all", ""),
+    ] {
+        let acl = format!("user worker on >pw {rights}\nuser default on nopass ~* &* +@all");
+        let server = RedisServer::with(Options::new().acl(&acl)).await;
+        let url = format!("redis://worker:pw@127.0.0.1:{}/", server.port());
+        let redis = Redis::connect(&url).await.unwrap().stream("s").group("g");
+        if rights.starts_with("~s") {
+            // Enough to read; the rest matters when it is used.
+            drop(open(&redis).await);
+            continue;
+        }
+        let error = refusal(&redis).await;
+        assert!(error.is_refused(), "{rights}: {error:?}");
+        let text = chain(&error);
+        assert!(
+            text.contains(missing) && text.contains("ACL SETUSER"),
+            "{text}"
+        );
+        assert!(!text.contains("pw"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn who_wants_nothing_from_the_stream_leaves_it_alone() {
+    let server = RedisServer::start().await;
+    task(&server, "x").await;
+    let redis = handle(&server).await;
+    let mut source = redis.clone().open(Interest::default()).await.unwrap();
+    nothing(&mut source, SECOND / 2).await;
+    assert!(
+        server.try_command(&["XPENDING", "s", "g"]).await.is_err(),
+        "no group"
+    );
+    within(SECOND, source.close()).await.unwrap();
+}

@@ -77,6 +77,12 @@ impl Connector {
         // run.
         let handshake = info.redis_settings().clone().set_skip_set_lib_name();
         let info = info.set_tcp_settings(tcp).set_redis_settings(handshake);
+        #[cfg(feature = "redis-rustls")]
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            // rustls stops the program where it cannot tell which one to take. An application that
+            // has chosen keeps its choice.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let client = Client::open(info).map_err(|error| error::connecting(&address, error))?;
         Ok(Self(Arc::new(Inner { client, address })))
     }

@@ -1,8 +1,10 @@
 //! What the server and the driver say went wrong, as [`Error`]s that say what to do.
 
+use std::{io, sync::Arc};
+
 use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind, Value};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, find};
 
 /// Why a connection could not be made.
 pub(super) fn connecting(address: &str, error: RedisError) -> Error {
@@ -26,6 +28,10 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
             ErrorKind::Config,
             format!("the connection to Redis at {address} cannot work as it is set up"),
         ),
+        Driver::Io if is_tls(&error) => (
+            ErrorKind::Config,
+            format!("Redis at {address} has a certificate that is not trusted, or speaks no TLS"),
+        ),
         Driver::Io => return unreachable(address).with_source(error),
         _ => match error.code() {
             Some(code) if is_passing(code) => return unreachable(address).with_source(error),
@@ -36,6 +42,14 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
         },
     };
     Error::new(kind, message).with_source(error)
+}
+
+/// Whether a handshake failed, and not the way to the server.
+fn is_tls(error: &RedisError) -> bool {
+    // The driver's source is a shared box around the error of the system.
+    find::<Arc<dyn std::error::Error + Send + Sync>>(error)
+        .and_then(|error| error.downcast_ref::<io::Error>())
+        .is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
 /// Nobody answers there.

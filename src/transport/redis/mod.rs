@@ -1,4 +1,78 @@
-//! (docs to come with the first working version)
+//! Redis: tasks and requests on a stream, events on Pub/Sub.
+//!
+//! A [`Redis`] is both halves of the transport in one handle: a `tower::Service<Message>` that
+//! sends, and a [`Transport`](crate::transport::Transport) to serve from. Its clones share their
+//! connections. Any server from 6.2 on will do; nothing newer is used.
+//!
+//! ```no_run
+//! use campanile::{Message, Redis};
+//! use tower::ServiceExt;
+//!
+//! # async fn run() -> Result<(), campanile::Error> {
+//! let redis = Redis::connect("redis://127.0.0.1/").await?;
+//! let reply = redis.oneshot(Message::task("orders.create", r#"{"id":7}"#)).await?;
+//! println!("on the stream as {}", reply.receipt().expect("a task has one"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! With another stream and group, and settings that only Redis has:
+//!
+//! ```no_run
+//! use campanile::Redis;
+//! use std::time::Duration;
+//!
+//! # async fn run() -> Result<(), campanile::Error> {
+//! let redis = Redis::connect("redis+unix:///run/redis.sock?db=2")
+//!     .await?
+//!     .stream("billing")
+//!     .group("invoices")
+//!     .max_in_flight(256)
+//!     .foreign_lease(Duration::from_secs(600));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Ordering
+//! Messages are on the stream in the order of the calls that sent them, as long as fewer than a
+//! thousand are under way. Two that are sent over a lost connection may change places.
+//!
+//! # Back-pressure
+//! The handle is always ready. What is called while a thousand commands wait, waits too, in its
+//! future.
+//!
+//! # Cancel safety
+//! Dropping the future of a call does not take back what was sent. The place of a request is freed
+//! at once, and a late reply to it is counted as stray.
+//!
+//! # Errors
+//! Without a connection a call waits for 5 s, then fails as
+//! [disconnected](crate::Error::is_disconnected): nothing was sent. When the connection is lost
+//! before the server's answer its [outcome is unknown](crate::Error::is_unknown_outcome): sending it
+//! again may do it twice. What the server refuses says what to do. A handle never gives up: it
+//! connects again, without limit.
+//!
+//! # Delivery guarantee
+//! A task that got its receipt is handled at least once. An event reaches who listens right now. A
+//! reliable request (the default) gets its reply even when the caller's connection or the worker is
+//! lost in between, within its deadline; a fast one fails at once when its reply could not be heard.
+//!
+//! # Connections
+//! One for all that is sent. The first request adds one that is subscribed to this client's own
+//! reply channel; the first reliable request to each stream adds one that reads its replies. They
+//! end with the last clone of the handle. Under TLS a connection that the server closed while it was
+//! idle is noticed by the next command only.
+//!
+//! # Rights
+//! What users with few rights need, for the stream `s`:
+//!
+//! | who | `ACL SETUSER …` |
+//! |---|---|
+//! | sends tasks | `~s +xadd` |
+//! | publishes events | `&<event names> +publish` |
+//! | requests | `~s ~{s}:rpc:* &campanile:reply:* +xadd +xread +xtrim +pexpire +unlink +subscribe +ping` |
+//!
+//! `+info` lets the server's version be checked, and `+select` chooses a database.
 
 mod connect;
 mod dead;
@@ -23,7 +97,7 @@ use crate::{
     transport::{Counters, Counts, Settings, consumer_settings},
 };
 
-/// A handle of a Redis server. See the [module](self).
+/// A handle of a Redis server: it sends, and it can be served from. See the [module](self).
 #[derive(Clone)]
 pub struct Redis {
     settings: Settings,

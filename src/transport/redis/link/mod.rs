@@ -17,6 +17,8 @@
 
 mod script;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::Future,

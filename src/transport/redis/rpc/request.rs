@@ -36,12 +36,17 @@ impl Hub {
             .get_or_insert_with(|| Deadline::after(DEADLINE));
         async move {
             let name = message.name().clone();
-            match timeout_at(deadline.0, self.exchange(stream, message, deadline)).await {
+            let late = || {
+                let text = format!("no reply to the request `{name}` came in time");
+                Error::new(ErrorKind::Timeout, text)
+            };
+            if deadline.has_passed() {
+                return Err(late());
+            }
+            let exchange = self.exchange(stream, message, deadline);
+            match timeout_at(deadline.0, exchange).await {
                 Ok(reply) => reply,
-                Err(_) => Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!("no reply to the request `{name}` came in time"),
-                )),
+                Err(_) => Err(late()),
             }
         }
     }

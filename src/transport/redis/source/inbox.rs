@@ -20,6 +20,9 @@ type Deliveries = Vec<Delivery<RedisSettle>>;
 /// How long a surplus waits for somebody to ask for it before it is given back.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// How long the stream may take to answer before waiting events go first.
+const TURN: Duration = Duration::from_millis(5);
+
 /// Between the tasks that fetch and the source's `next`.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -41,6 +44,8 @@ struct State {
     demand: usize,
     /// Whose turn it is to be handed out first.
     events_first: bool,
+    /// Whether the reader waits for the stream: what comes will be here without being asked for.
+    reading: bool,
     stopped: bool,
 }
 
@@ -116,6 +121,7 @@ impl Inbox {
     /// what comes nevertheless is kept.
     pub(super) async fn take(&self, max: usize) -> Deliveries {
         let _asked = Asked(self);
+        self.give_the_stream_its_turn(max).await;
         loop {
             let stopped = {
                 let mut state = self.lock();
@@ -132,6 +138,32 @@ impl Inbox {
             self.wanted.notify_one();
             self.arrived.notified().await;
         }
+    }
+
+    /// Where events wait, and it is the stream's turn and nobody has asked it: asks, and waits for
+    /// the answer that comes at once if there is one. Otherwise events that come faster than they
+    /// are handled would be all that is ever handed out.
+    async fn give_the_stream_its_turn(&self, max: usize) {
+        {
+            let mut state = self.lock();
+            let known = state.reading || state.stopped || !state.ready.is_empty();
+            if known || state.events_first || state.events.is_empty() {
+                return;
+            }
+            state.demand = max;
+        }
+        self.wanted.notify_one();
+        let answered = async {
+            while self.lock().ready.is_empty() {
+                self.arrived.notified().await;
+            }
+        };
+        let _ = timeout(TURN, answered).await;
+    }
+
+    /// Whether the reader waits for the stream.
+    pub(super) fn set_reading(&self, reading: bool) {
+        self.lock().reading = reading;
     }
 
     /// Ends the fetching.

@@ -106,6 +106,8 @@ impl Transport for Redis {
             tokio::spawn(subscriber.run(first, closed, offer));
         }
         let mut reader = None;
+        // Without a reader there is nothing to be asked of the stream.
+        worker.inbox.set_reading(!interest.stream);
         if interest.stream {
             worker.join().await?;
             keeper::start(worker.clone())?;

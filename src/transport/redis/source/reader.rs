@@ -146,10 +146,12 @@ impl Reader {
                 worker.blocked.store(0, Ordering::SeqCst);
                 return Ok(Vec::new());
             }
+            worker.inbox.set_reading(true);
         }
         let answer = connection.link.send_packed_command(&cmd);
         let answer = timeout(block.unwrap_or_default() + GRACE, answer).await;
         worker.blocked.store(0, Ordering::SeqCst);
+        worker.inbox.set_reading(false);
         match answer {
             Ok(Ok(answer)) => {
                 // Not a failure: a key that was deleted, or another client's `CLIENT UNBLOCK`.

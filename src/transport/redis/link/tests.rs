@@ -1,0 +1,209 @@
+//! A link against a server that does what a real one does only now and then.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use super::{Link, Retry, Script, State};
+use crate::transport::{Counters, redis::connect::Connector};
+
+/// What the server does with a command.
+enum Act {
+    Answer(&'static str),
+    /// Answers the command's last part, a number.
+    Echo,
+    Close,
+}
+use Act::{Answer, Close, Echo};
+
+const OK: Act = Answer("+OK\r\n");
+
+/// A link to a server that does these things with the commands it gets, in their order, and the
+/// commands. A command past the last act is not answered.
+async fn link(acts: impl IntoIterator<Item = Act>) -> (Link, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let mut acts: std::collections::VecDeque<_> = acts.into_iter().collect();
+    let (heard, commands) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            while let Some(command) = read(&mut stream).await {
+                let answer = match acts.pop_front() {
+                    Some(Answer(answer)) => answer.to_owned(),
+                    Some(Echo) => format!(":{}\r\n", command.split(' ').next_back().unwrap()),
+                    Some(Close) => {
+                        let _ = heard.send(command);
+                        break;
+                    }
+                    None => String::new(),
+                };
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let _ = heard.send(command);
+            }
+        }
+    });
+    let connector = Connector::from_url(&url).unwrap();
+    let link = Link::spawn(connector, None, Arc::<Counters>::default());
+    (link, commands)
+}
+
+/// One command, its parts joined by spaces.
+async fn read(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let count = number(stream).await?;
+    let mut parts = Vec::new();
+    for _ in 0..count {
+        let mut part = vec![0; number(stream).await? + 2];
+        stream.read_exact(&mut part).await.ok()?;
+        part.truncate(part.len() - 2);
+        parts.push(String::from_utf8(part).unwrap());
+    }
+    Some(parts.join(" "))
+}
+
+async fn number(stream: &mut BufReader<TcpStream>) -> Option<usize> {
+    let mut line = String::new();
+    stream.read_line(&mut line).await.ok()?;
+    line.get(1..)?.trim_end().parse().ok()
+}
+
+fn ack(id: u32) -> redis::Cmd {
+    let mut cmd = redis::cmd("XACK");
+    cmd.arg(id);
+    cmd
+}
+
+#[tokio::test]
+async fn an_idempotent_command_is_sent_again_until_it_is_answered() {
+    let (link, mut commands) = link([Close, Close, OK]).await;
+    let answer = link.submit(ack(1), Retry::UntilAnswered).await;
+    assert_eq!(answer.unwrap(), Value::Okay);
+    for _ in 0..3 {
+        assert_eq!(commands.recv().await.unwrap(), "XACK 1");
+    }
+    assert_eq!(*link.state().borrow(), State::Connected(3));
+}
+
+#[tokio::test]
+async fn another_commands_outcome_is_unknown_when_the_connection_dies() {
+    let (link, mut commands) = link([Close, OK]).await;
+    let error = link.submit(ack(1), Retry::Never).await.unwrap_err();
+    assert!(error.is_unknown_outcome(), "{error:?}");
+    assert!(link.submit(ack(2), Retry::Never).await.is_ok());
+    assert_eq!(commands.recv().await.unwrap(), "XACK 1");
+    assert_eq!(commands.recv().await.unwrap(), "XACK 2");
+}
+
+#[tokio::test]
+async fn what_is_sent_again_keeps_its_order() {
+    let (link, mut commands) = link([Close, OK, OK, OK]).await;
+    let all: Vec<_> = (1..=3)
+        .map(|id| link.submit(ack(id), Retry::UntilAnswered))
+        .collect();
+    for one in all {
+        one.await.unwrap();
+    }
+    let mut heard = Vec::new();
+    while let Ok(command) = commands.try_recv() {
+        heard.push(command);
+    }
+    assert_eq!(heard, ["XACK 1", "XACK 1", "XACK 2", "XACK 3"]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_is_asked_again() {
+    let loading = || Answer("-LOADING Redis is loading the dataset in memory\r\n");
+    let (link, _commands) = link([loading(), loading(), OK]).await;
+    let answer = link.submit(ack(1), Retry::Never).await;
+    assert_eq!(answer.unwrap(), Value::Okay);
+}
+
+#[tokio::test]
+async fn a_demoted_server_is_left_for_a_new_connection() {
+    let demoted = Answer("-READONLY You can't write against a read only replica.\r\n");
+    let (link, _commands) = link([demoted, OK]).await;
+    assert!(link.submit(ack(1), Retry::Never).await.is_ok());
+    assert_eq!(*link.state().borrow(), State::Connected(2));
+}
+
+#[tokio::test]
+async fn a_script_that_the_server_does_not_know_is_sent_with_its_text() {
+    static ECHO: Script = Script::new("return ARGV[1]");
+    let unknown = Answer("-NOSCRIPT No matching script. Please use EVAL.\r\n");
+    let (link, mut commands) = link([unknown, Echo, Echo]).await;
+    for expected in [7, 8] {
+        let answer = link
+            .script(
+                &ECHO,
+                &["k"],
+                |cmd| {
+                    cmd.arg(expected);
+                },
+                Retry::UntilAnswered,
+            )
+            .await;
+        assert_eq!(answer.unwrap(), Value::Int(expected));
+    }
+    let hash = redis::Script::new("return ARGV[1]").get_hash().to_owned();
+    for expected in [
+        format!("EVALSHA {hash} 1 k 7"),
+        "EVAL return ARGV[1] 1 k 7".to_owned(),
+        format!("EVALSHA {hash} 1 k 8"),
+    ] {
+        assert_eq!(commands.recv().await.unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_an_answer_to_submit_and_an_error_to_command() {
+    let refusal = || Answer("-ERR no\r\n");
+    let (link, _commands) = link([refusal(), refusal()]).await;
+    let answer = link.submit(ack(1), Retry::Never).await.unwrap();
+    assert!(matches!(answer, Value::ServerError(_)));
+    let error = link.command(ack(1), Retry::Never).await.unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_was_submitted_is_answered_after_the_last_handle_is_gone() {
+    let (link, _commands) = link([Close, OK]).await;
+    let answer = link.submit(ack(1), Retry::UntilAnswered);
+    drop(link);
+    assert!(answer.await.is_ok());
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
+    let (link, _commands) = link((0..5000).map(|_| Echo)).await;
+    let all: Vec<_> = (0..5000)
+        .map(|n| link.submit(ack(n), Retry::Never))
+        .collect();
+    // The queue has room for the first ones only; the others are queued as they are polled.
+    let answers = futures_util::future::join_all(all).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.unwrap(), Value::Int(n as i64));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
+    let (link, mut commands) = link([]).await;
+    // Connected first: real sockets and a paused clock do not go together.
+    let first = link.submit(ack(1), Retry::Never);
+    commands.recv().await.unwrap();
+    tokio::time::pause();
+    let started = tokio::time::Instant::now();
+    let error = first.await.unwrap_err();
+    assert!(error.is_unknown_outcome(), "{error:?}");
+    let waited = started.elapsed();
+    assert!(
+        waited > Duration::from_millis(4900) && waited < Duration::from_secs(6),
+        "{waited:?}"
+    );
+}
