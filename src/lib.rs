@@ -1,4 +1,50 @@
 //! Tasks, events and RPC over Redis as `tower` services: what axum is for HTTP, for queues.
+//!
+//! A message is a request, and whatever handles one is a `tower::Service<Message>`: a handler, a
+//! [`Router`], what a layer makes of one, and the sending half of a transport. So the same layers
+//! wrap what is served and what is called, and a test calls the router where production calls
+//! Redis.
+//!
+//! ```
+//! use campanile::{Client, Json, Router, State, serve, transport::memory::Memory};
+//! use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+//!
+//! #[derive(Clone, Default)]
+//! struct Total(Arc<AtomicU64>);
+//!
+//! async fn add(State(total): State<Total>, Json(n): Json<u64>) {
+//!     total.0.fetch_add(n, Ordering::Relaxed);
+//! }
+//!
+//! async fn total(State(total): State<Total>) -> Json<u64> {
+//!     Json(total.0.load(Ordering::Relaxed))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), campanile::Error> {
+//! let app = Router::new().task("add", add).rpc("total", total).with_state(Total::default());
+//! let memory = Memory::new().max_in_flight(1); // one after the other
+//! let worker = tokio::spawn(serve(memory.clone(), app).into_future());
+//!
+//! let client = Client::new(memory);
+//! client.enqueue("add", Json(20)).await?;
+//! client.enqueue("add", Json(22)).await?;
+//! let Json(sum): Json<u64> = client.request("total", ()).await?;
+//! assert_eq!(sum, 42);
+//! # worker.abort();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where to read on: [`routing`] and [`extract`] for what is served, [`client`] for what is called,
+//! [`serve`](mod@serve) for the loop between them and its shutdown, [`transport`] for Redis, memory
+//! and transports of one's own, [`error`] for how a handler fails.
+//!
+//! # Features
+//! - `redis` (default): the Redis transport.
+//! - `redis-rustls`: TLS for `rediss://` URLs.
+//! - `conformance`: the suite that transports are tested with.
+//! - `full`: all of them.
 
 pub mod client;
 #[cfg(feature = "conformance")]
@@ -14,12 +60,19 @@ pub mod serve;
 mod service;
 pub mod transport;
 
+#[cfg(feature = "redis")]
+pub use self::transport::redis::Redis;
 pub use self::{
-    error::{BoxError, Error, Failure, NotFound, RpcCode, RpcError},
+    client::{Client, Receipt},
+    error::{BoxError, Error, Failure, NotFound, Rejection, RpcCode, RpcError},
+    extract::{Extension, FromMessage, FromMessageParts, FromRef, State},
+    handler::Handler,
     message::{
         Attempt, Deadline, Kind, Lease, MatchedRoute, Message, MessageId, Name, Parts, ReplyMode,
     },
     payload::{FromReply, IntoPayload, Json},
     reply::{IntoReply, Reply},
-    service::IntoService,
+    routing::{Router, RouterService},
+    serve::serve,
+    service::{IntoService, WithInterest},
 };

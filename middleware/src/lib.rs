@@ -1,1 +1,14 @@
-//! Layers over campanile's message services.
+//! Layers over campanile's message services: policy is composed, not configured.
+//!
+//! Each layer is a feature of its own and works on every `tower::Service<Message>`: a router that
+//! is served, a handler, a client's transport. tower's own layers do too.
+//!
+//! | layer | feature | what it does |
+//! |---|---|---|
+//! | `MapFailureLayer` | `map-failure` (default) | from an application's errors to how their deliveries are settled |
+
+#[cfg(feature = "map-failure")]
+pub mod map_failure;
+
+#[cfg(feature = "map-failure")]
+pub use self::map_failure::{MapFailure, MapFailureLayer};

@@ -1,8 +1,9 @@
-//! What can go wrong, in three types.
+//! What can go wrong, in a few types.
 //!
 //! - Inside a stack of services an error is a [`BoxError`], as everywhere in tower.
 //! - [`RpcError`] is what a handler answers and its caller gets; [`Failure`] says how a failed
 //!   delivery is to be settled. A handler returns either, or any other error.
+//! - [`Rejection`] is what an extractor fails with, [`NotFound`] a router without a route.
 //! - [`Error`] is what this crate's own operations return.
 //!
 //! ```
@@ -20,12 +21,14 @@
 
 mod failure;
 mod operation;
+mod rejection;
 mod rpc;
 
-pub(crate) use self::operation::Kind as ErrorKind;
+pub(crate) use self::operation::{Kind as ErrorKind, chain};
 pub use self::{
     failure::{Failure, Settle},
     operation::Error,
+    rejection::Rejection,
     rpc::{RpcCode, RpcError},
 };
 

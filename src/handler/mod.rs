@@ -1,1 +1,106 @@
-//! (to come)
+//! Handlers: async functions as services.
+//!
+//! Any `async fn` of up to 16 [extractors](crate::extract) that returns a reply
+//! ([`IntoReply`](crate::IntoReply)) is a [`Handler`]; so is a closure that is `Clone`.
+//!
+//! ```
+//! use campanile::{Json, Router, RpcError};
+//!
+//! async fn double(Json(number): Json<u32>) -> Result<Json<u32>, RpcError> {
+//!     match number.checked_mul(2) {
+//!         Some(doubled) => Ok(Json(doubled)),
+//!         None => Err(RpcError::invalid("too large")),
+//!     }
+//! }
+//!
+//! let app = Router::new().rpc("double", double);
+//! ```
+//!
+//! With a layer of its own, and outside any router:
+//!
+//! ```
+//! use campanile::{Handler, Message};
+//! use tower::{ServiceExt, limit::ConcurrencyLimitLayer};
+//!
+//! async fn shout(text: String) -> String {
+//!     text.to_uppercase()
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let service = shout.layer(ConcurrencyLimitLayer::new(10)).with_state(());
+//! let reply = service.oneshot(Message::rpc("shout", "hey")).await.unwrap();
+//! assert_eq!(reply.payload, "HEY");
+//! # }
+//! ```
+//!
+//! # Back-pressure
+//! A handler is always ready. A layer on it may not be: a message waits for such a layer inside its
+//! own delivery, after every layer of the router has let it through.
+//!
+//! # Cancel safety
+//! Dropping the future of a call drops the handler at the `await` it has reached.
+
+mod function;
+mod layered;
+mod route;
+mod service;
+
+use tower::{Layer, Service};
+
+use crate::{error::BoxError, message::Message, reply::Reply};
+
+pub(crate) use self::route::{Slot, Template};
+pub use self::{
+    layered::Layered,
+    route::{Route, RouteFuture},
+    service::{HandlerFuture, HandlerService},
+};
+
+/// What a router can route to: an async function of up to 16 [extractors](crate::extract).
+///
+/// `T` is the function's arguments; it keeps the implementations for functions of different lengths
+/// apart and is never written by hand. `S` is the state that the arguments need.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler",
+    label = "this cannot handle messages",
+    note = "a handler is an `async fn` (or a closure that returns a future and is `Clone + Send + Sync`), whose future is `Send`",
+    note = "each argument must be an extractor: `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`",
+    note = "only the LAST argument may take the payload: `Json<T>` where `T: serde::Deserialize`, `Bytes`, `String`, `Vec<u8>`, `Message`",
+    note = "every `State<T>` must be of the router's state: the same type, or one with `FromRef` of it",
+    note = "it returns `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, `Vec<u8>`, `Reply`, or a `Result` of one of them whose error implements `std::error::Error`"
+)]
+pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
+    /// The service that it becomes.
+    type Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static;
+
+    /// Makes the service. Layers of the handler are applied here: once for a router, when the
+    /// router is finished.
+    fn with_state(self, state: S) -> Self::Service;
+
+    /// Puts a layer around this handler alone.
+    ///
+    /// It is applied once, so that a limit of ten is ten over all messages of the route. Several
+    /// routes that are to share one limit need [`Router::layer`](crate::Router::layer).
+    fn layer<L>(self, layer: L) -> Layered<L, Self, T, S>
+    where
+        L: Layer<Self::Service> + Clone + Send + Sync + 'static,
+        L::Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        Layered::new(layer, self)
+    }
+
+    /// The service behind a pointer; functions need one allocation less a message here.
+    #[doc(hidden)]
+    fn into_route(self, state: S) -> Route {
+        Route::new(self.with_state(state))
+    }
+}

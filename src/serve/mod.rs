@@ -1,1 +1,263 @@
-//! (to come)
+//! The serving loop: source → service → settlement.
+//!
+//! ```
+//! use campanile::{Client, Router, transport::memory::Memory};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let memory = Memory::new();
+//! let (done, mut finished) = tokio::sync::mpsc::channel(1);
+//! let app = Router::new().task("greet", async move |name: String| {
+//!     let _ = done.send(format!("hello {name}")).await;
+//! });
+//! let worker = tokio::spawn(
+//!     campanile::serve(memory.clone(), app)
+//!         .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap() })
+//!         .into_future(),
+//! );
+//!
+//! Client::new(memory).enqueue("greet", "Ada").await?;
+//! assert_eq!(finished.recv().await.as_deref(), Some("hello Ada"));
+//! # worker.abort();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Ordering
+//! Deliveries start in the order in which the source hands them out, and run at the same time.
+//! With [`max_in_flight`](crate::transport::Settings::max_in_flight) of one they run one after the
+//! other.
+//!
+//! # Back-pressure
+//! The source is asked for no more than may be started: while every slot is taken, or the
+//! outermost layer is not ready (a limit is reached, a breaker is open), nothing is fetched. A
+//! slot is free again when its delivery is settled.
+//!
+//! # Cancel safety
+//! Dropping the future aborts running handlers and settles nothing: their deliveries come back
+//! when the lease ends. To end without that, use a graceful shutdown.
+//!
+//! # Errors
+//! A source reconnects by itself. What ends `serve` with an error is a set-up that cannot work, a
+//! service that reports itself as broken, or handlers that outlive the shutdown's deadline.
+//!
+//! # Panics
+//! A panic of a handler or a layer is a failed delivery; it is logged, and nothing else notices.
+
+mod policy;
+mod worker;
+
+use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
+
+use futures_util::future::{self, BoxFuture};
+
+use self::{policy::Policy, worker::Worker};
+use crate::{
+    error::Error,
+    service::IntoService,
+    transport::{Source, Transport, UnknownNames},
+};
+
+/// Serves what a transport delivers with a router, or any other `Service<Message>`.
+///
+/// The future never ends by itself. See the [module](self).
+pub fn serve<T, A>(transport: T, app: A) -> Serve<T, A>
+where
+    T: Transport,
+    A: IntoService,
+{
+    Serve {
+        transport,
+        app,
+        expose_error_text: false,
+        graceful: Box::pin(future::pending()),
+        forced: Box::pin(future::pending()),
+        shutdown_deadline: Duration::from_secs(30),
+    }
+}
+
+/// What [`serve()`] returns: `.await` runs it.
+#[must_use = "nothing is served until it is awaited"]
+pub struct Serve<T, A> {
+    transport: T,
+    app: A,
+    expose_error_text: bool,
+    graceful: BoxFuture<'static, ()>,
+    forced: BoxFuture<'static, ()>,
+    shutdown_deadline: Duration,
+}
+
+impl<T, A> Serve<T, A> {
+    /// Shuts down when `signal` is ready: nothing more is fetched, what was not started is given
+    /// back at once, running handlers finish, everything is settled.
+    pub fn with_graceful_shutdown(
+        mut self,
+        signal: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        self.graceful = Box::pin(signal);
+        self
+    }
+
+    /// Ends at once when `signal` is ready, also in the middle of a graceful shutdown: running
+    /// handlers are dropped, and their deliveries come back when the lease ends.
+    pub fn with_forced_shutdown(
+        mut self,
+        signal: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        self.forced = Box::pin(signal);
+        self
+    }
+
+    /// Shuts down gracefully on the first `SIGINT` or `SIGTERM` (Ctrl-C), and at once on the
+    /// second.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O, or when the handlers cannot be installed.
+    #[track_caller]
+    pub fn with_signals(self) -> Self {
+        let signals = Signals::listen();
+        let (first, second) = signals.first_and_second();
+        self.with_graceful_shutdown(first)
+            .with_forced_shutdown(second)
+    }
+
+    /// How long running handlers may take to finish after the signal; then they are dropped and
+    /// `serve` ends with an error. 30 s unless set.
+    pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
+        self.shutdown_deadline = deadline;
+        self
+    }
+
+    /// Shows callers the texts of errors that are no [`RpcError`](crate::RpcError). Unless set
+    /// they only get `internal error`: such texts are written for logs and can hold secrets.
+    pub fn expose_error_text(mut self) -> Self {
+        self.expose_error_text = true;
+        self
+    }
+}
+
+impl<T, A> IntoFuture for Serve<T, A>
+where
+    T: Transport,
+    A: IntoService + Send + 'static,
+{
+    type Output = Result<(), Error>;
+    type IntoFuture = BoxFuture<'static, Result<(), Error>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut stop = Stop {
+                graceful: self.graceful,
+                forced: self.forced,
+            };
+            let interest = self.app.interest();
+            // Before opening: a layer that cannot be built must not leave a consumer behind.
+            let app = self.app.into_service();
+            let source = tokio::select! {
+                biased;
+                source = self.transport.open(interest) => source?,
+                () = &mut stop.graceful => return Ok(()),
+                () = &mut stop.forced => return Ok(()),
+            };
+            let policy = Policy {
+                expose_error_text: self.expose_error_text,
+                unknown_names: source
+                    .settings()
+                    .unknown_names
+                    .unwrap_or(UnknownNames::Fail),
+            };
+            Worker::new(source, app, policy)
+                .run(stop, self.shutdown_deadline)
+                .await
+        })
+    }
+}
+
+impl<T: fmt::Debug, A> fmt::Debug for Serve<T, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("transport", &self.transport)
+            .field("shutdown_deadline", &self.shutdown_deadline)
+            .field("expose_error_text", &self.expose_error_text)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The two ways to be told to end.
+struct Stop {
+    graceful: BoxFuture<'static, ()>,
+    forced: BoxFuture<'static, ()>,
+}
+
+/// The process's signals to end, counted.
+struct Signals(tokio::sync::watch::Receiver<u32>);
+
+impl Signals {
+    #[track_caller]
+    fn listen() -> Self {
+        let (count, seen) = tokio::sync::watch::channel(0);
+        let mut next = Self::source();
+        tokio::spawn(async move {
+            // Ends with the last receiver: the signals then have their default effect no more,
+            // which is tokio's rule for a process that once listened.
+            while !count.is_closed() {
+                tokio::select! {
+                    () = next() => count.send_modify(|count| *count += 1),
+                    () = count.closed() => return,
+                }
+            }
+        });
+        Self(seen)
+    }
+
+    #[cfg(unix)]
+    #[track_caller]
+    fn source() -> impl FnMut() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send {
+        use std::sync::Arc;
+
+        use tokio::{
+            signal::unix::{SignalKind, signal},
+            sync::Mutex,
+        };
+        let listen = |kind| signal(kind).expect("the signal handler can be installed");
+        let both = Arc::new(Mutex::new((
+            listen(SignalKind::interrupt()),
+            listen(SignalKind::terminate()),
+        )));
+        move || {
+            let both = Arc::clone(&both);
+            Box::pin(async move {
+                let (interrupt, terminate) = &mut *both.lock().await;
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            })
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn source() -> impl FnMut() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send {
+        || {
+            Box::pin(async {
+                tokio::signal::ctrl_c()
+                    .await
+                    .expect("the signal handler can be installed");
+            })
+        }
+    }
+
+    fn first_and_second(
+        self,
+    ) -> (
+        impl Future<Output = ()> + Send + 'static,
+        impl Future<Output = ()> + Send + 'static,
+    ) {
+        let reaches = |mut seen: tokio::sync::watch::Receiver<u32>, count: u32| async move {
+            if seen.wait_for(|seen| *seen >= count).await.is_err() {
+                future::pending::<()>().await;
+            }
+        };
+        (reaches(self.0.clone(), 1), reaches(self.0, 2))
+    }
+}

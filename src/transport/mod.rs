@@ -13,6 +13,7 @@
 
 pub mod codec;
 mod counters;
+mod dead;
 pub(crate) mod glob;
 pub mod memory;
 #[cfg(feature = "redis")]
@@ -22,6 +23,7 @@ mod settings;
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
+use tower::Service;
 
 use crate::{
     error::{Error, RpcError},
@@ -33,6 +35,7 @@ use crate::{
 pub(crate) use self::{counters::Counters, settings::consumer_settings};
 pub use self::{
     counters::Counts,
+    dead::DeadLetter,
     settings::{Backoff, Settings, Start, UnknownNames},
 };
 
@@ -70,6 +73,23 @@ pub trait Transport: Send + 'static {
     /// # Errors
     /// When it cannot work as it is set up, or the server is not reached within seconds.
     fn open(self, interest: Interest) -> impl Future<Output = Result<Self::Source, Error>> + Send;
+}
+
+/// Both halves of a transport in one handle that is cheap to clone: what an application is given
+/// when it must not care which transport it runs on.
+///
+/// Implemented for everything that is both; nothing needs to implement it.
+pub trait Broker:
+    Transport + Service<Message, Response = Reply, Error = Error, Future: Send + 'static> + Clone + Sync
+{
+}
+
+impl<T> Broker for T where
+    T: Transport
+        + Service<Message, Response = Reply, Error = Error, Future: Send + 'static>
+        + Clone
+        + Sync
+{
 }
 
 /// A source of deliveries.

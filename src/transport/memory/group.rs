@@ -11,13 +11,12 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     broker::Shared,
     clock::instant_after,
-    dead::DeadLetter,
     log::{Entry, Log},
 };
 use crate::{
     error::RpcError,
     message::{Lease, MessageId},
-    transport::{Discarded, Settings, Verdict},
+    transport::{DeadLetter, Discarded, Settings, Verdict},
 };
 
 /// The number of one delivery within its group: the fence. A verdict about a number that is not

@@ -83,7 +83,6 @@
 
 mod broker;
 mod clock;
-mod dead;
 mod events;
 mod group;
 mod log;
@@ -105,7 +104,6 @@ use self::{
     request::DEFAULT_TIMEOUT,
 };
 pub use self::{
-    dead::DeadLetter,
     group::Backlog,
     request::ResponseFuture,
     source::{MemorySettle, MemorySource},
@@ -114,7 +112,7 @@ use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Kind, Message, MessageId, ReplyMode},
     reply::Reply,
-    transport::{Counts, Interest, Settings, Transport, codec, consumer_settings},
+    transport::{Counts, DeadLetter, Interest, Settings, Transport, codec, consumer_settings},
 };
 
 /// Both halves of the embedded transport: a `Service<Message>` that sends, and a [`Transport`] to

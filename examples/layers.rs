@@ -1,0 +1,121 @@
+//! tower's own layers around what is served and around what is called.
+//!
+//! ```text
+//! cargo run --example layers
+//! ```
+//!
+//! The router's handlers share two permits and one second each; the client retries what was
+//! unavailable.
+
+use std::{
+    future::{Ready, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use campanile::{
+    BoxError, Client, Error, Message, Reply, Router, RpcCode, RpcError, extract::State, serve,
+    transport::memory::Memory,
+};
+use tokio::sync::oneshot;
+use tower::{ServiceBuilder, retry::Policy};
+
+/// How many handlers run, and the most that ever did.
+#[derive(Default)]
+struct Load {
+    running: AtomicUsize,
+    most: AtomicUsize,
+    calls: AtomicUsize,
+}
+
+async fn work(State(load): State<Arc<Load>>) {
+    let running = load.running.fetch_add(1, Ordering::SeqCst) + 1;
+    load.most.fetch_max(running, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    load.running.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Is not up to it the first two times.
+async fn moody(State(load): State<Arc<Load>>) -> Result<&'static str, RpcError> {
+    match load.calls.fetch_add(1, Ordering::SeqCst) {
+        0 | 1 => Err(RpcError::unavailable("not now")),
+        _ => Ok("now"),
+    }
+}
+
+async fn never() {
+    std::future::pending::<()>().await;
+}
+
+fn app() -> Router<Arc<Load>> {
+    Router::new()
+        .task("work", work)
+        .rpc("moody", moody)
+        .rpc("never", never)
+        .layer(
+            ServiceBuilder::new()
+                .concurrency_limit(2) // two over all routes, not two for each
+                .timeout(Duration::from_secs(1)),
+        )
+}
+
+/// Tries again, at once and up to three times, what was answered with `unavailable`.
+#[derive(Clone)]
+struct Unavailable {
+    left: u32,
+}
+
+impl Policy<Message, Reply, Error> for Unavailable {
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut Message, result: &mut Result<Reply, Error>) -> Option<Ready<()>> {
+        let answer = result.as_ref().err()?.rpc()?;
+        if *answer.code() != RpcCode::Unavailable {
+            return None;
+        }
+        self.left = self.left.checked_sub(1)?;
+        println!("rpc    moody: {answer}, trying again");
+        Some(ready(()))
+    }
+
+    fn clone_request(&mut self, message: &Message) -> Option<Message> {
+        Some(message.clone())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let memory = Memory::new();
+    let load = Arc::new(Load::default());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let worker = tokio::spawn(
+        serve(memory.clone(), app().with_state(load.clone()))
+            .with_graceful_shutdown(async { drop(stopped.await) })
+            .into_future(),
+    );
+
+    let client = Client::new(
+        ServiceBuilder::new()
+            .concurrency_limit(8)
+            .retry(Unavailable { left: 3 })
+            .service(memory.clone()),
+    );
+    for receipt in client.enqueue_all("work", [(); 10]).await {
+        receipt?;
+    }
+    let answer: String = client.request("moody", ()).await?;
+    println!("rpc    moody: {answer}");
+
+    match client.request::<()>("never", ()).await {
+        Err(error) => println!("rpc    never: {}", error.rpc().ok_or("no answer")?),
+        Ok(()) => return Err("a handler that never returns has returned".into()),
+    }
+    drop(stop);
+    worker.await??;
+    let most = load.most.load(Ordering::SeqCst);
+    println!("task   work: 10 done, at most {most} at the same time");
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! One call: its options, and its future.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue};
+use pin_project::pin_project;
+use tokio::time::{Sleep, sleep_until};
+use tower::{Service, ServiceExt, util::Oneshot};
+
+use crate::{
+    error::{BoxError, Error, ErrorKind},
+    message::{Deadline, Kind, Message, ReplyMode},
+    payload::FromReply,
+    reply::Reply,
+};
+
+/// A call that is not yet made: `.await` makes it.
+#[must_use = "nothing is sent until it is awaited"]
+pub struct Call<S, R> {
+    service: S,
+    message: Result<Message, Error>,
+    timeout: Option<Duration>,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<S, R> Call<S, R> {
+    pub(super) fn new(service: S, message: Result<Message, Error>) -> Self {
+        Self {
+            service,
+            message,
+            timeout: None,
+            reply: PhantomData,
+        }
+    }
+
+    pub(super) fn reply_mode(mut self, mode: ReplyMode) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().reply_mode = mode;
+        }
+        self
+    }
+
+    /// Adds a header, beside any other of that name. An invalid one fails the call.
+    pub fn header<K, V>(mut self, name: K, value: V) -> Self
+    where
+        HeaderName: TryFrom<K, Error: Into<http::Error>>,
+        HeaderValue: TryFrom<V, Error: Into<http::Error>>,
+    {
+        let Ok(message) = &mut self.message else {
+            return self;
+        };
+        if let Err(error) = append(message, name, value) {
+            self.message = Err(error);
+        }
+        self
+    }
+
+    /// How long the call may take, waiting for the service included. A request that was not
+    /// started by then is not carried out any more.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+fn append<K, V>(message: &mut Message, name: K, value: V) -> Result<(), Error>
+where
+    HeaderName: TryFrom<K, Error: Into<http::Error>>,
+    HeaderValue: TryFrom<V, Error: Into<http::Error>>,
+{
+    let invalid = |error: http::Error| {
+        Error::new(ErrorKind::Invalid, "a header that HTTP does not allow").with_source(error)
+    };
+    let name = HeaderName::try_from(name).map_err(|error| invalid(error.into()))?;
+    let value = HeaderValue::try_from(value).map_err(|error| invalid(error.into()))?;
+    message
+        .headers_mut()
+        .try_append(name, value)
+        .map_err(|error| Error::new(ErrorKind::Invalid, "too many headers").with_source(error))?;
+    Ok(())
+}
+
+impl<S, R> fmt::Debug for Call<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("message", &self.message)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, R> IntoFuture for Call<S, R>
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    R: FromReply,
+{
+    type Output = Result<R, Error>;
+    type IntoFuture = Calling<S, R>;
+
+    fn into_future(self) -> Calling<S, R> {
+        let deadline = self.timeout.map(Deadline::after);
+        let (call, refused) = match self.message {
+            Ok(mut message) => {
+                // For a task a timeout is about sending it, not about when it is started.
+                if message.kind() == Kind::Rpc {
+                    message.parts_mut().deadline = deadline;
+                }
+                (Some(self.service.oneshot(message)), None)
+            }
+            Err(error) => (None, Some(error)),
+        };
+        Calling {
+            call,
+            refused,
+            timer: deadline.map(|deadline| sleep_until(deadline.0)),
+            timeout: self.timeout,
+            reply: PhantomData,
+        }
+    }
+}
+
+/// The future of a [`Call`].
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct Calling<S: Service<Message>, R> {
+    /// Exactly one of these two is there.
+    #[pin]
+    call: Option<Oneshot<S, Message>>,
+    refused: Option<Error>,
+    #[pin]
+    timer: Option<Sleep>,
+    timeout: Option<Duration>,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<S, R> Future for Calling<S, R>
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    R: FromReply,
+{
+    type Output = Result<R, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // The work before the clock: a reply that is there is not late.
+        match this.call.as_pin_mut() {
+            None => {
+                let refused = this.refused.take().expect("polled after completion");
+                return Poll::Ready(Err(refused));
+            }
+            Some(call) => {
+                if let Poll::Ready(result) = call.poll(cx) {
+                    let reply = result.map_err(|error| Error::from_service(error.into()))?;
+                    return Poll::Ready(R::from_reply(reply).map_err(|error| {
+                        Error::new(ErrorKind::Decode, "the reply is not what was asked for")
+                            .with_source(error)
+                    }));
+                }
+            }
+        }
+        match this.timer.as_pin_mut() {
+            None => Poll::Pending,
+            Some(timer) => {
+                ready!(timer.poll(cx));
+                Poll::Ready(Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("no answer within {:?}", this.timeout.unwrap_or_default()),
+                )))
+            }
+        }
+    }
+}
+
+impl<S: Service<Message>, R> fmt::Debug for Calling<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calling").finish_non_exhaustive()
+    }
+}

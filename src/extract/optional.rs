@@ -1,0 +1,104 @@
+//! `Option<T>` and `Result<T, _>` as arguments.
+
+use std::{convert::Infallible, future::Future};
+
+use super::{FromMessage, FromMessageParts};
+use crate::{
+    error::BoxError,
+    message::{Message, Parts},
+};
+
+/// An extractor that can tell an absent value from a malformed one, so that `Option<Self>` can be
+/// an argument in any position.
+#[diagnostic::on_unimplemented(
+    message = "`Option<{Self}>` is no extractor",
+    label = "whether it is absent or malformed cannot be told",
+    note = "take `Result<{Self}, _>` to get whatever it rejects with, or implement `OptionalFromMessageParts`"
+)]
+pub trait OptionalFromMessageParts<S>: Sized {
+    /// Why it could not be read, although it is there.
+    type Rejection: Into<BoxError>;
+
+    /// Takes it from the parts, where it is there.
+    ///
+    /// # Errors
+    /// When it is there and malformed.
+    fn from_message_parts(
+        parts: &mut Parts,
+        state: &S,
+    ) -> impl Future<Output = Result<Option<Self>, Self::Rejection>> + Send;
+}
+
+/// The same for an extractor that takes the payload: an empty payload is an absent one.
+#[diagnostic::on_unimplemented(
+    message = "`Option<{Self}>` is no extractor",
+    label = "whether it is absent or malformed cannot be told",
+    note = "take `Result<{Self}, _>` to get whatever it rejects with, or implement `OptionalFromMessage`"
+)]
+pub trait OptionalFromMessage<S>: Sized {
+    /// Why it could not be read, although it is there.
+    type Rejection: Into<BoxError>;
+
+    /// Takes it from the message, where it is there.
+    ///
+    /// # Errors
+    /// When it is there and malformed.
+    fn from_message(
+        message: Message,
+        state: &S,
+    ) -> impl Future<Output = Result<Option<Self>, Self::Rejection>> + Send;
+}
+
+impl<S, T> FromMessageParts<S> for Option<T>
+where
+    S: Sync,
+    T: OptionalFromMessageParts<S>,
+{
+    type Rejection = T::Rejection;
+
+    fn from_message_parts(
+        parts: &mut Parts,
+        state: &S,
+    ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send {
+        T::from_message_parts(parts, state)
+    }
+}
+
+impl<S, T> FromMessage<S> for Option<T>
+where
+    S: Sync,
+    T: OptionalFromMessage<S>,
+{
+    type Rejection = T::Rejection;
+
+    fn from_message(
+        message: Message,
+        state: &S,
+    ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send {
+        T::from_message(message, state)
+    }
+}
+
+impl<S, T> FromMessageParts<S> for Result<T, T::Rejection>
+where
+    S: Sync,
+    T: FromMessageParts<S>,
+{
+    type Rejection = Infallible;
+
+    async fn from_message_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        Ok(T::from_message_parts(parts, state).await)
+    }
+}
+
+impl<S, T> FromMessage<S> for Result<T, T::Rejection>
+where
+    S: Sync,
+    T: FromMessage<S>,
+{
+    type Rejection = Infallible;
+
+    async fn from_message(message: Message, state: &S) -> Result<Self, Infallible> {
+        Ok(T::from_message(message, state).await)
+    }
+}

@@ -1,0 +1,59 @@
+//! A handler with a layer of its own.
+
+use std::{fmt, marker::PhantomData};
+
+use tower::{Layer, Service};
+
+use super::Handler;
+use crate::{error::BoxError, message::Message, reply::Reply};
+
+/// A handler with a layer around it, made by [`Handler::layer`].
+pub struct Layered<L, H, T, S> {
+    layer: L,
+    handler: H,
+    marker: PhantomData<fn(S) -> T>,
+}
+
+impl<L, H, T, S> Layered<L, H, T, S> {
+    pub(super) fn new(layer: L, handler: H) -> Self {
+        Self {
+            layer,
+            handler,
+            marker: PhantomData,
+        }
+    }
+}
+
+// By hand, since a derive would ask for `T: Clone` and `S: Clone`.
+impl<L: Clone, H: Clone, T, S> Clone for Layered<L, H, T, S> {
+    fn clone(&self) -> Self {
+        Self::new(self.layer.clone(), self.handler.clone())
+    }
+}
+
+impl<L: fmt::Debug, H, T, S> fmt::Debug for Layered<L, H, T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layered")
+            .field("layer", &self.layer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L, H, T, S> Handler<T, S> for Layered<L, H, T, S>
+where
+    H: Handler<T, S>,
+    L: Layer<H::Service> + Clone + Send + Sync + 'static,
+    L::Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    T: 'static,
+    S: 'static,
+{
+    type Service = L::Service;
+
+    fn with_state(self, state: S) -> L::Service {
+        self.layer.layer(self.handler.with_state(state))
+    }
+}

@@ -1,0 +1,83 @@
+//! A function with its state, as a service.
+
+use std::{
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tower::Service;
+
+use super::function::Call;
+use crate::{error::BoxError, message::Message, reply::Reply};
+
+/// A function with its state, as a `Service<Message>`; made by
+/// [`Handler::with_state`](super::Handler::with_state).
+pub struct HandlerService<F, T, S> {
+    function: F,
+    state: S,
+    marker: PhantomData<fn() -> T>,
+}
+
+impl<F, T, S> HandlerService<F, T, S> {
+    pub(super) fn new(function: F, state: S) -> Self {
+        Self {
+            function,
+            state,
+            marker: PhantomData,
+        }
+    }
+}
+
+impl<F: Clone, T, S: Clone> Clone for HandlerService<F, T, S> {
+    fn clone(&self) -> Self {
+        Self::new(self.function.clone(), self.state.clone())
+    }
+}
+
+impl<F, T, S> fmt::Debug for HandlerService<F, T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HandlerService")
+            .field(&std::any::type_name::<F>())
+            .finish()
+    }
+}
+
+impl<F, T, S> Service<Message> for HandlerService<F, T, S>
+where
+    F: Call<T, S>,
+    S: Clone,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = HandlerFuture;
+
+    /// A handler is always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> HandlerFuture {
+        let call = self.function.clone().call(message, self.state.clone());
+        HandlerFuture(Box::pin(call))
+    }
+}
+
+/// The future of a [`HandlerService`].
+pub struct HandlerFuture(Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>);
+
+impl Future for HandlerFuture {
+    type Output = Result<Reply, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for HandlerFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,93 @@
+//! One event for several handlers.
+
+use std::{any::Any, fmt, panic::AssertUnwindSafe};
+
+use futures_util::{FutureExt, future::join_all};
+
+use crate::{error::BoxError, handler::RouteFuture, reply::Reply};
+
+/// The error of an event that several handlers listen to and some of them failed on. The others
+/// have run all the same.
+///
+/// Its [`source`](std::error::Error::source) is the first of the errors, in the order in which the
+/// handlers were added.
+#[derive(Debug)]
+pub struct FanOutError {
+    // Never empty.
+    errors: Vec<BoxError>,
+}
+
+impl FanOutError {
+    /// How many handlers failed.
+    pub fn failed(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// What each of them failed with.
+    pub fn errors(&self) -> impl ExactSizeIterator<Item = &(dyn std::error::Error + 'static)> {
+        self.errors.iter().map(|error| &**error as _)
+    }
+}
+
+impl fmt::Display for FanOutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.errors.len() {
+            1 => f.write_str("one of the event's handlers failed"),
+            failed => write!(f, "{failed} of the event's handlers failed"),
+        }
+    }
+}
+
+impl std::error::Error for FanOutError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.errors.first().map(|error| &**error as _)
+    }
+}
+
+/// A handler that panicked beside others, which have to run on.
+#[derive(Debug)]
+struct Panicked(String);
+
+impl Panicked {
+    fn new(payload: Box<dyn Any + Send>) -> Self {
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|text| text.to_string())
+            .or_else(|| payload.downcast_ref::<String>().cloned());
+        Self(text.unwrap_or_else(|| "no text".to_owned()))
+    }
+}
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a handler panicked: {}", self.0)
+    }
+}
+
+impl std::error::Error for Panicked {}
+
+/// Runs all of them to their end, concurrently and within one task.
+pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
+    RouteFuture::new(async {
+        let guarded = calls
+            .into_iter()
+            .map(|call| AssertUnwindSafe(call).catch_unwind());
+        let mut errors: Vec<BoxError> = Vec::new();
+        for outcome in join_all(guarded).await {
+            match outcome {
+                Ok(Ok(_)) => {}
+                // A fan-out within one of the branches: its handlers are as much this event's.
+                Ok(Err(error)) => match error.downcast::<FanOutError>() {
+                    Ok(inner) => errors.extend(inner.errors),
+                    Err(error) => errors.push(error),
+                },
+                Err(payload) => errors.push(Panicked::new(payload).into()),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Reply::default())
+        } else {
+            Err(FanOutError { errors }.into())
+        }
+    })
+}

@@ -1,0 +1,78 @@
+//! Redis's glob patterns, as `PSUBSCRIBE` matches them.
+//!
+//! <https://redis.io/docs/latest/commands/psubscribe/>. The documented part is `*`, `?`, `[abc]`,
+//! `[^a]`, `[a-z]` and `\` before a character that is meant literally. What a server does with the
+//! rest, a class without an end or a range that runs backwards, is not documented; it was tried on
+//! a server and is kept by the tests.
+
+/// Whether `pattern` matches the whole of `text`, byte by byte.
+///
+/// Only the last `*` is ever tried again: whatever an earlier one could give up, the last can take.
+/// So the time is bounded by the product of the lengths, for any pattern.
+pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut rest, mut left) = (pattern, text);
+    let mut retry: Option<(&[u8], &[u8])> = None;
+    loop {
+        if let [b'*', after @ ..] = rest {
+            rest = after;
+            retry = Some((after, left));
+            continue;
+        }
+        let step = match left {
+            [] if rest.is_empty() => return true,
+            [] => return false,
+            [byte, after @ ..] => one(rest, *byte).map(|rest| (rest, after)),
+        };
+        (rest, left) = match (step, &mut retry) {
+            (Some(step), _) => step,
+            (None, Some((after_star, from))) => {
+                *from = &from[1..];
+                (*after_star, *from)
+            }
+            (None, None) => return false,
+        };
+    }
+}
+
+/// Matches one byte against the start of a pattern, and returns the rest of the pattern.
+fn one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
+    let (matched, rest) = match pattern {
+        [] => return None,
+        [b'?', rest @ ..] => (true, rest),
+        [b'[', b'^', class @ ..] => {
+            let (matched, rest) = in_class(class, byte);
+            (!matched, rest)
+        }
+        [b'[', class @ ..] => in_class(class, byte),
+        [b'\\', literal, rest @ ..] | [literal, rest @ ..] => (*literal == byte, rest),
+    };
+    matched.then_some(rest)
+}
+
+/// A class without an end ends with the pattern.
+fn in_class(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
+    let mut matched = false;
+    loop {
+        let (hit, rest) = match class {
+            [] => return (matched, class),
+            [b'\\', literal, rest @ ..] => (*literal == byte, rest),
+            [b']', rest @ ..] => return (matched, rest),
+            [a, b'-', b, rest @ ..] => ((*a.min(b)..=*a.max(b)).contains(&byte), rest),
+            [literal, rest @ ..] => (*literal == byte, rest),
+        };
+        matched |= hit;
+        class = rest;
+    }
+}
+
+/// The pattern that matches this text alone.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}

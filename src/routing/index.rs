@@ -1,0 +1,183 @@
+//! From a message to its routes.
+
+use std::collections::{HashMap, hash_map::Entry as Slot};
+
+use super::{fan_out, glob};
+use crate::{
+    handler::RouteFuture,
+    message::{Kind, MatchedRoute, Message, Name},
+};
+
+/// One route of a router: what it is for.
+///
+/// Several handlers of one event are one route.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct RouteInfo {
+    /// Which messages.
+    pub kind: Kind,
+    /// Their full name, or the pattern.
+    pub name: Name,
+    /// Whether the name is a Redis glob pattern.
+    pub is_pattern: bool,
+}
+
+/// All routes by kind and name. A route is known by its index, its place in `routes`.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    routes: Vec<RouteInfo>,
+    exact: [HashMap<Name, usize>; 3],
+    patterns: HashMap<Name, usize>,
+}
+
+impl Index {
+    pub(super) fn routes(&self) -> &[RouteInfo] {
+        &self.routes
+    }
+
+    /// The route of this description, and whether it is new.
+    pub(super) fn insert(&mut self, route: RouteInfo) -> (usize, bool) {
+        let map = match route.is_pattern {
+            true => &mut self.patterns,
+            false => &mut self.exact[route.kind as usize],
+        };
+        match map.entry(route.name.clone()) {
+            Slot::Occupied(known) => (*known.get(), false),
+            Slot::Vacant(free) => {
+                let index = self.routes.len();
+                free.insert(index);
+                self.routes.push(route);
+                (index, true)
+            }
+        }
+    }
+
+    fn exact(&self, message: &Message) -> Option<usize> {
+        let map = &self.exact[message.kind() as usize];
+        map.get(message.name().as_str()).copied()
+    }
+}
+
+/// The index of a finished router, with its fallbacks. Their indexes follow those of the routes, in
+/// the order of `prefixes`; the first is the root's.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    index: Index,
+    prefixes: Vec<Name>,
+    by_prefix: HashMap<Name, usize>,
+}
+
+/// The routes of a message.
+enum Resolved {
+    One(usize),
+    /// An event that matches several routes at once.
+    Several(Vec<usize>),
+}
+
+impl Resolver {
+    pub(super) fn new(index: Index, prefixes: Vec<Name>) -> Self {
+        let by_prefix = prefixes.iter().cloned().zip(0..).skip(1).collect();
+        Self {
+            index,
+            prefixes,
+            by_prefix,
+        }
+    }
+
+    pub(super) fn routes(&self) -> &[RouteInfo] {
+        self.index.routes()
+    }
+
+    /// How many routes and fallbacks there are.
+    pub(super) fn len(&self) -> usize {
+        self.routes().len() + self.prefixes.len()
+    }
+
+    /// Finds the route of a message, notes it there, and sends the message: once for each route, as
+    /// a source would deliver it.
+    pub(super) fn dispatch(
+        &self,
+        mut message: Message,
+        mut send: impl FnMut(Message) -> RouteFuture,
+    ) -> RouteFuture {
+        match self.resolve(&mut message) {
+            Resolved::One(route) => {
+                self.note(&mut message, route);
+                send(message)
+            }
+            Resolved::Several(routes) => {
+                let calls = routes.into_iter().map(|route| {
+                    let mut message = message.clone();
+                    self.note(&mut message, route);
+                    send(message)
+                });
+                fan_out::join(calls.collect())
+            }
+        }
+    }
+
+    /// One lookup by kind and name.
+    fn resolve(&self, message: &mut Message) -> Resolved {
+        if message.kind() == Kind::Event && !self.index.patterns.is_empty() {
+            return self.resolve_event(message);
+        }
+        let exact = self.index.exact(message);
+        Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
+    }
+
+    /// A source delivers an event once for each subscription that matches, and says which one it
+    /// was. An event that comes from anywhere else has to be matched here.
+    fn resolve_event(&self, message: &mut Message) -> Resolved {
+        // Only this router's own subscriptions were matched, not those of a router behind it.
+        let delivered = std::mem::take(&mut message.parts_mut().delivered);
+        let patterns = &self.index.patterns;
+        let subscribed = message.parts().pattern.as_deref();
+        if let Some(&route) = subscribed.and_then(|pattern| patterns.get(pattern)) {
+            return Resolved::One(route);
+        }
+        let exact = self.index.exact(message);
+        if let (Some(route), true) = (exact, delivered) {
+            return Resolved::One(route);
+        }
+        let name = message.name().as_bytes();
+        let matching = patterns
+            .iter()
+            .filter(|(pattern, _)| glob::matches(pattern.as_bytes(), name))
+            .map(|(_, &route)| route);
+        let mut routes: Vec<usize> = exact.into_iter().chain(matching).collect();
+        match routes[..] {
+            [] => Resolved::One(self.fallback(message.name())),
+            [route] => Resolved::One(route),
+            _ => {
+                // The order in which they were added, not that of the map.
+                routes.sort_unstable();
+                Resolved::Several(routes)
+            }
+        }
+    }
+
+    /// The fallback of the innermost router whose prefix the name has.
+    fn fallback(&self, name: &str) -> usize {
+        let root = self.routes().len();
+        if self.by_prefix.is_empty() {
+            return root;
+        }
+        let dots = name.rmatch_indices('.').map(|(at, _)| &name[..at]);
+        let nearest = std::iter::once(name)
+            .chain(dots)
+            .find_map(|prefix| self.by_prefix.get(prefix));
+        root + nearest.copied().unwrap_or(0)
+    }
+
+    fn note(&self, message: &mut Message, route: usize) {
+        let routes = self.routes();
+        let pattern = match routes.get(route) {
+            Some(info) => &info.name,
+            None => &self.prefixes[route - routes.len()],
+        };
+        message.parts_mut().matched = Some(MatchedRoute {
+            pattern: pattern.clone(),
+            index: route,
+        });
+    }
+}

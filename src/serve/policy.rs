@@ -1,0 +1,253 @@
+//! From what a service returned to what becomes of the delivery.
+
+use std::{any::Any, time::Duration};
+
+use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
+
+use crate::{
+    error::{BoxError, Failure, NotFound, Rejection, RpcError, Settle, chain, find},
+    message::{Kind, Name},
+    reply::Reply,
+    transport::{Discarded, UnknownNames, Verdict},
+};
+
+/// The choices behind the mapping.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy {
+    pub(super) expose_error_text: bool,
+    pub(super) unknown_names: UnknownNames,
+}
+
+/// How a service's future ended.
+pub(super) enum Outcome {
+    Returned(Result<Reply, BoxError>),
+    Panicked(String),
+}
+
+impl Outcome {
+    /// What a panic carried, as a text.
+    pub(super) fn panicked(payload: &(dyn Any + Send)) -> Self {
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("without a text");
+        Self::Panicked(format!("the handler panicked: {text}"))
+    }
+}
+
+impl Policy {
+    pub(super) fn verdict(&self, kind: Kind, name: &Name, outcome: Outcome) -> Verdict {
+        match outcome {
+            Outcome::Returned(Ok(reply)) => Verdict::Done(Ok(reply)),
+            Outcome::Returned(Err(error)) => self.failed(kind, name, &error),
+            Outcome::Panicked(reason) => match kind {
+                Kind::Rpc => Verdict::Done(Err(internal())),
+                Kind::Task | Kind::Event => redeliver(None, true, reason),
+            },
+        }
+    }
+
+    fn failed(&self, kind: Kind, name: &Name, error: &BoxError) -> Verdict {
+        let reason = || chain(&**error);
+        let answer = || (kind == Kind::Rpc).then(|| self.answer(name, error));
+        if let Some(failure) = find::<Failure>(&**error) {
+            return match failure.settle() {
+                Settle::Redeliver { after, counted } => redeliver(after, counted, reason()),
+                Settle::DeadLetter => Verdict::Dead {
+                    reason: reason(),
+                    answer: answer(),
+                },
+                Settle::Discard => Verdict::Discard {
+                    reason: Discarded::Asked,
+                    answer: answer(),
+                },
+            };
+        }
+        let unknown = find::<NotFound>(&**error).is_some();
+        if unknown && self.unknown_names == UnknownNames::Ignore {
+            return Verdict::Discard {
+                reason: Discarded::Ignored,
+                answer: None,
+            };
+        }
+        if let Some(answer) = answer() {
+            return Verdict::Done(Err(answer));
+        }
+        if find::<Rejection>(&**error).is_some_and(Rejection::is_permanent) {
+            return Verdict::Dead {
+                reason: reason(),
+                answer: None,
+            };
+        }
+        // Overload is no fault of the message's, so it is no attempt.
+        let counted = find::<Overloaded>(&**error).is_none();
+        redeliver(None, counted, reason())
+    }
+
+    /// What the caller of a failed request gets.
+    fn answer(&self, name: &Name, error: &BoxError) -> RpcError {
+        let error = &**error;
+        if let Some(answer) = find::<RpcError>(error) {
+            answer.clone()
+        } else if let Some(rejection) = find::<Rejection>(error).filter(|r| r.is_permanent()) {
+            RpcError::invalid(chain(rejection))
+        } else if find::<NotFound>(error).is_some() {
+            RpcError::not_found(format!("no handler for `{name}`"))
+        } else if find::<Elapsed>(error).is_some() {
+            RpcError::deadline("the handler took too long")
+        } else if find::<Overloaded>(error).is_some() {
+            RpcError::unavailable("overloaded")
+        } else if self.expose_error_text {
+            RpcError::internal(chain(error))
+        } else {
+            internal()
+        }
+    }
+}
+
+fn redeliver(after: Option<Duration>, counted: bool, reason: String) -> Verdict {
+    Verdict::Redeliver {
+        after,
+        counted,
+        reason,
+    }
+}
+
+fn internal() -> RpcError {
+    RpcError::internal("internal error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RpcCode;
+
+    const POLICY: Policy = Policy {
+        expose_error_text: false,
+        unknown_names: UnknownNames::Fail,
+    };
+
+    fn failed(kind: Kind, error: impl Into<BoxError>) -> Verdict {
+        POLICY.verdict(kind, &"a".into(), Outcome::Returned(Err(error.into())))
+    }
+
+    fn answered(verdict: Verdict) -> RpcError {
+        match verdict {
+            Verdict::Done(Err(answer)) => answer,
+            other => panic!("not answered: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_error_with_no_word_is_redelivered_and_counts() {
+        match failed(Kind::Task, "disk full") {
+            Verdict::Redeliver {
+                after: None,
+                counted: true,
+                reason,
+            } => assert_eq!(reason, "disk full"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_failure_is_obeyed_for_tasks_and_requests_alike() {
+        for kind in [Kind::Task, Kind::Rpc] {
+            let second = Duration::from_secs(1);
+            assert!(matches!(
+                failed(kind, Failure::redeliver_after(second).uncounted()),
+                Verdict::Redeliver { after: Some(d), counted: false, .. } if d == second
+            ));
+            assert!(matches!(
+                failed(kind, Failure::discard()),
+                Verdict::Discard { reason: Discarded::Asked, answer } if answer.is_some() == (kind == Kind::Rpc)
+            ));
+        }
+    }
+
+    #[test]
+    fn a_dead_lettered_request_is_answered_with_its_own_error() {
+        let error = Failure::dead_letter().because(RpcError::not_found("no such user"));
+        match failed(Kind::Rpc, error) {
+            Verdict::Dead { reason, answer } => {
+                assert_eq!(answer, Some(RpcError::not_found("no such user")));
+                assert!(reason.ends_with("no such user (not_found)"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn overload_is_no_attempt_and_answers_unavailable() {
+        assert!(matches!(
+            failed(Kind::Task, Overloaded::new()),
+            Verdict::Redeliver { counted: false, .. }
+        ));
+        let answer = answered(failed(Kind::Rpc, Overloaded::new()));
+        assert_eq!(answer.code(), &RpcCode::Unavailable);
+    }
+
+    #[test]
+    fn callers_get_codes_and_no_texts_that_were_not_meant_for_them() {
+        let answer = answered(failed(Kind::Rpc, Elapsed::new()));
+        assert_eq!(answer.code(), &RpcCode::Deadline);
+        let answer = answered(failed(Kind::Rpc, NotFound::new(Kind::Rpc, "a".into())));
+        assert_eq!(answer.code(), &RpcCode::NotFound);
+        assert_eq!(answered(failed(Kind::Rpc, "password=1")), internal());
+        let panicked = Outcome::panicked(&"password=1");
+        assert_eq!(
+            answered(POLICY.verdict(Kind::Rpc, &"a".into(), panicked)),
+            internal()
+        );
+        let open = Policy {
+            expose_error_text: true,
+            ..POLICY
+        };
+        let shown = open.verdict(
+            Kind::Rpc,
+            &"a".into(),
+            Outcome::Returned(Err("disk full".into())),
+        );
+        assert_eq!(answered(shown).message(), "disk full");
+    }
+
+    #[test]
+    fn an_unknown_name_fails_or_is_left_to_others_as_chosen() {
+        let unknown = || NotFound::new(Kind::Task, "a".into());
+        assert!(matches!(
+            failed(Kind::Task, unknown()),
+            Verdict::Redeliver { counted: true, .. }
+        ));
+        let ignoring = Policy {
+            unknown_names: UnknownNames::Ignore,
+            ..POLICY
+        };
+        for kind in [Kind::Task, Kind::Rpc] {
+            let outcome = Outcome::Returned(Err(unknown().into()));
+            assert!(matches!(
+                ignoring.verdict(kind, &"a".into(), outcome),
+                Verdict::Discard {
+                    reason: Discarded::Ignored,
+                    answer: None
+                }
+            ));
+        }
+    }
+
+    #[test]
+    fn an_error_whose_text_is_empty_is_still_an_error() {
+        #[derive(Debug)]
+        struct Silent;
+        impl std::fmt::Display for Silent {
+            fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                Ok(())
+            }
+        }
+        impl std::error::Error for Silent {}
+        assert_eq!(
+            answered(failed(Kind::Rpc, Silent)).message(),
+            "internal error"
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! The client over services that are no transport.
+
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use campanile::{
+    BoxError, Client, IntoService, Json, Kind, Message, MessageId, Reply, Router, RpcError,
+    extract::State, message::ReplyMode,
+};
+use tokio::time::Instant;
+use tower::{Service, ServiceBuilder, service_fn};
+
+/// A service for a client.
+trait Recording: Service<Message, Response = Reply, Error = BoxError> + Clone {}
+
+impl<S: Service<Message, Response = Reply, Error = BoxError> + Clone> Recording for S {}
+
+type Sent = Arc<Mutex<Vec<Message>>>;
+
+/// A service that accepts everything, and what it was given.
+fn recording() -> (Client<impl Recording>, Sent) {
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let log = sent.clone();
+    let service = service_fn(move |message: Message| {
+        let mut log = log.lock().unwrap();
+        log.push(message);
+        let id = MessageId::from(format!("{}-0", log.len()));
+        async move { Ok::<_, BoxError>(Reply::accepted(id)) }
+    });
+    (client(service), sent)
+}
+
+/// Hides the concrete type only from the reader.
+fn client<S: IntoService>(service: S) -> Client<S::Service> {
+    Client::new(service)
+}
+
+#[tokio::test]
+async fn groups_nest_in_order_and_an_empty_prefix_adds_nothing() {
+    let (client, sent) = recording();
+    client.enqueue("create", ()).await.unwrap();
+    client.group("").enqueue("create", ()).await.unwrap();
+    let nested = client.group("shop").group("orders");
+    nested.enqueue("create", ()).await.unwrap();
+    nested.publish("events", ()).await.unwrap();
+    let sent = sent.lock().unwrap();
+    let names: Vec<_> = sent.iter().map(|m| m.name().as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "create",
+            "create",
+            "shop.orders.create",
+            "shop.orders.events"
+        ]
+    );
+    assert_eq!(sent[3].kind(), Kind::Event);
+}
+
+#[tokio::test]
+async fn the_two_modes_of_a_request_and_its_deadline_are_in_its_parts() {
+    let (client, sent) = recording();
+    client.request::<()>("a", ()).await.unwrap();
+    client
+        .request_fast::<()>("a", ())
+        .timeout(Duration::from_secs(5))
+        .await
+        .unwrap();
+    client
+        .enqueue("a", ())
+        .timeout(Duration::from_secs(5))
+        .await
+        .unwrap();
+    let sent = sent.lock().unwrap();
+    let remaining = |i: usize| {
+        sent[i]
+            .parts()
+            .deadline
+            .map(|d| d.remaining().as_secs_f64().round())
+    };
+    assert_eq!(sent[0].parts().reply_mode, ReplyMode::Reliable);
+    assert_eq!(remaining(0), Some(30.0));
+    assert_eq!(sent[1].parts().reply_mode, ReplyMode::Fast);
+    assert_eq!(remaining(1), Some(5.0));
+    assert_eq!(
+        remaining(2),
+        None,
+        "for a task a timeout is about sending it"
+    );
+}
+
+#[tokio::test]
+async fn many_tasks_have_a_result_each_in_their_order() {
+    let service = service_fn(async |message: Message| {
+        let n: u64 = String::from_utf8_lossy(message.payload()).parse()?;
+        tokio::time::sleep(Duration::from_micros(n % 7)).await;
+        match n % 10 {
+            3 => Err(BoxError::from("not this one")),
+            _ => Ok(Reply::accepted(MessageId::from(n.to_string()))),
+        }
+    });
+    let payloads = (0..10_000).map(|n: u32| n.to_string());
+    let results = client(service).enqueue_all("a", payloads).await;
+    assert_eq!(results.len(), 10_000);
+    for (n, result) in results.iter().enumerate() {
+        match result {
+            Ok(receipt) => assert_eq!(receipt.to_string(), n.to_string()),
+            Err(_) => assert_eq!(n % 10, 3),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_waits_for_what_is_under_way_does_not_stop_the_rest() {
+    let service = ServiceBuilder::new()
+        .concurrency_limit(2)
+        .service_fn(async |_: Message| {
+            tokio::task::yield_now().await;
+            Ok::<_, BoxError>(Reply::default())
+        });
+    let results = client(service).enqueue_all("a", [(); 100]).await;
+    assert_eq!(results.into_iter().filter(Result::is_ok).count(), 100);
+}
+
+#[tokio::test]
+async fn one_payload_that_cannot_be_serialized_fails_alone() {
+    let (client, sent) = recording();
+    // JSON has no map whose keys are lists.
+    let bad = std::collections::HashMap::from([(vec![1], 1)]);
+    let good = std::collections::HashMap::new();
+    let results = client.enqueue_all("a", [Json(good), Json(bad)]).await;
+    assert!(results[0].is_ok());
+    assert!(results[1].as_ref().unwrap_err().is_invalid());
+    assert_eq!(sent.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_times_out_and_what_is_there_in_time_is_not_late() {
+    let never = client(service_fn(|_: Message| {
+        pending::<Result<Reply, BoxError>>()
+    }));
+    let start = Instant::now();
+    let error = never.request::<()>("a", ()).await.unwrap_err();
+    assert!(error.is_timeout());
+    assert_eq!(start.elapsed().as_secs(), 30);
+    let patient = never.clone().request_timeout(Duration::from_secs(90));
+    assert!(
+        patient
+            .request::<()>("a", ())
+            .await
+            .unwrap_err()
+            .is_timeout()
+    );
+    assert_eq!(start.elapsed().as_secs(), 120);
+
+    let (punctual, _) = recording();
+    punctual
+        .request::<()>("a", ())
+        .timeout(Duration::ZERO)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn over_a_router_handlers_run_in_place_and_their_errors_surface() {
+    let app = Router::new()
+        .task(
+            "add",
+            async |State(sum): State<Arc<Mutex<u32>>>, Json(n): Json<u32>| {
+                *sum.lock().unwrap() += n;
+            },
+        )
+        .task("fail", async || Err::<(), BoxError>("disk full".into()))
+        .rpc("fail", async || {
+            Err::<(), _>(RpcError::unavailable("not now"))
+        });
+    let sum = Arc::new(Mutex::new(0));
+    let client = Client::new(app.with_state(sum.clone()));
+
+    let receipt = client.enqueue("add", Json(7)).await.unwrap();
+    assert_eq!(receipt.id(), None, "there is no entry");
+    assert_eq!(*sum.lock().unwrap(), 7);
+    let error = client.enqueue("fail", ()).await.unwrap_err();
+    assert_eq!(
+        std::error::Error::source(&error).unwrap().to_string(),
+        "disk full"
+    );
+    let error = client.request::<()>("fail", ()).await.unwrap_err();
+    assert_eq!(error.rpc(), Some(&RpcError::unavailable("not now")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn towers_timeout_around_a_client_reads_as_a_timeout() {
+    let service = ServiceBuilder::new()
+        .timeout(Duration::from_secs(1))
+        .service_fn(|_: Message| pending::<Result<Reply, BoxError>>());
+    let error = client(service).enqueue("a", ()).await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_reply_is_read_as_what_was_asked_for() {
+    let client = client(service_fn(async |_: Message| {
+        Ok::<_, BoxError>(Reply::new(r#"{"n":1}"#))
+    }));
+    let _: () = client.request("a", ()).await.unwrap();
+    let raw: Bytes = client.request("a", ()).await.unwrap();
+    assert_eq!(raw, r#"{"n":1}"#);
+    let text: String = client.request("a", ()).await.unwrap();
+    assert_eq!(text, r#"{"n":1}"#);
+    let Json(json): Json<serde_json::Value> = client.request("a", ()).await.unwrap();
+    assert_eq!(json["n"], 1);
+    let whole: Reply = client.request("a", ()).await.unwrap();
+    assert_eq!(whole.payload.len(), 7);
+    let error = client.request::<Json<u32>>("a", ()).await.unwrap_err();
+    assert!(error.is_decode());
+}

@@ -1,0 +1,407 @@
+//! Real Redis servers for tests and benches.
+//!
+//! ```ignore
+//! mod support;
+//! use support::{Options, RedisServer, Signal, raw::eventually};
+//!
+//! let server = RedisServer::start().await;                                // default settings
+//! let server = RedisServer::with(Options::new().password("secret")).await; // customised
+//! server.url();                                                           // redis://:secret@127.0.0.1:<port>/
+//! server.command(&["XLEN", "app_stream"]).await;                          // redis::Value; panics on an error
+//! server.signal(Signal::Stop);
+//! server.restart().await;                                                 // same port, same data directory
+//! ```
+//!
+//! Each server has a free loopback port and a fresh data directory, writes nothing to disk unless
+//! asked to, and is killed when it is dropped. When that happens in a panic, its data and log stay
+//! and their path is printed. `REDIS_SERVER` names another binary than the one on the `PATH`.
+
+// Every test binary has this module whole and uses a part of it.
+#![allow(dead_code)]
+
+pub(crate) mod raw;
+pub(crate) mod worker;
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{BufRead, BufReader, ErrorKind, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::{AsyncConnectionConfig, RedisResult, Value, aio::MultiplexedConnection};
+use tempfile::TempDir;
+
+/// How long a server may take to answer after it was started. Loaded machines are slow.
+const START: Duration = Duration::from_secs(30);
+
+/// How a server is started.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    args: Vec<String>,
+    user: Option<String>,
+    password: Option<String>,
+    acl: Option<String>,
+    cluster: bool,
+    unix_socket: bool,
+}
+
+impl Options {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Further arguments of `redis-server`, such as `["--maxmemory", "10mb"]`.
+    pub(crate) fn args<A: Into<String>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Requires this password.
+    pub(crate) fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self.args(["--requirepass", password])
+    }
+
+    /// An ACL file with these lines, such as `user worker on >pw ~* &* +@all`. The default user
+    /// stays as it is unless a line says otherwise.
+    pub(crate) fn acl(mut self, lines: &str) -> Self {
+        self.acl = Some(format!("{lines}\n"));
+        self
+    }
+
+    /// Who [`RedisServer::url`] and the assertions log in as. Needed where the default user is off.
+    pub(crate) fn login(mut self, user: &str, password: &str) -> Self {
+        self.user = Some(user.to_owned());
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// A cluster of this one node, which owns all slots.
+    pub(crate) fn cluster(mut self) -> Self {
+        self.cluster = true;
+        self.args(["--cluster-enabled", "yes"])
+    }
+
+    /// Listens on a unix socket too.
+    pub(crate) fn unix_socket(mut self) -> Self {
+        self.unix_socket = true;
+        self
+    }
+
+    /// Keeps its data over [`RedisServer::restart`]: an append-only file, written at each command.
+    pub(crate) fn persistent(self) -> Self {
+        self.args(["--appendonly", "yes", "--appendfsync", "always"])
+    }
+}
+
+/// What [`RedisServer::signal`] sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// Freezes it: connections stay open and nothing is answered.
+    Stop,
+    /// Ends the freeze.
+    Cont,
+    /// Kills it.
+    Kill,
+    /// Asks it to shut down.
+    Term,
+}
+
+/// A running `redis-server`.
+#[derive(Debug)]
+pub(crate) struct RedisServer {
+    options: Options,
+    port: u16,
+    process: Mutex<Child>,
+    starts: AtomicU32,
+    /// `None` only once it was kept as evidence.
+    dir: Option<TempDir>,
+}
+
+impl RedisServer {
+    /// Starts one with the default settings.
+    pub(crate) async fn start() -> Self {
+        Self::with(Options::new()).await
+    }
+
+    /// Starts one.
+    pub(crate) async fn with(options: Options) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("campanile-redis-")
+            .tempdir()
+            .expect("a temporary directory");
+        if let Some(acl) = &options.acl {
+            fs::write(dir.path().join("users.acl"), acl).expect("the ACL file is written");
+        }
+        let mut tries = 0;
+        let (port, process) = loop {
+            let port = free_port();
+            match launch(&options, dir.path(), port, 0).await {
+                Ok(process) => break (port, process),
+                // Somebody took the port in between.
+                Err(log) if tries < 5 && log.contains("in use") => tries += 1,
+                Err(log) => panic!("redis-server did not start on port {port}:\n{log}"),
+            }
+        };
+        let server = Self {
+            options,
+            port,
+            process: Mutex::new(process),
+            starts: AtomicU32::new(1),
+            dir: Some(dir),
+        };
+        if server.options.cluster {
+            server.join_slots().await;
+        }
+        server
+    }
+
+    /// Its address, with the login of the [`Options`].
+    pub(crate) fn url(&self) -> String {
+        let login = match (&self.options.user, &self.options.password) {
+            (Some(user), Some(password)) => format!("{user}:{password}@"),
+            (None, Some(password)) => format!(":{password}@"),
+            _ => String::new(),
+        };
+        format!("redis://{login}127.0.0.1:{}/", self.port)
+    }
+
+    /// Its address as a unix socket, where the [`Options`] ask for one.
+    pub(crate) fn unix_url(&self) -> String {
+        assert!(self.options.unix_socket, "no unix socket was asked for");
+        format!("redis+unix://{}", socket(self.dir()).display())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process id of the server.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process().id()
+    }
+
+    /// Where its data and logs are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir
+            .as_ref()
+            .expect("it is there until the drop")
+            .path()
+    }
+
+    /// A client of bare redis-rs.
+    pub(crate) fn client(&self) -> redis::Client {
+        redis::Client::open(self.url()).expect("the URL is valid")
+    }
+
+    /// A connection of bare redis-rs. Its answers may take 30 s, not the driver's 500 ms, so that
+    /// blocking commands work on it.
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        match self.try_connection().await {
+            Ok(connection) => connection,
+            Err(error) => panic!(
+                "no connection to redis-server on port {}: {error}",
+                self.port
+            ),
+        }
+    }
+
+    async fn try_connection(&self) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(10)))
+            .set_response_timeout(Some(Duration::from_secs(30)));
+        self.client()
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
+    /// Sends one command, as `redis-cli` would, and panics when it is refused.
+    pub(crate) async fn command<A: AsRef<[u8]>>(&self, parts: &[A]) -> Value {
+        self.query(parts).await
+    }
+
+    /// Like [`command`](Self::command), with the answer read as a `T`.
+    pub(crate) async fn query<T: redis::FromRedisValue>(&self, parts: &[impl AsRef<[u8]>]) -> T {
+        match self
+            .try_command(parts)
+            .await
+            .and_then(|value| redis::from_redis_value::<T>(value).map_err(Into::into))
+        {
+            Ok(answer) => answer,
+            Err(error) => {
+                let words: Vec<_> = parts
+                    .iter()
+                    .map(|part| String::from_utf8_lossy(part.as_ref()))
+                    .collect();
+                panic!("{}: {error}", words.join(" "))
+            }
+        }
+    }
+
+    /// Sends one command, which may fail.
+    pub(crate) async fn try_command(&self, parts: &[impl AsRef<[u8]>]) -> RedisResult<Value> {
+        let mut command = redis::Cmd::new();
+        for part in parts {
+            command.arg(part.as_ref());
+        }
+        command.query_async(&mut self.try_connection().await?).await
+    }
+
+    /// Sends a signal to the server's process. After [`Signal::Kill`] it is gone when this returns.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let name = match signal {
+            Signal::Kill => return self.kill(),
+            Signal::Stop => "STOP",
+            Signal::Cont => "CONT",
+            Signal::Term => "TERM",
+        };
+        // The shell's own `kill`: the program of that name is missing on small systems.
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -s {name} {}", self.pid())])
+            .status()
+            .expect("sh runs");
+        assert!(sent.success(), "SIG{name} was not delivered: {sent}");
+    }
+
+    /// Kills the server if it runs, and starts it again on its port and its data directory. Only
+    /// what it wrote there is left: see [`Options::persistent`].
+    pub(crate) async fn restart(&self) {
+        self.kill();
+        let start = self.starts.fetch_add(1, Ordering::Relaxed);
+        match launch(&self.options, self.dir(), self.port, start).await {
+            Ok(process) => *self.process() = process,
+            Err(log) => panic!("redis-server did not start again:\n{log}"),
+        }
+        if self.options.cluster {
+            self.join_slots().await;
+        }
+    }
+
+    fn kill(&self) {
+        let mut process = self.process();
+        // It may have ended by itself, which is as good.
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+
+    fn process(&self) -> std::sync::MutexGuard<'_, Child> {
+        // Dropped in panics too, so a poisoned lock must not panic again.
+        self.process
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn join_slots(&self) {
+        let info: String = self.query(&["CLUSTER", "INFO"]).await;
+        if info.contains("cluster_slots_assigned:0") {
+            // ADDSLOTSRANGE is newer than the oldest server.
+            let mut command = vec!["CLUSTER".to_owned(), "ADDSLOTS".to_owned()];
+            command.extend((0..16384).map(|slot: u32| slot.to_string()));
+            self.command(&command).await;
+        }
+        raw::eventually(
+            || async {
+                let info: String = self.query(&["CLUSTER", "INFO"]).await;
+                info.contains("cluster_state:ok").then_some(())
+            },
+            START,
+        )
+        .await;
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking()
+            && let Some(dir) = self.dir.take()
+        {
+            let path = dir.keep();
+            eprintln!("redis-server's data and log are kept in {}", path.display());
+        }
+    }
+}
+
+/// A port that nobody listens on, from below the range that outgoing connections are given theirs
+/// from (so that it is still free at a restart), with room for a cluster's bus port 10,000 above.
+fn free_port() -> u16 {
+    (0..1000)
+        .map(|_| fastrand::u16(10_000..22_000))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a free port")
+}
+
+fn socket(dir: &Path) -> PathBuf {
+    dir.join("redis.sock")
+}
+
+/// Starts the process and waits until it answers. The error is its log.
+async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<Child, String> {
+    let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let path = dir.join(format!("redis-{start}.log"));
+    let log = File::create(&path).expect("the log is created");
+    let mut command = Command::new(&program);
+    command
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--save", "", "--appendonly", "no"])
+        .args([OsString::from("--dir"), dir.into()]);
+    if options.acl.is_some() {
+        command.arg("--aclfile").arg(dir.join("users.acl"));
+    }
+    if options.unix_socket {
+        command.arg("--unixsocket").arg(socket(dir));
+    }
+    let process = command
+        .args(&options.args)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("the log can be shared"))
+        .stderr(log)
+        .spawn();
+    let mut process = match process {
+        Ok(process) => process,
+        Err(error) if error.kind() == ErrorKind::NotFound => panic!(
+            "{} is missing; install it: apt-get install redis-server",
+            Path::new(&program).display()
+        ),
+        Err(error) => panic!("{} does not run: {error}", Path::new(&program).display()),
+    };
+
+    let started = Instant::now();
+    loop {
+        let log = fs::read_to_string(&path).unwrap_or_default();
+        if let Ok(Some(status)) = process.try_wait() {
+            return Err(format!("{log}it ended: {status}"));
+        }
+        // The log tells that it is this server and no other that answers on the port.
+        if log.contains("eady to accept connections") && answers(port) {
+            return Ok(process);
+        }
+        if started.elapsed() > START {
+            let _ = process.kill();
+            let _ = process.wait();
+            return Err(format!("{log}no answer within {START:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether it answers a `PING`; that it wants a password first is an answer.
+fn answers(port: u16) -> bool {
+    let ping = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    };
+    ping().is_ok_and(|line| line.starts_with("+PONG") || line.starts_with("-NOAUTH"))
+}

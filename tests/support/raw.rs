@@ -1,0 +1,98 @@
+//! What tests ask a server, past the library.
+
+use std::{future::Future, time::Duration};
+
+use super::RedisServer;
+
+/// Calls `check` until it gives `Some`, and panics when it has not within `limit`.
+#[track_caller]
+pub(crate) fn eventually<T, F>(
+    mut check: impl FnMut() -> F,
+    limit: Duration,
+) -> impl Future<Output = T>
+where
+    F: Future<Output = Option<T>>,
+{
+    let caller = std::panic::Location::caller();
+    async move {
+        // Real time, not tokio's: a paused clock must not end the wait before a server had a
+        // chance to answer.
+        let started = std::time::Instant::now();
+        loop {
+            if let Some(found) = check().await {
+                return found;
+            }
+            assert!(
+                started.elapsed() < limit,
+                "not so within {limit:?}, as expected at {caller}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// One entry of a stream: its id and its fields, in their order.
+pub(crate) type Entry = (String, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// Adds an entry, and gives its id.
+pub(crate) async fn add(
+    server: &RedisServer,
+    stream: &str,
+    fields: &[(&str, impl AsRef<[u8]>)],
+) -> String {
+    let mut command: Vec<&[u8]> = vec![b"XADD", stream.as_bytes(), b"*"];
+    for (name, value) in fields {
+        command.extend([name.as_bytes(), value.as_ref()]);
+    }
+    server.query(&command).await
+}
+
+/// All entries of a stream, oldest first; empty where there is no such key.
+pub(crate) async fn entries(server: &RedisServer, stream: &str) -> Vec<Entry> {
+    type Raw = Vec<(String, Vec<Vec<u8>>)>;
+    let raw: Raw = server.query(&["XRANGE", stream, "-", "+"]).await;
+    raw.into_iter()
+        .map(|(id, flat)| {
+            let mut flat = flat.into_iter();
+            let fields = std::iter::from_fn(|| Some((flat.next()?, flat.next()?))).collect();
+            (id, fields)
+        })
+        .collect()
+}
+
+/// How many entries a stream holds.
+pub(crate) async fn len(server: &RedisServer, stream: &str) -> usize {
+    server.query(&["XLEN", stream]).await
+}
+
+/// How many deliveries of a group are not acknowledged; 0 where there is no such group yet.
+pub(crate) async fn pending(server: &RedisServer, stream: &str, group: &str) -> usize {
+    match server.try_command(&["XPENDING", stream, group]).await {
+        Ok(redis::Value::Array(summary)) => match summary.first() {
+            Some(redis::Value::Int(count)) => usize::try_from(*count).expect("a count"),
+            other => panic!("XPENDING {stream} {group}: {other:?}"),
+        },
+        Err(error) if error.code() == Some("NOGROUP") => 0,
+        other => panic!("XPENDING {stream} {group}: {other:?}"),
+    }
+}
+
+/// Whether a group has read the whole stream and acknowledged all of it.
+pub(crate) async fn drained(server: &RedisServer, stream: &str, group: &str) -> bool {
+    let groups: Vec<std::collections::HashMap<String, redis::Value>> =
+        server.query(&["XINFO", "GROUPS", stream]).await;
+    let last: Vec<(String, redis::Value)> = server
+        .query(&["XREVRANGE", stream, "+", "-", "COUNT", "1"])
+        .await;
+    let delivered = groups.iter().find_map(|found| {
+        let text = |key| match found.get(key) {
+            Some(redis::Value::BulkString(bytes)) => String::from_utf8(bytes.clone()).ok(),
+            _ => None,
+        };
+        (text("name")? == group).then(|| text("last-delivered-id"))?
+    });
+    pending(server, stream, group).await == 0
+        && last
+            .first()
+            .is_none_or(|(id, _)| Some(id) == delivered.as_ref())
+}
