@@ -81,32 +81,35 @@ async fn ids_and_times_follow_tokios_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_waits_hears_of_a_sooner_redelivery_than_it_waits_for() {
+async fn workers_that_wait_hear_of_a_sooner_redelivery_than_they_wait_for() {
     let memory = Memory::new();
-    let mut one_worker = open(&memory).await;
-    let mut other = open(&memory).await;
-    for (text, after) in [("late", 10 * HOUR), ("soon", HOUR)] {
-        send(&memory, text).await;
-        let delivery = one(&mut one_worker).await;
-        let waiting = tokio::spawn(async move {
-            let delivery = one(&mut other).await;
-            (delivery, other)
-        });
-        tokio::task::yield_now().await;
-        settle(delivery, again(after)).await;
-        if text == "late" {
-            // The one that waits is stopped: only its future knew when to wake up.
-            waiting.abort();
-            assert!(waiting.await.is_err());
-            other = open(&memory).await;
-        } else {
-            let (delivery, back) = waiting.await.unwrap();
-            assert_eq!(payload(&delivery), b"soon");
-            done(delivery).await;
-            other = back;
-        }
-    }
-    assert_eq!(payload(&one(&mut other).await), b"late");
+    let mut holder = open(&memory).await;
+    send(&memory, "late").await;
+    send(&memory, "soon").await;
+    let (late, soon) = (one(&mut holder).await, one(&mut holder).await);
+    let wait = |mut worker: MemorySource| {
+        tokio::spawn(async move {
+            let first = one(&mut worker).await;
+            (first, one(&mut worker).await)
+        })
+    };
+    let leaving = wait(open(&memory).await);
+    let staying = wait(open(&memory).await);
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    settle(late, again(10 * HOUR)).await;
+    tokio::task::yield_now().await;
+    settle(soon, again(HOUR)).await;
+    tokio::task::yield_now().await;
+    // Whoever leaves must not take the knowledge of when to wake up with it.
+    leaving.abort();
+    let (first, second) = staying.await.unwrap();
+    assert_eq!(
+        (payload(&first), payload(&second)),
+        (&b"soon"[..], &b"late"[..])
+    );
+    let late = start.elapsed();
+    assert!(late >= 10 * HOUR && late < 11 * HOUR, "{late:?}");
 }
 
 #[tokio::test]

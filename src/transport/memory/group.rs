@@ -147,16 +147,15 @@ impl Group {
 
     fn end_leases(&mut self, serials: impl IntoIterator<Item = Serial>, at: Instant) {
         for serial in serials {
-            let Some(pending) = self.pending.get_mut(&serial) else {
-                continue;
-            };
-            // The first to stop renewing is the one that counts.
-            if pending.ends.is_none() {
+            // An end that was set before stays: whoever stopped renewing first counts.
+            if let Some(pending) = self.pending.get_mut(&serial)
+                && pending.ends.is_none()
+            {
                 pending.ends = Some(at);
                 self.ending.insert((at, serial));
+                self.wake();
             }
         }
-        self.wake();
     }
 
     /// When there will be something to take that nobody is going to wake a worker for.
