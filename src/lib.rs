@@ -60,6 +60,8 @@ pub mod serve;
 mod service;
 pub mod transport;
 
+#[cfg(feature = "redis")]
+pub use self::transport::redis::Redis;
 pub use self::{
     client::{Client, Receipt},
     error::{BoxError, Error, Failure, NotFound, Rejection, RpcCode, RpcError},

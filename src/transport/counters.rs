@@ -51,6 +51,8 @@ counters! {
     ignored,
     /// Entries that were no message.
     undecodable,
+    /// Entries that were deleted from the stream before they were settled.
+    deleted,
     /// Deliveries that were taken over from a worker that was not heard of.
     taken_over,
     /// Deliveries that were lost to another worker.

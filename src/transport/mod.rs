@@ -13,6 +13,7 @@
 
 pub mod codec;
 mod counters;
+mod dead;
 pub(crate) mod glob;
 pub mod memory;
 #[cfg(feature = "redis")]
@@ -34,6 +35,7 @@ use crate::{
 pub(crate) use self::{counters::Counters, settings::consumer_settings};
 pub use self::{
     counters::Counts,
+    dead::DeadLetter,
     settings::{Backoff, Settings, Start, UnknownNames},
 };
 

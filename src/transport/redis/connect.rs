@@ -1,0 +1,288 @@
+//! How connections are made: once with a clear error for people, and again and again for
+//! supervisors.
+
+use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, RedisError, Value,
+    aio::{MultiplexedConnection, PubSub},
+    io::tcp::{
+        TcpSettings,
+        socket2::{SockRef, TcpKeepalive},
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::error;
+use crate::error::Error;
+
+/// How long making a connection may take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The oldest server that has every command that is used: `XAUTOCLAIM`'s generation.
+const OLDEST_SERVER: (u32, u32) = (6, 2);
+
+/// What has to be polled for a connection to work. It is done when the connection is lost.
+pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A connection whose owner polls its driver, where it has one: that saves a switch between tasks
+/// for each command, and tells at once when the connection is lost. Under TLS the driver runs by
+/// itself.
+pub(super) struct Driven {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) driver: Option<Driver>,
+}
+
+/// Makes connections to one server. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Connector(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    address: String,
+}
+
+impl Connector {
+    /// From a URL. No connection is made.
+    pub(super) fn from_url(url: &str) -> Result<Self, Error> {
+        if cfg!(not(feature = "redis-rustls"))
+            && (url.starts_with("rediss:") || url.starts_with("valkeys:"))
+        {
+            return Err(Error::config(
+                "TLS is not built in; enable the feature `redis-rustls` of `campanile`",
+            ));
+        }
+        // The driver's own errors name what is wrong with a URL without repeating it, so that no
+        // password gets into a log.
+        let client = Client::open(url).map_err(|error| {
+            Error::config(
+                "the Redis URL cannot be read; it looks like redis://user:password@host:port/db, \
+                 or redis+unix:///path/to/redis.sock?db=0",
+            )
+            .with_source(error)
+        })?;
+        Self::from_client(client)
+    }
+
+    /// From a client that the application has set up. No connection is made.
+    pub(super) fn from_client(client: Client) -> Result<Self, Error> {
+        let info = client.get_connection_info().clone();
+        let address = info.addr().to_string();
+        let tcp = tcp_settings(info.tcp_settings());
+        // The driver would name itself in two more commands, which a user with few rights may not
+        // run.
+        let handshake = info.redis_settings().clone().set_skip_set_lib_name();
+        let info = info.set_tcp_settings(tcp).set_redis_settings(handshake);
+        let client = Client::open(info).map_err(|error| error::connecting(&address, error))?;
+        Ok(Self(Arc::new(Inner { client, address })))
+    }
+
+    /// Where the server is, without user and password.
+    pub(super) fn address(&self) -> &str {
+        &self.0.address
+    }
+
+    /// A connection for commands that runs by itself. Its answers have no time limit: whoever uses
+    /// it sets one.
+    pub(super) async fn multiplexed(&self) -> Result<MultiplexedConnection, Error> {
+        let config = config();
+        let connection = self
+            .0
+            .client
+            .get_multiplexed_async_connection_with_config(&config);
+        self.within_time(connection).await
+    }
+
+    /// A connection for commands that its owner drives.
+    pub(super) async fn driven(&self) -> Result<Driven, Error> {
+        let info = self.0.client.get_connection_info();
+        let stream: Box<dyn Stream> = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                let connecting = async { Ok(TcpStream::connect((host.as_str(), *port)).await?) };
+                let stream = self.within_time(connecting).await?;
+                // A socket that cannot be told is as good as one of another system.
+                let _ = set_options(&stream, info.tcp_settings());
+                Box::new(stream)
+            }
+            #[cfg(unix)]
+            ConnectionAddr::Unix(path) => {
+                let connecting = async { Ok(tokio::net::UnixStream::connect(path).await?) };
+                Box::new(self.within_time(connecting).await?)
+            }
+            _ => {
+                return Ok(Driven {
+                    connection: self.multiplexed().await?,
+                    driver: None,
+                });
+            }
+        };
+        let handshake = info.redis_settings();
+        let making = MultiplexedConnection::new_with_config(handshake, stream, config());
+        let (connection, driver) = self.within_time(making).await?;
+        Ok(Driven {
+            connection,
+            driver: Some(Box::pin(driver)),
+        })
+    }
+
+    /// A connection for subscriptions.
+    pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
+        self.within_time(self.0.client.get_async_pubsub()).await
+    }
+
+    async fn within_time<T>(
+        &self,
+        connection: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Error> {
+        match timeout(CONNECT_TIMEOUT, connection).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(error::connecting(self.address(), error)),
+            Err(_) => Err(error::unreachable(self.address())),
+        }
+    }
+
+    /// A connection to a server that was asked whether it can be worked with.
+    pub(super) async fn checked(&self) -> Result<Driven, Error> {
+        let mut driven = self.driven().await?;
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let asking = async {
+            let answer = driven.connection.send_packed_command(&info);
+            let Some(driver) = &mut driven.driver else {
+                return answer.await;
+            };
+            tokio::pin!(answer);
+            tokio::select! {
+                answer = &mut answer => answer,
+                // What it has read, or why it ended, is there then.
+                () = driver => answer.await,
+            }
+        };
+        let answer = self.within_time(asking).await?;
+        match answer {
+            // A worker does not need the right to read `INFO`; the version is then taken on trust.
+            Value::ServerError(error) if error.code() == "NOPERM" => {}
+            Value::ServerError(error) => return Err(error::refused(error)),
+            answer => self.check_version(&answer)?,
+        }
+        Ok(driven)
+    }
+
+    fn check_version(&self, info: &Value) -> Result<(), Error> {
+        let text: String = redis::from_redis_value_ref(info).unwrap_or_default();
+        match version(&text) {
+            Some(found) if found < OLDEST_SERVER => Err(Error::config(format!(
+                "Redis at {} is version {}.{}; {}.{} or newer is needed",
+                self.address(),
+                found.0,
+                found.1,
+                OLDEST_SERVER.0,
+                OLDEST_SERVER.1
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connector").field(&self.address()).finish()
+    }
+}
+
+/// Small commands go out at once, and the kernel gives up on a peer that does not answer.
+fn tcp_settings(given: &TcpSettings) -> TcpSettings {
+    let mut settings = given.clone().set_nodelay(true);
+    if given.keepalive().is_none() {
+        settings = settings.set_keepalive(
+            TcpKeepalive::new()
+                .with_time(Duration::from_secs(15))
+                .with_interval(Duration::from_secs(5)),
+        );
+    }
+    #[cfg(target_os = "linux")]
+    if given.user_timeout().is_none() {
+        settings = settings.set_user_timeout(Duration::from_secs(15));
+    }
+    settings
+}
+
+/// A byte stream to a server.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(64)
+}
+
+/// Tells a socket what the driver would tell its own.
+fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
+    stream.set_nodelay(settings.nodelay())?;
+    let socket = SockRef::from(stream);
+    if let Some(keepalive) = settings.keepalive() {
+        socket.set_tcp_keepalive(keepalive)?;
+    }
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(settings.user_timeout())?;
+    Ok(())
+}
+
+/// Major and minor version in the text of `INFO server`.
+fn version(info: &str) -> Option<(u32, u32)> {
+    let version = info
+        .lines()
+        .find_map(|line| line.strip_prefix("redis_version:"))?;
+    let mut numbers = version.trim().split('.').map_while(|n| n.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_info() {
+        assert_eq!(
+            version("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n"),
+            Some((7, 0))
+        );
+        assert_eq!(version("redis_version:255.255.255"), Some((255, 255)));
+        assert_eq!(version("# Server"), None);
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_read_is_not_repeated() {
+        for url in [
+            "redis://user:hunter2@",
+            "http://user:hunter2@localhost/",
+            "redis://user:hunter2@localhost/zero",
+            "hunter2",
+        ] {
+            let error = Connector::from_url(url).expect_err(url);
+            assert!(error.is_config());
+            let shown = format!("{error:?} {}", error.chain());
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_connector_shows_its_address_and_nothing_else() {
+        let connector = Connector::from_url("redis://user:hunter2@localhost:7000/3").unwrap();
+        assert_eq!(format!("{connector:?}"), r#"Connector("localhost:7000")"#);
+    }
+
+    #[test]
+    #[cfg(not(feature = "redis-rustls"))]
+    fn a_tls_url_without_tls_names_the_feature() {
+        let error = Connector::from_url("rediss://localhost").unwrap_err();
+        assert!(error.to_string().contains("redis-rustls"), "{error}");
+    }
+}

@@ -1,0 +1,175 @@
+//! One supervised connection for everything that is answered at once: sending, acknowledging,
+//! scripts.
+//!
+//! Callers put commands on a queue; one task writes whatever is queued as one pipeline, keeps a few
+//! pipelines on their way, and hands out the answers. The task makes the connection again, without
+//! limit, whenever it is lost or does not answer any more.
+//!
+//! # Ordering
+//! Commands are sent in the order of the calls to [`Link::submit`], as long as the queue has room.
+//! Those that have to be sent again go before those that were not sent yet.
+//!
+//! # Back-pressure
+//! The queue is bounded. When it is full, [`Submit`] waits.
+//!
+//! # Cancel safety
+//! Dropping a [`Submit`] does not take back a command that has found room in the queue.
+
+mod script;
+mod task;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use redis::{Cmd, Value};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(super) use self::script::Script;
+use super::connect::{Connector, Driven};
+use crate::{error::Error, transport::Counters};
+
+/// How many commands may wait to be sent.
+const QUEUE: usize = 1024;
+
+/// What becomes of a command when the connection is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// It is sent once. Without a connection it waits for a few seconds and then fails as
+    /// disconnected; with its answer outstanding its outcome is unknown.
+    Never,
+    /// It is idempotent, and sent again until it is answered.
+    UntilAnswered,
+}
+
+/// Whether there is a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// The n-th one, from 1. A number that has grown means that there was a gap.
+    Connected(u64),
+    /// Not now.
+    Disconnected,
+}
+
+/// A handle of the connection. Cheap to clone; with the last one the connection ends, once what
+/// was submitted is answered.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    requests: mpsc::Sender<Request>,
+    state: watch::Receiver<State>,
+}
+
+/// A command on its way through the link.
+struct Request {
+    cmd: Cmd,
+    retry: Retry,
+    /// What `cmd` calls, if it is a script: the server may have to be told its text.
+    script: Option<&'static Script>,
+    /// When it fails if it has not been sent by then. Set when it first has to wait.
+    give_up: Option<tokio::time::Instant>,
+    answer: oneshot::Sender<Result<Value, Error>>,
+}
+
+impl Link {
+    /// Starts the task that owns the connection, beginning with one that was already made.
+    pub(super) fn spawn(
+        connector: Connector,
+        first: Option<Driven>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let (publish, state) = watch::channel(State::Disconnected);
+        tokio::spawn(task::Task::new(connector, counters, queue, publish).run(first));
+        Self { requests, state }
+    }
+
+    /// Puts a command on the queue now, if there is room, and resolves to its answer. A refusal of
+    /// the server is an answer too: a [`Value::ServerError`].
+    pub(super) fn submit(&self, cmd: Cmd, retry: Retry) -> Submit {
+        self.enqueue(cmd, retry, None)
+    }
+
+    /// Like [`submit`](Self::submit), for a script: it is called by its hash, and sent with its
+    /// text where the server does not know it.
+    pub(super) fn submit_script(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: impl FnOnce(&mut Cmd),
+        retry: Retry,
+    ) -> Submit {
+        self.enqueue(script.call(keys, args), retry, Some(script))
+    }
+
+    /// Sends a command; a refusal of the server is an error.
+    pub(super) async fn command(&self, cmd: Cmd, retry: Retry) -> Result<Value, Error> {
+        super::error::check(self.submit(cmd, retry).await?)
+    }
+
+    /// Runs a script; a refusal of the server is an error.
+    pub(super) async fn script(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: impl FnOnce(&mut Cmd),
+        retry: Retry,
+    ) -> Result<Value, Error> {
+        let answer = self.submit_script(script, keys, args, retry);
+        super::error::check(answer.await?)
+    }
+
+    /// Whether there is a connection, now and from now on.
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    fn enqueue(&self, cmd: Cmd, retry: Retry, script: Option<&'static Script>) -> Submit {
+        let (answer, answered) = oneshot::channel();
+        let request = Request {
+            cmd,
+            retry,
+            script,
+            give_up: None,
+            answer,
+        };
+        let room = match self.requests.try_send(request) {
+            // A queue that is closed has dropped the request, which `answered` will say.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
+            Err(mpsc::error::TrySendError::Full(request)) => {
+                let requests = self.requests.clone();
+                let wait: Waiting = Box::pin(async move {
+                    let _ = requests.send(request).await;
+                });
+                Some(wait)
+            }
+        };
+        Submit { room, answered }
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The future of a command's answer.
+#[must_use = "the answer says whether the command was carried out"]
+pub(super) struct Submit {
+    /// The wait for room in the queue, where there was none.
+    room: Option<Waiting>,
+    answered: oneshot::Receiver<Result<Value, Error>>,
+}
+
+impl Future for Submit {
+    type Output = Result<Value, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(room) = &mut self.room {
+            ready!(room.as_mut().poll(cx));
+            self.room = None;
+        }
+        Pin::new(&mut self.answered)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or_else(|_| Err(Error::closed())))
+    }
+}

@@ -1,0 +1,70 @@
+//! Lua scripts, called by their hash.
+
+use std::sync::OnceLock;
+
+use redis::{Arg, Cmd};
+
+/// A script, for a `static`.
+#[derive(Debug)]
+pub(in crate::transport::redis) struct Script {
+    text: &'static str,
+    hash: OnceLock<String>,
+}
+
+impl Script {
+    pub(in crate::transport::redis) const fn new(text: &'static str) -> Self {
+        Self {
+            text,
+            hash: OnceLock::new(),
+        }
+    }
+
+    /// `EVALSHA` with these keys and arguments.
+    pub(super) fn call(&self, keys: &[&str], args: impl FnOnce(&mut Cmd)) -> Cmd {
+        let hash = self
+            .hash
+            .get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(hash).arg(keys.len()).arg(keys);
+        args(&mut cmd);
+        cmd
+    }
+
+    /// The same call with the text in place of the hash, which also makes the server remember it:
+    /// one round trip less than `SCRIPT LOAD`, and no gap between the two.
+    pub(super) fn with_text(&self, call: &Cmd) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(self.text);
+        for arg in call.args_iter().skip(2) {
+            if let Arg::Simple(arg) = arg {
+                cmd.arg(arg);
+            }
+        }
+        cmd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_by_hash_turns_into_the_same_call_with_the_text() {
+        static ECHO: Script = Script::new("return ARGV[1]");
+        let call = ECHO.call(&["k1", "k2"], |cmd| {
+            cmd.arg(b"\xff").arg(7);
+        });
+        let mut expected = redis::cmd("EVAL");
+        expected
+            .arg("return ARGV[1]")
+            .arg(2)
+            .arg("k1")
+            .arg("k2")
+            .arg(b"\xff")
+            .arg(7);
+        assert_eq!(
+            ECHO.with_text(&call).get_packed_command(),
+            expected.get_packed_command()
+        );
+    }
+}

@@ -1,0 +1,412 @@
+//! The task behind a [`Link`](super::Link).
+
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesOrdered};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+
+use super::{Request, Retry, State};
+use crate::transport::{
+    Counters,
+    redis::{
+        connect::{Connector, Driven, Driver},
+        error,
+    },
+};
+
+/// How many pipelines are on their way at once: enough that the server never waits for us, and few
+/// enough that commands gather while it works.
+const PIPELINES: usize = 4;
+/// How many commands a pipeline holds at most.
+const COMMANDS: usize = 512;
+/// Past how many bytes a pipeline takes no further command.
+const BYTES: usize = 1 << 20;
+/// How long a command waits for a connection before it fails.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to answer before it counts as gone.
+const SILENCE: Duration = Duration::from_secs(5);
+/// What a connection carries at the very least, in bytes per second: large payloads get that much
+/// longer to be answered.
+const SLOWEST: usize = 1 << 20;
+/// How long a server that is not ready is left alone.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The wait between two attempts to connect.
+const BACKOFF: crate::transport::Backoff = crate::transport::Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(2),
+};
+
+pub(super) struct Task {
+    connector: Connector,
+    counters: Arc<Counters>,
+    queue: mpsc::Receiver<Request>,
+    /// Whether every handle is gone.
+    closed: bool,
+    state: watch::Sender<State>,
+    connections: u64,
+    /// What goes before the queue: it waited for a connection, or has to be sent again.
+    waiting: VecDeque<Request>,
+}
+
+/// Why a connection is not used any more.
+enum End {
+    Lost(Option<RedisError>),
+    Closed,
+}
+
+impl Task {
+    pub(super) fn new(
+        connector: Connector,
+        counters: Arc<Counters>,
+        queue: mpsc::Receiver<Request>,
+        state: watch::Sender<State>,
+    ) -> Self {
+        Self {
+            connector,
+            counters,
+            queue,
+            closed: false,
+            state,
+            connections: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut first: Option<Driven>) {
+        loop {
+            let connection = match first.take() {
+                Some(connection) => connection,
+                None => match self.connect().await {
+                    Some(connection) => connection,
+                    None => return,
+                },
+            };
+            self.connections += 1;
+            if self.connections > 1 {
+                self.counters.reconnects.increment();
+            }
+            self.state.send_replace(State::Connected(self.connections));
+            match self.serve(connection).await {
+                End::Closed => return,
+                End::Lost(reason) => {
+                    self.state.send_replace(State::Disconnected);
+                    tracing::warn!(
+                        address = self.connector.address(),
+                        reason = reason
+                            .map_or_else(|| "no usable answer".into(), |reason| reason.to_string()),
+                        "lost a connection to Redis"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Connects, however long it takes. `None` when nobody needs a connection any more.
+    async fn connect(&mut self) -> Option<Driven> {
+        let connector = self.connector.clone();
+        for attempt in 1.. {
+            // The first attempt follows the loss at once, but for a moment in which the clients of a
+            // server that restarts spread out.
+            let wait = BACKOFF.after(attempt);
+            let making = async {
+                sleep(wait).await;
+                connector.driven().await
+            };
+            match self.while_waiting(making).await? {
+                Ok(connection) => return Some(connection),
+                Err(error) => tracing::debug!(attempt, error = error.chain(), "cannot connect"),
+            }
+        }
+        None
+    }
+
+    /// Runs `work` and meanwhile lets commands wait, until they have waited for too long. `None`
+    /// when nobody waits any more and every handle is gone.
+    async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut next = self.expire();
+        tokio::pin!(work);
+        loop {
+            if self.closed {
+                self.waiting.retain(|request| !request.answer.is_closed());
+                if self.waiting.is_empty() {
+                    return None;
+                }
+            }
+            let room = !self.closed && self.waiting.len() < super::QUEUE;
+            tokio::select! {
+                done = &mut work => return Some(done),
+                request = self.queue.recv(), if room => match request {
+                    Some(mut request) => {
+                        request.give_up = Some(Instant::now() + PATIENCE);
+                        self.waiting.push_back(request);
+                    }
+                    None => self.closed = true,
+                },
+                () = sleep_until(next) => next = self.expire(),
+            }
+        }
+    }
+
+    /// Fails what has waited for too long, and says when to look again.
+    fn expire(&mut self) -> Instant {
+        let now = Instant::now();
+        let mut next = now + PATIENCE;
+        let mut kept = VecDeque::with_capacity(self.waiting.len());
+        for mut request in self.waiting.drain(..) {
+            let give_up = *request.give_up.get_or_insert(now + PATIENCE);
+            if request.retry == Retry::Never && give_up <= now {
+                let error = error::disconnected(self.connector.address());
+                let _ = request.answer.send(Err(error));
+                continue;
+            }
+            if request.retry == Retry::Never {
+                next = next.min(give_up);
+            }
+            kept.push_back(request);
+        }
+        self.waiting = kept;
+        next
+    }
+
+    async fn serve(&mut self, Driven { connection, driver }: Driven) -> End {
+        let mut flight = Flight::new(driver);
+        let end = self.exchange(&connection, &mut flight).await;
+        // What was on its way is lost with the connection.
+        for pipeline in flight.sent.into_iter().rev() {
+            let cmds = pipeline.cmds.cmd_iter().cloned().collect::<Vec<_>>();
+            for (cmd, mut request) in cmds.into_iter().zip(pipeline.requests).rev() {
+                if request.retry == Retry::UntilAnswered {
+                    request.cmd = cmd;
+                    self.waiting.push_front(request);
+                } else {
+                    let error = error::unanswered(self.connector.address());
+                    let _ = request.answer.send(Err(error));
+                }
+            }
+        }
+        end
+    }
+
+    async fn exchange(&mut self, connection: &MultiplexedConnection, flight: &mut Flight) -> End {
+        loop {
+            while flight.sent.len() < PIPELINES {
+                let Some((sent, bytes)) = self.gather() else {
+                    break;
+                };
+                flight.send(connection.clone(), sent, bytes);
+            }
+            if flight.sent.is_empty() && self.closed {
+                return End::Closed;
+            }
+            let room = flight.sent.len() < PIPELINES && !self.closed;
+            tokio::select! {
+                biased;
+                answered = flight.next() => {
+                    let (sent, values) = match answered {
+                        Ok(answered) => answered,
+                        Err(reason) => return End::Lost(reason),
+                    };
+                    match self.hand_out(sent, values) {
+                        Health::Fine => {}
+                        Health::NotReady => {
+                            self.while_waiting(sleep(PAUSE)).await;
+                        }
+                        Health::Demoted => {
+                            self.while_waiting(sleep(PAUSE)).await;
+                            return End::Lost(None);
+                        }
+                    }
+                }
+                request = self.queue.recv(), if room => match request {
+                    Some(request) => self.waiting.push_back(request),
+                    None => self.closed = true,
+                },
+            }
+        }
+    }
+
+    /// What is to be sent next, as one pipeline.
+    fn gather(&mut self) -> Option<(Sent, usize)> {
+        let mut cmds = Pipeline::new();
+        let mut requests = Vec::new();
+        let mut bytes = 0;
+        while requests.len() < COMMANDS && bytes < BYTES {
+            let next = self.waiting.pop_front();
+            let Some(mut request) = next.or_else(|| self.queue.try_recv().ok()) else {
+                break;
+            };
+            // Nobody waits for it and it was never sent: a request that was given up.
+            if request.retry == Retry::Never && request.answer.is_closed() {
+                continue;
+            }
+            let cmd = std::mem::take(&mut request.cmd);
+            bytes += size(&cmd);
+            cmds.add_command(cmd);
+            requests.push(request);
+        }
+        let cmds = Arc::new(cmds);
+        (!requests.is_empty()).then_some((Sent { cmds, requests }, bytes))
+    }
+
+    /// Answers the requests of a pipeline, or puts them back where the server was not ready.
+    fn hand_out(&mut self, sent: Sent, values: Vec<Value>) -> Health {
+        let mut health = Health::Fine;
+        let mut again = Vec::new();
+        for (index, (mut request, value)) in sent.requests.into_iter().zip(values).enumerate() {
+            if let Value::ServerError(error) = &value {
+                let cmd = || sent.cmds.cmd_iter().nth(index).expect("one command each");
+                let unknown = error.code() == "NOSCRIPT";
+                if let Some(script) = request.script.filter(|_| unknown) {
+                    request.cmd = script.with_text(cmd());
+                    again.push(request);
+                    continue;
+                }
+                if error::is_passing(error.code()) && !request.has_waited() {
+                    health = health.max(match error::is_demoted(error) {
+                        true => Health::Demoted,
+                        false => Health::NotReady,
+                    });
+                    request.cmd = cmd().clone();
+                    request.give_up.get_or_insert(Instant::now() + PATIENCE);
+                    again.push(request);
+                    continue;
+                }
+            }
+            let _ = request.answer.send(Ok(value));
+        }
+        for request in again.into_iter().rev() {
+            self.waiting.push_front(request);
+        }
+        health
+    }
+}
+
+impl Request {
+    /// Whether it may not be sent again because it has waited for as long as it may.
+    fn has_waited(&self) -> bool {
+        self.retry == Retry::Never
+            && self
+                .give_up
+                .is_some_and(|give_up| give_up <= Instant::now())
+    }
+}
+
+/// What the answers of a pipeline say about the server.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Health {
+    Fine,
+    NotReady,
+    Demoted,
+}
+
+/// A pipeline on its way.
+struct Sent {
+    cmds: Arc<Pipeline>,
+    requests: Vec<Request>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = RedisResult<Vec<Value>>> + Send>>;
+
+/// The pipelines on their way, oldest first.
+struct Flight {
+    sent: VecDeque<Sent>,
+    answers: FuturesOrdered<Answer>,
+    /// When each must have been answered.
+    due: VecDeque<Instant>,
+    clock: Pin<Box<Sleep>>,
+    driver: Option<Driver>,
+    /// Whether the driver is done.
+    lost: bool,
+}
+
+impl Flight {
+    fn new(driver: Option<Driver>) -> Self {
+        Self {
+            sent: VecDeque::with_capacity(PIPELINES),
+            answers: FuturesOrdered::new(),
+            due: VecDeque::with_capacity(PIPELINES),
+            clock: Box::pin(sleep(SILENCE)),
+            driver,
+            lost: false,
+        }
+    }
+
+    fn send(&mut self, mut connection: MultiplexedConnection, sent: Sent, bytes: usize) {
+        let upload = Duration::from_secs_f64(bytes as f64 / SLOWEST as f64);
+        let now = Instant::now();
+        let before = self.due.back().copied().unwrap_or(now);
+        self.due.push_back((now + SILENCE).max(before) + upload);
+        let cmds = sent.cmds.clone();
+        let count = sent.requests.len();
+        self.answers.push_back(Box::pin(async move {
+            connection.send_packed_commands(&cmds, 0, count).await
+        }));
+        self.sent.push_back(sent);
+    }
+
+    /// The answer to the oldest pipeline, pending while there is none. The error says why the
+    /// connection is lost; nothing, when the server owes an answer for too long.
+    async fn next(&mut self) -> Result<(Sent, Vec<Value>), Option<RedisError>> {
+        poll_fn(|cx| {
+            let mut answer = self.answers.poll_next_unpin(cx);
+            if let (Some(driver), false) = (&mut self.driver, is_some(&answer)) {
+                if driver.as_mut().poll(cx).is_ready() {
+                    self.driver = None;
+                    self.lost = true;
+                }
+                // What was new is with the driver now, and what the driver has read is here.
+                answer = self.answers.poll_next_unpin(cx);
+            }
+            match answer {
+                Poll::Ready(Some(Ok(values))) => {
+                    self.due.pop_front();
+                    let sent = self.sent.pop_front().expect("one pipeline for each answer");
+                    return Poll::Ready(Ok((sent, values)));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Some(error))),
+                _ if self.lost => return Poll::Ready(Err(Some(closed()))),
+                _ => {}
+            }
+            // The clock is only set when it has run out: to set it for each pipeline costs more
+            // than to look now and then.
+            while let Some(due) = self.due.front() {
+                ready!(self.clock.as_mut().poll(cx));
+                if *due <= Instant::now() {
+                    return Poll::Ready(Err(None));
+                }
+                self.clock.as_mut().reset(*due);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+fn is_some<T>(answer: &Poll<Option<T>>) -> bool {
+    matches!(answer, Poll::Ready(Some(_)))
+}
+
+fn closed() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
+}
+
+/// About how many bytes a command takes.
+fn size(cmd: &Cmd) -> usize {
+    cmd.args_iter()
+        .map(|arg| match arg {
+            redis::Arg::Simple(bytes) => bytes.len() + 16,
+            _ => 16,
+        })
+        .sum()
+}

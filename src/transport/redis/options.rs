@@ -1,0 +1,80 @@
+//! What only Redis needs to be told.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Redis;
+use crate::message::Name;
+
+/// The settings that no other transport has.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    /// What the channels start with that replies to this client are published on.
+    pub(super) reply_prefix: Name,
+    /// What the channels start with that this worker publishes replies on.
+    pub(super) allowed_reply_prefixes: Vec<Name>,
+    /// How long entries of consumers that are not ours are left to them.
+    pub(super) foreign_lease: Duration,
+    /// Whether a stream is trimmed although consumers that are not ours read it.
+    pub(super) trim_beside_foreign: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            reply_prefix: Name::from_static("campanile:reply:"),
+            allowed_reply_prefixes: vec![
+                Name::from_static("campanile:reply:"),
+                Name::from_static("reply:"),
+            ],
+            foreign_lease: Duration::from_secs(300),
+            trim_beside_foreign: false,
+        }
+    }
+}
+
+/// Settings that only Redis has.
+impl Redis {
+    /// What the channels start with that replies to this client are published on.
+    /// `campanile:reply:` unless set. Workers must allow it.
+    ///
+    /// Go-Broker's clients listen to `reply:*` and keep whatever comes, so choose that only where
+    /// the server's ACL allows no other.
+    #[must_use]
+    pub fn reply_prefix(mut self, prefix: impl Into<Name>) -> Self {
+        Arc::make_mut(&mut self.options).reply_prefix = prefix.into();
+        // The running subscription, if there is one, stays with the clones it was made for.
+        self.rpc = Default::default();
+        self
+    }
+
+    /// What the channels start with that this worker publishes replies on. Requests name their
+    /// reply channel themselves: without a limit, whoever can add a request could make workers
+    /// publish anything anywhere. `campanile:reply:` and `reply:` unless set.
+    #[must_use]
+    pub fn allowed_reply_prefixes<N: Into<Name>>(
+        mut self,
+        prefixes: impl IntoIterator<Item = N>,
+    ) -> Self {
+        Arc::make_mut(&mut self.options).allowed_reply_prefixes =
+            prefixes.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How long an entry stays with a consumer that is not of this library, such as a Go worker,
+    /// before it is taken over: such consumers renew no lease, so this must be longer than their
+    /// slowest handler takes. 5 min unless set.
+    #[must_use]
+    pub fn foreign_lease(mut self, lease: Duration) -> Self {
+        Arc::make_mut(&mut self.options).foreign_lease = lease;
+        self
+    }
+
+    /// Whether handled entries are trimmed from a stream that consumers of another library read
+    /// too. They are trimmed behind what every group has finished, never ahead of it. Off unless
+    /// set; always done where every consumer is of this library.
+    #[must_use]
+    pub fn trim_beside_foreign_groups(mut self, trim: bool) -> Self {
+        Arc::make_mut(&mut self.options).trim_beside_foreign = trim;
+        self
+    }
+}

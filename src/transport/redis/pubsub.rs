@@ -1,0 +1,214 @@
+//! Events: subscriptions that outlive their connections.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use redis::{
+    Msg, RedisError,
+    aio::{PubSub, PubSubSink, PubSubStream},
+};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{connect::Connector, error};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Kind, Message, Name, Parts},
+    transport::{Backoff, Counters, Interest},
+};
+
+/// How often the server is asked whether it is still there, while no event says so.
+const PING: Duration = Duration::from_secs(5);
+/// How long it may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// The wait before the subscriptions are made again.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(2),
+};
+/// How often at most a warning about dropped events is logged.
+const WARNING: Duration = Duration::from_secs(5);
+
+/// The subscriptions of a source, on a connection of their own.
+pub(super) struct Subscriber {
+    connector: Connector,
+    counters: Arc<Counters>,
+    events: HashMap<Vec<u8>, Name>,
+    patterns: HashMap<Vec<u8>, Name>,
+    dropped: u64,
+    warned: Option<Instant>,
+}
+
+impl Subscriber {
+    pub(super) fn new(connector: Connector, counters: Arc<Counters>, interest: &Interest) -> Self {
+        let named = |names: &[Name]| -> HashMap<_, _> {
+            let with_bytes = |name: &Name| (name.as_bytes().to_vec(), name.clone());
+            names.iter().map(with_bytes).collect()
+        };
+        Self {
+            connector,
+            counters,
+            events: named(&interest.events),
+            patterns: named(&interest.patterns),
+            dropped: 0,
+            warned: None,
+        }
+    }
+
+    /// Subscribes to everything, and returns when the server has confirmed it.
+    pub(super) async fn subscribe(&self) -> Result<PubSub, Error> {
+        let mut connection = self.connector.pubsub().await?;
+        let subscribing = async {
+            let names: Vec<_> = self.events.keys().collect();
+            if !names.is_empty() {
+                connection.subscribe(names).await?;
+            }
+            let patterns: Vec<_> = self.patterns.keys().collect();
+            if !patterns.is_empty() {
+                connection.psubscribe(patterns).await?;
+            }
+            Ok(())
+        };
+        match timeout(ANSWER, subscribing).await {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(refusal)) => Err(self.refused(refusal)),
+            Err(_) => Err(error::unreachable(self.connector.address())),
+        }
+    }
+
+    fn refused(&self, refusal: RedisError) -> Error {
+        if refusal.code() == Some("NOPERM") {
+            let message = "the Redis user may not subscribe to the events that the application \
+                           listens to; grant their channels with `ACL SETUSER <user> \
+                           &<channel or pattern>` and the commands with `+@pubsub`";
+            return Error::new(ErrorKind::Refused, message).with_source(refusal);
+        }
+        error::unanswered(self.connector.address()).with_source(refusal)
+    }
+
+    /// Hands every event to `offer`, until `closed`. Reading never waits: what `offer` does not
+    /// take is dropped and counted.
+    pub(super) async fn run(
+        mut self,
+        first: PubSub,
+        closed: CancellationToken,
+        offer: impl Fn(Message) -> bool + Send,
+    ) {
+        let receive = async {
+            let mut connection = first;
+            loop {
+                let (sink, stream) = connection.split();
+                let reason = self.receive(sink, stream, &offer).await;
+                let lost = Instant::now();
+                tracing::warn!(reason, "lost the connection that brings events");
+                connection = self.again().await;
+                self.counters.reconnects.increment();
+                tracing::warn!(
+                    gap = ?lost.elapsed(),
+                    "subscribed to the events again; those published in between are lost"
+                );
+            }
+        };
+        tokio::select! {
+            () = receive => {}
+            () = closed.cancelled() => {}
+        }
+    }
+
+    /// Subscribes again, however long it takes.
+    async fn again(&self) -> PubSub {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            sleep(BACKOFF.after(attempt)).await;
+            match self.subscribe().await {
+                Ok(connection) => return connection,
+                Err(error) if error.is_disconnected() => {
+                    tracing::debug!(attempt, error = error.chain(), "cannot subscribe");
+                }
+                Err(error) => tracing::warn!(error = error.chain(), "cannot subscribe"),
+            }
+        }
+    }
+
+    /// Receives until the connection is lost, and says why it is.
+    async fn receive(
+        &mut self,
+        mut sink: PubSubSink,
+        mut stream: PubSubStream,
+        offer: &impl Fn(Message) -> bool,
+    ) -> String {
+        let mut pings = interval(PING);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        pings.reset();
+        loop {
+            tokio::select! {
+                biased;
+                message = stream.next() => match message {
+                    Some(message) => {
+                        pings.reset();
+                        self.event(&message, offer);
+                    }
+                    None => return "the server closed it".to_owned(),
+                },
+                _ = pings.tick() => {
+                    let Err(reason) = self.ping(&mut sink, &mut stream, offer).await else {
+                        continue;
+                    };
+                    return reason;
+                }
+            }
+        }
+    }
+
+    /// Asks whether the server is still there, and receives meanwhile.
+    async fn ping(
+        &mut self,
+        sink: &mut PubSubSink,
+        stream: &mut PubSubStream,
+        offer: &impl Fn(Message) -> bool,
+    ) -> Result<(), String> {
+        let pong = timeout(ANSWER, sink.ping::<redis::Value>());
+        tokio::pin!(pong);
+        loop {
+            tokio::select! {
+                pong = &mut pong => return match pong {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err("no answer to a ping".to_owned()),
+                },
+                message = stream.next() => match message {
+                    Some(message) => self.event(&message, offer),
+                    None => return Err("the server closed it".to_owned()),
+                },
+            }
+        }
+    }
+
+    fn event(&mut self, message: &Msg, offer: &impl Fn(Message) -> bool) {
+        self.counters.events.increment();
+        if !offer(self.message(message)) {
+            self.counters.events_dropped.increment();
+            self.dropped += 1;
+            if self.warned.is_none_or(|last| last.elapsed() >= WARNING) {
+                self.warned = Some(Instant::now());
+                let events = std::mem::take(&mut self.dropped);
+                tracing::warn!(events, "dropped events: more came than are handled");
+            }
+        }
+    }
+
+    fn message(&self, message: &Msg) -> Message {
+        let channel = message.get_channel::<Vec<u8>>().unwrap_or_default();
+        let name = match self.events.get(&channel) {
+            Some(name) => name.clone(),
+            None => Name::from(String::from_utf8_lossy(&channel).as_ref()),
+        };
+        let mut parts = Parts::new(Kind::Event, name);
+        if message.from_pattern() {
+            let pattern = message.get_pattern::<Vec<u8>>().unwrap_or_default();
+            parts.pattern = self.patterns.get(&pattern).cloned();
+        }
+        Message::from_parts(parts, message.get_payload_bytes().to_vec().into())
+    }
+}

@@ -1,0 +1,156 @@
+//! The client side of RPC: one hub for all requests of a handle.
+//!
+//! Requests are entries on the stream. Replies to fast ones are published on the client's one
+//! channel, replies to reliable ones are added to the client's reply stream, one beside each stream
+//! it sends to. A worker of the Go library knows only the channel, and is heard there too.
+//! Whatever way a reply comes, its correlation id finds the request.
+
+mod pending;
+mod request;
+mod stream;
+mod subscription;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use self::pending::Pending;
+use super::{Redis, connect::Connector, error, keys, link::Link};
+use crate::{
+    error::Error,
+    message::{Name, ReplyMode},
+    transport::Counters,
+};
+
+/// How long a request waits for its way back to be ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether replies can come in some way.
+#[derive(Debug, Clone)]
+enum Ready {
+    /// Not yet.
+    No,
+    Yes,
+    /// They could, and will again: the connection is being made anew.
+    Lost,
+    /// The server does not allow it.
+    Refused(redis::RedisError),
+}
+
+/// What waits for replies. It ends with its last handle and its last request.
+pub(super) struct Hub {
+    client: Uuid,
+    channel: String,
+    connector: Connector,
+    link: Link,
+    counters: Arc<Counters>,
+    pending: Arc<Pending>,
+    subscribed: watch::Receiver<Ready>,
+    /// The reply streams that are read, by the stream that they are beside.
+    reply_streams: Mutex<HashMap<Name, watch::Receiver<Ready>>>,
+    end: CancellationToken,
+    _end_with_hub: DropGuard,
+}
+
+impl Redis {
+    /// The hub of this handle and its clones, started by the first request.
+    pub(super) fn hub(&self) -> Arc<Hub> {
+        let start = || {
+            let shared = &self.shared;
+            Arc::new(Hub::start(
+                &self.options.reply_prefix,
+                shared.connector.clone(),
+                shared.link.clone(),
+                shared.counters.clone(),
+            ))
+        };
+        self.rpc.get_or_init(start).clone()
+    }
+}
+
+impl Hub {
+    fn start(prefix: &str, connector: Connector, link: Link, counters: Arc<Counters>) -> Self {
+        let client = Uuid::new_v4();
+        let channel = format!("{prefix}{client}");
+        let pending = Arc::new(Pending::new(counters.clone()));
+        let end = CancellationToken::new();
+        let (publish, subscribed) = watch::channel(Ready::No);
+        let subscription = subscription::Subscription {
+            connector: connector.clone(),
+            channel: channel.clone(),
+            pending: pending.clone(),
+            counters: counters.clone(),
+            ready: publish,
+        };
+        tokio::spawn(end.clone().run_until_cancelled_owned(subscription.run()));
+        Self {
+            client,
+            channel,
+            connector,
+            link,
+            counters,
+            pending,
+            subscribed,
+            reply_streams: Mutex::default(),
+            _end_with_hub: end.clone().drop_guard(),
+            end,
+        }
+    }
+
+    /// Whether replies are read from the reply stream beside `stream`. The first call starts that.
+    fn reply_stream(&self, stream: &Name) -> Result<watch::Receiver<Ready>, Error> {
+        let mut streams = self
+            .reply_streams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = streams.get(stream) {
+            return Ok(ready.clone());
+        }
+        let key = keys::replies(&keys::base(stream)?, self.client);
+        let (publish, ready) = watch::channel(Ready::No);
+        let reader = stream::Reader::new(
+            self.connector.clone(),
+            self.link.clone(),
+            key,
+            self.pending.clone(),
+            self.counters.clone(),
+            publish,
+        );
+        tokio::spawn(reader.run(self.end.clone()));
+        streams.insert(stream.clone(), ready.clone());
+        Ok(ready)
+    }
+
+    /// Waits until replies can come that way; a reliable request is content with a way that was
+    /// there and will be again.
+    async fn wait(
+        &self,
+        ready: &mut watch::Receiver<Ready>,
+        mode: ReplyMode,
+        until: Instant,
+    ) -> Result<(), Error> {
+        let settled = |ready: &Ready| match ready {
+            Ready::No => false,
+            Ready::Lost => mode == ReplyMode::Reliable,
+            Ready::Yes | Ready::Refused(_) => true,
+        };
+        let until = until.min(Instant::now() + PATIENCE);
+        match timeout_at(until, ready.wait_for(settled)).await {
+            Ok(Ok(state)) => match &*state {
+                Ready::Refused(refusal) => Err(error::replies_refused(refusal.clone())),
+                _ => Ok(()),
+            },
+            Ok(Err(_)) => Err(Error::closed()),
+            Err(_) => Err(error::disconnected(self.connector.address())),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! One request.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout_at;
+
+use super::Hub;
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Deadline, Message, Name, ReplyMode},
+    reply::Reply,
+    transport::{
+        codec,
+        redis::{error, link::Retry, send},
+    },
+};
+
+/// How long a request waits for its reply unless it says otherwise.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+impl Hub {
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Cancel safety
+    /// Dropping the future frees the request's place at once. It may still be handled.
+    pub(in crate::transport::redis) fn request(
+        self: Arc<Self>,
+        stream: &Name,
+        mut message: Message,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
+        let stream = stream.clone();
+        let parts = message.parts_mut();
+        // It travels, so that no worker starts what nobody waits for any more.
+        let deadline = *parts
+            .deadline
+            .get_or_insert_with(|| Deadline::after(DEADLINE));
+        async move {
+            let name = message.name().clone();
+            match timeout_at(deadline.0, self.exchange(stream, message, deadline)).await {
+                Ok(reply) => reply,
+                Err(_) => Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("no reply to the request `{name}` came in time"),
+                )),
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: Name,
+        message: Message,
+        deadline: Deadline,
+    ) -> Result<Reply, Error> {
+        let mode = message.parts().reply_mode;
+        let mut subscribed = self.subscribed.clone();
+        if mode == ReplyMode::Reliable {
+            let mut ready = self.reply_stream(&stream)?;
+            self.wait(&mut ready, mode, deadline.0).await?;
+        }
+        let mut place = loop {
+            self.wait(&mut subscribed, mode, deadline.0).await?;
+            if let Some(place) = self.pending.register(mode) {
+                break place;
+            }
+            // The subscription was lost in between, or is just about to be announced.
+            tokio::task::yield_now().await;
+        };
+
+        let (id, client) = (uuid_text(place.id()), uuid_text(self.client));
+        let mut cmd = send::entry(&stream, &message, self.channel.len() + 128);
+        send::encode(&message, &mut cmd);
+        cmd.arg(codec::REPLY_TO).arg(&self.channel);
+        cmd.arg(codec::CORRELATION_ID).arg(&id[..]);
+        if mode == ReplyMode::Reliable {
+            cmd.arg(codec::CLIENT).arg(&client[..]);
+        }
+        drop(message);
+
+        let sent = self.link.submit(cmd, Retry::Never);
+        tokio::select! {
+            biased;
+            reply = &mut place => {
+                self.counters.sent.increment();
+                return reply;
+            }
+            answer = sent => match answer {
+                Ok(answer) => {
+                    error::check(answer)?;
+                    self.counters.sent.increment();
+                }
+                // It may well be under way, and its reply is kept for us: that will tell.
+                Err(error) if error.is_unknown_outcome() && mode == ReplyMode::Reliable => {}
+                Err(error) => return Err(error),
+            },
+        }
+        place.await
+    }
+}
+
+/// The text of an id, without an allocation.
+fn uuid_text(id: uuid::Uuid) -> [u8; uuid::fmt::Hyphenated::LENGTH] {
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    id.hyphenated().encode_lower(&mut text);
+    text
+}

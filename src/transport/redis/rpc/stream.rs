@@ -1,0 +1,289 @@
+//! The reader of a client's reply stream.
+//!
+//! The client makes the stream and keeps it alive by a time to live; workers only add to a stream
+//! that exists, so that nothing is left of a client that has gone. It is read from the client's own
+//! cursor, so a lost connection loses no reply.
+
+use std::{io, sync::Arc, time::Duration};
+
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Pending, Ready, subscription::BACKOFF};
+use crate::transport::{
+    Counters,
+    redis::{
+        connect::Connector,
+        link::{Link, Retry},
+    },
+};
+
+/// How long the stream outlives its client, and so the longest outage that loses no reply.
+const TIME_TO_LIVE: Duration = Duration::from_secs(300);
+/// How often the time to live is renewed at most.
+const RENEW: Duration = Duration::from_secs(1);
+/// How long one read waits for a reply at the server.
+const BLOCK: Duration = Duration::from_secs(2);
+/// How much longer than that its answer may take before the connection counts as lost.
+const GRACE: Duration = Duration::from_secs(5);
+/// How many replies one read takes at most.
+const COUNT: usize = 256;
+/// After how many replies those that were read are trimmed away.
+const TRIM: usize = 512;
+
+pub(super) struct Reader {
+    connector: Connector,
+    link: Link,
+    key: String,
+    pending: Arc<Pending>,
+    counters: Arc<Counters>,
+    ready: watch::Sender<Ready>,
+    /// The last entry that was read; `None` before there is a stream.
+    cursor: Option<Vec<u8>>,
+    renewed: Option<Instant>,
+    /// How many entries behind the cursor were not trimmed yet.
+    read: usize,
+    idle: bool,
+}
+
+impl Reader {
+    pub(super) fn new(
+        connector: Connector,
+        link: Link,
+        key: String,
+        pending: Arc<Pending>,
+        counters: Arc<Counters>,
+        ready: watch::Sender<Ready>,
+    ) -> Self {
+        Self {
+            connector,
+            link,
+            key,
+            pending,
+            counters,
+            ready,
+            cursor: None,
+            renewed: None,
+            read: 0,
+            idle: false,
+        }
+    }
+
+    /// Reads until it is told to end, and removes the stream then.
+    pub(super) async fn run(mut self, end: CancellationToken) {
+        if end.run_until_cancelled(self.keep_reading()).await.is_some() {
+            return;
+        }
+        let mut remove = redis::cmd("UNLINK");
+        remove.arg(&self.key);
+        // Where that fails, the time to live does it.
+        let removed = self.link.submit(remove, Retry::Never);
+        let _ = timeout(Duration::from_secs(1), removed).await;
+    }
+
+    async fn keep_reading(&mut self) {
+        let mut failures = 0;
+        loop {
+            match self.connector.multiplexed().await {
+                Ok(connection) => {
+                    let error = self.read(connection, &mut failures).await;
+                    tracing::warn!(
+                        address = self.connector.address(),
+                        reason = %error,
+                        "lost the connection that reads replies"
+                    );
+                    self.counters.reconnects.increment();
+                }
+                Err(error) => tracing::debug!(error = error.chain(), "cannot read replies"),
+            }
+            failures += 1;
+            sleep(BACKOFF.after(failures)).await;
+        }
+    }
+
+    /// Reads until something fails.
+    async fn read(
+        &mut self,
+        mut connection: MultiplexedConnection,
+        failures: &mut u32,
+    ) -> redis::RedisError {
+        self.renewed = None;
+        loop {
+            match self.step(&mut connection).await {
+                Ok(()) => *failures = 0,
+                Err(error) => {
+                    // A refusal is an answer for those who wait; a lost connection is not.
+                    if self.cursor.is_none() && error.code().is_some() {
+                        self.ready.send_replace(Ready::Refused(error.clone()));
+                    }
+                    return error;
+                }
+            }
+        }
+    }
+
+    /// Makes the stream if there is none, else reads from it once.
+    async fn step(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+        let Some(cursor) = &self.cursor else {
+            return self.create(connection).await;
+        };
+        let mut pipeline = Pipeline::new();
+        let now = Instant::now();
+        let renew = self.renewed.is_none_or(|last| now - last >= RENEW);
+        if renew {
+            self.renew(&mut pipeline);
+        }
+        if self.read >= TRIM || (self.idle && self.read > 0) {
+            pipeline
+                .cmd("XTRIM")
+                .arg(&self.key)
+                .arg("MINID")
+                .arg(if self.idle { "=" } else { "~" })
+                .arg(after(cursor));
+            self.read = 0;
+        }
+        pipeline
+            .cmd("XREAD")
+            .arg("COUNT")
+            .arg(COUNT)
+            .arg("BLOCK")
+            .arg(BLOCK.as_millis() as u64)
+            .arg("STREAMS")
+            .arg(&self.key)
+            .arg(cursor);
+        let mut answers = ask(connection, &pipeline, BLOCK + GRACE).await?;
+        let replies = answers.pop().unwrap_or_default().extract_error()?;
+        if renew {
+            self.renewed = Some(now);
+            // It has expired, or the server was flushed.
+            if matches!(answers.first(), Some(Value::Int(0))) {
+                self.cursor = None;
+                self.ready.send_replace(Ready::No);
+                return Ok(());
+            }
+        }
+        self.hand_out(replies);
+        Ok(())
+    }
+
+    /// Makes the stream. The two commands are not one transaction, which would need more rights:
+    /// they reach the server together.
+    async fn create(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+        let mut pipeline = Pipeline::new();
+        pipeline
+            .cmd("XADD")
+            .arg(&self.key)
+            .arg("*")
+            .arg("h")
+            .arg("");
+        self.renew(&mut pipeline);
+        let made = ask(connection, &pipeline, GRACE).await?;
+        let [added, kept] = <[Value; 2]>::try_from(made).map_err(|_| unexpected())?;
+        let id = redis::from_redis_value(added.extract_error()?)?;
+        if let Err(refusal) = kept.extract_error() {
+            // It would be there for ever.
+            pipeline.clear();
+            pipeline.cmd("UNLINK").arg(&self.key);
+            ask(connection, &pipeline, GRACE).await?;
+            return Err(refusal);
+        }
+        self.cursor = Some(id);
+        self.read = 1;
+        self.renewed = Some(Instant::now());
+        self.ready.send_replace(Ready::Yes);
+        Ok(())
+    }
+
+    fn renew(&self, pipeline: &mut Pipeline) {
+        let milliseconds = TIME_TO_LIVE.as_millis() as u64;
+        pipeline.cmd("PEXPIRE").arg(&self.key).arg(milliseconds);
+    }
+
+    fn hand_out(&mut self, answer: Value) {
+        let entries = entries(answer);
+        self.idle = entries.is_empty();
+        self.read += entries.len();
+        for entry in entries {
+            let Some((id, fields)) = parts(entry) else {
+                continue;
+            };
+            let mut fields = fields.into_iter();
+            while let (Some(field), Some(value)) = (fields.next(), fields.next()) {
+                if let (Value::BulkString(field), Value::BulkString(envelope)) = (field, value)
+                    && field == b"r"
+                {
+                    self.pending.resolve(&envelope);
+                }
+            }
+            self.cursor = Some(id);
+        }
+    }
+}
+
+/// Sends a pipeline, and gives up on a server that does not answer.
+async fn ask(
+    connection: &mut MultiplexedConnection,
+    pipeline: &Pipeline,
+    limit: Duration,
+) -> redis::RedisResult<Vec<Value>> {
+    let answers = connection.send_packed_commands(pipeline, 0, pipeline.len());
+    timeout(limit, answers)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+fn unexpected() -> redis::RedisError {
+    io::Error::from(io::ErrorKind::InvalidData).into()
+}
+
+/// The entries in the answer to an `XREAD` of one stream, in RESP2 or RESP3.
+fn entries(answer: Value) -> Vec<Value> {
+    let stream = match answer {
+        Value::Array(mut streams) => match streams.pop() {
+            Some(Value::Array(mut stream)) => stream.pop(),
+            _ => None,
+        },
+        Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
+        _ => None,
+    };
+    match stream {
+        Some(Value::Array(entries)) => entries,
+        _ => Vec::new(),
+    }
+}
+
+fn parts(entry: Value) -> Option<(Vec<u8>, Vec<Value>)> {
+    let Value::Array(entry) = entry else {
+        return None;
+    };
+    match <[Value; 2]>::try_from(entry) {
+        Ok([Value::BulkString(id), Value::Array(fields)]) => Some((id, fields)),
+        _ => None,
+    }
+}
+
+/// The least id after this one.
+fn after(id: &[u8]) -> String {
+    let id = String::from_utf8_lossy(id);
+    let next = id.split_once('-').and_then(|(milliseconds, sequence)| {
+        let sequence = sequence.parse::<u64>().ok()?.checked_add(1)?;
+        Some(format!("{milliseconds}-{sequence}"))
+    });
+    // The id itself trims one entry less.
+    next.unwrap_or_else(|| id.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_id_is_one_sequence_further() {
+        assert_eq!(after(b"1795430237570-0"), "1795430237570-1");
+        assert_eq!(after(b"5-18446744073709551615"), "5-18446744073709551615");
+    }
+}

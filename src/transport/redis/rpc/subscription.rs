@@ -1,0 +1,106 @@
+//! The one subscription of a client, kept up.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use redis::{RedisError, Value, aio::PubSub};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{Pending, Ready};
+use crate::{
+    error::Error,
+    transport::{Backoff, Counters, redis::connect::Connector},
+};
+
+/// How often the server is asked whether it still hears us, and how long it may take to answer: a
+/// connection that is only half open shows no other sign.
+const PING: Duration = Duration::from_secs(5);
+/// The wait between two attempts to subscribe.
+pub(super) const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(2),
+};
+
+pub(super) struct Subscription {
+    pub(super) connector: Connector,
+    pub(super) channel: String,
+    pub(super) pending: Arc<Pending>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) ready: watch::Sender<Ready>,
+}
+
+impl Subscription {
+    /// Stays subscribed, until it is dropped.
+    pub(super) async fn run(self) {
+        let mut failures = 0;
+        let mut down = Ready::No;
+        loop {
+            match self.subscribe().await {
+                Ok(Ok(subscription)) => {
+                    failures = 0;
+                    if matches!(down, Ready::Lost) {
+                        self.counters.reconnects.increment();
+                    }
+                    down = Ready::Lost;
+                    self.pending.subscribed();
+                    self.ready.send_replace(Ready::Yes);
+                    self.listen(subscription).await;
+                    self.ready.send_replace(Ready::Lost);
+                    self.pending.unsubscribed();
+                    tracing::warn!(
+                        address = self.connector.address(),
+                        "lost the subscription for replies"
+                    );
+                }
+                Ok(Err(refusal)) => {
+                    tracing::debug!(error = %refusal, "may not subscribe for replies");
+                    self.ready.send_replace(Ready::Refused(refusal));
+                }
+                Err(error) => {
+                    tracing::debug!(error = error.chain(), "cannot subscribe for replies");
+                    self.ready.send_replace(down.clone());
+                }
+            }
+            failures += 1;
+            sleep(BACKOFF.after(failures)).await;
+        }
+    }
+
+    /// A subscription that the server has confirmed, or its refusal.
+    async fn subscribe(&self) -> Result<Result<PubSub, RedisError>, Error> {
+        let mut pubsub = self.connector.pubsub().await?;
+        match timeout(PING, pubsub.subscribe(&self.channel)).await {
+            Ok(Ok(())) => Ok(Ok(pubsub)),
+            Ok(Err(refusal)) if refusal.code().is_some() => Ok(Err(refusal)),
+            Ok(Err(error)) => {
+                Err(Error::disconnected("the subscription failed").with_source(error))
+            }
+            Err(_) => Err(Error::disconnected("the subscription was not confirmed")),
+        }
+    }
+
+    /// Hands out replies until the connection is lost.
+    async fn listen(&self, subscription: PubSub) {
+        let (mut sink, mut replies) = subscription.split();
+        let alive = async {
+            loop {
+                sleep(PING).await;
+                if !matches!(timeout(PING, sink.ping::<Value>()).await, Ok(Ok(_))) {
+                    return;
+                }
+            }
+        };
+        let hand_out = async {
+            while let Some(reply) = replies.next().await {
+                self.pending.resolve(reply.get_payload_bytes());
+            }
+        };
+        tokio::select! {
+            () = hand_out => {}
+            () = alive => {}
+        }
+    }
+}

@@ -1,0 +1,21 @@
+-- Whether the entry is pending for this worker. A group that is gone owns nothing.
+local function own(src, group, id, me)
+  local found = redis.pcall('XPENDING', src, group, id, id, 1, me)
+  if found.err then
+    if string.find(found.err, 'NOGROUP', 1, true) then return false end
+    return redis.call('XPENDING', src, group, id, id, 1, me)
+  end
+  return #found == 1
+end
+
+-- Acknowledges an entry. On the retry stream nobody else needs it then, so it goes.
+local function finish(src, group, id, retry)
+  redis.call('XACK', src, group, id)
+  if retry then redis.call('XDEL', src, id) end
+end
+
+-- Redis's clock in milliseconds.
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end

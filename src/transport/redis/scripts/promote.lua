@@ -1,0 +1,21 @@
+-- Moves what is due to the retry stream.
+-- KEYS: due, bodies, retry. ARGV: how many at most.
+-- Returns: {moved, lost, ms until the next is due (-1 = there is none)}.
+local now = clock()
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
+local moved, lost = 0, 0
+for _, member in ipairs(due) do
+  local body = redis.call('HGET', KEYS[2], member)
+  local good, fields = pcall(cmsgpack.unpack, body or '')
+  if good and type(fields) == 'table' and #fields > 0 and #fields % 2 == 0 then
+    redis.call('XADD', KEYS[3], '*', unpack(fields))
+    moved = moved + 1
+  else
+    lost = lost + 1
+  end
+  redis.call('ZREM', KEYS[1], member)
+  redis.call('HDEL', KEYS[2], member)
+end
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if not first[2] then return { moved, lost, -1 } end
+return { moved, lost, math.max(0, math.floor(first[2] - now)) }

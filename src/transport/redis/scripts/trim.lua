@@ -1,0 +1,42 @@
+-- Drops the entries that every group has finished.
+-- KEYS: stream, gate. ARGV: consumer, prefix of our consumers, ms until the next trim of any worker,
+--       '1' to trim although consumers that are not ours read it.
+-- Returns: how many were dropped.
+if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[3]) then return 0 end
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+
+-- Ids are compared as texts: a double does not hold their digits.
+local function below(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms ~= b_ms then
+    if #a_ms ~= #b_ms then return #a_ms < #b_ms end
+    return a_ms < b_ms
+  end
+  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
+  return a_seq < b_seq
+end
+
+local lowest
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = {}
+  for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group.name)) do
+    -- Others may want to read what is handled: their streams are trimmed when somebody asks for it.
+    local name = consumer[2]
+    if ARGV[4] ~= '1' and string.sub(name, 1, #ARGV[2]) ~= ARGV[2] then return 0 end
+  end
+  local needed = group['last-delivered-id']
+  if group.pending > 0 then needed = redis.call('XPENDING', KEYS[1], group.name)[2] end
+  if not lowest or below(needed, lowest) then lowest = needed end
+end
+if not lowest then return 0 end
+
+local dropped = 0
+-- An approximate trim stops after 10,000 entries.
+for _ = 1, 100 do
+  local step = redis.call('XTRIM', KEYS[1], 'MINID', '~', lowest)
+  dropped = dropped + step
+  if step == 0 then break end
+end
+return dropped

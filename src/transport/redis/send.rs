@@ -1,0 +1,170 @@
+//! The sending half: a task or a request becomes an entry on the stream, an event is published.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use redis::{Cmd, Value};
+use tower::Service;
+
+use super::{
+    Redis, error, keys,
+    link::{Retry, Submit},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Kind, Message, MessageId},
+    reply::Reply,
+    transport::{Counters, codec},
+};
+
+/// The largest value that a server takes unless it is told otherwise (`proto-max-bulk-len`).
+const LARGEST_PAYLOAD: usize = 512 << 20;
+
+impl Service<Message> for Redis {
+    type Response = Reply;
+    type Error = Error;
+    type Future = SendFuture;
+
+    /// Always ready: the wait for a queue that is full, or for a connection, is in the call.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> SendFuture {
+        let work = self
+            .send(message)
+            .unwrap_or_else(|error| Work::Refused(Some(error)));
+        SendFuture {
+            work,
+            counters: self.shared.counters.clone(),
+        }
+    }
+}
+
+impl Redis {
+    fn send(&self, message: Message) -> Result<Work, Error> {
+        check(&message)?;
+        if message.kind() != Kind::Event {
+            keys::check(&self.settings.stream)?;
+        }
+        let link = &self.shared.link;
+        match message.kind() {
+            Kind::Task => {
+                let mut cmd = entry(&self.settings.stream, &message, 0);
+                encode(&message, &mut cmd);
+                Ok(Work::Task(link.submit(cmd, Retry::Never)))
+            }
+            Kind::Event => {
+                let (name, payload) = (message.name().as_bytes(), message.payload());
+                let mut cmd = Cmd::with_capacity(3, 16 + name.len() + payload.len());
+                cmd.arg("PUBLISH").arg(name).arg(&payload[..]);
+                Ok(Work::Event(link.submit(cmd, Retry::Never)))
+            }
+            Kind::Rpc => {
+                let reply = self.hub().request(&self.settings.stream, message);
+                Ok(Work::Rpc(Box::pin(reply)))
+            }
+        }
+    }
+}
+
+/// What cannot be sent, said before anything is.
+fn check(message: &Message) -> Result<(), Error> {
+    let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
+    if let Some(fault) = message.name().fault() {
+        return invalid(fault);
+    }
+    if message.payload().len() > LARGEST_PAYLOAD {
+        return invalid("the payload is larger than the 512 MiB that Redis takes");
+    }
+    if message.kind() == Kind::Event && !message.headers().is_empty() {
+        return invalid(
+            "events carry no headers on Pub/Sub; put them in the payload, or send a task",
+        );
+    }
+    Ok(())
+}
+
+/// The start of an `XADD` of this message, with room for all of it and `more` bytes.
+pub(super) fn entry(stream: &str, message: &Message, more: usize) -> Cmd {
+    let headers: usize = (message.headers().iter())
+        .map(|(name, value)| name.as_str().len() + value.len() + 2)
+        .sum();
+    let texts = stream.len() + message.name().len() + message.payload().len() + headers;
+    let mut cmd = Cmd::with_capacity(17 + 2 * message.headers().len(), 64 + texts + more);
+    cmd.arg("XADD").arg(stream).arg("*");
+    cmd
+}
+
+/// Writes the message's fields.
+pub(super) fn encode(message: &Message, cmd: &mut Cmd) {
+    codec::encode(message, |field, value| {
+        cmd.arg(field).arg(value);
+    });
+}
+
+/// The id in the answer to an `XADD`.
+fn accepted(answer: Value) -> Result<MessageId, Error> {
+    match error::check(answer)? {
+        Value::BulkString(id) => MessageId::from_utf8(Bytes::from(id)).ok(),
+        Value::SimpleString(id) => Some(MessageId::from(id)),
+        _ => None,
+    }
+    .ok_or_else(|| Error::new(ErrorKind::Decode, "Redis answered `XADD` without an id"))
+}
+
+/// The future of [`Redis`] as a service.
+///
+/// # Cancel safety
+/// Dropping it does not take back what was sent. A request's place is freed at once: nothing waits
+/// for its reply any more.
+#[must_use = "futures do nothing unless polled"]
+pub struct SendFuture {
+    work: Work,
+    counters: Arc<Counters>,
+}
+
+enum Work {
+    Refused(Option<Error>),
+    Task(Submit),
+    Event(Submit),
+    Rpc(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>),
+}
+
+impl Future for SendFuture {
+    type Output = Result<Reply, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = match &mut self.work {
+            Work::Refused(error) => {
+                return Poll::Ready(Err(error.take().expect("polled after it was done")));
+            }
+            // It counts itself: its reply may come before the server has taken it.
+            Work::Rpc(reply) => return reply.as_mut().poll(cx),
+            Work::Task(answer) => {
+                let answer = ready!(Pin::new(answer).poll(cx));
+                answer.and_then(accepted).map(Reply::accepted)
+            }
+            Work::Event(answer) => {
+                let answer = ready!(Pin::new(answer).poll(cx));
+                answer.and_then(error::check).map(|_| Reply::default())
+            }
+        };
+        if reply.is_ok() {
+            self.counters.sent.increment();
+        }
+        Poll::Ready(reply)
+    }
+}
+
+impl fmt::Debug for SendFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,125 @@
+//! From entries to deliveries.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+
+use super::{
+    answer::Address,
+    entry::{self, Entry, EntryId, Lane, value_of},
+    settle::{RedisSettle, Ticket},
+    worker::{Grip, Suspect, Worker},
+};
+use crate::{
+    error::RpcError,
+    message::{Attempt, Deadline, MessageId},
+    transport::{
+        Delivery, Verdict,
+        codec::{self, Decoded},
+    },
+};
+
+impl Worker {
+    /// Makes deliveries of what a command that was sent at `asked` has fetched, and holds them.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        entries: Vec<Entry>,
+        asked: Instant,
+    ) -> Vec<Delivery<RedisSettle>> {
+        let one = |entry| self.delivery(entry, asked);
+        entries.into_iter().filter_map(one).collect()
+    }
+
+    fn delivery(self: &Arc<Self>, entry: Entry, asked: Instant) -> Option<Delivery<RedisSettle>> {
+        let Entry {
+            lane,
+            id,
+            text,
+            deliveries,
+            fields,
+        } = entry;
+        let grip = Grip::new(self, (lane, id), asked);
+        let (text, origin, before) = match lane {
+            Lane::Main => (text, id, 0),
+            Lane::Retry => origin(&fields, text, id),
+        };
+        let mut ticket = Ticket {
+            grip,
+            origin,
+            attempt: before.saturating_add(deliveries),
+            address: None,
+            suspect: super::take_over::is_suspect(deliveries).then(|| Suspect::new(self)),
+        };
+        let fields = match lane {
+            Lane::Main => fields,
+            Lane::Retry => entry::unpacked(fields),
+        };
+        if ticket.attempt > self.settings.max_deliveries {
+            // Not decoded: it may be what ends its workers.
+            ticket.address = Address::of_fields(&fields);
+            self.give_up(ticket);
+            return None;
+        }
+        match codec::decode(fields) {
+            Ok(mut decoded) => {
+                ticket.address = Address::of(&mut decoded);
+                let lease = ticket.grip.lease.clone();
+                let attempt = ticket.attempt;
+                let settle = RedisSettle::entry(ticket);
+                let mut message = self.dated(decoded, origin);
+                let parts = message.parts_mut();
+                parts.id = MessageId::from_utf8(text).ok();
+                parts.attempt = Attempt(attempt);
+                parts.lease = Some(lease);
+                Some(Delivery::new(Ok(message), settle))
+            }
+            Err(undecodable) => {
+                self.counters.undecodable.increment();
+                ticket.address = Address::of_fields(&undecodable.fields);
+                Some(Delivery::new(Err(undecodable), RedisSettle::entry(ticket)))
+            }
+        }
+    }
+
+    /// Puts on what depends on Redis's clock.
+    fn dated(&self, decoded: Decoded, origin: EntryId) -> crate::Message {
+        let mut message = decoded.message;
+        let parts = message.parts_mut();
+        let accepted = Duration::from_millis(origin.milliseconds);
+        parts.accepted_at = SystemTime::UNIX_EPOCH.checked_add(accepted);
+        parts.deadline = decoded.time_to_live.map(|life| {
+            // Counted from when the server took the message, on the server's own clock.
+            Deadline::after(life.saturating_sub(self.clock.since(origin.milliseconds)))
+        });
+        message
+    }
+
+    /// Makes a dead letter of what was delivered too often.
+    fn give_up(self: &Arc<Self>, ticket: Ticket) {
+        let verdict = Verdict::Dead {
+            reason: format!("delivered {} times and never settled", ticket.attempt - 1),
+            answer: Some(RpcError::unavailable("the request could not be handled")),
+        };
+        let id = ticket.origin;
+        tokio::spawn(async move {
+            if let Err(error) = ticket.settle(verdict).await {
+                tracing::warn!(%id, error = error.chain(), "a message could not be made a dead letter");
+            }
+        });
+    }
+}
+
+/// What a retry stream's entry says about where its message comes from, and how often it was
+/// delivered before.
+fn origin(fields: &[(Bytes, Bytes)], text: Bytes, id: EntryId) -> (Bytes, EntryId, u32) {
+    let before = value_of(fields, codec::ATTEMPTS)
+        .and_then(|attempts| std::str::from_utf8(attempts).ok()?.parse().ok())
+        .unwrap_or(0);
+    let origin = value_of(fields, codec::ORIGIN)
+        .and_then(|origin| Some((origin.clone(), EntryId::parse(origin)?)));
+    let (text, id) = origin.unwrap_or((text, id));
+    (text, id, before)
+}

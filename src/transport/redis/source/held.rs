@@ -1,0 +1,132 @@
+//! What this worker holds: fetched, and not settled yet.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::entry::{EntryId, Lane};
+use crate::message::Lease;
+
+/// The key of a delivery.
+pub(super) type Key = (Lane, EntryId);
+
+/// The deliveries whose leases are to be renewed.
+#[derive(Debug, Default)]
+pub(super) struct Held(Mutex<HashMap<Key, Hold>>);
+
+#[derive(Debug)]
+struct Hold {
+    lease: Lease,
+    renewed: Instant,
+    /// Whether a verdict is on its way: when the entry is not ours any more, that was probably us.
+    settling: bool,
+}
+
+impl Held {
+    /// Adds a delivery that was fetched, or whose lease was renewed, at this time.
+    pub(super) fn add(&self, key: Key, lease: Lease, at: Instant) {
+        let hold = Hold {
+            lease,
+            renewed: at,
+            settling: false,
+        };
+        self.lock().insert(key, hold);
+    }
+
+    pub(super) fn holds(&self, key: Key) -> bool {
+        self.lock().contains_key(&key)
+    }
+
+    /// A verdict is on its way. The lease is kept until it has arrived.
+    pub(super) fn settling(&self, key: Key) {
+        if let Some(hold) = self.lock().get_mut(&key) {
+            hold.settling = true;
+        }
+    }
+
+    /// These are not held any more.
+    pub(super) fn remove(&self, keys: impl IntoIterator<Item = Key>) {
+        let mut held = self.lock();
+        for key in keys {
+            held.remove(&key);
+        }
+    }
+
+    /// What was not renewed for this long, on a lane.
+    pub(super) fn older_than(&self, age: Duration, lane: Lane) -> Vec<EntryId> {
+        let now = Instant::now();
+        let due = |hold: &Hold| now.saturating_duration_since(hold.renewed) > age;
+        self.lock()
+            .iter()
+            .filter(|((on, _), hold)| *on == lane && due(hold))
+            .map(|((_, id), _)| *id)
+            .collect()
+    }
+
+    /// These were renewed by a command that was sent at this time.
+    pub(super) fn renewed(&self, lane: Lane, ids: &[EntryId], at: Instant) {
+        let mut held = self.lock();
+        for id in ids {
+            if let Some(hold) = held.get_mut(&(lane, *id)) {
+                hold.renewed = at;
+            }
+        }
+    }
+
+    /// Another worker has this one. Whether that is news: it was held, and not being settled.
+    pub(super) fn lose(&self, key: Key) -> bool {
+        let mut held = self.lock();
+        if held.get(&key).is_some_and(|hold| hold.settling) {
+            return false;
+        }
+        match held.remove(&key) {
+            Some(hold) => {
+                hold.lease.lose();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Hold>> {
+        // No caller's code runs under the lock, so a panic cannot leave the map half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_news_once_and_not_while_a_verdict_is_on_its_way() {
+        let held = Held::default();
+        let key = |id| (Lane::Main, EntryId::parse(id).unwrap());
+        let lease = Lease::new();
+        held.add(key(b"1-1"), lease.clone(), Instant::now());
+        held.add(key(b"1-2"), Lease::new(), Instant::now());
+        held.settling(key(b"1-2"));
+        assert!(held.lose(key(b"1-1")) && lease.is_lost());
+        assert!(!held.lose(key(b"1-1")), "it is known");
+        assert!(
+            !held.lose(key(b"1-2")),
+            "our own verdict may have done that"
+        );
+        assert!(held.holds(key(b"1-2")));
+    }
+
+    #[test]
+    fn only_what_is_old_on_the_lane_is_to_be_renewed() {
+        let held = Held::default();
+        let id = EntryId::parse(b"1-1").unwrap();
+        let long_ago = Instant::now() - Duration::from_secs(5);
+        held.add((Lane::Main, id), Lease::new(), long_ago);
+        let old = |lane| held.older_than(Duration::from_secs(3), lane);
+        assert_eq!(old(Lane::Main), [id]);
+        assert_eq!(old(Lane::Retry), []);
+        held.renewed(Lane::Main, &[id], Instant::now());
+        assert_eq!(old(Lane::Main), []);
+    }
+}

@@ -1,0 +1,204 @@
+//! Where what was fetched waits to be handed out, and how much is asked for.
+
+use std::{
+    collections::VecDeque,
+    future,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::settle::RedisSettle;
+use crate::transport::Delivery;
+
+type Deliveries = Vec<Delivery<RedisSettle>>;
+
+/// How long a surplus waits for somebody to ask for it before it is given back.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Between the tasks that fetch and the source's `next`.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    /// How many events may wait.
+    event_buffer: usize,
+    /// Wakes the reader: something is asked for, or nothing will be any more.
+    wanted: Notify,
+    /// Wakes `next`: something has come.
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// From the stream: more than was asked for only where an answer held more than it should.
+    ready: VecDeque<Delivery<RedisSettle>>,
+    events: VecDeque<Delivery<RedisSettle>>,
+    /// How many deliveries are asked for right now.
+    demand: usize,
+    /// Whose turn it is to be handed out first.
+    events_first: bool,
+    stopped: bool,
+}
+
+/// What the reader is to do next.
+pub(super) enum Wanted {
+    /// Fetch this many.
+    Deliveries(usize),
+    /// Give these back: nobody wants them.
+    Nothing(Deliveries),
+    /// End.
+    Stop,
+}
+
+impl Inbox {
+    pub(super) fn new(event_buffer: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            event_buffer,
+            wanted: Notify::new(),
+            arrived: Notify::new(),
+        }
+    }
+
+    /// Waits until something is asked for.
+    pub(super) async fn wanted(&self) -> Wanted {
+        loop {
+            let surplus = {
+                let state = self.lock();
+                if state.stopped {
+                    return Wanted::Stop;
+                }
+                if state.demand > 0 {
+                    return Wanted::Deliveries(state.demand);
+                }
+                !state.ready.is_empty()
+            };
+            if !surplus {
+                self.wanted.notified().await;
+            } else if timeout(PATIENCE, self.wanted.notified()).await.is_err() {
+                let mut state = self.lock();
+                if state.demand == 0 && !state.stopped {
+                    return Wanted::Nothing(state.ready.drain(..).collect());
+                }
+            }
+        }
+    }
+
+    /// Adds what was fetched.
+    pub(super) fn put(&self, deliveries: Deliveries) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        state.demand = state.demand.saturating_sub(deliveries.len());
+        state.ready.extend(deliveries);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// Adds an event, if there is room for it.
+    pub(super) fn offer(&self, event: Delivery<RedisSettle>) -> bool {
+        let mut state = self.lock();
+        if state.stopped || state.events.len() >= self.event_buffer {
+            return false;
+        }
+        state.events.push_back(event);
+        drop(state);
+        self.arrived.notify_one();
+        true
+    }
+
+    /// Waits for deliveries, at most `max`. When it is dropped nothing is asked for any more, and
+    /// what comes nevertheless is kept.
+    pub(super) async fn take(&self, max: usize) -> Deliveries {
+        let _asked = Asked(self);
+        loop {
+            let stopped = {
+                let mut state = self.lock();
+                let deliveries = state.take(max);
+                if !deliveries.is_empty() {
+                    return deliveries;
+                }
+                state.demand = max;
+                state.stopped
+            };
+            if stopped {
+                return future::pending().await;
+            }
+            self.wanted.notify_one();
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Ends the fetching.
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.wanted.notify_waiters();
+        self.wanted.notify_one();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    /// Sleeps, and no longer than until the fetching ends.
+    pub(super) async fn pause(&self, wait: Duration) {
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.stopped() => {}
+        }
+    }
+
+    /// Waits until the fetching ends.
+    pub(super) async fn stopped(&self) {
+        loop {
+            let woken = self.wanted.notified();
+            if self.is_stopped() {
+                return;
+            }
+            woken.await;
+        }
+    }
+
+    /// What was not handed out: deliveries, and how many events.
+    pub(super) fn rest(&self) -> (Deliveries, usize) {
+        let mut state = self.lock();
+        let events = state.events.len();
+        state.events.clear();
+        (state.ready.drain(..).collect(), events)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, max: usize) -> Deliveries {
+        let mut taken = Vec::new();
+        // Neither may starve the other where both always have something.
+        let order = match self.events_first {
+            true => [&mut self.events, &mut self.ready],
+            false => [&mut self.ready, &mut self.events],
+        };
+        for queue in order {
+            let count = queue.len().min(max - taken.len());
+            taken.extend(queue.drain(..count));
+        }
+        self.events_first = !self.events_first;
+        taken
+    }
+}
+
+/// Withdraws what `next` asked for.
+struct Asked<'a>(&'a Inbox);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.lock().demand = 0;
+    }
+}

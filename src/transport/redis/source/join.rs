@@ -1,0 +1,128 @@
+//! Joining the group and leaving it.
+
+use redis::Value;
+
+use super::{
+    entry::{array, bytes},
+    scripts,
+    worker::Worker,
+};
+use crate::{
+    error::Error,
+    transport::{
+        Start,
+        redis::{error, link::Retry},
+    },
+};
+
+impl Worker {
+    /// Makes sure that the group exists and that this worker may read with it.
+    pub(super) async fn join(&self) -> Result<(), Error> {
+        let others = self.make_group(start(&self.settings.start)).await?;
+        if !others.is_empty() && self.settings.unknown_names.is_none() {
+            return Err(Error::config(format!(
+                "the stream `{}` has other groups ({}), so messages that this worker does not know \
+                 may be theirs; say what is to become of them: \
+                 `.unknown_names(UnknownNames::Ignore)` leaves them to the others, \
+                 `.unknown_names(UnknownNames::Fail)` treats them as failed",
+                self.keys.stream,
+                others.join(", ")
+            )));
+        }
+        self.try_rights().await
+    }
+
+    /// Makes the group again after its stream has vanished: what was sent since then is read from
+    /// the beginning.
+    pub(super) async fn rejoin(&self) -> Result<(), Error> {
+        self.make_group("0").await.map(drop)
+    }
+
+    /// Returns the stream's other groups.
+    async fn make_group(&self, start: &str) -> Result<Vec<String>, Error> {
+        let keys = [&*self.keys.stream, &*self.keys.retry];
+        let args = |cmd: &mut redis::Cmd| {
+            cmd.arg(self.keys.group.as_str()).arg(start);
+        };
+        let answer = self
+            .link
+            .submit_script(&scripts::JOIN, &keys, args, Retry::Never);
+        let answer = match answer.await? {
+            Value::ServerError(refusal)
+                if refusal
+                    .details()
+                    .is_some_and(|text| text.contains("Invalid stream ID")) =>
+            {
+                return Err(Error::config(format!(
+                    "the group `{}` cannot start after `{start}`: that is no entry id, such as \
+                     1795430237570-0",
+                    self.keys.group
+                )));
+            }
+            answer => error::check(answer)?,
+        };
+        let texts = array(answer).into_iter().filter_map(bytes);
+        let mut texts = texts.map(|text| String::from_utf8_lossy(&text).into_owned());
+        match texts.next().as_deref() {
+            Some("joined") => Ok(texts.collect()),
+            Some("choose") => Err(Error::config(format!(
+                "the group `{}` does not exist yet, and the stream `{}` has others ({}) whose \
+                 history may be long; say where it starts: `.start(Start::Beginning)`, \
+                 `.start(Start::End)` or `.start(Start::After(id))`",
+                self.keys.group,
+                self.keys.stream,
+                texts.collect::<Vec<_>>().join(", ")
+            ))),
+            _ => {
+                let (key, kind) = (texts.next(), texts.next());
+                Err(Error::config(format!(
+                    "the key `{}` holds a {} and not a stream; choose another stream name, or \
+                     delete the key",
+                    key.unwrap_or_default(),
+                    kind.unwrap_or_default()
+                )))
+            }
+        }
+    }
+
+    /// Uses each right that only matters later, in a way that changes nothing, so that a missing
+    /// one is an error now and not a worker that does nothing.
+    async fn try_rights(&self) -> Result<(), Error> {
+        // A new consumer has no history. Reading it raises no counts then.
+        let read = self.reading(
+            1,
+            None,
+            &[(&self.keys.stream, "0"), (&self.keys.retry, "0")],
+        );
+        let mut acknowledge = redis::cmd("XACK");
+        acknowledge
+            .arg(self.keys.stream.as_str())
+            .arg(self.keys.group.as_str())
+            .arg("0-0");
+        for cmd in [read, acknowledge] {
+            self.link.command(cmd, Retry::Never).await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the group, if nothing is pending for this worker.
+    pub(super) async fn leave(&self) -> Result<(), Error> {
+        let keys = [&*self.keys.stream, &*self.keys.retry];
+        let args = |cmd: &mut redis::Cmd| {
+            cmd.arg(self.keys.group.as_str()).arg(&self.consumer);
+        };
+        self.link
+            .script(&scripts::LEAVE, &keys, args, Retry::Never)
+            .await
+            .map(drop)
+    }
+}
+
+fn start(start: &Start) -> &str {
+    match start {
+        Start::Auto => "",
+        Start::Beginning => "0",
+        Start::End => "$",
+        Start::After(id) => id,
+    }
+}

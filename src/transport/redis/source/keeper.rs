@@ -1,0 +1,251 @@
+//! The keeper: renews leases, and looks after what is due and what can go.
+//!
+//! It runs on a thread, a runtime and a connection of its own, so that a handler that blocks the
+//! application's runtime does not lose its lease.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use redis::{Cmd, Value};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::{
+    entry::{EntryId, Lane, array, bytes, integer},
+    scripts,
+    worker::{CONSUMER_PREFIX, Worker},
+};
+use crate::{
+    error::Error,
+    transport::redis::link::{Link, Retry, Script},
+};
+
+/// How many leases are renewed by one call.
+const RENEWED_AT_ONCE: usize = 500;
+/// How many due messages are moved by one call.
+const MOVED_AT_ONCE: usize = 100;
+/// How often Redis's clock is read.
+const CLOCK: Duration = Duration::from_secs(10);
+/// How often handled entries are trimmed, by whichever worker comes first.
+const TRIM: Duration = Duration::from_secs(1);
+/// How often the group is searched for consumers that are gone.
+const REAP: Duration = Duration::from_secs(30);
+/// For how long a consumer with nothing pending has been silent when it is removed.
+const GONE: Duration = Duration::from_secs(60);
+
+/// Starts the keeper. It ends when the source is closed.
+pub(super) fn start(worker: Arc<Worker>) -> Result<(), Error> {
+    let failed = |error: std::io::Error| {
+        Error::config("the thread that renews leases could not be started").with_source(error)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let keeper = move || runtime.block_on(async { Keeper::new(worker).run().await });
+    thread::Builder::new()
+        .name("campanile-lease".into())
+        .spawn(keeper)
+        .map_err(failed)?;
+    Ok(())
+}
+
+struct Keeper {
+    worker: Arc<Worker>,
+    link: Link,
+    clock_read: Instant,
+    trimmed: Instant,
+    reaped: Instant,
+}
+
+impl Keeper {
+    fn new(worker: Arc<Worker>) -> Self {
+        let now = Instant::now();
+        Self {
+            link: Link::spawn(worker.connector.clone(), None, worker.counters.clone()),
+            worker,
+            clock_read: now,
+            trimmed: now,
+            reaped: now,
+        }
+    }
+
+    async fn run(mut self) {
+        let worker = self.worker.clone();
+        let mut ticks = interval(worker.interval());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What was due while no worker ran is due now.
+        worker.alarm.set(Instant::now());
+        loop {
+            tokio::select! {
+                biased;
+                () = worker.closed.cancelled() => return,
+                _ = ticks.tick() => self.tick().await,
+                () = worker.alarm.ring() => self.promote().await,
+            }
+        }
+    }
+
+    async fn tick(&mut self) {
+        let asked = Instant::now();
+        match self.renew().await {
+            Ok(()) => self
+                .worker
+                .health
+                .healthy(asked, self.worker.most_between_ticks()),
+            Err(error) => {
+                self.worker.health.unhealthy();
+                tracing::warn!(
+                    error = error.chain(),
+                    "leases could not be renewed; trying again"
+                );
+                return;
+            }
+        }
+        // Another worker may have scheduled something and be gone.
+        self.promote().await;
+        if let Err(error) = self.tidy().await {
+            tracing::warn!(
+                error = error.chain(),
+                "housekeeping failed; trying again later"
+            );
+        }
+    }
+
+    /// Renews what was not renewed for a third of the lease. It asks the server even when there is
+    /// nothing to renew: that is how this worker knows that it reaches it.
+    async fn renew(&self) -> Result<(), Error> {
+        let worker = &self.worker;
+        for lane in Lane::BOTH {
+            let ids = worker.held.older_than(worker.settings.lease / 3, lane);
+            let mut chunks = ids.chunks(RENEWED_AT_ONCE).peekable();
+            if chunks.peek().is_none() && lane == Lane::Main {
+                self.renew_some(lane, &[]).await?;
+            }
+            for ids in chunks {
+                self.renew_some(lane, ids).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn renew_some(&self, lane: Lane, ids: &[EntryId]) -> Result<(), Error> {
+        let worker = &self.worker;
+        let asked = Instant::now();
+        let key = worker.key_of(lane);
+        let keys = [key];
+        let lost = self.script(&scripts::RENEW, &keys, |cmd| {
+            cmd.arg(worker.keys.group.as_str()).arg(&worker.consumer);
+            for id in ids {
+                cmd.arg(id.to_string());
+            }
+        });
+        let lost = array(lost.await?);
+        worker.held.renewed(lane, ids, asked);
+        let lost = lost
+            .into_iter()
+            .filter_map(|id| EntryId::parse(&bytes(id)?));
+        for id in lost.filter(|id| worker.held.lose((lane, *id))) {
+            worker.counters.lost_leases.increment();
+            tracing::warn!(%id, "a delivery was lost to another worker");
+        }
+        Ok(())
+    }
+
+    /// Moves what is due to the retry stream, and sets the alarm for the next.
+    async fn promote(&self) {
+        let worker = &self.worker;
+        let keys = [&*worker.keys.due, &worker.keys.bodies, &worker.keys.retry];
+        loop {
+            let answer = self.script(&scripts::PROMOTE, &keys, |cmd| {
+                cmd.arg(MOVED_AT_ONCE);
+            });
+            let answer = match answer.await {
+                Ok(answer) => array(answer),
+                Err(error) => {
+                    // The next tick tries again.
+                    tracing::warn!(error = error.chain(), "what is due could not be delivered");
+                    return;
+                }
+            };
+            let answer: Vec<_> = answer.iter().filter_map(integer).collect();
+            let [moved, lost, next] = answer[..] else {
+                return;
+            };
+            if lost > 0 {
+                worker.deleted(lost.unsigned_abs());
+            }
+            if next > 0 {
+                // A millisecond later: Redis counts whole ones.
+                let wait = Duration::from_millis(next.unsigned_abs() + 1);
+                worker.alarm.set(Instant::now() + wait);
+            }
+            if moved < MOVED_AT_ONCE as i64 && next != 0 {
+                return;
+            }
+        }
+    }
+
+    async fn tidy(&mut self) -> Result<(), Error> {
+        let worker = &self.worker;
+        if self.clock_read.elapsed() >= CLOCK {
+            self.clock_read = Instant::now();
+            worker.clock.set(
+                self.answer(self.link.command(redis::cmd("TIME"), Retry::Never))
+                    .await?,
+            );
+        }
+        if self.trimmed.elapsed() >= TRIM {
+            self.trimmed = Instant::now();
+            let gate = worker.keys.gate("trim");
+            self.script(&scripts::TRIM, &[&worker.keys.stream, &gate], |cmd| {
+                cmd.arg(&worker.consumer)
+                    .arg(CONSUMER_PREFIX)
+                    .arg(TRIM.as_millis() as u64 * 9 / 10)
+                    .arg(u8::from(worker.options.trim_beside_foreign));
+            })
+            .await?;
+        }
+        if self.reaped.elapsed() >= REAP {
+            self.reaped = Instant::now();
+            let gate = worker.keys.gate("reap");
+            let keys = [&*worker.keys.stream, &worker.keys.retry, &gate];
+            self.script(&scripts::REAP, &keys, |cmd| {
+                cmd.arg(worker.keys.group.as_str())
+                    .arg(&worker.consumer)
+                    .arg(CONSUMER_PREFIX)
+                    .arg(GONE.as_millis() as u64)
+                    .arg(REAP.as_millis() as u64 * 9 / 10);
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn script(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: impl FnOnce(&mut Cmd),
+    ) -> Result<Value, Error> {
+        self.answer(self.link.script(script, keys, args, Retry::Never))
+            .await
+    }
+
+    /// An answer that takes longer than a third of the lease is no good: the leases are tried again
+    /// then.
+    async fn answer(
+        &self,
+        answer: impl Future<Output = Result<Value, Error>>,
+    ) -> Result<Value, Error> {
+        let patience = (self.worker.settings.lease / 3).max(Duration::from_millis(100));
+        timeout(patience, answer).await.unwrap_or_else(|_| {
+            let address = self.worker.connector.address();
+            Err(Error::disconnected(format!(
+                "Redis at {address} does not answer in time"
+            )))
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! The serving half: a consumer of the group, and a subscriber of the events.
+//!
+//! A [`RedisSource`] reads the group's stream and the group's own retry stream, on a connection of
+//! its own, and no more than it is asked for. What it fetched it holds under a lease, which a
+//! thread of its own renews until the delivery is settled; a worker that is gone stops to renew,
+//! and another takes its deliveries over.
+//!
+//! # Cancel safety
+//! A read is never broken off, since it may have taken entries: `next` asks a task for deliveries,
+//! and what comes after it was dropped is kept for the next call or given back.
+//!
+//! # Delivery guarantee
+//! Whatever happens to a delivery is one atomic step on the server, fenced by who it is pending
+//! for, so a verdict that comes late or twice changes nothing.
+
+mod acks;
+mod answer;
+mod clock;
+mod deliver;
+pub(super) mod entry;
+mod held;
+mod inbox;
+mod join;
+mod keeper;
+mod reader;
+mod scripts;
+mod settle;
+mod take_over;
+mod worker;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+
+pub use self::settle::RedisSettle;
+use self::{
+    clock::Clock,
+    inbox::Inbox,
+    reader::Reader,
+    worker::{CONSUMER_PREFIX, Worker},
+};
+use super::{
+    Redis, error,
+    keys::Keys,
+    link::{Link, Retry},
+    pubsub::Subscriber,
+};
+use crate::{
+    error::Error,
+    transport::{Delivery, Interest, Settings, Source, Transport},
+};
+
+/// How often a blocked read is asked to end.
+const UNBLOCK: Duration = Duration::from_millis(20);
+
+/// The deliveries of one consumer on Redis. [`Redis`] opens it.
+pub struct RedisSource {
+    worker: Arc<Worker>,
+    /// Whether anything is read from the stream.
+    reads: bool,
+    reader: Option<JoinHandle<()>>,
+    /// Ends what runs beside the source when it is dropped, closed or not.
+    _closing: Closing,
+}
+
+impl Transport for Redis {
+    type Source = RedisSource;
+
+    async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
+        let keys = Keys::new(&self.settings.stream, &self.settings.group)?;
+        let connector = self.shared.connector.clone();
+        let counters = self.shared.counters.clone();
+        let first = connector.checked().await?;
+        let link = Link::spawn(connector.clone(), Some(first), counters.clone());
+        let time = link.command(redis::cmd("TIME"), Retry::Never).await?;
+        let (acks, queue) = mpsc::unbounded_channel();
+        let worker = Arc::new(Worker {
+            inbox: Inbox::new(self.settings.event_buffer),
+            settings: self.settings,
+            options: self.options,
+            keys,
+            consumer: consumer(),
+            counters: counters.clone(),
+            connector: connector.clone(),
+            link,
+            clock: Clock::new(time),
+            held: Default::default(),
+            acks,
+            flights: Default::default(),
+            health: Default::default(),
+            alarm: Default::default(),
+            suspect: Default::default(),
+            blocked: Default::default(),
+            closed: Default::default(),
+        });
+        let closing = Closing(worker.clone());
+        if !interest.events.is_empty() || !interest.patterns.is_empty() {
+            let subscriber = Subscriber::new(connector, counters, &interest);
+            let first = subscriber.subscribe().await?;
+            let closed = worker.closed.clone();
+            let worker = worker.clone();
+            let offer = move |event| {
+                let delivery = Delivery::new(Ok(event), RedisSettle::event());
+                worker.inbox.offer(delivery)
+            };
+            tokio::spawn(subscriber.run(first, closed, offer));
+        }
+        let mut reader = None;
+        if interest.stream {
+            worker.join().await?;
+            keeper::start(worker.clone())?;
+            tokio::spawn(acks::run(worker.clone(), queue));
+            reader = Some(tokio::spawn(Reader::new(worker.clone()).run()));
+        }
+        Ok(RedisSource {
+            worker,
+            reads: interest.stream,
+            reader,
+            _closing: closing,
+        })
+    }
+}
+
+impl Source for RedisSource {
+    type Settle = RedisSettle;
+
+    fn settings(&self) -> &Settings {
+        &self.worker.settings
+    }
+
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<RedisSettle>>, Error> {
+        let deliveries = self.worker.inbox.take(max).await;
+        let from_stream = deliveries
+            .iter()
+            .filter(|delivery| delivery.settle.is_owed());
+        self.worker
+            .counters
+            .delivered
+            .add(from_stream.count() as u64);
+        Ok(deliveries)
+    }
+
+    async fn stop(&mut self) {
+        self.worker.inbox.stop();
+        if let Some(mut reader) = self.reader.take() {
+            tokio::select! {
+                _ = &mut reader => {}
+                never = self.unblock() => match never {},
+            }
+        }
+        let (deliveries, events) = self.worker.inbox.rest();
+        self.worker.counters.events_dropped.add(events as u64);
+        // Without a server the leases end by themselves.
+        let _ = timeout(self.worker.settings.lease, reader::give_back(deliveries)).await;
+    }
+
+    async fn close(mut self) -> Result<(), Error> {
+        self.stop().await;
+        let address = self.worker.connector.address();
+        // The leases of what cannot be settled by then have ended.
+        let settled = timeout(self.worker.settings.lease, self.worker.flights.none()).await;
+        if settled.is_err() {
+            return Err(error::unanswered(address));
+        }
+        if self.reads {
+            self.worker.leave().await?;
+        }
+        Ok(())
+    }
+}
+
+impl RedisSource {
+    /// Ends the reader's blocked read, again and again: the command may come before the read does.
+    async fn unblock(&self) -> std::convert::Infallible {
+        loop {
+            let id = self
+                .worker
+                .blocked
+                .load(std::sync::atomic::Ordering::SeqCst);
+            if id != 0 {
+                let mut cmd = redis::cmd("CLIENT");
+                cmd.arg("UNBLOCK").arg(id);
+                // Without the right to do so the read runs to its end, within about a second.
+                let _ = self.worker.link.command(cmd, Retry::Never).await;
+            }
+            tokio::time::sleep(UNBLOCK).await;
+        }
+    }
+}
+
+/// Ends what runs beside a source.
+struct Closing(Arc<Worker>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.inbox.stop();
+        self.0.closed.cancel();
+        // What is still here is left to its leases.
+        drop(self.0.inbox.rest());
+    }
+}
+
+impl fmt::Debug for RedisSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSource")
+            .field("stream", &self.worker.keys.stream)
+            .field("group", &self.worker.keys.group)
+            .field("consumer", &self.worker.consumer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A name that no other consumer has: host, process, and a UUID for what these do not tell apart.
+fn consumer() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok());
+    let host = host
+        .as_deref()
+        .map(str::trim)
+        .filter(|host| !host.is_empty());
+    let (process, id) = (std::process::id(), uuid::Uuid::new_v4());
+    format!("{CONSUMER_PREFIX}{}-{process}-{id}", host.unwrap_or("host"))
+}

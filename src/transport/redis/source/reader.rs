@@ -1,0 +1,343 @@
+//! The task that fetches.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use redis::{Cmd, Value, aio::MultiplexedConnection};
+use tokio::time::timeout;
+
+use super::{
+    entry::{self, Entry, EntryId, Lane, array, bytes, integer},
+    inbox::Wanted,
+    scripts,
+    settle::RedisSettle,
+    take_over::Scan,
+    worker::Worker,
+};
+use crate::{
+    error::Error,
+    transport::{
+        Backoff, Delivery, SettleDelivery, Verdict,
+        redis::{error, link::Retry},
+    },
+};
+
+/// How much longer than it may block an answer may take. Then its connection is given up: the read
+/// stays parked at the server otherwise, and takes the next entries for nobody.
+const GRACE: Duration = Duration::from_secs(5);
+/// The wait before a connection is made again.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(2),
+};
+/// How many pending entries are looked at in one step after a connection was lost.
+const STEP: usize = 100;
+
+/// Fetches what is asked for, on a connection of its own.
+pub(super) struct Reader {
+    worker: Arc<Worker>,
+    connection: Option<Connection>,
+    /// Whether it is not the first.
+    connected: bool,
+    scan: Scan,
+    /// Whether the retry stream may hold more than the last read has shown. It is then read alone:
+    /// a read of two streams brings up to twice as much as it asks for.
+    retries: bool,
+    /// Whether an answer may have been lost, and entries with it.
+    recover: bool,
+    failures: u32,
+}
+
+struct Connection {
+    link: MultiplexedConnection,
+    /// By which another connection can end its blocked read; 0 where that is not known.
+    id: i64,
+}
+
+impl Reader {
+    pub(super) fn new(worker: Arc<Worker>) -> Self {
+        Self {
+            scan: Scan::new(),
+            worker,
+            connection: None,
+            connected: false,
+            retries: true,
+            recover: false,
+            failures: 0,
+        }
+    }
+
+    /// Fetches until the source is stopped. A read is never broken off: it may have taken entries.
+    pub(super) async fn run(mut self) {
+        loop {
+            let room = match self.worker.inbox.wanted().await {
+                Wanted::Deliveries(room) => room,
+                Wanted::Nothing(surplus) => {
+                    give_back(surplus).await;
+                    continue;
+                }
+                Wanted::Stop => break,
+            };
+            let asked = Instant::now();
+            match self.fetch(room).await {
+                Ok(entries) => {
+                    self.failures = 0;
+                    let deliveries = self.worker.deliver(entries, asked);
+                    self.worker.inbox.put(deliveries);
+                }
+                Err(error) => self.overcome(error).await,
+            }
+        }
+        if self.worker.closed.is_cancelled() {
+            // The source was dropped while this read was under way.
+            give_back(self.worker.inbox.rest().0).await;
+        }
+    }
+
+    async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
+        if self.recover {
+            let lost = self.recover(room).await?;
+            if !lost.is_empty() {
+                return Ok(lost);
+            }
+        }
+        let taken = self.scan.take_over(&self.worker, room).await?;
+        if !taken.is_empty() {
+            return Ok(taken);
+        }
+        let worker = self.worker.clone();
+        let retry = (&*worker.keys.retry, ">");
+        if self.retries {
+            let entries = self.read(room, None, &[retry]).await?;
+            self.retries = entries.len() == room;
+            if !entries.is_empty() {
+                return Ok(entries);
+            }
+        }
+        let main = (&*worker.keys.stream, ">");
+        let entries = self
+            .read(room, Some(worker.interval()), &[main, retry])
+            .await?;
+        self.retries = entries.iter().any(|entry| entry.lane == Lane::Retry);
+        Ok(entries)
+    }
+
+    async fn read(
+        &mut self,
+        count: usize,
+        block: Option<Duration>,
+        streams: &[(&str, &str)],
+    ) -> Result<Vec<Entry>, Error> {
+        let worker = self.worker.clone();
+        if self.connection.is_none() {
+            self.connection = Some(self.connect().await?);
+            if std::mem::replace(&mut self.connected, true) {
+                worker.counters.reconnects.increment();
+            }
+        }
+        let connection = self.connection.as_mut().expect("made just above");
+        let cmd = worker.reading(count, block, streams);
+        if block.is_some() {
+            worker.blocked.store(connection.id, Ordering::SeqCst);
+            if worker.inbox.is_stopped() {
+                worker.blocked.store(0, Ordering::SeqCst);
+                return Ok(Vec::new());
+            }
+        }
+        let answer = connection.link.send_packed_command(&cmd);
+        let answer = timeout(block.unwrap_or_default() + GRACE, answer).await;
+        worker.blocked.store(0, Ordering::SeqCst);
+        match answer {
+            Ok(Ok(answer)) => {
+                // Not a failure: a key that was deleted, or another client's `CLIENT UNBLOCK`.
+                if error::code(&answer) == Some("UNBLOCKED") {
+                    return Ok(Vec::new());
+                }
+                Ok(entry::read(self.checked(answer)?, &worker.keys.retry))
+            }
+            Ok(Err(cause)) => Err(self.lost().with_source(cause)),
+            Err(_) => Err(self.lost()),
+        }
+    }
+
+    /// Gives up the connection. What was read on it last may be pending for us and unknown to us.
+    fn lost(&mut self) -> Error {
+        self.connection = None;
+        self.recover = true;
+        error::unanswered(self.worker.connector.address())
+    }
+
+    fn checked(&mut self, answer: Value) -> Result<Value, Error> {
+        if let Value::ServerError(refusal) = &answer
+            && error::is_demoted(refusal)
+        {
+            // The new primary is found by connecting again.
+            self.connection = None;
+        }
+        error::check(answer)
+    }
+
+    async fn connect(&self) -> Result<Connection, Error> {
+        let connecting = async {
+            let mut link = self.worker.connector.multiplexed().await?;
+            let id = redis::cmd("CLIENT").arg("ID").to_owned();
+            // Without the right to ask, a blocked read just runs to its end.
+            let id = timeout(GRACE, link.send_packed_command(&id)).await;
+            let id = id.ok().and_then(Result::ok).as_ref().and_then(integer);
+            Ok(Connection {
+                link,
+                id: id.unwrap_or(0),
+            })
+        };
+        tokio::select! {
+            made = connecting => made,
+            () = self.worker.inbox.stopped() => Err(Error::closed()),
+        }
+    }
+
+    /// Does about an error what can be done, or waits.
+    async fn overcome(&mut self, error: Error) {
+        if self.worker.inbox.is_stopped() {
+            return;
+        }
+        self.failures += 1;
+        if has_code(&error, "NOGROUP") {
+            match self.worker.rejoin().await {
+                Ok(()) => {
+                    tracing::warn!(
+                        stream = %self.worker.keys.stream,
+                        group = %self.worker.keys.group,
+                        "the stream or its group had vanished; it was made again, from the beginning"
+                    );
+                    self.retries = true;
+                    return;
+                }
+                Err(error) => tracing::warn!(error = error.chain(), "cannot make the group again"),
+            }
+        } else if self.failures == 1 || !error.is_disconnected() {
+            tracing::warn!(
+                error = error.chain(),
+                "cannot read from the stream; trying again"
+            );
+        }
+        self.worker.inbox.pause(BACKOFF.after(self.failures)).await;
+    }
+
+    /// Fetches again what is pending for this worker and not held by it: the answer that brought
+    /// it was lost.
+    async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
+        let worker = self.worker.clone();
+        let mut found = Vec::new();
+        for lane in Lane::BOTH {
+            let mut from = "-".to_owned();
+            loop {
+                let pending = worker.pending(lane, &from).await?;
+                let looked_at = pending.len();
+                if let Some(last) = pending.last() {
+                    from = format!("({last}");
+                }
+                let unheld = pending
+                    .into_iter()
+                    .filter(|id| !worker.held.holds((lane, *id)));
+                let unheld: Vec<_> = unheld.take(room - found.len()).collect();
+                if !unheld.is_empty() {
+                    found.extend(worker.fetch_again(lane, &unheld).await?);
+                }
+                if found.len() >= room {
+                    // There may be more; the next fetch goes on.
+                    return Ok(found);
+                }
+                if looked_at < STEP {
+                    break;
+                }
+            }
+        }
+        self.recover = false;
+        Ok(found)
+    }
+}
+
+impl Worker {
+    /// `XREADGROUP` for this consumer.
+    pub(super) fn reading(
+        &self,
+        count: usize,
+        block: Option<Duration>,
+        streams: &[(&str, &str)],
+    ) -> Cmd {
+        let mut cmd = redis::cmd("XREADGROUP");
+        cmd.arg("GROUP")
+            .arg(self.keys.group.as_str())
+            .arg(&self.consumer);
+        cmd.arg("COUNT").arg(count);
+        if let Some(block) = block {
+            cmd.arg("BLOCK").arg(block.as_millis().max(1) as u64);
+        }
+        cmd.arg("STREAMS");
+        for (stream, _) in streams {
+            cmd.arg(stream);
+        }
+        for (_, from) in streams {
+            cmd.arg(from);
+        }
+        cmd
+    }
+
+    /// The ids of some entries that are pending for this consumer.
+    async fn pending(&self, lane: Lane, from: &str) -> Result<Vec<EntryId>, Error> {
+        let mut cmd = redis::cmd("XPENDING");
+        cmd.arg(self.key_of(lane))
+            .arg(self.keys.group.as_str())
+            .arg(from)
+            .arg("+")
+            .arg(STEP)
+            .arg(&self.consumer);
+        let list = array(self.link.command(cmd, Retry::Never).await?);
+        let ids = list
+            .into_iter()
+            .filter_map(|item| array(item).into_iter().next());
+        Ok(ids.filter_map(|id| EntryId::parse(&bytes(id)?)).collect())
+    }
+
+    async fn fetch_again(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<Entry>, Error> {
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(self.keys.group.as_str())
+                .arg(&self.consumer)
+                .arg(lane.flag());
+            for id in ids {
+                cmd.arg(id.to_string());
+            }
+        };
+        let keys = [self.key_of(lane)];
+        let answer = self
+            .link
+            .script(&scripts::RECOVER, &keys, args, Retry::Never)
+            .await?;
+        Ok(entry::claimed(answer, lane).collect())
+    }
+}
+
+/// Gives back what was not handed out.
+pub(super) async fn give_back(deliveries: Vec<Delivery<RedisSettle>>) {
+    let settle = |delivery: Delivery<RedisSettle>| delivery.settle.settle(Verdict::GiveBack);
+    for given in join_all(deliveries.into_iter().map(settle)).await {
+        if let Err(error) = given {
+            tracing::warn!(
+                error = error.chain(),
+                "a delivery could not be given back; its lease will end"
+            );
+        }
+    }
+}
+
+/// Whether the server's error code is, or a script's error names, this one.
+pub(super) fn has_code(error: &Error, code: &str) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<redis::RedisError>())
+        .is_some_and(|source| {
+            source.code() == Some(code) || source.detail().is_some_and(|text| text.contains(code))
+        })
+}

@@ -1,0 +1,35 @@
+//! The Lua scripts. Each is one atomic step; every one that changes a delivery begins with the
+//! fence: the entry must be pending for this worker.
+
+use crate::transport::redis::link::Script;
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident = $($file:literal)+;)*) => {$(
+        $(#[$doc])*
+        pub(super) static $name: Script =
+            Script::new(concat!($(include_str!(concat!("../scripts/", $file, ".lua"))),+));
+    )*};
+}
+
+scripts! {
+    /// Makes sure that the group exists.
+    JOIN = "join";
+    /// Leaves it, where nothing is pending.
+    LEAVE = "leave";
+    /// Delivers again, now or later.
+    REDELIVER = "fence" "fields" "redeliver";
+    /// Ends a delivery.
+    FINISH = "fence" "fields" "finish";
+    /// Renews leases.
+    RENEW = "fence" "renew";
+    /// Fetches again what was fetched and did not arrive.
+    RECOVER = "fence" "recover";
+    /// Takes over what nobody looks after.
+    TAKE_OVER = "fence" "fields" "take_over";
+    /// Moves what is due.
+    PROMOTE = "fence" "promote";
+    /// Drops what every group has finished.
+    TRIM = "trim";
+    /// Removes consumers that are gone.
+    REAP = "reap";
+}

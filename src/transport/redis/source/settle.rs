@@ -1,0 +1,304 @@
+//! The right to settle one delivery.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    acks::Ack,
+    answer::{Address, Route},
+    entry::{EntryId, array, integer},
+    scripts,
+    worker::{Flight, Grip, Suspect, Worker},
+};
+use crate::{
+    error::{Error, RpcError},
+    reply::Reply,
+    transport::{Discarded, SettleDelivery, Verdict, redis::link::Retry},
+};
+
+/// The right to settle one delivery from Redis. Dropping it leaves the delivery to its lease.
+#[derive(Debug)]
+pub struct RedisSettle(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    /// Nothing is owed for an event on Pub/Sub.
+    Event,
+    Entry(Ticket),
+}
+
+/// What is known about a delivery from the stream.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) grip: Grip,
+    /// The entry that its message came with at first.
+    pub(super) origin: EntryId,
+    pub(super) attempt: u32,
+    pub(super) address: Option<Address>,
+    pub(super) suspect: Option<Suspect>,
+}
+
+impl RedisSettle {
+    pub(super) fn event() -> Self {
+        Self(Inner::Event)
+    }
+
+    pub(super) fn entry(ticket: Ticket) -> Self {
+        Self(Inner::Entry(ticket))
+    }
+
+    /// Whether the server waits for a verdict.
+    pub(super) fn is_owed(&self) -> bool {
+        matches!(self.0, Inner::Entry(_))
+    }
+}
+
+impl SettleDelivery for RedisSettle {
+    async fn settle(self, verdict: Verdict) -> Result<(), Error> {
+        match self.0 {
+            Inner::Event => Ok(()),
+            Inner::Entry(ticket) => ticket.settle(verdict).await,
+        }
+    }
+}
+
+/// How a delivery ends that is not just acknowledged.
+#[derive(Debug)]
+enum End {
+    /// It was handled, and its reply is stored.
+    Done,
+    Dead(String),
+    Discarded(Discarded),
+}
+
+impl Ticket {
+    pub(super) async fn settle(self, verdict: Verdict) -> Result<(), Error> {
+        let worker = self.grip.worker.clone();
+        let most = worker.settings.max_deliveries;
+        worker.held.settling(self.grip.key);
+        if self.grip.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
+            // Somebody else has it, perhaps another handler of this very worker, which the fence
+            // would not tell apart from us. That it is done still counts: the first to finish wins.
+            return Ok(());
+        }
+        match verdict {
+            Verdict::Done(answer) => self.done(answer).await,
+            Verdict::Redeliver {
+                counted: true,
+                reason,
+                ..
+            } if self.attempt >= most => {
+                let answer = RpcError::unavailable("the request could not be handled");
+                self.end(End::Dead(reason), Some(Err(answer))).await
+            }
+            Verdict::Redeliver { after, counted, .. } => {
+                let after = after.unwrap_or_else(|| worker.settings.backoff.after(self.attempt));
+                let attempts = self.attempt - u32::from(!counted);
+                let count = |worker: &Worker| worker.counters.redelivered.increment();
+                self.again(Some(after), attempts, count).await
+            }
+            Verdict::Dead { reason, answer } => self.end(End::Dead(reason), answer.map(Err)).await,
+            Verdict::Discard { reason, answer } => {
+                self.end(End::Discarded(reason), answer.map(Err)).await
+            }
+            Verdict::GiveBack => {
+                let attempts = self.attempt - 1;
+                let count = |worker: &Worker| worker.counters.given_back.increment();
+                self.again(None, attempts, count).await
+            }
+        }
+    }
+
+    async fn done(self, answer: Result<Reply, RpcError>) -> Result<(), Error> {
+        let worker = &self.grip.worker;
+        let mut publish = None;
+        if let Some(address) = &self.address {
+            match address.route(&worker.keys, &worker.options.allowed_reply_prefixes) {
+                Route::Store(_) => return self.end(End::Done, Some(answer)).await,
+                Route::Publish(channel) => publish = Some((channel, address.envelope(&answer))),
+                Route::Nowhere => worker.unanswerable(self.origin),
+            }
+        }
+        let flight = Flight::new(worker);
+        let queue = worker.acks.clone();
+        let (done, confirmed) = oneshot::channel();
+        let ack = Ack {
+            grip: self.grip,
+            publish,
+            done,
+            flight,
+        };
+        let _ = queue.send(ack);
+        // A queue that is closed has dropped the other end.
+        confirmed.await.unwrap_or_else(|_| Err(Error::closed()))
+    }
+
+    /// Delivers it again, now or after a while.
+    async fn again(
+        self,
+        after: Option<Duration>,
+        attempts: u32,
+        count: impl FnOnce(&Worker) + Send + 'static,
+    ) -> Result<(), Error> {
+        let after = after.filter(|after| !after.is_zero());
+        detached(&self.grip.worker.clone(), async move {
+            let worker = &self.grip.worker;
+            let (lane, id) = self.grip.key;
+            let delay = after.map(|after| after.as_millis().max(1).to_string());
+            let answer = worker
+                .insist(|| {
+                    let keys = [
+                        worker.key_of(lane),
+                        &worker.keys.retry,
+                        &worker.keys.due,
+                        &worker.keys.bodies,
+                    ];
+                    let args = |cmd: &mut redis::Cmd| {
+                        cmd.arg(worker.keys.group.as_str())
+                            .arg(&worker.consumer)
+                            .arg(id.to_string())
+                            .arg(lane.flag())
+                            .arg(self.origin.to_string())
+                            .arg(attempts)
+                            .arg(delay.as_deref().unwrap_or_default());
+                    };
+                    let script = &scripts::REDELIVER;
+                    worker
+                        .link
+                        .submit_script(script, &keys, args, Retry::UntilAnswered)
+                })
+                .await?;
+            match integer(&answer) {
+                Some(1) => {
+                    count(worker);
+                    if let Some(after) = after {
+                        worker.alarm.set(Instant::now() + after);
+                    }
+                }
+                Some(-1) => worker.deleted(1),
+                _ => self.fenced_out(),
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends it, with the answer where it is a request that has an address.
+    async fn end(self, end: End, answer: Option<Result<Reply, RpcError>>) -> Result<(), Error> {
+        detached(&self.grip.worker.clone(), async move {
+            let worker = &self.grip.worker;
+            let answered = self.address.as_ref().zip(answer.as_ref());
+            let (route, envelope) = match answered {
+                Some((address, answer)) => (
+                    address.route(&worker.keys, &worker.options.allowed_reply_prefixes),
+                    address.envelope(answer),
+                ),
+                None => (Route::Nowhere, Vec::new()),
+            };
+            let ended = worker
+                .insist(|| self.submit_end(&end, &route, &envelope))
+                .await?;
+            let ended: Vec<_> = array(ended).iter().filter_map(integer).collect();
+            let [1, dropped, sent] = ended[..] else {
+                self.fenced_out();
+                return Ok(());
+            };
+            if answered.is_some() && sent == 0 {
+                worker.unanswerable(self.origin);
+            }
+            let counters = &worker.counters;
+            match end {
+                End::Done => counters.done.increment(),
+                End::Dead(reason) => worker.buried(self.origin, self.attempt, &reason, dropped),
+                End::Discarded(Discarded::Expired) => counters.expired.increment(),
+                End::Discarded(Discarded::Asked) => counters.discarded.increment(),
+                End::Discarded(Discarded::Ignored) => counters.ignored.increment(),
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn submit_end(
+        &self,
+        end: &End,
+        route: &Route,
+        envelope: &[u8],
+    ) -> crate::transport::redis::link::Submit {
+        let worker = &self.grip.worker;
+        let (lane, id) = self.grip.key;
+        let mut keys = vec![worker.key_of(lane), &worker.keys.dead];
+        let mut channel = &b""[..];
+        match route {
+            Route::Store(stream) => keys.push(stream),
+            Route::Publish(name) => channel = name,
+            Route::Nowhere => {}
+        }
+        let args = |cmd: &mut redis::Cmd| {
+            cmd.arg(worker.keys.group.as_str())
+                .arg(&worker.consumer)
+                .arg(id.to_string())
+                .arg(lane.flag())
+                .arg(envelope)
+                .arg(channel);
+            if let End::Dead(reason) = end {
+                cmd.arg(self.origin.to_string())
+                    .arg(self.attempt)
+                    .arg(reason)
+                    .arg(worker.settings.max_dead_letters);
+            }
+        };
+        let script = &scripts::FINISH;
+        worker
+            .link
+            .submit_script(script, &keys, args, Retry::UntilAnswered)
+    }
+
+    /// The entry was not ours any more, so nothing was done.
+    fn fenced_out(&self) {
+        if !self.grip.lease.is_lost() {
+            self.grip.lease.lose();
+            self.grip.worker.held.remove([self.grip.key]);
+            self.grip.worker.counters.lost_leases.increment();
+            tracing::warn!(id = %self.origin, "a delivery was lost to another worker; its verdict changes nothing");
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn unanswerable(&self, id: EntryId) {
+        self.counters.unanswerable.increment();
+        tracing::warn!(%id, "the answer to a request could not be sent: nobody waits for it, or not at an allowed address");
+    }
+
+    /// Entries that somebody deleted from the stream before they were settled.
+    pub(super) fn deleted(&self, entries: u64) {
+        self.counters.deleted.add(entries);
+        tracing::warn!(entries, "pending entries had been deleted from the stream");
+    }
+
+    pub(super) fn buried(&self, id: EntryId, attempts: u32, reason: &str, dropped: i64) {
+        self.counters.dead.increment();
+        self.counters
+            .dead_dropped
+            .add(u64::try_from(dropped).unwrap_or(0));
+        tracing::warn!(%id, attempts, reason, "a message became a dead letter");
+    }
+}
+
+/// Runs to its end what settles a delivery, whether or not somebody waits for it.
+async fn detached(
+    worker: &Arc<Worker>,
+    work: impl Future<Output = Result<(), Error>> + Send + 'static,
+) -> Result<(), Error> {
+    let flight = Flight::new(worker);
+    let running = tokio::spawn(async move {
+        let _flight = flight;
+        work.await
+    });
+    running.await.unwrap_or_else(|_| Err(Error::closed()))
+}

@@ -1,0 +1,211 @@
+//! Taking over what a worker that is gone has left behind.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use redis::Cmd;
+
+use super::{
+    answer::{Address, Route},
+    entry::{self, Entry, EntryId, Lane, array, bytes, integer},
+    scripts,
+    worker::{CONSUMER_PREFIX, Worker},
+};
+use crate::{
+    error::{Error, RpcError},
+    transport::redis::link::Retry,
+};
+
+/// How many steps of a long list are looked at before new entries are read again.
+const STEPS: usize = 64;
+
+/// Whether a delivery that was taken over with this count has been with several workers that are
+/// gone. It may be what ended them, so only one of its kind runs in a worker at a time.
+pub(super) fn is_suspect(deliveries: u32) -> bool {
+    deliveries > 2
+}
+
+/// The scan of the group's pending entries. It runs between two reads, when there is room for what
+/// it finds, so that nothing is taken over that cannot start at once.
+pub(super) struct Scan {
+    next: Instant,
+    /// Where a scan goes on that has found more than there was room for.
+    position: Option<(Lane, String)>,
+    /// Whether a suspect waits until the one that runs here is settled.
+    suspects: bool,
+}
+
+/// What a step of the scan has found.
+struct Step {
+    cursor: String,
+    taken: Vec<Entry>,
+    left: bool,
+}
+
+impl Scan {
+    pub(super) fn new() -> Self {
+        Self {
+            next: Instant::now(),
+            position: None,
+            suspects: false,
+        }
+    }
+
+    /// Takes over at most `room` deliveries, if it is time for it.
+    pub(super) async fn take_over(
+        &mut self,
+        worker: &Arc<Worker>,
+        room: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut taken = Vec::new();
+        // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
+        // whole lease can tell that another has not.
+        if worker.health.lasts(worker.most_between_ticks()) < worker.settings.lease {
+            self.position = None;
+            return Ok(taken);
+        }
+        if self.suspects && !worker.suspect.load(Ordering::SeqCst) {
+            self.suspects = false;
+            self.position.get_or_insert((Lane::Main, "-".to_owned()));
+        }
+        // A scan that goes on is not held up by the gate.
+        let mut gate = self.position.is_none();
+        if gate && Instant::now() < self.next {
+            return Ok(taken);
+        }
+        let (mut lane, mut cursor) = self.position.take().unwrap_or((Lane::Main, "-".to_owned()));
+        for _ in 0..STEPS {
+            if taken.len() >= room {
+                self.position = Some((lane, cursor));
+                return Ok(taken);
+            }
+            let step = worker.step(lane, &cursor, room - taken.len(), gate).await;
+            let step = match step {
+                Ok(step) => step,
+                // What was taken before is ours; the scan starts afresh another time.
+                Err(error) if taken.is_empty() => return Err(error),
+                Err(_) => return Ok(taken),
+            };
+            let Some(step) = step else { break };
+            gate = false;
+            let full = taken.len() + step.taken.len() >= room;
+            self.suspects |= step.left && !full;
+            taken.extend(step.taken);
+            cursor = match (step.cursor.is_empty(), lane) {
+                (false, _) => step.cursor,
+                (true, Lane::Main) => {
+                    lane = Lane::Retry;
+                    "-".to_owned()
+                }
+                (true, Lane::Retry) => break,
+            };
+        }
+        self.next = Instant::now() + worker.interval();
+        Ok(taken)
+    }
+}
+
+impl Worker {
+    /// One step of the scan; `None` when it is another worker's turn.
+    async fn step(
+        self: &Arc<Self>,
+        lane: Lane,
+        cursor: &str,
+        room: usize,
+        gate: bool,
+    ) -> Result<Option<Step>, Error> {
+        let gate_key = self.keys.gate("scan");
+        let keys = [self.key_of(lane), &gate_key, &self.keys.dead];
+        // A little less than the interval, or the worker that opened the gate would miss every
+        // other turn.
+        let closed = gate.then(|| (self.interval().as_millis() * 9 / 10).to_string());
+        let suspects = !self.suspect.load(Ordering::SeqCst);
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(self.keys.group.as_str())
+                .arg(&self.consumer)
+                .arg(lane.flag())
+                .arg(cursor)
+                .arg(self.settings.lease.as_millis() as u64)
+                .arg(self.options.foreign_lease.as_millis() as u64)
+                .arg(CONSUMER_PREFIX)
+                .arg(room)
+                .arg(u8::from(suspects))
+                .arg(self.settings.max_deliveries)
+                .arg(self.settings.max_dead_letters)
+                .arg(closed.as_deref().unwrap_or_default());
+        };
+        let answer = self
+            .link
+            .script(&scripts::TAKE_OVER, &keys, args, Retry::Never)
+            .await?;
+        let mut answer = array(answer).into_iter();
+        let Some(cursor) = answer.next() else {
+            return Ok(None);
+        };
+        let mut next = || answer.next().unwrap_or_default();
+        let taken: Vec<_> = entry::claimed(next(), lane).collect();
+        let deleted = integer(&next()).unwrap_or(0);
+        let dead: Vec<_> = entry::claimed(next(), lane).collect();
+        let dropped = integer(&next()).unwrap_or(0);
+        let left = integer(&next()) == Some(1);
+
+        if !taken.is_empty() {
+            self.counters.taken_over.add(taken.len() as u64);
+            tracing::info!(
+                deliveries = taken.len(),
+                "took over from a worker that is not heard of"
+            );
+        }
+        if taken.iter().any(|entry| is_suspect(entry.deliveries)) {
+            self.suspect.store(true, Ordering::SeqCst);
+        }
+        if deleted > 0 {
+            self.deleted(deleted.unsigned_abs());
+        }
+        self.counters.dead_dropped.add(dropped.unsigned_abs());
+        for entry in dead {
+            let reason = "deliveries used up by workers that are gone";
+            self.buried(entry.id, entry.deliveries, reason, 0);
+            self.answer_dead(entry.id, Address::of_fields(&entry.fields));
+        }
+        Ok(Some(Step {
+            cursor: bytes(cursor)
+                .map(|cursor| String::from_utf8_lossy(&cursor).into_owned())
+                .unwrap_or_default(),
+            taken,
+            left,
+        }))
+    }
+
+    /// Tells whoever asked that the request is dead.
+    fn answer_dead(self: &Arc<Self>, id: EntryId, address: Option<Address>) {
+        let Some(address) = address else { return };
+        let answer = Err(RpcError::unavailable("the request could not be handled"));
+        let envelope = address.envelope(&answer);
+        let mut cmd;
+        match address.route(&self.keys, &self.options.allowed_reply_prefixes) {
+            Route::Store(stream) => {
+                cmd = redis::cmd("XADD");
+                cmd.arg(stream)
+                    .arg("NOMKSTREAM")
+                    .arg("*")
+                    .arg("r")
+                    .arg(envelope);
+            }
+            Route::Publish(channel) => {
+                cmd = redis::cmd("PUBLISH");
+                cmd.arg(&channel[..]).arg(envelope);
+            }
+            Route::Nowhere => return self.unanswerable(id),
+        }
+        // Nobody waits for the answer's answer, and the link sends it anyway.
+        drop(self.link.submit(cmd, Retry::UntilAnswered));
+    }
+
+    /// The longest time between two renewals after which this worker still counts as healthy.
+    pub(super) fn most_between_ticks(&self) -> std::time::Duration {
+        self.settings.lease / 3 + self.interval()
+    }
+}

@@ -1,0 +1,262 @@
+//! What the tasks of one source share.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::Value;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    acks::Ack,
+    clock::Clock,
+    entry::Lane,
+    held::{Held, Key},
+    inbox::Inbox,
+};
+use crate::{
+    error::Error,
+    message::Lease,
+    transport::{
+        Counters, Settings,
+        redis::{
+            connect::Connector,
+            error,
+            keys::Keys,
+            link::{Link, Submit},
+            options::Options,
+        },
+    },
+};
+
+/// What the names of our consumers start with. Any other consumer renews no leases.
+pub(super) const CONSUMER_PREFIX: &str = "campanile-";
+
+/// One consumer of the group.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) settings: Settings,
+    pub(super) options: Arc<Options>,
+    pub(super) keys: Keys,
+    /// The name of the consumer, ours alone.
+    pub(super) consumer: String,
+    pub(super) counters: Arc<Counters>,
+    pub(super) connector: Connector,
+    /// For everything but blocking reads and leases.
+    pub(super) link: Link,
+    pub(super) clock: Clock,
+    pub(super) held: Held,
+    pub(super) inbox: Inbox,
+    pub(super) acks: mpsc::UnboundedSender<Ack>,
+    pub(super) flights: Flights,
+    pub(super) health: Health,
+    pub(super) alarm: Alarm,
+    /// Whether one of those deliveries is here that may have ended several workers.
+    pub(super) suspect: AtomicBool,
+    /// The id of the connection whose read is blocked right now; 0 for none.
+    pub(super) blocked: AtomicI64,
+    /// Ends what runs beside the source.
+    pub(super) closed: CancellationToken,
+}
+
+impl Worker {
+    /// The key of a lane's stream.
+    pub(super) fn key_of(&self, lane: Lane) -> &str {
+        match lane {
+            Lane::Main => &self.keys.stream,
+            Lane::Retry => &self.keys.retry,
+        }
+    }
+
+    /// How often pending entries of others are looked at, and how long a read blocks: a second, or
+    /// less with a short lease.
+    pub(super) fn interval(&self) -> Duration {
+        (self.settings.lease / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+
+    /// Sends something that has to be done until it is: the link repeats it over lost connections,
+    /// this over what a server says that has no memory or no disk at the moment.
+    pub(super) async fn insist(&self, send: impl Fn() -> Submit) -> Result<Value, Error> {
+        loop {
+            let answer = send().await?;
+            match error::code(&answer) {
+                Some(code @ ("OOM" | "MISCONF" | "NOREPLICAS")) if !self.closed.is_cancelled() => {
+                    tracing::warn!(code, "Redis takes no writes; trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                        () = self.closed.cancelled() => {}
+                    }
+                }
+                _ => return error::check(answer),
+            }
+        }
+    }
+}
+
+/// The hold on a delivery: while it is there the lease is renewed.
+#[derive(Debug)]
+pub(super) struct Grip {
+    pub(super) worker: Arc<Worker>,
+    pub(super) key: Key,
+    pub(super) lease: Lease,
+}
+
+impl Grip {
+    /// Holds what was asked for at this time.
+    pub(super) fn new(worker: &Arc<Worker>, key: Key, at: Instant) -> Self {
+        let lease = Lease::new();
+        worker.held.add(key, lease.clone(), at);
+        Self {
+            worker: worker.clone(),
+            key,
+            lease,
+        }
+    }
+}
+
+impl Drop for Grip {
+    fn drop(&mut self) {
+        // A lost one is not in the list any more, or it was fetched again and is another's.
+        if !self.lease.is_lost() {
+            self.worker.held.remove([self.key]);
+        }
+    }
+}
+
+/// Marks the one suspect that may run here.
+#[derive(Debug)]
+pub(super) struct Suspect(Arc<Worker>);
+
+impl Suspect {
+    pub(super) fn new(worker: &Arc<Worker>) -> Self {
+        worker.suspect.store(true, Ordering::SeqCst);
+        Self(worker.clone())
+    }
+}
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        self.0.suspect.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Counts the verdicts on their way.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    count: AtomicUsize,
+    landed: Notify,
+}
+
+/// A verdict on its way.
+#[derive(Debug)]
+pub(super) struct Flight(Arc<Worker>);
+
+impl Flight {
+    pub(super) fn new(worker: &Arc<Worker>) -> Self {
+        worker.flights.count.fetch_add(1, Ordering::SeqCst);
+        Self(worker.clone())
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.0.flights.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.flights.landed.notify_waiters();
+        }
+    }
+}
+
+impl Flights {
+    /// Waits until no verdict is on its way.
+    pub(super) async fn none(&self) {
+        loop {
+            let landed = self.landed.notified();
+            if self.count.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            landed.await;
+        }
+    }
+}
+
+/// For how long this worker has been able to renew its leases without a break. Only then does the
+/// silence of another worker mean something: after Redis was stopped everybody looks silent.
+#[derive(Debug, Default)]
+pub(super) struct Health(Mutex<Option<Ticks>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Ticks {
+    first: Instant,
+    last: Instant,
+}
+
+impl Health {
+    /// A renewal that was asked for at `asked` has succeeded.
+    pub(super) fn healthy(&self, asked: Instant, most_between: Duration) {
+        let now = Instant::now();
+        let mut ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *ticks = match *ticks {
+            Some(ticks) if now.duration_since(ticks.last) <= most_between => {
+                Some(Ticks { last: now, ..ticks })
+            }
+            _ => Some(Ticks {
+                first: asked,
+                last: now,
+            }),
+        };
+    }
+
+    pub(super) fn unhealthy(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// For how long; zero when the last tick is older than `most_between`.
+    pub(super) fn lasts(&self, most_between: Duration) -> Duration {
+        let ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *ticks {
+            Some(ticks) if ticks.last.elapsed() <= most_between => ticks.first.elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// When the keeper is to look at what is due.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    at: Mutex<Option<Instant>>,
+    changed: Notify,
+}
+
+impl Alarm {
+    /// Rings then, or earlier if that was set before.
+    pub(super) fn set(&self, at: Instant) {
+        let mut earliest = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if earliest.is_none_or(|earliest| at < earliest) {
+            *earliest = Some(at);
+            drop(earliest);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until it rings, and clears it.
+    pub(super) async fn ring(&self) {
+        loop {
+            let at = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
+            match at {
+                None => self.changed.notified().await,
+                Some(at) => tokio::select! {
+                    () = tokio::time::sleep_until(at.into()) => {
+                        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                        return;
+                    }
+                    () = self.changed.notified() => {}
+                },
+            }
+        }
+    }
+}
