@@ -153,7 +153,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) async fn start(server: &RedisServer) -> Self {
-        let redis = Redis::connect(server.url())
+        let redis = Redis::connect(&server.url())
             .await
             .expect("a connection")
             .stream(STREAM)
