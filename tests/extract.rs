@@ -56,6 +56,7 @@ async fn every_part_of_a_message_is_an_argument() {
     parts.lease = Some(Lease::new());
     parts.headers.insert("x-a", HeaderValue::from_static("b"));
     parts.extensions.insert(5_u8);
+    #[allow(clippy::too_many_arguments)]
     async fn all(
         kind: Kind,
         name: Name,

@@ -445,11 +445,8 @@ mod mistakes {
     fn a_name_is_routed_once() {
         let text = mistake!(Router::new().task("a", echo).task("a", echo));
         assert_eq!(text, "task `a` is already routed");
-        let text = mistake!(
-            Router::new()
-                .rpc("a", echo)
-                .rpc_service("a", app(Router::new()))
-        );
+        let service = app(Router::new());
+        let text = mistake!(Router::new().rpc("a", echo).rpc_service("a", service));
         assert_eq!(text, "rpc `a` is already routed");
     }
 
@@ -472,17 +469,11 @@ mod mistakes {
 
     #[test]
     fn merged_and_nested_routers_do_not_clash() {
-        let text = mistake!(
-            Router::new()
-                .task("a", echo)
-                .merge(Router::new().task("a", echo))
-        );
+        let other = Router::new().task("a", echo);
+        let text = mistake!(Router::new().task("a", echo).merge(other));
         assert_eq!(text, "task `a` is already routed");
-        let text = mistake!(
-            Router::new()
-                .task("o.a", echo)
-                .nest("o", Router::new().task("a", echo))
-        );
+        let other = Router::new().task("a", echo);
+        let text = mistake!(Router::new().task("o.a", echo).nest("o", other));
         assert_eq!(text, "task `o.a` is already routed");
     }
 

@@ -13,8 +13,8 @@
 //!     }
 //! }
 //!
-//! let app = Router::new().rpc("double", double);
 //! let app = Router::new().rpc("double", double).with_state(());
+//! ```
 //!
 //! With a layer of its own, and outside any router:
 //!

@@ -194,6 +194,8 @@ where
     }
 }
 
+// Both are states of one box; a further box for the message would be the allocation saved here.
+#[allow(clippy::large_enum_variant)]
 #[pin_project(project = StateProjection)]
 enum State<V: Service<Message>> {
     /// Not called yet; with a message, to be called as soon as it is ready.
