@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tower::{Layer, Service};
 
 use super::{
-    RouteInfo, Router, RouterService, glob,
+    RouteInfo, Router, RouterService,
     index::{Index, Resolver},
     tree::{self, Leaf},
 };
@@ -14,6 +14,7 @@ use crate::{
     handler::{Handler, Route},
     message::{Kind, Message, Name},
     reply::Reply,
+    transport::glob,
 };
 
 /// A handler for what has no route below a prefix.

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, hash_map::Entry as Slot};
 
-use super::{fan_out, glob};
+use super::fan_out;
 use crate::{
     handler::RouteFuture,
     message::{Kind, MatchedRoute, Message, Name},
+    transport::glob,
 };
 
 /// One route of a router: what it is for.

@@ -2,7 +2,6 @@
 
 mod build;
 mod fan_out;
-mod glob;
 mod index;
 mod router;
 mod service;
