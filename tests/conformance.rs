@@ -1,6 +1,9 @@
 //! The conformance suite on every transport of this crate.
 #![cfg(feature = "conformance")]
 
+#[cfg(feature = "redis")]
+mod support;
+
 /// On several threads, in real time.
 mod memory {
     campanile::conformance_tests!(campanile::transport::memory::Memory::new());
@@ -12,4 +15,47 @@ mod memory_in_paused_time {
         #[tokio::test(start_paused = true)]
         campanile::transport::memory::Memory::new()
     );
+}
+
+/// On a server for each check, in real time.
+#[cfg(feature = "redis")]
+mod redis {
+    use bytes::Bytes;
+    use campanile::{
+        Error, Name, Redis,
+        conformance::{Capabilities, Factory},
+        transport::{DeadLetter, Settings},
+    };
+
+    use super::support::RedisServer;
+
+    impl Factory for RedisServer {
+        type Handle = Redis;
+
+        async fn connect(&self, settings: Settings) -> Result<Redis, Error> {
+            let redis = Redis::connect(&self.url()).await?;
+            Ok(redis.with_settings(settings))
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::all()
+        }
+
+        async fn add_raw(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
+            let mut command = vec![
+                Bytes::from("XADD"),
+                Bytes::from(stream.to_string()),
+                "*".into(),
+            ];
+            command.extend(fields.into_iter().flat_map(|(field, value)| [field, value]));
+            self.command(&command).await;
+            Ok(())
+        }
+
+        async fn dead_letters(&self, handle: &Redis) -> Result<Vec<DeadLetter>, Error> {
+            handle.dead_letters(1000).await
+        }
+    }
+
+    campanile::conformance_tests!(RedisServer::start().await);
 }

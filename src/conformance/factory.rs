@@ -7,9 +7,9 @@ use tower::Service;
 
 use crate::{
     error::Error,
-    message::{Message, MessageId},
+    message::{Message, Name},
     reply::Reply,
-    transport::{Settings, Transport, memory::Memory},
+    transport::{DeadLetter, Settings, Transport, memory::Memory},
 };
 
 /// Makes connected handles of the transport under test.
@@ -34,14 +34,14 @@ pub trait Factory: Send + Sync {
     /// What the transport can do. Checks of what it cannot are passed over.
     fn capabilities(&self) -> Capabilities;
 
-    /// Adds an entry to the handle's stream, field by field, past all that this library does.
-    /// Needed for [`Capabilities::raw_entries`].
+    /// Adds an entry to a stream, field by field, past all that this library does. Needed for
+    /// [`Capabilities::raw_entries`].
     fn add_raw(
         &self,
-        handle: &Self::Handle,
+        stream: &Name,
         fields: Vec<(Bytes, Bytes)>,
     ) -> impl Future<Output = Result<(), Error>> + Send {
-        let _ = (handle, fields);
+        let _ = (stream, fields);
         async {
             Err(Error::config(
                 "the factory declares `raw_entries` and does not add any",
@@ -54,7 +54,7 @@ pub trait Factory: Send + Sync {
     fn dead_letters(
         &self,
         handle: &Self::Handle,
-    ) -> impl Future<Output = Result<Vec<DeadRecord>, Error>> + Send {
+    ) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send {
         let _ = handle;
         async {
             Err(Error::config(
@@ -112,19 +112,6 @@ impl Capabilities {
     }
 }
 
-/// A dead letter, as far as the checks look at it.
-#[derive(Debug, Clone)]
-pub struct DeadRecord {
-    /// The message's id.
-    pub id: MessageId,
-    /// The fields of its entry.
-    pub fields: Vec<(Bytes, Bytes)>,
-    /// Why it died.
-    pub reason: String,
-    /// How often it was delivered.
-    pub attempts: u32,
-}
-
 /// The embedded transport, as the example to follow.
 impl Factory for Memory {
     type Handle = Memory;
@@ -137,20 +124,12 @@ impl Factory for Memory {
         Capabilities::all()
     }
 
-    async fn add_raw(&self, handle: &Memory, fields: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
-        handle.add_raw(fields);
+    async fn add_raw(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
+        self.clone().stream(stream).add_raw(fields);
         Ok(())
     }
 
-    async fn dead_letters(&self, handle: &Memory) -> Result<Vec<DeadRecord>, Error> {
-        let dead = handle.dead_letters().into_iter();
-        Ok(dead
-            .map(|letter| DeadRecord {
-                id: letter.id,
-                fields: letter.fields,
-                reason: letter.reason,
-                attempts: letter.attempts,
-            })
-            .collect())
+    async fn dead_letters(&self, handle: &Memory) -> Result<Vec<DeadLetter>, Error> {
+        Ok(handle.dead_letters())
     }
 }

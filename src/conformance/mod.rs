@@ -74,7 +74,7 @@ pub use self::{
         an_event_comes_once_for_each_matching_subscription, an_event_is_not_kept_for_later,
         an_event_reaches_every_subscriber, headers_of_an_event_are_not_lost_in_silence,
     },
-    factory::{Capabilities, DeadRecord, Factory},
+    factory::{Capabilities, Factory},
     groups::{
         a_group_goes_on_where_it_was, a_group_starts_where_it_is_told,
         a_new_group_beside_another_must_choose_its_start, every_group_gets_every_message,

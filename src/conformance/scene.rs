@@ -7,14 +7,14 @@ use tokio::{task::JoinHandle, time::timeout};
 use tower::ServiceExt;
 use uuid::Uuid;
 
-use super::{DeadRecord, Factory};
+use super::Factory;
 use crate::{
     error::{Error, RpcError},
     message::{Message, MessageId, Name},
     reply::Reply,
     transport::{
-        Backoff, Delivery, Interest, Settings, SettleDelivery, Source, Start, Transport,
-        UnknownNames, Verdict,
+        Backoff, DeadLetter, Delivery, Interest, Settings, SettleDelivery, Source, Start,
+        Transport, UnknownNames, Verdict,
     },
 };
 
@@ -105,7 +105,6 @@ impl<'a, F: Factory> Scene<'a, F> {
     }
 
     pub(super) async fn add_raw(&self, fields: &[(&str, &[u8])]) {
-        let handle = self.handle().await;
         let fields = fields
             .iter()
             .map(|(field, value)| {
@@ -115,11 +114,15 @@ impl<'a, F: Factory> Scene<'a, F> {
                 )
             })
             .collect();
-        must("adding a raw entry", self.factory.add_raw(&handle, fields)).await;
+        must(
+            "adding a raw entry",
+            self.factory.add_raw(&self.settings.stream, fields),
+        )
+        .await;
     }
 
     /// The dead letters, where they can be listed.
-    pub(super) async fn dead_letters(&self) -> Option<Vec<DeadRecord>> {
+    pub(super) async fn dead_letters(&self) -> Option<Vec<DeadLetter>> {
         if !self.factory.capabilities().dead_letters {
             return None;
         }

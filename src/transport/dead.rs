@@ -22,6 +22,25 @@ pub struct DeadLetter {
     pub died_at: SystemTime,
 }
 
+impl DeadLetter {
+    /// A dead letter. For transports outside this crate.
+    pub fn new(
+        id: MessageId,
+        fields: Vec<(Bytes, Bytes)>,
+        reason: impl Into<String>,
+        attempts: u32,
+        died_at: SystemTime,
+    ) -> Self {
+        Self {
+            id,
+            fields,
+            reason: reason.into(),
+            attempts,
+            died_at,
+        }
+    }
+}
+
 // Fields hold payloads and header values, which are not shown.
 impl fmt::Debug for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

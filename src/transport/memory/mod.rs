@@ -6,28 +6,23 @@
 //! examples, for tests, and for applications that are one process.
 //!
 //! ```
-//! use campanile::{
-//!     Message, Reply,
-//!     transport::{Interest, SettleDelivery, Source, Transport, Verdict, memory::Memory},
-//! };
-//! use tower::ServiceExt;
+//! use campanile::{Client, Json, Router, serve, transport::memory::Memory};
 //!
-//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), campanile::Error> {
+//! let app: Router = Router::new().rpc("double", async |Json(n): Json<u32>| Json(2 * n));
 //! let memory = Memory::new();
-//! let reply = memory.clone().oneshot(Message::task("orders.create", "{}")).await?;
+//! let worker = tokio::spawn(serve(memory.clone(), app).into_future());
 //!
-//! let mut worker = memory.clone().open(Interest::stream()).await?;
-//! for delivery in worker.next(64).await? {
-//!     let message = delivery.content.expect("it was sent by a client");
-//!     assert_eq!(message.parts().id.as_ref(), reply.receipt());
-//!     delivery.settle.settle(Verdict::Done(Ok(Reply::default()))).await?;
-//! }
-//! assert_eq!(memory.counts().done, 1);
-//! # Ok::<_, campanile::BoxError>(()) }).unwrap();
+//! let Json(n): Json<u32> = Client::new(memory.clone()).request("double", Json(21)).await?;
+//! assert_eq!((n, memory.counts().delivered), (42, 1));
+//! # worker.abort();
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! All clones of a handle, with whatever settings, share one broker. Here are two groups of one
-//! stream, and time that passes as fast as a test wants:
+//! stream without a serving loop, and time that passes as fast as a test wants:
 //!
 //! ```
 //! use std::time::Duration;
