@@ -2,7 +2,7 @@
 //!
 //! A message is a request in tower's sense: whatever handles one is a
 //! `tower::Service<Message>`. It is built like an `http::Request`, from the same
-//! [`HeaderMap`](http::HeaderMap) and [`Extensions`](http::Extensions), so that what exists for
+//! [`HeaderMap`] and [`Extensions`], so that what exists for
 //! those works here.
 //!
 //! ```
