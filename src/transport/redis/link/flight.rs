@@ -13,7 +13,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use redis::{Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::Request;
+use super::{Request, gate::Gate};
 use crate::transport::redis::connect::Driver;
 
 /// How long a server may take to answer before it counts as gone.
@@ -21,6 +21,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// What a connection carries at the very least, in bytes per second: large payloads get that much
 /// longer to be answered.
 const SLOWEST: usize = 1 << 20;
+
 /// A pipeline on its way.
 pub(super) struct Sent {
     pub(super) cmds: Arc<Pipeline>,
@@ -39,6 +40,7 @@ pub(super) struct Flight {
     driver: Option<Driver>,
     /// Whether the driver is done.
     lost: bool,
+    gate: Gate,
 }
 
 impl Flight {
@@ -50,6 +52,7 @@ impl Flight {
             clock: Box::pin(sleep(SILENCE)),
             driver,
             lost: false,
+            gate: Gate::new(),
         }
     }
 
@@ -69,43 +72,57 @@ impl Flight {
     /// The answer to the oldest pipeline, pending while there is none. The error says why the
     /// connection is lost; nothing, when the server owes an answer for too long.
     pub(super) async fn next(&mut self) -> Result<(Sent, Vec<Value>), Option<RedisError>> {
+        let Self {
+            sent,
+            answers,
+            due,
+            clock,
+            driver,
+            lost,
+            gate,
+        } = self;
         poll_fn(|cx| {
-            let mut answer = self.answers.poll_next_unpin(cx);
-            if let (Some(driver), false) = (&mut self.driver, is_some(&answer)) {
-                if driver.as_mut().poll(cx).is_ready() {
-                    self.driver = None;
-                    self.lost = true;
+            let answer = gate.poll(cx, |cx| {
+                let answer = answers.poll_next_unpin(cx);
+                if let Poll::Ready(Some(_)) = answer {
+                    return answer;
                 }
-                // What was new is with the driver now, and what the driver has read is here.
-                answer = self.answers.poll_next_unpin(cx);
-            }
+                // What is new is with the driver by now; what the driver has read is here after it.
+                if driver
+                    .as_mut()
+                    .is_some_and(|driver| driver.as_mut().poll(cx).is_ready())
+                {
+                    *driver = None;
+                    *lost = true;
+                }
+                match answers.poll_next_unpin(cx) {
+                    Poll::Ready(None) if !*lost => Poll::Pending,
+                    answer => answer,
+                }
+            });
             match answer {
                 Poll::Ready(Some(Ok(values))) => {
-                    self.due.pop_front();
-                    let sent = self.sent.pop_front().expect("one pipeline for each answer");
+                    due.pop_front();
+                    let sent = sent.pop_front().expect("one pipeline for each answer");
                     return Poll::Ready(Ok((sent, values)));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Some(error))),
-                _ if self.lost => return Poll::Ready(Err(Some(closed()))),
+                _ if *lost => return Poll::Ready(Err(Some(closed()))),
                 _ => {}
             }
             // The clock is only set when it has run out: to set it for each pipeline costs more
             // than to look now and then.
-            while let Some(due) = self.due.front() {
-                ready!(self.clock.as_mut().poll(cx));
+            while let Some(due) = due.front() {
+                ready!(clock.as_mut().poll(cx));
                 if *due <= Instant::now() {
                     return Poll::Ready(Err(None));
                 }
-                self.clock.as_mut().reset(*due);
+                clock.as_mut().reset(*due);
             }
             Poll::Pending
         })
         .await
     }
-}
-
-fn is_some<T>(answer: &Poll<Option<T>>) -> bool {
-    matches!(answer, Poll::Ready(Some(_)))
 }
 
 fn closed() -> RedisError {

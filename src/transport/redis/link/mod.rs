@@ -17,6 +17,7 @@
 //! room in the queue. Any other that is still there is not sent any more.
 
 mod flight;
+mod gate;
 mod script;
 mod task;
 #[cfg(test)]

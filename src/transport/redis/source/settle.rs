@@ -38,8 +38,9 @@ pub(super) struct Ticket {
     /// The entry that its message came with at first.
     pub(super) origin: EntryId,
     pub(super) attempt: u32,
-    pub(super) address: Option<Address>,
-    pub(super) suspect: Option<Suspect>,
+    pub(super) address: Option<Box<Address>>,
+    /// Lets the next suspect in when this one is settled.
+    pub(super) _suspect: Option<Suspect>,
 }
 
 impl RedisSettle {
