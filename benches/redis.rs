@@ -18,6 +18,8 @@
 
 #[path = "redis/args.rs"]
 mod args;
+#[path = "redis/clock.rs"]
+mod clock;
 #[path = "redis/ours.rs"]
 mod ours;
 #[path = "redis/raw.rs"]

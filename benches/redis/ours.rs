@@ -16,7 +16,9 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tower::util::MapRequestLayer;
 
 use crate::{
-    GROUP, NAME, PAYLOAD, STREAM, raw,
+    GROUP, NAME, PAYLOAD, STREAM,
+    clock::Clock,
+    raw,
     support::RedisServer,
     workload::{Round, Work, Workload, concurrently},
 };
@@ -44,7 +46,7 @@ async fn task(server: &RedisServer, senders: usize, count: usize) -> Round {
     let client = worker.client();
     client.enqueue(NAME, PAYLOAD).await.expect("a task");
     worker.done(1).await;
-    let started = Instant::now();
+    let clock = Clock::start(server).await;
     concurrently(senders, count, move || {
         let client = client.clone();
         async move {
@@ -53,17 +55,17 @@ async fn task(server: &RedisServer, senders: usize, count: usize) -> Round {
     })
     .await;
     worker.done(1 + count).await;
-    let round = Round::since(started, count);
+    let round = clock.stop(count, Vec::new()).await;
     worker.stop().await;
     round
 }
 
 async fn drain(server: &RedisServer, count: usize) -> Round {
     raw::preload(server, count).await;
-    let started = Instant::now();
+    let clock = Clock::start(server).await;
     let worker = Worker::start(server).await;
     worker.done(count).await;
-    let round = Round::since(started, count);
+    let round = clock.stop(count, Vec::new()).await;
     worker.stop().await;
     round
 }
@@ -75,7 +77,7 @@ async fn event(server: &RedisServer, senders: usize, count: usize) -> Round {
         client.publish(WARM, ()).await.expect("an event");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let started = Instant::now();
+    let clock = Clock::start(server).await;
     concurrently(senders, count, move || {
         let client = client.clone();
         async move { client.publish(NAME, PAYLOAD).await.expect("an event") }
@@ -84,7 +86,7 @@ async fn event(server: &RedisServer, senders: usize, count: usize) -> Round {
     worker
         .until(|worker| worker.seen.events.load(Ordering::Relaxed) >= count)
         .await;
-    let round = Round::since(started, count);
+    let round = clock.stop(count, Vec::new()).await;
     worker.stop().await;
     round
 }
@@ -108,16 +110,12 @@ async fn rpc(server: &RedisServer, in_flight: usize, reliable: bool, count: usiz
     };
     ask().await;
     worker.done(1).await;
-    let started = Instant::now();
+    let clock = Clock::start(server).await;
     let latencies = concurrently(in_flight, count, ask).await;
     worker.done(1 + count).await;
-    let elapsed = started.elapsed();
+    let round = clock.stop(count, latencies).await;
     worker.stop().await;
-    Round {
-        count,
-        elapsed,
-        latencies,
-    }
+    round
 }
 
 /// What handlers saw.

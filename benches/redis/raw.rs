@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     GROUP, NAME, PAYLOAD, STREAM,
+    clock::Clock,
     support::RedisServer,
     workload::{Round, Work, Workload, concurrently},
 };
@@ -39,7 +40,7 @@ pub(crate) async fn round(server: &RedisServer, workload: Workload, count: usize
 async fn task(server: &RedisServer, senders: usize, count: usize) -> Round {
     let connection = connect(server).await;
     let worker = connect(server).await;
-    let started = Instant::now();
+    let clock = Clock::start(server).await;
     let worker = tokio::spawn(handle(worker, count));
     concurrently(senders, count, move || {
         let mut connection = connection.clone();
@@ -50,17 +51,17 @@ async fn task(server: &RedisServer, senders: usize, count: usize) -> Round {
     })
     .await;
     worker.await.expect("the worker ends well");
-    Round::since(started, count)
+    clock.stop(count, Vec::new()).await
 }
 
 async fn drain(server: &RedisServer, count: usize) -> Round {
     preload(server, count).await;
     let worker = connect(server).await;
-    let started = Instant::now();
+    let clock = Clock::start(server).await;
     tokio::spawn(handle(worker, count))
         .await
         .expect("the worker ends well");
-    Round::since(started, count)
+    clock.stop(count, Vec::new()).await
 }
 
 async fn event(server: &RedisServer, senders: usize, count: usize) -> Round {
@@ -71,7 +72,7 @@ async fn event(server: &RedisServer, senders: usize, count: usize) -> Round {
         .expect("a subscription");
     subscription.subscribe(NAME).await.expect("SUBSCRIBE");
     let connection = connect(server).await;
-    let started = Instant::now();
+    let clock = Clock::start(server).await;
     let subscriber: JoinHandle<()> = tokio::spawn(async move {
         let mut events = subscription.into_on_message().take(count);
         while let Some(event) = events.next().await {
@@ -89,7 +90,7 @@ async fn event(server: &RedisServer, senders: usize, count: usize) -> Round {
     })
     .await;
     subscriber.await.expect("the subscriber ends well");
-    Round::since(started, count)
+    clock.stop(count, Vec::new()).await
 }
 
 /// Fills the stream.
@@ -237,7 +238,7 @@ async fn rpc(server: &RedisServer, in_flight: usize, count: usize) -> Round {
 
     let connection = connect(server).await;
     let worker = connect(server).await;
-    let started = Instant::now();
+    let clock = Clock::start(server).await;
     let worker = tokio::spawn(answer(worker, count));
     let reply_to: Arc<str> = reply_to.into();
     let latencies = concurrently(in_flight, count, move || {
@@ -252,13 +253,9 @@ async fn rpc(server: &RedisServer, in_flight: usize, count: usize) -> Round {
     })
     .await;
     worker.await.expect("the worker ends well");
-    let elapsed = started.elapsed();
+    let round = clock.stop(count, latencies).await;
     replies.await.expect("the subscription ends well");
-    Round {
-        count,
-        elapsed,
-        latencies,
-    }
+    round
 }
 
 async fn request(

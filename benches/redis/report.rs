@@ -36,6 +36,9 @@ pub(crate) struct Row {
 #[derive(Debug)]
 struct Side {
     rate: f64,
+    /// Microseconds of CPU time per message.
+    client: f64,
+    redis: f64,
     p50: Option<Duration>,
     p99: Option<Duration>,
 }
@@ -65,23 +68,28 @@ impl Side {
                 Some(round.latencies[last * percent / 100])
             };
             let values: Option<Vec<_>> = rounds.iter().map(at).collect();
-            let values = values.filter(|values| !values.is_empty());
-            values.map(|values| median(values, Ord::cmp))
+            median(values?, Ord::cmp)
         };
+        let number = |figure: &dyn Fn(&Round) -> f64| {
+            median(rounds.iter().map(figure).collect(), f64::total_cmp).unwrap_or(f64::NAN)
+        };
+        let each = |time: Duration, round: &Round| time.as_secs_f64() * 1e6 / round.count as f64;
         Self {
+            rate: number(&Round::rate),
+            client: number(&|round| each(round.client, round)),
+            redis: number(&|round| each(round.redis, round)),
             p50: percentile(50),
             p99: percentile(99),
-            rate: match rounds.is_empty() {
-                true => f64::NAN,
-                false => median(rounds.iter().map(Round::rate).collect(), f64::total_cmp),
-            },
         }
     }
 }
 
-fn median<T: Copy>(mut values: Vec<T>, order: impl FnMut(&T, &T) -> std::cmp::Ordering) -> T {
+fn median<T: Copy>(
+    mut values: Vec<T>,
+    order: impl FnMut(&T, &T) -> std::cmp::Ordering,
+) -> Option<T> {
     values.sort_unstable_by(order);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied()
 }
 
 /// The table, printed as it grows.
@@ -94,16 +102,29 @@ impl Report {
     pub(crate) fn add(&mut self, row: Row) {
         if self.rows.is_empty() {
             println!(
-                "{:<16} {:>9} {:>9} {:>6}   {:>17}   {:>17}",
-                "workload", "raw/s", "ours/s", "ratio", "raw p50/p99 µs", "ours p50/p99 µs"
+                "{:<16} {:>9} {:>9} {:>6}  {:>13}  {:>13}  {:>13}  {:>13}",
+                "", "raw", "ours", "", "raw µs CPU", "ours µs CPU", "raw µs", "ours µs"
+            );
+            println!(
+                "{:<16} {:>9} {:>9} {:>6}  {:>13}  {:>13}  {:>13}  {:>13}",
+                "workload",
+                "per s",
+                "per s",
+                "ratio",
+                "client/Redis",
+                "client/Redis",
+                "p50/p99",
+                "p50/p99"
             );
         }
         println!(
-            "{:<16} {:>9.0} {:>9.0} {:>6.2}   {:>17}   {:>17}",
+            "{:<16} {:>9.0} {:>9.0} {:>6.2}  {:>13}  {:>13}  {:>13}  {:>13}",
             row.name,
             row.raw.rate,
             row.ours.rate,
             row.ratio(),
+            cpu(&row.raw),
+            cpu(&row.ours),
             latency(&row.raw),
             latency(&row.ours),
         );
@@ -116,6 +137,10 @@ impl Report {
             println!("ratio {} {:.2}", row.name, row.ratio());
         }
     }
+}
+
+fn cpu(side: &Side) -> String {
+    format!("{:.1} / {:.1}", side.client, side.redis)
 }
 
 fn latency(side: &Side) -> String {

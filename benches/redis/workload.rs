@@ -1,6 +1,6 @@
 //! What is measured.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One workload, and how many messages a round of it has.
 #[derive(Debug, Clone, Copy)]
@@ -56,19 +56,15 @@ pub(crate) const ALL: [Workload; 9] = [
 pub(crate) struct Round {
     pub(crate) count: usize,
     pub(crate) elapsed: Duration,
+    /// The CPU time of this process: senders and worker.
+    pub(crate) client: Duration,
+    /// The CPU time of the server.
+    pub(crate) redis: Duration,
     /// Of each request; empty for other work.
     pub(crate) latencies: Vec<Duration>,
 }
 
 impl Round {
-    pub(crate) fn since(started: Instant, count: usize) -> Self {
-        Self {
-            count,
-            elapsed: started.elapsed(),
-            latencies: Vec::new(),
-        }
-    }
-
     pub(crate) fn rate(&self) -> f64 {
         self.count as f64 / self.elapsed.as_secs_f64()
     }
