@@ -104,9 +104,15 @@ impl Reader {
                 return Ok(lost);
             }
         }
-        let taken = self.scan.take_over(&self.worker, room).await?;
-        if !taken.is_empty() {
-            return Ok(taken);
+        match self.scan.take_over(&self.worker, room).await {
+            Ok(taken) if taken.is_empty() => {}
+            Ok(taken) => return Ok(taken),
+            // Not every error there is one of reading, too: a server that has no memory left still
+            // hands out what it has.
+            Err(error) => tracing::warn!(
+                error = error.chain(),
+                "cannot take over; trying again later"
+            ),
         }
         let worker = self.worker.clone();
         let retry = (&*worker.keys.retry, ">");
