@@ -19,9 +19,15 @@
 //! can happen before, until work went on.
 #![cfg(feature = "redis")]
 
+mod cluster;
+mod connections;
 mod crash;
+mod crowd;
+mod groups;
 mod ledger;
+mod memory;
 mod proxy;
+mod requests;
 mod scene;
 mod server;
 mod slow;

@@ -36,6 +36,7 @@ impl Scene {
             max_in_flight: 16,
             max_deliveries: 10,
             one_at_a_time: false,
+            beside_others: false,
             ledger: server.dir().join("ledger"),
             log: server.dir().join("workers.log"),
         };
@@ -70,6 +71,21 @@ impl Scene {
             redis::from_redis_value(consumer.remove("name")?).ok()
         };
         found.into_iter().filter_map(name).collect()
+    }
+
+    /// The stream's groups, and how much each has not finished.
+    pub(crate) async fn groups(&self) -> HashMap<String, usize> {
+        let found: Vec<HashMap<String, Value>> =
+            self.server.query(&["XINFO", "GROUPS", "jobs"]).await;
+        let read = |mut group: HashMap<String, Value>| {
+            let mut count = |field| redis::from_redis_value::<usize>(group.remove(field)?).ok();
+            let backlog = count("pending")? + count("lag")?;
+            Some((
+                redis::from_redis_value(group.remove("name")?).ok()?,
+                backlog,
+            ))
+        };
+        found.into_iter().filter_map(read).collect()
     }
 
     pub(crate) fn client(&self) -> Client<Redis> {

@@ -11,6 +11,7 @@ use std::{
 
 use campanile::{
     Attempt, BoxError, Handler, Json, Lease, Redis, Router, RouterService, State, serve,
+    transport::{Start, UnknownNames},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -42,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) max_deliveries: u32,
     /// The handler runs one job at a time; others that were fetched wait behind it.
     pub(crate) one_at_a_time: bool,
+    /// The stream has other groups.
+    pub(crate) beside_others: bool,
     pub(crate) ledger: PathBuf,
     pub(crate) log: PathBuf,
 }
@@ -50,14 +53,20 @@ impl Setup {
     /// A handle of the server.
     pub(crate) async fn redis(&self) -> Redis {
         let redis = Redis::connect(&self.url).await;
-        redis
+        let redis = redis
             .expect("the server is there")
             .stream("jobs")
             .group(self.group.clone())
             .lease(self.lease)
             .max_in_flight(self.max_in_flight)
             .max_deliveries(self.max_deliveries)
-            .backoff(SECOND / 10, SECOND)
+            .backoff(SECOND / 10, SECOND);
+        match self.beside_others {
+            true => redis
+                .start(Start::Beginning)
+                .unknown_names(UnknownNames::Ignore),
+            false => redis,
+        }
     }
 
     /// What a worker serves.
@@ -67,6 +76,7 @@ impl Setup {
         Router::new()
             .task("work", work.layer(limit))
             .task("block", block)
+            .task("flaky", flaky)
             .task("poison", poison)
             .rpc("double", double)
             .with_state(Ledger::open(&self.ledger))
@@ -89,6 +99,21 @@ async fn work(
             // A late verdict, which must change nothing.
             return Err("the lease is lost".into());
         }
+    }
+    ledger.write(What::Finished, job.n, attempt.0);
+    Ok(())
+}
+
+/// Fails at the first attempt.
+async fn flaky(
+    State(ledger): State<Ledger>,
+    attempt: Attempt,
+    Json(job): Json<Job>,
+) -> Result<(), BoxError> {
+    ledger.write(What::Started, job.n, attempt.0);
+    sleep(Duration::from_millis(job.ms)).await;
+    if attempt.0 == 1 {
+        return Err("the first attempt always fails".into());
     }
     ledger.write(What::Finished, job.n, attempt.0);
     Ok(())
