@@ -203,3 +203,35 @@ async fn what_a_terminated_worker_had_not_started_is_with_another_in_under_a_sec
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     drop(other);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_frozen_worker_had_read_and_not_seen_is_not_started_when_it_wakes() {
+    let mut scene = Scene::new().await;
+    scene.setup.lease = 2 * SECOND;
+    let frozen = scene.workers(1).await.remove(0);
+    // Its read is to be parked at the server when it freezes. That ends by itself within a moment,
+    // so this may take more than one attempt.
+    let mut job = 0;
+    loop {
+        tokio::time::sleep(SECOND / 2).await;
+        frozen.signal(Signal::Stop);
+        scene.send_all("work", job..job + 1, 1).await;
+        if scene.left().await == 1 {
+            break;
+        }
+        frozen.signal(Signal::Cont);
+        scene.all_done(20 * SECOND).await;
+        job += 1;
+        assert!(job < 20, "it never read anything in its sleep");
+    }
+    let at = now();
+    let other = scene.workers(1).await;
+    scene.all_done(30 * SECOND).await;
+    frozen.signal(Signal::Cont);
+    tokio::time::sleep(2 * SECOND).await;
+    let account = scene.ledger.read();
+    account.report("a worker frozen in its read", account.went_on(at));
+    assert!(account.repeated().is_empty(), "{:?}", account.repeated());
+    frozen.terminate().await;
+    drop(other);
+}
