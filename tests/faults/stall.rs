@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::{
     SECOND,
-    ledger::{What, now},
+    ledger::{Account, What, now},
     proxy::{Proxy, Way},
     scaled,
     scene::Scene,
@@ -25,7 +25,7 @@ async fn outlasts(scene: &Scene, fault: &str, make: impl AsyncFnOnce(), end: imp
     let long = (stall() + 4 * SECOND).as_millis() as u64;
     scene.send_all("work", 0..12, long).await;
     scene.send_all("work", 12..16, 1).await;
-    let running = |account: &crate::ledger::Account| account.jobs(What::Started).len() == 16;
+    let running = |account: &Account| account.jobs(What::Started).len() == 16;
     scene.until(20 * SECOND, running).await;
     // Only a worker that was healthy for a whole lease would take anything over.
     sleep(2 * SECOND).await;
@@ -90,4 +90,33 @@ async fn a_network_that_takes_no_commands_costs_time_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_brings_no_answers_costs_time_and_nothing_else() {
     outlasts_silence(Way::ToClient).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease() {
+    let mut scene = Scene::new().await;
+    scene.setup.lease = scaled(3, 10) * SECOND;
+    let proxy = Proxy::start(scene.server.port()).await;
+    let direct = scene.setup.url.clone();
+    scene.setup.url = proxy.url();
+    let cut_off = scene.workers(1).await;
+    let long = (4 * scene.setup.lease).as_millis() as u64;
+    scene.send_all("work", 0..12, long).await;
+    let running = |account: &Account| account.jobs(What::Started).len() == 12;
+    scene.until(20 * SECOND, running).await;
+    // One that would take over whatever it may.
+    scene.setup.url = direct;
+    let healthy = scene.workers(1).await;
+    sleep(scene.setup.lease + SECOND).await;
+    proxy.silence(Way::ToServer);
+    // Until every connection has met it.
+    sleep(SECOND / 5).await;
+    proxy.heal();
+    let account = scene.all_done(60 * SECOND).await;
+    account.report(
+        "connections dead and not closed, beside a rival",
+        0 * SECOND,
+    );
+    assert!(account.repeated().is_empty(), "{:?}", account.repeated());
+    drop((cut_off, healthy));
 }

@@ -25,6 +25,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use redis::{Cmd, Value};
@@ -36,6 +37,8 @@ use crate::{error::Error, transport::Counters};
 
 /// How many commands may wait to be sent.
 const QUEUE: usize = 1024;
+/// How long a server may take to answer before it counts as gone.
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
 
 /// What becomes of a command when the connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +85,20 @@ impl Link {
         first: Option<Driven>,
         counters: Arc<Counters>,
     ) -> Self {
+        Self::with_patience(connector, first, counters, SILENCE)
+    }
+
+    /// Like [`spawn`](Self::spawn), for a server that counts as gone when it has not answered for
+    /// so long.
+    pub(super) fn with_patience(
+        connector: Connector,
+        first: Option<Driven>,
+        counters: Arc<Counters>,
+        silence: Duration,
+    ) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
         let (publish, state) = watch::channel(State::Disconnected);
-        tokio::spawn(task::Task::new(connector, counters, queue, publish).run(first));
+        tokio::spawn(task::Task::new(connector, counters, silence, queue, publish).run(first));
         Self { requests, state }
     }
 

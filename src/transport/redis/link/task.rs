@@ -34,8 +34,6 @@ const COMMANDS: usize = 512;
 const BYTES: usize = 1 << 20;
 /// How long a command waits for a connection before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a server may take to answer before it counts as gone.
-const SILENCE: Duration = Duration::from_secs(5);
 /// What a connection carries at the very least, in bytes per second: large payloads get that much
 /// longer to be answered.
 const SLOWEST: usize = 1 << 20;
@@ -50,6 +48,8 @@ const BACKOFF: crate::transport::Backoff = crate::transport::Backoff {
 pub(super) struct Task {
     connector: Connector,
     counters: Arc<Counters>,
+    /// How long a server may take to answer before it counts as gone.
+    silence: Duration,
     queue: mpsc::Receiver<Request>,
     /// Whether every handle is gone.
     closed: bool,
@@ -69,12 +69,14 @@ impl Task {
     pub(super) fn new(
         connector: Connector,
         counters: Arc<Counters>,
+        silence: Duration,
         queue: mpsc::Receiver<Request>,
         state: watch::Sender<State>,
     ) -> Self {
         Self {
             connector,
             counters,
+            silence,
             queue,
             closed: false,
             state,
@@ -180,7 +182,7 @@ impl Task {
     }
 
     async fn serve(&mut self, Driven { connection, driver }: Driven) -> End {
-        let mut flight = Flight::new(driver);
+        let mut flight = Flight::new(driver, self.silence);
         let end = self.exchange(&connection, &mut flight).await;
         // What was on its way is lost with the connection.
         for pipeline in flight.sent.into_iter().rev() {
@@ -325,18 +327,20 @@ struct Flight {
     /// When each must have been answered.
     due: VecDeque<Instant>,
     clock: Pin<Box<Sleep>>,
+    silence: Duration,
     driver: Option<Driver>,
     /// Whether the driver is done.
     lost: bool,
 }
 
 impl Flight {
-    fn new(driver: Option<Driver>) -> Self {
+    fn new(driver: Option<Driver>, silence: Duration) -> Self {
         Self {
             sent: VecDeque::with_capacity(PIPELINES),
             answers: FuturesOrdered::new(),
             due: VecDeque::with_capacity(PIPELINES),
-            clock: Box::pin(sleep(SILENCE)),
+            clock: Box::pin(sleep(silence)),
+            silence,
             driver,
             lost: false,
         }
@@ -346,7 +350,8 @@ impl Flight {
         let upload = Duration::from_secs_f64(bytes as f64 / SLOWEST as f64);
         let now = Instant::now();
         let before = self.due.back().copied().unwrap_or(now);
-        self.due.push_back((now + SILENCE).max(before) + upload);
+        self.due
+            .push_back((now + self.silence).max(before) + upload);
         let cmds = sent.cmds.clone();
         let count = sent.requests.len();
         self.answers.push_back(Box::pin(async move {
