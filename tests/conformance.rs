@@ -24,7 +24,7 @@ mod redis {
     use campanile::{
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{DeadLetter, Settings},
+        transport::{DeadLetters, Settings},
     };
 
     use super::support::RedisServer;
@@ -52,8 +52,8 @@ mod redis {
             Ok(())
         }
 
-        async fn dead_letters(&self, handle: &Redis) -> Result<Vec<DeadLetter>, Error> {
-            handle.dead_letters(1000).await
+        fn dead_letters(&self, handle: &Redis) -> Option<DeadLetters> {
+            Some(handle.dead_letters())
         }
     }
 

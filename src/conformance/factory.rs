@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     message::{Message, Name},
     reply::Reply,
-    transport::{DeadLetter, Settings, Transport, memory::Memory},
+    transport::{DeadLetters, Settings, Transport, memory::Memory},
 };
 
 /// Makes connected handles of the transport under test.
@@ -49,18 +49,10 @@ pub trait Factory: Send + Sync {
         }
     }
 
-    /// The dead letters of the handle's group, the oldest first. Needed for
-    /// [`Capabilities::dead_letters`].
-    fn dead_letters(
-        &self,
-        handle: &Self::Handle,
-    ) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send {
+    /// The dead letters of the handle's group. Needed for [`Capabilities::dead_letters`].
+    fn dead_letters(&self, handle: &Self::Handle) -> Option<DeadLetters> {
         let _ = handle;
-        async {
-            Err(Error::config(
-                "the factory declares `dead_letters` and does not list them",
-            ))
-        }
+        None
     }
 }
 
@@ -129,7 +121,7 @@ impl Factory for Memory {
         Ok(())
     }
 
-    async fn dead_letters(&self, handle: &Memory) -> Result<Vec<DeadLetter>, Error> {
-        Ok(handle.dead_letters())
+    fn dead_letters(&self, handle: &Memory) -> Option<DeadLetters> {
+        Some(handle.dead_letters())
     }
 }

@@ -57,6 +57,7 @@
 //! That is how a check fails: with a text that says what should have happened. Each takes bounded
 //! time, and most take well under a second; those that wait for a lease take a few.
 
+mod dead;
 mod events;
 mod factory;
 mod groups;
@@ -68,6 +69,12 @@ mod undecodable;
 mod workers;
 
 pub use self::{
+    dead::{
+        a_replay_reaches_only_the_group_of_the_dead_letter,
+        a_replayed_dead_letter_starts_from_its_first_attempt,
+        dead_letters_are_listed_in_pages_and_found_by_id, many_dead_letters_are_replayed_once_each,
+        what_is_selected_is_replayed_or_purged_and_nothing_else,
+    },
     events::{
         a_listener_takes_nothing_from_the_stream, a_pattern_gets_the_events_that_it_matches,
         a_worker_takes_tasks_and_events_together,
@@ -150,6 +157,11 @@ macro_rules! conformance_tests {
             a_message_whose_deliveries_are_used_up_becomes_a_dead_letter
             a_dead_letter_keeps_its_fields_and_the_reason
             what_is_discarded_is_gone
+            dead_letters_are_listed_in_pages_and_found_by_id
+            a_replayed_dead_letter_starts_from_its_first_attempt
+            what_is_selected_is_replayed_or_purged_and_nothing_else
+            many_dead_letters_are_replayed_once_each
+            a_replay_reaches_only_the_group_of_the_dead_letter
             an_entry_that_is_no_message_blocks_nothing
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

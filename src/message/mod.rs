@@ -41,7 +41,7 @@ use tokio::time::Instant;
 
 pub use self::{
     lease::Lease,
-    name::{MessageId, Name},
+    name::{DeadLetterId, MessageId, Name},
 };
 
 /// How a message travels and what its sender may expect of it.

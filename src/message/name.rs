@@ -116,6 +116,14 @@ shared_string! {
     MessageId
 }
 
+shared_string! {
+    /// The id of a dead letter among those of its group. Cheap to clone.
+    ///
+    /// It is not the id of the message: a message that is replayed and dies again leaves another
+    /// dead letter.
+    DeadLetterId
+}
+
 impl Name {
     /// The longest name that is accepted, in bytes.
     pub const MAX_LEN: usize = 1024;

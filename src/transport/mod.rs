@@ -35,7 +35,10 @@ use crate::{
 pub(crate) use self::{counters::Counters, settings::consumer_settings};
 pub use self::{
     counters::Counts,
-    dead::DeadLetter,
+    dead::{
+        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
+        Step, StoreFuture,
+    },
     settings::{Backoff, Settings, Start, UnknownNames},
 };
 

@@ -78,6 +78,7 @@
 
 mod broker;
 mod clock;
+mod dead;
 mod events;
 mod group;
 mod log;
@@ -107,7 +108,7 @@ use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Kind, Message, MessageId, ReplyMode},
     reply::Reply,
-    transport::{Counts, DeadLetter, Interest, Settings, Transport, codec, consumer_settings},
+    transport::{Counts, DeadLetters, Interest, Settings, Transport, codec, consumer_settings},
 };
 
 /// Both halves of the embedded transport: a `Service<Message>` that sends, and a [`Transport`] to
@@ -139,13 +140,9 @@ impl Memory {
         self.broker.backlog(&self.settings)
     }
 
-    /// The dead letters of the group, the oldest first.
-    pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.broker
-            .with_group(&self.settings, |group, _| {
-                group.dead.iter().cloned().collect()
-            })
-            .unwrap_or_default()
+    /// The dead letters of the group.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(dead::Store(self.clone()))
     }
 
     /// Adds an entry to the stream field by field, message or not: what a program that knows

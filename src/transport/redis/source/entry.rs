@@ -28,13 +28,13 @@ impl Lane {
 
 /// The id of an entry, without an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct EntryId {
+pub(in crate::transport::redis) struct EntryId {
     pub(super) milliseconds: u64,
     pub(super) sequence: u64,
 }
 
 impl EntryId {
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+    pub(in crate::transport::redis) fn parse(text: &[u8]) -> Option<Self> {
         let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
         Some(Self {
             milliseconds: milliseconds.parse().ok()?,
@@ -141,7 +141,7 @@ pub(in crate::transport::redis) fn bytes(value: Value) -> Option<Bytes> {
     }
 }
 
-pub(super) fn integer(value: &Value) -> Option<i64> {
+pub(in crate::transport::redis) fn integer(value: &Value) -> Option<i64> {
     match value {
         Value::Int(number) => Some(*number),
         Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
