@@ -22,7 +22,7 @@ mod memory_in_paused_time {
 mod redis {
     use bytes::Bytes;
     use campanile::{
-        Error, Name, Redis,
+        Error, MessageId, Name, Redis,
         conformance::{Capabilities, Factory},
         transport::{DeadLetters, Settings},
     };
@@ -54,6 +54,10 @@ mod redis {
 
         fn dead_letters(&self, handle: &Redis) -> Option<DeadLetters> {
             Some(handle.dead_letters())
+        }
+
+        async fn cancel(&self, handle: &Redis, id: &MessageId) -> Result<bool, Error> {
+            handle.cancel(id).await
         }
     }
 

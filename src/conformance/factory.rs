@@ -7,7 +7,7 @@ use tower::Service;
 
 use crate::{
     error::Error,
-    message::{Message, Name},
+    message::{Message, MessageId, Name},
     reply::Reply,
     transport::{DeadLetters, Settings, Transport, memory::Memory},
 };
@@ -54,6 +54,21 @@ pub trait Factory: Send + Sync {
         let _ = handle;
         None
     }
+
+    /// Takes a delayed task back; `false` when it cannot be any more. Needed for
+    /// [`Capabilities::delayed_tasks`].
+    fn cancel(
+        &self,
+        handle: &Self::Handle,
+        id: &MessageId,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let _ = (handle, id);
+        async {
+            Err(Error::config(
+                "the factory declares `delayed_tasks` and does not cancel any",
+            ))
+        }
+    }
 }
 
 /// What a transport can do.
@@ -85,6 +100,10 @@ pub struct Capabilities {
     pub raw_entries: bool,
     /// [`Factory::dead_letters`] works.
     pub dead_letters: bool,
+    /// A task can be [delayed](crate::Due) by its sender, and [`Factory::cancel`] works.
+    pub delayed_tasks: bool,
+    /// A task can have an [idempotency key](crate::IdempotencyKey).
+    pub idempotent_tasks: bool,
 }
 
 impl Capabilities {
@@ -100,6 +119,8 @@ impl Capabilities {
             reliable_rpc: true,
             raw_entries: true,
             dead_letters: true,
+            delayed_tasks: true,
+            idempotent_tasks: true,
         }
     }
 }
@@ -123,5 +144,9 @@ impl Factory for Memory {
 
     fn dead_letters(&self, handle: &Memory) -> Option<DeadLetters> {
         Some(handle.dead_letters())
+    }
+
+    async fn cancel(&self, handle: &Memory, id: &MessageId) -> Result<bool, Error> {
+        handle.cancel(id).await
     }
 }

@@ -65,6 +65,7 @@ mod messages;
 mod redelivery;
 mod rpc;
 mod scene;
+mod sending;
 mod undecodable;
 mod workers;
 
@@ -109,6 +110,15 @@ pub use self::{
         a_request_that_fails_for_good_is_answered,
         a_request_that_nobody_serves_ends_at_its_deadline,
         requests_under_way_together_get_each_their_own_reply,
+    },
+    sending::{
+        a_cancelled_task_frees_its_idempotency_key,
+        a_delayed_task_can_be_cancelled_until_it_is_due, a_delayed_task_comes_when_it_is_due,
+        a_delayed_task_keeps_its_id_through_redelivery,
+        a_task_for_a_time_comes_then_or_at_once_when_it_is_past,
+        a_time_to_live_counts_from_when_the_task_is_due,
+        an_idempotency_key_is_one_task_within_its_window,
+        senders_of_one_key_at_the_same_time_send_one_task, what_a_sender_cannot_mean_is_refused,
     },
     undecodable::{
         a_message_in_any_field_order_with_unknown_fields_is_read,
@@ -162,6 +172,15 @@ macro_rules! conformance_tests {
             what_is_selected_is_replayed_or_purged_and_nothing_else
             many_dead_letters_are_replayed_once_each
             a_replay_reaches_only_the_group_of_the_dead_letter
+            a_cancelled_task_frees_its_idempotency_key
+            a_delayed_task_can_be_cancelled_until_it_is_due
+            a_delayed_task_comes_when_it_is_due
+            a_delayed_task_keeps_its_id_through_redelivery
+            a_task_for_a_time_comes_then_or_at_once_when_it_is_past
+            a_time_to_live_counts_from_when_the_task_is_due
+            an_idempotency_key_is_one_task_within_its_window
+            senders_of_one_key_at_the_same_time_send_one_task
+            what_a_sender_cannot_mean_is_refused
             an_entry_that_is_no_message_blocks_nothing
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

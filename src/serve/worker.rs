@@ -11,10 +11,10 @@ use super::{
     policy::{Outcome, Policy},
 };
 use crate::{
-    error::{BoxError, Error, ErrorKind, RpcError},
-    message::{Kind, Message},
+    error::{BoxError, Error, ErrorKind},
+    message::Message,
     reply::Reply,
-    transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict},
+    transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
 
 /// What the loop owns. Its state lives in one task, so there is nothing to lock.
@@ -202,9 +202,7 @@ where
     let attempt = message.parts().attempt.0;
     if message.parts().deadline.is_some_and(|d| d.has_passed()) {
         tracing::warn!(%kind, %name, id = id.as_deref(), "expired before it was started");
-        let answer = (kind == Kind::Rpc).then(|| RpcError::deadline("it was not started in time"));
-        let reason = Discarded::Expired;
-        return confirm(settle, Verdict::Discard { reason, answer }).await;
+        return confirm(settle, policy.expired(kind)).await;
     }
     // The service is not used again after a panic, so nothing broken can be seen.
     let handled = async { app.oneshot(message).await.map_err(Into::into) };

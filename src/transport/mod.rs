@@ -18,6 +18,7 @@ pub(crate) mod glob;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod sending;
 mod settings;
 
 use std::{future::Future, time::Duration};
@@ -39,7 +40,7 @@ pub use self::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
         Step, StoreFuture,
     },
-    settings::{Backoff, Settings, Start, UnknownNames},
+    settings::{Backoff, Expired, Settings, Start, UnknownNames},
 };
 
 /// What a service wants of a source.

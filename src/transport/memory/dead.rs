@@ -10,7 +10,7 @@ use super::{
 use crate::{
     message::{DeadLetterId, MessageId},
     transport::{
-        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, Page, Step, StoreFuture,
+        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, Page, Step, StoreFuture, codec,
     },
 };
 
@@ -191,6 +191,7 @@ impl DeadLetterStore for Store {
 impl Entry {
     /// The id of the message that it holds.
     pub(super) fn message_id(&self) -> MessageId {
-        MessageId::from(self.id.to_string())
+        let given = self.field(codec::ID).cloned().and_then(codec::given_id);
+        given.unwrap_or_else(|| MessageId::from(self.id.to_string()))
     }
 }

@@ -84,7 +84,7 @@ pub struct Backlog {
     pub entries: usize,
     /// Messages that a worker of the group could take now.
     pub waiting: usize,
-    /// Messages that are delivered again later.
+    /// Messages that are delivered later: again, or because their sender has delayed them.
     pub delayed: usize,
     /// Deliveries that workers of the group hold.
     pub in_flight: usize,

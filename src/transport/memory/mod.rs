@@ -83,6 +83,7 @@ mod events;
 mod group;
 mod log;
 mod request;
+mod schedule;
 mod source;
 
 use std::{
@@ -108,7 +109,9 @@ use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Kind, Message, MessageId, ReplyMode},
     reply::Reply,
-    transport::{Counts, DeadLetters, Interest, Settings, Transport, codec, consumer_settings},
+    transport::{
+        Counts, DeadLetters, Interest, Settings, Transport, codec, consumer_settings, sending,
+    },
 };
 
 /// Both halves of the embedded transport: a `Service<Message>` that sends, and a [`Transport`] to
@@ -145,6 +148,15 @@ impl Memory {
         DeadLetters::new(dead::Store(self.clone()))
     }
 
+    /// Takes a task back that its sender has delayed, by the id in its receipt. `false` when it is
+    /// on the stream already, or there is no such task. Its idempotency key is forgotten with it.
+    ///
+    /// # Errors
+    /// None; on Redis there are.
+    pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
+        Ok(self.broker.cancel(&self.settings.stream, id))
+    }
+
     /// Adds an entry to the stream field by field, message or not: what a program that knows
     /// nothing of this library could do to a stream on Redis. For tests.
     pub fn add_raw<F, V>(&self, fields: impl IntoIterator<Item = (F, V)>) -> MessageId
@@ -169,12 +181,11 @@ impl Memory {
     }
 
     fn send(&self, mut message: Message) -> Result<ResponseFuture, Error> {
-        if let Some(fault) = message.name().fault() {
-            return Err(Error::new(ErrorKind::Invalid, fault));
-        }
+        sending::check(message.parts())?;
         match message.kind() {
             Kind::Task => {
-                let id = self.append(&message, None);
+                let fields = self.encode(&message, None);
+                let id = self.broker.accept(&self.settings, message.parts(), fields);
                 Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
             }
             Kind::Event => {
@@ -208,13 +219,14 @@ impl Memory {
                 let broker = Arc::clone(&self.broker);
                 // First a place for the reply, then the request: a worker may be quick.
                 let reply = ResponseFuture::waiting(broker, id, name, deadline);
-                self.append(&message, Some(id));
+                let fields = self.encode(&message, Some(id));
+                self.broker.append(&self.settings.stream, fields);
                 Ok(reply)
             }
         }
     }
 
-    fn append(&self, message: &Message, request: Option<Uuid>) -> MessageId {
+    fn encode(&self, message: &Message, request: Option<Uuid>) -> Vec<(Bytes, Bytes)> {
         let mut fields = Vec::with_capacity(6 + message.headers().len());
         codec::encode(message, |field, value| {
             fields.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
@@ -229,8 +241,7 @@ impl Memory {
                 put(codec::CLIENT, self.broker.requests.client().to_owned());
             }
         }
-        let id = self.broker.append(&self.settings.stream, fields);
-        MessageId::from(id.to_string())
+        fields
     }
 }
 

@@ -8,14 +8,14 @@ use super::{
     Redis,
     keys::Keys,
     link::{Retry, Script},
-    source::entry::{EntryId, array, bytes, fields, integer, unpacked},
+    source::entry::{EntryId, array, bytes, fields, integer, unpacked, value_of},
 };
 use crate::{
     error::{Error, ErrorKind},
     message::{DeadLetterId, MessageId},
     transport::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Step,
-        StoreFuture,
+        StoreFuture, codec,
     },
 };
 
@@ -178,15 +178,18 @@ fn read(entry: Value) -> Option<DeadLetter> {
     let kept = facts.split_off(FACTS);
     let fact = |index: usize| &facts[index].1;
     let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
+    // A blob is the only field then; a field of that name among others is the sender's own.
+    let fields = match kept.len() {
+        1 => unpacked(kept),
+        _ => kept,
+    };
+    let given = value_of(&fields, codec::ID)
+        .cloned()
+        .and_then(codec::given_id);
     Some(DeadLetter {
         id,
-        message_id: MessageId::from_utf8(fact(1).clone()).ok()?,
-        // A blob is the only field then; a field of that name among others is the sender's own.
-        fields: if kept.len() == 1 {
-            unpacked(kept)
-        } else {
-            kept
-        },
+        message_id: given.or_else(|| MessageId::from_utf8(fact(1).clone()).ok())?,
+        fields,
         reason: String::from_utf8_lossy(fact(2)).into_owned(),
         attempts: number(3).map(|attempts: u64| u32::try_from(attempts).unwrap_or(u32::MAX))?,
         died_at: SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(number(4)?))?,

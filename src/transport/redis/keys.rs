@@ -27,6 +27,8 @@ pub(super) struct Keys {
     pub(super) dead: String,
     /// The sorted set of what its sender wants on the stream later.
     pub(super) stream_due: String,
+    /// The hash of the messages in `stream_due`.
+    pub(super) stream_bodies: String,
 }
 
 impl Keys {
@@ -49,6 +51,7 @@ impl Keys {
             bodies: of_group("bodies"),
             dead: of_group("dead"),
             stream_due: format!("{base}:due"),
+            stream_bodies: format!("{base}:bodies"),
             base,
         })
     }
@@ -58,9 +61,9 @@ impl Keys {
         replies(&self.base, client)
     }
 
-    /// What remembers that a message of this id was accepted.
-    pub(super) fn idempotency(&self, id: impl Display) -> String {
-        format!("{}:idem:{id}", self.base)
+    /// What remembers that a task was sent with this key.
+    pub(super) fn idempotency(&self, key: impl Display) -> String {
+        format!("{}:idem:{key}", self.base)
     }
 
     /// What keeps the group's workers from all doing the same housekeeping.
@@ -136,6 +139,7 @@ mod tests {
                 &keys.bodies,
                 &keys.dead,
                 &keys.stream_due,
+                &keys.stream_bodies,
                 &keys.replies("c"),
                 &keys.idempotency("{x}"),
                 &keys.gate("scan"),

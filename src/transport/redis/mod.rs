@@ -69,6 +69,7 @@
 //! | who | `ACL SETUSER …` |
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
+//! | … with a delay or an idempotency key | `~s ~{s}:due ~{s}:bodies ~{s}:idem:* +xadd +evalsha +eval +time +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel` |
 //! | publishes events | `&<event names> +publish` |
 //! | requests | `~s ~{s}:rpc:* &campanile:reply:* +xadd +xread +xtrim +pexpire +unlink +subscribe +ping` |
 //!
@@ -82,6 +83,7 @@ mod link;
 mod options;
 mod pubsub;
 mod rpc;
+mod schedule;
 mod send;
 mod source;
 
@@ -111,6 +113,7 @@ struct Shared {
     connector: Connector,
     link: Link,
     counters: Arc<Counters>,
+    promoters: schedule::Promoters,
 }
 
 impl Redis {
@@ -144,6 +147,7 @@ impl Redis {
                 connector,
                 link,
                 counters,
+                promoters: Default::default(),
             }),
             rpc: Arc::default(),
         })

@@ -150,7 +150,10 @@ pub(in crate::transport::redis) fn integer(value: &Value) -> Option<i64> {
 }
 
 /// The value of a field that stands in the entry.
-pub(super) fn value_of<'a>(fields: &'a [(Bytes, Bytes)], name: &str) -> Option<&'a Bytes> {
+pub(in crate::transport::redis) fn value_of<'a>(
+    fields: &'a [(Bytes, Bytes)],
+    name: &str,
+) -> Option<&'a Bytes> {
     fields
         .iter()
         .find_map(|(field, value)| (field == name).then_some(value))
@@ -175,7 +178,7 @@ pub(in crate::transport::redis) fn unpacked(
 
 /// Reads a MessagePack array of byte strings, as `cmsgpack.pack` of Redis's Lua writes it.
 /// <https://github.com/msgpack/msgpack/blob/master/spec.md>
-fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
+pub(in crate::transport::redis) fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     let mut at = 0;
     let count = match number(blob, &mut at, 1)? {
         head @ 0x90..=0x9f => head & 0x0f,
