@@ -24,7 +24,7 @@ mod redis {
     use campanile::{
         Error, MessageId, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{DeadLetters, Settings},
+        transport::{DeadLetters, Settings, StreamStats},
     };
 
     use super::support::RedisServer;
@@ -54,6 +54,10 @@ mod redis {
 
         fn dead_letters(&self, handle: &Redis) -> Option<DeadLetters> {
             Some(handle.dead_letters())
+        }
+
+        async fn stats(&self, handle: &Redis) -> Result<StreamStats, Error> {
+            handle.stats().await
         }
 
         async fn cancel(&self, handle: &Redis, id: &MessageId) -> Result<bool, Error> {

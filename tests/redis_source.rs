@@ -17,6 +17,8 @@ mod schedule;
 mod set_up;
 #[path = "redis_source/settling.rs"]
 mod settling;
+#[path = "redis_source/stats.rs"]
+mod stats;
 mod support;
 
 use std::{future::Future, time::Duration};

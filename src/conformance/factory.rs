@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     message::{Message, MessageId, Name},
     reply::Reply,
-    transport::{DeadLetters, Settings, Transport, memory::Memory},
+    transport::{DeadLetters, Settings, StreamStats, Transport, memory::Memory},
 };
 
 /// Makes connected handles of the transport under test.
@@ -53,6 +53,19 @@ pub trait Factory: Send + Sync {
     fn dead_letters(&self, handle: &Self::Handle) -> Option<DeadLetters> {
         let _ = handle;
         None
+    }
+
+    /// How the handle's stream is doing. Needed for [`Capabilities::statistics`].
+    fn stats(
+        &self,
+        handle: &Self::Handle,
+    ) -> impl Future<Output = Result<StreamStats, Error>> + Send {
+        let _ = handle;
+        async {
+            Err(Error::config(
+                "the factory declares `statistics` and has none",
+            ))
+        }
     }
 
     /// Takes a delayed task back; `false` when it cannot be any more. Needed for
@@ -102,6 +115,8 @@ pub struct Capabilities {
     pub dead_letters: bool,
     /// A task can be [delayed](crate::Due) by its sender, and [`Factory::cancel`] works.
     pub delayed_tasks: bool,
+    /// [`Factory::stats`] works.
+    pub statistics: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,
 }
@@ -121,6 +136,7 @@ impl Capabilities {
             dead_letters: true,
             delayed_tasks: true,
             idempotent_tasks: true,
+            statistics: true,
         }
     }
 }
@@ -144,6 +160,10 @@ impl Factory for Memory {
 
     fn dead_letters(&self, handle: &Memory) -> Option<DeadLetters> {
         Some(handle.dead_letters())
+    }
+
+    async fn stats(&self, handle: &Memory) -> Result<StreamStats, Error> {
+        handle.stats().await
     }
 
     async fn cancel(&self, handle: &Memory, id: &MessageId) -> Result<bool, Error> {

@@ -66,6 +66,7 @@ mod redelivery;
 mod rpc;
 mod scene;
 mod sending;
+mod stats;
 mod undecodable;
 mod workers;
 
@@ -120,6 +121,7 @@ pub use self::{
         an_idempotency_key_is_one_task_within_its_window,
         senders_of_one_key_at_the_same_time_send_one_task, what_a_sender_cannot_mean_is_refused,
     },
+    stats::statistics_follow_what_happens_to_messages,
     undecodable::{
         a_message_in_any_field_order_with_unknown_fields_is_read,
         a_request_that_cannot_be_answered_is_settled, an_entry_that_is_no_message_blocks_nothing,
@@ -181,6 +183,7 @@ macro_rules! conformance_tests {
             an_idempotency_key_is_one_task_within_its_window
             senders_of_one_key_at_the_same_time_send_one_task
             what_a_sender_cannot_mean_is_refused
+            statistics_follow_what_happens_to_messages
             an_entry_that_is_no_message_blocks_nothing
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod redis;
 mod sending;
 mod settings;
+mod stats;
 
 use std::{future::Future, time::Duration};
 
@@ -41,6 +42,7 @@ pub use self::{
         Step, StoreFuture,
     },
     settings::{Backoff, Expired, Settings, Start, UnknownNames},
+    stats::{GroupStats, StreamStats},
 };
 
 /// What a service wants of a source.

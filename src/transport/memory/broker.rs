@@ -25,7 +25,7 @@ use crate::{
     error::{Error, RpcError},
     message::{Due, IdempotencyKey, MessageId, Name, Parts},
     reply::Reply,
-    transport::{Counters, Settings, Start, codec},
+    transport::{Counters, Settings, Start, StreamStats, codec},
 };
 
 #[derive(Debug)]
@@ -251,6 +251,22 @@ impl Shared {
         };
         backlog.delayed += schedule.len();
         backlog
+    }
+
+    pub(super) fn stats(&self, name: &Name) -> StreamStats {
+        let mut streams = self.streams();
+        let Some(stream) = streams.get_mut(name) else {
+            return StreamStats::new(name, 0, 0);
+        };
+        stream.promote(&self.clock);
+        let (entries, delayed) = (stream.log.len(), stream.schedule.len());
+        let mut stats = StreamStats::new(name, entries as u64, delayed as u64);
+        let groups = stream.groups.iter();
+        stats.groups = groups
+            .map(|(name, group)| group.stats(name, &stream.log, &self.clock))
+            .collect();
+        stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
+        stats
     }
 
     /// Answers an entry, if it is a request.

@@ -10,14 +10,14 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     broker::Shared,
-    clock::instant_after,
+    clock::{Clock, instant_after},
     dead::Dead,
     log::{Entry, Log},
 };
 use crate::{
     error::RpcError,
-    message::Lease,
-    transport::{Discarded, Settings, Verdict, codec},
+    message::{Lease, Name},
+    transport::{Discarded, GroupStats, Settings, Verdict, codec},
 };
 
 /// The number of one delivery within its group: the fence. A verdict about a number that is not
@@ -392,6 +392,24 @@ impl Group {
             delayed: self.due.len() - due,
             in_flight: self.pending.len(),
         }
+    }
+}
+
+impl Group {
+    pub(super) fn stats(&self, name: &Name, log: &Log, clock: &Clock) -> GroupStats {
+        let backlog = self.backlog(log);
+        let mut stats = GroupStats::new(name);
+        stats.lag = Some(backlog.waiting as u64);
+        stats.pending = backlog.in_flight as u64;
+        let oldest = self.pending.values().map(|pending| pending.entry.id).min();
+        stats.oldest_pending = oldest.map(|oldest| {
+            let age = clock.milliseconds().saturating_sub(oldest.milliseconds);
+            Duration::from_millis(age)
+        });
+        stats.delayed = backlog.delayed as u64;
+        stats.dead = self.dead.len() as u64;
+        stats.consumers = self.members.len() as u64;
+        stats
     }
 }
 

@@ -110,7 +110,8 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, ReplyMode},
     reply::Reply,
     transport::{
-        Counts, DeadLetters, Interest, Settings, Transport, codec, consumer_settings, sending,
+        Counts, DeadLetters, Interest, Settings, StreamStats, Transport, codec, consumer_settings,
+        sending,
     },
 };
 
@@ -141,6 +142,14 @@ impl Memory {
     /// How much of the stream is where, as the group sees it.
     pub fn backlog(&self) -> Backlog {
         self.broker.backlog(&self.settings)
+    }
+
+    /// How the stream and all of its groups are doing.
+    ///
+    /// # Errors
+    /// None; on Redis there are.
+    pub async fn stats(&self) -> Result<StreamStats, Error> {
+        Ok(self.broker.stats(&self.settings.stream))
     }
 
     /// The dead letters of the group.

@@ -70,6 +70,7 @@
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
 //! | … with a delay or an idempotency key | `~s ~{s}:due ~{s}:bodies ~{s}:idem:* +xadd +evalsha +eval +time +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel` |
+//! | scrapes [`stats`](Redis::stats) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | publishes events | `&<event names> +publish` |
 //! | requests | `~s ~{s}:rpc:* &campanile:reply:* +xadd +xread +xtrim +pexpire +unlink +subscribe +ping` |
 //!
@@ -86,6 +87,7 @@ mod rpc;
 mod schedule;
 mod send;
 mod source;
+mod stats;
 
 use std::{fmt, sync::Arc};
 

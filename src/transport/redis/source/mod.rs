@@ -33,12 +33,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 pub use self::settle::RedisSettle;
-use self::{
-    clock::Clock,
-    inbox::Inbox,
-    reader::Reader,
-    worker::{CONSUMER_PREFIX, Worker},
-};
+pub(super) use self::worker::CONSUMER_PREFIX;
+use self::{clock::Clock, inbox::Inbox, reader::Reader, worker::Worker};
 use super::{
     Redis, error,
     keys::Keys,

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// What the names of our consumers start with. Any other consumer renews no leases.
-pub(super) const CONSUMER_PREFIX: &str = "campanile-";
+pub(in crate::transport::redis) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// One consumer of the group.
 #[derive(Debug)]
