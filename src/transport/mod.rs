@@ -20,6 +20,7 @@ pub mod memory;
 pub mod redis;
 mod sending;
 mod settings;
+mod state;
 mod stats;
 
 use std::{future::Future, time::Duration};
@@ -42,6 +43,7 @@ pub use self::{
         Step, StoreFuture,
     },
     settings::{Backoff, Expired, Settings, Start, UnknownNames},
+    state::State,
     stats::{GroupStats, StreamStats},
 };
 

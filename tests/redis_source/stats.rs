@@ -1,6 +1,9 @@
 //! Statistics and the state of a handle, on real servers.
 
-use support::Options;
+use std::sync::{Arc, Mutex};
+
+use campanile::transport::State;
+use support::{Options, Signal};
 
 use super::*;
 
@@ -100,4 +103,80 @@ async fn a_scrape_needs_few_rights_and_works_under_resp3() {
             Some(0)
         );
     }
+}
+
+/// Waits until the handle is in this state.
+async fn until(redis: &Redis, state: State, limit: Duration) {
+    let change = async {
+        while redis.state() != state {
+            redis.state_changed(redis.state()).await;
+        }
+    };
+    within(limit, change).await;
+}
+
+#[tokio::test]
+async fn the_state_of_a_worker_is_what_its_loops_show() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(3 * SECOND);
+    assert_eq!(redis.state(), State::Connected);
+    let mut source = open(&redis).await;
+    until(&redis, State::Connected, 5 * SECOND).await;
+    // Idle or busy, the loops come round.
+    for _ in 0..20 {
+        tokio::time::sleep(SECOND / 10).await;
+        assert!(redis.state().is_ready(), "{}", redis.state());
+        let _ = tokio::time::timeout(SECOND / 10, source.next(1)).await;
+    }
+    // Frozen: connections stand, and nothing comes back.
+    server.signal(Signal::Stop);
+    until(&redis, State::Lagging, 4 * SECOND).await;
+    server.signal(Signal::Cont);
+    until(&redis, State::Connected, 20 * SECOND).await;
+    // Gone, and back.
+    server.signal(Signal::Kill);
+    until(&redis, State::Reconnecting, 10 * SECOND).await;
+    server.restart().await;
+    let waiting = tokio::spawn(async move {
+        let delivery = next(&mut source).await;
+        settle(delivery, done()).await;
+        source
+    });
+    until(&redis, State::Connected, 20 * SECOND).await;
+    task(&server, "").await;
+    let source = within(20 * SECOND, waiting).await.unwrap();
+    source.close().await.unwrap();
+    assert_eq!(
+        redis.state(),
+        State::Connected,
+        "a closed source has no say"
+    );
+}
+
+#[tokio::test]
+async fn a_gap_in_the_events_is_told_to_the_hook_and_to_the_probe() {
+    let server = RedisServer::start().await;
+    let gaps = Arc::new(Mutex::new(Vec::new()));
+    let heard = gaps.clone();
+    let redis = handle(&server)
+        .await
+        .on_event_gap(move |gap| heard.lock().unwrap().push(gap));
+    let mut interest = Interest::default();
+    interest.events.push("news".into());
+    let source = redis.clone().open(interest).await.unwrap();
+    assert_eq!(redis.state(), State::Connected);
+    server.signal(Signal::Kill);
+    until(&redis, State::Reconnecting, 10 * SECOND).await;
+    assert!(gaps.lock().unwrap().is_empty(), "it is not over");
+    tokio::time::sleep(SECOND / 5).await;
+    server.restart().await;
+    raw::eventually(
+        || async { (!gaps.lock().unwrap().is_empty()).then_some(()) },
+        20 * SECOND,
+    )
+    .await;
+    until(&redis, State::Connected, 20 * SECOND).await;
+    let gaps = gaps.lock().unwrap().clone();
+    assert!(gaps.len() == 1 && gaps[0] >= SECOND / 5, "{gaps:?}");
+    source.close().await.unwrap();
 }

@@ -110,8 +110,8 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, ReplyMode},
     reply::Reply,
     transport::{
-        Counts, DeadLetters, Interest, Settings, StreamStats, Transport, codec, consumer_settings,
-        sending,
+        Counts, DeadLetters, Interest, Settings, State, StreamStats, Transport, codec,
+        consumer_settings, sending,
     },
 };
 
@@ -142,6 +142,19 @@ impl Memory {
     /// How much of the stream is where, as the group sees it.
     pub fn backlog(&self) -> Backlog {
         self.broker.backlog(&self.settings)
+    }
+
+    /// Whether this handle works right now: it always does, as long as the process lives.
+    pub fn state(&self) -> State {
+        State::Connected
+    }
+
+    /// Waits until the state is another than `from`, and returns it.
+    pub async fn state_changed(&self, from: State) -> State {
+        if from == State::Connected {
+            std::future::pending::<()>().await;
+        }
+        State::Connected
     }
 
     /// How the stream and all of its groups are doing.

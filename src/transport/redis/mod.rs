@@ -87,6 +87,7 @@ mod rpc;
 mod schedule;
 mod send;
 mod source;
+mod state;
 mod stats;
 
 use std::{fmt, sync::Arc};
@@ -116,6 +117,7 @@ struct Shared {
     link: Link,
     counters: Arc<Counters>,
     promoters: schedule::Promoters,
+    hearts: state::Hearts,
 }
 
 impl Redis {
@@ -150,6 +152,7 @@ impl Redis {
                 link,
                 counters,
                 promoters: Default::default(),
+                hearts: Default::default(),
             }),
             rpc: Arc::default(),
         })

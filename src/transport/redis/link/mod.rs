@@ -83,7 +83,11 @@ impl Link {
         counters: Arc<Counters>,
     ) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let (publish, state) = watch::channel(State::Disconnected);
+        let now = match first {
+            Some(_) => State::Connected(1),
+            None => State::Disconnected,
+        };
+        let (publish, state) = watch::channel(now);
         tokio::spawn(task::Task::new(connector, counters, queue, publish).run(first));
         Self { requests, state }
     }
@@ -123,9 +127,9 @@ impl Link {
         super::error::check(answer.await?)
     }
 
-    /// Whether there is a connection, now and from now on.
-    pub(super) fn state(&self) -> watch::Receiver<State> {
-        self.state.clone()
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(*self.state.borrow(), State::Connected(_))
     }
 
     fn enqueue(&self, cmd: Cmd, retry: Retry, script: Option<&'static Script>) -> Submit {

@@ -87,7 +87,7 @@ async fn an_idempotent_command_is_sent_again_until_it_is_answered() {
     for _ in 0..3 {
         assert_eq!(commands.recv().await.unwrap(), "XACK 1");
     }
-    assert_eq!(*link.state().borrow(), State::Connected(3));
+    assert_eq!(*link.state.borrow(), State::Connected(3));
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn a_demoted_server_is_left_for_a_new_connection() {
     let demoted = Answer("-READONLY You can't write against a read only replica.\r\n");
     let (link, _commands) = link([demoted, OK]).await;
     assert!(link.submit(ack(1), Retry::Never).await.is_ok());
-    assert_eq!(*link.state().borrow(), State::Connected(2));
+    assert_eq!(*link.state.borrow(), State::Connected(2));
 }
 
 #[tokio::test]

@@ -82,7 +82,11 @@ impl Reader {
                 Wanted::Stop => break,
             };
             let asked = Instant::now();
-            match self.fetch(room).await {
+            let worker = self.worker.clone();
+            worker.reading.begin();
+            let fetched = self.fetch(room).await;
+            worker.reading.end(fetched.is_ok());
+            match fetched {
                 Ok(entries) => {
                     self.failures = 0;
                     let deliveries = self.worker.deliver(entries, asked);
