@@ -11,10 +11,10 @@ use super::{
     policy::{Outcome, Policy},
 };
 use crate::{
-    error::{BoxError, Error, ErrorKind, RpcError},
+    error::{BoxError, Error, ErrorKind},
     message::{Kind, Message, MessageId, Name},
     reply::Reply,
-    transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict},
+    transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
 
 /// What the loop owns. Its state lives in one task, so there is nothing to lock.
@@ -219,7 +219,8 @@ where
 {
     let about = About::new(&message);
     if message.parts().deadline.is_some_and(|d| d.has_passed()) {
-        return about.expired();
+        about.log_expired();
+        return policy.expired(about.kind);
     }
     // The service is not used again after a panic, so nothing broken can be seen.
     let outcome = match AssertUnwindSafe(app.oneshot(message)).catch_unwind().await {
@@ -250,13 +251,9 @@ impl About {
         }
     }
 
-    fn expired(&self) -> Verdict {
+    fn log_expired(&self) {
         let (kind, name, id) = (self.kind, &self.name, self.id.as_deref());
         tracing::warn!(%kind, %name, id, "expired before it was started");
-        Verdict::Discard {
-            reason: Discarded::Expired,
-            answer: (kind == Kind::Rpc).then(|| RpcError::deadline("it was not started in time")),
-        }
     }
 
     fn log(&self, verdict: &Verdict) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, future::Future};
 
-use campanile::Json;
+use campanile::{Json, transport::Page};
 
 use crate::{
     SECOND,
@@ -90,11 +90,8 @@ async fn a_message_that_kills_its_worker_is_buried_and_no_innocent_with_it() {
     };
     let ((account, took), deaths) = supervised(&scene, 2, work).await;
     account.report("a message that aborts its worker", took);
-    let dead = scene
-        .redis
-        .dead_letters(100)
-        .await
-        .expect("they are listed");
+    let dead = scene.redis.dead_letters().list(Page::first(100)).await;
+    let dead = dead.expect("they are listed").letters;
     let reasons: Vec<_> = dead.iter().map(|letter| letter.reason.as_str()).collect();
     assert_eq!(
         dead.len(),
@@ -139,14 +136,8 @@ async fn a_worker_that_was_frozen_past_its_lease_takes_nothing_back() {
     assert!(account.repeated().values().all(|starts| *starts == 2));
     let stolen = |line: &&Line| line.pid == frozen.pid() && line.at > woken && line.job < 8;
     assert_eq!(account.all(What::Started).filter(stolen).count(), 0);
-    assert!(
-        scene
-            .redis
-            .dead_letters(1)
-            .await
-            .expect("they are listed")
-            .is_empty()
-    );
+    let dead = scene.redis.dead_letters().count().await;
+    assert_eq!(dead.expect("they are counted"), 0);
     frozen.terminate().await;
     drop(other);
 }

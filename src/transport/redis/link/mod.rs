@@ -26,7 +26,10 @@ mod tests;
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -58,6 +61,7 @@ pub(super) enum Retry {
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     requests: mpsc::Sender<Request>,
+    connected: Arc<AtomicBool>,
 }
 
 /// A command on its way through the link.
@@ -90,8 +94,13 @@ impl Link {
         silence: Duration,
     ) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(task::Task::new(connector, counters, silence, queue).run(first));
-        Self { requests }
+        let connected = Arc::new(AtomicBool::new(first.is_some()));
+        let task = task::Task::new(connector, counters, silence, queue, connected.clone());
+        tokio::spawn(task.run(first));
+        Self {
+            requests,
+            connected,
+        }
     }
 
     /// Puts a command on the queue now, if there is room, and resolves to its answer. A refusal of
@@ -127,6 +136,11 @@ impl Link {
     ) -> Result<Value, Error> {
         let answer = self.submit_script(script, keys, args, retry);
         super::error::check(answer.await?)
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
     }
 
     fn enqueue(&self, cmd: Cmd, retry: Retry, script: Option<&'static Script>) -> Submit {

@@ -1,6 +1,14 @@
 //! The task behind a [`Link`](super::Link).
 
-use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
@@ -46,6 +54,8 @@ pub(super) struct Task {
     /// Whether every handle is gone.
     closed: bool,
     connected_before: bool,
+    /// Whether there is a connection, for the handles.
+    connected: Arc<AtomicBool>,
     /// What goes before the queue: it waited for a connection, or has to be sent again.
     waiting: VecDeque<Request>,
 }
@@ -62,6 +72,7 @@ impl Task {
         counters: Arc<Counters>,
         silence: Duration,
         queue: mpsc::Receiver<Request>,
+        connected: Arc<AtomicBool>,
     ) -> Self {
         Self {
             connector,
@@ -70,6 +81,7 @@ impl Task {
             queue,
             closed: false,
             connected_before: false,
+            connected,
             waiting: VecDeque::new(),
         }
     }
@@ -86,7 +98,10 @@ impl Task {
             if std::mem::replace(&mut self.connected_before, true) {
                 self.counters.reconnects.increment();
             }
-            match self.serve(connection).await {
+            self.connected.store(true, Ordering::Relaxed);
+            let end = self.serve(connection).await;
+            self.connected.store(false, Ordering::Relaxed);
+            match end {
                 End::Closed => return,
                 End::Lost(reason) => {
                     tracing::warn!(

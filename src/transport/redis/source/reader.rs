@@ -83,14 +83,17 @@ impl Reader {
                 Wanted::Stop => break,
             };
             let mut asked = Instant::now();
+            let worker = self.worker.clone();
+            worker.reading.begin();
             let mut fetched = self.fetch(room).await;
-            if asked.elapsed() > self.worker.settings.lease / 2 {
+            if asked.elapsed() > worker.settings.lease / 2 {
                 asked = Instant::now();
                 fetched = match fetched {
                     Ok(entries) => self.still_ours(entries).await,
                     Err(error) => Err(error),
                 };
             }
+            worker.reading.end(fetched.is_ok());
             match fetched {
                 Ok(entries) => {
                     self.failures = 0;

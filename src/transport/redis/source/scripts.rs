@@ -26,8 +26,6 @@ scripts! {
     RECOVER = "fence" "recover";
     /// Takes over what nobody looks after.
     TAKE_OVER = "turn" "fence" "fields" "take_over";
-    /// Moves what is due.
-    PROMOTE = "fence" "promote";
     /// Drops what every group has finished.
     TRIM = "turn" "trim";
     /// Removes consumers that are gone.
