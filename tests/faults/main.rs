@@ -14,6 +14,19 @@
 //! ledger: <fault>: sent N finished N lost N duplicated N recovered in X s
 //! ```
 //!
+//! | module | fault |
+//! |---|---|
+//! | `crash` | workers killed, aborted by a message, frozen, terminated |
+//! | `stall` | a server frozen or paused, a network that goes silent in either direction |
+//! | `slow` | handlers that outlast their lease, and block their threads |
+//! | `server` | a server killed and restarted, or emptied |
+//! | `memory` | a server at its `maxmemory` |
+//! | `connections` | connections killed one after the other |
+//! | `requests` | requests whose worker, connections or callers are gone |
+//! | `crowd` | thousands of pending entries, hundreds of workers |
+//! | `groups` | a slow group beside a fast one |
+//! | `cluster` | a server in cluster mode |
+//!
 //! *Lost* is what the server took and nobody finished. *Duplicated* is what was started more than
 //! once, for whatever reason. *Recovered* is the time from the fault, or from its end where nothing
 //! can happen before, until work went on.

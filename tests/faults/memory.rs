@@ -28,7 +28,9 @@ async fn without_memory_senders_are_told_and_workers_go_on() {
         assert!(error.is_refused(), "{error:?}");
         assert!(error.to_string().contains("memory"), "{error}");
     }
-    let account = scene.finished(jobs as usize, 60 * SECOND).await;
+    let account = scene
+        .finished(jobs as usize, scaled(60, 300) * SECOND)
+        .await;
     let recovered = account.went_on(at);
     let first = account.all(What::Started).filter(|line| line.job >= jobs);
     assert_eq!(
@@ -38,7 +40,7 @@ async fn without_memory_senders_are_told_and_workers_go_on() {
     );
     // What is handled goes, which is what makes room again.
     let trimmed = || async { (raw::len(&scene.server, "jobs").await <= 200).then_some(()) };
-    raw::eventually(trimmed, 20 * SECOND).await;
+    raw::eventually(trimmed, 30 * SECOND).await;
 
     scene
         .server

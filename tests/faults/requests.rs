@@ -34,9 +34,9 @@ async fn a_request_whose_worker_is_killed_is_answered_by_another_and_once() {
     let requests = (0..20).map(|n| {
         let (client, ledger) = (client.clone(), scene.ledger.clone());
         async move {
+            ledger.write(What::Sent, n, 0);
             let reply = client.request("double", Json(Job { n, ms: 1_500 })).await;
             let Json(doubled): Json<u64> = reply.expect("it is answered");
-            ledger.write(What::Sent, n, 0);
             assert_eq!(doubled, 2 * n);
         }
     });
@@ -79,13 +79,13 @@ async fn loses_its_connections(mode: ReplyMode, fault: &str) -> (usize, Vec<std:
         let job = Json(Job { n, ms: 3_000 });
         let ledger = scene.ledger.clone();
         async move {
+            ledger.write(What::Sent, n, 0);
             let reply: Result<Json<u64>, _> = match mode {
                 ReplyMode::Reliable => client.request("double", job).await,
                 _ => client.request_fast("double", job).await,
             };
             let ended = Instant::now();
             if let Ok(Json(doubled)) = &reply {
-                ledger.write(What::Sent, n, 0);
                 assert_eq!(*doubled, 2 * n);
             }
             (reply.is_ok(), ended)
