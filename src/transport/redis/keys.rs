@@ -141,7 +141,6 @@ mod tests {
                 &keys.stream_due,
                 &keys.stream_bodies,
                 &keys.replies("c"),
-                &keys.idempotency("{x}"),
                 &keys.gate("scan"),
             ] {
                 assert_eq!(hashed(key), hashed(stream), "{key}");
@@ -153,7 +152,6 @@ mod tests {
     fn a_name_is_wrapped_unless_it_has_a_tag() {
         assert_eq!(keys("s").unwrap().dead, "{s}:dead:g{1}");
         assert_eq!(keys("{s}.v2").unwrap().retry, "{s}.v2:retry:g{1}");
-        assert_eq!(keys("s").unwrap().stream_due, "{s}:due");
         assert_eq!(keys("s").unwrap().replies(7), "{s}:rpc:7");
     }
 

@@ -13,8 +13,11 @@
 //! The queue is bounded. When it is full, [`Submit`] waits.
 //!
 //! # Cancel safety
-//! Dropping a [`Submit`] does not take back a command that has found room in the queue.
+//! Dropping a [`Submit`] does not take back what was sent, nor an idempotent command that has found
+//! room in the queue. Any other that is still there is not sent any more.
 
+mod flight;
+mod gate;
 mod script;
 mod task;
 #[cfg(test)]
@@ -23,12 +26,15 @@ mod tests;
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
 use redis::{Cmd, Value};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::script::Script;
 use super::connect::{Connector, Driven};
@@ -47,21 +53,12 @@ pub(super) enum Retry {
     UntilAnswered,
 }
 
-/// Whether there is a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// The n-th one, from 1. A number that has grown means that there was a gap.
-    Connected(u64),
-    /// Not now.
-    Disconnected,
-}
-
 /// A handle of the connection. Cheap to clone; with the last one the connection ends, once what
 /// was submitted is answered.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     requests: mpsc::Sender<Request>,
-    state: watch::Receiver<State>,
+    connected: Arc<AtomicBool>,
 }
 
 /// A command on its way through the link.
@@ -83,13 +80,13 @@ impl Link {
         counters: Arc<Counters>,
     ) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let now = match first {
-            Some(_) => State::Connected(1),
-            None => State::Disconnected,
-        };
-        let (publish, state) = watch::channel(now);
-        tokio::spawn(task::Task::new(connector, counters, queue, publish).run(first));
-        Self { requests, state }
+        let connected = Arc::new(AtomicBool::new(first.is_some()));
+        let task = task::Task::new(connector, counters, queue, connected.clone());
+        tokio::spawn(task.run(first));
+        Self {
+            requests,
+            connected,
+        }
     }
 
     /// Puts a command on the queue now, if there is room, and resolves to its answer. A refusal of
@@ -129,7 +126,7 @@ impl Link {
 
     /// Whether there is a connection.
     pub(super) fn is_connected(&self) -> bool {
-        matches!(*self.state.borrow(), State::Connected(_))
+        self.connected.load(Ordering::Relaxed)
     }
 
     fn enqueue(&self, cmd: Cmd, retry: Retry, script: Option<&'static Script>) -> Submit {
