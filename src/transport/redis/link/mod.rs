@@ -31,6 +31,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use redis::{Cmd, Value};
@@ -42,6 +43,8 @@ use crate::{error::Error, transport::Counters};
 
 /// How many commands may wait to be sent.
 const QUEUE: usize = 1024;
+/// How long a server may take to answer before it counts as gone.
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
 
 /// What becomes of a command when the connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,9 +82,20 @@ impl Link {
         first: Option<Driven>,
         counters: Arc<Counters>,
     ) -> Self {
+        Self::with_patience(connector, first, counters, SILENCE)
+    }
+
+    /// Like [`spawn`](Self::spawn), for a server that counts as gone when it has not answered for
+    /// so long.
+    pub(super) fn with_patience(
+        connector: Connector,
+        first: Option<Driven>,
+        counters: Arc<Counters>,
+        silence: Duration,
+    ) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
         let connected = Arc::new(AtomicBool::new(first.is_some()));
-        let task = task::Task::new(connector, counters, queue, connected.clone());
+        let task = task::Task::new(connector, counters, silence, queue, connected.clone());
         tokio::spawn(task.run(first));
         Self {
             requests,

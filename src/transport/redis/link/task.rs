@@ -48,6 +48,8 @@ const BACKOFF: crate::transport::Backoff = crate::transport::Backoff {
 pub(super) struct Task {
     connector: Connector,
     counters: Arc<Counters>,
+    /// How long a server may take to answer before it counts as gone.
+    silence: Duration,
     queue: mpsc::Receiver<Request>,
     /// Whether every handle is gone.
     closed: bool,
@@ -68,12 +70,14 @@ impl Task {
     pub(super) fn new(
         connector: Connector,
         counters: Arc<Counters>,
+        silence: Duration,
         queue: mpsc::Receiver<Request>,
         connected: Arc<AtomicBool>,
     ) -> Self {
         Self {
             connector,
             counters,
+            silence,
             queue,
             closed: false,
             connected_before: false,
@@ -179,7 +183,7 @@ impl Task {
     }
 
     async fn serve(&mut self, Driven { connection, driver }: Driven) -> End {
-        let mut flight = Flight::new(driver);
+        let mut flight = Flight::new(driver, self.silence);
         let end = self.exchange(&connection, &mut flight).await;
         // What was on its way is lost with the connection.
         for pipeline in flight.sent.into_iter().rev() {

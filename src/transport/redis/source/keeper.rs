@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::Error,
     transport::redis::{
-        link::{Link, Retry, Script},
+        link::{Link, Retry, SILENCE, Script},
         schedule::{MOVED_AT_ONCE, PROMOTE},
     },
 };
@@ -64,8 +64,12 @@ struct Keeper {
 impl Keeper {
     fn new(worker: Arc<Worker>) -> Self {
         let now = Instant::now();
+        let (connector, counters) = (worker.connector.clone(), worker.counters.clone());
+        // A connection that is dead and not closed is replaced while the leases still hold: they are
+        // up to a third old, and a tick each passes before the loss is met and made good.
+        let silence = (worker.settings.lease / 5).clamp(Duration::from_millis(250), SILENCE);
         Self {
-            link: Link::spawn(worker.connector.clone(), None, worker.counters.clone()),
+            link: Link::with_patience(connector, None, counters, silence),
             worker,
             clock_read: now,
             trimmed: now,
