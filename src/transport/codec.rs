@@ -225,12 +225,11 @@ impl Entry {
         let mut value = |place: usize| std::mem::take(&mut fields[place].1);
         let mut parts = Parts::new(self.kind, self.name);
         parts.headers = self.headers;
-        parts.idempotency_key = self
-            .idempotency_key
-            .and_then(|place| IdempotencyKey::from_utf8(value(place)).ok());
         if self.client.is_none() {
             parts.reply_mode = ReplyMode::Fast;
         }
+        let key = self.idempotency_key.map(&mut value);
+        parts.idempotency_key = key.and_then(|key| IdempotencyKey::from_utf8(key).ok());
         Decoded {
             message: Message::from_parts(parts, value(self.payload)),
             reply_to: self.reply_to.map(&mut value),
@@ -239,7 +238,7 @@ impl Entry {
             origin: self.origin.map(&mut value),
             time_to_live: self.time_to_live,
             attempts: self.attempts,
-            id: self.id.and_then(|place| given_id(value(place))),
+            id: self.id.map(&mut value).and_then(given_id),
         }
     }
 }
