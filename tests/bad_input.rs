@@ -7,7 +7,7 @@ use std::{future::pending, time::Duration};
 use bytes::Bytes;
 use campanile::{
     BoxError, Client, Error, Failure, Json, Name, Router, RpcCode, RpcError,
-    transport::{Broker, Counts, DeadLetter, memory::Memory, redis::Redis},
+    transport::{Broker, Counts, DeadLetter, Page, memory::Memory, redis::Redis},
 };
 use http::HeaderValue;
 use support::{RedisServer, raw, worker::Worker};
@@ -64,7 +64,8 @@ impl Place for OnMemory {
     }
 
     async fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.0.dead_letters()
+        let page = self.0.dead_letters().list(Page::first(1_000)).await;
+        page.unwrap().letters
     }
 }
 
@@ -98,7 +99,8 @@ impl Place for OnRedis {
     }
 
     async fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.redis.dead_letters(1_000).await.unwrap()
+        let page = self.redis.dead_letters().list(Page::first(1_000)).await;
+        page.unwrap().letters
     }
 }
 

@@ -219,3 +219,62 @@ async fn a_reply_is_read_as_what_was_asked_for() {
     let error = client.request::<Json<u32>>("a", ()).await.unwrap_err();
     assert!(error.is_decode());
 }
+
+#[tokio::test]
+async fn options_of_a_task_reach_the_service_and_bad_ones_are_refused() {
+    use campanile::Due;
+    use std::time::SystemTime;
+
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let service = service_fn({
+        let seen = seen.clone();
+        move |message: Message| {
+            seen.lock().unwrap().push(message.into_parts().0);
+            async { Ok::<_, BoxError>(Reply::default()) }
+        }
+    });
+    let client = Client::new(service);
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    let task = || client.enqueue("a", "");
+    let time = SystemTime::now() + minute;
+    task().delay(second).expires_after(minute).await.unwrap();
+    task().delay(second).at(time).await.unwrap();
+    task().at(time).delay(Duration::ZERO).await.unwrap();
+    task().idempotency_key("k").await.unwrap();
+    task()
+        .expires_after(Duration::MAX)
+        .delay(Duration::MAX)
+        .await
+        .unwrap();
+    let refused = task().expires_after(Duration::ZERO).await.unwrap_err();
+    assert!(refused.is_invalid(), "{refused}");
+
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 5);
+    assert_eq!(seen[0].due, Some(Due::After(second)));
+    let left = seen[0].deadline.unwrap().remaining();
+    assert!(left > minute && left <= minute + second, "{left:?}");
+    assert_eq!((seen[1].due, seen[1].deadline), (Some(Due::At(time)), None));
+    assert_eq!(seen[2].due, None);
+    assert_eq!(seen[3].idempotency_key.as_deref(), Some("k"));
+}
+
+#[tokio::test]
+async fn over_a_router_a_delayed_task_runs_in_place_and_every_time() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = runs.clone();
+    let app: Router = Router::new().task("a", move || {
+        let counted = counted.clone();
+        async move {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let client = Client::new(app);
+    for _ in 0..2 {
+        let call = client.enqueue("a", "").delay(Duration::from_secs(3600));
+        call.idempotency_key("k").await.unwrap();
+    }
+    assert_eq!(runs.load(Ordering::Relaxed), 2);
+}

@@ -22,9 +22,9 @@ mod memory_in_paused_time {
 mod redis {
     use bytes::Bytes;
     use campanile::{
-        Error, Name, Redis,
+        Error, MessageId, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{DeadLetter, Settings},
+        transport::{DeadLetters, Settings, StreamStats},
     };
 
     use super::support::RedisServer;
@@ -52,8 +52,16 @@ mod redis {
             Ok(())
         }
 
-        async fn dead_letters(&self, handle: &Redis) -> Result<Vec<DeadLetter>, Error> {
-            handle.dead_letters(1000).await
+        fn dead_letters(&self, handle: &Redis) -> Option<DeadLetters> {
+            Some(handle.dead_letters())
+        }
+
+        async fn stats(&self, handle: &Redis) -> Result<StreamStats, Error> {
+            handle.stats().await
+        }
+
+        async fn cancel(&self, handle: &Redis, id: &MessageId) -> Result<bool, Error> {
+            handle.cancel(id).await
         }
     }
 

@@ -158,3 +158,58 @@ async fn without_a_server_the_worker_says_what_to_do_and_ends() {
     shows(&stderr, &["127.0.0.1:1", "redis-server"]);
     assert!(!stderr.contains("hunter2"), "{stderr}");
 }
+
+#[tokio::test]
+async fn dead_letters_are_seen_and_handled_from_a_terminal() {
+    let server = RedisServer::start().await;
+    let dead = |args: &[&str]| {
+        let mut dead = example("dead");
+        dead.env("REDIS_URL", server.url()).args(args);
+        output(dead)
+    };
+    let letter = |name: &'static str| {
+        let facts = [
+            ("~g", "app_group"),
+            ("~o", "1-1"),
+            ("~r", "the printer is on fire"),
+            ("~a", "10"),
+            ("~d", "1795430237570"),
+            ("type", "task"),
+            ("name", name),
+            ("payload", "page 7"),
+            ("h:x-tenant", "acme"),
+        ];
+        let server = &server;
+        async move { support::raw::add(server, "{app_stream}:dead:app_group", &facts).await }
+    };
+    let (first, _, third) = (
+        letter("print").await,
+        letter("print").await,
+        letter("scan").await,
+    );
+    let listed = dead(&["list"]).await;
+    let line = format!("{first}  task print  the printer is on fire");
+    shows(
+        &listed,
+        &["3 dead letters", &line, &format!("{third}  task scan")],
+    );
+    let shown = dead(&["show", &first]).await;
+    shows(
+        &shown,
+        &[
+            "task print",
+            "message  1-1",
+            "attempts 10",
+            "header   x-tenant: acme",
+            "payload  page 7",
+        ],
+    );
+    shows(&dead(&["replay", &first]).await, &["1 replayed"]);
+    shows(&dead(&["replay", "--name", "print"]).await, &["1 replayed"]);
+    shows(&dead(&["purge", "--all"]).await, &["1 purged"]);
+    shows(&dead(&["list"]).await, &["0 dead letters"]);
+    let waiting: usize = server
+        .query(&["XLEN", "{app_stream}:retry:app_group"])
+        .await;
+    assert_eq!(waiting, 2);
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use campanile::{
     Message, MessageId, Reply,
     transport::{
-        Delivery, Interest, SettleDelivery, Source, Start, Transport, UnknownNames, Verdict,
+        Delivery, Interest, Page, SettleDelivery, Source, Start, Transport, UnknownNames, Verdict,
         memory::{Memory, MemorySettle, MemorySource},
     },
 };
@@ -255,7 +255,8 @@ async fn dead_letters_are_bounded_and_what_that_drops_is_counted() {
         };
         settle(one(&mut worker).await, verdict).await;
     }
-    let dead = memory.dead_letters();
+    let page = memory.dead_letters().list(Page::default()).await;
+    let dead = page.unwrap().letters;
     let reasons: Vec<_> = dead.iter().map(|letter| letter.reason.as_str()).collect();
     assert_eq!(reasons, ["number 2", "number 3"]);
     assert_eq!((memory.counts().dead, memory.counts().dead_dropped), (3, 1));

@@ -3,16 +3,22 @@
 
 #[path = "redis_source/answers.rs"]
 mod answers;
+#[path = "redis_source/dead.rs"]
+mod dead_letters;
 #[path = "redis_source/events.rs"]
 mod events;
 #[path = "redis_source/faults.rs"]
 mod faults;
 #[path = "redis_source/leases.rs"]
 mod leases;
+#[path = "redis_source/schedule.rs"]
+mod schedule;
 #[path = "redis_source/set_up.rs"]
 mod set_up;
 #[path = "redis_source/settling.rs"]
 mod settling;
+#[path = "redis_source/stats.rs"]
+mod stats;
 mod support;
 
 use std::{future::Future, time::Duration};
@@ -20,7 +26,7 @@ use std::{future::Future, time::Duration};
 use campanile::{
     Message, Redis, Reply,
     transport::{
-        Delivery, Interest, SettleDelivery, Source, Transport, Verdict,
+        DeadLetter, Delivery, Interest, Page, SettleDelivery, Source, Transport, Verdict,
         redis::{RedisSettle, RedisSource},
     },
 };
@@ -78,6 +84,12 @@ async fn nothing(source: &mut RedisSource, wait: Duration) {
 /// The message of a delivery.
 fn message(delivery: &Delivery<RedisSettle>) -> &Message {
     delivery.content.as_ref().expect("a message")
+}
+
+/// The group's dead letters.
+async fn letters(redis: &Redis) -> Vec<DeadLetter> {
+    let page = redis.dead_letters().list(Page::first(1_000)).await;
+    page.expect("they are listed").letters
 }
 
 async fn settle(delivery: Delivery<RedisSettle>, verdict: Verdict) {

@@ -6,7 +6,7 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderName, HeaderValue};
@@ -14,9 +14,10 @@ use pin_project::pin_project;
 use tokio::time::{Sleep, sleep_until};
 use tower::{Service, ServiceExt, util::Oneshot};
 
+use super::Receipt;
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    message::{Deadline, Kind, Message, ReplyMode},
+    message::{Deadline, Due, IdempotencyKey, Kind, Message, ReplyMode},
     payload::FromReply,
     reply::Reply,
 };
@@ -27,6 +28,7 @@ pub struct Call<S, R> {
     service: S,
     message: Result<Message, Error>,
     timeout: Option<Duration>,
+    life: Option<Duration>,
     reply: PhantomData<fn() -> R>,
 }
 
@@ -36,6 +38,7 @@ impl<S, R> Call<S, R> {
             service,
             message,
             timeout: None,
+            life: None,
             reply: PhantomData,
         }
     }
@@ -66,6 +69,59 @@ impl<S, R> Call<S, R> {
     /// started by then is not carried out any more.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// What a task can be sent with. Over a router, or another service that handles tasks in place, a
+/// task is neither delayed nor remembered: it runs now.
+impl<S> Call<S, Receipt> {
+    /// Puts the task on its stream no earlier than `delay` from now, on the server's clock. It is
+    /// kept by the server, whatever becomes of this process. Zero is no delay; more than a hundred
+    /// years are refused.
+    ///
+    /// Until it is due it can be taken back by its id, with the `cancel` of the transport's handle.
+    /// The last of `delay` and [`at`](Self::at) counts.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));
+        }
+        self
+    }
+
+    /// Puts the task on its stream no earlier than when the server's clock shows this time, as
+    /// [`delay`](Self::delay) does. A time that is past is now.
+    pub fn at(mut self, time: SystemTime) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().due = Some(Due::At(time));
+        }
+        self
+    }
+
+    /// How long the task may wait for its start, counted from when it is due. Past that it is not
+    /// started any more, also not for another attempt: it is dropped and counted, or a dead letter,
+    /// as the worker's [`Settings::expired`](crate::transport::Settings::expired) says. Zero is
+    /// refused.
+    pub fn expires_after(mut self, life: Duration) -> Self {
+        if life.is_zero() && self.message.is_ok() {
+            let text = "a task that expires at once cannot be sent";
+            self.message = Err(Error::new(ErrorKind::Invalid, text));
+        }
+        self.life = Some(life);
+        self
+    }
+
+    /// Sends the task unless one with this key was sent to the same stream before: then nothing
+    /// is sent, and the receipt is that of the first one. So a call whose
+    /// [outcome is unknown](Error::is_unknown_outcome) can be made again.
+    ///
+    /// The server remembers the key for the transport's
+    /// [`idempotency_window`](crate::transport::Settings::idempotency_window), however the task
+    /// ends. An empty key, or one of more than 1024 bytes, is refused.
+    pub fn idempotency_key(mut self, key: impl Into<IdempotencyKey>) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().idempotency_key = Some(key.into());
+        }
         self
     }
 }
@@ -109,8 +165,12 @@ where
         let (call, refused) = match self.message {
             Ok(mut message) => {
                 // For a task a timeout is about sending it, not about when it is started.
-                if message.kind() == Kind::Rpc {
-                    message.parts_mut().deadline = deadline;
+                let parts = message.parts_mut();
+                if parts.kind == Kind::Rpc {
+                    parts.deadline = deadline;
+                } else if let Some(life) = self.life {
+                    let wait = parts.due.map(Due::wait).unwrap_or_default();
+                    parts.deadline = Some(Deadline::after(wait.saturating_add(life)));
                 }
                 (Some(self.service.oneshot(message)), None)
             }

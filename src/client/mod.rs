@@ -37,9 +37,30 @@
 //! # }
 //! ```
 //!
+//! A task for later, which is sent once however often the call is made, and not done when it is late:
+//!
+//! ```
+//! use std::time::Duration;
+//! use campanile::{Client, transport::memory::Memory};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), campanile::Error> {
+//! let memory = Memory::new();
+//! let receipt = Client::new(memory.clone())
+//!     .enqueue("reminders.send", "the milk")
+//!     .delay(Duration::from_secs(3600))
+//!     .expires_after(Duration::from_secs(600))
+//!     .idempotency_key("reminder 7")
+//!     .await?;
+//! let id = receipt.id().expect("it is on a transport");
+//! assert!(memory.cancel(id).await?, "it was not due yet");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Over a router
-//! There is no entry and so no id in the receipt, nothing is redelivered, and `enqueue` and
-//! `publish` return what the handler failed with.
+//! There is no entry and so no id in the receipt, nothing is redelivered, delayed or remembered, and
+//! `enqueue` and `publish` return what the handler failed with.
 //!
 //! # Cancel safety
 //! Nothing is sent before the future is first polled. Dropping it later does not take back what

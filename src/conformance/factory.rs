@@ -7,9 +7,9 @@ use tower::Service;
 
 use crate::{
     error::Error,
-    message::{Message, Name},
+    message::{Message, MessageId, Name},
     reply::Reply,
-    transport::{DeadLetter, Settings, Transport, memory::Memory},
+    transport::{DeadLetters, Settings, StreamStats, Transport, memory::Memory},
 };
 
 /// Makes connected handles of the transport under test.
@@ -49,16 +49,36 @@ pub trait Factory: Send + Sync {
         }
     }
 
-    /// The dead letters of the handle's group, the oldest first. Needed for
-    /// [`Capabilities::dead_letters`].
-    fn dead_letters(
+    /// The dead letters of the handle's group. Needed for [`Capabilities::dead_letters`].
+    fn dead_letters(&self, handle: &Self::Handle) -> Option<DeadLetters> {
+        let _ = handle;
+        None
+    }
+
+    /// How the handle's stream is doing. Needed for [`Capabilities::statistics`].
+    fn stats(
         &self,
         handle: &Self::Handle,
-    ) -> impl Future<Output = Result<Vec<DeadLetter>, Error>> + Send {
+    ) -> impl Future<Output = Result<StreamStats, Error>> + Send {
         let _ = handle;
         async {
             Err(Error::config(
-                "the factory declares `dead_letters` and does not list them",
+                "the factory declares `statistics` and has none",
+            ))
+        }
+    }
+
+    /// Takes a delayed task back; `false` when it cannot be any more. Needed for
+    /// [`Capabilities::delayed_tasks`].
+    fn cancel(
+        &self,
+        handle: &Self::Handle,
+        id: &MessageId,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let _ = (handle, id);
+        async {
+            Err(Error::config(
+                "the factory declares `delayed_tasks` and does not cancel any",
             ))
         }
     }
@@ -93,6 +113,12 @@ pub struct Capabilities {
     pub raw_entries: bool,
     /// [`Factory::dead_letters`] works.
     pub dead_letters: bool,
+    /// A task can be [delayed](crate::Due) by its sender, and [`Factory::cancel`] works.
+    pub delayed_tasks: bool,
+    /// [`Factory::stats`] works.
+    pub statistics: bool,
+    /// A task can have an [idempotency key](crate::IdempotencyKey).
+    pub idempotent_tasks: bool,
 }
 
 impl Capabilities {
@@ -108,6 +134,9 @@ impl Capabilities {
             reliable_rpc: true,
             raw_entries: true,
             dead_letters: true,
+            delayed_tasks: true,
+            idempotent_tasks: true,
+            statistics: true,
         }
     }
 }
@@ -129,7 +158,15 @@ impl Factory for Memory {
         Ok(())
     }
 
-    async fn dead_letters(&self, handle: &Memory) -> Result<Vec<DeadLetter>, Error> {
-        Ok(handle.dead_letters())
+    fn dead_letters(&self, handle: &Memory) -> Option<DeadLetters> {
+        Some(handle.dead_letters())
+    }
+
+    async fn stats(&self, handle: &Memory) -> Result<StreamStats, Error> {
+        handle.stats().await
+    }
+
+    async fn cancel(&self, handle: &Memory, id: &MessageId) -> Result<bool, Error> {
+        handle.cancel(id).await
     }
 }

@@ -57,6 +57,7 @@
 //! That is how a check fails: with a text that says what should have happened. Each takes bounded
 //! time, and most take well under a second; those that wait for a lease take a few.
 
+mod dead;
 mod events;
 mod factory;
 mod groups;
@@ -64,10 +65,18 @@ mod messages;
 mod redelivery;
 mod rpc;
 mod scene;
+mod sending;
+mod stats;
 mod undecodable;
 mod workers;
 
 pub use self::{
+    dead::{
+        a_replay_reaches_only_the_group_of_the_dead_letter,
+        a_replayed_dead_letter_starts_from_its_first_attempt,
+        dead_letters_are_listed_in_pages_and_found_by_id, many_dead_letters_are_replayed_once_each,
+        what_is_selected_is_replayed_or_purged_and_nothing_else,
+    },
     events::{
         a_listener_takes_nothing_from_the_stream, a_pattern_gets_the_events_that_it_matches,
         a_worker_takes_tasks_and_events_together,
@@ -103,6 +112,16 @@ pub use self::{
         a_request_that_nobody_serves_ends_at_its_deadline,
         requests_under_way_together_get_each_their_own_reply,
     },
+    sending::{
+        a_cancelled_task_frees_its_idempotency_key,
+        a_delayed_task_can_be_cancelled_until_it_is_due, a_delayed_task_comes_when_it_is_due,
+        a_delayed_task_keeps_its_id_through_redelivery,
+        a_task_for_a_time_comes_then_or_at_once_when_it_is_past,
+        a_time_to_live_counts_from_when_the_task_is_due,
+        an_idempotency_key_is_one_task_within_its_window,
+        senders_of_one_key_at_the_same_time_send_one_task, what_a_sender_cannot_mean_is_refused,
+    },
+    stats::statistics_follow_what_happens_to_messages,
     undecodable::{
         a_message_in_any_field_order_with_unknown_fields_is_read,
         a_request_that_cannot_be_answered_is_settled, an_entry_that_is_no_message_blocks_nothing,
@@ -150,6 +169,21 @@ macro_rules! conformance_tests {
             a_message_whose_deliveries_are_used_up_becomes_a_dead_letter
             a_dead_letter_keeps_its_fields_and_the_reason
             what_is_discarded_is_gone
+            dead_letters_are_listed_in_pages_and_found_by_id
+            a_replayed_dead_letter_starts_from_its_first_attempt
+            what_is_selected_is_replayed_or_purged_and_nothing_else
+            many_dead_letters_are_replayed_once_each
+            a_replay_reaches_only_the_group_of_the_dead_letter
+            a_cancelled_task_frees_its_idempotency_key
+            a_delayed_task_can_be_cancelled_until_it_is_due
+            a_delayed_task_comes_when_it_is_due
+            a_delayed_task_keeps_its_id_through_redelivery
+            a_task_for_a_time_comes_then_or_at_once_when_it_is_past
+            a_time_to_live_counts_from_when_the_task_is_due
+            an_idempotency_key_is_one_task_within_its_window
+            senders_of_one_key_at_the_same_time_send_one_task
+            what_a_sender_cannot_mean_is_refused
+            statistics_follow_what_happens_to_messages
             an_entry_that_is_no_message_blocks_nothing
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

@@ -123,7 +123,7 @@ pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Fac
         .await;
     if let Some(dead) = scene.dead_letters().await {
         assert_eq!(dead.len(), 1);
-        assert_eq!((&dead[0].id, dead[0].attempts), (&receipt, 2));
+        assert_eq!((&dead[0].message_id, dead[0].attempts), (&receipt, 2));
         assert!(
             dead[0].reason.contains("it failed in a check"),
             "{}",
@@ -146,7 +146,7 @@ pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: 
     worker.nothing_for(QUIET, "a dead letter came back").await;
     if let Some(dead) = scene.dead_letters().await {
         assert_eq!(dead.len(), 1);
-        assert_eq!((&dead[0].id, dead[0].attempts), (&receipt, 1));
+        assert_eq!((&dead[0].message_id, dead[0].attempts), (&receipt, 1));
         assert!(dead[0].reason.contains("no JSON"), "{}", dead[0].reason);
         let kept = |field, value| dead[0].fields.iter().any(|(f, v)| f == field && v == value);
         assert!(kept("type", "task") && kept("name", "task") && kept("payload", "bad payload"));

@@ -13,8 +13,8 @@ use crate::{
     message::{Message, MessageId, Name},
     reply::Reply,
     transport::{
-        Backoff, DeadLetter, Delivery, Interest, Settings, SettleDelivery, Source, Start,
-        Transport, UnknownNames, Verdict,
+        Backoff, DeadLetter, DeadLetters, Delivery, Interest, Page, Settings, SettleDelivery,
+        Source, Start, Transport, UnknownNames, Verdict,
     },
 };
 
@@ -121,19 +121,20 @@ impl<'a, F: Factory> Scene<'a, F> {
         .await;
     }
 
-    /// The dead letters, where they can be listed.
-    pub(super) async fn dead_letters(&self) -> Option<Vec<DeadLetter>> {
+    /// The group's dead letters, where there is a list of them.
+    pub(super) async fn dead(&self) -> Option<DeadLetters> {
         if !self.factory.capabilities().dead_letters {
             return None;
         }
-        let handle = self.handle().await;
-        Some(
-            must(
-                "listing the dead letters",
-                self.factory.dead_letters(&handle),
-            )
-            .await,
-        )
+        let dead = self.factory.dead_letters(&self.handle().await);
+        Some(dead.expect("the factory declares `dead_letters` and gives none"))
+    }
+
+    /// The dead letters, where they can be listed.
+    pub(super) async fn dead_letters(&self) -> Option<Vec<DeadLetter>> {
+        let list = self.dead().await?;
+        let page = must("listing the dead letters", list.list(Page::first(1_000))).await;
+        Some(page.letters)
     }
 }
 

@@ -189,7 +189,7 @@ pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(
         .await;
     if let Some(dead) = scene.dead_letters().await {
         assert_eq!(dead.len(), 1);
-        assert_eq!((&dead[0].id, dead[0].attempts), (&receipt, 2));
+        assert_eq!((&dead[0].message_id, dead[0].attempts), (&receipt, 2));
     }
     worker.close().await;
 }

@@ -41,7 +41,7 @@ use tokio::time::Instant;
 
 pub use self::{
     lease::Lease,
-    name::{MessageId, Name},
+    name::{DeadLetterId, IdempotencyKey, MessageId, Name},
 };
 
 /// How a message travels and what its sender may expect of it.
@@ -130,6 +130,25 @@ impl Deadline {
     }
 }
 
+/// When a task is to be put on its stream, if not at once. Chosen by the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Due {
+    /// This long after the server has taken it, on the server's clock.
+    After(Duration),
+    /// When the server's clock shows this time; at once when that is past.
+    At(SystemTime),
+}
+
+impl Due {
+    /// How long until then, as far as this machine's clock can tell.
+    pub fn wait(self) -> Duration {
+        match self {
+            Due::After(delay) => delay,
+            Due::At(time) => time.duration_since(SystemTime::now()).unwrap_or_default(),
+        }
+    }
+}
+
 /// The name, or the pattern, of the route that a router chose for a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MatchedRoute {
@@ -161,6 +180,12 @@ pub struct Parts {
     pub attempt: Attempt,
     /// When the outcome stops to matter, if ever.
     pub deadline: Option<Deadline>,
+    /// For a task that is sent: when it is due. It means nothing to a delivery, or to a service
+    /// that handles the task in place.
+    pub due: Option<Due>,
+    /// For a task: what makes sending it twice the same as sending it once. It means nothing to a
+    /// service that handles the task in place.
+    pub idempotency_key: Option<IdempotencyKey>,
     /// For RPC: how the reply travels.
     pub reply_mode: ReplyMode,
     /// For events: the pattern of the subscription that brought it, where it was a pattern.
@@ -187,6 +212,8 @@ impl Parts {
             accepted_at: None,
             attempt: Attempt::default(),
             deadline: None,
+            due: None,
+            idempotency_key: None,
             reply_mode: ReplyMode::default(),
             pattern: None,
             headers: HeaderMap::new(),

@@ -111,9 +111,30 @@ shared_string! {
 shared_string! {
     /// The id that a transport gave to a message when it accepted it. Cheap to clone.
     ///
-    /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`. It stays the
-    /// same through redelivery and take-over, so it identifies the message, not the delivery.
+    /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`, or a UUID for a
+    /// task that was delayed by its sender. It stays the same through redelivery and take-over, so
+    /// it identifies the message, not the delivery.
     MessageId
+}
+
+shared_string! {
+    /// What a sender calls a task, so that sending it twice is sending it once. Cheap to clone.
+    ///
+    /// Any UTF-8 text of 1 to [`IdempotencyKey::MAX_LEN`] bytes, such as the id of an order.
+    IdempotencyKey
+}
+
+impl IdempotencyKey {
+    /// The longest key that is accepted, in bytes.
+    pub const MAX_LEN: usize = 1024;
+}
+
+shared_string! {
+    /// The id of a dead letter among those of its group. Cheap to clone.
+    ///
+    /// It is not the id of the message: a message that is replayed and dies again leaves another
+    /// dead letter.
+    DeadLetterId
 }
 
 impl Name {

@@ -166,6 +166,7 @@ where
                     .settings()
                     .unknown_names
                     .unwrap_or(UnknownNames::Fail),
+                expired: source.settings().expired,
             };
             Worker::new(source, app, policy)
                 .run(stop, self.shutdown_deadline)

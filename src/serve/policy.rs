@@ -8,7 +8,7 @@ use crate::{
     error::{BoxError, Failure, NotFound, Rejection, RpcError, Settle, chain, find},
     message::{Kind, Name},
     reply::Reply,
-    transport::{Discarded, UnknownNames, Verdict},
+    transport::{Discarded, Expired, UnknownNames, Verdict},
 };
 
 /// The choices behind the mapping.
@@ -16,6 +16,7 @@ use crate::{
 pub(super) struct Policy {
     pub(super) expose_error_text: bool,
     pub(super) unknown_names: UnknownNames,
+    pub(super) expired: Expired,
 }
 
 /// How a service's future ended.
@@ -37,6 +38,20 @@ impl Outcome {
 }
 
 impl Policy {
+    /// What becomes of a message that was not started in time.
+    pub(super) fn expired(&self, kind: Kind) -> Verdict {
+        if kind == Kind::Task && self.expired == Expired::DeadLetter {
+            return Verdict::Dead {
+                reason: "it was not started in time".to_owned(),
+                answer: None,
+            };
+        }
+        Verdict::Discard {
+            reason: Discarded::Expired,
+            answer: (kind == Kind::Rpc).then(|| RpcError::deadline("it was not started in time")),
+        }
+    }
+
     pub(super) fn verdict(&self, kind: Kind, name: &Name, outcome: Outcome) -> Verdict {
         match outcome {
             Outcome::Returned(Ok(reply)) => Verdict::Done(Ok(reply)),
@@ -126,6 +141,7 @@ mod tests {
     const POLICY: Policy = Policy {
         expose_error_text: false,
         unknown_names: UnknownNames::Fail,
+        expired: Expired::Drop,
     };
 
     fn failed(kind: Kind, error: impl Into<BoxError>) -> Verdict {

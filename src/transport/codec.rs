@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::Undecodable;
 use crate::{
     error::RpcError,
-    message::{Kind, Message, Name, Parts, ReplyMode},
+    message::{Due, IdempotencyKey, Kind, Message, MessageId, Name, Parts, ReplyMode},
     reply::Reply,
 };
 
@@ -43,11 +43,16 @@ pub const ORIGIN: &str = "~o";
 pub const ATTEMPTS: &str = "~a";
 /// The internal field of the time to live in milliseconds, counted from the origin id's time.
 pub const TIME_TO_LIVE: &str = "~t";
+/// The internal field of the id that the sender of a delayed task was given, a UUID.
+pub const ID: &str = "~i";
+/// The internal field of the key that makes sending a task twice the same as sending it once.
+pub const IDEMPOTENCY_KEY: &str = "~k";
 /// The internal field of the client that waits for a reliable reply: its UUID.
 pub const CLIENT: &str = "~c";
 
 /// Hands a message's fields to `put`, one by one: `type`, `name`, `payload`, the time to live where
-/// there is a deadline, then headers. Where a request's reply goes is the transport's to add.
+/// there is a deadline (counted from when the message is due), the idempotency key, then headers.
+/// Where a request's reply goes is the transport's to add.
 pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     let parts = message.parts();
     put(b"type", parts.kind.as_str().as_bytes());
@@ -55,8 +60,12 @@ pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     put(b"payload", message.payload());
     if let Some(deadline) = parts.deadline {
         // Zero would read as "no time at all": a deadline that has just passed is still one.
-        let milliseconds = deadline.remaining().as_millis().max(1);
-        put(TIME_TO_LIVE.as_bytes(), milliseconds.to_string().as_bytes());
+        let wait = parts.due.map(Due::wait).unwrap_or_default();
+        let life = deadline.remaining().saturating_sub(wait).as_millis().max(1);
+        put(TIME_TO_LIVE.as_bytes(), life.to_string().as_bytes());
+    }
+    if let Some(key) = &parts.idempotency_key {
+        put(IDEMPOTENCY_KEY.as_bytes(), key.as_bytes());
     }
     let mut field = Vec::new();
     for (name, value) in &parts.headers {
@@ -85,6 +94,8 @@ pub struct Decoded {
     pub origin: Option<Bytes>,
     /// The attempts so far. To be trusted only where the transport itself wrote it.
     pub attempts: Option<u32>,
+    /// The id that its sender was given, where that is not the entry's: a UUID.
+    pub id: Option<MessageId>,
 }
 
 /// Reads the fields of an entry.
@@ -114,6 +125,8 @@ struct Entry {
     origin: Option<usize>,
     time_to_live: Option<Duration>,
     attempts: Option<u32>,
+    id: Option<usize>,
+    idempotency_key: Option<usize>,
 }
 
 /// The places of the fields that may stand in an entry once.
@@ -128,6 +141,8 @@ struct Places {
     attempts: Option<usize>,
     time_to_live: Option<usize>,
     client: Option<usize>,
+    id: Option<usize>,
+    idempotency_key: Option<usize>,
 }
 
 impl Entry {
@@ -143,6 +158,8 @@ impl Entry {
                 b"correlation_id" => &mut places.correlation_id,
                 b"~o" => &mut places.origin,
                 b"~a" => &mut places.attempts,
+                b"~i" => &mut places.id,
+                b"~k" => &mut places.idempotency_key,
                 b"~t" => &mut places.time_to_live,
                 b"~c" => &mut places.client,
                 [b'h', b':', name @ ..] => {
@@ -199,6 +216,8 @@ impl Entry {
             time_to_live: number(value(places.time_to_live), TIME_TO_LIVE)?
                 .map(Duration::from_millis),
             attempts: number(value(places.attempts), ATTEMPTS)?,
+            id: places.id,
+            idempotency_key: places.idempotency_key,
         })
     }
 
@@ -209,6 +228,8 @@ impl Entry {
         if self.client.is_none() {
             parts.reply_mode = ReplyMode::Fast;
         }
+        let key = self.idempotency_key.map(&mut value);
+        parts.idempotency_key = key.and_then(|key| IdempotencyKey::from_utf8(key).ok());
         Decoded {
             message: Message::from_parts(parts, value(self.payload)),
             reply_to: self.reply_to.map(&mut value),
@@ -217,8 +238,16 @@ impl Entry {
             origin: self.origin.map(&mut value),
             time_to_live: self.time_to_live,
             attempts: self.attempts,
+            id: self.id.map(&mut value).and_then(given_id),
         }
     }
+}
+
+/// The id in the field [`ID`]. Whoever can add an entry can write one, but none that an entry of the
+/// stream could have.
+pub(crate) fn given_id(id: Bytes) -> Option<MessageId> {
+    uuid::Uuid::try_parse_ascii(&id).ok()?;
+    MessageId::from_utf8(id).ok()
 }
 
 fn number<T: std::str::FromStr>(value: Option<&Bytes>, field: &str) -> Result<Option<T>, String> {

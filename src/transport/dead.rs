@@ -1,18 +1,24 @@
-//! Dead letters.
+//! Dead letters: what they hold, and what can be done with them.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-use crate::message::MessageId;
+use super::{Undecodable, codec};
+use crate::{
+    error::Error,
+    message::{Attempt, DeadLetterId, Message, MessageId, Name},
+};
 
 /// A message that is not delivered any more, with everything that is known about it.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
+    /// Its own id.
+    pub id: DeadLetterId,
     /// The id of the message.
-    pub id: MessageId,
-    /// The fields of its entry, as they came.
+    pub message_id: MessageId,
+    /// The fields of the message's entry, as they came.
     pub fields: Vec<(Bytes, Bytes)>,
     /// Why it died.
     pub reason: String,
@@ -25,7 +31,8 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// A dead letter. For transports outside this crate.
     pub fn new(
-        id: MessageId,
+        id: DeadLetterId,
+        message_id: MessageId,
         fields: Vec<(Bytes, Bytes)>,
         reason: impl Into<String>,
         attempts: u32,
@@ -33,11 +40,24 @@ impl DeadLetter {
     ) -> Self {
         Self {
             id,
+            message_id,
             fields,
             reason: reason.into(),
             attempts,
             died_at,
         }
+    }
+
+    /// The message: its name, kind, headers and payload.
+    ///
+    /// # Errors
+    /// The raw fields and the reason, where the entry never was a message.
+    pub fn message(&self) -> Result<Message, Undecodable> {
+        let mut message = codec::decode(self.fields.clone())?.message;
+        let parts = message.parts_mut();
+        parts.id = Some(self.message_id.clone());
+        parts.attempt = Attempt(self.attempts);
+        Ok(message)
     }
 }
 
@@ -46,10 +66,262 @@ impl fmt::Debug for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetter")
             .field("id", &self.id)
+            .field("message_id", &self.message_id)
             .field("fields", &self.fields.len())
             .field("reason", &self.reason)
             .field("attempts", &self.attempts)
             .field("died_at", &self.died_at)
             .finish()
     }
+}
+
+/// The dead letters of a group, on any transport: to list, to look at, to replay and to purge.
+///
+/// A replayed message goes back to the group in which it died, and to no other, as if it had never
+/// been delivered: its attempts are counted from the beginning, and a task has no time to live any
+/// more. The other groups of the stream see nothing of it.
+///
+/// ```
+/// use campanile::{Client, transport::{Selection, memory::Memory}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let memory = Memory::new();
+/// let dead = memory.dead_letters();
+/// for letter in dead.list(Default::default()).await?.letters {
+///     println!("{} died: {}", letter.message_id, letter.reason);
+/// }
+/// let replayed = dead.replay(Selection::named("orders.create")).await?;
+/// assert_eq!(replayed, 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cancel safety
+/// Many letters are replayed or purged in steps, each of them atomic. A future that is dropped in
+/// between has done some of the steps; the letters that are left can be replayed or purged later,
+/// and none is replayed twice.
+#[derive(Clone)]
+pub struct DeadLetters(Arc<dyn DeadLetterStore>);
+
+impl DeadLetters {
+    /// The dead letters of a store. For transports outside this crate.
+    pub fn new(store: impl DeadLetterStore) -> Self {
+        Self(Arc::new(store))
+    }
+
+    /// Some of them, the oldest first.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn list(&self, page: Page) -> Result<DeadLetterPage, Error> {
+        self.0.list(page).await
+    }
+
+    /// One of them; `None` when it is not there any more.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn get(&self, id: &DeadLetterId) -> Result<Option<DeadLetter>, Error> {
+        self.0.get(id).await
+    }
+
+    /// Delivers them again, and returns how many. Those that are gone by then are passed over:
+    /// each letter is replayed once, whoever asks for it and how often.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses. What was replayed by then is replayed.
+    pub async fn replay(&self, selection: Selection) -> Result<u64, Error> {
+        self.carry_out(Action::Replay, selection).await
+    }
+
+    /// Deletes them for good, and returns how many there were.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses. What was purged by then is gone.
+    pub async fn purge(&self, selection: Selection) -> Result<u64, Error> {
+        self.carry_out(Action::Purge, selection).await
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn count(&self) -> Result<u64, Error> {
+        self.0.count().await
+    }
+
+    async fn carry_out(&self, action: Action, selection: Selection) -> Result<u64, Error> {
+        let mut acted = 0;
+        let name = match selection {
+            Selection::Ids(ids) => {
+                for ids in ids.chunks(STEP) {
+                    acted += self.0.act(action, Step::Ids(ids.to_vec())).await?.acted;
+                }
+                return Ok(acted);
+            }
+            Selection::All => None,
+            Selection::Named(name) => Some(name),
+        };
+        // What dies from now on is left alone. A message that dies of its replay at once would
+        // keep this going for ever.
+        let Some(until) = self.0.newest().await? else {
+            return Ok(acted);
+        };
+        let mut after = None;
+        loop {
+            let step = Step::Range {
+                after,
+                until: until.clone(),
+                name: name.clone(),
+                most: STEP,
+            };
+            let done = self.0.act(action, step).await?;
+            acted += done.acted;
+            after = done.next;
+            if after.is_none() {
+                return Ok(acted);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").finish_non_exhaustive()
+    }
+}
+
+/// How many letters are looked at in one step: a server does nothing else meanwhile.
+const STEP: usize = 100;
+
+/// Which part of a list is asked for. The default is its beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Page {
+    /// It begins behind this one.
+    pub after: Option<DeadLetterId>,
+    /// How many there are on it at most; 100 unless set.
+    pub most: usize,
+}
+
+impl Page {
+    /// The beginning of the list, at most so many. Zero counts as one.
+    pub fn first(most: usize) -> Self {
+        Self {
+            after: None,
+            most: most.max(1),
+        }
+    }
+
+    /// What comes behind this one.
+    #[must_use]
+    pub fn after(mut self, id: DeadLetterId) -> Self {
+        self.after = Some(id);
+        self
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self::first(100)
+    }
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetterPage {
+    /// The letters, the oldest first.
+    pub letters: Vec<DeadLetter>,
+    /// What to ask for next; `None` when there is no more.
+    pub next: Option<Page>,
+}
+
+impl DeadLetterPage {
+    /// A page. For transports outside this crate.
+    pub fn new(letters: Vec<DeadLetter>, next: Option<Page>) -> Self {
+        Self { letters, next }
+    }
+}
+
+/// Which dead letters are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Selection {
+    /// All that there are when it begins.
+    All,
+    /// These.
+    Ids(Vec<DeadLetterId>),
+    /// Those whose messages have this name, of all that there are when it begins.
+    Named(Name),
+}
+
+impl Selection {
+    /// These.
+    pub fn ids<I: Into<DeadLetterId>>(ids: impl IntoIterator<Item = I>) -> Self {
+        Self::Ids(ids.into_iter().map(Into::into).collect())
+    }
+
+    /// Those whose messages have this name.
+    pub fn named(name: impl Into<Name>) -> Self {
+        Self::Named(name.into())
+    }
+}
+
+/// The future of a [`DeadLetterStore`].
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// What a transport does for [`DeadLetters`]: the dead letters of one group.
+pub trait DeadLetterStore: Send + Sync + 'static {
+    /// A part of the list, the oldest first.
+    fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage>;
+
+    /// One of them.
+    fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>>;
+
+    /// The id of the newest.
+    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>>;
+
+    /// Replays or purges letters that still exist. For each letter that is one atomic act.
+    fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted>;
+
+    /// How many there are, without looking at each.
+    fn count(&self) -> StoreFuture<'_, u64>;
+}
+
+/// What is done with dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// They are delivered again.
+    Replay,
+    /// They are deleted.
+    Purge,
+}
+
+/// Which dead letters a step is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// These, a bounded number.
+    Ids(Vec<DeadLetterId>),
+    /// The first of a range.
+    Range {
+        /// The range begins behind this one.
+        after: Option<DeadLetterId>,
+        /// It ends with this one.
+        until: DeadLetterId,
+        /// Only letters whose messages have this name.
+        name: Option<Name>,
+        /// How many are looked at.
+        most: usize,
+    },
+}
+
+/// What a step has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acted {
+    /// To how many letters.
+    pub acted: u64,
+    /// The last one of a range that was looked at, where there may be more behind it.
+    pub next: Option<DeadLetterId>,
 }

@@ -18,7 +18,10 @@ pub(crate) mod glob;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod sending;
 mod settings;
+mod state;
+mod stats;
 
 use std::{future::Future, time::Duration};
 
@@ -35,8 +38,13 @@ use crate::{
 pub(crate) use self::{counters::Counters, settings::consumer_settings};
 pub use self::{
     counters::Counts,
-    dead::DeadLetter,
-    settings::{Backoff, Settings, Start, UnknownNames},
+    dead::{
+        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
+        Step, StoreFuture,
+    },
+    settings::{Backoff, Expired, Settings, Start, UnknownNames},
+    state::State,
+    stats::{GroupStats, StreamStats},
 };
 
 /// What a service wants of a source.

@@ -31,6 +31,17 @@ pub enum UnknownNames {
     Ignore,
 }
 
+/// What becomes of a task whose time to live was over before it could be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Expired {
+    /// It is dropped and counted.
+    #[default]
+    Drop,
+    /// It becomes a dead letter. A replay of it has no time to live any more.
+    DeadLetter,
+}
+
 /// The wait before a redelivery: it doubles from `first` to `most`, with jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
@@ -77,6 +88,10 @@ pub struct Settings {
     pub max_dead_letters: usize,
     /// How many events may wait for a free handler; what comes then is dropped and counted. 10,000.
     pub event_buffer: usize,
+    /// What becomes of tasks that expire before they are started. They are dropped.
+    pub expired: Expired,
+    /// How long an idempotency key is remembered by the sending half. 24 h.
+    pub idempotency_window: Duration,
 }
 
 impl Default for Settings {
@@ -96,6 +111,8 @@ impl Default for Settings {
             unknown_names: None,
             max_dead_letters: 10_000,
             event_buffer: 10_000,
+            expired: Expired::default(),
+            idempotency_window: Duration::from_secs(24 * 60 * 60),
         }
     }
 }
@@ -221,6 +238,30 @@ macro_rules! consumer_settings {
         pub fn event_buffer(mut self, events: usize) -> Self {
             assert!(events > 0, "event_buffer must be at least 1");
             self.settings.event_buffer = events;
+            self
+        }
+
+        /// What becomes of a task whose time to live is over before it is started: it is dropped
+        /// and counted unless set.
+        #[must_use]
+        pub fn expired(mut self, expired: crate::transport::Expired) -> Self {
+            self.settings.expired = expired;
+            self
+        }
+
+        /// How long the idempotency key of a task is remembered from when the task was sent. It
+        /// should be longer than whoever sends goes on trying. 24 h unless set.
+        ///
+        /// # Panics
+        /// When it is shorter than a millisecond.
+        #[must_use]
+        #[track_caller]
+        pub fn idempotency_window(mut self, window: std::time::Duration) -> Self {
+            assert!(
+                window >= std::time::Duration::from_millis(1),
+                "an idempotency window must be at least 1 ms"
+            );
+            self.settings.idempotency_window = window;
             self
         }
     };

@@ -195,7 +195,7 @@ async fn dead_and_discarded_requests_are_answered_with_their_errors() {
         let error = answer(&stored(&server).await[index]).unwrap_err();
         assert_eq!(*error.code(), code);
     }
-    assert_eq!(redis.dead_letters(10).await.unwrap().len(), 4);
+    assert_eq!(letters(&redis).await.len(), 4);
     assert_eq!(redis.counts().unanswerable, 0);
 }
 
@@ -243,6 +243,6 @@ async fn a_request_that_outlived_its_workers_is_answered_unavailable() {
     };
     unavailable(&published(&mut channel).await);
     unavailable(&stored(&server).await[0]);
-    assert_eq!(redis.dead_letters(10).await.unwrap().len(), 2);
+    assert_eq!(letters(&redis).await.len(), 2);
     assert_eq!(pending(&server).await, (0, 0));
 }

@@ -137,7 +137,7 @@ async fn connections_that_are_killed_are_made_again_and_no_verdict_is_lost() {
         settle(delivery, done()).await;
         assert_eq!(pending(&server).await, (0, 0));
     }
-    assert_eq!(redis.dead_letters(10).await.unwrap().len(), 5);
+    assert_eq!(letters(&redis).await.len(), 5);
     assert!(redis.counts().reconnects > 0);
 }
 
@@ -234,7 +234,7 @@ async fn resp3_works_as_well() {
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).parts().attempt, Attempt(3));
     settle(delivery, dead("x")).await;
-    assert_eq!(redis.dead_letters(1).await.unwrap().len(), 1);
+    assert_eq!(letters(&redis).await.len(), 1);
     source.stop().await;
     within(5 * SECOND, source.close()).await.unwrap();
 }

@@ -188,7 +188,7 @@ async fn another_group_sees_each_message_once_whatever_this_one_does_with_it() {
     assert_eq!(parts.attempt, Attempt(1));
     settle(delivery, done()).await;
     nothing(&mut other, SECOND / 2).await;
-    assert!(second.dead_letters(10).await.unwrap().is_empty());
+    assert!(letters(&second).await.is_empty());
 }
 
 #[tokio::test]
@@ -208,11 +208,11 @@ async fn a_dead_letter_keeps_what_came_and_says_why() {
     let delivery = next(&mut source).await;
     settle(delivery, dead("no such order")).await;
 
-    let letters = redis.dead_letters(10).await.unwrap();
+    let letters = letters(&redis).await;
     let [letter] = &letters[..] else {
         panic!("one dead letter: {letters:?}");
     };
-    assert_eq!(letter.id, id.as_str());
+    assert_eq!(letter.message_id, id.as_str());
     assert_eq!(letter.reason, "no such order");
     assert_eq!(letter.attempts, 2);
     let kept: Vec<_> = letter
@@ -260,7 +260,7 @@ async fn an_entry_of_ten_thousand_fields_can_be_given_back_delayed_and_buried() 
     }
     let delivery = next(&mut source).await;
     settle(delivery, dead("no message")).await;
-    let letters = redis.dead_letters(10).await.unwrap();
+    let letters = letters(&redis).await;
     assert!(
         letters[0].fields == expected,
         "the fields are kept as they came"
@@ -308,7 +308,7 @@ async fn deliveries_used_up_make_a_dead_letter_with_the_last_reason() {
         let delivery = next(&mut source).await;
         settle(delivery, redeliver(Some(Duration::ZERO), true)).await;
     }
-    let letters = redis.dead_letters(10).await.unwrap();
+    let letters = letters(&redis).await;
     assert_eq!(
         (letters[0].reason.as_str(), letters[0].attempts),
         ("it failed", 2)
@@ -327,7 +327,7 @@ async fn dead_letters_are_bounded_and_what_that_drops_is_counted() {
         let delivery = next(&mut source).await;
         settle(delivery, dead("x")).await;
     }
-    let letters = redis.dead_letters(10).await.unwrap();
+    let letters = letters(&redis).await;
     let payloads: Vec<_> = letters
         .iter()
         .map(|letter| &letter.fields[2].1[..])
@@ -356,7 +356,7 @@ async fn a_discarded_delivery_is_gone_and_counted_by_its_reason() {
         (counts.expired, counts.discarded, counts.ignored),
         (1, 1, 1)
     );
-    assert!(redis.dead_letters(10).await.unwrap().is_empty());
+    assert!(letters(&redis).await.is_empty());
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ impl Options {
     }
 }
 
-/// What [`RedisServer::signal`] sends.
+/// What is sent to a server or to another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// Freezes it: connections stay open and nothing is answered.
@@ -113,6 +113,24 @@ pub(crate) enum Signal {
     Kill,
     /// Asks it to shut down.
     Term,
+}
+
+impl Signal {
+    /// Sends it to a process.
+    pub(crate) fn send(self, pid: u32) {
+        let name = match self {
+            Signal::Stop => "STOP",
+            Signal::Cont => "CONT",
+            Signal::Kill => "KILL",
+            Signal::Term => "TERM",
+        };
+        // The shell's own `kill`: the program of that name is missing on small systems.
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -s {name} {pid}")])
+            .status()
+            .expect("sh runs");
+        assert!(sent.success(), "SIG{name} was not delivered: {sent}");
+    }
 }
 
 /// A running `redis-server`.
@@ -257,18 +275,10 @@ impl RedisServer {
 
     /// Sends a signal to the server's process. After [`Signal::Kill`] it is gone when this returns.
     pub(crate) fn signal(&self, signal: Signal) {
-        let name = match signal {
-            Signal::Kill => return self.kill(),
-            Signal::Stop => "STOP",
-            Signal::Cont => "CONT",
-            Signal::Term => "TERM",
-        };
-        // The shell's own `kill`: the program of that name is missing on small systems.
-        let sent = Command::new("sh")
-            .args(["-c", &format!("kill -s {name} {}", self.pid())])
-            .status()
-            .expect("sh runs");
-        assert!(sent.success(), "SIG{name} was not delivered: {sent}");
+        match signal {
+            Signal::Kill => self.kill(),
+            signal => signal.send(self.pid()),
+        }
     }
 
     /// Kills the server if it runs, and starts it again on its port and its data directory. Only

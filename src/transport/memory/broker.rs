@@ -6,22 +6,26 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{
-    clock::{Clock, EntryId},
+    clock::{Clock, EntryId, instant_after},
     events::Subscribers,
     group::{Backlog, Consumer, Group},
     log::{Entry, Log},
     request::Requests,
+    schedule::{Known, Schedule},
 };
 use crate::{
     error::{Error, RpcError},
-    message::Name,
+    message::{Due, IdempotencyKey, MessageId, Name, Parts},
     reply::Reply,
-    transport::{Counters, Settings, Start, codec},
+    transport::{Counters, Settings, Start, StreamStats, codec},
 };
 
 #[derive(Debug)]
@@ -39,6 +43,29 @@ pub(super) struct Shared {
 struct Stream {
     log: Log,
     groups: HashMap<Name, Group>,
+    schedule: Schedule,
+    known: Known,
+}
+
+impl Stream {
+    fn append(&mut self, clock: &Clock, fields: Vec<(Bytes, Bytes)>) -> EntryId {
+        let id = self.log.append(clock.milliseconds(), fields);
+        self.wake();
+        id
+    }
+
+    fn wake(&self) {
+        for group in self.groups.values() {
+            group.wake();
+        }
+    }
+
+    /// Puts what is due into the log.
+    fn promote(&mut self, clock: &Clock) {
+        while let Some(fields) = self.schedule.pop(Instant::now()) {
+            self.append(clock, fields);
+        }
+    }
 }
 
 impl Shared {
@@ -63,18 +90,82 @@ impl Shared {
 
     /// Adds an entry to a stream.
     pub(super) fn append(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> EntryId {
+        self.counters.sent.increment();
+        // The clock is read under the lock, so that ids and the order of the entries agree.
+        self.with_stream(stream, |stream| stream.append(&self.clock, fields))
+    }
+
+    fn with_stream<T>(&self, stream: &Name, act: impl FnOnce(&mut Stream) -> T) -> T {
         let mut streams = self.streams();
-        let stream = match streams.get_mut(stream) {
+        act(match streams.get_mut(stream) {
             Some(stream) => stream,
             None => streams.entry(stream.clone()).or_default(),
+        })
+    }
+
+    /// Takes a task as its sender wants it: now or later, and once for each idempotency key.
+    pub(super) fn accept(
+        &self,
+        settings: &Settings,
+        parts: &Parts,
+        mut fields: Vec<(Bytes, Bytes)>,
+    ) -> MessageId {
+        let wait = match parts.due {
+            None => Duration::ZERO,
+            Some(Due::After(delay)) => delay,
+            Some(Due::At(time)) => time.duration_since(self.clock.now()).unwrap_or_default(),
         };
-        // Read under the lock, so that ids and the order of the entries agree.
-        let id = stream.log.append(self.clock.milliseconds(), fields);
-        for group in stream.groups.values() {
-            group.wake();
-        }
-        self.counters.sent.increment();
-        id
+        self.with_stream(&settings.stream, |stream| {
+            let key = parts.idempotency_key.as_ref();
+            if let Some(id) = key.and_then(|key| stream.known.get(key)) {
+                return id;
+            }
+            let id = if wait.is_zero() {
+                MessageId::from(stream.append(&self.clock, fields).to_string())
+            } else {
+                let id = Uuid::new_v4().to_string();
+                fields.push((codec::ID.into(), id.clone().into()));
+                let id = MessageId::from(id);
+                stream.schedule.add(instant_after(wait), id.clone(), fields);
+                stream.wake();
+                id
+            };
+            if let Some(key) = key {
+                let window = settings.idempotency_window;
+                stream.known.remember(key.clone(), id.clone(), window);
+            }
+            self.counters.sent.increment();
+            id
+        })
+    }
+
+    /// Takes a task back that is not due yet.
+    pub(super) fn cancel(&self, stream: &Name, id: &MessageId) -> bool {
+        self.with_stream(stream, |stream| {
+            stream.promote(&self.clock);
+            let Some(fields) = stream.schedule.cancel(id) else {
+                return false;
+            };
+            let key = fields
+                .into_iter()
+                .find(|(field, _)| field == codec::IDEMPOTENCY_KEY);
+            if let Some(key) = key.and_then(|(_, key)| IdempotencyKey::from_utf8(key).ok()) {
+                stream.known.forget(&key, id);
+            }
+            true
+        })
+    }
+
+    /// When there will be something to take that nobody is going to wake a worker for.
+    pub(super) fn next_due(&self, settings: &Settings) -> Option<Instant> {
+        let streams = self.streams();
+        let stream = streams.get(&settings.stream)?;
+        let group = stream.groups.get(&settings.group)?;
+        group
+            .next_due()
+            .into_iter()
+            .chain(stream.schedule.next())
+            .min()
     }
 
     /// Makes the group, if there is none yet.
@@ -128,7 +219,9 @@ impl Shared {
         act: impl FnOnce(&mut Group, &Log) -> T,
     ) -> Option<T> {
         let mut streams = self.streams();
-        let Stream { log, groups } = streams.get_mut(&settings.stream)?;
+        let stream = streams.get_mut(&settings.stream)?;
+        stream.promote(&self.clock);
+        let Stream { log, groups, .. } = stream;
         let result = act(groups.get_mut(&settings.group)?, log);
         if let Some(finished) = groups.values().map(Group::finished_before).min() {
             log.trim(finished);
@@ -137,18 +230,43 @@ impl Shared {
     }
 
     pub(super) fn backlog(&self, settings: &Settings) -> Backlog {
-        let streams = self.streams();
-        let Some(Stream { log, groups }) = streams.get(&settings.stream) else {
+        let mut streams = self.streams();
+        let Some(stream) = streams.get_mut(&settings.stream) else {
             return Backlog::default();
         };
-        match groups.get(&settings.group) {
+        stream.promote(&self.clock);
+        let Stream {
+            log,
+            groups,
+            schedule,
+            ..
+        } = stream;
+        let mut backlog = match groups.get(&settings.group) {
             Some(group) => group.backlog(log),
             None => Backlog {
                 entries: log.len(),
                 waiting: log.len(),
                 ..Backlog::default()
             },
-        }
+        };
+        backlog.delayed += schedule.len();
+        backlog
+    }
+
+    pub(super) fn stats(&self, name: &Name) -> StreamStats {
+        let mut streams = self.streams();
+        let Some(stream) = streams.get_mut(name) else {
+            return StreamStats::new(name, 0, 0);
+        };
+        stream.promote(&self.clock);
+        let (entries, delayed) = (stream.log.len(), stream.schedule.len());
+        let mut stats = StreamStats::new(name, entries as u64, delayed as u64);
+        let groups = stream.groups.iter();
+        stats.groups = groups
+            .map(|(name, group)| group.stats(name, &stream.log, &self.clock))
+            .collect();
+        stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
+        stats
     }
 
     /// Answers an entry, if it is a request.

@@ -10,13 +10,14 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     broker::Shared,
-    clock::instant_after,
+    clock::{Clock, instant_after},
+    dead::Dead,
     log::{Entry, Log},
 };
 use crate::{
     error::RpcError,
-    message::{Lease, MessageId},
-    transport::{DeadLetter, Discarded, Settings, Verdict},
+    message::{Lease, Name},
+    transport::{Discarded, GroupStats, Settings, Verdict, codec},
 };
 
 /// The number of one delivery within its group: the fence. A verdict about a number that is not
@@ -38,7 +39,7 @@ pub(super) struct Group {
     pending: HashMap<Serial, Pending>,
     /// What nobody renews any more, by the end of its lease.
     ending: BTreeSet<(Instant, Serial)>,
-    pub(super) dead: VecDeque<DeadLetter>,
+    pub(super) dead: Dead,
     members: HashMap<Consumer, Arc<Notify>>,
     last_serial: Serial,
     last_was_a_retry: bool,
@@ -83,7 +84,7 @@ pub struct Backlog {
     pub entries: usize,
     /// Messages that a worker of the group could take now.
     pub waiting: usize,
-    /// Messages that are delivered again later.
+    /// Messages that are delivered later: again, or because their sender has delayed them.
     pub delayed: usize,
     /// Deliveries that workers of the group hold.
     pub in_flight: usize,
@@ -357,17 +358,23 @@ impl Group {
             "a message became a dead letter"
         );
         shared.counters.dead.increment();
-        self.dead.push_back(DeadLetter {
-            id: MessageId::from(entry.id.to_string()),
-            fields: entry.fields.clone(),
-            reason,
-            attempts,
-            died_at: shared.clock.now(),
+        let (entry, most) = (Arc::clone(entry), settings.max_dead_letters);
+        let dropped = (self.dead).add(entry, attempts, reason, most, &shared.clock);
+        shared.counters.dead_dropped.add(dropped);
+    }
+
+    /// Delivers a dead letter's message again, as if for the first time.
+    pub(super) fn replay(&mut self, entry: Arc<Entry>) {
+        // A task is done late rather than not at all: that is why it is replayed. For the answer
+        // to an expired request nobody waits.
+        let is_task = entry.field("type").is_some_and(|kind| kind == "task");
+        let fields = entry.fields.iter();
+        let fields = fields.filter(|(field, _)| !is_task || field != codec::TIME_TO_LIVE);
+        let entry = Arc::new(Entry {
+            id: entry.id,
+            fields: fields.cloned().collect(),
         });
-        while self.dead.len() > settings.max_dead_letters {
-            self.dead.pop_front();
-            shared.counters.dead_dropped.increment();
-        }
+        self.deliver_again(Retry { entry, attempts: 0 }, Duration::ZERO);
     }
 
     /// The index before which this group has finished everything.
@@ -385,6 +392,24 @@ impl Group {
             delayed: self.due.len() - due,
             in_flight: self.pending.len(),
         }
+    }
+}
+
+impl Group {
+    pub(super) fn stats(&self, name: &Name, log: &Log, clock: &Clock) -> GroupStats {
+        let backlog = self.backlog(log);
+        let mut stats = GroupStats::new(name);
+        stats.lag = Some(backlog.waiting as u64);
+        stats.pending = backlog.in_flight as u64;
+        let oldest = self.pending.values().map(|pending| pending.entry.id).min();
+        stats.oldest_pending = oldest.map(|oldest| {
+            let age = clock.milliseconds().saturating_sub(oldest.milliseconds);
+            Duration::from_millis(age)
+        });
+        stats.delayed = backlog.delayed as u64;
+        stats.dead = self.dead.len() as u64;
+        stats.consumers = self.members.len() as u64;
+        stats
     }
 }
 

@@ -78,10 +78,12 @@
 
 mod broker;
 mod clock;
+mod dead;
 mod events;
 mod group;
 mod log;
 mod request;
+mod schedule;
 mod source;
 
 use std::{
@@ -107,7 +109,10 @@ use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Kind, Message, MessageId, ReplyMode},
     reply::Reply,
-    transport::{Counts, DeadLetter, Interest, Settings, Transport, codec, consumer_settings},
+    transport::{
+        Counts, DeadLetters, Interest, Settings, State, StreamStats, Transport, codec,
+        consumer_settings, sending,
+    },
 };
 
 /// Both halves of the embedded transport: a `Service<Message>` that sends, and a [`Transport`] to
@@ -139,13 +144,39 @@ impl Memory {
         self.broker.backlog(&self.settings)
     }
 
-    /// The dead letters of the group, the oldest first.
-    pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.broker
-            .with_group(&self.settings, |group, _| {
-                group.dead.iter().cloned().collect()
-            })
-            .unwrap_or_default()
+    /// Whether this handle works right now: it always does, as long as the process lives.
+    pub fn state(&self) -> State {
+        State::Connected
+    }
+
+    /// Waits until the state is another than `from`, and returns it.
+    pub async fn state_changed(&self, from: State) -> State {
+        if from == State::Connected {
+            std::future::pending::<()>().await;
+        }
+        State::Connected
+    }
+
+    /// How the stream and all of its groups are doing.
+    ///
+    /// # Errors
+    /// None; on Redis there are.
+    pub async fn stats(&self) -> Result<StreamStats, Error> {
+        Ok(self.broker.stats(&self.settings.stream))
+    }
+
+    /// The dead letters of the group.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(dead::Store(self.clone()))
+    }
+
+    /// Takes a task back that its sender has delayed, by the id in its receipt. `false` when it is
+    /// on the stream already, or there is no such task. Its idempotency key is forgotten with it.
+    ///
+    /// # Errors
+    /// None; on Redis there are.
+    pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
+        Ok(self.broker.cancel(&self.settings.stream, id))
     }
 
     /// Adds an entry to the stream field by field, message or not: what a program that knows
@@ -172,12 +203,11 @@ impl Memory {
     }
 
     fn send(&self, mut message: Message) -> Result<ResponseFuture, Error> {
-        if let Some(fault) = message.name().fault() {
-            return Err(Error::new(ErrorKind::Invalid, fault));
-        }
+        sending::check(message.parts())?;
         match message.kind() {
             Kind::Task => {
-                let id = self.append(&message, None);
+                let fields = self.encode(&message, None);
+                let id = self.broker.accept(&self.settings, message.parts(), fields);
                 Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
             }
             Kind::Event => {
@@ -211,13 +241,14 @@ impl Memory {
                 let broker = Arc::clone(&self.broker);
                 // First a place for the reply, then the request: a worker may be quick.
                 let reply = ResponseFuture::waiting(broker, id, name, deadline);
-                self.append(&message, Some(id));
+                let fields = self.encode(&message, Some(id));
+                self.broker.append(&self.settings.stream, fields);
                 Ok(reply)
             }
         }
     }
 
-    fn append(&self, message: &Message, request: Option<Uuid>) -> MessageId {
+    fn encode(&self, message: &Message, request: Option<Uuid>) -> Vec<(Bytes, Bytes)> {
         let mut fields = Vec::with_capacity(6 + message.headers().len());
         codec::encode(message, |field, value| {
             fields.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
@@ -232,8 +263,7 @@ impl Memory {
                 put(codec::CLIENT, self.broker.requests.client().to_owned());
             }
         }
-        let id = self.broker.append(&self.settings.stream, fields);
-        MessageId::from(id.to_string())
+        fields
     }
 }
 

@@ -120,7 +120,8 @@ impl MemorySource {
         let EntryId { milliseconds, .. } = taken.entry.id;
         let mut message = decoded.message;
         let parts = message.parts_mut();
-        parts.id = Some(MessageId::from(taken.entry.id.to_string()));
+        let id = || MessageId::from(taken.entry.id.to_string());
+        parts.id = Some(decoded.id.unwrap_or_else(id));
         parts.accepted_at = taken.entry.id.time();
         parts.attempt = Attempt(taken.attempt);
         parts.lease = Some(taken.lease);
@@ -140,9 +141,7 @@ impl MemorySource {
         if !self.reads_stream {
             return None;
         }
-        self.broker
-            .with_group(&self.settings, |group, _| group.next_due())
-            .flatten()
+        self.broker.next_due(&self.settings)
     }
 
     fn leave(&mut self) {

@@ -1,44 +1,176 @@
-//! The group's dead letters.
+//! The group's dead letters: the entries of the stream `{<stream>}:dead:<group>`.
 
 use std::time::{Duration, SystemTime};
 
-use redis::Value;
+use redis::{Cmd, Value};
 
 use super::{
     Redis,
     keys::Keys,
-    link::Retry,
-    source::entry::{array, fields, unpacked},
+    link::{Retry, Script},
+    source::entry::{EntryId, array, bytes, fields, integer, unpacked, value_of},
 };
-use crate::{error::Error, message::MessageId, transport::DeadLetter};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{DeadLetterId, MessageId},
+    transport::{
+        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Step,
+        StoreFuture, codec,
+    },
+};
 
 /// How many fields a dead letter begins with that say what became of the message: group, origin,
 /// reason, attempts, time.
 const FACTS: usize = 5;
 
+static DEAD: Script = Script::new(concat!(
+    include_str!("scripts/fence.lua"),
+    include_str!("scripts/fields.lua"),
+    include_str!("scripts/dead.lua")
+));
+
 impl Redis {
-    /// The oldest dead letters of the group, at most `count`. Nothing is taken away.
-    ///
-    /// They are the entries of the stream `{<stream>}:dead:<group>`.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or refuses.
-    pub async fn dead_letters(&self, count: usize) -> Result<Vec<DeadLetter>, Error> {
-        let keys = Keys::new(&self.settings.stream, &self.settings.group)?;
-        let mut cmd = redis::cmd("XRANGE");
-        cmd.arg(&keys.dead)
-            .arg("-")
-            .arg("+")
-            .arg("COUNT")
-            .arg(count);
-        let letters = self.shared.link.command(cmd, Retry::Never).await?;
-        Ok(array(letters).into_iter().filter_map(read).collect())
+    /// The dead letters of the group: the entries of the stream `{<stream>}:dead:<group>`.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(Store(self.clone()))
     }
 }
 
-/// Reads an entry of the stream of dead letters: `[id, [field, value, …]]`. What did not come from
-/// a worker is left out.
+/// The dead letters of the handle's group.
+struct Store(Redis);
+
+impl Store {
+    fn keys(&self) -> Result<Keys, Error> {
+        Keys::new(&self.0.settings.stream, &self.0.settings.group)
+    }
+
+    async fn command(&self, cmd: Cmd) -> Result<Value, Error> {
+        self.0.shared.link.command(cmd, Retry::Never).await
+    }
+}
+
+impl DeadLetterStore for Store {
+    fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
+        Box::pin(async move {
+            let most = page.most.max(1);
+            let mut cmd = redis::cmd("XRANGE");
+            cmd.arg(self.keys()?.dead);
+            match &page.after {
+                Some(after) => cmd.arg(format!("({}", checked(after)?)),
+                None => cmd.arg("-"),
+            };
+            cmd.arg("+").arg("COUNT").arg(most);
+            let found = array(self.command(cmd).await?);
+            let mut next = None;
+            if found.len() == most
+                && let Some(last) = found.last().and_then(id)
+            {
+                next = Some(Page::first(most).after(last));
+            }
+            let letters = found.into_iter().filter_map(read).collect();
+            Ok(DeadLetterPage::new(letters, next))
+        })
+    }
+
+    fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
+        Box::pin(async move {
+            let id = checked(id)?;
+            let mut cmd = redis::cmd("XRANGE");
+            cmd.arg(self.keys()?.dead).arg(id).arg(id);
+            let found = array(self.command(cmd).await?);
+            Ok(found.into_iter().find_map(read))
+        })
+    }
+
+    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
+        Box::pin(async move {
+            let mut cmd = redis::cmd("XREVRANGE");
+            cmd.arg(self.keys()?.dead)
+                .arg("+")
+                .arg("-")
+                .arg("COUNT")
+                .arg(1);
+            let found = array(self.command(cmd).await?);
+            Ok(found.first().and_then(id))
+        })
+    }
+
+    fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted> {
+        Box::pin(async move {
+            let keys = self.keys()?;
+            if let Step::Ids(ids) = &step {
+                ids.iter().try_for_each(|id| checked(id).map(drop))?;
+            }
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(keys.group.as_str())
+                    .arg(u8::from(action == Action::Replay));
+                match &step {
+                    Step::Ids(ids) => {
+                        cmd.arg("ids");
+                        ids.iter().for_each(|id| {
+                            cmd.arg(id.as_str());
+                        });
+                    }
+                    Step::Range {
+                        after,
+                        until,
+                        name,
+                        most,
+                    } => {
+                        cmd.arg("range")
+                            .arg(after.as_deref().unwrap_or_default())
+                            .arg(until.as_str())
+                            .arg(name.as_deref().unwrap_or_default())
+                            .arg(most.max(&1));
+                    }
+                }
+            };
+            let (link, names) = (&self.0.shared.link, [&*keys.dead, &keys.retry]);
+            let answer = link.script(&DEAD, &names, args, Retry::Never).await?;
+            let mut answer = array(answer).into_iter();
+            let acted = answer.next().as_ref().and_then(integer).unwrap_or(0);
+            let next = answer.next().and_then(bytes);
+            Ok(Acted {
+                acted: acted.unsigned_abs(),
+                next: next
+                    .and_then(|id| DeadLetterId::from_utf8(id).ok())
+                    .filter(|id| !id.is_empty()),
+            })
+        })
+    }
+
+    fn count(&self) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let mut cmd = redis::cmd("XLEN");
+            cmd.arg(self.keys()?.dead);
+            let count = integer(&self.command(cmd).await?);
+            Ok(count.unwrap_or(0).unsigned_abs())
+        })
+    }
+}
+
+/// The text of an id that can be one.
+fn checked(id: &DeadLetterId) -> Result<&str, Error> {
+    match EntryId::parse(id.as_bytes()) {
+        Some(_) => Ok(id),
+        None => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("`{id}` is no id of a dead letter; one looks like 1795430237570-0"),
+        )),
+    }
+}
+
+/// The id of an entry: `[id, [field, value, …]]`.
+fn id(entry: &Value) -> Option<DeadLetterId> {
+    match entry {
+        Value::Array(entry) => DeadLetterId::from_utf8(bytes(entry.first()?.clone())?).ok(),
+        _ => None,
+    }
+}
+
+/// Reads an entry. What did not come from a worker is left out.
 fn read(entry: Value) -> Option<DeadLetter> {
+    let id = id(&entry)?;
     let mut facts = fields(array(entry).into_iter().nth(1)?);
     if facts.len() < FACTS {
         return None;
@@ -46,14 +178,18 @@ fn read(entry: Value) -> Option<DeadLetter> {
     let kept = facts.split_off(FACTS);
     let fact = |index: usize| &facts[index].1;
     let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
+    // A blob is the only field then; a field of that name among others is the sender's own.
+    let fields = match kept.len() {
+        1 => unpacked(kept),
+        _ => kept,
+    };
+    let given = value_of(&fields, codec::ID)
+        .cloned()
+        .and_then(codec::given_id);
     Some(DeadLetter {
-        id: MessageId::from_utf8(fact(1).clone()).ok()?,
-        // A blob is the only field then; a field of that name among others is the sender's own.
-        fields: if kept.len() == 1 {
-            unpacked(kept)
-        } else {
-            kept
-        },
+        id,
+        message_id: given.or_else(|| MessageId::from_utf8(fact(1).clone()).ok())?,
+        fields,
         reason: String::from_utf8_lossy(fact(2)).into_owned(),
         attempts: number(3).map(|attempts: u64| u32::try_from(attempts).unwrap_or(u32::MAX))?,
         died_at: SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(number(4)?))?,

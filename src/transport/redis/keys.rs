@@ -25,6 +25,10 @@ pub(super) struct Keys {
     pub(super) bodies: String,
     /// The stream of the group's dead letters.
     pub(super) dead: String,
+    /// The sorted set of what its sender wants on the stream later.
+    pub(super) stream_due: String,
+    /// The hash of the messages in `stream_due`.
+    pub(super) stream_bodies: String,
 }
 
 impl Keys {
@@ -46,6 +50,8 @@ impl Keys {
             due: of_group("due"),
             bodies: of_group("bodies"),
             dead: of_group("dead"),
+            stream_due: format!("{base}:due"),
+            stream_bodies: format!("{base}:bodies"),
             base,
         })
     }
@@ -53,6 +59,11 @@ impl Keys {
     /// The stream of reliable replies to a client.
     pub(super) fn replies(&self, client: impl Display) -> String {
         replies(&self.base, client)
+    }
+
+    /// What remembers that a task was sent with this key.
+    pub(super) fn idempotency(&self, key: impl Display) -> String {
+        format!("{}:idem:{key}", self.base)
     }
 
     /// What keeps the group's workers from all doing the same housekeeping.
@@ -127,6 +138,8 @@ mod tests {
                 &keys.due,
                 &keys.bodies,
                 &keys.dead,
+                &keys.stream_due,
+                &keys.stream_bodies,
                 &keys.replies("c"),
                 &keys.gate("scan"),
             ] {

@@ -69,6 +69,8 @@
 //! | who | `ACL SETUSER …` |
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
+//! | … with a delay or an idempotency key | `~s ~{s}:due ~{s}:bodies ~{s}:idem:* +xadd +evalsha +eval +time +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel` |
+//! | scrapes [`stats`](Redis::stats) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | publishes events | `&<event names> +publish` |
 //! | requests | `~s ~{s}:rpc:* &campanile:reply:* +xadd +xread +xtrim +pexpire +unlink +subscribe +ping` |
 //!
@@ -82,8 +84,11 @@ mod link;
 mod options;
 mod pubsub;
 mod rpc;
+mod schedule;
 mod send;
 mod source;
+mod state;
+mod stats;
 
 use std::{fmt, sync::Arc};
 
@@ -111,6 +116,8 @@ struct Shared {
     connector: Connector,
     link: Link,
     counters: Arc<Counters>,
+    promoters: schedule::Promoters,
+    hearts: state::Hearts,
 }
 
 impl Redis {
@@ -144,6 +151,8 @@ impl Redis {
                 connector,
                 link,
                 counters,
+                promoters: Default::default(),
+                hearts: Default::default(),
             }),
             rpc: Arc::default(),
         })

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Redis;
+use super::{Redis, state::OnGap};
 use crate::message::Name;
 
 /// The settings that no other transport has.
@@ -16,6 +16,8 @@ pub(super) struct Options {
     pub(super) foreign_lease: Duration,
     /// Whether a stream is trimmed although consumers that are not ours read it.
     pub(super) trim_beside_foreign: bool,
+    /// Who is told when events were missed.
+    pub(super) on_event_gap: OnGap,
 }
 
 impl Default for Options {
@@ -28,6 +30,7 @@ impl Default for Options {
             ],
             foreign_lease: Duration::from_secs(300),
             trim_beside_foreign: false,
+            on_event_gap: OnGap::default(),
         }
     }
 }

@@ -87,12 +87,14 @@ impl Subscriber {
     }
 
     /// Hands every event to `offer`, until `closed`. Reading never waits: what `offer` does not
-    /// take is dropped and counted.
+    /// take is dropped and counted. `gap` is told when the subscriptions are lost, and for how long
+    /// they were when they are there again.
     pub(super) async fn run(
         mut self,
         first: PubSub,
         closed: CancellationToken,
         offer: impl Fn(Message) -> bool + Send,
+        gap: impl Fn(Option<Duration>) + Send,
     ) {
         let receive = async {
             let mut connection = first;
@@ -100,13 +102,16 @@ impl Subscriber {
                 let (sink, stream) = connection.split();
                 let reason = self.receive(sink, stream, &offer).await;
                 let lost = Instant::now();
+                gap(None);
                 tracing::warn!(reason, "lost the connection that brings events");
                 connection = self.again().await;
                 self.counters.reconnects.increment();
+                let missed = lost.elapsed();
                 tracing::warn!(
-                    gap = ?lost.elapsed(),
+                    gap = ?missed,
                     "subscribed to the events again; those published in between are lost"
                 );
+                gap(Some(missed));
             }
         };
         tokio::select! {

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, ErrorKind},
     message::{Kind, Message, MessageId},
     reply::Reply,
-    transport::{Counters, codec},
+    transport::{Counters, codec, sending},
 };
 
 /// The largest value that a server takes unless it is told otherwise (`proto-max-bulk-len`).
@@ -55,6 +55,11 @@ impl Redis {
         }
         let link = &self.shared.link;
         match message.kind() {
+            Kind::Task
+                if message.parts().due.is_some() || message.parts().idempotency_key.is_some() =>
+            {
+                Ok(Work::Task(self.accept(&message)?))
+            }
             Kind::Task => {
                 let mut cmd = entry(&self.settings.stream, &message, 0);
                 encode(&message, &mut cmd);
@@ -77,9 +82,7 @@ impl Redis {
 /// What cannot be sent, said before anything is.
 fn check(message: &Message) -> Result<(), Error> {
     let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
-    if let Some(fault) = message.name().fault() {
-        return invalid(fault);
-    }
+    sending::check(message.parts())?;
     if message.payload().len() > LARGEST_PAYLOAD {
         return invalid("the payload is larger than the 512 MiB that Redis takes");
     }
@@ -109,7 +112,7 @@ pub(super) fn encode(message: &Message, cmd: &mut Cmd) {
     });
 }
 
-/// The id in the answer to an `XADD`.
+/// The id in the answer to an `XADD`, or to the script around one.
 fn accepted(answer: Value) -> Result<MessageId, Error> {
     match error::check(answer)? {
         Value::BulkString(id) => MessageId::from_utf8(Bytes::from(id)).ok(),

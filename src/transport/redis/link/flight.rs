@@ -16,8 +16,6 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{Request, gate::Gate};
 use crate::transport::redis::connect::Driver;
 
-/// How long a server may take to answer before it counts as gone.
-const SILENCE: Duration = Duration::from_secs(5);
 /// What a connection carries at the very least, in bytes per second: large payloads get that much
 /// longer to be answered.
 const SLOWEST: usize = 1 << 20;
@@ -37,6 +35,8 @@ pub(super) struct Flight {
     /// When each must have been answered.
     due: VecDeque<Instant>,
     clock: Pin<Box<Sleep>>,
+    /// How long a server may take to answer before it counts as gone.
+    silence: Duration,
     driver: Option<Driver>,
     /// Whether the driver is done.
     lost: bool,
@@ -44,12 +44,13 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(driver: Option<Driver>) -> Self {
+    pub(super) fn new(driver: Option<Driver>, silence: Duration) -> Self {
         Self {
             sent: VecDeque::new(),
             answers: FuturesOrdered::new(),
             due: VecDeque::new(),
-            clock: Box::pin(sleep(SILENCE)),
+            clock: Box::pin(sleep(silence)),
+            silence,
             driver,
             lost: false,
             gate: Gate::new(),
@@ -60,7 +61,8 @@ impl Flight {
         let upload = Duration::from_secs_f64(bytes as f64 / SLOWEST as f64);
         let now = Instant::now();
         let before = self.due.back().copied().unwrap_or(now);
-        self.due.push_back((now + SILENCE).max(before) + upload);
+        self.due
+            .push_back((now + self.silence).max(before) + upload);
         let cmds = sent.cmds.clone();
         let count = sent.requests.len();
         self.answers.push_back(Box::pin(async move {
@@ -80,6 +82,7 @@ impl Flight {
             driver,
             lost,
             gate,
+            silence: _,
         } = self;
         poll_fn(|cx| {
             let answer = gate.poll(cx, |cx| {

@@ -26,8 +26,12 @@ mod tests;
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use redis::{Cmd, Value};
@@ -39,6 +43,8 @@ use crate::{error::Error, transport::Counters};
 
 /// How many commands may wait to be sent.
 const QUEUE: usize = 1024;
+/// How long a server may take to answer before it counts as gone.
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
 
 /// What becomes of a command when the connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +61,7 @@ pub(super) enum Retry {
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     requests: mpsc::Sender<Request>,
+    connected: Arc<AtomicBool>,
 }
 
 /// A command on its way through the link.
@@ -75,9 +82,25 @@ impl Link {
         first: Option<Driven>,
         counters: Arc<Counters>,
     ) -> Self {
+        Self::with_patience(connector, first, counters, SILENCE)
+    }
+
+    /// Like [`spawn`](Self::spawn), for a server that counts as gone when it has not answered for
+    /// so long.
+    pub(super) fn with_patience(
+        connector: Connector,
+        first: Option<Driven>,
+        counters: Arc<Counters>,
+        silence: Duration,
+    ) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(task::Task::new(connector, counters, queue).run(first));
-        Self { requests }
+        let connected = Arc::new(AtomicBool::new(first.is_some()));
+        let task = task::Task::new(connector, counters, silence, queue, connected.clone());
+        tokio::spawn(task.run(first));
+        Self {
+            requests,
+            connected,
+        }
     }
 
     /// Puts a command on the queue now, if there is room, and resolves to its answer. A refusal of
@@ -113,6 +136,11 @@ impl Link {
     ) -> Result<Value, Error> {
         let answer = self.submit_script(script, keys, args, retry);
         super::error::check(answer.await?)
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
     }
 
     fn enqueue(&self, cmd: Cmd, retry: Retry, script: Option<&'static Script>) -> Submit {

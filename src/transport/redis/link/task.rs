@@ -1,6 +1,14 @@
 //! The task behind a [`Link`](super::Link).
 
-use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
@@ -40,10 +48,14 @@ const BACKOFF: crate::transport::Backoff = crate::transport::Backoff {
 pub(super) struct Task {
     connector: Connector,
     counters: Arc<Counters>,
+    /// How long a server may take to answer before it counts as gone.
+    silence: Duration,
     queue: mpsc::Receiver<Request>,
     /// Whether every handle is gone.
     closed: bool,
     connected_before: bool,
+    /// Whether there is a connection, for the handles.
+    connected: Arc<AtomicBool>,
     /// What goes before the queue: it waited for a connection, or has to be sent again.
     waiting: VecDeque<Request>,
 }
@@ -58,14 +70,18 @@ impl Task {
     pub(super) fn new(
         connector: Connector,
         counters: Arc<Counters>,
+        silence: Duration,
         queue: mpsc::Receiver<Request>,
+        connected: Arc<AtomicBool>,
     ) -> Self {
         Self {
             connector,
             counters,
+            silence,
             queue,
             closed: false,
             connected_before: false,
+            connected,
             waiting: VecDeque::new(),
         }
     }
@@ -82,7 +98,10 @@ impl Task {
             if std::mem::replace(&mut self.connected_before, true) {
                 self.counters.reconnects.increment();
             }
-            match self.serve(connection).await {
+            self.connected.store(true, Ordering::Relaxed);
+            let end = self.serve(connection).await;
+            self.connected.store(false, Ordering::Relaxed);
+            match end {
                 End::Closed => return,
                 End::Lost(reason) => {
                     tracing::warn!(
@@ -164,7 +183,7 @@ impl Task {
     }
 
     async fn serve(&mut self, Driven { connection, driver }: Driven) -> End {
-        let mut flight = Flight::new(driver);
+        let mut flight = Flight::new(driver, self.silence);
         let end = self.exchange(&connection, &mut flight).await;
         // What was on its way is lost with the connection.
         for pipeline in flight.sent.into_iter().rev() {

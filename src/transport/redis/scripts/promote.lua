@@ -1,5 +1,5 @@
--- Moves what is due to the retry stream.
--- KEYS: due, bodies, retry. ARGV: how many at most.
+-- Moves what is due to a stream: a group's retry stream, or the one that is sent to.
+-- KEYS: due, bodies, stream. ARGV: how many at most.
 -- Returns: {moved, lost, ms until the next is due (-1 = there is none)}.
 local now = clock()
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])

@@ -2,7 +2,7 @@
 -- KEYS: stream, retry, gate. ARGV: group, consumer, prefix of our consumers, ms of silence,
 --       ms until any worker looks again.
 -- Returns: how many were removed.
-if not redis.call('SET', KEYS[3], ARGV[2], 'NX', 'PX', ARGV[5]) then return 0 end
+if not turn(KEYS[3], ARGV[2], ARGV[5]) then return 0 end
 local removed = 0
 for i = 1, 2 do
   if redis.call('EXISTS', KEYS[i]) == 1 then

@@ -11,9 +11,7 @@ local lease, foreign, prefix = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local room, suspects, most = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
 local LOOKED_AT = 100
 
-if ARGV[12] ~= '' and not redis.call('SET', KEYS[2], me, 'NX', 'PX', ARGV[12]) then
-  return false
-end
+if ARGV[12] ~= '' and not turn(KEYS[2], me, ARGV[12]) then return false end
 
 local taken, deleted, dead, dropped, left = {}, 0, {}, 0, 0
 local pending = redis.call('XPENDING', src, group, ARGV[4], '+', LOOKED_AT)

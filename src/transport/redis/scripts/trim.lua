@@ -2,7 +2,7 @@
 -- KEYS: stream, gate. ARGV: consumer, prefix of our consumers, ms until the next trim of any worker,
 --       '1' to trim although consumers that are not ours read it.
 -- Returns: how many were dropped.
-if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[3]) then return 0 end
+if not turn(KEYS[2], ARGV[1], ARGV[3]) then return 0 end
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 
 -- Ids are compared as texts: a double does not hold their digits.

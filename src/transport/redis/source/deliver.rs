@@ -69,9 +69,10 @@ impl Worker {
                 let lease = ticket.grip.lease.clone();
                 let attempt = ticket.attempt;
                 let settle = RedisSettle::entry(ticket);
+                let given = decoded.id.take();
                 let mut message = self.dated(decoded, origin);
                 let parts = message.parts_mut();
-                parts.id = MessageId::from_utf8(text).ok();
+                parts.id = given.or_else(|| MessageId::from_utf8(text).ok());
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);
                 Some(Delivery::new(Ok(message), settle))

@@ -28,13 +28,13 @@ impl Lane {
 
 /// The id of an entry, without an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct EntryId {
+pub(in crate::transport::redis) struct EntryId {
     pub(super) milliseconds: u64,
     pub(super) sequence: u64,
 }
 
 impl EntryId {
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+    pub(in crate::transport::redis) fn parse(text: &[u8]) -> Option<Self> {
         let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
         Some(Self {
             milliseconds: milliseconds.parse().ok()?,
@@ -141,7 +141,7 @@ pub(in crate::transport::redis) fn bytes(value: Value) -> Option<Bytes> {
     }
 }
 
-pub(super) fn integer(value: &Value) -> Option<i64> {
+pub(in crate::transport::redis) fn integer(value: &Value) -> Option<i64> {
     match value {
         Value::Int(number) => Some(*number),
         Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
@@ -150,7 +150,10 @@ pub(super) fn integer(value: &Value) -> Option<i64> {
 }
 
 /// The value of a field that stands in the entry.
-pub(super) fn value_of<'a>(fields: &'a [(Bytes, Bytes)], name: &str) -> Option<&'a Bytes> {
+pub(in crate::transport::redis) fn value_of<'a>(
+    fields: &'a [(Bytes, Bytes)],
+    name: &str,
+) -> Option<&'a Bytes> {
     fields
         .iter()
         .find_map(|(field, value)| (field == name).then_some(value))
@@ -175,7 +178,7 @@ pub(in crate::transport::redis) fn unpacked(
 
 /// Reads a MessagePack array of byte strings, as `cmsgpack.pack` of Redis's Lua writes it.
 /// <https://github.com/msgpack/msgpack/blob/master/spec.md>
-fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
+pub(in crate::transport::redis) fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     let mut at = 0;
     let count = match number(blob, &mut at, 1)? {
         head @ 0x90..=0x9f => head & 0x0f,

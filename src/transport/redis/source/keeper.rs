@@ -19,13 +19,14 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::redis::link::{Link, Retry, Script},
+    transport::redis::{
+        link::{Link, Retry, SILENCE, Script},
+        schedule::{MOVED_AT_ONCE, PROMOTE},
+    },
 };
 
 /// How many leases are renewed by one call.
 const RENEWED_AT_ONCE: usize = 500;
-/// How many due messages are moved by one call.
-const MOVED_AT_ONCE: usize = 100;
 /// How often Redis's clock is read.
 const CLOCK: Duration = Duration::from_secs(10);
 /// How often handled entries are trimmed, by whichever worker comes first.
@@ -63,8 +64,12 @@ struct Keeper {
 impl Keeper {
     fn new(worker: Arc<Worker>) -> Self {
         let now = Instant::now();
+        let (connector, counters) = (worker.connector.clone(), worker.counters.clone());
+        // A connection that is dead and not closed is replaced while the leases still hold: they are
+        // up to a third old, and a tick each passes before the loss is met and made good.
+        let silence = (worker.settings.lease / 5).clamp(Duration::from_millis(250), SILENCE);
         Self {
-            link: Link::spawn(worker.connector.clone(), None, worker.counters.clone()),
+            link: Link::with_patience(connector, None, counters, silence),
             worker,
             clock_read: now,
             trimmed: now,
@@ -154,12 +159,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Moves what is due to the retry stream, and sets the alarm for the next.
+    /// Moves what is due, to the retry stream and, where its sender has delayed it, to the stream.
     async fn promote(&self) {
+        let keys = &self.worker.keys;
+        self.move_due([&keys.due, &keys.bodies, &keys.retry]).await;
+        self.move_due([&keys.stream_due, &keys.stream_bodies, &keys.stream])
+            .await;
+    }
+
+    /// Moves what is due, and sets the alarm for the next.
+    async fn move_due(&self, keys: [&str; 3]) {
         let worker = &self.worker;
-        let keys = [&*worker.keys.due, &worker.keys.bodies, &worker.keys.retry];
         loop {
-            let answer = self.script(&scripts::PROMOTE, &keys, |cmd| {
+            let answer = self.script(&PROMOTE, &keys, |cmd| {
                 cmd.arg(MOVED_AT_ONCE);
             });
             let answer = match answer.await {

@@ -28,22 +28,23 @@ mod settle;
 mod take_over;
 mod worker;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 pub use self::settle::RedisSettle;
-use self::{
-    clock::Clock,
-    inbox::Inbox,
-    reader::Reader,
-    worker::{CONSUMER_PREFIX, Worker},
-};
+pub(super) use self::worker::CONSUMER_PREFIX;
+use self::{clock::Clock, inbox::Inbox, reader::Reader, worker::Worker};
 use super::{
     Redis, error,
     keys::Keys,
     link::{Link, Retry},
     pubsub::Subscriber,
+    state::Heart,
 };
 use crate::{
     error::Error,
@@ -91,19 +92,31 @@ impl Transport for Redis {
             alarm: Default::default(),
             suspect: Default::default(),
             blocked: Default::default(),
+            reads: interest.stream,
+            reading: Default::default(),
+            deaf: Default::default(),
             closed: Default::default(),
         });
         let closing = Closing(worker.clone());
+        let heart: Weak<dyn Heart> = Arc::<Worker>::downgrade(&worker);
+        self.shared.hearts.add(heart);
         if !interest.events.is_empty() || !interest.patterns.is_empty() {
             let subscriber = Subscriber::new(connector, counters, &interest);
             let first = subscriber.subscribe().await?;
             let closed = worker.closed.clone();
             let worker = worker.clone();
+            let hearing = worker.clone();
             let offer = move |event| {
                 let delivery = Delivery::new(Ok(event), RedisSettle::event());
                 worker.inbox.offer(delivery)
             };
-            tokio::spawn(subscriber.run(first, closed, offer));
+            let gap = move |gap: Option<Duration>| {
+                hearing.deaf.store(gap.is_none(), Ordering::Relaxed);
+                if let Some(gap) = gap {
+                    hearing.options.on_event_gap.call(gap);
+                }
+            };
+            tokio::spawn(subscriber.run(first, closed, offer, gap));
         }
         let mut reader = None;
         // Without a reader there is nothing to be asked of the stream.

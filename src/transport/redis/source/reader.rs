@@ -1,6 +1,7 @@
 //! The task that fetches.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -81,8 +82,19 @@ impl Reader {
                 }
                 Wanted::Stop => break,
             };
-            let asked = Instant::now();
-            match self.fetch(room).await {
+            let mut asked = Instant::now();
+            let worker = self.worker.clone();
+            worker.reading.begin();
+            let mut fetched = self.fetch(room).await;
+            if asked.elapsed() > worker.settings.lease / 2 {
+                asked = Instant::now();
+                fetched = match fetched {
+                    Ok(entries) => self.still_ours(entries).await,
+                    Err(error) => Err(error),
+                };
+            }
+            worker.reading.end(fetched.is_ok());
+            match fetched {
                 Ok(entries) => {
                     self.failures = 0;
                     let deliveries = self.worker.deliver(entries, asked);
@@ -104,9 +116,15 @@ impl Reader {
                 return Ok(lost);
             }
         }
-        let taken = self.scan.take_over(&self.worker, room).await?;
-        if !taken.is_empty() {
-            return Ok(taken);
+        match self.scan.take_over(&self.worker, room).await {
+            Ok(taken) if taken.is_empty() => {}
+            Ok(taken) => return Ok(taken),
+            // Not every error there is one of reading, too: a server that has no memory left still
+            // hands out what it has.
+            Err(error) => tracing::warn!(
+                error = error.chain(),
+                "cannot take over; trying again later"
+            ),
         }
         let worker = self.worker.clone();
         let retry = (&*worker.keys.retry, ">");
@@ -163,6 +181,31 @@ impl Reader {
             Ok(Err(cause)) => Err(self.lost().with_source(cause)),
             Err(_) => Err(self.lost()),
         }
+    }
+
+    /// Those of the entries that no other worker has taken over. An answer comes late when this
+    /// process stood still: what it brings may have been handled by others meanwhile.
+    async fn still_ours(&mut self, mut entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
+        let mut lost = HashSet::new();
+        for lane in Lane::BOTH {
+            let of_lane = entries.iter().filter(|entry| entry.lane == lane);
+            let ids: Vec<_> = of_lane.map(|entry| entry.id).collect();
+            for ids in ids.chunks(STEP) {
+                match self.worker.renew(lane, ids).await {
+                    Ok(ids) => lost.extend(ids.into_iter().map(|id| (lane, id))),
+                    Err(error) => {
+                        self.recover = true;
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        entries.retain(|entry| !lost.contains(&(entry.lane, entry.id)));
+        for (_, id) in lost {
+            self.worker.counters.lost_leases.increment();
+            tracing::warn!(%id, "a delivery was lost to another worker before it arrived");
+        }
+        Ok(entries)
     }
 
     /// Gives up the connection. What was read on it last may be pending for us and unknown to us.
@@ -302,6 +345,23 @@ impl Worker {
             .into_iter()
             .filter_map(|item| array(item).into_iter().next());
         Ok(ids.filter_map(|id| EntryId::parse(&bytes(id)?)).collect())
+    }
+
+    /// Renews the leases of these entries. Returns those that are not ours.
+    async fn renew(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<EntryId>, Error> {
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(self.keys.group.as_str()).arg(&self.consumer);
+            for id in ids {
+                cmd.arg(id.to_string());
+            }
+        };
+        let keys = [self.key_of(lane)];
+        let lost = self
+            .link
+            .script(&scripts::RENEW, &keys, args, Retry::Never)
+            .await?;
+        let lost = array(lost).into_iter();
+        Ok(lost.filter_map(|id| EntryId::parse(&bytes(id)?)).collect())
     }
 
     async fn fetch_again(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<Entry>, Error> {

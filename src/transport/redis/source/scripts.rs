@@ -25,11 +25,9 @@ scripts! {
     /// Fetches again what was fetched and did not arrive.
     RECOVER = "fence" "recover";
     /// Takes over what nobody looks after.
-    TAKE_OVER = "fence" "fields" "take_over";
-    /// Moves what is due.
-    PROMOTE = "fence" "promote";
+    TAKE_OVER = "turn" "fence" "fields" "take_over";
     /// Drops what every group has finished.
-    TRIM = "trim";
+    TRIM = "turn" "trim";
     /// Removes consumers that are gone.
-    REAP = "reap";
+    REAP = "turn" "reap";
 }

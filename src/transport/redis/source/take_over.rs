@@ -75,6 +75,8 @@ impl Scan {
         if gate && Instant::now() < self.next {
             return Ok(taken);
         }
+        // Also when this one fails.
+        self.next = Instant::now() + worker.interval();
         let (mut lane, mut cursor) = self.position.take().unwrap_or((Lane::Main, "-".to_owned()));
         for _ in 0..STEPS {
             if taken.len() >= room {
@@ -88,7 +90,7 @@ impl Scan {
                 Err(error) if taken.is_empty() => return Err(error),
                 Err(_) => return Ok(taken),
             };
-            let Some(step) = step else { break };
+            let Some(step) = step else { return Ok(taken) };
             gate = false;
             let full = taken.len() + step.taken.len() >= room;
             self.suspects |= step.left && !full;
@@ -99,10 +101,11 @@ impl Scan {
                     lane = Lane::Retry;
                     "-".to_owned()
                 }
-                (true, Lane::Retry) => break,
+                (true, Lane::Retry) => return Ok(taken),
             };
         }
-        self.next = Instant::now() + worker.interval();
+        // The list is longer than one scan looks at. To begin again would never reach its tail.
+        self.position = Some((lane, cursor));
         Ok(taken)
     }
 }

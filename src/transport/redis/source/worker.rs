@@ -23,19 +23,20 @@ use crate::{
     error::Error,
     message::Lease,
     transport::{
-        Counters, Settings,
+        Counters, Settings, State,
         redis::{
             connect::Connector,
             error,
             keys::Keys,
             link::{Link, Submit},
             options::Options,
+            state::{Beat, Heart},
         },
     },
 };
 
 /// What the names of our consumers start with. Any other consumer renews no leases.
-pub(super) const CONSUMER_PREFIX: &str = "campanile-";
+pub(in crate::transport::redis) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// One consumer of the group.
 #[derive(Debug)]
@@ -60,8 +61,34 @@ pub(super) struct Worker {
     pub(super) suspect: AtomicBool,
     /// The id of the connection whose read is blocked right now; 0 for none.
     pub(super) blocked: AtomicI64,
+    /// Whether tasks and requests are read, so that leases are renewed.
+    pub(super) reads: bool,
+    /// The reader's heartbeat.
+    pub(super) reading: Beat,
+    /// Whether the subscriptions to events are lost.
+    pub(super) deaf: AtomicBool,
     /// Ends what runs beside the source.
     pub(super) closed: CancellationToken,
+}
+
+impl Heart for Worker {
+    fn state(&self) -> Option<State> {
+        if self.closed.is_cancelled() {
+            return None;
+        }
+        let deaf = self.deaf.load(Ordering::Relaxed);
+        if deaf || self.reading.is_failing() || !self.link.is_connected() {
+            return Some(State::Reconnecting);
+        }
+        let patience = self.most_between_ticks();
+        let ticks = !self.reads || !self.health.lasts(patience).is_zero();
+        // A read blocks for an interval before it comes round.
+        let late = self.reading.is_late(patience + self.interval());
+        Some(match ticks && !late {
+            true => State::Connected,
+            false => State::Lagging,
+        })
+    }
 }
 
 impl Worker {

@@ -1,0 +1,205 @@
+//! Dead letters: listed, looked at, replayed, purged.
+
+use std::time::Duration;
+
+use super::{
+    Factory,
+    scene::{
+        QUIET, Scene, WorkerOf, again, assert_same, attempt, done, id, message, must, send, settle,
+    },
+};
+use crate::{
+    message::{Message, MessageId},
+    transport::{DeadLetter, DeadLetters, Page, Selection, Source, Start, Verdict},
+};
+
+/// Sends tasks of these names and lets each become a dead letter.
+async fn die<F: Factory>(
+    scene: &Scene<'_, F>,
+    worker: &mut WorkerOf<F>,
+    names: &[&str],
+) -> Vec<MessageId> {
+    let handle = scene.handle().await;
+    let mut ids = Vec::new();
+    for name in names {
+        ids.push(send(&handle, Message::task(*name, name.to_string())).await);
+        bury(worker).await;
+    }
+    ids
+}
+
+/// Makes a dead letter of the next delivery.
+async fn bury<S: Source>(worker: &mut super::scene::Worker<S>) {
+    let verdict = Verdict::Dead {
+        reason: "it cannot be done".into(),
+        answer: None,
+    };
+    settle(worker.one().await, verdict).await;
+}
+
+async fn letters(dead: &DeadLetters) -> Vec<DeadLetter> {
+    must("listing", dead.list(Page::first(1_000))).await.letters
+}
+
+/// The list has pages, and each letter can be looked at by its id.
+pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let Some(dead) = scene.dead().await else {
+        return;
+    };
+    assert_eq!(must("counting", dead.count()).await, 0);
+    assert_eq!(letters(&dead).await, []);
+    let mut worker = scene.worker().await;
+    let ids = die(&scene, &mut worker, &["a", "b", "c", "d", "e"]).await;
+    assert_eq!(must("counting", dead.count()).await, 5);
+
+    let mut listed = Vec::new();
+    let mut page = Some(Page::first(2));
+    while let Some(part) = page {
+        let found = must("listing", dead.list(part)).await;
+        assert!(found.letters.len() <= 2, "a page is longer than asked for");
+        listed.extend(found.letters);
+        page = found.next;
+    }
+    let listed_ids: Vec<_> = listed.iter().map(|letter| &letter.message_id).collect();
+    assert_eq!(listed_ids, ids.iter().collect::<Vec<_>>(), "oldest first");
+
+    let letter = must("getting", dead.get(&listed[2].id)).await;
+    assert_eq!(letter.as_ref(), Some(&listed[2]));
+    let found = letter.expect("compared just above").message();
+    let found = found.expect("it was a message");
+    assert_eq!(
+        (found.name().as_str(), &found.payload()[..]),
+        ("c", &b"c"[..])
+    );
+    assert_eq!(found.parts().id.as_ref(), Some(&ids[2]));
+    worker.close().await;
+}
+
+/// A replayed message is as good as new, and dies again like any other.
+pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
+    let Some(dead) = scene.dead().await else {
+        return;
+    };
+    let mut worker = scene.worker().await;
+    let receipt = scene.task("poison").await;
+    for round in 0..2 {
+        for expected in 1..=2 {
+            let delivery = worker.one().await;
+            assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, expected));
+            settle(delivery, again(Duration::ZERO)).await;
+        }
+        worker.nothing_for(QUIET, "a dead letter came back").await;
+        assert_eq!(must("counting", dead.count()).await, 1, "round {round}");
+        let replayed = must("replaying", dead.replay(Selection::All)).await;
+        assert_eq!(replayed, 1);
+        assert_eq!(must("counting", dead.count()).await, 0);
+    }
+    let delivery = worker.one().await;
+    assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 1));
+    assert_eq!(message(&delivery).payload(), "poison");
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// By id, by name, or all: what is selected is replayed or purged, and nothing else.
+pub async fn what_is_selected_is_replayed_or_purged_and_nothing_else<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let Some(dead) = scene.dead().await else {
+        return;
+    };
+    let mut worker = scene.worker().await;
+    let ids = die(&scene, &mut worker, &["a", "b", "a", "c", "b", "c"]).await;
+    let all = letters(&dead).await;
+
+    let second = || Selection::ids([all[1].id.clone()]);
+    assert_eq!(must("replaying", dead.replay(second())).await, 1);
+    assert_eq!(
+        must("replaying", dead.replay(second())).await,
+        0,
+        "it is gone"
+    );
+    assert_eq!(must("purging", dead.purge(second())).await, 0);
+    assert_eq!(must("getting", dead.get(&all[1].id)).await, None);
+    let delivery = worker.one().await;
+    assert_eq!(id(&delivery), &ids[1]);
+    done(delivery).await;
+
+    assert_eq!(
+        must("replaying", dead.replay(Selection::named("a"))).await,
+        2
+    );
+    let replayed = worker.exactly(2).await;
+    assert_same(
+        replayed.iter().map(|d| id(d).clone()),
+        [ids[0].clone(), ids[2].clone()],
+    );
+    for delivery in replayed {
+        done(delivery).await;
+    }
+    assert_eq!(must("purging", dead.purge(Selection::named("c"))).await, 2);
+    assert_eq!(must("purging", dead.purge(Selection::named("x"))).await, 0);
+    let left: Vec<_> = letters(&dead)
+        .await
+        .into_iter()
+        .map(|letter| letter.message_id)
+        .collect();
+    assert_eq!(left, [ids[4].clone()]);
+    assert_eq!(must("purging", dead.purge(Selection::All)).await, 1);
+    assert_eq!(must("counting", dead.count()).await, 0);
+    worker.nothing_for(QUIET, "what was purged came back").await;
+    worker.close().await;
+}
+
+/// More letters than one step takes, and those that die meanwhile: each is replayed once.
+pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
+    const LETTERS: usize = 250;
+    let scene = Scene::new(factory);
+    let Some(dead) = scene.dead().await else {
+        return;
+    };
+    let mut worker = scene.worker().await;
+    let ids = die(&scene, &mut worker, &["a"; LETTERS]).await;
+    let (one, other) = tokio::join!(dead.replay(Selection::All), dead.replay(Selection::All));
+    let replayed = one.expect("it replays") + other.expect("it replays");
+    assert_eq!(
+        replayed, LETTERS as u64,
+        "of two that replay at the same time"
+    );
+    let replayed = worker.exactly(LETTERS).await;
+    assert_same(replayed.iter().map(|d| id(d).clone()), ids);
+    for delivery in replayed {
+        done(delivery).await;
+    }
+    worker
+        .nothing_for(QUIET, "a letter was replayed twice")
+        .await;
+    worker.close().await;
+}
+
+/// A replay is for the group in which the message died.
+pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    if !factory.capabilities().groups {
+        return;
+    }
+    let Some(dead) = scene.dead().await else {
+        return;
+    };
+    let other = scene.group("other", Start::Beginning);
+    let mut mine = scene.worker().await;
+    let mut theirs = other.worker().await;
+    die(&scene, &mut mine, &["a"]).await;
+    done(theirs.one().await).await;
+    let others = other.dead().await.expect("it is the same factory");
+    assert_eq!(must("counting", others.count()).await, 0);
+    assert_eq!(must("replaying", others.replay(Selection::All)).await, 0);
+    assert_eq!(must("replaying", dead.replay(Selection::All)).await, 1);
+    done(mine.one().await).await;
+    theirs
+        .nothing_for(QUIET, "the other group got the replay")
+        .await;
+    mine.close().await;
+    theirs.close().await;
+}

@@ -1,0 +1,291 @@
+//! What a sender can ask for: later, not too late, and once.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, again, call, done, id, message, must, send},
+};
+use crate::message::{Deadline, Due, IdempotencyKey, Message};
+
+fn delayed(payload: &'static str, due: Due) -> Message {
+    let mut message = Message::task("task", payload);
+    message.parts_mut().due = Some(due);
+    message
+}
+
+fn keyed(payload: &'static str, key: &str) -> Message {
+    let mut message = Message::task("task", payload);
+    message.parts_mut().idempotency_key = Some(key.into());
+    message
+}
+
+/// A delayed task comes when it is due and not before, with the id of its receipt, though no worker
+/// was there when it was sent.
+pub async fn a_delayed_task_comes_when_it_is_due<F: Factory>(factory: &F) {
+    const DELAY: Duration = Duration::from_millis(1_500);
+    if !factory.capabilities().delayed_tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let start = Instant::now();
+    let later = send(&handle, delayed("later", Due::After(DELAY))).await;
+    let soon = send(&handle, delayed("soon", Due::After(DELAY / 5))).await;
+    let mut worker = scene.worker().await;
+    let now = scene.task("now").await;
+    for (receipt, payload, wait) in [
+        (now, "now", Duration::ZERO),
+        (soon, "soon", DELAY / 5),
+        (later, "later", DELAY),
+    ] {
+        let delivery = worker.one().await;
+        assert_eq!(message(&delivery).payload(), payload);
+        assert_eq!(id(&delivery), &receipt, "the id of {payload:?} is another");
+        // Clocks of milliseconds on both sides: one of each may be missing.
+        assert!(
+            start.elapsed() + Duration::from_millis(5) >= wait,
+            "{payload:?} came after {:?} instead of {wait:?}",
+            start.elapsed()
+        );
+        done(delivery).await;
+    }
+    worker.nothing_for(QUIET, "a delayed task came twice").await;
+    worker.close().await;
+}
+
+/// A task for a point in time waits for it; one for a time that is past comes at once.
+pub async fn a_task_for_a_time_comes_then_or_at_once_when_it_is_past<F: Factory>(factory: &F) {
+    if !factory.capabilities().delayed_tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    for time in [
+        SystemTime::UNIX_EPOCH,
+        SystemTime::UNIX_EPOCH - Duration::from_secs(1),
+        SystemTime::now() - Duration::from_secs(3600),
+    ] {
+        let receipt = send(&handle, delayed("past", Due::At(time))).await;
+        let delivery = worker.one().await;
+        assert_eq!(id(&delivery), &receipt);
+        done(delivery).await;
+    }
+    let time = SystemTime::now() + Duration::from_secs(3600);
+    send(&handle, delayed("in an hour", Due::At(time))).await;
+    worker.nothing_for(QUIET, "it came an hour early").await;
+    worker.close().await;
+}
+
+/// The id of a delayed task stays the same through failures.
+pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory: &F) {
+    if !factory.capabilities().delayed_tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let due = Due::After(Duration::from_millis(10));
+    let receipt = send(&handle, delayed("again", due)).await;
+    for _ in 0..3 {
+        let delivery = worker.one().await;
+        assert_eq!(id(&delivery), &receipt);
+        super::scene::settle(delivery, again(Duration::ZERO)).await;
+    }
+    done(worker.one().await).await;
+    worker.close().await;
+}
+
+/// A delayed task can be taken back until it is due, once.
+pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory: &F) {
+    const DELAY: Duration = Duration::from_millis(300);
+    if !factory.capabilities().delayed_tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let unwanted = send(&handle, delayed("unwanted", Due::After(DELAY))).await;
+    let wanted = send(&handle, delayed("wanted", Due::After(DELAY))).await;
+    assert!(must("cancelling", factory.cancel(&handle, &unwanted)).await);
+    assert!(
+        !must("cancelling", factory.cancel(&handle, &unwanted)).await,
+        "twice"
+    );
+    let delivery = worker.one().await;
+    assert_eq!(id(&delivery), &wanted);
+    assert!(
+        !must("cancelling", factory.cancel(&handle, &wanted)).await,
+        "it has begun"
+    );
+    done(delivery).await;
+    let plain = scene.task("plain").await;
+    assert!(
+        !must("cancelling", factory.cancel(&handle, &plain)).await,
+        "never delayed"
+    );
+    done(worker.one().await).await;
+    worker
+        .nothing_for(2 * DELAY, "what was cancelled came")
+        .await;
+    worker.close().await;
+}
+
+/// A time to live reaches the worker as what is left of it.
+pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory: &F) {
+    const LIFE: Duration = Duration::from_secs(60);
+    const DELAY: Duration = Duration::from_millis(600);
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let mut delays = vec![Duration::ZERO];
+    if factory.capabilities().delayed_tasks {
+        delays.push(DELAY);
+    }
+    for delay in delays {
+        let mut task = Message::task("task", "");
+        task.parts_mut().deadline = Some(Deadline::after(delay + LIFE));
+        task.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));
+        send(&handle, task).await;
+        let delivery = worker.one().await;
+        let deadline = message(&delivery).parts().deadline;
+        let left = deadline.expect("it has a time to live").remaining();
+        assert!(left <= LIFE, "{left:?} of {LIFE:?} are left");
+        assert!(
+            left >= LIFE - 20 * DELAY,
+            "only {left:?} of {LIFE:?} are left"
+        );
+        done(delivery).await;
+    }
+    worker.close().await;
+}
+
+/// What was sent with a key is sent once, until the key is forgotten.
+pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factory: &F) {
+    const WINDOW: Duration = Duration::from_secs(2);
+    if !factory.capabilities().idempotent_tasks {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.idempotency_window = WINDOW);
+    let (handle, second) = (scene.handle().await, scene.handle().await);
+    let mut worker = scene.worker().await;
+    let first = send(&handle, keyed("first", "order 7")).await;
+    let other = send(&handle, keyed("other", "order 8")).await;
+    assert_ne!(first, other);
+    let repeated = send(&second, keyed("again", "order 7")).await;
+    assert_eq!(repeated, first, "the receipt is that of the first");
+    for (receipt, payload, key) in [(&first, "first", "order 7"), (&other, "other", "order 8")] {
+        let delivery = worker.one().await;
+        assert_eq!(
+            (id(&delivery), &message(&delivery).payload()[..]),
+            (receipt, payload.as_bytes())
+        );
+        let parts = message(&delivery).parts();
+        assert_eq!(parts.idempotency_key, Some(IdempotencyKey::from(key)));
+        done(delivery).await;
+    }
+    assert_eq!(
+        send(&handle, keyed("again", "order 7")).await,
+        first,
+        "though it is done"
+    );
+    worker.nothing_for(QUIET, "it was sent twice").await;
+    sleep(WINDOW).await;
+    let new = send(&handle, keyed("new", "order 7")).await;
+    assert_ne!(new, first, "the window is over");
+    done(worker.one().await).await;
+
+    let elsewhere = Scene::new(factory);
+    let theirs = send(&elsewhere.handle().await, keyed("theirs", "order 8")).await;
+    assert_ne!(theirs, other, "a key is a stream's own");
+    worker.close().await;
+}
+
+/// Of many that send the same at the same time one succeeds, and all have its id.
+pub async fn senders_of_one_key_at_the_same_time_send_one_task<F: Factory>(factory: &F) {
+    if !factory.capabilities().idempotent_tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let sends = (0..20).map(|_| send(&handle, keyed("once", "k")));
+    let receipts = futures_util::future::join_all(sends).await;
+    assert!(
+        receipts.iter().all(|receipt| *receipt == receipts[0]),
+        "{receipts:?}"
+    );
+    let mut worker = scene.worker().await;
+    let delivery = worker.one().await;
+    assert_eq!(id(&delivery), &receipts[0]);
+    done(delivery).await;
+    worker.nothing_for(QUIET, "it was sent twice").await;
+    worker.close().await;
+}
+
+/// A delayed task with a key is one task too, and cancelling it frees the key.
+pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F) {
+    let can = factory.capabilities();
+    if !can.idempotent_tasks || !can.delayed_tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let later = || {
+        let mut task = keyed("later", "k");
+        task.parts_mut().due = Some(Due::After(Duration::from_secs(3600)));
+        task
+    };
+    let first = send(&handle, later()).await;
+    assert_eq!(send(&handle, later()).await, first);
+    assert!(must("cancelling", factory.cancel(&handle, &first)).await);
+    assert!(!must("cancelling", factory.cancel(&handle, &first)).await);
+    let now = send(&handle, keyed("now", "k")).await;
+    assert_ne!(now, first);
+    let delivery = worker.one().await;
+    assert_eq!(id(&delivery), &now);
+    done(delivery).await;
+    worker.close().await;
+}
+
+/// What cannot be meant is refused before anything is sent.
+pub async fn what_a_sender_cannot_mean_is_refused<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let with = |mut message: Message, due: Option<Due>, key: Option<&str>| {
+        message.parts_mut().due = due;
+        message.parts_mut().idempotency_key = key.map(IdempotencyKey::from);
+        message
+    };
+    let second = Some(Due::After(Duration::from_secs(1)));
+    let task = || Message::task("task", "");
+    let long = "k".repeat(1025);
+    let mut too_short = with(task(), second, None);
+    too_short.parts_mut().deadline = Some(Deadline::after(Duration::from_millis(500)));
+    for message in [
+        with(Message::event("a", ""), second, None),
+        with(Message::rpc("a", ""), second, None),
+        with(Message::event("a", ""), None, Some("k")),
+        with(Message::rpc("a", ""), None, Some("k")),
+        with(task(), Some(Due::After(Duration::MAX)), None),
+        with(task(), None, Some("")),
+        with(task(), None, Some(&long)),
+        too_short,
+    ] {
+        let shown = format!("{message:?}");
+        match call(&handle, message).await {
+            Err(error) => assert!(error.is_invalid(), "{shown}: {}", error.chain()),
+            Ok(_) => panic!("it should have been refused: {shown}"),
+        }
+    }
+    let mut late = task();
+    late.parts_mut().deadline = Some(Deadline::after(Duration::ZERO));
+    let error = call(&handle, late).await.expect_err("its time is over");
+    assert!(error.is_timeout(), "{}", error.chain());
+    let mut worker = scene.worker().await;
+    worker.nothing_for(QUIET, "what was refused was sent").await;
+    worker.close().await;
+}

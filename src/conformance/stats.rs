@@ -1,0 +1,101 @@
+//! Statistics.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{
+    Factory,
+    scene::{Scene, again, done, must, send, settle},
+};
+use crate::{
+    message::{Due, Message},
+    transport::{GroupStats, Start, StreamStats, Verdict},
+};
+
+/// The numbers follow what happens to messages, for each group its own.
+pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F) {
+    if !factory.capabilities().statistics {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let stats = async || must("reading statistics", factory.stats(&handle)).await;
+    let found = stats().await;
+    assert_eq!((found.entries, found.groups.len()), (0, 0), "{found:?}");
+    assert_eq!(found.stream, scene.settings.stream);
+
+    let mut worker = scene.worker().await;
+    for _ in 0..10 {
+        scene.task("x").await;
+    }
+    let mut expected = StreamStats::new(&scene.settings.stream, 10, 0);
+    expected.groups = vec![GroupStats::new("workers")];
+    expected.groups[0].lag = Some(10);
+    expected.groups[0].consumers = 1;
+    assert_eq!(stats().await, expected);
+
+    let mut held = worker.exactly(6).await;
+    sleep(Duration::from_millis(50)).await;
+    let found = stats().await;
+    let group = found.group("workers").expect("it is there");
+    assert_eq!((group.lag, group.pending), (Some(4), 6), "{found:?}");
+    let oldest = group.oldest_pending.expect("some are pending");
+    assert!(
+        oldest >= Duration::from_millis(50) && oldest < Duration::from_secs(60),
+        "{oldest:?}"
+    );
+
+    let mut take = || held.pop().expect("six are held");
+    done(take()).await;
+    settle(take(), again(Duration::from_secs(3600))).await;
+    settle(take(), again(Duration::ZERO)).await;
+    let dead = Verdict::Dead {
+        reason: "it failed in a check".into(),
+        answer: None,
+    };
+    settle(take(), dead).await;
+    if factory.capabilities().delayed_tasks {
+        let mut later = Message::task("task", "");
+        later.parts_mut().due = Some(Due::After(Duration::from_secs(3600)));
+        send(&handle, later).await;
+        assert_eq!(stats().await.delayed, 1);
+    }
+    if factory.capabilities().groups {
+        let _other = scene.group("another", Start::Beginning).worker().await;
+        let found = stats().await;
+        let names: Vec<_> = found
+            .groups
+            .iter()
+            .map(|group| group.group.as_str())
+            .collect();
+        assert_eq!(names, ["another", "workers"]);
+        assert_eq!(found.groups[0].pending, 0);
+        assert!(found.groups[0].lag.is_none_or(|lag| lag > 0), "{found:?}");
+    }
+    let found = stats().await;
+    let group = found.group("workers").expect("it is there");
+    let numbers = (
+        group.lag,
+        group.pending,
+        group.delayed,
+        group.dead,
+        group.consumers,
+    );
+    assert_eq!(numbers, (Some(5), 2, 1, 1, 1), "{found:?}");
+
+    for delivery in held {
+        done(delivery).await;
+    }
+    for delivery in worker.exactly(5).await {
+        done(delivery).await;
+    }
+    let found = stats().await;
+    let group = found.group("workers").expect("it is there");
+    assert_eq!((group.lag, group.pending), (Some(0), 0), "{found:?}");
+    assert_eq!(group.oldest_pending, None);
+    worker.close().await;
+    let found = stats().await;
+    let group = found.group("workers").expect("it is there");
+    assert_eq!((group.consumers, group.delayed, group.dead), (0, 1, 1));
+}

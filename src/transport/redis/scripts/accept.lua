@@ -1,0 +1,24 @@
+-- Takes a task as its sender wants it: now or later, and once for each idempotency key.
+-- KEYS: stream, due, bodies, and what remembers the idempotency key, where there is one.
+-- ARGV: 'now' | 'after' | 'at', ms, the id that it has until it is on the stream, ms to remember
+--       the key, field, value….
+-- Returns: the id.
+if KEYS[4] then
+  local known = redis.call('GET', KEYS[4])
+  if known then return known end
+end
+local fields = {}
+for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
+local now, due, id = clock(), 0, nil
+if ARGV[1] == 'after' then due = now + ARGV[2] elseif ARGV[1] == 'at' then due = tonumber(ARGV[2]) end
+if due > now then
+  id = ARGV[3]
+  fields[#fields + 1] = '~i'
+  fields[#fields + 1] = id
+  redis.call('ZADD', KEYS[2], string.format('%.0f', due), id)
+  redis.call('HSET', KEYS[3], id, cmsgpack.pack(fields))
+else
+  id = redis.call('XADD', KEYS[1], '*', unpack(fields))
+end
+if KEYS[4] then redis.call('SET', KEYS[4], id, 'PX', ARGV[4]) end
+return id

@@ -1,0 +1,64 @@
+-- Replays or purges dead letters that still exist.
+-- KEYS: dead, retry.
+-- ARGV: group, '1' to replay | '0' to purge, and either 'ids', id… or
+--       'range', after ('' = the beginning), until, name ('' = any), most to look at.
+-- Returns: {how many, the last one looked at ('' = there is no more)}.
+local FACTS = 10
+local group, replaying = ARGV[1], ARGV[2] == '1'
+
+-- The fields of the message, out of a letter that a worker of this group has made.
+local function message(letter)
+  if #letter < FACTS or letter[1] ~= '~g' or letter[2] ~= group or letter[3] ~= '~o' then return nil end
+  local rest = {}
+  for i = FACTS + 1, #letter do rest[#rest + 1] = letter[i] end
+  if #rest == 2 and rest[1] == '~f' then
+    local good, inner = pcall(cmsgpack.unpack, rest[2])
+    if good and type(inner) == 'table' and #inner % 2 == 0 then return inner end
+  end
+  return rest
+end
+
+local function value(fields, name)
+  for i = 1, #fields, 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+end
+
+-- Puts it on the retry stream as what was never delivered. A task is done late rather than not at
+-- all: that is why it is replayed. For the answer to an expired request nobody waits.
+local function replay(origin, fields)
+  local copy = { '~o', origin, '~a', '0' }
+  local task = value(fields, 'type') == 'task'
+  local kept = {}
+  for i = 1, #fields, 2 do
+    if not (task and fields[i] == '~t') then
+      kept[#kept + 1] = fields[i]
+      kept[#kept + 1] = fields[i + 1]
+    end
+  end
+  append(copy, sent(kept, false))
+  redis.call('XADD', KEYS[2], '*', unpack(copy))
+end
+
+local acted = 0
+local function act(id, letter, name)
+  local fields = message(letter)
+  if name ~= '' and (not fields or value(fields, 'name') ~= name) then return end
+  if replaying then
+    if not fields then return end
+    replay(letter[4], fields)
+  end
+  acted = acted + redis.call('XDEL', KEYS[1], id)
+end
+
+if ARGV[3] == 'ids' then
+  for i = 4, #ARGV do
+    local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
+    if found then act(found[1], found[2], '') end
+  end
+  return { acted, '' }
+end
+local after, most = ARGV[4] == '' and '-' or '(' .. ARGV[4], tonumber(ARGV[7])
+local found = redis.call('XRANGE', KEYS[1], after, ARGV[5], 'COUNT', most)
+for _, entry in ipairs(found) do act(entry[1], entry[2], ARGV[6]) end
+return { acted, #found == most and found[most][1] or '' }

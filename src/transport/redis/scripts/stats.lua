@@ -1,0 +1,53 @@
+-- How a group is doing.
+-- KEYS: stream, retry, due, dead.
+-- ARGV: group, prefix of our consumers, lease in ms, lease of others' consumers in ms.
+-- Returns: {lag (-1 = unknown), pending, age of the oldest pending in ms (-1 = none), delayed, dead,
+--           consumers that are heard of}, or nil when there is no such group.
+local group = ARGV[1]
+
+local function info(key)
+  if redis.call('EXISTS', key) == 0 then return nil end
+  for _, list in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+    local found = {}
+    for i = 1, #list, 2 do found[list[i]] = list[i + 1] end
+    if found.name == group then return found end
+  end
+end
+
+local function age(key, found, oldest)
+  if not found or found.pending == 0 then return oldest end
+  local id = redis.call('XPENDING', key, group, '-', '+', 1)[1][1]
+  return math.max(oldest, clock() - string.match(id, '^%d+'))
+end
+
+local main, retry = info(KEYS[1]), info(KEYS[2])
+if not main then return false end
+-- Before 7.0 there is none, and later there is none that can be relied on once entries between were
+-- deleted.
+local lag = main.lag
+if not lag then
+  local delivered = main['last-delivered-id']
+  if #redis.call('XRANGE', KEYS[1], '(' .. delivered, '+', 'COUNT', 1) == 0 then
+    lag = 0
+  elseif delivered == '0-0' then
+    lag = redis.call('XLEN', KEYS[1])
+  end
+end
+local pending = main.pending
+if retry then
+  pending = pending + retry.pending
+  -- What is finished is deleted there.
+  if lag then lag = lag + math.max(0, redis.call('XLEN', KEYS[2]) - retry.pending) end
+end
+
+local alive = 0
+for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
+  local consumer = {}
+  for i = 1, #list, 2 do consumer[list[i]] = list[i + 1] end
+  local ours = string.sub(consumer.name, 1, #ARGV[2]) == ARGV[2]
+  if consumer.idle < tonumber(ours and ARGV[3] or ARGV[4]) then alive = alive + 1 end
+end
+return {
+  lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], main, -1)),
+  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive
+}

@@ -1,0 +1,117 @@
+//! Numbers for a scrape of metrics.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::{Cmd, Value};
+
+use super::{
+    Redis, error,
+    keys::Keys,
+    link::{Retry, Script},
+    source::{
+        CONSUMER_PREFIX,
+        entry::{array, bytes, integer},
+    },
+};
+use crate::{
+    error::Error,
+    message::Name,
+    transport::{GroupStats, StreamStats},
+};
+
+static STATS: Script = Script::new(concat!(
+    include_str!("scripts/fence.lua"),
+    include_str!("scripts/stats.lua")
+));
+
+impl Redis {
+    /// How the stream and all of its groups are doing. A stream that does not exist has no groups.
+    ///
+    /// A few commands for the stream and a script for each group, all in two round trips; their
+    /// cost does not grow with the stream.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn stats(&self) -> Result<StreamStats, Error> {
+        let stream = &self.settings.stream;
+        let keys = Keys::new(stream, &self.settings.group)?;
+        let link = &self.shared.link;
+        let ask = |words: [&str; 2]| {
+            let mut cmd = redis::cmd(words[0]);
+            cmd.arg(words[1]);
+            link.command(cmd, Retry::Never)
+        };
+        let mut groups = redis::cmd("XINFO");
+        groups.arg("GROUPS").arg(stream.as_str());
+        let (entries, delayed, groups) = futures_util::future::try_join3(
+            ask(["XLEN", stream]),
+            ask(["ZCARD", &keys.stream_due]),
+            link.submit(groups, Retry::Never),
+        )
+        .await?;
+        let number = |value: &Value| integer(value).unwrap_or(0).unsigned_abs();
+        let mut stats = StreamStats::new(stream, number(&entries), number(&delayed));
+        let groups = match groups {
+            Value::ServerError(refusal) if is_missing(&refusal) => Vec::new(),
+            groups => array(error::check(groups)?),
+        };
+        let groups = groups.into_iter().filter_map(name);
+        let groups = try_join_all(groups.map(|group| self.group_stats(group))).await?;
+        stats.groups = groups.into_iter().flatten().collect();
+        stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
+        Ok(stats)
+    }
+
+    /// `None` when the group has just gone.
+    async fn group_stats(&self, group: Name) -> Result<Option<GroupStats>, Error> {
+        let keys = Keys::new(&self.settings.stream, &group)?;
+        let names = [&*keys.stream, &keys.retry, &keys.due, &keys.dead];
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(group.as_str())
+                .arg(CONSUMER_PREFIX)
+                .arg(self.settings.lease.as_millis() as u64)
+                .arg(self.options.foreign_lease.as_millis() as u64);
+        };
+        let link = &self.shared.link;
+        let answer = link.script(&STATS, &names, args, Retry::Never).await?;
+        let numbers: Vec<_> = array(answer).iter().filter_map(integer).collect();
+        let [lag, pending, oldest, delayed, dead, consumers] = numbers[..] else {
+            return Ok(None);
+        };
+        let mut stats = GroupStats::new(group);
+        stats.lag = u64::try_from(lag).ok();
+        stats.pending = pending.unsigned_abs();
+        stats.oldest_pending = u64::try_from(oldest).ok().map(Duration::from_millis);
+        stats.delayed = delayed.unsigned_abs();
+        stats.dead = dead.unsigned_abs();
+        stats.consumers = consumers.unsigned_abs();
+        Ok(Some(stats))
+    }
+}
+
+/// Whether the answer of `XINFO` is that there is no such key.
+fn is_missing(refusal: &redis::ServerError) -> bool {
+    refusal
+        .details()
+        .is_some_and(|text| text.contains("no such key"))
+}
+
+/// The name in an element of `XINFO GROUPS`: a flat list of fields and values, or a map under RESP3.
+fn name(group: Value) -> Option<Name> {
+    let name = match group {
+        Value::Map(fields) => fields
+            .into_iter()
+            .find_map(|(field, value)| (bytes(field)? == "name").then_some(value)),
+        list => {
+            let mut list = array(list).into_iter();
+            loop {
+                let (field, value) = (list.next()?, list.next()?);
+                if bytes(field).is_some_and(|field| field == "name") {
+                    break Some(value);
+                }
+            }
+        }
+    };
+    Name::from_utf8(bytes(name?)?).ok()
+}

@@ -1,0 +1,49 @@
+//! What a sender may ask for, the same on every transport.
+
+use std::time::Duration;
+
+use crate::{
+    error::{Error, ErrorKind},
+    message::{IdempotencyKey, Kind, Parts},
+};
+
+/// The longest that a task can be delayed: a hundred years.
+const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
+
+/// What cannot be asked for, said before anything is sent.
+pub(crate) fn check(parts: &Parts) -> Result<(), Error> {
+    let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
+    if let Some(fault) = parts.name.fault() {
+        return invalid(fault);
+    }
+    if parts.kind != Kind::Task {
+        if parts.due.is_some() {
+            return invalid("only tasks can be delayed");
+        }
+        if parts.idempotency_key.is_some() {
+            return invalid("only tasks can have an idempotency key");
+        }
+        return Ok(());
+    }
+    match &parts.idempotency_key {
+        Some(key) if key.is_empty() => return invalid("the idempotency key is empty"),
+        Some(key) if key.len() > IdempotencyKey::MAX_LEN => {
+            return invalid("the idempotency key is longer than 1024 bytes");
+        }
+        _ => {}
+    }
+    let wait = parts.due.map(|due| due.wait()).unwrap_or_default();
+    if wait > LONGEST_DELAY {
+        return invalid("a task cannot be delayed by more than a hundred years");
+    }
+    match parts.deadline {
+        Some(deadline) if deadline.has_passed() => Err(Error::new(
+            ErrorKind::Timeout,
+            "the task expired before it was sent",
+        )),
+        Some(deadline) if deadline.remaining() <= wait => {
+            invalid("the task expires before it is due")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,228 @@
+//! Workers that die.
+
+use std::{collections::BTreeSet, future::Future};
+
+use campanile::{Json, transport::Page};
+
+use crate::{
+    SECOND,
+    ledger::{Account, Line, What, now},
+    scaled,
+    scene::Scene,
+    support::Signal,
+    worker::{Job, WorkerProcess},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
+    let scene = Scene::new().await;
+    let workers = scene.workers(3).await;
+    let jobs = scaled(10_000, 100_000);
+    scene.send_all("work", 0..jobs, 5).await;
+    scene.finished(jobs as usize / 4, 60 * SECOND).await;
+
+    let killed = workers[0].pid();
+    workers[0].signal(Signal::Kill);
+    let at = now();
+    let account = scene.all_done(120 * SECOND).await;
+
+    let in_hand = account.in_hand(killed);
+    assert!(!in_hand.is_empty(), "it was killed in mid-handler");
+    let repeated: BTreeSet<_> = account.repeated().into_keys().collect();
+    account.report(
+        "kill -9 of one of 3 workers",
+        account.taken_over(&in_hand, killed, at),
+    );
+    assert_eq!(account.jobs(What::Finished).len(), jobs as usize);
+    // A job may have been finished and not yet acknowledged; what was fetched and not started is
+    // started once.
+    let started = account.all(What::Started);
+    let its: BTreeSet<_> = started
+        .filter(|line| line.pid == killed)
+        .map(|line| line.job)
+        .collect();
+    assert!(repeated.is_subset(&its), "{:?}", &repeated - &its);
+    assert!(repeated.len() <= scene.setup.max_in_flight);
+    assert!(account.repeated().values().all(|starts| *starts == 2));
+}
+
+/// Starts a worker again whenever one has died, until the work is done.
+async fn supervised<T>(scene: &Scene, count: usize, work: impl Future<Output = T>) -> (T, usize) {
+    let mut workers = scene.workers(count).await;
+    let mut deaths = 0;
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return (done, deaths),
+            () = tokio::time::sleep(SECOND / 20) => {}
+        }
+        for worker in &mut workers {
+            if worker.ended().is_some() {
+                deaths += 1;
+                *worker = WorkerProcess::start(&scene.setup);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_kills_its_worker_is_buried_and_no_innocent_with_it() {
+    let mut scene = Scene::new().await;
+    scene.setup.max_deliveries = 4;
+    let innocents = scaled(300, 3_000);
+    let poisons = scaled(2, 5);
+    let work = async {
+        let poisonous = 1_000_000..1_000_000 + poisons;
+        scene.send_all("work", 0..innocents / 2, 50).await;
+        // Not the ledger's: they are never to finish.
+        for n in poisonous {
+            let poison = Json(Job { n, ms: 20 });
+            scene
+                .client()
+                .enqueue("poison", poison)
+                .await
+                .expect("it is sent");
+        }
+        scene.send_all("work", innocents / 2..innocents, 50).await;
+        let at = now();
+        let account = scene.all_done(120 * SECOND).await;
+        (account, now() - at)
+    };
+    let ((account, took), deaths) = supervised(&scene, 2, work).await;
+    account.report("a message that aborts its worker", took);
+    let dead = scene.redis.dead_letters().list(Page::first(100)).await;
+    let dead = dead.expect("they are listed").letters;
+    let reasons: Vec<_> = dead.iter().map(|letter| letter.reason.as_str()).collect();
+    assert_eq!(
+        dead.len(),
+        poisons as usize,
+        "no innocent is among them: {reasons:?}"
+    );
+    for letter in dead {
+        let name = letter.fields.iter().find(|(field, _)| field == "name");
+        assert_eq!(name.map(|(_, name)| &name[..]), Some(&b"poison"[..]));
+        assert_eq!(letter.attempts, scene.setup.max_deliveries);
+    }
+    // Two may share a worker at first, and its end.
+    assert!(deaths as u64 <= poisons * u64::from(scene.setup.max_deliveries));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_was_frozen_past_its_lease_takes_nothing_back() {
+    let mut scene = Scene::new().await;
+    scene.setup.max_in_flight = 8;
+    let frozen = scene.workers(1).await.remove(0);
+    // Half of them run on when it wakes; the clock of the others runs out in its sleep.
+    scene.send_all("work", 0..4, 12_000).await;
+    scene.send_all("work", 4..8, 3_000).await;
+    let running = |account: &Account| account.jobs(What::Started).len() == 8;
+    scene.until(20 * SECOND, running).await;
+    let other = scene.workers(1).await;
+    tokio::time::sleep(2 * SECOND).await;
+    frozen.signal(Signal::Stop);
+    let at = now();
+    let all_again = |account: &Account| account.repeated().len() == 8;
+    scene.until(30 * SECOND, all_again).await;
+    frozen.signal(Signal::Cont);
+    let woken = now();
+    scene.send_all("work", 100..200, 1).await;
+    let account = scene.all_done(60 * SECOND).await;
+
+    let all = (0..8).collect();
+    let recovered = account.taken_over(&all, frozen.pid(), at);
+    account.report("a worker frozen past its lease", recovered);
+    let told: BTreeSet<_> = account.all(What::Told).map(|line| line.job).collect();
+    assert!((0..4).all(|job| told.contains(&job)), "told: {told:?}");
+    assert!(account.repeated().values().all(|starts| *starts == 2));
+    let stolen = |line: &&Line| line.pid == frozen.pid() && line.at > woken && line.job < 8;
+    assert_eq!(account.all(What::Started).filter(stolen).count(), 0);
+    let dead = scene.redis.dead_letters().count().await;
+    assert_eq!(dead.expect("they are counted"), 0);
+    frozen.terminate().await;
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_terminated_loses_nothing_repeats_nothing_and_holds_up_nobody() {
+    let mut scene = Scene::new().await;
+    // So long that nothing can come from a lease that has ended.
+    scene.setup.lease = 60 * SECOND;
+    let mut workers = scene.workers(2).await;
+    let jobs = scaled(4_000, 40_000);
+    scene.send_all("work", 0..jobs, 5).await;
+    scene.finished(jobs as usize / 4, 60 * SECOND).await;
+    let terminated = workers.remove(0);
+    let pid = terminated.pid();
+    let at = now();
+    terminated.terminate().await;
+    let took = now() - at;
+    let account = scene.all_done(60 * SECOND).await;
+    account.report("SIGTERM of one of 2 workers", took);
+    assert!(account.repeated().is_empty(), "{:?}", account.repeated());
+    assert!(account.in_hand(pid).is_empty(), "what ran has finished");
+    assert_eq!(account.jobs(What::Finished).len(), jobs as usize);
+    let names = scene.consumers().await;
+    assert_eq!(names.len(), 1, "it left nothing behind: {names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_terminated_worker_had_not_started_is_with_another_in_under_a_second() {
+    let mut scene = Scene::new().await;
+    scene.setup.lease = 60 * SECOND;
+    scene.setup.max_in_flight = 4;
+    let busy = scene.workers(1).await.remove(0);
+    // It holds four, and more come while it ends.
+    scene.send_all("work", 0..4, 1_500).await;
+    scene
+        .until(20 * SECOND, |account| {
+            account.jobs(What::Started).len() == 4
+        })
+        .await;
+    scene.send_all("work", 4..20, 10).await;
+    let other = scene.workers(1).await;
+    let pid = busy.pid();
+    let at = now();
+    busy.terminate().await;
+    let account = scene.all_done(30 * SECOND).await;
+    let by_other = account.all(What::Finished).filter(|line| line.pid != pid);
+    let last = by_other
+        .map(|line| line.at)
+        .max()
+        .expect("the other one works");
+    account.report("SIGTERM of a busy worker", last.saturating_sub(at));
+    assert!(last < at + SECOND, "{:?}", last - at);
+    assert!(account.repeated().is_empty(), "{:?}", account.repeated());
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_frozen_worker_had_read_and_not_seen_is_not_started_when_it_wakes() {
+    let mut scene = Scene::new().await;
+    scene.setup.lease = 2 * SECOND;
+    let frozen = scene.workers(1).await.remove(0);
+    // Its read is to be parked at the server when it freezes. That ends by itself within a moment,
+    // so this may take more than one attempt.
+    let mut job = 0;
+    loop {
+        tokio::time::sleep(SECOND / 2).await;
+        frozen.signal(Signal::Stop);
+        scene.send_all("work", job..job + 1, 1).await;
+        if scene.left().await == 1 {
+            break;
+        }
+        frozen.signal(Signal::Cont);
+        scene.all_done(20 * SECOND).await;
+        job += 1;
+        assert!(job < 20, "it never read anything in its sleep");
+    }
+    let at = now();
+    let other = scene.workers(1).await;
+    scene.all_done(30 * SECOND).await;
+    frozen.signal(Signal::Cont);
+    tokio::time::sleep(2 * SECOND).await;
+    let account = scene.ledger.read();
+    account.report("a worker frozen in its read", account.went_on(at));
+    assert!(account.repeated().is_empty(), "{:?}", account.repeated());
+    frozen.terminate().await;
+    drop(other);
+}

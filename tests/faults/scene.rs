@@ -1,0 +1,178 @@
+//! A server, its workers, a sender and their ledger.
+
+use std::{collections::HashMap, ops::Range, time::Duration};
+
+use campanile::{Client, Error, Json, Redis};
+use redis::Value;
+
+use crate::{
+    SECOND,
+    ledger::{Account, Ledger, What},
+    support::{Options, RedisServer, raw},
+    worker::{Job, Setup, WorkerProcess},
+};
+
+pub(crate) struct Scene {
+    pub(crate) server: RedisServer,
+    pub(crate) ledger: Ledger,
+    /// What the workers are started with.
+    pub(crate) setup: Setup,
+    /// A handle of the sender.
+    pub(crate) redis: Redis,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        Self::with(Options::new()).await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
+        let server = RedisServer::with(options).await;
+        // Beside the server's data: what a failed test leaves is in one place.
+        let setup = Setup {
+            url: server.url(),
+            group: "workers".to_owned(),
+            lease: SECOND,
+            max_in_flight: 16,
+            max_deliveries: 10,
+            one_at_a_time: false,
+            beside_others: false,
+            ledger: server.dir().join("ledger"),
+            log: server.dir().join("workers.log"),
+        };
+        Self {
+            ledger: Ledger::open(&setup.ledger),
+            redis: setup.redis().await,
+            setup,
+            server,
+        }
+    }
+
+    /// Starts worker processes, and waits until they have joined the group.
+    pub(crate) async fn workers(&self, count: usize) -> Vec<WorkerProcess> {
+        let before = self.consumers().await.len();
+        let workers: Vec<_> = (0..count)
+            .map(|_| WorkerProcess::start(&self.setup))
+            .collect();
+        let joined = || async { (self.consumers().await.len() >= before + count).then_some(()) };
+        raw::eventually(joined, 30 * SECOND).await;
+        workers
+    }
+
+    /// The names of the group's consumers.
+    pub(crate) async fn consumers(&self) -> Vec<String> {
+        let command = ["XINFO", "CONSUMERS", "jobs", &self.setup.group];
+        let Ok(found) = self.server.try_command(&command).await else {
+            return Vec::new();
+        };
+        let found: Vec<HashMap<String, Value>> =
+            redis::from_redis_value(found).expect("a list of consumers");
+        let name = |mut consumer: HashMap<String, Value>| {
+            redis::from_redis_value(consumer.remove("name")?).ok()
+        };
+        found.into_iter().filter_map(name).collect()
+    }
+
+    /// The stream's groups, and how much each has not finished.
+    pub(crate) async fn groups(&self) -> HashMap<String, usize> {
+        let found: Vec<HashMap<String, Value>> =
+            self.server.query(&["XINFO", "GROUPS", "jobs"]).await;
+        let read = |mut group: HashMap<String, Value>| {
+            let mut count = |field| redis::from_redis_value::<usize>(group.remove(field)?).ok();
+            let backlog = count("pending")? + count("lag")?;
+            Some((
+                redis::from_redis_value(group.remove("name")?).ok()?,
+                backlog,
+            ))
+        };
+        found.into_iter().filter_map(read).collect()
+    }
+
+    pub(crate) fn client(&self) -> Client<Redis> {
+        Client::new(self.redis.clone())
+    }
+
+    /// Sends jobs and writes down what the server took. Returns what it refused or never saw.
+    pub(crate) async fn send(&self, name: &str, jobs: Range<u64>, ms: u64) -> Vec<Error> {
+        let payloads = jobs.clone().map(|n| Json(Job { n, ms }));
+        let results = self.client().enqueue_all(name.to_owned(), payloads).await;
+        let mut failed = Vec::new();
+        for (job, result) in jobs.zip(results) {
+            match result {
+                Ok(_) => self.ledger.write(What::Sent, job, 0),
+                Err(error) => {
+                    if error.is_unknown_outcome() {
+                        self.ledger.write(What::Unsure, job, 0);
+                    }
+                    failed.push(error);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Sends jobs, all of which the server takes.
+    pub(crate) async fn send_all(&self, name: &str, jobs: Range<u64>, ms: u64) {
+        let failed = self.send(name, jobs, ms).await;
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+
+    /// Waits until the ledger says so.
+    #[track_caller]
+    pub(crate) fn until(
+        &self,
+        limit: Duration,
+        said: impl Fn(&Account) -> bool,
+    ) -> impl Future<Output = Account> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let started = std::time::Instant::now();
+            loop {
+                let account = self.ledger.read();
+                if said(&account) {
+                    return account;
+                }
+                assert!(
+                    started.elapsed() < limit,
+                    "not so within {limit:?}, as expected at {caller}; unfinished: {:?}",
+                    account.lost()
+                );
+                tokio::time::sleep(SECOND / 20).await;
+            }
+        }
+    }
+
+    /// Waits until that many jobs are finished.
+    #[track_caller]
+    pub(crate) fn finished(&self, count: usize, limit: Duration) -> impl Future<Output = Account> {
+        self.until(limit, move |account| {
+            account.jobs(What::Finished).len() >= count
+        })
+    }
+
+    /// Waits until all that was sent is finished, and nothing is left on the server.
+    #[track_caller]
+    pub(crate) fn all_done(&self, limit: Duration) -> impl Future<Output = Account> {
+        let finished = self.until(limit, |account| account.lost().is_empty());
+        async move {
+            finished.await;
+            let settled = || async { (self.left().await == 0).then_some(()) };
+            raw::eventually(settled, limit).await;
+            self.ledger.read()
+        }
+    }
+
+    /// How many deliveries are pending, or wait to be delivered again.
+    pub(crate) async fn left(&self) -> usize {
+        let group = &self.setup.group;
+        let (retry, due) = (
+            format!("{{jobs}}:retry:{group}"),
+            format!("{{jobs}}:due:{group}"),
+        );
+        let due: usize = self.server.query(&["ZCARD", &due]).await;
+        raw::pending(&self.server, "jobs", group).await
+            + raw::pending(&self.server, &retry, group).await
+            + raw::len(&self.server, &retry).await
+            + due
+    }
+}

@@ -1,0 +1,122 @@
+//! A server that does not answer, and a network that brings nothing: longer than every lease and
+//! every deadline. A stall is not a death, so nothing that runs may be taken over.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::{
+    SECOND,
+    ledger::{Account, What, now},
+    proxy::{Proxy, Way},
+    scaled,
+    scene::Scene,
+    support::Signal,
+};
+
+/// Longer than the lease of a second and the 5 s that a connection has to answer.
+fn stall() -> Duration {
+    scaled(7, 25) * SECOND
+}
+
+/// Lets two workers run jobs that outlast the fault, and asserts that it changes nothing but time.
+async fn outlasts(scene: &Scene, fault: &str, make: impl AsyncFnOnce(), end: impl AsyncFnOnce()) {
+    let workers = scene.workers(2).await;
+    let long = (stall() + 4 * SECOND).as_millis() as u64;
+    scene.send_all("work", 0..12, long).await;
+    scene.send_all("work", 12..16, 1).await;
+    let running = |account: &Account| account.jobs(What::Started).len() == 16;
+    scene.until(20 * SECOND, running).await;
+    // Only a worker that was healthy for a whole lease would take anything over.
+    sleep(2 * SECOND).await;
+
+    make().await;
+    sleep(stall()).await;
+    end().await;
+    let ended = now();
+    scene.send_all("work", 100..200, 1).await;
+    let account = scene.all_done(60 * SECOND).await;
+    let new = account.all(What::Finished).filter(|line| line.job >= 100);
+    let recovered = new.map(|line| line.at).min().unwrap_or(ended) - ended;
+    account.report(fault, recovered);
+    assert!(account.repeated().is_empty(), "{:?}", account.repeated());
+    assert_eq!(account.all(What::Told).count(), 0, "no lease was lost");
+    for worker in workers {
+        worker.terminate().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_frozen_costs_time_and_nothing_else() {
+    let scene = Scene::new().await;
+    outlasts(
+        &scene,
+        "SIGSTOP of Redis",
+        async || scene.server.signal(Signal::Stop),
+        async || scene.server.signal(Signal::Cont),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_paused_costs_time_and_nothing_else() {
+    let scene = Scene::new().await;
+    let pause = stall().as_millis().to_string();
+    let make = async || {
+        let command = ["CLIENT", "PAUSE", &pause, "ALL"];
+        scene.server.command(&command).await;
+    };
+    outlasts(&scene, "CLIENT PAUSE", make, async || {}).await;
+}
+
+async fn outlasts_silence(way: Way) {
+    let mut scene = Scene::new().await;
+    let proxy = Proxy::start(scene.server.port()).await;
+    scene.setup.url = proxy.url();
+    outlasts(
+        &scene,
+        &format!("silent network, {way:?}"),
+        async || proxy.silence(way),
+        async || proxy.heal(),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_takes_no_commands_costs_time_and_nothing_else() {
+    outlasts_silence(Way::ToServer).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_brings_no_answers_costs_time_and_nothing_else() {
+    outlasts_silence(Way::ToClient).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease() {
+    let mut scene = Scene::new().await;
+    scene.setup.lease = scaled(3, 10) * SECOND;
+    let proxy = Proxy::start(scene.server.port()).await;
+    let direct = scene.setup.url.clone();
+    scene.setup.url = proxy.url();
+    let cut_off = scene.workers(1).await;
+    let long = (4 * scene.setup.lease).as_millis() as u64;
+    scene.send_all("work", 0..12, long).await;
+    let running = |account: &Account| account.jobs(What::Started).len() == 12;
+    scene.until(20 * SECOND, running).await;
+    // One that would take over whatever it may.
+    scene.setup.url = direct;
+    let healthy = scene.workers(1).await;
+    sleep(scene.setup.lease + SECOND).await;
+    proxy.silence(Way::ToServer);
+    // Until every connection has met it.
+    sleep(SECOND / 5).await;
+    proxy.heal();
+    let account = scene.all_done(60 * SECOND).await;
+    account.report(
+        "connections dead and not closed, beside a rival",
+        0 * SECOND,
+    );
+    assert!(account.repeated().is_empty(), "{:?}", account.repeated());
+    drop((cut_off, healthy));
+}

@@ -1,0 +1,226 @@
+//! A worker in a process of its own: this test binary, started again to run the one ignored test.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use campanile::{
+    Attempt, BoxError, Handler, Json, Lease, Redis, Router, RouterService, State, serve,
+    transport::{Start, UnknownNames},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use crate::{
+    SECOND,
+    ledger::{Ledger, What},
+    support::{Signal, raw::eventually},
+};
+
+/// The environment variable that makes a worker of this binary.
+const SETUP: &str = "CAMPANILE_FAULTS_WORKER";
+
+/// What a job asks of its handler.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) n: u64,
+    /// How long it takes, in milliseconds.
+    pub(crate) ms: u64,
+}
+
+/// How a worker is set up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) url: String,
+    pub(crate) group: String,
+    pub(crate) lease: Duration,
+    pub(crate) max_in_flight: usize,
+    pub(crate) max_deliveries: u32,
+    /// The handler runs one job at a time; others that were fetched wait behind it.
+    pub(crate) one_at_a_time: bool,
+    /// The stream has other groups.
+    pub(crate) beside_others: bool,
+    pub(crate) ledger: PathBuf,
+    pub(crate) log: PathBuf,
+}
+
+impl Setup {
+    /// A handle of the server.
+    pub(crate) async fn redis(&self) -> Redis {
+        let redis = Redis::connect(&self.url).await;
+        let redis = redis
+            .expect("the server is there")
+            .stream("jobs")
+            .group(self.group.clone())
+            .lease(self.lease)
+            .max_in_flight(self.max_in_flight)
+            .max_deliveries(self.max_deliveries)
+            .backoff(SECOND / 10, SECOND);
+        match self.beside_others {
+            true => redis
+                .start(Start::Beginning)
+                .unknown_names(UnknownNames::Ignore),
+            false => redis,
+        }
+    }
+
+    /// What a worker serves.
+    pub(crate) fn app(&self) -> RouterService {
+        let permits = if self.one_at_a_time { 1 } else { 10_000 };
+        let limit = tower::limit::ConcurrencyLimitLayer::new(permits);
+        Router::new()
+            .task("work", work.layer(limit))
+            .task("block", block)
+            .task("flaky", flaky)
+            .task("poison", poison)
+            .rpc("double", double)
+            .with_state(Ledger::open(&self.ledger))
+    }
+}
+
+/// Takes its time, or stops when it is told that another worker has the job.
+async fn work(
+    State(ledger): State<Ledger>,
+    attempt: Attempt,
+    lease: Lease,
+    Json(job): Json<Job>,
+) -> Result<(), BoxError> {
+    ledger.write(What::Started, job.n, attempt.0);
+    let told = lease.token();
+    tokio::select! {
+        () = sleep(Duration::from_millis(job.ms)) => {}
+        () = told.cancelled() => {
+            ledger.write(What::Told, job.n, attempt.0);
+            // A late verdict, which must change nothing.
+            return Err("the lease is lost".into());
+        }
+    }
+    ledger.write(What::Finished, job.n, attempt.0);
+    Ok(())
+}
+
+/// Fails at the first attempt.
+async fn flaky(
+    State(ledger): State<Ledger>,
+    attempt: Attempt,
+    Json(job): Json<Job>,
+) -> Result<(), BoxError> {
+    ledger.write(What::Started, job.n, attempt.0);
+    sleep(Duration::from_millis(job.ms)).await;
+    if attempt.0 == 1 {
+        return Err("the first attempt always fails".into());
+    }
+    ledger.write(What::Finished, job.n, attempt.0);
+    Ok(())
+}
+
+/// Takes its time, and the runtime's thread with it.
+async fn block(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<Job>) {
+    ledger.write(What::Started, job.n, attempt.0);
+    thread::sleep(Duration::from_millis(job.ms));
+    ledger.write(What::Finished, job.n, attempt.0);
+}
+
+/// Takes the process with it.
+async fn poison(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<Job>) {
+    ledger.write(What::Started, job.n, attempt.0);
+    sleep(Duration::from_millis(job.ms)).await;
+    std::process::abort();
+}
+
+/// Answers with twice the number.
+async fn double(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<Job>) -> Json<u64> {
+    ledger.write(What::Started, job.n, attempt.0);
+    sleep(Duration::from_millis(job.ms)).await;
+    ledger.write(What::Finished, job.n, attempt.0);
+    Json(2 * job.n)
+}
+
+/// The worker process itself.
+#[test]
+#[ignore = "a worker process, which the other tests start"]
+fn worker_process() {
+    let Ok(setup) = std::env::var(SETUP) else {
+        return;
+    };
+    let setup: Setup = serde_json::from_str(&setup).expect("a set-up");
+    // It ends with whoever started it, however that ends.
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(1);
+    });
+    let log = File::options().append(true).open(&setup.log);
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(log.expect("the log is there"))
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let redis = setup.redis().await;
+        let served = serve(redis, setup.app()).with_signals().await;
+        served.expect("the worker ends well");
+    });
+}
+
+/// A running worker process. It is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct WorkerProcess(Child);
+
+impl WorkerProcess {
+    pub(crate) fn start(setup: &Setup) -> Self {
+        let log = File::options().create(true).append(true).open(&setup.log);
+        let log = log.expect("the log can be opened");
+        let this = std::env::current_exe().expect("this binary");
+        let child = Command::new(this)
+            .args([
+                "worker::worker_process",
+                "--exact",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(SETUP, serde_json::to_string(setup).expect("it is JSON"))
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn();
+        Self(child.expect("this binary starts"))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        signal.send(self.pid());
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("it is our child")
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) async fn terminate(mut self) {
+        self.signal(Signal::Term);
+        let ended = std::cell::RefCell::new(&mut self);
+        let status = eventually(|| async { ended.borrow_mut().ended() }, 40 * SECOND).await;
+        assert!(status.success(), "the worker ended with {status}");
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
