@@ -43,7 +43,7 @@ pub use self::{
         Step, StoreFuture,
     },
     settings::{Backoff, Expired, Settings, Start, UnknownNames},
-    state::State,
+    state::ConnectionState,
     stats::{GroupStats, StreamStats},
 };
 

@@ -5,7 +5,7 @@ use std::fmt;
 /// How a handle and the sources that were opened from it are doing, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-pub enum State {
+pub enum ConnectionState {
     /// Everything comes round in time.
     Connected,
     /// There is a connection, and a loop behind it does not come round in time: the one that reads
@@ -15,14 +15,14 @@ pub enum State {
     Reconnecting,
 }
 
-impl State {
+impl ConnectionState {
     /// Whether this is the answer that a readiness probe wants.
     pub fn is_ready(self) -> bool {
         self == Self::Connected
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for ConnectionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connected => "connected",

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use campanile::transport::State;
+use campanile::transport::ConnectionState;
 use support::{Options, Signal};
 
 use super::*;
@@ -106,7 +106,7 @@ async fn a_scrape_needs_few_rights_and_works_under_resp3() {
 }
 
 /// Waits until the handle is in this state.
-async fn until(redis: &Redis, state: State, limit: Duration) {
+async fn until(redis: &Redis, state: ConnectionState, limit: Duration) {
     let change = async {
         while redis.state() != state {
             redis.state_changed(redis.state()).await;
@@ -119,9 +119,9 @@ async fn until(redis: &Redis, state: State, limit: Duration) {
 async fn the_state_of_a_worker_is_what_its_loops_show() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await.lease(3 * SECOND);
-    assert_eq!(redis.state(), State::Connected);
+    assert_eq!(redis.state(), ConnectionState::Connected);
     let mut source = open(&redis).await;
-    until(&redis, State::Connected, 5 * SECOND).await;
+    until(&redis, ConnectionState::Connected, 5 * SECOND).await;
     // Idle or busy, the loops come round.
     for _ in 0..20 {
         tokio::time::sleep(SECOND / 10).await;
@@ -130,25 +130,25 @@ async fn the_state_of_a_worker_is_what_its_loops_show() {
     }
     // Frozen: connections stand, and nothing comes back.
     server.signal(Signal::Stop);
-    until(&redis, State::Lagging, 4 * SECOND).await;
+    until(&redis, ConnectionState::Lagging, 4 * SECOND).await;
     server.signal(Signal::Cont);
-    until(&redis, State::Connected, 20 * SECOND).await;
+    until(&redis, ConnectionState::Connected, 20 * SECOND).await;
     // Gone, and back.
     server.signal(Signal::Kill);
-    until(&redis, State::Reconnecting, 10 * SECOND).await;
+    until(&redis, ConnectionState::Reconnecting, 10 * SECOND).await;
     server.restart().await;
     let waiting = tokio::spawn(async move {
         let delivery = next(&mut source).await;
         settle(delivery, done()).await;
         source
     });
-    until(&redis, State::Connected, 20 * SECOND).await;
+    until(&redis, ConnectionState::Connected, 20 * SECOND).await;
     task(&server, "").await;
     let source = within(20 * SECOND, waiting).await.unwrap();
     source.close().await.unwrap();
     assert_eq!(
         redis.state(),
-        State::Connected,
+        ConnectionState::Connected,
         "a closed source has no say"
     );
 }
@@ -164,9 +164,9 @@ async fn a_gap_in_the_events_is_told_to_the_hook_and_to_the_probe() {
     let mut interest = Interest::default();
     interest.events.push("news".into());
     let source = redis.clone().open(interest).await.unwrap();
-    assert_eq!(redis.state(), State::Connected);
+    assert_eq!(redis.state(), ConnectionState::Connected);
     server.signal(Signal::Kill);
-    until(&redis, State::Reconnecting, 10 * SECOND).await;
+    until(&redis, ConnectionState::Reconnecting, 10 * SECOND).await;
     assert!(gaps.lock().unwrap().is_empty(), "it is not over");
     tokio::time::sleep(SECOND / 5).await;
     server.restart().await;
@@ -175,7 +175,7 @@ async fn a_gap_in_the_events_is_told_to_the_hook_and_to_the_probe() {
         20 * SECOND,
     )
     .await;
-    until(&redis, State::Connected, 20 * SECOND).await;
+    until(&redis, ConnectionState::Connected, 20 * SECOND).await;
     let gaps = gaps.lock().unwrap().clone();
     assert!(gaps.len() == 1 && gaps[0] >= SECOND / 5, "{gaps:?}");
     source.close().await.unwrap();

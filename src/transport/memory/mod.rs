@@ -110,7 +110,7 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, ReplyMode},
     reply::Reply,
     transport::{
-        Counts, DeadLetters, Interest, Settings, State, StreamStats, Transport, codec,
+        ConnectionState, Counts, DeadLetters, Interest, Settings, StreamStats, Transport, codec,
         consumer_settings, sending,
     },
 };
@@ -145,16 +145,16 @@ impl Memory {
     }
 
     /// Whether this handle works right now: it always does, as long as the process lives.
-    pub fn state(&self) -> State {
-        State::Connected
+    pub fn state(&self) -> ConnectionState {
+        ConnectionState::Connected
     }
 
     /// Waits until the state is another than `from`, and returns it.
-    pub async fn state_changed(&self, from: State) -> State {
-        if from == State::Connected {
+    pub async fn state_changed(&self, from: ConnectionState) -> ConnectionState {
+        if from == ConnectionState::Connected {
             std::future::pending::<()>().await;
         }
-        State::Connected
+        ConnectionState::Connected
     }
 
     /// How the stream and all of its groups are doing.

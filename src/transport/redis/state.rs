@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::Redis;
-use crate::transport::State;
+use crate::transport::ConnectionState;
 
 /// How often [`Redis::state_changed`] looks.
 const LOOK: Duration = Duration::from_millis(50);
@@ -28,10 +28,10 @@ impl Redis {
     /// if redis.state().is_ready() { 200 } else { 503 }
     /// # }
     /// ```
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ConnectionState {
         let link = match self.shared.link.is_connected() {
-            true => State::Connected,
-            false => State::Reconnecting,
+            true => ConnectionState::Connected,
+            false => ConnectionState::Reconnecting,
         };
         link.max(self.shared.hearts.state())
     }
@@ -41,7 +41,7 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
-    pub async fn state_changed(&self, from: State) -> State {
+    pub async fn state_changed(&self, from: ConnectionState) -> ConnectionState {
         loop {
             let state = self.state();
             if state != from {
@@ -85,7 +85,7 @@ impl fmt::Debug for OnGap {
 /// A source, as far as its state goes.
 pub(super) trait Heart: Send + Sync {
     /// `None` when it is closed.
-    fn state(&self) -> Option<State>;
+    fn state(&self) -> Option<ConnectionState>;
 }
 
 /// The sources that were opened from a handle.
@@ -100,10 +100,10 @@ impl Hearts {
     }
 
     /// The worst of them.
-    fn state(&self) -> State {
+    fn state(&self) -> ConnectionState {
         let hearts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let states = hearts.iter().filter_map(|heart| heart.upgrade()?.state());
-        states.max().unwrap_or(State::Connected)
+        states.max().unwrap_or(ConnectionState::Connected)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     error::Error,
     message::Lease,
     transport::{
-        Counters, Settings, State,
+        ConnectionState, Counters, Settings,
         redis::{
             connect::Connector,
             error,
@@ -72,21 +72,21 @@ pub(super) struct Worker {
 }
 
 impl Heart for Worker {
-    fn state(&self) -> Option<State> {
+    fn state(&self) -> Option<ConnectionState> {
         if self.closed.is_cancelled() {
             return None;
         }
         let deaf = self.deaf.load(Ordering::Relaxed);
         if deaf || self.reading.is_failing() || !self.link.is_connected() {
-            return Some(State::Reconnecting);
+            return Some(ConnectionState::Reconnecting);
         }
         let patience = self.most_between_ticks();
         let ticks = !self.reads || !self.health.lasts(patience).is_zero();
         // A read blocks for an interval before it comes round.
         let late = self.reading.is_late(patience + self.interval());
         Some(match ticks && !late {
-            true => State::Connected,
-            false => State::Lagging,
+            true => ConnectionState::Connected,
+            false => ConnectionState::Lagging,
         })
     }
 }
