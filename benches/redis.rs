@@ -4,6 +4,7 @@
 //! cargo bench --bench redis                                # every workload
 //! cargo bench --bench redis -- --quick                     # the same within a minute
 //! cargo bench --bench redis -- --workload task-64 --rounds 9
+//! cargo bench --bench redis -- --workload drain --ours-only  # for a profiler
 //! cargo bench --bench redis -- --soak 1000000              # memory while so many tasks pass
 //! ```
 //!
@@ -69,16 +70,17 @@ async fn run(args: Args) {
     if let Some(tasks) = args.soak {
         return soak::run(&server, tasks).await;
     }
+    if !args.measured {
+        println!("built as a test: it runs, and the figures mean nothing");
+    }
     let mut report = Report::default();
-    for workload in args.workloads {
-        let count = if args.quick {
-            workload.quick
-        } else {
-            workload.full
-        };
+    for &workload in &args.workloads {
+        let count = args.count(&workload);
         let (mut raw, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..args.rounds {
-            raw.push(round(&server, Side::Raw, workload, count).await);
+            if !args.ours_only {
+                raw.push(round(&server, Side::Raw, workload, count).await);
+            }
             ours.push(round(&server, Side::Ours, workload, count).await);
         }
         report.add(Row::new(workload, raw, ours));

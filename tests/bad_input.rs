@@ -244,7 +244,8 @@ async fn payloads_of_any_size_and_content_survive(place: impl Place) -> Result<(
 async fn an_entry_that_is_no_message_is_a_dead_letter_with_its_fields_and_does_not_block_the_next(
     place: impl Place,
 ) -> Result<(), BoxError> {
-    let entries: [(&str, &[(&str, &[u8])]); 12] = [
+    type Fields = &'static [(&'static str, &'static [u8])];
+    let entries: [(&str, Fields); 12] = [
         ("`type` is missing", &[("name", b"next"), ("payload", b"")]),
         ("`name` is missing", &[("type", b"task"), ("payload", b"")]),
         (

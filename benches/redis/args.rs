@@ -9,6 +9,8 @@ pub(crate) struct Args {
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     pub(crate) workloads: Vec<Workload>,
+    /// Whether to leave the raw loops out, for a profiler to look at the rest.
+    pub(crate) ours_only: bool,
     /// How many tasks to pass instead of measuring.
     pub(crate) soak: Option<usize>,
 }
@@ -20,6 +22,7 @@ impl Args {
             quick: false,
             rounds: 0,
             workloads: Vec::new(),
+            ours_only: false,
             soak: None,
         };
         let mut words = words.peekable();
@@ -27,6 +30,7 @@ impl Args {
             let mut value = || words.next().ok_or(format!("{word} needs a value"));
             match word.as_str() {
                 "--quick" => args.quick = true,
+                "--ours-only" => args.ours_only = true,
                 "--rounds" => args.rounds = number(&value()?)?,
                 "--soak" => args.soak = Some(number(&value()?)?),
                 "--workload" => {

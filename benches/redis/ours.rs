@@ -24,7 +24,8 @@ use crate::{
 /// An event that tells that subscriptions stand.
 const WARM: &str = "bench.warm";
 
-const IN_FLIGHT: usize = 256;
+/// The worker's capacity: where more does not make it faster any more.
+const IN_FLIGHT: usize = 1024;
 
 pub(crate) async fn round(server: &RedisServer, workload: Workload, count: usize) -> Round {
     match workload.work {

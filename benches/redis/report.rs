@@ -65,12 +65,16 @@ impl Side {
                 Some(round.latencies[last * percent / 100])
             };
             let values: Option<Vec<_>> = rounds.iter().map(at).collect();
+            let values = values.filter(|values| !values.is_empty());
             values.map(|values| median(values, Ord::cmp))
         };
         Self {
             p50: percentile(50),
             p99: percentile(99),
-            rate: median(rounds.iter().map(Round::rate).collect(), f64::total_cmp),
+            rate: match rounds.is_empty() {
+                true => f64::NAN,
+                false => median(rounds.iter().map(Round::rate).collect(), f64::total_cmp),
+            },
         }
     }
 }

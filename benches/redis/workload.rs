@@ -23,17 +23,6 @@ pub(crate) enum Work {
     Rpc { in_flight: usize, reliable: bool },
 }
 
-impl Work {
-    /// How many send at once.
-    pub(crate) fn senders(self) -> usize {
-        match self {
-            Self::Task { senders } | Self::Event { senders } => senders,
-            Self::Rpc { in_flight, .. } => in_flight,
-            Self::Drain => 0,
-        }
-    }
-}
-
 const fn workload(name: &'static str, work: Work, full: usize, quick: usize) -> Workload {
     Workload {
         name,

@@ -2,7 +2,7 @@
 //!
 //! A message is a request in tower's sense: whatever handles one is a
 //! `tower::Service<Message>`. It is built like an `http::Request`, from the same
-//! [`HeaderMap`](http::HeaderMap) and [`Extensions`](http::Extensions), so that what exists for
+//! [`HeaderMap`] and [`Extensions`], so that what exists for
 //! those works here.
 //!
 //! ```
@@ -220,7 +220,14 @@ impl fmt::Debug for Parts {
 
 /// A task, an event or an RPC request. See the [module](self).
 #[derive(Clone)]
-pub struct Message {
+pub struct Message(
+    // One allocation, and then a pointer: on its way through layers, futures and queues a message is
+    // moved about a dozen times.
+    Box<Whole>,
+);
+
+#[derive(Clone)]
+struct Whole {
     parts: Parts,
     payload: Bytes,
 }
@@ -248,62 +255,63 @@ impl Message {
 
     /// Puts a message together.
     pub fn from_parts(parts: Parts, payload: Bytes) -> Self {
-        Self { parts, payload }
+        Self(Box::new(Whole { parts, payload }))
     }
 
     /// Takes it apart.
     pub fn into_parts(self) -> (Parts, Bytes) {
-        (self.parts, self.payload)
+        let Whole { parts, payload } = *self.0;
+        (parts, payload)
     }
 
     /// Everything but the payload.
     pub fn parts(&self) -> &Parts {
-        &self.parts
+        &self.0.parts
     }
 
     /// Everything but the payload, to change it.
     pub fn parts_mut(&mut self) -> &mut Parts {
-        &mut self.parts
+        &mut self.0.parts
     }
 
     /// Task, event or RPC.
     pub fn kind(&self) -> Kind {
-        self.parts.kind
+        self.0.parts.kind
     }
 
     /// The full dotted name.
     pub fn name(&self) -> &Name {
-        &self.parts.name
+        &self.0.parts.name
     }
 
     /// The headers.
     pub fn headers(&self) -> &HeaderMap {
-        &self.parts.headers
+        &self.0.parts.headers
     }
 
     /// The headers, to change them.
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
-        &mut self.parts.headers
+        &mut self.0.parts.headers
     }
 
     /// Values for the layers and handlers of this process.
     pub fn extensions(&self) -> &Extensions {
-        &self.parts.extensions
+        &self.0.parts.extensions
     }
 
     /// Values for the layers and handlers of this process, to change them.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
-        &mut self.parts.extensions
+        &mut self.0.parts.extensions
     }
 
     /// The payload.
     pub fn payload(&self) -> &Bytes {
-        &self.payload
+        &self.0.payload
     }
 
     /// The payload, to change it.
     pub fn payload_mut(&mut self) -> &mut Bytes {
-        &mut self.payload
+        &mut self.0.payload
     }
 }
 
@@ -311,8 +319,8 @@ impl Message {
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
-            .field("parts", &self.parts)
-            .field("payload", &format_args!("{} bytes", self.payload.len()))
+            .field("parts", &self.0.parts)
+            .field("payload", &format_args!("{} bytes", self.0.payload.len()))
             .finish()
     }
 }

@@ -45,13 +45,14 @@
 //! A panic of a handler or a layer is a failed delivery; it is logged, and nothing else notices.
 
 mod policy;
+mod signals;
 mod worker;
 
-use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
+use std::{fmt, future::IntoFuture, time::Duration};
 
 use futures_util::future::{self, BoxFuture};
 
-use self::{policy::Policy, worker::Worker};
+use self::{policy::Policy, signals::Signals, worker::Worker};
 use crate::{
     error::Error,
     service::IntoService,
@@ -187,77 +188,4 @@ impl<T: fmt::Debug, A> fmt::Debug for Serve<T, A> {
 struct Stop {
     graceful: BoxFuture<'static, ()>,
     forced: BoxFuture<'static, ()>,
-}
-
-/// The process's signals to end, counted.
-struct Signals(tokio::sync::watch::Receiver<u32>);
-
-impl Signals {
-    #[track_caller]
-    fn listen() -> Self {
-        let (count, seen) = tokio::sync::watch::channel(0);
-        let mut next = Self::source();
-        tokio::spawn(async move {
-            // Ends with the last receiver: the signals then have their default effect no more,
-            // which is tokio's rule for a process that once listened.
-            while !count.is_closed() {
-                tokio::select! {
-                    () = next() => count.send_modify(|count| *count += 1),
-                    () = count.closed() => return,
-                }
-            }
-        });
-        Self(seen)
-    }
-
-    #[cfg(unix)]
-    #[track_caller]
-    fn source() -> impl FnMut() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send {
-        use std::sync::Arc;
-
-        use tokio::{
-            signal::unix::{SignalKind, signal},
-            sync::Mutex,
-        };
-        let listen = |kind| signal(kind).expect("the signal handler can be installed");
-        let both = Arc::new(Mutex::new((
-            listen(SignalKind::interrupt()),
-            listen(SignalKind::terminate()),
-        )));
-        move || {
-            let both = Arc::clone(&both);
-            Box::pin(async move {
-                let (interrupt, terminate) = &mut *both.lock().await;
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-            })
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn source() -> impl FnMut() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send {
-        || {
-            Box::pin(async {
-                tokio::signal::ctrl_c()
-                    .await
-                    .expect("the signal handler can be installed");
-            })
-        }
-    }
-
-    fn first_and_second(
-        self,
-    ) -> (
-        impl Future<Output = ()> + Send + 'static,
-        impl Future<Output = ()> + Send + 'static,
-    ) {
-        let reaches = |mut seen: tokio::sync::watch::Receiver<u32>, count: u32| async move {
-            if seen.wait_for(|seen| *seen >= count).await.is_err() {
-                future::pending::<()>().await;
-            }
-        };
-        (reaches(self.0.clone(), 1), reaches(self.0, 2))
-    }
 }

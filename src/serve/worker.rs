@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{BoxError, Error, ErrorKind, RpcError},
-    message::{Kind, Message},
+    message::{Kind, Message, MessageId, Name},
     reply::Reply,
     transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict},
 };
@@ -86,9 +86,7 @@ where
         let most = self.source.settings().max_in_flight;
         let most_bytes = self.source.settings().max_in_flight_bytes;
         loop {
-            while let Some(ended) = self.running.try_join_next() {
-                self.account(ended);
-            }
+            self.collect(most).await;
             let free = most - self.running.len();
             if free == 0 || self.bytes >= most_bytes {
                 tokio::select! {
@@ -97,8 +95,6 @@ where
                     () = &mut stop.graceful => return Ended::Gracefully,
                     Some(ended) = self.running.join_next() => self.account(ended),
                 }
-                // What settled together ends together: collecting it makes the next read larger.
-                tokio::task::yield_now().await;
                 continue;
             }
             // A clone takes the reservation and drops it before anything is waited for, else an
@@ -129,22 +125,35 @@ where
         }
     }
 
+    /// Accounts for what has ended. What was settled together ends together, so while few slots are
+    /// free the tasks that are about to end go first: a read of many costs little more than a read
+    /// of one. Nothing is waited for where there are none.
+    async fn collect(&mut self, most: usize) {
+        const TURNS: usize = 4;
+        for turn in 0.. {
+            while let Some(ended) = self.running.try_join_next() {
+                self.account(ended);
+            }
+            let few = most - self.running.len() < most / 4;
+            if !few || turn == TURNS {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn start(&mut self, delivery: Delivery<Src::Settle>) {
         let Delivery { content, settle } = delivery;
         let policy = self.policy;
         match content {
             Ok(mut message) => {
                 message.parts_mut().delivered = true;
-                let bytes = message.payload().len();
-                self.bytes += bytes;
+                self.bytes += message.payload().len();
                 let mut app = self.app.clone();
                 // Takes what the layers have to give before the loop asks them again; where they
                 // have nothing, the delivery waits in its task.
                 let _ = app.ready().now_or_never();
-                self.running.spawn(async move {
-                    handle(app, message, settle, policy).await;
-                    bytes
-                });
+                self.running.spawn(handle(app, message, settle, policy));
             }
             Err(undecodable) => {
                 self.running.spawn(async move {
@@ -189,40 +198,77 @@ where
     }
 }
 
-/// One delivery, from its start to its settlement.
-async fn handle<S>(app: S, message: Message, settle: impl SettleDelivery, policy: Policy)
+/// One delivery, from its start to its settlement. Returns the bytes that it held.
+///
+/// It is every delivery's task, so its size counts: the verdict goes straight into the settlement,
+/// and only its future is waited for.
+async fn handle<S>(app: S, message: Message, settle: impl SettleDelivery, policy: Policy) -> usize
 where
     S: Service<Message, Response = Reply, Error: Into<BoxError>>,
 {
-    let (kind, name, id) = (
-        message.kind(),
-        message.name().clone(),
-        message.parts().id.clone(),
-    );
-    let attempt = message.parts().attempt.0;
+    let bytes = message.payload().len();
+    let verdict = decide(app, message, policy).await;
+    confirm(settle.settle(verdict)).await;
+    bytes
+}
+
+/// Runs the service and says what becomes of the delivery.
+async fn decide<S>(app: S, message: Message, policy: Policy) -> Verdict
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+{
+    let about = About::new(&message);
     if message.parts().deadline.is_some_and(|d| d.has_passed()) {
-        tracing::warn!(%kind, %name, id = id.as_deref(), "expired before it was started");
-        let answer = (kind == Kind::Rpc).then(|| RpcError::deadline("it was not started in time"));
-        let reason = Discarded::Expired;
-        return confirm(settle, Verdict::Discard { reason, answer }).await;
+        return about.expired();
     }
     // The service is not used again after a panic, so nothing broken can be seen.
-    let handled = async { app.oneshot(message).await.map_err(Into::into) };
-    let outcome = match AssertUnwindSafe(handled).catch_unwind().await {
-        Ok(returned) => Outcome::Returned(returned),
+    let outcome = match AssertUnwindSafe(app.oneshot(message)).catch_unwind().await {
+        Ok(returned) => Outcome::Returned(returned.map_err(Into::into)),
         Err(panic) => Outcome::panicked(&*panic),
     };
-    let verdict = policy.verdict(kind, &name, outcome);
-    match &verdict {
-        Verdict::Done(Ok(_)) => {}
-        Verdict::Done(Err(answer)) => {
-            tracing::debug!(%kind, %name, id = id.as_deref(), %answer, "answered with an error");
-        }
-        verdict => {
-            tracing::warn!(%kind, %name, id = id.as_deref(), attempt, ?verdict, "failed");
+    let verdict = policy.verdict(about.kind, &about.name, outcome);
+    about.log(&verdict);
+    verdict
+}
+
+/// What is said of a message when it is gone.
+struct About {
+    kind: Kind,
+    name: Name,
+    id: Option<MessageId>,
+    attempt: u32,
+}
+
+impl About {
+    fn new(message: &Message) -> Self {
+        let parts = message.parts();
+        Self {
+            kind: parts.kind,
+            name: parts.name.clone(),
+            id: parts.id.clone(),
+            attempt: parts.attempt.0,
         }
     }
-    confirm(settle, verdict).await;
+
+    fn expired(&self) -> Verdict {
+        let (kind, name, id) = (self.kind, &self.name, self.id.as_deref());
+        tracing::warn!(%kind, %name, id, "expired before it was started");
+        Verdict::Discard {
+            reason: Discarded::Expired,
+            answer: (kind == Kind::Rpc).then(|| RpcError::deadline("it was not started in time")),
+        }
+    }
+
+    fn log(&self, verdict: &Verdict) {
+        let (kind, name, id, attempt) = (self.kind, &self.name, self.id.as_deref(), self.attempt);
+        match verdict {
+            Verdict::Done(Ok(_)) => {}
+            Verdict::Done(Err(answer)) => {
+                tracing::debug!(%kind, %name, id, attempt, %answer, "answered with an error");
+            }
+            verdict => tracing::warn!(%kind, %name, id, attempt, ?verdict, "failed"),
+        }
+    }
 }
 
 /// An entry that can never be understood: nobody needs to be asked.
@@ -232,11 +278,11 @@ async fn bury(undecodable: Undecodable, settle: impl SettleDelivery) {
         reason: undecodable.reason,
         answer: None,
     };
-    confirm(settle, verdict).await;
+    confirm(settle.settle(verdict)).await;
 }
 
-async fn confirm(settle: impl SettleDelivery, verdict: Verdict) {
-    if let Err(error) = settle.settle(verdict).await {
+async fn confirm(settled: impl Future<Output = Result<(), Error>>) {
+    if let Err(error) = settled.await {
         tracing::error!(error = error.chain(), "a delivery could not be settled");
     }
 }

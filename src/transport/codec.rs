@@ -93,104 +93,144 @@ pub struct Decoded {
 /// The fields themselves with a reason, when they are no message: `type`, `name` or `payload`
 /// missing, repeated or not readable, a header that HTTP does not allow, or an RPC request without
 /// an address.
-pub fn decode(fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
-    read(&fields).map_err(|reason| Undecodable { reason, fields })
-}
-
-fn read(fields: &[(Bytes, Bytes)]) -> Result<Decoded, String> {
-    let mut base = Base::default();
-    let mut headers = HeaderMap::new();
-    for (field, value) in fields {
-        match &field[..] {
-            b"type" => once(&mut base.kind, "type", value)?,
-            b"name" => once(&mut base.name, "name", value)?,
-            b"payload" => once(&mut base.payload, "payload", value)?,
-            b"reply_to" => once(&mut base.reply_to, REPLY_TO, value)?,
-            b"correlation_id" => once(&mut base.correlation_id, CORRELATION_ID, value)?,
-            b"~o" => once(&mut base.origin, ORIGIN, value)?,
-            b"~a" => once(&mut base.attempts, ATTEMPTS, value)?,
-            b"~t" => once(&mut base.time_to_live, TIME_TO_LIVE, value)?,
-            b"~c" => once(&mut base.client, CLIENT, value)?,
-            [b'h', b':', name @ ..] => add_header(&mut headers, name, value)?,
-            _ => {}
-        }
+pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
+    match Entry::read(&fields) {
+        Ok(entry) => Ok(entry.take(&mut fields)),
+        Err(reason) => Err(Undecodable { reason, fields }),
     }
-    base.finish(headers)
 }
 
-/// The fields that may stand in an entry once.
+/// An entry that was understood. Values stand as their places among the fields: they are taken out
+/// only when nothing can go wrong any more, since an entry that is no message keeps its fields, and
+/// a copy of each value would cost an allocation.
+struct Entry {
+    kind: Kind,
+    name: Name,
+    payload: usize,
+    headers: HeaderMap,
+    reply_to: Option<usize>,
+    correlation_id: Option<usize>,
+    client: Option<usize>,
+    origin: Option<usize>,
+    time_to_live: Option<Duration>,
+    attempts: Option<u32>,
+}
+
+/// The places of the fields that may stand in an entry once.
 #[derive(Default)]
-struct Base {
-    kind: Option<Bytes>,
-    name: Option<Bytes>,
-    payload: Option<Bytes>,
-    reply_to: Option<Bytes>,
-    correlation_id: Option<Bytes>,
-    origin: Option<Bytes>,
-    attempts: Option<Bytes>,
-    time_to_live: Option<Bytes>,
-    client: Option<Bytes>,
+struct Places {
+    kind: Option<usize>,
+    name: Option<usize>,
+    payload: Option<usize>,
+    reply_to: Option<usize>,
+    correlation_id: Option<usize>,
+    origin: Option<usize>,
+    attempts: Option<usize>,
+    time_to_live: Option<usize>,
+    client: Option<usize>,
 }
 
-impl Base {
-    fn finish(self, headers: HeaderMap) -> Result<Decoded, String> {
-        let kind = match self.kind.as_deref() {
+impl Entry {
+    fn read(fields: &[(Bytes, Bytes)]) -> Result<Self, String> {
+        let mut places = Places::default();
+        let mut headers = HeaderMap::new();
+        for (place, (field, value)) in fields.iter().enumerate() {
+            let slot = match &field[..] {
+                b"type" => &mut places.kind,
+                b"name" => &mut places.name,
+                b"payload" => &mut places.payload,
+                b"reply_to" => &mut places.reply_to,
+                b"correlation_id" => &mut places.correlation_id,
+                b"~o" => &mut places.origin,
+                b"~a" => &mut places.attempts,
+                b"~t" => &mut places.time_to_live,
+                b"~c" => &mut places.client,
+                [b'h', b':', name @ ..] => {
+                    add_header(&mut headers, name, value)?;
+                    continue;
+                }
+                _ => continue,
+            };
+            if slot.replace(place).is_some() {
+                let field = field.escape_ascii();
+                return Err(format!("the field `{field}` stands in the entry twice"));
+            }
+        }
+        Self::check(fields, places, headers)
+    }
+
+    fn check(
+        fields: &[(Bytes, Bytes)],
+        places: Places,
+        headers: HeaderMap,
+    ) -> Result<Self, String> {
+        let value = |place: Option<usize>| place.map(|place| &fields[place].1);
+        let kind = match value(places.kind).map(|kind| &kind[..]) {
             Some(b"task") => Kind::Task,
             Some(b"rpc") => Kind::Rpc,
             Some(b"event") => Kind::Event,
             Some(other) => return Err(format!("unknown `type`: {}", excerpt(other))),
             None => return Err("the field `type` is missing".into()),
         };
-        let name = self.name.ok_or("the field `name` is missing")?;
-        let name = Name::from_utf8(name)
-            .map_err(|raw| format!("the `name` is not UTF-8: {}", excerpt(&raw)))?;
-        if name.is_empty() {
-            return Err("the `name` is empty".into());
-        }
-        let payload = self.payload.ok_or("the field `payload` is missing")?;
+        let name = value(places.name).ok_or("the field `name` is missing")?;
+        let name = match std::str::from_utf8(name) {
+            Ok("") => return Err("the `name` is empty".into()),
+            Ok(name) => Name::from(name),
+            Err(_) => return Err(format!("the `name` is not UTF-8: {}", excerpt(name))),
+        };
+        let payload = places.payload.ok_or("the field `payload` is missing")?;
         if kind == Kind::Rpc {
-            if self.reply_to.as_deref().is_none_or(<[u8]>::is_empty) {
+            if value(places.reply_to).is_none_or(Bytes::is_empty) {
                 return Err("an RPC request without `reply_to`".into());
             }
-            if self.correlation_id.is_none() {
+            if places.correlation_id.is_none() {
                 return Err("an RPC request without `correlation_id`".into());
             }
         }
-        let mut parts = Parts::new(kind, name);
-        parts.headers = headers;
+        Ok(Self {
+            kind,
+            name,
+            payload,
+            headers,
+            reply_to: places.reply_to,
+            correlation_id: places.correlation_id,
+            client: places.client,
+            origin: places.origin,
+            time_to_live: number(value(places.time_to_live), TIME_TO_LIVE)?
+                .map(Duration::from_millis),
+            attempts: number(value(places.attempts), ATTEMPTS)?,
+        })
+    }
+
+    fn take(self, fields: &mut [(Bytes, Bytes)]) -> Decoded {
+        let mut value = |place: usize| std::mem::take(&mut fields[place].1);
+        let mut parts = Parts::new(self.kind, self.name);
+        parts.headers = self.headers;
         if self.client.is_none() {
             parts.reply_mode = ReplyMode::Fast;
         }
-        Ok(Decoded {
-            message: Message::from_parts(parts, payload),
-            reply_to: self.reply_to,
-            correlation_id: self.correlation_id,
-            client: self.client,
-            time_to_live: number::<u64>(self.time_to_live, TIME_TO_LIVE)?
-                .map(Duration::from_millis),
-            origin: self.origin,
-            attempts: number(self.attempts, ATTEMPTS)?,
-        })
+        Decoded {
+            message: Message::from_parts(parts, value(self.payload)),
+            reply_to: self.reply_to.map(&mut value),
+            correlation_id: self.correlation_id.map(&mut value),
+            client: self.client.map(&mut value),
+            origin: self.origin.map(&mut value),
+            time_to_live: self.time_to_live,
+            attempts: self.attempts,
+        }
     }
 }
 
-fn once(slot: &mut Option<Bytes>, field: &str, value: &Bytes) -> Result<(), String> {
-    match slot.replace(value.clone()) {
-        None => Ok(()),
-        Some(_) => Err(format!("the field `{field}` stands in the entry twice")),
-    }
-}
-
-fn number<T: std::str::FromStr>(value: Option<Bytes>, field: &str) -> Result<Option<T>, String> {
+fn number<T: std::str::FromStr>(value: Option<&Bytes>, field: &str) -> Result<Option<T>, String> {
     let Some(value) = value else { return Ok(None) };
-    match std::str::from_utf8(&value)
+    match std::str::from_utf8(value)
         .ok()
         .and_then(|text| text.parse().ok())
     {
         Some(number) => Ok(Some(number)),
         None => Err(format!(
             "the field `{field}` is no number: {}",
-            excerpt(&value)
+            excerpt(value)
         )),
     }
 }

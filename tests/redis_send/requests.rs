@@ -3,12 +3,15 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use campanile::{Deadline, Error, Message, Redis, ReplyMode, RpcCode};
+use campanile::{
+    Deadline, Error, Message, Redis, Reply, ReplyMode, RpcCode,
+    transport::{Interest, SettleDelivery, Source, Transport, Verdict},
+};
 use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
 
 use crate::{
     SECOND, handle, kill_connections, send,
-    support::{Options, RedisServer, raw},
+    support::{Options, RedisServer, Signal, raw},
     within,
 };
 
@@ -353,4 +356,94 @@ async fn requests_work_with_few_rights_and_on_a_cluster() {
         }
         assert!(asked.await.unwrap().is_ok());
     }
+}
+
+#[tokio::test]
+async fn the_two_halves_understand_each_other() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.group("g");
+    let mut source = redis.clone().open(Interest::stream()).await.unwrap();
+    let worker = tokio::spawn(async move {
+        for _ in 0..2 {
+            for delivery in source.next(8).await.unwrap() {
+                let message = delivery.content.unwrap();
+                let mut reply = Reply::new(message.payload().clone());
+                reply.headers = message.headers().clone();
+                delivery
+                    .settle
+                    .settle(Verdict::Done(Ok(reply)))
+                    .await
+                    .unwrap();
+            }
+        }
+        source.close().await.unwrap();
+    });
+    for mode in [ReplyMode::Fast, ReplyMode::Reliable] {
+        let mut message = rpc(mode);
+        message.headers_mut().insert("x-a", "1".parse().unwrap());
+        let reply = within(10 * SECOND, send(&redis, message)).await.unwrap();
+        assert_eq!(reply.payload, r#"{"id":42}"#);
+        assert_eq!(reply.headers["x-a"], "1");
+    }
+    worker.await.unwrap();
+    assert_eq!(redis.counts().stray_replies, 0);
+}
+
+#[tokio::test]
+async fn a_reliable_reply_survives_a_restart_of_the_server() {
+    let server = RedisServer::with(Options::new().persistent()).await;
+    let redis = handle(&server).await;
+    let mut worker = Worker::start(&server).await;
+    let asked = request(&redis, ReplyMode::Reliable);
+    let fields = worker.next().await;
+    server.restart().await;
+    let mut worker = Worker {
+        connection: server.connection().await,
+    };
+    assert!(worker.store(&fields, &success(&fields)).await.is_some());
+    assert!(asked.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn requests_work_again_after_everything_was_flushed() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut first = rpc(ReplyMode::Reliable);
+    first.parts_mut().deadline = Some(Deadline::after(SECOND / 5));
+    assert!(send(&redis, first).await.unwrap_err().is_timeout());
+    server.command(&["FLUSHALL"]).await;
+    raw::eventually(
+        || async {
+            let keys: Vec<String> = server.query(&["KEYS", "{s}:rpc:*"]).await;
+            (keys.len() == 1).then_some(())
+        },
+        10 * SECOND,
+    )
+    .await;
+    let mut worker = Worker::start(&server).await;
+    let asked = request(&redis, ReplyMode::Reliable);
+    let fields = worker.next().await;
+    assert!(worker.store(&fields, &success(&fields)).await.is_some());
+    assert!(asked.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_frozen_server_is_noticed_by_those_who_wait_for_replies() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut worker = Worker::start(&server).await;
+    let asked = request(&redis, ReplyMode::Fast);
+    worker.next().await;
+    server.signal(Signal::Stop);
+    // Long before the request's own deadline of 30 s: a ping is sent every 5 s and given 5 s.
+    let error = within(15 * SECOND, asked).await.unwrap().unwrap_err();
+    assert!(error.is_unknown_outcome(), "{error:?}");
+    server.signal(Signal::Cont);
+    let mut worker = Worker {
+        connection: server.connection().await,
+    };
+    let asked = request(&redis, ReplyMode::Fast);
+    let fields = worker.next().await;
+    assert_eq!(worker.publish(&fields, &success(&fields)).await, 1);
+    assert!(asked.await.unwrap().is_ok());
 }

@@ -8,7 +8,7 @@ use super::{
     Redis,
     keys::Keys,
     link::Retry,
-    source::entry::{array, bytes, fields, unpacked},
+    source::entry::{array, fields, unpacked},
 };
 use crate::{error::Error, message::MessageId, transport::DeadLetter};
 

@@ -25,8 +25,6 @@ pub(super) struct Keys {
     pub(super) bodies: String,
     /// The stream of the group's dead letters.
     pub(super) dead: String,
-    /// The sorted set of what its sender wants on the stream later.
-    pub(super) stream_due: String,
 }
 
 impl Keys {
@@ -48,7 +46,6 @@ impl Keys {
             due: of_group("due"),
             bodies: of_group("bodies"),
             dead: of_group("dead"),
-            stream_due: format!("{base}:due"),
             base,
         })
     }
@@ -56,11 +53,6 @@ impl Keys {
     /// The stream of reliable replies to a client.
     pub(super) fn replies(&self, client: impl Display) -> String {
         replies(&self.base, client)
-    }
-
-    /// What remembers that a message of this id was accepted.
-    pub(super) fn idempotency(&self, id: impl Display) -> String {
-        format!("{}:idem:{id}", self.base)
     }
 
     /// What keeps the group's workers from all doing the same housekeeping.
@@ -135,9 +127,7 @@ mod tests {
                 &keys.due,
                 &keys.bodies,
                 &keys.dead,
-                &keys.stream_due,
                 &keys.replies("c"),
-                &keys.idempotency("{x}"),
                 &keys.gate("scan"),
             ] {
                 assert_eq!(hashed(key), hashed(stream), "{key}");
@@ -149,7 +139,6 @@ mod tests {
     fn a_name_is_wrapped_unless_it_has_a_tag() {
         assert_eq!(keys("s").unwrap().dead, "{s}:dead:g{1}");
         assert_eq!(keys("{s}.v2").unwrap().retry, "{s}.v2:retry:g{1}");
-        assert_eq!(keys("s").unwrap().stream_due, "{s}:due");
         assert_eq!(keys("s").unwrap().replies(7), "{s}:rpc:7");
     }
 

@@ -13,8 +13,11 @@
 //! The queue is bounded. When it is full, [`Submit`] waits.
 //!
 //! # Cancel safety
-//! Dropping a [`Submit`] does not take back a command that has found room in the queue.
+//! Dropping a [`Submit`] does not take back what was sent, nor an idempotent command that has found
+//! room in the queue. Any other that is still there is not sent any more.
 
+mod flight;
+mod gate;
 mod script;
 mod task;
 #[cfg(test)]
@@ -29,7 +32,7 @@ use std::{
 };
 
 use redis::{Cmd, Value};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::script::Script;
 use super::connect::{Connector, Driven};
@@ -50,21 +53,11 @@ pub(super) enum Retry {
     UntilAnswered,
 }
 
-/// Whether there is a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// The n-th one, from 1. A number that has grown means that there was a gap.
-    Connected(u64),
-    /// Not now.
-    Disconnected,
-}
-
 /// A handle of the connection. Cheap to clone; with the last one the connection ends, once what
 /// was submitted is answered.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     requests: mpsc::Sender<Request>,
-    state: watch::Receiver<State>,
 }
 
 /// A command on its way through the link.
@@ -97,9 +90,8 @@ impl Link {
         silence: Duration,
     ) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let (publish, state) = watch::channel(State::Disconnected);
-        tokio::spawn(task::Task::new(connector, counters, silence, queue, publish).run(first));
-        Self { requests, state }
+        tokio::spawn(task::Task::new(connector, counters, silence, queue).run(first));
+        Self { requests }
     }
 
     /// Puts a command on the queue now, if there is room, and resolves to its answer. A refusal of
@@ -135,11 +127,6 @@ impl Link {
     ) -> Result<Value, Error> {
         let answer = self.submit_script(script, keys, args, retry);
         super::error::check(answer.await?)
-    }
-
-    /// Whether there is a connection, now and from now on.
-    pub(super) fn state(&self) -> watch::Receiver<State> {
-        self.state.clone()
     }
 
     fn enqueue(&self, cmd: Cmd, retry: Retry, script: Option<&'static Script>) -> Submit {

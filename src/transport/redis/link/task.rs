@@ -1,26 +1,21 @@
 //! The task behind a [`Link`](super::Link).
 
-use std::{
-    collections::VecDeque,
-    future::{Future, poll_fn},
-    pin::Pin,
-    sync::Arc,
-    task::{Poll, ready},
-    time::Duration,
-};
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream::FuturesOrdered};
-use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, Sleep, sleep, sleep_until},
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
 };
 
-use super::{Request, Retry, State};
+use super::{
+    Request, Retry,
+    flight::{Flight, Sent},
+};
 use crate::transport::{
     Counters,
     redis::{
-        connect::{Connector, Driven, Driver},
+        connect::{Connector, Driven},
         error,
     },
 };
@@ -34,9 +29,6 @@ const COMMANDS: usize = 512;
 const BYTES: usize = 1 << 20;
 /// How long a command waits for a connection before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What a connection carries at the very least, in bytes per second: large payloads get that much
-/// longer to be answered.
-const SLOWEST: usize = 1 << 20;
 /// How long a server that is not ready is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The wait between two attempts to connect.
@@ -53,8 +45,7 @@ pub(super) struct Task {
     queue: mpsc::Receiver<Request>,
     /// Whether every handle is gone.
     closed: bool,
-    state: watch::Sender<State>,
-    connections: u64,
+    connected_before: bool,
     /// What goes before the queue: it waited for a connection, or has to be sent again.
     waiting: VecDeque<Request>,
 }
@@ -71,7 +62,6 @@ impl Task {
         counters: Arc<Counters>,
         silence: Duration,
         queue: mpsc::Receiver<Request>,
-        state: watch::Sender<State>,
     ) -> Self {
         Self {
             connector,
@@ -79,8 +69,7 @@ impl Task {
             silence,
             queue,
             closed: false,
-            state,
-            connections: 0,
+            connected_before: false,
             waiting: VecDeque::new(),
         }
     }
@@ -94,15 +83,12 @@ impl Task {
                     None => return,
                 },
             };
-            self.connections += 1;
-            if self.connections > 1 {
+            if std::mem::replace(&mut self.connected_before, true) {
                 self.counters.reconnects.increment();
             }
-            self.state.send_replace(State::Connected(self.connections));
             match self.serve(connection).await {
                 End::Closed => return,
                 End::Lost(reason) => {
-                    self.state.send_replace(State::Disconnected);
                     tracing::warn!(
                         address = self.connector.address(),
                         reason = reason
@@ -310,100 +296,6 @@ enum Health {
     Fine,
     NotReady,
     Demoted,
-}
-
-/// A pipeline on its way.
-struct Sent {
-    cmds: Arc<Pipeline>,
-    requests: Vec<Request>,
-}
-
-type Answer = Pin<Box<dyn Future<Output = RedisResult<Vec<Value>>> + Send>>;
-
-/// The pipelines on their way, oldest first.
-struct Flight {
-    sent: VecDeque<Sent>,
-    answers: FuturesOrdered<Answer>,
-    /// When each must have been answered.
-    due: VecDeque<Instant>,
-    clock: Pin<Box<Sleep>>,
-    silence: Duration,
-    driver: Option<Driver>,
-    /// Whether the driver is done.
-    lost: bool,
-}
-
-impl Flight {
-    fn new(driver: Option<Driver>, silence: Duration) -> Self {
-        Self {
-            sent: VecDeque::with_capacity(PIPELINES),
-            answers: FuturesOrdered::new(),
-            due: VecDeque::with_capacity(PIPELINES),
-            clock: Box::pin(sleep(silence)),
-            silence,
-            driver,
-            lost: false,
-        }
-    }
-
-    fn send(&mut self, mut connection: MultiplexedConnection, sent: Sent, bytes: usize) {
-        let upload = Duration::from_secs_f64(bytes as f64 / SLOWEST as f64);
-        let now = Instant::now();
-        let before = self.due.back().copied().unwrap_or(now);
-        self.due
-            .push_back((now + self.silence).max(before) + upload);
-        let cmds = sent.cmds.clone();
-        let count = sent.requests.len();
-        self.answers.push_back(Box::pin(async move {
-            connection.send_packed_commands(&cmds, 0, count).await
-        }));
-        self.sent.push_back(sent);
-    }
-
-    /// The answer to the oldest pipeline, pending while there is none. The error says why the
-    /// connection is lost; nothing, when the server owes an answer for too long.
-    async fn next(&mut self) -> Result<(Sent, Vec<Value>), Option<RedisError>> {
-        poll_fn(|cx| {
-            let mut answer = self.answers.poll_next_unpin(cx);
-            if let (Some(driver), false) = (&mut self.driver, is_some(&answer)) {
-                if driver.as_mut().poll(cx).is_ready() {
-                    self.driver = None;
-                    self.lost = true;
-                }
-                // What was new is with the driver now, and what the driver has read is here.
-                answer = self.answers.poll_next_unpin(cx);
-            }
-            match answer {
-                Poll::Ready(Some(Ok(values))) => {
-                    self.due.pop_front();
-                    let sent = self.sent.pop_front().expect("one pipeline for each answer");
-                    return Poll::Ready(Ok((sent, values)));
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Some(error))),
-                _ if self.lost => return Poll::Ready(Err(Some(closed()))),
-                _ => {}
-            }
-            // The clock is only set when it has run out: to set it for each pipeline costs more
-            // than to look now and then.
-            while let Some(due) = self.due.front() {
-                ready!(self.clock.as_mut().poll(cx));
-                if *due <= Instant::now() {
-                    return Poll::Ready(Err(None));
-                }
-                self.clock.as_mut().reset(*due);
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-fn is_some<T>(answer: &Poll<Option<T>>) -> bool {
-    matches!(answer, Poll::Ready(Some(_)))
-}
-
-fn closed() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
 }
 
 /// About how many bytes a command takes.

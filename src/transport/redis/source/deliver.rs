@@ -51,7 +51,7 @@ impl Worker {
             origin,
             attempt: before.saturating_add(deliveries),
             address: None,
-            suspect: super::take_over::is_suspect(deliveries).then(|| Suspect::new(self)),
+            _suspect: super::take_over::is_suspect(deliveries).then(|| Suspect::new(self)),
         };
         let fields = match lane {
             Lane::Main => fields,
@@ -59,13 +59,13 @@ impl Worker {
         };
         if ticket.attempt > self.settings.max_deliveries {
             // Not decoded: it may be what ends its workers.
-            ticket.address = Address::of_fields(&fields);
+            ticket.address = Address::of_fields(&fields).map(Box::new);
             self.give_up(ticket);
             return None;
         }
         match codec::decode(fields) {
             Ok(mut decoded) => {
-                ticket.address = Address::of(&mut decoded);
+                ticket.address = Address::of(&mut decoded).map(Box::new);
                 let lease = ticket.grip.lease.clone();
                 let attempt = ticket.attempt;
                 let settle = RedisSettle::entry(ticket);
@@ -78,7 +78,7 @@ impl Worker {
             }
             Err(undecodable) => {
                 self.counters.undecodable.increment();
-                ticket.address = Address::of_fields(&undecodable.fields);
+                ticket.address = Address::of_fields(&undecodable.fields).map(Box::new);
                 Some(Delivery::new(Err(undecodable), RedisSettle::entry(ticket)))
             }
         }

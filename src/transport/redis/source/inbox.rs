@@ -100,7 +100,12 @@ impl Inbox {
         }
         let mut state = self.lock();
         state.demand = state.demand.saturating_sub(deliveries.len());
-        state.ready.extend(deliveries);
+        if state.ready.is_empty() {
+            // A conversion in place: a delivery is large, and moving hundreds is felt.
+            state.ready = deliveries.into();
+        } else {
+            state.ready.extend(deliveries);
+        }
         drop(state);
         self.arrived.notify_one();
     }
@@ -211,6 +216,9 @@ impl Inbox {
 
 impl State {
     fn take(&mut self, max: usize) -> Deliveries {
+        if self.events.is_empty() && self.ready.len() <= max {
+            return std::mem::take(&mut self.ready).into();
+        }
         let mut taken = Vec::new();
         // Neither may starve the other where both always have something.
         let order = match self.events_first {

@@ -1,10 +1,14 @@
 //! The right to settle one delivery.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::{
@@ -38,8 +42,9 @@ pub(super) struct Ticket {
     /// The entry that its message came with at first.
     pub(super) origin: EntryId,
     pub(super) attempt: u32,
-    pub(super) address: Option<Address>,
-    pub(super) suspect: Option<Suspect>,
+    pub(super) address: Option<Box<Address>>,
+    /// Lets the next suspect in when this one is settled.
+    pub(super) _suspect: Option<Suspect>,
 }
 
 impl RedisSettle {
@@ -58,10 +63,34 @@ impl RedisSettle {
 }
 
 impl SettleDelivery for RedisSettle {
-    async fn settle(self, verdict: Verdict) -> Result<(), Error> {
+    fn settle(self, verdict: Verdict) -> impl Future<Output = Result<(), Error>> + Send {
         match self.0 {
-            Inner::Event => Ok(()),
-            Inner::Entry(ticket) => ticket.settle(verdict).await,
+            Inner::Event => Settling::Nothing,
+            Inner::Entry(ticket) => ticket.settle(verdict),
+        }
+    }
+}
+
+/// A verdict on its way. It is part of every delivery's task, so it is small, and what is not the
+/// usual end is boxed.
+pub(super) enum Settling {
+    Nothing,
+    /// It is in the queue of acknowledgements.
+    Queued(oneshot::Receiver<Result<(), Error>>),
+    Other(BoxFuture<'static, Result<(), Error>>),
+}
+
+impl Future for Settling {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Settling::Nothing => Poll::Ready(Ok(())),
+            // A queue that is closed has dropped the other end.
+            Settling::Queued(confirmed) => Pin::new(confirmed)
+                .poll(cx)
+                .map(|confirmed| confirmed.unwrap_or_else(|_| Err(Error::closed()))),
+            Settling::Other(work) => work.as_mut().poll(cx),
         }
     }
 }
@@ -76,49 +105,53 @@ enum End {
 }
 
 impl Ticket {
-    pub(super) async fn settle(self, verdict: Verdict) -> Result<(), Error> {
+    pub(super) fn settle(self, verdict: Verdict) -> Settling {
         let worker = self.grip.worker.clone();
         let most = worker.settings.max_deliveries;
         worker.held.settling(self.grip.key);
         if self.grip.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
             // Somebody else has it, perhaps another handler of this very worker, which the fence
             // would not tell apart from us. That it is done still counts: the first to finish wins.
-            return Ok(());
+            return Settling::Nothing;
         }
         match verdict {
-            Verdict::Done(answer) => self.done(answer).await,
+            Verdict::Done(answer) => self.done(answer),
             Verdict::Redeliver {
                 counted: true,
                 reason,
                 ..
             } if self.attempt >= most => {
                 let answer = RpcError::unavailable("the request could not be handled");
-                self.end(End::Dead(reason), Some(Err(answer))).await
+                Settling::Other(Box::pin(self.end(End::Dead(reason), Some(Err(answer)))))
             }
             Verdict::Redeliver { after, counted, .. } => {
                 let after = after.unwrap_or_else(|| worker.settings.backoff.after(self.attempt));
                 let attempts = self.attempt - u32::from(!counted);
                 let count = |worker: &Worker| worker.counters.redelivered.increment();
-                self.again(Some(after), attempts, count).await
+                Settling::Other(Box::pin(self.again(Some(after), attempts, count)))
             }
-            Verdict::Dead { reason, answer } => self.end(End::Dead(reason), answer.map(Err)).await,
+            Verdict::Dead { reason, answer } => {
+                Settling::Other(Box::pin(self.end(End::Dead(reason), answer.map(Err))))
+            }
             Verdict::Discard { reason, answer } => {
-                self.end(End::Discarded(reason), answer.map(Err)).await
+                Settling::Other(Box::pin(self.end(End::Discarded(reason), answer.map(Err))))
             }
             Verdict::GiveBack => {
                 let attempts = self.attempt - 1;
                 let count = |worker: &Worker| worker.counters.given_back.increment();
-                self.again(None, attempts, count).await
+                Settling::Other(Box::pin(self.again(None, attempts, count)))
             }
         }
     }
 
-    async fn done(self, answer: Result<Reply, RpcError>) -> Result<(), Error> {
+    fn done(self, answer: Result<Reply, RpcError>) -> Settling {
         let worker = &self.grip.worker;
         let mut publish = None;
         if let Some(address) = &self.address {
             match address.route(&worker.keys, &worker.options.allowed_reply_prefixes) {
-                Route::Store(_) => return self.end(End::Done, Some(answer)).await,
+                Route::Store(_) => {
+                    return Settling::Other(Box::pin(self.end(End::Done, Some(answer))));
+                }
                 Route::Publish(channel) => publish = Some((channel, address.envelope(&answer))),
                 Route::Nowhere => worker.unanswerable(self.origin),
             }
@@ -133,8 +166,7 @@ impl Ticket {
             flight,
         };
         let _ = queue.send(ack);
-        // A queue that is closed has dropped the other end.
-        confirmed.await.unwrap_or_else(|_| Err(Error::closed()))
+        Settling::Queued(confirmed)
     }
 
     /// Delivers it again, now or after a while.
