@@ -1,6 +1,6 @@
 //! A server that loses what it had, or only its process.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::{
     SECOND,
@@ -27,7 +27,7 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_took() {
             }
         }
     });
-    let mut recovered = 0 * SECOND;
+    let mut recovered = Duration::ZERO;
     for third in 1..=2 {
         scene
             .finished(jobs as usize * third / 3, 120 * SECOND)
@@ -57,7 +57,7 @@ async fn workers_carry_on_with_what_comes_after_a_flush_and_after_an_empty_resta
     let scene = Scene::new().await;
     let workers = scene.workers(2).await;
     let mut sent = 0;
-    let mut recovered = 0 * SECOND;
+    let mut recovered = Duration::ZERO;
     for flush in [true, false] {
         // Some of them are running then, and what they report belongs to nothing any more.
         scene.send_all("work", sent..sent + 32, 500).await;

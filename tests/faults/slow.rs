@@ -1,5 +1,7 @@
 //! Handlers that take longer than the lease. Slow is not dead: nothing runs twice.
 
+use std::time::Duration;
+
 use crate::{
     SECOND,
     ledger::{Line, What},
@@ -18,7 +20,10 @@ async fn a_handler_slower_than_its_lease_and_what_waits_behind_it_run_once() {
     scene.send_all("work", 0..jobs, 3_000).await;
     let account = scene.all_done(120 * SECOND).await;
     let at_once = |line: &&Line| line.attempt == 1;
-    account.report("handlers slower than the lease, others behind", 0 * SECOND);
+    account.report(
+        "handlers slower than the lease, others behind",
+        Duration::ZERO,
+    );
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     assert_eq!(
         account.all(What::Started).filter(at_once).count(),
@@ -40,7 +45,7 @@ async fn handlers_that_block_every_thread_for_longer_than_the_lease_run_once() {
     // One that has nothing to do and would take over whatever it may.
     let idle = scene.workers(1).await;
     let account = scene.all_done(120 * SECOND).await;
-    account.report("handlers that block their threads", 0 * SECOND);
+    account.report("handlers that block their threads", Duration::ZERO);
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     drop((blocked, idle));
 }

@@ -115,7 +115,7 @@ async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease(
     let account = scene.all_done(60 * SECOND).await;
     account.report(
         "connections dead and not closed, beside a rival",
-        0 * SECOND,
+        Duration::ZERO,
     );
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     drop((cut_off, healthy));
