@@ -82,7 +82,7 @@ impl Flight {
             driver,
             lost,
             gate,
-            silence: _,
+            ..
         } = self;
         poll_fn(|cx| {
             let answer = gate.poll(cx, |cx| {
