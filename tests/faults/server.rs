@@ -23,24 +23,24 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_took() {
                 // Not all at once: it is to be under way when the server goes.
                 let enough = (first as usize).saturating_sub(500);
                 let worked = |account: &Account| account.jobs(What::Finished).len() >= enough;
-                scene.until(12Duration::ZERO, worked).await;
+                scene.until(120 * SECOND, worked).await;
             }
         }
     });
     let mut recovered = Duration::ZERO;
     for third in 1..=2 {
         scene
-            .finished(jobs as usize * third / 3, 12Duration::ZERO)
+            .finished(jobs as usize * third / 3, 120 * SECOND)
             .await;
         scene.server.signal(Signal::Kill);
         tokio::time::sleep(SECOND / 5).await;
         scene.server.restart().await;
         let at = now();
-        let went_on = scene.until(3Duration::ZERO, |account| account.is_later(What::Finished, at));
+        let went_on = scene.until(30 * SECOND, |account| account.is_later(What::Finished, at));
         recovered = recovered.max(went_on.await.went_on(at));
     }
     sender.await.expect("all is sent");
-    let account = scene.all_done(12Duration::ZERO).await;
+    let account = scene.all_done(120 * SECOND).await;
     account.report("Redis killed twice, AOF always", recovered);
     // Its sender cannot know, but a job was sent once, and what was finished before its
     // acknowledgement was lost runs again.
@@ -63,7 +63,7 @@ async fn workers_carry_on_with_what_comes_after_a_flush_and_after_an_empty_resta
         scene.send_all("work", sent..sent + 32, 500).await;
         let started = sent as usize + 16;
         scene
-            .until(2Duration::ZERO, |account| {
+            .until(20 * SECOND, |account| {
                 account.jobs(What::Started).len() >= started
             })
             .await;
@@ -75,7 +75,7 @@ async fn workers_carry_on_with_what_comes_after_a_flush_and_after_an_empty_resta
         let after: BTreeSet<_> = (sent + 32..sent + 132).collect();
         scene.send_all("work", sent + 32..sent + 132, 1).await;
         let account = scene
-            .until(3Duration::ZERO, |account| {
+            .until(30 * SECOND, |account| {
                 account.jobs(What::Finished).is_superset(&after)
             })
             .await;

@@ -26,7 +26,7 @@ async fn outlasts(scene: &Scene, fault: &str, make: impl AsyncFnOnce(), end: imp
     scene.send_all("work", 0..12, long).await;
     scene.send_all("work", 12..16, 1).await;
     let running = |account: &Account| account.jobs(What::Started).len() == 16;
-    scene.until(2Duration::ZERO, running).await;
+    scene.until(20 * SECOND, running).await;
     // Only a worker that was healthy for a whole lease would take anything over.
     sleep(2 * SECOND).await;
 
@@ -35,7 +35,7 @@ async fn outlasts(scene: &Scene, fault: &str, make: impl AsyncFnOnce(), end: imp
     end().await;
     let ended = now();
     scene.send_all("work", 100..200, 1).await;
-    let account = scene.all_done(6Duration::ZERO).await;
+    let account = scene.all_done(60 * SECOND).await;
     let new = account.all(What::Finished).filter(|line| line.job >= 100);
     let recovered = new.map(|line| line.at).min().unwrap_or(ended) - ended;
     account.report(fault, recovered);
@@ -103,7 +103,7 @@ async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease(
     let long = (4 * scene.setup.lease).as_millis() as u64;
     scene.send_all("work", 0..12, long).await;
     let running = |account: &Account| account.jobs(What::Started).len() == 12;
-    scene.until(2Duration::ZERO, running).await;
+    scene.until(20 * SECOND, running).await;
     // One that would take over whatever it may.
     scene.setup.url = direct;
     let healthy = scene.workers(1).await;
@@ -112,7 +112,7 @@ async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease(
     // Until every connection has met it.
     sleep(SECOND / 5).await;
     proxy.heal();
-    let account = scene.all_done(6Duration::ZERO).await;
+    let account = scene.all_done(60 * SECOND).await;
     account.report(
         "connections dead and not closed, beside a rival",
         Duration::ZERO,

@@ -23,6 +23,7 @@ mod inbox;
 mod join;
 mod keeper;
 mod reader;
+mod replies;
 mod scripts;
 mod settle;
 mod take_over;
@@ -75,6 +76,7 @@ impl Transport for Redis {
         let link = Link::spawn(connector.clone(), Some(first), counters.clone());
         let time = link.command(redis::cmd("TIME"), Retry::Never).await?;
         let (acks, queue) = mpsc::unbounded_channel();
+        let (replies, stored) = mpsc::unbounded_channel();
         let worker = Arc::new(Worker {
             inbox: Inbox::new(self.settings.event_buffer),
             settings: self.settings,
@@ -87,6 +89,7 @@ impl Transport for Redis {
             clock: Clock::new(time),
             held: Default::default(),
             acks,
+            replies,
             flights: Default::default(),
             health: Default::default(),
             alarm: Default::default(),
@@ -125,6 +128,7 @@ impl Transport for Redis {
             worker.join().await?;
             keeper::start(worker.clone())?;
             tokio::spawn(acks::run(worker.clone(), queue));
+            tokio::spawn(replies::run(worker.clone(), stored));
             reader = Some(tokio::spawn(Reader::new(worker.clone()).run()));
         }
         Ok(RedisSource {

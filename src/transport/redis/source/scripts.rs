@@ -20,6 +20,8 @@ scripts! {
     REDELIVER = "fence" "fields" "redeliver";
     /// Ends a delivery.
     FINISH = "fence" "fields" "finish";
+    /// Stores replies, and ends their requests.
+    REPLY = "fence" "reply";
     /// Renews leases.
     RENEW = "fence" "renew";
     /// Fetches again what was fetched and did not arrive.

@@ -15,6 +15,7 @@ use super::{
     acks::Ack,
     answer::{Address, Route},
     entry::{EntryId, array, integer},
+    replies::StoredReply,
     scripts,
     worker::{Flight, Grip, Suspect, Worker},
 };
@@ -98,8 +99,6 @@ impl Future for Settling {
 /// How a delivery ends that is not just acknowledged.
 #[derive(Debug)]
 enum End {
-    /// It was handled, and its reply is stored.
-    Done,
     Dead(String),
     Discarded(Discarded),
 }
@@ -149,8 +148,9 @@ impl Ticket {
         let mut publish = None;
         if let Some(address) = &self.address {
             match address.route(&worker.keys, &worker.options.allowed_reply_prefixes) {
-                Route::Store(_) => {
-                    return Settling::Other(Box::pin(self.end(End::Done, Some(answer))));
+                Route::Store(stream) => {
+                    let envelope = address.envelope(&answer);
+                    return self.store(stream, envelope);
                 }
                 Route::Publish(channel) => publish = Some((channel, address.envelope(&answer))),
                 Route::Nowhere => worker.unanswerable(self.origin),
@@ -166,6 +166,23 @@ impl Ticket {
             flight,
         };
         let _ = queue.send(ack);
+        Settling::Queued(confirmed)
+    }
+
+    /// Keeps the reply for a client that reads it when it can.
+    fn store(self, stream: String, envelope: Vec<u8>) -> Settling {
+        let flight = Flight::new(&self.grip.worker);
+        let queue = self.grip.worker.replies.clone();
+        let (done, confirmed) = oneshot::channel();
+        let reply = StoredReply {
+            grip: self.grip,
+            origin: self.origin,
+            stream,
+            envelope,
+            done,
+            flight,
+        };
+        let _ = queue.send(reply);
         Settling::Queued(confirmed)
     }
 
@@ -212,7 +229,7 @@ impl Ticket {
                     }
                 }
                 Some(-1) => worker.deleted(1),
-                _ => self.fenced_out(),
+                _ => self.grip.fenced_out(self.origin),
             }
             Ok(())
         })
@@ -236,7 +253,7 @@ impl Ticket {
                 .await?;
             let ended: Vec<_> = array(ended).iter().filter_map(integer).collect();
             let [1, dropped, sent] = ended[..] else {
-                self.fenced_out();
+                self.grip.fenced_out(self.origin);
                 return Ok(());
             };
             if answered.is_some() && sent == 0 {
@@ -244,7 +261,6 @@ impl Ticket {
             }
             let counters = &worker.counters;
             match end {
-                End::Done => counters.done.increment(),
                 End::Dead(reason) => worker.buried(self.origin, self.attempt, &reason, dropped),
                 End::Discarded(Discarded::Expired) => counters.expired.increment(),
                 End::Discarded(Discarded::Asked) => counters.discarded.increment(),
@@ -288,16 +304,6 @@ impl Ticket {
         worker
             .link
             .submit_script(script, &keys, args, Retry::UntilAnswered)
-    }
-
-    /// The entry was not ours any more, so nothing was done.
-    fn fenced_out(&self) {
-        if !self.grip.lease.is_lost() {
-            self.grip.lease.lose();
-            self.grip.worker.held.remove([self.grip.key]);
-            self.grip.worker.counters.lost_leases.increment();
-            tracing::warn!(id = %self.origin, "a delivery was lost to another worker; its verdict changes nothing");
-        }
     }
 }
 

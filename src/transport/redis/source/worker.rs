@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     acks::Ack,
     clock::Clock,
-    entry::Lane,
+    entry::{EntryId, Lane},
     held::{Held, Key},
     inbox::Inbox,
+    replies::StoredReply,
 };
 use crate::{
     error::Error,
@@ -54,6 +55,7 @@ pub(super) struct Worker {
     pub(super) held: Held,
     pub(super) inbox: Inbox,
     pub(super) acks: mpsc::UnboundedSender<Ack>,
+    pub(super) replies: mpsc::UnboundedSender<StoredReply>,
     pub(super) flights: Flights,
     pub(super) health: Health,
     pub(super) alarm: Alarm,
@@ -134,6 +136,16 @@ pub(super) struct Grip {
 }
 
 impl Grip {
+    /// The entry was not ours any more, so nothing was done.
+    pub(super) fn fenced_out(&self, origin: EntryId) {
+        if !self.lease.is_lost() {
+            self.lease.lose();
+            self.worker.held.remove([self.key]);
+            self.worker.counters.lost_leases.increment();
+            tracing::warn!(id = %origin, "a delivery was lost to another worker; its verdict changes nothing");
+        }
+    }
+
     /// Holds what was asked for at this time.
     pub(super) fn new(worker: &Arc<Worker>, key: Key, at: Instant) -> Self {
         let lease = Lease::new();

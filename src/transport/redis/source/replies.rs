@@ -1,0 +1,97 @@
+//! Replies to reliable requests: stored and acknowledged in one step, many in one call.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    entry::{EntryId, Lane, array, integer},
+    scripts,
+    worker::{Flight, Grip, Worker},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    transport::redis::link::Retry,
+};
+
+/// How many replies one call stores: a server does nothing else meanwhile.
+const BATCH: usize = 64;
+
+/// A request that is done.
+#[derive(Debug)]
+pub(super) struct StoredReply {
+    /// Kept until the server has confirmed it, so that the lease lasts that long.
+    pub(super) grip: Grip,
+    pub(super) origin: EntryId,
+    /// The client's reply stream.
+    pub(super) stream: String,
+    pub(super) envelope: Vec<u8>,
+    pub(super) done: oneshot::Sender<Result<(), Error>>,
+    pub(super) flight: Flight,
+}
+
+/// Stores replies until the source is closed. As with acknowledgements, the next batch gathers
+/// while one is on its way.
+pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<StoredReply>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        tokio::select! {
+            biased;
+            _ = queue.recv_many(&mut batch, BATCH) => {}
+            () = worker.closed.cancelled() => break,
+        }
+        let (main, retry) = batch
+            .drain(..)
+            .partition::<Vec<_>, _>(|reply: &StoredReply| reply.grip.key.0 == Lane::Main);
+        let lanes = [(Lane::Main, main), (Lane::Retry, retry)];
+        let calls = lanes.into_iter().filter(|(_, batch)| !batch.is_empty());
+        join_all(calls.map(|(lane, batch)| store(&worker, lane, batch))).await;
+    }
+}
+
+async fn store(worker: &Worker, lane: Lane, batch: Vec<StoredReply>) {
+    let streams = batch.iter().map(|reply| reply.stream.as_str());
+    let keys: Vec<_> = [worker.key_of(lane)].into_iter().chain(streams).collect();
+    let args = |cmd: &mut redis::Cmd| {
+        cmd.arg(worker.keys.group.as_str())
+            .arg(&worker.consumer)
+            .arg(lane.flag());
+        for reply in &batch {
+            cmd.arg(reply.grip.key.1.to_string()).arg(&reply.envelope);
+        }
+    };
+    let script = &scripts::REPLY;
+    let answer = worker
+        .insist(|| {
+            worker
+                .link
+                .submit_script(script, &keys, args, Retry::UntilAnswered)
+        })
+        .await;
+    let results = match answer {
+        Ok(results) => array(results).iter().map(integer).collect(),
+        Err(error) => {
+            for reply in batch {
+                let _ = reply.done.send(Err(match error.is_closed() {
+                    true => Error::closed(),
+                    false => Error::new(ErrorKind::Refused, error.chain()),
+                }));
+            }
+            return;
+        }
+    };
+    let results: Vec<_> = results;
+    for (reply, result) in batch.into_iter().zip(results) {
+        match result {
+            Some(1) => worker.counters.done.increment(),
+            Some(0) => {
+                worker.counters.done.increment();
+                worker.unanswerable(reply.origin);
+            }
+            _ => reply.grip.fenced_out(reply.origin),
+        }
+        drop((reply.grip, reply.flight));
+        let _ = reply.done.send(Ok(()));
+    }
+}
