@@ -85,6 +85,8 @@ where
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
         let most = self.source.settings().max_in_flight;
         let most_bytes = self.source.settings().max_in_flight_bytes;
+        // Not all at once: while one part is handled and another acknowledged, the next is fetched.
+        let batch = most.div_ceil(4).max(16);
         loop {
             self.collect(most).await;
             let free = most - self.running.len();
@@ -112,15 +114,18 @@ where
                 },
             }
             drop(gate);
+            // While there is room enough, what ends need not wake the loop: it is accounted for with
+            // the next delivery.
+            let roomy = free >= most.div_ceil(2) && self.bytes < most_bytes / 2;
             tokio::select! {
                 biased;
                 () = &mut stop.forced => return Ended::ByForce,
                 () = &mut stop.graceful => return Ended::Gracefully,
-                deliveries = self.source.next(free) => match deliveries {
+                deliveries = self.source.next(free.min(batch)) => match deliveries {
                     Ok(deliveries) => deliveries.into_iter().for_each(|d| self.start(d)),
                     Err(error) => return Ended::Broken(error),
                 },
-                Some(ended) = self.running.join_next() => self.account(ended),
+                Some(ended) = self.running.join_next(), if !roomy => self.account(ended),
             }
         }
     }
