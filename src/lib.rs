@@ -58,6 +58,7 @@ pub mod reply;
 pub mod routing;
 pub mod serve;
 mod service;
+mod sync;
 pub mod transport;
 
 #[cfg(feature = "redis")]

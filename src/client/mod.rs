@@ -82,7 +82,7 @@ use tower::{Service, ServiceExt};
 pub use self::call::{Call, Calling};
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    message::{Kind, Message, MessageId, Name, ReplyMode},
+    message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
     payload::{FromReply, IntoPayload},
     reply::Reply,
     service::IntoService,
@@ -104,7 +104,7 @@ impl<S> Client<S> {
         Self {
             service: service.into_service(),
             prefix: Name::default(),
-            request_timeout: Duration::from_secs(30),
+            request_timeout: Deadline::OF_A_REQUEST,
         }
     }
 
@@ -167,23 +167,31 @@ impl<S: Clone> Client<S> {
     }
 
     fn message<R>(&self, kind: Kind, name: Name, payload: impl IntoPayload) -> Call<S, R> {
-        Call::new(self.service.clone(), self.build(kind, &name, payload))
+        let message = build(kind, self.full_name(&name), payload);
+        Call::new(self.service.clone(), message)
     }
 
-    fn build(&self, kind: Kind, name: &Name, payload: impl IntoPayload) -> Result<Message, Error> {
-        // An empty name behind a prefix would silently address the prefix itself.
-        let name = match name.fault() {
-            Some(_) => name.clone(),
-            None => Name::join(&self.prefix, name),
+    /// The name behind the prefix, or what is wrong with it. An empty name would silently address
+    /// the prefix itself.
+    fn full_name(&self, name: &Name) -> Result<Name, &'static str> {
+        let checked = |name: Name| match name.fault() {
+            Some(fault) => Err(fault),
+            None => Ok(name),
         };
-        if let Some(fault) = name.fault() {
-            return Err(Error::new(ErrorKind::Invalid, fault));
-        }
-        let payload = payload.into_payload().map_err(|error| {
-            Error::new(ErrorKind::Invalid, "the payload cannot be serialized").with_source(error)
-        })?;
-        Ok(Message::new(kind, name, payload))
+        checked(name.clone()).and_then(|name| checked(Name::join(&self.prefix, &name)))
     }
+}
+
+fn build(
+    kind: Kind,
+    name: Result<Name, &'static str>,
+    payload: impl IntoPayload,
+) -> Result<Message, Error> {
+    let name = name.map_err(|fault| Error::new(ErrorKind::Invalid, fault))?;
+    let payload = payload.into_payload().map_err(|error| {
+        Error::new(ErrorKind::Invalid, "the payload cannot be serialized").with_source(error)
+    })?;
+    Ok(Message::new(kind, name, payload))
 }
 
 impl<S> Client<S>
@@ -203,7 +211,7 @@ where
         payloads: impl IntoIterator<Item = P>,
     ) -> Vec<Result<Receipt, Error>> {
         const UNDER_WAY: usize = 4_096;
-        let name = name.into();
+        let name = self.full_name(&name.into());
         let payloads = payloads.into_iter();
         let mut results = Vec::with_capacity(payloads.size_hint().0);
         let mut under_way = FuturesOrdered::new();
@@ -218,7 +226,7 @@ where
                     Some(result) = under_way.next() => results.push(result),
                 }
             };
-            let started = match (ready, self.build(Kind::Task, &name, payload)) {
+            let started = match (ready, build(Kind::Task, name.clone(), payload)) {
                 (Ok(()), Ok(message)) => Ok(service.call(message)),
                 (Err(error), _) => Err(Error::from_service(error.into())),
                 (_, Err(error)) => Err(error),

@@ -109,6 +109,9 @@ impl Attempt {
 pub struct Deadline(pub Instant);
 
 impl Deadline {
+    /// How long a request may take unless its sender says otherwise.
+    pub(crate) const OF_A_REQUEST: Duration = Duration::from_secs(30);
+
     /// The deadline `after` from now.
     pub fn after(after: Duration) -> Self {
         let now = Instant::now();

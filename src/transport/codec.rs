@@ -37,6 +37,10 @@ use crate::{
 pub const REPLY_TO: &str = "reply_to";
 /// The field of a request's correlation id.
 pub const CORRELATION_ID: &str = "correlation_id";
+/// What our clients' addresses start with.
+pub(crate) const REPLY_PREFIX: &str = "campanile:reply:";
+/// What Go-Broker's clients' addresses start with.
+pub(crate) const GO_REPLY_PREFIX: &str = "reply:";
 /// The internal field of the id that the message first had.
 pub const ORIGIN: &str = "~o";
 /// The internal field of the attempts so far, a decimal number.

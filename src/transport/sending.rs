@@ -16,6 +16,11 @@ pub(crate) fn check(parts: &Parts) -> Result<(), Error> {
     if let Some(fault) = parts.name.fault() {
         return invalid(fault);
     }
+    if parts.kind == Kind::Event && !parts.headers.is_empty() {
+        return invalid(
+            "events carry no headers on Pub/Sub; put them in the payload, or send a task",
+        );
+    }
     if parts.kind != Kind::Task {
         if parts.due.is_some() {
             return invalid("only tasks can be delayed");

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,6 +25,7 @@ use crate::{
     error::{Error, RpcError},
     message::{Due, IdempotencyKey, MessageId, Name, Parts},
     reply::Reply,
+    sync::lock,
     transport::{Counters, Settings, Start, StreamStats, codec},
 };
 
@@ -289,12 +290,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// The state behind a lock is whole between any two of its operations, so that a panic elsewhere
-/// cannot spoil it.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) type Broker = Arc<Shared>;

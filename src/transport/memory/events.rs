@@ -8,9 +8,10 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::{broker::lock, group::Consumer};
+use super::group::Consumer;
 use crate::{
     message::{Message, Name},
+    sync::lock,
     transport::{Counters, Interest, glob},
 };
 

@@ -96,10 +96,7 @@ use bytes::Bytes;
 use tower::Service;
 use uuid::Uuid;
 
-use self::{
-    broker::{Broker, Shared},
-    request::DEFAULT_TIMEOUT,
-};
+use self::broker::{Broker, Shared};
 pub use self::{
     group::Backlog,
     request::ResponseFuture,
@@ -211,12 +208,6 @@ impl Memory {
                 Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
             }
             Kind::Event => {
-                if !message.headers().is_empty() {
-                    return Err(Error::new(
-                        ErrorKind::Invalid,
-                        "events carry no headers on Pub/Sub",
-                    ));
-                }
                 self.broker.subscribers.publish(
                     message.name(),
                     message.payload(),
@@ -229,7 +220,7 @@ impl Memory {
                 let deadline = *message
                     .parts_mut()
                     .deadline
-                    .get_or_insert_with(|| Deadline::after(DEFAULT_TIMEOUT));
+                    .get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
                 if deadline.has_passed() {
                     return Err(Error::new(
                         ErrorKind::Timeout,

@@ -7,7 +7,6 @@ use std::{
     pin::Pin,
     sync::Mutex,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,19 +17,14 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::broker::{Broker, lock};
+use super::broker::Broker;
 use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Name},
     reply::Reply,
+    sync::lock,
     transport::{Counters, codec},
 };
-
-/// How long a request without a deadline waits.
-pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What an address of a reply starts with: that of this library, and that of Go-Broker.
-const PREFIXES: [&str; 2] = ["campanile:reply:", "reply:"];
 
 type Answer = Result<Reply, Error>;
 
@@ -58,12 +52,12 @@ impl Requests {
 
     /// Where replies are sent to.
     pub(super) fn address(&self) -> String {
-        format!("{}{}", PREFIXES[0], self.client)
+        format!("{}{}", codec::REPLY_PREFIX, self.client)
     }
 
     /// Whether replies may be sent there.
     pub(super) fn is_address(address: &Bytes) -> bool {
-        PREFIXES
+        [codec::REPLY_PREFIX, codec::GO_REPLY_PREFIX]
             .iter()
             .any(|prefix| address.starts_with(prefix.as_bytes()))
     }

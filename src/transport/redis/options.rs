@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Redis, state::OnGap};
-use crate::message::Name;
+use crate::{message::Name, transport::codec};
 
 /// The settings that no other transport has.
 #[derive(Debug, Clone)]
@@ -23,10 +23,10 @@ pub(super) struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            reply_prefix: Name::from_static("campanile:reply:"),
+            reply_prefix: Name::from_static(codec::REPLY_PREFIX),
             allowed_reply_prefixes: vec![
-                Name::from_static("campanile:reply:"),
-                Name::from_static("reply:"),
+                Name::from_static(codec::REPLY_PREFIX),
+                Name::from_static(codec::GO_REPLY_PREFIX),
             ],
             foreign_lease: Duration::from_secs(300),
             trim_beside_foreign: false,

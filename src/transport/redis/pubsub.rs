@@ -10,22 +10,20 @@ use redis::{
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{connect::Connector, error};
+use super::{
+    connect::{BACKOFF, Connector},
+    error,
+};
 use crate::{
     error::{Error, ErrorKind},
     message::{Kind, Message, Name, Parts},
-    transport::{Backoff, Counters, Interest},
+    transport::{Counters, Interest},
 };
 
 /// How often the server is asked whether it is still there, while no event says so.
 const PING: Duration = Duration::from_secs(5);
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// The wait before the subscriptions are made again.
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(2),
-};
 /// How often at most a warning about dropped events is logged.
 const WARNING: Duration = Duration::from_secs(5);
 

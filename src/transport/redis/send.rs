@@ -81,15 +81,10 @@ impl Redis {
 
 /// What cannot be sent, said before anything is.
 fn check(message: &Message) -> Result<(), Error> {
-    let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
     sending::check(message.parts())?;
     if message.payload().len() > LARGEST_PAYLOAD {
-        return invalid("the payload is larger than the 512 MiB that Redis takes");
-    }
-    if message.kind() == Kind::Event && !message.headers().is_empty() {
-        return invalid(
-            "events carry no headers on Pub/Sub; put them in the payload, or send a task",
-        );
+        let text = "the payload is larger than the 512 MiB that Redis takes";
+        return Err(Error::new(ErrorKind::Invalid, text));
     }
     Ok(())
 }

@@ -3,14 +3,14 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use super::Redis;
-use crate::transport::ConnectionState;
+use crate::{sync::lock, transport::ConnectionState};
 
 /// How often [`Redis::state_changed`] looks.
 const LOOK: Duration = Duration::from_millis(50);
@@ -94,14 +94,14 @@ pub(super) struct Hearts(Mutex<Vec<Weak<dyn Heart>>>);
 
 impl Hearts {
     pub(super) fn add(&self, heart: Weak<dyn Heart>) {
-        let mut hearts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hearts = lock(&self.0);
         hearts.retain(|heart| heart.strong_count() > 0);
         hearts.push(heart);
     }
 
     /// The worst of them.
     fn state(&self) -> ConnectionState {
-        let hearts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hearts = lock(&self.0);
         let states = hearts.iter().filter_map(|heart| heart.upgrade()?.state());
         states.max().unwrap_or(ConnectionState::Connected)
     }
@@ -119,12 +119,12 @@ pub(super) struct Beat {
 impl Beat {
     /// It begins to talk.
     pub(super) fn begin(&self) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *lock(&self.since) = Some(Instant::now());
     }
 
     /// It has come round.
     pub(super) fn end(&self, well: bool) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.since) = None;
         self.failing.store(!well, Ordering::Relaxed);
     }
 
@@ -133,7 +133,7 @@ impl Beat {
     }
 
     pub(super) fn is_late(&self, patience: Duration) -> bool {
-        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *lock(&self.since);
         since.is_some_and(|since| since.elapsed() > patience)
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::transport::{
     Counters,
     redis::{
-        connect::{Connector, Driven},
+        connect::{BACKOFF, Connector, Driven},
         error,
     },
 };
@@ -39,11 +39,6 @@ const BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a server that is not ready is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The wait between two attempts to connect.
-const BACKOFF: crate::transport::Backoff = crate::transport::Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(2),
-};
 
 pub(super) struct Task {
     connector: Connector,

@@ -12,7 +12,7 @@ mod subscription;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use super::{Redis, connect::Connector, error, keys, link::Link};
 use crate::{
     error::Error,
     message::{Name, ReplyMode},
+    sync::lock,
     transport::Counters,
 };
 
@@ -108,10 +109,7 @@ impl Hub {
 
     /// Whether replies are read from the reply stream beside `stream`. The first call starts that.
     fn reply_stream(&self, stream: &Name) -> Result<watch::Receiver<Ready>, Error> {
-        let mut streams = self
-            .reply_streams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut streams = lock(&self.reply_streams);
         if let Some(ready) = streams.get(stream) {
             return Ok(ready.clone());
         }

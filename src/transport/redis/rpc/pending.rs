@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll},
 };
 
@@ -15,6 +15,7 @@ use crate::{
     error::{Error, ErrorKind},
     message::ReplyMode,
     reply::Reply,
+    sync::lock,
     transport::{Counters, codec},
 };
 
@@ -46,7 +47,7 @@ impl Pending {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// A place for a new request. `None` for a fast one when its reply would not be heard.

@@ -1,6 +1,6 @@
 //! One request.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::timeout_at;
 
@@ -14,9 +14,6 @@ use crate::{
         redis::{error, link::Retry, send},
     },
 };
-
-/// How long a request waits for its reply unless it says otherwise.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 impl Hub {
     /// Sends a request and waits for its reply.
@@ -33,7 +30,7 @@ impl Hub {
         // It travels, so that no worker starts what nobody waits for any more.
         let deadline = *parts
             .deadline
-            .get_or_insert_with(|| Deadline::after(DEADLINE));
+            .get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
         async move {
             let name = message.name().clone();
             let late = || {

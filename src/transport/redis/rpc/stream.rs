@@ -6,6 +6,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::watch,
@@ -13,12 +14,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Pending, Ready, subscription::BACKOFF};
+use super::{Pending, Ready};
 use crate::transport::{
     Counters,
     redis::{
-        connect::Connector,
+        connect::{BACKOFF, Connector},
         link::{Link, Retry},
+        source::entry,
     },
 };
 
@@ -43,7 +45,7 @@ pub(super) struct Reader {
     counters: Arc<Counters>,
     ready: watch::Sender<Ready>,
     /// The last entry that was read; `None` before there is a stream.
-    cursor: Option<Vec<u8>>,
+    cursor: Option<Bytes>,
     renewed: Option<Instant>,
     /// How many entries behind the cursor were not trimmed yet.
     read: usize,
@@ -154,7 +156,7 @@ impl Reader {
             .arg(BLOCK.as_millis() as u64)
             .arg("STREAMS")
             .arg(&self.key)
-            .arg(cursor);
+            .arg(&cursor[..]);
         let mut answers = ask(connection, &pipeline, BLOCK + GRACE).await?;
         let replies = answers.pop().unwrap_or_default().extract_error()?;
         if renew {
@@ -204,23 +206,18 @@ impl Reader {
     }
 
     fn hand_out(&mut self, answer: Value) {
-        let entries = entries(answer);
-        self.idle = entries.is_empty();
-        self.read += entries.len();
-        for entry in entries {
-            let Some((id, fields)) = parts(entry) else {
-                continue;
-            };
-            let mut fields = fields.into_iter();
-            while let (Some(field), Some(value)) = (fields.next(), fields.next()) {
-                if let (Value::BulkString(field), Value::BulkString(envelope)) = (field, value)
-                    && field == b"r"
-                {
+        let entries = entry::streams(answer).flat_map(|(_, entries)| entries);
+        let before = self.read;
+        for (id, fields) in entries {
+            self.read += 1;
+            for (field, envelope) in entry::fields(fields) {
+                if field == "r" {
                     self.pending.resolve(&envelope);
                 }
             }
             self.cursor = Some(id);
         }
+        self.idle = self.read == before;
     }
 }
 
@@ -238,32 +235,6 @@ async fn ask(
 
 fn unexpected() -> redis::RedisError {
     io::Error::from(io::ErrorKind::InvalidData).into()
-}
-
-/// The entries in the answer to an `XREAD` of one stream, in RESP2 or RESP3.
-fn entries(answer: Value) -> Vec<Value> {
-    let stream = match answer {
-        Value::Array(mut streams) => match streams.pop() {
-            Some(Value::Array(mut stream)) => stream.pop(),
-            _ => None,
-        },
-        Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
-        _ => None,
-    };
-    match stream {
-        Some(Value::Array(entries)) => entries,
-        _ => Vec::new(),
-    }
-}
-
-fn parts(entry: Value) -> Option<(Vec<u8>, Vec<Value>)> {
-    let Value::Array(entry) = entry else {
-        return None;
-    };
-    match <[Value; 2]>::try_from(entry) {
-        Ok([Value::BulkString(id), Value::Array(fields)]) => Some((id, fields)),
-        _ => None,
-    }
 }
 
 /// The least id after this one.

@@ -12,17 +12,15 @@ use tokio::{
 use super::{Pending, Ready};
 use crate::{
     error::Error,
-    transport::{Backoff, Counters, redis::connect::Connector},
+    transport::{
+        Counters,
+        redis::connect::{BACKOFF, Connector},
+    },
 };
 
 /// How often the server is asked whether it still hears us, and how long it may take to answer: a
 /// connection that is only half open shows no other sign.
 const PING: Duration = Duration::from_secs(5);
-/// The wait between two attempts to subscribe.
-pub(super) const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(2),
-};
 
 pub(super) struct Subscription {
     pub(super) connector: Connector,

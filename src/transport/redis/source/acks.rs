@@ -5,14 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::{Cmd, Value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{
     entry::Lane,
-    worker::{Flight, Grip, Worker},
+    queued::{Queued, gather},
+    worker::Worker,
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     transport::redis::{error, link::Retry},
 };
 
@@ -22,35 +23,18 @@ const BATCH: usize = 512;
 /// A delivery that is done.
 #[derive(Debug)]
 pub(super) struct Ack {
-    /// Kept until the server has confirmed it, so that the lease lasts that long.
-    pub(super) grip: Grip,
+    pub(super) delivery: Queued,
     /// The answer to a request: channel and envelope.
     pub(super) publish: Option<(Bytes, Vec<u8>)>,
-    pub(super) done: oneshot::Sender<Result<(), Error>>,
-    pub(super) flight: Flight,
 }
 
-/// Acknowledges until the source is closed. While one batch is on its way the next one gathers, so
-/// a batch is as large as the load asks for, and an idle worker's handler is not delayed.
+/// Acknowledges until the source is closed.
 pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<Ack>) {
     let mut batch = Vec::with_capacity(BATCH);
-    loop {
-        tokio::select! {
-            biased;
-            _ = queue.recv_many(&mut batch, BATCH) => {}
-            () = worker.closed.cancelled() => break,
-        }
+    while gather(&mut queue, &mut batch, BATCH, &worker.closed).await {
         let answer = acknowledge(&worker, &mut batch).await;
-        for Ack {
-            grip, done, flight, ..
-        } in batch.drain(..)
-        {
-            drop((grip, flight));
-            let _ = done.send(match &answer {
-                Ok(()) => Ok(()),
-                Err(error) if error.is_closed() => Err(Error::closed()),
-                Err(error) => Err(Error::new(ErrorKind::Refused, error.chain())),
-            });
+        for ack in batch.drain(..) {
+            ack.delivery.confirm(answer.as_ref().copied());
         }
     }
 }
@@ -90,8 +74,9 @@ async fn acknowledge(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
 fn finishing(worker: &Worker, batch: &[Ack], lane: Lane) -> Vec<Cmd> {
     let ids: Vec<_> = batch
         .iter()
-        .filter(|ack| ack.grip.key.0 == lane)
-        .map(|ack| ack.grip.key.1.to_string())
+        .map(|ack| ack.delivery.grip.key)
+        .filter(|(on, _)| *on == lane)
+        .map(|(_, id)| id.to_string())
         .collect();
     if ids.is_empty() {
         return Vec::new();

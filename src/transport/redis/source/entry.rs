@@ -61,34 +61,41 @@ pub(super) struct Entry {
     pub(super) fields: Vec<(Bytes, Bytes)>,
 }
 
-/// The entries in the answer to `XREADGROUP`: `[[stream, [[id, [field, value, …]], …]], …]`, or a
-/// map of the same under RESP3.
+/// The entries in the answer to `XREADGROUP`.
 pub(super) fn read(answer: Value, retry: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let mut add = |stream: Value, list: Value| {
+    for (stream, list) in streams(answer) {
         let lane = match bytes(stream) {
             Some(name) if name == retry.as_bytes() => Lane::Retry,
             _ => Lane::Main,
         };
-        for entry in array(list) {
-            let mut entry = array(entry).into_iter();
-            if let (Some(id), Some(list)) = (entry.next(), entry.next()) {
-                entries.extend(self::entry(lane, id, 1, list));
-            }
-        }
-    };
-    match answer {
-        Value::Map(streams) => streams.into_iter().for_each(|(s, list)| add(s, list)),
-        streams => {
-            for stream in array(streams) {
-                let mut stream = array(stream).into_iter();
-                if let (Some(name), Some(list)) = (stream.next(), stream.next()) {
-                    add(name, list);
-                }
-            }
-        }
+        entries.extend(list.filter_map(|(id, fields)| entry(lane, id, 1, fields)));
     }
     entries
+}
+
+/// Each stream with its entries, an id and a list of fields each, in the answer to a read of
+/// streams: `[[stream, [[id, [field, value, …]], …]], …]`, or a map of the same under RESP3.
+pub(in crate::transport::redis) fn streams(
+    answer: Value,
+) -> impl Iterator<Item = (Value, impl Iterator<Item = (Bytes, Value)>)> {
+    let streams = match answer {
+        Value::Map(streams) => streams,
+        streams => array(streams).into_iter().filter_map(pair).collect(),
+    };
+    streams.into_iter().map(|(name, entries)| {
+        let entries = array(entries).into_iter().filter_map(|entry| {
+            let (id, fields) = pair(entry)?;
+            Some((bytes(id)?, fields))
+        });
+        (name, entries)
+    })
+}
+
+/// The first two of a list.
+fn pair(list: Value) -> Option<(Value, Value)> {
+    let mut list = array(list).into_iter();
+    Some((list.next()?, list.next()?))
 }
 
 /// The entries in the answer of a script: `[[id, deliveries, [field, value, …]], …]`.
@@ -97,12 +104,11 @@ pub(super) fn claimed(list: Value, lane: Lane) -> impl Iterator<Item = Entry> {
         let mut item = array(item).into_iter();
         let (id, deliveries, list) = (item.next()?, item.next()?, item.next()?);
         let deliveries = u32::try_from(integer(&deliveries)?).unwrap_or(u32::MAX);
-        entry(lane, id, deliveries, list)
+        entry(lane, bytes(id)?, deliveries, list)
     })
 }
 
-fn entry(lane: Lane, id: Value, deliveries: u32, list: Value) -> Option<Entry> {
-    let text = bytes(id)?;
+fn entry(lane: Lane, text: Bytes, deliveries: u32, list: Value) -> Option<Entry> {
     Some(Entry {
         lane,
         id: EntryId::parse(&text)?,

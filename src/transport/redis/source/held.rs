@@ -2,12 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use super::entry::{EntryId, Lane};
-use crate::message::Lease;
+use crate::{message::Lease, sync::lock};
 
 /// The key of a delivery.
 pub(super) type Key = (Lane, EntryId);
@@ -92,7 +92,7 @@ impl Held {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Hold>> {
         // No caller's code runs under the lock, so a panic cannot leave the map half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     future,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::settle::RedisSettle;
-use crate::transport::Delivery;
+use crate::{sync::lock, transport::Delivery};
 
 type Deliveries = Vec<Delivery<RedisSettle>>;
 
@@ -210,7 +210,7 @@ impl Inbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

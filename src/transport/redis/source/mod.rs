@@ -22,6 +22,7 @@ mod held;
 mod inbox;
 mod join;
 mod keeper;
+mod queued;
 mod reader;
 mod replies;
 mod scripts;

@@ -21,19 +21,14 @@ use super::{
 use crate::{
     error::Error,
     transport::{
-        Backoff, Delivery, SettleDelivery, Verdict,
-        redis::{error, link::Retry},
+        Delivery, SettleDelivery, Verdict,
+        redis::{connect::BACKOFF, error, link::Retry},
     },
 };
 
 /// How much longer than it may block an answer may take. Then its connection is given up: the read
 /// stays parked at the server otherwise, and takes the next entries for nobody.
 const GRACE: Duration = Duration::from_secs(5);
-/// The wait before a connection is made again.
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(2),
-};
 /// How many pending entries are looked at in one step after a connection was lost.
 const STEP: usize = 100;
 

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{
     entry::{EntryId, Lane, array, integer},
+    queued::{Queued, gather},
     scripts,
-    worker::{Flight, Grip, Worker},
+    worker::Worker,
 };
-use crate::{
-    error::{Error, ErrorKind},
-    transport::redis::link::Retry,
-};
+use crate::transport::redis::link::Retry;
 
 /// How many replies one call stores: a server does nothing else meanwhile.
 const BATCH: usize = 64;
@@ -21,29 +19,20 @@ const BATCH: usize = 64;
 /// A request that is done.
 #[derive(Debug)]
 pub(super) struct StoredReply {
-    /// Kept until the server has confirmed it, so that the lease lasts that long.
-    pub(super) grip: Grip,
+    pub(super) delivery: Queued,
     pub(super) origin: EntryId,
     /// The client's reply stream.
     pub(super) stream: String,
     pub(super) envelope: Vec<u8>,
-    pub(super) done: oneshot::Sender<Result<(), Error>>,
-    pub(super) flight: Flight,
 }
 
-/// Stores replies until the source is closed. As with acknowledgements, the next batch gathers
-/// while one is on its way.
+/// Stores replies until the source is closed.
 pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<StoredReply>) {
     let mut batch = Vec::with_capacity(BATCH);
-    loop {
-        tokio::select! {
-            biased;
-            _ = queue.recv_many(&mut batch, BATCH) => {}
-            () = worker.closed.cancelled() => break,
-        }
+    while gather(&mut queue, &mut batch, BATCH, &worker.closed).await {
         let (main, retry) = batch
             .drain(..)
-            .partition::<Vec<_>, _>(|reply: &StoredReply| reply.grip.key.0 == Lane::Main);
+            .partition::<Vec<_>, _>(|reply: &StoredReply| reply.delivery.grip.key.0 == Lane::Main);
         let lanes = [(Lane::Main, main), (Lane::Retry, retry)];
         let calls = lanes.into_iter().filter(|(_, batch)| !batch.is_empty());
         join_all(calls.map(|(lane, batch)| store(&worker, lane, batch))).await;
@@ -58,7 +47,8 @@ async fn store(worker: &Worker, lane: Lane, batch: Vec<StoredReply>) {
             .arg(&worker.consumer)
             .arg(lane.flag());
         for reply in &batch {
-            cmd.arg(reply.grip.key.1.to_string()).arg(&reply.envelope);
+            cmd.arg(reply.delivery.grip.key.1.to_string())
+                .arg(&reply.envelope);
         }
     };
     let script = &scripts::REPLY;
@@ -70,28 +60,23 @@ async fn store(worker: &Worker, lane: Lane, batch: Vec<StoredReply>) {
         })
         .await;
     let results = match answer {
-        Ok(results) => array(results).iter().map(integer).collect(),
+        Ok(results) => array(results),
         Err(error) => {
             for reply in batch {
-                let _ = reply.done.send(Err(match error.is_closed() {
-                    true => Error::closed(),
-                    false => Error::new(ErrorKind::Refused, error.chain()),
-                }));
+                reply.delivery.confirm(Err(&error));
             }
             return;
         }
     };
-    let results: Vec<_> = results;
     for (reply, result) in batch.into_iter().zip(results) {
-        match result {
+        match integer(&result) {
             Some(1) => worker.counters.done.increment(),
             Some(0) => {
                 worker.counters.done.increment();
                 worker.unanswerable(reply.origin);
             }
-            _ => reply.grip.fenced_out(reply.origin),
+            _ => reply.delivery.grip.fenced_out(reply.origin),
         }
-        drop((reply.grip, reply.flight));
-        let _ = reply.done.send(Ok(()));
+        reply.delivery.confirm(Ok(()));
     }
 }

@@ -9,12 +9,12 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
 
 use super::{
     acks::Ack,
     answer::{Address, Route},
     entry::{EntryId, array, integer},
+    queued::{Confirmed, Queued},
     replies::StoredReply,
     scripts,
     worker::{Flight, Grip, Suspect, Worker},
@@ -77,7 +77,7 @@ impl SettleDelivery for RedisSettle {
 pub(super) enum Settling {
     Nothing,
     /// It is in the queue of acknowledgements.
-    Queued(oneshot::Receiver<Result<(), Error>>),
+    Queued(Confirmed),
     Other(BoxFuture<'static, Result<(), Error>>),
 }
 
@@ -156,33 +156,22 @@ impl Ticket {
                 Route::Nowhere => worker.unanswerable(self.origin),
             }
         }
-        let flight = Flight::new(worker);
-        let queue = worker.acks.clone();
-        let (done, confirmed) = oneshot::channel();
-        let ack = Ack {
-            grip: self.grip,
-            publish,
-            done,
-            flight,
-        };
-        let _ = queue.send(ack);
+        let worker = worker.clone();
+        let (delivery, confirmed) = Queued::new(self.grip);
+        let _ = worker.acks.send(Ack { delivery, publish });
         Settling::Queued(confirmed)
     }
 
     /// Keeps the reply for a client that reads it when it can.
     fn store(self, stream: String, envelope: Vec<u8>) -> Settling {
-        let flight = Flight::new(&self.grip.worker);
-        let queue = self.grip.worker.replies.clone();
-        let (done, confirmed) = oneshot::channel();
-        let reply = StoredReply {
-            grip: self.grip,
+        let worker = self.grip.worker.clone();
+        let (delivery, confirmed) = Queued::new(self.grip);
+        let _ = worker.replies.send(StoredReply {
+            delivery,
             origin: self.origin,
             stream,
             envelope,
-            done,
-            flight,
-        };
-        let _ = queue.send(reply);
+        });
         Settling::Queued(confirmed)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     error::Error,
     message::Lease,
+    sync::lock,
     transport::{
         ConnectionState, Counters, Settings,
         redis::{
@@ -238,7 +239,7 @@ impl Health {
     /// A renewal that was asked for at `asked` has succeeded.
     pub(super) fn healthy(&self, asked: Instant, most_between: Duration) {
         let now = Instant::now();
-        let mut ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ticks = lock(&self.0);
         *ticks = match *ticks {
             Some(ticks) if now.duration_since(ticks.last) <= most_between => {
                 Some(Ticks { last: now, ..ticks })
@@ -251,12 +252,12 @@ impl Health {
     }
 
     pub(super) fn unhealthy(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.0) = None;
     }
 
     /// For how long; zero when the last tick is older than `most_between`.
     pub(super) fn lasts(&self, most_between: Duration) -> Duration {
-        let ticks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ticks = lock(&self.0);
         match *ticks {
             Some(ticks) if ticks.last.elapsed() <= most_between => ticks.first.elapsed(),
             _ => Duration::ZERO,
@@ -274,7 +275,7 @@ pub(super) struct Alarm {
 impl Alarm {
     /// Rings then, or earlier if that was set before.
     pub(super) fn set(&self, at: Instant) {
-        let mut earliest = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut earliest = lock(&self.at);
         if earliest.is_none_or(|earliest| at < earliest) {
             *earliest = Some(at);
             drop(earliest);
@@ -285,12 +286,12 @@ impl Alarm {
     /// Waits until it rings, and clears it.
     pub(super) async fn ring(&self) {
         loop {
-            let at = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = *lock(&self.at);
             match at {
                 None => self.changed.notified().await,
                 Some(at) => tokio::select! {
                     () = tokio::time::sleep_until(at.into()) => {
-                        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                        *lock(&self.at) = None;
                         return;
                     }
                     () = self.changed.notified() => {}
