@@ -32,14 +32,16 @@ async fn published(connection: &mut PubSub) -> Vec<u8> {
     reply.unwrap().get_payload_bytes().to_vec()
 }
 
-/// The replies that are stored for the client.
+/// The replies that are stored for the client, however many an entry holds.
 async fn stored(server: &RedisServer) -> Vec<Vec<u8>> {
     let entries = raw::entries(server, REPLIES).await;
-    let replies = entries.into_iter().filter_map(|(_, mut fields)| {
-        let (field, value) = fields.pop()?;
-        (field == b"r" && fields.is_empty()).then_some(value)
-    });
-    replies.collect()
+    let replies = entries.into_iter().flat_map(|(_, fields)| fields);
+    replies
+        .map(|(field, value)| {
+            assert_eq!(field, b"r");
+            value
+        })
+        .collect()
 }
 
 /// Makes the stream of a client that waits.
@@ -245,4 +247,56 @@ async fn a_request_that_outlived_its_workers_is_answered_unavailable() {
     unavailable(&stored(&server).await[0]);
     assert_eq!(letters(&redis).await.len(), 2);
     assert_eq!(pending(&server).await, (0, 0));
+}
+
+#[tokio::test]
+async fn replies_that_are_stored_together_are_fenced_and_answered_each_on_its_own() {
+    const GONE: &str = "00000000-0000-4000-8000-000000000000";
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    wait_for_replies(&server).await;
+    let (mut ids, mut deliveries) = (Vec::new(), Vec::new());
+    for n in 0..40 {
+        let client = if n % 4 == 1 { GONE } else { CLIENT };
+        let id = n.to_string();
+        let fields = [
+            ("type", "rpc"),
+            ("name", "n"),
+            ("payload", ""),
+            ("reply_to", "campanile:reply:1"),
+            ("correlation_id", &id),
+            ("~c", client),
+        ];
+        ids.push(raw::add(&server, "s", &fields).await);
+        deliveries.push(next(&mut source).await);
+    }
+    let stolen = |n: usize| n % 5 == 2;
+    for (n, id) in ids.iter().enumerate().filter(|(n, _)| stolen(*n)) {
+        let claim = ["XCLAIM", "s", "g", "thief", "0", id, "JUSTID"];
+        let claimed: Vec<String> = server.query(&claim).await;
+        assert_eq!(claimed.len(), 1, "{n}");
+    }
+    // Two that span a crowd of others, then all the rest.
+    let last = deliveries.pop().unwrap();
+    let first = deliveries.remove(0);
+    tokio::join!(settle(first, done()), settle(last, done()));
+    let rest = deliveries
+        .into_iter()
+        .map(|delivery| settle(delivery, done()));
+    futures_util::future::join_all(rest).await;
+
+    let mut answered: Vec<_> = stored(&server).await;
+    let mut expected: Vec<_> = (0..40)
+        .filter(|n| !stolen(*n) && n % 4 != 1)
+        .map(|n| codec::encode_reply(&n.to_string(), &Ok(Reply::default())))
+        .collect();
+    answered.sort();
+    expected.sort();
+    assert_eq!(answered, expected);
+    assert_eq!(pending(&server).await, (8, 0));
+    let counts = redis.counts();
+    assert_eq!((counts.done, counts.lost_leases), (32, 8));
+    let unanswered = (0..40).filter(|n| !stolen(*n) && n % 4 == 1).count() as u64;
+    assert_eq!(counts.unanswerable, unanswered);
 }

@@ -39,7 +39,9 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
     }
 }
 
-async fn store(worker: &Worker, lane: Lane, batch: Vec<StoredReply>) {
+async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
+    // Ascending, so that one look at the range shows which of them are still ours.
+    batch.sort_unstable_by_key(|reply| reply.delivery.grip.key.1);
     let streams = batch.iter().map(|reply| reply.stream.as_str());
     let keys: Vec<_> = [worker.key_of(lane)].into_iter().chain(streams).collect();
     let args = |cmd: &mut redis::Cmd| {
