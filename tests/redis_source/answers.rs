@@ -37,9 +37,10 @@ async fn stored(server: &RedisServer) -> Vec<Vec<u8>> {
     let entries = raw::entries(server, REPLIES).await;
     let replies = entries.into_iter().flat_map(|(_, fields)| fields);
     replies
-        .map(|(field, value)| {
+        .flat_map(|(field, value)| {
             assert_eq!(field, b"r");
-            value
+            let lines = value.split(|&byte| byte == b'\n');
+            lines.map(<[u8]>::to_vec).collect::<Vec<_>>()
         })
         .collect()
 }

@@ -77,31 +77,54 @@ struct Request {
 
 /// Who is told what the server answers.
 enum Answer {
+    /// A future that waits for it.
     Asker(oneshot::Sender<Result<Value, Error>>),
-    /// Nobody, unless it is a refusal.
-    IfRefused(fn(&Counters, Error)),
+    /// What acts on it without waiting for it: nobody is woken.
+    Listener(Told),
 }
 
 impl Answer {
-    fn send(self, counters: &Counters, answer: Result<Value, Error>) {
+    fn send(self, answer: Result<Value, Error>) {
         match self {
             Answer::Asker(asker) => {
                 let _ = asker.send(answer);
             }
-            Answer::IfRefused(tell) => {
-                if let Err(error) = answer.and_then(super::error::check) {
-                    tell(counters, error);
-                }
-            }
+            Answer::Listener(mut told) => told.tell(answer),
         }
     }
 
-    /// Whether nobody waits for it.
+    /// Whether nobody is interested any more.
     fn is_closed(&self) -> bool {
         match self {
             Answer::Asker(asker) => asker.is_closed(),
-            Answer::IfRefused(_) => true,
+            Answer::Listener(Told(listener)) => listener.as_ref().is_none_or(|l| l.is_gone()),
         }
+    }
+}
+
+/// What acts on the answer to a command, in the link's own task: it must not take long.
+pub(super) trait Listener: Send {
+    /// The server's answer, be it a refusal, or why there is none.
+    fn answered(self: Box<Self>, answer: Result<Value, Error>);
+
+    /// Whether nobody is interested any more, so that what was not sent yet need not be.
+    fn is_gone(&self) -> bool;
+}
+
+/// A listener that is told once, and if by nothing else then by being dropped.
+struct Told(Option<Box<dyn Listener>>);
+
+impl Told {
+    fn tell(&mut self, answer: Result<Value, Error>) {
+        if let Some(listener) = self.0.take() {
+            listener.answered(answer);
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.tell(Err(Error::closed()));
     }
 }
 
@@ -151,16 +174,17 @@ impl Link {
         self.enqueue(script.call(keys, args), retry, Some(script))
     }
 
-    /// Puts a command on the queue whose answer nobody waits for, once there is room: what is
-    /// submitted after that is sent after it. It is idempotent, or may be carried out twice.
-    pub(super) async fn post(&self, cmd: Cmd, if_refused: fn(&Counters, Error)) {
+    /// Puts a command on the queue, once there is room, whose answer is not waited for: what is
+    /// submitted after that is sent after it.
+    pub(super) async fn post(&self, cmd: Cmd, retry: Retry, listener: impl Listener + 'static) {
         let request = Request {
             cmd,
-            retry: Retry::UntilAnswered,
+            retry,
             script: None,
             give_up: None,
-            answer: Answer::IfRefused(if_refused),
+            answer: Answer::Listener(Told(Some(Box::new(listener)))),
         };
+        // A link that is closed drops it, which its listener is told.
         let _ = self.requests.send(request).await;
     }
 

@@ -91,6 +91,19 @@ impl Pending {
         }
     }
 
+    /// Whether somebody waits for this reply.
+    pub(super) fn waits(&self, id: Uuid) -> bool {
+        self.table().waiting.contains_key(&id)
+    }
+
+    /// There will be no reply to this request, if it still waits for one.
+    pub(super) fn fail(&self, id: Uuid, error: Error) {
+        let waiting = self.table().waiting.remove(&id);
+        if let Some(waiting) = waiting {
+            let _ = waiting.answer.send(Err(error));
+        }
+    }
+
     /// Hands a reply to its request.
     pub(super) fn resolve(&self, envelope: &[u8]) {
         let decoded = match codec::decode_reply(envelope) {

@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
+use redis::Value;
 use tokio::time::timeout_at;
+use uuid::{Uuid, fmt::Hyphenated};
 
-use super::Hub;
+use super::{Hub, Pending};
 use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Message, Name, ReplyMode},
     reply::Reply,
     transport::{
-        codec,
-        redis::{error, link::Retry, send},
+        Counters, codec,
+        redis::{
+            error,
+            link::{Listener, Retry},
+            send,
+        },
     },
 };
 
@@ -60,7 +66,7 @@ impl Hub {
             let mut ready = self.reply_stream(&stream)?;
             self.wait(&mut ready, mode, deadline.0).await?;
         }
-        let mut place = loop {
+        let place = loop {
             self.wait(&mut subscribed, mode, deadline.0).await?;
             if let Some(place) = self.pending.register(mode) {
                 break place;
@@ -79,30 +85,45 @@ impl Hub {
         }
         drop(message);
 
-        let sent = self.link.submit(cmd, Retry::Never);
-        tokio::select! {
-            biased;
-            reply = &mut place => {
-                self.counters.sent.increment();
-                return reply;
-            }
-            answer = sent => match answer {
-                Ok(answer) => {
-                    error::check(answer)?;
-                    self.counters.sent.increment();
-                }
-                // It may well be under way, and its reply is kept for us: that will tell.
-                Err(error) if error.is_unknown_outcome() && mode == ReplyMode::Reliable => {}
-                Err(error) => return Err(error),
-            },
-        }
+        // Whether it was sent is told to its place, not to this task: that is woken once, by the
+        // reply.
+        let sent = Sent {
+            id: place.id(),
+            mode,
+            pending: self.pending.clone(),
+            counters: self.counters.clone(),
+        };
+        self.link.post(cmd, Retry::Never, sent).await;
         place.await
     }
 }
 
+/// Tells a request's place when it could not be sent.
+struct Sent {
+    id: Uuid,
+    mode: ReplyMode,
+    pending: Arc<Pending>,
+    counters: Arc<Counters>,
+}
+
+impl Listener for Sent {
+    fn answered(self: Box<Self>, answer: Result<Value, Error>) {
+        match answer.and_then(error::check) {
+            Ok(_) => self.counters.sent.increment(),
+            // It may well be under way, and its reply is kept for us: that will tell.
+            Err(error) if error.is_unknown_outcome() && self.mode == ReplyMode::Reliable => {}
+            Err(error) => self.pending.fail(self.id, error),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.pending.waits(self.id)
+    }
+}
+
 /// The text of an id, without an allocation.
-fn uuid_text(id: uuid::Uuid) -> [u8; uuid::fmt::Hyphenated::LENGTH] {
-    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+fn uuid_text(id: Uuid) -> [u8; Hyphenated::LENGTH] {
+    let mut text = [0; Hyphenated::LENGTH];
     id.hyphenated().encode_lower(&mut text);
     text
 }

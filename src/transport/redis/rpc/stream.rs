@@ -210,9 +210,10 @@ impl Reader {
         let before = self.read;
         for (id, fields) in entries {
             self.read += 1;
-            for (field, envelope) in entry::fields(fields) {
+            for (field, envelopes) in entry::fields(fields) {
                 if field == "r" {
-                    self.pending.resolve(&envelope);
+                    let envelopes = envelopes.split(|&byte| byte == b'\n');
+                    envelopes.for_each(|envelope| self.pending.resolve(envelope));
                 }
             }
             self.cursor = Some(id);

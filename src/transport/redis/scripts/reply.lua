@@ -1,5 +1,6 @@
 -- Stores replies and acknowledges their requests, each on its own: what is not this worker's any
--- more is passed over. The replies of one client are one entry, with a field for each.
+-- more is passed over. The replies of one client are one entry, one on a line: an envelope holds
+-- no line break.
 -- KEYS: source, then the reply stream of each. ARGV: group, consumer, '1' on the retry stream, then
 --       id and envelope of each, in ascending order of the ids.
 -- Returns for each: 1 stored, 0 could not be (and acknowledged all the same), -1 not ours.
@@ -13,14 +14,13 @@ for i = 1, #ids do
     done[#done + 1] = ids[i]
     local entry = entries[KEYS[i + 1]] or {}
     entries[KEYS[i + 1]] = entry
-    entry[#entry + 1] = 'r'
     entry[#entry + 1] = ARGV[2 * i + 3]
   end
 end
 if #done == 0 then return results end
 for stream, entry in pairs(entries) do
   -- A client that is gone has no stream, and gets none; a key of another type is not its stream.
-  local stored = redis.pcall('XADD', stream, 'NOMKSTREAM', '*', unpack(entry))
+  local stored = redis.pcall('XADD', stream, 'NOMKSTREAM', '*', 'r', table.concat(entry, '\n'))
   entries[stream] = type(stored) == 'string' and 1 or 0
 end
 for i = 1, #ids do

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
-use redis::Cmd;
+use futures_util::{StreamExt, future::try_join_all, stream::FuturesUnordered};
+use redis::{Cmd, Value};
 use tokio::sync::mpsc;
 
 use super::{
@@ -14,11 +14,20 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{Counters, redis::link::Retry},
+    transport::{
+        Counters,
+        redis::{
+            error,
+            link::{Listener, Retry},
+        },
+    },
 };
 
 /// How many are acknowledged at once.
 const BATCH: usize = 512;
+/// How many batches are on their way at once: a reply is published with its acknowledgement, and
+/// should not wait until others are confirmed.
+const BATCHES: usize = 4;
 /// About how many bytes the id of an entry takes.
 const ID: usize = 20;
 
@@ -32,23 +41,39 @@ pub(super) struct Ack {
 
 /// Acknowledges until the source is closed.
 pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<Ack>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while gather(&mut queue, &mut batch, BATCH, &worker.closed).await {
-        let answer = acknowledge(&worker, &mut batch).await;
-        for ack in batch.drain(..) {
-            ack.delivery.confirm(answer.as_ref().copied());
+    let mut batch = Vec::new();
+    let mut sent = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = sent.next() => {}
+            more = gather(&mut queue, &mut batch, BATCH, &worker.closed), if sent.len() < BATCHES => {
+                if !more {
+                    break;
+                }
+                sent.push(acknowledge(&worker, std::mem::take(&mut batch)));
+            }
         }
+    }
+    sent.collect().await
+}
+
+async fn acknowledge(worker: &Worker, mut batch: Vec<Ack>) {
+    let answer = send(worker, &mut batch).await;
+    for ack in batch {
+        ack.delivery.confirm(answer.as_ref().copied());
     }
 }
 
-async fn acknowledge(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
+async fn send(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
     for ack in &mut *batch {
         if let Some((channel, envelope)) = ack.publish.take() {
             let mut cmd = Cmd::with_capacity(3, 16 + channel.len() + envelope.len());
             cmd.arg("PUBLISH").arg(&channel[..]).arg(envelope);
             // Before the acknowledgement: a request whose worker ends in between is answered twice
             // rather than never.
-            worker.link.post(cmd, unpublished).await;
+            let published = Published(worker.counters.clone());
+            worker.link.post(cmd, Retry::UntilAnswered, published).await;
         }
     }
     let cmds = Lane::BOTH
@@ -64,9 +89,21 @@ async fn acknowledge(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
     Ok(())
 }
 
-fn unpublished(counters: &Counters, refusal: Error) {
-    counters.unanswerable.increment();
-    tracing::warn!(error = refusal.chain(), "a reply could not be published");
+/// Notices a reply that the server did not take.
+struct Published(Arc<Counters>);
+
+impl Listener for Published {
+    fn answered(self: Box<Self>, answer: Result<Value, Error>) {
+        if let Err(error) = answer.and_then(error::check) {
+            self.0.unanswerable.increment();
+            tracing::warn!(error = error.chain(), "a reply could not be published");
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        // Once the link is closed nothing more is sent for it.
+        true
+    }
 }
 
 /// The commands that end the entries of a lane.

@@ -40,17 +40,48 @@ impl Queued {
 }
 
 /// Waits for a batch of at most `most`, and says whether there is one: not when the source is
-/// closed. What comes while one batch is on its way is the next, so a batch is as large as the load
-/// asks for, and an idle worker's handler is not delayed.
+/// closed. What comes while others are on their way is the next, and what is about to come gets one
+/// turn to do so: a batch is as large as the load asks for, and an idle worker's handler is not
+/// delayed.
+///
+/// # Cancel safety
+/// What it has gathered when it is dropped is in `batch`, and the next call goes on from there.
 pub(super) async fn gather<T>(
     queue: &mut mpsc::UnboundedReceiver<T>,
     batch: &mut Vec<T>,
     most: usize,
     closed: &CancellationToken,
 ) -> bool {
-    tokio::select! {
-        biased;
-        _ = queue.recv_many(batch, most) => true,
-        () = closed.cancelled() => false,
+    if batch.is_empty() {
+        tokio::select! {
+            biased;
+            _ = queue.recv_many(batch, most) => {}
+            () = closed.cancelled() => return false,
+        }
+    }
+    tokio::task::yield_now().await;
+    while batch.len() < most
+        && let Ok(next) = queue.try_recv()
+    {
+        batch.push(next);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_gathered_before_it_was_dropped_is_the_next_batch() {
+        let (items, mut queue) = mpsc::unbounded_channel();
+        let (mut batch, closed) = (Vec::new(), CancellationToken::new());
+        items.send(1).unwrap();
+        let gathering = gather(&mut queue, &mut batch, 8, &closed);
+        assert_eq!(gathering.now_or_never(), None, "it gives a turn to others");
+        assert!(gather(&mut queue, &mut batch, 8, &closed).await);
+        assert_eq!(batch, [1]);
     }
 }
