@@ -42,6 +42,7 @@ pub use self::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
         Step, StoreFuture,
     },
+    sending::check,
     settings::{Backoff, Expired, Settings, Start, UnknownNames},
     state::ConnectionState,
     stats::{GroupStats, StreamStats},
