@@ -2,6 +2,7 @@
 
 use campanile::Attempt;
 use support::Options;
+use tower::ServiceExt;
 
 use super::*;
 
@@ -139,6 +140,38 @@ async fn connections_that_are_killed_are_made_again_and_no_verdict_is_lost() {
     }
     assert_eq!(letters(&redis).await.len(), 5);
     assert!(redis.counts().reconnects > 0);
+}
+
+#[tokio::test]
+async fn verdicts_wait_for_a_server_that_misses_its_replicas() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        task(&server, "x").await;
+        held.push(next(&mut source).await);
+    }
+    let demand = |replicas| ["CONFIG", "SET", "min-replicas-to-write", replicas];
+    server.command(&demand("1")).await;
+    let mut settling = tokio::task::JoinSet::new();
+    let verdicts = [done(), dead("x"), redeliver(Some(30 * SECOND), true)];
+    for (delivery, verdict) in held.into_iter().zip(verdicts) {
+        settling.spawn(settle(delivery, verdict));
+    }
+    let refused = redis.clone().oneshot(Message::task("n", "")).await;
+    assert!(refused.is_err_and(|error| error.is_refused()));
+    raw::eventually(
+        || async { (!redis.state().is_ready()).then_some(()) },
+        5 * SECOND,
+    )
+    .await;
+    assert_eq!(pending(&server).await, (3, 0));
+    server.command(&demand("0")).await;
+    within(10 * SECOND, settling.join_all()).await;
+    assert_eq!(pending(&server).await, (0, 0));
+    let counts = redis.counts();
+    assert_eq!((counts.done, counts.dead, counts.redelivered), (1, 1, 1));
 }
 
 #[tokio::test]
