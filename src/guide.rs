@@ -53,7 +53,7 @@ pub mod durability {
 pub mod own_transport {
     //! How to write a transport, and how to test it.
     //!
-    //! [`examples/transport.rs`]: #the-whole
+    //! [`examples/transport/queue.rs`]: #the-whole
     //! [`Redis`]: crate::Redis
     //! [`Memory`]: crate::transport::memory::Memory
     //! [`Reply`]: crate::Reply
@@ -89,6 +89,6 @@ pub mod own_transport {
     //! # The whole
     //!
     //! ```
-    #![doc = include_str!("../examples/transport.rs")]
+    #![doc = include_str!("../examples/transport/queue.rs")]
     //! ```
 }

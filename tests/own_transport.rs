@@ -1,10 +1,8 @@
 //! The transport of the chapter in the docs passes the suite that it is told to pass.
 #![cfg(feature = "conformance")]
 
-// Its `main` is for whoever runs the example.
-#[allow(dead_code, unreachable_pub)]
-#[path = "../examples/transport.rs"]
-mod transport;
+#[path = "../examples/transport/queue.rs"]
+mod queue;
 
 use bytes::Bytes;
 use campanile::{
@@ -12,7 +10,7 @@ use campanile::{
     conformance::{Capabilities, Factory},
     transport::Settings,
 };
-use transport::Queue;
+use queue::Queue;
 
 impl Factory for Queue {
     type Handle = Queue;

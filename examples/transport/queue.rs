@@ -1,10 +1,3 @@
-// A transport of one's own: a queue of tasks within one process.
-//
-//     cargo run --example transport
-//
-// The docs explain it (`campanile::guide::own_transport`, docs/own-transport.md), and
-// tests/own_transport.rs puts it through the conformance suite.
-
 use std::{
     collections::{HashMap, VecDeque},
     future::{Ready, ready},
@@ -15,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use campanile::{
-    Attempt, Client, Deadline, Error, Kind, Message, MessageId, Name, Reply, Router, serve,
+    Attempt, Deadline, Error, Kind, Message, MessageId, Name, Reply,
     transport::{
         self, Delivery, Interest, Settings, SettleDelivery, Source, Transport, Verdict, codec,
     },
@@ -39,13 +32,14 @@ struct Broker {
 
 /// Both halves in one handle. Its clones share one broker.
 #[derive(Clone, Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     broker: Arc<Broker>,
     settings: Settings,
 }
 
 impl Queue {
-    pub fn with_settings(&self, settings: Settings) -> Self {
+    /// The same broker, with other settings.
+    pub(crate) fn with_settings(&self, settings: Settings) -> Self {
         let broker = Arc::clone(&self.broker);
         Self { broker, settings }
     }
@@ -61,7 +55,8 @@ impl Queue {
         self.broker.arrival.notify_waiters();
     }
 
-    pub fn add(&self, fields: Vec<(Bytes, Bytes)>) -> MessageId {
+    /// Adds an entry, message or not.
+    pub(crate) fn add(&self, fields: Vec<(Bytes, Bytes)>) -> MessageId {
         let id = MessageId::from(uuid::Uuid::new_v4().to_string());
         self.put(Entry {
             id: id.clone(),
@@ -118,7 +113,7 @@ impl Transport for Queue {
 }
 
 /// One worker.
-pub struct QueueSource {
+pub(crate) struct QueueSource {
     queue: Queue,
     reads: bool,
     stopped: bool,
@@ -187,7 +182,7 @@ impl Queue {
 }
 
 /// The right to settle one delivery.
-pub struct Held {
+pub(crate) struct Held {
     queue: Queue,
     entry: Option<Entry>,
 }
@@ -240,25 +235,4 @@ impl Queue {
             queue.put(entry);
         });
     }
-}
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Error> {
-    let (greeted, mut greetings) = tokio::sync::mpsc::unbounded_channel();
-    let app = Router::new().task("greet", async move |Attempt(attempt), name: String| {
-        if attempt == 1 {
-            return Err("not in the mood"); // it comes back
-        }
-        let _ = greeted.send(format!("hello {name}, at attempt {attempt}"));
-        Ok(())
-    });
-    let queue = Queue::default();
-    let worker = tokio::spawn(serve(queue.clone(), app).into_future());
-
-    Client::new(queue).enqueue("greet", "Ada").await?;
-    let greeting = greetings.recv().await;
-    assert_eq!(greeting.as_deref(), Some("hello Ada, at attempt 2"));
-    println!("{}", greeting.unwrap_or_default());
-    worker.abort();
-    Ok(())
 }
