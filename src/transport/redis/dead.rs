@@ -133,7 +133,7 @@ impl DeadLetterStore for Store {
             Ok(Acted {
                 acted: acted.unsigned_abs(),
                 next: next
-                    .and_then(|id| DeadLetterId::from_utf8(id).ok())
+                    .and_then(|id| DeadLetterId::from_utf8(&id).ok())
                     .filter(|id| !id.is_empty()),
             })
         })
@@ -163,7 +163,7 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
 /// The id of an entry: `[id, [field, value, …]]`.
 fn id(entry: &Value) -> Option<DeadLetterId> {
     match entry {
-        Value::Array(entry) => DeadLetterId::from_utf8(bytes(entry.first()?.clone())?).ok(),
+        Value::Array(entry) => DeadLetterId::from_utf8(&bytes(entry.first()?.clone())?).ok(),
         _ => None,
     }
 }
@@ -188,7 +188,7 @@ fn read(entry: Value) -> Option<DeadLetter> {
         .and_then(codec::given_id);
     Some(DeadLetter {
         id,
-        message_id: given.or_else(|| MessageId::from_utf8(fact(1).clone()).ok())?,
+        message_id: given.or_else(|| MessageId::from_utf8(fact(1)).ok())?,
         fields,
         reason: String::from_utf8_lossy(fact(2)).into_owned(),
         attempts: number(3).map(|attempts: u64| u32::try_from(attempts).unwrap_or(u32::MAX))?,

@@ -113,5 +113,5 @@ fn name(group: Value) -> Option<Name> {
             }
         }
     };
-    Name::from_utf8(bytes(name?)?).ok()
+    Name::from_utf8(&bytes(name?)?).ok()
 }
