@@ -172,7 +172,11 @@ impl Reader {
     /// at first. It does not block, so it is soon answered.
     fn read_ahead(&mut self, come: usize) {
         let worker = &self.worker;
-        let count = worker.inbox.demand().saturating_sub(come).min(worker.part());
+        let count = worker
+            .inbox
+            .demand()
+            .saturating_sub(come)
+            .min(worker.part());
         let other = self.retries || self.recover || self.scan.is_due(worker);
         let on = self.full && !other && !worker.inbox.is_stopped();
         let Some(connection) = self.connection.as_ref().filter(|_| on && count > 0) else {
