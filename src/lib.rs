@@ -38,7 +38,8 @@
 //!
 //! Where to read on: [`routing`] and [`extract`] for what is served, [`client`] for what is called,
 //! [`serve`](mod@serve) for the loop between them and its shutdown, [`transport`] for Redis, memory
-//! and transports of one's own, [`error`] for how a handler fails.
+//! and transports of one's own, [`error`] for how a handler fails, and the [`guide`] for what is
+//! guaranteed and what the server's settings have to do with it.
 //!
 //! # Features
 //! - `redis` (default): the Redis transport.
@@ -51,6 +52,7 @@ pub mod client;
 pub mod conformance;
 pub mod error;
 pub mod extract;
+pub mod guide;
 pub mod handler;
 pub mod message;
 pub mod payload;

@@ -63,6 +63,27 @@ mod redis {
         async fn cancel(&self, handle: &Redis, id: &MessageId) -> Result<bool, Error> {
             handle.cancel(id).await
         }
+
+        /// Another worker of the group holds everything, and was not heard of for an hour.
+        async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {
+            let (stream, group) = (settings.stream.as_str(), settings.group.as_str());
+            let pending: Vec<(String, String, u64, u64)> = self
+                .query(&["XPENDING", stream, group, "-", "+", "1000"])
+                .await;
+            let mut claim = vec!["XCLAIM", stream, group, "campanile-rival", "0"];
+            claim.extend(pending.iter().map(|(id, ..)| id.as_str()));
+            claim.extend(["IDLE", "3600000", "RETRYCOUNT", "1", "JUSTID"]);
+            self.command(&claim).await;
+            Ok(())
+        }
+
+        /// It saves what it has, ends, and loads it again.
+        async fn restart(&self) -> Result<(), Error> {
+            // The connection ends with the server, so there is no answer.
+            let _ = self.try_command(&["SHUTDOWN", "SAVE"]).await;
+            RedisServer::restart(self).await;
+            Ok(())
+        }
     }
 
     campanile::conformance_tests!(RedisServer::start().await);

@@ -77,6 +77,12 @@ async fn the_quick_start_runs_on_redis() {
 }
 
 #[tokio::test]
+async fn a_transport_of_ones_own_is_served_and_called() {
+    let output = output(example("transport")).await;
+    shows(&output, &["hello Ada, at attempt 2"]);
+}
+
+#[tokio::test]
 async fn the_layers_do_what_they_are_there_for() {
     let output = output(example("layers")).await;
     shows(

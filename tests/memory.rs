@@ -173,6 +173,21 @@ async fn a_lost_lease_is_told_and_its_verdict_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_success_changes_nothing() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    send(&memory, "task").await;
+    let late = one(&mut worker).await;
+    memory.end_leases();
+    let again = one(&mut worker).await;
+    done(late).await;
+    assert_eq!(memory.counts().done, 0);
+    settle(again, Verdict::GiveBack).await;
+    done(one(&mut worker).await).await;
+    assert_eq!(memory.counts().done, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_holds_for_ever_while_its_source_lives_and_ends_after_it_is_dropped() {
     let memory = Memory::new().lease(Duration::from_secs(60));
     let mut slow = open(&memory).await;

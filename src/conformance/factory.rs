@@ -82,6 +82,27 @@ pub trait Factory: Send + Sync {
             ))
         }
     }
+
+    /// Ends the leases of everything that the workers of these settings' group hold, as if none of
+    /// them had been heard of for long, though they run. Needed for [`Capabilities::end_leases`].
+    fn end_leases(&self, settings: &Settings) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = settings;
+        async {
+            Err(Error::config(
+                "the factory declares `end_leases` and does not end any",
+            ))
+        }
+    }
+
+    /// Restarts the server with the data that it had accepted, and returns when it runs again.
+    /// Connections may break. Needed for [`Capabilities::restart`].
+    fn restart(&self) -> impl Future<Output = Result<(), Error>> + Send {
+        async {
+            Err(Error::config(
+                "the factory declares `restart` and restarts nothing",
+            ))
+        }
+    }
 }
 
 /// What a transport can do.
@@ -119,6 +140,10 @@ pub struct Capabilities {
     pub statistics: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,
+    /// [`Factory::end_leases`] works.
+    pub end_leases: bool,
+    /// [`Factory::restart`] works.
+    pub restart: bool,
 }
 
 impl Capabilities {
@@ -137,6 +162,28 @@ impl Capabilities {
             delayed_tasks: true,
             idempotent_tasks: true,
             statistics: true,
+            end_leases: true,
+            restart: true,
+        }
+    }
+
+    /// Nothing but sending tasks and working on them: what every transport can do.
+    pub const fn none() -> Self {
+        Self {
+            delayed_redelivery: false,
+            groups: false,
+            take_over: false,
+            events: false,
+            patterns: false,
+            fast_rpc: false,
+            reliable_rpc: false,
+            raw_entries: false,
+            dead_letters: false,
+            delayed_tasks: false,
+            idempotent_tasks: false,
+            statistics: false,
+            end_leases: false,
+            restart: false,
         }
     }
 }
@@ -150,7 +197,10 @@ impl Factory for Memory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::all()
+        // There is no server that could be restarted.
+        let mut capabilities = Capabilities::all();
+        capabilities.restart = false;
+        capabilities
     }
 
     async fn add_raw(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
@@ -168,5 +218,10 @@ impl Factory for Memory {
 
     async fn cancel(&self, handle: &Memory, id: &MessageId) -> Result<bool, Error> {
         handle.cancel(id).await
+    }
+
+    async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {
+        self.clone().with_settings(settings.clone()).end_leases();
+        Ok(())
     }
 }

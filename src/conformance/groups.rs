@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, again, assert_same, attempt, done, id, settle},
+    scene::{QUIET, Scene, again, assert_same, attempt, done, id, message, settle},
 };
-use crate::transport::{Start, Verdict};
+use crate::transport::{Start, UnknownNames, Verdict};
 
 /// What was sent before the first worker of the first group ever ran is delivered to it.
 pub async fn what_was_sent_before_the_first_worker_is_delivered<F: Factory>(factory: &F) {
@@ -181,4 +181,61 @@ pub async fn a_group_goes_on_where_it_was<F: Factory>(factory: &F) {
         .nothing_for(QUIET, "what was handled came back")
         .await;
     worker.close().await;
+}
+
+/// A worker that does not say what becomes of unknown names is not let in beside another group: it
+/// might take what is meant for that one as failed.
+pub async fn beside_another_group_the_fate_of_unknown_names_must_be_chosen<F: Factory>(
+    factory: &F,
+) {
+    if !factory.capabilities().groups {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.unknown_names = None);
+    // Alone on its stream a group needs no choice.
+    let first = scene.worker().await;
+    let mut second = scene.group("second", Start::Beginning);
+    let error = second.refused_worker().await;
+    assert!(error.is_config(), "{error:?}");
+    assert!(error.to_string().contains("unknown_names"), "{error}");
+    for choice in [UnknownNames::Fail, UnknownNames::Ignore] {
+        second.settings.unknown_names = Some(choice);
+        second.worker().await.close().await;
+    }
+    first.close().await;
+}
+
+/// Two streams share nothing, though their groups and the names of their messages are the same.
+pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
+    let (ours, theirs) = (Scene::new(factory), Scene::new(factory));
+    let mut our_worker = ours.worker().await;
+    let mut their_worker = theirs.worker().await;
+    let our_receipts = [ours.task("ours").await, ours.task("ours").await];
+    let mut held = our_worker.exactly(2).await;
+    assert_same(
+        held.iter().map(|delivery| id(delivery).clone()),
+        our_receipts,
+    );
+    their_worker
+        .nothing_for(QUIET, "a message came from another stream")
+        .await;
+    theirs.task("theirs").await;
+    let delivery = their_worker.one().await;
+    assert_eq!(message(&delivery).payload(), "theirs");
+    done(delivery).await;
+
+    let bury = Verdict::Dead {
+        reason: "bad".into(),
+        answer: None,
+    };
+    settle(held.remove(0), bury).await;
+    settle(held.remove(0), again(Duration::ZERO)).await;
+    done(our_worker.one().await).await;
+    our_worker.close().await;
+    their_worker
+        .nothing_for(QUIET, "a redelivery came from another stream")
+        .await;
+    let dead = theirs.dead_letters().await;
+    assert!(dead.is_none_or(|dead| dead.is_empty()));
+    their_worker.close().await;
 }

@@ -40,6 +40,10 @@
 //!         let mut capabilities = Capabilities::all();
 //!         capabilities.raw_entries = false;
 //!         capabilities.dead_letters = false;
+//!         capabilities.delayed_tasks = false;
+//!         capabilities.statistics = false;
+//!         capabilities.end_leases = false;
+//!         capabilities.restart = false;
 //!         capabilities
 //!     }
 //! }
@@ -57,6 +61,7 @@
 //! That is how a check fails: with a text that says what should have happened. Each takes bounded
 //! time, and most take well under a second; those that wait for a lease take a few.
 
+mod crowds;
 mod dead;
 mod events;
 mod factory;
@@ -71,6 +76,12 @@ mod undecodable;
 mod workers;
 
 pub use self::{
+    crowds::{
+        a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go,
+        a_restart_of_the_server_loses_nothing_that_was_accepted,
+        fifty_senders_and_fifty_workers_lose_and_repeat_nothing,
+        workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothing,
+    },
     dead::{
         a_replay_reaches_only_the_group_of_the_dead_letter,
         a_replayed_dead_letter_starts_from_its_first_attempt,
@@ -86,7 +97,9 @@ pub use self::{
     factory::{Capabilities, Factory},
     groups::{
         a_group_goes_on_where_it_was, a_group_starts_where_it_is_told,
-        a_new_group_beside_another_must_choose_its_start, every_group_gets_every_message,
+        a_new_group_beside_another_must_choose_its_start,
+        beside_another_group_the_fate_of_unknown_names_must_be_chosen,
+        every_group_gets_every_message, streams_are_isolated_from_each_other,
         what_one_group_does_is_invisible_to_others,
         what_was_sent_before_the_first_worker_is_delivered, workers_of_a_group_share_its_messages,
     },
@@ -128,11 +141,12 @@ pub use self::{
     },
     workers::{
         a_delivery_that_is_dropped_comes_back_after_the_lease, a_living_worker_keeps_what_it_holds,
+        a_lost_lease_is_told_and_its_late_verdict_changes_nothing,
         a_message_that_kills_its_workers_becomes_a_dead_letter,
         a_worker_holds_back_nothing_that_it_did_not_ask_for,
         a_worker_that_stops_leaves_the_rest_to_others_at_once, a_worker_that_waits_can_be_closed,
-        fifty_senders_and_ten_workers_lose_and_repeat_nothing, next_can_be_dropped_without_loss,
-        one_in_flight_keeps_the_order, what_a_vanished_worker_held_is_taken_over,
+        next_can_be_dropped_without_loss, one_in_flight_keeps_the_order,
+        what_a_vanished_worker_held_is_taken_over,
     },
 };
 
@@ -161,6 +175,8 @@ macro_rules! conformance_tests {
             a_group_starts_where_it_is_told
             what_one_group_does_is_invisible_to_others
             a_group_goes_on_where_it_was
+            beside_another_group_the_fate_of_unknown_names_must_be_chosen
+            streams_are_isolated_from_each_other
             a_failed_delivery_comes_back_as_the_next_attempt
             a_failed_delivery_comes_back_after_the_back_off
             a_delayed_redelivery_waits_and_outlives_its_worker
@@ -211,7 +227,11 @@ macro_rules! conformance_tests {
             a_delivery_that_is_dropped_comes_back_after_the_lease
             a_message_that_kills_its_workers_becomes_a_dead_letter
             a_living_worker_keeps_what_it_holds
-            fifty_senders_and_ten_workers_lose_and_repeat_nothing
+            a_lost_lease_is_told_and_its_late_verdict_changes_nothing
+            fifty_senders_and_fifty_workers_lose_and_repeat_nothing
+            a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go
+            workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothing
+            a_restart_of_the_server_loses_nothing_that_was_accepted
         }
     };
     ($factory:expr $(,)?) => {

@@ -2,18 +2,15 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep;
 
 use super::{
     Factory,
-    scene::{LEASE, QUIET, Scene, assert_same, attempt, done, id, message, send},
+    scene::{
+        LEASE, QUIET, Scene, assert_same, attempt, done, id, in_time, message, must, send, settle,
+    },
 };
-use crate::message::Message;
+use crate::{message::Message, transport::Verdict};
 
 /// One delivery at a time, settled before the next: the order in which it was sent.
 pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
@@ -217,56 +214,39 @@ pub async fn a_living_worker_keeps_what_it_holds<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// Fifty senders and ten workers at once: every message is handled, and none twice.
-pub async fn fifty_senders_and_ten_workers_lose_and_repeat_nothing<F: Factory>(factory: &F) {
-    const SENDERS: usize = 50;
-    const EACH: usize = 20;
-    let scene = Scene::new(factory);
-    let mut senders = JoinSet::new();
-    for _ in 0..SENDERS {
-        let handle = scene.handle().await;
-        senders.spawn(async move {
-            let mut receipts = Vec::new();
-            for _ in 0..EACH {
-                receipts.push(send(&handle, Message::task("task", "")).await);
-            }
-            receipts
-        });
+/// A worker that lost a delivery to another is told, and its late verdict changes nothing.
+pub async fn a_lost_lease_is_told_and_its_late_verdict_changes_nothing<F: Factory>(factory: &F) {
+    let can = factory.capabilities();
+    if !can.take_over || !can.end_leases {
+        return;
     }
-    let (handled, mut count) = mpsc::unbounded_channel();
-    let stop = CancellationToken::new();
-    let mut workers = JoinSet::new();
-    for most in 1..=10 {
-        let mut worker = scene.worker().await;
-        let (handled, stop) = (handled.clone(), stop.clone());
-        workers.spawn(async move {
-            while let Some(batch) = stop.run_until_cancelled(worker.batch(most)).await {
-                for delivery in batch {
-                    let _ = handled.send(id(&delivery).clone());
-                    done(delivery).await;
-                }
-            }
-            worker.close().await;
-        });
-    }
-    let mut receipts = Vec::new();
-    while let Some(sent) = senders.join_next().await {
-        receipts.extend(sent.expect("sending does not panic"));
-    }
-    let mut got = Vec::new();
-    while got.len() < SENDERS * EACH
-        && let Ok(Some(id)) = timeout(Duration::from_secs(20), count.recv()).await
-    {
-        got.push(id);
-    }
-    // What comes twice comes soon after.
-    sleep(QUIET).await;
-    stop.cancel();
-    while let Some(worker) = workers.join_next().await {
-        worker.expect("a worker does not panic");
-    }
-    while let Ok(id) = count.try_recv() {
-        got.push(id);
-    }
-    assert_same(got, receipts);
+    let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
+    let mut stalled = scene.worker().await;
+    let mut other = scene.worker().await;
+    let receipt = scene.task("contested").await;
+    let held = stalled.one().await;
+    let lease = message(&held).parts().lease.clone();
+    let token = lease.expect("a delivery has a lease").token();
+    assert!(!token.is_cancelled(), "it was lost from the start");
+    must("ending the leases", factory.end_leases(&scene.settings)).await;
+    let taken = other.one().await;
+    assert_eq!((id(&taken), attempt(&taken)), (&receipt, 2));
+    in_time("being told of the loss", token.cancelled()).await;
+
+    let late = Verdict::Dead {
+        reason: "too late".into(),
+        answer: None,
+    };
+    settle(held, late).await;
+    assert!(
+        scene
+            .dead_letters()
+            .await
+            .is_none_or(|dead| dead.is_empty()),
+        "the late verdict was carried out"
+    );
+    done(taken).await;
+    other.nothing_for(LEASE, "what was done came back").await;
+    stalled.close().await;
+    other.close().await;
 }

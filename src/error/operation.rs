@@ -67,6 +67,21 @@ impl Error {
         Self::new(Kind::Unknown, message)
     }
 
+    /// For transports outside this crate: the time for it was used up.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::new(Kind::Timeout, message)
+    }
+
+    /// For transports outside this crate: the server refused it.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message)
+    }
+
+    /// For transports outside this crate: it cannot be sent as it is.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
     /// For transports outside this crate: it was closed before.
     pub fn closed() -> Self {
         Self::new(Kind::Closed, "the transport is closed")

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 /// A worker's hold on one delivery, as its handler sees it.
 ///
 /// A transport renews what its worker holds. When that fails for so long that another worker took
-/// the delivery over, the lease is *lost*: whatever the handler still does is done twice, and its
-/// verdict will change nothing. A handler that wants to stop then waits for
+/// the delivery over, the lease is *lost*: whatever the handler still does is done twice, and a
+/// failure of it will change nothing. A handler that wants to stop then waits for
 /// [`token`](Lease::token).
 #[derive(Clone, Default)]
 pub struct Lease(Arc<Inner>);

@@ -5,7 +5,8 @@
 //! the right to settle it, [`SettleDelivery`]. [`serve`](crate::serve()) drives a source.
 //!
 //! [`Memory`](memory::Memory) and `Redis` are both halves in one handle. To write a transport,
-//! implement these traits and run the `conformance` suite (a feature) on it.
+//! implement these traits and run the `conformance` suite (a feature) on it: the
+//! [guide](crate::guide) has a chapter about that.
 //!
 //! # Delivery guarantee
 //! A delivery that is dropped unsettled stays with its worker's lease: it is delivered again, to
@@ -42,6 +43,7 @@ pub use self::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
         Step, StoreFuture,
     },
+    sending::check,
     settings::{Backoff, Expired, Settings, Start, UnknownNames},
     state::ConnectionState,
     stats::{GroupStats, StreamStats},
@@ -166,7 +168,7 @@ pub struct Undecodable {
 pub trait SettleDelivery: Send + 'static {
     /// Carries a verdict out, and returns when the server has confirmed it. A transport retries
     /// until it is answered; verdicts that come late, from a worker whose lease was lost, change
-    /// nothing.
+    /// nothing. Only that a task is done may count even then: the first to finish wins.
     ///
     /// # Errors
     /// When the transport was closed, or the server refuses for good.

@@ -10,8 +10,14 @@ use crate::{
 /// The longest that a task can be delayed: a hundred years.
 const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
 
-/// What cannot be asked for, said before anything is sent.
-pub(crate) fn check(parts: &Parts) -> Result<(), Error> {
+/// What no transport takes, said before anything is sent: names that are empty or too long, delays and
+/// idempotency keys of what is no task, tasks that would expire before they are due.
+///
+/// A transport's sending half calls it first, and refuses by itself what it cannot do beyond that.
+///
+/// # Errors
+/// [Invalid](Error::is_invalid), or a [time-out](Error::is_timeout) where a task has expired already.
+pub fn check(parts: &Parts) -> Result<(), Error> {
     let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
     if let Some(fault) = parts.name.fault() {
         return invalid(fault);

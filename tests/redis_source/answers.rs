@@ -107,6 +107,26 @@ async fn a_reliable_reply_is_stored_once_for_a_client_that_waits() {
 }
 
 #[tokio::test]
+async fn a_reliable_reply_waits_until_the_server_has_memory_for_it() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    wait_for_replies(&server).await;
+    request(&server, &[("reply_to", "reply:1"), ("~c", CLIENT)]).await;
+    let delivery = next(&mut source).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let settling = tokio::spawn(settle(delivery, done()));
+    tokio::time::sleep(SECOND / 2).await;
+    assert_eq!(pending(&server).await, (1, 0), "it is not given up");
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    settling.await.unwrap();
+    assert_eq!(stored(&server).await.len(), 1);
+    let counts = redis.counts();
+    assert_eq!((counts.done, counts.unanswerable), (1, 0));
+    assert_eq!(pending(&server).await, (0, 0));
+}
+
+#[tokio::test]
 async fn a_client_that_is_gone_gets_no_stream_and_its_request_is_settled() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;

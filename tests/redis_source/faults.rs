@@ -2,6 +2,7 @@
 
 use campanile::Attempt;
 use support::Options;
+use tower::ServiceExt;
 
 use super::*;
 
@@ -139,6 +140,58 @@ async fn connections_that_are_killed_are_made_again_and_no_verdict_is_lost() {
     }
     assert_eq!(letters(&redis).await.len(), 5);
     assert!(redis.counts().reconnects > 0);
+}
+
+/// Verdicts wait while the server takes no writes, senders are refused, and the state shows it.
+async fn outwaits(server: &RedisServer, begin: &[&str], end: &[&str]) {
+    let redis = handle(server).await;
+    let mut source = open(&redis).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        task(server, "x").await;
+        held.push(next(&mut source).await);
+    }
+    server.command(begin).await;
+    let send = || redis.clone().oneshot(Message::task("n", ""));
+    raw::eventually(
+        || async { send().await.is_err_and(|e| e.is_refused()).then_some(()) },
+        5 * SECOND,
+    )
+    .await;
+    let mut settling = tokio::task::JoinSet::new();
+    let verdicts = [done(), dead("x"), redeliver(Some(30 * SECOND), true)];
+    for (delivery, verdict) in held.into_iter().zip(verdicts) {
+        settling.spawn(settle(delivery, verdict));
+    }
+    raw::eventually(
+        || async { (!redis.state().is_ready()).then_some(()) },
+        5 * SECOND,
+    )
+    .await;
+    assert_eq!(pending(server).await, (3, 0));
+    server.command(end).await;
+    within(10 * SECOND, settling.join_all()).await;
+    assert_eq!(pending(server).await, (0, 0));
+    let counts = redis.counts();
+    assert_eq!((counts.done, counts.dead, counts.redelivered), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn verdicts_wait_for_a_server_that_misses_its_replicas() {
+    let server = RedisServer::start().await;
+    let demand = |replicas| ["CONFIG", "SET", "min-replicas-to-write", replicas];
+    outwaits(&server, &demand("1"), &demand("0")).await;
+}
+
+#[tokio::test]
+async fn verdicts_wait_for_a_server_that_cannot_save() {
+    let server = RedisServer::start().await;
+    // Snapshots are wanted, and something is in the way of the file.
+    let seldom = ["CONFIG", "SET", "save", "3600 1000000"];
+    server.command(&seldom).await;
+    std::fs::create_dir_all(server.dir().join("dump.rdb/full")).unwrap();
+    let strict = |strict| ["CONFIG", "SET", "stop-writes-on-bgsave-error", strict];
+    outwaits(&server, &["BGSAVE"], &strict("no")).await;
 }
 
 #[tokio::test]

@@ -120,6 +120,28 @@ async fn a_lost_lease_is_told_and_fenced_out() {
 }
 
 #[tokio::test]
+async fn a_late_success_counts_and_the_first_to_finish_wins() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let mut stalled = open(&redis).await;
+    let id = task(&server, "x").await;
+    let late = next(&mut stalled).await;
+    let lease = message(&late).parts().lease.clone().unwrap();
+    let claim = ["XCLAIM", "s", "g", "campanile-gone", "0", &id, "JUSTID"];
+    server.command(&claim).await;
+    within(5 * SECOND, lease.token().cancelled()).await;
+    let mut other = open(&redis).await;
+    let again = next(&mut other).await;
+    assert_eq!(message(&again).parts().attempt, Attempt(2));
+
+    settle(late, done()).await;
+    assert_eq!(pending(&server).await, (0, 0), "it was done");
+    settle(again, redeliver(Some(Duration::ZERO), true)).await;
+    nothing(&mut other, SECOND).await;
+    assert_eq!(redis.counts().redelivered, 0);
+}
+
+#[tokio::test]
 async fn a_delivery_that_is_dropped_comes_again_when_its_lease_ends() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await.lease(SECOND);

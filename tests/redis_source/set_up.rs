@@ -140,6 +140,105 @@ async fn a_missing_right_is_an_error_at_once_that_names_it() {
     }
 }
 
+/// What the docs of the Redis transport name for a worker, for dead letters, and for events.
+const RIGHTS: &str = "~s ~{s}:* &campanile:reply:* &reply:* \
+    +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim \
+    +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +type +exists +time \
+    +evalsha +eval +publish +client|id +client|unblock \
+    +xrevrange \
+    &news &sport.* +subscribe +psubscribe +ping";
+
+#[tokio::test]
+async fn the_rights_that_the_docs_name_are_enough_for_a_worker() {
+    let docs = include_str!("../../src/transport/redis/mod.rs").replace("\\|", "|");
+    for right in RIGHTS.split_whitespace() {
+        let chosen = right.starts_with("&news") || right.starts_with("&sport");
+        assert!(
+            chosen || docs.contains(right),
+            "the docs do not name {right}"
+        );
+    }
+    let users =
+        format!("user worker on >pw resetchannels {RIGHTS}\nuser default on nopass ~* &* +@all");
+    let server = RedisServer::with(Options::new().acl(&users)).await;
+    let url = format!("redis://worker:pw@127.0.0.1:{}/", server.port());
+    let redis = Redis::connect(&url).await.unwrap().stream("s").group("g");
+    let redis = redis.lease(SECOND);
+    let mut interest = Interest::stream();
+    interest.events.push("news".into());
+    interest.patterns.push("sport.*".into());
+    let mut source = redis.clone().open(interest).await.unwrap();
+
+    let discard = Verdict::Discard {
+        reason: campanile::transport::Discarded::Asked,
+        answer: None,
+    };
+    for (verdict, comes_again) in [
+        (done(), false),
+        (dead("x"), false),
+        (discard, false),
+        (redeliver(Some(Duration::ZERO), true), true),
+        (redeliver(Some(SECOND / 10), true), true),
+        (Verdict::GiveBack, true),
+    ] {
+        task(&server, "x").await;
+        let delivery = next(&mut source).await;
+        settle(delivery, verdict).await;
+        if comes_again {
+            settle(next(&mut source).await, done()).await;
+        }
+    }
+    let client = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+    let replies = format!("{{s}}:rpc:{client}");
+    server.command(&["XADD", &replies, "*", "x", "y"]).await;
+    for reliable in [false, true] {
+        let mut fields = vec![("type", "rpc"), ("name", "n"), ("payload", "")];
+        fields.extend([("reply_to", "reply:1"), ("correlation_id", "1")]);
+        fields.extend(reliable.then_some(("~c", client)));
+        for verdict in [done(), dead("x")] {
+            raw::add(&server, "s", &fields).await;
+            settle(next(&mut source).await, verdict).await;
+        }
+    }
+    assert_eq!(raw::len(&server, &replies).await, 2);
+    let letters = redis.dead_letters();
+    let page = letters.list(Page::first(10)).await.unwrap();
+    assert_eq!(page.letters.len(), 3);
+    assert!(letters.get(&page.letters[0].id).await.unwrap().is_some());
+    let all = || campanile::transport::Selection::All;
+    assert_eq!(letters.replay(all()).await.unwrap(), 3);
+    for _ in 0..3 {
+        settle(next(&mut source).await, dead("again")).await;
+    }
+    assert_eq!(letters.purge(all()).await.unwrap(), 3);
+    for channel in ["news", "sport.rowing"] {
+        server.command(&["PUBLISH", channel, "x"]).await;
+        assert_eq!(message(&next(&mut source).await).payload(), "x");
+    }
+    // Taken over, and then time for housekeeping.
+    task(&server, "x").await;
+    drop(next(&mut source).await);
+    settle(next(&mut source).await, done()).await;
+    nothing(&mut source, 2 * SECOND).await;
+    source.stop().await;
+    within(5 * SECOND, source.close()).await.unwrap();
+
+    // The version is asked for where that is allowed, and not missed where it is not.
+    let log: Vec<Vec<redis::Value>> = server.query(&["ACL", "LOG"]).await;
+    let denied: Vec<String> = log
+        .into_iter()
+        .filter_map(|mut entry| {
+            let object = entry.iter().position(|field| match field {
+                redis::Value::BulkString(name) => name == b"object",
+                _ => false,
+            })?;
+            redis::from_redis_value(entry.swap_remove(object + 1)).ok()
+        })
+        .filter(|object| object != "info")
+        .collect();
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
 #[tokio::test]
 async fn who_wants_nothing_from_the_stream_leaves_it_alone() {
     let server = RedisServer::start().await;

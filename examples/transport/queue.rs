@@ -1,0 +1,238 @@
+use std::{
+    collections::{HashMap, VecDeque},
+    future::{Ready, ready},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use campanile::{
+    Attempt, Deadline, Error, Kind, Message, MessageId, Name, Reply,
+    transport::{
+        self, Delivery, Interest, Settings, SettleDelivery, Source, Transport, Verdict, codec,
+    },
+};
+use tokio::{sync::Notify, time::Instant};
+use tower::Service;
+
+/// What stands in the queue: the fields that would travel on a wire, and what came of them so far.
+struct Entry {
+    id: MessageId,
+    accepted: Instant,
+    attempts: u32,
+    fields: Vec<(Bytes, Bytes)>,
+}
+
+#[derive(Default)]
+struct Broker {
+    streams: Mutex<HashMap<Name, VecDeque<Entry>>>,
+    arrival: Notify,
+}
+
+/// Both halves in one handle. Its clones share one broker.
+#[derive(Clone, Default)]
+pub(crate) struct Queue {
+    broker: Arc<Broker>,
+    settings: Settings,
+}
+
+impl Queue {
+    /// The same broker, with other settings.
+    pub(crate) fn with_settings(&self, settings: Settings) -> Self {
+        let broker = Arc::clone(&self.broker);
+        Self { broker, settings }
+    }
+
+    fn on_stream<T>(&self, act: impl FnOnce(&mut VecDeque<Entry>) -> T) -> T {
+        let streams = &self.broker.streams;
+        let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
+        act(streams.entry(self.settings.stream.clone()).or_default())
+    }
+
+    fn put(&self, entry: Entry) {
+        self.on_stream(|stream| stream.push_back(entry));
+        self.broker.arrival.notify_waiters();
+    }
+
+    /// Adds an entry, message or not.
+    pub(crate) fn add(&self, fields: Vec<(Bytes, Bytes)>) -> MessageId {
+        let id = MessageId::from(uuid::Uuid::new_v4().to_string());
+        self.put(Entry {
+            id: id.clone(),
+            accepted: Instant::now(),
+            attempts: 0,
+            fields,
+        });
+        id
+    }
+
+    fn send(&self, message: &Message) -> Result<Reply, Error> {
+        transport::check(message.parts())?;
+        let parts = message.parts();
+        if parts.kind != Kind::Task || parts.due.is_some() || parts.idempotency_key.is_some() {
+            return Err(Error::invalid("this queue takes plain tasks and no more"));
+        }
+        let mut fields = Vec::new();
+        codec::encode(message, |field, value| {
+            fields.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
+        });
+        Ok(Reply::accepted(self.add(fields)))
+    }
+}
+
+// The sending half.
+impl Service<Message> for Queue {
+    type Response = Reply;
+    type Error = Error;
+    type Future = Ready<Result<Reply, Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        ready(self.send(&message))
+    }
+}
+
+// The serving half, not yet open.
+impl Transport for Queue {
+    type Source = QueueSource;
+
+    async fn open(self, interest: Interest) -> Result<QueueSource, Error> {
+        if !interest.events.is_empty() || !interest.patterns.is_empty() {
+            return Err(Error::config("this queue carries no events"));
+        }
+        Ok(QueueSource {
+            reads: interest.stream,
+            queue: self,
+            stopped: false,
+        })
+    }
+}
+
+/// One worker.
+pub(crate) struct QueueSource {
+    queue: Queue,
+    reads: bool,
+    stopped: bool,
+}
+
+impl Source for QueueSource {
+    type Settle = Held;
+
+    fn settings(&self) -> &Settings {
+        &self.queue.settings
+    }
+
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<Held>>, Error> {
+        let queue = &self.queue;
+        loop {
+            if self.stopped {
+                return Err(Error::closed());
+            }
+            // Before the look, so that what arrives after it is not missed.
+            let arrival = queue.broker.arrival.notified();
+            let most = if self.reads { max } else { 0 };
+            let taken: Vec<_> = queue.on_stream(|stream| {
+                let most = most.min(stream.len());
+                stream.drain(..most).collect()
+            });
+            if !taken.is_empty() {
+                return Ok(taken
+                    .into_iter()
+                    .map(|entry| queue.deliver(entry))
+                    .collect());
+            }
+            arrival.await;
+        }
+    }
+
+    async fn stop(&mut self) {
+        // Nothing is fetched ahead, so there is nothing to give back.
+        self.stopped = true;
+    }
+
+    async fn close(mut self) -> Result<(), Error> {
+        self.stop().await;
+        Ok(())
+    }
+}
+
+impl Queue {
+    fn deliver(&self, mut entry: Entry) -> Delivery<Held> {
+        entry.attempts += 1;
+        let content = codec::decode(entry.fields.clone()).map(|decoded| {
+            let mut message = decoded.message;
+            let parts = message.parts_mut();
+            parts.id = Some(entry.id.clone());
+            parts.attempt = Attempt(entry.attempts);
+            let age = entry.accepted.elapsed();
+            let left = decoded.time_to_live.map(|life| life.saturating_sub(age));
+            parts.deadline = left.map(Deadline::after);
+            message
+        });
+        let held = Held {
+            queue: self.clone(),
+            entry: Some(entry),
+        };
+        Delivery::new(content, held)
+    }
+}
+
+/// The right to settle one delivery.
+pub(crate) struct Held {
+    queue: Queue,
+    entry: Option<Entry>,
+}
+
+impl SettleDelivery for Held {
+    async fn settle(mut self, verdict: Verdict) -> Result<(), Error> {
+        let Some(mut entry) = self.entry.take() else {
+            return Ok(());
+        };
+        let settings = &self.queue.settings;
+        let used_up = entry.attempts >= settings.max_deliveries;
+        match verdict {
+            Verdict::Redeliver {
+                counted, reason, ..
+            } if counted && used_up => {
+                eprintln!("{} is given up: {reason}", entry.id);
+            }
+            Verdict::Redeliver { after, counted, .. } => {
+                let after = after.unwrap_or_else(|| settings.backoff.after(entry.attempts));
+                entry.attempts -= u32::from(!counted);
+                self.queue.put_later(entry, after);
+            }
+            Verdict::GiveBack => {
+                entry.attempts -= 1;
+                self.queue.put(entry);
+            }
+            Verdict::Dead { reason, .. } => eprintln!("{} is given up: {reason}", entry.id),
+            // It is done, or unwanted. There are no requests that would be waiting for an answer.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+// There is no lease that could end: what is dropped unsettled comes back at once, as an attempt.
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.queue.put(entry);
+        }
+    }
+}
+
+impl Queue {
+    /// The wait is in this process and not in a worker, so it outlives the worker that asked.
+    fn put_later(&self, entry: Entry, after: Duration) {
+        let queue = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            queue.put(entry);
+        });
+    }
+}

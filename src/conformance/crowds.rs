@@ -1,0 +1,211 @@
+//! Many senders and workers at once, workers that come and go, and a server that is restarted.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, assert_same, attempt, call, done, id, message, must, send},
+};
+use crate::message::{Message, MessageId};
+
+/// Workers that handle whatever comes until they are stopped, and what they have handled.
+struct Crowd {
+    workers: JoinSet<()>,
+    handled: mpsc::UnboundedReceiver<MessageId>,
+    stop: CancellationToken,
+}
+
+impl Crowd {
+    async fn of<F: Factory>(workers: usize, scene: &Scene<'_, F>) -> Self {
+        let (sender, handled) = mpsc::unbounded_channel();
+        let mut crowd = Self {
+            workers: JoinSet::new(),
+            handled,
+            stop: CancellationToken::new(),
+        };
+        for number in 0..workers {
+            let mut worker = scene.worker().await;
+            let (sender, stop) = (sender.clone(), crowd.stop.clone());
+            crowd.workers.spawn(async move {
+                let most = 1 + number % 10;
+                while let Some(batch) = stop.run_until_cancelled(worker.batch(most)).await {
+                    for delivery in batch {
+                        let _ = sender.send(id(&delivery).clone());
+                        done(delivery).await;
+                    }
+                }
+                worker.close().await;
+            });
+        }
+        crowd
+    }
+
+    /// Waits until so many different messages were handled, and a little for what comes twice.
+    /// Returns every delivery.
+    async fn finish(mut self, expected: usize) -> Vec<MessageId> {
+        let mut all = Vec::new();
+        let mut different = HashSet::new();
+        while different.len() < expected
+            && let Ok(Some(id)) = timeout(Duration::from_secs(20), self.handled.recv()).await
+        {
+            different.insert(id.clone());
+            all.push(id);
+        }
+        sleep(QUIET).await;
+        self.stop.cancel();
+        while let Some(worker) = self.workers.join_next().await {
+            worker.expect("a worker does not panic");
+        }
+        while let Ok(id) = self.handled.try_recv() {
+            all.push(id);
+        }
+        all
+    }
+}
+
+/// Fifty senders and fifty workers at once: every message is handled, and none twice.
+pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>(factory: &F) {
+    const MANY: usize = 50;
+    const EACH: usize = 20;
+    let scene = Scene::new(factory);
+    let mut senders = JoinSet::new();
+    for _ in 0..MANY {
+        let handle = scene.handle().await;
+        senders.spawn(async move {
+            let mut receipts = Vec::new();
+            for _ in 0..EACH {
+                receipts.push(send(&handle, Message::task("task", "")).await);
+            }
+            receipts
+        });
+    }
+    let crowd = Crowd::of(MANY, &scene).await;
+    let mut receipts = Vec::new();
+    while let Some(sent) = senders.join_next().await {
+        receipts.extend(sent.expect("sending does not panic"));
+    }
+    let handled = crowd.finish(receipts.len()).await;
+    assert_same(handled, receipts);
+}
+
+/// A backlog that workers take off in batches, each going on where the one before was closed: in
+/// order, each message once.
+pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: Factory>(
+    factory: &F,
+) {
+    const BACKLOG: usize = 60;
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    for number in 0..BACKLOG {
+        send(&handle, Message::task("task", number.to_string())).await;
+    }
+    let mut number = 0;
+    while number < BACKLOG {
+        let mut worker = scene.worker().await;
+        for most in [7, 3] {
+            for delivery in worker.exactly(most.min(BACKLOG - number)).await {
+                assert_eq!(message(&delivery).payload(), &number.to_string());
+                assert_eq!(attempt(&delivery), 1, "what was never started was counted");
+                done(delivery).await;
+                number += 1;
+            }
+            if number == BACKLOG {
+                break;
+            }
+        }
+        worker.close().await;
+    }
+    let mut worker = scene.worker().await;
+    worker
+        .nothing_for(QUIET, "what was handled came back")
+        .await;
+    worker.close().await;
+}
+
+/// Workers that open and close at the same time, the first ones of their group as well, lose and
+/// repeat nothing.
+pub async fn workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothing<F: Factory>(
+    factory: &F,
+) {
+    const WORKERS: usize = 8;
+    const EACH: usize = 5;
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut receipts = Vec::new();
+    let mut handled = Vec::new();
+    for round in 0..3 {
+        for _ in 0..WORKERS * EACH {
+            receipts.push(send(&handle, Message::task("task", round.to_string())).await);
+        }
+        let workers = (0..WORKERS).map(async |_| {
+            let mut worker = scene.worker().await;
+            let mut ids = Vec::new();
+            for delivery in worker.exactly(EACH).await {
+                assert_eq!(attempt(&delivery), 1, "a closing worker cost an attempt");
+                ids.push(id(&delivery).clone());
+                done(delivery).await;
+            }
+            worker.close().await;
+            ids
+        });
+        let ids = futures_util::future::join_all(workers).await;
+        handled.extend(ids.into_iter().flatten());
+    }
+    assert_same(handled, receipts);
+    let mut worker = scene.worker().await;
+    worker
+        .nothing_for(QUIET, "what was handled came back")
+        .await;
+    worker.close().await;
+}
+
+/// A restart of the server under load: what was accepted is handled, and neither senders nor
+/// workers have to be started again.
+pub async fn a_restart_of_the_server_loses_nothing_that_was_accepted<F: Factory>(factory: &F) {
+    const SENDERS: usize = 5;
+    const EACH: usize = 60;
+    if !factory.capabilities().restart {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let crowd = Crowd::of(3, &scene).await;
+    let mut senders = JoinSet::new();
+    for _ in 0..SENDERS {
+        let handle = scene.handle().await;
+        senders.spawn(async move {
+            let mut receipts = Vec::new();
+            for _ in 0..EACH {
+                // An error is an answer too: only what was accepted is promised.
+                if let Ok(reply) = call(&handle, Message::task("task", "")).await {
+                    receipts.extend(reply.receipt().cloned());
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+            receipts
+        });
+    }
+    sleep(Duration::from_millis(100)).await;
+    must("restarting the server", factory.restart()).await;
+    let mut receipts = HashSet::new();
+    while let Some(sent) = senders.join_next().await {
+        receipts.extend(sent.expect("sending does not panic"));
+    }
+    assert!(
+        receipts.len() >= SENDERS * EACH / 2,
+        "only {} of {} were accepted",
+        receipts.len(),
+        SENDERS * EACH
+    );
+    let last = scene.task("after the restart").await;
+    receipts.insert(last);
+    let handled: HashSet<_> = crowd.finish(receipts.len()).await.into_iter().collect();
+    let lost: Vec<_> = receipts.difference(&handled).collect();
+    assert!(lost.is_empty(), "accepted and lost: {lost:?}");
+}

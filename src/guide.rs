@@ -1,0 +1,94 @@
+//! Pages about the whole, beside the docs of its parts.
+//!
+//! - [Guarantees](guarantees): what can be believed, each sentence with the tests that show it, and
+//!   what cannot.
+#![cfg_attr(
+    feature = "redis",
+    doc = "- [Durability](durability): what the settings of a Redis server make of that."
+)]
+#![cfg_attr(
+    all(feature = "redis", feature = "conformance"),
+    doc = "- [A transport of one's own](own_transport): how to write one, and how to test it."
+)]
+
+// Of several definitions of a link the first counts. So those here are for the docs, and those at
+// the end of a page for whoever reads it as a file.
+
+pub mod guarantees {
+    //! What can be believed, and the tests that show it.
+    //!
+    #![cfg_attr(feature = "redis", doc = "[durability]: crate::guide::durability")]
+    //! [`serve`]: crate::serve()
+    //! [`Failure`]: crate::Failure
+    //! [`Lease`]: crate::Lease
+    //! [`RpcError`]: crate::RpcError
+    //! [`Memory`]: crate::transport::memory::Memory
+    //! [`max_deliveries`]: crate::transport::Settings::max_deliveries
+    //! [`max_in_flight`]: crate::transport::Settings::max_in_flight
+    //! [`max_in_flight_bytes`]: crate::transport::Settings::max_in_flight_bytes
+    //!
+    #![doc = include_str!("../docs/guarantees.md")]
+}
+
+#[cfg(feature = "redis")]
+pub mod durability {
+    //! What the settings of a Redis server make of the guarantees.
+    //!
+    //! [guarantees]: crate::guide::guarantees
+    //! [`Redis::state`]: crate::Redis::state
+    //! [`Redis::stats`]: crate::Redis::stats
+    //! [`Redis::counts`]: crate::Redis::counts
+    //! [`is_refused`]: crate::Error::is_refused
+    //! [`is_disconnected`]: crate::Error::is_disconnected
+    //! [`is_unknown_outcome`]: crate::Error::is_unknown_outcome
+    //! [`is_timeout`]: crate::Error::is_timeout
+    //! [`is_invalid`]: crate::Error::is_invalid
+    //! [`is_config`]: crate::Error::is_config
+    //! [`idempotency_window`]: crate::transport::Settings::idempotency_window
+    //!
+    #![doc = include_str!("../docs/durability.md")]
+}
+
+#[cfg(all(feature = "redis", feature = "conformance"))]
+pub mod own_transport {
+    //! How to write a transport, and how to test it.
+    //!
+    //! [`examples/transport/queue.rs`]: #the-whole
+    //! [`Redis`]: crate::Redis
+    //! [`Memory`]: crate::transport::memory::Memory
+    //! [`Reply`]: crate::Reply
+    //! [`Reply::accepted`]: crate::Reply::accepted
+    //! [`Error`]: crate::Error
+    //! [`Error::invalid`]: crate::Error::invalid
+    //! [`Error::refused`]: crate::Error::refused
+    //! [`Error::disconnected`]: crate::Error::disconnected
+    //! [`Error::unknown_outcome`]: crate::Error::unknown_outcome
+    //! [`Error::timeout`]: crate::Error::timeout
+    //! [`Error::config`]: crate::Error::config
+    //! [`RpcError`]: crate::RpcError
+    //! [`Lease`]: crate::Lease
+    //! [`check`]: crate::transport::check
+    //! [`codec::encode`]: crate::transport::codec::encode
+    //! [`codec::decode`]: crate::transport::codec::decode
+    //! [`Transport`]: crate::transport::Transport
+    //! [`Interest`]: crate::transport::Interest
+    //! [`Source`]: crate::transport::Source
+    //! [`Source::next`]: crate::transport::Source::next
+    //! [`Source::stop`]: crate::transport::Source::stop
+    //! [`Source::close`]: crate::transport::Source::close
+    //! [`Delivery`]: crate::transport::Delivery
+    //! [`Undecodable`]: crate::transport::Undecodable
+    //! [`SettleDelivery::settle`]: crate::transport::SettleDelivery::settle
+    //! [`Verdict`]: crate::transport::Verdict
+    //! [`Settings`]: crate::transport::Settings
+    //! [`Factory`]: crate::conformance::Factory
+    //! [`Capabilities`]: crate::conformance::Capabilities
+    //!
+    #![doc = include_str!("../docs/own-transport.md")]
+    //!
+    //! # The whole
+    //!
+    //! ```
+    #![doc = include_str!("../examples/transport/queue.rs")]
+    //! ```
+}
