@@ -22,7 +22,8 @@ pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     if let Some(deadline) = parts.deadline {
         // Zero would read as "no time at all": a deadline that has just passed is still one.
         let wait = parts.due.map(Due::wait).unwrap_or_default();
-        let life = deadline.remaining().saturating_sub(wait).as_millis().max(1);
+        let life = deadline.remaining().saturating_sub(wait).as_millis();
+        let life = life.clamp(1, u64::MAX.into());
         put(TIME_TO_LIVE.as_bytes(), life.to_string().as_bytes());
     }
     if let Some(key) = &parts.idempotency_key {
@@ -265,6 +266,19 @@ mod tests {
             .map(HeaderValue::as_bytes)
             .collect();
         assert_eq!(values, [&b"\xfe"[..], b"1"]);
+    }
+
+    #[test]
+    fn a_deadline_at_the_end_of_time_can_be_read_again() {
+        let mut message = Message::task("a", "");
+        let end = Duration::from_secs(i64::MAX as u64 - (1 << 40));
+        message.parts_mut().deadline = Some(crate::Deadline::after(end));
+        let mut raw = Vec::new();
+        encode(&message, |field, value| {
+            raw.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
+        });
+        let life = decode(raw).expect("it is a message").time_to_live;
+        assert!(life > Some(Duration::from_secs(3_000_000_000)), "{life:?}");
     }
 
     #[test]

@@ -10,8 +10,10 @@ use super::excerpt;
 pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result<(), String> {
     let parsed = HeaderName::from_bytes(name)
         .map_err(|_| format!("a header name that HTTP does not allow: {}", excerpt(name)))?;
-    let value = HeaderValue::from_maybe_shared(value.clone())
-        .map_err(|_| format!("a value that HTTP does not allow in the header `{parsed}`"))?;
+    let value = HeaderValue::from_maybe_shared(value.clone()).map_err(|_| {
+        let name = excerpt(parsed.as_str().as_bytes());
+        format!("a value that HTTP does not allow in the header {name}")
+    })?;
     headers
         .try_append(parsed, value)
         .map_err(|_| "more headers than can be kept".to_owned())?;

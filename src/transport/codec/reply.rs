@@ -43,11 +43,11 @@ pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> V
             correlation_id: correlation_id.into(),
             body: None,
             // An empty `error` reads as success: an error always has a text.
-            error: if error.message().is_empty() {
-                error.code().as_str().into()
-            } else {
-                error.message().into()
-            },
+            error: [error.message(), error.code().as_str(), "the request failed"]
+                .into_iter()
+                .find(|text| !text.is_empty())
+                .unwrap_or_default()
+                .into(),
             code: Some(error.code().as_str().into()),
             headers: Vec::new(),
         },
@@ -123,6 +123,9 @@ mod tests {
         let bytes = encode_reply("1", &Err(RpcError::new(RpcCode::Internal, "")));
         let error = decode_reply(&bytes).unwrap().answer.unwrap().unwrap_err();
         assert_eq!(error.message(), "internal");
+        let bytes = encode_reply("1", &Err(RpcError::new(RpcCode::from(""), "")));
+        let error = decode_reply(&bytes).unwrap().answer.unwrap().unwrap_err();
+        assert_eq!(error.message(), "the request failed");
     }
 
     #[test]
