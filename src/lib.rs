@@ -51,6 +51,9 @@ pub mod client;
 pub mod conformance;
 pub mod error;
 pub mod extract;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handler;
 pub mod message;
 pub mod payload;

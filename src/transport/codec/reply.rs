@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 
 use super::header;
 use crate::{error::RpcError, reply::Reply};
@@ -70,8 +71,15 @@ pub struct DecodedReply {
 /// # Errors
 /// Why it is none, in words.
 pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply, String> {
-    let envelope: Envelope<'_> = serde_json::from_slice(bytes)
-        .map_err(|error| format!("a reply that is no envelope: {error}"))?;
+    let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|error| {
+        // Its own text repeats what it found, and that may be a body.
+        let fault = match error.classify() {
+            Category::Data => "a field is missing, repeated or of another type",
+            _ => "it is not JSON",
+        };
+        let (line, column) = (error.line(), error.column());
+        format!("a reply that is no envelope: {fault}, at line {line} column {column}")
+    })?;
     let answer = if envelope.error.is_empty() {
         success(envelope.body.as_deref(), &envelope.headers).map(Ok)
     } else {
@@ -171,6 +179,9 @@ mod tests {
                     .starts_with("a reply that is no envelope")
             );
         }
+        let secret = br#"{"correlation_id":"7","headers":"hunter2","error":""}"#;
+        let reason = decode_reply(secret).unwrap_err();
+        assert!(!reason.contains("hunter2"), "{reason}");
         let bad = decode_reply(br#"{"correlation_id":"7","body":"***","error":""}"#).unwrap();
         assert_eq!(bad.correlation_id, "7");
         assert!(
