@@ -26,10 +26,7 @@ fuzz_target!(|input: (&[u8], &[u8])| {
             .sum();
         assert!(length < text.len(), "each field has a head of its own");
     }
-    let (Ok(prefix), Ok(name)) = (
-        Name::from_utf8(Bytes::copy_from_slice(pattern)),
-        Name::from_utf8(Bytes::copy_from_slice(text)),
-    ) else {
+    let (Ok(prefix), Ok(name)) = (Name::from_utf8(pattern), Name::from_utf8(text)) else {
         return;
     };
     let escaped = fuzzing::escape(&name);

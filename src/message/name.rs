@@ -1,31 +1,27 @@
-//! Names and ids: short shared strings.
+//! Names and ids: short strings, in place or shared, so that to clone one never allocates.
 
-use std::{borrow::Borrow, fmt, ops::Deref};
+use std::{borrow::Borrow, fmt, ops::Deref, str::Utf8Error};
 
-use bytes::Bytes;
-use bytestring::ByteString;
+use smol_str::SmolStr;
 
 macro_rules! shared_string {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-        pub struct $type(ByteString);
+        pub struct $type(SmolStr);
 
         impl $type {
             /// Wraps a string literal without copying it.
             pub const fn from_static(text: &'static str) -> Self {
-                Self(ByteString::from_static(text))
+                Self(SmolStr::new_static(text))
             }
 
-            /// Takes over bytes that came from a server, without copying them.
+            /// The text of bytes that came from a server.
             ///
             /// # Errors
-            /// The bytes themselves, when they are not UTF-8.
-            pub fn from_utf8(bytes: Bytes) -> Result<Self, Bytes> {
-                match std::str::from_utf8(&bytes) {
-                    Ok(_) => Ok(Self(ByteString::try_from(bytes).expect("checked just above"))),
-                    Err(_) => Err(bytes),
-                }
+            /// Where they are not UTF-8.
+            pub fn from_utf8(bytes: &[u8]) -> Result<Self, Utf8Error> {
+                std::str::from_utf8(bytes).map(Self::from)
             }
 
             /// The text.
@@ -56,13 +52,13 @@ macro_rules! shared_string {
 
         impl From<&str> for $type {
             fn from(text: &str) -> Self {
-                Self(ByteString::from(text))
+                Self(SmolStr::new(text))
             }
         }
 
         impl From<String> for $type {
             fn from(text: String) -> Self {
-                Self(ByteString::from(text))
+                Self(SmolStr::from(text))
             }
         }
 
@@ -186,21 +182,17 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_are_handed_back() {
-        let raw = Bytes::from_static(b"\xff\xfe");
-        assert_eq!(Name::from_utf8(raw.clone()), Err(raw));
+    fn bytes_that_are_not_utf8_are_no_name() {
+        assert!(Name::from_utf8(b"\xff\xfe").is_err());
+        assert_eq!(Name::from_utf8(b"orders.create").unwrap(), "orders.create");
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_taken_over_or_handed_back(bytes: Vec<u8>) {
-            let bytes = Bytes::from(bytes);
-            match Name::from_utf8(bytes.clone()) {
+        fn any_text_is_kept_and_other_bytes_are_refused(bytes: Vec<u8>) {
+            match Name::from_utf8(&bytes) {
                 Ok(name) => prop_assert_eq!(name.as_bytes(), &bytes),
-                Err(back) => {
-                    prop_assert!(std::str::from_utf8(&bytes).is_err());
-                    prop_assert_eq!(back, bytes);
-                }
+                Err(_) => prop_assert!(std::str::from_utf8(&bytes).is_err()),
             }
         }
 

@@ -85,8 +85,8 @@ where
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
         let most = self.source.settings().max_in_flight;
         let most_bytes = self.source.settings().max_in_flight_bytes;
-        // Not all at once: while one part is handled and another acknowledged, the next is fetched.
-        let batch = most.div_ceil(4).max(16);
+        // Not all at once: while one half is handled and acknowledged, the other is fetched.
+        let batch = most.div_ceil(2).max(16);
         loop {
             self.collect(most).await;
             let free = most - self.running.len();

@@ -191,7 +191,7 @@ impl Entry {
             parts.reply_mode = ReplyMode::Fast;
         }
         let key = self.idempotency_key.map(&mut value);
-        parts.idempotency_key = key.and_then(|key| IdempotencyKey::from_utf8(key).ok());
+        parts.idempotency_key = key.and_then(|key| IdempotencyKey::from_utf8(&key).ok());
         Decoded {
             message: Message::from_parts(parts, value(self.payload)),
             reply_to: self.reply_to.map(&mut value),
@@ -209,7 +209,7 @@ impl Entry {
 /// stream could have.
 pub(crate) fn given_id(id: Bytes) -> Option<MessageId> {
     uuid::Uuid::try_parse_ascii(&id).ok()?;
-    MessageId::from_utf8(id).ok()
+    MessageId::from_utf8(&id).ok()
 }
 
 fn number<T: std::str::FromStr>(value: Option<&Bytes>, field: &str) -> Result<Option<T>, String> {

@@ -150,7 +150,7 @@ impl Shared {
             let key = fields
                 .into_iter()
                 .find(|(field, _)| field == codec::IDEMPOTENCY_KEY);
-            if let Some(key) = key.and_then(|(_, key)| IdempotencyKey::from_utf8(key).ok()) {
+            if let Some(key) = key.and_then(|(_, key)| IdempotencyKey::from_utf8(&key).ok()) {
                 stream.known.forget(&key, id);
             }
             true

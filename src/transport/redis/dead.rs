@@ -167,7 +167,7 @@ pub(super) fn entries(answer: Value) -> Result<Vec<Raw>, Error> {
 }
 
 fn id(id: Value) -> Result<DeadLetterId, Error> {
-    let id = DeadLetterId::from_utf8(bytes(id)?).ok();
+    let id = DeadLetterId::from_utf8(&bytes(id)?).ok();
     id.filter(|id| EntryId::parse(id.as_bytes()).is_some())
         .ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
@@ -203,7 +203,7 @@ pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
         .and_then(codec::given_id);
     Some(DeadLetter {
         id,
-        message_id: given.or_else(|| MessageId::from_utf8(fact(1).clone()).ok())?,
+        message_id: given.or_else(|| MessageId::from_utf8(fact(1)).ok())?,
         fields,
         reason: String::from_utf8_lossy(fact(2)).into_owned(),
         attempts: number(3).map(|attempts: u64| u32::try_from(attempts).unwrap_or(u32::MAX))?,

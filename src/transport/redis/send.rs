@@ -8,7 +8,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use redis::{Cmd, Value};
 use tower::Service;
 
@@ -110,7 +109,7 @@ pub(super) fn encode(message: &Message, cmd: &mut Cmd) {
 /// The id in the answer to an `XADD`, or to the script around one.
 pub(super) fn accepted(answer: Value) -> Result<MessageId, Error> {
     match error::check(answer)? {
-        Value::BulkString(id) => MessageId::from_utf8(Bytes::from(id)).ok(),
+        Value::BulkString(id) => MessageId::from_utf8(&id).ok(),
         Value::SimpleString(id) => Some(MessageId::from(id)),
         _ => None,
     }

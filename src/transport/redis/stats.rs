@@ -106,6 +106,6 @@ fn is_missing(refusal: &redis::ServerError) -> bool {
 
 /// The name in an element of `XINFO GROUPS`; `None` where no worker of ours can have that group.
 pub(super) fn name(group: Value) -> Result<Option<Name>, Error> {
-    let name = Name::from_utf8(bytes(entry_of(group, "name")?)?).ok();
+    let name = Name::from_utf8(&bytes(entry_of(group, "name")?)?).ok();
     Ok(name.filter(|name| name.fault().is_none()))
 }

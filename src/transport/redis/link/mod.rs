@@ -72,7 +72,37 @@ struct Request {
     script: Option<&'static Script>,
     /// When it fails if it has not been sent by then. Set when it first has to wait.
     give_up: Option<tokio::time::Instant>,
-    answer: oneshot::Sender<Result<Value, Error>>,
+    answer: Answer,
+}
+
+/// Who is told what the server answers.
+enum Answer {
+    Asker(oneshot::Sender<Result<Value, Error>>),
+    /// Nobody, unless it is a refusal.
+    IfRefused(fn(&Counters, Error)),
+}
+
+impl Answer {
+    fn send(self, counters: &Counters, answer: Result<Value, Error>) {
+        match self {
+            Answer::Asker(asker) => {
+                let _ = asker.send(answer);
+            }
+            Answer::IfRefused(tell) => {
+                if let Err(error) = answer.and_then(super::error::check) {
+                    tell(counters, error);
+                }
+            }
+        }
+    }
+
+    /// Whether nobody waits for it.
+    fn is_closed(&self) -> bool {
+        match self {
+            Answer::Asker(asker) => asker.is_closed(),
+            Answer::IfRefused(_) => true,
+        }
+    }
 }
 
 impl Link {
@@ -121,6 +151,19 @@ impl Link {
         self.enqueue(script.call(keys, args), retry, Some(script))
     }
 
+    /// Puts a command on the queue whose answer nobody waits for, once there is room: what is
+    /// submitted after that is sent after it. It is idempotent, or may be carried out twice.
+    pub(super) async fn post(&self, cmd: Cmd, if_refused: fn(&Counters, Error)) {
+        let request = Request {
+            cmd,
+            retry: Retry::UntilAnswered,
+            script: None,
+            give_up: None,
+            answer: Answer::IfRefused(if_refused),
+        };
+        let _ = self.requests.send(request).await;
+    }
+
     /// Sends a command; a refusal of the server is an error.
     pub(super) async fn command(&self, cmd: Cmd, retry: Retry) -> Result<Value, Error> {
         super::error::check(self.submit(cmd, retry).await?)
@@ -150,7 +193,7 @@ impl Link {
             retry,
             script,
             give_up: None,
-            answer,
+            answer: Answer::Asker(answer),
         };
         let room = match self.requests.try_send(request) {
             // A queue that is closed has dropped the request, which `answered` will say.

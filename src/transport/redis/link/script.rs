@@ -24,8 +24,9 @@ impl Script {
         let hash = self
             .hash
             .get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
-        let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(hash).arg(keys.len()).arg(keys);
+        let size = keys.iter().map(|key| key.len() + 8).sum::<usize>();
+        let mut cmd = Cmd::with_capacity(3 + 2 * keys.len(), 256 + size);
+        cmd.arg("EVALSHA").arg(hash).arg(keys.len()).arg(keys);
         args(&mut cmd);
         cmd
     }

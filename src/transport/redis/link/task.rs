@@ -165,7 +165,7 @@ impl Task {
             let give_up = *request.give_up.get_or_insert(now + PATIENCE);
             if request.retry == Retry::Never && give_up <= now {
                 let error = error::disconnected(self.connector.address());
-                let _ = request.answer.send(Err(error));
+                request.answer.send(&self.counters, Err(error));
                 continue;
             }
             if request.retry == Retry::Never {
@@ -189,7 +189,7 @@ impl Task {
                     self.waiting.push_front(request);
                 } else {
                     let error = error::unanswered(self.connector.address());
-                    let _ = request.answer.send(Err(error));
+                    request.answer.send(&self.counters, Err(error));
                 }
             }
         }
@@ -290,7 +290,7 @@ impl Task {
                     continue;
                 }
             }
-            let _ = request.answer.send(Ok(value));
+            request.answer.send(&self.counters, Ok(value));
         }
         for request in again.into_iter().rev() {
             self.waiting.push_front(request);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::sync::mpsc;
 
 use super::{
@@ -14,11 +14,13 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::redis::{error, link::Retry},
+    transport::{Counters, redis::link::Retry},
 };
 
 /// How many are acknowledged at once.
 const BATCH: usize = 512;
+/// About how many bytes the id of an entry takes.
+const ID: usize = 20;
 
 /// A delivery that is done.
 #[derive(Debug)]
@@ -40,14 +42,13 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
 }
 
 async fn acknowledge(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
-    let mut published = Vec::new();
     for ack in &mut *batch {
         if let Some((channel, envelope)) = ack.publish.take() {
-            let mut cmd = redis::cmd("PUBLISH");
-            cmd.arg(&channel[..]).arg(envelope);
-            // In the same pipeline, before the acknowledgement: a request whose worker ends in
-            // between is answered twice rather than never.
-            published.push(worker.link.submit(cmd, Retry::UntilAnswered));
+            let mut cmd = Cmd::with_capacity(3, 16 + channel.len() + envelope.len());
+            cmd.arg("PUBLISH").arg(&channel[..]).arg(envelope);
+            // Before the acknowledgement: a request whose worker ends in between is answered twice
+            // rather than never.
+            worker.link.post(cmd, unpublished).await;
         }
     }
     let cmds = Lane::BOTH
@@ -60,14 +61,12 @@ async fn acknowledge(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
     )
     .await?;
     worker.counters.done.add(batch.len() as u64);
-    for answer in published {
-        if let Value::ServerError(refusal) = answer.await? {
-            worker.counters.unanswerable.increment();
-            let refusal = error::refused(refusal);
-            tracing::warn!(error = refusal.chain(), "a reply could not be published");
-        }
-    }
     Ok(())
+}
+
+fn unpublished(counters: &Counters, refusal: Error) {
+    counters.unanswerable.increment();
+    tracing::warn!(error = refusal.chain(), "a reply could not be published");
 }
 
 /// The commands that end the entries of a lane.
@@ -76,13 +75,14 @@ fn finishing(worker: &Worker, batch: &[Ack], lane: Lane) -> Vec<Cmd> {
         .iter()
         .map(|ack| ack.delivery.grip.key)
         .filter(|(on, _)| *on == lane)
-        .map(|(_, id)| id.to_string())
+        .map(|(_, id)| id)
         .collect();
     if ids.is_empty() {
         return Vec::new();
     }
-    let mut acknowledge = redis::cmd("XACK");
+    let mut acknowledge = Cmd::with_capacity(3 + ids.len(), 128 + ID * ids.len());
     acknowledge
+        .arg("XACK")
         .arg(worker.key_of(lane))
         .arg(worker.keys.group.as_str())
         .arg(&ids);

@@ -73,7 +73,7 @@ impl Worker {
                 let given = decoded.id.take();
                 let mut message = self.dated(decoded, origin);
                 let parts = message.parts_mut();
-                parts.id = given.or_else(|| MessageId::from_utf8(text).ok());
+                parts.id = given.or_else(|| MessageId::from_utf8(&text).ok());
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);
                 Some(Delivery::new(Ok(message), settle))

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use redis::Value;
+use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg, Value};
 
 use crate::{
     error::Error,
@@ -58,6 +58,14 @@ impl fmt::Display for EntryId {
         write!(f, "{}-{}", self.milliseconds, self.sequence)
     }
 }
+
+impl ToRedisArgs for EntryId {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(self);
+    }
+}
+
+impl ToSingleRedisArg for EntryId {}
 
 /// An entry that is pending for this worker.
 #[derive(Debug, PartialEq)]

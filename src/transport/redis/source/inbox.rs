@@ -93,6 +93,11 @@ impl Inbox {
         }
     }
 
+    /// How many deliveries are asked for right now.
+    pub(super) fn demand(&self) -> usize {
+        self.lock().demand
+    }
+
     /// Adds what was fetched.
     pub(super) fn put(&self, deliveries: Deliveries) {
         if deliveries.is_empty() {

@@ -144,7 +144,7 @@ impl Keeper {
         let lost = self.script(&scripts::RENEW, &keys, |cmd| {
             cmd.arg(worker.keys.group.as_str()).arg(&worker.consumer);
             for id in ids {
-                cmd.arg(id.to_string());
+                cmd.arg(*id);
             }
         });
         let lost = entry::ids(lost.await?)?.into_iter();

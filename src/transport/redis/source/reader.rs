@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
-use redis::{Cmd, Value, aio::MultiplexedConnection};
-use tokio::time::timeout;
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture, join_all},
+};
+use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
+use tokio::time::{error::Elapsed, timeout};
 
 use super::{
     entry::{self, Entry, EntryId, Lane},
@@ -44,7 +47,19 @@ pub(super) struct Reader {
     retries: bool,
     /// Whether an answer may have been lost, and entries with it.
     recover: bool,
+    /// Whether the last read brought as much as it asked for, so that there is probably more.
+    full: bool,
+    /// The read that was sent before what the last one brought was looked at.
+    ahead: Option<Ahead>,
     failures: u32,
+}
+
+/// A read on its way, of as many deliveries as are asked for beyond those that have just come: the
+/// server works on it while these are parsed and handled.
+struct Ahead {
+    asked: Instant,
+    count: usize,
+    answer: BoxFuture<'static, RedisResult<Value>>,
 }
 
 struct Connection {
@@ -62,6 +77,8 @@ impl Reader {
             connected: false,
             retries: true,
             recover: false,
+            full: false,
+            ahead: None,
             failures: 0,
         }
     }
@@ -69,18 +86,22 @@ impl Reader {
     /// Fetches until the source is stopped. A read is never broken off: it may have taken entries.
     pub(super) async fn run(mut self) {
         loop {
-            let room = match self.worker.inbox.wanted().await {
-                Wanted::Deliveries(room) => room,
-                Wanted::Nothing(surplus) => {
-                    give_back(surplus).await;
-                    continue;
-                }
-                Wanted::Stop => break,
-            };
-            let mut asked = Instant::now();
             let worker = self.worker.clone();
-            worker.reading.begin();
-            let mut fetched = self.fetch(room).await;
+            let (mut asked, mut fetched) = match self.ahead.take() {
+                Some(ahead) => (ahead.asked, self.arrival(ahead).await),
+                None => {
+                    let room = match worker.inbox.wanted().await {
+                        Wanted::Deliveries(room) => room,
+                        Wanted::Nothing(surplus) => {
+                            give_back(surplus).await;
+                            continue;
+                        }
+                        Wanted::Stop => break,
+                    };
+                    worker.reading.begin();
+                    (Instant::now(), self.fetch(room).await)
+                }
+            };
             if asked.elapsed() > worker.settings.lease / 2 {
                 asked = Instant::now();
                 fetched = match fetched {
@@ -92,8 +113,9 @@ impl Reader {
             match fetched {
                 Ok(entries) => {
                     self.failures = 0;
-                    let deliveries = self.worker.deliver(entries, asked);
-                    self.worker.inbox.put(deliveries);
+                    self.read_ahead(entries.len());
+                    let deliveries = worker.deliver(entries, asked);
+                    worker.inbox.put(deliveries);
                 }
                 Err(error) => self.overcome(error).await,
             }
@@ -105,6 +127,7 @@ impl Reader {
     }
 
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
+        self.full = false;
         if self.recover {
             let lost = self.recover(room).await?;
             if !lost.is_empty() {
@@ -131,10 +154,57 @@ impl Reader {
             }
         }
         let main = (&*worker.keys.stream, ">");
+        let count = room.min(worker.part());
         let entries = self
-            .read(room, Some(worker.interval()), &[main, retry])
+            .read(count, Some(worker.interval()), &[main, retry])
             .await?;
+        self.note(count, &entries);
+        Ok(entries)
+    }
+
+    /// Notes what a read of both streams says about the next one.
+    fn note(&mut self, count: usize, entries: &[Entry]) {
         self.retries = entries.iter().any(|entry| entry.lane == Lane::Retry);
+        self.full = entries.len() >= count;
+    }
+
+    /// Reads on, where more than what has just come is asked for and nothing else is to be looked
+    /// at first. It does not block, so it is soon answered.
+    fn read_ahead(&mut self, come: usize) {
+        let worker = &self.worker;
+        let count = worker
+            .inbox
+            .demand()
+            .saturating_sub(come)
+            .min(worker.part());
+        let other = self.retries || self.recover || self.scan.is_due(worker);
+        let on = self.full && !other && !worker.inbox.is_stopped();
+        let Some(connection) = self.connection.as_ref().filter(|_| on && count > 0) else {
+            return;
+        };
+        let streams = [(&*worker.keys.stream, ">"), (&*worker.keys.retry, ">")];
+        let cmd = worker.reading(count, None, &streams);
+        let mut link = connection.link.clone();
+        let mut answer = async move { link.send_packed_command(&cmd).await }.boxed();
+        let asked = Instant::now();
+        // Polled once, it is on its way.
+        let answer = match (&mut answer).now_or_never() {
+            Some(answer) => future::ready(answer).boxed(),
+            None => answer,
+        };
+        worker.reading.begin();
+        self.ahead = Some(Ahead {
+            asked,
+            count,
+            answer,
+        });
+    }
+
+    /// What a read that was sent ahead brings.
+    async fn arrival(&mut self, ahead: Ahead) -> Result<Vec<Entry>, Error> {
+        let answer = timeout(GRACE, ahead.answer).await;
+        let entries = self.entries(answer)?;
+        self.note(ahead.count, &entries);
         Ok(entries)
     }
 
@@ -165,13 +235,21 @@ impl Reader {
         let answer = timeout(block.unwrap_or_default() + GRACE, answer).await;
         worker.blocked.store(0, Ordering::SeqCst);
         worker.inbox.set_reading(false);
+        self.entries(answer)
+    }
+
+    /// What an answer says, or a timeout in its place.
+    fn entries(
+        &mut self,
+        answer: Result<RedisResult<Value>, Elapsed>,
+    ) -> Result<Vec<Entry>, Error> {
         match answer {
             Ok(Ok(answer)) => {
                 // Not a failure: a key that was deleted, or another client's `CLIENT UNBLOCK`.
                 if error::code(&answer) == Some("UNBLOCKED") {
                     return Ok(Vec::new());
                 }
-                let entries = entry::read(self.checked(answer)?, &worker.keys.retry);
+                let entries = entry::read(self.checked(answer)?, &self.worker.keys.retry);
                 // What could not be read of it is pending for us.
                 self.recover |= entries.is_err();
                 entries
@@ -223,7 +301,7 @@ impl Reader {
         error::check(answer)
     }
 
-    async fn connect(&self) -> Result<Connection, Error> {
+    async fn connect(&mut self) -> Result<Connection, Error> {
         let connecting = async {
             let mut link = self.worker.connector.multiplexed().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
@@ -305,6 +383,12 @@ impl Reader {
 }
 
 impl Worker {
+    /// How many entries one read asks for at most. Not all that there is room for: while one part is
+    /// handled and another acknowledged, the next is fetched.
+    fn part(&self) -> usize {
+        self.settings.max_in_flight.div_ceil(4).max(16)
+    }
+
     /// `XREADGROUP` for this consumer.
     pub(super) fn reading(
         &self,
@@ -347,7 +431,7 @@ impl Worker {
         let args = |cmd: &mut Cmd| {
             cmd.arg(self.keys.group.as_str()).arg(&self.consumer);
             for id in ids {
-                cmd.arg(id.to_string());
+                cmd.arg(*id);
             }
         };
         let keys = [self.key_of(lane)];
@@ -364,7 +448,7 @@ impl Worker {
                 .arg(&self.consumer)
                 .arg(lane.flag());
             for id in ids {
-                cmd.arg(id.to_string());
+                cmd.arg(*id);
             }
         };
         let keys = [self.key_of(lane)];

@@ -56,8 +56,7 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
             .arg(&worker.consumer)
             .arg(lane.flag());
         for reply in &batch {
-            cmd.arg(reply.delivery.grip.key.1.to_string())
-                .arg(&reply.envelope);
+            cmd.arg(reply.delivery.grip.key.1).arg(&reply.envelope);
         }
     };
     let script = &scripts::REPLY;

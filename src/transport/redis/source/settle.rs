@@ -204,9 +204,9 @@ impl Ticket {
                     let args = |cmd: &mut redis::Cmd| {
                         cmd.arg(worker.keys.group.as_str())
                             .arg(&worker.consumer)
-                            .arg(id.to_string())
+                            .arg(id)
                             .arg(lane.flag())
-                            .arg(self.origin.to_string())
+                            .arg(self.origin)
                             .arg(attempts)
                             .arg(delay.as_deref().unwrap_or_default());
                     };
@@ -283,12 +283,12 @@ impl Ticket {
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(worker.keys.group.as_str())
                 .arg(&worker.consumer)
-                .arg(id.to_string())
+                .arg(id)
                 .arg(lane.flag())
                 .arg(envelope)
                 .arg(channel);
             if let End::Dead(reason) = end {
-                cmd.arg(self.origin.to_string())
+                cmd.arg(self.origin)
                     .arg(self.attempt)
                     .arg(reason)
                     .arg(worker.settings.max_dead_letters);

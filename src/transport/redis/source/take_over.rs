@@ -85,6 +85,21 @@ impl Scan {
         }
     }
 
+    /// Whether it is time to look.
+    pub(super) fn is_due(&mut self, worker: &Worker) -> bool {
+        // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
+        // whole lease can tell that another has not.
+        if worker.health.lasts(worker.most_between_ticks()) < worker.settings.lease {
+            self.position = None;
+            return false;
+        }
+        if self.suspects && !worker.suspect.load(Ordering::SeqCst) {
+            self.suspects = false;
+            self.position.get_or_insert((Lane::Main, "-".to_owned()));
+        }
+        self.position.is_some() || Instant::now() >= self.next
+    }
+
     /// Takes over at most `room` deliveries, if it is time for it.
     pub(super) async fn take_over(
         &mut self,
@@ -92,21 +107,11 @@ impl Scan {
         room: usize,
     ) -> Result<Vec<Entry>, Error> {
         let mut taken = Vec::new();
-        // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
-        // whole lease can tell that another has not.
-        if worker.health.lasts(worker.most_between_ticks()) < worker.settings.lease {
-            self.position = None;
+        if !self.is_due(worker) {
             return Ok(taken);
-        }
-        if self.suspects && !worker.suspect.load(Ordering::SeqCst) {
-            self.suspects = false;
-            self.position.get_or_insert((Lane::Main, "-".to_owned()));
         }
         // A scan that goes on is not held up by the gate.
         let mut gate = self.position.is_none();
-        if gate && Instant::now() < self.next {
-            return Ok(taken);
-        }
         // Also when this one fails.
         self.next = Instant::now() + worker.interval();
         let (mut lane, mut cursor) = self.position.take().unwrap_or((Lane::Main, "-".to_owned()));
