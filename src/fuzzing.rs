@@ -40,19 +40,14 @@ pub fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     crate::transport::redis::readers::unpack(blob)
 }
 
-/// For each thing that takes answers of a server apart: whose they are, and such an answer.
-pub fn answers() -> Vec<(&'static str, redis::Value)> {
-    let readers = crate::transport::redis::readers::all();
-    let answers = readers.into_iter().map(|reader| (reader.of, reader.answer));
-    answers.collect()
-}
+/// What takes an answer apart and shows what it found, or says why it cannot be one.
+pub type Read = fn(redis::Value) -> Result<String, crate::Error>;
 
-/// Takes an answer apart, and shows what was found.
-///
-/// # Errors
-/// Why it cannot be one.
-pub fn read(of: &str, answer: redis::Value) -> Result<String, crate::Error> {
-    let mut readers = crate::transport::redis::readers::all().into_iter();
-    let reader = readers.find(|reader| reader.of == of);
-    (reader.expect("one of `answers()`").read)(answer)
+/// Everything that takes answers of a server apart: whose they are, such an answer, and how it is
+/// read.
+pub fn readers() -> Vec<(&'static str, redis::Value, Read)> {
+    let readers = crate::transport::redis::readers::all().into_iter();
+    readers
+        .map(|reader| (reader.of, reader.answer, reader.read))
+        .collect()
 }
