@@ -52,6 +52,9 @@ pub mod client;
 pub mod conformance;
 pub mod error;
 pub mod extract;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guide;
 pub mod handler;
 pub mod message;

@@ -160,6 +160,8 @@ impl Name {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -183,5 +185,38 @@ mod tests {
     fn bytes_that_are_not_utf8_are_no_name() {
         assert!(Name::from_utf8(b"\xff\xfe").is_err());
         assert_eq!(Name::from_utf8(b"orders.create").unwrap(), "orders.create");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_kept_and_other_bytes_are_refused(bytes: Vec<u8>) {
+            match Name::from_utf8(&bytes) {
+                Ok(name) => prop_assert_eq!(name.as_bytes(), &bytes),
+                Err(_) => prop_assert!(std::str::from_utf8(&bytes).is_err()),
+            }
+        }
+
+        #[test]
+        fn only_a_names_length_can_be_wrong(text in "\\PC{1,40}", times in 0..60usize) {
+            let name = Name::from(text.repeat(times));
+            match name.fault() {
+                None => prop_assert!((1..=Name::MAX_LEN).contains(&name.len())),
+                Some(fault) => {
+                    prop_assert!(name.is_empty() || name.len() > Name::MAX_LEN);
+                    prop_assert_eq!(fault.contains("empty"), name.is_empty());
+                }
+            }
+        }
+
+        #[test]
+        fn nesting_is_the_same_from_the_inside_and_from_the_outside(
+            a in "[a.]{0,3}",
+            b in "[a.]{0,3}",
+            c in "[a.]{0,3}",
+        ) {
+            let (a, b, c) = (Name::from(a), Name::from(b), Name::from(c));
+            let inside = Name::join(&a, &Name::join(&b, &c));
+            prop_assert_eq!(inside, Name::join(&Name::join(&a, &b), &c));
+        }
     }
 }

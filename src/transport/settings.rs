@@ -57,7 +57,8 @@ impl Backoff {
     pub fn after(self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(30);
         let full = self.first.saturating_mul(1 << doublings).min(self.most);
-        full.mul_f64(0.5 + fastrand::f64() / 2.0)
+        // One half by chance: the product of all of it could be rounded up beyond the longest.
+        full / 2 + (full / 2).mul_f64(fastrand::f64())
     }
 }
 
@@ -270,6 +271,8 @@ pub(crate) use consumer_settings;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -288,6 +291,19 @@ mod tests {
                 let wait = backoff.after(attempt);
                 assert!(wait >= full / 2 && wait <= full, "{attempt}: {wait:?}");
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_at_least_half_of_what_it_doubled_to_and_never_above_the_longest(
+            first: Duration,
+            most: Duration,
+            attempt: u32,
+        ) {
+            let wait = Backoff { first, most }.after(attempt);
+            prop_assert!(wait <= most);
+            prop_assert!(wait >= first.min(most) / 2);
         }
     }
 }

@@ -22,6 +22,7 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
     scene.finished(jobs as usize / 4, 60 * SECOND).await;
 
     let killed = workers[0].pid();
+    freeze_in_mid_handler(&scene, &workers[0]).await;
     workers[0].signal(Signal::Kill);
     let at = now();
     let account = scene.all_done(120 * SECOND).await;
@@ -44,6 +45,23 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
     assert!(repeated.is_subset(&its), "{:?}", &repeated - &its);
     assert!(repeated.len() <= scene.setup.max_in_flight);
     assert!(account.repeated().values().all(|starts| *starts == 2));
+}
+
+/// Freezes a worker while a handler of it runs. Handlers that take equally long run in step, and
+/// between two rounds of them the worker holds nothing: a blow at any time may meet it just then.
+async fn freeze_in_mid_handler(scene: &Scene, worker: &WorkerProcess) {
+    loop {
+        worker.signal(Signal::Stop);
+        // Whatever line it was about to write is written.
+        tokio::time::sleep(SECOND / 50).await;
+        let account = scene.ledger.read();
+        if !account.in_hand(worker.pid()).is_empty() {
+            return;
+        }
+        assert!(!account.lost().is_empty(), "there is work left for it");
+        worker.signal(Signal::Cont);
+        tokio::time::sleep(SECOND / 500).await;
+    }
 }
 
 /// Starts a worker again whenever one has died, until the work is done.

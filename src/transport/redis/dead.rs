@@ -2,13 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use redis::{Cmd, Value};
 
 use super::{
     Redis,
+    blob::unpacked,
     keys::Keys,
     link::{Retry, Script},
-    source::entry::{EntryId, array, bytes, fields, integer, unpacked, value_of},
+    source::entry::{EntryId, value_of},
+    value::{array, bytes, count, exactly, fields, unexpected},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -60,13 +63,13 @@ impl DeadLetterStore for Store {
                 None => cmd.arg("-"),
             };
             cmd.arg("+").arg("COUNT").arg(most);
-            let found = array(self.command(cmd).await?);
-            let mut next = None;
-            if found.len() == most
-                && let Some(last) = found.last().and_then(id)
-            {
-                next = Some(Page::first(most).after(last));
-            }
+            let found = entries(self.command(cmd).await?)?;
+            let next = match found.last() {
+                Some((last, _)) if found.len() == most => {
+                    Some(Page::first(most).after(last.clone()))
+                }
+                _ => None,
+            };
             let letters = found.into_iter().filter_map(read).collect();
             Ok(DeadLetterPage::new(letters, next))
         })
@@ -77,7 +80,7 @@ impl DeadLetterStore for Store {
             let id = checked(id)?;
             let mut cmd = redis::cmd("XRANGE");
             cmd.arg(self.keys()?.dead).arg(id).arg(id);
-            let found = array(self.command(cmd).await?);
+            let found = entries(self.command(cmd).await?)?;
             Ok(found.into_iter().find_map(read))
         })
     }
@@ -90,8 +93,8 @@ impl DeadLetterStore for Store {
                 .arg("-")
                 .arg("COUNT")
                 .arg(1);
-            let found = array(self.command(cmd).await?);
-            Ok(found.first().and_then(id))
+            let found = entries(self.command(cmd).await?)?;
+            Ok(found.into_iter().next().map(|(id, _)| id))
         })
     }
 
@@ -127,15 +130,7 @@ impl DeadLetterStore for Store {
             };
             let (link, names) = (&self.0.shared.link, [&*keys.dead, &keys.retry]);
             let answer = link.script(&DEAD, &names, args, Retry::Never).await?;
-            let mut answer = array(answer).into_iter();
-            let acted = answer.next().as_ref().and_then(integer).unwrap_or(0);
-            let next = answer.next().and_then(bytes);
-            Ok(Acted {
-                acted: acted.unsigned_abs(),
-                next: next
-                    .and_then(|id| DeadLetterId::from_utf8(&id).ok())
-                    .filter(|id| !id.is_empty()),
-            })
+            acted(answer)
         })
     }
 
@@ -143,8 +138,7 @@ impl DeadLetterStore for Store {
         Box::pin(async move {
             let mut cmd = redis::cmd("XLEN");
             cmd.arg(self.keys()?.dead);
-            let count = integer(&self.command(cmd).await?);
-            Ok(count.unwrap_or(0).unsigned_abs())
+            count(&self.command(cmd).await?)
         })
     }
 }
@@ -160,18 +154,39 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
     }
 }
 
-/// The id of an entry: `[id, [field, value, …]]`.
-fn id(entry: &Value) -> Option<DeadLetterId> {
-    match entry {
-        Value::Array(entry) => DeadLetterId::from_utf8(&bytes(entry.first()?.clone())?).ok(),
-        _ => None,
-    }
+/// An entry of the stream of dead letters.
+pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
+
+/// The entries in the answer to `XRANGE`: `[[id, [field, value, …]], …]`.
+pub(super) fn entries(answer: Value) -> Result<Vec<Raw>, Error> {
+    let entries = array(answer)?.into_iter().map(|entry| {
+        let [id, list] = exactly(entry)?;
+        Ok((self::id(id)?, fields(list)?))
+    });
+    entries.collect()
 }
 
-/// Reads an entry. What did not come from a worker is left out.
-fn read(entry: Value) -> Option<DeadLetter> {
-    let id = id(&entry)?;
-    let mut facts = fields(array(entry).into_iter().nth(1)?);
+fn id(id: Value) -> Result<DeadLetterId, Error> {
+    let id = DeadLetterId::from_utf8(&bytes(id)?).ok();
+    id.filter(|id| EntryId::parse(id.as_bytes()).is_some())
+        .ok_or_else(|| unexpected("the id of an entry", "another text"))
+}
+
+/// What the script has done.
+pub(super) fn acted(answer: Value) -> Result<Acted, Error> {
+    let [acted, next] = exactly(answer)?;
+    let next = match next {
+        Value::BulkString(next) if next.is_empty() => None,
+        next => Some(id(next)?),
+    };
+    Ok(Acted {
+        acted: count(&acted)?,
+        next,
+    })
+}
+
+/// Reads a letter. What did not come from a worker is left out.
+pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
     if facts.len() < FACTS {
         return None;
     }

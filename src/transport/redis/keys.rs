@@ -112,6 +112,8 @@ fn has_hash_tag(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn keys(stream: &str) -> Result<Keys, Error> {
@@ -164,5 +166,26 @@ mod tests {
             );
         }
         assert!(Keys::new(&"s".into(), &"".into()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_stream_shares_its_slot_with_its_keys_or_is_refused(stream in "[{}a:*\u{e4}]{0,8}") {
+            match keys(&stream) {
+                Ok(keys) => {
+                    let of_client = keys.replies("c");
+                    let all = [&keys.retry, &keys.due, &keys.bodies, &keys.dead, &of_client];
+                    for key in all.into_iter().chain([&keys.stream_due, &keys.stream_bodies]) {
+                        prop_assert_eq!(hashed(key), hashed(&stream));
+                    }
+                    prop_assert!(check(&stream.as_str().into()).is_ok());
+                }
+                Err(error) => {
+                    prop_assert!(error.is_config());
+                    prop_assert!(stream.is_empty() || error.to_string().contains("hash tag"));
+                    prop_assert!(check(&stream.as_str().into()).is_err());
+                }
+            }
+        }
     }
 }

@@ -79,6 +79,7 @@
 //!
 //! `+info` lets the server's version be checked, and `+select` chooses a database.
 
+mod blob;
 mod connect;
 mod dead;
 mod error;
@@ -86,12 +87,15 @@ mod keys;
 mod link;
 mod options;
 mod pubsub;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod readers;
 mod rpc;
 mod schedule;
 mod send;
 mod source;
 mod state;
 mod stats;
+mod value;
 
 use std::{fmt, sync::Arc};
 

@@ -13,11 +13,12 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
-    Redis,
+    Redis, blob,
     keys::Keys,
     link::{Link, Retry, Script, Submit},
     send,
-    source::entry::{self, array, integer, value_of},
+    source::entry::value_of,
+    value::{self, integer, integers},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -59,10 +60,11 @@ impl Redis {
         let link = &self.shared.link;
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());
-        let body = entry::bytes(link.command(get, Retry::Never).await?);
-        let fields = body
-            .and_then(|body| entry::unpack(&body))
-            .unwrap_or_default();
+        let fields = match link.command(get, Retry::Never).await? {
+            Value::Nil => None,
+            body => blob::unpack(&value::bytes(body)?),
+        };
+        let fields = fields.unwrap_or_default();
         // All keys of a script have to be declared, so this one has to be known.
         let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
         let key = key.map(|key| keys.idempotency(String::from_utf8_lossy(key)));
@@ -72,7 +74,7 @@ impl Redis {
             cmd.arg(id.as_str());
         };
         let answer = link.script(&CANCEL, &names, args, Retry::Never).await?;
-        Ok(integer(&answer) == Some(1))
+        Ok(integer(&answer)? == 1)
     }
 
     /// Sends a task that is delayed or has an idempotency key.
@@ -141,16 +143,33 @@ impl Promoters {
                     cmd.arg(MOVED_AT_ONCE);
                 };
                 let answer = link.script(&PROMOTE, &names, args, Retry::Never).await;
-                wait = answer.ok().and_then(next).filter(|wait| *wait < SOON);
+                let promoted = answer.and_then(Promoted::read).ok();
+                wait = promoted.and_then(|promoted| promoted.next);
+                wait = wait.filter(|wait| *wait < SOON);
             }
             running.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
-/// How long it is until the next is due, after an answer of [`PROMOTE`].
-fn next(answer: Value) -> Option<Duration> {
-    let answer: Vec<_> = array(answer).iter().filter_map(integer).collect();
-    let next = u64::try_from(*answer.get(2)?).ok()?;
-    Some(Duration::from_millis(next))
+/// What [`PROMOTE`] has done.
+#[derive(Debug, PartialEq)]
+pub(super) struct Promoted {
+    /// How many messages it has moved.
+    pub(super) moved: u64,
+    /// How many it could not read any more.
+    pub(super) lost: u64,
+    /// How long it is until the next is due.
+    pub(super) next: Option<Duration>,
+}
+
+impl Promoted {
+    pub(super) fn read(answer: Value) -> Result<Self, Error> {
+        let [moved, lost, next] = integers(answer)?;
+        Ok(Self {
+            moved: moved.unsigned_abs(),
+            lost: lost.unsigned_abs(),
+            next: u64::try_from(next).ok().map(Duration::from_millis),
+        })
+    }
 }

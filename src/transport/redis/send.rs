@@ -107,7 +107,7 @@ pub(super) fn encode(message: &Message, cmd: &mut Cmd) {
 }
 
 /// The id in the answer to an `XADD`, or to the script around one.
-fn accepted(answer: Value) -> Result<MessageId, Error> {
+pub(super) fn accepted(answer: Value) -> Result<MessageId, Error> {
     match error::check(answer)? {
         Value::BulkString(id) => MessageId::from_utf8(&id).ok(),
         Value::SimpleString(id) => Some(MessageId::from(id)),

@@ -9,10 +9,8 @@ use super::{
     Redis, error,
     keys::Keys,
     link::{Retry, Script},
-    source::{
-        CONSUMER_PREFIX,
-        entry::{array, bytes, integer},
-    },
+    source::CONSUMER_PREFIX,
+    value::{array, bytes, count, entry_of, integers},
 };
 use crate::{
     error::Error,
@@ -26,7 +24,9 @@ static STATS: Script = Script::new(concat!(
 ));
 
 impl Redis {
-    /// How the stream and all of its groups are doing. A stream that does not exist has no groups.
+    /// How the stream and all of its groups are doing. A stream that does not exist has no groups,
+    /// and a group whose name is empty, longer than [`Name::MAX_LEN`] or not UTF-8 is left out: no
+    /// worker can be in it.
     ///
     /// A few commands for the stream and a script for each group, all in two round trips; their
     /// cost does not grow with the stream.
@@ -50,14 +50,16 @@ impl Redis {
             link.submit(groups, Retry::Never),
         )
         .await?;
-        let number = |value: &Value| integer(value).unwrap_or(0).unsigned_abs();
-        let mut stats = StreamStats::new(stream, number(&entries), number(&delayed));
+        let mut stats = StreamStats::new(stream, count(&entries)?, count(&delayed)?);
         let groups = match groups {
             Value::ServerError(refusal) if is_missing(&refusal) => Vec::new(),
-            groups => array(error::check(groups)?),
+            groups => array(error::check(groups)?)?,
         };
-        let groups = groups.into_iter().filter_map(name);
-        let groups = try_join_all(groups.map(|group| self.group_stats(group))).await?;
+        let groups = groups
+            .into_iter()
+            .filter_map(|group| name(group).transpose());
+        let groups = groups.map(async |group| self.group_stats(group?).await);
+        let groups = try_join_all(groups).await?;
         stats.groups = groups.into_iter().flatten().collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
         Ok(stats)
@@ -75,19 +77,24 @@ impl Redis {
         };
         let link = &self.shared.link;
         let answer = link.script(&STATS, &names, args, Retry::Never).await?;
-        let numbers: Vec<_> = array(answer).iter().filter_map(integer).collect();
-        let [lag, pending, oldest, delayed, dead, consumers] = numbers[..] else {
-            return Ok(None);
-        };
-        let mut stats = GroupStats::new(group);
-        stats.lag = u64::try_from(lag).ok();
-        stats.pending = pending.unsigned_abs();
-        stats.oldest_pending = u64::try_from(oldest).ok().map(Duration::from_millis);
-        stats.delayed = delayed.unsigned_abs();
-        stats.dead = dead.unsigned_abs();
-        stats.consumers = consumers.unsigned_abs();
-        Ok(Some(stats))
+        read(answer, group)
     }
+}
+
+/// The script's answer; `None` when there is no such group.
+pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Error> {
+    if answer == Value::Nil {
+        return Ok(None);
+    }
+    let [lag, pending, oldest, delayed, dead, consumers] = integers(answer)?;
+    let mut stats = GroupStats::new(group);
+    stats.lag = u64::try_from(lag).ok();
+    stats.pending = pending.unsigned_abs();
+    stats.oldest_pending = u64::try_from(oldest).ok().map(Duration::from_millis);
+    stats.delayed = delayed.unsigned_abs();
+    stats.dead = dead.unsigned_abs();
+    stats.consumers = consumers.unsigned_abs();
+    Ok(Some(stats))
 }
 
 /// Whether the answer of `XINFO` is that there is no such key.
@@ -97,21 +104,8 @@ fn is_missing(refusal: &redis::ServerError) -> bool {
         .is_some_and(|text| text.contains("no such key"))
 }
 
-/// The name in an element of `XINFO GROUPS`: a flat list of fields and values, or a map under RESP3.
-fn name(group: Value) -> Option<Name> {
-    let name = match group {
-        Value::Map(fields) => fields
-            .into_iter()
-            .find_map(|(field, value)| (bytes(field)? == "name").then_some(value)),
-        list => {
-            let mut list = array(list).into_iter();
-            loop {
-                let (field, value) = (list.next()?, list.next()?);
-                if bytes(field).is_some_and(|field| field == "name") {
-                    break Some(value);
-                }
-            }
-        }
-    };
-    Name::from_utf8(&bytes(name?)?).ok()
+/// The name in an element of `XINFO GROUPS`; `None` where no worker of ours can have that group.
+pub(super) fn name(group: Value) -> Result<Option<Name>, Error> {
+    let name = Name::from_utf8(&bytes(entry_of(group, "name")?)?).ok();
+    Ok(name.filter(|name| name.fault().is_none()))
 }

@@ -15,12 +15,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Pending, Ready};
-use crate::transport::{
-    Counters,
-    redis::{
-        connect::{BACKOFF, Connector},
-        link::{Link, Retry},
-        source::entry,
+use crate::{
+    error::Error,
+    transport::{
+        Counters,
+        redis::{
+            connect::{BACKOFF, Connector},
+            link::{Link, Retry},
+            source::entry,
+            value,
+        },
     },
 };
 
@@ -168,8 +172,8 @@ impl Reader {
                 return Ok(());
             }
         }
-        self.hand_out(replies);
-        Ok(())
+        self.hand_out(replies)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error).into())
     }
 
     /// Makes the stream. The two commands are not one transaction, which would need more rights:
@@ -205,20 +209,21 @@ impl Reader {
         pipeline.cmd("PEXPIRE").arg(&self.key).arg(milliseconds);
     }
 
-    fn hand_out(&mut self, answer: Value) {
-        let entries = entry::streams(answer).flat_map(|(_, entries)| entries);
+    fn hand_out(&mut self, answer: Value) -> Result<(), Error> {
         let before = self.read;
-        for (id, fields) in entries {
-            self.read += 1;
-            for (field, envelopes) in entry::fields(fields) {
+        entry::each(answer, |_, id, list| {
+            for (field, envelopes) in value::fields(list)? {
                 if field == "r" {
                     let envelopes = envelopes.split(|&byte| byte == b'\n');
                     envelopes.for_each(|envelope| self.pending.resolve(envelope));
                 }
             }
+            self.read += 1;
             self.cursor = Some(id);
-        }
+            Ok(())
+        })?;
         self.idle = self.read == before;
+        Ok(())
     }
 }
 

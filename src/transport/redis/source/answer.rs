@@ -82,6 +82,8 @@ impl Address {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn route(fields: &[(&str, &str)]) -> Option<Route> {
@@ -116,5 +118,41 @@ mod tests {
             route(&[("reply_to", "reply:1"), ("~c", "../x")]),
             Some(Route::Nowhere)
         );
+    }
+
+    fn any_value() -> impl Strategy<Value = Bytes> {
+        prop_oneof![
+            any::<Vec<u8>>().prop_map(Bytes::from),
+            "[-{}0-9a-f]{0,40}".prop_map(Bytes::from),
+            any::<u128>().prop_map(|id| Uuid::from_u128(id).to_string().into()),
+            "(reply:|orders\\.)[*a]{0,4}".prop_map(Bytes::from),
+            Just(Bytes::from("rpc")),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_sent_where_a_requester_wants_it_to_be(
+            fields in prop::collection::vec(
+                (prop::sample::select(vec!["reply_to", "correlation_id", "~c"]), any_value()),
+                0..8,
+            ),
+        ) {
+            let fields = fields.into_iter().map(|(field, value)| (field.into(), value));
+            let fields: Vec<_> = [("type".into(), "rpc".into())].into_iter().chain(fields).collect();
+            if let Some(address) = Address::of_fields(&fields) {
+                let keys = Keys::new(&"s".into(), &"g".into()).unwrap();
+                match address.route(&keys, &["reply:".into()]) {
+                    Route::Nowhere => {}
+                    Route::Publish(channel) => prop_assert!(channel.starts_with(b"reply:")),
+                    Route::Store(key) => {
+                        let client = key.strip_prefix("{s}:rpc:").expect("a reply stream");
+                        prop_assert_eq!(Uuid::try_parse(client).unwrap().to_string(), client);
+                    }
+                }
+                let envelope = address.envelope(&Ok(Reply::new("x")));
+                prop_assert!(codec::decode_reply(&envelope).is_ok());
+            }
+        }
     }
 }

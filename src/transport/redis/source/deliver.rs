@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     answer::Address,
-    entry::{self, Entry, EntryId, Lane, value_of},
+    entry::{Entry, EntryId, Lane, value_of},
     settle::{RedisSettle, Ticket},
     worker::{Grip, Suspect, Worker},
 };
@@ -19,6 +19,7 @@ use crate::{
     transport::{
         Delivery, Verdict,
         codec::{self, Decoded},
+        redis::blob,
     },
 };
 
@@ -55,7 +56,7 @@ impl Worker {
         };
         let fields = match lane {
             Lane::Main => fields,
-            Lane::Retry => entry::unpacked(fields),
+            Lane::Retry => blob::unpacked(fields),
         };
         if ticket.attempt > self.settings.max_deliveries {
             // Not decoded: it may be what ends its workers.
@@ -123,4 +124,29 @@ fn origin(fields: &[(Bytes, Bytes)], text: Bytes, id: EntryId) -> (Bytes, EntryI
         .and_then(|origin| Some((origin.clone(), EntryId::parse(origin)?)));
     let (text, id) = origin.unwrap_or((text, id));
     (text, id, before)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_origin_is_an_id_and_otherwise_the_entrys_own(
+            fields in prop::collection::vec(("~[oax]", "[-0-9a]{0,24}"), 0..4),
+        ) {
+            let own = EntryId::parse(b"7-1").unwrap();
+            let fields = fields.into_iter().map(|(field, value)| (field.into(), value.into()));
+            let fields: Vec<(Bytes, Bytes)> = fields.collect();
+            let (text, id, before) = origin(&fields, "7-1".into(), own);
+            prop_assert_eq!(EntryId::parse(&text), Some(id));
+            let first = |field| value_of(&fields, field).map(|value| std::str::from_utf8(value).unwrap());
+            if first("~o").is_none_or(|origin| EntryId::parse(origin.as_bytes()).is_none()) {
+                prop_assert_eq!(id, own);
+            }
+            prop_assert_eq!(before, first("~a").and_then(|before| before.parse().ok()).unwrap_or(0));
+        }
+    }
 }

@@ -5,6 +5,11 @@ use std::fmt;
 use bytes::Bytes;
 use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg, Value};
 
+use crate::{
+    error::Error,
+    transport::redis::value::{array, bytes, exactly, fields, integer, unexpected},
+};
+
 /// Which of a group's two streams an entry is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
@@ -36,9 +41,14 @@ pub(in crate::transport::redis) struct EntryId {
 impl EntryId {
     pub(in crate::transport::redis) fn parse(text: &[u8]) -> Option<Self> {
         let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        // A sign is a number to Rust, and none to a server.
+        let number = |text: &str| match text.starts_with('+') {
+            true => None,
+            false => text.parse().ok(),
+        };
         Some(Self {
-            milliseconds: milliseconds.parse().ok()?,
-            sequence: sequence.parse().ok()?,
+            milliseconds: number(milliseconds)?,
+            sequence: number(sequence)?,
         })
     }
 }
@@ -70,97 +80,84 @@ pub(super) struct Entry {
 }
 
 /// The entries in the answer to `XREADGROUP`.
-pub(super) fn read(answer: Value, retry: &str) -> Vec<Entry> {
+pub(super) fn read(answer: Value, retry: &str) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
-    for (stream, list) in streams(answer) {
-        let lane = match bytes(stream) {
-            Some(name) if name == retry.as_bytes() => Lane::Retry,
-            _ => Lane::Main,
+    each(answer, |stream, id, fields| {
+        let lane = match stream == retry.as_bytes() {
+            true => Lane::Retry,
+            false => Lane::Main,
         };
-        entries.extend(list.filter_map(|(id, fields)| entry(lane, id, 1, fields)));
-    }
-    entries
+        entries.push(entry(lane, id, 1, fields)?);
+        Ok(())
+    })?;
+    Ok(entries)
 }
 
-/// Each stream with its entries, an id and a list of fields each, in the answer to a read of
-/// streams: `[[stream, [[id, [field, value, …]], …]], …]`, or a map of the same under RESP3.
-pub(in crate::transport::redis) fn streams(
+/// Hands each entry in the answer to a read of streams to `take`: the stream, the entry's id, and the
+/// list of its fields. The answer is `[[stream, [[id, [field, value, …]], …]], …]`, or a map of the
+/// same under RESP3, or nothing.
+pub(in crate::transport::redis) fn each(
     answer: Value,
-) -> impl Iterator<Item = (Value, impl Iterator<Item = (Bytes, Value)>)> {
-    let streams = match answer {
-        Value::Map(streams) => streams,
-        streams => array(streams).into_iter().filter_map(pair).collect(),
+    mut take: impl FnMut(&[u8], Bytes, Value) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut stream = |name: Value, entries: Value| {
+        let name = bytes(name)?;
+        for entry in array(entries)? {
+            let [id, fields] = exactly(entry)?;
+            take(&name, bytes(id)?, fields)?;
+        }
+        Ok(())
     };
-    streams.into_iter().map(|(name, entries)| {
-        let entries = array(entries).into_iter().filter_map(|entry| {
-            let (id, fields) = pair(entry)?;
-            Some((bytes(id)?, fields))
-        });
-        (name, entries)
-    })
-}
-
-/// The first two of a list.
-fn pair(list: Value) -> Option<(Value, Value)> {
-    let mut list = array(list).into_iter();
-    Some((list.next()?, list.next()?))
+    match answer {
+        Value::Nil => Ok(()),
+        Value::Map(streams) => streams
+            .into_iter()
+            .try_for_each(|(name, entries)| stream(name, entries)),
+        streams => array(streams)?.into_iter().try_for_each(|pair| {
+            let [name, entries] = exactly(pair)?;
+            stream(name, entries)
+        }),
+    }
 }
 
 /// The entries in the answer of a script: `[[id, deliveries, [field, value, …]], …]`.
-pub(super) fn claimed(list: Value, lane: Lane) -> impl Iterator<Item = Entry> {
-    array(list).into_iter().filter_map(move |item| {
-        let mut item = array(item).into_iter();
-        let (id, deliveries, list) = (item.next()?, item.next()?, item.next()?);
-        let deliveries = u32::try_from(integer(&deliveries)?).unwrap_or(u32::MAX);
-        entry(lane, bytes(id)?, deliveries, list)
-    })
+pub(super) fn claimed(list: Value, lane: Lane) -> Result<Vec<Entry>, Error> {
+    let claimed = array(list)?.into_iter().map(|item| {
+        let [id, deliveries, list] = exactly(item)?;
+        // Another client may have set the count to zero, and yet this is a delivery.
+        let deliveries = integer(&deliveries)?.clamp(1, u32::MAX.into());
+        entry(lane, bytes(id)?, deliveries as u32, list)
+    });
+    claimed.collect()
 }
 
-fn entry(lane: Lane, text: Bytes, deliveries: u32, list: Value) -> Option<Entry> {
-    Some(Entry {
+fn entry(lane: Lane, text: Bytes, deliveries: u32, list: Value) -> Result<Entry, Error> {
+    Ok(Entry {
         lane,
-        id: EntryId::parse(&text)?,
+        id: parsed(&text)?,
         text,
         deliveries,
-        fields: fields(list),
+        fields: fields(list)?,
     })
 }
 
-/// A flat list of fields and values as pairs.
-pub(in crate::transport::redis) fn fields(list: Value) -> Vec<(Bytes, Bytes)> {
-    let list = array(list);
-    let mut fields = Vec::with_capacity(list.len() / 2);
-    let mut list = list.into_iter();
-    while let (Some(field), Some(value)) = (list.next(), list.next()) {
-        fields.push((
-            bytes(field).unwrap_or_default(),
-            bytes(value).unwrap_or_default(),
-        ));
-    }
-    fields
+/// The ids in a list of them.
+pub(super) fn ids(list: Value) -> Result<Vec<EntryId>, Error> {
+    let ids = array(list)?.into_iter();
+    ids.map(|id| parsed(&bytes(id)?)).collect()
 }
 
-pub(in crate::transport::redis) fn array(value: Value) -> Vec<Value> {
-    match value {
-        Value::Array(list) => list,
-        _ => Vec::new(),
-    }
+/// The ids in the answer to an `XPENDING` of a range: `[[id, consumer, idle, deliveries], …]`.
+pub(super) fn pending(list: Value) -> Result<Vec<EntryId>, Error> {
+    let pending = array(list)?.into_iter().map(|item| {
+        let [id, _, _, _] = exactly(item)?;
+        parsed(&bytes(id)?)
+    });
+    pending.collect()
 }
 
-pub(in crate::transport::redis) fn bytes(value: Value) -> Option<Bytes> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes.into()),
-        Value::SimpleString(text) => Some(text.into()),
-        _ => None,
-    }
-}
-
-pub(in crate::transport::redis) fn integer(value: &Value) -> Option<i64> {
-    match value {
-        Value::Int(number) => Some(*number),
-        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
-        _ => None,
-    }
+fn parsed(text: &[u8]) -> Result<EntryId, Error> {
+    EntryId::parse(text).ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
 
 /// The value of a field that stands in the entry.
@@ -173,67 +170,10 @@ pub(in crate::transport::redis) fn value_of<'a>(
         .find_map(|(field, value)| (field == name).then_some(value))
 }
 
-/// The field of an entry that a script wrote in which the values of many fields are one blob.
-const BLOB: &str = "~f";
-
-/// Puts the fields of a blob in its place. What cannot be read stays as it is.
-pub(in crate::transport::redis) fn unpacked(
-    mut fields: Vec<(Bytes, Bytes)>,
-) -> Vec<(Bytes, Bytes)> {
-    let Some(at) = fields.iter().position(|(field, _)| field == BLOB) else {
-        return fields;
-    };
-    if let Some(inner) = unpack(&fields[at].1) {
-        fields.remove(at);
-        fields.extend(inner);
-    }
-    fields
-}
-
-/// Reads a MessagePack array of byte strings, as `cmsgpack.pack` of Redis's Lua writes it.
-/// <https://github.com/msgpack/msgpack/blob/master/spec.md>
-pub(in crate::transport::redis) fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
-    let mut at = 0;
-    let count = match number(blob, &mut at, 1)? {
-        head @ 0x90..=0x9f => head & 0x0f,
-        0xdc => number(blob, &mut at, 2)?,
-        0xdd => number(blob, &mut at, 4)?,
-        _ => return None,
-    };
-    let mut fields = Vec::new();
-    for _ in 0..count / 2 {
-        fields.push((string(blob, &mut at)?, string(blob, &mut at)?));
-    }
-    (at == blob.len() && count % 2 == 0).then_some(fields)
-}
-
-fn string(blob: &Bytes, at: &mut usize) -> Option<Bytes> {
-    let length = match number(blob, at, 1)? {
-        head @ 0xa0..=0xbf => head & 0x1f,
-        0xc4 | 0xd9 => number(blob, at, 1)?,
-        0xc5 | 0xda => number(blob, at, 2)?,
-        0xc6 | 0xdb => number(blob, at, 4)?,
-        _ => return None,
-    };
-    let end = at.checked_add(length).filter(|&end| end <= blob.len())?;
-    let text = blob.slice(*at..end);
-    *at = end;
-    Some(text)
-}
-
-fn number(blob: &Bytes, at: &mut usize, size: usize) -> Option<usize> {
-    let end = *at + size;
-    let digits = blob.get(*at..end)?;
-    *at = end;
-    Some(
-        digits
-            .iter()
-            .fold(0, |sum, &digit| sum << 8 | usize::from(digit)),
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn bulk(text: &str) -> Value {
@@ -252,43 +192,96 @@ mod tests {
         let list = Value::Array(vec![raw_entry()]);
         let old = Value::Array(vec![Value::Array(vec![bulk("r"), list.clone()])]);
         let new = Value::Map(vec![(bulk("r"), list)]);
-        let entries = read(old, "r");
-        assert_eq!(entries, read(new, "r"));
+        let entries = read(old, "r").unwrap();
+        assert_eq!(entries, read(new, "r").unwrap());
         assert_eq!(entries[0].lane, Lane::Retry);
         assert_eq!(entries[0].id.to_string(), "7-1");
         assert_eq!(entries[0].fields, [("name".into(), "a".into())]);
-        assert_eq!(read(Value::Nil, "r"), []);
-    }
-
-    #[test]
-    fn a_blob_gives_back_its_fields_and_a_broken_one_stays() {
-        let long = "v".repeat(300);
-        let mut blob = b"\x94\xa1a\xa0\xd9\x02bb\xda\x01\x2c".to_vec();
-        blob.extend_from_slice(long.as_bytes());
-        let blob = Bytes::from(blob);
-        let fields = unpacked(vec![
-            ("~o".into(), "1-1".into()),
-            ("~f".into(), blob.clone()),
-        ]);
-        assert_eq!(
-            fields,
-            [
-                (Bytes::from("~o"), Bytes::from("1-1")),
-                ("a".into(), "".into()),
-                ("bb".into(), long.into()),
-            ]
-        );
-        for end in 0..blob.len() {
-            let broken = vec![(Bytes::from("~f"), blob.slice(..end))];
-            assert_eq!(unpacked(broken.clone()), broken);
-        }
+        assert_eq!(read(Value::Nil, "r").unwrap(), []);
     }
 
     #[test]
     fn an_id_is_two_numbers() {
         assert_eq!(EntryId::parse(b"12-3").unwrap().to_string(), "12-3");
-        for text in ["", "12", "12-", "-3", "a-3", "12-3-4"] {
+        for text in ["", "12", "12-", "-3", "a-3", "12-3-4", "+1-2", "1-+2"] {
             assert_eq!(EntryId::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_in_an_answer_is_an_error() {
+        let stream = |entries: Vec<Value>| {
+            let entries = Value::Array(entries);
+            read(
+                Value::Array(vec![Value::Array(vec![bulk("s"), entries])]),
+                "r",
+            )
+        };
+        assert_eq!(stream(vec![raw_entry()]).unwrap().len(), 1);
+        let fields = |fields| Value::Array(vec![bulk("7-1"), Value::Array(fields)]);
+        for entry in [
+            Value::Array(vec![]),
+            Value::Array(vec![bulk("7-1")]),
+            Value::Array(vec![bulk("7"), Value::Array(vec![])]),
+            fields(vec![bulk("name")]),
+            fields(vec![bulk("name"), bulk("a"), bulk("payload")]),
+        ] {
+            let error = stream(vec![raw_entry(), entry.clone()]).expect_err("it is cut off");
+            assert!(error.is_decode(), "{entry:?}: {error}");
+        }
+        let without_entries = Value::Array(vec![Value::Array(vec![bulk("s")])]);
+        assert!(read(without_entries, "r").is_err());
+    }
+
+    #[test]
+    fn a_delivery_counts_at_least_as_one() {
+        for (deliveries, read) in [(-1, 1), (0, 1), (3, 3), (i64::MAX, u32::MAX)] {
+            let item = vec![bulk("7-1"), Value::Int(deliveries), Value::Array(vec![])];
+            let list = Value::Array(vec![Value::Array(item)]);
+            assert_eq!(claimed(list, Lane::Main).unwrap()[0].deliveries, read);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_read_as_it_is_written(milliseconds: u64, sequence: u64) {
+            let id = EntryId { milliseconds, sequence };
+            prop_assert_eq!(EntryId::parse(id.to_string().as_bytes()), Some(id));
+        }
+
+        #[test]
+        fn what_is_read_as_an_id_has_digits_alone(text in "[-+0-9 a\u{661}]{0,24}") {
+            let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            if EntryId::parse(text.as_bytes()).is_some() {
+                let (milliseconds, sequence) = text.split_once('-').expect("two numbers");
+                prop_assert!(digits(milliseconds) && digits(sequence), "{}", text);
+            }
+        }
+
+        #[test]
+        fn entries_are_read_whole_whatever_their_fields(
+            entries in prop::collection::vec(
+                (any::<(u64, u64)>(), prop::collection::vec(any::<(Vec<u8>, Vec<u8>)>(), 0..8)),
+                0..8,
+            ),
+        ) {
+            let list = entries.iter().map(|((milliseconds, sequence), fields)| {
+                let values = fields.iter().flat_map(|(field, value)| [field, value]);
+                let values = values.map(|value| Value::BulkString(value.clone()));
+                let id = bulk(&format!("{milliseconds}-{sequence}"));
+                Value::Array(vec![id, Value::Array(values.collect())])
+            });
+            let streams = Value::Map(vec![(bulk("s"), Value::Array(list.collect()))]);
+            let found = read(streams, "r").unwrap();
+            let found: Vec<_> = found
+                .into_iter()
+                .map(|entry| {
+                    let fields = entry.fields.into_iter();
+                    let fields = fields.map(|(field, value)| (field.to_vec(), value.to_vec()));
+                    ((entry.id.milliseconds, entry.id.sequence), fields.collect::<Vec<_>>())
+                })
+                .collect();
+            prop_assert_eq!(found, entries);
         }
     }
 }

@@ -2,18 +2,61 @@
 
 use redis::Value;
 
-use super::{
-    entry::{array, bytes},
-    scripts,
-    worker::Worker,
-};
+use super::{scripts, worker::Worker};
 use crate::{
     error::Error,
     transport::{
         Start,
-        redis::{error, link::Retry},
+        redis::{
+            error,
+            link::Retry,
+            value::{array, bytes, unexpected},
+        },
     },
 };
+
+/// What came of the attempt to join.
+#[derive(Debug, PartialEq)]
+pub(super) enum Joining {
+    Joined {
+        others: Vec<String>,
+    },
+    /// The group is new, and the stream has others.
+    Choose {
+        others: Vec<String>,
+    },
+    /// A key is of another type.
+    NoStream {
+        key: String,
+        kind: String,
+    },
+}
+
+impl Joining {
+    /// From the script's answer: a list of texts.
+    pub(super) fn read(answer: Value) -> Result<Self, Error> {
+        let texts = array(answer)?.into_iter().map(|text| {
+            let text = bytes(text)?;
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        });
+        let mut texts = texts.collect::<Result<Vec<_>, Error>>()?.into_iter();
+        match texts.next().as_deref() {
+            Some("joined") => {
+                let others = texts.collect();
+                Ok(Self::Joined { others })
+            }
+            Some("choose") => {
+                let others = texts.collect();
+                Ok(Self::Choose { others })
+            }
+            Some("type") => match (texts.next(), texts.next()) {
+                (Some(key), Some(kind)) => Ok(Self::NoStream { key, kind }),
+                _ => Err(unexpected("a key and its type", "nothing")),
+            },
+            _ => Err(unexpected("what came of joining", "another text")),
+        }
+    }
+}
 
 impl Worker {
     /// Makes sure that the group exists and that this worker may read with it.
@@ -61,27 +104,20 @@ impl Worker {
             }
             answer => error::check(answer)?,
         };
-        let texts = array(answer).into_iter().filter_map(bytes);
-        let mut texts = texts.map(|text| String::from_utf8_lossy(&text).into_owned());
-        match texts.next().as_deref() {
-            Some("joined") => Ok(texts.collect()),
-            Some("choose") => Err(Error::config(format!(
+        match Joining::read(answer)? {
+            Joining::Joined { others } => Ok(others),
+            Joining::Choose { others } => Err(Error::config(format!(
                 "the group `{}` does not exist yet, and the stream `{}` has others ({}) whose \
                  history may be long; say where it starts: `.start(Start::Beginning)`, \
                  `.start(Start::End)` or `.start(Start::After(id))`",
                 self.keys.group,
                 self.keys.stream,
-                texts.collect::<Vec<_>>().join(", ")
+                others.join(", ")
             ))),
-            _ => {
-                let (key, kind) = (texts.next(), texts.next());
-                Err(Error::config(format!(
-                    "the key `{}` holds a {} and not a stream; choose another stream name, or \
-                     delete the key",
-                    key.unwrap_or_default(),
-                    kind.unwrap_or_default()
-                )))
-            }
+            Joining::NoStream { key, kind } => Err(Error::config(format!(
+                "the key `{key}` holds a {kind} and not a stream; choose another stream name, or \
+                 delete the key"
+            ))),
         }
     }
 

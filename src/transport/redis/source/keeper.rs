@@ -13,7 +13,7 @@ use redis::{Cmd, Value};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
-    entry::{EntryId, Lane, array, bytes, integer},
+    entry::{self, EntryId, Lane},
     scripts,
     worker::{CONSUMER_PREFIX, Worker},
 };
@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     transport::redis::{
         link::{Link, Retry, SILENCE, Script},
-        schedule::{MOVED_AT_ONCE, PROMOTE},
+        schedule::{MOVED_AT_ONCE, PROMOTE, Promoted},
     },
 };
 
@@ -82,7 +82,7 @@ impl Keeper {
         let mut ticks = interval(worker.interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What was due while no worker ran is due now.
-        worker.alarm.set(Instant::now());
+        worker.alarm.set(Duration::ZERO);
         loop {
             tokio::select! {
                 biased;
@@ -147,11 +147,8 @@ impl Keeper {
                 cmd.arg(*id);
             }
         });
-        let lost = array(lost.await?);
+        let lost = entry::ids(lost.await?)?.into_iter();
         worker.held.renewed(lane, ids, asked);
-        let lost = lost
-            .into_iter()
-            .filter_map(|id| EntryId::parse(&bytes(id)?));
         for id in lost.filter(|id| worker.held.lose((lane, *id))) {
             worker.counters.lost_leases.increment();
             tracing::warn!(%id, "a delivery was lost to another worker");
@@ -174,27 +171,23 @@ impl Keeper {
             let answer = self.script(&PROMOTE, &keys, |cmd| {
                 cmd.arg(MOVED_AT_ONCE);
             });
-            let answer = match answer.await {
-                Ok(answer) => array(answer),
+            let promoted = match answer.await.and_then(Promoted::read) {
+                Ok(promoted) => promoted,
                 Err(error) => {
                     // The next tick tries again.
                     tracing::warn!(error = error.chain(), "what is due could not be delivered");
                     return;
                 }
             };
-            let answer: Vec<_> = answer.iter().filter_map(integer).collect();
-            let [moved, lost, next] = answer[..] else {
-                return;
-            };
-            if lost > 0 {
-                worker.deleted(lost.unsigned_abs());
+            if promoted.lost > 0 {
+                worker.deleted(promoted.lost);
             }
-            if next > 0 {
+            let next = promoted.next;
+            if let Some(wait) = next.filter(|wait| !wait.is_zero()) {
                 // A millisecond later: Redis counts whole ones.
-                let wait = Duration::from_millis(next.unsigned_abs() + 1);
-                worker.alarm.set(Instant::now() + wait);
+                worker.alarm.set(wait + Duration::from_millis(1));
             }
-            if moved < MOVED_AT_ONCE as i64 && next != 0 {
+            if promoted.moved < MOVED_AT_ONCE as u64 && next != Some(Duration::ZERO) {
                 return;
             }
         }
@@ -204,10 +197,8 @@ impl Keeper {
         let worker = &self.worker;
         if self.clock_read.elapsed() >= CLOCK {
             self.clock_read = Instant::now();
-            worker.clock.set(
-                self.answer(self.link.command(redis::cmd("TIME"), Retry::Never))
-                    .await?,
-            );
+            let time = self.link.command(redis::cmd("TIME"), Retry::Never);
+            worker.clock.set(self.answer(time).await?)?;
         }
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();

@@ -25,6 +25,8 @@ mod join;
 mod keeper;
 mod queued;
 mod reader;
+#[cfg(any(test, fuzzing))]
+pub(super) mod readers;
 mod replies;
 mod scripts;
 mod settle;
@@ -88,7 +90,7 @@ impl Transport for Redis {
             counters: counters.clone(),
             connector: connector.clone(),
             link,
-            clock: Clock::new(time),
+            clock: Clock::new(time)?,
             held: Default::default(),
             acks,
             replies,

@@ -14,7 +14,7 @@ use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::{error::Elapsed, timeout};
 
 use super::{
-    entry::{self, Entry, EntryId, Lane, array, bytes, integer},
+    entry::{self, Entry, EntryId, Lane},
     inbox::Wanted,
     scripts,
     settle::RedisSettle,
@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     transport::{
         Delivery, SettleDelivery, Verdict,
-        redis::{connect::BACKOFF, error, link::Retry},
+        redis::{connect::BACKOFF, error, link::Retry, value::integer},
     },
 };
 
@@ -249,7 +249,10 @@ impl Reader {
                 if error::code(&answer) == Some("UNBLOCKED") {
                     return Ok(Vec::new());
                 }
-                Ok(entry::read(self.checked(answer)?, &self.worker.keys.retry))
+                let entries = entry::read(self.checked(answer)?, &self.worker.keys.retry);
+                // What could not be read of it is pending for us.
+                self.recover |= entries.is_err();
+                entries
             }
             Ok(Err(cause)) => Err(self.lost().with_source(cause)),
             Err(_) => Err(self.lost()),
@@ -304,7 +307,8 @@ impl Reader {
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
             // Without the right to ask, a blocked read just runs to its end.
             let id = timeout(GRACE, link.send_packed_command(&id)).await;
-            let id = id.ok().and_then(Result::ok).as_ref().and_then(integer);
+            let id = id.ok().and_then(Result::ok);
+            let id = id.and_then(|id| integer(&id).ok());
             Ok(Connection {
                 link,
                 id: id.unwrap_or(0),
@@ -419,11 +423,7 @@ impl Worker {
             .arg("+")
             .arg(STEP)
             .arg(&self.consumer);
-        let list = array(self.link.command(cmd, Retry::Never).await?);
-        let ids = list
-            .into_iter()
-            .filter_map(|item| array(item).into_iter().next());
-        Ok(ids.filter_map(|id| EntryId::parse(&bytes(id)?)).collect())
+        entry::pending(self.link.command(cmd, Retry::Never).await?)
     }
 
     /// Renews the leases of these entries. Returns those that are not ours.
@@ -439,8 +439,7 @@ impl Worker {
             .link
             .script(&scripts::RENEW, &keys, args, Retry::Never)
             .await?;
-        let lost = array(lost).into_iter();
-        Ok(lost.filter_map(|id| EntryId::parse(&bytes(id)?)).collect())
+        entry::ids(lost)
     }
 
     async fn fetch_again(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<Entry>, Error> {
@@ -457,7 +456,7 @@ impl Worker {
             .link
             .script(&scripts::RECOVER, &keys, args, Retry::Never)
             .await?;
-        Ok(entry::claimed(answer, lane).collect())
+        entry::claimed(answer, lane)
     }
 }
 

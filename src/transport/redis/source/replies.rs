@@ -3,15 +3,22 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use redis::Value;
 use tokio::sync::mpsc;
 
 use super::{
-    entry::{EntryId, Lane, array, integer},
+    entry::{EntryId, Lane},
     queued::{Queued, gather},
     scripts,
     worker::Worker,
 };
-use crate::transport::redis::link::Retry;
+use crate::{
+    error::Error,
+    transport::redis::{
+        link::Retry,
+        value::{array, integer, miscounted},
+    },
+};
 
 /// How many replies one call stores: a server does nothing else meanwhile.
 const BATCH: usize = 64;
@@ -60,8 +67,8 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
                 .submit_script(script, &keys, args, Retry::UntilAnswered)
         })
         .await;
-    let results = match answer {
-        Ok(results) => array(results),
+    let results = match answer.and_then(|answer| read(answer, batch.len())) {
+        Ok(results) => results,
         Err(error) => {
             for reply in batch {
                 reply.delivery.confirm(Err(&error));
@@ -70,9 +77,9 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
         }
     };
     for (reply, result) in batch.into_iter().zip(results) {
-        match integer(&result) {
-            Some(1) => worker.counters.done.increment(),
-            Some(0) => {
+        match result {
+            1 => worker.counters.done.increment(),
+            0 => {
                 worker.counters.done.increment();
                 worker.unanswerable(reply.origin);
             }
@@ -80,4 +87,13 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
         }
         reply.delivery.confirm(Ok(()));
     }
+}
+
+/// What became of each of so many replies.
+pub(super) fn read(answer: Value, count: usize) -> Result<Vec<i64>, Error> {
+    let results = array(answer)?;
+    if results.len() != count {
+        return Err(miscounted(count, results.len()));
+    }
+    results.iter().map(integer).collect()
 }

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use super::{
     acks::Ack,
     answer::{Address, Route},
-    entry::{EntryId, array, integer},
+    entry::EntryId,
     queued::{Confirmed, Queued},
     replies::StoredReply,
     scripts,
@@ -22,7 +22,13 @@ use super::{
 use crate::{
     error::{Error, RpcError},
     reply::Reply,
-    transport::{Discarded, SettleDelivery, Verdict, redis::link::Retry},
+    transport::{
+        Discarded, SettleDelivery, Verdict,
+        redis::{
+            link::Retry,
+            value::{integer, integers},
+        },
+    },
 };
 
 /// The right to settle one delivery from Redis. Dropping it leaves the delivery to its lease.
@@ -210,14 +216,14 @@ impl Ticket {
                         .submit_script(script, &keys, args, Retry::UntilAnswered)
                 })
                 .await?;
-            match integer(&answer) {
-                Some(1) => {
+            match integer(&answer)? {
+                1 => {
                     count(worker);
                     if let Some(after) = after {
-                        worker.alarm.set(Instant::now() + after);
+                        worker.alarm.set(after);
                     }
                 }
-                Some(-1) => worker.deleted(1),
+                -1 => worker.deleted(1),
                 _ => self.grip.fenced_out(self.origin),
             }
             Ok(())
@@ -240,8 +246,7 @@ impl Ticket {
             let ended = worker
                 .insist(|| self.submit_end(&end, &route, &envelope))
                 .await?;
-            let ended: Vec<_> = array(ended).iter().filter_map(integer).collect();
-            let [1, dropped, sent] = ended[..] else {
+            let [1, dropped, sent] = integers(ended)? else {
                 self.grip.fenced_out(self.origin);
                 return Ok(());
             };

@@ -5,17 +5,20 @@ use std::{
     time::Instant,
 };
 
-use redis::Cmd;
+use redis::{Cmd, Value};
 
 use super::{
     answer::{Address, Route},
-    entry::{self, Entry, EntryId, Lane, array, bytes, integer},
+    entry::{self, Entry, EntryId, Lane},
     scripts,
     worker::{CONSUMER_PREFIX, Worker},
 };
 use crate::{
     error::{Error, RpcError},
-    transport::redis::link::Retry,
+    transport::redis::{
+        link::Retry,
+        value::{bytes, count, exactly, integer, unexpected},
+    },
 };
 
 /// How many steps of a long list are looked at before new entries are read again.
@@ -38,10 +41,39 @@ pub(super) struct Scan {
 }
 
 /// What a step of the scan has found.
-struct Step {
+#[derive(Debug)]
+pub(super) struct Step {
+    /// Where the next step begins; empty at the end.
     cursor: String,
     taken: Vec<Entry>,
+    /// How many entries somebody had deleted.
+    deleted: u64,
+    /// What was delivered too often, with the fields that say where an answer goes.
+    dead: Vec<Entry>,
+    /// How many dead letters that has pushed out.
+    dropped: u64,
+    /// Whether something was left for want of room.
     left: bool,
+}
+
+impl Step {
+    /// From the script's answer; `None` when it is another worker's turn.
+    pub(super) fn read(answer: Value, lane: Lane) -> Result<Option<Self>, Error> {
+        if answer == Value::Nil {
+            return Ok(None);
+        }
+        let [cursor, taken, deleted, dead, dropped, left] = exactly(answer)?;
+        let cursor = String::from_utf8(bytes(cursor)?.into())
+            .map_err(|_| unexpected("a cursor", "another text"))?;
+        Ok(Some(Self {
+            cursor,
+            taken: entry::claimed(taken, lane)?,
+            deleted: count(&deleted)?,
+            dead: entry::claimed(dead, lane)?,
+            dropped: count(&dropped)?,
+            left: integer(&left)? == 1,
+        }))
+    }
 }
 
 impl Scan {
@@ -148,43 +180,29 @@ impl Worker {
             .link
             .script(&scripts::TAKE_OVER, &keys, args, Retry::Never)
             .await?;
-        let mut answer = array(answer).into_iter();
-        let Some(cursor) = answer.next() else {
+        let Some(mut step) = Step::read(answer, lane)? else {
             return Ok(None);
         };
-        let mut next = || answer.next().unwrap_or_default();
-        let taken: Vec<_> = entry::claimed(next(), lane).collect();
-        let deleted = integer(&next()).unwrap_or(0);
-        let dead: Vec<_> = entry::claimed(next(), lane).collect();
-        let dropped = integer(&next()).unwrap_or(0);
-        let left = integer(&next()) == Some(1);
-
-        if !taken.is_empty() {
-            self.counters.taken_over.add(taken.len() as u64);
+        if !step.taken.is_empty() {
+            self.counters.taken_over.add(step.taken.len() as u64);
             tracing::info!(
-                deliveries = taken.len(),
+                deliveries = step.taken.len(),
                 "took over from a worker that is not heard of"
             );
         }
-        if taken.iter().any(|entry| is_suspect(entry.deliveries)) {
+        if step.taken.iter().any(|entry| is_suspect(entry.deliveries)) {
             self.suspect.store(true, Ordering::SeqCst);
         }
-        if deleted > 0 {
-            self.deleted(deleted.unsigned_abs());
+        if step.deleted > 0 {
+            self.deleted(step.deleted);
         }
-        self.counters.dead_dropped.add(dropped.unsigned_abs());
-        for entry in dead {
+        self.counters.dead_dropped.add(step.dropped);
+        for entry in step.dead.drain(..) {
             let reason = "deliveries used up by workers that are gone";
             self.buried(entry.id, entry.deliveries, reason, 0);
             self.answer_dead(entry.id, Address::of_fields(&entry.fields));
         }
-        Ok(Some(Step {
-            cursor: bytes(cursor)
-                .map(|cursor| String::from_utf8_lossy(&cursor).into_owned())
-                .unwrap_or_default(),
-            taken,
-            left,
-        }))
+        Ok(Some(step))
     }
 
     /// Tells whoever asked that the request is dead.

@@ -273,8 +273,12 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// Rings then, or earlier if that was set before.
-    pub(super) fn set(&self, at: Instant) {
+    /// Rings after so long, or earlier if that was set before.
+    pub(super) fn set(&self, after: Duration) {
+        // What is due after the end of time is not waited for.
+        let Some(at) = Instant::now().checked_add(after) else {
+            return;
+        };
         let mut earliest = lock(&self.at);
         if earliest.is_none_or(|earliest| at < earliest) {
             *earliest = Some(at);
@@ -298,5 +302,22 @@ impl Alarm {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_alarm_rings_for_the_first_that_is_due_and_not_for_what_never_is() {
+        let alarm = Alarm::default();
+        alarm.set(Duration::MAX);
+        assert_eq!(*lock(&alarm.at), None);
+        alarm.set(Duration::from_secs(3600));
+        alarm.set(Duration::ZERO);
+        alarm.set(Duration::from_secs(60));
+        alarm.ring().await;
+        assert_eq!(*lock(&alarm.at), None);
     }
 }

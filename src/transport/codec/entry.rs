@@ -1,58 +1,15 @@
-//! The wire format, apart from any transport: messages as the fields of a stream entry, replies as
-//! JSON envelopes.
-//!
-//! The base format is that of the Go library Go-Broker: fields `type`, `name`, `payload` and, for
-//! RPC, `reply_to` and `correlation_id`, in any order; a reply is
-//! `{"correlation_id": …, "body": base64 or null, "error": …}`. Headers travel as further fields
-//! `h:<name>`; internal fields start with `~`, which no header name can. A reader ignores fields
-//! that it does not know.
-//!
-//! ```
-//! use campanile::{Message, transport::codec};
-//!
-//! let mut fields = Vec::new();
-//! codec::encode(&Message::task("orders.create", "{}"), |field, value| {
-//!     fields.push((field.to_vec().into(), value.to_vec().into()));
-//! });
-//! let decoded = codec::decode(fields).unwrap();
-//! assert_eq!(decoded.message.name(), "orders.create");
-//! ```
-//!
+//! Messages as the fields of an entry.
 
 use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use serde::{Deserialize, Serialize};
+use http::HeaderMap;
 
-use super::Undecodable;
+use super::{ATTEMPTS, IDEMPOTENCY_KEY, TIME_TO_LIVE, excerpt, header};
 use crate::{
-    error::RpcError,
     message::{Due, IdempotencyKey, Kind, Message, MessageId, Name, Parts, ReplyMode},
-    reply::Reply,
+    transport::Undecodable,
 };
-
-/// The field of the address that a reply is published to.
-pub const REPLY_TO: &str = "reply_to";
-/// The field of a request's correlation id.
-pub const CORRELATION_ID: &str = "correlation_id";
-/// What our clients' addresses start with.
-pub(crate) const REPLY_PREFIX: &str = "campanile:reply:";
-/// What Go-Broker's clients' addresses start with.
-pub(crate) const GO_REPLY_PREFIX: &str = "reply:";
-/// The internal field of the id that the message first had.
-pub const ORIGIN: &str = "~o";
-/// The internal field of the attempts so far, a decimal number.
-pub const ATTEMPTS: &str = "~a";
-/// The internal field of the time to live in milliseconds, counted from the origin id's time.
-pub const TIME_TO_LIVE: &str = "~t";
-/// The internal field of the id that the sender of a delayed task was given, a UUID.
-pub const ID: &str = "~i";
-/// The internal field of the key that makes sending a task twice the same as sending it once.
-pub const IDEMPOTENCY_KEY: &str = "~k";
-/// The internal field of the client that waits for a reliable reply: its UUID.
-pub const CLIENT: &str = "~c";
 
 /// Hands a message's fields to `put`, one by one: `type`, `name`, `payload`, the time to live where
 /// there is a deadline (counted from when the message is due), the idempotency key, then headers.
@@ -65,7 +22,8 @@ pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     if let Some(deadline) = parts.deadline {
         // Zero would read as "no time at all": a deadline that has just passed is still one.
         let wait = parts.due.map(Due::wait).unwrap_or_default();
-        let life = deadline.remaining().saturating_sub(wait).as_millis().max(1);
+        let life = deadline.remaining().saturating_sub(wait).as_millis();
+        let life = life.clamp(1, u64::MAX.into());
         put(TIME_TO_LIVE.as_bytes(), life.to_string().as_bytes());
     }
     if let Some(key) = &parts.idempotency_key {
@@ -167,7 +125,7 @@ impl Entry {
                 b"~t" => &mut places.time_to_live,
                 b"~c" => &mut places.client,
                 [b'h', b':', name @ ..] => {
-                    add_header(&mut headers, name, value)?;
+                    header::add(&mut headers, name, value)?;
                     continue;
                 }
                 _ => continue,
@@ -268,134 +226,11 @@ fn number<T: std::str::FromStr>(value: Option<&Bytes>, field: &str) -> Result<Op
     }
 }
 
-fn add_header(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result<(), String> {
-    let parsed = HeaderName::from_bytes(name)
-        .map_err(|_| format!("a header name that HTTP does not allow: {}", excerpt(name)))?;
-    let value = HeaderValue::from_maybe_shared(value.clone())
-        .map_err(|_| format!("a value that HTTP does not allow in the header `{parsed}`"))?;
-    headers
-        .try_append(parsed, value)
-        .map_err(|_| "more headers than can be kept".to_owned())?;
-    Ok(())
-}
-
-/// The start of outside bytes, fit for a log.
-fn excerpt(bytes: &[u8]) -> String {
-    const MOST: usize = 64;
-    let shown = bytes[..bytes.len().min(MOST)].escape_ascii();
-    let rest = if bytes.len() > MOST { "…" } else { "" };
-    format!("`{shown}{rest}`")
-}
-
-/// The JSON of a reply. Field names and meaning are the Go library's; `code` and `headers` are ours
-/// and left out where they would say nothing.
-#[derive(Serialize, Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    correlation_id: std::borrow::Cow<'a, str>,
-    #[serde(borrow, default)]
-    body: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow, default)]
-    error: std::borrow::Cow<'a, str>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    code: Option<std::borrow::Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    headers: Vec<(String, String)>,
-}
-
-/// The envelope of an answer. Header values that are not UTF-8 travel as base64 behind `base64:`,
-/// and so do those that start with that word.
-pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> Vec<u8> {
-    let envelope = match answer {
-        Ok(reply) => Envelope {
-            correlation_id: correlation_id.into(),
-            body: Some(BASE64.encode(&reply.payload).into()),
-            error: "".into(),
-            code: None,
-            headers: reply
-                .headers
-                .iter()
-                .map(|(name, value)| (name.as_str().to_owned(), header_text(value)))
-                .collect(),
-        },
-        Err(error) => Envelope {
-            correlation_id: correlation_id.into(),
-            body: None,
-            // An empty `error` reads as success: an error always has a text.
-            error: if error.message().is_empty() {
-                error.code().as_str().into()
-            } else {
-                error.message().into()
-            },
-            code: Some(error.code().as_str().into()),
-            headers: Vec::new(),
-        },
-    };
-    serde_json::to_vec(&envelope).expect("an envelope holds nothing that JSON cannot")
-}
-
-/// A reply as it came.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct DecodedReply {
-    /// The request that it answers.
-    pub correlation_id: String,
-    /// The answer; `Err` with a reason where the envelope was readable and its content was not.
-    pub answer: Result<Result<Reply, RpcError>, String>,
-}
-
-/// Reads an envelope.
-///
-/// # Errors
-/// Why it is none, in words.
-pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply, String> {
-    let envelope: Envelope<'_> = serde_json::from_slice(bytes)
-        .map_err(|error| format!("a reply that is no envelope: {error}"))?;
-    let answer = if envelope.error.is_empty() {
-        success(envelope.body.as_deref(), &envelope.headers).map(Ok)
-    } else {
-        let code = envelope.code.as_deref().unwrap_or("internal").into();
-        Ok(Err(RpcError::new(code, envelope.error)))
-    };
-    Ok(DecodedReply {
-        correlation_id: envelope.correlation_id.into_owned(),
-        answer,
-    })
-}
-
-fn success(body: Option<&str>, headers: &[(String, String)]) -> Result<Reply, String> {
-    let payload = match body {
-        None => Vec::new(),
-        Some(body) => BASE64
-            .decode(body)
-            .map_err(|error| format!("a reply whose body is not base64: {error}"))?,
-    };
-    let mut reply = Reply::new(payload);
-    for (name, value) in headers {
-        add_header(&mut reply.headers, name.as_bytes(), &header_bytes(value))?;
-    }
-    Ok(reply)
-}
-
-const ENCODED: &str = "base64:";
-
-fn header_text(value: &HeaderValue) -> String {
-    match std::str::from_utf8(value.as_bytes()) {
-        Ok(text) if !text.starts_with(ENCODED) => text.to_owned(),
-        _ => format!("{ENCODED}{}", BASE64.encode(value)),
-    }
-}
-
-fn header_bytes(text: &str) -> Bytes {
-    text.strip_prefix(ENCODED)
-        .and_then(|encoded| BASE64.decode(encoded).ok())
-        .map_or_else(|| Bytes::copy_from_slice(text.as_bytes()), Bytes::from)
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
-    use crate::RpcCode;
 
     fn fields(list: &[(&str, &[u8])]) -> Vec<(Bytes, Bytes)> {
         list.iter()
@@ -431,6 +266,19 @@ mod tests {
             .map(HeaderValue::as_bytes)
             .collect();
         assert_eq!(values, [&b"\xfe"[..], b"1"]);
+    }
+
+    #[test]
+    fn a_deadline_at_the_end_of_time_can_be_read_again() {
+        let mut message = Message::task("a", "");
+        let end = Duration::from_secs(i64::MAX as u64 - (1 << 40));
+        message.parts_mut().deadline = Some(crate::Deadline::after(end));
+        let mut raw = Vec::new();
+        encode(&message, |field, value| {
+            raw.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
+        });
+        let life = decode(raw).expect("it is a message").time_to_live;
+        assert!(life > Some(Duration::from_secs(3_000_000_000)), "{life:?}");
     }
 
     #[test]
@@ -475,77 +323,5 @@ mod tests {
         assert!(with("h:bad name", b"x").starts_with("a header name that HTTP does not allow"));
         assert!(with("h:x", b"a\nb").starts_with("a value that HTTP does not allow"));
         assert!(with("~t", b"soon").starts_with("the field `~t` is no number"));
-    }
-
-    #[test]
-    fn a_reply_has_the_go_librarys_form_to_the_byte() {
-        let encode = |answer| String::from_utf8(encode_reply("vm-1", &answer)).unwrap();
-        assert_eq!(
-            encode(Ok(Reply::new(r#"{"id":42,"name":"Alice"}"#))),
-            r#"{"correlation_id":"vm-1","body":"eyJpZCI6NDIsIm5hbWUiOiJBbGljZSJ9","error":""}"#
-        );
-        assert_eq!(
-            encode(Err(RpcError::not_found("no such user"))),
-            r#"{"correlation_id":"vm-1","body":null,"error":"no such user","code":"not_found"}"#
-        );
-    }
-
-    #[test]
-    fn an_error_without_a_text_does_not_read_as_success() {
-        let bytes = encode_reply("1", &Err(RpcError::new(RpcCode::Internal, "")));
-        let error = decode_reply(&bytes).unwrap().answer.unwrap().unwrap_err();
-        assert_eq!(error.message(), "internal");
-    }
-
-    #[test]
-    fn replies_of_the_go_library_are_read() {
-        let read = |text: &str| decode_reply(text.as_bytes()).unwrap().answer.unwrap();
-        assert_eq!(
-            read(r#"{"correlation_id":"1","body":"YQ==","error":""}"#)
-                .unwrap()
-                .payload,
-            "a"
-        );
-        assert_eq!(
-            read(r#"{"correlation_id":"1","body":null,"error":""}"#)
-                .unwrap()
-                .payload,
-            ""
-        );
-        let error = read(r#"{"correlation_id":"1","body":null,"error":"no \u00fc"}"#).unwrap_err();
-        assert_eq!(
-            (error.code(), error.message()),
-            (&RpcCode::Internal, "no ü")
-        );
-    }
-
-    #[test]
-    fn reply_headers_survive_whatever_their_bytes() {
-        let mut reply = Reply::new("x");
-        for value in [&b"plain"[..], b"\xff", b"base64:plain"] {
-            reply
-                .headers
-                .append("h", HeaderValue::from_bytes(value).unwrap());
-        }
-        let decoded = decode_reply(&encode_reply("1", &Ok(reply.clone()))).unwrap();
-        assert_eq!(decoded.answer.unwrap().unwrap().headers, reply.headers);
-    }
-
-    #[test]
-    fn a_reply_that_is_no_envelope_or_no_base64_says_so() {
-        for bytes in [&b""[..], b"[]", b"{}", b"\xff", br#"{"correlation_id":1}"#] {
-            assert!(
-                decode_reply(bytes)
-                    .unwrap_err()
-                    .starts_with("a reply that is no envelope")
-            );
-        }
-        let bad = decode_reply(br#"{"correlation_id":"7","body":"***","error":""}"#).unwrap();
-        assert_eq!(bad.correlation_id, "7");
-        assert!(
-            bad.answer
-                .unwrap_err()
-                .starts_with("a reply whose body is not base64")
-        );
     }
 }

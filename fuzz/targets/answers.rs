@@ -1,0 +1,85 @@
+//! The answers of commands and scripts, with something else in one place or in all of them.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use arbitrary::Arbitrary;
+use campanile::fuzzing::{self, Read};
+use libfuzzer_sys::fuzz_target;
+use redis::Value;
+
+#[derive(Debug, Arbitrary)]
+enum Answer {
+    Nil,
+    Okay,
+    Int(i64),
+    Double(f64),
+    Boolean(bool),
+    Text(Vec<u8>),
+    Id(u64, u64),
+    Simple(String),
+    List(Vec<Answer>),
+    Map(Vec<(Answer, Answer)>),
+    Set(Vec<Answer>),
+}
+
+impl Answer {
+    fn value(self) -> Value {
+        let all = |list: Vec<Answer>| list.into_iter().map(Answer::value).collect();
+        match self {
+            Answer::Nil => Value::Nil,
+            Answer::Okay => Value::Okay,
+            Answer::Int(number) => Value::Int(number),
+            Answer::Double(number) => Value::Double(number),
+            Answer::Boolean(truth) => Value::Boolean(truth),
+            Answer::Text(text) => Value::BulkString(text),
+            Answer::Id(milliseconds, sequence) => {
+                Value::BulkString(format!("{milliseconds}-{sequence}").into())
+            }
+            Answer::Simple(text) => Value::SimpleString(text),
+            Answer::List(list) => Value::Array(all(list)),
+            Answer::Map(pairs) => {
+                let pairs = pairs.into_iter();
+                Value::Map(
+                    pairs
+                        .map(|(key, value)| (key.value(), value.value()))
+                        .collect(),
+                )
+            }
+            Answer::Set(list) => Value::Set(all(list)),
+        }
+    }
+}
+
+/// Puts a value in the place of another, if there is such a place, and says how many it passed.
+fn put(value: &mut Value, place: usize, other: &Value) -> usize {
+    if place == 0 {
+        *value = other.clone();
+        return 1;
+    }
+    let mut passed = 1;
+    if let Value::Array(list) = value {
+        for element in list {
+            if passed <= place {
+                passed += put(element, place - passed, other);
+            }
+        }
+    }
+    passed
+}
+
+static READERS: LazyLock<Vec<(&str, Value, Read)>> = LazyLock::new(fuzzing::readers);
+
+fuzz_target!(|input: (Answer, u8, u8)| {
+    let (answer, reader, place) = input;
+    let other = answer.value();
+    let (of, answer, read) = &READERS[usize::from(reader) % READERS.len()];
+    let mut answer = answer.clone();
+    put(&mut answer, usize::from(place % 32), &other);
+    for answer in [answer, other] {
+        if let Err(error) = read(answer) {
+            assert!(error.is_decode(), "{of}: {error}");
+            assert!(error.to_string().len() < 400, "{of}: {error}");
+        }
+    }
+});

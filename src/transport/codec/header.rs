@@ -1,0 +1,39 @@
+//! Headers, in an entry and in a reply.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::excerpt;
+
+/// Adds a header as it came from outside.
+pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result<(), String> {
+    let parsed = HeaderName::from_bytes(name)
+        .map_err(|_| format!("a header name that HTTP does not allow: {}", excerpt(name)))?;
+    let value = HeaderValue::from_maybe_shared(value.clone()).map_err(|_| {
+        let name = excerpt(parsed.as_str().as_bytes());
+        format!("a value that HTTP does not allow in the header {name}")
+    })?;
+    headers
+        .try_append(parsed, value)
+        .map_err(|_| "more headers than can be kept".to_owned())?;
+    Ok(())
+}
+
+/// What the text of a header value in a reply starts with when the value itself is no text.
+const ENCODED: &str = "base64:";
+
+/// A header value as the text that it is in a reply.
+pub(super) fn text(value: &HeaderValue) -> String {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) if !text.starts_with(ENCODED) => text.to_owned(),
+        _ => format!("{ENCODED}{}", BASE64.encode(value)),
+    }
+}
+
+/// What such a text stands for.
+pub(super) fn bytes(text: &str) -> Bytes {
+    text.strip_prefix(ENCODED)
+        .and_then(|encoded| BASE64.decode(encoded).ok())
+        .map_or_else(|| Bytes::copy_from_slice(text.as_bytes()), Bytes::from)
+}

@@ -1,0 +1,193 @@
+//! Replies as JSON envelopes.
+
+use std::borrow::Cow;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
+
+use super::header;
+use crate::{error::RpcError, reply::Reply};
+
+/// The JSON of a reply. Field names and meaning are the Go library's; `code` and `headers` are ours
+/// and left out where they would say nothing.
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    correlation_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    body: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    error: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    code: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(String, String)>,
+}
+
+/// The envelope of an answer. Header values that are not UTF-8 travel as base64 behind `base64:`,
+/// and so do those that start with that word.
+pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> Vec<u8> {
+    let envelope = match answer {
+        Ok(reply) => Envelope {
+            correlation_id: correlation_id.into(),
+            body: Some(BASE64.encode(&reply.payload).into()),
+            error: "".into(),
+            code: None,
+            headers: reply
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), header::text(value)))
+                .collect(),
+        },
+        Err(error) => Envelope {
+            correlation_id: correlation_id.into(),
+            body: None,
+            // An empty `error` reads as success: an error always has a text.
+            error: [error.message(), error.code().as_str(), "the request failed"]
+                .into_iter()
+                .find(|text| !text.is_empty())
+                .unwrap_or_default()
+                .into(),
+            code: Some(error.code().as_str().into()),
+            headers: Vec::new(),
+        },
+    };
+    serde_json::to_vec(&envelope).expect("an envelope holds nothing that JSON cannot")
+}
+
+/// A reply as it came.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DecodedReply {
+    /// The request that it answers.
+    pub correlation_id: String,
+    /// The answer; `Err` with a reason where the envelope was readable and its content was not.
+    pub answer: Result<Result<Reply, RpcError>, String>,
+}
+
+/// Reads an envelope.
+///
+/// # Errors
+/// Why it is none, in words.
+pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply, String> {
+    let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|error| {
+        // Its own text repeats what it found, and that may be a body.
+        let fault = match error.classify() {
+            Category::Data => "a field is missing, repeated or of another type",
+            _ => "it is not JSON",
+        };
+        let (line, column) = (error.line(), error.column());
+        format!("a reply that is no envelope: {fault}, at line {line} column {column}")
+    })?;
+    let answer = if envelope.error.is_empty() {
+        success(envelope.body.as_deref(), &envelope.headers).map(Ok)
+    } else {
+        let code = envelope.code.as_deref().unwrap_or("internal").into();
+        Ok(Err(RpcError::new(code, envelope.error)))
+    };
+    Ok(DecodedReply {
+        correlation_id: envelope.correlation_id.into_owned(),
+        answer,
+    })
+}
+
+fn success(body: Option<&str>, headers: &[(String, String)]) -> Result<Reply, String> {
+    let payload = match body {
+        None => Vec::new(),
+        Some(body) => BASE64
+            .decode(body)
+            .map_err(|error| format!("a reply whose body is not base64: {error}"))?,
+    };
+    let mut reply = Reply::new(payload);
+    for (name, value) in headers {
+        header::add(&mut reply.headers, name.as_bytes(), &header::bytes(value))?;
+    }
+    Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::RpcCode;
+
+    #[test]
+    fn a_reply_has_the_go_librarys_form_to_the_byte() {
+        let encode = |answer| String::from_utf8(encode_reply("vm-1", &answer)).unwrap();
+        assert_eq!(
+            encode(Ok(Reply::new(r#"{"id":42,"name":"Alice"}"#))),
+            r#"{"correlation_id":"vm-1","body":"eyJpZCI6NDIsIm5hbWUiOiJBbGljZSJ9","error":""}"#
+        );
+        assert_eq!(
+            encode(Err(RpcError::not_found("no such user"))),
+            r#"{"correlation_id":"vm-1","body":null,"error":"no such user","code":"not_found"}"#
+        );
+    }
+
+    #[test]
+    fn an_error_without_a_text_does_not_read_as_success() {
+        let bytes = encode_reply("1", &Err(RpcError::new(RpcCode::Internal, "")));
+        let error = decode_reply(&bytes).unwrap().answer.unwrap().unwrap_err();
+        assert_eq!(error.message(), "internal");
+        let bytes = encode_reply("1", &Err(RpcError::new(RpcCode::from(""), "")));
+        let error = decode_reply(&bytes).unwrap().answer.unwrap().unwrap_err();
+        assert_eq!(error.message(), "the request failed");
+    }
+
+    #[test]
+    fn replies_of_the_go_library_are_read() {
+        let read = |text: &str| decode_reply(text.as_bytes()).unwrap().answer.unwrap();
+        assert_eq!(
+            read(r#"{"correlation_id":"1","body":"YQ==","error":""}"#)
+                .unwrap()
+                .payload,
+            "a"
+        );
+        assert_eq!(
+            read(r#"{"correlation_id":"1","body":null,"error":""}"#)
+                .unwrap()
+                .payload,
+            ""
+        );
+        let error = read(r#"{"correlation_id":"1","body":null,"error":"no \u00fc"}"#).unwrap_err();
+        assert_eq!(
+            (error.code(), error.message()),
+            (&RpcCode::Internal, "no ü")
+        );
+    }
+
+    #[test]
+    fn reply_headers_survive_whatever_their_bytes() {
+        let mut reply = Reply::new("x");
+        for value in [&b"plain"[..], b"\xff", b"base64:plain"] {
+            reply
+                .headers
+                .append("h", HeaderValue::from_bytes(value).unwrap());
+        }
+        let decoded = decode_reply(&encode_reply("1", &Ok(reply.clone()))).unwrap();
+        assert_eq!(decoded.answer.unwrap().unwrap().headers, reply.headers);
+    }
+
+    #[test]
+    fn a_reply_that_is_no_envelope_or_no_base64_says_so() {
+        for bytes in [&b""[..], b"[]", b"{}", b"\xff", br#"{"correlation_id":1}"#] {
+            assert!(
+                decode_reply(bytes)
+                    .unwrap_err()
+                    .starts_with("a reply that is no envelope")
+            );
+        }
+        let secret = br#"{"correlation_id":"7","headers":"hunter2","error":""}"#;
+        let reason = decode_reply(secret).unwrap_err();
+        assert!(!reason.contains("hunter2"), "{reason}");
+        let bad = decode_reply(br#"{"correlation_id":"7","body":"***","error":""}"#).unwrap();
+        assert_eq!(bad.correlation_id, "7");
+        assert!(
+            bad.answer
+                .unwrap_err()
+                .starts_with("a reply whose body is not base64")
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! The fields of an entry as one value: what a script writes where an entry has more of them than it
+//! can hand on.
+
+use bytes::Bytes;
+
+/// The field of an entry that a script wrote in which the values of many fields are one blob.
+const BLOB: &str = "~f";
+
+/// Puts the fields of a blob in its place. What cannot be read stays as it is.
+pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
+    let Some(at) = fields.iter().position(|(field, _)| field == BLOB) else {
+        return fields;
+    };
+    if let Some(inner) = unpack(&fields[at].1) {
+        fields.remove(at);
+        fields.extend(inner);
+    }
+    fields
+}
+
+/// Reads a MessagePack array of byte strings, as `cmsgpack.pack` of Redis's Lua writes it.
+/// <https://github.com/msgpack/msgpack/blob/master/spec.md>
+pub(super) fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
+    let mut at = 0;
+    let count = match number(blob, &mut at, 1)? {
+        head @ 0x90..=0x9f => head & 0x0f,
+        0xdc => number(blob, &mut at, 2)?,
+        0xdd => number(blob, &mut at, 4)?,
+        _ => return None,
+    };
+    let mut fields = Vec::new();
+    for _ in 0..count / 2 {
+        fields.push((string(blob, &mut at)?, string(blob, &mut at)?));
+    }
+    (at == blob.len() && count % 2 == 0).then_some(fields)
+}
+
+fn string(blob: &Bytes, at: &mut usize) -> Option<Bytes> {
+    let length = match number(blob, at, 1)? {
+        head @ 0xa0..=0xbf => head & 0x1f,
+        0xc4 | 0xd9 => number(blob, at, 1)?,
+        0xc5 | 0xda => number(blob, at, 2)?,
+        0xc6 | 0xdb => number(blob, at, 4)?,
+        _ => return None,
+    };
+    let end = at.checked_add(length).filter(|&end| end <= blob.len())?;
+    let text = blob.slice(*at..end);
+    *at = end;
+    Some(text)
+}
+
+fn number(blob: &Bytes, at: &mut usize, size: usize) -> Option<usize> {
+    let end = *at + size;
+    let digits = blob.get(*at..end)?;
+    *at = end;
+    Some(
+        digits
+            .iter()
+            .fold(0, |sum, &digit| sum << 8 | usize::from(digit)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_blob_gives_back_its_fields_and_a_broken_one_stays() {
+        let long = "v".repeat(300);
+        let mut blob = b"\x94\xa1a\xa0\xd9\x02bb\xda\x01\x2c".to_vec();
+        blob.extend_from_slice(long.as_bytes());
+        let blob = Bytes::from(blob);
+        let fields = unpacked(vec![
+            ("~o".into(), "1-1".into()),
+            ("~f".into(), blob.clone()),
+        ]);
+        assert_eq!(
+            fields,
+            [
+                (Bytes::from("~o"), Bytes::from("1-1")),
+                ("a".into(), "".into()),
+                ("bb".into(), long.into()),
+            ]
+        );
+        for end in 0..blob.len() {
+            let broken = vec![(Bytes::from("~f"), blob.slice(..end))];
+            assert_eq!(unpacked(broken.clone()), broken);
+        }
+    }
+
+    /// As `cmsgpack.pack` writes it.
+    fn pack(fields: &[(Bytes, Bytes)]) -> Bytes {
+        let count = 2 * fields.len();
+        let mut blob = match count {
+            0..=15 => vec![0x90 | count as u8],
+            16..=0xffff => [&[0xdc], &(count as u16).to_be_bytes()[..]].concat(),
+            _ => [&[0xdd], &(count as u32).to_be_bytes()[..]].concat(),
+        };
+        for text in fields.iter().flat_map(|(field, value)| [field, value]) {
+            let length = text.len();
+            match length {
+                0..=31 => blob.push(0xa0 | length as u8),
+                32..=0xff => blob.extend([0xd9, length as u8]),
+                0x100..=0xffff => {
+                    blob.push(0xda);
+                    blob.extend((length as u16).to_be_bytes());
+                }
+                _ => {
+                    blob.push(0xdb);
+                    blob.extend((length as u32).to_be_bytes());
+                }
+            }
+            blob.extend_from_slice(text);
+        }
+        blob.into()
+    }
+
+    fn any_fields() -> impl Strategy<Value = Vec<(Bytes, Bytes)>> {
+        let text = prop_oneof![
+            8 => prop::collection::vec(any::<u8>(), 0..40),
+            1 => (0..70_000usize).prop_map(|length| vec![b'x'; length]),
+        ]
+        .prop_map(Bytes::from);
+        prop::collection::vec((text.clone(), text), 0..20)
+    }
+
+    #[test]
+    fn a_blob_of_thousands_of_fields_is_read() {
+        for count in [7, 8, 32_767, 32_768] {
+            let fields = vec![(Bytes::from("a"), Bytes::from("b")); count];
+            assert_eq!(unpack(&pack(&fields)), Some(fields));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_packed_is_unpacked_and_a_part_of_it_is_not(
+            fields in any_fields(),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let blob = pack(&fields);
+            prop_assert_eq!(unpack(&blob.slice(..end.index(blob.len()))), None);
+            prop_assert_eq!(unpack(&blob), Some(fields));
+        }
+
+        #[test]
+        fn a_blob_of_any_bytes_stays_or_is_read(head in 0x90..=0xdfu8, rest: Vec<u8>) {
+            let blob = Bytes::from([&[head], &rest[..]].concat());
+            let fields = vec![(Bytes::from(BLOB), blob)];
+            let read = unpacked(fields.clone());
+            prop_assert!(read == fields || read.iter().all(|(field, _)| field.len() <= rest.len()));
+        }
+    }
+}

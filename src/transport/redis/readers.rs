@@ -1,0 +1,213 @@
+//! Everything that takes an answer of the server apart, in one list: for the tests and fuzz targets
+//! that answer with anything else.
+
+use redis::Value;
+
+use super::{dead, schedule::Promoted, send, source::readers, stats};
+use crate::error::Error;
+
+/// One of them.
+pub(crate) struct Reader {
+    /// Whose answer it reads.
+    pub(crate) of: &'static str,
+    /// Reads it, and shows everything that it found.
+    pub(crate) read: fn(Value) -> Result<String, Error>,
+    /// Such an answer.
+    pub(crate) answer: Value,
+}
+
+pub(crate) fn all() -> Vec<Reader> {
+    let mut all = readers::all();
+    all.extend([
+        Reader {
+            of: "XADD",
+            read: |answer| Ok(send::accepted(answer)?.to_string()),
+            answer: text("7-1"),
+        },
+        Reader {
+            of: "promote",
+            read: |answer| Ok(format!("{:?}", Promoted::read(answer)?)),
+            answer: list([Value::Int(2), Value::Int(0), Value::Int(-1)]),
+        },
+        Reader {
+            of: "stats",
+            read: |answer| Ok(format!("{:?}", stats::read(answer, "g".into())?)),
+            answer: list((0..6).map(Value::Int)),
+        },
+        Reader {
+            of: "XINFO GROUPS",
+            read: |answer| Ok(format!("{:?}", stats::name(answer)?)),
+            answer: list(
+                ["name", "g", "pending"]
+                    .map(text)
+                    .into_iter()
+                    .chain([Value::Int(0)]),
+            ),
+        },
+        Reader {
+            of: "dead",
+            read: |answer| Ok(format!("{:?}", dead::acted(answer)?)),
+            answer: list([Value::Int(2), text("7-1")]),
+        },
+        Reader {
+            of: "XRANGE",
+            read: |answer| {
+                let entries = dead::entries(answer)?;
+                let letters: Vec<_> = entries.iter().cloned().map(dead::read).collect();
+                Ok(format!("{entries:?} {letters:?}"))
+            },
+            answer: list([list([
+                text("7-1"),
+                texts("~g g ~o 3-0 ~r it~failed ~a 2 ~d 1795430237570 type task name a"),
+            ])]),
+        },
+    ]);
+    all
+}
+
+#[cfg(fuzzing)]
+pub(crate) fn entry_id(text: &[u8]) -> Option<String> {
+    super::source::entry::EntryId::parse(text).map(|id| id.to_string())
+}
+
+#[cfg(fuzzing)]
+pub(crate) fn unpack(blob: &bytes::Bytes) -> Option<Vec<(bytes::Bytes, bytes::Bytes)>> {
+    super::blob::unpack(blob)
+}
+
+pub(super) fn list(elements: impl IntoIterator<Item = Value>) -> Value {
+    Value::Array(elements.into_iter().collect())
+}
+
+pub(super) fn text(text: &str) -> Value {
+    Value::BulkString(text.into())
+}
+
+/// A list of texts, which blanks separate.
+pub(super) fn texts(words: &str) -> Value {
+    list(words.split(' ').map(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What no server puts where something else belongs.
+    fn never_there() -> [Value; 6] {
+        [
+            Value::Nil,
+            Value::Okay,
+            Value::Boolean(true),
+            Value::Double(0.5),
+            Value::Set(Vec::new()),
+            Value::Attribute {
+                data: Box::new(Value::Nil),
+                attributes: Vec::new(),
+            },
+        ]
+    }
+
+    /// How many values there are in this one, itself included.
+    fn size(value: &Value) -> usize {
+        match value {
+            Value::Array(list) => 1 + list.iter().map(size).sum::<usize>(),
+            _ => 1,
+        }
+    }
+
+    /// Does something to the value at this place.
+    fn at(value: &mut Value, place: usize, change: &mut dyn FnMut(&mut Value)) -> usize {
+        if place == 0 {
+            change(value);
+        }
+        let mut passed = 1;
+        if let Value::Array(list) = value {
+            for element in list {
+                if passed <= place {
+                    passed += at(element, place - passed, change);
+                }
+            }
+        }
+        passed
+    }
+
+    fn says_what_to_do(error: &Error) {
+        let text = error.to_string();
+        assert!(error.is_decode(), "{text}");
+        assert!(
+            text.contains("in place of") || text.contains("without an id"),
+            "{text}"
+        );
+    }
+
+    /// The answer with another value in one place is an error, or nothing is lost of it.
+    fn is_noticed(reader: &Reader, place: usize, other: &Value) {
+        let whole = (reader.read)(reader.answer.clone()).expect(reader.of);
+        let mut answer = reader.answer.clone();
+        at(&mut answer, place, &mut |value| *value = other.clone());
+        match (reader.read)(answer.clone()) {
+            Ok(_) if place == 0 && *other == Value::Nil => {}
+            Ok(found) => assert_eq!(found, whole, "{}: {answer:?}", reader.of),
+            Err(error) => says_what_to_do(&error),
+        }
+    }
+
+    #[test]
+    fn one_wrong_value_anywhere_in_an_answer_is_an_error_or_loses_nothing() {
+        for reader in all() {
+            for place in 0..size(&reader.answer) {
+                for other in never_there() {
+                    is_noticed(&reader, place, &other);
+                }
+            }
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Nil),
+            Just(Value::Okay),
+            any::<i64>().prop_map(Value::Int),
+            any::<f64>().prop_map(Value::Double),
+            any::<bool>().prop_map(Value::Boolean),
+            prop::collection::vec(any::<u8>(), 0..12).prop_map(Value::BulkString),
+            "[0-9]{0,20}-?[0-9]{0,20}".prop_map(|id| Value::BulkString(id.into())),
+            "\\PC{0,8}".prop_map(Value::SimpleString),
+        ];
+        leaf.prop_recursive(4, 48, 6, |inner| {
+            prop_oneof![
+                3 => prop::collection::vec(inner.clone(), 0..6).prop_map(Value::Array),
+                1 => prop::collection::vec((inner.clone(), inner.clone()), 0..4).prop_map(Value::Map),
+                1 => prop::collection::vec(inner, 0..4).prop_map(Value::Set),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_read_or_an_error_that_says_what_to_do(answer in any_value()) {
+            for reader in all() {
+                if let Err(error) = (reader.read)(answer.clone()) {
+                    says_what_to_do(&error);
+                }
+            }
+        }
+
+        #[test]
+        fn anything_in_any_place_is_read_or_an_error(
+            other in any_value(),
+            place in any::<prop::sample::Index>(),
+        ) {
+            for reader in all() {
+                let mut answer = reader.answer.clone();
+                let place = place.index(size(&answer));
+                at(&mut answer, place, &mut |value| *value = other.clone());
+                if let Err(error) = (reader.read)(answer) {
+                    says_what_to_do(&error);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The server's answers, taken apart.
+//!
+//! What does not have the form that its command or script gives it is an error. To pass it over
+//! would be to lose it: whatever an answer holds may already be claimed for this process.
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::error::{Error, ErrorKind};
+
+/// The error of an answer that holds `found` where a server gives `expected`. It tells the forms of
+/// both and not what was found: that may be a payload.
+pub(super) fn unexpected(expected: &str, found: &str) -> Error {
+    Error::new(
+        ErrorKind::Decode,
+        format!(
+            "Redis answered with {found} in place of {expected}; is it Redis 6.2 or newer, without \
+             a proxy that changes its answers?"
+        ),
+    )
+}
+
+/// What a value is.
+fn form(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::Array(_) | Value::Set(_) => "a list",
+        Value::BulkString(_) | Value::SimpleString(_) | Value::Okay => "a text",
+        Value::Map(_) => "a map",
+        Value::ServerError(_) => "an error",
+        _ => "something else",
+    }
+}
+
+/// A list that is too long or too short.
+pub(super) fn miscounted(expected: usize, found: usize) -> Error {
+    unexpected(&format!("a list of {expected}"), &format!("one of {found}"))
+}
+
+/// The elements of a list.
+pub(super) fn array(value: Value) -> Result<Vec<Value>, Error> {
+    match value {
+        Value::Array(list) => Ok(list),
+        other => Err(unexpected("a list", form(&other))),
+    }
+}
+
+/// The elements of a list that has this many.
+pub(super) fn exactly<const N: usize>(value: Value) -> Result<[Value; N], Error> {
+    array(value)?
+        .try_into()
+        .map_err(|list: Vec<_>| miscounted(N, list.len()))
+}
+
+/// The numbers in a list that has this many.
+pub(super) fn integers<const N: usize>(value: Value) -> Result<[i64; N], Error> {
+    let mut numbers = [0; N];
+    for (number, value) in numbers.iter_mut().zip(exactly::<N>(value)?) {
+        *number = integer(&value)?;
+    }
+    Ok(numbers)
+}
+
+/// A text of any bytes.
+pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes.into()),
+        Value::SimpleString(text) => Ok(text.into()),
+        other => Err(unexpected("a text", form(&other))),
+    }
+}
+
+/// A number, or the text of one.
+pub(super) fn integer(value: &Value) -> Result<i64, Error> {
+    let number = match value {
+        Value::Int(number) => Some(*number),
+        Value::BulkString(text) => std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| text.parse().ok()),
+        _ => None,
+    };
+    number.ok_or_else(|| unexpected("a number", form(value)))
+}
+
+/// A number that counts something.
+pub(super) fn count(value: &Value) -> Result<u64, Error> {
+    u64::try_from(integer(value)?).map_err(|_| unexpected("a count", "a number below zero"))
+}
+
+/// A flat list of fields and their values, as pairs.
+pub(super) fn fields(list: Value) -> Result<Vec<(Bytes, Bytes)>, Error> {
+    let list = array(list)?;
+    let mut fields = Vec::with_capacity(list.len() / 2);
+    let mut list = list.into_iter();
+    while let Some(field) = list.next() {
+        let value = list.next().unwrap_or_default();
+        fields.push((bytes(field)?, bytes(value)?));
+    }
+    Ok(fields)
+}
+
+/// What stands under a key in a map, which is a flat list of keys and values in the older protocol.
+pub(super) fn entry_of(map: Value, key: &str) -> Result<Value, Error> {
+    let found = match map {
+        Value::Map(pairs) => pairs.into_iter().find_map(|(name, value)| {
+            let name = bytes(name).ok()?;
+            (name == key).then_some(value)
+        }),
+        list => {
+            let mut list = array(list)?.into_iter();
+            std::iter::from_fn(|| Some((list.next()?, list.next()?))).find_map(|(name, value)| {
+                let name = bytes(name).ok()?;
+                (name == key).then_some(value)
+            })
+        }
+    };
+    found.ok_or_else(|| unexpected(&format!("a map with `{key}`"), "one without"))
+}

@@ -1,0 +1,49 @@
+//! Properties of everything public that reads bytes from outside: whatever they are, there is no
+//! panic; what we write is read as the same; what is refused says why, in a few words; and what
+//! cannot be read keeps its fields.
+//!
+//! | module | what |
+//! |---|---|
+//! | `entries` | messages as the fields of an entry |
+//! | `replies` | replies as envelopes |
+//! | `sending` | what a sender may ask for |
+//!
+//! A case that fails is printed, made as small as it can be, and kept in `proptest-regressions/`: it is
+//! tried first from then on.
+
+mod entries;
+mod replies;
+mod sending;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::{collection::vec, prelude::*};
+
+fn any_bytes(most: usize) -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..most).prop_map(Bytes::from)
+}
+
+/// Headers as HTTP allows them: any name, and values of any bytes but control characters.
+fn any_headers() -> impl Strategy<Value = HeaderMap> {
+    let value = prop_oneof![
+        vec(prop_oneof![0x20..0x7fu8, 0x80..=0xffu8, Just(b'\t')], 0..24),
+        "base64:[a-zA-Z0-9+/=]{0,8}".prop_map(String::into_bytes),
+    ];
+    vec(("[a-z0-9!#$%&'*+.^_`|~-]{1,12}", value), 0..8).prop_map(|headers| {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("an allowed name");
+            map.append(
+                name,
+                HeaderValue::from_bytes(&value).expect("an allowed value"),
+            );
+        }
+        map
+    })
+}
+
+/// Whether a reason is one: short, whatever the input was, and it names what is wrong.
+fn is_a_reason(reason: &str) -> bool {
+    let names = ["`", "HTTP", "headers", "envelope", "base64"];
+    !reason.is_empty() && reason.len() < 400 && names.iter().any(|name| reason.contains(name))
+}
