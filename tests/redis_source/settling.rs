@@ -129,6 +129,25 @@ async fn a_failed_delivery_comes_again_at_once_with_the_same_id_and_a_higher_att
 }
 
 #[tokio::test]
+async fn what_is_to_come_again_after_the_end_of_time_waits_and_holds_up_nothing() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    task(&server, "never").await;
+    let delivery = next(&mut source).await;
+    settle(delivery, redeliver(Some(Duration::MAX), true)).await;
+    assert_eq!(redis.counts().redelivered, 1);
+    task(&server, "soon").await;
+    let delivery = next(&mut source).await;
+    settle(delivery, redeliver(Some(SECOND / 10), true)).await;
+    let delivery = next(&mut source).await;
+    assert_eq!(message(&delivery).payload(), "soon");
+    settle(delivery, done()).await;
+    let stats = redis.stats().await.expect("the server answers");
+    assert_eq!(stats.group("g").expect("it is there").delayed, 1);
+}
+
+#[tokio::test]
 async fn a_delayed_redelivery_waits_outside_of_the_pending_list_and_comes_when_it_is_due() {
     let server = RedisServer::start().await;
     let mut source = open(&handle(&server).await).await;

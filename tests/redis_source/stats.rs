@@ -47,6 +47,19 @@ async fn foreign_consumers_are_alive_for_longer_and_a_stream_of_others_has_numbe
 }
 
 #[tokio::test]
+async fn a_group_that_no_worker_can_be_in_does_not_spoil_the_numbers_of_the_others() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    task(&server, "1").await;
+    for group in ["", "go"] {
+        server.command(&["XGROUP", "CREATE", "s", group, "0"]).await;
+    }
+    let stats = redis.stats().await.expect("the others have numbers");
+    let groups: Vec<_> = stats.groups.iter().map(|group| &*group.group).collect();
+    assert_eq!(groups, ["go"]);
+}
+
+#[tokio::test]
 async fn an_unknown_lag_is_none_and_a_known_one_is_computed() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
