@@ -4,7 +4,7 @@
 //! keeps it (`{orders}.v2` → `{orders}.v2:dead:group`), any other is wrapped (`orders` →
 //! `{orders}:dead:group`).
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 
 use crate::{error::Error, message::Name};
 
@@ -99,7 +99,9 @@ pub(super) fn base(stream: &Name) -> Result<String, Error> {
 
 /// The stream of reliable replies to a client.
 pub(super) fn replies(base: &str, client: impl Display) -> String {
-    format!("{base}:rpc:{client}")
+    let mut key = String::with_capacity(base.len() + 41);
+    let _ = write!(key, "{base}:rpc:{client}");
+    key
 }
 
 /// Whether a cluster hashes only a part of the name: what is between the first `{` and the first

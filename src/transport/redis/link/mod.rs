@@ -176,16 +176,24 @@ impl Link {
 
     /// Puts a command on the queue, once there is room, whose answer is not waited for: what is
     /// submitted after that is sent after it.
-    pub(super) async fn post(&self, cmd: Cmd, retry: Retry, listener: impl Listener + 'static) {
-        let request = Request {
+    pub(super) fn post(
+        &self,
+        cmd: Cmd,
+        retry: Retry,
+        listener: impl Listener + 'static,
+    ) -> impl Future<Output = ()> + Send {
+        let room = self.queue_up(Request {
             cmd,
             retry,
             script: None,
             give_up: None,
             answer: Answer::Listener(Told(Some(Box::new(listener)))),
-        };
-        // A link that is closed drops it, which its listener is told.
-        let _ = self.requests.send(request).await;
+        });
+        async move {
+            if let Some(room) = room {
+                room.await;
+            }
+        }
     }
 
     /// Sends a command; a refusal of the server is an error.
@@ -219,18 +227,22 @@ impl Link {
             give_up: None,
             answer: Answer::Asker(answer),
         };
-        let room = match self.requests.try_send(request) {
-            // A queue that is closed has dropped the request, which `answered` will say.
+        let room = self.queue_up(request);
+        Submit { room, answered }
+    }
+
+    /// Puts a request on the queue, or gives the wait for room there.
+    fn queue_up(&self, request: Request) -> Option<Waiting> {
+        match self.requests.try_send(request) {
+            // A queue that is closed has dropped the request, which whoever waits for it is told.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
             Err(mpsc::error::TrySendError::Full(request)) => {
                 let requests = self.requests.clone();
-                let wait: Waiting = Box::pin(async move {
+                Some(Box::pin(async move {
                     let _ = requests.send(request).await;
-                });
-                Some(wait)
+                }))
             }
-        };
-        Submit { room, answered }
+        }
     }
 }
 

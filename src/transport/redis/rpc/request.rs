@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::time::timeout_at;
 use uuid::{Uuid, fmt::Hyphenated};
 
@@ -75,16 +75,7 @@ impl Hub {
             tokio::task::yield_now().await;
         };
 
-        let (id, client) = (uuid_text(place.id()), uuid_text(self.client));
-        let mut cmd = send::entry(&stream, &message, self.channel.len() + 128);
-        send::encode(&message, &mut cmd);
-        cmd.arg(codec::REPLY_TO).arg(&self.channel);
-        cmd.arg(codec::CORRELATION_ID).arg(&id[..]);
-        if mode == ReplyMode::Reliable {
-            cmd.arg(codec::CLIENT).arg(&client[..]);
-        }
-        drop(message);
-
+        let cmd = self.entry(&stream, message, place.id());
         // Whether it was sent is told to its place, not to this task: that is woken once, by the
         // reply.
         let sent = Sent {
@@ -95,6 +86,17 @@ impl Hub {
         };
         self.link.post(cmd, Retry::Never, sent).await;
         place.await
+    }
+
+    fn entry(&self, stream: &str, message: Message, id: Uuid) -> Cmd {
+        let mut cmd = send::entry(stream, &message, self.channel.len() + 128);
+        send::encode(&message, &mut cmd);
+        cmd.arg(codec::REPLY_TO).arg(&self.channel);
+        cmd.arg(codec::CORRELATION_ID).arg(&uuid_text(id)[..]);
+        if message.parts().reply_mode == ReplyMode::Reliable {
+            cmd.arg(codec::CLIENT).arg(&uuid_text(self.client)[..]);
+        }
+        cmd
     }
 }
 
