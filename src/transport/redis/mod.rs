@@ -86,9 +86,12 @@ mod pubsub;
 mod rpc;
 mod schedule;
 mod send;
+#[cfg(test)]
+mod simulation;
 mod source;
 mod state;
 mod stats;
+mod unique;
 
 use std::{fmt, sync::Arc};
 

@@ -3,12 +3,12 @@
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
 use redis::{Cmd, Value, aio::MultiplexedConnection};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     entry::{self, Entry, EntryId, Lane, array, bytes, integer},
@@ -42,9 +42,18 @@ pub(super) struct Reader {
     /// Whether the retry stream may hold more than the last read has shown. It is then read alone:
     /// a read of two streams brings up to twice as much as it asks for.
     retries: bool,
-    /// Whether an answer may have been lost, and entries with it.
-    recover: bool,
+    /// When to look for entries that came with an answer that was lost.
+    recovery: Option<Recovery>,
     failures: u32,
+}
+
+/// The looks for entries that are pending for this worker and not known to it. One is not enough:
+/// a read that was on its way when its connection was lost may be carried out after it.
+#[derive(Clone, Copy)]
+struct Recovery {
+    next: Instant,
+    /// The last is not before this.
+    until: Instant,
 }
 
 struct Connection {
@@ -61,7 +70,7 @@ impl Reader {
             connection: None,
             connected: false,
             retries: true,
-            recover: false,
+            recovery: None,
             failures: 0,
         }
     }
@@ -105,7 +114,10 @@ impl Reader {
     }
 
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
-        if self.recover {
+        if self
+            .recovery
+            .is_some_and(|recovery| recovery.next <= Instant::now())
+        {
             let lost = self.recover(room).await?;
             if !lost.is_empty() {
                 return Ok(lost);
@@ -116,10 +128,14 @@ impl Reader {
             Ok(taken) => return Ok(taken),
             // Not every error there is one of reading, too: a server that has no memory left still
             // hands out what it has.
-            Err(error) => tracing::warn!(
-                error = error.chain(),
-                "cannot take over; trying again later"
-            ),
+            Err(error) => {
+                // It may have been taken over all the same.
+                self.look_for_lost();
+                tracing::warn!(
+                    error = error.chain(),
+                    "cannot take over; trying again later"
+                );
+            }
         }
         let worker = self.worker.clone();
         let retry = (&*worker.keys.retry, ">");
@@ -189,7 +205,7 @@ impl Reader {
                 match self.worker.renew(lane, ids).await {
                     Ok(ids) => lost.extend(ids.into_iter().map(|id| (lane, id))),
                     Err(error) => {
-                        self.recover = true;
+                        self.look_for_lost();
                         return Err(error);
                     }
                 }
@@ -206,8 +222,17 @@ impl Reader {
     /// Gives up the connection. What was read on it last may be pending for us and unknown to us.
     fn lost(&mut self) -> Error {
         self.connection = None;
-        self.recover = true;
+        self.look_for_lost();
         error::unanswered(self.worker.connector.address())
+    }
+
+    /// An answer was lost, and perhaps entries with it.
+    fn look_for_lost(&mut self) {
+        let now = Instant::now();
+        self.recovery = Some(Recovery {
+            next: now,
+            until: now + 2 * self.worker.settings.lease,
+        });
     }
 
     fn checked(&mut self, answer: Value) -> Result<Value, Error> {
@@ -233,6 +258,7 @@ impl Reader {
             })
         };
         tokio::select! {
+            biased;
             made = connecting => made,
             () = self.worker.inbox.stopped() => Err(Error::closed()),
         }
@@ -295,7 +321,11 @@ impl Reader {
                 }
             }
         }
-        self.recover = false;
+        let again = Instant::now() + worker.settings.lease / 3;
+        self.recovery = self.recovery.filter(|recovery| recovery.until >= again);
+        if let Some(recovery) = &mut self.recovery {
+            recovery.next = again;
+        }
         Ok(found)
     }
 }
@@ -351,12 +381,11 @@ impl Worker {
             }
         };
         let keys = [self.key_of(lane)];
-        let lost = self
+        let answer = self
             .link
             .script(&scripts::RENEW, &keys, args, Retry::Never)
             .await?;
-        let lost = array(lost).into_iter();
-        Ok(lost.filter_map(|id| EntryId::parse(&bytes(id)?)).collect())
+        Ok(Self::renewed(answer).1)
     }
 
     async fn fetch_again(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<Entry>, Error> {

@@ -1,0 +1,176 @@
+//! What runs in the processes: workers that serve, and a sender.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tower::service_fn;
+
+use super::{
+    book::{Book, Job, WorkerId, group_name},
+    network::{Dialer, Network},
+    places::STREAM,
+    plan::{Order, Trouble},
+    rules::Said,
+};
+use crate::{
+    BoxError, Client, Failure, Message, Reply, serve,
+    sync::lock,
+    transport::{
+        Start, UnknownNames,
+        redis::{Redis, connect::Connector},
+    },
+};
+
+/// What a process is given.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub(super) me: WorkerId,
+    pub(super) network: Arc<Mutex<Network>>,
+    pub(super) book: Arc<Mutex<Book>>,
+    pub(super) orders: Arc<Vec<Order>>,
+    pub(super) max_in_flight: usize,
+    /// Whether it is to end.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// The sender's place in the book, where workers have others.
+pub(super) const SENDER: WorkerId = 0;
+
+impl Surroundings {
+    /// Connects, however long that takes.
+    async fn connect(&self, keeper: &Handle) -> Redis {
+        loop {
+            let dialer = Dialer {
+                network: self.network.clone(),
+                owner: self.me,
+                keeper: keeper.clone(),
+            };
+            match Redis::over(Connector::simulated(dialer)).await {
+                Ok(redis) => return redis.stream(STREAM),
+                Err(_) => sleep(Duration::from_millis(500)).await,
+            }
+        }
+    }
+
+    /// A worker: what an application does, with the real serving half.
+    pub(super) async fn work(self, keeper: Handle) {
+        let group = lock(&self.book).workers[&self.me].group;
+        let (lease, most) = {
+            let book = lock(&self.book);
+            (Duration::from_millis(book.lease), book.most)
+        };
+        loop {
+            let redis = self.connect(&keeper).await;
+            let redis = redis
+                .group(group_name(group))
+                .start(Start::Beginning)
+                .unknown_names(UnknownNames::Fail)
+                .lease(lease)
+                .max_deliveries(most)
+                .max_in_flight(self.max_in_flight)
+                .backoff(Duration::from_millis(500), Duration::from_secs(4));
+            let surroundings = self.clone();
+            let app = service_fn(move |message| surroundings.clone().handle(message));
+            let mut stop = self.stop.clone();
+            let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
+            let served = serve(redis, app)
+                .with_graceful_shutdown(stop)
+                .shutdown_deadline(3 * lease)
+                .await;
+            if served.is_ok() || *self.stop.borrow() {
+                return;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// The handler: does what the plan says of the job, and writes it into the book.
+    async fn handle(self, message: Message) -> Result<Reply, BoxError> {
+        let parts = message.parts();
+        let job: Job = std::str::from_utf8(message.payload())?.parse()?;
+        let lease = parts.lease.clone().expect("a delivery has one");
+        let before = lock(&self.book).start(self.me, job, parts.attempt.0, lease);
+        let work = &self.orders[job as usize].work;
+        let trouble = work.end(before);
+        if trouble == Trouble::Dies {
+            // What a process does in its last milliseconds is nothing.
+            lock(&self.book).doomed.insert(self.me);
+            std::future::pending::<()>().await;
+        }
+        sleep(work.takes).await;
+        let (said, failure) = match trouble {
+            Trouble::None => {
+                lock(&self.book).end(self.me, job, Said::Done);
+                return Ok(Reply::default());
+            }
+            Trouble::Fails | Trouble::Panics | Trouble::Dies => (
+                Said::Again {
+                    after: None,
+                    counted: true,
+                },
+                Failure::redeliver(),
+            ),
+            Trouble::FailsFor(wait) => (
+                Said::Again {
+                    after: Some(wait),
+                    counted: true,
+                },
+                Failure::redeliver_after(wait),
+            ),
+            Trouble::Shed(wait) => {
+                let failure = Failure::redeliver_after(wait).uncounted();
+                (
+                    Said::Again {
+                        after: Some(wait),
+                        counted: false,
+                    },
+                    failure,
+                )
+            }
+            Trouble::DeadLetter => (Said::Dead, Failure::dead_letter()),
+            Trouble::Discards => (Said::Discard, Failure::discard()),
+        };
+        lock(&self.book).end(self.me, job, said);
+        if trouble == Trouble::Panics {
+            // Without the message that a panic prints.
+            std::panic::resume_unwind(Box::new("a handler's panic"));
+        }
+        Err(failure.into())
+    }
+
+    /// The sender: sends what was ordered, one after the other.
+    pub(super) async fn send(self, keeper: Handle) {
+        let client = Client::new(self.connect(&keeper).await);
+        for order in self.orders.iter() {
+            sleep(order.pause).await;
+            loop {
+                let delay = order.delay.unwrap_or_default();
+                {
+                    let mut book = lock(&self.book);
+                    let until = book.now + delay.as_millis() as u64;
+                    book.sending(order.job, until);
+                }
+                let mut call = client.enqueue("job", order.job.to_string()).delay(delay);
+                if order.insists {
+                    call = call.idempotency_key(format!("job {}", order.job));
+                }
+                match timeout(Duration::from_secs(60), call).await {
+                    Ok(Ok(_)) => {
+                        lock(&self.book).accepted(order.job);
+                        break;
+                    }
+                    _ if order.insists => sleep(Duration::from_millis(200)).await,
+                    // It may be there all the same.
+                    _ => break,
+                }
+            }
+        }
+    }
+}
