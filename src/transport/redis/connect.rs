@@ -110,15 +110,14 @@ impl Connector {
         Self(Arc::new(inner))
     }
 
-    /// A connection over a network that is simulated, where that is so.
+    /// A byte stream over a network that is simulated, where it is.
     #[cfg(test)]
-    async fn dialled(&self) -> Result<Option<Driven>, Error> {
+    async fn dialled(&self) -> Result<Option<Box<dyn Stream>>, Error> {
         let Some(dial) = &self.0.dial else {
             return Ok(None);
         };
         let connecting = async { Ok(dial.dial().await?) };
-        let stream = self.within_time(connecting).await?;
-        self.over(stream).await.map(Some)
+        self.within_time(connecting).await.map(Some)
     }
 
     /// Where a simulation runs the keeper, in place of a thread.
@@ -136,7 +135,8 @@ impl Connector {
     /// it sets one.
     pub(super) async fn multiplexed(&self) -> Result<MultiplexedConnection, Error> {
         #[cfg(test)]
-        if let Some(Driven { connection, driver }) = self.dialled().await? {
+        if let Some(stream) = self.dialled().await? {
+            let Driven { connection, driver } = self.over(stream).await?;
             driver.map(tokio::spawn);
             return Ok(connection);
         }
@@ -151,8 +151,8 @@ impl Connector {
     /// A connection for commands that its owner drives.
     pub(super) async fn driven(&self) -> Result<Driven, Error> {
         #[cfg(test)]
-        if let Some(driven) = self.dialled().await? {
-            return Ok(driven);
+        if let Some(stream) = self.dialled().await? {
+            return self.over(stream).await;
         }
         let info = self.0.client.get_connection_info();
         let stream: Box<dyn Stream> = match info.addr() {
@@ -191,6 +191,11 @@ impl Connector {
 
     /// A connection for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
+        #[cfg(test)]
+        if let Some(stream) = self.dialled().await? {
+            let handshake = self.0.client.get_connection_info().redis_settings();
+            return self.within_time(PubSub::new(handshake, stream)).await;
+        }
         self.within_time(self.0.client.get_async_pubsub()).await
     }
 

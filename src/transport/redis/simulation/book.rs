@@ -14,7 +14,10 @@ use super::{
     rules::{Ended, Move, Said, Tale},
     server::{Data, short, text},
 };
-use crate::message::Lease;
+use crate::{Error, message::Lease};
+
+/// The longest that a reply takes to its sender, whose connections may be lost.
+const WAY_BACK: u64 = 15_000;
 
 /// The number of a job, which is its payload.
 pub(super) type Job = u32;
@@ -224,13 +227,34 @@ impl Book {
         }
     }
 
-    /// A job is about to be sent, which must not start before this.
-    pub(super) fn sending(&mut self, job: Job, until: u64) {
+    /// A job is about to be sent, which must not start before this, nor after its deadline.
+    pub(super) fn sending(&mut self, job: Job, due: u64, deadline: Option<u64>) {
         for (_, tales) in &mut self.groups {
-            tales.entry(job).or_insert_with(|| Tale {
-                due: until,
+            let new = || Tale {
+                due,
+                deadline,
                 ..Tale::default()
-            });
+            };
+            tales.entry(job).or_insert_with(new);
+        }
+    }
+
+    /// A request has its reply.
+    pub(super) fn replied(&mut self, job: Job, reply: &str) {
+        self.note("sender", format_args!("has the reply {reply} to job {job}"));
+        let finished = self.groups[0].1.get(&job).is_some_and(|tale| tale.finished);
+        if reply != job.to_string() || !finished {
+            self.wrong(format_args!("job {job} has the reply {reply}"));
+        }
+    }
+
+    /// A request has none.
+    pub(super) fn not_replied(&mut self, job: Job, error: &Error) {
+        self.note("sender", format_args!("has no reply to job {job}: {error}"));
+        let tale = self.groups[0].1.entry(job).or_default();
+        let since = tale.ended_at.max(self.outage);
+        if error.is_timeout() && tale.ended == Some(Ended::Done) && self.now > since + WAY_BACK {
+            self.wrong(format_args!("the reply to job {job} was lost"));
         }
     }
 

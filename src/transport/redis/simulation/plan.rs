@@ -33,6 +33,8 @@ pub(super) struct Order {
     /// How long its sender waits before it.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
+    /// Whether its sender waits for a reply.
+    pub(super) request: bool,
     /// Whether it is sent again until it is known to be there, with a key that makes that safe.
     pub(super) insists: bool,
     pub(super) work: Work,
@@ -100,7 +102,7 @@ pub(super) enum Fault {
 }
 
 /// What commands are, or the scripts say of themselves at first.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "XREADGROUP",
     "XACK",
     "XADD",
@@ -110,6 +112,7 @@ const KINDS: [&str; 9] = [
     "Moves a delivery",
     "Moves what is due",
     "Ends a delivery",
+    "Stores replies",
 ];
 
 impl Plan {
@@ -120,7 +123,7 @@ impl Plan {
         let workers_per_group = rng.usize(2..=3);
         let peace = rng.u64(20_000..60_000);
         let jobs = (0..rng.u32(8..30))
-            .map(|job| Order::new(job, lease, rng))
+            .map(|job| Order::new(job, lease, groups == 1, rng))
             .collect();
         let workers = groups * workers_per_group;
         let faults =
@@ -142,7 +145,7 @@ impl Plan {
 }
 
 impl Order {
-    fn new(job: Job, lease: Duration, rng: &mut Rng) -> Self {
+    fn new(job: Job, lease: Duration, requests: bool, rng: &mut Rng) -> Self {
         let delayed = rng.u8(..4) == 0;
         Self {
             job,
@@ -151,6 +154,7 @@ impl Order {
                 _ => rng.u64(..3_000),
             }),
             delay: delayed.then(|| Duration::from_millis(rng.u64(1..8_000))),
+            request: requests && rng.u8(..4) == 0,
             insists: rng.u8(..3) == 0,
             work: Work::new(lease, rng),
         }

@@ -8,6 +8,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::watch,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tower::service_fn;
@@ -20,7 +21,7 @@ use super::{
     rules::Said,
 };
 use crate::{
-    BoxError, Client, Failure, Message, Reply, serve,
+    BoxError, Client, Failure, Kind, Message, Reply, serve,
     sync::lock,
     transport::{
         Start, UnknownNames,
@@ -39,6 +40,9 @@ pub(super) struct Surroundings {
     /// Whether it is to end.
     pub(super) stop: watch::Receiver<bool>,
 }
+
+/// How long a request waits for its reply.
+const REPLIED: Duration = Duration::from_secs(30);
 
 /// The sender's place in the book, where workers have others.
 pub(super) const SENDER: WorkerId = 0;
@@ -95,6 +99,7 @@ impl Surroundings {
     async fn handle(self, message: Message) -> Result<Reply, BoxError> {
         let parts = message.parts();
         let job: Job = std::str::from_utf8(message.payload())?.parse()?;
+        let is_request = parts.kind == Kind::Rpc;
         let lease = parts.lease.clone().expect("a delivery has one");
         let before = lock(&self.book).start(self.me, job, parts.attempt.0, lease);
         let work = &self.orders[job as usize].work;
@@ -108,8 +113,10 @@ impl Surroundings {
         let (said, failure) = match trouble {
             Trouble::None => {
                 lock(&self.book).end(self.me, job, Said::Done);
-                return Ok(Reply::default());
+                return Ok(Reply::new(job.to_string()));
             }
+            // Whoever waits is told so at once.
+            Trouble::Panics if is_request => (Said::Done, Failure::discard()),
             Trouble::Fails | Trouble::Panics | Trouble::Dies => (
                 Said::Again {
                     after: None,
@@ -145,31 +152,51 @@ impl Surroundings {
         Err(failure.into())
     }
 
-    /// The sender: sends what was ordered, one after the other.
+    /// The sender: sends what was ordered, one after the other, and waits for replies beside that.
     pub(super) async fn send(self, keeper: Handle) {
-        let client = Client::new(self.connect(&keeper).await);
+        let client = Client::new(self.connect(&keeper).await).request_timeout(REPLIED);
+        let mut requests = JoinSet::new();
         for order in self.orders.iter() {
             sleep(order.pause).await;
-            loop {
-                let delay = order.delay.unwrap_or_default();
-                {
-                    let mut book = lock(&self.book);
-                    let until = book.now + delay.as_millis() as u64;
-                    book.sending(order.job, until);
-                }
-                let mut call = client.enqueue("job", order.job.to_string()).delay(delay);
-                if order.insists {
-                    call = call.idempotency_key(format!("job {}", order.job));
-                }
-                match timeout(Duration::from_secs(60), call).await {
-                    Ok(Ok(_)) => {
-                        lock(&self.book).accepted(order.job);
-                        break;
-                    }
-                    _ if order.insists => sleep(Duration::from_millis(200)).await,
-                    // It may be there all the same.
-                    _ => break,
-                }
+            match order.request {
+                true => drop(requests.spawn(self.clone().request(client.clone(), order.job))),
+                false => self.enqueue(&client, order).await,
+            }
+        }
+        while requests.join_next().await.is_some() {}
+    }
+
+    async fn request(self, client: Client<Redis>, job: Job) {
+        {
+            let mut book = lock(&self.book);
+            let (due, deadline) = (book.now, book.now + REPLIED.as_millis() as u64 - 1_000);
+            book.sending(job, due, Some(deadline));
+        }
+        let reply = client.request::<String>("job", job.to_string()).await;
+        let mut book = lock(&self.book);
+        match reply {
+            Ok(reply) => book.replied(job, &reply),
+            Err(error) => book.not_replied(job, &error),
+        }
+    }
+
+    async fn enqueue(&self, client: &Client<Redis>, order: &Order) {
+        loop {
+            let delay = order.delay.unwrap_or_default();
+            {
+                let mut book = lock(&self.book);
+                let due = book.now + delay.as_millis() as u64;
+                book.sending(order.job, due, None);
+            }
+            let mut call = client.enqueue("job", order.job.to_string()).delay(delay);
+            if order.insists {
+                call = call.idempotency_key(format!("job {}", order.job));
+            }
+            match timeout(Duration::from_secs(60), call).await {
+                Ok(Ok(_)) => return lock(&self.book).accepted(order.job),
+                _ if order.insists => sleep(Duration::from_millis(200)).await,
+                // It may be there all the same.
+                _ => return,
             }
         }
     }

@@ -35,6 +35,10 @@ pub(super) struct Tale {
     pub(super) spent: u32,
     /// Before this it must not start.
     pub(super) due: u64,
+    /// When a request is too old to be started.
+    pub(super) deadline: Option<u64>,
+    /// When it ended.
+    pub(super) ended_at: u64,
     /// Whether a handler has finished it.
     pub(super) finished: bool,
     /// When workers had it last that have it no longer.
@@ -66,6 +70,7 @@ pub(super) struct Move {
 impl Tale {
     /// Goes on with the tale. Returns what is wrong with that.
     pub(super) fn go_on(&mut self, step: &Move) -> Option<String> {
+        self.ended_at = step.now;
         let said = step
             .holder
             .and_then(|holder| self.said.get(&holder).copied());
@@ -89,11 +94,7 @@ impl Tale {
                 self.is_given_away(said, step)
             }
             (Some(Place::Pending { .. }), Some(Place::Dead)) => self.is_buried(said, step),
-            (Some(Place::Pending { .. }), None) if step.script => {
-                self.ended = Some(Ended::Discarded);
-                let asked = step.holder == Some(step.by) && said == Some(Said::Discard);
-                (!asked).then(|| "was dropped by who may not".to_owned())
-            }
+            (Some(Place::Pending { .. }), None) if step.script => self.is_dropped(said, step),
             // Whoever has finished it may say so, whosever it is by now.
             (Some(Place::Pending { .. }), None) => {
                 self.ended = Some(Ended::Done);
@@ -147,6 +148,23 @@ impl Tale {
                 "is delivered again though its handler said {said:?}"
             )),
         }
+    }
+
+    /// By its worker: because its handler has asked for it, or as a request that has its reply or is
+    /// too old.
+    fn is_dropped(&mut self, said: Option<Said>, step: &Move) -> Option<String> {
+        let too_old = self.deadline.is_some_and(|deadline| step.now >= deadline);
+        self.ended = Some(match said {
+            Some(Said::Done) => Ended::Done,
+            _ => Ended::Discarded,
+        });
+        let may = step.holder == Some(step.by)
+            && match said {
+                Some(Said::Done) => self.deadline.is_some(),
+                Some(said) => said == Said::Discard,
+                None => too_old && !step.running,
+            };
+        (!may).then(|| "was dropped by who may not".to_owned())
     }
 
     /// By its worker, or by whoever has found that nobody looks after it and its deliveries are

@@ -14,7 +14,7 @@ use super::{
     host::Host,
     network::{Network, Outage},
     places::STREAM,
-    plan::{Fault, Plan, Trouble},
+    plan::{Fault, Order, Plan, Trouble},
     process::{SENDER, Surroundings},
     rules::Ended,
     server::{Change, Client, Reply, Server, command},
@@ -148,8 +148,9 @@ impl World {
         if self.plan.long {
             self.pause(AFTERMATH);
         }
-        // What is finished is trimmed once a second.
-        self.pause(3_000);
+        // What is finished is trimmed once a second, where workers are connected.
+        let stalled = lock(&self.network).stalled.saturating_sub(self.now);
+        self.pause(stalled + 10_000);
         self.check_ends();
         for slot in &mut self.slots {
             slot.back = u64::MAX;
@@ -437,7 +438,11 @@ impl World {
         let mut book = lock(&self.book);
         let ends: Vec<_> = book.ends().collect();
         for (job, ended, used_up) in ends {
-            let work = &self.plan.jobs[job as usize].work;
+            let Order { work, request, .. } = &self.plan.jobs[job as usize];
+            if *request {
+                // It may have been too old, and then its failures are answered too.
+                continue;
+            }
             let expected = match work.then {
                 Trouble::DeadLetter => Ended::Dead,
                 Trouble::Discards => Ended::Discarded,

@@ -57,6 +57,14 @@ impl Data {
                 Some(Item::Text(text)) => Reply::bulk(&text[..]),
                 _ => Reply::Nil,
             }),
+            (b"PEXPIRE", [key, life]) => {
+                let there = self.keys.contains_key(key);
+                if there {
+                    self.expiries
+                        .insert(key.clone(), now + number::<u64>(life)?);
+                }
+                Ok(Reply::Int(there.into()))
+            }
             (b"SET", [key, value, options @ ..]) => self.set(key, value, options),
             (b"ZADD" | b"ZREM" | b"ZCARD" | b"ZRANGE" | b"ZRANGEBYSCORE", [key, rest @ ..]) => {
                 let answer = sorted(self.sorted(key), &name, rest);

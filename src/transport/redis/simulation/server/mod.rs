@@ -13,7 +13,7 @@ pub(super) use self::{
     data::{Data, Item, text},
     lua::Change,
     reply::{Reply, command},
-    stream::{Fields, NODE, Stream},
+    stream::{Fields, Id, NODE, Stream},
 };
 use self::{
     data::{entry, number},
@@ -36,10 +36,11 @@ struct Blocked {
     until: u64,
 }
 
-/// `XREADGROUP`.
+/// `XREADGROUP` or `XREAD`.
 struct Read {
-    group: Vec<u8>,
-    consumer: Vec<u8>,
+    /// A group and its consumer; otherwise `from` is the last entry that is known.
+    group: Option<(Vec<u8>, Vec<u8>)>,
+    from: Id,
     count: usize,
     block: Option<u64>,
     keys: Vec<Vec<u8>>,
@@ -76,7 +77,14 @@ impl Server {
                 Ok(Reply::Int(unblocked.is_some().into()))
             }
             (b"INFO", _) => Ok(Reply::bulk("# Server\r\nredis_version:7.0.15\r\n")),
-            (b"XREADGROUP", _) => {
+            (b"SUBSCRIBE", Some(channel)) => Ok(Reply::List(vec![
+                Reply::bulk("subscribe"),
+                Reply::bulk(channel),
+                Reply::Int(1),
+            ])),
+            // As those are answered that are subscribed to something.
+            (b"PING", _) => Ok(Reply::List(vec![Reply::bulk("pong"), Reply::bulk("")])),
+            (b"XREADGROUP" | b"XREAD", _) => {
                 let read = Read::parse(&args[1..]);
                 match self.read(&read) {
                     Ok(Reply::Nil) if read.block.is_some() => {
@@ -102,7 +110,10 @@ impl Server {
             let Blocked { read, until, .. } = &self.blocked[at];
             let ready = |key: &Vec<u8>| {
                 let stream = self.data.keys.get(key);
-                matches!(stream, Some(Item::Stream(stream)) if stream.has_unread(&read.group))
+                matches!(stream, Some(Item::Stream(stream)) if match &read.group {
+                    Some((group, _)) => stream.has_unread(group),
+                    None => stream.last_entry() > Some(read.from),
+                })
             };
             let key = read.keys.iter().find(|key| ready(key)).cloned();
             if key.is_none() && *until > self.data.now {
@@ -144,15 +155,22 @@ impl Server {
         let now = self.data.now;
         let mut found = Vec::new();
         for key in &read.keys {
-            let group = self.data.group(key, &read.group)?;
-            group.consumers.insert(read.consumer.clone(), now);
-            let stream = self.data.stream_mut(key).expect("it has a group");
-            let entries = match read.new {
-                true => stream.read(&read.group, &read.consumer, read.count, now),
-                // A history, which is asked for only when there is none.
-                false => Vec::new(),
+            if let Some((group, consumer)) = &read.group {
+                let group = self.data.group(key, group)?;
+                group.consumers.insert(consumer.clone(), now);
+            }
+            let Some(stream) = self.data.stream_mut(key) else {
+                continue;
             };
-            if !entries.is_empty() || !read.new {
+            let entries = match &read.group {
+                Some((group, consumer)) if read.new => {
+                    stream.read(group, consumer, read.count, now)
+                }
+                // A history, which is asked for only when there is none.
+                Some(_) => Vec::new(),
+                None => stream.after(read.from, read.count),
+            };
+            if !entries.is_empty() || (read.group.is_some() && !read.new) {
                 let entries = entries.iter().map(|(id, fields)| entry(*id, fields));
                 let entries = Reply::List(entries.collect());
                 found.push(Reply::List(vec![Reply::bulk(&key[..]), entries]));
@@ -200,8 +218,8 @@ impl Read {
         let streams = &args[after(b"STREAMS").expect("streams")..];
         let (keys, from) = streams.split_at(streams.len() / 2);
         Self {
-            group: args[1].clone(),
-            consumer: args[2].clone(),
+            group: after(b"GROUP").map(|at| (args[at].clone(), args[at + 1].clone())),
+            from: Id::parse(&from[0]).unwrap_or_default(),
             count: value(b"COUNT").unwrap_or(u64::MAX) as usize,
             block: value(b"BLOCK"),
             keys: keys.to_vec(),

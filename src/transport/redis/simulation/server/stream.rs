@@ -112,7 +112,14 @@ impl Stream {
             .is_some_and(|group| self.last_entry() > Some(group.last))
     }
 
-    fn last_entry(&self) -> Option<Id> {
+    /// The entries after this one.
+    pub(super) fn after(&self, id: Id, count: usize) -> Vec<(Id, Fields)> {
+        let after = (Bound::Excluded(id), Bound::Unbounded);
+        let found = self.entries.range(after).take(count);
+        found.map(|(id, fields)| (*id, fields.clone())).collect()
+    }
+
+    pub(super) fn last_entry(&self) -> Option<Id> {
         self.entries.last_key_value().map(|(id, _)| *id)
     }
 
