@@ -37,8 +37,6 @@ pub(super) struct Book {
     pub(super) doomed: BTreeSet<WorkerId>,
     pub(super) violation: Option<String>,
     pub(super) trace: Option<Vec<String>>,
-    /// A digest of everything that was noted.
-    pub(super) steps: u64,
 }
 
 /// A process.
@@ -73,7 +71,6 @@ impl Book {
             doomed: BTreeSet::new(),
             violation: None,
             trace: traced.then(Vec::new),
-            steps: 0,
         }
     }
 
@@ -103,7 +100,6 @@ impl Book {
     }
 
     pub(super) fn note(&mut self, who: impl Display, what: impl Display) {
-        self.steps += 1;
         if let Some(trace) = &mut self.trace {
             let (seconds, milliseconds) = (self.now / 1000, self.now % 1000);
             trace.push(format!("{seconds:>4}.{milliseconds:03} {who:<8} {what}"));
@@ -259,7 +255,10 @@ impl Book {
     }
 
     /// Looks at what has become of every job after a command, which was a script or not.
-    pub(super) fn observe(&mut self, data: &Data, by: WorkerId, script: bool) {
+    pub(super) fn observe(&mut self, data: &mut Data, by: WorkerId, script: bool) {
+        if !std::mem::take(&mut data.changed) {
+            return;
+        }
         for group in 0..self.groups.len() {
             let mut places = self.groups[group].0.places(data);
             let known = self.groups[group].1.iter();

@@ -1,7 +1,7 @@
 //! The protocol under simulation.
 //!
-//! Real workers and a real sender (all of this transport's code, under [`serve`](crate::serve()))
-//! work against a model of the server that runs the real scripts, in a world whose clocks, network
+//! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve())) work
+//! against a model of the server that runs the real scripts, in a world whose clocks, network
 //! and dice all follow from a seed. Processes are killed, frozen and replaced, connections are
 //! reset, cut off and slow, the server stands still and is started again, and after each command
 //! the book checks what the protocol promises:
@@ -13,6 +13,7 @@
 //! - the verdict of a worker that has lost a job changes nothing, unless it is that it is done;
 //! - nothing is acknowledged before it is done, nor delivered after it was acknowledged;
 //! - nothing starts before it is due, nor more often than it may;
+//! - a request that was handled in time has its own reply;
 //! - nothing is left on the server when all is over.
 //!
 //! ```text
@@ -20,6 +21,12 @@
 //! CAMPANILE_SEEDS=5000 cargo test --lib simulation       # more
 //! CAMPANILE_SEED=17 cargo test --lib simulation -- --nocapture   # one, with all that happens
 //! ```
+//!
+//! # What is real and what is not
+//! Real are the sending half, sources, links, settlements, lease keepers, RPC and `serve`, each process
+//! on two paused runtimes of its own (the keeper has a thread in reality), and the Lua scripts, in Lua
+//! 5.1 as the server has it. Modelled are the network and the commands of Redis 7. Not there are
+//! events, fast requests, a server that loses data, clusters, and consumers of other libraries.
 
 mod book;
 mod host;

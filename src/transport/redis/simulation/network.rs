@@ -40,13 +40,16 @@ pub(super) struct Outage {
     pub(super) to_worker: bool,
 }
 
+/// What travels in one direction, and when it arrives.
+type Queue = VecDeque<(u64, Vec<u8>)>;
+
 #[derive(Debug)]
 struct Connection {
     owner: WorkerId,
     /// What the worker has written since the last step.
     written: Vec<u8>,
-    to_server: VecDeque<(u64, Vec<u8>)>,
-    to_worker: VecDeque<(u64, Vec<u8>)>,
+    to_server: Queue,
+    to_worker: Queue,
     arrived: VecDeque<u8>,
     waker: Option<Waker>,
     /// The worker has closed it.
@@ -152,7 +155,7 @@ impl Network {
             {
                 continue;
             }
-            while let Some((_, bytes)) = connection.to_server.pop_front_if(|(at, _)| *at <= now) {
+            while let Some(bytes) = arrived(&mut connection.to_server, now) {
                 arrivals.push((*id, bytes));
             }
         }
@@ -176,16 +179,16 @@ impl Network {
             {
                 continue;
             }
-            while let Some((_, bytes)) = connection.to_worker.pop_front_if(|(at, _)| *at <= now) {
+            while let Some(bytes) = arrived(&mut connection.to_worker, now) {
                 connection.arrived.extend(bytes);
-                connection.waker.take().map(Waker::wake);
+                connection.wake();
             }
         }
     }
 
     /// When the next bytes reach somebody.
     pub(super) fn next(&self, now: u64) -> Option<u64> {
-        let first = |queue: &VecDeque<(u64, Vec<u8>)>| queue.front().map(|(at, _)| *at);
+        let first = |queue: &Queue| queue.front().map(|(at, _)| *at);
         let next = (self.connections.values())
             .flat_map(|connection| [first(&connection.to_server), first(&connection.to_worker)]);
         // What is held up is no reason to hurry.
@@ -226,7 +229,7 @@ impl Network {
                 .iter_mut()
                 .for_each(|(at, _)| *at = (*at).min(now));
             connection.to_worker.clear();
-            connection.waker.take().map(Waker::wake);
+            connection.wake();
         }
     }
 
@@ -250,8 +253,24 @@ impl Network {
     }
 }
 
+impl Connection {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The next that has arrived by now.
+fn arrived(queue: &mut Queue, now: u64) -> Option<Vec<u8>> {
+    let (at, _) = queue.front()?;
+    (*at <= now)
+        .then(|| queue.pop_front())?
+        .map(|(_, bytes)| bytes)
+}
+
 /// Behind what is on its way, a few milliseconds later, and now and then a lot later.
-fn send(queue: &mut VecDeque<(u64, Vec<u8>)>, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
+fn send(queue: &mut Queue, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
     if bytes.is_empty() {
         return;
     }

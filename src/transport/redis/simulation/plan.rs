@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::{
-    book::Job,
+    book::{Job, WorkerId},
     host::{APPLICATION, KEEPER},
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Plan {
 #[derive(Debug, Clone)]
 pub(super) struct Order {
     pub(super) job: Job,
+    /// Who sends it.
+    pub(super) sender: WorkerId,
     /// How long its sender waits before it.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
@@ -144,17 +146,22 @@ impl Plan {
     }
 }
 
+/// How many senders there are. The first sends tasks, the others requests.
+pub(super) const SENDERS: WorkerId = 4;
+
 impl Order {
     fn new(job: Job, lease: Duration, requests: bool, rng: &mut Rng) -> Self {
         let delayed = rng.u8(..4) == 0;
+        let request = requests && rng.u8(..4) == 0;
         Self {
             job,
+            sender: if request { rng.u32(1..SENDERS) } else { 0 },
             pause: Duration::from_millis(match rng.u8(..3) {
                 0 => 0,
                 _ => rng.u64(..3_000),
             }),
             delay: delayed.then(|| Duration::from_millis(rng.u64(1..8_000))),
-            request: requests && rng.u8(..4) == 0,
+            request,
             insists: rng.u8(..3) == 0,
             work: Work::new(lease, rng),
         }
@@ -183,7 +190,7 @@ impl Work {
         Self {
             takes: Duration::from_millis(match rng.u8(..8) {
                 // Longer than a lease, which is renewed meanwhile. Not again and again.
-                0 if first == Trouble::None && then != Trouble::Fails => rng.u64(lease..2 * lease),
+                0 if first == Trouble::None && then != Trouble::Fails => rng.u64(lease..4 * lease),
                 1..3 => rng.u64(..lease),
                 _ => rng.u64(..500),
             }),
@@ -214,7 +221,7 @@ impl Fault {
             _ => rng.u64(lease..5 * lease / 2),
         };
         let kind = *choose(rng, &KINDS);
-        match rng.u8(..32) {
+        match rng.u8(..34) {
             0..4 => {
                 let unnoticed = rng.u8(..3) == 0;
                 Fault::Crash {
@@ -249,8 +256,13 @@ impl Fault {
             16 => Fault::Replace { worker, back },
             17 => Fault::Restart { time: time / 3 },
             18..21 => Fault::Stall { time },
-            21..25 => Fault::StallBefore { kind, time },
-            25..29 => Fault::LoseAnswer { kind },
+            21..27 => {
+                // The one that has the most to lose.
+                let kind = *choose(rng, &[kind, "Looks at one step"]);
+                let time = rng.u64(lease / 2..lease * 3 / 2);
+                Fault::StallBefore { kind, time }
+            }
+            27..31 => Fault::LoseAnswer { kind },
             _ => Fault::CrashAfter { kind, back },
         }
     }

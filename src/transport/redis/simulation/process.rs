@@ -8,7 +8,6 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::watch,
-    task::JoinSet,
     time::{sleep, timeout},
 };
 use tower::service_fn;
@@ -43,9 +42,6 @@ pub(super) struct Surroundings {
 
 /// How long a request waits for its reply.
 const REPLIED: Duration = Duration::from_secs(30);
-
-/// The sender's place in the book, where workers have others.
-pub(super) const SENDER: WorkerId = 0;
 
 impl Surroundings {
     /// Connects, however long that takes.
@@ -152,21 +148,24 @@ impl Surroundings {
         Err(failure.into())
     }
 
-    /// The sender: sends what was ordered, one after the other, and waits for replies beside that.
+    /// A sender: sends its orders one after the other, and waits for each.
+    ///
+    /// Of several that wait at once tokio wakes any, by dice that are not the seed's.
     pub(super) async fn send(self, keeper: Handle) {
         let client = Client::new(self.connect(&keeper).await).request_timeout(REPLIED);
-        let mut requests = JoinSet::new();
         for order in self.orders.iter() {
+            if order.sender != self.me {
+                continue;
+            }
             sleep(order.pause).await;
             match order.request {
-                true => drop(requests.spawn(self.clone().request(client.clone(), order.job))),
+                true => self.request(&client, order.job).await,
                 false => self.enqueue(&client, order).await,
             }
         }
-        while requests.join_next().await.is_some() {}
     }
 
-    async fn request(self, client: Client<Redis>, job: Job) {
+    async fn request(&self, client: &Client<Redis>, job: Job) {
         {
             let mut book = lock(&self.book);
             let (due, deadline) = (book.now, book.now + REPLIED.as_millis() as u64 - 1_000);

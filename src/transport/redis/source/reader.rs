@@ -52,8 +52,8 @@ pub(super) struct Reader {
 #[derive(Clone, Copy)]
 struct Recovery {
     next: Instant,
-    /// The last is not before this.
-    until: Instant,
+    /// How long they go on: two leases from the first that the server has answered.
+    until: Option<Instant>,
 }
 
 struct Connection {
@@ -228,10 +228,9 @@ impl Reader {
 
     /// An answer was lost, and perhaps entries with it.
     fn look_for_lost(&mut self) {
-        let now = Instant::now();
         self.recovery = Some(Recovery {
-            next: now,
-            until: now + 2 * self.worker.settings.lease,
+            next: Instant::now(),
+            until: None,
         });
     }
 
@@ -321,11 +320,13 @@ impl Reader {
                 }
             }
         }
-        let again = Instant::now() + worker.settings.lease / 3;
-        self.recovery = self.recovery.filter(|recovery| recovery.until >= again);
-        if let Some(recovery) = &mut self.recovery {
-            recovery.next = again;
-        }
+        let (now, lease) = (Instant::now(), worker.settings.lease);
+        let until = self.recovery.and_then(|recovery| recovery.until);
+        let until = until.unwrap_or(now + 2 * lease);
+        self.recovery = (now < until).then_some(Recovery {
+            next: now + lease / 3,
+            until: Some(until),
+        });
         Ok(found)
     }
 }

@@ -24,7 +24,14 @@ pub(in super::super) struct Data {
     pub(in super::super) now: u64,
     pub(in super::super) keys: BTreeMap<Vec<u8>, Item>,
     expiries: BTreeMap<Vec<u8>, u64>,
+    /// Whether a job may be at another place than before.
+    pub(in super::super) changed: bool,
 }
+
+/// The commands that change where jobs are.
+const CHANGES: [&[u8]; 10] = [
+    b"XADD", b"XDEL", b"XACK", b"XCLAIM", b"XTRIM", b"ZADD", b"ZREM", b"HSET", b"HDEL", b"XGROUP",
+];
 
 pub(super) type Args<'a> = &'a [Vec<u8>];
 pub(super) type Answer = Result<Reply, String>;
@@ -38,6 +45,7 @@ impl Data {
             self.remove(&key);
         }
         let name = args[0].to_ascii_uppercase();
+        self.changed |= CHANGES.contains(&&name[..]);
         match (&name[..], &args[1..]) {
             (b"TIME", []) => Ok(Reply::List(vec![
                 Reply::bulk((now / 1000).to_string()),

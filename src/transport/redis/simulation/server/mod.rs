@@ -170,6 +170,7 @@ impl Server {
                 Some(_) => Vec::new(),
                 None => stream.after(read.from, read.count),
             };
+            self.data.changed |= !entries.is_empty();
             if !entries.is_empty() || (read.group.is_some() && !read.new) {
                 let entries = entries.iter().map(|(id, fields)| entry(*id, fields));
                 let entries = Reply::List(entries.collect());

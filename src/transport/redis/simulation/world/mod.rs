@@ -1,8 +1,10 @@
 //! The world: its clock, its processes, its network and its server, and the order in which they get
 //! their turns. All of it follows from a seed.
 
+mod faults;
+
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
@@ -12,12 +14,12 @@ use tokio::sync::watch;
 use super::{
     book::{Book, WorkerId},
     host::Host,
-    network::{Network, Outage},
+    network::Network,
     places::STREAM,
-    plan::{Fault, Order, Plan, Trouble},
-    process::{SENDER, Surroundings},
+    plan::{Fault, Order, Plan, SENDERS, Trouble},
+    process::Surroundings,
     rules::Ended,
-    server::{Change, Client, Reply, Server, command},
+    server::{Change, Client, NODE, Reply, Server, command},
 };
 use crate::sync::lock;
 
@@ -42,12 +44,11 @@ struct World {
     now: u64,
     server: Server,
     /// What has arrived at the server and is not a whole command, or waits for a blocked read.
-    buffers: std::collections::BTreeMap<Client, Vec<u8>>,
+    buffers: BTreeMap<Client, Vec<u8>>,
     network: Arc<Mutex<Network>>,
     book: Arc<Mutex<Book>>,
     surroundings: Surroundings,
-    stop: watch::Sender<bool>,
-    sender: Host,
+    senders: Vec<Host>,
     slots: Vec<Slot>,
     /// Processes whose machines are gone, which the server does not know.
     unnoticed: BTreeSet<WorkerId>,
@@ -90,21 +91,28 @@ impl World {
         let book = Book::new(plan.groups, plan.lease, plan.most, traced);
         let book = Arc::new(Mutex::new(book));
         let network = Arc::<Mutex<Network>>::default();
-        let (stop, stopped) = watch::channel(false);
         let surroundings = Surroundings {
-            me: SENDER,
+            me: 0,
             network: network.clone(),
             book: book.clone(),
             orders: Arc::new(plan.jobs.clone()),
             max_in_flight: plan.max_in_flight,
-            stop: stopped,
+            // Workers get their own.
+            stop: watch::channel(false).1,
         };
         lock(&book).note("world", format_args!("{plan:?}"));
-        let sender = surroundings.clone();
-        let sender = Host::start(0, |keeper| sender.send(keeper));
+        let senders = (0..SENDERS).map(|me| {
+            let sender = Surroundings {
+                me,
+                ..surroundings.clone()
+            };
+            Host::start(0, |keeper| sender.send(keeper))
+        });
+        let senders = senders.collect();
         let slots = (0..plan.groups * plan.workers_per_group).map(|slot| Slot {
             group: slot % plan.groups,
-            worker: SENDER,
+            // Nobody yet.
+            worker: WorkerId::MAX,
             host: None,
             stop: watch::channel(false).0,
             back: rng.u64(..2_000),
@@ -121,11 +129,10 @@ impl World {
             network,
             book,
             surroundings,
-            stop,
-            sender,
+            senders,
             slots,
             unnoticed: BTreeSet::new(),
-            next_worker: SENDER + 1,
+            next_worker: SENDERS,
             ambushes: Vec::new(),
             held: None,
         }
@@ -143,7 +150,7 @@ impl World {
         self.unnoticed.clear();
         self.ambushes.clear();
         self.until("not finished", PATIENCE, |world| {
-            world.sender.is_finished() && lock(&world.book).unfinished().is_empty()
+            world.senders.iter().all(Host::is_finished) && lock(&world.book).unfinished().is_empty()
         });
         if self.plan.long {
             self.pause(AFTERMATH);
@@ -156,7 +163,6 @@ impl World {
             slot.back = u64::MAX;
             slot.stop.send_replace(true);
         }
-        self.stop.send_replace(true);
         self.until("not stopped", AFTERMATH, |world| {
             world.slots.iter().all(|slot| slot.host.is_none())
         });
@@ -204,7 +210,9 @@ impl World {
         lock(&self.network).deliver(self.now);
         let mut order: Vec<_> = (0..self.slots.len()).collect();
         self.rng.shuffle(&mut order);
-        self.sender.run(self.now);
+        for sender in &mut self.senders {
+            sender.run(self.now);
+        }
         for slot in order {
             self.take_turn(slot);
         }
@@ -266,31 +274,19 @@ impl World {
             self.execute(client, &args);
         }
         self.wake();
-        let clients: Vec<_> = self.buffers.keys().copied().collect();
+        let mut clients: Vec<_> = self.buffers.keys().copied().collect();
+        self.rng.shuffle(&mut clients);
         for client in clients {
             while !self.server.is_blocked(client)
                 && let Some(args) = self.buffers.get_mut(&client).and_then(command)
             {
-                let stalls = |kind: &str, fault: &Fault| match fault {
-                    Fault::StallBefore { kind: of, time } => kind.starts_with(of).then_some(*time),
-                    _ => None,
-                };
-                if let Some(time) = self.ambush(self.server.kind(&args).to_owned(), stalls) {
-                    self.befall(Fault::Stall { time });
+                if self.stalls_before(&args) {
                     self.held = Some((client, args));
                     return;
                 }
                 self.execute(client, &args);
             }
         }
-    }
-
-    /// Takes the first fault that has waited for a command of this kind.
-    fn ambush<T>(&mut self, kind: String, hits: impl Fn(&str, &Fault) -> Option<T>) -> Option<T> {
-        let mut waiting = self.ambushes.iter().enumerate();
-        let (at, hit) = waiting.find_map(|(at, fault)| Some((at, hits(&kind, fault)?)))?;
-        self.ambushes.remove(at);
-        Some(hit)
     }
 
     fn execute(&mut self, client: Client, args: &[Vec<u8>]) {
@@ -306,11 +302,11 @@ impl World {
             book.named(owner, &args[3]);
         }
         let reply = self.server.execute(client, args);
-        book.observe(&self.server.data, owner, args[0].starts_with(b"EVAL"));
+        book.observe(&mut self.server.data, owner, args[0].starts_with(b"EVAL"));
         drop(book);
         if let Some(reply) = reply {
             let kind = self.server.kind(args).to_owned();
-            self.reply(client, kind, &reply);
+            self.reply(client, &kind, &reply);
         }
         self.wake();
     }
@@ -319,118 +315,24 @@ impl World {
     fn wake(&mut self) {
         while let Some((client, reply)) = self.server.wake_one() {
             if let Some(owner) = lock(&self.network).owner(client) {
-                lock(&self.book).observe(&self.server.data, owner, false);
+                lock(&self.book).observe(&mut self.server.data, owner, false);
             }
-            // Of a read that has found something.
-            let kind = if reply == Reply::Nil {
-                ""
-            } else {
-                "XREADGROUP"
-            };
-            self.reply(client, kind.to_owned(), &reply);
+            // A read that has found nothing is no loss.
+            let kind = (reply != Reply::Nil).then_some("XREADGROUP");
+            self.reply(client, kind.unwrap_or_default(), &reply);
         }
     }
 
-    fn reply(&mut self, client: Client, kind: String, reply: &Reply) {
-        let crash = |kind: &str, fault: &Fault| match fault {
-            Fault::LoseAnswer { kind: of } => kind.starts_with(of).then_some(None),
-            Fault::CrashAfter { kind: of, back } => kind.starts_with(of).then_some(Some(*back)),
-            _ => None,
-        };
+    fn reply(&mut self, client: Client, kind: &str, reply: &Reply) {
         let owner = lock(&self.network).owner(client);
-        let Some((owner, back)) = owner.zip(self.ambush(kind, crash)) else {
-            let mut bytes = Vec::new();
-            reply.encode(&mut bytes);
-            return lock(&self.network).answer(client, bytes, self.now, &mut self.rng);
-        };
-        let mut book = lock(&self.book);
-        book.note("world", format_args!("the answer to w{owner} is lost"));
-        book.troubled(owner, self.now);
-        drop(book);
-        lock(&self.network).reset(client, self.now, &mut self.rng);
-        let slot = self.slots.iter_mut().find(|slot| slot.worker == owner);
-        if let (Some(back), Some(slot)) = (back, slot) {
-            slot.crash(self.now + back, &self.book);
+        if let Some(owner) = owner
+            && self.loses_answer(client, owner, kind)
+        {
+            return;
         }
-    }
-
-    fn befall(&mut self, fault: Fault) {
-        lock(&self.book).note("world", format_args!("{fault:?}"));
-        let now = self.now;
-        match fault {
-            Fault::Crash {
-                worker,
-                unnoticed,
-                back,
-            } => {
-                let slot = &mut self.slots[worker];
-                if unnoticed {
-                    self.unnoticed.insert(slot.worker);
-                }
-                slot.crash(now + back, &self.book);
-            }
-            Fault::Freeze {
-                worker,
-                threads,
-                time,
-            } => {
-                let slot = &mut self.slots[worker];
-                lock(&self.book).troubled(slot.worker, now + time);
-                if let Some(host) = &mut slot.host {
-                    threads
-                        .iter()
-                        .for_each(|thread| host.freeze(*thread, now + time));
-                }
-            }
-            Fault::Reset { worker, which } => {
-                let worker = self.slots[worker].worker;
-                lock(&self.book).troubled(worker, now);
-                let mut network = lock(&self.network);
-                let connections = network.of(Some(worker));
-                if let Some(client) = connections.get(which % connections.len().max(1)) {
-                    network.reset(*client, now, &mut self.rng);
-                }
-            }
-            Fault::CutOff {
-                worker,
-                time,
-                to_server,
-                to_worker,
-            } => {
-                let worker = self.slots[worker].worker;
-                lock(&self.book).troubled(worker, now + time);
-                lock(&self.network).hold(
-                    worker,
-                    Outage {
-                        until: now + time,
-                        to_server,
-                        to_worker,
-                    },
-                );
-            }
-            Fault::Replace { worker, back } => {
-                let slot = &mut self.slots[worker];
-                slot.back = now + back;
-                slot.stop.send_replace(true);
-            }
-            Fault::StallBefore { .. } | Fault::LoseAnswer { .. } | Fault::CrashAfter { .. } => {
-                self.ambushes.push(fault);
-            }
-            Fault::Stall { time } => {
-                lock(&self.book).outage = now + time;
-                lock(&self.network).stalled = now + time;
-            }
-            Fault::Restart { time } => {
-                lock(&self.book).outage = now + time;
-                let mut network = lock(&self.network);
-                for client in network.of(None) {
-                    network.reset(client, now, &mut self.rng);
-                }
-                network.stalled = now + time;
-                network.refuse_until(now + time);
-                self.server.restart();
-            }
-        }
+        let mut bytes = Vec::new();
+        reply.encode(&mut bytes);
+        lock(&self.network).answer(client, bytes, self.now, &mut self.rng);
     }
 
     /// Whether each job came to the end that its handler wanted.
@@ -470,23 +372,11 @@ impl World {
             .data
             .stream(STREAM)
             .map_or(0, |stream| stream.entries.len());
-        if entries > super::server::NODE + 1 {
+        if entries > NODE + 1 {
             left.push(format!("{STREAM} has {entries} entries"));
         }
         if !left.is_empty() {
             book.fail(format_args!("left over: {left:?}"));
-        }
-    }
-}
-
-impl Slot {
-    /// Kills the process.
-    fn crash(&mut self, back: u64, book: &Mutex<Book>) {
-        if self.host.take().is_some() {
-            let mut book = lock(book);
-            book.note(format_args!("w{}", self.worker), "is killed");
-            book.gone(self.worker);
-            self.back = back;
         }
     }
 }
