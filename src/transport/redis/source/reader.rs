@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 use redis::{Cmd, Value, aio::MultiplexedConnection};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     entry::{self, Entry, EntryId, Lane, array, bytes, integer},
@@ -78,7 +78,19 @@ impl Reader {
     /// Fetches until the source is stopped. A read is never broken off: it may have taken entries.
     pub(super) async fn run(mut self) {
         loop {
-            let room = match self.worker.inbox.wanted().await {
+            let Some(wanted) = self.wanted().await else {
+                let asked = Instant::now();
+                match self.recover(STEP).await {
+                    // Nobody asks for them here: they are given back.
+                    Ok(entries) => {
+                        let found = self.worker.deliver(entries, asked);
+                        self.worker.inbox.put(found);
+                    }
+                    Err(error) => self.overcome(error).await,
+                }
+                continue;
+            };
+            let room = match wanted {
                 Wanted::Deliveries(room) => room,
                 Wanted::Nothing(surplus) => {
                     give_back(surplus).await;
@@ -110,6 +122,16 @@ impl Reader {
         if self.worker.closed.is_cancelled() {
             // The source was dropped while this read was under way.
             give_back(self.worker.inbox.rest().0).await;
+        }
+    }
+
+    /// Waits until something is asked for. `None` when it is time for a look that does not wait for
+    /// that.
+    async fn wanted(&self) -> Option<Wanted> {
+        let wanted = self.worker.inbox.wanted();
+        match self.recovery {
+            None => Some(wanted.await),
+            Some(recovery) => timeout_at(recovery.next, wanted).await.ok(),
         }
     }
 
