@@ -27,6 +27,8 @@
 //! | `groups` | a slow group beside a fast one |
 //! | `cluster` | a server in cluster mode |
 //!
+//! The same protocol is simulated with faults by the thousand in `src/transport/redis/simulation/`.
+//!
 //! *Lost* is what the server took and nobody finished. *Duplicated* is what was started more than
 //! once, for whatever reason. *Recovered* is the time from the fault, or from its end where nothing
 //! can happen before, until work went on.

@@ -50,6 +50,9 @@ pub(super) struct Connector(Arc<Inner>);
 struct Inner {
     client: Client,
     address: String,
+    /// What the network is replaced by.
+    #[cfg(test)]
+    dial: Option<Box<dyn super::simulation::Dial>>,
 }
 
 impl Connector {
@@ -90,7 +93,37 @@ impl Connector {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let client = Client::open(info).map_err(|error| error::connecting(&address, error))?;
-        Ok(Self(Arc::new(Inner { client, address })))
+        Ok(Self(Arc::new(Inner {
+            client,
+            address,
+            #[cfg(test)]
+            dial: None,
+        })))
+    }
+
+    /// Over a network that is simulated.
+    #[cfg(test)]
+    pub(super) fn simulated(dial: impl super::simulation::Dial) -> Self {
+        let connector = Self::from_url("redis://simulation/").expect("it is a URL");
+        let mut inner = Arc::into_inner(connector.0).expect("it was not cloned");
+        inner.dial = Some(Box::new(dial));
+        Self(Arc::new(inner))
+    }
+
+    /// A byte stream over a network that is simulated, where it is.
+    #[cfg(test)]
+    async fn dialled(&self) -> Result<Option<Box<dyn Stream>>, Error> {
+        let Some(dial) = &self.0.dial else {
+            return Ok(None);
+        };
+        let connecting = async { Ok(dial.dial().await?) };
+        self.within_time(connecting).await.map(Some)
+    }
+
+    /// Where a simulation runs the keeper, in place of a thread.
+    #[cfg(test)]
+    pub(super) fn keepers_runtime(&self) -> Option<tokio::runtime::Handle> {
+        self.0.dial.as_ref().map(|dial| dial.keepers_runtime())
     }
 
     /// Where the server is, without user and password.
@@ -101,6 +134,12 @@ impl Connector {
     /// A connection for commands that runs by itself. Its answers have no time limit: whoever uses
     /// it sets one.
     pub(super) async fn multiplexed(&self) -> Result<MultiplexedConnection, Error> {
+        #[cfg(test)]
+        if let Some(stream) = self.dialled().await? {
+            let Driven { connection, driver } = self.over(stream).await?;
+            driver.map(tokio::spawn);
+            return Ok(connection);
+        }
         let config = config();
         let connection = self
             .0
@@ -111,6 +150,10 @@ impl Connector {
 
     /// A connection for commands that its owner drives.
     pub(super) async fn driven(&self) -> Result<Driven, Error> {
+        #[cfg(test)]
+        if let Some(stream) = self.dialled().await? {
+            return self.over(stream).await;
+        }
         let info = self.0.client.get_connection_info();
         let stream: Box<dyn Stream> = match info.addr() {
             ConnectionAddr::Tcp(host, port) => {
@@ -132,7 +175,12 @@ impl Connector {
                 });
             }
         };
-        let handshake = info.redis_settings();
+        self.over(stream).await
+    }
+
+    /// A connection over a byte stream.
+    async fn over(&self, stream: Box<dyn Stream>) -> Result<Driven, Error> {
+        let handshake = self.0.client.get_connection_info().redis_settings();
         let making = MultiplexedConnection::new_with_config(handshake, stream, config());
         let (connection, driver) = self.within_time(making).await?;
         Ok(Driven {
@@ -143,6 +191,11 @@ impl Connector {
 
     /// A connection for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
+        #[cfg(test)]
+        if let Some(stream) = self.dialled().await? {
+            let handshake = self.0.client.get_connection_info().redis_settings();
+            return self.within_time(PubSub::new(handshake, stream)).await;
+        }
         self.within_time(self.0.client.get_async_pubsub()).await
     }
 
@@ -169,6 +222,7 @@ impl Connector {
             };
             tokio::pin!(answer);
             tokio::select! {
+                biased;
                 answer = &mut answer => answer,
                 // What it has read, or why it ended, is there then.
                 () = driver => answer.await,
@@ -224,7 +278,7 @@ fn tcp_settings(given: &TcpSettings) -> TcpSettings {
 }
 
 /// A byte stream to a server.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 

@@ -92,9 +92,12 @@ pub(crate) mod readers;
 mod rpc;
 mod schedule;
 mod send;
+#[cfg(test)]
+mod simulation;
 mod source;
 mod state;
 mod stats;
+mod unique;
 mod value;
 
 use std::{fmt, sync::Arc};

@@ -10,7 +10,6 @@ use std::{
 
 use redis::{Cmd, Value};
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use super::{
     Redis, blob,
@@ -18,6 +17,7 @@ use super::{
     link::{Link, Retry, Script, Submit},
     send,
     source::entry::value_of,
+    unique::unique,
     value::{self, integer, integers},
 };
 use crate::{
@@ -105,7 +105,7 @@ impl Redis {
         let args = |cmd: &mut Cmd| {
             cmd.arg(when)
                 .arg(time)
-                .arg(Uuid::new_v4().to_string())
+                .arg(unique().to_string())
                 .arg(window);
             send::encode(message, cmd);
         };

@@ -143,7 +143,9 @@ impl Task {
             }
             let room = !self.closed && self.waiting.len() < super::QUEUE;
             tokio::select! {
+                biased;
                 done = &mut work => return Some(done),
+                () = sleep_until(next) => next = self.expire(),
                 request = self.queue.recv(), if room => match request {
                     Some(mut request) => {
                         request.give_up = Some(Instant::now() + PATIENCE);
@@ -151,7 +153,6 @@ impl Task {
                     }
                     None => self.closed = true,
                 },
-                () = sleep_until(next) => next = self.expire(),
             }
         }
     }

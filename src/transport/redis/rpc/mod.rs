@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use self::pending::Pending;
-use super::{Redis, connect::Connector, error, keys, link::Link};
+use super::{Redis, connect::Connector, error, keys, link::Link, unique::unique};
 use crate::{
     error::Error,
     message::{Name, ReplyMode},
@@ -80,7 +80,7 @@ impl Redis {
 
 impl Hub {
     fn start(prefix: &str, connector: Connector, link: Link, counters: Arc<Counters>) -> Self {
-        let client = Uuid::new_v4();
+        let client = unique();
         let channel = format!("{prefix}{client}");
         let pending = Arc::new(Pending::new(counters.clone()));
         let end = CancellationToken::new();

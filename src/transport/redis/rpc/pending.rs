@@ -16,7 +16,7 @@ use crate::{
     message::ReplyMode,
     reply::Reply,
     sync::lock,
-    transport::{Counters, codec},
+    transport::{Counters, codec, redis::unique::unique},
 };
 
 /// The requests that wait for a reply, by their correlation ids.
@@ -52,7 +52,7 @@ impl Pending {
 
     /// A place for a new request. `None` for a fast one when its reply would not be heard.
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<Place> {
-        let id = Uuid::new_v4();
+        let id = unique();
         let (answer, answered) = oneshot::channel();
         let mut table = self.table();
         if mode == ReplyMode::Fast && !table.subscribed {

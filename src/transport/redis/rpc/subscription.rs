@@ -97,6 +97,7 @@ impl Subscription {
             }
         };
         tokio::select! {
+            biased;
             () = hand_out => {}
             () = alive => {}
         }

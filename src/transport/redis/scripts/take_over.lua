@@ -2,15 +2,19 @@
 -- KEYS: source, gate, dead.
 -- ARGV: group, consumer, '1' on the retry stream, cursor, lease in ms, lease of others' consumers in ms,
 --       prefix of our consumers, most to take, '1' if a suspect may be among them, most deliveries,
---       dead letters to keep, ms until the next scan of any worker ('' = a scan that goes on).
+--       dead letters to keep, ms until the next scan of any worker ('' = a scan that goes on), the
+--       time on Redis's clock until when this worker knows that the silence of others means something.
 -- Returns: {next cursor ('' = the end), taken {{id, deliveries, fields}…}, entries that were deleted,
 --           dead {{id, deliveries, fields of the reply's address}…}, dead letters dropped,
---           1 if something was left for want of room}, or nil when it is not this worker's turn.
+--           1 if something was left for want of room}, or nil when it is not this worker's turn or
+--           too late.
 local src, group, me, retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3] == '1'
 local lease, foreign, prefix = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local room, suspects, most = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
 local LOOKED_AT = 100
 
+-- Sent before Redis stood still, and carried out after that: everybody looks silent now.
+if clock() > tonumber(ARGV[13]) then return false end
 if ARGV[12] ~= '' and not turn(KEYS[2], me, ARGV[12]) then return false end
 
 local taken, deleted, dead, dropped, left = {}, 0, {}, 0, 0

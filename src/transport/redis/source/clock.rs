@@ -2,10 +2,11 @@
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::{
     error::Error,

@@ -2,10 +2,11 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
     answer::Address,

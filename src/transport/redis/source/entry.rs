@@ -7,7 +7,7 @@ use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg, Value};
 
 use crate::{
     error::Error,
-    transport::redis::value::{array, bytes, exactly, fields, integer, unexpected},
+    transport::redis::value::{array, bytes, exactly, fields, integer, miscounted, unexpected},
 };
 
 /// Which of a group's two streams an entry is on.
@@ -141,10 +141,12 @@ fn entry(lane: Lane, text: Bytes, deliveries: u32, list: Value) -> Result<Entry,
     })
 }
 
-/// The ids in a list of them.
-pub(super) fn ids(list: Value) -> Result<Vec<EntryId>, Error> {
-    let ids = array(list)?.into_iter();
-    ids.map(|id| parsed(&bytes(id)?)).collect()
+/// The answer to a renewal: the time on Redis's clock, and the ids that are not ours any more.
+pub(super) fn renewed(answer: Value) -> Result<(i64, Vec<EntryId>), Error> {
+    let mut answer = array(answer)?.into_iter();
+    let time = answer.next().ok_or_else(|| miscounted(1, 0))?;
+    let ids = answer.map(|id| parsed(&bytes(id)?));
+    Ok((integer(&time)?, ids.collect::<Result<_, _>>()?))
 }
 
 /// The ids in the answer to an `XPENDING` of a range: `[[id, consumer, idle, deliveries], …]`.

@@ -3,8 +3,10 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::entry::{EntryId, Lane};
 use crate::{message::Lease, sync::lock};
@@ -58,11 +60,13 @@ impl Held {
     pub(super) fn older_than(&self, age: Duration, lane: Lane) -> Vec<EntryId> {
         let now = Instant::now();
         let due = |hold: &Hold| now.saturating_duration_since(hold.renewed) > age;
-        self.lock()
-            .iter()
+        let mut old: Vec<_> = (self.lock().iter())
             .filter(|((on, _), hold)| *on == lane && due(hold))
             .map(|((_, id), _)| *id)
-            .collect()
+            .collect();
+        // The oldest first.
+        old.sort_unstable();
+        old
     }
 
     /// These were renewed by a command that was sent at this time.

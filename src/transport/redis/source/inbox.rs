@@ -190,6 +190,7 @@ impl Inbox {
     /// Sleeps, and no longer than until the fetching ends.
     pub(super) async fn pause(&self, wait: Duration) {
         tokio::select! {
+            biased;
             () = sleep(wait) => {}
             () = self.stopped() => {}
         }

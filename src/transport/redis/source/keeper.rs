@@ -3,14 +3,10 @@
 //! It runs on a thread, a runtime and a connection of its own, so that a handler that blocks the
 //! application's runtime does not lose its lease.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use redis::{Cmd, Value};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
     entry::{self, EntryId, Lane},
@@ -38,6 +34,11 @@ const GONE: Duration = Duration::from_secs(60);
 
 /// Starts the keeper. It ends when the source is closed.
 pub(super) fn start(worker: Arc<Worker>) -> Result<(), Error> {
+    #[cfg(test)]
+    if let Some(runtime) = worker.connector.keepers_runtime() {
+        runtime.spawn(async { Keeper::new(worker).run().await });
+        return Ok(());
+    }
     let failed = |error: std::io::Error| {
         Error::config("the thread that renews leases could not be started").with_source(error)
     };
@@ -96,10 +97,10 @@ impl Keeper {
     async fn tick(&mut self) {
         let asked = Instant::now();
         match self.renew().await {
-            Ok(()) => self
-                .worker
-                .health
-                .healthy(asked, self.worker.most_between_ticks()),
+            Ok(on_server) => {
+                let most_between = self.worker.most_between_ticks();
+                self.worker.health.healthy(asked, on_server, most_between);
+            }
             Err(error) => {
                 self.worker.health.unhealthy();
                 tracing::warn!(
@@ -120,40 +121,44 @@ impl Keeper {
     }
 
     /// Renews what was not renewed for a third of the lease. It asks the server even when there is
-    /// nothing to renew: that is how this worker knows that it reaches it.
-    async fn renew(&self) -> Result<(), Error> {
+    /// nothing to renew: that is how this worker knows that it reaches it. Returns when the first
+    /// were renewed, on Redis's clock.
+    async fn renew(&self) -> Result<i64, Error> {
         let worker = &self.worker;
+        let mut first = None;
         for lane in Lane::BOTH {
             let ids = worker.held.older_than(worker.settings.lease / 3, lane);
             let mut chunks = ids.chunks(RENEWED_AT_ONCE).peekable();
             if chunks.peek().is_none() && lane == Lane::Main {
-                self.renew_some(lane, &[]).await?;
+                let time = self.renew_some(lane, &[]).await?;
+                first.get_or_insert(time);
             }
             for ids in chunks {
-                self.renew_some(lane, ids).await?;
+                let time = self.renew_some(lane, ids).await?;
+                first.get_or_insert(time);
             }
         }
-        Ok(())
+        Ok(first.expect("the stream's own lane is always asked for"))
     }
 
-    async fn renew_some(&self, lane: Lane, ids: &[EntryId]) -> Result<(), Error> {
+    async fn renew_some(&self, lane: Lane, ids: &[EntryId]) -> Result<i64, Error> {
         let worker = &self.worker;
         let asked = Instant::now();
         let key = worker.key_of(lane);
         let keys = [key];
-        let lost = self.script(&scripts::RENEW, &keys, |cmd| {
+        let answer = self.script(&scripts::RENEW, &keys, |cmd| {
             cmd.arg(worker.keys.group.as_str()).arg(&worker.consumer);
             for id in ids {
                 cmd.arg(*id);
             }
         });
-        let lost = entry::ids(lost.await?)?.into_iter();
+        let (time, lost) = entry::renewed(answer.await?)?;
         worker.held.renewed(lane, ids, asked);
-        for id in lost.filter(|id| worker.held.lose((lane, *id))) {
+        for id in lost.into_iter().filter(|id| worker.held.lose((lane, *id))) {
             worker.counters.lost_leases.increment();
             tracing::warn!(%id, "a delivery was lost to another worker");
         }
-        Ok(())
+        Ok(time)
     }
 
     /// Moves what is due, to the retry stream and, where its sender has delayed it, to the stream.

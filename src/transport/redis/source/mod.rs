@@ -50,6 +50,7 @@ use super::{
     link::{Link, Retry},
     pubsub::Subscriber,
     state::Heart,
+    unique::unique,
 };
 use crate::{
     error::Error,
@@ -167,6 +168,7 @@ impl Source for RedisSource {
         self.worker.inbox.stop();
         if let Some(mut reader) = self.reader.take() {
             tokio::select! {
+                biased;
                 _ = &mut reader => {}
                 never = self.unblock() => match never {},
             }
@@ -242,6 +244,6 @@ fn consumer() -> String {
         .as_deref()
         .map(str::trim)
         .filter(|host| !host.is_empty());
-    let (process, id) = (std::process::id(), uuid::Uuid::new_v4());
+    let (process, id) = (std::process::id(), unique());
     format!("{CONSUMER_PREFIX}{}-{process}-{id}", host.unwrap_or("host"))
 }

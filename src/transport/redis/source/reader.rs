@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{
@@ -11,7 +11,7 @@ use futures_util::{
     future::{self, BoxFuture, join_all},
 };
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
-use tokio::time::{error::Elapsed, timeout};
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 
 use super::{
     entry::{self, Entry, EntryId, Lane},
@@ -45,13 +45,22 @@ pub(super) struct Reader {
     /// Whether the retry stream may hold more than the last read has shown. It is then read alone:
     /// a read of two streams brings up to twice as much as it asks for.
     retries: bool,
-    /// Whether an answer may have been lost, and entries with it.
-    recover: bool,
+    /// When to look for entries that came with an answer that was lost.
+    recovery: Option<Recovery>,
     /// Whether the last read brought as much as it asked for, so that there is probably more.
     full: bool,
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
     failures: u32,
+}
+
+/// The looks for entries that are pending for this worker and not known to it. One is not enough:
+/// a read that was on its way when its connection was lost may be carried out after it.
+#[derive(Clone, Copy)]
+struct Recovery {
+    next: Instant,
+    /// How long they go on: two leases from the first that the server has answered.
+    until: Option<Instant>,
 }
 
 /// A read on its way, of as many deliveries as are asked for beyond those that have just come: the
@@ -76,7 +85,7 @@ impl Reader {
             connection: None,
             connected: false,
             retries: true,
-            recover: false,
+            recovery: None,
             full: false,
             ahead: None,
             failures: 0,
@@ -90,13 +99,17 @@ impl Reader {
             let (mut asked, mut fetched) = match self.ahead.take() {
                 Some(ahead) => (ahead.asked, self.arrival(ahead).await),
                 None => {
-                    let room = match worker.inbox.wanted().await {
-                        Wanted::Deliveries(room) => room,
-                        Wanted::Nothing(surplus) => {
+                    let room = match self.wanted().await {
+                        Some(Wanted::Deliveries(room)) => room,
+                        Some(Wanted::Nothing(surplus)) => {
                             give_back(surplus).await;
                             continue;
                         }
-                        Wanted::Stop => break,
+                        Some(Wanted::Stop) => break,
+                        None => {
+                            self.look_unasked().await;
+                            continue;
+                        }
                     };
                     worker.reading.begin();
                     (Instant::now(), self.fetch(room).await)
@@ -126,9 +139,37 @@ impl Reader {
         }
     }
 
+    /// Waits until something is asked for. `None` when it is time for a look that does not wait for
+    /// that.
+    async fn wanted(&mut self) -> Option<Wanted> {
+        let wanted = self.worker.inbox.wanted();
+        match self.recovery {
+            None => Some(wanted.await),
+            Some(recovery) => timeout_at(recovery.next, wanted).await.ok(),
+        }
+    }
+
+    /// Looks for lost entries where nobody asks for any: what it finds is given back.
+    async fn look_unasked(&mut self) {
+        let asked = Instant::now();
+        match self.recover(STEP).await {
+            Ok(entries) => {
+                let found = self.worker.deliver(entries, asked);
+                self.worker.inbox.put(found);
+            }
+            Err(error) => self.overcome(error).await,
+        }
+    }
+
+    /// Whether it is time to look for lost entries.
+    fn must_look(&self) -> bool {
+        let now = Instant::now();
+        self.recovery.is_some_and(|recovery| recovery.next <= now)
+    }
+
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.full = false;
-        if self.recover {
+        if self.must_look() {
             let lost = self.recover(room).await?;
             if !lost.is_empty() {
                 return Ok(lost);
@@ -139,10 +180,14 @@ impl Reader {
             Ok(taken) => return Ok(taken),
             // Not every error there is one of reading, too: a server that has no memory left still
             // hands out what it has.
-            Err(error) => tracing::warn!(
-                error = error.chain(),
-                "cannot take over; trying again later"
-            ),
+            Err(error) => {
+                // It may have been taken over all the same.
+                self.look_for_lost();
+                tracing::warn!(
+                    error = error.chain(),
+                    "cannot take over; trying again later"
+                );
+            }
         }
         let worker = self.worker.clone();
         let retry = (&*worker.keys.retry, ">");
@@ -177,7 +222,7 @@ impl Reader {
             .demand()
             .saturating_sub(come)
             .min(worker.part());
-        let other = self.retries || self.recover || self.scan.is_due(worker);
+        let other = self.retries || self.must_look() || self.scan.is_due(&self.worker);
         let on = self.full && !other && !worker.inbox.is_stopped();
         let Some(connection) = self.connection.as_ref().filter(|_| on && count > 0) else {
             return;
@@ -250,8 +295,10 @@ impl Reader {
                     return Ok(Vec::new());
                 }
                 let entries = entry::read(self.checked(answer)?, &self.worker.keys.retry);
-                // What could not be read of it is pending for us.
-                self.recover |= entries.is_err();
+                if entries.is_err() {
+                    // What could not be read of it is pending for us.
+                    self.look_for_lost();
+                }
                 entries
             }
             Ok(Err(cause)) => Err(self.lost().with_source(cause)),
@@ -270,7 +317,7 @@ impl Reader {
                 match self.worker.renew(lane, ids).await {
                     Ok(ids) => lost.extend(ids.into_iter().map(|id| (lane, id))),
                     Err(error) => {
-                        self.recover = true;
+                        self.look_for_lost();
                         return Err(error);
                     }
                 }
@@ -287,8 +334,16 @@ impl Reader {
     /// Gives up the connection. What was read on it last may be pending for us and unknown to us.
     fn lost(&mut self) -> Error {
         self.connection = None;
-        self.recover = true;
+        self.look_for_lost();
         error::unanswered(self.worker.connector.address())
+    }
+
+    /// An answer was lost, and perhaps entries with it.
+    fn look_for_lost(&mut self) {
+        self.recovery = Some(Recovery {
+            next: Instant::now(),
+            until: None,
+        });
     }
 
     fn checked(&mut self, answer: Value) -> Result<Value, Error> {
@@ -315,6 +370,7 @@ impl Reader {
             })
         };
         tokio::select! {
+            biased;
             made = connecting => made,
             () = self.worker.inbox.stopped() => Err(Error::closed()),
         }
@@ -377,7 +433,13 @@ impl Reader {
                 }
             }
         }
-        self.recover = false;
+        let (now, lease) = (Instant::now(), worker.settings.lease);
+        let until = self.recovery.and_then(|recovery| recovery.until);
+        let until = until.unwrap_or(now + 2 * lease);
+        self.recovery = (now < until).then_some(Recovery {
+            next: now + lease / 3,
+            until: Some(until),
+        });
         Ok(found)
     }
 }
@@ -435,11 +497,11 @@ impl Worker {
             }
         };
         let keys = [self.key_of(lane)];
-        let lost = self
+        let answer = self
             .link
             .script(&scripts::RENEW, &keys, args, Retry::Never)
             .await?;
-        entry::ids(lost)
+        Ok(entry::renewed(answer)?.1)
     }
 
     async fn fetch_again(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<Entry>, Error> {

@@ -43,8 +43,8 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "renew",
-            read: |answer| Ok(format!("{:?}", entry::ids(answer)?)),
-            answer: texts("7-1 8-0"),
+            read: |answer| Ok(format!("{:?}", entry::renewed(answer)?)),
+            answer: list([Value::Int(7), text("7-1"), text("8-0")]),
         },
         Reader {
             of: "take_over",

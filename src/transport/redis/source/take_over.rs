@@ -1,11 +1,9 @@
 //! Taking over what a worker that is gone has left behind.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 
 use super::{
     answer::{Address, Route},
@@ -87,17 +85,24 @@ impl Scan {
 
     /// Whether it is time to look.
     pub(super) fn is_due(&mut self, worker: &Worker) -> bool {
+        self.due(worker).is_some()
+    }
+
+    /// Until when on Redis's clock a look may be carried out, if it is time for one.
+    fn due(&mut self, worker: &Worker) -> Option<i64> {
         // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
         // whole lease can tell that another has not.
-        if worker.health.lasts(worker.most_between_ticks()) < worker.settings.lease {
+        let most_between = worker.most_between_ticks();
+        let healthy = worker.health.lasts(most_between) >= worker.settings.lease;
+        let Some(until) = worker.health.until(most_between).filter(|_| healthy) else {
             self.position = None;
-            return false;
-        }
+            return None;
+        };
         if self.suspects && !worker.suspect.load(Ordering::SeqCst) {
             self.suspects = false;
             self.position.get_or_insert((Lane::Main, "-".to_owned()));
         }
-        self.position.is_some() || Instant::now() >= self.next
+        (self.position.is_some() || Instant::now() >= self.next).then_some(until)
     }
 
     /// Takes over at most `room` deliveries, if it is time for it.
@@ -107,9 +112,9 @@ impl Scan {
         room: usize,
     ) -> Result<Vec<Entry>, Error> {
         let mut taken = Vec::new();
-        if !self.is_due(worker) {
+        let Some(until) = self.due(worker) else {
             return Ok(taken);
-        }
+        };
         // A scan that goes on is not held up by the gate.
         let mut gate = self.position.is_none();
         // Also when this one fails.
@@ -120,8 +125,8 @@ impl Scan {
                 self.position = Some((lane, cursor));
                 return Ok(taken);
             }
-            let step = worker.step(lane, &cursor, room - taken.len(), gate).await;
-            let step = match step {
+            let step = worker.step(lane, &cursor, room - taken.len(), gate, until);
+            let step = match step.await {
                 Ok(step) => step,
                 // What was taken before is ours; the scan starts afresh another time.
                 Err(error) if taken.is_empty() => return Err(error),
@@ -148,13 +153,15 @@ impl Scan {
 }
 
 impl Worker {
-    /// One step of the scan; `None` when it is another worker's turn.
+    /// One step of the scan, which must be made by then on Redis's clock: a server that stands still
+    /// carries it out when it goes on. `None` when it was too late, or is another worker's turn.
     async fn step(
         self: &Arc<Self>,
         lane: Lane,
         cursor: &str,
         room: usize,
         gate: bool,
+        until: i64,
     ) -> Result<Option<Step>, Error> {
         let gate_key = self.keys.gate("scan");
         let keys = [self.key_of(lane), &gate_key, &self.keys.dead];
@@ -174,7 +181,8 @@ impl Worker {
                 .arg(u8::from(suspects))
                 .arg(self.settings.max_deliveries)
                 .arg(self.settings.max_dead_letters)
-                .arg(closed.as_deref().unwrap_or_default());
+                .arg(closed.as_deref().unwrap_or_default())
+                .arg(until);
         };
         let answer = self
             .link

@@ -5,11 +5,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::Value;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -118,6 +121,7 @@ impl Worker {
                 Some(code @ ("OOM" | "MISCONF" | "NOREPLICAS")) if !self.closed.is_cancelled() => {
                     tracing::warn!(code, "Redis takes no writes; trying again");
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(Duration::from_secs(1)) => {}
                         () = self.closed.cancelled() => {}
                     }
@@ -233,26 +237,37 @@ pub(super) struct Health(Mutex<Option<Ticks>>);
 struct Ticks {
     first: Instant,
     last: Instant,
+    /// When the last one was on Redis's clock, in milliseconds.
+    on_server: i64,
 }
 
 impl Health {
-    /// A renewal that was asked for at `asked` has succeeded.
-    pub(super) fn healthy(&self, asked: Instant, most_between: Duration) {
+    /// A renewal that was asked for at `asked` has succeeded, at this time on Redis's clock.
+    pub(super) fn healthy(&self, asked: Instant, on_server: i64, most_between: Duration) {
         let now = Instant::now();
         let mut ticks = lock(&self.0);
         *ticks = match *ticks {
-            Some(ticks) if now.duration_since(ticks.last) <= most_between => {
-                Some(Ticks { last: now, ..ticks })
-            }
+            Some(ticks) if now.duration_since(ticks.last) <= most_between => Some(Ticks {
+                last: now,
+                on_server,
+                ..ticks
+            }),
             _ => Some(Ticks {
                 first: asked,
                 last: now,
+                on_server,
             }),
         };
     }
 
     pub(super) fn unhealthy(&self) {
         *lock(&self.0) = None;
+    }
+
+    /// Until when on Redis's clock that counts if no tick follows.
+    pub(super) fn until(&self, most_between: Duration) -> Option<i64> {
+        let ticks = *lock(&self.0);
+        Some(ticks?.on_server + most_between.as_millis() as i64)
     }
 
     /// For how long; zero when the last tick is older than `most_between`.
@@ -294,7 +309,8 @@ impl Alarm {
             match at {
                 None => self.changed.notified().await,
                 Some(at) => tokio::select! {
-                    () = tokio::time::sleep_until(at.into()) => {
+                    biased;
+                    () = tokio::time::sleep_until(at) => {
                         *lock(&self.at) = None;
                         return;
                     }

@@ -1,0 +1,233 @@
+//! The keys, and the commands that Campanile uses on them.
+
+use std::collections::BTreeMap;
+
+use super::{
+    reply::Reply,
+    stream::{Fields, Id, Stream},
+};
+
+/// What a key holds.
+#[derive(Debug)]
+pub(in super::super) enum Item {
+    Text(Vec<u8>),
+    Stream(Stream),
+    /// Members with their scores.
+    Sorted(BTreeMap<Vec<u8>, f64>),
+    Hash(BTreeMap<Vec<u8>, Vec<u8>>),
+}
+
+/// The keyspace.
+#[derive(Debug, Default)]
+pub(in super::super) struct Data {
+    /// The server's clock, in milliseconds since 1970.
+    pub(in super::super) now: u64,
+    pub(in super::super) keys: BTreeMap<Vec<u8>, Item>,
+    expiries: BTreeMap<Vec<u8>, u64>,
+    /// Whether a job may be at another place than before.
+    pub(in super::super) changed: bool,
+}
+
+/// The commands that change where jobs are.
+const CHANGES: [&[u8]; 10] = [
+    b"XADD", b"XDEL", b"XACK", b"XCLAIM", b"XTRIM", b"ZADD", b"ZREM", b"HSET", b"HDEL", b"XGROUP",
+];
+
+pub(super) type Args<'a> = &'a [Vec<u8>];
+pub(super) type Answer = Result<Reply, String>;
+
+impl Data {
+    /// Runs a command. The error is the text of the server's.
+    pub(super) fn call(&mut self, args: Args) -> Answer {
+        let now = self.now;
+        while let Some((key, _)) = self.expiries.iter().find(|(_, at)| **at <= now) {
+            let key = key.clone();
+            self.remove(&key);
+        }
+        let name = args[0].to_ascii_uppercase();
+        self.changed |= CHANGES.contains(&&name[..]);
+        match (&name[..], &args[1..]) {
+            (b"TIME", []) => Ok(Reply::List(vec![
+                Reply::bulk((now / 1000).to_string()),
+                Reply::bulk((now % 1000 * 1000).to_string()),
+            ])),
+            (b"PUBLISH", [_, _]) => Ok(Reply::Int(0)),
+            (b"TYPE", [key]) => Ok(Reply::Status(match self.keys.get(key) {
+                None => "none",
+                Some(Item::Text(_)) => "string",
+                Some(Item::Stream(_)) => "stream",
+                Some(Item::Sorted(_)) => "zset",
+                Some(Item::Hash(_)) => "hash",
+            })),
+            (b"EXISTS", [key]) => Ok(Reply::Int(self.keys.contains_key(key).into())),
+            (b"DEL" | b"UNLINK", [key]) => Ok(Reply::Int(self.remove(key).into())),
+            (b"GET", [key]) => Ok(match self.keys.get(key) {
+                Some(Item::Text(text)) => Reply::bulk(&text[..]),
+                _ => Reply::Nil,
+            }),
+            (b"PEXPIRE", [key, life]) => {
+                let there = self.keys.contains_key(key);
+                if there {
+                    self.expiries
+                        .insert(key.clone(), now + number::<u64>(life)?);
+                }
+                Ok(Reply::Int(there.into()))
+            }
+            (b"SET", [key, value, options @ ..]) => self.set(key, value, options),
+            (b"ZADD" | b"ZREM" | b"ZCARD" | b"ZRANGE" | b"ZRANGEBYSCORE", [key, rest @ ..]) => {
+                let answer = sorted(self.sorted(key), &name, rest);
+                self.drop_empty(key);
+                answer
+            }
+            (b"HSET" | b"HGET" | b"HDEL", [key, rest @ ..]) => {
+                let answer = hash(self.hash(key), &name, rest);
+                self.drop_empty(key);
+                answer
+            }
+            (_, [_, ..]) if name.starts_with(b"X") => self.on_stream(&name, &args[1..]),
+            _ => Err(format!("ERR unknown command '{}'", text(&name))),
+        }
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8], options: Args) -> Answer {
+        let has = |word: &[u8]| options.iter().position(|option| option == word);
+        if has(b"NX").is_some() && self.keys.contains_key(key) {
+            return Ok(Reply::Nil);
+        }
+        self.remove(key);
+        self.keys.insert(key.to_vec(), Item::Text(value.to_vec()));
+        if let Some(at) = has(b"PX") {
+            let life: u64 = number(&options[at + 1])?;
+            self.expiries.insert(key.to_vec(), self.now + life);
+        }
+        Ok(Reply::Status("OK"))
+    }
+
+    fn remove(&mut self, key: &[u8]) -> bool {
+        self.expiries.remove(key);
+        self.keys.remove(key).is_some()
+    }
+
+    fn drop_empty(&mut self, key: &[u8]) {
+        let empty = match self.keys.get(key) {
+            Some(Item::Sorted(members)) => members.is_empty(),
+            Some(Item::Hash(fields)) => fields.is_empty(),
+            _ => false,
+        };
+        if empty {
+            self.remove(key);
+        }
+    }
+
+    fn sorted(&mut self, key: &[u8]) -> &mut BTreeMap<Vec<u8>, f64> {
+        let item = self
+            .keys
+            .entry(key.to_vec())
+            .or_insert_with(|| Item::Sorted(Default::default()));
+        match item {
+            Item::Sorted(members) => members,
+            other => panic!("{} holds {other:?}", text(key)),
+        }
+    }
+
+    fn hash(&mut self, key: &[u8]) -> &mut BTreeMap<Vec<u8>, Vec<u8>> {
+        let item = self
+            .keys
+            .entry(key.to_vec())
+            .or_insert_with(|| Item::Hash(Default::default()));
+        match item {
+            Item::Hash(fields) => fields,
+            other => panic!("{} holds {other:?}", text(key)),
+        }
+    }
+
+    pub(in super::super) fn stream(&self, key: &str) -> Option<&Stream> {
+        match self.keys.get(key.as_bytes())? {
+            Item::Stream(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    pub(super) fn stream_mut(&mut self, key: &[u8]) -> Option<&mut Stream> {
+        match self.keys.get_mut(key)? {
+            Item::Stream(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    pub(super) fn make_stream(&mut self, key: &[u8]) -> &mut Stream {
+        let item = self
+            .keys
+            .entry(key.to_vec())
+            .or_insert_with(|| Item::Stream(Stream::default()));
+        match item {
+            Item::Stream(stream) => stream,
+            other => panic!("{} holds {other:?}", text(key)),
+        }
+    }
+}
+
+fn sorted(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], args: Args) -> Answer {
+    let mut ascending: Vec<_> = members
+        .iter()
+        .map(|(member, score)| (*score, member.clone()))
+        .collect();
+    ascending.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
+    Ok(match (name, args) {
+        (b"ZADD", [score, member]) => Reply::Int(
+            members
+                .insert(member.clone(), number(score)?)
+                .is_none()
+                .into(),
+        ),
+        (b"ZREM", [member]) => Reply::Int(members.remove(member).is_some().into()),
+        (b"ZCARD", []) => Reply::count(members.len()),
+        // The lowest one, which is all that is asked for.
+        (b"ZRANGE", [_, _, _]) => {
+            Reply::List(ascending.first().map_or_else(Vec::new, |(score, member)| {
+                vec![Reply::bulk(&member[..]), Reply::bulk(format!("{score:.0}"))]
+            }))
+        }
+        (b"ZRANGEBYSCORE", [_, most, _, _, count]) => {
+            let (most, count): (f64, usize) = (number(most)?, number(count)?);
+            let found = ascending
+                .into_iter()
+                .filter(|(score, _)| *score <= most)
+                .take(count);
+            Reply::List(found.map(|(_, member)| Reply::Bulk(member)).collect())
+        }
+        _ => return Err("ERR syntax error".to_owned()),
+    })
+}
+
+fn hash(fields: &mut BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8], args: Args) -> Answer {
+    Ok(match (name, args) {
+        (b"HSET", [field, value]) => {
+            Reply::Int(fields.insert(field.clone(), value.clone()).is_none().into())
+        }
+        (b"HGET", [field]) => fields
+            .get(field)
+            .map_or(Reply::Nil, |value| Reply::bulk(&value[..])),
+        (b"HDEL", [field]) => Reply::Int(fields.remove(field).is_some().into()),
+        _ => return Err("ERR syntax error".to_owned()),
+    })
+}
+
+pub(in super::super) fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or("?")
+}
+
+pub(super) fn number<T: std::str::FromStr>(bytes: &[u8]) -> Result<T, String> {
+    text(bytes)
+        .parse()
+        .map_err(|_| "ERR value is not a number or out of range".to_owned())
+}
+
+/// An entry as it is answered.
+pub(super) fn entry(id: Id, fields: &Fields) -> Reply {
+    let fields = fields.iter().map(|field| Reply::bulk(&field[..]));
+    Reply::List(vec![
+        Reply::bulk(id.to_string()),
+        Reply::List(fields.collect()),
+    ])
+}

@@ -1,0 +1,230 @@
+//! A model of a Redis server: the commands that Campanile uses, on the simulation's clock, and
+//! Campanile's own scripts, run by Lua.
+
+mod data;
+mod lua;
+mod reply;
+mod stream;
+mod streams;
+
+use std::collections::BTreeSet;
+
+pub(super) use self::{
+    data::{Data, Item, text},
+    lua::Change,
+    reply::{Reply, command},
+    stream::{Fields, Id, NODE, Stream},
+};
+use self::{
+    data::{entry, number},
+    lua::Scripts,
+};
+
+/// By what the server knows a connection.
+pub(super) type Client = u64;
+
+pub(super) struct Server {
+    pub(super) data: Data,
+    scripts: Scripts,
+    /// The reads that wait for an entry, the longest first.
+    blocked: Vec<Blocked>,
+}
+
+struct Blocked {
+    client: Client,
+    read: Read,
+    until: u64,
+}
+
+/// `XREADGROUP` or `XREAD`.
+struct Read {
+    /// A group and its consumer; otherwise `from` is the last entry that is known.
+    group: Option<(Vec<u8>, Vec<u8>)>,
+    from: Id,
+    count: usize,
+    block: Option<u64>,
+    keys: Vec<Vec<u8>>,
+    new: bool,
+}
+
+impl Server {
+    pub(super) fn new(change: Option<Change>) -> Self {
+        Self {
+            data: Data::default(),
+            scripts: Scripts::new(change),
+            blocked: Vec::new(),
+        }
+    }
+
+    /// Runs a command. `None` when its client waits from now on.
+    pub(super) fn execute(&mut self, client: Client, args: &[Vec<u8>]) -> Option<Reply> {
+        let answer = match (&args[0][..], args.get(1).map(|arg| &arg[..])) {
+            (b"EVALSHA", _) => self.scripts.run(&mut self.data, &args[1..]),
+            (b"EVAL", Some(source)) => {
+                let mut call = args[1..].to_vec();
+                call[0] = self.scripts.learn(text(source)).into_bytes();
+                self.scripts.run(&mut self.data, &call)
+            }
+            (b"CLIENT", Some(b"ID")) => Ok(Reply::Int(client as i64)),
+            (b"CLIENT", Some(b"UNBLOCK")) => {
+                let other = number(&args[2]).unwrap_or(0);
+                let waiting = self
+                    .blocked
+                    .iter_mut()
+                    .find(|blocked| blocked.client == other);
+                // Its read ends as if its time was over.
+                let unblocked = waiting.map(|blocked| blocked.until = 0);
+                Ok(Reply::Int(unblocked.is_some().into()))
+            }
+            (b"INFO", _) => Ok(Reply::bulk("# Server\r\nredis_version:7.0.15\r\n")),
+            (b"SUBSCRIBE", Some(channel)) => Ok(Reply::List(vec![
+                Reply::bulk("subscribe"),
+                Reply::bulk(channel),
+                Reply::Int(1),
+            ])),
+            // As those are answered that are subscribed to something.
+            (b"PING", _) => Ok(Reply::List(vec![Reply::bulk("pong"), Reply::bulk("")])),
+            (b"XREADGROUP" | b"XREAD", _) => {
+                let read = Read::parse(&args[1..]);
+                match self.read(&read) {
+                    Ok(Reply::Nil) if read.block.is_some() => {
+                        let until = self.data.now + read.block.unwrap_or_default();
+                        self.blocked.push(Blocked {
+                            client,
+                            read,
+                            until,
+                        });
+                        return None;
+                    }
+                    answer => answer,
+                }
+            }
+            _ => self.data.call(args),
+        };
+        Some(answer.unwrap_or_else(Reply::Error))
+    }
+
+    /// Ends one of the reads that wait, because there is an entry for it or its time is over.
+    pub(super) fn wake_one(&mut self) -> Option<(Client, Reply)> {
+        for at in 0..self.blocked.len() {
+            let Blocked { read, until, .. } = &self.blocked[at];
+            let ready = |key: &Vec<u8>| {
+                let stream = self.data.keys.get(key);
+                matches!(stream, Some(Item::Stream(stream)) if match &read.group {
+                    Some((group, _)) => stream.has_unread(group),
+                    None => stream.last_entry() > Some(read.from),
+                })
+            };
+            let key = read.keys.iter().find(|key| ready(key)).cloned();
+            if key.is_none() && *until > self.data.now {
+                continue;
+            }
+            let Blocked {
+                client, mut read, ..
+            } = self.blocked.remove(at);
+            // Of the key that woke it, and of no other.
+            read.keys = Vec::from_iter(key);
+            let reply = self.read(&read).unwrap_or_else(Reply::Error);
+            return Some((client, reply));
+        }
+        None
+    }
+
+    /// When the first of the reads that wait ends.
+    pub(super) fn next_timeout(&self) -> Option<u64> {
+        self.blocked.iter().map(|blocked| blocked.until).min()
+    }
+
+    pub(super) fn is_blocked(&self, client: Client) -> bool {
+        self.blocked.iter().any(|blocked| blocked.client == client)
+    }
+
+    /// The clients are gone.
+    pub(super) fn forget(&mut self, clients: &BTreeSet<Client>) {
+        self.blocked
+            .retain(|blocked| !clients.contains(&blocked.client));
+    }
+
+    /// What is lost when it is started again.
+    pub(super) fn restart(&mut self) {
+        self.blocked.clear();
+        self.scripts.flush();
+    }
+
+    fn read(&mut self, read: &Read) -> Result<Reply, String> {
+        let now = self.data.now;
+        let mut found = Vec::new();
+        for key in &read.keys {
+            if let Some((group, consumer)) = &read.group {
+                let group = self.data.group(key, group)?;
+                group.consumers.insert(consumer.clone(), now);
+            }
+            let Some(stream) = self.data.stream_mut(key) else {
+                continue;
+            };
+            let entries = match &read.group {
+                Some((group, consumer)) if read.new => {
+                    stream.read(group, consumer, read.count, now)
+                }
+                // A history, which is asked for only when there is none.
+                Some(_) => Vec::new(),
+                None => stream.after(read.from, read.count),
+            };
+            self.data.changed |= !entries.is_empty();
+            if !entries.is_empty() || (read.group.is_some() && !read.new) {
+                let entries = entries.iter().map(|(id, fields)| entry(*id, fields));
+                let entries = Reply::List(entries.collect());
+                found.push(Reply::List(vec![Reply::bulk(&key[..]), entries]));
+            }
+        }
+        Ok(if found.is_empty() {
+            Reply::Nil
+        } else {
+            Reply::List(found)
+        })
+    }
+
+    /// What a command is: its name, or what its script says of itself.
+    pub(super) fn kind<'a>(&'a self, args: &'a [Vec<u8>]) -> &'a str {
+        match (&args[0][..], args.get(1)) {
+            (b"EVALSHA", Some(hash)) => self.scripts.name(text(hash)).unwrap_or("?"),
+            (name, _) => text(name),
+        }
+    }
+
+    /// A command in few words.
+    pub(super) fn describe(&self, args: &[Vec<u8>]) -> String {
+        let skipped = if args[0].starts_with(b"EVAL") { 2 } else { 1 };
+        let name = self.kind(args);
+        let words = args[skipped..].iter().map(|arg| match text(arg) {
+            word if word.len() > 80 => "…",
+            word => short(word),
+        });
+        format!("{name} {}", words.collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// A consumer's name without what all of them have.
+pub(super) fn short(name: &str) -> &str {
+    match name.starts_with("campanile-") {
+        true => &name[name.len() - 4..],
+        false => name,
+    }
+}
+
+impl Read {
+    fn parse(args: &[Vec<u8>]) -> Self {
+        let after = |word: &[u8]| args.iter().position(|arg| arg == word).map(|at| at + 1);
+        let value = |word: &[u8]| after(word).map(|at| number(&args[at]).expect("a number"));
+        let streams = &args[after(b"STREAMS").expect("streams")..];
+        let (keys, from) = streams.split_at(streams.len() / 2);
+        Self {
+            group: after(b"GROUP").map(|at| (args[at].clone(), args[at + 1].clone())),
+            from: Id::parse(&from[0]).unwrap_or_default(),
+            count: value(b"COUNT").unwrap_or(u64::MAX) as usize,
+            block: value(b"BLOCK"),
+            keys: keys.to_vec(),
+            new: from.iter().all(|from| from == b">"),
+        }
+    }
+}

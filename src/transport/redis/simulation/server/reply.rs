@@ -1,0 +1,63 @@
+//! The server's side of RESP2. <https://redis.io/docs/latest/develop/reference/protocol-spec/>
+
+/// What a command is answered with.
+#[derive(Debug, Clone, PartialEq)]
+pub(in super::super) enum Reply {
+    Nil,
+    Status(&'static str),
+    Int(i64),
+    Bulk(Vec<u8>),
+    List(Vec<Reply>),
+    Error(String),
+}
+
+impl Reply {
+    pub(super) fn bulk(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::Bulk(bytes.into())
+    }
+
+    pub(super) fn count(count: usize) -> Self {
+        Self::Int(count as i64)
+    }
+
+    pub(in super::super) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Reply::Nil => out.extend_from_slice(b"$-1\r\n"),
+            Reply::Status(status) => out.extend_from_slice(format!("+{status}\r\n").as_bytes()),
+            Reply::Int(number) => out.extend_from_slice(format!(":{number}\r\n").as_bytes()),
+            Reply::Error(error) => out.extend_from_slice(format!("-{error}\r\n").as_bytes()),
+            Reply::Bulk(bytes) => {
+                out.extend_from_slice(format!("${}\r\n", bytes.len()).as_bytes());
+                out.extend_from_slice(bytes);
+                out.extend_from_slice(b"\r\n");
+            }
+            Reply::List(list) => {
+                out.extend_from_slice(format!("*{}\r\n", list.len()).as_bytes());
+                list.iter().for_each(|item| item.encode(out));
+            }
+        }
+    }
+}
+
+/// Takes the first command out of what a client has sent, once all of it is there.
+pub(in super::super) fn command(buffer: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
+    let mut at = 0;
+    let mut command = Vec::new();
+    for _ in 0..head(buffer, &mut at)? {
+        let length = head(buffer, &mut at)?;
+        command.push(buffer.get(at..at + length)?.to_vec());
+        at += length + 2;
+    }
+    (at <= buffer.len()).then(|| {
+        buffer.drain(..at);
+        command
+    })
+}
+
+/// The number in a line such as `*3` or `$12`.
+fn head(buffer: &[u8], at: &mut usize) -> Option<usize> {
+    let rest = buffer.get(*at + 1..)?;
+    let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+    *at += end + 3;
+    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+}

@@ -1,0 +1,143 @@
+//! A stream and its groups, as far as a group's workers can tell.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Bound,
+};
+
+/// The id of an entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(in super::super) struct Id(pub(in super::super) u64, pub(in super::super) u64);
+
+impl Id {
+    const LAST: Id = Id(u64::MAX, u64::MAX);
+
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (milliseconds, sequence) = text.split_once('-').unwrap_or((text, "0"));
+        Some(Self(milliseconds.parse().ok()?, sequence.parse().ok()?))
+    }
+
+    /// One end of a range: `-`, `+`, an id, or an id that is not part of it.
+    pub(super) fn bound(text: &[u8]) -> Option<Bound<Self>> {
+        match text {
+            b"-" => Some(Bound::Included(Self::default())),
+            b"+" => Some(Bound::Included(Self::LAST)),
+            [b'(', id @ ..] => Some(Bound::Excluded(Self::parse(id)?)),
+            id => Some(Bound::Included(Self::parse(id)?)),
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}
+
+/// A flat list of fields and values.
+pub(in super::super) type Fields = Vec<Vec<u8>>;
+
+#[derive(Debug, Default)]
+pub(in super::super) struct Stream {
+    pub(in super::super) entries: BTreeMap<Id, Fields>,
+    pub(super) last: Id,
+    pub(in super::super) groups: BTreeMap<Vec<u8>, Group>,
+}
+
+#[derive(Debug, Default)]
+pub(in super::super) struct Group {
+    pub(in super::super) last: Id,
+    pub(in super::super) pending: BTreeMap<Id, Pending>,
+    /// The consumers, and when each was seen last.
+    pub(in super::super) consumers: BTreeMap<Vec<u8>, u64>,
+}
+
+/// An entry that was delivered and not acknowledged.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Pending {
+    pub(in super::super) consumer: Vec<u8>,
+    pub(in super::super) since: u64,
+    pub(in super::super) deliveries: i64,
+}
+
+/// How many entries a node of a stream holds here: an approximate trim drops whole nodes only.
+pub(in super::super) const NODE: usize = 4;
+
+impl Stream {
+    pub(super) fn add(&mut self, now: u64, fields: Fields) -> Id {
+        let id = match now > self.last.0 {
+            true => Id(now, 0),
+            false => Id(self.last.0, self.last.1 + 1),
+        };
+        self.last = id;
+        self.entries.insert(id, fields);
+        id
+    }
+
+    /// The next entries that nobody in the group was given, which the consumer has now.
+    pub(super) fn read(
+        &mut self,
+        group: &[u8],
+        consumer: &[u8],
+        count: usize,
+        now: u64,
+    ) -> Vec<(Id, Fields)> {
+        let Some(group) = self.groups.get_mut(group) else {
+            return Vec::new();
+        };
+        let unread = (Bound::Excluded(group.last), Bound::Unbounded);
+        let read: Vec<_> = self.entries.range(unread).take(count).collect();
+        for (id, _) in &read {
+            group.last = **id;
+            group.pending.insert(
+                **id,
+                Pending {
+                    consumer: consumer.to_vec(),
+                    since: now,
+                    deliveries: 1,
+                },
+            );
+        }
+        read.into_iter()
+            .map(|(id, fields)| (*id, fields.clone()))
+            .collect()
+    }
+
+    /// Whether the group has something to read.
+    pub(super) fn has_unread(&self, group: &[u8]) -> bool {
+        self.groups
+            .get(group)
+            .is_some_and(|group| self.last_entry() > Some(group.last))
+    }
+
+    /// The entries after this one.
+    pub(super) fn after(&self, id: Id, count: usize) -> Vec<(Id, Fields)> {
+        let after = (Bound::Excluded(id), Bound::Unbounded);
+        let found = self.entries.range(after).take(count);
+        found.map(|(id, fields)| (*id, fields.clone())).collect()
+    }
+
+    pub(super) fn last_entry(&self) -> Option<Id> {
+        self.entries.last_key_value().map(|(id, _)| *id)
+    }
+
+    /// Drops the oldest entries, so that `most` remain.
+    pub(super) fn trim_to(&mut self, most: usize) -> usize {
+        let dropped = self.entries.len().saturating_sub(most);
+        self.drop_oldest(dropped)
+    }
+
+    /// Drops what is older than `least`, or whole nodes of it.
+    pub(super) fn trim_before(&mut self, least: Id, exactly: bool) -> usize {
+        let older = self.entries.range(..least).count();
+        self.drop_oldest(if exactly { older } else { older - older % NODE })
+    }
+
+    fn drop_oldest(&mut self, count: usize) -> usize {
+        let dropped: BTreeSet<_> = self.entries.keys().take(count).copied().collect();
+        self.entries.retain(|id, _| !dropped.contains(id));
+        dropped.len()
+    }
+}

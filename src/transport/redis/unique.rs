@@ -1,0 +1,15 @@
+//! Ids that nobody else has.
+
+use uuid::Uuid;
+
+/// A random UUID.
+#[cfg(not(test))]
+pub(super) fn unique() -> Uuid {
+    Uuid::new_v4()
+}
+
+/// A UUID of this thread's seed, so that a simulation repeats itself.
+#[cfg(test)]
+pub(super) fn unique() -> Uuid {
+    uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid()
+}
