@@ -111,7 +111,7 @@ proptest! {
     #[test]
     fn a_body_that_is_no_base64_keeps_its_request(body in "[^A-Za-z0-9+/=]{1,12}", headers in any_headers()) {
         let names = headers.keys().map(|name| (name.as_str(), "plain"));
-        let headers: Vec<_> = names.collect();
+        let headers: std::collections::BTreeMap<_, _> = names.collect();
         let envelope = serde_json::json!({"correlation_id": "7", "body": body, "headers": headers});
         let reply = codec::decode_reply(envelope.to_string().as_bytes()).expect("an envelope");
         prop_assert_eq!(reply.correlation_id, "7");

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
-use serde_json::error::Category;
+use serde_json::{Map, Value, error::Category};
 
 use super::header;
 use crate::{error::RpcError, reply::Reply};
@@ -21,8 +22,9 @@ struct Envelope<'a> {
     error: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     code: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    headers: Vec<(String, String)>,
+    /// An object of texts; the values of a repeated header are a list of them.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    headers: Value,
 }
 
 /// The envelope of an answer. Header values that are not UTF-8 travel as base64 behind `base64:`,
@@ -34,11 +36,7 @@ pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> V
             body: Some(BASE64.encode(&reply.payload).into()),
             error: "".into(),
             code: None,
-            headers: reply
-                .headers
-                .iter()
-                .map(|(name, value)| (name.as_str().to_owned(), header::text(value)))
-                .collect(),
+            headers: headers(&reply.headers),
         },
         Err(error) => Envelope {
             correlation_id: correlation_id.into(),
@@ -50,10 +48,31 @@ pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> V
                 .unwrap_or_default()
                 .into(),
             code: Some(error.code().as_str().into()),
-            headers: Vec::new(),
+            headers: Value::Null,
         },
     };
     serde_json::to_vec(&envelope).expect("an envelope holds nothing that JSON cannot")
+}
+
+fn headers(headers: &HeaderMap) -> Value {
+    if headers.is_empty() {
+        return Value::Null;
+    }
+    let one = |name: &HeaderName| {
+        let mut values: Vec<_> = headers
+            .get_all(name)
+            .iter()
+            .map(|value| Value::String(header::text(value)))
+            .collect();
+        match values.len() {
+            1 => values.remove(0),
+            _ => Value::Array(values),
+        }
+    };
+    headers
+        .keys()
+        .map(|name| (name.as_str().to_owned(), one(name)))
+        .collect()
 }
 
 /// A reply as it came.
@@ -81,7 +100,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply, String> {
         format!("a reply that is no envelope: {fault}, at line {line} column {column}")
     })?;
     let answer = if envelope.error.is_empty() {
-        success(envelope.body.as_deref(), &envelope.headers).map(Ok)
+        success(envelope.body.as_deref(), envelope.headers).map(Ok)
     } else {
         let code = envelope.code.as_deref().unwrap_or("internal").into();
         Ok(Err(RpcError::new(code, envelope.error)))
@@ -92,7 +111,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply, String> {
     })
 }
 
-fn success(body: Option<&str>, headers: &[(String, String)]) -> Result<Reply, String> {
+fn success(body: Option<&str>, headers: Value) -> Result<Reply, String> {
     let payload = match body {
         None => Vec::new(),
         Some(body) => BASE64
@@ -100,8 +119,22 @@ fn success(body: Option<&str>, headers: &[(String, String)]) -> Result<Reply, St
             .map_err(|error| format!("a reply whose body is not base64: {error}"))?,
     };
     let mut reply = Reply::new(payload);
-    for (name, value) in headers {
-        header::add(&mut reply.headers, name.as_bytes(), &header::bytes(value))?;
+    let headers = match headers {
+        Value::Null => Map::new(),
+        Value::Object(headers) => headers,
+        _ => return Err("a reply whose `headers` are no object".into()),
+    };
+    for (name, values) in headers {
+        let values = match values {
+            Value::Array(values) => values,
+            value => vec![value],
+        };
+        for value in values {
+            let Value::String(value) = value else {
+                return Err("a reply whose `headers` hold what is no text".into());
+            };
+            header::add(&mut reply.headers, name.as_bytes(), &header::bytes(&value))?;
+        }
     }
     Ok(reply)
 }
@@ -171,6 +204,32 @@ mod tests {
     }
 
     #[test]
+    fn reply_headers_are_an_object_and_others_fail_their_own_request_only() {
+        let mut reply = Reply::new("");
+        for (name, value) in [("x-a", "1"), ("x-b", "2"), ("x-a", "3")] {
+            reply.headers.append(name, HeaderValue::from_static(value));
+        }
+        let text = String::from_utf8(encode_reply("1", &Ok(reply))).unwrap();
+        assert!(
+            text.ends_with(r#""headers":{"x-a":["1","3"],"x-b":"2"}}"#),
+            "{text}"
+        );
+        for headers in [
+            "[]",
+            "7",
+            r#""x""#,
+            r#"{"x-a":1}"#,
+            r#"{"x-a":[null]}"#,
+            r#"{" ":""}"#,
+        ] {
+            let envelope = format!(r#"{{"correlation_id":"7","error":"","headers":{headers}}}"#);
+            let decoded = decode_reply(envelope.as_bytes()).unwrap();
+            assert_eq!(decoded.correlation_id, "7");
+            assert!(decoded.answer.is_err(), "{headers}");
+        }
+    }
+
+    #[test]
     fn a_reply_that_is_no_envelope_or_no_base64_says_so() {
         for bytes in [&b""[..], b"[]", b"{}", b"\xff", br#"{"correlation_id":1}"#] {
             assert!(
@@ -179,7 +238,7 @@ mod tests {
                     .starts_with("a reply that is no envelope")
             );
         }
-        let secret = br#"{"correlation_id":"7","headers":"hunter2","error":""}"#;
+        let secret = br#"{"correlation_id":"7","body":["hunter2"],"error":""}"#;
         let reason = decode_reply(secret).unwrap_err();
         assert!(!reason.contains("hunter2"), "{reason}");
         let bad = decode_reply(br#"{"correlation_id":"7","body":"***","error":""}"#).unwrap();

@@ -1,22 +1,21 @@
 //! The task that fetches.
 
+mod ahead;
+mod recovery;
+
 use std::{
-    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt,
-    future::{self, BoxFuture, join_all},
-};
+use futures_util::future::join_all;
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 
+use self::{ahead::Ahead, recovery::Recovery};
 use super::{
-    entry::{self, Entry, EntryId, Lane},
+    entry::{self, Entry, Lane},
     inbox::Wanted,
-    scripts,
     settle::RedisSettle,
     take_over::Scan,
     worker::Worker,
@@ -25,15 +24,13 @@ use crate::{
     error::Error,
     transport::{
         Delivery, SettleDelivery, Verdict,
-        redis::{connect::BACKOFF, error, link::Retry, value::integer},
+        redis::{connect::BACKOFF, error, value::integer},
     },
 };
 
 /// How much longer than it may block an answer may take. Then its connection is given up: the read
 /// stays parked at the server otherwise, and takes the next entries for nobody.
 const GRACE: Duration = Duration::from_secs(5);
-/// How many pending entries are looked at in one step after a connection was lost.
-const STEP: usize = 100;
 
 /// Fetches what is asked for, on a connection of its own.
 pub(super) struct Reader {
@@ -52,23 +49,6 @@ pub(super) struct Reader {
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
     failures: u32,
-}
-
-/// The looks for entries that are pending for this worker and not known to it. One is not enough:
-/// a read that was on its way when its connection was lost may be carried out after it.
-#[derive(Clone, Copy)]
-struct Recovery {
-    next: Instant,
-    /// How long they go on: two leases from the first that the server has answered.
-    until: Option<Instant>,
-}
-
-/// A read on its way, of as many deliveries as are asked for beyond those that have just come: the
-/// server works on it while these are parsed and handled.
-struct Ahead {
-    asked: Instant,
-    count: usize,
-    answer: BoxFuture<'static, RedisResult<Value>>,
 }
 
 struct Connection {
@@ -149,24 +129,6 @@ impl Reader {
         }
     }
 
-    /// Looks for lost entries where nobody asks for any: what it finds is given back.
-    async fn look_unasked(&mut self) {
-        let asked = Instant::now();
-        match self.recover(STEP).await {
-            Ok(entries) => {
-                let found = self.worker.deliver(entries, asked);
-                self.worker.inbox.put(found);
-            }
-            Err(error) => self.overcome(error).await,
-        }
-    }
-
-    /// Whether it is time to look for lost entries.
-    fn must_look(&self) -> bool {
-        let now = Instant::now();
-        self.recovery.is_some_and(|recovery| recovery.next <= now)
-    }
-
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.full = false;
         if self.must_look() {
@@ -211,46 +173,6 @@ impl Reader {
     fn note(&mut self, count: usize, entries: &[Entry]) {
         self.retries = entries.iter().any(|entry| entry.lane == Lane::Retry);
         self.full = entries.len() >= count;
-    }
-
-    /// Reads on, where more than what has just come is asked for and nothing else is to be looked
-    /// at first. It does not block, so it is soon answered.
-    fn read_ahead(&mut self, come: usize) {
-        let worker = &self.worker;
-        let count = worker
-            .inbox
-            .demand()
-            .saturating_sub(come)
-            .min(worker.part());
-        let other = self.retries || self.must_look() || self.scan.is_due(&self.worker);
-        let on = self.full && !other && !worker.inbox.is_stopped();
-        let Some(connection) = self.connection.as_ref().filter(|_| on && count > 0) else {
-            return;
-        };
-        let streams = [(&*worker.keys.stream, ">"), (&*worker.keys.retry, ">")];
-        let cmd = worker.reading(count, None, &streams);
-        let mut link = connection.link.clone();
-        let mut answer = async move { link.send_packed_command(&cmd).await }.boxed();
-        let asked = Instant::now();
-        // Polled once, it is on its way.
-        let answer = match (&mut answer).now_or_never() {
-            Some(answer) => future::ready(answer).boxed(),
-            None => answer,
-        };
-        worker.reading.begin();
-        self.ahead = Some(Ahead {
-            asked,
-            count,
-            answer,
-        });
-    }
-
-    /// What a read that was sent ahead brings.
-    async fn arrival(&mut self, ahead: Ahead) -> Result<Vec<Entry>, Error> {
-        let answer = timeout(GRACE, ahead.answer).await;
-        let entries = self.entries(answer)?;
-        self.note(ahead.count, &entries);
-        Ok(entries)
     }
 
     async fn read(
@@ -306,44 +228,11 @@ impl Reader {
         }
     }
 
-    /// Those of the entries that no other worker has taken over. An answer comes late when this
-    /// process stood still: what it brings may have been handled by others meanwhile.
-    async fn still_ours(&mut self, mut entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
-        let mut lost = HashSet::new();
-        for lane in Lane::BOTH {
-            let of_lane = entries.iter().filter(|entry| entry.lane == lane);
-            let ids: Vec<_> = of_lane.map(|entry| entry.id).collect();
-            for ids in ids.chunks(STEP) {
-                match self.worker.renew(lane, ids).await {
-                    Ok(ids) => lost.extend(ids.into_iter().map(|id| (lane, id))),
-                    Err(error) => {
-                        self.look_for_lost();
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        entries.retain(|entry| !lost.contains(&(entry.lane, entry.id)));
-        for (_, id) in lost {
-            self.worker.counters.lost_leases.increment();
-            tracing::warn!(%id, "a delivery was lost to another worker before it arrived");
-        }
-        Ok(entries)
-    }
-
     /// Gives up the connection. What was read on it last may be pending for us and unknown to us.
     fn lost(&mut self) -> Error {
         self.connection = None;
         self.look_for_lost();
         error::unanswered(self.worker.connector.address())
-    }
-
-    /// An answer was lost, and perhaps entries with it.
-    fn look_for_lost(&mut self) {
-        self.recovery = Some(Recovery {
-            next: Instant::now(),
-            until: None,
-        });
     }
 
     fn checked(&mut self, answer: Value) -> Result<Value, Error> {
@@ -403,54 +292,9 @@ impl Reader {
         }
         self.worker.inbox.pause(BACKOFF.after(self.failures)).await;
     }
-
-    /// Fetches again what is pending for this worker and not held by it: the answer that brought
-    /// it was lost.
-    async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
-        let worker = self.worker.clone();
-        let mut found = Vec::new();
-        for lane in Lane::BOTH {
-            let mut from = "-".to_owned();
-            loop {
-                let pending = worker.pending(lane, &from).await?;
-                let looked_at = pending.len();
-                if let Some(last) = pending.last() {
-                    from = format!("({last}");
-                }
-                let unheld = pending
-                    .into_iter()
-                    .filter(|id| !worker.held.holds((lane, *id)));
-                let unheld: Vec<_> = unheld.take(room - found.len()).collect();
-                if !unheld.is_empty() {
-                    found.extend(worker.fetch_again(lane, &unheld).await?);
-                }
-                if found.len() >= room {
-                    // There may be more; the next fetch goes on.
-                    return Ok(found);
-                }
-                if looked_at < STEP {
-                    break;
-                }
-            }
-        }
-        let (now, lease) = (Instant::now(), worker.settings.lease);
-        let until = self.recovery.and_then(|recovery| recovery.until);
-        let until = until.unwrap_or(now + 2 * lease);
-        self.recovery = (now < until).then_some(Recovery {
-            next: now + lease / 3,
-            until: Some(until),
-        });
-        Ok(found)
-    }
 }
 
 impl Worker {
-    /// How many entries one read asks for at most. Not all that there is room for: while one part is
-    /// handled and another acknowledged, the next is fetched.
-    fn part(&self) -> usize {
-        self.settings.max_in_flight.div_ceil(4).max(16)
-    }
-
     /// `XREADGROUP` for this consumer.
     pub(super) fn reading(
         &self,
@@ -474,51 +318,6 @@ impl Worker {
             cmd.arg(from);
         }
         cmd
-    }
-
-    /// The ids of some entries that are pending for this consumer.
-    async fn pending(&self, lane: Lane, from: &str) -> Result<Vec<EntryId>, Error> {
-        let mut cmd = redis::cmd("XPENDING");
-        cmd.arg(self.key_of(lane))
-            .arg(self.keys.group.as_str())
-            .arg(from)
-            .arg("+")
-            .arg(STEP)
-            .arg(&self.consumer);
-        entry::pending(self.link.command(cmd, Retry::Never).await?)
-    }
-
-    /// Renews the leases of these entries. Returns those that are not ours.
-    async fn renew(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<EntryId>, Error> {
-        let args = |cmd: &mut Cmd| {
-            cmd.arg(self.keys.group.as_str()).arg(&self.consumer);
-            for id in ids {
-                cmd.arg(*id);
-            }
-        };
-        let keys = [self.key_of(lane)];
-        let answer = self
-            .link
-            .script(&scripts::RENEW, &keys, args, Retry::Never)
-            .await?;
-        Ok(entry::renewed(answer)?.1)
-    }
-
-    async fn fetch_again(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<Entry>, Error> {
-        let args = |cmd: &mut Cmd| {
-            cmd.arg(self.keys.group.as_str())
-                .arg(&self.consumer)
-                .arg(lane.flag());
-            for id in ids {
-                cmd.arg(*id);
-            }
-        };
-        let keys = [self.key_of(lane)];
-        let answer = self
-            .link
-            .script(&scripts::RECOVER, &keys, args, Retry::Never)
-            .await?;
-        entry::claimed(answer, lane)
     }
 }
 
