@@ -95,11 +95,10 @@ impl Keeper {
     }
 
     async fn tick(&mut self) {
-        let asked = Instant::now();
         match self.renew().await {
             Ok(on_server) => {
                 let most_between = self.worker.most_between_ticks();
-                self.worker.health.healthy(asked, on_server, most_between);
+                self.worker.health.healthy(on_server, most_between);
             }
             Err(error) => {
                 self.worker.health.unhealthy();

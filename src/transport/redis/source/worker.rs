@@ -242,8 +242,9 @@ struct Ticks {
 }
 
 impl Health {
-    /// A renewal that was asked for at `asked` has succeeded, at this time on Redis's clock.
-    pub(super) fn healthy(&self, asked: Instant, on_server: i64, most_between: Duration) {
+    /// A renewal has just succeeded, at this time on Redis's clock. How long it took says nothing
+    /// good: it may have waited for a server that stood still.
+    pub(super) fn healthy(&self, on_server: i64, most_between: Duration) {
         let now = Instant::now();
         let mut ticks = lock(&self.0);
         *ticks = match *ticks {
@@ -253,7 +254,7 @@ impl Health {
                 ..ticks
             }),
             _ => Some(Ticks {
-                first: asked,
+                first: now,
                 last: now,
                 on_server,
             }),
@@ -335,5 +336,17 @@ mod tests {
         alarm.set(Duration::from_secs(60));
         alarm.ring().await;
         assert_eq!(*lock(&alarm.at), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_renewal_that_waited_for_the_server_health_begins_anew() {
+        let (health, second) = (Health::default(), Duration::from_secs(1));
+        health.healthy(0, second);
+        tokio::time::advance(second).await;
+        health.healthy(1000, second);
+        assert_eq!(health.lasts(second), second);
+        tokio::time::advance(14 * second).await;
+        health.healthy(15_000, second);
+        assert_eq!(health.lasts(second), Duration::ZERO);
     }
 }
