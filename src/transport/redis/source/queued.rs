@@ -39,12 +39,9 @@ impl Queued {
     }
 }
 
-/// How many turns the tasks that are about to end get before a batch is sent.
-const TURNS: usize = 4;
-
 /// Waits for a batch of at most `most`, and says whether there is one: not when the source is
-/// closed. What comes while others are on their way is the next, and what is about to come gets a few
-/// turns to do so: a batch is as large as the load asks for, and an idle worker's handler is not
+/// closed. What comes while others are on their way is the next, and what is about to come gets a
+/// turn to do so: a batch is as large as the load asks for, and an idle worker's handler is not
 /// delayed.
 ///
 /// # Cancel safety
@@ -62,13 +59,11 @@ pub(super) async fn gather<T>(
             () = closed.cancelled() => return false,
         }
     }
-    for _ in 0..TURNS {
-        tokio::task::yield_now().await;
-        while batch.len() < most
-            && let Ok(next) = queue.try_recv()
-        {
-            batch.push(next);
-        }
+    tokio::task::yield_now().await;
+    while batch.len() < most
+        && let Ok(next) = queue.try_recv()
+    {
+        batch.push(next);
     }
     true
 }
