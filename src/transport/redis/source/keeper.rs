@@ -145,12 +145,7 @@ impl Keeper {
         let asked = Instant::now();
         let key = worker.key_of(lane);
         let keys = [key];
-        let answer = self.script(&scripts::RENEW, &keys, |cmd| {
-            cmd.arg(worker.keys.group.as_str()).arg(&worker.consumer);
-            for id in ids {
-                cmd.arg(*id);
-            }
-        });
+        let answer = self.script(&scripts::RENEW, &keys, worker.renewal(ids));
         let (time, lost) = entry::renewed(answer.await?)?;
         worker.held.renewed(lane, ids, asked);
         for id in lost.into_iter().filter(|id| worker.held.lose((lane, *id))) {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -103,6 +103,16 @@ impl Worker {
         match lane {
             Lane::Main => &self.keys.stream,
             Lane::Retry => &self.keys.retry,
+        }
+    }
+
+    /// What `renew.lua` is told about these entries.
+    pub(super) fn renewal(&self, ids: &[EntryId]) -> impl FnOnce(&mut Cmd) {
+        move |cmd| {
+            cmd.arg(self.keys.group.as_str()).arg(&self.consumer);
+            for id in ids {
+                cmd.arg(*id);
+            }
         }
     }
 

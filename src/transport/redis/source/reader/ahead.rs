@@ -25,6 +25,9 @@ impl Reader {
     /// Reads on, where more than what has just come is asked for and nothing else is to be looked
     /// at first. It does not block, so it is soon answered.
     pub(super) fn read_ahead(&mut self, come: usize) {
+        if !self.full {
+            return;
+        }
         let worker = &self.worker;
         let count = worker
             .inbox
@@ -32,7 +35,7 @@ impl Reader {
             .saturating_sub(come)
             .min(worker.part());
         let other = self.retries || self.must_look() || self.scan.is_due(&self.worker);
-        let on = self.full && !other && !worker.inbox.is_stopped();
+        let on = !other && !worker.inbox.is_stopped();
         let Some(connection) = self.connection.as_ref().filter(|_| on && count > 0) else {
             return;
         };

@@ -137,13 +137,7 @@ impl Worker {
 
     /// Renews the leases of these entries. Returns those that are not ours.
     pub(super) async fn renew(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<EntryId>, Error> {
-        let args = |cmd: &mut Cmd| {
-            cmd.arg(self.keys.group.as_str()).arg(&self.consumer);
-            for id in ids {
-                cmd.arg(*id);
-            }
-        };
-        let keys = [self.key_of(lane)];
+        let (keys, args) = ([self.key_of(lane)], self.renewal(ids));
         let answer = self
             .link
             .script(&scripts::RENEW, &keys, args, Retry::Never)
