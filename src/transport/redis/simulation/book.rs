@@ -254,8 +254,9 @@ impl Book {
         }
     }
 
-    /// Looks at what has become of every job after a command, which was a script or not.
-    pub(super) fn observe(&mut self, data: &mut Data, by: WorkerId, script: bool) {
+    /// Looks at what has become of every job after a command, which has said that it is done
+    /// or something else.
+    pub(super) fn observe(&mut self, data: &mut Data, by: WorkerId, acknowledged: bool) {
         if !std::mem::take(&mut data.changed) {
             return;
         }
@@ -274,7 +275,7 @@ impl Book {
                 let now = found.pop();
                 if tale.place != now {
                     let before = std::mem::replace(&mut tale.place, now.clone());
-                    self.moved(group, job, before, now, by, script);
+                    self.moved(group, job, before, now, by, acknowledged);
                 }
             }
         }
@@ -287,7 +288,7 @@ impl Book {
         from: Option<Place>,
         to: Option<Place>,
         by: WorkerId,
-        script: bool,
+        acknowledged: bool,
     ) {
         let at = |place: &Option<Place>| match place {
             Some(Place::Pending { consumer, .. }) => self.worker_of(consumer),
@@ -299,7 +300,7 @@ impl Book {
             holder,
             taker,
             by,
-            script,
+            acknowledged,
             now: self.now,
             holder_is_well: holder.is_some_and(|holder| self.is_calm(holder, false)),
             running: run.is_some_and(|run| !run.lease.is_lost()),

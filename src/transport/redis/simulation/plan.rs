@@ -104,9 +104,10 @@ pub(super) enum Fault {
 }
 
 /// What commands are, or the scripts say of themselves at first.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "XREADGROUP",
     "XACK",
+    "Acknowledges on the retry stream",
     "XADD",
     "Takes a task",
     "Looks at one step",

@@ -55,9 +55,9 @@ pub(super) struct Move {
     /// The worker that had it, and the one that has it now.
     pub(super) holder: Option<WorkerId>,
     pub(super) taker: Option<WorkerId>,
-    /// Whose command did it, and whether that was a script.
+    /// Whose command did it, and whether that has only said that it is done.
     pub(super) by: WorkerId,
-    pub(super) script: bool,
+    pub(super) acknowledged: bool,
     pub(super) now: u64,
     /// Whether the holder is alive and was not kept from the server for a whole lease.
     pub(super) holder_is_well: bool,
@@ -94,12 +94,12 @@ impl Tale {
                 self.is_given_away(said, step)
             }
             (Some(Place::Pending { .. }), Some(Place::Dead)) => self.is_buried(said, step),
-            (Some(Place::Pending { .. }), None) if step.script => self.is_dropped(said, step),
             // Whoever has finished it may say so, whosever it is by now.
-            (Some(Place::Pending { .. }), None) => {
+            (Some(Place::Pending { .. }), None) if step.acknowledged => {
                 self.ended = Some(Ended::Done);
                 (!self.finished).then(|| "was acknowledged before it was done".to_owned())
             }
+            (Some(Place::Pending { .. }), None) => self.is_dropped(said, step),
             _ => Some("went a way that there is not".to_owned()),
         }
     }

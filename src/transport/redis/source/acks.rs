@@ -8,8 +8,9 @@ use redis::{Cmd, Value};
 use tokio::sync::mpsc;
 
 use super::{
-    entry::Lane,
+    entry::{EntryId, Lane},
     queued::{Queued, gather},
+    scripts,
     worker::Worker,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         Counters,
         redis::{
             error,
-            link::{Listener, Retry},
+            link::{Listener, Retry, Submit},
         },
     },
 };
@@ -76,13 +77,11 @@ async fn send(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
             worker.link.post(cmd, Retry::UntilAnswered, published).await;
         }
     }
-    let cmds = Lane::BOTH
-        .into_iter()
-        .flat_map(|lane| finishing(worker, batch, lane));
+    let lanes = Lane::BOTH.into_iter().map(|lane| (lane, ids(batch, lane)));
     try_join_all(
-        cmds.map(|cmd| {
-            worker.insist(move || worker.link.submit(cmd.clone(), Retry::UntilAnswered))
-        }),
+        lanes
+            .filter(|(_, ids)| !ids.is_empty())
+            .map(|(lane, ids)| async move { worker.insist(|| submit(worker, lane, &ids)).await }),
     )
     .await?;
     worker.counters.done.add(batch.len() as u64);
@@ -106,28 +105,31 @@ impl Listener for Published {
     }
 }
 
-/// The commands that end the entries of a lane.
-fn finishing(worker: &Worker, batch: &[Ack], lane: Lane) -> Vec<Cmd> {
-    let ids: Vec<_> = batch
-        .iter()
-        .map(|ack| ack.delivery.grip.key)
-        .filter(|(on, _)| *on == lane)
+/// The entries of a lane.
+fn ids(batch: &[Ack], lane: Lane) -> Vec<EntryId> {
+    let keys = batch.iter().map(|ack| ack.delivery.grip.key);
+    keys.filter(|(on, _)| *on == lane)
         .map(|(_, id)| id)
-        .collect();
-    if ids.is_empty() {
-        return Vec::new();
+        .collect()
+}
+
+/// Ends the entries of a lane.
+fn submit(worker: &Worker, lane: Lane, ids: &[EntryId]) -> Submit {
+    let (key, group) = (worker.key_of(lane), worker.keys.group.as_str());
+    match lane {
+        Lane::Main => {
+            let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID * ids.len());
+            cmd.arg("XACK").arg(key).arg(group).arg(ids);
+            worker.link.submit(cmd, Retry::UntilAnswered)
+        }
+        Lane::Retry => {
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(group).arg(ids);
+            };
+            let script = &scripts::ACKNOWLEDGE;
+            worker
+                .link
+                .submit_script(script, &[key], args, Retry::UntilAnswered)
+        }
     }
-    let mut acknowledge = Cmd::with_capacity(3 + ids.len(), 128 + ID * ids.len());
-    acknowledge
-        .arg("XACK")
-        .arg(worker.key_of(lane))
-        .arg(worker.keys.group.as_str())
-        .arg(&ids);
-    let mut cmds = vec![acknowledge];
-    if lane == Lane::Retry {
-        let mut delete = redis::cmd("XDEL");
-        delete.arg(worker.key_of(lane)).arg(&ids);
-        cmds.push(delete);
-    }
-    cmds
 }

@@ -1,5 +1,5 @@
 //! The Lua scripts. Each is one atomic step; every one that changes a delivery begins with the
-//! fence: the entry must be pending for this worker.
+//! fence, the entry must be pending for this worker, but for the one that says it is done.
 
 use crate::transport::redis::link::Script;
 
@@ -16,6 +16,8 @@ scripts! {
     JOIN = "join";
     /// Leaves it, where nothing is pending.
     LEAVE = "leave";
+    /// Ends what was handled, on the retry stream.
+    ACKNOWLEDGE = "acknowledge";
     /// Delivers again, now or later.
     REDELIVER = "fence" "fields" "redeliver";
     /// Ends a delivery.

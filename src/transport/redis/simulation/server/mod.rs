@@ -188,8 +188,17 @@ impl Server {
     pub(super) fn kind<'a>(&'a self, args: &'a [Vec<u8>]) -> &'a str {
         match (&args[0][..], args.get(1)) {
             (b"EVALSHA", Some(hash)) => self.scripts.name(text(hash)).unwrap_or("?"),
+            (b"EVAL", Some(source)) => {
+                let hash = redis::Script::new(text(source)).get_hash().to_owned();
+                self.scripts.name(&hash).unwrap_or("EVAL")
+            }
             (name, _) => text(name),
         }
+    }
+
+    /// Whether a command says that jobs are done.
+    pub(super) fn acknowledges(&self, args: &[Vec<u8>]) -> bool {
+        ["XACK", "Acknowledges on the retry stream"].contains(&self.kind(args))
     }
 
     /// A command in few words.

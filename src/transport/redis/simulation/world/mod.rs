@@ -302,7 +302,8 @@ impl World {
             book.named(owner, &args[3]);
         }
         let reply = self.server.execute(client, args);
-        book.observe(&mut self.server.data, owner, args[0].starts_with(b"EVAL"));
+        let acknowledged = self.server.acknowledges(args);
+        book.observe(&mut self.server.data, owner, acknowledged);
         drop(book);
         if let Some(reply) = reply {
             let kind = self.server.kind(args).to_owned();
