@@ -34,7 +34,11 @@ async fn published(connection: &mut PubSub) -> Vec<u8> {
 
 /// The replies that are stored for the client, however many an entry holds.
 async fn stored(server: &RedisServer) -> Vec<Vec<u8>> {
-    let entries = raw::entries(server, REPLIES).await;
+    stored_on(server, REPLIES).await
+}
+
+async fn stored_on(server: &RedisServer, stream: &str) -> Vec<Vec<u8>> {
+    let entries = raw::entries(server, stream).await;
     let replies = entries.into_iter().flat_map(|(_, fields)| fields);
     replies
         .flat_map(|(field, value)| {
@@ -107,20 +111,15 @@ async fn a_reliable_reply_is_stored_once_for_a_client_that_waits() {
 }
 
 #[tokio::test]
-async fn a_reliable_reply_waits_until_the_server_has_memory_for_it() {
+async fn a_reliable_reply_is_stored_though_the_server_has_no_memory_left() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
     wait_for_replies(&server).await;
-    request(&server, &[("reply_to", "reply:1"), ("~c", CLIENT)]).await;
-    let delivery = next(&mut source).await;
+    let (_, held) = ask(&server, &mut source, "1", CLIENT).await;
     server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let settling = tokio::spawn(settle(delivery, done()));
-    tokio::time::sleep(SECOND / 2).await;
-    assert_eq!(pending(&server).await, (1, 0), "it is not given up");
-    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    settling.await.unwrap();
-    assert_eq!(stored(&server).await.len(), 1);
+    settle(held, done()).await;
+    assert_eq!(stored(&server).await, [reply_to("1")]);
     let counts = redis.counts();
     assert_eq!((counts.done, counts.unanswerable), (1, 0));
     assert_eq!(pending(&server).await, (0, 0));
@@ -271,53 +270,90 @@ async fn a_request_that_outlived_its_workers_is_answered_unavailable() {
 }
 
 #[tokio::test]
-async fn replies_that_are_stored_together_are_fenced_and_answered_each_on_its_own() {
-    const GONE: &str = "00000000-0000-4000-8000-000000000000";
+async fn a_request_is_answered_by_the_first_that_has_finished_it() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
     wait_for_replies(&server).await;
-    let (mut ids, mut deliveries) = (Vec::new(), Vec::new());
-    for n in 0..40 {
-        let client = if n % 4 == 1 { GONE } else { CLIENT };
-        let id = n.to_string();
-        let fields = [
-            ("type", "rpc"),
-            ("name", "n"),
-            ("payload", ""),
-            ("reply_to", "campanile:reply:1"),
-            ("correlation_id", &id),
-            ("~c", client),
-        ];
-        ids.push(raw::add(&server, "s", &fields).await);
-        deliveries.push(next(&mut source).await);
-    }
-    let stolen = |n: usize| n % 5 == 2;
-    for (n, id) in ids.iter().enumerate().filter(|(n, _)| stolen(*n)) {
-        let claim = ["XCLAIM", "s", "g", "thief", "0", id, "JUSTID"];
-        let claimed: Vec<String> = server.query(&claim).await;
-        assert_eq!(claimed.len(), 1, "{n}");
-    }
-    // Two that span a crowd of others, then all the rest.
-    let last = deliveries.pop().unwrap();
-    let first = deliveries.remove(0);
-    tokio::join!(settle(first, done()), settle(last, done()));
-    let rest = deliveries
-        .into_iter()
-        .map(|delivery| settle(delivery, done()));
-    futures_util::future::join_all(rest).await;
+    let (taken, held) = ask(&server, &mut source, "taken over", CLIENT).await;
+    let claim = ["XCLAIM", "s", "g", "thief", "0", &taken, "JUSTID"];
+    let claimed: Vec<String> = server.query(&claim).await;
+    assert_eq!(claimed, [taken]);
+    settle(held, done()).await;
+    assert_eq!(stored(&server).await, [reply_to("taken over")]);
+    assert_eq!(pending(&server).await, (0, 0), "the thief is spared it");
 
-    let mut answered: Vec<_> = stored(&server).await;
-    let mut expected: Vec<_> = (0..40)
-        .filter(|n| !stolen(*n) && n % 4 != 1)
-        .map(|n| codec::encode_reply(&n.to_string(), &Ok(Reply::default())))
-        .collect();
-    answered.sort();
-    expected.sort();
-    assert_eq!(answered, expected);
-    assert_eq!(pending(&server).await, (8, 0));
+    let (finished, held) = ask(&server, &mut source, "finished", CLIENT).await;
+    server.command(&["XACK", "s", "g", &finished]).await;
+    settle(held, done()).await;
+    assert_eq!(stored(&server).await.len(), 1, "it has its answer");
     let counts = redis.counts();
-    assert_eq!((counts.done, counts.lost_leases), (32, 8));
-    let unanswered = (0..40).filter(|n| !stolen(*n) && n % 4 == 1).count() as u64;
-    assert_eq!(counts.unanswerable, unanswered);
+    assert_eq!(
+        (counts.done, counts.lost_leases, counts.unanswerable),
+        (2, 0, 0)
+    );
+}
+
+#[tokio::test]
+async fn replies_that_are_stored_together_go_each_to_its_client() {
+    const GONE: &str = "00000000-0000-4000-8000-000000000000";
+    const OTHER: &str = "5f1d7a46-7f0e-4d0e-9d43-1b35c1a2b3c4";
+    let other = format!("{{s}}:rpc:{OTHER}");
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    wait_for_replies(&server).await;
+    server
+        .command(&["XGROUP", "CREATE", &other, "x", "$", "MKSTREAM"])
+        .await;
+    let mut settling = Vec::new();
+    let mut expected = [Vec::new(), Vec::new()];
+    for n in 0..60 {
+        let correlation_id = n.to_string();
+        let client = [CLIENT, GONE, OTHER][n % 3];
+        let (id, held) = ask(&server, &mut source, &correlation_id, client).await;
+        settling.push(settle(held, done()));
+        if client == GONE {
+            continue;
+        }
+        if n % 10 == 2 {
+            // Finished by another: its client may hear of it once more.
+            server.command(&["XACK", "s", "g", &id]).await;
+        } else {
+            expected[n % 3 / 2].push(reply_to(&correlation_id));
+        }
+    }
+    futures_util::future::join_all(settling).await;
+    for (stream, expected) in [(REPLIES, &expected[0]), (&other, &expected[1])] {
+        let answered = stored_on(&server, stream).await;
+        assert!(expected.iter().all(|reply| answered.contains(reply)));
+        assert!(answered.len() <= 20, "each once");
+    }
+    assert_eq!(pending(&server).await, (0, 0));
+    let counts = redis.counts();
+    assert_eq!((counts.done, counts.lost_leases), (60, 0));
+    assert_eq!(counts.unanswerable, 20);
+}
+
+/// Sends a reliable request of this client and fetches it.
+async fn ask(
+    server: &RedisServer,
+    source: &mut RedisSource,
+    correlation_id: &str,
+    client: &str,
+) -> (String, Delivery<RedisSettle>) {
+    let fields = [
+        ("type", "rpc"),
+        ("name", "n"),
+        ("payload", ""),
+        ("reply_to", "campanile:reply:1"),
+        ("correlation_id", correlation_id),
+        ("~c", client),
+    ];
+    let id = raw::add(server, "s", &fields).await;
+    (id, next(source).await)
+}
+
+fn reply_to(correlation_id: &str) -> Vec<u8> {
+    codec::encode_reply(correlation_id, &Ok(Reply::default()))
 }

@@ -1,37 +1,21 @@
--- Stores replies and acknowledges their requests, each on its own: what is not this worker's any
--- more is passed over. The replies of one client are one entry, one on a line: an envelope holds
--- no line break.
--- KEYS: source, then the reply stream of each. ARGV: group, consumer, '1' on the retry stream, then
---       id and envelope of each, in ascending order of the ids.
--- Returns for each: 1 stored, 0 could not be (and acknowledged all the same), -1 not ours.
-local src, group, me, retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3] == '1'
-local ids, done, results, entries = {}, {}, {}, {}
-for i = 2, #KEYS do ids[i - 1] = ARGV[2 * i] end
-local mine = owned(src, group, ids, me)
-for i = 1, #ids do
-  results[i] = -1
-  if mine[ids[i]] then
-    done[#done + 1] = ids[i]
-    local entry = entries[KEYS[i + 1]] or {}
-    entries[KEYS[i + 1]] = entry
-    entry[#entry + 1] = ARGV[2 * i + 3]
+-- Stores replies and acknowledges their requests, whoever holds them: the first to finish wins. The
+-- replies of one client are one entry, one on a line.
+-- KEYS: source, then the reply stream of each client. ARGV: group, '1' on the retry stream, then for
+--       each client: how many requests, their ids, the replies.
+-- Returns for each client: 1 stored, 0 could not be, -1 no request was there any more.
+local results, at = {}, 3
+for i = 2, #KEYS do
+  local last = at + ARGV[at]
+  local ended = redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, at + 1, last))
+  if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ARGV, at + 1, last)) end
+  results[i - 1] = -1
+  -- Where only some were there, the others are answered twice, and their client takes the first.
+  if ended > 0 then
+    -- A client that is gone has no stream, and gets none; a key of another type is not its stream.
+    -- After the first write a server does not refuse this for want of memory.
+    local stored = redis.pcall('XADD', KEYS[i], 'NOMKSTREAM', '*', 'r', ARGV[last + 1])
+    results[i - 1] = type(stored) == 'string' and 1 or 0
   end
+  at = last + 2
 end
-if #done == 0 then return results end
-for stream, entry in pairs(entries) do
-  -- A client that is gone has no stream, and gets none; a key of another type is not its stream.
-  local lines = table.concat(entry, '\n')
-  local stored = redis.pcall('XADD', stream, 'NOMKSTREAM', '*', 'r', lines)
-  -- Without memory the replies wait until there is some. A server says so before the first write, so
-  -- nothing was stored yet; this raises the same error.
-  if type(stored) == 'table' and stored.err and string.find(stored.err, 'OOM', 1, true) then
-    redis.call('XADD', stream, 'NOMKSTREAM', '*', 'r', lines)
-  end
-  entries[stream] = type(stored) == 'string' and 1 or 0
-end
-for i = 1, #ids do
-  if mine[ids[i]] then results[i] = entries[KEYS[i + 1]] end
-end
-redis.call('XACK', src, group, unpack(done))
-if retry then redis.call('XDEL', src, unpack(done)) end
 return results

@@ -11,8 +11,8 @@
 //!
 //! # Delivery guarantee
 //! Whatever happens to a delivery is one atomic step on the server, fenced by who it is pending
-//! for, so a verdict that comes late or twice changes nothing. Only the acknowledgement of a task
-//! that is done is not fenced: the first to finish wins.
+//! for, so a verdict that comes late or twice changes nothing. Only that it is done is not fenced: the
+//! first to finish wins, and answers.
 
 mod acks;
 mod answer;

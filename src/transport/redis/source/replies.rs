@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::sync::mpsc;
 
 use super::{
@@ -47,27 +47,30 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
 }
 
 async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
-    // Ascending, so that one look at the range shows which of them are still ours.
-    batch.sort_unstable_by_key(|reply| reply.delivery.grip.key.1);
-    let streams = batch.iter().map(|reply| reply.stream.as_str());
+    batch.sort_by(|a, b| a.stream.cmp(&b.stream));
+    let clients: Vec<_> = batch.chunk_by(|a, b| a.stream == b.stream).collect();
+    let streams = clients.iter().map(|replies| replies[0].stream.as_str());
     let keys: Vec<_> = [worker.key_of(lane)].into_iter().chain(streams).collect();
-    let args = |cmd: &mut redis::Cmd| {
-        cmd.arg(worker.keys.group.as_str())
-            .arg(&worker.consumer)
-            .arg(lane.flag());
-        for reply in &batch {
-            cmd.arg(reply.delivery.grip.key.1).arg(&reply.envelope);
+    let args = |cmd: &mut Cmd| {
+        cmd.arg(worker.keys.group.as_str()).arg(lane.flag());
+        for replies in &clients {
+            cmd.arg(replies.len());
+            for reply in *replies {
+                cmd.arg(reply.delivery.grip.key.1);
+            }
+            // An envelope holds no line break.
+            let envelopes: Vec<_> = replies.iter().map(|reply| &reply.envelope[..]).collect();
+            cmd.arg(envelopes.join(&b'\n'));
         }
     };
-    let script = &scripts::REPLY;
-    let answer = worker
-        .insist(|| {
-            worker
-                .link
-                .submit_script(script, &keys, args, Retry::UntilAnswered)
-        })
-        .await;
-    let results = match answer.and_then(|answer| read(answer, batch.len())) {
+    let submit = || {
+        let script = &scripts::REPLY;
+        worker
+            .link
+            .submit_script(script, &keys, args, Retry::UntilAnswered)
+    };
+    let answer = worker.insist(submit).await;
+    let results = match answer.and_then(|answer| read(answer, clients.len())) {
         Ok(results) => results,
         Err(error) => {
             for reply in batch {
@@ -76,24 +79,24 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
             return;
         }
     };
-    for (reply, result) in batch.into_iter().zip(results) {
-        match result {
-            1 => worker.counters.done.increment(),
-            0 => {
-                worker.counters.done.increment();
+    for (replies, result) in clients.into_iter().zip(results) {
+        if result == 0 {
+            for reply in replies {
                 worker.unanswerable(reply.origin);
             }
-            _ => reply.delivery.grip.fenced_out(reply.origin),
         }
+    }
+    worker.counters.done.add(batch.len() as u64);
+    for reply in batch {
         reply.delivery.confirm(Ok(()));
     }
 }
 
-/// What became of each of so many replies.
-pub(super) fn read(answer: Value, count: usize) -> Result<Vec<i64>, Error> {
+/// What became of the replies of so many clients.
+pub(super) fn read(answer: Value, clients: usize) -> Result<Vec<i64>, Error> {
     let results = array(answer)?;
-    if results.len() != count {
-        return Err(miscounted(count, results.len()));
+    if results.len() != clients {
+        return Err(miscounted(clients, results.len()));
     }
     results.iter().map(integer).collect()
 }

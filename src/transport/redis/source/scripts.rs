@@ -1,5 +1,6 @@
 //! The Lua scripts. Each is one atomic step; every one that changes a delivery begins with the
-//! fence, the entry must be pending for this worker, but for the one that says it is done.
+//! fence, the entry must be pending for this worker, but for those that say it is done: there the first
+//! to finish wins.
 
 use crate::transport::redis::link::Script;
 
@@ -23,7 +24,7 @@ scripts! {
     /// Ends a delivery.
     FINISH = "fence" "fields" "finish";
     /// Stores replies, and ends their requests.
-    REPLY = "fence" "reply";
+    REPLY = "reply";
     /// Renews leases.
     RENEW = "fence" "renew";
     /// Fetches again what was fetched and did not arrive.

@@ -198,7 +198,12 @@ impl Server {
 
     /// Whether a command says that jobs are done.
     pub(super) fn acknowledges(&self, args: &[Vec<u8>]) -> bool {
-        ["XACK", "Acknowledges on the retry stream"].contains(&self.kind(args))
+        let acknowledging = [
+            "XACK",
+            "Acknowledges on the retry stream",
+            "Stores replies and acknowledges their requests",
+        ];
+        acknowledging.contains(&self.kind(args))
     }
 
     /// A command in few words.
