@@ -3,11 +3,11 @@
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::task::{JoinError, JoinSet};
 use tower::{Service, ServiceExt};
 
 use super::{
     Stop,
+    crew::{Crew, Job},
     policy::{Outcome, Policy},
 };
 use crate::{
@@ -17,14 +17,12 @@ use crate::{
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
 
-/// What the loop owns. Its state lives in one task, so there is nothing to lock.
+/// What the loop owns.
 pub(super) struct Worker<Src: Source, S> {
     source: Src,
     app: S,
     policy: Policy,
-    /// One task for each delivery; each returns the bytes that it held.
-    running: JoinSet<usize>,
-    bytes: usize,
+    crew: Crew<Task<S, Src::Settle>>,
 }
 
 /// Why the loop ended.
@@ -47,8 +45,7 @@ where
             source,
             app,
             policy,
-            running: JoinSet::new(),
-            bytes: 0,
+            crew: Crew::new(),
         }
     }
 
@@ -89,13 +86,13 @@ where
         let batch = most.div_ceil(2).max(16);
         loop {
             self.collect(most).await;
-            let free = most - self.running.len();
-            if free == 0 || self.bytes >= most_bytes {
+            let free = most - self.crew.busy();
+            if free == 0 || self.crew.bytes() >= most_bytes {
                 tokio::select! {
                     biased;
                     () = &mut stop.forced => return Ended::ByForce,
                     () = &mut stop.graceful => return Ended::Gracefully,
-                    Some(ended) = self.running.join_next() => self.account(ended),
+                    () = self.crew.ended() => {}
                 }
                 continue;
             }
@@ -116,7 +113,7 @@ where
             drop(gate);
             // While there is room enough, what ends need not wake the loop: it is accounted for with
             // the next delivery.
-            let roomy = free >= most.div_ceil(2) && self.bytes < most_bytes / 2;
+            let roomy = free >= most.div_ceil(2) && self.crew.bytes() < most_bytes / 2;
             tokio::select! {
                 biased;
                 () = &mut stop.forced => return Ended::ByForce,
@@ -125,21 +122,22 @@ where
                     Ok(deliveries) => deliveries.into_iter().for_each(|d| self.start(d)),
                     Err(error) => return Ended::Broken(error),
                 },
-                Some(ended) = self.running.join_next(), if !roomy => self.account(ended),
+                () = self.crew.ended(), if !roomy => {}
             }
         }
     }
 
-    /// Accounts for what has ended. What was settled together ends together, so while few slots are
+    /// Lets what is about to end do so. What was settled together ends together, so while few slots are
     /// free the tasks that are about to end go first: a read of many costs little more than a read
     /// of one. Nothing is waited for where there are none.
     async fn collect(&mut self, most: usize) {
         const TURNS: usize = 4;
         for turn in 0.. {
-            while let Some(ended) = self.running.try_join_next() {
-                self.account(ended);
+            // Handlers' panics are caught inside the task, so this one is a settlement's.
+            while let Some(error) = self.crew.broken() {
+                tracing::error!(%error, "the task of a delivery failed");
             }
-            let few = most - self.running.len() < most / 4;
+            let few = most - self.crew.busy() < most / 4;
             if !few || turn == TURNS {
                 return;
             }
@@ -153,35 +151,28 @@ where
         match content {
             Ok(mut message) => {
                 message.parts_mut().delivered = true;
-                self.bytes += message.payload().len();
                 let mut app = self.app.clone();
                 // Takes what the layers have to give before the loop asks them again; where they
                 // have nothing, the delivery waits in its task.
                 let _ = app.ready().now_or_never();
-                self.running.spawn(handle(app, message, settle, policy));
-            }
-            Err(undecodable) => {
-                self.running.spawn(async move {
-                    bury(undecodable, settle).await;
-                    0
+                self.crew.start(Task::Handle {
+                    app,
+                    message,
+                    settle,
+                    policy,
                 });
             }
-        }
-    }
-
-    fn account(&mut self, ended: Result<usize, JoinError>) {
-        match ended {
-            Ok(bytes) => self.bytes -= bytes,
-            // Handlers' panics are caught inside the task, so this one is a settlement's.
-            Err(error) => tracing::error!(%error, "the task of a delivery failed"),
+            Err(undecodable) => self.crew.start(Task::Bury {
+                undecodable,
+                settle,
+            }),
         }
     }
 
     /// Gives back what was not started, and waits for what was.
     async fn finish(&mut self, deadline: Duration) -> Result<(), Error> {
         self.source.stop().await;
-        let running = &mut self.running;
-        let all = async { while running.join_next().await.is_some() {} };
+        let all = self.crew.finish();
         tokio::time::timeout(deadline, all).await.map_err(|_| {
             Error::new(
                 ErrorKind::Timeout,
@@ -192,8 +183,7 @@ where
 
     /// Unsettled deliveries stay with the lease.
     async fn drop_running(&mut self) {
-        let dropped = self.running.len();
-        self.running.shutdown().await;
+        let dropped = self.crew.shut_down().await;
         if dropped > 0 {
             tracing::warn!(
                 dropped,
@@ -203,18 +193,51 @@ where
     }
 }
 
-/// One delivery, from its start to its settlement. Returns the bytes that it held.
-///
-/// It is every delivery's task, so its size counts: the verdict goes straight into the settlement,
-/// and only its future is waited for.
-async fn handle<S>(app: S, message: Message, settle: impl SettleDelivery, policy: Policy) -> usize
+/// One delivery, from its start to its settlement.
+enum Task<S, H> {
+    Handle {
+        app: S,
+        message: Message,
+        settle: H,
+        policy: Policy,
+    },
+    Bury {
+        undecodable: Undecodable,
+        settle: H,
+    },
+}
+
+impl<S, H> Job for Task<S, H>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send> + Send + 'static,
+    H: SettleDelivery,
 {
-    let bytes = message.payload().len();
-    let verdict = decide(app, message, policy).await;
-    confirm(settle.settle(verdict)).await;
-    bytes
+    fn bytes(&self) -> usize {
+        match self {
+            Task::Handle { message, .. } => message.payload().len(),
+            Task::Bury { .. } => 0,
+        }
+    }
+
+    /// It is in every delivery's task, so its size counts: the verdict goes straight into the
+    /// settlement, and only its future is waited for.
+    async fn run(self) {
+        match self {
+            Task::Handle {
+                app,
+                message,
+                settle,
+                policy,
+            } => {
+                let verdict = decide(app, message, policy).await;
+                confirm(settle.settle(verdict)).await;
+            }
+            Task::Bury {
+                undecodable,
+                settle,
+            } => bury(undecodable, settle).await,
+        }
+    }
 }
 
 /// Runs the service and says what becomes of the delivery.

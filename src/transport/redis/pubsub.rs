@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
 use redis::{
     Msg, RedisError,
     aio::{PubSub, PubSubSink, PubSubStream},
@@ -20,10 +21,12 @@ use crate::{
     transport::{Counters, Interest},
 };
 
-/// How often the server is asked whether it is still there, while no event says so.
-const PING: Duration = Duration::from_secs(5);
+/// How often the server is asked whether it is still there, unless an event has said so since.
+const PING: Duration = Duration::from_millis(2500);
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How many events are handed over at once at most.
+const BATCH: usize = 256;
 /// How often at most a warning about dropped events is logged.
 const WARNING: Duration = Duration::from_secs(5);
 
@@ -33,7 +36,9 @@ pub(super) struct Subscriber {
     counters: Arc<Counters>,
     events: HashMap<Vec<u8>, Name>,
     patterns: HashMap<Vec<u8>, Name>,
-    dropped: u64,
+    /// What is about to be handed over.
+    batch: Vec<Message>,
+    dropped: usize,
     warned: Option<Instant>,
 }
 
@@ -48,6 +53,7 @@ impl Subscriber {
             counters,
             events: named(&interest.events),
             patterns: named(&interest.patterns),
+            batch: Vec::new(),
             dropped: 0,
             warned: None,
         }
@@ -85,13 +91,13 @@ impl Subscriber {
     }
 
     /// Hands every event to `offer`, until `closed`. Reading never waits: what `offer` does not
-    /// take is dropped and counted. `gap` is told when the subscriptions are lost, and for how long
+    /// take out of the list is dropped and counted. `gap` is told when the subscriptions are lost, and for how long
     /// they were when they are there again.
     pub(super) async fn run(
         mut self,
         first: PubSub,
         closed: CancellationToken,
-        offer: impl Fn(Message) -> bool + Send,
+        offer: impl Fn(&mut Vec<Message>) + Send,
         gap: impl Fn(Option<Duration>) + Send,
     ) {
         let receive = async {
@@ -139,22 +145,25 @@ impl Subscriber {
         &mut self,
         mut sink: PubSubSink,
         mut stream: PubSubStream,
-        offer: &impl Fn(Message) -> bool,
+        offer: &impl Fn(&mut Vec<Message>),
     ) -> String {
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        pings.reset();
+        let mut heard = true;
         loop {
             tokio::select! {
                 biased;
                 message = stream.next() => match message {
                     Some(message) => {
-                        pings.reset();
-                        self.event(&message, offer);
+                        heard = true;
+                        self.events(message, &mut stream, offer);
                     }
                     None => return "the server closed it".to_owned(),
                 },
                 _ = pings.tick() => {
+                    if std::mem::take(&mut heard) {
+                        continue;
+                    }
                     let Err(reason) = self.ping(&mut sink, &mut stream, offer).await else {
                         continue;
                     };
@@ -169,7 +178,7 @@ impl Subscriber {
         &mut self,
         sink: &mut PubSubSink,
         stream: &mut PubSubStream,
-        offer: &impl Fn(Message) -> bool,
+        offer: &impl Fn(&mut Vec<Message>),
     ) -> Result<(), String> {
         let pong = timeout(ANSWER, sink.ping::<redis::Value>());
         tokio::pin!(pong);
@@ -181,18 +190,36 @@ impl Subscriber {
                     Err(_) => Err("no answer to a ping".to_owned()),
                 },
                 message = stream.next() => match message {
-                    Some(message) => self.event(&message, offer),
+                    Some(message) => self.events(message, stream, offer),
                     None => return Err("the server closed it".to_owned()),
                 },
             }
         }
     }
 
-    fn event(&mut self, message: &Msg, offer: &impl Fn(Message) -> bool) {
-        self.counters.events.increment();
-        if !offer(self.message(message)) {
-            self.counters.events_dropped.increment();
-            self.dropped += 1;
+    /// Hands over this event and those that have come with it: to wake whoever waits for them costs
+    /// as much for many as for one.
+    fn events(
+        &mut self,
+        first: Msg,
+        stream: &mut PubSubStream,
+        offer: &impl Fn(&mut Vec<Message>),
+    ) {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            self.batch.push(self.message(&message));
+            let more = self.batch.len() < BATCH;
+            next = more
+                .then(|| stream.next().now_or_never())
+                .flatten()
+                .flatten();
+        }
+        self.counters.events.add(self.batch.len() as u64);
+        offer(&mut self.batch);
+        if !self.batch.is_empty() {
+            self.counters.events_dropped.add(self.batch.len() as u64);
+            self.dropped += self.batch.len();
+            self.batch.clear();
             if self.warned.is_none_or(|last| last.elapsed() >= WARNING) {
                 self.warned = Some(Instant::now());
                 let events = std::mem::take(&mut self.dropped);
@@ -202,16 +229,21 @@ impl Subscriber {
     }
 
     fn message(&self, message: &Msg) -> Message {
-        let channel = message.get_channel::<Vec<u8>>().unwrap_or_default();
-        let name = match self.events.get(&channel) {
+        // What comes by a pattern may have any name, be it no text.
+        let known = (!message.from_pattern())
+            .then(|| self.events.get(message.get_channel_name().as_bytes()));
+        let name = match known.flatten() {
             Some(name) => name.clone(),
-            None => Name::from(String::from_utf8_lossy(&channel).as_ref()),
+            None => {
+                let channel = message.get_channel::<Vec<u8>>().unwrap_or_default();
+                Name::from(String::from_utf8_lossy(&channel).as_ref())
+            }
         };
         let mut parts = Parts::new(Kind::Event, name);
         if message.from_pattern() {
             let pattern = message.get_pattern::<Vec<u8>>().unwrap_or_default();
             parts.pattern = self.patterns.get(&pattern).cloned();
         }
-        Message::from_parts(parts, message.get_payload_bytes().to_vec().into())
+        Message::from_parts(parts, Bytes::copy_from_slice(message.get_payload_bytes()))
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::settle::RedisSettle;
-use crate::{sync::lock, transport::Delivery};
+use crate::{message::Message, sync::lock, transport::Delivery};
 
 type Deliveries = Vec<Delivery<RedisSettle>>;
 
@@ -115,16 +115,18 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// Adds an event, if there is room for it.
-    pub(super) fn offer(&self, event: Delivery<RedisSettle>) -> bool {
+    /// Takes events out of this list, the first first, as many as there is room for.
+    pub(super) fn offer(&self, events: &mut Vec<Message>) {
         let mut state = self.lock();
-        if state.stopped || state.events.len() >= self.event_buffer {
-            return false;
+        if state.stopped {
+            return;
         }
-        state.events.push_back(event);
+        let room = self.event_buffer.saturating_sub(state.events.len());
+        let taken = events.drain(..events.len().min(room));
+        let deliveries = taken.map(|event| Delivery::new(Ok(event), RedisSettle::event()));
+        state.events.extend(deliveries);
         drop(state);
         self.arrived.notify_one();
-        true
     }
 
     /// Waits for deliveries, at most `max`. When it is dropped nothing is asked for any more, and

@@ -114,10 +114,7 @@ impl Transport for Redis {
             let closed = worker.closed.clone();
             let worker = worker.clone();
             let hearing = worker.clone();
-            let offer = move |event| {
-                let delivery = Delivery::new(Ok(event), RedisSettle::event());
-                worker.inbox.offer(delivery)
-            };
+            let offer = move |events: &mut Vec<_>| worker.inbox.offer(events);
             let gap = move |gap: Option<Duration>| {
                 hearing.deaf.store(gap.is_none(), Ordering::Relaxed);
                 if let Some(gap) = gap {

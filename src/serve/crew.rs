@@ -1,0 +1,268 @@
+//! The tasks in which deliveries are handled: made when all others are busy, and used again.
+//!
+//! A task of its own for each delivery would be simpler, but the allocation of one costs more than
+//! most of what is done for a message: it is large, aligned to cache lines, and freed by another
+//! thread.
+
+use std::{
+    future::{Future, poll_fn},
+    sync::{Arc, Mutex},
+    task::{Poll, Waker},
+};
+
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinSet},
+};
+
+use crate::sync::lock;
+
+/// What a task does next.
+pub(super) trait Job: Send + 'static {
+    /// How many bytes it holds until it is done.
+    fn bytes(&self) -> usize;
+
+    fn run(self) -> impl Future<Output = ()> + Send;
+}
+
+/// Tasks that do jobs, one at a time each. Dropping it ends them, wherever they are.
+pub(super) struct Crew<J> {
+    shared: Arc<Shared<J>>,
+    tasks: JoinSet<()>,
+}
+
+struct Shared<J> {
+    state: Mutex<State<J>>,
+    /// Woken when a job has ended.
+    ended: Notify,
+}
+
+struct State<J> {
+    idle: Vec<Arc<Seat<J>>>,
+    busy: usize,
+    bytes: usize,
+}
+
+/// Where a task waits for its next job.
+struct Seat<J>(Mutex<Place<J>>);
+
+struct Place<J> {
+    job: Option<J>,
+    waker: Option<Waker>,
+}
+
+impl<J: Job> Crew<J> {
+    pub(super) fn new() -> Self {
+        let state = State {
+            idle: Vec::new(),
+            busy: 0,
+            bytes: 0,
+        };
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                ended: Notify::new(),
+            }),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// How many jobs have begun and not ended.
+    pub(super) fn busy(&self) -> usize {
+        lock(&self.shared.state).busy
+    }
+
+    /// How many bytes these hold.
+    pub(super) fn bytes(&self) -> usize {
+        lock(&self.shared.state).bytes
+    }
+
+    /// Does a job, beside all others.
+    pub(super) fn start(&mut self, job: J) {
+        let mut state = lock(&self.shared.state);
+        state.busy += 1;
+        state.bytes += job.bytes();
+        if let Some(seat) = state.idle.pop() {
+            drop(state);
+            seat.give(job);
+            return;
+        }
+        drop(state);
+        let place = Place {
+            job: Some(job),
+            waker: None,
+        };
+        let seat = Arc::new(Seat(Mutex::new(place)));
+        self.tasks.spawn(work(seat, self.shared.clone()));
+    }
+
+    /// Waits until a job has ended since this was last called, or perhaps not.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(super) async fn ended(&self) {
+        self.shared.ended.notified().await;
+    }
+
+    /// What became of a task that a job has ended with it, if there is one: jobs do not panic.
+    pub(super) fn broken(&mut self) -> Option<JoinError> {
+        self.tasks.try_join_next().and_then(Result::err)
+    }
+
+    /// Waits until all jobs have ended.
+    pub(super) async fn finish(&self) {
+        while self.busy() > 0 {
+            self.ended().await;
+        }
+    }
+
+    /// Ends all jobs where they are, and says how many there were.
+    pub(super) async fn shut_down(&mut self) -> usize {
+        let busy = self.busy();
+        self.tasks.shutdown().await;
+        busy
+    }
+}
+
+async fn work<J: Job>(seat: Arc<Seat<J>>, shared: Arc<Shared<J>>) {
+    loop {
+        let job = seat.next().await;
+        let mut ending = Ending {
+            bytes: job.bytes(),
+            shared: &shared,
+            seat: None,
+        };
+        job.run().await;
+        ending.seat = Some(seat.clone());
+    }
+}
+
+impl<J> Seat<J> {
+    fn give(&self, job: J) {
+        let mut place = lock(&self.0);
+        place.job = Some(job);
+        let waker = place.waker.take();
+        drop(place);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    async fn next(&self) -> J {
+        poll_fn(|cx| {
+            let mut place = lock(&self.0);
+            match place.job.take() {
+                Some(job) => Poll::Ready(job),
+                None => {
+                    place.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Says that a job has ended, in whatever way.
+struct Ending<'a, J> {
+    bytes: usize,
+    shared: &'a Shared<J>,
+    /// Where the next may be done, if this one has not ended the task.
+    seat: Option<Arc<Seat<J>>>,
+}
+
+impl<J> Drop for Ending<'_, J> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        state.busy -= 1;
+        state.bytes -= self.bytes;
+        state.idle.extend(self.seat.take());
+        drop(state);
+        self.shared.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    enum Test {
+        /// Ends with the other end of this.
+        Wait(oneshot::Receiver<()>),
+        Panic,
+    }
+
+    impl Job for Test {
+        fn bytes(&self) -> usize {
+            8
+        }
+
+        async fn run(self) {
+            match self {
+                Test::Wait(end) => drop(end.await),
+                Test::Panic => panic!("a job that panics"),
+            }
+        }
+    }
+
+    fn waiting() -> (oneshot::Sender<()>, Test) {
+        let (end, ended) = oneshot::channel();
+        (end, Test::Wait(ended))
+    }
+
+    #[tokio::test]
+    async fn jobs_run_beside_each_other_and_a_task_does_one_after_the_other() {
+        let mut crew = Crew::new();
+        for _ in 0..100 {
+            let (first, job) = waiting();
+            crew.start(job);
+            let (second, job) = waiting();
+            crew.start(job);
+            assert_eq!((crew.busy(), crew.bytes()), (2, 16));
+            drop(second);
+            while crew.busy() > 1 {
+                crew.ended().await;
+            }
+            drop(first);
+            crew.finish().await;
+            assert_eq!((crew.busy(), crew.bytes()), (0, 0));
+        }
+        assert_eq!(crew.tasks.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_frees_its_place_and_is_told_of() {
+        let mut crew = Crew::new();
+        crew.start(Test::Panic);
+        crew.finish().await;
+        assert_eq!((crew.busy(), crew.bytes()), (0, 0));
+        tokio::task::yield_now().await;
+        assert!(crew.broken().expect("its task has ended").is_panic());
+        let (end, job) = waiting();
+        crew.start(job);
+        drop(end);
+        crew.finish().await;
+        assert!(crew.broken().is_none());
+    }
+
+    #[tokio::test]
+    async fn jobs_end_where_they_are_with_the_crew() {
+        let mut crew = Crew::new();
+        let (end, job) = waiting();
+        crew.start(job);
+        tokio::task::yield_now().await;
+        assert_eq!(crew.shut_down().await, 1);
+        assert!(end.is_closed());
+        assert_eq!(crew.busy(), 0);
+
+        let (mut end, job) = waiting();
+        crew.start(job);
+        drop(crew);
+        let dropped = tokio::time::timeout(Duration::from_secs(5), end.closed());
+        dropped.await.expect("its future is dropped");
+    }
+}
