@@ -216,8 +216,8 @@ impl Group {
             let pending = self.finish(serial).expect("what ends is pending");
             shared.counters.taken_over.increment();
             if pending.held {
-                pending.lease.lose();
                 shared.counters.lost_leases.increment();
+                pending.lease.lose();
             }
             self.ready.push_back(Retry {
                 entry: pending.entry,

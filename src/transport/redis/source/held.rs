@@ -16,7 +16,14 @@ pub(super) type Key = (Lane, EntryId);
 
 /// The deliveries whose leases are to be renewed.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<HashMap<Key, Hold>>);
+pub(super) struct Held(Mutex<Holds>);
+
+#[derive(Debug, Default)]
+struct Holds {
+    by_key: HashMap<Key, Hold>,
+    /// How many of them have no verdict yet.
+    open: usize,
+}
 
 #[derive(Debug)]
 struct Hold {
@@ -34,17 +41,28 @@ impl Held {
             renewed: at,
             settling: false,
         };
-        self.lock().insert(key, hold);
+        let mut held = self.lock();
+        held.remove(key);
+        held.by_key.insert(key, hold);
+        held.open += 1;
     }
 
     pub(super) fn holds(&self, key: Key) -> bool {
-        self.lock().contains_key(&key)
+        self.lock().by_key.contains_key(&key)
+    }
+
+    /// Whether there are deliveries whose verdict is still to come.
+    pub(super) fn has_open(&self) -> bool {
+        self.lock().open > 0
     }
 
     /// A verdict is on its way. The lease is kept until it has arrived.
     pub(super) fn settling(&self, key: Key) {
-        if let Some(hold) = self.lock().get_mut(&key) {
-            hold.settling = true;
+        let mut held = self.lock();
+        if let Some(hold) = held.by_key.get_mut(&key)
+            && !std::mem::replace(&mut hold.settling, true)
+        {
+            held.open -= 1;
         }
     }
 
@@ -52,7 +70,7 @@ impl Held {
     pub(super) fn remove(&self, keys: impl IntoIterator<Item = Key>) {
         let mut held = self.lock();
         for key in keys {
-            held.remove(&key);
+            held.remove(key);
         }
     }
 
@@ -60,7 +78,7 @@ impl Held {
     pub(super) fn older_than(&self, age: Duration, lane: Lane) -> Vec<EntryId> {
         let now = Instant::now();
         let due = |hold: &Hold| now.saturating_duration_since(hold.renewed) > age;
-        let mut old: Vec<_> = (self.lock().iter())
+        let mut old: Vec<_> = (self.lock().by_key.iter())
             .filter(|((on, _), hold)| *on == lane && due(hold))
             .map(|((_, id), _)| *id)
             .collect();
@@ -73,30 +91,33 @@ impl Held {
     pub(super) fn renewed(&self, lane: Lane, ids: &[EntryId], at: Instant) {
         let mut held = self.lock();
         for id in ids {
-            if let Some(hold) = held.get_mut(&(lane, *id)) {
+            if let Some(hold) = held.by_key.get_mut(&(lane, *id)) {
                 hold.renewed = at;
             }
         }
     }
 
-    /// Another worker has this one. Whether that is news: it was held, and not being settled.
-    pub(super) fn lose(&self, key: Key) -> bool {
+    /// Another worker has this one. Where that is news, for it was held and not being settled: its
+    /// lease, which is to be [lost](Lease::lose) once the loss is counted.
+    pub(super) fn lose(&self, key: Key) -> Option<Lease> {
         let mut held = self.lock();
-        if held.get(&key).is_some_and(|hold| hold.settling) {
-            return false;
+        if held.by_key.get(&key).is_some_and(|hold| hold.settling) {
+            return None;
         }
-        match held.remove(&key) {
-            Some(hold) => {
-                hold.lease.lose();
-                true
-            }
-            None => false,
-        }
+        held.remove(key).map(|hold| hold.lease)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Hold>> {
+    fn lock(&self) -> MutexGuard<'_, Holds> {
         // No caller's code runs under the lock, so a panic cannot leave the map half changed.
         lock(&self.0)
+    }
+}
+
+impl Holds {
+    fn remove(&mut self, key: Key) -> Option<Hold> {
+        let hold = self.by_key.remove(&key)?;
+        self.open -= usize::from(!hold.settling);
+        Some(hold)
     }
 }
 
@@ -108,17 +129,32 @@ mod tests {
     fn a_loss_is_news_once_and_not_while_a_verdict_is_on_its_way() {
         let held = Held::default();
         let key = |id| (Lane::Main, EntryId::parse(id).unwrap());
-        let lease = Lease::new();
-        held.add(key(b"1-1"), lease.clone(), Instant::now());
+        held.add(key(b"1-1"), Lease::new(), Instant::now());
         held.add(key(b"1-2"), Lease::new(), Instant::now());
         held.settling(key(b"1-2"));
-        assert!(held.lose(key(b"1-1")) && lease.is_lost());
-        assert!(!held.lose(key(b"1-1")), "it is known");
+        assert!(held.lose(key(b"1-1")).is_some());
+        assert!(held.lose(key(b"1-1")).is_none(), "it is known");
         assert!(
-            !held.lose(key(b"1-2")),
+            held.lose(key(b"1-2")).is_none(),
             "our own verdict may have done that"
         );
         assert!(held.holds(key(b"1-2")));
+    }
+
+    #[test]
+    fn a_delivery_is_open_until_its_verdict_comes_or_it_is_gone() {
+        let held = Held::default();
+        let key = |id| (Lane::Main, EntryId::parse(id).unwrap());
+        let add = |id| held.add(key(id), Lease::new(), Instant::now());
+        add(b"1-1");
+        add(b"1-1");
+        held.settling(key(b"1-1"));
+        held.settling(key(b"1-1"));
+        assert!(!held.has_open());
+        add(b"1-2");
+        assert!(held.has_open());
+        held.remove([key(b"1-1"), key(b"1-2")]);
+        assert!(!held.has_open());
     }
 
     #[test]

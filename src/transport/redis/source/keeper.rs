@@ -148,8 +148,13 @@ impl Keeper {
         let answer = self.script(&scripts::RENEW, &keys, worker.renewal(ids));
         let (time, lost) = entry::renewed(answer.await?)?;
         worker.held.renewed(lane, ids, asked);
-        for id in lost.into_iter().filter(|id| worker.held.lose((lane, *id))) {
+        for id in lost {
+            let Some(lease) = worker.held.lose((lane, id)) else {
+                continue;
+            };
+            // Counted first: whoever hears of it finds it counted.
             worker.counters.lost_leases.increment();
+            lease.lose();
             tracing::warn!(%id, "a delivery was lost to another worker");
         }
         Ok(time)
