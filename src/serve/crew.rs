@@ -18,11 +18,13 @@ use tokio::{
 use crate::sync::lock;
 
 /// What a task does next.
-pub(super) trait Job: Send + 'static {
+pub(super) trait Job: Send + Sized + 'static {
     /// How many bytes it holds until it is done.
     fn bytes(&self) -> usize;
 
-    fn run(self) -> impl Future<Output = ()> + Send;
+    /// Does it. The task is free for the next when this returns, the room that the job takes when
+    /// the ending is dropped.
+    fn run(self, ending: Ending<Self>) -> impl Future<Output = ()> + Send;
 }
 
 /// Tasks that do jobs, one at a time each. Dropping it ends them, wherever they are.
@@ -127,13 +129,12 @@ impl<J: Job> Crew<J> {
 async fn work<J: Job>(seat: Arc<Seat<J>>, shared: Arc<Shared<J>>) {
     loop {
         let job = seat.next().await;
-        let mut ending = Ending {
+        let ending = Ending {
             bytes: job.bytes(),
-            shared: &shared,
-            seat: None,
+            shared: shared.clone(),
         };
-        job.run().await;
-        ending.seat = Some(seat.clone());
+        job.run(ending).await;
+        lock(&shared.state).idle.push(seat.clone());
     }
 }
 
@@ -163,20 +164,17 @@ impl<J> Seat<J> {
     }
 }
 
-/// Says that a job has ended, in whatever way.
-struct Ending<'a, J> {
+/// Says that a job has ended, in whatever way, when it is dropped.
+pub(super) struct Ending<J> {
     bytes: usize,
-    shared: &'a Shared<J>,
-    /// Where the next may be done, if this one has not ended the task.
-    seat: Option<Arc<Seat<J>>>,
+    shared: Arc<Shared<J>>,
 }
 
-impl<J> Drop for Ending<'_, J> {
+impl<J> Drop for Ending<J> {
     fn drop(&mut self) {
         let mut state = lock(&self.shared.state);
         state.busy -= 1;
         state.bytes -= self.bytes;
-        state.idle.extend(self.seat.take());
         drop(state);
         self.shared.ended.notify_one();
     }
@@ -193,6 +191,8 @@ mod tests {
     enum Test {
         /// Ends with the other end of this.
         Wait(oneshot::Receiver<()>),
+        /// Ends its task's work at once, and takes up its room for longer.
+        Leave(oneshot::Sender<Ending<Test>>),
         Panic,
     }
 
@@ -201,9 +201,12 @@ mod tests {
             8
         }
 
-        async fn run(self) {
+        async fn run(self, ending: Ending<Self>) {
             match self {
                 Test::Wait(end) => drop(end.await),
+                Test::Leave(kept) => {
+                    let _ = kept.send(ending);
+                }
                 Test::Panic => panic!("a job that panics"),
             }
         }
@@ -232,6 +235,22 @@ mod tests {
             assert_eq!((crew.busy(), crew.bytes()), (0, 0));
         }
         assert_eq!(crew.tasks.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_task_is_free_before_the_room_of_its_job_is() {
+        let mut crew = Crew::new();
+        let (keep, kept) = oneshot::channel();
+        crew.start(Test::Leave(keep));
+        let ending = kept.await.unwrap();
+        tokio::task::yield_now().await;
+        assert_eq!((crew.busy(), crew.bytes()), (1, 8));
+        let (end, job) = waiting();
+        crew.start(job);
+        assert_eq!((crew.busy(), crew.tasks.len()), (2, 1));
+        drop((end, ending));
+        crew.finish().await;
+        assert_eq!((crew.busy(), crew.bytes()), (0, 0));
     }
 
     #[tokio::test]

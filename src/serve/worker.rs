@@ -7,7 +7,7 @@ use tower::{Service, ServiceExt};
 
 use super::{
     Stop,
-    crew::{Crew, Job},
+    crew::{Crew, Ending, Job},
     policy::{Outcome, Policy},
 };
 use crate::{
@@ -221,7 +221,7 @@ where
 
     /// It is in every delivery's task, so its size counts: the verdict goes straight into the
     /// settlement, and only its future is waited for.
-    async fn run(self) {
+    async fn run(self, ending: Ending<Self>) {
         match self {
             Task::Handle {
                 app,
@@ -230,12 +230,12 @@ where
                 policy,
             } => {
                 let verdict = decide(app, message, policy).await;
-                confirm(settle.settle(verdict)).await;
+                settle.settle_then(verdict, confirmed(ending)).await;
             }
             Task::Bury {
                 undecodable,
                 settle,
-            } => bury(undecodable, settle).await,
+            } => bury(undecodable, settle, ending).await,
         }
     }
 }
@@ -297,17 +297,24 @@ impl About {
 }
 
 /// An entry that can never be understood: nobody needs to be asked.
-async fn bury(undecodable: Undecodable, settle: impl SettleDelivery) {
+async fn bury<J>(undecodable: Undecodable, settle: impl SettleDelivery, ending: Ending<J>)
+where
+    J: Send + 'static,
+{
     tracing::warn!(reason = undecodable.reason, "an entry that is no message");
     let verdict = Verdict::Dead {
         reason: undecodable.reason,
         answer: None,
     };
-    confirm(settle.settle(verdict)).await;
+    settle.settle_then(verdict, confirmed(ending)).await;
 }
 
-async fn confirm(settled: impl Future<Output = Result<(), Error>>) {
-    if let Err(error) = settled.await {
-        tracing::error!(error = error.chain(), "a delivery could not be settled");
+/// What is done when a verdict is confirmed: only then is there room for another delivery.
+fn confirmed<J: Send + 'static>(ending: Ending<J>) -> impl FnOnce(Result<(), Error>) + Send {
+    move |settled| {
+        drop(ending);
+        if let Err(error) = settled {
+            tracing::error!(error = error.chain(), "a delivery could not be settled");
+        }
     }
 }

@@ -176,6 +176,25 @@ pub trait SettleDelivery: Send + 'static {
     /// # Cancel safety
     /// Dropping the future does not take the verdict back once it was first polled.
     fn settle(self, verdict: Verdict) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Like [`settle`](Self::settle), and tells `then` how it went. The future may end before that,
+    /// once it need not be polled any more: whoever waited in it is then free for other work.
+    ///
+    /// A transport that confirms verdicts many at a time saves a wake-up for each by its own form of
+    /// this. Where a verdict can never be confirmed, `then` is dropped.
+    ///
+    /// # Cancel safety
+    /// As [`settle`](Self::settle).
+    fn settle_then(
+        self,
+        verdict: Verdict,
+        then: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        async move { then(self.settle(verdict).await) }
+    }
 }
 
 /// What becomes of a delivery. The source carries it out, atomically with the acknowledgement.

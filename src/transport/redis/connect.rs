@@ -1,7 +1,7 @@
 //! How connections are made: once with a clear error for people, and again and again for
 //! supervisors.
 
-use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, RedisError, Value,
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::error;
+use super::{driven::Driven, error};
 use crate::{error::Error, transport::Backoff};
 
 /// How long making a connection may take.
@@ -31,17 +31,6 @@ pub(super) const BACKOFF: Backoff = Backoff {
 
 /// The oldest server that has every command that is used: `XAUTOCLAIM`'s generation.
 const OLDEST_SERVER: (u32, u32) = (6, 2);
-
-/// What has to be polled for a connection to work. It is done when the connection is lost.
-pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A connection whose owner polls its driver, where it has one: that saves a switch between tasks
-/// for each command, and tells at once when the connection is lost. Under TLS the driver runs by
-/// itself.
-pub(super) struct Driven {
-    pub(super) connection: MultiplexedConnection,
-    pub(super) driver: Option<Driver>,
-}
 
 /// Makes connections to one server. Cheap to clone.
 #[derive(Clone)]
@@ -131,24 +120,7 @@ impl Connector {
         &self.0.address
     }
 
-    /// A connection for commands that runs by itself. Its answers have no time limit: whoever uses
-    /// it sets one.
-    pub(super) async fn multiplexed(&self) -> Result<MultiplexedConnection, Error> {
-        #[cfg(test)]
-        if let Some(stream) = self.dialled().await? {
-            let Driven { connection, driver } = self.over(stream).await?;
-            driver.map(tokio::spawn);
-            return Ok(connection);
-        }
-        let config = config();
-        let connection = self
-            .0
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
-        self.within_time(connection).await
-    }
-
-    /// A connection for commands that its owner drives.
+    /// A connection for commands. Its answers have no time limit: whoever uses it sets one.
     pub(super) async fn driven(&self) -> Result<Driven, Error> {
         #[cfg(test)]
         if let Some(stream) = self.dialled().await? {
@@ -169,10 +141,9 @@ impl Connector {
                 Box::new(self.within_time(connecting).await?)
             }
             _ => {
-                return Ok(Driven {
-                    connection: self.multiplexed().await?,
-                    driver: None,
-                });
+                let (client, config) = (&self.0.client, config());
+                let making = client.get_multiplexed_async_connection_with_config(&config);
+                return Ok(Driven::new(self.within_time(making).await?, None));
             }
         };
         self.over(stream).await
@@ -183,10 +154,7 @@ impl Connector {
         let handshake = self.0.client.get_connection_info().redis_settings();
         let making = MultiplexedConnection::new_with_config(handshake, stream, config());
         let (connection, driver) = self.within_time(making).await?;
-        Ok(Driven {
-            connection,
-            driver: Some(Box::pin(driver)),
-        })
+        Ok(Driven::new(connection, Some(Box::pin(driver))))
     }
 
     /// A connection for subscriptions.
@@ -215,20 +183,7 @@ impl Connector {
         let mut driven = self.driven().await?;
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let asking = async {
-            let answer = driven.connection.send_packed_command(&info);
-            let Some(driver) = &mut driven.driver else {
-                return answer.await;
-            };
-            tokio::pin!(answer);
-            tokio::select! {
-                biased;
-                answer = &mut answer => answer,
-                // What it has read, or why it ended, is there then.
-                () = driver => answer.await,
-            }
-        };
-        let answer = self.within_time(asking).await?;
+        let answer = self.within_time(driven.command(&info)).await?;
         match answer {
             // A worker does not need the right to read `INFO`; the version is then taken on trust.
             Value::ServerError(error) if error.code() == "NOPERM" => {}

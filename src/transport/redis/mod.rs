@@ -82,7 +82,9 @@
 mod blob;
 mod connect;
 mod dead;
+mod driven;
 mod error;
+mod gate;
 mod keys;
 mod link;
 mod options;

@@ -13,8 +13,8 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use redis::{Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Request, gate::Gate};
-use crate::transport::redis::connect::Driver;
+use super::Request;
+use crate::transport::redis::{driven::Driver, gate::Gate};
 
 /// What a connection carries at the very least, in bytes per second: large payloads get that much
 /// longer to be answered.

@@ -17,7 +17,6 @@
 //! room in the queue. Any other that is still there is not sent any more.
 
 mod flight;
-mod gate;
 mod script;
 mod task;
 #[cfg(test)]
@@ -38,7 +37,7 @@ use redis::{Cmd, Value};
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::script::Script;
-use super::connect::{Connector, Driven};
+use super::{connect::Connector, driven::Driven};
 use crate::{error::Error, transport::Counters};
 
 /// How many commands may wait to be sent.

@@ -23,7 +23,8 @@ use super::{
 use crate::transport::{
     Counters,
     redis::{
-        connect::{BACKOFF, Connector, Driven},
+        connect::{BACKOFF, Connector},
+        driven::Driven,
         error,
     },
 };
@@ -178,7 +179,10 @@ impl Task {
         next
     }
 
-    async fn serve(&mut self, Driven { connection, driver }: Driven) -> End {
+    async fn serve(&mut self, driven: Driven) -> End {
+        let Driven {
+            connection, driver, ..
+        } = driven;
         let mut flight = Flight::new(driver, self.silence);
         let end = self.exchange(&connection, &mut flight).await;
         // What was on its way is lost with the connection.

@@ -7,7 +7,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use redis::{Pipeline, Value};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -21,6 +21,7 @@ use crate::{
         Counters,
         redis::{
             connect::{BACKOFF, Connector},
+            driven::Driven,
             link::{Link, Retry},
             source::entry,
             value,
@@ -94,7 +95,7 @@ impl Reader {
     async fn keep_reading(&mut self) {
         let mut failures = 0;
         loop {
-            match self.connector.multiplexed().await {
+            match self.connector.driven().await {
                 Ok(connection) => {
                     let error = self.read(connection, &mut failures).await;
                     tracing::warn!(
@@ -112,11 +113,7 @@ impl Reader {
     }
 
     /// Reads until something fails.
-    async fn read(
-        &mut self,
-        mut connection: MultiplexedConnection,
-        failures: &mut u32,
-    ) -> redis::RedisError {
+    async fn read(&mut self, mut connection: Driven, failures: &mut u32) -> redis::RedisError {
         self.renewed = None;
         loop {
             match self.step(&mut connection).await {
@@ -133,7 +130,7 @@ impl Reader {
     }
 
     /// Makes the stream if there is none, else reads from it once.
-    async fn step(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+    async fn step(&mut self, connection: &mut Driven) -> redis::RedisResult<()> {
         let Some(cursor) = &self.cursor else {
             return self.create(connection).await;
         };
@@ -178,7 +175,7 @@ impl Reader {
 
     /// Makes the stream. The two commands are not one transaction, which would need more rights:
     /// they reach the server together.
-    async fn create(&mut self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+    async fn create(&mut self, connection: &mut Driven) -> redis::RedisResult<()> {
         let mut pipeline = Pipeline::new();
         pipeline
             .cmd("XADD")
@@ -229,12 +226,11 @@ impl Reader {
 
 /// Sends a pipeline, and gives up on a server that does not answer.
 async fn ask(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Driven,
     pipeline: &Pipeline,
     limit: Duration,
 ) -> redis::RedisResult<Vec<Value>> {
-    let answers = connection.send_packed_commands(pipeline, 0, pipeline.len());
-    timeout(limit, answers)
+    timeout(limit, connection.pipeline(pipeline))
         .await
         .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }

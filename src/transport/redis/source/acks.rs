@@ -44,11 +44,12 @@ pub(super) struct Ack {
 pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<Ack>) {
     let mut batch = Vec::new();
     let mut sent = FuturesUnordered::new();
+    let others = || worker.held.has_open();
     loop {
         tokio::select! {
             biased;
             Some(()) = sent.next() => {}
-            more = gather(&mut queue, &mut batch, BATCH, &worker.closed), if sent.len() < BATCHES => {
+            more = gather(&mut queue, &mut batch, BATCH, &worker.closed, others), if sent.len() < BATCHES => {
                 if !more {
                     break;
                 }
@@ -60,10 +61,23 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
 }
 
 async fn acknowledge(worker: &Worker, mut batch: Vec<Ack>) {
-    let answer = send(worker, &mut batch).await;
-    for ack in batch {
-        ack.delivery.confirm(answer.as_ref().copied());
+    match send(worker, &mut batch).await {
+        Ok(()) => confirm(worker, batch),
+        Err(error) => batch
+            .into_iter()
+            .for_each(|ack| ack.delivery.confirm(Err(&error))),
     }
+}
+
+/// The server has acknowledged these.
+pub(super) fn confirm(
+    worker: &Worker,
+    batch: impl IntoIterator<Item = Ack, IntoIter: ExactSizeIterator>,
+) {
+    let batch = batch.into_iter();
+    // Counted first: whoever hears of it finds it counted.
+    worker.counters.done.add(batch.len() as u64);
+    batch.for_each(|ack| ack.delivery.confirm(Ok(())));
 }
 
 async fn send(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
@@ -83,9 +97,8 @@ async fn send(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
             .filter(|(_, ids)| !ids.is_empty())
             .map(|(lane, ids)| async move { worker.insist(|| submit(worker, lane, &ids)).await }),
     )
-    .await?;
-    worker.counters.done.add(batch.len() as u64);
-    Ok(())
+    .await
+    .map(drop)
 }
 
 /// Notices a reply that the server did not take.
@@ -93,10 +106,7 @@ struct Published(Arc<Counters>);
 
 impl Listener for Published {
     fn answered(self: Box<Self>, answer: Result<Value, Error>) {
-        if let Err(error) = answer.and_then(error::check) {
-            self.0.unanswerable.increment();
-            tracing::warn!(error = error.chain(), "a reply could not be published");
-        }
+        published(&self.0, answer);
     }
 
     fn is_gone(&self) -> bool {
@@ -105,23 +115,37 @@ impl Listener for Published {
     }
 }
 
+/// Looks at what the server says to a reply.
+pub(super) fn published(counters: &Counters, answer: Result<Value, Error>) {
+    if let Err(error) = answer.and_then(error::check) {
+        counters.unanswerable.increment();
+        tracing::warn!(error = error.chain(), "a reply could not be published");
+    }
+}
+
 /// The entries of a lane.
-fn ids(batch: &[Ack], lane: Lane) -> Vec<EntryId> {
+pub(super) fn ids(batch: &[Ack], lane: Lane) -> Vec<EntryId> {
     let keys = batch.iter().map(|ack| ack.delivery.grip.key);
     keys.filter(|(on, _)| *on == lane)
         .map(|(_, id)| id)
         .collect()
 }
 
+/// Acknowledges entries of the stream.
+pub(super) fn xack(worker: &Worker, ids: &[EntryId]) -> Cmd {
+    let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID * ids.len());
+    cmd.arg("XACK")
+        .arg(worker.key_of(Lane::Main))
+        .arg(worker.keys.group.as_str())
+        .arg(ids);
+    cmd
+}
+
 /// Ends the entries of a lane.
 fn submit(worker: &Worker, lane: Lane, ids: &[EntryId]) -> Submit {
     let (key, group) = (worker.key_of(lane), worker.keys.group.as_str());
     match lane {
-        Lane::Main => {
-            let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID * ids.len());
-            cmd.arg("XACK").arg(key).arg(group).arg(ids);
-            worker.link.submit(cmd, Retry::UntilAnswered)
-        }
+        Lane::Main => worker.link.submit(xack(worker, ids), Retry::UntilAnswered),
         Lane::Retry => {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(group).arg(ids);

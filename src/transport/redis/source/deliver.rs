@@ -18,7 +18,7 @@ use crate::{
     error::RpcError,
     message::{Attempt, Deadline, MessageId},
     transport::{
-        Delivery, Verdict,
+        Delivery, SettleDelivery, Verdict,
         codec::{self, Decoded},
         redis::blob,
     },
@@ -108,7 +108,7 @@ impl Worker {
         };
         let id = ticket.origin;
         tokio::spawn(async move {
-            if let Err(error) = ticket.settle(verdict).await {
+            if let Err(error) = RedisSettle::entry(ticket).settle(verdict).await {
                 tracing::warn!(%id, error = error.chain(), "a message could not be made a dead letter");
             }
         });

@@ -28,6 +28,7 @@ mod reader;
 #[cfg(any(test, fuzzing))]
 pub(super) mod readers;
 mod replies;
+mod riders;
 mod scripts;
 mod settle;
 mod take_over;
@@ -84,6 +85,7 @@ impl Transport for Redis {
         let (replies, stored) = mpsc::unbounded_channel();
         let worker = Arc::new(Worker {
             inbox: Inbox::new(self.settings.event_buffer),
+            platform: Default::default(),
             settings: self.settings,
             options: self.options,
             keys,

@@ -1,35 +1,35 @@
 //! Verdicts that are carried out many at a time.
 
-use tokio::sync::{mpsc, oneshot};
+use std::fmt;
+
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::worker::{Flight, Grip};
 use crate::error::{Error, ErrorKind};
 
-/// Resolves when the server has confirmed a verdict.
-pub(super) type Confirmed = oneshot::Receiver<Result<(), Error>>;
+/// What is told when the server has confirmed a verdict. Where that does not come to pass it is
+/// dropped.
+pub(super) type Then = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// A delivery whose verdict waits for its batch.
-#[derive(Debug)]
 pub(super) struct Queued {
     /// Kept until the server has confirmed it, so that the lease lasts that long.
     pub(super) grip: Grip,
-    done: oneshot::Sender<Result<(), Error>>,
+    then: Then,
     flight: Flight,
 }
 
 impl Queued {
-    pub(super) fn new(grip: Grip) -> (Self, Confirmed) {
-        let (done, confirmed) = oneshot::channel();
+    pub(super) fn new(grip: Grip, then: Then) -> Self {
         let flight = Flight::new(&grip.worker);
-        let queued = Self { grip, done, flight };
-        (queued, confirmed)
+        Self { grip, then, flight }
     }
 
     /// Lets go of the delivery, and says so.
     pub(super) fn confirm(self, outcome: Result<(), &Error>) {
         drop((self.grip, self.flight));
-        let _ = self.done.send(outcome.map_err(|error| {
+        (self.then)(outcome.map_err(|error| {
             if error.is_closed() {
                 Error::closed()
             } else {
@@ -39,9 +39,15 @@ impl Queued {
     }
 }
 
+impl fmt::Debug for Queued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Queued").field(&self.grip.key).finish()
+    }
+}
+
 /// Waits for a batch of at most `most`, and says whether there is one: not when the source is
-/// closed. What comes while others are on their way is the next, and what is about to come gets a
-/// turn to do so: a batch is as large as the load asks for, and an idle worker's handler is not
+/// closed. What comes while others are on their way is the next, and where `others` are still at
+/// work they get a turn to finish: a batch is as large as the load asks for, and a lone delivery is not
 /// delayed.
 ///
 /// # Cancel safety
@@ -51,6 +57,7 @@ pub(super) async fn gather<T>(
     batch: &mut Vec<T>,
     most: usize,
     closed: &CancellationToken,
+    others: impl Fn() -> bool,
 ) -> bool {
     if batch.is_empty() {
         tokio::select! {
@@ -59,7 +66,9 @@ pub(super) async fn gather<T>(
             () = closed.cancelled() => return false,
         }
     }
-    tokio::task::yield_now().await;
+    if others() {
+        tokio::task::yield_now().await;
+    }
     while batch.len() < most
         && let Ok(next) = queue.try_recv()
     {
@@ -79,9 +88,17 @@ mod tests {
         let (items, mut queue) = mpsc::unbounded_channel();
         let (mut batch, closed) = (Vec::new(), CancellationToken::new());
         items.send(1).unwrap();
-        let gathering = gather(&mut queue, &mut batch, 8, &closed);
+        let gathering = gather(&mut queue, &mut batch, 8, &closed, || true);
         assert_eq!(gathering.now_or_never(), None, "it gives a turn to others");
-        assert!(gather(&mut queue, &mut batch, 8, &closed).await);
+        assert!(gather(&mut queue, &mut batch, 8, &closed, || true).await);
         assert_eq!(batch, [1]);
+        batch.clear();
+        items.send(2).unwrap();
+        let gathering = gather(&mut queue, &mut batch, 8, &closed, || false);
+        assert_eq!(
+            gathering.now_or_never(),
+            Some(true),
+            "a lone one need not wait"
+        );
     }
 }

@@ -36,7 +36,8 @@ pub(super) struct StoredReply {
 /// Stores replies until the source is closed.
 pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<StoredReply>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while gather(&mut queue, &mut batch, BATCH, &worker.closed).await {
+    let others = || worker.held.has_open();
+    while gather(&mut queue, &mut batch, BATCH, &worker.closed, others).await {
         let (main, retry) = batch
             .drain(..)
             .partition::<Vec<_>, _>(|reply: &StoredReply| reply.delivery.grip.key.0 == Lane::Main);
@@ -46,21 +47,40 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
     }
 }
 
+/// What one client gets in one call.
+struct Parcel {
+    stream: String,
+    ids: Vec<EntryId>,
+    /// One line each: an envelope holds no line break.
+    envelopes: Vec<u8>,
+}
+
+impl Parcel {
+    fn new(replies: &[StoredReply]) -> Self {
+        let envelopes: Vec<_> = replies.iter().map(|reply| &reply.envelope[..]).collect();
+        Self {
+            stream: replies[0].stream.clone(),
+            ids: replies
+                .iter()
+                .map(|reply| reply.delivery.grip.key.1)
+                .collect(),
+            envelopes: envelopes.join(&b'\n'),
+        }
+    }
+}
+
 async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
     batch.sort_by(|a, b| a.stream.cmp(&b.stream));
-    let clients: Vec<_> = batch.chunk_by(|a, b| a.stream == b.stream).collect();
-    let streams = clients.iter().map(|replies| replies[0].stream.as_str());
+    let clients = batch.chunk_by(|a, b| a.stream == b.stream);
+    let parcels: Vec<_> = clients.map(Parcel::new).collect();
+    let streams = parcels.iter().map(|parcel| parcel.stream.as_str());
     let keys: Vec<_> = [worker.key_of(lane)].into_iter().chain(streams).collect();
     let args = |cmd: &mut Cmd| {
         cmd.arg(worker.keys.group.as_str()).arg(lane.flag());
-        for replies in &clients {
-            cmd.arg(replies.len());
-            for reply in *replies {
-                cmd.arg(reply.delivery.grip.key.1);
-            }
-            // An envelope holds no line break.
-            let envelopes: Vec<_> = replies.iter().map(|reply| &reply.envelope[..]).collect();
-            cmd.arg(envelopes.join(&b'\n'));
+        for parcel in &parcels {
+            cmd.arg(parcel.ids.len())
+                .arg(&parcel.ids)
+                .arg(&parcel.envelopes[..]);
         }
     };
     let submit = || {
@@ -70,7 +90,7 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
             .submit_script(script, &keys, args, Retry::UntilAnswered)
     };
     let answer = worker.insist(submit).await;
-    let results = match answer.and_then(|answer| read(answer, clients.len())) {
+    let results = match answer.and_then(|answer| read(answer, parcels.len())) {
         Ok(results) => results,
         Err(error) => {
             for reply in batch {
@@ -79,7 +99,7 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
             return;
         }
     };
-    for (replies, result) in clients.into_iter().zip(results) {
+    for (replies, result) in batch.chunk_by(|a, b| a.stream == b.stream).zip(results) {
         if result == 0 {
             for reply in replies {
                 worker.unanswerable(reply.origin);

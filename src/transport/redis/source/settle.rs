@@ -9,12 +9,13 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::{
     acks::Ack,
     answer::{Address, Route},
     entry::EntryId,
-    queued::{Confirmed, Queued},
+    queued::{Queued, Then},
     replies::StoredReply,
     scripts,
     worker::{Flight, Grip, Suspect, Worker},
@@ -70,36 +71,50 @@ impl RedisSettle {
 }
 
 impl SettleDelivery for RedisSettle {
-    fn settle(self, verdict: Verdict) -> impl Future<Output = Result<(), Error>> + Send {
-        match self.0 {
-            Inner::Event => Settling::Nothing,
-            Inner::Entry(ticket) => ticket.settle(verdict),
-        }
+    async fn settle(self, verdict: Verdict) -> Result<(), Error> {
+        let (done, confirmed) = oneshot::channel();
+        self.settle_then(verdict, move |settled| drop(done.send(settled)))
+            .await;
+        // A queue that is closed has dropped the other end.
+        confirmed.await.unwrap_or_else(|_| Err(Error::closed()))
+    }
+
+    fn settle_then(
+        self,
+        verdict: Verdict,
+        then: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) -> impl Future<Output = ()> + Send {
+        Settling(match self.0 {
+            Inner::Event => {
+                then(Ok(()));
+                None
+            }
+            Inner::Entry(ticket) => ticket.settle(verdict, Box::new(then)),
+        })
     }
 }
 
-/// A verdict on its way. It is part of every delivery's task, so it is small, and what is not the
-/// usual end is boxed.
-pub(super) enum Settling {
-    Nothing,
-    /// It is in the queue of acknowledgements.
-    Queued(Confirmed),
-    Other(BoxFuture<'static, Result<(), Error>>),
-}
+/// A verdict on its way. It is part of every delivery's task, so it is small: the usual end needs
+/// nothing but its place in a queue, and what else there is is boxed.
+struct Settling(Option<BoxFuture<'static, ()>>);
 
 impl Future for Settling {
-    type Output = Result<(), Error>;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut *self {
-            Settling::Nothing => Poll::Ready(Ok(())),
-            // A queue that is closed has dropped the other end.
-            Settling::Queued(confirmed) => Pin::new(confirmed)
-                .poll(cx)
-                .map(|confirmed| confirmed.unwrap_or_else(|_| Err(Error::closed()))),
-            Settling::Other(work) => work.as_mut().poll(cx),
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            None => Poll::Ready(()),
+            Some(work) => work.as_mut().poll(cx),
         }
     }
+}
+
+/// Tells how a piece of work went.
+fn tell(
+    then: Then,
+    work: impl Future<Output = Result<(), Error>> + Send + 'static,
+) -> Option<BoxFuture<'static, ()>> {
+    Some(Box::pin(async move { then(work.await) }))
 }
 
 /// How a delivery ends that is not just acknowledged.
@@ -110,75 +125,79 @@ enum End {
 }
 
 impl Ticket {
-    pub(super) fn settle(self, verdict: Verdict) -> Settling {
+    /// Sees to it that `then` is told. What comes back has to be waited for.
+    fn settle(self, verdict: Verdict, then: Then) -> Option<BoxFuture<'static, ()>> {
         let worker = self.grip.worker.clone();
         let most = worker.settings.max_deliveries;
         worker.held.settling(self.grip.key);
         if self.grip.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
             // Somebody else has it, perhaps another handler of this very worker, which the fence
             // would not tell apart from us. That it is done still counts: the first to finish wins.
-            return Settling::Nothing;
+            then(Ok(()));
+            return None;
         }
         match verdict {
-            Verdict::Done(answer) => self.done(answer),
+            Verdict::Done(answer) => {
+                self.done(answer, then);
+                None
+            }
             Verdict::Redeliver {
                 counted: true,
                 reason,
                 ..
             } if self.attempt >= most => {
                 let answer = RpcError::unavailable("the request could not be handled");
-                Settling::Other(Box::pin(self.end(End::Dead(reason), Some(Err(answer)))))
+                tell(then, self.end(End::Dead(reason), Some(Err(answer))))
             }
             Verdict::Redeliver { after, counted, .. } => {
                 let after = after.unwrap_or_else(|| worker.settings.backoff.after(self.attempt));
                 let attempts = self.attempt - u32::from(!counted);
                 let count = |worker: &Worker| worker.counters.redelivered.increment();
-                Settling::Other(Box::pin(self.again(Some(after), attempts, count)))
+                tell(then, self.again(Some(after), attempts, count))
             }
             Verdict::Dead { reason, answer } => {
-                Settling::Other(Box::pin(self.end(End::Dead(reason), answer.map(Err))))
+                tell(then, self.end(End::Dead(reason), answer.map(Err)))
             }
             Verdict::Discard { reason, answer } => {
-                Settling::Other(Box::pin(self.end(End::Discarded(reason), answer.map(Err))))
+                tell(then, self.end(End::Discarded(reason), answer.map(Err)))
             }
             Verdict::GiveBack => {
                 let attempts = self.attempt - 1;
                 let count = |worker: &Worker| worker.counters.given_back.increment();
-                Settling::Other(Box::pin(self.again(None, attempts, count)))
+                tell(then, self.again(None, attempts, count))
             }
         }
     }
 
-    fn done(self, answer: Result<Reply, RpcError>) -> Settling {
+    fn done(self, answer: Result<Reply, RpcError>, then: Then) {
         let worker = &self.grip.worker;
         let mut publish = None;
         if let Some(address) = &self.address {
             match address.route(&worker.keys, &worker.options.allowed_reply_prefixes) {
                 Route::Store(stream) => {
                     let envelope = address.envelope(&answer);
-                    return self.store(stream, envelope);
+                    return self.store(stream, envelope, then);
                 }
                 Route::Publish(channel) => publish = Some((channel, address.envelope(&answer))),
                 Route::Nowhere => worker.unanswerable(self.origin),
             }
         }
         let worker = worker.clone();
-        let (delivery, confirmed) = Queued::new(self.grip);
-        let _ = worker.acks.send(Ack { delivery, publish });
-        Settling::Queued(confirmed)
+        let delivery = Queued::new(self.grip, then);
+        if let Some(ack) = worker.platform.offer(Ack { delivery, publish }) {
+            let _ = worker.acks.send(ack);
+        }
     }
 
     /// Keeps the reply for a client that reads it when it can.
-    fn store(self, stream: String, envelope: Vec<u8>) -> Settling {
+    fn store(self, stream: String, envelope: Vec<u8>, then: Then) {
         let worker = self.grip.worker.clone();
-        let (delivery, confirmed) = Queued::new(self.grip);
         let _ = worker.replies.send(StoredReply {
-            delivery,
+            delivery: Queued::new(self.grip, then),
             origin: self.origin,
             stream,
             envelope,
         });
-        Settling::Queued(confirmed)
     }
 
     /// Delivers it again, now or after a while.

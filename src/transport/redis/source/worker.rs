@@ -22,6 +22,7 @@ use super::{
     held::{Held, Key},
     inbox::Inbox,
     replies::StoredReply,
+    riders::Platform,
 };
 use crate::{
     error::Error,
@@ -59,6 +60,8 @@ pub(super) struct Worker {
     pub(super) held: Held,
     pub(super) inbox: Inbox,
     pub(super) acks: mpsc::UnboundedSender<Ack>,
+    /// Where acknowledgements wait that go along with a read.
+    pub(super) platform: Platform,
     pub(super) replies: mpsc::UnboundedSender<StoredReply>,
     pub(super) flights: Flights,
     pub(super) health: Health,
@@ -154,9 +157,9 @@ impl Grip {
     /// The entry was not ours any more, so nothing was done.
     pub(super) fn fenced_out(&self, origin: EntryId) {
         if !self.lease.is_lost() {
-            self.lease.lose();
             self.worker.held.remove([self.key]);
             self.worker.counters.lost_leases.increment();
+            self.lease.lose();
             tracing::warn!(id = %origin, "a delivery was lost to another worker; its verdict changes nothing");
         }
     }

@@ -1,15 +1,14 @@
 //! The read that is sent before what the last one brought was looked at.
 
-use futures_util::{
-    FutureExt,
-    future::{self, BoxFuture},
-};
 use redis::{RedisResult, Value};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, error::Elapsed, timeout},
+};
 
 use super::{
     super::{entry::Entry, worker::Worker},
-    GRACE, Reader,
+    Connection, GRACE, Reader,
 };
 use crate::error::Error;
 
@@ -18,7 +17,8 @@ use crate::error::Error;
 pub(super) struct Ahead {
     pub(super) asked: Instant,
     count: usize,
-    answer: BoxFuture<'static, RedisResult<Value>>,
+    /// In a task of its own, with the connection, so that the answer is parsed beside.
+    answer: JoinHandle<(Connection, Result<RedisResult<Value>, Elapsed>)>,
 }
 
 impl Reader {
@@ -28,27 +28,24 @@ impl Reader {
         if !self.full {
             return;
         }
+        let busy = self.is_busy_otherwise();
         let worker = &self.worker;
         let count = worker
             .inbox
             .demand()
             .saturating_sub(come)
             .min(worker.part());
-        let other = self.retries || self.must_look() || self.scan.is_due(&self.worker);
-        let on = !other && !worker.inbox.is_stopped();
-        let Some(connection) = self.connection.as_ref().filter(|_| on && count > 0) else {
+        let on = !busy && !worker.inbox.is_stopped();
+        let Some(mut connection) = self.connection.take_if(|_| on && count > 0) else {
             return;
         };
         let streams = [(&*worker.keys.stream, ">"), (&*worker.keys.retry, ">")];
         let cmd = worker.reading(count, None, &streams);
-        let mut link = connection.link.clone();
-        let mut answer = async move { link.send_packed_command(&cmd).await }.boxed();
         let asked = Instant::now();
-        // Polled once, it is on its way.
-        let answer = match (&mut answer).now_or_never() {
-            Some(answer) => future::ready(answer).boxed(),
-            None => answer,
-        };
+        let answer = tokio::spawn(async move {
+            let answer = timeout(GRACE, connection.link.command(&cmd)).await;
+            (connection, answer)
+        });
         worker.reading.begin();
         self.ahead = Some(Ahead {
             asked,
@@ -59,7 +56,8 @@ impl Reader {
 
     /// What a read that was sent ahead brings.
     pub(super) async fn arrival(&mut self, ahead: Ahead) -> Result<Vec<Entry>, Error> {
-        let answer = timeout(GRACE, ahead.answer).await;
+        let (connection, answer) = ahead.answer.await.map_err(|_| self.lost())?;
+        self.connection = Some(connection);
         let entries = self.entries(answer)?;
         self.note(ahead.count, &entries);
         Ok(entries)

@@ -2,20 +2,23 @@
 
 mod ahead;
 mod recovery;
+mod riders;
 
 use std::{
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use futures_util::future::join_all;
-use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
-use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
+use futures_util::{FutureExt, future::join_all};
+use redis::{Cmd, RedisResult, Value};
+use tokio::time::{Instant, Sleep, error::Elapsed, sleep, timeout, timeout_at};
 
 use self::{ahead::Ahead, recovery::Recovery};
 use super::{
     entry::{self, Entry, Lane},
     inbox::Wanted,
+    riders::Riders,
     settle::RedisSettle,
     take_over::Scan,
     worker::Worker,
@@ -24,7 +27,7 @@ use crate::{
     error::Error,
     transport::{
         Delivery, SettleDelivery, Verdict,
-        redis::{connect::BACKOFF, error, value::integer},
+        redis::{connect::BACKOFF, driven::Driven, error, value::integer},
     },
 };
 
@@ -48,11 +51,18 @@ pub(super) struct Reader {
     full: bool,
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
+    /// What goes along with the next read.
+    riders: Option<Riders>,
+    /// How long it is waited for.
+    clock: Pin<Box<Sleep>>,
+    /// For how many reads more none is waited for, and for how many after the next wait in vain.
+    hurry: u32,
+    next_hurry: u32,
     failures: u32,
 }
 
 struct Connection {
-    link: MultiplexedConnection,
+    link: Driven,
     /// By which another connection can end its blocked read; 0 where that is not known.
     id: i64,
 }
@@ -68,6 +78,10 @@ impl Reader {
             recovery: None,
             full: false,
             ahead: None,
+            riders: None,
+            clock: Box::pin(sleep(Duration::ZERO)),
+            hurry: 0,
+            next_hurry: riders::HURRY,
             failures: 0,
         }
     }
@@ -108,7 +122,11 @@ impl Reader {
                     self.failures = 0;
                     self.read_ahead(entries.len());
                     let deliveries = worker.deliver(entries, asked);
+                    let expected = self.expect_riders(deliveries.len());
                     worker.inbox.put(deliveries);
+                    if expected {
+                        self.gather_riders().await;
+                    }
                 }
                 Err(error) => self.overcome(error).await,
             }
@@ -123,6 +141,14 @@ impl Reader {
     /// that.
     async fn wanted(&mut self) -> Option<Wanted> {
         let wanted = self.worker.inbox.wanted();
+        tokio::pin!(wanted);
+        if self.riders.is_some() {
+            if let Some(wanted) = (&mut wanted).now_or_never() {
+                return Some(wanted);
+            }
+            // There is nothing that they could go along with.
+            self.riders = None;
+        }
         match self.recovery {
             None => Some(wanted.await),
             Some(recovery) => timeout_at(recovery.next, wanted).await.ok(),
@@ -130,6 +156,8 @@ impl Reader {
     }
 
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
+        // Where this becomes anything but a read that blocks, they go their own way.
+        let riders = self.riders.take();
         self.full = false;
         if self.must_look() {
             let lost = self.recover(room).await?;
@@ -154,7 +182,7 @@ impl Reader {
         let worker = self.worker.clone();
         let retry = (&*worker.keys.retry, ">");
         if self.retries {
-            let entries = self.read(room, None, &[retry]).await?;
+            let entries = self.read(room, None, &[retry], None).await?;
             self.retries = entries.len() == room;
             if !entries.is_empty() {
                 return Ok(entries);
@@ -163,10 +191,15 @@ impl Reader {
         let main = (&*worker.keys.stream, ">");
         let count = room.min(worker.part());
         let entries = self
-            .read(count, Some(worker.interval()), &[main, retry])
+            .read(count, Some(worker.interval()), &[main, retry], riders)
             .await?;
         self.note(count, &entries);
         Ok(entries)
+    }
+
+    /// Whether something else comes before the next read of both streams.
+    fn is_busy_otherwise(&mut self) -> bool {
+        self.retries || self.must_look() || self.scan.is_due(&self.worker)
     }
 
     /// Notes what a read of both streams says about the next one.
@@ -180,6 +213,7 @@ impl Reader {
         count: usize,
         block: Option<Duration>,
         streams: &[(&str, &str)],
+        riders: Option<Riders>,
     ) -> Result<Vec<Entry>, Error> {
         let worker = self.worker.clone();
         if self.connection.is_none() {
@@ -198,8 +232,16 @@ impl Reader {
             }
             worker.inbox.set_reading(true);
         }
-        let answer = connection.link.send_packed_command(&cmd);
-        let answer = timeout(block.unwrap_or_default() + GRACE, answer).await;
+        let limit = block.unwrap_or_default() + GRACE;
+        let answer = match riders {
+            None => timeout(limit, connection.link.command(&cmd)).await,
+            Some(mut riders) => {
+                let first = riders.commands();
+                let arrived = |answers| riders.arrived(answers);
+                let answer = connection.link.command_behind(&first, arrived, &cmd);
+                timeout(limit, answer).await
+            }
+        };
         worker.blocked.store(0, Ordering::SeqCst);
         worker.inbox.set_reading(false);
         self.entries(answer)
@@ -247,10 +289,10 @@ impl Reader {
 
     async fn connect(&mut self) -> Result<Connection, Error> {
         let connecting = async {
-            let mut link = self.worker.connector.multiplexed().await?;
+            let mut link = self.worker.connector.driven().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
             // Without the right to ask, a blocked read just runs to its end.
-            let id = timeout(GRACE, link.send_packed_command(&id)).await;
+            let id = timeout(GRACE, link.command(&id)).await;
             let id = id.ok().and_then(Result::ok);
             let id = id.and_then(|id| integer(&id).ok());
             Ok(Connection {
