@@ -72,7 +72,7 @@ pub use self::{
     client::{Client, Receipt},
     error::{BoxError, Error, Failure, NotFound, Rejection, RpcCode, RpcError},
     extract::{Extension, FromMessage, FromMessageParts, FromRef, State},
-    handler::Handler,
+    handler::{Batch, Handler},
     message::{
         Attempt, DeadLetterId, Deadline, Due, IdempotencyKey, Kind, Lease, MatchedRoute, Message,
         MessageId, Name, Parts, ReplyMode,

@@ -14,6 +14,7 @@ fn listening(events: &[Name], patterns: &[Name]) -> Interest {
         stream: false,
         events: events.to_vec(),
         patterns: patterns.to_vec(),
+        ..Interest::default()
     }
 }
 

@@ -55,6 +55,10 @@ where
 {
     type Service = L::Service;
 
+    fn at_once(&self) -> usize {
+        self.handler.at_once()
+    }
+
     fn with_state(self, state: S) -> L::Service {
         self.layer.layer(self.handler.with_state(state))
     }

@@ -41,6 +41,7 @@
 //! # Cancel safety
 //! Dropping the future of a call drops the handler at the `await` it has reached.
 
+pub mod batch;
 mod function;
 mod layered;
 mod route;
@@ -52,6 +53,7 @@ use crate::{error::BoxError, message::Message, reply::Reply};
 
 pub(crate) use self::route::{Slot, Template};
 pub use self::{
+    batch::Batch,
     layered::Layered,
     route::{Route, RouteFuture},
     service::{HandlerFuture, HandlerService},
@@ -96,6 +98,12 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
             + 'static,
     {
         Layered::new(layer, self)
+    }
+
+    /// How many messages it takes at once, if there are as many.
+    #[doc(hidden)]
+    fn at_once(&self) -> usize {
+        1
     }
 
     /// The service behind a pointer; functions need one allocation less a message here.

@@ -60,13 +60,20 @@ where
     }
 
     fn call(&mut self, message: Message) -> HandlerFuture {
-        let call = self.function.clone().call(message, self.state.clone());
-        HandlerFuture(Box::pin(call))
+        HandlerFuture::new(self.function.clone().call(message, self.state.clone()))
     }
 }
 
-/// The future of a [`HandlerService`].
+/// The future of a handler's service.
 pub struct HandlerFuture(Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>);
+
+impl HandlerFuture {
+    pub(super) fn new(
+        call: impl Future<Output = Result<Reply, BoxError>> + Send + 'static,
+    ) -> Self {
+        Self(Box::pin(call))
+    }
+}
 
 impl Future for HandlerFuture {
     type Output = Result<Reply, BoxError>;

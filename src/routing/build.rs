@@ -14,7 +14,7 @@ use crate::{
     handler::{Handler, Route},
     message::{Kind, Message, Name},
     reply::Reply,
-    transport::glob,
+    transport::{Interest, glob},
 };
 
 /// A handler for what has no route below a prefix.
@@ -29,7 +29,10 @@ where
     H: Handler<T, S>,
     S: Clone + 'static,
 {
-    Leaf::new(|state: &S| handler.into_route(state.clone()))
+    let at_once = handler.at_once();
+    let mut leaf = Leaf::new(|state: &S| handler.into_route(state.clone()));
+    leaf.at_once = at_once;
+    leaf
 }
 
 pub(super) fn service_leaf<V, S>(service: V) -> Leaf<S>
@@ -157,7 +160,7 @@ where
     }
 
     pub(super) fn finish(self, state: &S) -> RouterService {
-        let has_fallback = self.has_fallback();
+        let interest = self.interest();
         let prefixes = self
             .fallbacks
             .iter()
@@ -169,12 +172,27 @@ where
             .map(|fallback| vec![fallback.leaf]);
         let leaves = self.routes.into_iter().chain(fallbacks).collect();
         let root = tree::build(state, leaves, self.layers, &resolver);
-        RouterService::new(resolver, root, has_fallback)
+        RouterService::new(resolver, root, interest)
     }
 }
 
 impl<S> Router<S> {
-    pub(super) fn has_fallback(&self) -> bool {
-        self.fallbacks.iter().any(|fallback| fallback.custom)
+    /// What it wants of a source.
+    pub(super) fn interest(&self) -> Interest {
+        let fallbacks = self.fallbacks.iter().map(|fallback| &fallback.leaf);
+        let leaves = self.routes.iter().flatten().chain(fallbacks);
+        let mut interest = Interest {
+            stream: self.fallbacks.iter().any(|fallback| fallback.custom),
+            at_once: leaves.map(|leaf| leaf.at_once).max().unwrap_or_default(),
+            ..Interest::default()
+        };
+        for route in self.routes() {
+            match (route.kind, route.is_pattern) {
+                (Kind::Event, true) => interest.patterns.push(route.name.clone()),
+                (Kind::Event, false) => interest.events.push(route.name.clone()),
+                (Kind::Task | Kind::Rpc, _) => interest.stream = true,
+            }
+        }
+        interest
     }
 }

@@ -8,7 +8,6 @@ use super::{
     RouteInfo, RouterService,
     build::{Fallback, handler_leaf, service_leaf},
     index::Index,
-    service::interest,
     tree::{Leaf, MakeLayer},
 };
 use crate::{
@@ -294,7 +293,7 @@ impl IntoService for Router<()> {
     type Service = RouterService;
 
     fn interest(&self) -> Interest {
-        interest(self.routes(), self.has_fallback())
+        Router::interest(self)
     }
 
     fn into_service(self) -> RouterService {

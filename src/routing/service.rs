@@ -12,7 +12,7 @@ use super::{RouteInfo, index::Resolver};
 use crate::{
     error::BoxError,
     handler::{Route, RouteFuture},
-    message::{Kind, Message},
+    message::Message,
     reply::Reply,
     transport::Interest,
 };
@@ -27,16 +27,15 @@ use crate::{
 pub struct RouterService {
     resolver: Arc<Resolver>,
     root: Route,
-    // Whether a message that has no route may still be handled.
-    has_fallback: bool,
+    interest: Arc<Interest>,
 }
 
 impl RouterService {
-    pub(super) fn new(resolver: Arc<Resolver>, root: Route, has_fallback: bool) -> Self {
+    pub(super) fn new(resolver: Arc<Resolver>, root: Route, interest: Interest) -> Self {
         Self {
             resolver,
             root,
-            has_fallback,
+            interest: Arc::new(interest),
         }
     }
 
@@ -48,23 +47,8 @@ impl RouterService {
     /// What it wants of a source: the events and patterns of its routes, and the stream where it
     /// has a task, an RPC route or a fallback.
     pub fn interest(&self) -> Interest {
-        interest(self.routes(), self.has_fallback)
+        (*self.interest).clone()
     }
-}
-
-pub(super) fn interest(routes: &[RouteInfo], has_fallback: bool) -> Interest {
-    let mut interest = Interest {
-        stream: has_fallback,
-        ..Interest::default()
-    };
-    for route in routes {
-        match (route.kind, route.is_pattern) {
-            (Kind::Event, true) => interest.patterns.push(route.name.clone()),
-            (Kind::Event, false) => interest.events.push(route.name.clone()),
-            (Kind::Task | Kind::Rpc, _) => interest.stream = true,
-        }
-    }
-    interest
 }
 
 impl fmt::Debug for RouterService {

@@ -23,6 +23,8 @@ pub(super) struct Leaf<S> {
     /// Innermost first, as indexes of the router's layers. A layer's index is above those of all
     /// layers within it.
     pub(super) layers: Vec<usize>,
+    /// How many messages it takes at once.
+    pub(super) at_once: usize,
 }
 
 impl<S> Leaf<S> {
@@ -30,6 +32,7 @@ impl<S> Leaf<S> {
         Self {
             make: Box::new(make),
             layers: Vec::new(),
+            at_once: 1,
         }
     }
 }

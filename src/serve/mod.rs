@@ -153,14 +153,24 @@ where
                 forced: self.forced,
             };
             let interest = self.app.interest();
+            let at_once = interest.at_once;
             // Before opening: a layer that cannot be built must not leave a consumer behind.
             let app = self.app.into_service();
-            let source = tokio::select! {
+            let mut source = tokio::select! {
                 biased;
                 source = self.transport.open(interest) => source?,
                 () = &mut stop.graceful => return Ok(()),
                 () = &mut stop.forced => return Ok(()),
             };
+            let most = source.settings().max_in_flight;
+            if at_once > most {
+                source.stop().await;
+                source.close().await?;
+                return Err(Error::config(format!(
+                    "a batch handler takes up to {at_once} messages at once, and the transport may \
+                     have {most} in flight: raise `max_in_flight` or lower the batch's `size`"
+                )));
+            }
             let policy = Policy {
                 expose_error_text: self.expose_error_text,
                 unknown_names: source

@@ -60,6 +60,9 @@ pub struct Interest {
     pub events: Vec<Name>,
     /// The events it listens to, by Redis glob patterns.
     pub patterns: Vec<Name>,
+    /// How many deliveries it handles at once if there are as many, where that is more than one: a
+    /// source that has fewer in flight keeps a batch waiting.
+    pub at_once: usize,
 }
 
 impl Interest {

@@ -1,0 +1,229 @@
+//! Handlers that take many messages at once.
+//!
+//! A [`Batch`] around a function gathers the messages of its route, wherever their deliveries are,
+//! and calls the function with a list of them: when there are as many as asked for, or when the
+//! first has waited for as long as it may. Everything else is as with any other handler: each
+//! message has its own delivery, goes through the layers on its own, and is settled on its own.
+//!
+//! ```
+//! use campanile::{Batch, Json, Router, State};
+//!
+//! #[derive(Clone)]
+//! struct Db;
+//!
+//! # impl Db {
+//! #     async fn insert(&self, _: Vec<u64>) -> Result<(), std::io::Error> { Ok(()) }
+//! # }
+//! async fn insert(State(db): State<Db>, rows: Vec<Json<u64>>) -> Result<(), std::io::Error> {
+//!     db.insert(rows.into_iter().map(|Json(row)| row).collect()).await
+//! }
+//!
+//! let app = Router::new().task("rows.insert", Batch::new(insert)).with_state(Db);
+//! ```
+//!
+//! With limits of its own, and an outcome for each message:
+//!
+//! ```
+//! use campanile::{Batch, Failure, Router};
+//! use std::time::Duration;
+//!
+//! async fn send(mails: Vec<String>) -> Vec<Result<(), Failure>> {
+//!     let send_one = |mail: String| match mail.contains('@') {
+//!         true => Ok(()),
+//!         false => Err(Failure::dead_letter()),
+//!     };
+//!     mails.into_iter().map(send_one).collect()
+//! }
+//!
+//! let send = Batch::new(send).size(20).linger(Duration::from_millis(100));
+//! let app: Router = Router::new().task("mails.send", send);
+//! ```
+//!
+//! # Ordering
+//! The messages of a batch are in the order in which they reached the handler. Several batches of a
+//! route may run at once.
+//!
+//! # Back-pressure
+//! Messages that wait for their batch are in flight: they hold a place of
+//! [`max_in_flight`](crate::transport::Settings::max_in_flight), their bytes and their lease. A
+//! worker that may not have as many in flight as a batch takes is refused by
+//! [`serve`](crate::serve()). A limit in a layer cannot be seen from there: with fewer permits than
+//! messages in a batch, each batch waits for its linger.
+//!
+//! # Cancel safety
+//! A message whose delivery is dropped before its batch has begun, by a timeout for instance, is
+//! left out. Later it has no effect on the others; the function is dropped when nobody waits for any
+//! message of the batch.
+//!
+//! # Errors
+//! A payload that cannot be extracted fails its own message before it gets into a batch. An error of
+//! the function as a whole is every message's error, behind a [`BatchError`].
+//!
+//! # Panics
+//! A panic of the function fails every message of its batch.
+
+mod call;
+mod gather;
+mod replies;
+
+use std::{marker::PhantomData, sync::Arc, time::Duration};
+
+use tower::Service;
+
+use self::gather::Gather;
+pub use self::{call::BatchHandler, replies::IntoReplies};
+use super::{Handler, HandlerFuture, Route};
+use crate::{error::BoxError, message::Message, reply::Reply};
+
+/// A function that takes many messages at once, as a handler. See the [module](self).
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<H> {
+    handler: H,
+    size: usize,
+    linger: Duration,
+}
+
+impl<H> Batch<H> {
+    /// Batches for this function, an `async fn` whose last argument is a `Vec` of what is extracted
+    /// from each message: `Vec<Json<T>>`, `Vec<Message>`. Before it may come up to four `State<_>`.
+    ///
+    /// It returns what holds for all, `()` or a `Result`, or a `Vec` of replies or results, one for
+    /// each message in their order.
+    pub const fn new(handler: H) -> Self {
+        Self {
+            handler,
+            size: 32,
+            linger: Duration::from_millis(10),
+        }
+    }
+
+    /// How many messages the function gets at most; when there are as many it does not wait. 32
+    /// unless set.
+    ///
+    /// # Panics
+    /// When it is zero.
+    #[must_use]
+    #[track_caller]
+    pub const fn size(mut self, messages: usize) -> Self {
+        assert!(messages > 0, "a batch must hold at least 1 message");
+        self.size = messages;
+        self
+    }
+
+    /// How long the first message of a batch waits for others. With none it waits only for those
+    /// that come at the same time. 10 ms unless set.
+    #[must_use]
+    pub const fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+}
+
+/// Sets the arguments of a batch's function apart from those of other handlers.
+#[derive(Debug)]
+pub struct Batched<T>(PhantomData<fn() -> T>);
+
+impl<H, T, S> Handler<Batched<T>, S> for Batch<H>
+where
+    H: BatchHandler<T, S>,
+    T: 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    type Service = BatchService<H, T, S>;
+
+    fn with_state(self, state: S) -> Self::Service {
+        BatchService {
+            gather: Arc::new(Gather::new(self.handler, state, self.size, self.linger)),
+        }
+    }
+
+    fn at_once(&self) -> usize {
+        self.size
+    }
+
+    fn into_route(self, state: S) -> Route {
+        let gather = self.with_state(state).gather;
+        Route::from_fn(move |message| gather.clone().handle(message))
+    }
+}
+
+/// A function that takes many messages at once with its state, as a `Service<Message>`: each call is
+/// one message. Clones share their batches.
+pub struct BatchService<H: BatchHandler<T, S>, T, S> {
+    gather: Arc<Gather<H, T, S>>,
+}
+
+impl<H: BatchHandler<T, S>, T, S> Clone for BatchService<H, T, S> {
+    fn clone(&self) -> Self {
+        Self {
+            gather: self.gather.clone(),
+        }
+    }
+}
+
+impl<H: BatchHandler<T, S>, T, S> std::fmt::Debug for BatchService<H, T, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("BatchService")
+            .field(&std::any::type_name::<H>())
+            .finish()
+    }
+}
+
+impl<H, T, S> Service<Message> for BatchService<H, T, S>
+where
+    H: BatchHandler<T, S>,
+    T: 'static,
+    S: Send + Sync + 'static,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = HandlerFuture;
+
+    /// A batch always has room: when it is full the next begins.
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> HandlerFuture {
+        HandlerFuture::new(self.gather.clone().handle(message))
+    }
+}
+
+/// Why every message of a batch has failed.
+///
+/// Where the function itself has returned an error, that is the [`source`](std::error::Error::source).
+#[derive(Debug, Clone)]
+pub struct BatchError(Why);
+
+#[derive(Debug, Clone)]
+enum Why {
+    Failed(Arc<BoxError>),
+    Miscounted { replies: usize, messages: usize },
+    Panicked,
+}
+
+impl std::fmt::Display for BatchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Why::Failed(_) => f.write_str("the batch failed"),
+            Why::Miscounted { replies, messages } => write!(
+                f,
+                "the batch's handler returned {replies} replies to {messages} messages; it must \
+                 return one for each, in their order"
+            ),
+            Why::Panicked => f.write_str("the batch's handler panicked"),
+        }
+    }
+}
+
+impl std::error::Error for BatchError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            Why::Failed(error) => Some(&***error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What a function may return that takes many messages.
+
+use std::sync::Arc;
+
+use super::{BatchError, Why};
+use crate::{
+    error::BoxError,
+    reply::{IntoReply, Reply},
+};
+
+/// What the function of a [`Batch`](super::Batch) may return: `()` where all went well, a `Vec` with
+/// a reply or a result for each message, or a `Result` of one of these.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no answer to a batch",
+    label = "a batch's handler cannot return this",
+    note = "return `()`, `Result<(), E>`, or a `Vec` of replies or of results, one for each message in their order"
+)]
+pub trait IntoReplies {
+    /// One outcome for each of so many messages.
+    ///
+    /// # Errors
+    /// What all of them have failed with.
+    fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError>;
+}
+
+impl IntoReplies for () {
+    fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
+        Ok((0..messages).map(|_| Ok(Reply::default())).collect())
+    }
+}
+
+impl<R: IntoReply> IntoReplies for Vec<R> {
+    fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
+        let replies = self.len();
+        if replies != messages {
+            return Err(BatchError(Why::Miscounted { replies, messages }));
+        }
+        Ok(self.into_iter().map(IntoReply::into_reply).collect())
+    }
+}
+
+impl<T: IntoReplies, E: Into<BoxError>> IntoReplies for Result<T, E> {
+    fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
+        self.map_err(|error| BatchError(Why::Failed(Arc::new(error.into()))))?
+            .into_replies(messages)
+    }
+}
