@@ -357,3 +357,29 @@ async fn ask(
 fn reply_to(correlation_id: &str) -> Vec<u8> {
     codec::encode_reply(correlation_id, &Ok(Reply::default()))
 }
+
+#[tokio::test]
+async fn a_reply_that_goes_along_with_a_read_is_stored_although_the_server_forgot_the_script() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    wait_for_replies(&server).await;
+    let asking = [("reply_to", "campanile:reply:1"), ("~c", CLIENT)];
+    request(&server, &asking).await;
+    let mut deliveries = source.next(8).await.unwrap();
+    for round in 1..=5 {
+        server.command(&["SCRIPT", "FLUSH"]).await;
+        // More is asked for while it is settled, so that there is a read for it to go along with.
+        let settled = settle(deliveries.remove(0), Verdict::Done(Ok(Reply::new("1"))));
+        let next = async {
+            // The read blocks: the answer to what goes in front of it does not wait for it.
+            tokio::time::sleep(SECOND / 20).await;
+            request(&server, &asking).await;
+        };
+        let more = within(10 * SECOND, source.next(8));
+        let (_, more, _) = tokio::join!(settled, more, next);
+        deliveries = more.unwrap();
+        assert_eq!(stored(&server).await.len(), round);
+        assert_eq!(redis.counts().done, round as u64);
+    }
+}

@@ -20,7 +20,11 @@ impl Script {
     }
 
     /// `EVALSHA` with these keys and arguments.
-    pub(super) fn call(&self, keys: &[&str], args: impl FnOnce(&mut Cmd)) -> Cmd {
+    pub(in crate::transport::redis) fn call(
+        &self,
+        keys: &[&str],
+        args: impl FnOnce(&mut Cmd),
+    ) -> Cmd {
         let hash = self
             .hash
             .get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());

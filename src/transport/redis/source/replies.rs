@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How many replies one call stores: a server does nothing else meanwhile.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// A request that is done.
 #[derive(Debug)]
@@ -47,6 +47,29 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
     }
 }
 
+async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
+    let shipment = Shipment::new(lane, &mut batch);
+    let submit = || {
+        let (script, keys) = (&scripts::REPLY, shipment.keys(worker));
+        let args = |cmd: &mut Cmd| shipment.args(worker, cmd);
+        worker
+            .link
+            .submit_script(script, &keys, args, Retry::UntilAnswered)
+    };
+    let answer = worker.insist(submit).await;
+    if let Err((batch, error)) = shipment.stored(worker, batch, answer) {
+        for reply in batch {
+            reply.delivery.confirm(Err(&error));
+        }
+    }
+}
+
+/// What is sent to store a batch of replies by one call.
+pub(super) struct Shipment {
+    lane: Lane,
+    parcels: Vec<Parcel>,
+}
+
 /// What one client gets in one call.
 struct Parcel {
     stream: String,
@@ -55,61 +78,76 @@ struct Parcel {
     envelopes: Vec<u8>,
 }
 
+impl Shipment {
+    /// The batch is sorted for it.
+    pub(super) fn new(lane: Lane, batch: &mut [StoredReply]) -> Self {
+        batch.sort_by(|a, b| a.stream.cmp(&b.stream));
+        let parcels = by_client(batch).map(Parcel::new).collect();
+        Self { lane, parcels }
+    }
+
+    fn keys<'a>(&'a self, worker: &'a Worker) -> Vec<&'a str> {
+        let streams = self.parcels.iter().map(|parcel| parcel.stream.as_str());
+        [worker.key_of(self.lane)]
+            .into_iter()
+            .chain(streams)
+            .collect()
+    }
+
+    fn args(&self, worker: &Worker, cmd: &mut Cmd) {
+        cmd.arg(worker.keys.group.as_str()).arg(self.lane.flag());
+        for parcel in &self.parcels {
+            cmd.arg(parcel.ids.len())
+                .arg(&parcel.ids)
+                .arg(&parcel.envelopes[..]);
+        }
+    }
+
+    /// The call, for a server that knows the script.
+    pub(super) fn call(&self, worker: &Worker) -> Cmd {
+        scripts::REPLY.call(&self.keys(worker), |cmd| self.args(worker, cmd))
+    }
+
+    /// What the server says to it. The replies come back where it has not stored them.
+    pub(super) fn stored(
+        self,
+        worker: &Worker,
+        batch: Vec<StoredReply>,
+        answer: Result<Value, Error>,
+    ) -> Result<(), (Vec<StoredReply>, Error)> {
+        let results = match answer.and_then(|answer| read(answer, self.parcels.len())) {
+            Ok(results) => results,
+            Err(error) => return Err((batch, error)),
+        };
+        for (replies, result) in by_client(&batch).zip(results) {
+            if result == 0 {
+                for reply in replies {
+                    worker.unanswerable(reply.origin);
+                }
+            }
+        }
+        worker.counters.done.add(batch.len() as u64);
+        for reply in batch {
+            reply.delivery.confirm(Ok(()));
+        }
+        Ok(())
+    }
+}
+
 impl Parcel {
     fn new(replies: &[StoredReply]) -> Self {
         let envelopes: Vec<_> = replies.iter().map(|reply| &reply.envelope[..]).collect();
+        let ids = replies.iter().map(|reply| reply.delivery.grip.key.1);
         Self {
             stream: replies[0].stream.clone(),
-            ids: replies
-                .iter()
-                .map(|reply| reply.delivery.grip.key.1)
-                .collect(),
+            ids: ids.collect(),
             envelopes: envelopes.join(&b'\n'),
         }
     }
 }
 
-async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
-    batch.sort_by(|a, b| a.stream.cmp(&b.stream));
-    let clients = batch.chunk_by(|a, b| a.stream == b.stream);
-    let parcels: Vec<_> = clients.map(Parcel::new).collect();
-    let streams = parcels.iter().map(|parcel| parcel.stream.as_str());
-    let keys: Vec<_> = [worker.key_of(lane)].into_iter().chain(streams).collect();
-    let args = |cmd: &mut Cmd| {
-        cmd.arg(worker.keys.group.as_str()).arg(lane.flag());
-        for parcel in &parcels {
-            cmd.arg(parcel.ids.len())
-                .arg(&parcel.ids)
-                .arg(&parcel.envelopes[..]);
-        }
-    };
-    let submit = || {
-        let script = &scripts::REPLY;
-        worker
-            .link
-            .submit_script(script, &keys, args, Retry::UntilAnswered)
-    };
-    let answer = worker.insist(submit).await;
-    let results = match answer.and_then(|answer| read(answer, parcels.len())) {
-        Ok(results) => results,
-        Err(error) => {
-            for reply in batch {
-                reply.delivery.confirm(Err(&error));
-            }
-            return;
-        }
-    };
-    for (replies, result) in batch.chunk_by(|a, b| a.stream == b.stream).zip(results) {
-        if result == 0 {
-            for reply in replies {
-                worker.unanswerable(reply.origin);
-            }
-        }
-    }
-    worker.counters.done.add(batch.len() as u64);
-    for reply in batch {
-        reply.delivery.confirm(Ok(()));
-    }
+fn by_client(sorted: &[StoredReply]) -> impl Iterator<Item = &[StoredReply]> {
+    sorted.chunk_by(|a, b| a.stream == b.stream)
 }
 
 /// What became of the replies of so many clients.

@@ -1,8 +1,8 @@
-//! Acknowledgements that go along with the next read.
+//! Acknowledgements and replies that go along with the next read.
 //!
 //! While little is to be done, a delivery is handled faster than the next read is of any use. The
-//! reader then waits a moment for the acknowledgements of what it has just brought, and sends them
-//! in front of the read: one exchange with the server in place of two. Where they do not come in
+//! reader then waits a moment for the end of what it has just brought, and sends that in front of
+//! the read: one exchange with the server in place of two. Where they do not come in
 //! that moment it reads on without them, and does not wait for the next ones either.
 
 use std::{
@@ -17,13 +17,53 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{acks::Ack, entry::Lane, worker::Worker};
-use crate::{sync::lock, transport::redis::error};
+use super::{
+    acks::{self, Ack},
+    entry::Lane,
+    replies::{self, Shipment, StoredReply},
+    worker::Worker,
+};
+use crate::{error::Error, sync::lock, transport::redis::error};
 
 /// How long a read waits for them: the least that a timer can measure.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// Where the acknowledgements of a few deliveries gather for a read that is about to be sent.
+/// What ends a delivery that is done.
+#[derive(Debug)]
+pub(super) enum Rider {
+    Ack(Ack),
+    Reply(StoredReply),
+}
+
+impl Rider {
+    /// Whether what ends it has to be a step of its own.
+    fn rides_alone(&self) -> bool {
+        let delivery = match self {
+            Rider::Ack(ack) => &ack.delivery,
+            Rider::Reply(reply) => &reply.delivery,
+        };
+        delivery.grip.key.0 == Lane::Retry
+    }
+}
+
+impl Worker {
+    /// Ends a delivery: with the next read if one waits for that, else at once.
+    pub(super) fn finish(&self, rider: Rider) {
+        if let Some(rider) = self.platform.offer(rider) {
+            self.send(rider);
+        }
+    }
+
+    fn send(&self, rider: Rider) {
+        // A source that is closed leaves it to its lease.
+        let _ = match rider {
+            Rider::Ack(ack) => self.acks.send(ack).is_ok(),
+            Rider::Reply(reply) => self.replies.send(reply).is_ok(),
+        };
+    }
+}
+
+/// Where what ends a few deliveries gathers for a read that is about to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Platform {
     waiting: Mutex<Option<Waiting>>,
@@ -32,13 +72,13 @@ pub(super) struct Platform {
 
 #[derive(Debug)]
 struct Waiting {
-    acks: Vec<Ack>,
+    riders: Vec<Rider>,
     expected: usize,
 }
 
 impl Waiting {
     fn is_complete(&self) -> bool {
-        self.acks.len() >= self.expected
+        self.riders.len() >= self.expected
     }
 }
 
@@ -46,23 +86,18 @@ impl Platform {
     /// From now on a read waits for so many.
     pub(super) fn open(&self, expected: usize) {
         *lock(&self.waiting) = Some(Waiting {
-            acks: Vec::with_capacity(expected),
+            riders: Vec::with_capacity(expected),
             expected,
         });
     }
 
-    /// Takes an acknowledgement for the read that waits. It comes back where none does, or where it
-    /// needs a step of its own.
-    pub(super) fn offer(&self, ack: Ack) -> Option<Ack> {
+    /// Takes one for the read that waits. It comes back where none does.
+    fn offer(&self, rider: Rider) -> Option<Rider> {
         let mut waiting = lock(&self.waiting);
-        let Some(waiting) = waiting.as_mut() else {
-            return Some(ack);
+        let Some(waiting) = waiting.as_mut().filter(|_| !rider.rides_alone()) else {
+            return Some(rider);
         };
-        let (lane, _) = ack.delivery.grip.key;
-        if lane == Lane::Retry {
-            return Some(ack);
-        }
-        waiting.acks.push(ack);
+        waiting.riders.push(rider);
         if waiting.is_complete() {
             self.complete.notify_one();
         }
@@ -75,11 +110,9 @@ impl Platform {
         worker: &Arc<Worker>,
         clock: Pin<&mut Sleep>,
     ) -> (Riders, bool) {
+        let is_complete = || (lock(&self.waiting).as_ref()).is_none_or(Waiting::is_complete);
         let complete = async {
-            while !lock(&self.waiting)
-                .as_ref()
-                .is_none_or(Waiting::is_complete)
-            {
+            while !is_complete() {
                 self.complete.notified().await;
             }
         };
@@ -89,9 +122,14 @@ impl Platform {
             () = run_out(clock, Instant::now() + PATIENCE) => false,
         };
         let waiting = lock(&self.waiting).take();
-        let acks = waiting.map_or_else(Vec::new, |waiting| waiting.acks);
-        let worker = worker.clone();
-        (Riders { worker, acks }, complete)
+        let mut riders = Riders::none(worker);
+        for rider in waiting.map_or_else(Vec::new, |waiting| waiting.riders) {
+            match rider {
+                Rider::Ack(ack) => riders.acks.push(ack),
+                Rider::Reply(reply) => riders.replies.push(reply),
+            }
+        }
+        (riders, complete)
     }
 }
 
@@ -110,55 +148,83 @@ async fn run_out(mut clock: Pin<&mut Sleep>, until: Instant) {
     }
 }
 
-/// Acknowledgements on their way with a read. Those that do not arrive are sent as any other.
+/// Those on their way with a read. What does not arrive is sent as any other.
 pub(super) struct Riders {
     worker: Arc<Worker>,
     acks: Vec<Ack>,
+    replies: Vec<StoredReply>,
 }
 
 impl Riders {
-    pub(super) fn is_empty(&self) -> bool {
-        self.acks.is_empty()
+    fn none(worker: &Arc<Worker>) -> Self {
+        Self {
+            worker: worker.clone(),
+            acks: Vec::new(),
+            replies: Vec::new(),
+        }
     }
 
-    /// What to send for them.
-    pub(super) fn commands(&mut self) -> Pipeline {
-        let mut commands = Pipeline::with_capacity(self.acks.len() + 1);
-        for ack in &mut self.acks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.acks.is_empty() && self.replies.is_empty()
+    }
+
+    /// What to send for them, and what is to be done with the answers.
+    pub(super) fn commands(mut self) -> (Pipeline, impl FnOnce(RedisResult<Vec<Value>>)) {
+        let mut commands = Pipeline::with_capacity(self.acks.len() + 2);
+        for ack in &self.acks {
             if let Some((channel, envelope)) = &ack.publish {
                 commands.cmd("PUBLISH").arg(&channel[..]).arg(envelope);
             }
         }
-        commands.add_command(super::acks::xack(
-            &self.worker,
-            &super::acks::ids(&self.acks, Lane::Main),
-        ));
-        commands
+        if !self.acks.is_empty() {
+            let ids = acks::ids(&self.acks, Lane::Main);
+            commands.add_command(acks::xack(&self.worker, &ids));
+        }
+        let mut shipments = Vec::new();
+        while !self.replies.is_empty() {
+            let some = self.replies.len().min(replies::BATCH);
+            let mut batch: Vec<_> = self.replies.drain(..some).collect();
+            let shipment = Shipment::new(Lane::Main, &mut batch);
+            commands.add_command(shipment.call(&self.worker));
+            shipments.push((shipment, batch));
+        }
+        let arrived = move |answers: RedisResult<Vec<Value>>| {
+            let mut answers = answers.unwrap_or_default();
+            let of_shipments = answers.split_off(answers.len().saturating_sub(shipments.len()));
+            self.acknowledged(answers);
+            let mut answers = of_shipments.into_iter();
+            for (shipment, batch) in shipments {
+                let answer = answers
+                    .next()
+                    .ok_or_else(Error::closed)
+                    .and_then(error::check);
+                if let Err((unstored, _)) = shipment.stored(&self.worker, batch, answer) {
+                    self.replies.extend(unstored);
+                }
+            }
+        };
+        (commands, arrived)
     }
 
-    /// What the server has answered to these commands.
-    pub(super) fn arrived(mut self, answer: RedisResult<Vec<Value>>) {
-        let Ok(mut answers) = answer else {
+    /// What the server has answered to the acknowledgements.
+    fn acknowledged(&mut self, mut answers: Vec<Value>) {
+        let Some(acknowledged) = answers.pop() else {
             return;
         };
-        if answers
-            .pop()
-            .is_none_or(|acknowledged| error::code(&acknowledged).is_some())
-        {
-            return;
+        if error::code(&acknowledged).is_none() {
+            for answer in answers {
+                acks::published(&self.worker.counters, Ok(answer));
+            }
+            acks::confirm(&self.worker, self.acks.drain(..));
         }
-        for refusal in answers {
-            super::acks::published(&self.worker.counters, Ok(refusal));
-        }
-        super::acks::confirm(&self.worker, self.acks.drain(..));
     }
 }
 
 impl Drop for Riders {
     fn drop(&mut self) {
-        for ack in self.acks.drain(..) {
-            // A source that is closed leaves them to their leases.
-            let _ = self.worker.acks.send(ack);
-        }
+        let acks = self.acks.drain(..).map(Rider::Ack);
+        let replies = self.replies.drain(..).map(Rider::Reply);
+        acks.chain(replies)
+            .for_each(|rider| self.worker.send(rider));
     }
 }

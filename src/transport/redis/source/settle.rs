@@ -17,6 +17,7 @@ use super::{
     entry::EntryId,
     queued::{Queued, Then},
     replies::StoredReply,
+    riders::Rider,
     scripts,
     worker::{Flight, Grip, Suspect, Worker},
 };
@@ -184,20 +185,18 @@ impl Ticket {
         }
         let worker = worker.clone();
         let delivery = Queued::new(self.grip, then);
-        if let Some(ack) = worker.platform.offer(Ack { delivery, publish }) {
-            let _ = worker.acks.send(ack);
-        }
+        worker.finish(Rider::Ack(Ack { delivery, publish }));
     }
 
     /// Keeps the reply for a client that reads it when it can.
     fn store(self, stream: String, envelope: Vec<u8>, then: Then) {
         let worker = self.grip.worker.clone();
-        let _ = worker.replies.send(StoredReply {
+        worker.finish(Rider::Reply(StoredReply {
             delivery: Queued::new(self.grip, then),
             origin: self.origin,
             stream,
             envelope,
-        });
+        }));
     }
 
     /// Delivers it again, now or after a while.

@@ -235,9 +235,8 @@ impl Reader {
         let limit = block.unwrap_or_default() + GRACE;
         let answer = match riders {
             None => timeout(limit, connection.link.command(&cmd)).await,
-            Some(mut riders) => {
-                let first = riders.commands();
-                let arrived = |answers| riders.arrived(answers);
+            Some(riders) => {
+                let (first, arrived) = riders.commands();
                 let answer = connection.link.command_behind(&first, arrived, &cmd);
                 timeout(limit, answer).await
             }
