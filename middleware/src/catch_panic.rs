@@ -62,6 +62,8 @@ use campanile::{BoxError, Message, Reply};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
+use crate::started::Started;
+
 /// Makes [`CatchPanic`] services. See the [module](self).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CatchPanicLayer;
@@ -101,8 +103,8 @@ where
 
     fn call(&mut self, message: Message) -> Self::Future {
         CatchPanicFuture(match caught(|| self.inner.call(message)) {
-            Ok(work) => State::Running(work),
-            Err(panicked) => State::Panicked(Some(panicked)),
+            Ok(work) => Started::Called(work),
+            Err(panicked) => Started::failed(panicked),
         })
     }
 }
@@ -115,14 +117,7 @@ fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
 /// The future of [`CatchPanic`].
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct CatchPanicFuture<W>(#[pin] State<W>);
-
-#[pin_project(project = StateProjection)]
-enum State<W> {
-    Running(#[pin] W),
-    /// In the call itself.
-    Panicked(Option<Panicked>),
-}
+pub struct CatchPanicFuture<W>(#[pin] Started<W>);
 
 impl<W, E> Future for CatchPanicFuture<W>
 where
@@ -132,16 +127,8 @@ where
     type Output = Result<Reply, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().0.project() {
-            StateProjection::Running(work) => match caught(|| work.poll(cx)) {
-                Ok(poll) => poll.map_err(Into::into),
-                Err(panicked) => Poll::Ready(Err(panicked.into())),
-            },
-            StateProjection::Panicked(panicked) => {
-                let panicked = panicked.take().expect("polled after completion");
-                Poll::Ready(Err(panicked.into()))
-            }
-        }
+        let work = self.project().0;
+        caught(|| work.poll(cx)).unwrap_or_else(|panicked| Poll::Ready(Err(panicked.into())))
     }
 }
 

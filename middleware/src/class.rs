@@ -1,7 +1,7 @@
 //! What an error says about another try.
 //!
-//! Retries and circuit breakers ask the same question of an error, and both take another answer than
-//! the one here:
+//! Retries and circuit breakers ask the same question of an error. Both take a function of the
+//! application's in place of the one here:
 //!
 //! ```
 //! use campanile_middleware::{Class, DurableRetryLayer, class};

@@ -87,6 +87,8 @@ use campanile::{BoxError, Message, Reply};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
+use crate::started::Started;
+
 /// Makes [`Filter`] services. See the [module](self).
 #[derive(Clone, Copy)]
 pub struct FilterLayer<F> {
@@ -145,8 +147,8 @@ where
 
     fn call(&mut self, message: Message) -> Self::Future {
         FilterFuture(match (self.check)(&message) {
-            Ok(()) => State::Passed(self.inner.call(message)),
-            Err(error) => State::Rejected(Some(error.into())),
+            Ok(()) => Started::Called(self.inner.call(message)),
+            Err(error) => Started::failed(error),
         })
     }
 }
@@ -162,13 +164,7 @@ impl<S: fmt::Debug, F> fmt::Debug for Filter<S, F> {
 /// The future of [`Filter`].
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct FilterFuture<W>(#[pin] State<W>);
-
-#[pin_project(project = StateProjection)]
-enum State<W> {
-    Passed(#[pin] W),
-    Rejected(Option<BoxError>),
-}
+pub struct FilterFuture<W>(#[pin] Started<W>);
 
 impl<W, E> Future for FilterFuture<W>
 where
@@ -178,12 +174,7 @@ where
     type Output = Result<Reply, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().0.project() {
-            StateProjection::Passed(work) => work.poll(cx).map_err(Into::into),
-            StateProjection::Rejected(error) => {
-                Poll::Ready(Err(error.take().expect("polled after completion")))
-            }
-        }
+        self.project().0.poll(cx)
     }
 }
 

@@ -33,6 +33,13 @@ mod mocks;
 pub mod request_id;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(any(
+    feature = "catch-panic",
+    feature = "circuit-breaker",
+    feature = "filter",
+    feature = "timeout"
+))]
+mod started;
 #[cfg(feature = "timeout")]
 pub mod timeout;
 

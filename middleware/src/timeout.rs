@@ -29,7 +29,8 @@
 //! # Deadlines
 //! A request ends at its caller's deadline or after the default, whichever is earlier. That time is
 //! also its [`Deadline`] for everything inside: a handler that extracts it, or a call that passes it
-//! on.
+//! on. A request whose deadline has passed before it is called, in the queue of a limit say, is not
+//! started any more.
 //!
 //! A task ends after the default alone. How long it may
 //! [wait for its start](campanile::client::Call::expires_after) is no limit to its work: one that
@@ -65,6 +66,8 @@ use campanile::{BoxError, Deadline, Kind, Message, Reply};
 use pin_project::pin_project;
 use tokio::time::{Sleep, sleep_until};
 use tower::{Layer, Service, timeout::error::Elapsed};
+
+use crate::started::Started;
 
 /// Makes [`Timeout`] services. See the [module](self).
 #[derive(Debug, Clone, Copy)]
@@ -138,8 +141,13 @@ where
 
     fn call(&mut self, mut message: Message) -> Self::Future {
         let limit = self.limit(&mut message);
+        // The default begins now, so what has passed is the caller's.
+        let late = limit.is_some_and(Deadline::has_passed);
         TimeoutFuture {
-            work: self.inner.call(message),
+            work: match late {
+                true => Started::failed(Elapsed::new()),
+                false => Started::Called(self.inner.call(message)),
+            },
             timer: limit.map(|limit| sleep_until(limit.0)),
         }
     }
@@ -150,7 +158,7 @@ where
 #[must_use = "futures do nothing unless polled"]
 pub struct TimeoutFuture<W> {
     #[pin]
-    work: W,
+    work: Started<W>,
     #[pin]
     timer: Option<Sleep>,
 }
@@ -165,7 +173,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(outcome) = this.work.poll(cx) {
-            return Poll::Ready(outcome.map_err(Into::into));
+            return Poll::Ready(outcome);
         }
         match this.timer.as_pin_mut() {
             None => Poll::Pending,
@@ -268,10 +276,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_past_its_deadline_is_polled_once_and_given_up() {
+    async fn a_request_past_its_deadline_is_not_started() {
+        let (mut service, mut handle) = around(&TimeoutLayer::new(SECOND));
         let request = with_deadline(Message::rpc("a", ""), Duration::ZERO);
-        let (waited, _) = waited(TimeoutLayer::new(SECOND), request).await;
-        assert!(waited < SECOND / 100, "{waited:?}");
+        let error = call(&mut service, request).await.unwrap_err();
+        assert!(error.is::<Elapsed>());
+        assert!(handle.poll_request().is_pending());
     }
 
     #[tokio::test(start_paused = true)]

@@ -47,6 +47,22 @@ impl Default for Rules {
     }
 }
 
+impl Rules {
+    fn are_too_many(&self, calls: Calls) -> bool {
+        let rate = f64::from(calls.failed) / f64::from(calls.all);
+        calls.all >= self.minimum_calls && rate >= self.failure_rate
+    }
+
+    fn open(&self) -> Phase {
+        let now = Instant::now();
+        // A year stands for "never" where the sum would overflow.
+        let until = now
+            .checked_add(self.open_for)
+            .unwrap_or_else(|| now + Duration::from_secs(31_536_000));
+        Phase::Open { until }
+    }
+}
+
 pub(super) struct Circuit {
     rules: Rules,
     phase: Mutex<Phase>,
@@ -60,6 +76,25 @@ enum Phase {
     Closed(Window),
     Open { until: Instant },
     HalfOpen { under_way: u32, good: u32 },
+}
+
+/// What a call has made of the circuit.
+enum Turned {
+    Opened(Calls),
+    Reopened,
+    Closed,
+}
+
+impl Turned {
+    fn log(self) {
+        match self {
+            Self::Opened(Calls { failed, all }) => {
+                tracing::warn!(failed, all, "a circuit opens: too many calls have failed");
+            }
+            Self::Reopened => tracing::warn!("a circuit stays open: a probe has failed"),
+            Self::Closed => tracing::info!("a circuit is closed again"),
+        }
+    }
 }
 
 /// Why a call is not let through.
@@ -99,7 +134,7 @@ impl Circuit {
             if Instant::now() < until {
                 return Err(Refusal::Open(until));
             }
-            tracing::info!("a circuit is half open");
+            // Nobody has to be woken: those who wait for an open circuit wait for this time.
             let (under_way, good) = (0, 0);
             self.turn(&mut phase, Phase::HalfOpen { under_way, good });
         }
@@ -127,43 +162,38 @@ impl Circuit {
         if epoch != self.epoch.load(Ordering::Relaxed) {
             return;
         }
-        match &mut *phase {
+        let turned = match &mut *phase {
             Phase::Closed(window) => {
-                let Calls { failed, all } = window.add(success, self.rules.window);
-                let rate = f64::from(failed) / f64::from(all);
-                if all >= self.rules.minimum_calls && rate >= self.rules.failure_rate {
-                    tracing::warn!(failed, all, "a circuit opens: too many calls have failed");
-                    self.open(&mut phase);
-                }
+                let calls = window.add(success, self.rules.window);
+                self.rules.are_too_many(calls).then(|| {
+                    self.turn(&mut phase, self.rules.open());
+                    Turned::Opened(calls)
+                })
             }
             Phase::HalfOpen { good, .. } if success => {
                 *good += 1;
-                if *good >= self.rules.probes {
-                    tracing::info!("a circuit is closed again");
+                (*good >= self.rules.probes).then(|| {
                     self.turn(&mut phase, Phase::Closed(Window::default()));
-                }
+                    Turned::Closed
+                })
             }
             Phase::HalfOpen { .. } => {
-                tracing::warn!("a circuit stays open: a probe has failed");
-                self.open(&mut phase);
+                self.turn(&mut phase, self.rules.open());
+                Some(Turned::Reopened)
             }
-            Phase::Open { .. } => {}
+            Phase::Open { .. } => None,
+        };
+        // Neither wakers nor a subscriber may find it locked.
+        drop(phase);
+        if let Some(turned) = turned {
+            self.changed.notify_waiters();
+            turned.log();
         }
-    }
-
-    fn open(&self, phase: &mut Phase) {
-        let now = Instant::now();
-        // A year stands for "never" where the sum would overflow.
-        let until = now
-            .checked_add(self.rules.open_for)
-            .unwrap_or_else(|| now + Duration::from_secs(31_536_000));
-        self.turn(phase, Phase::Open { until });
     }
 
     fn turn(&self, phase: &mut Phase, next: Phase) {
         *phase = next;
         self.epoch.fetch_add(1, Ordering::Relaxed);
-        self.changed.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Phase> {
@@ -209,6 +239,7 @@ impl Drop for Ticket {
             && self.is_current()
         {
             *under_way -= 1;
+            drop(phase);
             self.circuit.changed.notify_waiters();
         }
     }

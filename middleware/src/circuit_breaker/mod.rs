@@ -65,8 +65,11 @@
 //!
 //! A probe is reserved when the service is ready, and given back when that service or its call is
 //! dropped. A worker whose circuit is half open fetches a batch, as it cannot know how many will be
-//! let through; what is no probe waits in its task, under its lease, until the circuit closes.
-//! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds that.
+//! let through, and one that is waiting for messages when its circuit opens takes those that come
+//! first. What is not let through waits in its task, under its lease, until the circuit closes; no
+//! attempt is used up. [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds how
+//! many those are. A shutdown waits for them up to its
+//! [deadline](campanile::serve::Serve::shutdown_deadline), then they come back when their lease ends.
 //!
 //! With [`fail_fast`](CircuitBreakerLayer::fail_fast) it is always ready while it lets nothing through.
 //!

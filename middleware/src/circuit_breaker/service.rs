@@ -18,7 +18,10 @@ use super::{
     CircuitOpen,
     circuit::{Circuit, Refusal, Ticket},
 };
-use crate::class::{Class, Classifier};
+use crate::{
+    class::{Class, Classifier},
+    started::Started,
+};
 
 /// A service that is not called while its circuit is open. See the [module](super).
 pub struct CircuitBreaker<S> {
@@ -119,16 +122,15 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        match std::mem::replace(&mut self.reserved, Reserved::Nothing) {
-            Reserved::Call(ticket) => CircuitBreakerFuture(State::Called {
-                work: self.inner.call(message),
-                ticket: Some(ticket),
-                classifier: self.classifier.clone(),
-            }),
-            Reserved::Refused(retry_after) => {
-                CircuitBreakerFuture(State::Refused(Some(CircuitOpen::new(retry_after))))
-            }
+        let (work, ticket) = match std::mem::replace(&mut self.reserved, Reserved::Nothing) {
+            Reserved::Call(ticket) => (Started::Called(self.inner.call(message)), Some(ticket)),
+            Reserved::Refused(after) => (Started::failed(CircuitOpen::new(after)), None),
             Reserved::Nothing | Reserved::Waiting(_) => panic!("called before it was ready"),
+        };
+        CircuitBreakerFuture {
+            work,
+            ticket,
+            classifier: self.classifier.clone(),
         }
     }
 }
@@ -146,17 +148,12 @@ impl<S: fmt::Debug> fmt::Debug for CircuitBreaker<S> {
 /// The future of [`CircuitBreaker`].
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct CircuitBreakerFuture<W>(#[pin] State<W>);
-
-#[pin_project(project = StateProjection)]
-enum State<W> {
-    Called {
-        #[pin]
-        work: W,
-        ticket: Option<Ticket>,
-        classifier: Classifier,
-    },
-    Refused(Option<CircuitOpen>),
+pub struct CircuitBreakerFuture<W> {
+    #[pin]
+    work: Started<W>,
+    /// `None` where nothing was called.
+    ticket: Option<Ticket>,
+    classifier: Classifier,
 }
 
 impl<W, E> Future for CircuitBreakerFuture<W>
@@ -167,28 +164,18 @@ where
     type Output = Result<Reply, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().0.project() {
-            StateProjection::Called {
-                work,
-                ticket,
-                classifier,
-            } => {
-                let outcome = ready!(work.poll(cx)).map_err(Into::into);
-                let ticket = ticket.take().expect("polled after completion");
-                match &outcome {
-                    Ok(_) => ticket.count(true),
-                    Err(error) if classifier.class(&**error) == Class::Transient => {
-                        ticket.count(false);
-                    }
-                    Err(_) => drop(ticket),
+        let this = self.project();
+        let outcome = ready!(this.work.poll(cx));
+        if let Some(ticket) = this.ticket.take() {
+            match &outcome {
+                Ok(_) => ticket.count(true),
+                Err(error) if this.classifier.class(&**error) == Class::Transient => {
+                    ticket.count(false);
                 }
-                Poll::Ready(outcome)
-            }
-            StateProjection::Refused(error) => {
-                let error = error.take().expect("polled after completion");
-                Poll::Ready(Err(error.into()))
+                Err(_) => drop(ticket),
             }
         }
+        Poll::Ready(outcome)
     }
 }
 

@@ -64,147 +64,34 @@
 //! # Errors
 //! It adds none. The error of a request is answered without headers, and so without the id.
 
+mod id;
+
 use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use campanile::{BoxError, FromMessageParts, Kind, Message, Parts, Rejection, Reply};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use campanile::{BoxError, Kind, Message, Reply};
+use http::{HeaderMap, HeaderName};
 use pin_project::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 use tower::{Layer, Service};
 use uuid::Uuid;
 
-tokio::task_local! {
-    static CURRENT: RequestId;
-}
+use self::id::CURRENT;
+pub use self::id::{InvalidRequestId, MakeRequestId, RequestId};
 
-/// The id of a request. See the [module](self).
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct RequestId(HeaderValue);
-
-impl RequestId {
-    /// The length of the longest, in bytes.
-    pub const MAX_LEN: usize = 128;
-
-    /// An id of this text.
-    ///
-    /// # Errors
-    /// When it is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or has anything but visible ASCII.
-    pub fn new(text: &str) -> Result<Self, InvalidRequestId> {
-        let value = HeaderValue::from_str(text).map_err(|_| InvalidRequestId::NOT_VISIBLE)?;
-        Self::from_value(&value)
-    }
-
-    fn from_value(value: &HeaderValue) -> Result<Self, InvalidRequestId> {
-        match value.as_bytes() {
-            [] => Err(InvalidRequestId("it is empty")),
-            bytes if bytes.len() > Self::MAX_LEN => {
-                Err(InvalidRequestId("it is longer than 128 bytes"))
-            }
-            bytes if !bytes.iter().all(u8::is_ascii_graphic) => Err(InvalidRequestId::NOT_VISIBLE),
-            _ => Ok(Self(value.clone())),
-        }
-    }
-
-    /// The id of the message that is being handled in the current task, within a
-    /// [`RequestIdLayer`] or a [`scope`](Self::scope).
-    pub fn current() -> Option<Self> {
-        CURRENT.try_with(Clone::clone).ok()
-    }
-
-    /// Makes this id the current one within a future, for one that is spawned.
-    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        CURRENT.scope(self, future)
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        self.0.to_str().expect("an id is visible ASCII")
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
-}
-
-impl From<u64> for RequestId {
-    fn from(number: u64) -> Self {
-        Self(number.into())
-    }
-}
-
-impl From<Uuid> for RequestId {
-    fn from(uuid: Uuid) -> Self {
-        let text = uuid.to_string();
-        Self(HeaderValue::try_from(text).expect("a UUID is visible ASCII"))
-    }
-}
-
-/// Found where a [`RequestIdLayer`] stands around; without one it is an ordinary rejection.
-impl<S: Sync> FromMessageParts<S> for RequestId {
-    type Rejection = Rejection;
-
-    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        let found = parts.extensions.get().cloned();
-        found.ok_or_else(|| Rejection::ordinary("no layer has given the message a request id"))
-    }
-}
-
-/// Why a text cannot be a [`RequestId`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidRequestId(&'static str);
-
-impl InvalidRequestId {
-    const NOT_VISIBLE: Self = Self("it has other bytes than visible ASCII");
-}
-
-impl fmt::Display for InvalidRequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no request id: {}", self.0)
-    }
-}
-
-impl std::error::Error for InvalidRequestId {}
-
-/// Makes the id of a message that has none. Every `Fn(&Message) -> RequestId` is one.
-pub trait MakeRequestId {
-    /// Makes one.
-    fn make_request_id(&self, message: &Message) -> RequestId;
-}
-
-impl<F: Fn(&Message) -> RequestId> MakeRequestId for F {
-    fn make_request_id(&self, message: &Message) -> RequestId {
-        self(message)
-    }
-}
-
-/// Makes a random UUID.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct MakeRequestUuid;
-
-impl MakeRequestId for MakeRequestUuid {
-    fn make_request_id(&self, _: &Message) -> RequestId {
-        Uuid::new_v4().into()
-    }
-}
+/// What makes the ids of a layer and its services: random UUIDs where there is nothing else.
+type Make = Option<Arc<dyn MakeRequestId + Send + Sync>>;
 
 /// Makes [`WithRequestId`] services. See the [module](self).
 #[derive(Clone)]
-pub struct RequestIdLayer<M = MakeRequestUuid> {
+pub struct RequestIdLayer {
     header: HeaderName,
-    make: M,
+    make: Make,
 }
 
 impl RequestIdLayer {
@@ -212,18 +99,10 @@ impl RequestIdLayer {
     pub const fn new() -> Self {
         Self {
             header: HeaderName::from_static("x-request-id"),
-            make: MakeRequestUuid,
+            make: None,
         }
     }
-}
 
-impl Default for RequestIdLayer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<M> RequestIdLayer<M> {
     /// The header that the id is in. `x-request-id` unless set.
     #[must_use]
     pub fn header(mut self, header: HeaderName) -> Self {
@@ -233,15 +112,19 @@ impl<M> RequestIdLayer<M> {
 
     /// Makes the id of a message that has none. A random UUID unless set.
     #[must_use]
-    pub fn make<N: MakeRequestId>(self, make: N) -> RequestIdLayer<N> {
-        RequestIdLayer {
-            header: self.header,
-            make,
-        }
+    pub fn make(mut self, make: impl MakeRequestId + Send + Sync + 'static) -> Self {
+        self.make = Some(Arc::new(make));
+        self
     }
 }
 
-impl<M> fmt::Debug for RequestIdLayer<M> {
+impl Default for RequestIdLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for RequestIdLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestIdLayer")
             .field("header", &self.header)
@@ -249,8 +132,8 @@ impl<M> fmt::Debug for RequestIdLayer<M> {
     }
 }
 
-impl<S, M: Clone> Layer<S> for RequestIdLayer<M> {
-    type Service = WithRequestId<S, M>;
+impl<S> Layer<S> for RequestIdLayer {
+    type Service = WithRequestId<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         WithRequestId {
@@ -263,13 +146,13 @@ impl<S, M: Clone> Layer<S> for RequestIdLayer<M> {
 
 /// A service whose messages have an id. See the [module](self).
 #[derive(Clone)]
-pub struct WithRequestId<S, M> {
+pub struct WithRequestId<S> {
     inner: S,
     header: HeaderName,
-    make: M,
+    make: Make,
 }
 
-impl<S, M: MakeRequestId> WithRequestId<S, M> {
+impl<S> WithRequestId<S> {
     /// The id of a message, which is then in it.
     fn identify(&self, message: &mut Message) -> RequestId {
         let carried = message.headers().get(&self.header);
@@ -280,8 +163,10 @@ impl<S, M: MakeRequestId> WithRequestId<S, M> {
                     let (name, header) = (message.name(), &self.header);
                     tracing::warn!(%name, %header, %fault, "a request id was replaced");
                 }
-                let current = RequestId::current();
-                let id = current.unwrap_or_else(|| self.make.make_request_id(message));
+                let id = RequestId::current().unwrap_or_else(|| match &self.make {
+                    Some(make) => make.make_request_id(message),
+                    None => Uuid::new_v4().into(),
+                });
                 if message.kind() != Kind::Event {
                     insert(message.headers_mut(), &self.header, &id);
                 }
@@ -295,13 +180,12 @@ impl<S, M: MakeRequestId> WithRequestId<S, M> {
 
 /// A message with as many headers as there can be goes without.
 fn insert(headers: &mut HeaderMap, header: &HeaderName, id: &RequestId) {
-    let _ = headers.try_insert(header, id.0.clone());
+    let _ = headers.try_insert(header, id.value().clone());
 }
 
-impl<S, M> Service<Message> for WithRequestId<S, M>
+impl<S> Service<Message> for WithRequestId<S>
 where
     S: Service<Message, Response = Reply, Error: Into<BoxError>>,
-    M: MakeRequestId,
 {
     type Response = Reply;
     type Error = S::Error;
@@ -323,7 +207,7 @@ where
     }
 }
 
-impl<S: fmt::Debug, M> fmt::Debug for WithRequestId<S, M> {
+impl<S: fmt::Debug> fmt::Debug for WithRequestId<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WithRequestId")
             .field("inner", &self.inner)

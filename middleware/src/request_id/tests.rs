@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use http::HeaderValue;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
@@ -19,10 +20,7 @@ fn with_header(mut message: Message, value: &[u8]) -> Message {
 }
 
 /// What the inner service got.
-async fn passed<M>(layer: RequestIdLayer<M>, message: Message) -> Message
-where
-    M: MakeRequestId + Clone,
-{
+async fn passed(layer: RequestIdLayer, message: Message) -> Message {
     let (mut service, mut handle) = around(&layer);
     let _answer = call(&mut service, message);
     handle.next_request().await.unwrap().0
@@ -84,7 +82,8 @@ async fn it_is_current_in_the_call_and_in_the_future_and_nowhere_else() {
             let spawned = tokio::spawn(async { RequestId::current() }).await.unwrap();
             log.lock().unwrap().push(spawned);
             let carried = tokio::spawn(id.scope(async { RequestId::current() }));
-            log.lock().unwrap().push(carried.await.unwrap());
+            let carried = carried.await.unwrap();
+            log.lock().unwrap().push(carried);
             Ok::<_, BoxError>(Reply::default())
         }
     });

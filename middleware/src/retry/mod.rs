@@ -55,14 +55,21 @@
 //! Overload (of tower's `LoadShed`, of an open circuit) is no fault of the message's. A durable retry
 //! lets it pass, and the transport redelivers the message without counting the attempt.
 //!
+//! # Requests and events
+//! A durable retry leaves them alone: the error of a request is its answer, and an event is not kept.
+//! With [`requests`](DurableRetryLayer::requests) a request that has failed for the moment is
+//! redelivered while its caller still waits.
+//!
 //! # Deadlines and leases
 //! Nothing is tried in place past the message's deadline, or once its lease is lost. While it is
 //! tried, its lease is renewed: the waits need not fit into one.
 //!
 //! # What was perhaps sent
-//! On the sending side a lost connection can leave it open whether a message was taken. Such a
-//! call is tried again only with an
-//! [idempotency key](campanile::client::Call::idempotency_key), which makes two of them one.
+//! On the sending side a lost connection or a time-out can leave it open whether a message was taken.
+//! Such a call is tried again only with an
+//! [idempotency key](campanile::client::Call::idempotency_key), which makes two of them one. A message
+//! without an id counts as one that is sent: so does an event, and what a client over a router handles
+//! in place.
 //!
 //! # Delivery guarantee
 //! A task is handled again after each failure, and within each attempt as often as it is tried in

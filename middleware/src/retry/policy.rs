@@ -4,7 +4,10 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use campanile::{BoxError, Error, Failure, Message, Reply, error::find};
 use tokio::time::{Sleep, sleep};
-use tower::retry::{Policy, budget::Budget};
+use tower::{
+    retry::{Policy, budget::Budget},
+    timeout::error::Elapsed,
+};
 
 use super::Backoff;
 use crate::class::{Class, Classifier};
@@ -117,9 +120,10 @@ impl RetryPolicy {
 /// a transport has an id: it is handled, not sent.
 fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
     let parts = message.parts();
-    parts.id.is_none()
-        && parts.idempotency_key.is_none()
-        && find::<Error>(error).is_some_and(|e| e.is_unknown_outcome() || e.is_timeout())
+    let sending = parts.id.is_none() && parts.idempotency_key.is_none();
+    let unknown = |error: &Error| error.is_unknown_outcome() || error.is_timeout();
+    // A layer's time-out gives up what is under way, wherever that is.
+    sending && (find::<Elapsed>(error).is_some() || find::<Error>(error).is_some_and(unknown))
 }
 
 /// One for each kind of error that a stack has; others become a [`BoxError`] by tower's `map_err`.
@@ -276,13 +280,16 @@ mod tests {
         assert_eq!(tries(policy(3), task(), unknown).await.0, 1);
         let late = || BoxError::from(Error::timeout("late"));
         assert_eq!(tries(policy(3), task(), late).await.0, 1);
+        let given_up = || BoxError::from(Elapsed::new());
+        assert_eq!(tries(policy(3), task(), given_up).await.0, 1);
         let mut keyed = task();
         keyed.parts_mut().idempotency_key = Some("k".into());
         assert_eq!(tries(policy(3), keyed, unknown).await.0, 3);
         // A message that was delivered is handled again, whatever its handler failed to send.
         let mut delivered = task();
         delivered.parts_mut().id = Some("1-0".into());
-        assert_eq!(tries(policy(3), delivered, unknown).await.0, 3);
+        assert_eq!(tries(policy(3), delivered.clone(), unknown).await.0, 3);
+        assert_eq!(tries(policy(3), delivered, given_up).await.0, 3);
     }
 
     #[tokio::test(start_paused = true)]
