@@ -1,0 +1,297 @@
+//! A circuit in paused time.
+
+use std::task::Poll;
+
+use campanile::{BoxError, Message, Rejection, Reply, RpcError, error::find};
+use tokio::time::advance;
+use tower_test::mock::Spawn;
+
+use super::*;
+use crate::mocks::{
+    Answers, Inner, around, call, mistake, readiness_passes, reservations_are_released,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Opens for 5 s when half of at least 4 calls within 10 s have failed; 2 probes.
+fn layer() -> CircuitBreakerLayer {
+    CircuitBreakerLayer::new()
+        .minimum_calls(4)
+        .window(10 * SECOND)
+        .open_for(5 * SECOND)
+        .probes(2)
+}
+
+type Breaker = Spawn<CircuitBreaker<Inner>>;
+
+fn message() -> Message {
+    Message::task("a", "")
+}
+
+/// One call that ends with this.
+async fn ends(service: &mut Breaker, handle: &mut Answers, outcome: Result<(), BoxError>) {
+    let answer = call(service, message());
+    let (_, respond) = handle.next_request().await.unwrap();
+    match outcome {
+        Ok(()) => respond.send_response(Reply::default()),
+        Err(error) => respond.send_error(error),
+    }
+    let _ = answer.await;
+}
+
+async fn fails(service: &mut Breaker, handle: &mut Answers, times: u32) {
+    for _ in 0..times {
+        ends(service, handle, Err("down".into())).await;
+    }
+}
+
+async fn succeeds(service: &mut Breaker, handle: &mut Answers, times: u32) {
+    for _ in 0..times {
+        ends(service, handle, Ok(())).await;
+    }
+}
+
+fn is_ready(service: &mut Breaker) -> bool {
+    match service.poll_ready() {
+        Poll::Ready(Ok(())) => true,
+        Poll::Ready(Err(error)) => panic!("{error}"),
+        Poll::Pending => false,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_opens_at_the_rate_and_not_before_the_minimum_of_calls() {
+    let layer = layer();
+    let (mut service, mut handle) = around(&layer);
+    fails(&mut service, &mut handle, 3).await;
+    assert_eq!(layer.state(), State::Closed);
+    // A success can be the call that makes the rate mean something.
+    succeeds(&mut service, &mut handle, 1).await;
+    assert_eq!(layer.state(), State::Open);
+    assert!(!is_ready(&mut service));
+
+    let layer = self::layer();
+    let (mut service, mut handle) = around(&layer);
+    succeeds(&mut service, &mut handle, 5).await;
+    fails(&mut service, &mut handle, 4).await;
+    assert_eq!(layer.state(), State::Closed, "4 of 9 are less than half");
+    fails(&mut service, &mut handle, 1).await;
+    assert_eq!(layer.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_forgotten_after_the_window() {
+    let layer = layer();
+    let (mut service, mut handle) = around(&layer);
+    fails(&mut service, &mut handle, 3).await;
+    advance(10 * SECOND).await;
+    fails(&mut service, &mut handle, 3).await;
+    assert_eq!(layer.state(), State::Closed);
+    advance(9 * SECOND).await;
+    fails(&mut service, &mut handle, 1).await;
+    assert_eq!(layer.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_wakes_who_waits_and_closes_after_its_probes() {
+    let layer = layer();
+    let (mut service, mut handle) = around(&layer);
+    fails(&mut service, &mut handle, 4).await;
+    assert!(!is_ready(&mut service));
+    advance(4 * SECOND).await;
+    assert!(!service.is_woken());
+    assert!(!is_ready(&mut service));
+    advance(SECOND + Duration::from_millis(1)).await;
+    assert!(service.is_woken());
+    succeeds(&mut service, &mut handle, 1).await;
+    assert_eq!(layer.state(), State::HalfOpen);
+    succeeds(&mut service, &mut handle, 1).await;
+    assert_eq!(layer.state(), State::Closed);
+    // It starts afresh: what failed before is not counted again.
+    fails(&mut service, &mut handle, 3).await;
+    assert_eq!(layer.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_probe_that_fails_opens_it_again_for_the_whole_time() {
+    let layer = layer();
+    let (mut service, mut handle) = around(&layer);
+    fails(&mut service, &mut handle, 4).await;
+    advance(6 * SECOND).await;
+    succeeds(&mut service, &mut handle, 1).await;
+    fails(&mut service, &mut handle, 1).await;
+    assert_eq!(layer.state(), State::Open);
+    advance(4 * SECOND).await;
+    assert!(!is_ready(&mut service));
+    advance(2 * SECOND).await;
+    succeeds(&mut service, &mut handle, 2).await;
+    assert_eq!(layer.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_open_circuit_lets_no_more_through_than_its_probes() {
+    let layer = layer();
+    let (mut first, mut handle) = around(&layer);
+    fails(&mut first, &mut handle, 4).await;
+    advance(6 * SECOND).await;
+    let (mut second, mut third) = (first.clone(), first.clone());
+    assert!(is_ready(&mut first));
+    assert!(is_ready(&mut second));
+    assert!(!is_ready(&mut third));
+    // A service that is dropped gives its probe back, and so does a call.
+    drop(first);
+    assert!(third.is_woken());
+    assert!(is_ready(&mut third));
+    let mut fourth = second.clone();
+    assert!(!is_ready(&mut fourth));
+    let dropped = second.call(message());
+    assert!(!is_ready(&mut fourth));
+    drop(dropped);
+    handle.next_request().await.unwrap();
+    assert!(fourth.is_woken());
+    assert!(is_ready(&mut fourth));
+    // One that waits is let through when the circuit closes.
+    let mut waiting = third.clone();
+    assert!(!is_ready(&mut waiting));
+    for service in [&mut third, &mut fourth] {
+        ends(service, &mut handle, Ok(())).await;
+    }
+    assert!(waiting.is_woken());
+    assert!(is_ready(&mut waiting));
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_calls_of_an_earlier_time_do_not_count() {
+    let layer = layer();
+    let (mut service, mut handle) = around(&layer);
+    let late = call(&mut service, message());
+    let (_, respond) = handle.next_request().await.unwrap();
+    fails(&mut service, &mut handle, 4).await;
+    advance(6 * SECOND).await;
+    succeeds(&mut service, &mut handle, 1).await;
+    respond.send_error("down");
+    late.await.unwrap_err();
+    assert_eq!(layer.state(), State::HalfOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_ready_before_the_circuit_opened_is_not_any_more() {
+    let layer = layer();
+    let (mut service, mut handle) = around(&layer);
+    let mut other = service.clone();
+    assert!(is_ready(&mut other));
+    fails(&mut service, &mut handle, 4).await;
+    assert!(!is_ready(&mut other));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_the_fault_of_what_is_called_counts_neither_way() {
+    let layer = layer();
+    let (mut service, mut handle) = around(&layer);
+    fails(&mut service, &mut handle, 3).await;
+    let errors: [BoxError; 3] = [
+        Rejection::permanent("no JSON").into(),
+        RpcError::not_found("user").into(),
+        campanile::Failure::dead_letter().into(),
+    ];
+    for error in errors {
+        ends(&mut service, &mut handle, Err(error)).await;
+    }
+    drop(call(&mut service, message()));
+    handle.next_request().await.unwrap();
+    assert_eq!(layer.state(), State::Closed);
+    fails(&mut service, &mut handle, 1).await;
+    assert_eq!(layer.state(), State::Open);
+    // For a probe: it neither closes the circuit nor opens it, and leaves its place to another.
+    advance(6 * SECOND).await;
+    for _ in 0..5 {
+        let error = Rejection::permanent("no JSON").into();
+        ends(&mut service, &mut handle, Err(error)).await;
+    }
+    assert_eq!(layer.state(), State::HalfOpen);
+    succeeds(&mut service, &mut handle, 2).await;
+    assert_eq!(layer.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn which_errors_count_can_be_chosen() {
+    let layer = layer().classify(|error| match error.to_string().as_str() {
+        "mine" => Class::Lasting,
+        _ => Class::Transient,
+    });
+    let (mut service, mut handle) = around(&layer);
+    for _ in 0..9 {
+        ends(&mut service, &mut handle, Err("mine".into())).await;
+    }
+    assert_eq!(layer.state(), State::Closed);
+    for _ in 0..4 {
+        let error = Rejection::permanent("yours").into();
+        ends(&mut service, &mut handle, Err(error)).await;
+    }
+    assert_eq!(layer.state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_fast_is_ready_and_fails_as_overload_does() {
+    let layer = layer().probes(1).fail_fast();
+    let (mut service, mut handle) = around(&layer);
+    fails(&mut service, &mut handle, 4).await;
+    advance(SECOND).await;
+    let refused = async |service: &mut Breaker| {
+        let error = call(service, message()).await.unwrap_err();
+        assert!(find::<Overloaded>(&*error).is_some());
+        error.downcast_ref::<CircuitOpen>().unwrap().retry_after()
+    };
+    assert_eq!(refused(&mut service).await, 4 * SECOND);
+    assert!(handle.poll_request().is_pending(), "nothing is called");
+    advance(4 * SECOND).await;
+    let mut other = service.clone();
+    let probe = call(&mut service, message());
+    assert_eq!(refused(&mut other).await, Duration::ZERO);
+    handle
+        .next_request()
+        .await
+        .unwrap()
+        .1
+        .send_response(Reply::default());
+    probe.await.unwrap();
+    succeeds(&mut other, &mut handle, 1).await;
+    assert_eq!(layer.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_services_of_a_layer_and_of_its_clones_share_one_circuit() {
+    let layer = layer();
+    let (mut one, mut handle) = around(&layer);
+    let (mut other, _handle) = around(&layer.clone());
+    let (mut foreign, _handle) = around(&layer.clone().probes(1));
+    fails(&mut one, &mut handle, 4).await;
+    assert!(!is_ready(&mut other));
+    assert!(is_ready(&mut foreign));
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_and_reservations_are_the_inner_services() {
+    readiness_passes(&layer());
+    reservations_are_released(&layer());
+    readiness_passes(&layer().fail_fast());
+}
+
+#[test]
+fn numbers_that_cannot_work_are_refused_where_they_stand() {
+    for part in [0.0, -1.0, 1.1, f64::NAN] {
+        let text = mistake(|| layer().failure_rate(part));
+        assert_eq!(
+            text,
+            "the failure rate of a circuit must be above 0.0 and at most 1.0"
+        );
+    }
+    let text = mistake(|| layer().window(Duration::ZERO));
+    assert_eq!(text, "the window of a circuit must be at least 10 ms");
+    let text = mistake(|| layer().minimum_calls(0));
+    assert_eq!(text, "the minimum of calls of a circuit must be at least 1");
+    let text = mistake(|| layer().open_for(Duration::ZERO));
+    assert_eq!(text, "a circuit must be open for some time");
+    let text = mistake(|| layer().probes(0));
+    assert_eq!(text, "a circuit must have at least one probe");
+}

@@ -1,0 +1,159 @@
+//! What an error says about another try.
+//!
+//! Retries and circuit breakers ask the same question of an error. Both take a function of the
+//! application's in place of the one here:
+//!
+//! ```
+//! use campanile_middleware::{Class, DurableRetryLayer, class};
+//! use std::io;
+//!
+//! let layer = DurableRetryLayer::new(5).classify(|error| match campanile::error::find::<io::Error>(error) {
+//!     Some(error) if error.kind() == io::ErrorKind::NotFound => Class::Permanent,
+//!     _ => class::classify(error),
+//! });
+//! ```
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+use campanile::{
+    Error, Failure, NotFound, Rejection, RpcCode, RpcError,
+    error::{Settle, find},
+};
+
+/// What an error says about another try of the same message.
+///
+/// | | retried in place | retried durably | counted by a circuit breaker |
+/// |---|---|---|---|
+/// | `Transient` | yes | yes | yes |
+/// | `Lasting` | no | yes | no |
+/// | `Permanent` | no | no: a dead letter | no |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Class {
+    /// Another try may succeed soon: something that the handler needs was slow, full or away.
+    Transient,
+    /// Another try may succeed, but not soon: a deployment is at fault, or an answer is what it is.
+    Lasting,
+    /// The message is at fault, and stays so.
+    Permanent,
+}
+
+/// The class of an error where nothing else is said. It goes by the nearest in the error's chain of
+/// sources:
+///
+/// - A [`Failure`]: permanent where it asks for a dead letter or to discard, else transient.
+/// - A [`Rejection`]: permanent where it [says so](Rejection::is_permanent), else lasting.
+/// - An [`RpcError`]: transient for `unavailable`, `deadline` and `internal`, else lasting.
+/// - A [`NotFound`]: lasting.
+/// - An [`Error`] of an operation: lasting where it is invalid, of the set-up, closed, or its answer
+///   cannot be read.
+/// - Everything else is transient.
+///
+/// Only what the message itself is blamed for is permanent: to try too often costs less than to give
+/// up too early.
+pub fn classify(error: &(dyn StdError + 'static)) -> Class {
+    if let Some(failure) = find::<Failure>(error) {
+        return match failure.settle() {
+            Settle::DeadLetter | Settle::Discard => Class::Permanent,
+            _ => Class::Transient,
+        };
+    }
+    if let Some(rejection) = find::<Rejection>(error) {
+        return match rejection.is_permanent() {
+            true => Class::Permanent,
+            false => Class::Lasting,
+        };
+    }
+    if let Some(answer) = find::<RpcError>(error) {
+        return match answer.code() {
+            RpcCode::Unavailable | RpcCode::Deadline | RpcCode::Internal => Class::Transient,
+            _ => Class::Lasting,
+        };
+    }
+    let lasting = |error: &Error| {
+        error.is_invalid() || error.is_config() || error.is_closed() || error.is_decode()
+    };
+    match find::<NotFound>(error).is_some() || find::<Error>(error).is_some_and(lasting) {
+        true => Class::Lasting,
+        false => Class::Transient,
+    }
+}
+
+type Function = dyn Fn(&(dyn StdError + 'static)) -> Class + Send + Sync;
+
+/// [`classify`], or what was given in its place.
+#[derive(Clone, Default)]
+pub(crate) struct Classifier(Option<Arc<Function>>);
+
+impl Classifier {
+    pub(crate) fn new(
+        classify: impl Fn(&(dyn StdError + 'static)) -> Class + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Arc::new(classify)))
+    }
+
+    pub(crate) fn class(&self, error: &(dyn StdError + 'static)) -> Class {
+        match &self.0 {
+            Some(function) => function(error),
+            None => classify(error),
+        }
+    }
+}
+
+impl fmt::Debug for Classifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "custom",
+            None => "default",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use campanile::{BoxError, Kind};
+    use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
+
+    use super::*;
+
+    fn class(error: impl Into<BoxError>) -> Class {
+        classify(&*error.into())
+    }
+
+    #[test]
+    fn only_what_the_message_is_blamed_for_is_permanent() {
+        let permanent = || Rejection::permanent("no JSON");
+        assert_eq!(class(permanent()), Class::Permanent);
+        assert_eq!(class(Failure::dead_letter()), Class::Permanent);
+        assert_eq!(class(Failure::discard().because("x")), Class::Permanent);
+        // What is asked for is obeyed, whatever the cause.
+        let later = Failure::redeliver_after(Duration::from_secs(1)).because(permanent());
+        assert_eq!(class(later), Class::Transient);
+    }
+
+    #[test]
+    fn what_a_deployment_is_blamed_for_lasts_and_so_does_an_answer() {
+        assert_eq!(class(Rejection::ordinary("no layer")), Class::Lasting);
+        assert_eq!(class(NotFound::new(Kind::Task, "a".into())), Class::Lasting);
+        assert_eq!(class(RpcError::not_found("user")), Class::Lasting);
+        assert_eq!(class(RpcError::invalid("user")), Class::Lasting);
+        let quota = RpcError::new(RpcCode::Other("quota".into()), "");
+        assert_eq!(class(quota), Class::Lasting);
+        assert_eq!(class(Error::invalid("name")), Class::Lasting);
+        assert_eq!(class(Error::config("url")), Class::Lasting);
+        assert_eq!(class(Error::closed()), Class::Lasting);
+    }
+
+    #[test]
+    fn everything_else_passes() {
+        assert_eq!(class("disk full"), Class::Transient);
+        assert_eq!(class(Elapsed::new()), Class::Transient);
+        assert_eq!(class(Overloaded::new()), Class::Transient);
+        assert_eq!(class(RpcError::unavailable("")), Class::Transient);
+        assert_eq!(class(RpcError::internal("")), Class::Transient);
+        assert_eq!(class(Error::disconnected("")), Class::Transient);
+        assert_eq!(class(Error::refused("out of memory")), Class::Transient);
+    }
+}

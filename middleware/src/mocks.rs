@@ -1,0 +1,113 @@
+//! What the tests of the layers share: a service inside of a layer that the test answers for.
+
+// Each feature's tests use a part of it.
+#![allow(dead_code)]
+
+use std::{
+    future::{Pending, pending},
+    panic::{self, AssertUnwindSafe, Location},
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+};
+
+use campanile::{BoxError, Message, Reply};
+use tower::{Layer, Service, limit::ConcurrencyLimit, util::ServiceFn};
+use tower_test::mock::{self, Handle, Mock, Spawn};
+
+pub(crate) type Inner = Mock<Message, Reply>;
+pub(crate) type Answers = Handle<Message, Reply>;
+
+/// A layer around a service that the test answers for.
+pub(crate) fn around<L: Layer<Inner>>(layer: &L) -> (Spawn<L::Service>, Answers) {
+    let (inner, handle) = mock::pair();
+    (Spawn::new(layer.layer(inner)), handle)
+}
+
+/// Calls a service that has to be ready.
+#[track_caller]
+pub(crate) fn call<S>(service: &mut Spawn<S>, message: Message) -> S::Future
+where
+    S: Service<Message, Error: Into<BoxError>>,
+{
+    match service.poll_ready() {
+        Poll::Ready(Ok(())) => service.call(message),
+        Poll::Ready(Err(error)) => panic!("{}", error.into()),
+        Poll::Pending => panic!("it is not ready"),
+    }
+}
+
+/// Asserts that the inner service's readiness is the layer's, and so is its error.
+#[track_caller]
+pub(crate) fn readiness_passes<L>(layer: &L)
+where
+    L: Layer<Inner, Service: Service<Message, Error: Into<BoxError>>>,
+{
+    let (mut service, mut handle) = around(layer);
+    handle.allow(0);
+    assert!(service.poll_ready().is_pending());
+    handle.send_error("gone");
+    match service.poll_ready() {
+        Poll::Ready(Err(error)) => assert_eq!(error.into().to_string(), "gone"),
+        Poll::Ready(Ok(())) => panic!("it is ready"),
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+/// One permit around what never ends.
+pub(crate) type One = ConcurrencyLimit<ServiceFn<fn(Message) -> Pending<Result<Reply, BoxError>>>>;
+
+/// Asserts that what the inner service has reserved is not a clone's too, and is given up by a
+/// service and by a future that are dropped.
+#[track_caller]
+pub(crate) fn reservations_are_released<L>(layer: &L)
+where
+    L: Layer<One, Service: Service<Message, Error: Into<BoxError>> + Clone>,
+{
+    let never: fn(Message) -> Pending<Result<Reply, BoxError>> = |_| pending();
+    let inner = ConcurrencyLimit::new(tower::service_fn(never), 1);
+    let mut first = Spawn::new(layer.layer(inner));
+    let ready = |service: &mut Spawn<L::Service>| match service.poll_ready() {
+        Poll::Ready(Ok(())) => true,
+        Poll::Ready(Err(error)) => panic!("{}", error.into()),
+        Poll::Pending => false,
+    };
+    assert!(ready(&mut first));
+    let mut second = first.clone();
+    assert!(!ready(&mut second), "a clone has the reservation too");
+    drop(first);
+    assert!(ready(&mut second), "a dropped service keeps it");
+    let future = second.call(Message::task("a", ""));
+    assert!(!ready(&mut second), "a running future does not have it");
+    drop(future);
+    assert!(ready(&mut second), "a dropped future keeps it");
+}
+
+/// The text of a panic, which has to happen where the caller of this is, or a line or two below.
+#[track_caller]
+pub(crate) fn mistake<T>(build: impl FnOnce() -> T) -> String {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let caller = Location::caller();
+    let place = Arc::new(Mutex::new(None));
+    let seen = place.clone();
+    // Other tests panic on their own threads in the meantime, some on purpose.
+    let here = std::thread::current().id();
+    let before = Arc::new(panic::take_hook());
+    let others = before.clone();
+    panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() != here {
+            return others(info);
+        }
+        let location = info.location().unwrap();
+        *seen.lock().unwrap() = Some((location.file().to_owned(), location.line()));
+    }));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| drop(build())));
+    panic::set_hook(Box::new(move |info| before(info)));
+    let payload = outcome.expect_err("a mistake that was not noticed");
+    let (file, line) = place.lock().unwrap().take().unwrap();
+    assert_eq!(file, caller.file());
+    let lines = caller.line()..caller.line() + 3;
+    assert!(lines.contains(&line), "line {line} is not in {lines:?}");
+    let text = payload.downcast_ref::<String>().cloned();
+    text.unwrap_or_else(|| payload.downcast_ref::<&str>().unwrap().to_string())
+}

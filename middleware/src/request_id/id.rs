@@ -1,0 +1,124 @@
+//! The id itself, and what can make one.
+
+use std::{fmt, future::Future};
+
+use campanile::{FromMessageParts, Message, Parts, Rejection};
+use http::HeaderValue;
+use uuid::Uuid;
+
+tokio::task_local! {
+    /// That of the message which is being handled in the current task.
+    pub(super) static CURRENT: RequestId;
+}
+
+/// The id of a request. See the [module](super).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The length of the longest, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// An id of this text.
+    ///
+    /// # Errors
+    /// When it is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or has anything but visible ASCII.
+    pub fn new(text: &str) -> Result<Self, InvalidRequestId> {
+        let value = HeaderValue::from_str(text).map_err(|_| InvalidRequestId::NOT_VISIBLE)?;
+        Self::from_value(&value)
+    }
+
+    pub(super) fn from_value(value: &HeaderValue) -> Result<Self, InvalidRequestId> {
+        match value.as_bytes() {
+            [] => Err(InvalidRequestId("it is empty")),
+            bytes if bytes.len() > Self::MAX_LEN => {
+                Err(InvalidRequestId("it is longer than 128 bytes"))
+            }
+            bytes if !bytes.iter().all(u8::is_ascii_graphic) => Err(InvalidRequestId::NOT_VISIBLE),
+            _ => Ok(Self(value.clone())),
+        }
+    }
+
+    /// The id of the message that is being handled in the current task, within a
+    /// [`RequestIdLayer`](super::RequestIdLayer) or a [`scope`](Self::scope).
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Clone::clone).ok()
+    }
+
+    /// Makes this id the current one within a future, for one that is spawned.
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, future)
+    }
+
+    pub(super) fn value(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().expect("an id is visible ASCII")
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl From<u64> for RequestId {
+    fn from(number: u64) -> Self {
+        Self(number.into())
+    }
+}
+
+impl From<Uuid> for RequestId {
+    fn from(uuid: Uuid) -> Self {
+        let text = uuid.to_string();
+        Self(HeaderValue::try_from(text).expect("a UUID is visible ASCII"))
+    }
+}
+
+/// Found where a [`RequestIdLayer`](super::RequestIdLayer) stands around; without one it is an ordinary rejection.
+impl<S: Sync> FromMessageParts<S> for RequestId {
+    type Rejection = Rejection;
+
+    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+        let found = parts.extensions.get().cloned();
+        found.ok_or_else(|| Rejection::ordinary("no layer has given the message a request id"))
+    }
+}
+
+/// Why a text cannot be a [`RequestId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidRequestId(&'static str);
+
+impl InvalidRequestId {
+    const NOT_VISIBLE: Self = Self("it has other bytes than visible ASCII");
+}
+
+impl fmt::Display for InvalidRequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no request id: {}", self.0)
+    }
+}
+
+impl std::error::Error for InvalidRequestId {}
+
+/// Makes the id of a message that has none. Every `Fn(&Message) -> RequestId` is one.
+pub trait MakeRequestId {
+    /// Makes one.
+    fn make_request_id(&self, message: &Message) -> RequestId;
+}
+
+impl<F: Fn(&Message) -> RequestId> MakeRequestId for F {
+    fn make_request_id(&self, message: &Message) -> RequestId {
+        self(message)
+    }
+}

@@ -1,0 +1,359 @@
+//! Tries by redelivery.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use campanile::{Attempt, BoxError, Deadline, Failure, Kind, Message, Reply, error::find};
+use pin_project::pin_project;
+use tower::{Layer, Service, load_shed::error::Overloaded};
+
+use super::Backoff;
+use crate::class::{Class, Classifier};
+
+/// Makes [`DurableRetry`] services. See the [module](super).
+#[derive(Debug, Clone)]
+pub struct DurableRetryLayer {
+    rules: Arc<Rules>,
+}
+
+#[derive(Debug, Clone)]
+struct Rules {
+    attempts: u32,
+    backoff: Backoff,
+    classifier: Classifier,
+    requests: bool,
+}
+
+impl DurableRetryLayer {
+    /// Lets a task be delivered so often, the first time included; then it is a dead letter.
+    ///
+    /// The transport's [`max_deliveries`](campanile::transport::Settings::max_deliveries) (10 unless
+    /// set) holds beside it: it has to be as high.
+    ///
+    /// # Panics
+    /// When it is zero.
+    #[track_caller]
+    pub fn new(attempts: u32) -> Self {
+        assert!(
+            attempts > 0,
+            "a durable retry must have at least one attempt"
+        );
+        Self {
+            rules: Arc::new(Rules {
+                attempts,
+                backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(300)),
+                classifier: Classifier::default(),
+                requests: false,
+            }),
+        }
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut Rules)) -> Self {
+        set(Arc::make_mut(&mut self.rules));
+        self
+    }
+
+    /// The wait before a redelivery. 1 s, doubling up to 5 min, unless set.
+    #[must_use]
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        self.with(|rules| rules.backoff = backoff)
+    }
+
+    /// Which errors are [`Permanent`](Class::Permanent), in place of
+    /// [`classify`](crate::class::classify). It is not asked about errors with a [`Failure`] in their
+    /// chain.
+    #[must_use]
+    pub fn classify(
+        self,
+        classify: impl Fn(&(dyn StdError + 'static)) -> Class + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|rules| rules.classifier = Classifier::new(classify))
+    }
+
+    /// Redelivers requests too, after [transient](Class::Transient) errors and while their callers
+    /// still wait. What does not help any more is answered with the error, and never a dead letter.
+    #[must_use]
+    pub fn requests(self) -> Self {
+        self.with(|rules| rules.requests = true)
+    }
+}
+
+impl<S> Layer<S> for DurableRetryLayer {
+    type Service = DurableRetry<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        DurableRetry {
+            inner,
+            rules: self.rules.clone(),
+        }
+    }
+}
+
+/// A service whose failed tasks are delivered again, and then are dead letters. See the
+/// [module](super).
+#[derive(Debug, Clone)]
+pub struct DurableRetry<S> {
+    inner: S,
+    rules: Arc<Rules>,
+}
+
+impl<S> Service<Message> for DurableRetry<S>
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = DurableRetryFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        let parts = message.parts();
+        let delivery = Delivery {
+            kind: parts.kind,
+            attempt: parts.attempt,
+            deadline: parts.deadline,
+        };
+        DurableRetryFuture {
+            work: self.inner.call(message),
+            delivery,
+            rules: self.rules.clone(),
+        }
+    }
+}
+
+/// What of a delivery decides about the next.
+#[derive(Debug, Clone, Copy)]
+struct Delivery {
+    kind: Kind,
+    attempt: Attempt,
+    deadline: Option<Deadline>,
+}
+
+impl Rules {
+    fn settle(&self, delivery: Delivery, error: BoxError) -> BoxError {
+        // Who has said what is to become of it is obeyed; and the transport has its own way with
+        // overload, which is no attempt.
+        if find::<Failure>(&*error).is_some() || find::<Overloaded>(&*error).is_some() {
+            return error;
+        }
+        let class = self.classifier.class(&*error);
+        let last = delivery.attempt.0 >= self.attempts;
+        let after = self.backoff.after(delivery.attempt.0);
+        match delivery.kind {
+            Kind::Task if class == Class::Permanent => Failure::dead_letter().because(error),
+            Kind::Task if last => Failure::dead_letter().because(Exhausted {
+                attempts: delivery.attempt.0,
+                cause: error,
+            }),
+            Kind::Task => Failure::redeliver_after(after).because(error),
+            Kind::Rpc if self.requests && class == Class::Transient && !last => {
+                match delivery.deadline {
+                    Some(deadline) if deadline.remaining() <= after => return error,
+                    _ => Failure::redeliver_after(after).because(error),
+                }
+            }
+            _ => return error,
+        }
+        .into()
+    }
+}
+
+/// The future of [`DurableRetry`].
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct DurableRetryFuture<W> {
+    #[pin]
+    work: W,
+    delivery: Delivery,
+    rules: Arc<Rules>,
+}
+
+impl<W, E> Future for DurableRetryFuture<W>
+where
+    W: Future<Output = Result<Reply, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Reply, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let outcome = ready!(this.work.poll(cx));
+        Poll::Ready(outcome.map_err(|error| this.rules.settle(*this.delivery, error.into())))
+    }
+}
+
+impl<W> fmt::Debug for DurableRetryFuture<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DurableRetryFuture")
+            .field("delivery", &self.delivery)
+            .finish_non_exhaustive()
+    }
+}
+
+/// That the last attempt of a task has failed, too; why is its source.
+#[derive(Debug)]
+pub struct Exhausted {
+    attempts: u32,
+    cause: BoxError,
+}
+
+impl Exhausted {
+    /// How often the task was delivered.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+}
+
+impl fmt::Display for Exhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the last of {} attempts has failed", self.attempts)
+    }
+}
+
+impl StdError for Exhausted {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use campanile::{Rejection, RpcError, error::Settle};
+
+    use super::*;
+    use crate::mocks::{around, call, mistake, readiness_passes, reservations_are_released};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn layer() -> DurableRetryLayer {
+        let backoff = Backoff::exponential(SECOND, 60 * SECOND).jitter(0.0);
+        DurableRetryLayer::new(3).backoff(backoff)
+    }
+
+    /// What the layered service fails with when the inner one fails with `error`.
+    async fn failing(
+        layer: &DurableRetryLayer,
+        kind: Kind,
+        attempt: u32,
+        error: impl Into<BoxError>,
+    ) -> BoxError {
+        let mut message = Message::new(kind, "a", "");
+        message.parts_mut().attempt = Attempt(attempt);
+        message.parts_mut().deadline = Some(Deadline::after(3 * SECOND));
+        let (mut service, mut handle) = around(layer);
+        let answer = call(&mut service, message);
+        let (_, respond) = handle.next_request().await.unwrap();
+        respond.send_error(error);
+        answer.await.unwrap_err()
+    }
+
+    fn settled(error: &BoxError) -> Option<Settle> {
+        find::<Failure>(&**error).map(Failure::settle)
+    }
+
+    fn again(after: Duration) -> Option<Settle> {
+        Some(Settle::Redeliver {
+            after: Some(after),
+            counted: true,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_comes_again_after_this_attempts_back_off_and_then_is_a_dead_letter() {
+        for (attempt, settle) in [
+            (1, again(SECOND)),
+            (2, again(2 * SECOND)),
+            (3, Some(Settle::DeadLetter)),
+            (4, Some(Settle::DeadLetter)),
+        ] {
+            let error = failing(&layer(), Kind::Task, attempt, "disk full").await;
+            assert_eq!(settled(&error), settle, "{attempt}");
+            let exhausted = find::<Exhausted>(&*error).map(Exhausted::attempts);
+            assert_eq!(exhausted, (attempt >= 3).then_some(attempt));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permanent_error_is_a_dead_letter_at_once() {
+        let error = failing(&layer(), Kind::Task, 1, Rejection::permanent("no JSON")).await;
+        assert_eq!(settled(&error), Some(Settle::DeadLetter));
+        assert!(find::<Rejection>(&*error).is_some(), "the cause is kept");
+        assert!(find::<Exhausted>(&*error).is_none());
+        let own = layer().classify(|_| Class::Permanent);
+        let error = failing(&own, Kind::Task, 1, "disk full").await;
+        assert_eq!(settled(&error), Some(Settle::DeadLetter));
+        // A deployment's fault is worth another try.
+        let error = failing(&layer(), Kind::Task, 1, Rejection::ordinary("no layer")).await;
+        assert_eq!(settled(&error), again(SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_never_overridden_at_any_attempt() {
+        let strict = layer().classify(|_| Class::Permanent);
+        for attempt in [1, 3, 9] {
+            let asked = Failure::redeliver_after(9 * SECOND).because(Rejection::permanent("x"));
+            let error = failing(&strict, Kind::Task, attempt, asked).await;
+            assert_eq!(settled(&error), again(9 * SECOND));
+            let error = failing(&strict, Kind::Task, attempt, Failure::discard()).await;
+            assert_eq!(settled(&error), Some(Settle::Discard));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn overload_stays_no_attempt() {
+        let error = failing(&layer(), Kind::Task, 3, Overloaded::new()).await;
+        assert!(error.is::<Overloaded>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_and_events_pass_unless_requests_are_asked_for() {
+        for kind in [Kind::Rpc, Kind::Event] {
+            let error = failing(&layer(), kind, 1, "disk full").await;
+            assert_eq!(settled(&error), None);
+        }
+        let layer = layer().requests();
+        let error = failing(&layer, Kind::Rpc, 1, "disk full").await;
+        assert_eq!(settled(&error), again(SECOND));
+        // Answered: an answer, what is permanent, the last attempt, what would come too late.
+        let error = failing(&layer, Kind::Rpc, 1, RpcError::not_found("user")).await;
+        assert!(error.is::<RpcError>());
+        let error = failing(&layer, Kind::Rpc, 1, Rejection::permanent("no JSON")).await;
+        assert!(error.is::<Rejection>());
+        let error = failing(&layer, Kind::Rpc, 3, "disk full").await;
+        assert_eq!(settled(&error), None);
+        let slow = layer.backoff(Backoff::exponential(4 * SECOND, 4 * SECOND).jitter(0.0));
+        let error = failing(&slow, Kind::Rpc, 1, "disk full").await;
+        assert_eq!(settled(&error), None);
+    }
+
+    #[tokio::test]
+    async fn a_success_passes() {
+        let (mut service, mut handle) = around(&layer());
+        let answer = call(&mut service, Message::task("a", ""));
+        let (_, respond) = handle.next_request().await.unwrap();
+        respond.send_response(Reply::new("done"));
+        assert_eq!(answer.await.unwrap().payload, "done");
+    }
+
+    #[test]
+    fn readiness_and_reservations_are_the_inner_services() {
+        readiness_passes(&layer());
+        reservations_are_released(&layer());
+    }
+
+    #[test]
+    fn a_layer_without_an_attempt_is_refused_where_it_stands() {
+        let text = mistake(|| DurableRetryLayer::new(0));
+        assert_eq!(text, "a durable retry must have at least one attempt");
+    }
+}

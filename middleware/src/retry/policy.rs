@@ -1,0 +1,319 @@
+//! Tries in place.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use campanile::{BoxError, Error, Failure, Message, Reply, error::find};
+use tokio::time::{Sleep, sleep};
+use tower::{
+    retry::{Policy, budget::Budget},
+    timeout::error::Elapsed,
+};
+
+use super::Backoff;
+use crate::class::{Class, Classifier};
+
+/// A policy for tower's [`Retry`](tower::retry::Retry): some tries in place, with a back-off between
+/// them. See the [module](super).
+#[derive(Clone)]
+pub struct RetryPolicy {
+    rules: Arc<Rules>,
+    /// How many tries of this message have failed.
+    failed: u32,
+}
+
+#[derive(Clone)]
+struct Rules {
+    tries: u32,
+    backoff: Backoff,
+    classifier: Classifier,
+    budget: Option<Arc<dyn Budget + Send + Sync>>,
+}
+
+impl RetryPolicy {
+    /// A policy of so many tries, the first one included.
+    ///
+    /// # Panics
+    /// When it is zero.
+    #[track_caller]
+    pub fn new(tries: u32) -> Self {
+        assert!(tries > 0, "a retry policy must have at least one try");
+        Self {
+            rules: Arc::new(Rules {
+                tries,
+                backoff: Backoff::exponential(Duration::from_millis(50), Duration::from_secs(1)),
+                classifier: Classifier::default(),
+                budget: None,
+            }),
+            failed: 0,
+        }
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut Rules)) -> Self {
+        set(Arc::make_mut(&mut self.rules));
+        self
+    }
+
+    /// The wait between tries. 50 ms, doubling up to 1 s, unless set.
+    #[must_use]
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        self.with(|rules| rules.backoff = backoff)
+    }
+
+    /// A budget that all messages share: a try is taken from it, and a success adds to it. Where it is
+    /// empty nothing is tried again, so that retries cannot multiply the load of what is down.
+    #[must_use]
+    pub fn budget(self, budget: impl Budget + Send + Sync + 'static) -> Self {
+        self.with(|rules| rules.budget = Some(Arc::new(budget)))
+    }
+
+    /// Which errors are [`Transient`](Class::Transient), in place of
+    /// [`classify`](crate::class::classify).
+    #[must_use]
+    pub fn classify(
+        self,
+        classify: impl Fn(&(dyn StdError + 'static)) -> Class + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|rules| rules.classifier = Classifier::new(classify))
+    }
+
+    /// How long to wait before another try, if there is to be one.
+    fn next(&mut self, message: &Message, error: &(dyn StdError + 'static)) -> Option<Duration> {
+        let rules = &*self.rules;
+        self.failed += 1;
+        let parts = message.parts();
+        let refused = self.failed >= rules.tries
+            || find::<Failure>(error).is_some()
+            || rules.classifier.class(error) != Class::Transient
+            || may_have_been_sent(message, error)
+            || parts.lease.as_ref().is_some_and(|lease| lease.is_lost());
+        if refused {
+            return None;
+        }
+        let wait = rules.backoff.after(self.failed);
+        let too_late = parts.deadline.is_some_and(|d| d.remaining() <= wait);
+        let spent = || {
+            rules
+                .budget
+                .as_ref()
+                .is_some_and(|budget| !budget.withdraw())
+        };
+        if too_late || spent() {
+            return None;
+        }
+        let (name, failed) = (message.name(), self.failed);
+        tracing::debug!(%name, failed, ?wait, error, "trying again");
+        Some(wait)
+    }
+
+    fn succeeded(&self) {
+        if let Some(budget) = &self.rules.budget {
+            budget.deposit();
+        }
+    }
+
+    fn copy(&self, message: &Message) -> Option<Message> {
+        (self.failed + 1 < self.rules.tries).then(|| message.clone())
+    }
+}
+
+/// Whether the message was perhaps sent, so that to send it again could double it. One that came from
+/// a transport has an id: it is handled, not sent.
+fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
+    let parts = message.parts();
+    let sending = parts.id.is_none() && parts.idempotency_key.is_none();
+    let unknown = |error: &Error| error.is_unknown_outcome() || error.is_timeout();
+    // A layer's time-out gives up what is under way, wherever that is.
+    sending && (find::<Elapsed>(error).is_some() || find::<Error>(error).is_some_and(unknown))
+}
+
+/// One for each kind of error that a stack has; others become a [`BoxError`] by tower's `map_err`.
+macro_rules! policy_for {
+    ($type:ty, |$error:ident| $as_dyn:expr) => {
+        impl Policy<Message, Reply, $type> for RetryPolicy {
+            type Future = Sleep;
+
+            fn retry(
+                &mut self,
+                message: &mut Message,
+                outcome: &mut Result<Reply, $type>,
+            ) -> Option<Sleep> {
+                match outcome {
+                    Err($error) => self.next(message, $as_dyn).map(sleep),
+                    Ok(_) => {
+                        self.succeeded();
+                        None
+                    }
+                }
+            }
+
+            fn clone_request(&mut self, message: &Message) -> Option<Message> {
+                self.copy(message)
+            }
+        }
+    };
+}
+
+policy_for!(BoxError, |error| &**error);
+policy_for!(Error, |error| error);
+
+impl fmt::Debug for RetryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryPolicy")
+            .field("tries", &self.rules.tries)
+            .field("backoff", &self.rules.backoff)
+            .field("classifier", &self.rules.classifier)
+            .field("budget", &self.rules.budget.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use campanile::{Deadline, Lease, Rejection};
+    use tokio::time::Instant;
+    use tower::{
+        Layer, ServiceExt,
+        retry::{RetryLayer, budget::TpsBudget},
+        service_fn,
+    };
+
+    use super::*;
+    use crate::mocks::{mistake, readiness_passes, reservations_are_released};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn policy(tries: u32) -> RetryPolicy {
+        let backoff = Backoff::exponential(SECOND, 10 * SECOND).jitter(0.0);
+        RetryPolicy::new(tries).backoff(backoff)
+    }
+
+    /// How often, and for how long in all, a message was tried with this policy over what fails.
+    async fn tries<E>(
+        policy: RetryPolicy,
+        message: Message,
+        fail: impl Fn() -> E + Clone,
+    ) -> (u32, Duration)
+    where
+        RetryPolicy: Policy<Message, Reply, E>,
+    {
+        let count = Arc::new(AtomicU32::new(0));
+        let counted = count.clone();
+        let service = RetryLayer::new(policy).layer(service_fn(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::future::ready(Err::<Reply, E>(fail()))
+        }));
+        let started = Instant::now();
+        assert!(service.oneshot(message).await.is_err());
+        (count.load(Ordering::SeqCst), started.elapsed())
+    }
+
+    fn task() -> Message {
+        Message::task("a", "")
+    }
+
+    fn full() -> BoxError {
+        "disk full".into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transient_error_is_tried_again_with_growing_waits_and_not_for_ever() {
+        let seen = tries(policy(4), task(), full).await;
+        assert_eq!(seen, (4, 7 * SECOND));
+        assert_eq!(tries(policy(1), task(), full).await, (1, Duration::ZERO));
+        let seen = tries(policy(2), task(), || Error::disconnected("")).await;
+        assert_eq!(seen, (2, SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_with_the_first_success() {
+        let calls = Arc::new(AtomicU32::new(0));
+        let service = RetryLayer::new(policy(5)).layer(service_fn(|_: Message| {
+            let calls = calls.clone();
+            async move {
+                match calls.fetch_add(1, Ordering::SeqCst) {
+                    0 | 1 => Err(full()),
+                    _ => Ok(Reply::new("done")),
+                }
+            }
+        }));
+        assert_eq!(service.oneshot(task()).await.unwrap().payload, "done");
+        assert_eq!(calls.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn neither_a_permanent_nor_a_lasting_error_is_tried_again() {
+        let once = (1, Duration::ZERO);
+        let permanent = || BoxError::from(Rejection::permanent("no JSON"));
+        assert_eq!(tries(policy(4), task(), permanent).await, once);
+        let lasting = || BoxError::from(Rejection::ordinary("no layer"));
+        assert_eq!(tries(policy(4), task(), lasting).await, once);
+        let own = policy(4).classify(|_| Class::Permanent);
+        assert_eq!(tries(own, task(), full).await, once);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_failure_asks_for_is_left_to_the_transport() {
+        let later = || BoxError::from(Failure::redeliver_after(SECOND).because("x"));
+        assert_eq!(tries(policy(4), task(), later).await.0, 1);
+        let own = policy(4).classify(|_| Class::Transient);
+        assert_eq!(tries(own, task(), later).await.0, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_tried_past_the_deadline_or_without_the_lease() {
+        let mut message = task();
+        message.parts_mut().deadline = Some(Deadline::after(5 * SECOND));
+        // After 1 s and 2 s more; 4 s more would be too late.
+        assert_eq!(tries(policy(9), message, full).await, (3, 3 * SECOND));
+        let mut message = task();
+        let lease = Lease::new();
+        lease.lose();
+        message.parts_mut().lease = Some(lease);
+        assert_eq!(tries(policy(9), message, full).await.0, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_been_sent_is_not_sent_again_without_an_idempotency_key() {
+        let unknown = || Error::unknown_outcome("lost");
+        assert_eq!(tries(policy(3), task(), unknown).await.0, 1);
+        let late = || BoxError::from(Error::timeout("late"));
+        assert_eq!(tries(policy(3), task(), late).await.0, 1);
+        let given_up = || BoxError::from(Elapsed::new());
+        assert_eq!(tries(policy(3), task(), given_up).await.0, 1);
+        let mut keyed = task();
+        keyed.parts_mut().idempotency_key = Some("k".into());
+        assert_eq!(tries(policy(3), keyed, unknown).await.0, 3);
+        // A message that was delivered is handled again, whatever its handler failed to send.
+        let mut delivered = task();
+        delivered.parts_mut().id = Some("1-0".into());
+        assert_eq!(tries(policy(3), delivered.clone(), unknown).await.0, 3);
+        assert_eq!(tries(policy(3), delivered, given_up).await.0, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_is_shared_by_all_messages() {
+        // Nothing is kept in reserve, and one success pays for one retry.
+        let budget = TpsBudget::new(10 * SECOND, 0, 1.0);
+        let policy = policy(5).budget(budget);
+        assert_eq!(tries(policy.clone(), task(), full).await.0, 1);
+        let well = service_fn(|_| std::future::ready(Ok::<_, BoxError>(Reply::default())));
+        let well = RetryLayer::new(policy.clone()).layer(well);
+        well.oneshot(task()).await.unwrap();
+        assert_eq!(tries(policy.clone(), task(), full).await.0, 2);
+        assert_eq!(tries(policy, task(), full).await.0, 1);
+    }
+
+    #[test]
+    fn readiness_and_reservations_are_the_inner_services() {
+        readiness_passes(&RetryLayer::new(policy(2)));
+        reservations_are_released(&RetryLayer::new(policy(2)));
+    }
+
+    #[test]
+    fn a_policy_without_a_try_is_refused_where_it_stands() {
+        let text = mistake(|| RetryPolicy::new(0));
+        assert_eq!(text, "a retry policy must have at least one try");
+    }
+}

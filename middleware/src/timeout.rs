@@ -1,0 +1,298 @@
+//! A limit to how long a message may be worked on: its own deadline, or a default.
+//!
+//! ```
+//! use campanile::Router;
+//! use campanile_middleware::TimeoutLayer;
+//! use std::time::Duration;
+//!
+//! async fn report() {}
+//!
+//! let app: Router = Router::new()
+//!     .rpc("report", report)
+//!     .layer(TimeoutLayer::new(Duration::from_secs(30)));
+//! ```
+//!
+//! By the callers' deadlines alone, and with another default for one handler:
+//!
+//! ```
+//! use campanile::{Handler, Router};
+//! use campanile_middleware::TimeoutLayer;
+//! use std::time::Duration;
+//!
+//! async fn report() {}
+//!
+//! let app: Router = Router::new()
+//!     .rpc("report", report.layer(TimeoutLayer::new(Duration::from_secs(5))))
+//!     .layer(TimeoutLayer::by_deadline());
+//! ```
+//!
+//! # Deadlines
+//! A request ends at its caller's deadline or after the default, whichever is earlier. That time is
+//! also its [`Deadline`] for everything inside: a handler that extracts it, or a call that passes it
+//! on. A request whose deadline has passed before it is called, in the queue of a limit say, is not
+//! started any more.
+//!
+//! A task ends after the default alone. How long it may
+//! [wait for its start](campanile::client::Call::expires_after) is no limit to its work: one that
+//! was started is not given up for it. An event ends after the default too.
+//!
+//! # Clocks
+//! The transports carry a deadline as a time to live and measure it on the server's clock from when
+//! the server took the message; what is left of it becomes a [`Deadline`] on this process's monotonic
+//! clock. So neither the clock of the sender's machine nor this one's must be right, and setting them
+//! changes nothing.
+//!
+//! # Back-pressure
+//! The time runs from the call. What a message waits before that, for a permit of a layer that stands
+//! outside or for readiness, is not counted, but the caller's deadline goes on meanwhile.
+//!
+//! # Cancel safety
+//! When the time is over the work is dropped, at the `await` it has reached. The work is polled before
+//! the clock: what is done in time is never lost to a timer that was due as well.
+//!
+//! # Errors
+//! tower's [`Elapsed`]: a request is answered `deadline`, a task fails and is delivered again, and a
+//! client's call is a [time-out](campanile::Error::is_timeout).
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use campanile::{BoxError, Deadline, Kind, Message, Reply};
+use pin_project::pin_project;
+use tokio::time::{Sleep, sleep_until};
+use tower::{Layer, Service, timeout::error::Elapsed};
+
+use crate::started::Started;
+
+/// Makes [`Timeout`] services. See the [module](self).
+#[derive(Debug, Clone, Copy)]
+pub struct TimeoutLayer {
+    default: Option<Duration>,
+}
+
+impl TimeoutLayer {
+    /// A limit of this much for each message, less for a request whose caller waits for less.
+    ///
+    /// # Panics
+    /// When it is zero.
+    #[track_caller]
+    pub const fn new(default: Duration) -> Self {
+        assert!(!default.is_zero(), "a time-out must be above zero");
+        Self {
+            default: Some(default),
+        }
+    }
+
+    /// A limit for requests alone, to what their callers wait for.
+    pub const fn by_deadline() -> Self {
+        Self { default: None }
+    }
+}
+
+impl<S> Layer<S> for TimeoutLayer {
+    type Service = Timeout<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Timeout {
+            inner,
+            default: self.default,
+        }
+    }
+}
+
+/// A service that is given up when its time is over. See the [module](self).
+#[derive(Debug, Clone, Copy)]
+pub struct Timeout<S> {
+    inner: S,
+    default: Option<Duration>,
+}
+
+impl<S> Timeout<S> {
+    fn limit(&self, message: &mut Message) -> Option<Deadline> {
+        let default = self.default.map(Deadline::after);
+        let parts = message.parts_mut();
+        // A task's deadline is about its start. On the sending side it would become the time to live
+        // of what is sent.
+        if parts.kind != Kind::Rpc {
+            return default;
+        }
+        let limit = parts.deadline.into_iter().chain(default).min();
+        parts.deadline = limit;
+        limit
+    }
+}
+
+impl<S> Service<Message> for Timeout<S>
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = TimeoutFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut message: Message) -> Self::Future {
+        let limit = self.limit(&mut message);
+        // The default begins now, so what has passed is the caller's.
+        let late = limit.is_some_and(Deadline::has_passed);
+        TimeoutFuture {
+            work: match late {
+                true => Started::failed(Elapsed::new()),
+                false => Started::Called(self.inner.call(message)),
+            },
+            timer: limit.map(|limit| sleep_until(limit.0)),
+        }
+    }
+}
+
+/// The future of [`Timeout`].
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct TimeoutFuture<W> {
+    #[pin]
+    work: Started<W>,
+    #[pin]
+    timer: Option<Sleep>,
+}
+
+impl<W, E> Future for TimeoutFuture<W>
+where
+    W: Future<Output = Result<Reply, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Reply, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(outcome) = this.work.poll(cx) {
+            return Poll::Ready(outcome);
+        }
+        match this.timer.as_pin_mut() {
+            None => Poll::Pending,
+            Some(timer) => {
+                ready!(timer.poll(cx));
+                Poll::Ready(Err(Elapsed::new().into()))
+            }
+        }
+    }
+}
+
+impl<W> fmt::Debug for TimeoutFuture<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, advance};
+    use tokio_test::task;
+    use tower_test::mock::Spawn;
+
+    use super::*;
+    use crate::mocks::{
+        Answers, Inner, around, call, mistake, readiness_passes, reservations_are_released,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// How long a message that is never answered is waited for, and the deadline that the inner
+    /// service saw.
+    async fn waited(layer: TimeoutLayer, message: Message) -> (Duration, Option<Duration>) {
+        let (mut service, mut handle): (Spawn<Timeout<Inner>>, Answers) = around(&layer);
+        let started = Instant::now();
+        let answer = tokio::spawn(call(&mut service, message));
+        let (inside, _respond) = handle.next_request().await.unwrap();
+        let seen = inside.parts().deadline.map(|d| d.0 - started);
+        let error = answer.await.unwrap().unwrap_err();
+        assert!(error.is::<Elapsed>(), "{error}");
+        (started.elapsed(), seen)
+    }
+
+    fn with_deadline(mut message: Message, after: Duration) -> Message {
+        message.parts_mut().deadline = Some(Deadline::after(after));
+        message
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_ends_at_its_deadline_or_after_the_default_whichever_is_earlier() {
+        let layer = TimeoutLayer::new(3 * SECOND);
+        for (deadline, ends) in [(1, 1), (3, 3), (9, 3)] {
+            let request = with_deadline(Message::rpc("a", ""), deadline * SECOND);
+            let ends = ends * SECOND;
+            assert_eq!(waited(layer, request).await, (ends, Some(ends)));
+        }
+        let request = Message::rpc("a", "");
+        assert_eq!(waited(layer, request).await, (3 * SECOND, Some(3 * SECOND)));
+        let request = with_deadline(Message::rpc("a", ""), 9 * SECOND);
+        let seen = waited(TimeoutLayer::by_deadline(), request).await;
+        assert_eq!(seen, (9 * SECOND, Some(9 * SECOND)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_ends_after_the_default_and_its_time_to_live_stays_as_it_is() {
+        let layer = TimeoutLayer::new(3 * SECOND);
+        for life in [1, 9] {
+            let task = with_deadline(Message::task("a", ""), life * SECOND);
+            assert_eq!(waited(layer, task).await, (3 * SECOND, Some(life * SECOND)));
+        }
+        assert_eq!(
+            waited(layer, Message::event("a", "")).await,
+            (3 * SECOND, None)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_limit_is_waited_for() {
+        let (mut service, mut handle) = around(&TimeoutLayer::by_deadline());
+        let task = with_deadline(Message::task("a", ""), SECOND);
+        let answer = tokio::spawn(call(&mut service, task));
+        let (_, respond) = handle.next_request().await.unwrap();
+        tokio::time::sleep(3600 * SECOND).await;
+        respond.send_response(Reply::new("late"));
+        assert_eq!(answer.await.unwrap().unwrap().payload, "late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_done_when_the_time_is_over_is_not_lost() {
+        let (mut service, mut handle) = around(&TimeoutLayer::new(SECOND));
+        let mut answer = task::spawn(call(&mut service, Message::task("a", "")));
+        assert!(answer.poll().is_pending());
+        let (_, respond) = handle.next_request().await.unwrap();
+        respond.send_response(Reply::new("just in time"));
+        advance(9 * SECOND).await;
+        match answer.poll() {
+            Poll::Ready(Ok(reply)) => assert_eq!(reply.payload, "just in time"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_past_its_deadline_is_not_started() {
+        let (mut service, mut handle) = around(&TimeoutLayer::new(SECOND));
+        let request = with_deadline(Message::rpc("a", ""), Duration::ZERO);
+        let error = call(&mut service, request).await.unwrap_err();
+        assert!(error.is::<Elapsed>());
+        assert!(handle.poll_request().is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_and_reservations_are_the_inner_services() {
+        readiness_passes(&TimeoutLayer::new(SECOND));
+        reservations_are_released(&TimeoutLayer::new(SECOND));
+    }
+
+    #[test]
+    fn a_time_out_of_nothing_is_refused_where_it_stands() {
+        let text = mistake(|| TimeoutLayer::new(Duration::ZERO));
+        assert_eq!(text, "a time-out must be above zero");
+    }
+}
