@@ -237,6 +237,48 @@ async fn while_the_outermost_layer_is_not_ready_nothing_is_fetched() {
     test.verdict().await;
 }
 
+/// Serves with one permit, which the first of two deliveries holds for ten seconds.
+async fn one_waits_for_a_permit(second: Message) -> Test {
+    let app = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service_fn(async |message: Message| {
+            assert_eq!(message.payload(), "1", "the second is started");
+            sleep(Duration::from_secs(10)).await;
+            Ok::<_, BoxError>(Reply::default())
+        });
+    let test = Test::start(settings(8), app);
+    // Together: the gate is asked once for what one fetch brings.
+    test.deliver(task());
+    test.deliver(second);
+    settle_down().await;
+    test
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_still_waits_for_a_limit_at_the_signal_is_given_back_at_once() {
+    let mut test = one_waits_for_a_permit(Message::task("a", "2")).await;
+    drop(test.stop.take());
+    settle_down().await;
+    assert!(matches!(test.verdicts.try_recv(), Ok(Verdict::GiveBack)));
+    sleep(Duration::from_secs(4)).await;
+    assert!(!test.log.closed.load(Ordering::SeqCst), "one is running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expires_while_it_waits_for_a_limit_is_not_started() {
+    let mut request = Message::rpc("a", "2");
+    request.parts_mut().deadline = Some(Deadline::after(Duration::from_secs(5)));
+    let mut test = one_waits_for_a_permit(request).await;
+    assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+    match test.verdict().await {
+        Verdict::Discard { reason, answer } => {
+            assert_eq!(reason, Discarded::Expired);
+            assert_eq!(answer.unwrap().code(), &RpcCode::Deadline);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_worker_holds_no_reservation() {
     // Two workers share one permit: each serves while the other waits for deliveries.

@@ -14,6 +14,7 @@ use tokio::{
     sync::Notify,
     task::{JoinError, JoinSet},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::sync::lock;
 
@@ -37,6 +38,8 @@ struct Shared<J> {
     state: Mutex<State<J>>,
     /// Woken when a job has ended.
     ended: Notify,
+    /// Whether no job shall begin that has not.
+    stopping: CancellationToken,
 }
 
 struct State<J> {
@@ -64,6 +67,7 @@ impl<J: Job> Crew<J> {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
                 ended: Notify::new(),
+                stopping: CancellationToken::new(),
             }),
             tasks: JoinSet::new(),
         }
@@ -111,8 +115,9 @@ impl<J: Job> Crew<J> {
         self.tasks.try_join_next().and_then(Result::err)
     }
 
-    /// Waits until all jobs have ended.
+    /// Waits until all jobs have ended. Those that wait to begin are told not to.
     pub(super) async fn finish(&self) {
+        self.shared.stopping.cancel();
         while self.busy() > 0 {
             self.ended().await;
         }
@@ -168,6 +173,13 @@ impl<J> Seat<J> {
 pub(super) struct Ending<J> {
     bytes: usize,
     shared: Arc<Shared<J>>,
+}
+
+impl<J> Ending<J> {
+    /// Waits until no job shall begin that has not.
+    pub(super) async fn stopping(&self) {
+        self.shared.stopping.cancelled().await;
+    }
 }
 
 impl<J> Drop for Ending<J> {

@@ -229,7 +229,7 @@ where
                 settle,
                 policy,
             } => {
-                let verdict = decide(app, message, policy).await;
+                let verdict = decide(app, message, policy, ending.stopping()).await;
                 settle.settle_then(verdict, confirmed(ending)).await;
             }
             Task::Bury {
@@ -240,19 +240,44 @@ where
     }
 }
 
-/// Runs the service and says what becomes of the delivery.
-async fn decide<S>(app: S, message: Message, policy: Policy) -> Verdict
+/// Runs the service and says what becomes of the delivery. One that still waits for the service to
+/// be ready when the worker stops was not started, and neither is one that expires in that time.
+async fn decide<S>(
+    mut app: S,
+    message: Message,
+    policy: Policy,
+    stopping: impl Future<Output = ()>,
+) -> Verdict
 where
     S: Service<Message, Response = Reply, Error: Into<BoxError>>,
 {
     let about = About::new(&message);
-    if message.parts().deadline.is_some_and(|d| d.has_passed()) {
+    let deadline = message.parts().deadline;
+    let is_late = || deadline.is_some_and(|deadline| deadline.has_passed());
+    let expired = || {
         about.log_expired();
-        return policy.expired(about.kind);
+        policy.expired(about.kind)
+    };
+    if is_late() {
+        return expired();
     }
+    let handling = async {
+        tokio::select! {
+            biased;
+            ready = app.ready() => ready.map_err(Into::into)?,
+            // Nobody else could be given an event.
+            () = stopping, if about.kind != Kind::Event => return Ok(Err(Verdict::GiveBack)),
+        };
+        if is_late() {
+            return Ok(Err(expired()));
+        }
+        app.call(message).await.map_err(Into::into).map(Ok)
+    };
     // The service is not used again after a panic, so nothing broken can be seen.
-    let outcome = match AssertUnwindSafe(app.oneshot(message)).catch_unwind().await {
-        Ok(returned) => Outcome::Returned(returned.map_err(Into::into)),
+    let outcome = match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(Ok(Err(not_started))) => return not_started,
+        Ok(Ok(Ok(reply))) => Outcome::Returned(Ok(reply)),
+        Ok(Err(error)) => Outcome::Returned(Err(error)),
         Err(panic) => Outcome::panicked(&*panic),
     };
     let verdict = policy.verdict(about.kind, &about.name, outcome);
