@@ -68,7 +68,7 @@ use campanile::{BoxError, Message, Reply};
 use tower::{Layer, Service, load_shed::error::Overloaded};
 
 use crate::{
-    gated::{Admission, Gated, gated_future},
+    gated::{Admission, Gated, gated_future, take_ready},
     key::{Key, KeyOf, Keys, MissingKey},
     places::{Place, Places},
 };
@@ -153,8 +153,7 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let clone = self.inner.clone();
-        let ready = std::mem::replace(&mut self.inner, clone);
+        let ready = take_ready(&mut self.inner);
         let layer = &self.layer;
         ConcurrencyByKeyFuture(match layer.keys.of(&message) {
             Err(rejection) => Gated::refused(rejection),

@@ -27,6 +27,12 @@ pub(crate) trait Admission: Unpin {
     }
 }
 
+/// Takes the service that is ready, and leaves a clone that is not.
+pub(crate) fn take_ready<S: Clone>(inner: &mut S) -> S {
+    let clone = inner.clone();
+    std::mem::replace(inner, clone)
+}
+
 /// Waits for its admission, then for the service, then for the service's future.
 #[pin_project]
 pub(crate) struct Gated<S: Service<Message>, A> {

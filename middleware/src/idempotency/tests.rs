@@ -10,9 +10,9 @@ use campanile::{
 };
 use http::HeaderValue;
 use tokio::time::advance;
-use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
+use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task::Spawn as Call};
 use tower::Layer;
-use tower_test::mock::{self, Spawn};
+use tower_test::mock::{self, SendResponse, Spawn};
 
 use super::*;
 use crate::{
@@ -113,6 +113,17 @@ fn run<K: KeyOf>(
         Err(error) => answer.send_error(error),
     }
     assert_ready!(call.poll())
+}
+
+/// Begins with a message and leaves it alone for longer than its claim lasts.
+async fn stall<K: KeyOf>(
+    service: &mut Layered<K>,
+    handle: &mut Handle,
+) -> (Call<IdempotencyFuture>, SendResponse<Reply>) {
+    let stalled = call(service, task("k", "1"));
+    let answer = the_one(handle, "1");
+    advance(31 * SECOND).await;
+    (stalled, answer)
 }
 
 fn is_uncounted(error: &BoxError, wait: Option<Duration>) {
@@ -306,9 +317,7 @@ async fn after_the_first_has_died_in_the_middle_another_runs_when_the_claim_has_
 #[tokio::test(start_paused = true)]
 async fn one_that_stalled_for_longer_than_its_claim_changes_nothing_of_what_another_has() {
     let (mut service, mut handle) = service(&by_key(&Faulty::new()));
-    let mut stalled = call(&mut service, task("k", "1"));
-    let late = the_one(&mut handle, "1");
-    advance(31 * SECOND).await;
+    let (mut stalled, late) = stall(&mut service, &mut handle).await;
     let mut second = call(&mut service, task("k", "2"));
     let answer = the_one(&mut handle, "2");
     // It fails, and gives up what is not its own.
@@ -324,9 +333,7 @@ async fn one_that_stalled_for_longer_than_its_claim_changes_nothing_of_what_anot
 #[tokio::test(start_paused = true)]
 async fn of_two_that_ran_at_once_the_first_outcome_is_stored() {
     let (mut service, mut handle) = service(&by_key(&Faulty::new()));
-    let mut stalled = call(&mut service, task("k", "1"));
-    let late = the_one(&mut handle, "1");
-    advance(31 * SECOND).await;
+    let (mut stalled, late) = stall(&mut service, &mut handle).await;
     run(
         &mut service,
         &mut handle,

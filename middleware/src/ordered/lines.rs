@@ -73,31 +73,42 @@ impl Lines {
     /// The message of this turn ends here, and is delivered again if it is to be `away`. Returns
     /// whether it keeps its turn then.
     pub(super) fn end(&self, key: &Key, turn: Turn, away: Option<Away>, most_away: usize) -> bool {
-        let mut state = lock(&self.0);
-        state.held_up.remove(&turn);
-        if state.away >= SEARCHED_FROM.min(most_away) {
-            state.search(Instant::now());
-        }
-        let room = state.away < most_away;
-        let state = &mut *state;
-        let line = state.lines.get_mut(key).expect("it has somebody in it");
-        line.leave(turn);
-        let keeps = room && away.is_some();
-        if let Some(away) = away.filter(|_| room)
-            && line.keep(turn, away)
-        {
-            state.away += 1;
-        }
-        let wakers = line.wakers(keeps);
-        if line.is_empty() {
-            state.lines.remove(key);
-        }
+        let (keeps, wakers) = lock(&self.0).end(key, turn, away, most_away);
         wakers.into_iter().for_each(Waker::wake);
         keeps
     }
 }
 
 impl State {
+    /// Returns whether the message keeps its turn, and whom to wake.
+    fn end(
+        &mut self,
+        key: &Key,
+        turn: Turn,
+        away: Option<Away>,
+        most_away: usize,
+    ) -> (bool, Vec<Waker>) {
+        self.held_up.remove(&turn);
+        if self.away >= SEARCHED_FROM.min(most_away) {
+            self.search(Instant::now());
+        }
+        let away = away.filter(|_| self.away < most_away);
+        let keeps = away.is_some();
+        let line = self.lines.get_mut(key);
+        let line = line.expect("it has somebody in it");
+        line.leave(turn);
+        if let Some(away) = away
+            && line.keep(turn, away)
+        {
+            self.away += 1;
+        }
+        let wakers = line.wakers(keeps);
+        if line.is_empty() {
+            self.lines.remove(key);
+        }
+        (keeps, wakers)
+    }
+
     /// Forgets who does not come back.
     fn search(&mut self, now: Instant) {
         if self

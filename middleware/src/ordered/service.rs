@@ -10,7 +10,7 @@ use tower::Service;
 
 use super::{OrderedByKeyLayer, lines::Reserved, turn::InLine};
 use crate::{
-    gated::{Gated, gated_future},
+    gated::{Gated, gated_future, take_ready},
     key::KeyOf,
 };
 
@@ -68,8 +68,7 @@ where
     fn call(&mut self, message: Message) -> Self::Future {
         let reserved = self.reserved.take();
         let reserved = reserved.expect("`poll_ready` must be called first");
-        let clone = self.inner.clone();
-        let ready = std::mem::replace(&mut self.inner, clone);
+        let ready = take_ready(&mut self.inner);
         let OrderedByKeyLayer { keys, rules, lines } = &self.layer;
         OrderedByKeyFuture(match keys.of(&message) {
             Err(rejection) => Gated::refused(rejection),

@@ -53,7 +53,8 @@
 //! A message without a key is rejected, unless [`missing_key`](RateLimitByKeyLayer::missing_key)
 //! lets it pass. One that is over the rate fails with [`RateLimited`]:
 //!
-//! - a task is delivered again after the time that it says, and loses no attempt;
+//! - a task is delivered again after the time that it says, and loses no attempt (around a
+//!   transport, it is the sender that gets the error);
 //! - a request is answered `unavailable`, at once: its caller decides whether to wait;
 //! - an event is logged and counted, and lost: let events [wait](RateLimitByKeyLayer::max_wait).
 
@@ -75,7 +76,7 @@ use tower::{Layer, Service};
 
 use self::{admission::Waiting, limiter::Limiter};
 use crate::{
-    gated::{Gated, gated_future},
+    gated::{Gated, gated_future, take_ready},
     key::{KeyOf, Keys, MissingKey},
     places::Places,
 };
@@ -204,8 +205,7 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let clone = self.inner.clone();
-        let ready = std::mem::replace(&mut self.inner, clone);
+        let ready = take_ready(&mut self.inner);
         let layer = &self.layer;
         let key = match layer.keys.of(&message) {
             Ok(Some(key)) => key,
@@ -240,15 +240,14 @@ gated_future! {
 pub struct RateLimited {
     retry_after: Duration,
     /// What the caller of a request is told.
-    answer: RpcError,
+    answer: Option<RpcError>,
 }
 
 impl RateLimited {
     fn error(kind: Kind, retry_after: Duration) -> BoxError {
-        let answer = RpcError::unavailable("over the rate limit");
         let limited = Self {
             retry_after,
-            answer,
+            answer: (kind == Kind::Rpc).then(|| RpcError::unavailable("over the rate limit")),
         };
         match kind {
             Kind::Rpc => limited.into(),
@@ -273,6 +272,6 @@ impl fmt::Display for RateLimited {
 
 impl Error for RateLimited {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.answer)
+        self.answer.as_ref().map(|answer| answer as _)
     }
 }

@@ -5,13 +5,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use campanile::{Client, Name, Router};
+use campanile::{Client, Name, Router, RpcCode, transport::Page};
 use campanile_middleware::{ConcurrencyByKeyLayer, key};
 
 use crate::{Counted, MILLI, eventually, on_both, settings, support::worker::Worker};
 
 on_both! {
     no_more_of_a_key_run_at_once_than_may(settings());
+    a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_invalid(settings());
     what_is_too_much_comes_again_and_loses_no_attempt({
         let mut settings = settings();
         settings.max_deliveries = 1;
@@ -85,4 +86,24 @@ async fn what_is_too_much_comes_again_and_loses_no_attempt(transport: impl Count
     assert!(counts.redelivered > 0);
     assert_eq!(counts.dead, 0);
     assert_eq!(gauges.of("a")[1], 1);
+}
+
+async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_invalid(
+    transport: impl Counted,
+) {
+    let layer = ConcurrencyByKeyLayer::new(1, key::header("x-tenant"));
+    let app = Router::new().fallback(async || "reply").layer(layer);
+    let worker = Worker::start(transport.clone(), app);
+    let client = Client::new(transport.clone());
+    client.enqueue("a", ()).await.expect("it is taken");
+    eventually(|| transport.counted().dead == 1).await;
+    let letters = transport.dead().list(Page::first(1)).await;
+    let letters = letters.expect("it is there").letters;
+    assert_eq!(letters[0].reason, "the message has no key");
+    let error = client.request::<String>("a", ()).await.unwrap_err();
+    assert_eq!(error.rpc().unwrap().code(), &RpcCode::Invalid);
+    let request = client.request::<String>("a", ());
+    let reply = request.header("x-tenant", "acme").await;
+    assert_eq!(reply.expect("with a key"), "reply");
+    worker.stop().await.expect("it ends well");
 }

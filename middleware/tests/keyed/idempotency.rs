@@ -92,6 +92,14 @@ impl Runs {
         self.0.fetch_add(1, Ordering::SeqCst) + 1
     }
 
+    /// An application that does no more.
+    fn app(&self) -> Router {
+        let counted = self.clone();
+        Router::new().task("a", async move |_: Bytes| {
+            counted.one();
+        })
+    }
+
     fn so_far(&self) -> u32 {
         self.0.load(Ordering::SeqCst)
     }
@@ -107,12 +115,7 @@ async fn enqueue(transport: &impl Counted, payload: &str) {
 
 async fn what_is_sent_twice_runs_once(transport: impl Counted, store: impl Store) {
     let runs = Runs::default();
-    let counted = runs.clone();
-    let app = Router::new()
-        .task("a", async move |_: Bytes| {
-            counted.one();
-        })
-        .layer(layer(&store));
+    let app = runs.app().layer(layer(&store));
     let worker = Worker::start(transport.clone(), app);
     for _ in 0..5 {
         enqueue(&transport, "order 7").await;
@@ -201,12 +204,7 @@ async fn a_worker_that_dies_in_the_middle_leaves_the_message_to_another(
     // The worker dies; so does what it ran.
     drop(worker);
     let after = Runs::default();
-    let counted = after.clone();
-    let app = Router::new()
-        .task("a", async move |_: Bytes| {
-            counted.one();
-        })
-        .layer(layer(&store));
+    let app = after.app().layer(layer(&store));
     let worker = Worker::start(transport.clone(), app);
     eventually(|| after.so_far() == 1).await;
     worker.stop().await.expect("it ends well");
@@ -252,12 +250,7 @@ async fn while_the_store_is_down_messages_come_again_and_lose_no_attempt() {
     let store = RedisStore::connect(&server.url(), "g:once:").await.unwrap();
     let memory = Memory::new().with_settings(once());
     let runs = Runs::default();
-    let counted = runs.clone();
-    let app = Router::new()
-        .task("a", async move |_: Bytes| {
-            counted.one();
-        })
-        .layer(layer(&store));
+    let app = runs.app().layer(layer(&store));
     let worker = Worker::start(memory.clone(), app);
     server.signal(Signal::Kill);
     enqueue(&memory, "k").await;

@@ -5,8 +5,9 @@ use std::{
     time::Instant,
 };
 
-use campanile::{Attempt, Client, Router, RpcCode};
-use campanile_middleware::{RateLimitByKeyLayer, key};
+use campanile::{Attempt, Client, Router, RpcCode, error::find};
+use campanile_middleware::{RateLimitByKeyLayer, key, rate_limit::RateLimited};
+use tower::Layer;
 
 use crate::{Counted, MILLI, SECOND, eventually, on_both, settings, support::worker::Worker};
 
@@ -17,6 +18,7 @@ on_both! {
         settings
     });
     a_request_over_the_rate_is_answered_unavailable(settings());
+    around_a_transport_the_sender_is_told(settings());
 }
 
 async fn what_is_over_the_rate_comes_again_and_loses_no_attempt(transport: impl Counted) {
@@ -60,4 +62,19 @@ async fn a_request_over_the_rate_is_answered_unavailable(transport: impl Counted
     let error = client.request::<String>("a", ()).await.unwrap_err();
     assert_eq!(error.rpc().unwrap().code(), &RpcCode::Unavailable);
     worker.stop().await.expect("it ends well");
+}
+
+async fn around_a_transport_the_sender_is_told(transport: impl Counted) {
+    let layer = RateLimitByKeyLayer::new(2, 3600 * SECOND, key::name());
+    let client = Client::new(layer.layer(transport));
+    for _ in 0..2 {
+        client.enqueue("a", ()).await.expect("within the rate");
+    }
+    let error = client.enqueue("a", ()).await.unwrap_err();
+    let limited = find::<RateLimited>(&error).expect("that is why");
+    assert!(limited.retry_after() > 1000 * SECOND);
+    client.enqueue("b", ()).await.expect("another key");
+    // A request over the rate looks to its sender as if a worker had answered it.
+    let error = client.request::<String>("a", ()).await.unwrap_err();
+    assert_eq!(error.rpc().unwrap().code(), &RpcCode::Unavailable);
 }
