@@ -8,12 +8,18 @@
 //! | `CatchPanicLayer` | `catch-panic` | panics as errors, which the layers around it see |
 //! | `ChaosLayer` | `chaos` | fails, delays, panics and repeats by chance, for tests |
 //! | `CircuitBreakerLayer` | `circuit-breaker` | does not call what fails; a worker pauses, a client fails at once |
+//! | `ConcurrencyByKeyLayer` | `concurrency` | at most so many at once for each key |
 //! | `FilterLayer` | `filter` | lets through what a function lets through |
+//! | `IdempotencyLayer` | `idempotency`, with Redis `idempotency-redis` | what comes twice runs once, and the outcome is repeated |
 //! | `MapFailureLayer` | `map-failure` (default) | from an application's errors to how their deliveries are settled |
+//! | `OrderedByKeyLayer` | `ordered` | the messages of a key one after the other, also over failures |
+//! | `RateLimitByKeyLayer` | `rate-limit` | at most so many in a time for each key |
 //! | `RequestIdLayer` | `request-id` | one id along a chain of messages |
-//! | `RetryPolicy` | `retry` | for tower's `Retry`: tries again in place |
 //! | `DurableRetryLayer` | `retry` | tries again later, kept by the transport; then a dead letter |
+//! | `RetryPolicy` | `retry` | for tower's `Retry`: tries again in place |
 //! | `TimeoutLayer` | `timeout` | by the message's own deadline, or a default |
+//!
+//! Those that work by key share `key`: what makes messages belong together.
 
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;
@@ -23,12 +29,28 @@ pub mod chaos;
 pub mod circuit_breaker;
 #[cfg(any(feature = "circuit-breaker", feature = "retry"))]
 pub mod class;
+#[cfg(feature = "concurrency")]
+pub mod concurrency;
 #[cfg(feature = "filter")]
 pub mod filter;
+#[cfg(any(feature = "concurrency", feature = "ordered", feature = "rate-limit"))]
+mod gated;
+#[cfg(feature = "idempotency")]
+pub mod idempotency;
+#[cfg(feature = "key")]
+pub mod key;
+#[cfg(all(test, feature = "key"))]
+mod keyed_mocks;
 #[cfg(feature = "map-failure")]
 pub mod map_failure;
 #[cfg(test)]
 mod mocks;
+#[cfg(feature = "ordered")]
+pub mod ordered;
+#[cfg(any(feature = "concurrency", feature = "rate-limit"))]
+mod places;
+#[cfg(feature = "rate-limit")]
+pub mod rate_limit;
 #[cfg(feature = "request-id")]
 pub mod request_id;
 #[cfg(feature = "retry")]
@@ -40,6 +62,13 @@ pub mod retry;
     feature = "timeout"
 ))]
 mod started;
+#[cfg(any(
+    feature = "concurrency",
+    feature = "idempotency",
+    feature = "ordered",
+    feature = "rate-limit"
+))]
+mod sync;
 #[cfg(feature = "timeout")]
 pub mod timeout;
 
@@ -51,10 +80,18 @@ pub use self::chaos::{Chaos, ChaosLayer};
 pub use self::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 #[cfg(any(feature = "circuit-breaker", feature = "retry"))]
 pub use self::class::Class;
+#[cfg(feature = "concurrency")]
+pub use self::concurrency::{ConcurrencyByKey, ConcurrencyByKeyLayer};
 #[cfg(feature = "filter")]
 pub use self::filter::{Filter, FilterLayer};
+#[cfg(feature = "idempotency")]
+pub use self::idempotency::{Idempotency, IdempotencyLayer};
 #[cfg(feature = "map-failure")]
 pub use self::map_failure::{MapFailure, MapFailureLayer};
+#[cfg(feature = "ordered")]
+pub use self::ordered::{OrderedByKey, OrderedByKeyLayer};
+#[cfg(feature = "rate-limit")]
+pub use self::rate_limit::{RateLimitByKey, RateLimitByKeyLayer};
 #[cfg(feature = "request-id")]
 pub use self::request_id::{RequestId, RequestIdLayer};
 #[cfg(feature = "retry")]

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::BoxError;
+use tower::load_shed::error::Overloaded;
+
+use super::{BoxError, Rejection, find};
+use crate::message::Kind;
 
 /// An error that says how the delivery that failed with it is to be settled.
 ///
@@ -40,6 +43,43 @@ pub enum Settle {
     DeadLetter,
     /// Drop it. It is counted, and nothing else remains.
     Discard,
+}
+
+impl Settle {
+    /// How [`serve`](crate::serve()) settles a delivery of this kind that failed with `error`, for
+    /// layers that must know whether the message comes back. `None` where a request is answered
+    /// with the error, and so is done.
+    ///
+    /// The nearest [`Failure`] in the chain decides. Without one, a request is answered, a
+    /// [`Rejection`] that is permanent makes a dead letter, tower's
+    /// [`Overloaded`] is redelivered uncounted, and everything else
+    /// is redelivered. Two things depend on the source's settings: past its `max_deliveries` a
+    /// redelivery becomes a dead letter, and a [`NotFound`](super::NotFound) is dropped by one that
+    /// ignores unknown names.
+    ///
+    /// ```
+    /// use campanile::{BoxError, Kind, Rejection, error::Settle};
+    ///
+    /// let error: BoxError = Rejection::permanent("no such field").into();
+    /// assert_eq!(Settle::of(Kind::Task, &*error), Some(Settle::DeadLetter));
+    /// assert_eq!(Settle::of(Kind::Rpc, &*error), None);
+    /// ```
+    pub fn of(kind: Kind, error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        if let Some(failure) = find::<Failure>(error) {
+            return Some(failure.settle);
+        }
+        if kind == Kind::Rpc {
+            return None;
+        }
+        if find::<Rejection>(error).is_some_and(Rejection::is_permanent) {
+            return Some(Settle::DeadLetter);
+        }
+        Some(Settle::Redeliver {
+            after: None,
+            // Overload is no fault of the message's, so it is no attempt.
+            counted: find::<Overloaded>(error).is_none(),
+        })
+    }
 }
 
 impl Failure {
@@ -111,5 +151,43 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{NotFound, RpcError};
+
+    #[test]
+    fn what_becomes_of_an_error_depends_on_the_nearest_word_and_on_the_kind() {
+        let redelivered = |counted| {
+            let after = None;
+            Some(Settle::Redeliver { after, counted })
+        };
+        let cases: [(BoxError, [Option<Settle>; 2]); 6] = [
+            ("disk full".into(), [redelivered(true), None]),
+            (
+                NotFound::new(Kind::Task, "a".into()).into(),
+                [redelivered(true), None],
+            ),
+            (Overloaded::new().into(), [redelivered(false), None]),
+            (RpcError::invalid("no").into(), [redelivered(true), None]),
+            (
+                Rejection::permanent("no JSON").into(),
+                [Some(Settle::DeadLetter), None],
+            ),
+            (
+                Failure::discard()
+                    .because(Failure::dead_letter().because("no JSON"))
+                    .into(),
+                [Some(Settle::Discard); 2],
+            ),
+        ];
+        for (error, [task, request]) in cases {
+            assert_eq!(Settle::of(Kind::Task, &*error), task, "{error}");
+            assert_eq!(Settle::of(Kind::Event, &*error), task, "{error}");
+            assert_eq!(Settle::of(Kind::Rpc, &*error), request, "{error}");
+        }
     }
 }

@@ -66,38 +66,24 @@ impl Policy {
     fn failed(&self, kind: Kind, name: &Name, error: &BoxError) -> Verdict {
         let reason = || chain(&**error);
         let answer = || (kind == Kind::Rpc).then(|| self.answer(name, error));
-        if let Some(failure) = find::<Failure>(&**error) {
-            return match failure.settle() {
-                Settle::Redeliver { after, counted } => redeliver(after, counted, reason()),
-                Settle::DeadLetter => Verdict::Dead {
-                    reason: reason(),
-                    answer: answer(),
-                },
-                Settle::Discard => Verdict::Discard {
-                    reason: Discarded::Asked,
-                    answer: answer(),
-                },
-            };
-        }
-        let unknown = find::<NotFound>(&**error).is_some();
-        if unknown && self.unknown_names == UnknownNames::Ignore {
+        if self.unknown_names == UnknownNames::Ignore && is_unknown(error) {
             return Verdict::Discard {
                 reason: Discarded::Ignored,
                 answer: None,
             };
         }
-        if let Some(answer) = answer() {
-            return Verdict::Done(Err(answer));
-        }
-        if find::<Rejection>(&**error).is_some_and(Rejection::is_permanent) {
-            return Verdict::Dead {
+        match Settle::of(kind, &**error) {
+            None => Verdict::Done(Err(self.answer(name, error))),
+            Some(Settle::Redeliver { after, counted }) => redeliver(after, counted, reason()),
+            Some(Settle::DeadLetter) => Verdict::Dead {
                 reason: reason(),
-                answer: None,
-            };
+                answer: answer(),
+            },
+            Some(Settle::Discard) => Verdict::Discard {
+                reason: Discarded::Asked,
+                answer: answer(),
+            },
         }
-        // Overload is no fault of the message's, so it is no attempt.
-        let counted = find::<Overloaded>(&**error).is_none();
-        redeliver(None, counted, reason())
     }
 
     /// What the caller of a failed request gets.
@@ -119,6 +105,11 @@ impl Policy {
             internal()
         }
     }
+}
+
+/// Whether there is no route, and no layer that said what follows from that.
+fn is_unknown(error: &BoxError) -> bool {
+    find::<NotFound>(&**error).is_some() && find::<Failure>(&**error).is_none()
 }
 
 fn redeliver(after: Option<Duration>, counted: bool, reason: String) -> Verdict {

@@ -153,7 +153,8 @@ where
                 message.parts_mut().delivered = true;
                 let mut app = self.app.clone();
                 // Takes what the layers have to give before the loop asks them again; where they
-                // have nothing, the delivery waits in its task.
+                // have nothing, the delivery waits in its task. A layer that keeps an order draws
+                // its number here: from now on threads decide who is first.
                 let _ = app.ready().now_or_never();
                 self.crew.start(Task::Handle {
                     app,

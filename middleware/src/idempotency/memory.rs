@@ -1,0 +1,172 @@
+//! A store in this process.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use campanile::BoxError;
+use tokio::time::Instant;
+
+use super::store::{Claim, Store, Token};
+use crate::sync::lock;
+
+/// A store in this process, for one worker, and for tests: its time is tokio's. Clones share
+/// it.
+///
+/// It keeps 100,000 outcomes, unless told otherwise; past that, those that would be forgotten first
+/// are. What is claimed is never forgotten before its time.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+    max_outcomes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    claims: HashMap<String, (Token, Instant)>,
+    /// How many claims there are when those that ran out are searched for.
+    search_at: usize,
+    outcomes: HashMap<String, (Bytes, End)>,
+    ends: BTreeMap<End, String>,
+    stored: u64,
+}
+
+/// When an outcome is forgotten, and a number that no other has.
+type End = (Instant, u64);
+
+impl MemoryStore {
+    /// An empty store.
+    #[allow(clippy::new_without_default)] // Like `Redis::connect`, made once and on purpose.
+    pub fn new() -> Self {
+        Self {
+            state: Arc::default(),
+            max_outcomes: 100_000,
+        }
+    }
+
+    /// How many outcomes are kept. 100,000 unless set.
+    ///
+    /// # Panics
+    /// When it is zero.
+    #[must_use]
+    #[track_caller]
+    pub fn max_outcomes(mut self, outcomes: usize) -> Self {
+        assert!(outcomes > 0, "a store must keep at least one outcome");
+        self.max_outcomes = outcomes;
+        self
+    }
+
+    /// How many outcomes are kept now.
+    pub fn outcomes(&self) -> usize {
+        let mut state = lock(&self.state);
+        state.expire(Instant::now());
+        state.outcomes.len()
+    }
+}
+
+impl State {
+    fn expire(&mut self, now: Instant) {
+        while let Some(first) = self.ends.first_entry()
+            && first.key().0 <= now
+        {
+            self.outcomes.remove(&first.remove());
+        }
+        if self.claims.len() > self.search_at {
+            self.claims.retain(|_, (_, until)| *until > now);
+            self.search_at = (2 * self.claims.len()).max(1_000);
+        }
+    }
+
+    /// Who has claimed the key.
+    fn claimed_by(&self, key: &str, now: Instant) -> Option<Token> {
+        let (token, until) = self.claims.get(key)?;
+        (*until > now).then_some(*token)
+    }
+
+    fn claim(&mut self, key: &str, token: Token, claim_for: Duration) -> Claim {
+        let now = Instant::now();
+        self.expire(now);
+        if let Some((outcome, _)) = self.outcomes.get(key) {
+            return Claim::Finished(outcome.clone());
+        }
+        if self.claimed_by(key, now).is_some_and(|by| by != token) {
+            return Claim::Taken;
+        }
+        self.claims
+            .insert(key.to_owned(), (token, end(now, claim_for)));
+        Claim::Won
+    }
+
+    fn finish(&mut self, key: &str, token: Token, outcome: Bytes, keep_for: Duration) -> bool {
+        let now = Instant::now();
+        self.expire(now);
+        if let Some((known, _)) = self.outcomes.get(key) {
+            return *known == outcome;
+        }
+        if self.claimed_by(key, now).is_some_and(|by| by != token) {
+            return false;
+        }
+        self.claims.remove(key);
+        self.stored += 1;
+        let end = (end(now, keep_for), self.stored);
+        self.outcomes.insert(key.to_owned(), (outcome, end));
+        self.ends.insert(end, key.to_owned());
+        true
+    }
+}
+
+/// A century stands for times that do not end.
+fn end(now: Instant, after: Duration) -> Instant {
+    let end = now.checked_add(after);
+    end.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000))
+}
+
+impl Store for MemoryStore {
+    async fn claim(&self, key: &str, token: Token, claim_for: Duration) -> Result<Claim, BoxError> {
+        Ok(lock(&self.state).claim(key, token, claim_for))
+    }
+
+    async fn renew(&self, key: &str, token: Token, claim_for: Duration) -> Result<bool, BoxError> {
+        Ok(lock(&self.state).claim(key, token, claim_for) == Claim::Won)
+    }
+
+    async fn finish(
+        &self,
+        key: &str,
+        token: Token,
+        outcome: Bytes,
+        keep_for: Duration,
+    ) -> Result<bool, BoxError> {
+        let mut state = lock(&self.state);
+        let stored = state.finish(key, token, outcome, keep_for);
+        while state.outcomes.len() > self.max_outcomes
+            && let Some((_, first)) = state.ends.pop_first()
+        {
+            state.outcomes.remove(&first);
+        }
+        Ok(stored)
+    }
+
+    async fn release(&self, key: &str, token: Token) -> Result<(), BoxError> {
+        let mut state = lock(&self.state);
+        if state.claimed_by(key, Instant::now()) == Some(token) {
+            state.claims.remove(key);
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, key: &str, outcome: Bytes) -> Result<(), BoxError> {
+        let mut state = lock(&self.state);
+        if let Some((known, end)) = state.outcomes.get(key)
+            && *known == outcome
+        {
+            let end = *end;
+            state.ends.remove(&end);
+            state.outcomes.remove(key);
+        }
+        Ok(())
+    }
+}

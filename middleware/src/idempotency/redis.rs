@@ -1,0 +1,273 @@
+//! A store on Redis.
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use campanile::{BoxError, Error};
+use redis::{
+    AsyncConnectionConfig, Client, RedisError, Script, ScriptInvocation, ServerErrorKind, Value,
+    aio::MultiplexedConnection,
+};
+use tokio::{sync::Mutex, time::timeout};
+
+use super::store::{Claim, Store, Token};
+
+// One string for each key: `c` and the token of who claims it, or `d` and the outcome.
+
+/// ARGV: token, milliseconds. Returns `won`, `taken`, or the outcome in a list.
+static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local found, mine = redis.call('GET', KEYS[1]), 'c' .. ARGV[1]
+         if found and string.sub(found, 1, 1) == 'd' then return { string.sub(found, 2) } end
+         if found and found ~= mine then return 'taken' end
+         redis.call('SET', KEYS[1], mine, 'PX', ARGV[2])
+         return 'won'",
+    )
+});
+
+/// ARGV: token, milliseconds, outcome. Returns 1 where that is the key's outcome now, else 0.
+static FINISH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local found, outcome = redis.call('GET', KEYS[1]), 'd' .. ARGV[3]
+         if found == outcome then return 1 end
+         if found and found ~= 'c' .. ARGV[1] then return 0 end
+         redis.call('SET', KEYS[1], outcome, 'PX', ARGV[2])
+         return 1",
+    )
+});
+
+/// ARGV: the value. Deletes the key if it has that.
+static DELETE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end")
+});
+
+/// A store on Redis, shared by all workers of a group. Clones share its connection.
+///
+/// It uses `GET`, `SET … PX` and `DEL` in scripts of one key each, so it runs on every server from
+/// 6.2 on and on a cluster's node, and everything that it writes has a time to live. It connects
+/// again when its connection was lost, with the next command.
+#[derive(Clone)]
+pub struct RedisStore {
+    link: Arc<Link>,
+    prefix: Arc<str>,
+    patience: Duration,
+}
+
+impl RedisStore {
+    /// Connects. All keys begin with `prefix`, which should name the consumer group: every group is
+    /// to handle every message, so two of them must not share a store.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, or the server is not reached within 2 s.
+    ///
+    /// # Panics
+    /// When the prefix is empty.
+    #[track_caller]
+    pub fn connect(
+        url: &str,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Self, Error>> + Send + use<> {
+        assert!(!prefix.is_empty(), "the prefix names the store's group");
+        let prefix: Arc<str> = prefix.into();
+        let client = Client::open(url);
+        async move {
+            let client = client.map_err(|error| {
+                // The driver's text does not repeat the URL, which may hold a password.
+                Error::config(format!(
+                    "the Redis URL cannot be read ({error}); it looks like \
+                     redis://user:password@host:port/db"
+                ))
+            })?;
+            let store = Self {
+                link: Arc::new(Link {
+                    client,
+                    current: Mutex::default(),
+                }),
+                prefix,
+                patience: Duration::from_secs(2),
+            };
+            match timeout(store.patience, store.link.connection()).await {
+                Ok(Ok(_)) => Ok(store),
+                Ok(Err(error)) => Err(store.link.unreachable(&error)),
+                Err(_) => Err(store.link.unreachable(&"no answer in time")),
+            }
+        }
+    }
+
+    /// How long an answer may take before the store counts as down. 2 s unless set.
+    ///
+    /// # Panics
+    /// When it is zero.
+    #[must_use]
+    #[track_caller]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        assert!(!patience.is_zero(), "an answer takes some time");
+        self.patience = patience;
+        self
+    }
+
+    async fn invoke(&self, invocation: &ScriptInvocation<'_>) -> Result<Value, BoxError> {
+        let mut used = 0;
+        match timeout(self.patience, self.link.invoke(invocation, &mut used)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => {
+                // Whether the server is slow or the connection dead is not known.
+                self.link.give_up(used).await;
+                Err(self.link.unreachable(&"no answer in time").into())
+            }
+        }
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    async fn delete(&self, key: &str, value: &[u8]) -> Result<(), BoxError> {
+        let invocation = &mut DELETE.key(self.key(key));
+        self.invoke(invocation.arg(value)).await.map(drop)
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("address", &self.link.address())
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for RedisStore {
+    async fn claim(&self, key: &str, token: Token, claim_for: Duration) -> Result<Claim, BoxError> {
+        let invocation = &mut CLAIM.key(self.key(key));
+        invocation.arg(token.to_string()).arg(millis(claim_for));
+        match self.invoke(invocation).await? {
+            Value::BulkString(word) if word == b"won" => Ok(Claim::Won),
+            Value::BulkString(word) if word == b"taken" => Ok(Claim::Taken),
+            Value::Array(mut list) => match (list.pop(), list.is_empty()) {
+                (Some(Value::BulkString(outcome)), true) => Ok(Claim::Finished(outcome.into())),
+                _ => Err(UNREADABLE.into()),
+            },
+            _ => Err(UNREADABLE.into()),
+        }
+    }
+
+    async fn renew(&self, key: &str, token: Token, claim_for: Duration) -> Result<bool, BoxError> {
+        let claim = self.claim(key, token, claim_for).await?;
+        Ok(claim == Claim::Won)
+    }
+
+    async fn finish(
+        &self,
+        key: &str,
+        token: Token,
+        outcome: Bytes,
+        keep_for: Duration,
+    ) -> Result<bool, BoxError> {
+        let invocation = &mut FINISH.key(self.key(key));
+        invocation.arg(token.to_string()).arg(millis(keep_for));
+        match self.invoke(invocation.arg(&outcome[..])).await? {
+            Value::Int(stored) => Ok(stored == 1),
+            _ => Err(UNREADABLE.into()),
+        }
+    }
+
+    async fn release(&self, key: &str, token: Token) -> Result<(), BoxError> {
+        self.delete(key, format!("c{token}").as_bytes()).await
+    }
+
+    async fn forget(&self, key: &str, outcome: Bytes) -> Result<(), BoxError> {
+        self.delete(key, &[b"d", &outcome[..]].concat()).await
+    }
+}
+
+const UNREADABLE: &str = "an answer of the idempotency store that cannot be read";
+
+/// Redis counts whole milliseconds, refuses none, and has an end of time.
+fn millis(duration: Duration) -> u64 {
+    const CENTURY: u64 = 3_155_760_000_000;
+    u64::try_from(duration.as_millis()).map_or(CENTURY, |ms| ms.clamp(1, CENTURY))
+}
+
+/// One connection, made again when it was lost.
+struct Link {
+    client: Client,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    /// Which connection it is, counted from 1.
+    number: u64,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl Link {
+    /// Every script may be sent twice: after a lost connection it is, once. Notes which connection
+    /// was used.
+    async fn invoke(
+        &self,
+        invocation: &ScriptInvocation<'_>,
+        used: &mut u64,
+    ) -> Result<Value, RedisError> {
+        let mut again = true;
+        loop {
+            let mut connection;
+            (*used, connection) = self.connection().await?;
+            match invocation.invoke_async(&mut connection).await {
+                Err(error) if is_lost(&error) => {
+                    self.give_up(*used).await;
+                    if !std::mem::take(&mut again) {
+                        return Err(error);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The connection, or a new one, which all who want one wait for together.
+    async fn connection(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
+        let mut current = self.current.lock().await;
+        if let Some(connection) = &current.connection {
+            return Ok((current.number, connection.clone()));
+        }
+        // The time limit is that of the command.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let client = &self.client;
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = connection.await?;
+        current.number += 1;
+        current.connection = Some(connection.clone());
+        Ok((current.number, connection))
+    }
+
+    /// The next command makes a new connection, unless another has done so since.
+    async fn give_up(&self, number: u64) {
+        let mut current = self.current.lock().await;
+        if current.number == number {
+            current.connection = None;
+        }
+    }
+
+    fn address(&self) -> String {
+        self.client.get_connection_info().addr().to_string()
+    }
+
+    fn unreachable(&self, cause: &dyn fmt::Display) -> Error {
+        let address = self.address();
+        Error::disconnected(format!("Redis at {address} cannot be reached: {cause}"))
+    }
+}
+
+/// Whether another connection may do better.
+fn is_lost(error: &RedisError) -> bool {
+    let demoted = redis::ErrorKind::Server(ServerErrorKind::ReadOnly);
+    error.is_io_error() || error.is_connection_dropped() || error.kind() == demoted
+}

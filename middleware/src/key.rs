@@ -1,0 +1,275 @@
+//! Keys: what makes messages belong together, such as a tenant, an entity, or an idempotency key.
+//!
+//! A layer that works by key takes a [`KeyOf`]: one of the functions here, or a closure.
+//!
+//! ```
+//! use campanile::Message;
+//! use campanile_middleware::key::{self, KeyOf};
+//!
+//! let by_tenant = key::header("x-tenant");
+//! // The message's name up to the first dot.
+//! let by_group = |message: &Message| message.name().split('.').next().map(str::to_owned);
+//!
+//! let message = Message::task("orders.create", "{}");
+//! assert_eq!(by_group.key_of(&message).unwrap().as_str(), "orders");
+//! assert!(by_tenant.key_of(&message).is_none());
+//! ```
+//!
+//! # Errors
+//! Where there is no key, [`MissingKey`] says what becomes of the message. A text that is empty or
+//! longer than [`Key::MAX_LEN`] bytes is no key either, and nor is a header that is not UTF-8: a
+//! sender must not be able to fill this process's memory with keys, or to share another's by
+//! sending nothing.
+
+use std::{borrow::Borrow, fmt};
+
+use campanile::{IdempotencyKey, Message, MessageId, Name, Rejection};
+use http::HeaderName;
+use smol_str::{SmolStr, ToSmolStr};
+
+/// A key. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(SmolStr);
+
+impl Key {
+    /// The longest key that is accepted, in bytes.
+    pub const MAX_LEN: usize = 1024;
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+macro_rules! from_texts {
+    ($($type:ty),*) => {$(
+        impl From<$type> for Key {
+            fn from(text: $type) -> Self {
+                Self(SmolStr::from(text))
+            }
+        }
+    )*};
+}
+
+macro_rules! from_shown {
+    ($($type:ty),*) => {$(
+        impl From<$type> for Key {
+            fn from(shown: $type) -> Self {
+                Self(shown.to_smolstr())
+            }
+        }
+    )*};
+}
+
+from_texts!(&str, String);
+from_shown!(&Name, &MessageId, &IdempotencyKey, u32, u64, i64);
+
+/// How a key is taken from a message. Implemented for `Fn(&Message) -> Option<impl Into<Key>>`.
+///
+/// The argument of such a closure has to be written with its type: `|message: &Message| …`.
+pub trait KeyOf {
+    /// The key, if the message has one.
+    fn key_of(&self, message: &Message) -> Option<Key>;
+}
+
+impl<F, K> KeyOf for F
+where
+    F: Fn(&Message) -> Option<K>,
+    K: Into<Key>,
+{
+    fn key_of(&self, message: &Message) -> Option<Key> {
+        self(message).map(Into::into)
+    }
+}
+
+/// The value of a header; of one that is repeated, the first.
+///
+/// # Panics
+/// When no header can have this name.
+#[track_caller]
+pub fn header(name: &str) -> Header {
+    match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(name) => Header(name),
+        Err(_) => panic!("no header can have the name {name:?}"),
+    }
+}
+
+/// The id that the transport gave the message: the same through redelivery and take-over.
+pub const fn message_id() -> ById {
+    ById
+}
+
+/// The message's full name.
+pub const fn name() -> ByName {
+    ByName
+}
+
+/// What the sender gave the task by `idempotency_key`.
+pub const fn idempotency_key() -> ByIdempotencyKey {
+    ByIdempotencyKey
+}
+
+/// Made by [`header`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header(HeaderName);
+
+impl KeyOf for Header {
+    fn key_of(&self, message: &Message) -> Option<Key> {
+        let value = message.headers().get(&self.0)?;
+        std::str::from_utf8(value.as_bytes()).ok().map(Key::from)
+    }
+}
+
+/// Made by [`message_id`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ById;
+
+impl KeyOf for ById {
+    fn key_of(&self, message: &Message) -> Option<Key> {
+        message.parts().id.as_ref().map(Key::from)
+    }
+}
+
+/// Made by [`name`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByName;
+
+impl KeyOf for ByName {
+    fn key_of(&self, message: &Message) -> Option<Key> {
+        Some(message.name().into())
+    }
+}
+
+/// Made by [`idempotency_key`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByIdempotencyKey;
+
+impl KeyOf for ByIdempotencyKey {
+    fn key_of(&self, message: &Message) -> Option<Key> {
+        message.parts().idempotency_key.as_ref().map(Key::from)
+    }
+}
+
+/// What a layer does with a message that has no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum MissingKey {
+    /// It fails with a permanent [`Rejection`]: a task becomes a dead letter at once, a request is
+    /// answered `invalid`, an event is logged and counted.
+    #[default]
+    Reject,
+    /// It passes as if the layer were not there.
+    Pass,
+}
+
+/// What a layer asks about every message.
+#[allow(dead_code)] // By itself the feature has no layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keys<K> {
+    pub(crate) of: K,
+    pub(crate) missing: MissingKey,
+}
+
+#[allow(dead_code)]
+impl<K> Keys<K> {
+    pub(crate) fn new(of: K) -> Self {
+        Self {
+            of,
+            missing: MissingKey::default(),
+        }
+    }
+}
+
+#[allow(dead_code)]
+impl<K: KeyOf> Keys<K> {
+    /// The message's key; `None` where it has none and may pass without.
+    pub(crate) fn of(&self, message: &Message) -> Result<Option<Key>, Rejection> {
+        let fault = match self.of.key_of(message) {
+            Some(key) if key.0.is_empty() => "the message's key is empty",
+            Some(key) if key.0.len() > Key::MAX_LEN => {
+                "the message's key is longer than 1024 bytes"
+            }
+            Some(key) => return Ok(Some(key)),
+            None => "the message has no key",
+        };
+        match self.missing {
+            MissingKey::Reject => Err(Rejection::permanent(fault)),
+            MissingKey::Pass => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn tenant(value: &[u8]) -> Message {
+        let mut message = Message::task("a", "");
+        let value = HeaderValue::from_bytes(value).unwrap();
+        message.headers_mut().insert("x-tenant", value);
+        message
+    }
+
+    #[test]
+    fn each_stock_key_is_what_its_name_says() {
+        let mut message = tenant(b"acme");
+        message.parts_mut().id = Some("7-0".into());
+        message.parts_mut().idempotency_key = Some("order-7".into());
+        let found = [
+            header("X-Tenant").key_of(&message),
+            message_id().key_of(&message),
+            name().key_of(&message),
+            idempotency_key().key_of(&message),
+        ];
+        let found = found.map(|key| key.unwrap().to_string());
+        assert_eq!(found, ["acme", "7-0", "a", "order-7"]);
+        let bare = Message::event("a", "");
+        assert_eq!(header("x-tenant").key_of(&bare), None);
+        assert_eq!(message_id().key_of(&bare), None);
+        assert_eq!(idempotency_key().key_of(&bare), None);
+    }
+
+    #[test]
+    fn what_is_empty_too_long_or_no_text_is_no_key() {
+        let mut keys = Keys::new(header("x-tenant"));
+        for (value, fault) in [
+            (&b""[..], "the message's key is empty"),
+            (&[b'x'; 1025], "the message's key is longer than 1024 bytes"),
+            (b"\xff", "the message has no key"),
+        ] {
+            keys.missing = MissingKey::Reject;
+            let rejection = keys.of(&tenant(value)).unwrap_err();
+            assert!(rejection.is_permanent());
+            assert_eq!(rejection.to_string(), fault);
+            keys.missing = MissingKey::Pass;
+            assert_eq!(keys.of(&tenant(value)).unwrap(), None);
+        }
+        let longest = keys.of(&tenant(&[b'x'; 1024])).unwrap();
+        assert_eq!(longest.unwrap().as_str().len(), 1024);
+    }
+
+    #[test]
+    fn a_name_that_no_header_can_have_panics_where_it_was_written() {
+        crate::mocks::mistake(|| header("x tenant"));
+    }
+}

@@ -1,0 +1,163 @@
+//! What the tests of the layers that work by key share.
+
+use std::task::Poll;
+
+use campanile::{BoxError, Kind, Message, Rejection, Reply, error::find};
+use http::HeaderValue;
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::{Layer, Service, limit::ConcurrencyLimit};
+use tower_test::mock::{self, Mock, SendResponse, Spawn};
+
+use crate::key::{self, Header};
+
+/// The mock that stands behind a layer here.
+pub(crate) type Inner = Mock<Message, Reply>;
+pub(crate) type Handle = mock::Handle<Message, Reply>;
+
+/// What the messages of these tests have their keys in.
+pub(crate) fn by_header() -> Header {
+    key::header("x-key")
+}
+
+/// A message with this key, that a transport has accepted under this id.
+pub(crate) fn message(kind: Kind, key: &str, id: &str) -> Message {
+    let mut message = Message::new(kind, "a", id.to_owned());
+    let value = HeaderValue::from_str(key).unwrap();
+    message.headers_mut().insert("x-key", value);
+    if kind != Kind::Event {
+        message.parts_mut().id = Some(id.into());
+    }
+    message
+}
+
+pub(crate) fn task(key: &str, id: &str) -> Message {
+    message(Kind::Task, key, id)
+}
+
+/// Calls a service that is ready, and polls the future once.
+pub(crate) fn call<S: Service<Message, Error = BoxError>>(
+    service: &mut Spawn<S>,
+    message: Message,
+) -> task::Spawn<S::Future>
+where
+    S::Future: Future<Output = Result<Reply, BoxError>>,
+{
+    assert_ready!(service.poll_ready()).unwrap();
+    let mut call = task::spawn(service.call(message));
+    assert_pending!(call.poll());
+    call
+}
+
+/// Those that have reached the inner service since this was last asked, by their payloads.
+pub(crate) fn reached(handle: &mut Handle) -> Vec<(String, SendResponse<Reply>)> {
+    let next = || match handle.poll_request() {
+        Poll::Ready(Some((message, answer))) => {
+            let payload = String::from_utf8(message.payload().to_vec()).unwrap();
+            Some((payload, answer))
+        }
+        Poll::Ready(None) | Poll::Pending => None,
+    };
+    std::iter::from_fn(next).collect()
+}
+
+/// The one that has reached the inner service.
+#[track_caller]
+pub(crate) fn the_one(handle: &mut Handle, payload: &str) -> SendResponse<Reply> {
+    let mut all = reached(handle);
+    assert_eq!(all.len(), 1, "{all:?}");
+    let (found, answer) = all.remove(0);
+    assert_eq!(found, payload);
+    answer
+}
+
+#[track_caller]
+pub(crate) fn nobody(handle: &mut Handle) {
+    let all = reached(handle);
+    assert!(all.is_empty(), "{all:?}");
+}
+
+/// The inner service's readiness and its error are the layer's.
+pub(crate) fn readiness_and_its_error_pass<L>(layer: &L)
+where
+    L: Layer<Inner, Service: Service<Message, Error = BoxError>>,
+{
+    let (inner, mut handle) = mock::pair();
+    let mut service = Spawn::new(layer.layer(inner));
+    handle.allow(0);
+    assert_pending!(service.poll_ready());
+    handle.allow(1);
+    assert_ready!(service.poll_ready()).unwrap();
+    handle.send_error("gone");
+    let (inner, mut handle) = mock::pair();
+    let mut service = Spawn::new(layer.layer(inner));
+    handle.send_error("gone");
+    let error = assert_ready!(service.poll_ready()).unwrap_err();
+    assert_eq!(error.to_string(), "gone");
+}
+
+/// What a service has reserved is not its clones', and is free again when it is dropped.
+pub(crate) fn a_clone_has_no_reservation<L>(layer: &L)
+where
+    L: Layer<ConcurrencyLimit<Inner>, Service: Service<Message, Error = BoxError> + Clone>,
+{
+    let (inner, _handle) = mock::pair();
+    let mut service = Spawn::new(layer.layer(ConcurrencyLimit::new(inner, 1)));
+    let mut clone = Spawn::new(service.get_ref().clone());
+    assert_ready!(service.poll_ready()).unwrap();
+    assert_pending!(clone.poll_ready());
+    drop(service);
+    assert!(clone.is_woken());
+    assert_ready!(clone.poll_ready()).unwrap();
+}
+
+/// While a message waits for its key, what it could hold of the inner service is there for
+/// others. `layer` lets one of each key in at a time.
+pub(crate) fn who_waits_holds_nothing<L>(layer: &L)
+where
+    L: Layer<
+            ConcurrencyLimit<Inner>,
+            Service: Service<
+                Message,
+                Error = BoxError,
+                Future: Future<Output = Result<Reply, BoxError>>,
+            > + Clone,
+        >,
+{
+    let (inner, mut handle) = mock::pair();
+    let mut service = Spawn::new(layer.layer(ConcurrencyLimit::new(inner, 2)));
+    let mut other = Spawn::new(service.get_ref().clone());
+    let first = call(&mut service, task("k", "1"));
+    let _second = call(&mut service, task("k", "2"));
+    let _kept = the_one(&mut handle, "1");
+    let _other = call(&mut other, task("l", "3"));
+    let _kept = the_one(&mut handle, "3");
+    drop(first);
+}
+
+/// A message without a key is rejected for good by the one, and passes through the other.
+pub(crate) fn without_a_key<L>(rejecting: &L, passing: &L)
+where
+    L: Layer<
+            Inner,
+            Service: Service<
+                Message,
+                Error = BoxError,
+                Future: Future<Output = Result<Reply, BoxError>>,
+            >,
+        >,
+{
+    let (inner, mut handle) = mock::pair();
+    let mut service = Spawn::new(rejecting.layer(inner));
+    assert_ready!(service.poll_ready()).unwrap();
+    let mut rejected = task::spawn(service.call(Message::task("a", "1")));
+    let error = assert_ready!(rejected.poll()).unwrap_err();
+    assert!(find::<Rejection>(&*error).unwrap().is_permanent());
+    assert_eq!(error.to_string(), "the message has no key");
+    nobody(&mut handle);
+
+    let (inner, mut handle) = mock::pair();
+    let mut service = Spawn::new(passing.layer(inner));
+    let _first = call(&mut service, Message::task("a", "1"));
+    let _second = call(&mut service, Message::task("a", "2"));
+    assert_eq!(reached(&mut handle).len(), 2);
+}

@@ -1,0 +1,398 @@
+use std::time::Duration;
+
+use campanile::{
+    Deadline, Failure, Kind, Message, NotFound, Reply, RpcError,
+    error::{Settle, find},
+};
+use tokio::time::{Instant, advance};
+use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task::Spawn as Call};
+use tower::Layer;
+use tower_test::mock::{self, SendResponse, Spawn};
+
+use super::*;
+use crate::{
+    key::Header,
+    keyed_mocks::{self, Handle, Inner, by_header, call, message, nobody, reached, task, the_one},
+    mocks::mistake,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+type Ordered = OrderedByKey<Inner, Header>;
+
+fn layer() -> OrderedByKeyLayer<Header> {
+    OrderedByKeyLayer::new(by_header())
+}
+
+fn service(layer: &OrderedByKeyLayer<Header>) -> (Spawn<Ordered>, Handle) {
+    let (inner, handle) = mock::pair();
+    (Spawn::new(layer.layer(inner)), handle)
+}
+
+fn succeed(answer: SendResponse<Reply>, call: &mut Call<OrderedByKeyFuture<Inner>>) {
+    answer.send_response(Reply::default());
+    assert_ready_ok!(call.poll());
+}
+
+/// Fails the call, and says what becomes of its delivery.
+fn fail(
+    answer: SendResponse<Reply>,
+    call: &mut Call<OrderedByKeyFuture<Inner>>,
+    error: impl Into<campanile::BoxError>,
+) -> Option<Settle> {
+    answer.send_error(error);
+    let error = assert_ready!(call.poll()).unwrap_err();
+    Settle::of(Kind::Task, &*error)
+}
+
+/// For how long a call that ended with it was put off.
+fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
+    let error = assert_ready!(call.poll()).unwrap_err();
+    assert!(find::<PutOff>(&*error).is_some(), "{error:?}");
+    match Settle::of(Kind::Task, &*error) {
+        Some(Settle::Redeliver {
+            after: Some(after),
+            counted: false,
+        }) => after,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Calls what is put off at once.
+fn is_put_off(service: &mut Spawn<Ordered>, message: Message) -> Duration {
+    assert_ready_ok!(service.poll_ready());
+    put_off(&mut tokio_test::task::spawn(service.call(message)))
+}
+
+fn in_a_minute() -> Failure {
+    Failure::redeliver_after(MINUTE)
+}
+
+#[tokio::test]
+async fn the_messages_of_a_key_run_one_after_the_other_and_keys_in_parallel() {
+    let layer = layer();
+    let (mut service, mut handle) = service(&layer);
+    let mut first = call(&mut service, task("k", "1"));
+    let mut second = call(&mut service, task("k", "2"));
+    let mut third = call(&mut service, task("k", "3"));
+    let answer = the_one(&mut handle, "1");
+    let mut other = call(&mut service, task("l", "4"));
+    succeed(the_one(&mut handle, "4"), &mut other);
+
+    succeed(answer, &mut first);
+    assert!(second.is_woken() && !third.is_woken());
+    assert_pending!(second.poll());
+    assert_pending!(third.poll());
+    succeed(the_one(&mut handle, "2"), &mut second);
+    assert_pending!(third.poll());
+    succeed(the_one(&mut handle, "3"), &mut third);
+    assert_eq!(layer.keys_in_use(), 0);
+}
+
+#[tokio::test]
+async fn they_run_in_the_order_in_which_the_service_was_made_ready_for_them() {
+    let (mut one, mut handle) = service(&layer());
+    let mut two = Spawn::new(one.get_ref().clone());
+    let mut three = Spawn::new(one.get_ref().clone());
+    let mut given_up = Spawn::new(one.get_ref().clone());
+    for service in [&mut one, &mut given_up, &mut two, &mut three] {
+        assert_ready_ok!(service.poll_ready());
+    }
+    // As if other threads were faster.
+    let mut third = call(&mut three, task("k", "3"));
+    let mut second = call(&mut two, task("k", "2"));
+    nobody(&mut handle);
+    let mut first = call(&mut one, task("k", "1"));
+    let answer = the_one(&mut handle, "1");
+    succeed(answer, &mut first);
+    assert_pending!(second.poll());
+    assert_pending!(third.poll());
+    nobody(&mut handle);
+    drop(given_up);
+    assert!(second.is_woken() && third.is_woken());
+    assert_pending!(third.poll());
+    assert_pending!(second.poll());
+    succeed(the_one(&mut handle, "2"), &mut second);
+    assert_pending!(third.poll());
+    succeed(the_one(&mut handle, "3"), &mut third);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_to_come_back_is_waited_for_and_no_worker_is_held() {
+    let layer = layer();
+    let (mut service, mut handle) = service(&layer);
+    let mut first = call(&mut service, task("k", "1"));
+    let mut second = call(&mut service, task("k", "2"));
+    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    assert!(second.is_woken());
+    let after_two = put_off(&mut second);
+    let after_three = is_put_off(&mut service, task("k", "3"));
+    assert!(
+        after_two > MINUTE && after_two < MINUTE + SECOND,
+        "{after_two:?}"
+    );
+    assert!(after_three > after_two && after_three < MINUTE + 2 * SECOND);
+    // Others are not held up by that.
+    let mut other = call(&mut service, task("l", "4"));
+    succeed(the_one(&mut handle, "4"), &mut other);
+
+    advance(MINUTE).await;
+    let mut first = call(&mut service, task("k", "1"));
+    let answer = the_one(&mut handle, "1");
+    // In whatever order they are delivered again.
+    let mut third = call(&mut service, task("k", "3"));
+    let mut second = call(&mut service, task("k", "2"));
+    let mut fourth = call(&mut service, task("k", "4"));
+    succeed(answer, &mut first);
+    assert!(second.is_woken());
+    for (id, call) in [("2", &mut second), ("3", &mut third), ("4", &mut fourth)] {
+        assert_pending!(call.poll());
+        succeed(the_one(&mut handle, id), call);
+    }
+    assert_eq!(layer.keys_in_use(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_before_its_turn_waits_a_moment_in_place_and_is_then_put_off() {
+    let (mut service, mut handle) = service(&layer());
+    let mut first = call(&mut service, task("k", "1"));
+    let soon = Failure::redeliver_after(Duration::from_millis(100));
+    fail(the_one(&mut handle, "1"), &mut first, soon);
+    let mut second = call(&mut service, task("k", "2"));
+    advance(Duration::from_millis(340)).await;
+    assert_pending!(second.poll());
+    advance(Duration::from_millis(10)).await;
+    assert!(second.is_woken());
+    // The longer the one before is overdue, the longer.
+    assert_eq!(put_off(&mut second), Duration::from_millis(250));
+    advance(3 * SECOND).await;
+    let wait = is_put_off(&mut service, task("k", "2"));
+    assert_eq!(wait, Duration::from_millis(3_250));
+    nobody(&mut handle);
+
+    let mut first = call(&mut service, task("k", "1"));
+    let mut second = call(&mut service, task("k", "2"));
+    succeed(the_one(&mut handle, "1"), &mut first);
+    assert_pending!(second.poll());
+    succeed(the_one(&mut handle, "2"), &mut second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_again_is_waited_for_again() {
+    let (mut service, mut handle) = service(&layer());
+    let mut first = call(&mut service, task("k", "1"));
+    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    is_put_off(&mut service, task("k", "2"));
+    advance(MINUTE).await;
+    let mut first = call(&mut service, task("k", "1"));
+    let mut second = call(&mut service, task("k", "2"));
+    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    assert!(put_off(&mut second) > MINUTE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_does_not_come_back_is_given_up_after_a_while() {
+    let layer = layer().patience(10 * SECOND);
+    let (mut service, mut handle) = service(&layer);
+    let mut first = call(&mut service, task("k", "1"));
+    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    is_put_off(&mut service, task("k", "2"));
+    advance(MINUTE + 9 * SECOND).await;
+    is_put_off(&mut service, task("k", "2"));
+    advance(SECOND).await;
+    let mut second = call(&mut service, task("k", "2"));
+    succeed(the_one(&mut handle, "2"), &mut second);
+    assert_eq!(layer.keys_in_use(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_not_waited_for_past_its_own_deadline() {
+    let (mut service, mut handle) = service(&layer());
+    let mut expiring = task("k", "1");
+    expiring.parts_mut().deadline = Some(Deadline(Instant::now() + 5 * SECOND));
+    let mut first = call(&mut service, expiring);
+    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    is_put_off(&mut service, task("k", "2"));
+    advance(5 * SECOND).await;
+    let mut second = call(&mut service, task("k", "2"));
+    succeed(the_one(&mut handle, "2"), &mut second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_without_a_wait_gets_one_so_that_the_layer_knows_when_it_comes_back() {
+    let layer = layer().backoff(4 * SECOND, MINUTE).max_deliveries(3);
+    let (mut service, mut handle) = service(&layer);
+    for (attempt, least, most) in [(1, 2, 4), (2, 4, 8)] {
+        let mut again = task("k", "1");
+        again.parts_mut().attempt.0 = attempt;
+        let mut first = call(&mut service, again);
+        match fail(the_one(&mut handle, "1"), &mut first, "disk full") {
+            Some(Settle::Redeliver {
+                after: Some(after),
+                counted: true,
+            }) => assert!(
+                after >= least * SECOND && after <= most * SECOND,
+                "{after:?}"
+            ),
+            other => panic!("{other:?}"),
+        }
+        let wait = is_put_off(&mut service, task("k", "2"));
+        assert!(wait > least * SECOND && wait < (most + 2) * SECOND);
+    }
+    // The last attempt leaves a dead letter, which does not come back.
+    let mut last = task("k", "1");
+    last.parts_mut().attempt.0 = 3;
+    let mut first = call(&mut service, last);
+    let settled = fail(the_one(&mut handle, "1"), &mut first, "disk full");
+    assert!(matches!(
+        settled,
+        Some(Settle::Redeliver { after: None, .. })
+    ));
+    let mut second = call(&mut service, task("k", "2"));
+    succeed(the_one(&mut handle, "2"), &mut second);
+}
+
+#[tokio::test]
+async fn what_ends_for_good_lets_the_next_one_go() {
+    let (mut service, mut handle) = service(&layer());
+    let unknown = || NotFound::new(Kind::Task, "a".into());
+    let ends: [(Kind, campanile::BoxError); 5] = [
+        (Kind::Task, Failure::dead_letter().into()),
+        (Kind::Task, Failure::discard().into()),
+        (Kind::Task, unknown().into()),
+        (Kind::Rpc, RpcError::unavailable("not now").into()),
+        (Kind::Event, "lost".into()),
+    ];
+    for (n, (kind, error)) in ends.into_iter().enumerate() {
+        let id = format!("end {n}");
+        let mut first = call(&mut service, message(kind, "k", &id));
+        fail(the_one(&mut handle, &id), &mut first, error);
+        let mut next = call(&mut service, task("k", "next"));
+        succeed(the_one(&mut handle, "next"), &mut next);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_to_come_back_keeps_its_turn_too() {
+    let (mut service, mut handle) = service(&layer());
+    let mut first = call(&mut service, message(Kind::Rpc, "k", "1"));
+    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    is_put_off(&mut service, message(Kind::Rpc, "k", "2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_put_off_takes_its_turn_among_those_who_are_here() {
+    let (mut service, mut handle) = service(&layer());
+    let mut first = call(&mut service, task("k", "1"));
+    let mut event = call(&mut service, message(Kind::Event, "k", "event"));
+    let in_place = Message::from_parts(
+        {
+            let mut parts = task("k", "").into_parts().0;
+            parts.id = None;
+            parts
+        },
+        "in place".into(),
+    );
+    let mut in_place = call(&mut service, in_place);
+    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    assert_pending!(in_place.poll());
+    assert_pending!(event.poll());
+    succeed(the_one(&mut handle, "event"), &mut event);
+    assert_pending!(in_place.poll());
+    succeed(the_one(&mut handle, "in place"), &mut in_place);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_future_lets_the_next_go_and_keeps_the_turn_of_what_comes_back() {
+    let layer = layer().backoff(MINUTE, MINUTE);
+    // A request would be answered.
+    let (mut service, mut handle) = service(&layer);
+    let dropped = call(&mut service, message(Kind::Rpc, "k", "1"));
+    let waiting = call(&mut service, message(Kind::Rpc, "k", "2"));
+    let mut next = call(&mut service, task("k", "3"));
+    let _kept = the_one(&mut handle, "1");
+    drop(waiting);
+    drop(dropped);
+    assert!(next.is_woken());
+    assert_pending!(next.poll());
+    let answer = the_one(&mut handle, "3");
+    succeed(answer, &mut next);
+    // A task is delivered again.
+    let dropped = call(&mut service, task("k", "4"));
+    let _kept = the_one(&mut handle, "4");
+    let mut next = call(&mut service, task("k", "5"));
+    drop(dropped);
+    assert!(put_off(&mut next) >= MINUTE / 2);
+    let mut again = call(&mut service, task("k", "4"));
+    succeed(the_one(&mut handle, "4"), &mut again);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_turns_are_kept_than_may_be() {
+    let layer = layer().max_put_off(2);
+    let (mut service, mut handle) = service(&layer);
+    let mut first = call(&mut service, task("k", "1"));
+    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    for id in ["2", "3"] {
+        is_put_off(&mut service, task("k", id));
+    }
+    advance(MINUTE).await;
+    // It has no turn any more, and takes the next one.
+    let mut fourth = call(&mut service, task("k", "4"));
+    let mut third = call(&mut service, task("k", "3"));
+    for id in ["1", "2"] {
+        let mut next = call(&mut service, task("k", id));
+        succeed(the_one(&mut handle, id), &mut next);
+    }
+    assert_pending!(third.poll());
+    assert_pending!(fourth.poll());
+    succeed(the_one(&mut handle, "4"), &mut fourth);
+    assert_pending!(third.poll());
+    succeed(the_one(&mut handle, "3"), &mut third);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_whose_messages_never_come_back_are_forgotten() {
+    let layer = layer();
+    let (mut service, mut handle) = service(&layer);
+    for n in 0..1_500 {
+        let (key, id) = (format!("k{n}"), n.to_string());
+        let mut gone = call(&mut service, task(&key, &id));
+        fail(the_one(&mut handle, &id), &mut gone, in_a_minute());
+        // What a task may do at once is bounded.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(layer.keys_in_use(), 1_500);
+    advance(3 * MINUTE).await;
+    let mut one = call(&mut service, task("k", "1"));
+    fail(the_one(&mut handle, "1"), &mut one, in_a_minute());
+    assert_eq!(layer.keys_in_use(), 1);
+}
+
+#[tokio::test]
+async fn all_services_of_a_layer_share_its_lines() {
+    let layer = layer();
+    let (mut one, mut first) = service(&layer);
+    let (mut two, mut second) = service(&layer.clone());
+    let mut runs = call(&mut one, task("k", "1"));
+    let mut waits = call(&mut two, task("k", "2"));
+    nobody(&mut second);
+    succeed(the_one(&mut first, "1"), &mut runs);
+    assert_pending!(waits.poll());
+    assert_eq!(reached(&mut second).len(), 1);
+}
+
+#[tokio::test]
+async fn it_keeps_the_rules_of_all_layers() {
+    keyed_mocks::readiness_and_its_error_pass(&layer());
+    keyed_mocks::a_clone_has_no_reservation(&layer());
+    keyed_mocks::who_waits_holds_nothing(&layer());
+    keyed_mocks::without_a_key(&layer(), &layer().missing_key(MissingKey::Pass));
+}
+
+#[test]
+fn numbers_that_cannot_work_panic_where_they_were_written() {
+    let layer = layer();
+    mistake(|| layer.max_deliveries(0));
+}

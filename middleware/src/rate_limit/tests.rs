@@ -1,0 +1,198 @@
+use std::time::Duration;
+
+use campanile::{
+    Kind, Reply, RpcCode,
+    error::{Settle, find},
+};
+use tokio::time::advance;
+use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
+use tower::Layer;
+use tower_test::mock::{self, Spawn};
+
+use super::*;
+use crate::{
+    key::Header,
+    keyed_mocks::{self, Handle, Inner, by_header, call, message, nobody, reached, task, the_one},
+    mocks::mistake,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Two in ten seconds: one each five.
+fn layer() -> RateLimitByKeyLayer<Header> {
+    RateLimitByKeyLayer::new(2, 10 * SECOND, by_header())
+}
+
+fn service(layer: &RateLimitByKeyLayer<Header>) -> (Spawn<RateLimitByKey<Inner, Header>>, Handle) {
+    let (inner, handle) = mock::pair();
+    (Spawn::new(layer.layer(inner)), handle)
+}
+
+fn refused(service: &mut Spawn<RateLimitByKey<Inner, Header>>, message: Message) -> BoxError {
+    assert_ready_ok!(service.poll_ready());
+    let mut call = tokio_test::task::spawn(service.call(message));
+    assert_ready!(call.poll()).unwrap_err()
+}
+
+/// When a task that was refused comes back.
+fn back_after(error: &BoxError) -> Duration {
+    let limited = find::<RateLimited>(&**error).expect("that is why");
+    match Settle::of(Kind::Task, &**error) {
+        Some(Settle::Redeliver {
+            after: Some(after),
+            counted: false,
+        }) => assert_eq!(after, limited.retry_after() + SLACK),
+        other => panic!("{other:?}"),
+    }
+    limited.retry_after()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_the_rate_of_its_key_comes_back_when_there_is_room() {
+    let (mut service, mut handle) = service(&layer());
+    let _burst = ["1", "2"].map(|id| call(&mut service, task("k", id)));
+    assert_eq!(reached(&mut handle).len(), 2);
+    let error = refused(&mut service, task("k", "3"));
+    assert_eq!(back_after(&error), 5 * SECOND);
+    let _other = call(&mut service, task("l", "4"));
+    let _kept = the_one(&mut handle, "4");
+
+    advance(5 * SECOND - Duration::from_millis(1)).await;
+    refused(&mut service, task("k", "3"));
+    advance(Duration::from_millis(1)).await;
+    let _again = call(&mut service, task("k", "3"));
+    let _kept = the_one(&mut handle, "3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_that_is_put_off_has_a_time_of_its_own() {
+    let (mut service, mut handle) = service(&layer());
+    let _burst = ["1", "2"].map(|id| call(&mut service, task("k", id)));
+    drop(reached(&mut handle));
+    let waits: Vec<_> = (3..7)
+        .map(|id| back_after(&refused(&mut service, task("k", &id.to_string()))))
+        .collect();
+    assert_eq!(waits, [5, 10, 15, 20].map(Duration::from_secs));
+    for id in 3..7 {
+        advance(5 * SECOND).await;
+        let id = id.to_string();
+        let _again = call(&mut service, task("k", &id));
+        let _kept = the_one(&mut handle, &id);
+    }
+    // Nobody is put off any more, so nobody is to be waited for.
+    assert_eq!(
+        back_after(&refused(&mut service, task("k", "8"))),
+        5 * SECOND
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_over_the_rate_is_answered_at_once() {
+    let (mut service, _handle) = service(&layer().burst(1));
+    let _first = call(&mut service, message(Kind::Rpc, "k", "1"));
+    let error = refused(&mut service, message(Kind::Rpc, "k", "2"));
+    assert_eq!(Settle::of(Kind::Rpc, &*error), None);
+    let answer = find::<campanile::RpcError>(&*error).unwrap();
+    assert_eq!(answer.code(), &RpcCode::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_may_wait_are_let_in_in_order_and_one_for_each_period() {
+    let layer = layer().burst(1).max_wait(12 * SECOND);
+    let (mut service, mut handle) = service(&layer);
+    let _first = call(&mut service, task("k", "1"));
+    let _kept = the_one(&mut handle, "1");
+    let mut second = call(&mut service, task("k", "2"));
+    let mut third = call(&mut service, task("k", "3"));
+    let mut fourth = call(&mut service, task("k", "4"));
+    nobody(&mut handle);
+    advance(5 * SECOND).await;
+    assert!(second.is_woken() && !third.is_woken());
+    assert_pending!(second.poll());
+    let answer = the_one(&mut handle, "2");
+    answer.send_response(Reply::default());
+    assert_ready_ok!(second.poll());
+    assert!(third.is_woken());
+    assert_pending!(third.poll());
+    nobody(&mut handle);
+    advance(5 * SECOND).await;
+    assert_pending!(third.poll());
+    let _kept = the_one(&mut handle, "3");
+    // The fourth's turn would come after fifteen seconds, and it may wait for twelve.
+    let error = assert_ready!(fourth.poll()).unwrap_err();
+    assert_eq!(back_after(&error), 5 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_in_line_for_too_long_is_put_off() {
+    let layer = layer().burst(1).max_wait(5 * SECOND);
+    let (mut service, mut handle) = service(&layer);
+    let _first = call(&mut service, task("k", "1"));
+    let _kept = the_one(&mut handle, "1");
+    let _second = call(&mut service, task("k", "2"));
+    let mut third = call(&mut service, task("k", "3"));
+    advance(5 * SECOND).await;
+    assert!(third.is_woken());
+    let error = assert_ready!(third.poll()).unwrap_err();
+    assert_eq!(back_after(&error), 5 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_future_that_is_dropped_while_it_waits_has_used_nothing() {
+    let layer = layer().burst(1).max_wait(6 * SECOND);
+    let (mut service, mut handle) = service(&layer);
+    let _first = call(&mut service, task("k", "1"));
+    let _kept = the_one(&mut handle, "1");
+    let second = call(&mut service, task("k", "2"));
+    let mut third = call(&mut service, task("k", "3"));
+    drop(second);
+    assert!(third.is_woken());
+    assert_pending!(third.poll());
+    advance(5 * SECOND).await;
+    assert_pending!(third.poll());
+    let _kept = the_one(&mut handle, "3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_not_used_any_more_are_forgotten() {
+    let layer = layer();
+    let (mut service, _handle) = service(&layer);
+    for n in 0..999 {
+        drop(call(&mut service, task(&format!("k{n}"), "1")));
+    }
+    assert_eq!(layer.keys_in_use(), 999);
+    advance(11 * SECOND).await;
+    drop(call(&mut service, task("one more", "1")));
+    assert_eq!(layer.keys_in_use(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_services_of_a_layer_share_its_rate() {
+    let layer = layer().burst(1);
+    let (mut one, _first) = service(&layer);
+    let (mut two, _second) = service(&layer.clone());
+    let _call = call(&mut one, task("k", "1"));
+    refused(&mut two, task("k", "2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_keeps_the_rules_of_all_layers() {
+    keyed_mocks::readiness_and_its_error_pass(&layer());
+    keyed_mocks::a_clone_has_no_reservation(&layer());
+    keyed_mocks::who_waits_holds_nothing(&layer().burst(1).max_wait(SECOND * 60));
+    keyed_mocks::without_a_key(&layer(), &layer().missing_key(MissingKey::Pass));
+}
+
+#[test]
+fn numbers_that_cannot_work_panic_where_they_were_written() {
+    mistake(|| rate(0, SECOND));
+    mistake(|| rate(1, Duration::ZERO));
+    mistake(|| rate(2, Duration::from_nanos(1)));
+    mistake(|| rate(1, Duration::MAX));
+    mistake(|| layer().burst(0));
+}
+
+#[track_caller]
+fn rate(messages: u32, per: Duration) -> RateLimitByKeyLayer<Header> {
+    RateLimitByKeyLayer::new(messages, per, by_header())
+}

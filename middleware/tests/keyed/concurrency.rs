@@ -1,0 +1,109 @@
+//! At most so many at once for each key.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use campanile::{Client, Name, Router, RpcCode, transport::Page};
+use campanile_middleware::{ConcurrencyByKeyLayer, key};
+
+use crate::{Counted, MILLI, eventually, on_both, settings, support::worker::Worker};
+
+on_both! {
+    no_more_of_a_key_run_at_once_than_may(settings());
+    a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_invalid(settings());
+    what_is_too_much_comes_again_and_loses_no_attempt({
+        let mut settings = settings();
+        settings.max_deliveries = 1;
+        settings
+    });
+}
+
+/// How many of each key run, ran at most at once, and have ended.
+#[derive(Clone, Default)]
+struct Gauges(Arc<Mutex<HashMap<Name, [usize; 3]>>>);
+
+impl Gauges {
+    /// An application whose handlers take a while.
+    fn app(&self) -> Router {
+        let gauges = self.clone();
+        Router::new().fallback(async move |name: Name| {
+            gauges.change(&name, |[now, most, _]| {
+                *now += 1;
+                *most = (*most).max(*now);
+            });
+            tokio::time::sleep(5 * MILLI).await;
+            gauges.change(&name, |[now, _, ended]| {
+                *now -= 1;
+                *ended += 1;
+            });
+        })
+    }
+
+    fn change(&self, name: &Name, change: impl Fn(&mut [usize; 3])) {
+        change(self.0.lock().unwrap().entry(name.clone()).or_default());
+    }
+
+    fn of(&self, name: &str) -> [usize; 3] {
+        let gauges = self.0.lock().unwrap();
+        gauges.get(name).copied().unwrap_or_default()
+    }
+}
+
+async fn send(transport: &impl Counted, each: usize) {
+    let client = Client::new(transport.clone());
+    for n in 0..each {
+        for name in ["a", "b"] {
+            client
+                .enqueue(name, n.to_string())
+                .await
+                .expect("it is taken");
+        }
+    }
+}
+
+async fn no_more_of_a_key_run_at_once_than_may(transport: impl Counted) {
+    send(&transport, 40).await;
+    let gauges = Gauges::default();
+    let layer = ConcurrencyByKeyLayer::new(3, key::name());
+    let worker = Worker::start(transport.clone(), gauges.app().layer(layer.clone()));
+    eventually(|| gauges.of("a")[2] == 40 && gauges.of("b")[2] == 40).await;
+    worker.stop().await.expect("it ends well");
+    assert_eq!((gauges.of("a")[1], gauges.of("b")[1]), (3, 3));
+    assert_eq!(layer.keys_in_use(), 0);
+    assert_eq!(transport.counted().redelivered, 0);
+}
+
+async fn what_is_too_much_comes_again_and_loses_no_attempt(transport: impl Counted) {
+    send(&transport, 20).await;
+    let gauges = Gauges::default();
+    let layer = ConcurrencyByKeyLayer::new(1, key::name()).max_waiting_per_key(2);
+    let worker = Worker::start(transport.clone(), gauges.app().layer(layer));
+    eventually(|| gauges.of("a")[2] == 20 && gauges.of("b")[2] == 20).await;
+    worker.stop().await.expect("it ends well");
+    let counts = transport.counted();
+    assert!(counts.redelivered > 0);
+    assert_eq!(counts.dead, 0);
+    assert_eq!(gauges.of("a")[1], 1);
+}
+
+async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_invalid(
+    transport: impl Counted,
+) {
+    let layer = ConcurrencyByKeyLayer::new(1, key::header("x-tenant"));
+    let app = Router::new().fallback(async || "reply").layer(layer);
+    let worker = Worker::start(transport.clone(), app);
+    let client = Client::new(transport.clone());
+    client.enqueue("a", ()).await.expect("it is taken");
+    eventually(|| transport.counted().dead == 1).await;
+    let letters = transport.dead().list(Page::first(1)).await;
+    let letters = letters.expect("it is there").letters;
+    assert_eq!(letters[0].reason, "the message has no key");
+    let error = client.request::<String>("a", ()).await.unwrap_err();
+    assert_eq!(error.rpc().unwrap().code(), &RpcCode::Invalid);
+    let request = client.request::<String>("a", ());
+    let reply = request.header("x-tenant", "acme").await;
+    assert_eq!(reply.expect("with a key"), "reply");
+    worker.stop().await.expect("it ends well");
+}
