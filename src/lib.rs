@@ -74,8 +74,8 @@ pub use self::{
     extract::{Extension, FromMessage, FromMessageParts, FromRef, State},
     handler::{Batch, Handler},
     message::{
-        Attempt, DeadLetterId, Deadline, Due, IdempotencyKey, Kind, Lease, MatchedRoute, Message,
-        MessageId, Name, Parts, ReplyMode,
+        Attempt, CorrelationId, DeadLetterId, Deadline, Due, IdempotencyKey, Kind, Lease,
+        MatchedRoute, Message, MessageId, Name, Parts, ReplyMode,
     },
     payload::{FromReply, IntoPayload, Json},
     reply::{IntoReply, Reply},

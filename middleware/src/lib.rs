@@ -12,12 +12,14 @@
 //! | `FilterLayer` | `filter` | lets through what a function lets through |
 //! | `IdempotencyLayer` | `idempotency`, with Redis `idempotency-redis` | what comes twice runs once, and the outcome is repeated |
 //! | `MapFailureLayer` | `map-failure` (default) | from an application's errors to how their deliveries are settled |
+//! | `MetricsLayer` | `metrics` | what is sent and handled, and how transports are doing, in numbers |
 //! | `OrderedByKeyLayer` | `ordered` | the messages of a key one after the other, also over failures |
 //! | `RateLimitByKeyLayer` | `rate-limit` | at most so many in a time for each key |
 //! | `RequestIdLayer` | `request-id` | one id along a chain of messages |
 //! | `DurableRetryLayer` | `retry` | tries again later, kept by the transport; then a dead letter |
 //! | `RetryPolicy` | `retry` | for tower's `Retry`: tries again in place |
 //! | `TimeoutLayer` | `timeout` | by the message's own deadline, or a default |
+//! | `TraceLayer` | `trace` | a span for each message; with `opentelemetry`, traces that run on through messages |
 //!
 //! Those that work by key share `key`: what makes messages belong together.
 
@@ -31,6 +33,8 @@ pub mod circuit_breaker;
 pub mod class;
 #[cfg(feature = "concurrency")]
 pub mod concurrency;
+#[cfg(any(feature = "metrics", feature = "trace"))]
+pub mod conventions;
 #[cfg(feature = "filter")]
 pub mod filter;
 #[cfg(any(feature = "concurrency", feature = "ordered", feature = "rate-limit"))]
@@ -43,8 +47,12 @@ pub mod key;
 mod keyed_mocks;
 #[cfg(feature = "map-failure")]
 pub mod map_failure;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(test)]
 mod mocks;
+#[cfg(any(feature = "metrics", feature = "trace"))]
+mod observe;
 #[cfg(feature = "ordered")]
 pub mod ordered;
 #[cfg(any(feature = "concurrency", feature = "rate-limit"))]
@@ -71,6 +79,8 @@ mod started;
 mod sync;
 #[cfg(feature = "timeout")]
 pub mod timeout;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 #[cfg(feature = "catch-panic")]
 pub use self::catch_panic::{CatchPanic, CatchPanicLayer};
@@ -88,6 +98,8 @@ pub use self::filter::{Filter, FilterLayer};
 pub use self::idempotency::{Idempotency, IdempotencyLayer};
 #[cfg(feature = "map-failure")]
 pub use self::map_failure::{MapFailure, MapFailureLayer};
+#[cfg(feature = "metrics")]
+pub use self::metrics::{Metrics, MetricsLayer, TransportMetrics};
 #[cfg(feature = "ordered")]
 pub use self::ordered::{OrderedByKey, OrderedByKeyLayer};
 #[cfg(feature = "rate-limit")]
@@ -98,3 +110,5 @@ pub use self::request_id::{RequestId, RequestIdLayer};
 pub use self::retry::{Backoff, DurableRetry, DurableRetryLayer, RetryPolicy};
 #[cfg(feature = "timeout")]
 pub use self::timeout::{Timeout, TimeoutLayer};
+#[cfg(feature = "trace")]
+pub use self::trace::{Trace, TraceLayer, TraceTransport};

@@ -27,6 +27,7 @@
 //! A message is cheap to clone, and a layer may clone it as often as it likes. The right to settle
 //! the delivery it came with is not part of it and cannot be cloned.
 
+mod correlation;
 mod lease;
 mod name;
 
@@ -40,6 +41,7 @@ use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
 pub use self::{
+    correlation::CorrelationId,
     lease::Lease,
     name::{DeadLetterId, IdempotencyKey, MessageId, Name},
 };
@@ -191,6 +193,8 @@ pub struct Parts {
     pub idempotency_key: Option<IdempotencyKey>,
     /// For RPC: how the reply travels.
     pub reply_mode: ReplyMode,
+    /// For a delivered RPC request: the id by which its sender finds the reply.
+    pub correlation_id: Option<CorrelationId>,
     /// For events: the pattern of the subscription that brought it, where it was a pattern.
     pub pattern: Option<Name>,
     /// Headers, carried on the wire.
@@ -218,6 +222,7 @@ impl Parts {
             due: None,
             idempotency_key: None,
             reply_mode: ReplyMode::default(),
+            correlation_id: None,
             pattern: None,
             headers: HeaderMap::new(),
             extensions: Extensions::new(),

@@ -12,6 +12,13 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
+        impl Counts {
+            /// Each of them with its field's name: for exporters, which so miss none.
+            pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+
         /// The live form of [`Counts`].
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
@@ -82,5 +89,23 @@ impl Counter {
 
     pub(crate) fn increment(&self) {
         self.add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_count_is_there_by_its_name() {
+        let counters = Counters::default();
+        counters.sent.increment();
+        counters.reconnects.add(2);
+        let counts = counters.snapshot();
+        let by_name: Vec<_> = counts.by_name().collect();
+        assert_eq!(by_name.first(), Some(&("sent", 1)));
+        assert_eq!(by_name.last(), Some(&("reconnects", 2)));
+        // As many as there are fields.
+        assert_eq!(by_name.len() * size_of::<u64>(), size_of::<Counts>());
     }
 }

@@ -7,7 +7,9 @@ use http::HeaderMap;
 
 use super::{ATTEMPTS, IDEMPOTENCY_KEY, TIME_TO_LIVE, excerpt, header};
 use crate::{
-    message::{Due, IdempotencyKey, Kind, Message, MessageId, Name, Parts, ReplyMode},
+    message::{
+        CorrelationId, Due, IdempotencyKey, Kind, Message, MessageId, Name, Parts, ReplyMode,
+    },
     transport::Undecodable,
 };
 
@@ -192,10 +194,15 @@ impl Entry {
         }
         let key = self.idempotency_key.map(&mut value);
         parts.idempotency_key = key.and_then(|key| IdempotencyKey::from_utf8(&key).ok());
+        let correlation_id = self.correlation_id.map(&mut value);
+        if parts.kind == Kind::Rpc {
+            let id = correlation_id.as_deref();
+            parts.correlation_id = id.and_then(CorrelationId::from_utf8);
+        }
         Decoded {
             message: Message::from_parts(parts, value(self.payload)),
             reply_to: self.reply_to.map(&mut value),
-            correlation_id: self.correlation_id.map(&mut value),
+            correlation_id,
             client: self.client.map(&mut value),
             origin: self.origin.map(&mut value),
             time_to_live: self.time_to_live,
@@ -279,6 +286,26 @@ mod tests {
         });
         let life = decode(raw).expect("it is a message").time_to_live;
         assert!(life > Some(Duration::from_secs(3_000_000_000)), "{life:?}");
+    }
+
+    #[test]
+    fn a_request_shows_the_id_that_its_reply_comes_back_with() {
+        let request = |id: &[u8]| {
+            let list: [(&str, &[u8]); 5] = [
+                ("type", b"rpc"),
+                ("name", b"a"),
+                ("payload", b""),
+                ("reply_to", b"reply:1"),
+                ("correlation_id", id),
+            ];
+            let decoded = decode(fields(&list)).expect("it is a message");
+            assert_eq!(decoded.correlation_id.as_deref(), Some(id));
+            let shown = decoded.message.parts().correlation_id.clone();
+            shown.map(|id| id.to_string())
+        };
+        assert_eq!(request(b"vm-1").as_deref(), Some("vm-1"));
+        // It is answered to, and not shown.
+        assert_eq!(request(b"\xff"), None);
     }
 
     #[test]

@@ -1,0 +1,218 @@
+//! One set of handles for each kind and destination, and no more of them than there may be.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use ::metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
+use campanile::{Kind, Message, Name};
+
+use super::{
+    CONSUMED_MESSAGES, IN_FLIGHT, OPERATION_DURATION, PROCESS_DURATION, REDELIVERED_MESSAGES,
+    SENT_MESSAGES,
+};
+use crate::conventions::{OTHER, Side};
+
+/// All series of a layer.
+pub(super) struct Table {
+    pub(super) labels: Labels,
+    pub(super) most: usize,
+    known: RwLock<[HashMap<Name, Arc<Series>>; 3]>,
+}
+
+/// What the labels say, but for the message's part.
+#[derive(Debug, Clone)]
+pub(super) struct Labels {
+    pub(super) side: Side,
+    pub(super) system: Name,
+    pub(super) group: Option<Name>,
+}
+
+impl Table {
+    pub(super) fn new(labels: Labels, most: usize) -> Self {
+        Self {
+            labels,
+            most,
+            known: RwLock::default(),
+        }
+    }
+
+    /// The series of a message.
+    pub(super) fn of(&self, message: &Message) -> Arc<Series> {
+        let destination = match self.labels.side {
+            // Only names that have a route are the application's own.
+            Side::Serving => match message.parts().matched_route() {
+                Some(route) if !route.as_str().is_empty() => route.as_str(),
+                _ => OTHER,
+            },
+            Side::Client => message.name().as_str(),
+        };
+        let kind = message.kind();
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = known[kind as usize].get(destination) {
+            return Arc::clone(series);
+        }
+        drop(known);
+        self.add(kind, destination)
+    }
+
+    fn add(&self, kind: Kind, destination: &str) -> Arc<Series> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut known[kind as usize];
+        let room = known.len() < self.most;
+        let destination = if room { destination } else { OTHER };
+        let series = known
+            .entry(Name::from(destination))
+            .or_insert_with(|| Arc::new(Series::new(&self.labels, kind, destination)));
+        Arc::clone(series)
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("labels", &self.labels)
+            .field("most", &self.most)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The handles for the messages of one kind to one destination.
+pub(super) struct Series {
+    side: Side,
+    labels: Vec<Label>,
+    messages: Counter,
+    duration: Histogram,
+    redelivered: Counter,
+    in_flight: Gauge,
+}
+
+impl Series {
+    fn new(of: &Labels, kind: Kind, destination: &str) -> Self {
+        let operation = of.side.operation(kind);
+        let mut labels = vec![
+            Label::new("messaging.system", of.system.to_string()),
+            Label::from_static_parts("messaging.operation.name", operation.name()),
+            Label::from_static_parts("messaging.operation.type", operation.type_name()),
+            Label::new("messaging.destination.name", destination.to_owned()),
+            Label::from_static_parts("campanile.message.kind", kind.as_str()),
+        ];
+        if let Some(group) = &of.group {
+            labels.push(Label::new(
+                "messaging.consumer.group.name",
+                group.to_string(),
+            ));
+        }
+        let redelivered = match of.side {
+            Side::Serving => counter!(REDELIVERED_MESSAGES, labels.clone()),
+            Side::Client => Counter::noop(),
+        };
+        Self {
+            side: of.side,
+            messages: messages(of.side, labels.clone()),
+            duration: duration(of.side, labels.clone()),
+            redelivered,
+            in_flight: gauge!(IN_FLIGHT, labels.clone()),
+            labels,
+        }
+    }
+
+    pub(super) fn begin(&self, message: &Message) {
+        self.in_flight.increment(1);
+        if message.parts().attempt.is_retry() {
+            self.redelivered.increment(1);
+        }
+    }
+
+    pub(super) fn end(&self, error_type: Option<&'static str>, after: Duration) {
+        self.in_flight.decrement(1);
+        let Some(error_type) = error_type else {
+            self.messages.increment(1);
+            self.duration.record(after);
+            return;
+        };
+        // Failures are rare enough to be looked up.
+        let mut labels = self.labels.clone();
+        labels.push(Label::from_static_parts("error.type", error_type));
+        messages(self.side, labels.clone()).increment(1);
+        duration(self.side, labels).record(after);
+    }
+}
+
+fn messages(side: Side, labels: Vec<Label>) -> Counter {
+    match side {
+        Side::Serving => counter!(CONSUMED_MESSAGES, labels),
+        Side::Client => counter!(SENT_MESSAGES, labels),
+    }
+}
+
+fn duration(side: Side, labels: Vec<Label>) -> Histogram {
+    match side {
+        Side::Serving => histogram!(PROCESS_DURATION, labels),
+        Side::Client => histogram!(OPERATION_DURATION, labels),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    fn table(side: Side, most: usize) -> Table {
+        let labels = Labels {
+            side,
+            system: "test".into(),
+            group: None,
+        };
+        Table::new(labels, most)
+    }
+
+    /// Which destinations are told apart after one message to each of these.
+    fn destinations(table: &Table, messages: impl IntoIterator<Item = Message>) -> Vec<String> {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let prometheus = recorder.handle();
+        ::metrics::with_local_recorder(&recorder, || {
+            for message in messages {
+                let series = table.of(&message);
+                series.begin(&message);
+                series.end(None, Duration::ZERO);
+            }
+        });
+        let text = prometheus.render();
+        let lines = text.lines().filter(|line| {
+            line.starts_with("messaging_client_sent_messages{")
+                || line.starts_with("messaging_client_consumed_messages{")
+        });
+        let mut found: Vec<_> = lines
+            .filter_map(|line| line.split("messaging_destination_name=\"").nth(1))
+            .filter_map(|rest| rest.split('"').next().map(str::to_owned))
+            .collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn a_client_tells_so_many_destinations_apart_and_no_more() {
+        let table = table(Side::Client, 3);
+        let tasks = (0..100).map(|n| Message::task(format!("t{n}"), ""));
+        assert_eq!(destinations(&table, tasks), ["_OTHER", "t0", "t1", "t2"]);
+    }
+
+    #[test]
+    fn kinds_are_told_apart_under_one_name() {
+        let table = table(Side::Client, 3);
+        let messages = [Message::task("a", ""), Message::rpc("a", "")];
+        assert_eq!(destinations(&table, messages), ["a", "a"]);
+    }
+
+    #[test]
+    fn what_is_handled_without_a_route_has_no_name() {
+        let table = table(Side::Serving, 3);
+        let tasks = (0..100).map(|n| Message::task(format!("t{n}"), ""));
+        assert_eq!(destinations(&table, tasks), ["_OTHER"]);
+    }
+}

@@ -1,0 +1,104 @@
+//! The service, and its future.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use campanile::{BoxError, Message, Reply};
+use pin_project::pin_project;
+use tower::Service;
+
+use super::series::{Series, Table};
+use crate::{
+    conventions::Fault,
+    observe::{Observed, Observer, Watch},
+};
+
+/// A service whose calls are counted. See the [module](super).
+#[derive(Debug, Clone)]
+pub struct Metrics<S> {
+    inner: S,
+    table: Arc<Table>,
+}
+
+impl<S> Metrics<S> {
+    pub(super) fn new(inner: S, table: Arc<Table>) -> Self {
+        Self { inner, table }
+    }
+}
+
+impl<S> Service<Message> for Metrics<S>
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = MetricsFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        let series = self.table.of(&message);
+        series.begin(&message);
+        let watch = Watch::start(InFlight(series));
+        MetricsFuture {
+            work: watch.over(|| self.inner.call(message)),
+        }
+    }
+}
+
+struct InFlight(Arc<Series>);
+
+impl Observer for InFlight {
+    fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration) {
+        self.0.end(outcome.err().map(|f| f.error_type()), after);
+    }
+}
+
+/// The future of [`Metrics`].
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct MetricsFuture<W> {
+    #[pin]
+    work: Observed<W, InFlight>,
+}
+
+impl<W, E> Future for MetricsFuture<W>
+where
+    W: Future<Output = Result<Reply, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Reply, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().work.poll(cx)
+    }
+}
+
+impl<W> fmt::Debug for MetricsFuture<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{MetricsLayer, observe::laws};
+
+    #[tokio::test]
+    async fn the_inner_services_readiness_and_its_error_pass() {
+        laws::readiness_and_its_error_pass(MetricsLayer::new()).await;
+    }
+
+    #[tokio::test]
+    async fn a_clone_has_no_reservation_and_what_is_dropped_releases_its_own() {
+        laws::a_reservation_is_its_own_and_is_given_back(MetricsLayer::new()).await;
+    }
+}

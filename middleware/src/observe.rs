@@ -1,0 +1,242 @@
+//! Watching a call from its start to its end, whatever the end is.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use campanile::{BoxError, Reply};
+use pin_project::pin_project;
+use tokio::time::Instant;
+
+use crate::conventions::Fault;
+
+/// Who watches.
+pub(crate) trait Observer {
+    /// Runs a part of the work.
+    fn scope<T>(&mut self, part: impl FnOnce() -> T) -> T {
+        part()
+    }
+
+    /// Hears, once, how the work ended and after how long.
+    fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration);
+}
+
+/// A call that has begun. When it is dropped before it ended, its observer hears that too.
+pub(crate) struct Watch<O: Observer> {
+    observer: O,
+    started: Instant,
+    // Whether a part of the work runs: so it still is when that part has panicked.
+    running: bool,
+    ended: bool,
+}
+
+impl<O: Observer> Watch<O> {
+    pub(crate) fn start(observer: O) -> Self {
+        Self {
+            observer,
+            started: Instant::now(),
+            running: false,
+            ended: false,
+        }
+    }
+
+    fn run<T>(&mut self, part: impl FnOnce() -> T) -> T {
+        self.running = true;
+        let result = self.observer.scope(part);
+        self.running = false;
+        result
+    }
+
+    fn end(&mut self, outcome: Result<&Reply, Fault<'_>>) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.observer.ended(outcome, self.started.elapsed());
+        }
+    }
+
+    /// Makes the work, and goes on watching it.
+    pub(crate) fn over<W>(mut self, make: impl FnOnce() -> W) -> Observed<W, O> {
+        Observed {
+            work: self.run(make),
+            watch: self,
+        }
+    }
+}
+
+impl<O: Observer> Drop for Watch<O> {
+    fn drop(&mut self) {
+        let fault = match self.running {
+            true => Fault::Panicked,
+            false => Fault::Dropped,
+        };
+        self.end(Err(fault));
+    }
+}
+
+/// Work that is watched.
+#[pin_project]
+pub(crate) struct Observed<W, O: Observer> {
+    #[pin]
+    work: W,
+    watch: Watch<O>,
+}
+
+impl<W, E, O> Future for Observed<W, O>
+where
+    W: Future<Output = Result<Reply, E>>,
+    E: Into<BoxError>,
+    O: Observer,
+{
+    type Output = Result<Reply, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let work = this.work;
+        let result = ready!(this.watch.run(|| work.poll(cx))).map_err(Into::into);
+        this.watch.end(result.as_ref().map_err(Fault::Error));
+        Poll::Ready(result)
+    }
+}
+
+/// What holds for every layer that only watches, whatever it does with what it hears.
+#[cfg(test)]
+pub(crate) mod laws {
+    use campanile::Message;
+    use tower::{Layer, Service, limit::ConcurrencyLimit};
+    use tower_test::mock::{self, Mock, Spawn};
+
+    use super::*;
+
+    type Inner = Mock<Message, Reply>;
+
+    pub(crate) async fn readiness_and_its_error_pass<L>(layer: L)
+    where
+        L: Layer<Inner, Service: Service<Message, Response = Reply, Error = BoxError>>,
+    {
+        let (inner, mut handle) = mock::pair();
+        let mut service = Spawn::new(layer.layer(inner));
+        handle.allow(0);
+        assert!(service.poll_ready().is_pending());
+        handle.send_error("gone");
+        match service.poll_ready() {
+            Poll::Ready(Err(error)) => assert_eq!(error.to_string(), "gone"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn a_reservation_is_its_own_and_is_given_back<L>(layer: L)
+    where
+        L: Layer<ConcurrencyLimit<Inner>>,
+        L::Service: Service<Message, Response = Reply, Error = BoxError> + Clone,
+    {
+        let (inner, mut handle) = mock::pair();
+        handle.allow(10);
+        let mut service = Spawn::new(layer.layer(ConcurrencyLimit::new(inner, 1)));
+        assert!(service.poll_ready().is_ready());
+        let mut clone = service.clone();
+        assert!(
+            clone.poll_ready().is_pending(),
+            "a clone has no reservation"
+        );
+        drop(service);
+        assert!(clone.is_woken(), "a dropped service releases");
+        assert!(clone.poll_ready().is_ready());
+        let call = clone.call(Message::task("a", ""));
+        assert!(clone.poll_ready().is_pending());
+        drop(call);
+        assert!(clone.is_woken(), "a dropped future releases");
+        assert!(clone.poll_ready().is_ready());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::{Arc, Mutex},
+    };
+
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    /// What was heard: how it ended, and after how long.
+    type Heard = Arc<Mutex<Vec<(&'static str, Duration)>>>;
+
+    struct Ear(Heard);
+
+    impl Observer for Ear {
+        fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration) {
+            let outcome = outcome.map_or_else(|fault| fault.error_type(), |_| "reply");
+            self.0.lock().unwrap().push((outcome, after));
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn observed<W>(work: W) -> (Heard, Observed<W, Ear>) {
+        let heard = Heard::default();
+        let watch = Watch::start(Ear(heard.clone()));
+        (heard, watch.over(|| work))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_heard_once_with_the_time_it_took() {
+        for (result, word) in [(Ok(Reply::default()), "reply"), (Err("no"), "_OTHER")] {
+            let (heard, work) = observed(async {
+                tokio::time::sleep(SECOND).await;
+                result.map_err(BoxError::from)
+            });
+            let _ = work.await;
+            assert_eq!(*heard.lock().unwrap(), [(word, SECOND)]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_dropped_is_heard_of() {
+        let (heard, work) = observed(std::future::pending::<Result<Reply, BoxError>>());
+        let mut work = task::spawn(work);
+        assert_pending!(work.poll());
+        tokio::time::advance(SECOND).await;
+        assert!(heard.lock().unwrap().is_empty());
+        drop(work);
+        assert_eq!(*heard.lock().unwrap(), [("dropped", SECOND)]);
+        // Or was never polled.
+        let (heard, work) = observed(std::future::pending::<Result<Reply, BoxError>>());
+        drop(work);
+        assert_eq!(heard.lock().unwrap()[0].0, "dropped");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_heard_of_and_passes() {
+        let (heard, work) = observed(async {
+            if true {
+                panic!("on purpose");
+            }
+            Ok::<_, BoxError>(Reply::default())
+        });
+        let mut work = task::spawn(work);
+        catch_unwind(AssertUnwindSafe(|| work.poll().is_ready())).unwrap_err();
+        drop(work);
+        assert_eq!(heard.lock().unwrap()[..].len(), 1);
+        assert_eq!(heard.lock().unwrap()[0].0, "panic");
+
+        // And one of the call itself, before there is a future.
+        let heard = Heard::default();
+        let watch = Watch::start(Ear(heard.clone()));
+        let call = || watch.over(|| -> () { panic!("on purpose") });
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err());
+        assert_eq!(heard.lock().unwrap()[0].0, "panic");
+    }
+
+    #[tokio::test]
+    async fn the_work_is_polled_as_it_is() {
+        let (heard, work) = observed(async { Ok::<_, BoxError>(Reply::new("a")) });
+        let mut work = task::spawn(work);
+        let reply = assert_ready!(work.poll()).unwrap();
+        assert_eq!(reply.payload, "a");
+        assert_eq!(heard.lock().unwrap().len(), 1);
+    }
+}

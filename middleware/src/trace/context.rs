@@ -1,0 +1,144 @@
+//! Contexts in headers, both ways.
+
+use campanile::{Kind, Message};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::{
+    Context as OtelContext, global,
+    propagation::{Extractor, Injector, TextMapPropagator},
+    trace::TraceContextExt,
+};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// How contexts travel, and what they become.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Context {
+    global: bool,
+    /// By kind.
+    own_trace: [bool; 3],
+}
+
+impl Context {
+    pub(super) fn start_own_trace_for(&mut self, kind: Kind) {
+        self.own_trace[kind as usize] = true;
+    }
+
+    pub(super) fn use_global_propagator(&mut self) {
+        self.global = true;
+    }
+
+    /// Ties the span of a delivery to the one that sent the message.
+    pub(super) fn extract(&self, message: &Message, span: &Span) {
+        let Some(sent) = self.read(message.headers()) else {
+            return;
+        };
+        let link = sent.span().span_context().clone();
+        if !self.own_trace[message.kind() as usize] && !surrounded() {
+            // It fails where the subscriber has no layer of OpenTelemetry's, or has no use for this span.
+            let _ = span.set_parent(sent);
+        }
+        span.add_link(link);
+    }
+
+    /// Writes the span's context into the message.
+    pub(super) fn inject(&self, message: &mut Message, span: &Span) {
+        // No transport takes an event with headers.
+        if message.kind() == Kind::Event {
+            return;
+        }
+        let context = context_of(span);
+        let current = context.span().span_context().clone();
+        if !current.is_valid() {
+            return;
+        }
+        if let Some(given) = self.read(message.headers()) {
+            let given = given.span().span_context().clone();
+            // One of the same trace is further away than the span. One of another was put there on
+            // purpose, and must not be changed.
+            if given.trace_id() != current.trace_id() {
+                span.add_link(given);
+                return;
+            }
+        }
+        self.with_propagator(|propagator| {
+            propagator.inject_context(&context, &mut Headers(message.headers_mut()));
+        });
+    }
+
+    /// Ties a span to all that were received in it.
+    pub(super) fn link<'a>(&self, messages: impl Iterator<Item = &'a Message>, span: &Span) {
+        for message in messages {
+            if let Some(sent) = self.read(message.headers()) {
+                span.add_link(sent.span().span_context().clone());
+            }
+        }
+    }
+
+    /// The context in the headers, if there is one.
+    fn read(&self, headers: &HeaderMap) -> Option<OtelContext> {
+        if headers.is_empty() {
+            return None;
+        }
+        let nothing = OtelContext::new();
+        let context = self.with_propagator(|propagator| {
+            propagator.extract_with_context(&nothing, &Carried(headers))
+        });
+        let found = context.span().span_context().is_valid();
+        if !found && headers.contains_key("traceparent") {
+            tracing::debug!("a malformed `traceparent` is ignored");
+        }
+        found.then_some(context)
+    }
+
+    fn with_propagator<T>(&self, mut f: impl FnMut(&dyn TextMapPropagator) -> T) -> T {
+        match self.global {
+            true => global::get_text_map_propagator(f),
+            false => f(&TraceContextPropagator::new()),
+        }
+    }
+}
+
+/// The context of a span, or of what surrounds a span that is filtered out.
+fn context_of(span: &Span) -> OtelContext {
+    [span, &Span::current()]
+        .into_iter()
+        .map(OpenTelemetrySpanExt::context)
+        .find(TraceContextExt::has_active_span)
+        .unwrap_or_else(OtelContext::current)
+}
+
+/// Whether the handling happens within another span.
+fn surrounded() -> bool {
+    context_of(&Span::none()).has_active_span()
+}
+
+struct Carried<'a>(&'a HeaderMap);
+
+impl Extractor for Carried<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
+
+struct Headers<'a>(&'a mut HeaderMap);
+
+impl Injector for Headers<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
+            return;
+        };
+        // An empty `tracestate` says nothing, and would travel with each message. What is left of an
+        // earlier context must not stay beside this one.
+        if value.is_empty() {
+            self.0.remove(name);
+        } else if let Ok(value) = HeaderValue::try_from(value) {
+            // A message with as many headers as there can be goes without.
+            let _ = self.0.try_insert(name, value);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The layer: on which side it is, and its hooks.
+
+#[cfg(feature = "opentelemetry")]
+use campanile::Kind;
+use tower::Layer;
+
+#[cfg(feature = "opentelemetry")]
+use super::context::Context;
+use super::{
+    Trace, make_span::DefaultMakeSpan, on_failure::DefaultOnFailure, on_reply::DefaultOnReply,
+};
+use crate::conventions::Side;
+
+/// Makes [`Trace`] services. See the [module](super).
+#[derive(Debug, Clone)]
+pub struct TraceLayer<M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFailure> {
+    pub(super) side: Side,
+    pub(super) make_span: M,
+    pub(super) on_reply: R,
+    pub(super) on_failure: F,
+    #[cfg(feature = "opentelemetry")]
+    pub(super) context: Context,
+}
+
+impl TraceLayer {
+    /// For what is served: a router or a handler.
+    pub fn new() -> Self {
+        Self::on(Side::Serving)
+    }
+
+    /// For what is called: the sending half of a transport.
+    pub fn new_for_client() -> Self {
+        Self::on(Side::Client)
+    }
+
+    fn on(side: Side) -> Self {
+        Self {
+            side,
+            make_span: DefaultMakeSpan::new(),
+            on_reply: DefaultOnReply::new(),
+            on_failure: DefaultOnFailure::new(),
+            #[cfg(feature = "opentelemetry")]
+            context: Context::default(),
+        }
+    }
+}
+
+/// As [`TraceLayer::new`].
+impl Default for TraceLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M, R, F> TraceLayer<M, R, F> {
+    /// What makes the spans: a [`MakeSpan`](super::MakeSpan), such as a closure.
+    pub fn make_span_with<N>(self, make_span: N) -> TraceLayer<N, R, F> {
+        TraceLayer {
+            side: self.side,
+            make_span,
+            on_reply: self.on_reply,
+            on_failure: self.on_failure,
+            #[cfg(feature = "opentelemetry")]
+            context: self.context,
+        }
+    }
+
+    /// What is done on a reply: an [`OnReply`](super::OnReply), such as a closure, or `()`.
+    pub fn on_reply<N>(self, on_reply: N) -> TraceLayer<M, N, F> {
+        TraceLayer {
+            side: self.side,
+            make_span: self.make_span,
+            on_reply,
+            on_failure: self.on_failure,
+            #[cfg(feature = "opentelemetry")]
+            context: self.context,
+        }
+    }
+
+    /// What is done on a failure: an [`OnFailure`](super::OnFailure), such as a closure, or `()`.
+    pub fn on_failure<N>(self, on_failure: N) -> TraceLayer<M, R, N> {
+        TraceLayer {
+            side: self.side,
+            make_span: self.make_span,
+            on_reply: self.on_reply,
+            on_failure,
+            #[cfg(feature = "opentelemetry")]
+            context: self.context,
+        }
+    }
+
+    /// For messages of this kind, the span of their handling starts a trace of its own that links
+    /// to the one in which they were sent, in place of going on with that one.
+    #[cfg(feature = "opentelemetry")]
+    #[must_use]
+    pub fn own_trace_for(mut self, kind: Kind) -> Self {
+        self.context.start_own_trace_for(kind);
+        self
+    }
+
+    /// Carries contexts with the application's own propagator, the one of
+    /// `opentelemetry::global::set_text_map_propagator`, in place of the W3C headers.
+    #[cfg(feature = "opentelemetry")]
+    #[must_use]
+    pub fn with_global_propagator(mut self) -> Self {
+        self.context.use_global_propagator();
+        self
+    }
+}
+
+impl<S, M: Clone, R: Clone, F: Clone> Layer<S> for TraceLayer<M, R, F> {
+    type Service = Trace<S, M, R, F>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Trace::new(inner, self.clone())
+    }
+}

@@ -1,0 +1,131 @@
+//! The span of a message.
+
+use std::fmt;
+
+use campanile::{Message, Name};
+use tracing::{Level, Span, field::Empty};
+
+use super::{Operation, at_level};
+use crate::conventions;
+
+/// Makes the span of a message that is sent or handled.
+///
+/// Implemented for closures. A field that a hook is to record later has to be there from the start, as
+/// [`Empty`]: for the stock hooks these are `messaging.message.id`, `error.type`,
+/// `otel.status_code` and `otel.status_description`.
+pub trait MakeSpan {
+    /// Makes it. The span that surrounds the call is the current one.
+    fn make_span(&mut self, message: &Message, operation: Operation) -> Span;
+}
+
+impl<F: FnMut(&Message, Operation) -> Span> MakeSpan for F {
+    fn make_span(&mut self, message: &Message, operation: Operation) -> Span {
+        self(message, operation)
+    }
+}
+
+/// A span named `{operation} {destination}` with the attributes of the [conventions].
+#[derive(Debug, Clone)]
+pub struct DefaultMakeSpan {
+    pub(super) level: Level,
+    pub(super) system: Name,
+    group: Option<Name>,
+}
+
+impl DefaultMakeSpan {
+    /// At info level, over Redis, and without a group.
+    pub const fn new() -> Self {
+        Self {
+            level: Level::INFO,
+            system: Name::from_static(conventions::SYSTEM),
+            group: None,
+        }
+    }
+
+    /// The level of the span.
+    #[must_use]
+    pub const fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// `messaging.system`: what the messages travel on. `redis` unless set.
+    #[must_use]
+    pub fn system(mut self, system: impl Into<Name>) -> Self {
+        self.system = system.into();
+        self
+    }
+
+    /// `messaging.consumer.group.name`: the group of the transport that is served. Spans of a client
+    /// do not have it.
+    #[must_use]
+    pub fn group(mut self, group: impl Into<Name>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+}
+
+impl Default for DefaultMakeSpan {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MakeSpan for DefaultMakeSpan {
+    fn make_span(&mut self, message: &Message, operation: Operation) -> Span {
+        let parts = message.parts();
+        let route = parts.matched_route().map(|route| route.as_str());
+        let name = parts.name.as_str();
+        let handled = operation == Operation::Process;
+        let destination = match handled {
+            true => route,
+            false => Some(name),
+        };
+        let title = Title {
+            operation,
+            destination: destination.filter(|destination| !destination.is_empty()),
+        };
+        let group = self.group.as_deref().filter(|_| handled);
+        // Deliveries are counted for what is handled; what is sent has none yet.
+        let attempt = handled.then_some(i64::from(parts.attempt.0));
+        at_level!(
+            self.level,
+            span!(
+                "message",
+                otel.name = %title,
+                otel.kind = operation.span_kind(),
+                otel.status_code = Empty,
+                otel.status_description = Empty,
+                messaging.system = self.system.as_str(),
+                messaging.operation.name = operation.name(),
+                messaging.operation.r#type = operation.type_name(),
+                messaging.destination.name = name,
+                messaging.destination.template =
+                    route.filter(|&route| !route.is_empty() && route != name),
+                messaging.consumer.group.name = group,
+                messaging.message.id = parts.id.as_deref(),
+                messaging.message.conversation_id =
+                    parts.correlation_id.as_ref().map(tracing::field::display),
+                messaging.message.body.size = message.payload().len() as i64,
+                campanile.message.kind = parts.kind.as_str(),
+                campanile.message.attempt = attempt,
+                error.r#type = Empty,
+            )
+        )
+    }
+}
+
+/// The name of a span: `{operation} {destination}`.
+pub(super) struct Title<'a> {
+    pub(super) operation: Operation,
+    pub(super) destination: Option<&'a str>,
+}
+
+impl fmt::Display for Title<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.destination {
+            Some(destination) => write!(f, "{} {destination}", self.operation),
+            None => self.operation.fmt(f),
+        }
+    }
+}

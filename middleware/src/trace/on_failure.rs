@@ -1,0 +1,65 @@
+//! What is done when a call fails.
+
+use std::time::Duration;
+
+use tracing::{Level, Span};
+
+use super::{Fault, at_level};
+
+/// Hears how a call failed, in its span. A layer calls either this or
+/// [`OnReply`](super::OnReply), once.
+///
+/// Implemented for closures, and for `()`, which does nothing.
+pub trait OnFailure {
+    /// `after` is how long the call took. Fields that the span was made with can be recorded now.
+    fn on_failure(&mut self, fault: &Fault<'_>, after: Duration, span: &Span);
+}
+
+impl OnFailure for () {
+    fn on_failure(&mut self, _: &Fault<'_>, _: Duration, _: &Span) {}
+}
+
+impl<F: FnMut(&Fault<'_>, Duration, &Span)> OnFailure for F {
+    fn on_failure(&mut self, fault: &Fault<'_>, after: Duration, span: &Span) {
+        self(fault, after, span);
+    }
+}
+
+/// Records `error.type` and the error's text, marks the span as failed, and logs it.
+#[derive(Debug, Clone)]
+pub struct DefaultOnFailure {
+    level: Level,
+}
+
+impl DefaultOnFailure {
+    /// It logs at debug level: [`serve`](mod@campanile::serve) warns by itself of what failed, and a
+    /// client's error is its caller's.
+    pub const fn new() -> Self {
+        Self {
+            level: Level::DEBUG,
+        }
+    }
+
+    /// At which level it logs.
+    #[must_use]
+    pub const fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+}
+
+impl Default for DefaultOnFailure {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl OnFailure for DefaultOnFailure {
+    fn on_failure(&mut self, fault: &Fault<'_>, after: Duration, span: &Span) {
+        let error_type = fault.error_type();
+        span.record("error.type", error_type);
+        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_description", tracing::field::display(fault));
+        at_level!(self.level, event!(error_type, %fault, ?after, "failed"));
+    }
+}

@@ -1,0 +1,92 @@
+//! The id by which a reply is found.
+
+use std::fmt;
+
+use smol_str::SmolStr;
+use uuid::Uuid;
+
+/// The id that the sender of a request gave it, and that its reply comes back with. Cheap to clone.
+///
+/// Our clients' ids are UUIDs; those of others are any text of up to [`CorrelationId::MAX_LEN`] bytes.
+/// What is longer, or no text, is answered all the same, but not shown to layers and handlers.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct CorrelationId(Repr);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Repr {
+    // In place: a text of this length would cost an allocation for each request.
+    Uuid(Uuid),
+    Text(SmolStr),
+}
+
+impl CorrelationId {
+    /// The longest id that is kept, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// The id in bytes that came from outside.
+    pub(crate) fn from_utf8(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > Self::MAX_LEN {
+            return None;
+        }
+        let mut buffer = Uuid::encode_buffer();
+        match Uuid::try_parse_ascii(bytes) {
+            // A UUID has more than one spelling, and the id is the one that came.
+            Ok(id) if id.hyphenated().encode_lower(&mut buffer).as_bytes() == bytes => {
+                Some(Self(Repr::Uuid(id)))
+            }
+            _ => {
+                let text = std::str::from_utf8(bytes).ok()?;
+                Some(Self(Repr::Text(text.into())))
+            }
+        }
+    }
+}
+
+impl fmt::Display for CorrelationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Uuid(id) => id.fmt(f),
+            Repr::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Debug for CorrelationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Uuid(id) => fmt::Display::fmt(id, f),
+            Repr::Text(text) => fmt::Debug::fmt(text, f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shown(bytes: &[u8]) -> Option<String> {
+        CorrelationId::from_utf8(bytes).map(|id| id.to_string())
+    }
+
+    #[test]
+    fn an_id_is_shown_as_it_came() {
+        let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+        for id in ["vm-1", uuid, &uuid.to_uppercase(), &uuid.replace('-', "")] {
+            assert_eq!(shown(id.as_bytes()).as_deref(), Some(id));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_shown_as_it_came_or_not_at_all(bytes: Vec<u8>) {
+            match std::str::from_utf8(&bytes) {
+                Ok(text) if text.len() <= CorrelationId::MAX_LEN => {
+                    prop_assert_eq!(shown(&bytes), Some(text.to_owned()));
+                }
+                _ => prop_assert_eq!(shown(&bytes), None),
+            }
+        }
+    }
+}
