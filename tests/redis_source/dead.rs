@@ -147,7 +147,7 @@ async fn steps_are_of_a_hundred_at_most_and_leave_what_dies_meanwhile() {
     assert_eq!(dead.count().await.unwrap(), 250, "nothing is done unasked");
     let mut done = vec![steps.next().await.unwrap()];
     raw::add(&server, "{s}:dead:g", &facts).await;
-    while *done.last().unwrap() != None {
+    while done.last().is_some_and(Option::is_some) {
         done.push(steps.next().await.unwrap());
     }
     assert_eq!(done, [Some(100), Some(100), Some(50), None]);

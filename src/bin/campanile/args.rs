@@ -46,8 +46,9 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Target {
-    /// The server, as redis://user:password@host:port/db. A password is safer in the environment:
-    /// others can read a command line.
+    /// The server, as redis://user:password@host:port/db
+    ///
+    /// A password is safer in the environment: others can read a command line.
     // Neither a password in the environment nor the default belongs into the help's text.
     #[arg(
         long,
@@ -60,7 +61,7 @@ pub(crate) struct Target {
     /// The stream.
     #[arg(long, global = true, default_value = "app_stream")]
     stream: String,
-    /// The consumer group. [default: app_group; `stats`: all]
+    /// The consumer group [default: app_group; of `stats`: all]
     #[arg(long, global = true)]
     group: Option<String>,
     /// Prints JSON: one document, or one line for each item where they keep coming.
