@@ -19,7 +19,7 @@ Exit codes:
 
 /// Looks after the tasks, events and requests of Campanile on a Redis server.
 #[derive(Debug, Parser)]
-#[command(name = "campanile", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "campanile", version, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) target: Target,
