@@ -4,7 +4,8 @@
 //!   what cannot.
 #![cfg_attr(
     feature = "redis",
-    doc = "- [Durability](durability): what the settings of a Redis server make of that."
+    doc = "- [Durability](durability): what the settings of a Redis server make of that.
+- [From a terminal](terminal): the program `campanile`, for whoever looks after an application."
 )]
 #![cfg_attr(
     all(feature = "redis", feature = "conformance"),
@@ -47,6 +48,16 @@ pub mod durability {
     //! [`idempotency_window`]: crate::transport::Settings::idempotency_window
     //!
     #![doc = include_str!("../docs/durability.md")]
+}
+
+#[cfg(feature = "redis")]
+pub mod terminal {
+    //! The program `campanile`, for whoever looks after an application.
+    //!
+    //! [`Redis::tail`]: crate::Redis::tail
+    //! [rights]: crate::transport::redis#rights
+    //!
+    #![doc = include_str!("../docs/terminal.md")]
 }
 
 #[cfg(all(feature = "redis", feature = "conformance"))]

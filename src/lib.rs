@@ -46,6 +46,8 @@
 //! - `redis-rustls`: TLS for `rediss://` URLs.
 //! - `conformance`: the suite that transports are tested with.
 //! - `full`: all of them.
+//! - `cli`: the program `campanile`, for a [terminal](guide::terminal). No library needs it, so it is not
+//!   in `full`.
 
 pub mod client;
 #[cfg(feature = "conformance")]

@@ -20,6 +20,8 @@ mod settling;
 #[path = "redis_source/stats.rs"]
 mod stats;
 mod support;
+#[path = "redis_source/tail.rs"]
+mod tail;
 
 use std::{future::Future, time::Duration};
 

@@ -151,38 +151,124 @@ impl DeadLetters {
         self.0.count().await
     }
 
-    async fn carry_out(&self, action: Action, selection: Selection) -> Result<u64, Error> {
-        let mut acted = 0;
-        let name = match selection {
-            Selection::Ids(ids) => {
-                for ids in ids.chunks(STEP) {
-                    acted += self.0.act(action, Step::Ids(ids.to_vec())).await?.acted;
-                }
-                return Ok(acted);
-            }
-            Selection::All => None,
-            Selection::Named(name) => Some(name),
-        };
-        // What dies from now on is left alone. A message that dies of its replay at once would
-        // keep this going for ever.
-        let Some(until) = self.0.newest().await? else {
-            return Ok(acted);
-        };
-        let mut after = None;
-        loop {
-            let step = Step::Range {
-                after,
-                until: until.clone(),
-                name: name.clone(),
-                most: STEP,
-            };
-            let done = self.0.act(action, step).await?;
-            acted += done.acted;
-            after = done.next;
-            if after.is_none() {
-                return Ok(acted);
-            }
+    /// Replays or purges step by step, for whoever shows how far it is, or may have to stop in
+    /// between. What all steps together do is what [`replay`](Self::replay) and
+    /// [`purge`](Self::purge) do.
+    ///
+    /// ```
+    /// use campanile::transport::{Action, Selection, memory::Memory};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let mut steps = Memory::new().dead_letters().steps(Action::Replay, Selection::All);
+    /// let mut replayed = 0;
+    /// while let Some(letters) = steps.next().await? {
+    ///     replayed += letters;
+    ///     println!("{replayed} replayed so far");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn steps(&self, action: Action, selection: Selection) -> Steps {
+        Steps {
+            store: self.0.clone(),
+            action,
+            rest: match selection {
+                Selection::Ids(ids) => Rest::Ids(ids),
+                Selection::All => Rest::All(None),
+                Selection::Named(name) => Rest::All(Some(name)),
+            },
         }
+    }
+
+    async fn carry_out(&self, action: Action, selection: Selection) -> Result<u64, Error> {
+        let mut steps = self.steps(action, selection);
+        let mut acted = 0;
+        while let Some(letters) = steps.next().await? {
+            acted += letters;
+        }
+        Ok(acted)
+    }
+}
+
+/// Dead letters that are replayed or purged, some at a time: see [`DeadLetters::steps`].
+#[must_use = "nothing is done until the next step is asked for"]
+pub struct Steps {
+    store: Arc<dyn DeadLetterStore>,
+    action: Action,
+    rest: Rest,
+}
+
+/// What is still to be done.
+#[derive(Debug)]
+enum Rest {
+    Ids(Vec<DeadLetterId>),
+    /// All, or all of a name, of those that are there when it begins.
+    All(Option<Name>),
+    Range {
+        after: Option<DeadLetterId>,
+        until: DeadLetterId,
+        name: Option<Name>,
+    },
+    Nothing,
+}
+
+impl Steps {
+    /// Does the next step, and returns how many letters were replayed or purged by it: a hundred at
+    /// most, and perhaps none. `None` when there is nothing left to do.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses. The same step comes next then.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped may have done its step. The same step comes next, finds what is
+    /// left of it, and does nothing twice.
+    pub async fn next(&mut self) -> Result<Option<u64>, Error> {
+        if let Rest::All(name) = &self.rest {
+            // What dies from now on is left alone. A message that dies of its replay at once would
+            // keep this going for ever.
+            self.rest = match self.store.newest().await? {
+                None => Rest::Nothing,
+                Some(until) => Rest::Range {
+                    after: None,
+                    until,
+                    name: name.clone(),
+                },
+            };
+        }
+        match &mut self.rest {
+            Rest::Ids(ids) if !ids.is_empty() => {
+                let most = ids.len().min(STEP);
+                let step = Step::Ids(ids[..most].to_vec());
+                let done = self.store.act(self.action, step).await?;
+                ids.drain(..most);
+                Ok(Some(done.acted))
+            }
+            Rest::Range { after, until, name } => {
+                let step = Step::Range {
+                    after: after.clone(),
+                    until: until.clone(),
+                    name: name.clone(),
+                    most: STEP,
+                };
+                let done = self.store.act(self.action, step).await?;
+                *after = done.next;
+                if after.is_none() {
+                    self.rest = Rest::Nothing;
+                }
+                Ok(Some(done.acted))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steps")
+            .field("action", &self.action)
+            .field("rest", &self.rest)
+            .finish_non_exhaustive()
     }
 }
 

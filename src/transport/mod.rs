@@ -41,7 +41,7 @@ pub use self::{
     counters::Counts,
     dead::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
-        Step, StoreFuture,
+        Step, Steps, StoreFuture,
     },
     sending::check,
     settings::{Backoff, Expired, Settings, Start, UnknownNames},

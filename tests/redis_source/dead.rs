@@ -1,6 +1,9 @@
 //! Dead letters on real streams.
 
-use campanile::{DeadLetterId, MessageId, transport::Selection};
+use campanile::{
+    DeadLetterId, MessageId,
+    transport::{Action, Selection},
+};
 
 use super::*;
 
@@ -123,4 +126,55 @@ async fn what_is_no_id_of_a_dead_letter_is_refused_with_an_example() {
         let error = dead.purge(Selection::ids([id])).await.unwrap_err();
         assert!(error.to_string().contains("1795430237570-0"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn steps_are_of_a_hundred_at_most_and_leave_what_dies_meanwhile() {
+    let server = RedisServer::start().await;
+    let dead = handle(&server).await.dead_letters();
+    let facts = [
+        ("~g", "g"),
+        ("~o", "1-1"),
+        ("~r", "x"),
+        ("~a", "1"),
+        ("~d", "1"),
+        ("name", "n"),
+    ];
+    for _ in 0..250 {
+        raw::add(&server, "{s}:dead:g", &facts).await;
+    }
+    let mut steps = dead.steps(Action::Replay, Selection::All);
+    assert_eq!(dead.count().await.unwrap(), 250, "nothing is done unasked");
+    let mut done = vec![steps.next().await.unwrap()];
+    raw::add(&server, "{s}:dead:g", &facts).await;
+    while done.last().is_some_and(Option::is_some) {
+        done.push(steps.next().await.unwrap());
+    }
+    assert_eq!(done, [Some(100), Some(100), Some(50), None]);
+    assert_eq!(steps.next().await.unwrap(), None);
+    assert_eq!(dead.count().await.unwrap(), 1);
+
+    let ids = dead.list(Page::default()).await.unwrap().letters;
+    let ids = ids.iter().map(|letter| letter.id.clone());
+    let ids = ids.chain((1..=100).map(|n| DeadLetterId::from(format!("1-{n}"))));
+    let mut steps = dead.steps(Action::Purge, Selection::ids(ids));
+    assert_eq!(steps.next().await.unwrap(), Some(1));
+    assert_eq!(steps.next().await.unwrap(), Some(0));
+    assert_eq!(steps.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_step_that_failed_comes_again() {
+    let server = RedisServer::start().await;
+    let dead = handle(&server).await.dead_letters();
+    raw::add(&server, "{s}:dead:g", &[("a", "b")]).await;
+    server.command(&["RENAME", "{s}:dead:g", "aside"]).await;
+    server.command(&["SET", "{s}:dead:g", "no stream"]).await;
+    let mut steps = dead.steps(Action::Purge, Selection::All);
+    for _ in 0..2 {
+        assert!(steps.next().await.unwrap_err().is_refused());
+    }
+    server.command(&["RENAME", "aside", "{s}:dead:g"]).await;
+    assert_eq!(steps.next().await.unwrap(), Some(1));
+    assert_eq!(steps.next().await.unwrap(), None);
 }

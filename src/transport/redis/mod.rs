@@ -74,6 +74,7 @@
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping` |
 //! | scrapes [`stats`](Redis::stats) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
+//! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish` |
 //! | requests | `~s ~{s}:rpc:* &campanile:reply:* +xadd +xread +xtrim +pexpire +unlink +subscribe +ping` |
 //!
@@ -99,6 +100,7 @@ mod simulation;
 mod source;
 mod state;
 mod stats;
+mod tail;
 mod unique;
 mod value;
 
@@ -108,6 +110,7 @@ use self::{connect::Connector, link::Link, options::Options};
 pub use self::{
     send::SendFuture,
     source::{RedisSettle, RedisSource},
+    tail::{Tail, TailEntry, TailFrom},
 };
 use crate::{
     error::Error,

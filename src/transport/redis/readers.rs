@@ -3,7 +3,7 @@
 
 use redis::Value;
 
-use super::{dead, schedule::Promoted, send, source::readers, stats};
+use super::{dead, schedule::Promoted, send, source::readers, stats, tail};
 use crate::error::Error;
 
 /// One of them.
@@ -59,6 +59,14 @@ pub(crate) fn all() -> Vec<Reader> {
             answer: list([list([
                 text("7-1"),
                 texts("~g g ~o 3-0 ~r it~failed ~a 2 ~d 1795430237570 type task name a"),
+            ])]),
+        },
+        Reader {
+            of: "XREAD of a tail",
+            read: |answer| Ok(format!("{:?}", tail::read(answer)?)),
+            answer: list([list([
+                text("s"),
+                list([list([text("7-1"), texts("type task name a payload p")])]),
             ])]),
         },
     ]);

@@ -34,11 +34,17 @@ impl Lane {
 /// The id of an entry, without an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::transport::redis) struct EntryId {
-    pub(super) milliseconds: u64,
+    pub(in crate::transport::redis) milliseconds: u64,
     pub(super) sequence: u64,
 }
 
 impl EntryId {
+    /// Before every entry.
+    pub(in crate::transport::redis) const ZERO: Self = Self {
+        milliseconds: 0,
+        sequence: 0,
+    };
+
     pub(in crate::transport::redis) fn parse(text: &[u8]) -> Option<Self> {
         let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
         // A sign is a number to Rust, and none to a server.
@@ -50,6 +56,21 @@ impl EntryId {
             milliseconds: number(milliseconds)?,
             sequence: number(sequence)?,
         })
+    }
+
+    /// The id just before this one; the least has none, and is its own.
+    pub(in crate::transport::redis) fn before(self) -> Self {
+        match (self.milliseconds, self.sequence) {
+            (0, 0) => self,
+            (milliseconds, 0) => Self {
+                milliseconds: milliseconds - 1,
+                sequence: u64::MAX,
+            },
+            (milliseconds, sequence) => Self {
+                milliseconds,
+                sequence: sequence - 1,
+            },
+        }
     }
 }
 
@@ -207,6 +228,19 @@ mod tests {
         assert_eq!(EntryId::parse(b"12-3").unwrap().to_string(), "12-3");
         for text in ["", "12", "12-", "-3", "a-3", "12-3-4", "+1-2", "1-+2"] {
             assert_eq!(EntryId::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn before_an_id_there_is_no_other_one() {
+        for (id, before) in [
+            ("7-2", "7-1"),
+            ("7-0", "6-18446744073709551615"),
+            ("0-1", "0-0"),
+            ("0-0", "0-0"),
+        ] {
+            let id = EntryId::parse(id.as_bytes()).unwrap();
+            assert_eq!(id.before().to_string(), before);
         }
     }
 

@@ -1,0 +1,116 @@
+//! The command line.
+
+use std::time::Duration;
+
+use campanile::{Name, Redis};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{dead::Dead, failure::Failure, send::Send, stats::Stats, tail::Tail};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done; also when what it was piped into has ended, and when a live view was ended by Ctrl-C
+  1    failed
+  2    used in a wrong way, or not confirmed where that has to be
+  3    no connection to Redis: nothing was done
+  4    there is no such thing: an id, a name, a group
+  5    the request was answered with an error
+  130  ended by Ctrl-C before it was done";
+
+/// Looks after the tasks, events and requests of Campanile on a Redis server.
+#[derive(Debug, Parser)]
+#[command(name = "campanile", version, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows how the stream and its groups are doing.
+    Stats(Stats),
+    /// Lists, shows, replays and purges the dead letters of the group.
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Sends a task, an event or a request.
+    #[command(subcommand)]
+    Send(Send),
+    /// Shows what comes by, without disturbing it.
+    #[command(subcommand)]
+    Tail(Tail),
+}
+
+// Which server, stream and group.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Target {
+    /// The server, as redis://user:password@host:port/db
+    ///
+    /// A password is safer in the environment: others can read a command line.
+    // Neither a password in the environment nor the default belongs into the help's text.
+    #[arg(
+        long,
+        global = true,
+        env = "REDIS_URL",
+        hide_env_values = true,
+        default_value = "redis://127.0.0.1/"
+    )]
+    url: String,
+    /// The stream.
+    #[arg(long, global = true, default_value = "app_stream")]
+    stream: String,
+    /// The consumer group [default: app_group; of `stats`: all]
+    #[arg(long, global = true)]
+    group: Option<String>,
+    /// Prints JSON: one document, or one line for each item where they keep coming.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Target {
+    /// Connects, or says within seconds why it cannot.
+    pub(crate) async fn connect(&self) -> Result<Redis, Failure> {
+        let redis = Redis::connect(&self.url).await;
+        let redis = redis.map_err(Failure::Connection)?;
+        let redis = redis.stream(self.stream());
+        Ok(match self.group() {
+            Some(group) => redis.group(group),
+            None => redis,
+        })
+    }
+
+    pub(crate) fn stream(&self) -> Name {
+        self.stream.as_str().into()
+    }
+
+    /// The group, where one was named.
+    pub(crate) fn group(&self) -> Option<Name> {
+        self.group.as_deref().map(Name::from)
+    }
+}
+
+/// A duration such as `1h 30m`, `2s` or `500ms`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; a duration looks like 500ms, 2s or 1h30m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("5").unwrap_err().contains("500ms"));
+    }
+}

@@ -1,0 +1,42 @@
+//! Asking before something is destroyed.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::Args;
+
+use crate::{failure::Failure, show::text};
+
+// What must be confirmed.
+#[derive(Debug, Args)]
+pub(crate) struct Confirm {
+    /// Does not ask. Needed where there is no terminal to ask on.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Confirm {
+    /// Asks `question`, unless that was answered on the command line.
+    pub(crate) fn ask(&self, question: &str) -> Result<(), Failure> {
+        if self.yes {
+            return Ok(());
+        }
+        if !io::stdin().is_terminal() {
+            return Err(Failure::Usage(
+                "this has to be confirmed, and there is no terminal to ask on; pass --yes".into(),
+            ));
+        }
+        let mut stderr = io::stderr();
+        write!(stderr, "{} [y/N] ", text::line(question))?;
+        stderr.flush()?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        if !answer.ends_with('\n') {
+            // The end of the input, on the line of the question.
+            let _ = writeln!(stderr);
+        }
+        match answer.trim() {
+            "y" | "Y" | "yes" | "Yes" => Ok(()),
+            _ => Err(Failure::Usage("not confirmed; nothing was done".into())),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `campanile dead replay` and `campanile dead purge`
+
+use std::io::{self, IsTerminal, Write};
+
+use campanile::transport::{Action, DeadLetters, Selection};
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    confirm::Confirm,
+    failure::{Failure, note},
+    show::{Out, text},
+    signals,
+};
+
+// Which ones.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// Those with these ids.
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// Those whose messages have this name.
+    #[arg(long)]
+    name: Option<String>,
+    /// All that there are when it begins.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    confirm: Confirm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    confirm: Confirm,
+}
+
+impl Replay {
+    /// Asks about all of them only: to look at some again is what a replay is for.
+    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+        if self.which.all {
+            let count = dead.count().await?;
+            self.confirm
+                .ask(&format!("Replay all {count} dead letters?"))?;
+        }
+        self.which.act(Action::Replay, dead, out).await
+    }
+}
+
+impl Purge {
+    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+        let which = match (&self.which.name, self.which.ids.len()) {
+            (Some(name), _) => format!("all dead letters named {name}"),
+            (None, 0) => format!("all {} dead letters", dead.count().await?),
+            (None, 1) => "this dead letter".into(),
+            (None, count) => format!("these {count} dead letters"),
+        };
+        self.confirm.ask(&format!("Delete {which} for good?"))?;
+        self.which.act(Action::Purge, dead, out).await
+    }
+}
+
+impl Which {
+    async fn act(self, action: Action, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+        let (asked, named) = (self.ids.len() as u64, self.name.clone());
+        let total = match (asked, &named) {
+            (0, None) => Some(dead.count().await?),
+            (0, Some(_)) => None,
+            (asked, _) => Some(asked),
+        };
+        let mut steps = dead.steps(action, self.selection());
+        let ended = signals::ended()?;
+        let word = match action {
+            Action::Replay => "replayed",
+            Action::Purge => "purged",
+        };
+        let mut progress = Progress::new(word, total);
+        let mut acted = 0;
+        let done = loop {
+            if ended.is_cancelled() {
+                let text = format!("{acted} {word}, the others are left as they were");
+                break Err(Failure::Interrupted(text));
+            }
+            let step = steps.next();
+            tokio::pin!(step);
+            let step = tokio::select! {
+                biased;
+                step = &mut step => step,
+                // A step is not broken off: what it has done is to be counted.
+                () = ended.cancelled() => {
+                    progress.clear();
+                    note("ends after this step; another Ctrl-C ends it at once");
+                    step.await
+                }
+            };
+            match step {
+                Ok(Some(letters)) => acted += letters,
+                Ok(None) => break Ok(()),
+                Err(error) => {
+                    progress.clear();
+                    note(format!("{acted} {word} before it failed"));
+                    break Err(error.into());
+                }
+            }
+            progress.show(acted);
+        };
+        progress.clear();
+        done?;
+        match out.json {
+            true => out.document(&json!({ word: acted }))?,
+            false => out.lines([format!("{acted} {word}")])?,
+        }
+        match named {
+            Some(name) if acted == 0 => Err(Failure::Missing(format!(
+                "there is no dead letter named {name}"
+            ))),
+            None if acted < asked => Err(Failure::Missing(format!(
+                "{} of the {asked} dead letters are not there",
+                asked - acted
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn selection(self) -> Selection {
+        match self.name {
+            Some(name) => Selection::named(name),
+            None if self.all => Selection::All,
+            None => Selection::ids(self.ids),
+        }
+    }
+}
+
+/// How far it is, for a person who waits: on the terminal beside the output, and nowhere else.
+struct Progress {
+    word: &'static str,
+    total: Option<u64>,
+    shown: bool,
+}
+
+impl Progress {
+    fn new(word: &'static str, total: Option<u64>) -> Self {
+        let shown = false;
+        Self { word, total, shown }
+    }
+
+    fn show(&mut self, acted: u64) {
+        if !io::stderr().is_terminal() {
+            return;
+        }
+        self.shown = true;
+        let of = self.total.map(|total| format!(" of {total}"));
+        let line = format!("{acted}{} {}", of.unwrap_or_default(), self.word);
+        let _ = write!(io::stderr(), "\r{}\x1b[K", text::line(line));
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}

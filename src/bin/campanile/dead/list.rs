@@ -1,0 +1,122 @@
+//! `campanile dead list`
+
+use std::num::NonZeroUsize;
+
+use campanile::{
+    DeadLetterId,
+    transport::{DeadLetter, DeadLetters, Page},
+};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::titled;
+use crate::{
+    failure::{Failure, note},
+    show::{Out, Table, json, text},
+};
+
+/// How much of a reason there is room for in a table, in bytes.
+const REASON: usize = 100;
+/// How many letters are asked for at once.
+const PAGE: usize = 1_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// How many it lists at most.
+    #[arg(long, short, value_name = "COUNT", default_value = "50")]
+    limit: NonZeroUsize,
+    /// Begins behind this one: the last one of the page before.
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
+    /// Lists all there are.
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+}
+
+impl List {
+    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+        let total = dead.count().await?;
+        let most = match self.all {
+            true => usize::MAX,
+            false => self.limit.get(),
+        };
+        let mut letters = Vec::new();
+        let mut next = Some(page(self.after.map(DeadLetterId::from), most));
+        while let Some(part) = next {
+            let found = dead.list(part).await?;
+            // The payload of a letter can be large, and is not shown.
+            letters.extend(found.letters.iter().map(Row::of));
+            let last = found.next.and_then(|page| page.after);
+            next = last.map(|last| page(Some(last), most - letters.len()));
+            if letters.len() >= most {
+                break;
+            }
+        }
+        let next = next.and_then(|page| page.after);
+        if out.json {
+            return out.document(&json!({
+                "dead": total,
+                "letters": letters.into_iter().map(|row| row.json).collect::<Value>(),
+                "next": next.as_deref(),
+            }));
+        }
+        if total == 0 {
+            return out.lines(["no dead letters"]);
+        }
+        let mut table = Table::new(&["ID", "KIND", "NAME", ">ATTEMPTS", "DIED", "REASON"]);
+        let listed = letters.len();
+        letters.into_iter().for_each(|row| table.row(row.cells));
+        out.lines(table.lines())?;
+        if let Some(last) = next {
+            note(format!("{listed} of {total}; the next: --after {last}"));
+        }
+        Ok(())
+    }
+}
+
+fn page(after: Option<DeadLetterId>, most: usize) -> Page {
+    let mut page = Page::first(most.min(PAGE));
+    page.after = after;
+    page
+}
+
+/// A letter without its fields.
+struct Row {
+    cells: [String; 6],
+    json: Value,
+}
+
+impl Row {
+    fn of(letter: &DeadLetter) -> Self {
+        let (message, kind, name) = titled(letter);
+        let mut json = facts(letter);
+        if let Ok(message) = &message {
+            json["kind"] = message.kind().as_str().into();
+            json["name"] = message.name().as_str().into();
+        }
+        Self {
+            cells: [
+                letter.id.to_string(),
+                kind,
+                name,
+                letter.attempts.to_string(),
+                text::time(letter.died_at),
+                text::excerpt(letter.reason.as_bytes(), REASON),
+            ],
+            json,
+        }
+    }
+}
+
+/// What is known about a letter besides its message.
+pub(super) fn facts(letter: &DeadLetter) -> Value {
+    json!({
+        "id": &*letter.id,
+        "message_id": &*letter.message_id,
+        "kind": null,
+        "name": null,
+        "attempts": letter.attempts,
+        "died_at_ms": json::time(letter.died_at),
+        "reason": letter.reason,
+    })
+}

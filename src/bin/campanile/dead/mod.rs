@@ -1,0 +1,48 @@
+//! `campanile dead`
+
+mod act;
+mod list;
+mod show;
+
+use campanile::{
+    Message,
+    transport::{DeadLetter, DeadLetters, Undecodable},
+};
+use clap::Subcommand;
+
+use crate::{args::Target, failure::Failure, show::Out};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dead {
+    /// Lists the dead letters, the oldest first, in pages.
+    List(list::List),
+    /// Shows one of them with its headers and its payload.
+    Show(show::Show),
+    /// Delivers dead letters again, to their group and from their first attempt.
+    Replay(act::Replay),
+    /// Deletes dead letters for good.
+    Purge(act::Purge),
+}
+
+impl Dead {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+        let redis = target.connect().await?;
+        let dead: DeadLetters = redis.dead_letters();
+        match self {
+            Dead::List(list) => list.run(&dead, out).await,
+            Dead::Show(show) => show.run(&dead, out).await,
+            Dead::Replay(replay) => replay.run(&dead, out).await,
+            Dead::Purge(purge) => purge.run(&dead, out).await,
+        }
+    }
+}
+
+/// The message of a letter, and its kind and name as they are shown.
+fn titled(letter: &DeadLetter) -> (Result<Message, Undecodable>, String, String) {
+    let message = letter.message();
+    let (kind, name) = match &message {
+        Ok(message) => (message.kind().to_string(), message.name().to_string()),
+        Err(_) => ("-".into(), "(no message)".into()),
+    };
+    (message, kind, name)
+}

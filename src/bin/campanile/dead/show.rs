@@ -1,0 +1,101 @@
+//! `campanile dead show`
+
+use campanile::{
+    DeadLetterId, Message,
+    transport::{DeadLetter, DeadLetters, Undecodable},
+};
+use clap::Args;
+
+use super::{list::facts, titled};
+use crate::{
+    failure::Failure,
+    show::{Out, json, text},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// Its id, as `dead list` shows it.
+    id: String,
+    /// Writes nothing but the payload, byte for byte.
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
+}
+
+impl Show {
+    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+        let id = DeadLetterId::from(self.id);
+        let letter = dead.get(&id).await?;
+        let letter =
+            letter.ok_or_else(|| Failure::Missing(format!("there is no dead letter {id}")))?;
+        let (message, kind, name) = titled(&letter);
+        if self.raw {
+            return match message {
+                Ok(message) => out.raw(message.payload()),
+                Err(undecodable) => Err(Failure::Failed(format!(
+                    "it is no message and has no payload: {}",
+                    undecodable.reason
+                ))),
+            };
+        }
+        if out.json {
+            return out.document(&document(&letter, &message));
+        }
+        out.lines(lines(&letter, &message, &kind, &name))
+    }
+}
+
+fn lines(
+    letter: &DeadLetter,
+    message: &Result<Message, Undecodable>,
+    kind: &str,
+    name: &str,
+) -> Vec<String> {
+    let fact = |title: &str, value: &str| format!("{title:<10}{}", text::line(value));
+    let mut lines = vec![
+        fact("id", &letter.id),
+        fact("message", &letter.message_id),
+        fact("kind", kind),
+        fact("name", name),
+        fact("attempts", &letter.attempts.to_string()),
+        fact("died", &text::time(letter.died_at)),
+        fact("reason", &letter.reason),
+    ];
+    match message {
+        Ok(message) => {
+            for (name, value) in message.headers() {
+                let value = text::line(value.as_bytes());
+                lines.push(format!("{:<10}{name}: {value}", "header"));
+            }
+            lines.push(fact(
+                "payload",
+                &format!("{} bytes", message.payload().len()),
+            ));
+            lines.extend([String::new(), text::block(message.payload())]);
+        }
+        Err(undecodable) => {
+            lines.push(fact("why", &undecodable.reason));
+            for (field, value) in &undecodable.fields {
+                let (field, value) = (text::line(field), text::line(value));
+                lines.push(format!("{:<10}{field}: {value}", "field"));
+            }
+        }
+    }
+    lines
+}
+
+fn document(letter: &DeadLetter, message: &Result<Message, Undecodable>) -> serde_json::Value {
+    let mut document = facts(letter);
+    match message {
+        Ok(message) => {
+            document["kind"] = message.kind().as_str().into();
+            document["name"] = message.name().as_str().into();
+            document["headers"] = json::headers(message.headers());
+            document["payload"] = json::bytes(message.payload());
+        }
+        Err(undecodable) => {
+            document["undecodable"] = undecodable.reason.as_str().into();
+            document["fields"] = json::fields(&undecodable.fields);
+        }
+    }
+    document
+}

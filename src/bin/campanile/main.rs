@@ -1,0 +1,57 @@
+//! `campanile`: what an application's operators do from a terminal.
+//!
+//! The guide's page about it is `docs/terminal.md`. Each command is a module; [`show`] is how
+//! things look, on a terminal and as JSON, and [`Failure`] what the exit code says.
+
+mod args;
+mod confirm;
+mod dead;
+mod failure;
+mod send;
+mod show;
+mod signals;
+mod stats;
+mod tail;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::{
+    args::{Arguments, Command},
+    failure::Failure,
+    show::Out,
+};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // What is written to a pipe that nobody reads holds up this thread and not the other one, which
+    // receives what comes from the server.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(run(arguments));
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let out = Out::new(arguments.target.json);
+    let target = &arguments.target;
+    match arguments.command {
+        Command::Stats(stats) => stats.run(target, &out).await,
+        Command::Dead(dead) => dead.run(target, &out).await,
+        Command::Send(send) => send.run(target, &out).await,
+        Command::Tail(tail) => tail.run(target, &out).await,
+    }
+}

@@ -1,0 +1,139 @@
+//! `campanile send`
+
+mod payload;
+mod rpc;
+
+use std::time::Duration;
+
+use campanile::{Client, client::Call};
+use clap::{Args, Subcommand};
+use http::{HeaderName, HeaderValue};
+use serde_json::json;
+
+use self::payload::Payload;
+use crate::{
+    args::{Target, duration},
+    failure::Failure,
+    show::Out,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Send {
+    /// Sends a task, and prints its id.
+    Task(Task),
+    /// Publishes an event.
+    Event(Event),
+    /// Sends a request, and prints the reply.
+    Rpc(rpc::Rpc),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Task {
+    #[command(flatten)]
+    payload: Payload,
+    #[command(flatten)]
+    headers: Headers,
+    /// Puts it on the stream no earlier than so long from now.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    delay: Option<Duration>,
+    /// It is not started any more when so long has passed since it was due.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    expires: Option<Duration>,
+    /// Sends it only if no task with this key was sent before; prints the id of the first.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Event {
+    #[command(flatten)]
+    payload: Payload,
+}
+
+// What is sent beside the payload.
+#[derive(Debug, Args)]
+struct Headers {
+    /// A header. May be given several times.
+    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Headers {
+    fn on<S, R>(self, call: Call<S, R>) -> Call<S, R> {
+        let headers = self.headers.into_iter();
+        headers.fold(call, |call, (name, value)| call.header(name, value))
+    }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("a header looks like name=value")?;
+    let name = name
+        .parse()
+        .map_err(|_| "HTTP does not allow this name of a header")?;
+    let value = value
+        .parse()
+        .map_err(|_| "HTTP does not allow this value of a header")?;
+    Ok((name, value))
+}
+
+impl Send {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+        match self {
+            Send::Task(task) => task.run(target, out).await,
+            Send::Event(event) => event.run(target, out).await,
+            Send::Rpc(rpc) => rpc.run(target, out).await,
+        }
+    }
+}
+
+impl Task {
+    async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+        let (name, payload) = self.payload.read()?;
+        let client = Client::new(target.connect().await?);
+        let mut call = self.headers.on(client.enqueue(name, payload));
+        if let Some(delay) = self.delay {
+            call = call.delay(delay);
+        }
+        if let Some(life) = self.expires {
+            call = call.expires_after(life);
+        }
+        if let Some(key) = self.idempotency_key {
+            call = call.idempotency_key(key);
+        }
+        let receipt = call.await?;
+        match out.json {
+            true => out.document(&json!({ "id": receipt.id().map(|id| id.as_str()) })),
+            false => out.lines([receipt.to_string()]),
+        }
+    }
+}
+
+impl Event {
+    async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+        let (name, payload) = self.payload.read()?;
+        let client = Client::new(target.connect().await?);
+        client.publish(&name, payload).await?;
+        match out.json {
+            true => out.document(&json!({ "published": &*name })),
+            // It has no id, and how many have heard it nobody can tell.
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_a_name_and_a_value_that_http_allows() {
+        let (name, value) = header("X-Tenant=a=b").unwrap();
+        assert_eq!((name.as_str(), value.as_bytes()), ("x-tenant", &b"a=b"[..]));
+        assert_eq!(header("x-a=").unwrap().1, "");
+        for text in ["x-a", "=b", "x a=b", "x-a=a\nb", "x-a=\x1b"] {
+            assert!(header(text).is_err(), "{text}");
+        }
+    }
+}

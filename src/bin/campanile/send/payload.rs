@@ -1,0 +1,54 @@
+//! What is sent.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use campanile::Name;
+use clap::Args;
+
+use crate::failure::{Failure, chain};
+
+#[derive(Debug, Args)]
+pub(super) struct Payload {
+    /// The name of the message, such as `orders.create`.
+    name: String,
+    /// The payload; `-` reads it from standard input. Empty where none is given.
+    payload: Option<OsString>,
+    /// Reads the payload from this file; `-` is standard input.
+    #[arg(long, short, value_name = "PATH", conflicts_with = "payload")]
+    file: Option<PathBuf>,
+}
+
+impl Payload {
+    /// The name, and the bytes of the payload as they are: not even a line break at their end is
+    /// taken away.
+    pub(super) fn read(&self) -> Result<(Name, Vec<u8>), Failure> {
+        let payload = match (&self.payload, &self.file) {
+            (None, None) => Ok(Vec::new()),
+            (Some(payload), _) if payload != "-" => Ok(payload.as_encoded_bytes().to_vec()),
+            (None, Some(path)) if path.as_os_str() != OsStr::new("-") => file(path),
+            _ => standard_input(),
+        }?;
+        Ok((self.name.as_str().into(), payload))
+    }
+}
+
+fn file(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|error| {
+        let path = path.display();
+        Failure::Failed(format!("cannot read {path}: {}", chain(&error)))
+    })
+}
+
+fn standard_input() -> Result<Vec<u8>, Failure> {
+    let mut payload = Vec::new();
+    let read = io::stdin().lock().read_to_end(&mut payload);
+    read.map_err(|error| {
+        Failure::Failed(format!("cannot read standard input: {}", chain(&error)))
+    })?;
+    Ok(payload)
+}

@@ -1,0 +1,50 @@
+//! Standard output.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde_json::Value;
+
+use super::json;
+use crate::failure::Failure;
+
+/// Where results go.
+#[derive(Debug)]
+pub(crate) struct Out {
+    /// Whether JSON is asked for.
+    pub(crate) json: bool,
+    /// Whether a person looks at it.
+    pub(crate) terminal: bool,
+}
+
+impl Out {
+    pub(crate) fn new(json: bool) -> Self {
+        Self {
+            json,
+            terminal: io::stdout().is_terminal(),
+        }
+    }
+
+    /// Writes lines that are safe to show.
+    pub(crate) fn lines<L: AsRef<str>>(
+        &self,
+        lines: impl IntoIterator<Item = L>,
+    ) -> Result<(), Failure> {
+        let mut text = String::new();
+        for line in lines {
+            text.extend([line.as_ref(), "\n"]);
+        }
+        self.raw(text)
+    }
+
+    /// Writes a JSON document on a line.
+    pub(crate) fn document(&self, value: &Value) -> Result<(), Failure> {
+        self.lines([json::line(value)])
+    }
+
+    /// Writes bytes as they are.
+    pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes.as_ref())?;
+        Ok(stdout.flush()?)
+    }
+}

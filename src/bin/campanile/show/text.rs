@@ -1,0 +1,133 @@
+//! Text that is safe to show on a terminal.
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// Bytes as one line of text: what is no printable character is escaped as in Rust, and so are
+/// bytes that are no UTF-8. Backslashes and quotes stay, so that JSON can be read.
+pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
+    escaped(bytes.as_ref(), |c| matches!(c, '\\' | '"' | '\''))
+}
+
+/// Bytes as text of several lines: like [`line`], with line breaks and tabs as they are.
+pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
+    escaped(bytes.as_ref(), |c| {
+        matches!(c, '\\' | '"' | '\'' | '\n' | '\t')
+    })
+}
+
+/// The beginning of bytes as one line of text, and how many there are if that is not all.
+pub(crate) fn excerpt(bytes: &[u8], most: usize) -> String {
+    if bytes.len() <= most {
+        return line(bytes);
+    }
+    // Not within a character: at most three bytes further back one begins, if it is text at all.
+    let end = (most.saturating_sub(3)..=most)
+        .rev()
+        .find(|&end| bytes[end] & 0b1100_0000 != 0b1000_0000)
+        .unwrap_or(most);
+    format!("{}… ({} bytes)", line(&bytes[..end]), bytes.len())
+}
+
+fn escaped(bytes: &[u8], stays: impl Fn(char) -> bool) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for piece in chunk.valid().split_inclusive(&stays) {
+            let end = piece.trim_end_matches(&stays).len();
+            shown.extend(piece[..end].escape_debug());
+            shown.push_str(&piece[end..]);
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown
+}
+
+/// A time in UTC, to the millisecond. Whoever writes to the server can claim any.
+pub(crate) fn time(time: SystemTime) -> String {
+    let mut shown = String::new();
+    let after = time.duration_since(UNIX_EPOCH).is_ok();
+    if after && write!(shown, "{}", humantime::format_rfc3339_millis(time)).is_ok() {
+        return shown;
+    }
+    "?".into()
+}
+
+/// A duration in the two units that matter most: `1h 5m`, `2m 3s`, `250ms`.
+pub(crate) fn duration(duration: Duration) -> String {
+    let coarse = match duration.as_secs() {
+        0 => Duration::from_millis(duration.subsec_millis().into()),
+        seconds @ 1..60 => Duration::from_secs(seconds),
+        seconds @ 60..3_600 => Duration::from_secs(seconds),
+        seconds @ 3_600..86_400 => Duration::from_secs(seconds / 60 * 60),
+        seconds => Duration::from_secs(seconds / 3_600 * 3_600),
+    };
+    humantime::format_duration(coarse).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_moves_a_cursor_is_shown_as_it_is() {
+        assert_eq!(
+            line("\x1b[2J\x07\r\n\t\0\x7f"),
+            r"\u{1b}[2J\u{7}\r\n\t\0\u{7f}"
+        );
+        // The same in one byte of Latin-1, and the characters that turn the direction of writing.
+        assert_eq!(
+            line("\u{9b}2J\u{202e}\u{2066}"),
+            r"\u{9b}2J\u{202e}\u{2066}"
+        );
+        assert_eq!(line(b"a\x9b\xffb\xc3"), r"a\x9b\xffb\xc3");
+    }
+
+    #[test]
+    fn what_can_be_printed_stays() {
+        let text = r#"{"größe": "7 \" 漢字 🔔", 'x': "e\u0301"}"#;
+        assert_eq!(line(text), text);
+        assert_eq!(line("e\u{301}"), "e\u{301}");
+    }
+
+    #[test]
+    fn a_block_keeps_its_lines_and_nothing_else() {
+        assert_eq!(
+            block("{\n\t\"a\": 1\r\n}\x1b"),
+            "{\n\t\"a\": 1\\r\n}\\u{1b}"
+        );
+    }
+
+    #[test]
+    fn an_excerpt_ends_between_two_characters_and_says_how_much_there_is() {
+        assert_eq!(excerpt(b"12345", 5), "12345");
+        assert_eq!(excerpt("1234ä".as_bytes(), 5), "1234… (6 bytes)");
+        assert_eq!(excerpt("12🔔4".as_bytes(), 5), "12… (7 bytes)");
+        assert_eq!(excerpt(&[0x80; 9], 5), r"\x80\x80\x80\x80\x80… (9 bytes)");
+    }
+
+    #[test]
+    fn any_time_is_shown() {
+        let at = |milliseconds| UNIX_EPOCH + Duration::from_millis(milliseconds);
+        assert_eq!(time(at(1_795_430_237_570)), "2026-11-23T10:37:17.570Z");
+        assert_eq!(time(UNIX_EPOCH - Duration::from_secs(1)), "?");
+        assert_eq!(time(at(u64::MAX / 8)), "?");
+    }
+
+    #[test]
+    fn a_duration_is_shown_as_coarse_as_it_is_long() {
+        for (milliseconds, shown) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (2_345, "2s"),
+            (62_345, "1m 2s"),
+            (3_662_345, "1h 1m"),
+            (90_061_001, "1day 1h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(milliseconds)), shown);
+        }
+    }
+}

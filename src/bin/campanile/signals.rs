@@ -1,0 +1,64 @@
+//! Being told to end.
+
+use std::{io, process};
+
+use tokio_util::sync::CancellationToken;
+
+/// The exit code of what was ended by Ctrl-C.
+const INTERRUPTED: i32 = 130;
+
+/// Is cancelled by the first Ctrl-C or SIGTERM; the second ends the process. For commands that have
+/// something to tidy up or to tell: without this a signal ends the process at once.
+pub(crate) fn ended() -> io::Result<CancellationToken> {
+    let ended = CancellationToken::new();
+    let mut signals = Signals::listen()?;
+    tokio::spawn({
+        let ended = ended.clone();
+        async move {
+            signals.next().await;
+            ended.cancel();
+            signals.next().await;
+            process::exit(INTERRUPTED);
+        }
+    });
+    Ok(ended)
+}
+
+#[cfg(unix)]
+struct Signals([tokio::signal::unix::Signal; 2]);
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

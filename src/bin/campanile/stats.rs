@@ -1,0 +1,186 @@
+//! `campanile stats`
+
+use std::time::{Duration, SystemTime};
+
+use campanile::{
+    Error, Name, Redis,
+    transport::{GroupStats, StreamStats},
+};
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    args::{Target, duration},
+    failure::{Failure, chain, note},
+    show::{Out, Screen, Table, json, text},
+    signals,
+};
+
+/// The shortest time between two looks: each of them costs the server something.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Looks again and again, until Ctrl-C. On a terminal it is one view that is redrawn.
+    #[arg(long, short)]
+    watch: bool,
+    /// How long it waits between two looks.
+    #[arg(long, value_name = "DURATION", value_parser = pause, default_value = "2s", requires = "watch")]
+    interval: Duration,
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        pause if pause < SHORTEST => Err("it is at least 100ms".into()),
+        pause => Ok(pause),
+    }
+}
+
+impl Stats {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+        let redis = target.connect().await?;
+        let group = target.group();
+        if self.watch {
+            return self.watch(&redis, group, out).await;
+        }
+        let stats = look(&redis, group.as_ref()).await?;
+        match out.json {
+            true => out.document(&document(&stats)),
+            false => out.lines(lines(&stats)),
+        }?;
+        match group {
+            Some(group) if stats.groups.is_empty() => Err(Failure::Missing(format!(
+                "the stream `{}` has no group `{group}`",
+                stats.stream
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn watch(&self, redis: &Redis, group: Option<Name>, out: &Out) -> Result<(), Failure> {
+        let ended = signals::ended()?;
+        let screen = match out.terminal && !out.json {
+            true => Some(Screen::enter(out)?),
+            false => None,
+        };
+        let mut ticks = interval(self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Vec::new();
+        let looking = async {
+            loop {
+                ticks.tick().await;
+                let stats = look(redis, group.as_ref()).await;
+                match (&screen, stats) {
+                    (Some(screen), Ok(stats)) => {
+                        last = lines(&stats);
+                        screen.draw(&self.frame(&last, None))?;
+                    }
+                    (None, Ok(stats)) if out.json => out.document(&document(&stats))?,
+                    (None, Ok(stats)) => {
+                        let mut lines = lines(&stats);
+                        lines.insert(0, text::time(SystemTime::now()));
+                        lines.push(String::new());
+                        out.lines(lines)?;
+                    }
+                    // A server that is away comes back. What it refuses it will go on refusing.
+                    (screen, Err(error)) if is_passing(&error) => match screen {
+                        Some(screen) => screen.draw(&self.frame(&last, Some(&error)))?,
+                        None => note(chain(&error)),
+                    },
+                    (_, Err(error)) => return Err(Failure::from(error)),
+                }
+            }
+        };
+        let ended = ended.run_until_cancelled(looking).await;
+        drop(screen);
+        match ended {
+            Some(ended) => ended,
+            // What was seen last stays to be seen.
+            None if out.terminal && !out.json => out.lines(last),
+            None => Ok(()),
+        }
+    }
+
+    fn frame(&self, stats: &[String], error: Option<&Error>) -> Vec<String> {
+        let now = text::time(SystemTime::now());
+        let every = humantime::format_duration(self.interval);
+        let mut frame = vec![
+            format!("{now}, every {every}; Ctrl-C ends it"),
+            String::new(),
+        ];
+        frame.extend(stats.iter().cloned());
+        if let Some(error) = error {
+            frame.extend([String::new(), text::line(chain(error))]);
+        }
+        frame
+    }
+}
+
+fn is_passing(error: &Error) -> bool {
+    error.is_disconnected() || error.is_unknown_outcome()
+}
+
+/// The stream's numbers, with those of one group or all.
+async fn look(redis: &Redis, group: Option<&Name>) -> Result<StreamStats, Error> {
+    let mut stats = redis.stats().await?;
+    if let Some(group) = group {
+        stats.groups.retain(|found| found.group == *group);
+    }
+    Ok(stats)
+}
+
+fn lines(stats: &StreamStats) -> Vec<String> {
+    let mut lines = vec![format!(
+        "stream {}: {} entries, {} delayed",
+        text::line(&*stats.stream),
+        stats.entries,
+        stats.delayed
+    )];
+    if stats.groups.is_empty() {
+        lines.push("no group yet".into());
+        return lines;
+    }
+    let mut table = Table::new(&[
+        "GROUP",
+        ">LAG",
+        ">PENDING",
+        ">OLDEST",
+        ">DELAYED",
+        ">DEAD",
+        ">CONSUMERS",
+    ]);
+    for group in &stats.groups {
+        table.row([
+            group.group.to_string(),
+            group.lag.map_or("?".into(), |lag| lag.to_string()),
+            group.pending.to_string(),
+            group.oldest_pending.map_or("-".into(), text::duration),
+            group.delayed.to_string(),
+            group.dead.to_string(),
+            group.consumers.to_string(),
+        ]);
+    }
+    lines.extend(table.lines());
+    lines
+}
+
+fn document(stats: &StreamStats) -> Value {
+    let group = |group: &GroupStats| {
+        json!({
+            "group": &*group.group,
+            "lag": group.lag,
+            "pending": group.pending,
+            "oldest_pending_ms": group.oldest_pending.map(json::milliseconds),
+            "delayed": group.delayed,
+            "dead": group.dead,
+            "consumers": group.consumers,
+        })
+    };
+    json!({
+        "stream": &*stats.stream,
+        "entries": stats.entries,
+        "delayed": stats.delayed,
+        "groups": stats.groups.iter().map(group).collect::<Value>(),
+    })
+}

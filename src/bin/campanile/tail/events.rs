@@ -1,0 +1,103 @@
+//! `campanile tail events`
+
+use std::time::SystemTime;
+
+use campanile::{
+    Message, Name, Redis,
+    transport::{Interest, Source, Transport},
+};
+use clap::Args;
+use serde_json::json;
+
+use super::{Seen, Showing, excerpt};
+use crate::{
+    args::Target,
+    failure::{Failure, note},
+    show::{Out, json, text},
+    signals,
+};
+
+/// How many events are taken over at once.
+const BATCH: usize = 256;
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// The names of events.
+    #[arg(value_name = "NAME", required_unless_present = "patterns")]
+    names: Vec<String>,
+    /// A pattern of names, as in `orders.*`. An event is shown once for each name and pattern that
+    /// it has.
+    #[arg(long = "pattern", short, value_name = "PATTERN")]
+    patterns: Vec<String>,
+    #[command(flatten)]
+    showing: Showing,
+}
+
+impl Events {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+        let redis = target.connect().await?.on_event_gap(|gap| {
+            let gap = text::duration(gap);
+            note(format!(
+                "the connection was lost for {gap}; what was published meanwhile is missing"
+            ));
+        });
+        let names = |names: &[String]| names.iter().map(|name| Name::from(name.as_str())).collect();
+        let mut interest = Interest::default();
+        interest.events = names(&self.names);
+        interest.patterns = names(&self.patterns);
+        let mut source = redis.clone().open(interest).await?;
+        let ended = signals::ended()?;
+        if out.terminal {
+            note("listening; Ctrl-C ends it");
+        }
+        let showing = self.show(&redis, &mut source, out);
+        ended.run_until_cancelled(showing).await.unwrap_or(Ok(()))
+    }
+
+    async fn show(
+        &self,
+        redis: &Redis,
+        source: &mut impl Source,
+        out: &Out,
+    ) -> Result<(), Failure> {
+        let mut shown = 0;
+        let mut dropped = 0;
+        while !self.showing.is_over(shown) {
+            for delivery in source.next(BATCH).await? {
+                let Ok(event) = delivery.content else {
+                    continue;
+                };
+                shown += 1;
+                self.showing.show(&seen(&event), out)?;
+                if self.showing.is_over(shown) {
+                    break;
+                }
+            }
+            let missed = redis.counts().events_dropped;
+            if missed > dropped {
+                note(format!(
+                    "{} events are missing: more came than could be written",
+                    missed - dropped
+                ));
+                dropped = missed;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seen(event: &Message) -> Seen<'_> {
+    let now = SystemTime::now();
+    let payload = event.payload();
+    let name = text::line(&**event.name());
+    Seen {
+        line: format!("{}  {name}  {}", text::time(now), excerpt(payload)),
+        json: json!({
+            "name": &**event.name(),
+            "pattern": event.parts().pattern.as_deref(),
+            "received_at_ms": json::time(now),
+            "payload": json::bytes(payload),
+        }),
+        payload: Some(payload),
+    }
+}

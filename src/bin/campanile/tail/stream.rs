@@ -1,0 +1,125 @@
+//! `campanile tail stream`
+
+use std::time::Duration;
+
+use campanile::{
+    Error,
+    transport::redis::{Tail, TailEntry, TailFrom},
+};
+use clap::Args;
+use serde_json::json;
+
+use super::{Seen, Showing, excerpt};
+use crate::{
+    args::Target,
+    failure::{Failure, chain, note},
+    show::{Out, json, text},
+    signals,
+};
+
+/// How long it waits before it connects again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(crate) struct Stream {
+    /// Where it begins: `now`, `beginning`, the id of an entry, or a time in milliseconds since
+    /// 1970.
+    #[arg(long, default_value = "now")]
+    from: String,
+    /// Ends when all that is there was shown.
+    #[arg(long)]
+    no_follow: bool,
+    #[command(flatten)]
+    showing: Showing,
+}
+
+impl Stream {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+        let from = match &*self.from {
+            "now" => TailFrom::Now,
+            "beginning" => TailFrom::Beginning,
+            id => TailFrom::Id(id.into()),
+        };
+        let redis = target.connect().await?;
+        let mut tail = redis.tail(from).await?;
+        let ended = signals::ended()?;
+        if out.terminal && !self.no_follow {
+            note(format!("looking at {}; Ctrl-C ends it", target.stream()));
+        }
+        let showing = self.show(&mut tail, out);
+        ended.run_until_cancelled(showing).await.unwrap_or(Ok(()))
+    }
+
+    async fn show(&self, tail: &mut Tail, out: &Out) -> Result<(), Failure> {
+        let mut shown = 0;
+        let mut lost = false;
+        while !self.showing.is_over(shown) {
+            match self.next(tail).await {
+                Ok(Some(entry)) => {
+                    lost = false;
+                    shown += 1;
+                    self.showing.show(&seen(&entry), out)?;
+                }
+                Ok(None) => break,
+                // A server that is away comes back, and nothing on the stream is missed. A script
+                // that wants what is there does not wait for that.
+                Err(error) if error.is_disconnected() && !self.no_follow => {
+                    if !std::mem::replace(&mut lost, true) {
+                        note(chain(&error));
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn next(&self, tail: &mut Tail) -> Result<Option<TailEntry>, Error> {
+        match self.no_follow {
+            true => tail.next_present().await,
+            false => tail.next().await.map(Some),
+        }
+    }
+}
+
+fn seen(entry: &TailEntry) -> Seen<'_> {
+    let id = &entry.id;
+    match &entry.content {
+        Ok(message) => {
+            let parts = message.parts();
+            let time = parts.accepted_at.map_or("?".into(), text::time);
+            let kind = message.kind().as_str();
+            let name = text::line(&**message.name());
+            let payload = message.payload();
+            Seen {
+                line: format!("{time}  {id}  {kind:<4}  {name}  {}", excerpt(payload)),
+                json: json!({
+                    "id": id,
+                    "message_id": parts.id.as_deref(),
+                    "kind": kind,
+                    "name": &**message.name(),
+                    "accepted_at_ms": parts.accepted_at.map(json::time),
+                    "headers": json::headers(message.headers()),
+                    "payload": json::bytes(payload),
+                }),
+                payload: Some(payload),
+            }
+        }
+        Err(undecodable) => {
+            let fields = undecodable.fields.iter();
+            let fields =
+                fields.map(|(field, value)| format!("  {}={}", text::line(field), excerpt(value)));
+            let reason = text::line(&undecodable.reason);
+            Seen {
+                line: format!("{id}  (no message: {reason}){}", fields.collect::<String>()),
+                json: json!({
+                    "id": id,
+                    "undecodable": undecodable.reason,
+                    "fields": json::fields(&undecodable.fields),
+                }),
+                payload: None,
+            }
+        }
+    }
+}

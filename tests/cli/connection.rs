@@ -1,0 +1,135 @@
+//! A server that is away or does not let us in: what to do about it, within seconds, and no
+//! password.
+
+use std::time::Instant;
+
+use super::{
+    support::{Options, Signal},
+    *,
+};
+
+/// Fails to connect with each of some commands, in time.
+async fn fails_to_connect(url: &str, texts: &[&str]) {
+    for line in [
+        "stats",
+        "stats --watch",
+        "dead list",
+        "send task n",
+        "tail stream",
+        "tail events e",
+    ] {
+        let started = Instant::now();
+        let ran = run(campanile_at(url, line)).await.ended_with(3);
+        assert!(started.elapsed() < Duration::from_secs(30), "{line}");
+        ran.tells(texts);
+        assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+        assert_eq!(ran.text(), "", "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_and_the_password_is_not() {
+    let texts = ["error: cannot reach Redis at 127.0.0.1:1", "redis-server"];
+    fails_to_connect("redis://:hunter2@127.0.0.1:1/", &texts).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_none_are_told_apart() {
+    let server = RedisServer::with(Options::new().password("right")).await;
+    let at = |login: &str| format!("redis://{login}127.0.0.1:{}/", server.port());
+    fails_to_connect(
+        &at(":hunter2@"),
+        &["does not accept the user name or the password"],
+    )
+    .await;
+    fails_to_connect(&at(""), &["Redis asks for a password"]).await;
+    run(campanile(&server, "stats")).await.ended_with(0);
+}
+
+#[tokio::test]
+async fn a_url_that_is_none_is_not_repeated() {
+    let texts = [
+        "the Redis URL cannot be read",
+        "redis://user:password@host:port/db",
+    ];
+    fails_to_connect("http://user:hunter2@localhost/", &texts).await;
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_is_given_up_within_seconds() {
+    let server = RedisServer::start().await;
+    server.signal(Signal::Stop);
+    let ran = run(campanile(&server, "stats")).await.ended_with(3);
+    ran.tells(&["cannot reach Redis at 127.0.0.1"]);
+    server.signal(Signal::Cont);
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_named() {
+    let acl = "user few on >hunter2 ~other +ping";
+    let server = RedisServer::with(Options::new().acl(acl)).await;
+    let url = format!("redis://few:hunter2@127.0.0.1:{}/", server.port());
+    for line in [
+        "stats",
+        "stats --watch",
+        "dead list",
+        "dead purge --all --yes",
+        "send task n",
+        "send event n",
+        "send rpc n --timeout 5s",
+        "tail stream",
+        "tail events e",
+    ] {
+        let ran = run(campanile_at(&url, line)).await.ended_with(1);
+        ran.tells(&["error: ", "ACL SETUSER"]);
+        assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    }
+}
+
+#[tokio::test]
+async fn the_rights_that_the_guide_names_are_enough() {
+    let acl = "user stats on >pw ~app_stream ~{app_stream}:* +xlen +zcard +xinfo +xpending +xrange \
+               +exists +time +evalsha +eval\n\
+               user reader on >pw ~{app_stream}:dead:* +xlen +xrange\n\
+               user keeper on >pw ~{app_stream}:dead:* ~{app_stream}:retry:* +xlen +xrange \
+               +xrevrange +xadd +xdel +evalsha +eval\n\
+               user hearer on >pw &e &e.* +subscribe +psubscribe +ping +time";
+    let server = RedisServer::with(Options::new().acl(acl)).await;
+    for name in ["a", "b", "c"] {
+        letter(&server, name, "page 7").await;
+    }
+    let ids = run(campanile(&server, "dead list --json")).await.json();
+    let id = ids["letters"][0]["id"].as_str().expect("an id");
+    for (user, line) in [
+        ("stats", "stats"),
+        ("reader", "dead list"),
+        ("reader", &format!("dead show {id}")),
+        ("keeper", &format!("dead replay {id}")),
+        ("keeper", "dead replay --name b"),
+        ("keeper", "dead purge --all --yes"),
+        // Zero events are enough to see that it was subscribed.
+        ("hearer", "tail events e --pattern e.* --count 0"),
+    ] {
+        let url = format!("redis://{user}:pw@127.0.0.1:{}/", server.port());
+        run(campanile_at(&url, line)).await.ended_with(0);
+    }
+}
+
+#[tokio::test]
+async fn the_help_tells_the_exit_codes_and_no_password() {
+    let help = |line: &'static str| run(campanile_at("redis://:hunter2@127.0.0.1:1/", line));
+    for line in ["--help", "-h", "dead --help", "stats --help"] {
+        let ran = help(line).await.ended_with(0);
+        assert!(ran.text().contains("REDIS_URL"), "{line}: {}", ran.text());
+        assert!(!ran.text().contains("hunter2"), "{line}: {}", ran.text());
+    }
+    let whole = help("--help").await;
+    for text in [
+        "Exit codes:",
+        "130  ended by Ctrl-C",
+        "no connection to Redis",
+    ] {
+        assert!(whole.text().contains(text), "{}", whole.text());
+    }
+    help("").await.ended_with(2).tells(&["Usage: campanile"]);
+}
