@@ -2,7 +2,11 @@
 
 use std::{any::Any, time::Duration};
 
-use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
+use tower::{
+    buffer::error::{Closed, ServiceError},
+    load_shed::error::Overloaded,
+    timeout::error::Elapsed,
+};
 
 use crate::{
     error::{BoxError, Failure, NotFound, Rejection, RpcError, Settle, chain, find},
@@ -95,9 +99,11 @@ impl Policy {
                 answer: None,
             };
         }
-        // Overload is no fault of the message's, so it is no attempt.
-        let counted = find::<Overloaded>(&**error).is_none();
-        redeliver(None, counted, reason())
+        // Neither overload nor a service that broke before it got the message is the message's
+        // fault, so neither is an attempt.
+        let faultless =
+            find::<Overloaded>(&**error).is_some() || find::<ServiceError>(&**error).is_some();
+        redeliver(None, !faultless, reason())
     }
 
     /// What the caller of a failed request gets.
@@ -113,6 +119,9 @@ impl Policy {
             RpcError::deadline("the handler took too long")
         } else if find::<Overloaded>(error).is_some() {
             RpcError::unavailable("overloaded")
+        } else if find::<ServiceError>(error).is_some() || find::<Closed>(error).is_some() {
+            // No handler has seen it: another worker may well do it.
+            RpcError::unavailable("the worker is broken")
         } else if self.expose_error_text {
             RpcError::internal(chain(error))
         } else {
