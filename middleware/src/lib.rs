@@ -6,9 +6,13 @@
 //! | layer | feature | what it does |
 //! |---|---|---|
 //! | `MapFailureLayer` | `map-failure` (default) | from an application's errors to how their deliveries are settled |
+//!
+//! In which order they belong, and with which numbers, is in [`stack`].
 
 #[cfg(feature = "map-failure")]
 pub mod map_failure;
+pub mod stack;
 
 #[cfg(feature = "map-failure")]
 pub use self::map_failure::{MapFailure, MapFailureLayer};
+pub use self::stack::TimeBudget;
