@@ -3,7 +3,7 @@
 use campanile::{Kind, Router};
 use futures_util::future::join_all;
 use tower::{
-    ServiceBuilder,
+    Service, ServiceBuilder, ServiceExt,
     balance::p2c::Balance,
     discover::ServiceList,
     load::{CompleteOnResponse, PendingRequests},
@@ -58,6 +58,20 @@ async fn a_worker_steers_between_two_routers_and_waits_for_both() {
     // One full router holds up the other: a router of both, a layer around each, would not.
     assert!(start.elapsed() > SECOND, "{:?}", start.elapsed());
     assert_eq!(scene.settled().await.done, 4);
+}
+
+/// As tower has it: limits belong around it.
+#[tokio::test]
+#[should_panic(expected = "max requests in-flight")]
+async fn a_clone_of_a_steer_that_was_ready_believes_that_it_is() {
+    let limited = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(Memory::new());
+    let mut steer = Steer::new([limited], |_: &Message, _: &[_]| 0);
+    steer.ready().await.unwrap();
+    let mut clone = steer.clone();
+    let ready = clone.ready().await.unwrap();
+    let _ = ready.call(Message::task("a", "")).await;
 }
 
 #[tokio::test(start_paused = true)]
