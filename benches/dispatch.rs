@@ -11,16 +11,13 @@
 //! medians of alternating rounds; allocations are counted, not sampled. The cost of a message must
 //! not depend on the number of routes.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    hint::black_box,
-    pin::Pin,
-    time::{Duration, Instant},
-};
+mod cost;
+
+use std::{collections::HashMap, future::Future, hint::black_box, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use campanile::{BoxError, IntoService, Json, Kind, Message, Reply, Router};
+use cost::{Cost, measure, median};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -73,20 +70,9 @@ fn table(routes: usize) -> HashMap<String, Handler> {
         .collect()
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Cost {
-    nanoseconds: f64,
-    allocations: f64,
-}
-
 fn main() {
-    // `cargo test` does not say `--bench`, and wants only to see that it runs.
-    let measured = std::env::args().any(|word| word == "--bench");
-    let (rounds, messages) = if measured { (15, 20_000) } else { (1, 1_000) };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("the runtime starts");
+    let (rounds, messages) = cost::extent();
+    let runtime = cost::runtime();
 
     println!(
         "{:>7} {:>9} {:>11} {:>9} {:>11} {:>7}",
@@ -135,28 +121,4 @@ where
     measure(runtime, messages, async |message| {
         black_box(app.clone().oneshot(message).await.expect("it is handled"));
     })
-}
-
-/// The messages are made before the clock starts: a transport makes them in its own way.
-fn measure<T>(runtime: &Runtime, messages: Vec<T>, handle: impl AsyncFn(T)) -> Cost {
-    let count = messages.len() as f64;
-    let mut elapsed = Duration::ZERO;
-    let allocations = allocation_counter::measure(|| {
-        let started = Instant::now();
-        runtime.block_on(async {
-            for message in messages {
-                handle(message).await;
-            }
-        });
-        elapsed = started.elapsed();
-    });
-    Cost {
-        nanoseconds: elapsed.as_nanos() as f64 / count,
-        allocations: allocations.count_total as f64 / count,
-    }
-}
-
-fn median(mut costs: Vec<Cost>) -> Cost {
-    costs.sort_unstable_by(|one, other| one.nanoseconds.total_cmp(&other.nanoseconds));
-    costs[costs.len() / 2]
 }

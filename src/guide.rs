@@ -2,6 +2,7 @@
 //!
 //! - [Guarantees](guarantees): what can be believed, each sentence with the tests that show it, and
 //!   what cannot.
+//! - [Layers](layers): tower's middleware on both sides, and what its errors mean.
 #![cfg_attr(
     feature = "redis",
     doc = "- [Durability](durability): what the settings of a Redis server make of that.
@@ -29,6 +30,20 @@ pub mod guarantees {
     //! [`max_in_flight_bytes`]: crate::transport::Settings::max_in_flight_bytes
     //!
     #![doc = include_str!("../docs/guarantees.md")]
+}
+
+pub mod layers {
+    //! tower's middleware: which makes sense where, and what becomes of its errors.
+    //!
+    //! [`Client`]: crate::Client
+    //! [`Router`]: crate::Router
+    //! [`serve`]: crate::serve()
+    //! [`Failure`]: crate::Failure
+    //! [`RpcError`]: crate::RpcError
+    //! [`error::find`]: crate::error::find
+    //! [is a time-out]: crate::Error::is_timeout
+    //!
+    #![doc = include_str!("../docs/layers.md")]
 }
 
 #[cfg(feature = "redis")]

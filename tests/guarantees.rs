@@ -48,7 +48,12 @@ fn every_promise_names_a_test() {
 fn every_test_that_is_named_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut missing = Vec::new();
-    for name in ["guarantees.md", "durability.md", "own-transport.md"] {
+    for name in [
+        "guarantees.md",
+        "durability.md",
+        "layers.md",
+        "own-transport.md",
+    ] {
         for (file, test) in named(&page(name)) {
             let source = fs::read_to_string(root.join(file).with_extension("rs"));
             let function = format!("fn {test}");

@@ -21,7 +21,8 @@
 //! | `TimeoutLayer` | `timeout` | by the message's own deadline, or a default |
 //! | `TraceLayer` | `trace` | a span for each message; with `opentelemetry`, traces that run on through messages |
 //!
-//! Those that work by key share `key`: what makes messages belong together.
+//! Those that work by key share `key`: what makes messages belong together. In which order layers
+//! belong, and with which numbers, is in [`stack`].
 
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;
@@ -63,6 +64,7 @@ pub mod rate_limit;
 pub mod request_id;
 #[cfg(feature = "retry")]
 pub mod retry;
+pub mod stack;
 #[cfg(any(
     feature = "catch-panic",
     feature = "circuit-breaker",
@@ -108,6 +110,7 @@ pub use self::rate_limit::{RateLimitByKey, RateLimitByKeyLayer};
 pub use self::request_id::{RequestId, RequestIdLayer};
 #[cfg(feature = "retry")]
 pub use self::retry::{Backoff, DurableRetry, DurableRetryLayer, RetryPolicy};
+pub use self::stack::TimeBudget;
 #[cfg(feature = "timeout")]
 pub use self::timeout::{Timeout, TimeoutLayer};
 #[cfg(feature = "trace")]

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use tower::load_shed::error::Overloaded;
+use tower::{buffer::error::ServiceError, load_shed::error::Overloaded};
 
 use super::{BoxError, Rejection, find};
 use crate::message::Kind;
@@ -52,8 +52,8 @@ impl Settle {
     ///
     /// The nearest [`Failure`] in the chain decides. Without one, a request is answered, a
     /// [`Rejection`] that is permanent makes a dead letter, tower's
-    /// [`Overloaded`] is redelivered uncounted, and everything else
-    /// is redelivered. Two things depend on the source's settings: past its `max_deliveries` a
+    /// [`Overloaded`] and a `Buffer`'s [`ServiceError`] are redelivered uncounted, and everything
+    /// else is redelivered. Two things depend on the source's settings: past its `max_deliveries` a
     /// redelivery becomes a dead letter, and a [`NotFound`](super::NotFound) is dropped by one that
     /// ignores unknown names.
     ///
@@ -76,8 +76,9 @@ impl Settle {
         }
         Some(Settle::Redeliver {
             after: None,
-            // Overload is no fault of the message's, so it is no attempt.
-            counted: find::<Overloaded>(error).is_none(),
+            // Neither overload nor a service that broke before it got the message is the message's
+            // fault, so neither is an attempt.
+            counted: find::<Overloaded>(error).is_none() && find::<ServiceError>(error).is_none(),
         })
     }
 }

@@ -2,7 +2,11 @@
 
 use std::{any::Any, time::Duration};
 
-use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
+use tower::{
+    buffer::error::{Closed, ServiceError},
+    load_shed::error::Overloaded,
+    timeout::error::Elapsed,
+};
 
 use crate::{
     error::{BoxError, Failure, NotFound, Rejection, RpcError, Settle, chain, find},
@@ -99,6 +103,9 @@ impl Policy {
             RpcError::deadline("the handler took too long")
         } else if find::<Overloaded>(error).is_some() {
             RpcError::unavailable("overloaded")
+        } else if find::<ServiceError>(error).is_some() || find::<Closed>(error).is_some() {
+            // No handler has seen it: another worker may well do it.
+            RpcError::unavailable("the worker is broken")
         } else if self.expose_error_text {
             RpcError::internal(chain(error))
         } else {

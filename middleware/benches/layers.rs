@@ -1,0 +1,178 @@
+//! What each layer costs a message: from the service that `serve` calls to the handler and back,
+//! with no transport.
+//!
+//! ```sh
+//! cargo bench -p campanile-middleware --features full
+//! ```
+//!
+//! Each line is a router of one task with this layer alone, in its ordinary case: nothing is
+//! refused, fails or waits. *none* is the router without a layer. What a line has more is what it is
+//! compared with: the same router with a layer that does nothing, measured in turns with it, since
+//! to stand in a router as a layer has a price of its own. The second line is that router against
+//! itself, and so shows how far the figures can be trusted. They are medians, of the rounds and of the
+//! differences of each two; allocations are counted, not sampled, those of tasks that a layer has
+//! spawned included.
+
+#[path = "../../benches/cost/mod.rs"]
+mod cost;
+
+use std::{future::Ready, hint::black_box, time::Duration};
+
+use bytes::Bytes;
+use campanile::{BoxError, Failure, Message, Reply, Router, RouterService, routing::Route};
+use campanile_middleware::MapFailureLayer;
+use cost::{Cost, measure, median};
+use tokio::runtime::Runtime;
+use tower::{
+    Layer, Service, ServiceBuilder, ServiceExt,
+    buffer::BufferLayer,
+    filter::{AsyncFilterLayer, FilterLayer},
+    layer::util::Identity,
+    limit::{ConcurrencyLimitLayer, RateLimitLayer},
+    load_shed::LoadShedLayer,
+    retry::{Policy, RetryLayer},
+    timeout::TimeoutLayer,
+    util::{MapRequestLayer, option_layer},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A layer is one line here.
+fn lines(bench: &Bench) {
+    bench.line("map_failure", MapFailureLayer::new(|_| None::<Failure>));
+
+    println!("\ntower's");
+    bench.line("concurrency_limit", ConcurrencyLimitLayer::new(1024));
+    bench.line("timeout", TimeoutLayer::new(30 * SECOND));
+    bench.line("retry", RetryLayer::new(Never));
+    bench.line("load_shed", LoadShedLayer::new());
+    bench.line("filter", FilterLayer::new(admit));
+    bench.line("filter_async", AsyncFilterLayer::new(admit_async));
+    bench.line("map_request", MapRequestLayer::new(|it: Message| it));
+    bench.line("option_layer, none", option_layer(None::<TimeoutLayer>));
+    bench.line("buffer", BufferLayer::new(16));
+    let rate_limit = RateLimitLayer::new(u64::MAX, SECOND);
+    bench.line(
+        "buffer, rate_limit",
+        ServiceBuilder::new().buffer(16).layer(rate_limit),
+    );
+}
+
+fn main() {
+    let bench = Bench::new();
+    println!(
+        "{:<22} {:>7} {:>7} {:>7} {:>7}",
+        "layer", "ns", "allocs", "+ns", "+allocs"
+    );
+    show("none", bench.measure(&router().with_state(())), None);
+    bench.line("one that does nothing", Identity::new());
+    lines(&bench);
+}
+
+fn router() -> Router {
+    Router::new().task("orders.create", handle)
+}
+
+async fn handle(payload: Bytes) {
+    black_box(payload);
+}
+
+fn message(number: usize) -> Message {
+    let mut message = Message::task("orders.create", &br#"{"id":7,"title":"a title"}"#[..]);
+    message.parts_mut().id = Some(format!("1795430237570-{number}").into());
+    message
+        .headers_mut()
+        .insert("x-tenant", http::HeaderValue::from_static("acme"));
+    message
+}
+
+fn admit(message: Message) -> Result<Message, BoxError> {
+    Ok(message)
+}
+
+fn admit_async(message: Message) -> Ready<Result<Message, BoxError>> {
+    std::future::ready(Ok(message))
+}
+
+/// Clones every message, as a policy for retries has to, and tries nothing again.
+#[derive(Clone)]
+struct Never;
+
+impl Policy<Message, Reply, BoxError> for Never {
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut Message, _: &mut Result<Reply, BoxError>) -> Option<Ready<()>> {
+        None
+    }
+
+    fn clone_request(&mut self, message: &Message) -> Option<Message> {
+        Some(message.clone())
+    }
+}
+
+struct Bench {
+    runtime: Runtime,
+    rounds: usize,
+    messages: usize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (rounds, messages) = cost::extent();
+        Self {
+            runtime: cost::runtime(),
+            rounds,
+            messages,
+        }
+    }
+
+    fn line<L>(&self, name: &str, layer: L)
+    where
+        L: Layer<Route> + Send + 'static,
+        L::Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        // Some layers spawn a task when they are applied.
+        let (none, layered) = self.runtime.block_on(async {
+            let none = router().layer(Identity::new()).with_state(());
+            (none, router().layer(layer).with_state(()))
+        });
+        let (mut with, mut more) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let without = self.round(&none);
+            let cost = self.round(&layered);
+            with.push(cost);
+            more.push(Cost {
+                nanoseconds: cost.nanoseconds - without.nanoseconds,
+                allocations: cost.allocations - without.allocations,
+            });
+        }
+        show(name, median(with), Some(median(more)));
+    }
+
+    fn measure(&self, app: &RouterService) -> Cost {
+        median((0..self.rounds).map(|_| self.round(app)).collect())
+    }
+
+    /// What `serve` does with each message: a clone of the service, its readiness, the call.
+    fn round(&self, app: &RouterService) -> Cost {
+        let messages = (0..self.messages).map(message).collect();
+        measure(&self.runtime, messages, async |message| {
+            black_box(app.clone().oneshot(message).await.expect("it is handled"));
+        })
+    }
+}
+
+fn show(name: &str, cost: Cost, more: Option<Cost>) {
+    print!(
+        "{name:<22} {:>7.0} {:>7.1}",
+        cost.nanoseconds, cost.allocations
+    );
+    match more {
+        Some(more) => println!(" {:>7.0} {:>7.1}", more.nanoseconds, more.allocations),
+        None => println!(),
+    }
+}
