@@ -18,7 +18,7 @@ use super::{
     events::Subscribers,
     group::{Backlog, Consumer, Group},
     log::{Entry, Log},
-    observer::{Observer, Outlook},
+    observer::Observer,
     request::Requests,
     schedule::{Known, Schedule},
 };
@@ -282,8 +282,9 @@ impl Shared {
     }
 
     /// What is left to do for groups that have workers. What nobody serves waits for ever.
-    pub(super) fn outlook(&self) -> Outlook {
-        let mut outlook = Outlook::default();
+    #[cfg(feature = "testing")]
+    pub(super) fn outlook(&self) -> super::observer::Outlook {
+        let mut outlook = super::observer::Outlook::default();
         let mut due = Vec::new();
         for (name, stream) in &mut *self.streams() {
             if !stream.groups.values().any(Group::is_served) {

@@ -94,6 +94,7 @@ impl Subscribers {
     }
 
     /// How many events wait, for all who listen.
+    #[cfg(feature = "testing")]
     pub(super) fn waiting(&self) -> usize {
         let subscribers = lock(&self.0);
         subscribers.values().map(|one| one.waiting.len()).sum()

@@ -139,18 +139,6 @@ impl Group {
         }
     }
 
-    /// Whether any worker takes from it.
-    pub(super) fn is_served(&self) -> bool {
-        !self.members.is_empty()
-    }
-
-    /// How many messages could be taken now, those of workers that were not heard of for a whole
-    /// lease included.
-    pub(super) fn queued(&self, log: &Log) -> usize {
-        let over = self.ending.range(..=(Instant::now(), Serial::MAX));
-        self.backlog(log).waiting + over.count()
-    }
-
     /// Ends every lease now.
     pub(super) fn end_all_leases(&mut self) {
         let serials: Vec<_> = self.pending.keys().copied().collect();
@@ -451,6 +439,22 @@ impl Group {
         stats.dead = self.dead.len() as u64;
         stats.consumers = self.members.len() as u64;
         stats
+    }
+}
+
+/// What the test kit asks.
+#[cfg(feature = "testing")]
+impl Group {
+    /// Whether any worker takes from it.
+    pub(super) fn is_served(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// How many messages could be taken now, those of workers that were not heard of for a whole
+    /// lease included.
+    pub(super) fn queued(&self, log: &Log) -> usize {
+        let over = self.ending.range(..=(Instant::now(), Serial::MAX));
+        self.backlog(log).waiting + over.count()
     }
 }
 
