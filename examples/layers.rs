@@ -25,7 +25,7 @@ use tower::{ServiceBuilder, retry::Policy};
 
 /// How many handlers run, and the most that ever did.
 #[derive(Default)]
-struct Load {
+pub(crate) struct Load {
     running: AtomicUsize,
     most: AtomicUsize,
     calls: AtomicUsize,
@@ -50,7 +50,7 @@ async fn never() {
     std::future::pending::<()>().await;
 }
 
-fn app() -> Router<Arc<Load>> {
+pub(crate) fn app() -> Router<Arc<Load>> {
     Router::new()
         .task("work", work)
         .rpc("moody", moody)

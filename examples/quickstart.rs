@@ -77,7 +77,7 @@ fn app() -> Router<App> {
         .rpc("user.get", get_user)
 }
 
-async fn run(broker: impl Broker) -> Result<(), BoxError> {
+pub(crate) async fn run(broker: impl Broker) -> Result<(), BoxError> {
     let alice = User {
         id: 42,
         name: "Alice".into(),

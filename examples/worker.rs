@@ -53,7 +53,7 @@ async fn get_user(Json(query): Json<GetUser>) -> Result<Json<User>, RpcError> {
     }
 }
 
-fn app() -> Router {
+pub(crate) fn app() -> Router {
     let orders = Router::new()
         .task("create", create)
         .event("events", on_event);

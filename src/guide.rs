@@ -12,6 +12,10 @@
     all(feature = "redis", feature = "conformance"),
     doc = "- [A transport of one's own](own_transport): how to write one, and how to test it."
 )]
+#![cfg_attr(
+    feature = "testing",
+    doc = "- [Testing](testing): how an application is tested, with a worked example."
+)]
 
 // Of several definitions of a link the first counts. So those here are for the docs, and those at
 // the end of a page for whoever reads it as a file.
@@ -116,5 +120,36 @@ pub mod own_transport {
     //!
     //! ```
     #![doc = include_str!("../examples/transport/queue.rs")]
+    //! ```
+}
+
+#[cfg(feature = "testing")]
+pub mod testing {
+    //! How an application is tested.
+    //!
+    //! [`examples/shop/app.rs`]: #the-whole-application
+    //! [`Memory`]: crate::transport::memory::Memory
+    //! [`Harness`]: crate::testing::Harness
+    //! [`Recorder`]: crate::testing::Recorder
+    //! [`settled`]: crate::testing::Harness::settled
+    //! [`advance_to_next`]: crate::testing::Harness::advance_to_next
+    //! [`advance`]: crate::testing::Harness::advance
+    //! [`finished`]: crate::testing::Harness::finished
+    //! [`patience`]: crate::testing::Harness::patience
+    //! [`most_deliveries`]: crate::testing::Harness::most_deliveries
+    //! [`run`]: crate::testing::Harness::run
+    //! [`shutdown`]: crate::testing::Harness::shutdown
+    //! [`serve`]: crate::serve()
+    //! [expected]: crate::testing::Expected
+    //! [records]: crate::testing::Record
+    #![cfg_attr(feature = "redis", doc = "[durability]: crate::guide::durability")]
+    //!
+    #![doc = include_str!("../docs/testing.md")]
+    //!
+    //! # The whole application
+    //!
+    //! ```
+    #![doc = include_str!("../examples/shop/app.rs")]
+    //! # fn main() {}
     //! ```
 }

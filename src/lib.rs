@@ -45,6 +45,7 @@
 //! - `redis` (default): the Redis transport.
 //! - `redis-rustls`: TLS for `rediss://` URLs.
 //! - `conformance`: the suite that transports are tested with.
+//! - `testing`: the kit that applications are tested with. For `dev-dependencies`.
 //! - `full`: all of them.
 //! - `cli`: the program `campanile`, for a [terminal](guide::terminal). No library needs it, so it is not
 //!   in `full`.
@@ -66,6 +67,8 @@ pub mod routing;
 pub mod serve;
 mod service;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transport;
 
 #[cfg(feature = "redis")]

@@ -1,5 +1,8 @@
 //! The examples do what they say.
 
+#[cfg(feature = "testing")]
+#[path = "examples/kit.rs"]
+mod kit;
 mod support;
 
 use std::{
@@ -80,6 +83,19 @@ async fn the_quick_start_runs_on_redis() {
 async fn a_transport_of_ones_own_is_served_and_called() {
     let output = output(example("transport")).await;
     shows(&output, &["hello Ada, at attempt 2"]);
+}
+
+#[tokio::test]
+async fn the_shop_sells_to_who_can_pay() {
+    let output = output(example("shop")).await;
+    shows(
+        &output,
+        &[
+            "rpc    charge: 1999 cents",
+            "event  orders.shipped, order 1",
+            "event  orders.declined, order 2",
+        ],
+    );
 }
 
 #[tokio::test]

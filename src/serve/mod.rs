@@ -138,6 +138,14 @@ impl<T, A> Serve<T, A> {
     }
 }
 
+#[cfg(feature = "testing")]
+impl<T, A> Serve<T, A> {
+    /// What it serves from.
+    pub(crate) fn transport(&self) -> &T {
+        &self.transport
+    }
+}
+
 impl<T, A> IntoFuture for Serve<T, A>
 where
     T: Transport,

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use super::{
     events::Subscribers,
     group::{Backlog, Consumer, Group},
     log::{Entry, Log},
+    observer::Observer,
     request::Requests,
     schedule::{Known, Schedule},
 };
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) subscribers: Subscribers,
     streams: Mutex<HashMap<Name, Stream>>,
     last_consumer: AtomicU64,
+    pub(super) observer: OnceLock<Arc<dyn Observer>>,
 }
 
 /// A stream: its entries, and how far each group is.
@@ -49,10 +51,10 @@ struct Stream {
 }
 
 impl Stream {
-    fn append(&mut self, clock: &Clock, fields: Vec<(Bytes, Bytes)>) -> EntryId {
-        let id = self.log.append(clock.milliseconds(), fields);
+    fn append(&mut self, clock: &Clock, fields: Vec<(Bytes, Bytes)>) -> Arc<Entry> {
+        let entry = self.log.append(clock.milliseconds(), fields);
         self.wake();
-        id
+        entry
     }
 
     fn wake(&self) {
@@ -78,6 +80,7 @@ impl Shared {
             subscribers: Subscribers::default(),
             streams: Mutex::default(),
             last_consumer: AtomicU64::new(0),
+            observer: OnceLock::new(),
         }
     }
 
@@ -93,7 +96,11 @@ impl Shared {
     pub(super) fn append(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> EntryId {
         self.counters.sent.increment();
         // The clock is read under the lock, so that ids and the order of the entries agree.
-        self.with_stream(stream, |stream| stream.append(&self.clock, fields))
+        self.with_stream(stream, |contents| {
+            let entry = contents.append(&self.clock, fields);
+            self.tell_of_sent(stream, &entry.fields, Duration::ZERO, || entry.message_id());
+            entry.id
+        })
     }
 
     fn with_stream<T>(&self, stream: &Name, act: impl FnOnce(&mut Stream) -> T) -> T {
@@ -122,11 +129,15 @@ impl Shared {
                 return id;
             }
             let id = if wait.is_zero() {
-                MessageId::from(stream.append(&self.clock, fields).to_string())
+                let entry = stream.append(&self.clock, fields);
+                let id = MessageId::from(entry.id.to_string());
+                self.tell_of_sent(&settings.stream, &entry.fields, wait, || id.clone());
+                id
             } else {
                 let id = Uuid::new_v4().to_string();
                 fields.push((codec::ID.into(), id.clone().into()));
                 let id = MessageId::from(id);
+                self.tell_of_sent(&settings.stream, &fields, wait, || id.clone());
                 stream.schedule.add(instant_after(wait), id.clone(), fields);
                 stream.wake();
                 id
@@ -268,6 +279,34 @@ impl Shared {
             .collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
         stats
+    }
+
+    /// What is left to do for groups that have workers. What nobody serves waits for ever.
+    #[cfg(feature = "testing")]
+    pub(super) fn outlook(&self) -> super::observer::Outlook {
+        let mut outlook = super::observer::Outlook::default();
+        let mut due = Vec::new();
+        for (name, stream) in &mut *self.streams() {
+            if !stream.groups.values().any(Group::is_served) {
+                continue;
+            }
+            stream.promote(&self.clock);
+            due.extend(stream.schedule.next());
+            for (group_name, group) in &stream.groups {
+                if group.is_served() {
+                    let queued = group.queued(&stream.log);
+                    if queued > 0 {
+                        let place = (name.clone(), group_name.clone(), queued);
+                        outlook.queued.push(place);
+                    }
+                    due.extend(group.next_due());
+                }
+            }
+        }
+        outlook.queued.sort();
+        outlook.next_due = due.into_iter().min();
+        outlook.events = self.subscribers.waiting();
+        outlook
     }
 
     /// Answers an entry, if it is a request.

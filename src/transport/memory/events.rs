@@ -77,13 +77,26 @@ impl Subscribers {
         }
     }
 
-    /// Takes up to `most` of the events that wait for a source.
-    pub(super) fn take(&self, consumer: Consumer, most: usize) -> Vec<Message> {
+    /// Takes up to `most` of the events that wait for a source, and hands them out before anyone
+    /// can see that they wait no more.
+    pub(super) fn take<T>(
+        &self,
+        consumer: Consumer,
+        most: usize,
+        hand_out: impl FnMut(Message) -> T,
+    ) -> Vec<T> {
         let mut subscribers = lock(&self.0);
         let Some(subscriber) = subscribers.get_mut(&consumer) else {
             return Vec::new();
         };
         let most = most.min(subscriber.waiting.len());
-        subscriber.waiting.drain(..most).collect()
+        subscriber.waiting.drain(..most).map(hand_out).collect()
+    }
+
+    /// How many events wait, for all who listen.
+    #[cfg(feature = "testing")]
+    pub(super) fn waiting(&self) -> usize {
+        let subscribers = lock(&self.0);
+        subscribers.values().map(|one| one.waiting.len()).sum()
     }
 }

@@ -13,6 +13,7 @@ use super::{
     clock::{Clock, instant_after},
     dead::Dead,
     log::{Entry, Log},
+    observer::{Happened, InFlight, Seen},
 };
 use crate::{
     error::RpcError,
@@ -74,6 +75,8 @@ pub(super) struct Taken {
     pub(super) entry: Arc<Entry>,
     pub(super) attempt: u32,
     pub(super) lease: Lease,
+    /// Where somebody watches; boxed, since few do.
+    pub(super) in_flight: Option<Box<InFlight>>,
 }
 
 /// How much of a stream is where, as its group sees it.
@@ -127,10 +130,12 @@ impl Group {
     }
 
     /// The right to settle this delivery was dropped.
-    pub(super) fn drop_held(&mut self, serial: Serial, lease: Duration) {
+    pub(super) fn drop_held(&mut self, serial: Serial, settings: &Settings, shared: &Shared) {
         if let Some(pending) = self.pending.get_mut(&serial) {
             pending.held = false;
-            self.end_leases([serial], instant_after(lease));
+            let Pending { entry, attempt, .. } = pending;
+            shared.tell_of_delivery(settings, entry, *attempt, || Happened::Abandoned);
+            self.end_leases([serial], instant_after(settings.lease));
         }
     }
 
@@ -192,8 +197,12 @@ impl Group {
                 shared.answer(&retry.entry, || Err(used_up()));
                 continue;
             }
-            taken.push(self.hand_out(retry, index, consumer));
+            let mut delivery = self.hand_out(retry, index, consumer);
             shared.counters.delivered.increment();
+            // Under the lock: nobody may see an entry that is neither in line nor in flight.
+            delivery.in_flight =
+                shared.in_flight(|| Seen::delivery(settings, &delivery.entry, delivery.attempt));
+            taken.push(delivery);
         }
         taken
     }
@@ -250,6 +259,7 @@ impl Group {
             entry: retry.entry,
             attempt: retry.attempts + 1,
             lease: Lease::new(),
+            in_flight: None,
         };
         self.pending.insert(
             taken.serial,
@@ -290,9 +300,14 @@ impl Group {
             return;
         };
         let counters = &shared.counters;
+        // Whoever watches hears of it before the caller of a request goes on.
+        let tell = |what: &dyn Fn() -> Happened| {
+            shared.tell_of_delivery(settings, &entry, attempt, what);
+        };
         match verdict {
             Verdict::Done(answer) => {
                 counters.done.increment();
+                tell(&|| Happened::answered(&answer));
                 shared.answer(&entry, || answer);
             }
             Verdict::Redeliver {
@@ -303,9 +318,18 @@ impl Group {
                 self.bury(&entry, attempt, reason, settings, shared);
                 shared.answer(&entry, || Err(used_up()));
             }
-            Verdict::Redeliver { after, counted, .. } => {
+            Verdict::Redeliver {
+                after,
+                counted,
+                reason,
+            } => {
                 counters.redelivered.increment();
                 let after = after.unwrap_or_else(|| settings.backoff.after(attempt));
+                tell(&|| Happened::Redelivered {
+                    after,
+                    counted,
+                    reason: reason.clone(),
+                });
                 let attempts = if counted { attempt } else { attempt - 1 };
                 self.deliver_again(Retry { entry, attempts }, after);
             }
@@ -322,12 +346,14 @@ impl Group {
                     Discarded::Ignored => counters.ignored.increment(),
                 }
                 tracing::debug!(id = %entry.id, ?reason, "a message was dropped");
+                tell(&|| Happened::Discarded(reason));
                 if let Some(answer) = answer {
                     shared.answer(&entry, || Err(answer));
                 }
             }
             Verdict::GiveBack => {
                 counters.given_back.increment();
+                tell(&|| Happened::GivenBack);
                 let attempts = attempt - 1;
                 self.deliver_again(Retry { entry, attempts }, Duration::ZERO);
             }
@@ -358,6 +384,9 @@ impl Group {
             "a message became a dead letter"
         );
         shared.counters.dead.increment();
+        shared.tell_of_delivery(settings, entry, attempts, || Happened::DeadLettered {
+            reason: reason.clone(),
+        });
         let (entry, most) = (Arc::clone(entry), settings.max_dead_letters);
         let dropped = (self.dead).add(entry, attempts, reason, most, &shared.clock);
         shared.counters.dead_dropped.add(dropped);
@@ -410,6 +439,22 @@ impl Group {
         stats.dead = self.dead.len() as u64;
         stats.consumers = self.members.len() as u64;
         stats
+    }
+}
+
+/// What the test kit asks.
+#[cfg(feature = "testing")]
+impl Group {
+    /// Whether any worker takes from it.
+    pub(super) fn is_served(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// How many messages could be taken now, those of workers that were not heard of for a whole
+    /// lease included.
+    pub(super) fn queued(&self, log: &Log) -> usize {
+        let over = self.ending.range(..=(Instant::now(), Serial::MAX));
+        self.backlog(log).waiting + over.count()
     }
 }
 

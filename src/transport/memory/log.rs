@@ -32,13 +32,14 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn append(&mut self, now: u64, fields: Vec<(Bytes, Bytes)>) -> EntryId {
+    pub(super) fn append(&mut self, now: u64, fields: Vec<(Bytes, Bytes)>) -> Arc<Entry> {
         self.last = self.last.following(now);
-        self.entries.push_back(Arc::new(Entry {
+        let entry = Arc::new(Entry {
             id: self.last,
             fields,
-        }));
-        self.last
+        });
+        self.entries.push_back(Arc::clone(&entry));
+        entry
     }
 
     pub(super) fn get(&self, index: u64) -> Option<&Arc<Entry>> {
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn entries_are_found_by_index_whatever_was_trimmed() {
         let mut log = Log::default();
-        let ids: Vec<_> = (0..4).map(|_| log.append(7, Vec::new())).collect();
+        let ids: Vec<_> = (0..4).map(|_| log.append(7, Vec::new()).id).collect();
         log.trim(2);
         assert_eq!((log.start(), log.end(), log.len()), (2, 4, 2));
         assert!(log.get(1).is_none());

@@ -82,6 +82,9 @@ mod dead;
 mod events;
 mod group;
 mod log;
+// Only the test kit watches.
+#[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
+pub(crate) mod observer;
 mod request;
 mod schedule;
 mod source;
@@ -90,13 +93,17 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tower::Service;
 use uuid::Uuid;
 
-use self::broker::{Broker, Shared};
+use self::{
+    broker::{Broker, Shared},
+    observer::Happened,
+};
 pub use self::{
     group::Backlog,
     request::ResponseFuture,
@@ -208,6 +215,9 @@ impl Memory {
                 Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
             }
             Kind::Event => {
+                self.broker.tell_of_event(&message, || Happened::Sent {
+                    delay: Duration::ZERO,
+                });
                 self.broker.subscribers.publish(
                     message.name(),
                     message.payload(),
@@ -255,6 +265,29 @@ impl Memory {
             }
         }
         fields
+    }
+}
+
+/// What the test kit needs.
+#[cfg(feature = "testing")]
+impl Memory {
+    /// Tells this observer from now on; `false` if there is one already.
+    pub(crate) fn watch(&self, observer: Arc<dyn observer::Observer>) -> bool {
+        self.broker.watch(observer)
+    }
+
+    /// What is left to do, on all streams.
+    pub(crate) fn outlook(&self) -> observer::Outlook {
+        self.broker.outlook()
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether both are handles of one broker.
+    pub(crate) fn is_same_broker(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.broker, &other.broker)
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     broker::Broker,
     clock::EntryId,
     group::{Consumer, Serial, Taken},
+    observer::{Happened, InFlight, Seen},
 };
 use crate::{
     error::Error,
@@ -68,6 +69,9 @@ impl MemorySource {
             source.settings.event_buffer,
             source.wake.clone(),
         );
+        if let Some(observer) = source.broker.observer() {
+            observer.opened();
+        }
         Ok(source)
     }
 
@@ -87,12 +91,15 @@ impl MemorySource {
 
     fn take_events(&self, most: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
         let room = most - taken.len();
-        let events = self.broker.subscribers.take(self.consumer, room);
-        taken.extend(
-            events
-                .into_iter()
-                .map(|event| Delivery::new(Ok(event), MemorySettle { held: None })),
-        );
+        let hand_out = |event: Message| {
+            let settle = MemorySettle {
+                held: None,
+                in_flight: self.broker.in_flight(|| Seen::event(event.clone())),
+            };
+            Delivery::new(Ok(event), settle)
+        };
+        let subscribers = &self.broker.subscribers;
+        taken.extend(subscribers.take(self.consumer, room, hand_out));
     }
 
     fn take_entries(&self, most: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
@@ -103,14 +110,15 @@ impl MemorySource {
         let entries = self.broker.with_group(&self.settings, |group, log| {
             group.take(log, room, self.consumer, &self.settings, &self.broker)
         });
-        taken.extend(entries.into_iter().flatten().map(|entry| {
-            let held = Held {
+        taken.extend(entries.into_iter().flatten().map(|mut entry| {
+            let in_flight = entry.in_flight.take();
+            let held = Some(Held {
                 broker: Arc::clone(&self.broker),
                 settings: Arc::clone(&self.settings),
                 serial: entry.serial,
-            };
+            });
             let content = self.read(entry);
-            Delivery::new(content, MemorySettle { held: Some(held) })
+            Delivery::new(content, MemorySettle { held, in_flight })
         }));
     }
 
@@ -152,6 +160,9 @@ impl MemorySource {
             self.broker
                 .subscribers
                 .remove(self.consumer, &self.broker.counters);
+            if let Some(observer) = self.broker.observer() {
+                observer.closed();
+            }
         }
     }
 }
@@ -216,6 +227,8 @@ impl Drop for MemorySource {
 pub struct MemorySettle {
     /// `None` for an event, which there is nothing to settle about.
     held: Option<Held>,
+    /// Where somebody watches; boxed, since few do.
+    in_flight: Option<Box<InFlight>>,
 }
 
 #[derive(Debug)]
@@ -231,6 +244,8 @@ impl SettleDelivery for MemorySettle {
             held.broker.with_group(&held.settings, |group, _| {
                 group.settle(held.serial, verdict, &held.settings, &held.broker);
             });
+        } else if let Some(in_flight) = self.in_flight.take() {
+            in_flight.happened(Happened::to_an_event(&verdict));
         }
         Ok(())
     }
@@ -240,8 +255,10 @@ impl Drop for MemorySettle {
     fn drop(&mut self) {
         if let Some(held) = &self.held {
             held.broker.with_group(&held.settings, |group, _| {
-                group.drop_held(held.serial, held.settings.lease);
+                group.drop_held(held.serial, &held.settings, &held.broker);
             });
+        } else if let Some(event) = self.in_flight.as_ref().filter(|one| one.is_an_event()) {
+            event.happened(Happened::Abandoned);
         }
     }
 }

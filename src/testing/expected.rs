@@ -1,0 +1,267 @@
+//! Which messages are meant.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::record::{Excerpt, Record};
+use crate::{
+    error::chain,
+    message::{Kind, Message, Name},
+    payload::IntoPayload,
+};
+
+/// Which messages an assertion, or a script of a [`Recorder`](super::Recorder), is about: those of
+/// a kind and a name, and of whatever else is said.
+///
+/// ```
+/// use campanile::testing::task;
+///
+/// let expected = task("orders.create").json(serde_json::json!({ "id": 7 })).attempt(2).once();
+/// assert_eq!(
+///     expected.to_string(),
+///     r#"task `orders.create` with the JSON {"id":7} at attempt 2"#
+/// );
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "it says what is expected, and looks for nothing"]
+pub struct Expected {
+    kind: Option<Kind>,
+    name: Name,
+    payload: Option<Payload>,
+    headers: Vec<(String, Bytes)>,
+    attempt: Option<u32>,
+    reason: Option<String>,
+    group: Option<Name>,
+    stream: Option<Name>,
+    pub(super) times: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum Payload {
+    Bytes(Bytes),
+    Json(serde_json::Value),
+}
+
+/// A task of this name.
+pub fn task(name: impl Into<Name>) -> Expected {
+    Expected::new(Some(Kind::Task), name.into())
+}
+
+/// An event of this name.
+pub fn event(name: impl Into<Name>) -> Expected {
+    Expected::new(Some(Kind::Event), name.into())
+}
+
+/// An RPC request of this name.
+pub fn rpc(name: impl Into<Name>) -> Expected {
+    Expected::new(Some(Kind::Rpc), name.into())
+}
+
+/// Anything: also an entry that is no message, where nothing more is said.
+pub fn anything() -> Expected {
+    Expected::new(None, Name::default())
+}
+
+impl Expected {
+    fn new(kind: Option<Kind>, name: Name) -> Self {
+        Self {
+            kind,
+            name,
+            payload: None,
+            headers: Vec::new(),
+            attempt: None,
+            reason: None,
+            group: None,
+            stream: None,
+            times: None,
+        }
+    }
+
+    /// With exactly this payload.
+    ///
+    /// # Panics
+    /// When it cannot be serialized.
+    #[track_caller]
+    pub fn payload(mut self, payload: impl IntoPayload) -> Self {
+        match payload.into_payload() {
+            Ok(bytes) => self.payload = Some(Payload::Bytes(bytes)),
+            Err(error) => panic!("the expected payload is none: {}", chain(&*error)),
+        }
+        self
+    }
+
+    /// With a payload that is the JSON of this value, in whatever order its keys stand.
+    ///
+    /// # Panics
+    /// When it cannot be serialized.
+    #[track_caller]
+    pub fn json(mut self, value: impl Serialize) -> Self {
+        match serde_json::to_value(value) {
+            Ok(value) => self.payload = Some(Payload::Json(value)),
+            Err(error) => panic!("the expected payload is no JSON: {error}"),
+        }
+        self
+    }
+
+    /// With this header, beside any others.
+    pub fn header(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
+        let value = Bytes::copy_from_slice(value.as_ref());
+        self.headers.push((name.into(), value));
+        self
+    }
+
+    /// At this attempt, counted from 1.
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = Some(attempt);
+        self
+    }
+
+    /// For a reason that contains this text: of a failure, a redelivery, or a dead letter.
+    pub fn because(mut self, text: impl Into<String>) -> Self {
+        self.reason = Some(text.into());
+        self
+    }
+
+    /// Delivered to this group.
+    pub fn group(mut self, group: impl Into<Name>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// On this stream.
+    pub fn stream(mut self, stream: impl Into<Name>) -> Self {
+        self.stream = Some(stream.into());
+        self
+    }
+
+    /// Exactly so often; at least once unless said.
+    pub fn times(mut self, times: usize) -> Self {
+        self.times = Some(times);
+        self
+    }
+
+    /// Exactly once.
+    pub fn once(self) -> Self {
+        self.times(1)
+    }
+
+    /// Not at all.
+    pub fn never(self) -> Self {
+        self.times(0)
+    }
+
+    /// Whether it is about messages like this one, whatever else is said of them.
+    pub(super) fn is_about(&self, message: Option<&Message>) -> bool {
+        let Some(kind) = self.kind else {
+            return true;
+        };
+        message.is_some_and(|message| message.kind() == kind && *message.name() == self.name)
+    }
+
+    /// In what this record differs, of those that it is about.
+    pub(super) fn difference(&self, record: &Record) -> Option<&'static str> {
+        let differs =
+            |expected: &Option<Name>, found: &Option<Name>| expected.is_some() && expected != found;
+        if differs(&self.stream, &record.stream) {
+            return Some("another stream");
+        }
+        if differs(&self.group, &record.group) {
+            return Some("another group");
+        }
+        if let Some(text) = &self.reason
+            && !record.reason().is_some_and(|reason| reason.contains(text))
+        {
+            return Some("another reason");
+        }
+        self.difference_in(record.message.as_ref())
+    }
+
+    /// In what this message differs.
+    pub(super) fn difference_in(&self, message: Option<&Message>) -> Option<&'static str> {
+        let Some(message) = message else {
+            let says_more = self.payload.is_some() || self.attempt.is_some();
+            return (says_more || !self.headers.is_empty()).then_some("no message");
+        };
+        if self
+            .payload
+            .as_ref()
+            .is_some_and(|one| !one.is(message.payload()))
+        {
+            return Some("another payload");
+        }
+        if self
+            .attempt
+            .is_some_and(|one| one != message.parts().attempt.0)
+        {
+            return Some("another attempt");
+        }
+        let lacks = |(name, value): &(String, Bytes)| {
+            let mut found = message.headers().get_all(name.as_str()).iter();
+            !found.any(|found| found.as_bytes() == value)
+        };
+        self.headers.iter().any(lacks).then_some("other headers")
+    }
+}
+
+impl Payload {
+    fn is(&self, payload: &Bytes) -> bool {
+        match self {
+            Self::Bytes(bytes) => bytes == payload,
+            Self::Json(value) => serde_json::from_slice(payload)
+                .is_ok_and(|found: serde_json::Value| found == *value),
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Some(kind) => write!(f, "{kind} `{}`", self.name)?,
+            None => f.write_str("anything")?,
+        }
+        match &self.payload {
+            Some(Payload::Bytes(bytes)) => write!(f, " with the payload {}", Excerpt(bytes))?,
+            Some(Payload::Json(value)) => {
+                write!(f, " with the JSON {}", Excerpt(&value.to_string().into()))?;
+            }
+            None => {}
+        }
+        for (name, value) in &self.headers {
+            write!(f, " with the header {name}: {}", Excerpt(value))?;
+        }
+        if let Some(attempt) = self.attempt {
+            write!(f, " at attempt {attempt}")?;
+        }
+        if let Some(text) = &self.reason {
+            write!(f, " because of \"{text}\"")?;
+        }
+        if let Some(group) = &self.group {
+            write!(f, " in the group `{group}`")?;
+        }
+        if let Some(stream) = &self.stream {
+            write!(f, " on the stream `{stream}`")?;
+        }
+        Ok(())
+    }
+}
+
+/// Half a sentence about what should have been found so often and was not: that it `was` what the
+/// verb says, and how often.
+pub(super) fn miscount(verb: &str, expected: Option<usize>, found: usize) -> Option<String> {
+    let often = |times: usize| match times {
+        0 => "never".to_owned(),
+        1 => "once".to_owned(),
+        times => format!("{times} times"),
+    };
+    match expected {
+        Some(0) if found == 0 => None,
+        _ if found == 0 => Some(format!("was never {verb}")),
+        Some(times) if times != found => {
+            let (found, times) = (often(found), often(times));
+            Some(format!("was {verb} {found} instead of {times}"))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,141 @@
+//! What the kit knows: everything that happened, and what is under way.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
+
+use super::record::Record;
+use crate::{
+    message::Message,
+    sync::lock,
+    transport::memory::observer::{Happened, Observer, Seen},
+};
+
+/// The observer of a harness.
+#[derive(Debug)]
+pub(super) struct Journal {
+    begun: Instant,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Grows with each change.
+    version: u64,
+    records: Vec<Record>,
+    running: BTreeMap<u64, Running>,
+    /// Deliveries that were ever handed out.
+    started: u64,
+    /// Workers that ever opened.
+    opened: u64,
+    faults: Vec<String>,
+}
+
+/// A delivery that a worker has.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) message: Option<Message>,
+    pub(super) since: Instant,
+}
+
+/// How far everything is, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) version: u64,
+    pub(super) running: usize,
+    pub(super) started: u64,
+    pub(super) opened: u64,
+}
+
+impl Journal {
+    pub(super) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Ready at the next change from now on.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let state = lock(&self.state);
+        Progress {
+            version: state.version,
+            running: state.running.len(),
+            started: state.started,
+            opened: state.opened,
+        }
+    }
+
+    pub(super) fn records(&self) -> Vec<Record> {
+        lock(&self.state).records.clone()
+    }
+
+    pub(super) fn running(&self) -> Vec<Running> {
+        lock(&self.state).running.values().cloned().collect()
+    }
+
+    /// Something is wrong with an application.
+    pub(super) fn add_fault(&self, fault: String) {
+        self.change(|state| state.faults.push(fault));
+    }
+
+    /// What is wrong first.
+    pub(super) fn fault(&self) -> Option<String> {
+        lock(&self.state).faults.first().cloned()
+    }
+
+    fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = lock(&self.state);
+        state.version += 1;
+        let result = act(&mut state);
+        drop(state);
+        self.changed.notify_waiters();
+        result
+    }
+}
+
+impl Observer for Journal {
+    fn happened(&self, seen: Seen, happened: Happened) {
+        let record = Record {
+            at: self.begun.elapsed(),
+            happened,
+            message: seen.message.ok(),
+            stream: seen.stream,
+            group: seen.group,
+        };
+        self.change(|state| state.records.push(record));
+    }
+
+    fn started(&self, seen: Seen) -> u64 {
+        let running = Running {
+            message: seen.message.ok(),
+            since: Instant::now(),
+        };
+        self.change(|state| {
+            state.started += 1;
+            state.running.insert(state.started, running);
+            state.started
+        })
+    }
+
+    fn ended(&self, number: u64) {
+        self.change(|state| state.running.remove(&number));
+    }
+
+    fn opened(&self) {
+        self.change(|state| state.opened += 1);
+    }
+
+    fn closed(&self) {
+        self.change(|_| ());
+    }
+}

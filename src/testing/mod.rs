@@ -1,0 +1,89 @@
+//! The test kit: an application is run unchanged over the [memory transport](crate::transport::memory),
+//! and a test sees all that happens there.
+//!
+//! ```
+//! use campanile::{Router, testing::{Harness, task}};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), campanile::Error> {
+//! let app: Router = Router::new().task("greet", async |_name: String| {});
+//!
+//! let harness = Harness::start(app).await;
+//! harness.client().enqueue("greet", "Ada").await?;
+//! harness.settled().await;
+//! harness.assert_acknowledged(task("greet").payload("Ada").once());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! In a test the clock is paused, with `#[tokio::test(start_paused = true)]` (tokio's feature
+//! `test-util`), and what takes an hour takes no time. Here with settings, an application that
+//! sends messages itself, and a retry:
+//!
+//! ```
+//! use campanile::{
+//!     Attempt, Client, Router, State, BoxError,
+//!     testing::{Harness, event, task},
+//!     transport::memory::Memory,
+//! };
+//! use std::time::Duration;
+//!
+//! async fn import(
+//!     State(client): State<Client<Memory>>,
+//!     Attempt(attempt): Attempt,
+//! ) -> Result<(), BoxError> {
+//!     if attempt == 1 {
+//!         return Err("the file is not there yet".into());
+//!     }
+//!     client.publish("imported", "7 rows").await?;
+//!     Ok(())
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+//! # .block_on(async {
+//! let memory = Memory::new().backoff(Duration::from_secs(60), Duration::from_secs(60));
+//! let app = Router::new().task("import", import).with_state(Client::new(memory.clone()));
+//! let mut harness = Harness::over(memory);
+//! harness.serve(app).await;
+//!
+//! harness.client().enqueue("import", ()).await?;
+//! harness.settled().await;
+//! harness.assert_redelivered(task("import").attempt(1).because("not there yet").once());
+//!
+//! let waited = harness.advance_to_next().await;
+//! assert!(waited >= Some(Duration::from_secs(30)));
+//! harness.assert_sent(event("imported").payload("7 rows").once());
+//! assert_eq!(harness.advance_to_next().await, None); // nothing waits any more
+//! harness.shutdown().await;
+//! # Ok::<_, BoxError>(()) }).unwrap();
+//! ```
+//!
+//! [`Recorder`] takes the place of what an application calls. The [guide](crate::guide::testing) has
+//! a worked example.
+//!
+//! # Ordering
+//! Records are in the order in which things happened on the transport.
+//!
+//! # Real time
+//! Everything works on a clock that is not paused, and on a runtime of many threads: then
+//! [`advance_to_next`](Harness::advance_to_next) takes as long as it says.
+//!
+//! # Panics
+//! An assertion that does not hold panics in the test's own line. What is awaited cannot do that: its
+//! text says where in the test it was called.
+
+mod assert;
+mod expected;
+mod harness;
+mod journal;
+mod record;
+mod recorder;
+mod settle;
+
+pub use self::{
+    expected::{Expected, anything, event, rpc, task},
+    harness::Harness,
+    record::Record,
+    recorder::Recorder,
+};
+pub use crate::transport::memory::observer::Happened;

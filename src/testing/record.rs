@@ -1,0 +1,179 @@
+//! What happened, and how it is told.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    message::{Kind, Message, Name},
+    transport::{Discarded, memory::observer::Happened},
+};
+
+/// One thing that happened to a message.
+///
+/// Shown, it is one line: when, to which message, what, and why.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Record {
+    /// When, counted from when the harness was made, on tokio's clock.
+    pub at: Duration,
+    /// What.
+    pub happened: Happened,
+    /// The message as it travelled, with its id and the attempt. `None` for an entry that is no
+    /// message.
+    pub message: Option<Message>,
+    /// The stream; `None` for an event.
+    pub stream: Option<Name>,
+    /// The group whose delivery it is about; `None` for what is sent, and for events.
+    pub group: Option<Name>,
+}
+
+impl Record {
+    /// The message's kind; `None` for an entry that is no message.
+    pub fn kind(&self) -> Option<Kind> {
+        self.message.as_ref().map(Message::kind)
+    }
+
+    /// The message's full name; empty for an entry that is no message.
+    pub fn name(&self) -> &str {
+        self.message.as_ref().map_or("", |message| message.name())
+    }
+
+    /// Why it happened, where there is a reason.
+    pub fn reason(&self) -> Option<&str> {
+        match &self.happened {
+            Happened::Failed { reason }
+            | Happened::Redelivered { reason, .. }
+            | Happened::DeadLettered { reason } => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", Seconds(self.at))?;
+        match &self.message {
+            Some(message) => Title(message).fmt(f)?,
+            None => f.write_str("an entry that is no message")?,
+        }
+        match &self.happened {
+            Happened::Sent { delay } if delay.is_zero() => f.write_str(": sent"),
+            Happened::Sent { delay } => write!(f, ": sent, due in {}", Seconds(*delay)),
+            Happened::Acknowledged if self.kind() == Some(Kind::Event) => f.write_str(": handled"),
+            Happened::Acknowledged => f.write_str(": acknowledged"),
+            Happened::Failed { .. } => f.write_str(": failed"),
+            Happened::Redelivered { after, counted, .. } => {
+                let uncounted = if *counted { "" } else { ", not counted" };
+                write!(f, ": redelivered after {}{uncounted}", Seconds(*after))
+            }
+            Happened::DeadLettered { .. } => f.write_str(": dead-lettered"),
+            Happened::Discarded(Discarded::Expired) => f.write_str(": expired"),
+            Happened::Discarded(Discarded::Asked) => f.write_str(": discarded"),
+            Happened::Discarded(Discarded::Ignored) => {
+                f.write_str(": ignored, its name is unknown")
+            }
+            Happened::GivenBack => f.write_str(": given back"),
+            Happened::Abandoned => f.write_str(": abandoned by its worker"),
+        }?;
+        let attempt = self.message.as_ref().map(|message| message.parts().attempt);
+        if let Some(attempt) = attempt.filter(|attempt| attempt.is_retry()) {
+            write!(f, ", attempt {}", attempt.0)?;
+        }
+        match self.reason() {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Records, one a line, each with a remark.
+pub(super) struct Listing<'a> {
+    records: &'a [Record],
+    remark: &'a dyn Fn(&Record) -> Option<&'static str>,
+}
+
+impl<'a> Listing<'a> {
+    pub(super) fn of(records: &'a [Record]) -> Self {
+        Self {
+            records,
+            remark: &|_| None,
+        }
+    }
+
+    pub(super) fn remark(self, remark: &'a dyn Fn(&Record) -> Option<&'static str>) -> Self {
+        Self { remark, ..self }
+    }
+}
+
+impl fmt::Display for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 100;
+        let Self { records, remark } = self;
+        if records.is_empty() {
+            return f.write_str("nothing has happened");
+        }
+        f.write_str("what has happened:")?;
+        let hidden = records.len().saturating_sub(MOST);
+        if hidden > 0 {
+            write!(f, "\n  … {hidden} more before that")?;
+        }
+        let groups: BTreeSet<_> = records
+            .iter()
+            .filter_map(|one| one.group.as_ref())
+            .collect();
+        for record in &records[hidden..] {
+            write!(f, "\n  {record}")?;
+            if let Some(group) = record.group.as_ref().filter(|_| groups.len() > 1) {
+                write!(f, " [group `{group}`]")?;
+            }
+            if let Some(remark) = remark(record) {
+                write!(f, "   <- {remark}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A message by its kind, its name and the beginning of its payload.
+pub(super) struct Title<'a>(pub(super) &'a Message);
+
+impl fmt::Display for Title<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.0;
+        write!(f, "{} `{}`", message.kind(), message.name())?;
+        if message.payload().is_empty() {
+            return Ok(());
+        }
+        write!(f, " {}", Excerpt(message.payload()))
+    }
+}
+
+/// The beginning of a payload: as a text, if it is one.
+pub(super) struct Excerpt<'a>(pub(super) &'a Bytes);
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 120;
+        let text = match std::str::from_utf8(self.0) {
+            Ok(text) if !text.contains(char::is_control) => text.to_owned(),
+            _ => format!(
+                "0x[{}]",
+                self.0.slice(..self.0.len().min(MOST)).escape_ascii()
+            ),
+        };
+        match text.char_indices().nth(MOST) {
+            Some((end, _)) => write!(f, "{}… ({} bytes)", &text[..end], self.0.len()),
+            None => f.write_str(&text),
+        }
+    }
+}
+
+/// A duration to the millisecond.
+pub(super) struct Seconds(pub(super) Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}s", self.0.as_secs(), self.0.subsec_millis())
+    }
+}

@@ -1,0 +1,221 @@
+//! A client's other side, played by the test.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::{Pending, Ready, pending, ready},
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use futures_util::future::Either;
+use tower::Service;
+
+use super::{Expected, expected::miscount, record::Title};
+use crate::{
+    error::{BoxError, Error, RpcError},
+    message::{Kind, Message, MessageId},
+    reply::{IntoReply, Reply},
+    sync::lock,
+    transport,
+};
+
+type Answer = Result<Reply, Error>;
+type Script = Arc<dyn Fn(Message) -> Option<Answer> + Send + Sync>;
+
+/// A `Service<Message>` that keeps what it is called with and answers as the test has told it: in
+/// place of the transport below a [`Client`](crate::Client), or of any other service.
+///
+/// Its error is that of the transports. Its clones are one. Like a transport it refuses what
+/// cannot be sent. What it was told nothing about: it accepts tasks and events, and answers requests
+/// with `not_found`.
+///
+/// ```
+/// use campanile::{Client, RpcError, testing::{Recorder, rpc}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let bank = Recorder::new();
+/// bank.fail_once(rpc("charge"), RpcError::unavailable("closed on Sundays"));
+/// bank.reply_with(rpc("charge"), |_| "paid");
+///
+/// let client = Client::new(bank.clone());
+/// assert!(client.request::<String>("charge", "5 EUR").await.is_err());
+/// assert_eq!(client.request::<String>("charge", "5 EUR").await?, "paid");
+///
+/// bank.assert_called(rpc("charge").payload("5 EUR").times(2));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct Recorder(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    calls: Vec<Message>,
+    once: VecDeque<(Expected, Answer)>,
+    lasting: Vec<(Expected, Script)>,
+}
+
+impl Recorder {
+    /// One that was called by nobody and told nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers one call that matches with this reply. What is said for one call goes before what is
+    /// said for all, in the order in which it is said.
+    pub fn reply_once(&self, expected: Expected, reply: impl IntoReply) -> &Self {
+        let answer = reply.into_reply().map_err(Error::from_service);
+        lock(&self.0).once.push_back((expected, answer));
+        self
+    }
+
+    /// Fails one call that matches with this error: an [`RpcError`] that the other side answers
+    /// with, an [`Error`] of the transport, or any other.
+    pub fn fail_once(&self, expected: Expected, error: impl Into<BoxError>) -> &Self {
+        self.reply_once(expected, Err::<(), _>(error.into()))
+    }
+
+    /// Answers all calls that match with what this function makes of them. Of several that match
+    /// the last that was said counts.
+    pub fn reply_with<R: IntoReply>(
+        &self,
+        expected: Expected,
+        reply: impl Fn(Message) -> R + Send + Sync + 'static,
+    ) -> &Self {
+        self.lasting(expected, move |message| {
+            let answer = reply(message).into_reply();
+            Some(answer.map_err(Error::from_service))
+        })
+    }
+
+    /// Never answers calls that match: their callers wait until they give up.
+    pub fn stay_silent(&self, expected: Expected) -> &Self {
+        self.lasting(expected, |_| None)
+    }
+
+    fn lasting(
+        &self,
+        expected: Expected,
+        script: impl Fn(Message) -> Option<Answer> + Send + Sync + 'static,
+    ) -> &Self {
+        lock(&self.0).lasting.push((expected, Arc::new(script)));
+        self
+    }
+
+    /// Everything that it was called with, in order.
+    pub fn calls(&self) -> Vec<Message> {
+        lock(&self.0).calls.clone()
+    }
+
+    /// It was called with such messages. Returns them.
+    ///
+    /// # Panics
+    /// When it was not, or not so often. The text lists all calls.
+    #[track_caller]
+    pub fn assert_called(&self, expected: Expected) -> Vec<Message> {
+        let calls = self.calls();
+        let found: Vec<_> = calls
+            .iter()
+            .filter(|call| is_meant(&expected, call))
+            .cloned()
+            .collect();
+        if let Some(miscount) = miscount("called", expected.times, found.len()) {
+            panic!("{expected} {miscount}\n\n{}", Calls(&calls, &expected));
+        }
+        found
+    }
+
+    fn answer(&self, message: Message) -> Option<Answer> {
+        if let Err(error) = transport::check(message.parts()) {
+            return Some(Err(error));
+        }
+        let mut state = lock(&self.0);
+        state.calls.push(message.clone());
+        let number = state.calls.len();
+        let once = &mut state.once;
+        if let Some(at) = once
+            .iter()
+            .position(|(expected, _)| is_meant(expected, &message))
+        {
+            return once.remove(at).map(|(_, answer)| answer);
+        }
+        let mut lasting = state.lasting.iter().rev();
+        let script = lasting.find(|(expected, _)| is_meant(expected, &message));
+        let script = script.map(|(_, script)| Arc::clone(script));
+        // A script may use the recorder.
+        drop(state);
+        match script {
+            Some(script) => script(message),
+            None => Some(default_answer(&message, number)),
+        }
+    }
+}
+
+fn is_meant(expected: &Expected, message: &Message) -> bool {
+    expected.is_about(Some(message)) && expected.difference_in(Some(message)).is_none()
+}
+
+fn default_answer(message: &Message, number: usize) -> Answer {
+    match message.kind() {
+        Kind::Task => Ok(Reply::accepted(MessageId::from(format!(
+            "recorded-{number}"
+        )))),
+        Kind::Event => Ok(Reply::default()),
+        Kind::Rpc => {
+            let text = format!(
+                "the recorder was not told what to answer to `{}`",
+                message.name()
+            );
+            Err(RpcError::not_found(text).into())
+        }
+    }
+}
+
+impl Service<Message> for Recorder {
+    type Response = Reply;
+    type Error = Error;
+    type Future = Either<Ready<Answer>, Pending<Answer>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        match self.answer(message) {
+            Some(answer) => Either::Left(ready(answer)),
+            None => Either::Right(pending()),
+        }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.0);
+        f.debug_struct("Recorder")
+            .field("calls", &state.calls.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The calls, one a line; what is almost expected says in what it differs.
+struct Calls<'a>(&'a [Message], &'a Expected);
+
+impl fmt::Display for Calls<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(calls, expected) = self;
+        if calls.is_empty() {
+            return f.write_str("there were no calls");
+        }
+        f.write_str("what was called:")?;
+        for call in *calls {
+            write!(f, "\n  {}", Title(call))?;
+            if expected.is_about(Some(call)) {
+                let difference = expected.difference_in(Some(call));
+                write!(f, "   <- {}", difference.unwrap_or("this is one"))?;
+            }
+        }
+        Ok(())
+    }
+}
