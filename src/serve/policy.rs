@@ -2,10 +2,10 @@
 
 use std::{any::Any, time::Duration};
 
-use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
+use tower::load_shed::error::Overloaded;
 
 use crate::{
-    error::{BoxError, Failure, NotFound, Rejection, RpcError, Settle, chain, find},
+    error::{BoxError, Failure, NotFound, Rejection, RpcError, Settle, answer, chain, find},
     message::{Kind, Name},
     reply::Reply,
     transport::{Discarded, Expired, UnknownNames, Verdict},
@@ -102,22 +102,10 @@ impl Policy {
 
     /// What the caller of a failed request gets.
     fn answer(&self, name: &Name, error: &BoxError) -> RpcError {
-        let error = &**error;
-        if let Some(answer) = find::<RpcError>(error) {
-            answer.clone()
-        } else if let Some(rejection) = find::<Rejection>(error).filter(|r| r.is_permanent()) {
-            RpcError::invalid(chain(rejection))
-        } else if find::<NotFound>(error).is_some() {
-            RpcError::not_found(format!("no handler for `{name}`"))
-        } else if find::<Elapsed>(error).is_some() {
-            RpcError::deadline("the handler took too long")
-        } else if find::<Overloaded>(error).is_some() {
-            RpcError::unavailable("overloaded")
-        } else if self.expose_error_text {
-            RpcError::internal(chain(error))
-        } else {
-            internal()
-        }
+        answer(name, &**error).unwrap_or_else(|| match self.expose_error_text {
+            true => RpcError::internal(chain(&**error)),
+            false => internal(),
+        })
     }
 }
 
@@ -135,6 +123,8 @@ fn internal() -> RpcError {
 
 #[cfg(test)]
 mod tests {
+    use tower::timeout::error::Elapsed;
+
     use super::*;
     use crate::RpcCode;
 
