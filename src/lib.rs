@@ -45,6 +45,7 @@
 //! - `redis` (default): the Redis transport.
 //! - `redis-rustls`: TLS for `rediss://` URLs.
 //! - `conformance`: the suite that transports are tested with.
+//! - `http`: HTTP services that handle messages, and HTTP requests that become messages.
 //! - `full`: all of them.
 
 pub mod client;
@@ -57,6 +58,8 @@ pub mod extract;
 pub mod fuzzing;
 pub mod guide;
 pub mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod message;
 pub mod payload;
 pub mod reply;
