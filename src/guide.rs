@@ -16,6 +16,10 @@
     feature = "testing",
     doc = "- [Testing](testing): how an application is tested, with a worked example."
 )]
+#![cfg_attr(
+    feature = "http",
+    doc = "- [HTTP](http): messages and axum, hyper and tower-http, in both directions."
+)]
 
 // Of several definitions of a link the first counts. So those here are for the docs, and those at
 // the end of a page for whoever reads it as a file.
@@ -152,4 +156,30 @@ pub mod testing {
     #![doc = include_str!("../examples/shop/app.rs")]
     //! # fn main() {}
     //! ```
+}
+
+#[cfg(feature = "http")]
+pub mod http {
+    //! Messages and HTTP, in both directions.
+    //!
+    //! [`HttpHandler`]: crate::http::HttpHandler
+    //! [`HttpHandler::target`]: crate::http::HttpHandler::target
+    //! [`HttpHandler::content_type`]: crate::http::HttpHandler::content_type
+    //! [`HttpHandler::cloud_events`]: crate::http::HttpHandler::cloud_events
+    //! [`HttpHandler::on_status`]: crate::http::HttpHandler::on_status
+    //! [`max_response_bytes`]: crate::http::HttpHandler::max_response_bytes
+    //! [`Origin`]: crate::http::Origin
+    //! [`Gateway`]: crate::http::Gateway
+    //! [`Gateway::on_code`]: crate::http::Gateway::on_code
+    //! [`Gateway::prepare`]: crate::http::Gateway::prepare
+    //! [`Gateway::carry_header`]: crate::http::Gateway::carry_header
+    //! [`max_body_bytes`]: crate::http::Gateway::max_body_bytes
+    //! [`timeout`]: crate::http::Gateway::timeout
+    //! [`HttpLayer`]: crate::http::HttpLayer
+    //! [`Health`]: crate::http::Health
+    //! [`Problem`]: crate::http::Problem
+    //! [ready]: crate::transport::ConnectionState::is_ready
+    //!
+    // Its code needs axum and tower-http, so it is tested where those are: in `examples/axum`.
+    #![cfg_attr(not(doctest), doc = include_str!("../docs/http.md"))]
 }

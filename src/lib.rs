@@ -45,6 +45,7 @@
 //! - `redis` (default): the Redis transport.
 //! - `redis-rustls`: TLS for `rediss://` URLs.
 //! - `conformance`: the suite that transports are tested with.
+//! - `http`: HTTP services that handle messages, and HTTP requests that become messages.
 //! - `testing`: the kit that applications are tested with. For `dev-dependencies`.
 //! - `full`: all of them.
 //! - `cli`: the program `campanile`, for a [terminal](guide::terminal). No library needs it, so it is not
@@ -60,6 +61,8 @@ pub mod extract;
 pub mod fuzzing;
 pub mod guide;
 pub mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod message;
 pub mod payload;
 pub mod reply;

@@ -139,6 +139,13 @@ impl Failure {
     }
 }
 
+impl From<Settle> for Failure {
+    /// A failure that asks for just this.
+    fn from(settle: Settle) -> Self {
+        Self::new(settle)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.settle {

@@ -19,12 +19,16 @@
 //! }
 //! ```
 
+mod answer;
 mod failure;
 mod operation;
 mod rejection;
 mod rpc;
 
-pub(crate) use self::operation::{Kind as ErrorKind, chain};
+pub(crate) use self::{
+    answer::answer,
+    operation::{Kind as ErrorKind, chain},
+};
 pub use self::{
     failure::{Failure, Settle},
     operation::Error,

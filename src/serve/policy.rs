@@ -2,14 +2,8 @@
 
 use std::{any::Any, time::Duration};
 
-use tower::{
-    buffer::error::{Closed, ServiceError},
-    load_shed::error::Overloaded,
-    timeout::error::Elapsed,
-};
-
 use crate::{
-    error::{BoxError, Failure, NotFound, Rejection, RpcError, Settle, chain, find},
+    error::{BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find},
     message::{Kind, Name},
     reply::Reply,
     transport::{Discarded, Expired, UnknownNames, Verdict},
@@ -92,25 +86,10 @@ impl Policy {
 
     /// What the caller of a failed request gets.
     fn answer(&self, name: &Name, error: &BoxError) -> RpcError {
-        let error = &**error;
-        if let Some(answer) = find::<RpcError>(error) {
-            answer.clone()
-        } else if let Some(rejection) = find::<Rejection>(error).filter(|r| r.is_permanent()) {
-            RpcError::invalid(chain(rejection))
-        } else if find::<NotFound>(error).is_some() {
-            RpcError::not_found(format!("no handler for `{name}`"))
-        } else if find::<Elapsed>(error).is_some() {
-            RpcError::deadline("the handler took too long")
-        } else if find::<Overloaded>(error).is_some() {
-            RpcError::unavailable("overloaded")
-        } else if find::<ServiceError>(error).is_some() || find::<Closed>(error).is_some() {
-            // No handler has seen it: another worker may well do it.
-            RpcError::unavailable("the worker is broken")
-        } else if self.expose_error_text {
-            RpcError::internal(chain(error))
-        } else {
-            internal()
-        }
+        answer(name, &**error).unwrap_or_else(|| match self.expose_error_text {
+            true => RpcError::internal(chain(&**error)),
+            false => internal(),
+        })
     }
 }
 
@@ -133,6 +112,8 @@ fn internal() -> RpcError {
 
 #[cfg(test)]
 mod tests {
+    use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
+
     use super::*;
     use crate::RpcCode;
 

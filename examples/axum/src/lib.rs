@@ -1,0 +1,67 @@
+//! The application that `main` runs: HTTP handlers and workers over one state.
+
+mod web;
+mod work;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use campanile::{Client, Redis, RouterService};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+/// What the handlers of both sides share.
+#[derive(Debug, Clone)]
+pub struct App {
+    redis: Redis,
+    client: Client<Redis>,
+    requests: Arc<AtomicU64>,
+    orders: Arc<AtomicU64>,
+    /// Whether the process is about to end.
+    pub stopping: CancellationToken,
+}
+
+impl App {
+    /// The state of a process that has just started.
+    pub fn new(redis: Redis) -> Self {
+        Self {
+            client: Client::new(redis.clone()).request_timeout(Duration::from_secs(10)),
+            redis,
+            requests: Arc::default(),
+            orders: Arc::default(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// How many HTTP requests were begun.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// Both sides of the application over one state.
+pub fn app(state: App) -> (axum::Router, RouterService) {
+    (web::app(state.clone()), work::app().with_state(state))
+}
+
+#[derive(Serialize, Deserialize)]
+struct Order {
+    id: u64,
+    title: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct User {
+    id: u64,
+    name: String,
+}
+
+/// The code of the guide is tested here, where axum and tower-http are.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/http.md")]
+struct Guide;

@@ -1,0 +1,89 @@
+//! One process that serves HTTP and works on a queue: one state, one shutdown.
+//!
+//! ```text
+//! REDIS_URL=redis://127.0.0.1/ cargo run -p example-axum
+//!
+//! curl -i localhost:3000/orders -H 'content-type: application/json' -d '{"id":7,"title":"Emma"}'
+//! curl -i localhost:3000/news -d 'a new book'
+//! curl -i localhost:3000/users/42
+//! curl -i localhost:3000/messages/price/quote -d '{"books":3}'
+//! curl -i localhost:3000/readyz
+//! curl -s localhost:3000/metrics
+//! ```
+//!
+//! Handlers of HTTP requests enqueue a task, publish an event, ask a worker. Whatever else may be
+//! sent goes through a gateway at `/messages`. The workers are a router of ours, of which one name
+//! is handled by an axum router. `LISTEN` sets the address, `RUST_LOG` what is logged.
+//!
+//! On `SIGTERM` or Ctrl-C the HTTP side ends first, since its requests may wait for the workers.
+
+use std::{env, time::Duration};
+
+use campanile::{BoxError, Redis, serve};
+use example_axum::{App, app};
+use tokio::{net::TcpListener, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// How long connections may take to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let url = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1/".into());
+    let listen = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
+    let redis = Redis::connect(&url).await?;
+    let listener = TcpListener::bind(&listen).await?;
+    println!("listening on {}", listener.local_addr()?);
+
+    let state = App::new(redis.clone());
+    let (web, work) = app(state.clone());
+    let stopping = state.stopping.clone();
+    // The workers go on until no request can wait for them any more.
+    let drained = CancellationToken::new();
+
+    let signals = async {
+        signalled().await?;
+        println!("stopping");
+        stopping.cancel();
+        Ok(())
+    };
+    let http = async {
+        let server =
+            axum::serve(listener, web).with_graceful_shutdown(stopping.clone().cancelled_owned());
+        let late = async {
+            stopping.cancelled().await;
+            sleep(PATIENCE).await;
+        };
+        tokio::select! {
+            ended = server => ended?,
+            () = late => eprintln!("connections that did not end are dropped"),
+        }
+        drained.cancel();
+        Ok(())
+    };
+    let worker = async {
+        let worker = serve(redis, work).with_graceful_shutdown(drained.clone().cancelled_owned());
+        Ok::<_, BoxError>(worker.await?)
+    };
+    tokio::try_join!(signals, http, worker)?;
+    println!("ended after {} requests", state.requests());
+    Ok(())
+}
+
+/// Waits for `SIGTERM` or Ctrl-C.
+async fn signalled() -> Result<(), BoxError> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        pressed = tokio::signal::ctrl_c() => pressed?,
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! What comes over HTTP.
+
+use std::{fmt::Write as _, sync::atomic::Ordering};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Request, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use campanile::http::{Gateway, Health, Problem};
+use serde_json::{Value, json};
+use tower::ServiceBuilder;
+use tower_http::{
+    ServiceBuilderExt, catch_panic::CatchPanicLayer, request_id::MakeRequestUuid, trace::TraceLayer,
+};
+
+use crate::{App, Order, User};
+
+/// An error of a call as an answer.
+struct Failed(Problem);
+
+impl From<campanile::Error> for Failed {
+    fn from(error: campanile::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        self.0.into_response().into_response()
+    }
+}
+
+async fn order(
+    State(app): State<App>,
+    Json(order): Json<Order>,
+) -> Result<(StatusCode, Json<Value>), Failed> {
+    let receipt = app
+        .client
+        .enqueue("orders.create", campanile::Json(order))
+        .await?;
+    let id = receipt.id().map(|id| id.as_str());
+    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))))
+}
+
+async fn publish(State(app): State<App>, text: String) -> Result<StatusCode, Failed> {
+    app.client.publish("news", text).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn user(State(app): State<App>, Path(id): Path<u64>) -> Result<Json<User>, Failed> {
+    let campanile::Json(user) = app.client.request("user.get", campanile::Json(id)).await?;
+    Ok(Json(user))
+}
+
+/// The numbers of the transport in Prometheus' text format.
+async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    let mut text = String::new();
+    let counts = app.redis.counts();
+    for (name, count) in [
+        ("http_requests", app.requests()),
+        ("orders_handled", app.orders.load(Ordering::Relaxed)),
+        ("messages_sent", counts.sent),
+        ("deliveries", counts.delivered),
+        ("deliveries_done", counts.done),
+        ("deliveries_redelivered", counts.redelivered),
+        ("dead_letters", counts.dead),
+        ("events", counts.events),
+        ("events_dropped", counts.events_dropped),
+        ("reconnects", counts.reconnects),
+    ] {
+        let name = format!("campanile_{name}_total");
+        let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
+    }
+    // Without the server only these are missing.
+    let stats = app.redis.stats().await.ok();
+    let groups = stats.iter().flat_map(|stats| &stats.groups);
+    let gauges: Vec<_> = groups
+        .flat_map(|group| {
+            let oldest = group.oldest_pending.unwrap_or_default().as_secs();
+            [
+                ("lag", group.lag),
+                ("pending", Some(group.pending)),
+                ("oldest_pending_seconds", Some(oldest)),
+                ("delayed", Some(group.delayed)),
+                ("dead", Some(group.dead)),
+                ("consumers", Some(group.consumers)),
+            ]
+            .map(|(name, value)| (name, &group.group, value))
+        })
+        .collect();
+    for (name, group, value) in gauges {
+        if let Some(value) = value {
+            let _ = writeln!(text, "campanile_group_{name}{{group={group:?}}} {value}");
+        }
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    app.requests.fetch_add(1, Ordering::Relaxed);
+    next.run(request).await
+}
+
+pub(crate) fn app(app: App) -> Router {
+    let gateway = Gateway::new(app.redis.clone())
+        .task("orders.create")
+        .event("news")
+        .rpc("user.get")
+        .rpc("price.quote")
+        .content_type("application/json");
+    let ready = Health::new()
+        .transport("redis", {
+            let redis = app.redis.clone();
+            move || redis.state()
+        })
+        .check("running", {
+            let stopping = app.stopping.clone();
+            move || !stopping.is_cancelled()
+        });
+    Router::new()
+        .route("/orders", post(order))
+        .route("/news", post(publish))
+        .route("/users/{id}", get(user))
+        .nest_service("/messages", gateway)
+        .layer(
+            ServiceBuilder::new()
+                .set_x_request_id(MakeRequestUuid)
+                .layer(TraceLayer::new_for_http())
+                .propagate_x_request_id()
+                .layer(CatchPanicLayer::new()),
+        )
+        .layer(middleware::from_fn_with_state(app.clone(), count))
+        // Probes are not counted, and leave no trace.
+        .route_service("/healthz", Health::new())
+        .route_service("/readyz", ready)
+        .route("/metrics", get(metrics))
+        .with_state(app)
+}

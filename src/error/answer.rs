@@ -1,0 +1,30 @@
+//! What a caller is told about an error that was not meant for it.
+
+use tower::{
+    buffer::error::{Closed, ServiceError},
+    load_shed::error::Overloaded,
+    timeout::error::Elapsed,
+};
+
+use super::{NotFound, Rejection, RpcError, chain, find};
+
+/// The answer that an error stands for; `None` where it has no word for callers, and its text was
+/// written for logs.
+pub(crate) fn answer(name: &str, error: &(dyn std::error::Error + 'static)) -> Option<RpcError> {
+    if let Some(answer) = find::<RpcError>(error) {
+        Some(answer.clone())
+    } else if let Some(rejection) = find::<Rejection>(error).filter(|r| r.is_permanent()) {
+        Some(RpcError::invalid(chain(rejection)))
+    } else if find::<NotFound>(error).is_some() {
+        Some(RpcError::not_found(format!("no handler for `{name}`")))
+    } else if find::<Elapsed>(error).is_some() {
+        Some(RpcError::deadline("the handler took too long"))
+    } else if find::<Overloaded>(error).is_some() {
+        Some(RpcError::unavailable("overloaded"))
+    } else if find::<ServiceError>(error).is_some() || find::<Closed>(error).is_some() {
+        // No handler has seen it: another worker may well do it.
+        Some(RpcError::unavailable("the worker is broken"))
+    } else {
+        None
+    }
+}

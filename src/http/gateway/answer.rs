@@ -1,0 +1,143 @@
+//! A reply, or what went wrong, as a response.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
+
+use super::{
+    super::{
+        body::{Body, BodyError},
+        headers::{ID, REQUEST_ID},
+        names::header_text,
+        problem::Problem,
+    },
+    Options,
+    routes::{Missing, Route},
+};
+use crate::{
+    error::{BoxError, Error, chain},
+    message::{Kind, MessageId},
+    reply::Reply,
+};
+
+/// What is known of a request after its message was sent.
+pub(super) struct Asked {
+    pub(super) options: Arc<Options>,
+    /// The request's own id, which the answer has too.
+    pub(super) request_id: Option<HeaderValue>,
+}
+
+impl Asked {
+    pub(super) fn answered(
+        &self,
+        route: &Route,
+        result: Result<Reply, BoxError>,
+    ) -> Response<Body> {
+        match result {
+            Ok(reply) => self.finished(match route.kind {
+                Kind::Task => accepted(reply.receipt()),
+                Kind::Event => with_status(StatusCode::ACCEPTED, Body::default()),
+                Kind::Rpc => self.replied(reply),
+            }),
+            Err(error) => {
+                let problem = Problem::of(&route.name, &*error, &*self.options.status);
+                if problem.status().is_server_error() {
+                    let (kind, name) = (route.kind, &route.name);
+                    let status = problem.status().as_u16();
+                    tracing::warn!(%kind, %name, status, error = chain(&*error), "a request failed");
+                }
+                self.failed(problem)
+            }
+        }
+    }
+
+    pub(super) fn missing(&self, missing: Missing) -> Response<Body> {
+        match missing {
+            Missing::Path => {
+                let problem = Problem::new(StatusCode::NOT_FOUND, "not_found", "no such path");
+                self.failed(problem)
+            }
+            Missing::Method(allow) => {
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                let problem = Problem::new(status, "method_not_allowed", "not with this method");
+                let mut response = self.failed(problem);
+                response.headers_mut().insert(ALLOW, allow);
+                response
+            }
+        }
+    }
+
+    pub(super) fn too_long(&self) -> Response<Body> {
+        let text = format!("the body is longer than {} bytes", self.options.limit);
+        self.failed(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            text,
+        ))
+    }
+
+    pub(super) fn unread(&self, error: BodyError) -> Response<Body> {
+        if error.is_too_long() {
+            return self.too_long();
+        }
+        tracing::debug!(error = chain(&error), "a request's body cannot be read");
+        self.failed(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "invalid",
+            error.to_string(),
+        ))
+    }
+
+    /// The clock ran out here. What was sent may still take effect.
+    pub(super) fn late(&self, route: &Route) -> Response<Body> {
+        self.answered(route, Err(Error::timeout("no answer in time").into()))
+    }
+
+    pub(super) fn failed(&self, problem: Problem) -> Response<Body> {
+        let unavailable = problem.status() == StatusCode::SERVICE_UNAVAILABLE;
+        let problem = match unavailable {
+            true => problem.retry_after(self.options.retry_after),
+            false => problem,
+        };
+        self.finished(problem.into_response())
+    }
+
+    fn replied(&self, reply: Reply) -> Response<Body> {
+        let mut response = Response::new(Body::from(reply.payload));
+        *response.headers_mut() = self.options.carried.of(&reply.headers);
+        let headers = response.headers_mut();
+        if !headers.contains_key(CONTENT_TYPE) {
+            headers.insert(CONTENT_TYPE, self.options.content_type.clone());
+        }
+        response
+    }
+
+    fn finished(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(id) = &self.request_id {
+            response
+                .headers_mut()
+                .insert(REQUEST_ID.clone(), id.clone());
+        }
+        response
+    }
+}
+
+fn accepted(id: Option<&MessageId>) -> Response<Body> {
+    let json = serde_json::json!({ "id": id.map(MessageId::as_str) });
+    let mut response = with_status(StatusCode::ACCEPTED, Body::from(json.to_string()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(id) = id {
+        headers.insert(ID.clone(), header_text(id));
+    }
+    response
+}
+
+fn with_status(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+}

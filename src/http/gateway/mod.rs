@@ -1,0 +1,319 @@
+//! HTTP requests as messages.
+
+mod answer;
+mod future;
+mod request;
+mod routes;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request::Parts};
+use tower::Service;
+
+pub use self::future::GatewayFuture;
+use self::{answer::Asked, future::Stage, routes::Routes};
+use super::{
+    body::{Body, read},
+    headers::{Carried, REQUEST_ID},
+    names::path,
+    problem::Problem,
+    status::status,
+};
+use crate::{
+    error::{BoxError, RpcCode, RpcError},
+    message::{Kind, Message, Name},
+    reply::Reply,
+    service::IntoService,
+};
+
+/// Makes messages of HTTP requests: an HTTP service over any `Service<Message>`, to be mounted in an
+/// axum or hyper application.
+///
+/// It takes the names that it is told to take, each as one kind and with one method, and nothing
+/// else. What it answers is in the [module](super#what-a-gateway-answers).
+///
+/// ```
+/// use campanile::{http::{Body, Gateway}, transport::memory::Memory};
+/// use http::{Request, StatusCode};
+/// use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let gateway = Gateway::new(Memory::new())
+///     .task("orders.create") // POST /orders/create
+///     .event("orders.events")
+///     .rpc("user.get");
+///
+/// let request = Request::post("/orders/create").body(Body::from(r#"{"id":7}"#)).unwrap();
+/// let response = gateway.oneshot(request).await.unwrap();
+/// assert_eq!(response.status(), StatusCode::ACCEPTED);
+/// assert!(response.headers().contains_key("campanile-id"));
+/// # }
+/// ```
+///
+/// With a path of its own, limits, and what a request's tenant has to do with its messages:
+///
+/// ```
+/// use campanile::{Kind, ReplyMode, RpcError, http::Gateway, transport::memory::Memory};
+/// use ::http::{HeaderName, Method};
+/// use std::time::Duration;
+///
+/// /// What a layer around the gateway found out about the caller.
+/// #[derive(Clone)]
+/// struct Tenant(String);
+///
+/// let gateway = Gateway::new(Memory::new())
+///     .route(Method::GET, "/users", Kind::Rpc, "user.list")
+///     .task("orders.create")
+///     .max_body_bytes(64 * 1024)
+///     .timeout(Duration::from_secs(5))
+///     .content_type("application/json")
+///     .carry_header(HeaderName::from_static("x-shop"))
+///     .prepare(|request, message| {
+///         let Some(Tenant(tenant)) = request.extensions.get() else {
+///             return Err(RpcError::new("forbidden".into(), "no tenant"));
+///         };
+///         if let Some(key) = &message.parts().idempotency_key {
+///             // One tenant's keys are none of another's.
+///             message.parts_mut().idempotency_key = Some(format!("{tenant}\n{key}").into());
+///         }
+///         message.parts_mut().reply_mode = ReplyMode::Fast;
+///         Ok(())
+///     });
+/// ```
+///
+/// # Back-pressure
+/// It is always ready. Where the service below is not, a request waits in its future, up to the
+/// [`timeout`](Self::timeout). With tower's `LoadShed` around that service it is answered 503 instead.
+///
+/// # Cancel safety
+/// When the caller goes away its future is dropped: a request's slot is free at once, and what was
+/// sent may still take effect.
+///
+/// # Panics
+/// A panic of a service that handles messages in place, such as a router, goes through: put
+/// tower-http's `CatchPanic` around the gateway.
+#[derive(Clone)]
+pub struct Gateway<S> {
+    service: S,
+    options: Arc<Options>,
+}
+
+type Prepare = dyn Fn(&Parts, &mut Message) -> Result<(), RpcError> + Send + Sync;
+
+#[derive(Clone)]
+pub(super) struct Options {
+    routes: Routes,
+    limit: usize,
+    timeout: Duration,
+    retry_after: Duration,
+    content_type: HeaderValue,
+    carried: Carried,
+    prepare: Option<Arc<Prepare>>,
+    status: Arc<dyn Fn(&RpcCode) -> StatusCode + Send + Sync>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            routes: Routes::default(),
+            limit: 2 * 1024 * 1024,
+            timeout: Duration::from_secs(30),
+            retry_after: Problem::WAIT,
+            content_type: HeaderValue::from_static("application/octet-stream"),
+            carried: Carried::default(),
+            prepare: None,
+            status: Arc::new(status),
+        }
+    }
+}
+
+impl<S> Gateway<S> {
+    /// A gateway to a service, or to a router that needs no more state. It takes no request yet.
+    pub fn new(service: impl IntoService<Service = S>) -> Self {
+        Self {
+            service: service.into_service(),
+            options: Arc::default(),
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(Arc::make_mut(&mut self.options));
+        self
+    }
+
+    /// Takes tasks of this name, by `POST` to its [path](super::path()): `orders.create` is
+    /// `/orders/create`.
+    ///
+    /// # Panics
+    /// When the name is empty, longer than [`Name::MAX_LEN`], or its path is taken.
+    #[must_use]
+    #[track_caller]
+    pub fn task(self, name: impl Into<Name>) -> Self {
+        self.post(Kind::Task, name.into())
+    }
+
+    /// Takes events of this name, by `POST` to its [path](super::path()).
+    ///
+    /// # Panics
+    /// As [`task`](Self::task).
+    #[must_use]
+    #[track_caller]
+    pub fn event(self, name: impl Into<Name>) -> Self {
+        self.post(Kind::Event, name.into())
+    }
+
+    /// Takes RPC requests of this name, by `POST` to its [path](super::path()).
+    ///
+    /// # Panics
+    /// As [`task`](Self::task).
+    #[must_use]
+    #[track_caller]
+    pub fn rpc(self, name: impl Into<Name>) -> Self {
+        self.post(Kind::Rpc, name.into())
+    }
+
+    #[track_caller]
+    fn post(self, kind: Kind, name: Name) -> Self {
+        let path = path(&name);
+        self.route(Method::POST, &path, kind, name)
+    }
+
+    /// Takes messages of this kind and name by a method and a path of their own. The query of a
+    /// request is not looked at; its body is the payload.
+    ///
+    /// # Panics
+    /// When the path does not begin with a slash, or the name is empty or longer than
+    /// [`Name::MAX_LEN`], or path and method are taken.
+    #[must_use]
+    #[track_caller]
+    pub fn route(mut self, method: Method, path: &str, kind: Kind, name: impl Into<Name>) -> Self {
+        let routes = &mut Arc::make_mut(&mut self.options).routes;
+        routes.add(method, path, kind, name.into());
+        self
+    }
+
+    /// The longest body of a request, in bytes. A longer one is answered 413. 2 MiB unless set.
+    #[must_use]
+    pub fn max_body_bytes(self, limit: usize) -> Self {
+        self.with(|options| options.limit = limit)
+    }
+
+    /// How long sending may take, or a request until its reply. Then the answer is 504, and a
+    /// request that was not started is not carried out any more. 30 s unless set.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.with(|options| options.timeout = timeout)
+    }
+
+    /// What the `Retry-After` of a 503 says. 1 s unless set.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        self.with(|options| options.retry_after = wait)
+    }
+
+    /// The `content-type` of replies that have none. `application/octet-stream` unless set.
+    ///
+    /// # Panics
+    /// When it cannot be a header's value.
+    #[must_use]
+    #[track_caller]
+    pub fn content_type(self, content_type: &str) -> Self {
+        let value = HeaderValue::from_str(content_type);
+        let value = value.expect("a content type is visible ASCII");
+        self.with(|options| options.content_type = value)
+    }
+
+    /// Lets one more header through, from a request to its message and from a reply to its answer.
+    ///
+    /// Unless set these are `content-type`, `content-encoding`, `content-language`, `traceparent`,
+    /// `tracestate`, `x-request-id` and all that start with `ce-`, as CloudEvents do. So credentials,
+    /// such as `authorization` and `cookie`, stay here. Events carry no headers at all.
+    #[must_use]
+    pub fn carry_header(self, name: HeaderName) -> Self {
+        self.with(|options| options.carried.add(name))
+    }
+
+    /// Looks at each request and its message before that is sent, to change the message or to refuse
+    /// it with an error's [status](Self::on_code).
+    ///
+    /// What layers around the gateway have found out is in the request's extensions; afterwards they
+    /// are the message's. An idempotency key is behind the name and a line feed by then.
+    #[must_use]
+    pub fn prepare<F>(self, prepare: F) -> Self
+    where
+        F: Fn(&Parts, &mut Message) -> Result<(), RpcError> + Send + Sync + 'static,
+    {
+        self.with(|options| options.prepare = Some(Arc::new(prepare)))
+    }
+
+    /// The status of requests that are answered with an error, in the place of
+    /// [`status`](super::status()).
+    #[must_use]
+    pub fn on_code<F>(self, status: F) -> Self
+    where
+        F: Fn(&RpcCode) -> StatusCode + Send + Sync + 'static,
+    {
+        self.with(|options| options.status = Arc::new(status))
+    }
+}
+
+impl<S, B> Service<Request<B>> for Gateway<S>
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    B: http_body::Body<Error: Into<BoxError>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = GatewayFuture<S, B>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let asked = Asked {
+            options: self.options.clone(),
+            request_id: request.headers().get(&REQUEST_ID).cloned(),
+        };
+        let route = match self
+            .options
+            .routes
+            .find(request.method(), request.uri().path())
+        {
+            Ok(route) => route.clone(),
+            Err(missing) => {
+                let response = asked.missing(missing);
+                return GatewayFuture::new(asked, Stage::Answered(Some(response)));
+            }
+        };
+        let (head, body) = request.into_parts();
+        // Where the length is known beforehand nothing needs to be read.
+        if body.size_hint().lower() > self.options.limit as u64 {
+            let response = asked.too_long();
+            return GatewayFuture::new(asked, Stage::Answered(Some(response)));
+        }
+        let stage = Stage::Reading {
+            service: Some(self.service.clone()),
+            route,
+            head: Some(head),
+            body: read(body, self.options.limit),
+        };
+        GatewayFuture::new(asked, stage)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Gateway<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("service", &self.service)
+            .field("routes", &self.options.routes)
+            .finish_non_exhaustive()
+    }
+}

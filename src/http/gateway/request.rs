@@ -1,0 +1,124 @@
+//! A request as a message.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode, request};
+
+use super::{
+    super::{headers::cloud_events_fault, problem::Problem},
+    Options,
+    routes::Route,
+};
+use crate::message::{Deadline, IdempotencyKey, Kind, Message};
+
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+impl Options {
+    pub(super) fn message(
+        &self,
+        route: &Route,
+        mut head: request::Parts,
+        payload: Bytes,
+    ) -> Result<Message, Problem> {
+        let invalid =
+            |fault: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid", fault.to_owned());
+        let mut message = Message::new(route.kind, route.name.clone(), payload);
+        // Pub/Sub has no place for headers, and a transport would refuse the event.
+        if route.kind != Kind::Event {
+            if let Some(fault) = cloud_events_fault(&head.headers) {
+                return Err(invalid(&fault));
+            }
+            *message.headers_mut() = self.carried.of(&head.headers);
+        }
+        if let Some(key) = idempotency_key(&head.headers).map_err(invalid)? {
+            if route.kind != Kind::Task {
+                return Err(invalid("only tasks can have an idempotency key"));
+            }
+            // Two names that happen to share a key are not one task.
+            let key = format!("{}\n{key}", route.name);
+            if key.len() > IdempotencyKey::MAX_LEN {
+                return Err(invalid("the idempotency key is too long"));
+            }
+            message.parts_mut().idempotency_key = Some(key.into());
+        }
+        if route.kind == Kind::Rpc {
+            message.parts_mut().deadline = Some(Deadline::after(self.timeout));
+        }
+        if let Some(prepare) = &self.prepare {
+            prepare(&head, &mut message).map_err(|answer| {
+                let status = (self.status)(answer.code());
+                Problem::answered(&answer, status)
+            })?;
+        }
+        let extensions = std::mem::take(&mut head.extensions);
+        message.extensions_mut().extend(extensions);
+        Ok(message)
+    }
+
+    /// When its caller is told that there was no answer in time. The deadline of a task is another
+    /// matter: it says when the task is not to be started any more.
+    pub(super) fn until(&self, message: &Message) -> Deadline {
+        let asked = message.parts().deadline;
+        asked
+            .filter(|_| message.kind() == Kind::Rpc)
+            .unwrap_or_else(|| Deadline::after(self.timeout))
+    }
+}
+
+/// The key as it is, or as the quoted string that the
+/// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/) has it be.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
+    let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err("more than one idempotency key");
+    }
+    let text = value
+        .to_str()
+        .map_err(|_| "the idempotency key is no text")?
+        .trim();
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    let key = match quoted {
+        Some(inside) => inside.replace("\\\"", "\"").replace("\\\\", "\\"),
+        None => text.to_owned(),
+    };
+    match key.is_empty() {
+        true => Err("the idempotency key is empty"),
+        false => Ok(Some(key)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn key(value: &[u8]) -> Result<Option<String>, &'static str> {
+        let mut headers = HeaderMap::new();
+        headers.insert(&IDEMPOTENCY_KEY, HeaderValue::from_bytes(value).unwrap());
+        idempotency_key(&headers)
+    }
+
+    #[test]
+    fn a_key_is_the_same_with_and_without_quotes() {
+        assert_eq!(key(b"8e03978e").unwrap().unwrap(), "8e03978e");
+        assert_eq!(key(b"\"8e03978e\"").unwrap().unwrap(), "8e03978e");
+        assert_eq!(key(b"\"a\\\"b\"").unwrap().unwrap(), "a\"b");
+        assert_eq!(idempotency_key(&HeaderMap::new()), Ok(None));
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_refused() {
+        assert_eq!(key(b""), Err("the idempotency key is empty"));
+        assert_eq!(key(b"\"\""), Err("the idempotency key is empty"));
+        assert_eq!(key(b"\xff"), Err("the idempotency key is no text"));
+        let mut two = HeaderMap::new();
+        two.append(&IDEMPOTENCY_KEY, HeaderValue::from_static("a"));
+        two.append(&IDEMPOTENCY_KEY, HeaderValue::from_static("b"));
+        assert_eq!(idempotency_key(&two), Err("more than one idempotency key"));
+    }
+}

@@ -1,0 +1,93 @@
+//! Which requests a gateway takes, and nothing else.
+
+use std::collections::HashMap;
+
+use http::{HeaderValue, Method};
+
+use super::super::names::canonical;
+use crate::message::{Kind, Name};
+
+/// What a request becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) kind: Kind,
+    pub(super) name: Name,
+}
+
+/// Why a request has no route.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Path,
+    /// The methods that the path has.
+    Method(HeaderValue),
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Routes(HashMap<String, Vec<(Method, Route)>>);
+
+impl Routes {
+    #[track_caller]
+    pub(super) fn add(&mut self, method: Method, path: &str, kind: Kind, name: Name) {
+        if let Some(fault) = name.fault() {
+            panic!("{fault}");
+        }
+        assert!(
+            path.starts_with('/'),
+            "a path begins with a slash: {path:?}"
+        );
+        let here = self.0.entry(canonical(path).into_owned()).or_default();
+        assert!(
+            here.iter().all(|(other, _)| *other != method),
+            "{method} {path} is routed already"
+        );
+        here.push((method, Route { kind, name }));
+    }
+
+    pub(super) fn find(&self, method: &Method, path: &str) -> Result<&Route, Missing> {
+        let here = self.0.get(&*canonical(path)).ok_or(Missing::Path)?;
+        if let Some((_, route)) = here.iter().find(|(known, _)| known == method) {
+            return Ok(route);
+        }
+        let methods: Vec<_> = here.iter().map(|(known, _)| known.as_str()).collect();
+        let allow = HeaderValue::from_str(&methods.join(", ")).expect("methods are tokens");
+        Err(Missing::Method(allow))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_a_route_for_each_method_and_no_other() {
+        let mut routes = Routes::default();
+        routes.add(Method::GET, "/users", Kind::Rpc, "user.list".into());
+        routes.add(Method::POST, "/users", Kind::Task, "user.create".into());
+        assert_eq!(
+            routes.find(&Method::GET, "/users").unwrap().name,
+            "user.list"
+        );
+        let found = routes.find(&Method::POST, "/us%65rs").unwrap();
+        assert_eq!((found.kind, &*found.name), (Kind::Task, "user.create"));
+        for path in [
+            "",
+            "/",
+            "/users/",
+            "//users",
+            "/Users",
+            "/users/x",
+            "/user.list",
+        ] {
+            assert_eq!(
+                routes.find(&Method::GET, path),
+                Err(Missing::Path),
+                "{path}"
+            );
+        }
+        let allow = HeaderValue::from_static("GET, POST");
+        assert_eq!(
+            routes.find(&Method::PUT, "/users"),
+            Err(Missing::Method(allow))
+        );
+    }
+}

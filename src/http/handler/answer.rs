@@ -1,0 +1,113 @@
+//! A response as a reply, a redelivery or a dead letter.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, response};
+use serde_json::Value;
+
+use super::{
+    super::{
+        body::BodyError,
+        headers::strip_connection,
+        layer::Accepted,
+        status::{StatusError, retry_after},
+    },
+    request::{Form, Options},
+};
+use crate::{
+    error::{BoxError, Failure, NotFound, RpcError, Settle, chain},
+    message::{Kind, Name},
+    reply::Reply,
+};
+
+/// What is known of a message after it was sent as a request.
+pub(super) struct Asked {
+    pub(super) kind: Kind,
+    pub(super) name: Name,
+    pub(super) options: Arc<Options>,
+}
+
+impl Asked {
+    pub(super) fn answered(
+        &self,
+        head: response::Parts,
+        body: Result<Bytes, BodyError>,
+    ) -> Result<Reply, BoxError> {
+        match (head.status.is_success(), body) {
+            (true, Ok(payload)) => Ok(self.reply(head, payload)),
+            (true, Err(error)) => Err(self.unread(error)),
+            // Here the body only explains, so nothing depends on it.
+            (false, body) => Err(self.refused(head.status, &head.headers, body.ok())),
+        }
+    }
+
+    fn reply(&self, mut head: response::Parts, payload: Bytes) -> Reply {
+        let mut reply = match head.extensions.remove::<Accepted>() {
+            Some(Accepted(id)) => Reply::accepted(id),
+            None => Reply::default(),
+        };
+        reply.headers = head.headers;
+        reply.extensions = head.extensions;
+        reply.payload = payload;
+        if self.options.form == Form::Plain {
+            strip_connection(&mut reply.headers);
+        }
+        reply
+    }
+
+    /// It succeeded, and nobody knows with what.
+    fn unread(&self, error: BodyError) -> BoxError {
+        match self.kind {
+            Kind::Rpc => {
+                let name = &self.name;
+                tracing::warn!(%name, error = chain(&error), "the answer of an HTTP service cannot be read");
+                RpcError::internal(format!("the answer cannot be read: {error}")).into()
+            }
+            // It would be as long the next time.
+            _ if error.is_too_long() => Failure::dead_letter().because(error).into(),
+            _ => error.into(),
+        }
+    }
+
+    fn refused(&self, status: StatusCode, headers: &HeaderMap, body: Option<Bytes>) -> BoxError {
+        let body = body.unwrap_or_default();
+        // A handler that misses something says what. A router without a route says nothing.
+        if status == StatusCode::NOT_FOUND && body.is_empty() {
+            return NotFound::new(self.kind, self.name.clone()).into();
+        }
+        let error = StatusError::new(status, text(headers, &body));
+        if self.kind == Kind::Rpc {
+            return error.answered().into();
+        }
+        let mut settle = (self.options.settle)(status);
+        if let Settle::Redeliver { after, .. } = &mut settle {
+            *after = retry_after(headers).or(*after);
+        }
+        Failure::from(settle).because(error).into()
+    }
+}
+
+/// What a response says in words: the detail of a problem, or the start of a text.
+fn text(headers: &HeaderMap, body: &[u8]) -> String {
+    const MOST: usize = 512;
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], |value| value.as_bytes());
+    if content_type.starts_with(b"application/problem+json")
+        && let Ok(problem) = serde_json::from_slice::<Value>(body)
+    {
+        let member = |name| problem.get(name).and_then(Value::as_str);
+        let text = member("detail").or(member("title")).unwrap_or_default();
+        return one_line(text, MOST);
+    }
+    if content_type.starts_with(b"text/html") {
+        return String::new();
+    }
+    one_line(std::str::from_utf8(body).unwrap_or_default(), MOST)
+}
+
+fn one_line(text: &str, most: usize) -> String {
+    let line = text.trim().chars().take(most);
+    line.map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,191 @@
+//! An HTTP service that handles messages.
+
+mod answer;
+mod future;
+mod request;
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use tower::Service;
+
+use self::{
+    answer::Asked,
+    request::{Form, Options},
+};
+pub use self::{future::HttpHandlerFuture, request::Origin};
+use super::{body::Body, names::header_text};
+use crate::{
+    error::{BoxError, Settle},
+    message::{Message, Parts},
+    reply::Reply,
+};
+
+/// An HTTP service as a `Service<Message>`: an `axum::Router` with its layers, or a client of a
+/// remote service.
+///
+/// A message becomes a request, and its answer a reply, a redelivery or a dead letter; the tables
+/// are in the [module](super) and, for all statuses, in the [guide](crate::guide::http).
+///
+/// ```
+/// use campanile::{Client, Router, http::{Body, HttpHandler}};
+/// use http::{Request, Response};
+/// use std::convert::Infallible;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// // Anything that takes `Request<Body>`; an `axum::Router` does.
+/// let web = tower::service_fn(|request: Request<Body>| async move {
+///     Ok::<_, Infallible>(Response::new(Body::from(request.uri().path().to_owned())))
+/// });
+/// let app: Router = Router::new().rpc_service("orders.count", HttpHandler::new(web));
+///
+/// let path: String = Client::new(app).request("orders.count", ()).await?;
+/// assert_eq!(path, "/orders/count");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With targets of its own, CloudEvents headers, and a status that means something else here:
+///
+/// ```
+/// use campanile::{Kind, error::Settle, http::{self, HttpHandler}};
+/// use ::http::{Method, StatusCode, Uri};
+///
+/// # fn example<S>(web: S) -> HttpHandler<S> {
+/// HttpHandler::new(web)
+///     .target(|message| match (message.kind, message.name.as_str()) {
+///         (Kind::Rpc, "user.list") => Some((Method::GET, Uri::from_static("/users"))),
+///         (Kind::Task, name) => Some((Method::PUT, http::path(name).parse().ok()?)),
+///         _ => None, // as a name without a route
+///     })
+///     .content_type("application/json")
+///     .cloud_events("/shop")
+///     .max_response_bytes(64 * 1024)
+///     .on_status(|status| match status {
+///         StatusCode::CONFLICT => Settle::Discard, // it was there already
+///         status => http::settle(status),
+///     })
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct HttpHandler<S> {
+    inner: S,
+    options: Arc<Options>,
+}
+
+impl<S> HttpHandler<S> {
+    /// The service, asked by `POST` for the [path](super::path()) of each message's name.
+    pub fn new(inner: S) -> Self {
+        Self {
+            inner,
+            options: Arc::default(),
+        }
+    }
+
+    /// For [`HttpLayer`](super::HttpLayer): the request holds the whole message, and nothing else.
+    pub(super) fn whole(inner: S, limit: usize) -> Self {
+        let options = Options {
+            form: Form::Whole,
+            limit,
+            ..Options::default()
+        };
+        Self {
+            inner,
+            options: Arc::new(options),
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(Arc::make_mut(&mut self.options));
+        self
+    }
+
+    /// Asks `target` for the method and the URI of each message. `None` is a name without a route: a
+    /// failed delivery for a task, `not_found` for a request. For a remote service the URI has the
+    /// authority too.
+    #[must_use]
+    pub fn target<F>(self, target: F) -> Self
+    where
+        F: Fn(&Parts) -> Option<(Method, Uri)> + Send + Sync + 'static,
+    {
+        self.with(|options| options.target = Some(Arc::new(target)))
+    }
+
+    /// The `content-type` of messages that have none. A payload is bytes, so there is none unless
+    /// this is set; `axum::Json` refuses such a request with 415.
+    ///
+    /// # Panics
+    /// When it cannot be a header's value.
+    #[must_use]
+    #[track_caller]
+    pub fn content_type(self, content_type: &str) -> Self {
+        let value = HeaderValue::from_str(content_type);
+        let value = value.expect("a content type is visible ASCII");
+        self.with(|options| options.content_type = Some(value))
+    }
+
+    /// Gives each message that is no CloudEvent already the headers of one, in
+    /// [binary mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode):
+    /// `ce-specversion`, `ce-id` (the message's id; a new UUID where it has none), `ce-type` (its
+    /// name) and `ce-source`, which is `source`.
+    #[must_use]
+    pub fn cloud_events(self, source: &str) -> Self {
+        let source = header_text(source);
+        self.with(|options| options.cloud_events = Some(source))
+    }
+
+    /// The longest body of a response, in bytes. 16 MiB unless set.
+    #[must_use]
+    pub fn max_response_bytes(self, limit: usize) -> Self {
+        self.with(|options| options.limit = limit)
+    }
+
+    /// What becomes of tasks that are answered with a status other than 2xx, in the place of
+    /// [`settle`](super::settle()). A `Retry-After` still says when a redelivery is due.
+    #[must_use]
+    pub fn on_status<F>(self, settle: F) -> Self
+    where
+        F: Fn(StatusCode) -> Settle + Send + Sync + 'static,
+    {
+        self.with(|options| options.settle = Arc::new(settle))
+    }
+}
+
+impl<S, B> Service<Message> for HttpHandler<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
+    B: http_body::Body<Error: Into<BoxError>>,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = HttpHandlerFuture<S::Future, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        let asked = Asked {
+            kind: message.kind(),
+            name: message.name().clone(),
+            options: self.options.clone(),
+        };
+        match self.options.request(message) {
+            Ok(request) => HttpHandlerFuture::calling(asked, self.inner.call(request)),
+            Err(error) => HttpHandlerFuture::refused(asked, error),
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for HttpHandler<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpHandler")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

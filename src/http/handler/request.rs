@@ -1,0 +1,135 @@
+//! A message as a request.
+
+use std::{mem, ops::Deref, sync::Arc};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header::CONTENT_TYPE,
+};
+
+use super::super::{
+    body::Body,
+    headers::{ATTEMPT, ID, KIND, NAME, strip_connection},
+    names::{header_text, path},
+    status::settle,
+};
+use crate::{
+    error::{BoxError, NotFound, Rejection, Settle},
+    message::{Message, Parts},
+};
+
+/// The extension of a request that was made of a message: the message's parts, but for its headers
+/// and extensions, which are the request's own.
+///
+/// An axum handler asks for it as `Extension<Origin>`.
+#[derive(Debug, Clone)]
+pub struct Origin(pub(crate) Parts);
+
+impl Deref for Origin {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// How much of a message is seen in the request's headers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) enum Form {
+    /// It is for an HTTP service: headers of the connection are left out, those of our own added.
+    Plain,
+    /// It will be the same message again: the headers are the message's, and no others.
+    Whole,
+}
+
+type Target = dyn Fn(&Parts) -> Option<(Method, Uri)> + Send + Sync;
+
+#[derive(Clone)]
+pub(in crate::http) struct Options {
+    pub(in crate::http) form: Form,
+    pub(super) target: Option<Arc<Target>>,
+    pub(super) content_type: Option<HeaderValue>,
+    /// The source, where messages are to be CloudEvents.
+    pub(super) cloud_events: Option<HeaderValue>,
+    pub(super) settle: Arc<dyn Fn(StatusCode) -> Settle + Send + Sync>,
+    pub(in crate::http) limit: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            form: Form::Plain,
+            target: None,
+            content_type: None,
+            cloud_events: None,
+            settle: Arc::new(settle),
+            limit: 16 * 1024 * 1024,
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn request(&self, message: Message) -> Result<Request<Body>, BoxError> {
+        let (mut parts, payload) = message.into_parts();
+        let (method, uri) = match &self.target {
+            Some(target) => {
+                target(&parts).ok_or_else(|| NotFound::new(parts.kind, parts.name.clone()))?
+            }
+            None => {
+                let uri = path(&parts.name).parse().map_err(|error| {
+                    Rejection::permanent("the name cannot be a path")
+                        .because(BoxError::from(error as http::uri::InvalidUri))
+                })?;
+                (Method::POST, uri)
+            }
+        };
+        let mut request = Request::new(Body::from(payload));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = mem::take(&mut parts.headers);
+        *request.extensions_mut() = mem::take(&mut parts.extensions);
+        if self.form == Form::Plain {
+            strip_connection(request.headers_mut());
+            self.add_headers(&parts, request.headers_mut())
+                .map_err(|error| {
+                    Rejection::permanent("more headers than HTTP allows").because(error)
+                })?;
+        }
+        request.extensions_mut().insert(Origin(parts));
+        Ok(request)
+    }
+
+    /// What came over the wire under the names of our own does not count.
+    fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
+        let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);
+        set(KIND.clone(), HeaderValue::from_static(parts.kind.as_str()))?;
+        set(NAME.clone(), header_text(&parts.name))?;
+        set(ATTEMPT.clone(), parts.attempt.0.into())?;
+        if let Some(id) = &parts.id {
+            set(ID.clone(), header_text(id))?;
+        } else {
+            headers.remove(&ID);
+        }
+        if let Some(content_type) = &self.content_type
+            && !headers.contains_key(CONTENT_TYPE)
+        {
+            headers.try_insert(CONTENT_TYPE, content_type.clone())?;
+        }
+        if let Some(source) = &self.cloud_events
+            && !headers.contains_key("ce-specversion")
+        {
+            let id = match &parts.id {
+                Some(id) => header_text(id),
+                None => header_text(&uuid::Uuid::new_v4().to_string()),
+            };
+            for (name, value) in [
+                ("ce-specversion", HeaderValue::from_static("1.0")),
+                ("ce-id", id),
+                ("ce-type", header_text(&parts.name)),
+                ("ce-source", source.clone()),
+            ] {
+                headers.try_insert(HeaderName::from_static(name), value)?;
+            }
+        }
+        Ok(())
+    }
+}

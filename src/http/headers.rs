@@ -1,0 +1,176 @@
+//! Which headers go along, and the ones of our own.
+
+use std::borrow::Cow;
+
+use http::{
+    HeaderMap, HeaderName,
+    header::{
+        CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+/// The header of a message's kind: `task`, `event` or `rpc`.
+pub static KIND: HeaderName = HeaderName::from_static("campanile-kind");
+/// The header of a message's name, percent-encoded where it is more than plain text.
+pub static NAME: HeaderName = HeaderName::from_static("campanile-name");
+/// The header of a message's id. The answer to a task that was accepted has it too.
+pub static ID: HeaderName = HeaderName::from_static("campanile-id");
+/// The header of which delivery this is, counted from 1.
+pub static ATTEMPT: HeaderName = HeaderName::from_static("campanile-attempt");
+
+pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What the headers of CloudEvents' binary mode start with.
+const CLOUD_EVENTS: &str = "ce-";
+
+/// Takes out what is about one connection and not about the message
+/// ([RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)), and the length of a body that
+/// has a length of its own.
+pub(super) fn strip_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        CONNECTION,
+        CONTENT_LENGTH,
+        HOST,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// The headers that a gateway lets through, in both directions.
+#[derive(Debug, Clone)]
+pub(super) struct Carried(Vec<HeaderName>);
+
+impl Default for Carried {
+    fn default() -> Self {
+        Self(vec![
+            CONTENT_TYPE,
+            CONTENT_ENCODING,
+            CONTENT_LANGUAGE,
+            HeaderName::from_static("traceparent"),
+            HeaderName::from_static("tracestate"),
+            REQUEST_ID.clone(),
+        ])
+    }
+}
+
+impl Carried {
+    pub(super) fn add(&mut self, name: HeaderName) {
+        self.0.push(name);
+    }
+
+    /// Those of `headers` that go along. There are no more than there were, so they fit.
+    pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut carried = HeaderMap::new();
+        for (name, value) in headers {
+            if name.as_str().starts_with(CLOUD_EVENTS) || self.0.contains(name) {
+                carried.append(name, value.clone());
+            }
+        }
+        carried
+    }
+}
+
+/// What is wrong with the CloudEvents headers, if there are any. An event in
+/// [binary mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode)
+/// has a version, an id, a source and a type.
+pub(super) fn cloud_events_fault(headers: &HeaderMap) -> Option<Cow<'static, str>> {
+    let version = headers.get("ce-specversion")?;
+    if !version.as_bytes().starts_with(b"1.") {
+        return Some("a `ce-specversion` other than 1.0".into());
+    }
+    ["ce-id", "ce-source", "ce-type"]
+        .into_iter()
+        .find(|name| {
+            let value = headers.get(*name).and_then(|value| value.to_str().ok());
+            value.is_none_or(str::is_empty)
+        })
+        .map(|name| format!("a CloudEvent whose `{name}` is missing or no text").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn headers_of_the_connection_stay_behind() {
+        let mut all = headers(&[
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("content-length", "7"),
+            ("transfer-encoding", "chunked"),
+            ("host", "example"),
+            ("x-tenant", "acme"),
+        ]);
+        strip_connection(&mut all);
+        assert_eq!(all, headers(&[("x-tenant", "acme")]));
+    }
+
+    #[test]
+    fn only_what_is_on_the_list_goes_along_and_never_a_credential() {
+        let all = headers(&[
+            ("authorization", "Bearer secret"),
+            ("cookie", "session=secret"),
+            ("x-tenant", "acme"),
+            ("traceparent", "00-1-2-01"),
+            ("ce-id", "7"),
+        ]);
+        let mut carried = Carried::default();
+        assert_eq!(
+            carried.of(&all),
+            headers(&[("traceparent", "00-1-2-01"), ("ce-id", "7")])
+        );
+        carried.add(HeaderName::from_static("x-tenant"));
+        assert_eq!(carried.of(&all)["x-tenant"], "acme");
+    }
+
+    #[test]
+    fn a_cloud_event_is_whole_or_refused() {
+        assert_eq!(cloud_events_fault(&headers(&[("ce-id", "7")])), None);
+        let whole = [
+            ("ce-specversion", "1.0"),
+            ("ce-id", "7"),
+            ("ce-source", "/shop"),
+            ("ce-type", "created"),
+        ];
+        assert_eq!(cloud_events_fault(&headers(&whole)), None);
+        for missing in 1..whole.len() {
+            let mut part = whole.to_vec();
+            let (name, _) = part.remove(missing);
+            let fault = cloud_events_fault(&headers(&part)).unwrap();
+            assert!(fault.contains(name), "{fault}");
+        }
+        assert!(cloud_events_fault(&headers(&[("ce-specversion", "2.0")])).is_some());
+    }
+}

@@ -1,0 +1,149 @@
+//! What an HTTP layer wraps: a message service that looks like an HTTP service.
+
+use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response, request};
+use pin_project::pin_project;
+use tower::Service;
+
+use super::super::{
+    body::{Body, Reading, payload, read},
+    handler::Origin,
+};
+use crate::{
+    error::{BoxError, Rejection},
+    message::{Message, MessageId},
+    reply::Reply,
+};
+
+/// A message service as the HTTP service that an [`HttpLayer`](super::HttpLayer) gives to its layer.
+#[derive(Debug, Clone)]
+pub struct AsHttp<S> {
+    inner: S,
+    limit: usize,
+}
+
+impl<S> AsHttp<S> {
+    pub(super) fn new(inner: S, limit: usize) -> Self {
+        Self { inner, limit }
+    }
+}
+
+/// The receipt of a reply, while that is a response.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct Accepted(pub(in crate::http) MessageId);
+
+impl<S, B> Service<Request<B>> for AsHttp<S>
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    B: http_body::Body<Error: Into<BoxError>>,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = AsHttpFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        // The one that is ready goes along: its reservation is for this message.
+        let clone = self.inner.clone();
+        AsHttpFuture {
+            limit: self.limit,
+            stage: Stage::Reading {
+                service: mem::replace(&mut self.inner, clone),
+                head: Some(head),
+                body: read(body, self.limit),
+            },
+        }
+    }
+}
+
+/// The future of [`AsHttp`].
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct AsHttpFuture<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
+    limit: usize,
+    #[pin]
+    stage: Stage<S, B>,
+}
+
+// It is made once and stays where it is: a box would cost more than the room.
+#[allow(clippy::large_enum_variant)]
+#[pin_project(project = StageProjection)]
+enum Stage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
+    Reading {
+        service: S,
+        head: Option<request::Parts>,
+        #[pin]
+        body: Reading<B>,
+    },
+    Calling(#[pin] S::Future),
+}
+
+impl<S, B> Future for AsHttpFuture<S, B>
+where
+    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    B: http_body::Body<Error: Into<BoxError>>,
+{
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let work = match this.stage.as_mut().project() {
+                StageProjection::Reading {
+                    service,
+                    head,
+                    body,
+                } => {
+                    let payload = payload(ready!(body.poll(cx)), *this.limit).map_err(|error| {
+                        Rejection::permanent("the payload cannot be read").because(error)
+                    })?;
+                    let head = head.take().expect("polled after completion");
+                    service.call(message(head, payload)?)
+                }
+                StageProjection::Calling(work) => {
+                    let reply = ready!(work.poll(cx)).map_err(Into::into)?;
+                    return Poll::Ready(Ok(response(reply)));
+                }
+            };
+            this.stage.set(Stage::Calling(work));
+        }
+    }
+}
+
+fn message(mut head: request::Parts, payload: bytes::Bytes) -> Result<Message, BoxError> {
+    let Some(Origin(mut parts)) = head.extensions.remove() else {
+        return Err("an HTTP layer made a request of its own, which is no message".into());
+    };
+    parts.headers = head.headers;
+    parts.extensions = head.extensions;
+    Ok(Message::from_parts(parts, payload))
+}
+
+fn response(mut reply: Reply) -> Response<Body> {
+    if let Some(id) = reply.receipt().cloned() {
+        reply.extensions.insert(Accepted(id));
+    }
+    let mut response = Response::new(Body::from(reply.payload));
+    *response.headers_mut() = reply.headers;
+    *response.extensions_mut() = reply.extensions;
+    response
+}
+
+impl<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> fmt::Debug
+    for AsHttpFuture<S, B>
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsHttpFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,87 @@
+//! From a message's name to a path, and between texts and header values.
+
+use std::borrow::Cow;
+
+use http::HeaderValue;
+use percent_encoding::{
+    AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
+};
+
+/// Everything but what [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) leaves
+/// unreserved.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// What the
+/// [HTTP binding of CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values)
+/// has percent-encoded in a header value, beside all that is not ASCII.
+const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// The path that stands for a name: its parts between dots as segments, so that `orders.create` is
+/// `/orders/create`. Two names never have the same path: what is not a letter, a digit, `-`, `_` or
+/// `~` is percent-encoded.
+///
+/// ```
+/// use campanile::http::path;
+///
+/// assert_eq!(path("orders.create"), "/orders/create");
+/// assert_eq!(path("a/b c"), "/a%2Fb%20c");
+/// ```
+pub fn path(name: &str) -> String {
+    let mut path = String::with_capacity(name.len() + 1);
+    for part in name.split('.') {
+        path.push('/');
+        path.extend(utf8_percent_encode(part, SEGMENT));
+    }
+    path
+}
+
+/// A path written as [`path`] does: `%2f` and `%2F` are the same, and so are `%61` and `a`.
+pub(super) fn canonical(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') && path.bytes().all(|byte| byte != b'.') {
+        return Cow::Borrowed(path);
+    }
+    let segments = path.split('/').map(|segment| {
+        let decoded: Cow<'_, [u8]> = percent_decode_str(segment).into();
+        percent_encoding::percent_encode(&decoded, SEGMENT).to_string()
+    });
+    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
+}
+
+/// Any text as the value of a header.
+pub(super) fn header_text(text: &str) -> HeaderValue {
+    let encoded: Cow<'_, str> = utf8_percent_encode(text, HEADER).into();
+    HeaderValue::from_str(&encoded).expect("nothing is left that HTTP does not allow")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_found_however_its_letters_are_written() {
+        assert_eq!(canonical("/orders/create"), "/orders/create");
+        assert_eq!(canonical("/%6frders/cr%65ate"), "/orders/create");
+        assert_eq!(canonical("/a%2fb"), "/a%2Fb");
+        assert_ne!(canonical("/a%2Fb"), "/a/b");
+        assert_eq!(canonical("/caf%C3%A9"), path("café"));
+        assert_eq!(canonical("/%zz%"), "/%25zz%25", "no escapes, but text");
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_has_a_path_of_its_own(one in ".{0,20}", other in ".{0,20}") {
+            prop_assert!(path(&one).parse::<http::Uri>().is_ok());
+            prop_assert_eq!(canonical(&path(&one)).into_owned(), path(&one));
+            prop_assert_eq!(one == other, path(&one) == path(&other));
+        }
+
+        #[test]
+        fn any_text_becomes_a_header_value(text in "(?s).{0,40}") {
+            let value = header_text(&text);
+            let back = percent_decode_str(value.to_str().unwrap()).decode_utf8().unwrap().into_owned();
+            prop_assert_eq!(back, text);
+        }
+    }
+}

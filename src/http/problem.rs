@@ -1,0 +1,261 @@
+//! Errors as HTTP answers.
+
+use std::{borrow::Cow, time::Duration};
+
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
+use serde::Serialize;
+
+use super::{body::Body, status::status};
+use crate::error::{self, Error, RpcCode, RpcError, find};
+
+/// An error as an HTTP answer: problem details
+/// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) as JSON, with a member `code` for machines.
+///
+/// A [`Gateway`](super::Gateway) answers with these; a handler of one's own makes one of an
+/// [`Error`], so that both answer alike:
+///
+/// ```
+/// use campanile::{Error, http::Problem};
+///
+/// let error = Error::disconnected("no connection to 10.0.0.7:6379");
+/// let response = Problem::from(error).into_response();
+/// assert_eq!(response.status(), 503);
+/// assert_eq!(response.headers()["retry-after"], "1");
+/// ```
+///
+/// | the error | status | code |
+/// |---|---|---|
+/// | [disconnected](Error::is_disconnected), [closed](Error::is_closed): nothing was sent | 503 | `disconnected`, `closed` |
+/// | [refused](Error::is_refused): nothing was taken | 503 | `refused` |
+/// | [unknown outcome](Error::is_unknown_outcome): it may have been taken | 502 | `unknown_outcome` |
+/// | [timed out](Error::is_timeout): it may have been taken | 504 | `timeout` |
+/// | [invalid](Error::is_invalid) | 400 | `invalid` |
+/// | an answer that [cannot be read](Error::is_decode) | 502 | `bad_reply` |
+/// | an [answered](Error::rpc) error | [by its code](super::status()) | its code |
+/// | anything else | 500 | `internal` |
+///
+/// So a 503 can always be tried again. After a 502 or a 504 a task can be tried again without being
+/// done twice where it was sent with an `Idempotency-Key`.
+///
+/// The texts are for callers: what an error says about servers and causes is not in them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    title: &'static str,
+    #[serde(serialize_with = "number")]
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    code: Cow<'static, str>,
+    #[serde(skip)]
+    retry_after: Option<Duration>,
+}
+
+fn number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}
+
+impl Problem {
+    /// How long a caller is asked to wait, unless it is said otherwise.
+    pub(super) const WAIT: Duration = Duration::from_secs(1);
+
+    /// A problem with a status, a code for machines and a text for people.
+    ///
+    /// A 503 asks to wait for a second.
+    pub fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            title: status.canonical_reason().unwrap_or("Error"),
+            status,
+            detail: detail.into(),
+            code: code.into(),
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(Self::WAIT),
+        }
+    }
+
+    /// Says in a `Retry-After` how long to wait, in whole seconds, rounded up.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The code, for machines.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// The answer.
+    pub fn into_response(self) -> Response<Body> {
+        let json = serde_json::to_vec(&self).expect("texts and a number are JSON");
+        let mut response = Response::new(Body::from(json));
+        *response.status_mut() = self.status;
+        let content_type = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+
+    /// The problem that any error of a call is, with `status` for the codes of answered ones.
+    pub(super) fn of(
+        name: &str,
+        error: &(dyn std::error::Error + 'static),
+        status: impl Fn(&RpcCode) -> StatusCode,
+    ) -> Self {
+        if let Some(problem) = find::<Error>(error).and_then(Self::of_sending) {
+            return problem;
+        }
+        let answer = error::answer(name, error);
+        let answer = answer.unwrap_or_else(|| RpcError::internal("internal error"));
+        Self::answered(&answer, status(answer.code()))
+    }
+
+    pub(super) fn answered(answer: &RpcError, status: StatusCode) -> Self {
+        Self::new(
+            status,
+            answer.code().as_str().to_owned(),
+            answer.message().to_owned(),
+        )
+    }
+
+    /// `None` where it was sent, and it is the other side's answer that matters.
+    fn of_sending(error: &Error) -> Option<Self> {
+        let (status, code, detail) = if error.is_disconnected() {
+            (
+                503,
+                "disconnected",
+                "there is no connection to the server, nothing was sent",
+            )
+        } else if error.is_closed() {
+            (
+                503,
+                "closed",
+                "this server is shutting down, nothing was sent",
+            )
+        } else if error.is_refused() {
+            (503, "refused", "the server refused the message")
+        } else if error.is_unknown_outcome() {
+            (
+                502,
+                "unknown_outcome",
+                "the connection was lost: the message may have been taken",
+            )
+        } else if error.is_timeout() {
+            (
+                504,
+                "timeout",
+                "no answer in time: the message may have been taken",
+            )
+        } else if error.is_decode() {
+            (502, "bad_reply", "the answer cannot be read")
+        } else if error.is_invalid() {
+            // It says what is wrong with the name, a header or a key, and quotes nothing.
+            return Some(Self::new(
+                StatusCode::BAD_REQUEST,
+                "invalid",
+                error.to_string(),
+            ));
+        } else {
+            return None;
+        };
+        let status = StatusCode::from_u16(status).expect("it is one");
+        Some(Self::new(status, code, detail))
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Self::of("", &error, status)
+    }
+}
+
+impl From<RpcError> for Problem {
+    fn from(answer: RpcError) -> Self {
+        Self::answered(&answer, status(answer.code()))
+    }
+}
+
+impl From<Problem> for Response<Body> {
+    fn from(problem: Problem) -> Self {
+        problem.into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(error: Error) -> (u16, String, Option<HeaderValue>) {
+        let problem = Problem::from(error);
+        let code = problem.code().to_owned();
+        let response = problem.into_response();
+        let wait = response.headers().get(RETRY_AFTER).cloned();
+        (response.status().as_u16(), code, wait)
+    }
+
+    #[test]
+    fn how_sending_failed_can_be_told_from_status_and_code() {
+        let one = Some(HeaderValue::from_static("1"));
+        for (error, status, code) in [
+            (Error::disconnected("x"), 503, "disconnected"),
+            (Error::closed(), 503, "closed"),
+            (Error::refused("x"), 503, "refused"),
+            (Error::unknown_outcome("x"), 502, "unknown_outcome"),
+            (Error::timeout("x"), 504, "timeout"),
+            (Error::invalid("x"), 400, "invalid"),
+            (Error::config("x"), 500, "internal"),
+            (RpcError::invalid("x").into(), 400, "invalid"),
+            (RpcError::not_found("x").into(), 404, "not_found"),
+            (RpcError::unavailable("x").into(), 503, "unavailable"),
+            (RpcError::deadline("x").into(), 504, "deadline"),
+            (RpcError::internal("x").into(), 500, "internal"),
+            (RpcError::new("quota".into(), "x").into(), 500, "quota"),
+        ] {
+            let wait = one.clone().filter(|_| status == 503);
+            assert_eq!(shown(error), (status, code.to_owned(), wait));
+        }
+    }
+
+    #[test]
+    fn causes_and_servers_are_not_shown() {
+        let cause = std::io::Error::other("password=1");
+        for error in [
+            Error::disconnected("10.0.0.7 is away").with_source(cause),
+            Error::config("10.0.0.7 is old"),
+            Error::from_service("10.0.0.7: password=1".into()),
+        ] {
+            let problem = Problem::from(error);
+            let json = serde_json::to_string(&problem).unwrap();
+            assert!(
+                !json.contains("10.0.0.7") && !json.contains("password"),
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_problem_has_the_members_of_its_rfc() {
+        let problem = Problem::new(StatusCode::CONFLICT, "taken", "it is \"taken\"")
+            .retry_after(Duration::from_millis(1500));
+        let json = serde_json::to_string(&problem).unwrap();
+        assert_eq!(
+            json,
+            r#"{"title":"Conflict","status":409,"detail":"it is \"taken\"","code":"taken"}"#
+        );
+        let response = problem.into_response();
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[RETRY_AFTER], "2");
+    }
+}

@@ -1,0 +1,213 @@
+//! What a status means for a delivery and for a caller, and back.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+
+use crate::error::{RpcCode, RpcError, Settle};
+
+/// The longest wait that a `Retry-After` can ask for: a day.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// What becomes of a task that was answered with this status, as long as it is not a success: what
+/// may pass (408, 425, 429, and whatever is 500 or above) is delivered again, anything else is a
+/// dead letter.
+///
+/// It is what [`HttpHandler`](super::HttpHandler) does unless it is told otherwise.
+pub fn settle(status: StatusCode) -> Settle {
+    match status.as_u16() {
+        408 | 425 | 429 | 500.. => Settle::Redeliver {
+            after: None,
+            counted: true,
+        },
+        _ => Settle::DeadLetter,
+    }
+}
+
+/// The code that a caller gets for a request that was answered with this status.
+///
+/// | status | code |
+/// |---|---|
+/// | 401, 403, 409, 410 | `unauthenticated`, `forbidden`, `conflict`, `gone` |
+/// | 404 | `not_found` |
+/// | 408, 504 | `deadline` |
+/// | 425, 429, 502, 503 | `unavailable` |
+/// | any other 4xx | `invalid` |
+/// | anything else | `internal` |
+pub fn code(status: StatusCode) -> RpcCode {
+    match status.as_u16() {
+        401 => RpcCode::Other("unauthenticated".into()),
+        403 => RpcCode::Other("forbidden".into()),
+        404 => RpcCode::NotFound,
+        408 | 504 => RpcCode::Deadline,
+        409 => RpcCode::Other("conflict".into()),
+        410 => RpcCode::Other("gone".into()),
+        425 | 429 | 502 | 503 => RpcCode::Unavailable,
+        400..500 => RpcCode::Invalid,
+        _ => RpcCode::Internal,
+    }
+}
+
+/// The status of an HTTP answer to a request that failed with this code.
+///
+/// | code | status |
+/// |---|---|
+/// | `invalid` | 400 |
+/// | `unauthenticated`, `forbidden` | 401, 403 |
+/// | `not_found` | 404 |
+/// | `conflict`, `gone` | 409, 410 |
+/// | `unavailable` | 503 |
+/// | `deadline` | 504 |
+/// | `internal`, and any other of an application's own | 500 |
+///
+/// It is what [`Gateway`](super::Gateway) does unless it is told otherwise.
+pub fn status(code: &RpcCode) -> StatusCode {
+    match code {
+        RpcCode::Invalid => StatusCode::BAD_REQUEST,
+        RpcCode::NotFound => StatusCode::NOT_FOUND,
+        RpcCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        RpcCode::Deadline => StatusCode::GATEWAY_TIMEOUT,
+        RpcCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        RpcCode::Other(code) => match &**code {
+            "unauthenticated" => StatusCode::UNAUTHORIZED,
+            "forbidden" => StatusCode::FORBIDDEN,
+            "conflict" => StatusCode::CONFLICT,
+            "gone" => StatusCode::GONE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+    }
+}
+
+/// How long a [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3) asks to wait,
+/// in seconds or until a date; at most a day. `None` where there is none, or none that can be read.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        // More digits than fit are longer than a day.
+        text.parse().map_or(LONGEST, Duration::from_secs)
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        date.duration_since(SystemTime::now()).unwrap_or_default()
+    };
+    Some(wait.min(LONGEST))
+}
+
+/// The error of a message that an HTTP service answered with a status other than a success.
+///
+/// For a request its source is the [`RpcError`] that the caller gets.
+#[derive(Debug)]
+pub struct StatusError {
+    status: StatusCode,
+    text: String,
+    answer: Option<RpcError>,
+}
+
+impl StatusError {
+    pub(super) fn new(status: StatusCode, text: String) -> Self {
+        Self {
+            status,
+            text,
+            answer: None,
+        }
+    }
+
+    /// For a request: its caller is told.
+    pub(super) fn answered(self) -> Self {
+        let text = match self.text.is_empty() {
+            true => self
+                .status
+                .canonical_reason()
+                .unwrap_or("the request failed"),
+            false => &self.text,
+        };
+        let answer = RpcError::new(code(self.status), text);
+        Self {
+            answer: Some(answer),
+            ..self
+        }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl fmt::Display for StatusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the HTTP service answered {}", self.status)?;
+        // A request's answer says it itself, one level below.
+        if self.answer.is_none() && !self.text.is_empty() {
+            write!(f, ": {}", self.text)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for StatusError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.answer.as_ref().map(|answer| answer as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(n: u16) -> StatusCode {
+        StatusCode::from_u16(n).unwrap()
+    }
+
+    fn asked(value: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, value.parse().unwrap());
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn what_may_pass_is_delivered_again_and_nothing_else() {
+        for n in (100..200).chain(300..1000) {
+            let again = matches!(n, 408 | 425 | 429) || n >= 500;
+            let settled = settle(of(n));
+            assert_eq!(matches!(settled, Settle::Redeliver { .. }), again, "{n}");
+        }
+    }
+
+    #[test]
+    fn codes_of_the_table_come_back_as_they_went() {
+        for n in [400, 401, 403, 404, 409, 410, 500, 503, 504] {
+            assert_eq!(status(&code(of(n))), of(n));
+        }
+        for (n, expected) in [
+            (302, "internal"),
+            (408, "deadline"),
+            (422, "invalid"),
+            (425, "unavailable"),
+            (429, "unavailable"),
+            (501, "internal"),
+            (502, "unavailable"),
+        ] {
+            assert_eq!(code(of(n)).as_str(), expected, "{n}");
+        }
+        assert_eq!(status(&RpcCode::Other("quota".into())), of(500));
+    }
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date_and_at_most_a_day() {
+        assert_eq!(asked("7"), Some(Duration::from_secs(7)));
+        assert_eq!(asked("0"), Some(Duration::ZERO));
+        assert_eq!(asked("99999999999999999999999"), Some(LONGEST));
+        let soon = SystemTime::now() + Duration::from_secs(100);
+        let wait = asked(&httpdate::fmt_http_date(soon)).unwrap();
+        assert!((90..=100).contains(&wait.as_secs()), "{wait:?}");
+        assert_eq!(asked("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("Fri, 31 Dec 9999 23:59:59 GMT"), Some(LONGEST));
+        for nonsense in ["", "soon", "-1", "1.5", "1 hour"] {
+            assert_eq!(asked(nonsense), None, "{nonsense:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+}
