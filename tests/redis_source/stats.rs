@@ -193,3 +193,15 @@ async fn a_gap_in_the_events_is_told_to_the_hook_and_to_the_probe() {
     assert!(gaps.len() == 1 && gaps[0] >= SECOND / 5, "{gaps:?}");
     source.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_worker_that_has_nothing_to_do_is_alive_all_the_same() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let source = open(&redis).await;
+    tokio::time::sleep(3 * SECOND).await;
+    let group = |stats: campanile::transport::StreamStats| stats.groups[0].consumers;
+    assert_eq!(group(redis.stats().await.unwrap()), 1);
+    source.close().await.unwrap();
+    assert_eq!(group(redis.stats().await.unwrap()), 0);
+}

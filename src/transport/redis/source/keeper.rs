@@ -29,6 +29,9 @@ const CLOCK: Duration = Duration::from_secs(10);
 const TRIM: Duration = Duration::from_secs(1);
 /// How often the group is searched for consumers that are gone.
 const REAP: Duration = Duration::from_secs(30);
+/// Where a consumer's history ends: after that there is nothing to be delivered. One id less than the
+/// greatest, which is another word for `>` to the server.
+const END: &str = "18446744073709551615-18446744073709551614";
 /// For how long a consumer with nothing pending has been silent when it is removed.
 const GONE: Duration = Duration::from_secs(60);
 
@@ -58,6 +61,7 @@ struct Keeper {
     worker: Arc<Worker>,
     link: Link,
     clock_read: Instant,
+    heard_of: Instant,
     trimmed: Instant,
     reaped: Instant,
 }
@@ -73,6 +77,7 @@ impl Keeper {
             link: Link::with_patience(connector, None, counters, silence),
             worker,
             clock_read: now,
+            heard_of: now,
             trimmed: now,
             reaped: now,
         }
@@ -203,6 +208,14 @@ impl Keeper {
             self.clock_read = Instant::now();
             let time = self.link.command(redis::cmd("TIME"), Retry::Never);
             worker.clock.set(self.answer(time).await?)?;
+        }
+        if self.heard_of.elapsed() >= worker.settings.lease / 3 && !worker.inbox.is_stopped() {
+            self.heard_of = Instant::now();
+            // A read that waits in vain is no sign of life to every server: this consumer would look
+            // like one that is gone.
+            let sign = worker.reading(1, None, &[(&worker.keys.stream, END)]);
+            // It fails without the group, which the reader makes again.
+            let _ = self.answer(self.link.command(sign, Retry::Never)).await;
         }
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();
