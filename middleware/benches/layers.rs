@@ -20,7 +20,11 @@ use std::{future::Ready, hint::black_box, time::Duration};
 
 use bytes::Bytes;
 use campanile::{BoxError, Failure, Message, Reply, Router, RouterService, routing::Route};
-use campanile_middleware::MapFailureLayer;
+use campanile_middleware::{
+    CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, ConcurrencyByKeyLayer, DurableRetryLayer,
+    IdempotencyLayer, MapFailureLayer, MetricsLayer, OrderedByKeyLayer, RateLimitByKeyLayer,
+    RequestIdLayer, RetryPolicy, TraceLayer, idempotency::MemoryStore, key,
+};
 use cost::{Cost, measure, median};
 use tokio::runtime::Runtime;
 use tower::{
@@ -39,7 +43,29 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A layer is one line here.
 fn lines(bench: &Bench) {
+    let by_tenant = || key::header("x-tenant");
+    bench.line("catch_panic", CatchPanicLayer::new());
+    bench.line("chaos, no odds", ChaosLayer::new(7));
+    bench.line("circuit_breaker", CircuitBreakerLayer::new());
+    let concurrency = ConcurrencyByKeyLayer::new(1024, by_tenant());
+    bench.line("concurrency, by key", concurrency);
+    let all = |_: &Message| Ok::<_, BoxError>(());
+    bench.line("filter", campanile_middleware::FilterLayer::new(all));
+    bench.line(
+        "idempotency, memory",
+        IdempotencyLayer::new(MemoryStore::new()),
+    );
     bench.line("map_failure", MapFailureLayer::new(|_| None::<Failure>));
+    bench.line("metrics, no recorder", MetricsLayer::new());
+    bench.line("ordered, by key", OrderedByKeyLayer::new(by_tenant()));
+    let rate_limit = RateLimitByKeyLayer::new(u32::MAX, SECOND, by_tenant());
+    bench.line("rate_limit, by key", rate_limit);
+    bench.line("request_id", RequestIdLayer::new());
+    bench.line("retry, policy", RetryLayer::new(RetryPolicy::new(3)));
+    bench.line("retry, durable", DurableRetryLayer::new(5));
+    let timeout = campanile_middleware::TimeoutLayer::new(30 * SECOND);
+    bench.line("timeout", timeout);
+    bench.line("trace, no subscriber", TraceLayer::new());
 
     println!("\ntower's");
     bench.line("concurrency_limit", ConcurrencyLimitLayer::new(1024));

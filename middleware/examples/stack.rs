@@ -5,8 +5,9 @@
 //! ```
 //!
 //! An importer calls a service that is not always up to it. What cannot be read is a dead letter at
-//! once, what fails is tried again in place, and what hangs is given up in time. Every number comes
-//! from one budget, and the compiler checks that they work together.
+//! once, what fails is tried again in place and then later, what hangs is given up in time, and what
+//! is sent twice runs once. Every number comes from one budget, and the compiler checks that they
+//! work together.
 
 use std::{
     num::ParseIntError,
@@ -18,29 +19,29 @@ use std::{
 };
 
 use campanile::{
-    BoxError, Client, Failure, Handler, Message, Reply, Router, RpcCode, RpcError, State,
+    BoxError, Client, Failure, Handler, Router, RpcError, State,
     error::find,
     serve,
     transport::{Page, memory::Memory},
 };
-use campanile_middleware::{MapFailureLayer, TimeBudget};
-use tokio::{
-    sync::oneshot,
-    time::{Sleep, sleep},
+use campanile_middleware::{
+    Backoff, CatchPanicLayer, CircuitBreakerLayer, ConcurrencyByKeyLayer, DurableRetryLayer,
+    IdempotencyLayer, MapFailureLayer, MetricsLayer, RequestIdLayer, RetryPolicy, TimeBudget,
+    TimeoutLayer, TraceLayer,
+    idempotency::MemoryStore,
+    key::{self, MissingKey},
 };
-use tower::{
-    ServiceBuilder,
-    limit::ConcurrencyLimitLayer,
-    retry::{Policy, RetryLayer},
-};
+use tokio::sync::oneshot;
+use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer, retry::RetryLayer};
 
 const FIRST_WAIT: Duration = Duration::from_millis(10);
+const MOST_WAIT: Duration = Duration::from_millis(100);
 const DEADLINE: Duration = Duration::from_secs(5);
 const LEASE: Duration = Duration::from_secs(2);
 
 /// What a worker does with one delivery.
 const SERVED: TimeBudget = TimeBudget::new(Duration::from_millis(200))
-    .tries(3, FIRST_WAIT, Duration::from_millis(100))
+    .tries(3, FIRST_WAIT, MOST_WAIT)
     .fits_deadline(DEADLINE)
     .fits_take_over(LEASE, DEADLINE)
     .fits_shutdown(Duration::from_secs(30));
@@ -74,6 +75,11 @@ async fn report() {
 }
 
 fn app() -> Router<Prices> {
+    let in_place =
+        RetryPolicy::new(SERVED.max_tries()).backoff(Backoff::exponential(FIRST_WAIT, MOST_WAIT));
+    // No tenant takes more than a quarter; what belongs to none is not held up.
+    let by_tenant =
+        ConcurrencyByKeyLayer::new(8, key::header("x-tenant")).missing_key(MissingKey::Pass);
     Router::new()
         .task("import", import)
         .rpc("price", price)
@@ -81,51 +87,22 @@ fn app() -> Router<Prices> {
         .rpc("report", report.layer(ConcurrencyLimitLayer::new(1)))
         .layer(
             ServiceBuilder::new()
-                // The outermost: while it is full, nothing is fetched.
+                .layer(RequestIdLayer::new())
+                .layer(TraceLayer::new())
+                .layer(MetricsLayer::new())
+                // While the circuit is open or the limit is reached, nothing is fetched.
+                .layer(CircuitBreakerLayer::new())
                 .concurrency_limit(32)
+                .layer(by_tenant)
+                .layer(IdempotencyLayer::new(MemoryStore::new()))
+                .layer(DurableRetryLayer::new(5))
                 .layer(MapFailureLayer::new(|error| {
                     find::<ParseIntError>(&**error).map(|_| Failure::dead_letter())
                 }))
-                .layer(retry(SERVED))
-                .timeout(SERVED.timeout()),
+                .layer(RetryLayer::new(in_place))
+                .layer(TimeoutLayer::new(SERVED.timeout()))
+                .layer(CatchPanicLayer::new()),
         )
-}
-
-/// Tries again what was answered with `unavailable`.
-#[derive(Clone)]
-struct Unavailable {
-    left: u32,
-    wait: Duration,
-}
-
-fn retry(budget: TimeBudget) -> RetryLayer<Unavailable> {
-    RetryLayer::new(Unavailable {
-        left: budget.max_tries() - 1,
-        wait: FIRST_WAIT,
-    })
-}
-
-impl Policy<Message, Reply, BoxError> for Unavailable {
-    type Future = Sleep;
-
-    fn retry(
-        &mut self,
-        message: &mut Message,
-        result: &mut Result<Reply, BoxError>,
-    ) -> Option<Sleep> {
-        let answer = find::<RpcError>(&**result.as_ref().err()?)?;
-        if *answer.code() != RpcCode::Unavailable {
-            return None;
-        }
-        self.left = self.left.checked_sub(1)?;
-        println!("rpc    {}: {answer}, trying again", message.name());
-        self.wait *= 2;
-        Some(sleep(self.wait / 2))
-    }
-
-    fn clone_request(&mut self, message: &Message) -> Option<Message> {
-        Some(message.clone())
-    }
 }
 
 #[tokio::main]

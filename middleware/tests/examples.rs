@@ -22,7 +22,6 @@ fn a_stack_settles_each_message_as_its_layers_say() {
     for line in [
         "task   import: item 1\n",
         "task   import: item 3\n",
-        "rpc    price: the price list is being written (unavailable), trying again\n",
         "rpc    price: 700\n",
         "rpc    report: the handler took too long (deadline)\n",
         "dead   the delivery failed for good: invalid digit found in string\n",
