@@ -1,6 +1,6 @@
 //! What comes over HTTP.
 
-use std::{fmt::Write as _, sync::atomic::Ordering};
+use std::{fmt::Write as _, sync::atomic::Ordering, time::Duration};
 
 use axum::{
     Json, Router,
@@ -10,8 +10,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use campanile::http::{Gateway, Health, Problem};
+use campanile::{
+    http::{Gateway, Health, Problem},
+    transport::GroupStats,
+};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tower::ServiceBuilder;
 use tower_http::{
     ServiceBuilderExt, catch_panic::CatchPanicLayer, request_id::MakeRequestUuid, trace::TraceLayer,
@@ -56,6 +60,9 @@ async fn user(State(app): State<App>, Path(id): Path<u64>) -> Result<Json<User>,
     Ok(Json(user))
 }
 
+/// Reads one number of a group, where it is known.
+type Read = fn(&GroupStats) -> Option<u64>;
+
 /// The numbers of the transport in Prometheus' text format.
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let mut text = String::new();
@@ -75,26 +82,27 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
         let name = format!("campanile_{name}_total");
         let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
     }
-    // Without the server only these are missing.
-    let stats = app.redis.stats().await.ok();
-    let groups = stats.iter().flat_map(|stats| &stats.groups);
-    let gauges: Vec<_> = groups
-        .flat_map(|group| {
-            let oldest = group.oldest_pending.unwrap_or_default().as_secs();
-            [
-                ("lag", group.lag),
-                ("pending", Some(group.pending)),
-                ("oldest_pending_seconds", Some(oldest)),
-                ("delayed", Some(group.delayed)),
-                ("dead", Some(group.dead)),
-                ("consumers", Some(group.consumers)),
-            ]
-            .map(|(name, value)| (name, &group.group, value))
-        })
-        .collect();
-    for (name, group, value) in gauges {
-        if let Some(value) = value {
-            let _ = writeln!(text, "campanile_group_{name}{{group={group:?}}} {value}");
+    // Without the server only these are missing, and a scrape does not wait for it.
+    let stats = timeout(Duration::from_secs(1), app.redis.stats()).await;
+    let stats = stats.ok().and_then(Result::ok);
+    let groups = stats.map_or_else(Vec::new, |stats| stats.groups);
+    let gauges: [(&str, Read); 6] = [
+        ("lag", |group| group.lag),
+        ("pending", |group| Some(group.pending)),
+        ("oldest_pending_seconds", |group| {
+            Some(group.oldest_pending?.as_secs())
+        }),
+        ("delayed", |group| Some(group.delayed)),
+        ("dead", |group| Some(group.dead)),
+        ("consumers", |group| Some(group.consumers)),
+    ];
+    for (name, read) in gauges {
+        let _ = writeln!(text, "# TYPE campanile_group_{name} gauge");
+        for group in &groups {
+            if let Some(value) = read(group) {
+                let group = group.group.as_str();
+                let _ = writeln!(text, "campanile_group_{name}{{group={group:?}}} {value}");
+            }
         }
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
