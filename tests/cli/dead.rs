@@ -197,7 +197,7 @@ async fn nothing_is_destroyed_without_being_confirmed() {
     }
     assert_eq!(raw::len(&server, DEAD).await, 1);
     // The end of the input is no consent either, and Ctrl-C is an answer.
-    for (keys, code) in [("\x04", Some(2)), ("\x03", None)] {
+    for (keys, code) in [("\x04", Some(2)), ("\x03", Some(130))] {
         let mut terminal = Terminal::start(&server, "dead purge --all");
         terminal.sees(&["for good? [y/N]"]).await;
         terminal.types(keys).await;

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
 
-use crate::{failure::Failure, show::text};
+use crate::{failure::Failure, show::text, signals};
 
 // What must be confirmed.
 #[derive(Debug, Args)]
@@ -16,7 +16,7 @@ pub(crate) struct Confirm {
 
 impl Confirm {
     /// Asks `question`, unless that was answered on the command line.
-    pub(crate) fn ask(&self, question: &str) -> Result<(), Failure> {
+    pub(crate) async fn ask(&self, question: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
@@ -28,8 +28,19 @@ impl Confirm {
         let mut stderr = io::stderr();
         write!(stderr, "{} [y/N] ", text::line(question))?;
         stderr.flush()?;
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer)?;
+        let ended = signals::ended()?;
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            io::stdin().read_line(&mut answer).map(|_| answer)
+        });
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer.map_err(io::Error::other)??,
+            () = ended.cancelled() => {
+                writeln!(stderr)?;
+                return Err(Failure::Interrupted("nothing was done".into()));
+            }
+        };
         if !answer.ends_with('\n') {
             // The end of the input, on the line of the question.
             let _ = writeln!(stderr);

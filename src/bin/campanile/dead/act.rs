@@ -50,7 +50,8 @@ impl Replay {
         if self.which.all {
             let count = dead.count().await?;
             self.confirm
-                .ask(&format!("Replay all {count} dead letters?"))?;
+                .ask(&format!("Replay all {count} dead letters?"))
+                .await?;
         }
         self.which.act(Action::Replay, dead, out).await
     }
@@ -64,7 +65,9 @@ impl Purge {
             (None, 1) => "this dead letter".into(),
             (None, count) => format!("these {count} dead letters"),
         };
-        self.confirm.ask(&format!("Delete {which} for good?"))?;
+        self.confirm
+            .ask(&format!("Delete {which} for good?"))
+            .await?;
         self.which.act(Action::Purge, dead, out).await
     }
 }
