@@ -123,6 +123,8 @@ impl<H> Batch<H> {
 #[derive(Debug)]
 pub struct Batched<T>(PhantomData<fn() -> T>);
 
+// A function that is no handler is not meant to be a batch.
+#[diagnostic::do_not_recommend]
 impl<H, T, S> Handler<Batched<T>, S> for Batch<H>
 where
     H: BatchHandler<T, S>,
