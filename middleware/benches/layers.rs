@@ -58,7 +58,7 @@ fn lines(bench: &Bench) {
     bench.line("map_failure", MapFailureLayer::new(|_| None::<Failure>));
     bench.line("metrics, no recorder", MetricsLayer::new());
     bench.line("ordered, by key", OrderedByKeyLayer::new(by_tenant()));
-    let rate_limit = RateLimitByKeyLayer::new(u32::MAX, SECOND, by_tenant());
+    let rate_limit = RateLimitByKeyLayer::new(1_000_000_000, SECOND, by_tenant());
     bench.line("rate_limit, by key", rate_limit);
     bench.line("request_id", RequestIdLayer::new());
     bench.line("retry, policy", RetryLayer::new(RetryPolicy::new(3)));
