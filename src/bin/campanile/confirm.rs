@@ -25,10 +25,11 @@ impl Confirm {
                 "this has to be confirmed, and there is no terminal to ask on; pass --yes".into(),
             ));
         }
+        // Before the question: what it is answered with counts from then on.
+        let ended = signals::ended()?;
         let mut stderr = io::stderr();
         write!(stderr, "{} [y/N] ", text::line(question))?;
         stderr.flush()?;
-        let ended = signals::ended()?;
         let answer = tokio::task::spawn_blocking(|| {
             let mut answer = String::new();
             io::stdin().read_line(&mut answer).map(|_| answer)
