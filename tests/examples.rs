@@ -57,28 +57,6 @@ fn shows(output: &str, lines: &[&str]) {
     }
 }
 
-const QUICKSTART: [&str; 6] = [
-    "task   orders.create: accepted as ",
-    "task   orders.create: order 101 is \"first\"",
-    "event  orders.events: {\"id\":101,\"type\":\"created\"}",
-    "rpc    user.get, reliable: Alice",
-    "rpc    user.get, fast: Alice",
-    "rpc    user.get, of nobody: no user 7 (not_found)",
-];
-
-#[tokio::test]
-async fn the_quick_start_runs_without_a_server() {
-    shows(&output(example("quickstart")).await, &QUICKSTART);
-}
-
-#[tokio::test]
-async fn the_quick_start_runs_on_redis() {
-    let server = RedisServer::start().await;
-    let mut quickstart = example("quickstart");
-    quickstart.env("REDIS_URL", server.url());
-    shows(&output(quickstart).await, &QUICKSTART);
-}
-
 #[tokio::test]
 async fn a_transport_of_ones_own_is_served_and_called() {
     let output = output(example("transport")).await;

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use campanile::{
     Json, RpcCode,
     testing::{Harness, event, rpc, task},
-    transport::memory::Memory,
 };
 use serde_json::json;
 
@@ -13,25 +12,8 @@ use serde_json::json;
 #[path = "../../examples/layers.rs"]
 mod layers;
 #[allow(dead_code, reason = "its main is not called")]
-#[path = "../../examples/quickstart.rs"]
-mod quickstart;
-#[allow(dead_code, reason = "its main is not called")]
 #[path = "../../examples/worker.rs"]
 mod worker;
-
-/// It serves and shuts down by itself: the kit looks on.
-#[tokio::test(start_paused = true)]
-async fn the_quick_start_has_everything_handled() {
-    let memory = Memory::new();
-    let harness = Harness::over(memory.clone());
-    quickstart::run(memory).await.unwrap();
-    harness.settled().await;
-    harness.assert_acknowledged(task("orders.create").once());
-    let created = json!({ "id": 101, "type": "created" });
-    harness.assert_acknowledged(event("orders.events").json(created).once());
-    harness.assert_acknowledged(rpc("user.get").json(json!({ "id": 42 })).times(2));
-    harness.assert_failed(rpc("user.get").because("no user 7").once());
-}
 
 #[tokio::test(start_paused = true)]
 async fn the_worker_takes_what_the_client_sends_and_nothing_else() {
