@@ -40,12 +40,14 @@ pub fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     crate::transport::redis::readers::unpack(blob)
 }
 
+pub use crate::transport::redis::value::Value;
+
 /// What takes an answer apart and shows what it found, or says why it cannot be one.
-pub type Read = fn(redis::Value) -> Result<String, crate::Error>;
+pub type Read = fn(Value) -> Result<String, crate::Error>;
 
 /// Everything that takes answers of a server apart: whose they are, such an answer, and how it is
 /// read.
-pub fn readers() -> Vec<(&'static str, redis::Value, Read)> {
+pub fn readers() -> Vec<(&'static str, Value, Read)> {
     let readers = crate::transport::redis::readers::all().into_iter();
     readers
         .map(|reader| (reader.of, reader.answer, reader.read))

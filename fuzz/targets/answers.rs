@@ -4,23 +4,18 @@
 use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
-use campanile::fuzzing::{self, Read};
+use campanile::fuzzing::{self, Read, Value};
 use libfuzzer_sys::fuzz_target;
-use redis::Value;
 
 #[derive(Debug, Arbitrary)]
 enum Answer {
     Nil,
-    Okay,
+    Other,
     Int(i64),
-    Double(f64),
-    Boolean(bool),
     Text(Vec<u8>),
     Id(u64, u64),
-    Simple(String),
     List(Vec<Answer>),
     Map(Vec<(Answer, Answer)>),
-    Set(Vec<Answer>),
 }
 
 impl Answer {
@@ -28,15 +23,12 @@ impl Answer {
         let all = |list: Vec<Answer>| list.into_iter().map(Answer::value).collect();
         match self {
             Answer::Nil => Value::Nil,
-            Answer::Okay => Value::Okay,
+            Answer::Other => Value::Other,
             Answer::Int(number) => Value::Int(number),
-            Answer::Double(number) => Value::Double(number),
-            Answer::Boolean(truth) => Value::Boolean(truth),
-            Answer::Text(text) => Value::BulkString(text),
+            Answer::Text(text) => Value::Text(text.into()),
             Answer::Id(milliseconds, sequence) => {
-                Value::BulkString(format!("{milliseconds}-{sequence}").into())
+                Value::Text(format!("{milliseconds}-{sequence}").into())
             }
-            Answer::Simple(text) => Value::SimpleString(text),
             Answer::List(list) => Value::Array(all(list)),
             Answer::Map(pairs) => {
                 let pairs = pairs.into_iter();
@@ -46,7 +38,6 @@ impl Answer {
                         .collect(),
                 )
             }
-            Answer::Set(list) => Value::Set(all(list)),
         }
     }
 }

@@ -116,7 +116,7 @@ pub(crate) enum Signal {
 }
 
 impl Signal {
-    /// Sends it to a process.
+    /// Sends it to a process, and waits until a freeze has set in.
     pub(crate) fn send(self, pid: u32) {
         let name = match self {
             Signal::Stop => "STOP",
@@ -130,7 +130,29 @@ impl Signal {
             .status()
             .expect("sh runs");
         assert!(sent.success(), "SIG{name} was not delivered: {sent}");
+        if self == Signal::Stop {
+            // A signal is sent before it is received: on a busy machine the process goes on meanwhile.
+            let given_up = Instant::now() + Duration::from_secs(10);
+            while cfg!(target_os = "linux") && !is_stopped(pid) {
+                assert!(Instant::now() < given_up, "{pid} goes on after SIGSTOP");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
+}
+
+/// Whether every thread of a process is stopped, or has ended.
+/// <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>
+fn is_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    threads.flatten().all(|thread| {
+        let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else {
+            return true;
+        };
+        // The state follows the name, which is in parentheses and may hold some.
+        let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+        matches!(state, Some("T" | "Z" | "X"))
+    })
 }
 
 /// A running `redis-server`.

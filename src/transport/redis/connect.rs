@@ -4,7 +4,7 @@
 use std::{fmt, future::Future, io, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, RedisError, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, ProtocolVersion, RedisError,
     aio::{MultiplexedConnection, PubSub},
     io::tcp::{
         TcpSettings,
@@ -17,7 +17,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{driven::Driven, error};
+use super::{
+    error,
+    line::{Direct, Foreign, Line, Loan},
+    value::{self, Value},
+};
 use crate::{error::Error, transport::Backoff};
 
 /// How long making a connection may take.
@@ -121,40 +125,44 @@ impl Connector {
     }
 
     /// A connection for commands. Its answers have no time limit: whoever uses it sets one.
-    pub(super) async fn driven(&self) -> Result<Driven, Error> {
+    pub(super) async fn line(&self) -> Result<Line, Error> {
         #[cfg(test)]
         if let Some(stream) = self.dialled().await? {
-            return self.over(stream).await;
+            return self.direct(stream).await;
         }
         let info = self.0.client.get_connection_info();
-        let stream: Box<dyn Stream> = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => {
-                let connecting = async { Ok(TcpStream::connect((host.as_str(), *port)).await?) };
-                let stream = self.within_time(connecting).await?;
-                // A socket that cannot be told is as good as one of another system.
-                let _ = set_options(&stream, info.tcp_settings());
-                Box::new(stream)
+        if info.redis_settings().protocol() == ProtocolVersion::RESP2 {
+            match info.addr() {
+                ConnectionAddr::Tcp(host, port) => {
+                    let connecting =
+                        async { Ok(TcpStream::connect((host.as_str(), *port)).await?) };
+                    let stream = self.within_time(connecting).await?;
+                    // A socket that cannot be told is as good as one of another system.
+                    let _ = set_options(&stream, info.tcp_settings());
+                    return self.direct(Box::new(stream)).await;
+                }
+                #[cfg(unix)]
+                ConnectionAddr::Unix(path) => {
+                    let connecting = async { Ok(tokio::net::UnixStream::connect(path).await?) };
+                    let stream = self.within_time(connecting).await?;
+                    return self.direct(Box::new(stream)).await;
+                }
+                _ => {}
             }
-            #[cfg(unix)]
-            ConnectionAddr::Unix(path) => {
-                let connecting = async { Ok(tokio::net::UnixStream::connect(path).await?) };
-                Box::new(self.within_time(connecting).await?)
-            }
-            _ => {
-                let (client, config) = (&self.0.client, config());
-                let making = client.get_multiplexed_async_connection_with_config(&config);
-                return Ok(Driven::new(self.within_time(making).await?, None));
-            }
-        };
-        self.over(stream).await
+        }
+        let (client, config) = (&self.0.client, config());
+        let making = client.get_multiplexed_async_connection_with_config(&config);
+        Ok(Line::Foreign(Foreign::new(self.within_time(making).await?)))
     }
 
-    /// A connection over a byte stream.
-    async fn over(&self, stream: Box<dyn Stream>) -> Result<Driven, Error> {
+    /// A connection over a byte stream, over which the driver logs in.
+    async fn direct(&self, stream: Box<dyn Stream>) -> Result<Line, Error> {
+        let loan = Loan::new(stream);
         let handshake = self.0.client.get_connection_info().redis_settings();
-        let making = MultiplexedConnection::new_with_config(handshake, stream, config());
-        let (connection, driver) = self.within_time(making).await?;
-        Ok(Driven::new(connection, Some(Box::pin(driver))))
+        let making = MultiplexedConnection::new_with_config(handshake, loan.clone(), config());
+        drop(self.within_time(making).await?);
+        let stream = loan.end().expect("it is taken back once");
+        Ok(Line::Direct(Direct::new(stream)))
     }
 
     /// A connection for subscriptions.
@@ -179,23 +187,23 @@ impl Connector {
     }
 
     /// A connection to a server that was asked whether it can be worked with.
-    pub(super) async fn checked(&self) -> Result<Driven, Error> {
-        let mut driven = self.driven().await?;
+    pub(super) async fn checked(&self) -> Result<Line, Error> {
+        let mut line = self.line().await?;
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let answer = self.within_time(driven.command(&info)).await?;
+        let answer = self.within_time(line.command(&info)).await?;
         match answer {
             // A worker does not need the right to read `INFO`; the version is then taken on trust.
             Value::ServerError(error) if error.code() == "NOPERM" => {}
             Value::ServerError(error) => return Err(error::refused(error)),
-            answer => self.check_version(&answer)?,
+            answer => self.check_version(answer)?,
         }
-        Ok(driven)
+        Ok(line)
     }
 
-    fn check_version(&self, info: &Value) -> Result<(), Error> {
-        let text: String = redis::from_redis_value_ref(info).unwrap_or_default();
-        match version(&text) {
+    fn check_version(&self, info: Value) -> Result<(), Error> {
+        let text = value::bytes(info).unwrap_or_default();
+        match version(&String::from_utf8_lossy(&text)) {
             Some(found) if found < OLDEST_SERVER => Err(Error::config(format!(
                 "Redis at {} is version {}.{}; {}.{} or newer is needed",
                 self.address(),

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use redis::{Cmd, Value};
+use redis::Cmd;
 
 use super::{
     Redis,
@@ -11,7 +11,7 @@ use super::{
     keys::Keys,
     link::{Retry, Script},
     source::entry::{EntryId, value_of},
-    value::{array, bytes, count, exactly, fields, unexpected},
+    value::{Value, array, bytes, count, exactly, fields, unexpected},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -176,7 +176,7 @@ fn id(id: Value) -> Result<DeadLetterId, Error> {
 pub(super) fn acted(answer: Value) -> Result<Acted, Error> {
     let [acted, next] = exactly(answer)?;
     let next = match next {
-        Value::BulkString(next) if next.is_empty() => None,
+        Value::Text(next) if next.is_empty() => None,
         next => Some(id(next)?),
     };
     Ok(Acted {

@@ -2,8 +2,9 @@
 
 use std::{io, sync::Arc};
 
-use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind, Value};
+use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
 
+use super::value::Value;
 use crate::error::{Error, ErrorKind, find};
 
 /// Why a connection could not be made.

@@ -83,10 +83,9 @@
 mod blob;
 mod connect;
 mod dead;
-mod driven;
 mod error;
-mod gate;
 mod keys;
+mod line;
 mod link;
 mod options;
 mod pubsub;

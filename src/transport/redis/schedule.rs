@@ -8,7 +8,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::time::sleep;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     send,
     source::entry::value_of,
     unique::unique,
-    value::{self, integer, integers},
+    value::{self, Value, integer, integers},
 };
 use crate::{
     error::{Error, ErrorKind},

@@ -8,12 +8,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tower::Service;
 
 use super::{
     Redis, error, keys,
     link::{Retry, Submit},
+    value::Value,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -109,8 +110,7 @@ pub(super) fn encode(message: &Message, cmd: &mut Cmd) {
 /// The id in the answer to an `XADD`, or to the script around one.
 pub(super) fn accepted(answer: Value) -> Result<MessageId, Error> {
     match error::check(answer)? {
-        Value::BulkString(id) => MessageId::from_utf8(&id).ok(),
-        Value::SimpleString(id) => Some(MessageId::from(id)),
+        Value::Text(id) => MessageId::from_utf8(&id).ok(),
         _ => None,
     }
     .ok_or_else(|| Error::new(ErrorKind::Decode, "Redis answered `XADD` without an id"))

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use redis::{Cmd, Value};
+use redis::Cmd;
 
 use super::{
     Redis, error,
     keys::Keys,
     link::{Retry, Script},
     source::CONSUMER_PREFIX,
-    value::{array, bytes, count, entry_of, integers},
+    value::{Value, array, bytes, count, entry_of, integers},
 };
 use crate::{
     error::Error,

@@ -7,18 +7,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::Value;
 use tokio::time::timeout;
 
 use super::{
     Redis,
     connect::Connector,
-    dead,
-    driven::Driven,
-    error, keys,
+    dead, error, keys,
+    line::Line,
     link::Retry,
     source::entry::{self, EntryId},
-    value::{fields, unexpected},
+    value::{Value, fields, unexpected},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -128,7 +126,7 @@ pub struct Tail {
     seen: EntryId,
     /// Its own, since a read that waits would hold up everything else. Taken out while it is used: a
     /// read that is dropped half-way would be in the way of the next one.
-    connection: Option<Driven>,
+    connection: Option<Line>,
     /// What was read and not yet returned.
     read: VecDeque<TailEntry>,
 }
@@ -180,7 +178,7 @@ impl Tail {
     async fn fetch(&mut self, block: Option<Duration>) -> Result<(), Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connector.driven().await?,
+            None => self.connector.line().await?,
         };
         let mut cmd = redis::cmd("XREAD");
         cmd.arg("COUNT").arg(COUNT);

@@ -4,9 +4,60 @@
 //! would be to lose it: whatever an answer holds may already be claimed for this process.
 
 use bytes::Bytes;
-use redis::Value;
+use redis::{RedisResult, ServerError};
 
 use crate::error::{Error, ErrorKind};
+
+/// An answer, or a part of one.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[allow(unreachable_pub, reason = "the fuzz targets make some")]
+pub enum Value {
+    #[default]
+    Nil,
+    Int(i64),
+    /// A text of any bytes.
+    Text(Bytes),
+    Array(Vec<Value>),
+    /// Only under RESP3.
+    Map(Vec<(Value, Value)>),
+    /// A refusal.
+    ServerError(ServerError),
+    /// What no command or script of ours is answered with.
+    Other,
+}
+
+impl Value {
+    /// The answer itself, or the server's refusal.
+    pub(super) fn refused(self) -> RedisResult<Self> {
+        match self {
+            Value::ServerError(error) => Err(error.into()),
+            value => Ok(value),
+        }
+    }
+}
+
+impl From<redis::Value> for Value {
+    fn from(value: redis::Value) -> Self {
+        match value {
+            redis::Value::Nil => Value::Nil,
+            redis::Value::Int(number) => Value::Int(number),
+            redis::Value::BulkString(bytes) => Value::Text(bytes.into()),
+            redis::Value::SimpleString(text) => Value::Text(text.into()),
+            redis::Value::Okay => Value::Text(Bytes::from_static(b"OK")),
+            redis::Value::Array(list) => Value::Array(list.into_iter().map(Value::from).collect()),
+            redis::Value::Map(pairs) => {
+                let pairs = pairs.into_iter();
+                Value::Map(
+                    pairs
+                        .map(|(key, value)| (key.into(), value.into()))
+                        .collect(),
+                )
+            }
+            redis::Value::ServerError(error) => Value::ServerError(error),
+            _ => Value::Other,
+        }
+    }
+}
 
 /// The error of an answer that holds `found` where a server gives `expected`. It tells the forms of
 /// both and not what was found: that may be a payload.
@@ -25,11 +76,11 @@ fn form(value: &Value) -> &'static str {
     match value {
         Value::Nil => "nothing",
         Value::Int(_) => "a number",
-        Value::Array(_) | Value::Set(_) => "a list",
-        Value::BulkString(_) | Value::SimpleString(_) | Value::Okay => "a text",
+        Value::Array(_) => "a list",
+        Value::Text(_) => "a text",
         Value::Map(_) => "a map",
         Value::ServerError(_) => "an error",
-        _ => "something else",
+        Value::Other => "something else",
     }
 }
 
@@ -65,8 +116,7 @@ pub(super) fn integers<const N: usize>(value: Value) -> Result<[i64; N], Error> 
 /// A text of any bytes.
 pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
     match value {
-        Value::BulkString(bytes) => Ok(bytes.into()),
-        Value::SimpleString(text) => Ok(text.into()),
+        Value::Text(text) => Ok(text),
         other => Err(unexpected("a text", form(&other))),
     }
 }
@@ -75,7 +125,7 @@ pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
 pub(super) fn integer(value: &Value) -> Result<i64, Error> {
     let number = match value {
         Value::Int(number) => Some(*number),
-        Value::BulkString(text) => std::str::from_utf8(text)
+        Value::Text(text) => std::str::from_utf8(text)
             .ok()
             .and_then(|text| text.parse().ok()),
         _ => None,

@@ -33,11 +33,11 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::script::Script;
-use super::{connect::Connector, driven::Driven};
+use super::{connect::Connector, line::Line, value::Value};
 use crate::{error::Error, transport::Counters};
 
 /// How many commands may wait to be sent.
@@ -131,7 +131,7 @@ impl Link {
     /// Starts the task that owns the connection, beginning with one that was already made.
     pub(super) fn spawn(
         connector: Connector,
-        first: Option<Driven>,
+        first: Option<Line>,
         counters: Arc<Counters>,
     ) -> Self {
         Self::with_patience(connector, first, counters, SILENCE)
@@ -141,7 +141,7 @@ impl Link {
     /// so long.
     pub(super) fn with_patience(
         connector: Connector,
-        first: Option<Driven>,
+        first: Option<Line>,
         counters: Arc<Counters>,
         silence: Duration,
     ) -> Self {

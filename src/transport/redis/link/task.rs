@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use redis::{Cmd, RedisError};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
@@ -24,8 +24,9 @@ use crate::transport::{
     Counters,
     redis::{
         connect::{BACKOFF, Connector},
-        driven::Driven,
         error,
+        line::Line,
+        value::Value,
     },
 };
 
@@ -82,7 +83,7 @@ impl Task {
         }
     }
 
-    pub(super) async fn run(mut self, mut first: Option<Driven>) {
+    pub(super) async fn run(mut self, mut first: Option<Line>) {
         loop {
             let connection = match first.take() {
                 Some(connection) => connection,
@@ -112,7 +113,7 @@ impl Task {
     }
 
     /// Connects, however long it takes. `None` when nobody needs a connection any more.
-    async fn connect(&mut self) -> Option<Driven> {
+    async fn connect(&mut self) -> Option<Line> {
         let connector = self.connector.clone();
         for attempt in 1.. {
             // The first attempt follows the loss at once, but for a moment in which the clients of a
@@ -120,7 +121,7 @@ impl Task {
             let wait = BACKOFF.after(attempt);
             let making = async {
                 sleep(wait).await;
-                connector.driven().await
+                connector.line().await
             };
             match self.while_waiting(making).await? {
                 Ok(connection) => return Some(connection),
@@ -179,35 +180,32 @@ impl Task {
         next
     }
 
-    async fn serve(&mut self, driven: Driven) -> End {
-        let Driven {
-            connection, driver, ..
-        } = driven;
-        let mut flight = Flight::new(driver, self.silence);
-        let end = self.exchange(&connection, &mut flight).await;
-        // What was on its way is lost with the connection.
-        for pipeline in flight.sent.into_iter().rev() {
-            let cmds = pipeline.cmds.cmd_iter().cloned().collect::<Vec<_>>();
-            for (cmd, mut request) in cmds.into_iter().zip(pipeline.requests).rev() {
+    async fn serve(&mut self, line: Line) -> End {
+        let mut flight = Flight::new(line, self.silence);
+        let end = self.exchange(&mut flight).await;
+        for mut sent in flight.sent.into_iter().rev() {
+            // What was on its way and is not answered is lost with the connection.
+            let lost = sent.requests.split_off(sent.answers.len());
+            for request in lost.into_iter().rev() {
                 if request.retry == Retry::UntilAnswered {
-                    request.cmd = cmd;
                     self.waiting.push_front(request);
                 } else {
                     let error = error::unanswered(self.connector.address());
                     request.answer.send(Err(error));
                 }
             }
+            self.hand_out(sent);
         }
         end
     }
 
-    async fn exchange(&mut self, connection: &MultiplexedConnection, flight: &mut Flight) -> End {
+    async fn exchange(&mut self, flight: &mut Flight) -> End {
         loop {
             while flight.sent.len() < PIPELINES {
-                let Some((sent, bytes)) = self.gather() else {
+                let Some((requests, bytes)) = self.gather() else {
                     break;
                 };
-                flight.send(connection.clone(), sent, bytes);
+                flight.send(requests, bytes);
             }
             if flight.sent.is_empty() && self.closed {
                 return End::Closed;
@@ -216,12 +214,12 @@ impl Task {
             tokio::select! {
                 biased;
                 answered = flight.next() => {
-                    let (sent, values) = match answered {
-                        Ok(answered) => answered,
+                    let sent = match answered {
+                        Ok(sent) => sent,
                         Err(reason) => return End::Lost(reason),
                     };
                     let crowd = sent.requests.len() > 1;
-                    match self.hand_out(sent, values) {
+                    match self.hand_out(sent) {
                         // Those who were answered often have more to send: with a turn to do so
                         // they fill one pipeline in place of many.
                         Health::Fine if crowd => tokio::task::yield_now().await,
@@ -249,38 +247,33 @@ impl Task {
     }
 
     /// What is to be sent next, as one pipeline.
-    fn gather(&mut self) -> Option<(Sent, usize)> {
-        let mut cmds = Pipeline::new();
+    fn gather(&mut self) -> Option<(Vec<Request>, usize)> {
         let mut requests = Vec::new();
         let mut bytes = 0;
         while requests.len() < COMMANDS && bytes < BYTES {
             let next = self.waiting.pop_front();
-            let Some(mut request) = next.or_else(|| self.queue.try_recv().ok()) else {
+            let Some(request) = next.or_else(|| self.queue.try_recv().ok()) else {
                 break;
             };
             // Nobody waits for it and it was never sent: a request that was given up.
             if request.retry == Retry::Never && request.answer.is_closed() {
                 continue;
             }
-            let cmd = std::mem::take(&mut request.cmd);
-            bytes += size(&cmd);
-            cmds.add_command(cmd);
+            bytes += size(&request.cmd);
             requests.push(request);
         }
-        let cmds = Arc::new(cmds);
-        (!requests.is_empty()).then_some((Sent { cmds, requests }, bytes))
+        (!requests.is_empty()).then_some((requests, bytes))
     }
 
     /// Answers the requests of a pipeline, or puts them back where the server was not ready.
-    fn hand_out(&mut self, sent: Sent, values: Vec<Value>) -> Health {
+    fn hand_out(&mut self, sent: Sent) -> Health {
         let mut health = Health::Fine;
         let mut again = Vec::new();
-        for (index, (mut request, value)) in sent.requests.into_iter().zip(values).enumerate() {
-            if let Value::ServerError(error) = &value {
-                let cmd = || sent.cmds.cmd_iter().nth(index).expect("one command each");
+        for (mut request, answer) in sent.requests.into_iter().zip(sent.answers) {
+            if let Value::ServerError(error) = &answer {
                 let unknown = error.code() == "NOSCRIPT";
                 if let Some(script) = request.script.filter(|_| unknown) {
-                    request.cmd = script.with_text(cmd());
+                    request.cmd = script.with_text(&request.cmd);
                     again.push(request);
                     continue;
                 }
@@ -289,13 +282,12 @@ impl Task {
                         true => Health::Demoted,
                         false => Health::NotReady,
                     });
-                    request.cmd = cmd().clone();
                     request.give_up.get_or_insert(Instant::now() + PATIENCE);
                     again.push(request);
                     continue;
                 }
             }
-            request.answer.send(Ok(value));
+            request.answer.send(Ok(answer));
         }
         for request in again.into_iter().rev() {
             self.waiting.push_front(request);

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -10,7 +9,10 @@ use tokio::{
 };
 
 use super::{Link, Retry, Script};
-use crate::transport::{Counters, redis::connect::Connector};
+use crate::transport::{
+    Counters,
+    redis::{connect::Connector, value::Value},
+};
 
 /// What the server does with a command.
 enum Act {
@@ -91,7 +93,7 @@ fn ack(id: u32) -> redis::Cmd {
 async fn an_idempotent_command_is_sent_again_until_it_is_answered() {
     let (link, mut commands, counters) = counted([Close, Close, OK]).await;
     let answer = link.submit(ack(1), Retry::UntilAnswered).await;
-    assert_eq!(answer.unwrap(), Value::Okay);
+    assert_eq!(answer.unwrap(), Value::Text("OK".into()));
     for _ in 0..3 {
         assert_eq!(commands.recv().await.unwrap(), "XACK 1");
     }
@@ -129,7 +131,7 @@ async fn a_server_that_is_not_ready_is_asked_again() {
     let loading = || Answer("-LOADING Redis is loading the dataset in memory\r\n");
     let (link, _commands) = link([loading(), loading(), OK]).await;
     let answer = link.submit(ack(1), Retry::Never).await;
-    assert_eq!(answer.unwrap(), Value::Okay);
+    assert_eq!(answer.unwrap(), Value::Text("OK".into()));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::time::timeout_at;
 use uuid::{Uuid, fmt::Hyphenated};
 
@@ -17,6 +17,7 @@ use crate::{
             error,
             link::{Listener, Retry},
             send,
+            value::Value,
         },
     },
 };

@@ -7,7 +7,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use redis::{Pipeline, Value};
+use redis::Cmd;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -21,10 +21,10 @@ use crate::{
         Counters,
         redis::{
             connect::{BACKOFF, Connector},
-            driven::Driven,
+            line::Line,
             link::{Link, Retry},
             source::entry,
-            value,
+            value::{self, Value},
         },
     },
 };
@@ -95,7 +95,7 @@ impl Reader {
     async fn keep_reading(&mut self) {
         let mut failures = 0;
         loop {
-            match self.connector.driven().await {
+            match self.connector.line().await {
                 Ok(connection) => {
                     let error = self.read(connection, &mut failures).await;
                     tracing::warn!(
@@ -113,7 +113,7 @@ impl Reader {
     }
 
     /// Reads until something fails.
-    async fn read(&mut self, mut connection: Driven, failures: &mut u32) -> redis::RedisError {
+    async fn read(&mut self, mut connection: Line, failures: &mut u32) -> redis::RedisError {
         self.renewed = None;
         loop {
             match self.step(&mut connection).await {
@@ -130,36 +130,36 @@ impl Reader {
     }
 
     /// Makes the stream if there is none, else reads from it once.
-    async fn step(&mut self, connection: &mut Driven) -> redis::RedisResult<()> {
+    async fn step(&mut self, connection: &mut Line) -> redis::RedisResult<()> {
         let Some(cursor) = &self.cursor else {
             return self.create(connection).await;
         };
-        let mut pipeline = Pipeline::new();
+        let mut pipeline = Vec::new();
         let now = Instant::now();
         let renew = self.renewed.is_none_or(|last| now - last >= RENEW);
         if renew {
-            self.renew(&mut pipeline);
+            pipeline.push(self.renewal());
         }
         if self.read >= TRIM || (self.idle && self.read > 0) {
-            pipeline
-                .cmd("XTRIM")
-                .arg(&self.key)
+            let mut trim = redis::cmd("XTRIM");
+            trim.arg(&self.key)
                 .arg("MINID")
                 .arg(if self.idle { "=" } else { "~" })
                 .arg(after(cursor));
+            pipeline.push(trim);
             self.read = 0;
         }
-        pipeline
-            .cmd("XREAD")
-            .arg("COUNT")
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT")
             .arg(COUNT)
             .arg("BLOCK")
             .arg(BLOCK.as_millis() as u64)
             .arg("STREAMS")
             .arg(&self.key)
             .arg(&cursor[..]);
+        pipeline.push(read);
         let mut answers = ask(connection, &pipeline, BLOCK + GRACE).await?;
-        let replies = answers.pop().unwrap_or_default().extract_error()?;
+        let replies = answers.pop().unwrap_or_default().refused()?;
         if renew {
             self.renewed = Some(now);
             // It has expired, or the server was flushed.
@@ -175,23 +175,17 @@ impl Reader {
 
     /// Makes the stream. The two commands are not one transaction, which would need more rights:
     /// they reach the server together.
-    async fn create(&mut self, connection: &mut Driven) -> redis::RedisResult<()> {
-        let mut pipeline = Pipeline::new();
-        pipeline
-            .cmd("XADD")
-            .arg(&self.key)
-            .arg("*")
-            .arg("h")
-            .arg("");
-        self.renew(&mut pipeline);
-        let made = ask(connection, &pipeline, GRACE).await?;
+    async fn create(&mut self, connection: &mut Line) -> redis::RedisResult<()> {
+        let mut add = redis::cmd("XADD");
+        add.arg(&self.key).arg("*").arg("h").arg("");
+        let made = ask(connection, &[add, self.renewal()], GRACE).await?;
         let [added, kept] = <[Value; 2]>::try_from(made).map_err(|_| unexpected())?;
-        let id = redis::from_redis_value(added.extract_error()?)?;
-        if let Err(refusal) = kept.extract_error() {
+        let id = value::bytes(added.refused()?).map_err(|_| unexpected())?;
+        if let Err(refusal) = kept.refused() {
             // It would be there for ever.
-            pipeline.clear();
-            pipeline.cmd("UNLINK").arg(&self.key);
-            ask(connection, &pipeline, GRACE).await?;
+            let mut remove = redis::cmd("UNLINK");
+            remove.arg(&self.key);
+            ask(connection, &[remove], GRACE).await?;
             return Err(refusal);
         }
         self.cursor = Some(id);
@@ -201,9 +195,11 @@ impl Reader {
         Ok(())
     }
 
-    fn renew(&self, pipeline: &mut Pipeline) {
+    fn renewal(&self) -> Cmd {
+        let mut renew = redis::cmd("PEXPIRE");
         let milliseconds = TIME_TO_LIVE.as_millis() as u64;
-        pipeline.cmd("PEXPIRE").arg(&self.key).arg(milliseconds);
+        renew.arg(&self.key).arg(milliseconds);
+        renew
     }
 
     fn hand_out(&mut self, answer: Value) -> Result<(), Error> {
@@ -226,8 +222,8 @@ impl Reader {
 
 /// Sends a pipeline, and gives up on a server that does not answer.
 async fn ask(
-    connection: &mut Driven,
-    pipeline: &Pipeline,
+    connection: &mut Line,
+    pipeline: &[Cmd],
     limit: Duration,
 ) -> redis::RedisResult<Vec<Value>> {
     timeout(limit, connection.pipeline(pipeline))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::try_join_all, stream::FuturesUnordered};
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::sync::mpsc;
 
 use super::{
@@ -20,6 +20,7 @@ use crate::{
         redis::{
             error,
             link::{Listener, Retry, Submit},
+            value::Value,
         },
     },
 };
@@ -83,8 +84,7 @@ pub(super) fn confirm(
 async fn send(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
     for ack in &mut *batch {
         if let Some((channel, envelope)) = ack.publish.take() {
-            let mut cmd = Cmd::with_capacity(3, 16 + channel.len() + envelope.len());
-            cmd.arg("PUBLISH").arg(&channel[..]).arg(envelope);
+            let cmd = publish(&channel, &envelope);
             // Before the acknowledgement: a request whose worker ends in between is answered twice
             // rather than never.
             let published = Published(worker.counters.clone());
@@ -129,6 +129,13 @@ pub(super) fn ids(batch: &[Ack], lane: Lane) -> Vec<EntryId> {
     keys.filter(|(on, _)| *on == lane)
         .map(|(_, id)| id)
         .collect()
+}
+
+/// Publishes a reply.
+pub(super) fn publish(channel: &[u8], envelope: &[u8]) -> Cmd {
+    let mut cmd = Cmd::with_capacity(3, 16 + channel.len() + envelope.len());
+    cmd.arg("PUBLISH").arg(channel).arg(envelope);
+    cmd
 }
 
 /// Acknowledges entries of the stream.

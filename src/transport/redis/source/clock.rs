@@ -5,12 +5,11 @@ use std::{
     time::Duration,
 };
 
-use redis::Value;
 use tokio::time::Instant;
 
 use crate::{
     error::Error,
-    transport::redis::value::{integers, unexpected},
+    transport::redis::value::{Value, integers, unexpected},
 };
 
 /// Redis's time as a reading of it now and then, and the monotonic clock in between: the clocks of
@@ -69,8 +68,8 @@ mod tests {
     fn an_age_is_measured_on_the_servers_clock() {
         let time = |seconds: &str| {
             Value::Array(vec![
-                Value::BulkString(seconds.into()),
-                Value::BulkString("5000".into()),
+                Value::Text(seconds.to_owned().into()),
+                Value::Text("5000".into()),
             ])
         };
         let clock = Clock::new(time("100")).unwrap();

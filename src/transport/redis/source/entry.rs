@@ -3,11 +3,13 @@
 use std::fmt;
 
 use bytes::Bytes;
-use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg, Value};
+use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
 
 use crate::{
     error::Error,
-    transport::redis::value::{array, bytes, exactly, fields, integer, miscounted, unexpected},
+    transport::redis::value::{
+        Value, array, bytes, exactly, fields, integer, miscounted, unexpected,
+    },
 };
 
 /// Which of a group's two streams an entry is on.
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
 
     fn bulk(text: &str) -> Value {
-        Value::BulkString(text.into())
+        Value::Text(text.to_owned().into())
     }
 
     fn raw_entry() -> Value {
@@ -303,7 +305,7 @@ mod tests {
         ) {
             let list = entries.iter().map(|((milliseconds, sequence), fields)| {
                 let values = fields.iter().flat_map(|(field, value)| [field, value]);
-                let values = values.map(|value| Value::BulkString(value.clone()));
+                let values = values.map(|value| Value::Text(value.clone().into()));
                 let id = bulk(&format!("{milliseconds}-{sequence}"));
                 Value::Array(vec![id, Value::Array(values.collect())])
             });

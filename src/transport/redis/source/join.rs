@@ -1,7 +1,5 @@
 //! Joining the group and leaving it.
 
-use redis::Value;
-
 use super::{scripts, worker::Worker};
 use crate::{
     error::Error,
@@ -10,7 +8,7 @@ use crate::{
         redis::{
             error,
             link::Retry,
-            value::{array, bytes, unexpected},
+            value::{Value, array, bytes, unexpected},
         },
     },
 };

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
@@ -18,6 +18,7 @@ use crate::{
     transport::redis::{
         link::{Link, Retry, SILENCE, Script},
         schedule::{MOVED_AT_ONCE, PROMOTE, Promoted},
+        value::Value,
     },
 };
 

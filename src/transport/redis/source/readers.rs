@@ -1,7 +1,5 @@
 //! What the serving half reads of the server's answers, in one list: for tests and fuzz targets.
 
-use redis::Value;
-
 use super::{
     clock::Clock,
     entry::{self, Lane},
@@ -9,7 +7,10 @@ use super::{
     replies,
     take_over::Step,
 };
-use crate::transport::redis::readers::{Reader, list, text, texts};
+use crate::transport::redis::{
+    readers::{Reader, list, text, texts},
+    value::Value,
+};
 
 pub(in crate::transport::redis) fn all() -> Vec<Reader> {
     let entry = |id| list([text(id), texts("type task name a payload b")]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::sync::mpsc;
 
 use super::{
@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     transport::redis::{
         link::Retry,
-        value::{array, integer, miscounted},
+        value::{Value, array, integer, miscounted},
     },
 };
 

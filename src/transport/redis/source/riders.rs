@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Cmd, RedisResult};
 use tokio::{
     sync::Notify,
     time::{Instant, Sleep},
@@ -23,7 +23,11 @@ use super::{
     replies::{self, Shipment, StoredReply},
     worker::Worker,
 };
-use crate::{error::Error, sync::lock, transport::redis::error};
+use crate::{
+    error::Error,
+    sync::lock,
+    transport::redis::{error, value::Value},
+};
 
 /// How long a read waits for them: the least that a timer can measure.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -169,23 +173,23 @@ impl Riders {
     }
 
     /// What to send for them, and what is to be done with the answers.
-    pub(super) fn commands(mut self) -> (Pipeline, impl FnOnce(RedisResult<Vec<Value>>)) {
-        let mut commands = Pipeline::with_capacity(self.acks.len() + 2);
+    pub(super) fn commands(mut self) -> (Vec<Cmd>, impl FnOnce(RedisResult<Vec<Value>>)) {
+        let mut commands = Vec::with_capacity(self.acks.len() + 2);
         for ack in &self.acks {
             if let Some((channel, envelope)) = &ack.publish {
-                commands.cmd("PUBLISH").arg(&channel[..]).arg(envelope);
+                commands.push(acks::publish(channel, envelope));
             }
         }
         if !self.acks.is_empty() {
             let ids = acks::ids(&self.acks, Lane::Main);
-            commands.add_command(acks::xack(&self.worker, &ids));
+            commands.push(acks::xack(&self.worker, &ids));
         }
         let mut shipments = Vec::new();
         while !self.replies.is_empty() {
             let some = self.replies.len().min(replies::BATCH);
             let mut batch: Vec<_> = self.replies.drain(..some).collect();
             let shipment = Shipment::new(Lane::Main, &mut batch);
-            commands.add_command(shipment.call(&self.worker));
+            commands.push(shipment.call(&self.worker));
             shipments.push((shipment, batch));
         }
         let arrived = move |answers: RedisResult<Vec<Value>>| {

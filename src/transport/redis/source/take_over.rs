@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::time::Instant;
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{
     error::{Error, RpcError},
     transport::redis::{
         link::Retry,
-        value::{bytes, count, exactly, integer, unexpected},
+        value::{Value, bytes, count, exactly, integer, unexpected},
     },
 };
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -37,6 +37,7 @@ use crate::{
             link::{Link, Submit},
             options::Options,
             state::{Beat, Heart},
+            value::Value,
         },
     },
 };

@@ -1,6 +1,6 @@
 //! The read that is sent before what the last one brought was looked at.
 
-use redis::{RedisResult, Value};
+use redis::RedisResult;
 use tokio::{
     task::JoinHandle,
     time::{Instant, error::Elapsed, timeout},
@@ -10,7 +10,7 @@ use super::{
     super::{entry::Entry, worker::Worker},
     Connection, GRACE, Reader,
 };
-use crate::error::Error;
+use crate::{error::Error, transport::redis::value::Value};
 
 /// A read on its way, of as many deliveries as are asked for beyond those that have just come: the
 /// server works on it while these are parsed and handled.
@@ -43,7 +43,7 @@ impl Reader {
         let cmd = worker.reading(count, None, &streams);
         let asked = Instant::now();
         let answer = tokio::spawn(async move {
-            let answer = timeout(GRACE, connection.link.command(&cmd)).await;
+            let answer = timeout(GRACE, connection.line.command(&cmd)).await;
             (connection, answer)
         });
         worker.reading.begin();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::join_all};
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, RedisResult};
 use tokio::time::{Instant, Sleep, error::Elapsed, sleep, timeout, timeout_at};
 
 use self::{ahead::Ahead, recovery::Recovery};
@@ -27,7 +27,12 @@ use crate::{
     error::Error,
     transport::{
         Delivery, SettleDelivery, Verdict,
-        redis::{connect::BACKOFF, driven::Driven, error, value::integer},
+        redis::{
+            connect::BACKOFF,
+            error,
+            line::Line,
+            value::{Value, integer},
+        },
     },
 };
 
@@ -62,7 +67,7 @@ pub(super) struct Reader {
 }
 
 struct Connection {
-    link: Driven,
+    line: Line,
     /// By which another connection can end its blocked read; 0 where that is not known.
     id: i64,
 }
@@ -234,10 +239,10 @@ impl Reader {
         }
         let limit = block.unwrap_or_default() + GRACE;
         let answer = match riders {
-            None => timeout(limit, connection.link.command(&cmd)).await,
+            None => timeout(limit, connection.line.command(&cmd)).await,
             Some(riders) => {
                 let (first, arrived) = riders.commands();
-                let answer = connection.link.command_behind(&first, arrived, &cmd);
+                let answer = connection.line.command_behind(&first, arrived, &cmd);
                 timeout(limit, answer).await
             }
         };
@@ -288,14 +293,14 @@ impl Reader {
 
     async fn connect(&mut self) -> Result<Connection, Error> {
         let connecting = async {
-            let mut link = self.worker.connector.driven().await?;
+            let mut line = self.worker.connector.line().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
             // Without the right to ask, a blocked read just runs to its end.
-            let id = timeout(GRACE, link.command(&id)).await;
+            let id = timeout(GRACE, line.command(&id)).await;
             let id = id.ok().and_then(Result::ok);
             let id = id.and_then(|id| integer(&id).ok());
             Ok(Connection {
-                link,
+                line,
                 id: id.unwrap_or(0),
             })
         };

@@ -1,0 +1,374 @@
+//! A byte stream whose RESP2 is written and read here.
+//!
+//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult};
+use redis_protocol::resp2::{decode::decode_range, types::RangeFrame};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use crate::{
+    sync::lock,
+    transport::redis::{connect::Stream, value::Value},
+};
+
+/// How much room there is for what comes, and from which rest on there is new room. What was read is
+/// not copied: whoever holds a payload holds the room that it came in.
+const ROOM: usize = 64 << 10;
+const LITTLE: usize = 4 << 10;
+/// What is kept of the room for what is sent.
+const KEPT: usize = 1 << 20;
+
+pub(in crate::transport::redis) struct Direct {
+    stream: Box<dyn Stream>,
+    /// What is to be sent, and how much of that has been.
+    out: Vec<u8>,
+    sent: usize,
+    /// What has come and is not taken apart yet.
+    read: BytesMut,
+}
+
+impl Direct {
+    /// Over a stream on which the server waits for commands.
+    pub(in crate::transport::redis) fn new(stream: Box<dyn Stream>) -> Self {
+        Self {
+            stream,
+            out: Vec::new(),
+            sent: 0,
+            read: BytesMut::new(),
+        }
+    }
+
+    pub(super) fn send<'a>(&mut self, cmds: impl IntoIterator<Item = &'a Cmd>) {
+        for cmd in cmds {
+            cmd.write_packed_command(&mut self.out);
+        }
+    }
+
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
+        if let Some(answer) = self.take()? {
+            return Poll::Ready(Ok(answer));
+        }
+        self.write(cx)?;
+        loop {
+            if self.read.capacity() - self.read.len() < LITTLE {
+                self.read.reserve(ROOM);
+            }
+            if ready!(poll_read_buf(
+                Pin::new(&mut self.stream),
+                cx,
+                &mut self.read
+            ))? == 0
+            {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+            }
+            if let Some(answer) = self.take()? {
+                return Poll::Ready(Ok(answer));
+            }
+        }
+    }
+
+    /// Writes as much as the stream takes.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.sent < self.out.len() {
+            let rest = &self.out[self.sent..];
+            match Pin::new(&mut self.stream).poll_write(cx, rest)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => self.sent += written,
+                Poll::Pending => return Ok(()),
+            }
+        }
+        self.out.clear();
+        self.out.shrink_to(KEPT);
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Takes an answer out of what has come, if there is a whole one.
+    fn take(&mut self) -> RedisResult<Option<Value>> {
+        if self.read.is_empty() {
+            return Ok(None);
+        }
+        let decoded = decode_range(&self.read).map_err(|error| {
+            RedisError::from((
+                ErrorKind::Parse,
+                "what came is not RESP2",
+                error.to_string(),
+            ))
+        })?;
+        Ok(decoded.map(|(frame, length)| value(&frame, &self.read.split_to(length).freeze())))
+    }
+}
+
+/// What a frame says, as slices of the bytes that it was found in.
+fn value(frame: &RangeFrame, bytes: &Bytes) -> Value {
+    match frame {
+        RangeFrame::SimpleString((from, to)) | RangeFrame::BulkString((from, to)) => {
+            Value::Text(bytes.slice(from..to))
+        }
+        RangeFrame::Integer(number) => Value::Int(*number),
+        RangeFrame::Array(list) => {
+            Value::Array(list.iter().map(|frame| value(frame, bytes)).collect())
+        }
+        RangeFrame::Null => Value::Nil,
+        // The driver alone makes its errors.
+        RangeFrame::Error((from, to)) => {
+            redis::parse_redis_value(&[b"-", &bytes[*from..*to], b"\r\n"].concat())
+                .map_or(Value::Other, Value::from)
+        }
+    }
+}
+
+/// A stream that is lent: to the driver, which logs in over it.
+#[derive(Clone)]
+pub(in crate::transport::redis) struct Loan(Arc<Mutex<Option<Box<dyn Stream>>>>);
+
+impl Loan {
+    pub(in crate::transport::redis) fn new(stream: Box<dyn Stream>) -> Self {
+        Self(Arc::new(Mutex::new(Some(stream))))
+    }
+
+    /// Takes the stream back: whoever still has it finds it closed.
+    pub(in crate::transport::redis) fn end(&self) -> Option<Box<dyn Stream>> {
+        lock(&self.0).take()
+    }
+
+    fn with<T>(
+        &self,
+        poll: impl FnOnce(Pin<&mut Box<dyn Stream>>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match &mut *lock(&self.0) {
+            Some(stream) => poll(Pin::new(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+impl AsyncRead for Loan {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Loan {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.with(|stream| stream.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A connection with this much room on its way, and the server's end of it.
+    fn connected(room: usize) -> (Direct, DuplexStream) {
+        let (ours, servers) = duplex(room);
+        (Direct::new(Box::new(ours)), servers)
+    }
+
+    async fn answer(direct: &mut Direct) -> RedisResult<Value> {
+        poll_fn(|cx| direct.poll_answer(cx)).await
+    }
+
+    fn text(text: &'static str) -> Value {
+        Value::Text(text.into())
+    }
+
+    fn runs<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(work)
+    }
+
+    #[tokio::test]
+    async fn answers_are_what_the_server_said() {
+        let (mut direct, mut server) = connected(1024);
+        let said = b"+OK\r\n:-7\r\n$-1\r\n*-1\r\n$0\r\n\r\n*2\r\n$4\r\na\r\nb\r\n*0\r\n";
+        server.write_all(said).await.unwrap();
+        for expected in [
+            text("OK"),
+            Value::Int(-7),
+            Value::Nil,
+            Value::Nil,
+            text(""),
+            Value::Array(vec![text("a\r\nb"), Value::Array(vec![])]),
+        ] {
+            assert_eq!(answer(&mut direct).await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_an_answer_with_its_code_and_its_text() {
+        let (mut direct, mut server) = connected(1024);
+        let said = b"-NOGROUP No such key 's'\r\n-ERR\r\n*1\r\n-LOADING wait\r\n";
+        server.write_all(said).await.unwrap();
+        let Value::ServerError(refusal) = answer(&mut direct).await.unwrap() else {
+            panic!("no refusal");
+        };
+        assert_eq!(refusal.code(), "NOGROUP");
+        assert_eq!(refusal.details(), Some("No such key 's'"));
+        assert!(matches!(
+            answer(&mut direct).await,
+            Ok(Value::ServerError(_))
+        ));
+        let Value::Array(list) = answer(&mut direct).await.unwrap() else {
+            panic!("no list");
+        };
+        assert!(matches!(&list[..], [Value::ServerError(_)]));
+    }
+
+    #[tokio::test]
+    async fn what_the_stream_does_not_take_at_once_is_sent_while_the_answer_is_waited_for() {
+        let (mut direct, mut server) = connected(7);
+        let mut cmd = redis::cmd("ECHO");
+        cmd.arg("x".repeat(1000));
+        direct.send([&cmd, &cmd]);
+        let expected = [cmd.get_packed_command(), cmd.get_packed_command()].concat();
+        let serving = async {
+            let mut heard = vec![0; expected.len()];
+            server.read_exact(&mut heard).await.unwrap();
+            server.write_all(b"+a\r\n+b\r\n").await.unwrap();
+            heard
+        };
+        let asking = async { (answer(&mut direct).await, answer(&mut direct).await) };
+        let (heard, answers) = tokio::join!(serving, asking);
+        assert_eq!(heard, expected);
+        assert_eq!(answers.0.unwrap(), text("a"));
+        assert_eq!(answers.1.unwrap(), text("b"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_or_says_something_else_is_lost() {
+        for said in [
+            "",
+            "$5\r\nab",
+            "HTTP/1.1 400 Bad Request\r\n\r\n",
+            "*x\r\n",
+            "$-7\r\n",
+        ] {
+            let (mut direct, mut server) = connected(1024);
+            server.write_all(said.as_bytes()).await.unwrap();
+            drop(server);
+            let error = answer(&mut direct).await.expect_err(said);
+            assert!(error.code().is_none(), "{said}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_loan_that_has_ended_is_closed_for_the_borrower() {
+        let (ours, mut server) = duplex(64);
+        let mut borrower = Loan::new(Box::new(ours));
+        borrower.write_all(b"a").await.unwrap();
+        let stream = borrower.end().expect("it is taken back once");
+        assert!(borrower.end().is_none());
+        borrower.write_all(b"b").await.unwrap_err();
+        drop(stream);
+        let mut heard = Vec::new();
+        server.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"a");
+    }
+
+    fn write(value: &Value, out: &mut Vec<u8>) {
+        match value {
+            Value::Nil => out.extend(b"$-1\r\n"),
+            Value::Int(number) => out.extend(format!(":{number}\r\n").bytes()),
+            Value::Text(text) => {
+                out.extend(format!("${}\r\n", text.len()).bytes());
+                out.extend(text);
+                out.extend(b"\r\n");
+            }
+            Value::Array(list) => {
+                out.extend(format!("*{}\r\n", list.len()).bytes());
+                list.iter().for_each(|value| write(value, out));
+            }
+            other => panic!("not in RESP2: {other:?}"),
+        }
+    }
+
+    fn any_answer() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Nil),
+            any::<i64>().prop_map(Value::Int),
+            prop::collection::vec(any::<u8>(), 0..40).prop_map(|text| Value::Text(text.into())),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop::collection::vec(inner, 0..6).prop_map(Value::Array)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn answers_arrive_in_whatever_pieces_they_come(
+            answers in prop::collection::vec(any_answer(), 1..6),
+            pieces in prop::collection::vec(1..50_usize, 1..20),
+        ) {
+            let mut said = Vec::new();
+            answers.iter().for_each(|answer| write(answer, &mut said));
+            runs(async {
+                let (mut direct, mut server) = connected(64);
+                let saying = async {
+                    let (mut rest, mut pieces) = (&said[..], pieces.iter().cycle());
+                    while !rest.is_empty() {
+                        let (piece, after) = rest.split_at(rest.len().min(*pieces.next().unwrap()));
+                        server.write_all(piece).await.unwrap();
+                        tokio::task::yield_now().await;
+                        rest = after;
+                    }
+                };
+                let hearing = async {
+                    for expected in &answers {
+                        assert_eq!(answer(&mut direct).await.unwrap(), *expected);
+                    }
+                };
+                tokio::join!(saying, hearing);
+            });
+        }
+
+        #[test]
+        fn whatever_comes_is_an_answer_or_a_lost_connection(
+            said in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..80),
+                "([*$:+-][0-9-]{0,3}\r\n){0,12}".prop_map(String::into_bytes),
+            ],
+        ) {
+            runs(async {
+                let (mut direct, mut server) = connected(1024);
+                server.write_all(&said).await.unwrap();
+                drop(server);
+                let mut answers = 0;
+                while answer(&mut direct).await.is_ok() {
+                    answers += 1;
+                    assert!(answers <= said.len());
+                }
+            });
+        }
+    }
+}
