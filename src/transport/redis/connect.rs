@@ -5,7 +5,7 @@ use std::{fmt, future::Future, io, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ProtocolVersion, RedisError,
-    aio::{MultiplexedConnection, PubSub},
+    aio::MultiplexedConnection,
     io::tcp::{
         TcpSettings,
         socket2::{SockRef, TcpKeepalive},
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     error,
-    line::{Direct, Foreign, Line, Loan},
+    line::{Direct, Foreign, Line, Loan, PubSub},
     value::{self, Value},
 };
 use crate::{error::Error, transport::Backoff};
@@ -126,53 +126,62 @@ impl Connector {
 
     /// A connection for commands. Its answers have no time limit: whoever uses it sets one.
     pub(super) async fn line(&self) -> Result<Line, Error> {
-        #[cfg(test)]
-        if let Some(stream) = self.dialled().await? {
-            return self.direct(stream).await;
-        }
-        let info = self.0.client.get_connection_info();
-        if info.redis_settings().protocol() == ProtocolVersion::RESP2 {
-            match info.addr() {
-                ConnectionAddr::Tcp(host, port) => {
-                    let connecting =
-                        async { Ok(TcpStream::connect((host.as_str(), *port)).await?) };
-                    let stream = self.within_time(connecting).await?;
-                    // A socket that cannot be told is as good as one of another system.
-                    let _ = set_options(&stream, info.tcp_settings());
-                    return self.direct(Box::new(stream)).await;
-                }
-                #[cfg(unix)]
-                ConnectionAddr::Unix(path) => {
-                    let connecting = async { Ok(tokio::net::UnixStream::connect(path).await?) };
-                    let stream = self.within_time(connecting).await?;
-                    return self.direct(Box::new(stream)).await;
-                }
-                _ => {}
-            }
+        if let Some(direct) = self.direct().await? {
+            return Ok(Line::direct(direct));
         }
         let (client, config) = (&self.0.client, config());
         let making = client.get_multiplexed_async_connection_with_config(&config);
-        Ok(Line::Foreign(Foreign::new(self.within_time(making).await?)))
+        Ok(Line::foreign(Foreign::new(self.within_time(making).await?)))
     }
 
-    /// A connection over a byte stream, over which the driver logs in.
-    async fn direct(&self, stream: Box<dyn Stream>) -> Result<Line, Error> {
+    /// A connection for subscriptions.
+    pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
+        if let Some(direct) = self.direct().await? {
+            return Ok(PubSub::direct(direct));
+        }
+        let making = self.0.client.get_async_pubsub();
+        Ok(PubSub::foreign(self.within_time(making).await?))
+    }
+
+    /// A connection over a byte stream on which the driver has logged in; `None` where it has to keep
+    /// the connection.
+    async fn direct(&self) -> Result<Option<Direct>, Error> {
+        let Some(stream) = self.stream().await? else {
+            return Ok(None);
+        };
         let loan = Loan::new(stream);
         let handshake = self.0.client.get_connection_info().redis_settings();
         let making = MultiplexedConnection::new_with_config(handshake, loan.clone(), config());
         drop(self.within_time(making).await?);
         let stream = loan.end().expect("it is taken back once");
-        Ok(Line::Direct(Direct::new(stream)))
+        Ok(Some(Direct::new(stream)))
     }
 
-    /// A connection for subscriptions.
-    pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
+    /// A byte stream to the server; `None` under TLS and RESP3.
+    async fn stream(&self) -> Result<Option<Box<dyn Stream>>, Error> {
         #[cfg(test)]
         if let Some(stream) = self.dialled().await? {
-            let handshake = self.0.client.get_connection_info().redis_settings();
-            return self.within_time(PubSub::new(handshake, stream)).await;
+            return Ok(Some(stream));
         }
-        self.within_time(self.0.client.get_async_pubsub()).await
+        let info = self.0.client.get_connection_info();
+        if info.redis_settings().protocol() != ProtocolVersion::RESP2 {
+            return Ok(None);
+        }
+        Ok(match info.addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                let connecting = async { Ok(TcpStream::connect((host.as_str(), *port)).await?) };
+                let stream = self.within_time(connecting).await?;
+                // A socket that cannot be told is as good as one of another system.
+                let _ = set_options(&stream, info.tcp_settings());
+                Some(Box::new(stream))
+            }
+            #[cfg(unix)]
+            ConnectionAddr::Unix(path) => {
+                let connecting = async { Ok(tokio::net::UnixStream::connect(path).await?) };
+                Some(Box::new(self.within_time(connecting).await?))
+            }
+            _ => None,
+        })
     }
 
     async fn within_time<T>(

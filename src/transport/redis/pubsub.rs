@@ -2,18 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
-use redis::{
-    Msg, RedisError,
-    aio::{PubSub, PubSubSink, PubSubStream},
-};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use futures_util::FutureExt;
+use redis::RedisError;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connect::{BACKOFF, Connector},
     error,
+    line::{PubSub, Published},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -21,10 +18,8 @@ use crate::{
     transport::{Counters, Interest},
 };
 
-/// How often the server is asked whether it is still there, unless an event has said so since.
-const PING: Duration = Duration::from_millis(2500);
-/// How long it may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+/// How long the server may take to confirm the subscriptions.
+const CONFIRMATION: Duration = Duration::from_secs(5);
 /// How many events are handed over at once at most.
 const BATCH: usize = 256;
 /// How often at most a warning about dropped events is logged.
@@ -62,18 +57,10 @@ impl Subscriber {
     /// Subscribes to everything, and returns when the server has confirmed it.
     pub(super) async fn subscribe(&self) -> Result<PubSub, Error> {
         let mut connection = self.connector.pubsub().await?;
-        let subscribing = async {
-            let names: Vec<_> = self.events.keys().collect();
-            if !names.is_empty() {
-                connection.subscribe(names).await?;
-            }
-            let patterns: Vec<_> = self.patterns.keys().collect();
-            if !patterns.is_empty() {
-                connection.psubscribe(patterns).await?;
-            }
-            Ok(())
-        };
-        match timeout(ANSWER, subscribing).await {
+        let channels: Vec<_> = self.events.keys().map(|name| &name[..]).collect();
+        let patterns: Vec<_> = self.patterns.keys().map(|name| &name[..]).collect();
+        let subscribing = connection.subscribe(&channels, &patterns);
+        match timeout(CONFIRMATION, subscribing).await {
             Ok(Ok(())) => Ok(connection),
             Ok(Err(refusal)) => Err(self.refused(refusal)),
             Err(_) => Err(error::unreachable(self.connector.address())),
@@ -103,11 +90,10 @@ impl Subscriber {
         let receive = async {
             let mut connection = first;
             loop {
-                let (sink, stream) = connection.split();
-                let reason = self.receive(sink, stream, &offer).await;
+                let reason = self.receive(connection, &offer).await;
                 let lost = Instant::now();
                 gap(None);
-                tracing::warn!(reason, "lost the connection that brings events");
+                tracing::warn!(%reason, "lost the connection that brings events");
                 connection = self.again().await;
                 self.counters.reconnects.increment();
                 let missed = lost.elapsed();
@@ -143,56 +129,13 @@ impl Subscriber {
     /// Receives until the connection is lost, and says why it is.
     async fn receive(
         &mut self,
-        mut sink: PubSubSink,
-        mut stream: PubSubStream,
+        mut connection: PubSub,
         offer: &impl Fn(&mut Vec<Message>),
-    ) -> String {
-        let mut pings = interval(PING);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = true;
+    ) -> RedisError {
         loop {
-            tokio::select! {
-                biased;
-                message = stream.next() => match message {
-                    Some(message) => {
-                        heard = true;
-                        self.events(message, &mut stream, offer);
-                    }
-                    None => return "the server closed it".to_owned(),
-                },
-                _ = pings.tick() => {
-                    if std::mem::take(&mut heard) {
-                        continue;
-                    }
-                    let Err(reason) = self.ping(&mut sink, &mut stream, offer).await else {
-                        continue;
-                    };
-                    return reason;
-                }
-            }
-        }
-    }
-
-    /// Asks whether the server is still there, and receives meanwhile.
-    async fn ping(
-        &mut self,
-        sink: &mut PubSubSink,
-        stream: &mut PubSubStream,
-        offer: &impl Fn(&mut Vec<Message>),
-    ) -> Result<(), String> {
-        let pong = timeout(ANSWER, sink.ping::<redis::Value>());
-        tokio::pin!(pong);
-        loop {
-            tokio::select! {
-                pong = &mut pong => return match pong {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err("no answer to a ping".to_owned()),
-                },
-                message = stream.next() => match message {
-                    Some(message) => self.events(message, stream, offer),
-                    None => return Err("the server closed it".to_owned()),
-                },
+            match connection.next().await {
+                Ok(event) => self.events(event, &mut connection, offer),
+                Err(reason) => return reason,
             }
         }
     }
@@ -201,18 +144,19 @@ impl Subscriber {
     /// as much for many as for one.
     fn events(
         &mut self,
-        first: Msg,
-        stream: &mut PubSubStream,
+        first: Published,
+        connection: &mut PubSub,
         offer: &impl Fn(&mut Vec<Message>),
     ) {
         let mut next = Some(first);
-        while let Some(message) = next {
-            self.batch.push(self.message(&message));
+        while let Some(event) = next {
+            self.batch.push(self.message(event));
             let more = self.batch.len() < BATCH;
+            // What is wrong with the connection is said again to whoever asks next.
             next = more
-                .then(|| stream.next().now_or_never())
+                .then(|| connection.next().now_or_never())
                 .flatten()
-                .flatten();
+                .and_then(Result::ok);
         }
         self.counters.events.add(self.batch.len() as u64);
         offer(&mut self.batch);
@@ -228,22 +172,17 @@ impl Subscriber {
         }
     }
 
-    fn message(&self, message: &Msg) -> Message {
+    fn message(&self, event: Published) -> Message {
         // What comes by a pattern may have any name, be it no text.
-        let known = (!message.from_pattern())
-            .then(|| self.events.get(message.get_channel_name().as_bytes()));
+        let known = (event.pattern.is_none()).then(|| self.events.get(&event.channel[..]));
         let name = match known.flatten() {
             Some(name) => name.clone(),
-            None => {
-                let channel = message.get_channel::<Vec<u8>>().unwrap_or_default();
-                Name::from(String::from_utf8_lossy(&channel).as_ref())
-            }
+            None => Name::from(String::from_utf8_lossy(&event.channel).as_ref()),
         };
         let mut parts = Parts::new(Kind::Event, name);
-        if message.from_pattern() {
-            let pattern = message.get_pattern::<Vec<u8>>().unwrap_or_default();
-            parts.pattern = self.patterns.get(&pattern).cloned();
+        if let Some(pattern) = event.pattern {
+            parts.pattern = self.patterns.get(&pattern[..]).cloned();
         }
-        Message::from_parts(parts, Bytes::copy_from_slice(message.get_payload_bytes()))
+        Message::from_parts(parts, event.payload)
     }
 }

@@ -54,11 +54,12 @@ impl Direct {
     }
 
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        if let Some(answer) = self.take()? {
-            return Poll::Ready(Ok(answer));
-        }
-        self.write(cx)?;
+        let mut written = self.write(cx);
         loop {
+            if let Some(answer) = self.take()? {
+                return Poll::Ready(Ok(answer));
+            }
+            std::mem::replace(&mut written, Ok(()))?;
             if self.read.capacity() - self.read.len() < LITTLE {
                 self.read.reserve(ROOM);
             }
@@ -69,9 +70,6 @@ impl Direct {
             ))? == 0
             {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
-            }
-            if let Some(answer) = self.take()? {
-                return Poll::Ready(Ok(answer));
             }
         }
     }

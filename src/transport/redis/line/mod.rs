@@ -5,23 +5,33 @@
 
 mod direct;
 mod foreign;
+mod pubsub;
 
 use std::{
     future::poll_fn,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use redis::{Cmd, RedisResult};
+use redis::{Cmd, ErrorKind, RedisResult};
 
 pub(super) use self::{
     direct::{Direct, Loan},
     foreign::Foreign,
+    pubsub::{PubSub, Published},
 };
 use super::value::Value;
 
-/// A connection, which works while its answers are waited for. None has a time limit: whoever gives up
-/// on one must not use the connection any more.
-pub(super) enum Line {
+/// A connection, which works while its answers are waited for. None has a time limit.
+///
+/// # Cancel safety
+/// The answer to what is not waited for any more is passed over by whoever asks next.
+pub(super) struct Line {
+    carrier: Carrier,
+    /// How many answers have not come yet.
+    due: usize,
+}
+
+enum Carrier {
     /// What is sent and read is this side's.
     Direct(Direct),
     /// The driver's own connection.
@@ -29,21 +39,38 @@ pub(super) enum Line {
 }
 
 impl Line {
+    pub(super) fn direct(direct: Direct) -> Self {
+        Self::new(Carrier::Direct(direct))
+    }
+
+    pub(super) fn foreign(foreign: Foreign) -> Self {
+        Self::new(Carrier::Foreign(foreign))
+    }
+
+    fn new(carrier: Carrier) -> Self {
+        Self { carrier, due: 0 }
+    }
+
     /// Sends commands in one go, once answers are waited for.
     pub(super) fn send<'a>(&mut self, cmds: impl IntoIterator<Item = &'a Cmd>) {
-        match self {
-            Line::Direct(direct) => direct.send(cmds),
-            Line::Foreign(foreign) => foreign.send(cmds),
+        let due = &mut self.due;
+        let cmds = cmds.into_iter().inspect(|_| *due += 1);
+        match &mut self.carrier {
+            Carrier::Direct(direct) => direct.send(cmds),
+            Carrier::Foreign(foreign) => foreign.send(cmds),
         }
     }
 
     /// The answer to the oldest command that has not been answered yet; a refusal is one too. An
     /// error means that the connection is lost, also where no answer is due.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        match self {
-            Line::Direct(direct) => direct.poll_answer(cx),
-            Line::Foreign(foreign) => foreign.poll_answer(cx),
-        }
+        let answer = ready!(match &mut self.carrier {
+            Carrier::Direct(direct) => direct.poll_answer(cx),
+            Carrier::Foreign(foreign) => foreign.poll_answer(cx),
+        })?;
+        self.due = (self.due.checked_sub(1))
+            .ok_or((ErrorKind::Parse, "the server answered without being asked"))?;
+        Poll::Ready(Ok(answer))
     }
 
     async fn answer(&mut self) -> RedisResult<Value> {
@@ -58,13 +85,23 @@ impl Line {
         Ok(answers)
     }
 
+    /// Passes over the answers that came before these few.
+    async fn skip_to(&mut self, count: usize) -> RedisResult<()> {
+        while self.due > count {
+            self.answer().await?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         self.send([cmd]);
+        self.skip_to(1).await?;
         self.answer().await
     }
 
     pub(super) async fn pipeline(&mut self, cmds: &[Cmd]) -> RedisResult<Vec<Value>> {
         self.send(cmds);
+        self.skip_to(cmds.len()).await?;
         self.answers(cmds.len()).await
     }
 
@@ -77,12 +114,51 @@ impl Line {
         cmd: &Cmd,
     ) -> RedisResult<Value> {
         self.send(others.iter().chain([cmd]));
-        let answers = self.answers(others.len()).await;
+        let answering = async {
+            self.skip_to(others.len() + 1).await?;
+            self.answers(others.len()).await
+        };
+        let answers = answering.await;
         let lost = answers.as_ref().err().cloned();
         first(answers);
         match lost {
             Some(error) => Err(error),
             None => self.answer().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_to_a_command_that_was_given_up_is_nobody_elses() {
+        let (ours, mut server) = duplex(1024);
+        let mut line = Line::direct(Direct::new(Box::new(ours)));
+        let ping = redis::cmd("PING");
+        let pings = [ping.clone(), ping.clone()];
+        let moment = std::time::Duration::from_secs(1);
+        let given_up = tokio::time::timeout(moment, line.command(&ping)).await;
+        given_up.unwrap_err();
+        let given_up = tokio::time::timeout(moment, line.pipeline(&pings));
+        given_up.await.unwrap_err();
+        server
+            .write_all(b":1\r\n:2\r\n:3\r\n:4\r\n:5\r\n")
+            .await
+            .unwrap();
+        assert_eq!(line.command(&ping).await.unwrap(), Value::Int(4));
+        let mut told = None;
+        let first = |answers: RedisResult<_>| told = Some(answers.unwrap());
+        server.write_all(b":6\r\n").await.unwrap();
+        let last = line.command_behind(&pings[..1], first, &ping).await;
+        assert_eq!(
+            (told, last.unwrap()),
+            (Some(vec![Value::Int(5)]), Value::Int(6))
+        );
+        server.write_all(b":7\r\n").await.unwrap();
+        line.answer().await.expect_err("nothing was asked");
     }
 }

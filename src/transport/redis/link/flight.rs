@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
-use redis::{ErrorKind, RedisError};
+use redis::RedisError;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::Request;
@@ -65,9 +65,7 @@ impl Flight {
         poll_fn(|cx| {
             while let Poll::Ready(answer) = line.poll_answer(cx) {
                 let answer = answer.map_err(Some)?;
-                let Some(oldest) = sent.front_mut() else {
-                    return Poll::Ready(Err(Some(unasked())));
-                };
+                let oldest = sent.front_mut().expect("an answer was due");
                 oldest.answers.push(answer);
                 if oldest.answers.len() == oldest.requests.len() {
                     return Poll::Ready(Ok(sent.pop_front().expect("it is the oldest")));
@@ -88,9 +86,4 @@ impl Flight {
         })
         .await
     }
-}
-
-/// An answer that no command asked for: what follows cannot be told apart any more.
-fn unasked() -> RedisError {
-    (ErrorKind::Parse, "the server answered without being asked").into()
 }

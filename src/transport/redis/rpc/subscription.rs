@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
-use redis::{RedisError, Value, aio::PubSub};
+use redis::RedisError;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -14,13 +13,15 @@ use crate::{
     error::Error,
     transport::{
         Counters,
-        redis::connect::{BACKOFF, Connector},
+        redis::{
+            connect::{BACKOFF, Connector},
+            line::PubSub,
+        },
     },
 };
 
-/// How often the server is asked whether it still hears us, and how long it may take to answer: a
-/// connection that is only half open shows no other sign.
-const PING: Duration = Duration::from_secs(5);
+/// How long the server may take to confirm a subscription.
+const CONFIRMATION: Duration = Duration::from_secs(5);
 
 pub(super) struct Subscription {
     pub(super) connector: Connector,
@@ -45,11 +46,12 @@ impl Subscription {
                     down = Ready::Lost;
                     self.pending.subscribed();
                     self.ready.send_replace(Ready::Yes);
-                    self.listen(subscription).await;
+                    let reason = self.listen(subscription).await;
                     self.ready.send_replace(Ready::Lost);
                     self.pending.unsubscribed();
                     tracing::warn!(
                         address = self.connector.address(),
+                        %reason,
                         "lost the subscription for replies"
                     );
                 }
@@ -70,7 +72,12 @@ impl Subscription {
     /// A subscription that the server has confirmed, or its refusal.
     async fn subscribe(&self) -> Result<Result<PubSub, RedisError>, Error> {
         let mut pubsub = self.connector.pubsub().await?;
-        match timeout(PING, pubsub.subscribe(&self.channel)).await {
+        match timeout(
+            CONFIRMATION,
+            pubsub.subscribe(&[self.channel.as_bytes()], &[]),
+        )
+        .await
+        {
             Ok(Ok(())) => Ok(Ok(pubsub)),
             Ok(Err(refusal)) if refusal.code().is_some() => Ok(Err(refusal)),
             Ok(Err(error)) => {
@@ -80,26 +87,13 @@ impl Subscription {
         }
     }
 
-    /// Hands out replies until the connection is lost.
-    async fn listen(&self, subscription: PubSub) {
-        let (mut sink, mut replies) = subscription.split();
-        let alive = async {
-            loop {
-                sleep(PING).await;
-                if !matches!(timeout(PING, sink.ping::<Value>()).await, Ok(Ok(_))) {
-                    return;
-                }
+    /// Hands out replies until the connection is lost, and says why it is.
+    async fn listen(&self, mut subscription: PubSub) -> RedisError {
+        loop {
+            match subscription.next().await {
+                Ok(reply) => self.pending.resolve(&reply.payload),
+                Err(error) => return error,
             }
-        };
-        let hand_out = async {
-            while let Some(reply) = replies.next().await {
-                self.pending.resolve(reply.get_payload_bytes());
-            }
-        };
-        tokio::select! {
-            biased;
-            () = hand_out => {}
-            () = alive => {}
         }
     }
 }

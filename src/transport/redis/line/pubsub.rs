@@ -1,0 +1,333 @@
+//! A connection that hears what is published.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use redis::{
+    ErrorKind, RedisError, RedisResult,
+    aio::{PubSubSink, PubSubStream},
+};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use super::{Direct, Value};
+
+/// How often the server is asked whether it is still there, unless it has said something since: a
+/// connection that is only half open shows no other sign.
+const PING: Duration = Duration::from_millis(2500);
+/// How long it may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What was published.
+#[derive(Debug, PartialEq)]
+pub(in crate::transport::redis) struct Published {
+    /// The subscription that brings it, where that is one to a pattern.
+    pub(in crate::transport::redis) pattern: Option<Bytes>,
+    pub(in crate::transport::redis) channel: Bytes,
+    pub(in crate::transport::redis) payload: Bytes,
+}
+
+/// A connection with subscriptions.
+pub(in crate::transport::redis) struct PubSub {
+    ears: Ears,
+    /// What came while subscriptions were waited for.
+    early: VecDeque<Published>,
+    pings: Interval,
+    /// Whether the server has said something since the last ping was due.
+    heard: bool,
+    /// Since when an answer to a ping is due.
+    asked: Option<Instant>,
+}
+
+enum Ears {
+    Direct(Direct),
+    /// The driver's, where it keeps the connection.
+    Foreign {
+        sink: PubSubSink,
+        stream: PubSubStream,
+        pong: Option<Pong>,
+    },
+}
+
+type Pong = Pin<Box<dyn Future<Output = RedisResult<redis::Value>> + Send>>;
+
+/// What a connection with subscriptions brings.
+enum Heard {
+    Published(Published),
+    /// An answer: to a ping, or to one of the names that are subscribed to.
+    Answer,
+}
+
+impl PubSub {
+    pub(in crate::transport::redis) fn direct(direct: Direct) -> Self {
+        Self::new(Ears::Direct(direct))
+    }
+
+    pub(in crate::transport::redis) fn foreign(driver: redis::aio::PubSub) -> Self {
+        let (sink, stream) = driver.split();
+        Self::new(Ears::Foreign {
+            sink,
+            stream,
+            pong: None,
+        })
+    }
+
+    fn new(ears: Ears) -> Self {
+        let mut pings = interval(PING);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            ears,
+            early: VecDeque::new(),
+            pings,
+            heard: true,
+            asked: None,
+        }
+    }
+
+    /// Subscribes, and returns when the server has confirmed it. A refusal is an error with a code.
+    pub(in crate::transport::redis) async fn subscribe(
+        &mut self,
+        channels: &[&[u8]],
+        patterns: &[&[u8]],
+    ) -> RedisResult<()> {
+        let both = [("SUBSCRIBE", channels), ("PSUBSCRIBE", patterns)];
+        for (word, names) in both.into_iter().filter(|(_, names)| !names.is_empty()) {
+            match &mut self.ears {
+                Ears::Direct(direct) => {
+                    direct.send([&*redis::cmd(word).arg(names)]);
+                    let mut confirmed = 0;
+                    while confirmed < names.len() {
+                        match poll_fn(|cx| self.ears.poll_next(cx)).await? {
+                            Heard::Published(published) => self.early.push_back(published),
+                            Heard::Answer => confirmed += 1,
+                        }
+                    }
+                }
+                Ears::Foreign { sink, .. } if word == "SUBSCRIBE" => sink.subscribe(names).await?,
+                Ears::Foreign { sink, .. } => sink.psubscribe(names).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What is published next. The error says why the connection is lost: also when the server
+    /// is silent for too long.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(in crate::transport::redis) async fn next(&mut self) -> RedisResult<Published> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Published>> {
+        if let Some(published) = self.early.pop_front() {
+            return Poll::Ready(Ok(published));
+        }
+        loop {
+            // What has come is heard before the clock is looked at.
+            while let Poll::Ready(heard) = self.ears.poll_next(cx) {
+                let published = match heard {
+                    Ok(Heard::Published(published)) => Some(published),
+                    Ok(Heard::Answer) => None,
+                    // Who may not ask is answered too.
+                    Err(refusal) if refusal.code().is_some() => None,
+                    Err(lost) => return Poll::Ready(Err(lost)),
+                };
+                (self.heard, self.asked) = (true, None);
+                if let Some(published) = published {
+                    return Poll::Ready(Ok(published));
+                }
+            }
+            ready!(self.pings.poll_tick(cx));
+            if self.asked.is_some_and(|asked| asked.elapsed() >= ANSWER) {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+            }
+            if !std::mem::take(&mut self.heard) && self.asked.is_none() {
+                self.ears.ping();
+                self.asked = Some(Instant::now());
+            }
+        }
+    }
+}
+
+impl Ears {
+    fn ping(&mut self) {
+        match self {
+            Ears::Direct(direct) => direct.send([&redis::cmd("PING")]),
+            Ears::Foreign { sink, pong, .. } => {
+                let mut sink = sink.clone();
+                *pong = Some(Box::pin(async move { sink.ping().await }));
+            }
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Heard>> {
+        match self {
+            Ears::Direct(direct) => direct.poll_answer(cx).map(|answer| heard(answer?)),
+            Ears::Foreign { stream, pong, .. } => {
+                if let Poll::Ready(message) = stream.poll_next_unpin(cx) {
+                    let message = message.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
+                    return Poll::Ready(Ok(Heard::Published(Published {
+                        pattern: message.get_pattern().ok().map(Vec::into),
+                        channel: message.get_channel_name().to_owned().into(),
+                        payload: Bytes::copy_from_slice(message.get_payload_bytes()),
+                    })));
+                }
+                let Some(waiting) = pong else {
+                    return Poll::Pending;
+                };
+                let answered = ready!(waiting.as_mut().poll(cx));
+                *pong = None;
+                Poll::Ready(answered.map(|_| Heard::Answer))
+            }
+        }
+    }
+}
+
+/// What an answer means on a connection with subscriptions.
+/// <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
+fn heard(answer: Value) -> RedisResult<Heard> {
+    let answer = match answer.refused()? {
+        Value::Array(answer) => answer,
+        // To a ping, where there is no subscription yet.
+        Value::Text(_) => return Ok(Heard::Answer),
+        _ => return Err(unexpected()),
+    };
+    let mut words = answer.into_iter();
+    let mut text = || match words.next() {
+        Some(Value::Text(text)) => Ok(text),
+        _ => Err(unexpected()),
+    };
+    let kind = text()?;
+    let pattern = match &kind[..] {
+        b"message" => None,
+        b"pmessage" => Some(text()?),
+        b"pong" | b"subscribe" | b"psubscribe" => return Ok(Heard::Answer),
+        _ => return Err(unexpected()),
+    };
+    Ok(Heard::Published(Published {
+        pattern,
+        channel: text()?,
+        payload: text()?,
+    }))
+}
+
+fn unexpected() -> RedisError {
+    (ErrorKind::Parse, "no server answers a subscriber like that").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A connection to a server that says this, and the server's end.
+    async fn told(said: &str) -> (PubSub, DuplexStream) {
+        let (ours, mut server) = duplex(4096);
+        server.write_all(said.as_bytes()).await.unwrap();
+        (PubSub::direct(Direct::new(Box::new(ours))), server)
+    }
+
+    fn words(words: &[&str]) -> String {
+        let texts = words
+            .iter()
+            .map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        format!("*{}\r\n{}", words.len(), texts.collect::<String>())
+    }
+
+    fn confirmed(kind: &str, name: &str) -> String {
+        words(&[kind, name, ""]).replace("$0\r\n\r\n", ":1\r\n")
+    }
+
+    #[tokio::test]
+    async fn what_comes_between_the_confirmations_is_not_lost() {
+        let said = [
+            confirmed("subscribe", "a"),
+            words(&["message", "a", "first"]),
+            confirmed("subscribe", "b"),
+            confirmed("psubscribe", "c*"),
+            words(&["pmessage", "c*", "c1", "second"]),
+        ];
+        let (mut pubsub, mut server) = told(&said.concat()).await;
+        pubsub.subscribe(&[b"a", b"b"], &[b"c*"]).await.unwrap();
+        let first = pubsub.next().await.unwrap();
+        assert_eq!((first.pattern, &first.channel[..]), (None, &b"a"[..]));
+        assert_eq!(first.payload, "first");
+        let second = pubsub.next().await.unwrap();
+        assert_eq!(second.pattern.unwrap(), "c*");
+        assert_eq!(
+            (&second.channel[..], &second.payload[..]),
+            (&b"c1"[..], &b"second"[..])
+        );
+        drop(pubsub);
+        let mut asked = String::new();
+        server.read_to_string(&mut asked).await.unwrap();
+        let commands = [
+            words(&["SUBSCRIBE", "a", "b"]),
+            words(&["PSUBSCRIBE", "c*"]),
+        ];
+        assert_eq!(asked, commands.concat());
+    }
+
+    #[tokio::test]
+    async fn a_refused_subscription_is_an_error_with_a_code() {
+        let (mut pubsub, _server) = told("-NOPERM no such right\r\n").await;
+        let refusal = pubsub.subscribe(&[b"a"], &[]).await.unwrap_err();
+        assert_eq!(refusal.code(), Some("NOPERM"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_answers_no_ping_is_lost() {
+        let (mut pubsub, mut server) = told("").await;
+        let started = Instant::now();
+        let error = pubsub.next().await.unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        assert!(
+            started.elapsed() <= 2 * PING + ANSWER,
+            "{:?}",
+            started.elapsed()
+        );
+        drop(pubsub);
+        let mut asked = String::new();
+        server.read_to_string(&mut asked).await.unwrap();
+        assert_eq!(asked, words(&["PING"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_answers_pings_is_there_even_where_it_refuses_them() {
+        for answer in [words(&["pong", ""]), "-NOPERM no PING\r\n".into()] {
+            let (mut pubsub, mut server) = told("").await;
+            let serving = async {
+                for _ in 0..10 {
+                    let mut asked = vec![0; words(&["PING"]).len()];
+                    server.read_exact(&mut asked).await.unwrap();
+                    server.write_all(answer.as_bytes()).await.unwrap();
+                }
+                let published = words(&["message", "a", "b"]);
+                server.write_all(published.as_bytes()).await.unwrap();
+            };
+            let (_, published) = tokio::join!(serving, pubsub.next());
+            assert_eq!(published.unwrap().payload, "b");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_no_subscriber_is_told_is_a_lost_connection() {
+        for said in [
+            ":1\r\n".to_owned(),
+            words(&["message", "a"]),
+            words(&["other"]),
+        ] {
+            let (mut pubsub, _server) = told(&said).await;
+            pubsub.next().await.expect_err(&said);
+        }
+    }
+}
