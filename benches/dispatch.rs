@@ -3,6 +3,9 @@
 //!
 //! ```sh
 //! cargo bench --bench dispatch
+//! # The instructions of 10,000 messages over 100 routes: "Collected" by callgrind.
+//! valgrind --tool=callgrind --toggle-collect='*counted*' --callgrind-out-file=/dev/null \
+//!     target/release/deps/dispatch-<hash> --count 100 10000
 //! ```
 //!
 //! *Ours* is a router of so many tasks under a concurrency limit, a timeout and a mapping, all three
@@ -71,8 +74,15 @@ fn table(routes: usize) -> HashMap<String, Handler> {
 }
 
 fn main() {
-    let (rounds, messages) = cost::extent();
     let runtime = cost::runtime();
+    let words: Vec<_> = std::env::args().collect();
+    if let [_, option, routes, messages] = &words[..]
+        && option == "--count"
+    {
+        let number = |word: &str| word.parse().expect("two numbers follow --count");
+        return count(&runtime, number(routes), number(messages));
+    }
+    let (rounds, messages) = cost::extent();
 
     println!(
         "{:>7} {:>9} {:>11} {:>9} {:>11} {:>7}",
@@ -80,7 +90,7 @@ fn main() {
     );
     for routes in ROUTES {
         // Every route in turn, so that no branch or cache line is learnt by heart.
-        let names: Vec<_> = (0..messages).map(|n| name(n * 7919 % routes)).collect();
+        let names = names(routes, messages);
         let (mut raw, mut ours) = (Vec::new(), Vec::new());
         let (table, app) = (table(routes), runtime.block_on(async { app(routes) }));
         for _ in 0..rounds {
@@ -99,6 +109,29 @@ fn main() {
     }
 }
 
+fn names(routes: usize, messages: usize) -> Vec<String> {
+    (0..messages).map(|n| name(n * 7919 % routes)).collect()
+}
+
+/// Handles so many messages once, for a tool that counts instructions.
+fn count(runtime: &Runtime, routes: usize, messages: usize) {
+    let app = runtime.block_on(async { app(routes) });
+    let names = names(routes, messages);
+    counted(runtime, &app, self::messages(&names));
+}
+
+#[inline(never)]
+fn counted<S>(runtime: &Runtime, app: &S, messages: Vec<Message>)
+where
+    S: Service<Message, Response = Reply, Error = BoxError> + Clone,
+{
+    runtime.block_on(async {
+        for message in messages {
+            handle(app, message).await;
+        }
+    });
+}
+
 fn baseline(runtime: &Runtime, table: &HashMap<String, Handler>, names: &[String]) -> Cost {
     let messages: Vec<_> = names
         .iter()
@@ -109,16 +142,24 @@ fn baseline(runtime: &Runtime, table: &HashMap<String, Handler>, names: &[String
     })
 }
 
-/// What `serve` does with each message: a clone of the service, its readiness, the call.
 fn dispatch<S>(runtime: &Runtime, app: &S, names: &[String]) -> Cost
 where
     S: Service<Message, Response = Reply, Error = BoxError> + Clone,
 {
-    let messages: Vec<_> = names
-        .iter()
-        .map(|name| Message::new(Kind::Task, name.as_str(), Bytes::from_static(PAYLOAD)))
-        .collect();
-    measure(runtime, messages, async |message| {
-        black_box(app.clone().oneshot(message).await.expect("it is handled"));
+    measure(runtime, messages(names), async |message| {
+        handle(app, message).await;
     })
+}
+
+fn messages(names: &[String]) -> Vec<Message> {
+    let message = |name: &String| Message::new(Kind::Task, &**name, Bytes::from_static(PAYLOAD));
+    names.iter().map(message).collect()
+}
+
+/// What `serve` does with each message: a clone of the service, its readiness, the call.
+async fn handle<S>(app: &S, message: Message)
+where
+    S: Service<Message, Response = Reply, Error = BoxError> + Clone,
+{
+    black_box(app.clone().oneshot(message).await.expect("it is handled"));
 }

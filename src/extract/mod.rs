@@ -155,8 +155,7 @@ where
 {
     type Rejection = T::Rejection;
 
-    async fn from_message(message: Message, state: &S) -> Result<Self, Self::Rejection> {
-        let (mut parts, _) = message.into_parts();
-        T::from_message_parts(&mut parts, state).await
+    async fn from_message(mut message: Message, state: &S) -> Result<Self, Self::Rejection> {
+        T::from_message_parts(message.parts_mut(), state).await
     }
 }

@@ -23,7 +23,7 @@ macro_rules! payload_extractors {
             type Rejection = $rejection;
 
             async fn from_message(message: Message, _: &S) -> Result<Self, $rejection> {
-                $read(message.into_parts().1)
+                $read(message.into_payload())
             }
         }
 
@@ -31,7 +31,7 @@ macro_rules! payload_extractors {
             type Rejection = $rejection;
 
             async fn from_message(message: Message, _: &S) -> Result<Option<Self>, $rejection> {
-                match message.into_parts().1 {
+                match message.into_payload() {
                     payload if payload.is_empty() => Ok(None),
                     payload => $read(payload).map(Some),
                 }
@@ -54,8 +54,12 @@ fn text(payload: Bytes) -> Result<String, Rejection> {
 }
 
 fn json<T: DeserializeOwned>(payload: Bytes) -> Result<Json<T>, Rejection> {
-    serde_json::from_slice(&payload)
-        .map(Json)
+    // To check all of it once is cheaper than each string by itself.
+    let read = match std::str::from_utf8(&payload) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(&payload),
+    };
+    read.map(Json)
         .map_err(|error| Rejection::permanent(describe(&error, &payload)))
 }
 

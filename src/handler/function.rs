@@ -61,14 +61,12 @@ macro_rules! function {
             $($part: FromMessageParts<S> + Send + 'static,)*
             $last: FromMessage<S, M> + Send + 'static,
         {
-            async fn call(self, message: Message, state: S) -> Result<Reply, BoxError> {
-                let (mut parts, payload) = message.into_parts();
+            async fn call(self, mut message: Message, state: S) -> Result<Reply, BoxError> {
                 $(
-                    let $part = $part::from_message_parts(&mut parts, &state)
+                    let $part = $part::from_message_parts(message.parts_mut(), &state)
                         .await
                         .map_err(Into::into)?;
                 )*
-                let message = Message::from_parts(parts, payload);
                 let $last = $last::from_message(message, &state).await.map_err(Into::into)?;
                 self($($part,)* $last).await.into_reply()
             }

@@ -299,6 +299,11 @@ impl Message {
         (parts, payload)
     }
 
+    /// The payload alone.
+    pub fn into_payload(mut self) -> Bytes {
+        std::mem::take(&mut self.0.payload)
+    }
+
     /// Everything but the payload.
     pub fn parts(&self) -> &Parts {
         &self.0.parts

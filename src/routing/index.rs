@@ -1,6 +1,8 @@
 //! From a message to its routes.
 
-use std::collections::{HashMap, hash_map::Entry as Slot};
+use std::collections::hash_map::Entry as Slot;
+
+use foldhash::HashMap;
 
 use super::fan_out;
 use crate::{

@@ -60,8 +60,9 @@
 //! # Connections
 //! One for all that is sent. The first request adds one that is subscribed to this client's own
 //! reply channel; the first reliable request to each stream adds one that reads its replies. They
-//! end with the last clone of the handle. Under TLS a connection that the server closed while it was
-//! idle is noticed by the next command only.
+//! end with the last clone of the handle. Under TLS and RESP3 the driver, the crate `redis`, keeps the
+//! connections that it makes: each command costs more then, and a connection that the server closed
+//! while it was idle is noticed by the next command only.
 //!
 //! # Rights
 //! What users with few rights need, for the stream `s`:

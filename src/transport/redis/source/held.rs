@@ -1,11 +1,11 @@
 //! What this worker holds: fetched, and not settled yet.
 
 use std::{
-    collections::HashMap,
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::entry::{EntryId, Lane};
