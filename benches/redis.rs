@@ -3,9 +3,8 @@
 //! ```sh
 //! cargo bench --bench redis                                # every workload
 //! cargo bench --bench redis -- --quick                     # the same within a minute
-//! cargo bench --bench redis -- --workload task-64 --rounds 9
+//! cargo bench --bench redis -- --workload task-64 --rounds 9 --json task.json
 //! cargo bench --bench redis -- --workload drain --ours-only  # for a profiler
-//! cargo bench --bench redis -- --soak 1000000              # memory while so many tasks pass
 //! ```
 //!
 //! The *raw* side is bare redis-rs as one would write it by hand for this one purpose, in
@@ -16,106 +15,144 @@
 //! alternate raw, ours, raw, ours, so that both meet the same weather. Under `cargo test` it only
 //! shows that everything runs.
 
+mod machine;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 #[path = "redis/args.rs"]
 mod args;
 #[path = "redis/clock.rs"]
 mod clock;
+#[path = "redis/distant.rs"]
+mod distant;
+#[path = "redis/figures.rs"]
+mod figures;
+#[path = "redis/open.rs"]
+mod open;
 #[path = "redis/ours.rs"]
 mod ours;
+#[path = "redis/probe.rs"]
+mod probe;
+#[path = "redis/process.rs"]
+mod process;
 #[path = "redis/raw.rs"]
 mod raw;
+#[path = "redis/raw_rpc.rs"]
+mod raw_rpc;
+#[path = "redis/raw_stream.rs"]
+mod raw_stream;
 #[path = "redis/report.rs"]
 mod report;
+#[path = "redis/setup.rs"]
+mod setup;
 #[path = "redis/soak.rs"]
 mod soak;
-#[path = "../tests/support/mod.rs"]
-mod support;
+#[path = "redis/worker.rs"]
+mod worker;
 #[path = "redis/workload.rs"]
 mod workload;
 
-use std::time::Duration;
+use std::{process::exit, time::Duration};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::Args,
-    report::{Report, Row},
-    support::{RedisServer, raw as server},
-    workload::{Round, Work, Workload},
+    args::{Args, Mode},
+    figures::Row,
+    probe::Probe,
+    report::{Report, Scene},
+    workload::{Job, Round, Work},
 };
 
 const STREAM: &str = "app_stream";
 const GROUP: &str = "app_group";
 const NAME: &str = "bench.work";
-const PAYLOAD: &str = "payload";
 
 /// How long one round may take before it counts as stuck.
 const STUCK: Duration = Duration::from_secs(300);
 
 fn main() {
-    let args = match Args::parse(std::env::args().skip(1)) {
-        Ok(args) => args,
-        Err(wrong) => {
-            eprintln!("{wrong}");
-            std::process::exit(2)
-        }
-    };
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .expect("the runtime starts")
-        .block_on(run(args));
+        .expect("the runtime starts");
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if_eq(distant::WORKER).is_some() {
+        let order = words.next().expect("an order");
+        runtime.block_on(distant::work(&order));
+        // A thread still waits for what nobody will say any more.
+        exit(0);
+    }
+    match Args::parse(words) {
+        Ok(args) => runtime.block_on(run(args)),
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            exit(2)
+        }
+    }
 }
 
 async fn run(args: Args) {
-    let server = RedisServer::start().await;
-    report::machine(&server).await;
-    if let Some(tasks) = args.soak {
-        return soak::run(&server, tasks).await;
+    let probe = Probe::start(args.setup.aof).await;
+    let scene = Scene::of(&probe, args.setup, args.measured).await;
+    scene.print();
+    match args.mode {
+        Mode::Soak(tasks) => soak::run(&probe, &args.setup, tasks).await,
+        _ => workloads(&probe, &args, scene).await,
     }
-    if !args.measured {
-        println!("built as a test: it runs, and the figures mean nothing");
-    }
-    let mut report = Report::default();
-    for &workload in &args.workloads {
-        let count = args.count(&workload);
-        let (mut raw, mut ours) = (Vec::new(), Vec::new());
-        for _ in 0..args.rounds {
-            if !args.ours_only {
-                raw.push(round(&server, Side::Raw, workload, count).await);
-            }
-            ours.push(round(&server, Side::Ours, workload, count).await);
-        }
-        report.add(Row::new(workload, raw, ours));
-    }
-    report.ratios();
 }
 
-#[derive(Debug, Clone, Copy)]
+async fn workloads(probe: &Probe, args: &Args, scene: Scene) {
+    let mut report = Report::new(scene);
+    for job in args.jobs() {
+        report.add(measure(probe, &job, args.rounds, args.ours_only).await);
+    }
+    report.ratios();
+    if let Some(path) = &args.json {
+        report::write_json(path, &report);
+    }
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Side {
     Raw,
     Ours,
 }
 
-async fn round(server: &RedisServer, side: Side, workload: Workload, count: usize) -> Round {
-    server.command(&["FLUSHALL"]).await;
-    server
-        .command(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"])
-        .await;
+/// So many rounds of each side, in turn.
+async fn measure(probe: &Probe, job: &Job, rounds: usize, ours_only: bool) -> Row {
+    let (mut raw, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        if !ours_only {
+            raw.push(round(probe, Side::Raw, job).await);
+        }
+        ours.push(round(probe, Side::Ours, job).await);
+    }
+    Row::new(job, raw, ours)
+}
+
+async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
+    probe.clear(&job.setup).await;
     let work = async {
         match side {
-            Side::Raw => raw::round(server, workload, count).await,
-            Side::Ours => ours::round(server, workload, count).await,
+            _ if job.setup.processes > 0 => distant::round(probe, side, job).await,
+            Side::Raw => raw::round(probe, job).await,
+            Side::Ours => ours::round(probe, job).await,
         }
     };
     let Ok(round) = tokio::time::timeout(STUCK, work).await else {
-        panic!("{} ({side:?}) is stuck", workload.name);
+        panic!("{} ({side:?}) is stuck", job.name);
     };
-    if !matches!(workload.work, Work::Event { .. }) {
-        assert!(
-            server::drained(server, STREAM, GROUP).await,
-            "{} ({side:?}) left something unread or pending",
-            workload.name
-        );
-    }
+    let complete = match job.work {
+        Work::Event { .. } => true,
+        Work::EnqueueAll { .. } => probe.entries(&job.setup).await == job.count,
+        _ => probe.is_drained(&job.setup).await,
+    };
+    assert!(
+        complete,
+        "{} ({side:?}) left something unsent, unread or pending",
+        job.name
+    );
     round
 }

@@ -1,51 +1,39 @@
 //! Memory while many tasks pass: the process's and the server's, ten times on the way.
 
-use std::fs;
+use crate::{STREAM, ours, probe::Probe, process, setup::Setup, support::raw, worker::Worker};
 
-use crate::{
-    NAME, PAYLOAD, STREAM, ours::Worker, support::RedisServer, support::raw, workload::concurrently,
-};
-
-pub(crate) async fn run(server: &RedisServer, tasks: usize) {
-    let worker = Worker::start(server).await;
+pub(crate) async fn run(probe: &Probe, setup: &Setup, tasks: usize) {
+    probe.clear(setup).await;
+    process::reset_peak(std::process::id());
+    let worker = Worker::start(&probe.server.url(), setup).await;
     println!(
-        "{:>10} {:>14} {:>14} {:>12}",
-        "tasks", "process KiB", "redis KiB", "entries"
+        "{:>10} {:>14} {:>14} {:>14} {:>12}",
+        "tasks", "process KiB", "peak KiB", "redis KiB", "entries"
     );
     let mut passed = 0;
-    row(server, passed).await;
+    row(probe, passed).await;
     for step in 1..=10 {
         let count = tasks * step / 10 - passed;
-        let client = worker.client();
-        concurrently(64, count, move || {
-            let client = client.clone();
-            async move {
-                client.enqueue(NAME, PAYLOAD).await.expect("a task");
-            }
-        })
-        .await;
+        ours::send(worker.sender(), 64, count).await;
         passed += count;
         worker.done(passed).await;
-        row(server, passed).await;
+        row(probe, passed).await;
     }
     worker.stop().await;
 }
 
-async fn row(server: &RedisServer, passed: usize) {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))
-        .unwrap_or("unknown")
-        .trim();
-    let info: String = server.query(&["INFO", "memory"]).await;
+async fn row(probe: &Probe, passed: usize) {
+    let pid = std::process::id();
+    let info: String = probe.query(&["INFO", "memory"]).await;
     let used = info
         .lines()
         .find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok())
         .unwrap_or_default();
-    let entries = raw::len(server, STREAM).await;
+    let entries = raw::len(&probe.server, STREAM).await;
     println!(
-        "{passed:>10} {resident:>14} {:>14} {entries:>12}",
+        "{passed:>10} {:>14} {:>14} {:>14} {entries:>12}",
+        process::resident(pid),
+        process::peak(pid),
         used / 1024
     );
 }
