@@ -5,6 +5,25 @@
 //! cargo bench --bench redis -- --quick                     # the same within a minute
 //! cargo bench --bench redis -- --workload task-64 --rounds 9 --json task.json
 //! cargo bench --bench redis -- --workload drain --ours-only  # for a profiler
+//! cargo bench --bench redis -- --rate 20000                # sent at a fixed rate, whatever comes back
+//! cargo bench --bench redis -- --workload task-64 --rates 5000,20000,50000,100000 --plot latency.svg
+//! cargo bench --bench redis -- --curves curves.json        # the cost of a message against six quantities
+//! cargo bench --bench redis -- --soak 1000000              # memory while so many tasks pass
+//! cargo bench --bench redis -- --shutdown                  # with 10,000 deliveries held
+//! cargo bench --bench redis -- --idle                      # 100 workers that have nothing to do
+//! ```
+//!
+//! Each of these takes `--quick`, and what the messages and the worker are like:
+//!
+//! ```text
+//! --payload <bytes>     7 unless set
+//! --in-flight <n>       what the worker may have in flight: 1024; raw, it also bounds COUNT
+//! --routes <n>          names that are sent to in turn
+//! --streams <n>         streams that are sent to in turn, and all served by the worker
+//! --processes <1 to 4>  the worker in so many processes of its own; for tasks and drains
+//! --senders <n>         senders, or requests in flight, in place of the workloads' own
+//! --backlog <n>         what a drain finds
+//! --aof                 a server with an append-only file that is synced every second
 //! ```
 //!
 //! The *raw* side is bare redis-rs as one would write it by hand for this one purpose, in
@@ -14,6 +33,11 @@
 //! that the group has nothing pending then is asserted. Figures are medians of rounds that
 //! alternate raw, ours, raw, ours, so that both meet the same weather. Under `cargo test` it only
 //! shows that everything runs.
+//!
+//! CPU times come in steps of 10 ms. The commands are those that the server counts, scripts' own
+//! among them and the bench's questions not. The peak of memory is that of all processes but the
+//! server, within the round; what earlier rounds have left to the allocator is in it, so measure
+//! memory with `--ours-only --rounds 1` and one workload.
 
 mod machine;
 #[path = "../tests/support/mod.rs"]
@@ -23,14 +47,20 @@ mod support;
 mod args;
 #[path = "redis/clock.rs"]
 mod clock;
+#[path = "redis/curves.rs"]
+mod curves;
 #[path = "redis/distant.rs"]
 mod distant;
 #[path = "redis/figures.rs"]
 mod figures;
+#[path = "redis/idle.rs"]
+mod idle;
 #[path = "redis/open.rs"]
 mod open;
 #[path = "redis/ours.rs"]
 mod ours;
+#[path = "redis/plot.rs"]
+mod plot;
 #[path = "redis/probe.rs"]
 mod probe;
 #[path = "redis/process.rs"]
@@ -45,6 +75,8 @@ mod raw_stream;
 mod report;
 #[path = "redis/setup.rs"]
 mod setup;
+#[path = "redis/shutdown.rs"]
+mod shutdown;
 #[path = "redis/soak.rs"]
 mod soak;
 #[path = "redis/worker.rs"]
@@ -84,6 +116,10 @@ fn main() {
         // A thread still waits for what nobody will say any more.
         exit(0);
     }
+    // A bench is told to measure, a test nothing.
+    if words.peek().is_none() {
+        return runtime.block_on(all());
+    }
     match Args::parse(words) {
         Ok(args) => runtime.block_on(run(args)),
         Err(wrong) => {
@@ -93,28 +129,84 @@ fn main() {
     }
 }
 
+/// What a test runs: a little of everything.
+async fn all() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (json, plot, curves) = (file("rows.json"), file("plot.svg"), file("curves.json"));
+    for words in [
+        vec!["--json", &json],
+        vec!["--rates", "500,2000", "--plot", &plot],
+        vec![
+            "--processes",
+            "2",
+            "--streams",
+            "2",
+            "--routes",
+            "3",
+            "--payload",
+            "1024",
+        ],
+        vec!["--curves", &curves],
+        vec!["--soak", "1000", "--aof"],
+        vec!["--shutdown"],
+        vec!["--idle"],
+    ] {
+        println!("{}", words.join(" "));
+        let words = words.into_iter().map(str::to_owned);
+        run(Args::parse(words).expect("these are known")).await;
+        println!();
+    }
+    for path in [json, plot, curves] {
+        assert!(std::fs::metadata(path).expect("it was written").len() > 0);
+    }
+}
+
 async fn run(args: Args) {
     let probe = Probe::start(args.setup.aof).await;
     let scene = Scene::of(&probe, args.setup, args.measured).await;
     scene.print();
-    match args.mode {
-        Mode::Soak(tasks) => soak::run(&probe, &args.setup, tasks).await,
-        _ => workloads(&probe, &args, scene).await,
+    match &args.mode {
+        Mode::Workloads => {
+            let rows = workloads(&probe, &args).await;
+            args.write(&scene, &rows);
+            if let Some(path) = &args.plot {
+                plot::write(path, &rows);
+            }
+        }
+        Mode::Curves(path) => {
+            let points = curves::run(&probe, &args).await;
+            report::write_json(path, &scene, &points);
+        }
+        Mode::Soak(tasks) => {
+            let steps = soak::run(&probe, &args.setup, *tasks).await;
+            args.write(&scene, &steps);
+        }
+        Mode::Shutdown => {
+            let held = args.extent((10_000, 10_000, 100));
+            let shutdown = shutdown::run(&probe, &args.setup, held, args.rounds).await;
+            args.write(&scene, &[shutdown]);
+        }
+        Mode::Idle => {
+            let (workers, seconds) = args.extent(((100, 10.0), (100, 3.0), (5, 0.1)));
+            let rest = Duration::from_secs_f64(seconds);
+            let sides = idle::run(&probe, &args.setup, workers, rest).await;
+            args.write(&scene, &sides);
+        }
     }
 }
 
-async fn workloads(probe: &Probe, args: &Args, scene: Scene) {
-    let mut report = Report::new(scene);
+async fn workloads(probe: &Probe, args: &Args) -> Vec<Row> {
+    let mut report = Report::new();
     for job in args.jobs() {
         report.add(measure(probe, &job, args.rounds, args.ours_only).await);
     }
     report.ratios();
-    if let Some(path) = &args.json {
-        report::write_json(path, &report);
-    }
+    report.rows
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Side {
     Raw,
     Ours,

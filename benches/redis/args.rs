@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::{
+    report::{self, Scene},
     setup::Setup,
     workload::{self, Job, Work, Workload},
 };
@@ -153,6 +156,13 @@ impl Args {
             }));
         }
         jobs
+    }
+
+    /// Writes what was measured, if it is wanted.
+    pub(crate) fn write(&self, scene: &Scene, rows: &[impl Serialize]) {
+        if let Some(path) = &self.json {
+            report::write_json(path, scene, rows);
+        }
     }
 
     /// How many messages a round has. Large payloads fill the server: they are fewer.

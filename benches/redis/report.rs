@@ -62,15 +62,13 @@ impl Scene {
 }
 
 /// The table, printed as it grows.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Report {
-    #[serde(flatten)]
-    scene: Scene,
     pub(crate) rows: Vec<Row>,
 }
 
 impl Report {
-    pub(crate) fn new(scene: Scene) -> Self {
+    pub(crate) fn new() -> Self {
         println!(
             "{:<16} {:>8} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>7}  latency in µs",
             "", "sent", "", "", "", "client", "Redis", "comm-", "peak"
@@ -91,10 +89,7 @@ impl Report {
             "p99",
             "p99.9"
         );
-        Self {
-            scene,
-            rows: Vec::new(),
-        }
+        Self { rows: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, row: Row) {
@@ -133,9 +128,17 @@ fn line([workload, sent, side]: [&str; 3], figures: &Figures, ratio: Option<f64>
     );
 }
 
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) {
-    let text = serde_json::to_string_pretty(value).expect("it can be written as JSON");
-    if let Err(error) = fs::write(path, text + "\n") {
+/// A file of what was measured, and on what.
+#[derive(Serialize)]
+struct Written<'a, T> {
+    #[serde(flatten)]
+    scene: &'a Scene,
+    rows: &'a [T],
+}
+
+pub(crate) fn write_json(path: &Path, scene: &Scene, rows: &[impl Serialize]) {
+    let text = serde_json::to_string_pretty(&Written { scene, rows });
+    if let Err(error) = fs::write(path, text.expect("it is JSON") + "\n") {
         panic!("{} is not written: {error}", path.display());
     }
 }

@@ -1,8 +1,20 @@
 //! Memory while many tasks pass: the process's and the server's, ten times on the way.
 
+use serde::Serialize;
+
 use crate::{STREAM, ours, probe::Probe, process, setup::Setup, support::raw, worker::Worker};
 
-pub(crate) async fn run(probe: &Probe, setup: &Setup, tasks: usize) {
+/// What is there after so many tasks, in KiB and in entries.
+#[derive(Serialize)]
+pub(crate) struct Step {
+    tasks: usize,
+    resident_kib: u64,
+    peak_kib: u64,
+    redis_kib: u64,
+    entries: usize,
+}
+
+pub(crate) async fn run(probe: &Probe, setup: &Setup, tasks: usize) -> Vec<Step> {
     probe.clear(setup).await;
     process::reset_peak(std::process::id());
     let worker = Worker::start(&probe.server.url(), setup).await;
@@ -11,29 +23,34 @@ pub(crate) async fn run(probe: &Probe, setup: &Setup, tasks: usize) {
         "tasks", "process KiB", "peak KiB", "redis KiB", "entries"
     );
     let mut passed = 0;
-    row(probe, passed).await;
-    for step in 1..=10 {
-        let count = tasks * step / 10 - passed;
+    let mut steps = vec![step(probe, passed).await];
+    for tenth in 1..=10 {
+        let count = tasks * tenth / 10 - passed;
         ours::send(worker.sender(), 64, count).await;
         passed += count;
         worker.done(passed).await;
-        row(probe, passed).await;
+        steps.push(step(probe, passed).await);
     }
     worker.stop().await;
+    steps
 }
 
-async fn row(probe: &Probe, passed: usize) {
+async fn step(probe: &Probe, tasks: usize) -> Step {
     let pid = std::process::id();
     let info: String = probe.query(&["INFO", "memory"]).await;
     let used = info
         .lines()
-        .find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok())
-        .unwrap_or_default();
-    let entries = raw::len(&probe.server, STREAM).await;
+        .find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok());
+    let step = Step {
+        tasks,
+        resident_kib: process::resident(pid),
+        peak_kib: process::peak(pid),
+        redis_kib: used.unwrap_or_default() / 1024,
+        entries: raw::len(&probe.server, STREAM).await,
+    };
     println!(
-        "{passed:>10} {:>14} {:>14} {:>14} {entries:>12}",
-        process::resident(pid),
-        process::peak(pid),
-        used / 1024
+        "{:>10} {:>14} {:>14} {:>14} {:>12}",
+        step.tasks, step.resident_kib, step.peak_kib, step.redis_kib, step.entries
     );
+    step
 }
