@@ -23,6 +23,7 @@
 //! --processes <1 to 4>  the worker in so many processes of its own; for tasks and drains
 //! --senders <n>         senders, or requests in flight, in place of the workloads' own
 //! --backlog <n>         what a drain finds
+//! --json <file>         where the figures go beside the table
 //! --aof                 a server with an append-only file that is synced every second
 //! ```
 //!
