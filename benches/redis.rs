@@ -189,9 +189,10 @@ async fn run(args: Args) {
             args.write(&scene, &[shutdown]);
         }
         Mode::Idle => {
-            let (workers, seconds) = args.extent(((100, 10.0), (100, 3.0), (5, 0.1)));
+            let (workers, seconds, light) =
+                args.extent(((100, 10.0, 100), (100, 3.0, 100), (5, 0.1, 5)));
             let rest = Duration::from_secs_f64(seconds);
-            let sides = idle::run(&probe, &args.setup, workers, rest).await;
+            let sides = idle::run(&probe, &args.setup, workers, rest, light).await;
             args.write(&scene, &sides);
         }
     }

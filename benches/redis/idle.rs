@@ -17,9 +17,8 @@ use crate::{
     workload::Handler,
 };
 
-/// How often the first task after a rest is measured, and how many follow it as a light load.
+/// How often the first task after a rest is measured.
 const WAKES: usize = 5;
-const LIGHT: usize = 100;
 
 /// Between two tasks of a light load.
 const APART: Duration = Duration::from_millis(10);
@@ -36,7 +35,13 @@ pub(crate) struct Idle {
     light_load_us: f64,
 }
 
-pub(crate) async fn run(probe: &Probe, setup: &Setup, workers: usize, rest: Duration) -> Vec<Idle> {
+pub(crate) async fn run(
+    probe: &Probe,
+    setup: &Setup,
+    workers: usize,
+    rest: Duration,
+    light: usize,
+) -> Vec<Idle> {
     println!(
         "{workers} workers of one group that rest for {:.1} s; then the first task, and one every {APART:?}",
         rest.as_secs_f64()
@@ -52,7 +57,7 @@ pub(crate) async fn run(probe: &Probe, setup: &Setup, workers: usize, rest: Dura
     let mut rows = Vec::new();
     for side in [Side::Raw, Side::Ours] {
         probe.clear(setup).await;
-        let arrivals = Arrivals::new(WAKES * (1 + LIGHT));
+        let arrivals = Arrivals::new(WAKES * (1 + light));
         let row = match side {
             Side::Raw => raw(probe, setup, workers, rest, arrivals).await,
             Side::Ours => ours(probe, setup, workers, rest, arrivals).await,
@@ -139,14 +144,15 @@ async fn row(
         let arrived = arrivals.wait(message).await;
         arrived.duration_since(sent).as_secs_f64() * 1e6
     };
+    // After each rest comes one, and then the others as a light load.
+    let each = arrivals.count() / WAKES;
     let (mut first, mut light) = (Vec::new(), Vec::new());
-    for wake in 0..WAKES {
-        let message = wake * (1 + LIGHT);
-        if wake > 0 {
+    for message in (0..arrivals.count()).step_by(each) {
+        if message > 0 {
             tokio::time::sleep(rest / 5).await;
         }
         first.push(latency(message).await);
-        for message in message + 1..=message + LIGHT {
+        for message in message + 1..message + each {
             tokio::time::sleep(APART).await;
             light.push(latency(message).await);
         }

@@ -29,6 +29,10 @@ impl Arrivals {
         }
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.at.len()
+    }
+
     pub(crate) fn mark(&self, message: usize) {
         self.at[message].store(self.epoch.elapsed().as_nanos() as u64, Relaxed);
     }
@@ -59,7 +63,7 @@ pub(crate) async fn paced<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let count = arrivals.at.len();
+    let count = arrivals.count();
     let started = Instant::now();
     let due = move |message| started + Duration::from_secs_f64(message as f64 / rate as f64);
     let pacing = tokio::task::spawn_blocking(move || {
