@@ -3,9 +3,28 @@
 //! ```sh
 //! cargo bench --bench redis                                # every workload
 //! cargo bench --bench redis -- --quick                     # the same within a minute
-//! cargo bench --bench redis -- --workload task-64 --rounds 9
+//! cargo bench --bench redis -- --workload task-64 --rounds 9 --json task.json
 //! cargo bench --bench redis -- --workload drain --ours-only  # for a profiler
+//! cargo bench --bench redis -- --rate 20000                # sent at a fixed rate, whatever comes back
+//! cargo bench --bench redis -- --workload task-64 --rates 5000,20000,50000,100000 --plot latency.svg
+//! cargo bench --bench redis -- --curves curves.json        # the cost of a message against six quantities
 //! cargo bench --bench redis -- --soak 1000000              # memory while so many tasks pass
+//! cargo bench --bench redis -- --shutdown                  # with 10,000 deliveries held
+//! cargo bench --bench redis -- --idle                      # 100 workers that have nothing to do
+//! ```
+//!
+//! Each of these takes `--quick`, and what the messages and the worker are like:
+//!
+//! ```text
+//! --payload <bytes>     7 unless set
+//! --in-flight <n>       what the worker may have in flight: 1024; raw, it also bounds COUNT
+//! --routes <n>          names that are sent to in turn
+//! --streams <n>         streams that are sent to in turn, and all served by the worker
+//! --processes <1 to 4>  the worker in so many processes of its own; for tasks and drains
+//! --senders <n>         senders, or requests in flight, in place of the workloads' own
+//! --backlog <n>         what a drain finds
+//! --json <file>         where the figures go beside the table
+//! --aof                 a server with an append-only file that is synced every second
 //! ```
 //!
 //! The *raw* side is bare redis-rs as one would write it by hand for this one purpose, in
@@ -15,107 +34,219 @@
 //! that the group has nothing pending then is asserted. Figures are medians of rounds that
 //! alternate raw, ours, raw, ours, so that both meet the same weather. Under `cargo test` it only
 //! shows that everything runs.
+//!
+//! CPU times come in steps of 10 ms. The commands are those that the server counts, scripts' own
+//! among them and the bench's questions not. The peak of memory is that of all processes but the
+//! server, within the round; what earlier rounds have left to the allocator is in it, so measure
+//! memory with `--ours-only --rounds 1` and one workload.
+
+mod machine;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 #[path = "redis/args.rs"]
 mod args;
 #[path = "redis/clock.rs"]
 mod clock;
+#[path = "redis/curves.rs"]
+mod curves;
+#[path = "redis/distant.rs"]
+mod distant;
+#[path = "redis/figures.rs"]
+mod figures;
+#[path = "redis/idle.rs"]
+mod idle;
+#[path = "redis/open.rs"]
+mod open;
 #[path = "redis/ours.rs"]
 mod ours;
+#[path = "redis/plot.rs"]
+mod plot;
+#[path = "redis/probe.rs"]
+mod probe;
+#[path = "redis/process.rs"]
+mod process;
 #[path = "redis/raw.rs"]
 mod raw;
+#[path = "redis/raw_rpc.rs"]
+mod raw_rpc;
+#[path = "redis/raw_stream.rs"]
+mod raw_stream;
 #[path = "redis/report.rs"]
 mod report;
+#[path = "redis/setup.rs"]
+mod setup;
+#[path = "redis/shutdown.rs"]
+mod shutdown;
 #[path = "redis/soak.rs"]
 mod soak;
-#[path = "../tests/support/mod.rs"]
-mod support;
+#[path = "redis/worker.rs"]
+mod worker;
 #[path = "redis/workload.rs"]
 mod workload;
 
-use std::time::Duration;
+use std::{process::exit, time::Duration};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::Args,
-    report::{Report, Row},
-    support::{RedisServer, raw as server},
-    workload::{Round, Work, Workload},
+    args::{Args, Mode},
+    figures::Row,
+    probe::Probe,
+    report::{Report, Scene},
+    workload::{Job, Round, Work},
 };
 
 const STREAM: &str = "app_stream";
 const GROUP: &str = "app_group";
 const NAME: &str = "bench.work";
-const PAYLOAD: &str = "payload";
 
 /// How long one round may take before it counts as stuck.
 const STUCK: Duration = Duration::from_secs(300);
 
 fn main() {
-    let args = match Args::parse(std::env::args().skip(1)) {
-        Ok(args) => args,
-        Err(wrong) => {
-            eprintln!("{wrong}");
-            std::process::exit(2)
-        }
-    };
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .expect("the runtime starts")
-        .block_on(run(args));
+        .expect("the runtime starts");
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if_eq(distant::WORKER).is_some() {
+        let order = words.next().expect("an order");
+        runtime.block_on(distant::work(&order));
+        // A thread still waits for what nobody will say any more.
+        exit(0);
+    }
+    // A bench is told to measure, a test nothing.
+    if words.peek().is_none() {
+        return runtime.block_on(all());
+    }
+    match Args::parse(words) {
+        Ok(args) => runtime.block_on(run(args)),
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            exit(2)
+        }
+    }
+}
+
+/// What a test runs: a little of everything.
+async fn all() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (json, plot, curves) = (file("rows.json"), file("plot.svg"), file("curves.json"));
+    for words in [
+        vec!["--json", &json],
+        vec!["--rates", "500,2000", "--plot", &plot],
+        vec![
+            "--processes",
+            "2",
+            "--streams",
+            "2",
+            "--routes",
+            "3",
+            "--payload",
+            "1024",
+        ],
+        vec!["--curves", &curves],
+        vec!["--soak", "1000", "--aof"],
+        vec!["--shutdown"],
+        vec!["--idle"],
+    ] {
+        println!("{}", words.join(" "));
+        let words = words.into_iter().map(str::to_owned);
+        run(Args::parse(words).expect("these are known")).await;
+        println!();
+    }
+    for path in [json, plot, curves] {
+        assert!(std::fs::metadata(path).expect("it was written").len() > 0);
+    }
 }
 
 async fn run(args: Args) {
-    let server = RedisServer::start().await;
-    report::machine(&server).await;
-    if let Some(tasks) = args.soak {
-        return soak::run(&server, tasks).await;
-    }
-    if !args.measured {
-        println!("built as a test: it runs, and the figures mean nothing");
-    }
-    let mut report = Report::default();
-    for &workload in &args.workloads {
-        let count = args.count(&workload);
-        let (mut raw, mut ours) = (Vec::new(), Vec::new());
-        for _ in 0..args.rounds {
-            if !args.ours_only {
-                raw.push(round(&server, Side::Raw, workload, count).await);
+    let probe = Probe::start(args.setup.aof).await;
+    let scene = Scene::of(&probe, args.setup, args.measured).await;
+    scene.print();
+    match &args.mode {
+        Mode::Workloads => {
+            let rows = workloads(&probe, &args).await;
+            args.write(&scene, &rows);
+            if let Some(path) = &args.plot {
+                plot::write(path, &rows);
             }
-            ours.push(round(&server, Side::Ours, workload, count).await);
         }
-        report.add(Row::new(workload, raw, ours));
+        Mode::Curves(path) => {
+            let points = curves::run(&probe, &args).await;
+            report::write_json(path, &scene, &points);
+        }
+        Mode::Soak(tasks) => {
+            let steps = soak::run(&probe, &args.setup, *tasks).await;
+            args.write(&scene, &steps);
+        }
+        Mode::Shutdown => {
+            let held = args.extent((10_000, 10_000, 100));
+            let shutdown = shutdown::run(&probe, &args.setup, held, args.rounds).await;
+            args.write(&scene, &[shutdown]);
+        }
+        Mode::Idle => {
+            let (workers, seconds, light) =
+                args.extent(((100, 10.0, 100), (100, 3.0, 100), (5, 0.1, 5)));
+            let rest = Duration::from_secs_f64(seconds);
+            let sides = idle::run(&probe, &args.setup, workers, rest, light).await;
+            args.write(&scene, &sides);
+        }
     }
-    report.ratios();
 }
 
-#[derive(Debug, Clone, Copy)]
+async fn workloads(probe: &Probe, args: &Args) -> Vec<Row> {
+    let mut report = Report::new();
+    for job in args.jobs() {
+        report.add(measure(probe, &job, args.rounds, args.ours_only).await);
+    }
+    report.ratios();
+    report.rows
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Side {
     Raw,
     Ours,
 }
 
-async fn round(server: &RedisServer, side: Side, workload: Workload, count: usize) -> Round {
-    server.command(&["FLUSHALL"]).await;
-    server
-        .command(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"])
-        .await;
+/// So many rounds of each side, in turn.
+async fn measure(probe: &Probe, job: &Job, rounds: usize, ours_only: bool) -> Row {
+    let (mut raw, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        if !ours_only {
+            raw.push(round(probe, Side::Raw, job).await);
+        }
+        ours.push(round(probe, Side::Ours, job).await);
+    }
+    Row::new(job, raw, ours)
+}
+
+async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
+    probe.clear(&job.setup).await;
     let work = async {
         match side {
-            Side::Raw => raw::round(server, workload, count).await,
-            Side::Ours => ours::round(server, workload, count).await,
+            _ if job.setup.processes > 0 => distant::round(probe, side, job).await,
+            Side::Raw => raw::round(probe, job).await,
+            Side::Ours => ours::round(probe, job).await,
         }
     };
     let Ok(round) = tokio::time::timeout(STUCK, work).await else {
-        panic!("{} ({side:?}) is stuck", workload.name);
+        panic!("{} ({side:?}) is stuck", job.name);
     };
-    if !matches!(workload.work, Work::Event { .. }) {
-        assert!(
-            server::drained(server, STREAM, GROUP).await,
-            "{} ({side:?}) left something unread or pending",
-            workload.name
-        );
-    }
+    let complete = match job.work {
+        Work::Event { .. } => true,
+        Work::EnqueueAll { .. } => probe.entries(&job.setup).await == job.count,
+        _ => probe.is_drained(&job.setup).await,
+    };
+    assert!(
+        complete,
+        "{} ({side:?}) left something unsent, unread or pending",
+        job.name
+    );
     round
 }

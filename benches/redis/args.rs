@@ -1,8 +1,19 @@
 //! The command line.
 
-use crate::workload::{self, Workload};
+use std::path::PathBuf;
 
-#[derive(Debug)]
+use serde::Serialize;
+
+use crate::{
+    report::{self, Scene},
+    setup::Setup,
+    workload::{self, Job, Work, Workload},
+};
+
+/// How long a round at a fixed rate sends.
+const SECONDS: (f64, f64, f64) = (3.0, 1.0, 0.1);
+
+#[derive(Debug, Default)]
 pub(crate) struct Args {
     /// Whether to measure. Under `cargo test` the work is only run, to see that it does.
     pub(crate) measured: bool,
@@ -11,62 +22,174 @@ pub(crate) struct Args {
     pub(crate) workloads: Vec<Workload>,
     /// Whether to leave the raw loops out, for a profiler to look at the rest.
     pub(crate) ours_only: bool,
-    /// How many tasks to pass instead of measuring.
-    pub(crate) soak: Option<usize>,
+    pub(crate) setup: Setup,
+    /// How many messages are sent in a second: one after the other of these.
+    pub(crate) rates: Vec<usize>,
+    /// Overrides of the workloads.
+    senders: Option<usize>,
+    backlog: Option<usize>,
+    /// Where to write what was measured, and the latencies against the rates.
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) plot: Option<PathBuf>,
+    pub(crate) mode: Mode,
+}
+
+/// What to do.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) enum Mode {
+    #[default]
+    Workloads,
+    Curves(PathBuf),
+    /// So many tasks pass.
+    Soak(usize),
+    Shutdown,
+    Idle,
 }
 
 impl Args {
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut args = Self {
-            measured: false,
-            quick: false,
-            rounds: 0,
-            workloads: Vec::new(),
-            ours_only: false,
-            soak: None,
-        };
-        let mut words = words.peekable();
+        let mut args = Self::default();
+        let mut modes = Vec::new();
+        let mut words = words;
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value"));
             match word.as_str() {
                 "--quick" => args.quick = true,
                 "--ours-only" => args.ours_only = true,
+                "--aof" => args.setup.aof = true,
                 "--rounds" => args.rounds = number(&value()?)?,
-                "--soak" => args.soak = Some(number(&value()?)?),
-                "--workload" => {
-                    let name = value()?;
-                    let found = workload::ALL.into_iter().find(|known| known.name == name);
-                    args.workloads.push(found.ok_or_else(|| {
-                        let names = workload::ALL.map(|known| known.name).join(", ");
-                        format!("no workload is named {name}; there are {names}")
-                    })?);
+                "--payload" => args.setup.payload = number(&value()?)?,
+                "--in-flight" => args.setup.max_in_flight = number(&value()?)?,
+                "--routes" => args.setup.routes = number(&value()?)?,
+                "--streams" => args.setup.streams = number(&value()?)?,
+                "--processes" => args.setup.processes = number(&value()?)?,
+                "--senders" => args.senders = Some(number(&value()?)?),
+                "--backlog" => args.backlog = Some(number(&value()?)?),
+                "--rate" => args.rates = vec![number(&value()?)?],
+                "--rates" => {
+                    args.rates = value()?.split(',').map(number).collect::<Result<_, _>>()?
                 }
+                "--json" => args.json = Some(value()?.into()),
+                "--plot" => args.plot = Some(value()?.into()),
+                "--workload" => args.workloads.push(named(&value()?)?),
+                "--curves" => modes.push(Mode::Curves(value()?.into())),
+                "--soak" => modes.push(Mode::Soak(number(&value()?)?)),
+                "--shutdown" => modes.push(Mode::Shutdown),
+                "--idle" => modes.push(Mode::Idle),
                 // What `cargo bench` says to every bench, and `cargo test` does not.
                 "--bench" => args.measured = true,
                 _ => return Err(format!("unknown argument {word}")),
             }
         }
-        if args.rounds == 0 {
-            args.rounds = match (args.measured, args.quick) {
+        if modes.len() > 1 {
+            return Err("--curves, --soak, --shutdown and --idle are one at a time".into());
+        }
+        args.mode = modes.pop().unwrap_or_default();
+        args.complete()?;
+        Ok(args)
+    }
+
+    fn complete(&mut self) -> Result<(), String> {
+        let (processes, paced) = (self.setup.processes, !self.rates.is_empty());
+        if processes > 4 {
+            return Err("--processes goes up to 4".into());
+        }
+        if processes > 0 && paced {
+            return Err("--rate needs the worker in this process, without --processes".into());
+        }
+        if self.plot.is_some() && !paced {
+            return Err("--plot needs --rates".into());
+        }
+        if self.rounds == 0 {
+            self.rounds = match (self.measured, self.quick) {
                 (false, _) => 1,
+                (true, _) if paced => 1,
                 (true, true) => 3,
                 (true, false) => 5,
             };
         }
-        if args.workloads.is_empty() {
-            args.workloads = workload::ALL.to_vec();
+        let fits = |work: Work| {
+            (processes == 0 || work.has_distant_worker()) && (!paced || work.has_rate())
+        };
+        if let Some(workload) = self.workloads.iter().find(|it| !fits(it.work)) {
+            let option = if paced { "--rate" } else { "--processes" };
+            return Err(format!("{option} is not for {}", workload.name));
         }
-        Ok(args)
+        if self.workloads.is_empty() {
+            self.workloads = match paced {
+                // The number of senders means nothing then: one of each kind.
+                true => ["task-64", "rpc-fast-64", "rpc-reliable-64"]
+                    .into_iter()
+                    .map(named)
+                    .collect::<Result<_, _>>()?,
+                false => workload::ALL.to_vec(),
+            };
+            self.workloads.retain(|workload| fits(workload.work));
+        }
+        Ok(())
     }
 
-    /// How many messages a round has.
-    pub(crate) fn count(&self, workload: &Workload) -> usize {
-        match (self.measured, self.quick) {
-            (false, _) => workload.quick / 10,
-            (true, true) => workload.quick,
-            (true, false) => workload.full,
+    /// The rounds to measure, each of them on both sides.
+    pub(crate) fn jobs(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for workload in &self.workloads {
+            let mut job = Job {
+                name: workload.name,
+                work: workload.work,
+                count: self.count(workload),
+                rate: None,
+                setup: self.setup,
+            };
+            if let Some(senders) = self.senders {
+                job.work = job.work.with_senders(senders);
+            }
+            if let (Some(backlog), Work::Drain { .. }) = (self.backlog, job.work) {
+                job.count = backlog;
+            }
+            if self.rates.is_empty() {
+                jobs.push(job);
+            }
+            jobs.extend(self.rates.iter().map(|&rate| Job {
+                rate: Some(rate),
+                count: ((rate as f64 * self.extent(SECONDS)) as usize).max(1),
+                ..job
+            }));
+        }
+        jobs
+    }
+
+    /// Writes what was measured, if it is wanted.
+    pub(crate) fn write(&self, scene: &Scene, rows: &[impl Serialize]) {
+        if let Some(path) = &self.json {
+            report::write_json(path, scene, rows);
         }
     }
+
+    /// How many messages a round has. Large payloads fill the server: they are fewer.
+    fn count(&self, workload: &Workload) -> usize {
+        let count = self.extent((workload.full, workload.quick, workload.quick / 10));
+        match self.setup.payload {
+            0..=1024 => count,
+            large => count.min((512 << 20) / large).max(1),
+        }
+    }
+
+    /// What there is for full, for quick and for unmeasured runs.
+    pub(crate) fn extent<T>(&self, (full, quick, test): (T, T, T)) -> T {
+        match (self.measured, self.quick) {
+            (false, _) => test,
+            (true, true) => quick,
+            (true, false) => full,
+        }
+    }
+}
+
+fn named(name: &str) -> Result<Workload, String> {
+    let found = workload::ALL.into_iter().find(|known| known.name == name);
+    found.ok_or_else(|| {
+        let names = workload::ALL.map(|known| known.name).join(", ");
+        format!("no workload is named {name}; there are {names}")
+    })
 }
 
 fn number(word: &str) -> Result<usize, String> {

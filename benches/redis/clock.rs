@@ -1,65 +1,63 @@
 //! Time, and whose.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
+use std::time::{Duration, Instant};
+
+use crate::{
+    probe::{Commands, Probe},
+    process,
+    workload::Round,
 };
-
-use crate::{support::RedisServer, workload::Round};
-
-/// How long a tick of `/proc/self/stat` is, on every Linux that there is.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Measures a round.
 pub(crate) struct Clock<'a> {
-    server: &'a RedisServer,
+    probe: &'a Probe,
+    /// The processes of senders and workers.
+    processes: Vec<u32>,
     client: Duration,
     redis: Duration,
+    commands: Commands,
     started: Instant,
 }
 
 impl<'a> Clock<'a> {
-    /// Starts it, as the last thing before the work.
-    pub(crate) async fn start(server: &'a RedisServer) -> Self {
+    /// Starts it, as the last thing before the work. Beside this process the workers' are watched.
+    pub(crate) async fn start(probe: &'a Probe, workers: &[u32]) -> Self {
+        let mut processes = vec![std::process::id()];
+        processes.extend(workers);
+        let (redis, commands) = probe.used().await;
+        processes.iter().copied().for_each(process::reset_peak);
         Self {
-            redis: redis(server).await,
-            client: client(),
-            server,
+            redis,
+            commands,
+            client: cpu(&processes),
+            processes,
+            probe,
             started: Instant::now(),
         }
     }
 
     /// Stops it, as the first thing after the last acknowledgement.
     pub(crate) async fn stop(self, count: usize, latencies: Vec<Duration>) -> Round {
+        let elapsed = self.started.elapsed();
+        let client = cpu(&self.processes).saturating_sub(self.client);
+        let peak = self.processes.iter().copied().map(process::peak).sum();
+        let (redis, mut commands) = self.probe.used().await;
+        for (name, before) in self.commands {
+            *commands.entry(name).or_default() -= before;
+        }
+        commands.retain(|_, calls| *calls > 0);
         Round {
-            elapsed: self.started.elapsed(),
-            client: client().saturating_sub(self.client),
-            redis: redis(self.server).await.saturating_sub(self.redis),
+            elapsed,
+            client,
+            redis: redis.saturating_sub(self.redis),
+            commands,
+            peak,
             count,
             latencies,
         }
     }
 }
 
-/// The CPU time that this process has used.
-fn client() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The second field is the program's name, which may hold spaces; user and system time are the
-    // 14th and the 15th.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks: u32 = (fields.split_whitespace().skip(11).take(2))
-        .filter_map(|ticks| ticks.parse::<u32>().ok())
-        .sum();
-    TICK * ticks
-}
-
-/// The CPU time that the server has used.
-async fn redis(server: &RedisServer) -> Duration {
-    let info: String = server.query(&["INFO", "cpu"]).await;
-    let seconds: f64 = ["used_cpu_sys:", "used_cpu_user:"]
-        .iter()
-        .filter_map(|field| info.lines().find_map(|line| line.strip_prefix(field)))
-        .filter_map(|seconds| seconds.parse::<f64>().ok())
-        .sum();
-    Duration::from_secs_f64(seconds)
+fn cpu(processes: &[u32]) -> Duration {
+    processes.iter().copied().map(process::cpu).sum()
 }

@@ -3,210 +3,182 @@
 
 use std::{
     hint::black_box,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use campanile::{Client, Message, Redis, Router, extract::State};
-use tokio::{sync::oneshot, task::JoinHandle};
-use tower::util::MapRequestLayer;
 
 use crate::{
-    GROUP, NAME, PAYLOAD, STREAM,
+    NAME,
     clock::Clock,
-    raw,
-    support::RedisServer,
-    workload::{Round, Work, Workload, concurrently},
+    open::{self, Arrivals},
+    probe::Probe,
+    raw_stream::preload,
+    worker::{NUMBERED, Sender, WARM, Worker, connect},
+    workload::{Handler, Job, Round, Work, concurrently},
 };
 
-/// An event that tells that subscriptions stand.
-const WARM: &str = "bench.warm";
+/// How many tasks a user sends with one call.
+const CHUNK: usize = 10_000;
 
-/// The worker's capacity: where more does not make it faster any more.
-const IN_FLIGHT: usize = 1024;
-
-pub(crate) async fn round(server: &RedisServer, workload: Workload, count: usize) -> Round {
-    match workload.work {
-        Work::Task { senders } => task(server, senders, count).await,
-        Work::Drain => drain(server, count).await,
-        Work::Event { senders } => event(server, senders, count).await,
+pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
+    match job.work {
+        Work::Task { senders } => match job.rate {
+            Some(rate) => paced(probe, job, rate).await,
+            None => task(probe, job, senders).await,
+        },
+        Work::EnqueueAll { .. } => enqueue_all(probe, job).await,
+        Work::Drain { handler } => drain(probe, job, handler).await,
+        Work::Event { senders } => event(probe, job, senders).await,
         Work::Rpc {
             in_flight,
             reliable,
-        } => rpc(server, in_flight, reliable, count).await,
+        } => rpc(probe, job, in_flight, reliable).await,
     }
 }
 
-async fn task(server: &RedisServer, senders: usize, count: usize) -> Round {
-    let worker = Worker::start(server).await;
-    let client = worker.client();
-    client.enqueue(NAME, PAYLOAD).await.expect("a task");
-    worker.done(1).await;
-    let clock = Clock::start(server).await;
-    concurrently(senders, count, move || {
-        let client = client.clone();
-        async move {
-            black_box(client.enqueue(NAME, PAYLOAD).await.expect("a task"));
+async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
+    let worker = Worker::start(&probe.server.url(), &job.setup).await;
+    let sender = worker.sender();
+    let warm = warm_up(&worker).await;
+    let clock = Clock::start(probe, &[]).await;
+    send(sender, senders, job.count).await;
+    worker.done(warm + job.count).await;
+    let round = clock.stop(job.count, Vec::new()).await;
+    worker.stop().await;
+    round
+}
+
+async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
+    let arrivals = Arrivals::new(job.count);
+    let url = probe.server.url();
+    let worker = Worker::with(&url, &job.setup, Handler::Single, arrivals.clone()).await;
+    let (sender, setup) = (worker.sender(), job.setup);
+    let warm = warm_up(&worker).await;
+    let clock = Clock::start(probe, &[]).await;
+    let latencies = open::paced(rate, &arrivals, move |message| {
+        let client = sender.client(message);
+        let call = client.enqueue(NUMBERED, setup.numbered(message));
+        async {
+            call.await.expect("a task");
         }
     })
     .await;
-    worker.done(1 + count).await;
-    let round = clock.stop(count, Vec::new()).await;
+    worker.done(warm + job.count).await;
+    let round = clock.stop(job.count, latencies).await;
     worker.stop().await;
     round
 }
 
-async fn drain(server: &RedisServer, count: usize) -> Round {
-    raw::preload(server, count).await;
-    let clock = Clock::start(server).await;
-    let worker = Worker::start(server).await;
-    worker.done(count).await;
-    let round = clock.stop(count, Vec::new()).await;
+async fn enqueue_all(probe: &Probe, job: &Job) -> Round {
+    let redis = connect(&probe.server.url()).await;
+    let sender = Sender::new(&redis, &job.setup);
+    let clock = Clock::start(probe, &[]).await;
+    for first in (0..job.count).step_by(CHUNK) {
+        let payloads = (first..job.count.min(first + CHUNK)).map(|_| sender.payload.clone());
+        let client = sender.client(first / CHUNK);
+        let results = client.enqueue_all(NAME, payloads).await;
+        for result in results {
+            black_box(result.expect("a task"));
+        }
+    }
+    clock.stop(job.count, Vec::new()).await
+}
+
+async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
+    preload(probe, &job.setup, job.count).await;
+    let clock = Clock::start(probe, &[]).await;
+    let url = probe.server.url();
+    let worker = Worker::with(&url, &job.setup, handler, Arrivals::new(0)).await;
+    worker.done(job.count).await;
+    let round = clock.stop(job.count, Vec::new()).await;
     worker.stop().await;
     round
 }
 
-async fn event(server: &RedisServer, senders: usize, count: usize) -> Round {
-    let worker = Worker::start(server).await;
-    let client = worker.client();
+/// Enqueues `count` tasks, with so many under way.
+pub(crate) async fn send(sender: Sender, senders: usize, count: usize) {
+    concurrently(senders, count, move |message| {
+        let (client, name) = (sender.client(message), sender.name(message));
+        let call = client.enqueue(name, sender.payload.clone());
+        async {
+            black_box(call.await.expect("a task"));
+        }
+    })
+    .await;
+}
+
+/// Has each stream bring a task, and tells how many that were.
+async fn warm_up(worker: &Worker) -> usize {
+    let sender = worker.sender();
+    let streams = worker.setup.streams;
+    send(sender, 1, streams).await;
+    worker.done(streams).await;
+    streams
+}
+
+async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
+    let worker = Worker::start(&probe.server.url(), &job.setup).await;
+    let sender = worker.sender();
     while worker.seen.warm.load(Ordering::Relaxed) == 0 {
-        client.publish(WARM, ()).await.expect("an event");
+        let sent = sender.client(0).publish(WARM, ()).await;
+        sent.expect("an event");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let clock = Clock::start(server).await;
-    concurrently(senders, count, move || {
-        let client = client.clone();
-        async move { client.publish(NAME, PAYLOAD).await.expect("an event") }
+    let clock = Clock::start(probe, &[]).await;
+    concurrently(senders, job.count, move |_| {
+        let call = sender.client(0).publish(NAME, sender.payload.clone());
+        async { call.await.expect("an event") }
     })
     .await;
     worker
-        .until(|worker| worker.seen.events.load(Ordering::Relaxed) >= count)
+        .until(|worker| worker.seen.events.load(Ordering::Relaxed) >= job.count)
         .await;
-    let round = clock.stop(count, Vec::new()).await;
+    let round = clock.stop(job.count, Vec::new()).await;
     worker.stop().await;
     round
 }
 
-async fn rpc(server: &RedisServer, in_flight: usize, reliable: bool, count: usize) -> Round {
-    let worker = Worker::start(server).await;
-    let client = worker.client();
-    let ask = move || {
-        let client = client.clone();
+async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Round {
+    let worker = Worker::start(&probe.server.url(), &job.setup).await;
+    let sender = worker.sender();
+    let ask = move |message| {
+        let (client, name) = (sender.client(message), sender.name(message));
+        let payload = sender.payload.clone();
+        let request = if reliable {
+            client.request(name, payload.clone())
+        } else {
+            client.request_fast(name, payload.clone())
+        };
         async move {
             let asked = Instant::now();
-            let request = if reliable {
-                client.request(NAME, PAYLOAD)
-            } else {
-                client.request_fast(NAME, PAYLOAD)
-            };
             let reply: Bytes = request.await.expect("a reply");
-            assert_eq!(reply, PAYLOAD);
+            assert_eq!(reply, payload);
             asked.elapsed()
         }
     };
-    ask().await;
-    worker.done(1).await;
-    let clock = Clock::start(server).await;
-    let latencies = concurrently(in_flight, count, ask).await;
-    worker.done(1 + count).await;
-    let round = clock.stop(count, latencies).await;
+    let warm = job.setup.streams;
+    concurrently(1, warm, ask.clone()).await;
+    worker.done(warm).await;
+    let clock = Clock::start(probe, &[]).await;
+    let latencies = match job.rate {
+        Some(rate) => {
+            let arrivals = Arrivals::new(job.count);
+            let replied = arrivals.clone();
+            open::paced(rate, &arrivals, move |message| {
+                let (request, replied) = (ask(message), replied.clone());
+                async move {
+                    request.await;
+                    replied.mark(message);
+                }
+            })
+            .await
+        }
+        None => concurrently(in_flight, job.count, ask).await,
+    };
+    worker.done(warm + job.count).await;
+    let round = clock.stop(job.count, latencies).await;
     worker.stop().await;
     round
-}
-
-/// What handlers saw.
-#[derive(Debug, Clone, Default)]
-struct Seen {
-    events: Arc<AtomicUsize>,
-    warm: Arc<AtomicUsize>,
-}
-
-async fn on_task(payload: Bytes) {
-    black_box(payload);
-}
-
-async fn on_event(State(seen): State<Seen>, payload: Bytes) {
-    black_box(payload);
-    seen.events.fetch_add(1, Ordering::Relaxed);
-}
-
-async fn on_warm(State(seen): State<Seen>) {
-    seen.warm.fetch_add(1, Ordering::Relaxed);
-}
-
-async fn on_request(payload: Bytes) -> Bytes {
-    payload
-}
-
-/// A served router.
-pub(crate) struct Worker {
-    redis: Redis,
-    seen: Seen,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<Result<(), campanile::Error>>,
-}
-
-impl Worker {
-    pub(crate) async fn start(server: &RedisServer) -> Self {
-        let redis = Redis::connect(&server.url())
-            .await
-            .expect("a connection")
-            .stream(STREAM)
-            .group(GROUP)
-            .max_in_flight(IN_FLIGHT);
-        let seen = Seen::default();
-        let app = Router::new()
-            .task(NAME, on_task)
-            .event(NAME, on_event)
-            .event(WARM, on_warm)
-            .rpc(NAME, on_request)
-            .layer(MapRequestLayer::new(|message: Message| message))
-            .with_state(seen.clone());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio::spawn({
-            let redis = redis.clone();
-            async move {
-                campanile::serve(redis, app)
-                    .with_graceful_shutdown(async {
-                        let _ = stopped.await;
-                    })
-                    .await
-            }
-        });
-        Self {
-            redis,
-            seen,
-            stop,
-            served,
-        }
-    }
-
-    pub(crate) fn client(&self) -> Client<Redis> {
-        Client::new(self.redis.clone())
-    }
-
-    /// Waits until Redis has confirmed so many acknowledgements.
-    pub(crate) async fn done(&self, count: usize) {
-        self.until(|worker| worker.redis.counts().done >= count as u64)
-            .await;
-    }
-
-    async fn until(&self, reached: impl Fn(&Self) -> bool) {
-        while !reached(self) {
-            assert!(!self.served.is_finished(), "the worker ended early");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    pub(crate) async fn stop(self) {
-        let _ = self.stop.send(());
-        self.served
-            .await
-            .expect("the worker does not panic")
-            .expect("the worker ends well");
-    }
 }

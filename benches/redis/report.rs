@@ -1,151 +1,144 @@
-//! What is printed.
+//! What is printed and written.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path};
+
+use serde::Serialize;
 
 use crate::{
-    support::RedisServer,
-    workload::{Round, Workload},
+    figures::{Figures, Row},
+    machine::Machine,
+    probe::Probe,
+    setup::Setup,
 };
 
-/// The machine, the server and the process.
-pub(crate) async fn machine(server: &RedisServer) {
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("unknown", |(_, model)| model);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let info: String = server.query(&["INFO", "server"]).await;
-    let version = info
-        .lines()
-        .find_map(|line| line.strip_prefix("redis_version:"))
-        .unwrap_or("unknown");
-    println!("machine: {cores} cores, {model}");
-    println!("server:  Redis {version} beside the bench, no persistence");
-    println!("process: senders and worker in one, a runtime of 2 threads, payloads of 7 bytes\n");
+/// The machine, the server and the processes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Scene {
+    machine: Machine,
+    redis_version: String,
+    /// Whether the figures mean anything.
+    measured: bool,
+    setup: Setup,
 }
 
-/// The medians of a workload's rounds.
-#[derive(Debug)]
-pub(crate) struct Row {
-    name: &'static str,
-    raw: Side,
-    ours: Side,
-}
-
-#[derive(Debug)]
-struct Side {
-    rate: f64,
-    /// Microseconds of CPU time per message.
-    client: f64,
-    redis: f64,
-    p50: Option<Duration>,
-    p99: Option<Duration>,
-}
-
-impl Row {
-    pub(crate) fn new(workload: Workload, raw: Vec<Round>, ours: Vec<Round>) -> Self {
+impl Scene {
+    pub(crate) async fn of(probe: &Probe, setup: Setup, measured: bool) -> Self {
+        let info: String = probe.query(&["INFO", "server"]).await;
+        let version = info
+            .lines()
+            .find_map(|line| line.strip_prefix("redis_version:"));
         Self {
-            name: workload.name,
-            raw: Side::of(raw),
-            ours: Side::of(ours),
+            machine: Machine::here(),
+            redis_version: version.unwrap_or("unknown").to_owned(),
+            measured,
+            setup,
         }
     }
 
-    fn ratio(&self) -> f64 {
-        self.ours.rate / self.raw.rate
-    }
-}
-
-impl Side {
-    fn of(mut rounds: Vec<Round>) -> Self {
-        for round in &mut rounds {
-            round.latencies.sort_unstable();
-        }
-        let percentile = |percent: usize| {
-            let at = |round: &Round| {
-                let last = round.latencies.len().checked_sub(1)?;
-                Some(round.latencies[last * percent / 100])
-            };
-            let values: Option<Vec<_>> = rounds.iter().map(at).collect();
-            median(values?, Ord::cmp)
+    pub(crate) fn print(&self) {
+        let setup = &self.setup;
+        let persistence = match setup.aof {
+            true => "an append-only file, synced every second",
+            false => "no persistence",
         };
-        let number = |figure: &dyn Fn(&Round) -> f64| {
-            median(rounds.iter().map(figure).collect(), f64::total_cmp).unwrap_or(f64::NAN)
+        let worker = match setup.processes {
+            0 => "senders and worker in one".to_owned(),
+            processes => format!("senders in one, the worker in {processes} others"),
         };
-        let each = |time: Duration, round: &Round| time.as_secs_f64() * 1e6 / round.count as f64;
-        Self {
-            rate: number(&Round::rate),
-            client: number(&|round| each(round.client, round)),
-            redis: number(&|round| each(round.redis, round)),
-            p50: percentile(50),
-            p99: percentile(99),
+        println!("machine: {}", self.machine);
+        println!(
+            "server:  Redis {} beside the bench, {persistence}",
+            self.redis_version
+        );
+        println!("process: {worker}, a runtime of 2 threads each");
+        println!(
+            "setup:   payloads of {} bytes, {} in flight, {} routes, {} streams\n",
+            setup.payload, setup.max_in_flight, setup.routes, setup.streams
+        );
+        if !self.measured {
+            println!("built as a test: it runs, and the figures mean nothing\n");
         }
     }
-}
-
-fn median<T: Copy>(
-    mut values: Vec<T>,
-    order: impl FnMut(&T, &T) -> std::cmp::Ordering,
-) -> Option<T> {
-    values.sort_unstable_by(order);
-    values.get(values.len() / 2).copied()
 }
 
 /// The table, printed as it grows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Report {
-    rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, row: Row) {
-        if self.rows.is_empty() {
-            println!(
-                "{:<16} {:>9} {:>9} {:>6}  {:>13}  {:>13}  {:>13}  {:>13}",
-                "", "raw", "ours", "", "raw µs CPU", "ours µs CPU", "raw µs", "ours µs"
-            );
-            println!(
-                "{:<16} {:>9} {:>9} {:>6}  {:>13}  {:>13}  {:>13}  {:>13}",
-                "workload",
-                "per s",
-                "per s",
-                "ratio",
-                "client/Redis",
-                "client/Redis",
-                "p50/p99",
-                "p50/p99"
-            );
-        }
+    pub(crate) fn new() -> Self {
         println!(
-            "{:<16} {:>9.0} {:>9.0} {:>6.2}  {:>13}  {:>13}  {:>13}  {:>13}",
-            row.name,
-            row.raw.rate,
-            row.ours.rate,
-            row.ratio(),
-            cpu(&row.raw),
-            cpu(&row.ours),
-            latency(&row.raw),
-            latency(&row.ours),
+            "{:<16} {:>8} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>7}  latency in µs",
+            "", "sent", "", "", "", "client", "Redis", "comm-", "peak"
         );
+        println!(
+            "{:<16} {:>8} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>7} {:>8} {:>8} {:>8} {:>8}",
+            "workload",
+            "per s",
+            "",
+            "per s",
+            "ratio",
+            "µs CPU",
+            "µs CPU",
+            "ands",
+            "MiB",
+            "p50",
+            "p90",
+            "p99",
+            "p99.9"
+        );
+        Self { rows: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, row: Row) {
+        let sent = row.rate.map_or("at will".into(), |rate| rate.to_string());
+        if let Some(raw) = &row.raw {
+            line([row.workload, &sent, "raw"], raw, None);
+        }
+        line([row.workload, &sent, "ours"], &row.ours, row.ratio);
         self.rows.push(row);
     }
 
+    /// The ratios, where a side was as fast as it could be.
     pub(crate) fn ratios(&self) {
         println!();
-        for row in &self.rows {
-            println!("ratio {} {:.2}", row.name, row.ratio());
+        for row in self.rows.iter().filter(|row| row.rate.is_none()) {
+            if let Some(ratio) = row.ratio {
+                println!("ratio {} {ratio:.2}", row.workload);
+            }
         }
     }
 }
 
-fn cpu(side: &Side) -> String {
-    format!("{:.1} / {:.1}", side.client, side.redis)
+fn line([workload, sent, side]: [&str; 3], figures: &Figures, ratio: Option<f64>) {
+    let latency = figures.latency_us.map_or(String::new(), |it| {
+        let values = [it.p50, it.p90, it.p99, it.p99_9];
+        values.map(|value| format!(" {value:>8.0}")).concat()
+    });
+    println!(
+        "{workload:<16} {sent:>8} {side:>4} {:>9.0} {:>6} {:>7.1} {:>7.1} {:>6.2} {:>7.1}{latency}",
+        figures.per_second,
+        ratio.map_or(String::new(), |ratio| format!("{ratio:.2}")),
+        figures.client_cpu_us,
+        figures.redis_cpu_us,
+        figures.commands,
+        figures.peak_kib as f64 / 1024.0,
+    );
 }
 
-fn latency(side: &Side) -> String {
-    match (side.p50, side.p99) {
-        (Some(p50), Some(p99)) => format!("{} / {}", p50.as_micros(), p99.as_micros()),
-        _ => String::new(),
+/// A file of what was measured, and on what.
+#[derive(Serialize)]
+struct Written<'a, T> {
+    #[serde(flatten)]
+    scene: &'a Scene,
+    rows: &'a [T],
+}
+
+pub(crate) fn write_json(path: &Path, scene: &Scene, rows: &[impl Serialize]) {
+    let text = serde_json::to_string_pretty(&Written { scene, rows });
+    if let Err(error) = fs::write(path, text.expect("it is JSON") + "\n") {
+        panic!("{} is not written: {error}", path.display());
     }
 }

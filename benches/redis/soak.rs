@@ -1,51 +1,56 @@
 //! Memory while many tasks pass: the process's and the server's, ten times on the way.
 
-use std::fs;
+use serde::Serialize;
 
-use crate::{
-    NAME, PAYLOAD, STREAM, ours::Worker, support::RedisServer, support::raw, workload::concurrently,
-};
+use crate::{STREAM, ours, probe::Probe, process, setup::Setup, support::raw, worker::Worker};
 
-pub(crate) async fn run(server: &RedisServer, tasks: usize) {
-    let worker = Worker::start(server).await;
-    println!(
-        "{:>10} {:>14} {:>14} {:>12}",
-        "tasks", "process KiB", "redis KiB", "entries"
-    );
-    let mut passed = 0;
-    row(server, passed).await;
-    for step in 1..=10 {
-        let count = tasks * step / 10 - passed;
-        let client = worker.client();
-        concurrently(64, count, move || {
-            let client = client.clone();
-            async move {
-                client.enqueue(NAME, PAYLOAD).await.expect("a task");
-            }
-        })
-        .await;
-        passed += count;
-        worker.done(passed).await;
-        row(server, passed).await;
-    }
-    worker.stop().await;
+/// What is there after so many tasks, in KiB and in entries.
+#[derive(Serialize)]
+pub(crate) struct Step {
+    tasks: usize,
+    resident_kib: u64,
+    peak_kib: u64,
+    redis_kib: u64,
+    entries: usize,
 }
 
-async fn row(server: &RedisServer, passed: usize) {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))
-        .unwrap_or("unknown")
-        .trim();
-    let info: String = server.query(&["INFO", "memory"]).await;
+pub(crate) async fn run(probe: &Probe, setup: &Setup, tasks: usize) -> Vec<Step> {
+    probe.clear(setup).await;
+    process::reset_peak(std::process::id());
+    let worker = Worker::start(&probe.server.url(), setup).await;
+    println!(
+        "{:>10} {:>14} {:>14} {:>14} {:>12}",
+        "tasks", "process KiB", "peak KiB", "redis KiB", "entries"
+    );
+    let mut passed = 0;
+    let mut steps = vec![step(probe, passed).await];
+    for tenth in 1..=10 {
+        let count = tasks * tenth / 10 - passed;
+        ours::send(worker.sender(), 64, count).await;
+        passed += count;
+        worker.done(passed).await;
+        steps.push(step(probe, passed).await);
+    }
+    worker.stop().await;
+    steps
+}
+
+async fn step(probe: &Probe, tasks: usize) -> Step {
+    let pid = std::process::id();
+    let info: String = probe.query(&["INFO", "memory"]).await;
     let used = info
         .lines()
-        .find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok())
-        .unwrap_or_default();
-    let entries = raw::len(server, STREAM).await;
+        .find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok());
+    let step = Step {
+        tasks,
+        resident_kib: process::resident(pid),
+        peak_kib: process::peak(pid),
+        redis_kib: used.unwrap_or_default() / 1024,
+        entries: raw::len(&probe.server, STREAM).await,
+    };
     println!(
-        "{passed:>10} {resident:>14} {:>14} {entries:>12}",
-        used / 1024
+        "{:>10} {:>14} {:>14} {:>14} {:>12}",
+        step.tasks, step.resident_kib, step.peak_kib, step.redis_kib, step.entries
     );
+    step
 }

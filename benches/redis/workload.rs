@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::{probe::Commands, setup::Setup};
+
 /// One workload, and how many messages a round of it has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Workload {
@@ -15,12 +19,43 @@ pub(crate) struct Workload {
 pub(crate) enum Work {
     /// So many concurrent senders enqueue while one worker handles.
     Task { senders: usize },
+    /// Many are enqueued at once and nobody handles them; raw, so many are in flight.
+    EnqueueAll { in_flight: usize },
     /// One worker handles what was enqueued before.
-    Drain,
+    Drain { handler: Handler },
     /// So many concurrent senders publish to one subscriber.
     Event { senders: usize },
     /// So many requests are in flight.
     Rpc { in_flight: usize, reliable: bool },
+}
+
+/// What our worker handles tasks with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Handler {
+    Single,
+    Batch,
+}
+
+impl Work {
+    /// The same with so many senders or requests in flight, where it has any.
+    pub(crate) fn with_senders(mut self, count: usize) -> Self {
+        match &mut self {
+            Work::Task { senders: it } | Work::Event { senders: it } => *it = count,
+            Work::EnqueueAll { in_flight: it } | Work::Rpc { in_flight: it, .. } => *it = count,
+            Work::Drain { .. } => {}
+        }
+        self
+    }
+
+    /// Whether its worker can be in other processes: the server alone says when all is done.
+    pub(crate) fn has_distant_worker(self) -> bool {
+        matches!(self, Work::Task { .. } | Work::Drain { .. })
+    }
+
+    /// Whether it can be sent at a fixed rate.
+    pub(crate) fn has_rate(self) -> bool {
+        matches!(self, Work::Task { .. } | Work::Rpc { .. })
+    }
 }
 
 const fn workload(name: &'static str, work: Work, full: usize, quick: usize) -> Workload {
@@ -32,6 +67,14 @@ const fn workload(name: &'static str, work: Work, full: usize, quick: usize) -> 
     }
 }
 
+const fn task(senders: usize) -> Work {
+    Work::Task { senders }
+}
+
+pub(crate) const fn drain(handler: Handler) -> Work {
+    Work::Drain { handler }
+}
+
 const fn rpc(in_flight: usize, reliable: bool) -> Work {
     Work::Rpc {
         in_flight,
@@ -39,43 +82,58 @@ const fn rpc(in_flight: usize, reliable: bool) -> Work {
     }
 }
 
-pub(crate) const ALL: [Workload; 9] = [
-    workload("task-1", Work::Task { senders: 1 }, 30_000, 4_000),
-    workload("task-64", Work::Task { senders: 64 }, 300_000, 40_000),
-    workload("task-512", Work::Task { senders: 512 }, 300_000, 40_000),
-    workload("drain", Work::Drain, 500_000, 60_000),
+const ENQUEUE_ALL: Work = Work::EnqueueAll { in_flight: 512 };
+
+pub(crate) const ALL: [Workload; 13] = [
+    workload("task-1", task(1), 30_000, 4_000),
+    workload("task-64", task(64), 300_000, 40_000),
+    workload("task-512", task(512), 300_000, 40_000),
+    workload("enqueue-all", ENQUEUE_ALL, 100_000, 50_000),
+    workload("drain", drain(Handler::Single), 500_000, 60_000),
+    workload("drain-batch", drain(Handler::Batch), 500_000, 60_000),
     workload("event-64", Work::Event { senders: 64 }, 300_000, 40_000),
     workload("rpc-fast-1", rpc(1, false), 15_000, 2_500),
     workload("rpc-fast-64", rpc(64, false), 150_000, 25_000),
     workload("rpc-fast-512", rpc(512, false), 200_000, 30_000),
+    workload("rpc-reliable-1", rpc(1, true), 15_000, 2_000),
     workload("rpc-reliable-64", rpc(64, true), 150_000, 25_000),
+    workload("rpc-reliable-512", rpc(512, true), 200_000, 30_000),
 ];
+
+/// What one round is to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Job {
+    pub(crate) name: &'static str,
+    pub(crate) work: Work,
+    pub(crate) count: usize,
+    /// How many are sent in a second; as fast as it goes, where there is none.
+    pub(crate) rate: Option<usize>,
+    pub(crate) setup: Setup,
+}
 
 /// What one round took.
 #[derive(Debug)]
 pub(crate) struct Round {
     pub(crate) count: usize,
     pub(crate) elapsed: Duration,
-    /// The CPU time of this process: senders and worker.
+    /// The CPU time of senders and workers.
     pub(crate) client: Duration,
     /// The CPU time of the server.
     pub(crate) redis: Duration,
-    /// Of each request; empty for other work.
+    /// What the server was told to do, the bench's own questions left out.
+    pub(crate) commands: Commands,
+    /// The most memory that senders and workers have had, in KiB.
+    pub(crate) peak: u64,
+    /// Of each request, and at a fixed rate of each message; empty for other work.
     pub(crate) latencies: Vec<Duration>,
 }
 
-impl Round {
-    pub(crate) fn rate(&self) -> f64 {
-        self.count as f64 / self.elapsed.as_secs_f64()
-    }
-}
-
-/// Runs `senders` tasks at once that do `work` `count` times between them, and collects what they
-/// give.
+/// Runs `senders` tasks at once that do `work` for `count` numbers between them, and collects what
+/// they give.
 pub(crate) async fn concurrently<F, T>(
     senders: usize,
     count: usize,
-    work: impl Fn() -> F + Clone + Send + 'static,
+    work: impl Fn(usize) -> F + Clone + Send + 'static,
 ) -> Vec<T>
 where
     F: Future<Output = T> + Send,
@@ -83,12 +141,11 @@ where
 {
     let mut tasks = tokio::task::JoinSet::new();
     for sender in 0..senders {
-        let share = count / senders + usize::from(sender < count % senders);
         let work = work.clone();
         tasks.spawn(async move {
-            let mut results = Vec::with_capacity(share);
-            for _ in 0..share {
-                results.push(work().await);
+            let mut results = Vec::with_capacity(count / senders + 1);
+            for number in (sender..count).step_by(senders) {
+                results.push(work(number).await);
             }
             results
         });

@@ -1,0 +1,145 @@
+//! Workers in processes of their own. The server alone knows when all is done.
+
+use std::{io::Read, process::Stdio};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+};
+
+use crate::{
+    Side,
+    clock::Clock,
+    open::Arrivals,
+    ours,
+    probe::Probe,
+    raw,
+    raw_stream::{Adds, Reader, preload},
+    setup::Setup,
+    worker::{Sender, Worker, connect},
+    workload::{Handler, Job, Round, Work},
+};
+
+/// The argument that makes a process a worker, before its [`Order`].
+pub(crate) const WORKER: &str = "--worker";
+
+pub(crate) async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
+    let url = probe.server.url();
+    let setup = &job.setup;
+    let mut handler = Handler::Single;
+    let mut sent = false;
+    if let Work::Drain { handler: with } = job.work {
+        handler = with;
+        sent = true;
+        preload(probe, setup, job.count).await;
+    }
+    let senders = match job.work {
+        Work::Task { senders } => senders,
+        _ => 0,
+    };
+    let adds = Adds::connect(probe, setup).await;
+    let redis = connect(&url).await;
+    let mut workers = Workers::spawn(Order {
+        url,
+        side,
+        setup: *setup,
+        handler,
+    })
+    .await;
+    let clock = Clock::start(probe, &workers.pids()).await;
+    workers.go().await;
+    match side {
+        _ if sent => {}
+        Side::Raw => raw::send(adds, senders, job.count).await,
+        Side::Ours => ours::send(Sender::new(&redis, setup), senders, job.count).await,
+    }
+    probe.drained(setup).await;
+    let round = clock.stop(job.count, Vec::new()).await;
+    workers.stop().await;
+    round
+}
+
+/// What a process is to do.
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {
+    url: String,
+    side: Side,
+    setup: Setup,
+    handler: Handler,
+}
+
+/// The processes. They are killed when this is dropped before its end.
+struct Workers(Vec<Child>);
+
+impl Workers {
+    /// Starts them and waits until all are ready.
+    async fn spawn(order: Order) -> Self {
+        let program = std::env::current_exe().expect("the bench's own program");
+        let words = serde_json::to_string(&order).expect("an order");
+        let mut workers = Vec::new();
+        for _ in 0..order.setup.processes {
+            let mut worker = Command::new(&program)
+                .args([WORKER, &words])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .expect("the bench runs itself");
+            let mut said = BufReader::new(worker.stdout.as_mut().expect("a pipe")).lines();
+            let line = said.next_line().await.expect("a worker speaks");
+            assert_eq!(line.as_deref(), Some("ready"));
+            workers.push(worker);
+        }
+        Self(workers)
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.0.iter().filter_map(Child::id).collect()
+    }
+
+    async fn go(&mut self) {
+        for worker in &mut self.0 {
+            let input = worker.stdin.as_mut().expect("a pipe");
+            input.write_all(b"\n").await.expect("a worker listens");
+        }
+    }
+
+    /// Ends them: each stops when it has nothing more to hear.
+    async fn stop(mut self) {
+        for worker in &mut self.0 {
+            drop(worker.stdin.take());
+            let status = worker.wait().await.expect("a worker ends");
+            assert!(status.success(), "a worker ended with {status}");
+        }
+    }
+}
+
+/// What such a process does: it works from the first byte that it is told until it is told no more.
+pub(crate) async fn work(order: &str) {
+    let order: Order = serde_json::from_str(order).expect("an order of the bench's own");
+    let mut reader = Reader::connect(&order.url, &order.setup).await;
+    println!("ready");
+    if !told().await {
+        return;
+    }
+    match order.side {
+        Side::Raw => tokio::select! {
+            () = reader.handle(usize::MAX, |_| {}) => {}
+            _ = told() => {}
+        },
+        Side::Ours => {
+            let arrivals = Arrivals::new(0);
+            let worker = Worker::with(&order.url, &order.setup, order.handler, arrivals).await;
+            told().await;
+            worker.stop().await;
+        }
+    }
+}
+
+/// Waits for a byte on the standard input, or for its end.
+async fn told() -> bool {
+    let read = || std::io::stdin().read(&mut [0]);
+    let read = tokio::task::spawn_blocking(read).await;
+    read.is_ok_and(|read| read.is_ok_and(|bytes| bytes > 0))
+}

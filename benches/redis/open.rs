@@ -1,0 +1,83 @@
+//! The open loop: messages are sent when they are due, however the others fare.
+//!
+//! A latency begins when its message was *meant* to be sent, so that a stall counts for all that
+//! were due in it, not only for those that waited to be answered (the "coordinated omission" of
+//! closed loops). A thread of its own sleeps until the next is due, and sends all that are; that
+//! thread's waking up, some 60 µs, is in every figure of both sides.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+/// When messages have arrived, by their numbers.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrivals {
+    epoch: Instant,
+    /// Nanoseconds after the epoch; 0 until then.
+    at: Arc<[AtomicU64]>,
+}
+
+impl Arrivals {
+    pub(crate) fn new(count: usize) -> Self {
+        Self {
+            epoch: Instant::now(),
+            at: (0..count).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.at.len()
+    }
+
+    pub(crate) fn mark(&self, message: usize) {
+        self.at[message].store(self.epoch.elapsed().as_nanos() as u64, Relaxed);
+    }
+
+    fn at(&self, message: usize) -> Option<Instant> {
+        let nanoseconds = self.at[message].load(Relaxed);
+        (nanoseconds > 0).then(|| self.epoch + Duration::from_nanos(nanoseconds))
+    }
+
+    /// Waits until a message is there.
+    pub(crate) async fn wait(&self, message: usize) -> Instant {
+        loop {
+            match self.at(message) {
+                Some(at) => break at,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+}
+
+/// Calls `send` for each message when it is due, waits until all have arrived, and gives the time
+/// from the one to the other.
+pub(crate) async fn paced<F>(
+    rate: usize,
+    arrivals: &Arrivals,
+    send: impl Fn(usize) -> F + Send + 'static,
+) -> Vec<Duration>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let count = arrivals.count();
+    let started = Instant::now();
+    let due = move |message| started + Duration::from_secs_f64(message as f64 / rate as f64);
+    let pacing = tokio::task::spawn_blocking(move || {
+        for message in 0..count {
+            if let Some(early) = due(message).checked_duration_since(Instant::now()) {
+                std::thread::sleep(early);
+            }
+            tokio::spawn(send(message));
+        }
+    });
+    pacing.await.expect("everything is sent");
+    let mut latencies = Vec::with_capacity(count);
+    for message in 0..count {
+        latencies.push(arrivals.wait(message).await.duration_since(due(message)));
+    }
+    latencies
+}

@@ -1,0 +1,42 @@
+//! What Linux tells of a process. <https://man7.org/linux/man-pages/man5/proc.5.html>
+
+use std::{fs, time::Duration};
+
+/// How long a tick of `/proc/<pid>/stat` is, on every Linux that there is.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The CPU time that a process has used.
+pub(crate) fn cpu(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field is the program's name, which may hold spaces; user and system time are the
+    // 14th and the 15th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: u32 = (fields.split_whitespace().skip(11).take(2))
+        .filter_map(|ticks| ticks.parse::<u32>().ok())
+        .sum();
+    TICK * ticks
+}
+
+/// Forgets the most memory that a process has had. Where that is not allowed, the peak is the one
+/// since its start.
+pub(crate) fn reset_peak(pid: u32) {
+    let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+}
+
+/// The most memory that a process has had, in KiB.
+pub(crate) fn peak(pid: u32) -> u64 {
+    status(pid, "VmHWM:")
+}
+
+/// The memory that a process has, in KiB.
+pub(crate) fn resident(pid: u32) -> u64 {
+    status(pid, "VmRSS:")
+}
+
+fn status(pid: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let value = (status.lines()).find_map(|line| line.strip_prefix(field)?.strip_suffix("kB"));
+    value
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,149 @@
+//! Requests with bare redis-rs: a stream there, one channel for all replies back.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    hint::black_box,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::{
+    clock::Clock,
+    open::{self, Arrivals},
+    probe::Probe,
+    raw_stream::{Adds, Reader},
+    workload::{Job, Round, concurrently},
+};
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    correlation_id: Cow<'a, str>,
+    body: Cow<'a, str>,
+    error: Cow<'a, str>,
+}
+
+type Waiting = Arc<Mutex<HashMap<Uuid, oneshot::Sender<Vec<u8>>>>>;
+
+pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
+    let reply_to = format!("reply:{}", Uuid::new_v4());
+    let (waiting, count) = (Waiting::default(), job.count);
+    let mut subscription = probe
+        .server
+        .client()
+        .get_async_pubsub()
+        .await
+        .expect("a subscription");
+    subscription.subscribe(&reply_to).await.expect("SUBSCRIBE");
+    let replies = tokio::spawn({
+        let waiting = waiting.clone();
+        async move {
+            let mut replies = subscription.into_on_message().take(count);
+            while let Some(reply) = replies.next().await {
+                resolve(&waiting, reply.get_payload_bytes());
+            }
+        }
+    });
+
+    let caller = Caller {
+        adds: Adds::connect(probe, &job.setup).await,
+        waiting,
+        reply_to: reply_to.into(),
+    };
+    let reader = Reader::connect(&probe.server.url(), &job.setup).await;
+    let clock = Clock::start(probe, &[]).await;
+    let worker = tokio::spawn(answer(reader, count));
+    let latencies = match job.rate {
+        Some(rate) => {
+            let arrivals = Arrivals::new(count);
+            let replied = arrivals.clone();
+            open::paced(rate, &arrivals, move |message| {
+                let (caller, replied) = (caller.clone(), replied.clone());
+                async move {
+                    caller.ask(message).await;
+                    replied.mark(message);
+                }
+            })
+            .await
+        }
+        None => {
+            concurrently(in_flight, count, move |message| {
+                let caller = caller.clone();
+                async move {
+                    let asked = Instant::now();
+                    caller.ask(message).await;
+                    asked.elapsed()
+                }
+            })
+            .await
+        }
+    };
+    worker.await.expect("the worker ends well");
+    let round = clock.stop(count, latencies).await;
+    replies.await.expect("the subscription ends well");
+    round
+}
+
+#[derive(Clone)]
+struct Caller {
+    adds: Adds,
+    waiting: Waiting,
+    reply_to: Arc<str>,
+}
+
+impl Caller {
+    async fn ask(mut self, message: usize) {
+        let payload: Bytes = self.adds.payload();
+        let id = Uuid::new_v4();
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().unwrap().insert(id, sender);
+        let mut add = self.adds.command("rpc", message, &payload);
+        add.arg("reply_to").arg(&*self.reply_to);
+        add.arg("correlation_id")
+            .arg(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str);
+        black_box(self.adds.run(&add).await);
+        assert_eq!(receiver.await.expect("a reply"), payload);
+    }
+}
+
+fn resolve(waiting: &Waiting, reply: &[u8]) {
+    let envelope: Envelope<'_> = serde_json::from_slice(reply).expect("the envelope");
+    assert!(envelope.error.is_empty());
+    let body = BASE64_STANDARD
+        .decode(envelope.body.as_bytes())
+        .expect("base64");
+    let id = Uuid::try_parse(&envelope.correlation_id).expect("our id");
+    let sender = waiting.lock().unwrap().remove(&id).expect("it was asked");
+    let _ = sender.send(body);
+}
+
+/// Reads and answers `count` requests with their own payloads.
+async fn answer(mut reader: Reader, count: usize) {
+    let mut done = 0;
+    while done < count {
+        let read = reader.read().await;
+        let mut pipeline = redis::pipe();
+        for entry in &read {
+            let envelope = Envelope {
+                correlation_id: String::from_utf8_lossy(entry.field("correlation_id")),
+                body: BASE64_STANDARD.encode(entry.payload()).into(),
+                error: "".into(),
+            };
+            pipeline
+                .publish(
+                    entry.field("reply_to"),
+                    serde_json::to_vec(&envelope).expect("the envelope"),
+                )
+                .ignore();
+        }
+        done += reader.acknowledge(&read, pipeline).await;
+    }
+}

@@ -1,0 +1,82 @@
+//! What the messages and the worker of a round are like.
+
+use bytes::Bytes;
+use campanile::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::{NAME, STREAM};
+
+/// What is repeated to make a payload, and one of the default size.
+const PAYLOAD: &[u8] = b"payload";
+
+/// The settings that all rounds share, and that its child processes are told.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    /// Bytes of a payload.
+    pub(crate) payload: usize,
+    /// What a worker may have in flight.
+    pub(crate) max_in_flight: usize,
+    pub(crate) routes: usize,
+    pub(crate) streams: usize,
+    /// How many child processes have the worker; none, where this one has it.
+    pub(crate) processes: usize,
+    /// Whether the server writes an append-only file.
+    pub(crate) aof: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            payload: PAYLOAD.len(),
+            // Where more does not make it faster any more.
+            max_in_flight: 1024,
+            routes: 1,
+            streams: 1,
+            processes: 0,
+            aof: false,
+        }
+    }
+}
+
+impl Setup {
+    pub(crate) fn payload(&self) -> Bytes {
+        let bytes = PAYLOAD.iter().copied().cycle().take(self.payload);
+        bytes.collect()
+    }
+
+    /// A payload that tells its message's number, for which it needs four bytes.
+    pub(crate) fn numbered(&self, message: usize) -> Bytes {
+        let mut payload = self.payload().to_vec();
+        payload.resize(payload.len().max(4), 0);
+        payload[..4].copy_from_slice(&(message as u32).to_le_bytes());
+        payload.into()
+    }
+
+    pub(crate) fn streams(&self) -> impl Iterator<Item = String> + use<> {
+        numbered(STREAM, self.streams)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = Name> + use<> {
+        numbered(NAME, self.routes).map(Name::from)
+    }
+
+    /// The most that the raw loop asks for at once: 256, or what the worker may have in flight, or
+    /// what makes 16 MiB.
+    pub(crate) fn raw_batch(&self) -> usize {
+        let fit = (16 << 20) / self.payload;
+        256.min(self.max_in_flight).min(fit).max(1)
+    }
+}
+
+/// The number that [`Setup::numbered`] has put there.
+pub(crate) fn number(payload: &[u8]) -> usize {
+    let (number, _) = payload.split_first_chunk().expect("a numbered payload");
+    u32::from_le_bytes(*number) as usize
+}
+
+fn numbered(first: &'static str, count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |number| match number {
+        0 => first.to_owned(),
+        number => format!("{first}.{number}"),
+    })
+}
