@@ -1,0 +1,155 @@
+//! The workloads with apalis and its Redis storage: its own `push`, and one worker.
+
+use std::{
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use apalis::prelude::{BackendExt, Data, TaskSink, WorkerBuilder};
+use apalis_redis::{Config, RedisStorage};
+use futures_util::FutureExt;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::{
+    PAYLOAD, STREAM,
+    clock::Clock,
+    support::RedisServer,
+    workload::{Round, Work, Workload, concurrently},
+};
+
+/// How many tasks one read takes: its documentation has larger ones for throughput, and more than
+/// this does not make it faster.
+const BATCH: usize = 1000;
+
+/// How long an idle worker waits between two looks at the queue: there is no blocking read.
+const INTERVAL: Duration = Duration::from_millis(1);
+
+pub(crate) async fn round(server: &RedisServer, workload: Workload, count: usize) -> Round {
+    match workload.work {
+        Work::Task { senders } => task(server, senders, count).await,
+        Work::Drain => drain(server, count).await,
+        Work::Event { .. } | Work::Rpc { .. } => unreachable!("apalis has neither"),
+    }
+}
+
+async fn task(server: &RedisServer, senders: usize, count: usize) -> Round {
+    let storage = storage(server).await;
+    let worker = Worker::start(storage.clone());
+    storage
+        .clone()
+        .push(PAYLOAD.to_owned())
+        .await
+        .expect("a task");
+    worker.done(server, 1).await;
+    let clock = Clock::start(server).await;
+    concurrently(senders, count, move || {
+        let mut storage = storage.clone();
+        async move { storage.push(PAYLOAD.to_owned()).await.expect("a task") }
+    })
+    .await;
+    worker.done(server, 1 + count).await;
+    let round = clock.stop(count, Vec::new()).await;
+    worker.stop().await;
+    round
+}
+
+async fn drain(server: &RedisServer, count: usize) -> Round {
+    let storage = storage(server).await;
+    preload(server, storage.clone(), count).await;
+    let clock = Clock::start(server).await;
+    let worker = Worker::start(storage);
+    worker.done(server, count).await;
+    let round = clock.stop(count, Vec::new()).await;
+    worker.stop().await;
+    round
+}
+
+async fn storage(server: &RedisServer) -> RedisStorage<String> {
+    let connection = apalis_redis::connect(server.url())
+        .await
+        .expect("a connection");
+    RedisStorage::new(connection).with_config(
+        Config::default()
+            .queue(STREAM)
+            .batch_size(BATCH)
+            // What its documentation says to turn off for tasks shorter than a heartbeat.
+            .lock_tasks(false)
+            // Nobody listens to them here.
+            .emit_events(false),
+    )
+}
+
+async fn preload(server: &RedisServer, mut storage: RedisStorage<String>, count: usize) {
+    let waiting = format!("{STREAM}:scheduled");
+    let mut left = count;
+    while left > 0 {
+        let tasks = left.min(1000);
+        storage
+            .push_bulk(vec![PAYLOAD.to_owned(); tasks])
+            .await
+            .expect("tasks");
+        left -= tasks;
+        // What a worker's read does with all tasks that wait, before it takes any. Its script can
+        // do it with some 8,000 at once and fails above, so a backlog of more would be left there.
+        let due: Vec<String> = server.query(&["ZRANGE", &waiting, "0", "-1"]).await;
+        let ready = [vec!["RPUSH".to_owned(), format!("{STREAM}:active")], due].concat();
+        server.command(&ready).await;
+        server.command(&["DEL", &waiting]).await;
+    }
+}
+
+async fn handle(task: String, handled: Data<Arc<AtomicUsize>>) {
+    black_box(task);
+    handled.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A worker that runs.
+struct Worker {
+    handled: Arc<AtomicUsize>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl Worker {
+    fn start(storage: RedisStorage<String>) -> Self {
+        let handled = Arc::new(AtomicUsize::new(0));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let worker = WorkerBuilder::new("bench")
+            .backend(storage.poll_with_interval(INTERVAL))
+            .data(handled.clone())
+            .build(handle);
+        // Boxed where it is made: the compiler cannot see that it is `Send` in another future.
+        let running = worker
+            .run_until(async {
+                let _ = stopped.await;
+                Ok::<_, std::io::Error>(())
+            })
+            .boxed();
+        let served = tokio::spawn(async move { running.await.expect("the worker ends well") });
+        Self {
+            handled,
+            stop,
+            served,
+        }
+    }
+
+    /// Waits until Redis has so many tasks among those that are done.
+    async fn done(&self, server: &RedisServer, count: usize) {
+        let set = format!("{STREAM}:done");
+        while self.handled.load(Ordering::Relaxed) < count
+            || server.query::<usize>(&["SCARD", &set]).await < count
+        {
+            assert!(!self.served.is_finished(), "the worker ended early");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        self.served.await.expect("the worker does not panic");
+    }
+}

@@ -1,0 +1,107 @@
+//! The command line.
+
+use crate::{
+    peer::{self, Peer},
+    workload::{Work, Workload},
+};
+
+/// What every peer can do, and what two of them can: requests.
+const WORKLOADS: [Workload; 4] = [
+    workload("task-64", Work::Task { senders: 64 }, 150_000, 60_000),
+    workload("task-512", Work::Task { senders: 512 }, 150_000, 60_000),
+    workload("drain", Work::Drain, 200_000, 100_000),
+    workload(
+        "rpc-64",
+        Work::Rpc {
+            in_flight: 64,
+            reliable: false,
+        },
+        150_000,
+        40_000,
+    ),
+];
+
+const fn workload(name: &'static str, work: Work, full: usize, quick: usize) -> Workload {
+    Workload {
+        name,
+        work,
+        full,
+        quick,
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Args {
+    quick: bool,
+    pub(crate) rounds: usize,
+    pub(crate) workloads: Vec<Workload>,
+    pub(crate) peers: Vec<Peer>,
+}
+
+impl Args {
+    pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut args = Self {
+            quick: false,
+            rounds: 0,
+            workloads: Vec::new(),
+            peers: Vec::new(),
+        };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or(format!("{word} needs a value"));
+            match word.as_str() {
+                "--quick" => args.quick = true,
+                "--rounds" => args.rounds = number(&value()?)?,
+                "--workload" => {
+                    args.workloads
+                        .push(find("workload", &value()?, &WORKLOADS, |workload| {
+                            workload.name
+                        })?)
+                }
+                "--peer" => args
+                    .peers
+                    .push(find("peer", &value()?, &peer::ALL, Peer::name)?),
+                _ => return Err(format!("unknown argument {word}")),
+            }
+        }
+        if args.rounds == 0 {
+            args.rounds = if args.quick { 3 } else { 5 };
+        }
+        if args.workloads.is_empty() {
+            args.workloads = WORKLOADS.to_vec();
+        }
+        if args.peers.is_empty() {
+            args.peers = peer::ALL.to_vec();
+        }
+        Ok(args)
+    }
+
+    /// How many messages a round has.
+    pub(crate) fn count(&self, workload: &Workload) -> usize {
+        if self.quick {
+            workload.quick
+        } else {
+            workload.full
+        }
+    }
+}
+
+fn find<T: Copy>(
+    kind: &str,
+    word: &str,
+    known: &[T],
+    name: impl Fn(&T) -> &'static str,
+) -> Result<T, String> {
+    (known.iter().copied())
+        .find(|known| name(known) == word)
+        .ok_or_else(|| {
+            let names: Vec<_> = known.iter().map(name).collect();
+            format!("no {kind} is named {word}; there are {}", names.join(", "))
+        })
+}
+
+fn number(word: &str) -> Result<usize, String> {
+    match word.replace('_', "").parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("{word} is not a number above zero")),
+    }
+}

@@ -1,0 +1,95 @@
+//! Campanile beside its peers: the same workloads, in the same run, by alternation.
+//!
+//! ```sh
+//! cargo run --release -- --quick                        # every peer and workload, under two minutes
+//! cargo run --release                                   # longer rounds, and five of each
+//! cargo run --release -- --workload drain --peer raw --peer nats-jetstream --rounds 9
+//! ```
+//!
+//! The raw loops, Campanile's side, the workloads and the clock are those of the library's own
+//! bench, `benches/redis.rs`; so are the rules: senders and worker share one process and one runtime
+//! of two threads, the server runs beside them and is this bench's own, payloads are 7 bytes, and
+//! a round ends when the server has confirmed every acknowledgement. The README says how each peer
+//! is set up, and what one promises that another does not.
+
+mod apalis;
+mod args;
+#[path = "../../redis/clock.rs"]
+mod clock;
+mod nats;
+mod nats_server;
+#[path = "../../redis/ours.rs"]
+mod ours;
+mod peer;
+#[path = "../../redis/raw.rs"]
+mod raw;
+mod report;
+mod ruststream;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+// Its own list of workloads is longer than what every peer can do.
+#[allow(dead_code)]
+#[path = "../../redis/workload.rs"]
+mod workload;
+
+use std::time::Duration;
+
+use crate::{
+    args::Args,
+    nats_server::NatsServer,
+    peer::Peer,
+    report::{Report, Row},
+    support::RedisServer,
+};
+
+const STREAM: &str = "app_stream";
+const GROUP: &str = "app_group";
+const NAME: &str = "bench.work";
+const PAYLOAD: &str = "payload";
+
+/// How long one round may take before it counts as stuck.
+const STUCK: Duration = Duration::from_secs(120);
+
+fn main() {
+    let args = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            std::process::exit(2)
+        }
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("the runtime starts")
+        .block_on(run(args));
+}
+
+async fn run(args: Args) {
+    let redis = RedisServer::start().await;
+    let nats = NatsServer::start().await;
+    report::machine(&redis, &nats).await;
+    let mut report = Report::default();
+    for &workload in &args.workloads {
+        let count = args.count(&workload);
+        let peers: Vec<Peer> = (args.peers.iter().copied())
+            .filter(|peer| peer.does(workload.work))
+            .collect();
+        let mut rounds: Vec<_> = peers.iter().map(|_| Vec::new()).collect();
+        for _ in 0..args.rounds {
+            for (peer, rounds) in peers.iter().zip(&mut rounds) {
+                let work = peer.round(&redis, &nats, workload, count);
+                let Ok(round) = tokio::time::timeout(STUCK, work).await else {
+                    panic!("{} of {} is stuck", workload.name, peer.name());
+                };
+                rounds.push(round);
+            }
+        }
+        report.add(
+            (peers.iter().zip(&rounds))
+                .map(|(&peer, rounds)| Row::new(peer, workload, rounds))
+                .collect(),
+        );
+    }
+}

@@ -1,0 +1,264 @@
+//! The workloads with async-nats, as its documentation has them: JetStream for tasks, kept in
+//! memory, in a stream with work-queue retention that one durable pull consumer reads; core NATS
+//! for requests.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use async_nats::{
+    Client,
+    jetstream::{
+        self,
+        consumer::{PullConsumer, pull},
+        stream::{Config, RetentionPolicy, StorageType},
+    },
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::task::JoinHandle;
+
+use crate::{
+    GROUP, NAME, PAYLOAD, STREAM,
+    nats_server::{NatsServer, cpu},
+    workload::{Round, Work, Workload, concurrently},
+};
+
+/// What the worker may hold, and has asked for: Campanile's worker holds as many.
+const IN_FLIGHT: usize = 1024;
+
+/// How an acknowledgement is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acknowledge {
+    /// The next message is taken once it is written. What the server has of it is asked at the end.
+    Sent,
+    /// The server answers each one.
+    Confirmed,
+}
+
+pub(crate) async fn round(
+    server: &NatsServer,
+    acknowledge: Acknowledge,
+    workload: Workload,
+    count: usize,
+) -> Round {
+    match workload.work {
+        Work::Task { senders } => task(server, acknowledge, senders, count).await,
+        Work::Drain => drain(server, acknowledge, count).await,
+        Work::Rpc { in_flight, .. } => rpc(server, in_flight, count).await,
+        Work::Event { .. } => unreachable!("events are not measured"),
+    }
+}
+
+async fn task(
+    server: &NatsServer,
+    acknowledge: Acknowledge,
+    senders: usize,
+    count: usize,
+) -> Round {
+    let mut queue = Queue::create(server).await;
+    let context = queue.context.clone();
+    let clock = Clock::start(server);
+    let worker = queue.worker(server, acknowledge, count).await;
+    concurrently(senders, count, move || {
+        let context = context.clone();
+        async move {
+            let stored = context
+                .publish(NAME, Bytes::from_static(PAYLOAD.as_bytes()))
+                .await
+                .expect("a task");
+            black_box(stored.await.expect("it is stored"));
+        }
+    })
+    .await;
+    queue.done(worker).await;
+    let round = clock.stop(count, Vec::new());
+    queue.delete().await;
+    round
+}
+
+async fn drain(server: &NatsServer, acknowledge: Acknowledge, count: usize) -> Round {
+    let mut queue = Queue::create(server).await;
+    let context = queue.context.clone();
+    concurrently(512, count, move || {
+        let context = context.clone();
+        async move {
+            let stored = context.publish(NAME, PAYLOAD.into()).await.expect("a task");
+            stored.await.expect("it is stored");
+        }
+    })
+    .await;
+    let clock = Clock::start(server);
+    let worker = queue.worker(server, acknowledge, count).await;
+    queue.done(worker).await;
+    let round = clock.stop(count, Vec::new());
+    queue.delete().await;
+    round
+}
+
+async fn rpc(server: &NatsServer, in_flight: usize, count: usize) -> Round {
+    let responder = connect(server).await;
+    let mut requests = responder
+        .queue_subscribe(NAME, GROUP.to_owned())
+        .await
+        .expect("a subscription");
+    responder.flush().await.expect("the subscription stands");
+    let worker = tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            let reply = request.reply.expect("a request has a reply subject");
+            responder
+                .publish(reply, request.payload)
+                .await
+                .expect("a reply");
+        }
+    });
+    let client = connect(server).await;
+    let ask = move || {
+        let client = client.clone();
+        async move {
+            let asked = Instant::now();
+            let reply = client
+                .request(NAME, Bytes::from_static(PAYLOAD.as_bytes()))
+                .await
+                .expect("a reply");
+            assert_eq!(reply.payload, PAYLOAD);
+            asked.elapsed()
+        }
+    };
+    ask().await;
+    let clock = Clock::start(server);
+    let latencies = concurrently(in_flight, count, ask).await;
+    let round = clock.stop(count, latencies);
+    worker.abort();
+    round
+}
+
+async fn connect(server: &NatsServer) -> Client {
+    async_nats::connect(server.url())
+        .await
+        .expect("a connection")
+}
+
+/// A stream and its one consumer.
+struct Queue {
+    context: jetstream::Context,
+    consumer: PullConsumer,
+}
+
+impl Queue {
+    async fn create(server: &NatsServer) -> Self {
+        let context = jetstream::new(connect(server).await);
+        let stream = context
+            .create_stream(Config {
+                name: STREAM.to_owned(),
+                subjects: vec![NAME.to_owned()],
+                retention: RetentionPolicy::WorkQueue,
+                storage: StorageType::Memory,
+                ..Config::default()
+            })
+            .await
+            .expect("a stream");
+        let consumer = stream
+            .create_consumer(pull::Config {
+                durable_name: Some(GROUP.to_owned()),
+                max_ack_pending: IN_FLIGHT as i64,
+                ..pull::Config::default()
+            })
+            .await
+            .expect("a consumer");
+        Self { context, consumer }
+    }
+
+    /// Handles and acknowledges `count` messages, over a connection of its own.
+    async fn worker(
+        &self,
+        server: &NatsServer,
+        acknowledge: Acknowledge,
+        count: usize,
+    ) -> JoinHandle<()> {
+        let client = connect(server).await;
+        let consumer: PullConsumer = jetstream::new(client.clone())
+            .get_consumer_from_stream(GROUP, STREAM)
+            .await
+            .expect("the consumer");
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(IN_FLIGHT)
+            .messages()
+            .await
+            .expect("messages")
+            .take(count);
+        tokio::spawn(async move {
+            match acknowledge {
+                Acknowledge::Sent => {
+                    messages
+                        .for_each(|message| async move {
+                            let message = message.expect("a message");
+                            black_box(&message.payload);
+                            message.ack().await.expect("an ack");
+                        })
+                        .await;
+                }
+                Acknowledge::Confirmed => {
+                    messages
+                        .for_each_concurrent(IN_FLIGHT, |message| async move {
+                            let message = message.expect("a message");
+                            black_box(&message.payload);
+                            message.double_ack().await.expect("a confirmed ack");
+                        })
+                        .await;
+                }
+            }
+            // The last acknowledgements may not be written yet, and would be lost with the client.
+            client.flush().await.expect("they are written");
+        })
+    }
+
+    /// Waits until the server has every acknowledgement.
+    async fn done(&mut self, worker: JoinHandle<()>) {
+        worker.await.expect("the worker ends well");
+        loop {
+            let info = self.consumer.info().await.expect("the consumer's state");
+            if info.num_pending == 0 && info.num_ack_pending == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Deletes the stream, which would go on taking what is sent to its subject: requests too.
+    async fn delete(self) {
+        let deleted = self.context.delete_stream(STREAM).await;
+        deleted.expect("the stream was there");
+    }
+}
+
+/// What `clock.rs` is for Redis.
+struct Clock<'a> {
+    server: &'a NatsServer,
+    client: Duration,
+    nats: Duration,
+    started: Instant,
+}
+
+impl<'a> Clock<'a> {
+    fn start(server: &'a NatsServer) -> Self {
+        Self {
+            server,
+            client: cpu("self"),
+            nats: server.cpu(),
+            started: Instant::now(),
+        }
+    }
+
+    fn stop(self, count: usize, latencies: Vec<Duration>) -> Round {
+        Round {
+            elapsed: self.started.elapsed(),
+            client: cpu("self").saturating_sub(self.client),
+            redis: self.server.cpu().saturating_sub(self.nats),
+            count,
+            latencies,
+        }
+    }
+}

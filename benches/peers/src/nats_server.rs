@@ -1,0 +1,122 @@
+//! A real `nats-server`, as `tests/support` has real Redis servers: on a free loopback port, with a
+//! fresh directory, and killed when it is dropped.
+
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How long a server may take to answer after it was started. Loaded machines are slow.
+const START: Duration = Duration::from_secs(30);
+
+/// How long a tick of `/proc/*/stat` is, on every Linux that there is.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A running `nats-server` with JetStream. `NATS_SERVER` names another binary than the one on the
+/// `PATH`.
+#[derive(Debug)]
+pub(crate) struct NatsServer {
+    url: String,
+    process: Child,
+    dir: Option<TempDir>,
+}
+
+impl NatsServer {
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("campanile-nats-")
+            .tempdir()
+            .expect("a temporary directory");
+        let log = File::create(dir.path().join("nats.log")).expect("the log is created");
+        let program = std::env::var_os("NATS_SERVER").unwrap_or_else(|| "nats-server".into());
+        let process = Command::new(&program)
+            // Port -1 is any free one; the server writes down which.
+            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream"])
+            .arg("--store_dir")
+            .arg(dir.path().join("store"))
+            .arg("--ports_file_dir")
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log can be shared"))
+            .stderr(log)
+            .spawn();
+        let process = match process {
+            Ok(process) => process,
+            Err(error) if error.kind() == ErrorKind::NotFound => panic!(
+                "{} is missing; install it: apt-get install nats-server",
+                Path::new(&program).display()
+            ),
+            Err(error) => panic!("{} does not run: {error}", Path::new(&program).display()),
+        };
+        let mut server = Self {
+            url: String::new(),
+            process,
+            dir: Some(dir),
+        };
+        let started = Instant::now();
+        while server.url.is_empty() {
+            let ended = server.process.try_wait().ok().flatten();
+            if ended.is_some() || started.elapsed() > START {
+                let log = fs::read_to_string(server.dir().join("nats.log")).unwrap_or_default();
+                panic!("nats-server did not start ({ended:?}):\n{log}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            server.url = server.written_url().unwrap_or_default();
+        }
+        server
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The CPU time that it has used.
+    pub(crate) fn cpu(&self) -> Duration {
+        cpu(&self.process.id().to_string())
+    }
+
+    /// What it wrote down: `{"nats":["nats://127.0.0.1:…"]}`.
+    fn written_url(&self) -> Option<String> {
+        let name = format!("nats-server_{}.ports", self.process.id());
+        let ports = fs::read(self.dir().join(name)).ok()?;
+        let ports: serde_json::Value = serde_json::from_slice(&ports).ok()?;
+        Some(ports["nats"][0].as_str()?.to_owned())
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir
+            .as_ref()
+            .expect("it is there until the drop")
+            .path()
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking()
+            && let Some(dir) = self.dir.take()
+        {
+            eprintln!("nats-server's log is kept in {}", dir.keep().display());
+        }
+    }
+}
+
+/// The CPU time that a process has used; `self` is this one.
+pub(crate) fn cpu(process: &str) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The second field is the program's name, which may hold spaces; user and system time are the
+    // 14th and the 15th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: u32 = (fields.split_whitespace().skip(11).take(2))
+        .filter_map(|ticks| ticks.parse::<u32>().ok())
+        .sum();
+    TICK * ticks
+}
