@@ -182,7 +182,8 @@ impl Group {
     ) -> Vec<Taken> {
         self.promote();
         self.take_over(shared);
-        let mut taken = Vec::new();
+        let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
+        let mut taken = Vec::with_capacity(most.min(ahead));
         while taken.len() < most {
             let Some((retry, index)) = self.pick(log) else {
                 break;

@@ -249,22 +249,33 @@ impl Memory {
         }
     }
 
+    /// The fields of an entry, all in one piece of memory: every group that reads it clones them.
     fn encode(&self, message: &Message, request: Option<Uuid>) -> Vec<(Bytes, Bytes)> {
-        let mut fields = Vec::with_capacity(6 + message.headers().len());
-        codec::encode(message, |field, value| {
-            fields.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
-        });
+        let mut bytes = Vec::with_capacity(128 + message.payload().len());
+        let mut ends = Vec::with_capacity(6 + message.headers().len());
+        let mut put = |field: &[u8], value: &[u8]| {
+            bytes.extend_from_slice(field);
+            let middle = bytes.len();
+            bytes.extend_from_slice(value);
+            ends.push((middle, bytes.len()));
+        };
+        codec::encode(message, &mut put);
         if let Some(id) = request {
-            let mut put = |field: &'static str, value: String| {
-                fields.push((Bytes::from_static(field.as_bytes()), Bytes::from(value)));
-            };
-            put(codec::REPLY_TO, self.broker.requests.address());
-            put(codec::CORRELATION_ID, id.to_string());
+            let mut put = |field: &str, value: &str| put(field.as_bytes(), value.as_bytes());
+            put(codec::REPLY_TO, &self.broker.requests.address());
+            put(codec::CORRELATION_ID, &id.to_string());
             if message.parts().reply_mode == ReplyMode::Reliable {
-                put(codec::CLIENT, self.broker.requests.client().to_owned());
+                put(codec::CLIENT, self.broker.requests.client());
             }
         }
-        fields
+        let (bytes, mut start) = (Bytes::from(bytes), 0);
+        ends.into_iter()
+            .map(|(middle, end)| {
+                let field = (bytes.slice(start..middle), bytes.slice(middle..end));
+                start = end;
+                field
+            })
+            .collect()
     }
 }
 

@@ -110,7 +110,7 @@ impl MemorySource {
         let entries = self.broker.with_group(&self.settings, |group, log| {
             group.take(log, room, self.consumer, &self.settings, &self.broker)
         });
-        taken.extend(entries.into_iter().flatten().map(|mut entry| {
+        taken.extend(entries.unwrap_or_default().into_iter().map(|mut entry| {
             let in_flight = entry.in_flight.take();
             let held = Some(Held {
                 broker: Arc::clone(&self.broker),
