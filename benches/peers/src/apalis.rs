@@ -17,8 +17,8 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use crate::{
     PAYLOAD, STREAM,
     clock::Clock,
-    support::RedisServer,
-    workload::{Round, Work, Workload, concurrently},
+    probe::Probe,
+    workload::{Job, Round, Work, concurrently},
 };
 
 /// How many tasks one read takes: its documentation has larger ones for throughput, and more than
@@ -28,48 +28,48 @@ const BATCH: usize = 1000;
 /// How long an idle worker waits between two looks at the queue: there is no blocking read.
 const INTERVAL: Duration = Duration::from_millis(1);
 
-pub(crate) async fn round(server: &RedisServer, workload: Workload, count: usize) -> Round {
-    match workload.work {
-        Work::Task { senders } => task(server, senders, count).await,
-        Work::Drain => drain(server, count).await,
-        Work::Event { .. } | Work::Rpc { .. } => unreachable!("apalis has neither"),
+pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
+    match job.work {
+        Work::Task { senders } => task(probe, senders, job.count).await,
+        Work::Drain { .. } => drain(probe, job.count).await,
+        _ => unreachable!("it is not asked to do that"),
     }
 }
 
-async fn task(server: &RedisServer, senders: usize, count: usize) -> Round {
-    let storage = storage(server).await;
+async fn task(probe: &Probe, senders: usize, count: usize) -> Round {
+    let storage = storage(probe).await;
     let worker = Worker::start(storage.clone());
     storage
         .clone()
         .push(PAYLOAD.to_owned())
         .await
         .expect("a task");
-    worker.done(server, 1).await;
-    let clock = Clock::start(server).await;
-    concurrently(senders, count, move || {
+    worker.done(probe, 1).await;
+    let clock = Clock::start(probe, &[]).await;
+    concurrently(senders, count, move |_| {
         let mut storage = storage.clone();
         async move { storage.push(PAYLOAD.to_owned()).await.expect("a task") }
     })
     .await;
-    worker.done(server, 1 + count).await;
+    worker.done(probe, 1 + count).await;
     let round = clock.stop(count, Vec::new()).await;
     worker.stop().await;
     round
 }
 
-async fn drain(server: &RedisServer, count: usize) -> Round {
-    let storage = storage(server).await;
-    preload(server, storage.clone(), count).await;
-    let clock = Clock::start(server).await;
+async fn drain(probe: &Probe, count: usize) -> Round {
+    let storage = storage(probe).await;
+    preload(probe, storage.clone(), count).await;
+    let clock = Clock::start(probe, &[]).await;
     let worker = Worker::start(storage);
-    worker.done(server, count).await;
+    worker.done(probe, count).await;
     let round = clock.stop(count, Vec::new()).await;
     worker.stop().await;
     round
 }
 
-async fn storage(server: &RedisServer) -> RedisStorage<String> {
-    let connection = apalis_redis::connect(server.url())
+async fn storage(probe: &Probe) -> RedisStorage<String> {
+    let connection = apalis_redis::connect(probe.server.url())
         .await
         .expect("a connection");
     RedisStorage::new(connection).with_config(
@@ -83,7 +83,7 @@ async fn storage(server: &RedisServer) -> RedisStorage<String> {
     )
 }
 
-async fn preload(server: &RedisServer, mut storage: RedisStorage<String>, count: usize) {
+async fn preload(probe: &Probe, mut storage: RedisStorage<String>, count: usize) {
     let waiting = format!("{STREAM}:scheduled");
     let mut left = count;
     while left > 0 {
@@ -95,10 +95,10 @@ async fn preload(server: &RedisServer, mut storage: RedisStorage<String>, count:
         left -= tasks;
         // What a worker's read does with all tasks that wait, before it takes any. Its script can
         // do it with some 8,000 at once and fails above, so a backlog of more would be left there.
-        let due: Vec<String> = server.query(&["ZRANGE", &waiting, "0", "-1"]).await;
+        let due: Vec<String> = probe.query(&["ZRANGE", &waiting, "0", "-1"]).await;
         let ready = [vec!["RPUSH".to_owned(), format!("{STREAM}:active")], due].concat();
-        server.command(&ready).await;
-        server.command(&["DEL", &waiting]).await;
+        probe.server.command(&ready).await;
+        probe.server.command(&["DEL", &waiting]).await;
     }
 }
 
@@ -138,10 +138,10 @@ impl Worker {
     }
 
     /// Waits until Redis has so many tasks among those that are done.
-    async fn done(&self, server: &RedisServer, count: usize) {
+    async fn done(&self, probe: &Probe, count: usize) {
         let set = format!("{STREAM}:done");
         while self.handled.load(Ordering::Relaxed) < count
-            || server.query::<usize>(&["SCARD", &set]).await < count
+            || probe.query::<usize>(&["SCARD", &set]).await < count
         {
             assert!(!self.served.is_finished(), "the worker ended early");
             tokio::time::sleep(Duration::from_millis(1)).await;

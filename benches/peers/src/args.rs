@@ -2,14 +2,15 @@
 
 use crate::{
     peer::{self, Peer},
-    workload::{Work, Workload},
+    setup::Setup,
+    workload::{Handler, Job, Work, Workload, drain},
 };
 
 /// What every peer can do, and what two of them can: requests.
 const WORKLOADS: [Workload; 4] = [
     workload("task-64", Work::Task { senders: 64 }, 150_000, 60_000),
     workload("task-512", Work::Task { senders: 512 }, 150_000, 60_000),
-    workload("drain", Work::Drain, 200_000, 100_000),
+    workload("drain", drain(Handler::Single), 200_000, 100_000),
     workload(
         "rpc-64",
         Work::Rpc {
@@ -34,7 +35,7 @@ const fn workload(name: &'static str, work: Work, full: usize, quick: usize) -> 
 pub(crate) struct Args {
     quick: bool,
     pub(crate) rounds: usize,
-    pub(crate) workloads: Vec<Workload>,
+    workloads: Vec<Workload>,
     pub(crate) peers: Vec<Peer>,
 }
 
@@ -75,13 +76,18 @@ impl Args {
         Ok(args)
     }
 
-    /// How many messages a round has.
-    pub(crate) fn count(&self, workload: &Workload) -> usize {
-        if self.quick {
-            workload.quick
-        } else {
-            workload.full
-        }
+    /// What each peer is to do, one after the other.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = Job> {
+        self.workloads.iter().map(|workload| Job {
+            name: workload.name,
+            work: workload.work,
+            count: match self.quick {
+                true => workload.quick,
+                false => workload.full,
+            },
+            rate: None,
+            setup: Setup::default(),
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run --release -- --quick                        # every peer and workload, under two minutes
 //! cargo run --release                                   # longer rounds, and five of each
-//! cargo run --release -- --workload drain --peer raw --peer nats-jetstream --rounds 9
+//! cargo run --release -- --workload drain --peer raw --peer async-nats --rounds 9
 //! ```
 //!
 //! The raw loops, Campanile's side, the workloads and the clock are those of the library's own
@@ -14,20 +14,38 @@
 
 mod apalis;
 mod args;
-#[path = "../../redis/clock.rs"]
-mod clock;
 mod nats;
 mod nats_server;
-#[path = "../../redis/ours.rs"]
-mod ours;
 mod peer;
-#[path = "../../redis/raw.rs"]
-mod raw;
 mod report;
 mod ruststream;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
-// Its own list of workloads is longer than what every peer can do.
+
+// The library's own bench, but for what it shows and what it alone measures. Some of these modules
+// have parts that only it needs.
+#[path = "../../redis/clock.rs"]
+mod clock;
+#[path = "../../redis/open.rs"]
+mod open;
+#[path = "../../redis/ours.rs"]
+mod ours;
+#[allow(dead_code)]
+#[path = "../../redis/probe.rs"]
+mod probe;
+#[allow(dead_code)]
+#[path = "../../redis/process.rs"]
+mod process;
+#[path = "../../redis/raw.rs"]
+mod raw;
+#[path = "../../redis/raw_rpc.rs"]
+mod raw_rpc;
+#[path = "../../redis/raw_stream.rs"]
+mod raw_stream;
+#[path = "../../redis/setup.rs"]
+mod setup;
+#[path = "../../redis/worker.rs"]
+mod worker;
 #[allow(dead_code)]
 #[path = "../../redis/workload.rs"]
 mod workload;
@@ -38,8 +56,8 @@ use crate::{
     args::Args,
     nats_server::NatsServer,
     peer::Peer,
+    probe::Probe,
     report::{Report, Row},
-    support::RedisServer,
 };
 
 const STREAM: &str = "app_stream";
@@ -67,28 +85,27 @@ fn main() {
 }
 
 async fn run(args: Args) {
-    let redis = RedisServer::start().await;
+    let redis = Probe::start(false).await;
     let nats = NatsServer::start().await;
     report::machine(&redis, &nats).await;
     let mut report = Report::default();
-    for &workload in &args.workloads {
-        let count = args.count(&workload);
+    for job in args.jobs() {
         let peers: Vec<Peer> = (args.peers.iter().copied())
-            .filter(|peer| peer.does(workload.work))
+            .filter(|peer| peer.does(job.work))
             .collect();
         let mut rounds: Vec<_> = peers.iter().map(|_| Vec::new()).collect();
         for _ in 0..args.rounds {
             for (peer, rounds) in peers.iter().zip(&mut rounds) {
-                let work = peer.round(&redis, &nats, workload, count);
+                let work = peer.round(&redis, &nats, &job);
                 let Ok(round) = tokio::time::timeout(STUCK, work).await else {
-                    panic!("{} of {} is stuck", workload.name, peer.name());
+                    panic!("{} of {} is stuck", job.name, peer.name());
                 };
                 rounds.push(round);
             }
         }
         report.add(
             (peers.iter().zip(&rounds))
-                .map(|(&peer, rounds)| Row::new(peer, workload, rounds))
+                .map(|(&peer, rounds)| Row::new(peer, &job, rounds))
                 .collect(),
         );
     }

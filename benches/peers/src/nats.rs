@@ -21,8 +21,10 @@ use tokio::task::JoinHandle;
 
 use crate::{
     GROUP, NAME, PAYLOAD, STREAM,
-    nats_server::{NatsServer, cpu},
-    workload::{Round, Work, Workload, concurrently},
+    nats_server::NatsServer,
+    probe::Commands,
+    process,
+    workload::{Job, Round, Work, concurrently},
 };
 
 /// What the worker may hold, and has asked for: Campanile's worker holds as many.
@@ -37,17 +39,13 @@ pub(crate) enum Acknowledge {
     Confirmed,
 }
 
-pub(crate) async fn round(
-    server: &NatsServer,
-    acknowledge: Acknowledge,
-    workload: Workload,
-    count: usize,
-) -> Round {
-    match workload.work {
+pub(crate) async fn round(server: &NatsServer, acknowledge: Acknowledge, job: &Job) -> Round {
+    let count = job.count;
+    match job.work {
         Work::Task { senders } => task(server, acknowledge, senders, count).await,
-        Work::Drain => drain(server, acknowledge, count).await,
+        Work::Drain { .. } => drain(server, acknowledge, count).await,
         Work::Rpc { in_flight, .. } => rpc(server, in_flight, count).await,
-        Work::Event { .. } => unreachable!("events are not measured"),
+        _ => unreachable!("it is not asked to do that"),
     }
 }
 
@@ -61,7 +59,7 @@ async fn task(
     let context = queue.context.clone();
     let clock = Clock::start(server);
     let worker = queue.worker(server, acknowledge, count).await;
-    concurrently(senders, count, move || {
+    concurrently(senders, count, move |_| {
         let context = context.clone();
         async move {
             let stored = context
@@ -81,7 +79,7 @@ async fn task(
 async fn drain(server: &NatsServer, acknowledge: Acknowledge, count: usize) -> Round {
     let mut queue = Queue::create(server).await;
     let context = queue.context.clone();
-    concurrently(512, count, move || {
+    concurrently(512, count, move |_| {
         let context = context.clone();
         async move {
             let stored = context.publish(NAME, PAYLOAD.into()).await.expect("a task");
@@ -114,7 +112,7 @@ async fn rpc(server: &NatsServer, in_flight: usize, count: usize) -> Round {
         }
     });
     let client = connect(server).await;
-    let ask = move || {
+    let ask = move |_| {
         let client = client.clone();
         async move {
             let asked = Instant::now();
@@ -126,7 +124,7 @@ async fn rpc(server: &NatsServer, in_flight: usize, count: usize) -> Round {
             asked.elapsed()
         }
     };
-    ask().await;
+    ask(0).await;
     let clock = Clock::start(server);
     let latencies = concurrently(in_flight, count, ask).await;
     let round = clock.stop(count, latencies);
@@ -246,8 +244,8 @@ impl<'a> Clock<'a> {
     fn start(server: &'a NatsServer) -> Self {
         Self {
             server,
-            client: cpu("self"),
-            nats: server.cpu(),
+            client: process::cpu(std::process::id()),
+            nats: process::cpu(server.pid()),
             started: Instant::now(),
         }
     }
@@ -255,8 +253,11 @@ impl<'a> Clock<'a> {
     fn stop(self, count: usize, latencies: Vec<Duration>) -> Round {
         Round {
             elapsed: self.started.elapsed(),
-            client: cpu("self").saturating_sub(self.client),
-            redis: self.server.cpu().saturating_sub(self.nats),
+            client: process::cpu(std::process::id()).saturating_sub(self.client),
+            redis: process::cpu(self.server.pid()).saturating_sub(self.nats),
+            // Nobody shows them.
+            commands: Commands::new(),
+            peak: 0,
             count,
             latencies,
         }

@@ -14,9 +14,6 @@ use tempfile::TempDir;
 /// How long a server may take to answer after it was started. Loaded machines are slow.
 const START: Duration = Duration::from_secs(30);
 
-/// How long a tick of `/proc/*/stat` is, on every Linux that there is.
-const TICK: Duration = Duration::from_millis(10);
-
 /// A running `nats-server` with JetStream. `NATS_SERVER` names another binary than the one on the
 /// `PATH`.
 #[derive(Debug)]
@@ -75,9 +72,9 @@ impl NatsServer {
         &self.url
     }
 
-    /// The CPU time that it has used.
-    pub(crate) fn cpu(&self) -> Duration {
-        cpu(&self.process.id().to_string())
+    /// The process id of the server.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// What it wrote down: `{"nats":["nats://127.0.0.1:…"]}`.
@@ -107,16 +104,4 @@ impl Drop for NatsServer {
             eprintln!("nats-server's log is kept in {}", dir.keep().display());
         }
     }
-}
-
-/// The CPU time that a process has used; `self` is this one.
-pub(crate) fn cpu(process: &str) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The second field is the program's name, which may hold spaces; user and system time are the
-    // 14th and the 15th.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks: u32 = (fields.split_whitespace().skip(11).take(2))
-        .filter_map(|ticks| ticks.parse::<u32>().ok())
-        .sum();
-    TICK * ticks
 }

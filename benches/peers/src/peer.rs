@@ -1,13 +1,14 @@
 //! Who is measured.
 
 use crate::{
-    GROUP, STREAM, apalis,
+    apalis,
     nats::{self, Acknowledge},
     nats_server::NatsServer,
-    ours, raw,
+    ours,
+    probe::Probe,
+    raw,
     ruststream::{self, Handler},
-    support::{RedisServer, raw as server},
-    workload::{Round, Work, Workload},
+    workload::{Job, Round, Work},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,38 +56,22 @@ impl Peer {
         !rpc || matches!(self, Peer::Raw | Peer::Campanile | Peer::Nats)
     }
 
-    pub(crate) async fn round(
-        &self,
-        redis: &RedisServer,
-        nats: &NatsServer,
-        workload: Workload,
-        count: usize,
-    ) -> Round {
-        match self {
-            Peer::Nats => return nats::round(nats, Acknowledge::Sent, workload, count).await,
-            Peer::NatsConfirmed => {
-                return nats::round(nats, Acknowledge::Confirmed, workload, count).await;
-            }
-            _ => redis.command(&["FLUSHALL"]).await,
-        };
-        if *self == Peer::Apalis {
-            return apalis::round(redis, workload, count).await;
-        }
-        redis
-            .command(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"])
-            .await;
+    pub(crate) async fn round(&self, redis: &Probe, nats: &NatsServer, job: &Job) -> Round {
+        redis.clear(&job.setup).await;
         let round = match self {
-            Peer::Raw => raw::round(redis, workload, count).await,
-            Peer::Campanile => ours::round(redis, workload, count).await,
-            Peer::RustStreamBatch => {
-                ruststream::round(redis, Handler::Batch, workload, count).await
-            }
-            _ => ruststream::round(redis, Handler::One, workload, count).await,
+            Peer::Raw => raw::round(redis, job).await,
+            Peer::Campanile => ours::round(redis, job).await,
+            Peer::Apalis => apalis::round(redis, job).await,
+            Peer::RustStream => ruststream::round(redis, Handler::One, job).await,
+            Peer::RustStreamBatch => ruststream::round(redis, Handler::Batch, job).await,
+            Peer::Nats => nats::round(nats, Acknowledge::Sent, job).await,
+            Peer::NatsConfirmed => nats::round(nats, Acknowledge::Confirmed, job).await,
         };
+        // Of those that have no stream in Redis it is empty.
         assert!(
-            server::drained(redis, STREAM, GROUP).await,
+            redis.is_drained(&job.setup).await,
             "{} of {} left something unread or pending",
-            workload.name,
+            job.name,
             self.name()
         );
         round

@@ -5,8 +5,8 @@ use std::{fs, time::Duration};
 use crate::{
     nats_server::NatsServer,
     peer::Peer,
-    support::RedisServer,
-    workload::{Round, Workload},
+    probe::Probe,
+    workload::{Job, Round},
 };
 
 /// The crates whose versions matter, as they were compiled.
@@ -22,7 +22,7 @@ const CRATES: [&str; 8] = [
 ];
 
 /// The machine, the servers, the crates and the process.
-pub(crate) async fn machine(redis: &RedisServer, nats: &NatsServer) {
+pub(crate) async fn machine(redis: &Probe, nats: &NatsServer) {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus
         .lines()
@@ -66,12 +66,14 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn new(peer: Peer, workload: Workload, rounds: &[Round]) -> Self {
+    pub(crate) fn new(peer: Peer, job: &Job, rounds: &[Round]) -> Self {
         let each = |time: Duration, round: &Round| time.as_secs_f64() * 1e6 / round.count as f64;
         Self {
             peer,
-            workload: workload.name,
-            rate: median(rounds.iter().map(Round::rate)),
+            workload: job.name,
+            rate: median(
+                (rounds.iter()).map(|round| round.count as f64 / round.elapsed.as_secs_f64()),
+            ),
             client: median(rounds.iter().map(|round| each(round.client, round))),
             server: median(rounds.iter().map(|round| each(round.redis, round))),
         }

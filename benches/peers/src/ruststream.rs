@@ -13,8 +13,9 @@ use ruststream_fred::{RedisPublisher, stream::prelude::*};
 use crate::{
     GROUP, PAYLOAD, STREAM,
     clock::Clock,
-    support::{RedisServer, raw as server},
-    workload::{Round, Work, Workload, concurrently},
+    probe::Probe,
+    setup::Setup,
+    workload::{Job, Round, Work, concurrently},
 };
 
 /// What handlers of the current round saw.
@@ -56,54 +57,49 @@ async fn handle_batch(tasks: &[Task<'_>]) -> HandlerOutcome {
     HandlerOutcome::ack()
 }
 
-pub(crate) async fn round(
-    server: &RedisServer,
-    handler: Handler,
-    workload: Workload,
-    count: usize,
-) -> Round {
+pub(crate) async fn round(probe: &Probe, handler: Handler, job: &Job) -> Round {
     HANDLED.store(0, Ordering::Relaxed);
-    match workload.work {
-        Work::Task { senders } => task(server, handler, senders, count).await,
-        Work::Drain => drain(server, handler, count).await,
-        Work::Event { .. } | Work::Rpc { .. } => unreachable!("they are not measured"),
+    match job.work {
+        Work::Task { senders } => task(probe, handler, job, senders).await,
+        Work::Drain { .. } => drain(probe, handler, job).await,
+        _ => unreachable!("it is not asked to do that"),
     }
 }
 
-async fn task(server: &RedisServer, handler: Handler, senders: usize, count: usize) -> Round {
-    let (service, publisher) = start(server, handler).await;
+async fn task(probe: &Probe, handler: Handler, job: &Job, senders: usize) -> Round {
+    let (service, publisher) = start(probe, handler).await;
     add(&publisher).await;
-    done(server, 1).await;
-    let clock = Clock::start(server).await;
-    concurrently(senders, count, move || {
+    done(probe, &job.setup, 1).await;
+    let clock = Clock::start(probe, &[]).await;
+    concurrently(senders, job.count, move |_| {
         let publisher = publisher.clone();
         async move { add(&publisher).await }
     })
     .await;
-    done(server, 1 + count).await;
-    let round = clock.stop(count, Vec::new()).await;
+    done(probe, &job.setup, 1 + job.count).await;
+    let round = clock.stop(job.count, Vec::new()).await;
     service.shutdown().await.expect("the service ends well");
     round
 }
 
-async fn drain(server: &RedisServer, handler: Handler, count: usize) -> Round {
-    let (sender, publisher) = start(server, Handler::None).await;
-    concurrently(512, count, move || {
+async fn drain(probe: &Probe, handler: Handler, job: &Job) -> Round {
+    let (sender, publisher) = start(probe, Handler::None).await;
+    concurrently(512, job.count, move |_| {
         let publisher = publisher.clone();
         async move { add(&publisher).await }
     })
     .await;
     sender.shutdown().await.expect("the sender ends well");
-    let clock = Clock::start(server).await;
-    let (service, _publisher) = start(server, handler).await;
-    done(server, count).await;
-    let round = clock.stop(count, Vec::new()).await;
+    let clock = Clock::start(probe, &[]).await;
+    let (service, _publisher) = start(probe, handler).await;
+    done(probe, &job.setup, job.count).await;
+    let round = clock.stop(job.count, Vec::new()).await;
     service.shutdown().await.expect("the service ends well");
     round
 }
 
-async fn start(server: &RedisServer, handler: Handler) -> (RunningApp, RedisPublisher) {
-    let broker = RedisBroker::standalone(server.url()).bindable();
+async fn start(probe: &Probe, handler: Handler) -> (RunningApp, RedisPublisher) {
+    let broker = RedisBroker::standalone(probe.server.url()).bindable();
     let publish = broker.bind(Publish);
     let service = RustStream::new(AppInfo::new("bench", "0.0.0"))
         .with_broker(broker, |broker| {
@@ -134,8 +130,8 @@ async fn add(publisher: &RedisPublisher) {
 }
 
 /// Waits until Redis has every acknowledgement.
-async fn done(server: &RedisServer, count: usize) {
-    while HANDLED.load(Ordering::Relaxed) < count || !server::drained(server, STREAM, GROUP).await {
+async fn done(probe: &Probe, setup: &Setup, count: usize) {
+    while HANDLED.load(Ordering::Relaxed) < count || !probe.is_drained(setup).await {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
