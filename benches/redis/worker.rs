@@ -114,7 +114,7 @@ fn app(setup: &Setup, handler: Handler, listens: bool) -> Router<Seen> {
             Handler::Single => app.task(name.clone(), on_task),
             Handler::Batch => {
                 // A batch cannot be larger than what may be in flight.
-                let batch = Batch::new(on_batch).size(32.min(setup.max_in_flight));
+                let batch = Batch::new(on_batch).size(256.min(setup.max_in_flight));
                 app.task(name.clone(), batch)
             }
         };
