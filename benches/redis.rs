@@ -17,7 +17,7 @@
 //!
 //! ```text
 //! --payload <bytes>     7 unless set
-//! --in-flight <n>       what the worker may have in flight: 1024; raw, it also bounds COUNT
+//! --in-flight <n>       what the worker may have in flight: 4096; raw, it also bounds COUNT
 //! --routes <n>          names that are sent to in turn
 //! --streams <n>         streams that are sent to in turn, and all served by the worker
 //! --processes <1 to 4>  the worker in so many processes of its own; for tasks and drains

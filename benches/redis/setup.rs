@@ -29,7 +29,7 @@ impl Default for Setup {
         Self {
             payload: PAYLOAD.len(),
             // Where more does not make it faster any more.
-            max_in_flight: 1024,
+            max_in_flight: 4096,
             routes: 1,
             streams: 1,
             processes: 0,

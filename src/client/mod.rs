@@ -200,7 +200,7 @@ where
 {
     /// Many tasks of one name in few round trips: the results are in the order of the payloads.
     ///
-    /// Up to 4,096 are under way at a time; a transport that coalesces, as Redis does, sends them
+    /// Up to 1,024 are under way at a time; a transport that coalesces, as Redis does, sends them
     /// in pipelines. They are accepted in order where none fails.
     ///
     /// # Cancel safety
@@ -210,7 +210,7 @@ where
         name: impl Into<Name>,
         payloads: impl IntoIterator<Item = P>,
     ) -> Vec<Result<Receipt, Error>> {
-        const UNDER_WAY: usize = 4_096;
+        const UNDER_WAY: usize = 1_024;
         let name = self.full_name(&name.into());
         let payloads = payloads.into_iter();
         let mut results = Vec::with_capacity(payloads.size_hint().0);

@@ -102,6 +102,14 @@ pub(super) struct Entry {
     pub(super) fields: Vec<(Bytes, Bytes)>,
 }
 
+impl Entry {
+    /// How many bytes its fields have.
+    pub(super) fn weight(&self) -> usize {
+        let fields = self.fields.iter();
+        fields.map(|(field, value)| field.len() + value.len()).sum()
+    }
+}
+
 /// The entries in the answer to `XREADGROUP`.
 pub(super) fn read(answer: Value, retry: &str) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();

@@ -6,10 +6,7 @@ use tokio::{
     time::{Instant, error::Elapsed, timeout},
 };
 
-use super::{
-    super::{entry::Entry, worker::Worker},
-    Connection, GRACE, Reader,
-};
+use super::{super::entry::Entry, Connection, GRACE, Reader};
 use crate::{error::Error, transport::redis::value::Value};
 
 /// A read on its way, of as many deliveries as are asked for beyond those that have just come: the
@@ -30,11 +27,8 @@ impl Reader {
         }
         let busy = self.is_busy_otherwise();
         let worker = &self.worker;
-        let count = worker
-            .inbox
-            .demand()
-            .saturating_sub(come)
-            .min(worker.part());
+        let demand = worker.inbox.demand().saturating_sub(come);
+        let count = demand.min(self.part());
         let on = !busy && !worker.inbox.is_stopped();
         let Some(mut connection) = self.connection.take_if(|_| on && count > 0) else {
             return;
@@ -61,13 +55,5 @@ impl Reader {
         let entries = self.entries(answer)?;
         self.note(ahead.count, &entries);
         Ok(entries)
-    }
-}
-
-impl Worker {
-    /// How many entries one read asks for at most. Not all that there is room for: while one part is
-    /// handled and another acknowledged, the next is fetched.
-    pub(super) fn part(&self) -> usize {
-        self.settings.max_in_flight.div_ceil(4).max(16)
     }
 }

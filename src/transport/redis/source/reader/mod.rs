@@ -40,6 +40,9 @@ use crate::{
 /// stays parked at the server otherwise, and takes the next entries for nobody.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How many bytes an answer should not have more of.
+const ANSWER: usize = 1 << 20;
+
 /// Fetches what is asked for, on a connection of its own.
 pub(super) struct Reader {
     worker: Arc<Worker>,
@@ -54,6 +57,8 @@ pub(super) struct Reader {
     recovery: Option<Recovery>,
     /// Whether the last read brought as much as it asked for, so that there is probably more.
     full: bool,
+    /// About how many bytes each of its entries had.
+    weight: usize,
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
     /// What goes along with the next read.
@@ -82,6 +87,7 @@ impl Reader {
             retries: true,
             recovery: None,
             full: false,
+            weight: 0,
             ahead: None,
             riders: None,
             clock: Box::pin(sleep(Duration::ZERO)),
@@ -194,7 +200,7 @@ impl Reader {
             }
         }
         let main = (&*worker.keys.stream, ">");
-        let count = room.min(worker.part());
+        let count = room.min(self.part());
         let entries = self
             .read(count, Some(worker.interval()), &[main, retry], riders)
             .await?;
@@ -211,6 +217,17 @@ impl Reader {
     fn note(&mut self, count: usize, entries: &[Entry]) {
         self.retries = entries.iter().any(|entry| entry.lane == Lane::Retry);
         self.full = entries.len() >= count;
+        if !entries.is_empty() {
+            self.weight = entries.iter().map(Entry::weight).sum::<usize>() / entries.len();
+        }
+    }
+
+    /// How many entries one read asks for at most. Not all that there is room for: while one part is
+    /// handled and another acknowledged, the next is fetched. An answer of many large ones would be
+    /// moved about in memory more often than it is worth.
+    fn part(&self) -> usize {
+        let many = self.worker.settings.max_in_flight.div_ceil(4).max(32);
+        many.min((ANSWER / self.weight.max(1)).max(1))
     }
 
     async fn read(
