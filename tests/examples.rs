@@ -3,59 +3,18 @@
 #[cfg(feature = "testing")]
 #[path = "examples/kit.rs"]
 mod kit;
+#[path = "examples/process.rs"]
+mod process;
 mod support;
 
-use std::{
-    path::PathBuf,
-    process::{Output, Stdio},
-    time::Duration,
-};
+use std::process::Stdio;
 
+use process::{SOON, example, output, shows};
 use support::RedisServer;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::Command,
     time::timeout,
 };
-
-const SOON: Duration = Duration::from_secs(60);
-
-/// An example, which cargo has built beside this test.
-fn example(name: &str) -> Command {
-    let mut path: PathBuf = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.push("examples");
-    path.push(name);
-    let mut command = Command::new(path);
-    command
-        .env_remove("REDIS_URL")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    command
-}
-
-async fn output(mut command: Command) -> String {
-    let ran = timeout(SOON, command.output()).await;
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = ran.expect("it does not end").expect("it does not run");
-    let stdout = String::from_utf8(stdout).unwrap();
-    assert!(
-        status.success(),
-        "{status}\n{stdout}\n{}",
-        String::from_utf8_lossy(&stderr)
-    );
-    stdout
-}
-
-fn shows(output: &str, lines: &[&str]) {
-    for line in lines {
-        assert!(output.contains(line), "{line:?} is not in\n{output}");
-    }
-}
 
 #[tokio::test]
 async fn a_transport_of_ones_own_is_served_and_called() {

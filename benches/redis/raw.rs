@@ -18,7 +18,7 @@ use crate::{
     open::{self, Arrivals},
     probe::Probe,
     raw_rpc,
-    raw_stream::{Adds, Reader, connect, preload},
+    raw_stream::{Adds, Reader, connect, preload, subscribe},
     setup,
     workload::{Job, Round, Work, concurrently},
 };
@@ -94,13 +94,7 @@ pub(crate) async fn send(adds: Adds, senders: usize, count: usize) {
 }
 
 async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
-    let mut subscription = probe
-        .server
-        .client()
-        .get_async_pubsub()
-        .await
-        .expect("a subscription");
-    subscription.subscribe(NAME).await.expect("SUBSCRIBE");
+    let subscription = subscribe(probe, NAME).await;
     let connection = connect(&probe.server.url()).await;
     let (count, payload) = (job.count, job.setup.payload());
     let clock = Clock::start(probe, &[]).await;

@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     open::{self, Arrivals},
     probe::Probe,
-    raw_stream::{Adds, Reader},
+    raw_stream::{Adds, Reader, subscribe},
     workload::{Job, Round, concurrently},
 };
 
@@ -36,13 +36,7 @@ type Waiting = Arc<Mutex<HashMap<Uuid, oneshot::Sender<Vec<u8>>>>>;
 pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
     let reply_to = format!("reply:{}", Uuid::new_v4());
     let (waiting, count) = (Waiting::default(), job.count);
-    let mut subscription = probe
-        .server
-        .client()
-        .get_async_pubsub()
-        .await
-        .expect("a subscription");
-    subscription.subscribe(&reply_to).await.expect("SUBSCRIBE");
+    let subscription = subscribe(probe, &reply_to).await;
     let replies = tokio::spawn({
         let waiting = waiting.clone();
         async move {

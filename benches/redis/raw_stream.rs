@@ -4,7 +4,10 @@ use std::{hint::black_box, sync::Arc};
 
 use bytes::Bytes;
 use campanile::Name;
-use redis::{AsyncConnectionConfig, Cmd, Value, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Cmd, Value,
+    aio::{MultiplexedConnection, PubSub},
+};
 
 use crate::{GROUP, probe::Probe, setup::Setup};
 
@@ -15,6 +18,13 @@ pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
         .get_multiplexed_async_connection_with_config(&config)
         .await
         .expect("a connection")
+}
+
+pub(crate) async fn subscribe(probe: &Probe, channel: &str) -> PubSub {
+    let client = probe.server.client();
+    let mut subscription = client.get_async_pubsub().await.expect("a subscription");
+    subscription.subscribe(channel).await.expect("SUBSCRIBE");
+    subscription
 }
 
 /// Adds entries over one connection, to the streams and names in turn.

@@ -58,7 +58,12 @@ impl Work {
     }
 }
 
-const fn workload(name: &'static str, work: Work, full: usize, quick: usize) -> Workload {
+pub(crate) const fn workload(
+    name: &'static str,
+    work: Work,
+    full: usize,
+    quick: usize,
+) -> Workload {
     Workload {
         name,
         work,
@@ -75,7 +80,7 @@ pub(crate) const fn drain(handler: Handler) -> Work {
     Work::Drain { handler }
 }
 
-const fn rpc(in_flight: usize, reliable: bool) -> Work {
+pub(crate) const fn rpc(in_flight: usize, reliable: bool) -> Work {
     Work::Rpc {
         in_flight,
         reliable,

@@ -3,7 +3,7 @@
 use crate::{
     peer::{self, Peer},
     setup::Setup,
-    workload::{Handler, Job, Work, Workload, drain},
+    workload::{Handler, Job, Work, Workload, drain, rpc, workload},
 };
 
 /// What every peer can do, and what two of them can: requests.
@@ -11,25 +11,8 @@ const WORKLOADS: [Workload; 4] = [
     workload("task-64", Work::Task { senders: 64 }, 150_000, 60_000),
     workload("task-512", Work::Task { senders: 512 }, 150_000, 60_000),
     workload("drain", drain(Handler::Single), 200_000, 100_000),
-    workload(
-        "rpc-64",
-        Work::Rpc {
-            in_flight: 64,
-            reliable: false,
-        },
-        150_000,
-        40_000,
-    ),
+    workload("rpc-64", rpc(64, false), 150_000, 40_000),
 ];
-
-const fn workload(name: &'static str, work: Work, full: usize, quick: usize) -> Workload {
-    Workload {
-        name,
-        work,
-        full,
-        quick,
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Args {

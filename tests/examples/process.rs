@@ -1,0 +1,50 @@
+//! Examples as processes.
+
+use std::{
+    path::PathBuf,
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use tokio::{process::Command, time::timeout};
+
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// An example, which cargo has built beside this test.
+pub(crate) fn example(name: &str) -> Command {
+    let mut path: PathBuf = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push("examples");
+    path.push(name);
+    let mut command = Command::new(path);
+    command
+        .env_remove("REDIS_URL")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// What it writes, once it has ended well.
+pub(crate) async fn output(mut command: Command) -> String {
+    let ran = timeout(SOON, command.output()).await;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = ran.expect("it does not end").expect("it does not run");
+    let stdout = String::from_utf8(stdout).unwrap();
+    assert!(
+        status.success(),
+        "{status}\n{stdout}\n{}",
+        String::from_utf8_lossy(&stderr)
+    );
+    stdout
+}
+
+/// That each of these is in it.
+pub(crate) fn shows(output: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(output.contains(line), "{line:?} is not in\n{output}");
+    }
+}
