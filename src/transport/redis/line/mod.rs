@@ -77,14 +77,6 @@ impl Line {
         poll_fn(|cx| self.poll_answer(cx)).await
     }
 
-    async fn answers(&mut self, count: usize) -> RedisResult<Vec<Value>> {
-        let mut answers = Vec::with_capacity(count);
-        while answers.len() < count {
-            answers.push(self.answer().await?);
-        }
-        Ok(answers)
-    }
-
     /// Passes over the answers that came before these few.
     async fn skip_to(&mut self, count: usize) -> RedisResult<()> {
         while self.due > count {
@@ -102,29 +94,11 @@ impl Line {
     pub(super) async fn pipeline(&mut self, cmds: &[Cmd]) -> RedisResult<Vec<Value>> {
         self.send(cmds);
         self.skip_to(cmds.len()).await?;
-        self.answers(cmds.len()).await
-    }
-
-    /// Sends a command behind others, in one go. `first` is told what those are answered, which may
-    /// be long before this one is.
-    pub(super) async fn command_behind(
-        &mut self,
-        others: &[Cmd],
-        first: impl FnOnce(RedisResult<Vec<Value>>),
-        cmd: &Cmd,
-    ) -> RedisResult<Value> {
-        self.send(others.iter().chain([cmd]));
-        let answering = async {
-            self.skip_to(others.len() + 1).await?;
-            self.answers(others.len()).await
-        };
-        let answers = answering.await;
-        let lost = answers.as_ref().err().cloned();
-        first(answers);
-        match lost {
-            Some(error) => Err(error),
-            None => self.answer().await,
+        let mut answers = Vec::with_capacity(cmds.len());
+        while answers.len() < cmds.len() {
+            answers.push(self.answer().await?);
         }
+        Ok(answers)
     }
 }
 
@@ -150,14 +124,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(line.command(&ping).await.unwrap(), Value::Int(4));
-        let mut told = None;
-        let first = |answers: RedisResult<_>| told = Some(answers.unwrap());
-        server.write_all(b":6\r\n").await.unwrap();
-        let last = line.command_behind(&pings[..1], first, &ping).await;
-        assert_eq!(
-            (told, last.unwrap()),
-            (Some(vec![Value::Int(5)]), Value::Int(6))
-        );
+        assert_eq!(line.pipeline(&pings[..1]).await.unwrap(), [Value::Int(5)]);
         server.write_all(b":7\r\n").await.unwrap();
         line.answer().await.expect_err("nothing was asked");
     }

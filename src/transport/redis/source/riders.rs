@@ -1,9 +1,12 @@
-//! Acknowledgements and replies that go along with the next read.
+//! Acknowledgements and replies that ride on the reader's connection.
 //!
 //! While little is to be done, a delivery is handled faster than the next read is of any use. The
-//! reader then waits a moment for the end of what it has just brought, and sends that in front of
-//! the read: one exchange with the server in place of two. Where they do not come in
-//! that moment it reads on without them, and does not wait for the next ones either.
+//! reader then waits a moment for the end of what it has just brought, and carries that out itself before it
+//! reads on: no other task is woken for it, and what is sent meanwhile comes together with the next read. Where
+//! they do not come in that moment it reads on without them, and does not wait for the next ones either.
+//!
+//! It does not read in the same breath: an answer that comes alone, long after what it
+//! answers was sent, costs TCP an acknowledgement of its own.
 
 use std::{
     pin::Pin,
@@ -11,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, RedisResult};
+use redis::RedisResult;
 use tokio::{
     sync::Notify,
     time::{Instant, Sleep},
@@ -24,12 +27,11 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    error::Error,
     sync::lock,
-    transport::redis::{error, value::Value},
+    transport::redis::{error, line::Line},
 };
 
-/// How long a read waits for them: the least that a timer can measure.
+/// How long the reader waits for them: the least that a timer can measure.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// What ends a delivery that is done.
@@ -51,7 +53,7 @@ impl Rider {
 }
 
 impl Worker {
-    /// Ends a delivery: with the next read if one waits for that, else at once.
+    /// Ends a delivery: by the reader if it waits for that, else by the link.
     pub(super) fn finish(&self, rider: Rider) {
         if let Some(rider) = self.platform.offer(rider) {
             self.send(rider);
@@ -67,7 +69,7 @@ impl Worker {
     }
 }
 
-/// Where what ends a few deliveries gathers for a read that is about to be sent.
+/// Where what ends a few deliveries gathers for the reader.
 #[derive(Debug, Default)]
 pub(super) struct Platform {
     waiting: Mutex<Option<Waiting>>,
@@ -87,7 +89,7 @@ impl Waiting {
 }
 
 impl Platform {
-    /// From now on a read waits for so many.
+    /// From now on the reader waits for so many.
     pub(super) fn open(&self, expected: usize) {
         *lock(&self.waiting) = Some(Waiting {
             riders: Vec::with_capacity(expected),
@@ -95,7 +97,7 @@ impl Platform {
         });
     }
 
-    /// Takes one for the read that waits. It comes back where none does.
+    /// Takes one if the reader waits. It comes back where it does not.
     fn offer(&self, rider: Rider) -> Option<Rider> {
         let mut waiting = lock(&self.waiting);
         let Some(waiting) = waiting.as_mut().filter(|_| !rider.rides_alone()) else {
@@ -152,7 +154,7 @@ async fn run_out(mut clock: Pin<&mut Sleep>, until: Instant) {
     }
 }
 
-/// Those on their way with a read. What does not arrive is sent as any other.
+/// Those that have come to the reader. What does not arrive is sent as any other.
 pub(super) struct Riders {
     worker: Arc<Worker>,
     acks: Vec<Ack>,
@@ -168,59 +170,56 @@ impl Riders {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.acks.is_empty() && self.replies.is_empty()
-    }
-
-    /// What to send for them, and what is to be done with the answers.
-    pub(super) fn commands(mut self) -> (Vec<Cmd>, impl FnOnce(RedisResult<Vec<Value>>)) {
-        let mut commands = Vec::with_capacity(self.acks.len() + 2);
+    /// Carries them out over this connection, and confirms what the server has answered. An error
+    /// means that the connection is lost.
+    ///
+    /// # Cancel safety
+    /// Those that are not answered are sent again, as any other.
+    pub(super) async fn carry(mut self, line: &mut Line) -> RedisResult<()> {
+        let mut commands = Vec::with_capacity(self.acks.len() + 3);
         for ack in &self.acks {
             if let Some((channel, envelope)) = &ack.publish {
                 commands.push(acks::publish(channel, envelope));
             }
         }
+        let publishes = commands.len();
+        if publishes > 0 {
+            // Redis writes answers to the client first that was the last to have one. With an
+            // answer of our own in front of them, those who wait for replies are written to before
+            // we are.
+            commands.insert(0, redis::cmd("PING"));
+        }
         if !self.acks.is_empty() {
             let ids = acks::ids(&self.acks, Lane::Main);
             commands.push(acks::xack(&self.worker, &ids));
         }
-        let mut shipments = Vec::new();
-        while !self.replies.is_empty() {
-            let some = self.replies.len().min(replies::BATCH);
-            let mut batch: Vec<_> = self.replies.drain(..some).collect();
-            let shipment = Shipment::new(Lane::Main, &mut batch);
-            commands.push(shipment.call(&self.worker));
-            shipments.push((shipment, batch));
-        }
-        let arrived = move |answers: RedisResult<Vec<Value>>| {
-            let mut answers = answers.unwrap_or_default();
-            let of_shipments = answers.split_off(answers.len().saturating_sub(shipments.len()));
-            self.acknowledged(answers);
-            let mut answers = of_shipments.into_iter();
-            for (shipment, batch) in shipments {
-                let answer = answers
-                    .next()
-                    .ok_or_else(Error::closed)
-                    .and_then(error::check);
-                if let Err((unstored, _)) = shipment.stored(&self.worker, batch, answer) {
-                    self.replies.extend(unstored);
-                }
-            }
-        };
-        (commands, arrived)
-    }
+        let batches = self.replies.chunks_mut(replies::BATCH);
+        let shipments: Vec<_> = batches
+            .map(|batch| Shipment::new(Lane::Main, batch))
+            .collect();
+        commands.extend(shipments.iter().map(|it| it.call(&self.worker)));
 
-    /// What the server has answered to the acknowledgements.
-    fn acknowledged(&mut self, mut answers: Vec<Value>) {
-        let Some(acknowledged) = answers.pop() else {
-            return;
-        };
-        if error::code(&acknowledged).is_none() {
-            for answer in answers {
+        let mut answers = line.pipeline(&commands).await?.into_iter();
+        if publishes > 0 {
+            answers.next();
+        }
+        let published: Vec<_> = answers.by_ref().take(publishes).collect();
+        if !self.acks.is_empty() && answers.next().is_some_and(|it| error::code(&it).is_none()) {
+            for answer in published {
                 acks::published(&self.worker.counters, Ok(answer));
             }
             acks::confirm(&self.worker, self.acks.drain(..));
         }
+        let mut unstored = Vec::new();
+        for (shipment, answer) in shipments.into_iter().zip(answers) {
+            let some = self.replies.len().min(replies::BATCH);
+            let batch = self.replies.drain(..some).collect();
+            if let Err((batch, _)) = shipment.stored(&self.worker, batch, error::check(answer)) {
+                unstored.extend(batch);
+            }
+        }
+        self.replies.extend(unstored);
+        Ok(())
     }
 }
 
