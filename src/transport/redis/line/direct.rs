@@ -1,6 +1,4 @@
-//! A byte stream whose RESP2 is written and read here.
-//!
-//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
+//! A byte stream on which commands are written and answers read here.
 
 use std::{
     io,
@@ -9,12 +7,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
-use redis::{Cmd, ErrorKind, RedisError, RedisResult};
-use redis_protocol::resp2::{decode::decode_range, types::RangeFrame};
+use bytes::BytesMut;
+use redis::{Cmd, RedisResult};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
+use super::answers::Answers;
 use crate::{
     sync::lock,
     transport::redis::{connect::Stream, value::Value},
@@ -34,6 +32,7 @@ pub(in crate::transport::redis) struct Direct {
     sent: usize,
     /// What has come and is not taken apart yet.
     read: BytesMut,
+    answers: Answers,
 }
 
 impl Direct {
@@ -44,6 +43,7 @@ impl Direct {
             out: Vec::new(),
             sent: 0,
             read: BytesMut::new(),
+            answers: Answers::default(),
         }
     }
 
@@ -56,7 +56,7 @@ impl Direct {
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let mut written = self.write(cx);
         loop {
-            if let Some(answer) = self.take()? {
+            if let Some(answer) = self.answers.take(&mut self.read)? {
                 return Poll::Ready(Ok(answer));
             }
             std::mem::replace(&mut written, Ok(()))?;
@@ -88,40 +88,6 @@ impl Direct {
         self.out.shrink_to(KEPT);
         self.sent = 0;
         Ok(())
-    }
-
-    /// Takes an answer out of what has come, if there is a whole one.
-    fn take(&mut self) -> RedisResult<Option<Value>> {
-        if self.read.is_empty() {
-            return Ok(None);
-        }
-        let decoded = decode_range(&self.read).map_err(|error| {
-            RedisError::from((
-                ErrorKind::Parse,
-                "what came is not RESP2",
-                error.to_string(),
-            ))
-        })?;
-        Ok(decoded.map(|(frame, length)| value(&frame, &self.read.split_to(length).freeze())))
-    }
-}
-
-/// What a frame says, as slices of the bytes that it was found in.
-fn value(frame: &RangeFrame, bytes: &Bytes) -> Value {
-    match frame {
-        RangeFrame::SimpleString((from, to)) | RangeFrame::BulkString((from, to)) => {
-            Value::Text(bytes.slice(from..to))
-        }
-        RangeFrame::Integer(number) => Value::Int(*number),
-        RangeFrame::Array(list) => {
-            Value::Array(list.iter().map(|frame| value(frame, bytes)).collect())
-        }
-        RangeFrame::Null => Value::Nil,
-        // The driver alone makes its errors.
-        RangeFrame::Error((from, to)) => {
-            redis::parse_redis_value(&[b"-", &bytes[*from..*to], b"\r\n"].concat())
-                .map_or(Value::Other, Value::from)
-        }
     }
 }
 

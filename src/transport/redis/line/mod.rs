@@ -3,6 +3,7 @@
 //! The driver makes it: it knows how to log in. Then it steps aside where it can, for what it does for
 //! each command costs more than the command: see [`direct`].
 
+mod answers;
 mod direct;
 mod foreign;
 mod pubsub;
