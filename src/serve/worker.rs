@@ -1,6 +1,12 @@
 //! One worker: the loop, and the task of each delivery.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tower::{Service, ServiceExt};
@@ -230,7 +236,7 @@ where
                 settle,
                 policy,
             } => {
-                let verdict = decide(app, message, policy, ending.stopping()).await;
+                let verdict = decide(app, message, policy, &ending).await;
                 settle.settle_then(verdict, confirmed(ending)).await;
             }
             Task::Bury {
@@ -243,12 +249,7 @@ where
 
 /// Runs the service and says what becomes of the delivery. One that still waits for the service to
 /// be ready when the worker stops was not started, and neither is one that expires in that time.
-async fn decide<S>(
-    mut app: S,
-    message: Message,
-    policy: Policy,
-    stopping: impl Future<Output = ()>,
-) -> Verdict
+async fn decide<S, J>(mut app: S, message: Message, policy: Policy, ending: &Ending<J>) -> Verdict
 where
     S: Service<Message, Response = Reply, Error: Into<BoxError>>,
 {
@@ -262,20 +263,28 @@ where
     if is_late() {
         return expired();
     }
-    let handling = async {
-        tokio::select! {
-            biased;
-            ready = app.ready() => ready.map_err(Into::into)?,
-            // Nobody else could be given an event.
-            () = stopping, if about.kind != Kind::Event => return Ok(Err(Verdict::GiveBack)),
-        };
-        if is_late() {
-            return Ok(Err(expired()));
+    let mut handling = pin!(async {
+        match poll_fn(|cx| Poll::Ready(app.poll_ready(cx).map_err(Into::into))).await {
+            Poll::Ready(ready) => ready?,
+            // Seldom, and large.
+            Poll::Pending => {
+                if !Box::pin(starts(&mut app, about.kind, ending)).await? {
+                    return Ok(Err(Verdict::GiveBack));
+                }
+                if is_late() {
+                    return Ok(Err(expired()));
+                }
+            }
         }
         app.call(message).await.map_err(Into::into).map(Ok)
-    };
-    // The service is not used again after a panic, so nothing broken can be seen.
-    let outcome = match AssertUnwindSafe(handling).catch_unwind().await {
+    });
+    // The service is not used again after a panic, so nothing broken can be seen. What is polled
+    // stays where it is: to move it, as `catch_unwind` of futures would, costs as much as routing.
+    let handled = poll_fn(|cx| {
+        let poll = AssertUnwindSafe(|| handling.as_mut().poll(cx));
+        catch_unwind(poll).map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
+    });
+    let outcome = match handled.await {
         Ok(Ok(Err(not_started))) => return not_started,
         Ok(Ok(Ok(reply))) => Outcome::Returned(Ok(reply)),
         Ok(Err(error)) => Outcome::Returned(Err(error)),
@@ -284,6 +293,19 @@ where
     let verdict = policy.verdict(about.kind, &about.name, outcome);
     about.log(&verdict);
     verdict
+}
+
+/// Waits for the service to be ready, and says whether it is: not when the worker stops before.
+async fn starts<S, J>(app: &mut S, kind: Kind, ending: &Ending<J>) -> Result<bool, BoxError>
+where
+    S: Service<Message, Error: Into<BoxError>>,
+{
+    tokio::select! {
+        biased;
+        ready = app.ready() => ready.map(|_| true).map_err(Into::into),
+        // Nobody else could be given an event.
+        () = ending.stopping(), if kind != Kind::Event => Ok(false),
+    }
 }
 
 /// What is said of a message when it is gone.

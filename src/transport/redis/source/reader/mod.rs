@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use redis::{Cmd, RedisResult};
 use tokio::time::{Instant, Sleep, error::Elapsed, sleep, timeout, timeout_at};
 
@@ -18,6 +18,7 @@ use self::{ahead::Ahead, recovery::Recovery};
 use super::{
     entry::{self, Entry, Lane},
     inbox::Wanted,
+    riders::Riders,
     settle::RedisSettle,
     take_over::Scan,
     worker::Worker,
@@ -60,9 +61,11 @@ pub(super) struct Reader {
     weight: usize,
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
-    /// How long riders are waited for.
+    /// What goes along with the next read.
+    riders: Option<Riders>,
+    /// How long it is waited for.
     clock: Pin<Box<Sleep>>,
-    /// For how many reads more none are waited for, and for how many after the next wait in vain.
+    /// For how many reads more none is waited for, and for how many after the next wait in vain.
     hurry: u32,
     next_hurry: u32,
     failures: u32,
@@ -86,6 +89,7 @@ impl Reader {
             full: false,
             weight: 0,
             ahead: None,
+            riders: None,
             clock: Box::pin(sleep(Duration::ZERO)),
             hurry: 0,
             next_hurry: riders::HURRY,
@@ -132,7 +136,7 @@ impl Reader {
                     let expected = self.expect_riders(deliveries.len());
                     worker.inbox.put(deliveries);
                     if expected {
-                        self.carry_riders().await;
+                        self.gather_riders().await;
                     }
                 }
                 Err(error) => self.overcome(error).await,
@@ -148,6 +152,14 @@ impl Reader {
     /// that.
     async fn wanted(&mut self) -> Option<Wanted> {
         let wanted = self.worker.inbox.wanted();
+        tokio::pin!(wanted);
+        if self.riders.is_some() {
+            if let Some(wanted) = (&mut wanted).now_or_never() {
+                return Some(wanted);
+            }
+            // There is nothing that they could go along with.
+            self.riders = None;
+        }
         match self.recovery {
             None => Some(wanted.await),
             Some(recovery) => timeout_at(recovery.next, wanted).await.ok(),
@@ -155,6 +167,8 @@ impl Reader {
     }
 
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
+        // Where this becomes anything but a read that blocks, they go their own way.
+        let riders = self.riders.take();
         self.full = false;
         if self.must_look() {
             let lost = self.recover(room).await?;
@@ -179,7 +193,7 @@ impl Reader {
         let worker = self.worker.clone();
         let retry = (&*worker.keys.retry, ">");
         if self.retries {
-            let entries = self.read(room, None, &[retry]).await?;
+            let entries = self.read(room, None, &[retry], None).await?;
             self.retries = entries.len() == room;
             if !entries.is_empty() {
                 return Ok(entries);
@@ -188,7 +202,7 @@ impl Reader {
         let main = (&*worker.keys.stream, ">");
         let count = room.min(self.part());
         let entries = self
-            .read(count, Some(worker.interval()), &[main, retry])
+            .read(count, Some(worker.interval()), &[main, retry], riders)
             .await?;
         self.note(count, &entries);
         Ok(entries)
@@ -221,6 +235,7 @@ impl Reader {
         count: usize,
         block: Option<Duration>,
         streams: &[(&str, &str)],
+        riders: Option<Riders>,
     ) -> Result<Vec<Entry>, Error> {
         let worker = self.worker.clone();
         if self.connection.is_none() {
@@ -240,7 +255,14 @@ impl Reader {
             worker.inbox.set_reading(true);
         }
         let limit = block.unwrap_or_default() + GRACE;
-        let answer = timeout(limit, connection.line.command(&cmd)).await;
+        let answer = match riders {
+            None => timeout(limit, connection.line.command(&cmd)).await,
+            Some(riders) => {
+                let (first, arrived) = riders.commands();
+                let answer = connection.line.command_behind(&first, arrived, &cmd);
+                timeout(limit, answer).await
+            }
+        };
         worker.blocked.store(0, Ordering::SeqCst);
         worker.inbox.set_reading(false);
         self.entries(answer)

@@ -1,16 +1,14 @@
-//! What the reader carries out of what it has just brought, before it reads on.
+//! When a read waits for acknowledgements to take along.
 
-use tokio::time::timeout;
+use super::Reader;
 
-use super::{GRACE, Reader};
-
-/// For how many reads nothing is waited for after it was in vain; each time in a row for twice as many.
+/// For how many reads none is waited for after it was in vain; each time in a row for twice as many.
 pub(super) const HURRY: u32 = 32;
 const MOST_HURRY: u32 = 4096;
 
 impl Reader {
-    /// Whether to wait for the verdicts of so many deliveries, which are about to be handed out. Not
-    /// where more is waiting to be read, or something else comes first.
+    /// Whether the next read is to wait for the acknowledgements of so many deliveries, which are
+    /// about to be handed out. Not where more is waiting to be read, or something else comes first.
     pub(super) fn expect_riders(&mut self, deliveries: usize) -> bool {
         if deliveries == 0 || self.full || self.ahead.is_some() || self.is_busy_otherwise() {
             return false;
@@ -23,8 +21,8 @@ impl Reader {
         true
     }
 
-    /// Waits for them for a moment, and carries out those that have come.
-    pub(super) async fn carry_riders(&mut self) {
+    /// Waits for them for a moment.
+    pub(super) async fn gather_riders(&mut self) {
         let gathering = (self.worker.platform).gather(&self.worker, self.clock.as_mut());
         let (riders, complete) = gathering.await;
         if complete {
@@ -33,11 +31,6 @@ impl Reader {
             self.hurry = self.next_hurry;
             self.next_hurry = MOST_HURRY.min(2 * self.hurry);
         }
-        if let Some(connection) = &mut self.connection {
-            let carried = timeout(GRACE, riders.carry(&mut connection.line)).await;
-            if !matches!(carried, Ok(Ok(()))) {
-                self.connection = None;
-            }
-        }
+        self.riders = (!riders.is_empty()).then_some(riders);
     }
 }
