@@ -74,7 +74,8 @@ impl Line {
         Poll::Ready(Ok(answer))
     }
 
-    async fn answer(&mut self) -> RedisResult<Value> {
+    /// The next answer.
+    pub(super) async fn answer(&mut self) -> RedisResult<Value> {
         poll_fn(|cx| self.poll_answer(cx)).await
     }
 
@@ -93,8 +94,19 @@ impl Line {
     }
 
     pub(super) async fn pipeline(&mut self, cmds: &[Cmd]) -> RedisResult<Vec<Value>> {
-        self.send(cmds);
-        self.skip_to(cmds.len()).await?;
+        self.pipeline_before(cmds, None).await
+    }
+
+    /// Sends a command behind the others, in one go; [`answer`](Self::answer) gives what it is
+    /// answered, which may come long after the others' answers.
+    pub(super) async fn pipeline_before(
+        &mut self,
+        cmds: &[Cmd],
+        behind: Option<&Cmd>,
+    ) -> RedisResult<Vec<Value>> {
+        self.send(cmds.iter().chain(behind));
+        let all = cmds.len() + usize::from(behind.is_some());
+        self.skip_to(all).await?;
         let mut answers = Vec::with_capacity(cmds.len());
         while answers.len() < cmds.len() {
             answers.push(self.answer().await?);
@@ -125,7 +137,10 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(line.command(&ping).await.unwrap(), Value::Int(4));
-        assert_eq!(line.pipeline(&pings[..1]).await.unwrap(), [Value::Int(5)]);
+        server.write_all(b":6\r\n").await.unwrap();
+        let first = line.pipeline_before(&pings[..1], Some(&ping)).await;
+        assert_eq!(first.unwrap(), [Value::Int(5)]);
+        assert_eq!(line.answer().await.unwrap(), Value::Int(6));
         server.write_all(b":7\r\n").await.unwrap();
         line.answer().await.expect_err("nothing was asked");
     }

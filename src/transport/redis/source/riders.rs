@@ -1,12 +1,9 @@
-//! Acknowledgements and replies that ride on the reader's connection.
+//! Acknowledgements and replies that go along with the next read.
 //!
 //! While little is to be done, a delivery is handled faster than the next read is of any use. The
-//! reader then waits a moment for the end of what it has just brought, and carries that out itself before it
-//! reads on: no other task is woken for it, and what is sent meanwhile comes together with the next read. Where
-//! they do not come in that moment it reads on without them, and does not wait for the next ones either.
-//!
-//! It does not read in the same breath: an answer that comes alone, long after what it
-//! answers was sent, costs TCP an acknowledgement of its own.
+//! reader then waits a moment for the end of what it has just brought, and sends that in front of
+//! the read: one exchange with the server in place of two. Where they do not come in
+//! that moment it reads on without them, and does not wait for the next ones either.
 
 use std::{
     pin::Pin,
@@ -14,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use redis::RedisResult;
+use redis::{Cmd, RedisResult};
 use tokio::{
     sync::Notify,
     time::{Instant, Sleep},
@@ -28,11 +25,17 @@ use super::{
 };
 use crate::{
     sync::lock,
-    transport::redis::{error, line::Line},
+    transport::redis::{error, line::Line, value::Value},
 };
 
-/// How long the reader waits for them: the least that a timer can measure.
+/// How long a read waits for them: the least that a timer can measure.
 const PATIENCE: Duration = Duration::from_millis(1);
+
+/// With how many at most the read is not sent before they are answered. An answer that comes alone, long after
+/// what it answers was sent, costs TCP an acknowledgement of its own, and what is sent to the stream
+/// meanwhile comes together. With more of them the server has so much to do that reading should
+/// not wait for it.
+const FEW: usize = 4;
 
 /// What ends a delivery that is done.
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl Rider {
 }
 
 impl Worker {
-    /// Ends a delivery: by the reader if it waits for that, else by the link.
+    /// Ends a delivery: with the next read if one waits for that, else at once.
     pub(super) fn finish(&self, rider: Rider) {
         if let Some(rider) = self.platform.offer(rider) {
             self.send(rider);
@@ -69,7 +72,7 @@ impl Worker {
     }
 }
 
-/// Where what ends a few deliveries gathers for the reader.
+/// Where what ends a few deliveries gathers for a read that is about to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Platform {
     waiting: Mutex<Option<Waiting>>,
@@ -89,7 +92,7 @@ impl Waiting {
 }
 
 impl Platform {
-    /// From now on the reader waits for so many.
+    /// From now on a read waits for so many.
     pub(super) fn open(&self, expected: usize) {
         *lock(&self.waiting) = Some(Waiting {
             riders: Vec::with_capacity(expected),
@@ -97,7 +100,7 @@ impl Platform {
         });
     }
 
-    /// Takes one if the reader waits. It comes back where it does not.
+    /// Takes one for the read that waits. It comes back where none does.
     fn offer(&self, rider: Rider) -> Option<Rider> {
         let mut waiting = lock(&self.waiting);
         let Some(waiting) = waiting.as_mut().filter(|_| !rider.rides_alone()) else {
@@ -154,7 +157,7 @@ async fn run_out(mut clock: Pin<&mut Sleep>, until: Instant) {
     }
 }
 
-/// Those that have come to the reader. What does not arrive is sent as any other.
+/// Those on their way with a read. What does not arrive is sent as any other.
 pub(super) struct Riders {
     worker: Arc<Worker>,
     acks: Vec<Ack>,
@@ -170,36 +173,56 @@ impl Riders {
         }
     }
 
-    /// Carries them out over this connection, and confirms what the server has answered. An error
-    /// means that the connection is lost.
+    pub(super) fn is_empty(&self) -> bool {
+        self.acks.is_empty() && self.replies.is_empty()
+    }
+
+    /// Carries them out over this connection, and the read with them. The answer is the read's; an
+    /// error means that the connection is lost.
     ///
     /// # Cancel safety
     /// Those that are not answered are sent again, as any other.
-    pub(super) async fn carry(mut self, line: &mut Line) -> RedisResult<()> {
-        let mut commands = Vec::with_capacity(self.acks.len() + 3);
-        for ack in &self.acks {
-            if let Some((channel, envelope)) = &ack.publish {
-                commands.push(acks::publish(channel, envelope));
-            }
+    pub(super) async fn carry(mut self, line: &mut Line, read: &Cmd) -> RedisResult<Value> {
+        let few = self.acks.len() + self.replies.len() <= FEW;
+        let batches = self.replies.chunks_mut(replies::BATCH);
+        let shipments = batches.map(|batch| Shipment::new(Lane::Main, batch));
+        let shipments: Vec<_> = shipments.collect();
+        let commands = self.commands(&shipments);
+        let behind = (!few).then_some(read);
+        let answers = line.pipeline_before(&commands, behind).await?;
+        self.answered(answers, shipments);
+        match behind {
+            Some(_) => line.answer().await,
+            None => line.command(read).await,
         }
-        let publishes = commands.len();
-        if publishes > 0 {
-            // Redis writes answers to the client first that was the last to have one. With an
-            // answer of our own in front of them, those who wait for replies are written to before
-            // we are.
-            commands.insert(0, redis::cmd("PING"));
+    }
+
+    fn commands(&self, shipments: &[Shipment]) -> Vec<Cmd> {
+        let mut commands = Vec::with_capacity(self.acks.len() + 2);
+        if self.publishes() > 0 {
+            // Redis writes first to the client that was the last to get an answer. With one of our
+            // own before them, those who wait for the replies come before us.
+            commands.push(redis::cmd("PING"));
         }
+        let published = self.acks.iter().filter_map(|ack| ack.publish.as_ref());
+        commands.extend(published.map(|(channel, envelope)| acks::publish(channel, envelope)));
         if !self.acks.is_empty() {
             let ids = acks::ids(&self.acks, Lane::Main);
             commands.push(acks::xack(&self.worker, &ids));
         }
-        let batches = self.replies.chunks_mut(replies::BATCH);
-        let shipments: Vec<_> = batches
-            .map(|batch| Shipment::new(Lane::Main, batch))
-            .collect();
         commands.extend(shipments.iter().map(|it| it.call(&self.worker)));
+        commands
+    }
 
-        let mut answers = line.pipeline(&commands).await?.into_iter();
+    fn publishes(&self) -> usize {
+        let published = self.acks.iter().filter(|ack| ack.publish.is_some());
+        published.count()
+    }
+
+    /// Confirms what the server has answered; the rest stays.
+    fn answered(&mut self, answers: Vec<Value>, shipments: Vec<Shipment>) {
+        let mut answers = answers.into_iter();
+        let publishes = self.publishes();
         if publishes > 0 {
             answers.next();
         }
@@ -219,7 +242,6 @@ impl Riders {
             }
         }
         self.replies.extend(unstored);
-        Ok(())
     }
 }
 

@@ -257,11 +257,7 @@ impl Reader {
         let limit = block.unwrap_or_default() + GRACE;
         let answer = match riders {
             None => timeout(limit, connection.line.command(&cmd)).await,
-            Some(riders) => {
-                let (first, arrived) = riders.commands();
-                let answer = connection.line.command_behind(&first, arrived, &cmd);
-                timeout(limit, answer).await
-            }
+            Some(riders) => timeout(limit, riders.carry(&mut connection.line, &cmd)).await,
         };
         worker.blocked.store(0, Ordering::SeqCst);
         worker.inbox.set_reading(false);
