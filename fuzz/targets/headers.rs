@@ -35,7 +35,8 @@ fuzz_target!(|input: Vec<(&[u8], &[u8])>| {
     }
     let mut reply = Reply::default();
     reply.headers = allowed;
-    let read = codec::decode_reply(&codec::encode_reply("1", &Ok(reply.clone())));
+    let envelope = codec::encode_reply("1", &Ok(reply.clone()));
+    let read = codec::decode_reply(&envelope);
     let read = read
         .expect("an envelope")
         .answer

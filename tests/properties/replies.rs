@@ -52,7 +52,8 @@ fn is_answer_or_reason(bytes: &[u8]) -> bool {
 proptest! {
     #[test]
     fn a_reply_is_read_as_it_was_sent(id in "(?s).{0,40}", answer in any_answer()) {
-        let reply = codec::decode_reply(&codec::encode_reply(&id, &answer)).expect("an envelope");
+        let envelope = codec::encode_reply(&id, &answer);
+        let reply = codec::decode_reply(&envelope).expect("an envelope");
         prop_assert_eq!(reply.correlation_id, id);
         match (reply.answer.expect("it can be read"), answer) {
             (Ok(read), Ok(sent)) => {
@@ -72,10 +73,12 @@ proptest! {
     fn a_reply_of_the_go_library_is_read(id in "(?s).{0,40}", body in any_bytes(40), text in "(?s).{1,20}") {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         let success = serde_json::json!({"error": "", "body": STANDARD.encode(&body), "correlation_id": id});
-        let reply = codec::decode_reply(success.to_string().as_bytes()).expect("an envelope");
+        let success = success.to_string();
+        let reply = codec::decode_reply(success.as_bytes()).expect("an envelope");
         prop_assert_eq!(reply.answer.expect("it can be read").expect("a success").payload, body);
         let failure = serde_json::json!({"correlation_id": id, "body": null, "error": text});
-        let reply = codec::decode_reply(failure.to_string().as_bytes()).expect("an envelope");
+        let failure = failure.to_string();
+        let reply = codec::decode_reply(failure.as_bytes()).expect("an envelope");
         prop_assert_eq!(&reply.correlation_id, &id);
         let error = reply.answer.expect("it can be read").expect_err("a failure");
         prop_assert_eq!((error.code(), error.message()), (&RpcCode::Internal, &*text));
@@ -113,7 +116,8 @@ proptest! {
         let names = headers.keys().map(|name| (name.as_str(), "plain"));
         let headers: std::collections::BTreeMap<_, _> = names.collect();
         let envelope = serde_json::json!({"correlation_id": "7", "body": body, "headers": headers});
-        let reply = codec::decode_reply(envelope.to_string().as_bytes()).expect("an envelope");
+        let text = envelope.to_string();
+        let reply = codec::decode_reply(text.as_bytes()).expect("an envelope");
         prop_assert_eq!(reply.correlation_id, "7");
         prop_assert!(reply.answer.expect_err("no base64").contains("base64"));
     }

@@ -234,7 +234,8 @@ async fn a_request_that_is_no_message_can_still_be_answered() {
         answer: Some(RpcError::invalid("no message")),
     };
     settle(delivery, verdict).await;
-    let reply = codec::decode_reply(&published(&mut replies).await).unwrap();
+    let envelope = published(&mut replies).await;
+    let reply = codec::decode_reply(&envelope).unwrap();
     assert_eq!(reply.correlation_id, "vm-1");
 }
 

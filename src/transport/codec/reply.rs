@@ -17,7 +17,7 @@ struct Envelope<'a> {
     #[serde(borrow)]
     correlation_id: Cow<'a, str>,
     #[serde(borrow, default)]
-    body: Option<Cow<'a, str>>,
+    body: Option<Text<'a>>,
     #[serde(borrow, default)]
     error: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -27,13 +27,17 @@ struct Envelope<'a> {
     headers: Value,
 }
 
+/// A text that is borrowed where it can be: serde does not look for that within an `Option`.
+#[derive(Serialize, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// The envelope of an answer. Header values that are not UTF-8 travel as base64 behind `base64:`,
 /// and so do those that start with that word.
 pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> Vec<u8> {
     let envelope = match answer {
         Ok(reply) => Envelope {
             correlation_id: correlation_id.into(),
-            body: Some(BASE64.encode(&reply.payload).into()),
+            body: Some(Text(BASE64.encode(&reply.payload).into())),
             error: "".into(),
             code: None,
             headers: headers(&reply.headers),
@@ -78,9 +82,9 @@ fn headers(headers: &HeaderMap) -> Value {
 /// A reply as it came.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct DecodedReply {
+pub struct DecodedReply<'a> {
     /// The request that it answers.
-    pub correlation_id: String,
+    pub correlation_id: Cow<'a, str>,
     /// The answer; `Err` with a reason where the envelope was readable and its content was not.
     pub answer: Result<Result<Reply, RpcError>, String>,
 }
@@ -89,7 +93,7 @@ pub struct DecodedReply {
 ///
 /// # Errors
 /// Why it is none, in words.
-pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply, String> {
+pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply<'_>, String> {
     let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|error| {
         // Its own text repeats what it found, and that may be a body.
         let fault = match error.classify() {
@@ -100,22 +104,22 @@ pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply, String> {
         format!("a reply that is no envelope: {fault}, at line {line} column {column}")
     })?;
     let answer = if envelope.error.is_empty() {
-        success(envelope.body.as_deref(), envelope.headers).map(Ok)
+        success(envelope.body, envelope.headers).map(Ok)
     } else {
         let code = envelope.code.as_deref().unwrap_or("internal").into();
         Ok(Err(RpcError::new(code, envelope.error)))
     };
     Ok(DecodedReply {
-        correlation_id: envelope.correlation_id.into_owned(),
+        correlation_id: envelope.correlation_id,
         answer,
     })
 }
 
-fn success(body: Option<&str>, headers: Value) -> Result<Reply, String> {
+fn success(body: Option<Text<'_>>, headers: Value) -> Result<Reply, String> {
     let payload = match body {
         None => Vec::new(),
-        Some(body) => BASE64
-            .decode(body)
+        Some(Text(body)) => BASE64
+            .decode(&*body)
             .map_err(|error| format!("a reply whose body is not base64: {error}"))?,
     };
     let mut reply = Reply::new(payload);
@@ -199,7 +203,8 @@ mod tests {
                 .headers
                 .append("h", HeaderValue::from_bytes(value).unwrap());
         }
-        let decoded = decode_reply(&encode_reply("1", &Ok(reply.clone()))).unwrap();
+        let envelope = encode_reply("1", &Ok(reply.clone()));
+        let decoded = decode_reply(&envelope).unwrap();
         assert_eq!(decoded.answer.unwrap().unwrap().headers, reply.headers);
     }
 

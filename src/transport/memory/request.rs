@@ -83,7 +83,7 @@ impl Requests {
             .and_then(|id| lock(&self.waiting).remove(&id));
         let Some(waiting) = waiting else {
             counters.stray_replies.increment();
-            tracing::debug!(id = decoded.correlation_id, "nobody waits for a reply");
+            tracing::debug!(id = &*decoded.correlation_id, "nobody waits for a reply");
             return;
         };
         let answer = match decoded.answer {
