@@ -215,8 +215,8 @@ where
         let payloads = payloads.into_iter();
         let mut results = Vec::with_capacity(payloads.size_hint().0);
         let mut under_way = FuturesOrdered::new();
+        let mut service = self.service.clone();
         for payload in payloads {
-            let mut service = self.service.clone();
             // What is under way is driven on meanwhile: a limit may wait for it to end.
             let ready = loop {
                 let full = under_way.len() >= UNDER_WAY;
@@ -228,7 +228,11 @@ where
             };
             let started = match (ready, build(Kind::Task, name.clone(), payload)) {
                 (Ok(()), Ok(message)) => Ok(service.call(message)),
-                (Err(error), _) => Err(Error::from_service(error.into())),
+                (Err(error), _) => {
+                    // It is not to be asked again.
+                    service = self.service.clone();
+                    Err(Error::from_service(error.into()))
+                }
                 (_, Err(error)) => Err(error),
             };
             under_way.push_back(async {
@@ -236,6 +240,8 @@ where
                 Ok(Receipt::from(reply))
             });
         }
+        // With it goes what was made ready for nothing.
+        drop(service);
         while let Some(result) = under_way.next().await {
             results.push(result);
         }
