@@ -6,7 +6,10 @@
 
 use std::{
     future::{Future, poll_fn},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Poll, Waker},
 };
 
@@ -35,17 +38,14 @@ pub(super) struct Crew<J> {
 }
 
 struct Shared<J> {
-    state: Mutex<State<J>>,
+    idle: Mutex<Vec<Arc<Seat<J>>>>,
+    /// How many jobs have begun and not ended, and how many bytes these hold.
+    busy: AtomicUsize,
+    bytes: AtomicUsize,
     /// Woken when a job has ended.
     ended: Notify,
     /// Whether no job shall begin that has not.
     stopping: CancellationToken,
-}
-
-struct State<J> {
-    idle: Vec<Arc<Seat<J>>>,
-    busy: usize,
-    bytes: usize,
 }
 
 /// Where a task waits for its next job.
@@ -58,14 +58,11 @@ struct Place<J> {
 
 impl<J: Job> Crew<J> {
     pub(super) fn new() -> Self {
-        let state = State {
-            idle: Vec::new(),
-            busy: 0,
-            bytes: 0,
-        };
         Self {
             shared: Arc::new(Shared {
-                state: Mutex::new(state),
+                idle: Mutex::new(Vec::new()),
+                busy: AtomicUsize::new(0),
+                bytes: AtomicUsize::new(0),
                 ended: Notify::new(),
                 stopping: CancellationToken::new(),
             }),
@@ -75,25 +72,23 @@ impl<J: Job> Crew<J> {
 
     /// How many jobs have begun and not ended.
     pub(super) fn busy(&self) -> usize {
-        lock(&self.shared.state).busy
+        self.shared.busy.load(Ordering::Acquire)
     }
 
     /// How many bytes these hold.
     pub(super) fn bytes(&self) -> usize {
-        lock(&self.shared.state).bytes
+        self.shared.bytes.load(Ordering::Acquire)
     }
 
     /// Does a job, beside all others.
     pub(super) fn start(&mut self, job: J) {
-        let mut state = lock(&self.shared.state);
-        state.busy += 1;
-        state.bytes += job.bytes();
-        if let Some(seat) = state.idle.pop() {
-            drop(state);
+        self.shared.busy.fetch_add(1, Ordering::AcqRel);
+        self.shared.bytes.fetch_add(job.bytes(), Ordering::AcqRel);
+        let idle = lock(&self.shared.idle).pop();
+        if let Some(seat) = idle {
             seat.give(job);
             return;
         }
-        drop(state);
         let place = Place {
             job: Some(job),
             waker: None,
@@ -139,7 +134,7 @@ async fn work<J: Job>(seat: Arc<Seat<J>>, shared: Arc<Shared<J>>) {
             shared: shared.clone(),
         };
         job.run(ending).await;
-        lock(&shared.state).idle.push(seat.clone());
+        lock(&shared.idle).push(seat.clone());
     }
 }
 
@@ -184,10 +179,8 @@ impl<J> Ending<J> {
 
 impl<J> Drop for Ending<J> {
     fn drop(&mut self) {
-        let mut state = lock(&self.shared.state);
-        state.busy -= 1;
-        state.bytes -= self.bytes;
-        drop(state);
+        self.shared.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.shared.busy.fetch_sub(1, Ordering::AcqRel);
         self.shared.ended.notify_one();
     }
 }

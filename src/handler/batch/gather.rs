@@ -128,8 +128,11 @@ impl Future for Waiter {
                 *told = true;
                 Poll::Ready(outcome)
             }
-            _ => {
+            before => {
                 *place = Place::Waiting(Some(cx.waker().clone()));
+                drop(places);
+                // A waker may be the last that keeps a task, and that another waiter of this batch.
+                drop(before);
                 Poll::Pending
             }
         }

@@ -31,10 +31,10 @@ use crate::{
 /// How long a read waits for them: the least that a timer can measure.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// With how many at most the read is not sent before they are answered. An answer that comes alone, long after
-/// what it answers was sent, costs TCP an acknowledgement of its own, and what is sent to the stream
-/// meanwhile comes together. With more of them the server has so much to do that reading should
-/// not wait for it.
+/// With how many at most the read is not sent before they are answered. An answer that comes alone,
+/// long after what it answers was sent, costs TCP an acknowledgement of its own, and what comes to
+/// the stream meanwhile is read together. With more of them the server has so much to do that
+/// reading should not wait for it.
 const FEW: usize = 4;
 
 /// What ends a delivery that is done.
