@@ -79,17 +79,18 @@ impl Line {
         poll_fn(|cx| self.poll_answer(cx)).await
     }
 
-    /// Passes over the answers that came before these few.
-    async fn skip_to(&mut self, count: usize) -> RedisResult<()> {
-        while self.due > count {
+    /// Sends commands in one go, and passes over the answers that are due before theirs.
+    async fn ask<'a>(&mut self, cmds: impl IntoIterator<Item = &'a Cmd>) -> RedisResult<()> {
+        let before = self.due;
+        self.send(cmds);
+        for _ in 0..before {
             self.answer().await?;
         }
         Ok(())
     }
 
     pub(super) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        self.send([cmd]);
-        self.skip_to(1).await?;
+        self.ask([cmd]).await?;
         self.answer().await
     }
 
@@ -104,9 +105,7 @@ impl Line {
         cmds: &[Cmd],
         behind: Option<&Cmd>,
     ) -> RedisResult<Vec<Value>> {
-        self.send(cmds.iter().chain(behind));
-        let all = cmds.len() + usize::from(behind.is_some());
-        self.skip_to(all).await?;
+        self.ask(cmds.iter().chain(behind)).await?;
         let mut answers = Vec::with_capacity(cmds.len());
         while answers.len() < cmds.len() {
             answers.push(self.answer().await?);
