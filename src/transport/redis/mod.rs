@@ -89,6 +89,7 @@ mod keys;
 mod line;
 mod link;
 mod options;
+mod packed;
 mod pubsub;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod readers;

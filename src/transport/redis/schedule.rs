@@ -15,7 +15,6 @@ use super::{
     Redis, blob,
     keys::Keys,
     link::{Link, Retry, Script, Submit},
-    send,
     source::entry::value_of,
     unique::unique,
     value::{self, Value, integer, integers},
@@ -107,7 +106,9 @@ impl Redis {
                 .arg(time)
                 .arg(unique().to_string())
                 .arg(window);
-            send::encode(message, cmd);
+            codec::encode(message, |field, value| {
+                cmd.arg(field).arg(value);
+            });
         };
         let sent = link.submit_script(&ACCEPT, &names, args, Retry::Never);
         if let Some(wait) = parts.due.map(Due::wait).filter(|wait| *wait < SOON) {

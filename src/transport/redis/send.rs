@@ -8,12 +8,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use redis::Cmd;
 use tower::Service;
 
 use super::{
     Redis, error, keys,
     link::{Retry, Submit},
+    packed::{Pack, Packer},
     value::Value,
 };
 use crate::{
@@ -61,15 +61,19 @@ impl Redis {
                 Ok(Work::Task(self.accept(&message)?))
             }
             Kind::Task => {
-                let mut cmd = entry(&self.settings.stream, &message, 0);
-                encode(&message, &mut cmd);
-                Ok(Work::Task(link.submit(cmd, Retry::Never)))
+                let add = Add {
+                    stream: &self.settings.stream,
+                    message: &message,
+                    more: &[],
+                };
+                Ok(Work::Task(link.submit(add, Retry::Never)))
             }
             Kind::Event => {
-                let (name, payload) = (message.name().as_bytes(), message.payload());
-                let mut cmd = Cmd::with_capacity(3, 16 + name.len() + payload.len());
-                cmd.arg("PUBLISH").arg(name).arg(&payload[..]);
-                Ok(Work::Event(link.submit(cmd, Retry::Never)))
+                let publish = Publish {
+                    channel: message.name().as_bytes(),
+                    payload: message.payload(),
+                };
+                Ok(Work::Event(link.submit(publish, Retry::Never)))
             }
             Kind::Rpc => {
                 let reply = self.hub().request(&self.settings.stream, message);
@@ -89,22 +93,40 @@ fn check(message: &Message) -> Result<(), Error> {
     Ok(())
 }
 
-/// The start of an `XADD` of this message, with room for all of it and `more` bytes.
-pub(super) fn entry(stream: &str, message: &Message, more: usize) -> Cmd {
-    let headers: usize = (message.headers().iter())
-        .map(|(name, value)| name.as_str().len() + value.len() + 2)
-        .sum();
-    let texts = stream.len() + message.name().len() + message.payload().len() + headers;
-    let mut cmd = Cmd::with_capacity(17 + 2 * message.headers().len(), 64 + texts + more);
-    cmd.arg("XADD").arg(stream).arg("*");
-    cmd
+/// Adds a message to a stream.
+pub(super) struct Add<'a> {
+    pub(super) stream: &'a str,
+    pub(super) message: &'a Message,
+    /// Fields beside the message's own.
+    pub(super) more: &'a [(&'a str, &'a [u8])],
 }
 
-/// Writes the message's fields.
-pub(super) fn encode(message: &Message, cmd: &mut Cmd) {
-    codec::encode(message, |field, value| {
-        cmd.arg(field).arg(value);
-    });
+impl Pack for Add<'_> {
+    fn pack(&self, out: &mut Vec<u8>) {
+        let mut packer = Packer::new(out);
+        packer.arg("XADD").arg(self.stream).arg("*");
+        codec::encode(self.message, |field, value| {
+            packer.arg(field).arg(value);
+        });
+        for (field, value) in self.more {
+            packer.arg(field).arg(value);
+        }
+        packer.finish();
+    }
+}
+
+/// Publishes something on a channel.
+pub(super) struct Publish<'a> {
+    pub(super) channel: &'a [u8],
+    pub(super) payload: &'a [u8],
+}
+
+impl Pack for Publish<'_> {
+    fn pack(&self, out: &mut Vec<u8>) {
+        let mut packer = Packer::new(out);
+        packer.arg("PUBLISH").arg(self.channel).arg(self.payload);
+        packer.finish();
+    }
 }
 
 /// The id in the answer to an `XADD`, or to the script around one.

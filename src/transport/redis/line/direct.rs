@@ -8,14 +8,14 @@ use std::{
 };
 
 use bytes::BytesMut;
-use redis::{Cmd, RedisResult};
+use redis::RedisResult;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::answers::Answers;
 use crate::{
     sync::lock,
-    transport::redis::{connect::Stream, value::Value},
+    transport::redis::{connect::Stream, packed::Pack, value::Value},
 };
 
 /// How much room there is for what comes, and from which rest on there is new room. What was read is
@@ -47,9 +47,9 @@ impl Direct {
         }
     }
 
-    pub(super) fn send<'a>(&mut self, cmds: impl IntoIterator<Item = &'a Cmd>) {
-        for cmd in cmds {
-            cmd.write_packed_command(&mut self.out);
+    pub(super) fn send(&mut self, commands: impl IntoIterator<Item = impl Pack>) {
+        for command in commands {
+            command.pack(&mut self.out);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use redis::{Cmd, Pipeline, RedisResult, aio::MultiplexedConnection};
 
-use crate::transport::redis::value::Value;
+use crate::transport::redis::{packed::Pack, value::Value};
 
 type Answers = Pin<Box<dyn Future<Output = RedisResult<Vec<redis::Value>>> + Send>>;
 
@@ -31,11 +31,14 @@ impl Foreign {
         }
     }
 
-    pub(super) fn send<'a>(&mut self, cmds: impl IntoIterator<Item = &'a Cmd>) {
+    pub(super) fn send(&mut self, commands: impl IntoIterator<Item = impl Pack>) {
         let mut connection = self.connection.clone();
         let mut pipeline = Pipeline::new();
-        for cmd in cmds {
-            pipeline.add_command(cmd.clone());
+        let mut packed = Vec::new();
+        for command in commands {
+            packed.clear();
+            command.pack(&mut packed);
+            pipeline.add_command(unpacked(&packed));
         }
         self.sent.push_back(Box::pin(async move {
             let count = pipeline.len();
@@ -52,5 +55,32 @@ impl Foreign {
             }
         }
         Poll::Ready(Ok(self.come.pop_front().expect("it is not empty")))
+    }
+}
+
+/// The driver packs commands itself. A packed one has the form of an answer: a list of texts.
+fn unpacked(command: &[u8]) -> Cmd {
+    let Ok(redis::Value::Array(args)) = redis::parse_redis_value(command) else {
+        unreachable!("it was packed by this process");
+    };
+    let mut cmd = Cmd::new();
+    for arg in args {
+        if let redis::Value::BulkString(arg) = arg {
+            cmd.arg(arg);
+        }
+    }
+    cmd
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_unpacked_as_it_was() {
+        let mut cmd = redis::cmd("XADD");
+        cmd.arg("s").arg("*").arg(b"\xff\r\n").arg("").arg(7);
+        let packed = cmd.get_packed_command();
+        assert_eq!(unpacked(&packed).get_packed_command(), packed);
     }
 }

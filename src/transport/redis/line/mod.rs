@@ -13,14 +13,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use redis::{Cmd, ErrorKind, RedisResult};
+use redis::{ErrorKind, RedisResult};
 
 pub(super) use self::{
     direct::{Direct, Loan},
     foreign::Foreign,
     pubsub::{PubSub, Published},
 };
-use super::value::Value;
+use super::{packed::Pack, value::Value};
 
 /// A connection, which works while its answers are waited for. None has a time limit.
 ///
@@ -53,12 +53,12 @@ impl Line {
     }
 
     /// Sends commands in one go, once answers are waited for.
-    pub(super) fn send<'a>(&mut self, cmds: impl IntoIterator<Item = &'a Cmd>) {
+    pub(super) fn send(&mut self, commands: impl IntoIterator<Item = impl Pack>) {
         let due = &mut self.due;
-        let cmds = cmds.into_iter().inspect(|_| *due += 1);
+        let commands = commands.into_iter().inspect(|_| *due += 1);
         match &mut self.carrier {
-            Carrier::Direct(direct) => direct.send(cmds),
-            Carrier::Foreign(foreign) => foreign.send(cmds),
+            Carrier::Direct(direct) => direct.send(commands),
+            Carrier::Foreign(foreign) => foreign.send(commands),
         }
     }
 
@@ -79,38 +79,40 @@ impl Line {
         poll_fn(|cx| self.poll_answer(cx)).await
     }
 
+    /// The answer to this command.
+    pub(super) async fn command(&mut self, command: impl Pack) -> RedisResult<Value> {
+        self.ask([command]).await?;
+        self.answer().await
+    }
+
+    /// Sends commands in one go, and returns the answers to all.
+    pub(super) async fn pipeline(&mut self, commands: &[impl Pack]) -> RedisResult<Vec<Value>> {
+        self.pipeline_before(commands, commands.len()).await
+    }
+
+    /// Sends commands in one go, and returns the answers to the first ones. What the rest is answered
+    /// may come long after that: [`answer`](Self::answer) gives it.
+    pub(super) async fn pipeline_before(
+        &mut self,
+        commands: impl IntoIterator<Item = impl Pack>,
+        first: usize,
+    ) -> RedisResult<Vec<Value>> {
+        self.ask(commands).await?;
+        let mut answers = Vec::with_capacity(first);
+        while answers.len() < first {
+            answers.push(self.answer().await?);
+        }
+        Ok(answers)
+    }
+
     /// Sends commands in one go, and passes over the answers that are due before theirs.
-    async fn ask<'a>(&mut self, cmds: impl IntoIterator<Item = &'a Cmd>) -> RedisResult<()> {
+    async fn ask(&mut self, commands: impl IntoIterator<Item = impl Pack>) -> RedisResult<()> {
         let before = self.due;
-        self.send(cmds);
+        self.send(commands);
         for _ in 0..before {
             self.answer().await?;
         }
         Ok(())
-    }
-
-    pub(super) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        self.ask([cmd]).await?;
-        self.answer().await
-    }
-
-    pub(super) async fn pipeline(&mut self, cmds: &[Cmd]) -> RedisResult<Vec<Value>> {
-        self.pipeline_before(cmds, None).await
-    }
-
-    /// Sends a command behind the others, in one go; [`answer`](Self::answer) gives what it is
-    /// answered, which may come long after the others' answers.
-    pub(super) async fn pipeline_before(
-        &mut self,
-        cmds: &[Cmd],
-        behind: Option<&Cmd>,
-    ) -> RedisResult<Vec<Value>> {
-        self.ask(cmds.iter().chain(behind)).await?;
-        let mut answers = Vec::with_capacity(cmds.len());
-        while answers.len() < cmds.len() {
-            answers.push(self.answer().await?);
-        }
-        Ok(answers)
     }
 }
 
@@ -137,7 +139,7 @@ mod tests {
             .unwrap();
         assert_eq!(line.command(&ping).await.unwrap(), Value::Int(4));
         server.write_all(b":6\r\n").await.unwrap();
-        let first = line.pipeline_before(&pings[..1], Some(&ping)).await;
+        let first = line.pipeline_before(&pings, 1).await;
         assert_eq!(first.unwrap(), [Value::Int(5)]);
         assert_eq!(line.answer().await.unwrap(), Value::Int(6));
         server.write_all(b":7\r\n").await.unwrap();

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::poll_fn, pin::Pin, task::Poll, time::Du
 use redis::RedisError;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::Request;
+use super::batch::Batch;
 use crate::transport::redis::{line::Line, value::Value};
 
 /// What a connection carries at the very least, in bytes per second: large payloads get that much
@@ -14,8 +14,8 @@ const SLOWEST: usize = 1 << 20;
 
 /// A pipeline on its way.
 pub(super) struct Sent {
-    pub(super) requests: Vec<Request>,
-    /// Those that have come, in the order of the requests.
+    pub(super) batch: Batch,
+    /// Those that have come, in the order of its commands.
     pub(super) answers: Vec<Value>,
     /// When all must have come.
     due: Instant,
@@ -40,15 +40,20 @@ impl Flight {
         }
     }
 
-    /// Sends requests, whose commands have so many bytes, as one pipeline.
-    pub(super) fn send(&mut self, requests: Vec<Request>, bytes: usize) {
-        let upload = Duration::from_secs_f64(bytes as f64 / SLOWEST as f64);
+    /// How many bytes are on their way.
+    pub(super) fn bytes(&self) -> usize {
+        self.sent.iter().map(|sent| sent.batch.bytes()).sum()
+    }
+
+    /// Sends a batch as one pipeline.
+    pub(super) fn send(&mut self, batch: Batch) {
+        let upload = Duration::from_secs_f64(batch.bytes() as f64 / SLOWEST as f64);
         let now = Instant::now();
         let before = self.sent.back().map_or(now, |sent| sent.due);
-        self.line.send(requests.iter().map(|request| &request.cmd));
+        self.line.send(batch.commands());
         self.sent.push_back(Sent {
-            answers: Vec::with_capacity(requests.len()),
-            requests,
+            answers: Vec::with_capacity(batch.len()),
+            batch,
             due: (now + self.silence).max(before) + upload,
         });
     }
@@ -67,7 +72,7 @@ impl Flight {
                 let answer = answer.map_err(Some)?;
                 let oldest = sent.front_mut().expect("an answer was due");
                 oldest.answers.push(answer);
-                if oldest.answers.len() == oldest.requests.len() {
+                if oldest.answers.len() == oldest.batch.len() {
                     return Poll::Ready(Ok(sent.pop_front().expect("it is the oldest")));
                 }
             }

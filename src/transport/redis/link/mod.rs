@@ -1,8 +1,8 @@
 //! One supervised connection for everything that is answered at once: sending, acknowledging,
 //! scripts.
 //!
-//! Callers put commands on a queue; one task writes whatever is queued as one pipeline, keeps a few
-//! pipelines on their way, and hands out the answers. The task makes the connection again, without
+//! Callers pack commands into a batch; one task sends whatever has gathered as one pipeline, keeps a
+//! few pipelines on their way, and hands out the answers. The task makes the connection again, without
 //! limit, whenever it is lost or does not answer any more.
 //!
 //! # Ordering
@@ -16,7 +16,9 @@
 //! Dropping a [`Submit`] does not take back what was sent, nor an idempotent command that has found
 //! room in the queue. Any other that is still there is not sent any more.
 
+mod batch;
 mod flight;
+mod outbox;
 mod script;
 mod task;
 #[cfg(test)]
@@ -33,15 +35,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use redis::Cmd;
-use tokio::sync::{mpsc, oneshot};
 
+use self::outbox::{Sender, outbox};
 pub(super) use self::script::Script;
-use super::{connect::Connector, line::Line, value::Value};
-use crate::{error::Error, transport::Counters};
+use super::{connect::Connector, line::Line, packed::Pack, value::Value};
+use crate::{error::Error, sync::Waiter, transport::Counters};
 
-/// How many commands may wait to be sent.
-const QUEUE: usize = 1024;
 /// How long a server may take to answer before it counts as gone.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 
@@ -55,76 +56,24 @@ pub(super) enum Retry {
     UntilAnswered,
 }
 
-/// A handle of the connection. Cheap to clone; with the last one the connection ends, once what
-/// was submitted is answered.
-#[derive(Debug, Clone)]
-pub(super) struct Link {
-    requests: mpsc::Sender<Request>,
-    connected: Arc<AtomicBool>,
-}
+/// What a command has come to: the server's answer, be it a refusal, or why there is none.
+type Outcome = Result<Value, Error>;
 
-/// A command on its way through the link.
-struct Request {
-    cmd: Cmd,
-    retry: Retry,
-    /// What `cmd` calls, if it is a script: the server may have to be told its text.
-    script: Option<&'static Script>,
-    /// When it fails if it has not been sent by then. Set when it first has to wait.
-    give_up: Option<tokio::time::Instant>,
-    answer: Answer,
-}
-
-/// Who is told what the server answers.
-enum Answer {
-    /// A future that waits for it.
-    Asker(oneshot::Sender<Result<Value, Error>>),
-    /// What acts on it without waiting for it: nobody is woken.
-    Listener(Told),
-}
-
-impl Answer {
-    fn send(self, answer: Result<Value, Error>) {
-        match self {
-            Answer::Asker(asker) => {
-                let _ = asker.send(answer);
-            }
-            Answer::Listener(mut told) => told.tell(answer),
-        }
-    }
-
-    /// Whether nobody is interested any more.
-    fn is_closed(&self) -> bool {
-        match self {
-            Answer::Asker(asker) => asker.is_closed(),
-            Answer::Listener(Told(listener)) => listener.as_ref().is_none_or(|l| l.is_gone()),
-        }
-    }
-}
-
-/// What acts on the answer to a command, in the link's own task: it must not take long.
-pub(super) trait Listener: Send {
-    /// The server's answer, be it a refusal, or why there is none.
-    fn answered(self: Box<Self>, answer: Result<Value, Error>);
+/// What acts on the answers to commands, in the link's own task: it must not take long.
+pub(super) trait Listener: Send + Sync {
+    /// What the command that was posted with this number has come to. It is told once.
+    fn answered(&self, number: u128, outcome: Result<Value, Error>);
 
     /// Whether nobody is interested any more, so that what was not sent yet need not be.
-    fn is_gone(&self) -> bool;
+    fn is_gone(&self, number: u128) -> bool;
 }
 
-/// A listener that is told once, and if by nothing else then by being dropped.
-struct Told(Option<Box<dyn Listener>>);
-
-impl Told {
-    fn tell(&mut self, answer: Result<Value, Error>) {
-        if let Some(listener) = self.0.take() {
-            listener.answered(answer);
-        }
-    }
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.tell(Err(Error::closed()));
-    }
+/// A handle of the connection. Cheap to clone; with the last one the connection ends, once what
+/// was submitted is answered.
+#[derive(Clone)]
+pub(super) struct Link {
+    outbox: Sender,
+    connected: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -145,20 +94,17 @@ impl Link {
         counters: Arc<Counters>,
         silence: Duration,
     ) -> Self {
-        let (requests, queue) = mpsc::channel(QUEUE);
+        let (outbox, batches) = outbox();
         let connected = Arc::new(AtomicBool::new(first.is_some()));
-        let task = task::Task::new(connector, counters, silence, queue, connected.clone());
+        let task = task::Task::new(connector, counters, silence, batches, connected.clone());
         tokio::spawn(task.run(first));
-        Self {
-            requests,
-            connected,
-        }
+        Self { outbox, connected }
     }
 
-    /// Puts a command on the queue now, if there is room, and resolves to its answer. A refusal of
+    /// Puts a command in the outbox now, if there is room, and resolves to its answer. A refusal of
     /// the server is an answer too: a [`Value::ServerError`].
-    pub(super) fn submit(&self, cmd: Cmd, retry: Retry) -> Submit {
-        self.enqueue(cmd, retry, None)
+    pub(super) fn submit(&self, command: impl Pack, retry: Retry) -> Submit {
+        self.ask(command, retry, None)
     }
 
     /// Like [`submit`](Self::submit), for a script: it is called by its hash, and sent with its
@@ -170,34 +116,36 @@ impl Link {
         args: impl FnOnce(&mut Cmd),
         retry: Retry,
     ) -> Submit {
-        self.enqueue(script.call(keys, args), retry, Some(script))
+        self.ask(script.call(keys, args), retry, Some(script))
     }
 
-    /// Puts a command on the queue, once there is room, whose answer is not waited for: what is
-    /// submitted after that is sent after it.
+    /// Puts a command in the outbox, once there is room, whose answer is told to a listener, with
+    /// this number: what is submitted after that is sent after it. Dropped before there is room, it
+    /// is not sent, and the listener is not told.
     pub(super) fn post(
         &self,
-        cmd: Cmd,
+        command: impl Pack,
         retry: Retry,
-        listener: impl Listener + 'static,
-    ) -> impl Future<Output = ()> + Send {
-        let room = self.queue_up(Request {
-            cmd,
-            retry,
-            script: None,
-            give_up: None,
-            answer: Answer::Listener(Told(Some(Box::new(listener)))),
-        });
-        async move {
-            if let Some(room) = room {
-                room.await;
-            }
-        }
+        listener: &Arc<impl Listener + 'static>,
+        number: u128,
+    ) -> Posted {
+        let listener = listener.clone();
+        let Some(room) = self.outbox.room() else {
+            let (packed, outbox) = (packed(command), self.outbox.clone());
+            return Posted(Some(Box::pin(async move {
+                match outbox.wait().await {
+                    Ok(room) => post(room, &packed[..], retry, listener, number),
+                    Err(error) => listener.answered(number, Err(error)),
+                }
+            })));
+        };
+        post(room, command, retry, listener, number);
+        Posted(None)
     }
 
     /// Sends a command; a refusal of the server is an error.
-    pub(super) async fn command(&self, cmd: Cmd, retry: Retry) -> Result<Value, Error> {
-        super::error::check(self.submit(cmd, retry).await?)
+    pub(super) async fn command(&self, command: impl Pack, retry: Retry) -> Result<Value, Error> {
+        super::error::check(self.submit(command, retry).await?)
     }
 
     /// Runs a script; a refusal of the server is an error.
@@ -217,54 +165,85 @@ impl Link {
         self.connected.load(Ordering::Relaxed)
     }
 
-    fn enqueue(&self, cmd: Cmd, retry: Retry, script: Option<&'static Script>) -> Submit {
-        let (answer, answered) = oneshot::channel();
-        let request = Request {
-            cmd,
-            retry,
-            script,
-            give_up: None,
-            answer: Answer::Asker(answer),
-        };
-        let room = self.queue_up(request);
-        Submit { room, answered }
-    }
-
-    /// Puts a request on the queue, or gives the wait for room there.
-    fn queue_up(&self, request: Request) -> Option<Waiting> {
-        match self.requests.try_send(request) {
-            // A queue that is closed has dropped the request, which whoever waits for it is told.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
-            Err(mpsc::error::TrySendError::Full(request)) => {
-                let requests = self.requests.clone();
-                Some(Box::pin(async move {
-                    let _ = requests.send(request).await;
+    fn ask(&self, command: impl Pack, retry: Retry, script: Option<&'static Script>) -> Submit {
+        Submit(match self.outbox.room() {
+            Some(room) => match room.fill(|batch| batch.ask(command, retry, script)) {
+                Ok(waiter) => Stage::Answer(waiter),
+                Err(_) => Stage::Closed,
+            },
+            None => {
+                let (packed, outbox) = (packed(command), self.outbox.clone());
+                Stage::Room(Box::pin(async move {
+                    let room = outbox.wait().await?;
+                    room.fill(|batch| batch.ask(&packed[..], retry, script))
                 }))
             }
+        })
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").finish_non_exhaustive()
+    }
+}
+
+fn packed(command: impl Pack) -> Vec<u8> {
+    let mut packed = Vec::new();
+    command.pack(&mut packed);
+    packed
+}
+
+fn post(
+    room: outbox::Room<'_>,
+    command: impl Pack,
+    retry: Retry,
+    listener: Arc<impl Listener + 'static>,
+    number: u128,
+) {
+    let told = listener.clone();
+    if let Err(error) = room.fill(|batch| batch.post(command, retry, told, number)) {
+        listener.answered(number, Err(error));
+    }
+}
+
+/// The wait until a command that was posted has found room.
+#[must_use = "what is posted next may come before it"]
+pub(super) struct Posted(Option<BoxFuture<'static, ()>>);
+
+impl Future for Posted {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Some(waiting) => waiting.as_mut().poll(cx),
+            None => Poll::Ready(()),
         }
     }
 }
 
-type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// The future of a command's answer.
 #[must_use = "the answer says whether the command was carried out"]
-pub(super) struct Submit {
-    /// The wait for room in the queue, where there was none.
-    room: Option<Waiting>,
-    answered: oneshot::Receiver<Result<Value, Error>>,
+pub(super) struct Submit(Stage);
+
+enum Stage {
+    /// There was no room.
+    Room(BoxFuture<'static, Result<Waiter<Outcome>, Error>>),
+    Answer(Waiter<Outcome>),
+    /// The link has ended.
+    Closed,
 }
 
 impl Future for Submit {
     type Output = Result<Value, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(room) = &mut self.room {
-            ready!(room.as_mut().poll(cx));
-            self.room = None;
+        loop {
+            self.0 = match &mut self.0 {
+                Stage::Room(waiting) => Stage::Answer(ready!(waiting.as_mut().poll(cx))?),
+                Stage::Answer(waiter) => return Pin::new(waiter).poll(cx),
+                Stage::Closed => return Poll::Ready(Err(Error::closed())),
+            }
         }
-        Pin::new(&mut self.answered)
-            .poll(cx)
-            .map(|answer| answer.unwrap_or_else(|_| Err(Error::closed())))
     }
 }

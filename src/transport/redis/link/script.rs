@@ -2,7 +2,11 @@
 
 use std::sync::OnceLock;
 
-use redis::{Arg, Cmd};
+use redis::Cmd;
+
+use crate::transport::redis::packed::argument;
+
+const BY_HASH: &str = "EVALSHA";
 
 /// A script, for a `static`.
 #[derive(Debug)]
@@ -25,27 +29,34 @@ impl Script {
         keys: &[&str],
         args: impl FnOnce(&mut Cmd),
     ) -> Cmd {
-        let hash = self
-            .hash
-            .get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
         let size = keys.iter().map(|key| key.len() + 8).sum::<usize>();
         let mut cmd = Cmd::with_capacity(3 + 2 * keys.len(), 256 + size);
-        cmd.arg("EVALSHA").arg(hash).arg(keys.len()).arg(keys);
+        cmd.arg(BY_HASH).arg(self.hash()).arg(keys.len()).arg(keys);
         args(&mut cmd);
         cmd
     }
 
     /// The same call with the text in place of the hash, which also makes the server remember it:
     /// one round trip less than `SCRIPT LOAD`, and no gap between the two.
-    pub(super) fn with_text(&self, call: &Cmd) -> Cmd {
-        let mut cmd = redis::cmd("EVAL");
-        cmd.arg(self.text);
-        for arg in call.args_iter().skip(2) {
-            if let Arg::Simple(arg) = arg {
-                cmd.arg(arg);
+    pub(super) fn with_text(&self, call: &[u8]) -> Vec<u8> {
+        let args = |args: [&str; 2]| {
+            let mut out = Vec::new();
+            for arg in args {
+                argument(&mut out, arg.as_bytes());
             }
-        }
-        cmd
+            out
+        };
+        let head = call
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .map_or(0, |end| end + 1);
+        let rest = head + args([BY_HASH, self.hash()]).len();
+        [&call[..head], &args(["EVAL", self.text]), &call[rest..]].concat()
+    }
+
+    fn hash(&self) -> &str {
+        self.hash
+            .get_or_init(|| redis::Script::new(self.text).get_hash().to_owned())
     }
 }
 
@@ -68,7 +79,7 @@ mod tests {
             .arg(b"\xff")
             .arg(7);
         assert_eq!(
-            ECHO.with_text(&call).get_packed_command(),
+            ECHO.with_text(&call.get_packed_command()),
             expected.get_packed_command()
         );
     }

@@ -10,15 +10,14 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, RedisError};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, sleep_until},
-};
+use redis::RedisError;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    Request, Retry,
+    Retry,
+    batch::{BYTES, Batch, COMMANDS},
     flight::{Flight, Sent},
+    outbox::{ROOM, Receiver},
 };
 use crate::transport::{
     Counters,
@@ -33,10 +32,6 @@ use crate::transport::{
 /// How many pipelines are on their way at once: enough that the server never waits for us, and few
 /// enough that commands gather while it works.
 const PIPELINES: usize = 4;
-/// How many commands a pipeline holds at most.
-const COMMANDS: usize = 512;
-/// Past how many bytes a pipeline takes no further command.
-const BYTES: usize = 1 << 20;
 /// How long a command waits for a connection before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a server that is not ready is left alone.
@@ -47,14 +42,13 @@ pub(super) struct Task {
     counters: Arc<Counters>,
     /// How long a server may take to answer before it counts as gone.
     silence: Duration,
-    queue: mpsc::Receiver<Request>,
-    /// Whether every handle is gone.
-    closed: bool,
+    outbox: Receiver,
     connected_before: bool,
     /// Whether there is a connection, for the handles.
     connected: Arc<AtomicBool>,
-    /// What goes before the queue: it waited for a connection, or has to be sent again.
-    waiting: VecDeque<Request>,
+    /// What goes before the outbox: it waited for a connection, or has to be sent again. Each is a
+    /// batch of one.
+    waiting: VecDeque<Batch>,
 }
 
 /// Why a connection is not used any more.
@@ -68,15 +62,14 @@ impl Task {
         connector: Connector,
         counters: Arc<Counters>,
         silence: Duration,
-        queue: mpsc::Receiver<Request>,
+        outbox: Receiver,
         connected: Arc<AtomicBool>,
     ) -> Self {
         Self {
             connector,
             counters,
             silence,
-            queue,
-            closed: false,
+            outbox,
             connected_before: false,
             connected,
             waiting: VecDeque::new(),
@@ -137,24 +130,28 @@ impl Task {
         let mut next = self.expire();
         tokio::pin!(work);
         loop {
-            if self.closed {
-                self.waiting.retain(|request| !request.answer.is_closed());
+            while self.waiting.len() < ROOM
+                && let Some(mut batch) = self.outbox.take()
+            {
+                let give_up = Instant::now() + PATIENCE;
+                self.waiting.extend((0..batch.len()).map(|place| {
+                    let mut one = batch.take(place);
+                    one.give_up = Some(give_up);
+                    one
+                }));
+            }
+            if self.outbox.is_closed() {
+                self.waiting.retain(|one| one.is_wanted(0));
                 if self.waiting.is_empty() {
                     return None;
                 }
             }
-            let room = !self.closed && self.waiting.len() < super::QUEUE;
+            let room = self.waiting.len() < ROOM && !self.outbox.is_closed();
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
                 () = sleep_until(next) => next = self.expire(),
-                request = self.queue.recv(), if room => match request {
-                    Some(mut request) => {
-                        request.give_up = Some(Instant::now() + PATIENCE);
-                        self.waiting.push_back(request);
-                    }
-                    None => self.closed = true,
-                },
+                () = self.outbox.filled(), if room => {}
             }
         }
     }
@@ -164,17 +161,16 @@ impl Task {
         let now = Instant::now();
         let mut next = now + PATIENCE;
         let mut kept = VecDeque::with_capacity(self.waiting.len());
-        for mut request in self.waiting.drain(..) {
-            let give_up = *request.give_up.get_or_insert(now + PATIENCE);
-            if request.retry == Retry::Never && give_up <= now {
-                let error = error::disconnected(self.connector.address());
-                request.answer.send(Err(error));
-                continue;
-            }
-            if request.retry == Retry::Never {
+        for mut one in self.waiting.drain(..) {
+            let give_up = *one.give_up.get_or_insert(now + PATIENCE);
+            if one.retry(0) == Retry::Never {
+                if give_up <= now {
+                    one.fail(|| error::disconnected(self.connector.address()));
+                    continue;
+                }
                 next = next.min(give_up);
             }
-            kept.push_back(request);
+            kept.push_back(one);
         }
         self.waiting = kept;
         next
@@ -185,13 +181,11 @@ impl Task {
         let end = self.exchange(&mut flight).await;
         for mut sent in flight.sent.into_iter().rev() {
             // What was on its way and is not answered is lost with the connection.
-            let lost = sent.requests.split_off(sent.answers.len());
-            for request in lost.into_iter().rev() {
-                if request.retry == Retry::UntilAnswered {
-                    self.waiting.push_front(request);
-                } else {
-                    let error = error::unanswered(self.connector.address());
-                    request.answer.send(Err(error));
+            for place in (sent.answers.len()..sent.batch.len()).rev() {
+                let mut lost = sent.batch.take(place);
+                match lost.retry(0) {
+                    Retry::UntilAnswered => self.waiting.push_front(lost),
+                    Retry::Never => lost.fail(|| error::unanswered(self.connector.address())),
                 }
             }
             self.hand_out(sent);
@@ -201,16 +195,13 @@ impl Task {
 
     async fn exchange(&mut self, flight: &mut Flight) -> End {
         loop {
-            while flight.sent.len() < PIPELINES {
-                let Some((requests, bytes)) = self.gather() else {
-                    break;
-                };
-                flight.send(requests, bytes);
+            while let Some(batch) = self.next(flight) {
+                flight.send(batch);
             }
-            if flight.sent.is_empty() && self.closed {
+            if flight.sent.is_empty() && self.outbox.is_closed() {
                 return End::Closed;
             }
-            let room = flight.sent.len() < PIPELINES && !self.closed;
+            let room = flight.sent.len() < PIPELINES && !self.outbox.is_closed();
             tokio::select! {
                 biased;
                 answered = flight.next() => {
@@ -218,7 +209,7 @@ impl Task {
                         Ok(sent) => sent,
                         Err(reason) => return End::Lost(reason),
                     };
-                    let crowd = sent.requests.len() > 1;
+                    let crowd = sent.batch.len() > 1;
                     match self.hand_out(sent) {
                         // Those who were answered often have more to send: with a turn to do so
                         // they fill one pipeline in place of many.
@@ -233,77 +224,71 @@ impl Task {
                         }
                     }
                 }
-                request = self.queue.recv(), if room => match request {
-                    Some(request) => {
-                        self.waiting.push_back(request);
-                        if !flight.sent.is_empty() {
-                            tokio::task::yield_now().await;
-                        }
-                    }
-                    None => self.closed = true,
+                () = self.outbox.filled(), if room => if !flight.sent.is_empty() {
+                    tokio::task::yield_now().await;
                 },
             }
         }
     }
 
-    /// What is to be sent next, as one pipeline.
-    fn gather(&mut self) -> Option<(Vec<Request>, usize)> {
-        let mut requests = Vec::new();
-        let mut bytes = 0;
-        while requests.len() < COMMANDS && bytes < BYTES {
-            let next = self.waiting.pop_front();
-            let Some(request) = next.or_else(|| self.queue.try_recv().ok()) else {
-                break;
-            };
-            // Nobody waits for it and it was never sent: a request that was given up.
-            if request.retry == Retry::Never && request.answer.is_closed() {
-                continue;
+    /// What is to be sent next, if there is room for it beside what is on its way.
+    fn next(&mut self, flight: &Flight) -> Option<Batch> {
+        while !self.waiting.is_empty() {
+            // One by one, but as many as one pipeline would hold.
+            if flight.sent.len() >= COMMANDS || flight.bytes() >= BYTES {
+                return None;
             }
-            bytes += size(&request.cmd);
-            requests.push(request);
+            let one = self.waiting.pop_front()?.without_unwanted();
+            if one.len() > 0 {
+                return Some(one);
+            }
         }
-        (!requests.is_empty()).then_some((requests, bytes))
+        while flight.sent.len() < PIPELINES {
+            let batch = self.outbox.take()?.without_unwanted();
+            if batch.len() > 0 {
+                return Some(batch);
+            }
+        }
+        None
     }
 
     /// Answers the requests of a pipeline, or puts them back where the server was not ready.
     fn hand_out(&mut self, sent: Sent) -> Health {
+        let Sent {
+            mut batch, answers, ..
+        } = sent;
         let mut health = Health::Fine;
         let mut again = Vec::new();
-        for (mut request, answer) in sent.requests.into_iter().zip(sent.answers) {
-            if let Value::ServerError(error) = &answer {
-                let unknown = error.code() == "NOSCRIPT";
-                if let Some(script) = request.script.filter(|_| unknown) {
-                    request.cmd = script.with_text(&request.cmd);
-                    again.push(request);
-                    continue;
-                }
-                if error::is_passing(error.code()) && !request.has_waited() {
-                    health = health.max(match error::is_demoted(error) {
-                        true => Health::Demoted,
-                        false => Health::NotReady,
-                    });
-                    request.give_up.get_or_insert(Instant::now() + PATIENCE);
-                    again.push(request);
-                    continue;
-                }
+        for (place, answer) in answers.iter().enumerate() {
+            let Value::ServerError(error) = answer else {
+                continue;
+            };
+            let unknown = error.code() == "NOSCRIPT";
+            if let Some(script) = batch.script(place).filter(|_| unknown) {
+                again.push(batch.take(place).with_text(script));
+            } else if error::is_passing(error.code()) && !has_waited(&batch, place) {
+                health = health.max(match error::is_demoted(error) {
+                    true => Health::Demoted,
+                    false => Health::NotReady,
+                });
+                let mut one = batch.take(place);
+                one.give_up.get_or_insert(Instant::now() + PATIENCE);
+                again.push(one);
             }
-            request.answer.send(Ok(answer));
         }
-        for request in again.into_iter().rev() {
-            self.waiting.push_front(request);
+        batch.tell(answers);
+        self.outbox.reuse(batch.buffers());
+        for one in again.into_iter().rev() {
+            self.waiting.push_front(one);
         }
         health
     }
 }
 
-impl Request {
-    /// Whether it may not be sent again because it has waited for as long as it may.
-    fn has_waited(&self) -> bool {
-        self.retry == Retry::Never
-            && self
-                .give_up
-                .is_some_and(|give_up| give_up <= Instant::now())
-    }
+/// Whether a command may not be sent again because it has waited for as long as it may.
+fn has_waited(batch: &Batch, place: usize) -> bool {
+    let too_long = |give_up| give_up <= Instant::now();
+    batch.retry(place) == Retry::Never && batch.give_up.is_some_and(too_long)
 }
 
 /// What the answers of a pipeline say about the server.
@@ -312,14 +297,4 @@ enum Health {
     Fine,
     NotReady,
     Demoted,
-}
-
-/// About how many bytes a command takes.
-fn size(cmd: &Cmd) -> usize {
-    cmd.args_iter()
-        .map(|arg| match arg {
-            redis::Arg::Simple(bytes) => bytes.len() + 16,
-            _ => 16,
-        })
-        .sum()
 }

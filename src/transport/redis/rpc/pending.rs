@@ -1,14 +1,13 @@
 //! The requests that wait for a reply.
 
 use std::{
-    collections::HashMap,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
-use tokio::sync::oneshot;
+use foldhash::HashMap;
 use uuid::Uuid;
 
 use crate::{
@@ -16,7 +15,10 @@ use crate::{
     message::ReplyMode,
     reply::Reply,
     sync::lock,
-    transport::{Counters, codec, redis::unique::unique},
+    transport::{
+        Counters, codec,
+        redis::{error, link::Listener, unique::unique, value::Value},
+    },
 };
 
 /// The requests that wait for a reply, by their correlation ids.
@@ -27,15 +29,35 @@ pub(super) struct Pending {
 
 #[derive(Default)]
 struct Table {
-    waiting: HashMap<Uuid, Waiting>,
+    requests: HashMap<Uuid, Request>,
     /// Whether the channel is subscribed to. Kept under the same lock as the requests, so that none
     /// starts to wait for a reply that nobody would hear.
     subscribed: bool,
 }
 
-struct Waiting {
+/// One that has a place. It stays until its place is dropped.
+struct Request {
     mode: ReplyMode,
-    answer: oneshot::Sender<Result<Reply, Error>>,
+    state: State,
+}
+
+enum State {
+    Waiting(Option<Waker>),
+    Answered(Result<Reply, Error>),
+}
+
+impl Request {
+    fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting(_))
+    }
+
+    /// Answers it while it waits, and says whom to wake.
+    fn answer(&mut self, answer: Result<Reply, Error>) -> Option<Waker> {
+        match std::mem::replace(&mut self.state, State::Answered(answer)) {
+            State::Waiting(waker) => waker,
+            State::Answered(_) => None,
+        }
+    }
 }
 
 impl Pending {
@@ -53,17 +75,16 @@ impl Pending {
     /// A place for a new request. `None` for a fast one when its reply would not be heard.
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<Place> {
         let id = unique();
-        let (answer, answered) = oneshot::channel();
         let mut table = self.table();
         if mode == ReplyMode::Fast && !table.subscribed {
             return None;
         }
-        table.waiting.insert(id, Waiting { mode, answer });
+        let state = State::Waiting(None);
+        table.requests.insert(id, Request { mode, state });
         drop(table);
         Some(Place {
             id,
             pending: self.clone(),
-            answered,
         })
     }
 
@@ -74,34 +95,31 @@ impl Pending {
 
     /// The subscription was lost, and what is published now is not heard: fast requests fail.
     pub(super) fn unsubscribed(&self) {
-        let mut lost = Vec::new();
+        let mut wakers = Vec::new();
         let mut table = self.table();
         table.subscribed = false;
-        for (_, waiting) in table
-            .waiting
-            .extract_if(|_, waiting| waiting.mode == ReplyMode::Fast)
-        {
-            lost.push(waiting.answer);
+        let requests = table.requests.values_mut();
+        for request in requests.filter(|it| it.mode == ReplyMode::Fast && it.is_waiting()) {
+            let error = Error::unknown_outcome(
+                "the connection for replies was lost; the request may have been handled",
+            );
+            wakers.extend(request.answer(Err(error)));
         }
         drop(table);
-        for answer in lost {
-            let _ = answer.send(Err(Error::unknown_outcome(
-                "the connection for replies was lost; the request may have been handled",
-            )));
-        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether somebody waits for this reply.
-    pub(super) fn waits(&self, id: Uuid) -> bool {
-        self.table().waiting.contains_key(&id)
-    }
-
-    /// There will be no reply to this request, if it still waits for one.
-    pub(super) fn fail(&self, id: Uuid, error: Error) {
-        let waiting = self.table().waiting.remove(&id);
-        if let Some(waiting) = waiting {
-            let _ = waiting.answer.send(Err(error));
-        }
+    /// Answers a request, and says whether it has waited for that.
+    fn answer(&self, id: Uuid, answer: Result<Reply, Error>) -> bool {
+        let mut table = self.table();
+        let request = table.requests.get_mut(&id);
+        let Some(request) = request.filter(|request| request.is_waiting()) else {
+            return false;
+        };
+        let waker = request.answer(answer);
+        drop(table);
+        waker.into_iter().for_each(Waker::wake);
+        true
     }
 
     /// Hands a reply to its request.
@@ -114,9 +132,7 @@ impl Pending {
                 return;
             }
         };
-        let waiting = Uuid::try_parse(&decoded.correlation_id)
-            .ok()
-            .and_then(|id| self.table().waiting.remove(&id));
+        let id = Uuid::try_parse(&decoded.correlation_id);
         let answer = match decoded.answer {
             Ok(answer) => answer.map_err(Error::from),
             Err(reason) => {
@@ -124,14 +140,35 @@ impl Pending {
                 Err(Error::new(ErrorKind::Decode, reason))
             }
         };
-        if waiting.is_none_or(|waiting| waiting.answer.send(answer).is_err()) {
+        if !id.is_ok_and(|id| self.answer(id, answer)) {
             self.counters.stray_replies.increment();
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.table().waiting.len()
+        self.table().requests.len()
+    }
+}
+
+/// Hears whether requests could be sent, by their ids as numbers.
+impl Listener for Pending {
+    fn answered(&self, id: u128, outcome: Result<Value, Error>) {
+        let Err(error) = outcome.and_then(error::check) else {
+            return self.counters.sent.increment();
+        };
+        let id = Uuid::from_u128(id);
+        let mode = self.table().requests.get(&id).map(|request| request.mode);
+        // It may well be under way, and its reply is kept for us: that will tell.
+        if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
+            self.answer(id, Err(error));
+        }
+    }
+
+    fn is_gone(&self, id: u128) -> bool {
+        let table = self.table();
+        let request = table.requests.get(&Uuid::from_u128(id));
+        !request.is_some_and(Request::is_waiting)
     }
 }
 
@@ -139,7 +176,6 @@ impl Pending {
 pub(super) struct Place {
     id: Uuid,
     pending: Arc<Pending>,
-    answered: oneshot::Receiver<Result<Reply, Error>>,
 }
 
 impl Place {
@@ -152,16 +188,24 @@ impl Place {
 impl Future for Place {
     type Output = Result<Reply, Error>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answered)
-            .poll(cx)
-            .map(|answer| answer.unwrap_or_else(|_| Err(Error::closed())))
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut table = self.pending.table();
+        let request = table.requests.get_mut(&self.id);
+        let request = request.expect("it stays until its place is dropped");
+        let waiting = State::Waiting(Some(cx.waker().clone()));
+        let before = std::mem::replace(&mut request.state, waiting);
+        drop(table);
+        match before {
+            State::Answered(answer) => Poll::Ready(answer),
+            State::Waiting(_) => Poll::Pending,
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pending.table().waiting.remove(&self.id);
+        let left = self.pending.table().requests.remove(&self.id);
+        drop(left);
     }
 }
 

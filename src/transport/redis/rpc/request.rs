@@ -2,23 +2,17 @@
 
 use std::sync::Arc;
 
-use redis::Cmd;
 use tokio::time::timeout_at;
 use uuid::{Uuid, fmt::Hyphenated};
 
-use super::{Hub, Pending};
+use super::Hub;
 use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Message, Name, ReplyMode},
     reply::Reply,
     transport::{
-        Counters, codec,
-        redis::{
-            error,
-            link::{Listener, Retry},
-            send,
-            value::Value,
-        },
+        codec,
+        redis::{link::Retry, send::Add},
     },
 };
 
@@ -76,51 +70,28 @@ impl Hub {
             tokio::task::yield_now().await;
         };
 
-        let cmd = self.entry(&stream, message, place.id());
+        let (id, client) = (uuid_text(place.id()), uuid_text(self.client));
+        let way_back = [
+            (codec::REPLY_TO, self.channel.as_bytes()),
+            (codec::CORRELATION_ID, &id),
+            (codec::CLIENT, &client),
+        ];
+        let fields = match mode {
+            ReplyMode::Reliable => way_back.len(),
+            ReplyMode::Fast => way_back.len() - 1,
+        };
+        let add = Add {
+            stream: &stream,
+            message: &message,
+            more: &way_back[..fields],
+        };
         // Whether it was sent is told to its place, not to this task: that is woken once, by the
         // reply.
-        let sent = Sent {
-            id: place.id(),
-            mode,
-            pending: self.pending.clone(),
-            counters: self.counters.clone(),
-        };
-        self.link.post(cmd, Retry::Never, sent).await;
+        let number = place.id().as_u128();
+        let sent = self.link.post(add, Retry::Never, &self.pending, number);
+        drop(message);
+        sent.await;
         place.await
-    }
-
-    fn entry(&self, stream: &str, message: Message, id: Uuid) -> Cmd {
-        let mut cmd = send::entry(stream, &message, self.channel.len() + 128);
-        send::encode(&message, &mut cmd);
-        cmd.arg(codec::REPLY_TO).arg(&self.channel);
-        cmd.arg(codec::CORRELATION_ID).arg(&uuid_text(id)[..]);
-        if message.parts().reply_mode == ReplyMode::Reliable {
-            cmd.arg(codec::CLIENT).arg(&uuid_text(self.client)[..]);
-        }
-        cmd
-    }
-}
-
-/// Tells a request's place when it could not be sent.
-struct Sent {
-    id: Uuid,
-    mode: ReplyMode,
-    pending: Arc<Pending>,
-    counters: Arc<Counters>,
-}
-
-impl Listener for Sent {
-    fn answered(self: Box<Self>, answer: Result<Value, Error>) {
-        match answer.and_then(error::check) {
-            Ok(_) => self.counters.sent.increment(),
-            // It may well be under way, and its reply is kept for us: that will tell.
-            Err(error) if error.is_unknown_outcome() && self.mode == ReplyMode::Reliable => {}
-            Err(error) => self.pending.fail(self.id, error),
-        }
-    }
-
-    fn is_gone(&self) -> bool {
-        !self.pending.waits(self.id)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
         redis::{
             error,
             link::{Listener, Retry, Submit},
+            send::Publish,
             value::Value,
         },
     },
@@ -43,6 +44,7 @@ pub(super) struct Ack {
 
 /// Acknowledges until the source is closed.
 pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<Ack>) {
+    let published = Arc::new(Published(worker.counters.clone()));
     let mut batch = Vec::new();
     let mut sent = FuturesUnordered::new();
     let others = || worker.held.has_open();
@@ -54,15 +56,15 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
                 if !more {
                     break;
                 }
-                sent.push(acknowledge(&worker, std::mem::take(&mut batch)));
+                sent.push(acknowledge(&worker, &published, std::mem::take(&mut batch)));
             }
         }
     }
     sent.collect().await
 }
 
-async fn acknowledge(worker: &Worker, mut batch: Vec<Ack>) {
-    match send(worker, &mut batch).await {
+async fn acknowledge(worker: &Worker, published: &Arc<Published>, mut batch: Vec<Ack>) {
+    match send(worker, published, &mut batch).await {
         Ok(()) => confirm(worker, batch),
         Err(error) => batch
             .into_iter()
@@ -81,14 +83,14 @@ pub(super) fn confirm(
     batch.for_each(|ack| ack.delivery.confirm(Ok(())));
 }
 
-async fn send(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
+async fn send(worker: &Worker, published: &Arc<Published>, batch: &mut [Ack]) -> Result<(), Error> {
     for ack in &mut *batch {
-        if let Some((channel, envelope)) = ack.publish.take() {
-            let cmd = publish(&channel, &envelope);
+        if let Some(reply) = ack.publish.take() {
             // Before the acknowledgement: a request whose worker ends in between is answered twice
             // rather than never.
-            let published = Published(worker.counters.clone());
-            worker.link.post(cmd, Retry::UntilAnswered, published).await;
+            let retry = Retry::UntilAnswered;
+            let posted = worker.link.post(publish(&reply), retry, published, 0);
+            posted.await;
         }
     }
     let lanes = Lane::BOTH.into_iter().map(|lane| (lane, ids(batch, lane)));
@@ -105,11 +107,11 @@ async fn send(worker: &Worker, batch: &mut [Ack]) -> Result<(), Error> {
 struct Published(Arc<Counters>);
 
 impl Listener for Published {
-    fn answered(self: Box<Self>, answer: Result<Value, Error>) {
+    fn answered(&self, _: u128, answer: Result<Value, Error>) {
         published(&self.0, answer);
     }
 
-    fn is_gone(&self) -> bool {
+    fn is_gone(&self, _: u128) -> bool {
         // Once the link is closed nothing more is sent for it.
         true
     }
@@ -132,10 +134,11 @@ pub(super) fn ids(batch: &[Ack], lane: Lane) -> Vec<EntryId> {
 }
 
 /// Publishes a reply.
-pub(super) fn publish(channel: &[u8], envelope: &[u8]) -> Cmd {
-    let mut cmd = Cmd::with_capacity(3, 16 + channel.len() + envelope.len());
-    cmd.arg("PUBLISH").arg(channel).arg(envelope);
-    cmd
+pub(super) fn publish((channel, envelope): &(Bytes, Vec<u8>)) -> Publish<'_> {
+    Publish {
+        channel,
+        payload: envelope,
+    }
 }
 
 /// Acknowledges entries of the stream.

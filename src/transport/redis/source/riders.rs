@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     sync::lock,
-    transport::redis::{error, line::Line, value::Value},
+    transport::redis::{error, line::Line, packed::Commands, value::Value},
 };
 
 /// How long a read waits for them: the least that a timer can measure.
@@ -187,30 +187,34 @@ impl Riders {
         let batches = self.replies.chunks_mut(replies::BATCH);
         let shipments = batches.map(|batch| Shipment::new(Lane::Main, batch));
         let shipments: Vec<_> = shipments.collect();
-        let commands = self.commands(&shipments);
-        let behind = (!few).then_some(read);
-        let answers = line.pipeline_before(&commands, behind).await?;
+        let mut commands = self.commands(&shipments);
+        let before = commands.len();
+        if !few {
+            commands.push(read);
+        }
+        let answers = line.pipeline_before(commands.iter(), before).await?;
         self.answered(answers, shipments);
-        match behind {
-            Some(_) => line.answer().await,
-            None => line.command(read).await,
+        match few {
+            true => line.command(read).await,
+            false => line.answer().await,
         }
     }
 
-    fn commands(&self, shipments: &[Shipment]) -> Vec<Cmd> {
-        let mut commands = Vec::with_capacity(self.acks.len() + 2);
+    fn commands(&self, shipments: &[Shipment]) -> Commands {
+        let mut commands = Commands::default();
         if self.publishes() > 0 {
             // Redis writes first to the client that was the last to get an answer. With one of our
             // own before them, those who wait for the replies come before us.
             commands.push(redis::cmd("PING"));
         }
         let published = self.acks.iter().filter_map(|ack| ack.publish.as_ref());
-        commands.extend(published.map(|(channel, envelope)| acks::publish(channel, envelope)));
+        published.for_each(|reply| commands.push(acks::publish(reply)));
         if !self.acks.is_empty() {
             let ids = acks::ids(&self.acks, Lane::Main);
             commands.push(acks::xack(&self.worker, &ids));
         }
-        commands.extend(shipments.iter().map(|it| it.call(&self.worker)));
+        let calls = shipments.iter().map(|it| it.call(&self.worker));
+        calls.for_each(|call| commands.push(call));
         commands
     }
 

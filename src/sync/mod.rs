@@ -1,6 +1,10 @@
-//! Locks.
+//! Locks, and those who wait behind them.
+
+mod places;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) use self::places::{Places, Waiter};
 
 /// Locks a mutex whose state is whole between any two of its operations, so that a panic elsewhere
 /// cannot have spoilt it.
