@@ -2,14 +2,16 @@
 //!
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use redis::{ErrorKind, RedisError, RedisResult};
 use redis_protocol::resp2::{decode::decode_range, types::RangeFrame};
 
 use crate::transport::redis::value::Value;
 
-/// How long the head of a list may be, with the number of its elements.
+/// How long the head of a list or a text may be, with its length.
 const HEAD: usize = 32;
+/// How many bytes a text may have: there is no memory for more.
+const LARGEST: usize = isize::MAX as usize;
 /// How deep lists may stand in each other. Scripts and commands of ours are answered with four.
 const DEPTH: usize = 16;
 /// For how many elements there is room from the start, whatever the head promises.
@@ -71,19 +73,74 @@ impl Answers {
 
 /// The next element, if it has come whole.
 fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
-    if read.first() == Some(&b'*') {
-        return head(read);
+    match read.first() {
+        Some(b'*') => Ok(head(read)?.map(|(count, end)| {
+            read.advance(end);
+            count.map_or(Element::Whole(Value::Nil), Element::Head)
+        })),
+        Some(b'$') => text(read),
+        _ => other(read),
     }
+}
+
+/// The head of a list or a text, if it has come whole: how many elements or bytes follow, or that
+/// there is none, and where it ends.
+fn head(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
+    let Some(end) = read.iter().take(HEAD).position(|&byte| byte == b'\n') else {
+        return match read.len() < HEAD {
+            true => Ok(None),
+            false => Err(malformed("a length that does not end".into())),
+        };
+    };
+    let number = match read[1..end].strip_suffix(b"\r") {
+        Some(b"-1") => None,
+        Some(digits @ [_, ..]) if digits.iter().all(u8::is_ascii_digit) => {
+            let mut digits = digits.iter().map(|digit| usize::from(digit - b'0'));
+            let number = digits.try_fold(0_usize, |number, digit| {
+                number.checked_mul(10)?.checked_add(digit)
+            });
+            Some(number.ok_or_else(|| malformed("a length that is too long".into()))?)
+        }
+        _ => return Err(malformed("a length is no number".into())),
+    };
+    Ok(Some((number, end + 1)))
+}
+
+/// A text of any bytes: the most frequent element by far.
+fn text(read: &mut BytesMut) -> RedisResult<Option<Element>> {
+    let (length, from) = match head(read)? {
+        Some((Some(length), from)) => (length, from),
+        Some((None, end)) => {
+            read.advance(end);
+            return Ok(Some(Element::Whole(Value::Nil)));
+        }
+        None => return Ok(None),
+    };
+    if length > LARGEST {
+        return Err(malformed("a text is too long".into()));
+    }
+    let end = from + length;
+    let Some(rest) = read.get(end..end + 2) else {
+        return Ok(None);
+    };
+    if rest != b"\r\n" {
+        return Err(malformed("a text has another length".into()));
+    }
+    read.advance(from);
+    let text = read.split_to(length).freeze();
+    read.advance(2);
+    Ok(Some(Element::Whole(Value::Text(text))))
+}
+
+/// What is neither a list nor a text of any bytes.
+fn other(read: &mut BytesMut) -> RedisResult<Option<Element>> {
     let decoded = decode_range(read).map_err(|error| malformed(error.to_string()))?;
     let Some((frame, length)) = decoded else {
         return Ok(None);
     };
     let value = match frame {
-        RangeFrame::SimpleString((from, to)) | RangeFrame::BulkString((from, to)) => {
-            read.advance(from);
-            let text = read.split_to(to - from).freeze();
-            read.advance(length - to);
-            return Ok(Some(Element::Whole(Value::Text(text))));
+        RangeFrame::SimpleString((from, to)) => {
+            Value::Text(Bytes::copy_from_slice(&read[from..to]))
         }
         RangeFrame::Integer(number) => Value::Int(number),
         RangeFrame::Null => Value::Nil,
@@ -91,29 +148,10 @@ fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
         RangeFrame::Error(_) => {
             redis::parse_redis_value(&read[..length]).map_or(Value::Other, Value::from)
         }
-        RangeFrame::Array(_) => unreachable!("a list begins with its head"),
+        RangeFrame::Array(_) | RangeFrame::BulkString(_) => unreachable!("their heads tell them"),
     };
     read.advance(length);
     Ok(Some(Element::Whole(value)))
-}
-
-/// The head of a list, if it has come whole; -1 elements are no list.
-fn head(read: &mut BytesMut) -> RedisResult<Option<Element>> {
-    let Some(end) = read.iter().take(HEAD).position(|&byte| byte == b'\n') else {
-        return match read.len() < HEAD {
-            true => Ok(None),
-            false => Err(malformed("a list without its length".into())),
-        };
-    };
-    let number = read[1..end].strip_suffix(b"\r");
-    let number: Option<i64> = number.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-    let element = match number {
-        Some(-1) => Element::Whole(Value::Nil),
-        Some(count @ 0..) => Element::Head(count as usize),
-        _ => return Err(malformed("the length of a list is no number".into())),
-    };
-    read.advance(end + 1);
-    Ok(Some(element))
 }
 
 fn malformed(why: String) -> RedisError {
@@ -136,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_head_of_a_list_is_a_number_that_ends() {
+    fn a_length_is_a_number_that_ends() {
         for (said, waits) in [
             ("*", true),
             ("*12\r", true),
@@ -145,11 +183,21 @@ mod tests {
             ("*-2\r\n", false),
             ("*1\n", false),
             ("*99999999999999999999\r\n", false),
+            ("$+1\r\na\r\n", false),
+            ("$1\r\na", true),
+            ("$1\r\na\r", true),
+            ("$1\r\nab\n", false),
+            ("$1000000000000\r\n", true),
+            ("$18446744073709551615\r\n", false),
         ] {
             assert_eq!(matches!(taken(said), Ok(None)), waits, "{said:?}");
         }
-        let endless = "*".to_owned() + &"1".repeat(HEAD);
-        taken(&endless).unwrap_err();
+        for kind in ["*", "$"] {
+            let endless = kind.to_owned() + &"1".repeat(HEAD);
+            taken(&endless).unwrap_err();
+            let nothing = taken(&format!("{kind}-1\r\n"));
+            assert_eq!(nothing.unwrap(), Some(Value::Nil));
+        }
     }
 
     #[test]
