@@ -65,22 +65,12 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
 
 async fn acknowledge(worker: &Worker, published: &Arc<Published>, mut batch: Vec<Ack>) {
     match send(worker, published, &mut batch).await {
-        Ok(()) => confirm(worker, batch),
-        Err(error) => batch
-            .into_iter()
-            .for_each(|ack| ack.delivery.confirm(Err(&error))),
+        Ok(()) => {
+            let batch = batch.into_iter().map(|ack| ack.delivery);
+            Queued::confirm(worker, batch.collect());
+        }
+        Err(error) => batch.into_iter().for_each(|ack| ack.delivery.fail(&error)),
     }
-}
-
-/// The server has acknowledged these.
-pub(super) fn confirm(
-    worker: &Worker,
-    batch: impl IntoIterator<Item = Ack, IntoIter: ExactSizeIterator>,
-) {
-    let batch = batch.into_iter();
-    // Counted first: whoever hears of it finds it counted.
-    worker.counters.done.add(batch.len() as u64);
-    batch.for_each(|ack| ack.delivery.confirm(Ok(())));
 }
 
 async fn send(worker: &Worker, published: &Arc<Published>, batch: &mut [Ack]) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::RpcError,
-    message::{Attempt, Deadline, MessageId},
+    message::{Attempt, Deadline, Lease, MessageId},
     transport::{
         Delivery, SettleDelivery, Verdict,
         codec::{self, Decoded},
@@ -31,13 +31,17 @@ impl Worker {
         entries: Vec<Entry>,
         asked: Instant,
     ) -> Vec<Delivery<RedisSettle>> {
+        let leases: Vec<_> = entries.iter().map(|_| Lease::new()).collect();
+        let keys = entries.iter().map(|entry| (entry.lane, entry.id));
+        self.held.add(keys.zip(leases.iter().cloned()), asked);
         // In one piece: to grow a list of this size moves much memory.
         let mut deliveries = Vec::with_capacity(entries.len());
-        deliveries.extend((entries.into_iter()).filter_map(|entry| self.delivery(entry, asked)));
+        let held = entries.into_iter().zip(leases);
+        deliveries.extend(held.filter_map(|(entry, lease)| self.delivery(entry, lease)));
         deliveries
     }
 
-    fn delivery(self: &Arc<Self>, entry: Entry, asked: Instant) -> Option<Delivery<RedisSettle>> {
+    fn delivery(self: &Arc<Self>, entry: Entry, lease: Lease) -> Option<Delivery<RedisSettle>> {
         let Entry {
             lane,
             id,
@@ -45,7 +49,7 @@ impl Worker {
             deliveries,
             fields,
         } = entry;
-        let grip = Grip::new(self, (lane, id), asked);
+        let grip = Grip::new(self, (lane, id), lease);
         let (text, origin, before) = match lane {
             Lane::Main => (text, id, 0),
             Lane::Retry => origin(&fields, text, id),

@@ -1,7 +1,10 @@
 //! What this worker holds: fetched, and not settled yet.
 
 use std::{
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,53 +19,44 @@ pub(super) type Key = (Lane, EntryId);
 
 /// The deliveries whose leases are to be renewed.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<Holds>);
-
-#[derive(Debug, Default)]
-struct Holds {
-    by_key: HashMap<Key, Hold>,
-    /// How many of them have no verdict yet.
-    open: usize,
+pub(super) struct Held {
+    by_key: Mutex<HashMap<Key, Hold>>,
+    /// How many have no verdict yet.
+    open: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Hold {
     lease: Lease,
     renewed: Instant,
-    /// Whether a verdict is on its way: when the entry is not ours any more, that was probably us.
-    settling: bool,
 }
 
 impl Held {
-    /// Adds a delivery that was fetched, or whose lease was renewed, at this time.
-    pub(super) fn add(&self, key: Key, lease: Lease, at: Instant) {
-        let hold = Hold {
-            lease,
-            renewed: at,
-            settling: false,
-        };
+    /// Adds deliveries that were fetched, or whose leases were renewed, at this time.
+    pub(super) fn add(&self, deliveries: impl IntoIterator<Item = (Key, Lease)>, at: Instant) {
         let mut held = self.lock();
-        held.remove(key);
-        held.by_key.insert(key, hold);
-        held.open += 1;
+        for (key, lease) in deliveries {
+            self.open.fetch_add(1, Ordering::SeqCst);
+            let hold = Hold { lease, renewed: at };
+            if let Some(before) = held.insert(key, hold) {
+                self.settling(&before.lease);
+            }
+        }
     }
 
     pub(super) fn holds(&self, key: Key) -> bool {
-        self.lock().by_key.contains_key(&key)
+        self.lock().contains_key(&key)
     }
 
     /// Whether there are deliveries whose verdict is still to come.
     pub(super) fn has_open(&self) -> bool {
-        self.lock().open > 0
+        self.open.load(Ordering::SeqCst) > 0
     }
 
-    /// A verdict is on its way. The lease is kept until it has arrived.
-    pub(super) fn settling(&self, key: Key) {
-        let mut held = self.lock();
-        if let Some(hold) = held.by_key.get_mut(&key)
-            && !std::mem::replace(&mut hold.settling, true)
-        {
-            held.open -= 1;
+    /// A verdict is on its way, or none will be. The lease is kept until it has arrived.
+    pub(super) fn settling(&self, lease: &Lease) {
+        if lease.settle() {
+            self.open.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -70,7 +64,9 @@ impl Held {
     pub(super) fn remove(&self, keys: impl IntoIterator<Item = Key>) {
         let mut held = self.lock();
         for key in keys {
-            held.remove(key);
+            if let Some(hold) = held.remove(&key) {
+                self.settling(&hold.lease);
+            }
         }
     }
 
@@ -78,7 +74,7 @@ impl Held {
     pub(super) fn older_than(&self, age: Duration, lane: Lane) -> Vec<EntryId> {
         let now = Instant::now();
         let due = |hold: &Hold| now.saturating_duration_since(hold.renewed) > age;
-        let mut old: Vec<_> = (self.lock().by_key.iter())
+        let mut old: Vec<_> = (self.lock().iter())
             .filter(|((on, _), hold)| *on == lane && due(hold))
             .map(|((_, id), _)| *id)
             .collect();
@@ -91,7 +87,7 @@ impl Held {
     pub(super) fn renewed(&self, lane: Lane, ids: &[EntryId], at: Instant) {
         let mut held = self.lock();
         for id in ids {
-            if let Some(hold) = held.by_key.get_mut(&(lane, *id)) {
+            if let Some(hold) = held.get_mut(&(lane, *id)) {
                 hold.renewed = at;
             }
         }
@@ -101,23 +97,16 @@ impl Held {
     /// lease, which is to be [lost](Lease::lose) once the loss is counted.
     pub(super) fn lose(&self, key: Key) -> Option<Lease> {
         let mut held = self.lock();
-        if held.by_key.get(&key).is_some_and(|hold| hold.settling) {
-            return None;
-        }
-        held.remove(key).map(|hold| hold.lease)
+        let hold = held.get(&key).filter(|hold| !hold.lease.is_settling())?;
+        let lease = hold.lease.clone();
+        held.remove(&key);
+        self.settling(&lease);
+        Some(lease)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Holds> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Hold>> {
         // No caller's code runs under the lock, so a panic cannot leave the map half changed.
-        lock(&self.0)
-    }
-}
-
-impl Holds {
-    fn remove(&mut self, key: Key) -> Option<Hold> {
-        let hold = self.by_key.remove(&key)?;
-        self.open -= usize::from(!hold.settling);
-        Some(hold)
+        lock(&self.by_key)
     }
 }
 
@@ -129,9 +118,10 @@ mod tests {
     fn a_loss_is_news_once_and_not_while_a_verdict_is_on_its_way() {
         let held = Held::default();
         let key = |id| (Lane::Main, EntryId::parse(id).unwrap());
-        held.add(key(b"1-1"), Lease::new(), Instant::now());
-        held.add(key(b"1-2"), Lease::new(), Instant::now());
-        held.settling(key(b"1-2"));
+        let settling = Lease::new();
+        let leases = [(key(b"1-1"), Lease::new()), (key(b"1-2"), settling.clone())];
+        held.add(leases, Instant::now());
+        held.settling(&settling);
         assert!(held.lose(key(b"1-1")).is_some());
         assert!(held.lose(key(b"1-1")).is_none(), "it is known");
         assert!(
@@ -145,11 +135,17 @@ mod tests {
     fn a_delivery_is_open_until_its_verdict_comes_or_it_is_gone() {
         let held = Held::default();
         let key = |id| (Lane::Main, EntryId::parse(id).unwrap());
-        let add = |id| held.add(key(id), Lease::new(), Instant::now());
-        add(b"1-1");
-        add(b"1-1");
-        held.settling(key(b"1-1"));
-        held.settling(key(b"1-1"));
+        let add = |id| {
+            let lease = Lease::new();
+            held.add([(key(id), lease.clone())], Instant::now());
+            lease
+        };
+        let fetched_twice = [add(b"1-1"), add(b"1-1")];
+        assert!(held.has_open());
+        held.settling(&fetched_twice[0]);
+        assert!(held.has_open(), "that was the one before");
+        held.settling(&fetched_twice[1]);
+        held.settling(&fetched_twice[1]);
         assert!(!held.has_open());
         add(b"1-2");
         assert!(held.has_open());
@@ -162,7 +158,7 @@ mod tests {
         let held = Held::default();
         let id = EntryId::parse(b"1-1").unwrap();
         let long_ago = Instant::now() - Duration::from_secs(5);
-        held.add((Lane::Main, id), Lease::new(), long_ago);
+        held.add([((Lane::Main, id), Lease::new())], long_ago);
         let old = |lane| held.older_than(Duration::from_secs(3), lane);
         assert_eq!(old(Lane::Main), [id]);
         assert_eq!(old(Lane::Retry), []);

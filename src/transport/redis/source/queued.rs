@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::worker::{Flight, Grip};
+use super::worker::{Grip, Worker};
 use crate::error::{Error, ErrorKind};
 
 /// What is told when the server has confirmed a verdict. Where that does not come to pass it is
@@ -17,24 +17,31 @@ pub(super) struct Queued {
     /// Kept until the server has confirmed it, so that the lease lasts that long.
     pub(super) grip: Grip,
     then: Then,
-    flight: Flight,
 }
 
 impl Queued {
-    pub(super) fn new(grip: Grip, then: Then) -> Self {
-        let flight = Flight::new(&grip.worker);
-        Self { grip, then, flight }
+    pub(super) fn new(mut grip: Grip, then: Then) -> Self {
+        grip.take_off();
+        Self { grip, then }
     }
 
-    /// Lets go of the delivery, and says so.
-    pub(super) fn confirm(self, outcome: Result<(), &Error>) {
-        drop((self.grip, self.flight));
-        (self.then)(outcome.map_err(|error| {
-            if error.is_closed() {
-                Error::closed()
-            } else {
-                Error::new(ErrorKind::Refused, error.chain())
-            }
+    /// The server has confirmed these.
+    pub(super) fn confirm(worker: &Worker, mut batch: Vec<Self>) {
+        // Counted first: whoever hears of it finds it counted.
+        worker.counters.done.add(batch.len() as u64);
+        Grip::release(worker, batch.iter_mut().map(|it| &mut it.grip));
+        for Self { grip, then } in batch {
+            drop(grip);
+            then(Ok(()));
+        }
+    }
+
+    /// Its verdict cannot be carried out.
+    pub(super) fn fail(self, error: &Error) {
+        drop(self.grip);
+        (self.then)(Err(match error.is_closed() {
+            true => Error::closed(),
+            false => Error::new(ErrorKind::Refused, error.chain()),
         }));
     }
 }

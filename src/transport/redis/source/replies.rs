@@ -59,7 +59,7 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
     let answer = worker.insist(submit).await;
     if let Err((batch, error)) = shipment.stored(worker, batch, answer) {
         for reply in batch {
-            reply.delivery.confirm(Err(&error));
+            reply.delivery.fail(&error);
         }
     }
 }
@@ -126,10 +126,8 @@ impl Shipment {
                 }
             }
         }
-        worker.counters.done.add(batch.len() as u64);
-        for reply in batch {
-            reply.delivery.confirm(Ok(()));
-        }
+        let batch = batch.into_iter().map(|reply| reply.delivery);
+        Queued::confirm(worker, batch.collect());
         Ok(())
     }
 }

@@ -7,7 +7,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,6 +23,7 @@ use tokio::{
 use super::{
     acks::{self, Ack},
     entry::Lane,
+    queued::Queued,
     replies::{self, Shipment, StoredReply},
     worker::Worker,
 };
@@ -76,6 +80,8 @@ impl Worker {
 #[derive(Debug, Default)]
 pub(super) struct Platform {
     waiting: Mutex<Option<Waiting>>,
+    /// Whether there is something in it: most deliveries end while no read waits.
+    open: AtomicBool,
     complete: Notify,
 }
 
@@ -98,10 +104,14 @@ impl Platform {
             riders: Vec::with_capacity(expected),
             expected,
         });
+        self.open.store(true, Ordering::SeqCst);
     }
 
     /// Takes one for the read that waits. It comes back where none does.
     fn offer(&self, rider: Rider) -> Option<Rider> {
+        if !self.open.load(Ordering::SeqCst) {
+            return Some(rider);
+        }
         let mut waiting = lock(&self.waiting);
         let Some(waiting) = waiting.as_mut().filter(|_| !rider.rides_alone()) else {
             return Some(rider);
@@ -130,6 +140,7 @@ impl Platform {
             () = complete => true,
             () = run_out(clock, Instant::now() + PATIENCE) => false,
         };
+        self.open.store(false, Ordering::SeqCst);
         let waiting = lock(&self.waiting).take();
         let mut riders = Riders::none(worker);
         for rider in waiting.map_or_else(Vec::new, |waiting| waiting.riders) {
@@ -235,7 +246,8 @@ impl Riders {
             for answer in published {
                 acks::published(&self.worker.counters, Ok(answer));
             }
-            acks::confirm(&self.worker, self.acks.drain(..));
+            let batch = self.acks.drain(..).map(|ack| ack.delivery);
+            Queued::confirm(&self.worker, batch.collect());
         }
         let mut unstored = Vec::new();
         for (shipment, answer) in shipments.into_iter().zip(answers) {

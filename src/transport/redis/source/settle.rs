@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,7 +18,7 @@ use super::{
     replies::StoredReply,
     riders::Rider,
     scripts,
-    worker::{Flight, Grip, Suspect, Worker},
+    worker::{Grip, Suspect, Worker},
 };
 use crate::{
     error::{Error, RpcError},
@@ -128,9 +127,8 @@ enum End {
 impl Ticket {
     /// Sees to it that `then` is told. What comes back has to be waited for.
     fn settle(self, verdict: Verdict, then: Then) -> Option<BoxFuture<'static, ()>> {
-        let worker = self.grip.worker.clone();
-        let most = worker.settings.max_deliveries;
-        worker.held.settling(self.grip.key);
+        let worker = &self.grip.worker;
+        worker.held.settling(&self.grip.lease);
         if self.grip.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
             // Somebody else has it, perhaps another handler of this very worker, which the fence
             // would not tell apart from us. That it is done still counts: the first to finish wins.
@@ -146,7 +144,7 @@ impl Ticket {
                 counted: true,
                 reason,
                 ..
-            } if self.attempt >= most => {
+            } if self.attempt >= worker.settings.max_deliveries => {
                 let answer = RpcError::unavailable("the request could not be handled");
                 tell(then, self.end(End::Dead(reason), Some(Err(answer))))
             }
@@ -201,13 +199,14 @@ impl Ticket {
 
     /// Delivers it again, now or after a while.
     async fn again(
-        self,
+        mut self,
         after: Option<Duration>,
         attempts: u32,
         count: impl FnOnce(&Worker) + Send + 'static,
     ) -> Result<(), Error> {
         let after = after.filter(|after| !after.is_zero());
-        detached(&self.grip.worker.clone(), async move {
+        self.grip.take_off();
+        detached(async move {
             let worker = &self.grip.worker;
             let (lane, id) = self.grip.key;
             let delay = after.map(|after| after.as_millis().max(1).to_string());
@@ -250,8 +249,9 @@ impl Ticket {
     }
 
     /// Ends it, with the answer where it is a request that has an address.
-    async fn end(self, end: End, answer: Option<Result<Reply, RpcError>>) -> Result<(), Error> {
-        detached(&self.grip.worker.clone(), async move {
+    async fn end(mut self, end: End, answer: Option<Result<Reply, RpcError>>) -> Result<(), Error> {
+        self.grip.take_off();
+        detached(async move {
             let worker = &self.grip.worker;
             let answered = self.address.as_ref().zip(answer.as_ref());
             let (route, envelope) = match answered {
@@ -342,13 +342,8 @@ impl Worker {
 
 /// Runs to its end what settles a delivery, whether or not somebody waits for it.
 async fn detached(
-    worker: &Arc<Worker>,
     work: impl Future<Output = Result<(), Error>> + Send + 'static,
 ) -> Result<(), Error> {
-    let flight = Flight::new(worker);
-    let running = tokio::spawn(async move {
-        let _flight = flight;
-        work.await
-    });
-    running.await.unwrap_or_else(|_| Err(Error::closed()))
+    let running = tokio::spawn(work).await;
+    running.unwrap_or_else(|_| Err(Error::closed()))
 }

@@ -152,6 +152,9 @@ pub(super) struct Grip {
     pub(super) worker: Arc<Worker>,
     pub(super) key: Key,
     pub(super) lease: Lease,
+    /// Whether a verdict is on its way with it.
+    in_flight: bool,
+    released: bool,
 }
 
 impl Grip {
@@ -165,23 +168,47 @@ impl Grip {
         }
     }
 
-    /// Holds what was asked for at this time.
-    pub(super) fn new(worker: &Arc<Worker>, key: Key, at: Instant) -> Self {
-        let lease = Lease::new();
-        worker.held.add(key, lease.clone(), at);
+    /// The hold on a delivery that is [held](Held::add).
+    pub(super) fn new(worker: &Arc<Worker>, key: Key, lease: Lease) -> Self {
         Self {
             worker: worker.clone(),
             key,
             lease,
+            in_flight: false,
+            released: false,
         }
+    }
+
+    /// Its verdict is on its way from now on, and arrives when it is dropped.
+    pub(super) fn take_off(&mut self) {
+        self.in_flight = true;
+        self.worker.flights.begin();
+    }
+
+    /// Lets go of many, as dropping each would.
+    pub(super) fn release<'a>(worker: &Worker, grips: impl IntoIterator<Item = &'a mut Self>) {
+        let mut landed = 0;
+        worker.held.remove(grips.into_iter().filter_map(|grip| {
+            grip.released = true;
+            landed += usize::from(std::mem::take(&mut grip.in_flight));
+            grip.is_held().then_some(grip.key)
+        }));
+        worker.flights.end(landed);
+    }
+
+    fn is_held(&self) -> bool {
+        // A lost one is not in the list any more, or it was fetched again and is another's.
+        !self.lease.is_lost()
     }
 }
 
 impl Drop for Grip {
     fn drop(&mut self) {
-        // A lost one is not in the list any more, or it was fetched again and is another's.
-        if !self.lease.is_lost() {
+        if !self.released && self.is_held() {
             self.worker.held.remove([self.key]);
+        }
+        if self.in_flight {
+            self.worker.flights.end(1);
         }
     }
 }
@@ -210,26 +237,19 @@ pub(super) struct Flights {
     landed: Notify,
 }
 
-/// A verdict on its way.
-#[derive(Debug)]
-pub(super) struct Flight(Arc<Worker>);
-
-impl Flight {
-    pub(super) fn new(worker: &Arc<Worker>) -> Self {
-        worker.flights.count.fetch_add(1, Ordering::SeqCst);
-        Self(worker.clone())
+impl Flights {
+    /// One more is on its way.
+    fn begin(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
     }
-}
 
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if self.0.flights.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.flights.landed.notify_waiters();
+    /// So many have arrived.
+    fn end(&self, landed: usize) {
+        if landed > 0 && self.count.fetch_sub(landed, Ordering::SeqCst) == landed {
+            self.landed.notify_waiters();
         }
     }
-}
 
-impl Flights {
     /// Waits until no verdict is on its way.
     pub(super) async fn none(&self) {
         loop {
