@@ -1,25 +1,44 @@
-//! The tasks in which deliveries are handled: made when all others are busy, and used again.
+//! The tasks in which deliveries are handled.
 //!
-//! A task of its own for each delivery would be simpler, but the allocation of one costs more than
-//! most of what is done for a message: it is large, aligned to cache lines, and freed by another
-//! thread.
+//! A task of its own for each delivery would be simpler, but to make one costs more than most of
+//! what is done for a message, and so does to wake one. Here a task does one job after the other as
+//! long as none has to wait. Where one does, the task is its own until it ends, and another goes on
+//! with the rest.
+//!
+//! One task is called at first, for what is done in a moment is done before another thread is awake.
+//! While jobs are left after that moment another is called, until each thread of the runtime has
+//! one: a job may keep its thread for as long as it likes.
 
 use std::{
+    collections::VecDeque,
+    convert::Infallible,
     future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use tokio::{
+    runtime::Handle,
     sync::Notify,
     task::{JoinError, JoinSet},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::sync::lock;
+
+/// After how many jobs a task lets others have its thread.
+const TURN: usize = 16;
+/// For how long a task goes through the queue alone; what another thread costs.
+const ALONE: Duration = Duration::from_micros(20);
+/// How long a job may wait while it does not come back to the queue: the least that a timer can
+/// measure.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// What a task does next.
 pub(super) trait Job: Send + Sized + 'static {
@@ -31,15 +50,16 @@ pub(super) trait Job: Send + Sized + 'static {
     fn run(self, ending: Ending<Self>) -> impl Future<Output = ()> + Send;
 }
 
-/// Tasks that do jobs, one at a time each. Dropping it ends them, wherever they are.
-pub(super) struct Crew<J> {
-    shared: Arc<Shared<J>>,
-    tasks: JoinSet<()>,
-}
+/// Tasks that do jobs. Dropping it ends them, wherever they are.
+pub(super) struct Crew<J>(Arc<Shared<J>>);
 
 struct Shared<J> {
-    idle: Mutex<Vec<Arc<Seat<J>>>>,
-    /// How many jobs have begun and not ended, and how many bytes these hold.
+    queue: Mutex<Queue<J>>,
+    /// All of them, idle or not.
+    tasks: Mutex<JoinSet<()>>,
+    /// How many tasks go through the queue at most: one for each thread of the runtime.
+    threads: usize,
+    /// How many jobs were given and have not ended, and how many bytes these hold.
     busy: AtomicUsize,
     bytes: AtomicUsize,
     /// Woken when a job has ended.
@@ -48,53 +68,86 @@ struct Shared<J> {
     stopping: CancellationToken,
 }
 
-/// Where a task waits for its next job.
-struct Seat<J>(Mutex<Place<J>>);
-
-struct Place<J> {
-    job: Option<J>,
-    waker: Option<Waker>,
+/// The jobs that have not begun, and who begins them.
+struct Queue<J> {
+    jobs: VecDeque<(J, Ending<J>)>,
+    /// The tasks that wait to be called.
+    idle: Vec<(Arc<AtomicBool>, Waker)>,
+    /// How many tasks go through the queue: whatever they do, they do not wait.
+    active: usize,
+    /// How many of these were called and have not come yet.
+    called: usize,
+    /// When the first of them was.
+    since: Instant,
 }
 
 impl<J: Job> Crew<J> {
+    /// Of the runtime that this is called in.
     pub(super) fn new() -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                idle: Mutex::new(Vec::new()),
-                busy: AtomicUsize::new(0),
-                bytes: AtomicUsize::new(0),
-                ended: Notify::new(),
-                stopping: CancellationToken::new(),
+        Self(Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                jobs: VecDeque::new(),
+                idle: Vec::new(),
+                active: 0,
+                called: 0,
+                since: Instant::now(),
             }),
-            tasks: JoinSet::new(),
-        }
+            tasks: Mutex::default(),
+            threads: Handle::current().metrics().num_workers(),
+            busy: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            ended: Notify::new(),
+            stopping: CancellationToken::new(),
+        }))
     }
 
-    /// How many jobs have begun and not ended.
+    /// How many jobs were given and have not ended.
     pub(super) fn busy(&self) -> usize {
-        self.shared.busy.load(Ordering::Acquire)
+        self.0.busy.load(Ordering::Acquire)
     }
 
     /// How many bytes these hold.
     pub(super) fn bytes(&self) -> usize {
-        self.shared.bytes.load(Ordering::Acquire)
+        self.0.bytes.load(Ordering::Acquire)
     }
 
-    /// Does a job, beside all others.
-    pub(super) fn start(&mut self, job: J) {
-        self.shared.busy.fetch_add(1, Ordering::AcqRel);
-        self.shared.bytes.fetch_add(job.bytes(), Ordering::AcqRel);
-        let idle = lock(&self.shared.idle).pop();
-        if let Some(seat) = idle {
-            seat.give(job);
-            return;
-        }
-        let place = Place {
-            job: Some(job),
-            waker: None,
-        };
-        let seat = Arc::new(Seat(Mutex::new(place)));
-        self.tasks.spawn(work(seat, self.shared.clone()));
+    /// Does jobs, beside all others. They begin in their order.
+    pub(super) fn start(&self, jobs: impl IntoIterator<Item = J>) {
+        let shared = &self.0;
+        let jobs = jobs.into_iter().map(|job| {
+            let bytes = job.bytes();
+            shared.busy.fetch_add(1, Ordering::AcqRel);
+            shared.bytes.fetch_add(bytes, Ordering::AcqRel);
+            let shared = shared.clone();
+            (job, Ending { bytes, shared })
+        });
+        // What makes them is not done under the lock.
+        let jobs: Vec<_> = jobs.collect();
+        lock(&shared.queue).jobs.extend(jobs);
+        shared.call(1);
+    }
+
+    /// Runs beside everything else that waits for jobs, and does not end: it sees to it that none
+    /// waits for long while another keeps its thread. To be polled whenever jobs were given.
+    pub(super) fn relief(&self) -> impl Future<Output = Infallible> + use<J> {
+        let shared = self.0.clone();
+        let mut clock = Box::pin(sleep(Duration::ZERO));
+        // Until when those that wait do so.
+        let mut until = None;
+        poll_fn(move |cx| {
+            while shared.has_room() {
+                let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+                // To set a clock that rings soon wakes the thread that waits for the network: it is
+                // set only when it has run out.
+                if clock.deadline() < until && clock.as_mut().poll(cx).is_ready() {
+                    clock.as_mut().reset(until);
+                }
+                ready!(clock.as_mut().poll(cx));
+                shared.call(usize::MAX);
+            }
+            until = None;
+            Poll::Pending
+        })
     }
 
     /// Waits until a job has ended since this was last called, or perhaps not.
@@ -102,65 +155,203 @@ impl<J: Job> Crew<J> {
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
     pub(super) async fn ended(&self) {
-        self.shared.ended.notified().await;
+        self.0.ended.notified().await;
     }
 
     /// What became of a task that a job has ended with it, if there is one: jobs do not panic.
-    pub(super) fn broken(&mut self) -> Option<JoinError> {
-        self.tasks.try_join_next().and_then(Result::err)
+    pub(super) fn broken(&self) -> Option<JoinError> {
+        lock(&self.0.tasks).try_join_next().and_then(Result::err)
     }
 
     /// Waits until all jobs have ended. Those that wait to begin are told not to.
     pub(super) async fn finish(&self) {
-        self.shared.stopping.cancel();
+        self.0.stopping.cancel();
         while self.busy() > 0 {
             self.ended().await;
         }
     }
 
     /// Ends all jobs where they are, and says how many there were.
-    pub(super) async fn shut_down(&mut self) -> usize {
+    pub(super) async fn shut_down(&self) -> usize {
         let busy = self.busy();
-        self.tasks.shutdown().await;
+        self.0.clear();
+        let mut tasks = std::mem::take(&mut *lock(&self.0.tasks));
+        tasks.shutdown().await;
         busy
     }
 }
 
-async fn work<J: Job>(seat: Arc<Seat<J>>, shared: Arc<Shared<J>>) {
-    loop {
-        let job = seat.next().await;
-        let ending = Ending {
-            bytes: job.bytes(),
-            shared: shared.clone(),
-        };
-        job.run(ending).await;
-        lock(&shared.idle).push(seat.clone());
+impl<J> Drop for Crew<J> {
+    fn drop(&mut self) {
+        self.0.clear();
+        lock(&self.0.tasks).abort_all();
     }
 }
 
-impl<J> Seat<J> {
-    fn give(&self, job: J) {
-        let mut place = lock(&self.0);
-        place.job = Some(job);
-        let waker = place.waker.take();
-        drop(place);
-        if let Some(waker) = waker {
-            waker.wake();
+impl<J> Shared<J> {
+    /// Drops the jobs that have not begun.
+    fn clear(&self) {
+        let jobs = std::mem::take(&mut lock(&self.queue).jobs);
+        drop(jobs);
+    }
+}
+
+impl<J: Job> Shared<J> {
+    /// Whether jobs wait although there is a thread for one more of them.
+    fn has_room(&self) -> bool {
+        let queue = lock(&self.queue);
+        queue.active < self.threads && queue.called < queue.jobs.len()
+    }
+
+    /// Calls tasks until so many are active, or there is one for each thread, or for each job.
+    fn call(self: &Arc<Self>, enough: usize) {
+        let enough = enough.min(self.threads);
+        loop {
+            let mut queue = lock(&self.queue);
+            if queue.active >= enough || queue.called >= queue.jobs.len() {
+                return;
+            }
+            if queue.active == 0 {
+                queue.since = Instant::now();
+            }
+            queue.active += 1;
+            queue.called += 1;
+            let idle = queue.idle.pop();
+            drop(queue);
+            match idle {
+                Some((called, waker)) => {
+                    called.store(true, Ordering::Release);
+                    waker.wake();
+                }
+                None => {
+                    lock(&self.tasks).spawn(work(self.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// Goes through the queue, and comes back to it after each job.
+async fn work<J: Job>(shared: Arc<Shared<J>>) {
+    let mut place = Place {
+        called: Arc::new(AtomicBool::new(true)),
+        active: true,
+        alone: false,
+        shared,
+    };
+    let mut turn = 0;
+    loop {
+        let Some((job, ending)) = place.take() else {
+            place.idle().await;
+            turn = 0;
+            continue;
+        };
+        let mut running = pin!(job.run(ending));
+        poll_fn(|cx| {
+            let polled = running.as_mut().poll(cx);
+            if polled.is_pending() {
+                place.leave();
+                turn = 0;
+            }
+            polled
+        })
+        .await;
+        turn += 1;
+        if turn == TURN || place.alone {
+            turn = 0;
+            place.share();
+            rest().await;
+        }
+    }
+}
+
+/// Goes to the end of the line of what its thread is to do, from where other threads take work.
+/// Unlike what tokio's `yield_now` puts off: that waits for all that its thread finds to do.
+async fn rest() {
+    let mut rested = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut rested, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Where a task stands.
+struct Place<J: Job> {
+    shared: Arc<Shared<J>>,
+    /// Whether it was called and has not come yet.
+    called: Arc<AtomicBool>,
+    /// Whether it is one of the active ones.
+    active: bool,
+    /// Whether it has gone through the queue without enough others, for as long as that makes sense.
+    alone: bool,
+}
+
+impl<J: Job> Place<J> {
+    /// The next job, if there is one.
+    fn take(&mut self) -> Option<(J, Ending<J>)> {
+        let mut queue = lock(&self.shared.queue);
+        queue.active += usize::from(!std::mem::replace(&mut self.active, true));
+        queue.called -= usize::from(self.called.swap(false, Ordering::AcqRel));
+        let job = queue.jobs.pop_front();
+        self.alone = !queue.jobs.is_empty()
+            && queue.active < self.shared.threads
+            && queue.since.elapsed() >= ALONE;
+        job
+    }
+
+    /// Calls another task for what is left. That one has the thread as soon as this one rests; in
+    /// the midst of it, another job that keeps the thread would keep it from coming.
+    fn share(&mut self) {
+        if std::mem::take(&mut self.alone) {
+            let active = lock(&self.shared.queue).active;
+            self.shared.call(active + 1);
         }
     }
 
-    async fn next(&self) -> J {
-        poll_fn(|cx| {
-            let mut place = lock(&self.0);
-            match place.job.take() {
-                Some(job) => Poll::Ready(job),
-                None => {
-                    place.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+    /// Waits to be called.
+    async fn idle(&mut self) {
+        poll_fn(|cx| self.poll_called(cx)).await;
+    }
+
+    fn poll_called(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.active {
+            let mut queue = lock(&self.shared.queue);
+            if !queue.jobs.is_empty() {
+                return Poll::Ready(());
             }
-        })
-        .await
+            queue.active -= 1;
+            queue.idle.push((self.called.clone(), cx.waker().clone()));
+            self.active = false;
+            return Poll::Pending;
+        }
+        // What has woken it may be left of a job.
+        self.active = self.called.load(Ordering::Acquire);
+        match self.active {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Others are to go on with the queue: this one waits.
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.active) {
+            lock(&self.shared.queue).active -= 1;
+            self.shared.call(1);
+        }
+    }
+}
+
+impl<J: Job> Drop for Place<J> {
+    fn drop(&mut self) {
+        if self.called.load(Ordering::Acquire) {
+            lock(&self.shared.queue).called -= 1;
+            self.active = true;
+        }
+        self.leave();
     }
 }
 
@@ -187,9 +378,7 @@ impl<J> Drop for Ending<J> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::sync::oneshot;
+    use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
     use super::*;
 
@@ -198,6 +387,12 @@ mod tests {
         Wait(oneshot::Receiver<()>),
         /// Ends its task's work at once, and takes up its room for longer.
         Leave(oneshot::Sender<Ending<Test>>),
+        /// Says its number, after a while or at once.
+        Count(u64, UnboundedSender<u64>),
+        Yield(u64, UnboundedSender<u64>),
+        Sleep(u64, UnboundedSender<u64>),
+        /// Keeps its thread until it is told to end.
+        Block(std::sync::mpsc::Receiver<()>),
         Panic,
     }
 
@@ -212,6 +407,16 @@ mod tests {
                 Test::Leave(kept) => {
                     let _ = kept.send(ending);
                 }
+                Test::Count(number, done) => done.send(number).unwrap(),
+                Test::Yield(number, done) => {
+                    tokio::task::yield_now().await;
+                    done.send(number).unwrap();
+                }
+                Test::Sleep(number, done) => {
+                    tokio::time::sleep(Duration::from_micros(number)).await;
+                    done.send(number).unwrap();
+                }
+                Test::Block(end) => end.recv().unwrap(),
                 Test::Panic => panic!("a job that panics"),
             }
         }
@@ -222,14 +427,17 @@ mod tests {
         (end, Test::Wait(ended))
     }
 
+    fn tasks(crew: &Crew<Test>) -> usize {
+        lock(&crew.0.tasks).len()
+    }
+
     #[tokio::test]
-    async fn jobs_run_beside_each_other_and_a_task_does_one_after_the_other() {
-        let mut crew = Crew::new();
+    async fn jobs_that_wait_run_beside_each_other_and_their_tasks_are_used_again() {
+        let crew = Crew::new();
         for _ in 0..100 {
-            let (first, job) = waiting();
-            crew.start(job);
-            let (second, job) = waiting();
-            crew.start(job);
+            let (first, one) = waiting();
+            let (second, other) = waiting();
+            crew.start([one, other]);
             assert_eq!((crew.busy(), crew.bytes()), (2, 16));
             drop(second);
             while crew.busy() > 1 {
@@ -239,35 +447,98 @@ mod tests {
             crew.finish().await;
             assert_eq!((crew.busy(), crew.bytes()), (0, 0));
         }
-        assert_eq!(crew.tasks.len(), 2);
+        assert!(tasks(&crew) <= 3, "{}", tasks(&crew));
+    }
+
+    #[tokio::test]
+    async fn one_task_does_all_jobs_that_do_not_wait_in_their_order() {
+        let crew = Crew::new();
+        let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
+        let jobs = (0..1000).map(|number| Test::Count(number, sender.clone()));
+        crew.start(jobs);
+        for number in 0..1000 {
+            assert_eq!(done.recv().await, Some(number));
+        }
+        crew.finish().await;
+        assert_eq!(tasks(&crew), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_job_that_keeps_its_thread_keeps_no_other_from_beginning() {
+        let crew = Crew::new();
+        let (free, freed) = std::sync::mpsc::channel();
+        let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
+        let count = |number| Test::Count(number, sender.clone());
+        let block = Test::Block(freed);
+        crew.start([block, count(1), count(2), count(3)]);
+        let others = async {
+            for number in 1..=3 {
+                assert_eq!(done.recv().await, Some(number));
+            }
+        };
+        tokio::select! {
+            () = others => {}
+            never = crew.relief() => match never {},
+            () = sleep(Duration::from_secs(10)) => panic!("no other thread does them"),
+        }
+        free.send(()).unwrap();
+        crew.finish().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn all_jobs_end_however_they_are_mixed() {
+        let crew = Arc::new(Crew::new());
+        let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
+        let mut expected = 0;
+        for round in 0..200_u64 {
+            let jobs = (0..round % 40).map(|number| match number % 3 {
+                0 => Test::Count(number, sender.clone()),
+                1 => Test::Yield(number, sender.clone()),
+                _ => Test::Sleep(number, sender.clone()),
+            });
+            crew.start(jobs);
+            expected += round % 40;
+            if round % 7 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let finished = tokio::time::timeout(Duration::from_secs(30), crew.finish());
+        finished.await.expect("all end");
+        let mut ended = 0;
+        while done.try_recv().is_ok() {
+            ended += 1;
+        }
+        assert_eq!(ended, expected);
     }
 
     #[tokio::test]
     async fn a_task_is_free_before_the_room_of_its_job_is() {
-        let mut crew = Crew::new();
+        let crew = Crew::new();
         let (keep, kept) = oneshot::channel();
-        crew.start(Test::Leave(keep));
+        crew.start([Test::Leave(keep)]);
         let ending = kept.await.unwrap();
         tokio::task::yield_now().await;
         assert_eq!((crew.busy(), crew.bytes()), (1, 8));
         let (end, job) = waiting();
-        crew.start(job);
-        assert_eq!((crew.busy(), crew.tasks.len()), (2, 1));
+        crew.start([job]);
+        assert_eq!((crew.busy(), tasks(&crew)), (2, 1));
         drop((end, ending));
         crew.finish().await;
         assert_eq!((crew.busy(), crew.bytes()), (0, 0));
     }
 
     #[tokio::test]
-    async fn a_job_that_panics_frees_its_place_and_is_told_of() {
-        let mut crew = Crew::new();
-        crew.start(Test::Panic);
+    async fn a_job_that_panics_frees_its_place_and_is_told_of_and_others_go_on() {
+        let crew = Crew::new();
+        let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
+        crew.start([Test::Panic, Test::Count(7, sender)]);
         crew.finish().await;
+        assert_eq!(done.recv().await, Some(7));
         assert_eq!((crew.busy(), crew.bytes()), (0, 0));
         tokio::task::yield_now().await;
         assert!(crew.broken().expect("its task has ended").is_panic());
         let (end, job) = waiting();
-        crew.start(job);
+        crew.start([job]);
         drop(end);
         crew.finish().await;
         assert!(crew.broken().is_none());
@@ -275,18 +546,28 @@ mod tests {
 
     #[tokio::test]
     async fn jobs_end_where_they_are_with_the_crew() {
-        let mut crew = Crew::new();
+        let crew = Crew::new();
         let (end, job) = waiting();
-        crew.start(job);
+        crew.start([job]);
         tokio::task::yield_now().await;
-        assert_eq!(crew.shut_down().await, 1);
-        assert!(end.is_closed());
+        let (never_begun, job) = waiting();
+        crew.start([job]);
+        assert_eq!(crew.shut_down().await, 2);
+        assert!(end.is_closed() && never_begun.is_closed());
         assert_eq!(crew.busy(), 0);
 
+        let crew = Crew::new();
         let (mut end, job) = waiting();
-        crew.start(job);
+        let (mut never_begun, other) = waiting();
+        crew.start([job]);
+        tokio::task::yield_now().await;
+        crew.start([other]);
         drop(crew);
-        let dropped = tokio::time::timeout(Duration::from_secs(5), end.closed());
-        dropped.await.expect("its future is dropped");
+        let dropped = async {
+            end.closed().await;
+            never_begun.closed().await;
+        };
+        let dropped = tokio::time::timeout(Duration::from_secs(5), dropped);
+        dropped.await.expect("their futures are dropped");
     }
 }

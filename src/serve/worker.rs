@@ -55,7 +55,16 @@ where
         }
     }
 
-    pub(super) async fn run(mut self, mut stop: Stop, deadline: Duration) -> Result<(), Error> {
+    pub(super) async fn run(self, stop: Stop, deadline: Duration) -> Result<(), Error> {
+        let relief = self.crew.relief();
+        tokio::select! {
+            biased;
+            ended = self.serve_to_the_end(stop, deadline) => ended,
+            never = relief => match never {},
+        }
+    }
+
+    async fn serve_to_the_end(mut self, mut stop: Stop, deadline: Duration) -> Result<(), Error> {
         let broken = match self.serve(&mut stop).await {
             Ended::ByForce => {
                 self.drop_running().await;
@@ -125,7 +134,10 @@ where
                 () = &mut stop.forced => return Ended::ByForce,
                 () = &mut stop.graceful => return Ended::Gracefully,
                 deliveries = self.source.next(free.min(batch)) => match deliveries {
-                    Ok(deliveries) => deliveries.into_iter().for_each(|d| self.start(d)),
+                    Ok(deliveries) => {
+                        let jobs = deliveries.into_iter();
+                        self.crew.start(jobs.map(|it| job(&self.app, self.policy, it)));
+                    }
                     Err(error) => return Ended::Broken(error),
                 },
                 () = self.crew.ended(), if !roomy => {}
@@ -151,31 +163,6 @@ where
         }
     }
 
-    fn start(&mut self, delivery: Delivery<Src::Settle>) {
-        let Delivery { content, settle } = delivery;
-        let policy = self.policy;
-        match content {
-            Ok(mut message) => {
-                message.parts_mut().delivered = true;
-                let mut app = self.app.clone();
-                // Takes what the layers have to give before the loop asks them again; where they
-                // have nothing, the delivery waits in its task. A layer that keeps an order draws
-                // its number here: from now on threads decide who is first.
-                let _ = app.ready().now_or_never();
-                self.crew.start(Task::Handle {
-                    app,
-                    message,
-                    settle,
-                    policy,
-                });
-            }
-            Err(undecodable) => self.crew.start(Task::Bury {
-                undecodable,
-                settle,
-            }),
-        }
-    }
-
     /// Gives back what was not started, and waits for what was.
     async fn finish(&mut self, deadline: Duration) -> Result<(), Error> {
         self.source.stop().await;
@@ -197,6 +184,34 @@ where
                 "running handlers were dropped; their messages come back"
             );
         }
+    }
+}
+
+/// What is to be done for a delivery.
+fn job<S, H>(app: &S, policy: Policy, delivery: Delivery<H>) -> Task<S, H>
+where
+    S: Service<Message> + Clone,
+{
+    let Delivery { content, settle } = delivery;
+    match content {
+        Ok(mut message) => {
+            message.parts_mut().delivered = true;
+            let mut app = app.clone();
+            // Takes what the layers have to give before the loop asks them again; where they have
+            // nothing, the delivery waits in its task. A layer that keeps an order draws its number
+            // here: from now on threads decide who is first.
+            let _ = app.ready().now_or_never();
+            Task::Handle {
+                app,
+                message,
+                settle,
+                policy,
+            }
+        }
+        Err(undecodable) => Task::Bury {
+            undecodable,
+            settle,
+        },
     }
 }
 
