@@ -1,7 +1,6 @@
 //! What the clones of a handle share.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -10,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -65,7 +65,10 @@ impl Stream {
 
     /// Puts what is due into the log.
     fn promote(&mut self, clock: &Clock) {
-        while let Some(fields) = self.schedule.pop(Instant::now()) {
+        // The clock is looked at only for what there is.
+        while self.schedule.len() > 0
+            && let Some(fields) = self.schedule.pop(Instant::now())
+        {
             self.append(clock, fields);
         }
     }
@@ -123,6 +126,10 @@ impl Shared {
             Some(Due::After(delay)) => delay,
             Some(Due::At(time)) => time.duration_since(self.clock.now()).unwrap_or_default(),
         };
+        if wait.is_zero() && parts.idempotency_key.is_none() {
+            // Its text is not made under the lock.
+            return MessageId::from(self.append(&settings.stream, fields).to_string());
+        }
         self.with_stream(&settings.stream, |stream| {
             let key = parts.idempotency_key.as_ref();
             if let Some(id) = key.and_then(|key| stream.known.get(key)) {

@@ -1,11 +1,12 @@
 //! A consumer group: what it has read, what it holds, what waits to be delivered again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use foldhash::HashMap;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -209,6 +210,9 @@ impl Group {
     }
 
     fn promote(&mut self) {
+        if self.due.is_empty() {
+            return;
+        }
         let now = Instant::now();
         while let Some(first) = self.due.first_entry()
             && first.key().0 <= now
@@ -219,6 +223,9 @@ impl Group {
 
     /// Makes what is held by workers that were not heard of for a whole lease ready again.
     fn take_over(&mut self, shared: &Shared) {
+        if self.ending.is_empty() {
+            return;
+        }
         let now = Instant::now();
         while let Some(&(ends, serial)) = self.ending.first()
             && ends <= now
@@ -289,17 +296,16 @@ impl Group {
         Some(pending)
     }
 
-    /// Carries a verdict out, unless the lease was lost.
+    /// Carries a verdict out, unless the lease was lost. Its entry comes back, so that nothing of it
+    /// is freed under the lock.
     pub(super) fn settle(
         &mut self,
         serial: Serial,
         verdict: Verdict,
         settings: &Settings,
         shared: &Shared,
-    ) {
-        let Some(Pending { entry, attempt, .. }) = self.finish(serial) else {
-            return;
-        };
+    ) -> Option<Arc<Entry>> {
+        let Pending { entry, attempt, .. } = self.finish(serial)?;
         let counters = &shared.counters;
         // Whoever watches hears of it before the caller of a request goes on.
         let tell = |what: &dyn Fn() -> Happened| {
@@ -332,6 +338,7 @@ impl Group {
                     reason: reason.clone(),
                 });
                 let attempts = if counted { attempt } else { attempt - 1 };
+                let entry = Arc::clone(&entry);
                 self.deliver_again(Retry { entry, attempts }, after);
             }
             Verdict::Dead { reason, answer } => {
@@ -355,10 +362,11 @@ impl Group {
             Verdict::GiveBack => {
                 counters.given_back.increment();
                 tell(&|| Happened::GivenBack);
-                let attempts = attempt - 1;
+                let (entry, attempts) = (Arc::clone(&entry), attempt - 1);
                 self.deliver_again(Retry { entry, attempts }, Duration::ZERO);
             }
         }
+        Some(entry)
     }
 
     fn deliver_again(&mut self, retry: Retry, after: Duration) {

@@ -241,9 +241,10 @@ struct Held {
 impl SettleDelivery for MemorySettle {
     async fn settle(mut self, verdict: Verdict) -> Result<(), Error> {
         if let Some(held) = self.held.take() {
-            held.broker.with_group(&held.settings, |group, _| {
-                group.settle(held.serial, verdict, &held.settings, &held.broker);
+            let settled = held.broker.with_group(&held.settings, |group, _| {
+                group.settle(held.serial, verdict, &held.settings, &held.broker)
             });
+            drop(settled);
         } else if let Some(in_flight) = self.in_flight.take() {
             in_flight.happened(Happened::to_an_event(&verdict));
         }
