@@ -36,9 +36,9 @@ use crate::sync::lock;
 const TURN: usize = 16;
 /// For how long a task goes through the queue alone; what another thread costs.
 const ALONE: Duration = Duration::from_micros(20);
-/// How long a job may wait while it does not come back to the queue: the least that a timer can
-/// measure.
-const PATIENCE: Duration = Duration::from_millis(1);
+/// How long a job may wait while it does not come back to the queue. A clock that rings in every
+/// moment would be felt.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// What a task does next.
 pub(super) trait Job: Send + Sized + 'static {

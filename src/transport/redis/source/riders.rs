@@ -32,8 +32,10 @@ use crate::{
     transport::redis::{error, line::Line, packed::Commands, value::Value},
 };
 
-/// How long a read waits for them: the least that a timer can measure.
-const PATIENCE: Duration = Duration::from_millis(1);
+/// After how long they come too late for another read to wait for them.
+const MOMENT: Duration = Duration::from_millis(1);
+/// How long a read waits for them at most. A clock that rings in every moment would be felt.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// With how many at most the read is not sent before they are answered. An answer that comes alone,
 /// long after what it answers was sent, costs TCP an acknowledgement of its own, and what comes to
@@ -123,7 +125,7 @@ impl Platform {
         None
     }
 
-    /// Those that come within a moment, and whether they are all.
+    /// Those that come, and whether all did so within a moment.
     pub(super) async fn gather(
         &self,
         worker: &Arc<Worker>,
@@ -135,10 +137,11 @@ impl Platform {
                 self.complete.notified().await;
             }
         };
+        let began = Instant::now();
         let complete = tokio::select! {
             biased;
-            () = complete => true,
-            () = run_out(clock, Instant::now() + PATIENCE) => false,
+            () = complete => began.elapsed() <= MOMENT,
+            () = run_out(clock, began + PATIENCE) => false,
         };
         self.open.store(false, Ordering::SeqCst);
         let waiting = lock(&self.waiting).take();
