@@ -25,29 +25,31 @@ use crate::{
 /// for the layers that it meets.
 #[derive(Clone)]
 pub struct RouterService {
-    resolver: Arc<Resolver>,
+    shared: Arc<Shared>,
     root: Route,
-    interest: Arc<Interest>,
+}
+
+/// One count for both: a clone is made for each message, and dropped by another thread.
+struct Shared {
+    resolver: Arc<Resolver>,
+    interest: Interest,
 }
 
 impl RouterService {
     pub(super) fn new(resolver: Arc<Resolver>, root: Route, interest: Interest) -> Self {
-        Self {
-            resolver,
-            root,
-            interest: Arc::new(interest),
-        }
+        let shared = Arc::new(Shared { resolver, interest });
+        Self { shared, root }
     }
 
     /// Its routes, in the order in which they were added.
     pub fn routes(&self) -> &[RouteInfo] {
-        self.resolver.routes()
+        self.shared.resolver.routes()
     }
 
     /// What it wants of a source: the events and patterns of its routes, and the stream where it
     /// has a task, an RPC route or a fallback.
     pub fn interest(&self) -> Interest {
-        (*self.interest).clone()
+        self.shared.interest.clone()
     }
 }
 
@@ -71,7 +73,7 @@ impl Service<Message> for RouterService {
     fn call(&mut self, message: Message) -> RouteFuture {
         let root = &mut self.root;
         // Of several calls the first gets what was made ready; the others wait for themselves.
-        self.resolver
-            .dispatch(message, |message| root.call(message))
+        let resolver = &self.shared.resolver;
+        resolver.dispatch(message, |message| root.call(message))
     }
 }
