@@ -1,5 +1,7 @@
 //! Locks, and those who wait behind them.
 
+// Some of it only the Redis transport asks.
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod places;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
