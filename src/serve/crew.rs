@@ -7,7 +7,8 @@
 //!
 //! One task is called at first, for what is done in a moment is done before another thread is awake.
 //! While jobs are left after that moment another is called, until each thread of the runtime has
-//! one: a job may keep its thread for as long as it likes.
+//! one. And where none has begun for some milliseconds although some wait, a clock calls others: a job
+//! may keep its thread for as long as it likes, or have given it away.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +24,7 @@ use std::{
 };
 
 use tokio::{
-    runtime::Handle,
+    runtime::{Handle, RuntimeFlavor},
     sync::Notify,
     task::{JoinError, JoinSet},
     time::{Instant, sleep},
@@ -36,8 +37,7 @@ use crate::sync::lock;
 const TURN: usize = 16;
 /// For how long a task goes through the queue alone; what another thread costs.
 const ALONE: Duration = Duration::from_micros(20);
-/// How long a job may wait while it does not come back to the queue. A clock that rings in every
-/// moment would be felt.
+/// How long jobs may wait while none begins. A clock that rings in every moment would be felt.
 const PATIENCE: Duration = Duration::from_millis(5);
 
 /// What a task does next.
@@ -57,8 +57,9 @@ struct Shared<J> {
     queue: Mutex<Queue<J>>,
     /// All of them, idle or not.
     tasks: Mutex<JoinSet<()>>,
-    /// How many tasks go through the queue at most: one for each thread of the runtime.
+    /// Of the runtime.
     threads: usize,
+    flavor: RuntimeFlavor,
     /// How many jobs were given and have not ended, and how many bytes these hold.
     busy: AtomicUsize,
     bytes: AtomicUsize,
@@ -79,11 +80,14 @@ struct Queue<J> {
     called: usize,
     /// When the first of them was.
     since: Instant,
+    /// How many jobs have begun.
+    begun: u64,
 }
 
 impl<J: Job> Crew<J> {
     /// Of the runtime that this is called in.
     pub(super) fn new() -> Self {
+        let runtime = Handle::current();
         Self(Arc::new(Shared {
             queue: Mutex::new(Queue {
                 jobs: VecDeque::new(),
@@ -91,9 +95,11 @@ impl<J: Job> Crew<J> {
                 active: 0,
                 called: 0,
                 since: Instant::now(),
+                begun: 0,
             }),
             tasks: Mutex::default(),
-            threads: Handle::current().metrics().num_workers(),
+            threads: runtime.metrics().num_workers(),
+            flavor: runtime.runtime_flavor(),
             busy: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             ended: Notify::new(),
@@ -128,24 +134,31 @@ impl<J: Job> Crew<J> {
     }
 
     /// Runs beside everything else that waits for jobs, and does not end: it sees to it that none
-    /// waits for long while another keeps its thread. To be polled whenever jobs were given.
+    /// waits for long because others keep their threads. To be polled whenever jobs were given.
     pub(super) fn relief(&self) -> impl Future<Output = Infallible> + use<J> {
         let shared = self.0.clone();
         let mut clock = Box::pin(sleep(Duration::ZERO));
-        // Until when those that wait do so.
-        let mut until = None;
+        // Until when those that wait do so, and how many had begun before.
+        let mut watch = None;
         poll_fn(move |cx| {
-            while shared.has_room() {
-                let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+            while let Some(begun) = shared.waiting() {
+                let (until, before) =
+                    *watch.get_or_insert_with(|| (Instant::now() + PATIENCE, begun));
                 // To set a clock that rings soon wakes the thread that waits for the network: it is
                 // set only when it has run out.
                 if clock.deadline() < until && clock.as_mut().poll(cx).is_ready() {
                     clock.as_mut().reset(until);
                 }
                 ready!(clock.as_mut().poll(cx));
-                shared.call(usize::MAX);
+                watch = None;
+                if begun == before {
+                    // More than there are threads, too: some may wait in their threads, and have
+                    // given away what the runtime runs on.
+                    let active = lock(&shared.queue).active;
+                    shared.call((2 * active).max(1));
+                }
             }
-            until = None;
+            watch = None;
             Poll::Pending
         })
     }
@@ -197,15 +210,18 @@ impl<J> Shared<J> {
 }
 
 impl<J: Job> Shared<J> {
-    /// Whether jobs wait although there is a thread for one more of them.
-    fn has_room(&self) -> bool {
+    /// How many jobs have begun so far, where some wait to and nobody was called for them.
+    fn waiting(&self) -> Option<u64> {
+        if self.flavor == RuntimeFlavor::CurrentThread {
+            // Nobody else could help.
+            return None;
+        }
         let queue = lock(&self.queue);
-        queue.active < self.threads && queue.called < queue.jobs.len()
+        (queue.called < queue.jobs.len()).then_some(queue.begun)
     }
 
-    /// Calls tasks until so many are active, or there is one for each thread, or for each job.
+    /// Calls tasks until so many are active, or one has been called for each job.
     fn call(self: &Arc<Self>, enough: usize) {
-        let enough = enough.min(self.threads);
         loop {
             let mut queue = lock(&self.queue);
             if queue.active >= enough || queue.called >= queue.jobs.len() {
@@ -297,6 +313,7 @@ impl<J: Job> Place<J> {
         queue.active += usize::from(!std::mem::replace(&mut self.active, true));
         queue.called -= usize::from(self.called.swap(false, Ordering::AcqRel));
         let job = queue.jobs.pop_front();
+        queue.begun += u64::from(job.is_some());
         self.alone = !queue.jobs.is_empty()
             && queue.active < self.shared.threads
             && queue.since.elapsed() >= ALONE;
@@ -308,7 +325,7 @@ impl<J: Job> Place<J> {
     fn share(&mut self) {
         if std::mem::take(&mut self.alone) {
             let active = lock(&self.shared.queue).active;
-            self.shared.call(active + 1);
+            self.shared.call(self.shared.threads.min(active + 1));
         }
     }
 
@@ -393,6 +410,8 @@ mod tests {
         Sleep(u64, UnboundedSender<u64>),
         /// Keeps its thread until it is told to end.
         Block(std::sync::mpsc::Receiver<()>),
+        /// The same for so long, and gives away what the runtime runs on.
+        BlockInPlace(Duration),
         Panic,
     }
 
@@ -417,6 +436,9 @@ mod tests {
                     done.send(number).unwrap();
                 }
                 Test::Block(end) => end.recv().unwrap(),
+                Test::BlockInPlace(time) => {
+                    tokio::task::block_in_place(|| std::thread::sleep(time));
+                }
                 Test::Panic => panic!("a job that panics"),
             }
         }
@@ -483,6 +505,41 @@ mod tests {
         }
         free.send(()).unwrap();
         crew.finish().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_job_begins_after_others_have_left_beside_one_that_keeps_its_thread() {
+        let crew = Crew::new();
+        let (free, freed) = std::sync::mpsc::channel();
+        let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
+        // Longer than the clock needs to call the other thread, which then has a job that leaves.
+        let busy = Test::BlockInPlace(3 * PATIENCE / 2);
+        let (end, leaves) = waiting();
+        crew.start([busy, leaves, Test::Block(freed), Test::Count(7, sender)]);
+        tokio::select! {
+            number = done.recv() => assert_eq!(number, Some(7)),
+            never = crew.relief() => match never {},
+            () = sleep(Duration::from_secs(10)) => panic!("nobody begins it"),
+        }
+        free.send(()).unwrap();
+        drop(end);
+        crew.finish().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn jobs_that_give_their_thread_away_run_beside_each_other() {
+        let crew = Crew::new();
+        let began = Instant::now();
+        crew.start((0..64).map(|_| Test::BlockInPlace(Duration::from_millis(100))));
+        tokio::select! {
+            () = crew.finish() => {}
+            never = crew.relief() => match never {},
+        }
+        let took = began.elapsed();
+        assert!(
+            took < Duration::from_secs(3),
+            "{took:?}, one after the other 6.4 s"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -186,6 +186,8 @@ impl Batch {
         let call = script.with_text(self.commands.get(0));
         self.commands.clear();
         self.commands.push(&call[..]);
+        // A server that does not know that one either is not asked again.
+        self.requests[0].script = None;
         self
     }
 

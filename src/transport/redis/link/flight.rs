@@ -14,11 +14,28 @@ const SLOWEST: usize = 1 << 20;
 
 /// A pipeline on its way.
 pub(super) struct Sent {
+    pub(super) parts: Vec<Part>,
+    /// How many of the parts have all their answers.
+    complete: usize,
+    /// When all must have.
+    due: Instant,
+}
+
+/// A batch of a pipeline.
+pub(super) struct Part {
     pub(super) batch: Batch,
     /// Those that have come, in the order of its commands.
     pub(super) answers: Vec<Value>,
-    /// When all must have come.
-    due: Instant,
+}
+
+impl Sent {
+    /// Adds the next answer, and says whether it is the last.
+    fn answer(&mut self, answer: Value) -> bool {
+        let part = &mut self.parts[self.complete];
+        part.answers.push(answer);
+        self.complete += usize::from(part.answers.len() == part.batch.len());
+        self.complete == self.parts.len()
+    }
 }
 
 /// The pipelines on their way, oldest first.
@@ -40,20 +57,20 @@ impl Flight {
         }
     }
 
-    /// How many bytes are on their way.
-    pub(super) fn bytes(&self) -> usize {
-        self.sent.iter().map(|sent| sent.batch.bytes()).sum()
-    }
-
-    /// Sends a batch as one pipeline.
-    pub(super) fn send(&mut self, batch: Batch) {
-        let upload = Duration::from_secs_f64(batch.bytes() as f64 / SLOWEST as f64);
+    /// Sends batches, none of them empty, as one pipeline.
+    pub(super) fn send(&mut self, batches: Vec<Batch>) {
+        let bytes: usize = batches.iter().map(Batch::bytes).sum();
+        let upload = Duration::from_secs_f64(bytes as f64 / SLOWEST as f64);
         let now = Instant::now();
         let before = self.sent.back().map_or(now, |sent| sent.due);
-        self.line.send(batch.commands());
-        self.sent.push_back(Sent {
+        self.line.send(batches.iter().flat_map(Batch::commands));
+        let parts = batches.into_iter().map(|batch| Part {
             answers: Vec::with_capacity(batch.len()),
             batch,
+        });
+        self.sent.push_back(Sent {
+            parts: parts.collect(),
+            complete: 0,
             due: (now + self.silence).max(before) + upload,
         });
     }
@@ -71,8 +88,7 @@ impl Flight {
             while let Poll::Ready(answer) = line.poll_answer(cx) {
                 let answer = answer.map_err(Some)?;
                 let oldest = sent.front_mut().expect("an answer was due");
-                oldest.answers.push(answer);
-                if oldest.answers.len() == oldest.batch.len() {
+                if oldest.answer(answer) {
                     return Poll::Ready(Ok(sent.pop_front().expect("it is the oldest")));
                 }
             }

@@ -64,8 +64,11 @@ impl Drop for Open {
     }
 }
 
-/// Room for one command.
-pub(super) struct Room<'a>(&'a Outbox);
+/// Room for one command. It is given back where it is not used.
+pub(super) struct Room<'a> {
+    outbox: &'a Outbox,
+    used: bool,
+}
 
 impl Sender {
     /// Room for one command, if there is some.
@@ -73,7 +76,7 @@ impl Sender {
         let outbox = &*self.0.0;
         let permit = outbox.room.try_acquire().ok()?;
         permit.forget();
-        Some(Room(outbox))
+        Some(Room::new(outbox))
     }
 
     /// Waits for room; those who wait get it in their order.
@@ -81,28 +84,43 @@ impl Sender {
         let outbox = &*self.0.0;
         let permit = outbox.room.acquire().await.map_err(|_| Error::closed())?;
         permit.forget();
-        Ok(Room(outbox))
+        Ok(Room::new(outbox))
     }
 }
 
-impl Room<'_> {
+impl<'a> Room<'a> {
+    fn new(outbox: &'a Outbox) -> Self {
+        let used = false;
+        Self { outbox, used }
+    }
+
     /// Uses it for the one command that `add` adds to a batch.
-    pub(super) fn fill<T>(self, add: impl FnOnce(&mut Batch) -> T) -> Result<T, Error> {
-        let mut state = lock(&self.0.state);
+    pub(super) fn fill<T>(mut self, add: impl FnOnce(&mut Batch) -> T) -> Result<T, Error> {
+        let mut state = lock(&self.outbox.state);
         if state.abandoned {
             return Err(Error::closed());
         }
-        let first = state.batches.is_empty();
+        // One that is empty is what a panic has left.
+        let first = state.batches.front().is_none_or(|it| it.len() == 0);
         if state.batches.back().is_none_or(Batch::is_full) {
             let buffers = state.spare.pop().unwrap_or_default();
             state.batches.push_back(Batch::new(buffers));
         }
         let added = add(state.batches.back_mut().expect("there is one"));
         drop(state);
+        self.used = true;
         if first {
-            self.0.receiver.wake();
+            self.outbox.receiver.wake();
         }
         Ok(added)
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if !self.used {
+            self.outbox.room.add_permits(1);
+        }
     }
 }
 

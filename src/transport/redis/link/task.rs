@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     Retry,
     batch::{BYTES, Batch, COMMANDS},
-    flight::{Flight, Sent},
+    flight::{Flight, Part, Sent},
     outbox::{ROOM, Receiver},
 };
 use crate::transport::{
@@ -140,13 +140,14 @@ impl Task {
                     one
                 }));
             }
-            if self.outbox.is_closed() {
+            let closed = self.outbox.is_closed();
+            if closed {
                 self.waiting.retain(|one| one.is_wanted(0));
                 if self.waiting.is_empty() {
                     return None;
                 }
             }
-            let room = self.waiting.len() < ROOM && !self.outbox.is_closed();
+            let room = self.waiting.len() < ROOM && !closed;
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
@@ -181,11 +182,13 @@ impl Task {
         let end = self.exchange(&mut flight).await;
         for mut sent in flight.sent.into_iter().rev() {
             // What was on its way and is not answered is lost with the connection.
-            for place in (sent.answers.len()..sent.batch.len()).rev() {
-                let mut lost = sent.batch.take(place);
-                match lost.retry(0) {
-                    Retry::UntilAnswered => self.waiting.push_front(lost),
-                    Retry::Never => lost.fail(|| error::unanswered(self.connector.address())),
+            for Part { batch, answers } in sent.parts.iter_mut().rev() {
+                for place in (answers.len()..batch.len()).rev() {
+                    let mut lost = batch.take(place);
+                    match lost.retry(0) {
+                        Retry::UntilAnswered => self.waiting.push_front(lost),
+                        Retry::Never => lost.fail(|| error::unanswered(self.connector.address())),
+                    }
                 }
             }
             self.hand_out(sent);
@@ -195,13 +198,17 @@ impl Task {
 
     async fn exchange(&mut self, flight: &mut Flight) -> End {
         loop {
-            while let Some(batch) = self.next(flight) {
-                flight.send(batch);
+            while flight.sent.len() < PIPELINES {
+                let Some(batches) = self.gather() else {
+                    break;
+                };
+                flight.send(batches);
             }
-            if flight.sent.is_empty() && self.outbox.is_closed() {
+            let closed = self.outbox.is_closed();
+            if flight.sent.is_empty() && closed {
                 return End::Closed;
             }
-            let room = flight.sent.len() < PIPELINES && !self.outbox.is_closed();
+            let room = flight.sent.len() < PIPELINES && !closed;
             tokio::select! {
                 biased;
                 answered = flight.next() => {
@@ -209,7 +216,7 @@ impl Task {
                         Ok(sent) => sent,
                         Err(reason) => return End::Lost(reason),
                     };
-                    let crowd = sent.batch.len() > 1;
+                    let crowd = sent.parts.iter().any(|part| part.answers.len() > 1);
                     match self.hand_out(sent) {
                         // Those who were answered often have more to send: with a turn to do so
                         // they fill one pipeline in place of many.
@@ -231,53 +238,56 @@ impl Task {
         }
     }
 
-    /// What is to be sent next, if there is room for it beside what is on its way.
-    fn next(&mut self, flight: &Flight) -> Option<Batch> {
-        while !self.waiting.is_empty() {
-            // One by one, but as many as one pipeline would hold.
-            if flight.sent.len() >= COMMANDS || flight.bytes() >= BYTES {
-                return None;
+    /// What is to be sent next, as one pipeline: of what waits as much as a batch may hold, or else
+    /// the next batch.
+    fn gather(&mut self) -> Option<Vec<Batch>> {
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while batches.len() < COMMANDS && bytes < BYTES {
+            let next = self.waiting.pop_front();
+            let alone = next.is_none();
+            if alone && !batches.is_empty() {
+                break;
             }
-            let one = self.waiting.pop_front()?.without_unwanted();
-            if one.len() > 0 {
-                return Some(one);
-            }
-        }
-        while flight.sent.len() < PIPELINES {
-            let batch = self.outbox.take()?.without_unwanted();
+            let Some(batch) = next.or_else(|| self.outbox.take()) else {
+                break;
+            };
+            let batch = batch.without_unwanted();
+            bytes += batch.bytes();
             if batch.len() > 0 {
-                return Some(batch);
+                batches.push(batch);
+                if alone {
+                    break;
+                }
             }
         }
-        None
+        (!batches.is_empty()).then_some(batches)
     }
 
     /// Answers the requests of a pipeline, or puts them back where the server was not ready.
     fn hand_out(&mut self, sent: Sent) -> Health {
-        let Sent {
-            mut batch, answers, ..
-        } = sent;
         let mut health = Health::Fine;
         let mut again = Vec::new();
-        for (place, answer) in answers.iter().enumerate() {
-            let Value::ServerError(error) = answer else {
-                continue;
-            };
-            let unknown = error.code() == "NOSCRIPT";
-            if let Some(script) = batch.script(place).filter(|_| unknown) {
-                again.push(batch.take(place).with_text(script));
-            } else if error::is_passing(error.code()) && !has_waited(&batch, place) {
-                health = health.max(match error::is_demoted(error) {
-                    true => Health::Demoted,
-                    false => Health::NotReady,
-                });
-                let mut one = batch.take(place);
-                one.give_up.get_or_insert(Instant::now() + PATIENCE);
-                again.push(one);
+        for Part { mut batch, answers } in sent.parts {
+            for (place, answer) in answers.iter().enumerate() {
+                let Value::ServerError(error) = answer else {
+                    continue;
+                };
+                let unknown = error.code() == "NOSCRIPT";
+                if let Some(script) = batch.script(place).filter(|_| unknown) {
+                    again.push(batch.take(place).with_text(script));
+                } else if error::is_passing(error.code()) && !has_waited(&batch, place) {
+                    health = health.max(match error::is_demoted(error) {
+                        true => Health::Demoted,
+                        false => Health::NotReady,
+                    });
+                    let mut one = batch.take(place);
+                    one.give_up.get_or_insert(Instant::now() + PATIENCE);
+                    again.push(one);
+                }
             }
+            batch.tell(answers);
+            self.outbox.reuse(batch.buffers());
         }
-        batch.tell(answers);
-        self.outbox.reuse(batch.buffers());
         for one in again.into_iter().rev() {
             self.waiting.push_front(one);
         }

@@ -1,6 +1,9 @@
 //! A link against a server that does what a real one does only now and then.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -8,10 +11,17 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Link, Retry, Script};
-use crate::transport::{
-    Counters,
-    redis::{connect::Connector, value::Value},
+use super::{
+    Link, Listener, Retry, Script,
+    outbox::{ROOM, outbox},
+};
+use crate::{
+    error::Error,
+    sync::lock,
+    transport::{
+        Counters,
+        redis::{connect::Connector, value::Value},
+    },
 };
 
 /// What the server does with a command.
@@ -127,6 +137,65 @@ async fn what_is_sent_again_keeps_its_order() {
 }
 
 #[tokio::test]
+async fn what_was_given_up_before_it_was_sent_is_sent_only_where_it_is_idempotent() {
+    let (link, mut commands) = link([OK, OK]).await;
+    // Nothing is sent while this task does not wait.
+    drop(link.submit(ack(1), Retry::Never));
+    drop(link.submit(ack(2), Retry::UntilAnswered));
+    link.submit(ack(3), Retry::Never).await.unwrap();
+    assert_eq!(commands.recv().await.unwrap(), "XACK 2");
+    assert_eq!(commands.recv().await.unwrap(), "XACK 3");
+}
+
+/// Hears what became of commands.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(u128, bool)>>);
+
+impl Listener for Heard {
+    fn answered(&self, number: u128, outcome: Result<Value, Error>) {
+        lock(&self.0).push((number, outcome.is_ok()));
+    }
+
+    fn is_gone(&self, number: u128) -> bool {
+        number == 0
+    }
+}
+
+#[tokio::test]
+async fn a_listener_hears_of_each_command_once_in_whatever_company_and_however_it_ends() {
+    let (link, mut commands) = link([OK, OK, Close, OK]).await;
+    let heard = Arc::<Heard>::default();
+    for number in 0..4 {
+        let posted = link.post(ack(number), Retry::Never, &heard, number.into());
+        posted.await;
+    }
+    link.submit(ack(4), Retry::UntilAnswered).await.unwrap();
+    // The first was not wanted any more, and the connection was lost with the last.
+    for expected in ["XACK 1", "XACK 2", "XACK 3", "XACK 4"] {
+        assert_eq!(commands.recv().await.unwrap(), expected);
+    }
+    let mut heard = std::mem::take(&mut *lock(&heard.0));
+    heard.sort_unstable();
+    assert_eq!(heard, [(0, false), (1, true), (2, true), (3, false)]);
+}
+
+#[tokio::test]
+async fn whoever_asks_a_link_that_has_ended_is_told() {
+    let (outbox, batches) = outbox();
+    let room = outbox.room().expect("it is empty");
+    let asked = room.fill(|batch| batch.ask(ack(1), Retry::UntilAnswered, None));
+    let full: Vec<_> = std::iter::from_fn(|| outbox.room()).collect();
+    assert_eq!(full.len(), ROOM - 1);
+    let waits = outbox.wait();
+    drop(batches);
+    assert!(asked.unwrap().await.unwrap_err().is_closed());
+    assert!(waits.await.is_err_and(|error| error.is_closed()));
+    let room = full.into_iter().next().expect("there was some");
+    let late = room.fill(|batch| batch.ask(ack(2), Retry::UntilAnswered, None));
+    assert!(late.is_err_and(|error| error.is_closed()));
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_ready_is_asked_again() {
     let loading = || Answer("-LOADING Redis is loading the dataset in memory\r\n");
     let (link, _commands) = link([loading(), loading(), OK]).await;
@@ -140,6 +209,31 @@ async fn a_demoted_server_is_left_for_a_new_connection() {
     let (link, _commands, counters) = counted([demoted, OK]).await;
     assert!(link.submit(ack(1), Retry::Never).await.is_ok());
     assert_eq!(counters.snapshot().reconnects, 1);
+}
+
+#[tokio::test]
+async fn what_a_server_that_is_not_ready_refuses_waits_together() {
+    const MANY: usize = 60;
+    let loading = "-LOADING Redis is loading the dataset in memory\r\n";
+    let refusals = (0..2 * MANY).map(|_| Answer(loading));
+    let (link, _commands) = link(refusals.chain((0..MANY).map(|_| OK))).await;
+    let all = (0..MANY as u32).map(|id| link.submit(ack(id), Retry::Never));
+    // Each by itself they would wait for longer than a command may.
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    }
+}
+
+#[tokio::test]
+async fn what_a_demoted_server_refuses_is_sent_to_the_next_one_whole() {
+    let demoted = "-READONLY You can't write against a read only replica.\r\n";
+    let refusals = (0..6).map(|_| Answer(demoted));
+    let (link, _commands, counters) = counted(refusals.chain((0..3).map(|_| OK))).await;
+    let all = (1..=3).map(|id| link.submit(ack(id), Retry::Never));
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    }
+    assert_eq!(counters.snapshot().reconnects, 2);
 }
 
 #[tokio::test]

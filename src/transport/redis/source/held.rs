@@ -105,7 +105,7 @@ impl Held {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Hold>> {
-        // No caller's code runs under the lock, so a panic cannot leave the map half changed.
+        // No code of users runs under the lock, so a panic cannot leave the map half changed.
         lock(&self.by_key)
     }
 }

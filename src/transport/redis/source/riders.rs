@@ -1,9 +1,9 @@
 //! Acknowledgements and replies that go along with the next read.
 //!
 //! While little is to be done, a delivery is handled faster than the next read is of any use. The
-//! reader then waits a moment for the end of what it has just brought, and sends that in front of
-//! the read: one exchange with the server in place of two. Where they do not come in
-//! that moment it reads on without them, and does not wait for the next ones either.
+//! reader then waits for the end of what it has just brought, and sends that in front of the read: one
+//! exchange with the server in place of two. Where they do not come in a moment the next read, and
+//! then more and more of them, does not wait; where they do not come at all it reads on without them.
 
 use std::{
     pin::Pin,

@@ -21,7 +21,7 @@ impl Reader {
         true
     }
 
-    /// Waits for them for a moment.
+    /// Waits for them, for a few milliseconds at most.
     pub(super) async fn gather_riders(&mut self) {
         let gathering = (self.worker.platform).gather(&self.worker, self.clock.as_mut());
         let (riders, complete) = gathering.await;
