@@ -27,11 +27,11 @@ use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::Notify,
     task::{JoinError, JoinSet},
-    time::{Instant, sleep},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::sync::lock;
+use crate::sync::{Clock, lock};
 
 /// After how many jobs a task lets others have its thread.
 const TURN: usize = 16;
@@ -59,7 +59,6 @@ struct Shared<J> {
     tasks: Mutex<JoinSet<()>>,
     /// Of the runtime.
     threads: usize,
-    flavor: RuntimeFlavor,
     /// How many jobs were given and have not ended, and how many bytes these hold.
     busy: AtomicUsize,
     bytes: AtomicUsize,
@@ -87,7 +86,6 @@ struct Queue<J> {
 impl<J: Job> Crew<J> {
     /// Of the runtime that this is called in.
     pub(super) fn new() -> Self {
-        let runtime = Handle::current();
         Self(Arc::new(Shared {
             queue: Mutex::new(Queue {
                 jobs: VecDeque::new(),
@@ -98,8 +96,7 @@ impl<J: Job> Crew<J> {
                 begun: 0,
             }),
             tasks: Mutex::default(),
-            threads: runtime.metrics().num_workers(),
-            flavor: runtime.runtime_flavor(),
+            threads: Handle::current().metrics().num_workers(),
             busy: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             ended: Notify::new(),
@@ -137,19 +134,16 @@ impl<J: Job> Crew<J> {
     /// waits for long because others keep their threads. To be polled whenever jobs were given.
     pub(super) fn relief(&self) -> impl Future<Output = Infallible> + use<J> {
         let shared = self.0.clone();
-        let mut clock = Box::pin(sleep(Duration::ZERO));
+        // On its only thread nobody else could help.
+        let others = Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread;
+        let mut clock = Clock::new(Duration::ZERO);
         // Until when those that wait do so, and how many had begun before.
         let mut watch = None;
         poll_fn(move |cx| {
-            while let Some(begun) = shared.waiting() {
+            while others && let Some(begun) = shared.waiting() {
                 let (until, before) =
                     *watch.get_or_insert_with(|| (Instant::now() + PATIENCE, begun));
-                // To set a clock that rings soon wakes the thread that waits for the network: it is
-                // set only when it has run out.
-                if clock.deadline() < until && clock.as_mut().poll(cx).is_ready() {
-                    clock.as_mut().reset(until);
-                }
-                ready!(clock.as_mut().poll(cx));
+                ready!(clock.poll_until(cx, until));
                 watch = None;
                 if begun == before {
                     // More than there are threads, too: some may wait in their threads, and have
@@ -212,10 +206,6 @@ impl<J> Shared<J> {
 impl<J: Job> Shared<J> {
     /// How many jobs have begun so far, where some wait to and nobody was called for them.
     fn waiting(&self) -> Option<u64> {
-        if self.flavor == RuntimeFlavor::CurrentThread {
-            // Nobody else could help.
-            return None;
-        }
         let queue = lock(&self.queue);
         (queue.called < queue.jobs.len()).then_some(queue.begun)
     }
@@ -395,7 +385,10 @@ impl<J> Drop for Ending<J> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::{mpsc::UnboundedSender, oneshot};
+    use tokio::{
+        sync::{mpsc::UnboundedSender, oneshot},
+        time::sleep,
+    };
 
     use super::*;
 

@@ -1,12 +1,15 @@
 //! The pipelines that are on their way over one connection.
 
-use std::{collections::VecDeque, future::poll_fn, pin::Pin, task::Poll, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, task::Poll, time::Duration};
 
 use redis::RedisError;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 use super::batch::Batch;
-use crate::transport::redis::{line::Line, value::Value};
+use crate::{
+    sync::Clock,
+    transport::redis::{line::Line, value::Value},
+};
 
 /// What a connection carries at the very least, in bytes per second: large payloads get that much
 /// longer to be answered.
@@ -42,7 +45,7 @@ impl Sent {
 pub(super) struct Flight {
     pub(super) sent: VecDeque<Sent>,
     line: Line,
-    clock: Pin<Box<Sleep>>,
+    clock: Clock,
     /// How long a server may take to answer before it counts as gone.
     silence: Duration,
 }
@@ -52,7 +55,7 @@ impl Flight {
         Self {
             sent: VecDeque::new(),
             line,
-            clock: Box::pin(sleep(silence)),
+            clock: Clock::new(silence),
             silence,
         }
     }
@@ -92,18 +95,10 @@ impl Flight {
                     return Poll::Ready(Ok(sent.pop_front().expect("it is the oldest")));
                 }
             }
-            // The clock is only set when it has run out: to set it for each pipeline costs more
-            // than to look now and then.
-            while let Some(oldest) = sent.front() {
-                if clock.as_mut().poll(cx).is_pending() {
-                    break;
-                }
-                if oldest.due <= Instant::now() {
-                    return Poll::Ready(Err(None));
-                }
-                clock.as_mut().reset(oldest.due);
+            match sent.front() {
+                Some(oldest) => clock.poll_until(cx, oldest.due).map(|()| Err(None)),
+                None => Poll::Pending,
             }
-            Poll::Pending
         })
         .await
     }

@@ -6,7 +6,7 @@
 //! then more and more of them, does not wait; where they do not come at all it reads on without them.
 
 use std::{
-    pin::Pin,
+    future::poll_fn,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,10 +15,7 @@ use std::{
 };
 
 use redis::{Cmd, RedisResult};
-use tokio::{
-    sync::Notify,
-    time::{Instant, Sleep},
-};
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     acks::{self, Ack},
@@ -28,7 +25,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    sync::lock,
+    sync::{Clock, lock},
     transport::redis::{error, line::Line, packed::Commands, value::Value},
 };
 
@@ -126,11 +123,7 @@ impl Platform {
     }
 
     /// Those that come, and whether all did so within a moment.
-    pub(super) async fn gather(
-        &self,
-        worker: &Arc<Worker>,
-        clock: Pin<&mut Sleep>,
-    ) -> (Riders, bool) {
+    pub(super) async fn gather(&self, worker: &Arc<Worker>, clock: &mut Clock) -> (Riders, bool) {
         let is_complete = || (lock(&self.waiting).as_ref()).is_none_or(Waiting::is_complete);
         let complete = async {
             while !is_complete() {
@@ -141,7 +134,7 @@ impl Platform {
         let complete = tokio::select! {
             biased;
             () = complete => began.elapsed() <= MOMENT,
-            () = run_out(clock, began + PATIENCE) => false,
+            () = poll_fn(|cx| clock.poll_until(cx, began + PATIENCE)) => false,
         };
         self.open.store(false, Ordering::SeqCst);
         let waiting = lock(&self.waiting).take();
@@ -153,21 +146,6 @@ impl Platform {
             }
         }
         (riders, complete)
-    }
-}
-
-/// Waits until then. The clock is only set when it has run out: to set one that rings soon wakes
-/// the thread that waits for the network, and costs more than all the rest.
-async fn run_out(mut clock: Pin<&mut Sleep>, until: Instant) {
-    loop {
-        let now = Instant::now();
-        if now >= until {
-            return;
-        }
-        if clock.deadline() <= now {
-            clock.as_mut().reset(until);
-        }
-        clock.as_mut().await;
     }
 }
 

@@ -5,14 +5,13 @@ mod recovery;
 mod riders;
 
 use std::{
-    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::join_all};
 use redis::{Cmd, RedisResult};
-use tokio::time::{Instant, Sleep, error::Elapsed, sleep, timeout, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 
 use self::{ahead::Ahead, recovery::Recovery};
 use super::{
@@ -25,6 +24,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    sync::Clock,
     transport::{
         Delivery, SettleDelivery, Verdict,
         redis::{
@@ -64,7 +64,7 @@ pub(super) struct Reader {
     /// What goes along with the next read.
     riders: Option<Riders>,
     /// How long it is waited for.
-    clock: Pin<Box<Sleep>>,
+    clock: Clock,
     /// For how many reads more none is waited for, and for how many after the next wait in vain.
     hurry: u32,
     next_hurry: u32,
@@ -90,7 +90,7 @@ impl Reader {
             weight: 0,
             ahead: None,
             riders: None,
-            clock: Box::pin(sleep(Duration::ZERO)),
+            clock: Clock::new(Duration::ZERO),
             hurry: 0,
             next_hurry: riders::HURRY,
             failures: 0,

@@ -23,7 +23,7 @@ impl Reader {
 
     /// Waits for them, for a few milliseconds at most.
     pub(super) async fn gather_riders(&mut self) {
-        let gathering = (self.worker.platform).gather(&self.worker, self.clock.as_mut());
+        let gathering = (self.worker.platform).gather(&self.worker, &mut self.clock);
         let (riders, complete) = gathering.await;
         if complete {
             self.next_hurry = HURRY;
