@@ -139,8 +139,9 @@ impl Batch {
         }
     }
 
-    /// Leaves out what would be sent once and nobody is interested in any more.
-    pub(super) fn without_unwanted(mut self) -> Self {
+    /// Leaves out what would be sent once and nobody is interested in any more; `None` where that is
+    /// all.
+    pub(super) fn wanted(mut self) -> Option<Self> {
         let complete = self.askers.as_ref().is_none_or(|it| it.are_complete());
         let is_unwanted = |batch: &Self, place: usize| {
             let request = &batch.requests[place];
@@ -148,7 +149,7 @@ impl Batch {
             request.retry == Retry::Never && !(complete && asked) && !batch.is_wanted(place)
         };
         if !(0..self.len()).any(|place| is_unwanted(&self, place)) {
-            return self;
+            return (self.len() > 0).then_some(self);
         }
         let mut rest = self.like();
         for place in 0..self.len() {
@@ -156,7 +157,7 @@ impl Batch {
                 rest.take_over(&mut self, place);
             }
         }
-        rest
+        (rest.len() > 0).then_some(rest)
     }
 
     /// One command as a batch of its own; here nobody is told any more what it comes to.

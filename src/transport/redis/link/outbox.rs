@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::batch::{Batch, Buffers};
 use crate::{error::Error, sync::lock};
@@ -67,7 +67,7 @@ impl Drop for Open {
 /// Room for one command. It is given back where it is not used.
 pub(super) struct Room<'a> {
     outbox: &'a Outbox,
-    used: bool,
+    permit: SemaphorePermit<'a>,
 }
 
 impl Sender {
@@ -75,27 +75,20 @@ impl Sender {
     pub(super) fn room(&self) -> Option<Room<'_>> {
         let outbox = &*self.0.0;
         let permit = outbox.room.try_acquire().ok()?;
-        permit.forget();
-        Some(Room::new(outbox))
+        Some(Room { outbox, permit })
     }
 
     /// Waits for room; those who wait get it in their order.
     pub(super) async fn wait(&self) -> Result<Room<'_>, Error> {
         let outbox = &*self.0.0;
         let permit = outbox.room.acquire().await.map_err(|_| Error::closed())?;
-        permit.forget();
-        Ok(Room::new(outbox))
+        Ok(Room { outbox, permit })
     }
 }
 
-impl<'a> Room<'a> {
-    fn new(outbox: &'a Outbox) -> Self {
-        let used = false;
-        Self { outbox, used }
-    }
-
+impl Room<'_> {
     /// Uses it for the one command that `add` adds to a batch.
-    pub(super) fn fill<T>(mut self, add: impl FnOnce(&mut Batch) -> T) -> Result<T, Error> {
+    pub(super) fn fill<T>(self, add: impl FnOnce(&mut Batch) -> T) -> Result<T, Error> {
         let mut state = lock(&self.outbox.state);
         if state.abandoned {
             return Err(Error::closed());
@@ -108,19 +101,11 @@ impl<'a> Room<'a> {
         }
         let added = add(state.batches.back_mut().expect("there is one"));
         drop(state);
-        self.used = true;
+        self.permit.forget();
         if first {
             self.outbox.receiver.wake();
         }
         Ok(added)
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        if !self.used {
-            self.outbox.room.add_permits(1);
-        }
     }
 }
 

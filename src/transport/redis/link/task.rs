@@ -242,25 +242,19 @@ impl Task {
     /// the next batch.
     fn gather(&mut self) -> Option<Vec<Batch>> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
-        while batches.len() < COMMANDS && bytes < BYTES {
-            let next = self.waiting.pop_front();
-            let alone = next.is_none();
-            if alone && !batches.is_empty() {
-                break;
-            }
-            let Some(batch) = next.or_else(|| self.outbox.take()) else {
-                break;
-            };
-            let batch = batch.without_unwanted();
-            bytes += batch.bytes();
-            if batch.len() > 0 {
-                batches.push(batch);
-                if alone {
-                    break;
-                }
+        while batches.len() < COMMANDS
+            && bytes < BYTES
+            && let Some(one) = self.waiting.pop_front()
+        {
+            if let Some(one) = one.wanted() {
+                bytes += one.bytes();
+                batches.push(one);
             }
         }
-        (!batches.is_empty()).then_some(batches)
+        while batches.is_empty() {
+            batches.extend(self.outbox.take()?.wanted());
+        }
+        Some(batches)
     }
 
     /// Answers the requests of a pipeline, or puts them back where the server was not ready.

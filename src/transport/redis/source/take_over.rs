@@ -6,6 +6,7 @@ use redis::Cmd;
 use tokio::time::Instant;
 
 use super::{
+    acks,
     answer::{Address, Route},
     entry::{self, Entry, EntryId, Lane},
     scripts,
@@ -218,24 +219,22 @@ impl Worker {
         let Some(address) = address else { return };
         let answer = Err(RpcError::unavailable("the request could not be handled"));
         let envelope = address.envelope(&answer);
-        let mut cmd;
-        match address.route(&self.keys, &self.options.allowed_reply_prefixes) {
+        let retry = Retry::UntilAnswered;
+        let answered = match address.route(&self.keys, &self.options.allowed_reply_prefixes) {
             Route::Store(stream) => {
-                cmd = redis::cmd("XADD");
+                let mut cmd = redis::cmd("XADD");
                 cmd.arg(stream)
                     .arg("NOMKSTREAM")
                     .arg("*")
                     .arg("r")
                     .arg(envelope);
+                self.link.submit(cmd, retry)
             }
-            Route::Publish(channel) => {
-                cmd = redis::cmd("PUBLISH");
-                cmd.arg(&channel[..]).arg(envelope);
-            }
+            Route::Publish(channel) => self.link.submit(acks::publish(&(channel, envelope)), retry),
             Route::Nowhere => return self.unanswerable(id),
-        }
+        };
         // Nobody waits for the answer's answer, and the link sends it anyway.
-        drop(self.link.submit(cmd, Retry::UntilAnswered));
+        drop(answered);
     }
 
     /// The longest time between two renewals after which this worker still counts as healthy.
