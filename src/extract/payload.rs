@@ -77,10 +77,8 @@ fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     let told = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let told = told.strip_suffix(&place).unwrap_or(&told);
-    // Missing and duplicate fields are named by the type, not by the payload; what was expected
-    // stands behind the quoted value.
-    if !error.is_data() || told.starts_with("missing field") || told.starts_with("duplicate field")
-    {
+    // What was expected stands behind the quoted value.
+    if !error.is_data() || holds_no_value(told) {
         let _ = write!(text, ": {told}");
     } else if let Some((_, expected)) = told.rsplit_once(", expected ") {
         let _ = write!(text, ": expected {expected}");
@@ -89,4 +87,72 @@ fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
         text.push_str(&place);
     }
     text
+}
+
+/// Whether serde's text for data of another shape is made of names of the type alone, so that
+/// nothing of the payload is in it.
+fn holds_no_value(told: &str) -> bool {
+    const BEGINNINGS: [&str; 4] = [
+        "missing field ",
+        "duplicate field ",
+        "data did not match any variant of untagged enum ",
+        "no variant of enum ",
+    ];
+    // Serde's derived code keeps flattened fields in a form without these.
+    let of_flattened = ["i128 is not supported", "u128 is not supported"];
+    BEGINNINGS.iter().any(|text| told.starts_with(text)) || of_flattened.contains(&told)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Outer {
+        #[serde(flatten)]
+        _inner: Inner,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        _n: u128,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        _Number(u8),
+    }
+
+    fn told<T: DeserializeOwned + std::fmt::Debug>(payload: &'static str) -> String {
+        json::<T>(Bytes::from_static(payload.as_bytes()))
+            .expect_err("it is of another shape")
+            .to_string()
+    }
+
+    #[test]
+    fn serdes_own_words_are_shown_where_they_hold_no_value() {
+        assert_eq!(
+            told::<Outer>(r#"{"_n":7}"#),
+            "the payload is JSON of another shape: u128 is not supported"
+        );
+        let untagged = told::<Untagged>(r#""secret""#);
+        assert!(
+            untagged.contains(": data did not match any variant of untagged enum Untagged"),
+            "{untagged}"
+        );
+    }
+
+    #[test]
+    fn a_value_of_the_payload_is_never_shown() {
+        for text in [
+            told::<u8>(r#""secret""#),
+            told::<Outer>(r#"{"_n":"secret is not supported"}"#),
+            told::<std::net::IpAddr>(r#""secret""#),
+        ] {
+            assert!(!text.contains("secret"), "{text}");
+        }
+    }
 }

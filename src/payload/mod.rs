@@ -10,6 +10,8 @@
 //! assert_eq!((text.as_str(), number), ("a", 1));
 //! ```
 
+mod json;
+
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
@@ -21,6 +23,9 @@ use crate::{error::BoxError, reply::Reply};
 ///
 /// As an extractor it rejects a payload that is not the JSON of a `T`; such a message becomes a
 /// dead letter at once, since no retry can change it.
+///
+/// A float that is NaN or infinite is refused when it is sent: JSON has no number for it, and a
+/// `null` would be another value on the other side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Json<T>(pub T);
 
@@ -109,7 +114,7 @@ impl IntoPayload for &[u8] {
 
 impl<T: Serialize> IntoPayload for Json<T> {
     fn into_payload(self) -> Result<Bytes, BoxError> {
-        Ok(serde_json::to_vec(&self.0)?.into())
+        Ok(json::to_vec(&self.0)?.into())
     }
 }
 
@@ -147,5 +152,77 @@ impl FromReply for String {
 impl<T: DeserializeOwned> FromReply for Json<T> {
     fn from_reply(reply: Reply) -> Result<Self, BoxError> {
         Ok(Json(serde_json::from_slice(&reply.payload)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::reply::IntoReply;
+
+    #[derive(Serialize)]
+    enum Shape {
+        Unit,
+        New(f32),
+        Pair(f64, Option<u8>),
+        Named { radius: f64, nothing: () },
+    }
+
+    #[test]
+    fn a_float_that_is_no_number_is_refused_wherever_it_stands() {
+        fn refused(value: impl Serialize + Clone) {
+            for error in [
+                Json(value.clone()).into_payload().unwrap_err(),
+                Json(value).into_reply().unwrap_err(),
+            ] {
+                assert_eq!(
+                    error.to_string(),
+                    "JSON has no number for NaN or an infinity"
+                );
+            }
+        }
+        refused(f64::NAN);
+        refused(f32::NEG_INFINITY);
+        refused(Some(f64::INFINITY));
+        refused(vec![None, Some(f64::NAN)]);
+        refused((1, "a", [f32::NAN]));
+        refused(BTreeMap::from([("a", f64::NAN)]));
+        let error = |shape: Shape| Json(shape).into_payload().unwrap_err();
+        error(Shape::New(f32::NAN));
+        error(Shape::Pair(f64::NAN, None));
+        error(Shape::Named {
+            radius: f64::NAN,
+            nothing: (),
+        });
+    }
+
+    #[test]
+    fn a_null_that_stands_for_nothing_is_sent() {
+        let sent = |value: serde_json::Value| {
+            let payload = Json(&value).into_payload().unwrap();
+            let read: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+            assert_eq!(read, value);
+        };
+        sent(json!(null));
+        sent(json!({ "a": [null, 1.5, -0.0, "null", true, i64::MIN, u64::MAX], "null": {} }));
+        let text = |shape: Shape| Json(shape).into_payload().unwrap();
+        assert_eq!(text(Shape::Unit), r#""Unit""#);
+        assert_eq!(text(Shape::New(1.5)), r#"{"New":1.5}"#);
+        assert_eq!(text(Shape::Pair(2.5, None)), r#"{"Pair":[2.5,null]}"#);
+        let named = Shape::Named {
+            radius: 1.0,
+            nothing: (),
+        };
+        assert_eq!(text(named), r#"{"Named":{"radius":1.0,"nothing":null}}"#);
+        assert_eq!(
+            Json(u128::MAX).into_payload().unwrap(),
+            u128::MAX.to_string()
+        );
+        let keys = BTreeMap::from([(7, None::<u8>)]);
+        assert_eq!(Json(keys).into_payload().unwrap(), r#"{"7":null}"#);
     }
 }

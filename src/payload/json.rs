@@ -1,0 +1,201 @@
+//! JSON without the nulls that `serde_json` writes for floats that are no number.
+
+use std::fmt::{self, Display};
+
+use serde::{
+    Serialize, Serializer,
+    ser::{
+        self, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
+        SerializeTupleStruct, SerializeTupleVariant,
+    },
+};
+
+use crate::error::BoxError;
+
+/// The JSON of a value.
+///
+/// # Errors
+/// When it has a float that is NaN or infinite, or when it cannot be serialized.
+pub(super) fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
+    let json = serde_json::to_vec(value)?;
+    // Such a float was written as `null`. Most JSON has none, and is not looked at twice.
+    if json.windows(4).any(|text| text == b"null") {
+        value.serialize(Finite)?;
+    }
+    Ok(json)
+}
+
+/// Serializes to nothing, and fails at a float that is NaN or infinite.
+struct Finite;
+
+#[derive(Debug)]
+enum Fault {
+    NotFinite,
+    Custom(String),
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::NotFinite => "JSON has no number for NaN or an infinity",
+            Fault::Custom(text) => text,
+        })
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl ser::Error for Fault {
+    fn custom<T: Display>(text: T) -> Self {
+        Fault::Custom(text.to_string())
+    }
+}
+
+type Checked<T = ()> = Result<T, Fault>;
+
+/// Methods for values that hold no float.
+macro_rules! holds_none {
+    ($($method:ident($($type:ty),*);)*) => {$(
+        fn $method(self, $(_: $type),*) -> Checked {
+            Ok(())
+        }
+    )*};
+}
+
+impl Serializer for Finite {
+    type Ok = ();
+    type Error = Fault;
+    type SerializeSeq = Self;
+    type SerializeTuple = Self;
+    type SerializeTupleStruct = Self;
+    type SerializeTupleVariant = Self;
+    type SerializeMap = Self;
+    type SerializeStruct = Self;
+    type SerializeStructVariant = Self;
+
+    holds_none! {
+        serialize_bool(bool);
+        serialize_i8(i8);
+        serialize_i16(i16);
+        serialize_i32(i32);
+        serialize_i64(i64);
+        serialize_i128(i128);
+        serialize_u8(u8);
+        serialize_u16(u16);
+        serialize_u32(u32);
+        serialize_u64(u64);
+        serialize_u128(u128);
+        serialize_char(char);
+        serialize_str(&str);
+        serialize_bytes(&[u8]);
+        serialize_none();
+        serialize_unit();
+        serialize_unit_struct(&'static str);
+        serialize_unit_variant(&'static str, u32, &'static str);
+    }
+
+    fn serialize_f32(self, number: f32) -> Checked {
+        self.serialize_f64(number.into())
+    }
+
+    fn serialize_f64(self, number: f64) -> Checked {
+        match number.is_finite() {
+            true => Ok(()),
+            false => Err(Fault::NotFinite),
+        }
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Checked {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Checked {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        value: &T,
+    ) -> Checked {
+        value.serialize(self)
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Checked<Self> {
+        Ok(self)
+    }
+
+    fn serialize_tuple(self, _: usize) -> Checked<Self> {
+        Ok(self)
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Checked<Self> {
+        Ok(self)
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: usize,
+    ) -> Checked<Self> {
+        Ok(self)
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Checked<Self> {
+        Ok(self)
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> Checked<Self> {
+        Ok(self)
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: usize,
+    ) -> Checked<Self> {
+        Ok(self)
+    }
+
+    fn collect_str<T: Display + ?Sized>(self, _: &T) -> Checked {
+        Ok(())
+    }
+}
+
+/// The traits for what has parts: each part is checked.
+macro_rules! each_part {
+    ($($of:ident: $($method:ident($($name:ty)?)),*;)*) => {$(
+        impl $of for Finite {
+            type Ok = ();
+            type Error = Fault;
+
+            $(fn $method<T: Serialize + ?Sized>(&mut self, $(_: $name,)? value: &T) -> Checked {
+                value.serialize(Finite)
+            })*
+
+            fn end(self) -> Checked {
+                Ok(())
+            }
+        }
+    )*};
+}
+
+each_part! {
+    SerializeSeq: serialize_element();
+    SerializeTuple: serialize_element();
+    SerializeTupleStruct: serialize_field();
+    SerializeTupleVariant: serialize_field();
+    SerializeMap: serialize_key(), serialize_value();
+    SerializeStruct: serialize_field(&'static str);
+    SerializeStructVariant: serialize_field(&'static str);
+}
