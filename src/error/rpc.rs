@@ -1,9 +1,14 @@
 //! The error half of an RPC reply.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{Hash, Hasher},
+};
 
-/// What kind of error an [`RpcError`] is, for machines. It travels as a short text.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// What kind of error an [`RpcError`] is, for machines. It travels as a short text, and two codes
+/// with the same text are equal.
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RpcCode {
     /// No handler for the name, or no such thing: `not_found`.
@@ -16,7 +21,8 @@ pub enum RpcCode {
     Deadline,
     /// The handler failed: `internal`.
     Internal,
-    /// A code of the application's own.
+    /// A code of the application's own. With the text of a code above, [`RpcError::new`] makes it
+    /// that one, as it is on the other side of the wire.
     Other(Cow<'static, str>),
 }
 
@@ -34,16 +40,37 @@ impl RpcCode {
     }
 }
 
-impl From<&str> for RpcCode {
-    fn from(text: &str) -> Self {
-        match text {
+impl RpcCode {
+    /// The code with this text that is not the application's own.
+    fn known(text: &str) -> Option<Self> {
+        Some(match text {
             "not_found" => RpcCode::NotFound,
             "invalid" => RpcCode::Invalid,
             "unavailable" => RpcCode::Unavailable,
             "deadline" => RpcCode::Deadline,
             "internal" => RpcCode::Internal,
-            other => RpcCode::Other(Cow::Owned(other.to_owned())),
-        }
+            _ => return None,
+        })
+    }
+}
+
+impl From<&str> for RpcCode {
+    fn from(text: &str) -> Self {
+        Self::known(text).unwrap_or_else(|| RpcCode::Other(Cow::Owned(text.to_owned())))
+    }
+}
+
+impl PartialEq for RpcCode {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for RpcCode {}
+
+impl Hash for RpcCode {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 
@@ -74,7 +101,9 @@ impl RpcError {
     /// An error with a code.
     pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
         Self {
-            code,
+            // The caller reads the code from its text, so code that matches on the variant must see
+            // the same one here.
+            code: RpcCode::known(code.as_str()).unwrap_or(code),
             message: message.into(),
         }
     }
@@ -126,3 +155,31 @@ impl fmt::Display for RpcError {
 }
 
 impl std::error::Error for RpcError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_the_same_on_both_sides_of_the_wire() {
+        let codes = [
+            RpcCode::NotFound,
+            RpcCode::Invalid,
+            RpcCode::Unavailable,
+            RpcCode::Deadline,
+            RpcCode::Internal,
+            RpcCode::Other("quota".into()),
+        ];
+        for code in codes {
+            let spelled = RpcCode::Other(code.as_str().to_owned().into());
+            let read = RpcCode::from(code.as_str());
+            assert_eq!((&spelled, &read), (&code, &code));
+            let error = RpcError::new(spelled, "why");
+            assert_eq!(error, RpcError::new(read, "why"));
+            // Code that matches on the variant must see the same on both sides too.
+            let variant = std::mem::discriminant::<RpcCode>;
+            assert_eq!(variant(error.code()), variant(&code));
+        }
+        assert_ne!(RpcCode::Other("quota".into()), RpcCode::Internal);
+    }
+}
