@@ -23,7 +23,7 @@
 
 use std::{borrow::Borrow, fmt};
 
-use campanile::{IdempotencyKey, Message, MessageId, Name, Rejection};
+use campanile::{IdempotencyKey, Message, MessageId, Name, Parts, Rejection};
 use http::HeaderName;
 use smol_str::{SmolStr, ToSmolStr};
 
@@ -32,7 +32,8 @@ use smol_str::{SmolStr, ToSmolStr};
 pub struct Key(SmolStr);
 
 impl Key {
-    /// The longest key that is accepted, in bytes.
+    /// The longest key that is accepted, in bytes. The names of the message's stream and group are
+    /// not counted: no sender chooses them.
     pub const MAX_LEN: usize = 1024;
 
     /// The text.
@@ -79,8 +80,44 @@ macro_rules! from_shown {
     )*};
 }
 
+/// A message among all messages of all streams and groups. Cheap to clone.
+///
+/// An entry's id is unique in its stream only, and each group handles the entry for itself.
+#[allow(dead_code)] // By itself the feature has no layer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    stream: Option<Name>,
+    group: Option<Name>,
+    id: MessageId,
+}
+
+#[allow(dead_code)]
+impl Identity {
+    /// `None` for a message that no transport has accepted.
+    pub(crate) fn of(parts: &Parts) -> Option<Self> {
+        Some(Self {
+            stream: parts.stream.clone(),
+            group: parts.group.clone(),
+            id: parts.id.clone()?,
+        })
+    }
+}
+
+/// The stream and the group with their lengths, then the id: `6:orders:5:group:7-0`. A name may
+/// hold any character, so only the lengths tell where it ends. An absent name is empty, which no
+/// name is.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for name in [&self.stream, &self.group] {
+            let name = name.as_deref().unwrap_or_default();
+            write!(f, "{}:{name}:", name.len())?;
+        }
+        f.write_str(&self.id)
+    }
+}
+
 from_texts!(&str, String);
-from_shown!(&Name, &MessageId, &IdempotencyKey, u32, u64, i64);
+from_shown!(&Identity, &Name, &MessageId, &IdempotencyKey, u32, u64, i64);
 
 /// How a key is taken from a message. Implemented for `Fn(&Message) -> Option<impl Into<Key>>`.
 ///
@@ -112,7 +149,8 @@ pub fn header(name: &str) -> Header {
     }
 }
 
-/// The id that the transport gave the message: the same through redelivery and take-over.
+/// The message itself: the id that the transport gave it, with its stream and its group, since an
+/// id is unique in its stream only. The same through redelivery and take-over.
 pub const fn message_id() -> ById {
     ById
 }
@@ -144,7 +182,7 @@ pub struct ById;
 
 impl KeyOf for ById {
     fn key_of(&self, message: &Message) -> Option<Key> {
-        message.parts().id.as_ref().map(Key::from)
+        Identity::of(message.parts()).as_ref().map(Key::from)
     }
 }
 
@@ -204,7 +242,7 @@ impl<K: KeyOf> Keys<K> {
     pub(crate) fn of(&self, message: &Message) -> Result<Option<Key>, Rejection> {
         let fault = match self.of.key_of(message) {
             Some(key) if key.0.is_empty() => "the message's key is empty",
-            Some(key) if key.0.len() > Key::MAX_LEN => {
+            Some(key) if key.0.len() > longest(message.parts()) => {
                 "the message's key is longer than 1024 bytes"
             }
             Some(key) => return Ok(Some(key)),
@@ -215,6 +253,13 @@ impl<K: KeyOf> Keys<K> {
             MissingKey::Pass => Ok(None),
         }
     }
+}
+
+/// The longest key of this message.
+#[allow(dead_code)]
+fn longest(parts: &Parts) -> usize {
+    let names = [&parts.stream, &parts.group].into_iter().flatten();
+    Key::MAX_LEN + names.map(|name| name.len()).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -233,7 +278,9 @@ mod tests {
     #[test]
     fn each_stock_key_is_what_its_name_says() {
         let mut message = tenant(b"acme");
-        message.parts_mut().id = Some("7-0".into());
+        let parts = message.parts_mut();
+        parts.id = Some("7-0".into());
+        (parts.stream, parts.group) = (Some("a:b".into()), Some("g".into()));
         message.parts_mut().idempotency_key = Some("order-7".into());
         let found = [
             header("X-Tenant").key_of(&message),
@@ -242,11 +289,48 @@ mod tests {
             idempotency_key().key_of(&message),
         ];
         let found = found.map(|key| key.unwrap().to_string());
-        assert_eq!(found, ["acme", "7-0", "a", "order-7"]);
+        assert_eq!(found, ["acme", "3:a:b:1:g:7-0", "a", "order-7"]);
         let bare = Message::event("a", "");
         assert_eq!(header("x-tenant").key_of(&bare), None);
         assert_eq!(message_id().key_of(&bare), None);
         assert_eq!(idempotency_key().key_of(&bare), None);
+    }
+
+    fn delivered(stream: Option<&str>, group: Option<&str>, id: &str) -> Message {
+        let mut message = Message::task("a", "");
+        let parts = message.parts_mut();
+        (parts.stream, parts.group) = (stream.map(Into::into), group.map(Into::into));
+        parts.id = Some(id.into());
+        message
+    }
+
+    #[test]
+    fn messages_of_other_streams_or_groups_have_other_keys() {
+        // Names and ids that would run into each other without their lengths.
+        let names = [
+            None,
+            Some("a"),
+            Some("a:1"),
+            Some("1:a"),
+            Some("1:a:1:a"),
+            Some(":"),
+        ];
+        let mut keys = std::collections::HashSet::new();
+        for stream in names {
+            for group in names {
+                for id in ["7-0", "1:a:7-0", ":7-0"] {
+                    let key = message_id().key_of(&delivered(stream, group, id));
+                    assert!(keys.insert(key), "{stream:?} {group:?} {id}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_of_a_stream_and_group_with_the_longest_names_has_a_key() {
+        let name = "x".repeat(Name::MAX_LEN);
+        let message = delivered(Some(&name), Some(&name), "1795430237570-0");
+        assert!(Keys::new(message_id()).of(&message).unwrap().is_some());
     }
 
     #[test]

@@ -177,7 +177,12 @@ pub struct Parts {
     pub kind: Kind,
     /// The full dotted name.
     pub name: Name,
-    /// The id that the transport gave it; `None` before it was accepted, and for events.
+    /// The stream that it was delivered from; `None` for what was not delivered, and for events.
+    pub stream: Option<Name>,
+    /// The consumer group that it was delivered to; `None` where [`stream`](Self::stream) is.
+    pub group: Option<Name>,
+    /// The id that the transport gave it; `None` before it was accepted, and for events. It is
+    /// unique in its stream only.
     pub id: Option<MessageId>,
     /// When the transport accepted it, on the server's clock, where that is known.
     pub accepted_at: Option<SystemTime>,
@@ -215,6 +220,8 @@ impl Parts {
         Self {
             kind,
             name: name.into(),
+            stream: None,
+            group: None,
             id: None,
             accepted_at: None,
             attempt: Attempt::default(),
@@ -245,6 +252,8 @@ impl fmt::Debug for Parts {
         f.debug_struct("Parts")
             .field("kind", &self.kind)
             .field("name", &self.name)
+            .field("stream", &self.stream)
+            .field("group", &self.group)
             .field("id", &self.id)
             .field("attempt", &self.attempt)
             .field("deadline", &self.deadline)

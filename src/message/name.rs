@@ -110,6 +110,10 @@ shared_string! {
     /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`, or a UUID for a
     /// task that was delayed by its sender. It stays the same through redelivery and take-over, so
     /// it identifies the message, not the delivery.
+    ///
+    /// It is unique in its stream only: two busy streams give the same id to different messages. A
+    /// key that is made of it needs [`Parts::stream`](crate::Parts::stream) too, and
+    /// [`Parts::group`](crate::Parts::group) where groups must not share the key.
     MessageId
 }
 

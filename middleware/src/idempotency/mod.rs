@@ -42,19 +42,25 @@
 //! ```
 //!
 //! # Keys
-//! The key is the message's id unless another is [chosen](IdempotencyLayer::key). The id stays the
-//! same through redelivery and take-over. A message without one (an event, a call in place) passes,
+//! The key is the message's id with its stream and its group, unless another is
+//! [chosen](IdempotencyLayer::key). The id stays the same through redelivery and take-over, and is
+//! unique in its stream only. A message without one (an event, a call in place) passes,
 //! since it cannot come again. Of another key a message must have one, unless
 //! [`missing_key`](IdempotencyLayer::missing_key) lets it pass without.
 //!
 //! A key holds for one kind and name of message: `orders.create` and `orders.cancel` may have the
 //! same one. **A store belongs to one consumer group**, since every group is to handle every
 //! message, and to one layer: of two nested ones the inner would find its key claimed by the outer.
+//! A chosen key holds for all streams whose workers share the store: add
+//! [`Parts::stream`](campanile::Parts::stream) to it where that is not wanted.
+//!
+//! A message that is not run is logged at DEBUG and counted by
+//! [`suppressed`](IdempotencyLayer::suppressed).
 //!
 //! # Delivery guarantee
 //! | what happens | what follows |
 //! |---|---|
-//! | a message comes whose outcome is stored | it is not run; its outcome is the stored one |
+//! | a message comes whose outcome is stored | it is not run; its outcome is the stored one. Except for a message that comes again after [its own failure](#errors) was stored: it is run |
 //! | a message comes while another with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after), uncounted; it takes no slot meanwhile |
 //! | the first one dies in the middle | its claim, which it renewed while it ran, runs out within [`claim_for`](IdempotencyLayer::claim_for); then another runs |
 //! | the first one stalls for longer than its claim | another runs at the same time. The claim has a token, so that the first cannot give up or renew what the other has; of both outcomes the first is stored |
@@ -73,7 +79,8 @@
 //!
 //! A failure is repeated to *other* messages with its key. The message that failed with it is run
 //! again if it comes again: it is a dead letter that somebody replays. Where several with one key
-//! are replayed, replay that one first.
+//! are replayed, replay that one first. With the default key no other message has the same key, so
+//! a stored failure is never repeated.
 //!
 //! A stored reply has its payload and headers. A stored failure fails with [`Repeated`].
 //!
@@ -90,7 +97,15 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::{error::Error, fmt, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use campanile::{BoxError, Failure, Reply};
 
@@ -112,6 +127,8 @@ pub struct IdempotencyLayer<St, K = key::ById> {
     store: St,
     keys: Keys<K>,
     rules: Rules,
+    /// Shared by all services of the layer and by its clones.
+    suppressed: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -162,6 +179,7 @@ impl<St: Store> IdempotencyLayer<St> {
                 remember: Remember::default(),
                 store_down: StoreDown::default(),
             },
+            suppressed: Arc::default(),
         }
     }
 }
@@ -175,7 +193,14 @@ impl<St, K> IdempotencyLayer<St, K> {
             store: self.store,
             keys: Keys::new(key),
             rules: self.rules,
+            suppressed: self.suppressed,
         }
+    }
+
+    /// How many messages were not run because the outcome for their key was stored. Counted over
+    /// all services of this layer and of its clones.
+    pub fn suppressed(&self) -> u64 {
+        self.suppressed.load(Ordering::Relaxed)
     }
 
     /// What becomes of a message without a key.

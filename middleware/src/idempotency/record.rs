@@ -4,19 +4,20 @@ use std::{borrow::Cow, error::Error, fmt};
 
 use bytes::Bytes;
 use campanile::{
-    BoxError, Failure, Kind, MessageId, Rejection, Reply, RpcCode, RpcError,
+    BoxError, Failure, Kind, Rejection, Reply, RpcCode, RpcError,
     error::{Settle, find},
     transport::codec,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{Outcome, Remember};
+use crate::key::Identity;
 
 /// The JSON of an outcome. A field that is not known is ignored, so that a newer version can add
 /// some.
 #[derive(Serialize, Deserialize)]
 struct Record<'a> {
-    /// The id of the message whose outcome it is.
+    /// The message whose outcome it is: its stream, its group and its id.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     id: Option<Cow<'a, str>>,
     outcome: Ended,
@@ -41,7 +42,7 @@ enum Ended {
 /// What is stored of an outcome, if it is to be.
 pub(super) fn encode(
     kind: Kind,
-    id: Option<&MessageId>,
+    identity: Option<&Identity>,
     outcome: &Outcome,
     remember: Remember,
 ) -> Option<Bytes> {
@@ -58,7 +59,7 @@ pub(super) fn encode(
         String::from_utf8(envelope).expect("JSON is text").into()
     });
     let record = Record {
-        id: id.map(|id| id.as_str().into()),
+        id: identity.map(|identity| identity.to_string().into()),
         outcome: ended,
         text: text.into(),
         answer,
@@ -104,8 +105,8 @@ pub(super) enum Stored {
     RunAgain,
 }
 
-/// Reads an outcome for the message with this id.
-pub(super) fn decode(stored: &[u8], id: Option<&MessageId>) -> Result<Stored, BoxError> {
+/// Reads an outcome for this message.
+pub(super) fn decode(stored: &[u8], identity: Option<&Identity>) -> Result<Stored, BoxError> {
     let record: Record<'_> = serde_json::from_slice(stored)
         // Its own text repeats what it found, and that may be a payload.
         .map_err(|_| "a stored outcome that cannot be read")?;
@@ -117,7 +118,8 @@ pub(super) fn decode(stored: &[u8], id: Option<&MessageId>) -> Result<Stored, Bo
         let reply: Reply = answer.unwrap_or_else(|| Ok(Reply::default()))?;
         return Ok(Stored::Repeat(Ok(reply)));
     }
-    if id.is_some_and(|id| record.id.as_deref() == Some(id)) {
+    let own = |identity: &Identity| record.id.as_deref() == Some(&*identity.to_string());
+    if identity.is_some_and(own) {
         return Ok(Stored::RunAgain);
     }
     let repeated = Repeated {

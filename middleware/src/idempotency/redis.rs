@@ -59,7 +59,8 @@ pub struct RedisStore {
 
 impl RedisStore {
     /// Connects. All keys begin with `prefix`, which should name the consumer group: every group is
-    /// to handle every message, so two of them must not share a store.
+    /// to handle every message, so two of them must not share a store. No
+    /// prefix may begin with another store's.
     ///
     /// # Errors
     /// When the URL cannot be read, or the server is not reached within 2 s.

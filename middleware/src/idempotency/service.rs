@@ -4,6 +4,10 @@ use std::{
     fmt,
     future::{Future, pending},
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,7 +24,7 @@ use super::{
     record::{self, Stored},
     store::{Claim, Store, Token},
 };
-use crate::key::KeyOf;
+use crate::key::{Identity, KeyOf};
 
 /// A service that runs what comes twice once. See the [module](super).
 #[derive(Debug, Clone)]
@@ -57,6 +61,7 @@ where
         let service = std::mem::replace(&mut self.inner, clone);
         let key = self.layer.keys.of(&message);
         let (store, rules) = (self.layer.store.clone(), self.layer.rules);
+        let suppressed = self.layer.suppressed.clone();
         IdempotencyFuture(Box::pin(async move {
             match key? {
                 None => service.oneshot(message).await.map_err(Into::into),
@@ -64,7 +69,12 @@ where
                     // With the name's length, since a name and a key may have any character.
                     let (kind, name) = (message.kind(), message.name());
                     let key = format!("{kind}:{}:{name}:{key}", name.len());
-                    let once = Once { store, rules, key };
+                    let once = Once {
+                        store,
+                        rules,
+                        key,
+                        suppressed,
+                    };
                     once.run(service, message).await
                 }
             }
@@ -96,6 +106,7 @@ struct Once<St: Store> {
     store: St,
     rules: Rules,
     key: String,
+    suppressed: Arc<AtomicU64>,
 }
 
 impl<St: Store> Once<St> {
@@ -114,7 +125,20 @@ impl<St: Store> Once<St> {
                 held.run(service, message).await
             }
             Ok(Claimed::Taken) => Err(InProgress::error(self.rules.retry_after)),
-            Ok(Claimed::Ended(outcome)) => outcome,
+            Ok(Claimed::Ended(outcome)) => {
+                self.suppressed.fetch_add(1, Ordering::Relaxed);
+                let parts = message.parts();
+                // Without the key, which may be a secret.
+                tracing::debug!(
+                    kind = %parts.kind,
+                    name = %parts.name,
+                    stream = parts.stream.as_deref(),
+                    group = parts.group.as_deref(),
+                    id = parts.id.as_deref(),
+                    "the message was not run: the outcome for its idempotency key is stored"
+                );
+                outcome
+            }
             Err(error) => match self.rules.store_down {
                 StoreDown::Fail => Err(StoreFailed::error(error)),
                 StoreDown::Run => {
@@ -126,14 +150,14 @@ impl<St: Store> Once<St> {
     }
 
     async fn claim(&self, token: Token, message: &Message) -> Result<Claimed, BoxError> {
-        let id = message.parts().id.as_ref();
+        let identity = Identity::of(message.parts());
         let claim = self.store.claim(&self.key, token, self.rules.claim_for);
         let stored = match claim.await? {
             Claim::Won => return Ok(Claimed::Won),
             Claim::Taken => return Ok(Claimed::Taken),
             Claim::Finished(stored) => stored,
         };
-        if let Stored::Repeat(outcome) = record::decode(&stored, id)? {
+        if let Stored::Repeat(outcome) = record::decode(&stored, identity.as_ref())? {
             return Ok(Claimed::Ended(outcome));
         }
         self.store.forget(&self.key, stored).await?;
@@ -165,7 +189,7 @@ impl<St: Store> Held<St> {
         S: Service<Message, Response = Reply, Error: Into<BoxError>>,
     {
         let kind = message.kind();
-        let id = message.parts().id.clone();
+        let identity = Identity::of(message.parts());
         let outcome: Outcome = {
             let work = pin!(service.oneshot(message));
             tokio::select! {
@@ -176,7 +200,7 @@ impl<St: Store> Held<St> {
         };
         self.end(record::encode(
             kind,
-            id.as_ref(),
+            identity.as_ref(),
             &outcome,
             self.once.rules.remember,
         ))
@@ -186,7 +210,9 @@ impl<St: Store> Held<St> {
 
     /// Renews the claim for as long as it is polled.
     async fn renew(&self) -> std::convert::Infallible {
-        let Once { store, rules, key } = &self.once;
+        let Once {
+            store, rules, key, ..
+        } = &self.once;
         let third = (rules.claim_for / 3).min(Duration::from_secs(3_155_760_000));
         let mut ticks = interval_at(Instant::now() + third, third);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -206,7 +232,9 @@ impl<St: Store> Held<St> {
     }
 
     async fn end(&mut self, record: Option<bytes::Bytes>) {
-        let Once { store, rules, key } = &self.once;
+        let Once {
+            store, rules, key, ..
+        } = &self.once;
         let stored = match record {
             Some(record) => store.finish(key, self.token, record, rules.keep_for).await,
             None => store.release(key, self.token).await.map(|()| true),

@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-use campanile::MessageId;
 use tokio::time::Instant;
+
+use crate::key::Identity;
 
 /// How long a message waits in place for one that is to come back before it: long enough for what
 /// was put off together to come back in any order, and short since it keeps a slot from that one.
@@ -29,13 +30,13 @@ pub(super) struct Line {
     /// Who is to be delivered again.
     away: BTreeMap<Turn, Away>,
     /// The turns of those who are away.
-    turns: HashMap<MessageId, Turn>,
+    turns: HashMap<Identity, Turn>,
 }
 
 /// A message that is to be delivered again.
 #[derive(Debug)]
 pub(super) struct Away {
-    pub(super) id: MessageId,
+    pub(super) identity: Identity,
     /// When it should come.
     pub(super) expected: Instant,
     /// When nobody waits for it any more.
@@ -55,8 +56,8 @@ pub(super) enum Step {
 
 impl Line {
     /// A message has come. Returns its turn: the one that it kept where it was away.
-    pub(super) fn arrive(&mut self, turn: Turn, id: Option<&MessageId>) -> Turn {
-        let kept = id.and_then(|id| self.turns.remove(id));
+    pub(super) fn arrive(&mut self, turn: Turn, identity: Option<&Identity>) -> Turn {
+        let kept = identity.and_then(|identity| self.turns.remove(identity));
         let turn = match kept {
             Some(kept) => {
                 self.away.remove(&kept);
@@ -76,7 +77,7 @@ impl Line {
             && first.get().until <= now
         {
             let gone = first.remove();
-            self.turns.remove(&gone.id);
+            self.turns.remove(&gone.identity);
         }
         if can_be_put_off
             && let Some((first, away)) = self.away.first_key_value()
@@ -127,9 +128,9 @@ impl Line {
         // Where a message was delivered twice at once, it is in one place all the same: the first.
         let first = self
             .turns
-            .get(&away.id)
+            .get(&away.identity)
             .map_or(turn, |known| turn.min(*known));
-        let known = self.turns.insert(away.id.clone(), first);
+        let known = self.turns.insert(away.identity.clone(), first);
         if let Some(known) = known {
             self.away.remove(&known);
         }

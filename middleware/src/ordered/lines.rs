@@ -8,11 +8,13 @@ use std::{
     time::Duration,
 };
 
-use campanile::MessageId;
 use tokio::time::Instant;
 
 use super::line::{Away, Line, Step, Turn};
-use crate::{key::Key, sync::lock};
+use crate::{
+    key::{Identity, Key},
+    sync::lock,
+};
 
 /// How many may be away before those who do not come back are searched for, and how often they are.
 const SEARCHED_FROM: usize = 1_000;
@@ -161,11 +163,11 @@ pub(super) struct Reserved {
 
 impl Reserved {
     /// The message has come.
-    pub(super) fn arrive(self, key: &Key, id: Option<&MessageId>) -> Turn {
+    pub(super) fn arrive(self, key: &Key, identity: Option<&Identity>) -> Turn {
         let state = &mut *lock(&self.lines.0);
         let line = state.lines.entry(key.clone()).or_default();
         let before = line.away();
-        let turn = line.arrive(self.turn, id);
+        let turn = line.arrive(self.turn, identity);
         state.away -= before - line.away();
         turn
         // The turn stays reserved until `self` is dropped, which is after the message is in line.

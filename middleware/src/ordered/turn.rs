@@ -9,7 +9,7 @@ use std::{
 };
 
 use campanile::{
-    Attempt, BoxError, Deadline, Failure, Kind, Message, MessageId, NotFound,
+    Attempt, BoxError, Deadline, Failure, Kind, Message, NotFound,
     error::{Settle, find},
 };
 use tokio::time::{Instant, Sleep};
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     gated::{Admission, Outcome},
-    key::Key,
+    key::{Identity, Key},
 };
 
 /// A message in the line of its key. Dropping it lets the next one go.
@@ -40,15 +40,15 @@ pub(super) struct InLine {
 /// What says whether the message comes back.
 struct About {
     kind: Kind,
-    id: Option<MessageId>,
+    identity: Option<Identity>,
     attempt: Attempt,
     deadline: Option<Deadline>,
 }
 
 impl About {
-    /// Its id, if it can be delivered again at all.
-    fn can_come_back(&self) -> Option<&MessageId> {
-        self.id.as_ref().filter(|_| self.kind != Kind::Event)
+    /// Its identity, if it can be delivered again at all.
+    fn can_come_back(&self) -> Option<&Identity> {
+        self.identity.as_ref().filter(|_| self.kind != Kind::Event)
     }
 }
 
@@ -63,7 +63,7 @@ impl InLine {
         let parts = message.parts();
         let about = About {
             kind: parts.kind,
-            id: parts.id.clone(),
+            identity: Identity::of(parts),
             attempt: parts.attempt,
             deadline: parts.deadline,
         };
@@ -99,7 +99,7 @@ impl InLine {
         let keeps = (self.lines).end(&self.key, self.turn, away, self.rules.max_put_off);
         if comes_back && !keeps {
             tracing::warn!(
-                id = self.about.id.as_deref(),
+                id = self.about.identity.as_ref().map(tracing::field::display),
                 most = self.rules.max_put_off,
                 "a message lost its turn: so many are to come back already"
             );
@@ -115,9 +115,9 @@ impl InLine {
             Some(deadline) => until.min(deadline.0),
             None => until,
         };
-        let id = self.about.can_come_back()?.clone();
+        let identity = self.about.can_come_back()?.clone();
         Some(Away {
-            id,
+            identity,
             expected,
             until,
         })

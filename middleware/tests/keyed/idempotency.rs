@@ -115,7 +115,8 @@ async fn enqueue(transport: &impl Counted, payload: &str) {
 
 async fn what_is_sent_twice_runs_once(transport: impl Counted, store: impl Store) {
     let runs = Runs::default();
-    let app = runs.app().layer(layer(&store));
+    let layer = layer(&store);
+    let app = runs.app().layer(layer.clone());
     let worker = Worker::start(transport.clone(), app);
     for _ in 0..5 {
         enqueue(&transport, "order 7").await;
@@ -123,7 +124,7 @@ async fn what_is_sent_twice_runs_once(transport: impl Counted, store: impl Store
     }
     eventually(|| transport.counted().done == 10).await;
     worker.stop().await.expect("it ends well");
-    assert_eq!(runs.so_far(), 2);
+    assert_eq!((runs.so_far(), layer.suppressed()), (2, 8));
 }
 
 async fn what_comes_while_it_runs_waits_for_the_outcome_and_loses_no_attempt(

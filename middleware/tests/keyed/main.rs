@@ -8,6 +8,7 @@ mod redis_store;
 mod stores;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
+mod two_streams;
 
 use std::time::Duration;
 

@@ -188,8 +188,11 @@ impl Seen {
     pub(super) fn delivery(settings: &Settings, entry: &Entry, attempt: u32) -> Self {
         let message = codec::decode(entry.fields.clone()).map(|decoded| {
             let mut message = decoded.message;
-            message.parts_mut().id = Some(entry.message_id());
-            message.parts_mut().attempt = Attempt(attempt);
+            let parts = message.parts_mut();
+            parts.stream = Some(settings.stream.clone());
+            parts.group = Some(settings.group.clone());
+            parts.id = Some(entry.message_id());
+            parts.attempt = Attempt(attempt);
             message
         });
         Self {

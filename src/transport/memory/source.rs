@@ -129,6 +129,8 @@ impl MemorySource {
         let mut message = decoded.message;
         let parts = message.parts_mut();
         let id = || MessageId::from(taken.entry.id.to_string());
+        parts.stream = Some(self.settings.stream.clone());
+        parts.group = Some(self.settings.group.clone());
         parts.id = Some(decoded.id.unwrap_or_else(id));
         parts.accepted_at = taken.entry.id.time();
         parts.attempt = Attempt(taken.attempt);

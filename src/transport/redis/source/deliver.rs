@@ -80,6 +80,8 @@ impl Worker {
                 let given = decoded.id.take();
                 let mut message = self.dated(decoded, origin);
                 let parts = message.parts_mut();
+                parts.stream = Some(self.keys.stream.clone());
+                parts.group = Some(self.keys.group.clone());
                 parts.id = given.or_else(|| MessageId::from_utf8(&text).ok());
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);

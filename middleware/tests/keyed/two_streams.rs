@@ -1,0 +1,138 @@
+//! One layer around the workers of two streams.
+//!
+//! An entry's id is unique in its stream only: two busy streams give the same ids to different
+//! messages.
+
+use std::sync::{Arc, Mutex};
+
+use campanile::{Client, Message, MessageId, Name, Redis, Router, transport::memory::Memory};
+use campanile_middleware::{
+    IdempotencyLayer,
+    idempotency::{MemoryStore, RedisStore, Store},
+};
+
+use crate::{
+    Counted, eventually, settings,
+    support::{RedisServer, worker::Worker},
+};
+
+/// The payload and the id of each message that a handler ran.
+type Ran = Arc<Mutex<Vec<(String, String)>>>;
+
+fn app(ran: &Ran) -> Router {
+    let ran = ran.clone();
+    Router::new().task("a", async move |id: MessageId, payload: String| {
+        ran.lock().unwrap().push((payload, id.to_string()));
+    })
+}
+
+/// Serves both transports with one layer until ten messages are settled on each.
+async fn all_run<St: Store>(one: impl Counted, two: impl Counted, store: St) {
+    let ran = Ran::default();
+    let layer = IdempotencyLayer::new(store);
+    let workers = (
+        Worker::start(one.clone(), app(&ran).layer(layer.clone())),
+        Worker::start(two.clone(), app(&ran).layer(layer.clone())),
+    );
+    eventually(|| one.counted().done == 10 && two.counted().done == 10).await;
+    workers.0.stop().await.expect("it ends well");
+    workers.1.stop().await.expect("it ends well");
+    let mut ran = ran.lock().unwrap().clone();
+    ran.sort();
+    let payloads: Vec<_> = ran.iter().map(|(payload, _)| payload.clone()).collect();
+    let expected: Vec<_> = ["x", "y"]
+        .iter()
+        .flat_map(|stream| (0..10).map(move |n| format!("{stream}{n}")))
+        .collect();
+    assert_eq!(payloads, expected);
+    let ids = |stream: &str| -> Vec<_> {
+        let of_stream = ran
+            .iter()
+            .filter(|(payload, _)| payload.starts_with(stream));
+        of_stream.map(|(_, id)| id.clone()).collect()
+    };
+    assert_eq!(ids("x"), ids("y"), "the test needs equal ids");
+    assert_eq!(layer.suppressed(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_two_memory_streams_with_equal_ids_all_run() {
+    // A broker for each, as in two processes: their ids are equal while the clock stands.
+    let handle = |stream: &str| {
+        let mut settings = settings();
+        settings.stream = stream.into();
+        Memory::new().with_settings(settings)
+    };
+    let (one, two) = (handle("x"), handle("y"));
+    for n in 0..10 {
+        for (transport, stream) in [(&one, "x"), (&two, "y")] {
+            let client = Client::new(transport.clone());
+            client
+                .enqueue("a", format!("{stream}{n}"))
+                .await
+                .expect("it is taken");
+        }
+    }
+    all_run(one, two, MemoryStore::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url())
+        .await
+        .expect("the server is there");
+    for n in 0..10 {
+        for stream in ["x", "y"] {
+            let (id, payload) = (format!("7-{}", n + 1), format!("{stream}{n}"));
+            let entry = ["type", "task", "name", "a", "payload", &payload];
+            let command = [&["XADD", stream, &id], &entry[..]].concat();
+            server.command(&command).await;
+        }
+    }
+    let store = RedisStore::connect(&server.url(), "g:once:").await;
+    let handle = |stream: &str| {
+        let mut settings = settings();
+        settings.stream = stream.into();
+        redis.clone().with_settings(settings)
+    };
+    all_run(
+        handle("x"),
+        handle("y"),
+        store.expect("the server is there"),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_name_their_stream_and_group_on_both_transports() {
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url())
+        .await
+        .expect("the server is there");
+    let mut settings = settings();
+    (settings.stream, settings.group) = ("x:1".into(), "h".into());
+    named(redis.with_settings(settings.clone())).await;
+    named(Memory::new().with_settings(settings)).await;
+}
+
+async fn named(transport: impl Counted) {
+    let seen: Arc<Mutex<Vec<(Option<Name>, Option<Name>)>>> = Arc::default();
+    let noted = seen.clone();
+    let app = Router::new().task("a", async move |message: Message| {
+        let parts = message.parts();
+        noted
+            .lock()
+            .unwrap()
+            .push((parts.stream.clone(), parts.group.clone()));
+    });
+    let worker = Worker::start(transport.clone(), app);
+    let client = Client::new(transport.clone());
+    client.enqueue("a", "").await.expect("it is taken");
+    eventually(|| transport.counted().done == 1).await;
+    worker.stop().await.expect("it ends well");
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [(Some("x:1".into()), Some("h".into()))]
+    );
+}
