@@ -1,8 +1,12 @@
 //! The names of the keys that belong to a stream and a group.
 //!
-//! All of them are in the stream's own slot of a cluster, by its hash tag: a name that holds a tag
-//! keeps it (`{orders}.v2` → `{orders}.v2:dead:group`), any other is wrapped (`orders` →
-//! `{orders}:dead:group`).
+//! All of them are in the stream's own slot of a cluster, by its hash tag. A name without a tag is
+//! wrapped in one: `orders` → `{orders}:dead:group`. A name that holds a tag keeps it and has its
+//! length in bytes before it: `{orders}.v2` → `11:{orders}.v2:dead:group`.
+//!
+//! Different streams have different keys. A key of a wrapped name begins with `{`, and the first `}`
+//! ends the name, for the name has none; a key of the others begins with a number that says where
+//! the name ends. A stream whose name is such a key itself is refused.
 
 use std::fmt::{Display, Write as _};
 
@@ -33,8 +37,8 @@ pub(super) struct Keys {
 
 impl Keys {
     /// # Errors
-    /// When the stream's name has a `}` that is not part of a hash tag: no key could be put in its
-    /// slot.
+    /// When the stream's name has a `}` that is not part of a hash tag, since no key could be put in
+    /// its slot; when it is a key of another stream.
     pub(super) fn new(stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {
@@ -85,8 +89,13 @@ pub(super) fn check(stream: &Name) -> Result<(), Error> {
 
 /// What the keys that belong to `stream` start with.
 pub(super) fn base(stream: &Name) -> Result<String, Error> {
-    if has_hash_tag(stream) {
-        Ok(stream.as_str().to_owned())
+    if let Some(owner) = owner(stream) {
+        Err(Error::config(format!(
+            "the stream name `{stream}` is that of a key which belongs to the stream `{owner}`; \
+             choose another"
+        )))
+    } else if has_hash_tag(stream) {
+        Ok(format!("{}:{stream}", stream.len()))
     } else if stream.contains('}') {
         Err(Error::config(format!(
             "the stream name `{stream}` has a `}}` without a hash tag before it; leave it out, or \
@@ -95,6 +104,25 @@ pub(super) fn base(stream: &Name) -> Result<String, Error> {
     } else {
         Ok(format!("{{{stream}}}"))
     }
+}
+
+/// The stream that a key with this name belongs to, if it could be one.
+fn owner(key: &str) -> Option<&str> {
+    const PURPOSES: [&str; 7] = ["retry", "due", "bodies", "dead", "idem", "rpc", "gate"];
+    let (name, purpose) = match key.strip_prefix('{') {
+        Some(wrapped) => {
+            let (name, rest) = wrapped.split_once('}')?;
+            (name, rest.strip_prefix(':')?)
+        }
+        None => {
+            let (length, rest) = key.split_once(':')?;
+            let (name, rest) = rest.split_at_checked(length.parse().ok()?)?;
+            has_hash_tag(name).then_some(())?;
+            (name, rest.strip_prefix(':')?)
+        }
+    };
+    let purpose = purpose.split(':').next()?;
+    PURPOSES.contains(&purpose).then_some(name)
 }
 
 /// The stream of reliable replies to a client.
@@ -155,13 +183,23 @@ mod tests {
     #[test]
     fn a_name_is_wrapped_unless_it_has_a_tag() {
         assert_eq!(keys("s").unwrap().dead, "{s}:dead:g{1}");
-        assert_eq!(keys("{s}.v2").unwrap().retry, "{s}.v2:retry:g{1}");
+        assert_eq!(keys("{s}.v2").unwrap().retry, "6:{s}.v2:retry:g{1}");
         assert_eq!(keys("s").unwrap().replies(7), "{s}:rpc:7");
     }
 
     #[test]
-    fn a_closing_brace_without_a_tag_is_refused_and_so_are_empty_names() {
-        for stream in ["a}", "{}", "{}a{b}", "}{", ""] {
+    fn a_name_without_braces_is_never_refused_for_what_it_looks_like() {
+        for stream in ["s:dead:g", "1:s:due", "3:{s:due", "due"] {
+            assert_eq!(
+                keys(stream).unwrap().dead,
+                format!("{{{stream}}}:dead:g{{1}}")
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_slot_is_refused_and_so_are_empty_names_and_those_of_keys() {
+        for stream in ["a}", "{}", "{}a{b}", "}{", "", "{s}:dead:g", "3:{s}:due"] {
             assert!(
                 keys(stream).is_err_and(|error| error.is_config()),
                 "{stream}"
@@ -170,7 +208,87 @@ mod tests {
         assert!(Keys::new(&"s".into(), &"".into()).is_err());
     }
 
+    /// Every key that a pair of names stands for.
+    fn all(keys: &Keys) -> Vec<String> {
+        let mut all = vec![keys.stream.to_string()];
+        let of_group = [&keys.retry, &keys.due, &keys.bodies, &keys.dead];
+        all.extend(of_group.into_iter().cloned());
+        all.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
+        all.extend(["scan", "trim", "reap"].map(|what| keys.gate(what)));
+        all.extend([keys.replies("c"), keys.idempotency("k")]);
+        all
+    }
+
+    /// Those of `all` that every group of a stream shares.
+    fn shared_by_groups(keys: &Keys) -> Vec<String> {
+        let mut shared = vec![keys.stream.to_string()];
+        shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
+        shared.extend([keys.replies("c"), keys.idempotency("k")]);
+        shared
+    }
+
+    /// Panics when two different pairs have a key in common that they must not share.
+    fn assert_apart(one: (&str, &str), other: (&str, &str)) {
+        let keys = |(stream, group): (&str, &str)| Keys::new(&stream.into(), &group.into());
+        let (Ok(first), Ok(second)) = (keys(one), keys(other)) else {
+            return;
+        };
+        let may_share = match one.0 == other.0 {
+            true => shared_by_groups(&first),
+            false => Vec::new(),
+        };
+        let second = all(&second);
+        for key in all(&first) {
+            let shared = second.contains(&key) && !may_share.contains(&key);
+            assert!(!shared, "{one:?} and {other:?} share {key}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_a_tag_shares_no_key_with_the_name_without() {
+        assert_apart(("orders", "g"), ("{orders}", "g"));
+        assert_apart(("{orders}", "due:g"), ("{orders}:dead", "g"));
+        assert_apart(("orders", "due:g"), ("{orders}:dead", "g"));
+        assert_apart(("{orders}", "g"), ("8:{orders}", "g"));
+        assert_apart(("orders", "a:b"), ("orders", "b"));
+    }
+
+    /// Names that look like keys, of few parts, so that they meet often.
+    fn part_of_a_key() -> impl Strategy<Value = String> {
+        let part = prop::sample::select(vec![
+            "s", "{s}", "{", "}", ":", "due", "dead", "retry", "bodies", "rpc", "c", "idem", "k",
+            "gate", "scan", "g", "3:", "5",
+        ]);
+        prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn different_pairs_of_names_have_different_keys(
+            streams in (part_of_a_key(), part_of_a_key()),
+            groups in (part_of_a_key(), part_of_a_key()),
+        ) {
+            let (one, other) = ((&*streams.0, &*groups.0), (&*streams.1, &*groups.1));
+            if one != other {
+                assert_apart(one, other);
+            }
+        }
+
+        #[test]
+        fn a_stream_never_has_the_name_of_a_key_of_another(
+            stream in part_of_a_key(),
+            group in part_of_a_key(),
+        ) {
+            if let Ok(keys) = Keys::new(&stream.as_str().into(), &group.as_str().into()) {
+                for key in all(&keys).into_iter().filter(|key| *key != stream) {
+                    let named_like_it = Keys::new(&key.as_str().into(), &"g".into());
+                    prop_assert!(named_like_it.is_err(), "{}", key);
+                }
+            }
+        }
+
         #[test]
         fn any_stream_shares_its_slot_with_its_keys_or_is_refused(stream in "[{}a:*\u{e4}]{0,8}") {
             match keys(&stream) {
@@ -184,7 +302,9 @@ mod tests {
                 }
                 Err(error) => {
                     prop_assert!(error.is_config());
-                    prop_assert!(stream.is_empty() || error.to_string().contains("hash tag"));
+                    let told = error.to_string();
+                    let reasons = ["the name is empty", "hash tag", "belongs to the stream"];
+                    prop_assert!(reasons.iter().any(|reason| told.contains(reason)), "{}", told);
                     prop_assert!(check(&stream.as_str().into()).is_err());
                 }
             }

@@ -65,7 +65,8 @@
 //! while it was idle is noticed by the next command only.
 //!
 //! # Rights
-//! What users with few rights need, for the stream `s`:
+//! What users with few rights need, for the stream `s`. Keys of a stream whose name holds a hash tag
+//! begin with its length instead: `6:{s}.v2:dead:g` for the stream `{s}.v2`.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
