@@ -52,9 +52,9 @@
 //!
 //! # Errors
 //! A message without a key is rejected, unless [`missing_key`](ConcurrencyByKeyLayer::missing_key)
-//! lets it pass. One that finds more than
-//! [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) before it fails with
-//! [`TooManyWaiting`], which is overload: a task is delivered again after the source's back-off and
+//! lets it pass. One that finds
+//! [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages waiting already fails
+//! with [`TooManyWaiting`], which is overload: a task is delivered again after the source's back-off and
 //! loses no attempt, a request is answered `unavailable`.
 
 use std::{
@@ -215,6 +215,8 @@ impl Error for TooManyWaiting {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::Future, pin::Pin, sync::Mutex};
+
     use campanile::{
         Kind,
         error::{Settle, find},
@@ -278,6 +280,59 @@ mod tests {
         assert_eq!(layer.keys_in_use(), 1);
         drop(last);
         assert_eq!(layer.keys_in_use(), 0);
+    }
+
+    /// A future that, when it is dropped, asserts that its place is still held.
+    struct Work {
+        places: Arc<Places>,
+        outcome: Option<Result<Reply, BoxError>>,
+    }
+
+    impl Drop for Work {
+        fn drop(&mut self) {
+            // Nobody waits here, so a place that is free could be had at once.
+            let next = self.places.enter(Key::from("k"), usize::MAX);
+            let next = next.expect("there is no bound on who waits");
+            assert!(
+                !next.is_held(),
+                "the place was free before the work had ended"
+            );
+        }
+    }
+
+    impl Future for Work {
+        type Output = Result<Reply, BoxError>;
+
+        fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            match self.outcome.take() {
+                Some(outcome) => Poll::Ready(outcome),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_place_is_free_only_after_the_work_in_it_was_dropped() {
+        let layer = layer(1);
+        let outcomes: [Option<Result<Reply, BoxError>>; 3] = [
+            None,
+            Some(Ok(Reply::default())),
+            Some(Err("it failed".into())),
+        ];
+        for outcome in outcomes {
+            let ends = outcome.is_some();
+            let (places, outcome) = (layer.places.clone(), Arc::new(Mutex::new(outcome)));
+            let inner = tower::service_fn(move |_: Message| Work {
+                places: places.clone(),
+                outcome: outcome.lock().unwrap().take(),
+            });
+            let mut service = Spawn::new(layer.layer(inner));
+            assert_ready!(service.poll_ready()).unwrap();
+            let mut call = tokio_test::task::spawn(service.call(task("k", "1")));
+            assert_eq!(call.poll().is_ready(), ends);
+            drop(call);
+            assert_eq!(layer.keys_in_use(), 0);
+        }
     }
 
     #[tokio::test]

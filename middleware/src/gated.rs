@@ -52,9 +52,11 @@ enum State<S: Service<Message>, A> {
         call: Option<(S, Message)>,
     },
     Running {
-        admission: Option<A>,
+        // Before the admission: fields are dropped in this order, and the admission must outlive
+        // the work, or the next message would be let in beside this one's end.
         #[pin]
         work: Oneshot<S, Message>,
+        admission: Option<A>,
     },
 }
 
@@ -112,9 +114,12 @@ where
                     let work = service.oneshot(message);
                     state.set(State::Running { admission, work });
                 }
-                StateProjection::Running { admission, work } => {
+                StateProjection::Running { work, admission } => {
                     let outcome = ready!(work.poll(cx)).map_err(Into::into);
-                    return Poll::Ready(match admission.take() {
+                    let admission = admission.take();
+                    // Drops the work before the admission is given back.
+                    state.set(State::Refused { error: None });
+                    return Poll::Ready(match admission {
                         Some(admission) => admission.done(outcome),
                         None => outcome,
                     });
