@@ -15,13 +15,39 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Context {
     global: bool,
-    /// By kind.
-    own_trace: [bool; 3],
+    own_trace: OwnTrace,
+}
+
+/// The kinds of messages whose handling begins a trace.
+#[derive(Debug, Clone, Default)]
+struct OwnTrace {
+    tasks: bool,
+    events: bool,
+    requests: bool,
+}
+
+impl OwnTrace {
+    // A match, so that another kind is an error of the compiler and not of an index.
+    fn of(&mut self, kind: Kind) -> &mut bool {
+        match kind {
+            Kind::Task => &mut self.tasks,
+            Kind::Event => &mut self.events,
+            Kind::Rpc => &mut self.requests,
+        }
+    }
+
+    fn has(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Task => self.tasks,
+            Kind::Event => self.events,
+            Kind::Rpc => self.requests,
+        }
+    }
 }
 
 impl Context {
     pub(super) fn start_own_trace_for(&mut self, kind: Kind) {
-        self.own_trace[kind as usize] = true;
+        *self.own_trace.of(kind) = true;
     }
 
     pub(super) fn use_global_propagator(&mut self) {
@@ -34,7 +60,7 @@ impl Context {
             return;
         };
         let link = sent.span().span_context().clone();
-        if !self.own_trace[message.kind() as usize] && !surrounded() {
+        if !self.own_trace.has(message.kind()) && !surrounded() {
             // It fails where the subscriber has no layer of OpenTelemetry's, or has no use for this span.
             let _ = span.set_parent(sent);
         }
@@ -85,7 +111,8 @@ impl Context {
             propagator.extract_with_context(&nothing, &Carried(headers))
         });
         let found = context.span().span_context().is_valid();
-        if !found && headers.contains_key("traceparent") {
+        // Another propagator need not read `traceparent`, which then can be well-formed.
+        if !found && !self.global && headers.contains_key("traceparent") {
             tracing::debug!("a malformed `traceparent` is ignored");
         }
         found.then_some(context)
@@ -134,11 +161,33 @@ impl Injector for Headers<'_> {
         };
         // An empty `tracestate` says nothing, and would travel with each message. What is left of an
         // earlier context must not stay beside this one.
-        if value.is_empty() {
-            self.0.remove(name);
-        } else if let Ok(value) = HeaderValue::try_from(value) {
-            // A message with as many headers as there can be goes without.
-            let _ = self.0.try_insert(name, value);
+        match HeaderValue::try_from(value) {
+            Ok(value) if !value.is_empty() => {
+                // A message with as many headers as there can be goes without.
+                let _ = self.0.try_insert(name, value);
+            }
+            // Nor may it stay beside a new value that no header can have.
+            Ok(_) | Err(_) => {
+                self.0.remove(name);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_no_header_can_have_leaves_no_earlier_one_in_place() {
+        for value in ["", "a\nb", "\u{7f}"] {
+            let mut headers = HeaderMap::new();
+            headers.insert("baggage", HeaderValue::from_static("earlier"));
+            Headers(&mut headers).set("baggage", value.to_owned());
+            assert!(headers.is_empty(), "{value:?}");
+        }
+        let mut headers = HeaderMap::new();
+        Headers(&mut headers).set("baggage", "a=b".to_owned());
+        assert_eq!(headers["baggage"], "a=b");
     }
 }
