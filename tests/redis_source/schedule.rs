@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use campanile::{Client, Due};
+use campanile::{Client, Due, transport::Selection};
 use support::Options;
 
 use super::*;
@@ -217,4 +217,43 @@ async fn a_message_that_is_sent_on_is_not_delayed_again() {
     assert_eq!(message(&delivery).parts().due, None::<Due>);
     settle(delivery, done()).await;
     source.close().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "fault 20"]
+async fn a_key_whose_task_died_lets_the_task_be_sent_again() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    let send = || client(&redis).enqueue("n", "p").idempotency_key("k");
+    let first = send().await.unwrap();
+    settle(next(&mut source).await, dead("it failed")).await;
+    let second = send().await.unwrap();
+    assert_ne!(second, first, "the receipt is that of the task which died");
+    let delivery = next(&mut source).await;
+    assert_eq!(message(&delivery).parts().id.as_ref(), second.id());
+    settle(delivery, dead("it failed")).await;
+    let purged = redis.dead_letters().purge(Selection::All).await;
+    assert_eq!(purged.unwrap(), 2);
+    let third = send().await.unwrap();
+    assert!(third != first && third != second);
+    settle(next(&mut source).await, done()).await;
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "fault 21"]
+async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_after_that() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.idempotency_window(SECOND / 2);
+    let send = || {
+        let call = client(&redis).enqueue("n", "p").idempotency_key("k");
+        call.delay(Duration::from_secs(3600))
+    };
+    let first = send().await.unwrap();
+    // Longer than the window, on the server's clock.
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(send().await.unwrap(), first);
+    let delayed: usize = server.query(&["ZCARD", "{s}:due"]).await;
+    assert_eq!(delayed, 1);
 }

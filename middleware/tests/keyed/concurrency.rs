@@ -5,10 +5,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use campanile::{Client, Name, Router, RpcCode, transport::Page};
+use campanile::{Client, Name, Redis, Router, RpcCode, transport::Page};
 use campanile_middleware::{ConcurrencyByKeyLayer, key};
+use tokio::sync::Notify;
 
-use crate::{Counted, MILLI, eventually, on_both, settings, support::worker::Worker};
+use crate::{
+    Counted, MILLI, SECOND, eventually, on_both, settings,
+    support::{RedisServer, worker::Worker},
+};
 
 on_both! {
     no_more_of_a_key_run_at_once_than_may(settings());
@@ -106,4 +110,37 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
     let reply = request.header("x-tenant", "acme").await;
     assert_eq!(reply.expect("with a key"), "reply");
     worker.stop().await.expect("it ends well");
+}
+
+/// With the default settings, under which the back-off doubles from one second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fault 25"]
+async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_other_keys() {
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url())
+        .await
+        .expect("the server is there");
+    let client = Client::new(redis.clone());
+    for _ in 0..1_500 {
+        client.enqueue("limited", ()).await.expect("it is taken");
+    }
+    let started = Arc::new(Notify::new());
+    let other = started.clone();
+    let app = Router::new()
+        .task("limited", async || std::future::pending::<()>().await)
+        .task("other", async move || other.notify_one())
+        .layer(ConcurrencyByKeyLayer::new(1, key::name()).max_waiting_per_key(0));
+    let worker = Worker::start(redis.clone(), app);
+    // All of them have been put off.
+    eventually(|| redis.counts().redelivered >= 1_499).await;
+    // By now each would have come back for the fourth time, after 1, 2, 4 and 8 seconds.
+    tokio::time::sleep(15 * SECOND).await;
+    let before = redis.counts().redelivered;
+    tokio::time::sleep(4 * SECOND).await;
+    let put_off = redis.counts().redelivered - before;
+    assert!(put_off < 1_500, "{put_off} in 4 s");
+    client.enqueue("other", ()).await.expect("it is taken");
+    let in_time = tokio::time::timeout(SECOND, started.notified()).await;
+    assert!(in_time.is_ok(), "the other key waits for the limited one");
+    drop(worker);
 }
