@@ -18,6 +18,8 @@
 //! |---|---|
 //! | `crash` | workers killed, aborted by a message, frozen, terminated |
 //! | `stall` | a server frozen or paused, a network that goes silent in either direction |
+//! | `bytes` | answers and commands of many bytes: over a slow network, and larger than the server takes |
+//! | `many` | more streams and more calls than one process is used to |
 //! | `slow` | handlers that outlast their lease, and block their threads |
 //! | `server` | a server killed and restarted, or emptied |
 //! | `memory` | a server at its `maxmemory` |
@@ -34,14 +36,15 @@
 //! can happen before, until work went on.
 #![cfg(feature = "redis")]
 
+mod bytes;
 mod cluster;
 mod connections;
 mod crash;
 mod crowd;
 mod groups;
 mod ledger;
+mod many;
 mod memory;
-mod proxy;
 mod requests;
 mod scene;
 mod server;
