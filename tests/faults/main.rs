@@ -58,6 +58,15 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// How long a take-over may take with a lease of a second: the lease, a healthy lease of the worker
+/// that takes over, and a scan. The rest is room for a loaded machine.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+
+/// How long it may take until work goes on once the server can be reached again: a connection that
+/// is silent for 5 s is given up, and the next one is tried after a back-off. The rest is room for a
+/// loaded machine.
+const RECONNECT: Duration = Duration::from_secs(15);
+
 /// The amount for a short run, or for a long one where the environment asks for it.
 fn scaled<T>(short: T, long: T) -> T {
     match std::env::var_os("CAMPANILE_LONG") {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::{
-    SECOND,
+    RECONNECT, SECOND,
     ledger::{Account, What, now},
     scaled,
     scene::Scene,
@@ -40,7 +40,7 @@ async fn outlasts(scene: &Scene, fault: &str, make: impl AsyncFnOnce(), end: imp
     let account = scene.all_done(60 * SECOND).await;
     let new = account.all(What::Finished).filter(|line| line.job >= 100);
     let recovered = new.map(|line| line.at).min().unwrap_or(ended) - ended;
-    account.report(fault, recovered);
+    account.report(fault, recovered, RECONNECT);
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     assert_eq!(account.all(What::Told).count(), 0, "no lease was lost");
     for worker in workers {
@@ -117,6 +117,7 @@ async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease(
     let account = scene.all_done(60 * SECOND).await;
     account.report(
         "connections dead and not closed, beside a rival",
+        Duration::ZERO,
         Duration::ZERO,
     );
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
