@@ -21,7 +21,7 @@
 //! | argument | what it is | where it rejects |
 //! |---|---|---|
 //! | [`Json<T>`](crate::Json) | the payload, read as JSON | payload is not the JSON of a `T` |
-//! | `Bytes`, `Vec<u8>` | the payload as it came | |
+//! | `Bytes`, `Vec<u8>` | the payload as it came; a `Bytes` of 4 KiB or more may share memory with messages that arrived with it, so copy what is kept for long | |
 //! | `String` | the payload as text | not UTF-8 |
 //! | [`Message`] | everything | |
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |

@@ -3,7 +3,7 @@
 use campanile::Json;
 
 use crate::{
-    SECOND,
+    SECOND, TAKE_OVER,
     ledger::{What, now},
     scene::Scene,
     support::{Options, Signal},
@@ -42,6 +42,7 @@ async fn every_script_runs_on_a_cluster() {
     account.report(
         "a cluster of one node, a worker killed",
         account.went_on(at),
+        TAKE_OVER,
     );
     let dead = scene.redis.dead_letters().count().await;
     assert_eq!(dead.expect("they are counted"), 1);

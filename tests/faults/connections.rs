@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use crate::{
-    SECOND,
+    RECONNECT, SECOND,
     ledger::{What, now},
     scaled,
     scene::Scene,
@@ -61,7 +61,7 @@ async fn a_storm_of_killed_connections_loses_nothing_and_repeats_nothing() {
     scene.send_all("work", tried..tried + 100, 5).await;
     let account = scene.all_done(60 * SECOND).await;
     let fault = format!("{killed} killed connections ({failed} sends of {tried} failed)");
-    account.report(&fault, account.went_on(at));
+    account.report(&fault, account.went_on(at), RECONNECT);
     assert!(killed > 20, "{killed}");
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     assert!(account.jobs(What::Sent).len() > 100, "some went through");

@@ -3,7 +3,7 @@
 use campanile::Json;
 
 use crate::{
-    SECOND,
+    SECOND, TAKE_OVER,
     ledger::{What, now},
     scaled,
     scene::Scene,
@@ -51,6 +51,8 @@ async fn what_may_not_be_taken_does_not_hide_what_may() {
     account.report(
         "15,000 pending that may not be taken before 2",
         account.went_on(at),
+        // The scan looks at thousands of entries, and two workers start.
+        2 * TAKE_OVER,
     );
     assert_eq!(account.all(What::Started).count(), 2, "and nothing else");
     drop(workers);
@@ -81,7 +83,7 @@ async fn two_hundred_workers_that_came_and_went_leave_nothing_behind() {
     }
     let last = scene.workers(1).await;
     let account = scene.all_done(60 * SECOND).await;
-    account.report("200 workers that came and went", now() - at);
+    account.report("200 workers that came and went", now() - at, 90 * SECOND);
     let most = killed * scene.setup.max_in_flight;
     assert!(account.repeated().len() <= most, "{:?}", account.repeated());
     let left = scene.consumers().await.len();

@@ -51,7 +51,11 @@ async fn a_slow_group_bounds_the_stream_and_its_failures_are_its_own() {
         || async { (slow_ledger.read().jobs(What::Finished).len() == all).then_some(()) };
     raw::eventually(finished, 60 * SECOND).await;
     let account = scene.all_done(60 * SECOND).await;
-    account.report("two groups, the fast one", now() - at);
+    account.report(
+        "two groups, the fast one",
+        now() - at,
+        scaled(120, 1_200) * SECOND,
+    );
 
     assert_eq!(account.jobs(What::Finished).len(), all);
     for ledger in [&account, &slow_ledger.read()] {

@@ -178,8 +178,9 @@ impl Account {
         first.expect("work went on").at - after
     }
 
-    /// Prints the line of this fault.
-    pub(crate) fn report(&self, fault: &str, recovered: Duration) {
+    /// Prints the line of this fault, and asserts that recovery took no longer than `limit`.
+    #[track_caller]
+    pub(crate) fn report(&self, fault: &str, recovered: Duration, limit: Duration) {
         println!(
             "ledger: {fault}: sent {} finished {} lost {} duplicated {} recovered in {:.2} s",
             self.jobs(What::Sent).len(),
@@ -187,6 +188,10 @@ impl Account {
             self.lost().len(),
             self.repeated().len(),
             recovered.as_secs_f64(),
+        );
+        assert!(
+            recovered <= limit,
+            "{fault}: recovery took {recovered:.2?}, the limit is {limit:.2?}"
         );
     }
 }

@@ -18,6 +18,8 @@
 //! |---|---|
 //! | `crash` | workers killed, aborted by a message, frozen, terminated |
 //! | `stall` | a server frozen or paused, a network that goes silent in either direction |
+//! | `bytes` | answers and commands of many bytes: over a slow network, and larger than the server takes |
+//! | `many` | more streams and more calls than one process is used to |
 //! | `slow` | handlers that outlast their lease, and block their threads |
 //! | `server` | a server killed and restarted, or emptied |
 //! | `memory` | a server at its `maxmemory` |
@@ -34,14 +36,15 @@
 //! can happen before, until work went on.
 #![cfg(feature = "redis")]
 
+mod bytes;
 mod cluster;
 mod connections;
 mod crash;
 mod crowd;
 mod groups;
 mod ledger;
+mod many;
 mod memory;
-mod proxy;
 mod requests;
 mod scene;
 mod server;
@@ -54,6 +57,15 @@ mod worker;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a take-over may take with a lease of a second: the lease, a healthy lease of the worker
+/// that takes over, and a scan. The rest is room for a loaded machine.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+
+/// How long it may take until work goes on once the server can be reached again: a connection that
+/// is silent for 5 s is given up, and the next one is tried after a back-off. The rest is room for a
+/// loaded machine.
+const RECONNECT: Duration = Duration::from_secs(15);
 
 /// The amount for a short run, or for a long one where the environment asks for it.
 fn scaled<T>(short: T, long: T) -> T {

@@ -48,7 +48,7 @@ async fn without_memory_senders_are_told_and_workers_go_on() {
         .await;
     scene.send_all("work", jobs + 20..jobs + 30, 1).await;
     let account = scene.all_done(60 * SECOND).await;
-    account.report("maxmemory reached", recovered);
+    account.report("maxmemory reached", recovered, 10 * SECOND);
     let twice = account.repeated();
     assert!(
         twice.keys().all(|job| (jobs..jobs + 10).contains(job)),

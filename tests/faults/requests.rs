@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    SECOND,
+    RECONNECT, SECOND, TAKE_OVER,
     ledger::{What, now},
     scaled,
     scene::Scene,
@@ -55,7 +55,7 @@ async fn a_request_whose_worker_is_killed_is_answered_by_another_and_once() {
     let in_hand = account.in_hand(killed);
     assert!(!in_hand.is_empty());
     let recovered = account.taken_over(&in_hand, killed, at);
-    account.report("RPC: worker killed in mid-request", recovered);
+    account.report("RPC: worker killed in mid-request", recovered, TAKE_OVER);
     assert_eq!(account.repeated().len(), in_hand.len());
     assert_eq!(
         account.all(What::Finished).count(),
@@ -107,7 +107,7 @@ async fn loses_its_connections(mode: ReplyMode, fault: &str) -> (usize, Vec<std:
     let (ended, killed) = tokio::join!(join_all(requests), kill);
     let account = scene.all_done(30 * SECOND).await;
     let first = ended.iter().map(|(_, ended)| *ended).min();
-    account.report(fault, first.expect("a thousand") - killed);
+    account.report(fault, first.expect("a thousand") - killed, RECONNECT);
     assert!(account.repeated().is_empty(), "no request ran twice");
     drop(workers);
     let answered = ended.iter().filter(|(answered, _)| *answered).count();
@@ -158,7 +158,11 @@ async fn abandoned_requests_leave_nothing_behind() {
     };
     raw::eventually(drained, 60 * SECOND).await;
     let account = scene.ledger.read();
-    account.report(&format!("RPC: {requests} abandoned requests"), now() - at);
+    account.report(
+        &format!("RPC: {requests} abandoned requests"),
+        now() - at,
+        scaled(30, 60) * SECOND,
+    );
     assert_eq!(
         account.all(What::Started).count(),
         0,

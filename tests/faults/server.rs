@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::{
-    SECOND,
+    RECONNECT, SECOND,
     ledger::{Account, What, now},
     scaled,
     scene::Scene,
@@ -41,7 +41,7 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_took() {
     }
     sender.await.expect("all is sent");
     let account = scene.all_done(120 * SECOND).await;
-    account.report("Redis killed twice, AOF always", recovered);
+    account.report("Redis killed twice, AOF always", recovered, RECONNECT);
     // Its sender cannot know, but a job was sent once, and what was finished before its
     // acknowledgement was lost runs again.
     let taken = account.jobs(What::Sent).len() + account.jobs(What::Unsure).len();
@@ -90,7 +90,7 @@ async fn workers_carry_on_with_what_comes_after_a_flush_and_after_an_empty_resta
     // What was in it is gone, and nothing else.
     let gone: BTreeSet<_> = (0..32).chain(132..164).collect();
     assert!(account.lost().is_subset(&gone), "{:?}", account.lost());
-    account.report("Redis emptied twice, each time of 32", recovered);
+    account.report("Redis emptied twice, each time of 32", recovered, RECONNECT);
     for worker in workers {
         worker.terminate().await;
     }

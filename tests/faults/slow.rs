@@ -23,6 +23,7 @@ async fn a_handler_slower_than_its_lease_and_what_waits_behind_it_run_once() {
     account.report(
         "handlers slower than the lease, others behind",
         Duration::ZERO,
+        Duration::ZERO,
     );
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     assert_eq!(
@@ -45,7 +46,11 @@ async fn handlers_that_block_every_thread_for_longer_than_the_lease_run_once() {
     // One that has nothing to do and would take over whatever it may.
     let idle = scene.workers(1).await;
     let account = scene.all_done(120 * SECOND).await;
-    account.report("handlers that block their threads", Duration::ZERO);
+    account.report(
+        "handlers that block their threads",
+        Duration::ZERO,
+        Duration::ZERO,
+    );
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     drop((blocked, idle));
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::{
-    SECOND,
+    RECONNECT, SECOND,
     ledger::{Account, What, now},
-    proxy::{Proxy, Way},
     scaled,
     scene::Scene,
-    support::Signal,
+    support::{
+        Signal,
+        proxy::{Direction, Proxy},
+    },
 };
 
 /// Longer than the lease of a second and the 5 s that a connection has to answer.
@@ -38,7 +40,7 @@ async fn outlasts(scene: &Scene, fault: &str, make: impl AsyncFnOnce(), end: imp
     let account = scene.all_done(60 * SECOND).await;
     let new = account.all(What::Finished).filter(|line| line.job >= 100);
     let recovered = new.map(|line| line.at).min().unwrap_or(ended) - ended;
-    account.report(fault, recovered);
+    account.report(fault, recovered, RECONNECT);
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     assert_eq!(account.all(What::Told).count(), 0, "no lease was lost");
     for worker in workers {
@@ -69,14 +71,14 @@ async fn a_server_that_is_paused_costs_time_and_nothing_else() {
     outlasts(&scene, "CLIENT PAUSE", make, async || {}).await;
 }
 
-async fn outlasts_silence(way: Way) {
+async fn outlasts_silence(direction: Direction) {
     let mut scene = Scene::new().await;
     let proxy = Proxy::start(scene.server.port()).await;
     scene.setup.url = proxy.url();
     outlasts(
         &scene,
-        &format!("silent network, {way:?}"),
-        async || proxy.silence(way),
+        &format!("silent network, {direction:?}"),
+        async || proxy.silence(direction),
         async || proxy.heal(),
     )
     .await;
@@ -84,12 +86,12 @@ async fn outlasts_silence(way: Way) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_takes_no_commands_costs_time_and_nothing_else() {
-    outlasts_silence(Way::ToServer).await;
+    outlasts_silence(Direction::ToServer).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_brings_no_answers_costs_time_and_nothing_else() {
-    outlasts_silence(Way::ToClient).await;
+    outlasts_silence(Direction::ToClient).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,13 +110,14 @@ async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease(
     scene.setup.url = direct;
     let healthy = scene.workers(1).await;
     sleep(scene.setup.lease + SECOND).await;
-    proxy.silence(Way::ToServer);
+    proxy.silence(Direction::ToServer);
     // Until every connection has met it.
     sleep(SECOND / 5).await;
     proxy.heal();
     let account = scene.all_done(60 * SECOND).await;
     account.report(
         "connections dead and not closed, beside a rival",
+        Duration::ZERO,
         Duration::ZERO,
     );
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());

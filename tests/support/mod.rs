@@ -19,6 +19,7 @@
 // Every test binary has this module whole and uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod worker;
 

@@ -141,6 +141,10 @@ pub(super) fn refused(error: ServerError) -> Error {
             "Redis takes no writes because it cannot save to disk; see the server's log",
         ),
         code if is_passing(code) => (ErrorKind::Disconnected, "Redis is not ready"),
+        _ if is_protocol_error(&error) => (
+            ErrorKind::Refused,
+            "Redis does not take a value of this size; raise `proto-max-bulk-len` or send less",
+        ),
         _ => (ErrorKind::Refused, "Redis refused the command"),
     };
     Error::new(kind, message).with_source(RedisError::from(error))
@@ -153,6 +157,24 @@ pub(super) fn is_passing(code: &str) -> bool {
         code,
         "LOADING" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN" | "BUSY"
     )
+}
+
+/// The smallest value of `proto-max-bulk-len` and of `client-query-buffer-limit`: no server refuses
+/// a smaller command for its size.
+pub(super) const LEAST_SIZE_LIMIT: usize = 1 << 20;
+
+/// Whether the server could not read a command, such as one with a value that is larger than it takes.
+/// Then it closes the connection, and carries out nothing that was sent behind that command.
+pub(super) fn is_protocol_error(error: &ServerError) -> bool {
+    (error.details()).is_some_and(|details| details.starts_with("Protocol error"))
+}
+
+/// A command was sent again and again, and each time the server closed the connection.
+pub(super) fn not_taken(address: &str, times: u32) -> Error {
+    Error::refused(format!(
+        "Redis at {address} closed the connection {times} times at this large command, without an \
+         answer; raise `proto-max-bulk-len` and `client-query-buffer-limit`, or send less"
+    ))
 }
 
 /// Whether this server is the wrong one to ask: another connection may reach the right one.

@@ -85,6 +85,7 @@
 mod blob;
 mod connect;
 mod dead;
+mod entry_size;
 mod error;
 mod keys;
 mod line;

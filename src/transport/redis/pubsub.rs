@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connect::{BACKOFF, Connector},
     error,
-    line::{PubSub, Published},
+    line::{PubSub, Published, copy_if_small},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -183,6 +183,8 @@ impl Subscriber {
         if let Some(pattern) = event.pattern {
             parts.pattern = self.patterns.get(&pattern[..]).cloned();
         }
-        Message::from_parts(parts, event.payload)
+        let mut payload = event.payload;
+        copy_if_small(&mut payload);
+        Message::from_parts(parts, payload)
     }
 }

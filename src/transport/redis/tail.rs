@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::timeout;
 
 use super::{
     Redis,
@@ -186,8 +185,10 @@ impl Tail {
             cmd.arg("BLOCK").arg(block.as_millis() as u64);
         }
         cmd.arg("STREAMS").arg(self.stream.as_str()).arg(self.seen);
+        let progress = connection.progress();
         let answer = connection.command(&cmd);
-        let answer = match timeout(block.unwrap_or_default() + GRACE, answer).await {
+        let limit = block.unwrap_or_default() + GRACE;
+        let answer = match progress.watch(limit, GRACE, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(cause)) => return Err(self.lost().with_source(cause)),
             Err(_) => return Err(self.lost()),

@@ -7,23 +7,33 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use redis::RedisResult;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use super::answers::Answers;
+use super::{answers::Answers, progress::Progress};
 use crate::{
     sync::lock,
     transport::redis::{connect::Stream, packed::Pack, value::Value},
 };
 
 /// How much room there is for what comes, and from which rest on there is new room. What was read is
-/// not copied: whoever holds a payload holds the room that it came in.
+/// not copied: a part of it holds all of the room that it came in (see [`copy_if_small`]).
 const ROOM: usize = 64 << 10;
 const LITTLE: usize = 4 << 10;
+/// Payloads of fewer bytes than this are copied out of the room that they came in.
+const SMALL: usize = 4 << 10;
 /// What is kept of the room for what is sent.
 const KEPT: usize = 1 << 20;
+
+/// Gives a small payload memory of its own. As a part of what was read, it would hold all of that for
+/// as long as an application keeps it: 64 KiB, or the largest message that was near it.
+pub(in crate::transport::redis) fn copy_if_small(payload: &mut Bytes) {
+    if payload.len() < SMALL {
+        *payload = Bytes::copy_from_slice(payload);
+    }
+}
 
 pub(in crate::transport::redis) struct Direct {
     stream: Box<dyn Stream>,
@@ -33,6 +43,9 @@ pub(in crate::transport::redis) struct Direct {
     /// What has come and is not taken apart yet.
     read: BytesMut,
     answers: Answers,
+    progress: Progress,
+    /// The last write had to wait until the server has read something.
+    blocked: bool,
 }
 
 impl Direct {
@@ -44,7 +57,13 @@ impl Direct {
             sent: 0,
             read: BytesMut::new(),
             answers: Answers::default(),
+            progress: Progress::default(),
+            blocked: false,
         }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     pub(super) fn send(&mut self, commands: impl IntoIterator<Item = impl Pack>) {
@@ -54,22 +73,24 @@ impl Direct {
     }
 
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        let mut written = self.write(cx);
+        // A server that does not take a command says why and closes. That answer, and those before it,
+        // come first; then the connection fails for the reader too.
+        let written = self.write(cx);
         loop {
             if let Some(answer) = self.answers.take(&mut self.read)? {
                 return Poll::Ready(Ok(answer));
             }
-            std::mem::replace(&mut written, Ok(()))?;
             if self.read.capacity() - self.read.len() < LITTLE {
                 self.read.reserve(ROOM);
             }
-            if ready!(poll_read_buf(
-                Pin::new(&mut self.stream),
-                cx,
-                &mut self.read
-            ))? == 0
-            {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+            let stream = Pin::new(&mut self.stream);
+            let read = match ready!(poll_read_buf(stream, cx, &mut self.read)) {
+                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                read => read,
+            };
+            match read {
+                Ok(read) => self.progress.add(read),
+                Err(lost) => return Poll::Ready(Err(written.err().unwrap_or(lost).into())),
             }
         }
     }
@@ -80,8 +101,17 @@ impl Direct {
             let rest = &self.out[self.sent..];
             match Pin::new(&mut self.stream).poll_write(cx, rest)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(written) => self.sent += written,
-                Poll::Pending => return Ok(()),
+                Poll::Ready(written) => {
+                    self.sent += written;
+                    // What the system takes at once shows nothing about the server.
+                    if std::mem::take(&mut self.blocked) {
+                        self.progress.add(written);
+                    }
+                }
+                Poll::Pending => {
+                    self.blocked = true;
+                    return Ok(());
+                }
             }
         }
         self.out.clear();

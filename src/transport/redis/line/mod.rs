@@ -6,6 +6,7 @@
 mod answers;
 mod direct;
 mod foreign;
+mod progress;
 mod pubsub;
 
 use std::{
@@ -16,8 +17,9 @@ use std::{
 use redis::{ErrorKind, RedisResult};
 
 pub(super) use self::{
-    direct::{Direct, Loan},
+    direct::{Direct, Loan, copy_if_small},
     foreign::Foreign,
+    progress::Progress,
     pubsub::{PubSub, Published},
 };
 use super::{packed::Pack, value::Value};
@@ -28,6 +30,7 @@ use super::{packed::Pack, value::Value};
 /// The answer to what is not waited for any more is passed over by whoever asks next.
 pub(super) struct Line {
     carrier: Carrier,
+    progress: Progress,
     /// How many answers have not come yet.
     due: usize,
 }
@@ -41,15 +44,25 @@ enum Carrier {
 
 impl Line {
     pub(super) fn direct(direct: Direct) -> Self {
-        Self::new(Carrier::Direct(direct))
+        let progress = direct.progress();
+        Self::new(Carrier::Direct(direct), progress)
     }
 
     pub(super) fn foreign(foreign: Foreign) -> Self {
-        Self::new(Carrier::Foreign(foreign))
+        Self::new(Carrier::Foreign(foreign), Progress::default())
     }
 
-    fn new(carrier: Carrier) -> Self {
-        Self { carrier, due: 0 }
+    fn new(carrier: Carrier, progress: Progress) -> Self {
+        Self {
+            carrier,
+            progress,
+            due: 0,
+        }
+    }
+
+    /// The bytes that were read and written so far. The driver's own connection counts none.
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Sends commands in one go, once answers are waited for.

@@ -29,6 +29,9 @@ pub(super) struct Batch {
     /// When it fails if it has not been sent by then. Set where it first has to wait, as a batch of
     /// one.
     pub(super) give_up: Option<Instant>,
+    /// On how many connections in a row, which the server closed, it was the first without an answer.
+    /// Counted for a batch of one.
+    pub(super) closed_at: u32,
 }
 
 /// What is known about one command.
@@ -63,6 +66,7 @@ impl Batch {
             requests,
             askers: None,
             give_up: None,
+            closed_at: 0,
         }
     }
 
@@ -172,6 +176,7 @@ impl Batch {
         let mut like = Self::new(Buffers::default());
         like.askers.clone_from(&self.askers);
         like.give_up = self.give_up;
+        like.closed_at = self.closed_at;
         like
     }
 

@@ -46,8 +46,11 @@ pub(super) struct Flight {
     pub(super) sent: VecDeque<Sent>,
     line: Line,
     clock: Clock,
-    /// How long a server may take to answer before it counts as gone.
+    /// How long a server may be silent before it counts as gone.
     silence: Duration,
+    /// How many bytes had passed when the last poll ended, and when that was noticed.
+    passed: u64,
+    last_byte: Instant,
 }
 
 impl Flight {
@@ -57,6 +60,8 @@ impl Flight {
             line,
             clock: Clock::new(silence),
             silence,
+            passed: 0,
+            last_byte: Instant::now(),
         }
     }
 
@@ -79,13 +84,19 @@ impl Flight {
     }
 
     /// The oldest pipeline with its answers, pending while there is none that has them all. The error
-    /// says why the connection is lost; nothing, when the server owes an answer for too long.
+    /// says why the connection is lost; nothing, when the server owes an answer and is silent for too
+    /// long.
     ///
     /// # Cancel safety
     /// What has come stays with its pipeline.
     pub(super) async fn next(&mut self) -> Result<Sent, Option<RedisError>> {
         let Self {
-            sent, line, clock, ..
+            sent,
+            line,
+            clock,
+            silence,
+            passed,
+            last_byte,
         } = self;
         poll_fn(|cx| {
             while let Poll::Ready(answer) = line.poll_answer(cx) {
@@ -95,8 +106,17 @@ impl Flight {
                     return Poll::Ready(Ok(sent.pop_front().expect("it is the oldest")));
                 }
             }
+            // An answer of many bytes over a slow network is late, and the server is not silent.
+            let bytes = line.progress().bytes();
+            if std::mem::replace(passed, bytes) != bytes {
+                *last_byte = Instant::now();
+            }
+            let not_silent = *last_byte + *silence;
             match sent.front() {
-                Some(oldest) => clock.poll_until(cx, oldest.due).map(|()| Err(None)),
+                Some(oldest) => {
+                    let due = oldest.due.max(not_silent);
+                    clock.poll_until(cx, due).map(|()| Err(None))
+                }
                 None => Poll::Pending,
             }
         })

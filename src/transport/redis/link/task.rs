@@ -34,6 +34,8 @@ use crate::transport::{
 const PIPELINES: usize = 4;
 /// How long a command waits for a connection before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After how many connections that the server closed at the same large command that command fails.
+const CLOSED_AT: u32 = 3;
 /// How long a server that is not ready is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,6 +48,8 @@ pub(super) struct Task {
     connected_before: bool,
     /// Whether there is a connection, for the handles.
     connected: Arc<AtomicBool>,
+    /// The server could not read the last command that it answered on this connection.
+    protocol_error: bool,
     /// What goes before the outbox: it waited for a connection, or has to be sent again. Each is a
     /// batch of one.
     waiting: VecDeque<Batch>,
@@ -72,6 +76,7 @@ impl Task {
             outbox,
             connected_before: false,
             connected,
+            protocol_error: false,
             waiting: VecDeque::new(),
         }
     }
@@ -179,14 +184,24 @@ impl Task {
 
     async fn serve(&mut self, line: Line) -> End {
         let mut flight = Flight::new(line, self.silence);
+        self.protocol_error = false;
         let end = self.exchange(&mut flight).await;
+        let oldest = flight.sent.front().into_iter().flat_map(|sent| &sent.parts);
+        let answers = oldest.flat_map(|part| &part.answers);
+        self.protocol_error |= answers.into_iter().any(is_protocol_error);
+        self.note_closed_at(&mut flight, &end);
         for mut sent in flight.sent.into_iter().rev() {
             // What was on its way and is not answered is lost with the connection.
             for Part { batch, answers } in sent.parts.iter_mut().rev() {
                 for place in (answers.len()..batch.len()).rev() {
                     let mut lost = batch.take(place);
                     match lost.retry(0) {
+                        Retry::UntilAnswered if lost.closed_at >= CLOSED_AT => {
+                            lost.fail(|| error::not_taken(self.connector.address(), CLOSED_AT));
+                        }
                         Retry::UntilAnswered => self.waiting.push_front(lost),
+                        // It stood behind the one that the server could not read.
+                        Retry::Never if self.protocol_error => self.waiting.push_front(lost),
                         Retry::Never => lost.fail(|| error::unanswered(self.connector.address())),
                     }
                 }
@@ -194,6 +209,25 @@ impl Task {
             self.hand_out(sent);
         }
         end
+    }
+
+    /// Counts that the server has closed the connection at the first command without an answer. After
+    /// a few times that command fails: sent again for ever, it would hold up all others.
+    ///
+    /// A server says why it does not take a command and closes. Where the reset overtakes the reason,
+    /// or there is none (`client-query-buffer-limit`), this is all that shows it. Only large commands are
+    /// counted: any other was answered by nobody for another reason.
+    fn note_closed_at(&mut self, flight: &mut Flight, end: &End) {
+        let closed = matches!(end, End::Lost(Some(_))) && !self.protocol_error;
+        let parts = flight.sent.front_mut().into_iter();
+        let first = (parts.flat_map(|sent| &mut sent.parts))
+            .find(|part| part.answers.len() < part.batch.len());
+        let Some(Part { batch, .. }) = first.filter(|part| closed && part.batch.len() == 1) else {
+            return;
+        };
+        if batch.bytes() >= error::LEAST_SIZE_LIMIT {
+            batch.closed_at += 1;
+        }
     }
 
     async fn exchange(&mut self, flight: &mut Flight) -> End {
@@ -266,6 +300,7 @@ impl Task {
                 let Value::ServerError(error) = answer else {
                     continue;
                 };
+                self.protocol_error |= error::is_protocol_error(error);
                 let unknown = error.code() == "NOSCRIPT";
                 if let Some(script) = batch.script(place).filter(|_| unknown) {
                     again.push(batch.take(place).with_text(script));
@@ -287,6 +322,10 @@ impl Task {
         }
         health
     }
+}
+
+fn is_protocol_error(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error::is_protocol_error(error))
 }
 
 /// Whether a command may not be sent again because it has waited for as long as it may.

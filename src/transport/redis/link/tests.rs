@@ -311,3 +311,40 @@ async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
         "{waited:?}"
     );
 }
+
+#[tokio::test]
+async fn commands_behind_one_that_the_server_could_not_read_are_sent_again() {
+    let refusal = Answer("-ERR Protocol error: invalid bulk length\r\n");
+    // The server closes without looking at the second command.
+    let (link, mut commands) = link([refusal, Close, OK]).await;
+    let large = link.submit(ack(1), Retry::Never);
+    let behind = link.submit(ack(2), Retry::Never);
+    let error = crate::transport::redis::error::check(large.await.unwrap()).unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
+    assert!(error.to_string().contains("proto-max-bulk-len"), "{error}");
+    behind
+        .await
+        .expect("it was not carried out, and is sent again");
+    for expected in ["1", "2", "2"] {
+        assert!(commands.recv().await.unwrap().ends_with(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_large_command_at_which_the_server_closes_every_connection_fails_alone() {
+    let (link, _commands) = link([Close, Close, Close, OK]).await;
+    let mut large = redis::cmd("SET");
+    large.arg("k").arg("x".repeat(1 << 20));
+    let large = link.submit(large, Retry::UntilAnswered);
+    let behind = link.submit(ack(1), Retry::UntilAnswered);
+    let error = large.await.expect_err("it is given up");
+    assert!(error.is_refused(), "{error:?}");
+    behind.await.expect("it is answered");
+}
+
+#[tokio::test]
+async fn a_small_command_is_sent_again_over_any_number_of_lost_connections() {
+    let (link, _commands) = link([Close, Close, Close, Close, OK]).await;
+    let answer = link.submit(ack(1), Retry::UntilAnswered);
+    answer.await.expect("it is answered");
+}

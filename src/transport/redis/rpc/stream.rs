@@ -21,6 +21,7 @@ use crate::{
         Counters,
         redis::{
             connect::{BACKOFF, Connector},
+            entry_size::EntrySize,
             line::Line,
             link::{Link, Retry},
             source::entry,
@@ -35,7 +36,7 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(300);
 const RENEW: Duration = Duration::from_secs(1);
 /// How long one read waits for a reply at the server.
 const BLOCK: Duration = Duration::from_secs(2);
-/// How much longer than that its answer may take before the connection counts as lost.
+/// How much longer than that the connection may be silent before it counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
 /// How many replies one read takes at most.
 const COUNT: usize = 256;
@@ -55,6 +56,7 @@ pub(super) struct Reader {
     /// How many entries behind the cursor were not trimmed yet.
     read: usize,
     idle: bool,
+    size: EntrySize,
 }
 
 impl Reader {
@@ -77,6 +79,7 @@ impl Reader {
             renewed: None,
             read: 0,
             idle: false,
+            size: EntrySize::default(),
         }
     }
 
@@ -151,7 +154,7 @@ impl Reader {
         }
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT")
-            .arg(COUNT)
+            .arg(self.size.fit(COUNT))
             .arg("BLOCK")
             .arg(BLOCK.as_millis() as u64)
             .arg("STREAMS")
@@ -204,9 +207,11 @@ impl Reader {
 
     fn hand_out(&mut self, answer: Value) -> Result<(), Error> {
         let before = self.read;
+        let mut sizes = Vec::new();
         entry::each(answer, |_, id, list| {
             for (field, envelopes) in value::fields(list)? {
                 if field == "r" {
+                    sizes.push(envelopes.len());
                     let envelopes = envelopes.split(|&byte| byte == b'\n');
                     envelopes.for_each(|envelope| self.pending.resolve(envelope));
                 }
@@ -215,19 +220,21 @@ impl Reader {
             self.cursor = Some(id);
             Ok(())
         })?;
+        self.size.note(sizes);
         self.idle = self.read == before;
         Ok(())
     }
 }
 
-/// Sends a pipeline, and gives up on a server that does not answer.
+/// Sends a pipeline, and gives up on a server that is silent.
 async fn ask(
     connection: &mut Line,
     pipeline: &[Cmd],
     limit: Duration,
 ) -> redis::RedisResult<Vec<Value>> {
-    timeout(limit, connection.pipeline(pipeline))
-        .await
+    let progress = connection.progress();
+    let answers = connection.pipeline(pipeline);
+    (progress.watch(limit, GRACE, answers).await)
         .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Network {
     last: Client,
     /// Until when nothing comes through, for whom, and whether new connections are refused then.
     outages: BTreeMap<WorkerId, Outage>,
+    /// The workers whose answers come slowly.
+    slow: BTreeMap<WorkerId, SlowLink>,
     /// Until when there is no server that takes connections.
     refuses: u64,
     now: u64,
@@ -39,6 +41,16 @@ pub(super) struct Outage {
     pub(super) to_server: bool,
     pub(super) to_worker: bool,
 }
+
+/// A worker that few bytes reach in a time, on each of its connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SlowLink {
+    pub(super) until: u64,
+    pub(super) bytes_per_second: u64,
+}
+
+/// How many bytes of an answer arrive together over a slow link.
+const PIECE: usize = 1 << 10;
 
 /// What travels in one direction, and when it arrives.
 type Queue = VecDeque<(u64, Vec<u8>)>;
@@ -164,9 +176,19 @@ impl Network {
 
     /// Puts an answer on its way.
     pub(super) fn answer(&mut self, client: Client, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
-        if let Some(connection) = self.connections.get_mut(&client) {
-            send(&mut connection.to_worker, bytes, now, rng);
+        let Some(connection) = self.connections.get_mut(&client) else {
+            return;
+        };
+        let slow = self.slow.get(&connection.owner);
+        match slow.filter(|slow| slow.until > now) {
+            None => send(&mut connection.to_worker, bytes, now, rng),
+            Some(slow) => send_in_pieces(&mut connection.to_worker, &bytes, now, slow, rng),
         }
+    }
+
+    /// Few bytes reach a worker in a time, for a while.
+    pub(super) fn slow_down(&mut self, worker: WorkerId, slow: SlowLink) {
+        self.slow.insert(worker, slow);
     }
 
     /// Hands the workers what has reached them by now.
@@ -281,6 +303,15 @@ fn send(queue: &mut Queue, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
     };
     let before = queue.back().map_or(0, |(at, _)| *at);
     queue.push_back(((now + travel).max(before), bytes));
+}
+
+/// Each piece takes its time behind the one before. What is sent while the link is slow stays slow.
+fn send_in_pieces(queue: &mut Queue, bytes: &[u8], now: u64, slow: &SlowLink, rng: &mut Rng) {
+    for piece in bytes.chunks(PIECE) {
+        let before = queue.back().map_or(0, |(at, _)| *at);
+        let time = piece.len() as u64 * 1000 / slow.bytes_per_second;
+        send(queue, piece.to_vec(), now.max(before) + time, rng);
+    }
 }
 
 impl AsyncRead for Wire {

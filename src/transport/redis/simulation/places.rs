@@ -163,5 +163,5 @@ impl Keys {
 /// The number of the job that these are the fields of.
 fn job(fields: &Fields) -> Option<Job> {
     let payload = fields.chunks_exact(2).find(|pair| pair[0] == b"payload")?;
-    text(&payload[1]).parse().ok()
+    text(&payload[1]).trim_end().parse().ok()
 }

@@ -40,6 +40,8 @@ pub(super) struct Order {
     /// Whether it is sent again until it is known to be there, with a key that makes that safe.
     pub(super) insists: bool,
     pub(super) work: Work,
+    /// How many bytes its payload is filled up with.
+    pub(super) padding: usize,
 }
 
 /// What the handler of a job does.
@@ -88,6 +90,14 @@ pub(super) enum Fault {
         time: u64,
         to_server: bool,
         to_worker: bool,
+    },
+    /// Answers reach it slowly, in pieces. With the padding of the jobs' payloads, an answer of
+    /// several takes longer than a connection may be silent, and less than the shortest lease: the
+    /// leases of what is still on its way are not renewed.
+    SlowLink {
+        worker: usize,
+        time: u64,
+        bytes_per_second: u64,
     },
     /// It is told to end, and another starts.
     Replace { worker: usize, back: u64 },
@@ -151,6 +161,11 @@ impl Plan {
 pub(super) const SENDERS: WorkerId = 4;
 
 impl Order {
+    /// The number of the job, filled up with spaces.
+    pub(super) fn payload(&self) -> String {
+        format!("{}{}", self.job, " ".repeat(self.padding))
+    }
+
     fn new(job: Job, lease: Duration, requests: bool, rng: &mut Rng) -> Self {
         let delayed = rng.u8(..4) == 0;
         let request = requests && rng.u8(..4) == 0;
@@ -165,6 +180,10 @@ impl Order {
             request,
             insists: rng.u8(..3) == 0,
             work: Work::new(lease, rng),
+            padding: match rng.u8(..4) {
+                0 => rng.usize(..4_000),
+                _ => 0,
+            },
         }
     }
 }
@@ -222,7 +241,7 @@ impl Fault {
             _ => rng.u64(lease..5 * lease / 2),
         };
         let kind = *choose(rng, &KINDS);
-        match rng.u8(..34) {
+        match rng.u8(..38) {
             0..4 => {
                 let unnoticed = rng.u8(..3) == 0;
                 Fault::Crash {
@@ -264,7 +283,12 @@ impl Fault {
                 Fault::StallBefore { kind, time }
             }
             27..31 => Fault::LoseAnswer { kind },
-            _ => Fault::CrashAfter { kind, back },
+            31..34 => Fault::CrashAfter { kind, back },
+            _ => Fault::SlowLink {
+                worker,
+                time: 2 * time,
+                bytes_per_second: rng.u64(4_000..40_000),
+            },
         }
     }
 }

@@ -94,7 +94,7 @@ impl Surroundings {
     /// The handler: does what the plan says of the job, and writes it into the book.
     async fn handle(self, message: Message) -> Result<Reply, BoxError> {
         let parts = message.parts();
-        let job: Job = std::str::from_utf8(message.payload())?.parse()?;
+        let job: Job = std::str::from_utf8(message.payload())?.trim_end().parse()?;
         let is_request = parts.kind == Kind::Rpc;
         let lease = parts.lease.clone().expect("a delivery has one");
         let before = lock(&self.book).start(self.me, job, parts.attempt.0, lease);
@@ -159,19 +159,20 @@ impl Surroundings {
             }
             sleep(order.pause).await;
             match order.request {
-                true => self.request(&client, order.job).await,
+                true => self.request(&client, order).await,
                 false => self.enqueue(&client, order).await,
             }
         }
     }
 
-    async fn request(&self, client: &Client<Redis>, job: Job) {
+    async fn request(&self, client: &Client<Redis>, order: &Order) {
+        let job = order.job;
         {
             let mut book = lock(&self.book);
             let (due, deadline) = (book.now, book.now + REPLIED.as_millis() as u64 - 1_000);
             book.sending(job, due, Some(deadline));
         }
-        let reply = client.request::<String>("job", job.to_string()).await;
+        let reply = client.request::<String>("job", order.payload()).await;
         let mut book = lock(&self.book);
         match reply {
             Ok(reply) => book.replied(job, &reply),
@@ -187,7 +188,7 @@ impl Surroundings {
                 let due = book.now + delay.as_millis() as u64;
                 book.sending(order.job, due, None);
             }
-            let mut call = client.enqueue("job", order.job.to_string()).delay(delay);
+            let mut call = client.enqueue("job", order.payload()).delay(delay);
             if order.insists {
                 call = call.idempotency_key(format!("job {}", order.job));
             }

@@ -20,7 +20,7 @@ use crate::{
     transport::{
         Delivery, SettleDelivery, Verdict,
         codec::{self, Decoded},
-        redis::blob,
+        redis::{blob, line::copy_if_small},
     },
 };
 
@@ -79,6 +79,7 @@ impl Worker {
                 let settle = RedisSettle::entry(ticket);
                 let given = decoded.id.take();
                 let mut message = self.dated(decoded, origin);
+                copy_if_small(message.payload_mut());
                 let parts = message.parts_mut();
                 parts.stream = Some(self.keys.stream.clone());
                 parts.group = Some(self.keys.group.clone());

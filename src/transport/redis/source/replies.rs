@@ -15,6 +15,7 @@ use super::{
 use crate::{
     error::Error,
     transport::redis::{
+        error::LEAST_SIZE_LIMIT,
         link::Retry,
         value::{Value, array, integer, miscounted},
     },
@@ -22,6 +23,13 @@ use crate::{
 
 /// How many replies one call stores: a server does nothing else meanwhile.
 pub(super) const BATCH: usize = 64;
+
+/// How many bytes of replies one call stores, unless one alone has more. The replies of one client are
+/// one value, and no server refuses a value of this size.
+const BYTES: usize = LEAST_SIZE_LIMIT / 2;
+
+/// A reply of more bytes does not go along with a read.
+pub(super) const SMALL: usize = BYTES / BATCH;
 
 /// A request that is done.
 #[derive(Debug)]
@@ -31,6 +39,9 @@ pub(super) struct StoredReply {
     /// The client's reply stream.
     pub(super) stream: String,
     pub(super) envelope: Vec<u8>,
+    /// What the client is told where the server does not take a reply of this size. Such a size is
+    /// at least [`LEAST_SIZE_LIMIT`]; for smaller ones there is none.
+    pub(super) too_large: Option<Vec<u8>>,
 }
 
 /// Stores replies until the source is closed.
@@ -42,12 +53,78 @@ pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<
             .drain(..)
             .partition::<Vec<_>, _>(|reply: &StoredReply| reply.delivery.grip.key.0 == Lane::Main);
         let lanes = [(Lane::Main, main), (Lane::Retry, retry)];
-        let calls = lanes.into_iter().filter(|(_, batch)| !batch.is_empty());
+        let calls = lanes
+            .into_iter()
+            .flat_map(|(lane, batch)| parts(batch).into_iter().map(move |part| (lane, part)));
         join_all(calls.map(|(lane, batch)| store(&worker, lane, batch))).await;
     }
 }
 
-async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
+/// The batch in parts of at most [`BYTES`], or of one reply.
+fn parts(batch: Vec<StoredReply>) -> Vec<Vec<StoredReply>> {
+    let mut parts: Vec<Vec<StoredReply>> = Vec::new();
+    let mut room = 0;
+    for reply in batch {
+        let bytes = reply.envelope.len() + 1;
+        match parts.last_mut() {
+            Some(part) if bytes <= room => {
+                room -= bytes;
+                part.push(reply);
+            }
+            _ => {
+                room = BYTES.saturating_sub(bytes);
+                parts.push(vec![reply]);
+            }
+        }
+    }
+    parts
+}
+
+/// Stores a batch. Where the server refuses that, each reply is tried alone: one that it does not
+/// take must not fail the others.
+async fn store(worker: &Worker, lane: Lane, batch: Vec<StoredReply>) {
+    let Err((batch, error)) = try_to_store(worker, lane, batch).await else {
+        return;
+    };
+    if !error.is_refused() {
+        batch.into_iter().for_each(|it| it.delivery.fail(&error));
+        return;
+    }
+    let several = batch.len() > 1;
+    join_all(batch.into_iter().map(async |mut reply| {
+        let mut refusal = None;
+        if several {
+            match try_to_store(worker, lane, vec![reply]).await {
+                Ok(()) => return,
+                Err((batch, error)) => {
+                    reply = batch.into_iter().next().expect("the one that was tried");
+                    refusal = Some(error);
+                }
+            }
+        }
+        let refusal = refusal.as_ref().unwrap_or(&error);
+        let Some(too_large) = reply.too_large.take() else {
+            return reply.delivery.fail(refusal);
+        };
+        tracing::warn!(
+            id = %reply.origin,
+            bytes = reply.envelope.len(),
+            error = refusal.chain(),
+            "Redis does not take the reply to a request; its client is told that"
+        );
+        reply.envelope = too_large;
+        if let Err((batch, error)) = try_to_store(worker, lane, vec![reply]).await {
+            batch.into_iter().for_each(|it| it.delivery.fail(&error));
+        }
+    }))
+    .await;
+}
+
+async fn try_to_store(
+    worker: &Worker,
+    lane: Lane,
+    mut batch: Vec<StoredReply>,
+) -> Result<(), (Vec<StoredReply>, Error)> {
     let shipment = Shipment::new(lane, &mut batch);
     let submit = || {
         let (script, keys) = (&scripts::REPLY, shipment.keys(worker));
@@ -57,11 +134,7 @@ async fn store(worker: &Worker, lane: Lane, mut batch: Vec<StoredReply>) {
             .submit_script(script, &keys, args, Retry::UntilAnswered)
     };
     let answer = worker.insist(submit).await;
-    if let Err((batch, error)) = shipment.stored(worker, batch, answer) {
-        for reply in batch {
-            reply.delivery.fail(&error);
-        }
-    }
+    shipment.stored(worker, batch, answer)
 }
 
 /// What is sent to store a batch of replies by one call.

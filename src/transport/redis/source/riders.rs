@@ -50,11 +50,15 @@ pub(super) enum Rider {
 impl Rider {
     /// Whether what ends it has to be a step of its own.
     fn rides_alone(&self) -> bool {
-        let delivery = match self {
-            Rider::Ack(ack) => &ack.delivery,
-            Rider::Reply(reply) => &reply.delivery,
+        let (delivery, bytes) = match self {
+            Rider::Ack(ack) => {
+                let published = ack.publish.as_ref();
+                (&ack.delivery, published.map_or(0, |(_, it)| it.len()))
+            }
+            Rider::Reply(reply) => (&reply.delivery, reply.envelope.len()),
         };
-        delivery.grip.key.0 == Lane::Retry
+        // One that the server does not take would cost the read its connection.
+        delivery.grip.key.0 == Lane::Retry || bytes > replies::SMALL
     }
 }
 

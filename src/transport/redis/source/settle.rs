@@ -26,6 +26,7 @@ use crate::{
     transport::{
         Discarded, SettleDelivery, Verdict,
         redis::{
+            error,
             link::Retry,
             value::{integer, integers},
         },
@@ -175,7 +176,11 @@ impl Ticket {
             match address.route(&worker.keys, &worker.options.allowed_reply_prefixes) {
                 Route::Store(stream) => {
                     let envelope = address.envelope(&answer);
-                    return self.store(stream, envelope, then);
+                    let too_large = (envelope.len() >= error::LEAST_SIZE_LIMIT).then(|| {
+                        let text = "the reply is too large for the Redis server of the worker";
+                        address.envelope(&Err(RpcError::internal(text)))
+                    });
+                    return self.store(stream, envelope, too_large, then);
                 }
                 Route::Publish(channel) => publish = Some((channel, address.envelope(&answer))),
                 Route::Nowhere => worker.unanswerable(self.origin),
@@ -187,13 +192,14 @@ impl Ticket {
     }
 
     /// Keeps the reply for a client that reads it when it can.
-    fn store(self, stream: String, envelope: Vec<u8>, then: Then) {
+    fn store(self, stream: String, envelope: Vec<u8>, too_large: Option<Vec<u8>>, then: Then) {
         let worker = self.grip.worker.clone();
         worker.finish(Rider::Reply(StoredReply {
             delivery: Queued::new(self.grip, then),
             origin: self.origin,
             stream,
             envelope,
+            too_large,
         }));
     }
 

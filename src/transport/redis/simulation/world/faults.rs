@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::{
     super::{
         book::{Book, WorkerId},
-        network::Outage,
+        network::{Outage, SlowLink},
         plan::Fault,
         server::Client,
     },
@@ -68,6 +68,20 @@ impl World {
                         to_worker,
                     },
                 );
+            }
+            Fault::SlowLink {
+                worker,
+                time,
+                bytes_per_second,
+            } => {
+                let worker = self.slots[worker].worker;
+                // What was sent last may arrive a few seconds later.
+                lock(&self.book).troubled(worker, now + time + 5_000);
+                let slow = SlowLink {
+                    until: now + time,
+                    bytes_per_second,
+                };
+                lock(&self.network).slow_down(worker, slow);
             }
             Fault::Replace { worker, back } => {
                 let slot = &mut self.slots[worker];

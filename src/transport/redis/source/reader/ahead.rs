@@ -3,7 +3,7 @@
 use redis::RedisResult;
 use tokio::{
     task::JoinHandle,
-    time::{Instant, error::Elapsed, timeout},
+    time::{Instant, error::Elapsed},
 };
 
 use super::{super::entry::Entry, Connection, GRACE, Reader};
@@ -37,7 +37,9 @@ impl Reader {
         let cmd = worker.reading(count, None, &streams);
         let asked = Instant::now();
         let answer = tokio::spawn(async move {
-            let answer = timeout(GRACE, connection.line.command(&cmd)).await;
+            let progress = connection.line.progress();
+            let answer = connection.line.command(&cmd);
+            let answer = progress.watch(GRACE, GRACE, answer).await;
             (connection, answer)
         });
         worker.reading.begin();

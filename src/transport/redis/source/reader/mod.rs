@@ -29,6 +29,7 @@ use crate::{
         Delivery, SettleDelivery, Verdict,
         redis::{
             connect::BACKOFF,
+            entry_size::EntrySize,
             error,
             line::Line,
             value::{Value, integer},
@@ -36,12 +37,9 @@ use crate::{
     },
 };
 
-/// How much longer than it may block an answer may take. Then its connection is given up: the read
+/// How much longer than a read may block its connection may be silent. Then it is given up: the read
 /// stays parked at the server otherwise, and takes the next entries for nobody.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// How many bytes an answer should not have more of.
-const ANSWER: usize = 1 << 20;
 
 /// Fetches what is asked for, on a connection of its own.
 pub(super) struct Reader {
@@ -57,8 +55,7 @@ pub(super) struct Reader {
     recovery: Option<Recovery>,
     /// Whether the last read brought as much as it asked for, so that there is probably more.
     full: bool,
-    /// About how many bytes each of its entries had.
-    weight: usize,
+    size: EntrySize,
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
     /// What goes along with the next read.
@@ -87,7 +84,7 @@ impl Reader {
             retries: true,
             recovery: None,
             full: false,
-            weight: 0,
+            size: EntrySize::default(),
             ahead: None,
             riders: None,
             clock: Clock::new(Duration::ZERO),
@@ -131,6 +128,7 @@ impl Reader {
             match fetched {
                 Ok(entries) => {
                     self.failures = 0;
+                    self.size.note(entries.iter().map(Entry::weight));
                     self.read_ahead(entries.len());
                     let deliveries = worker.deliver(entries, asked);
                     let expected = self.expect_riders(deliveries.len());
@@ -176,7 +174,9 @@ impl Reader {
                 return Ok(lost);
             }
         }
-        match self.scan.take_over(&self.worker, room).await {
+        // Each step of a scan brings the entries that it takes over.
+        let part = room.min(self.part());
+        match self.scan.take_over(&self.worker, part).await {
             Ok(taken) if taken.is_empty() => {}
             Ok(taken) => return Ok(taken),
             // Not every error there is one of reading, too: a server that has no memory left still
@@ -193,8 +193,8 @@ impl Reader {
         let worker = self.worker.clone();
         let retry = (&*worker.keys.retry, ">");
         if self.retries {
-            let entries = self.read(room, None, &[retry], None).await?;
-            self.retries = entries.len() == room;
+            let entries = self.read(part, None, &[retry], None).await?;
+            self.retries = entries.len() == part;
             if !entries.is_empty() {
                 return Ok(entries);
             }
@@ -217,17 +217,14 @@ impl Reader {
     fn note(&mut self, count: usize, entries: &[Entry]) {
         self.retries = entries.iter().any(|entry| entry.lane == Lane::Retry);
         self.full = entries.len() >= count;
-        if !entries.is_empty() {
-            self.weight = entries.iter().map(Entry::weight).sum::<usize>() / entries.len();
-        }
     }
 
     /// How many entries one read asks for at most. Not all that there is room for: while one part is
-    /// handled and another acknowledged, the next is fetched. An answer of many large ones would be
-    /// moved about in memory more often than it is worth.
+    /// handled and another acknowledged, the next is fetched. An answer of many large ones would take
+    /// long to arrive, and its entries belong to no table whose leases are renewed meanwhile.
     fn part(&self) -> usize {
         let many = self.worker.settings.max_in_flight.div_ceil(4).max(32);
-        many.min((ANSWER / self.weight.max(1)).max(1))
+        self.size.fit(many)
     }
 
     async fn read(
@@ -255,9 +252,14 @@ impl Reader {
             worker.inbox.set_reading(true);
         }
         let limit = block.unwrap_or_default() + GRACE;
+        let progress = connection.line.progress();
+        let line = &mut connection.line;
         let answer = match riders {
-            None => timeout(limit, connection.line.command(&cmd)).await,
-            Some(riders) => timeout(limit, riders.carry(&mut connection.line, &cmd)).await,
+            None => progress.watch(limit, GRACE, line.command(&cmd)).await,
+            Some(riders) => {
+                let answer = riders.carry(line, &cmd);
+                progress.watch(limit, GRACE, answer).await
+            }
         };
         worker.blocked.store(0, Ordering::SeqCst);
         worker.inbox.set_reading(false);

@@ -86,6 +86,7 @@ impl Reader {
     /// it was lost.
     pub(super) async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let worker = self.worker.clone();
+        let room = room.min(self.part());
         let mut found = Vec::new();
         for lane in Lane::BOTH {
             let mut from = "-".to_owned();

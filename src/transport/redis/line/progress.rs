@@ -1,0 +1,102 @@
+//! Time limits that count from the last byte of a connection, not from the command: an answer of
+//! many bytes over a slow network takes long, and is no sign that the connection is lost.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{error::Elapsed, timeout};
+
+/// In how many steps a time limit looks for progress. It may be exceeded by one of them.
+const STEPS: u32 = 5;
+
+/// The number of bytes that a connection has read, and has written after it had to wait until the
+/// server took something. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(in crate::transport::redis) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(in crate::transport::redis) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits for `work` on the connection. Fails when there is no progress for `first`, or later on for
+    /// `silence`.
+    ///
+    /// The driver's own connection shows no progress: there `work` fails after `first`.
+    pub(in crate::transport::redis) async fn watch<T>(
+        &self,
+        first: Duration,
+        silence: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Elapsed> {
+        let mut work = pin!(work);
+        let mut seen = self.bytes();
+        // At the end of the first step, no progress is enough to give up.
+        let mut quiet = STEPS;
+        let mut step = first;
+        loop {
+            let elapsed = match timeout(step, &mut work).await {
+                Ok(done) => return Ok(done),
+                Err(elapsed) => elapsed,
+            };
+            quiet = match std::mem::replace(&mut seen, self.bytes()) {
+                before if before != seen => 0,
+                _ => quiet + 1,
+            };
+            if quiet >= STEPS {
+                return Err(elapsed);
+            }
+            step = silence / STEPS;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn work_may_take_any_time_while_bytes_come_and_ends_soon_after_they_stop() {
+        let progress = Progress::default();
+        let started = Instant::now();
+        let receiving = async {
+            for _ in 0..20 {
+                sleep(4 * SECOND).await;
+                progress.add(1);
+            }
+            pending::<()>().await;
+        };
+        let ended = progress.watch(7 * SECOND, 5 * SECOND, receiving).await;
+        ended.expect_err("no byte comes any more");
+        let silent = started.elapsed() - 80 * SECOND;
+        assert!(silent >= 5 * SECOND && silent <= 6 * SECOND, "{silent:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_on_a_silent_connection_ends_after_the_first_limit() {
+        let started = Instant::now();
+        let progress = Progress::default();
+        let ended = progress.watch(7 * SECOND, 5 * SECOND, pending::<()>());
+        ended.await.expect_err("no byte comes");
+        assert_eq!(started.elapsed(), 7 * SECOND);
+        let done = progress.watch(SECOND, SECOND, async { 1 }).await;
+        assert_eq!(done.expect("it is done"), 1);
+    }
+}

@@ -1,0 +1,161 @@
+//! More streams and more calls in one process than a process usually has.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Read},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use campanile::{Client, Redis, Reply, Router, serve};
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use crate::{
+    SECOND,
+    support::{RedisServer, Signal, raw},
+};
+
+/// The environment variable that makes a process of many idle streams of this binary.
+const IDLE: &str = "CAMPANILE_FAULTS_IDLE";
+const STREAMS: usize = 200;
+
+/// How many clients the server knows, without the one that asks.
+async fn connections(server: &RedisServer) -> usize {
+    let clients: String = server.query(&["CLIENT", "LIST"]).await;
+    clients.lines().count() - 1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fault 22"]
+async fn requests_on_many_streams_share_a_bounded_number_of_connections() {
+    const TENANTS: usize = 500;
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url()).await;
+    let redis = redis.expect("the server is there");
+    let clients: Vec<_> = (0..TENANTS)
+        .map(|n| Client::new(redis.clone().stream(format!("tenant-{n}"))))
+        .collect();
+    let requests = clients.iter().map(|client| {
+        // Nobody answers. Each client has what it needs to hear a reply by then.
+        let request = client.request::<Reply>("anything", ()).timeout(2 * SECOND);
+        request.into_future()
+    });
+    let answered = join_all(requests).await;
+    assert!(answered.iter().all(Result::is_err), "there is no worker");
+    let found = connections(&server).await;
+    println!("{found} connections for requests on {TENANTS} streams");
+    assert!(found <= 8, "{found} connections");
+    drop(clients);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fault 32"]
+async fn calls_without_a_connection_fail_five_seconds_after_they_were_made() {
+    const CALLS: usize = 6_000;
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url()).await;
+    let client = Client::new(redis.expect("the server is there").stream("s"));
+    client.enqueue("n", ()).await.expect("it is sent");
+    server.signal(Signal::Kill);
+    // The loss is noticed before the calls begin.
+    let lost = || async {
+        let sent = tokio::time::timeout(SECOND / 10, client.enqueue("n", ()).into_future()).await;
+        sent.is_err().then_some(())
+    };
+    raw::eventually(lost, 10 * SECOND).await;
+    let calls = (0..CALLS).map(async |_| {
+        let started = Instant::now();
+        let error = client.enqueue("n", "x").await.expect_err("nobody is there");
+        assert!(error.is_disconnected(), "{error:?}");
+        started.elapsed()
+    });
+    let waits = join_all(calls).await;
+    let (shortest, longest) = (waits.iter().min(), waits.iter().max());
+    println!("{CALLS} calls waited {shortest:.2?} to {longest:.2?}");
+    let longest = longest.expect("there are some");
+    assert!(*longest < 7 * SECOND, "a call has waited {longest:?}");
+}
+
+/// A process with many idle sources.
+#[test]
+#[ignore = "a process of idle streams, which another test starts"]
+fn idle_process() {
+    let Ok(url) = std::env::var(IDLE) else {
+        return;
+    };
+    // It ends with whoever started it, however that ends.
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(1);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let redis = Redis::connect(&url).await.expect("the server is there");
+        let served = (0..STREAMS).map(|n| {
+            let redis = redis.clone().stream(format!("stream-{n}")).group("g");
+            let app = Router::new().task("n", async || {});
+            serve(redis, app).into_future()
+        });
+        for served in join_all(served).await {
+            served.expect("it goes on until it is killed");
+        }
+    });
+}
+
+/// How many commands of clients the server has carried out.
+async fn commands(server: &RedisServer) -> u64 {
+    let stats: String = server.query(&["INFO", "commandstats"]).await;
+    let calls = stats.lines().filter_map(|line| {
+        let (_, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        figures.split(',').next()?.parse::<u64>().ok()
+    });
+    calls.sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fault 42"]
+async fn many_idle_streams_of_one_process_need_a_handful_of_everything() {
+    let server = RedisServer::start().await;
+    let this = std::env::current_exe().expect("this binary");
+    let child = Command::new(this)
+        .args(["many::idle_process", "--exact", "--ignored"])
+        .env(IDLE, server.url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn();
+    let mut child = child.expect("this binary starts");
+    let joined = || async {
+        let groups = (0..STREAMS).map(|n| format!("stream-{n}"));
+        for stream in groups {
+            let command = ["XINFO", "CONSUMERS", &stream, "g"];
+            let info = server.try_command(&command);
+            let consumers: Vec<HashMap<String, redis::Value>> =
+                redis::from_redis_value(info.await.ok()?).ok()?;
+            (!consumers.is_empty()).then_some(())?;
+        }
+        Some(())
+    };
+    raw::eventually(joined, 30 * SECOND).await;
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id()));
+    let threads = tasks.expect("the process runs").count();
+    let connections = connections(&server).await;
+    let (before, period) = (commands(&server).await, Duration::from_secs(4));
+    sleep(period).await;
+    // The two that ask count themselves.
+    let sent = (commands(&server).await - before).saturating_sub(4);
+    let each_second = sent as f64 / period.as_secs_f64();
+    println!(
+        "{STREAMS} idle streams: {threads} threads, {connections} connections, {each_second:.0} commands a second"
+    );
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    assert!(threads <= 16, "{threads} threads");
+    assert!(connections <= 16, "{connections} connections");
+    assert!(each_second <= 20.0, "{each_second} commands a second");
+}

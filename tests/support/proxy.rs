@@ -1,0 +1,215 @@
+//! A TCP proxy that makes a network bad: it limits the bandwidth, or goes silent without closing
+//! anything.
+//!
+//! ```ignore
+//! let proxy = Proxy::start(server.port()).await;
+//! Redis::connect(&proxy.url()).await;
+//! proxy.limit_bandwidth(Some(10_000_000));       // bytes per second, in each direction
+//! proxy.silence(Direction::ToClient);            // no bytes pass, no connection is closed
+//! proxy.heal();
+//! ```
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpSocket, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+/// The size of the socket buffers, in bytes. Small, so that the sender notices the limit after a few
+/// hundred kilobytes. Below two loopback segments of 64 KiB, TCP stops and waits for its timers.
+const SOCKET_BUFFER: u32 = 128 << 10;
+/// The largest number of bytes that is passed on at once.
+const CHUNK: usize = 16 << 10;
+/// How far the sending may lag behind the limit and still catch up. Timers fire up to a millisecond
+/// late, and more on a loaded machine; without this the bandwidth would be lower than the limit.
+const CATCH_UP: Duration = Duration::from_millis(50);
+
+/// A direction through the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    ToServer,
+    ToClient,
+}
+
+/// A running proxy. It ends, and its connections are closed, when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    port: u16,
+    silent: watch::Sender<Option<Direction>>,
+    to_server: Arc<Bandwidth>,
+    to_client: Arc<Bandwidth>,
+    running: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts a proxy in front of the server on this port.
+    pub(crate) async fn start(server: u16) -> Self {
+        let listener = socket().expect("a socket");
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        listener.bind(loopback).expect("a free port");
+        let listener = listener.listen(1024).expect("it is bound");
+        let port = listener.local_addr().expect("it is bound").port();
+        let (silent, seen) = watch::channel(None);
+        let (to_server, to_client) = <(Arc<Bandwidth>, Arc<Bandwidth>)>::default();
+        let limits = (to_server.clone(), to_client.clone());
+        let running = tokio::spawn(async move {
+            // Its tasks end with the proxy.
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let (seen, limits) = (seen.clone(), limits.clone());
+                connections.spawn(async move {
+                    // A connection that was reset has ended, which is all there is to know.
+                    let _ = connect(client, server, seen, limits).await;
+                });
+            }
+        });
+        Self {
+            port,
+            silent,
+            to_server,
+            to_client,
+            running,
+        }
+    }
+
+    /// Its address as a server.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Lets this many bytes per second through in each direction, over all connections together;
+    /// `None` ends the limit.
+    pub(crate) fn limit_bandwidth(&self, bytes_per_second: Option<u32>) {
+        self.to_server.set(bytes_per_second);
+        self.to_client.set(bytes_per_second);
+    }
+
+    /// Lets nothing through in this direction.
+    pub(crate) fn silence(&self, direction: Direction) {
+        self.silent.send_replace(Some(direction));
+    }
+
+    /// Lets new connections work. Those that were silent stay so, as behind a router that has
+    /// forgotten them.
+    pub(crate) fn heal(&self) {
+        self.silent.send_replace(None);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// A token bucket for one direction of all connections.
+#[derive(Debug, Default)]
+struct Bandwidth(Mutex<Tokens>);
+
+#[derive(Debug, Default)]
+struct Tokens {
+    bytes_per_second: Option<u32>,
+    /// When all that was let through before has passed at this bandwidth.
+    free_at: Option<Instant>,
+}
+
+impl Bandwidth {
+    fn set(&self, bytes_per_second: Option<u32>) {
+        *self.tokens() = Tokens {
+            bytes_per_second,
+            free_at: None,
+        };
+    }
+
+    /// Waits until these bytes may pass. Connections take turns in the order of their calls.
+    async fn pass(&self, bytes: usize) {
+        let free_at = {
+            let mut tokens = self.tokens();
+            let Some(bytes_per_second) = tokens.bytes_per_second else {
+                return;
+            };
+            let now = Instant::now();
+            let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
+            let start = tokens.free_at.map_or(now, |free_at| free_at.max(earliest));
+            let time = Duration::from_secs_f64(bytes as f64 / f64::from(bytes_per_second));
+            *tokens.free_at.insert(start + time)
+        };
+        sleep_until(free_at).await;
+    }
+
+    fn tokens(&self) -> std::sync::MutexGuard<'_, Tokens> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn socket() -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    Ok(socket)
+}
+
+async fn connect(
+    client: TcpStream,
+    server: u16,
+    silent: watch::Receiver<Option<Direction>>,
+    (limit_to_server, limit_to_client): (Arc<Bandwidth>, Arc<Bandwidth>),
+) -> io::Result<()> {
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, server));
+    let server = socket()?.connect(server).await?;
+    // A small command must not wait for the acknowledgement of the one before.
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let (there, back) = (Direction::ToServer, Direction::ToClient);
+    tokio::try_join!(
+        pass(
+            from_client,
+            to_server,
+            there,
+            silent.clone(),
+            &limit_to_server
+        ),
+        pass(from_server, to_client, back, silent, &limit_to_client),
+    )?;
+    Ok(())
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    direction: Direction,
+    mut silent: watch::Receiver<Option<Direction>>,
+    limit: &Bandwidth,
+) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        tokio::select! {
+            biased;
+            () = async { drop(silent.wait_for(|silent| *silent == Some(direction)).await) } => break,
+            read = from.read(&mut buffer) => match read? {
+                0 => return to.shutdown().await,
+                read => {
+                    limit.pass(read).await;
+                    to.write_all(&buffer[..read]).await?;
+                }
+            }
+        }
+    }
+    // What comes now goes nowhere; the other side is not told when this one gives up.
+    while from.read(&mut buffer).await? > 0 {}
+    std::future::pending().await
+}
