@@ -1,8 +1,11 @@
 //! Pages about the whole, beside the docs of its parts.
 //!
+//! - [A tour](tour): the parts, and where to read about each.
 //! - [Guarantees](guarantees): what can be believed, each sentence with the tests that show it, and
 //!   what cannot.
 //! - [Layers](layers): tower's middleware on both sides, and what its errors mean.
+//! - [Migrating from Go](migrating_from_go): what Go-Broker's calls are named here.
+//! - [Troubleshooting](troubleshooting): symptoms, their causes, and what to do.
 #![cfg_attr(
     feature = "redis",
     doc = "- [Durability](durability): what the settings of a Redis server make of that.
@@ -23,6 +26,24 @@
 
 // Of several definitions of a link the first counts. So those here are for the docs, and those at
 // the end of a page for whoever reads it as a file.
+
+pub mod tour {
+    //! The parts of Campanile, and where to read about each.
+    //!
+    #![doc = include_str!("../docs/tour.md")]
+}
+
+pub mod migrating_from_go {
+    //! How a service moves from Go-Broker to Campanile.
+    //!
+    #![doc = include_str!("../docs/migrating-from-go.md")]
+}
+
+pub mod troubleshooting {
+    //! Symptoms, their causes, and what to do.
+    //!
+    #![doc = include_str!("../docs/troubleshooting.md")]
+}
 
 pub mod guarantees {
     //! What can be believed, and the tests that show it.
