@@ -1,5 +1,7 @@
 //! Hostile and mistaken input, on both transports: a clear error, nothing lost, nothing hung.
 
+#[path = "support/logs.rs"]
+mod logs;
 mod support;
 
 use std::{future::pending, time::Duration};
@@ -10,6 +12,7 @@ use campanile::{
     transport::{Broker, Counts, DeadLetter, Page, memory::Memory, redis::Redis},
 };
 use http::HeaderValue;
+use logs::Logs;
 use support::{RedisServer, raw, worker::Worker};
 use tokio::{sync::mpsc, time::timeout};
 
@@ -25,6 +28,9 @@ trait Place: Sized {
     fn counts(&self) -> Counts;
     async fn add_raw(&self, fields: &[(&str, &[u8])]);
     async fn dead_letters(&self) -> Vec<DeadLetter>;
+
+    /// A handle whose workers run at most so many handlers.
+    fn with_slots(&self, slots: usize) -> Self::Handle;
 
     fn client(&self) -> Client<Self::Handle> {
         Client::new(self.handle())
@@ -50,6 +56,10 @@ impl Place for OnMemory {
 
     fn handle(&self) -> Memory {
         self.0.clone()
+    }
+
+    fn with_slots(&self, slots: usize) -> Memory {
+        self.0.clone().max_in_flight(slots)
     }
 
     fn counts(&self) -> Counts {
@@ -88,6 +98,10 @@ impl Place for OnRedis {
 
     fn handle(&self) -> Redis {
         self.redis.clone()
+    }
+
+    fn with_slots(&self, slots: usize) -> Redis {
+        self.redis.clone().max_in_flight(slots)
     }
 
     fn counts(&self) -> Counts {
@@ -132,6 +146,7 @@ on_both!(
     payloads_of_any_size_and_content_survive,
     an_entry_that_is_no_message_is_a_dead_letter_with_its_fields_and_does_not_block_the_next,
     an_entry_of_10_000_fields_is_handled,
+    an_entry_whose_name_is_no_name_is_a_dead_letter_at_once,
     a_request_that_nobody_can_be_answered_for_is_a_dead_letter,
     a_reply_address_that_is_not_allowed_is_counted_and_not_written_to,
     names_of_any_text_are_routed_and_those_that_cannot_be_names_are_refused,
@@ -142,6 +157,137 @@ on_both!(
     a_reply_that_is_not_what_was_asked_for_is_a_decode_error,
     an_unknown_name_is_answered_at_once_and_a_task_of_one_becomes_a_dead_letter,
 );
+
+/// Each case runs on both transports, on one thread, so that [`Logs`] hears its worker.
+macro_rules! logged_on_both {
+    ($($case:ident),* $(,)?) => {
+        mod logged_on_memory {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case(<super::OnMemory as super::Place>::new().await).await.unwrap();
+                }
+            )*
+        }
+
+        mod logged_on_redis {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case(<super::OnRedis as super::Place>::new().await).await.unwrap();
+                }
+            )*
+        }
+    };
+}
+
+logged_on_both!(
+    text_from_senders_and_handlers_is_logged_on_one_bounded_line,
+    a_worker_whose_handlers_wait_for_its_own_replies_says_so,
+);
+
+/// Names that tools of others may put on a stream: a forged log line, and a megabyte.
+fn forged_names() -> [Vec<u8>; 3] {
+    [
+        b"n\n2026-01-01T00:00:00Z ERROR forged".to_vec(),
+        b"n\x1b[2J\x1b]0;forged\x07".to_vec(),
+        vec![b'n'; MIB],
+    ]
+}
+
+async fn an_entry_whose_name_is_no_name_is_a_dead_letter_at_once(
+    place: impl Place,
+) -> Result<(), BoxError> {
+    let alive = Alive::start(place.handle(), Router::new());
+    for name in forged_names() {
+        let before = place.dead_letters().await.len();
+        let fields: [(&str, &[u8]); 3] = [("type", b"task"), ("name", &name), ("payload", b"")];
+        place.add_raw(&fields).await;
+        let dead = async || place.dead_letters().await.into_iter().nth(before);
+        let letter = raw::eventually(dead, SOON).await;
+        let reason = &letter.reason;
+        assert_eq!(letter.attempts, 1, "no retry can help: {reason}");
+        assert!(reason.contains("name"), "{reason}");
+        assert!(
+            reason.len() < 256 && !reason.chars().any(char::is_control),
+            "{} bytes: {reason:?}",
+            reason.len()
+        );
+        let kept = letter.fields.iter().find(|(field, _)| field == "name");
+        assert_eq!(kept.expect("the fields are kept").1, name);
+    }
+    alive.check().await
+}
+
+async fn text_from_senders_and_handlers_is_logged_on_one_bounded_line(
+    place: impl Place,
+) -> Result<(), BoxError> {
+    const FORGED: &str = "x\n2026-01-01T00:00:00Z ERROR forged \x1b[2J";
+    let logs = Logs::start();
+    let app = Router::new()
+        .task("quotes", async |payload: String| {
+            Err::<(), BoxError>(payload.into())
+        })
+        .task("panics", async |payload: String| {
+            if !payload.is_empty() {
+                panic!("{payload}");
+            }
+        })
+        .task("gives_up", async |payload: String| {
+            Err::<(), Failure>(Failure::dead_letter().because(payload))
+        });
+    let alive = Alive::start(place.handle(), app);
+    for name in forged_names() {
+        let fields: [(&str, &[u8]); 3] = [("type", b"task"), ("name", &name), ("payload", b"")];
+        place.add_raw(&fields).await;
+    }
+    let long = format!("{FORGED}{}", "x".repeat(MIB));
+    for name in ["quotes", "panics", "gives_up"] {
+        place.client().enqueue(name, long.clone()).await?;
+    }
+    let all = async || (place.dead_letters().await.len() == 6).then_some(());
+    raw::eventually(all, SOON).await;
+    for letter in place.dead_letters().await {
+        let length = letter.reason.len();
+        assert!(length <= 4 * 1024 + 64, "a reason of {length} bytes");
+    }
+    let text = logs.text();
+    assert!(text.contains("ERROR forged"), "nothing was logged: {text}");
+    for line in text.lines() {
+        assert!(line.len() < 8 * 1024, "a line of {} bytes", line.len());
+        assert!(!line.chars().any(|c| c.is_control()), "{line:?}");
+        assert!(!line.starts_with("2026-01-01"), "a forged line: {line}");
+    }
+    alive.check().await
+}
+
+async fn a_worker_whose_handlers_wait_for_its_own_replies_says_so(
+    place: impl Place,
+) -> Result<(), BoxError> {
+    let logs = Logs::start();
+    let client = place.client();
+    let slots = 2;
+    let app = Router::new()
+        .task("outer", async move || {
+            let inner = client.request::<String>("inner", ());
+            inner.timeout(Duration::from_secs(8)).await.map(drop)
+        })
+        .rpc("inner", async || "done");
+    let worker = Worker::start(place.with_slots(slots), app);
+    for _ in 0..slots {
+        place.client().enqueue("outer", ()).await?;
+    }
+    let warned = async || logs.text().contains("all 2 slots").then_some(());
+    raw::eventually(warned, SOON).await;
+    let text = logs.text();
+    let line = text.lines().find(|line| line.contains("all 2 slots"));
+    let line = line.expect("it is there");
+    for part in ["WARN", "2 requests", "max_in_flight", "app_stream"] {
+        assert!(line.contains(part), "{part:?} is not in {line}");
+    }
+    drop(worker);
+    Ok(())
+}
 
 fn rpc(error: &Error) -> &RpcError {
     error
@@ -419,7 +565,6 @@ async fn names_of_any_text_are_routed_and_those_that_cannot_be_names_are_refused
         "a?[b]\\",
         "{curly}",
         "ünï.cödé",
-        "line\nbreak",
         &longest,
     ];
     let (heard, mut hears) = mpsc::unbounded_channel();
@@ -441,7 +586,13 @@ async fn names_of_any_text_are_routed_and_those_that_cannot_be_names_are_refused
         assert_eq!(timeout(SOON, hears.recv()).await?.as_deref(), Some(name));
     }
     assert!(hears.try_recv().is_err(), "a name is no pattern");
-    for name in ["", &"n".repeat(Name::MAX_LEN + 1)] {
+    for name in [
+        "",
+        &"n".repeat(Name::MAX_LEN + 1),
+        "line\nbreak",
+        "\x1b[2J",
+        "\u{9b}2J",
+    ] {
         assert!(client.enqueue(name, ()).await.unwrap_err().is_invalid());
         assert!(client.publish(name, ()).await.unwrap_err().is_invalid());
         assert!(

@@ -27,7 +27,7 @@ mod rpc;
 
 pub(crate) use self::{
     answer::answer,
-    operation::{Kind as ErrorKind, chain},
+    operation::{Kind as ErrorKind, chain, shown_chain},
 };
 pub use self::{
     failure::{Failure, Settle},
@@ -57,7 +57,9 @@ impl NotFound {
 
 impl std::fmt::Display for NotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "no route for {} `{}`", self.kind, self.name)
+        // An event that came by a pattern may have any text as its name.
+        let name = crate::message::Shown::new(&self.name).at_most(crate::Name::MAX_LEN);
+        write!(f, "no route for {} `{name}`", self.kind)
     }
 }
 

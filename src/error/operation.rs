@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{BoxError, RpcError, find};
+use crate::message::Shown;
 
 /// Why an operation of this crate failed.
 ///
@@ -148,10 +149,16 @@ impl Error {
         find(self.source.as_deref()?)
     }
 
-    /// The whole chain on one line, for logs.
+    /// The whole chain on one line, bounded and escaped, for logs.
     pub(crate) fn chain(&self) -> String {
-        chain(self)
+        shown_chain(self)
     }
+}
+
+/// [`chain`] as a log may have it: handlers and servers quote in their errors what senders wrote.
+pub(crate) fn shown_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    const MAX_LEN: usize = 2048;
+    Shown::new(&chain(error)).at_most(MAX_LEN).to_string()
 }
 
 /// An error and all of its sources on one line.

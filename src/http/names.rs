@@ -35,9 +35,12 @@ pub fn path(name: &str) -> String {
     path
 }
 
-/// A path written as [`path`] does: `%2f` and `%2F` are the same, and so are `%61` and `a`.
+/// A path written as [`path`] does: `%2f` and `%2F` are the same, `%61` and `a`, `!` and `%21`.
 pub(super) fn canonical(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') && path.bytes().all(|byte| byte != b'.') {
+    // The characters that `SEGMENT` leaves as they are; every other path is written anew.
+    let unreserved =
+        |byte| matches!(byte, b'/' | b'-' | b'_' | b'~') || u8::is_ascii_alphanumeric(&byte);
+    if path.bytes().all(unreserved) {
         return Cow::Borrowed(path);
     }
     let segments = path.split('/').map(|segment| {
@@ -75,6 +78,29 @@ mod tests {
             prop_assert!(path(&one).parse::<http::Uri>().is_ok());
             prop_assert_eq!(canonical(&path(&one)).into_owned(), path(&one));
             prop_assert_eq!(one == other, path(&one) == path(&other));
+        }
+
+        // What stands between the slashes of a path, escaped or not, in every way it can be written.
+        #[test]
+        fn every_path_has_one_canonical_form(
+            path in r"/([a-z0-9/.%!~$&'()*+,;=:@_-]|%[0-9a-fA-F]{2}){0,12}",
+        ) {
+            let form = canonical(&path).into_owned();
+            prop_assert_eq!(&canonical(&form), &form, "it is not idempotent");
+            let escaped: String = path
+                .split('/')
+                .map(|segment| {
+                    let bytes: Vec<u8> = percent_decode_str(segment).collect();
+                    bytes.iter().map(|byte| format!("%{byte:02x}")).collect::<String>()
+                })
+                .collect::<Vec<_>>()
+                .join("/");
+            prop_assert_eq!(&canonical(&escaped), &form, "{} is the same path", escaped);
+        }
+
+        #[test]
+        fn a_name_is_found_by_each_character_as_it_is(name in "[a-z!~$&'()*+,;=:@_-]{1,12}") {
+            prop_assert_eq!(canonical(&format!("/{name}")).into_owned(), path(&name));
         }
 
         #[test]

@@ -30,6 +30,7 @@
 mod correlation;
 mod lease;
 mod name;
+mod shown;
 
 use std::{
     fmt,
@@ -44,6 +45,7 @@ pub use self::{
     correlation::CorrelationId,
     lease::Lease,
     name::{DeadLetterId, IdempotencyKey, MessageId, Name},
+    shown::Shown,
 };
 
 /// How a message travels and what its sender may expect of it.

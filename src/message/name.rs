@@ -97,7 +97,7 @@ macro_rules! shared_string {
 shared_string! {
     /// A message's full dotted name, such as `orders.create`. Cheap to clone.
     ///
-    /// Any UTF-8 text of 1 to [`Name::MAX_LEN`] bytes is a name: dots only mean something to
+    /// Any UTF-8 text of 1 to [`Name::MAX_LEN`] bytes without control characters is a name: dots only mean something to
     /// [`Router::nest`](crate::Router::nest) and [`Client::group`](crate::Client::group), and
     /// glob characters mean nothing except in
     /// [`Router::event_pattern`](crate::Router::event_pattern).
@@ -147,6 +147,9 @@ impl Name {
             Some("the name is empty")
         } else if self.len() > Self::MAX_LEN {
             Some("the name is longer than 1024 bytes")
+        } else if self.chars().any(char::is_control) {
+            // Names stand in logs, labels and traces, often written by tools of others.
+            Some("the name has a control character")
         } else {
             None
         }
@@ -186,6 +189,14 @@ mod tests {
     }
 
     #[test]
+    fn a_name_has_no_control_character() {
+        for name in ["a\nb", "\0", "a\x1b[2J", "\x7f", "\u{9b}2J"] {
+            let fault = Name::from(name).fault();
+            assert_eq!(fault, Some("the name has a control character"), "{name:?}");
+        }
+    }
+
+    #[test]
     fn bytes_that_are_not_utf8_are_no_name() {
         assert!(Name::from_utf8(b"\xff\xfe").is_err());
         assert_eq!(Name::from_utf8(b"orders.create").unwrap(), "orders.create");
@@ -201,7 +212,7 @@ mod tests {
         }
 
         #[test]
-        fn only_a_names_length_can_be_wrong(text in "\\PC{1,40}", times in 0..60usize) {
+        fn a_name_without_control_characters_is_refused_only_for_its_length(text in "\\PC{1,40}", times in 0..60usize) {
             let name = Name::from(text.repeat(times));
             match name.fault() {
                 None => prop_assert!((1..=Name::MAX_LEN).contains(&name.len())),

@@ -31,7 +31,7 @@ impl Outcome {
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("without a text");
-        Self::Panicked(format!("the handler panicked: {text}"))
+        Self::Panicked(bounded(format!("the handler panicked: {text}")))
     }
 }
 
@@ -62,7 +62,7 @@ impl Policy {
     }
 
     fn failed(&self, kind: Kind, name: &Name, error: &BoxError) -> Verdict {
-        let reason = || chain(&**error);
+        let reason = || bounded(chain(&**error));
         let answer = || (kind == Kind::Rpc).then(|| self.answer(name, error));
         if self.unknown_names == UnknownNames::Ignore && is_unknown(error) {
             return Verdict::Discard {
@@ -96,6 +96,20 @@ impl Policy {
 /// Whether there is no route, and no layer that said what follows from that.
 fn is_unknown(error: &BoxError) -> bool {
     find::<NotFound>(&**error).is_some() && find::<Failure>(&**error).is_none()
+}
+
+/// Cuts a reason that quotes a payload: it is kept with the dead letter, and logged.
+fn bounded(mut reason: String) -> String {
+    const MAX_LEN: usize = 4096;
+    if reason.len() > MAX_LEN {
+        let whole = reason.len();
+        let end = (0..=MAX_LEN)
+            .rev()
+            .find(|&end| reason.is_char_boundary(end));
+        reason.truncate(end.unwrap_or(0));
+        reason.push_str(&format!("… ({whole} bytes)"));
+    }
+    reason
 }
 
 fn redeliver(after: Option<Duration>, counted: bool, reason: String) -> Verdict {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use super::{
@@ -18,10 +19,16 @@ use super::{
 };
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    message::{Kind, Message, MessageId, Name},
+    message::{Kind, Message, MessageId, Name, Shown},
     reply::Reply,
+    sync::Clock,
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
+
+/// How much of an error, a verdict or a reason one log line shows, in bytes.
+const MAX_LOGGED: usize = 2048;
+/// How long all slots are taken, and no handler ends, before that is logged.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// What the loop owns.
 pub(super) struct Worker<Src: Source, S> {
@@ -99,15 +106,27 @@ where
         let most_bytes = self.source.settings().max_in_flight_bytes;
         // Not all at once: while one half is handled and acknowledged, the other is fetched.
         let batch = most.div_ceil(2).max(16);
+        // Since when all slots are taken, and the timer that reports it once.
+        let mut full_since = None;
+        let mut clock = Clock::new(STALLED);
         loop {
             self.collect(most).await;
             let free = most - self.crew.busy();
+            if free > 0 {
+                full_since = None;
+            }
             if free == 0 || self.crew.bytes() >= most_bytes {
+                let (since, reported) = *full_since.get_or_insert((Instant::now(), false));
+                let report = free == 0 && !reported;
                 tokio::select! {
                     biased;
                     () = &mut stop.forced => return Ended::ByForce,
                     () = &mut stop.graceful => return Ended::Gracefully,
                     () = self.crew.ended() => {}
+                    () = poll_fn(|cx| clock.poll_until(cx, since + STALLED)), if report => {
+                        full_since = Some((since, true));
+                        self.report_stall(most);
+                    }
                 }
                 continue;
             }
@@ -160,6 +179,29 @@ where
                 return;
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Says that all slots are taken by handlers that do not end. A handler that waits for the reply
+    /// of a request that only this worker could handle waits for a slot that it takes itself: then
+    /// all of them wait until their requests time out, and so again at each redelivery.
+    fn report_stall(&self, slots: usize) {
+        let settings = self.source.settings();
+        let stream = Shown::new(&settings.stream);
+        let group = Shown::new(&settings.group);
+        match self.source.requests_waiting() {
+            0 => tracing::info!(
+                %stream, %group,
+                "all {slots} slots of this worker have been taken for {STALLED:?} by handlers that \
+                 have not finished; no message is fetched meanwhile"
+            ),
+            requests => tracing::warn!(
+                %stream, %group,
+                "all {slots} slots of this worker have been taken for {STALLED:?} by handlers that \
+                 have not finished, while {requests} requests of this process wait for replies; if \
+                 the handlers wait for replies of this same worker, none of them can go on: serve \
+                 the requests with another worker, or raise `max_in_flight`"
+            ),
         }
     }
 
@@ -343,18 +385,26 @@ impl About {
     }
 
     fn log_expired(&self) {
-        let (kind, name, id) = (self.kind, &self.name, self.id.as_deref());
+        let (kind, name, id) = (self.kind, Shown::new(&self.name), self.id.as_deref());
         tracing::warn!(%kind, %name, id, "expired before it was started");
     }
 
     fn log(&self, verdict: &Verdict) {
-        let (kind, name, id, attempt) = (self.kind, &self.name, self.id.as_deref(), self.attempt);
+        let (kind, name) = (self.kind, Shown::new(&self.name));
+        let (id, attempt) = (self.id.as_deref(), self.attempt);
+        // Handlers quote in their errors what senders wrote.
+        let bounded = |text: &str| Shown::new(text).at_most(MAX_LOGGED).to_string();
         match verdict {
             Verdict::Done(Ok(_)) => {}
             Verdict::Done(Err(answer)) => {
-                tracing::debug!(%kind, %name, id, attempt, %answer, "answered with an error");
+                tracing::debug!(
+                    %kind, %name, id, attempt, answer = bounded(&answer.to_string()),
+                    "answered with an error"
+                );
             }
-            verdict => tracing::warn!(%kind, %name, id, attempt, ?verdict, "failed"),
+            verdict => tracing::warn!(
+                %kind, %name, id, attempt, verdict = bounded(&format!("{verdict:?}")), "failed"
+            ),
         }
     }
 }
@@ -364,7 +414,8 @@ async fn bury<J>(undecodable: Undecodable, settle: impl SettleDelivery, ending: 
 where
     J: Send + 'static,
 {
-    tracing::warn!(reason = undecodable.reason, "an entry that is no message");
+    let reason = Shown::new(&undecodable.reason).at_most(MAX_LOGGED);
+    tracing::warn!(%reason, "an entry that is no message");
     let verdict = Verdict::Dead {
         reason: undecodable.reason,
         answer: None,

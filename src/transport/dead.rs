@@ -281,13 +281,18 @@ impl fmt::Debug for DeadLetters {
 /// How many letters are looked at in one step: a server does nothing else meanwhile.
 const STEP: usize = 100;
 
+/// A page of letters ends behind the one with which it has this many bytes.
+pub(crate) const PAGE_BYTES: usize = 4 << 20;
+
 /// Which part of a list is asked for. The default is its beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
     /// It begins behind this one.
     pub after: Option<DeadLetterId>,
-    /// How many there are on it at most; 100 unless set.
+    /// How many there are on it at most; 100 unless set. A page ends earlier when its letters have
+    /// about 4 MiB together, so that large letters do not fill the memory; it has at least one if
+    /// there is any. [`next`](DeadLetterPage::next) says whether there are more.
     pub most: usize,
 }
 

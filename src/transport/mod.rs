@@ -35,6 +35,7 @@ use crate::{
     reply::Reply,
 };
 
+pub(crate) use self::dead::PAGE_BYTES;
 #[allow(unused_imports)]
 pub(crate) use self::{counters::Counters, settings::consumer_settings};
 pub use self::{
@@ -112,6 +113,13 @@ pub trait Source: Send + 'static {
 
     /// What it was set up with.
     fn settings(&self) -> &Settings;
+
+    /// How many requests the handles of this source's broker in this process wait for replies to.
+    /// `serve` names them when all of its handlers stand still: they may wait for each other. A
+    /// transport that does not know says 0.
+    fn requests_waiting(&self) -> usize {
+        0
+    }
 
     /// Waits for deliveries, at least one and at most `max`. It never asks the server for more
     /// than that.

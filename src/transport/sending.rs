@@ -10,7 +10,7 @@ use crate::{
 /// The longest that a task can be delayed: a hundred years.
 const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
 
-/// What no transport takes, said before anything is sent: names that are empty or too long, delays and
+/// What no transport takes, said before anything is sent: names that are empty, too long or have control characters, delays and
 /// idempotency keys of what is no task, tasks that would expire before they are due.
 ///
 /// A transport's sending half calls it first, and refuses by itself what it cannot do beyond that.

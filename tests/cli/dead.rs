@@ -7,6 +7,8 @@ use super::{support::Signal, terminal::Terminal, *};
 #[tokio::test]
 async fn dead_letters_are_listed_in_pages() {
     let server = RedisServer::start().await;
+    let create = "XGROUP CREATE app_stream app_group 0 MKSTREAM";
+    server.command(&create.split(' ').collect::<Vec<_>>()).await;
     let none = run(campanile(&server, "dead list")).await.ended_with(0);
     assert_eq!(none.text(), "no dead letters\n");
     let mut ids = Vec::new();
@@ -328,4 +330,108 @@ async fn a_server_that_goes_away_in_a_replay_is_told_within_seconds() {
     terminal.sees(&["error: ", "connection"]).await;
     let code = terminal.ends().await.code();
     assert!(matches!(code, Some(1 | 3)), "{code:?}");
+}
+
+/// A group of a stream, which is made with it.
+async fn group(server: &RedisServer, stream: &str, group: &str) {
+    let create = ["XGROUP", "CREATE", stream, group, "0", "MKSTREAM"];
+    server.command(&create).await;
+}
+
+#[tokio::test]
+async fn a_group_that_does_not_exist_is_not_found_and_the_groups_are_listed() {
+    let server = RedisServer::start().await;
+    for line in [
+        "dead list",
+        "dead show 7-7",
+        "dead replay 7-7",
+        "dead purge --all --yes",
+        "stats",
+    ] {
+        let none = run(campanile(&server, line)).await.ended_with(4);
+        none.tells(&["there is no stream `app_stream`"]);
+    }
+    for name in ["workers", "billing"] {
+        group(&server, "app_stream", name).await;
+    }
+    for line in [
+        "dead list",
+        "dead list --json",
+        "dead show 7-7",
+        "dead replay --all --yes",
+        "dead purge --name print --yes",
+    ] {
+        let none = run(campanile(&server, line)).await.ended_with(4);
+        none.tells(&["no group `app_group`", "billing", "workers", "--group"]);
+        assert_eq!(none.stdout, b"");
+    }
+    for line in ["--group nobody dead list", "--group nobody stats"] {
+        let none = run(campanile(&server, line)).await.ended_with(4);
+        none.tells(&["`app_stream` has no group `nobody`", "billing", "workers"]);
+    }
+    let named = run(campanile(&server, "--group workers dead list")).await;
+    assert_eq!(named.ended_with(0).text(), "no dead letters\n");
+}
+
+#[tokio::test]
+async fn the_only_group_of_a_stream_need_not_be_named() {
+    let server = RedisServer::start().await;
+    group(&server, "app_stream", "workers").await;
+    let fields = [
+        ("~g", "workers"),
+        ("~o", "1-1"),
+        ("~r", "the printer is on fire"),
+        ("~a", "10"),
+        ("~d", "1795430237570"),
+        ("type", "task"),
+        ("name", "print"),
+        ("payload", ""),
+    ];
+    raw::add(&server, "{app_stream}:dead:workers", &fields).await;
+    let listed = run(campanile(&server, "dead list --json")).await;
+    assert_eq!(listed.ended_with(0).json()["dead"], 1);
+    let replayed = run(campanile(&server, "dead replay --all --yes")).await;
+    assert_eq!(replayed.ended_with(0).text(), "1 replayed\n");
+}
+
+#[tokio::test]
+async fn large_dead_letters_are_listed_within_little_memory() {
+    const LETTERS: usize = 200;
+    const LIMIT: usize = 200 << 20;
+    let server = RedisServer::start().await;
+    let payload = vec![b'x'; 5 << 20];
+    for _ in 0..LETTERS {
+        letter(&server, "print", &payload).await;
+    }
+    let child = campanile(&server, "dead list --all")
+        .spawn()
+        .expect("it runs");
+    let pid = child.id().expect("it has not ended");
+    let mut output = std::pin::pin!(child.wait_with_output());
+    // The peak is looked at while the process runs: it is gone with it.
+    let mut peak = 0;
+    let ran = timeout(SOON, async {
+        loop {
+            tokio::select! {
+                ran = &mut output => break ran,
+                () = tokio::time::sleep(Duration::from_millis(2)) => {
+                    peak = peak.max(peak_memory(pid).unwrap_or(0));
+                }
+            }
+        }
+    });
+    let ran = ran.await.expect("it does not end").expect("it runs");
+    let text = String::from_utf8(ran.stdout).expect("the output is UTF-8");
+    assert_eq!(text.lines().count(), 1 + LETTERS, "{text}");
+    assert!(0 < peak && peak < LIMIT, "{} MiB", peak >> 20);
+}
+
+/// The most memory that a process has had, in bytes; `None` once it has ended.
+fn peak_memory(pid: u32) -> Option<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: usize = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kibibytes << 10)
 }

@@ -614,3 +614,26 @@ async fn a_message_can_be_changed_or_refused_by_what_is_known_of_its_request() {
     assert_eq!(message.parts().reply_mode, ReplyMode::Fast);
     assert!(message.extensions().get::<Tenant>().is_some());
 }
+
+#[tokio::test]
+async fn extensions_that_prepare_sets_win_over_those_of_the_request() {
+    #[derive(Debug, Clone, PartialEq)]
+    struct Tenant(&'static str);
+    #[derive(Debug, Clone, PartialEq)]
+    struct Peer(&'static str);
+    let taken = Taken::default();
+    let gateway = taken.gateway().prepare(|_, message| {
+        message.extensions_mut().insert(Tenant("from prepare"));
+        Ok(())
+    });
+    let request = post("/orders/create")
+        .extension(Tenant("from the request"))
+        .extension(Peer("from the request"))
+        .body(Body::from("{}"))
+        .unwrap();
+    ask(&gateway, request).await;
+    let message = taken.one();
+    let extensions = message.extensions();
+    assert_eq!(extensions.get(), Some(&Tenant("from prepare")));
+    assert_eq!(extensions.get(), Some(&Peer("from the request")));
+}

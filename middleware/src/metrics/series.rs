@@ -48,6 +48,8 @@ impl Table {
                 Some(route) if !route.as_str().is_empty() => route.as_str(),
                 _ => OTHER,
             },
+            // A label is kept for good. Names that no transport accepts share one.
+            Side::Client if message.name().len() > Name::MAX_LEN => OTHER,
             Side::Client => message.name().as_str(),
         };
         let kind = message.kind();

@@ -74,7 +74,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use campanile::{BoxError, Kind, Message, Reply};
+use campanile::{BoxError, Kind, Message, Reply, message::Shown};
 use http::{HeaderMap, HeaderName};
 use pin_project::pin_project;
 use tokio::task::futures::TaskLocalFuture;
@@ -160,7 +160,7 @@ impl<S> WithRequestId<S> {
             Some(Ok(id)) => id,
             missing => {
                 if let Some(Err(fault)) = missing {
-                    let (name, header) = (message.name(), &self.header);
+                    let (name, header) = (Shown::new(message.name()), &self.header);
                     tracing::warn!(%name, %header, %fault, "a request id was replaced");
                 }
                 let id = RequestId::current().unwrap_or_else(|| match &self.make {

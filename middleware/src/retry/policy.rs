@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use campanile::{BoxError, Error, Failure, Message, Reply, error::find};
+use campanile::{BoxError, Error, Failure, Message, Reply, error::find, message::Shown};
 use tokio::time::{Sleep, sleep};
 use tower::{
     retry::{Policy, budget::Budget},
@@ -100,8 +100,10 @@ impl RetryPolicy {
         if too_late || spent() {
             return None;
         }
-        let (name, failed) = (message.name(), self.failed);
-        tracing::debug!(%name, failed, ?wait, error, "trying again");
+        let (name, failed) = (Shown::new(message.name()), self.failed);
+        let error = error.to_string();
+        let error = Shown::new(&error);
+        tracing::debug!(%name, failed, ?wait, %error, "trying again");
         Some(wait)
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use campanile::{Message, Name};
+use campanile::{Message, Name, message::Shown};
 use tracing::{Level, Span, field::Empty};
 
 use super::{Operation, at_level};
@@ -75,7 +75,9 @@ impl MakeSpan for DefaultMakeSpan {
     fn make_span(&mut self, message: &Message, operation: Operation) -> Span {
         let parts = message.parts();
         let route = parts.matched_route().map(|route| route.as_str());
-        let name = parts.name.as_str();
+        // What a sender or a publisher wrote may be any text of any length.
+        let name = Shown::new(&parts.name).at_most(Name::MAX_LEN).text();
+        let name = &*name;
         let handled = operation == Operation::Process;
         let destination = match handled {
             true => route,

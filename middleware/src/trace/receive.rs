@@ -76,6 +76,10 @@ impl<S: Source> Source for TraceSource<S> {
         self.inner.settings()
     }
 
+    fn requests_waiting(&self) -> usize {
+        self.inner.requests_waiting()
+    }
+
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<S::Settle>>, Error> {
         let deliveries = self.inner.next(max).await?;
         self.report(&deliveries);

@@ -61,7 +61,7 @@ pub(crate) struct Target {
     /// The stream.
     #[arg(long, global = true, default_value = "app_stream")]
     stream: String,
-    /// The consumer group [default: app_group; of `stats`: all]
+    /// The consumer group [default: app_group, or the only one that there is; of `stats`: all]
     #[arg(long, global = true)]
     group: Option<String>,
     /// Prints JSON: one document, or one line for each item where they keep coming.
@@ -81,6 +81,45 @@ impl Target {
         })
     }
 
+    /// Connects with a group that exists. Where none is named it is the default one, or else the
+    /// only one that the stream has. A mistaken name is told apart from a group without dead
+    /// letters; dead letters outlive their group, so a group that has some is taken at its word.
+    pub(crate) async fn connect_to_group(&self) -> Result<Redis, Failure> {
+        let redis = self.connect().await?;
+        let group = self.group().unwrap_or_else(|| DEFAULT_GROUP.into());
+        let groups = redis.groups().await?;
+        let is_there = |group: &Name| groups.iter().flatten().any(|found| found == group);
+        if is_there(&group) {
+            return Ok(redis);
+        }
+        if let (None, Some([only])) = (&self.group, groups.as_deref()) {
+            return Ok(redis.group(only));
+        }
+        if redis.dead_letters().count().await? > 0 {
+            return Ok(redis);
+        }
+        Err(self.no_group(&group, groups.as_deref()))
+    }
+
+    /// Says that there is no such group, or no such stream, and what there is.
+    pub(crate) fn no_group(&self, group: &Name, groups: Option<&[Name]>) -> Failure {
+        let Some(groups) = groups else {
+            return self.no_stream();
+        };
+        let listed = match groups {
+            [] => "it has none".into(),
+            groups => format!("it has {}; name one with --group", listed(groups)),
+        };
+        let stream = &self.stream;
+        Failure::Missing(format!(
+            "the stream `{stream}` has no group `{group}`: {listed}"
+        ))
+    }
+
+    pub(crate) fn no_stream(&self) -> Failure {
+        Failure::Missing(format!("there is no stream `{}`", self.stream))
+    }
+
     pub(crate) fn stream(&self) -> Name {
         self.stream.as_str().into()
     }
@@ -88,6 +127,20 @@ impl Target {
     /// The group, where one was named.
     pub(crate) fn group(&self) -> Option<Name> {
         self.group.as_deref().map(Name::from)
+    }
+}
+
+/// The group of a handle unless another is chosen.
+const DEFAULT_GROUP: &str = "app_group";
+
+/// Names in a sentence, as many as one can read.
+fn listed(names: &[Name]) -> String {
+    const MAX: usize = 20;
+    let shown = names.iter().take(MAX).map(|name| format!("`{name}`"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

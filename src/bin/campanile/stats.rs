@@ -44,16 +44,17 @@ impl Stats {
         if self.watch {
             return self.watch(&redis, group, out).await;
         }
+        let groups = redis.groups().await?;
+        let Some(groups) = groups else {
+            return Err(target.no_stream());
+        };
         let stats = look(&redis, group.as_ref()).await?;
         match out.json {
             true => out.document(&document(&stats)),
             false => out.lines(lines(&stats)),
         }?;
         match group {
-            Some(group) if stats.groups.is_empty() => Err(Failure::Missing(format!(
-                "the stream `{}` has no group `{group}`",
-                stats.stream
-            ))),
+            Some(group) if stats.groups.is_empty() => Err(target.no_group(&group, Some(&groups))),
             _ => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use super::{
     routes::{Missing, Route},
 };
 use crate::{
-    error::{BoxError, Error, chain},
+    error::{BoxError, Error, shown_chain},
     message::{Kind, MessageId},
     reply::Reply,
 };
@@ -47,7 +47,7 @@ impl Asked {
                 if problem.status().is_server_error() {
                     let (kind, name) = (route.kind, &route.name);
                     let status = problem.status().as_u16();
-                    tracing::warn!(%kind, %name, status, error = chain(&*error), "a request failed");
+                    tracing::warn!(%kind, %name, status, error = shown_chain(&*error), "a request failed");
                 }
                 self.failed(problem)
             }
@@ -83,7 +83,10 @@ impl Asked {
         if error.is_too_long() {
             return self.too_long();
         }
-        tracing::debug!(error = chain(&error), "a request's body cannot be read");
+        tracing::debug!(
+            error = shown_chain(&error),
+            "a request's body cannot be read"
+        );
         self.failed(Problem::new(
             StatusCode::BAD_REQUEST,
             "invalid",

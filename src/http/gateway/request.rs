@@ -44,13 +44,16 @@ impl Options {
             message.parts_mut().deadline = Some(Deadline::after(self.timeout));
         }
         if let Some(prepare) = &self.prepare {
+            // It reads the request's extensions, so they stay in the request until it returns.
             prepare(&head, &mut message).map_err(|answer| {
                 let status = (self.status)(answer.code());
                 Problem::answered(&answer, status)
             })?;
         }
-        let extensions = std::mem::take(&mut head.extensions);
-        message.extensions_mut().extend(extensions);
+        // Those that `prepare` has set replace those of the request.
+        let set = std::mem::take(message.extensions_mut());
+        *message.extensions_mut() = std::mem::take(&mut head.extensions);
+        message.extensions_mut().extend(set);
         Ok(message)
     }
 

@@ -16,8 +16,8 @@ use super::{
     request::{Form, Options},
 };
 use crate::{
-    error::{BoxError, Failure, NotFound, RpcError, Settle, chain},
-    message::{Kind, Name},
+    error::{BoxError, Failure, NotFound, RpcError, Settle, shown_chain},
+    message::{Kind, Name, Shown},
     reply::Reply,
 };
 
@@ -60,8 +60,8 @@ impl Asked {
     fn unread(&self, error: BodyError) -> BoxError {
         match self.kind {
             Kind::Rpc => {
-                let name = &self.name;
-                tracing::warn!(%name, error = chain(&error), "the answer of an HTTP service cannot be read");
+                let name = Shown::new(&self.name);
+                tracing::warn!(%name, error = shown_chain(&error), "the answer of an HTTP service cannot be read");
                 RpcError::internal(format!("the answer cannot be read: {error}")).into()
             }
             // It would be as long the next time.

@@ -66,8 +66,8 @@ pub struct Decoded {
 ///
 /// # Errors
 /// The fields themselves with a reason, when they are no message: `type`, `name` or `payload`
-/// missing, repeated or not readable, a header that HTTP does not allow, or an RPC request without
-/// an address.
+/// missing, repeated or not readable, a name longer than [`Name::MAX_LEN`] or with a control
+/// character, a header that HTTP does not allow, or an RPC request without an address.
 pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     match Entry::read(&fields) {
         Ok(entry) => Ok(entry.take(&mut fields)),
@@ -133,8 +133,8 @@ impl Entry {
                 _ => continue,
             };
             if slot.replace(place).is_some() {
-                let field = field.escape_ascii();
-                return Err(format!("the field `{field}` stands in the entry twice"));
+                let field = excerpt(field);
+                return Err(format!("the field {field} stands in the entry twice"));
             }
         }
         Self::check(fields, places, headers)
@@ -154,11 +154,23 @@ impl Entry {
             None => return Err("the field `type` is missing".into()),
         };
         let name = value(places.name).ok_or("the field `name` is missing")?;
+        if name.len() > Name::MAX_LEN {
+            // Looked at before it is copied into a `Name`: it may have megabytes.
+            return Err(format!(
+                "the `name` has {} bytes, more than {}: {}",
+                name.len(),
+                Name::MAX_LEN,
+                excerpt(name)
+            ));
+        }
         let name = match std::str::from_utf8(name) {
             Ok("") => return Err("the `name` is empty".into()),
-            Ok(name) => Name::from(name),
+            Ok(text) => Name::from(text),
             Err(_) => return Err(format!("the `name` is not UTF-8: {}", excerpt(name))),
         };
+        if let Some(fault) = name.fault() {
+            return Err(format!("{fault}: {}", excerpt(name.as_bytes())));
+        }
         let payload = places.payload.ok_or("the field `payload` is missing")?;
         if kind == Kind::Rpc {
             if value(places.reply_to).is_none_or(Bytes::is_empty) {
@@ -337,7 +349,18 @@ mod tests {
         assert_eq!(but("type", b"job\xff"), r"unknown `type`: `job\xff`");
         assert_eq!(but("name", b"\xff"), r"the `name` is not UTF-8: `\xff`");
         assert_eq!(but("name", b""), "the `name` is empty");
+        assert_eq!(
+            but("name", b"a\n\x1b[2J"),
+            r"the name has a control character: `a\n\x1b[2J`"
+        );
         assert_eq!(but("type", b"rpc"), "an RPC request without `reply_to`");
+        let long = reason(&[
+            ("type", b"task"),
+            ("name", &[b'n'; 1 << 20]),
+            ("payload", b""),
+        ]);
+        let start = "the `name` has 1048576 bytes, more than 1024: `nnn";
+        assert!(long.starts_with(start) && long.len() < 200, "{long}");
         let with = |field: &'static str, value: &'static [u8]| {
             reason(
                 &base

@@ -10,7 +10,8 @@ use super::{
 use crate::{
     message::{DeadLetterId, MessageId},
     transport::{
-        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, Page, Step, StoreFuture, codec,
+        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, PAGE_BYTES, Page, Step,
+        StoreFuture, codec,
     },
 };
 
@@ -31,6 +32,12 @@ struct Letter {
 }
 
 impl Letter {
+    fn bytes(&self) -> usize {
+        let fields = self.entry.fields.iter();
+        let fields = fields.map(|(field, value)| field.len() + value.len());
+        fields.sum::<usize>() + self.reason.len()
+    }
+
     fn read(&self) -> DeadLetter {
         DeadLetter::new(
             DeadLetterId::from(self.id.to_string()),
@@ -87,7 +94,13 @@ impl Dead {
 
     fn list(&self, page: &Page) -> DeadLetterPage {
         let from = self.behind(page.after.as_ref());
+        let mut room = PAGE_BYTES;
         let letters = self.letters.range(from..).take(page.most.max(1));
+        let letters = letters.take_while(|letter| {
+            let fits = room > 0;
+            room = room.saturating_sub(letter.bytes());
+            fits
+        });
         let letters: Vec<_> = letters.map(Letter::read).collect();
         let more = from + letters.len() < self.letters.len();
         let next = letters.last().filter(|_| more);

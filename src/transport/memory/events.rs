@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::group::Consumer;
 use crate::{
-    message::{Message, Name},
+    message::{Message, Name, Shown},
     sync::lock,
     transport::{Counters, Interest, glob},
 };
@@ -66,6 +66,7 @@ impl Subscribers {
                 counters.events.increment();
                 if subscriber.waiting.len() >= subscriber.most {
                     counters.events_dropped.increment();
+                    let name = Shown::new(name);
                     tracing::warn!(%name, "an event was dropped: too many wait for a handler");
                     continue;
                 }

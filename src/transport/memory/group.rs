@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::RpcError,
-    message::{Lease, Name},
+    message::{Lease, Name, Shown},
     transport::{Discarded, GroupStats, Settings, Verdict, codec},
 };
 
@@ -388,8 +388,10 @@ impl Group {
         settings: &Settings,
         shared: &Shared,
     ) {
+        let shown = Shown::new(&reason).at_most(2048);
         tracing::warn!(
-            id = %entry.id, stream = %settings.stream, group = %settings.group, attempts, reason,
+            id = %entry.id, stream = %settings.stream, group = %settings.group, attempts,
+            reason = %shown,
             "a message became a dead letter"
         );
         shared.counters.dead.increment();

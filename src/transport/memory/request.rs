@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::broker::Broker;
 use crate::{
     error::{Error, ErrorKind},
-    message::{Deadline, Name},
+    message::{Deadline, Name, Shown},
     reply::Reply,
     sync::lock,
     transport::{Counters, codec},
@@ -74,7 +74,8 @@ impl Requests {
             Ok(decoded) => decoded,
             Err(reason) => {
                 counters.bad_replies.increment();
-                tracing::warn!(reason, "a reply was not understood");
+                let reason = Shown::new(&reason);
+                tracing::warn!(%reason, "a reply was not understood");
                 return;
             }
         };
@@ -83,7 +84,8 @@ impl Requests {
             .and_then(|id| lock(&self.waiting).remove(&id));
         let Some(waiting) = waiting else {
             counters.stray_replies.increment();
-            tracing::debug!(id = &*decoded.correlation_id, "nobody waits for a reply");
+            let id = Shown::new(&decoded.correlation_id);
+            tracing::debug!(%id, "nobody waits for a reply");
             return;
         };
         let answer = match decoded.answer {
@@ -99,7 +101,7 @@ impl Requests {
         }
     }
 
-    #[cfg(test)]
+    /// How many there are.
     pub(super) fn len(&self) -> usize {
         lock(&self.waiting).len()
     }

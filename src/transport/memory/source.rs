@@ -176,6 +176,10 @@ impl Source for MemorySource {
         &self.settings
     }
 
+    fn requests_waiting(&self) -> usize {
+        self.broker.requests.len()
+    }
+
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
         // A worker that always finds something would otherwise never let others run.
         tokio::task::coop::consume_budget().await;

@@ -17,8 +17,8 @@ use crate::{
     error::{Error, ErrorKind},
     message::{DeadLetterId, MessageId},
     transport::{
-        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Step,
-        StoreFuture, codec,
+        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, PAGE_BYTES, Page,
+        Step, StoreFuture, codec,
     },
 };
 
@@ -31,6 +31,8 @@ static DEAD: Script = Script::new(concat!(
     include_str!("scripts/fields.lua"),
     include_str!("scripts/dead.lua")
 ));
+
+static LIST: Script = Script::new(include_str!("scripts/list_dead.lua"));
 
 impl Redis {
     /// The dead letters of the group: the entries of the stream `{<stream>}:dead:<group>`.
@@ -56,20 +58,18 @@ impl DeadLetterStore for Store {
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
         Box::pin(async move {
             let most = page.most.max(1);
-            let mut cmd = redis::cmd("XRANGE");
-            cmd.arg(self.keys()?.dead);
-            match &page.after {
-                Some(after) => cmd.arg(format!("({}", checked(after)?)),
-                None => cmd.arg("-"),
+            let after = page.after.as_ref().map(checked).transpose()?;
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(after.unwrap_or_default()).arg(most).arg(PAGE_BYTES);
             };
-            cmd.arg("+").arg("COUNT").arg(most);
-            let found = entries(self.command(cmd).await?)?;
-            let next = match found.last() {
-                Some((last, _)) if found.len() == most => {
-                    Some(Page::first(most).after(last.clone()))
-                }
-                _ => None,
-            };
+            let keys = self.keys()?;
+            let link = &self.0.shared.link;
+            let answer = link
+                .script(&LIST, &[&keys.dead], args, Retry::Never)
+                .await?;
+            let (found, more) = listed(answer)?;
+            let last = found.last().filter(|_| more);
+            let next = last.map(|(last, _)| Page::first(most).after(last.clone()));
             let letters = found.into_iter().filter_map(read).collect();
             Ok(DeadLetterPage::new(letters, next))
         })
@@ -156,6 +156,12 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
 
 /// An entry of the stream of dead letters.
 pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
+
+/// A page in the answer of the script, and whether there may be more behind it.
+pub(super) fn listed(answer: Value) -> Result<(Vec<Raw>, bool), Error> {
+    let [found, more] = exactly(answer)?;
+    Ok((entries(found)?, count(&more)? > 0))
+}
 
 /// The entries in the answer to `XRANGE`: `[[id, [field, value, …]], …]`.
 pub(super) fn entries(answer: Value) -> Result<Vec<Raw>, Error> {

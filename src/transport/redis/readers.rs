@@ -48,6 +48,14 @@ pub(crate) fn all() -> Vec<Reader> {
             answer: list([Value::Int(2), text("7-1")]),
         },
         Reader {
+            of: "list_dead",
+            read: |answer| Ok(format!("{:?}", dead::listed(answer)?)),
+            answer: list([
+                list([list([text("7-1"), texts("~g g ~o 3-0")])]),
+                Value::Int(1),
+            ]),
+        },
+        Reader {
             of: "XRANGE",
             read: |answer| {
                 let entries = dead::entries(answer)?;

@@ -65,6 +65,28 @@ impl Redis {
         Ok(stats)
     }
 
+    /// The groups of the stream, by name; `None` when there is no such stream. Groups that no worker
+    /// can be in are left out, as in [`stats`](Self::stats).
+    ///
+    /// Only [`XINFO GROUPS`](https://redis.io/docs/latest/commands/xinfo-groups/) is used.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
+        let mut cmd = redis::cmd("XINFO");
+        cmd.arg("GROUPS").arg(self.settings.stream.as_str());
+        let groups = match self.shared.link.submit(cmd, Retry::Never).await? {
+            Value::ServerError(refusal) if is_missing(&refusal) => return Ok(None),
+            groups => array(error::check(groups)?)?,
+        };
+        let names = groups
+            .into_iter()
+            .filter_map(|group| name(group).transpose());
+        let mut names = names.collect::<Result<Vec<_>, _>>()?;
+        names.sort();
+        Ok(Some(names))
+    }
+
     /// `None` when the group has just gone.
     async fn group_stats(&self, group: Name) -> Result<Option<GroupStats>, Error> {
         let keys = Keys::new(&self.settings.stream, &group)?;

@@ -29,6 +29,8 @@ const BLOCK: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(5);
 /// How many entries one read brings at most.
 const COUNT: usize = 100;
+/// About how many bytes one read brings at most.
+const BYTES: usize = 4 << 20;
 
 impl Redis {
     /// Looks at the entries of the handle's stream, one after the other, without disturbing anybody:
@@ -73,6 +75,7 @@ impl Redis {
             seen,
             connection: None,
             read: VecDeque::new(),
+            largest: BYTES,
         })
     }
 
@@ -128,6 +131,10 @@ pub struct Tail {
     connection: Option<Line>,
     /// What was read and not yet returned.
     read: VecDeque<TailEntry>,
+    /// The size in bytes of the largest entry that was read lately. `XREAD` brings whole entries of
+    /// any size, so the next read asks for as many of this size as are allowed at once. Before the
+    /// first read it is the limit itself, and one entry is asked for.
+    largest: usize,
 }
 
 /// An entry of a stream, looked at.
@@ -140,6 +147,22 @@ pub struct TailEntry {
     /// The message, or what could not be read as one. It is no delivery: its attempt is always the
     /// first, and it has neither deadline nor lease.
     pub content: Result<Message, Undecodable>,
+}
+
+impl TailEntry {
+    fn bytes(&self) -> usize {
+        match &self.content {
+            Ok(message) => {
+                let headers = message.headers().iter();
+                let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
+                message.payload().len() + headers.sum::<usize>()
+            }
+            Err(undecodable) => {
+                let fields = undecodable.fields.iter();
+                fields.map(|(field, value)| field.len() + value.len()).sum()
+            }
+        }
+    }
 }
 
 impl Tail {
@@ -180,7 +203,8 @@ impl Tail {
             None => self.connector.line().await?,
         };
         let mut cmd = redis::cmd("XREAD");
-        cmd.arg("COUNT").arg(COUNT);
+        let count = (BYTES / self.largest.max(1)).clamp(1, COUNT);
+        cmd.arg("COUNT").arg(count);
         if let Some(block) = block {
             cmd.arg("BLOCK").arg(block.as_millis() as u64);
         }
@@ -194,6 +218,10 @@ impl Tail {
             Err(_) => return Err(self.lost()),
         };
         let entries = read(error::check(answer)?)?;
+        if let Some(largest) = entries.iter().map(|(_, entry)| entry.bytes()).max() {
+            // It shrinks slowly: a large entry is followed by others more often than not.
+            self.largest = largest.max(self.largest / 2);
+        }
         if let Some((last, _)) = entries.last() {
             self.seen = *last;
         }

@@ -26,7 +26,7 @@ pub(crate) enum Dead {
 
 impl Dead {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
-        let redis = target.connect().await?;
+        let redis = target.connect_to_group().await?;
         let dead: DeadLetters = redis.dead_letters();
         match self {
             Dead::List(list) => list.run(&dead, out).await,

@@ -5,45 +5,28 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Bytes as one line of text: what is no printable character is escaped as in Rust, and so are
-/// bytes that are no UTF-8. Backslashes and quotes stay, so that JSON can be read.
+use campanile::message::Shown;
+
+/// Bytes as one line of text, escaped as the library's logs are.
 pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
-    escaped(bytes.as_ref(), |c| matches!(c, '\\' | '"' | '\''))
+    Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
 }
 
 /// Bytes as text of several lines: like [`line`], with line breaks and tabs as they are.
 pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
-    escaped(bytes.as_ref(), |c| {
-        matches!(c, '\\' | '"' | '\'' | '\n' | '\t')
-    })
+    let pieces = bytes
+        .as_ref()
+        .split_inclusive(|byte| b"\n\t".contains(byte));
+    let shown = pieces.map(|piece| match piece {
+        [text @ .., end @ (b'\n' | b'\t')] => line(text) + if *end == b'\n' { "\n" } else { "\t" },
+        text => line(text),
+    });
+    shown.collect()
 }
 
 /// The beginning of bytes as one line of text, and how many there are if that is not all.
 pub(crate) fn excerpt(bytes: &[u8], most: usize) -> String {
-    if bytes.len() <= most {
-        return line(bytes);
-    }
-    // Not within a character: at most three bytes further back one begins, if it is text at all.
-    let end = (most.saturating_sub(3)..=most)
-        .rev()
-        .find(|&end| bytes[end] & 0b1100_0000 != 0b1000_0000)
-        .unwrap_or(most);
-    format!("{}… ({} bytes)", line(&bytes[..end]), bytes.len())
-}
-
-fn escaped(bytes: &[u8], stays: impl Fn(char) -> bool) -> String {
-    let mut shown = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for piece in chunk.valid().split_inclusive(&stays) {
-            let end = piece.trim_end_matches(&stays).len();
-            shown.extend(piece[..end].escape_debug());
-            shown.push_str(&piece[end..]);
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(shown, "\\x{byte:02x}");
-        }
-    }
-    shown
+    Shown::bytes(bytes).at_most(most).to_string()
 }
 
 /// A time in UTC, to the millisecond. Whoever writes to the server can claim any.

@@ -107,6 +107,11 @@ impl Hub {
         }
     }
 
+    /// How many requests of the handle and its clones wait for their replies.
+    pub(super) fn waiting(&self) -> usize {
+        self.pending.waiting()
+    }
+
     /// Whether replies are read from the reply stream beside `stream`. The first call starts that.
     fn reply_stream(&self, stream: &Name) -> Result<watch::Receiver<Ready>, Error> {
         let mut streams = lock(&self.reply_streams);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, ErrorKind},
-    message::ReplyMode,
+    message::{ReplyMode, Shown},
     reply::Reply,
     sync::lock,
     transport::{
@@ -88,6 +88,12 @@ impl Pending {
         })
     }
 
+    /// How many requests wait for their replies.
+    pub(super) fn waiting(&self) -> usize {
+        let table = self.table();
+        table.requests.values().filter(|it| it.is_waiting()).count()
+    }
+
     /// The channel is subscribed to.
     pub(super) fn subscribed(&self) {
         self.table().subscribed = true;
@@ -128,7 +134,8 @@ impl Pending {
             Ok(decoded) => decoded,
             Err(reason) => {
                 self.counters.bad_replies.increment();
-                tracing::warn!(reason, "dropped a reply that cannot be read");
+                let reason = Shown::new(&reason);
+                tracing::warn!(%reason, "dropped a reply that cannot be read");
                 return;
             }
         };

@@ -36,7 +36,7 @@ mod worker;
 
 use std::{
     fmt,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -50,6 +50,7 @@ use super::{
     keys::Keys,
     link::{Link, Retry},
     pubsub::Subscriber,
+    rpc::Hub,
     state::Heart,
     unique::unique,
 };
@@ -64,6 +65,9 @@ const UNBLOCK: Duration = Duration::from_millis(20);
 /// The deliveries of one consumer on Redis. [`Redis`] opens it.
 pub struct RedisSource {
     worker: Arc<Worker>,
+    /// The requests of the handle that it was opened with. They end with the handle's last clone,
+    /// which this is not.
+    rpc: Weak<OnceLock<Arc<Hub>>>,
     /// Whether anything is read from the stream.
     reads: bool,
     reader: Option<JoinHandle<()>>,
@@ -137,6 +141,7 @@ impl Transport for Redis {
         }
         Ok(RedisSource {
             worker,
+            rpc: Arc::downgrade(&self.rpc),
             reads: interest.stream,
             reader,
             _closing: closing,
@@ -149,6 +154,11 @@ impl Source for RedisSource {
 
     fn settings(&self) -> &Settings {
         &self.worker.settings
+    }
+
+    fn requests_waiting(&self) -> usize {
+        let hub = self.rpc.upgrade();
+        hub.and_then(|hub| Some(hub.get()?.waiting())).unwrap_or(0)
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<RedisSettle>>, Error> {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, RpcError},
+    message::Shown,
     reply::Reply,
     transport::{
         Discarded, SettleDelivery, Verdict,
@@ -342,7 +343,8 @@ impl Worker {
         self.counters
             .dead_dropped
             .add(u64::try_from(dropped).unwrap_or(0));
-        tracing::warn!(%id, attempts, reason, "a message became a dead letter");
+        let reason = Shown::new(reason).at_most(2048);
+        tracing::warn!(%id, attempts, %reason, "a message became a dead letter");
     }
 }
 
