@@ -1,31 +1,27 @@
 //! The task behind a [`Link`](super::Link).
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
 use redis::RedisError;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    Retry,
+    Health as LinkHealth, Retry,
     batch::{BYTES, Batch, COMMANDS},
     flight::{Flight, Part, Sent},
     outbox::{ROOM, Receiver},
 };
-use crate::transport::{
-    Counters,
-    redis::{
-        connect::{BACKOFF, Connector},
-        error,
-        line::Line,
-        value::Value,
+use crate::{
+    error::Error,
+    transport::{
+        ConnectionState, Counters,
+        redis::{
+            connect::{BACKOFF, Connector},
+            error,
+            line::Line,
+            outage::Outage,
+            value::Value,
+        },
     },
 };
 
@@ -44,8 +40,9 @@ pub(super) struct Task {
     silence: Duration,
     outbox: Receiver,
     connected_before: bool,
-    /// Whether there is a connection, for the handles.
-    connected: Arc<AtomicBool>,
+    /// What the handles are told about the connection.
+    health: Arc<LinkHealth>,
+    outage: Outage,
     /// What goes before the outbox: it waited for a connection, or has to be sent again. Each is a
     /// batch of one.
     waiting: VecDeque<Batch>,
@@ -53,7 +50,7 @@ pub(super) struct Task {
 
 /// Why a connection is not used any more.
 enum End {
-    Lost(Option<RedisError>),
+    Lost(Error),
     Closed,
 }
 
@@ -63,7 +60,7 @@ impl Task {
         counters: Arc<Counters>,
         silence: Duration,
         outbox: Receiver,
-        connected: Arc<AtomicBool>,
+        health: Arc<LinkHealth>,
     ) -> Self {
         Self {
             connector,
@@ -71,7 +68,8 @@ impl Task {
             silence,
             outbox,
             connected_before: false,
-            connected,
+            health,
+            outage: Outage::default(),
             waiting: VecDeque::new(),
         }
     }
@@ -88,18 +86,22 @@ impl Task {
             if std::mem::replace(&mut self.connected_before, true) {
                 self.counters.reconnects.increment();
             }
-            self.connected.store(true, Ordering::Relaxed);
+            self.health.set(ConnectionState::Connected);
+            let made = Instant::now();
             let end = self.serve(connection).await;
-            self.connected.store(false, Ordering::Relaxed);
+            self.health.set(ConnectionState::Reconnecting);
             match end {
                 End::Closed => return,
                 End::Lost(reason) => {
-                    tracing::warn!(
-                        address = self.connector.address(),
-                        reason = reason
-                            .map_or_else(|| "no usable answer".into(), |reason| reason.to_string()),
-                        "lost a connection to Redis"
-                    );
+                    // One that has stood for longer than the longest wait was a connection, also
+                    // where nothing was asked over it.
+                    if made.elapsed() > BACKOFF.most {
+                        self.outage.answered();
+                    }
+                    let address = self.connector.address();
+                    self.outage
+                        .lost(address, "a connection to Redis", &reason.chain());
+                    self.health.set_cause(Some(reason));
                 }
             }
         }
@@ -108,20 +110,23 @@ impl Task {
     /// Connects, however long it takes. `None` when nobody needs a connection any more.
     async fn connect(&mut self) -> Option<Line> {
         let connector = self.connector.clone();
-        for attempt in 1.. {
+        loop {
             // The first attempt follows the loss at once, but for a moment in which the clients of a
             // server that restarts spread out.
-            let wait = BACKOFF.after(attempt);
+            let wait = self.outage.wait();
             let making = async {
                 sleep(wait).await;
                 connector.line().await
             };
             match self.while_waiting(making).await? {
                 Ok(connection) => return Some(connection),
-                Err(error) => tracing::debug!(attempt, error = error.chain(), "cannot connect"),
+                Err(error) => {
+                    self.outage
+                        .refused(connector.address(), "connect to Redis", &error);
+                    self.health.set_cause(Some(error));
+                }
             }
         }
-        None
     }
 
     /// Runs `work` and meanwhile lets commands wait, until they have waited for too long. `None`
@@ -166,7 +171,8 @@ impl Task {
             let give_up = *one.give_up.get_or_insert(now + PATIENCE);
             if one.retry(0) == Retry::Never {
                 if give_up <= now {
-                    one.fail(|| error::disconnected(self.connector.address()));
+                    let cause = self.health.cause();
+                    one.fail(|| error::disconnected(self.connector.address(), cause.clone()));
                     continue;
                 }
                 next = next.min(give_up);
@@ -214,8 +220,10 @@ impl Task {
                 answered = flight.next() => {
                     let sent = match answered {
                         Ok(sent) => sent,
-                        Err(reason) => return End::Lost(reason),
+                        Err(reason) => return End::Lost(lost(reason)),
                     };
+                    self.outage.answered();
+                    self.health.set_cause(None);
                     let crowd = sent.parts.iter().any(|part| part.answers.len() > 1);
                     match self.hand_out(sent) {
                         // Those who were answered often have more to send: with a turn to do so
@@ -227,7 +235,9 @@ impl Task {
                         }
                         Health::Demoted => {
                             self.while_waiting(sleep(PAUSE)).await;
-                            return End::Lost(None);
+                            return End::Lost(Error::disconnected(
+                                "the server has become a replica and takes no writes",
+                            ));
                         }
                     }
                 }
@@ -286,6 +296,21 @@ impl Task {
             self.waiting.push_front(one);
         }
         health
+    }
+}
+
+impl Drop for Task {
+    /// The task ends before the last handle where its runtime does.
+    fn drop(&mut self) {
+        self.health.set(ConnectionState::Closed);
+    }
+}
+
+/// Why a connection is lost, where the server owes an answer for too long if nothing is said.
+fn lost(reason: Option<RedisError>) -> Error {
+    match reason {
+        Some(reason) => Error::disconnected("the connection has ended").with_source(reason),
+        None => Error::disconnected("the server has not answered in time"),
     }
 }
 
