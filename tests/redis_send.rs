@@ -4,6 +4,10 @@
 
 #[path = "redis_send/connecting.rs"]
 mod connecting;
+#[path = "support/log.rs"]
+mod log;
+#[path = "redis_send/outages.rs"]
+mod outages;
 #[path = "redis_send/refusals.rs"]
 mod refusals;
 #[path = "redis_send/requests.rs"]

@@ -11,6 +11,8 @@ mod events;
 mod faults;
 #[path = "redis_source/leases.rs"]
 mod leases;
+#[path = "redis_source/outages.rs"]
+mod outages;
 #[path = "redis_source/schedule.rs"]
 mod schedule;
 #[path = "redis_source/set_up.rs"]

@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Service,
     /// It was closed before.
     Closed,
+    /// Running handlers were dropped, because the shutdown was forced.
+    Forced,
 }
 
 impl Error {
@@ -142,6 +144,12 @@ impl Error {
     /// The transport was closed before.
     pub fn is_closed(&self) -> bool {
         self.kind == Kind::Closed
+    }
+
+    /// A forced shutdown has dropped running handlers. Their messages are delivered again when their
+    /// leases end; the text says how many there were.
+    pub fn is_forced_shutdown(&self) -> bool {
+        self.kind == Kind::Forced
     }
 
     /// What the other side answered, where it answered with an error.

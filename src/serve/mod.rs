@@ -39,7 +39,12 @@
 //!
 //! # Errors
 //! A source reconnects by itself. What ends `serve` with an error is a set-up that cannot work, a
-//! service that reports itself as broken, or handlers that outlive the shutdown's deadline.
+//! service that reports itself as broken, or handlers that are dropped: by a forced shutdown, or
+//! because they outlive the shutdown's deadline.
+//!
+//! A server that is away, not ready or takes no writes when `serve` begins is waited for, as it is
+//! later; the cause is logged, and the shutdown's signal ends the wait at once. A password that is
+//! wrong at the start ends `serve`: nothing says yet that it was ever right.
 //!
 //! # Panics
 //! A panic of a handler or a layer is a failed delivery; it is logged, and nothing else notices.
@@ -101,7 +106,9 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Ends at once when `signal` is ready, also in the middle of a graceful shutdown: running
-    /// handlers are dropped, and their deliveries come back when the lease ends.
+    /// handlers are dropped, and their deliveries come back when the lease ends. Where there were
+    /// any, `serve` ends with an error that says how many
+    /// ([`is_forced_shutdown`](Error::is_forced_shutdown)).
     pub fn with_forced_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -111,7 +118,8 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Shuts down gracefully on the first `SIGINT` or `SIGTERM` (Ctrl-C), and at once on the
-    /// second.
+    /// second. One that comes within a second of the first is the first said twice: a terminal and a
+    /// process manager may both send theirs.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O, or when the handlers cannot be installed.

@@ -1,9 +1,18 @@
 //! The signals by which a process is told to end.
 
-use futures_util::future;
-use tokio::sync::watch;
+use std::time::Duration;
 
-/// How many have come.
+use futures_util::future;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+/// How long after the first signal another one is the first, said twice: a terminal signals a whole
+/// group of processes, and a process manager among them passes it on.
+const SAME: Duration = Duration::from_secs(1);
+
+/// How often the process was told to end, with signals that come together counted as one.
 pub(super) struct Signals(watch::Receiver<u32>);
 
 impl Signals {
@@ -11,12 +20,19 @@ impl Signals {
     pub(super) fn listen() -> Self {
         let (count, seen) = watch::channel(0);
         let mut signals = Platform::listen();
+        let (told, signalled) = mpsc::channel(1);
+        let counting = counting(signalled, count);
         tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    () = signals.next() => count.send_modify(|count| *count += 1),
-                    () = count.closed() => return,
+            let forwarding = async {
+                loop {
+                    signals.next().await;
+                    // One that waits to be counted stands for those that come meanwhile.
+                    let _ = told.try_send(());
                 }
+            };
+            tokio::select! {
+                () = counting => {}
+                () = forwarding => {}
             }
         });
         Self(seen)
@@ -29,6 +45,23 @@ impl Signals {
         impl Future<Output = ()> + Send + 'static,
     ) {
         (reaches(self.0.clone(), 1), reaches(self.0, 2))
+    }
+}
+/// Counts signals, until nobody looks at the count any more.
+async fn counting(mut signalled: mpsc::Receiver<()>, count: watch::Sender<u32>) {
+    let mut first = None;
+    loop {
+        tokio::select! {
+            signal = signalled.recv() => if signal.is_none() {
+                return;
+            },
+            () = count.closed() => return,
+        }
+        let now = Instant::now();
+        if first.is_none_or(|first| now - first >= SAME) {
+            first.get_or_insert(now);
+            count.send_modify(|count| *count += 1);
+        }
     }
 }
 
@@ -79,5 +112,32 @@ impl Platform {
         tokio::signal::ctrl_c()
             .await
             .expect("the signal handler can be installed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn signals_within_a_second_of_the_first_are_one() {
+        let (count, seen) = watch::channel(0);
+        let (told, signalled) = mpsc::channel(1);
+        let (first, second) = Signals(seen).first_and_second();
+        let (first, mut second) = (first, Box::pin(second));
+        tokio::spawn(counting(signalled, count));
+        told.send(()).await.unwrap();
+        first.await;
+        for milliseconds in [50, 900] {
+            tokio::time::advance(Duration::from_millis(milliseconds)).await;
+            told.send(()).await.unwrap();
+            tokio::time::advance(Duration::ZERO).await;
+            assert!(second.as_mut().now_or_never().is_none());
+        }
+        tokio::time::advance(Duration::from_millis(50)).await;
+        told.send(()).await.unwrap();
+        second.await;
     }
 }

@@ -73,10 +73,7 @@ where
 
     async fn serve_to_the_end(mut self, mut stop: Stop, deadline: Duration) -> Result<(), Error> {
         let broken = match self.serve(&mut stop).await {
-            Ended::ByForce => {
-                self.drop_running().await;
-                return Ok(());
-            }
+            Ended::ByForce => return self.end_by_force().await,
             Ended::Gracefully => None,
             Ended::Broken(error) => Some(error),
         };
@@ -84,8 +81,8 @@ where
         let finished = tokio::select! {
             biased;
             () = &mut stop.forced => {
-                self.drop_running().await;
-                return Ok(());
+                let forced = self.end_by_force().await;
+                return broken.map_or(forced, Err);
             }
             finished = self.finish(deadline) => finished,
         };
@@ -217,8 +214,22 @@ where
         })
     }
 
-    /// Unsettled deliveries stay with the lease.
-    async fn drop_running(&mut self) {
+    /// Drops what runs, and says in the error how much that was.
+    async fn end_by_force(&mut self) -> Result<(), Error> {
+        match self.drop_running().await {
+            0 => Ok(()),
+            dropped => Err(Error::new(
+                ErrorKind::Forced,
+                format!(
+                    "the shutdown was forced and dropped running handlers ({dropped}); their \
+                     messages are delivered again when their leases end"
+                ),
+            )),
+        }
+    }
+
+    /// Unsettled deliveries stay with the lease. Returns how many handlers were dropped.
+    async fn drop_running(&mut self) -> usize {
         let dropped = self.crew.shut_down().await;
         if dropped > 0 {
             tracing::warn!(
@@ -226,6 +237,7 @@ where
                 "running handlers were dropped; their messages come back"
             );
         }
+        dropped
     }
 }
 

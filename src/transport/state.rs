@@ -13,6 +13,8 @@ pub enum ConnectionState {
     Lagging,
     /// A connection is being made again.
     Reconnecting,
+    /// Nothing is sent or received any more: the runtime that its tasks ran on has ended.
+    Closed,
 }
 
 impl ConnectionState {
@@ -28,6 +30,7 @@ impl fmt::Display for ConnectionState {
             Self::Connected => "connected",
             Self::Lagging => "lagging",
             Self::Reconnecting => "reconnecting",
+            Self::Closed => "closed",
         })
     }
 }

@@ -49,7 +49,10 @@ async fn a_server_that_is_not_redis_is_said_to_be_none() {
 
 #[tokio::test]
 async fn a_server_that_is_too_old_is_refused_with_its_version() {
-    let url = fake_server(|_| {
+    let url = fake_server(|command| {
+        if command == "PING" {
+            return "+PONG\r\n".into();
+        }
         let info = "# Server\r\nredis_version:6.0.16\r\n";
         format!("${}\r\n{info}\r\n", info.len())
     })
@@ -222,7 +225,7 @@ async fn fake_server(answer: impl Fn(&str) -> String + Send + Sync + 'static) ->
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 // A command's parts are lines of their own; only its first word is of interest.
-                if line == "INFO" {
+                if line == "INFO" || line == "PING" {
                     let text = answer(&line);
                     lines.get_mut().write_all(text.as_bytes()).await.unwrap();
                 }

@@ -49,6 +49,10 @@ async fn tls_works_and_a_certificate_that_is_not_trusted_is_said_to_be_none() {
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("not trusted"), "{error}");
 
+    // The choice of a provider for the whole process is the application's: it can still make it.
+    let provider = rustls::crypto::ring::default_provider();
+    provider.install_default().expect("nothing was installed");
+
     let trust = TlsCertificates {
         client_tls: None,
         root_cert: Some(fs::read(file("cert.pem")).unwrap()),

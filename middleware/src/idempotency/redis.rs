@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use campanile::{BoxError, Error};
+use campanile::{BoxError, Error, transport::redis::script_error};
 use redis::{
     AsyncConnectionConfig, Client, RedisError, Script, ScriptInvocation, ServerErrorKind, Value,
     aio::MultiplexedConnection,
@@ -270,5 +270,35 @@ impl Link {
 /// Whether another connection may do better.
 fn is_lost(error: &RedisError) -> bool {
     let demoted = redis::ErrorKind::Server(ServerErrorKind::ReadOnly);
-    error.is_io_error() || error.is_connection_dropped() || error.kind() == demoted
+    error.is_io_error()
+        || error.is_connection_dropped()
+        || error.kind() == demoted
+        || error.detail().is_some_and(|text| {
+            // Redis 6.2 wraps the error of a command inside a script.
+            let inside = script_error(text).is_some_and(|(code, _)| code == "READONLY");
+            // A server at its `maxclients` writes this when it accepts, and closes: it answers no
+            // command.
+            inside || text.contains("max number of clients")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_connection_is_made_where_this_one_answers_for_the_wrong_server_or_for_none() {
+        let lost = |line: &str| match redis::parse_redis_value(line.as_bytes()) {
+            Ok(Value::ServerError(error)) => is_lost(&error.into()),
+            other => panic!("no error: {other:?}"),
+        };
+        assert!(lost(
+            "-READONLY You can't write against a read only replica.\r\n"
+        ));
+        assert!(lost(
+            "-ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write\r\n"
+        ));
+        assert!(lost("-ERR max number of clients reached\r\n"));
+        assert!(!lost("-ERR no such key\r\n"));
+    }
 }

@@ -1,13 +1,20 @@
 //! Being told to end.
 
-use std::{io, process};
+use std::{
+    io, process,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
 /// The exit code of what was ended by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// Is cancelled by the first Ctrl-C or SIGTERM; the second ends the process. For commands that have
+/// How long after the first signal another one is the first, said twice.
+const SAME: Duration = Duration::from_secs(1);
+
+/// Is cancelled by the first Ctrl-C or SIGTERM; the second ends the process, unless it comes within a
+/// second of the first. For commands that have
 /// something to tidy up or to tell: without this a signal ends the process at once.
 pub(crate) fn ended() -> io::Result<CancellationToken> {
     let ended = CancellationToken::new();
@@ -17,7 +24,10 @@ pub(crate) fn ended() -> io::Result<CancellationToken> {
         async move {
             signals.next().await;
             ended.cancel();
-            signals.next().await;
+            let first = Instant::now();
+            while first.elapsed() < SAME {
+                signals.next().await;
+            }
             process::exit(INTERRUPTED);
         }
     });

@@ -1,10 +1,17 @@
 //! How connections are made: once with a clear error for people, and again and again for
 //! supervisors.
 
-use std::{fmt, future::Future, io, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ProtocolVersion, RedisError,
+    AsyncConnectionConfig, Client, ConnectionAddr, ProtocolVersion, RedisConnectionInfo,
+    RedisError,
     aio::MultiplexedConnection,
     io::tcp::{
         TcpSettings,
@@ -18,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    error,
-    line::{Direct, Foreign, Line, Loan, PubSub},
+    error::{self, Handshake},
+    line::{Direct, Foreign, Line, PubSub},
     value::{self, Value},
 };
 use crate::{error::Error, transport::Backoff};
@@ -43,6 +50,8 @@ pub(super) struct Connector(Arc<Inner>);
 struct Inner {
     client: Client,
     address: String,
+    #[cfg(feature = "redis-rustls")]
+    tls: super::tls::Tls,
     /// What the network is replaced by.
     #[cfg(test)]
     dial: Option<Box<dyn super::simulation::Dial>>,
@@ -80,15 +89,21 @@ impl Connector {
         let handshake = info.redis_settings().clone().set_skip_set_lib_name();
         let info = info.set_tcp_settings(tcp).set_redis_settings(handshake);
         #[cfg(feature = "redis-rustls")]
-        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            // rustls stops the program where it cannot tell which one to take. An application that
-            // has chosen keeps its choice.
-            let _ = rustls::crypto::ring::default_provider().install_default();
+        if let ConnectionAddr::TcpTls {
+            insecure,
+            tls_params,
+            ..
+        } = info.addr()
+            && (*insecure || tls_params.is_some())
+        {
+            super::tls::check_provider()?;
         }
         let client = Client::open(info).map_err(|error| error::connecting(&address, error))?;
         Ok(Self(Arc::new(Inner {
             client,
             address,
+            #[cfg(feature = "redis-rustls")]
+            tls: Default::default(),
             #[cfg(test)]
             dial: None,
         })))
@@ -126,54 +141,126 @@ impl Connector {
 
     /// A connection for commands. Its answers have no time limit: whoever uses it sets one.
     pub(super) async fn line(&self) -> Result<Line, Error> {
-        if let Some(direct) = self.direct().await? {
-            return Ok(Line::direct(direct));
+        let config = config();
+        match self.stream().await? {
+            Some(stream) if self.is_resp2() => Ok(Line::direct(self.greet(stream).await?)),
+            Some(stream) => {
+                let making = MultiplexedConnection::new_with_config(self.login(), stream, config);
+                let (connection, driver) = self.within_time(making).await?;
+                tokio::spawn(driver);
+                Ok(Line::foreign(Foreign::new(connection)))
+            }
+            None => {
+                let client = &self.0.client;
+                let making = client.get_multiplexed_async_connection_with_config(&config);
+                let connection = self.within_time(making).await?;
+                let mut line = Line::foreign(Foreign::new(connection));
+                // The driver's own handshake need not have asked for anything.
+                let answer = self.within_time(line.command(redis::cmd("PING"))).await?;
+                self.greeted(Handshake::Ping, answer)?;
+                Ok(line)
+            }
         }
-        let (client, config) = (&self.0.client, config());
-        let making = client.get_multiplexed_async_connection_with_config(&config);
-        Ok(Line::foreign(Foreign::new(self.within_time(making).await?)))
     }
 
     /// A connection for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
-        if let Some(direct) = self.direct().await? {
-            return Ok(PubSub::direct(direct));
+        match self.stream().await? {
+            Some(stream) if self.is_resp2() => Ok(PubSub::direct(self.greet(stream).await?)),
+            Some(stream) => {
+                let making = redis::aio::PubSub::new(self.login(), stream);
+                Ok(PubSub::foreign(self.within_time(making).await?))
+            }
+            None => {
+                let making = self.0.client.get_async_pubsub();
+                Ok(PubSub::foreign(self.within_time(making).await?))
+            }
         }
-        let making = self.0.client.get_async_pubsub();
-        Ok(PubSub::foreign(self.within_time(making).await?))
     }
 
-    /// A connection over a byte stream on which the driver has logged in; `None` where it has to keep
-    /// the connection.
-    async fn direct(&self) -> Result<Option<Direct>, Error> {
-        let Some(stream) = self.stream().await? else {
-            return Ok(None);
+    /// User, password, database and protocol.
+    fn login(&self) -> &RedisConnectionInfo {
+        self.0.client.get_connection_info().redis_settings()
+    }
+
+    fn is_resp2(&self) -> bool {
+        self.login().protocol() == ProtocolVersion::RESP2
+    }
+
+    /// Logs in over a byte stream.
+    ///
+    /// The handshake ends with a round trip: a connection is one when the server has answered. A
+    /// server at its `maxclients`, or a proxy without a server, accepts and closes; what it writes
+    /// before that must not be taken for the answer to the first command.
+    async fn greet(&self, stream: Box<dyn Stream>) -> Result<Direct, Error> {
+        let login = self.login();
+        let mut commands = Vec::new();
+        if let Some(password) = login.password() {
+            let mut auth = redis::cmd("AUTH");
+            auth.arg(login.username()).arg(password);
+            commands.push((Handshake::Auth, auth));
+        }
+        if login.db() != 0 {
+            let select = redis::cmd("SELECT").arg(login.db()).to_owned();
+            commands.push((Handshake::Select, select));
+        }
+        commands.push((Handshake::Ping, redis::cmd("PING")));
+        let mut direct = Direct::new(stream);
+        let mut answers = Vec::with_capacity(commands.len());
+        let exchange = async {
+            direct.send(commands.iter().map(|(_, command)| command));
+            for (command, _) in &commands {
+                let answer = poll_fn(|cx| direct.poll_answer(cx)).await?;
+                let is_last = matches!(answer, Value::ServerError(_));
+                answers.push((*command, answer));
+                // A server that refuses may close without another answer.
+                if is_last {
+                    break;
+                }
+            }
+            Ok(())
         };
-        let loan = Loan::new(stream);
-        let handshake = self.0.client.get_connection_info().redis_settings();
-        let making = MultiplexedConnection::new_with_config(handshake, loan.clone(), config());
-        drop(self.within_time(making).await?);
-        let stream = loan.end().expect("it is taken back once");
-        Ok(Some(Direct::new(stream)))
+        self.within_time(exchange).await?;
+        for (command, answer) in answers {
+            self.greeted(command, answer)?;
+        }
+        Ok(direct)
     }
 
-    /// A byte stream to the server; `None` under TLS and RESP3.
+    /// Looks at the answer to a command of the handshake.
+    fn greeted(&self, command: Handshake, answer: Value) -> Result<(), Error> {
+        match answer {
+            Value::ServerError(refusal) => {
+                error::handshake(self.address(), command, refusal).map_or(Ok(()), Err)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A byte stream to the server; `None` where the driver has to make it, for it alone knows the
+    /// certificates.
     async fn stream(&self) -> Result<Option<Box<dyn Stream>>, Error> {
         #[cfg(test)]
         if let Some(stream) = self.dialled().await? {
             return Ok(Some(stream));
         }
         let info = self.0.client.get_connection_info();
-        if info.redis_settings().protocol() != ProtocolVersion::RESP2 {
-            return Ok(None);
-        }
         Ok(match info.addr() {
             ConnectionAddr::Tcp(host, port) => {
-                let connecting = async { Ok(TcpStream::connect((host.as_str(), *port)).await?) };
-                let stream = self.within_time(connecting).await?;
-                // A socket that cannot be told is as good as one of another system.
-                let _ = set_options(&stream, info.tcp_settings());
-                Some(Box::new(stream))
+                Some(Box::new(self.within_time(self.tcp(host, *port)).await?))
+            }
+            #[cfg(feature = "redis-rustls")]
+            ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            } => {
+                let making = async {
+                    let stream = self.tcp(host, *port).await?;
+                    self.0.tls.handshake(host, stream).await
+                };
+                Some(Box::new(self.within_time(making).await?))
             }
             #[cfg(unix)]
             ConnectionAddr::Unix(path) => {
@@ -182,6 +269,14 @@ impl Connector {
             }
             _ => None,
         })
+    }
+
+    async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, RedisError> {
+        let stream = TcpStream::connect((host, port)).await?;
+        // The options are refinements: a socket that does not take them works.
+        let info = self.0.client.get_connection_info();
+        let _ = set_options(&stream, info.tcp_settings());
+        Ok(stream)
     }
 
     async fn within_time<T>(

@@ -9,14 +9,11 @@ use crate::error::{Error, ErrorKind, find};
 
 /// Why a connection could not be made.
 pub(super) fn connecting(address: &str, error: RedisError) -> Error {
+    if error.detail().is_some_and(has_too_many_clients) {
+        return too_many_clients(address).with_source(error);
+    }
     let (kind, message) = match error.kind() {
-        Driver::AuthenticationFailed => (
-            ErrorKind::Config,
-            format!(
-                "Redis at {address} does not accept the user name or the password; check them in \
-                 the URL, redis://user:password@host:port/db"
-            ),
-        ),
+        Driver::AuthenticationFailed => return password(address).with_source(error),
         Driver::RESP3NotSupported => (
             ErrorKind::Config,
             format!("Redis at {address} does not speak RESP3; leave `protocol` out of the URL"),
@@ -45,6 +42,54 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
     Error::new(kind, message).with_source(error)
 }
 
+/// A command of the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handshake {
+    Auth,
+    Select,
+    Ping,
+}
+
+/// What an error says that came in place of the answer to a command of the handshake; `None` where
+/// it is the answer of a server that has taken this client.
+pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -> Option<Error> {
+    let code = error.code();
+    let unasked = error.details().is_some_and(has_too_many_clients);
+    Some(match (code, command) {
+        _ if unasked => too_many_clients(address).with_source(RedisError::from(error)),
+        ("NOAUTH" | "DENIED", _) => refused(error),
+        ("ERR", Handshake::Auth) | ("WRONGPASS", _) => {
+            password(address).with_source(RedisError::from(error))
+        }
+        // A proxy may not know the command.
+        ("ERR", Handshake::Ping) if error.details()?.starts_with("unknown command") => return None,
+        // A server that is loading, or lets this user do less, has taken the client. What it refuses
+        // is for the commands to find out.
+        (code, Handshake::Ping) if code != "ERR" => return None,
+        _ => connecting(address, error.into()),
+    })
+}
+
+/// Whether a server at its `maxclients` says so. It writes this when it accepts a connection, before
+/// it has read anything, and closes.
+pub(super) fn has_too_many_clients(text: &str) -> bool {
+    text.contains("max number of clients")
+}
+
+fn too_many_clients(address: &str) -> Error {
+    Error::disconnected(format!(
+        "Redis at {address} takes no more connections; raise its `maxclients` or find out who has \
+         so many"
+    ))
+}
+
+fn password(address: &str) -> Error {
+    Error::config(format!(
+        "Redis at {address} does not accept the user name or the password; check them in the URL, \
+         redis://user:password@host:port/db"
+    ))
+}
+
 /// Whether a handshake failed, and not the way to the server.
 fn is_tls(error: &RedisError) -> bool {
     // The driver's source is a shared box around the error of the system.
@@ -61,11 +106,24 @@ pub(super) fn unreachable(address: &str) -> Error {
     ))
 }
 
-/// A command waited for a connection for as long as it may.
-pub(super) fn disconnected(address: &str) -> Error {
-    Error::disconnected(format!(
+/// A command waited for a connection for as long as it may. `cause` is why there is none.
+pub(super) fn disconnected(address: &str, cause: Option<Arc<Error>>) -> Error {
+    let error = Error::disconnected(format!(
         "there is no connection to Redis at {address}; nothing was sent"
-    ))
+    ));
+    match cause {
+        Some(cause) => error.with_source(cause),
+        None => error,
+    }
+}
+
+/// The tasks behind a handle have ended, though the handle is there.
+pub(super) fn runtime_ended() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "the runtime on which Redis was connected has ended; connect again on a runtime that lasts \
+         as long as the handle is used",
+    )
 }
 
 /// The connection was lost while a command was under way.
@@ -177,7 +235,175 @@ pub(super) fn not_taken(address: &str, times: u32) -> Error {
     ))
 }
 
+/// Whether a server that answers this takes no writes for now: it has no memory left, cannot save,
+/// or misses its replicas.
+pub(super) fn is_without_writes(code: &str) -> bool {
+    matches!(code, "OOM" | "MISCONF" | "NOREPLICAS")
+}
+
+/// Whether what an operation failed with may pass by itself, so that the same operation can succeed
+/// later.
+pub(super) fn is_temporary(error: &Error) -> bool {
+    error.is_disconnected()
+        || error.is_unknown_outcome()
+        || find::<RedisError>(error)
+            .and_then(RedisError::code)
+            .is_some_and(|code| is_passing(code) || is_without_writes(code))
+}
+
 /// Whether this server is the wrong one to ask: another connection may reach the right one.
 pub(super) fn is_demoted(error: &ServerError) -> bool {
     error.kind() == Some(ServerErrorKind::ReadOnly)
+}
+
+/// The codes that are looked for inside the error of a script.
+const CODES: [&str; 17] = [
+    "BUSY",
+    "BUSYGROUP",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOGROUP",
+    "NOPERM",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+    "WRONGTYPE",
+];
+
+/// The error of a command inside a script, from the text of the script's error: its code, and what
+/// follows that.
+///
+/// Redis 6.2, MemoryDB and others wrap it, as in `ERR Error running script (call to f_…):
+/// @user_script:1: -NOREPLICAS Not enough good replicas to write.`; from Redis 7.0 on the code stands
+/// in front.
+#[doc(hidden)]
+pub fn script_error(text: &str) -> Option<(&str, &str)> {
+    let (_, inner) = text.split_once("Error running script")?;
+    // The places in the script come first, each with a colon behind it. Any text of a user comes
+    // after the code.
+    inner.split(": ").find_map(|part| {
+        let part = part.strip_prefix('-').unwrap_or(part);
+        let (code, _) = part.split_once(' ').unwrap_or((part, ""));
+        let from = part.as_ptr().addr() - inner.as_ptr().addr();
+        CODES
+            .contains(&code)
+            .then(|| (code, inner[from + code.len()..].trim_start()))
+    })
+}
+
+/// The error of the command that a script has failed with, or the error itself.
+pub(super) fn unwrapped(error: ServerError) -> ServerError {
+    if error.code() != "ERR" {
+        return error;
+    }
+    let Some((code, rest)) = error.details().and_then(script_error) else {
+        return error;
+    };
+    // The driver alone makes its errors.
+    let line = format!("-{code} {}\r\n", rest.replace(['\r', '\n'], " "));
+    match redis::parse_redis_value(line.as_bytes()) {
+        Ok(redis::Value::ServerError(inner)) => inner,
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error answer as the driver reads it.
+    fn answer(line: &str) -> ServerError {
+        match redis::parse_redis_value(format!("-{line}\r\n").as_bytes()) {
+            Ok(redis::Value::ServerError(error)) => error,
+            other => panic!("no error: {other:?}"),
+        }
+    }
+
+    // Errors inside scripts: 6.2, MemoryDB and others wrap them. The first texts are recorded from
+    // Redis 6.2.14 and 7.0.15.
+    #[test]
+    fn the_code_is_found_inside_the_error_of_a_script() {
+        let hash = "f_7d4cd0ef1d3b6d2a0f61b7ae0f53c2d0c8c1a5ad";
+        for (said, code, rest) in [
+            (
+                format!(
+                    "ERR Error running script (call to {hash}): @user_script:1: @user_script: 1: \
+                     -NOREPLICAS Not enough good replicas to write."
+                ),
+                "NOREPLICAS",
+                "Not enough good replicas to write.",
+            ),
+            (
+                format!(
+                    "ERR Error running script (call to {hash}): @user_script:1: -READONLY You can't \
+                     write against a read only replica."
+                ),
+                "READONLY",
+                "You can't write against a read only replica.",
+            ),
+            (
+                format!(
+                    "ERR Error running script (call to {hash}): @user_script:3: NOGROUP No such key \
+                     's: OOM x' or consumer group 'g'"
+                ),
+                "NOGROUP",
+                "No such key 's: OOM x' or consumer group 'g'",
+            ),
+            (
+                format!("OOM command not allowed script: {hash}, on @user_script:1."),
+                "OOM",
+                "command not allowed script: f_7d4cd0ef1d3b6d2a0f61b7ae0f53c2d0c8c1a5ad, on \
+                 @user_script:1.",
+            ),
+        ] {
+            let found = unwrapped(answer(&said));
+            assert_eq!(found.code(), code, "{said}");
+            assert_eq!(found.details(), Some(rest), "{said}");
+        }
+        let demoted = format!(
+            "ERR Error running script (call to {hash}): @user_script:1: -READONLY You can't write"
+        );
+        assert!(is_demoted(&unwrapped(answer(&demoted))));
+    }
+
+    #[test]
+    fn an_error_that_wraps_no_other_stays_as_it_is() {
+        for said in [
+            "ERR no such key",
+            "ERR the stream is called OOM: OOM x",
+            "ERR Error running script (call to f_1): @user_script:1: user_script:1: attempt to \
+             index a nil value",
+        ] {
+            assert_eq!(unwrapped(answer(said)), answer(said));
+        }
+    }
+
+    #[test]
+    fn only_an_error_that_was_not_asked_for_ends_a_handshake() {
+        let ends = |command, said| handshake("here", command, answer(said));
+        for taken in [
+            "NOPERM User sender has no permissions to run the 'ping' command",
+            "LOADING Redis is loading the dataset in memory",
+            "MISCONF Errors writing to the AOF file",
+            "MASTERDOWN Link with MASTER is down",
+            "ERR unknown command 'PING'",
+        ] {
+            assert!(ends(Handshake::Ping, taken).is_none(), "{taken}");
+        }
+        for command in [Handshake::Auth, Handshake::Select, Handshake::Ping] {
+            let full = ends(command, "ERR max number of clients reached").unwrap();
+            assert!(full.is_disconnected(), "{full:?}");
+            assert!(!full.chain().contains("password"), "{}", full.chain());
+            let denied = ends(command, "DENIED Redis is running in protected mode");
+            assert!(denied.unwrap().is_config());
+        }
+        assert!(ends(Handshake::Ping, "ERR something").is_some());
+    }
 }

@@ -47,10 +47,14 @@
 //!
 //! # Errors
 //! Without a connection a call waits for 5 s, then fails as
-//! [disconnected](crate::Error::is_disconnected): nothing was sent. When the connection is lost
+//! [disconnected](crate::Error::is_disconnected): nothing was sent, and the error's
+//! [source](std::error::Error::source) is why no connection could be made. When the connection is lost
 //! before the server's answer its [outcome is unknown](crate::Error::is_unknown_outcome): sending it
 //! again may do it twice. What the server refuses says what to do. A handle never gives up: it
-//! connects again, without limit.
+//! connects again, without limit, with a back-off until the server has answered a command. The
+//! connections of a handle are tasks of the runtime that it was connected on: once that has ended,
+//! every call says so, and the state is
+//! [`Closed`](crate::transport::ConnectionState::Closed).
 //!
 //! # Delivery guarantee
 //! A task that got its receipt is handled at least once. An event reaches who listens right now. A
@@ -60,8 +64,8 @@
 //! # Connections
 //! One for all that is sent. The first request adds one that is subscribed to this client's own
 //! reply channel; the first reliable request to each stream adds one that reads its replies. They
-//! end with the last clone of the handle. Under TLS and RESP3 the driver, the crate `redis`, keeps the
-//! connections that it makes: each command costs more then, and a connection that the server closed
+//! end with the last clone of the handle. Under RESP3, and under TLS with certificates of the
+//! application's own, the driver, the crate `redis`, keeps the connections: each command costs more then, and a connection that the server closed
 //! while it was idle is noticed by the next command only.
 //!
 //! # Rights
@@ -91,6 +95,7 @@ mod keys;
 mod line;
 mod link;
 mod options;
+mod outage;
 mod packed;
 mod pubsub;
 #[cfg(any(test, fuzzing))]
@@ -104,11 +109,15 @@ mod source;
 mod state;
 mod stats;
 mod tail;
+#[cfg(feature = "redis-rustls")]
+mod tls;
 mod unique;
 mod value;
 
 use std::{fmt, sync::Arc};
 
+#[doc(hidden)]
+pub use self::error::script_error;
 use self::{connect::Connector, link::Link, options::Options};
 pub use self::{
     send::SendFuture,
@@ -145,15 +154,51 @@ impl Redis {
     ///
     /// # Errors
     /// Within seconds, when the server is not reached, does not let us in, or is older than 6.2.
-    /// Once it is connected a handle outlives any outage.
+    /// Once it is connected a handle outlives any outage, and a worker that begins during one waits
+    /// for its end. [`connect_when_ready`](Self::connect_when_ready) waits too.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::over(Connector::from_url(url)?).await
+    }
+
+    /// Like [`connect`](Self::connect), and waits for a server that is away or not ready: it tries
+    /// again without limit, with a back-off, and logs the cause as a warning every few seconds.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let url = "redis://127.0.0.1/";
+    /// let minute = Duration::from_secs(60);
+    /// let redis = tokio::time::timeout(minute, campanile::Redis::connect_when_ready(url)).await??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// At once for what does not pass: a URL that cannot be read, a wrong password, a server that is
+    /// older than 6.2.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up.
+    pub async fn connect_when_ready(url: &str) -> Result<Self, Error> {
+        let connector = Connector::from_url(url)?;
+        let mut outage = outage::Outage::default();
+        loop {
+            match Self::over(connector.clone()).await {
+                Err(error) if error::is_temporary(&error) => {
+                    outage.refused(connector.address(), "connect to Redis", &error);
+                    tokio::time::sleep(outage.wait()).await;
+                }
+                connected => return connected,
+            }
+        }
     }
 
     /// Connects with a client that the application has set up itself.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// As [`connect`](Self::connect). A client with certificates of its own needs the process's
+    /// rustls provider, which the application chooses: this crate never installs one.
     pub async fn from_client(client: redis::Client) -> Result<Self, Error> {
         Self::over(Connector::from_client(client)?).await
     }

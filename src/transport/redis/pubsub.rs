@@ -8,9 +8,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connect::{BACKOFF, Connector},
+    connect::Connector,
     error,
     line::{PubSub, Published, copy_if_small},
+    outage::Outage,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -89,12 +90,14 @@ impl Subscriber {
     ) {
         let receive = async {
             let mut connection = first;
+            let mut outage = Outage::default();
             loop {
                 let reason = self.receive(connection, &offer).await;
                 let lost = Instant::now();
                 gap(None);
-                tracing::warn!(%reason, "lost the connection that brings events");
-                connection = self.again().await;
+                let what = "the connection that brings events";
+                outage.lost(self.connector.address(), what, &reason);
+                connection = self.again(&mut outage).await;
                 self.counters.reconnects.increment();
                 let missed = lost.elapsed();
                 tracing::warn!(
@@ -111,17 +114,18 @@ impl Subscriber {
     }
 
     /// Subscribes again, however long it takes.
-    async fn again(&self) -> PubSub {
-        let mut attempt = 0;
+    async fn again(&self, outage: &mut Outage) -> PubSub {
         loop {
-            attempt += 1;
-            sleep(BACKOFF.after(attempt)).await;
+            sleep(outage.wait()).await;
             match self.subscribe().await {
-                Ok(connection) => return connection,
-                Err(error) if error.is_disconnected() => {
-                    tracing::debug!(attempt, error = error.chain(), "cannot subscribe");
+                Ok(connection) => {
+                    outage.answered();
+                    return connection;
                 }
-                Err(error) => tracing::warn!(error = error.chain(), "cannot subscribe"),
+                Err(error) => {
+                    let what = "subscribe to the events";
+                    outage.refused(self.connector.address(), what, &error);
+                }
             }
         }
     }

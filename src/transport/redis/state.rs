@@ -31,11 +31,7 @@ impl Redis {
     /// # }
     /// ```
     pub fn state(&self) -> ConnectionState {
-        let link = match self.shared.link.is_connected() {
-            true => ConnectionState::Connected,
-            false => ConnectionState::Reconnecting,
-        };
-        link.max(self.shared.hearts.state())
+        self.shared.link.state().max(self.shared.hearts.state())
     }
 
     /// Waits until the state is another than `from`, and returns it. A state that lasts for less

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use redis::{RedisResult, ServerError};
 
+use super::error;
 use crate::error::{Error, ErrorKind};
 
 /// An answer, or a part of one.
@@ -53,7 +54,7 @@ impl From<redis::Value> for Value {
                         .collect(),
                 )
             }
-            redis::Value::ServerError(error) => Value::ServerError(error),
+            redis::Value::ServerError(error) => Value::ServerError(error::unwrapped(error)),
             _ => Value::Other,
         }
     }

@@ -3,20 +3,16 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex},
     task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
 use redis::RedisResult;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use super::{answers::Answers, progress::Progress};
-use crate::{
-    sync::lock,
-    transport::redis::{connect::Stream, packed::Pack, value::Value},
-};
+use crate::transport::redis::{connect::Stream, packed::Pack, value::Value};
 
 /// How much room there is for what comes, and from which rest on there is new room. What was read is
 /// not copied: a part of it holds all of the room that it came in (see [`copy_if_small`]).
@@ -66,13 +62,19 @@ impl Direct {
         self.progress.clone()
     }
 
-    pub(super) fn send(&mut self, commands: impl IntoIterator<Item = impl Pack>) {
+    pub(in crate::transport::redis) fn send(
+        &mut self,
+        commands: impl IntoIterator<Item = impl Pack>,
+    ) {
         for command in commands {
             command.pack(&mut self.out);
         }
     }
 
-    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
+    pub(in crate::transport::redis) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<RedisResult<Value>> {
         // A server that does not take a command says why and closes. That answer, and those before it,
         // come first; then the connection fails for the reader too.
         let written = self.write(cx);
@@ -118,59 +120,6 @@ impl Direct {
         self.out.shrink_to(KEPT);
         self.sent = 0;
         Ok(())
-    }
-}
-
-/// A stream that is lent: to the driver, which logs in over it.
-#[derive(Clone)]
-pub(in crate::transport::redis) struct Loan(Arc<Mutex<Option<Box<dyn Stream>>>>);
-
-impl Loan {
-    pub(in crate::transport::redis) fn new(stream: Box<dyn Stream>) -> Self {
-        Self(Arc::new(Mutex::new(Some(stream))))
-    }
-
-    /// Takes the stream back: whoever still has it finds it closed.
-    pub(in crate::transport::redis) fn end(&self) -> Option<Box<dyn Stream>> {
-        lock(&self.0).take()
-    }
-
-    fn with<T>(
-        &self,
-        poll: impl FnOnce(Pin<&mut Box<dyn Stream>>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        match &mut *lock(&self.0) {
-            Some(stream) => poll(Pin::new(stream)),
-            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-}
-
-impl AsyncRead for Loan {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Loan {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.with(|stream| stream.poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_shutdown(cx))
     }
 }
 
@@ -274,20 +223,6 @@ mod tests {
             let error = answer(&mut direct).await.expect_err(said);
             assert!(error.code().is_none(), "{said}: {error}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_loan_that_has_ended_is_closed_for_the_borrower() {
-        let (ours, mut server) = duplex(64);
-        let mut borrower = Loan::new(Box::new(ours));
-        borrower.write_all(b"a").await.unwrap();
-        let stream = borrower.end().expect("it is taken back once");
-        assert!(borrower.end().is_none());
-        borrower.write_all(b"b").await.unwrap_err();
-        drop(stream);
-        let mut heard = Vec::new();
-        server.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"a");
     }
 
     fn write(value: &Value, out: &mut Vec<u8>) {

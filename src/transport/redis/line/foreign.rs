@@ -1,4 +1,4 @@
-//! The driver's own connection: for TLS, which it alone can set up as it was told to, and for RESP3.
+//! The driver's own connection: for RESP3, and for TLS with certificates that it alone knows.
 
 use std::{
     collections::VecDeque,

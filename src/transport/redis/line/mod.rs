@@ -1,7 +1,7 @@
 //! One connection, on which commands are answered in their order.
 //!
-//! The driver makes it: it knows how to log in. Then it steps aside where it can, for what it does for
-//! each command costs more than the command: see [`direct`].
+//! It is written and read here where it can be, for what the driver does for each command costs more
+//! than the command: see [`direct`].
 
 mod answers;
 mod direct;
@@ -17,12 +17,12 @@ use std::{
 use redis::{ErrorKind, RedisResult};
 
 pub(super) use self::{
-    direct::{Direct, Loan, copy_if_small},
+    direct::{Direct, copy_if_small},
     foreign::Foreign,
     progress::Progress,
     pubsub::{PubSub, Published},
 };
-use super::{packed::Pack, value::Value};
+use super::{error, packed::Pack, value::Value};
 
 /// A connection, which works while its answers are waited for. None has a time limit.
 ///
@@ -82,6 +82,13 @@ impl Line {
             Carrier::Direct(direct) => direct.poll_answer(cx),
             Carrier::Foreign(foreign) => foreign.poll_answer(cx),
         })?;
+        // A server writes this when it accepts a connection. It answers no command, so it settles
+        // nothing.
+        if let Value::ServerError(unasked) = &answer
+            && unasked.details().is_some_and(error::has_too_many_clients)
+        {
+            return Poll::Ready(answer.refused());
+        }
         self.due = (self.due.checked_sub(1))
             .ok_or((ErrorKind::Parse, "the server answered without being asked"))?;
         Poll::Ready(Ok(answer))

@@ -9,6 +9,7 @@ use crate::{
     error::Error,
     sync::{Places, Waiter},
     transport::redis::{
+        error,
         packed::{Commands, Pack},
         value::Value,
     },
@@ -231,7 +232,7 @@ impl Batch {
 
     /// What it was made of, empty, for another one.
     pub(super) fn buffers(mut self) -> Buffers {
-        self.fail(Error::closed);
+        self.fail(error::runtime_ended);
         let mut buffers = Buffers {
             commands: std::mem::take(&mut self.commands),
             requests: std::mem::take(&mut self.requests),
@@ -252,6 +253,6 @@ impl Buffers {
 impl Drop for Batch {
     /// Nobody waits for what does not come any more.
     fn drop(&mut self) {
-        self.fail(Error::closed);
+        self.fail(error::runtime_ended);
     }
 }

@@ -28,8 +28,8 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -40,8 +40,13 @@ use redis::Cmd;
 
 use self::outbox::{Sender, outbox};
 pub(super) use self::script::Script;
+use super::error;
 use super::{connect::Connector, line::Line, packed::Pack, value::Value};
-use crate::{error::Error, sync::Waiter, transport::Counters};
+use crate::{
+    error::Error,
+    sync::{Waiter, lock},
+    transport::{ConnectionState, Counters},
+};
 
 /// How long a server may take to answer before it counts as gone.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
@@ -73,7 +78,50 @@ pub(super) trait Listener: Send + Sync {
 #[derive(Clone)]
 pub(super) struct Link {
     outbox: Sender,
-    connected: Arc<AtomicBool>,
+    health: Arc<Health>,
+}
+
+/// What the task of a link says about its connection.
+#[derive(Debug)]
+struct Health {
+    /// A [`ConnectionState`].
+    state: AtomicU8,
+    /// Why the last connection was lost, or could not be made; `None` once the server has answered.
+    cause: Mutex<Option<Arc<Error>>>,
+}
+
+const STATES: [ConnectionState; 3] = [
+    ConnectionState::Connected,
+    ConnectionState::Reconnecting,
+    ConnectionState::Closed,
+];
+
+impl Health {
+    fn new(state: ConnectionState) -> Self {
+        let health = Self {
+            state: AtomicU8::new(0),
+            cause: Mutex::default(),
+        };
+        health.set(state);
+        health
+    }
+
+    fn set(&self, state: ConnectionState) {
+        let at = STATES.iter().position(|it| *it == state);
+        self.state.store(at.unwrap_or(0) as u8, Ordering::Relaxed);
+    }
+
+    fn state(&self) -> ConnectionState {
+        STATES[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    fn set_cause(&self, cause: Option<Error>) {
+        *lock(&self.cause) = cause.map(Arc::new);
+    }
+
+    fn cause(&self) -> Option<Arc<Error>> {
+        lock(&self.cause).clone()
+    }
 }
 
 impl Link {
@@ -95,10 +143,13 @@ impl Link {
         silence: Duration,
     ) -> Self {
         let (outbox, batches) = outbox();
-        let connected = Arc::new(AtomicBool::new(first.is_some()));
-        let task = task::Task::new(connector, counters, silence, batches, connected.clone());
+        let health = Arc::new(Health::new(match first {
+            Some(_) => ConnectionState::Connected,
+            None => ConnectionState::Reconnecting,
+        }));
+        let task = task::Task::new(connector, counters, silence, batches, health.clone());
         tokio::spawn(task.run(first));
-        Self { outbox, connected }
+        Self { outbox, health }
     }
 
     /// Puts a command in the outbox now, if there is room, and resolves to its answer. A refusal of
@@ -160,9 +211,14 @@ impl Link {
         super::error::check(answer.await?)
     }
 
-    /// Whether there is a connection.
-    pub(super) fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+    /// Connected, reconnecting, or closed: then the runtime of its task has ended.
+    pub(super) fn state(&self) -> ConnectionState {
+        self.health.state()
+    }
+
+    /// Why there is no connection, where there is none.
+    pub(super) fn cause(&self) -> Option<Arc<Error>> {
+        self.health.cause()
     }
 
     fn ask(&self, command: impl Pack, retry: Retry, script: Option<&'static Script>) -> Submit {
@@ -242,7 +298,7 @@ impl Future for Submit {
             self.0 = match &mut self.0 {
                 Stage::Room(waiting) => Stage::Answer(ready!(waiting.as_mut().poll(cx))?),
                 Stage::Answer(waiter) => return Pin::new(waiter).poll(cx),
-                Stage::Closed => return Poll::Ready(Err(Error::closed())),
+                Stage::Closed => return Poll::Ready(Err(error::runtime_ended())),
             }
         }
     }

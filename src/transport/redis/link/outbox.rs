@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::batch::{Batch, Buffers};
-use crate::{error::Error, sync::lock};
+use crate::{error::Error, sync::lock, transport::redis::error};
 
 /// How many commands may wait to be sent.
 pub(super) const ROOM: usize = 1024;
@@ -81,7 +81,11 @@ impl Sender {
     /// Waits for room; those who wait get it in their order.
     pub(super) async fn wait(&self) -> Result<Room<'_>, Error> {
         let outbox = &*self.0.0;
-        let permit = outbox.room.acquire().await.map_err(|_| Error::closed())?;
+        let permit = outbox
+            .room
+            .acquire()
+            .await
+            .map_err(|_| error::runtime_ended())?;
         Ok(Room { outbox, permit })
     }
 }
@@ -91,7 +95,7 @@ impl Room<'_> {
     pub(super) fn fill<T>(self, add: impl FnOnce(&mut Batch) -> T) -> Result<T, Error> {
         let mut state = lock(&self.outbox.state);
         if state.abandoned {
-            return Err(Error::closed());
+            return Err(error::runtime_ended());
         }
         // One that is empty is what a panic has left.
         let first = state.batches.front().is_none_or(|it| it.len() == 0);

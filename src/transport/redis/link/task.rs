@@ -1,31 +1,27 @@
 //! The task behind a [`Link`](super::Link).
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
 use redis::RedisError;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    Retry,
+    Health as LinkHealth, Retry,
     batch::{BYTES, Batch, COMMANDS},
     flight::{Flight, Part, Sent},
     outbox::{ROOM, Receiver},
 };
-use crate::transport::{
-    Counters,
-    redis::{
-        connect::{BACKOFF, Connector},
-        error,
-        line::Line,
-        value::Value,
+use crate::{
+    error::Error,
+    transport::{
+        ConnectionState, Counters,
+        redis::{
+            connect::{BACKOFF, Connector},
+            error,
+            line::Line,
+            outage::Outage,
+            value::Value,
+        },
     },
 };
 
@@ -46,10 +42,11 @@ pub(super) struct Task {
     silence: Duration,
     outbox: Receiver,
     connected_before: bool,
-    /// Whether there is a connection, for the handles.
-    connected: Arc<AtomicBool>,
     /// The server could not read the last command that it answered on this connection.
     protocol_error: bool,
+    /// What the handles are told about the connection.
+    health: Arc<LinkHealth>,
+    outage: Outage,
     /// What goes before the outbox: it waited for a connection, or has to be sent again. Each is a
     /// batch of one.
     waiting: VecDeque<Batch>,
@@ -57,7 +54,7 @@ pub(super) struct Task {
 
 /// Why a connection is not used any more.
 enum End {
-    Lost(Option<RedisError>),
+    Lost(Error),
     Closed,
 }
 
@@ -67,7 +64,7 @@ impl Task {
         counters: Arc<Counters>,
         silence: Duration,
         outbox: Receiver,
-        connected: Arc<AtomicBool>,
+        health: Arc<LinkHealth>,
     ) -> Self {
         Self {
             connector,
@@ -75,8 +72,9 @@ impl Task {
             silence,
             outbox,
             connected_before: false,
-            connected,
             protocol_error: false,
+            health,
+            outage: Outage::default(),
             waiting: VecDeque::new(),
         }
     }
@@ -93,18 +91,22 @@ impl Task {
             if std::mem::replace(&mut self.connected_before, true) {
                 self.counters.reconnects.increment();
             }
-            self.connected.store(true, Ordering::Relaxed);
+            self.health.set(ConnectionState::Connected);
+            let made = Instant::now();
             let end = self.serve(connection).await;
-            self.connected.store(false, Ordering::Relaxed);
+            self.health.set(ConnectionState::Reconnecting);
             match end {
                 End::Closed => return,
                 End::Lost(reason) => {
-                    tracing::warn!(
-                        address = self.connector.address(),
-                        reason = reason
-                            .map_or_else(|| "no usable answer".into(), |reason| reason.to_string()),
-                        "lost a connection to Redis"
-                    );
+                    // One that has stood for longer than the longest wait was a connection, also
+                    // where nothing was asked over it.
+                    if made.elapsed() > BACKOFF.most {
+                        self.outage.answered();
+                    }
+                    let address = self.connector.address();
+                    self.outage
+                        .lost(address, "a connection to Redis", &reason.chain());
+                    self.health.set_cause(Some(reason));
                 }
             }
         }
@@ -113,20 +115,23 @@ impl Task {
     /// Connects, however long it takes. `None` when nobody needs a connection any more.
     async fn connect(&mut self) -> Option<Line> {
         let connector = self.connector.clone();
-        for attempt in 1.. {
+        loop {
             // The first attempt follows the loss at once, but for a moment in which the clients of a
             // server that restarts spread out.
-            let wait = BACKOFF.after(attempt);
+            let wait = self.outage.wait();
             let making = async {
                 sleep(wait).await;
                 connector.line().await
             };
             match self.while_waiting(making).await? {
                 Ok(connection) => return Some(connection),
-                Err(error) => tracing::debug!(attempt, error = error.chain(), "cannot connect"),
+                Err(error) => {
+                    self.outage
+                        .refused(connector.address(), "connect to Redis", &error);
+                    self.health.set_cause(Some(error));
+                }
             }
         }
-        None
     }
 
     /// Runs `work` and meanwhile lets commands wait, until they have waited for too long. `None`
@@ -171,7 +176,8 @@ impl Task {
             let give_up = *one.give_up.get_or_insert(now + PATIENCE);
             if one.retry(0) == Retry::Never {
                 if give_up <= now {
-                    one.fail(|| error::disconnected(self.connector.address()));
+                    let cause = self.health.cause();
+                    one.fail(|| error::disconnected(self.connector.address(), cause.clone()));
                     continue;
                 }
                 next = next.min(give_up);
@@ -218,7 +224,9 @@ impl Task {
     /// or there is none (`client-query-buffer-limit`), this is all that shows it. Only large commands are
     /// counted: any other was answered by nobody for another reason.
     fn note_closed_at(&mut self, flight: &mut Flight, end: &End) {
-        let closed = matches!(end, End::Lost(Some(_))) && !self.protocol_error;
+        let closed =
+            matches!(end, End::Lost(reason) if std::error::Error::source(reason).is_some());
+        let closed = closed && !self.protocol_error;
         let parts = flight.sent.front_mut().into_iter();
         let first = (parts.flat_map(|sent| &mut sent.parts))
             .find(|part| part.answers.len() < part.batch.len());
@@ -248,8 +256,10 @@ impl Task {
                 answered = flight.next() => {
                     let sent = match answered {
                         Ok(sent) => sent,
-                        Err(reason) => return End::Lost(reason),
+                        Err(reason) => return End::Lost(lost(reason)),
                     };
+                    self.outage.answered();
+                    self.health.set_cause(None);
                     let crowd = sent.parts.iter().any(|part| part.answers.len() > 1);
                     match self.hand_out(sent) {
                         // Those who were answered often have more to send: with a turn to do so
@@ -261,7 +271,9 @@ impl Task {
                         }
                         Health::Demoted => {
                             self.while_waiting(sleep(PAUSE)).await;
-                            return End::Lost(None);
+                            return End::Lost(Error::disconnected(
+                                "the server has become a replica and takes no writes",
+                            ));
                         }
                     }
                 }
@@ -326,6 +338,21 @@ impl Task {
 
 fn is_protocol_error(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error::is_protocol_error(error))
+}
+
+impl Drop for Task {
+    /// The task ends before the last handle where its runtime does.
+    fn drop(&mut self) {
+        self.health.set(ConnectionState::Closed);
+    }
+}
+
+/// Why a connection is lost, where the server owes an answer for too long if nothing is said.
+fn lost(reason: Option<RedisError>) -> Error {
+    match reason {
+        Some(reason) => Error::disconnected("the connection has ended").with_source(reason),
+        None => Error::disconnected("the server has not answered in time"),
+    }
 }
 
 /// Whether a command may not be sent again because it has waited for as long as it may.

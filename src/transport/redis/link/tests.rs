@@ -53,6 +53,11 @@ async fn counted(
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let mut stream = BufReader::new(stream);
+            // The handshake.
+            if read(&mut stream).await.is_none() {
+                continue;
+            }
+            stream.write_all(b"+PONG\r\n").await.unwrap();
             while let Some(command) = read(&mut stream).await {
                 let answer = match acts.pop_front() {
                     Some(Answer(answer)) => answer.to_owned(),
@@ -201,6 +206,27 @@ async fn a_server_that_is_not_ready_is_asked_again() {
     let (link, _commands) = link([loading(), loading(), OK]).await;
     let answer = link.submit(ack(1), Retry::Never).await;
     assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+}
+
+#[tokio::test]
+async fn an_error_that_was_not_asked_for_ends_the_connection_and_answers_no_command() {
+    let unasked = || Answer("-ERR max number of clients reached\r\n");
+    let (link, mut commands) = link([unasked(), unasked(), OK]).await;
+    assert!(link.submit(ack(1), Retry::UntilAnswered).await.is_ok());
+    for _ in 0..3 {
+        assert_eq!(commands.recv().await.unwrap(), "XACK 1");
+    }
+}
+
+// Redis 6.2 wraps the error of a command inside a script.
+#[tokio::test]
+async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
+    let demoted = Answer(
+        "-ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write\r\n",
+    );
+    let (link, _commands, counters) = counted([demoted, OK]).await;
+    assert!(link.submit(ack(1), Retry::Never).await.is_ok());
+    assert_eq!(counters.snapshot().reconnects, 1);
 }
 
 #[tokio::test]

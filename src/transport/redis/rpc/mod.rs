@@ -152,8 +152,12 @@ impl Hub {
                 Ready::Refused(refusal) => Err(error::replies_refused(refusal.clone())),
                 _ => Ok(()),
             },
-            Ok(Err(_)) => Err(Error::closed()),
-            Err(_) => Err(error::disconnected(self.connector.address())),
+            // The tasks behind the hub have ended.
+            Ok(Err(_)) => Err(error::runtime_ended()),
+            Err(_) => {
+                let cause = self.link.cause();
+                Err(error::disconnected(self.connector.address(), cause))
+            }
         }
     }
 }

@@ -20,10 +20,12 @@ use crate::{
     transport::{
         Counters,
         redis::{
-            connect::{BACKOFF, Connector},
+            connect::Connector,
             entry_size::EntrySize,
+            error,
             line::Line,
             link::{Link, Retry},
+            outage::Outage,
             source::entry,
             value::{self, Value},
         },
@@ -96,37 +98,35 @@ impl Reader {
     }
 
     async fn keep_reading(&mut self) {
-        let mut failures = 0;
+        let mut outage = Outage::default();
         loop {
             match self.connector.line().await {
                 Ok(connection) => {
-                    let error = self.read(connection, &mut failures).await;
-                    tracing::warn!(
-                        address = self.connector.address(),
-                        reason = %error,
-                        "lost the connection that reads replies"
-                    );
+                    let error = self.read(connection, &mut outage).await;
+                    let what = "the connection that reads replies";
+                    outage.lost(self.connector.address(), what, &error);
                     self.counters.reconnects.increment();
                 }
-                Err(error) => tracing::debug!(error = error.chain(), "cannot read replies"),
+                Err(error) => outage.refused(self.connector.address(), "read replies", &error),
             }
-            failures += 1;
-            sleep(BACKOFF.after(failures)).await;
+            sleep(outage.wait()).await;
         }
     }
 
     /// Reads until something fails.
-    async fn read(&mut self, mut connection: Line, failures: &mut u32) -> redis::RedisError {
+    async fn read(&mut self, mut connection: Line, outage: &mut Outage) -> redis::RedisError {
         self.renewed = None;
         loop {
             match self.step(&mut connection).await {
-                Ok(()) => *failures = 0,
-                Err(error) => {
-                    // A refusal is an answer for those who wait; a lost connection is not.
-                    if self.cursor.is_none() && error.code().is_some() {
-                        self.ready.send_replace(Ready::Refused(error.clone()));
+                Ok(()) => outage.answered(),
+                Err(refusal) => {
+                    // A refusal is an answer for those who wait; a lost connection is not, nor is a
+                    // server that is only not ready.
+                    let refuses = |code| !error::is_passing(code);
+                    if self.cursor.is_none() && refusal.code().is_some_and(refuses) {
+                        self.ready.send_replace(Ready::Refused(refusal.clone()));
                     }
-                    return error;
+                    return refusal;
                 }
             }
         }

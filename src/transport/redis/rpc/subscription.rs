@@ -13,10 +13,7 @@ use crate::{
     error::Error,
     transport::{
         Counters,
-        redis::{
-            connect::{BACKOFF, Connector},
-            line::PubSub,
-        },
+        redis::{connect::Connector, error, line::PubSub, outage::Outage},
     },
 };
 
@@ -34,12 +31,12 @@ pub(super) struct Subscription {
 impl Subscription {
     /// Stays subscribed, until it is dropped.
     pub(super) async fn run(self) {
-        let mut failures = 0;
+        let mut outage = Outage::default();
         let mut down = Ready::No;
         loop {
             match self.subscribe().await {
                 Ok(Ok(subscription)) => {
-                    failures = 0;
+                    outage.answered();
                     if matches!(down, Ready::Lost) {
                         self.counters.reconnects.increment();
                     }
@@ -49,23 +46,23 @@ impl Subscription {
                     let reason = self.listen(subscription).await;
                     self.ready.send_replace(Ready::Lost);
                     self.pending.unsubscribed();
-                    tracing::warn!(
-                        address = self.connector.address(),
-                        %reason,
-                        "lost the subscription for replies"
+                    outage.lost(
+                        self.connector.address(),
+                        "the subscription for replies",
+                        &reason,
                     );
                 }
                 Ok(Err(refusal)) => {
-                    tracing::debug!(error = %refusal, "may not subscribe for replies");
+                    let error = error::replies_refused(refusal.clone());
+                    outage.refused(self.connector.address(), "subscribe for replies", &error);
                     self.ready.send_replace(Ready::Refused(refusal));
                 }
                 Err(error) => {
-                    tracing::debug!(error = error.chain(), "cannot subscribe for replies");
+                    outage.refused(self.connector.address(), "subscribe for replies", &error);
                     self.ready.send_replace(down.clone());
                 }
             }
-            failures += 1;
-            sleep(BACKOFF.after(failures)).await;
+            sleep(outage.wait()).await;
         }
     }
 
@@ -79,7 +76,10 @@ impl Subscription {
         .await
         {
             Ok(Ok(())) => Ok(Ok(pubsub)),
-            Ok(Err(refusal)) if refusal.code().is_some() => Ok(Err(refusal)),
+            // A server that is only not ready does not refuse for good.
+            Ok(Err(refusal)) if refusal.code().is_some_and(|code| !error::is_passing(code)) => {
+                Ok(Err(refusal))
+            }
             Ok(Err(error)) => {
                 Err(Error::disconnected("the subscription failed").with_source(error))
             }

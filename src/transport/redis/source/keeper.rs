@@ -264,9 +264,11 @@ impl Keeper {
         let patience = (self.worker.settings.lease / 3).max(Duration::from_millis(100));
         timeout(patience, answer).await.unwrap_or_else(|_| {
             let address = self.worker.connector.address();
-            Err(Error::disconnected(format!(
-                "Redis at {address} does not answer in time"
-            )))
+            let error = Error::disconnected(format!("Redis at {address} does not answer in time"));
+            Err(match self.link.cause() {
+                Some(cause) => error.with_source(cause),
+                None => error,
+            })
         })
     }
 }

@@ -49,6 +49,7 @@ use super::{
     Redis, error,
     keys::Keys,
     link::{Link, Retry},
+    outage::Outage,
     pubsub::Subscriber,
     rpc::Hub,
     state::Heart,
@@ -78,8 +79,38 @@ pub struct RedisSource {
 impl Transport for Redis {
     type Source = RedisSource;
 
+    /// Waits for a server that is away, not ready, or takes no writes, and logs the cause as a
+    /// warning every few seconds. What does not pass is an error at once: a wrong password, a missing
+    /// right, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let keys = Keys::new(&self.settings.stream, &self.settings.group)?;
+        // One name for all attempts: each may leave its consumer in the group.
+        let consumer = consumer();
+        let mut outage = Outage::default();
+        loop {
+            let attempt = self
+                .clone()
+                .attempt(&interest, keys.clone(), consumer.clone());
+            match attempt.await {
+                Err(error) if error::is_temporary(&error) => {
+                    let address = self.shared.connector.address();
+                    outage.refused(address, "begin to serve", &error);
+                    tokio::time::sleep(outage.wait()).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+}
+
+impl Redis {
+    /// Opens a source, if the server is ready for it.
+    async fn attempt(
+        self,
+        interest: &Interest,
+        keys: Keys,
+        consumer: String,
+    ) -> Result<RedisSource, Error> {
         let connector = self.shared.connector.clone();
         let counters = self.shared.counters.clone();
         let first = connector.checked().await?;
@@ -93,7 +124,7 @@ impl Transport for Redis {
             settings: self.settings,
             options: self.options,
             keys,
-            consumer: consumer(),
+            consumer,
             counters: counters.clone(),
             connector: connector.clone(),
             link,
@@ -115,7 +146,7 @@ impl Transport for Redis {
         let heart: Weak<dyn Heart> = Arc::<Worker>::downgrade(&worker);
         self.shared.hearts.add(heart);
         if !interest.events.is_empty() || !interest.patterns.is_empty() {
-            let subscriber = Subscriber::new(connector, counters, &interest);
+            let subscriber = Subscriber::new(connector, counters, interest);
             let first = subscriber.subscribe().await?;
             let closed = worker.closed.clone();
             let worker = worker.clone();

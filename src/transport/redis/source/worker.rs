@@ -87,7 +87,11 @@ impl Heart for Worker {
             return None;
         }
         let deaf = self.deaf.load(Ordering::Relaxed);
-        if deaf || self.reading.is_failing() || !self.link.is_connected() {
+        let link = self.link.state();
+        if link > ConnectionState::Lagging {
+            return Some(link);
+        }
+        if deaf || self.reading.is_failing() {
             return Some(ConnectionState::Reconnecting);
         }
         let patience = self.most_between_ticks();
@@ -132,7 +136,7 @@ impl Worker {
         loop {
             let answer = send().await?;
             match error::code(&answer) {
-                Some(code @ ("OOM" | "MISCONF" | "NOREPLICAS")) if !self.closed.is_cancelled() => {
+                Some(code) if error::is_without_writes(code) && !self.closed.is_cancelled() => {
                     tracing::warn!(code, "Redis takes no writes; trying again");
                     tokio::select! {
                         biased;

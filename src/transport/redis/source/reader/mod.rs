@@ -32,6 +32,7 @@ use crate::{
             entry_size::EntrySize,
             error,
             line::Line,
+            outage::Limit,
             value::{Value, integer},
         },
     },
@@ -66,6 +67,7 @@ pub(super) struct Reader {
     hurry: u32,
     next_hurry: u32,
     failures: u32,
+    warnings: Limit,
 }
 
 struct Connection {
@@ -91,6 +93,7 @@ impl Reader {
             hurry: 0,
             next_hurry: riders::HURRY,
             failures: 0,
+            warnings: Limit::default(),
         }
     }
 
@@ -345,9 +348,10 @@ impl Reader {
                 }
                 Err(error) => tracing::warn!(error = error.chain(), "cannot make the group again"),
             }
-        } else if self.failures == 1 || !error.is_disconnected() {
+        } else if let Some(withheld) = self.warnings.admit() {
             tracing::warn!(
                 error = error.chain(),
+                withheld,
                 "cannot read from the stream; trying again"
             );
         }
@@ -395,11 +399,10 @@ pub(super) async fn give_back(deliveries: Vec<Delivery<RedisSettle>>) {
     }
 }
 
-/// Whether the server's error code is, or a script's error names, this one.
+/// Whether the server's error has this code. The code of a command inside a script stands in front
+/// by then, see `error::unwrapped`.
 pub(super) fn has_code(error: &Error, code: &str) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<redis::RedisError>())
-        .is_some_and(|source| {
-            source.code() == Some(code) || source.detail().is_some_and(|text| text.contains(code))
-        })
+        .is_some_and(|source| source.code() == Some(code))
 }

@@ -1,0 +1,163 @@
+//! Conditions of a server that pass: verdicts wait for their end, and so does a worker that begins.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use campanile::{Client, Router};
+use redis::aio::MultiplexedConnection;
+use support::{Options, Signal, worker};
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+
+use super::*;
+
+/// Runs a command on a connection that stays open.
+async fn ask<T: redis::FromRedisValue>(control: &mut MultiplexedConnection, words: &[&str]) -> T {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    let answer = command.query_async(control).await;
+    answer.expect("it is answered")
+}
+
+/// A number in the answer to `INFO`.
+async fn info(control: &mut MultiplexedConnection, section: &str, name: &str) -> u64 {
+    let info: String = ask(control, &["INFO", section]).await;
+    let value = info.lines().find_map(|line| line.strip_prefix(name));
+    let digits = value.unwrap_or("0").trim_start_matches([':', '=']).trim();
+    digits.parse().expect("a number")
+}
+
+// A handshake ends with a round trip: an error that the server wrote when it accepted the
+// connection is not the answer to a verdict.
+#[tokio::test]
+async fn verdicts_wait_for_a_server_that_has_too_many_clients() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(60 * SECOND);
+    let mut source = open(&redis).await;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        task(&server, "x").await;
+        held.push(next(&mut source).await);
+    }
+    let mut control = server.connection().await;
+    let (): () = ask(&mut control, &["CONFIG", "SET", "maxclients", "1"]).await;
+    let kill = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
+    let _: usize = ask(&mut control, &kill).await;
+    let mut settling = tokio::task::JoinSet::new();
+    for (n, delivery) in held.into_iter().enumerate() {
+        let verdict = match n % 3 {
+            0 => dead("x"),
+            1 => redeliver(Some(30 * SECOND), true),
+            _ => done(),
+        };
+        settling.spawn(delivery.settle.settle(verdict));
+    }
+    let before = info(&mut control, "stats", "rejected_connections").await;
+    let give_up = std::time::Instant::now() + 20 * SECOND;
+    while info(&mut control, "stats", "rejected_connections").await < before + 6 {
+        assert!(
+            std::time::Instant::now() < give_up,
+            "no attempt is rejected"
+        );
+        tokio::time::sleep(SECOND / 50).await;
+    }
+    let (): () = ask(&mut control, &["CONFIG", "SET", "maxclients", "1000"]).await;
+    for settled in within(20 * SECOND, settling.join_all()).await {
+        settled.expect("the verdict is carried out");
+    }
+    assert_eq!(pending(&server).await, (0, 0));
+    let counts = redis.counts();
+    assert_eq!((counts.done, counts.dead, counts.redelivered), (6, 7, 7));
+}
+
+/// A router that counts its tasks.
+fn counting() -> (Router, Arc<AtomicUsize>) {
+    let count = Arc::<AtomicUsize>::default();
+    let handled = count.clone();
+    let router = Router::new().task("n", async move || {
+        handled.fetch_add(1, Ordering::SeqCst);
+    });
+    (router, count)
+}
+
+/// Waits until the tasks were handled.
+async fn handled(count: &AtomicUsize, tasks: usize) {
+    let done = || async { (count.load(Ordering::SeqCst) == tasks).then_some(()) };
+    raw::eventually(done, 20 * SECOND).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_begins_while_the_server_is_away_waits_for_it() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    server.signal(Signal::Kill);
+    let absent = TcpListener::bind(("127.0.0.1", server.port())).await;
+    let absent = absent.expect("the port is free");
+    let (app, count) = counting();
+    let worker = worker::Worker::start(redis.clone(), app);
+    let (told, _) = counting();
+    let told = worker::Worker::start(redis.clone(), told);
+    for _ in 0..6 {
+        drop(within(20 * SECOND, absent.accept()).await.unwrap());
+    }
+    // The signal to end counts while it waits.
+    within(SECOND, told.stop()).await.unwrap();
+    drop(absent);
+    server.restart().await;
+    let client = Client::new(redis);
+    client.enqueue("n", ()).await.unwrap();
+    handled(&count, 1).await;
+    within(5 * SECOND, worker.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_begins_while_the_server_takes_no_writes_waits_for_it() {
+    for (begin, end) in [
+        (
+            ["min-replicas-to-write", "1"],
+            ["min-replicas-to-write", "0"],
+        ),
+        (["maxmemory", "1"], ["maxmemory", "0"]),
+    ] {
+        let server = RedisServer::start().await;
+        let redis = handle(&server).await;
+        let mut control = server.connection().await;
+        let set = |[name, value]: [&'static str; 2]| ["CONFIG", "SET", name, value];
+        let (): () = ask(&mut control, &set(begin)).await;
+        let (app, count) = counting();
+        let worker = worker::Worker::start(redis.clone(), app);
+        let refused = || async {
+            let mut control = control.clone();
+            // 6.2 counts the errors inside scripts as `ERR`.
+            let mut refused = 0;
+            for code in ["NOREPLICAS", "OOM", "ERR"] {
+                let name = format!("errorstat_{code}:count=");
+                refused += info(&mut control, "errorstats", &name).await;
+            }
+            (refused > 0).then_some(())
+        };
+        raw::eventually(refused, 20 * SECOND).await;
+        let (): () = ask(&mut control, &set(end)).await;
+        let sent = redis.clone().oneshot(Message::task("n", ""));
+        within(10 * SECOND, sent).await.unwrap();
+        handled(&count, 1).await;
+        within(5 * SECOND, worker.stop()).await.unwrap();
+        // The attempts have left no consumers behind.
+        let rest: Vec<redis::Value> = server.query(&["XINFO", "CONSUMERS", "s", "g"]).await;
+        assert_eq!(rest.len(), 0, "{rest:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_begins_with_a_wrong_password_ends_with_the_reason() {
+    let server = RedisServer::with(Options::new().password("right")).await;
+    let redis = handle(&server).await;
+    let mut control = server.connection().await;
+    let (): () = ask(&mut control, &["CONFIG", "SET", "requirepass", "new"]).await;
+    let worker = worker::Worker::start(redis, counting().0);
+    let error = within(10 * SECOND, worker.ended()).await.unwrap_err();
+    assert!(error.is_config(), "{error:?}");
+    assert!(error.to_string().contains("password"), "{error}");
+}
