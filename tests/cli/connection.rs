@@ -43,6 +43,8 @@ async fn a_wrong_password_and_none_are_told_apart() {
     )
     .await;
     fails_to_connect(&at(""), &["Redis asks for a password"]).await;
+    let create = "XGROUP CREATE app_stream app_group 0 MKSTREAM";
+    server.command(&create.split(' ').collect::<Vec<_>>()).await;
     run(campanile(&server, "stats")).await.ended_with(0);
 }
 
