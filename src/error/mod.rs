@@ -25,9 +25,11 @@ mod operation;
 mod rejection;
 mod rpc;
 
+#[cfg(feature = "http")]
+pub(crate) use self::operation::shown_chain;
 pub(crate) use self::{
     answer::answer,
-    operation::{Kind as ErrorKind, chain, shown_chain},
+    operation::{Kind as ErrorKind, chain},
 };
 pub use self::{
     failure::{Failure, Settle},

@@ -43,6 +43,8 @@ async fn a_wrong_password_and_none_are_told_apart() {
     )
     .await;
     fails_to_connect(&at(""), &["Redis asks for a password"]).await;
+    let create = "XGROUP CREATE app_stream app_group 0 MKSTREAM";
+    server.command(&create.split(' ').collect::<Vec<_>>()).await;
     run(campanile(&server, "stats")).await.ended_with(0);
 }
 
@@ -90,11 +92,13 @@ async fn a_right_that_is_missing_is_named() {
 async fn the_rights_that_the_guide_names_are_enough() {
     let acl = "user stats on >pw ~app_stream ~{app_stream}:* +xlen +zcard +xinfo +xpending +xrange \
                +exists +time +evalsha +eval\n\
-               user reader on >pw ~{app_stream}:dead:* +xlen +xrange\n\
-               user keeper on >pw ~{app_stream}:dead:* ~{app_stream}:retry:* +xlen +xrange \
+               user reader on >pw ~app_stream ~{app_stream}:dead:* +xinfo +xlen +xrange +evalsha +eval\n\
+               user keeper on >pw ~app_stream ~{app_stream}:dead:* ~{app_stream}:retry:* +xinfo +xlen +xrange \
                +xrevrange +xadd +xdel +evalsha +eval\n\
                user hearer on >pw &e &e.* +subscribe +psubscribe +ping +time";
     let server = RedisServer::with(Options::new().acl(acl)).await;
+    let create = "XGROUP CREATE app_stream app_group 0 MKSTREAM";
+    server.command(&create.split(' ').collect::<Vec<_>>()).await;
     for name in ["a", "b", "c"] {
         letter(&server, name, "page 7").await;
     }

@@ -130,6 +130,7 @@ async fn what_never_was_a_message_is_shown_with_its_fields() {
 #[tokio::test]
 async fn those_that_are_meant_are_replayed_and_it_is_told_what_is_not_there() {
     let server = RedisServer::start().await;
+    group(&server, "app_stream", "app_group").await;
     let mut ids = Vec::new();
     for name in ["print", "print", "scan", "copy"] {
         ids.push(letter(&server, name, "page 7").await);
