@@ -36,7 +36,7 @@ mod worker;
 
 use std::{
     fmt,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -44,7 +44,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 pub use self::settle::RedisSettle;
 pub(super) use self::worker::CONSUMER_PREFIX;
-use self::{clock::Clock, inbox::Inbox, reader::Reader, worker::Worker};
+use self::{clock::Clock, entry::EntryId, inbox::Inbox, reader::Reader, worker::Worker};
 use super::{
     Redis, error,
     keys::Keys,
@@ -81,6 +81,7 @@ impl Transport for Redis {
         let first = connector.checked().await?;
         let link = Link::spawn(connector.clone(), Some(first), counters.clone());
         let time = link.command(redis::cmd("TIME"), Retry::Never).await?;
+        let consumer = consumer(self.settings.lease);
         let (acks, queue) = mpsc::unbounded_channel();
         let (replies, stored) = mpsc::unbounded_channel();
         let worker = Arc::new(Worker {
@@ -89,7 +90,7 @@ impl Transport for Redis {
             settings: self.settings,
             options: self.options,
             keys,
-            consumer: consumer(),
+            consumer,
             counters: counters.clone(),
             connector: connector.clone(),
             link,
@@ -104,6 +105,8 @@ impl Transport for Redis {
             blocked: Default::default(),
             reads: interest.stream,
             reading: Default::default(),
+            delivered: Mutex::new(EntryId::ZERO),
+            dropped: Default::default(),
             deaf: Default::default(),
             closed: Default::default(),
         });
@@ -234,8 +237,9 @@ impl fmt::Debug for RedisSource {
     }
 }
 
-/// A name that no other consumer has: host, process, and a UUID for what these do not tell apart.
-fn consumer() -> String {
+/// A name that no other consumer has: the lease that it renews by, host, process, and a UUID for what
+/// these do not tell apart. No host's name has a `=`, so names without a lease are told apart.
+fn consumer(lease: Duration) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| std::env::var("HOSTNAME").ok());
@@ -244,5 +248,6 @@ fn consumer() -> String {
         .map(str::trim)
         .filter(|host| !host.is_empty());
     let (process, id) = (std::process::id(), unique());
-    format!("{CONSUMER_PREFIX}{}-{process}-{id}", host.unwrap_or("host"))
+    let (lease, host) = (lease.as_millis(), host.unwrap_or("host"));
+    format!("{CONSUMER_PREFIX}lease={lease}ms-{host}-{process}-{id}")
 }
