@@ -3,6 +3,8 @@
 
 #[path = "redis_source/answers.rs"]
 mod answers;
+#[path = "redis_source/clock.rs"]
+mod clock;
 #[path = "redis_source/dead.rs"]
 mod dead_letters;
 #[path = "redis_source/events.rs"]
@@ -11,6 +13,8 @@ mod events;
 mod faults;
 #[path = "redis_source/leases.rs"]
 mod leases;
+#[path = "support/process_log.rs"]
+mod logs;
 #[path = "redis_source/outages.rs"]
 mod outages;
 #[path = "redis_source/schedule.rs"]
@@ -24,6 +28,8 @@ mod stats;
 mod support;
 #[path = "redis_source/tail.rs"]
 mod tail;
+#[path = "redis_source/upkeep.rs"]
+mod upkeep;
 
 use std::{future::Future, time::Duration};
 

@@ -18,7 +18,8 @@ pub struct DeadLetter {
     pub id: DeadLetterId,
     /// The id of the message.
     pub message_id: MessageId,
-    /// The fields of the message's entry, as they came.
+    /// The fields of the message's entry, as they came, but for those that the transport itself
+    /// writes on redelivery: a sender has no say in them.
     pub fields: Vec<(Bytes, Bytes)>,
     /// Why it died.
     pub reason: String,
@@ -127,7 +128,9 @@ impl DeadLetters {
     }
 
     /// Delivers them again, and returns how many. Those that are gone by then are passed over:
-    /// each letter is replayed once, whoever asks for it and how often.
+    /// each letter is replayed once, whoever asks for it and how often. One whose message cannot be
+    /// read stays where it is, is not counted, and its id is logged as a warning;
+    /// [`steps`](Self::steps) names those to the caller.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses. What was replayed by then is replayed.
@@ -171,6 +174,7 @@ impl DeadLetters {
     /// ```
     pub fn steps(&self, action: Action, selection: Selection) -> Steps {
         Steps {
+            skipped: Vec::new(),
             store: self.0.clone(),
             action,
             rest: match selection {
@@ -187,6 +191,9 @@ impl DeadLetters {
         while let Some(letters) = steps.next().await? {
             acted += letters;
         }
+        for id in steps.skipped() {
+            tracing::warn!(%id, "this dead letter cannot be replayed and was left; its fields cannot be read");
+        }
         Ok(acted)
     }
 }
@@ -197,6 +204,7 @@ pub struct Steps {
     store: Arc<dyn DeadLetterStore>,
     action: Action,
     rest: Rest,
+    skipped: Vec<DeadLetterId>,
 }
 
 /// What is still to be done.
@@ -242,6 +250,7 @@ impl Steps {
                 let step = Step::Ids(ids[..most].to_vec());
                 let done = self.store.act(self.action, step).await?;
                 ids.drain(..most);
+                self.skipped.extend(done.skipped);
                 Ok(Some(done.acted))
             }
             Rest::Range { after, until, name } => {
@@ -256,10 +265,17 @@ impl Steps {
                 if after.is_none() {
                     self.rest = Rest::Nothing;
                 }
+                self.skipped.extend(done.skipped);
                 Ok(Some(done.acted))
             }
             _ => Ok(None),
         }
+    }
+
+    /// The letters that the steps so far could not replay, because their fields cannot be read. They
+    /// are left where they are.
+    pub fn skipped(&self) -> &[DeadLetterId] {
+        &self.skipped
     }
 }
 
@@ -415,4 +431,6 @@ pub struct Acted {
     pub acted: u64,
     /// The last one of a range that was looked at, where there may be more behind it.
     pub next: Option<DeadLetterId>,
+    /// Those that exist and cannot be replayed.
+    pub skipped: Vec<DeadLetterId>,
 }

@@ -189,8 +189,9 @@ macro_rules! consumer_settings {
         }
 
         /// How long a worker that is not heard of keeps its deliveries before others take them
-        /// over. A worker renews its lease while it runs, however long its handlers take. 10 s
-        /// unless set.
+        /// over. A worker renews its lease while it runs, however long its handlers take. Workers
+        /// of one group may have different leases: the longer one of the holder and of the
+        /// worker that claims counts. 10 s unless set.
         ///
         /// # Panics
         /// When it is shorter than 100 ms.

@@ -143,7 +143,7 @@ async fn a_missing_right_is_an_error_at_once_that_names_it() {
 /// What the docs of the Redis transport name for a worker, for dead letters, and for events.
 const RIGHTS: &str = "~s ~{s}:* &campanile:reply:* &reply:* \
     +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim \
-    +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +type +exists +time \
+    +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +type +exists +time \
     +evalsha +eval +publish +client|id +client|unblock \
     +xrevrange \
     &news &sport.* +subscribe +psubscribe +ping";

@@ -19,6 +19,7 @@
 // Every test binary has this module whole and uses a part of it.
 #![allow(dead_code)]
 
+mod clock;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod worker;
@@ -52,6 +53,7 @@ pub(crate) struct Options {
     acl: Option<String>,
     cluster: bool,
     unix_socket: bool,
+    own_clock: bool,
 }
 
 impl Options {
@@ -94,6 +96,12 @@ impl Options {
     /// Listens on a unix socket too.
     pub(crate) fn unix_socket(mut self) -> Self {
         self.unix_socket = true;
+        self
+    }
+
+    /// Has a wall clock of its own, which [`RedisServer::step_clock`] sets. Needs a C compiler.
+    pub(crate) fn own_clock(mut self) -> Self {
+        self.own_clock = true;
         self
     }
 
@@ -318,6 +326,13 @@ impl RedisServer {
         }
     }
 
+    /// Sets the server's wall clock this much (negative: behind) apart from the machine's, where the
+    /// [`Options`] ask for a clock of its own. The server's monotonic clock stays true.
+    pub(crate) fn step_clock(&self, seconds: i64) {
+        assert!(self.options.own_clock, "no clock of its own was asked for");
+        clock::set(self.dir(), seconds * 1000);
+    }
+
     fn kill(&self) {
         let mut process = self.process();
         // It may have ended by itself, which is as good.
@@ -391,6 +406,9 @@ async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<
     }
     if options.unix_socket {
         command.arg("--unixsocket").arg(socket(dir));
+    }
+    if options.own_clock {
+        clock::preload(&mut command, dir);
     }
     let process = command
         .args(&options.args)

@@ -147,6 +147,8 @@ impl Dead {
         let acted = Acted {
             acted: taken.len() as u64,
             next: next.map(|id| DeadLetterId::from(id.to_string())),
+            // An entry here was never anything but fields.
+            skipped: Vec::new(),
         };
         (taken, acted)
     }

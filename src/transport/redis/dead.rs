@@ -180,7 +180,7 @@ fn id(id: Value) -> Result<DeadLetterId, Error> {
 
 /// What the script has done.
 pub(super) fn acted(answer: Value) -> Result<Acted, Error> {
-    let [acted, next] = exactly(answer)?;
+    let [acted, next, skipped] = exactly(answer)?;
     let next = match next {
         Value::Text(next) if next.is_empty() => None,
         next => Some(id(next)?),
@@ -188,6 +188,10 @@ pub(super) fn acted(answer: Value) -> Result<Acted, Error> {
     Ok(Acted {
         acted: count(&acted)?,
         next,
+        skipped: array(skipped)?
+            .into_iter()
+            .map(id)
+            .collect::<Result<_, _>>()?,
     })
 }
 

@@ -76,7 +76,7 @@
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
 //! | … with a delay or an idempotency key | `~s ~{s}:due ~{s}:bodies ~{s}:idem:* +xadd +evalsha +eval +time +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel` |
-//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +type +exists +time +evalsha +eval +publish +client\|id +client\|unblock` |
+//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +type +exists +time +evalsha +eval +publish +client\|id +client\|unblock` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping` |
 //! | scrapes [`stats`](Redis::stats) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |

@@ -74,7 +74,9 @@ impl Redis {
 
     /// Whether handled entries are trimmed from a stream that consumers of another library read
     /// too. They are trimmed behind what every group has finished, never ahead of it. Off unless
-    /// set; always done where every consumer is of this library.
+    /// set; always done where every consumer is of this library. A consumer of another library that
+    /// holds nothing and was silent for longer than its [lease](Self::foreign_lease) does not count;
+    /// one that prevents trimming is named in a warning.
     #[must_use]
     pub fn trim_beside_foreign_groups(mut self, trim: bool) -> Self {
         Arc::make_mut(&mut self.options).trim_beside_foreign = trim;

@@ -45,7 +45,7 @@ pub(crate) fn all() -> Vec<Reader> {
         Reader {
             of: "dead",
             read: |answer| Ok(format!("{:?}", dead::acted(answer)?)),
-            answer: list([Value::Int(2), text("7-1")]),
+            answer: list([Value::Int(2), text("7-1"), list([text("7-0")])]),
         },
         Reader {
             of: "list_dead",

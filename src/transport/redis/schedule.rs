@@ -33,6 +33,7 @@ static CANCEL: Script = Script::new(include_str!("scripts/cancel.lua"));
 /// Moves what is due to a stream.
 pub(super) static PROMOTE: Script = Script::new(concat!(
     include_str!("scripts/fence.lua"),
+    include_str!("scripts/fields.lua"),
     include_str!("scripts/promote.lua")
 ));
 

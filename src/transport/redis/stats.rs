@@ -20,6 +20,7 @@ use crate::{
 
 static STATS: Script = Script::new(concat!(
     include_str!("scripts/fence.lua"),
+    include_str!("scripts/holder.lua"),
     include_str!("scripts/stats.lua")
 ));
 

@@ -118,17 +118,30 @@ impl Which {
         };
         progress.clear();
         done?;
-        match out.json {
-            true => out.document(&json!({ word: acted }))?,
-            false => out.lines([format!("{acted} {word}")])?,
+        let skipped = steps.skipped().len() as u64;
+        match (out.json, skipped) {
+            (true, 0) => out.document(&json!({ word: acted }))?,
+            (true, _) => {
+                let skipped: Vec<_> = steps.skipped().iter().map(|id| id.as_str()).collect();
+                out.document(&json!({ word: acted, "skipped": skipped }))?;
+            }
+            (false, _) => out.lines([format!("{acted} {word}")])?,
+        }
+        for id in steps.skipped() {
+            note(format!(
+                "{id} cannot be replayed and was left: its fields cannot be read"
+            ));
         }
         match named {
-            Some(name) if acted == 0 => Err(Failure::Missing(format!(
+            Some(name) if acted + skipped == 0 => Err(Failure::Missing(format!(
                 "there is no dead letter named {name}"
             ))),
-            None if acted < asked => Err(Failure::Missing(format!(
+            None if acted + skipped < asked => Err(Failure::Missing(format!(
                 "{} of the {asked} dead letters are not there",
-                asked - acted
+                asked - acted - skipped
+            ))),
+            _ if skipped > 0 => Err(Failure::Failed(format!(
+                "{skipped} dead letters cannot be replayed; purge them, or look at them with `dead show`"
             ))),
             _ => Ok(()),
         }

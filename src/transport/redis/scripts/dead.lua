@@ -2,18 +2,20 @@
 -- KEYS: dead, retry.
 -- ARGV: group, '1' to replay | '0' to purge, and either 'ids', id… or
 --       'range', after ('' = the beginning), until, name ('' = any), most to look at.
--- Returns: {how many, the last one looked at ('' = there is no more)}.
+-- Returns: {how many, the last one looked at ('' = there is no more), {the ids of those that cannot
+--           be replayed}}.
 local FACTS = 10
 local group, replaying = ARGV[1], ARGV[2] == '1'
 
--- The fields of the message, out of a letter that a worker of this group has made.
+-- The fields of the message, out of a letter that a worker of this group has made; nil and true where
+-- they cannot be read.
 local function message(letter)
   if #letter < FACTS or letter[1] ~= '~g' or letter[2] ~= group or letter[3] ~= '~o' then return nil end
   local rest = {}
   for i = FACTS + 1, #letter do rest[#rest + 1] = letter[i] end
   if #rest == 2 and rest[1] == '~f' then
-    local good, inner = pcall(cmsgpack.unpack, rest[2])
-    if good and type(inner) == 'table' and #inner % 2 == 0 then return inner end
+    local fields = unpacked(rest[2])
+    return fields, not fields
   end
   return rest
 end
@@ -40,12 +42,16 @@ local function replay(origin, fields)
   redis.call('XADD', KEYS[2], '*', unpack(copy))
 end
 
-local acted = 0
+local acted, skipped = 0, {}
 local function act(id, letter, name)
-  local fields = message(letter)
+  local fields, unreadable = message(letter)
   if name ~= '' and (not fields or value(fields, 'name') ~= name) then return end
   if replaying then
-    if not fields then return end
+    if not fields then
+      -- One bad letter does not end the replay of the others.
+      if unreadable then skipped[#skipped + 1] = id end
+      return
+    end
     replay(letter[4], fields)
   end
   acted = acted + redis.call('XDEL', KEYS[1], id)
@@ -56,9 +62,9 @@ if ARGV[3] == 'ids' then
     local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
     if found then act(found[1], found[2], '') end
   end
-  return { acted, '' }
+  return { acted, '', skipped }
 end
 local after, most = ARGV[4] == '' and '-' or '(' .. ARGV[4], tonumber(ARGV[7])
 local found = redis.call('XRANGE', KEYS[1], after, ARGV[5], 'COUNT', most)
 for _, entry in ipairs(found) do act(entry[1], entry[2], ARGV[6]) end
-return { acted, #found == most and found[most][1] or '' }
+return { acted, #found == most and found[most][1] or '', skipped }

@@ -26,13 +26,26 @@ local function sent(fields, retry)
   return kept
 end
 
--- Adds a dead letter and keeps at most `most`; returns how many that dropped. The facts come first
--- and in this order, whatever the fields are called.
-local function bury(dead, group, origin, reason, attempts, fields, most)
+-- The fields in a blob, or nil where it does not hold pairs of texts: a sender may have written it,
+-- and a command takes nothing but texts.
+local function unpacked(blob)
+  local good, fields = pcall(cmsgpack.unpack, blob)
+  if not good or type(fields) ~= 'table' or #fields % 2 ~= 0 then return nil end
+  for i = 1, #fields do
+    if type(fields[i]) ~= 'string' then return nil end
+  end
+  return fields
+end
+
+-- Adds a dead letter and keeps at most `most`; returns how many that dropped, or nil and the error
+-- where `add`, a `redis.pcall`, was refused. The facts come first and in this order, whatever the
+-- fields are called.
+local function bury(add, dead, group, origin, reason, attempts, fields, most)
   local letter = {
     '~g', group, '~o', origin, '~r', reason, '~a', attempts, '~d', string.format('%.0f', clock())
   }
   append(letter, fields)
-  redis.call('XADD', dead, '*', unpack(letter))
+  local added = add('XADD', dead, '*', unpack(letter))
+  if type(added) == 'table' and added.err then return nil, added.err end
   return redis.call('XTRIM', dead, 'MAXLEN', most)
 end

@@ -9,8 +9,9 @@ local dropped, answered = 0, 0
 if ARGV[7] then
   local entry = redis.call('XRANGE', src, id, id)[1]
   local fields = entry and entry[2] or {}
-  if retry then fields = sent(fields, true) end
-  dropped = bury(KEYS[2], group, ARGV[7], ARGV[9], ARGV[8], fields, ARGV[10])
+  -- A sender's fields of these names would be taken for the transport's own by a replay.
+  fields = sent(fields, retry)
+  dropped = bury(redis.call, KEYS[2], group, ARGV[7], ARGV[9], ARGV[8], fields, ARGV[10])
 end
 if KEYS[3] then
   -- A client that is gone has no stream, and gets none.

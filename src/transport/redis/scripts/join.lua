@@ -1,5 +1,6 @@
 -- Makes sure that the group exists on the stream and on its retry stream.
--- KEYS: stream, retry. ARGV: group, start ('' = decide).
+-- KEYS: stream, retry. ARGV: group, start ('' = decide, 'after' = behind an entry that was delivered
+--       before the group vanished, unless the stream was emptied), that entry.
 -- Returns: {'type', key, type} | {'choose', group…} | {'joined', other group…}.
 for i = 1, 2 do
   local kind = redis.call('TYPE', KEYS[i]).ok
@@ -18,6 +19,34 @@ local function groups(key)
   return names
 end
 
+-- Ids are compared as texts: a double does not hold their digits.
+local function below(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms ~= b_ms then
+    if #a_ms ~= #b_ms then return #a_ms < #b_ms end
+    return a_ms < b_ms
+  end
+  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
+  return a_seq < b_seq
+end
+
+-- Where a group goes on that had delivered this entry: behind it on the same stream, and at the
+-- beginning of another one. It is the same where the entry is there, or where something at or behind it
+-- was deleted. One without an entry up to this id may be either, and both starts then mean the same,
+-- unless it has not come as far yet. In doubt nothing is passed over.
+local function behind(id)
+  if redis.call('EXISTS', KEYS[1]) == 0 then return '0' end
+  if redis.call('XRANGE', KEYS[1], id, id)[1] then return id end
+  local stream = {}
+  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+  for i = 1, #info, 2 do stream[info[i]] = info[i + 1] end
+  -- Since 7.0.
+  local deleted = stream['max-deleted-entry-id']
+  if deleted and not below(deleted, id) then return id end
+  return '0'
+end
+
 local joined, others = false, {}
 for _, name in ipairs(groups(KEYS[1])) do
   if name == ARGV[1] then joined = true else others[#others + 1] = name end
@@ -27,6 +56,8 @@ if not joined then
   if start == '' then
     if #others > 0 then return { 'choose', unpack(others, 1, math.min(#others, 100)) } end
     start = '0'
+  elseif start == 'after' then
+    start = behind(ARGV[3])
   end
   redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], start, 'MKSTREAM')
 end

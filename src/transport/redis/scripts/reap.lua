@@ -9,8 +9,9 @@ for i = 1, 2 do
     for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[i], ARGV[1])) do
       local consumer = {}
       for f = 1, #info, 2 do consumer[info[f]] = info[f + 1] end
-      local ours = string.sub(consumer.name, 1, #ARGV[3]) == ARGV[3] and consumer.name ~= ARGV[2]
-      if ours and consumer.pending == 0 and consumer.idle > tonumber(ARGV[4]) then
+      local lease, ours = lease_of(consumer.name, ARGV[3], ARGV[4], ARGV[4])
+      local gone = consumer.idle > math.max(lease, tonumber(ARGV[4]))
+      if ours and consumer.name ~= ARGV[2] and consumer.pending == 0 and gone then
         redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], consumer.name)
         removed = removed + 1
       end

@@ -44,8 +44,7 @@ local alive = 0
 for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
   local consumer = {}
   for i = 1, #list, 2 do consumer[list[i]] = list[i + 1] end
-  local ours = string.sub(consumer.name, 1, #ARGV[2]) == ARGV[2]
-  if consumer.idle < tonumber(ours and ARGV[3] or ARGV[4]) then alive = alive + 1 end
+  if consumer.idle < lease_of(consumer.name, ARGV[2], ARGV[3], ARGV[4]) then alive = alive + 1 end
 end
 return {
   lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], main, -1)),

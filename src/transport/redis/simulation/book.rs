@@ -32,6 +32,8 @@ pub(super) struct Book {
     pub(super) workers: BTreeMap<WorkerId, Member>,
     /// When the server last was not to be reached by anybody.
     pub(super) outage: u64,
+    /// When the server's clock stepped last, and how far.
+    step: (u64, u64),
     running: BTreeMap<(WorkerId, Job), Run>,
     /// Processes that a job has killed.
     pub(super) doomed: BTreeSet<WorkerId>,
@@ -67,6 +69,7 @@ impl Book {
                 .collect(),
             workers: BTreeMap::new(),
             outage: 0,
+            step: (0, 0),
             running: BTreeMap::new(),
             doomed: BTreeSet::new(),
             violation: None,
@@ -223,8 +226,26 @@ impl Book {
         }
     }
 
+    /// The server's wall clock has stepped. What is due, and how old a request is, is measured on it;
+    /// workers read it every ten seconds.
+    pub(super) fn clock_stepped(&mut self, by: i64) {
+        let forward = u64::try_from(by).unwrap_or(0);
+        for tale in self
+            .groups
+            .iter_mut()
+            .flat_map(|(_, tales)| tales.values_mut())
+        {
+            tale.due = tale.due.saturating_sub(forward);
+            tale.deadline = tale.deadline.map(|at| at.saturating_sub(by.unsigned_abs()));
+        }
+        self.step = (self.now, by.unsigned_abs());
+    }
+
     /// A job is about to be sent, which must not start before this, nor after its deadline.
     pub(super) fn sending(&mut self, job: Job, due: u64, deadline: Option<u64>) {
+        let known_by_workers = self.now >= self.step.0 + 15_000;
+        let slack = if known_by_workers { 0 } else { self.step.1 };
+        let deadline = deadline.map(|at| at.saturating_sub(slack));
         for (_, tales) in &mut self.groups {
             let new = || Tale {
                 due,

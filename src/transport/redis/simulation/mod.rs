@@ -3,8 +3,8 @@
 //! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve())) work
 //! against a model of the server that runs the real scripts, in a world whose clocks, network
 //! and dice all follow from a seed. Processes are killed, frozen and replaced, connections are
-//! reset, cut off and slow, the server stands still and is started again, and after each command
-//! the book checks what the protocol promises:
+//! reset, cut off and slow, the server stands still and is started again, its clock steps both ways,
+//! and after each command the book checks what the protocol promises:
 //!
 //! - a job that was accepted is in one place at a time, and comes to one end;
 //! - nothing is taken from a worker that is alive and has reached the server for a whole lease;
@@ -130,8 +130,8 @@ fn a_protocol_with_a_mistake_does_not_get_through() {
         ("no fence", "return #found == 1", "return true"),
         (
             "taking over from whoever lives",
-            "if idle >= patience then",
-            "if true then",
+            "elseif idle >= patience and (not ours or healthy >= patience) then",
+            "elseif true then",
         ),
         (
             "taking over after a stall",

@@ -111,6 +111,8 @@ pub(super) enum Fault {
     CrashAfter { kind: &'static str, back: u64 },
     /// The server ends, and is started again with its data.
     Restart { time: u64 },
+    /// The server's wall clock steps by so many milliseconds.
+    ClockStep { by: i64 },
 }
 
 /// What commands are, or the scripts say of themselves at first.
@@ -241,7 +243,7 @@ impl Fault {
             _ => rng.u64(lease..5 * lease / 2),
         };
         let kind = *choose(rng, &KINDS);
-        match rng.u8(..38) {
+        match rng.u8(..40) {
             0..4 => {
                 let unnoticed = rng.u8(..3) == 0;
                 Fault::Crash {
@@ -284,6 +286,12 @@ impl Fault {
             }
             27..31 => Fault::LoseAnswer { kind },
             31..34 => Fault::CrashAfter { kind, back },
+            34..36 => Fault::ClockStep {
+                by: rng.i64(1..3 * lease as i64),
+            },
+            36..38 => Fault::ClockStep {
+                by: -rng.i64(1..2 * lease as i64),
+            },
             _ => Fault::SlowLink {
                 worker,
                 time: 2 * time,

@@ -1,8 +1,13 @@
 //! Joining the group and leaving it.
 
-use super::{scripts, worker::Worker};
+use super::{
+    entry::{EntryId, Lane},
+    scripts,
+    worker::Worker,
+};
 use crate::{
     error::Error,
+    sync::lock,
     transport::{
         Start,
         redis::{
@@ -73,17 +78,33 @@ impl Worker {
         self.try_rights().await
     }
 
-    /// Makes the group again after its stream has vanished: what was sent since then is read from
-    /// the beginning.
+    /// Makes the group again after it has vanished. Where its stream stayed it goes on behind the last
+    /// entry that it is known to have delivered; a stream that was emptied is read from the beginning.
+    /// What was pending for workers that are gone has vanished with the group.
     pub(super) async fn rejoin(&self) -> Result<(), Error> {
-        self.make_group("0").await.map(drop)
+        self.make_group("after").await.map(drop)
+    }
+
+    /// The group has delivered this entry of the stream.
+    pub(super) fn note_delivered(&self, id: EntryId) {
+        let mut delivered = lock(&self.delivered);
+        *delivered = id.max(*delivered);
+    }
+
+    /// The group has delivered these entries.
+    pub(super) fn note_entries(&self, entries: &[super::entry::Entry]) {
+        let of_stream = entries.iter().filter(|entry| entry.lane == Lane::Main);
+        if let Some(last) = of_stream.map(|entry| entry.id).max() {
+            self.note_delivered(last);
+        }
     }
 
     /// Returns the stream's other groups.
     async fn make_group(&self, start: &str) -> Result<Vec<String>, Error> {
         let keys = [&*self.keys.stream, &*self.keys.retry];
         let args = |cmd: &mut redis::Cmd| {
-            cmd.arg(self.keys.group.as_str()).arg(start);
+            let delivered = *lock(&self.delivered);
+            cmd.arg(self.keys.group.as_str()).arg(start).arg(delivered);
         };
         let answer = self
             .link

@@ -5,20 +5,21 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
+use bytes::Bytes;
 use redis::Cmd;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
     entry::{self, EntryId, Lane},
     scripts,
-    worker::{CONSUMER_PREFIX, Worker},
+    worker::{CONSUMER_PREFIX, Reading, Worker},
 };
 use crate::{
     error::Error,
     transport::redis::{
         link::{Link, Retry, SILENCE, Script},
         schedule::{MOVED_AT_ONCE, PROMOTE, Promoted},
-        value::Value,
+        value::{Value, array, bytes},
     },
 };
 
@@ -28,6 +29,8 @@ const RENEWED_AT_ONCE: usize = 500;
 const CLOCK: Duration = Duration::from_secs(10);
 /// How often handled entries are trimmed, by whichever worker comes first.
 const TRIM: Duration = Duration::from_secs(1);
+/// How often it is reported that a foreign consumer prevents trimming.
+const BLOCKED: Duration = Duration::from_secs(600);
 /// How often the group is searched for consumers that are gone.
 const REAP: Duration = Duration::from_secs(30);
 /// Where a consumer's history ends: after that there is nothing to be delivered. One id less than the
@@ -65,6 +68,8 @@ struct Keeper {
     heard_of: Instant,
     trimmed: Instant,
     reaped: Instant,
+    /// The consumer that prevents trimming, and when that was reported.
+    blocked: Option<(Bytes, Instant)>,
 }
 
 impl Keeper {
@@ -81,6 +86,7 @@ impl Keeper {
             heard_of: now,
             trimmed: now,
             reaped: now,
+            blocked: None,
         }
     }
 
@@ -102,9 +108,12 @@ impl Keeper {
 
     async fn tick(&mut self) {
         match self.renew().await {
-            Ok(on_server) => {
-                let most_between = self.worker.most_between_ticks();
-                self.worker.health.healthy(on_server, most_between);
+            Ok(reading) => {
+                let worker = &self.worker;
+                let most_between = worker.most_between_ticks();
+                worker
+                    .health
+                    .healthy(reading, most_between, worker.interval());
             }
             Err(error) => {
                 self.worker.health.unhealthy();
@@ -115,6 +124,7 @@ impl Keeper {
                 return;
             }
         }
+        self.worker.report_dropped(0);
         // Another worker may have scheduled something and be gone.
         self.promote().await;
         if let Err(error) = self.tidy().await {
@@ -128,7 +138,7 @@ impl Keeper {
     /// Renews what was not renewed for a third of the lease. It asks the server even when there is
     /// nothing to renew: that is how this worker knows that it reaches it. Returns when the first
     /// were renewed, on Redis's clock.
-    async fn renew(&self) -> Result<i64, Error> {
+    async fn renew(&self) -> Result<Reading, Error> {
         let worker = &self.worker;
         let mut first = None;
         for lane in Lane::BOTH {
@@ -146,13 +156,14 @@ impl Keeper {
         Ok(first.expect("the stream's own lane is always asked for"))
     }
 
-    async fn renew_some(&self, lane: Lane, ids: &[EntryId]) -> Result<i64, Error> {
+    async fn renew_some(&self, lane: Lane, ids: &[EntryId]) -> Result<Reading, Error> {
         let worker = &self.worker;
         let asked = Instant::now();
         let key = worker.key_of(lane);
         let keys = [key];
         let answer = self.script(&scripts::RENEW, &keys, worker.renewal(ids));
-        let (time, lost) = entry::renewed(answer.await?)?;
+        let (on_server, lost) = entry::renewed(answer.await?)?;
+        let answered = Instant::now();
         worker.held.renewed(lane, ids, asked);
         for id in lost {
             let Some(lease) = worker.held.lose((lane, id)) else {
@@ -163,7 +174,11 @@ impl Keeper {
             lease.lose();
             tracing::warn!(%id, "a delivery was lost to another worker");
         }
-        Ok(time)
+        Ok(Reading {
+            asked,
+            answered,
+            on_server,
+        })
     }
 
     /// Moves what is due, to the retry stream and, where its sender has delayed it, to the stream.
@@ -174,9 +189,11 @@ impl Keeper {
             .await;
     }
 
-    /// Moves what is due, and sets the alarm for the next.
+    /// Moves what is due, and sets the alarm for the next. It is one slice of a long list: between
+    /// two the leases are renewed.
     async fn move_due(&self, keys: [&str; 3]) {
         let worker = &self.worker;
+        let end = Instant::now() + worker.interval() / 4;
         loop {
             let answer = self.script(&PROMOTE, &keys, |cmd| {
                 cmd.arg(MOVED_AT_ONCE);
@@ -200,6 +217,10 @@ impl Keeper {
             if promoted.moved < MOVED_AT_ONCE as u64 && next != Some(Duration::ZERO) {
                 return;
             }
+            if Instant::now() >= end {
+                worker.alarm.set(Duration::ZERO);
+                return;
+            }
         }
     }
 
@@ -217,19 +238,32 @@ impl Keeper {
             let sign = worker.reading(1, None, &[(&worker.keys.stream, END)]);
             // It fails without the group, which the reader makes again.
             let _ = self.answer(self.link.command(sign, Retry::Never)).await;
+            let mut groups = redis::cmd("XINFO");
+            groups.arg("GROUPS").arg(worker.keys.stream.as_str());
+            if let Ok(groups) = self.answer(self.link.command(groups, Retry::Never)).await {
+                let last = entry::last_delivered(groups, worker.keys.group.as_str())?;
+                last.into_iter()
+                    .for_each(|last| worker.note_delivered(last));
+            }
         }
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();
             let gate = worker.keys.gate("trim");
-            self.script(&scripts::TRIM, &[&worker.keys.stream, &gate], |cmd| {
+            let keys = [&*worker.keys.stream, &gate];
+            let answer = self.script(&scripts::TRIM, &keys, |cmd| {
                 cmd.arg(&worker.consumer)
                     .arg(CONSUMER_PREFIX)
                     .arg(TRIM.as_millis() as u64 * 9 / 10)
-                    .arg(u8::from(worker.options.trim_beside_foreign));
-            })
-            .await?;
+                    .arg(u8::from(worker.options.trim_beside_foreign))
+                    .arg(worker.options.foreign_lease.as_millis() as u64);
+            });
+            let blocked = blocked(answer.await?)?;
+            self.report_blocked(blocked);
         }
-        if self.reaped.elapsed() >= REAP {
+        let worker = &self.worker;
+        // After the server's clock has stepped forward every consumer looks gone.
+        let healthy = worker.health.lasts(worker.most_between_ticks()) >= worker.settings.lease;
+        if healthy && self.reaped.elapsed() >= REAP {
             self.reaped = Instant::now();
             let gate = worker.keys.gate("reap");
             let keys = [&*worker.keys.stream, &worker.keys.retry, &gate];
@@ -243,6 +277,24 @@ impl Keeper {
             .await?;
         }
         Ok(())
+    }
+
+    /// Names the consumer that prevents trimming, now and then: the stream grows.
+    fn report_blocked(&mut self, by: Option<(Bytes, Bytes)>) {
+        let Some((group, consumer)) = by else { return };
+        let known = |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BLOCKED;
+        if self.blocked.as_ref().is_some_and(known) {
+            return;
+        }
+        tracing::warn!(
+            stream = %self.worker.keys.stream,
+            group = %group.escape_ascii(),
+            consumer = %consumer.escape_ascii(),
+            "the stream is not trimmed: this consumer is of another library, and it holds entries or \
+             was active within `foreign_lease`; allow it with `trim_beside_foreign_groups`, or remove \
+             the consumer with XGROUP DELCONSUMER"
+        );
+        self.blocked = Some((consumer, Instant::now()));
     }
 
     async fn script(
@@ -271,4 +323,15 @@ impl Keeper {
             })
         })
     }
+}
+
+/// The group and the consumer that prevent trimming, from the script's answer: `[dropped]`, or
+/// `[0, group, consumer]`.
+pub(super) fn blocked(answer: Value) -> Result<Option<(Bytes, Bytes)>, Error> {
+    let mut answer = array(answer)?.into_iter().skip(1);
+    let (group, consumer) = (answer.next(), answer.next());
+    group
+        .zip(consumer)
+        .map(|(group, consumer)| Ok((bytes(group)?, bytes(consumer)?)))
+        .transpose()
 }

@@ -36,7 +36,7 @@ mod worker;
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -44,7 +44,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 pub use self::settle::RedisSettle;
 pub(super) use self::worker::CONSUMER_PREFIX;
-use self::{clock::Clock, inbox::Inbox, reader::Reader, worker::Worker};
+use self::{clock::Clock, entry::EntryId, inbox::Inbox, reader::Reader, worker::Worker};
 use super::{
     Redis, error,
     keys::Keys,
@@ -85,7 +85,7 @@ impl Transport for Redis {
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let keys = Keys::new(&self.settings.stream, &self.settings.group)?;
         // One name for all attempts: each may leave its consumer in the group.
-        let consumer = consumer();
+        let consumer = consumer(self.settings.lease);
         let mut outage = Outage::default();
         loop {
             let attempt = self
@@ -139,6 +139,8 @@ impl Redis {
             blocked: Default::default(),
             reads: interest.stream,
             reading: Default::default(),
+            delivered: Mutex::new(EntryId::ZERO),
+            dropped: Default::default(),
             deaf: Default::default(),
             closed: Default::default(),
         });
@@ -275,8 +277,9 @@ impl fmt::Debug for RedisSource {
     }
 }
 
-/// A name that no other consumer has: host, process, and a UUID for what these do not tell apart.
-fn consumer() -> String {
+/// A name that no other consumer has: the lease that it renews by, host, process, and a UUID for what
+/// these do not tell apart. No host's name has a `=`, so names without a lease are told apart.
+fn consumer(lease: Duration) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| std::env::var("HOSTNAME").ok());
@@ -285,5 +288,6 @@ fn consumer() -> String {
         .map(str::trim)
         .filter(|host| !host.is_empty());
     let (process, id) = (std::process::id(), unique());
-    format!("{CONSUMER_PREFIX}{}-{process}-{id}", host.unwrap_or("host"))
+    let (lease, host) = (lease.as_millis(), host.unwrap_or("host"));
+    format!("{CONSUMER_PREFIX}lease={lease}ms-{host}-{process}-{id}")
 }

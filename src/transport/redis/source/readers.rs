@@ -4,7 +4,7 @@ use super::{
     clock::Clock,
     entry::{self, Lane},
     join::Joining,
-    replies,
+    keeper, replies,
     take_over::Step,
 };
 use crate::transport::redis::{
@@ -56,8 +56,25 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
                 Value::Int(0),
                 list([claimed("7-2")]),
                 Value::Int(1),
-                Value::Int(0),
+                text("7-3"),
+                list([text("7-4")]),
+                text("OOM"),
             ]),
+        },
+        Reader {
+            of: "trim",
+            read: |answer| Ok(format!("{:?}", keeper::blocked(answer)?)),
+            answer: list([Value::Int(0), text("g"), text("c")]),
+        },
+        Reader {
+            of: "the groups of a stream",
+            read: |answer| Ok(format!("{:?}", entry::last_delivered(answer, "g")?)),
+            answer: list([list([
+                text("name"),
+                text("g"),
+                text("last-delivered-id"),
+                text("7-1"),
+            ])]),
         },
         Reader {
             of: "join, another group",

@@ -30,9 +30,9 @@ scripts! {
     /// Fetches again what was fetched and did not arrive.
     RECOVER = "fence" "recover";
     /// Takes over what nobody looks after.
-    TAKE_OVER = "turn" "fence" "fields" "take_over";
+    TAKE_OVER = "turn" "holder" "fence" "fields" "take_over";
     /// Drops what every group has finished.
-    TRIM = "turn" "trim";
+    TRIM = "turn" "holder" "trim";
     /// Removes consumers that are gone.
-    REAP = "turn" "reap";
+    REAP = "turn" "holder" "reap";
 }

@@ -280,7 +280,10 @@ impl Ticket {
             }
             let counters = &worker.counters;
             match end {
-                End::Dead(reason) => worker.buried(self.origin, self.attempt, &reason, dropped),
+                End::Dead(reason) => {
+                    worker.buried(self.origin, self.attempt, &reason);
+                    worker.report_dropped(dropped.unsigned_abs());
+                }
                 End::Discarded(Discarded::Expired) => counters.expired.increment(),
                 End::Discarded(Discarded::Asked) => counters.discarded.increment(),
                 End::Discarded(Discarded::Ignored) => counters.ignored.increment(),
@@ -338,13 +341,27 @@ impl Worker {
         tracing::warn!(entries, "pending entries had been deleted from the stream");
     }
 
-    pub(super) fn buried(&self, id: EntryId, attempts: u32, reason: &str, dropped: i64) {
+    pub(super) fn buried(&self, id: EntryId, attempts: u32, reason: &str) {
         self.counters.dead.increment();
-        self.counters
-            .dead_dropped
-            .add(u64::try_from(dropped).unwrap_or(0));
         let reason = Shown::new(reason).at_most(2048);
         tracing::warn!(%id, attempts, %reason, "a message became a dead letter");
+    }
+}
+
+impl Worker {
+    /// Counts dead letters that made room for newer ones, and reports the number, at most once a
+    /// second.
+    pub(super) fn report_dropped(&self, dropped: u64) {
+        self.counters.dead_dropped.add(dropped);
+        if let Some(dropped) = self.dropped.add(dropped) {
+            tracing::warn!(
+                stream = %self.keys.stream,
+                group = %self.keys.group,
+                dropped,
+                limit = self.settings.max_dead_letters,
+                "the oldest dead letters were dropped to make room for newer ones"
+            );
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, RpcError},
     transport::redis::{
         link::Retry,
-        value::{Value, bytes, count, exactly, integer, unexpected},
+        value::{Value, bytes, count, exactly, unexpected},
     },
 };
 
@@ -35,8 +35,14 @@ pub(super) struct Scan {
     next: Instant,
     /// Where a scan goes on that has found more than there was room for.
     position: Option<(Lane, String)>,
-    /// Whether a suspect waits until the one that runs here is settled.
-    suspects: bool,
+    /// The first suspect that waits until the one that runs here is settled.
+    left: Option<(Lane, String)>,
+    /// Whether the scan goes on from such a one: it ends with the first suspect that it takes.
+    resumed: bool,
+    /// What is pending for this worker, looks left behind, and may not be held.
+    mine: Vec<(Lane, EntryId)>,
+    /// Whether burials were refused when last tried.
+    refused: bool,
 }
 
 /// What a step of the scan has found.
@@ -51,8 +57,12 @@ pub(super) struct Step {
     dead: Vec<Entry>,
     /// How many dead letters that has pushed out.
     dropped: u64,
-    /// Whether something was left for want of room.
-    left: bool,
+    /// The first suspect that was left; empty where none was.
+    left: String,
+    /// What is pending for this worker itself and looks left behind.
+    mine: Vec<EntryId>,
+    /// The error that burials have met; empty where there was none.
+    refused: String,
 }
 
 impl Step {
@@ -61,16 +71,19 @@ impl Step {
         if answer == Value::Nil {
             return Ok(None);
         }
-        let [cursor, taken, deleted, dead, dropped, left] = exactly(answer)?;
-        let cursor = String::from_utf8(bytes(cursor)?.into())
-            .map_err(|_| unexpected("a cursor", "another text"))?;
+        let [cursor, taken, deleted, dead, dropped, left, mine, refused] = exactly(answer)?;
+        let text = |text: Value, what| {
+            String::from_utf8(bytes(text)?.into()).map_err(|_| unexpected(what, "another text"))
+        };
         Ok(Some(Self {
-            cursor,
+            cursor: text(cursor, "a cursor")?,
             taken: entry::claimed(taken, lane)?,
             deleted: count(&deleted)?,
             dead: entry::claimed(dead, lane)?,
             dropped: count(&dropped)?,
-            left: integer(&left)? == 1,
+            left: text(left, "an id")?,
+            mine: entry::ids(mine)?,
+            refused: String::from_utf8_lossy(&bytes(refused)?).into_owned(),
         }))
     }
 }
@@ -80,7 +93,10 @@ impl Scan {
         Self {
             next: Instant::now(),
             position: None,
-            suspects: false,
+            left: None,
+            resumed: false,
+            mine: Vec::new(),
+            refused: false,
         }
     }
 
@@ -99,9 +115,12 @@ impl Scan {
             self.position = None;
             return None;
         };
-        if self.suspects && !worker.suspect.load(Ordering::SeqCst) {
-            self.suspects = false;
-            self.position.get_or_insert((Lane::Main, "-".to_owned()));
+        if self.position.is_none() {
+            self.resumed = false;
+            if self.left.is_some() && !worker.suspect.load(Ordering::SeqCst) {
+                self.position = self.left.take();
+                self.resumed = true;
+            }
         }
         (self.position.is_some() || Instant::now() >= self.next).then_some(until)
     }
@@ -118,15 +137,22 @@ impl Scan {
         };
         // A scan that goes on is not held up by the gate.
         let mut gate = self.position.is_none();
+        let gated = gate;
         // Also when this one fails.
         self.next = Instant::now() + worker.interval();
+        if gate {
+            self.left = None;
+        }
+        let mut mine = std::mem::take(&mut self.mine);
+        mine.retain(|key| !worker.held.holds(*key));
+        let mut refused = String::new();
         let (mut lane, mut cursor) = self.position.take().unwrap_or((Lane::Main, "-".to_owned()));
         for _ in 0..STEPS {
             if taken.len() >= room {
                 self.position = Some((lane, cursor));
                 return Ok(taken);
             }
-            let step = worker.step(lane, &cursor, room - taken.len(), gate, until);
+            let step = worker.step(lane, &cursor, room - taken.len(), gate, until, &mine);
             let step = match step.await {
                 Ok(step) => step,
                 // What was taken before is ours; the scan starts afresh another time.
@@ -135,21 +161,55 @@ impl Scan {
             };
             let Some(step) = step else { return Ok(taken) };
             gate = false;
-            let full = taken.len() + step.taken.len() >= room;
-            self.suspects |= step.left && !full;
+            let suspect = step.taken.iter().any(|entry| is_suspect(entry.deliveries));
+            if !step.left.is_empty() {
+                self.left.get_or_insert((lane, step.left));
+            }
+            self.mine.extend(step.mine.into_iter().map(|id| (lane, id)));
+            self.report_refused(worker, &step.refused, &mut refused);
             taken.extend(step.taken);
+            if suspect && self.resumed {
+                // No other one can be taken now, and the whole list was looked at before.
+                if !step.cursor.is_empty() {
+                    self.left.get_or_insert((lane, step.cursor));
+                } else if lane == Lane::Main {
+                    self.left.get_or_insert((Lane::Retry, "-".to_owned()));
+                }
+                return Ok(taken);
+            }
             cursor = match (step.cursor.is_empty(), lane) {
                 (false, _) => step.cursor,
                 (true, Lane::Main) => {
                     lane = Lane::Retry;
                     "-".to_owned()
                 }
-                (true, Lane::Retry) => return Ok(taken),
+                (true, Lane::Retry) => {
+                    // A scan that has seen only a part of the list does not know.
+                    self.refused &= !gated || !refused.is_empty();
+                    return Ok(taken);
+                }
             };
         }
         // The list is longer than one scan looks at. To begin again would never reach its tail.
         self.position = Some((lane, cursor));
         Ok(taken)
+    }
+
+    /// Says once that burials are refused, and again only after they were not.
+    fn report_refused(&mut self, worker: &Worker, error: &str, refused: &mut String) {
+        if error.is_empty() {
+            return;
+        }
+        error.clone_into(refused);
+        if !std::mem::replace(&mut self.refused, true) {
+            tracing::warn!(
+                stream = %worker.keys.stream,
+                group = %worker.keys.group,
+                error,
+                "Redis refuses a dead letter; the entry whose deliveries are used up stays pending \
+                 and is tried again"
+            );
+        }
     }
 }
 
@@ -163,6 +223,7 @@ impl Worker {
         room: usize,
         gate: bool,
         until: i64,
+        mine: &[(Lane, EntryId)],
     ) -> Result<Option<Step>, Error> {
         let gate_key = self.keys.gate("scan");
         let keys = [self.key_of(lane), &gate_key, &self.keys.dead];
@@ -170,6 +231,7 @@ impl Worker {
         // other turn.
         let closed = gate.then(|| (self.interval().as_millis() * 9 / 10).to_string());
         let suspects = !self.suspect.load(Ordering::SeqCst);
+        let healthy = self.health.lasts(self.most_between_ticks());
         let args = |cmd: &mut Cmd| {
             cmd.arg(self.keys.group.as_str())
                 .arg(&self.consumer)
@@ -183,7 +245,11 @@ impl Worker {
                 .arg(self.settings.max_deliveries)
                 .arg(self.settings.max_dead_letters)
                 .arg(closed.as_deref().unwrap_or_default())
-                .arg(until);
+                .arg(until)
+                .arg(healthy.as_millis() as u64);
+            for (_, id) in mine.iter().filter(|(of, _)| *of == lane) {
+                cmd.arg(*id);
+            }
         };
         let answer = self
             .link
@@ -205,10 +271,10 @@ impl Worker {
         if step.deleted > 0 {
             self.deleted(step.deleted);
         }
-        self.counters.dead_dropped.add(step.dropped);
+        self.report_dropped(step.dropped);
         for entry in step.dead.drain(..) {
             let reason = "deliveries used up by workers that are gone";
-            self.buried(entry.id, entry.deliveries, reason, 0);
+            self.buried(entry.id, entry.deliveries, reason);
             self.answer_dead(entry.id, Address::of_fields(&entry.fields));
         }
         Ok(Some(step))

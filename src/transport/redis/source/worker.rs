@@ -42,7 +42,8 @@ use crate::{
     },
 };
 
-/// What the names of our consumers start with. Any other consumer renews no leases.
+/// What the names of our consumers start with. Any other consumer renews no leases. The lease that a
+/// consumer renews by follows: whoever claims judges by that one (`scripts/holder.lua`).
 pub(in crate::transport::redis) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// One consumer of the group.
@@ -75,6 +76,11 @@ pub(super) struct Worker {
     pub(super) reads: bool,
     /// The reader's heartbeat.
     pub(super) reading: Beat,
+    /// The last entry of the stream that the group is known to have delivered: there it goes on if
+    /// somebody destroys it.
+    pub(super) delivered: Mutex<EntryId>,
+    /// The dead letters that were dropped and not reported yet.
+    pub(super) dropped: Dropped,
     /// Whether the subscriptions to events are lost.
     pub(super) deaf: AtomicBool,
     /// Ends what runs beside the source.
@@ -275,28 +281,59 @@ pub(super) struct Health(Mutex<Option<Ticks>>);
 struct Ticks {
     first: Instant,
     last: Instant,
-    /// When the last one was on Redis's clock, in milliseconds.
-    on_server: i64,
+    /// Redis's clock at the last one.
+    reading: Reading,
+}
+
+/// Redis's clock, which was read between two moments.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    pub(super) asked: Instant,
+    pub(super) answered: Instant,
+    /// In milliseconds.
+    pub(super) on_server: i64,
+}
+
+/// Reports how many dead letters were dropped to make room for newer ones, at most once a second.
+#[derive(Debug, Default)]
+pub(super) struct Dropped(Mutex<(u64, Option<Instant>)>);
+
+impl Dropped {
+    /// Adds some, and returns how many are to be reported now.
+    pub(super) fn add(&self, dropped: u64) -> Option<u64> {
+        let mut state = lock(&self.0);
+        let (waiting, last) = &mut *state;
+        *waiting += dropped;
+        let early = last.is_some_and(|last| last.elapsed() < Duration::from_secs(1));
+        if *waiting == 0 || early {
+            return None;
+        }
+        *last = Some(Instant::now());
+        Some(std::mem::take(waiting))
+    }
 }
 
 impl Health {
-    /// A renewal has just succeeded, at this time on Redis's clock. How long it took says nothing
+    /// A renewal has just succeeded, which has read Redis's clock. How long it took says nothing
     /// good: it may have waited for a server that stood still.
-    pub(super) fn healthy(&self, on_server: i64, most_between: Duration) {
+    ///
+    /// A server's clock that has gone forward by more than a tick beyond the monotonic clock begins
+    /// the streak anew: everything looks idle for as long as the step was, until each holder has
+    /// renewed once more. A step back makes nothing look idle, so it changes nothing here.
+    pub(super) fn healthy(&self, reading: Reading, most_between: Duration, tick: Duration) {
         let now = Instant::now();
         let mut ticks = lock(&self.0);
-        *ticks = match *ticks {
-            Some(ticks) if now.duration_since(ticks.last) <= most_between => Some(Ticks {
-                last: now,
-                on_server,
-                ..ticks
-            }),
-            _ => Some(Ticks {
-                first: now,
-                last: now,
-                on_server,
-            }),
+        let goes_on = |before: &Ticks| {
+            let most = reading.answered.duration_since(before.reading.asked) + tick;
+            let passed = reading.on_server - before.reading.on_server;
+            now.duration_since(before.last) <= most_between && passed <= most.as_millis() as i64
         };
+        let first = ticks.filter(goes_on).map_or(now, |ticks| ticks.first);
+        *ticks = Some(Ticks {
+            first,
+            last: now,
+            reading,
+        });
     }
 
     pub(super) fn unhealthy(&self) {
@@ -306,7 +343,7 @@ impl Health {
     /// Until when on Redis's clock that counts if no tick follows.
     pub(super) fn until(&self, most_between: Duration) -> Option<i64> {
         let ticks = *lock(&self.0);
-        Some(ticks?.on_server + most_between.as_millis() as i64)
+        Some(ticks?.reading.on_server + most_between.as_millis() as i64)
     }
 
     /// For how long; zero when the last tick is older than `most_between`.
@@ -379,12 +416,43 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_renewal_that_waited_for_the_server_health_begins_anew() {
         let (health, second) = (Health::default(), Duration::from_secs(1));
-        health.healthy(0, second);
+        let tick = |on_server| health.healthy(reading(on_server), second, second / 10);
+        tick(0);
         tokio::time::advance(second).await;
-        health.healthy(1000, second);
+        tick(1000);
         assert_eq!(health.lasts(second), second);
         tokio::time::advance(14 * second).await;
-        health.healthy(15_000, second);
+        tick(15_000);
         assert_eq!(health.lasts(second), Duration::ZERO);
+    }
+
+    fn reading(on_server: i64) -> Reading {
+        Reading {
+            asked: Instant::now(),
+            answered: Instant::now(),
+            on_server,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn health_begins_anew_when_the_servers_clock_steps_forward_and_not_when_it_steps_back() {
+        let (health, second) = (Health::default(), Duration::from_secs(1));
+        let tick = |on_server| health.healthy(reading(on_server), second, second / 10);
+        tick(0);
+        for (on_server, lasts) in [(1_000, 1), (2_100, 2), (3_300, 0), (4_300, 1), (-60_000, 2)] {
+            tokio::time::advance(second).await;
+            tick(on_server);
+            assert_eq!(health.lasts(second), lasts * second, "at {on_server}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropped_dead_letters_are_reported_once_a_second() {
+        let dropped = Dropped::default();
+        assert_eq!(dropped.add(0), None);
+        assert_eq!(dropped.add(3), Some(3));
+        assert_eq!(dropped.add(2), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(dropped.add(0), Some(2));
     }
 }

@@ -73,6 +73,11 @@ impl Data {
                 }
                 Ok(Reply::Int(there.into()))
             }
+            (b"PTTL", [key]) => Ok(Reply::Int(match self.expiries.get(key) {
+                Some(at) => (at - now) as i64,
+                None if self.keys.contains_key(key) => -1,
+                None => -2,
+            })),
             (b"SET", [key, value, options @ ..]) => self.set(key, value, options),
             (b"ZADD" | b"ZREM" | b"ZCARD" | b"ZRANGE" | b"ZRANGEBYSCORE", [key, rest @ ..]) => {
                 let answer = sorted(self.sorted(key), &name, rest);

@@ -121,7 +121,7 @@ impl Data {
             Reply::List(vec![
                 Reply::bulk(id.to_string()),
                 Reply::bulk(&pending.consumer[..]),
-                Reply::Int((now - pending.since) as i64),
+                Reply::Int(now.saturating_sub(pending.since) as i64),
                 Reply::Int(pending.deliveries),
             ])
         });
@@ -144,7 +144,7 @@ impl Data {
             let Some(pending) = group
                 .pending
                 .get_mut(&id)
-                .filter(|p| now - p.since >= least)
+                .filter(|p| least == 0 || now.saturating_sub(p.since) >= least)
             else {
                 continue;
             };
@@ -209,6 +209,13 @@ impl Data {
             });
             return Ok(Reply::List(groups.collect()));
         }
+        if args[0] == b"STREAM" {
+            let stream = self.stream_mut(&args[1]).ok_or("ERR no such key")?;
+            return Ok(list([(
+                "last-generated-id",
+                Reply::bulk(stream.last.to_string()),
+            )]));
+        }
         // CONSUMERS
         let group = self.group(&args[1], &args[2])?;
         let consumers = group.consumers.iter().map(|(name, seen)| {
@@ -219,7 +226,7 @@ impl Data {
             list([
                 ("name", Reply::bulk(&name[..])),
                 ("pending", Reply::count(pending.count())),
-                ("idle", Reply::Int((now - seen) as i64)),
+                ("idle", Reply::Int(now.saturating_sub(*seen) as i64)),
             ])
         });
         Ok(Reply::List(consumers.collect()))

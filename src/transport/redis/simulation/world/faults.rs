@@ -91,6 +91,10 @@ impl World {
             Fault::StallBefore { .. } | Fault::LoseAnswer { .. } | Fault::CrashAfter { .. } => {
                 self.ambushes.push(fault);
             }
+            Fault::ClockStep { by } => {
+                self.skew += by;
+                lock(&self.book).clock_stepped(by);
+            }
             Fault::Stall { time } => {
                 lock(&self.book).outage = now + time;
                 lock(&self.network).stalled = now + time;

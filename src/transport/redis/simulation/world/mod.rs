@@ -30,7 +30,7 @@ const STEP: u64 = 50;
 /// How long the world goes on in peace, before what is not finished counts as lost.
 const PATIENCE: u64 = 400_000;
 /// How long a worker may take to end, and how long until those that are gone are forgotten.
-const AFTERMATH: u64 = 100_000;
+const AFTERMATH: u64 = 160_000;
 
 /// What has become of a world.
 pub(super) struct Outcome {
@@ -42,6 +42,8 @@ struct World {
     plan: Plan,
     rng: Rng,
     now: u64,
+    /// How far the server's wall clock is ahead of the world's.
+    skew: i64,
     server: Server,
     /// What has arrived at the server and is not a whole command, or waits for a blocked read.
     buffers: BTreeMap<Client, Vec<u8>>,
@@ -124,6 +126,7 @@ impl World {
             plan,
             rng,
             now: 0,
+            skew: 0,
             server,
             buffers: Default::default(),
             network,
@@ -199,11 +202,11 @@ impl World {
             lock(&self.network).next(self.now),
             self.server
                 .next_timeout()
-                .map(|at| at.saturating_sub(EPOCH)),
+                .map(|at| at.saturating_sub(EPOCH.saturating_add_signed(self.skew))),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(u64::MAX);
         self.now = next.clamp(self.now + 1, self.now + STEP);
-        self.server.data.now = EPOCH + self.now;
+        self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.skew);
         lock(&self.book).now = self.now;
 
         self.serve();

@@ -281,6 +281,9 @@ impl Reader {
                     return Ok(Vec::new());
                 }
                 let entries = entry::read(self.checked(answer)?, &self.worker.keys.retry);
+                let _ = entries
+                    .as_ref()
+                    .map(|entries| self.worker.note_entries(entries));
                 if entries.is_err() {
                     // What could not be read of it is pending for us.
                     self.look_for_lost();
@@ -341,7 +344,7 @@ impl Reader {
                     tracing::warn!(
                         stream = %self.worker.keys.stream,
                         group = %self.worker.keys.group,
-                        "the stream or its group had vanished; it was made again, from the beginning"
+                        "the stream or its group had vanished; the group was made again, behind the last entry that it is known to have delivered or, on an emptied stream, at the beginning"
                     );
                     self.retries = true;
                     return;

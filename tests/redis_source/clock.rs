@@ -1,0 +1,145 @@
+//! A server whose wall clock steps: what is idle, and for how long, is measured on it.
+
+use std::time::Instant;
+
+use campanile::Attempt;
+use support::Options;
+
+use super::*;
+
+const LEASE: Duration = Duration::from_secs(2);
+
+async fn server() -> RedisServer {
+    RedisServer::with(Options::new().own_clock()).await
+}
+
+async fn now(server: &RedisServer) -> i64 {
+    let (seconds, _): (i64, i64) = server.query(&["TIME"]).await;
+    seconds
+}
+
+#[tokio::test]
+async fn the_clock_of_a_test_server_steps_both_ways() {
+    let server = server().await;
+    let before = now(&server).await;
+    server.step_clock(3600);
+    assert!((3600..3610).contains(&(now(&server).await - before)));
+    server.step_clock(-3600);
+    assert!((-3600..-3590).contains(&(now(&server).await - before)));
+}
+
+/// Two workers hold deliveries for ten leases, and the clock steps now and then.
+async fn holds_through(steps: &[i64]) {
+    let server = server().await;
+    let redis = handle(&server).await.lease(LEASE);
+    let (mut first, mut second) = (open(&redis).await, open(&redis).await);
+    for _ in 0..4 {
+        task(&server, "x").await;
+    }
+    let mut held = Vec::new();
+    for source in [&mut first, &mut second] {
+        held.push(next(source).await);
+        let again = next(source).await;
+        settle(again, redeliver(Some(Duration::ZERO), true)).await;
+        held.push(next(source).await);
+    }
+    // Healthy for longer than a lease: only then does a worker claim anything.
+    nothing(&mut first, LEASE * 2).await;
+    for step in steps {
+        server.step_clock(*step);
+        nothing(&mut first, LEASE).await;
+        nothing(&mut second, LEASE / 2).await;
+    }
+    for delivery in held {
+        assert!(!message(&delivery).parts().lease.as_ref().unwrap().is_lost());
+        settle(delivery, done()).await;
+    }
+    let counts = redis.counts();
+    assert_eq!((counts.taken_over, counts.lost_leases), (0, 0));
+    assert_eq!(pending(&server).await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_forward_by_less_than_a_lease_takes_nothing_from_the_living() {
+    holds_through(&[1, 2, 4]).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_forward_by_minutes_takes_nothing_from_the_living() {
+    holds_through(&[60, 4000]).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_and_forth_takes_nothing_from_the_living() {
+    holds_through(&[-3600, 0, -60]).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_by_an_hour_delays_no_claim_by_more_than_about_a_lease() {
+    let server = server().await;
+    let redis = handle(&server).await.lease(LEASE);
+    let mut dies = open(&redis).await;
+    task(&server, "plain").await;
+    task(&server, "again").await;
+    let plain = next(&mut dies).await;
+    settle(next(&mut dies).await, redeliver(Some(Duration::ZERO), true)).await;
+    let again = next(&mut dies).await;
+    let mut lives = open(&redis).await;
+    nothing(&mut lives, LEASE * 2).await;
+    // The gate of the scan is closed until then by the clock of before.
+    server
+        .command(&["SET", "{s}:gate:scan:g", "x", "PX", "150"])
+        .await;
+    server.step_clock(-3600);
+    drop(dies);
+    let died = Instant::now();
+    for _ in 0..2 {
+        let delivery = next(&mut lives).await;
+        assert!(message(&delivery).parts().attempt >= Attempt(2));
+        settle(delivery, done()).await;
+    }
+    let took = died.elapsed();
+    assert!(took < LEASE * 3, "{took:?}");
+    drop((plain, again));
+    // Finished entries are trimmed as well: all but the one that a node of the stream keeps.
+    for _ in 0..200 {
+        task(&server, "x").await;
+        settle(next(&mut lives).await, done()).await;
+    }
+    let trimmed = || async { (raw::len(&server, "s").await < 150).then_some(()) };
+    raw::eventually(trimmed, 10 * SECOND).await;
+}
+
+#[tokio::test]
+async fn a_gate_that_is_closed_for_longer_than_its_period_is_open() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND);
+    let mut dies = open(&redis).await;
+    task(&server, "x").await;
+    let left = next(&mut dies).await;
+    let mut lives = open(&redis).await;
+    for gate in ["scan", "trim", "reap"] {
+        let gate = format!("{{s}}:gate:{gate}:g");
+        let far = ["SET", &gate, "x", "PX", "3600000"];
+        server.command(&far).await;
+    }
+    drop(dies);
+    let delivery = within(4 * SECOND, next(&mut lives)).await;
+    settle(delivery, done()).await;
+    drop(left);
+}
+
+#[tokio::test]
+async fn the_lease_that_counts_is_the_one_that_its_holder_renews_by() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut slow = open(&redis.clone().lease(15 * SECOND)).await;
+    task(&server, "x").await;
+    let held = next(&mut slow).await;
+    let mut hasty = open(&redis.clone().lease(SECOND)).await;
+    // Longer than the hasty one's lease, shorter than the first renewal of the slow one's.
+    nothing(&mut hasty, 4 * SECOND).await;
+    assert!(!message(&held).parts().lease.as_ref().unwrap().is_lost());
+    settle(held, done()).await;
+    assert_eq!(redis.counts().taken_over, 0);
+}

@@ -1,0 +1,99 @@
+//! A server's wall clock that a test can step while the server runs.
+//!
+//! A few lines of C stand in front of the C library's clock functions (`LD_PRELOAD`) and add an
+//! offset, which the server shares with the test through a mapped file. The monotonic clock stays
+//! true, as it does when an administrator or NTP steps the clock of a machine.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const SHIM: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile int64_t *offset; /* in milliseconds */
+
+__attribute__((constructor)) static void map_offset(void) {
+    int file = open(getenv("CLOCK_OFFSET_FILE"), O_RDONLY);
+    void *mapped = mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, file, 0);
+    if (file < 0 || mapped == MAP_FAILED) abort();
+    offset = mapped;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int result = syscall(SYS_clock_gettime, clock, time);
+    if (result == 0 && offset && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+        int64_t now = time->tv_sec * 1000000000LL + time->tv_nsec + *offset * 1000000LL;
+        time->tv_sec = now / 1000000000LL;
+        time->tv_nsec = now % 1000000000LL;
+    }
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict out, void *restrict zone) {
+    struct timespec time;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &time);
+    out->tv_sec = time.tv_sec;
+    out->tv_usec = time.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *out) {
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    if (out) *out = time.tv_sec;
+    return time.tv_sec;
+}
+"#;
+
+/// The files of a server whose clock can be stepped, in its data directory.
+fn files(dir: &Path) -> [PathBuf; 3] {
+    ["clock.c", "clock.so", "clock-offset"].map(|name| dir.join(name))
+}
+
+/// Builds the shim, and has the server start with it.
+///
+/// # Panics
+/// When there is no C compiler.
+pub(super) fn preload(server: &mut Command, dir: &Path) {
+    let [source, library, offset] = files(dir);
+    if !library.exists() {
+        fs::write(&source, SHIM).expect("the source is written");
+        fs::write(&offset, 0_i64.to_ne_bytes()).expect("the offset is written");
+        let mut cc = Command::new("cc");
+        cc.args(["-O1", "-shared", "-fPIC", "-o"]);
+        let built = match cc.arg(&library).arg(&source).output() {
+            Ok(built) => built,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                panic!("cc is missing; install it: apt-get install gcc libc6-dev")
+            }
+            Err(error) => panic!("cc does not run: {error}"),
+        };
+        let said = String::from_utf8_lossy(&built.stderr);
+        assert!(built.status.success(), "the clock was not built:\n{said}");
+    }
+    server.env("LD_PRELOAD", library);
+    server.env("CLOCK_OFFSET_FILE", offset);
+}
+
+/// Sets by how many milliseconds the server's clock differs from the machine's.
+pub(super) fn set(dir: &Path, milliseconds: i64) {
+    let [_, _, offset] = files(dir);
+    let file = fs::OpenOptions::new().write(true).open(offset);
+    // In place: the server has this file mapped, and would not see another one of its name.
+    let written = file.and_then(|file| file.write_all_at(&milliseconds.to_ne_bytes(), 0));
+    written.expect("the offset is written");
+}
