@@ -34,7 +34,7 @@ async fn what_cannot_be_sent_is_refused_before_it_is() {
 async fn names_with_spaces_and_glob_characters_are_names() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
-    for name in ["a b", "*?[x]", "\u{1F514}\r\n", &"x".repeat(1024)] {
+    for name in ["a b", "*?[x]", "\u{1F514}", &"x".repeat(1024)] {
         send(&redis, Message::task(name, "")).await.unwrap();
         send(&redis, Message::event(name, "")).await.unwrap();
     }

@@ -99,7 +99,8 @@ async fn a_clock_that_steps_back_by_an_hour_delays_no_claim_by_more_than_about_a
         settle(delivery, done()).await;
     }
     let took = died.elapsed();
-    assert!(took < LEASE * 3, "{took:?}");
+    // One lease of silence, one of the scanner's own health, and room for a loaded machine.
+    assert!(took < LEASE * 5, "{took:?}");
     drop((plain, again));
     // Finished entries are trimmed as well: all but the one that a node of the stream keeps.
     for _ in 0..200 {

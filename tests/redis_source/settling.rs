@@ -44,16 +44,16 @@ async fn a_task_arrives_as_it_was_sent_and_is_acknowledged_when_it_is_done() {
 }
 
 #[tokio::test]
-async fn what_was_sent_before_the_first_worker_ran_arrives_in_order_and_in_one_go() {
+async fn what_was_sent_before_the_first_worker_ran_arrives_in_order() {
     let server = RedisServer::start().await;
     for payload in ["a", "b", "c", "d"] {
         task(&server, payload).await;
     }
     let mut source = open(&handle(&server).await).await;
     let mut payloads = Vec::new();
-    for max in [3, 3] {
-        let deliveries = within(5 * SECOND, source.next(max)).await.unwrap();
-        assert!(deliveries.len() <= max);
+    while payloads.len() < 4 {
+        let deliveries = within(5 * SECOND, source.next(3)).await.unwrap();
+        assert!(deliveries.len() <= 3);
         for delivery in deliveries {
             payloads.push(message(&delivery).payload().clone());
             settle(delivery, done()).await;

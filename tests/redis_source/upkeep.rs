@@ -236,7 +236,7 @@ async fn a_dead_letter_that_cannot_be_replayed_is_skipped_and_reported() {
     let letters = redis.dead_letters();
     let by_id = letters.replay(Selection::ids(bad.clone()));
     assert_eq!(by_id.await.unwrap(), 0);
-    assert!(!logs::warnings(&["letters", &bad[0]]).is_empty());
+    assert!(!logs::warnings(&["dead letter", &bad[0]]).is_empty());
     assert_eq!(redis.dead_letters().purge(Selection::All).await.unwrap(), 5);
 }
 
