@@ -117,7 +117,8 @@ async fn deliveries_name_their_stream_and_group_on_both_transports() {
 }
 
 async fn named(transport: impl Counted) {
-    let seen: Arc<Mutex<Vec<(Option<Name>, Option<Name>)>>> = Arc::default();
+    type Origin = (Option<Name>, Option<Name>);
+    let seen: Arc<Mutex<Vec<Origin>>> = Arc::default();
     let noted = seen.clone();
     let app = Router::new().task("a", async move |message: Message| {
         let parts = message.parts();
