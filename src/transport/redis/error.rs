@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    // Errors inside scripts: 6.2, MemoryDB and others wrap them. The first texts are recorded from
+    // Errors inside scripts: 6.2, MemoryDB and others wrap them. The texts below have the form of
     // Redis 6.2.14 and 7.0.15.
     #[test]
     fn the_code_is_found_inside_the_error_of_a_script() {
