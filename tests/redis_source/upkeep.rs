@@ -104,8 +104,8 @@ async fn a_foreign_consumer_that_holds_nothing_stops_trimming_for_its_lease_and_
     tasks(&server, "visited", 1_000).await;
     let read = "XREADGROUP GROUP g by-hand COUNT 1 STREAMS visited >";
     let read: Vec<_> = read.split(' ').collect();
-    let found: Vec<(String, Vec<(String, Vec<String>)>)> = server.query(&read).await;
-    let acknowledge = ["XACK", "visited", "g", &found[0].1[0].0];
+    let found: redis::streams::StreamReadReply = server.query(&read).await;
+    let acknowledge = ["XACK", "visited", "g", &found.keys[0].ids[0].id];
     server.command(&acknowledge).await;
     let mut source = open(&redis).await;
     for _ in 0..999 {
