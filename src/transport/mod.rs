@@ -192,10 +192,12 @@ pub trait SettleDelivery: Send + 'static {
     /// once it need not be polled any more: whoever waited in it is then free for other work.
     ///
     /// A transport that confirms verdicts many at a time saves a wake-up for each by its own form of
-    /// this. Where a verdict can never be confirmed, `then` is dropped.
+    /// this, which may carry the verdict out before the future is polled. Where a verdict can never
+    /// be confirmed, `then` is dropped.
     ///
     /// # Cancel safety
-    /// As [`settle`](Self::settle).
+    /// As [`settle`](Self::settle). This form tells `then` only if its future is polled to its end; a
+    /// transport's own form may tell it although the future is dropped.
     fn settle_then(
         self,
         verdict: Verdict,

@@ -496,3 +496,70 @@ async fn a_stream_with_a_foreign_consumer_is_trimmed_only_when_that_is_asked_for
     )
     .await;
 }
+
+#[tokio::test]
+async fn verdicts_of_every_kind_take_effect_and_are_told_though_nobody_waits_for_them() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    let verdicts = [
+        done(),
+        redeliver(Some(Duration::from_secs(3600)), true),
+        dead("spent"),
+        Verdict::Discard {
+            reason: Discarded::Asked,
+            answer: None,
+        },
+        Verdict::GiveBack,
+    ];
+    for verdict in verdicts {
+        task(&server, "x").await;
+        let delivery = next(&mut source).await;
+        let kind = format!("{verdict:?}");
+        let (told, outcome) = tokio::sync::oneshot::channel();
+        drop(delivery.settle.settle_then(verdict, |settled| {
+            let _ = told.send(settled);
+        }));
+        within(5 * SECOND, outcome)
+            .await
+            .expect(&kind)
+            .expect(&kind);
+        assert_eq!(pending(&server).await.0, 0, "{kind}");
+    }
+    let counts = redis.counts();
+    let each = [
+        counts.done,
+        counts.redelivered,
+        counts.dead,
+        counts.discarded,
+        counts.given_back,
+    ];
+    assert_eq!(each, [1; 5]);
+}
+
+#[tokio::test]
+async fn an_entry_that_somebody_deleted_ends_as_deleted_whatever_the_verdict() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    let verdicts = [redeliver(None, true), dead("spent"), Verdict::GiveBack];
+    for (deleted, verdict) in (1..).zip(verdicts) {
+        let id = task(&server, "x").await;
+        let delivery = next(&mut source).await;
+        server.command(&["XDEL", "s", &id]).await;
+        settle(delivery, verdict).await;
+        assert_eq!(redis.counts().deleted, deleted);
+        assert_eq!(pending(&server).await.0, 0);
+    }
+    let counts = redis.counts();
+    assert_eq!(
+        (counts.redelivered, counts.dead, counts.given_back),
+        (0, 0, 0)
+    );
+    assert_eq!(
+        raw::len(&server, "{s}:dead:g").await,
+        0,
+        "nothing was left to keep"
+    );
+    assert_eq!(counts.lost_leases, 0);
+}

@@ -1,13 +1,13 @@
 -- Moves a delivery to the retry stream, now or later.
 -- KEYS: source, retry, due, bodies.
 -- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts, delay in ms ('' = now).
--- Returns: 1 moved, 0 not ours, -1 the entry was deleted.
+-- Returns: 1 moved, 0 not ours, 2 ended, since somebody deleted the entry.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return 0 end
 local entry = redis.call('XRANGE', src, id, id)[1]
 if not entry then
   finish(src, group, id, retry)
-  return -1
+  return 2
 end
 local copy = { '~o', ARGV[5], '~a', ARGV[6] }
 append(copy, sent(entry[2], retry))

@@ -193,7 +193,7 @@ impl Shipment {
             Err(error) => return Err((batch, error)),
         };
         for (replies, result) in by_client(&batch).zip(results) {
-            if result == 0 {
+            if result == 2 {
                 for reply in replies {
                     worker.unanswerable(reply.origin);
                 }

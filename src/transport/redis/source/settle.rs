@@ -1,13 +1,10 @@
 //! The right to settle one delivery.
 
 use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll},
+    future::{self, Future},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::{
@@ -86,37 +83,12 @@ impl SettleDelivery for RedisSettle {
         verdict: Verdict,
         then: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) -> impl Future<Output = ()> + Send {
-        Settling(match self.0 {
-            Inner::Event => {
-                then(Ok(()));
-                None
-            }
+        match self.0 {
+            Inner::Event => then(Ok(())),
             Inner::Entry(ticket) => ticket.settle(verdict, Box::new(then)),
-        })
-    }
-}
-
-/// A verdict on its way. It is part of every delivery's task, so it is small: the usual end needs
-/// nothing but its place in a queue, and what else there is is boxed.
-struct Settling(Option<BoxFuture<'static, ()>>);
-
-impl Future for Settling {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
-            None => Poll::Ready(()),
-            Some(work) => work.as_mut().poll(cx),
         }
+        future::ready(())
     }
-}
-
-/// Tells how a piece of work went.
-fn tell(
-    then: Then,
-    work: impl Future<Output = Result<(), Error>> + Send + 'static,
-) -> Option<BoxFuture<'static, ()>> {
-    Some(Box::pin(async move { then(work.await) }))
 }
 
 /// How a delivery ends that is not just acknowledged.
@@ -127,47 +99,53 @@ enum End {
 }
 
 impl Ticket {
-    /// Sees to it that `then` is told. What comes back has to be waited for.
-    fn settle(self, verdict: Verdict, then: Then) -> Option<BoxFuture<'static, ()>> {
+    /// Sees to it that the verdict is carried out and `then` is told.
+    fn settle(self, verdict: Verdict, then: Then) {
         let worker = &self.grip.worker;
         worker.held.settling(&self.grip.lease);
         if self.grip.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
             // Somebody else has it, perhaps another handler of this very worker, which the fence
             // would not tell apart from us. That it is done still counts: the first to finish wins.
-            then(Ok(()));
-            return None;
+            return then(Ok(()));
         }
         match verdict {
-            Verdict::Done(answer) => {
-                self.done(answer, then);
-                None
-            }
+            Verdict::Done(answer) => self.done(answer, then),
             Verdict::Redeliver {
                 counted: true,
                 reason,
                 ..
             } if self.attempt >= worker.settings.max_deliveries => {
                 let answer = RpcError::unavailable("the request could not be handled");
-                tell(then, self.end(End::Dead(reason), Some(Err(answer))))
+                self.carry_out(then, |it| it.end(End::Dead(reason), Some(Err(answer))))
             }
             Verdict::Redeliver { after, counted, .. } => {
                 let after = after.unwrap_or_else(|| worker.settings.backoff.after(self.attempt));
                 let attempts = self.attempt - u32::from(!counted);
                 let count = |worker: &Worker| worker.counters.redelivered.increment();
-                tell(then, self.again(Some(after), attempts, count))
+                self.carry_out(then, move |it| it.again(Some(after), attempts, count))
             }
             Verdict::Dead { reason, answer } => {
-                tell(then, self.end(End::Dead(reason), answer.map(Err)))
+                self.carry_out(then, |it| it.end(End::Dead(reason), answer.map(Err)))
             }
             Verdict::Discard { reason, answer } => {
-                tell(then, self.end(End::Discarded(reason), answer.map(Err)))
+                self.carry_out(then, |it| it.end(End::Discarded(reason), answer.map(Err)))
             }
             Verdict::GiveBack => {
                 let attempts = self.attempt - 1;
                 let count = |worker: &Worker| worker.counters.given_back.increment();
-                tell(then, self.again(None, attempts, count))
+                self.carry_out(then, move |it| it.again(None, attempts, count))
             }
         }
+    }
+
+    /// Carries a verdict out in a task of its own, so that nobody has to wait for it.
+    fn carry_out<W>(mut self, then: Then, work: impl FnOnce(Self) -> W)
+    where
+        W: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        self.grip.take_off();
+        let work = work(self);
+        tokio::spawn(async move { then(work.await) });
     }
 
     fn done(self, answer: Result<Reply, RpcError>, then: Then) {
@@ -206,91 +184,85 @@ impl Ticket {
 
     /// Delivers it again, now or after a while.
     async fn again(
-        mut self,
+        self,
         after: Option<Duration>,
         attempts: u32,
         count: impl FnOnce(&Worker) + Send + 'static,
     ) -> Result<(), Error> {
         let after = after.filter(|after| !after.is_zero());
-        self.grip.take_off();
-        detached(async move {
-            let worker = &self.grip.worker;
-            let (lane, id) = self.grip.key;
-            let delay = after.map(|after| after.as_millis().max(1).to_string());
-            let answer = worker
-                .insist(|| {
-                    let keys = [
-                        worker.key_of(lane),
-                        &worker.keys.retry,
-                        &worker.keys.due,
-                        &worker.keys.bodies,
-                    ];
-                    let args = |cmd: &mut redis::Cmd| {
-                        cmd.arg(worker.keys.group.as_str())
-                            .arg(&worker.consumer)
-                            .arg(id)
-                            .arg(lane.flag())
-                            .arg(self.origin)
-                            .arg(attempts)
-                            .arg(delay.as_deref().unwrap_or_default());
-                    };
-                    let script = &scripts::REDELIVER;
-                    worker
-                        .link
-                        .submit_script(script, &keys, args, Retry::UntilAnswered)
-                })
-                .await?;
-            match integer(&answer)? {
-                1 => {
-                    count(worker);
-                    if let Some(after) = after {
-                        worker.alarm.set(after);
-                    }
+        let worker = &self.grip.worker;
+        let (lane, id) = self.grip.key;
+        let delay = after.map(|after| after.as_millis().max(1).to_string());
+        let answer = worker
+            .insist(|| {
+                let keys = [
+                    worker.key_of(lane),
+                    &worker.keys.retry,
+                    &worker.keys.due,
+                    &worker.keys.bodies,
+                ];
+                let args = |cmd: &mut redis::Cmd| {
+                    cmd.arg(worker.keys.group.as_str())
+                        .arg(&worker.consumer)
+                        .arg(id)
+                        .arg(lane.flag())
+                        .arg(self.origin)
+                        .arg(attempts)
+                        .arg(delay.as_deref().unwrap_or_default());
+                };
+                let script = &scripts::REDELIVER;
+                worker
+                    .link
+                    .submit_script(script, &keys, args, Retry::UntilAnswered)
+            })
+            .await?;
+        match integer(&answer)? {
+            1 => {
+                count(worker);
+                if let Some(after) = after {
+                    worker.alarm.set(after);
                 }
-                -1 => worker.deleted(1),
-                _ => self.grip.fenced_out(self.origin),
             }
-            Ok(())
-        })
-        .await
+            2 => worker.deleted(1),
+            _ => self.grip.fenced_out(self.origin),
+        }
+        Ok(())
     }
 
     /// Ends it, with the answer where it is a request that has an address.
-    async fn end(mut self, end: End, answer: Option<Result<Reply, RpcError>>) -> Result<(), Error> {
-        self.grip.take_off();
-        detached(async move {
-            let worker = &self.grip.worker;
-            let answered = self.address.as_ref().zip(answer.as_ref());
-            let (route, envelope) = match answered {
-                Some((address, answer)) => (
-                    address.route(&worker.keys, &worker.options.allowed_reply_prefixes),
-                    address.envelope(answer),
-                ),
-                None => (Route::Nowhere, Vec::new()),
-            };
-            let ended = worker
-                .insist(|| self.submit_end(&end, &route, &envelope))
-                .await?;
-            let [1, dropped, sent] = integers(ended)? else {
-                self.grip.fenced_out(self.origin);
-                return Ok(());
-            };
-            if answered.is_some() && sent == 0 {
-                worker.unanswerable(self.origin);
+    async fn end(self, end: End, answer: Option<Result<Reply, RpcError>>) -> Result<(), Error> {
+        let worker = &self.grip.worker;
+        let answered = self.address.as_ref().zip(answer.as_ref());
+        let (route, envelope) = match answered {
+            Some((address, answer)) => (
+                address.route(&worker.keys, &worker.options.allowed_reply_prefixes),
+                address.envelope(answer),
+            ),
+            None => (Route::Nowhere, Vec::new()),
+        };
+        let ended = worker
+            .insist(|| self.submit_end(&end, &route, &envelope))
+            .await?;
+        let [ended @ 1..=2, dropped, sent] = integers(ended)? else {
+            self.grip.fenced_out(self.origin);
+            return Ok(());
+        };
+        if answered.is_some() && sent == 0 {
+            worker.unanswerable(self.origin);
+        }
+        let counters = &worker.counters;
+        match end {
+            // Nothing is left that could be a dead letter.
+            End::Dead(_) if ended == 2 => worker.deleted(1),
+            End::Dead(reason) => {
+                worker.buried(self.origin, self.attempt, &reason);
+                worker.report_dropped(dropped.unsigned_abs());
             }
-            let counters = &worker.counters;
-            match end {
-                End::Dead(reason) => {
-                    worker.buried(self.origin, self.attempt, &reason);
-                    worker.report_dropped(dropped.unsigned_abs());
-                }
-                End::Discarded(Discarded::Expired) => counters.expired.increment(),
-                End::Discarded(Discarded::Asked) => counters.discarded.increment(),
-                End::Discarded(Discarded::Ignored) => counters.ignored.increment(),
-            }
-            Ok(())
-        })
-        .await
+            End::Discarded(Discarded::Expired) => counters.expired.increment(),
+            End::Discarded(Discarded::Asked) => counters.discarded.increment(),
+            End::Discarded(Discarded::Ignored) => counters.ignored.increment(),
+        }
+        Ok(())
     }
 
     fn submit_end(
@@ -363,12 +335,4 @@ impl Worker {
             );
         }
     }
-}
-
-/// Runs to its end what settles a delivery, whether or not somebody waits for it.
-async fn detached(
-    work: impl Future<Output = Result<(), Error>> + Send + 'static,
-) -> Result<(), Error> {
-    let running = tokio::spawn(work).await;
-    running.unwrap_or_else(|_| Err(Error::closed()))
 }
