@@ -11,7 +11,10 @@ use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
 
 use crate::{
     SECOND, handle, kill_connections, send,
-    support::{Options, RedisServer, Signal, raw},
+    support::{
+        Options, RedisServer, Signal, raw,
+        rights::{assert_refused, documented},
+    },
     within,
 };
 
@@ -341,9 +344,9 @@ async fn the_reply_prefix_can_be_chosen() {
 
 #[tokio::test]
 async fn requests_work_with_few_rights_and_on_a_cluster() {
-    let acl = "user asker on >pw ~s ~{s}:rpc:* resetchannels &campanile:reply:* -@all \
-               +xadd +xread +xtrim +pexpire +unlink +subscribe +ping";
-    let server = RedisServer::with(Options::new().acl(acl).cluster()).await;
+    let rights = documented(&["requests"]);
+    let acl = format!("user asker on >pw resetchannels {rights}");
+    let server = RedisServer::with(Options::new().acl(&acl).cluster()).await;
     let url = format!("redis://asker:pw@127.0.0.1:{}/", server.port());
     let redis = Redis::connect(&url).await.unwrap().stream("s");
     let mut worker = Worker::start(&server).await;
@@ -356,6 +359,13 @@ async fn requests_work_with_few_rights_and_on_a_cluster() {
         }
         assert!(asked.await.unwrap().is_ok());
     }
+    let forbidden = [
+        "XRANGE s - +",
+        "XREAD STREAMS s 0",
+        "XTRIM s MAXLEN 0",
+        "UNLINK s",
+    ];
+    assert_refused(&url, &forbidden).await;
 }
 
 #[tokio::test]

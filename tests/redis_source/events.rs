@@ -1,6 +1,7 @@
 //! Events from Pub/Sub.
 
 use campanile::{Kind, Name};
+use tower::ServiceExt;
 
 use super::*;
 
@@ -50,6 +51,34 @@ async fn an_event_comes_once_for_each_subscription_that_matches() {
         5 * SECOND,
     )
     .await;
+}
+
+#[tokio::test]
+async fn events_of_two_databases_are_kept_apart_by_a_prefix() {
+    let server = RedisServer::start().await;
+    let connect = async |database: u8, prefix: &'static str| {
+        let redis = Redis::connect(&format!("{}/{database}", server.url())).await;
+        redis.expect("the server is there").event_prefix(prefix)
+    };
+    let (live, staging) = (connect(0, "").await, connect(1, "staging[1]:").await);
+    let mut live_source = listen(&live, &["news"], &["new?"]).await;
+    let mut staging_source = listen(&staging, &["news"], &["new?", "*"]).await;
+    for (redis, payload) in [(&live, "live"), (&staging, "staging")] {
+        let sent = redis.clone().oneshot(Message::event("news", payload)).await;
+        sent.expect("the event is published");
+    }
+    for (source, subscriptions, payload) in [
+        (&mut live_source, 2, "live"),
+        (&mut staging_source, 3, "staging"),
+    ] {
+        for _ in 0..subscriptions {
+            let delivery = next(source).await;
+            assert_eq!(message(&delivery).name(), "news");
+            assert_eq!(message(&delivery).payload(), payload);
+        }
+        let more = tokio::time::timeout(SECOND / 2, source.next(8)).await;
+        assert!(more.is_err(), "{payload}: {more:?}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use campanile::{Client, Due, transport::Selection};
-use support::Options;
+use support::{
+    Options,
+    rights::{assert_refused, documented},
+};
 
 use super::*;
 
@@ -116,11 +119,11 @@ async fn a_key_is_forgotten_by_the_server_itself() {
 
 #[tokio::test]
 async fn delays_and_keys_hold_on_a_cluster_and_for_a_sender_with_few_rights() {
-    let rights = "user sender on >pw ~s ~{s}:due ~{s}:bodies ~{s}:idem:* +info +xadd +evalsha \
-                  +eval +time +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel";
-    for options in [
-        Options::new().cluster(),
-        Options::new().acl(rights).login("sender", "pw"),
+    let rights = documented(&["sends tasks", "… with a delay"]);
+    let rights = format!("user sender on >pw +info {rights}");
+    for (options, restricted) in [
+        (Options::new().cluster(), false),
+        (Options::new().acl(&rights).login("sender", "pw"), true),
     ] {
         let server = RedisServer::with(options).await;
         let redis = handle(&server).await;
@@ -151,6 +154,15 @@ async fn delays_and_keys_hold_on_a_cluster_and_for_a_sender_with_few_rights() {
             .parse()
             .unwrap();
         assert!(sequence > 0);
+        if restricted {
+            let forbidden = [
+                "XRANGE s - +",
+                "XREAD STREAMS s 0",
+                "XTRIM s MAXLEN 0",
+                "DEL s",
+            ];
+            assert_refused(&server.url(), &forbidden).await;
+        }
     }
 }
 

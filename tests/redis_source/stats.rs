@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use campanile::transport::ConnectionState;
-use support::{Options, Signal};
+use support::{Options, Signal, rights::documented};
 
 use super::*;
 
@@ -88,9 +88,9 @@ async fn an_unknown_lag_is_none_and_a_known_one_is_computed() {
 
 #[tokio::test]
 async fn a_scrape_needs_few_rights_and_works_under_resp3() {
-    let rights = "user scraper on >pw ~s ~{s}:* +info +xlen +zcard +xinfo +xpending +xrange \
-                  +exists +time +evalsha +eval +hello";
-    let options = Options::new().acl(rights).login("scraper", "pw");
+    let rights = documented(&["scrapes"]);
+    let rights = format!("user scraper on >pw {rights} +info +hello");
+    let options = Options::new().acl(&rights).login("scraper", "pw");
     let server = RedisServer::with(options).await;
     let url = format!("{}?protocol=resp3", server.url());
     for url in [server.url(), url] {

@@ -22,6 +22,7 @@
 mod clock;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod rights;
 pub(crate) mod worker;
 
 use std::{

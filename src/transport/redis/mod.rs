@@ -70,19 +70,21 @@
 //!
 //! # Rights
 //! What users with few rights need, for the stream `s`. Keys of a stream whose name holds a hash tag
-//! begin with its length instead: `6:{s}.v2:dead:g` for the stream `{s}.v2`.
+//! begin with its length instead: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in brackets
+//! are selectors, which Redis knows from 7.0 on: who may add to the stream may not read or delete it.
+//! For 6.2 leave the brackets out; there a user may use each command on each of its keys.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
-//! | … with a delay or an idempotency key | `~s ~{s}:due ~{s}:bodies ~{s}:idem:* +xadd +evalsha +eval +time +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel` |
+//! | … with a delay or an idempotency key | `+time (~s ~{s}:due ~{s}:bodies ~{s}:idem:* +evalsha +eval) (~s +xadd) (~{s}:due ~{s}:bodies ~{s}:idem:* +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel)` |
 //! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +type +exists +time +evalsha +eval +publish +client\|id +client\|unblock` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping` |
 //! | scrapes [`stats`](Redis::stats) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish` |
-//! | requests | `~s ~{s}:rpc:* &campanile:reply:* +xadd +xread +xtrim +pexpire +unlink +subscribe +ping` |
+//! | requests | `&campanile:reply:* +subscribe +ping (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
 //!
 //! `+info` lets the server's version be checked, and `+select` chooses a database.
 

@@ -16,6 +16,8 @@ pub(super) struct Options {
     pub(super) foreign_lease: Duration,
     /// Whether a stream is trimmed although consumers that are not ours read it.
     pub(super) trim_beside_foreign: bool,
+    /// What the channels of events start with, before the names.
+    pub(super) event_prefix: Name,
     /// Who is told when events were missed.
     pub(super) on_event_gap: OnGap,
 }
@@ -30,6 +32,7 @@ impl Default for Options {
             ],
             foreign_lease: Duration::from_secs(300),
             trim_beside_foreign: false,
+            event_prefix: Name::from_static(""),
             on_event_gap: OnGap::default(),
         }
     }
@@ -60,6 +63,27 @@ impl Redis {
     ) -> Self {
         Arc::make_mut(&mut self.options).allowed_reply_prefixes =
             prefixes.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What the channels of events start with, before their names. Nothing unless set: the name of an
+    /// event is its channel, and that is where Go-Broker publishes and listens.
+    ///
+    /// Redis keeps Pub/Sub apart from its databases: an event that is published with one database
+    /// selected reaches the subscribers of all. Applications that share a server, and name events
+    /// alike, need prefixes that differ.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), campanile::Error> {
+    /// let staging = campanile::Redis::connect("redis://127.0.0.1/1")
+    ///     .await?
+    ///     .event_prefix("staging:");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn event_prefix(mut self, prefix: impl Into<Name>) -> Self {
+        Arc::make_mut(&mut self.options).event_prefix = prefix.into();
         self
     }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     message::{Kind, Message, Name, Parts},
-    transport::{Counters, Interest},
+    transport::{Counters, Interest, glob},
 };
 
 /// How long the server may take to confirm the subscriptions.
@@ -30,7 +30,11 @@ const WARNING: Duration = Duration::from_secs(5);
 pub(super) struct Subscriber {
     connector: Connector,
     counters: Arc<Counters>,
+    /// What every channel starts with.
+    prefix: Name,
+    /// Names by their channels.
     events: HashMap<Vec<u8>, Name>,
+    /// Patterns of names by those of their channels.
     patterns: HashMap<Vec<u8>, Name>,
     /// What is about to be handed over.
     batch: Vec<Message>,
@@ -39,16 +43,22 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(connector: Connector, counters: Arc<Counters>, interest: &Interest) -> Self {
-        let named = |names: &[Name]| -> HashMap<_, _> {
-            let with_bytes = |name: &Name| (name.as_bytes().to_vec(), name.clone());
-            names.iter().map(with_bytes).collect()
+    pub(super) fn new(
+        connector: Connector,
+        counters: Arc<Counters>,
+        interest: &Interest,
+        prefix: &Name,
+    ) -> Self {
+        let after = |prefix: &str, names: &[Name]| -> HashMap<_, _> {
+            let with_channel = |name: &Name| (format!("{prefix}{name}").into_bytes(), name.clone());
+            names.iter().map(with_channel).collect()
         };
         Self {
             connector,
             counters,
-            events: named(&interest.events),
-            patterns: named(&interest.patterns),
+            prefix: prefix.clone(),
+            events: after(prefix, &interest.events),
+            patterns: after(&glob::escape(prefix), &interest.patterns),
             batch: Vec::new(),
             dropped: 0,
             warned: None,
@@ -181,7 +191,10 @@ impl Subscriber {
         let known = (event.pattern.is_none()).then(|| self.events.get(&event.channel[..]));
         let name = match known.flatten() {
             Some(name) => name.clone(),
-            None => Name::from(String::from_utf8_lossy(&event.channel).as_ref()),
+            None => {
+                let name = event.channel.strip_prefix(self.prefix.as_bytes());
+                Name::from(String::from_utf8_lossy(name.unwrap_or(&event.channel)).as_ref())
+            }
         };
         let mut parts = Parts::new(Kind::Event, name);
         if let Some(pattern) = event.pattern {

@@ -1,6 +1,7 @@
 //! The sending half: a task or a request becomes an entry on the stream, an event is published.
 
 use std::{
+    borrow::Cow,
     fmt,
     future::Future,
     pin::Pin,
@@ -69,8 +70,12 @@ impl Redis {
                 Ok(Work::Task(link.submit(add, Retry::Never)))
             }
             Kind::Event => {
+                let prefix = self.options.event_prefix.as_bytes();
                 let publish = Publish {
-                    channel: message.name().as_bytes(),
+                    channel: match prefix {
+                        [] => Cow::Borrowed(message.name().as_bytes()),
+                        prefix => Cow::Owned([prefix, message.name().as_bytes()].concat()),
+                    },
                     payload: message.payload(),
                 };
                 Ok(Work::Event(link.submit(publish, Retry::Never)))
@@ -117,14 +122,14 @@ impl Pack for Add<'_> {
 
 /// Publishes something on a channel.
 pub(super) struct Publish<'a> {
-    pub(super) channel: &'a [u8],
+    pub(super) channel: Cow<'a, [u8]>,
     pub(super) payload: &'a [u8],
 }
 
 impl Pack for Publish<'_> {
     fn pack(&self, out: &mut Vec<u8>) {
         let mut packer = Packer::new(out);
-        packer.arg("PUBLISH").arg(self.channel).arg(self.payload);
+        packer.arg("PUBLISH").arg(&self.channel).arg(self.payload);
         packer.finish();
     }
 }

@@ -1,6 +1,6 @@
 //! Acknowledgements, many in one command.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::try_join_all, stream::FuturesUnordered};
@@ -126,7 +126,7 @@ pub(super) fn ids(batch: &[Ack], lane: Lane) -> Vec<EntryId> {
 /// Publishes a reply.
 pub(super) fn publish((channel, envelope): &(Bytes, Vec<u8>)) -> Publish<'_> {
     Publish {
-        channel,
+        channel: Cow::Borrowed(channel),
         payload: envelope,
     }
 }

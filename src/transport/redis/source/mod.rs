@@ -148,7 +148,8 @@ impl Redis {
         let heart: Weak<dyn Heart> = Arc::<Worker>::downgrade(&worker);
         self.shared.hearts.add(heart);
         if !interest.events.is_empty() || !interest.patterns.is_empty() {
-            let subscriber = Subscriber::new(connector, counters, interest);
+            let prefix = &worker.options.event_prefix;
+            let subscriber = Subscriber::new(connector, counters, interest, prefix);
             let first = subscriber.subscribe().await?;
             let closed = worker.closed.clone();
             let worker = worker.clone();

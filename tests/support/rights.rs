@@ -1,0 +1,37 @@
+//! The rights that the docs of the Redis transport name.
+
+/// For the stream `s`, the rights in the rows whose first columns start with these texts.
+pub(crate) fn documented(who: &[&str]) -> String {
+    let docs = include_str!("../../src/transport/redis/mod.rs");
+    let rows = docs
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | ")?.split_once(" | "));
+    let rows: Vec<_> = rows.collect();
+    let rights = who.iter().map(|who| {
+        let mut found = rows.iter().filter(|(column, _)| column.starts_with(who));
+        let (_, rights) = found.next().unwrap_or_else(|| panic!("no row for {who}"));
+        assert_eq!(found.next(), None, "several rows for {who}");
+        rights
+            .trim_end_matches(" |")
+            .trim_matches('`')
+            .replace("\\|", "|")
+    });
+    rights.collect::<Vec<_>>().join(" ")
+}
+
+/// Fails unless the server at this URL says to each of these commands that the user has no right to
+/// it.
+pub(crate) async fn assert_refused(url: &str, commands: &[&str]) {
+    let client = redis::Client::open(url).expect("the URL is valid");
+    let mut connection = client
+        .get_multiplexed_async_connection()
+        .await
+        .expect("a connection");
+    for command in commands {
+        let mut cmd = redis::Cmd::new();
+        cmd.arg(command.split(' ').collect::<Vec<_>>());
+        let answer = cmd.query_async::<redis::Value>(&mut connection).await;
+        let code = answer.as_ref().err().and_then(redis::RedisError::code);
+        assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
+    }
+}
