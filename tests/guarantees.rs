@@ -53,6 +53,7 @@ fn every_test_that_is_named_exists() {
         "durability.md",
         "layers.md",
         "own-transport.md",
+        "protocol.md",
     ] {
         for (file, test) in named(&page(name)) {
             let source = fs::read_to_string(root.join(file).with_extension("rs"));

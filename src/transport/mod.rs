@@ -85,7 +85,11 @@ pub trait Transport: Send + 'static {
     /// whatever runs beside the source. Subscriptions are confirmed when it returns.
     ///
     /// # Errors
-    /// When it cannot work as it is set up, or the server is not reached within seconds.
+    /// When it cannot work as it is set up. A transport with a server waits for one that is away, as
+    /// its [`next`](Source::next) does.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up: [`serve`](crate::serve()) does so when it is told to end.
     fn open(self, interest: Interest) -> impl Future<Output = Result<Self::Source, Error>> + Send;
 }
 
