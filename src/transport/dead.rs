@@ -1,13 +1,21 @@
 //! Dead letters: what they hold, and what can be done with them.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::{Undecodable, codec};
+use super::{Settings, Undecodable, codec};
 use crate::{
     error::Error,
     message::{Attempt, DeadLetterId, Message, MessageId, Name},
+    sync::lock,
 };
 
 /// A message that is not delivered any more, with everything that is known about it.
@@ -433,4 +441,51 @@ pub struct Acted {
     pub next: Option<DeadLetterId>,
     /// Those that exist and cannot be replayed.
     pub skipped: Vec<DeadLetterId>,
+}
+
+/// Reports how many dead letters were dropped to make room for newer ones, at most once a second.
+#[derive(Debug, Default)]
+pub(crate) struct DroppedLetters(Mutex<(u64, Option<Instant>)>);
+
+impl DroppedLetters {
+    /// Adds some, and logs how many there were since the last report unless that was just now.
+    pub(crate) fn report(&self, dropped: u64, settings: &Settings) {
+        if let Some(dropped) = self.add(dropped) {
+            tracing::warn!(
+                stream = %settings.stream,
+                group = %settings.group,
+                dropped,
+                limit = settings.max_dead_letters,
+                "the oldest dead letters were dropped to make room for newer ones"
+            );
+        }
+    }
+
+    /// Adds some, and returns how many are to be reported now.
+    fn add(&self, dropped: u64) -> Option<u64> {
+        let mut state = lock(&self.0);
+        let (waiting, last) = &mut *state;
+        *waiting += dropped;
+        let early = last.is_some_and(|last| last.elapsed() < Duration::from_secs(1));
+        if *waiting == 0 || early {
+            return None;
+        }
+        *last = Some(Instant::now());
+        Some(std::mem::take(waiting))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn dropped_dead_letters_are_reported_once_a_second() {
+        let dropped = DroppedLetters::default();
+        assert_eq!(dropped.add(0), None);
+        assert_eq!(dropped.add(3), Some(3));
+        assert_eq!(dropped.add(2), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(dropped.add(0), Some(2));
+    }
 }

@@ -35,7 +35,7 @@ use crate::{
     reply::Reply,
 };
 
-pub(crate) use self::dead::PAGE_BYTES;
+pub(crate) use self::dead::{DroppedLetters, PAGE_BYTES};
 #[allow(unused_imports)]
 pub(crate) use self::{counters::Counters, settings::consumer_settings};
 pub use self::{

@@ -164,6 +164,38 @@ async fn steps_are_of_a_hundred_at_most_and_leave_what_dies_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_step_ends_behind_the_letter_that_fills_it() {
+    let server = RedisServer::start().await;
+    let dead = handle(&server).await.dead_letters();
+    let body = vec![b'x'; 3 << 20];
+    let facts = [
+        ("~g", &b"g"[..]),
+        ("~o", b"1-1"),
+        ("~r", b"x"),
+        ("~a", b"1"),
+    ];
+    let letter = [
+        &facts[..],
+        &[("~d", b"1"), ("name", b"n"), ("payload", &body)],
+    ]
+    .concat();
+    for _ in 0..5 {
+        raw::add(&server, "{s}:dead:g", &letter).await;
+    }
+    for action in [Action::Replay, Action::Purge] {
+        let letters = dead.count().await.unwrap();
+        let mut steps = dead.steps(action, Selection::All);
+        assert_eq!(steps.next().await.unwrap(), Some(2), "{action:?}");
+        assert_eq!(dead.count().await.unwrap(), letters - 2);
+        if action == Action::Purge {
+            assert_eq!(steps.next().await.unwrap(), Some(1));
+        }
+    }
+    assert_eq!(dead.count().await.unwrap(), 0);
+    assert_eq!(raw::len(&server, "{s}:retry:g").await, 2);
+}
+
+#[tokio::test]
 async fn a_step_that_failed_comes_again() {
     let server = RedisServer::start().await;
     let dead = handle(&server).await.dead_letters();

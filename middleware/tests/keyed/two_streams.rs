@@ -79,9 +79,6 @@ async fn messages_of_two_memory_streams_with_equal_ids_all_run() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
     let server = RedisServer::start().await;
-    let redis = Redis::connect(&server.url())
-        .await
-        .expect("the server is there");
     for n in 0..10 {
         for stream in ["x", "y"] {
             let (id, payload) = (format!("7-{}", n + 1), format!("{stream}{n}"));
@@ -91,14 +88,16 @@ async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
         }
     }
     let store = RedisStore::connect(&server.url(), "g:once:").await;
-    let handle = |stream: &str| {
+    // Clones of one handle would count together.
+    let handle = async |stream: &str| {
         let mut settings = settings();
         settings.stream = stream.into();
-        redis.clone().with_settings(settings)
+        let redis = Redis::connect(&server.url()).await;
+        redis.expect("the server is there").with_settings(settings)
     };
     all_run(
-        handle("x"),
-        handle("y"),
+        handle("x").await,
+        handle("y").await,
         store.expect("the server is there"),
     )
     .await;

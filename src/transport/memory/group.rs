@@ -19,7 +19,7 @@ use super::{
 use crate::{
     error::RpcError,
     message::{Lease, Name, Shown},
-    transport::{Discarded, GroupStats, Settings, Verdict, codec},
+    transport::{Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
 };
 
 /// The number of one delivery within its group: the fence. A verdict about a number that is not
@@ -42,6 +42,7 @@ pub(super) struct Group {
     /// What nobody renews any more, by the end of its lease.
     ending: BTreeSet<(Instant, Serial)>,
     pub(super) dead: Dead,
+    dropped: DroppedLetters,
     members: HashMap<Consumer, Arc<Notify>>,
     last_serial: Serial,
     last_was_a_retry: bool,
@@ -401,6 +402,7 @@ impl Group {
         let (entry, most) = (Arc::clone(entry), settings.max_dead_letters);
         let dropped = (self.dead).add(entry, attempts, reason, most, &shared.clock);
         shared.counters.dead_dropped.add(dropped);
+        self.dropped.report(dropped, settings);
     }
 
     /// Delivers a dead letter's message again, as if for the first time.

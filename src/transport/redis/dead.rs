@@ -124,7 +124,8 @@ impl DeadLetterStore for Store {
                             .arg(after.as_deref().unwrap_or_default())
                             .arg(until.as_str())
                             .arg(name.as_deref().unwrap_or_default())
-                            .arg(most.max(&1));
+                            .arg(most.max(&1))
+                            .arg(PAGE_BYTES);
                     }
                 }
             };

@@ -39,6 +39,8 @@ pub(super) static PROMOTE: Script = Script::new(concat!(
 
 /// How many due messages are moved by one call.
 pub(super) const MOVED_AT_ONCE: usize = 100;
+/// How many bytes are moved in one step, but for the last message of it.
+pub(super) const MOVED_BYTES: usize = 4 << 20;
 /// How many headers such a task can have: a script cannot hand on many more.
 const MOST_HEADERS: usize = 1_000;
 /// Workers look at what is due once a second. What is due sooner than they might look is moved by
@@ -142,7 +144,7 @@ impl Promoters {
                 sleep(time + Duration::from_millis(1)).await;
                 let names = [&*keys.stream_due, &keys.stream_bodies, &keys.stream];
                 let args = |cmd: &mut Cmd| {
-                    cmd.arg(MOVED_AT_ONCE);
+                    cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES);
                 };
                 let answer = link.script(&PROMOTE, &names, args, Retry::Never).await;
                 let promoted = answer.and_then(Promoted::read).ok();

@@ -1,7 +1,8 @@
 -- Replays or purges dead letters that still exist.
 -- KEYS: dead, retry.
 -- ARGV: group, '1' to replay | '0' to purge, and either 'ids', id… or
---       'range', after ('' = the beginning), until, name ('' = any), most to look at.
+--       'range', after ('' = the beginning), until, name ('' = any), most to look at, most bytes: it
+--       ends behind the one that reaches them.
 -- Returns: {how many, the last one looked at ('' = there is no more), {the ids of those that cannot
 --           be replayed}}.
 local FACTS = 10
@@ -64,7 +65,14 @@ if ARGV[3] == 'ids' then
   end
   return { acted, '', skipped }
 end
-local after, most = ARGV[4] == '' and '-' or '(' .. ARGV[4], tonumber(ARGV[7])
-local found = redis.call('XRANGE', KEYS[1], after, ARGV[5], 'COUNT', most)
-for _, entry in ipairs(found) do act(entry[1], entry[2], ARGV[6]) end
-return { acted, #found == most and found[most][1] or '', skipped }
+local after, most, room, seen = ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[8]), 0
+while seen < most and room > 0 do
+  -- One by one: the size of a letter is known only once it is read.
+  local from = after == '' and '-' or '(' .. after
+  local letter = redis.call('XRANGE', KEYS[1], from, ARGV[5], 'COUNT', 1)[1]
+  if not letter then return { acted, '', skipped } end
+  for _, part in ipairs(letter[2]) do room = room - #part end
+  act(letter[1], letter[2], ARGV[6])
+  after, seen = letter[1], seen + 1
+end
+return { acted, after, skipped }

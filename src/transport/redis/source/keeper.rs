@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     transport::redis::{
         link::{Link, Retry, SILENCE, Script},
-        schedule::{MOVED_AT_ONCE, PROMOTE, Promoted},
+        schedule::{MOVED_AT_ONCE, MOVED_BYTES, PROMOTE, Promoted},
         value::{Value, array, bytes},
     },
 };
@@ -196,7 +196,7 @@ impl Keeper {
         let end = Instant::now() + worker.interval() / 4;
         loop {
             let answer = self.script(&PROMOTE, &keys, |cmd| {
-                cmd.arg(MOVED_AT_ONCE);
+                cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES);
             });
             let promoted = match answer.await.and_then(Promoted::read) {
                 Ok(promoted) => promoted,

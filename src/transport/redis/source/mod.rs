@@ -141,6 +141,7 @@ impl Redis {
             reading: Default::default(),
             delivered: Mutex::new(EntryId::ZERO),
             dropped: Default::default(),
+            without_writes: Default::default(),
             deaf: Default::default(),
             closed: Default::default(),
         });

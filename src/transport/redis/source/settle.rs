@@ -318,21 +318,10 @@ impl Worker {
         let reason = Shown::new(reason).at_most(2048);
         tracing::warn!(%id, attempts, %reason, "a message became a dead letter");
     }
-}
 
-impl Worker {
-    /// Counts dead letters that made room for newer ones, and reports the number, at most once a
-    /// second.
+    /// Counts dead letters that made room for newer ones, and reports the number now and then.
     pub(super) fn report_dropped(&self, dropped: u64) {
         self.counters.dead_dropped.add(dropped);
-        if let Some(dropped) = self.dropped.add(dropped) {
-            tracing::warn!(
-                stream = %self.keys.stream,
-                group = %self.keys.group,
-                dropped,
-                limit = self.settings.max_dead_letters,
-                "the oldest dead letters were dropped to make room for newer ones"
-            );
-        }
+        self.dropped.report(dropped, &self.settings);
     }
 }

@@ -29,13 +29,14 @@ use crate::{
     message::Lease,
     sync::lock,
     transport::{
-        ConnectionState, Counters, Settings,
+        ConnectionState, Counters, DroppedLetters, Settings,
         redis::{
             connect::Connector,
             error,
             keys::Keys,
             link::{Link, Submit},
             options::Options,
+            outage::Limit,
             state::{Beat, Heart},
             value::Value,
         },
@@ -80,7 +81,9 @@ pub(super) struct Worker {
     /// somebody destroys it.
     pub(super) delivered: Mutex<EntryId>,
     /// The dead letters that were dropped and not reported yet.
-    pub(super) dropped: Dropped,
+    pub(super) dropped: DroppedLetters,
+    /// How often it is logged that the server takes no writes.
+    pub(super) without_writes: Mutex<Limit>,
     /// Whether the subscriptions to events are lost.
     pub(super) deaf: AtomicBool,
     /// Ends what runs beside the source.
@@ -143,7 +146,9 @@ impl Worker {
             let answer = send().await?;
             match error::code(&answer) {
                 Some(code) if error::is_without_writes(code) && !self.closed.is_cancelled() => {
-                    tracing::warn!(code, "Redis takes no writes; trying again");
+                    if let Some(withheld) = lock(&self.without_writes).admit() {
+                        tracing::warn!(code, withheld, "Redis takes no writes; trying again");
+                    }
                     tokio::select! {
                         biased;
                         () = tokio::time::sleep(Duration::from_secs(1)) => {}
@@ -294,25 +299,6 @@ pub(super) struct Reading {
     pub(super) on_server: i64,
 }
 
-/// Reports how many dead letters were dropped to make room for newer ones, at most once a second.
-#[derive(Debug, Default)]
-pub(super) struct Dropped(Mutex<(u64, Option<Instant>)>);
-
-impl Dropped {
-    /// Adds some, and returns how many are to be reported now.
-    pub(super) fn add(&self, dropped: u64) -> Option<u64> {
-        let mut state = lock(&self.0);
-        let (waiting, last) = &mut *state;
-        *waiting += dropped;
-        let early = last.is_some_and(|last| last.elapsed() < Duration::from_secs(1));
-        if *waiting == 0 || early {
-            return None;
-        }
-        *last = Some(Instant::now());
-        Some(std::mem::take(waiting))
-    }
-}
-
 impl Health {
     /// A renewal has just succeeded, which has read Redis's clock. How long it took says nothing
     /// good: it may have waited for a server that stood still.
@@ -444,15 +430,5 @@ mod tests {
             tick(on_server);
             assert_eq!(health.lasts(second), lasts * second, "at {on_server}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn dropped_dead_letters_are_reported_once_a_second() {
-        let dropped = Dropped::default();
-        assert_eq!(dropped.add(0), None);
-        assert_eq!(dropped.add(3), Some(3));
-        assert_eq!(dropped.add(2), None);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(dropped.add(0), Some(2));
     }
 }
