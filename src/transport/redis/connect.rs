@@ -147,8 +147,7 @@ impl Connector {
             Some(stream) => {
                 let making = MultiplexedConnection::new_with_config(self.login(), stream, config);
                 let (connection, driver) = self.within_time(making).await?;
-                tokio::spawn(driver);
-                Ok(Line::foreign(Foreign::new(connection)))
+                Ok(Line::foreign(Foreign::driven(connection, driver)))
             }
             None => {
                 let client = &self.0.client;

@@ -3,12 +3,18 @@
 use std::{
     collections::VecDeque,
     future::Future,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use futures_util::{StreamExt, stream::FuturesOrdered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{MaybeDone, maybe_done},
+    stream::FuturesOrdered,
+};
 use redis::{Cmd, Pipeline, RedisResult, aio::MultiplexedConnection};
+use tokio::task::JoinHandle;
 
 use crate::transport::redis::{packed::Pack, value::Value};
 
@@ -16,6 +22,8 @@ type Answers = Pin<Box<dyn Future<Output = RedisResult<Vec<redis::Value>>> + Sen
 
 pub(in crate::transport::redis) struct Foreign {
     connection: MultiplexedConnection,
+    /// The task that reads and writes, where it was started here. It ends with the connection.
+    driver: Option<MaybeDone<JoinHandle<()>>>,
     /// The pipelines on their way.
     sent: FuturesOrdered<Answers>,
     /// What has come and was not asked for yet.
@@ -23,11 +31,26 @@ pub(in crate::transport::redis) struct Foreign {
 }
 
 impl Foreign {
+    /// A connection that the driver has made, with a task of its own. A loss is noticed by the next
+    /// command only.
     pub(in crate::transport::redis) fn new(connection: MultiplexedConnection) -> Self {
         Self {
             connection,
+            driver: None,
             sent: FuturesOrdered::new(),
             come: VecDeque::new(),
+        }
+    }
+
+    /// A connection with the future that reads and writes for it, which is started as a task. A loss
+    /// is noticed at once.
+    pub(in crate::transport::redis) fn driven(
+        connection: MultiplexedConnection,
+        driver: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Self {
+            driver: Some(maybe_done(tokio::spawn(driver))),
+            ..Self::new(connection)
         }
     }
 
@@ -50,8 +73,16 @@ impl Foreign {
         while self.come.is_empty() {
             match ready!(self.sent.poll_next_unpin(cx)) {
                 Some(answers) => self.come.extend(answers?.into_iter().map(Value::from)),
-                // Its task notices the loss, and the next command is told.
-                None => return Poll::Pending,
+                // Nothing is on its way. The task ends when the server closes the connection, so that
+                // nothing is sent over one that is lost.
+                None => {
+                    let Some(driver) = &mut self.driver else {
+                        return Poll::Pending;
+                    };
+                    ready!(driver.poll_unpin(cx));
+                    let lost = io::Error::from(io::ErrorKind::UnexpectedEof);
+                    return Poll::Ready(Err(lost.into()));
+                }
             }
         }
         Poll::Ready(Ok(self.come.pop_front().expect("it is not empty")))
