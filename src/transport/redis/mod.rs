@@ -67,7 +67,7 @@
 //! end with the last clone of the handle. Under RESP3, and under TLS with certificates of the
 //! application's own, the driver, the crate `redis`, keeps the connections: each command costs more
 //! then. Under TLS with certificates of the application's own, a connection that the server closed
-//! while it was idle is noticed by the next command only.
+//! while it was idle is noticed within a second, and not at once.
 //!
 //! # Rights
 //! What users with few rights need, for the stream `s`. Keys of a stream whose name holds a hash tag

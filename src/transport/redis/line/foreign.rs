@@ -6,24 +6,28 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures_util::{
     FutureExt, StreamExt,
-    future::{MaybeDone, maybe_done},
+    future::{BoxFuture, MaybeDone, maybe_done},
     stream::FuturesOrdered,
 };
 use redis::{Cmd, Pipeline, RedisResult, aio::MultiplexedConnection};
-use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::transport::redis::{packed::Pack, value::Value};
+
+/// How often a connection is asked for a sign of life that shows its loss in no other way.
+const PING: Duration = Duration::from_secs(1);
 
 type Answers = Pin<Box<dyn Future<Output = RedisResult<Vec<redis::Value>>> + Send>>;
 
 pub(in crate::transport::redis) struct Foreign {
     connection: MultiplexedConnection,
-    /// The task that reads and writes, where it was started here. It ends with the connection.
-    driver: Option<MaybeDone<JoinHandle<()>>>,
+    /// Done when the connection is lost. Polled while nothing is on its way.
+    loss: MaybeDone<BoxFuture<'static, ()>>,
     /// The pipelines on their way.
     sent: FuturesOrdered<Answers>,
     /// What has come and was not asked for yet.
@@ -31,26 +35,32 @@ pub(in crate::transport::redis) struct Foreign {
 }
 
 impl Foreign {
-    /// A connection that the driver has made, with a task of its own. A loss is noticed by the next
-    /// command only.
-    pub(in crate::transport::redis) fn new(connection: MultiplexedConnection) -> Self {
-        Self {
-            connection,
-            driver: None,
-            sent: FuturesOrdered::new(),
-            come: VecDeque::new(),
-        }
+    /// A connection that the driver has made, with a task of its own. While it is idle, a `PING` each
+    /// second shows a loss.
+    pub(in crate::transport::redis) fn made(connection: MultiplexedConnection) -> Self {
+        let asking = ask_for_life(connection.clone());
+        Self::new(connection, asking)
     }
 
-    /// A connection with the future that reads and writes for it, which is started as a task. A loss
-    /// is noticed at once.
+    /// A connection with the future that reads and writes for it, which is started as a task. The
+    /// task ends with the connection, so that a loss is noticed at once.
     pub(in crate::transport::redis) fn driven(
         connection: MultiplexedConnection,
         driver: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
+        let driver = tokio::spawn(driver);
+        Self::new(connection, driver.map(drop))
+    }
+
+    fn new(
+        connection: MultiplexedConnection,
+        loss: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         Self {
-            driver: Some(maybe_done(tokio::spawn(driver))),
-            ..Self::new(connection)
+            connection,
+            loss: maybe_done(loss.boxed()),
+            sent: FuturesOrdered::new(),
+            come: VecDeque::new(),
         }
     }
 
@@ -73,19 +83,27 @@ impl Foreign {
         while self.come.is_empty() {
             match ready!(self.sent.poll_next_unpin(cx)) {
                 Some(answers) => self.come.extend(answers?.into_iter().map(Value::from)),
-                // Nothing is on its way. The task ends when the server closes the connection, so that
-                // nothing is sent over one that is lost.
+                // Nothing is on its way, and nothing must be sent over a lost connection.
                 None => {
-                    let Some(driver) = &mut self.driver else {
-                        return Poll::Pending;
-                    };
-                    ready!(driver.poll_unpin(cx));
+                    ready!(self.loss.poll_unpin(cx));
                     let lost = io::Error::from(io::ErrorKind::UnexpectedEof);
                     return Poll::Ready(Err(lost.into()));
                 }
             }
         }
         Poll::Ready(Ok(self.come.pop_front().expect("it is not empty")))
+    }
+}
+
+/// Sends a `PING` now and then until the connection is lost.
+async fn ask_for_life(mut connection: MultiplexedConnection) {
+    loop {
+        sleep(PING).await;
+        let answer = connection.send_packed_command(&redis::cmd("PING")).await;
+        // A refusal is a sign of life too.
+        if answer.is_err_and(|error| error.code().is_none()) {
+            return;
+        }
     }
 }
 
