@@ -5,9 +5,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use campanile::{Client, Router};
+use campanile::{Client, Router, transport::ConnectionState};
 use redis::aio::MultiplexedConnection;
-use support::{Options, Signal, worker};
+use support::{Options, Signal, proxy::Proxy, worker};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
@@ -263,4 +263,39 @@ async fn a_worker_that_begins_with_a_wrong_password_ends_with_the_reason() {
     let error = within(10 * SECOND, worker.ended()).await.unwrap_err();
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("password"), "{error}");
+}
+
+// Redis 7.2.0 to 7.2.3 begin a `BLOCK` anew each time when another reader was faster
+// (https://github.com/redis/redis/pull/12998). Such a read is as long as this one.
+#[tokio::test]
+async fn a_read_that_blocks_for_longer_than_it_was_told_to_is_no_lost_connection() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let redis = Redis::connect(&proxy.url()).await.expect("a connection");
+    let redis = redis.stream("s").group("g");
+    let mut source = open(&redis).await;
+    proxy.replace("BLOCK\r\n$4\r\n1000\r\n", "BLOCK\r\n$5\r\n30000\r\n");
+    // Before its first renewal a worker is late.
+    let connected = || async { (redis.state() == ConnectionState::Connected).then_some(()) };
+    raw::eventually(connected, 10 * SECOND).await;
+    let started = std::time::Instant::now();
+    let (mut samples, mut others) = (0, Vec::new());
+    while started.elapsed() < 15 * SECOND {
+        nothing(&mut source, SECOND / 20).await;
+        samples += 1;
+        let state = redis.state();
+        if state != ConnectionState::Connected {
+            others.push((started.elapsed(), state));
+        }
+    }
+    let (reconnects, first) = (redis.counts().reconnects, others.first());
+    assert!(
+        reconnects == 0 && others.is_empty(),
+        "{reconnects} reconnects in 15 s; {} of {samples} samples are not `Connected`, the first is \
+         {first:?}",
+        others.len()
+    );
+    task(&server, "x").await;
+    let delivery = within(SECOND, next(&mut source)).await;
+    settle(delivery, done()).await;
 }
