@@ -4,6 +4,10 @@
 
 #[path = "redis_send/connecting.rs"]
 mod connecting;
+#[path = "redis_send/failover.rs"]
+mod failover;
+#[path = "redis_send/idle.rs"]
+mod idle;
 #[path = "support/log.rs"]
 mod log;
 #[path = "redis_send/outages.rs"]

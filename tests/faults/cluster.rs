@@ -1,12 +1,23 @@
-//! A server in cluster mode: every script's keys are in one slot.
+//! Servers in cluster mode: every script's keys are in one slot, and a slot may be on another node
+//! than the URL's, from the start or after a fail-over.
 
-use campanile::Json;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use campanile::{Client, Error, Json, Redis, Router};
+use tokio::time::sleep;
 
 use crate::{
     SECOND, TAKE_OVER,
     ledger::{What, now},
     scene::Scene,
-    support::{Options, Signal},
+    support::{Options, RedisServer, Signal, proxy::Proxy, raw, worker::Worker},
     worker::Job,
 };
 
@@ -51,4 +62,225 @@ async fn every_script_runs_on_a_cluster() {
     }
     let log = std::fs::read_to_string(&scene.setup.log).expect("the workers' log");
     assert!(!log.contains("CROSSSLOT"), "{log}");
+}
+
+/// How long it may take after a fail-over until the new primary is found.
+const FOUND: Duration = Duration::from_secs(15);
+
+/// Three primaries with a third of the slots each, and a replica of the one that has the stream
+/// `jobs`.
+struct Cluster {
+    owner: RedisServer,
+    others: Vec<RedisServer>,
+    replica: RedisServer,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let node = || {
+            let options = Options::new()
+                .args(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])
+                .args(["--repl-diskless-sync-delay", "0"]);
+            RedisServer::with(options)
+        };
+        let (a, b, c, replica) = tokio::join!(node(), node(), node(), node());
+        let mut others = vec![a, b, c];
+        let ends = [0, 5461, 10923, 16384];
+        for (node, slots) in others.iter().zip(ends.windows(2)) {
+            // ADDSLOTSRANGE is newer than the oldest server.
+            let mut add = vec!["CLUSTER".to_owned(), "ADDSLOTS".to_owned()];
+            add.extend((slots[0]..slots[1]).map(|slot: usize| slot.to_string()));
+            node.command(&add).await;
+        }
+        let slot: usize = replica.query(&["CLUSTER", "KEYSLOT", "jobs"]).await;
+        let owner = ends.iter().rposition(|first| *first <= slot);
+        let owner = others.remove(owner.expect("every slot is in a third"));
+        let cluster = Self {
+            owner,
+            others,
+            replica,
+        };
+        for node in cluster.nodes() {
+            let port = cluster.owner.port().to_string();
+            node.command(&["CLUSTER", "MEET", "127.0.0.1", &port]).await;
+        }
+        cluster.all_know("cluster_known_nodes:4").await;
+        let id: String = cluster.owner.query(&["CLUSTER", "MYID"]).await;
+        cluster
+            .replica
+            .command(&["CLUSTER", "REPLICATE", &id])
+            .await;
+        let linked = || async {
+            let info: String = cluster.replica.query(&["INFO", "replication"]).await;
+            info.contains("master_link_status:up").then_some(())
+        };
+        raw::eventually(linked, 30 * SECOND).await;
+        cluster.all_know("cluster_state:ok").await;
+        cluster.agree(&cluster.owner).await;
+        cluster
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &RedisServer> {
+        self.others.iter().chain([&self.owner, &self.replica])
+    }
+
+    async fn all_know(&self, fact: &str) {
+        for node in self.nodes() {
+            let knows = || async {
+                let info: String = node.query(&["CLUSTER", "INFO"]).await;
+                info.contains(fact).then_some(())
+            };
+            raw::eventually(knows, 30 * SECOND).await;
+        }
+    }
+
+    /// Waits until every node knows that this one has the stream, and has a replica.
+    async fn agree(&self, primary: &RedisServer) {
+        let id: String = primary.query(&["CLUSTER", "MYID"]).await;
+        for node in self.nodes() {
+            let agrees = || async {
+                let replicas: Vec<String> =
+                    match node.try_command(&["CLUSTER", "REPLICAS", &id]).await {
+                        Ok(found) => redis::from_redis_value(found).expect("a list of nodes"),
+                        // It does not know yet that this is a primary.
+                        Err(_) => return None,
+                    };
+                (replicas.len() == 1).then_some(())
+            };
+            raw::eventually(agrees, 30 * SECOND).await;
+        }
+    }
+
+    /// Makes the replica the primary, by the cluster's own way.
+    async fn fail_over(&self) {
+        self.replica.command(&["CLUSTER", "FAILOVER"]).await;
+        self.agree(&self.replica).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fault 33"]
+async fn a_stream_on_another_node_than_the_urls_is_found() {
+    let cluster = Cluster::start().await;
+    let redis = Redis::connect(&cluster.others[0].url()).await;
+    let redis = redis.expect("the node is there").stream("jobs");
+    let client = Client::new(redis.clone()).request_timeout(5 * SECOND);
+    client.enqueue("work", ()).await.expect("it is sent");
+    assert_eq!(raw::len(&cluster.owner, "jobs").await, 1);
+    let app = Router::new()
+        .task("work", async || ())
+        .rpc("answer", async || Json(42));
+    let worker = Worker::start(redis, app);
+    let Json(answer): Json<u64> = client.request("answer", ()).await.expect("a reply");
+    assert_eq!(answer, 42);
+    let settled = || async {
+        let pending = raw::pending(&cluster.owner, "jobs", "app_group").await;
+        (pending == 0).then_some(())
+    };
+    raw::eventually(settled, 10 * SECOND).await;
+    worker.stop().await.expect("it ends well");
+}
+
+/// Fails over while handlers run and tasks are sent, over connections to `url`. `switched` is called
+/// when the replica is the primary.
+async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce()) {
+    const HELD: u64 = 8;
+    // So long that nothing can run again because its lease has ended.
+    let redis = Redis::connect(url).await.expect("the node is there");
+    let redis = redis.stream("jobs").group("workers").lease(60 * SECOND);
+    let runs = Arc::<Mutex<BTreeMap<u64, u32>>>::default();
+    let count = runs.clone();
+    let app = Router::new().task("work", async move |Json(job): Json<Job>| {
+        *count.lock().unwrap().entry(job.n).or_default() += 1;
+        sleep(Duration::from_millis(job.ms)).await;
+    });
+    let worker = Worker::start(redis.clone(), app);
+    let client = Client::new(redis.clone());
+    for n in 0..HELD {
+        let job = Json(Job { n, ms: 4_000 });
+        client.enqueue("work", job).await.expect("it is sent");
+    }
+    let all_run = || async { (runs.lock().unwrap().len() as u64 == HELD).then_some(()) };
+    raw::eventually(all_run, 20 * SECOND).await;
+
+    let stop = Arc::<AtomicBool>::default();
+    let load = tokio::spawn({
+        let (client, stop) = (client.clone(), stop.clone());
+        async move {
+            let mut sent: Vec<(u64, Instant, Result<(), Error>)> = Vec::new();
+            for n in 1_000.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                let result = client.enqueue("work", Json(Job { n, ms: 1 })).await;
+                sent.push((n, Instant::now(), result.map(drop)));
+                sleep(SECOND / 50).await;
+            }
+            sent
+        }
+    });
+    sleep(SECOND / 2).await;
+    cluster.fail_over().await;
+    switched();
+    let at = Instant::now();
+    let pending = || raw::pending(&cluster.replica, "jobs", "workers");
+    while at.elapsed() < FOUND && (at.elapsed() < 6 * SECOND || pending().await > 0) {
+        sleep(SECOND / 10).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    let sent = load.await.expect("the load ends");
+
+    // All that is wrong is shown at once.
+    let mut wrong = Vec::new();
+    let (before, after): (Vec<_>, Vec<_>) = sent.iter().partition(|(_, sent, _)| *sent < at);
+    assert!(before.iter().any(|(_, _, result)| result.is_ok()));
+    let refused = |sent: &[&(u64, Instant, Result<(), Error>)]| {
+        let failed = sent
+            .iter()
+            .filter_map(|(_, _, result)| result.as_ref().err());
+        failed.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let last = &after[after.len().saturating_sub(20)..];
+    if last.is_empty() || last.iter().any(|(_, _, result)| result.is_err()) {
+        let refusals = refused(&after);
+        let last = refusals.last();
+        let (failed, all) = (refusals.len(), after.len());
+        wrong.push(format!(
+            "{failed} of {all} sends fail until the end: {last:?}"
+        ));
+    }
+    let left = pending().await;
+    if left > 0 {
+        wrong.push(format!("{left} deliveries are not settled"));
+    }
+    let runs = runs.lock().unwrap().clone();
+    let taken = sent.iter().filter(|(_, _, result)| result.is_ok());
+    let lost: Vec<_> = (taken.map(|(n, _, _)| *n))
+        .filter(|n| !runs.contains_key(n))
+        .collect();
+    if !lost.is_empty() {
+        wrong.push(format!("{lost:?} were taken and never run"));
+    }
+    let twice: Vec<_> = runs.iter().filter(|(_, runs)| **runs > 1).collect();
+    if !twice.is_empty() {
+        wrong.push(format!("these ran more than once: {twice:?}"));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    worker.stop().await.expect("it ends well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fault 33"]
+async fn a_fail_over_in_a_cluster_is_followed_and_no_verdict_is_lost() {
+    let cluster = Cluster::start().await;
+    follows_a_fail_over(&cluster, &cluster.owner.url(), || {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fault 33"]
+async fn a_fail_over_in_a_cluster_is_followed_where_the_name_leads_to_the_new_primary() {
+    let cluster = Cluster::start().await;
+    let proxy = Proxy::start(cluster.owner.port()).await;
+    let lead = || proxy.lead_to(cluster.replica.port());
+    follows_a_fail_over(&cluster, &proxy.url(), lead).await;
 }

@@ -27,7 +27,8 @@
 //! | `requests` | requests whose worker, connections or callers are gone |
 //! | `crowd` | thousands of pending entries, hundreds of workers |
 //! | `groups` | a slow group beside a fast one |
-//! | `cluster` | a server in cluster mode |
+//! | `cluster` | a server in cluster mode; a stream on another node, a fail-over |
+//! | `signals` | a worker that is told twice to end |
 //!
 //! The same protocol is simulated with faults by the thousand in `src/transport/redis/simulation/`.
 //!
@@ -48,6 +49,7 @@ mod memory;
 mod requests;
 mod scene;
 mod server;
+mod signals;
 mod slow;
 mod stall;
 #[path = "../support/mod.rs"]

@@ -25,6 +25,9 @@ use crate::{
 /// The environment variable that makes a worker of this binary.
 const SETUP: &str = "CAMPANILE_FAULTS_WORKER";
 
+/// The exit code of a worker whose `serve` says that the shutdown was forced.
+pub(crate) const FORCED: i32 = 3;
+
 /// What a job asks of its handler.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Job {
@@ -167,6 +170,13 @@ fn worker_process() {
     runtime.expect("a runtime").block_on(async {
         let redis = setup.redis().await;
         let served = serve(redis, setup.app()).with_signals().await;
+        if let Err(error) = &served
+            && error.is_forced_shutdown()
+        {
+            // On the worker's log, where a test finds it.
+            eprintln!("serve ended: {error}");
+            std::process::exit(FORCED);
+        }
         served.expect("the worker ends well");
     });
 }
@@ -208,11 +218,16 @@ impl WorkerProcess {
         self.0.try_wait().expect("it is our child")
     }
 
+    /// Waits until it has ended.
+    pub(crate) async fn end(&mut self, limit: Duration) -> ExitStatus {
+        let ended = std::cell::RefCell::new(self);
+        eventually(|| async { ended.borrow_mut().ended() }, limit).await
+    }
+
     /// Asks it to end, and waits until it has.
     pub(crate) async fn terminate(mut self) {
         self.signal(Signal::Term);
-        let ended = std::cell::RefCell::new(&mut self);
-        let status = eventually(|| async { ended.borrow_mut().ended() }, 40 * SECOND).await;
+        let status = self.end(40 * SECOND).await;
         assert!(status.success(), "the worker ended with {status}");
     }
 }

@@ -1,5 +1,10 @@
 //! Connecting, and staying connected.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use campanile::{Message, Redis};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -213,6 +218,81 @@ async fn the_connection_ends_with_the_last_handle() {
         5 * SECOND,
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_handle_that_waits_connects_to_a_server_that_starts_later() {
+    let server = RedisServer::start().await;
+    let url = server.url();
+    server.signal(Signal::Kill);
+    let connecting = tokio::spawn(async move { Redis::connect_when_ready(&url).await });
+    tokio::time::sleep(SECOND).await;
+    assert!(!connecting.is_finished());
+    server.restart().await;
+    let redis = within(10 * SECOND, connecting).await.unwrap().unwrap();
+    let redis = redis.stream("s");
+    send(&redis, Message::task("a", "")).await.unwrap();
+    assert_eq!(raw::len(&server, "s").await, 1);
+}
+
+#[tokio::test]
+async fn a_handle_that_waits_connects_to_a_server_that_has_loaded_its_data() {
+    let commands = Arc::<AtomicUsize>::default();
+    let count = commands.clone();
+    let url = fake_server(move |command| {
+        // A handshake and `INFO`, three times.
+        if count.fetch_add(1, Ordering::SeqCst) < 6 {
+            return "-LOADING Redis is loading the dataset in memory\r\n".into();
+        }
+        match command {
+            "PING" => "+PONG\r\n".into(),
+            _ => "$22\r\nredis_version:7.0.15\r\n\r\n".into(),
+        }
+    })
+    .await;
+    let error = Redis::connect(&url).await.unwrap_err();
+    assert!(error.is_disconnected(), "{error:?}");
+    within(10 * SECOND, Redis::connect_when_ready(&url))
+        .await
+        .unwrap();
+    assert_eq!(commands.load(Ordering::SeqCst), 8);
+}
+
+#[tokio::test]
+async fn a_handle_that_waits_does_not_wait_for_a_password_to_become_right() {
+    let server = RedisServer::with(Options::new().password("right")).await;
+    for login in ["", ":hunter2@"] {
+        let url = format!("redis://{login}127.0.0.1:{}/", server.port());
+        let connecting = Redis::connect_when_ready(&url);
+        let error = within(2 * SECOND, connecting).await.unwrap_err();
+        assert!(error.is_config(), "{url}: {error:?}");
+        assert!(error.to_string().contains("password"), "{error}");
+    }
+    let connecting = Redis::connect_when_ready("redis://127.0.0.1:port/");
+    let error = within(SECOND, connecting).await.unwrap_err();
+    assert!(error.is_config(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_handle_that_waits_gives_up_when_its_future_is_dropped() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let attempts = Arc::<AtomicUsize>::default();
+    let count = attempts.clone();
+    tokio::spawn(async move {
+        while let Ok(accepted) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(accepted);
+        }
+    });
+    let connecting = Redis::connect_when_ready(&url);
+    let elapsed = tokio::time::timeout(2 * SECOND, connecting).await;
+    elapsed.expect_err("nobody answers there");
+    let before = attempts.load(Ordering::SeqCst);
+    assert!(before >= 3, "{before} attempts");
+    // Longer than the longest wait between two.
+    tokio::time::sleep(3 * SECOND).await;
+    assert_eq!(attempts.load(Ordering::SeqCst), before);
 }
 
 /// A server that answers every command with what `answer` makes of its name.

@@ -4,10 +4,14 @@ use std::{fs, path::Path, process::Command};
 
 use campanile::{Message, Redis};
 use redis::TlsCertificates;
+use tempfile::TempDir;
 
 use crate::{
+    SECOND,
+    idle::{close_idle_connections, works_after_pauses},
     send,
     support::{Options, RedisServer},
+    within,
 };
 
 /// A certificate for `localhost` that is its own root, and its key.
@@ -28,8 +32,8 @@ fn certificate(dir: &Path) {
     assert!(made.status.success(), "{made:?}");
 }
 
-#[tokio::test]
-async fn tls_works_and_a_certificate_that_is_not_trusted_is_said_to_be_none() {
+/// A server with a port for TLS, and the directory of its certificate.
+async fn secured() -> (RedisServer, u16, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     certificate(dir.path());
     let file = |name: &str| dir.path().join(name).display().to_string();
@@ -42,7 +46,21 @@ async fn tls_works_and_a_certificate_that_is_not_trusted_is_said_to_be_none() {
         .args(["--tls-cert-file", &file("cert.pem")])
         .args(["--tls-key-file", &file("key.pem")])
         .args(["--tls-ca-cert-file", &file("cert.pem")]);
-    let _server = RedisServer::with(options).await;
+    (RedisServer::with(options).await, port, dir)
+}
+
+/// A client that trusts the certificate in this file.
+fn trusting(url: &str, certificate: &Path) -> redis::Client {
+    let trust = TlsCertificates {
+        client_tls: None,
+        root_cert: Some(fs::read(certificate).unwrap()),
+    };
+    redis::Client::build_with_tls(url, trust).unwrap()
+}
+
+#[tokio::test]
+async fn tls_works_and_a_certificate_that_is_not_trusted_is_said_to_be_none() {
+    let (_server, port, dir) = secured().await;
     let url = format!("rediss://localhost:{port}/");
 
     let error = Redis::connect(&url).await.unwrap_err();
@@ -53,11 +71,60 @@ async fn tls_works_and_a_certificate_that_is_not_trusted_is_said_to_be_none() {
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().expect("nothing was installed");
 
-    let trust = TlsCertificates {
-        client_tls: None,
-        root_cert: Some(fs::read(file("cert.pem")).unwrap()),
-    };
-    let client = redis::Client::build_with_tls(&*url, trust).unwrap();
+    let client = trusting(&url, &dir.path().join("cert.pem"));
     let redis = Redis::from_client(client).await.unwrap().stream("s");
     assert!(send(&redis, Message::task("a", "")).await.is_ok());
+}
+
+/// Runs [`client_process`] against a server that closes idle connections.
+async fn works_after_pauses_in_a_process(whose_certificates: &str) {
+    let (server, port, dir) = secured().await;
+    close_idle_connections(&server).await;
+    let this = std::env::current_exe().unwrap();
+    let client = tokio::process::Command::new(this)
+        .args(["tls::client_process", "--exact", "--ignored", "--nocapture"])
+        .env("CAMPANILE_TEST_CERTIFICATES", whose_certificates)
+        .env("CAMPANILE_TEST_URL", server.url())
+        .env("CAMPANILE_TEST_TLS_PORT", port.to_string())
+        .env("SSL_CERT_FILE", dir.path().join("cert.pem"))
+        .kill_on_drop(true)
+        .output();
+    let output = within(60 * SECOND, client).await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{}\n{said}", output.status);
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+/// A client in a process of its own: the system's certificates and the provider are the process's.
+#[tokio::test]
+#[ignore = "a client process, which the other tests start"]
+async fn client_process() {
+    let variable = |name: &str| std::env::var(format!("CAMPANILE_TEST_{name}"));
+    let Ok(whose) = variable("CERTIFICATES") else {
+        return;
+    };
+    let url = format!("rediss://localhost:{}/", variable("TLS_PORT").unwrap());
+    let redis = match &*whose {
+        "system" => Redis::connect(&url).await,
+        _ => {
+            let provider = rustls::crypto::ring::default_provider();
+            provider.install_default().expect("nothing was installed");
+            let file = std::env::var("SSL_CERT_FILE").unwrap();
+            Redis::from_client(trusting(&url, Path::new(&file))).await
+        }
+    };
+    let redis = redis.unwrap().stream("s");
+    works_after_pauses(&variable("URL").unwrap(), &redis).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_the_server_closes_is_noticed_under_tls() {
+    works_after_pauses_in_a_process("system").await;
+}
+
+// The driver makes this connection, and shows a loss to the next command only.
+#[tokio::test]
+async fn an_idle_connection_that_the_server_closes_is_noticed_with_certificates_of_ones_own() {
+    works_after_pauses_in_a_process("own").await;
 }

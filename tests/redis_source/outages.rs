@@ -5,9 +5,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use campanile::{Client, Router};
+use campanile::{Client, Router, transport::ConnectionState};
 use redis::aio::MultiplexedConnection;
-use support::{Options, Signal, worker};
+use support::{Options, Signal, proxy::Proxy, worker};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
@@ -70,6 +70,109 @@ async fn verdicts_wait_for_a_server_that_has_too_many_clients() {
     assert_eq!(pending(&server).await, (0, 0));
     let counts = redis.counts();
     assert_eq!((counts.done, counts.dead, counts.redelivered), (6, 7, 7));
+}
+
+/// A reason for which a server takes no writes.
+#[derive(Debug, Clone, Copy)]
+enum NoWrites {
+    Memory,
+    Replicas,
+    Disk,
+}
+
+impl NoWrites {
+    async fn begin(self, server: &RedisServer) {
+        let set = |name, value| ["CONFIG", "SET", name, value];
+        match self {
+            NoWrites::Memory => drop(server.command(&set("maxmemory", "1")).await),
+            NoWrites::Replicas => drop(server.command(&set("min-replicas-to-write", "1")).await),
+            NoWrites::Disk => {
+                // The save cannot take its place.
+                std::fs::create_dir(server.dir().join("dump.rdb")).unwrap();
+                server.command(&set("save", "900 1")).await;
+                server.command(&["BGSAVE"]).await;
+                let control = server.connection().await;
+                let failed = || {
+                    let mut control = control.clone();
+                    async move {
+                        let info: String = ask(&mut control, &["INFO", "persistence"]).await;
+                        info.contains("rdb_last_bgsave_status:err").then_some(())
+                    }
+                };
+                raw::eventually(failed, 20 * SECOND).await;
+            }
+        }
+    }
+
+    async fn end(self, server: &RedisServer) {
+        let (name, value) = match self {
+            NoWrites::Memory => ("maxmemory", "0"),
+            NoWrites::Replicas => ("min-replicas-to-write", "0"),
+            NoWrites::Disk => ("stop-writes-on-bgsave-error", "no"),
+        };
+        server.command(&["CONFIG", "SET", name, value]).await;
+    }
+}
+
+/// Lets three deliveries ask for a redelivery that is not counted while the server takes no writes for
+/// ten leases. Each must be delivered once more, as the same attempt.
+async fn asks_for_redelivery(no_writes: NoWrites) {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await.lease(SECOND).max_deliveries(4);
+    let mut source = open(&redis).await;
+    let mut held = Vec::new();
+    for n in 0..3 {
+        task(&server, n.to_string()).await;
+        held.push(next(&mut source).await);
+    }
+    no_writes.begin(&server).await;
+    let mut settling = tokio::task::JoinSet::new();
+    for delivery in held {
+        settling.spawn(delivery.settle.settle(redeliver(Some(SECOND / 10), false)));
+    }
+    let end = tokio::time::Instant::now() + 10 * SECOND;
+    let mut attempts = Vec::new();
+    while let Ok(again) = tokio::time::timeout_at(end, source.next(3)).await {
+        for delivery in again.expect("the source goes on") {
+            attempts.push(message(&delivery).parts().attempt.0);
+            settling.spawn(delivery.settle.settle(redeliver(Some(SECOND / 10), false)));
+        }
+    }
+    let early = std::mem::take(&mut attempts);
+    no_writes.end(&server).await;
+    let mut failures = Vec::new();
+    let give_up = tokio::time::Instant::now() + 15 * SECOND;
+    let mut done = 0;
+    while done < 3 {
+        let Ok(again) = tokio::time::timeout_at(give_up, source.next(3)).await else {
+            break;
+        };
+        for delivery in again.expect("the source goes on") {
+            attempts.push(message(&delivery).parts().attempt.0);
+            done += 1;
+            settling.spawn(delivery.settle.settle(self::done()));
+        }
+    }
+    while let Some(settled) = within(10 * SECOND, settling.join_next()).await {
+        failures.extend(settled.unwrap().err().map(|error| error.to_string()));
+    }
+    let letters = letters(&redis).await.len();
+    assert!(
+        early.is_empty() && attempts == [1; 3] && failures.is_empty() && letters == 0,
+        "{no_writes:?}: attempts {early:?} meanwhile and {attempts:?} afterwards, {letters} dead \
+         letters, verdicts given up: {failures:?}"
+    );
+    assert_eq!(pending(&server).await, (0, 0));
+}
+
+// Redis 6.2 wraps the errors of commands inside scripts.
+#[tokio::test]
+async fn uncounted_redeliveries_wait_for_a_server_that_takes_no_writes() {
+    tokio::join!(
+        asks_for_redelivery(NoWrites::Memory),
+        asks_for_redelivery(NoWrites::Replicas),
+        asks_for_redelivery(NoWrites::Disk),
+    );
 }
 
 /// A router that counts its tasks.
@@ -160,4 +263,39 @@ async fn a_worker_that_begins_with_a_wrong_password_ends_with_the_reason() {
     let error = within(10 * SECOND, worker.ended()).await.unwrap_err();
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("password"), "{error}");
+}
+
+// Redis 7.2.0 to 7.2.3 begin a `BLOCK` anew each time when another reader was faster
+// (https://github.com/redis/redis/pull/12998). Such a read is as long as this one.
+#[tokio::test]
+async fn a_read_that_blocks_for_longer_than_it_was_told_to_is_no_lost_connection() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let redis = Redis::connect(&proxy.url()).await.expect("a connection");
+    let redis = redis.stream("s").group("g");
+    let mut source = open(&redis).await;
+    proxy.replace("BLOCK\r\n$4\r\n1000\r\n", "BLOCK\r\n$5\r\n30000\r\n");
+    // Before its first renewal a worker is late.
+    let connected = || async { (redis.state() == ConnectionState::Connected).then_some(()) };
+    raw::eventually(connected, 10 * SECOND).await;
+    let started = std::time::Instant::now();
+    let (mut samples, mut others) = (0, Vec::new());
+    while started.elapsed() < 15 * SECOND {
+        nothing(&mut source, SECOND / 20).await;
+        samples += 1;
+        let state = redis.state();
+        if state != ConnectionState::Connected {
+            others.push((started.elapsed(), state));
+        }
+    }
+    let (reconnects, first) = (redis.counts().reconnects, others.first());
+    assert!(
+        reconnects == 0 && others.is_empty(),
+        "{reconnects} reconnects in 15 s; {} of {samples} samples are not `Connected`, the first is \
+         {first:?}",
+        others.len()
+    );
+    task(&server, "x").await;
+    let delivery = within(SECOND, next(&mut source)).await;
+    settle(delivery, done()).await;
 }

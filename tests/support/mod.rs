@@ -123,6 +123,8 @@ pub(crate) enum Signal {
     Kill,
     /// Asks it to shut down.
     Term,
+    /// Asks it to shut down, as a terminal does.
+    Int,
 }
 
 impl Signal {
@@ -133,6 +135,7 @@ impl Signal {
             Signal::Cont => "CONT",
             Signal::Kill => "KILL",
             Signal::Term => "TERM",
+            Signal::Int => "INT",
         };
         // The shell's own `kill`: the program of that name is missing on small systems.
         let sent = Command::new("sh")

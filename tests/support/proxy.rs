@@ -1,5 +1,5 @@
-//! A TCP proxy that makes a network bad: it limits the bandwidth, or goes silent without closing
-//! anything.
+//! A TCP proxy that makes a network bad: it limits the bandwidth, goes silent without closing
+//! anything, leads new connections to another server, or changes bytes.
 //!
 //! ```ignore
 //! let proxy = Proxy::start(server.port()).await;
@@ -7,12 +7,17 @@
 //! proxy.limit_bandwidth(Some(10_000_000));       // bytes per second, in each direction
 //! proxy.silence(Direction::ToClient);            // no bytes pass, no connection is closed
 //! proxy.heal();
+//! proxy.lead_to(other.port());                   // those that are open stay where they are
+//! proxy.replace("BLOCK", "block");               // in all that goes to the server
 //! ```
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +52,8 @@ pub(crate) enum Direction {
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
+    server: Arc<AtomicU16>,
+    replaced: Arc<Replaced>,
     silent: watch::Sender<Option<Direction>>,
     to_server: Arc<Bandwidth>,
     to_client: Arc<Bandwidth>,
@@ -64,19 +71,25 @@ impl Proxy {
         let (silent, seen) = watch::channel(None);
         let (to_server, to_client) = <(Arc<Bandwidth>, Arc<Bandwidth>)>::default();
         let limits = (to_server.clone(), to_client.clone());
+        let server = Arc::new(AtomicU16::new(server));
+        let replaced = Arc::<Replaced>::default();
+        let (target, change) = (server.clone(), replaced.clone());
         let running = tokio::spawn(async move {
             // Its tasks end with the proxy.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let (seen, limits) = (seen.clone(), limits.clone());
+                let (seen, limits, change) = (seen.clone(), limits.clone(), change.clone());
+                let server = target.load(Ordering::SeqCst);
                 connections.spawn(async move {
                     // A connection that was reset has ended, which is all there is to know.
-                    let _ = connect(client, server, seen, limits).await;
+                    let _ = connect(client, server, seen, limits, change).await;
                 });
             }
         });
         Self {
             port,
+            server,
+            replaced,
             silent,
             to_server,
             to_client,
@@ -87,6 +100,19 @@ impl Proxy {
     /// Its address as a server.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Leads new connections to the server on this port. Those that are open stay where they are, as
+    /// behind a load balancer or a name that has changed.
+    pub(crate) fn lead_to(&self, server: u16) {
+        self.server.store(server, Ordering::SeqCst);
+    }
+
+    /// Replaces a text by another in all that goes to the server from now on. It must come in one
+    /// piece, as the parts of a small command do.
+    pub(crate) fn replace(&self, from: &str, to: &str) {
+        let both = (from.as_bytes().to_vec(), to.as_bytes().to_vec());
+        *self.replaced.both() = Some(both);
     }
 
     /// Lets this many bytes per second through in each direction, over all connections together;
@@ -111,6 +137,30 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.running.abort();
+    }
+}
+
+/// A text that is replaced by another.
+#[derive(Debug, Default)]
+struct Replaced(Mutex<Option<(Vec<u8>, Vec<u8>)>>);
+
+impl Replaced {
+    fn both(&self) -> std::sync::MutexGuard<'_, Option<(Vec<u8>, Vec<u8>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These bytes with the one text in place of the other; `None` where they do not hold it.
+    fn apply(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let both = self.both();
+        let (from, to) = both.as_ref()?;
+        let mut changed = Vec::new();
+        let mut rest = bytes;
+        while let Some(at) = rest.windows(from.len()).position(|part| part == from) {
+            changed.extend_from_slice(&rest[..at]);
+            changed.extend_from_slice(to);
+            rest = &rest[at + from.len()..];
+        }
+        (rest.len() < bytes.len()).then(|| [&changed[..], rest].concat())
     }
 }
 
@@ -166,6 +216,7 @@ async fn connect(
     server: u16,
     silent: watch::Receiver<Option<Direction>>,
     (limit_to_server, limit_to_client): (Arc<Bandwidth>, Arc<Bandwidth>),
+    replaced: Arc<Replaced>,
 ) -> io::Result<()> {
     let server = SocketAddr::from((Ipv4Addr::LOCALHOST, server));
     let server = socket()?.connect(server).await?;
@@ -181,9 +232,10 @@ async fn connect(
             to_server,
             there,
             silent.clone(),
-            &limit_to_server
+            &limit_to_server,
+            Some(&replaced)
         ),
-        pass(from_server, to_client, back, silent, &limit_to_client),
+        pass(from_server, to_client, back, silent, &limit_to_client, None),
     )?;
     Ok(())
 }
@@ -194,6 +246,7 @@ async fn pass(
     direction: Direction,
     mut silent: watch::Receiver<Option<Direction>>,
     limit: &Bandwidth,
+    replaced: Option<&Replaced>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -204,7 +257,9 @@ async fn pass(
                 0 => return to.shutdown().await,
                 read => {
                     limit.pass(read).await;
-                    to.write_all(&buffer[..read]).await?;
+                    let changed = replaced.and_then(|it| it.apply(&buffer[..read]));
+                    let passed = changed.as_deref().unwrap_or(&buffer[..read]);
+                    to.write_all(passed).await?;
                 }
             }
         }

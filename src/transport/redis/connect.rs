@@ -147,14 +147,13 @@ impl Connector {
             Some(stream) => {
                 let making = MultiplexedConnection::new_with_config(self.login(), stream, config);
                 let (connection, driver) = self.within_time(making).await?;
-                tokio::spawn(driver);
-                Ok(Line::foreign(Foreign::new(connection)))
+                Ok(Line::foreign(Foreign::driven(connection, driver)))
             }
             None => {
                 let client = &self.0.client;
                 let making = client.get_multiplexed_async_connection_with_config(&config);
                 let connection = self.within_time(making).await?;
-                let mut line = Line::foreign(Foreign::new(connection));
+                let mut line = Line::foreign(Foreign::made(connection));
                 // The driver's own handshake need not have asked for anything.
                 let answer = self.within_time(line.command(redis::cmd("PING"))).await?;
                 self.greeted(Handshake::Ping, answer)?;

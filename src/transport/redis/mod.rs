@@ -65,8 +65,9 @@
 //! One for all that is sent. The first request adds one that is subscribed to this client's own
 //! reply channel; the first reliable request to each stream adds one that reads its replies. They
 //! end with the last clone of the handle. Under RESP3, and under TLS with certificates of the
-//! application's own, the driver, the crate `redis`, keeps the connections: each command costs more then, and a connection that the server closed
-//! while it was idle is noticed by the next command only.
+//! application's own, the driver, the crate `redis`, keeps the connections: each command costs more
+//! then. Under TLS with certificates of the application's own, a connection that the server closed
+//! while it was idle is noticed within a second, and not at once.
 //!
 //! # Rights
 //! What users with few rights need, for the stream `s`. Keys of a stream whose name holds a hash tag

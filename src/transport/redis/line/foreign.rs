@@ -3,19 +3,31 @@
 use std::{
     collections::VecDeque,
     future::Future,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesOrdered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, MaybeDone, maybe_done},
+    stream::FuturesOrdered,
+};
 use redis::{Cmd, Pipeline, RedisResult, aio::MultiplexedConnection};
+use tokio::time::sleep;
 
 use crate::transport::redis::{packed::Pack, value::Value};
+
+/// How often a connection is asked for a sign of life that shows its loss in no other way.
+const PING: Duration = Duration::from_secs(1);
 
 type Answers = Pin<Box<dyn Future<Output = RedisResult<Vec<redis::Value>>> + Send>>;
 
 pub(in crate::transport::redis) struct Foreign {
     connection: MultiplexedConnection,
+    /// Done when the connection is lost. Polled while nothing is on its way.
+    loss: MaybeDone<BoxFuture<'static, ()>>,
     /// The pipelines on their way.
     sent: FuturesOrdered<Answers>,
     /// What has come and was not asked for yet.
@@ -23,9 +35,30 @@ pub(in crate::transport::redis) struct Foreign {
 }
 
 impl Foreign {
-    pub(in crate::transport::redis) fn new(connection: MultiplexedConnection) -> Self {
+    /// A connection that the driver has made, with a task of its own. While it is idle, a `PING` each
+    /// second shows a loss.
+    pub(in crate::transport::redis) fn made(connection: MultiplexedConnection) -> Self {
+        let asking = ask_for_life(connection.clone());
+        Self::new(connection, asking)
+    }
+
+    /// A connection with the future that reads and writes for it, which is started as a task. The
+    /// task ends with the connection, so that a loss is noticed at once.
+    pub(in crate::transport::redis) fn driven(
+        connection: MultiplexedConnection,
+        driver: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let driver = tokio::spawn(driver);
+        Self::new(connection, driver.map(drop))
+    }
+
+    fn new(
+        connection: MultiplexedConnection,
+        loss: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         Self {
             connection,
+            loss: maybe_done(loss.boxed()),
             sent: FuturesOrdered::new(),
             come: VecDeque::new(),
         }
@@ -50,11 +83,27 @@ impl Foreign {
         while self.come.is_empty() {
             match ready!(self.sent.poll_next_unpin(cx)) {
                 Some(answers) => self.come.extend(answers?.into_iter().map(Value::from)),
-                // Its task notices the loss, and the next command is told.
-                None => return Poll::Pending,
+                // Nothing is on its way, and nothing must be sent over a lost connection.
+                None => {
+                    ready!(self.loss.poll_unpin(cx));
+                    let lost = io::Error::from(io::ErrorKind::UnexpectedEof);
+                    return Poll::Ready(Err(lost.into()));
+                }
             }
         }
         Poll::Ready(Ok(self.come.pop_front().expect("it is not empty")))
+    }
+}
+
+/// Sends a `PING` now and then until the connection is lost.
+async fn ask_for_life(mut connection: MultiplexedConnection) {
+    loop {
+        sleep(PING).await;
+        let answer = connection.send_packed_command(&redis::cmd("PING")).await;
+        // A refusal is a sign of life too.
+        if answer.is_err_and(|error| error.code().is_none()) {
+            return;
+        }
     }
 }
 

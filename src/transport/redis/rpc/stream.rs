@@ -165,11 +165,18 @@ impl Reader {
         let replies = answers.pop().unwrap_or_default().refused()?;
         if renew {
             self.renewed = Some(now);
-            // It has expired, or the server was flushed.
-            if matches!(answers.first(), Some(Value::Int(0))) {
-                self.cursor = None;
-                self.ready.send_replace(Ready::No);
-                return Ok(());
+            match answers.first() {
+                // It has expired, or the server was flushed.
+                Some(Value::Int(0)) => {
+                    self.cursor = None;
+                    self.ready.send_replace(Ready::No);
+                    return Ok(());
+                }
+                // A replica serves reads on: this alone shows that workers reply elsewhere.
+                Some(Value::ServerError(refusal)) if error::is_demoted(refusal) => {
+                    return Err(refusal.clone().into());
+                }
+                _ => {}
             }
         }
         self.hand_out(replies)

@@ -242,16 +242,9 @@ impl RedisSource {
     /// Ends the reader's blocked read, again and again: the command may come before the read does.
     async fn unblock(&self) -> std::convert::Infallible {
         loop {
-            let id = self
-                .worker
-                .blocked
-                .load(std::sync::atomic::Ordering::SeqCst);
-            if id != 0 {
-                let mut cmd = redis::cmd("CLIENT");
-                cmd.arg("UNBLOCK").arg(id);
-                // Without the right to do so the read runs to its end, within about a second.
-                let _ = self.worker.link.command(cmd, Retry::Never).await;
-            }
+            let blocked = &self.worker.blocked;
+            let id = blocked.load(std::sync::atomic::Ordering::SeqCst);
+            self.worker.unblock(id).await;
             tokio::time::sleep(UNBLOCK).await;
         }
     }

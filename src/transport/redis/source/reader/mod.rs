@@ -1,6 +1,7 @@
 //! The task that fetches.
 
 mod ahead;
+mod overrun;
 mod recovery;
 mod riders;
 
@@ -257,13 +258,24 @@ impl Reader {
         let limit = block.unwrap_or_default() + GRACE;
         let progress = connection.line.progress();
         let line = &mut connection.line;
-        let answer = match riders {
-            None => progress.watch(limit, GRACE, line.command(&cmd)).await,
-            Some(riders) => {
-                let answer = riders.carry(line, &cmd);
-                progress.watch(limit, GRACE, answer).await
+        let id = connection.id;
+        let answer = async {
+            match riders {
+                None => line.command(&cmd).await,
+                Some(riders) => riders.carry(line, &cmd).await,
             }
         };
+        let answer = async {
+            let Some(block) = block else {
+                return answer.await;
+            };
+            tokio::select! {
+                biased;
+                answer = answer => answer,
+                never = worker.end_overrun(id, block) => match never {},
+            }
+        };
+        let answer = progress.watch(limit, GRACE, answer).await;
         worker.blocked.store(0, Ordering::SeqCst);
         worker.inbox.set_reading(false);
         self.entries(answer)
