@@ -8,8 +8,8 @@ mod connecting;
 mod failover;
 #[path = "redis_send/idle.rs"]
 mod idle;
-#[path = "support/log.rs"]
-mod log;
+#[path = "support/logs.rs"]
+mod logs;
 #[path = "redis_send/outages.rs"]
 mod outages;
 #[path = "redis_send/refusals.rs"]

@@ -13,7 +13,7 @@ mod events;
 mod faults;
 #[path = "redis_source/leases.rs"]
 mod leases;
-#[path = "support/process_log.rs"]
+#[path = "support/logs.rs"]
 mod logs;
 #[path = "redis_source/outages.rs"]
 mod outages;

@@ -10,7 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    SECOND, handle, log, send,
+    SECOND, handle,
+    logs::Logs,
+    send,
     support::{Options, RedisServer, raw},
     within,
 };
@@ -131,7 +133,7 @@ async fn answer(stream: TcpStream, commands: usize) {
 async fn a_server_that_accepts_and_closes_is_tried_with_back_off_and_logged_seldom() {
     // The handshake is one command: with one answer the connection is lost after it.
     for commands in [0, 1] {
-        let (log, _guard) = log::capture();
+        let logs = Logs::start();
         let (end, ended) = tokio::sync::oneshot::channel();
         let (url, mut accepted) = closing_server(commands, ended).await;
         let redis = Redis::connect(&url).await.unwrap();
@@ -144,9 +146,13 @@ async fn a_server_that_accepts_and_closes_is_tried_with_back_off_and_logged_seld
         // Half of 50, 100, 200, 400, 800, 1600 and 2000 ms at least.
         let least = Duration::from_millis(2000);
         assert!(took > least, "8 attempts in {took:?}");
-        let warnings = log.lines(&["WARN"]).len();
+        let warnings = logs.lines(&["WARN"]).len();
         let most = 2 + 2 * (took.as_secs() as usize / 5 + 1);
-        assert!((1..=most).contains(&warnings), "{:?}", log.lines(&["WARN"]));
+        assert!(
+            (1..=most).contains(&warnings),
+            "{:?}",
+            logs.lines(&["WARN"])
+        );
         drop(redis);
     }
 }
@@ -157,7 +163,7 @@ async fn the_reason_of_an_outage_is_logged_once_and_part_of_the_error() {
     let redis = handle(&server).await;
     send(&redis, Message::task("a", "")).await.unwrap();
     let mut control = server.connection().await;
-    let (log, _guard) = log::capture();
+    let logs = Logs::start();
     let (): () = ask(&mut control, &["CONFIG", "SET", "requirepass", "new"]).await;
     let kill = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
     let _: usize = ask(&mut control, &kill).await;
@@ -170,9 +176,9 @@ async fn the_reason_of_an_outage_is_logged_once_and_part_of_the_error() {
         assert!(text.contains("WRONGPASS"), "{text}");
         assert!(!text.contains("right"), "{text}");
     }
-    let said = log.lines(&["WARN", "WRONGPASS", "cannot connect"]);
+    let said = logs.lines(&["WARN", "WRONGPASS", "cannot connect"]);
     assert!((1..=4).contains(&said.len()), "{said:?}");
-    assert!(log.lines(&["right"]).is_empty());
+    assert!(logs.lines(&["right"]).is_empty());
     // The password may be made valid again.
     let (): () = ask(&mut control, &["CONFIG", "SET", "requirepass", "right"]).await;
     let sent = within(8 * SECOND, send(&redis, Message::task("a", ""))).await;

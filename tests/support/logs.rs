@@ -1,22 +1,25 @@
-//! The log lines of one test. A program that needs them includes this file by its path, since not
+//! The log lines of tests. A program that needs them includes this file by its path, since not
 //! every package has `tracing-subscriber`.
+
+// Every test binary has this module whole and uses a part of it.
+#![allow(dead_code)]
 
 use std::{
     io::{self, Write},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
-use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::{
+    level_filters::LevelFilter,
+    subscriber::{DefaultGuard, set_default},
+};
 
-/// Collects what the current thread logs until it is dropped. A test on a runtime of one thread
-/// hears its own worker, and no other test.
+/// Collects the lines that the current thread logs, from level INFO on, until it is dropped. A test
+/// on a runtime of one thread hears its own worker, and no other test.
 pub(crate) struct Logs {
     written: Buffer,
     _guard: DefaultGuard,
 }
-
-#[derive(Clone, Default)]
-struct Buffer(Arc<Mutex<Vec<u8>>>);
 
 impl Logs {
     pub(crate) fn start() -> Self {
@@ -33,7 +36,49 @@ impl Logs {
     }
 
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.written.0.lock().unwrap()).into_owned()
+        self.written.text()
+    }
+
+    /// The lines that contain all of these texts.
+    pub(crate) fn lines(&self, texts: &[&str]) -> Vec<String> {
+        self.written.lines(texts)
+    }
+}
+
+static WARNINGS: OnceLock<Buffer> = OnceLock::new();
+
+/// Keeps warnings from now on, of all tests of this program together.
+pub(crate) fn keep() {
+    WARNINGS.get_or_init(|| {
+        let written = Buffer::default();
+        let writer = written.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(LevelFilter::WARN)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .init();
+        written
+    });
+}
+
+/// The kept warnings that contain all of these texts, such as the name of a stream that is used by
+/// one test alone.
+pub(crate) fn warnings(texts: &[&str]) -> Vec<String> {
+    WARNINGS.get().expect("they are kept").lines(texts)
+}
+
+#[derive(Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+
+    fn lines(&self, texts: &[&str]) -> Vec<String> {
+        let text = self.text();
+        let all = |line: &&str| texts.iter().all(|text| line.contains(text));
+        text.lines().filter(all).map(str::to_owned).collect()
     }
 }
 
