@@ -2,6 +2,8 @@
 
 mod concurrency;
 mod idempotency;
+#[path = "../../../tests/support/process_log.rs"]
+mod logs;
 mod ordered;
 mod rate_limit;
 mod redis_store;

@@ -5,14 +5,17 @@
 
 use std::sync::{Arc, Mutex};
 
-use campanile::{Client, Message, MessageId, Name, Redis, Router, transport::memory::Memory};
+use campanile::{
+    Attempt, Client, Failure, Message, MessageId, Name, Redis, Router, transport::memory::Memory,
+};
 use campanile_middleware::{
-    IdempotencyLayer,
+    IdempotencyLayer, OrderedByKeyLayer,
     idempotency::{MemoryStore, RedisStore, Store},
+    key,
 };
 
 use crate::{
-    Counted, eventually, settings,
+    Counted, SECOND, eventually, settings,
     support::{RedisServer, worker::Worker},
 };
 
@@ -102,6 +105,77 @@ async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
         store.expect("the server is there"),
     )
     .await;
+}
+
+/// Serves both transports with one layer. Each has one message with the same id and key. The one of
+/// the first fails once and keeps its turn meanwhile, so that of the second runs after it.
+async fn ordered(one: impl Counted, two: impl Counted) {
+    let ran = Ran::default();
+    let noted = ran.clone();
+    let settings = settings();
+    let layer = OrderedByKeyLayer::new(key::name())
+        .backoff(settings.backoff.first, settings.backoff.most)
+        .max_deliveries(settings.max_deliveries);
+    let app = Router::new()
+        .task(
+            "a",
+            async move |id: MessageId, attempt: Attempt, payload: String| {
+                let fails = payload == "x" && !attempt.is_retry();
+                noted.lock().unwrap().push((payload, id.to_string()));
+                match fails {
+                    true => Err(Failure::redeliver_after(2 * SECOND)),
+                    false => Ok(()),
+                }
+            },
+        )
+        .layer(layer.clone());
+    let first = Worker::start(one.clone(), app.clone());
+    eventually(|| one.counted().redelivered == 1).await;
+    let second = Worker::start(two.clone(), app);
+    eventually(|| one.counted().done == 1 && two.counted().done == 1).await;
+    first.stop().await.expect("it ends well");
+    second.stop().await.expect("it ends well");
+    let (payloads, ids): (Vec<_>, Vec<_>) = ran.lock().unwrap().iter().cloned().unzip();
+    assert_eq!(payloads, ["x", "x", "y"]);
+    assert!(
+        ids.iter().all(|id| *id == ids[0]),
+        "the test needs equal ids"
+    );
+    assert_eq!(layer.keys_in_use(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_not_taken_by_the_same_id_of_another_memory_stream() {
+    let handle = |stream: &str| {
+        let mut settings = settings();
+        settings.stream = stream.into();
+        Memory::new().with_settings(settings)
+    };
+    let (one, two) = (handle("x"), handle("y"));
+    for (transport, payload) in [(&one, "x"), (&two, "y")] {
+        let client = Client::new(transport.clone());
+        client.enqueue("a", payload).await.expect("it is taken");
+    }
+    ordered(one, two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_is_not_taken_by_the_same_id_of_another_redis_stream() {
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url())
+        .await
+        .expect("the server is there");
+    for stream in ["x", "y"] {
+        let entry = ["type", "task", "name", "a", "payload", stream];
+        let command = [&["XADD", stream, "7-1"], &entry[..]].concat();
+        server.command(&command).await;
+    }
+    let handle = |stream: &str| {
+        let mut settings = settings();
+        settings.stream = stream.into();
+        redis.clone().with_settings(settings)
+    };
+    ordered(handle("x"), handle("y")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
