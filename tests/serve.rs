@@ -400,7 +400,11 @@ async fn the_second_signal_ends_it_now() {
     drop(test.kill.take());
     settle_down().await;
     assert!(test.served.is_finished());
-    test.ended().await.unwrap();
+    let error = test.ended().await.unwrap_err();
+    assert!(
+        error.to_string().contains("dropped running handlers (1)"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

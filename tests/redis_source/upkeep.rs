@@ -323,7 +323,7 @@ async fn a_worker_with_room_for_many_claims_a_poison_candidate_in_little_of_the_
     }
     let each = (script_time(&server).await - before) / TAKES;
     let elapsed = started.elapsed();
-    // It was 60 to 234 ms when each of the 6,400 was looked at.
+    // It was 60 to 234 ms when the body of each of the 6,400 was looked at.
     assert!(
         each < 20_000,
         "{each} µs of server time for each, {elapsed:?}"

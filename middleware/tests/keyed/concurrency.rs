@@ -117,7 +117,7 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "fault 25"]
 async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_other_keys() {
-    const BACKLOG: u64 = 1_500;
+    const BACKLOG: u64 = 4_000;
     logs::keep();
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url())
@@ -167,7 +167,7 @@ async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_o
     );
     println!("{seen}");
     assert!(longest < 2 * SECOND, "{seen}");
-    assert!(each_second < 500.0, "{seen}");
+    assert!(each_second < BACKLOG as f64 / 2.0, "{seen}");
     assert!(warnings < 50, "{seen}");
     drop(worker);
 }
