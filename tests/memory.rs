@@ -452,3 +452,49 @@ async fn history(steps: Vec<Step>) {
         assert_eq!(group.backlog(), Default::default());
     }
 }
+
+/// Sends a task with the idempotency key `k`, due after this.
+async fn send_once(memory: &Memory, after: Duration) -> MessageId {
+    let mut task = Message::task("task", "");
+    let parts = task.parts_mut();
+    parts.idempotency_key = Some("k".into());
+    parts.due = (!after.is_zero()).then_some(campanile::Due::After(after));
+    let reply = memory.clone().oneshot(task).await;
+    reply.unwrap().receipt().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 20"]
+async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
+    let memory = Memory::new();
+    let mut worker = open(&memory).await;
+    let first = send_once(&memory, Duration::ZERO).await;
+    assert_eq!(send_once(&memory, Duration::ZERO).await, first);
+    let verdict = Verdict::Dead {
+        reason: "it failed".into(),
+        answer: None,
+    };
+    settle(one(&mut worker).await, verdict).await;
+    let second = send_once(&memory, Duration::ZERO).await;
+    assert_ne!(second, first, "the receipt is that of the task which died");
+    let delivery = one(&mut worker).await;
+    assert_eq!(delivery.content.as_ref().unwrap().parts().id, Some(second));
+    done(delivery).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 21"]
+async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_after_that() {
+    let memory = Memory::new().idempotency_window(HOUR);
+    let first = send_once(&memory, 3 * HOUR).await;
+    advance(2 * HOUR).await;
+    assert_eq!(
+        send_once(&memory, 3 * HOUR).await,
+        first,
+        "before it is due"
+    );
+    advance(HOUR + HOUR / 2).await;
+    assert_eq!(send_once(&memory, 3 * HOUR).await, first, "in its window");
+    advance(HOUR).await;
+    assert_ne!(send_once(&memory, 3 * HOUR).await, first, "after that");
+}

@@ -1,5 +1,8 @@
 //! The serving loop against a scripted source: what it asks for, and what it settles.
 
+#[path = "support/logs.rs"]
+mod logs;
+
 use std::{
     future::pending,
     sync::{
@@ -10,7 +13,7 @@ use std::{
 };
 
 use campanile::{
-    BoxError, Deadline, Error, IntoService, Kind, Message, Reply, RpcCode, serve,
+    BoxError, Deadline, Error, Failure, IntoService, Kind, Message, Reply, RpcCode, serve,
     transport::{
         Delivery, Discarded, Interest, Settings, SettleDelivery, Source, Transport, Undecodable,
         Verdict,
@@ -397,7 +400,11 @@ async fn the_second_signal_ends_it_now() {
     drop(test.kill.take());
     settle_down().await;
     assert!(test.served.is_finished());
-    test.ended().await.unwrap();
+    let error = test.ended().await.unwrap_err();
+    assert!(
+        error.to_string().contains("dropped running handlers (1)"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -445,4 +452,68 @@ async fn a_service_that_reports_itself_as_broken_ends_it() {
     assert!(error.to_string().contains("broken"), "{error:?}");
     assert!(log.asked.lock().unwrap().is_empty(), "nothing was fetched");
     assert!(log.closed.load(Ordering::SeqCst));
+}
+
+/// The lines from level WARN on that were logged until a task that fails with this was settled.
+async fn warned<E: Into<BoxError>>(
+    error: impl Fn() -> E + Clone + Send + Sync + 'static,
+) -> Vec<String> {
+    let logs = logs::Logs::start();
+    let app = service_fn(move |_: Message| {
+        let error: BoxError = error().into();
+        async move { Err::<Reply, _>(error) }
+    });
+    let mut test = Test::start(settings(1), app);
+    test.deliver(Message::task("orders.create", ""));
+    test.verdict().await;
+    settle_down().await;
+    let text = logs.text();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    lines.map(ToOwned::to_owned).collect()
+}
+
+/// The one line, which names the message and the reason and is no dump of a value.
+#[track_caller]
+fn assert_words(lines: &[String], words: &[&str]) {
+    let [line] = lines else {
+        panic!("not one line: {lines:#?}");
+    };
+    for word in ["orders.create"].iter().chain(words) {
+        assert!(line.contains(word), "no {word:?} in {line}");
+    }
+    for dump in [
+        "Redeliver {",
+        "Dead {",
+        "Discard {",
+        "Some(",
+        "None",
+        "answer:",
+    ] {
+        assert!(!line.contains(dump), "{dump:?} in {line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 28"]
+async fn a_failure_that_is_delivered_again_is_logged_in_words() {
+    assert_words(&warned(|| "the disk is full").await, &["the disk is full"]);
+    let after = Duration::from_millis(400);
+    let failure = move || Failure::redeliver_after(after).because("the disk is full");
+    assert_words(&warned(failure).await, &["the disk is full", "400ms"]);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 28"]
+async fn a_failure_that_makes_a_dead_letter_is_logged_in_words() {
+    let failure = || Failure::dead_letter().because("no such field");
+    assert_words(&warned(failure).await, &["no such field", "dead letter"]);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 28"]
+async fn the_reason_of_a_discarded_message_is_logged() {
+    let failure = || Failure::discard().because("cancelled");
+    assert_words(&warned(failure).await, &["cancelled"]);
 }

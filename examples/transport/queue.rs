@@ -167,6 +167,8 @@ impl Queue {
             let mut message = decoded.message;
             let parts = message.parts_mut();
             parts.id = Some(entry.id.clone());
+            parts.stream = Some(self.settings.stream.clone());
+            parts.group = Some(self.settings.group.clone());
             parts.attempt = Attempt(entry.attempts);
             let age = entry.accepted.elapsed();
             let left = decoded.time_to_live.map(|life| life.saturating_sub(age));

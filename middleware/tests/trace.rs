@@ -6,6 +6,10 @@ mod attributes;
 mod context;
 #[path = "trace/exported.rs"]
 mod exported;
+#[path = "trace/failures.rs"]
+mod failures;
+#[path = "../../tests/support/logs.rs"]
+mod logs;
 #[path = "trace/malformed.rs"]
 mod malformed;
 #[path = "../../tests/support/mod.rs"]
@@ -29,9 +33,10 @@ async fn redis(server: &RedisServer) -> Redis {
 
 /// A test on both transports.
 macro_rules! on_both {
-    ($($test:ident),* $(,)?) => {
+    ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
         mod memory {
             $(#[tokio::test]
+            $(#[$attribute])*
             async fn $test() {
                 let broker = campanile::transport::memory::Memory::new();
                 super::$test(broker, concat!("memory.", stringify!($test))).await;
@@ -40,6 +45,7 @@ macro_rules! on_both {
 
         mod redis {
             $(#[tokio::test]
+            $(#[$attribute])*
             async fn $test() {
                 let server = crate::support::RedisServer::start().await;
                 let broker = crate::redis(&server).await;

@@ -1,13 +1,20 @@
 //! What is sent is what arrives.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::HeaderValue;
 
 use super::{
     Factory,
-    scene::{Scene, assert_same, call, done, id, message, outcome, request, send},
+    scene::{
+        Scene, again, assert_same, call, done, id, message, must, outcome, request, send, settle,
+    },
 };
-use crate::message::{Kind, Message, Name};
+use crate::{
+    message::{Kind, Message, Name},
+    transport::{Page, Verdict},
+};
 
 /// Payloads are bytes: empty, binary, JSON.
 pub async fn payloads_of_any_bytes_arrive_intact<F: Factory>(factory: &F) {
@@ -81,6 +88,66 @@ pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
+/// A message names the stream that it is on and the group that it is delivered to, at each of its
+/// deliveries and as a dead letter: its id is unique in its stream only.
+pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    let expected = Origin {
+        stream: Some(scene.settings.stream.clone()),
+        group: Some(scene.settings.group.clone()),
+    };
+    scene.task("").await;
+    for (delivery, after) in [("first", 0), ("second", 20)] {
+        let task = worker.one().await;
+        assert_eq!(Origin::of(message(&task)), expected, "{delivery} delivery");
+        settle(task, again(Duration::from_millis(after))).await;
+    }
+    let task = worker.one().await;
+    assert_eq!(Origin::of(message(&task)), expected, "third delivery");
+    let verdict = Verdict::Dead {
+        reason: "it failed in a check".into(),
+        answer: None,
+    };
+    settle(task, verdict).await;
+    if let Some(dead) = scene.dead().await {
+        let listed = must("listing", dead.list(Page::first(10))).await.letters;
+        let found = must("getting", dead.get(&listed[0].id)).await;
+        for letter in [&listed[0], &found.expect("it was listed")] {
+            let (stream, group) = (letter.stream.clone(), letter.group.clone());
+            assert_eq!(Origin { stream, group }, expected, "dead letter");
+            let message = letter.message().expect("it was a message");
+            assert_eq!(Origin::of(&message), expected, "message of a dead letter");
+        }
+    }
+    if factory.capabilities().reliable_rpc {
+        let request = request(&handle, Message::rpc("a", ""));
+        let delivery = worker.one().await;
+        assert_eq!(Origin::of(message(&delivery)), expected, "request");
+        done(delivery).await;
+        outcome(request).await.expect("it is answered");
+    }
+    worker.close().await;
+}
+
+/// Where a message comes from.
+#[derive(Debug, PartialEq)]
+struct Origin {
+    stream: Option<Name>,
+    group: Option<Name>,
+}
+
+impl Origin {
+    fn of(message: &Message) -> Self {
+        let parts = message.parts();
+        Self {
+            stream: parts.stream.clone(),
+            group: parts.group.clone(),
+        }
+    }
+}
+
 /// A task arrives as a task, a request as a request, a first delivery as the first attempt.
 pub async fn tasks_and_requests_keep_their_kinds<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
@@ -101,7 +168,8 @@ pub async fn tasks_and_requests_keep_their_kinds<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A name is any text: spaces, glob characters, braces, other scripts, 1024 bytes of it.
+/// A name is any text without control characters: spaces, glob characters, braces, other scripts,
+/// 1024 bytes of it.
 pub async fn names_of_any_text_arrive_intact<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -124,12 +192,12 @@ pub async fn names_of_any_text_arrive_intact<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A name that is empty or too long cannot be sent, as any kind.
-pub async fn a_name_that_is_empty_or_too_long_is_refused<F: Factory>(factory: &F) {
+/// A name that is empty, too long or has control characters cannot be sent, as any kind.
+pub async fn a_name_that_cannot_be_used_is_refused<F: Factory>(factory: &F) {
     let handle = Scene::new(factory).handle().await;
     let too_long = "n".repeat(Name::MAX_LEN + 1);
     for kind in [Kind::Task, Kind::Event, Kind::Rpc] {
-        for name in ["", &too_long] {
+        for name in ["", &too_long, "a\n", "\0", "\u{1b}[2J"] {
             let error = call(&handle, Message::new(kind, name, ""))
                 .await
                 .expect_err("a name that cannot be used was accepted");

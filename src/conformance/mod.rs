@@ -104,10 +104,10 @@ pub use self::{
         what_was_sent_before_the_first_worker_is_delivered, workers_of_a_group_share_its_messages,
     },
     messages::{
-        a_message_has_the_id_of_its_receipt, a_name_that_is_empty_or_too_long_is_refused,
-        a_payload_of_16_mib_arrives_intact, headers_arrive_with_repeats_and_binary_values,
-        names_of_any_text_arrive_intact, payloads_of_any_bytes_arrive_intact,
-        tasks_and_requests_keep_their_kinds,
+        a_message_has_the_id_of_its_receipt, a_message_names_its_stream_and_group,
+        a_name_that_cannot_be_used_is_refused, a_payload_of_16_mib_arrives_intact,
+        headers_arrive_with_repeats_and_binary_values, names_of_any_text_arrive_intact,
+        payloads_of_any_bytes_arrive_intact, tasks_and_requests_keep_their_kinds,
     },
     redelivery::{
         a_dead_letter_keeps_its_fields_and_the_reason,
@@ -165,9 +165,10 @@ macro_rules! conformance_tests {
             a_payload_of_16_mib_arrives_intact
             headers_arrive_with_repeats_and_binary_values
             a_message_has_the_id_of_its_receipt
+            a_message_names_its_stream_and_group
             tasks_and_requests_keep_their_kinds
             names_of_any_text_arrive_intact
-            a_name_that_is_empty_or_too_long_is_refused
+            a_name_that_cannot_be_used_is_refused
             what_was_sent_before_the_first_worker_is_delivered
             every_group_gets_every_message
             workers_of_a_group_share_its_messages

@@ -34,6 +34,7 @@ mod shown;
 
 use std::{
     fmt,
+    ops::{Index, IndexMut},
     time::{Duration, SystemTime},
 };
 
@@ -73,6 +74,51 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// A value for each kind of message.
+///
+/// It is looked up by [`Kind`], in a `match`: another kind would be an error of the compiler and not
+/// of an index.
+///
+/// ```
+/// use campanile::{Kind, message::ByKind};
+///
+/// let mut sent = ByKind::<u64>::default();
+/// sent[Kind::Event] += 1;
+/// assert_eq!((sent[Kind::Event], sent[Kind::Task]), (1, 0));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ByKind<T> {
+    /// That of tasks.
+    pub task: T,
+    /// That of events.
+    pub event: T,
+    /// That of RPC requests.
+    pub rpc: T,
+}
+
+impl<T> Index<Kind> for ByKind<T> {
+    type Output = T;
+
+    fn index(&self, kind: Kind) -> &T {
+        match kind {
+            Kind::Task => &self.task,
+            Kind::Event => &self.event,
+            Kind::Rpc => &self.rpc,
+        }
+    }
+}
+
+impl<T> IndexMut<Kind> for ByKind<T> {
+    fn index_mut(&mut self, kind: Kind) -> &mut T {
+        match kind {
+            Kind::Task => &mut self.task,
+            Kind::Event => &mut self.event,
+            Kind::Rpc => &mut self.rpc,
+        }
     }
 }
 
@@ -179,9 +225,11 @@ pub struct Parts {
     pub kind: Kind,
     /// The full dotted name.
     pub name: Name,
-    /// The stream that it was delivered from; `None` for what was not delivered, and for events.
+    /// The stream that it is on: that it was delivered from, in which it died, or that somebody looks
+    /// at. `None` for what no transport has accepted yet, and for events.
     pub stream: Option<Name>,
-    /// The consumer group that it was delivered to; `None` where [`stream`](Self::stream) is.
+    /// The consumer group that it was delivered to, or in which it died. `None` where
+    /// [`stream`](Self::stream) is, and for what was found on a stream without being delivered.
     pub group: Option<Name>,
     /// The id that the transport gave it; `None` before it was accepted, and for events. It is
     /// unique in its stream only.
@@ -392,6 +440,16 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("6 bytes"));
+    }
+
+    #[test]
+    fn each_kind_has_a_value_of_its_own() {
+        let mut counts = ByKind::<u32>::default();
+        for (n, kind) in (1..).zip([Kind::Task, Kind::Event, Kind::Rpc]) {
+            counts[kind] += n;
+        }
+        assert_eq!((counts.task, counts.event, counts.rpc), (1, 2, 3));
+        assert_eq!(counts[Kind::Event], 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use super::fan_out;
 use crate::{
     handler::RouteFuture,
-    message::{Kind, MatchedRoute, Message, Name},
+    message::{ByKind, Kind, MatchedRoute, Message, Name},
     transport::glob,
 };
 
@@ -29,7 +29,7 @@ pub struct RouteInfo {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     routes: Vec<RouteInfo>,
-    exact: [HashMap<Name, usize>; 3],
+    exact: ByKind<HashMap<Name, usize>>,
     patterns: HashMap<Name, usize>,
 }
 
@@ -42,7 +42,7 @@ impl Index {
     pub(super) fn insert(&mut self, route: RouteInfo) -> (usize, bool) {
         let map = match route.is_pattern {
             true => &mut self.patterns,
-            false => &mut self.exact[route.kind as usize],
+            false => &mut self.exact[route.kind],
         };
         match map.entry(route.name.clone()) {
             Slot::Occupied(known) => (*known.get(), false),
@@ -56,7 +56,7 @@ impl Index {
     }
 
     fn exact(&self, message: &Message) -> Option<usize> {
-        let map = &self.exact[message.kind() as usize];
+        let map = &self.exact[message.kind()];
         map.get(message.name().as_str()).copied()
     }
 }

@@ -24,8 +24,12 @@ use crate::{
 pub struct DeadLetter {
     /// Its own id.
     pub id: DeadLetterId,
-    /// The id of the message.
+    /// The id of the message, which is unique in its stream only.
     pub message_id: MessageId,
+    /// The stream of the message, where the transport knows it.
+    pub stream: Option<Name>,
+    /// The consumer group in which it died, where the transport knows it.
+    pub group: Option<Name>,
     /// The fields of the message's entry, as they came, but for those that the transport itself
     /// writes on redelivery: a sender has no say in them.
     pub fields: Vec<(Bytes, Bytes)>,
@@ -50,11 +54,22 @@ impl DeadLetter {
         Self {
             id,
             message_id,
+            stream: None,
+            group: None,
             fields,
             reason: reason.into(),
             attempts,
             died_at,
         }
+    }
+
+    /// Says of which stream the message is, and in which consumer group it died. For transports
+    /// outside this crate.
+    #[must_use]
+    pub fn died_in(mut self, stream: Name, group: Name) -> Self {
+        self.stream = Some(stream);
+        self.group = Some(group);
+        self
     }
 
     /// The message: its name, kind, headers and payload.
@@ -65,6 +80,8 @@ impl DeadLetter {
         let mut message = codec::decode(self.fields.clone())?.message;
         let parts = message.parts_mut();
         parts.id = Some(self.message_id.clone());
+        parts.stream.clone_from(&self.stream);
+        parts.group.clone_from(&self.group);
         parts.attempt = Attempt(self.attempts);
         Ok(message)
     }
@@ -76,6 +93,8 @@ impl fmt::Debug for DeadLetter {
         f.debug_struct("DeadLetter")
             .field("id", &self.id)
             .field("message_id", &self.message_id)
+            .field("stream", &self.stream)
+            .field("group", &self.group)
             .field("fields", &self.fields.len())
             .field("reason", &self.reason)
             .field("attempts", &self.attempts)

@@ -2,9 +2,14 @@
 //! in `examples/axum`.
 #![cfg(feature = "http")]
 
+#[cfg(feature = "redis")]
+mod faults;
 mod gateway;
 mod handler;
 mod mistakes;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::{
     collections::VecDeque,

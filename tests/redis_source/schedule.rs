@@ -231,28 +231,46 @@ async fn a_message_that_is_sent_on_is_not_delayed_again() {
     source.close().await.unwrap();
 }
 
+/// The receipts are told apart by their ids: there is no other way yet.
 #[tokio::test]
 #[ignore = "fault 20"]
-async fn a_key_whose_task_died_lets_the_task_be_sent_again() {
+async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut source = open(&redis).await;
+    let send = || client(&redis).enqueue("n", "p").idempotency_key("k");
+    let first = send().await.unwrap();
+    assert_eq!(send().await.unwrap(), first, "while the task is to be done");
+    settle(next(&mut source).await, dead("it failed")).await;
+    let second = send().await.unwrap();
+    assert_ne!(second, first, "the receipt is that of the task which died");
+    let delivery = next(&mut source).await;
+    assert_eq!(message(&delivery).parts().id.as_ref(), second.id());
+    assert_eq!(send().await.unwrap(), second, "while the task runs");
+    settle(delivery, done()).await;
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "fault 20"]
+async fn a_key_whose_dead_letter_was_purged_lets_the_task_be_sent_again() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
     let send = || client(&redis).enqueue("n", "p").idempotency_key("k");
     let first = send().await.unwrap();
     settle(next(&mut source).await, dead("it failed")).await;
+    let purged = redis.dead_letters().purge(Selection::All).await;
+    assert_eq!(purged.unwrap(), 1);
     let second = send().await.unwrap();
-    assert_ne!(second, first, "the receipt is that of the task which died");
+    assert_ne!(second, first, "the receipt is that of the purged task");
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).parts().id.as_ref(), second.id());
-    settle(delivery, dead("it failed")).await;
-    let purged = redis.dead_letters().purge(Selection::All).await;
-    assert_eq!(purged.unwrap(), 2);
-    let third = send().await.unwrap();
-    assert!(third != first && third != second);
-    settle(next(&mut source).await, done()).await;
+    settle(delivery, done()).await;
     source.close().await.unwrap();
 }
 
+/// A delay that is longer than the window, and the sender again between the two.
 #[tokio::test]
 #[ignore = "fault 21"]
 async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_after_that() {

@@ -75,6 +75,8 @@ async fn a_message_is_decoded_and_keeps_its_own_id_and_what_is_none_keeps_its_fi
     let mut tail = tail(&redis, TailFrom::Beginning).await;
     let entry = seen(&mut tail).await;
     let message = entry.content.expect("a message");
+    let parts = message.parts();
+    assert_eq!((parts.stream.as_deref(), &parts.group), (Some("s"), &None));
     assert_eq!(
         (message.kind(), message.name().as_str()),
         (Kind::Task, "later")

@@ -116,3 +116,54 @@ async fn a_handler_behind_a_gateway_is_the_service_it_was() {
     assert_eq!(shouted, "HEY");
     worker.abort();
 }
+
+#[tokio::test]
+#[ignore = "fault 31"]
+async fn every_method_of_a_route_is_answered_as_axum_answers_it() {
+    use campanile::Kind;
+    use http::Method;
+
+    let app: campanile::Router = campanile::Router::new().fallback(async || "pong");
+    let gateway = Gateway::new(app)
+        .route(Method::GET, "/get", Kind::Rpc, "a")
+        .route(Method::POST, "/post", Kind::Rpc, "a")
+        .route(Method::GET, "/both", Kind::Rpc, "a")
+        .route(Method::POST, "/both", Kind::Rpc, "a");
+    let pong = async || "pong";
+    let native = Router::new()
+        .route("/get", axum::routing::get(pong))
+        .route("/post", post(pong))
+        .route("/both", axum::routing::get(pong).post(pong));
+    let answer = async |site: Router, method: &Method, path: &str| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Body::empty()).unwrap();
+        let response = site.oneshot(request).await.unwrap();
+        let status = response.status();
+        let allow = response.headers().get("allow").map(|allow| {
+            let allow = allow.to_str().unwrap().split(',');
+            let mut allow: Vec<_> = allow.map(|method| method.trim().to_owned()).collect();
+            allow.sort();
+            allow
+        });
+        // The text of an error is each one's own.
+        let body = text(response).await;
+        (status, allow, status.is_success().then_some(body))
+    };
+    let site = Router::new().fallback_service(gateway);
+    for method in [
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+    ] {
+        for path in ["/get", "/post", "/both", "/neither"] {
+            assert_eq!(
+                answer(site.clone(), &method, path).await,
+                answer(native.clone(), &method, path).await,
+                "{method} {path}"
+            );
+        }
+    }
+}

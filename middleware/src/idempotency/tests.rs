@@ -416,7 +416,7 @@ async fn a_stored_outcome_that_cannot_be_read_is_a_failure_of_the_store_and_is_n
     let store = Faulty::new();
     let (mut service, mut handle) = service(&by_id(&store));
     for garbage in [&b"hunter2"[..], br#"{"outcome":"hunter2"}"#, b"{}"] {
-        // Of no stream and no group.
+        // The message has neither a stream nor a group.
         let key = format!("task:1:a:0::0::{}", garbage.len());
         let (token, bytes) = (Token::new(), Bytes::from_static(garbage));
         store.finish(&key, token, bytes, SECOND).await.unwrap();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ::metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
-use campanile::{Kind, Message, Name};
+use campanile::{Kind, Message, Name, message::ByKind};
 
 use super::{
     CONSUMED_MESSAGES, IN_FLIGHT, OPERATION_DURATION, PROCESS_DURATION, REDELIVERED_MESSAGES,
@@ -20,7 +20,7 @@ use crate::conventions::{OTHER, Side};
 pub(super) struct Table {
     pub(super) labels: Labels,
     pub(super) most: usize,
-    known: RwLock<[HashMap<Name, Arc<Series>>; 3]>,
+    known: RwLock<ByKind<HashMap<Name, Arc<Series>>>>,
 }
 
 /// What the labels say, but for the message's part.
@@ -54,7 +54,7 @@ impl Table {
         };
         let kind = message.kind();
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = known[kind as usize].get(destination) {
+        if let Some(series) = known[kind].get(destination) {
             return Arc::clone(series);
         }
         drop(known);
@@ -63,7 +63,7 @@ impl Table {
 
     fn add(&self, kind: Kind, destination: &str) -> Arc<Series> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let known = &mut known[kind as usize];
+        let known = &mut known[kind];
         let room = known.len() < self.most;
         let destination = if room { destination } else { OTHER };
         let series = known

@@ -1,6 +1,6 @@
 //! Contexts in headers, both ways.
 
-use campanile::{Kind, Message};
+use campanile::{Kind, Message, message::ByKind};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
     Context as OtelContext, global,
@@ -15,39 +15,13 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Context {
     global: bool,
-    own_trace: OwnTrace,
-}
-
-/// The kinds of messages whose handling begins a trace.
-#[derive(Debug, Clone, Default)]
-struct OwnTrace {
-    tasks: bool,
-    events: bool,
-    requests: bool,
-}
-
-impl OwnTrace {
-    // A match, so that another kind is an error of the compiler and not of an index.
-    fn of(&mut self, kind: Kind) -> &mut bool {
-        match kind {
-            Kind::Task => &mut self.tasks,
-            Kind::Event => &mut self.events,
-            Kind::Rpc => &mut self.requests,
-        }
-    }
-
-    fn has(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::Task => self.tasks,
-            Kind::Event => self.events,
-            Kind::Rpc => self.requests,
-        }
-    }
+    /// Whether the handling of such messages begins a trace.
+    own_trace: ByKind<bool>,
 }
 
 impl Context {
     pub(super) fn start_own_trace_for(&mut self, kind: Kind) {
-        *self.own_trace.of(kind) = true;
+        self.own_trace[kind] = true;
     }
 
     pub(super) fn use_global_propagator(&mut self) {
@@ -60,7 +34,7 @@ impl Context {
             return;
         };
         let link = sent.span().span_context().clone();
-        if !self.own_trace.has(message.kind()) && !surrounded() {
+        if !self.own_trace[message.kind()] && !surrounded() {
             // It fails where the subscriber has no layer of OpenTelemetry's, or has no use for this span.
             let _ = span.set_parent(sent);
         }
@@ -176,7 +150,56 @@ impl Injector for Headers<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
     use super::*;
+
+    /// Where the lines go that a test has logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn only_a_context_that_this_layer_reads_itself_is_called_malformed() {
+        const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (global, value, malformed) in [
+            (false, GOOD, false),
+            (false, "nonsense", true),
+            // The global propagator of this process reads nothing.
+            (true, GOOD, false),
+        ] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::DEBUG)
+                .with_writer(move || writer.clone())
+                .finish();
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", HeaderValue::from_static(value));
+            let context = Context {
+                global,
+                ..Context::default()
+            };
+            tracing::subscriber::with_default(subscriber, || {
+                assert_eq!(context.read(&headers).is_some(), !global && !malformed);
+            });
+            let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(lines.contains("malformed"), malformed, "{global} {value}");
+        }
+    }
 
     #[test]
     fn a_value_that_no_header_can_have_leaves_no_earlier_one_in_place() {

@@ -2,6 +2,8 @@
 
 mod concurrency;
 mod idempotency;
+#[path = "../../../tests/support/logs.rs"]
+mod logs;
 mod ordered;
 mod rate_limit;
 mod redis_store;

@@ -5,14 +5,17 @@
 
 use std::sync::{Arc, Mutex};
 
-use campanile::{Client, Message, MessageId, Name, Redis, Router, transport::memory::Memory};
+use campanile::{
+    Attempt, Client, Failure, Message, MessageId, Name, Redis, Router, transport::memory::Memory,
+};
 use campanile_middleware::{
-    IdempotencyLayer,
+    IdempotencyLayer, OrderedByKeyLayer,
     idempotency::{MemoryStore, RedisStore, Store},
+    key,
 };
 
 use crate::{
-    Counted, eventually, settings,
+    Counted, SECOND, eventually, settings,
     support::{RedisServer, worker::Worker},
 };
 
@@ -24,6 +27,34 @@ fn app(ran: &Ran) -> Router {
     Router::new().task("a", async move |id: MessageId, payload: String| {
         ran.lock().unwrap().push((payload, id.to_string()));
     })
+}
+
+/// A handle on a stream, with counts of its own: those of one connection are counted together.
+async fn redis(server: &RedisServer, stream: &str) -> Redis {
+    let mut settings = settings();
+    settings.stream = stream.into();
+    let redis = Redis::connect(&server.url()).await;
+    redis.expect("the server is there").with_settings(settings)
+}
+
+/// Streams of two brokers, as of two processes, that give the same ids while the clock stands.
+async fn memories() -> (Memory, Memory) {
+    let handle = |stream: &str| {
+        let mut settings = settings();
+        settings.stream = stream.into();
+        Memory::new().with_settings(settings)
+    };
+    loop {
+        let (one, two) = (handle("x"), handle("y"));
+        // They do if they were made in the same millisecond.
+        let probe = async |memory: &Memory| {
+            let client = Client::new(memory.clone().stream("probe"));
+            client.enqueue("a", "").await.expect("it is taken")
+        };
+        if probe(&one).await == probe(&two).await {
+            return (one, two);
+        }
+    }
 }
 
 /// Serves both transports with one layer until ten messages are settled on each.
@@ -57,13 +88,7 @@ async fn all_run<St: Store>(one: impl Counted, two: impl Counted, store: St) {
 
 #[tokio::test(start_paused = true)]
 async fn messages_of_two_memory_streams_with_equal_ids_all_run() {
-    // A broker for each, as in two processes: their ids are equal while the clock stands.
-    let handle = |stream: &str| {
-        let mut settings = settings();
-        settings.stream = stream.into();
-        Memory::new().with_settings(settings)
-    };
-    let (one, two) = (handle("x"), handle("y"));
+    let (one, two) = memories().await;
     for n in 0..10 {
         for (transport, stream) in [(&one, "x"), (&two, "y")] {
             let client = Client::new(transport.clone());
@@ -88,19 +113,64 @@ async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
         }
     }
     let store = RedisStore::connect(&server.url(), "g:once:").await;
-    // Clones of one handle would count together.
-    let handle = async |stream: &str| {
-        let mut settings = settings();
-        settings.stream = stream.into();
-        let redis = Redis::connect(&server.url()).await;
-        redis.expect("the server is there").with_settings(settings)
+    let store = store.expect("the server is there");
+    all_run(redis(&server, "x").await, redis(&server, "y").await, store).await;
+}
+
+/// Serves both transports with one layer. Each has one message with the same id and key. The one of
+/// the first fails once and keeps its turn meanwhile, so that of the second runs after it.
+async fn ordered(one: impl Counted, two: impl Counted) {
+    let ran = Ran::default();
+    let settings = settings();
+    let layer = OrderedByKeyLayer::new(key::name())
+        .backoff(settings.backoff.first, settings.backoff.most)
+        .max_deliveries(settings.max_deliveries);
+    let app = || {
+        let noted = ran.clone();
+        let handler = async move |id: MessageId, attempt: Attempt, payload: String| {
+            let fails = payload == "x" && !attempt.is_retry();
+            noted.lock().unwrap().push((payload, id.to_string()));
+            match fails {
+                true => Err(Failure::redeliver_after(2 * SECOND)),
+                false => Ok(()),
+            }
+        };
+        Router::new().task("a", handler).layer(layer.clone())
     };
-    all_run(
-        handle("x").await,
-        handle("y").await,
-        store.expect("the server is there"),
-    )
-    .await;
+    let first = Worker::start(one.clone(), app());
+    eventually(|| one.counted().redelivered == 1).await;
+    let second = Worker::start(two.clone(), app());
+    eventually(|| one.counted().done == 1 && two.counted().done == 1).await;
+    first.stop().await.expect("it ends well");
+    second.stop().await.expect("it ends well");
+    let (payloads, ids): (Vec<_>, Vec<_>) = ran.lock().unwrap().iter().cloned().unzip();
+    assert_eq!(payloads, ["x", "x", "y"]);
+    assert!(
+        ids.iter().all(|id| *id == ids[0]),
+        "the test needs equal ids"
+    );
+    assert_eq!(layer.keys_in_use(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_not_taken_by_the_same_id_of_another_memory_stream() {
+    let (one, two) = memories().await;
+    for (transport, payload) in [(&one, "x"), (&two, "y")] {
+        let client = Client::new(transport.clone());
+        client.enqueue("a", payload).await.expect("it is taken");
+    }
+    ordered(one, two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_is_not_taken_by_the_same_id_of_another_redis_stream() {
+    let server = RedisServer::start().await;
+    for stream in ["x", "y"] {
+        let entry = ["type", "task", "name", "a", "payload", stream];
+        let command = [&["XADD", stream, "7-1"], &entry[..]].concat();
+        server.command(&command).await;
+    }
+    ordered(redis(&server, "x").await, redis(&server, "y").await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -158,6 +158,11 @@ impl Dead {
 pub(super) struct Store(pub(super) Memory);
 
 impl Store {
+    fn of_group(&self, letter: DeadLetter) -> DeadLetter {
+        let settings = &self.0.settings;
+        letter.died_in(settings.stream.clone(), settings.group.clone())
+    }
+
     fn with<T: Default>(&self, act: impl FnOnce(&mut Dead) -> T) -> T {
         let Memory { broker, settings } = &self.0;
         let acted = broker.with_group(settings, |group, _| act(&mut group.dead));
@@ -168,14 +173,15 @@ impl Store {
 impl DeadLetterStore for Store {
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
         let found = self.with(|dead| Some(dead.list(&page)));
-        Box::pin(ready(Ok(
-            found.unwrap_or_else(|| DeadLetterPage::new(Vec::new(), None))
-        )))
+        let mut found = found.unwrap_or_else(|| DeadLetterPage::new(Vec::new(), None));
+        let letters = found.letters.into_iter();
+        found.letters = letters.map(|letter| self.of_group(letter)).collect();
+        Box::pin(ready(Ok(found)))
     }
 
     fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
         let letter = self.with(|dead| dead.position(id).map(|at| dead.letters[at].read()));
-        Box::pin(ready(Ok(letter)))
+        Box::pin(ready(Ok(letter.map(|letter| self.of_group(letter)))))
     }
 
     fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {

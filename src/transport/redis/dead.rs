@@ -49,6 +49,13 @@ impl Store {
         Keys::new(&self.0.settings.stream, &self.0.settings.group)
     }
 
+    /// Reads a letter of the handle's group.
+    fn read(&self, raw: Raw) -> Option<DeadLetter> {
+        let settings = &self.0.settings;
+        let letter = read(raw)?;
+        Some(letter.died_in(settings.stream.clone(), settings.group.clone()))
+    }
+
     async fn command(&self, cmd: Cmd) -> Result<Value, Error> {
         self.0.shared.link.command(cmd, Retry::Never).await
     }
@@ -70,7 +77,7 @@ impl DeadLetterStore for Store {
             let (found, more) = listed(answer)?;
             let last = found.last().filter(|_| more);
             let next = last.map(|(last, _)| Page::first(most).after(last.clone()));
-            let letters = found.into_iter().filter_map(read).collect();
+            let letters = found.into_iter().filter_map(|raw| self.read(raw)).collect();
             Ok(DeadLetterPage::new(letters, next))
         })
     }
@@ -81,7 +88,7 @@ impl DeadLetterStore for Store {
             let mut cmd = redis::cmd("XRANGE");
             cmd.arg(self.keys()?.dead).arg(id).arg(id);
             let found = entries(self.command(cmd).await?)?;
-            Ok(found.into_iter().find_map(read))
+            Ok(found.into_iter().find_map(|raw| self.read(raw)))
         })
     }
 
@@ -214,6 +221,8 @@ pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
         .and_then(codec::given_id);
     Some(DeadLetter {
         id,
+        stream: None,
+        group: None,
         message_id: given.or_else(|| MessageId::from_utf8(fact(1)).ok())?,
         fields,
         reason: String::from_utf8_lossy(fact(2)).into_owned(),

@@ -262,6 +262,66 @@ mod tests {
         prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
     }
 
+    /// Ways to make a name of another, so that the one holds the other.
+    const MAKE: [fn(&str) -> String; 16] = [
+        |name| format!("{{{name}}}"),
+        |name| format!("{{{name}}}.v2"),
+        |name| format!("a{{{name}}}b"),
+        |name| format!("{}:{name}", name.len()),
+        |name| format!("{}:{name}", name.len() + 2),
+        |name| format!("{}:{{{name}}}", name.len() + 2),
+        |name| format!("{name}:"),
+        |name| format!(":{name}"),
+        |name| format!("{name}.v2"),
+        |name| format!("{name}{name}"),
+        |name| format!("{name}:due"),
+        |name| format!("due:{name}"),
+        |name| format!("{name}:dead:g"),
+        |name| format!("{{{name}}}:retry:g"),
+        |name| format!("{name}7"),
+        |name| name.trim_matches(['{', '}']).to_owned(),
+    ];
+
+    /// A name that is made of this one in at most three steps.
+    fn made_of(name: String) -> impl Strategy<Value = String> {
+        let steps = prop::collection::vec(prop::sample::select(MAKE.to_vec()), 0..4);
+        steps.prop_map(move |steps| steps.iter().fold(name.clone(), |name, make| make(&name)))
+    }
+
+    /// Two names that are made of the same one.
+    fn related() -> impl Strategy<Value = (String, String)> {
+        let stems = vec!["x", "orders", "a.b", "a:b", "{x}", "1", "g", "due"];
+        prop::sample::select(stems)
+            .prop_flat_map(|stem| (made_of(stem.to_owned()), made_of(stem.to_owned())))
+    }
+
+    /// Runs a property until it holds no more or for so many cases, and panics unless enough of them
+    /// were pairs that can both be used.
+    #[test]
+    fn related_pairs_of_names_have_different_keys() {
+        use proptest::test_runner::TestRunner;
+
+        const CASES: u32 = 20_000;
+        let usable = std::cell::Cell::new(0);
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(CASES));
+        let pairs = (related(), related());
+        runner
+            .run(&pairs, |(streams, groups)| {
+                let (one, other) = ((&*streams.0, &*groups.0), (&*streams.1, &*groups.1));
+                if one != other {
+                    let can_be_used = |stream: &str| base(&stream.into()).is_ok();
+                    if one.0 != other.0 && can_be_used(one.0) && can_be_used(other.0) {
+                        usable.set(usable.get() + 1);
+                    }
+                    assert_apart(one, other);
+                }
+                Ok(())
+            })
+            .unwrap();
+        // With fewer the property would say little.
+        assert!(usable.get() > CASES / 4, "{} of {CASES}", usable.get());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
 

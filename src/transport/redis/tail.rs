@@ -145,7 +145,7 @@ pub struct TailEntry {
     /// sender.
     pub id: String,
     /// The message, or what could not be read as one. It is no delivery: its attempt is always the
-    /// first, and it has neither deadline nor lease.
+    /// first, and it has neither group, deadline nor lease.
     pub content: Result<Message, Undecodable>,
 }
 
@@ -225,8 +225,12 @@ impl Tail {
         if let Some((last, _)) = entries.last() {
             self.seen = *last;
         }
-        self.read
-            .extend(entries.into_iter().map(|(_, entry)| entry));
+        self.read.extend(entries.into_iter().map(|(_, mut entry)| {
+            if let Ok(message) = &mut entry.content {
+                message.parts_mut().stream = Some(self.stream.clone());
+            }
+            entry
+        }));
         self.connection = Some(connection);
         Ok(())
     }
