@@ -148,11 +148,7 @@ impl Harness {
         };
         let serve = serve.with_graceful_shutdown(self.stop.clone().cancelled_owned());
         let before = self.journal.progress().opened;
-        self.apps.spawn(async move {
-            let result = serve.await;
-            end.is(&result);
-            result
-        });
+        self.apps.spawn(async move { end.note(serve.await) });
         loop {
             let changed = self.journal.changed();
             if let Some(fault) = self.journal.fault() {
@@ -269,9 +265,14 @@ struct End {
 }
 
 impl End {
-    fn is(&mut self, result: &Result<(), Error>) {
-        // Without an error it was told to: by a signal of the test's own.
+    /// Notes how it ended. A forced end before the harness's own shutdown was the test's wish.
+    fn note(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        let result = result.or_else(|error| {
+            let wished = error.is_forced_shutdown() && !self.stop.is_cancelled();
+            if wished { Ok(()) } else { Err(error) }
+        });
         self.fault = result.as_ref().err().map(Error::chain);
+        result
     }
 }
 

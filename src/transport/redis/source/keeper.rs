@@ -92,6 +92,7 @@ impl Keeper {
 
     async fn run(mut self) {
         let worker = self.worker.clone();
+        let _ended = worker.upkeep_ended.clone().drop_guard();
         let mut ticks = interval(worker.interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What was due while no worker ran is due now.
@@ -100,6 +101,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = worker.closed.cancelled() => return,
+                () = worker.leaving.cancelled() => return,
                 _ = ticks.tick() => self.tick().await,
                 () = worker.alarm.ring() => self.promote().await,
             }

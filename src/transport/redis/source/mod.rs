@@ -143,6 +143,8 @@ impl Redis {
             dropped: Default::default(),
             without_writes: Default::default(),
             deaf: Default::default(),
+            leaving: Default::default(),
+            upkeep_ended: Default::default(),
             closed: Default::default(),
         });
         let closing = Closing(worker.clone());
@@ -232,6 +234,11 @@ impl Source for RedisSource {
             return Err(error::unanswered(address));
         }
         if self.reads {
+            // A command of the keeper that came after this worker has left would make its consumer
+            // anew.
+            self.worker.leaving.cancel();
+            let ended = self.worker.upkeep_ended.cancelled();
+            let _ = timeout(self.worker.settings.lease, ended).await;
             self.worker.leave().await?;
         }
         Ok(())

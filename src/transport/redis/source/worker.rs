@@ -86,6 +86,10 @@ pub(super) struct Worker {
     pub(super) without_writes: Mutex<Limit>,
     /// Whether the subscriptions to events are lost.
     pub(super) deaf: AtomicBool,
+    /// Tells the keeper to end, since the worker is about to leave the group.
+    pub(super) leaving: CancellationToken,
+    /// Cancelled when the keeper has ended.
+    pub(super) upkeep_ended: CancellationToken,
     /// Ends what runs beside the source.
     pub(super) closed: CancellationToken,
 }
