@@ -11,9 +11,9 @@ use crate::{
     within,
 };
 
-/// Lets the server close what has been idle for a second. It looks a few times a second.
+/// Lets the server close what has been idle for three seconds. It looks about once a second.
 pub(crate) async fn close_idle_connections(server: &RedisServer) {
-    server.command(&["CONFIG", "SET", "timeout", "1"]).await;
+    server.command(&["CONFIG", "SET", "timeout", "3"]).await;
 }
 
 /// Sends to the stream `s` after pauses in which the server closes the connection. `url` leads the
@@ -26,19 +26,20 @@ pub(crate) async fn works_after_pauses(url: &str, redis: &Redis) {
     let _worker = Worker::start(serving, app);
     // The way back of replies is made by the first request.
     request(redis).await.expect("an answer");
+    // The server closes after 3 to 4 s, and the next connection not before 6 s: what is sent in the
+    // moment of a closure has an unknown outcome by right.
+    let pause = 5 * SECOND;
     let mut failures = Vec::new();
-    for pause in 1..=2 {
-        sleep(3 * SECOND).await;
-        let sent = within(8 * SECOND, send(redis, Message::task("a", ""))).await;
-        failures.extend(sent.err().map(|error| format!("task {pause}: {error:?}")));
-        sleep(3 * SECOND).await;
-        let asked = Instant::now();
-        let answer = request(redis).await;
-        failures.extend(answer.err().map(|error| {
-            let took = asked.elapsed();
-            format!("request {pause} after {took:?}: {error:?}")
-        }));
-    }
+    sleep(pause).await;
+    let sent = within(8 * SECOND, send(redis, Message::task("a", ""))).await;
+    failures.extend(sent.err().map(|error| format!("task: {error:?}")));
+    sleep(pause).await;
+    let asked = Instant::now();
+    let answer = request(redis).await;
+    failures.extend(answer.err().map(|error| {
+        let took = asked.elapsed();
+        format!("request after {took:?}: {error:?}")
+    }));
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
