@@ -34,7 +34,7 @@ pub mod tour {
 }
 
 pub mod migrating_from_go {
-    //! How a service moves from Go-Broker to Campanile.
+    //! The move of a service from Go-Broker to Campanile.
     //!
     #![doc = include_str!("../docs/migrating-from-go.md")]
 }

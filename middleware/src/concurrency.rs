@@ -290,7 +290,7 @@ mod tests {
 
     impl Drop for Work {
         fn drop(&mut self) {
-            // Nobody waits here, so a place that is free could be had at once.
+            // No other caller waits in this test, so a free place would be granted at once.
             let next = self.places.enter(Key::from("k"), usize::MAX);
             let next = next.expect("there is no bound on who waits");
             assert!(

@@ -131,7 +131,7 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Where a message comes from.
+/// The stream and the group that a message names.
 #[derive(Debug, PartialEq)]
 struct Origin {
     stream: Option<Name>,

@@ -6,8 +6,8 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-/// What kind of error an [`RpcError`] is, for machines. It travels as a short text, and two codes
-/// with the same text are equal.
+/// The kind of an [`RpcError`], for programs. It is sent as a short text, and two codes with the same
+/// text are equal.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RpcCode {

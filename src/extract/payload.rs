@@ -77,7 +77,7 @@ fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     let told = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let told = told.strip_suffix(&place).unwrap_or(&told);
-    // What was expected stands behind the quoted value.
+    // The text quotes the value before it names the expected type.
     if !error.is_data() || holds_no_value(told) {
         let _ = write!(text, ": {told}");
     } else if let Some((_, expected)) = told.rsplit_once(", expected ") {
@@ -89,8 +89,7 @@ fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     text
 }
 
-/// Whether serde's text for data of another shape is made of names of the type alone, so that
-/// nothing of the payload is in it.
+/// True if serde's error text consists of names of the type alone and quotes nothing of the payload.
 fn holds_no_value(told: &str) -> bool {
     const BEGINNINGS: [&str; 4] = [
         "missing field ",

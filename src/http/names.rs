@@ -80,7 +80,7 @@ mod tests {
             prop_assert_eq!(one == other, path(&one) == path(&other));
         }
 
-        // What stands between the slashes of a path, escaped or not, in every way it can be written.
+        // Paths of any legal characters, escaped or not.
         #[test]
         fn every_path_has_one_canonical_form(
             path in r"/([a-z0-9/.%!~$&'()*+,;=:@_-]|%[0-9a-fA-F]{2}){0,12}",

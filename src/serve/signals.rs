@@ -8,11 +8,11 @@ use tokio::{
     time::Instant,
 };
 
-/// How long after the first signal another one is the first, said twice: a terminal signals a whole
-/// group of processes, and a process manager among them passes it on.
+/// A signal this soon after the first one is a repetition of it: a terminal signals a whole group of
+/// processes, and a process manager among them passes the signal on.
 const SAME: Duration = Duration::from_secs(1);
 
-/// How often the process was told to end, with signals that come together counted as one.
+/// The number of signals to end, where repetitions of the first are not counted.
 pub(super) struct Signals(watch::Receiver<u32>);
 
 impl Signals {

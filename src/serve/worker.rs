@@ -25,9 +25,9 @@ use crate::{
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
 
-/// How much of an error, a verdict or a reason one log line shows, in bytes.
+/// The most bytes of an error, a verdict or a reason in one log line.
 const MAX_LOGGED: usize = 2048;
-/// How long all slots are taken, and no handler ends, before that is logged.
+/// A worker with all slots taken, in which no handler has ended for this long, is reported.
 const STALLED: Duration = Duration::from_secs(5);
 
 /// What the loop owns.

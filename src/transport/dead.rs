@@ -173,7 +173,7 @@ impl DeadLetters {
         self.carry_out(Action::Purge, selection).await
     }
 
-    /// How many there are.
+    /// The number of dead letters.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
@@ -333,7 +333,7 @@ pub(crate) const PAGE_BYTES: usize = 4 << 20;
 pub struct Page {
     /// It begins behind this one.
     pub after: Option<DeadLetterId>,
-    /// How many there are on it at most; 100 unless set. A page ends earlier when its letters have
+    /// The most letters on it; 100 unless set. A page ends earlier when its letters have
     /// about 4 MiB together, so that large letters do not fill the memory; it has at least one if
     /// there is any. [`next`](DeadLetterPage::next) says whether there are more.
     pub most: usize,

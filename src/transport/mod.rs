@@ -89,7 +89,7 @@ pub trait Transport: Send + 'static {
     /// its [`next`](Source::next) does.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up: [`serve`](crate::serve()) does so when it is told to end.
+    /// Dropping the future ends the attempt. [`serve`](crate::serve()) drops it when it is told to end.
     fn open(self, interest: Interest) -> impl Future<Output = Result<Self::Source, Error>> + Send;
 }
 
@@ -118,9 +118,9 @@ pub trait Source: Send + 'static {
     /// What it was set up with.
     fn settings(&self) -> &Settings;
 
-    /// How many requests the handles of this source's broker in this process wait for replies to.
-    /// `serve` names them when all of its handlers stand still: they may wait for each other. A
-    /// transport that does not know says 0.
+    /// The number of requests that the handles of this source's broker in this process wait for.
+    /// `serve` logs it when none of its handlers makes progress: they may wait for each other. A
+    /// transport that does not know returns 0.
     fn requests_waiting(&self) -> usize {
         0
     }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use campanile::{
-    BoxError, Kind, Message, MessageId, Redis, Reply,
+    BoxError, Kind, Message, Redis, Reply,
     http::{Body, Gateway, HttpHandler},
     transport::{Broker, memory::Memory},
 };
@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 use tower::{Service, ServiceExt, service_fn};
 
 use super::{
+    Taken,
     support::{RedisServer, raw, worker::Worker},
     text,
 };
@@ -63,46 +64,24 @@ impl http_body::Body for Drip {
     }
 }
 
-/// The messages that a service has taken.
-#[derive(Clone, Default)]
-struct Taken(Arc<Mutex<Vec<Message>>>);
-
-impl Taken {
-    /// A gateway with a route of each kind.
-    fn gateway(
-        &self,
-    ) -> Gateway<
-        impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    > {
-        let taken = self.0.clone();
-        let service = service_fn(move |message: Message| {
-            let kind = message.kind();
-            taken.lock().unwrap().push(message);
-            async move {
-                Ok(match kind {
-                    Kind::Task => Reply::accepted(MessageId::from("7-0")),
-                    Kind::Event => Reply::default(),
-                    Kind::Rpc => Reply::new("pong"),
-                })
-            }
-        });
-        Gateway::new(service)
-            .task("a.task")
-            .event("an.event")
-            .rpc("a.request")
-            .route(Method::GET, "/users", Kind::Rpc, "user.list")
-    }
-
-    fn count(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
+/// A gateway in front of the service, with a route of each kind and one for `GET`.
+fn every_kind(
+    taken: &Taken,
+) -> Gateway<
+    impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static,
+> {
+    Gateway::new(taken.service())
+        .task("a.task")
+        .event("an.event")
+        .rpc("a.request")
+        .route(Method::GET, "/users", Kind::Rpc, "user.list")
 }
 
-/// The paths of the routes that [`Taken::gateway`] has for `POST`.
+/// The paths of the routes that [`every_kind`] has for `POST`.
 const PATHS: [&str; 3] = ["/a/task", "/an/event", "/a/request"];
 
 async fn ask<S, B>(gateway: &S, request: Request<B>) -> Response<Body>
@@ -124,7 +103,7 @@ fn assert_problem(response: &Response<Body>, status: StatusCode, about: &str) {
 async fn a_body_that_does_not_arrive_within_the_time_out_is_408() {
     for path in PATHS {
         let taken = Taken::default();
-        let gateway = taken.gateway().timeout(2 * SECOND);
+        let gateway = every_kind(&taken).timeout(2 * SECOND);
         let started = Instant::now();
         let request = Request::post(path).body(Drip::new(14, SECOND)).unwrap();
         let response = ask(&gateway, request).await;
@@ -142,7 +121,7 @@ async fn a_body_that_does_not_arrive_within_the_time_out_is_408() {
 async fn a_body_that_arrives_slowly_but_within_the_time_out_is_taken() {
     for path in PATHS {
         let taken = Taken::default();
-        let gateway = taken.gateway().timeout(2 * SECOND);
+        let gateway = every_kind(&taken).timeout(2 * SECOND);
         let body = Drip::new(3, SECOND / 2);
         let response = ask(&gateway, Request::post(path).body(body).unwrap()).await;
         assert!(response.status().is_success(), "{path}");
@@ -200,7 +179,7 @@ async fn a_compressed_body_is_415_and_nothing_is_sent() {
                 .header("content-encoding", coding)
                 .body(Body::from(&b"\x1f\x8b\x08"[..]))
                 .unwrap();
-            let response = ask(&taken.gateway(), request).await;
+            let response = ask(&every_kind(&taken), request).await;
             let about = format!("{path} {coding}");
             assert_problem(&response, StatusCode::UNSUPPORTED_MEDIA_TYPE, &about);
             assert_eq!(taken.count(), 0, "{about}: a message was sent");
@@ -227,7 +206,7 @@ async fn a_form_of_another_site_is_415_and_nothing_is_sent() {
                 .header("content-type", content_type)
                 .body(Body::from("{\"id\":1,\"x\":\"=\"}"))
                 .unwrap();
-            let response = ask(&taken.gateway(), request).await;
+            let response = ask(&every_kind(&taken), request).await;
             let about = format!("{path} {content_type}");
             assert_problem(&response, StatusCode::UNSUPPORTED_MEDIA_TYPE, &about);
             assert_eq!(taken.count(), 0, "{about}: a message was sent");
@@ -244,7 +223,7 @@ async fn a_body_of_json_that_is_not_compressed_is_taken() {
             .header("content-encoding", "identity")
             .body(Body::from("{}"))
             .unwrap();
-        let response = ask(&taken.gateway(), request).await;
+        let response = ask(&every_kind(&taken), request).await;
         assert!(response.status().is_success(), "{path}");
         assert_eq!(taken.count(), 1, "{path}");
     }
@@ -267,7 +246,7 @@ fn allowed(response: &Response<Body>) -> Vec<String> {
 #[ignore = "fault 31"]
 async fn head_of_a_get_route_is_answered_as_get_without_a_body() {
     let taken = Taken::default();
-    let gateway = taken.gateway();
+    let gateway = every_kind(&taken);
     let get = ask(&gateway, request(Method::GET, "/users")).await;
     let head = ask(&gateway, request(Method::HEAD, "/users")).await;
     assert_eq!(head.status(), StatusCode::OK);
@@ -283,7 +262,7 @@ async fn head_of_a_get_route_is_answered_as_get_without_a_body() {
 #[ignore = "fault 31"]
 async fn options_of_a_route_names_its_methods() {
     let taken = Taken::default();
-    let gateway = taken.gateway();
+    let gateway = every_kind(&taken);
     for (path, methods) in [
         ("/a/task", &["POST"][..]),
         ("/a/request", &["POST"]),

@@ -1,13 +1,9 @@
 //! HTTP requests as messages.
 
-use std::{
-    future::poll_fn,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{future::poll_fn, time::Duration};
 
 use campanile::{
-    BoxError, Error, Json, Kind, Message, MessageId, Reply, ReplyMode, Router, RpcError, State,
+    BoxError, Error, Json, Kind, Message, Reply, ReplyMode, Router, RpcError, State,
     http::{Body, Gateway},
     transport::memory::Memory,
 };
@@ -16,60 +12,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tower::{Service, ServiceExt, service_fn};
 
-use super::{Pieces, begun, endless, text};
-
-/// Takes every message as a transport would, and keeps it.
-#[derive(Clone, Default)]
-struct Taken(Arc<Mutex<Vec<Message>>>);
-
-impl Taken {
-    fn service(
-        &self,
-    ) -> impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
-    + Clone
-    + Send
-    + Sync
-    + 'static {
-        let taken = self.0.clone();
-        service_fn(move |message: Message| {
-            let kind = message.kind();
-            taken.lock().unwrap().push(message);
-            async move {
-                Ok(match kind {
-                    Kind::Task => Reply::accepted(MessageId::from("7-0")),
-                    Kind::Event => Reply::default(),
-                    Kind::Rpc => Reply::new("pong"),
-                })
-            }
-        })
-    }
-
-    fn gateway(
-        &self,
-    ) -> Gateway<
-        impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    > {
-        Gateway::new(self.service())
-            .task("orders.create")
-            .event("orders.events")
-            .rpc("ping")
-    }
-
-    /// The one message that was taken.
-    fn one(&self) -> Message {
-        let mut taken = self.0.lock().unwrap();
-        assert_eq!(taken.len(), 1);
-        taken.remove(0)
-    }
-
-    fn assert_none(&self) {
-        assert!(self.0.lock().unwrap().is_empty(), "a message was sent");
-    }
-}
+use super::{Pieces, Taken, begun, endless, text};
 
 fn post(path: &str) -> http::request::Builder {
     Request::post(path)

@@ -16,11 +16,12 @@ use std::{
     future::{Future, pending},
     io,
     pin::Pin,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use campanile::BoxError;
+use campanile::{BoxError, Kind, Message, MessageId, Reply, http::Gateway};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -51,6 +52,64 @@ impl http_body::Body for Pieces {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let piece = self.0.pop_front();
         Poll::Ready(piece.map(|piece| Ok(Frame::data(Bytes::from_static(piece?.as_bytes())))))
+    }
+}
+
+/// Takes every message as a transport would, and keeps it.
+#[derive(Clone, Default)]
+struct Taken(Arc<Mutex<Vec<Message>>>);
+
+impl Taken {
+    fn service(
+        &self,
+    ) -> impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static {
+        let taken = self.0.clone();
+        service_fn(move |message: Message| {
+            let kind = message.kind();
+            taken.lock().unwrap().push(message);
+            async move {
+                Ok(match kind {
+                    Kind::Task => Reply::accepted(MessageId::from("7-0")),
+                    Kind::Event => Reply::default(),
+                    Kind::Rpc => Reply::new("pong"),
+                })
+            }
+        })
+    }
+
+    /// A gateway in front of the service, with a route of each kind.
+    fn gateway(
+        &self,
+    ) -> Gateway<
+        impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    > {
+        Gateway::new(self.service())
+            .task("orders.create")
+            .event("orders.events")
+            .rpc("ping")
+    }
+
+    /// The one message that was taken.
+    fn one(&self) -> Message {
+        let mut taken = self.0.lock().unwrap();
+        assert_eq!(taken.len(), 1);
+        taken.remove(0)
+    }
+
+    fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    fn assert_none(&self) {
+        assert!(self.0.lock().unwrap().is_empty(), "a message was sent");
     }
 }
 

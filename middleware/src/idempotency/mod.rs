@@ -197,8 +197,8 @@ impl<St, K> IdempotencyLayer<St, K> {
         }
     }
 
-    /// How many messages were not run because the outcome for their key was stored. Counted over
-    /// all services of this layer and of its clones.
+    /// The number of messages that were not run because the outcome for their key was stored,
+    /// over all services of this layer and of its clones.
     pub fn suppressed(&self) -> u64 {
         self.suppressed.load(Ordering::Relaxed)
     }

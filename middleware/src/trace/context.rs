@@ -15,7 +15,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Context {
     global: bool,
-    /// Whether the handling of such messages begins a trace.
+    /// True for the kinds whose handling begins a trace of its own.
     own_trace: ByKind<bool>,
 }
 
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// Where the lines go that a test has logged.
+    /// The log lines of a test.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 

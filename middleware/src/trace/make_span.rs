@@ -75,7 +75,7 @@ impl MakeSpan for DefaultMakeSpan {
     fn make_span(&mut self, message: &Message, operation: Operation) -> Span {
         let parts = message.parts();
         let route = parts.matched_route().map(|route| route.as_str());
-        // What a sender or a publisher wrote may be any text of any length.
+        // A sender chooses the name: it may be any text of any length.
         let name = Shown::new(&parts.name).at_most(Name::MAX_LEN).text();
         let name = &*name;
         let handled = operation == Operation::Process;

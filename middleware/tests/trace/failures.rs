@@ -1,4 +1,4 @@
-//! What is logged of a failure stands in the span of the handler that failed, once and in words.
+//! A failure is logged once, in words, in the span of the handler that failed.
 
 use std::time::Duration;
 

@@ -81,9 +81,9 @@ impl Target {
         })
     }
 
-    /// Connects with a group that exists. Where none is named it is the default one, or else the
-    /// only one that the stream has. A mistaken name is told apart from a group without dead
-    /// letters; dead letters outlive their group, so a group that has some is taken at its word.
+    /// Connects with a group that exists. If none is named, it is the default group, or else the
+    /// stream's only group. A group that does not exist is an error, unless it has dead letters:
+    /// they outlive their group.
     pub(crate) async fn connect_to_group(&self) -> Result<Redis, Failure> {
         let redis = self.connect().await?;
         let group = self.group().unwrap_or_else(|| DEFAULT_GROUP.into());

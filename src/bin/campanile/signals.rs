@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 /// The exit code of what was ended by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// How long after the first signal another one is the first, said twice.
+/// A signal this soon after the first one is a repetition of it.
 const SAME: Duration = Duration::from_secs(1);
 
-/// Is cancelled by the first Ctrl-C or SIGTERM; the second ends the process, unless it comes within a
-/// second of the first. For commands that have
-/// something to tidy up or to tell: without this a signal ends the process at once.
+/// Is cancelled by the first Ctrl-C or SIGTERM. The second ends the process, unless it comes within a
+/// second of the first. For commands that have something to tidy up or to tell: without this a
+/// signal ends the process at once.
 pub(crate) fn ended() -> io::Result<CancellationToken> {
     let ended = CancellationToken::new();
     let mut signals = Signals::listen()?;

@@ -50,7 +50,7 @@ impl Options {
                 Problem::answered(&answer, status)
             })?;
         }
-        // Those that `prepare` has set replace those of the request.
+        // Extensions set by `prepare` win over the request's.
         let set = std::mem::take(message.extensions_mut());
         *message.extensions_mut() = std::mem::take(&mut head.extensions);
         message.extensions_mut().extend(set);

@@ -101,7 +101,7 @@ impl Requests {
         }
     }
 
-    /// How many there are.
+    /// The number of requests that wait.
     pub(super) fn len(&self) -> usize {
         lock(&self.waiting).len()
     }

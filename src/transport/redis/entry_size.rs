@@ -1,7 +1,7 @@
 //! The size of a stream's entries, so that one answer has a bounded number of bytes.
 
-/// How many bytes an answer should have at most, unless one entry alone has more. While it is
-/// received nothing else comes over its connection, and the leases of its entries are not renewed.
+/// The most bytes that an answer should have, unless one entry alone has more. While an answer is
+/// received, nothing else comes over its connection, and the leases of its entries are not renewed.
 pub(super) const ANSWER: usize = 1 << 20;
 
 /// The size of the largest recent entry. It is halved with each answer that shows smaller ones.
@@ -16,7 +16,7 @@ impl EntrySize {
         }
     }
 
-    /// How many entries one answer may have: at least one, and one while nothing is known.
+    /// The number of entries to ask for: at least one, and one while no size is known.
     pub(super) fn fit(&self, most: usize) -> usize {
         match self.0 {
             None => 1,

@@ -19,18 +19,6 @@ local function groups(key)
   return names
 end
 
--- Ids are compared as texts: a double does not hold their digits.
-local function below(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  if a_ms ~= b_ms then
-    if #a_ms ~= #b_ms then return #a_ms < #b_ms end
-    return a_ms < b_ms
-  end
-  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
-  return a_seq < b_seq
-end
-
 -- Where a group goes on that had delivered this entry: behind it on the same stream, and at the
 -- beginning of another one. It is the same where the entry is there, or where something at or behind it
 -- was deleted. One without an entry up to this id may be either, and both starts then mean the same,

@@ -5,18 +5,6 @@
 if not turn(KEYS[2], ARGV[1], ARGV[3]) then return { 0 } end
 if redis.call('EXISTS', KEYS[1]) == 0 then return { 0 } end
 
--- Ids are compared as texts: a double does not hold their digits.
-local function below(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  if a_ms ~= b_ms then
-    if #a_ms ~= #b_ms then return #a_ms < #b_ms end
-    return a_ms < b_ms
-  end
-  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
-  return a_seq < b_seq
-end
-
 local lowest
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local group = {}

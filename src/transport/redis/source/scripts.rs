@@ -14,7 +14,7 @@ macro_rules! scripts {
 
 scripts! {
     /// Makes sure that the group exists.
-    JOIN = "join";
+    JOIN = "order" "join";
     /// Leaves it, where nothing is pending.
     LEAVE = "leave";
     /// Ends what was handled, on the retry stream.
@@ -32,7 +32,7 @@ scripts! {
     /// Takes over what nobody looks after.
     TAKE_OVER = "turn" "holder" "fence" "fields" "take_over";
     /// Drops what every group has finished.
-    TRIM = "turn" "holder" "trim";
+    TRIM = "turn" "holder" "order" "trim";
     /// Removes consumers that are gone.
     REAP = "turn" "holder" "reap";
 }
