@@ -40,7 +40,7 @@ pub fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     crate::transport::redis::readers::unpack(blob)
 }
 
-pub use crate::transport::redis::value::Value;
+pub use crate::transport::redis::response::Value;
 
 /// What takes an answer apart and shows what it found, or says why it cannot be one.
 pub type Read = fn(Value) -> Result<String, crate::Error>;

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
 
-use super::value::Value;
+use super::response::Value;
 use crate::error::{Error, ErrorKind, find};
 
 /// Why a connection could not be made.
@@ -392,7 +392,7 @@ mod tests {
             "NOPERM User sender has no permissions to run the 'ping' command",
             "LOADING Redis is loading the dataset in memory",
             "MISCONF Errors writing to the AOF file",
-            "MASTERDOWN Link with MASTER is down",
+            "MASTERDOWN Pipeline with MASTER is down",
             "ERR unknown command 'PING'",
         ] {
             assert!(ends(Handshake::Ping, taken).is_none(), "{taken}");

@@ -89,44 +89,40 @@
 //!
 //! `+info` lets the server's version be checked, and `+select` chooses a database.
 
-mod blob;
-mod connect;
-mod dead;
+mod connection;
+mod consumer;
+mod dead_letters;
+mod entry;
 mod entry_size;
 mod error;
+mod ids;
 mod keys;
-mod line;
-mod link;
+mod msgpack;
 mod options;
-mod outage;
-mod packed;
-mod pubsub;
+mod pipeline;
+mod producer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod readers;
+pub(crate) mod response;
 mod rpc;
-mod schedule;
-mod send;
+mod scripts;
+mod server;
 #[cfg(test)]
 mod simulation;
-mod source;
 mod state;
 mod stats;
 mod tail;
-#[cfg(feature = "redis-rustls")]
-mod tls;
-mod unique;
-mod value;
 
 use std::{fmt, sync::Arc};
 
 #[doc(hidden)]
 pub use self::error::script_error;
-use self::{connect::Connector, link::Link, options::Options};
 pub use self::{
-    send::SendFuture,
-    source::{RedisSettle, RedisSource},
+    consumer::{RedisSettle, RedisSource},
+    producer::SendFuture,
     tail::{Tail, TailEntry, TailFrom},
 };
+use self::{options::Options, pipeline::Pipeline, server::Connector};
 use crate::{
     error::Error,
     transport::{Counters, Counts, Settings, consumer_settings},
@@ -144,9 +140,9 @@ pub struct Redis {
 /// What the clones of a handle share.
 struct Shared {
     connector: Connector,
-    link: Link,
+    pipeline: Pipeline,
     counters: Arc<Counters>,
-    promoters: schedule::Promoters,
+    promoters: producer::schedule::Promoters,
     hearts: state::Hearts,
 }
 
@@ -185,7 +181,7 @@ impl Redis {
     /// Dropping the future gives up.
     pub async fn connect_when_ready(url: &str) -> Result<Self, Error> {
         let connector = Connector::from_url(url)?;
-        let mut outage = outage::Outage::default();
+        let mut outage = server::Outage::default();
         loop {
             match Self::over(connector.clone()).await {
                 Err(error) if error::is_temporary(&error) => {
@@ -209,13 +205,13 @@ impl Redis {
     async fn over(connector: Connector) -> Result<Self, Error> {
         let first = connector.checked().await?;
         let counters = Arc::<Counters>::default();
-        let link = Link::spawn(connector.clone(), Some(first), counters.clone());
+        let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
         Ok(Self {
             settings: Settings::default(),
             options: Arc::default(),
             shared: Arc::new(Shared {
                 connector,
-                link,
+                pipeline,
                 counters,
                 promoters: Default::default(),
                 hearts: Default::default(),

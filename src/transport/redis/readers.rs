@@ -1,7 +1,10 @@
 //! Everything that takes an answer of the server apart, in one list: for the tests and fuzz targets
 //! that answer with anything else.
 
-use super::{dead, schedule::Promoted, send, source::readers, stats, tail, value::Value};
+use super::{
+    consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
+    stats, tail,
+};
 use crate::error::Error;
 
 /// One of them.
@@ -19,7 +22,7 @@ pub(crate) fn all() -> Vec<Reader> {
     all.extend([
         Reader {
             of: "XADD",
-            read: |answer| Ok(send::accepted(answer)?.to_string()),
+            read: |answer| Ok(producer::accepted(answer)?.to_string()),
             answer: text("7-1"),
         },
         Reader {
@@ -44,12 +47,12 @@ pub(crate) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "dead",
-            read: |answer| Ok(format!("{:?}", dead::acted(answer)?)),
+            read: |answer| Ok(format!("{:?}", dead_letters::acted(answer)?)),
             answer: list([Value::Int(2), text("7-1"), list([text("7-0")])]),
         },
         Reader {
             of: "list_dead",
-            read: |answer| Ok(format!("{:?}", dead::listed(answer)?)),
+            read: |answer| Ok(format!("{:?}", dead_letters::listed(answer)?)),
             answer: list([
                 list([list([text("7-1"), texts("~g g ~o 3-0")])]),
                 Value::Int(1),
@@ -58,8 +61,8 @@ pub(crate) fn all() -> Vec<Reader> {
         Reader {
             of: "XRANGE",
             read: |answer| {
-                let entries = dead::entries(answer)?;
-                let letters: Vec<_> = entries.iter().cloned().map(dead::read).collect();
+                let entries = dead_letters::entries(answer)?;
+                let letters: Vec<_> = entries.iter().cloned().map(dead_letters::read).collect();
                 Ok(format!("{entries:?} {letters:?}"))
             },
             answer: list([list([
@@ -81,12 +84,12 @@ pub(crate) fn all() -> Vec<Reader> {
 
 #[cfg(fuzzing)]
 pub(crate) fn entry_id(text: &[u8]) -> Option<String> {
-    super::source::entry::EntryId::parse(text).map(|id| id.to_string())
+    super::entry::EntryId::parse(text).map(|id| id.to_string())
 }
 
 #[cfg(fuzzing)]
 pub(crate) fn unpack(blob: &bytes::Bytes) -> Option<Vec<(bytes::Bytes, bytes::Bytes)>> {
-    super::blob::unpack(blob)
+    super::msgpack::unpack(blob)
 }
 
 pub(super) fn list(elements: impl IntoIterator<Item = Value>) -> Value {

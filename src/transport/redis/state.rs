@@ -31,7 +31,7 @@ impl Redis {
     /// # }
     /// ```
     pub fn state(&self) -> ConnectionState {
-        self.shared.link.state().max(self.shared.hearts.state())
+        self.shared.pipeline.state().max(self.shared.hearts.state())
     }
 
     /// Waits until the state is another than `from`, and returns it. A state that lasts for less

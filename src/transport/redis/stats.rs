@@ -6,23 +6,19 @@ use futures_util::future::try_join_all;
 use redis::Cmd;
 
 use super::{
-    Redis, error,
+    Redis,
+    consumer::CONSUMER_PREFIX,
+    error,
     keys::Keys,
-    link::{Retry, Script},
-    source::CONSUMER_PREFIX,
-    value::{Value, array, bytes, count, entry_of, integers},
+    pipeline::Retry,
+    response::{Value, array, bytes, count, entry_of, integers},
+    scripts,
 };
 use crate::{
     error::Error,
     message::Name,
     transport::{GroupStats, StreamStats},
 };
-
-static STATS: Script = Script::new(concat!(
-    include_str!("scripts/fence.lua"),
-    include_str!("scripts/holder.lua"),
-    include_str!("scripts/stats.lua")
-));
 
 impl Redis {
     /// How the stream and all of its groups are doing. A stream that does not exist has no groups,
@@ -37,18 +33,18 @@ impl Redis {
     pub async fn stats(&self) -> Result<StreamStats, Error> {
         let stream = &self.settings.stream;
         let keys = Keys::new(stream, &self.settings.group)?;
-        let link = &self.shared.link;
+        let pipeline = &self.shared.pipeline;
         let ask = |words: [&str; 2]| {
             let mut cmd = redis::cmd(words[0]);
             cmd.arg(words[1]);
-            link.command(cmd, Retry::Never)
+            pipeline.command(cmd, Retry::Never)
         };
         let mut groups = redis::cmd("XINFO");
         groups.arg("GROUPS").arg(stream.as_str());
         let (entries, delayed, groups) = futures_util::future::try_join3(
             ask(["XLEN", stream]),
             ask(["ZCARD", &keys.stream_due]),
-            link.submit(groups, Retry::Never),
+            pipeline.submit(groups, Retry::Never),
         )
         .await?;
         let mut stats = StreamStats::new(stream, count(&entries)?, count(&delayed)?);
@@ -76,7 +72,7 @@ impl Redis {
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
         let mut cmd = redis::cmd("XINFO");
         cmd.arg("GROUPS").arg(self.settings.stream.as_str());
-        let groups = match self.shared.link.submit(cmd, Retry::Never).await? {
+        let groups = match self.shared.pipeline.submit(cmd, Retry::Never).await? {
             Value::ServerError(refusal) if is_missing(&refusal) => return Ok(None),
             groups => array(error::check(groups)?)?,
         };
@@ -98,8 +94,10 @@ impl Redis {
                 .arg(self.settings.lease.as_millis() as u64)
                 .arg(self.options.foreign_lease.as_millis() as u64);
         };
-        let link = &self.shared.link;
-        let answer = link.script(&STATS, &names, args, Retry::Never).await?;
+        let pipeline = &self.shared.pipeline;
+        let answer = pipeline
+            .script(&scripts::STATS, &names, args, Retry::Never)
+            .await?;
         read(answer, group)
     }
 }

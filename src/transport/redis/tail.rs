@@ -10,12 +10,13 @@ use bytes::Bytes;
 
 use super::{
     Redis,
-    connect::Connector,
-    dead, error, keys,
-    line::Line,
-    link::Retry,
-    source::entry::{self, EntryId},
-    value::{Value, fields, unexpected},
+    connection::Connection,
+    dead_letters,
+    entry::{self, EntryId},
+    error, keys,
+    pipeline::Retry,
+    response::{Value, fields, unexpected},
+    server::Connector,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -87,8 +88,8 @@ impl Redis {
             .arg("-")
             .arg("COUNT")
             .arg(1);
-        let answer = self.shared.link.command(cmd, Retry::Never).await?;
-        let newest = dead::entries(answer)?.into_iter().next();
+        let answer = self.shared.pipeline.command(cmd, Retry::Never).await?;
+        let newest = dead_letters::entries(answer)?.into_iter().next();
         let newest = newest.and_then(|(id, _)| EntryId::parse(id.as_bytes()));
         Ok(newest.unwrap_or(EntryId::ZERO))
     }
@@ -128,7 +129,7 @@ pub struct Tail {
     seen: EntryId,
     /// Its own, since a read that waits would hold up everything else. Taken out while it is used: a
     /// read that is dropped half-way would be in the way of the next one.
-    connection: Option<Line>,
+    connection: Option<Connection>,
     /// What was read and not yet returned.
     read: VecDeque<TailEntry>,
     /// The size in bytes of the largest entry that was read lately. `XREAD` brings whole entries of
@@ -200,7 +201,7 @@ impl Tail {
     async fn fetch(&mut self, block: Option<Duration>) -> Result<(), Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connector.line().await?,
+            None => self.connector.connection().await?,
         };
         let mut cmd = redis::cmd("XREAD");
         let count = (BYTES / self.largest.max(1)).clamp(1, COUNT);

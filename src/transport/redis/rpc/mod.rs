@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use self::pending::Pending;
-use super::{Redis, connect::Connector, error, keys, link::Link, unique::unique};
+use super::{Redis, error, ids::unique, keys, pipeline::Pipeline, server::Connector};
 use crate::{
     error::Error,
     message::{Name, ReplyMode},
@@ -52,7 +52,7 @@ pub(super) struct Hub {
     client: Uuid,
     channel: String,
     connector: Connector,
-    link: Link,
+    pipeline: Pipeline,
     counters: Arc<Counters>,
     pending: Arc<Pending>,
     subscribed: watch::Receiver<Ready>,
@@ -70,7 +70,7 @@ impl Redis {
             Arc::new(Hub::start(
                 &self.options.reply_prefix,
                 shared.connector.clone(),
-                shared.link.clone(),
+                shared.pipeline.clone(),
                 shared.counters.clone(),
             ))
         };
@@ -79,7 +79,12 @@ impl Redis {
 }
 
 impl Hub {
-    fn start(prefix: &str, connector: Connector, link: Link, counters: Arc<Counters>) -> Self {
+    fn start(
+        prefix: &str,
+        connector: Connector,
+        pipeline: Pipeline,
+        counters: Arc<Counters>,
+    ) -> Self {
         let client = unique();
         let channel = format!("{prefix}{client}");
         let pending = Arc::new(Pending::new(counters.clone()));
@@ -97,7 +102,7 @@ impl Hub {
             client,
             channel,
             connector,
-            link,
+            pipeline,
             counters,
             pending,
             subscribed,
@@ -122,7 +127,7 @@ impl Hub {
         let (publish, ready) = watch::channel(Ready::No);
         let reader = stream::Reader::new(
             self.connector.clone(),
-            self.link.clone(),
+            self.pipeline.clone(),
             key,
             self.pending.clone(),
             self.counters.clone(),
@@ -155,7 +160,7 @@ impl Hub {
             // The tasks behind the hub have ended.
             Ok(Err(_)) => Err(error::runtime_ended()),
             Err(_) => {
-                let cause = self.link.cause();
+                let cause = self.pipeline.cause();
                 Err(error::disconnected(self.connector.address(), cause))
             }
         }

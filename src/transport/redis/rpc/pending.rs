@@ -17,7 +17,7 @@ use crate::{
     sync::lock,
     transport::{
         Counters, codec,
-        redis::{error, link::Listener, unique::unique, value::Value},
+        redis::{error, ids::unique, pipeline::Listener, response::Value},
     },
 };
 

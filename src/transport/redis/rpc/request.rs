@@ -12,7 +12,7 @@ use crate::{
     reply::Reply,
     transport::{
         codec,
-        redis::{link::Retry, send::Add},
+        redis::{pipeline::Retry, producer::Add},
     },
 };
 
@@ -88,7 +88,7 @@ impl Hub {
         // Whether it was sent is told to its place, not to this task: that is woken once, by the
         // reply.
         let number = place.id().as_u128();
-        let sent = self.link.post(add, Retry::Never, &self.pending, number);
+        let sent = self.pipeline.post(add, Retry::Never, &self.pending, number);
         drop(message);
         sent.await;
         place.await

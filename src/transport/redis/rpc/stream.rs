@@ -20,14 +20,14 @@ use crate::{
     transport::{
         Counters,
         redis::{
-            connect::Connector,
+            connection::Connection,
+            entry,
             entry_size::EntrySize,
             error,
-            line::Line,
-            link::{Link, Retry},
-            outage::Outage,
-            source::entry,
-            value::{self, Value},
+            pipeline::{Pipeline, Retry},
+            response::{self, Value},
+            server::Connector,
+            server::Outage,
         },
     },
 };
@@ -47,7 +47,7 @@ const TRIM: usize = 512;
 
 pub(super) struct Reader {
     connector: Connector,
-    link: Link,
+    pipeline: Pipeline,
     key: String,
     pending: Arc<Pending>,
     counters: Arc<Counters>,
@@ -64,7 +64,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(
         connector: Connector,
-        link: Link,
+        pipeline: Pipeline,
         key: String,
         pending: Arc<Pending>,
         counters: Arc<Counters>,
@@ -72,7 +72,7 @@ impl Reader {
     ) -> Self {
         Self {
             connector,
-            link,
+            pipeline,
             key,
             pending,
             counters,
@@ -93,14 +93,14 @@ impl Reader {
         let mut remove = redis::cmd("UNLINK");
         remove.arg(&self.key);
         // Where that fails, the time to live does it.
-        let removed = self.link.submit(remove, Retry::Never);
+        let removed = self.pipeline.submit(remove, Retry::Never);
         let _ = timeout(Duration::from_secs(1), removed).await;
     }
 
     async fn keep_reading(&mut self) {
         let mut outage = Outage::default();
         loop {
-            match self.connector.line().await {
+            match self.connector.connection().await {
                 Ok(connection) => {
                     let error = self.read(connection, &mut outage).await;
                     let what = "the connection that reads replies";
@@ -114,7 +114,7 @@ impl Reader {
     }
 
     /// Reads until something fails.
-    async fn read(&mut self, mut connection: Line, outage: &mut Outage) -> redis::RedisError {
+    async fn read(&mut self, mut connection: Connection, outage: &mut Outage) -> redis::RedisError {
         self.renewed = None;
         loop {
             match self.step(&mut connection).await {
@@ -133,7 +133,7 @@ impl Reader {
     }
 
     /// Makes the stream if there is none, else reads from it once.
-    async fn step(&mut self, connection: &mut Line) -> redis::RedisResult<()> {
+    async fn step(&mut self, connection: &mut Connection) -> redis::RedisResult<()> {
         let Some(cursor) = &self.cursor else {
             return self.create(connection).await;
         };
@@ -185,12 +185,12 @@ impl Reader {
 
     /// Makes the stream. The two commands are not one transaction, which would need more rights:
     /// they reach the server together.
-    async fn create(&mut self, connection: &mut Line) -> redis::RedisResult<()> {
+    async fn create(&mut self, connection: &mut Connection) -> redis::RedisResult<()> {
         let mut add = redis::cmd("XADD");
         add.arg(&self.key).arg("*").arg("h").arg("");
         let made = ask(connection, &[add, self.renewal()], GRACE).await?;
         let [added, kept] = <[Value; 2]>::try_from(made).map_err(|_| unexpected())?;
-        let id = value::bytes(added.refused()?).map_err(|_| unexpected())?;
+        let id = response::bytes(added.refused()?).map_err(|_| unexpected())?;
         if let Err(refusal) = kept.refused() {
             // It would be there for ever.
             let mut remove = redis::cmd("UNLINK");
@@ -216,7 +216,7 @@ impl Reader {
         let before = self.read;
         let mut sizes = Vec::new();
         entry::each(answer, |_, id, list| {
-            for (field, envelopes) in value::fields(list)? {
+            for (field, envelopes) in response::fields(list)? {
                 if field == "r" {
                     sizes.push(envelopes.len());
                     let envelopes = envelopes.split(|&byte| byte == b'\n');
@@ -235,7 +235,7 @@ impl Reader {
 
 /// Sends a pipeline, and gives up on a server that is silent.
 async fn ask(
-    connection: &mut Line,
+    connection: &mut Connection,
     pipeline: &[Cmd],
     limit: Duration,
 ) -> redis::RedisResult<Vec<Value>> {

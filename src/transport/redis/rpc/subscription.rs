@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     transport::{
         Counters,
-        redis::{connect::Connector, error, line::PubSub, outage::Outage},
+        redis::{connection::PubSub, error, server::Connector, server::Outage},
     },
 };
 

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Dial, book::WorkerId, server::Client};
-use crate::{sync::lock, transport::redis::connect::Stream};
+use crate::{sync::lock, transport::redis::server::Stream};
 
 /// The connections, by the ids that the server knows them by.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub(super) struct SlowLink {
     pub(super) bytes_per_second: u64,
 }
 
-/// How many bytes of an answer arrive together over a slow link.
+/// How many bytes of an answer arrive together over a slow pipeline.
 const PIECE: usize = 1 << 10;
 
 /// What travels in one direction, and when it arrives.

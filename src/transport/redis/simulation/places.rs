@@ -6,7 +6,7 @@ use super::{
     book::Job,
     server::{Data, Fields, Item, Stream, short, text},
 };
-use crate::transport::redis::blob;
+use crate::transport::redis::msgpack;
 
 /// The stream of all simulations.
 pub(super) const STREAM: &str = "jobs";
@@ -94,7 +94,7 @@ impl Keys {
             if let Some(Item::Hash(bodies)) = data.keys.get(key.as_bytes()) {
                 for body in bodies.values() {
                     let fields =
-                        blob::unpack(&body.clone().into()).expect("a body is a list of fields");
+                        msgpack::unpack(&body.clone().into()).expect("a body is a list of fields");
                     let fields = fields
                         .into_iter()
                         .flat_map(|(field, value)| [field.to_vec(), value.to_vec()]);

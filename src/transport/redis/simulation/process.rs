@@ -24,7 +24,7 @@ use crate::{
     sync::lock,
     transport::{
         Start, UnknownNames,
-        redis::{Redis, connect::Connector},
+        redis::{Redis, server::Connector},
     },
 };
 

@@ -11,7 +11,7 @@ use super::{
     data::{Answer, Data, text},
     reply::Reply,
 };
-use crate::transport::redis::blob;
+use crate::transport::redis::msgpack;
 
 /// The scripts that the server knows.
 pub(super) struct Scripts {
@@ -43,7 +43,7 @@ impl Scripts {
             lua.create_string(packed(&texts))
         });
         let unpack = lua.create_function(|lua, blob: mlua::LuaString| {
-            let fields = blob::unpack(&blob.as_bytes().to_vec().into());
+            let fields = msgpack::unpack(&blob.as_bytes().to_vec().into());
             let fields = fields.ok_or_else(|| mlua::Error::runtime("Bad data format in input."))?;
             let list = fields.into_iter().flat_map(|(field, value)| [field, value]);
             lua.create_sequence_from(

@@ -1,0 +1,201 @@
+//! Commands as they are sent.
+//!
+//! <https://redis.io/docs/latest/develop/reference/protocol-spec/#sending-commands-to-a-redis-server>
+
+use redis::Cmd;
+
+/// What can be sent as a command.
+pub(in crate::transport::redis) trait Encode {
+    /// Writes it behind what is there.
+    fn encode(&self, out: &mut Vec<u8>);
+}
+
+impl Encode for Cmd {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.write_packed_command(out);
+    }
+}
+
+/// One that was packed before.
+impl Encode for [u8] {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+}
+
+impl<P: Encode + ?Sized> Encode for &P {
+    fn encode(&self, out: &mut Vec<u8>) {
+        P::encode(self, out);
+    }
+}
+
+/// Commands in their order, one behind the other.
+#[derive(Default)]
+pub(in crate::transport::redis) struct Commands {
+    packed: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Commands {
+    pub(in crate::transport::redis) fn push(&mut self, command: impl Encode) {
+        // What a panic may have left behind is no command.
+        self.packed.truncate(self.bytes());
+        command.encode(&mut self.packed);
+        self.ends.push(self.packed.len());
+    }
+
+    pub(in crate::transport::redis) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(in crate::transport::redis) fn bytes(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// For how many bytes there is room.
+    pub(in crate::transport::redis) fn capacity(&self) -> usize {
+        self.packed.capacity()
+    }
+
+    pub(in crate::transport::redis) fn get(&self, number: usize) -> &[u8] {
+        let start = match number {
+            0 => 0,
+            number => self.ends[number - 1],
+        };
+        &self.packed[start..self.ends[number]]
+    }
+
+    pub(in crate::transport::redis) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).map(|number| self.get(number))
+    }
+
+    pub(in crate::transport::redis) fn clear(&mut self) {
+        self.packed.clear();
+        self.ends.clear();
+    }
+}
+
+/// Writes one command, argument by argument.
+pub(in crate::transport::redis) struct Packer<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    args: usize,
+}
+
+impl<'a> Packer<'a> {
+    pub(in crate::transport::redis) fn new(out: &'a mut Vec<u8>) -> Self {
+        let start = out.len();
+        // Few commands have more than nine arguments.
+        out.extend_from_slice(b"*0\r\n");
+        Self {
+            out,
+            start,
+            args: 0,
+        }
+    }
+
+    pub(in crate::transport::redis) fn arg(&mut self, arg: impl AsRef<[u8]>) -> &mut Self {
+        self.args += 1;
+        argument(self.out, arg.as_ref());
+        self
+    }
+
+    /// Says how many there are.
+    pub(in crate::transport::redis) fn finish(&mut self) {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(self.args).bytes();
+        let place = self.start + 1;
+        self.out.splice(place..=place, digits);
+    }
+}
+
+/// Writes an argument.
+pub(in crate::transport::redis) fn argument(out: &mut Vec<u8>, arg: &[u8]) {
+    let mut length = itoa::Buffer::new();
+    out.push(b'$');
+    out.extend_from_slice(length.format(arg.len()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(arg);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same command as the driver packs it.
+    fn cmd(args: &[&str]) -> Cmd {
+        let mut cmd = Cmd::new();
+        cmd.arg(args);
+        cmd
+    }
+
+    struct Args<'a>(&'a [&'a str]);
+
+    impl Encode for Args<'_> {
+        fn encode(&self, out: &mut Vec<u8>) {
+            let mut packer = Packer::new(out);
+            for arg in self.0 {
+                packer.arg(arg);
+            }
+            packer.finish();
+        }
+    }
+
+    #[test]
+    fn a_command_is_packed_as_the_driver_does_it() {
+        let long = "x".repeat(1000);
+        for args in [
+            &["PING"][..],
+            &["ECHO", ""],
+            &["a\r\nb"; 9],
+            &[long.as_str(); 10],
+            &["y"; 123],
+        ] {
+            let mut out = b"before".to_vec();
+            Args(args).encode(&mut out);
+            assert_eq!(
+                out,
+                [b"before", &cmd(args).get_packed_command()[..]].concat()
+            );
+        }
+    }
+
+    #[test]
+    fn commands_come_out_as_they_were_put_in() {
+        let mut commands = Commands::default();
+        for _ in 0..2 {
+            commands.push(Args(&["ECHO", "1"]));
+            commands.push(cmd(&["PING"]));
+            assert_eq!(commands.get(1), cmd(&["PING"]).get_packed_command());
+            assert_eq!(
+                commands.iter().collect::<Vec<_>>().concat().len(),
+                commands.bytes()
+            );
+            commands.clear();
+            assert_eq!((commands.len(), commands.bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_a_panic_leaves_behind_is_no_command() {
+        struct Panics;
+        impl Encode for Panics {
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(b"*2\r\n");
+                panic!("half-way");
+            }
+        }
+        let mut commands = Commands::default();
+        commands.push(cmd(&["PING"]));
+        let push = std::panic::AssertUnwindSafe(|| commands.push(Panics));
+        std::panic::catch_unwind(push).unwrap_err();
+        commands.push(cmd(&["TIME"]));
+        let packed: Vec<_> = commands.iter().map(<[u8]>::to_vec).collect();
+        assert_eq!(
+            packed,
+            ["PING", "TIME"].map(|it| cmd(&[it]).get_packed_command())
+        );
+    }
+}

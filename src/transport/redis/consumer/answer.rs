@@ -1,0 +1,158 @@
+//! Where the answer to an RPC request goes.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::transport::redis::entry::value_of;
+use crate::{
+    error::RpcError,
+    message::Name,
+    reply::Reply,
+    transport::{
+        codec::{self, Decoded},
+        redis::keys::Keys,
+    },
+};
+
+/// What a request says about its reply. All of it was chosen by the requester.
+#[derive(Debug, Clone)]
+pub(super) struct Address {
+    reply_to: Bytes,
+    correlation_id: Bytes,
+    client: Option<Bytes>,
+}
+
+/// How an answer travels.
+#[derive(Debug, PartialEq)]
+pub(super) enum Route {
+    /// It is stored on this stream.
+    Store(String),
+    /// It is published on this channel.
+    Publish(Bytes),
+    /// It cannot be sent.
+    Nowhere,
+}
+
+impl Address {
+    /// Of a request that could be read; `None` for anything but a request.
+    pub(super) fn of(decoded: &mut Decoded) -> Option<Self> {
+        Some(Self {
+            correlation_id: decoded.correlation_id.take()?,
+            reply_to: decoded.reply_to.take()?,
+            client: decoded.client.take(),
+        })
+        .filter(|_| decoded.message.kind() == crate::Kind::Rpc)
+    }
+
+    /// Of raw fields, as far as they have one: even a request that is no message is answered where
+    /// that is possible.
+    pub(super) fn of_fields(fields: &[(Bytes, Bytes)]) -> Option<Self> {
+        value_of(fields, "type").filter(|kind| *kind == "rpc")?;
+        Some(Self {
+            reply_to: value_of(fields, codec::REPLY_TO)?.clone(),
+            correlation_id: value_of(fields, codec::CORRELATION_ID)?.clone(),
+            client: value_of(fields, codec::CLIENT).cloned(),
+        })
+    }
+
+    /// The way of the answer. Only channels with an allowed prefix are published on: otherwise
+    /// whoever can add a request could make workers publish anything anywhere.
+    pub(super) fn route(&self, keys: &Keys, allowed: &[Name]) -> Route {
+        if let Some(client) = &self.client {
+            // Never a key of the requester's choice: a UUID, or nothing.
+            return match Uuid::try_parse_ascii(client) {
+                Ok(client) => Route::Store(keys.replies(client)),
+                Err(_) => Route::Nowhere,
+            };
+        }
+        let starts_with = |prefix: &Name| self.reply_to.starts_with(prefix.as_bytes());
+        match allowed.iter().any(starts_with) {
+            true => Route::Publish(self.reply_to.clone()),
+            false => Route::Nowhere,
+        }
+    }
+
+    pub(super) fn envelope(&self, answer: &Result<Reply, RpcError>) -> Vec<u8> {
+        let id: Cow<'_, str> = String::from_utf8_lossy(&self.correlation_id);
+        codec::encode_reply(&id, answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn route(fields: &[(&str, &str)]) -> Option<Route> {
+        let fields: Vec<_> = [("type", "rpc"), ("correlation_id", "1")]
+            .iter()
+            .chain(fields)
+            .map(|(field, value)| (field.to_string().into(), value.to_string().into()))
+            .collect();
+        let keys = Keys::new(&"s".into(), &"g".into()).unwrap();
+        let address = Address::of_fields(&fields)?;
+        Some(address.route(&keys, &["reply:".into()]))
+    }
+
+    #[test]
+    fn only_allowed_channels_and_the_streams_of_uuids_are_answered() {
+        let client = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+        assert_eq!(route(&[]), None, "no address");
+        assert_eq!(
+            route(&[("reply_to", "reply:1")]),
+            Some(Route::Publish("reply:1".into()))
+        );
+        assert_eq!(
+            route(&[("reply_to", "orders.created")]),
+            Some(Route::Nowhere)
+        );
+        assert_eq!(route(&[("reply_to", "")]), Some(Route::Nowhere));
+        assert_eq!(
+            route(&[("reply_to", "reply:1"), ("~c", client)]),
+            Some(Route::Store(format!("{{s}}:rpc:{client}")))
+        );
+        assert_eq!(
+            route(&[("reply_to", "reply:1"), ("~c", "../x")]),
+            Some(Route::Nowhere)
+        );
+    }
+
+    fn any_value() -> impl Strategy<Value = Bytes> {
+        prop_oneof![
+            any::<Vec<u8>>().prop_map(Bytes::from),
+            "[-{}0-9a-f]{0,40}".prop_map(Bytes::from),
+            any::<u128>().prop_map(|id| Uuid::from_u128(id).to_string().into()),
+            "(reply:|orders\\.)[*a]{0,4}".prop_map(Bytes::from),
+            Just(Bytes::from("rpc")),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_sent_where_a_requester_wants_it_to_be(
+            fields in prop::collection::vec(
+                (prop::sample::select(vec!["reply_to", "correlation_id", "~c"]), any_value()),
+                0..8,
+            ),
+        ) {
+            let fields = fields.into_iter().map(|(field, value)| (field.into(), value));
+            let fields: Vec<_> = [("type".into(), "rpc".into())].into_iter().chain(fields).collect();
+            if let Some(address) = Address::of_fields(&fields) {
+                let keys = Keys::new(&"s".into(), &"g".into()).unwrap();
+                match address.route(&keys, &["reply:".into()]) {
+                    Route::Nowhere => {}
+                    Route::Publish(channel) => prop_assert!(channel.starts_with(b"reply:")),
+                    Route::Store(key) => {
+                        let client = key.strip_prefix("{s}:rpc:").expect("a reply stream");
+                        prop_assert_eq!(Uuid::try_parse(client).unwrap().to_string(), client);
+                    }
+                }
+                let envelope = address.envelope(&Ok(Reply::new("x")));
+                prop_assert!(codec::decode_reply(&envelope).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Redis's clock, seen from here.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    error::Error,
+    transport::redis::response::{Value, integers, unexpected},
+};
+
+/// Redis's time as a reading of it now and then, and the monotonic clock in between: the clocks of
+/// two machines need not agree, and a step of ours does no harm.
+#[derive(Debug)]
+pub(super) struct Clock {
+    start: Instant,
+    /// Redis's time at `start`, in milliseconds.
+    at_start: AtomicI64,
+}
+
+impl Clock {
+    /// From an answer to `TIME` that has just come.
+    pub(super) fn new(time: Value) -> Result<Self, Error> {
+        let clock = Self {
+            start: Instant::now(),
+            at_start: AtomicI64::new(0),
+        };
+        clock.set(time)?;
+        Ok(clock)
+    }
+
+    /// Follows an answer to `TIME` that has just come. One that is no time changes nothing.
+    pub(super) fn set(&self, time: Value) -> Result<(), Error> {
+        let [seconds, microseconds] = integers(time)?;
+        let milliseconds = seconds
+            .checked_mul(1000)
+            .and_then(|time| time.checked_add(microseconds / 1000))
+            .filter(|time| *time >= 0)
+            .ok_or_else(|| unexpected("a time", "another number"))?;
+        self.at_start
+            .store(milliseconds - self.elapsed(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How long ago Redis's clock showed this many milliseconds.
+    pub(super) fn since(&self, milliseconds: u64) -> Duration {
+        let at_start = self.at_start.load(Ordering::Relaxed);
+        let now = at_start.saturating_add(self.elapsed());
+        let then = i64::try_from(milliseconds).unwrap_or(i64::MAX);
+        Duration::from_millis(u64::try_from(now.saturating_sub(then)).unwrap_or(0))
+    }
+
+    fn elapsed(&self) -> i64 {
+        i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_age_is_measured_on_the_servers_clock() {
+        let time = |seconds: &str| {
+            Value::Array(vec![
+                Value::Text(seconds.to_owned().into()),
+                Value::Text("5000".into()),
+            ])
+        };
+        let clock = Clock::new(time("100")).unwrap();
+        let age = clock.since(90_005);
+        assert!(age >= Duration::from_secs(10) && age < Duration::from_secs(11));
+        assert_eq!(clock.since(200_000), Duration::ZERO, "it is in the future");
+        clock.set(time("200")).unwrap();
+        assert!(clock.since(90_005) >= Duration::from_secs(110));
+        assert!(clock.set(Value::Nil).is_err());
+        assert!(clock.since(90_005) >= Duration::from_secs(110), "no answer");
+        assert!(clock.set(time("9223372036854775807")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_two_numbers_are_a_time_or_an_error(seconds: i64, microseconds: i64, then: u64) {
+            let time = Value::Array(vec![Value::Int(seconds), Value::Int(microseconds)]);
+            if let Ok(clock) = Clock::new(time) {
+                clock.since(then);
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the serving half reads of the server's answers, in one list: for tests and fuzz targets.
+
+use super::{
+    clock::Clock,
+    entry::{self, Lane},
+    join::Joining,
+    keeper, replies,
+    take_over::Step,
+};
+use crate::transport::redis::{
+    readers::{Reader, list, text, texts},
+    response::Value,
+};
+
+pub(in crate::transport::redis) fn all() -> Vec<Reader> {
+    let entry = |id| list([text(id), texts("type task name a payload b")]);
+    let claimed = |id| {
+        let fields = texts("type task name a payload b");
+        list([text(id), Value::Int(2), fields])
+    };
+    vec![
+        Reader {
+            of: "XREADGROUP",
+            read: |answer| Ok(format!("{:?}", entry::read(answer, "r")?)),
+            answer: list([
+                list([text("s"), list([entry("7-1"), entry("7-2")])]),
+                list([text("r"), list([entry("9-0")])]),
+            ]),
+        },
+        Reader {
+            of: "recover",
+            read: |answer| Ok(format!("{:?}", entry::claimed(answer, Lane::Main)?)),
+            answer: list([claimed("7-1"), claimed("7-2")]),
+        },
+        Reader {
+            of: "XPENDING",
+            read: |answer| Ok(format!("{:?}", entry::pending(answer)?)),
+            answer: list([list([
+                text("7-1"),
+                text("me"),
+                Value::Int(5),
+                Value::Int(1),
+            ])]),
+        },
+        Reader {
+            of: "renew",
+            read: |answer| Ok(format!("{:?}", entry::renewed(answer)?)),
+            answer: list([Value::Int(7), text("7-1"), text("8-0")]),
+        },
+        Reader {
+            of: "take_over",
+            read: |answer| Ok(format!("{:?}", Step::read(answer, Lane::Retry)?)),
+            answer: list([
+                text("(7-2"),
+                list([claimed("7-1")]),
+                Value::Int(0),
+                list([claimed("7-2")]),
+                Value::Int(1),
+                text("7-3"),
+                list([text("7-4")]),
+                text("OOM"),
+            ]),
+        },
+        Reader {
+            of: "trim",
+            read: |answer| Ok(format!("{:?}", keeper::blocked(answer)?)),
+            answer: list([Value::Int(0), text("g"), text("c")]),
+        },
+        Reader {
+            of: "the groups of a stream",
+            read: |answer| Ok(format!("{:?}", entry::last_delivered(answer, "g")?)),
+            answer: list([list([
+                text("name"),
+                text("g"),
+                text("last-delivered-id"),
+                text("7-1"),
+            ])]),
+        },
+        Reader {
+            of: "join, another group",
+            read: |answer| Ok(format!("{:?}", Joining::read(answer)?)),
+            answer: texts("choose other"),
+        },
+        Reader {
+            of: "join, another type",
+            read: |answer| Ok(format!("{:?}", Joining::read(answer)?)),
+            answer: texts("type s string"),
+        },
+        Reader {
+            of: "reply",
+            read: |answer| Ok(format!("{:?}", replies::read(answer, 3)?)),
+            answer: list([1, 0, -1].map(Value::Int)),
+        },
+        Reader {
+            of: "TIME",
+            // What it read shows as an age.
+            read: |answer| Ok((Clock::new(answer)?.since(0).as_secs() > 0).to_string()),
+            answer: texts("1795430237 570000"),
+        },
+    ]
+}

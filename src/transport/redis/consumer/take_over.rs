@@ -1,0 +1,312 @@
+//! Taking over what a worker that is gone has left behind.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use redis::Cmd;
+use tokio::time::Instant;
+
+use super::{
+    acks,
+    answer::{Address, Route},
+    entry::{self, Entry, EntryId, Lane},
+    scripts,
+    worker::{CONSUMER_PREFIX, Worker},
+};
+use crate::{
+    error::{Error, RpcError},
+    transport::redis::{
+        pipeline::Retry,
+        response::{Value, bytes, count, exactly, unexpected},
+    },
+};
+
+/// How many steps of a long list are looked at before new entries are read again.
+const STEPS: usize = 64;
+
+/// Whether a delivery that was taken over with this count has been with several workers that are
+/// gone. It may be what ended them, so only one of its kind runs in a worker at a time.
+pub(super) fn is_suspect(deliveries: u32) -> bool {
+    deliveries > 2
+}
+
+/// The scan of the group's pending entries. It runs between two reads, when there is room for what
+/// it finds, so that nothing is taken over that cannot start at once.
+pub(super) struct Scan {
+    next: Instant,
+    /// Where a scan goes on that has found more than there was room for.
+    position: Option<(Lane, String)>,
+    /// The first suspect that waits until the one that runs here is settled.
+    left: Option<(Lane, String)>,
+    /// Whether the scan goes on from such a one: it ends with the first suspect that it takes.
+    resumed: bool,
+    /// What is pending for this worker, looks left behind, and may not be held.
+    mine: Vec<(Lane, EntryId)>,
+    /// Whether burials were refused when last tried.
+    refused: bool,
+}
+
+/// What a step of the scan has found.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// Where the next step begins; empty at the end.
+    cursor: String,
+    taken: Vec<Entry>,
+    /// How many entries somebody had deleted.
+    deleted: u64,
+    /// What was delivered too often, with the fields that say where an answer goes.
+    dead: Vec<Entry>,
+    /// How many dead letters that has pushed out.
+    dropped: u64,
+    /// The first suspect that was left; empty where none was.
+    left: String,
+    /// What is pending for this worker itself and looks left behind.
+    mine: Vec<EntryId>,
+    /// The error that burials have met; empty where there was none.
+    refused: String,
+}
+
+impl Step {
+    /// From the script's answer; `None` when it is another worker's turn.
+    pub(super) fn read(answer: Value, lane: Lane) -> Result<Option<Self>, Error> {
+        if answer == Value::Nil {
+            return Ok(None);
+        }
+        let [cursor, taken, deleted, dead, dropped, left, mine, refused] = exactly(answer)?;
+        let text = |text: Value, what| {
+            String::from_utf8(bytes(text)?.into()).map_err(|_| unexpected(what, "another text"))
+        };
+        Ok(Some(Self {
+            cursor: text(cursor, "a cursor")?,
+            taken: entry::claimed(taken, lane)?,
+            deleted: count(&deleted)?,
+            dead: entry::claimed(dead, lane)?,
+            dropped: count(&dropped)?,
+            left: text(left, "an id")?,
+            mine: entry::ids(mine)?,
+            refused: String::from_utf8_lossy(&bytes(refused)?).into_owned(),
+        }))
+    }
+}
+
+impl Scan {
+    pub(super) fn new() -> Self {
+        Self {
+            next: Instant::now(),
+            position: None,
+            left: None,
+            resumed: false,
+            mine: Vec::new(),
+            refused: false,
+        }
+    }
+
+    /// Whether it is time to look.
+    pub(super) fn is_due(&mut self, worker: &Worker) -> bool {
+        self.due(worker).is_some()
+    }
+
+    /// Until when on Redis's clock a look may be carried out, if it is time for one.
+    fn due(&mut self, worker: &Worker) -> Option<i64> {
+        // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
+        // whole lease can tell that another has not.
+        let most_between = worker.most_between_ticks();
+        let healthy = worker.health.lasts(most_between) >= worker.settings.lease;
+        let Some(until) = worker.health.until(most_between).filter(|_| healthy) else {
+            self.position = None;
+            return None;
+        };
+        if self.position.is_none() {
+            self.resumed = false;
+            if self.left.is_some() && !worker.suspect.load(Ordering::SeqCst) {
+                self.position = self.left.take();
+                self.resumed = true;
+            }
+        }
+        (self.position.is_some() || Instant::now() >= self.next).then_some(until)
+    }
+
+    /// Takes over at most `room` deliveries, if it is time for it.
+    pub(super) async fn take_over(
+        &mut self,
+        worker: &Arc<Worker>,
+        room: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut taken = Vec::new();
+        let Some(until) = self.due(worker) else {
+            return Ok(taken);
+        };
+        // A scan that goes on is not held up by the gate.
+        let mut gate = self.position.is_none();
+        let gated = gate;
+        // Also when this one fails.
+        self.next = Instant::now() + worker.interval();
+        if gate {
+            self.left = None;
+        }
+        let mut mine = std::mem::take(&mut self.mine);
+        mine.retain(|key| !worker.held.holds(*key));
+        let mut refused = String::new();
+        let (mut lane, mut cursor) = self.position.take().unwrap_or((Lane::Main, "-".to_owned()));
+        for _ in 0..STEPS {
+            if taken.len() >= room {
+                self.position = Some((lane, cursor));
+                return Ok(taken);
+            }
+            let step = worker.step(lane, &cursor, room - taken.len(), gate, until, &mine);
+            let step = match step.await {
+                Ok(step) => step,
+                // What was taken before is ours; the scan starts afresh another time.
+                Err(error) if taken.is_empty() => return Err(error),
+                Err(_) => return Ok(taken),
+            };
+            let Some(step) = step else { return Ok(taken) };
+            gate = false;
+            let suspect = step.taken.iter().any(|entry| is_suspect(entry.deliveries));
+            if !step.left.is_empty() {
+                self.left.get_or_insert((lane, step.left));
+            }
+            self.mine.extend(step.mine.into_iter().map(|id| (lane, id)));
+            self.report_refused(worker, &step.refused, &mut refused);
+            taken.extend(step.taken);
+            if suspect && self.resumed {
+                // No other one can be taken now, and the whole list was looked at before.
+                if !step.cursor.is_empty() {
+                    self.left.get_or_insert((lane, step.cursor));
+                } else if lane == Lane::Main {
+                    self.left.get_or_insert((Lane::Retry, "-".to_owned()));
+                }
+                return Ok(taken);
+            }
+            cursor = match (step.cursor.is_empty(), lane) {
+                (false, _) => step.cursor,
+                (true, Lane::Main) => {
+                    lane = Lane::Retry;
+                    "-".to_owned()
+                }
+                (true, Lane::Retry) => {
+                    // A scan that has seen only a part of the list does not know.
+                    self.refused &= !gated || !refused.is_empty();
+                    return Ok(taken);
+                }
+            };
+        }
+        // The list is longer than one scan looks at. To begin again would never reach its tail.
+        self.position = Some((lane, cursor));
+        Ok(taken)
+    }
+
+    /// Says once that burials are refused, and again only after they were not.
+    fn report_refused(&mut self, worker: &Worker, error: &str, refused: &mut String) {
+        if error.is_empty() {
+            return;
+        }
+        error.clone_into(refused);
+        if !std::mem::replace(&mut self.refused, true) {
+            tracing::warn!(
+                stream = %worker.keys.stream,
+                group = %worker.keys.group,
+                error,
+                "Redis refuses a dead letter; the entry whose deliveries are used up stays pending \
+                 and is tried again"
+            );
+        }
+    }
+}
+
+impl Worker {
+    /// One step of the scan, which must be made by then on Redis's clock: a server that stands still
+    /// carries it out when it goes on. `None` when it was too late, or is another worker's turn.
+    async fn step(
+        self: &Arc<Self>,
+        lane: Lane,
+        cursor: &str,
+        room: usize,
+        gate: bool,
+        until: i64,
+        mine: &[(Lane, EntryId)],
+    ) -> Result<Option<Step>, Error> {
+        let gate_key = self.keys.gate("scan");
+        let keys = [self.key_of(lane), &gate_key, &self.keys.dead];
+        // A little less than the interval, or the worker that opened the gate would miss every
+        // other turn.
+        let closed = gate.then(|| (self.interval().as_millis() * 9 / 10).to_string());
+        let suspects = !self.suspect.load(Ordering::SeqCst);
+        let healthy = self.health.lasts(self.most_between_ticks());
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(self.keys.group.as_str())
+                .arg(&self.consumer)
+                .arg(lane.flag())
+                .arg(cursor)
+                .arg(self.settings.lease.as_millis() as u64)
+                .arg(self.options.foreign_lease.as_millis() as u64)
+                .arg(CONSUMER_PREFIX)
+                .arg(room)
+                .arg(u8::from(suspects))
+                .arg(self.settings.max_deliveries)
+                .arg(self.settings.max_dead_letters)
+                .arg(closed.as_deref().unwrap_or_default())
+                .arg(until)
+                .arg(healthy.as_millis() as u64);
+            for (_, id) in mine.iter().filter(|(of, _)| *of == lane) {
+                cmd.arg(*id);
+            }
+        };
+        let answer = self
+            .pipeline
+            .script(&scripts::TAKE_OVER, &keys, args, Retry::Never)
+            .await?;
+        let Some(mut step) = Step::read(answer, lane)? else {
+            return Ok(None);
+        };
+        if !step.taken.is_empty() {
+            self.counters.taken_over.add(step.taken.len() as u64);
+            tracing::info!(
+                deliveries = step.taken.len(),
+                "took over from a worker that is not heard of"
+            );
+        }
+        if step.taken.iter().any(|entry| is_suspect(entry.deliveries)) {
+            self.suspect.store(true, Ordering::SeqCst);
+        }
+        if step.deleted > 0 {
+            self.deleted(step.deleted);
+        }
+        self.report_dropped(step.dropped);
+        for entry in step.dead.drain(..) {
+            let reason = "deliveries used up by workers that are gone";
+            self.buried(entry.id, entry.deliveries, reason);
+            self.answer_dead(entry.id, Address::of_fields(&entry.fields));
+        }
+        Ok(Some(step))
+    }
+
+    /// Tells whoever asked that the request is dead.
+    fn answer_dead(self: &Arc<Self>, id: EntryId, address: Option<Address>) {
+        let Some(address) = address else { return };
+        let answer = Err(RpcError::unavailable("the request could not be handled"));
+        let envelope = address.envelope(&answer);
+        let retry = Retry::UntilAnswered;
+        let answered = match address.route(&self.keys, &self.options.allowed_reply_prefixes) {
+            Route::Store(stream) => {
+                let mut cmd = redis::cmd("XADD");
+                cmd.arg(stream)
+                    .arg("NOMKSTREAM")
+                    .arg("*")
+                    .arg("r")
+                    .arg(envelope);
+                self.pipeline.submit(cmd, retry)
+            }
+            Route::Publish(channel) => self
+                .pipeline
+                .submit(acks::publish(&(channel, envelope)), retry),
+            Route::Nowhere => return self.unanswerable(id),
+        };
+        // Nobody waits for the answer's answer, and the link sends it anyway.
+        drop(answered);
+    }
+
+    /// The longest time between two renewals after which this worker still counts as healthy.
+    pub(super) fn most_between_ticks(&self) -> std::time::Duration {
+        self.settings.lease / 3 + self.interval()
+    }
+}

@@ -1,0 +1,227 @@
+//! The group's dead letters: the entries of the stream `{<stream>}:dead:<group>`.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use redis::Cmd;
+
+use super::{
+    Redis,
+    entry::{EntryId, value_of},
+    keys::Keys,
+    msgpack::unpacked,
+    pipeline::Retry,
+    response::{Value, array, bytes, count, exactly, fields, unexpected},
+    scripts,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{DeadLetterId, MessageId},
+    transport::{
+        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, PAGE_BYTES, Page,
+        Step, StoreFuture, codec,
+    },
+};
+
+/// How many fields a dead letter begins with that say what became of the message: group, origin,
+/// reason, attempts, time.
+const FACTS: usize = 5;
+
+impl Redis {
+    /// The dead letters of the group: the entries of the stream `{<stream>}:dead:<group>`.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(Store(self.clone()))
+    }
+}
+
+/// The dead letters of the handle's group.
+struct Store(Redis);
+
+impl Store {
+    fn keys(&self) -> Result<Keys, Error> {
+        Keys::new(&self.0.settings.stream, &self.0.settings.group)
+    }
+
+    /// Reads a letter of the handle's group.
+    fn read(&self, raw: Raw) -> Option<DeadLetter> {
+        let settings = &self.0.settings;
+        let letter = read(raw)?;
+        Some(letter.died_in(settings.stream.clone(), settings.group.clone()))
+    }
+
+    async fn command(&self, cmd: Cmd) -> Result<Value, Error> {
+        self.0.shared.pipeline.command(cmd, Retry::Never).await
+    }
+}
+
+impl DeadLetterStore for Store {
+    fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
+        Box::pin(async move {
+            let most = page.most.max(1);
+            let after = page.after.as_ref().map(checked).transpose()?;
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(after.unwrap_or_default()).arg(most).arg(PAGE_BYTES);
+            };
+            let keys = self.keys()?;
+            let pipeline = &self.0.shared.pipeline;
+            let answer = pipeline
+                .script(&scripts::LIST_DEAD, &[&keys.dead], args, Retry::Never)
+                .await?;
+            let (found, more) = listed(answer)?;
+            let last = found.last().filter(|_| more);
+            let next = last.map(|(last, _)| Page::first(most).after(last.clone()));
+            let letters = found.into_iter().filter_map(|raw| self.read(raw)).collect();
+            Ok(DeadLetterPage::new(letters, next))
+        })
+    }
+
+    fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
+        Box::pin(async move {
+            let id = checked(id)?;
+            let mut cmd = redis::cmd("XRANGE");
+            cmd.arg(self.keys()?.dead).arg(id).arg(id);
+            let found = entries(self.command(cmd).await?)?;
+            Ok(found.into_iter().find_map(|raw| self.read(raw)))
+        })
+    }
+
+    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
+        Box::pin(async move {
+            let mut cmd = redis::cmd("XREVRANGE");
+            cmd.arg(self.keys()?.dead)
+                .arg("+")
+                .arg("-")
+                .arg("COUNT")
+                .arg(1);
+            let found = entries(self.command(cmd).await?)?;
+            Ok(found.into_iter().next().map(|(id, _)| id))
+        })
+    }
+
+    fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted> {
+        Box::pin(async move {
+            let keys = self.keys()?;
+            if let Step::Ids(ids) = &step {
+                ids.iter().try_for_each(|id| checked(id).map(drop))?;
+            }
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(keys.group.as_str())
+                    .arg(u8::from(action == Action::Replay));
+                match &step {
+                    Step::Ids(ids) => {
+                        cmd.arg("ids");
+                        ids.iter().for_each(|id| {
+                            cmd.arg(id.as_str());
+                        });
+                    }
+                    Step::Range {
+                        after,
+                        until,
+                        name,
+                        most,
+                    } => {
+                        cmd.arg("range")
+                            .arg(after.as_deref().unwrap_or_default())
+                            .arg(until.as_str())
+                            .arg(name.as_deref().unwrap_or_default())
+                            .arg(most.max(&1))
+                            .arg(PAGE_BYTES);
+                    }
+                }
+            };
+            let (pipeline, names) = (&self.0.shared.pipeline, [&*keys.dead, &keys.retry]);
+            let answer = pipeline
+                .script(&scripts::DEAD, &names, args, Retry::Never)
+                .await?;
+            acted(answer)
+        })
+    }
+
+    fn count(&self) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let mut cmd = redis::cmd("XLEN");
+            cmd.arg(self.keys()?.dead);
+            count(&self.command(cmd).await?)
+        })
+    }
+}
+
+/// The text of an id that can be one.
+fn checked(id: &DeadLetterId) -> Result<&str, Error> {
+    match EntryId::parse(id.as_bytes()) {
+        Some(_) => Ok(id),
+        None => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("`{id}` is no id of a dead letter; one looks like 1795430237570-0"),
+        )),
+    }
+}
+
+/// An entry of the stream of dead letters.
+pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
+
+/// A page in the answer of the script, and whether there may be more behind it.
+pub(super) fn listed(answer: Value) -> Result<(Vec<Raw>, bool), Error> {
+    let [found, more] = exactly(answer)?;
+    Ok((entries(found)?, count(&more)? > 0))
+}
+
+/// The entries in the answer to `XRANGE`: `[[id, [field, value, …]], …]`.
+pub(super) fn entries(answer: Value) -> Result<Vec<Raw>, Error> {
+    let entries = array(answer)?.into_iter().map(|entry| {
+        let [id, list] = exactly(entry)?;
+        Ok((self::id(id)?, fields(list)?))
+    });
+    entries.collect()
+}
+
+fn id(id: Value) -> Result<DeadLetterId, Error> {
+    let id = DeadLetterId::from_utf8(&bytes(id)?).ok();
+    id.filter(|id| EntryId::parse(id.as_bytes()).is_some())
+        .ok_or_else(|| unexpected("the id of an entry", "another text"))
+}
+
+/// What the script has done.
+pub(super) fn acted(answer: Value) -> Result<Acted, Error> {
+    let [acted, next, skipped] = exactly(answer)?;
+    let next = match next {
+        Value::Text(next) if next.is_empty() => None,
+        next => Some(id(next)?),
+    };
+    Ok(Acted {
+        acted: count(&acted)?,
+        next,
+        skipped: array(skipped)?
+            .into_iter()
+            .map(id)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Reads a letter. What did not come from a worker is left out.
+pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
+    if facts.len() < FACTS {
+        return None;
+    }
+    let kept = facts.split_off(FACTS);
+    let fact = |index: usize| &facts[index].1;
+    let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
+    // A blob is the only field then; a field of that name among others is the sender's own.
+    let fields = match kept.len() {
+        1 => unpacked(kept),
+        _ => kept,
+    };
+    let given = value_of(&fields, codec::ID)
+        .cloned()
+        .and_then(codec::given_id);
+    Some(DeadLetter {
+        id,
+        stream: None,
+        group: None,
+        message_id: given.or_else(|| MessageId::from_utf8(fact(1)).ok())?,
+        fields,
+        reason: String::from_utf8_lossy(fact(2)).into_owned(),
+        attempts: number(3).map(|attempts: u64| u32::try_from(attempts).unwrap_or(u32::MAX))?,
+        died_at: SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(number(4)?))?,
+    })
+}

@@ -1,0 +1,365 @@
+//! Entries as the server hands them out.
+
+use std::fmt;
+
+use bytes::Bytes;
+use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
+
+use crate::{
+    error::Error,
+    transport::redis::response::{
+        Value, array, bytes, exactly, fields, integer, miscounted, unexpected,
+    },
+};
+
+/// Which of a group's two streams an entry is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// The stream that is sent to, and that the other groups read too.
+    Main,
+    /// The group's own stream, of what is delivered again.
+    Retry,
+}
+
+impl Lane {
+    pub(super) const BOTH: [Lane; 2] = [Lane::Retry, Lane::Main];
+
+    /// As the scripts are told.
+    pub(super) fn flag(self) -> &'static str {
+        match self {
+            Lane::Main => "0",
+            Lane::Retry => "1",
+        }
+    }
+}
+
+/// The id of an entry, without an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in crate::transport::redis) struct EntryId {
+    pub(in crate::transport::redis) milliseconds: u64,
+    pub(super) sequence: u64,
+}
+
+impl EntryId {
+    /// Before every entry.
+    pub(in crate::transport::redis) const ZERO: Self = Self {
+        milliseconds: 0,
+        sequence: 0,
+    };
+
+    pub(in crate::transport::redis) fn parse(text: &[u8]) -> Option<Self> {
+        let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        // A sign is a number to Rust, and none to a server.
+        let number = |text: &str| match text.starts_with('+') {
+            true => None,
+            false => text.parse().ok(),
+        };
+        Some(Self {
+            milliseconds: number(milliseconds)?,
+            sequence: number(sequence)?,
+        })
+    }
+
+    /// The id just before this one; the least has none, and is its own.
+    pub(in crate::transport::redis) fn before(self) -> Self {
+        match (self.milliseconds, self.sequence) {
+            (0, 0) => self,
+            (milliseconds, 0) => Self {
+                milliseconds: milliseconds - 1,
+                sequence: u64::MAX,
+            },
+            (milliseconds, sequence) => Self {
+                milliseconds,
+                sequence: sequence - 1,
+            },
+        }
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.milliseconds, self.sequence)
+    }
+}
+
+impl ToRedisArgs for EntryId {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(self);
+    }
+}
+
+impl ToSingleRedisArg for EntryId {}
+
+/// An entry that is pending for this worker.
+#[derive(Debug, PartialEq)]
+pub(super) struct Entry {
+    pub(super) lane: Lane,
+    pub(super) id: EntryId,
+    /// The id as it came.
+    pub(super) text: Bytes,
+    /// How often this entry was delivered, this time included.
+    pub(super) deliveries: u32,
+    pub(super) fields: Vec<(Bytes, Bytes)>,
+}
+
+impl Entry {
+    /// How many bytes its fields have.
+    pub(super) fn weight(&self) -> usize {
+        let fields = self.fields.iter();
+        fields.map(|(field, value)| field.len() + value.len()).sum()
+    }
+}
+
+/// The entries in the answer to `XREADGROUP`.
+pub(super) fn read(answer: Value, retry: &str) -> Result<Vec<Entry>, Error> {
+    let mut entries = Vec::new();
+    each(answer, |stream, id, fields| {
+        let lane = match stream == retry.as_bytes() {
+            true => Lane::Retry,
+            false => Lane::Main,
+        };
+        entries.push(entry(lane, id, 1, fields)?);
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+/// Hands each entry in the answer to a read of streams to `take`: the stream, the entry's id, and the
+/// list of its fields. The answer is `[[stream, [[id, [field, value, …]], …]], …]`, or a map of the
+/// same under RESP3, or nothing.
+pub(in crate::transport::redis) fn each(
+    answer: Value,
+    mut take: impl FnMut(&[u8], Bytes, Value) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut stream = |name: Value, entries: Value| {
+        let name = bytes(name)?;
+        for entry in array(entries)? {
+            let [id, fields] = exactly(entry)?;
+            take(&name, bytes(id)?, fields)?;
+        }
+        Ok(())
+    };
+    match answer {
+        Value::Nil => Ok(()),
+        Value::Map(streams) => streams
+            .into_iter()
+            .try_for_each(|(name, entries)| stream(name, entries)),
+        streams => array(streams)?.into_iter().try_for_each(|pair| {
+            let [name, entries] = exactly(pair)?;
+            stream(name, entries)
+        }),
+    }
+}
+
+/// The entries in the answer of a script: `[[id, deliveries, [field, value, …]], …]`.
+pub(super) fn claimed(list: Value, lane: Lane) -> Result<Vec<Entry>, Error> {
+    let claimed = array(list)?.into_iter().map(|item| {
+        let [id, deliveries, list] = exactly(item)?;
+        // Another client may have set the count to zero, and yet this is a delivery.
+        let deliveries = integer(&deliveries)?.clamp(1, u32::MAX.into());
+        entry(lane, bytes(id)?, deliveries as u32, list)
+    });
+    claimed.collect()
+}
+
+fn entry(lane: Lane, text: Bytes, deliveries: u32, list: Value) -> Result<Entry, Error> {
+    Ok(Entry {
+        lane,
+        id: parsed(&text)?,
+        text,
+        deliveries,
+        fields: fields(list)?,
+    })
+}
+
+/// The answer to a renewal: the time on Redis's clock, and the ids that are not ours any more.
+pub(super) fn renewed(answer: Value) -> Result<(i64, Vec<EntryId>), Error> {
+    let mut answer = array(answer)?.into_iter();
+    let time = answer.next().ok_or_else(|| miscounted(1, 0))?;
+    let ids = answer.map(|id| parsed(&bytes(id)?));
+    Ok((integer(&time)?, ids.collect::<Result<_, _>>()?))
+}
+
+/// The ids in the answer to an `XPENDING` of a range: `[[id, consumer, idle, deliveries], …]`.
+pub(super) fn pending(list: Value) -> Result<Vec<EntryId>, Error> {
+    let pending = array(list)?.into_iter().map(|item| {
+        let [id, _, _, _] = exactly(item)?;
+        parsed(&bytes(id)?)
+    });
+    pending.collect()
+}
+
+/// A list of ids.
+pub(super) fn ids(list: Value) -> Result<Vec<EntryId>, Error> {
+    let ids = array(list)?.into_iter();
+    ids.map(|id| parsed(&bytes(id)?)).collect()
+}
+
+/// The last entry that was delivered to a group, from an answer to `XINFO GROUPS`. `None` where the
+/// group is not there.
+pub(super) fn last_delivered(groups: Value, group: &str) -> Result<Option<EntryId>, Error> {
+    for facts in array(groups)? {
+        let facts = match facts {
+            Value::Map(facts) => facts,
+            list => {
+                let mut list = array(list)?.into_iter();
+                std::iter::from_fn(|| Some((list.next()?, list.next()?))).collect()
+            }
+        };
+        let (mut name, mut last) = (None, None);
+        for (fact, value) in facts {
+            match &*bytes(fact)? {
+                b"name" => name = Some(bytes(value)?),
+                b"last-delivered-id" => last = Some(bytes(value)?),
+                _ => {}
+            }
+        }
+        if name.is_some_and(|name| name == group.as_bytes()) {
+            return last.map(|last| parsed(&last)).transpose();
+        }
+    }
+    Ok(None)
+}
+
+fn parsed(text: &[u8]) -> Result<EntryId, Error> {
+    EntryId::parse(text).ok_or_else(|| unexpected("the id of an entry", "another text"))
+}
+
+/// The value of a field that stands in the entry.
+pub(in crate::transport::redis) fn value_of<'a>(
+    fields: &'a [(Bytes, Bytes)],
+    name: &str,
+) -> Option<&'a Bytes> {
+    fields
+        .iter()
+        .find_map(|(field, value)| (field == name).then_some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::Text(text.to_owned().into())
+    }
+
+    fn raw_entry() -> Value {
+        Value::Array(vec![
+            bulk("7-1"),
+            Value::Array(vec![bulk("name"), bulk("a")]),
+        ])
+    }
+
+    #[test]
+    fn answers_in_both_protocols_read_the_same() {
+        let list = Value::Array(vec![raw_entry()]);
+        let old = Value::Array(vec![Value::Array(vec![bulk("r"), list.clone()])]);
+        let new = Value::Map(vec![(bulk("r"), list)]);
+        let entries = read(old, "r").unwrap();
+        assert_eq!(entries, read(new, "r").unwrap());
+        assert_eq!(entries[0].lane, Lane::Retry);
+        assert_eq!(entries[0].id.to_string(), "7-1");
+        assert_eq!(entries[0].fields, [("name".into(), "a".into())]);
+        assert_eq!(read(Value::Nil, "r").unwrap(), []);
+    }
+
+    #[test]
+    fn an_id_is_two_numbers() {
+        assert_eq!(EntryId::parse(b"12-3").unwrap().to_string(), "12-3");
+        for text in ["", "12", "12-", "-3", "a-3", "12-3-4", "+1-2", "1-+2"] {
+            assert_eq!(EntryId::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn before_an_id_there_is_no_other_one() {
+        for (id, before) in [
+            ("7-2", "7-1"),
+            ("7-0", "6-18446744073709551615"),
+            ("0-1", "0-0"),
+            ("0-0", "0-0"),
+        ] {
+            let id = EntryId::parse(id.as_bytes()).unwrap();
+            assert_eq!(id.before().to_string(), before);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_in_an_answer_is_an_error() {
+        let stream = |entries: Vec<Value>| {
+            let entries = Value::Array(entries);
+            read(
+                Value::Array(vec![Value::Array(vec![bulk("s"), entries])]),
+                "r",
+            )
+        };
+        assert_eq!(stream(vec![raw_entry()]).unwrap().len(), 1);
+        let fields = |fields| Value::Array(vec![bulk("7-1"), Value::Array(fields)]);
+        for entry in [
+            Value::Array(vec![]),
+            Value::Array(vec![bulk("7-1")]),
+            Value::Array(vec![bulk("7"), Value::Array(vec![])]),
+            fields(vec![bulk("name")]),
+            fields(vec![bulk("name"), bulk("a"), bulk("payload")]),
+        ] {
+            let error = stream(vec![raw_entry(), entry.clone()]).expect_err("it is cut off");
+            assert!(error.is_decode(), "{entry:?}: {error}");
+        }
+        let without_entries = Value::Array(vec![Value::Array(vec![bulk("s")])]);
+        assert!(read(without_entries, "r").is_err());
+    }
+
+    #[test]
+    fn a_delivery_counts_at_least_as_one() {
+        for (deliveries, read) in [(-1, 1), (0, 1), (3, 3), (i64::MAX, u32::MAX)] {
+            let item = vec![bulk("7-1"), Value::Int(deliveries), Value::Array(vec![])];
+            let list = Value::Array(vec![Value::Array(item)]);
+            assert_eq!(claimed(list, Lane::Main).unwrap()[0].deliveries, read);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_read_as_it_is_written(milliseconds: u64, sequence: u64) {
+            let id = EntryId { milliseconds, sequence };
+            prop_assert_eq!(EntryId::parse(id.to_string().as_bytes()), Some(id));
+        }
+
+        #[test]
+        fn what_is_read_as_an_id_has_digits_alone(text in "[-+0-9 a\u{661}]{0,24}") {
+            let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            if EntryId::parse(text.as_bytes()).is_some() {
+                let (milliseconds, sequence) = text.split_once('-').expect("two numbers");
+                prop_assert!(digits(milliseconds) && digits(sequence), "{}", text);
+            }
+        }
+
+        #[test]
+        fn entries_are_read_whole_whatever_their_fields(
+            entries in prop::collection::vec(
+                (any::<(u64, u64)>(), prop::collection::vec(any::<(Vec<u8>, Vec<u8>)>(), 0..8)),
+                0..8,
+            ),
+        ) {
+            let list = entries.iter().map(|((milliseconds, sequence), fields)| {
+                let values = fields.iter().flat_map(|(field, value)| [field, value]);
+                let values = values.map(|value| Value::Text(value.clone().into()));
+                let id = bulk(&format!("{milliseconds}-{sequence}"));
+                Value::Array(vec![id, Value::Array(values.collect())])
+            });
+            let streams = Value::Map(vec![(bulk("s"), Value::Array(list.collect()))]);
+            let found = read(streams, "r").unwrap();
+            let found: Vec<_> = found
+                .into_iter()
+                .map(|entry| {
+                    let fields = entry.fields.into_iter();
+                    let fields = fields.map(|(field, value)| (field.to_vec(), value.to_vec()));
+                    ((entry.id.milliseconds, entry.id.sequence), fields.collect::<Vec<_>>())
+                })
+                .collect();
+            prop_assert_eq!(found, entries);
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! A pipeline against a server that does what a real one does only now and then.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use super::{
+    Listener, Pipeline, Retry, Script,
+    outbox::{ROOM, outbox},
+};
+use crate::{
+    error::Error,
+    sync::lock,
+    transport::{
+        Counters,
+        redis::{response::Value, server::Connector},
+    },
+};
+
+/// What the server does with a command.
+enum Act {
+    Answer(&'static str),
+    /// Answers the command's last part, a number.
+    Echo,
+    Close,
+}
+use Act::{Answer, Close, Echo};
+
+const OK: Act = Answer("+OK\r\n");
+
+/// A pipeline to a server that does these things with the commands it gets, in their order, and the
+/// commands. A command past the last act is not answered.
+async fn pipeline(
+    acts: impl IntoIterator<Item = Act>,
+) -> (Pipeline, mpsc::UnboundedReceiver<String>) {
+    let (pipeline, commands, _) = counted(acts).await;
+    (pipeline, commands)
+}
+
+async fn counted(
+    acts: impl IntoIterator<Item = Act>,
+) -> (Pipeline, mpsc::UnboundedReceiver<String>, Arc<Counters>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let mut acts: std::collections::VecDeque<_> = acts.into_iter().collect();
+    let (heard, commands) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            // The handshake.
+            if read(&mut stream).await.is_none() {
+                continue;
+            }
+            stream.write_all(b"+PONG\r\n").await.unwrap();
+            while let Some(command) = read(&mut stream).await {
+                let answer = match acts.pop_front() {
+                    Some(Answer(answer)) => answer.to_owned(),
+                    Some(Echo) => format!(":{}\r\n", command.split(' ').next_back().unwrap()),
+                    Some(Close) => {
+                        let _ = heard.send(command);
+                        break;
+                    }
+                    None => String::new(),
+                };
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let _ = heard.send(command);
+            }
+        }
+    });
+    let connector = Connector::from_url(&url).unwrap();
+    let counters = Arc::<Counters>::default();
+    let pipeline = Pipeline::spawn(connector, None, counters.clone());
+    (pipeline, commands, counters)
+}
+
+/// One command, its parts joined by spaces.
+async fn read(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let count = number(stream).await?;
+    let mut parts = Vec::new();
+    for _ in 0..count {
+        let mut part = vec![0; number(stream).await? + 2];
+        stream.read_exact(&mut part).await.ok()?;
+        part.truncate(part.len() - 2);
+        parts.push(String::from_utf8(part).unwrap());
+    }
+    Some(parts.join(" "))
+}
+
+async fn number(stream: &mut BufReader<TcpStream>) -> Option<usize> {
+    let mut line = String::new();
+    stream.read_line(&mut line).await.ok()?;
+    line.get(1..)?.trim_end().parse().ok()
+}
+
+fn ack(id: u32) -> redis::Cmd {
+    let mut cmd = redis::cmd("XACK");
+    cmd.arg(id);
+    cmd
+}
+
+#[tokio::test]
+async fn an_idempotent_command_is_sent_again_until_it_is_answered() {
+    let (pipeline, mut commands, counters) = counted([Close, Close, OK]).await;
+    let answer = pipeline.submit(ack(1), Retry::UntilAnswered).await;
+    assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    for _ in 0..3 {
+        assert_eq!(commands.recv().await.unwrap(), "XACK 1");
+    }
+    assert_eq!(counters.snapshot().reconnects, 2);
+}
+
+#[tokio::test]
+async fn another_commands_outcome_is_unknown_when_the_connection_dies() {
+    let (pipeline, mut commands) = pipeline([Close, OK]).await;
+    let error = pipeline.submit(ack(1), Retry::Never).await.unwrap_err();
+    assert!(error.is_unknown_outcome(), "{error:?}");
+    assert!(pipeline.submit(ack(2), Retry::Never).await.is_ok());
+    assert_eq!(commands.recv().await.unwrap(), "XACK 1");
+    assert_eq!(commands.recv().await.unwrap(), "XACK 2");
+}
+
+#[tokio::test]
+async fn what_is_sent_again_keeps_its_order() {
+    let (pipeline, mut commands) = pipeline([Close, OK, OK, OK]).await;
+    let all: Vec<_> = (1..=3)
+        .map(|id| pipeline.submit(ack(id), Retry::UntilAnswered))
+        .collect();
+    for one in all {
+        one.await.unwrap();
+    }
+    let mut heard = Vec::new();
+    while let Ok(command) = commands.try_recv() {
+        heard.push(command);
+    }
+    assert_eq!(heard, ["XACK 1", "XACK 1", "XACK 2", "XACK 3"]);
+}
+
+#[tokio::test]
+async fn what_was_given_up_before_it_was_sent_is_sent_only_where_it_is_idempotent() {
+    let (pipeline, mut commands) = pipeline([OK, OK]).await;
+    // Nothing is sent while this task does not wait.
+    drop(pipeline.submit(ack(1), Retry::Never));
+    drop(pipeline.submit(ack(2), Retry::UntilAnswered));
+    pipeline.submit(ack(3), Retry::Never).await.unwrap();
+    assert_eq!(commands.recv().await.unwrap(), "XACK 2");
+    assert_eq!(commands.recv().await.unwrap(), "XACK 3");
+}
+
+/// Hears what became of commands.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(u128, bool)>>);
+
+impl Listener for Heard {
+    fn answered(&self, number: u128, outcome: Result<Value, Error>) {
+        lock(&self.0).push((number, outcome.is_ok()));
+    }
+
+    fn is_gone(&self, number: u128) -> bool {
+        number == 0
+    }
+}
+
+#[tokio::test]
+async fn a_listener_hears_of_each_command_once_in_whatever_company_and_however_it_ends() {
+    let (pipeline, mut commands) = pipeline([OK, OK, Close, OK]).await;
+    let heard = Arc::<Heard>::default();
+    for number in 0..4 {
+        let posted = pipeline.post(ack(number), Retry::Never, &heard, number.into());
+        posted.await;
+    }
+    pipeline.submit(ack(4), Retry::UntilAnswered).await.unwrap();
+    // The first was not wanted any more, and the connection was lost with the last.
+    for expected in ["XACK 1", "XACK 2", "XACK 3", "XACK 4"] {
+        assert_eq!(commands.recv().await.unwrap(), expected);
+    }
+    let mut heard = std::mem::take(&mut *lock(&heard.0));
+    heard.sort_unstable();
+    assert_eq!(heard, [(0, false), (1, true), (2, true), (3, false)]);
+}
+
+#[tokio::test]
+async fn whoever_asks_a_link_that_has_ended_is_told() {
+    let (outbox, batches) = outbox();
+    let room = outbox.room().expect("it is empty");
+    let asked = room.fill(|batch| batch.ask(ack(1), Retry::UntilAnswered, None));
+    let full: Vec<_> = std::iter::from_fn(|| outbox.room()).collect();
+    assert_eq!(full.len(), ROOM - 1);
+    let waits = outbox.wait();
+    drop(batches);
+    assert!(asked.unwrap().await.unwrap_err().is_closed());
+    assert!(waits.await.is_err_and(|error| error.is_closed()));
+    let room = full.into_iter().next().expect("there was some");
+    let late = room.fill(|batch| batch.ask(ack(2), Retry::UntilAnswered, None));
+    assert!(late.is_err_and(|error| error.is_closed()));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_is_asked_again() {
+    let loading = || Answer("-LOADING Redis is loading the dataset in memory\r\n");
+    let (pipeline, _commands) = pipeline([loading(), loading(), OK]).await;
+    let answer = pipeline.submit(ack(1), Retry::Never).await;
+    assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+}
+
+#[tokio::test]
+async fn an_error_that_was_not_asked_for_ends_the_connection_and_answers_no_command() {
+    let unasked = || Answer("-ERR max number of clients reached\r\n");
+    let (pipeline, mut commands) = pipeline([unasked(), unasked(), OK]).await;
+    assert!(pipeline.submit(ack(1), Retry::UntilAnswered).await.is_ok());
+    for _ in 0..3 {
+        assert_eq!(commands.recv().await.unwrap(), "XACK 1");
+    }
+}
+
+// Redis 6.2 wraps the error of a command inside a script.
+#[tokio::test]
+async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
+    let demoted = Answer(
+        "-ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write\r\n",
+    );
+    let (pipeline, _commands, counters) = counted([demoted, OK]).await;
+    assert!(pipeline.submit(ack(1), Retry::Never).await.is_ok());
+    assert_eq!(counters.snapshot().reconnects, 1);
+}
+
+#[tokio::test]
+async fn a_demoted_server_is_left_for_a_new_connection() {
+    let demoted = Answer("-READONLY You can't write against a read only replica.\r\n");
+    let (pipeline, _commands, counters) = counted([demoted, OK]).await;
+    assert!(pipeline.submit(ack(1), Retry::Never).await.is_ok());
+    assert_eq!(counters.snapshot().reconnects, 1);
+}
+
+#[tokio::test]
+async fn what_a_server_that_is_not_ready_refuses_waits_together() {
+    const MANY: usize = 60;
+    let loading = "-LOADING Redis is loading the dataset in memory\r\n";
+    let refusals = (0..2 * MANY).map(|_| Answer(loading));
+    let (pipeline, _commands) = pipeline(refusals.chain((0..MANY).map(|_| OK))).await;
+    let all = (0..MANY as u32).map(|id| pipeline.submit(ack(id), Retry::Never));
+    // Each by itself they would wait for longer than a command may.
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    }
+}
+
+#[tokio::test]
+async fn what_a_demoted_server_refuses_is_sent_to_the_next_one_whole() {
+    let demoted = "-READONLY You can't write against a read only replica.\r\n";
+    let refusals = (0..6).map(|_| Answer(demoted));
+    let (pipeline, _commands, counters) = counted(refusals.chain((0..3).map(|_| OK))).await;
+    let all = (1..=3).map(|id| pipeline.submit(ack(id), Retry::Never));
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    }
+    assert_eq!(counters.snapshot().reconnects, 2);
+}
+
+#[tokio::test]
+async fn a_script_that_the_server_does_not_know_is_sent_with_its_text() {
+    static ECHO: Script = Script::new("return ARGV[1]");
+    let unknown = Answer("-NOSCRIPT No matching script. Please use EVAL.\r\n");
+    let (pipeline, mut commands) = pipeline([unknown, Echo, Echo]).await;
+    for expected in [7, 8] {
+        let answer = pipeline
+            .script(
+                &ECHO,
+                &["k"],
+                |cmd| {
+                    cmd.arg(expected);
+                },
+                Retry::UntilAnswered,
+            )
+            .await;
+        assert_eq!(answer.unwrap(), Value::Int(expected));
+    }
+    let hash = redis::Script::new("return ARGV[1]").get_hash().to_owned();
+    for expected in [
+        format!("EVALSHA {hash} 1 k 7"),
+        "EVAL return ARGV[1] 1 k 7".to_owned(),
+        format!("EVALSHA {hash} 1 k 8"),
+    ] {
+        assert_eq!(commands.recv().await.unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_an_answer_to_submit_and_an_error_to_command() {
+    let refusal = || Answer("-ERR no\r\n");
+    let (pipeline, _commands) = pipeline([refusal(), refusal()]).await;
+    let answer = pipeline.submit(ack(1), Retry::Never).await.unwrap();
+    assert!(matches!(answer, Value::ServerError(_)));
+    let error = pipeline.command(ack(1), Retry::Never).await.unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_was_submitted_is_answered_after_the_last_handle_is_gone() {
+    let (pipeline, _commands) = pipeline([Close, OK]).await;
+    let answer = pipeline.submit(ack(1), Retry::UntilAnswered);
+    drop(pipeline);
+    assert!(answer.await.is_ok());
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
+    let (pipeline, _commands) = pipeline((0..5000).map(|_| Echo)).await;
+    let all: Vec<_> = (0..5000)
+        .map(|n| pipeline.submit(ack(n), Retry::Never))
+        .collect();
+    // The queue has room for the first ones only; the others are queued as they are polled.
+    let answers = futures_util::future::join_all(all).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.unwrap(), Value::Int(n as i64));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
+    let (pipeline, mut commands) = pipeline([]).await;
+    // Connected first: real sockets and a paused clock do not go together.
+    let first = pipeline.submit(ack(1), Retry::Never);
+    commands.recv().await.unwrap();
+    tokio::time::pause();
+    let started = tokio::time::Instant::now();
+    let error = first.await.unwrap_err();
+    assert!(error.is_unknown_outcome(), "{error:?}");
+    let waited = started.elapsed();
+    assert!(
+        waited > Duration::from_millis(4900) && waited < Duration::from_secs(6),
+        "{waited:?}"
+    );
+}
+
+#[tokio::test]
+async fn commands_behind_one_that_the_server_could_not_read_are_sent_again() {
+    let refusal = Answer("-ERR Protocol error: invalid bulk length\r\n");
+    // The server closes without looking at the second command.
+    let (pipeline, mut commands) = pipeline([refusal, Close, OK]).await;
+    let large = pipeline.submit(ack(1), Retry::Never);
+    let behind = pipeline.submit(ack(2), Retry::Never);
+    let error = crate::transport::redis::error::check(large.await.unwrap()).unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
+    assert!(error.to_string().contains("proto-max-bulk-len"), "{error}");
+    behind
+        .await
+        .expect("it was not carried out, and is sent again");
+    for expected in ["1", "2", "2"] {
+        assert!(commands.recv().await.unwrap().ends_with(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_large_command_at_which_the_server_closes_every_connection_fails_alone() {
+    let (pipeline, _commands) = pipeline([Close, Close, Close, OK]).await;
+    let mut large = redis::cmd("SET");
+    large.arg("k").arg("x".repeat(1 << 20));
+    let large = pipeline.submit(large, Retry::UntilAnswered);
+    let behind = pipeline.submit(ack(1), Retry::UntilAnswered);
+    let error = large.await.expect_err("it is given up");
+    assert!(error.is_refused(), "{error:?}");
+    behind.await.expect("it is answered");
+}
+
+#[tokio::test]
+async fn a_small_command_is_sent_again_over_any_number_of_lost_connections() {
+    let (pipeline, _commands) = pipeline([Close, Close, Close, Close, OK]).await;
+    let answer = pipeline.submit(ack(1), Retry::UntilAnswered);
+    answer.await.expect("it is answered");
+}

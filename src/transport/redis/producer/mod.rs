@@ -1,0 +1,197 @@
+//! The sending half: a task or a request becomes an entry on the stream, an event is published.
+
+pub(super) mod schedule;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tower::Service;
+
+use super::{
+    Redis,
+    connection::{Encode, Packer},
+    error, keys,
+    pipeline::{Retry, Submit},
+    response::Value,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Kind, Message, MessageId},
+    reply::Reply,
+    transport::{Counters, codec, sending},
+};
+
+/// The largest value that a server takes unless it is told otherwise (`proto-max-bulk-len`).
+const LARGEST_PAYLOAD: usize = 512 << 20;
+
+impl Service<Message> for Redis {
+    type Response = Reply;
+    type Error = Error;
+    type Future = SendFuture;
+
+    /// Always ready: the wait for a queue that is full, or for a connection, is in the call.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> SendFuture {
+        let work = self
+            .send(message)
+            .unwrap_or_else(|error| Work::Refused(Some(error)));
+        SendFuture {
+            work,
+            counters: self.shared.counters.clone(),
+        }
+    }
+}
+
+impl Redis {
+    fn send(&self, message: Message) -> Result<Work, Error> {
+        check(&message)?;
+        if message.kind() != Kind::Event {
+            keys::check(&self.settings.stream)?;
+        }
+        let pipeline = &self.shared.pipeline;
+        match message.kind() {
+            Kind::Task
+                if message.parts().due.is_some() || message.parts().idempotency_key.is_some() =>
+            {
+                Ok(Work::Task(self.accept(&message)?))
+            }
+            Kind::Task => {
+                let add = Add {
+                    stream: &self.settings.stream,
+                    message: &message,
+                    more: &[],
+                };
+                Ok(Work::Task(pipeline.submit(add, Retry::Never)))
+            }
+            Kind::Event => {
+                let prefix = self.options.event_prefix.as_bytes();
+                let publish = Publish {
+                    channel: match prefix {
+                        [] => Cow::Borrowed(message.name().as_bytes()),
+                        prefix => Cow::Owned([prefix, message.name().as_bytes()].concat()),
+                    },
+                    payload: message.payload(),
+                };
+                Ok(Work::Event(pipeline.submit(publish, Retry::Never)))
+            }
+            Kind::Rpc => {
+                let reply = self.hub().request(&self.settings.stream, message);
+                Ok(Work::Rpc(Box::pin(reply)))
+            }
+        }
+    }
+}
+
+/// What cannot be sent, said before anything is.
+fn check(message: &Message) -> Result<(), Error> {
+    sending::check(message.parts())?;
+    if message.payload().len() > LARGEST_PAYLOAD {
+        let text = "the payload is larger than the 512 MiB that Redis takes";
+        return Err(Error::new(ErrorKind::Invalid, text));
+    }
+    Ok(())
+}
+
+/// Adds a message to a stream.
+pub(super) struct Add<'a> {
+    pub(super) stream: &'a str,
+    pub(super) message: &'a Message,
+    /// Fields beside the message's own.
+    pub(super) more: &'a [(&'a str, &'a [u8])],
+}
+
+impl Encode for Add<'_> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut packer = Packer::new(out);
+        packer.arg("XADD").arg(self.stream).arg("*");
+        codec::encode(self.message, |field, value| {
+            packer.arg(field).arg(value);
+        });
+        for (field, value) in self.more {
+            packer.arg(field).arg(value);
+        }
+        packer.finish();
+    }
+}
+
+/// Publishes something on a channel.
+pub(super) struct Publish<'a> {
+    pub(super) channel: Cow<'a, [u8]>,
+    pub(super) payload: &'a [u8],
+}
+
+impl Encode for Publish<'_> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut packer = Packer::new(out);
+        packer.arg("PUBLISH").arg(&self.channel).arg(self.payload);
+        packer.finish();
+    }
+}
+
+/// The id in the answer to an `XADD`, or to the script around one.
+pub(super) fn accepted(answer: Value) -> Result<MessageId, Error> {
+    match error::check(answer)? {
+        Value::Text(id) => MessageId::from_utf8(&id).ok(),
+        _ => None,
+    }
+    .ok_or_else(|| Error::new(ErrorKind::Decode, "Redis answered `XADD` without an id"))
+}
+
+/// The future of [`Redis`] as a service.
+///
+/// # Cancel safety
+/// Dropping it does not take back what was sent. A request's place is freed at once: nothing waits
+/// for its reply any more.
+#[must_use = "futures do nothing unless polled"]
+pub struct SendFuture {
+    work: Work,
+    counters: Arc<Counters>,
+}
+
+enum Work {
+    Refused(Option<Error>),
+    Task(Submit),
+    Event(Submit),
+    Rpc(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>),
+}
+
+impl Future for SendFuture {
+    type Output = Result<Reply, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = match &mut self.work {
+            Work::Refused(error) => {
+                return Poll::Ready(Err(error.take().expect("polled after it was done")));
+            }
+            // It counts itself: its reply may come before the server has taken it.
+            Work::Rpc(reply) => return reply.as_mut().poll(cx),
+            Work::Task(answer) => {
+                let answer = ready!(Pin::new(answer).poll(cx));
+                answer.and_then(accepted).map(Reply::accepted)
+            }
+            Work::Event(answer) => {
+                let answer = ready!(Pin::new(answer).poll(cx));
+                answer.and_then(error::check).map(|_| Reply::default())
+            }
+        };
+        if reply.is_ok() {
+            self.counters.sent.increment();
+        }
+        Poll::Ready(reply)
+    }
+}
+
+impl fmt::Debug for SendFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,134 @@
+//! The Lua scripts: one list of them, and how they are called.
+//!
+//! Each is one atomic step. Every script that changes a delivery begins with the fence (the entry must
+//! be pending for this consumer), except those that settle it as done: there the first to finish wins.
+
+use std::sync::OnceLock;
+
+use redis::Cmd;
+
+use super::connection::argument;
+
+const BY_HASH: &str = "EVALSHA";
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident = $($file:literal)+;)*) => {$(
+        $(#[$doc])*
+        pub(in crate::transport::redis) static $name: Script =
+            Script::new(concat!($(include_str!(concat!($file, ".lua"))),+));
+    )*};
+}
+
+scripts! {
+    /// Accepts a task with a delay or an idempotency key.
+    ACCEPT = "fence" "accept";
+    /// Cancels a delayed task.
+    CANCEL = "cancel";
+    /// Moves due messages to a stream.
+    PROMOTE = "fence" "fields" "promote";
+    /// Creates the group if it does not exist.
+    JOIN = "order" "join";
+    /// Deletes a consumer for which nothing is pending.
+    LEAVE = "leave";
+    /// Acknowledges entries of the retry stream.
+    ACKNOWLEDGE = "acknowledge";
+    /// Redelivers an entry, now or after a delay.
+    REDELIVER = "fence" "fields" "redeliver";
+    /// Ends a delivery as dead or discarded.
+    FINISH = "fence" "fields" "finish";
+    /// Stores replies and acknowledges their requests.
+    REPLY = "reply";
+    /// Renews leases.
+    RENEW = "fence" "renew";
+    /// Fetches entries again whose read was answered and whose answer was lost.
+    RECOVER = "fence" "recover";
+    /// Claims entries whose lease has ended.
+    TAKE_OVER = "turn" "holder" "fence" "fields" "take_over";
+    /// Trims what every group has finished.
+    TRIM = "turn" "holder" "order" "trim";
+    /// Deletes consumers that are gone.
+    REAP = "turn" "holder" "reap";
+    /// Acts on dead letters: replay or purge.
+    DEAD = "fence" "fields" "dead";
+    /// Lists dead letters.
+    LIST_DEAD = "list_dead";
+    /// Counts what a group holds.
+    STATS = "fence" "holder" "stats";
+}
+
+/// A script, for a `static`.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: &'static str,
+    hash: OnceLock<String>,
+}
+
+impl Script {
+    pub(in crate::transport::redis) const fn new(text: &'static str) -> Self {
+        Self {
+            text,
+            hash: OnceLock::new(),
+        }
+    }
+
+    /// `EVALSHA` with these keys and arguments.
+    pub(in crate::transport::redis) fn call(
+        &self,
+        keys: &[&str],
+        args: impl FnOnce(&mut Cmd),
+    ) -> Cmd {
+        let size = keys.iter().map(|key| key.len() + 8).sum::<usize>();
+        let mut cmd = Cmd::with_capacity(3 + 2 * keys.len(), 256 + size);
+        cmd.arg(BY_HASH).arg(self.hash()).arg(keys.len()).arg(keys);
+        args(&mut cmd);
+        cmd
+    }
+
+    /// The same call with the text in place of the hash, which also makes the server remember it:
+    /// one round trip less than `SCRIPT LOAD`, and no gap between the two.
+    pub(in crate::transport::redis) fn with_text(&self, call: &[u8]) -> Vec<u8> {
+        let args = |args: [&str; 2]| {
+            let mut out = Vec::new();
+            for arg in args {
+                argument(&mut out, arg.as_bytes());
+            }
+            out
+        };
+        let head = call
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .map_or(0, |end| end + 1);
+        let rest = head + args([BY_HASH, self.hash()]).len();
+        [&call[..head], &args(["EVAL", self.text]), &call[rest..]].concat()
+    }
+
+    fn hash(&self) -> &str {
+        self.hash
+            .get_or_init(|| redis::Script::new(self.text).get_hash().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_by_hash_turns_into_the_same_call_with_the_text() {
+        static ECHO: Script = Script::new("return ARGV[1]");
+        let call = ECHO.call(&["k1", "k2"], |cmd| {
+            cmd.arg(b"\xff").arg(7);
+        });
+        let mut expected = redis::cmd("EVAL");
+        expected
+            .arg("return ARGV[1]")
+            .arg(2)
+            .arg("k1")
+            .arg("k2")
+            .arg(b"\xff")
+            .arg(7);
+        assert_eq!(
+            ECHO.with_text(&call.get_packed_command()),
+            expected.get_packed_command()
+        );
+    }
+}
