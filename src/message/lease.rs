@@ -22,8 +22,6 @@ pub struct Lease(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     lost: AtomicBool,
-    #[cfg(feature = "redis")]
-    settling: AtomicBool,
     // Made on demand: most handlers never ask, and a token costs an allocation.
     token: OnceLock<CancellationToken>,
 }
@@ -45,19 +43,6 @@ impl Lease {
     /// Whether another worker has the delivery by now.
     pub fn is_lost(&self) -> bool {
         self.0.lost.load(Ordering::SeqCst)
-    }
-
-    /// A verdict is on its way: who hears now that another worker has the delivery was probably told
-    /// so by that. Says whether this is news.
-    #[cfg(feature = "redis")]
-    pub(crate) fn settle(&self) -> bool {
-        !self.0.settling.swap(true, Ordering::SeqCst)
-    }
-
-    /// Whether a verdict is on its way.
-    #[cfg(feature = "redis")]
-    pub(crate) fn is_settling(&self) -> bool {
-        self.0.settling.load(Ordering::SeqCst)
     }
 
     /// A token that is cancelled when the lease is lost.

@@ -195,32 +195,6 @@ pub(super) fn ids(list: Value) -> Result<Vec<EntryId>, Error> {
     ids.map(|id| parsed(&bytes(id)?)).collect()
 }
 
-/// The last entry that was delivered to a group, from an answer to `XINFO GROUPS`. `None` where the
-/// group is not there.
-pub(super) fn last_delivered(groups: Value, group: &str) -> Result<Option<EntryId>, Error> {
-    for facts in array(groups)? {
-        let facts = match facts {
-            Value::Map(facts) => facts,
-            list => {
-                let mut list = array(list)?.into_iter();
-                std::iter::from_fn(|| Some((list.next()?, list.next()?))).collect()
-            }
-        };
-        let (mut name, mut last) = (None, None);
-        for (fact, value) in facts {
-            match &*bytes(fact)? {
-                b"name" => name = Some(bytes(value)?),
-                b"last-delivered-id" => last = Some(bytes(value)?),
-                _ => {}
-            }
-        }
-        if name.is_some_and(|name| name == group.as_bytes()) {
-            return last.map(|last| parsed(&last)).transpose();
-        }
-    }
-    Ok(None)
-}
-
 fn parsed(text: &[u8]) -> Result<EntryId, Error> {
     EntryId::parse(text).ok_or_else(|| unexpected("the id of an entry", "another text"))
 }

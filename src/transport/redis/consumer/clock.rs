@@ -40,9 +40,14 @@ impl Clock {
             .and_then(|time| time.checked_add(microseconds / 1000))
             .filter(|time| *time >= 0)
             .ok_or_else(|| unexpected("a time", "another number"))?;
+        self.set_to(milliseconds);
+        Ok(())
+    }
+
+    /// Follows a reading of Redis's clock that has just come, in milliseconds.
+    pub(super) fn set_to(&self, milliseconds: i64) {
         self.at_start
             .store(milliseconds - self.elapsed(), Ordering::Relaxed);
-        Ok(())
     }
 
     /// How long ago Redis's clock showed this many milliseconds.

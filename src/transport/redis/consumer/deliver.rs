@@ -9,39 +9,57 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    answer::Address,
-    entry::{Entry, EntryId, Lane, value_of},
-    settle::{RedisSettle, Ticket},
-    worker::{Grip, Suspect, Worker},
+    clock::Clock,
+    in_flight::{InFlightGuard, InFlightTable},
+    member::Member,
+    poison::{self, PoisonSlot},
+    reply_to::ReplyTo,
+    report::Report,
+    settle::{RedisSettle, SettlePolicy, Unsettled},
 };
 use crate::{
+    Message,
     error::RpcError,
-    message::{Attempt, Deadline, Lease, MessageId},
+    message::{Attempt, Deadline, MessageId},
     transport::{
         Delivery, SettleDelivery, Verdict,
         codec::{self, Decoded},
-        redis::{connection::copy_if_small, msgpack},
+        redis::{
+            connection::copy_if_small,
+            entry::{Entry, EntryId, Lane, value_of},
+            msgpack,
+        },
     },
 };
 
-impl Worker {
-    /// Makes deliveries of what a command that was sent at `asked` has fetched, and holds them.
+/// Makes deliveries of entries.
+pub(super) struct Deliverer {
+    pub(super) member: Arc<Member>,
+    pub(super) in_flight: Arc<InFlightTable>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) poison: PoisonSlot,
+    pub(super) settle: Arc<SettlePolicy>,
+    pub(super) report: Arc<Report>,
+}
+
+impl Deliverer {
+    /// Makes deliveries of the entries that a command which was sent at `asked` has fetched. They are
+    /// in flight from now on.
     pub(super) fn deliver(
-        self: &Arc<Self>,
+        &self,
         entries: Vec<Entry>,
         asked: Instant,
     ) -> Vec<Delivery<RedisSettle>> {
-        let leases: Vec<_> = entries.iter().map(|_| Lease::new()).collect();
         let keys = entries.iter().map(|entry| (entry.lane, entry.id));
-        self.held.add(keys.zip(leases.iter().cloned()), asked);
+        let guards = self.in_flight.add(keys, asked);
         // In one piece: to grow a list of this size moves much memory.
         let mut deliveries = Vec::with_capacity(entries.len());
-        let held = entries.into_iter().zip(leases);
-        deliveries.extend(held.filter_map(|(entry, lease)| self.delivery(entry, lease)));
+        let entries = entries.into_iter().zip(guards);
+        deliveries.extend(entries.filter_map(|(entry, guard)| self.delivery(entry, guard)));
         deliveries
     }
 
-    fn delivery(self: &Arc<Self>, entry: Entry, lease: Lease) -> Option<Delivery<RedisSettle>> {
+    fn delivery(&self, entry: Entry, guard: InFlightGuard) -> Option<Delivery<RedisSettle>> {
         let Entry {
             lane,
             id,
@@ -49,55 +67,57 @@ impl Worker {
             deliveries,
             fields,
         } = entry;
-        let grip = Grip::new(self, (lane, id), lease);
         let (text, origin, before) = match lane {
             Lane::Main => (text, id, 0),
             Lane::Retry => origin(&fields, text, id),
         };
-        let mut ticket = Ticket {
-            grip,
+        let mut delivery = Unsettled {
+            guard,
             origin,
             attempt: before.saturating_add(deliveries),
-            address: None,
-            _suspect: super::take_over::is_suspect(deliveries).then(|| Suspect::new(self)),
+            reply_to: None,
+            _poison: poison::is_candidate(deliveries).then(|| self.poison.guard()),
         };
         let fields = match lane {
             Lane::Main => fields,
             Lane::Retry => msgpack::unpacked(fields),
         };
-        if ticket.attempt > self.settings.max_deliveries {
+        if delivery.attempt > self.settle.max_deliveries {
             // Not decoded: it may be what ends its workers.
-            ticket.address = Address::of_fields(&fields).map(Box::new);
-            self.give_up(ticket);
+            delivery.reply_to = ReplyTo::of_fields(&fields).map(Box::new);
+            self.give_up(delivery);
             return None;
         }
         match codec::decode(fields) {
             Ok(mut decoded) => {
-                ticket.address = Address::of(&mut decoded).map(Box::new);
-                let lease = ticket.grip.lease.clone();
-                let attempt = ticket.attempt;
-                let settle = RedisSettle::entry(ticket);
+                delivery.reply_to = ReplyTo::of(&mut decoded).map(Box::new);
+                let lease = delivery.guard.lease.clone();
+                let attempt = delivery.attempt;
                 let given = decoded.id.take();
                 let mut message = self.dated(decoded, origin);
                 copy_if_small(message.payload_mut());
                 let parts = message.parts_mut();
-                parts.stream = Some(self.keys.stream.clone());
-                parts.group = Some(self.keys.group.clone());
+                parts.stream = Some(self.member.keys.stream.clone());
+                parts.group = Some(self.member.keys.group.clone());
                 parts.id = given.or_else(|| MessageId::from_utf8(&text).ok());
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);
-                Some(Delivery::new(Ok(message), settle))
+                Some(Delivery::new(Ok(message), self.settle(delivery)))
             }
             Err(undecodable) => {
-                self.counters.undecodable.increment();
-                ticket.address = Address::of_fields(&undecodable.fields).map(Box::new);
-                Some(Delivery::new(Err(undecodable), RedisSettle::entry(ticket)))
+                self.report.counters.undecodable.increment();
+                delivery.reply_to = ReplyTo::of_fields(&undecodable.fields).map(Box::new);
+                Some(Delivery::new(Err(undecodable), self.settle(delivery)))
             }
         }
     }
 
-    /// Puts on what depends on Redis's clock.
-    fn dated(&self, decoded: Decoded, origin: EntryId) -> crate::Message {
+    fn settle(&self, delivery: Unsettled) -> RedisSettle {
+        RedisSettle::new(delivery, &self.settle)
+    }
+
+    /// Sets the times that depend on Redis's clock.
+    fn dated(&self, decoded: Decoded, origin: EntryId) -> Message {
         let mut message = decoded.message;
         let parts = message.parts_mut();
         let accepted = Duration::from_millis(origin.milliseconds);
@@ -109,15 +129,15 @@ impl Worker {
         message
     }
 
-    /// Makes a dead letter of what was delivered too often.
-    fn give_up(self: &Arc<Self>, ticket: Ticket) {
+    /// Makes a dead letter of a message that was delivered too often.
+    fn give_up(&self, delivery: Unsettled) {
         let verdict = Verdict::Dead {
-            reason: format!("delivered {} times and never settled", ticket.attempt - 1),
+            reason: format!("delivered {} times and never settled", delivery.attempt - 1),
             answer: Some(RpcError::unavailable("the request could not be handled")),
         };
-        let id = ticket.origin;
+        let (id, settle) = (delivery.origin, self.settle(delivery));
         tokio::spawn(async move {
-            if let Err(error) = RedisSettle::entry(ticket).settle(verdict).await {
+            if let Err(error) = settle.settle(verdict).await {
                 tracing::warn!(%id, error = error.chain(), "a message could not be made a dead letter");
             }
         });

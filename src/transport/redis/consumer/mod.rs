@@ -1,9 +1,19 @@
 //! The serving half: a consumer of the group, and a subscriber of the events.
 //!
 //! A [`RedisSource`] reads the group's stream and the group's own retry stream, on a connection of
-//! its own, and no more than it is asked for. What it fetched it holds under a lease, which a
-//! thread of its own renews until the delivery is settled; a worker that is gone stops to renew,
-//! and another takes its deliveries over.
+//! its own, and no more than it is asked for. What it fetched it holds under a lease, which a thread
+//! of its own renews until the delivery is settled; a worker that is gone stops to renew, and another
+//! claims its deliveries.
+//!
+//! This module wires the parts and owns no logic:
+//!
+//! ```text
+//! fetch ──entries──► deliver ──deliveries──► prefetch ──► Source::next ──► serve
+//!   ▲                   │ adds                                                │ verdict
+//!   │ claim          in_flight ◄──renews── lease                              ▼
+//!   │                   ▲ marks, releases                                   settle
+//!   └── group           └────────────── settler ◄──────settlements────────────┘
+//! ```
 //!
 //! # Cancel safety
 //! A read is never broken off, since it may have taken entries: `next` asks a task for deliveries,
@@ -14,68 +24,93 @@
 //! for, so a verdict that comes late or twice changes nothing. Only that it is done is not fenced: the
 //! first to finish wins, and answers.
 
-mod acks;
-mod answer;
+mod alarm;
+mod claim;
 mod clock;
 mod deliver;
-pub(super) mod events;
-mod held;
-mod inbox;
-mod join;
-mod keeper;
-mod queued;
-mod reader;
+mod events;
+mod fetch;
+mod group;
+mod health;
+mod in_flight;
+mod lease;
+mod maintenance;
+mod member;
+mod poison;
+mod prefetch;
 #[cfg(any(test, fuzzing))]
 pub(super) mod readers;
 mod replies;
-mod riders;
+mod reply_to;
+mod report;
 mod settle;
-mod take_over;
-mod worker;
+mod settler;
+mod state;
+mod tick;
+mod upkeep;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
+pub(super) use self::member::CONSUMER_PREFIX;
 pub use self::settle::RedisSettle;
-pub(super) use self::worker::CONSUMER_PREFIX;
-use self::{clock::Clock, inbox::Inbox, reader::Reader, worker::Worker};
+use self::{
+    alarm::Alarm,
+    claim::{Claimer, Pending, Scan},
+    clock::Clock,
+    deliver::Deliverer,
+    events::Subscriber,
+    fetch::{BlockedRead, Fetch, Recovery},
+    group::Group,
+    health::Health,
+    in_flight::InFlightTable,
+    lease::LeaseRenewer,
+    maintenance::{Last, Maintenance},
+    member::Member,
+    poison::PoisonSlot,
+    prefetch::PrefetchBuffer,
+    report::Report,
+    settle::SettlePolicy,
+    settler::Settler,
+    state::State,
+    upkeep::{Ends, Upkeep},
+};
 use super::{
-    Redis,
-    consumer::events::Subscriber,
-    entry::{self, EntryId},
-    error,
-    ids::unique,
+    Redis, error,
     keys::Keys,
     pipeline::{Pipeline, Retry},
     rpc::Hub,
-    scripts,
     server::Outage,
-    state::Heart,
+    state::{Beat, Heart},
 };
 use crate::{
     error::Error,
     transport::{Delivery, Interest, Settings, Source, Transport},
 };
 
-/// How often a blocked read is asked to end.
-const UNBLOCK: Duration = Duration::from_millis(20);
-
 /// The deliveries of one consumer on Redis. [`Redis`] opens it.
 pub struct RedisSource {
-    worker: Arc<Worker>,
+    member: Arc<Member>,
+    settings: Settings,
+    address: String,
+    report: Arc<Report>,
+    buffer: Arc<PrefetchBuffer>,
+    in_flight: Arc<InFlightTable>,
+    group: Arc<Group>,
+    blocked: Arc<BlockedRead>,
+    /// Kept for the handle, which asks for it.
+    state: Arc<State>,
     /// The requests of the handle that it was opened with. They end with the handle's last clone,
     /// which this is not.
     rpc: Weak<OnceLock<Arc<Hub>>>,
-    /// Whether anything is read from the stream.
-    reads: bool,
-    reader: Option<JoinHandle<()>>,
-    /// Ends what runs beside the source when it is dropped, closed or not.
-    _closing: Closing,
+    /// The task that fetches; none where nothing is read from the stream.
+    fetch: Option<JoinHandle<()>>,
+    ends: Ends,
 }
 
 impl Transport for Redis {
@@ -86,13 +121,11 @@ impl Transport for Redis {
     /// right, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let keys = Keys::new(&self.settings.stream, &self.settings.group)?;
-        // One name for all attempts: each may leave its consumer in the group.
-        let consumer = consumer(self.settings.lease);
+        // One member for all attempts: each may leave its consumer in the group.
+        let member = Arc::new(Member::new(keys, self.settings.lease));
         let mut outage = Outage::default();
         loop {
-            let attempt = self
-                .clone()
-                .attempt(&interest, keys.clone(), consumer.clone());
+            let attempt = self.clone().attempt(&interest, member.clone());
             match attempt.await {
                 Err(error) if error::is_temporary(&error) => {
                     let address = self.shared.connector.address();
@@ -107,84 +140,164 @@ impl Transport for Redis {
 
 impl Redis {
     /// Opens a source, if the server is ready for it.
-    async fn attempt(
-        self,
-        interest: &Interest,
-        keys: Keys,
-        consumer: String,
-    ) -> Result<RedisSource, Error> {
-        let connector = self.shared.connector.clone();
-        let counters = self.shared.counters.clone();
+    async fn attempt(self, interest: &Interest, member: Arc<Member>) -> Result<RedisSource, Error> {
+        let Redis {
+            settings,
+            options,
+            shared,
+            rpc,
+        } = self;
+        let (connector, counters) = (shared.connector.clone(), shared.counters.clone());
         let first = connector.checked().await?;
         let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
         let time = pipeline.command(redis::cmd("TIME"), Retry::Never).await?;
-        let (acks, queue) = mpsc::unbounded_channel();
-        let (replies, stored) = mpsc::unbounded_channel();
-        let worker = Arc::new(Worker {
-            inbox: Inbox::new(self.settings.event_buffer),
-            platform: Default::default(),
-            settings: self.settings,
-            options: self.options,
-            keys,
-            consumer,
-            counters: counters.clone(),
-            connector: connector.clone(),
-            pipeline,
-            clock: Clock::new(time)?,
-            held: Default::default(),
-            acks,
-            replies,
-            flights: Default::default(),
-            health: Default::default(),
-            alarm: Default::default(),
-            suspect: Default::default(),
-            blocked: Default::default(),
+        let clock = Arc::new(Clock::new(time)?);
+
+        let ends = Ends::default();
+        let report = Arc::new(Report::new(counters.clone(), settings.clone()));
+        let in_flight = Arc::<InFlightTable>::default();
+        let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer));
+        let group = Arc::new(Group::new(member.clone(), pipeline.clone()));
+        let state = Arc::new(State {
+            member: member.clone(),
+            pipeline: pipeline.clone(),
+            health: Arc::default(),
             reads: interest.stream,
-            reading: Default::default(),
-            delivered: Mutex::new(EntryId::ZERO),
-            dropped: Default::default(),
-            without_writes: Default::default(),
-            deaf: Default::default(),
-            leaving: Default::default(),
-            upkeep_ended: Default::default(),
-            closed: Default::default(),
+            reading: Arc::new(Beat::default()),
+            subscription_lost: Default::default(),
+            closed: ends.closed.clone(),
         });
-        let closing = Closing(worker.clone());
-        let heart: Weak<dyn Heart> = Arc::<Worker>::downgrade(&worker);
-        self.shared.hearts.add(heart);
+        let heart: Weak<dyn Heart> = Arc::<State>::downgrade(&state);
+        shared.hearts.add(heart);
+        let mut source = RedisSource {
+            member: member.clone(),
+            address: connector.address().to_owned(),
+            report: report.clone(),
+            buffer: buffer.clone(),
+            in_flight: in_flight.clone(),
+            group: group.clone(),
+            blocked: Arc::new(BlockedRead::new(pipeline.clone(), member.interval())),
+            state: state.clone(),
+            rpc: Arc::downgrade(&rpc),
+            fetch: None,
+            ends: ends.clone(),
+            settings: settings.clone(),
+        };
+
         if !interest.events.is_empty() || !interest.patterns.is_empty() {
-            let prefix = &worker.options.event_prefix;
-            let subscriber = Subscriber::new(connector, counters, interest, prefix);
+            let prefix = &options.event_prefix;
+            let subscriber = Subscriber::new(connector.clone(), counters.clone(), interest, prefix);
             let first = subscriber.subscribe().await?;
-            let closed = worker.closed.clone();
-            let worker = worker.clone();
-            let hearing = worker.clone();
-            let offer = move |events: &mut Vec<_>| worker.inbox.offer(events);
+            let (buffer, state) = (buffer.clone(), state.clone());
+            let on_event_gap = options.on_event_gap.clone();
+            let offer = move |events: &mut Vec<_>| buffer.offer(events);
             let gap = move |gap: Option<Duration>| {
-                hearing.deaf.store(gap.is_none(), Ordering::Relaxed);
+                let lost = &state.subscription_lost;
+                lost.store(gap.is_none(), Ordering::Relaxed);
                 if let Some(gap) = gap {
-                    hearing.options.on_event_gap.call(gap);
+                    on_event_gap.call(gap);
                 }
             };
-            tokio::spawn(subscriber.run(first, closed, offer, gap));
+            tokio::spawn(subscriber.run(first, ends.closed.clone(), offer, gap));
         }
-        let mut reader = None;
-        // Without a reader there is nothing to be asked of the stream.
-        worker.inbox.set_reading(!interest.stream);
-        if interest.stream {
-            worker.join().await?;
-            keeper::start(worker.clone())?;
-            tokio::spawn(acks::run(worker.clone(), queue));
-            tokio::spawn(replies::run(worker.clone(), stored));
-            reader = Some(tokio::spawn(Reader::new(worker.clone()).run()));
+        // Without a fetch there is nothing to be asked of the stream.
+        buffer.set_reading(!interest.stream);
+        if !interest.stream {
+            return Ok(source);
         }
-        Ok(RedisSource {
-            worker,
-            rpc: Arc::downgrade(&self.rpc),
-            reads: interest.stream,
-            reader,
-            _closing: closing,
-        })
+        group.join(&settings).await?;
+
+        let health: Arc<Health> = state.health.clone();
+        let due = Arc::new(Alarm::default());
+        let pending = Arc::<Pending>::default();
+        let poison = PoisonSlot::default();
+        let renewer = LeaseRenewer {
+            member: member.clone(),
+            in_flight: in_flight.clone(),
+            health: health.clone(),
+            report: report.clone(),
+        };
+        let maintenance = Maintenance {
+            member: member.clone(),
+            health: health.clone(),
+            report: report.clone(),
+            group: group.clone(),
+            clock: clock.clone(),
+            due: due.clone(),
+            pending: pending.clone(),
+            buffer: buffer.clone(),
+            trim_beside_foreign: options.trim_beside_foreign,
+            foreign_lease: options.foreign_lease,
+            last: Last::now(),
+        };
+        let upkeep = Upkeep {
+            member: member.clone(),
+            connector: connector.clone(),
+            counters,
+            renewer,
+            maintenance,
+            due: due.clone(),
+            ends: ends.clone(),
+        };
+        upkeep.start()?;
+
+        let (queue, settlements) = mpsc::unbounded_channel();
+        let settler = Settler::new(
+            member.clone(),
+            pipeline.clone(),
+            in_flight.clone(),
+            report.clone(),
+            due,
+            settings.max_dead_letters,
+            ends.closed.clone(),
+        );
+        tokio::spawn(settler.run(settlements));
+        let policy = SettlePolicy {
+            member: member.clone(),
+            max_deliveries: settings.max_deliveries,
+            backoff: settings.backoff,
+            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
+            report: report.clone(),
+            queue,
+        };
+        let deliverer = Deliverer {
+            member: member.clone(),
+            in_flight: in_flight.clone(),
+            clock,
+            poison: poison.clone(),
+            settle: Arc::new(policy),
+            report: report.clone(),
+        };
+        let scan = Scan::new(Claimer {
+            member: member.clone(),
+            pipeline: pipeline.clone(),
+            in_flight: in_flight.clone(),
+            health,
+            pending,
+            poison,
+            report: report.clone(),
+            foreign_lease: options.foreign_lease,
+            max_deliveries: settings.max_deliveries,
+            max_dead_letters: settings.max_dead_letters,
+            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
+        });
+        let recovery = Recovery::new(member.clone(), pipeline, in_flight, report.clone());
+        let fetch = Fetch::new(fetch::Parts {
+            member,
+            connector,
+            group,
+            buffer,
+            deliverer,
+            scan,
+            recovery,
+            report,
+            reading: state.reading.clone(),
+            blocked: source.blocked.clone(),
+            max_in_flight: settings.max_in_flight,
+            closed: ends.closed,
+        });
+        source.fetch = Some(tokio::spawn(fetch.run()));
+        Ok(source)
     }
 }
 
@@ -192,7 +305,7 @@ impl Source for RedisSource {
     type Settle = RedisSettle;
 
     fn settings(&self) -> &Settings {
-        &self.worker.settings
+        &self.settings
     }
 
     fn requests_waiting(&self) -> usize {
@@ -201,97 +314,62 @@ impl Source for RedisSource {
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<RedisSettle>>, Error> {
-        let deliveries = self.worker.inbox.take(max).await;
+        let deliveries = self.buffer.take(max).await;
         let from_stream = deliveries
             .iter()
             .filter(|delivery| delivery.settle.is_owed());
-        self.worker
-            .counters
-            .delivered
-            .add(from_stream.count() as u64);
+        let delivered = &self.report.counters.delivered;
+        delivered.add(from_stream.count() as u64);
         Ok(deliveries)
     }
 
     async fn stop(&mut self) {
-        self.worker.inbox.stop();
-        if let Some(mut reader) = self.reader.take() {
+        self.buffer.stop();
+        if let Some(mut fetch) = self.fetch.take() {
             tokio::select! {
                 biased;
-                _ = &mut reader => {}
-                never = self.unblock() => match never {},
+                _ = &mut fetch => {}
+                never = self.blocked.end() => match never {},
             }
         }
-        let (deliveries, events) = self.worker.inbox.rest();
-        self.worker.counters.events_dropped.add(events as u64);
+        let (deliveries, events) = self.buffer.rest();
+        self.report.counters.events_dropped.add(events as u64);
         // Without a server the leases end by themselves.
-        let _ = timeout(self.worker.settings.lease, reader::give_back(deliveries)).await;
+        let _ = timeout(self.settings.lease, fetch::give_back(deliveries)).await;
     }
 
     async fn close(mut self) -> Result<(), Error> {
         self.stop().await;
-        let address = self.worker.connector.address();
         // The leases of what cannot be settled by then have ended.
-        let settled = timeout(self.worker.settings.lease, self.worker.flights.none()).await;
+        let settled = timeout(self.settings.lease, self.in_flight.all_settled()).await;
         if settled.is_err() {
-            return Err(error::unanswered(address));
+            return Err(error::unanswered(&self.address));
         }
-        if self.reads {
-            // A command of the keeper that came after this worker has left would make its consumer
-            // anew.
-            self.worker.leaving.cancel();
-            let ended = self.worker.upkeep_ended.cancelled();
-            let _ = timeout(self.worker.settings.lease, ended).await;
-            self.worker.leave().await?;
+        if self.state.reads {
+            self.ends.leaving.cancel();
+            let ended = self.ends.ended.cancelled();
+            let _ = timeout(self.settings.lease, ended).await;
+            self.group.leave().await?;
         }
         Ok(())
     }
 }
 
-impl RedisSource {
-    /// Ends the reader's blocked read, again and again: the command may come before the read does.
-    async fn unblock(&self) -> std::convert::Infallible {
-        loop {
-            let blocked = &self.worker.blocked;
-            let id = blocked.load(std::sync::atomic::Ordering::SeqCst);
-            self.worker.unblock(id).await;
-            tokio::time::sleep(UNBLOCK).await;
-        }
-    }
-}
-
-/// Ends what runs beside a source.
-struct Closing(Arc<Worker>);
-
-impl Drop for Closing {
+impl Drop for RedisSource {
+    /// Ends what runs beside the source. Deliveries that were not handed out are left to their leases.
     fn drop(&mut self) {
-        self.0.inbox.stop();
-        self.0.closed.cancel();
-        // What is still here is left to its leases.
-        drop(self.0.inbox.rest());
+        self.buffer.stop();
+        self.ends.closed.cancel();
+        drop(self.buffer.rest());
     }
 }
 
 impl fmt::Debug for RedisSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisSource")
-            .field("stream", &self.worker.keys.stream)
-            .field("group", &self.worker.keys.group)
-            .field("consumer", &self.worker.consumer)
+            .field("stream", &self.member.keys.stream)
+            .field("group", &self.member.keys.group)
+            .field("consumer", &self.member.consumer)
             .finish_non_exhaustive()
     }
-}
-
-/// A name that no other consumer has: the lease that it renews by, host, process, and a UUID for what
-/// these do not tell apart. No host's name has a `=`, so names without a lease are told apart.
-fn consumer(lease: Duration) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok());
-    let host = host
-        .as_deref()
-        .map(str::trim)
-        .filter(|host| !host.is_empty());
-    let (process, id) = (std::process::id(), unique());
-    let (lease, host) = (lease.as_millis(), host.unwrap_or("host"));
-    format!("{CONSUMER_PREFIX}lease={lease}ms-{host}-{process}-{id}")
 }

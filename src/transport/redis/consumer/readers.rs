@@ -1,13 +1,8 @@
 //! What the serving half reads of the server's answers, in one list: for tests and fuzz targets.
 
-use super::{
-    clock::Clock,
-    entry::{self, Lane},
-    join::Joining,
-    keeper, replies,
-    take_over::Step,
-};
+use super::{claim::Step, clock::Clock, group::Joining, replies, tick::Tick};
 use crate::transport::redis::{
+    entry::{self, Lane},
     readers::{Reader, list, text, texts},
     response::Value,
 };
@@ -62,19 +57,18 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
             ]),
         },
         Reader {
-            of: "trim",
-            read: |answer| Ok(format!("{:?}", keeper::blocked(answer)?)),
-            answer: list([Value::Int(0), text("g"), text("c")]),
-        },
-        Reader {
-            of: "the groups of a stream",
-            read: |answer| Ok(format!("{:?}", entry::last_delivered(answer, "g")?)),
-            answer: list([list([
-                text("name"),
-                text("g"),
-                text("last-delivered-id"),
-                text("7-1"),
-            ])]),
+            of: "tick",
+            read: |answer| Ok(format!("{:?}", Tick::read(answer)?)),
+            answer: list([
+                Value::Int(7),
+                list([text("7-1")]),
+                list([text("8-0")]),
+                list([1, 0, -1].map(Value::Int)),
+                text("OOM"),
+                list([text("7-1"), Value::Int(3)]),
+                list([Value::Int(0), text("g"), text("c")]),
+                Value::Int(1),
+            ]),
         },
         Reader {
             of: "join, another group",

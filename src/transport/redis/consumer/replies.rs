@@ -1,78 +1,56 @@
 //! Replies to reliable requests: stored and acknowledged in one step, many in one call.
 
-use std::sync::Arc;
-
 use futures_util::future::join_all;
 use redis::Cmd;
-use tokio::sync::mpsc;
 
 use super::{
-    entry::{EntryId, Lane},
-    queued::{Queued, gather},
-    scripts,
-    worker::Worker,
+    settle::StoredReply,
+    settler::{Settler, Settling},
 };
 use crate::{
     error::Error,
     transport::redis::{
+        entry::{EntryId, Lane},
         error::LEAST_SIZE_LIMIT,
         pipeline::Retry,
         response::{Value, array, integer, miscounted},
+        scripts,
     },
 };
 
-/// How many replies one call stores: a server does nothing else meanwhile.
-pub(super) const BATCH: usize = 64;
+/// The most replies that one call stores: a server does nothing else meanwhile.
+pub(super) const MAX_BATCH: usize = 64;
 
-/// How many bytes of replies one call stores, unless one alone has more. The replies of one client are
-/// one value, and no server refuses a value of this size.
-const BYTES: usize = LEAST_SIZE_LIMIT / 2;
+/// The most bytes of replies that one call stores, unless one alone has more. The replies of one client
+/// are one value, and no server refuses a value of this size.
+const MAX_BYTES: usize = LEAST_SIZE_LIMIT / 2;
 
-/// A reply of more bytes does not go along with a read.
-pub(super) const SMALL: usize = BYTES / BATCH;
+/// A request that is done, and its reply.
+pub(super) type Reply = (Settling, StoredReply);
 
-/// A request that is done.
-#[derive(Debug)]
-pub(super) struct StoredReply {
-    pub(super) delivery: Queued,
-    pub(super) origin: EntryId,
-    /// The client's reply stream.
-    pub(super) stream: String,
-    pub(super) envelope: Vec<u8>,
-    /// What the client is told where the server does not take a reply of this size. Such a size is
-    /// at least [`LEAST_SIZE_LIMIT`]; for smaller ones there is none.
-    pub(super) too_large: Option<Vec<u8>>,
+/// Stores replies, in calls that are bounded in bytes.
+pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
+    let of = |lane| move |(settling, _): &Reply| settling.delivery.guard.key.0 == lane;
+    let (main, retry) = batch.into_iter().partition::<Vec<_>, _>(of(Lane::Main));
+    let calls = [(Lane::Main, main), (Lane::Retry, retry)]
+        .into_iter()
+        .flat_map(|(lane, batch)| parts(batch).into_iter().map(move |part| (lane, part)));
+    join_all(calls.map(|(lane, batch)| store_part(settler, lane, batch))).await;
 }
 
-/// Stores replies until the source is closed.
-pub(super) async fn run(worker: Arc<Worker>, mut queue: mpsc::UnboundedReceiver<StoredReply>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    let others = || worker.held.has_open();
-    while gather(&mut queue, &mut batch, BATCH, &worker.closed, others).await {
-        let (main, retry) = batch
-            .drain(..)
-            .partition::<Vec<_>, _>(|reply: &StoredReply| reply.delivery.grip.key.0 == Lane::Main);
-        let lanes = [(Lane::Main, main), (Lane::Retry, retry)];
-        let calls = lanes
-            .into_iter()
-            .flat_map(|(lane, batch)| parts(batch).into_iter().map(move |part| (lane, part)));
-        join_all(calls.map(|(lane, batch)| store(&worker, lane, batch))).await;
-    }
-}
-
-/// The batch in parts of at most [`BYTES`], or of one reply.
-fn parts(batch: Vec<StoredReply>) -> Vec<Vec<StoredReply>> {
-    let mut parts: Vec<Vec<StoredReply>> = Vec::new();
+/// Splits a batch into parts of at most [`MAX_BYTES`], or of one reply.
+fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
+    let mut parts: Vec<Vec<Reply>> = Vec::new();
     let mut room = 0;
     for reply in batch {
-        let bytes = reply.envelope.len() + 1;
+        let bytes = reply.1.envelope.len() + 1;
         match parts.last_mut() {
             Some(part) if bytes <= room => {
                 room -= bytes;
                 part.push(reply);
             }
             _ => {
-                room = BYTES.saturating_sub(bytes);
+                room = MAX_BYTES.saturating_sub(bytes);
                 parts.push(vec![reply]);
             }
         }
@@ -80,148 +58,115 @@ fn parts(batch: Vec<StoredReply>) -> Vec<Vec<StoredReply>> {
     parts
 }
 
-/// Stores a batch. Where the server refuses that, each reply is tried alone: one that it does not
-/// take must not fail the others.
-async fn store(worker: &Worker, lane: Lane, batch: Vec<StoredReply>) {
-    let Err((batch, error)) = try_to_store(worker, lane, batch).await else {
+/// Stores the replies of one call. Where the server refuses that, each reply is tried alone: one that it
+/// does not take must not fail the others.
+async fn store_part(settler: &Settler, lane: Lane, batch: Vec<Reply>) {
+    let Err((batch, error)) = call(settler, lane, batch).await else {
         return;
     };
     if !error.is_refused() {
-        batch.into_iter().for_each(|it| it.delivery.fail(&error));
-        return;
+        return fail(batch, &error);
     }
     let several = batch.len() > 1;
     join_all(batch.into_iter().map(async |mut reply| {
         let mut refusal = None;
         if several {
-            match try_to_store(worker, lane, vec![reply]).await {
+            match call(settler, lane, vec![reply]).await {
                 Ok(()) => return,
-                Err((batch, error)) => {
-                    reply = batch.into_iter().next().expect("the one that was tried");
+                Err((mut batch, error)) => {
+                    reply = batch.pop().expect("the one that was tried");
                     refusal = Some(error);
                 }
             }
         }
         let refusal = refusal.as_ref().unwrap_or(&error);
-        let Some(too_large) = reply.too_large.take() else {
-            return reply.delivery.fail(refusal);
+        let Some(too_large) = reply.1.too_large.take() else {
+            return fail(vec![reply], refusal);
         };
         tracing::warn!(
-            id = %reply.origin,
-            bytes = reply.envelope.len(),
+            id = %reply.0.delivery.origin,
+            bytes = reply.1.envelope.len(),
             error = refusal.chain(),
             "Redis does not take the reply to a request; its client is told that"
         );
-        reply.envelope = too_large;
-        if let Err((batch, error)) = try_to_store(worker, lane, vec![reply]).await {
-            batch.into_iter().for_each(|it| it.delivery.fail(&error));
+        reply.1.envelope = too_large;
+        if let Err((batch, error)) = call(settler, lane, vec![reply]).await {
+            fail(batch, &error);
         }
     }))
     .await;
 }
 
-async fn try_to_store(
-    worker: &Worker,
+fn fail(batch: Vec<Reply>, error: &Error) {
+    for (settling, _) in batch {
+        settling.fail(error);
+    }
+}
+
+/// Makes one call. The replies come back if the server has not stored them.
+async fn call(
+    settler: &Settler,
     lane: Lane,
-    mut batch: Vec<StoredReply>,
-) -> Result<(), (Vec<StoredReply>, Error)> {
-    let shipment = Shipment::new(lane, &mut batch);
+    mut batch: Vec<Reply>,
+) -> Result<(), (Vec<Reply>, Error)> {
+    batch.sort_by(|(_, a), (_, b)| a.stream.cmp(&b.stream));
+    let clients: Vec<_> = by_client(&batch).map(ClientReplies::new).collect();
+    let member = &settler.member;
+    let streams = clients.iter().map(|it| it.stream.as_str());
+    let keys: Vec<_> = [member.key_of(lane)].into_iter().chain(streams).collect();
     let submit = || {
-        let (script, keys) = (&scripts::REPLY, shipment.keys(worker));
-        let args = |cmd: &mut Cmd| shipment.args(worker, cmd);
-        worker
-            .pipeline
-            .submit_script(script, &keys, args, Retry::UntilAnswered)
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(member.keys.group.as_str()).arg(lane.flag());
+            for client in &clients {
+                cmd.arg(client.ids.len())
+                    .arg(&client.ids)
+                    .arg(&client.envelopes[..]);
+            }
+        };
+        let (script, retry) = (&scripts::REPLY, Retry::UntilAnswered);
+        settler.pipeline.submit_script(script, &keys, args, retry)
     };
-    let answer = worker.insist(submit).await;
-    shipment.stored(worker, batch, answer)
+    let answer = settler.insist(submit).await;
+    let results = match answer.and_then(|answer| read(answer, clients.len())) {
+        Ok(results) => results,
+        Err(error) => return Err((batch, error)),
+    };
+    for (replies, result) in by_client(&batch).zip(results) {
+        if result == 2 {
+            for (settling, _) in replies {
+                settler.report.unanswerable(settling.delivery.origin);
+            }
+        }
+    }
+    settler.confirm_done(batch.into_iter().map(|(settling, _)| settling).collect());
+    Ok(())
 }
 
-/// What is sent to store a batch of replies by one call.
-pub(super) struct Shipment {
-    lane: Lane,
-    parcels: Vec<Parcel>,
-}
-
-/// What one client gets in one call.
-struct Parcel {
+/// The replies to one client in one call.
+struct ClientReplies {
     stream: String,
     ids: Vec<EntryId>,
-    /// One line each: an envelope holds no line break.
+    /// One on a line: an envelope holds no line break.
     envelopes: Vec<u8>,
 }
 
-impl Shipment {
-    /// The batch is sorted for it.
-    pub(super) fn new(lane: Lane, batch: &mut [StoredReply]) -> Self {
-        batch.sort_by(|a, b| a.stream.cmp(&b.stream));
-        let parcels = by_client(batch).map(Parcel::new).collect();
-        Self { lane, parcels }
-    }
-
-    fn keys<'a>(&'a self, worker: &'a Worker) -> Vec<&'a str> {
-        let streams = self.parcels.iter().map(|parcel| parcel.stream.as_str());
-        [worker.key_of(self.lane)]
-            .into_iter()
-            .chain(streams)
-            .collect()
-    }
-
-    fn args(&self, worker: &Worker, cmd: &mut Cmd) {
-        cmd.arg(worker.keys.group.as_str()).arg(self.lane.flag());
-        for parcel in &self.parcels {
-            cmd.arg(parcel.ids.len())
-                .arg(&parcel.ids)
-                .arg(&parcel.envelopes[..]);
-        }
-    }
-
-    /// The call, for a server that knows the script.
-    pub(super) fn call(&self, worker: &Worker) -> Cmd {
-        scripts::REPLY.call(&self.keys(worker), |cmd| self.args(worker, cmd))
-    }
-
-    /// What the server says to it. The replies come back where it has not stored them.
-    pub(super) fn stored(
-        self,
-        worker: &Worker,
-        batch: Vec<StoredReply>,
-        answer: Result<Value, Error>,
-    ) -> Result<(), (Vec<StoredReply>, Error)> {
-        let results = match answer.and_then(|answer| read(answer, self.parcels.len())) {
-            Ok(results) => results,
-            Err(error) => return Err((batch, error)),
-        };
-        for (replies, result) in by_client(&batch).zip(results) {
-            if result == 2 {
-                for reply in replies {
-                    worker.unanswerable(reply.origin);
-                }
-            }
-        }
-        let batch = batch.into_iter().map(|reply| reply.delivery);
-        Queued::confirm(worker, batch.collect());
-        Ok(())
-    }
-}
-
-impl Parcel {
-    fn new(replies: &[StoredReply]) -> Self {
-        let envelopes: Vec<_> = replies.iter().map(|reply| &reply.envelope[..]).collect();
-        let ids = replies.iter().map(|reply| reply.delivery.grip.key.1);
+impl ClientReplies {
+    fn new(replies: &[Reply]) -> Self {
+        let envelopes: Vec<_> = replies.iter().map(|(_, it)| &it.envelope[..]).collect();
+        let ids = replies.iter().map(|(it, _)| it.delivery.guard.key.1);
         Self {
-            stream: replies[0].stream.clone(),
+            stream: replies[0].1.stream.clone(),
             ids: ids.collect(),
             envelopes: envelopes.join(&b'\n'),
         }
     }
 }
 
-fn by_client(sorted: &[StoredReply]) -> impl Iterator<Item = &[StoredReply]> {
-    sorted.chunk_by(|a, b| a.stream == b.stream)
+fn by_client(sorted: &[Reply]) -> impl Iterator<Item = &[Reply]> {
+    sorted.chunk_by(|(_, a), (_, b)| a.stream == b.stream)
 }
 
-/// What became of the replies of so many clients.
+/// The results of a call for this many clients.
 pub(super) fn read(answer: Value, clients: usize) -> Result<Vec<i64>, Error> {
     let results = array(answer)?;
     if results.len() != clients {

@@ -25,7 +25,7 @@ scripts! {
     /// Cancels a delayed task.
     CANCEL = "cancel";
     /// Moves due messages to a stream.
-    PROMOTE = "fence" "fields" "promote";
+    PROMOTE = "fence" "fields" "promotion" "promote";
     /// Creates the group if it does not exist.
     JOIN = "order" "join";
     /// Deletes a consumer for which nothing is pending.
@@ -39,15 +39,13 @@ scripts! {
     /// Stores replies and acknowledges their requests.
     REPLY = "reply";
     /// Renews leases.
-    RENEW = "fence" "renew";
+    RENEW = "fence" "renewal" "renew";
+    /// Renews leases, and does the rest of a consumer's upkeep.
+    TICK = "turn" "holder" "order" "fence" "fields" "renewal" "promotion" "trimming" "reaping" "tick";
     /// Fetches entries again whose read was answered and whose answer was lost.
     RECOVER = "fence" "recover";
     /// Claims entries whose lease has ended.
     TAKE_OVER = "turn" "holder" "fence" "fields" "take_over";
-    /// Trims what every group has finished.
-    TRIM = "turn" "holder" "order" "trim";
-    /// Deletes consumers that are gone.
-    REAP = "turn" "holder" "reap";
     /// Acts on dead letters: replay or purge.
     DEAD = "fence" "fields" "dead";
     /// Lists dead letters.

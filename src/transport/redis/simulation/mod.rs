@@ -153,7 +153,7 @@ fn a_protocol_with_a_mistake_does_not_get_through() {
             "0, ARGV[i], 'JUSTID'",
             "1e15, ARGV[i], 'JUSTID'",
         ),
-        ("telling nobody", "answer[#answer + 1] = ARGV[i]", ""),
+        ("telling nobody", "lost[#lost + 1] = ARGV[i]", ""),
         (
             "redelivering and keeping",
             "finish(src, group, id, retry)\nreturn 1",

@@ -52,6 +52,12 @@ impl Data {
                 Reply::bulk((now % 1000 * 1000).to_string()),
             ])),
             (b"PUBLISH", [_, _]) => Ok(Reply::Int(0)),
+            // In a script it is a sign of life, and brings nothing.
+            (b"XREADGROUP", [_, group, consumer, .., key, _]) => {
+                let (group, consumer) = (group.clone(), consumer.clone());
+                self.group(key, &group)?.consumers.insert(consumer, now);
+                Ok(Reply::Nil)
+            }
             (b"TYPE", [key]) => Ok(Reply::Status(match self.keys.get(key) {
                 None => "none",
                 Some(Item::Text(_)) => "string",

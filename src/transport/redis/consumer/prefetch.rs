@@ -1,4 +1,4 @@
-//! Where what was fetched waits to be handed out, and how much is asked for.
+//! The buffer between the tasks that fetch and `Source::next`, with the demand for more.
 
 use std::{
     collections::VecDeque,
@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long the stream may take to answer before waiting events go first.
 const TURN: Duration = Duration::from_millis(5);
 
-/// Between the tasks that fetch and the source's `next`.
+/// Deliveries and events that were fetched and not handed out yet.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(super) struct PrefetchBuffer {
     state: Mutex<State>,
     /// How many events may wait.
     event_buffer: usize,
@@ -49,8 +49,8 @@ struct State {
     stopped: bool,
 }
 
-/// What the reader is to do next.
-pub(super) enum Wanted {
+/// The next step of the task that fetches.
+pub(super) enum Demand {
     /// Fetch this many.
     Deliveries(usize),
     /// Give these back: nobody wants them.
@@ -59,7 +59,7 @@ pub(super) enum Wanted {
     Stop,
 }
 
-impl Inbox {
+impl PrefetchBuffer {
     pub(super) fn new(event_buffer: usize) -> Self {
         Self {
             state: Mutex::default(),
@@ -70,15 +70,15 @@ impl Inbox {
     }
 
     /// Waits until something is asked for.
-    pub(super) async fn wanted(&self) -> Wanted {
+    pub(super) async fn demanded(&self) -> Demand {
         loop {
             let surplus = {
                 let state = self.lock();
                 if state.stopped {
-                    return Wanted::Stop;
+                    return Demand::Stop;
                 }
                 if state.demand > 0 {
-                    return Wanted::Deliveries(state.demand);
+                    return Demand::Deliveries(state.demand);
                 }
                 !state.ready.is_empty()
             };
@@ -87,7 +87,7 @@ impl Inbox {
             } else if timeout(PATIENCE, self.wanted.notified()).await.is_err() {
                 let mut state = self.lock();
                 if state.demand == 0 && !state.stopped {
-                    return Wanted::Nothing(state.ready.drain(..).collect());
+                    return Demand::Nothing(state.ready.drain(..).collect());
                 }
             }
         }
@@ -243,7 +243,7 @@ impl State {
 }
 
 /// Withdraws what `next` asked for.
-struct Asked<'a>(&'a Inbox);
+struct Asked<'a>(&'a PrefetchBuffer);
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {

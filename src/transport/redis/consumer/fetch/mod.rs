@@ -1,40 +1,39 @@
 //! The task that fetches.
 
 mod ahead;
-mod overrun;
+mod blocked;
 mod recovery;
-mod riders;
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, future::join_all};
-use redis::{Cmd, RedisResult};
+use futures_util::future::join_all;
+use redis::RedisResult;
 use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
-use self::{ahead::Ahead, recovery::Recovery};
+use self::{ahead::Ahead, recovery::MAX_LOOKED_AT};
+pub(super) use self::{blocked::BlockedRead, recovery::Recovery};
 use super::{
-    entry::{self, Entry, Lane},
-    inbox::Wanted,
-    riders::Riders,
+    claim::Scan,
+    deliver::Deliverer,
+    group::Group,
+    member::Member,
+    prefetch::{Demand, PrefetchBuffer},
+    report::Report,
     settle::RedisSettle,
-    take_over::Scan,
-    worker::Worker,
 };
 use crate::{
     error::Error,
-    sync::Clock,
     transport::{
         Delivery, SettleDelivery, Verdict,
         redis::{
             connection::Connection,
+            entry::{self, Entry, Lane},
             entry_size::EntrySize,
             error,
             response::{Value, integer},
-            server::BACKOFF,
-            server::Limit,
+            server::{BACKOFF, Connector, Limit},
+            state::Beat,
         },
     },
 };
@@ -43,56 +42,56 @@ use crate::{
 /// stays parked at the server otherwise, and takes the next entries for nobody.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// What a fetch uses.
+pub(super) struct Parts {
+    pub(super) member: Arc<Member>,
+    pub(super) connector: Connector,
+    pub(super) group: Arc<Group>,
+    pub(super) buffer: Arc<PrefetchBuffer>,
+    pub(super) deliverer: Deliverer,
+    pub(super) scan: Scan,
+    pub(super) recovery: Recovery,
+    pub(super) report: Arc<Report>,
+    pub(super) reading: Arc<Beat>,
+    pub(super) blocked: Arc<BlockedRead>,
+    pub(super) max_in_flight: usize,
+    pub(super) closed: CancellationToken,
+}
+
 /// Fetches what is asked for, on a connection of its own.
-pub(super) struct Reader {
-    worker: Arc<Worker>,
+pub(super) struct Fetch {
+    parts: Parts,
     connection: Option<BlockingConnection>,
     /// Whether it is not the first.
     connected: bool,
-    scan: Scan,
     /// Whether the retry stream may hold more than the last read has shown. It is then read alone:
     /// a read of two streams brings up to twice as much as it asks for.
     retries: bool,
-    /// When to look for entries that came with an answer that was lost.
-    recovery: Option<Recovery>,
     /// Whether the last read brought as much as it asked for, so that there is probably more.
     full: bool,
     size: EntrySize,
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
-    /// What goes along with the next read.
-    riders: Option<Riders>,
-    /// How long it is waited for.
-    clock: Clock,
-    /// For how many reads more none is waited for, and for how many after the next wait in vain.
-    hurry: u32,
-    next_hurry: u32,
     failures: u32,
     warnings: Limit,
 }
 
 struct BlockingConnection {
     line: Connection,
-    /// By which another connection can end its blocked read; 0 where that is not known.
+    /// The id by which another connection can end its blocked read; 0 where that is not known.
     id: i64,
 }
 
-impl Reader {
-    pub(super) fn new(worker: Arc<Worker>) -> Self {
+impl Fetch {
+    pub(super) fn new(parts: Parts) -> Self {
         Self {
-            scan: Scan::new(),
-            worker,
+            parts,
             connection: None,
             connected: false,
             retries: true,
-            recovery: None,
             full: false,
             size: EntrySize::default(),
             ahead: None,
-            riders: None,
-            clock: Clock::new(Duration::ZERO),
-            hurry: 0,
-            next_hurry: riders::HURRY,
             failures: 0,
             warnings: Limit::default(),
         }
@@ -101,120 +100,117 @@ impl Reader {
     /// Fetches until the source is stopped. A read is never broken off: it may have taken entries.
     pub(super) async fn run(mut self) {
         loop {
-            let worker = self.worker.clone();
             let (mut asked, mut fetched) = match self.ahead.take() {
                 Some(ahead) => (ahead.asked, self.arrival(ahead).await),
                 None => {
-                    let room = match self.wanted().await {
-                        Some(Wanted::Deliveries(room)) => room,
-                        Some(Wanted::Nothing(surplus)) => {
+                    let room = match self.demanded().await {
+                        Some(Demand::Deliveries(room)) => room,
+                        Some(Demand::Nothing(surplus)) => {
                             give_back(surplus).await;
                             continue;
                         }
-                        Some(Wanted::Stop) => break,
+                        Some(Demand::Stop) => break,
                         None => {
                             self.look_unasked().await;
                             continue;
                         }
                     };
-                    worker.reading.begin();
+                    self.parts.reading.begin();
                     (Instant::now(), self.fetch(room).await)
                 }
             };
-            if asked.elapsed() > worker.settings.lease / 2 {
+            if asked.elapsed() > self.parts.member.lease / 2 {
                 asked = Instant::now();
                 fetched = match fetched {
-                    Ok(entries) => self.still_ours(entries).await,
+                    Ok(entries) => self.parts.recovery.still_ours(entries).await,
                     Err(error) => Err(error),
                 };
             }
-            worker.reading.end(fetched.is_ok());
+            self.parts.reading.end(fetched.is_ok());
             match fetched {
                 Ok(entries) => {
                     self.failures = 0;
                     self.size.note(entries.iter().map(Entry::weight));
                     self.read_ahead(entries.len());
-                    let deliveries = worker.deliver(entries, asked);
-                    let expected = self.expect_riders(deliveries.len());
-                    worker.inbox.put(deliveries);
-                    if expected {
-                        self.gather_riders().await;
-                    }
+                    let deliveries = self.parts.deliverer.deliver(entries, asked);
+                    self.parts.buffer.put(deliveries);
                 }
                 Err(error) => self.overcome(error).await,
             }
         }
-        if self.worker.closed.is_cancelled() {
+        if self.parts.closed.is_cancelled() {
             // The source was dropped while this read was under way.
-            give_back(self.worker.inbox.rest().0).await;
+            give_back(self.parts.buffer.rest().0).await;
         }
     }
 
     /// Waits until something is asked for. `None` when it is time for a look that does not wait for
     /// that.
-    async fn wanted(&mut self) -> Option<Wanted> {
-        let wanted = self.worker.inbox.wanted();
-        tokio::pin!(wanted);
-        if self.riders.is_some() {
-            if let Some(wanted) = (&mut wanted).now_or_never() {
-                return Some(wanted);
-            }
-            // There is nothing that they could go along with.
-            self.riders = None;
+    async fn demanded(&mut self) -> Option<Demand> {
+        let demanded = self.parts.buffer.demanded();
+        match self.parts.recovery.next() {
+            None => Some(demanded.await),
+            Some(next) => timeout_at(next, demanded).await.ok(),
         }
-        match self.recovery {
-            None => Some(wanted.await),
-            Some(recovery) => timeout_at(recovery.next, wanted).await.ok(),
+    }
+
+    /// Looks for lost entries where nobody asks for any: what it finds is given back.
+    async fn look_unasked(&mut self) {
+        let asked = Instant::now();
+        let max = MAX_LOOKED_AT.min(self.part());
+        match self.parts.recovery.recover(max).await {
+            Ok(entries) => {
+                let found = self.parts.deliverer.deliver(entries, asked);
+                self.parts.buffer.put(found);
+            }
+            Err(error) => self.overcome(error).await,
         }
     }
 
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
-        // Where this becomes anything but a read that blocks, they go their own way.
-        let riders = self.riders.take();
         self.full = false;
-        if self.must_look() {
-            let lost = self.recover(room).await?;
+        if self.parts.recovery.is_due() {
+            let lost = self.parts.recovery.recover(room.min(self.part())).await?;
             if !lost.is_empty() {
                 return Ok(lost);
             }
         }
-        // Each step of a scan brings the entries that it takes over.
+        // Each step of a scan brings the entries that it claims.
         let part = room.min(self.part());
-        match self.scan.take_over(&self.worker, part).await {
-            Ok(taken) if taken.is_empty() => {}
-            Ok(taken) => return Ok(taken),
+        match self.parts.scan.claim(part).await {
+            Ok(claimed) if claimed.is_empty() => {}
+            Ok(claimed) => return Ok(claimed),
             // Not every error there is one of reading, too: a server that has no memory left still
             // hands out what it has.
             Err(error) => {
-                // It may have been taken over all the same.
-                self.look_for_lost();
+                // The entries may have been claimed all the same.
+                self.parts.recovery.begin();
                 tracing::warn!(
                     error = error.chain(),
                     "cannot take over; trying again later"
                 );
             }
         }
-        let worker = self.worker.clone();
-        let retry = (&*worker.keys.retry, ">");
+        let member = self.parts.member.clone();
+        let retry = (&*member.keys.retry, ">");
         if self.retries {
-            let entries = self.read(part, None, &[retry], None).await?;
+            let entries = self.read(part, None, &[retry]).await?;
             self.retries = entries.len() == part;
             if !entries.is_empty() {
                 return Ok(entries);
             }
         }
-        let main = (&*worker.keys.stream, ">");
+        let main = (&*member.keys.stream, ">");
         let count = room.min(self.part());
-        let entries = self
-            .read(count, Some(worker.interval()), &[main, retry], riders)
-            .await?;
+        let block = Some(member.interval());
+        let entries = self.read(count, block, &[main, retry]).await?;
         self.note(count, &entries);
         Ok(entries)
     }
 
     /// Whether something else comes before the next read of both streams.
     fn is_busy_otherwise(&mut self) -> bool {
-        self.retries || self.must_look() || self.scan.is_due(&self.worker)
+        self.retries || self.parts.recovery.is_due() || self.parts.scan.is_due()
     }
 
     /// Notes what a read of both streams says about the next one.
@@ -227,7 +223,7 @@ impl Reader {
     /// handled and another acknowledged, the next is fetched. An answer of many large ones would take
     /// long to arrive, and its entries belong to no table whose leases are renewed meanwhile.
     fn part(&self) -> usize {
-        let many = self.worker.settings.max_in_flight.div_ceil(4).max(32);
+        let many = self.parts.max_in_flight.div_ceil(4).max(32);
         self.size.fit(many)
     }
 
@@ -236,48 +232,40 @@ impl Reader {
         count: usize,
         block: Option<Duration>,
         streams: &[(&str, &str)],
-        riders: Option<Riders>,
     ) -> Result<Vec<Entry>, Error> {
-        let worker = self.worker.clone();
         if self.connection.is_none() {
             self.connection = Some(self.connect().await?);
             if std::mem::replace(&mut self.connected, true) {
-                worker.counters.reconnects.increment();
+                self.parts.report.counters.reconnects.increment();
             }
         }
-        let connection = self.connection.as_mut().expect("made just above");
-        let cmd = worker.reading(count, block, streams);
+        let parts = &self.parts;
+        let BlockingConnection { line, id } = self.connection.as_mut().expect("made just above");
+        let cmd = parts.member.read_group(count, block, streams);
         if block.is_some() {
-            worker.blocked.store(connection.id, Ordering::SeqCst);
-            if worker.inbox.is_stopped() {
-                worker.blocked.store(0, Ordering::SeqCst);
+            parts.blocked.set(*id);
+            if parts.buffer.is_stopped() {
+                parts.blocked.set(0);
                 return Ok(Vec::new());
             }
-            worker.inbox.set_reading(true);
+            parts.buffer.set_reading(true);
         }
         let limit = block.unwrap_or_default() + GRACE;
-        let progress = connection.line.progress();
-        let line = &mut connection.line;
-        let id = connection.id;
+        let progress = line.progress();
         let answer = async {
-            match riders {
-                None => line.command(&cmd).await,
-                Some(riders) => riders.carry(line, &cmd).await,
-            }
-        };
-        let answer = async {
+            let answer = line.command(&cmd);
             let Some(block) = block else {
                 return answer.await;
             };
             tokio::select! {
                 biased;
                 answer = answer => answer,
-                never = worker.end_overrun(id, block) => match never {},
+                never = parts.blocked.end_overrun(*id, block) => match never {},
             }
         };
         let answer = progress.watch(limit, GRACE, answer).await;
-        worker.blocked.store(0, Ordering::SeqCst);
-        worker.inbox.set_reading(false);
+        parts.blocked.set(0);
+        parts.buffer.set_reading(false);
         self.entries(answer)
     }
 
@@ -292,13 +280,13 @@ impl Reader {
                 if error::code(&answer) == Some("UNBLOCKED") {
                     return Ok(Vec::new());
                 }
-                let entries = entry::read(self.checked(answer)?, &self.worker.keys.retry);
+                let entries = entry::read(self.checked(answer)?, &self.parts.member.keys.retry);
                 let _ = entries
                     .as_ref()
-                    .map(|entries| self.worker.note_entries(entries));
+                    .map(|entries| self.parts.group.note_entries(entries));
                 if entries.is_err() {
                     // What could not be read of it is pending for us.
-                    self.look_for_lost();
+                    self.parts.recovery.begin();
                 }
                 entries
             }
@@ -310,8 +298,8 @@ impl Reader {
     /// Gives up the connection. What was read on it last may be pending for us and unknown to us.
     fn lost(&mut self) -> Error {
         self.connection = None;
-        self.look_for_lost();
-        error::unanswered(self.worker.connector.address())
+        self.parts.recovery.begin();
+        error::unanswered(self.parts.connector.address())
     }
 
     fn checked(&mut self, answer: Value) -> Result<Value, Error> {
@@ -326,7 +314,7 @@ impl Reader {
 
     async fn connect(&mut self) -> Result<BlockingConnection, Error> {
         let connecting = async {
-            let mut line = self.worker.connector.connection().await?;
+            let mut line = self.parts.connector.connection().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
             // Without the right to ask, a blocked read just runs to its end.
             let id = timeout(GRACE, line.command(&id)).await;
@@ -340,22 +328,22 @@ impl Reader {
         tokio::select! {
             biased;
             made = connecting => made,
-            () = self.worker.inbox.stopped() => Err(Error::closed()),
+            () = self.parts.buffer.stopped() => Err(Error::closed()),
         }
     }
 
     /// Does about an error what can be done, or waits.
     async fn overcome(&mut self, error: Error) {
-        if self.worker.inbox.is_stopped() {
+        if self.parts.buffer.is_stopped() {
             return;
         }
         self.failures += 1;
         if has_code(&error, "NOGROUP") {
-            match self.worker.rejoin().await {
+            match self.parts.group.rejoin().await {
                 Ok(()) => {
                     tracing::warn!(
-                        stream = %self.worker.keys.stream,
-                        group = %self.worker.keys.group,
+                        stream = %self.parts.member.keys.stream,
+                        group = %self.parts.member.keys.group,
                         "the stream or its group had vanished; the group was made again, behind the last entry that it is known to have delivered or, on an emptied stream, at the beginning"
                     );
                     self.retries = true;
@@ -370,34 +358,7 @@ impl Reader {
                 "cannot read from the stream; trying again"
             );
         }
-        self.worker.inbox.pause(BACKOFF.after(self.failures)).await;
-    }
-}
-
-impl Worker {
-    /// `XREADGROUP` for this consumer.
-    pub(super) fn reading(
-        &self,
-        count: usize,
-        block: Option<Duration>,
-        streams: &[(&str, &str)],
-    ) -> Cmd {
-        let mut cmd = redis::cmd("XREADGROUP");
-        cmd.arg("GROUP")
-            .arg(self.keys.group.as_str())
-            .arg(&self.consumer);
-        cmd.arg("COUNT").arg(count);
-        if let Some(block) = block {
-            cmd.arg("BLOCK").arg(block.as_millis().max(1) as u64);
-        }
-        cmd.arg("STREAMS");
-        for (stream, _) in streams {
-            cmd.arg(stream);
-        }
-        for (_, from) in streams {
-            cmd.arg(from);
-        }
-        cmd
+        self.parts.buffer.pause(BACKOFF.after(self.failures)).await;
     }
 }
 

@@ -1,37 +1,80 @@
-//! Taking over what a worker that is gone has left behind.
+//! Claims deliveries whose consumers do not renew their leases any more.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::Cmd;
 use tokio::time::Instant;
 
 use super::{
-    acks,
-    answer::{Address, Route},
-    entry::{self, Entry, EntryId, Lane},
-    scripts,
-    worker::{CONSUMER_PREFIX, Worker},
+    health::Health,
+    in_flight::InFlightTable,
+    member::{CONSUMER_PREFIX, Member},
+    poison::{self, PoisonSlot},
+    reply_to::{ReplyRoute, ReplyTo},
+    report::Report,
 };
 use crate::{
     error::{Error, RpcError},
+    message::Name,
     transport::redis::{
-        pipeline::Retry,
+        entry::{self, Entry, EntryId, Lane},
+        pipeline::{Pipeline, Retry},
+        producer::Publish,
         response::{Value, bytes, count, exactly, unexpected},
+        scripts,
     },
 };
 
 /// How many steps of a long list are looked at before new entries are read again.
 const STEPS: usize = 64;
 
-/// Whether a delivery that was taken over with this count has been with several workers that are
-/// gone. It may be what ended them, so only one of its kind runs in a worker at a time.
-pub(super) fn is_suspect(deliveries: u32) -> bool {
-    deliveries > 2
+/// Whether anything is pending for the group, as the last tick has found. Without that there is nothing
+/// to claim, and no scan: an idle worker asks nothing.
+#[derive(Debug)]
+pub(super) struct Pending(AtomicBool);
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self(AtomicBool::new(true))
+    }
+}
+
+impl Pending {
+    pub(super) fn set(&self, pending: bool) {
+        self.0.store(pending, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a claim needs.
+pub(super) struct Claimer {
+    pub(super) member: Arc<Member>,
+    pub(super) pipeline: Pipeline,
+    pub(super) in_flight: Arc<InFlightTable>,
+    pub(super) health: Arc<Health>,
+    pub(super) pending: Arc<Pending>,
+    pub(super) poison: PoisonSlot,
+    pub(super) report: Arc<Report>,
+    pub(super) foreign_lease: Duration,
+    pub(super) max_deliveries: u32,
+    pub(super) max_dead_letters: usize,
+    pub(super) allowed_reply_prefixes: Vec<Name>,
 }
 
 /// The scan of the group's pending entries. It runs between two reads, when there is room for what
-/// it finds, so that nothing is taken over that cannot start at once.
+/// it finds, so that nothing is claimed that cannot start at once.
 pub(super) struct Scan {
+    claimer: Claimer,
     next: Instant,
     /// Where a scan goes on that has found more than there was room for.
     position: Option<(Lane, String)>,
@@ -89,8 +132,9 @@ impl Step {
 }
 
 impl Scan {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(claimer: Claimer) -> Self {
         Self {
+            claimer,
             next: Instant::now(),
             position: None,
             left: None,
@@ -101,50 +145,48 @@ impl Scan {
     }
 
     /// Whether it is time to look.
-    pub(super) fn is_due(&mut self, worker: &Worker) -> bool {
-        self.due(worker).is_some()
+    pub(super) fn is_due(&mut self) -> bool {
+        self.due().is_some()
     }
 
     /// Until when on Redis's clock a look may be carried out, if it is time for one.
-    fn due(&mut self, worker: &Worker) -> Option<i64> {
+    fn due(&mut self) -> Option<i64> {
         // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
         // whole lease can tell that another has not.
-        let most_between = worker.most_between_ticks();
-        let healthy = worker.health.lasts(most_between) >= worker.settings.lease;
-        let Some(until) = worker.health.until(most_between).filter(|_| healthy) else {
+        let claimer = &self.claimer;
+        let max_between = claimer.member.max_between_renewals();
+        let healthy = claimer.health.lasts(max_between) >= claimer.member.lease;
+        let Some(until) = claimer.health.until(max_between).filter(|_| healthy) else {
             self.position = None;
             return None;
         };
         if self.position.is_none() {
             self.resumed = false;
-            if self.left.is_some() && !worker.suspect.load(Ordering::SeqCst) {
+            if self.left.is_some() && !claimer.poison.is_taken() {
                 self.position = self.left.take();
                 self.resumed = true;
             }
         }
-        (self.position.is_some() || Instant::now() >= self.next).then_some(until)
+        let begins = Instant::now() >= self.next && self.claimer.pending.is_set();
+        (self.position.is_some() || begins).then_some(until)
     }
 
-    /// Takes over at most `room` deliveries, if it is time for it.
-    pub(super) async fn take_over(
-        &mut self,
-        worker: &Arc<Worker>,
-        room: usize,
-    ) -> Result<Vec<Entry>, Error> {
+    /// Claims at most `room` deliveries, if it is time for it.
+    pub(super) async fn claim(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let mut taken = Vec::new();
-        let Some(until) = self.due(worker) else {
+        let Some(until) = self.due() else {
             return Ok(taken);
         };
         // A scan that goes on is not held up by the gate.
         let mut gate = self.position.is_none();
         let gated = gate;
         // Also when this one fails.
-        self.next = Instant::now() + worker.interval();
+        self.next = Instant::now() + self.claimer.member.interval();
         if gate {
             self.left = None;
         }
         let mut mine = std::mem::take(&mut self.mine);
-        mine.retain(|key| !worker.held.holds(*key));
+        mine.retain(|key| !self.claimer.in_flight.contains(*key));
         let mut refused = String::new();
         let (mut lane, mut cursor) = self.position.take().unwrap_or((Lane::Main, "-".to_owned()));
         for _ in 0..STEPS {
@@ -152,7 +194,9 @@ impl Scan {
                 self.position = Some((lane, cursor));
                 return Ok(taken);
             }
-            let step = worker.step(lane, &cursor, room - taken.len(), gate, until, &mine);
+            let step = self
+                .claimer
+                .step(lane, &cursor, room - taken.len(), gate, until, &mine);
             let step = match step.await {
                 Ok(step) => step,
                 // What was taken before is ours; the scan starts afresh another time.
@@ -161,12 +205,15 @@ impl Scan {
             };
             let Some(step) = step else { return Ok(taken) };
             gate = false;
-            let suspect = step.taken.iter().any(|entry| is_suspect(entry.deliveries));
+            let suspect = step
+                .taken
+                .iter()
+                .any(|entry| poison::is_candidate(entry.deliveries));
             if !step.left.is_empty() {
                 self.left.get_or_insert((lane, step.left));
             }
             self.mine.extend(step.mine.into_iter().map(|id| (lane, id)));
-            self.report_refused(worker, &step.refused, &mut refused);
+            self.report_refused(&step.refused, &mut refused);
             taken.extend(step.taken);
             if suspect && self.resumed {
                 // No other one can be taken now, and the whole list was looked at before.
@@ -196,15 +243,15 @@ impl Scan {
     }
 
     /// Says once that burials are refused, and again only after they were not.
-    fn report_refused(&mut self, worker: &Worker, error: &str, refused: &mut String) {
+    fn report_refused(&mut self, error: &str, refused: &mut String) {
         if error.is_empty() {
             return;
         }
         error.clone_into(refused);
         if !std::mem::replace(&mut self.refused, true) {
             tracing::warn!(
-                stream = %worker.keys.stream,
-                group = %worker.keys.group,
+                stream = %self.claimer.member.keys.stream,
+                group = %self.claimer.member.keys.group,
                 error,
                 "Redis refuses a dead letter; the entry whose deliveries are used up stays pending \
                  and is tried again"
@@ -213,11 +260,11 @@ impl Scan {
     }
 }
 
-impl Worker {
+impl Claimer {
     /// One step of the scan, which must be made by then on Redis's clock: a server that stands still
     /// carries it out when it goes on. `None` when it was too late, or is another worker's turn.
     async fn step(
-        self: &Arc<Self>,
+        &self,
         lane: Lane,
         cursor: &str,
         room: usize,
@@ -225,25 +272,25 @@ impl Worker {
         until: i64,
         mine: &[(Lane, EntryId)],
     ) -> Result<Option<Step>, Error> {
-        let gate_key = self.keys.gate("scan");
-        let keys = [self.key_of(lane), &gate_key, &self.keys.dead];
+        let gate_key = self.member.keys.gate("scan");
+        let keys = [self.member.key_of(lane), &gate_key, &self.member.keys.dead];
         // A little less than the interval, or the worker that opened the gate would miss every
         // other turn.
-        let closed = gate.then(|| (self.interval().as_millis() * 9 / 10).to_string());
-        let suspects = !self.suspect.load(Ordering::SeqCst);
-        let healthy = self.health.lasts(self.most_between_ticks());
+        let closed = gate.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
+        let suspects = !self.poison.is_taken();
+        let healthy = self.health.lasts(self.member.max_between_renewals());
         let args = |cmd: &mut Cmd| {
-            cmd.arg(self.keys.group.as_str())
-                .arg(&self.consumer)
+            cmd.arg(self.member.keys.group.as_str())
+                .arg(&self.member.consumer)
                 .arg(lane.flag())
                 .arg(cursor)
-                .arg(self.settings.lease.as_millis() as u64)
-                .arg(self.options.foreign_lease.as_millis() as u64)
+                .arg(self.member.lease.as_millis() as u64)
+                .arg(self.foreign_lease.as_millis() as u64)
                 .arg(CONSUMER_PREFIX)
                 .arg(room)
                 .arg(u8::from(suspects))
-                .arg(self.settings.max_deliveries)
-                .arg(self.settings.max_dead_letters)
+                .arg(self.max_deliveries)
+                .arg(self.max_dead_letters)
                 .arg(closed.as_deref().unwrap_or_default())
                 .arg(until)
                 .arg(healthy.as_millis() as u64);
@@ -259,35 +306,39 @@ impl Worker {
             return Ok(None);
         };
         if !step.taken.is_empty() {
-            self.counters.taken_over.add(step.taken.len() as u64);
+            self.report.counters.taken_over.add(step.taken.len() as u64);
             tracing::info!(
                 deliveries = step.taken.len(),
                 "took over from a worker that is not heard of"
             );
         }
-        if step.taken.iter().any(|entry| is_suspect(entry.deliveries)) {
-            self.suspect.store(true, Ordering::SeqCst);
+        if step
+            .taken
+            .iter()
+            .any(|entry| poison::is_candidate(entry.deliveries))
+        {
+            self.poison.take();
         }
         if step.deleted > 0 {
-            self.deleted(step.deleted);
+            self.report.deleted(step.deleted);
         }
-        self.report_dropped(step.dropped);
+        self.report.letters_dropped(step.dropped);
         for entry in step.dead.drain(..) {
             let reason = "deliveries used up by workers that are gone";
-            self.buried(entry.id, entry.deliveries, reason);
-            self.answer_dead(entry.id, Address::of_fields(&entry.fields));
+            self.report.buried(entry.id, entry.deliveries, reason);
+            self.answer_dead(entry.id, ReplyTo::of_fields(&entry.fields));
         }
         Ok(Some(step))
     }
 
     /// Tells whoever asked that the request is dead.
-    fn answer_dead(self: &Arc<Self>, id: EntryId, address: Option<Address>) {
+    fn answer_dead(&self, id: EntryId, address: Option<ReplyTo>) {
         let Some(address) = address else { return };
         let answer = Err(RpcError::unavailable("the request could not be handled"));
         let envelope = address.envelope(&answer);
         let retry = Retry::UntilAnswered;
-        let answered = match address.route(&self.keys, &self.options.allowed_reply_prefixes) {
-            Route::Store(stream) => {
+        let answered = match address.route(&self.member.keys, &self.allowed_reply_prefixes) {
+            ReplyRoute::Store(stream) => {
                 let mut cmd = redis::cmd("XADD");
                 cmd.arg(stream)
                     .arg("NOMKSTREAM")
@@ -296,17 +347,16 @@ impl Worker {
                     .arg(envelope);
                 self.pipeline.submit(cmd, retry)
             }
-            Route::Publish(channel) => self
-                .pipeline
-                .submit(acks::publish(&(channel, envelope)), retry),
-            Route::Nowhere => return self.unanswerable(id),
+            ReplyRoute::Publish(channel) => self.pipeline.submit(
+                Publish {
+                    channel: Cow::Borrowed(&channel),
+                    payload: &envelope,
+                },
+                retry,
+            ),
+            ReplyRoute::Nowhere => return self.report.unanswerable(id),
         };
         // Nobody waits for the answer's answer, and the link sends it anyway.
         drop(answered);
-    }
-
-    /// The longest time between two renewals after which this worker still counts as healthy.
-    pub(super) fn most_between_ticks(&self) -> std::time::Duration {
-        self.settings.lease / 3 + self.interval()
     }
 }

@@ -1,22 +1,31 @@
 //! Joining the group and leaving it.
 
-use super::{
-    entry::{EntryId, Lane},
-    scripts,
-    worker::Worker,
-};
+use std::sync::{Arc, Mutex};
+
+use super::member::Member;
 use crate::{
     error::Error,
     sync::lock,
     transport::{
-        Start,
+        Settings, Start,
         redis::{
+            entry::{Entry, EntryId, Lane},
             error,
-            pipeline::Retry,
+            pipeline::{Pipeline, Retry},
             response::{Value, array, bytes, unexpected},
+            scripts,
         },
     },
 };
+
+/// The group, as this consumer joins, finds again and leaves it.
+pub(super) struct Group {
+    member: Arc<Member>,
+    pipeline: Pipeline,
+    /// The last entry of the stream that the group is known to have delivered: where it goes on if it
+    /// is destroyed.
+    delivered: Mutex<EntryId>,
+}
 
 /// What came of the attempt to join.
 #[derive(Debug, PartialEq)]
@@ -61,50 +70,60 @@ impl Joining {
     }
 }
 
-impl Worker {
-    /// Makes sure that the group exists and that this worker may read with it.
-    pub(super) async fn join(&self) -> Result<(), Error> {
-        let others = self.make_group(start(&self.settings.start)).await?;
-        if !others.is_empty() && self.settings.unknown_names.is_none() {
+impl Group {
+    pub(super) fn new(member: Arc<Member>, pipeline: Pipeline) -> Self {
+        Self {
+            member,
+            pipeline,
+            delivered: Mutex::new(EntryId::ZERO),
+        }
+    }
+
+    /// Makes sure that the group exists and that this consumer may read with it.
+    pub(super) async fn join(&self, settings: &Settings) -> Result<(), Error> {
+        let others = self.create(start(&settings.start)).await?;
+        if !others.is_empty() && settings.unknown_names.is_none() {
             return Err(Error::config(format!(
                 "the stream `{}` has other groups ({}), so messages that this worker does not know \
                  may be theirs; say what is to become of them: \
                  `.unknown_names(UnknownNames::Ignore)` leaves them to the others, \
                  `.unknown_names(UnknownNames::Fail)` treats them as failed",
-                self.keys.stream,
+                self.member.keys.stream,
                 others.join(", ")
             )));
         }
         self.try_rights().await
     }
 
-    /// Makes the group again after it has vanished. Where its stream stayed it goes on behind the last
+    /// Creates the group again after it has vanished. Where its stream stayed it goes on behind the last
     /// entry that it is known to have delivered; a stream that was emptied is read from the beginning.
     /// What was pending for workers that are gone has vanished with the group.
     pub(super) async fn rejoin(&self) -> Result<(), Error> {
-        self.make_group("after").await.map(drop)
+        self.create("after").await.map(drop)
     }
 
-    /// The group has delivered this entry of the stream.
+    /// Notes that the group has delivered this entry of the stream.
     pub(super) fn note_delivered(&self, id: EntryId) {
         let mut delivered = lock(&self.delivered);
         *delivered = id.max(*delivered);
     }
 
-    /// The group has delivered these entries.
-    pub(super) fn note_entries(&self, entries: &[crate::transport::redis::entry::Entry]) {
+    /// Notes that the group has delivered these entries.
+    pub(super) fn note_entries(&self, entries: &[Entry]) {
         let of_stream = entries.iter().filter(|entry| entry.lane == Lane::Main);
         if let Some(last) = of_stream.map(|entry| entry.id).max() {
             self.note_delivered(last);
         }
     }
 
-    /// Returns the stream's other groups.
-    async fn make_group(&self, start: &str) -> Result<Vec<String>, Error> {
-        let keys = [&*self.keys.stream, &*self.keys.retry];
+    /// Creates the group if it does not exist, and returns the stream's other groups.
+    async fn create(&self, start: &str) -> Result<Vec<String>, Error> {
+        let keys = [&*self.member.keys.stream, &*self.member.keys.retry];
         let args = |cmd: &mut redis::Cmd| {
             let delivered = *lock(&self.delivered);
-            cmd.arg(self.keys.group.as_str()).arg(start).arg(delivered);
+            cmd.arg(self.member.keys.group.as_str())
+                .arg(start)
+                .arg(delivered);
         };
         let answer = self
             .pipeline
@@ -118,7 +137,7 @@ impl Worker {
                 return Err(Error::config(format!(
                     "the group `{}` cannot start after `{start}`: that is no entry id, such as \
                      1795430237570-0",
-                    self.keys.group
+                    self.member.keys.group
                 )));
             }
             answer => error::check(answer)?,
@@ -129,8 +148,8 @@ impl Worker {
                 "the group `{}` does not exist yet, and the stream `{}` has others ({}) whose \
                  history may be long; say where it starts: `.start(Start::Beginning)`, \
                  `.start(Start::End)` or `.start(Start::After(id))`",
-                self.keys.group,
-                self.keys.stream,
+                self.member.keys.group,
+                self.member.keys.stream,
                 others.join(", ")
             ))),
             Joining::NoStream { key, kind } => Err(Error::config(format!(
@@ -144,15 +163,18 @@ impl Worker {
     /// one is an error now and not a worker that does nothing.
     async fn try_rights(&self) -> Result<(), Error> {
         // A new consumer has no history. Reading it raises no counts then.
-        let read = self.reading(
+        let read = self.member.read_group(
             1,
             None,
-            &[(&self.keys.stream, "0"), (&self.keys.retry, "0")],
+            &[
+                (&self.member.keys.stream, "0"),
+                (&self.member.keys.retry, "0"),
+            ],
         );
         let mut acknowledge = redis::cmd("XACK");
         acknowledge
-            .arg(self.keys.stream.as_str())
-            .arg(self.keys.group.as_str())
+            .arg(self.member.keys.stream.as_str())
+            .arg(self.member.keys.group.as_str())
             .arg("0-0");
         for cmd in [read, acknowledge] {
             self.pipeline.command(cmd, Retry::Never).await?;
@@ -162,9 +184,10 @@ impl Worker {
 
     /// Leaves the group, if nothing is pending for this worker.
     pub(super) async fn leave(&self) -> Result<(), Error> {
-        let keys = [&*self.keys.stream, &*self.keys.retry];
+        let keys = [&*self.member.keys.stream, &*self.member.keys.retry];
         let args = |cmd: &mut redis::Cmd| {
-            cmd.arg(self.keys.group.as_str()).arg(&self.consumer);
+            cmd.arg(self.member.keys.group.as_str())
+                .arg(&self.member.consumer);
         };
         self.pipeline
             .script(&scripts::LEAVE, &keys, args, Retry::Never)

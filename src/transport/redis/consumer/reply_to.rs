@@ -1,4 +1,4 @@
-//! Where the answer to an RPC request goes.
+//! The address of the reply to an RPC request.
 
 use std::borrow::Cow;
 
@@ -16,26 +16,26 @@ use crate::{
     },
 };
 
-/// What a request says about its reply. All of it was chosen by the requester.
+/// The fields of a request that say where its reply goes. All of them were chosen by the requester.
 #[derive(Debug, Clone)]
-pub(super) struct Address {
+pub(super) struct ReplyTo {
     reply_to: Bytes,
     correlation_id: Bytes,
     client: Option<Bytes>,
 }
 
-/// How an answer travels.
+/// The way of a reply.
 #[derive(Debug, PartialEq)]
-pub(super) enum Route {
-    /// It is stored on this stream.
+pub(super) enum ReplyRoute {
+    /// Stored on this stream.
     Store(String),
-    /// It is published on this channel.
+    /// Published on this channel.
     Publish(Bytes),
-    /// It cannot be sent.
+    /// Not sent: the address is none that a worker may use.
     Nowhere,
 }
 
-impl Address {
+impl ReplyTo {
     /// Of a request that could be read; `None` for anything but a request.
     pub(super) fn of(decoded: &mut Decoded) -> Option<Self> {
         Some(Self {
@@ -59,18 +59,18 @@ impl Address {
 
     /// The way of the answer. Only channels with an allowed prefix are published on: otherwise
     /// whoever can add a request could make workers publish anything anywhere.
-    pub(super) fn route(&self, keys: &Keys, allowed: &[Name]) -> Route {
+    pub(super) fn route(&self, keys: &Keys, allowed: &[Name]) -> ReplyRoute {
         if let Some(client) = &self.client {
             // Never a key of the requester's choice: a UUID, or nothing.
             return match Uuid::try_parse_ascii(client) {
-                Ok(client) => Route::Store(keys.replies(client)),
-                Err(_) => Route::Nowhere,
+                Ok(client) => ReplyRoute::Store(keys.replies(client)),
+                Err(_) => ReplyRoute::Nowhere,
             };
         }
         let starts_with = |prefix: &Name| self.reply_to.starts_with(prefix.as_bytes());
         match allowed.iter().any(starts_with) {
-            true => Route::Publish(self.reply_to.clone()),
-            false => Route::Nowhere,
+            true => ReplyRoute::Publish(self.reply_to.clone()),
+            false => ReplyRoute::Nowhere,
         }
     }
 
@@ -86,14 +86,14 @@ mod tests {
 
     use super::*;
 
-    fn route(fields: &[(&str, &str)]) -> Option<Route> {
+    fn route(fields: &[(&str, &str)]) -> Option<ReplyRoute> {
         let fields: Vec<_> = [("type", "rpc"), ("correlation_id", "1")]
             .iter()
             .chain(fields)
             .map(|(field, value)| (field.to_string().into(), value.to_string().into()))
             .collect();
         let keys = Keys::new(&"s".into(), &"g".into()).unwrap();
-        let address = Address::of_fields(&fields)?;
+        let address = ReplyTo::of_fields(&fields)?;
         Some(address.route(&keys, &["reply:".into()]))
     }
 
@@ -103,20 +103,20 @@ mod tests {
         assert_eq!(route(&[]), None, "no address");
         assert_eq!(
             route(&[("reply_to", "reply:1")]),
-            Some(Route::Publish("reply:1".into()))
+            Some(ReplyRoute::Publish("reply:1".into()))
         );
         assert_eq!(
             route(&[("reply_to", "orders.created")]),
-            Some(Route::Nowhere)
+            Some(ReplyRoute::Nowhere)
         );
-        assert_eq!(route(&[("reply_to", "")]), Some(Route::Nowhere));
+        assert_eq!(route(&[("reply_to", "")]), Some(ReplyRoute::Nowhere));
         assert_eq!(
             route(&[("reply_to", "reply:1"), ("~c", client)]),
-            Some(Route::Store(format!("{{s}}:rpc:{client}")))
+            Some(ReplyRoute::Store(format!("{{s}}:rpc:{client}")))
         );
         assert_eq!(
             route(&[("reply_to", "reply:1"), ("~c", "../x")]),
-            Some(Route::Nowhere)
+            Some(ReplyRoute::Nowhere)
         );
     }
 
@@ -140,12 +140,12 @@ mod tests {
         ) {
             let fields = fields.into_iter().map(|(field, value)| (field.into(), value));
             let fields: Vec<_> = [("type".into(), "rpc".into())].into_iter().chain(fields).collect();
-            if let Some(address) = Address::of_fields(&fields) {
+            if let Some(address) = ReplyTo::of_fields(&fields) {
                 let keys = Keys::new(&"s".into(), &"g".into()).unwrap();
                 match address.route(&keys, &["reply:".into()]) {
-                    Route::Nowhere => {}
-                    Route::Publish(channel) => prop_assert!(channel.starts_with(b"reply:")),
-                    Route::Store(key) => {
+                    ReplyRoute::Nowhere => {}
+                    ReplyRoute::Publish(channel) => prop_assert!(channel.starts_with(b"reply:")),
+                    ReplyRoute::Store(key) => {
                         let client = key.strip_prefix("{s}:rpc:").expect("a reply stream");
                         prop_assert_eq!(Uuid::try_parse(client).unwrap().to_string(), client);
                     }

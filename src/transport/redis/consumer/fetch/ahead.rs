@@ -6,8 +6,11 @@ use tokio::{
     time::{Instant, error::Elapsed},
 };
 
-use super::{super::entry::Entry, BlockingConnection, GRACE, Reader};
-use crate::{error::Error, transport::redis::response::Value};
+use super::{BlockingConnection, Fetch, GRACE};
+use crate::{
+    error::Error,
+    transport::redis::{entry::Entry, response::Value},
+};
 
 /// A read on its way, of as many deliveries as are asked for beyond those that have just come: the
 /// server works on it while these are parsed and handled.
@@ -18,7 +21,7 @@ pub(super) struct Ahead {
     answer: JoinHandle<(BlockingConnection, Result<RedisResult<Value>, Elapsed>)>,
 }
 
-impl Reader {
+impl Fetch {
     /// Reads on, where more than what has just come is asked for and nothing else is to be looked
     /// at first. It does not block, so it is soon answered.
     pub(super) fn read_ahead(&mut self, come: usize) {
@@ -26,15 +29,18 @@ impl Reader {
             return;
         }
         let busy = self.is_busy_otherwise();
-        let worker = &self.worker;
-        let demand = worker.inbox.demand().saturating_sub(come);
+        let parts = &self.parts;
+        let demand = parts.buffer.demand().saturating_sub(come);
         let count = demand.min(self.part());
-        let on = !busy && !worker.inbox.is_stopped();
+        let on = !busy && !parts.buffer.is_stopped();
         let Some(mut connection) = self.connection.take_if(|_| on && count > 0) else {
             return;
         };
-        let streams = [(&*worker.keys.stream, ">"), (&*worker.keys.retry, ">")];
-        let cmd = worker.reading(count, None, &streams);
+        let streams = [
+            (&*parts.member.keys.stream, ">"),
+            (&*parts.member.keys.retry, ">"),
+        ];
+        let cmd = parts.member.read_group(count, None, &streams);
         let asked = Instant::now();
         let answer = tokio::spawn(async move {
             let progress = connection.line.progress();
@@ -42,7 +48,7 @@ impl Reader {
             let answer = progress.watch(GRACE, GRACE, answer).await;
             (connection, answer)
         });
-        worker.reading.begin();
+        self.parts.reading.begin();
         self.ahead = Some(Ahead {
             asked,
             count,

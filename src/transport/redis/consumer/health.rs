@@ -1,0 +1,111 @@
+//! The time for which this consumer has renewed its leases without a break.
+
+use std::{sync::Mutex, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::sync::lock;
+
+/// The streak of renewals. Only a consumer that has renewed its own leases for a whole lease can tell
+/// that another one has not: after Redis was stopped every consumer looks silent.
+#[derive(Debug, Default)]
+pub(super) struct Health(Mutex<Option<Streak>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Streak {
+    first: Instant,
+    last: Instant,
+    /// Redis's clock at the last renewal.
+    reading: ClockReading,
+}
+
+/// A reading of Redis's clock, which was taken between two moments.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClockReading {
+    pub(super) asked: Instant,
+    pub(super) answered: Instant,
+    /// In milliseconds.
+    pub(super) on_server: i64,
+}
+
+impl Health {
+    /// Notes a renewal that has just succeeded, with the reading of Redis's clock that came with it.
+    ///
+    /// A renewal later than `max_between` begins the streak anew. So does a server's clock that has
+    /// gone forward by more than a `tick` beyond the monotonic clock: everything looks idle for as
+    /// long as that step was, until each holder has renewed once more. A step back makes nothing look
+    /// idle, so the streak goes on.
+    pub(super) fn renewed(&self, reading: ClockReading, max_between: Duration, tick: Duration) {
+        let now = Instant::now();
+        let mut streak = lock(&self.0);
+        let goes_on = |before: &Streak| {
+            let most = reading.answered.duration_since(before.reading.asked) + tick;
+            let passed = reading.on_server - before.reading.on_server;
+            now.duration_since(before.last) <= max_between && passed <= most.as_millis() as i64
+        };
+        let first = streak.filter(goes_on).map_or(now, |streak| streak.first);
+        *streak = Some(Streak {
+            first,
+            last: now,
+            reading,
+        });
+    }
+
+    /// Notes a renewal that has failed.
+    pub(super) fn failed(&self) {
+        *lock(&self.0) = None;
+    }
+
+    /// The time on Redis's clock until which the streak counts if no renewal follows.
+    pub(super) fn until(&self, max_between: Duration) -> Option<i64> {
+        let streak = *lock(&self.0);
+        Some(streak?.reading.on_server + max_between.as_millis() as i64)
+    }
+
+    /// The length of the streak; zero when the last renewal is longer ago than `max_between`.
+    pub(super) fn lasts(&self, max_between: Duration) -> Duration {
+        let streak = lock(&self.0);
+        match *streak {
+            Some(streak) if streak.last.elapsed() <= max_between => streak.first.elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(on_server: i64) -> ClockReading {
+        ClockReading {
+            asked: Instant::now(),
+            answered: Instant::now(),
+            on_server,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_renewal_that_waited_for_the_server_health_begins_anew() {
+        let (health, second) = (Health::default(), Duration::from_secs(1));
+        let renew = |on_server| health.renewed(reading(on_server), second, second / 10);
+        renew(0);
+        tokio::time::advance(second).await;
+        renew(1000);
+        assert_eq!(health.lasts(second), second);
+        tokio::time::advance(14 * second).await;
+        renew(15_000);
+        assert_eq!(health.lasts(second), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn health_begins_anew_when_the_servers_clock_steps_forward_and_not_when_it_steps_back() {
+        let (health, second) = (Health::default(), Duration::from_secs(1));
+        let renew = |on_server| health.renewed(reading(on_server), second, second / 10);
+        renew(0);
+        for (on_server, lasts) in [(1_000, 1), (2_100, 2), (3_300, 0), (4_300, 1), (-60_000, 2)] {
+            tokio::time::advance(second).await;
+            renew(on_server);
+            assert_eq!(health.lasts(second), lasts * second, "at {on_server}");
+        }
+    }
+}

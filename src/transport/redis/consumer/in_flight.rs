@@ -1,0 +1,316 @@
+//! The deliveries of this consumer that are running or settling: the one place that knows them.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use foldhash::HashMap;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    message::Lease,
+    sync::lock,
+    transport::redis::entry::{EntryId, Lane},
+};
+
+/// The key of a delivery.
+pub(super) type Key = (Lane, EntryId);
+
+/// The deliveries whose leases are renewed: each from its fetch until the server has confirmed its
+/// settlement.
+#[derive(Debug, Default)]
+pub(super) struct InFlightTable {
+    deliveries: Mutex<Deliveries>,
+    /// The number of verdicts that were given and are not confirmed yet.
+    settling: AtomicUsize,
+    /// Notified when the last of these is confirmed.
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Deliveries {
+    by_key: HashMap<Key, Entry>,
+    /// The number of those that are not settling.
+    running: usize,
+    tenures: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Tells this delivery from another one of the same entry, which was lost and fetched again.
+    tenure: u64,
+    lease: Lease,
+    renewed: Instant,
+    /// Set once its settlement is about to be sent. That the entry is not pending any more may be
+    /// this consumer's own doing then, so it is not reported as a lost lease.
+    settling: bool,
+}
+
+impl InFlightTable {
+    /// Adds deliveries that were fetched, or whose leases were renewed, by a command that was sent at
+    /// `at`. The guards come in the order of the keys.
+    pub(super) fn add(
+        self: &Arc<Self>,
+        keys: impl ExactSizeIterator<Item = Key>,
+        at: Instant,
+    ) -> Vec<InFlightGuard> {
+        let mut guards = Vec::with_capacity(keys.len());
+        let mut deliveries = self.lock();
+        for key in keys {
+            deliveries.tenures += 1;
+            let (tenure, lease) = (deliveries.tenures, Lease::new());
+            let entry = Entry {
+                tenure,
+                lease: lease.clone(),
+                renewed: at,
+                settling: false,
+            };
+            deliveries.running += 1;
+            if let Some(before) = deliveries.by_key.insert(key, entry) {
+                deliveries.running -= usize::from(!before.settling);
+            }
+            guards.push(InFlightGuard {
+                table: self.clone(),
+                key,
+                tenure,
+                lease,
+                verdict_given: false,
+                released: false,
+            });
+        }
+        guards
+    }
+
+    pub(super) fn contains(&self, key: Key) -> bool {
+        self.lock().by_key.contains_key(&key)
+    }
+
+    /// Whether there are deliveries that are not settling.
+    pub(super) fn has_running(&self) -> bool {
+        self.lock().running > 0
+    }
+
+    /// Marks deliveries as settling: their settlements are sent from now on.
+    pub(super) fn mark_settling<'a>(&self, guards: impl IntoIterator<Item = &'a InFlightGuard>) {
+        let mut deliveries = self.lock();
+        for guard in guards {
+            if let Some(entry) = deliveries.of(guard) {
+                let was_settling = std::mem::replace(&mut entry.settling, true);
+                deliveries.running -= usize::from(!was_settling);
+            }
+        }
+    }
+
+    /// Removes deliveries, as dropping their guards would, under one lock.
+    pub(super) fn release<'a>(&self, guards: impl IntoIterator<Item = &'a mut InFlightGuard>) {
+        let mut confirmed = 0;
+        let mut deliveries = self.lock();
+        for guard in guards {
+            guard.released = true;
+            confirmed += usize::from(guard.verdict_given);
+            deliveries.remove(guard);
+        }
+        drop(deliveries);
+        self.confirm(confirmed);
+    }
+
+    /// Waits until no verdict is on its way.
+    pub(super) async fn all_settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.settling.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// The deliveries of a lane that were not renewed for this long, the oldest entry first.
+    pub(super) fn older_than(&self, age: Duration, lane: Lane) -> Vec<EntryId> {
+        let now = Instant::now();
+        let is_due = |entry: &Entry| now.saturating_duration_since(entry.renewed) > age;
+        let mut old: Vec<_> = (self.lock().by_key.iter())
+            .filter(|((on, _), entry)| *on == lane && is_due(entry))
+            .map(|((_, id), _)| *id)
+            .collect();
+        old.sort_unstable();
+        old
+    }
+
+    /// Notes that deliveries were renewed by a command that was sent at `at`.
+    pub(super) fn renewed(&self, lane: Lane, ids: &[EntryId], at: Instant) {
+        let mut deliveries = self.lock();
+        for id in ids {
+            if let Some(entry) = deliveries.by_key.get_mut(&(lane, *id)) {
+                entry.renewed = at;
+            }
+        }
+    }
+
+    /// Removes a delivery that is not pending for this consumer any more. Returns its lease, to be
+    /// [lost](Lease::lose) once the loss is counted; `None` if it is not in the table, or is settling.
+    pub(super) fn lose(&self, key: Key) -> Option<Lease> {
+        let mut deliveries = self.lock();
+        let entry = deliveries.by_key.get(&key).filter(|it| !it.settling)?;
+        let lease = entry.lease.clone();
+        deliveries.by_key.remove(&key);
+        deliveries.running -= 1;
+        Some(lease)
+    }
+
+    fn confirm(&self, verdicts: usize) {
+        if verdicts > 0 && self.settling.fetch_sub(verdicts, Ordering::SeqCst) == verdicts {
+            self.settled.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Deliveries> {
+        // No code of users runs under the lock, so a panic cannot leave the map half changed.
+        lock(&self.deliveries)
+    }
+}
+
+impl Deliveries {
+    fn of(&mut self, guard: &InFlightGuard) -> Option<&mut Entry> {
+        let entry = self.by_key.get_mut(&guard.key)?;
+        (entry.tenure == guard.tenure).then_some(entry)
+    }
+
+    fn remove(&mut self, guard: &InFlightGuard) {
+        if let Some(entry) = self.of(guard) {
+            self.running -= usize::from(!entry.settling);
+            self.by_key.remove(&guard.key);
+        }
+    }
+}
+
+/// A delivery in the table. Its lease is renewed until the guard is dropped.
+pub(super) struct InFlightGuard {
+    table: Arc<InFlightTable>,
+    pub(super) key: Key,
+    tenure: u64,
+    pub(super) lease: Lease,
+    verdict_given: bool,
+    released: bool,
+}
+
+impl InFlightGuard {
+    /// Counts its verdict as given, until the guard is dropped or released.
+    pub(super) fn give_verdict(&mut self) {
+        if !std::mem::replace(&mut self.verdict_given, true) {
+            self.table.settling.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Removes a delivery whose settlement has found that another consumer has the entry. Returns
+    /// whether the loss was not known before.
+    pub(super) fn lose(&self) -> bool {
+        let is_news = !self.lease.is_lost();
+        if is_news {
+            self.table.lock().remove(self);
+        }
+        is_news
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        if !self.released {
+            let table = self.table.clone();
+            table.release([self]);
+        }
+    }
+}
+
+impl fmt::Debug for InFlightGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InFlightGuard").field(&self.key).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str) -> Key {
+        (Lane::Main, EntryId::parse(id.as_bytes()).unwrap())
+    }
+
+    fn add(table: &Arc<InFlightTable>, id: &str) -> InFlightGuard {
+        let guards = table.add([key(id)].into_iter(), Instant::now());
+        guards.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn a_loss_is_reported_once_and_not_for_a_delivery_that_is_settling() {
+        let table = Arc::default();
+        let (_running, settling) = (add(&table, "1-1"), add(&table, "1-2"));
+        table.mark_settling([&settling]);
+        assert!(table.lose(key("1-1")).is_some());
+        assert!(table.lose(key("1-1")).is_none(), "it is known");
+        assert!(table.lose(key("1-2")).is_none(), "it may be our own doing");
+        assert!(table.contains(key("1-2")));
+    }
+
+    #[test]
+    fn a_delivery_is_running_until_it_is_settling_or_removed() {
+        let table = Arc::default();
+        let first = add(&table, "1-1");
+        assert!(table.has_running());
+        table.mark_settling([&first]);
+        table.mark_settling([&first]);
+        assert!(!table.has_running());
+        let second = add(&table, "1-2");
+        drop(first);
+        assert!(table.has_running() && !table.contains(key("1-1")));
+        drop(second);
+        assert!(!table.has_running());
+    }
+
+    #[test]
+    fn a_guard_of_a_lost_delivery_leaves_the_one_that_was_fetched_after_it() {
+        let table = Arc::default();
+        let lost = add(&table, "1-1");
+        table.lose(key("1-1")).unwrap().lose();
+        let again = add(&table, "1-1");
+        table.mark_settling([&lost]);
+        assert!(table.has_running(), "the verdict was another delivery's");
+        drop(lost);
+        assert!(table.contains(key("1-1")));
+        drop(again);
+        assert!(!table.contains(key("1-1")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_is_settled_once_the_guards_of_all_verdicts_are_released() {
+        let table = Arc::default();
+        let (mut first, mut second) = (add(&table, "1-1"), add(&table, "1-2"));
+        first.give_verdict();
+        second.give_verdict();
+        second.give_verdict();
+        table.release([&mut first]);
+        let wait = Duration::from_secs(1);
+        let settled = tokio::time::timeout(wait, table.all_settled()).await;
+        settled.expect_err("one is on its way");
+        drop(second);
+        table.all_settled().await;
+    }
+
+    #[test]
+    fn only_old_deliveries_of_the_lane_are_due_for_renewal() {
+        let table = Arc::<InFlightTable>::default();
+        let long_ago = Instant::now() - Duration::from_secs(5);
+        let id = key("1-1").1;
+        let _guards = table.add([(Lane::Main, id)].into_iter(), long_ago);
+        let old = |lane| table.older_than(Duration::from_secs(3), lane);
+        assert_eq!(old(Lane::Main), [id]);
+        assert_eq!(old(Lane::Retry), []);
+        table.renewed(Lane::Main, &[id], Instant::now());
+        assert_eq!(old(Lane::Main), []);
+    }
+}

@@ -1,0 +1,53 @@
+//! The state of a consumer, as its loops show it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{health::Health, member::Member};
+use crate::transport::{
+    ConnectionState,
+    redis::{
+        pipeline::Pipeline,
+        state::{Beat, Heart},
+    },
+};
+
+pub(super) struct State {
+    pub(super) member: Arc<Member>,
+    pub(super) pipeline: Pipeline,
+    pub(super) health: Arc<Health>,
+    /// Whether tasks and requests are read, so that leases are renewed.
+    pub(super) reads: bool,
+    /// The heartbeat of the fetch.
+    pub(super) reading: Arc<Beat>,
+    /// Whether the subscriptions to events are lost.
+    pub(super) subscription_lost: AtomicBool,
+    pub(super) closed: CancellationToken,
+}
+
+impl Heart for State {
+    fn state(&self) -> Option<ConnectionState> {
+        if self.closed.is_cancelled() {
+            return None;
+        }
+        let pipeline = self.pipeline.state();
+        if pipeline > ConnectionState::Lagging {
+            return Some(pipeline);
+        }
+        if self.subscription_lost.load(Ordering::Relaxed) || self.reading.is_failing() {
+            return Some(ConnectionState::Reconnecting);
+        }
+        let max_between = self.member.max_between_renewals();
+        let renews = !self.reads || !self.health.lasts(max_between).is_zero();
+        // A read blocks for an interval before it comes round.
+        let late = self.reading.is_late(max_between + self.member.interval());
+        Some(match renews && !late {
+            true => ConnectionState::Connected,
+            false => ConnectionState::Lagging,
+        })
+    }
+}

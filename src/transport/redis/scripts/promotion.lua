@@ -1,0 +1,27 @@
+-- Moves messages whose time has come to a stream, at most `most`. It ends behind the one that reaches
+-- `most_bytes`, so it moves at least one. Returns: {moved, lost, ms until the next is due (-1 = none)}.
+local function promote(due_key, bodies, stream, most, most_bytes)
+  local now = clock()
+  local due = redis.call('ZRANGEBYSCORE', due_key, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
+  local moved, lost, room = 0, 0, most_bytes
+  -- Fewer values than one call takes from Lua. Entries that this library has put here have fewer.
+  local MOST = 7000
+  for _, member in ipairs(due) do
+    if room <= 0 then break end
+    local body = redis.call('HGET', bodies, member) or ''
+    room = room - #body
+    -- One body that cannot be read does not hold up the others.
+    local fields = unpacked(body)
+    if fields and #fields > 0 and #fields <= MOST then
+      redis.call('XADD', stream, '*', unpack(fields))
+      moved = moved + 1
+    else
+      lost = lost + 1
+    end
+    redis.call('ZREM', due_key, member)
+    redis.call('HDEL', bodies, member)
+  end
+  local first = redis.call('ZRANGE', due_key, 0, 0, 'WITHSCORES')
+  if not first[2] then return { moved, lost, -1 } end
+  return { moved, lost, math.max(0, math.floor(first[2] - now)) }
+end
