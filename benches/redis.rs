@@ -4,6 +4,7 @@
 //! cargo bench --bench redis                                # every workload
 //! cargo bench --bench redis -- --quick                     # the same within a minute
 //! cargo bench --bench redis -- --workload task-64 --rounds 9 --json task.json
+//! cargo bench --bench redis -- --in-flight 4096 --handler nothing
 //! cargo bench --bench redis -- --workload drain --ours-only  # for a profiler
 //! cargo bench --bench redis -- --rate 20000                # sent at a fixed rate, whatever comes back
 //! cargo bench --bench redis -- --workload task-64 --rates 5000,20000,50000,100000 --plot latency.svg
@@ -17,10 +18,14 @@
 //!
 //! ```text
 //! --payload <bytes>     7 unless set
-//! --in-flight <n>       what the worker may have in flight: 4096; raw, it also bounds COUNT
+//! --in-flight <n>       what the worker may have in flight: 64, the default of applications; raw, it
+//!                       also bounds COUNT. The second set of figures is for 4096
+//! --handler <which>     wait-once, unless set: each handler waits once for a spawned task, on both
+//!                       sides; or nothing: they do nothing
 //! --routes <n>          names that are sent to in turn
 //! --streams <n>         streams that are sent to in turn, and all served by the worker
 //! --processes <1 to 4>  the worker in so many processes of its own; for tasks and drains
+//! --delay-us <n>        a network with such a round trip, by a proxy; its CPU time counts as the client's
 //! --senders <n>         senders, or requests in flight, in place of the workloads' own
 //! --backlog <n>         what a drain finds
 //! --json <file>         where the figures go beside the table
@@ -50,6 +55,8 @@ mod args;
 mod clock;
 #[path = "redis/curves.rs"]
 mod curves;
+#[path = "redis/delay.rs"]
+mod delay;
 #[path = "redis/distant.rs"]
 mod distant;
 #[path = "redis/figures.rs"]
@@ -150,6 +157,14 @@ async fn all() {
         ],
         vec!["--curves", &curves],
         vec!["--soak", "1000", "--aof"],
+        vec![
+            "--workload",
+            "drain",
+            "--handler",
+            "nothing",
+            "--delay-us",
+            "500",
+        ],
         vec!["--shutdown"],
         vec!["--idle"],
     ] {
@@ -164,7 +179,11 @@ async fn all() {
 }
 
 async fn run(args: Args) {
-    let probe = Probe::start(args.setup.aof).await;
+    let mut probe = Probe::start(args.setup.aof).await;
+    if args.setup.delay_us > 0 {
+        let round_trip = Duration::from_micros(args.setup.delay_us as u64);
+        probe.lead_through(delay::start(probe.server.port(), round_trip));
+    }
     let scene = Scene::of(&probe, args.setup, args.measured).await;
     scene.print();
     match &args.mode {

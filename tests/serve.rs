@@ -517,3 +517,32 @@ async fn the_reason_of_a_discarded_message_is_logged() {
     let failure = || Failure::discard().because("cancelled");
     assert_words(&warned(failure).await, &["cancelled"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_its_thread_delays_no_neighbour() {
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let app = service_fn(move |message: Message| {
+        let blocked = blocked.clone();
+        async move {
+            if message.payload() == "blocks" {
+                let _ = blocked.lock().unwrap().recv();
+            }
+            ok(message).await
+        }
+    });
+    for _ in 0..20 {
+        let mut test = Test::start(settings(8), app.clone());
+        test.deliver(Message::task("a", "blocks"));
+        for _ in 0..4 {
+            test.deliver(task());
+        }
+        for _ in 0..4 {
+            assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+        }
+        unblock.send(()).unwrap();
+        assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+        drop(test.stop.take());
+        test.ended().await.unwrap();
+    }
+}

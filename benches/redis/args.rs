@@ -60,9 +60,11 @@ impl Args {
                 "--rounds" => args.rounds = number(&value()?)?,
                 "--payload" => args.setup.payload = number(&value()?)?,
                 "--in-flight" => args.setup.max_in_flight = number(&value()?)?,
+                "--handler" => args.setup.handlers_wait = waits(&value()?)?,
                 "--routes" => args.setup.routes = number(&value()?)?,
                 "--streams" => args.setup.streams = number(&value()?)?,
                 "--processes" => args.setup.processes = number(&value()?)?,
+                "--delay-us" => args.setup.delay_us = number(&value()?)?,
                 "--senders" => args.senders = Some(number(&value()?)?),
                 "--backlog" => args.backlog = Some(number(&value()?)?),
                 "--rate" => args.rates = vec![number(&value()?)?],
@@ -190,6 +192,16 @@ fn named(name: &str) -> Result<Workload, String> {
         let names = workload::ALL.map(|known| known.name).join(", ");
         format!("no workload is named {name}; there are {names}")
     })
+}
+
+fn waits(word: &str) -> Result<bool, String> {
+    match word {
+        "wait-once" => Ok(true),
+        "nothing" => Ok(false),
+        _ => Err(format!(
+            "no handler is named {word}; there are wait-once, nothing"
+        )),
+    }
 }
 
 fn number(word: &str) -> Result<usize, String> {

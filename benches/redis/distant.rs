@@ -25,7 +25,7 @@ use crate::{
 pub(crate) const WORKER: &str = "--worker";
 
 pub(crate) async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
-    let url = probe.server.url();
+    let url = probe.url().to_owned();
     let setup = &job.setup;
     let mut handler = Handler::Single;
     let mut sent = false;
@@ -125,7 +125,7 @@ pub(crate) async fn work(order: &str) {
     }
     match order.side {
         Side::Raw => tokio::select! {
-            () = reader.handle(usize::MAX, |_| {}) => {}
+            () = reader.handle(order.handler, usize::MAX, |_| {}) => {}
             _ = told() => {}
         },
         Side::Ours => {

@@ -83,7 +83,7 @@ async fn ours(
     rest: Duration,
     arrivals: Arrivals,
 ) -> Idle {
-    let url = probe.server.url();
+    let url = probe.url().to_owned();
     let mut crowd = Vec::new();
     for _ in 0..workers {
         crowd.push(Worker::with(&url, setup, Handler::Single, arrivals.clone()).await);
@@ -107,14 +107,14 @@ async fn raw(
     rest: Duration,
     arrivals: Arrivals,
 ) -> Idle {
-    let url = probe.server.url();
+    let url = probe.url().to_owned();
     let mut crowd = tokio::task::JoinSet::new();
     for _ in 0..workers {
         let mut reader = Reader::connect(&url, setup).await;
         let arrivals = arrivals.clone();
         crowd.spawn(async move {
             let mark = |payload: &[u8]| arrivals.mark(setup::number(payload));
-            reader.handle(usize::MAX, mark).await;
+            reader.handle(Handler::Single, usize::MAX, mark).await;
         });
     }
     let adds = Adds::connect(probe, setup).await;

@@ -21,6 +21,7 @@ pub(crate) type Commands = BTreeMap<String, u64>;
 #[derive(Debug)]
 pub(crate) struct Probe {
     pub(crate) server: RedisServer,
+    url: String,
     connection: MultiplexedConnection,
     /// How often it has asked about groups.
     polls: AtomicU64,
@@ -35,9 +36,20 @@ impl Probe {
         let server = RedisServer::with(options).await;
         Self {
             connection: server.connection().await,
+            url: server.url(),
             server,
             polls: AtomicU64::new(0),
         }
+    }
+
+    /// Has senders and workers connect to this port, while the probe itself still asks the server.
+    pub(crate) fn lead_through(&mut self, port: u16) {
+        self.url = format!("redis://127.0.0.1:{port}/");
+    }
+
+    /// Where senders and workers connect to.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(crate) async fn query<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {

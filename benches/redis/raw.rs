@@ -1,14 +1,15 @@
 //! The baseline: each workload by hand with bare redis-rs, for this purpose and no other.
 //!
 //! It has what a careful author would give it: one multiplexed connection for all senders, another
-//! for the one reader, `COUNT 256`, answers read as raw values, one `XACK` per read, the replies of
-//! a read in the same pipeline as its `XACK`, one shared reply subscription. It has nothing that
+//! for the one reader, a `COUNT` of what may be in flight (256 at most), answers read as raw values,
+//! the handlers of a read side by side, one `XACK` per read, the replies of a read in the same
+//! pipeline as its `XACK`, one shared reply subscription. It has nothing that
 //! only a framework needs: no names to route by, no redelivery, no leases, no reconnecting, no
 //! back-pressure, no shutdown.
 
 use std::hint::black_box;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::join_all};
 use redis::Value;
 use tokio::task::JoinHandle;
 
@@ -20,7 +21,7 @@ use crate::{
     raw_rpc,
     raw_stream::{Adds, Reader, connect, preload, subscribe},
     setup,
-    workload::{Job, Round, Work, concurrently},
+    workload::{Handler, Job, Round, Work, concurrently},
 };
 
 pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
@@ -30,7 +31,7 @@ pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
             None => task(probe, job, senders).await,
         },
         Work::EnqueueAll { in_flight } => enqueue(probe, job, in_flight).await,
-        Work::Drain { .. } => drain(probe, job).await,
+        Work::Drain { handler } => drain(probe, job, handler).await,
         Work::Event { senders } => event(probe, job, senders).await,
         Work::Rpc { in_flight, .. } => raw_rpc::round(probe, job, in_flight).await,
     }
@@ -38,10 +39,10 @@ pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
 
 async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
     let adds = Adds::connect(probe, &job.setup).await;
-    let mut reader = Reader::connect(&probe.server.url(), &job.setup).await;
+    let mut reader = Reader::connect(probe.url(), &job.setup).await;
     let count = job.count;
     let clock = Clock::start(probe, &[]).await;
-    let worker = tokio::spawn(async move { reader.handle(count, |_| {}).await });
+    let worker = tokio::spawn(async move { reader.handle(Handler::Single, count, |_| {}).await });
     send(adds, senders, count).await;
     worker.await.expect("the worker ends well");
     clock.stop(count, Vec::new()).await
@@ -49,14 +50,14 @@ async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
 
 async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
     let adds = Adds::connect(probe, &job.setup).await;
-    let mut reader = Reader::connect(&probe.server.url(), &job.setup).await;
+    let mut reader = Reader::connect(probe.url(), &job.setup).await;
     let (count, setup) = (job.count, job.setup);
     let arrivals = Arrivals::new(count);
     let seen = arrivals.clone();
     let clock = Clock::start(probe, &[]).await;
     let worker = tokio::spawn(async move {
         let mark = |payload: &[u8]| seen.mark(setup::number(payload));
-        reader.handle(count, mark).await;
+        reader.handle(Handler::Single, count, mark).await;
     });
     let latencies = open::paced(rate, &arrivals, move |message| {
         adds.clone().send(message, setup.numbered(message))
@@ -73,12 +74,12 @@ async fn enqueue(probe: &Probe, job: &Job, in_flight: usize) -> Round {
     clock.stop(job.count, Vec::new()).await
 }
 
-async fn drain(probe: &Probe, job: &Job) -> Round {
+async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
     preload(probe, &job.setup, job.count).await;
-    let mut reader = Reader::connect(&probe.server.url(), &job.setup).await;
+    let mut reader = Reader::connect(probe.url(), &job.setup).await;
     let count = job.count;
     let clock = Clock::start(probe, &[]).await;
-    tokio::spawn(async move { reader.handle(count, |_| {}).await })
+    tokio::spawn(async move { reader.handle(handler, count, |_| {}).await })
         .await
         .expect("the worker ends well");
     clock.stop(count, Vec::new()).await
@@ -95,13 +96,19 @@ pub(crate) async fn send(adds: Adds, senders: usize, count: usize) {
 
 async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
     let subscription = subscribe(probe, NAME).await;
-    let connection = connect(&probe.server.url()).await;
-    let (count, payload) = (job.count, job.setup.payload());
+    let connection = connect(probe.url()).await;
+    let (count, setup, payload) = (job.count, job.setup, job.setup.payload());
     let clock = Clock::start(probe, &[]).await;
     let subscriber: JoinHandle<()> = tokio::spawn(async move {
-        let mut events = subscription.into_on_message().take(count);
-        while let Some(event) = events.next().await {
-            black_box(event.get_payload_bytes());
+        let events = subscription.into_on_message().take(count);
+        let mut events = events.ready_chunks(setup.raw_batch());
+        while let Some(events) = events.next().await {
+            if setup.handlers_wait {
+                join_all(events.iter().map(|_| setup.wait())).await;
+            }
+            for event in &events {
+                black_box(event.get_payload_bytes());
+            }
         }
     });
     concurrently(senders, count, move |_| {

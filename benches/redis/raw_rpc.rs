@@ -10,7 +10,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::join_all};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -52,7 +52,7 @@ pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
         waiting,
         reply_to: reply_to.into(),
     };
-    let reader = Reader::connect(&probe.server.url(), &job.setup).await;
+    let reader = Reader::connect(probe.url(), &job.setup).await;
     let clock = Clock::start(probe, &[]).await;
     let worker = tokio::spawn(answer(reader, count));
     let latencies = match job.rate {
@@ -124,6 +124,9 @@ async fn answer(mut reader: Reader, count: usize) {
     let mut done = 0;
     while done < count {
         let read = reader.read().await;
+        if reader.setup.handlers_wait {
+            join_all(read.iter().map(|_| reader.setup.wait())).await;
+        }
         let mut pipeline = redis::pipe();
         for entry in &read {
             let envelope = Envelope {

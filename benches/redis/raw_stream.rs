@@ -4,12 +4,13 @@ use std::{hint::black_box, sync::Arc};
 
 use bytes::Bytes;
 use campanile::Name;
+use futures_util::future::join_all;
 use redis::{
     AsyncConnectionConfig, Cmd, Value,
     aio::{MultiplexedConnection, PubSub},
 };
 
-use crate::{GROUP, probe::Probe, setup::Setup};
+use crate::{GROUP, probe::Probe, setup::Setup, workload::Handler};
 
 pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
@@ -21,7 +22,7 @@ pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
 }
 
 pub(crate) async fn subscribe(probe: &Probe, channel: &str) -> PubSub {
-    let client = probe.server.client();
+    let client = redis::Client::open(probe.url()).expect("the URL is valid");
     let mut subscription = client.get_async_pubsub().await.expect("a subscription");
     subscription.subscribe(channel).await.expect("SUBSCRIBE");
     subscription
@@ -38,7 +39,7 @@ pub(crate) struct Adds {
 impl Adds {
     pub(crate) async fn connect(probe: &Probe, setup: &Setup) -> Self {
         Self {
-            connection: connect(&probe.server.url()).await,
+            connection: connect(probe.url()).await,
             to: Arc::new((setup.streams().collect(), setup.names().collect())),
             payload: setup.payload(),
         }
@@ -91,6 +92,7 @@ pub(crate) async fn preload(probe: &Probe, setup: &Setup, count: usize) {
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) connection: MultiplexedConnection,
+    pub(crate) setup: Setup,
     streams: Vec<String>,
     read: Cmd,
 }
@@ -107,18 +109,40 @@ impl Reader {
         read.arg(vec![">"; streams.len()]);
         Self {
             connection: connect(url).await,
+            setup: *setup,
             streams,
             read,
         }
     }
 
-    /// Reads and acknowledges `count` entries.
-    pub(crate) async fn handle(&mut self, count: usize, on_payload: impl Fn(&[u8])) {
+    /// Reads and acknowledges `count` entries. The handlers of one read run side by side; those that
+    /// do not wait, one after the other.
+    pub(crate) async fn handle(
+        &mut self,
+        handler: Handler,
+        count: usize,
+        on_payload: impl Fn(&[u8]),
+    ) {
+        let setup = self.setup;
         let mut done = 0;
         while done < count {
             let read = self.read().await;
-            for entry in &read {
-                on_payload(black_box(entry.payload()));
+            let handled = |entry: &Entry| on_payload(black_box(entry.payload()));
+            match handler {
+                Handler::Single if setup.handlers_wait => {
+                    join_all(read.iter().map(async |entry| {
+                        setup.wait().await;
+                        handled(entry);
+                    }))
+                    .await;
+                }
+                Handler::Single => read.iter().for_each(handled),
+                Handler::Batch => {
+                    if !read.is_empty() {
+                        setup.wait().await;
+                    }
+                    read.iter().for_each(handled);
+                }
             }
             done += self.acknowledge(&read, redis::pipe()).await;
         }

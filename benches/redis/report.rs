@@ -50,9 +50,19 @@ impl Scene {
             "server:  Redis {} beside the bench, {persistence}",
             self.redis_version
         );
+        if setup.delay_us > 0 {
+            println!(
+                "network: a proxy that adds a round trip of {} µs",
+                setup.delay_us
+            );
+        }
         println!("process: {worker}, a runtime of 2 threads each");
+        let handlers = match setup.handlers_wait {
+            true => "handlers that wait once",
+            false => "handlers that do nothing",
+        };
         println!(
-            "setup:   payloads of {} bytes, {} in flight, {} routes, {} streams\n",
+            "setup:   payloads of {} bytes, {} in flight, {} routes, {} streams, {handlers}\n",
             setup.payload, setup.max_in_flight, setup.routes, setup.streams
         );
         if !self.measured {

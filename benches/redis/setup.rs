@@ -16,10 +16,14 @@ pub(crate) struct Setup {
     pub(crate) payload: usize,
     /// What a worker may have in flight.
     pub(crate) max_in_flight: usize,
+    /// Whether handlers wait once, or do nothing; on both sides.
+    pub(crate) handlers_wait: bool,
     pub(crate) routes: usize,
     pub(crate) streams: usize,
     /// How many child processes have the worker; none, where this one has it.
     pub(crate) processes: usize,
+    /// The round trip of the network that a proxy adds, in microseconds.
+    pub(crate) delay_us: usize,
     /// Whether the server writes an append-only file.
     pub(crate) aof: bool,
 }
@@ -28,11 +32,13 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             payload: PAYLOAD.len(),
-            // Where more does not make it faster any more.
-            max_in_flight: 4096,
+            // The default of `Settings`.
+            max_in_flight: 64,
+            handlers_wait: true,
             routes: 1,
             streams: 1,
             processes: 0,
+            delay_us: 0,
             aof: false,
         }
     }
@@ -58,6 +64,14 @@ impl Setup {
 
     pub(crate) fn names(&self) -> impl Iterator<Item = Name> + use<> {
         numbered(NAME, self.routes).map(Name::from)
+    }
+
+    /// Waits once for another task, as a handler does that asks a database; or not at all.
+    pub(crate) async fn wait(&self) {
+        if self.handlers_wait {
+            let task = tokio::spawn(async {});
+            task.await.expect("a task that does nothing");
+        }
     }
 
     /// The most that the raw loop asks for at once: 256, or what the worker may have in flight, or

@@ -105,20 +105,47 @@ impl Worker {
 }
 
 fn app(setup: &Setup, handler: Handler, listens: bool) -> Router<Seen> {
-    let mut app = Router::new().task(NUMBERED, on_numbered);
+    let setup = *setup;
+    let mut app = Router::new().task(
+        NUMBERED,
+        async move |State(seen): State<Seen>, payload: Bytes| {
+            setup.wait().await;
+            seen.arrivals.mark(number(&payload));
+        },
+    );
     if listens {
-        app = app.event(NAME, on_event).event(WARM, on_warm);
+        app = app.event(
+            NAME,
+            async move |State(seen): State<Seen>, payload: Bytes| {
+                setup.wait().await;
+                black_box(payload);
+                seen.events.fetch_add(1, Ordering::Relaxed);
+            },
+        );
+        app = app.event(WARM, async |State(seen): State<Seen>| {
+            seen.warm.fetch_add(1, Ordering::Relaxed);
+        });
     }
     for name in setup.names() {
         app = match handler {
-            Handler::Single => app.task(name.clone(), on_task),
+            Handler::Single => app.task(name.clone(), async move |payload: Bytes| {
+                setup.wait().await;
+                black_box(payload);
+            }),
             Handler::Batch => {
+                let on_batch = async move |payloads: Vec<Bytes>| {
+                    setup.wait().await;
+                    black_box(payloads);
+                };
                 // A batch cannot be larger than what may be in flight.
                 let batch = Batch::new(on_batch).size(256.min(setup.max_in_flight));
                 app.task(name.clone(), batch)
             }
         };
-        app = app.rpc(name, on_request);
+        app = app.rpc(name, async move |payload: Bytes| {
+            setup.wait().await;
+            payload
+        });
     }
     app.layer(MapRequestLayer::new(|message: Message| message))
 }
@@ -176,29 +203,4 @@ impl Seen {
             arrivals,
         }
     }
-}
-
-async fn on_task(payload: Bytes) {
-    black_box(payload);
-}
-
-async fn on_batch(payloads: Vec<Bytes>) {
-    black_box(payloads);
-}
-
-async fn on_numbered(State(seen): State<Seen>, payload: Bytes) {
-    seen.arrivals.mark(number(&payload));
-}
-
-async fn on_event(State(seen): State<Seen>, payload: Bytes) {
-    black_box(payload);
-    seen.events.fetch_add(1, Ordering::Relaxed);
-}
-
-async fn on_warm(State(seen): State<Seen>) {
-    seen.warm.fetch_add(1, Ordering::Relaxed);
-}
-
-async fn on_request(payload: Bytes) -> Bytes {
-    payload
 }

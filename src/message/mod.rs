@@ -259,9 +259,6 @@ pub struct Parts {
     /// The worker's hold on the delivery, where it is one.
     pub lease: Option<Lease>,
     pub(crate) matched: Option<MatchedRoute>,
-    // Set by `serve`: the source made one delivery for each subscription that matched, so a router
-    // must not match the event against its other subscriptions once more.
-    pub(crate) delivered: bool,
 }
 
 impl Parts {
@@ -285,7 +282,6 @@ impl Parts {
             extensions: Extensions::new(),
             lease: None,
             matched: None,
-            delivered: false,
         }
     }
 

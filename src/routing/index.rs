@@ -25,6 +25,13 @@ pub struct RouteInfo {
     pub is_pattern: bool,
 }
 
+/// Marks an event that a source delivered: the source makes one delivery for each subscription that
+/// matches, so a router must not match the event against its other subscriptions once more.
+///
+/// It is an extension of the message, so that layers around the router pass it on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FromSubscription;
+
 /// All routes by kind and name. A route is known by its index, its place in `routes`.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -121,8 +128,13 @@ impl Resolver {
 
     /// One lookup by kind and name.
     fn resolve(&self, message: &mut Message) -> Resolved {
-        if message.kind() == Kind::Event && !self.index.patterns.is_empty() {
-            return self.resolve_event(message);
+        if message.kind() == Kind::Event {
+            // Only this router's own subscriptions were matched, not those of a router behind it.
+            let extensions = &mut message.parts_mut().extensions;
+            let delivered = extensions.remove::<FromSubscription>().is_some();
+            if !self.index.patterns.is_empty() {
+                return self.resolve_event(message, delivered);
+            }
         }
         let exact = self.index.exact(message);
         Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
@@ -130,9 +142,7 @@ impl Resolver {
 
     /// A source delivers an event once for each subscription that matches, and says which one it
     /// was. An event that comes from anywhere else has to be matched here.
-    fn resolve_event(&self, message: &mut Message) -> Resolved {
-        // Only this router's own subscriptions were matched, not those of a router behind it.
-        let delivered = std::mem::take(&mut message.parts_mut().delivered);
+    fn resolve_event(&self, message: &Message, delivered: bool) -> Resolved {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();
         if let Some(&route) = subscribed.and_then(|pattern| patterns.get(pattern)) {
@@ -211,7 +221,7 @@ mod tests {
     fn delivered(pattern: Option<&str>) -> Message {
         let mut message = Message::event("a.b", "");
         message.parts_mut().pattern = pattern.map(Name::from);
-        message.parts_mut().delivered = true;
+        message.parts_mut().extensions.insert(FromSubscription);
         message
     }
 
@@ -233,6 +243,10 @@ mod tests {
         let inner = resolver(&[("a.b", false), ("a*", true)]);
         let mut message = delivered(None);
         assert_eq!(resolved(&outer, &mut message), [0]);
+        assert_eq!(resolved(&inner, &mut message), [0, 1]);
+        let without_patterns = self::resolver(&[("a.b", false)]);
+        let mut message = delivered(None);
+        assert_eq!(resolved(&without_patterns, &mut message), [0]);
         assert_eq!(resolved(&inner, &mut message), [0, 1]);
         // The outer one's pattern is not the inner one's.
         assert_eq!(resolved(&inner, &mut delivered(Some("?.b"))), [0]);

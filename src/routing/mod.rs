@@ -7,5 +7,6 @@ mod router;
 mod service;
 mod tree;
 
+pub(crate) use self::index::FromSubscription;
 pub use self::{fan_out::FanOutError, index::RouteInfo, router::Router, service::RouterService};
 pub use crate::handler::Route;

@@ -49,7 +49,7 @@
 //! # Panics
 //! A panic of a handler or a layer is a failed delivery; it is logged, and nothing else notices.
 
-mod crew;
+mod in_flight;
 mod policy;
 mod signals;
 mod worker;

@@ -14,13 +14,14 @@ use tower::{Service, ServiceExt};
 
 use super::{
     Stop,
-    crew::{Crew, Ending, Job},
+    in_flight::{Handle, InFlight, InFlightGuard},
     policy::{Outcome, Policy},
 };
 use crate::{
     error::{BoxError, Error, ErrorKind},
     message::{Kind, Message, MessageId, Name, Shown},
     reply::Reply,
+    routing::FromSubscription,
     sync::Clock,
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
@@ -29,13 +30,16 @@ use crate::{
 const MAX_LOGGED: usize = 2048;
 /// A worker with all slots taken, in which no handler has ended for this long, is reported.
 const STALLED: Duration = Duration::from_secs(5);
+/// How long deliveries may wait for their tasks: then a handler is taken to block its thread. A
+/// shorter timer would be felt.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// What the loop owns.
 pub(super) struct Worker<Src: Source, S> {
     source: Src,
     app: S,
     policy: Policy,
-    crew: Crew<Task<S, Src::Settle>>,
+    in_flight: InFlight<Work<S, Src::Settle>>,
 }
 
 /// Why the loop ended.
@@ -58,20 +62,11 @@ where
             source,
             app,
             policy,
-            crew: Crew::new(),
+            in_flight: InFlight::new(),
         }
     }
 
-    pub(super) async fn run(self, stop: Stop, deadline: Duration) -> Result<(), Error> {
-        let relief = self.crew.relief();
-        tokio::select! {
-            biased;
-            ended = self.serve_to_the_end(stop, deadline) => ended,
-            never = relief => match never {},
-        }
-    }
-
-    async fn serve_to_the_end(mut self, mut stop: Stop, deadline: Duration) -> Result<(), Error> {
+    pub(super) async fn run(mut self, mut stop: Stop, deadline: Duration) -> Result<(), Error> {
         let broken = match self.serve(&mut stop).await {
             Ended::ByForce => return self.end_by_force().await,
             Ended::Gracefully => None,
@@ -99,30 +94,44 @@ where
 
     /// Runs until it is told to end.
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
-        let most = self.source.settings().max_in_flight;
-        let most_bytes = self.source.settings().max_in_flight_bytes;
+        let max = self.source.settings().max_in_flight;
+        let max_bytes = self.source.settings().max_in_flight_bytes;
         // Not all at once: while one half is handled and acknowledged, the other is fetched.
-        let batch = most.div_ceil(2).max(16);
+        let batch = max.div_ceil(2).max(16);
         // Since when all slots are taken, and the timer that reports it once.
         let mut full_since = None;
         let mut clock = Clock::new(STALLED);
+        // When the newest deliveries were handed to their tasks, and the timer for those that have
+        // not started since.
+        let mut started = Instant::now();
+        let mut patience = Clock::new(Duration::ZERO);
         loop {
-            self.collect(most).await;
-            let free = most - self.crew.busy();
+            self.let_end(max).await;
+            // A handler's panic is a failed delivery, so this one is a settlement's.
+            while let Some(error) = self.in_flight.next_panic() {
+                tracing::error!(%error, "the task of a delivery failed");
+            }
+            let free = max - self.in_flight.deliveries();
             if free > 0 {
                 full_since = None;
             }
-            if free == 0 || self.crew.bytes() >= most_bytes {
+            if free == 0 || self.in_flight.bytes() >= max_bytes {
                 let (since, reported) = *full_since.get_or_insert((Instant::now(), false));
                 let report = free == 0 && !reported;
                 tokio::select! {
                     biased;
                     () = &mut stop.forced => return Ended::ByForce,
                     () = &mut stop.graceful => return Ended::Gracefully,
-                    () = self.crew.ended() => {}
+                    () = self.in_flight.ended() => {}
+                    () = poll_fn(|cx| patience.poll_until(cx, started + PATIENCE)),
+                        if self.in_flight.is_starting() =>
+                    {
+                        started = Instant::now();
+                        self.in_flight.start_beside();
+                    }
                     () = poll_fn(|cx| clock.poll_until(cx, since + STALLED)), if report => {
                         full_since = Some((since, true));
-                        self.report_stall(most);
+                        self.report_stall(max);
                     }
                 }
                 continue;
@@ -144,35 +153,36 @@ where
             drop(gate);
             // While there is room enough, what ends need not wake the loop: it is accounted for with
             // the next delivery.
-            let roomy = free >= most.div_ceil(2) && self.crew.bytes() < most_bytes / 2;
+            let roomy = free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
             tokio::select! {
                 biased;
                 () = &mut stop.forced => return Ended::ByForce,
                 () = &mut stop.graceful => return Ended::Gracefully,
                 deliveries = self.source.next(free.min(batch)) => match deliveries {
                     Ok(deliveries) => {
-                        let jobs = deliveries.into_iter();
-                        self.crew.start(jobs.map(|it| job(&self.app, self.policy, it)));
+                        let work = |delivery| Work::new(&self.app, self.policy, delivery);
+                        self.in_flight.start(deliveries.into_iter().map(work));
+                        started = Instant::now();
                     }
                     Err(error) => return Ended::Broken(error),
                 },
-                () = self.crew.ended(), if !roomy => {}
+                () = self.in_flight.ended(), if !roomy => {}
+                () = poll_fn(|cx| patience.poll_until(cx, started + PATIENCE)),
+                    if self.in_flight.is_starting() =>
+                {
+                    started = Instant::now();
+                    self.in_flight.start_beside();
+                }
             }
         }
     }
 
-    /// Lets what is about to end do so. What was settled together ends together, so while few slots are
-    /// free the tasks that are about to end go first: a read of many costs little more than a read
-    /// of one. Nothing is waited for where there are none.
-    async fn collect(&mut self, most: usize) {
+    /// Lets other tasks run while few slots are free: what was settled together ends together, and a
+    /// read of many costs little more than a read of one.
+    async fn let_end(&mut self, max: usize) {
         const TURNS: usize = 4;
-        for turn in 0.. {
-            // Handlers' panics are caught inside the task, so this one is a settlement's.
-            while let Some(error) = self.crew.broken() {
-                tracing::error!(%error, "the task of a delivery failed");
-            }
-            let few = most - self.crew.busy() < most / 4;
-            if !few || turn == TURNS {
+        for _ in 0..TURNS {
+            if max - self.in_flight.deliveries() >= max / 4 {
                 return;
             }
             tokio::task::yield_now().await;
@@ -205,7 +215,15 @@ where
     /// Gives back what was not started, and waits for what was.
     async fn finish(&mut self, deadline: Duration) -> Result<(), Error> {
         self.source.stop().await;
-        let all = self.crew.finish();
+        self.in_flight.stop();
+        let all = async {
+            while self.in_flight.deliveries() > 0 {
+                let ended = tokio::time::timeout(PATIENCE, self.in_flight.ended()).await;
+                if ended.is_err() {
+                    self.in_flight.start_beside();
+                }
+            }
+        };
         tokio::time::timeout(deadline, all).await.map_err(|_| {
             Error::new(
                 ErrorKind::Timeout,
@@ -230,7 +248,7 @@ where
 
     /// Unsettled deliveries stay with the lease. Returns how many handlers were dropped.
     async fn drop_running(&mut self) -> usize {
-        let dropped = self.crew.shut_down().await;
+        let dropped = self.in_flight.shut_down().await;
         if dropped > 0 {
             tracing::warn!(
                 dropped,
@@ -241,84 +259,59 @@ where
     }
 }
 
-/// What is to be done for a delivery.
-fn job<S, H>(app: &S, policy: Policy, delivery: Delivery<H>) -> Task<S, H>
-where
-    S: Service<Message> + Clone,
-{
-    let Delivery { content, settle } = delivery;
-    match content {
-        Ok(mut message) => {
-            message.parts_mut().delivered = true;
+/// A delivery, and the service that was made ready for it.
+struct Work<S, H> {
+    content: Result<(S, Message), Undecodable>,
+    settle: H,
+    policy: Policy,
+}
+
+impl<S: Service<Message> + Clone, H> Work<S, H> {
+    fn new(app: &S, policy: Policy, delivery: Delivery<H>) -> Self {
+        let Delivery { content, settle } = delivery;
+        let content = content.map(|mut message| {
+            if message.kind() == Kind::Event {
+                message.parts_mut().extensions.insert(FromSubscription);
+            }
             let mut app = app.clone();
             // Takes what the layers have to give before the loop asks them again; where they have
             // nothing, the delivery waits in its task. A layer that keeps an order draws its number
             // here: from now on threads decide who is first.
             let _ = app.ready().now_or_never();
-            Task::Handle {
-                app,
-                message,
-                settle,
-                policy,
-            }
-        }
-        Err(undecodable) => Task::Bury {
-            undecodable,
+            (app, message)
+        });
+        Self {
+            content,
             settle,
-        },
+            policy,
+        }
     }
 }
 
-/// One delivery, from its start to its settlement.
-enum Task<S, H> {
-    Handle {
-        app: S,
-        message: Message,
-        settle: H,
-        policy: Policy,
-    },
-    Bury {
-        undecodable: Undecodable,
-        settle: H,
-    },
-}
-
-impl<S, H> Job for Task<S, H>
+impl<S, H> Handle for Work<S, H>
 where
     S: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send> + Send + 'static,
     H: SettleDelivery,
 {
     fn bytes(&self) -> usize {
-        match self {
-            Task::Handle { message, .. } => message.payload().len(),
-            Task::Bury { .. } => 0,
+        match &self.content {
+            Ok((_, message)) => message.payload().len(),
+            Err(_) => 0,
         }
     }
 
-    /// It is in every delivery's task, so its size counts: the verdict goes straight into the
-    /// settlement, and only its future is waited for.
-    async fn run(self, ending: Ending<Self>) {
-        match self {
-            Task::Handle {
-                app,
-                message,
-                settle,
-                policy,
-            } => {
-                let verdict = decide(app, message, policy, &ending).await;
-                settle.settle_then(verdict, confirmed(ending)).await;
-            }
-            Task::Bury {
-                undecodable,
-                settle,
-            } => bury(undecodable, settle, ending).await,
-        }
+    async fn handle(self, guard: InFlightGuard) {
+        let verdict = match self.content {
+            Ok((app, message)) => decide(app, message, self.policy, &guard).await,
+            Err(undecodable) => bury(undecodable),
+        };
+        self.settle.settle_then(verdict, confirmed(guard)).await;
     }
 }
 
 /// Runs the service and says what becomes of the delivery. One that still waits for the service to
 /// be ready when the worker stops was not started, and neither is one that expires in that time.
-async fn decide<S, J>(mut app: S, message: Message, policy: Policy, ending: &Ending<J>) -> Verdict
+async fn decide<S>(mut app: S, message: Message, policy: Policy, guard: &InFlightGuard) -> Verdict
 where
     S: Service<Message, Response = Reply, Error: Into<BoxError>>,
 {
@@ -337,7 +330,7 @@ where
             Poll::Ready(ready) => ready?,
             // Seldom, and large.
             Poll::Pending => {
-                if !Box::pin(starts(&mut app, about.kind, ending)).await? {
+                if !Box::pin(starts(&mut app, about.kind, guard)).await? {
                     return Ok(Err(Verdict::GiveBack));
                 }
                 if is_late() {
@@ -365,7 +358,7 @@ where
 }
 
 /// Waits for the service to be ready, and says whether it is: not when the worker stops before.
-async fn starts<S, J>(app: &mut S, kind: Kind, ending: &Ending<J>) -> Result<bool, BoxError>
+async fn starts<S>(app: &mut S, kind: Kind, guard: &InFlightGuard) -> Result<bool, BoxError>
 where
     S: Service<Message, Error: Into<BoxError>>,
 {
@@ -373,7 +366,7 @@ where
         biased;
         ready = app.ready() => ready.map(|_| true).map_err(Into::into),
         // Nobody else could be given an event.
-        () = ending.stopping(), if kind != Kind::Event => Ok(false),
+        () = guard.stopping(), if kind != Kind::Event => Ok(false),
     }
 }
 
@@ -421,24 +414,20 @@ impl About {
     }
 }
 
-/// An entry that can never be understood: nobody needs to be asked.
-async fn bury<J>(undecodable: Undecodable, settle: impl SettleDelivery, ending: Ending<J>)
-where
-    J: Send + 'static,
-{
+/// The verdict on an entry that is no message.
+fn bury(undecodable: Undecodable) -> Verdict {
     let reason = Shown::new(&undecodable.reason).at_most(MAX_LOGGED);
     tracing::warn!(%reason, "an entry that is no message");
-    let verdict = Verdict::Dead {
+    Verdict::Dead {
         reason: undecodable.reason,
         answer: None,
-    };
-    settle.settle_then(verdict, confirmed(ending)).await;
+    }
 }
 
 /// What is done when a verdict is confirmed: only then is there room for another delivery.
-fn confirmed<J: Send + 'static>(ending: Ending<J>) -> impl FnOnce(Result<(), Error>) + Send {
+fn confirmed(guard: InFlightGuard) -> impl FnOnce(Result<(), Error>) + Send {
     move |settled| {
-        drop(ending);
+        drop(guard);
         if let Err(error) = settled {
             tracing::error!(error = error.chain(), "a delivery could not be settled");
         }

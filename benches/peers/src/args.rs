@@ -69,7 +69,11 @@ impl Args {
                 false => workload.full,
             },
             rate: None,
-            setup: Setup::default(),
+            setup: Setup {
+                max_in_flight: 4096,
+                handlers_wait: false,
+                ..Setup::default()
+            },
         })
     }
 }

@@ -1,0 +1,387 @@
+//! The deliveries in flight: how many there are, and the tasks that handle them.
+//!
+//! A delivery that waits has a task of its own. What costs is not the task but the other threads: the
+//! runtime wakes one for every task that is spawned beside another, and what two threads handle ends
+//! at different times, so that each read and each acknowledgement is for fewer deliveries. So one task
+//! at a time starts deliveries, the oldest first. When its delivery waits it spawns its successor.
+//! After [`SHARE`] without a wait it makes way for two, so that other threads help with handlers that
+//! compute. `benches/redis.rs`, `task-64` and `drain` at the default settings, pays for this.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::sync::lock;
+
+/// For how long one task starts deliveries alone: the cost of waking another thread.
+const SHARE: Duration = Duration::from_micros(20);
+
+/// How a delivery is handled and settled.
+pub(super) trait Handle: Send + 'static {
+    /// The number of bytes that it holds.
+    fn bytes(&self) -> usize;
+
+    /// Handles and settles it. It is in flight until the guard is dropped.
+    fn handle(self, guard: InFlightGuard) -> impl Future<Output = ()> + Send;
+}
+
+/// The deliveries that are not settled, and their tasks. Dropping it drops the tasks, wherever they
+/// are.
+pub(super) struct InFlight<D>(Arc<Shared<D>>);
+
+struct Shared<D> {
+    tasks: Mutex<JoinSet<()>>,
+    not_started: Mutex<VecDeque<(D, InFlightGuard)>>,
+    count: Arc<Count>,
+}
+
+#[derive(Default)]
+struct Count {
+    deliveries: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Notified when a delivery has ended.
+    ended: Notify,
+    /// Set when no delivery may start that has not.
+    stopping: CancellationToken,
+}
+
+impl<D: Handle> InFlight<D> {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Shared {
+            tasks: Mutex::default(),
+            not_started: Mutex::default(),
+            count: Arc::default(),
+        }))
+    }
+
+    /// The number of deliveries in flight.
+    pub(super) fn deliveries(&self) -> usize {
+        self.0.count.deliveries.load(Ordering::Acquire)
+    }
+
+    /// The number of bytes in flight.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.count.bytes.load(Ordering::Acquire)
+    }
+
+    /// Handles deliveries in tasks. They start in their order.
+    pub(super) fn start(&self, deliveries: impl Iterator<Item = D>) {
+        let count = &self.0.count;
+        let guarded = |delivery: D| {
+            let guard = InFlightGuard::new(delivery.bytes(), count.clone());
+            (delivery, guard)
+        };
+        // Making them is not done under the lock.
+        let deliveries: Vec<_> = deliveries.map(guarded).collect();
+        lock(&self.0.not_started).extend(deliveries);
+        self.0.spawn();
+    }
+
+    /// Whether deliveries wait for a task.
+    pub(super) fn is_starting(&self) -> bool {
+        !lock(&self.0.not_started).is_empty()
+    }
+
+    /// Has other tasks start deliveries too, because a handler may block the thread of the one that
+    /// does.
+    pub(super) fn start_beside(&self) {
+        if self.is_starting() {
+            self.0.spawn_two();
+        }
+    }
+
+    /// Waits for a delivery to end. May return early.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(super) async fn ended(&self) {
+        self.0.count.ended.notified().await;
+    }
+
+    /// Forgets the tasks that have finished, and returns the next one that panicked.
+    pub(super) fn next_panic(&self) -> Option<JoinError> {
+        let mut tasks = lock(&self.0.tasks);
+        loop {
+            if let Err(panic) = tasks.try_join_next()? {
+                return Some(panic);
+            }
+        }
+    }
+
+    /// Has deliveries that wait to start give up.
+    pub(super) fn stop(&self) {
+        self.0.count.stopping.cancel();
+    }
+
+    /// Drops all tasks, and returns the number of deliveries that were in flight.
+    pub(super) async fn shut_down(&self) -> usize {
+        let deliveries = self.deliveries();
+        self.0.clear();
+        let mut tasks = std::mem::take(&mut *lock(&self.0.tasks));
+        tasks.shutdown().await;
+        deliveries
+    }
+}
+
+impl<D> Drop for InFlight<D> {
+    fn drop(&mut self) {
+        self.0.clear();
+        lock(&self.0.tasks).abort_all();
+    }
+}
+
+impl<D> Shared<D> {
+    /// Drops the deliveries that have not started.
+    fn clear(&self) {
+        let deliveries = std::mem::take(&mut *lock(&self.not_started));
+        drop(deliveries);
+    }
+}
+
+impl<D: Handle> Shared<D> {
+    fn spawn(self: &Arc<Self>) {
+        lock(&self.tasks).spawn(start(self.clone()));
+    }
+
+    /// Spawns two tasks: the thread that spawns them runs the second next, and another takes the first.
+    fn spawn_two(self: &Arc<Self>) {
+        self.spawn();
+        self.spawn();
+    }
+}
+
+/// Starts deliveries, the oldest first, until one of them waits: the rest is its successor's.
+async fn start<D: Handle>(shared: Arc<Shared<D>>) {
+    let began = Instant::now();
+    loop {
+        let oldest = lock(&shared.not_started).pop_front();
+        let Some((delivery, guard)) = oldest else {
+            return;
+        };
+        let mut handling = pin!(delivery.handle(guard));
+        let first = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await;
+        if first.is_pending() {
+            if !lock(&shared.not_started).is_empty() {
+                shared.spawn();
+            }
+            drop(shared);
+            return handling.await;
+        }
+        if began.elapsed() >= SHARE && !lock(&shared.not_started).is_empty() {
+            return shared.spawn_two();
+        }
+    }
+}
+
+/// The place of a delivery in the count. Dropping it frees the place.
+pub(super) struct InFlightGuard {
+    bytes: usize,
+    count: Arc<Count>,
+}
+
+impl InFlightGuard {
+    fn new(bytes: usize, count: Arc<Count>) -> Self {
+        count.deliveries.fetch_add(1, Ordering::AcqRel);
+        count.bytes.fetch_add(bytes, Ordering::AcqRel);
+        Self { bytes, count }
+    }
+
+    /// Waits until no delivery may start that has not.
+    pub(super) async fn stopping(&self) {
+        self.count.stopping.cancelled().await;
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.count.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.count.deliveries.fetch_sub(1, Ordering::AcqRel);
+        self.count.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::future::BoxFuture;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    struct Test(BoxFuture<'static, ()>);
+
+    impl Handle for Test {
+        fn bytes(&self) -> usize {
+            8
+        }
+
+        async fn handle(self, guard: InFlightGuard) {
+            self.0.await;
+            drop(guard);
+        }
+    }
+
+    fn test(delivery: impl Future<Output = ()> + Send + 'static) -> Test {
+        Test(Box::pin(delivery))
+    }
+
+    impl InFlight<Test> {
+        fn deliver(&self, delivery: impl Future<Output = ()> + Send + 'static) {
+            self.start([test(delivery)].into_iter());
+        }
+
+        fn counts(&self) -> (usize, usize) {
+            (self.deliveries(), self.bytes())
+        }
+
+        async fn finish(&self) {
+            while self.deliveries() > 0 {
+                self.ended().await;
+            }
+        }
+    }
+
+    /// A delivery that lasts until the sender is dropped.
+    fn waiting() -> (oneshot::Sender<()>, impl Future<Output = ()>) {
+        let (end, ended) = oneshot::channel();
+        (end, async { drop(ended.await) })
+    }
+
+    #[tokio::test]
+    async fn deliveries_run_side_by_side_and_are_counted_until_they_end() {
+        let in_flight = InFlight::new();
+        let (first, one) = waiting();
+        let (second, other) = waiting();
+        in_flight.deliver(one);
+        in_flight.deliver(other);
+        assert_eq!(in_flight.counts(), (2, 16));
+        drop(second);
+        while in_flight.deliveries() > 1 {
+            in_flight.ended().await;
+        }
+        drop(first);
+        in_flight.finish().await;
+        assert_eq!(in_flight.counts(), (0, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn deliveries_start_in_their_order() {
+        // A task that is spawned by a worker thread is the first that this thread runs.
+        let numbers = tokio::spawn(async {
+            let in_flight = InFlight::new();
+            let (sender, mut started) = mpsc::unbounded_channel();
+            let deliveries = (0..100).map(|number| {
+                let sender = sender.clone();
+                test(async move {
+                    sender.send(number).unwrap();
+                    if number % 3 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                })
+            });
+            in_flight.start(deliveries);
+            in_flight.finish().await;
+            let mut numbers = Vec::new();
+            started.recv_many(&mut numbers, 100).await;
+            numbers
+        });
+        assert_eq!(numbers.await.unwrap(), Vec::from_iter(0..100));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn handlers_that_compute_use_all_threads() {
+        let in_flight = InFlight::new();
+        let (sender, mut threads) = mpsc::unbounded_channel();
+        let deliveries = (0..100).map(|_| {
+            let sender = sender.clone();
+            test(async move {
+                std::thread::sleep(Duration::from_millis(1));
+                sender.send(std::thread::current().id()).unwrap();
+            })
+        });
+        in_flight.start(deliveries);
+        in_flight.finish().await;
+        let mut seen = std::collections::HashSet::new();
+        while let Ok(thread) = threads.try_recv() {
+            seen.insert(thread);
+        }
+        assert_eq!(seen.len(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn deliveries_start_beside_a_handler_that_blocks_its_thread() {
+        let in_flight = InFlight::new();
+        let (unblock, blocked) = std::sync::mpsc::channel();
+        let (sender, mut ended) = mpsc::unbounded_channel();
+        let block = test(async move { blocked.recv().unwrap() });
+        let others = (0..3).map(|number| {
+            let sender = sender.clone();
+            test(async move { sender.send(number).unwrap() })
+        });
+        in_flight.start([block].into_iter().chain(others));
+        let others = async {
+            for _ in 0..3 {
+                while ended.try_recv().is_err() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    in_flight.start_beside();
+                }
+            }
+        };
+        let others = tokio::time::timeout(LONG, others).await;
+        others.expect("the other thread starts them");
+        unblock.send(()).unwrap();
+        in_flight.finish().await;
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_panics_frees_its_place_and_is_reported_once() {
+        let in_flight = InFlight::new();
+        in_flight.deliver(async { panic!("a settlement that panics") });
+        in_flight.deliver(async {});
+        in_flight.finish().await;
+        assert_eq!(in_flight.counts(), (0, 0));
+        tokio::task::yield_now().await;
+        assert!(in_flight.next_panic().expect("it is reported").is_panic());
+        assert!(in_flight.next_panic().is_none());
+    }
+
+    #[tokio::test]
+    async fn deliveries_are_dropped_started_or_not() {
+        for shut_down in [true, false] {
+            let in_flight = InFlight::new();
+            let (mut started, delivery) = waiting();
+            in_flight.deliver(delivery);
+            tokio::task::yield_now().await;
+            let (mut not_started, delivery) = waiting();
+            in_flight.deliver(delivery);
+            if shut_down {
+                assert_eq!(in_flight.shut_down().await, 2);
+                assert_eq!(in_flight.counts(), (0, 0));
+            }
+            drop(in_flight);
+            let dropped = async {
+                started.closed().await;
+                not_started.closed().await;
+            };
+            let dropped = tokio::time::timeout(LONG, dropped);
+            dropped.await.expect("both are dropped");
+        }
+    }
+}
