@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use campanile::{
     Message, MessageId, Reply,
     transport::{
-        Delivery, Interest, Page, SettleDelivery, Source, Start, Transport, UnknownNames, Verdict,
+        Delivery, Interest, Page, Source, Start, Transport, UnknownNames, Verdict,
         memory::{Memory, MemorySettle, MemorySource},
     },
 };
@@ -38,7 +38,7 @@ async fn done(delivery: Delivery<MemorySettle>) {
 }
 
 async fn settle(delivery: Delivery<MemorySettle>, verdict: Verdict) {
-    delivery.settle.settle(verdict).await.unwrap();
+    delivery.settle(verdict).await.unwrap();
 }
 
 fn again(after: Duration) -> Verdict {

@@ -103,7 +103,7 @@ async fn letters(redis: &Redis) -> Vec<DeadLetter> {
 }
 
 async fn settle(delivery: Delivery<RedisSettle>, verdict: Verdict) {
-    let settled = within(10 * SECOND, delivery.settle.settle(verdict)).await;
+    let settled = within(10 * SECOND, delivery.settle(verdict)).await;
     settled.expect("the verdict is confirmed");
 }
 

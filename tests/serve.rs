@@ -102,8 +102,8 @@ impl Scripted {
 struct Settle(mpsc::UnboundedSender<Verdict>);
 
 impl SettleDelivery for Settle {
-    async fn settle(self, verdict: Verdict) -> Result<(), Error> {
-        self.0.send(verdict).map_err(|_| Error::closed())
+    fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static) {
+        on_settled(self.0.send(verdict).map_err(|_| Error::closed()));
     }
 }
 

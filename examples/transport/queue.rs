@@ -190,9 +190,13 @@ pub(crate) struct Held {
 }
 
 impl SettleDelivery for Held {
-    async fn settle(mut self, verdict: Verdict) -> Result<(), Error> {
+    fn settle(
+        mut self,
+        verdict: Verdict,
+        on_settled: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
         let Some(mut entry) = self.entry.take() else {
-            return Ok(());
+            return on_settled(Ok(()));
         };
         let settings = &self.queue.settings;
         let used_up = entry.attempts >= settings.max_deliveries;
@@ -215,7 +219,7 @@ impl SettleDelivery for Held {
             // It is done, or unwanted. There are no requests that would be waiting for an answer.
             _ => {}
         }
-        Ok(())
+        on_settled(Ok(()));
     }
 }
 

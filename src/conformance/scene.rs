@@ -214,7 +214,7 @@ pub(super) fn attempt<H>(delivery: &Delivery<H>) -> u32 {
 }
 
 pub(super) async fn settle<H: SettleDelivery>(delivery: Delivery<H>, verdict: Verdict) {
-    must("settling", delivery.settle.settle(verdict)).await;
+    must("settling", delivery.settle(verdict)).await;
 }
 
 pub(super) async fn done<H: SettleDelivery>(delivery: Delivery<H>) {

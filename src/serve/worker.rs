@@ -305,7 +305,7 @@ where
             Ok((app, message)) => decide(app, message, self.policy, &guard).await,
             Err(undecodable) => bury(undecodable),
         };
-        self.settle.settle_then(verdict, confirmed(guard)).await;
+        self.settle.settle(verdict, confirmed(guard));
     }
 }
 

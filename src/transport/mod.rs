@@ -27,6 +27,7 @@ mod stats;
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tower::Service;
 
 use crate::{
@@ -180,37 +181,35 @@ pub struct Undecodable {
 }
 
 /// The right to settle one delivery. Dropping it leaves the delivery to its lease.
+///
+/// [`Delivery::settle`] settles a delivery and waits for the confirmation.
 pub trait SettleDelivery: Send + 'static {
-    /// Carries a verdict out, and returns when the server has confirmed it. A transport retries
-    /// until it is answered; verdicts that come late, from a worker whose lease was lost, change
-    /// nothing. Only that a task is done may count even then: the first to finish wins.
+    /// Carries a verdict out, and calls `on_settled` when the server has confirmed it: from any thread,
+    /// and perhaps before this returns, so it must not block. The verdict takes effect with the call. A
+    /// transport repeats it until it is answered; verdicts that come late, from a worker whose lease was
+    /// lost, change nothing. Only that a delivery is done may count even then: the first to finish wins.
+    ///
+    /// `on_settled` is called with an error when the transport was closed, or the server refuses for
+    /// good. It is dropped if the verdict can never be confirmed.
+    fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static);
+}
+
+impl<H: SettleDelivery> Delivery<H> {
+    /// Carries a verdict out, and waits until the server has confirmed it.
     ///
     /// # Errors
     /// When the transport was closed, or the server refuses for good.
     ///
     /// # Cancel safety
-    /// Dropping the future does not take the verdict back once it was first polled.
-    fn settle(self, verdict: Verdict) -> impl Future<Output = Result<(), Error>> + Send;
-
-    /// Like [`settle`](Self::settle), and tells `then` how it went. The future may end before that,
-    /// once it need not be polled any more: whoever waited in it is then free for other work.
-    ///
-    /// A transport that confirms verdicts many at a time saves a wake-up for each by its own form of
-    /// this, which may carry the verdict out before the future is polled. Where a verdict can never
-    /// be confirmed, `then` is dropped.
-    ///
-    /// # Cancel safety
-    /// As [`settle`](Self::settle). This form tells `then` only if its future is polled to its end; a
-    /// transport's own form may tell it although the future is dropped.
-    fn settle_then(
+    /// The verdict takes effect with the call. Dropping the future does not take it back.
+    pub fn settle(
         self,
         verdict: Verdict,
-        then: impl FnOnce(Result<(), Error>) + Send + 'static,
-    ) -> impl Future<Output = ()> + Send
-    where
-        Self: Sized,
-    {
-        async move { then(self.settle(verdict).await) }
+    ) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        let (confirm, confirmed) = oneshot::channel();
+        self.settle
+            .settle(verdict, move |settled| drop(confirm.send(settled)));
+        async { confirmed.await.unwrap_or_else(|_| Err(Error::closed())) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use campanile::{
     Deadline, Error, Message, Redis, Reply, ReplyMode, RpcCode,
-    transport::{Interest, SettleDelivery, Source, Transport, Verdict},
+    transport::{Interest, Source, Transport, Verdict},
 };
 use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
 
@@ -376,14 +376,10 @@ async fn the_two_halves_understand_each_other() {
     let worker = tokio::spawn(async move {
         for _ in 0..2 {
             for delivery in source.next(8).await.unwrap() {
-                let message = delivery.content.unwrap();
+                let message = delivery.content.as_ref().unwrap();
                 let mut reply = Reply::new(message.payload().clone());
                 reply.headers = message.headers().clone();
-                delivery
-                    .settle
-                    .settle(Verdict::Done(Ok(reply)))
-                    .await
-                    .unwrap();
+                delivery.settle(Verdict::Done(Ok(reply))).await.unwrap();
             }
         }
         source.close().await.unwrap();

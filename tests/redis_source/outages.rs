@@ -52,7 +52,7 @@ async fn verdicts_wait_for_a_server_that_has_too_many_clients() {
             1 => redeliver(Some(30 * SECOND), true),
             _ => done(),
         };
-        settling.spawn(delivery.settle.settle(verdict));
+        settling.spawn(delivery.settle(verdict));
     }
     let before = info(&mut control, "stats", "rejected_connections").await;
     let give_up = std::time::Instant::now() + 20 * SECOND;
@@ -128,14 +128,14 @@ async fn asks_for_redelivery(no_writes: NoWrites) {
     no_writes.begin(&server).await;
     let mut settling = tokio::task::JoinSet::new();
     for delivery in held {
-        settling.spawn(delivery.settle.settle(redeliver(Some(SECOND / 10), false)));
+        settling.spawn(delivery.settle(redeliver(Some(SECOND / 10), false)));
     }
     let end = tokio::time::Instant::now() + 10 * SECOND;
     let mut attempts = Vec::new();
     while let Ok(again) = tokio::time::timeout_at(end, source.next(3)).await {
         for delivery in again.expect("the source goes on") {
             attempts.push(message(&delivery).parts().attempt.0);
-            settling.spawn(delivery.settle.settle(redeliver(Some(SECOND / 10), false)));
+            settling.spawn(delivery.settle(redeliver(Some(SECOND / 10), false)));
         }
     }
     let early = std::mem::take(&mut attempts);
@@ -150,7 +150,7 @@ async fn asks_for_redelivery(no_writes: NoWrites) {
         for delivery in again.expect("the source goes on") {
             attempts.push(message(&delivery).parts().attempt.0);
             done += 1;
-            settling.spawn(delivery.settle.settle(self::done()));
+            settling.spawn(delivery.settle(self::done()));
         }
     }
     while let Some(settled) = within(10 * SECOND, settling.join_next()).await {

@@ -410,7 +410,7 @@ async fn a_verdict_is_carried_out_although_nobody_waits_for_it() {
     for verdict in [done(), dead("x"), redeliver(None, true)] {
         task(&server, "x").await;
         let delivery = next(&mut source).await;
-        let polled_once = delivery.settle.settle(verdict).now_or_never();
+        let polled_once = delivery.settle(verdict).now_or_never();
         assert!(polled_once.is_none());
         raw::eventually(
             || async { (pending(&server).await == (0, 0)).then_some(()) },
@@ -517,9 +517,9 @@ async fn verdicts_of_every_kind_take_effect_and_are_told_though_nobody_waits_for
         let delivery = next(&mut source).await;
         let kind = format!("{verdict:?}");
         let (told, outcome) = tokio::sync::oneshot::channel();
-        drop(delivery.settle.settle_then(verdict, |settled| {
+        delivery.settle.settle(verdict, |settled| {
             let _ = told.send(settled);
-        }));
+        });
         within(5 * SECOND, outcome)
             .await
             .expect(&kind)

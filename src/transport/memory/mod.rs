@@ -29,7 +29,7 @@
 //! use campanile::{
 //!     Message,
 //!     transport::{
-//!         Interest, SettleDelivery, Source, Start, Transport, UnknownNames, Verdict, memory::Memory,
+//!         Interest, Source, Start, Transport, UnknownNames, Verdict, memory::Memory,
 //!     },
 //! };
 //! use tower::ServiceExt;
@@ -49,7 +49,7 @@
 //!     counted: true,
 //!     reason: "the bank is closed".into(),
 //! };
-//! delivery.settle.settle(tomorrow).await?;
+//! delivery.settle(tomorrow).await?;
 //! assert_eq!(mailing.next(1).await?.len(), 1);
 //!
 //! let again = billing.next(1).await?.remove(0); // a day later, at once

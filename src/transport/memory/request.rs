@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use crate::{
         message::Message,
-        transport::{Interest, SettleDelivery, Source, Transport, Verdict, memory::Memory},
+        transport::{Interest, Source, Transport, Verdict, memory::Memory},
     };
 
     #[tokio::test]
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(memory.broker.requests.len(), 0);
         let delivery = worker.next(1).await.unwrap().remove(0);
         let verdict = Verdict::Done(Ok(Reply::default()));
-        delivery.settle.settle(verdict).await.unwrap();
+        delivery.settle(verdict).await.unwrap();
         assert_eq!(memory.counts().stray_replies, 1);
     }
 

@@ -245,7 +245,11 @@ struct Held {
 }
 
 impl SettleDelivery for MemorySettle {
-    async fn settle(mut self, verdict: Verdict) -> Result<(), Error> {
+    fn settle(
+        mut self,
+        verdict: Verdict,
+        on_settled: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
         if let Some(held) = self.held.take() {
             let settled = held.broker.with_group(&held.settings, |group, _| {
                 group.settle(held.serial, verdict, &held.settings, &held.broker)
@@ -254,7 +258,7 @@ impl SettleDelivery for MemorySettle {
         } else if let Some(in_flight) = self.in_flight.take() {
             in_flight.happened(Happened::to_an_event(&verdict));
         }
-        Ok(())
+        on_settled(Ok(()));
     }
 }
 

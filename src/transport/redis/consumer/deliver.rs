@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     clock::Clock,
-    in_flight::{InFlightGuard, InFlightTable},
+    in_flight::{InFlightTable, LeaseGuard},
     member::Member,
     poison::{self, PoisonSlot},
     reply_to::ReplyTo,
@@ -59,7 +59,7 @@ impl Deliverer {
         deliveries
     }
 
-    fn delivery(&self, entry: Entry, guard: InFlightGuard) -> Option<Delivery<RedisSettle>> {
+    fn delivery(&self, entry: Entry, guard: LeaseGuard) -> Option<Delivery<RedisSettle>> {
         let Entry {
             lane,
             id,
@@ -135,9 +135,9 @@ impl Deliverer {
             reason: format!("delivered {} times and never settled", delivery.attempt - 1),
             answer: Some(RpcError::unavailable("the request could not be handled")),
         };
-        let (id, settle) = (delivery.origin, self.settle(delivery));
-        tokio::spawn(async move {
-            if let Err(error) = settle.settle(verdict).await {
+        let id = delivery.origin;
+        self.settle(delivery).settle(verdict, move |settled| {
+            if let Err(error) = settled {
                 tracing::warn!(%id, error = error.chain(), "a message could not be made a dead letter");
             }
         });

@@ -58,7 +58,7 @@ impl InFlightTable {
         self: &Arc<Self>,
         keys: impl ExactSizeIterator<Item = Key>,
         at: Instant,
-    ) -> Vec<InFlightGuard> {
+    ) -> Vec<LeaseGuard> {
         let mut guards = Vec::with_capacity(keys.len());
         let mut deliveries = self.lock();
         for key in keys {
@@ -74,7 +74,7 @@ impl InFlightTable {
             if let Some(before) = deliveries.by_key.insert(key, entry) {
                 deliveries.running -= usize::from(!before.settling);
             }
-            guards.push(InFlightGuard {
+            guards.push(LeaseGuard {
                 table: self.clone(),
                 key,
                 tenure,
@@ -96,7 +96,7 @@ impl InFlightTable {
     }
 
     /// Marks deliveries as settling: their settlements are sent from now on.
-    pub(super) fn mark_settling<'a>(&self, guards: impl IntoIterator<Item = &'a InFlightGuard>) {
+    pub(super) fn mark_settling<'a>(&self, guards: impl IntoIterator<Item = &'a LeaseGuard>) {
         let mut deliveries = self.lock();
         for guard in guards {
             if let Some(entry) = deliveries.of(guard) {
@@ -107,7 +107,7 @@ impl InFlightTable {
     }
 
     /// Removes deliveries, as dropping their guards would, under one lock.
-    pub(super) fn release<'a>(&self, guards: impl IntoIterator<Item = &'a mut InFlightGuard>) {
+    pub(super) fn release<'a>(&self, guards: impl IntoIterator<Item = &'a mut LeaseGuard>) {
         let mut confirmed = 0;
         let mut deliveries = self.lock();
         for guard in guards {
@@ -176,12 +176,12 @@ impl InFlightTable {
 }
 
 impl Deliveries {
-    fn of(&mut self, guard: &InFlightGuard) -> Option<&mut Entry> {
+    fn of(&mut self, guard: &LeaseGuard) -> Option<&mut Entry> {
         let entry = self.by_key.get_mut(&guard.key)?;
         (entry.tenure == guard.tenure).then_some(entry)
     }
 
-    fn remove(&mut self, guard: &InFlightGuard) {
+    fn remove(&mut self, guard: &LeaseGuard) {
         if let Some(entry) = self.of(guard) {
             self.running -= usize::from(!entry.settling);
             self.by_key.remove(&guard.key);
@@ -190,7 +190,7 @@ impl Deliveries {
 }
 
 /// A delivery in the table. Its lease is renewed until the guard is dropped.
-pub(super) struct InFlightGuard {
+pub(super) struct LeaseGuard {
     table: Arc<InFlightTable>,
     pub(super) key: Key,
     tenure: u64,
@@ -199,7 +199,7 @@ pub(super) struct InFlightGuard {
     released: bool,
 }
 
-impl InFlightGuard {
+impl LeaseGuard {
     /// Counts its verdict as given, until the guard is dropped or released.
     pub(super) fn give_verdict(&mut self) {
         if !std::mem::replace(&mut self.verdict_given, true) {
@@ -218,7 +218,7 @@ impl InFlightGuard {
     }
 }
 
-impl Drop for InFlightGuard {
+impl Drop for LeaseGuard {
     fn drop(&mut self) {
         if !self.released {
             let table = self.table.clone();
@@ -227,9 +227,9 @@ impl Drop for InFlightGuard {
     }
 }
 
-impl fmt::Debug for InFlightGuard {
+impl fmt::Debug for LeaseGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("InFlightGuard").field(&self.key).finish()
+        f.debug_tuple("LeaseGuard").field(&self.key).finish()
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
         (Lane::Main, EntryId::parse(id.as_bytes()).unwrap())
     }
 
-    fn add(table: &Arc<InFlightTable>, id: &str) -> InFlightGuard {
+    fn add(table: &Arc<InFlightTable>, id: &str) -> LeaseGuard {
         let guards = table.add([key(id)].into_iter(), Instant::now());
         guards.into_iter().next().unwrap()
     }

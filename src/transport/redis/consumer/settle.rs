@@ -1,16 +1,11 @@
 //! From a verdict to a settlement: the right to settle one delivery.
 
-use std::{
-    fmt,
-    future::{self, Future},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{
-    in_flight::InFlightGuard,
+    in_flight::LeaseGuard,
     member::Member,
     poison::PoisonGuard,
     reply_to::{ReplyRoute, ReplyTo},
@@ -77,7 +72,7 @@ pub(super) enum End {
 /// A delivery from the stream whose verdict is still to come.
 #[derive(Debug)]
 pub(super) struct Unsettled {
-    pub(super) guard: InFlightGuard,
+    pub(super) guard: LeaseGuard,
     /// The entry with which its message came first.
     pub(super) origin: EntryId,
     pub(super) attempt: u32,
@@ -117,24 +112,11 @@ impl RedisSettle {
 }
 
 impl SettleDelivery for RedisSettle {
-    async fn settle(self, verdict: Verdict) -> Result<(), Error> {
-        let (done, confirmed) = oneshot::channel();
-        self.settle_then(verdict, move |settled| drop(done.send(settled)))
-            .await;
-        // A queue that is closed has dropped the other end.
-        confirmed.await.unwrap_or_else(|_| Err(Error::closed()))
-    }
-
-    fn settle_then(
-        self,
-        verdict: Verdict,
-        then: impl FnOnce(Result<(), Error>) + Send + 'static,
-    ) -> impl Future<Output = ()> + Send {
+    fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static) {
         match self.0 {
-            None => then(Ok(())),
-            Some((delivery, policy)) => policy.settle(delivery, verdict, Box::new(then)),
+            None => on_settled(Ok(())),
+            Some((delivery, policy)) => policy.settle(delivery, verdict, Box::new(on_settled)),
         }
-        future::ready(())
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::Error,
     transport::{
-        Delivery, SettleDelivery, Verdict,
+        Delivery, Verdict,
         redis::{
             connection::Connection,
             entry::{self, Entry, Lane},
@@ -364,7 +364,7 @@ impl Fetch {
 
 /// Gives back what was not handed out.
 pub(super) async fn give_back(deliveries: Vec<Delivery<RedisSettle>>) {
-    let settle = |delivery: Delivery<RedisSettle>| delivery.settle.settle(Verdict::GiveBack);
+    let settle = |delivery: Delivery<RedisSettle>| delivery.settle(Verdict::GiveBack);
     for given in join_all(deliveries.into_iter().map(settle)).await {
         if let Err(error) = given {
             tracing::warn!(
