@@ -76,7 +76,7 @@ use self::{
     prefetch::PrefetchBuffer,
     report::Report,
     settle::SettlePolicy,
-    settler::Settler,
+    settler::{MAX_ACKNOWLEDGING, MAX_REPLYING, Settler},
     state::State,
     upkeep::{Ends, Upkeep},
 };
@@ -242,7 +242,8 @@ impl Redis {
         upkeep.start()?;
 
         let (queue, settlements) = mpsc::unbounded_channel();
-        let settler = Settler::new(
+        let (replies, with_replies) = mpsc::unbounded_channel();
+        let settler = Arc::new(Settler::new(
             member.clone(),
             pipeline.clone(),
             in_flight.clone(),
@@ -250,8 +251,9 @@ impl Redis {
             due,
             settings.max_dead_letters,
             ends.closed.clone(),
-        );
-        tokio::spawn(settler.run(settlements));
+        ));
+        tokio::spawn(settler.clone().run(settlements, MAX_ACKNOWLEDGING));
+        tokio::spawn(settler.run(with_replies, MAX_REPLYING));
         let policy = SettlePolicy {
             member: member.clone(),
             max_deliveries: settings.max_deliveries,
@@ -259,6 +261,7 @@ impl Redis {
             allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
             report: report.clone(),
             queue,
+            replies,
         };
         let deliverer = Deliverer {
             member: member.clone(),

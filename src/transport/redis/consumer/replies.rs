@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The most replies that one call stores: a server does nothing else meanwhile.
-pub(super) const MAX_BATCH: usize = 64;
+const MAX_BATCH: usize = 64;
 
 /// The most bytes of replies that one call stores, unless one alone has more. The replies of one client
 /// are one value, and no server refuses a value of this size.
@@ -38,14 +38,14 @@ pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
     join_all(calls.map(|(lane, batch)| store_part(settler, lane, batch))).await;
 }
 
-/// Splits a batch into parts of at most [`MAX_BYTES`], or of one reply.
+/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`], or of one reply.
 fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
     let mut parts: Vec<Vec<Reply>> = Vec::new();
     let mut room = 0;
     for reply in batch {
         let bytes = reply.1.envelope.len() + 1;
         match parts.last_mut() {
-            Some(part) if bytes <= room => {
+            Some(part) if bytes <= room && part.len() < MAX_BATCH => {
                 room -= bytes;
                 part.push(reply);
             }

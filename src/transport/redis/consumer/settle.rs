@@ -90,6 +90,8 @@ pub(super) struct SettlePolicy {
     pub(super) allowed_reply_prefixes: Vec<Name>,
     pub(super) report: Arc<Report>,
     pub(super) queue: mpsc::UnboundedSender<Settlement>,
+    /// For settlements that store a reply.
+    pub(super) replies: mpsc::UnboundedSender<Settlement>,
 }
 
 /// The right to settle one delivery from Redis. Dropping it leaves the delivery to its lease.
@@ -130,8 +132,12 @@ impl SettlePolicy {
         }
         let effect = self.effect(&delivery, verdict);
         delivery.guard.give_verdict();
+        let queue = match &effect {
+            Effect::Reply(_) => &self.replies,
+            _ => &self.queue,
+        };
         // Without a receiver the source is closed, and the delivery is left to its lease.
-        let _ = self.queue.send(Settlement {
+        let _ = queue.send(Settlement {
             delivery,
             effect,
             on_settled,

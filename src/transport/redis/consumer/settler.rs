@@ -1,6 +1,7 @@
 //! Carries settlements out: from a settlement to a confirmed command.
 //!
-//! One task takes all settlements from a queue. Acknowledgements are coalesced into few `XACK`s, and
+//! One task takes settlements from a queue, and another those that store a reply: these wait where a
+//! server takes no writes, and acknowledgements do not. Acknowledgements are coalesced into few `XACK`s, and
 //! replies that are stored into few calls of one script; every other settlement is a script of its own.
 //! The next batch gathers while others are on their way, so a batch is as large as the load makes it,
 //! and a lone settlement is not delayed.
@@ -43,11 +44,13 @@ use crate::{
     },
 };
 
-/// The most settlements that are taken from the queue at once.
+/// The most settlements that are taken from a queue at once.
 const MAX_TAKEN: usize = 512;
 /// The most batches of acknowledgements on their way. A fast reply is published with its
 /// acknowledgement, and should not wait until others are confirmed.
-const MAX_ACKNOWLEDGING: usize = 4;
+pub(super) const MAX_ACKNOWLEDGING: usize = 4;
+/// The most batches of stored replies on their way.
+pub(super) const MAX_REPLYING: usize = 1;
 /// The wait before a command is sent again that the server refuses because it takes no writes.
 const WITHOUT_WRITES: Duration = Duration::from_secs(1);
 /// About how many bytes an entry's id takes.
@@ -81,11 +84,11 @@ pub(super) struct Settler {
     refusals: std::sync::Mutex<Limit>,
 }
 
-/// A settlement, or a batch of them, that was carried out.
+/// A part of a queue that was carried out.
+#[derive(PartialEq)]
 enum Finished {
-    Acknowledgements,
-    Replies,
-    Other,
+    Batch,
+    Single,
 }
 
 impl Settler {
@@ -112,31 +115,36 @@ impl Settler {
         }
     }
 
-    /// Carries out what comes from the queue, until nothing can be put into it any more.
-    pub(super) async fn run(self, mut queue: mpsc::UnboundedReceiver<Settlement>) {
-        let settler = &self;
+    /// Carries out what comes from a queue, with at most `max_batches` on their way, until nothing can be
+    /// put into it any more.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        mut queue: mpsc::UnboundedReceiver<Settlement>,
+        max_batches: usize,
+    ) {
+        let settler = &*self;
         let mut taken = Vec::new();
-        let (mut acknowledgements, mut replies) = (Vec::new(), Vec::new());
-        let (mut acknowledging, mut replying, mut open) = (0, false, true);
+        let (mut batches, mut open) = (0, true);
         let mut running: FuturesUnordered<BoxFuture<'_, Finished>> = FuturesUnordered::new();
         while open || !running.is_empty() {
             tokio::select! {
                 biased;
-                Some(finished) = running.next() => match finished {
-                    Finished::Acknowledgements => acknowledging -= 1,
-                    Finished::Replies => replying = false,
-                    Finished::Other => {}
-                },
-                count = queue.recv_many(&mut taken, MAX_TAKEN), if open => {
+                Some(finished) = running.next() => {
+                    batches -= usize::from(finished == Finished::Batch);
+                }
+                // While enough is on its way nobody wakes this task for more.
+                count = queue.recv_many(&mut taken, MAX_TAKEN), if open && batches < max_batches => {
                     open = count > 0;
+                    settler.in_flight.mark_settling(taken.iter().map(|it| &it.delivery.guard));
                     // Handlers that are about to end get a turn: their settlements join this batch.
-                    if open && settler.in_flight.has_running() {
+                    if settler.in_flight.has_running() {
                         tokio::task::yield_now().await;
                     }
                     while taken.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
+                        settler.in_flight.mark_settling([&next.delivery.guard]);
                         taken.push(next);
                     }
-                    settler.in_flight.mark_settling(taken.iter().map(|it| &it.delivery.guard));
+                    let (mut acknowledgements, mut replies) = (Vec::new(), Vec::new());
                     for Settlement { delivery, effect, on_settled } in taken.drain(..) {
                         let settling = Settling { delivery, on_settled };
                         match effect {
@@ -147,17 +155,15 @@ impl Settler {
                             effect => running.push(settler.carry_out(settling, effect).boxed()),
                         }
                     }
+                    if !acknowledgements.is_empty() {
+                        batches += 1;
+                        running.push(settler.acknowledge(acknowledgements).boxed());
+                    }
+                    if !replies.is_empty() {
+                        batches += 1;
+                        running.push(settler.store_replies(replies).boxed());
+                    }
                 }
-            }
-            if acknowledging < MAX_ACKNOWLEDGING && !acknowledgements.is_empty() {
-                acknowledging += 1;
-                let batch = first(&mut acknowledgements, MAX_TAKEN);
-                running.push(settler.acknowledge(batch).boxed());
-            }
-            if !replying && !replies.is_empty() {
-                replying = true;
-                let batch = first(&mut replies, replies::MAX_BATCH);
-                running.push(settler.store_replies(batch).boxed());
             }
         }
     }
@@ -193,12 +199,12 @@ impl Settler {
             Ok(_) => self.confirm_done(batch.collect()),
             Err(error) => batch.for_each(|it| it.fail(&error)),
         }
-        Finished::Acknowledgements
+        Finished::Batch
     }
 
     async fn store_replies(&self, batch: Vec<replies::Reply>) -> Finished {
         replies::store(self, batch).await;
-        Finished::Replies
+        Finished::Batch
     }
 
     /// Carries out a settlement that is a script of its own.
@@ -218,7 +224,7 @@ impl Settler {
         };
         drop(delivery);
         on_settled(settled);
-        Finished::Other
+        Finished::Single
     }
 
     async fn redeliver(
@@ -406,12 +412,6 @@ impl Settling {
             false => Error::new(ErrorKind::Refused, error.chain()),
         }));
     }
-}
-
-/// Takes the first elements out of a list, at most `max`.
-fn first<T>(list: &mut Vec<T>, max: usize) -> Vec<T> {
-    let rest = list.split_off(list.len().min(max));
-    std::mem::replace(list, rest)
 }
 
 /// Counts and logs replies that the server did not take.
