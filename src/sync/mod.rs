@@ -1,15 +1,15 @@
-//! Locks, those who wait behind them, and for how long.
+//! Locks, completions, and timers for timeouts.
 
 mod clock;
-// Some of it only the Redis transport asks.
+// Some of it only the Redis transport uses.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
-mod places;
+mod completions;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use self::{
     clock::Clock,
-    places::{Places, Waiter},
+    completions::{Completion, CompletionSlab},
 };
 
 /// Locks a mutex whose state is whole between any two of its operations, so that a panic elsewhere

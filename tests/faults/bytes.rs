@@ -308,7 +308,6 @@ fn a_small_payload_that_is_kept_does_not_keep_the_large_answer_it_came_with() {
 }
 
 #[test]
-#[ignore = "fault 45"]
 fn sends_that_wait_for_a_slow_network_hold_a_bounded_number_of_bytes() {
     const SENDS: usize = 100;
     let payload = Bytes::from(vec![b'x'; 5 << 20]);

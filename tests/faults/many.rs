@@ -29,7 +29,6 @@ async fn connections(server: &RedisServer) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fault 22"]
 async fn requests_on_many_streams_share_a_bounded_number_of_connections() {
     const TENANTS: usize = 500;
     let server = RedisServer::start().await;
@@ -52,7 +51,6 @@ async fn requests_on_many_streams_share_a_bounded_number_of_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fault 32"]
 async fn calls_without_a_connection_fail_five_seconds_after_they_were_made() {
     const CALLS: usize = 6_000;
     let server = RedisServer::start().await;

@@ -49,7 +49,6 @@ async fn request(redis: &Redis) -> Result<Reply, Error> {
     within(8 * SECOND, send(redis, message)).await
 }
 
-// Under RESP3 the end of the driver's task shows the loss.
 #[tokio::test]
 async fn an_idle_connection_that_the_server_closes_is_noticed_before_the_next_command() {
     let server = RedisServer::start().await;

@@ -1,10 +1,13 @@
 //! Requests, answered by hand-written workers: one that does what a Go worker does, and one that
 //! answers on the reply stream.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use campanile::{
-    Deadline, Error, Message, Redis, Reply, ReplyMode, RpcCode,
+    Deadline, Error, Message, Redis, Reply, ReplyMode, Router, RpcCode,
     transport::{Interest, Source, Transport, Verdict},
 };
 use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
@@ -12,7 +15,7 @@ use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
 use crate::{
     SECOND, handle, kill_connections, send,
     support::{
-        Options, RedisServer, Signal, raw,
+        self, Options, RedisServer, Signal, raw,
         rights::{assert_refused, documented},
     },
     within,
@@ -366,6 +369,79 @@ async fn requests_work_with_few_rights_and_on_a_cluster() {
         "UNLINK s",
     ];
     assert_refused(&url, &forbidden).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_joins_does_not_wait_for_the_read_of_the_others() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let app = || Router::new().rpc("user.get", async || "here");
+    let streams = ["a", "b"].map(|stream| redis.clone().stream(stream));
+    let workers = streams
+        .clone()
+        .map(|redis| support::worker::Worker::start(redis, app()));
+    for redis in &streams {
+        let started = Instant::now();
+        let reply = request(redis, ReplyMode::Reliable).await.unwrap();
+        assert_eq!(reply.unwrap(), "here");
+        // The read of the first one goes on for two seconds.
+        let took = started.elapsed();
+        assert!(took < SECOND, "{took:?}");
+    }
+    drop(workers);
+}
+
+#[tokio::test]
+async fn replies_on_more_streams_than_one_read_takes_reach_their_requests() {
+    const STREAMS: usize = 300;
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let name = |n| format!("tenant-{n}");
+    let asked: Vec<_> = (0..STREAMS)
+        .map(|n| request(&redis.clone().stream(name(n)), ReplyMode::Reliable))
+        .collect();
+    let mut connection = server.connection().await;
+    for n in 0..STREAMS {
+        let entry = || async { raw::entries(&server, &name(n)).await.into_iter().next() };
+        let (_, fields) = raw::eventually(entry, 10 * SECOND).await;
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let fields = fields
+            .into_iter()
+            .map(|(field, value)| (text(field), text(value)));
+        let fields: Fields = fields.collect();
+        let stored: Option<String> = redis::cmd("XADD")
+            .arg(format!("{{{}}}:rpc:{}", name(n), fields["~c"]))
+            .arg(&["NOMKSTREAM", "*", "r", &success(&fields)])
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert!(stored.is_some(), "the reply stream of {n} is there");
+    }
+    let started = Instant::now();
+    for asked in asked {
+        assert!(asked.await.unwrap().is_ok());
+    }
+    assert!(started.elapsed() < 2 * SECOND, "{:?}", started.elapsed());
+    let clients: String = server.query(&["CLIENT", "LIST"]).await;
+    // One that sends, one that is subscribed, one that reads replies, and this test's.
+    let clients = clients.lines().count();
+    assert!(clients <= 5, "{clients} connections");
+}
+
+#[tokio::test]
+async fn a_refused_reply_stream_disturbs_no_other() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let mut worker = Worker::start(&server).await;
+    let asked = request(&redis, ReplyMode::Reliable);
+    let fields = worker.next().await;
+    let key = format!("{{broken}}:rpc:{}", fields["~c"]);
+    server.command(&["SET", &key, "no stream"]).await;
+    let refused = request(&redis.clone().stream("broken"), ReplyMode::Reliable);
+    let error = refused.await.unwrap().unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
+    assert!(worker.store(&fields, &success(&fields)).await.is_some());
+    assert!(within(SECOND, asked).await.unwrap().is_ok());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::{
     error::BoxError,
     message::Message,
     reply::Reply,
-    sync::{Places, Waiter, lock},
+    sync::{Completion, CompletionSlab, lock},
 };
 
 type Outcome = Result<Reply, BoxError>;
@@ -33,19 +33,20 @@ pub(super) struct Gather<H: BatchHandler<T, S>, T, S> {
 }
 
 struct Open<I> {
-    /// One for each place of its batch.
+    /// One for each completion of its batch.
     items: Vec<I>,
-    places: Arc<Places<Outcome>>,
+    completions: Arc<CompletionSlab<Outcome>>,
     /// Given the items when there are enough.
     full: oneshot::Sender<Vec<I>>,
 }
 
-/// Tells those who still wait when a batch ends without having told them: its function panicked.
-struct Ended(Arc<Places<Outcome>>);
+/// Fails the completions that are left when a batch ends without outcomes: its function panicked.
+struct Ended(Arc<CompletionSlab<Outcome>>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.tell_all(|| Err(BatchError(Why::Panicked).into()));
+        self.0
+            .complete_all(|| Err(BatchError(Why::Panicked).into()));
     }
 }
 
@@ -74,42 +75,42 @@ where
     /// What becomes of one message.
     pub(super) async fn handle(self: Arc<Self>, message: Message) -> Outcome {
         let item = H::extract(message, &self.state).await?;
-        let waiter = self.add(item);
+        let completion = self.add(item);
         drop(self);
-        waiter.await
+        completion.await
     }
 
-    fn add(self: &Arc<Self>, item: H::Item) -> Waiter<Outcome> {
+    fn add(self: &Arc<Self>, item: H::Item) -> Completion<Outcome> {
         let mut open = lock(&self.open);
         let now = open.get_or_insert_with(|| {
             let (full, items) = oneshot::channel();
             let room = self.size.min(ROOM);
-            let places = Arc::new(Places::with_capacity(room));
-            tokio::spawn(self.clone().run(items, places.clone()));
+            let completions = Arc::new(CompletionSlab::with_capacity(room));
+            tokio::spawn(self.clone().run(items, completions.clone()));
             Open {
                 items: Vec::with_capacity(room),
-                places,
+                completions,
                 full,
             }
         });
         now.items.push(item);
-        let waiter = now.places.enter();
+        let completion = now.completions.insert();
         if now.items.len() >= self.size
             && let Some(batch) = open.take()
         {
             // Its task waits for it, and is only gone with the runtime.
             let _ = batch.full.send(batch.items);
         }
-        waiter
+        completion
     }
 
     /// One batch, from its first message to its end.
     async fn run(
         self: Arc<Self>,
         mut full: oneshot::Receiver<Vec<H::Item>>,
-        places: Arc<Places<Outcome>>,
+        completions: Arc<CompletionSlab<Outcome>>,
     ) {
-        let _ended = Ended(places.clone());
+        let _ended = Ended(completions.clone());
         let waited = tokio::time::timeout(self.linger, &mut full).await;
         let mut items = match waited {
             Ok(items) => items.unwrap_or_default(),
@@ -123,23 +124,23 @@ where
             }
         };
         // Nobody waits for the others any more.
-        let taken = places.taken();
-        let mut present = taken.iter();
-        items.retain(|_| *present.next().expect("each has a place"));
+        let pending = completions.pending();
+        let mut present = pending.iter();
+        items.retain(|_| *present.next().expect("each has a completion"));
         if items.is_empty() {
             return;
         }
         let outcomes = tokio::select! {
             biased;
             outcomes = self.handler.clone().handle(items, &self.state) => outcomes,
-            () = places.none() => return,
+            () = completions.all_dropped() => return,
         };
         match outcomes {
             Ok(outcomes) => {
-                let present = taken.into_iter().enumerate().filter(|(_, taken)| *taken);
-                places.tell(present.map(|(place, _)| place).zip(outcomes));
+                let present = pending.into_iter().enumerate().filter(|(_, it)| *it);
+                completions.complete(present.map(|(index, _)| index).zip(outcomes));
             }
-            Err(error) => places.tell_all(|| Err(error.clone().into())),
+            Err(error) => completions.complete_all(|| Err(error.clone().into())),
         }
     }
 }

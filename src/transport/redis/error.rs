@@ -14,10 +14,6 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
     }
     let (kind, message) = match error.kind() {
         Driver::AuthenticationFailed => return password(address).with_source(error),
-        Driver::RESP3NotSupported => (
-            ErrorKind::Config,
-            format!("Redis at {address} does not speak RESP3; leave `protocol` out of the URL"),
-        ),
         Driver::Parse | Driver::UnexpectedReturnType => (
             ErrorKind::Config,
             format!("what answers at {address} does not speak the Redis protocol"),
@@ -26,11 +22,13 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
             ErrorKind::Config,
             format!("the connection to Redis at {address} cannot work as it is set up"),
         ),
-        Driver::Io if is_tls(&error) => (
-            ErrorKind::Config,
-            format!("Redis at {address} has a certificate that is not trusted, or speaks no TLS"),
-        ),
-        Driver::Io => return unreachable(address).with_source(error),
+        Driver::Io => match tls_fault(&error) {
+            Some(fault) => (
+                ErrorKind::Config,
+                format!("no TLS with Redis at {address}: {fault}"),
+            ),
+            None => return unreachable(address).with_source(error),
+        },
         _ => match error.code() {
             Some(code) if is_passing(code) => return unreachable(address).with_source(error),
             _ => (
@@ -46,6 +44,8 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handshake {
     Auth,
+    /// RESP3.
+    Hello,
     Select,
     Ping,
 }
@@ -61,6 +61,10 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
         ("ERR", Handshake::Auth) | ("WRONGPASS", _) => {
             password(address).with_source(RedisError::from(error))
         }
+        ("ERR" | "NOPROTO", Handshake::Hello) => Error::config(format!(
+            "Redis at {address} does not speak RESP3; leave `protocol` out of the URL"
+        ))
+        .with_source(RedisError::from(error)),
         // A proxy may not know the command.
         ("ERR", Handshake::Ping) if error.details()?.starts_with("unknown command") => return None,
         // A server that is loading, or lets this user do less, has taken the client. What it refuses
@@ -90,12 +94,18 @@ fn password(address: &str) -> Error {
     ))
 }
 
-/// Whether a handshake failed, and not the way to the server.
-fn is_tls(error: &RedisError) -> bool {
-    // The driver's source is a shared box around the error of the system.
-    find::<Arc<dyn std::error::Error + Send + Sync>>(error)
-        .and_then(|error| error.downcast_ref::<io::Error>())
-        .is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
+/// What went wrong with TLS, where it is that and not the way to the server.
+fn tls_fault(error: &RedisError) -> Option<&'static str> {
+    // The error's source is a shared box around the error of the system.
+    let error = find::<Arc<dyn std::error::Error + Send + Sync>>(error)
+        .and_then(|error| error.downcast_ref::<io::Error>())?;
+    #[cfg(feature = "redis-rustls")]
+    return super::server::tls_fault(error);
+    #[cfg(not(feature = "redis-rustls"))]
+    {
+        let _: &io::Error = error;
+        None
+    }
 }
 
 /// Nobody answers there.
@@ -104,6 +114,17 @@ pub(super) fn unreachable(address: &str) -> Error {
         "cannot reach Redis at {address}; is a server running there? `redis-server` starts one, \
          and `redis-cli ping` asks it"
     ))
+}
+
+/// A connection was made, or is being made, and nothing comes over it. A port without TLS waits for
+/// the rest of what is no command to it.
+pub(super) fn silent(address: &str, is_tls: bool) -> Error {
+    match is_tls {
+        false => unreachable(address),
+        true => Error::disconnected(format!(
+            "Redis at {address} has not answered in time; is it running, and is this its TLS port?"
+        )),
+    }
 }
 
 /// A command waited for a connection for as long as it may. `cause` is why there is none.

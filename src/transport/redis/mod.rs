@@ -34,19 +34,20 @@
 //! ```
 //!
 //! # Ordering
-//! Messages are on the stream in the order of the calls that sent them, as long as fewer than a
-//! thousand are under way. Two that are sent over a lost connection may change places.
+//! Messages are on the stream in the order of the calls that sent them, as long as none of them has to
+//! wait for its turn. Two that are sent over a lost connection may change places.
 //!
 //! # Back-pressure
-//! The handle is always ready. What is called while a thousand commands wait, waits too, in its
-//! future.
+//! The handle is always ready. Commands that are queued or in flight are bounded, by 4096 commands and by
+//! 32 MiB; a call beyond that waits in its future, first come, first served. A larger message passes
+//! alone.
 //!
 //! # Cancel safety
 //! Dropping the future of a call does not take back what was sent. The place of a request is freed
 //! at once, and a late reply to it is counted as stray.
 //!
 //! # Errors
-//! Without a connection a call waits for 5 s, then fails as
+//! Without a connection a call waits for 5 s, from its beginning or from the loss, then fails as
 //! [disconnected](crate::Error::is_disconnected): nothing was sent, and the error's
 //! [source](std::error::Error::source) is why no connection could be made. When the connection is lost
 //! before the server's answer its [outcome is unknown](crate::Error::is_unknown_outcome): sending it
@@ -63,11 +64,9 @@
 //!
 //! # Connections
 //! One for all that is sent. The first request adds one that is subscribed to this client's own
-//! reply channel; the first reliable request to each stream adds one that reads its replies. They
-//! end with the last clone of the handle. Under RESP3, and under TLS with certificates of the
-//! application's own, the driver, the crate `redis`, keeps the connections: each command costs more
-//! then. Under TLS with certificates of the application's own, a connection that the server closed
-//! while it was idle is noticed within a second, and not at once.
+//! reply channel, and the first reliable request one that reads the replies on all streams. They
+//! end with the last clone of the handle. [`Redis::builder`] takes certificates for TLS; the crypto
+//! provider of the process is neither used nor installed.
 //!
 //! # Rights
 //! What users with few rights need, for the stream `s`. Keys of a stream whose name holds a hash tag
@@ -120,6 +119,7 @@ pub use self::error::script_error;
 pub use self::{
     consumer::{RedisSettle, RedisSource},
     producer::SendFuture,
+    server::RedisBuilder,
     tail::{Tail, TailEntry, TailFrom},
 };
 use self::{options::Options, pipeline::Pipeline, server::Connector};
@@ -149,14 +149,14 @@ struct Shared {
 impl Redis {
     /// Connects to the server at a URL: `redis://user:password@host:port/db`,
     /// `redis+unix:///path/to/redis.sock?db=0`, or `rediss://…` with the feature `redis-rustls`.
-    /// `?protocol=resp3` chooses RESP3.
+    /// `?protocol=resp3` chooses RESP3. [`builder`](Self::builder) takes certificates as well.
     ///
     /// # Errors
     /// Within seconds, when the server is not reached, does not let us in, or is older than 6.2.
     /// Once it is connected a handle outlives any outage, and a worker that begins during one waits
     /// for its end. [`connect_when_ready`](Self::connect_when_ready) waits too.
     pub async fn connect(url: &str) -> Result<Self, Error> {
-        Self::over(Connector::from_url(url)?).await
+        Self::builder(url).connect().await
     }
 
     /// Like [`connect`](Self::connect), and waits for a server that is away or not ready: it tries
@@ -180,7 +180,10 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future gives up.
     pub async fn connect_when_ready(url: &str) -> Result<Self, Error> {
-        let connector = Connector::from_url(url)?;
+        Self::builder(url).connect_when_ready().await
+    }
+
+    async fn over_when_ready(connector: Connector) -> Result<Self, Error> {
         let mut outage = server::Outage::default();
         loop {
             match Self::over(connector.clone()).await {
@@ -193,13 +196,17 @@ impl Redis {
         }
     }
 
-    /// Connects with a client that the application has set up itself.
+    /// Connects as a client of the crate `redis` is set up to: with its address, login, database,
+    /// protocol and TCP settings. The client itself, and its connections, are not used.
+    ///
+    /// The client is one of `redis` 1: an application with another major version connects with a URL,
+    /// or with [`builder`](Self::builder).
     ///
     /// # Errors
-    /// As [`connect`](Self::connect). A client with certificates of its own needs the process's
-    /// rustls provider, which the application chooses: this crate never installs one.
+    /// As [`connect`](Self::connect). A client with certificates is refused, for nobody can read them:
+    /// they are given to [`builder`](Self::builder) in place of that.
     pub async fn from_client(client: redis::Client) -> Result<Self, Error> {
-        Self::over(Connector::from_client(client)?).await
+        Self::over(Connector::from_client(&client)?).await
     }
 
     async fn over(connector: Connector) -> Result<Self, Error> {

@@ -21,6 +21,8 @@ pub enum Value {
     Array(Vec<Value>),
     /// Only under RESP3.
     Map(Vec<(Value, Value)>),
+    /// Only under RESP3: sent without being asked for, as what is published is.
+    Push(Vec<Value>),
     /// A refusal.
     ServerError(ServerError),
     /// What no command or script of ours is answered with.
@@ -37,26 +39,13 @@ impl Value {
     }
 }
 
-impl From<redis::Value> for Value {
-    fn from(value: redis::Value) -> Self {
-        match value {
-            redis::Value::Nil => Value::Nil,
-            redis::Value::Int(number) => Value::Int(number),
-            redis::Value::BulkString(bytes) => Value::Text(bytes.into()),
-            redis::Value::SimpleString(text) => Value::Text(text.into()),
-            redis::Value::Okay => Value::Text(Bytes::from_static(b"OK")),
-            redis::Value::Array(list) => Value::Array(list.into_iter().map(Value::from).collect()),
-            redis::Value::Map(pairs) => {
-                let pairs = pairs.into_iter();
-                Value::Map(
-                    pairs
-                        .map(|(key, value)| (key.into(), value.into()))
-                        .collect(),
-                )
-            }
-            redis::Value::ServerError(error) => Value::ServerError(error::unwrapped(error)),
-            _ => Value::Other,
-        }
+/// The server's refusal of this text, whose first word is its code.
+pub(super) fn server_error(text: &[u8]) -> Value {
+    // redis-rs alone makes its errors, from a line.
+    let text = String::from_utf8_lossy(text).replace(['\r', '\n'], " ");
+    match redis::parse_redis_value(format!("-{text}\r\n").as_bytes()) {
+        Ok(redis::Value::ServerError(error)) => Value::ServerError(error::unwrapped(error)),
+        _ => Value::Other,
     }
 }
 
@@ -81,7 +70,7 @@ fn form(value: &Value) -> &'static str {
         Value::Text(_) => "a text",
         Value::Map(_) => "a map",
         Value::ServerError(_) => "an error",
-        Value::Other => "something else",
+        Value::Push(_) | Value::Other => "something else",
     }
 }
 

@@ -1,176 +1,250 @@
-//! Answers in RESP2, in whatever pieces they come.
+//! Decodes what a server sends, RESP2 and RESP3 alike, in pieces of any size.
 //!
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 use bytes::{Buf, Bytes, BytesMut};
 use redis::{ErrorKind, RedisError, RedisResult};
-use redis_protocol::resp2::{decode::decode_range, types::RangeFrame};
 
-use crate::transport::redis::response::Value;
+use crate::transport::redis::response::{Value, server_error};
 
-/// How long the head of a list or a text may be, with its length.
-const HEAD: usize = 32;
-/// How many bytes a text may have: there is no memory for more.
-const LARGEST: usize = isize::MAX as usize;
-/// How deep lists may stand in each other. Scripts and commands of ours are answered with four.
-const DEPTH: usize = 16;
-/// For how many elements there is room from the start, whatever the head promises.
-const ROOM: usize = 4096;
+/// How many bytes the line of a length may have, and how many any other line.
+const LENGTH: usize = 32;
+const LINE: usize = 1 << 20;
+/// How many bytes a string may have: there is no memory for more.
+const MAX_STRING: usize = isize::MAX as usize;
+/// How deep aggregates may nest. Answers to scripts and commands of this crate nest four deep.
+const MAX_DEPTH: usize = 16;
+/// For how many elements memory is allocated before they come, whatever the length promises.
+const PREALLOCATED: usize = 4096;
 
-/// Takes answers out of what has come. An answer may have a thousand entries and come in many
-/// pieces: what it has taken apart it does not look at again, and texts are slices of what was read.
+/// Decodes the values of one connection.
+///
+/// A value may have a thousand entries and come in many pieces. An element that was decoded is not
+/// looked at again, and strings are slices of the read buffer.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
-    /// The lists of which elements are missing, the outermost first.
-    open: Vec<List>,
+pub(super) struct Decoder {
+    /// The aggregates of which elements are missing, the outermost first.
+    open: Vec<Open>,
 }
 
 #[derive(Debug)]
-struct List {
+struct Open {
+    kind: Aggregate,
     missing: usize,
     elements: Vec<Value>,
 }
 
-enum Element {
-    Whole(Value),
-    /// The head of a list that has this many.
-    Head(usize),
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Aggregate {
+    /// A set is decoded as one too: RESP2 has arrays in place of sets.
+    Array,
+    Map,
+    Push,
+    /// Pairs about the value that follows. Nothing here needs them.
+    Attribute,
 }
 
-impl Answers {
-    /// The next answer, if it has come whole. The error says that this is not RESP2, and nothing
+enum Element {
+    Value(Value),
+    /// The start of an aggregate of this many elements.
+    Start(Aggregate, usize),
+}
+
+impl Decoder {
+    /// The next value, if it has come whole. An error means that this is not RESP, and that nothing
     /// can be read after it.
-    pub(super) fn take(&mut self, read: &mut BytesMut) -> RedisResult<Option<Value>> {
+    pub(super) fn decode(&mut self, read: &mut BytesMut) -> RedisResult<Option<Value>> {
         while let Some(element) = element(read)? {
             let mut value = match element {
-                Element::Head(missing @ 1..) => {
-                    if self.open.len() == DEPTH {
-                        return Err(malformed("lists stand too deep in each other".into()));
+                Element::Value(value) => value,
+                Element::Start(kind, missing) if missing > 0 => {
+                    if self.open.len() == MAX_DEPTH {
+                        return Err(malformed("aggregates are nested too deep"));
                     }
-                    let elements = Vec::with_capacity(missing.min(ROOM));
-                    self.open.push(List { missing, elements });
+                    let elements = Vec::with_capacity(missing.min(PREALLOCATED));
+                    self.open.push(Open {
+                        kind,
+                        missing,
+                        elements,
+                    });
                     continue;
                 }
-                Element::Head(0) => Value::Array(Vec::new()),
-                Element::Whole(value) => value,
+                Element::Start(Aggregate::Attribute, _) => continue,
+                Element::Start(kind, _) => kind.of(Vec::new()),
             };
             loop {
-                let Some(list) = self.open.last_mut() else {
+                let Some(open) = self.open.last_mut() else {
                     return Ok(Some(value));
                 };
-                list.elements.push(value);
-                list.missing -= 1;
-                if list.missing > 0 {
+                open.elements.push(value);
+                open.missing -= 1;
+                if open.missing > 0 {
                     break;
                 }
-                value = Value::Array(std::mem::take(&mut list.elements));
-                self.open.pop();
+                let Open { kind, elements, .. } = self.open.pop().expect("it is the last");
+                if kind == Aggregate::Attribute {
+                    break;
+                }
+                value = kind.of(elements);
             }
         }
         Ok(None)
     }
 }
 
-/// The next element, if it has come whole.
-fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
-    match read.first() {
-        Some(b'*') => Ok(head(read)?.map(|(count, end)| {
-            read.advance(end);
-            count.map_or(Element::Whole(Value::Nil), Element::Head)
-        })),
-        Some(b'$') => text(read),
-        _ => other(read),
+impl Aggregate {
+    fn of(self, elements: Vec<Value>) -> Value {
+        match self {
+            Aggregate::Push => Value::Push(elements),
+            Aggregate::Map => {
+                let mut elements = elements.into_iter();
+                let pairs = std::iter::from_fn(|| Some((elements.next()?, elements.next()?)));
+                Value::Map(pairs.collect())
+            }
+            Aggregate::Array | Aggregate::Attribute => Value::Array(elements),
+        }
     }
 }
 
-/// The head of a list or a text, if it has come whole: how many elements or bytes follow, or that
-/// there is none, and where it ends.
-fn head(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
-    let Some(end) = read.iter().take(HEAD).position(|&byte| byte == b'\n') else {
-        return match read.len() < HEAD {
+/// The next element, if it has come whole.
+fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
+    let Some(&kind) = read.first() else {
+        return Ok(None);
+    };
+    let (aggregate, each) = match kind {
+        b'$' | b'=' | b'!' => return string(kind, read),
+        b'*' | b'~' => (Aggregate::Array, 1),
+        b'>' => (Aggregate::Push, 1),
+        b'%' => (Aggregate::Map, 2),
+        b'|' => (Aggregate::Attribute, 2),
+        _ => return line(kind, read),
+    };
+    let Some((length, end)) = length(read)? else {
+        return Ok(None);
+    };
+    let element = match length {
+        None => Element::Value(Value::Nil),
+        Some(length) => {
+            let elements = length.checked_mul(each);
+            Element::Start(aggregate, elements.ok_or_else(|| malformed(TOO_LONG))?)
+        }
+    };
+    read.advance(end);
+    Ok(Some(element))
+}
+
+const TOO_LONG: &str = "a length is too large";
+
+/// The line of a length, if it has come whole: how many elements or bytes follow, or `None` for
+/// RESP2's null, and where the line ends.
+fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
+    let Some(end) = read.iter().take(LENGTH).position(|&byte| byte == b'\n') else {
+        return match read.len() < LENGTH {
             true => Ok(None),
-            false => Err(malformed("a length that does not end".into())),
+            false => Err(malformed("a length does not end")),
         };
     };
-    let number = match read[1..end].strip_suffix(b"\r") {
+    let length = match read[1..end].strip_suffix(b"\r") {
         Some(b"-1") => None,
         Some(digits @ [_, ..]) if digits.iter().all(u8::is_ascii_digit) => {
             let mut digits = digits.iter().map(|digit| usize::from(digit - b'0'));
-            let number = digits.try_fold(0_usize, |number, digit| {
-                number.checked_mul(10)?.checked_add(digit)
+            let length = digits.try_fold(0_usize, |length, digit| {
+                length.checked_mul(10)?.checked_add(digit)
             });
-            Some(number.ok_or_else(|| malformed("a length that is too long".into()))?)
+            Some(length.ok_or_else(|| malformed(TOO_LONG))?)
         }
-        _ => return Err(malformed("a length is no number".into())),
+        _ => return Err(malformed("a length is not a number")),
     };
-    Ok(Some((number, end + 1)))
+    Ok(Some((length, end + 1)))
 }
 
-/// A text of any bytes: the most frequent element by far.
-fn text(read: &mut BytesMut) -> RedisResult<Option<Element>> {
-    let (length, from) = match head(read)? {
-        Some((Some(length), from)) => (length, from),
+/// A string with its length in front, the most frequent element by far; or a verbatim string, or an
+/// error of any text.
+fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
+    let (length, start) = match length(read)? {
+        Some((Some(length), start)) => (length, start),
         Some((None, end)) => {
             read.advance(end);
-            return Ok(Some(Element::Whole(Value::Nil)));
+            return Ok(Some(Element::Value(Value::Nil)));
         }
         None => return Ok(None),
     };
-    if length > LARGEST {
-        return Err(malformed("a text is too long".into()));
+    if length > MAX_STRING {
+        return Err(malformed("a string is too long"));
     }
-    let end = from + length;
+    let end = start + length;
     let Some(rest) = read.get(end..end + 2) else {
         return Ok(None);
     };
     if rest != b"\r\n" {
-        return Err(malformed("a text has another length".into()));
+        return Err(malformed("a string has another length"));
     }
-    read.advance(from);
-    let text = read.split_to(length).freeze();
+    read.advance(start);
+    let mut string = read.split_to(length).freeze();
     read.advance(2);
-    Ok(Some(Element::Whole(Value::Text(text))))
+    Ok(Some(Element::Value(match kind {
+        b'!' => server_error(&string),
+        b'=' => {
+            // Three characters say what it is, as in `txt:`.
+            if string.get(3) != Some(&b':') {
+                return Err(malformed("a verbatim string without a format"));
+            }
+            Value::Text(string.split_off(4))
+        }
+        _ => Value::Text(string),
+    })))
 }
 
-/// What is neither a list nor a text of any bytes.
-fn other(read: &mut BytesMut) -> RedisResult<Option<Element>> {
-    let decoded = decode_range(read).map_err(|error| malformed(error.to_string()))?;
-    let Some((frame, length)) = decoded else {
-        return Ok(None);
+/// An element that is one line.
+fn line(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
+    if !b"+-:_#,(".contains(&kind) {
+        return Err(malformed("an unknown type"));
+    }
+    let Some(end) = read.iter().take(LINE).position(|&byte| byte == b'\n') else {
+        return match read.len() < LINE {
+            true => Ok(None),
+            false => Err(malformed("a line does not end")),
+        };
     };
-    let value = match frame {
-        RangeFrame::SimpleString((from, to)) => {
-            Value::Text(Bytes::copy_from_slice(&read[from..to]))
-        }
-        RangeFrame::Integer(number) => Value::Int(number),
-        RangeFrame::Null => Value::Nil,
-        // The driver alone makes its errors.
-        RangeFrame::Error(_) => {
-            redis::parse_redis_value(&read[..length]).map_or(Value::Other, Value::from)
-        }
-        RangeFrame::Array(_) | RangeFrame::BulkString(_) => unreachable!("their heads tell them"),
+    let Some(text) = read[1..end].strip_suffix(b"\r") else {
+        return Err(malformed("a line ends without a carriage return"));
     };
-    read.advance(length);
-    Ok(Some(Element::Whole(value)))
+    // RESP3's types are read as what RESP2 has in their place.
+    let value = match (kind, text) {
+        (b'-', _) => server_error(text),
+        (b':', _) => {
+            let number = std::str::from_utf8(text).ok();
+            let number = number.and_then(|number| number.parse().ok());
+            Value::Int(number.ok_or_else(|| malformed("an integer is not a number"))?)
+        }
+        (b'_', b"") => Value::Nil,
+        (b'#', b"t") => Value::Int(1),
+        (b'#', b"f") => Value::Int(0),
+        (b'_' | b'#', _) => return Err(malformed("neither null, true nor false")),
+        _ => Value::Text(Bytes::copy_from_slice(text)),
+    };
+    read.advance(end + 1);
+    Ok(Some(Element::Value(value)))
 }
 
-fn malformed(why: String) -> RedisError {
-    (ErrorKind::Parse, "what came is not RESP2", why).into()
+fn malformed(why: &str) -> RedisError {
+    let text = "the server does not speak RESP";
+    (ErrorKind::Parse, text, why.to_owned()).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn taken(said: &str) -> RedisResult<Option<Value>> {
-        Answers::default().take(&mut said.as_bytes().into())
+    fn decoded(said: &str) -> RedisResult<Option<Value>> {
+        Decoder::default().decode(&mut said.as_bytes().into())
     }
 
     #[test]
-    fn lists_stand_in_each_other_only_so_deep() {
+    fn aggregates_nest_only_so_deep() {
         let nested = |depth| format!("{}*0\r\n", "*1\r\n".repeat(depth));
-        assert!(taken(&nested(DEPTH)).unwrap().is_some());
-        taken(&nested(DEPTH + 1)).unwrap_err();
+        assert!(decoded(&nested(MAX_DEPTH)).unwrap().is_some());
+        decoded(&nested(MAX_DEPTH + 1)).unwrap_err();
     }
 
     #[test]
@@ -190,27 +264,88 @@ mod tests {
             ("$1000000000000\r\n", true),
             ("$18446744073709551615\r\n", false),
         ] {
-            assert_eq!(matches!(taken(said), Ok(None)), waits, "{said:?}");
+            assert_eq!(matches!(decoded(said), Ok(None)), waits, "{said:?}");
         }
         for kind in ["*", "$"] {
-            let endless = kind.to_owned() + &"1".repeat(HEAD);
-            taken(&endless).unwrap_err();
-            let nothing = taken(&format!("{kind}-1\r\n"));
+            let endless = kind.to_owned() + &"1".repeat(LENGTH);
+            decoded(&endless).unwrap_err();
+            let nothing = decoded(&format!("{kind}-1\r\n"));
             assert_eq!(nothing.unwrap(), Some(Value::Nil));
         }
     }
 
     #[test]
-    fn what_was_taken_apart_is_not_kept() {
-        let mut answers = Answers::default();
+    fn decoded_bytes_are_not_kept() {
+        let mut decoder = Decoder::default();
         let mut read = BytesMut::from("*3\r\n:1\r\n$2\r\na");
-        assert!(answers.take(&mut read).unwrap().is_none());
+        assert!(decoder.decode(&mut read).unwrap().is_none());
         assert_eq!(&read[..], b"$2\r\na");
         read.extend_from_slice(b"b\r\n+c\r\n:2\r\n");
         let texts = ["ab", "c"].map(|text| Value::Text(text.into()));
         let [b, c] = texts;
         let list = Value::Array(vec![Value::Int(1), b, c]);
-        assert_eq!(answers.take(&mut read).unwrap(), Some(list));
-        assert_eq!(answers.take(&mut read).unwrap(), Some(Value::Int(2)));
+        assert_eq!(decoder.decode(&mut read).unwrap(), Some(list));
+        assert_eq!(decoder.decode(&mut read).unwrap(), Some(Value::Int(2)));
+    }
+
+    #[test]
+    fn resp3_is_decoded_as_what_resp2_has_in_its_place() {
+        let text = |text: &'static str| Value::Text(text.into());
+        for (said, expected) in [
+            ("_\r\n", Value::Nil),
+            ("#t\r\n", Value::Int(1)),
+            ("#f\r\n", Value::Int(0)),
+            (",1.25\r\n", text("1.25")),
+            (",inf\r\n", text("inf")),
+            (
+                "(3492890328409238509324850943850943825024385\r\n",
+                text("3492890328409238509324850943850943825024385"),
+            ),
+            ("=8\r\ntxt:a\r\nb\r\n", text("a\r\nb")),
+            (
+                "~2\r\n:1\r\n+a\r\n",
+                Value::Array(vec![Value::Int(1), text("a")]),
+            ),
+            (
+                "%1\r\n+a\r\n*0\r\n",
+                Value::Map(vec![(text("a"), Value::Array(vec![]))]),
+            ),
+            ("%0\r\n", Value::Map(vec![])),
+            (
+                ">2\r\n+pubsub\r\n:1\r\n",
+                Value::Push(vec![text("pubsub"), Value::Int(1)]),
+            ),
+            ("|1\r\n+ttl\r\n:3\r\n:7\r\n", Value::Int(7)),
+            (
+                "*1\r\n|1\r\n+ttl\r\n:3\r\n:7\r\n",
+                Value::Array(vec![Value::Int(7)]),
+            ),
+            ("|0\r\n:7\r\n", Value::Int(7)),
+        ] {
+            assert_eq!(decoded(said).unwrap(), Some(expected), "{said:?}");
+            for end in 0..said.len() {
+                assert!(
+                    decoded(&said[..end]).unwrap().is_none(),
+                    "{said:?} until {end}"
+                );
+            }
+        }
+        let Some(Value::ServerError(error)) = decoded("!12\r\nOOM a\r\nlot b\r\n").unwrap() else {
+            panic!("no error");
+        };
+        assert_eq!((error.code(), error.details()), ("OOM", Some("a  lot b")));
+        for said in [
+            "#x\r\n",
+            "_x\r\n",
+            "=3\r\ntxt\r\n",
+            "*?\r\n",
+            "$?\r\n",
+            "%99999999999999999999\r\n",
+            "%18446744073709551615\r\n",
+            ":x\r\n",
+            "+a\n",
+        ] {
+            decoded(said).expect_err(said);
+        }
     }
 }

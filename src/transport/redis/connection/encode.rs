@@ -1,25 +1,53 @@
-//! Commands as they are sent.
+//! Encodes commands.
 //!
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/#sending-commands-to-a-redis-server>
 
-use redis::Cmd;
+use redis::{Arg, Cmd};
 
-/// What can be sent as a command.
+/// A command that can be encoded.
 pub(in crate::transport::redis) trait Encode {
-    /// Writes it behind what is there.
+    /// Appends the encoded command.
     fn encode(&self, out: &mut Vec<u8>);
+
+    /// About how many bytes [`encode`](Self::encode) appends.
+    fn size_hint(&self) -> usize;
 }
+
+/// How many bytes an encoded argument has beside its own, at most.
+const OVERHEAD: usize = 24;
 
 impl Encode for Cmd {
     fn encode(&self, out: &mut Vec<u8>) {
         self.write_packed_command(out);
     }
+
+    fn size_hint(&self) -> usize {
+        let sizes = self.args_iter().map(|arg| match arg {
+            Arg::Simple(arg) => arg.len() + OVERHEAD,
+            _ => OVERHEAD,
+        });
+        sizes.sum()
+    }
 }
 
-/// One that was packed before.
+/// A command that was encoded before.
 impl Encode for [u8] {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self);
+    }
+
+    fn size_hint(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Encode for Vec<u8> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self[..].encode(out);
+    }
+
+    fn size_hint(&self) -> usize {
+        self.len()
     }
 }
 
@@ -27,22 +55,27 @@ impl<P: Encode + ?Sized> Encode for &P {
     fn encode(&self, out: &mut Vec<u8>) {
         P::encode(self, out);
     }
+
+    fn size_hint(&self) -> usize {
+        P::size_hint(self)
+    }
 }
 
-/// Commands in their order, one behind the other.
+/// Encoded commands, one behind the other.
 #[derive(Default)]
 pub(in crate::transport::redis) struct Commands {
-    packed: Vec<u8>,
-    /// Where each ends.
+    encoded: Vec<u8>,
+    /// Where each command ends.
     ends: Vec<usize>,
 }
 
 impl Commands {
     pub(in crate::transport::redis) fn push(&mut self, command: impl Encode) {
-        // What a panic may have left behind is no command.
-        self.packed.truncate(self.bytes());
-        command.encode(&mut self.packed);
-        self.ends.push(self.packed.len());
+        // An encoder that panicked may have left a part of a command.
+        self.encoded.truncate(self.bytes());
+        self.encoded.reserve(command.size_hint());
+        command.encode(&mut self.encoded);
+        self.ends.push(self.encoded.len());
     }
 
     pub(in crate::transport::redis) fn len(&self) -> usize {
@@ -53,9 +86,9 @@ impl Commands {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// For how many bytes there is room.
+    /// How many bytes are allocated.
     pub(in crate::transport::redis) fn capacity(&self) -> usize {
-        self.packed.capacity()
+        self.encoded.capacity()
     }
 
     pub(in crate::transport::redis) fn get(&self, number: usize) -> &[u8] {
@@ -63,7 +96,7 @@ impl Commands {
             0 => 0,
             number => self.ends[number - 1],
         };
-        &self.packed[start..self.ends[number]]
+        &self.encoded[start..self.ends[number]]
     }
 
     pub(in crate::transport::redis) fn iter(&self) -> impl Iterator<Item = &[u8]> {
@@ -71,19 +104,19 @@ impl Commands {
     }
 
     pub(in crate::transport::redis) fn clear(&mut self) {
-        self.packed.clear();
+        self.encoded.clear();
         self.ends.clear();
     }
 }
 
 /// Writes one command, argument by argument.
-pub(in crate::transport::redis) struct Packer<'a> {
+pub(in crate::transport::redis) struct RespWriter<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
     args: usize,
 }
 
-impl<'a> Packer<'a> {
+impl<'a> RespWriter<'a> {
     pub(in crate::transport::redis) fn new(out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
         // Few commands have more than nine arguments.
@@ -101,7 +134,7 @@ impl<'a> Packer<'a> {
         self
     }
 
-    /// Says how many there are.
+    /// Writes how many arguments there are.
     pub(in crate::transport::redis) fn finish(&mut self) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(self.args).bytes();
@@ -124,7 +157,7 @@ pub(in crate::transport::redis) fn argument(out: &mut Vec<u8>, arg: &[u8]) {
 mod tests {
     use super::*;
 
-    /// The same command as the driver packs it.
+    /// The same command as redis-rs encodes it.
     fn cmd(args: &[&str]) -> Cmd {
         let mut cmd = Cmd::new();
         cmd.arg(args);
@@ -135,16 +168,20 @@ mod tests {
 
     impl Encode for Args<'_> {
         fn encode(&self, out: &mut Vec<u8>) {
-            let mut packer = Packer::new(out);
+            let mut writer = RespWriter::new(out);
             for arg in self.0 {
-                packer.arg(arg);
+                writer.arg(arg);
             }
-            packer.finish();
+            writer.finish();
+        }
+
+        fn size_hint(&self) -> usize {
+            0
         }
     }
 
     #[test]
-    fn a_command_is_packed_as_the_driver_does_it() {
+    fn a_command_is_encoded_as_redis_rs_does_it() {
         let long = "x".repeat(1000);
         for args in [
             &["PING"][..],
@@ -163,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_come_out_as_they_were_put_in() {
+    fn commands_come_out_as_they_were_pushed() {
         let mut commands = Commands::default();
         for _ in 0..2 {
             commands.push(Args(&["ECHO", "1"]));
@@ -179,12 +216,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_panic_leaves_behind_is_no_command() {
+    fn a_panic_in_an_encoder_leaves_no_command_behind() {
         struct Panics;
         impl Encode for Panics {
             fn encode(&self, out: &mut Vec<u8>) {
                 out.extend_from_slice(b"*2\r\n");
                 panic!("half-way");
+            }
+
+            fn size_hint(&self) -> usize {
+                0
             }
         }
         let mut commands = Commands::default();
@@ -192,9 +233,9 @@ mod tests {
         let push = std::panic::AssertUnwindSafe(|| commands.push(Panics));
         std::panic::catch_unwind(push).unwrap_err();
         commands.push(cmd(&["TIME"]));
-        let packed: Vec<_> = commands.iter().map(<[u8]>::to_vec).collect();
+        let encoded: Vec<_> = commands.iter().map(<[u8]>::to_vec).collect();
         assert_eq!(
-            packed,
+            encoded,
             ["PING", "TIME"].map(|it| cmd(&[it]).get_packed_command())
         );
     }

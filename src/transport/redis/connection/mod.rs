@@ -1,89 +1,123 @@
-//! One connection, on which commands are answered in their order.
+//! A connection to a server: commands go out and answers come in over any stream of bytes.
 //!
-//! It is written and read here where it can be, for what the driver does for each command costs more
-//! than the command: see [`direct`].
+//! A connection works while its answers are polled. It has no task and no time limit of its own.
 
 mod decode;
-mod direct;
 mod encode;
-mod foreign;
 mod progress;
 mod pubsub;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::poll_fn,
+    io,
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
+use bytes::{Bytes, BytesMut};
 use redis::{ErrorKind, RedisResult};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::poll_read_buf;
 
+use self::decode::Decoder;
 pub(super) use self::{
-    direct::{Direct, copy_if_small},
-    encode::{Commands, Encode, Packer, argument},
-    foreign::Foreign,
+    encode::{Commands, Encode, RespWriter, argument},
     progress::Progress,
     pubsub::{PubSub, Published},
 };
 use super::{error, response::Value};
 
-/// A connection, which works while its answers are waited for. None has a time limit.
+/// The size of a read buffer, and the rest at which a new one is allocated. Answers are not copied: a
+/// slice of one keeps its whole buffer (see [`copy_if_small`]).
+const READ_BUFFER: usize = 64 << 10;
+const LEAST_FREE: usize = 4 << 10;
+/// Payloads of fewer bytes than this are copied out of the read buffer.
+const SMALL: usize = 4 << 10;
+/// How much of the write buffer is kept for the next commands.
+const KEPT: usize = 1 << 20;
+
+/// Gives a small payload memory of its own. As a slice of the read buffer it would keep all of that
+/// for as long as an application keeps the payload: 64 KiB, or the largest message that was near it.
+pub(super) fn copy_if_small(payload: &mut Bytes) {
+    if payload.len() < SMALL {
+        *payload = Bytes::copy_from_slice(payload);
+    }
+}
+
+/// A stream of bytes to a server: TCP, a Unix socket, TLS.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection to a server.
 ///
 /// # Cancel safety
-/// The answer to what is not waited for any more is passed over by whoever asks next.
+/// The answer to a command whose caller has stopped waiting is passed over by the next caller.
 pub(super) struct Connection {
-    carrier: Carrier,
+    stream: Box<dyn Stream>,
+    /// Encoded commands, and how many bytes of them were written.
+    out: Vec<u8>,
+    sent: usize,
+    /// The bytes that were read and not decoded yet.
+    read: BytesMut,
+    decoder: Decoder,
     progress: Progress,
-    /// How many answers have not come yet.
+    /// The last write had to wait until the server has read something.
+    blocked: bool,
+    /// How many commands have no answer yet.
     due: usize,
 }
 
-enum Carrier {
-    /// What is sent and read is this side's.
-    Direct(Direct),
-    /// The driver's own connection.
-    Foreign(Foreign),
-}
-
 impl Connection {
-    pub(super) fn direct(direct: Direct) -> Self {
-        let progress = direct.progress();
-        Self::new(Carrier::Direct(direct), progress)
-    }
-
-    pub(super) fn foreign(foreign: Foreign) -> Self {
-        Self::new(Carrier::Foreign(foreign), Progress::default())
-    }
-
-    fn new(carrier: Carrier, progress: Progress) -> Self {
+    /// Over a stream on which the server waits for commands.
+    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         Self {
-            carrier,
-            progress,
+            stream,
+            out: Vec::new(),
+            sent: 0,
+            read: BytesMut::new(),
+            decoder: Decoder::default(),
+            progress: Progress::default(),
+            blocked: false,
             due: 0,
         }
     }
 
-    /// The bytes that were read and written so far. The driver's own connection counts none.
+    /// Counts the bytes that were read and written so far.
     pub(super) fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// Sends commands in one go, once answers are waited for.
+    /// Queues commands. They are written in one go when an answer is polled for.
     pub(super) fn send(&mut self, commands: impl IntoIterator<Item = impl Encode>) {
-        let due = &mut self.due;
-        let commands = commands.into_iter().inspect(|_| *due += 1);
-        match &mut self.carrier {
-            Carrier::Direct(direct) => direct.send(commands),
-            Carrier::Foreign(foreign) => foreign.send(commands),
+        if self.sent >= KEPT {
+            self.out.drain(..self.sent);
+            self.sent = 0;
+        }
+        for command in commands {
+            command.encode(&mut self.out);
+            self.due += 1;
         }
     }
 
-    /// The answer to the oldest command that has not been answered yet; a refusal is one too. An
-    /// error means that the connection is lost, also where no answer is due.
+    /// How many bytes of commands are still to be written.
+    pub(super) fn unsent(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
+    /// The answer to the oldest command without one; a refusal is an answer too. An error means that
+    /// the connection is lost, also while no answer is due.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        let answer = ready!(match &mut self.carrier {
-            Carrier::Direct(direct) => direct.poll_answer(cx),
-            Carrier::Foreign(foreign) => foreign.poll_answer(cx),
-        })?;
+        let answer = loop {
+            match ready!(self.poll_value(cx))? {
+                // It answers no command. A server pushes only what this client has subscribed to,
+                // and notices that this client ignores.
+                Value::Push(_) => {}
+                answer => break answer,
+            }
+        };
         // A server writes this when it accepts a connection. It answers no command, so it settles
         // nothing.
         if let Value::ServerError(unasked) = &answer
@@ -96,24 +130,78 @@ impl Connection {
         Poll::Ready(Ok(answer))
     }
 
+    /// The next value that the server sends, be it an answer or a push.
+    fn poll_value(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
+        // A server that does not take a command says why and closes. That answer, and those before it,
+        // come first; then the connection fails for the reader too.
+        let written = self.write(cx);
+        loop {
+            if let Some(value) = self.decoder.decode(&mut self.read)? {
+                return Poll::Ready(Ok(value));
+            }
+            if self.read.capacity() - self.read.len() < LEAST_FREE {
+                self.read.reserve(READ_BUFFER);
+            }
+            let stream = Pin::new(&mut self.stream);
+            let read = match ready!(poll_read_buf(stream, cx, &mut self.read)) {
+                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                read => read,
+            };
+            match read {
+                Ok(read) => self.progress.add(read),
+                Err(lost) => return Poll::Ready(Err(written.err().unwrap_or(lost).into())),
+            }
+        }
+    }
+
+    /// Writes as much as the stream takes.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.sent < self.out.len() {
+            let rest = &self.out[self.sent..];
+            match Pin::new(&mut self.stream).poll_write(cx, rest)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => {
+                    self.sent += written;
+                    // The kernel's buffer took these bytes: that shows nothing about the server,
+                    // unless it was full before.
+                    if std::mem::take(&mut self.blocked) {
+                        self.progress.add(written);
+                    }
+                }
+                Poll::Pending => {
+                    self.blocked = true;
+                    return Ok(());
+                }
+            }
+        }
+        self.out.clear();
+        self.out.shrink_to(KEPT);
+        self.sent = 0;
+        // TLS encrypts into a buffer of its own, which only a flush empties.
+        if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) {
+            flushed?;
+        }
+        Ok(())
+    }
+
     /// The next answer.
     pub(super) async fn answer(&mut self) -> RedisResult<Value> {
         poll_fn(|cx| self.poll_answer(cx)).await
     }
 
-    /// The answer to this command.
+    /// Sends a command, and returns its answer.
     pub(super) async fn command(&mut self, command: impl Encode) -> RedisResult<Value> {
         self.ask([command]).await?;
         self.answer().await
     }
 
-    /// Sends commands in one go, and returns the answers to all.
+    /// Sends commands in one go, and returns their answers.
     pub(super) async fn pipeline(&mut self, commands: &[impl Encode]) -> RedisResult<Vec<Value>> {
         self.pipeline_before(commands, commands.len()).await
     }
 
-    /// Sends commands in one go, and returns the answers to the first ones. What the rest is answered
-    /// may come long after that: [`answer`](Self::answer) gives it.
+    /// Sends commands in one go, and returns the answers to the first ones. The other answers may
+    /// come long after that: [`answer`](Self::answer) returns them.
     pub(super) async fn pipeline_before(
         &mut self,
         commands: impl IntoIterator<Item = impl Encode>,
@@ -135,36 +223,5 @@ impl Connection {
             self.answer().await?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncWriteExt, duplex};
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_answer_to_a_command_that_was_given_up_is_nobody_elses() {
-        let (ours, mut server) = duplex(1024);
-        let mut line = Connection::direct(Direct::new(Box::new(ours)));
-        let ping = redis::cmd("PING");
-        let pings = [ping.clone(), ping.clone()];
-        let moment = std::time::Duration::from_secs(1);
-        let given_up = tokio::time::timeout(moment, line.command(&ping)).await;
-        given_up.unwrap_err();
-        let given_up = tokio::time::timeout(moment, line.pipeline(&pings));
-        given_up.await.unwrap_err();
-        server
-            .write_all(b":1\r\n:2\r\n:3\r\n:4\r\n:5\r\n")
-            .await
-            .unwrap();
-        assert_eq!(line.command(&ping).await.unwrap(), Value::Int(4));
-        server.write_all(b":6\r\n").await.unwrap();
-        let first = line.pipeline_before(&pings, 1).await;
-        assert_eq!(first.unwrap(), [Value::Int(5)]);
-        assert_eq!(line.answer().await.unwrap(), Value::Int(6));
-        server.write_all(b":7\r\n").await.unwrap();
-        line.answer().await.expect_err("nothing was asked");
     }
 }

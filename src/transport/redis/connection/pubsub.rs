@@ -2,22 +2,17 @@
 
 use std::{
     collections::VecDeque,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use redis::{
-    ErrorKind, RedisError, RedisResult,
-    aio::{PubSubSink, PubSubStream},
-};
+use redis::{ErrorKind, RedisError, RedisResult};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::{Direct, Value};
+use super::{Connection, Value};
 
 /// How often the server is asked whether it is still there, unless it has said something since: a
 /// connection that is only half open shows no other sign.
@@ -36,7 +31,7 @@ pub(in crate::transport::redis) struct Published {
 
 /// A connection with subscriptions.
 pub(in crate::transport::redis) struct PubSub {
-    ears: Ears,
+    connection: Connection,
     /// What came while subscriptions were waited for.
     early: VecDeque<Published>,
     pings: Interval,
@@ -46,44 +41,20 @@ pub(in crate::transport::redis) struct PubSub {
     asked: Option<Instant>,
 }
 
-enum Ears {
-    Direct(Direct),
-    /// The driver's, where it keeps the connection.
-    Foreign {
-        sink: PubSubSink,
-        stream: PubSubStream,
-        pong: Option<Pong>,
-    },
-}
-
-type Pong = Pin<Box<dyn Future<Output = RedisResult<redis::Value>> + Send>>;
-
 /// What a connection with subscriptions brings.
-enum Heard {
+enum Received {
     Published(Published),
     /// An answer: to a ping, or to one of the names that are subscribed to.
     Answer,
 }
 
 impl PubSub {
-    pub(in crate::transport::redis) fn direct(direct: Direct) -> Self {
-        Self::new(Ears::Direct(direct))
-    }
-
-    pub(in crate::transport::redis) fn foreign(driver: redis::aio::PubSub) -> Self {
-        let (sink, stream) = driver.split();
-        Self::new(Ears::Foreign {
-            sink,
-            stream,
-            pong: None,
-        })
-    }
-
-    fn new(ears: Ears) -> Self {
+    /// Over a connection that serves nothing else from now on.
+    pub(in crate::transport::redis) fn new(connection: Connection) -> Self {
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            ears,
+            connection,
             early: VecDeque::new(),
             pings,
             heard: true,
@@ -99,19 +70,13 @@ impl PubSub {
     ) -> RedisResult<()> {
         let both = [("SUBSCRIBE", channels), ("PSUBSCRIBE", patterns)];
         for (word, names) in both.into_iter().filter(|(_, names)| !names.is_empty()) {
-            match &mut self.ears {
-                Ears::Direct(direct) => {
-                    direct.send([&*redis::cmd(word).arg(names)]);
-                    let mut confirmed = 0;
-                    while confirmed < names.len() {
-                        match poll_fn(|cx| self.ears.poll_next(cx)).await? {
-                            Heard::Published(published) => self.early.push_back(published),
-                            Heard::Answer => confirmed += 1,
-                        }
-                    }
+            self.connection.send([&*redis::cmd(word).arg(names)]);
+            let mut confirmed = 0;
+            while confirmed < names.len() {
+                match poll_fn(|cx| self.poll_received(cx)).await? {
+                    Received::Published(published) => self.early.push_back(published),
+                    Received::Answer => confirmed += 1,
                 }
-                Ears::Foreign { sink, .. } if word == "SUBSCRIBE" => sink.subscribe(names).await?,
-                Ears::Foreign { sink, .. } => sink.psubscribe(names).await?,
             }
         }
         Ok(())
@@ -132,10 +97,10 @@ impl PubSub {
         }
         loop {
             // What has come is heard before the clock is looked at.
-            while let Poll::Ready(heard) = self.ears.poll_next(cx) {
-                let published = match heard {
-                    Ok(Heard::Published(published)) => Some(published),
-                    Ok(Heard::Answer) => None,
+            while let Poll::Ready(received) = self.poll_received(cx) {
+                let published = match received {
+                    Ok(Received::Published(published)) => Some(published),
+                    Ok(Received::Answer) => None,
                     // Who may not ask is answered too.
                     Err(refusal) if refusal.code().is_some() => None,
                     Err(lost) => return Poll::Ready(Err(lost)),
@@ -150,57 +115,28 @@ impl PubSub {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
             }
             if !std::mem::take(&mut self.heard) && self.asked.is_none() {
-                self.ears.ping();
+                self.connection.send([&redis::cmd("PING")]);
                 self.asked = Some(Instant::now());
             }
         }
     }
-}
 
-impl Ears {
-    fn ping(&mut self) {
-        match self {
-            Ears::Direct(direct) => direct.send([&redis::cmd("PING")]),
-            Ears::Foreign { sink, pong, .. } => {
-                let mut sink = sink.clone();
-                *pong = Some(Box::pin(async move { sink.ping().await }));
-            }
-        }
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Heard>> {
-        match self {
-            Ears::Direct(direct) => direct.poll_answer(cx).map(|answer| heard(answer?)),
-            Ears::Foreign { stream, pong, .. } => {
-                if let Poll::Ready(message) = stream.poll_next_unpin(cx) {
-                    let message = message.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
-                    return Poll::Ready(Ok(Heard::Published(Published {
-                        pattern: message.get_pattern().ok().map(Vec::into),
-                        channel: message.get_channel_name().to_owned().into(),
-                        payload: Bytes::copy_from_slice(message.get_payload_bytes()),
-                    })));
-                }
-                let Some(waiting) = pong else {
-                    return Poll::Pending;
-                };
-                let answered = ready!(waiting.as_mut().poll(cx));
-                *pong = None;
-                Poll::Ready(answered.map(|_| Heard::Answer))
-            }
-        }
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Received>> {
+        self.connection.poll_value(cx).map(|value| received(value?))
     }
 }
 
-/// What an answer means on a connection with subscriptions.
+/// Reads a value that came over a connection with subscriptions: RESP3 pushes what RESP2 sends as
+/// an array.
 /// <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
-fn heard(answer: Value) -> RedisResult<Heard> {
-    let answer = match answer.refused()? {
-        Value::Array(answer) => answer,
+fn received(value: Value) -> RedisResult<Received> {
+    let words = match value.refused()? {
+        Value::Array(words) | Value::Push(words) => words,
         // To a ping, where there is no subscription yet.
-        Value::Text(_) => return Ok(Heard::Answer),
+        Value::Text(_) => return Ok(Received::Answer),
         _ => return Err(unexpected()),
     };
-    let mut words = answer.into_iter();
+    let mut words = words.into_iter();
     let mut text = || match words.next() {
         Some(Value::Text(text)) => Ok(text),
         _ => Err(unexpected()),
@@ -209,10 +145,10 @@ fn heard(answer: Value) -> RedisResult<Heard> {
     let pattern = match &kind[..] {
         b"message" => None,
         b"pmessage" => Some(text()?),
-        b"pong" | b"subscribe" | b"psubscribe" => return Ok(Heard::Answer),
+        b"pong" | b"subscribe" | b"psubscribe" => return Ok(Received::Answer),
         _ => return Err(unexpected()),
     };
-    Ok(Heard::Published(Published {
+    Ok(Received::Published(Published {
         pattern,
         channel: text()?,
         payload: text()?,
@@ -233,7 +169,7 @@ mod tests {
     async fn told(said: &str) -> (PubSub, DuplexStream) {
         let (ours, mut server) = duplex(4096);
         server.write_all(said.as_bytes()).await.unwrap();
-        (PubSub::direct(Direct::new(Box::new(ours))), server)
+        (PubSub::new(Connection::new(Box::new(ours))), server)
     }
 
     fn words(words: &[&str]) -> String {

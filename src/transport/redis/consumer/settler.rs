@@ -35,7 +35,7 @@ use crate::{
         redis::{
             entry::{EntryId, Lane},
             error,
-            pipeline::{Listener, Pipeline, Retry, Submit},
+            pipeline::{CompletionHandler, Pipeline, Retry, Submit},
             producer::Publish,
             response::{Value, integer, integers},
             scripts,
@@ -417,7 +417,7 @@ impl Settling {
 /// Counts and logs replies that the server did not take.
 struct Published(Arc<Counters>);
 
-impl Listener for Published {
+impl CompletionHandler for Published {
     fn answered(&self, _: u128, answer: Result<Value, Error>) {
         if let Err(error) = answer.and_then(error::check) {
             self.0.unanswerable.increment();

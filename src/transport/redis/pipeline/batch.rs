@@ -1,14 +1,14 @@
-//! Commands that travel together, and who is told what the server says to each.
+//! Commands that are sent together, and who gets the answer to each.
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{Listener, Outcome, Retry};
+use super::{CompletionHandler, Outcome, Retry, queue::Admission};
 use crate::transport::redis::scripts::Script;
 use crate::{
     error::Error,
-    sync::{Places, Waiter},
+    sync::{Completion, CompletionSlab},
     transport::redis::{
         connection::{Commands, Encode},
         error,
@@ -17,44 +17,46 @@ use crate::{
 };
 
 /// How many commands a batch holds at most.
-pub(super) const COMMANDS: usize = 512;
-/// Past how many bytes a batch takes no further command.
-pub(super) const BYTES: usize = 1 << 20;
+pub(super) const MAX_COMMANDS: usize = 512;
+/// At how many bytes a batch takes no further command.
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
-/// Commands in their order, and who is told.
+/// Encoded commands in their order, with the permits that they hold.
 pub(super) struct Batch {
     commands: Commands,
-    /// What is known about each.
     requests: Vec<Request>,
-    /// Where those wait who asked, once there is one.
-    askers: Option<Arc<Places<Outcome>>>,
-    /// When it fails if it has not been sent by then. Set where it first has to wait, as a batch of
-    /// one.
+    /// The completions of callers, once there is one.
+    completions: Option<Arc<CompletionSlab<Outcome>>>,
+    /// Returned when the batch is dropped.
+    permits: Option<OwnedSemaphorePermit>,
+    /// When it fails if it has not been sent by then. Set in a batch of one, when it first has to
+    /// wait for a connection.
     pub(super) give_up: Option<Instant>,
     /// On how many connections in a row, which the server closed, it was the first without an answer.
-    /// Counted for a batch of one.
+    /// Counted in a batch of one.
     pub(super) closed_at: u32,
 }
 
-/// What is known about one command.
+/// One command, apart from its bytes.
 struct Request {
     retry: Retry,
-    /// What it calls, if that is a script: the server may have to be told its text.
+    /// The script that it calls: the server may have to be told its text.
     script: Option<&'static Script>,
+    admission: Admission,
     answer: Answer,
 }
 
-/// Who is told what a command has come to.
+/// Who gets the answer to a command.
 enum Answer {
-    /// Whoever waits at this place.
-    Asker(usize),
-    /// What acts on it without waiting for it, and knows it by this number: nobody is woken.
-    Listener(Arc<dyn Listener>, u128),
+    /// The caller with the completion of this index.
+    Completion(usize),
+    /// A handler that knows the command by this number. No task is woken.
+    Handler(Arc<dyn CompletionHandler>, u128),
     /// Nobody any more.
-    Told,
+    Delivered,
 }
 
-/// What a batch is made of, to be used again.
+/// The buffers of a batch, to be used again.
 #[derive(Default)]
 pub(super) struct Buffers {
     commands: Commands,
@@ -66,49 +68,66 @@ impl Batch {
         Self {
             commands,
             requests,
-            askers: None,
+            completions: None,
+            permits: None,
             give_up: None,
             closed_at: 0,
         }
     }
 
-    /// Adds a command whose answer is waited for.
+    /// Adds a command whose caller waits for the answer.
     pub(super) fn ask(
         &mut self,
         command: impl Encode,
         retry: Retry,
         script: Option<&'static Script>,
-    ) -> Waiter<Outcome> {
-        let askers = (self.askers).get_or_insert_with(|| Arc::new(Places::with_capacity(1)));
-        let waiter = askers.enter();
-        self.push(command, retry, script, Answer::Asker(waiter.place()));
-        waiter
+        admission: Admission,
+    ) -> Completion<Outcome> {
+        let slab =
+            (self.completions).get_or_insert_with(|| Arc::new(CompletionSlab::with_capacity(1)));
+        let completion = slab.insert();
+        self.push(
+            command,
+            Request {
+                retry,
+                script,
+                admission,
+                answer: Answer::Completion(completion.index()),
+            },
+        );
+        completion
     }
 
-    /// Adds a command whose answer is listened to.
+    /// Adds a command whose answer a handler gets.
     pub(super) fn post(
         &mut self,
         command: impl Encode,
         retry: Retry,
-        listener: Arc<dyn Listener>,
-        number: u128,
+        (handler, number): (Arc<dyn CompletionHandler>, u128),
+        admission: Admission,
     ) {
-        self.push(command, retry, None, Answer::Listener(listener, number));
+        self.push(
+            command,
+            Request {
+                retry,
+                script: None,
+                admission,
+                answer: Answer::Handler(handler, number),
+            },
+        );
     }
 
-    fn push(
-        &mut self,
-        command: impl Encode,
-        retry: Retry,
-        script: Option<&'static Script>,
-        answer: Answer,
-    ) {
+    fn push(&mut self, command: impl Encode, request: Request) {
         self.commands.push(command);
-        self.requests.push(Request {
-            retry,
-            script,
-            answer,
-        });
+        self.requests.push(request);
+    }
+
+    /// Keeps the permits of a command until the batch is dropped.
+    pub(super) fn hold(&mut self, permit: OwnedSemaphorePermit) {
+        match &mut self.permits {
+            Some(permits) => permits.merge(permit),
+            none => *none = Some(permit),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -120,73 +139,87 @@ impl Batch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len() >= COMMANDS || self.bytes() >= BYTES
+        self.len() >= MAX_COMMANDS || self.bytes() >= MAX_BYTES
     }
 
-    pub(super) fn retry(&self, place: usize) -> Retry {
-        self.requests[place].retry
+    pub(super) fn retry(&self, index: usize) -> Retry {
+        self.requests[index].retry
     }
 
-    pub(super) fn script(&self, place: usize) -> Option<&'static Script> {
-        self.requests[place].script
+    pub(super) fn script(&self, index: usize) -> Option<&'static Script> {
+        self.requests[index].script
     }
 
-    /// Each command, as it is sent.
+    /// The time from which a command's limits count.
+    pub(super) fn submitted(&self, index: usize) -> Instant {
+        self.requests[index].admission.submitted
+    }
+
+    /// The encoded commands.
     pub(super) fn commands(&self) -> impl Iterator<Item = &[u8]> {
         self.commands.iter()
     }
 
-    /// Whether somebody is interested in what this command comes to.
-    pub(super) fn is_wanted(&self, place: usize) -> bool {
-        match &self.requests[place].answer {
-            Answer::Asker(place) => (self.askers.as_ref()).is_some_and(|it| it.is_taken(*place)),
-            Answer::Listener(listener, number) => !listener.is_gone(*number),
-            Answer::Told => false,
+    /// Returns `true` if somebody waits for the answer to this command.
+    pub(super) fn is_wanted(&self, index: usize) -> bool {
+        match &self.requests[index].answer {
+            Answer::Completion(index) => {
+                (self.completions.as_ref()).is_some_and(|it| it.is_pending(*index))
+            }
+            Answer::Handler(handler, number) => !handler.is_gone(*number),
+            Answer::Delivered => false,
         }
     }
 
-    /// Leaves out what would be sent once and nobody is interested in any more; `None` where that is
-    /// all.
+    /// Drops commands that are not retried and whose caller is gone. `None` if nothing is left.
     pub(super) fn wanted(mut self) -> Option<Self> {
-        let complete = self.askers.as_ref().is_none_or(|it| it.are_complete());
-        let is_unwanted = |batch: &Self, place: usize| {
-            let request = &batch.requests[place];
-            let asked = matches!(request.answer, Answer::Asker(_));
-            request.retry == Retry::Never && !(complete && asked) && !batch.is_wanted(place)
+        let all_wait = (self.completions.as_ref()).is_none_or(|it| it.are_all_wanted());
+        let is_unwanted = |batch: &Self, index: usize| {
+            let request = &batch.requests[index];
+            let waits = all_wait && matches!(request.answer, Answer::Completion(_));
+            request.retry == Retry::Never && !waits && !batch.is_wanted(index)
         };
-        if !(0..self.len()).any(|place| is_unwanted(&self, place)) {
+        if !(0..self.len()).any(|index| is_unwanted(&self, index)) {
             return (self.len() > 0).then_some(self);
         }
         let mut rest = self.like();
-        for place in 0..self.len() {
-            if !is_unwanted(&self, place) {
-                rest.take_over(&mut self, place);
+        for index in 0..self.len() {
+            if !is_unwanted(&self, index) {
+                rest.take_over(&mut self, index);
             }
         }
         (rest.len() > 0).then_some(rest)
     }
 
-    /// One command as a batch of its own; here nobody is told any more what it comes to.
-    pub(super) fn take(&mut self, place: usize) -> Self {
+    /// Moves one command, with its permits, to a batch of one.
+    pub(super) fn take(&mut self, index: usize) -> Self {
         let mut one = self.like();
-        one.take_over(self, place);
+        one.take_over(self, index);
         one
     }
 
-    /// An empty one for commands of this one.
+    /// An empty batch for commands of this one.
     fn like(&self) -> Self {
         let mut like = Self::new(Buffers::default());
-        like.askers.clone_from(&self.askers);
+        like.completions.clone_from(&self.completions);
         like.give_up = self.give_up;
         like.closed_at = self.closed_at;
         like
     }
 
-    fn take_over(&mut self, other: &mut Self, place: usize) {
-        let request = &mut other.requests[place];
-        let answer = std::mem::replace(&mut request.answer, Answer::Told);
-        let (retry, script) = (request.retry, request.script);
-        self.push(other.commands.get(place), retry, script, answer);
+    fn take_over(&mut self, other: &mut Self, index: usize) {
+        let request = &mut other.requests[index];
+        let moved = Request {
+            retry: request.retry,
+            script: request.script,
+            admission: request.admission,
+            answer: std::mem::replace(&mut request.answer, Answer::Delivered),
+        };
+        let permits = std::mem::take(&mut request.admission.permits);
+        if let Some(permit) = other.permits.as_mut().and_then(|it| it.split(permits)) {
+            self.hold(permit);
+        }
+        self.push(other.commands.get(index), moved);
     }
 
     /// Puts the text of its script in place of the script's hash, in a batch of one.
@@ -194,44 +227,48 @@ impl Batch {
         let call = script.with_text(self.commands.get(0));
         self.commands.clear();
         self.commands.push(&call[..]);
-        // A server that does not know that one either is not asked again.
+        // A server that does not know the text either is not asked again.
         self.requests[0].script = None;
         self
     }
 
-    /// Hands out what the server has said to the first commands.
-    pub(super) fn tell(&mut self, mut answers: Vec<Value>) {
+    /// Delivers the answers to the first commands.
+    pub(super) fn complete(&mut self, mut answers: Vec<Value>) {
         for (request, answer) in self.requests.iter_mut().zip(&mut answers) {
-            if let Answer::Listener(listener, number) = &request.answer {
-                listener.answered(*number, Ok(std::mem::take(answer)));
-                request.answer = Answer::Told;
+            if let Answer::Handler(handler, number) = &request.answer {
+                handler.answered(*number, Ok(std::mem::take(answer)));
+                request.answer = Answer::Delivered;
             }
         }
-        let Some(askers) = &self.askers else { return };
-        let told = self.requests.iter_mut().zip(answers);
-        askers.tell(told.filter_map(|(request, answer)| {
-            match std::mem::replace(&mut request.answer, Answer::Told) {
-                Answer::Asker(place) => Some((place, Ok(answer))),
+        let Some(completions) = &self.completions else {
+            return;
+        };
+        let answered = self.requests.iter_mut().zip(answers);
+        completions.complete(answered.filter_map(|(request, answer)| {
+            match std::mem::replace(&mut request.answer, Answer::Delivered) {
+                Answer::Completion(index) => Some((index, Ok(answer))),
                 _ => None,
             }
         }));
     }
 
-    /// Tells all who were not told that there is no answer.
+    /// Delivers an error in place of every answer that was not delivered.
     pub(super) fn fail(&mut self, error: impl Fn() -> Error) {
         for request in &mut self.requests {
-            match (&request.answer, &self.askers) {
-                (Answer::Asker(place), Some(askers)) => askers.tell([(*place, Err(error()))]),
-                (Answer::Listener(listener, number), _) => {
-                    listener.answered(*number, Err(error()));
+            match (&request.answer, &self.completions) {
+                (Answer::Completion(index), Some(completions)) => {
+                    completions.complete([(*index, Err(error()))]);
+                }
+                (Answer::Handler(handler, number), _) => {
+                    handler.answered(*number, Err(error()));
                 }
                 _ => {}
             }
-            request.answer = Answer::Told;
+            request.answer = Answer::Delivered;
         }
     }
 
-    /// What it was made of, empty, for another one.
+    /// Its buffers, empty, for another batch.
     pub(super) fn buffers(mut self) -> Buffers {
         self.fail(error::runtime_ended);
         let mut buffers = Buffers {
@@ -245,14 +282,14 @@ impl Batch {
 }
 
 impl Buffers {
-    /// How many bytes there is room for.
+    /// How many bytes are allocated.
     pub(super) fn capacity(&self) -> usize {
         self.commands.capacity()
     }
 }
 
 impl Drop for Batch {
-    /// Nobody waits for what does not come any more.
+    /// No caller waits for an answer that does not come any more.
     fn drop(&mut self) {
         self.fail(error::runtime_ended);
     }

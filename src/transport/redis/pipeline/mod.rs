@@ -1,55 +1,63 @@
-//! One supervised connection for everything that is answered at once: sending, acknowledging,
-//! scripts.
+//! A supervised, multiplexed connection for everything that is answered at once: sending,
+//! acknowledging, scripts.
 //!
-//! Callers pack commands into a batch; one task sends whatever has gathered as one pipeline, keeps a
-//! few pipelines on their way, and hands out the answers. The task makes the connection again, without
-//! limit, whenever it is lost or does not answer any more.
+//! Callers encode commands into a batch of the submit queue. One task sends whatever has gathered as
+//! one pipeline, keeps a few pipelines in flight, and delivers the answers. The task connects again,
+//! without limit, whenever the connection is lost or the server does not answer any more.
 //!
 //! # Ordering
-//! Commands are sent in the order of the calls to [`Pipeline::submit`], as long as the queue has room.
-//! Those that have to be sent again go before those that were not sent yet.
+//! Commands are sent in the order of the calls to [`Pipeline::submit`], as long as no permit has to be
+//! waited for. Commands that have to be sent again go before those that were not sent yet.
 //!
 //! # Back-pressure
-//! The queue is bounded. When it is full, [`Submit`] waits.
+//! Commands that are queued or in flight are bounded in number and in bytes. [`Submit`] waits for its
+//! permit, first come, first served.
 //!
 //! # Cancel safety
-//! Dropping a [`Submit`] does not take back what was sent, nor an idempotent command that has found
-//! room in the queue. Any other that is still there is not sent any more.
+//! Dropping a [`Submit`] does not take back what was sent, nor an idempotent command that is queued.
+//! Any other queued command is not sent any more.
 
 mod batch;
-mod flight;
-mod outbox;
+mod in_flight;
+mod queue;
 mod task;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    future::Future,
+    future::{Future, pending},
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use redis::Cmd;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
-use self::outbox::{Sender, outbox};
-use super::error;
+use self::queue::{Permit, Submitter, submit_queue};
 use super::{
-    connection::Connection, connection::Encode, response::Value, scripts::Script, server::Connector,
+    connection::{Connection, Encode},
+    error,
+    response::Value,
+    scripts::Script,
+    server::Connector,
 };
 use crate::{
     error::Error,
-    sync::{Waiter, lock},
+    sync::Completion,
     transport::{ConnectionState, Counters},
 };
 
 /// How long a server may take to answer before it counts as gone.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
+/// How long a command waits without a connection before it fails. It counts from the submission, or
+/// from the loss of the connection where that came later.
+const WAIT: Duration = Duration::from_secs(5);
 
 /// What becomes of a command when the connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +69,15 @@ pub(super) enum Retry {
     UntilAnswered,
 }
 
-/// What a command has come to: the server's answer, be it a refusal, or why there is none.
+/// The server's answer to a command, be it a refusal, or why there is none.
 type Outcome = Result<Value, Error>;
 
-/// What acts on the answers to commands, in the link's own task: it must not take long.
-pub(super) trait Listener: Send + Sync {
-    /// What the command that was posted with this number has come to. It is told once.
+/// Acts on the answers to commands, in the pipeline's own task: it must not take long.
+pub(super) trait CompletionHandler: Send + Sync {
+    /// Takes the outcome of the command that was posted with this number. It is called once.
     fn answered(&self, number: u128, outcome: Result<Value, Error>);
 
-    /// Whether nobody is interested any more, so that what was not sent yet need not be.
+    /// Returns `true` if nobody is interested any more, so that a queued command need not be sent.
     fn is_gone(&self, number: u128) -> bool;
 }
 
@@ -77,51 +85,19 @@ pub(super) trait Listener: Send + Sync {
 /// was submitted is answered.
 #[derive(Clone)]
 pub(super) struct Pipeline {
-    outbox: Sender,
-    health: Arc<Health>,
+    queue: Submitter,
+    status: watch::Receiver<Status>,
+    connector: Connector,
 }
 
-/// What the task of a link says about its connection.
+/// The state of the connection.
 #[derive(Debug)]
-struct Health {
-    /// A [`ConnectionState`].
-    state: AtomicU8,
+struct Status {
+    state: ConnectionState,
     /// Why the last connection was lost, or could not be made; `None` once the server has answered.
-    cause: Mutex<Option<Arc<Error>>>,
-}
-
-const STATES: [ConnectionState; 3] = [
-    ConnectionState::Connected,
-    ConnectionState::Reconnecting,
-    ConnectionState::Closed,
-];
-
-impl Health {
-    fn new(state: ConnectionState) -> Self {
-        let health = Self {
-            state: AtomicU8::new(0),
-            cause: Mutex::default(),
-        };
-        health.set(state);
-        health
-    }
-
-    fn set(&self, state: ConnectionState) {
-        let at = STATES.iter().position(|it| *it == state);
-        self.state.store(at.unwrap_or(0) as u8, Ordering::Relaxed);
-    }
-
-    fn state(&self) -> ConnectionState {
-        STATES[usize::from(self.state.load(Ordering::Relaxed))]
-    }
-
-    fn set_cause(&self, cause: Option<Error>) {
-        *lock(&self.cause) = cause.map(Arc::new);
-    }
-
-    fn cause(&self) -> Option<Arc<Error>> {
-        lock(&self.cause).clone()
-    }
+    cause: Option<Arc<Error>>,
+    /// Since when commands cannot be carried out: there is no connection, or the server is not ready.
+    down_since: Option<Instant>,
 }
 
 impl Pipeline {
@@ -142,18 +118,33 @@ impl Pipeline {
         counters: Arc<Counters>,
         silence: Duration,
     ) -> Self {
-        let (outbox, batches) = outbox();
-        let health = Arc::new(Health::new(match first {
-            Some(_) => ConnectionState::Connected,
-            None => ConnectionState::Reconnecting,
-        }));
-        let task = task::Task::new(connector, counters, silence, batches, health.clone());
+        let (queue, batches) = submit_queue();
+        let (publish, status) = watch::channel(match first {
+            Some(_) => Status {
+                state: ConnectionState::Connected,
+                cause: None,
+                down_since: None,
+            },
+            None => Status {
+                state: ConnectionState::Reconnecting,
+                cause: None,
+                down_since: Some(Instant::now()),
+            },
+        });
+        let task = task::Task::new(connector.clone(), counters, silence, batches, publish);
         tokio::spawn(task.run(first));
-        Self { outbox, health }
+        Self {
+            queue,
+            status,
+            connector,
+        }
     }
 
-    /// Puts a command in the outbox now, if there is room, and resolves to its answer. A refusal of
-    /// the server is an answer too: a [`Value::ServerError`].
+    /// Queues a command now, if it needs not wait for a permit, and resolves to its answer. A refusal
+    /// of the server is an answer too: a [`Value::ServerError`].
+    ///
+    /// A command that has to wait is encoded before that: for one that may be large see
+    /// [`submit_owned`](Self::submit_owned).
     pub(super) fn submit(&self, command: impl Encode, retry: Retry) -> Submit {
         self.ask(command, retry, None)
     }
@@ -167,31 +158,99 @@ impl Pipeline {
         args: impl FnOnce(&mut Cmd),
         retry: Retry,
     ) -> Submit {
-        self.ask(script.call(keys, args), retry, Some(script))
+        self.submit_owned(script.call(keys, args), retry, Some(script))
     }
 
-    /// Puts a command in the outbox, once there is room, whose answer is told to a listener, with
-    /// this number: what is submitted after that is sent after it. Dropped before there is room, it
-    /// is not sent, and the listener is not told.
-    pub(super) fn post(
+    /// Like [`submit`](Self::submit), for a command that may be large: it is encoded when it has its
+    /// permit, so that commands that wait hold nothing beyond what their callers have given.
+    pub(super) fn submit_owned(
+        &self,
+        command: impl Encode + Send + 'static,
+        retry: Retry,
+        script: Option<&'static Script>,
+    ) -> Submit {
+        let size = command.size_hint();
+        Submit(match self.queue.try_reserve(size) {
+            Some(permit) => Stage::queue(permit, command, retry, script),
+            None => {
+                let (pipeline, submitted) = (self.clone(), Instant::now());
+                Stage::Permit(Box::pin(async move {
+                    let permit = pipeline.permit(size, submitted, retry).await?;
+                    permit.push(|batch, at| batch.ask(command, retry, script, at))
+                }))
+            }
+        })
+    }
+
+    /// Queues a command, once it has its permit, whose answer a handler gets with this number:
+    /// commands that are submitted after that are sent after it. Dropped before that, the command is
+    /// not sent, and the handler is not called.
+    pub(super) async fn post(
         &self,
         command: impl Encode,
         retry: Retry,
-        listener: &Arc<impl Listener + 'static>,
+        handler: &Arc<impl CompletionHandler + 'static>,
         number: u128,
-    ) -> Posted {
-        let listener = listener.clone();
-        let Some(room) = self.outbox.room() else {
-            let (packed, outbox) = (packed(command), self.outbox.clone());
-            return Posted(Some(Box::pin(async move {
-                match outbox.wait().await {
-                    Ok(room) => post(room, &packed[..], retry, listener, number),
-                    Err(error) => listener.answered(number, Err(error)),
-                }
-            })));
+    ) {
+        let size = command.size_hint();
+        let permit = match self.queue.try_reserve(size) {
+            Some(permit) => Ok(permit),
+            None => self.permit(size, Instant::now(), retry).await,
         };
-        post(room, command, retry, listener, number);
-        Posted(None)
+        let posted = permit.and_then(|permit| {
+            let to = (handler.clone() as Arc<dyn CompletionHandler>, number);
+            permit.push(|batch, at| batch.post(command, retry, to, at))
+        });
+        if let Err(error) = posted {
+            handler.answered(number, Err(error));
+        }
+    }
+
+    /// Waits for a permit, for a command that is not retried no longer than it may wait without a
+    /// connection.
+    async fn permit(
+        &self,
+        size: usize,
+        submitted: Instant,
+        retry: Retry,
+    ) -> Result<Permit<'_>, Error> {
+        tokio::select! {
+            biased;
+            permit = self.queue.reserve(size, submitted) => permit,
+            error = self.waited_too_long(submitted), if retry == Retry::Never => Err(error),
+        }
+    }
+
+    /// Resolves when a command that was submitted at this time has waited too long without a
+    /// connection.
+    async fn waited_too_long(&self, submitted: Instant) -> Error {
+        let mut status = self.status.clone();
+        // Kept over connections that are lost again: they do not add to the wait.
+        let mut give_up = None;
+        loop {
+            let down = status.wait_for(|status| status.down_since.is_some()).await;
+            let Ok(since) = down.map(|status| status.down_since) else {
+                // The queue says that the task has ended.
+                return pending().await;
+            };
+            let since = since.unwrap_or(submitted).max(submitted);
+            let until = *give_up.get_or_insert(since + WAIT);
+            let up = async {
+                let up = status.wait_for(|status| status.down_since.is_none()).await;
+                up.is_ok()
+            };
+            let is_down = tokio::select! {
+                biased;
+                () = sleep_until(until) => true,
+                is_open = up => match is_open {
+                    true => false,
+                    false => return pending().await,
+                },
+            };
+            if is_down {
+                return error::disconnected(self.connector.address(), self.cause());
+            }
+        }
     }
 
     /// Sends a command; a refusal of the server is an error.
@@ -213,28 +272,23 @@ impl Pipeline {
 
     /// Connected, reconnecting, or closed: then the runtime of its task has ended.
     pub(super) fn state(&self) -> ConnectionState {
-        self.health.state()
+        self.status.borrow().state
     }
 
     /// Why there is no connection, where there is none.
     pub(super) fn cause(&self) -> Option<Arc<Error>> {
-        self.health.cause()
+        self.status.borrow().cause.clone()
     }
 
     fn ask(&self, command: impl Encode, retry: Retry, script: Option<&'static Script>) -> Submit {
-        Submit(match self.outbox.room() {
-            Some(room) => match room.fill(|batch| batch.ask(command, retry, script)) {
-                Ok(waiter) => Stage::Answer(waiter),
-                Err(_) => Stage::Closed,
-            },
+        match self.queue.try_reserve(command.size_hint()) {
+            Some(permit) => Submit(Stage::queue(permit, command, retry, script)),
             None => {
-                let (packed, outbox) = (packed(command), self.outbox.clone());
-                Stage::Room(Box::pin(async move {
-                    let room = outbox.wait().await?;
-                    room.fill(|batch| batch.ask(&packed[..], retry, script))
-                }))
+                let mut encoded = Vec::new();
+                command.encode(&mut encoded);
+                self.submit_owned(encoded, retry, script)
             }
-        })
+        }
     }
 }
 
@@ -244,50 +298,30 @@ impl std::fmt::Debug for Pipeline {
     }
 }
 
-fn packed(command: impl Encode) -> Vec<u8> {
-    let mut packed = Vec::new();
-    command.encode(&mut packed);
-    packed
-}
-
-fn post(
-    room: outbox::Room<'_>,
-    command: impl Encode,
-    retry: Retry,
-    listener: Arc<impl Listener + 'static>,
-    number: u128,
-) {
-    let told = listener.clone();
-    if let Err(error) = room.fill(|batch| batch.post(command, retry, told, number)) {
-        listener.answered(number, Err(error));
-    }
-}
-
-/// The wait until a command that was posted has found room.
-#[must_use = "what is posted next may come before it"]
-pub(super) struct Posted(Option<BoxFuture<'static, ()>>);
-
-impl Future for Posted {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
-            Some(waiting) => waiting.as_mut().poll(cx),
-            None => Poll::Ready(()),
-        }
-    }
-}
-
 /// The future of a command's answer.
 #[must_use = "the answer says whether the command was carried out"]
 pub(super) struct Submit(Stage);
 
 enum Stage {
-    /// There was no room.
-    Room(BoxFuture<'static, Result<Waiter<Outcome>, Error>>),
-    Answer(Waiter<Outcome>),
-    /// The link has ended.
+    /// The command waits for its permit.
+    Permit(BoxFuture<'static, Result<Completion<Outcome>, Error>>),
+    Answer(Completion<Outcome>),
+    /// The pipeline's task has ended.
     Closed,
+}
+
+impl Stage {
+    fn queue(
+        permit: Permit<'_>,
+        command: impl Encode,
+        retry: Retry,
+        script: Option<&'static Script>,
+    ) -> Self {
+        match permit.push(|batch, at| batch.ask(command, retry, script, at)) {
+            Ok(completion) => Stage::Answer(completion),
+            Err(_) => Stage::Closed,
+        }
+    }
 }
 
 impl Future for Submit {
@@ -296,8 +330,8 @@ impl Future for Submit {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             self.0 = match &mut self.0 {
-                Stage::Room(waiting) => Stage::Answer(ready!(waiting.as_mut().poll(cx))?),
-                Stage::Answer(waiter) => return Pin::new(waiter).poll(cx),
+                Stage::Permit(waiting) => Stage::Answer(ready!(waiting.as_mut().poll(cx))?),
+                Stage::Answer(completion) => return Pin::new(completion).poll(cx),
                 Stage::Closed => return Poll::Ready(Err(error::runtime_ended())),
             }
         }

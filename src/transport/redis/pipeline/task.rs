@@ -3,13 +3,16 @@
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
 use redis::RedisError;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
-    Health as LinkHealth, Retry,
-    batch::{BYTES, Batch, COMMANDS},
-    flight::{Flight, Part, Sent},
-    outbox::{ROOM, Receiver},
+    Retry, Status, WAIT,
+    batch::{Batch, MAX_BYTES, MAX_COMMANDS},
+    in_flight::{InFlight, InFlightBatch, InFlightPipeline},
+    queue::Receiver,
 };
 use crate::{
     error::Error,
@@ -25,11 +28,6 @@ use crate::{
     },
 };
 
-/// How many pipelines are on their way at once: enough that the server never waits for us, and few
-/// enough that commands gather while it works.
-const PIPELINES: usize = 4;
-/// How long a command waits for a connection before it fails.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// After how many connections that the server closed at the same large command that command fails.
 const CLOSED_AT: u32 = 3;
 /// How long a server that is not ready is left alone.
@@ -40,15 +38,16 @@ pub(super) struct Task {
     counters: Arc<Counters>,
     /// How long a server may take to answer before it counts as gone.
     silence: Duration,
-    outbox: Receiver,
+    queue: Receiver,
     connected_before: bool,
     /// The server could not read the last command that it answered on this connection.
     protocol_error: bool,
-    /// What the handles are told about the connection.
-    health: Arc<LinkHealth>,
+    status: watch::Sender<Status>,
+    /// A copy of the status's.
+    down_since: Option<Instant>,
     outage: Outage,
-    /// What goes before the outbox: it waited for a connection, or has to be sent again. Each is a
-    /// batch of one.
+    /// Commands that go before the queue: they waited for a connection, or have to be sent again. Each
+    /// is a batch of one.
     waiting: VecDeque<Batch>,
 }
 
@@ -63,17 +62,19 @@ impl Task {
         connector: Connector,
         counters: Arc<Counters>,
         silence: Duration,
-        outbox: Receiver,
-        health: Arc<LinkHealth>,
+        queue: Receiver,
+        status: watch::Sender<Status>,
     ) -> Self {
+        let down_since = status.borrow().down_since;
         Self {
             connector,
             counters,
             silence,
-            outbox,
+            queue,
             connected_before: false,
             protocol_error: false,
-            health,
+            down_since,
+            status,
             outage: Outage::default(),
             waiting: VecDeque::new(),
         }
@@ -91,10 +92,13 @@ impl Task {
             if std::mem::replace(&mut self.connected_before, true) {
                 self.counters.reconnects.increment();
             }
-            self.health.set(ConnectionState::Connected);
             let made = Instant::now();
+            self.set_state(ConnectionState::Connected, None);
             let end = self.serve(connection).await;
-            self.health.set(ConnectionState::Reconnecting);
+            self.set_state(
+                ConnectionState::Reconnecting,
+                self.down_since.or(Some(Instant::now())),
+            );
             match end {
                 End::Closed => return,
                 End::Lost(reason) => {
@@ -106,10 +110,30 @@ impl Task {
                     let address = self.connector.address();
                     self.outage
                         .lost(address, "a connection to Redis", &reason.chain());
-                    self.health.set_cause(Some(reason));
+                    self.set_cause(Some(reason));
                 }
             }
         }
+    }
+
+    fn set_state(&mut self, state: ConnectionState, down_since: Option<Instant>) {
+        self.down_since = down_since;
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.down_since = down_since;
+        });
+    }
+
+    fn set_cause(&self, cause: Option<Error>) {
+        self.status
+            .send_modify(|status| status.cause = cause.map(Arc::new));
+    }
+
+    /// When a command fails that was submitted at this time and cannot be sent.
+    fn give_up(&self, submitted: Instant) -> Instant {
+        self.down_since
+            .map_or(submitted, |since| since.max(submitted))
+            + WAIT
     }
 
     /// Connects, however long it takes. `None` when nobody needs a connection any more.
@@ -128,41 +152,38 @@ impl Task {
                 Err(error) => {
                     self.outage
                         .refused(connector.address(), "connect to Redis", &error);
-                    self.health.set_cause(Some(error));
+                    self.set_cause(Some(error));
                 }
             }
         }
     }
 
-    /// Runs `work` and meanwhile lets commands wait, until they have waited for too long. `None`
-    /// when nobody waits any more and every handle is gone.
+    /// Runs `work`, and meanwhile fails commands that have waited for too long. `None` when nobody
+    /// waits any more and every handle is gone.
     async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut next = self.expire();
         tokio::pin!(work);
         loop {
-            while self.waiting.len() < ROOM
-                && let Some(mut batch) = self.outbox.take()
-            {
-                let give_up = Instant::now() + PATIENCE;
-                self.waiting.extend((0..batch.len()).map(|place| {
-                    let mut one = batch.take(place);
-                    one.give_up = Some(give_up);
-                    one
-                }));
+            while let Some(mut batch) = self.queue.take() {
+                for index in 0..batch.len() {
+                    let mut one = batch.take(index);
+                    one.give_up = Some(self.give_up(one.submitted(0)));
+                    next = next.min(self.give_up(one.submitted(0)));
+                    self.waiting.push_back(one);
+                }
             }
-            let closed = self.outbox.is_closed();
+            let closed = self.queue.is_closed();
             if closed {
                 self.waiting.retain(|one| one.is_wanted(0));
                 if self.waiting.is_empty() {
                     return None;
                 }
             }
-            let room = self.waiting.len() < ROOM && !closed;
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
                 () = sleep_until(next) => next = self.expire(),
-                () = self.outbox.filled(), if room => {}
+                () = self.queue.filled(), if !closed => {}
             }
         }
     }
@@ -170,13 +191,14 @@ impl Task {
     /// Fails what has waited for too long, and says when to look again.
     fn expire(&mut self) -> Instant {
         let now = Instant::now();
-        let mut next = now + PATIENCE;
+        let mut next = now + WAIT;
         let mut kept = VecDeque::with_capacity(self.waiting.len());
-        for mut one in self.waiting.drain(..) {
-            let give_up = *one.give_up.get_or_insert(now + PATIENCE);
+        for mut one in std::mem::take(&mut self.waiting) {
+            let give_up = self.give_up(one.submitted(0));
+            let give_up = *one.give_up.get_or_insert(give_up);
             if one.retry(0) == Retry::Never {
                 if give_up <= now {
-                    let cause = self.health.cause();
+                    let cause = self.status.borrow().cause.clone();
                     one.fail(|| error::disconnected(self.connector.address(), cause.clone()));
                     continue;
                 }
@@ -188,19 +210,19 @@ impl Task {
         next
     }
 
-    async fn serve(&mut self, line: Connection) -> End {
-        let mut flight = Flight::new(line, self.silence);
+    async fn serve(&mut self, connection: Connection) -> End {
+        let mut in_flight = InFlight::new(connection, self.silence);
         self.protocol_error = false;
-        let end = self.exchange(&mut flight).await;
-        let oldest = flight.sent.front().into_iter().flat_map(|sent| &sent.parts);
-        let answers = oldest.flat_map(|part| &part.answers);
+        let end = self.exchange(&mut in_flight).await;
+        let oldest = in_flight.pipelines.front().into_iter();
+        let answers = oldest.flat_map(|it| &it.batches).flat_map(|it| &it.answers);
         self.protocol_error |= answers.into_iter().any(is_protocol_error);
-        self.note_closed_at(&mut flight, &end);
-        for mut sent in flight.sent.into_iter().rev() {
-            // What was on its way and is not answered is lost with the connection.
-            for Part { batch, answers } in sent.parts.iter_mut().rev() {
-                for place in (answers.len()..batch.len()).rev() {
-                    let mut lost = batch.take(place);
+        self.note_closed_at(&mut in_flight, &end);
+        for mut pipeline in in_flight.pipelines.into_iter().rev() {
+            // Commands without an answer are lost with the connection.
+            for InFlightBatch { batch, answers } in pipeline.batches.iter_mut().rev() {
+                for index in (answers.len()..batch.len()).rev() {
+                    let mut lost = batch.take(index);
                     match lost.retry(0) {
                         Retry::UntilAnswered if lost.closed_at >= CLOSED_AT => {
                             lost.fail(|| error::not_taken(self.connector.address(), CLOSED_AT));
@@ -212,7 +234,7 @@ impl Task {
                     }
                 }
             }
-            self.hand_out(sent);
+            self.hand_out(pipeline);
         }
         end
     }
@@ -223,14 +245,15 @@ impl Task {
     /// A server says why it does not take a command and closes. Where the reset overtakes the reason,
     /// or there is none (`client-query-buffer-limit`), this is all that shows it. Only large commands are
     /// counted: any other was answered by nobody for another reason.
-    fn note_closed_at(&mut self, flight: &mut Flight, end: &End) {
+    fn note_closed_at(&mut self, in_flight: &mut InFlight, end: &End) {
         let closed =
             matches!(end, End::Lost(reason) if std::error::Error::source(reason).is_some());
         let closed = closed && !self.protocol_error;
-        let parts = flight.sent.front_mut().into_iter();
-        let first = (parts.flat_map(|sent| &mut sent.parts))
-            .find(|part| part.answers.len() < part.batch.len());
-        let Some(Part { batch, .. }) = first.filter(|part| closed && part.batch.len() == 1) else {
+        let oldest = in_flight.pipelines.front_mut().into_iter();
+        let first =
+            (oldest.flat_map(|it| &mut it.batches)).find(|it| it.answers.len() < it.batch.len());
+        let Some(InFlightBatch { batch, .. }) = first.filter(|it| closed && it.batch.len() == 1)
+        else {
             return;
         };
         if batch.bytes() >= error::LEAST_SIZE_LIMIT {
@@ -238,33 +261,39 @@ impl Task {
         }
     }
 
-    async fn exchange(&mut self, flight: &mut Flight) -> End {
+    async fn exchange(&mut self, in_flight: &mut InFlight) -> End {
         loop {
-            while flight.sent.len() < PIPELINES {
+            while in_flight.has_room() {
                 let Some(batches) = self.gather() else {
                     break;
                 };
-                flight.send(batches);
+                in_flight.send(batches);
             }
-            let closed = self.outbox.is_closed();
-            if flight.sent.is_empty() && closed {
+            let closed = self.queue.is_closed();
+            if in_flight.pipelines.is_empty() && closed {
                 return End::Closed;
             }
-            let room = flight.sent.len() < PIPELINES && !closed;
+            let room = in_flight.has_room() && !closed;
             tokio::select! {
                 biased;
-                answered = flight.next() => {
-                    let sent = match answered {
-                        Ok(sent) => sent,
+                answered = in_flight.next() => {
+                    let answered = match answered {
+                        Ok(answered) => answered,
                         Err(reason) => return End::Lost(lost(reason)),
                     };
                     self.outage.answered();
-                    self.health.set_cause(None);
-                    let crowd = sent.parts.iter().any(|part| part.answers.len() > 1);
-                    match self.hand_out(sent) {
-                        // Those who were answered often have more to send: with a turn to do so
+                    if self.status.borrow().cause.is_some() {
+                        self.set_cause(None);
+                    }
+                    let many = answered.batches.iter().any(|it| it.answers.len() > 1);
+                    let health = self.hand_out(answered);
+                    if health == Health::Fine && self.down_since.is_some() {
+                        self.set_state(ConnectionState::Connected, None);
+                    }
+                    match health {
+                        // Callers that were answered often have more to send: when they run first,
                         // they fill one pipeline in place of many.
-                        Health::Fine if crowd => tokio::task::yield_now().await,
+                        Health::Fine if many => tokio::task::yield_now().await,
                         Health::Fine => {}
                         Health::NotReady => {
                             self.while_waiting(sleep(PAUSE)).await;
@@ -277,7 +306,7 @@ impl Task {
                         }
                     }
                 }
-                () = self.outbox.filled(), if room => if !flight.sent.is_empty() {
+                () = self.queue.filled(), if room => if !in_flight.pipelines.is_empty() {
                     tokio::task::yield_now().await;
                 },
             }
@@ -288,8 +317,8 @@ impl Task {
     /// the next batch.
     fn gather(&mut self) -> Option<Vec<Batch>> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
-        while batches.len() < COMMANDS
-            && bytes < BYTES
+        while batches.len() < MAX_COMMANDS
+            && bytes < MAX_BYTES
             && let Some(one) = self.waiting.pop_front()
         {
             if let Some(one) = one.wanted() {
@@ -298,36 +327,40 @@ impl Task {
             }
         }
         while batches.is_empty() {
-            batches.extend(self.outbox.take()?.wanted());
+            batches.extend(self.queue.take()?.wanted());
         }
         Some(batches)
     }
 
     /// Answers the requests of a pipeline, or puts them back where the server was not ready.
-    fn hand_out(&mut self, sent: Sent) -> Health {
+    fn hand_out(&mut self, answered: InFlightPipeline) -> Health {
         let mut health = Health::Fine;
         let mut again = Vec::new();
-        for Part { mut batch, answers } in sent.parts {
-            for (place, answer) in answers.iter().enumerate() {
+        for InFlightBatch { mut batch, answers } in answered.batches {
+            for (index, answer) in answers.iter().enumerate() {
                 let Value::ServerError(error) = answer else {
                     continue;
                 };
                 self.protocol_error |= error::is_protocol_error(error);
                 let unknown = error.code() == "NOSCRIPT";
-                if let Some(script) = batch.script(place).filter(|_| unknown) {
-                    again.push(batch.take(place).with_text(script));
-                } else if error::is_passing(error.code()) && !has_waited(&batch, place) {
+                if let Some(script) = batch.script(index).filter(|_| unknown) {
+                    again.push(batch.take(index).with_text(script));
+                } else if error::is_passing(error.code()) && !has_waited(&batch, index) {
                     health = health.max(match error::is_demoted(error) {
                         true => Health::Demoted,
                         false => Health::NotReady,
                     });
-                    let mut one = batch.take(place);
-                    one.give_up.get_or_insert(Instant::now() + PATIENCE);
+                    if self.down_since.is_none() {
+                        self.set_state(ConnectionState::Connected, Some(Instant::now()));
+                    }
+                    let mut one = batch.take(index);
+                    let give_up = self.give_up(one.submitted(0));
+                    one.give_up.get_or_insert(give_up);
                     again.push(one);
                 }
             }
-            batch.tell(answers);
-            self.outbox.reuse(batch.buffers());
+            batch.complete(answers);
+            self.queue.reuse(batch.buffers());
         }
         for one in again.into_iter().rev() {
             self.waiting.push_front(one);
@@ -343,7 +376,7 @@ fn is_protocol_error(answer: &Value) -> bool {
 impl Drop for Task {
     /// The task ends before the last handle where its runtime does.
     fn drop(&mut self) {
-        self.health.set(ConnectionState::Closed);
+        self.set_state(ConnectionState::Closed, self.down_since);
     }
 }
 
@@ -356,9 +389,9 @@ fn lost(reason: Option<RedisError>) -> Error {
 }
 
 /// Whether a command may not be sent again because it has waited for as long as it may.
-fn has_waited(batch: &Batch, place: usize) -> bool {
+fn has_waited(batch: &Batch, index: usize) -> bool {
     let too_long = |give_up| give_up <= Instant::now();
-    batch.retry(place) == Retry::Never && batch.give_up.is_some_and(too_long)
+    batch.retry(index) == Retry::Never && batch.give_up.is_some_and(too_long)
 }
 
 /// What the answers of a pipeline say about the server.

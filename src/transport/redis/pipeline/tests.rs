@@ -12,8 +12,8 @@ use tokio::{
 };
 
 use super::{
-    Listener, Pipeline, Retry, Script,
-    outbox::{ROOM, outbox},
+    CompletionHandler, Pipeline, Retry, Script,
+    queue::{MAX_COMMANDS, submit_queue},
 };
 use crate::{
     error::Error,
@@ -154,11 +154,11 @@ async fn what_was_given_up_before_it_was_sent_is_sent_only_where_it_is_idempoten
     assert_eq!(commands.recv().await.unwrap(), "XACK 3");
 }
 
-/// Hears what became of commands.
+/// Records the outcomes of commands.
 #[derive(Default)]
 struct Heard(Mutex<Vec<(u128, bool)>>);
 
-impl Listener for Heard {
+impl CompletionHandler for Heard {
     fn answered(&self, number: u128, outcome: Result<Value, Error>) {
         lock(&self.0).push((number, outcome.is_ok()));
     }
@@ -169,7 +169,7 @@ impl Listener for Heard {
 }
 
 #[tokio::test]
-async fn a_listener_hears_of_each_command_once_in_whatever_company_and_however_it_ends() {
+async fn a_handler_gets_each_outcome_once() {
     let (pipeline, mut commands) = pipeline([OK, OK, Close, OK]).await;
     let heard = Arc::<Heard>::default();
     for number in 0..4 {
@@ -187,18 +187,18 @@ async fn a_listener_hears_of_each_command_once_in_whatever_company_and_however_i
 }
 
 #[tokio::test]
-async fn whoever_asks_a_link_that_has_ended_is_told() {
-    let (outbox, batches) = outbox();
-    let room = outbox.room().expect("it is empty");
-    let asked = room.fill(|batch| batch.ask(ack(1), Retry::UntilAnswered, None));
-    let full: Vec<_> = std::iter::from_fn(|| outbox.room()).collect();
-    assert_eq!(full.len(), ROOM - 1);
-    let waits = outbox.wait();
+async fn commands_fail_when_the_task_of_the_pipeline_has_ended() {
+    let (submitter, batches) = submit_queue();
+    let permit = submitter.try_reserve(1).expect("it is empty");
+    let asked = permit.push(|batch, at| batch.ask(ack(1), Retry::UntilAnswered, None, at));
+    let full: Vec<_> = std::iter::from_fn(|| submitter.try_reserve(1)).collect();
+    assert_eq!(full.len(), MAX_COMMANDS - 1);
+    let waits = submitter.reserve(1, tokio::time::Instant::now());
     drop(batches);
     assert!(asked.unwrap().await.unwrap_err().is_closed());
     assert!(waits.await.is_err_and(|error| error.is_closed()));
-    let room = full.into_iter().next().expect("there was some");
-    let late = room.fill(|batch| batch.ask(ack(2), Retry::UntilAnswered, None));
+    let permit = full.into_iter().next().expect("there was some");
+    let late = permit.push(|batch, at| batch.ask(ack(2), Retry::UntilAnswered, None, at));
     assert!(late.is_err_and(|error| error.is_closed()));
 }
 

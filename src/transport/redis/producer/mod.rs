@@ -15,14 +15,15 @@ use tower::Service;
 
 use super::{
     Redis,
-    connection::{Encode, Packer},
+    connection::{Encode, RespWriter},
     error, keys,
+    options::Options,
     pipeline::{Retry, Submit},
     response::Value,
 };
 use crate::{
     error::{Error, ErrorKind},
-    message::{Kind, Message, MessageId},
+    message::{Kind, Message, MessageId, Name},
     reply::Reply,
     transport::{Counters, codec, sending},
 };
@@ -62,26 +63,23 @@ impl Redis {
             Kind::Task
                 if message.parts().due.is_some() || message.parts().idempotency_key.is_some() =>
             {
-                Ok(Work::Task(self.accept(&message)?))
+                Ok(Work::Task(self.accept(message)?))
             }
             Kind::Task => {
-                let add = Add {
-                    stream: &self.settings.stream,
-                    message: &message,
-                    more: &[],
-                };
-                Ok(Work::Task(pipeline.submit(add, Retry::Never)))
+                let stream = self.settings.stream.clone();
+                let task = Task { stream, message };
+                Ok(Work::Task(pipeline.submit_owned(task, Retry::Never, None)))
             }
             Kind::Event => {
-                let prefix = self.options.event_prefix.as_bytes();
-                let publish = Publish {
-                    channel: match prefix {
-                        [] => Cow::Borrowed(message.name().as_bytes()),
-                        prefix => Cow::Owned([prefix, message.name().as_bytes()].concat()),
-                    },
-                    payload: message.payload(),
+                let event = Event {
+                    options: self.options.clone(),
+                    message,
                 };
-                Ok(Work::Event(pipeline.submit(publish, Retry::Never)))
+                Ok(Work::Event(pipeline.submit_owned(
+                    event,
+                    Retry::Never,
+                    None,
+                )))
             }
             Kind::Rpc => {
                 let reply = self.hub().request(&self.settings.stream, message);
@@ -101,6 +99,61 @@ fn check(message: &Message) -> Result<(), Error> {
     Ok(())
 }
 
+/// Adds a task to a stream.
+struct Task {
+    stream: Name,
+    message: Message,
+}
+
+impl Task {
+    fn add(&self) -> Add<'_> {
+        Add {
+            stream: &self.stream,
+            message: &self.message,
+            more: &[],
+        }
+    }
+}
+
+impl Encode for Task {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.add().encode(out);
+    }
+
+    fn size_hint(&self) -> usize {
+        self.add().size_hint()
+    }
+}
+
+/// Publishes an event.
+struct Event {
+    options: Arc<Options>,
+    message: Message,
+}
+
+impl Event {
+    fn publish(&self) -> Publish<'_> {
+        let name = self.message.name().as_bytes();
+        Publish {
+            channel: match self.options.event_prefix.as_bytes() {
+                [] => Cow::Borrowed(name),
+                prefix => Cow::Owned([prefix, name].concat()),
+            },
+            payload: self.message.payload(),
+        }
+    }
+}
+
+impl Encode for Event {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.publish().encode(out);
+    }
+
+    fn size_hint(&self) -> usize {
+        self.publish().size_hint()
+    }
+}
+
 /// Adds a message to a stream.
 pub(super) struct Add<'a> {
     pub(super) stream: &'a str,
@@ -111,16 +164,27 @@ pub(super) struct Add<'a> {
 
 impl Encode for Add<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
-        let mut packer = Packer::new(out);
-        packer.arg("XADD").arg(self.stream).arg("*");
+        let mut writer = RespWriter::new(out);
+        writer.arg("XADD").arg(self.stream).arg("*");
         codec::encode(self.message, |field, value| {
-            packer.arg(field).arg(value);
+            writer.arg(field).arg(value);
         });
         for (field, value) in self.more {
-            packer.arg(field).arg(value);
+            writer.arg(field).arg(value);
         }
-        packer.finish();
+        writer.finish();
     }
+
+    fn size_hint(&self) -> usize {
+        size_hint(self.message)
+    }
+}
+
+/// About how many bytes a command has that carries a message.
+pub(super) fn size_hint(message: &Message) -> usize {
+    let headers = message.headers().iter();
+    let headers = headers.map(|(name, value)| 64 + name.as_str().len() + value.len());
+    512 + message.payload().len() + headers.sum::<usize>()
 }
 
 /// Publishes something on a channel.
@@ -131,9 +195,13 @@ pub(super) struct Publish<'a> {
 
 impl Encode for Publish<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
-        let mut packer = Packer::new(out);
-        packer.arg("PUBLISH").arg(&self.channel).arg(self.payload);
-        packer.finish();
+        let mut writer = RespWriter::new(out);
+        writer.arg("PUBLISH").arg(&self.channel).arg(self.payload);
+        writer.finish();
+    }
+
+    fn size_hint(&self) -> usize {
+        128 + self.channel.len() + self.payload.len()
     }
 }
 

@@ -11,8 +11,10 @@ use std::{
 use redis::Cmd;
 use tokio::time::sleep;
 
+use super::size_hint;
 use crate::transport::redis::{
     Redis,
+    connection::Encode,
     entry::value_of,
     ids::unique,
     keys::Keys,
@@ -72,7 +74,7 @@ impl Redis {
     }
 
     /// Sends a task that is delayed or has an idempotency key.
-    pub(in crate::transport::redis) fn accept(&self, message: &Message) -> Result<Submit, Error> {
+    pub(in crate::transport::redis) fn accept(&self, message: Message) -> Result<Submit, Error> {
         if message.headers().len() > MOST_HEADERS {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -93,23 +95,55 @@ impl Redis {
         let window = milliseconds(self.settings.idempotency_window).clamp(1, LONGEST_WINDOW);
         let key = parts.idempotency_key.as_ref();
         let key = key.map(|key| keys.idempotency(key));
-        let mut names = vec![&*keys.stream, &keys.stream_due, &keys.stream_bodies];
-        names.extend(key.as_deref());
+        let due = parts.due;
+        let names = [&*keys.stream, &keys.stream_due, &keys.stream_bodies];
+        let mut names = names.map(str::to_owned).to_vec();
+        names.extend(key);
         let pipeline = &self.shared.pipeline;
-        let args = |cmd: &mut Cmd| {
-            cmd.arg(when)
-                .arg(time)
-                .arg(unique().to_string())
-                .arg(window);
-            codec::encode(message, |field, value| {
-                cmd.arg(field).arg(value);
-            });
+        let accept = Accept {
+            names,
+            when,
+            time,
+            token: unique().to_string(),
+            window,
+            message,
         };
-        let sent = pipeline.submit_script(&scripts::ACCEPT, &names, args, Retry::Never);
-        if let Some(wait) = parts.due.map(Due::wait).filter(|wait| *wait < SOON) {
+        let sent = pipeline.submit_owned(accept, Retry::Never, Some(&scripts::ACCEPT));
+        if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
             self.shared.promoters.start(pipeline, keys, wait);
         }
         Ok(sent)
+    }
+}
+
+/// The call of the script that accepts a task with a delay or an idempotency key.
+struct Accept {
+    names: Vec<String>,
+    when: &'static str,
+    time: u64,
+    /// Tells a repetition of this call from another call.
+    token: String,
+    window: u64,
+    message: Message,
+}
+
+impl Encode for Accept {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let names: Vec<_> = self.names.iter().map(String::as_str).collect();
+        let call = scripts::ACCEPT.call(&names, |cmd| {
+            cmd.arg(self.when)
+                .arg(self.time)
+                .arg(&self.token)
+                .arg(self.window);
+            codec::encode(&self.message, |field, value| {
+                cmd.arg(field).arg(value);
+            });
+        });
+        call.encode(out);
+    }
+
+    fn size_hint(&self) -> usize {
+        size_hint(&self.message)
     }
 }
 

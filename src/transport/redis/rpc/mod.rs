@@ -2,19 +2,15 @@
 //!
 //! Requests are entries on the stream. Replies to fast ones are published on the client's one
 //! channel, replies to reliable ones are added to the client's reply stream, one beside each stream
-//! it sends to. A worker of the Go library knows only the channel, and is heard there too.
+//! it sends to; one connection reads all of them. A worker of the Go library knows only the channel, and is heard there too.
 //! Whatever way a reply comes, its correlation id finds the request.
 
 mod pending;
+mod replies;
 mod request;
-mod stream;
 mod subscription;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -23,14 +19,12 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use self::pending::Pending;
-use super::{Redis, error, ids::unique, keys, pipeline::Pipeline, server::Connector};
-use crate::{
-    error::Error,
-    message::{Name, ReplyMode},
-    sync::lock,
-    transport::Counters,
+use self::{
+    pending::Pending,
+    replies::{Reader, ReplyStreams},
 };
+use super::{Redis, error, ids::unique, pipeline::Pipeline, server::Connector};
+use crate::{error::Error, message::ReplyMode, transport::Counters};
 
 /// How long a request waits for its way back to be ready.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,12 +47,9 @@ pub(super) struct Hub {
     channel: String,
     connector: Connector,
     pipeline: Pipeline,
-    counters: Arc<Counters>,
     pending: Arc<Pending>,
     subscribed: watch::Receiver<Ready>,
-    /// The reply streams that are read, by the stream that they are beside.
-    reply_streams: Mutex<HashMap<Name, watch::Receiver<Ready>>>,
-    end: CancellationToken,
+    replies: Arc<ReplyStreams>,
     _end_with_hub: DropGuard,
 }
 
@@ -98,44 +89,29 @@ impl Hub {
             ready: publish,
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(subscription.run()));
+        let replies = Arc::new(ReplyStreams::new(client, pipeline.clone()));
+        let reader = Reader::new(
+            replies.clone(),
+            connector.clone(),
+            pending.clone(),
+            counters,
+        );
+        tokio::spawn(reader.run(end.clone()));
         Self {
             client,
             channel,
             connector,
             pipeline,
-            counters,
             pending,
             subscribed,
-            reply_streams: Mutex::default(),
-            _end_with_hub: end.clone().drop_guard(),
-            end,
+            replies,
+            _end_with_hub: end.drop_guard(),
         }
     }
 
     /// How many requests of the handle and its clones wait for their replies.
     pub(super) fn waiting(&self) -> usize {
         self.pending.waiting()
-    }
-
-    /// Whether replies are read from the reply stream beside `stream`. The first call starts that.
-    fn reply_stream(&self, stream: &Name) -> Result<watch::Receiver<Ready>, Error> {
-        let mut streams = lock(&self.reply_streams);
-        if let Some(ready) = streams.get(stream) {
-            return Ok(ready.clone());
-        }
-        let key = keys::replies(&keys::base(stream)?, self.client);
-        let (publish, ready) = watch::channel(Ready::No);
-        let reader = stream::Reader::new(
-            self.connector.clone(),
-            self.pipeline.clone(),
-            key,
-            self.pending.clone(),
-            self.counters.clone(),
-            publish,
-        );
-        tokio::spawn(reader.run(self.end.clone()));
-        streams.insert(stream.clone(), ready.clone());
-        Ok(ready)
     }
 
     /// Waits until replies can come that way; a reliable request is content with a way that was

@@ -17,7 +17,7 @@ use crate::{
     sync::lock,
     transport::{
         Counters, codec,
-        redis::{error, ids::unique, pipeline::Listener, response::Value},
+        redis::{error, ids::unique, pipeline::CompletionHandler, response::Value},
     },
 };
 
@@ -35,7 +35,7 @@ struct Table {
     subscribed: bool,
 }
 
-/// One that has a place. It stays until its place is dropped.
+/// A request that waits. It stays until its [`PendingReply`] is dropped.
 struct Request {
     mode: ReplyMode,
     state: State,
@@ -72,8 +72,8 @@ impl Pending {
         lock(&self.table)
     }
 
-    /// A place for a new request. `None` for a fast one when its reply would not be heard.
-    pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<Place> {
+    /// Registers a new request. `None` for a fast one when its reply would not be heard.
+    pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<PendingReply> {
         let id = unique();
         let mut table = self.table();
         if mode == ReplyMode::Fast && !table.subscribed {
@@ -82,7 +82,7 @@ impl Pending {
         let state = State::Waiting(None);
         table.requests.insert(id, Request { mode, state });
         drop(table);
-        Some(Place {
+        Some(PendingReply {
             id,
             pending: self.clone(),
         })
@@ -159,7 +159,7 @@ impl Pending {
 }
 
 /// Hears whether requests could be sent, by their ids as numbers.
-impl Listener for Pending {
+impl CompletionHandler for Pending {
     fn answered(&self, id: u128, outcome: Result<Value, Error>) {
         let Err(error) = outcome.and_then(error::check) else {
             return self.counters.sent.increment();
@@ -179,26 +179,26 @@ impl Listener for Pending {
     }
 }
 
-/// A request's place among those that wait; dropping it frees it. The future of its reply.
-pub(super) struct Place {
+/// The future of the reply to a request. Dropping it forgets the request.
+pub(super) struct PendingReply {
     id: Uuid,
     pending: Arc<Pending>,
 }
 
-impl Place {
+impl PendingReply {
     /// The request's correlation id.
     pub(super) fn id(&self) -> Uuid {
         self.id
     }
 }
 
-impl Future for Place {
+impl Future for PendingReply {
     type Output = Result<Reply, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut table = self.pending.table();
         let request = table.requests.get_mut(&self.id);
-        let request = request.expect("it stays until its place is dropped");
+        let request = request.expect("it stays until this is dropped");
         let waiting = State::Waiting(Some(cx.waker().clone()));
         let before = std::mem::replace(&mut request.state, waiting);
         drop(table);
@@ -209,7 +209,7 @@ impl Future for Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for PendingReply {
     fn drop(&mut self) {
         let left = self.pending.table().requests.remove(&self.id);
         drop(left);
@@ -231,35 +231,35 @@ mod tests {
     #[tokio::test]
     async fn a_reply_finds_its_request_and_a_second_one_is_stray() {
         let (pending, counters) = pending();
-        let place = pending.register(ReplyMode::Fast).unwrap();
-        let id = place.id().to_string();
+        let reply = pending.register(ReplyMode::Fast).unwrap();
+        let id = reply.id().to_string();
         let envelope = codec::encode_reply(&id, &Ok(Reply::new("yes")));
         pending.resolve(&envelope);
         pending.resolve(&envelope);
-        assert_eq!(place.await.unwrap().payload, "yes");
+        assert_eq!(reply.await.unwrap().payload, "yes");
         assert_eq!(counters.snapshot().stray_replies, 1);
     }
 
     #[tokio::test]
     async fn an_error_reply_is_the_requests_error() {
         let (pending, _) = pending();
-        let place = pending.register(ReplyMode::Reliable).unwrap();
+        let reply = pending.register(ReplyMode::Reliable).unwrap();
         let answer = Err(RpcError::not_found("nobody"));
-        pending.resolve(&codec::encode_reply(&place.id().to_string(), &answer));
-        let error = place.await.unwrap_err();
+        pending.resolve(&codec::encode_reply(&reply.id().to_string(), &answer));
+        let error = reply.await.unwrap_err();
         assert_eq!(error.rpc(), answer.as_ref().err());
     }
 
     #[tokio::test]
     async fn a_body_that_is_not_base64_fails_the_request_that_it_names() {
         let (pending, counters) = pending();
-        let place = pending.register(ReplyMode::Fast).unwrap();
+        let reply = pending.register(ReplyMode::Fast).unwrap();
         let envelope = format!(
             r#"{{"correlation_id":"{}","body":"%%","error":""}}"#,
-            place.id()
+            reply.id()
         );
         pending.resolve(envelope.as_bytes());
-        assert!(place.await.unwrap_err().is_decode());
+        assert!(reply.await.unwrap_err().is_decode());
         assert_eq!(counters.snapshot().bad_replies, 1);
         assert_eq!(counters.snapshot().stray_replies, 0);
     }

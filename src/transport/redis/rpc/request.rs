@@ -20,7 +20,7 @@ impl Hub {
     /// Sends a request and waits for its reply.
     ///
     /// # Cancel safety
-    /// Dropping the future frees the request's place at once. It may still be handled.
+    /// Dropping the future forgets the request at once. It may still be handled.
     pub(in crate::transport::redis) fn request(
         self: Arc<Self>,
         stream: &Name,
@@ -57,20 +57,24 @@ impl Hub {
     ) -> Result<Reply, Error> {
         let mode = message.parts().reply_mode;
         let mut subscribed = self.subscribed.clone();
+        // The reply stream is read for as long as this lives.
+        let mut outstanding = None;
         if mode == ReplyMode::Reliable {
-            let mut ready = self.reply_stream(&stream)?;
-            self.wait(&mut ready, mode, deadline.0).await?;
-        }
-        let place = loop {
+            let joined = outstanding.insert(self.replies.join(&stream)?);
+            // It says where the runtime of both ways back has ended.
             self.wait(&mut subscribed, mode, deadline.0).await?;
-            if let Some(place) = self.pending.register(mode) {
-                break place;
+            self.wait(&mut joined.ready(), mode, deadline.0).await?;
+        }
+        let reply = loop {
+            self.wait(&mut subscribed, mode, deadline.0).await?;
+            if let Some(reply) = self.pending.register(mode) {
+                break reply;
             }
             // The subscription was lost in between, or is just about to be announced.
             tokio::task::yield_now().await;
         };
 
-        let (id, client) = (uuid_text(place.id()), uuid_text(self.client));
+        let (id, client) = (uuid_text(reply.id()), uuid_text(self.client));
         let way_back = [
             (codec::REPLY_TO, self.channel.as_bytes()),
             (codec::CORRELATION_ID, &id),
@@ -85,13 +89,14 @@ impl Hub {
             message: &message,
             more: &way_back[..fields],
         };
-        // Whether it was sent is told to its place, not to this task: that is woken once, by the
+        // The pending reply gets the outcome of the sending: this task is woken once, by the
         // reply.
-        let number = place.id().as_u128();
-        let sent = self.pipeline.post(add, Retry::Never, &self.pending, number);
+        let number = reply.id().as_u128();
+        (self.pipeline)
+            .post(add, Retry::Never, &self.pending, number)
+            .await;
         drop(message);
-        sent.await;
-        place.await
+        reply.await
     }
 }
 

@@ -1,36 +1,36 @@
-//! How connections are made: once with a clear error for people, and again and again for
+//! Finds a server, connects and logs in: once with a clear error for people, and again and again for
 //! supervisors.
 
+mod builder;
 mod outage;
 #[cfg(feature = "redis-rustls")]
 mod tls;
+/// TLS is not built in.
+#[cfg(not(feature = "redis-rustls"))]
+mod tls {
+    #[derive(Clone, Default)]
+    pub(super) struct TlsOptions {}
+}
+mod url;
 
-use std::{
-    fmt,
-    future::{Future, poll_fn},
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, future::Future, io, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ProtocolVersion, RedisConnectionInfo,
-    RedisError,
-    aio::MultiplexedConnection,
+    Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisError,
     io::tcp::{
         TcpSettings,
         socket2::{SockRef, TcpKeepalive},
     },
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 
+pub use self::builder::RedisBuilder;
 pub(super) use self::outage::{Limit, Outage};
+use self::tls::TlsOptions;
+#[cfg(feature = "redis-rustls")]
+pub(super) use self::tls::fault as tls_fault;
 use super::{
-    connection::{Connection, Direct, Foreign, PubSub},
+    connection::{Connection, PubSub, Stream},
     error::{self, Handshake},
     response::{self, Value},
 };
@@ -53,7 +53,7 @@ const OLDEST_SERVER: (u32, u32) = (6, 2);
 pub(super) struct Connector(Arc<Inner>);
 
 struct Inner {
-    client: Client,
+    info: ConnectionInfo,
     address: String,
     #[cfg(feature = "redis-rustls")]
     tls: tls::Tls,
@@ -64,51 +64,51 @@ struct Inner {
 
 impl Connector {
     /// From a URL. No connection is made.
+    #[cfg(test)]
     pub(super) fn from_url(url: &str) -> Result<Self, Error> {
-        if cfg!(not(feature = "redis-rustls"))
-            && (url.starts_with("rediss:") || url.starts_with("valkeys:"))
-        {
-            return Err(Error::config(
-                "TLS is not built in; enable the feature `redis-rustls` of `campanile`",
-            ));
-        }
-        // The driver's own errors name what is wrong with a URL without repeating it, so that no
-        // password gets into a log.
-        let client = Client::open(url).map_err(|error| {
-            Error::config(
-                "the Redis URL cannot be read; it looks like redis://user:password@host:port/db, \
-                 or redis+unix:///path/to/redis.sock?db=0",
-            )
-            .with_source(error)
-        })?;
-        Self::from_client(client)
+        Self::new(url::parse(url)?, TlsOptions::default())
     }
 
     /// From a client that the application has set up. No connection is made.
-    pub(super) fn from_client(client: Client) -> Result<Self, Error> {
+    pub(super) fn from_client(client: &Client) -> Result<Self, Error> {
         let info = client.get_connection_info().clone();
-        let address = info.addr().to_string();
-        let tcp = tcp_settings(info.tcp_settings());
-        // The driver would name itself in two more commands, which a user with few rights may not
-        // run.
-        let handshake = info.redis_settings().clone().set_skip_set_lib_name();
-        let info = info.set_tcp_settings(tcp).set_redis_settings(handshake);
-        #[cfg(feature = "redis-rustls")]
         if let ConnectionAddr::TcpTls {
-            insecure,
-            tls_params,
+            tls_params: Some(_),
             ..
         } = info.addr()
-            && (*insecure || tls_params.is_some())
         {
-            tls::check_provider()?;
+            return Err(Error::config(
+                "the certificates of a `redis::Client` cannot be read; give them to \
+                 `Redis::builder(url)`, with `ca_certificate` and `client_certificate`",
+            ));
         }
-        let client = Client::open(info).map_err(|error| error::connecting(&address, error))?;
-        Ok(Self(Arc::new(Inner {
-            client,
-            address,
+        Self::new(info, TlsOptions::default())
+    }
+
+    fn new(info: ConnectionInfo, tls: TlsOptions) -> Result<Self, Error> {
+        #[cfg(feature = "redis-rustls")]
+        let mut tls = tls;
+        #[cfg(not(feature = "redis-rustls"))]
+        let TlsOptions {} = tls;
+        match info.addr() {
             #[cfg(feature = "redis-rustls")]
-            tls: Default::default(),
+            ConnectionAddr::TcpTls { insecure, .. } => tls.accept_invalid |= *insecure,
+            #[cfg(not(feature = "redis-rustls"))]
+            ConnectionAddr::TcpTls { .. } => return Err(url::no_tls()),
+            #[cfg(feature = "redis-rustls")]
+            _ if tls.is_set() => {
+                return Err(Error::config(
+                    "certificates have a meaning under TLS only; let the URL begin with rediss://",
+                ));
+            }
+            _ => {}
+        }
+        let tcp = tcp_settings(info.tcp_settings());
+        Ok(Self(Arc::new(Inner {
+            address: info.addr().to_string(),
+            info: info.set_tcp_settings(tcp),
+            #[cfg(feature = "redis-rustls")]
+            tls: tls::Tls::new(tls)?,
             #[cfg(test)]
             dial: None,
         })))
@@ -123,16 +123,6 @@ impl Connector {
         Self(Arc::new(inner))
     }
 
-    /// A byte stream over a network that is simulated, where it is.
-    #[cfg(test)]
-    async fn dialled(&self) -> Result<Option<Box<dyn Stream>>, Error> {
-        let Some(dial) = &self.0.dial else {
-            return Ok(None);
-        };
-        let connecting = async { Ok(dial.dial().await?) };
-        self.within_time(connecting).await.map(Some)
-    }
-
     /// Where a simulation runs the keeper, in place of a thread.
     #[cfg(test)]
     pub(super) fn keepers_runtime(&self) -> Option<tokio::runtime::Handle> {
@@ -144,77 +134,44 @@ impl Connector {
         &self.0.address
     }
 
-    /// A connection for commands. Its answers have no time limit: whoever uses it sets one.
+    /// A connection that has logged in. Its answers have no time limit: its user sets one.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
-        let config = config();
-        match self.stream().await? {
-            Some(stream) if self.is_resp2() => Ok(Connection::direct(self.greet(stream).await?)),
-            Some(stream) => {
-                let making = MultiplexedConnection::new_with_config(self.login(), stream, config);
-                let (connection, driver) = self.within_time(making).await?;
-                Ok(Connection::foreign(Foreign::driven(connection, driver)))
-            }
-            None => {
-                let client = &self.0.client;
-                let making = client.get_multiplexed_async_connection_with_config(&config);
-                let connection = self.within_time(making).await?;
-                let mut line = Connection::foreign(Foreign::made(connection));
-                // The driver's own handshake need not have asked for anything.
-                let answer = self.within_time(line.command(redis::cmd("PING"))).await?;
-                self.greeted(Handshake::Ping, answer)?;
-                Ok(line)
-            }
-        }
+        let stream = self.stream().await?;
+        self.greet(Connection::new(stream)).await
     }
 
     /// A connection for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
-        match self.stream().await? {
-            Some(stream) if self.is_resp2() => Ok(PubSub::direct(self.greet(stream).await?)),
-            Some(stream) => {
-                let making = redis::aio::PubSub::new(self.login(), stream);
-                Ok(PubSub::foreign(self.within_time(making).await?))
-            }
-            None => {
-                let making = self.0.client.get_async_pubsub();
-                Ok(PubSub::foreign(self.within_time(making).await?))
-            }
-        }
+        Ok(PubSub::new(self.connection().await?))
     }
 
-    /// User, password, database and protocol.
-    fn login(&self) -> &RedisConnectionInfo {
-        self.0.client.get_connection_info().redis_settings()
-    }
-
-    fn is_resp2(&self) -> bool {
-        self.login().protocol() == ProtocolVersion::RESP2
-    }
-
-    /// Logs in over a byte stream.
+    /// Logs in, and chooses protocol and database.
     ///
     /// The handshake ends with a round trip: a connection is one when the server has answered. A
     /// server at its `maxclients`, or a proxy without a server, accepts and closes; what it writes
     /// before that must not be taken for the answer to the first command.
-    async fn greet(&self, stream: Box<dyn Stream>) -> Result<Direct, Error> {
-        let login = self.login();
+    async fn greet(&self, mut connection: Connection) -> Result<Connection, Error> {
+        let login = self.0.info.redis_settings();
         let mut commands = Vec::new();
         if let Some(password) = login.password() {
             let mut auth = redis::cmd("AUTH");
             auth.arg(login.username()).arg(password);
             commands.push((Handshake::Auth, auth));
         }
+        if login.protocol() == ProtocolVersion::RESP3 {
+            let hello = redis::cmd("HELLO").arg(3).to_owned();
+            commands.push((Handshake::Hello, hello));
+        }
         if login.db() != 0 {
             let select = redis::cmd("SELECT").arg(login.db()).to_owned();
             commands.push((Handshake::Select, select));
         }
         commands.push((Handshake::Ping, redis::cmd("PING")));
-        let mut direct = Direct::new(stream);
         let mut answers = Vec::with_capacity(commands.len());
         let exchange = async {
-            direct.send(commands.iter().map(|(_, command)| command));
+            connection.send(commands.iter().map(|(_, command)| command));
             for (command, _) in &commands {
-                let answer = poll_fn(|cx| direct.poll_answer(cx)).await?;
+                let answer = connection.answer().await?;
                 let is_last = matches!(answer, Value::ServerError(_));
                 answers.push((*command, answer));
                 // A server that refuses may close without another answer.
@@ -226,60 +183,48 @@ impl Connector {
         };
         self.within_time(exchange).await?;
         for (command, answer) in answers {
-            self.greeted(command, answer)?;
-        }
-        Ok(direct)
-    }
-
-    /// Looks at the answer to a command of the handshake.
-    fn greeted(&self, command: Handshake, answer: Value) -> Result<(), Error> {
-        match answer {
-            Value::ServerError(refusal) => {
-                error::handshake(self.address(), command, refusal).map_or(Ok(()), Err)
+            if let Value::ServerError(refusal) = answer
+                && let Some(error) = error::handshake(self.address(), command, refusal)
+            {
+                return Err(error);
             }
-            _ => Ok(()),
         }
+        Ok(connection)
     }
 
-    /// A byte stream to the server; `None` where the driver has to make it, for it alone knows the
-    /// certificates.
-    async fn stream(&self) -> Result<Option<Box<dyn Stream>>, Error> {
+    /// A byte stream to the server.
+    async fn stream(&self) -> Result<Box<dyn Stream>, Error> {
         #[cfg(test)]
-        if let Some(stream) = self.dialled().await? {
-            return Ok(Some(stream));
+        if let Some(dial) = &self.0.dial {
+            return self.within_time(async { Ok(dial.dial().await?) }).await;
         }
-        let info = self.0.client.get_connection_info();
-        Ok(match info.addr() {
-            ConnectionAddr::Tcp(host, port) => {
-                Some(Box::new(self.within_time(self.tcp(host, *port)).await?))
-            }
-            #[cfg(feature = "redis-rustls")]
-            ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: false,
-                tls_params: None,
-            } => {
-                let making = async {
+        let connecting = async {
+            let stream: Box<dyn Stream> = match self.0.info.addr() {
+                ConnectionAddr::Tcp(host, port) => Box::new(self.tcp(host, *port).await?),
+                #[cfg(feature = "redis-rustls")]
+                ConnectionAddr::TcpTls { host, port, .. } => {
                     let stream = self.tcp(host, *port).await?;
-                    self.0.tls.handshake(host, stream).await
-                };
-                Some(Box::new(self.within_time(making).await?))
-            }
-            #[cfg(unix)]
-            ConnectionAddr::Unix(path) => {
-                let connecting = async { Ok(tokio::net::UnixStream::connect(path).await?) };
-                Some(Box::new(self.within_time(connecting).await?))
-            }
-            _ => None,
-        })
+                    Box::new(self.0.tls.handshake(host, stream).await?)
+                }
+                #[cfg(unix)]
+                ConnectionAddr::Unix(path) => {
+                    Box::new(tokio::net::UnixStream::connect(path).await?)
+                }
+                _ => {
+                    return Err(RedisError::from(io::Error::from(
+                        io::ErrorKind::Unsupported,
+                    )));
+                }
+            };
+            Ok(stream)
+        };
+        self.within_time(connecting).await
     }
 
     async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, RedisError> {
         let stream = TcpStream::connect((host, port)).await?;
         // The options are refinements: a socket that does not take them works.
-        let info = self.0.client.get_connection_info();
-        let _ = set_options(&stream, info.tcp_settings());
+        let _ = set_options(&stream, self.0.info.tcp_settings());
         Ok(stream)
     }
 
@@ -290,23 +235,26 @@ impl Connector {
         match timeout(CONNECT_TIMEOUT, connection).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(error::connecting(self.address(), error)),
-            Err(_) => Err(error::unreachable(self.address())),
+            Err(_) => {
+                let is_tls = matches!(self.0.info.addr(), ConnectionAddr::TcpTls { .. });
+                Err(error::silent(self.address(), is_tls))
+            }
         }
     }
 
     /// A connection to a server that was asked whether it can be worked with.
     pub(super) async fn checked(&self) -> Result<Connection, Error> {
-        let mut line = self.connection().await?;
+        let mut connection = self.connection().await?;
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let answer = self.within_time(line.command(&info)).await?;
+        let answer = self.within_time(connection.command(&info)).await?;
         match answer {
             // A worker does not need the right to read `INFO`; the version is then taken on trust.
             Value::ServerError(error) if error.code() == "NOPERM" => {}
             Value::ServerError(error) => return Err(error::refused(error)),
             answer => self.check_version(answer)?,
         }
-        Ok(line)
+        Ok(connection)
     }
 
     fn check_version(&self, info: Value) -> Result<(), Error> {
@@ -348,19 +296,7 @@ fn tcp_settings(given: &TcpSettings) -> TcpSettings {
     settings
 }
 
-/// A byte stream to a server.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-fn config() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(64)
-}
-
-/// Tells a socket what the driver would tell its own.
+/// Sets the options of a socket.
 fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
     stream.set_nodelay(settings.nodelay())?;
     let socket = SockRef::from(stream);
@@ -396,30 +332,8 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_be_read_is_not_repeated() {
-        for url in [
-            "redis://user:hunter2@",
-            "http://user:hunter2@localhost/",
-            "redis://user:hunter2@localhost/zero",
-            "hunter2",
-        ] {
-            let error = Connector::from_url(url).expect_err(url);
-            assert!(error.is_config());
-            let shown = format!("{error:?} {}", error.chain());
-            assert!(!shown.contains("hunter2"), "{shown}");
-        }
-    }
-
-    #[test]
     fn a_connector_shows_its_address_and_nothing_else() {
         let connector = Connector::from_url("redis://user:hunter2@localhost:7000/3").unwrap();
         assert_eq!(format!("{connector:?}"), r#"Connector("localhost:7000")"#);
-    }
-
-    #[test]
-    #[cfg(not(feature = "redis-rustls"))]
-    fn a_tls_url_without_tls_names_the_feature() {
-        let error = Connector::from_url("rediss://localhost").unwrap_err();
-        assert!(error.to_string().contains("redis-rustls"), "{error}");
     }
 }

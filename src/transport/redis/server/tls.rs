@@ -1,76 +1,271 @@
-//! TLS with a provider of its own.
+//! TLS with a crypto provider of its own.
 //!
-//! The driver takes its provider from the process. A library must not choose for the process: an
-//! application that installs a provider later would find the place taken. So the handshake is made
-//! here, and the provider is named.
+//! A library must not choose the provider of the process: an application that installs one later
+//! would find the place taken. So the provider is named for each connection, and none is installed.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
 
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{self, CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::error::{BoxError, Error};
 
-/// The configuration of one server's connections. Reading the system's certificates takes long, so
-/// it is done once.
-#[derive(Default)]
-pub(super) struct Tls(OnceLock<Arc<ClientConfig>>);
+/// The certificates that an application gives, as PEM texts.
+#[derive(Clone, Default)]
+pub(super) struct TlsOptions {
+    /// The authorities to trust in place of the system's.
+    pub(super) ca: Vec<Vec<u8>>,
+    /// This client's certificate and key.
+    pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
+    /// Any certificate of the server is accepted.
+    pub(super) accept_invalid: bool,
+}
+
+impl TlsOptions {
+    pub(super) fn is_set(&self) -> bool {
+        !self.ca.is_empty() || self.client.is_some() || self.accept_invalid
+    }
+}
+
+/// The certificates of one server's connections.
+pub(super) struct Tls {
+    /// The authorities to trust, where they are not the system's.
+    roots: Option<RootCertStore>,
+    client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    accept_invalid: bool,
+    /// Made once: to read the system's certificates takes long.
+    config: OnceLock<Arc<ClientConfig>>,
+}
 
 impl Tls {
-    /// Makes the handshake over a connection. Its error is one of the system, or names what the
-    /// certificate lacks.
+    /// Reads the certificates that are given.
+    pub(super) fn new(options: TlsOptions) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        for pem in &options.ca {
+            for certificate in certificates(pem, "CA certificate")? {
+                let added = roots.add(certificate);
+                added.map_err(|error| unreadable("CA certificate").with_source(error))?;
+            }
+        }
+        let client = match &options.client {
+            None => None,
+            Some((certificate, key)) => {
+                let certificates = certificates(certificate, "client certificate")?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
+                    Error::config(
+                        "the key of the client certificate cannot be read; it is a PEM text that \
+                         begins with -----BEGIN PRIVATE KEY-----, without a passphrase",
+                    )
+                    .with_source(error)
+                })?;
+                Some((certificates, key))
+            }
+        };
+        let tls = Self {
+            roots: (!options.ca.is_empty()).then_some(roots),
+            client,
+            accept_invalid: options.accept_invalid,
+            config: OnceLock::new(),
+        };
+        // What an application gives is tried at once.
+        if tls.client.is_some() {
+            tls.config().map_err(|error| {
+                Error::config("the client certificate and its key do not belong together")
+                    .with_source(error)
+            })?;
+        }
+        Ok(tls)
+    }
+
+    /// Makes the handshake over a connection.
     pub(super) async fn handshake(
         &self,
         host: &str,
         stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, redis::RedisError> {
-        let name = ServerName::try_from(host)?.to_owned();
-        let connector = TlsConnector::from(self.config()?);
-        Ok(connector.connect(name, stream).await?)
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        let name = ServerName::try_from(host).map_err(invalid)?.to_owned();
+        let config = self.config().map_err(io::Error::other)?;
+        TlsConnector::from(config).connect(name, stream).await
     }
 
-    fn config(&self) -> Result<Arc<ClientConfig>, redis::RedisError> {
-        if let Some(config) = self.0.get() {
+    fn config(&self) -> Result<Arc<ClientConfig>, BoxError> {
+        if let Some(config) = self.config.get() {
             return Ok(config.clone());
         }
-        let config = config().map_err(|error| {
-            let text = "no TLS without the system's certificates";
-            redis::RedisError::from((
-                redis::ErrorKind::InvalidClientConfig,
-                text,
-                error.to_string(),
-            ))
-        })?;
-        Ok(self.0.get_or_init(|| Arc::new(config)).clone())
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()?;
+        let config = match &self.roots {
+            _ if self.accept_invalid => {
+                (config.dangerous()).with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+            }
+            Some(roots) => config.with_root_certificates(roots.clone()),
+            None => config.with_root_certificates(system_roots()?),
+        };
+        let config = match &self.client {
+            Some((chain, key)) => config.with_client_auth_cert(chain.clone(), key.clone_key())?,
+            None => config.with_no_client_auth(),
+        };
+        Ok(self.config.get_or_init(|| Arc::new(config)).clone())
     }
 }
 
-fn config() -> Result<ClientConfig, BoxError> {
+fn system_roots() -> Result<RootCertStore, BoxError> {
     let mut roots = RootCertStore::empty();
     let mut found = rustls_native_certs::load_native_certs();
     // One certificate that cannot be read leaves the others usable.
     roots.add_parsable_certificates(found.certs);
-    if roots.is_empty()
-        && let Some(error) = found.errors.pop()
-    {
-        return Err(error.into());
+    match found.errors.pop() {
+        Some(error) if roots.is_empty() => Err(error.into()),
+        _ => Ok(roots),
     }
-    let provider = Arc::new(ring::default_provider());
-    let config =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Refuses a client that has certificates of its own where the process has no provider: the driver
-/// makes those connections, and would choose a provider for the process.
-pub(super) fn check_provider() -> Result<(), Error> {
-    match rustls::crypto::CryptoProvider::get_default() {
-        Some(_) => Ok(()),
-        None => Err(Error::config(
-            "a client with certificates of its own needs the process's rustls provider; choose one \
-             at the start of the program, as by \
-             `rustls::crypto::ring::default_provider().install_default()`",
-        )),
+fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match read {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err(unreadable(what)),
+        Err(error) => Err(unreadable(what).with_source(error)),
+    }
+}
+
+fn unreadable(what: &str) -> Error {
+    Error::config(format!(
+        "the {what} cannot be read; it is a PEM text that begins with -----BEGIN CERTIFICATE-----"
+    ))
+}
+
+/// Accepts any certificate. The server still has to prove that it holds the certificate's key.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What is wrong with the certificates of either side, and what to do about it. `None` where the
+/// error is no error of TLS.
+pub(in crate::transport::redis) fn fault(error: &io::Error) -> Option<&'static str> {
+    use AlertDescription as Alert;
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::AlertReceived(Alert::CertificateRequired) => {
+            "the server asks for a client certificate; give one with \
+             `Redis::builder(url).client_certificate(…)`"
+        }
+        rustls::Error::AlertReceived(
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::DecryptError,
+        ) => "the server does not accept the client certificate",
+        rustls::Error::AlertReceived(_) => {
+            "the server has ended the TLS handshake; it may ask for a client certificate, or for \
+             another version of TLS"
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "the server's certificate is for another host name than the one in the URL",
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => "the server's certificate is not valid at this time",
+        rustls::Error::InvalidCertificate(_) => {
+            "the server's certificate is not trusted; give the certificate of its authority with \
+             `Redis::builder(url).ca_certificate(…)`"
+        }
+        rustls::Error::InvalidMessage(_) => {
+            "the server speaks no TLS there; connect to its TLS port, or let the URL begin with \
+             redis://"
+        }
+        _ => "the TLS handshake has failed",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pem_text_that_cannot_be_read_is_an_error_that_says_which() {
+        let garbage = || b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_vec();
+        for (options, which) in [
+            (
+                TlsOptions {
+                    ca: vec![b"nothing".to_vec()],
+                    ..Default::default()
+                },
+                "CA certificate",
+            ),
+            (
+                TlsOptions {
+                    ca: vec![garbage()],
+                    ..Default::default()
+                },
+                "CA certificate",
+            ),
+            (
+                TlsOptions {
+                    client: Some((Vec::new(), Vec::new())),
+                    ..Default::default()
+                },
+                "client certificate",
+            ),
+        ] {
+            let error = Tls::new(options).err().expect(which);
+            assert!(error.is_config());
+            let text = error.to_string();
+            assert!(text.contains(which) && text.contains("PEM"), "{text}");
+        }
     }
 }

@@ -47,7 +47,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use self::{server::Change, world::run};
-use super::server::Stream;
+use super::connection::Stream;
 
 /// What takes the place of the network.
 pub(super) trait Dial: Send + Sync + 'static {

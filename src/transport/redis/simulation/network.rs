@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Dial, book::WorkerId, server::Client};
-use crate::{sync::lock, transport::redis::server::Stream};
+use crate::{sync::lock, transport::redis::connection::Stream};
 
 /// The connections, by the ids that the server knows them by.
 #[derive(Debug, Default)]

@@ -1,0 +1,201 @@
+//! A connection against the other end of its stream.
+
+use std::future::poll_fn;
+
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+
+/// A connection with this much room on its way, and the server's end of it.
+fn connected(room: usize) -> (Connection, DuplexStream) {
+    let (ours, servers) = duplex(room);
+    (Connection::new(Box::new(ours)), servers)
+}
+
+async fn answer(connection: &mut Connection) -> RedisResult<Value> {
+    poll_fn(|cx| connection.poll_value(cx)).await
+}
+
+fn text(text: &'static str) -> Value {
+    Value::Text(text.into())
+}
+
+fn runs<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(work)
+}
+
+#[tokio::test]
+async fn answers_are_what_the_server_said() {
+    let (mut connection, mut server) = connected(1024);
+    let said = b"+OK\r\n:-7\r\n$-1\r\n*-1\r\n$0\r\n\r\n*2\r\n$4\r\na\r\nb\r\n*0\r\n";
+    server.write_all(said).await.unwrap();
+    for expected in [
+        text("OK"),
+        Value::Int(-7),
+        Value::Nil,
+        Value::Nil,
+        text(""),
+        Value::Array(vec![text("a\r\nb"), Value::Array(vec![])]),
+    ] {
+        assert_eq!(answer(&mut connection).await.unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_an_answer_with_its_code_and_its_text() {
+    let (mut connection, mut server) = connected(1024);
+    let said = b"-NOGROUP No such key 's'\r\n-ERR\r\n*1\r\n-LOADING wait\r\n";
+    server.write_all(said).await.unwrap();
+    let Value::ServerError(refusal) = answer(&mut connection).await.unwrap() else {
+        panic!("no refusal");
+    };
+    assert_eq!(refusal.code(), "NOGROUP");
+    assert_eq!(refusal.details(), Some("No such key 's'"));
+    assert!(matches!(
+        answer(&mut connection).await,
+        Ok(Value::ServerError(_))
+    ));
+    let Value::Array(list) = answer(&mut connection).await.unwrap() else {
+        panic!("no list");
+    };
+    assert!(matches!(&list[..], [Value::ServerError(_)]));
+}
+
+#[tokio::test]
+async fn what_the_stream_does_not_take_at_once_is_sent_while_the_answer_is_waited_for() {
+    let (mut connection, mut server) = connected(7);
+    let mut cmd = redis::cmd("ECHO");
+    cmd.arg("x".repeat(1000));
+    connection.send([&cmd, &cmd]);
+    let expected = [cmd.get_packed_command(), cmd.get_packed_command()].concat();
+    let serving = async {
+        let mut heard = vec![0; expected.len()];
+        server.read_exact(&mut heard).await.unwrap();
+        server.write_all(b"+a\r\n+b\r\n").await.unwrap();
+        heard
+    };
+    let asking = async { (answer(&mut connection).await, answer(&mut connection).await) };
+    let (heard, answers) = tokio::join!(serving, asking);
+    assert_eq!(heard, expected);
+    assert_eq!(answers.0.unwrap(), text("a"));
+    assert_eq!(answers.1.unwrap(), text("b"));
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_or_says_something_else_is_lost() {
+    for said in [
+        "",
+        "$5\r\nab",
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "*x\r\n",
+        "$-7\r\n",
+    ] {
+        let (mut connection, mut server) = connected(1024);
+        server.write_all(said.as_bytes()).await.unwrap();
+        drop(server);
+        let error = answer(&mut connection).await.expect_err(said);
+        assert!(error.code().is_none(), "{said}: {error}");
+    }
+}
+
+fn write(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Nil => out.extend(b"$-1\r\n"),
+        Value::Int(number) => out.extend(format!(":{number}\r\n").bytes()),
+        Value::Text(text) => {
+            out.extend(format!("${}\r\n", text.len()).bytes());
+            out.extend(text);
+            out.extend(b"\r\n");
+        }
+        Value::Array(list) => {
+            out.extend(format!("*{}\r\n", list.len()).bytes());
+            list.iter().for_each(|value| write(value, out));
+        }
+        other => panic!("not in RESP2: {other:?}"),
+    }
+}
+
+fn any_answer() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Nil),
+        any::<i64>().prop_map(Value::Int),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(|text| Value::Text(text.into())),
+    ];
+    leaf.prop_recursive(4, 32, 6, |inner| {
+        prop::collection::vec(inner, 0..6).prop_map(Value::Array)
+    })
+}
+
+proptest! {
+    #[test]
+    fn answers_arrive_in_whatever_pieces_they_come(
+        answers in prop::collection::vec(any_answer(), 1..6),
+        pieces in prop::collection::vec(1..50_usize, 1..20),
+    ) {
+        let mut said = Vec::new();
+        answers.iter().for_each(|answer| write(answer, &mut said));
+        runs(async {
+            let (mut connection, mut server) = connected(64);
+            let saying = async {
+                let (mut rest, mut pieces) = (&said[..], pieces.iter().cycle());
+                while !rest.is_empty() {
+                    let (piece, after) = rest.split_at(rest.len().min(*pieces.next().unwrap()));
+                    server.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                    rest = after;
+                }
+            };
+            let hearing = async {
+                for expected in &answers {
+                    assert_eq!(answer(&mut connection).await.unwrap(), *expected);
+                }
+            };
+            tokio::join!(saying, hearing);
+        });
+    }
+
+    #[test]
+    fn whatever_comes_is_an_answer_or_a_lost_connection(
+        said in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..80),
+            "([*$:+-][0-9-]{0,3}\r\n){0,12}".prop_map(String::into_bytes),
+        ],
+    ) {
+        runs(async {
+            let (mut connection, mut server) = connected(1024);
+            server.write_all(&said).await.unwrap();
+            drop(server);
+            let mut answers = 0;
+            while answer(&mut connection).await.is_ok() {
+                answers += 1;
+                assert!(answers <= said.len());
+            }
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_to_a_command_that_was_given_up_is_nobody_elses() {
+    let (ours, mut server) = duplex(1024);
+    let mut connection = Connection::new(Box::new(ours));
+    let ping = redis::cmd("PING");
+    let pings = [ping.clone(), ping.clone()];
+    let moment = std::time::Duration::from_secs(1);
+    let given_up = tokio::time::timeout(moment, connection.command(&ping)).await;
+    given_up.unwrap_err();
+    let given_up = tokio::time::timeout(moment, connection.pipeline(&pings));
+    given_up.await.unwrap_err();
+    server
+        .write_all(b":1\r\n:2\r\n:3\r\n:4\r\n:5\r\n")
+        .await
+        .unwrap();
+    assert_eq!(connection.command(&ping).await.unwrap(), Value::Int(4));
+    server.write_all(b":6\r\n").await.unwrap();
+    let first = connection.pipeline_before(&pings, 1).await;
+    assert_eq!(first.unwrap(), [Value::Int(5)]);
+    assert_eq!(connection.answer().await.unwrap(), Value::Int(6));
+    server.write_all(b":7\r\n").await.unwrap();
+    connection.answer().await.expect_err("nothing was asked");
+}
