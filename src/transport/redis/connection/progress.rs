@@ -32,8 +32,6 @@ impl Progress {
 
     /// Waits for `work` on the connection. Fails when there is no progress for `first`, or later on for
     /// `silence`.
-    ///
-    /// The driver's own connection shows no progress: there `work` fails after `first`.
     pub(in crate::transport::redis) async fn watch<T>(
         &self,
         first: Duration,

@@ -356,7 +356,7 @@ impl Claimer {
             ),
             ReplyRoute::Nowhere => return self.report.unanswerable(id),
         };
-        // Nobody waits for the answer's answer, and the link sends it anyway.
+        // The pipeline sends it although nobody waits for the response.
         drop(answered);
     }
 }

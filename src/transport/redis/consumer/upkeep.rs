@@ -58,7 +58,7 @@ impl Upkeep {
     /// Starts it on a thread of its own.
     pub(super) fn start(self) -> Result<(), Error> {
         #[cfg(test)]
-        if let Some(runtime) = self.connector.keepers_runtime() {
+        if let Some(runtime) = self.connector.upkeep_runtime() {
             runtime.spawn(self.run());
             return Ok(());
         }

@@ -123,10 +123,10 @@ impl Connector {
         Self(Arc::new(inner))
     }
 
-    /// Where a simulation runs the keeper, in place of a thread.
+    /// The runtime on which a simulation runs the upkeep, in place of a thread.
     #[cfg(test)]
-    pub(super) fn keepers_runtime(&self) -> Option<tokio::runtime::Handle> {
-        self.0.dial.as_ref().map(|dial| dial.keepers_runtime())
+    pub(super) fn upkeep_runtime(&self) -> Option<tokio::runtime::Handle> {
+        self.0.dial.as_ref().map(|dial| dial.upkeep_runtime())
     }
 
     /// Where the server is, without user and password.

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, advance, sleep_until},
 };
 
-/// Two runtimes, one for the application and one for its lease keeper, whose clocks stand still
+/// Two runtimes, one for the application and one for its upkeep, whose clocks stand still
 /// unless the world lets them go on.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -31,10 +31,10 @@ struct Thread {
 
 /// Which of a process's threads.
 pub(super) const APPLICATION: usize = 0;
-pub(super) const KEEPER: usize = 1;
+pub(super) const UPKEEP: usize = 1;
 
 impl Host {
-    /// Starts a process, which is told where its keeper runs.
+    /// Starts a process, which is told where its upkeep runs.
     pub(super) fn start<F>(now: u64, main: impl FnOnce(Handle) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -43,11 +43,11 @@ impl Host {
             let threads = [Thread::new(now), Thread::new(now)];
             // The two share points in time. Whole milliseconds compare the same in each run only if
             // the clocks are less than one apart.
-            if threads[KEEPER].origin - threads[APPLICATION].origin < Duration::from_micros(300) {
+            if threads[UPKEEP].origin - threads[APPLICATION].origin < Duration::from_micros(300) {
                 break threads;
             }
         };
-        let main = main(threads[KEEPER].runtime.handle().clone());
+        let main = main(threads[UPKEEP].runtime.handle().clone());
         let main = threads[APPLICATION].runtime.spawn(main);
         Self { threads, main }
     }

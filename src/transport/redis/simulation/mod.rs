@@ -23,8 +23,8 @@
 //! ```
 //!
 //! # What is real and what is not
-//! Real are the sending half, sources, links, settlements, lease keepers, RPC and `serve`, each process
-//! on two paused runtimes of its own (the keeper has a thread in reality), and the Lua scripts, in Lua
+//! Real are the sending half, sources, links, settlements, upkeeps, RPC and `serve`, each process
+//! on two paused runtimes of its own (the upkeep has a thread in reality), and the Lua scripts, in Lua
 //! 5.1 as the server has it. Modelled are the network and the commands of Redis 7. Not there are
 //! events, fast requests, a server that loses data, clusters, and consumers of other libraries.
 
@@ -54,8 +54,8 @@ pub(super) trait Dial: Send + Sync + 'static {
     /// Makes a connection.
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
 
-    /// Where the lease keeper runs, in place of a thread.
-    fn keepers_runtime(&self) -> Handle;
+    /// Where the upkeep runs, in place of a thread.
+    fn upkeep_runtime(&self) -> Handle;
 }
 
 fn number(variable: &str) -> Option<u64> {

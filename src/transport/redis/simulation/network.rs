@@ -81,7 +81,7 @@ struct Wire {
 pub(super) struct Dialer {
     pub(super) network: Arc<Mutex<Network>>,
     pub(super) owner: WorkerId,
-    pub(super) keeper: tokio::runtime::Handle,
+    pub(super) upkeep: tokio::runtime::Handle,
 }
 
 impl Dial for Dialer {
@@ -106,8 +106,8 @@ impl Dial for Dialer {
         })
     }
 
-    fn keepers_runtime(&self) -> tokio::runtime::Handle {
-        self.keeper.clone()
+    fn upkeep_runtime(&self) -> tokio::runtime::Handle {
+        self.upkeep.clone()
     }
 }
 

@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use super::{
     book::{Job, WorkerId},
-    host::{APPLICATION, KEEPER},
+    host::{APPLICATION, UPKEEP},
 };
 
 /// What a simulation is made of.
@@ -253,7 +253,7 @@ impl Fault {
                 }
             }
             4..9 => {
-                let threads: &[&[usize]] = &[&[APPLICATION, KEEPER], &[APPLICATION], &[KEEPER]];
+                let threads: &[&[usize]] = &[&[APPLICATION, UPKEEP], &[APPLICATION], &[UPKEEP]];
                 let threads = *choose(rng, threads);
                 Fault::Freeze {
                     worker,

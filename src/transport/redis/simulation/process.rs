@@ -45,12 +45,12 @@ const REPLIED: Duration = Duration::from_secs(30);
 
 impl Surroundings {
     /// Connects, however long that takes.
-    async fn connect(&self, keeper: &Handle) -> Redis {
+    async fn connect(&self, upkeep: &Handle) -> Redis {
         loop {
             let dialer = Dialer {
                 network: self.network.clone(),
                 owner: self.me,
-                keeper: keeper.clone(),
+                upkeep: upkeep.clone(),
             };
             match Redis::over(Connector::simulated(dialer)).await {
                 Ok(redis) => return redis.stream(STREAM),
@@ -60,14 +60,14 @@ impl Surroundings {
     }
 
     /// A worker: what an application does, with the real serving half.
-    pub(super) async fn work(self, keeper: Handle) {
+    pub(super) async fn work(self, upkeep: Handle) {
         let group = lock(&self.book).workers[&self.me].group;
         let (lease, most) = {
             let book = lock(&self.book);
             (Duration::from_millis(book.lease), book.most)
         };
         loop {
-            let redis = self.connect(&keeper).await;
+            let redis = self.connect(&upkeep).await;
             let redis = redis
                 .group(group_name(group))
                 .start(Start::Beginning)
@@ -151,8 +151,8 @@ impl Surroundings {
     /// A sender: sends its orders one after the other, and waits for each.
     ///
     /// Of several that wait at once tokio wakes any, by dice that are not the seed's.
-    pub(super) async fn send(self, keeper: Handle) {
-        let client = Client::new(self.connect(&keeper).await).request_timeout(REPLIED);
+    pub(super) async fn send(self, upkeep: Handle) {
+        let client = Client::new(self.connect(&upkeep).await).request_timeout(REPLIED);
         for order in self.orders.iter() {
             if order.sender != self.me {
                 continue;

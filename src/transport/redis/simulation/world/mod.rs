@@ -108,7 +108,7 @@ impl World {
                 me,
                 ..surroundings.clone()
             };
-            Host::start(0, |keeper| sender.send(keeper))
+            Host::start(0, |upkeep| sender.send(upkeep))
         });
         let senders = senders.collect();
         let slots = (0..plan.groups * plan.workers_per_group).map(|slot| Slot {
@@ -258,7 +258,7 @@ impl World {
                     format_args!("starts, for group {}", slot.group),
                 );
                 drop(book);
-                slot.host = Some(Host::start(self.now, |keeper| surroundings.work(keeper)));
+                slot.host = Some(Host::start(self.now, |upkeep| surroundings.work(upkeep)));
             }
             None => {}
         }
