@@ -65,7 +65,7 @@ use self::{
     clock::Clock,
     deliver::Deliverer,
     events::Subscriber,
-    fetch::{BlockedRead, Fetch, Recovery},
+    fetch::{BlockedRead, Fetch, LastRead, Recovery},
     group::Group,
     health::Health,
     in_flight::InFlightTable,
@@ -253,7 +253,8 @@ impl Redis {
             ends.closed.clone(),
         ));
         tokio::spawn(settler.clone().run(settlements, MAX_ACKNOWLEDGING));
-        tokio::spawn(settler.run(with_replies, MAX_REPLYING));
+        tokio::spawn(settler.clone().run(with_replies, MAX_REPLYING));
+        let last_read = Arc::<LastRead>::default();
         let policy = SettlePolicy {
             member: member.clone(),
             max_deliveries: settings.max_deliveries,
@@ -262,6 +263,7 @@ impl Redis {
             report: report.clone(),
             queue,
             replies,
+            last_read: last_read.clone(),
         };
         let deliverer = Deliverer {
             member: member.clone(),
@@ -293,6 +295,8 @@ impl Redis {
             deliverer,
             scan,
             recovery,
+            settler,
+            last_read,
             report,
             reading: state.reading.clone(),
             blocked: source.blocked.clone(),

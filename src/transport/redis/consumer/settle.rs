@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use super::{
+    fetch::LastRead,
     in_flight::LeaseGuard,
     member::Member,
     poison::PoisonGuard,
@@ -17,9 +18,15 @@ use crate::{
     reply::Reply,
     transport::{
         Backoff, Discarded, SettleDelivery, Verdict,
-        redis::{entry::EntryId, error},
+        redis::{
+            entry::{EntryId, Lane},
+            error,
+        },
     },
 };
+
+/// The most bytes of a reply that is published over the connection that reads.
+const MAX_WITH_READ: usize = 64 << 10;
 
 /// Called when the server has confirmed a settlement. Dropped if that can never happen.
 pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
@@ -82,7 +89,6 @@ pub(super) struct Unsettled {
 }
 
 /// What a verdict needs to become a settlement.
-#[derive(Debug)]
 pub(super) struct SettlePolicy {
     pub(super) member: Arc<Member>,
     pub(super) max_deliveries: u32,
@@ -92,6 +98,20 @@ pub(super) struct SettlePolicy {
     pub(super) queue: mpsc::UnboundedSender<Settlement>,
     /// For settlements that store a reply.
     pub(super) replies: mpsc::UnboundedSender<Settlement>,
+    /// Takes acknowledgements for which the next read waits.
+    pub(super) last_read: Arc<LastRead>,
+}
+
+impl Settlement {
+    /// Whether it is no more than an acknowledgement on the stream, and a small reply before it. A reply
+    /// that the server does not take would cost the read its connection.
+    pub(super) fn is_acknowledgement(&self) -> bool {
+        let Effect::Acknowledge(publish) = &self.effect else {
+            return false;
+        };
+        let is_small = |(_, envelope): &(_, Vec<u8>)| envelope.len() <= MAX_WITH_READ;
+        self.delivery.guard.key.0 == Lane::Main && publish.as_ref().is_none_or(is_small)
+    }
 }
 
 /// The right to settle one delivery from Redis. Dropping it leaves the delivery to its lease.
@@ -123,7 +143,7 @@ impl SettleDelivery for RedisSettle {
 }
 
 impl SettlePolicy {
-    /// Queues the settlement of a delivery.
+    /// Makes a settlement of a verdict.
     fn settle(&self, mut delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
         if delivery.guard.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
             // Another consumer has it, or another handler of this very one, which the fence would not
@@ -132,16 +152,24 @@ impl SettlePolicy {
         }
         let effect = self.effect(&delivery, verdict);
         delivery.guard.give_verdict();
-        let queue = match &effect {
-            Effect::Reply(_) => &self.replies,
-            _ => &self.queue,
-        };
-        // Without a receiver the source is closed, and the delivery is left to its lease.
-        let _ = queue.send(Settlement {
+        let settlement = Settlement {
             delivery,
             effect,
             on_settled,
-        });
+        };
+        self.requeue(self.last_read.offer(settlement));
+    }
+
+    /// Queues settlements for the tasks that carry them out.
+    pub(super) fn requeue(&self, settlements: impl IntoIterator<Item = Settlement>) {
+        for settlement in settlements {
+            let queue = match &settlement.effect {
+                Effect::Reply(_) => &self.replies,
+                _ => &self.queue,
+            };
+            // Without a receiver the source is closed, and the delivery is left to its lease.
+            let _ = queue.send(settlement);
+        }
     }
 
     fn effect(&self, delivery: &Unsettled, verdict: Verdict) -> Effect {

@@ -33,6 +33,7 @@ use crate::{
     transport::{
         Counters, Discarded,
         redis::{
+            connection::Commands,
             entry::{EntryId, Lane},
             error,
             pipeline::{CompletionHandler, Pipeline, Retry, Submit},
@@ -174,10 +175,7 @@ impl Settler {
             if let Some((channel, envelope)) = acknowledgement.publish.take() {
                 // Before the acknowledgement: a request whose worker ends in between is answered twice
                 // rather than never.
-                let publish = Publish {
-                    channel: Cow::Borrowed(&channel),
-                    payload: &envelope,
-                };
+                let publish = publish(&channel, &envelope);
                 let (retry, listener) = (Retry::UntilAnswered, &self.published);
                 self.pipeline.post(publish, retry, listener, 0).await;
             }
@@ -200,6 +198,45 @@ impl Settler {
             Err(error) => batch.for_each(|it| it.fail(&error)),
         }
         Finished::Batch
+    }
+
+    /// The commands that acknowledge deliveries of the stream, for a connection that is the caller's.
+    pub(super) fn acknowledging(&self, batch: &[Settlement]) -> Commands {
+        self.in_flight
+            .mark_settling(batch.iter().map(|it| &it.delivery.guard));
+        let mut commands = Commands::default();
+        for settlement in batch {
+            let Effect::Acknowledge(Some((channel, envelope))) = &settlement.effect else {
+                continue;
+            };
+            if commands.len() == 0 {
+                // Redis writes first to the client that was the last to get an answer. With one of our
+                // own before them, those who wait for the replies come before us.
+                commands.push(redis::cmd("PING"));
+            }
+            commands.push(publish(channel, envelope));
+        }
+        let ids = batch.iter().map(|it| it.delivery.guard.key.1);
+        commands.push(self.xack(Lane::Main, &ids.collect::<Vec<_>>()));
+        commands
+    }
+
+    /// Whether the server has carried out the commands that [`acknowledging`](Self::acknowledging) gives.
+    pub(super) fn has_acknowledged(&self, mut answers: Vec<Value>) -> bool {
+        let acknowledged = answers.pop().is_some_and(|it| error::code(&it).is_none());
+        for answer in answers.into_iter().skip(1).filter(|_| acknowledged) {
+            self.published.answered(0, Ok(answer));
+        }
+        acknowledged
+    }
+
+    /// The server has confirmed that these are done.
+    pub(super) fn confirm(&self, batch: Vec<Settlement>) {
+        let settling = |it: Settlement| Settling {
+            delivery: it.delivery,
+            on_settled: it.on_settled,
+        };
+        self.confirm_done(batch.into_iter().map(settling).collect());
     }
 
     async fn store_replies(&self, batch: Vec<replies::Reply>) -> Finished {
@@ -334,14 +371,21 @@ impl Settler {
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
-    /// Acknowledges entries of one of the group's streams: the one place that builds `XACK`.
+    /// The one place that builds `XACK`.
+    fn xack(&self, lane: Lane, ids: &[EntryId]) -> Cmd {
+        let (key, group) = (self.member.key_of(lane), self.member.keys.group.as_str());
+        let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
+        cmd.arg("XACK").arg(key).arg(group).arg(ids);
+        cmd
+    }
+
+    /// Acknowledges entries of one of the group's streams.
     fn submit_ack(&self, lane: Lane, ids: &[EntryId]) -> Submit {
         let (key, group) = (self.member.key_of(lane), self.member.keys.group.as_str());
         match lane {
             Lane::Main => {
-                let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
-                cmd.arg("XACK").arg(key).arg(group).arg(ids);
-                self.pipeline.submit(cmd, Retry::UntilAnswered)
+                let xack = self.xack(lane, ids);
+                self.pipeline.submit(xack, Retry::UntilAnswered)
             }
             Lane::Retry => {
                 let args = |cmd: &mut Cmd| {
@@ -411,6 +455,14 @@ impl Settling {
             true => Error::closed(),
             false => Error::new(ErrorKind::Refused, error.chain()),
         }));
+    }
+}
+
+/// Publishes a reply.
+fn publish<'a>(channel: &'a Bytes, envelope: &'a [u8]) -> Publish<'a> {
+    Publish {
+        channel: Cow::Borrowed(channel),
+        payload: envelope,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod blocked;
+mod last_read;
 mod recovery;
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +13,7 @@ use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::{ahead::Ahead, recovery::MAX_LOOKED_AT};
-pub(super) use self::{blocked::BlockedRead, recovery::Recovery};
+pub(super) use self::{blocked::BlockedRead, last_read::LastRead, recovery::Recovery};
 use super::{
     claim::Scan,
     deliver::Deliverer,
@@ -21,6 +22,7 @@ use super::{
     prefetch::{Demand, PrefetchBuffer},
     report::Report,
     settle::RedisSettle,
+    settler::Settler,
 };
 use crate::{
     error::Error,
@@ -51,6 +53,8 @@ pub(super) struct Parts {
     pub(super) deliverer: Deliverer,
     pub(super) scan: Scan,
     pub(super) recovery: Recovery,
+    pub(super) settler: Arc<Settler>,
+    pub(super) last_read: Arc<LastRead>,
     pub(super) report: Arc<Report>,
     pub(super) reading: Arc<Beat>,
     pub(super) blocked: Arc<BlockedRead>,
@@ -72,6 +76,8 @@ pub(super) struct Fetch {
     size: EntrySize,
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
+    /// The end of the time for which no read waits for acknowledgements.
+    pause_until: Option<Instant>,
     failures: u32,
     warnings: Limit,
 }
@@ -92,6 +98,7 @@ impl Fetch {
             full: false,
             size: EntrySize::default(),
             ahead: None,
+            pause_until: None,
             failures: 0,
             warnings: Limit::default(),
         }
@@ -133,7 +140,11 @@ impl Fetch {
                     self.size.note(entries.iter().map(Entry::weight));
                     self.read_ahead(entries.len());
                     let deliveries = self.parts.deliverer.deliver(entries, asked);
+                    let waits = self.expect_settlements(deliveries.len());
                     self.parts.buffer.put(deliveries);
+                    if waits {
+                        self.acknowledge().await;
+                    }
                 }
                 Err(error) => self.overcome(error).await,
             }
