@@ -19,6 +19,8 @@ pub(super) struct Clock {
     start: Instant,
     /// Redis's time at `start`, in milliseconds.
     at_start: AtomicI64,
+    /// The time of the last reading, in milliseconds since `start`.
+    read_at: AtomicI64,
 }
 
 impl Clock {
@@ -27,6 +29,7 @@ impl Clock {
         let clock = Self {
             start: Instant::now(),
             at_start: AtomicI64::new(0),
+            read_at: AtomicI64::new(0),
         };
         clock.set(time)?;
         Ok(clock)
@@ -46,8 +49,16 @@ impl Clock {
 
     /// Follows a reading of Redis's clock that has just come, in milliseconds.
     pub(super) fn set_to(&self, milliseconds: i64) {
+        let elapsed = self.elapsed();
         self.at_start
-            .store(milliseconds - self.elapsed(), Ordering::Relaxed);
+            .store(milliseconds - elapsed, Ordering::Relaxed);
+        self.read_at.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// The time since the last reading. Redis's clock may have stepped since.
+    pub(super) fn last_read(&self) -> Duration {
+        let elapsed = self.elapsed() - self.read_at.load(Ordering::Relaxed);
+        Duration::from_millis(elapsed.unsigned_abs())
     }
 
     /// How long ago Redis's clock showed this many milliseconds.
@@ -86,6 +97,17 @@ mod tests {
         assert!(clock.set(Value::Nil).is_err());
         assert!(clock.since(90_005) >= Duration::from_secs(110), "no answer");
         assert!(clock.set(time("9223372036854775807")).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_grows_old_until_the_next() {
+        let time = Value::Array(vec![Value::Int(100), Value::Int(0)]);
+        let clock = Clock::new(time).unwrap();
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(clock.last_read(), Duration::from_secs(9));
+        clock.set_to(60_000);
+        assert_eq!(clock.last_read(), Duration::ZERO);
+        assert_eq!(clock.since(50_000), Duration::from_secs(10));
     }
 
     proptest! {

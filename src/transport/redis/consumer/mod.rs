@@ -268,7 +268,7 @@ impl Redis {
         let deliverer = Deliverer {
             member: member.clone(),
             in_flight: in_flight.clone(),
-            clock,
+            clock: clock.clone(),
             poison: poison.clone(),
             settle: Arc::new(policy),
             report: report.clone(),
@@ -286,7 +286,7 @@ impl Redis {
             max_dead_letters: settings.max_dead_letters,
             allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
         });
-        let recovery = Recovery::new(member.clone(), pipeline, in_flight, report.clone());
+        let recovery = Recovery::new(member.clone(), pipeline.clone(), in_flight, report.clone());
         let fetch = Fetch::new(fetch::Parts {
             member,
             connector,
@@ -298,6 +298,8 @@ impl Redis {
             settler,
             last_read,
             report,
+            clock,
+            pipeline,
             reading: state.reading.clone(),
             blocked: source.blocked.clone(),
             max_in_flight: settings.max_in_flight,

@@ -112,6 +112,12 @@ fn the_protocol_keeps_its_promises_whatever_fails() {
     }
 }
 
+/// The server's clock steps back while it stands still, and the first thing after that is a request.
+#[test]
+fn a_request_that_was_just_sent_is_not_too_old_after_a_step_of_the_clock_in_a_stall() {
+    assert_eq!(run(608, None, false).violation, None);
+}
+
 #[test]
 fn a_seed_repeats_itself() {
     for seed in [1, 2, 3] {

@@ -16,6 +16,7 @@ use self::{ahead::Ahead, recovery::MAX_LOOKED_AT};
 pub(super) use self::{blocked::BlockedRead, last_read::LastRead, recovery::Recovery};
 use super::{
     claim::Scan,
+    clock::Clock,
     deliver::Deliverer,
     group::Group,
     member::Member,
@@ -33,6 +34,7 @@ use crate::{
             entry::{self, Entry, Lane},
             entry_size::EntrySize,
             error,
+            pipeline::{Pipeline, Retry},
             response::{Value, integer},
             server::{BACKOFF, Connector, Limit},
             state::Beat,
@@ -56,6 +58,8 @@ pub(super) struct Parts {
     pub(super) settler: Arc<Settler>,
     pub(super) last_read: Arc<LastRead>,
     pub(super) report: Arc<Report>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) pipeline: Pipeline,
     pub(super) reading: Arc<Beat>,
     pub(super) blocked: Arc<BlockedRead>,
     pub(super) max_in_flight: usize,
@@ -137,6 +141,9 @@ impl Fetch {
             match fetched {
                 Ok(entries) => {
                     self.failures = 0;
+                    if !entries.is_empty() {
+                        self.read_clock().await;
+                    }
                     self.size.note(entries.iter().map(Entry::weight));
                     self.read_ahead(entries.len());
                     let deliveries = self.parts.deliverer.deliver(entries, asked);
@@ -236,6 +243,23 @@ impl Fetch {
     fn part(&self) -> usize {
         let many = self.parts.max_in_flight.div_ceil(4).max(32);
         self.size.fit(many)
+    }
+
+    /// Reads Redis's clock where no tick has for long, since the server stood still: the clock may have
+    /// stepped meanwhile, and a request that was sent just now would look too old.
+    async fn read_clock(&mut self) {
+        let Parts {
+            clock,
+            member,
+            pipeline,
+            ..
+        } = &self.parts;
+        if clock.last_read() > member.max_between_renewals() {
+            let time = pipeline.command(redis::cmd("TIME"), Retry::Never).await;
+            if let Err(error) = time.and_then(|time| clock.set(time)) {
+                tracing::warn!(error = error.chain(), "Redis's clock could not be read");
+            }
+        }
     }
 
     async fn read(
