@@ -47,7 +47,7 @@ impl Probe {
         self.url = format!("redis://127.0.0.1:{port}/");
     }
 
-    /// Where senders and workers connect to.
+    /// The URL that senders and workers connect to.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

@@ -16,7 +16,7 @@ pub(crate) struct Setup {
     pub(crate) payload: usize,
     /// What a worker may have in flight.
     pub(crate) max_in_flight: usize,
-    /// Whether handlers wait once, or do nothing; on both sides.
+    /// The handlers of both sides: they wait once, or do nothing.
     pub(crate) handlers_wait: bool,
     pub(crate) routes: usize,
     pub(crate) streams: usize,

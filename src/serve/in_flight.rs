@@ -27,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sync::lock;
 
-/// For how long one task starts deliveries alone: the cost of waking another thread.
+/// The time for which one task starts deliveries alone: the cost of waking another thread.
 const SHARE: Duration = Duration::from_micros(20);
 
-/// How a delivery is handled and settled.
+/// Handles and settles one delivery.
 pub(super) trait Handle: Send + 'static {
     /// The number of bytes that it holds.
     fn bytes(&self) -> usize;
@@ -91,7 +91,7 @@ impl<D: Handle> InFlight<D> {
         self.0.spawn();
     }
 
-    /// Whether deliveries wait for a task.
+    /// Returns `true` if deliveries wait for a task.
     pub(super) fn is_starting(&self) -> bool {
         !lock(&self.0.not_started).is_empty()
     }
@@ -107,7 +107,7 @@ impl<D: Handle> InFlight<D> {
     /// Waits for a delivery to end. May return early.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub(super) async fn ended(&self) {
         self.0.count.ended.notified().await;
     }

@@ -30,7 +30,7 @@ use crate::{
 const MAX_LOGGED: usize = 2048;
 /// A worker with all slots taken, in which no handler has ended for this long, is reported.
 const STALLED: Duration = Duration::from_secs(5);
-/// How long deliveries may wait for their tasks: then a handler is taken to block its thread. A
+/// The longest wait of deliveries for their tasks; then a handler is taken to block its thread. A
 /// shorter timer would be felt.
 const PATIENCE: Duration = Duration::from_millis(5);
 

@@ -23,7 +23,7 @@ pub(crate) struct CompletionSlab<T> {
 #[derive(Debug)]
 struct Slots<T> {
     all: Vec<Slot<T>>,
-    /// How many completions were dropped without their outcome.
+    /// The number of completions that were dropped without their outcome.
     dropped: usize,
 }
 

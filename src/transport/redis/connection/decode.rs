@@ -7,14 +7,14 @@ use redis::{ErrorKind, RedisError, RedisResult};
 
 use crate::transport::redis::response::{Value, server_error};
 
-/// How many bytes the line of a length may have, and how many any other line.
+/// The most bytes of a line that holds a length, and of any other line.
 const LENGTH: usize = 32;
 const LINE: usize = 1 << 20;
-/// How many bytes a string may have: there is no memory for more.
+/// The most bytes of a string: there is no memory for more.
 const MAX_STRING: usize = isize::MAX as usize;
-/// How deep aggregates may nest. Answers to scripts and commands of this crate nest four deep.
+/// The deepest nesting of aggregates. Answers to scripts and commands of this crate nest four deep.
 const MAX_DEPTH: usize = 16;
-/// For how many elements memory is allocated before they come, whatever the length promises.
+/// The most elements for which memory is allocated before they come, whatever the length promises.
 const PREALLOCATED: usize = 4096;
 
 /// Decodes the values of one connection.

@@ -13,7 +13,7 @@ pub(in crate::transport::redis) trait Encode {
     fn size_hint(&self) -> usize;
 }
 
-/// How many bytes an encoded argument has beside its own, at most.
+/// The most bytes that encoding adds to an argument.
 const OVERHEAD: usize = 24;
 
 impl Encode for Cmd {
@@ -65,7 +65,7 @@ impl<P: Encode + ?Sized> Encode for &P {
 #[derive(Default)]
 pub(in crate::transport::redis) struct Commands {
     encoded: Vec<u8>,
-    /// Where each command ends.
+    /// The end of each command.
     ends: Vec<usize>,
 }
 
@@ -86,7 +86,7 @@ impl Commands {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// How many bytes are allocated.
+    /// The number of bytes that are allocated.
     pub(in crate::transport::redis) fn capacity(&self) -> usize {
         self.encoded.capacity()
     }

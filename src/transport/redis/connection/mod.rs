@@ -35,7 +35,7 @@ const READ_BUFFER: usize = 64 << 10;
 const LEAST_FREE: usize = 4 << 10;
 /// Payloads of fewer bytes than this are copied out of the read buffer.
 const SMALL: usize = 4 << 10;
-/// How much of the write buffer is kept for the next commands.
+/// The bytes of the write buffer that are kept for the next commands.
 const KEPT: usize = 1 << 20;
 
 /// Gives a small payload memory of its own. As a slice of the read buffer it would keep all of that
@@ -66,7 +66,7 @@ pub(super) struct Connection {
     progress: Progress,
     /// The last write had to wait until the server has read something.
     blocked: bool,
-    /// How many commands have no answer yet.
+    /// The number of commands without an answer.
     due: usize,
 }
 
@@ -102,7 +102,7 @@ impl Connection {
         }
     }
 
-    /// How many bytes of commands are still to be written.
+    /// The number of bytes of commands that are still to be written.
     pub(super) fn unsent(&self) -> usize {
         self.out.len() - self.sent
     }

@@ -1,7 +1,6 @@
 //! Claims deliveries whose consumers do not renew their leases any more.
 
 use std::{
-    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -35,8 +34,8 @@ use crate::{
 /// How many steps of a long list are looked at before new entries are read again.
 const STEPS: usize = 64;
 
-/// Whether anything is pending for the group, as the last tick has found. Without that there is nothing
-/// to claim, and no scan: an idle worker asks nothing.
+/// A flag: the last tick has found pending entries in the group. While it is not set there is nothing to
+/// claim, and an idle worker does not scan.
 #[derive(Debug)]
 pub(super) struct Pending(AtomicBool);
 
@@ -56,7 +55,7 @@ impl Pending {
     }
 }
 
-/// What a claim needs.
+/// Runs the steps of a scan on the server.
 pub(super) struct Claimer {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
@@ -347,13 +346,9 @@ impl Claimer {
                     .arg(envelope);
                 self.pipeline.submit(cmd, retry)
             }
-            ReplyRoute::Publish(channel) => self.pipeline.submit(
-                Publish {
-                    channel: Cow::Borrowed(&channel),
-                    payload: &envelope,
-                },
-                retry,
-            ),
+            ReplyRoute::Publish(channel) => self
+                .pipeline
+                .submit(Publish::new(&channel[..], &envelope), retry),
             ReplyRoute::Nowhere => return self.report.unanswerable(id),
         };
         // The pipeline sends it although nobody waits for the response.

@@ -90,7 +90,7 @@ impl InFlightTable {
         self.lock().by_key.contains_key(&key)
     }
 
-    /// Whether there are deliveries that are not settling.
+    /// Returns `true` if a delivery has no verdict that is being carried out.
     pub(super) fn has_running(&self) -> bool {
         self.lock().running > 0
     }

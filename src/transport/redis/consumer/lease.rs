@@ -33,7 +33,7 @@ pub(super) struct LeaseRenewer {
 pub(super) struct Due([(Lane, Vec<EntryId>); 2]);
 
 impl Due {
-    /// Those that a tick renews: on the retry stream, and on the stream.
+    /// The leases that a tick renews: on the retry stream, and on the stream.
     pub(super) fn first(&self) -> [&[EntryId]; 2] {
         let [(_, retry), (_, main)] = &self.0;
         let on_retry = retry.len().min(MAX_RENEWED);

@@ -31,14 +31,14 @@ const MAX_WITH_READ: usize = 64 << 10;
 /// Called when the server has confirmed a settlement. Dropped if that can never happen.
 pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
-/// What becomes of one delivery, and who is told once the server has confirmed it.
+/// A verdict on one delivery as the server carries it out, and the callback for its confirmation.
 pub(super) struct Settlement {
     pub(super) delivery: Unsettled,
     pub(super) effect: Effect,
     pub(super) on_settled: OnSettled,
 }
 
-/// How a delivery ends on the server. Each is one atomic command or script.
+/// The end of a delivery on the server. Each is one atomic command or script.
 #[derive(Debug)]
 pub(super) enum Effect {
     /// Acknowledged, after its reply was published: channel and envelope.
@@ -88,7 +88,7 @@ pub(super) struct Unsettled {
     pub(super) _poison: Option<PoisonGuard>,
 }
 
-/// What a verdict needs to become a settlement.
+/// Turns verdicts into settlements, and queues them.
 pub(super) struct SettlePolicy {
     pub(super) member: Arc<Member>,
     pub(super) max_deliveries: u32,

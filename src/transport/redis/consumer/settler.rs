@@ -6,7 +6,7 @@
 //! The next batch gathers while others are on their way, so a batch is as large as the load makes it,
 //! and a lone settlement is not delayed.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
@@ -54,10 +54,10 @@ pub(super) const MAX_ACKNOWLEDGING: usize = 4;
 pub(super) const MAX_REPLYING: usize = 1;
 /// The wait before a command is sent again that the server refuses because it takes no writes.
 const WITHOUT_WRITES: Duration = Duration::from_secs(1);
-/// About how many bytes an entry's id takes.
+/// The approximate number of bytes of an entry's id.
 const ID_BYTES: usize = 20;
 
-/// A delivery whose settlement is on its way, and who is told of its end.
+/// A delivery whose settlement is on its way, and the callback for its confirmation.
 pub(super) struct Settling {
     pub(super) delivery: Unsettled,
     on_settled: OnSettled,
@@ -70,7 +70,7 @@ struct Acknowledgement {
     publish: Option<(Bytes, Vec<u8>)>,
 }
 
-/// What is needed to carry settlements out.
+/// Carries out the settlements of one consumer.
 pub(super) struct Settler {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
@@ -141,10 +141,12 @@ impl Settler {
                     if settler.in_flight.has_running() {
                         tokio::task::yield_now().await;
                     }
+                    let marked = taken.len();
                     while taken.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
-                        settler.in_flight.mark_settling([&next.delivery.guard]);
                         taken.push(next);
                     }
+                    let rest = taken[marked..].iter();
+                    settler.in_flight.mark_settling(rest.map(|it| &it.delivery.guard));
                     let (mut acknowledgements, mut replies) = (Vec::new(), Vec::new());
                     for Settlement { delivery, effect, on_settled } in taken.drain(..) {
                         let settling = Settling { delivery, on_settled };
@@ -175,7 +177,7 @@ impl Settler {
             if let Some((channel, envelope)) = acknowledgement.publish.take() {
                 // Before the acknowledgement: a request whose worker ends in between is answered twice
                 // rather than never.
-                let publish = publish(&channel, &envelope);
+                let publish = Publish::new(&channel[..], &envelope);
                 let (retry, listener) = (Retry::UntilAnswered, &self.published);
                 self.pipeline.post(publish, retry, listener, 0).await;
             }
@@ -214,7 +216,7 @@ impl Settler {
                 // own before them, those who wait for the replies come before us.
                 commands.push(redis::cmd("PING"));
             }
-            commands.push(publish(channel, envelope));
+            commands.push(Publish::new(&channel[..], envelope));
         }
         let ids = batch.iter().map(|it| it.delivery.guard.key.1);
         commands.push(self.xack(Lane::Main, &ids.collect::<Vec<_>>()));
@@ -455,14 +457,6 @@ impl Settling {
             true => Error::closed(),
             false => Error::new(ErrorKind::Refused, error.chain()),
         }));
-    }
-}
-
-/// Publishes a reply.
-fn publish<'a>(channel: &'a Bytes, envelope: &'a [u8]) -> Publish<'a> {
-    Publish {
-        channel: Cow::Borrowed(channel),
-        payload: envelope,
     }
 }
 

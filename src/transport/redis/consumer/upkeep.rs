@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// What the upkeep does, and when it ends.
+/// Renews leases and maintains the group, until it is told to end.
 pub(super) struct Upkeep {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,

@@ -282,7 +282,7 @@ impl Batch {
 }
 
 impl Buffers {
-    /// How many bytes are allocated.
+    /// The number of bytes that are allocated.
     pub(super) fn capacity(&self) -> usize {
         self.commands.capacity()
     }

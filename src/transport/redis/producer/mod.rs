@@ -134,13 +134,11 @@ struct Event {
 impl Event {
     fn publish(&self) -> Publish<'_> {
         let name = self.message.name().as_bytes();
-        Publish {
-            channel: match self.options.event_prefix.as_bytes() {
-                [] => Cow::Borrowed(name),
-                prefix => Cow::Owned([prefix, name].concat()),
-            },
-            payload: self.message.payload(),
-        }
+        let channel = match self.options.event_prefix.as_bytes() {
+            [] => Cow::Borrowed(name),
+            prefix => Cow::Owned([prefix, name].concat()),
+        };
+        Publish::new(channel, self.message.payload())
     }
 }
 
@@ -189,8 +187,17 @@ pub(super) fn size_hint(message: &Message) -> usize {
 
 /// Publishes something on a channel.
 pub(super) struct Publish<'a> {
-    pub(super) channel: Cow<'a, [u8]>,
-    pub(super) payload: &'a [u8],
+    channel: Cow<'a, [u8]>,
+    payload: &'a [u8],
+}
+
+impl<'a> Publish<'a> {
+    pub(super) fn new(channel: impl Into<Cow<'a, [u8]>>, payload: &'a [u8]) -> Self {
+        Self {
+            channel: channel.into(),
+            payload,
+        }
+    }
 }
 
 impl Encode for Publish<'_> {

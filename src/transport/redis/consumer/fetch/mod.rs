@@ -46,7 +46,7 @@ use crate::{
 /// stays parked at the server otherwise, and takes the next entries for nobody.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What a fetch uses.
+/// The parts that a fetch is made of.
 pub(super) struct Parts {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,
