@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The transport is in `queue.rs`; `docs/own-transport.md` explains it, and
-//! `tests/own_transport.rs` puts it through the conformance suite.
+//! `tests/in_process/own_transport.rs` puts it through the conformance suite.
 
 mod queue;
 

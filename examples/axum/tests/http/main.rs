@@ -1,0 +1,7 @@
+//! The example, and the `http` feature with axum and tower-http.
+
+mod example;
+mod layers;
+mod routers;
+#[path = "../../../../tests/support/mod.rs"]
+mod support;

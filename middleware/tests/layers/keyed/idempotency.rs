@@ -1,0 +1,264 @@
+//! What comes twice runs once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use campanile::{
+    Client, Failure, Message, Redis, Router, RpcCode, RpcError,
+    transport::{Page, Selection, Settings, memory::Memory},
+};
+use campanile_middleware::{
+    IdempotencyLayer,
+    idempotency::{Claim, MemoryStore, RedisStore, Store, Token},
+};
+use tokio::sync::Notify;
+
+use super::{
+    Counted, MILLI, eventually, settings,
+    support::{Options, RedisServer, Signal, worker::Worker},
+};
+
+/// Runs scenarios, functions of a transport and a store, with both in memory and both on Redis.
+macro_rules! with_both {
+    ($($scenario:ident($settings:expr);)*) => {
+        mod in_memory {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $scenario() {
+                    let memory = Memory::new().with_settings($settings);
+                    super::$scenario(memory, MemoryStore::new()).await;
+                }
+            )*
+        }
+
+        mod on_redis {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $scenario() {
+                    let server = RedisServer::start().await;
+                    let redis = Redis::connect(&server.url()).await;
+                    let redis = redis.expect("the server is there");
+                    let store = RedisStore::connect(&server.url(), "g:once:").await;
+                    let store = store.expect("the server is there");
+                    super::$scenario(redis.with_settings($settings), store).await;
+                }
+            )*
+        }
+    };
+}
+
+with_both! {
+    what_is_sent_twice_runs_once(once());
+    what_comes_while_it_runs_waits_for_the_outcome_and_loses_no_attempt(once());
+    repeated_requests_get_the_same_answer(once());
+    a_worker_that_dies_in_the_middle_leaves_the_message_to_another({
+        let mut settings = settings();
+        settings.lease = 500 * MILLI;
+        settings
+    });
+    a_dead_letter_that_is_replayed_runs_again(once());
+}
+
+/// One attempt for each message: whatever counts as one that should not, shows.
+fn once() -> Settings {
+    let mut settings = settings();
+    settings.max_deliveries = 1;
+    settings
+}
+
+/// By the payload.
+fn layer<St: Store>(
+    store: &St,
+) -> IdempotencyLayer<St, impl Fn(&Message) -> Option<String> + Clone + use<St>> {
+    IdempotencyLayer::new(store.clone())
+        .key(|message: &Message| String::from_utf8(message.payload().to_vec()).ok())
+        .retry_after(50 * MILLI)
+}
+
+/// Counts what runs.
+#[derive(Clone, Default)]
+struct Runs(Arc<AtomicU32>);
+
+impl Runs {
+    fn one(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// An application that does no more.
+    fn app(&self) -> Router {
+        let counted = self.clone();
+        Router::new().task("a", async move |_: Bytes| {
+            counted.one();
+        })
+    }
+
+    fn so_far(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+async fn enqueue(transport: &impl Counted, payload: &str) {
+    let client = Client::new(transport.clone());
+    client
+        .enqueue("a", payload.to_owned())
+        .await
+        .expect("it is taken");
+}
+
+async fn what_is_sent_twice_runs_once(transport: impl Counted, store: impl Store) {
+    let runs = Runs::default();
+    let layer = layer(&store);
+    let app = runs.app().layer(layer.clone());
+    let worker = Worker::start(transport.clone(), app);
+    for _ in 0..5 {
+        enqueue(&transport, "order 7").await;
+        enqueue(&transport, "order 8").await;
+    }
+    eventually(|| transport.counted().done == 10).await;
+    worker.stop().await.expect("it ends well");
+    assert_eq!((runs.so_far(), layer.suppressed()), (2, 8));
+}
+
+async fn what_comes_while_it_runs_waits_for_the_outcome_and_loses_no_attempt(
+    transport: impl Counted,
+    store: impl Store,
+) {
+    let (runs, go) = (Runs::default(), Arc::new(Notify::new()));
+    let (counted, gone) = (runs.clone(), go.clone());
+    let app = Router::new()
+        .task("a", async move |_: Bytes| {
+            counted.one();
+            gone.notified().await;
+        })
+        .layer(layer(&store));
+    let worker = Worker::start(transport.clone(), app);
+    enqueue(&transport, "k").await;
+    enqueue(&transport, "k").await;
+    eventually(|| transport.counted().redelivered >= 3).await;
+    assert_eq!(transport.counted().done, 0);
+    go.notify_one();
+    eventually(|| transport.counted().done == 2).await;
+    worker.stop().await.expect("it ends well");
+    assert_eq!((runs.so_far(), transport.counted().dead), (1, 0));
+}
+
+async fn repeated_requests_get_the_same_answer(transport: impl Counted, store: impl Store) {
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let app = Router::new()
+        .rpc("a", async move |key: String| match (counted.one(), &*key) {
+            (run, "good") => Ok(format!("run {run}")),
+            (run, "bad") => Err(RpcError::not_found(format!("run {run}"))),
+            (run, _) => Err(RpcError::unavailable(format!("run {run}"))),
+        })
+        .layer(layer(&store));
+    let worker = Worker::start(transport.clone(), app);
+    let client = Client::new(transport);
+    let mut answers = Vec::new();
+    for key in ["good", "bad", "later"] {
+        for _ in 0..2 {
+            let answer = client.request::<String>("a", key).await;
+            answers.push(answer.map_err(|error| error.rpc().expect("an answer").clone()));
+        }
+    }
+    worker.stop().await.expect("it ends well");
+    let bad = || Err(RpcError::not_found("run 2"));
+    let later = |run: u32| Err(RpcError::new(RpcCode::Unavailable, format!("run {run}")));
+    let good = || Ok("run 1".to_owned());
+    assert_eq!(answers, [good(), good(), bad(), bad(), later(3), later(4)]);
+}
+
+async fn a_worker_that_dies_in_the_middle_leaves_the_message_to_another(
+    transport: impl Counted,
+    store: impl Store,
+) {
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let app = Router::new()
+        .task("a", async move |_: Bytes| {
+            counted.one();
+            std::future::pending::<()>().await;
+        })
+        .layer(layer(&store));
+    // A process that is gone leaves a claim behind that nobody renews.
+    let (gone, lasts) = (Token::new(), 500 * MILLI);
+    let claimed = Instant::now();
+    let claim = store.claim("task:1:a:k", gone, lasts).await;
+    assert_eq!(claim.expect("the store works"), Claim::Won);
+    enqueue(&transport, "k").await;
+    let worker = Worker::start(transport.clone(), app);
+    eventually(|| runs.so_far() == 1).await;
+    // Redis counts whole milliseconds.
+    assert!(
+        claimed.elapsed() >= lasts - MILLI,
+        "{:?}",
+        claimed.elapsed()
+    );
+    // The worker dies; so does what it ran.
+    drop(worker);
+    let after = Runs::default();
+    let app = after.app().layer(layer(&store));
+    let worker = Worker::start(transport.clone(), app);
+    eventually(|| after.so_far() == 1).await;
+    worker.stop().await.expect("it ends well");
+}
+
+async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Counted, store: impl Store) {
+    let runs = Runs::default();
+    let counted = runs.clone();
+    let app = Router::new()
+        .task("a", async move |_: Bytes| match counted.one() {
+            1 => Err(Failure::dead_letter()),
+            _ => Ok(()),
+        })
+        .layer(layer(&store));
+    let worker = Worker::start(transport.clone(), app);
+    enqueue(&transport, "k").await;
+    eventually(|| transport.counted().dead == 1).await;
+    // Another with its key fails likewise, and is not run.
+    enqueue(&transport, "k").await;
+    eventually(|| transport.counted().dead == 2).await;
+    assert_eq!(runs.so_far(), 1);
+    // The one that failed itself is run, and then the other has a success to repeat.
+    let letters = transport
+        .dead()
+        .list(Page::first(10))
+        .await
+        .expect("they are there");
+    for (done, letter) in (1..).zip(letters.letters) {
+        let replayed = transport
+            .dead()
+            .replay(Selection::Ids(vec![letter.id]))
+            .await;
+        assert_eq!(replayed.expect("it is there"), 1);
+        eventually(|| transport.counted().done == done).await;
+    }
+    worker.stop().await.expect("it ends well");
+    assert_eq!(runs.so_far(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_store_is_down_messages_come_again_and_lose_no_attempt() {
+    let server = RedisServer::with(Options::new().persistent()).await;
+    let store = RedisStore::connect(&server.url(), "g:once:").await.unwrap();
+    let memory = Memory::new().with_settings(once());
+    let runs = Runs::default();
+    let app = runs.app().layer(layer(&store));
+    let worker = Worker::start(memory.clone(), app);
+    server.signal(Signal::Kill);
+    enqueue(&memory, "k").await;
+    eventually(|| memory.counts().redelivered >= 3).await;
+    assert_eq!(runs.so_far(), 0);
+    server.restart().await;
+    eventually(|| memory.counts().done == 1).await;
+    worker.stop().await.expect("it ends well");
+    assert_eq!((runs.so_far(), memory.counts().dead), (1, 0));
+}

@@ -1,0 +1,196 @@
+//! The messages of a key one after the other.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use campanile::{Attempt, BoxError, Client, Failure, Name, Router};
+use campanile_middleware::{OrderedByKeyLayer, key, key::ByName};
+
+use super::{Counted, MILLI, SECOND, eventually, on_both, settings, support::worker::Worker};
+
+on_both! {
+    the_order_is_that_of_the_stream(settings());
+    the_order_is_kept_over_failures_of_every_kind({
+        let mut settings = settings();
+        settings.max_in_flight = 24;
+        settings
+    });
+    other_keys_go_on_while_a_message_backs_off({
+        let mut settings = settings();
+        settings.max_in_flight = 2;
+        settings
+    });
+}
+
+fn layer() -> OrderedByKeyLayer<ByName> {
+    let settings = settings();
+    OrderedByKeyLayer::new(key::name())
+        .backoff(settings.backoff.first, settings.backoff.most)
+        .max_deliveries(settings.max_deliveries)
+}
+
+/// What has begun and ended, by key.
+#[derive(Clone, Default)]
+struct Book(Arc<Mutex<Pages>>);
+
+#[derive(Default)]
+struct Pages {
+    keys: HashMap<Name, Page>,
+    faults: Vec<String>,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Page {
+    /// Whether one is running.
+    running: bool,
+    /// How many have ended for good, which is the number of the one that must be next.
+    ended: u32,
+}
+
+impl Book {
+    /// A handler begins with the message of this number.
+    fn begin(&self, name: &Name, number: u32) {
+        let pages = &mut *self.0.lock().unwrap();
+        let page = pages.keys.entry(name.clone()).or_default();
+        if page.running || number != page.ended {
+            let (running, ended) = (page.running, page.ended);
+            let fault = format!("{name} {number} begins; running: {running}, ended: {ended}");
+            pages.faults.push(fault);
+        }
+        page.running = true;
+    }
+
+    /// It is done with it, perhaps for good.
+    fn end(&self, name: &Name, for_good: bool) {
+        let pages = &mut *self.0.lock().unwrap();
+        let page = pages.keys.entry(name.clone()).or_default();
+        page.running = false;
+        page.ended += u32::from(for_good);
+    }
+
+    fn ended(&self, name: &str) -> u32 {
+        let pages = self.0.lock().unwrap();
+        pages.keys.get(name).map_or(0, |page| page.ended)
+    }
+
+    fn assert_ordered(&self) {
+        let faults = &self.0.lock().unwrap().faults;
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+}
+
+/// Sends so many to each of these keys, in turn.
+async fn send(transport: &impl Counted, keys: &[&str], each: u32) {
+    let client = Client::new(transport.clone());
+    for n in 0..each {
+        for name in keys {
+            client
+                .enqueue(*name, n.to_string())
+                .await
+                .expect("it is taken");
+        }
+    }
+}
+
+const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+async fn the_order_is_that_of_the_stream(transport: impl Counted) {
+    const EACH: u32 = 100;
+    send(&transport, &KEYS, EACH).await;
+    let book = Book::default();
+    let noted = book.clone();
+    let app = Router::new()
+        .fallback(async move |name: Name, number: String| {
+            noted.begin(&name, number.parse().unwrap());
+            tokio::task::yield_now().await;
+            noted.end(&name, true);
+        })
+        .layer(layer());
+    let worker = Worker::start(transport.clone(), app);
+    eventually(|| KEYS.iter().all(|key| book.ended(key) == EACH)).await;
+    worker.stop().await.expect("it ends well");
+    book.assert_ordered();
+    let counts = transport.counted();
+    assert_eq!((counts.done, counts.redelivered), (500, 0));
+}
+
+async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Counted) {
+    const EACH: u32 = 12;
+    send(&transport, &KEYS, EACH).await;
+    let book = Book::default();
+    let noted = book.clone();
+    let handler = async move |name: Name, attempt: Attempt, number: String| {
+        let number: u32 = number.parse().unwrap();
+        noted.begin(&name, number);
+        tokio::task::yield_now().await;
+        // Each key meets the failures at other numbers.
+        let kind = number + u32::from(name.as_bytes()[0]);
+        if attempt.is_retry() {
+            let again = kind % 12 == 1 && attempt.0 < 4;
+            noted.end(&name, !again);
+            return if again {
+                Err("once more".into())
+            } else {
+                Ok(())
+            };
+        }
+        noted.end(&name, !matches!(kind % 12, 1..=5));
+        let failure: BoxError = match kind % 12 {
+            1 => "with the back-off of the source".into(),
+            2 => Failure::redeliver_after(Duration::ZERO).into(),
+            3 => Failure::redeliver_after(30 * MILLI).into(),
+            4 => Failure::redeliver_after(400 * MILLI).into(),
+            5 => panic!("on purpose"),
+            6 => Failure::dead_letter().into(),
+            7 => Failure::discard().into(),
+            _ => return Ok(()),
+        };
+        Err(failure)
+    };
+    let app = Router::new().fallback(handler).layer(layer());
+    let worker = Worker::start(transport.clone(), app);
+    eventually(|| KEYS.iter().all(|key| book.ended(key) == EACH)).await;
+    worker.stop().await.expect("it ends well");
+    book.assert_ordered();
+    let counts = transport.counted();
+    assert_eq!(
+        counts.dead + counts.discarded + counts.done,
+        5 * u64::from(EACH)
+    );
+    assert_eq!((counts.dead, counts.discarded), (5, 5));
+}
+
+async fn other_keys_go_on_while_a_message_backs_off(transport: impl Counted) {
+    send(&transport, &["a"], 6).await;
+    send(&transport, &["b"], 6).await;
+    let book = Book::default();
+    let noted = book.clone();
+    let began = Instant::now();
+    let b_ended = Arc::new(Mutex::new(None));
+    let ended_at = b_ended.clone();
+    let app = Router::new()
+        .fallback(async move |name: Name, attempt: Attempt, number: String| {
+            noted.begin(&name, number.parse().unwrap());
+            let fails = name == "a" && number == "0" && !attempt.is_retry();
+            noted.end(&name, !fails);
+            if name == "b" && number == "5" {
+                *ended_at.lock().unwrap() = Some(Instant::now());
+            }
+            match fails {
+                true => Err(Failure::redeliver_after(2 * SECOND)),
+                false => Ok(()),
+            }
+        })
+        .layer(layer());
+    let worker = Worker::start(transport.clone(), app);
+    eventually(|| book.ended("a") == 6 && book.ended("b") == 6).await;
+    let all_ended = Instant::now();
+    worker.stop().await.expect("it ends well");
+    book.assert_ordered();
+    let b_ended = b_ended.lock().unwrap().expect("it has ended");
+    assert!(all_ended - began >= 2 * SECOND);
+    assert!(all_ended - b_ended >= SECOND, "{:?}", all_ended - b_ended);
+}

@@ -1,0 +1,161 @@
+//! What only the store on Redis has to do with.
+
+use std::time::Duration;
+
+use campanile_middleware::idempotency::{Claim, RedisStore, Store, Token};
+
+use super::{
+    MILLI, SECOND,
+    support::{Options, RedisServer, Signal},
+};
+
+const LONG: Duration = Duration::from_secs(60);
+
+async fn connect(server: &RedisServer) -> RedisStore {
+    let store = RedisStore::connect(&server.url(), "g:once:").await;
+    store.expect("the server is there")
+}
+
+async fn claim(store: &RedisStore, key: &str) -> Claim {
+    let claim = store.claim(key, Token::new(), LONG).await;
+    claim.expect("the store works")
+}
+
+#[tokio::test]
+async fn all_keys_begin_with_the_prefix_and_have_a_time_to_live() {
+    let server = RedisServer::start().await;
+    let store = connect(&server).await;
+    claim(&store, "claimed").await;
+    let token = Token::new();
+    assert!(store.finish("done", token, "x".into(), LONG).await.unwrap());
+    // A time to live that is no whole millisecond, or longer than Redis has numbers for.
+    for (key, keep) in [("short", Duration::from_nanos(1)), ("long", Duration::MAX)] {
+        assert!(store.finish(key, token, "x".into(), keep).await.unwrap());
+        assert!(
+            store
+                .renew(&format!("{key} claim"), token, keep)
+                .await
+                .unwrap()
+        );
+    }
+    let mut keys: Vec<String> = server.query(&["KEYS", "*"]).await;
+    keys.retain(|key| !key.contains("short"));
+    keys.sort();
+    let expected = ["claimed", "done", "long", "long claim"];
+    assert_eq!(keys, expected.map(|key| format!("g:once:{key}")));
+    for key in &keys {
+        let left: i64 = server.query(&["PTTL", key]).await;
+        assert!(left > 0, "{key}: {left}");
+    }
+}
+
+#[tokio::test]
+async fn stores_of_other_prefixes_know_nothing_of_each_other() {
+    let server = RedisServer::start().await;
+    let one = connect(&server).await;
+    let two = RedisStore::connect(&server.url(), "h:once:").await.unwrap();
+    assert_eq!(claim(&one, "k").await, Claim::Won);
+    assert_eq!(claim(&two, "k").await, Claim::Won);
+    assert_eq!(claim(&one, "k").await, Claim::Taken);
+}
+
+#[tokio::test]
+async fn it_works_on_a_clusters_node() {
+    let server = RedisServer::with(Options::new().cluster()).await;
+    let store = connect(&server).await;
+    for key in ["a", "b", "c"] {
+        assert_eq!(claim(&store, key).await, Claim::Won);
+        assert_eq!(claim(&store, key).await, Claim::Taken);
+    }
+}
+
+#[tokio::test]
+async fn it_needs_few_rights() {
+    let rights = "user once on >secret ~g:once:* -@all +get +set +del +evalsha +script|load";
+    let options = Options::new().acl(&format!("user default on nopass ~* &* +@all\n{rights}"));
+    let server = RedisServer::with(options).await;
+    let url = format!("redis://once:secret@127.0.0.1:{}/", server.port());
+    let store = RedisStore::connect(&url, "g:once:").await.unwrap();
+    let token = Token::new();
+    assert_eq!(store.claim("k", token, LONG).await.unwrap(), Claim::Won);
+    assert!(store.renew("k", token, LONG).await.unwrap());
+    store.release("k", token).await.unwrap();
+    assert!(store.finish("k", token, "x".into(), LONG).await.unwrap());
+    store.forget("k", "x".into()).await.unwrap();
+    assert_eq!(store.claim("k", token, LONG).await.unwrap(), Claim::Won);
+    // A key outside of its rights is an error, and no claim.
+    let other = RedisStore::connect(&url, "h:once:").await.unwrap();
+    other.claim("k", token, LONG).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn it_connects_again_when_the_server_was_restarted() {
+    let server = RedisServer::start().await;
+    let store = connect(&server).await;
+    assert_eq!(claim(&store, "k").await, Claim::Won);
+    server.restart().await;
+    // Without persistence nothing is left; the scripts are loaded again.
+    assert_eq!(claim(&store, "k").await, Claim::Won);
+    assert_eq!(claim(&store, "k").await, Claim::Taken);
+}
+
+#[tokio::test]
+async fn while_the_server_is_gone_or_silent_the_store_fails_and_afterwards_it_works() {
+    let server = RedisServer::with(Options::new().persistent()).await;
+    let store = connect(&server).await.patience(300 * MILLI);
+    assert_eq!(claim(&store, "k").await, Claim::Won);
+
+    server.signal(Signal::Stop);
+    let silent = store.claim("k", Token::new(), LONG).await.unwrap_err();
+    assert!(silent.to_string().contains("no answer in time"), "{silent}");
+    server.signal(Signal::Cont);
+    assert_eq!(
+        claim(&store.clone().patience(20 * SECOND), "k").await,
+        Claim::Taken
+    );
+
+    server.signal(Signal::Kill);
+    store.claim("k", Token::new(), LONG).await.unwrap_err();
+    server.restart().await;
+    assert_eq!(claim(&store.patience(20 * SECOND), "k").await, Claim::Taken);
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_an_error() {
+    let server = RedisServer::start().await;
+    let store = connect(&server).await;
+    server.command(&["LPUSH", "g:once:k", "x"]).await;
+    store.claim("k", Token::new(), LONG).await.unwrap_err();
+    server
+        .command(&["SET", "g:once:l", "neither claim nor outcome"])
+        .await;
+    let foreign = store.claim("l", Token::new(), LONG).await.unwrap();
+    assert_eq!(foreign, Claim::Taken, "it is somebody's");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_an_address_is_said_without_its_password() {
+    for url in ["http://user:hunter2@localhost/", "redis://user:hunter2@"] {
+        let error = RedisStore::connect(url, "p").await.unwrap_err();
+        assert!(error.is_config());
+        assert!(
+            !format!("{error} {error:?}").contains("hunter2"),
+            "{error:?}"
+        );
+    }
+    // Nobody listens on port 1.
+    let error = RedisStore::connect("redis://:hunter2@127.0.0.1:1/", "p")
+        .await
+        .unwrap_err();
+    assert!(error.is_disconnected());
+    assert!(
+        !format!("{error} {error:?}").contains("hunter2"),
+        "{error:?}"
+    );
+    let server = RedisServer::start().await;
+    let shown = format!("{:?}", connect(&server).await);
+    assert!(
+        shown.contains(&format!("127.0.0.1:{}", server.port())),
+        "{shown}"
+    );
+}

@@ -1,0 +1,12 @@
+//! The layers around clients and through `serve`, on both transports, and the crate's examples.
+
+mod examples;
+mod keyed;
+#[path = "../../../tests/support/logs.rs"]
+mod logs;
+mod metrics;
+mod policy;
+mod prometheus;
+mod stack;
+#[path = "../../../tests/support/mod.rs"]
+mod support;

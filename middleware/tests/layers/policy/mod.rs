@@ -1,0 +1,133 @@
+//! The layers of policy through `serve` and around clients, on both transports.
+
+mod catch_panic;
+mod chaos;
+mod circuit_breaker;
+mod filter;
+mod request_id;
+mod retry;
+mod timeout;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use campanile::{
+    Redis,
+    transport::{Backoff, Broker, Counts, DeadLetter, DeadLetters, Page, Settings, memory::Memory},
+};
+
+use crate::support::{RedisServer, Signal, worker::Worker};
+
+/// What the tests need of a transport.
+trait Transport: Broker {
+    fn set(self, settings: Settings) -> Self;
+    fn counts(&self) -> Counts;
+    fn dead_letters(&self) -> DeadLetters;
+}
+
+macro_rules! transports {
+    ($($transport:ty),*) => {$(
+        impl Transport for $transport {
+            fn set(self, settings: Settings) -> Self {
+                self.with_settings(settings)
+            }
+
+            fn counts(&self) -> Counts {
+                self.counts()
+            }
+
+            fn dead_letters(&self) -> DeadLetters {
+                self.dead_letters()
+            }
+        }
+    )*};
+}
+
+transports!(Memory, Redis);
+
+/// A test of each function on each transport, in real time.
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::policy::quick(campanile::transport::memory::Memory::new())).await;
+            })*
+        }
+
+        mod redis {
+            $(#[tokio::test]
+            async fn $test() {
+                let server = crate::support::RedisServer::start().await;
+                super::$test(crate::policy::quick(crate::policy::connect(&server).await)).await;
+            })*
+        }
+    };
+}
+use on_both;
+
+async fn connect(server: &RedisServer) -> Redis {
+    Redis::connect(&server.url())
+        .await
+        .expect("the server is there")
+}
+
+/// The transport's own redelivery is quick.
+fn quick<T: Transport>(transport: T) -> T {
+    let mut settings = Settings::default();
+    settings.backoff = Backoff {
+        first: Duration::from_millis(10),
+        most: Duration::from_millis(20),
+    };
+    transport.set(settings)
+}
+
+/// Waits until something is so. Loaded machines are slow.
+async fn until(mut check: impl AsyncFnMut() -> bool) {
+    for _ in 0..2_000 {
+        if check().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not so within 20 s");
+}
+
+/// The one dead letter, once there is one.
+async fn dead<T: Transport>(transport: &T) -> DeadLetter {
+    let letters = transport.dead_letters();
+    until(async || letters.count().await.unwrap() > 0).await;
+    let mut page = letters.list(Page::first(2)).await.unwrap();
+    assert_eq!(page.letters.len(), 1);
+    page.letters.remove(0)
+}
+
+/// What handlers note.
+#[derive(Debug)]
+struct Log<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T> Clone for Log<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Clone> Log<T> {
+    fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    fn add(&self, entry: T) {
+        self.0.lock().unwrap().push(entry);
+    }
+
+    fn all(&self) -> Vec<T> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}

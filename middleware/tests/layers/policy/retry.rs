@@ -1,0 +1,169 @@
+//! Tries in place and by redelivery.
+
+use campanile::{
+    Attempt, BoxError, Client, Error, Failure, Handler, Json, Redis, Router, RpcError,
+};
+use campanile_middleware::{Backoff, DurableRetryLayer, RetryPolicy};
+use tokio::time::Instant;
+use tower::{Layer, ServiceBuilder, retry::RetryLayer};
+
+use super::*;
+
+on_both!(
+    a_task_comes_again_after_its_back_off_and_is_a_dead_letter_in_the_end,
+    a_permanent_error_is_a_dead_letter_at_once,
+    a_failure_is_obeyed,
+    quick_tries_and_durable_ones_combine,
+    a_request_is_redelivered_while_its_caller_waits,
+);
+
+const BACKOFF: Backoff =
+    Backoff::exponential(Duration::from_millis(100), Duration::from_millis(200)).jitter(0.0);
+
+fn durable(attempts: u32) -> DurableRetryLayer {
+    DurableRetryLayer::new(attempts).backoff(BACKOFF)
+}
+
+fn in_place(tries: u32) -> RetryLayer<RetryPolicy> {
+    let backoff = Backoff::exponential(Duration::from_millis(1), Duration::from_millis(1));
+    RetryLayer::new(RetryPolicy::new(tries).backoff(backoff))
+}
+
+async fn a_task_comes_again_after_its_back_off_and_is_a_dead_letter_in_the_end(
+    transport: impl Transport,
+) {
+    let log = Log::new();
+    let seen = log.clone();
+    let app = Router::new().task("a", async move |Attempt(attempt): Attempt| {
+        seen.add((attempt, Instant::now()));
+        Err::<(), BoxError>("disk full".into())
+    });
+    let worker = Worker::start(transport.clone(), app.layer(durable(3)));
+    Client::new(transport.clone())
+        .enqueue("a", "x")
+        .await
+        .unwrap();
+    let letter = dead(&transport).await;
+    let chain = "the delivery failed for good: the last of 3 attempts has failed: disk full";
+    assert_eq!((letter.attempts, &*letter.reason), (3, chain));
+    assert_eq!(letter.message().unwrap().payload(), "x");
+    let seen = log.all();
+    assert_eq!(seen.iter().map(|s| s.0).collect::<Vec<_>>(), [1, 2, 3]);
+    let waits: Vec<_> = seen.windows(2).map(|s| s[1].1 - s[0].1).collect();
+    // The server counts in whole milliseconds.
+    let least = [98, 198].map(Duration::from_millis);
+    assert!(waits[0] >= least[0] && waits[1] >= least[1], "{waits:?}");
+    worker.stop().await.unwrap();
+}
+
+async fn a_permanent_error_is_a_dead_letter_at_once(transport: impl Transport) {
+    let app = Router::new()
+        .task("a", async |Json(_): Json<u32>| {})
+        .layer(durable(5));
+    let worker = Worker::start(transport.clone(), app);
+    Client::new(transport.clone())
+        .enqueue("a", "no number")
+        .await
+        .unwrap();
+    assert_eq!(dead(&transport).await.attempts, 1);
+    worker.stop().await.unwrap();
+}
+
+async fn a_failure_is_obeyed(transport: impl Transport) {
+    let log = Log::new();
+    let seen = log.clone();
+    let app = Router::new()
+        .task("again", async move |attempt: Attempt| {
+            seen.add(attempt.0);
+            match attempt.0 {
+                1 | 2 => Err(Failure::redeliver_after(Duration::ZERO)),
+                _ => Ok(()),
+            }
+        })
+        .task("drop", async || Err::<(), _>(Failure::discard()))
+        .layer(ServiceBuilder::new().layer(durable(1)).layer(in_place(9)));
+    let worker = Worker::start(transport.clone(), app);
+    let client = Client::new(transport.clone());
+    client.enqueue("again", "").await.unwrap();
+    client.enqueue("drop", "").await.unwrap();
+    until(async || transport.counts().discarded == 1 && transport.counts().done == 1).await;
+    assert_eq!(
+        log.all(),
+        [1, 2, 3],
+        "neither tried in place nor dead after one attempt"
+    );
+    worker.stop().await.unwrap();
+}
+
+async fn quick_tries_and_durable_ones_combine(transport: impl Transport) {
+    let log = Log::new();
+    let seen = log.clone();
+    let fails = async move |attempt: Attempt| {
+        seen.add(attempt.0);
+        Err::<(), BoxError>("disk full".into())
+    };
+    let app = Router::new()
+        .task("a", fails.layer(in_place(2)))
+        .layer(durable(3));
+    let worker = Worker::start(transport.clone(), app);
+    Client::new(transport.clone())
+        .enqueue("a", "")
+        .await
+        .unwrap();
+    assert_eq!(dead(&transport).await.attempts, 3);
+    assert_eq!(log.all(), [1, 1, 2, 2, 3, 3]);
+    worker.stop().await.unwrap();
+}
+
+async fn a_request_is_redelivered_while_its_caller_waits(transport: impl Transport) {
+    let app = Router::new()
+        .rpc("moody", async |attempt: Attempt| match attempt.0 {
+            1 => Err(RpcError::unavailable("not now")),
+            attempt => Ok(attempt.to_string()),
+        })
+        .rpc("never", async || {
+            Err::<(), _>(RpcError::unavailable("not now"))
+        })
+        .layer(durable(3).requests());
+    let worker = Worker::start(transport.clone(), app);
+    let client = Client::new(transport.clone());
+    let answer: String = client.request("moody", "").await.unwrap();
+    assert_eq!(answer, "2");
+    let error = client.request::<()>("never", "").await.unwrap_err();
+    assert_eq!(error.rpc(), Some(&RpcError::unavailable("not now")));
+    assert_eq!(transport.dead_letters().count().await.unwrap(), 0);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_could_not_be_sent_is_sent_again_in_place() {
+    let server = RedisServer::start().await;
+    let redis = connect(&server).await;
+    let backoff = Backoff::exponential(Duration::from_millis(50), Duration::from_millis(100));
+    let policy = RetryPolicy::new(400).backoff(backoff);
+    let client = Client::new(RetryLayer::new(policy).layer(redis.clone()));
+    let bare = Client::new(redis);
+    client.enqueue("a", "").await.unwrap();
+    server.signal(Signal::Kill);
+    // What is sent while the loss is not yet noticed may have another outcome.
+    until(async || {
+        bare.enqueue("a", "")
+            .await
+            .is_err_and(|e: Error| e.is_disconnected())
+    })
+    .await;
+    let (sent, ()) = tokio::join!(client.enqueue("a", "").into_future(), server.restart());
+    sent.unwrap();
+}
+
+#[allow(unused)]
+fn policies_fit_every_stack(redis: Redis) {
+    // Errors of a transport, and of layers around one.
+    Client::new(in_place(2).layer(redis.clone()));
+    Client::new(
+        ServiceBuilder::new()
+            .layer(in_place(2))
+            .layer(durable(2))
+            .service(redis),
+    );
+}

@@ -1,0 +1,52 @@
+//! Traces through messages, on both transports: what is exported, with which parents and links.
+
+mod attributes;
+mod context;
+mod exported;
+mod failures;
+#[path = "../../../tests/support/logs.rs"]
+mod logs;
+mod malformed;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+use campanile::{Client, Redis, transport::Broker};
+use campanile_middleware::{Trace, TraceLayer};
+use support::RedisServer;
+use tower::Layer;
+
+/// A client whose calls have spans.
+fn traced<B: Broker>(broker: &B) -> Client<Trace<B>> {
+    Client::new(TraceLayer::new_for_client().layer(broker.clone()))
+}
+
+async fn redis(server: &RedisServer) -> Redis {
+    Redis::connect(&server.url())
+        .await
+        .expect("the server is there")
+}
+
+/// A test on both transports.
+macro_rules! on_both {
+    ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test]
+            $(#[$attribute])*
+            async fn $test() {
+                let broker = campanile::transport::memory::Memory::new();
+                super::$test(broker, concat!("memory.", stringify!($test))).await;
+            })*
+        }
+
+        mod redis {
+            $(#[tokio::test]
+            $(#[$attribute])*
+            async fn $test() {
+                let server = crate::support::RedisServer::start().await;
+                let broker = crate::redis(&server).await;
+                super::$test(broker, concat!("redis.", stringify!($test))).await;
+            })*
+        }
+    };
+}
+use on_both;

@@ -1,0 +1,118 @@
+//! The examples do what they say.
+
+#[cfg(feature = "testing")]
+mod kit;
+mod process;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::process::Stdio;
+
+use process::{SOON, example, output, shows};
+use support::RedisServer;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::timeout,
+};
+
+#[tokio::test]
+async fn a_transport_of_ones_own_is_served_and_called() {
+    let output = output(example("transport")).await;
+    shows(&output, &["hello Ada, at attempt 2"]);
+}
+
+#[tokio::test]
+async fn the_shop_sells_to_who_can_pay() {
+    let output = output(example("shop")).await;
+    shows(
+        &output,
+        &[
+            "rpc    charge: 1999 cents",
+            "event  orders.shipped, order 1",
+            "event  orders.declined, order 2",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn the_layers_do_what_they_are_there_for() {
+    let output = output(example("layers")).await;
+    shows(
+        &output,
+        &[
+            "rpc    moody: not now (unavailable), trying again",
+            "rpc    moody: now",
+            "rpc    never: the handler took too long (deadline)",
+            "task   work: 10 done, at most 2 at the same time",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn the_worker_serves_the_client_and_ends_on_a_signal() {
+    let server = RedisServer::start().await;
+    let mut worker = example("worker");
+    worker.env("REDIS_URL", server.url()).stdout(Stdio::piped());
+    let mut worker = worker.spawn().expect("it does not run");
+    let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
+    // Events reach who listens: the client may only start when the worker does.
+    support::raw::eventually(
+        || async {
+            let listeners: (String, usize) =
+                server.query(&["PUBSUB", "NUMSUB", "orders.events"]).await;
+            (listeners.1 == 1).then_some(())
+        },
+        SOON,
+    )
+    .await;
+
+    let mut client = example("client");
+    client.env("REDIS_URL", server.url());
+    shows(
+        &output(client).await,
+        &[
+            "task   orders.create: accepted as ",
+            "event  orders.events: published",
+            "rpc    user.get, reliable: 42 is Alice",
+            "rpc    user.get, fast: 42 is Alice",
+            "rpc    user.get, of nobody: no such user (not_found)",
+        ],
+    );
+
+    let id = worker.id().expect("it runs");
+    let killed = std::process::Command::new("sh")
+        .args(["-c", &format!("kill -s TERM {id}")])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let status = timeout(SOON, worker.wait())
+        .await
+        .expect("it does not end")
+        .unwrap();
+    assert!(status.success(), "{status}");
+    let mut output = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        output += &line;
+        output.push('\n');
+    }
+    shows(
+        &output,
+        &[
+            "task   orders.create: order 101 of user 42 is \"first\"",
+            "event  orders.events: {\"id\":101,\"type\":\"created\"}",
+            "rpc    user.get: 42",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn without_a_server_the_worker_says_what_to_do_and_ends() {
+    let mut worker = example("worker");
+    worker.env("REDIS_URL", "redis://:hunter2@127.0.0.1:1/");
+    let ran = timeout(SOON, worker.output()).await;
+    let ran = ran.expect("it does not end").expect("it does not run");
+    assert!(!ran.status.success());
+    let stderr = String::from_utf8_lossy(&ran.stderr);
+    shows(&stderr, &["127.0.0.1:1", "redis-server"]);
+    assert!(!stderr.contains("hunter2"), "{stderr}");
+}

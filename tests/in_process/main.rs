@@ -1,0 +1,25 @@
+//! Tests that start no server and no other process.
+
+mod batch;
+mod client;
+mod errors;
+mod extract;
+mod guarantees;
+#[cfg(feature = "http")]
+mod http;
+mod layers;
+#[path = "../support/logs.rs"]
+mod logs;
+mod memory;
+#[cfg(feature = "conformance")]
+mod own_transport;
+mod properties;
+mod routing;
+mod serve;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod support;
+#[cfg(feature = "testing")]
+mod testing;
+#[cfg(feature = "redis")]
+mod tower;

@@ -1,0 +1,47 @@
+//! The transport of the chapter in the docs passes the suite that it is told to pass.
+
+#[path = "../../examples/transport/queue.rs"]
+mod queue;
+
+use bytes::Bytes;
+use campanile::{
+    Error, Name,
+    conformance::{Capabilities, Factory},
+    transport::Settings,
+};
+use queue::Queue;
+
+impl Factory for Queue {
+    type Handle = Queue;
+
+    async fn connect(&self, settings: Settings) -> Result<Queue, Error> {
+        Ok(self.with_settings(settings))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::none();
+        capabilities.delayed_redelivery = true;
+        capabilities.raw_entries = true;
+        capabilities
+    }
+
+    async fn add_raw(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
+        let mut settings = Settings::default();
+        settings.stream = stream.clone();
+        self.with_settings(settings).add(fields);
+        Ok(())
+    }
+}
+
+/// On several threads, in real time.
+mod in_real_time {
+    campanile::conformance_tests!(super::Queue::default());
+}
+
+/// On one thread, in tokio's paused time.
+mod in_paused_time {
+    campanile::conformance_tests!(
+        #[tokio::test(start_paused = true)]
+        super::Queue::default()
+    );
+}

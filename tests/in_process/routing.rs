@@ -1,0 +1,507 @@
+//! What a router does with a message, without any transport.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use campanile::{
+    BoxError, Failure, IntoService, Json, Kind, MatchedRoute, Message, Name, NotFound, Reply,
+    Router, RouterService, State, WithInterest, error, routing::FanOutError,
+};
+use tower::{Service, ServiceExt, service_fn};
+
+async fn call(app: &RouterService, message: Message) -> Result<String, BoxError> {
+    let reply = app.clone().oneshot(message).await?;
+    Ok(String::from_utf8(reply.payload.to_vec())?)
+}
+
+/// Says which name and which route it was called with.
+async fn echo(name: Name, route: MatchedRoute) -> String {
+    format!("{name} by {}", route.as_str())
+}
+
+fn app(router: Router) -> RouterService {
+    router.with_state(())
+}
+
+fn assert_not_found(outcome: Result<String, BoxError>, text: &str) {
+    let error = outcome.unwrap_err();
+    let not_found = error::find::<NotFound>(&*error).expect("not found");
+    assert_eq!(not_found.to_string(), text);
+}
+
+#[tokio::test]
+async fn a_message_goes_to_the_handler_of_its_kind_and_name() {
+    let app = app(Router::new()
+        .task("a", async || "task a")
+        .rpc("a", async || "rpc a")
+        .event("a", async || "event a")
+        .task("b", async || "task b"));
+    assert_eq!(call(&app, Message::task("a", "")).await.unwrap(), "task a");
+    assert_eq!(call(&app, Message::rpc("a", "")).await.unwrap(), "rpc a");
+    assert_eq!(
+        call(&app, Message::event("a", "")).await.unwrap(),
+        "event a"
+    );
+    assert_eq!(call(&app, Message::task("b", "")).await.unwrap(), "task b");
+    assert_not_found(
+        call(&app, Message::rpc("b", "")).await,
+        "no route for rpc `b`",
+    );
+    assert_not_found(
+        call(&app, Message::event("b", "")).await,
+        "no route for event `b`",
+    );
+}
+
+#[tokio::test]
+async fn names_are_compared_whole_and_glob_characters_in_them_mean_nothing() {
+    let app = app(Router::new()
+        .task("a*", echo)
+        .task("a b", echo)
+        .task("\u{e4}.\u{1f514}", echo));
+    assert_eq!(
+        call(&app, Message::task("a*", "")).await.unwrap(),
+        "a* by a*"
+    );
+    assert_eq!(
+        call(&app, Message::task("a b", "")).await.unwrap(),
+        "a b by a b"
+    );
+    assert!(
+        call(&app, Message::task("\u{e4}.\u{1f514}", ""))
+            .await
+            .is_ok()
+    );
+    for name in ["", "a", "ax", "A*", "a*.", "a* "] {
+        assert!(
+            call(&app, Message::task(name, "")).await.is_err(),
+            "{name:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn any_service_is_a_route() {
+    let reverse = service_fn(async |message: Message| {
+        let reversed: Vec<u8> = message.payload().iter().rev().copied().collect();
+        Ok::<_, Failure>(Reply::new(reversed))
+    });
+    let app = app(Router::new()
+        .task_service("t", reverse)
+        .rpc_service("r", reverse)
+        .event_service("e", reverse)
+        .event_pattern_service("p*", reverse)
+        .fallback_service(reverse));
+    for message in [
+        Message::task("t", "abc"),
+        Message::rpc("r", "abc"),
+        Message::event("e", "abc"),
+        Message::event("pp", "abc"),
+        Message::rpc("unknown", "abc"),
+    ] {
+        assert_eq!(call(&app, message).await.unwrap(), "cba");
+    }
+}
+
+#[tokio::test]
+async fn nesting_joins_with_a_dot_and_leaves_the_name_whole() {
+    let inner = Router::new()
+        .task("create", echo)
+        .nest("admin", Router::new().rpc("list", echo));
+    let app = app(Router::new()
+        .nest("orders", inner)
+        .nest("", Router::new().task("bare", echo)));
+    assert_eq!(
+        call(&app, Message::task("orders.create", ""))
+            .await
+            .unwrap(),
+        "orders.create by orders.create"
+    );
+    assert_eq!(
+        call(&app, Message::rpc("orders.admin.list", ""))
+            .await
+            .unwrap(),
+        "orders.admin.list by orders.admin.list"
+    );
+    assert!(call(&app, Message::task("bare", "")).await.is_ok());
+    assert!(call(&app, Message::task("create", "")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_prefix_is_meant_literally_in_front_of_a_pattern() {
+    let router = Router::new().nest("a*[x]", Router::new().event_pattern("*.b", echo));
+    let app = app(router);
+    assert!(call(&app, Message::event("a*[x].1.b", "")).await.is_ok());
+    assert!(call(&app, Message::event("a-x.1.b", "")).await.is_err());
+    assert!(call(&app, Message::event("abcx.1.b", "")).await.is_err());
+}
+
+#[tokio::test]
+async fn merging_keeps_the_routes_of_both() {
+    let a = Router::new().task("a", echo).event("e", echo);
+    let b = Router::new().task("b", echo).event("e", echo);
+    let app = app(a.merge(b));
+    assert!(call(&app, Message::task("a", "")).await.is_ok());
+    assert!(call(&app, Message::task("b", "")).await.is_ok());
+    assert_eq!(app.routes().len(), 3);
+}
+
+#[tokio::test]
+async fn a_fallback_gets_what_has_no_route_and_the_innermost_one_wins() {
+    let fallback =
+        |who: &'static str| async move |route: MatchedRoute| format!("{who} {:?}", route.as_str());
+    let admin = Router::new().task("list", echo).fallback(fallback("admin"));
+    let orders = Router::new()
+        .task("create", echo)
+        .nest("admin", admin)
+        .nest("plain", Router::new().task("x", echo))
+        .fallback(fallback("orders"));
+    let app = app(Router::new()
+        .nest("orders", orders)
+        .fallback(fallback("root")));
+    for (name, expected) in [
+        ("unknown", r#"root """#),
+        ("ordersx", r#"root """#),
+        ("orders", r#"orders "orders""#),
+        ("orders.nope", r#"orders "orders""#),
+        ("orders.plain.nope", r#"orders "orders""#),
+        ("orders.admin.nope", r#"admin "orders.admin""#),
+        ("orders.admin.list.nope", r#"admin "orders.admin""#),
+        (
+            "orders.admin.list",
+            "orders.admin.list by orders.admin.list",
+        ),
+    ] {
+        assert_eq!(call(&app, Message::task(name, "")).await.unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn all_handlers_of_an_event_run_even_when_others_fail_or_panic() {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = |ran: &Arc<AtomicUsize>| {
+        let ran = ran.clone();
+        async move || {
+            tokio::task::yield_now().await;
+            ran.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let app = app(Router::new()
+        .event("e", async || Err::<(), _>(Failure::discard()))
+        .event("e", count(&ran))
+        .event("e", async || -> () { panic!("boom") })
+        .event("e", async || Err::<(), BoxError>("second".into()))
+        .event("e", count(&ran)));
+    let error = call(&app, Message::event("e", "")).await.unwrap_err();
+    assert_eq!(ran.load(Ordering::SeqCst), 2);
+    let failed = error.downcast_ref::<FanOutError>().unwrap();
+    assert_eq!(failed.failed(), 3);
+    assert_eq!(failed.to_string(), "3 of the event's handlers failed");
+    let texts: Vec<String> = failed.errors().map(|error| error.to_string()).collect();
+    assert_eq!(texts[1..], ["a handler panicked: boom", "second"]);
+    assert!(error::find::<Failure>(&*error).is_some());
+}
+
+#[tokio::test]
+async fn an_event_with_one_handler_fails_with_its_own_error() {
+    let app = app(Router::new().event("e", async || Err::<(), BoxError>("mine".into())));
+    let error = call(&app, Message::event("e", "")).await.unwrap_err();
+    assert_eq!(error.to_string(), "mine");
+}
+
+#[tokio::test]
+async fn an_event_in_place_reaches_the_exact_handlers_and_all_matching_patterns() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    async fn note(State(seen): State<Arc<Mutex<Vec<String>>>>, route: MatchedRoute) {
+        seen.lock().unwrap().push(route.as_str().to_owned());
+    }
+    let app = Router::new()
+        .event_pattern("orders.*", note)
+        .event("orders.created", note)
+        .event_pattern("*", note)
+        .event_pattern("users.*", note)
+        .with_state(seen.clone());
+    call(&app, Message::event("orders.created", ""))
+        .await
+        .unwrap();
+    assert_eq!(
+        seen.lock().unwrap().split_off(0),
+        ["orders.*", "orders.created", "*"]
+    );
+    call(&app, Message::event("other", "")).await.unwrap();
+    assert_eq!(seen.lock().unwrap().split_off(0), ["*"]);
+    // A source says which subscription it was.
+    let mut message = Message::event("orders.created", "");
+    message.parts_mut().pattern = Some("orders.*".into());
+    call(&app, message).await.unwrap();
+    assert_eq!(seen.lock().unwrap().split_off(0), ["orders.*"]);
+    // A pattern is no name.
+    assert!(
+        call(&app, Message::task("orders.created", ""))
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_finished_router_can_be_a_route_of_another() {
+    let inner = Router::new().task("a", echo).task("b", echo).with_state(());
+    let outer = app(Router::new()
+        .task("first", echo)
+        .task_service("b", inner.clone())
+        .fallback_service(inner));
+    assert_eq!(
+        call(&outer, Message::task("b", "")).await.unwrap(),
+        "b by b"
+    );
+    assert_eq!(
+        call(&outer, Message::task("a", "")).await.unwrap(),
+        "a by a"
+    );
+    assert_not_found(
+        call(&outer, Message::task("c", "")).await,
+        "no route for task `c`",
+    );
+}
+
+#[tokio::test]
+async fn state_is_what_with_state_was_given() {
+    async fn show(State(state): State<String>, Json(n): Json<u32>) -> String {
+        format!("{state}{n}")
+    }
+    let app = Router::new()
+        .rpc("show", show)
+        .with_state("state".to_owned());
+    assert_eq!(
+        call(&app, Message::rpc("show", "7")).await.unwrap(),
+        "state7"
+    );
+}
+
+#[test]
+fn a_router_lists_its_routes() {
+    let inner = Router::new().event_pattern("e.*", echo).rpc("get", echo);
+    let router: Router = Router::new()
+        .task("a", echo)
+        .task("a.b", echo)
+        .nest("n", inner)
+        .event("x", echo)
+        .event("x", echo);
+    let list = |routes: &[campanile::routing::RouteInfo]| -> Vec<String> {
+        let pattern = |route: &campanile::routing::RouteInfo| {
+            if route.is_pattern { " (pattern)" } else { "" }
+        };
+        routes
+            .iter()
+            .map(|route| format!("{} {}{}", route.kind, route.name, pattern(route)))
+            .collect()
+    };
+    let expected = [
+        "task a",
+        "task a.b",
+        "event n.e.* (pattern)",
+        "rpc n.get",
+        "event x",
+    ];
+    assert_eq!(list(router.routes()), expected);
+    assert_eq!(list(router.with_state(()).routes()), expected);
+}
+
+#[test]
+fn a_router_says_what_it_listens_to_before_and_after_it_is_finished() {
+    let router = || {
+        Router::new()
+            .event("e", echo)
+            .event("f", echo)
+            .event("e", echo)
+            .event_pattern("p.*", echo)
+    };
+    let interest = router().interest();
+    assert_eq!(interest.events, ["e", "f"]);
+    assert_eq!(interest.patterns, ["p.*"]);
+    assert!(!interest.stream, "nobody here takes tasks or requests");
+    assert_eq!(IntoService::interest(&router().with_state(())), interest);
+    assert!(router().task("t", echo).interest().stream);
+    assert!(router().rpc("t", echo).interest().stream);
+    assert!(router().fallback(echo).interest().stream);
+    assert!(
+        router()
+            .nest("n", Router::new().fallback(echo))
+            .with_state(())
+            .interest()
+            .stream
+    );
+}
+
+#[test]
+fn a_service_around_a_router_is_told_what_to_listen_to() {
+    let router = Router::new().event("e", echo).with_state(());
+    let interest = router.interest();
+    let wrapped = tower::ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(router);
+    assert_eq!(wrapped.interest(), campanile::transport::Interest::stream());
+    let told = WithInterest::new(wrapped, interest.clone());
+    assert_eq!(told.interest(), interest);
+    drop(told.into_service());
+}
+
+/// As `serve` and `Client::new` take it.
+fn takes(_: impl IntoService) {}
+
+#[test]
+fn routers_and_services_around_them_can_be_served() {
+    #[derive(Clone)]
+    struct Db;
+    async fn with_db(State(_): State<Db>) {}
+    takes(Router::new().task("a", echo));
+    takes(Router::new().task("a", with_db).with_state(Db));
+    takes(
+        tower::ServiceBuilder::new()
+            .concurrency_limit(3)
+            .service(Router::new().task("a", with_db).with_state(Db)),
+    );
+    takes(service_fn(async |_: Message| {
+        Ok::<_, BoxError>(Reply::default())
+    }));
+}
+
+#[test]
+fn a_router_is_send_and_its_service_is_also_sync_and_its_future_send() {
+    fn send<T: Send>() {}
+    fn shared<T: Clone + Send + Sync + 'static>() {}
+    send::<Router<String>>();
+    shared::<RouterService>();
+    shared::<campanile::routing::Route>();
+    send::<<RouterService as Service<Message>>::Future>();
+}
+
+#[tokio::test]
+async fn many_routers_nest_deeply() {
+    let mut router = Router::new().task("leaf", echo);
+    let mut name = "leaf".to_owned();
+    for level in 0..100 {
+        router = Router::new().nest(
+            format!("l{level}"),
+            router.layer(tower::limit::ConcurrencyLimitLayer::new(1)),
+        );
+        name = format!("l{level}.{name}");
+    }
+    assert_eq!(
+        call(&app(router), Message::task(&*name, "")).await.unwrap(),
+        format!("{name} by {name}")
+    );
+}
+
+#[test]
+fn debug_output_lists_the_routes() {
+    let router: Router = Router::new().task("a", echo);
+    assert!(format!("{router:?}").contains("\"a\""));
+    assert!(format!("{:?}", router.with_state(())).contains("\"a\""));
+}
+
+mod mistakes {
+    use super::*;
+    use std::panic::{self, AssertUnwindSafe};
+
+    /// The text of a panic, which has to be at the given line of this file.
+    fn mistake(line: u32, build: impl FnOnce()) -> String {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _guard = ONE_AT_A_TIME
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let place = Arc::new(Mutex::new(None));
+        let seen = place.clone();
+        // Other tests panic on their own threads in the meantime, some on purpose.
+        let here = std::thread::current().id();
+        let before = Arc::new(panic::take_hook());
+        let others = before.clone();
+        panic::set_hook(Box::new(move |info| {
+            if std::thread::current().id() != here {
+                return others(info);
+            }
+            let location = info.location().unwrap();
+            *seen.lock().unwrap() = Some((location.file().to_owned(), location.line()));
+        }));
+        let outcome = panic::catch_unwind(AssertUnwindSafe(build));
+        panic::set_hook(Box::new(move |info| before(info)));
+        let payload = outcome.expect_err("a mistake that was not noticed");
+        let (file, at) = place.lock().unwrap().take().unwrap();
+        assert!(file.ends_with("tests/in_process/routing.rs"), "{file}");
+        assert_eq!(at, line);
+        let text = payload.downcast_ref::<String>().cloned();
+        text.unwrap_or_else(|| payload.downcast_ref::<&str>().unwrap().to_string())
+    }
+
+    macro_rules! mistake {
+        ($build:expr) => {
+            mistake(line!(), || drop::<Router>($build))
+        };
+    }
+
+    #[test]
+    fn a_name_is_routed_once() {
+        let text = mistake!(Router::new().task("a", echo).task("a", echo));
+        assert_eq!(text, "task `a` is already routed");
+        let service = app(Router::new());
+        let text = mistake!(Router::new().rpc("a", echo).rpc_service("a", service));
+        assert_eq!(text, "rpc `a` is already routed");
+    }
+
+    #[test]
+    fn a_name_is_neither_empty_nor_too_long() {
+        let text = mistake!(Router::new().task("", echo));
+        assert_eq!(text, "task `` cannot be routed: the name is empty");
+        let text = mistake!(Router::new().event("x".repeat(Name::MAX_LEN + 1), echo));
+        assert!(
+            text.ends_with("the name is longer than 1024 bytes"),
+            "{text}"
+        );
+        mistake!(Router::new().event_pattern("", echo));
+        mistake!(Router::new().event_service("", app(Router::new())));
+        mistake!(Router::new().event_pattern_service("", app(Router::new())));
+        mistake!(Router::new().rpc("", echo));
+        let long = Router::new().task("x".repeat(Name::MAX_LEN), echo);
+        mistake!(Router::new().nest("p", long));
+    }
+
+    #[test]
+    fn merged_and_nested_routers_do_not_clash() {
+        let other = Router::new().task("a", echo);
+        let text = mistake!(Router::new().task("a", echo).merge(other));
+        assert_eq!(text, "task `a` is already routed");
+        let other = Router::new().task("a", echo);
+        let text = mistake!(Router::new().task("o.a", echo).nest("o", other));
+        assert_eq!(text, "task `o.a` is already routed");
+    }
+
+    #[test]
+    fn a_prefix_has_one_fallback() {
+        let custom = || Router::new().fallback(echo);
+        let text = mistake!(custom().merge(custom()));
+        assert_eq!(text, "the router has a fallback already");
+        mistake!(custom().fallback(echo));
+        mistake!(custom().fallback_service(app(Router::new())));
+        mistake!(custom().nest("", custom()));
+        let text = mistake!(Router::new().nest("o", custom()).nest("o", custom()));
+        assert_eq!(text, "the prefix `o` has a fallback already");
+    }
+
+    #[test]
+    fn a_route_layer_has_routes() {
+        let layer = tower::limit::ConcurrencyLimitLayer::new(1);
+        let text = mistake!(Router::new().fallback(echo).route_layer(layer));
+        assert!(
+            text.starts_with("a `route_layer` before any route"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_kind_of_a_route_is_part_of_its_description() {
+    let router: Router = Router::new().rpc("a", echo);
+    assert_eq!(router.routes()[0].kind, Kind::Rpc);
+}

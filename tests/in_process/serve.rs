@@ -1,0 +1,547 @@
+//! The serving loop against a scripted source: what it asks for, and what it settles.
+
+use std::{
+    future::pending,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use campanile::{
+    BoxError, Deadline, Error, Failure, IntoService, Kind, Message, Reply, RpcCode, serve,
+    transport::{
+        Delivery, Discarded, Interest, Settings, SettleDelivery, Source, Transport, Undecodable,
+        Verdict,
+    },
+};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tower::{ServiceBuilder, service_fn};
+
+use crate::logs;
+
+type Content = Result<Message, Undecodable>;
+
+/// A transport that delivers what a test tells it to, and tells the test what it was asked.
+struct Scripted {
+    settings: Settings,
+    feed: mpsc::UnboundedReceiver<Result<Content, Error>>,
+    log: Arc<Log>,
+    verdicts: mpsc::UnboundedSender<Verdict>,
+}
+
+#[derive(Default)]
+struct Log {
+    asked: Mutex<Vec<usize>>,
+    stopped: AtomicBool,
+    closed: AtomicBool,
+}
+
+struct Test {
+    feed: mpsc::UnboundedSender<Result<Content, Error>>,
+    verdicts: mpsc::UnboundedReceiver<Verdict>,
+    log: Arc<Log>,
+    stop: Option<oneshot::Sender<()>>,
+    kill: Option<oneshot::Sender<()>>,
+    served: JoinHandle<Result<(), Error>>,
+}
+
+impl Transport for Scripted {
+    type Source = Self;
+
+    async fn open(self, _: Interest) -> Result<Self, Error> {
+        Ok(self)
+    }
+}
+
+impl Source for Scripted {
+    type Settle = Settle;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<Settle>>, Error> {
+        self.log.asked.lock().unwrap().push(max);
+        let mut deliveries = Vec::new();
+        match self.feed.recv().await {
+            Some(content) => deliveries.push(self.delivery(content?)),
+            None => pending().await,
+        }
+        while deliveries.len() < max {
+            let Ok(content) = self.feed.try_recv() else {
+                break;
+            };
+            deliveries.push(self.delivery(content?));
+        }
+        Ok(deliveries)
+    }
+
+    async fn stop(&mut self) {
+        self.log.stopped.store(true, Ordering::SeqCst);
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        self.log.closed.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl Scripted {
+    fn delivery(&self, content: Content) -> Delivery<Settle> {
+        Delivery::new(content, Settle(self.verdicts.clone()))
+    }
+}
+
+struct Settle(mpsc::UnboundedSender<Verdict>);
+
+impl SettleDelivery for Settle {
+    fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static) {
+        on_settled(self.0.send(verdict).map_err(|_| Error::closed()));
+    }
+}
+
+impl Test {
+    fn start(settings: Settings, app: impl IntoService + Send + 'static) -> Self {
+        let (feed, fed) = mpsc::unbounded_channel();
+        let (settled, verdicts) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (kill, killed) = oneshot::channel::<()>();
+        let log = Arc::new(Log::default());
+        let transport = Scripted {
+            settings,
+            feed: fed,
+            log: log.clone(),
+            verdicts: settled,
+        };
+        let served = serve(transport, app)
+            .with_graceful_shutdown(async { drop(stopped.await) })
+            .with_forced_shutdown(async { drop(killed.await) })
+            .shutdown_deadline(Duration::from_secs(5));
+        Self {
+            feed,
+            verdicts,
+            log,
+            stop: Some(stop),
+            kill: Some(kill),
+            served: tokio::spawn(served.into_future()),
+        }
+    }
+
+    fn deliver(&self, message: Message) {
+        self.feed.send(Ok(Ok(message))).unwrap();
+    }
+
+    async fn verdict(&mut self) -> Verdict {
+        let verdict = timeout(Duration::from_secs(60), self.verdicts.recv()).await;
+        verdict.expect("no verdict").expect("the worker ended")
+    }
+
+    fn asked(&self) -> Vec<usize> {
+        self.log.asked.lock().unwrap().clone()
+    }
+
+    async fn ended(self) -> Result<(), Error> {
+        let served = timeout(Duration::from_secs(60), self.served).await;
+        served.expect("it does not end").expect("it panicked")
+    }
+}
+
+fn settings(max_in_flight: usize) -> Settings {
+    let mut settings = Settings::default();
+    settings.max_in_flight = max_in_flight;
+    settings
+}
+
+fn task() -> Message {
+    Message::task("a", "1")
+}
+
+/// Long enough for everything that can happen without the clock.
+async fn settle_down() {
+    sleep(Duration::from_millis(1)).await;
+}
+
+async fn ok(_: Message) -> Result<Reply, BoxError> {
+    Ok(Reply::new("ok"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_asks_for_no_more_than_it_can_start() {
+    let gate = Arc::new(Notify::new());
+    let app = service_fn({
+        let gate = gate.clone();
+        move |_: Message| {
+            let gate = gate.clone();
+            async move {
+                gate.notified().await;
+                Ok::<_, BoxError>(Reply::default())
+            }
+        }
+    });
+    let mut test = Test::start(settings(3), app);
+    for _ in 0..5 {
+        test.deliver(task());
+    }
+    settle_down().await;
+    assert_eq!(
+        test.asked(),
+        [3],
+        "with every slot taken it asks for nothing"
+    );
+    gate.notify_one();
+    assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+    settle_down().await;
+    assert_eq!(test.asked(), [3, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn payloads_in_flight_are_bounded_in_bytes() {
+    let app = service_fn(|_: Message| pending::<Result<Reply, BoxError>>());
+    let mut bounded = settings(10);
+    bounded.max_in_flight_bytes = 100;
+    let test = Test::start(bounded, app);
+    test.deliver(Message::task("a", vec![0; 60]));
+    settle_down().await;
+    test.deliver(Message::task("a", vec![0; 60]));
+    settle_down().await;
+    test.deliver(task());
+    settle_down().await;
+    assert_eq!(
+        test.asked(),
+        [10, 9],
+        "120 bytes are in flight, nothing more is fetched"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_outermost_layer_is_not_ready_nothing_is_fetched() {
+    let app = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service_fn(async |_: Message| {
+            sleep(Duration::from_secs(10)).await;
+            Ok::<_, BoxError>(Reply::default())
+        });
+    let mut test = Test::start(settings(8), app);
+    test.deliver(task());
+    sleep(Duration::from_secs(1)).await;
+    test.deliver(task());
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(test.asked().len(), 1, "the permit is taken");
+    test.verdict().await;
+    settle_down().await;
+    assert_eq!(test.asked().len(), 2);
+    test.verdict().await;
+}
+
+/// Serves with one permit, which the first of two deliveries holds for ten seconds.
+async fn one_waits_for_a_permit(second: Message) -> Test {
+    let app = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service_fn(async |message: Message| {
+            assert_eq!(message.payload(), "1", "the second is started");
+            sleep(Duration::from_secs(10)).await;
+            Ok::<_, BoxError>(Reply::default())
+        });
+    let test = Test::start(settings(8), app);
+    // Together: the gate is asked once for what one fetch brings.
+    test.deliver(task());
+    test.deliver(second);
+    settle_down().await;
+    test
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_still_waits_for_a_limit_at_the_signal_is_given_back_at_once() {
+    let mut test = one_waits_for_a_permit(Message::task("a", "2")).await;
+    drop(test.stop.take());
+    settle_down().await;
+    assert!(matches!(test.verdicts.try_recv(), Ok(Verdict::GiveBack)));
+    sleep(Duration::from_secs(4)).await;
+    assert!(!test.log.closed.load(Ordering::SeqCst), "one is running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expires_while_it_waits_for_a_limit_is_not_started() {
+    let mut request = Message::rpc("a", "2");
+    request.parts_mut().deadline = Some(Deadline::after(Duration::from_secs(5)));
+    let mut test = one_waits_for_a_permit(request).await;
+    assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+    match test.verdict().await {
+        Verdict::Discard { reason, answer } => {
+            assert_eq!(reason, Discarded::Expired);
+            assert_eq!(answer.unwrap().code(), &RpcCode::Deadline);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_holds_no_reservation() {
+    // Two workers share one permit: each serves while the other waits for deliveries.
+    let limit = tower::limit::GlobalConcurrencyLimitLayer::new(1);
+    let app = ServiceBuilder::new().layer(limit).service_fn(ok);
+    let mut idle = Test::start(settings(1), app.clone());
+    let mut busy = Test::start(settings(1), app);
+    settle_down().await;
+    for test in [&mut busy, &mut idle] {
+        test.deliver(task());
+        assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_a_failed_delivery_and_nothing_else_notices() {
+    let app = service_fn(async |message: Message| {
+        assert_eq!(message.payload(), "1", "boom");
+        Ok::<_, BoxError>(Reply::default())
+    });
+    let mut test = Test::start(settings(1), app);
+    test.deliver(Message::task("a", "0"));
+    match test.verdict().await {
+        Verdict::Redeliver {
+            counted, reason, ..
+        } => {
+            assert!(counted && reason.contains("boom"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    test.deliver(Message::rpc("a", "0"));
+    match test.verdict().await {
+        Verdict::Done(Err(answer)) => assert_eq!(answer.code(), &RpcCode::Internal),
+        other => panic!("{other:?}"),
+    }
+    test.deliver(task());
+    assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expired_before_its_start_is_not_started() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let app = service_fn({
+        let calls = calls.clone();
+        move |message| {
+            calls.fetch_add(1, Ordering::SeqCst);
+            ok(message)
+        }
+    });
+    let mut test = Test::start(settings(1), app);
+    for kind in [Kind::Rpc, Kind::Task] {
+        let mut late = Message::new(kind, "a", "");
+        late.parts_mut().deadline = Some(Deadline::after(Duration::ZERO));
+        test.deliver(late);
+        match test.verdict().await {
+            Verdict::Discard {
+                reason: Discarded::Expired,
+                answer,
+            } => {
+                let code = answer.map(|answer| answer.code().clone());
+                assert_eq!(code, (kind == Kind::Rpc).then_some(RpcCode::Deadline));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_graceful_shutdown_stops_the_source_first_and_lets_handlers_finish() {
+    let app = service_fn(async |_: Message| {
+        sleep(Duration::from_secs(3)).await;
+        Ok::<_, BoxError>(Reply::default())
+    });
+    let mut test = Test::start(settings(4), app);
+    test.deliver(task());
+    settle_down().await;
+    drop(test.stop.take());
+    settle_down().await;
+    assert!(
+        test.log.stopped.load(Ordering::SeqCst),
+        "given back at once"
+    );
+    assert!(
+        !test.log.closed.load(Ordering::SeqCst),
+        "a handler still runs"
+    );
+    assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+    let log = test.log.clone();
+    test.ended().await.unwrap();
+    assert!(log.closed.load(Ordering::SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_outlives_the_shutdowns_deadline_is_dropped_unsettled() {
+    let app = service_fn(|_: Message| pending::<Result<Reply, BoxError>>());
+    let mut test = Test::start(settings(4), app);
+    test.deliver(task());
+    settle_down().await;
+    drop(test.stop.take());
+    sleep(Duration::from_secs(6)).await;
+    assert!(test.verdicts.try_recv().is_err(), "nothing was settled");
+    let error = test.ended().await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_signal_ends_it_now() {
+    let app = service_fn(|_: Message| pending::<Result<Reply, BoxError>>());
+    let mut test = Test::start(settings(4), app);
+    test.deliver(task());
+    settle_down().await;
+    drop(test.stop.take());
+    settle_down().await;
+    assert!(!test.served.is_finished());
+    drop(test.kill.take());
+    settle_down().await;
+    assert!(test.served.is_finished());
+    let error = test.ended().await.unwrap_err();
+    assert!(
+        error.to_string().contains("dropped running handlers (1)"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_is_no_message_becomes_a_dead_letter_and_the_next_one_is_served() {
+    let mut test = Test::start(settings(1), service_fn(ok));
+    let undecodable = campanile::transport::codec::decode(Vec::new()).unwrap_err();
+    test.feed.send(Ok(Err(undecodable))).unwrap();
+    test.deliver(task());
+    match test.verdict().await {
+        Verdict::Dead {
+            reason,
+            answer: None,
+        } => assert!(reason.contains("missing"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_the_source_ends_it_after_what_runs() {
+    let app = service_fn(async |_: Message| {
+        sleep(Duration::from_secs(1)).await;
+        Ok::<_, BoxError>(Reply::default())
+    });
+    let mut test = Test::start(settings(2), app);
+    test.deliver(task());
+    settle_down().await;
+    test.feed
+        .send(Err(Error::config("no right to read")))
+        .unwrap();
+    assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+    assert_eq!(
+        test.ended().await.unwrap_err().to_string(),
+        "no right to read"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_reports_itself_as_broken_ends_it() {
+    let (inner, mut handle) = tower_test::mock::pair::<Message, Reply>();
+    handle.send_error("its worker died");
+    let test = Test::start(settings(2), inner);
+    let log = test.log.clone();
+    let error = test.ended().await.unwrap_err();
+    assert!(error.to_string().contains("broken"), "{error:?}");
+    assert!(log.asked.lock().unwrap().is_empty(), "nothing was fetched");
+    assert!(log.closed.load(Ordering::SeqCst));
+}
+
+/// The lines from level WARN on that were logged until a task that fails with this was settled.
+async fn warned<E: Into<BoxError>>(
+    error: impl Fn() -> E + Clone + Send + Sync + 'static,
+) -> Vec<String> {
+    let logs = logs::Logs::start();
+    let app = service_fn(move |_: Message| {
+        let error: BoxError = error().into();
+        async move { Err::<Reply, _>(error) }
+    });
+    let mut test = Test::start(settings(1), app);
+    test.deliver(Message::task("orders.create", ""));
+    test.verdict().await;
+    settle_down().await;
+    let text = logs.text();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    lines.map(ToOwned::to_owned).collect()
+}
+
+/// The one line, which names the message and the reason and is no dump of a value.
+#[track_caller]
+fn assert_words(lines: &[String], words: &[&str]) {
+    let [line] = lines else {
+        panic!("not one line: {lines:#?}");
+    };
+    for word in ["orders.create"].iter().chain(words) {
+        assert!(line.contains(word), "no {word:?} in {line}");
+    }
+    for dump in [
+        "Redeliver {",
+        "Dead {",
+        "Discard {",
+        "Some(",
+        "None",
+        "answer:",
+    ] {
+        assert!(!line.contains(dump), "{dump:?} in {line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 28"]
+async fn a_failure_that_is_delivered_again_is_logged_in_words() {
+    assert_words(&warned(|| "the disk is full").await, &["the disk is full"]);
+    let after = Duration::from_millis(400);
+    let failure = move || Failure::redeliver_after(after).because("the disk is full");
+    assert_words(&warned(failure).await, &["the disk is full", "400ms"]);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 28"]
+async fn a_failure_that_makes_a_dead_letter_is_logged_in_words() {
+    let failure = || Failure::dead_letter().because("no such field");
+    assert_words(&warned(failure).await, &["no such field", "dead letter"]);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "fault 28"]
+async fn the_reason_of_a_discarded_message_is_logged() {
+    let failure = || Failure::discard().because("cancelled");
+    assert_words(&warned(failure).await, &["cancelled"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_its_thread_delays_no_neighbour() {
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let app = service_fn(move |message: Message| {
+        let blocked = blocked.clone();
+        async move {
+            if message.payload() == "blocks" {
+                let _ = blocked.lock().unwrap().recv();
+            }
+            ok(message).await
+        }
+    });
+    for _ in 0..20 {
+        let mut test = Test::start(settings(8), app.clone());
+        test.deliver(Message::task("a", "blocks"));
+        for _ in 0..4 {
+            test.deliver(task());
+        }
+        for _ in 0..4 {
+            assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+        }
+        unblock.send(()).unwrap();
+        assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
+        drop(test.stop.take());
+        test.ended().await.unwrap();
+    }
+}

@@ -1,0 +1,85 @@
+//! The conformance suite on every transport of this crate.
+
+/// On several threads, in real time.
+mod memory {
+    campanile::conformance_tests!(campanile::transport::memory::Memory::new());
+}
+
+/// On one thread, in tokio's paused time: the same checks, without waiting.
+mod memory_in_paused_time {
+    campanile::conformance_tests!(
+        #[tokio::test(start_paused = true)]
+        campanile::transport::memory::Memory::new()
+    );
+}
+
+/// On a server for each check, in real time.
+mod redis {
+    use bytes::Bytes;
+    use campanile::{
+        Error, MessageId, Name, Redis,
+        conformance::{Capabilities, Factory},
+        transport::{DeadLetters, Settings, StreamStats},
+    };
+
+    use crate::support::RedisServer;
+
+    impl Factory for RedisServer {
+        type Handle = Redis;
+
+        async fn connect(&self, settings: Settings) -> Result<Redis, Error> {
+            let redis = Redis::connect(&self.url()).await?;
+            Ok(redis.with_settings(settings))
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::all()
+        }
+
+        async fn add_raw(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> Result<(), Error> {
+            let mut command = vec![
+                Bytes::from("XADD"),
+                Bytes::from(stream.to_string()),
+                "*".into(),
+            ];
+            command.extend(fields.into_iter().flat_map(|(field, value)| [field, value]));
+            self.command(&command).await;
+            Ok(())
+        }
+
+        fn dead_letters(&self, handle: &Redis) -> Option<DeadLetters> {
+            Some(handle.dead_letters())
+        }
+
+        async fn stats(&self, handle: &Redis) -> Result<StreamStats, Error> {
+            handle.stats().await
+        }
+
+        async fn cancel(&self, handle: &Redis, id: &MessageId) -> Result<bool, Error> {
+            handle.cancel(id).await
+        }
+
+        /// Another worker of the group holds everything, and was not heard of for an hour.
+        async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {
+            let (stream, group) = (settings.stream.as_str(), settings.group.as_str());
+            let pending: Vec<(String, String, u64, u64)> = self
+                .query(&["XPENDING", stream, group, "-", "+", "1000"])
+                .await;
+            let mut claim = vec!["XCLAIM", stream, group, "campanile-rival", "0"];
+            claim.extend(pending.iter().map(|(id, ..)| id.as_str()));
+            claim.extend(["IDLE", "3600000", "RETRYCOUNT", "1", "JUSTID"]);
+            self.command(&claim).await;
+            Ok(())
+        }
+
+        /// It saves what it has, ends, and loads it again.
+        async fn restart(&self) -> Result<(), Error> {
+            // The connection ends with the server, so there is no answer.
+            let _ = self.try_command(&["SHUTDOWN", "SAVE"]).await;
+            RedisServer::restart(self).await;
+            Ok(())
+        }
+    }
+
+    campanile::conformance_tests!(RedisServer::start().await);
+}

@@ -1,0 +1,29 @@
+//! Tests against real Redis servers. Each test starts its own.
+#![cfg(feature = "redis")]
+
+mod bad_input;
+#[cfg(feature = "conformance")]
+mod conformance;
+#[cfg(feature = "http")]
+mod http;
+#[path = "../support/logs.rs"]
+mod logs;
+mod send;
+mod server;
+mod source;
+#[path = "../support/mod.rs"]
+mod support;
+mod tower;
+mod wire;
+
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Fails a test that hangs.
+async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not done within {limit:?}"),
+    }
+}

@@ -1,0 +1,42 @@
+//! The sending half of the Redis transport against real servers: what it puts on the wire, how it
+//! hears replies, and what it says when something is wrong.
+
+mod connecting;
+mod failover;
+mod idle;
+mod outages;
+mod refusals;
+mod requests;
+#[cfg(feature = "redis-rustls")]
+mod tls;
+mod wire;
+
+use campanile::{Error, Message, Redis, Reply};
+use tower::ServiceExt;
+
+use crate::{
+    SECOND, logs,
+    support::{self, RedisServer},
+    within,
+};
+
+/// A handle on a server, sending to the stream `s`.
+async fn handle(server: &RedisServer) -> Redis {
+    Redis::connect(&server.url())
+        .await
+        .expect("the server is there")
+        .stream("s")
+}
+
+/// Sends one message.
+async fn send(redis: &Redis, message: Message) -> Result<Reply, Error> {
+    redis.clone().oneshot(message).await
+}
+
+/// Closes every connection to the server but the one that asks, as an operator or a failing network
+/// would.
+async fn kill_connections(server: &RedisServer) {
+    for kind in ["normal", "pubsub"] {
+        server.command(&["CLIENT", "KILL", "TYPE", kind]).await;
+    }
+}

@@ -1,0 +1,224 @@
+//! TLS.
+
+use std::{fs, path::Path, process::Command};
+
+use campanile::{Error, Message, Redis};
+use redis::TlsCertificates;
+use rustls::crypto::CryptoProvider;
+use tempfile::TempDir;
+
+use super::{
+    SECOND,
+    idle::{close_idle_connections, works_after_pauses},
+    send,
+    support::{Options, RedisServer},
+    within,
+};
+
+/// A certificate for `localhost` that is its own root, and its key.
+fn certificate(dir: &Path) {
+    let config = "[req]\ndistinguished_name=name\nx509_extensions=ext\nprompt=no\n\
+                  [name]\nCN=localhost\n\
+                  [ext]\nsubjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n";
+    fs::write(dir.join("config"), config).unwrap();
+    let made = Command::new("openssl")
+        .current_dir(dir)
+        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
+        .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args([
+            "-config", "config", "-keyout", "key.pem", "-out", "cert.pem",
+        ])
+        .output()
+        .expect("openssl is missing; install it: apt-get install openssl");
+    assert!(made.status.success(), "{made:?}");
+}
+
+/// A server with a port for TLS, and the directory of its certificate.
+struct Secured {
+    server: RedisServer,
+    port: u16,
+    dir: TempDir,
+}
+
+impl Secured {
+    /// `auth_clients` says whether it asks its clients for certificates: `no`, `optional` or `yes`.
+    async fn start(auth_clients: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        certificate(dir.path());
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .unwrap()
+            .port();
+        let options = Options::new()
+            .args(["--tls-port", &port.to_string()])
+            .args(["--tls-auth-clients", auth_clients])
+            .args(["--tls-cert-file", &file("cert.pem")])
+            .args(["--tls-key-file", &file("key.pem")])
+            .args(["--tls-ca-cert-file", &file("cert.pem")]);
+        let server = RedisServer::with(options).await;
+        Self { server, port, dir }
+    }
+
+    fn url(&self) -> String {
+        format!("rediss://localhost:{}/", self.port)
+    }
+
+    fn file(&self, name: &str) -> Vec<u8> {
+        fs::read(self.dir.path().join(name)).unwrap()
+    }
+
+    /// A builder that trusts the server.
+    fn trusted(&self) -> campanile::transport::redis::RedisBuilder {
+        Redis::builder(self.url()).ca_certificate(self.file("cert.pem"))
+    }
+}
+
+async fn works(redis: Result<Redis, Error>) {
+    let redis = redis.unwrap().stream("s");
+    send(&redis, Message::task("a", "")).await.unwrap();
+}
+
+fn is_config_error(connected: Result<Redis, Error>, says: &str) {
+    let error = connected.unwrap_err();
+    assert!(error.is_config(), "{error:?}");
+    assert!(error.to_string().contains(says), "{error}");
+}
+
+#[tokio::test]
+async fn an_own_ca_is_trusted_and_an_unknown_one_is_refused_with_the_way_out() {
+    let secured = Secured::start("no").await;
+    works(secured.trusted().connect().await).await;
+    works(secured.trusted().connect_when_ready().await).await;
+    let url = format!("{}?protocol=resp3", secured.url());
+    let resp3 = Redis::builder(url).ca_certificate(secured.file("cert.pem"));
+    works(resp3.connect().await).await;
+
+    is_config_error(Redis::connect(&secured.url()).await, "ca_certificate");
+    let strangers = tempfile::tempdir().unwrap();
+    certificate(strangers.path());
+    let stranger = fs::read(strangers.path().join("cert.pem")).unwrap();
+    let connecting = Redis::builder(secured.url()).ca_certificate(stranger);
+    is_config_error(connecting.connect().await, "ca_certificate");
+    let other_name = format!("rediss://127.0.0.1:{}/", secured.port);
+    let connecting = Redis::builder(other_name).ca_certificate(secured.file("cert.pem"));
+    is_config_error(connecting.connect().await, "another host name");
+}
+
+#[tokio::test]
+async fn a_server_that_demands_a_client_certificate_gets_one_or_the_error_asks_for_it() {
+    let secured = Secured::start("yes").await;
+    let (certificate_of_ours, key) = (secured.file("cert.pem"), secured.file("key.pem"));
+    let connecting = secured
+        .trusted()
+        .client_certificate(&certificate_of_ours, &key);
+    works(connecting.connect().await).await;
+    is_config_error(
+        secured.trusted().connect().await,
+        "client certificate; give one",
+    );
+
+    let strangers = tempfile::tempdir().unwrap();
+    certificate(strangers.path());
+    let [stranger, strangers_key] =
+        ["cert.pem", "key.pem"].map(|name| fs::read(strangers.path().join(name)).unwrap());
+    let connecting = secured
+        .trusted()
+        .client_certificate(&stranger, &strangers_key);
+    is_config_error(
+        connecting.connect().await,
+        "does not accept the client certificate",
+    );
+    // Noticed without a server.
+    let connecting = secured.trusted().client_certificate(&stranger, &key);
+    is_config_error(connecting.connect().await, "do not belong together");
+    let connecting = secured.trusted().client_certificate(&stranger, &stranger);
+    is_config_error(connecting.connect().await, "-----BEGIN PRIVATE KEY-----");
+}
+
+#[tokio::test]
+async fn any_certificate_is_accepted_where_that_is_asked_for() {
+    let secured = Secured::start("no").await;
+    let insecure = format!("{}#insecure", secured.url());
+    works(Redis::connect(&insecure).await).await;
+    let connecting = Redis::builder(secured.url()).danger_accept_invalid_certificates();
+    works(connecting.connect().await).await;
+    let client = redis::Client::open(insecure).unwrap();
+    works(Redis::from_client(client).await).await;
+}
+
+#[tokio::test]
+async fn certificates_that_would_not_be_used_are_refused() {
+    let secured = Secured::start("no").await;
+    let certificate = secured.file("cert.pem");
+    let connecting = Redis::builder(secured.server.url()).ca_certificate(&certificate);
+    is_config_error(connecting.connect().await, "rediss://");
+    // Nobody can read what a client of the crate `redis` holds.
+    let trust = TlsCertificates {
+        client_tls: None,
+        root_cert: Some(certificate),
+    };
+    let client = redis::Client::build_with_tls(secured.url(), trust).unwrap();
+    is_config_error(Redis::from_client(client).await, "Redis::builder");
+}
+
+#[tokio::test]
+async fn a_silent_port_under_tls_may_be_one_without_tls() {
+    let server = RedisServer::start().await;
+    let url = format!("rediss://127.0.0.1:{}/", server.port());
+    let error = within(7 * SECOND, Redis::connect(&url)).await.unwrap_err();
+    assert!(error.to_string().contains("TLS port"), "{error}");
+}
+
+// The only test of this process that looks at its provider, and the only one that installs one.
+#[tokio::test]
+async fn the_crypto_provider_of_the_process_is_neither_installed_nor_used() {
+    let secured = Secured::start("no").await;
+    works(secured.trusted().connect().await).await;
+    assert!(CryptoProvider::get_default().is_none());
+    // Another library of the application may choose one that cannot even do this handshake.
+    let mut other = rustls::crypto::ring::default_provider();
+    other.cipher_suites.clear();
+    other.kx_groups.clear();
+    other.install_default().expect("the place is free");
+    works(secured.trusted().connect().await).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_the_server_closes_is_noticed_under_tls() {
+    let secured = Secured::start("no").await;
+    close_idle_connections(&secured.server).await;
+    let redis = secured.trusted().connect().await.unwrap().stream("s");
+    works_after_pauses(&secured.server.url(), &redis).await;
+}
+
+/// Connects, in a process whose system trusts the certificate in `SSL_CERT_FILE`.
+#[tokio::test]
+#[ignore = "a client process, which another test starts"]
+async fn client_process() {
+    if let Ok(url) = std::env::var("CAMPANILE_TEST_URL") {
+        works(Redis::connect(&url).await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_system_trusts_is_trusted() {
+    let secured = Secured::start("no").await;
+    let this = std::env::current_exe().unwrap();
+    let client = tokio::process::Command::new(this)
+        .args([
+            "send::tls::client_process",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("CAMPANILE_TEST_URL", secured.url())
+        .env("SSL_CERT_FILE", secured.dir.path().join("cert.pem"))
+        .kill_on_drop(true)
+        .output();
+    let output = within(60 * SECOND, client).await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{}\n{said}", output.status);
+    assert!(said.contains("1 passed"), "{said}");
+}

@@ -1,0 +1,69 @@
+//! Handlers whose calls are recorded.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use campanile::Attempt;
+use tokio::time::{Instant, sleep};
+
+/// What handlers did.
+#[derive(Clone, Default)]
+pub(crate) struct Work(Arc<Mutex<Log>>);
+
+#[derive(Default)]
+struct Log {
+    running: usize,
+    most: usize,
+    calls: Vec<(Instant, Attempt)>,
+}
+
+impl Work {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap()
+    }
+
+    /// One call, for so long or until it is dropped.
+    pub(crate) async fn run(&self, attempt: Attempt, time: Duration) {
+        struct Running<'a>(&'a Work);
+        impl Drop for Running<'_> {
+            fn drop(&mut self) {
+                self.0.log().running -= 1;
+            }
+        }
+        {
+            let mut log = self.log();
+            log.running += 1;
+            log.most = log.most.max(log.running);
+            log.calls.push((Instant::now(), attempt));
+        }
+        let _running = Running(self);
+        if !time.is_zero() {
+            sleep(time).await;
+        }
+    }
+
+    /// The most that ran at once.
+    pub(crate) fn most(&self) -> usize {
+        self.log().most
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.log().calls.len()
+    }
+
+    /// The attempt at which each call was made.
+    pub(crate) fn attempts(&self) -> Vec<u32> {
+        self.log().calls.iter().map(|call| call.1.0).collect()
+    }
+
+    /// Asserts that of so many calls in a row the last came no sooner than this after the first.
+    pub(crate) fn assert_rate(&self, calls: usize, per: Duration) {
+        let log = self.log();
+        for calls in log.calls.windows(calls + 1) {
+            let apart = calls[calls.len() - 1].0 - calls[0].0;
+            assert!(apart >= per, "{apart:?}");
+        }
+    }
+}
