@@ -11,7 +11,7 @@ use std::env;
 
 use campanile::{BoxError, Json, Router, RpcError, serve, transport::redis::Redis};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 #[derive(Debug, Deserialize)]
 struct Order {
@@ -64,10 +64,10 @@ pub(crate) fn app() -> Router {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+    let levels = env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::registry()
+        .with(levels.parse::<Targets>()?)
+        .with(fmt::layer().with_writer(std::io::stderr))
         .init();
 
     let url = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1/".into());

@@ -23,17 +23,17 @@ use campanile::{BoxError, Redis, serve};
 use example_axum::{App, app};
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How long connections may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+    let levels = env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::registry()
+        .with(levels.parse::<Targets>()?)
+        .with(fmt::layer().with_writer(std::io::stderr))
         .init();
     let url = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1/".into());
     let listen = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
