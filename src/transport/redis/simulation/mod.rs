@@ -1,42 +1,47 @@
 //! The protocol under simulation.
 //!
-//! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve())) work
-//! against a model of the server that runs the real scripts, in a world whose clocks, network
-//! and dice all follow from a seed. Processes are killed, frozen and replaced, connections are
-//! reset, cut off and slow, the server stands still and is started again, its clock steps both ways,
-//! and after each command the book checks what the protocol promises:
+//! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve())) run
+//! against a model of the server that runs the real scripts. The clocks, the network and all random
+//! numbers follow from a seed. Processes are killed, frozen and replaced, connections are reset, cut
+//! off and slow, the server stalls and restarts, and its clock steps both ways. After each command the
+//! [`Ledger`](ledger::Ledger) checks the protocol's invariants:
 //!
-//! - a job that was accepted is in one place at a time, and comes to one end;
-//! - nothing is taken from a worker that is alive and has reached the server for a whole lease;
-//! - a job does not run at two workers unless the first is gone, out of reach, or was told;
-//! - an attempt counts when its handler has failed, or when its worker was lost, and no other;
-//! - the verdict of a worker that has lost a job changes nothing, unless it is that it is done;
-//! - nothing is acknowledged before it is done, nor delivered after it was acknowledged;
-//! - nothing starts before it is due, nor more often than it may;
-//! - a request that was handled in time has its own reply;
-//! - nothing is left on the server when all is over.
+//! - a confirmed job is in one location at a time, and ends once;
+//! - no job is claimed from a worker that was alive and reached the server for a whole lease;
+//! - a job does not run at two workers unless the first is dead, cut off, or has reported a lost lease;
+//! - an attempt counts if its handler failed or its worker was lost, and otherwise not;
+//! - the verdict of a worker that has lost a job has no effect, unless it is an acknowledgement;
+//! - no job is acknowledged before its handler succeeded, nor delivered after it was acknowledged;
+//! - no job starts before it is due, nor more often than the limit of deliveries;
+//! - a request that was handled in time gets its own reply;
+//! - nothing is left on the server at the end.
 //!
 //! ```text
 //! cargo test --lib simulation                            # 200 seeds
 //! CAMPANILE_SEEDS=5000 cargo test --lib simulation       # more
-//! CAMPANILE_SEED=17 cargo test --lib simulation -- --nocapture   # one, with all that happens
+//! CAMPANILE_SEED=17 cargo test --lib simulation -- --nocapture   # one, with its trace
 //! ```
 //!
-//! # What is real and what is not
-//! Real are the sending half, sources, links, settlements, upkeeps, RPC and `serve`, each process
-//! on two paused runtimes of its own (the upkeep has a thread in reality), and the Lua scripts, in Lua
-//! 5.1 as the server has it. Modelled are the network and the commands of Redis 7. Not there are
-//! events, fast requests, a server that loses data, clusters, and consumers of other libraries.
+//! # Scope
+//! The sending half, sources, pipelines, settlements, upkeep, RPC and `serve` are the real code. Each
+//! process has two paused runtimes (outside a simulation the upkeep has a thread). The Lua scripts run
+//! in Lua 5.1, as on the server. The network and the commands of Redis 7 are models. The simulation
+//! leaves out events, fast requests, a server that loses data, clusters, and other libraries'
+//! consumers.
+//!
+//! # Place
+//! This folder stays inside `src/`. It reaches the connector, the stream trait of connections and the
+//! MessagePack codec, all private; a test program outside would need each of them as a hidden export.
 
-mod book;
-mod host;
+mod ledger;
+mod locations;
 mod network;
-mod places;
-mod plan;
+mod node;
 mod process;
 mod rules;
+mod run;
+mod scenario;
 mod server;
-mod world;
 
 use std::{
     io,
@@ -46,15 +51,15 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use self::{server::Change, world::run};
+use self::{run::run, server::Mutation};
 use super::connection::Stream;
 
-/// What takes the place of the network.
+/// Makes the connections of a simulated process.
 pub(super) trait Dial: Send + Sync + 'static {
     /// Makes a connection.
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
 
-    /// Where the upkeep runs, in place of a thread.
+    /// Returns the runtime of the upkeep, which has no thread in a simulation.
     fn upkeep_runtime(&self) -> Handle;
 }
 
@@ -67,8 +72,8 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// Runs the seeds on all processors, and returns the first one that fails.
-fn first_failure(seeds: u64, change: Option<Change>) -> Option<(u64, String)> {
+/// Runs the seeds on all processors, and returns the lowest seed that fails.
+fn first_failure(seeds: u64, mutation: Option<Mutation>) -> Option<(u64, String)> {
     let next = AtomicU64::new(0);
     let failed = AtomicU64::new(u64::MAX);
     let search = || {
@@ -78,7 +83,7 @@ fn first_failure(seeds: u64, change: Option<Change>) -> Option<(u64, String)> {
             if seed >= seeds || seed > failed.load(Ordering::SeqCst) {
                 return found;
             }
-            if let Some(violation) = run(seed, change, false).violation {
+            if let Some(violation) = run(seed, mutation, false).violation {
                 failed.fetch_min(seed, Ordering::SeqCst);
                 found = Some((seed, violation));
             }
@@ -96,7 +101,7 @@ fn first_failure(seeds: u64, change: Option<Change>) -> Option<(u64, String)> {
 }
 
 #[test]
-fn the_protocol_keeps_its_promises_whatever_fails() {
+fn no_fault_breaks_an_invariant_of_the_protocol() {
     if let Some(seed) = number("CAMPANILE_SEED") {
         let outcome = run(seed, None, true);
         outcome.trace.iter().for_each(|line| println!("{line}"));
@@ -112,14 +117,14 @@ fn the_protocol_keeps_its_promises_whatever_fails() {
     }
 }
 
-/// The server's clock steps back while it stands still, and the first thing after that is a request.
+/// The server's clock steps back during a stall, and the first command after it is a request.
 #[test]
-fn a_request_that_was_just_sent_is_not_too_old_after_a_step_of_the_clock_in_a_stall() {
+fn a_new_request_is_not_expired_after_the_clock_stepped_during_a_stall() {
     assert_eq!(run(608, None, false).violation, None);
 }
 
 #[test]
-fn a_seed_repeats_itself() {
+fn a_seed_gives_the_same_trace_each_time() {
     for seed in [1, 2, 3] {
         let [first, second] = [(); 2].map(|()| run(seed, None, true).trace);
         for (at, (first, second)) in first.iter().zip(&second).enumerate() {
@@ -129,28 +134,28 @@ fn a_seed_repeats_itself() {
     }
 }
 
-/// Each is a protocol with a mistake, and the simulation says so.
+/// Each mutation of the scripts breaks the protocol, and some seed finds it.
 #[test]
-fn a_protocol_with_a_mistake_does_not_get_through() {
+fn every_mutation_of_the_scripts_is_found() {
     let mistakes = [
         ("no fence", "return #found == 1", "return true"),
         (
-            "taking over from whoever lives",
+            "claiming from healthy workers",
             "elseif idle >= patience and (not ours or healthy >= patience) then",
             "elseif true then",
         ),
         (
-            "taking over after a stall",
+            "claiming after a stall",
             "clock() > tonumber(ARGV[13])",
             "false",
         ),
         (
-            "taking over without counting",
+            "claiming without counting",
             "'RETRYCOUNT', count + 1",
             "'RETRYCOUNT', count",
         ),
         (
-            "counting what did not arrive",
+            "counting a delivery that was lost",
             "'RETRYCOUNT', pending[4]",
             "'RETRYCOUNT', pending[4] + 1",
         ),
@@ -159,9 +164,9 @@ fn a_protocol_with_a_mistake_does_not_get_through() {
             "0, ARGV[i], 'JUSTID'",
             "1e15, ARGV[i], 'JUSTID'",
         ),
-        ("telling nobody", "lost[#lost + 1] = ARGV[i]", ""),
+        ("reporting no lost lease", "lost[#lost + 1] = ARGV[i]", ""),
         (
-            "redelivering and keeping",
+            "redelivering without deleting",
             "finish(src, group, id, retry)\nreturn 1",
             "return 1",
         ),
@@ -171,16 +176,17 @@ fn a_protocol_with_a_mistake_does_not_get_through() {
             "'+inf'",
         ),
         (
-            "trimming what is pending",
+            "trimming pending entries",
             "if group.pending > 0 then",
             "if false then",
         ),
         ("forgetting a key", "if known then return known end", ""),
     ];
     for (mistake, from, to) in mistakes {
-        // Some show in few histories; the search ends with the first.
-        let found = first_failure(1000, Some(Change { from, to }));
-        let (seed, violation) = found.unwrap_or_else(|| panic!("{mistake} got through"));
+        // Some mutations show with few seeds. The search ends with the first.
+        let found = first_failure(1000, Some(Mutation { from, to }));
+        let (seed, violation) =
+            found.unwrap_or_else(|| panic!("no seed finds the mutation {mistake:?}"));
         println!("{mistake}: seed {seed}: {violation}");
     }
 }

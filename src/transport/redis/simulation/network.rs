@@ -1,7 +1,7 @@
-//! The network between the workers and the server: bytes travel for a while, stand still, or are
-//! lost together with their connection.
+//! The network between the processes and the server. It delays bytes, holds them back, and loses them
+//! with their connection.
 //!
-//! Both directions of a connection keep their order, as TCP does. Everything else is the seed's.
+//! Each direction of a connection keeps its order, as TCP does. Everything else follows from the seed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,26 +15,26 @@ use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Dial, book::WorkerId, server::Client};
+use super::{Dial, ledger::ProcessId, server::Client};
 use crate::{sync::lock, transport::redis::connection::Stream};
 
-/// The connections, by the ids that the server knows them by.
+/// All connections, by their ids on the server.
 #[derive(Debug, Default)]
 pub(super) struct Network {
     connections: BTreeMap<Client, Connection>,
     last: Client,
-    /// Until when nothing comes through, for whom, and whether new connections are refused then.
-    outages: BTreeMap<WorkerId, Outage>,
-    /// The workers whose answers come slowly.
-    slow: BTreeMap<WorkerId, SlowLink>,
-    /// Until when there is no server that takes connections.
-    refuses: u64,
+    /// The processes that are cut off.
+    outages: BTreeMap<ProcessId, Outage>,
+    /// The processes whose responses are slow.
+    slow: BTreeMap<ProcessId, SlowLink>,
+    /// The server refuses connections until this time.
+    refuses_until: u64,
     now: u64,
-    /// Until when the server does nothing.
-    pub(super) stalled: u64,
+    /// The server is stalled until this time.
+    pub(super) stalled_until: u64,
 }
 
-/// A worker that is cut off, though its connections stay open.
+/// A period in which a process is cut off. Its connections stay open.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outage {
     pub(super) until: u64,
@@ -42,45 +42,45 @@ pub(super) struct Outage {
     pub(super) to_worker: bool,
 }
 
-/// A worker that few bytes reach in a time, on each of its connections.
+/// A period in which each connection of a process has a limited rate towards the process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SlowLink {
     pub(super) until: u64,
     pub(super) bytes_per_second: u64,
 }
 
-/// How many bytes of an answer arrive together over a slow pipeline.
-const PIECE: usize = 1 << 10;
+/// The number of bytes of a response that arrive together over a slow link.
+const PIECE_BYTES: usize = 1 << 10;
 
-/// What travels in one direction, and when it arrives.
+/// The bytes that travel in one direction, each with its time of arrival.
 type Queue = VecDeque<(u64, Vec<u8>)>;
 
 #[derive(Debug)]
 struct Connection {
-    owner: WorkerId,
-    /// What the worker has written since the last step.
+    owner: ProcessId,
+    /// The bytes that the process has written since the last step.
     written: Vec<u8>,
     to_server: Queue,
     to_worker: Queue,
     arrived: VecDeque<u8>,
     waker: Option<Waker>,
-    /// The worker has closed it.
-    left: bool,
-    /// It is reset.
+    /// Whether the process has closed it.
+    closed: bool,
+    /// Whether it was reset.
     broken: bool,
 }
 
-/// The worker's end of a connection.
+/// The process's end of a connection.
 #[derive(Debug)]
-struct Wire {
+struct SimulatedStream {
     network: Arc<Mutex<Network>>,
     id: Client,
 }
 
-/// How a worker connects.
+/// The connector of a process.
 pub(super) struct Dialer {
     pub(super) network: Arc<Mutex<Network>>,
-    pub(super) owner: WorkerId,
+    pub(super) owner: ProcessId,
     pub(super) upkeep: tokio::runtime::Handle,
 }
 
@@ -88,19 +88,21 @@ impl Dial for Dialer {
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
         let mut network = lock(&self.network);
         let cut_off = network.outages.contains_key(&self.owner);
-        let made = match network.refuses > network.now {
+        let made = match network.refuses_until > network.now {
             true => Some(Err(io::ErrorKind::ConnectionRefused.into())),
             false if cut_off => None,
             false => {
                 let id = network.connect(self.owner);
                 let network = self.network.clone();
-                Some(Ok(Box::new(Wire { network, id }) as Box<dyn Stream>))
+                Some(Ok(
+                    Box::new(SimulatedStream { network, id }) as Box<dyn Stream>
+                ))
             }
         };
         Box::pin(async {
             match made {
                 Some(made) => made,
-                // Nobody answers; whoever tries gives up after a while.
+                // The attempt stays without an answer; the caller has a timeout.
                 None => std::future::pending().await,
             }
         })
@@ -112,7 +114,7 @@ impl Dial for Dialer {
 }
 
 impl Network {
-    fn connect(&mut self, owner: WorkerId) -> Client {
+    fn connect(&mut self, owner: ProcessId) -> Client {
         self.last += 1;
         let connection = Connection {
             owner,
@@ -121,24 +123,24 @@ impl Network {
             to_worker: VecDeque::new(),
             arrived: VecDeque::new(),
             waker: None,
-            left: false,
+            closed: false,
             broken: false,
         };
         self.connections.insert(self.last, connection);
         self.last
     }
 
-    /// There is no server until then.
+    /// Refuses new connections until this time.
     pub(super) fn refuse_until(&mut self, until: u64) {
-        self.refuses = until;
+        self.refuses_until = until;
     }
 
-    /// Puts what was written on its way.
-    pub(super) fn collect(&mut self, now: u64, rng: &mut Rng) {
+    /// Sends the bytes that processes have written.
+    pub(super) fn send_written(&mut self, now: u64, rng: &mut Rng) {
         for connection in self.connections.values_mut() {
             if !connection.written.is_empty() {
                 let mut bytes = std::mem::take(&mut connection.written);
-                // Sometimes in two parts, so that a pipeline can be lost from anywhere on.
+                // Sometimes in two parts, so that a pipeline can be cut anywhere.
                 let cut = if rng.u8(..4) == 0 {
                     rng.usize(..bytes.len())
                 } else {
@@ -151,11 +153,11 @@ impl Network {
         }
     }
 
-    /// What has reached the server by now.
+    /// Takes the bytes that have reached the server.
     pub(super) fn arrivals(&mut self, now: u64) -> Vec<(Client, Vec<u8>)> {
         self.now = now;
         self.outages.retain(|_, outage| outage.until > now);
-        if self.stalled > now {
+        if self.stalled_until > now {
             return Vec::new();
         }
         let mut arrivals = Vec::new();
@@ -174,8 +176,8 @@ impl Network {
         arrivals
     }
 
-    /// Puts an answer on its way.
-    pub(super) fn answer(&mut self, client: Client, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
+    /// Sends a response.
+    pub(super) fn respond(&mut self, client: Client, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
         let Some(connection) = self.connections.get_mut(&client) else {
             return;
         };
@@ -186,12 +188,12 @@ impl Network {
         }
     }
 
-    /// Few bytes reach a worker in a time, for a while.
-    pub(super) fn slow_down(&mut self, worker: WorkerId, slow: SlowLink) {
+    /// Limits the rate of responses to a process.
+    pub(super) fn set_slow(&mut self, worker: ProcessId, slow: SlowLink) {
         self.slow.insert(worker, slow);
     }
 
-    /// Hands the workers what has reached them by now.
+    /// Delivers the bytes that have reached the processes.
     pub(super) fn deliver(&mut self, now: u64) {
         for connection in self.connections.values_mut() {
             if self
@@ -208,28 +210,28 @@ impl Network {
         }
     }
 
-    /// When the next bytes reach somebody.
-    pub(super) fn next(&self, now: u64) -> Option<u64> {
+    /// Returns the time of the next arrival.
+    pub(super) fn next_arrival(&self, now: u64) -> Option<u64> {
         let first = |queue: &Queue| queue.front().map(|(at, _)| *at);
         let next = (self.connections.values())
             .flat_map(|connection| [first(&connection.to_server), first(&connection.to_worker)]);
-        // What is held up is no reason to hurry.
+        // Bytes that are held back have a time of arrival in the past.
         next.flatten().filter(|at| *at > now).min()
     }
 
-    pub(super) fn owner(&self, client: Client) -> Option<WorkerId> {
+    pub(super) fn owner(&self, client: Client) -> Option<ProcessId> {
         self.connections
             .get(&client)
             .map(|connection| connection.owner)
     }
 
-    /// A worker is cut off for a while.
-    pub(super) fn hold(&mut self, worker: WorkerId, outage: Outage) {
+    /// Cuts a process off.
+    pub(super) fn cut_off(&mut self, worker: ProcessId, outage: Outage) {
         self.outages.insert(worker, outage);
     }
 
-    /// The connections of a worker, or of all.
-    pub(super) fn of(&self, worker: Option<WorkerId>) -> Vec<Client> {
+    /// Returns the open connections of a process, or of all processes.
+    pub(super) fn connections_of(&self, worker: Option<ProcessId>) -> Vec<Client> {
         let of = |connection: &Connection| {
             !connection.broken && worker.is_none_or(|owner| owner == connection.owner)
         };
@@ -240,7 +242,7 @@ impl Network {
         found.map(|(id, _)| *id).collect()
     }
 
-    /// Resets a connection. Of what is on its way to the server some may still arrive.
+    /// Resets a connection. A part of the bytes on the way to the server still arrives.
     pub(super) fn reset(&mut self, client: Client, now: u64, rng: &mut Rng) {
         if let Some(connection) = self.connections.get_mut(&client) {
             connection.broken = true;
@@ -255,11 +257,11 @@ impl Network {
         }
     }
 
-    /// Removes the connections that are no more, and returns them: the server has noticed. It does
-    /// not notice that a machine is gone.
-    pub(super) fn sweep(&mut self, unnoticed: &BTreeSet<WorkerId>) -> BTreeSet<Client> {
+    /// Removes the closed connections, and returns them. The server does not notice those of lost
+    /// machines, so these stay.
+    pub(super) fn remove_closed(&mut self, unnoticed: &BTreeSet<ProcessId>) -> BTreeSet<Client> {
         let gone = |connection: &Connection| {
-            (connection.left || connection.broken)
+            (connection.closed || connection.broken)
                 && connection.to_server.is_empty()
                 && connection.written.is_empty()
                 && !unnoticed.contains(&connection.owner)
@@ -283,7 +285,7 @@ impl Connection {
     }
 }
 
-/// The next that has arrived by now.
+/// Takes the next bytes that have arrived.
 fn arrived(queue: &mut Queue, now: u64) -> Option<Vec<u8>> {
     let (at, _) = queue.front()?;
     (*at <= now)
@@ -291,7 +293,7 @@ fn arrived(queue: &mut Queue, now: u64) -> Option<Vec<u8>> {
         .map(|(_, bytes)| bytes)
 }
 
-/// Behind what is on its way, a few milliseconds later, and now and then a lot later.
+/// Appends bytes, which arrive a few milliseconds later, and sometimes much later.
 fn send(queue: &mut Queue, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
     if bytes.is_empty() {
         return;
@@ -305,16 +307,16 @@ fn send(queue: &mut Queue, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
     queue.push_back(((now + travel).max(before), bytes));
 }
 
-/// Each piece takes its time behind the one before. What is sent while the link is slow stays slow.
+/// Appends bytes in pieces that arrive one after the other at the link's rate.
 fn send_in_pieces(queue: &mut Queue, bytes: &[u8], now: u64, slow: &SlowLink, rng: &mut Rng) {
-    for piece in bytes.chunks(PIECE) {
+    for piece in bytes.chunks(PIECE_BYTES) {
         let before = queue.back().map_or(0, |(at, _)| *at);
         let time = piece.len() as u64 * 1000 / slow.bytes_per_second;
         send(queue, piece.to_vec(), now.max(before) + time, rng);
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for SimulatedStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -339,7 +341,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for SimulatedStream {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -364,11 +366,11 @@ impl AsyncWrite for Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for SimulatedStream {
     fn drop(&mut self) {
         if let Some(connection) = lock(&self.network).connections.get_mut(&self.id) {
-            connection.left = true;
-            // What a process has written before it died is sent by its system.
+            connection.closed = true;
+            // The operating system sends what a process wrote before it was killed.
             connection.waker = None;
         }
     }

@@ -1,4 +1,4 @@
-//! What runs in the processes: workers that serve, and a sender.
+//! The programs of the simulated processes: workers and senders.
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,11 +13,11 @@ use tokio::{
 use tower::service_fn;
 
 use super::{
-    book::{Book, Job, WorkerId, group_name},
+    ledger::{JobId, Ledger, ProcessId, group_name},
+    locations::STREAM,
     network::{Dialer, Network},
-    places::STREAM,
-    plan::{Order, Trouble},
-    rules::Said,
+    rules::HandlerResult,
+    scenario::{Behavior, JobSpec},
 };
 use crate::{
     BoxError, Client, Failure, Kind, Message, Reply, serve,
@@ -28,28 +28,28 @@ use crate::{
     },
 };
 
-/// What a process is given.
+/// The environment of a process.
 #[derive(Clone)]
-pub(super) struct Surroundings {
-    pub(super) me: WorkerId,
+pub(super) struct ProcessContext {
+    pub(super) id: ProcessId,
     pub(super) network: Arc<Mutex<Network>>,
-    pub(super) book: Arc<Mutex<Book>>,
-    pub(super) orders: Arc<Vec<Order>>,
+    pub(super) ledger: Arc<Mutex<Ledger>>,
+    pub(super) jobs: Arc<Vec<JobSpec>>,
     pub(super) max_in_flight: usize,
-    /// Whether it is to end.
+    /// Becomes `true` when the process must shut down.
     pub(super) stop: watch::Receiver<bool>,
 }
 
-/// How long a request waits for its reply.
-const REPLIED: Duration = Duration::from_secs(30);
+/// The timeout of requests.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-impl Surroundings {
-    /// Connects, however long that takes.
+impl ProcessContext {
+    /// Connects, and retries without limit.
     async fn connect(&self, upkeep: &Handle) -> Redis {
         loop {
             let dialer = Dialer {
                 network: self.network.clone(),
-                owner: self.me,
+                owner: self.id,
                 upkeep: upkeep.clone(),
             };
             match Redis::over(Connector::simulated(dialer)).await {
@@ -59,12 +59,12 @@ impl Surroundings {
         }
     }
 
-    /// A worker: what an application does, with the real serving half.
+    /// Runs a worker: an application over the real serving half.
     pub(super) async fn work(self, upkeep: Handle) {
-        let group = lock(&self.book).workers[&self.me].group;
-        let (lease, most) = {
-            let book = lock(&self.book);
-            (Duration::from_millis(book.lease), book.most)
+        let group = lock(&self.ledger).workers[&self.id].group;
+        let (lease, max_deliveries) = {
+            let ledger = lock(&self.ledger);
+            (Duration::from_millis(ledger.lease), ledger.max_deliveries)
         };
         loop {
             let redis = self.connect(&upkeep).await;
@@ -73,11 +73,11 @@ impl Surroundings {
                 .start(Start::Beginning)
                 .unknown_names(UnknownNames::Fail)
                 .lease(lease)
-                .max_deliveries(most)
+                .max_deliveries(max_deliveries)
                 .max_in_flight(self.max_in_flight)
                 .backoff(Duration::from_millis(500), Duration::from_secs(4));
-            let surroundings = self.clone();
-            let app = service_fn(move |message| surroundings.clone().handle(message));
+            let context = self.clone();
+            let app = service_fn(move |message| context.clone().handle(message));
             let mut stop = self.stop.clone();
             let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
             let served = serve(redis, app)
@@ -91,111 +91,115 @@ impl Surroundings {
         }
     }
 
-    /// The handler: does what the plan says of the job, and writes it into the book.
+    /// Handles a job as the scenario says, and records it in the ledger.
     async fn handle(self, message: Message) -> Result<Reply, BoxError> {
         let parts = message.parts();
-        let job: Job = std::str::from_utf8(message.payload())?.trim_end().parse()?;
+        let job: JobId = std::str::from_utf8(message.payload())?.trim_end().parse()?;
         let is_request = parts.kind == Kind::Rpc;
         let lease = parts.lease.clone().expect("a delivery has one");
-        let before = lock(&self.book).start(self.me, job, parts.attempt.0, lease);
-        let work = &self.orders[job as usize].work;
-        let trouble = work.end(before);
-        if trouble == Trouble::Dies {
-            // What a process does in its last milliseconds is nothing.
-            lock(&self.book).doomed.insert(self.me);
+        let earlier_starts =
+            lock(&self.ledger).handler_started(self.id, job, parts.attempt.0, lease);
+        let spec = &self.jobs[job as usize].handler;
+        let behavior = spec.behavior(earlier_starts);
+        if behavior == Behavior::KillsProcess {
+            // The simulation kills the process at its next turn. It must do nothing until then.
+            lock(&self.ledger).killed_by_handlers.insert(self.id);
             std::future::pending::<()>().await;
         }
-        sleep(work.takes).await;
-        let (said, failure) = match trouble {
-            Trouble::None => {
-                lock(&self.book).end(self.me, job, Said::Done);
+        sleep(spec.duration).await;
+        let (result, failure) = match behavior {
+            Behavior::Succeeds => {
+                lock(&self.ledger).handler_ended(self.id, job, HandlerResult::Done);
                 return Ok(Reply::new(job.to_string()));
             }
-            // Whoever waits is told so at once.
-            Trouble::Panics if is_request => (Said::Done, Failure::discard()),
-            Trouble::Fails | Trouble::Panics | Trouble::Dies => (
-                Said::Again {
+            // A request whose handler panics is answered at once.
+            Behavior::Panics if is_request => (HandlerResult::Done, Failure::discard()),
+            Behavior::Fails | Behavior::Panics | Behavior::KillsProcess => (
+                HandlerResult::Redeliver {
                     after: None,
                     counted: true,
                 },
                 Failure::redeliver(),
             ),
-            Trouble::FailsFor(wait) => (
-                Said::Again {
+            Behavior::FailsWithDelay(wait) => (
+                HandlerResult::Redeliver {
                     after: Some(wait),
                     counted: true,
                 },
                 Failure::redeliver_after(wait),
             ),
-            Trouble::Shed(wait) => {
+            Behavior::Sheds(wait) => {
                 let failure = Failure::redeliver_after(wait).uncounted();
                 (
-                    Said::Again {
+                    HandlerResult::Redeliver {
                         after: Some(wait),
                         counted: false,
                     },
                     failure,
                 )
             }
-            Trouble::DeadLetter => (Said::Dead, Failure::dead_letter()),
-            Trouble::Discards => (Said::Discard, Failure::discard()),
+            Behavior::DeadLetters => (HandlerResult::Dead, Failure::dead_letter()),
+            Behavior::Discards => (HandlerResult::Discard, Failure::discard()),
         };
-        lock(&self.book).end(self.me, job, said);
-        if trouble == Trouble::Panics {
-            // Without the message that a panic prints.
+        lock(&self.ledger).handler_ended(self.id, job, result);
+        if behavior == Behavior::Panics {
+            // Skips the panic hook, which prints a message.
             std::panic::resume_unwind(Box::new("a handler's panic"));
         }
         Err(failure.into())
     }
 
-    /// A sender: sends its orders one after the other, and waits for each.
+    /// Runs a sender: sends its jobs one after the other, and waits for each.
     ///
-    /// Of several that wait at once tokio wakes any, by dice that are not the seed's.
+    /// Tokio wakes several concurrent waiters in an order that does not follow from the seed.
     pub(super) async fn send(self, upkeep: Handle) {
-        let client = Client::new(self.connect(&upkeep).await).request_timeout(REPLIED);
-        for order in self.orders.iter() {
-            if order.sender != self.me {
+        let client = Client::new(self.connect(&upkeep).await).request_timeout(REQUEST_TIMEOUT);
+        for spec in self.jobs.iter() {
+            if spec.sender != self.id {
                 continue;
             }
-            sleep(order.pause).await;
-            match order.request {
-                true => self.request(&client, order).await,
-                false => self.enqueue(&client, order).await,
+            sleep(spec.pause).await;
+            match spec.request {
+                true => self.request(&client, spec).await,
+                false => self.enqueue(&client, spec).await,
             }
         }
     }
 
-    async fn request(&self, client: &Client<Redis>, order: &Order) {
-        let job = order.job;
+    async fn request(&self, client: &Client<Redis>, spec: &JobSpec) {
+        let job = spec.job;
         {
-            let mut book = lock(&self.book);
-            let (due, deadline) = (book.now, book.now + REPLIED.as_millis() as u64 - 1_000);
-            book.sending(job, due, Some(deadline));
+            let mut ledger = lock(&self.ledger);
+            let (due, deadline) = (
+                ledger.now,
+                ledger.now + REQUEST_TIMEOUT.as_millis() as u64 - 1_000,
+            );
+            ledger.job_sending(job, due, Some(deadline));
         }
-        let reply = client.request::<String>("job", order.payload()).await;
-        let mut book = lock(&self.book);
+        let reply = client.request::<String>("job", spec.payload()).await;
+        let mut ledger = lock(&self.ledger);
         match reply {
-            Ok(reply) => book.replied(job, &reply),
-            Err(error) => book.not_replied(job, &error),
+            Ok(reply) => ledger.reply_received(job, &reply),
+            Err(error) => ledger.request_failed(job, &error),
         }
     }
 
-    async fn enqueue(&self, client: &Client<Redis>, order: &Order) {
+    async fn enqueue(&self, client: &Client<Redis>, spec: &JobSpec) {
         loop {
-            let delay = order.delay.unwrap_or_default();
+            let delay = spec.delay.unwrap_or_default();
             {
-                let mut book = lock(&self.book);
-                let due = book.now + delay.as_millis() as u64;
-                book.sending(order.job, due, None);
+                let mut ledger = lock(&self.ledger);
+                let due = ledger.now + delay.as_millis() as u64;
+                ledger.job_sending(spec.job, due, None);
             }
-            let mut call = client.enqueue("job", order.payload()).delay(delay);
-            if order.insists {
-                call = call.idempotency_key(format!("job {}", order.job));
+            let mut call = client.enqueue("job", spec.payload()).delay(delay);
+            if spec.resends {
+                call = call.idempotency_key(format!("job {}", spec.job));
             }
             match timeout(Duration::from_secs(60), call).await {
-                Ok(Ok(_)) => return lock(&self.book).accepted(order.job),
-                _ if order.insists => sleep(Duration::from_millis(200)).await,
-                // It may be there all the same.
+                Ok(Ok(_)) => return lock(&self.ledger).job_accepted(spec.job),
+                _ if spec.resends => sleep(Duration::from_millis(200)).await,
+                // The job may be on the server nevertheless.
                 _ => return,
             }
         }

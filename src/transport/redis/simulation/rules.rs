@@ -1,15 +1,15 @@
-//! The rules for the ways that a job may go.
+//! The transitions of a job that the protocol allows.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{book::WorkerId, places::Place};
+use super::{ledger::ProcessId, locations::Location};
 
-/// How a handler ended.
+/// The result of a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum HandlerResult {
     Done,
-    /// To be delivered again; `None` is the worker's back-off.
-    Again {
+    /// Asks for another delivery. Without `after` the worker's back-off applies.
+    Redeliver {
         after: Option<Duration>,
         counted: bool,
     },
@@ -17,172 +17,190 @@ pub(super) enum Said {
     Discard,
 }
 
-/// How a job ended for a group.
+/// The end of a job in a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum JobEnd {
     Done,
     Dead,
     Discarded,
 }
 
-/// What is known of a job in a group.
+/// The history of a job in a group.
 #[derive(Debug, Default)]
-pub(super) struct Tale {
-    pub(super) place: Option<Place>,
-    pub(super) ended: Option<Ended>,
+pub(super) struct JobHistory {
+    pub(super) location: Option<Location>,
+    pub(super) ended: Option<JobEnd>,
     pub(super) starts: u32,
-    /// The failures that count, and how often it was taken from somebody.
-    pub(super) spent: u32,
-    /// Before this it must not start.
+    /// The number of failures that count as attempts, and of claims from other workers.
+    pub(super) counted_attempts: u32,
+    /// The job must not start before this time.
     pub(super) due: u64,
-    /// When a request is too old to be started.
+    /// A request must not start after this time.
     pub(super) deadline: Option<u64>,
-    /// When it ended.
-    pub(super) ended_at: u64,
-    /// Whether a handler has finished it.
+    /// The time of the last transition.
+    pub(super) changed_at: u64,
+    /// Whether a handler has succeeded.
     pub(super) finished: bool,
-    /// When workers had it last that have it no longer.
-    pub(super) lost: BTreeMap<WorkerId, u64>,
-    /// What the handlers have said since it came to their workers.
-    pub(super) said: BTreeMap<WorkerId, Said>,
+    /// When each earlier holder lost the job.
+    pub(super) lost: BTreeMap<ProcessId, u64>,
+    /// The result of each worker's handler since the job was last delivered to that worker.
+    pub(super) results: BTreeMap<ProcessId, HandlerResult>,
 }
 
-/// A job that has gone from one place to another.
+/// A change of a job's location.
 #[derive(Debug)]
-pub(super) struct Move {
-    pub(super) from: Option<Place>,
-    pub(super) to: Option<Place>,
-    /// The worker that had it, and the one that has it now.
-    pub(super) holder: Option<WorkerId>,
-    pub(super) taker: Option<WorkerId>,
-    /// Whose command did it, and whether that has only said that it is done.
-    pub(super) by: WorkerId,
+pub(super) struct Transition {
+    pub(super) from: Option<Location>,
+    pub(super) to: Option<Location>,
+    /// The worker that held the job before, and the one that holds it now.
+    pub(super) holder: Option<ProcessId>,
+    pub(super) taker: Option<ProcessId>,
+    /// The process whose command caused it, and whether that command only acknowledges.
+    pub(super) by: ProcessId,
     pub(super) acknowledged: bool,
     pub(super) now: u64,
-    /// Whether the holder is alive and was not kept from the server for a whole lease.
-    pub(super) holder_is_well: bool,
-    /// Whether its handler runs there, and was not told that it is lost.
+    /// Whether the holder is alive and was undisturbed for a whole lease.
+    pub(super) holder_is_healthy: bool,
+    /// Whether the holder's handler runs and its lease is not reported as lost.
     pub(super) running: bool,
-    /// How many deliveries it gets.
-    pub(super) most: u32,
+    /// The largest number of deliveries.
+    pub(super) max_deliveries: u32,
 }
 
-impl Tale {
-    /// Goes on with the tale. Returns what is wrong with that.
-    pub(super) fn go_on(&mut self, step: &Move) -> Option<String> {
-        self.ended_at = step.now;
-        let said = step
+impl JobHistory {
+    /// Applies a transition. Returns a description of the rule that it violates.
+    pub(super) fn apply(&mut self, transition: &Transition) -> Option<String> {
+        self.changed_at = transition.now;
+        let result = transition
             .holder
-            .and_then(|holder| self.said.get(&holder).copied());
-        if let Some(holder) = step.holder {
-            self.lost.insert(holder, step.now);
+            .and_then(|holder| self.results.get(&holder).copied());
+        if let Some(holder) = transition.holder {
+            self.lost.insert(holder, transition.now);
         }
-        if let Some(taker) = step.taker {
-            self.said.remove(&taker);
+        if let Some(taker) = transition.taker {
+            self.results.remove(&taker);
         }
-        match (&step.from, &step.to) {
-            (None, Some(Place::Delayed | Place::Unread)) => {
+        match (&transition.from, &transition.to) {
+            (None, Some(Location::Delayed | Location::Unread)) => {
                 let ended = self.ended?;
                 Some(format!("is back after it was {ended:?}"))
             }
-            (Some(Place::Delayed | Place::Due), Some(Place::Unread)) => {
-                (step.now < self.due).then(|| "is delivered before it is due".to_owned())
+            (Some(Location::Delayed | Location::Due), Some(Location::Unread)) => {
+                (transition.now < self.due).then(|| "is delivered before it is due".to_owned())
             }
-            (Some(Place::Unread), Some(Place::Pending { .. })) => None,
-            (Some(Place::Pending { .. }), Some(Place::Pending { .. })) => self.is_taken(step),
-            (Some(Place::Pending { .. }), Some(Place::Unread | Place::Due)) => {
-                self.is_given_away(said, step)
+            (Some(Location::Unread), Some(Location::Pending { .. })) => None,
+            (Some(Location::Pending { .. }), Some(Location::Pending { .. })) => {
+                self.check_claim(transition)
             }
-            (Some(Place::Pending { .. }), Some(Place::Dead)) => self.is_buried(said, step),
-            // Whoever has finished it may say so, whosever it is by now.
-            (Some(Place::Pending { .. }), None) if step.acknowledged => {
-                self.ended = Some(Ended::Done);
+            (Some(Location::Pending { .. }), Some(Location::Unread | Location::Due)) => {
+                self.check_release(result, transition)
+            }
+            (Some(Location::Pending { .. }), Some(Location::Dead)) => {
+                self.check_dead_letter(result, transition)
+            }
+            // A worker whose handler succeeded may acknowledge the job, whoever holds it by now.
+            (Some(Location::Pending { .. }), None) if transition.acknowledged => {
+                self.ended = Some(JobEnd::Done);
                 (!self.finished).then(|| "was acknowledged before it was done".to_owned())
             }
-            (Some(Place::Pending { .. }), None) => self.is_dropped(said, step),
-            _ => Some("went a way that there is not".to_owned()),
+            (Some(Location::Pending { .. }), None) => self.check_deletion(result, transition),
+            _ => Some("made an impossible transition".to_owned()),
         }
     }
 
-    /// By another worker, or by its own when that did not know of it.
-    fn is_taken(&mut self, step: &Move) -> Option<String> {
+    /// Checks a claim by another worker, or by the holder itself after a lost response.
+    fn check_claim(&mut self, transition: &Transition) -> Option<String> {
         let (
-            Some(Place::Pending {
+            Some(Location::Pending {
                 id,
                 consumer,
                 deliveries,
             }),
-            Some(Place::Pending {
+            Some(Location::Pending {
                 id: same,
                 consumer: of,
                 deliveries: then,
             }),
-        ) = (&step.from, &step.to)
+        ) = (&transition.from, &transition.to)
         else {
-            unreachable!("both are with a worker");
+            unreachable!("both locations are pending");
         };
-        self.spent += u32::from(then > deliveries);
-        if step.holder_is_well {
-            return Some("was taken from a worker that is well".to_owned());
+        self.counted_attempts += u32::from(then > deliveries);
+        if transition.holder_is_healthy {
+            return Some("was claimed from a healthy worker".to_owned());
         }
-        let odd = id != same || (consumer != of && *then != deliveries + 1);
-        odd.then(|| "was taken over without counting".to_owned())
+        let uncounted = id != same || (consumer != of && *then != deliveries + 1);
+        uncounted.then(|| "was claimed without counting a delivery".to_owned())
     }
 
-    fn is_given_away(&mut self, said: Option<Said>, step: &Move) -> Option<String> {
-        if step.holder != Some(step.by) {
-            return Some("was given away by who does not have it".to_owned());
+    fn check_release(
+        &mut self,
+        result: Option<HandlerResult>,
+        transition: &Transition,
+    ) -> Option<String> {
+        if transition.holder != Some(transition.by) {
+            return Some("was released by a worker that does not hold it".to_owned());
         }
-        self.said.remove(&step.by);
-        match said {
-            // It was not started.
-            None => step
+        self.results.remove(&transition.by);
+        match result {
+            // The handler was not started.
+            None => transition
                 .running
-                .then(|| "was given away while its handler runs".to_owned()),
-            Some(Said::Again { after, counted }) => {
-                self.spent += u32::from(counted);
-                self.due = step.now + after.map_or(0, |after| after.as_millis() as u64);
+                .then(|| "was released while its handler runs".to_owned()),
+            Some(HandlerResult::Redeliver { after, counted }) => {
+                self.counted_attempts += u32::from(counted);
+                self.due = transition.now + after.map_or(0, |after| after.as_millis() as u64);
                 None
             }
-            Some(said) => Some(format!(
-                "is delivered again though its handler said {said:?}"
+            Some(result) => Some(format!(
+                "is delivered again though its handler's result is {result:?}"
             )),
         }
     }
 
-    /// By its worker: because its handler has asked for it, or as a request that has its reply or is
-    /// too old.
-    fn is_dropped(&mut self, said: Option<Said>, step: &Move) -> Option<String> {
-        let too_old = self.deadline.is_some_and(|deadline| step.now >= deadline);
-        self.ended = Some(match said {
-            Some(Said::Done) => Ended::Done,
-            _ => Ended::Discarded,
+    /// Checks a deletion by the holder: its handler discarded the job, or the job is a request whose
+    /// reply is stored or whose deadline has passed.
+    fn check_deletion(
+        &mut self,
+        result: Option<HandlerResult>,
+        transition: &Transition,
+    ) -> Option<String> {
+        let expired = self
+            .deadline
+            .is_some_and(|deadline| transition.now >= deadline);
+        self.ended = Some(match result {
+            Some(HandlerResult::Done) => JobEnd::Done,
+            _ => JobEnd::Discarded,
         });
-        let may = step.holder == Some(step.by)
-            && match said {
-                Some(Said::Done) => self.deadline.is_some(),
-                Some(said) => said == Said::Discard,
-                None => too_old && !step.running,
+        let allowed = transition.holder == Some(transition.by)
+            && match result {
+                Some(HandlerResult::Done) => self.deadline.is_some(),
+                Some(result) => result == HandlerResult::Discard,
+                None => expired && !transition.running,
             };
-        (!may).then(|| "was dropped by who may not".to_owned())
+        (!allowed).then(|| "was deleted without permission".to_owned())
     }
 
-    /// By its worker, or by whoever has found that nobody looks after it and its deliveries are
-    /// used up.
-    fn is_buried(&mut self, said: Option<Said>, step: &Move) -> Option<String> {
-        self.ended = Some(Ended::Dead);
-        let used_up = self.spent + 1 >= step.most;
-        let wrong = match said {
-            _ if step.holder != Some(step.by) && step.holder_is_well => {
-                "beside a worker that is well"
+    /// Checks a dead letter: by the holder, or by the worker that found the lease expired and the
+    /// deliveries used up.
+    fn check_dead_letter(
+        &mut self,
+        result: Option<HandlerResult>,
+        transition: &Transition,
+    ) -> Option<String> {
+        self.ended = Some(JobEnd::Dead);
+        let used_up = self.counted_attempts + 1 >= transition.max_deliveries;
+        let violation = match result {
+            _ if transition.holder != Some(transition.by) && transition.holder_is_healthy => {
+                "while its holder is healthy"
             }
-            _ if step.holder != Some(step.by) && used_up => return None,
-            Some(Said::Dead) => return None,
-            Some(Said::Again { .. }) if used_up => return None,
-            // It was not started: it had been, too often.
-            None if used_up && !step.running => return None,
-            _ => "though its handler did not say so",
+            _ if transition.holder != Some(transition.by) && used_up => return None,
+            Some(HandlerResult::Dead) => return None,
+            Some(HandlerResult::Redeliver { .. }) if used_up => return None,
+            // The handler was not started, because the deliveries were used up before.
+            None if used_up && !transition.running => return None,
+            _ => "although its handler did not ask for it",
         };
-        Some(format!("was buried {wrong}"))
+        Some(format!("became a dead letter {violation}"))
     }
 }

@@ -1,4 +1,4 @@
-//! The keys, and the commands that Campanile uses on them.
+//! The keyspace, and the commands that Campanile uses on it.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::{
     stream::{Fields, Id, Stream},
 };
 
-/// What a key holds.
+/// The value of a key.
 #[derive(Debug)]
 pub(in super::super) enum Item {
     Text(Vec<u8>),
@@ -24,11 +24,11 @@ pub(in super::super) struct Data {
     pub(in super::super) now: u64,
     pub(in super::super) keys: BTreeMap<Vec<u8>, Item>,
     expiries: BTreeMap<Vec<u8>, u64>,
-    /// Whether a job may be at another place than before.
+    /// Whether a command may have changed the location of a job.
     pub(in super::super) changed: bool,
 }
 
-/// The commands that change where jobs are.
+/// The commands that may change the location of a job.
 const CHANGES: [&[u8]; 10] = [
     b"XADD", b"XDEL", b"XACK", b"XCLAIM", b"XTRIM", b"ZADD", b"ZREM", b"HSET", b"HDEL", b"XGROUP",
 ];
@@ -37,7 +37,7 @@ pub(super) type Args<'a> = &'a [Vec<u8>];
 pub(super) type Answer = Result<Reply, String>;
 
 impl Data {
-    /// Runs a command. The error is the text of the server's.
+    /// Runs a command. The error is the text that Redis responds with.
     pub(super) fn call(&mut self, args: Args) -> Answer {
         let now = self.now;
         while let Some((key, _)) = self.expiries.iter().find(|(_, at)| **at <= now) {
@@ -52,7 +52,7 @@ impl Data {
                 Reply::bulk((now % 1000 * 1000).to_string()),
             ])),
             (b"PUBLISH", [_, _]) => Ok(Reply::Int(0)),
-            // In a script it is a sign of life, and brings nothing.
+            // A script reads only to mark its consumer as seen, and gets no entries.
             (b"XREADGROUP", [_, group, consumer, .., key, _]) => {
                 let (group, consumer) = (group.clone(), consumer.clone());
                 self.group(key, &group)?.consumers.insert(consumer, now);
@@ -193,7 +193,7 @@ fn sorted(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], args: Args) -> Answ
         ),
         (b"ZREM", [member]) => Reply::Int(members.remove(member).is_some().into()),
         (b"ZCARD", []) => Reply::count(members.len()),
-        // The lowest one, which is all that is asked for.
+        // Campanile asks only for the lowest member.
         (b"ZRANGE", [_, _, _]) => {
             Reply::List(ascending.first().map_or_else(Vec::new, |(score, member)| {
                 vec![Reply::bulk(&member[..]), Reply::bulk(format!("{score:.0}"))]
@@ -234,7 +234,7 @@ pub(super) fn number<T: std::str::FromStr>(bytes: &[u8]) -> Result<T, String> {
         .map_err(|_| "ERR value is not a number or out of range".to_owned())
 }
 
-/// An entry as it is answered.
+/// Returns an entry in the form of a response.
 pub(super) fn entry(id: Id, fields: &Fields) -> Reply {
     let fields = fields.iter().map(|field| Reply::bulk(&field[..]));
     Reply::List(vec![

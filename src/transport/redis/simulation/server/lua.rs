@@ -1,6 +1,6 @@
-//! The scripts, run by a real Lua 5.1 as the server does it.
+//! The scripts. A real Lua 5.1 runs them, as on the server.
 //!
-//! What passes between Lua and commands is converted by the server's rules:
+//! Values between Lua and commands are converted by the server's rules:
 //! <https://redis.io/docs/latest/develop/interact/programmability/lua-api/>.
 
 use std::{cell::RefCell, collections::HashMap};
@@ -13,11 +13,11 @@ use super::{
 };
 use crate::transport::redis::msgpack;
 
-/// The scripts that the server knows.
+/// The script cache of the server.
 pub(super) struct Scripts {
     lua: Lua,
     known: HashMap<String, Script>,
-    change: Option<Change>,
+    mutation: Option<Mutation>,
 }
 
 struct Script {
@@ -25,15 +25,15 @@ struct Script {
     function: Function,
 }
 
-/// What is to be different in the text of the scripts: how a test makes a protocol that is wrong.
+/// A replacement in the text of the scripts that breaks the protocol.
 #[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Change {
+pub(in super::super) struct Mutation {
     pub(in super::super) from: &'static str,
     pub(in super::super) to: &'static str,
 }
 
 impl Scripts {
-    pub(super) fn new(change: Option<Change>) -> Self {
+    pub(super) fn new(mutation: Option<Mutation>) -> Self {
         let lua = Lua::new();
         let cmsgpack = lua.create_table().expect("there is memory");
         let pack = lua.create_function(|lua, list: Table| {
@@ -61,21 +61,21 @@ impl Scripts {
         Self {
             lua,
             known: HashMap::new(),
-            change,
+            mutation,
         }
     }
 
-    /// Forgets them, as a server does that is started again.
+    /// Empties the cache, as a restart does.
     pub(super) fn flush(&mut self) {
         self.known.clear();
     }
 
-    /// What the script with this hash does, in its own words.
+    /// Returns the first comment of the script with this hash.
     pub(super) fn name(&self, hash: &str) -> Option<&str> {
         self.known.get(hash).map(|script| &*script.name)
     }
 
-    /// Learns a script, and returns its hash.
+    /// Adds a script to the cache, and returns its hash.
     pub(super) fn learn(&mut self, source: &str) -> String {
         let hash = redis::Script::new(source).get_hash().to_owned();
         if !self.known.contains_key(&hash) {
@@ -89,8 +89,8 @@ impl Scripts {
                 .rposition(|line| !line.starts_with("--"))
                 .map_or(0, |at| at + 1);
             let source = self
-                .change
-                .map(|change| source.replace(change.from, change.to))
+                .mutation
+                .map(|mutation| source.replace(mutation.from, mutation.to))
                 .unwrap_or(source.to_owned());
             let function = self.lua.load(source).into_function().expect("it is Lua");
             let name = lines[title]
@@ -106,7 +106,7 @@ impl Scripts {
         hash
     }
 
-    /// `EVALSHA`: a hash, the number of keys, keys and arguments.
+    /// Runs `EVALSHA hash number-of-keys key… argument…`.
     pub(super) fn run(&self, data: &mut Data, args: &[Vec<u8>]) -> Answer {
         let Some(script) = self.known.get(text(&args[0])) else {
             return Err("NOSCRIPT No matching script. Please use EVAL.".to_owned());
@@ -155,7 +155,7 @@ impl Scripts {
     }
 }
 
-/// An argument of a command: a text, or a number as the shortest text.
+/// Converts a Lua value to an argument of a command. A number becomes its shortest text.
 fn argument(value: Value) -> mlua::Result<Vec<u8>> {
     match value {
         Value::String(text) => Ok(text.as_bytes().to_vec()),
@@ -187,7 +187,8 @@ fn to_lua(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
     }
 }
 
-/// What a script returns: numbers are cut to integers, a table ends at its first hole.
+/// Converts the result of a script. Numbers are truncated to integers, and a table ends at its first
+/// hole.
 fn from_lua(value: Value) -> Reply {
     match value {
         Value::Nil | Value::Boolean(false) => Reply::Nil,
@@ -209,7 +210,7 @@ fn from_lua(value: Value) -> Reply {
     }
 }
 
-/// An array of byte strings as MessagePack, as `cmsgpack` writes it.
+/// Encodes byte strings as an array of MessagePack, as `cmsgpack` does.
 fn packed(texts: &[mlua::LuaString]) -> Vec<u8> {
     let mut out = vec![0xdc];
     out.extend_from_slice(&(texts.len() as u16).to_be_bytes());

@@ -1,5 +1,5 @@
 //! A model of a Redis server: the commands that Campanile uses, on the simulation's clock, and
-//! Campanile's own scripts, run by Lua.
+//! Campanile's scripts, which a real Lua runs.
 
 mod data;
 mod lua;
@@ -11,22 +11,22 @@ use std::collections::BTreeSet;
 
 pub(super) use self::{
     data::{Data, Item, text},
-    lua::Change,
+    lua::Mutation,
     reply::{Reply, command},
-    stream::{Fields, Id, NODE, Stream},
+    stream::{Fields, Id, NODE_ENTRIES, Stream},
 };
 use self::{
     data::{entry, number},
     lua::Scripts,
 };
 
-/// By what the server knows a connection.
+/// The server's id of a connection.
 pub(super) type Client = u64;
 
 pub(super) struct Server {
     pub(super) data: Data,
     scripts: Scripts,
-    /// The reads that wait for an entry, the longest first.
+    /// The blocked reads, the oldest first.
     blocked: Vec<Blocked>,
 }
 
@@ -36,9 +36,9 @@ struct Blocked {
     until: u64,
 }
 
-/// `XREADGROUP` or `XREAD`.
+/// The arguments of `XREADGROUP` or `XREAD`.
 struct Read {
-    /// A group and its consumer; otherwise `from` is the last entry that is known.
+    /// The group and the consumer of `XREADGROUP`. `XREAD` reads after `from`.
     group: Option<(Vec<u8>, Vec<u8>)>,
     from: Id,
     count: usize,
@@ -48,15 +48,15 @@ struct Read {
 }
 
 impl Server {
-    pub(super) fn new(change: Option<Change>) -> Self {
+    pub(super) fn new(mutation: Option<Mutation>) -> Self {
         Self {
             data: Data::default(),
-            scripts: Scripts::new(change),
+            scripts: Scripts::new(mutation),
             blocked: Vec::new(),
         }
     }
 
-    /// Runs a command. `None` when its client waits from now on.
+    /// Runs a command. Returns `None` if its client is blocked.
     pub(super) fn execute(&mut self, client: Client, args: &[Vec<u8>]) -> Option<Reply> {
         let answer = match (&args[0][..], args.get(1).map(|arg| &arg[..])) {
             (b"EVALSHA", _) => self.scripts.run(&mut self.data, &args[1..]),
@@ -72,7 +72,7 @@ impl Server {
                     .blocked
                     .iter_mut()
                     .find(|blocked| blocked.client == other);
-                // Its read ends as if its time was over.
+                // The read ends as after a timeout.
                 let unblocked = waiting.map(|blocked| blocked.until = 0);
                 Ok(Reply::Int(unblocked.is_some().into()))
             }
@@ -82,7 +82,7 @@ impl Server {
                 Reply::bulk(channel),
                 Reply::Int(1),
             ])),
-            // As those are answered that are subscribed to something.
+            // The form of the response to a subscribed client.
             (b"PING", _) => Ok(Reply::List(vec![Reply::bulk("pong"), Reply::bulk("")])),
             (b"XREADGROUP" | b"XREAD", _) => {
                 let read = Read::parse(&args[1..]);
@@ -104,7 +104,7 @@ impl Server {
         Some(answer.unwrap_or_else(Reply::Error))
     }
 
-    /// Ends one of the reads that wait, because there is an entry for it or its time is over.
+    /// Ends a blocked read that has an entry or whose timeout is over.
     pub(super) fn wake_one(&mut self) -> Option<(Client, Reply)> {
         for at in 0..self.blocked.len() {
             let Blocked { read, until, .. } = &self.blocked[at];
@@ -122,7 +122,7 @@ impl Server {
             let Blocked {
                 client, mut read, ..
             } = self.blocked.remove(at);
-            // Of the key that woke it, and of no other.
+            // Redis reads only the key that unblocked the client.
             read.keys = Vec::from_iter(key);
             let reply = self.read(&read).unwrap_or_else(Reply::Error);
             return Some((client, reply));
@@ -130,7 +130,7 @@ impl Server {
         None
     }
 
-    /// When the first of the reads that wait ends.
+    /// Returns the earliest timeout of the blocked reads.
     pub(super) fn next_timeout(&self) -> Option<u64> {
         self.blocked.iter().map(|blocked| blocked.until).min()
     }
@@ -139,13 +139,13 @@ impl Server {
         self.blocked.iter().any(|blocked| blocked.client == client)
     }
 
-    /// The clients are gone.
+    /// Removes closed connections.
     pub(super) fn forget(&mut self, clients: &BTreeSet<Client>) {
         self.blocked
             .retain(|blocked| !clients.contains(&blocked.client));
     }
 
-    /// What is lost when it is started again.
+    /// Drops the state that does not survive a restart.
     pub(super) fn restart(&mut self) {
         self.blocked.clear();
         self.scripts.flush();
@@ -166,7 +166,7 @@ impl Server {
                 Some((group, consumer)) if read.new => {
                     stream.read(group, consumer, read.count, now)
                 }
-                // A history, which is asked for only when there is none.
+                // A read of the consumer's history. Campanile reads it only when it is empty.
                 Some(_) => Vec::new(),
                 None => stream.after(read.from, read.count),
             };
@@ -184,7 +184,7 @@ impl Server {
         })
     }
 
-    /// What a command is: its name, or what its script says of itself.
+    /// Returns the kind of a command: its name, or the first comment of its script.
     pub(super) fn kind<'a>(&'a self, args: &'a [Vec<u8>]) -> &'a str {
         match (&args[0][..], args.get(1)) {
             (b"EVALSHA", Some(hash)) => self.scripts.name(text(hash)).unwrap_or("?"),
@@ -196,7 +196,7 @@ impl Server {
         }
     }
 
-    /// Whether a command says that jobs are done.
+    /// Returns whether a command acknowledges jobs.
     pub(super) fn acknowledges(&self, args: &[Vec<u8>]) -> bool {
         let acknowledging = [
             "XACK",
@@ -206,7 +206,7 @@ impl Server {
         acknowledging.contains(&self.kind(args))
     }
 
-    /// A command in few words.
+    /// Describes a command in one line.
     pub(super) fn describe(&self, args: &[Vec<u8>]) -> String {
         let skipped = if args[0].starts_with(b"EVAL") { 2 } else { 1 };
         let name = self.kind(args);
@@ -218,7 +218,7 @@ impl Server {
     }
 }
 
-/// A consumer's name without what all of them have.
+/// Returns the last part of a consumer's name, without the common prefix.
 pub(super) fn short(name: &str) -> &str {
     match name.starts_with("campanile-") {
         true => &name[name.len() - 4..],

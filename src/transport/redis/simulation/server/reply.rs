@@ -1,6 +1,6 @@
 //! The server's side of RESP2. <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
-/// What a command is answered with.
+/// A response of the server.
 #[derive(Debug, Clone, PartialEq)]
 pub(in super::super) enum Reply {
     Nil,
@@ -39,7 +39,7 @@ impl Reply {
     }
 }
 
-/// Takes the first command out of what a client has sent, once all of it is there.
+/// Takes the first complete command out of the bytes that a client has sent.
 pub(in super::super) fn command(buffer: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
     let mut at = 0;
     let mut command = Vec::new();
@@ -54,7 +54,7 @@ pub(in super::super) fn command(buffer: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
     })
 }
 
-/// The number in a line such as `*3` or `$12`.
+/// Returns the number in a line such as `*3` or `$12`.
 fn head(buffer: &[u8], at: &mut usize) -> Option<usize> {
     let rest = buffer.get(*at + 1..)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;

@@ -1,4 +1,4 @@
-//! A stream and its groups, as far as a group's workers can tell.
+//! A stream and its groups, as far as Campanile uses them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ impl Id {
         Some(Self(milliseconds.parse().ok()?, sequence.parse().ok()?))
     }
 
-    /// One end of a range: `-`, `+`, an id, or an id that is not part of it.
+    /// Parses one end of a range: `-`, `+`, an id, or an exclusive id.
     pub(super) fn bound(text: &[u8]) -> Option<Bound<Self>> {
         match text {
             b"-" => Some(Bound::Included(Self::default())),
@@ -50,7 +50,7 @@ pub(in super::super) struct Stream {
 pub(in super::super) struct Group {
     pub(in super::super) last: Id,
     pub(in super::super) pending: BTreeMap<Id, Pending>,
-    /// The consumers, and when each was seen last.
+    /// The consumers, each with the time at which it was last seen.
     pub(in super::super) consumers: BTreeMap<Vec<u8>, u64>,
 }
 
@@ -62,8 +62,8 @@ pub(in super::super) struct Pending {
     pub(in super::super) deliveries: i64,
 }
 
-/// How many entries a node of a stream holds here: an approximate trim drops whole nodes only.
-pub(in super::super) const NODE: usize = 4;
+/// The number of entries in a node of a stream. An approximate trim drops only whole nodes.
+pub(in super::super) const NODE_ENTRIES: usize = 4;
 
 impl Stream {
     pub(super) fn add(&mut self, now: u64, fields: Fields) -> Id {
@@ -76,7 +76,7 @@ impl Stream {
         id
     }
 
-    /// The next entries that nobody in the group was given, which the consumer has now.
+    /// Delivers the next undelivered entries of the group to a consumer.
     pub(super) fn read(
         &mut self,
         group: &[u8],
@@ -105,14 +105,14 @@ impl Stream {
             .collect()
     }
 
-    /// Whether the group has something to read.
+    /// Returns whether the group has undelivered entries.
     pub(super) fn has_unread(&self, group: &[u8]) -> bool {
         self.groups
             .get(group)
             .is_some_and(|group| self.last_entry() > Some(group.last))
     }
 
-    /// The entries after this one.
+    /// Returns the entries after this one.
     pub(super) fn after(&self, id: Id, count: usize) -> Vec<(Id, Fields)> {
         let after = (Bound::Excluded(id), Bound::Unbounded);
         let found = self.entries.range(after).take(count);
@@ -123,16 +123,20 @@ impl Stream {
         self.entries.last_key_value().map(|(id, _)| *id)
     }
 
-    /// Drops the oldest entries, so that `most` remain.
+    /// Drops the oldest entries until `most` remain.
     pub(super) fn trim_to(&mut self, most: usize) -> usize {
         let dropped = self.entries.len().saturating_sub(most);
         self.drop_oldest(dropped)
     }
 
-    /// Drops what is older than `least`, or whole nodes of it.
+    /// Drops the entries before `least`, or only whole nodes of them.
     pub(super) fn trim_before(&mut self, least: Id, exactly: bool) -> usize {
         let older = self.entries.range(..least).count();
-        self.drop_oldest(if exactly { older } else { older - older % NODE })
+        self.drop_oldest(if exactly {
+            older
+        } else {
+            older - older % NODE_ENTRIES
+        })
     }
 
     fn drop_oldest(&mut self, count: usize) -> usize {

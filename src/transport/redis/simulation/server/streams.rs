@@ -1,4 +1,4 @@
-//! The commands on streams. They answer what Redis 7 does.
+//! The commands on streams, with the responses of Redis 7.
 
 use super::{
     data::{Answer, Args, Data, entry, number, text},

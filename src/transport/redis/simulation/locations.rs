@@ -1,43 +1,43 @@
-//! Where each job is on the server, as one of the groups sees it.
+//! The location of each job on the server, as one group sees it.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    book::Job,
+    ledger::JobId,
     server::{Data, Fields, Item, Stream, short, text},
 };
 use crate::transport::redis::msgpack;
 
-/// The stream of all simulations.
+/// The stream that every simulation uses.
 pub(super) const STREAM: &str = "jobs";
 
-/// Where a job is.
+/// The location of a job.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Its sender wants it on the stream later.
+pub(super) enum Location {
+    /// Delayed by its sender, and not on the stream yet.
     Delayed,
-    /// On the stream or the retry stream, and nobody in the group has read it.
+    /// On the stream or the retry stream, and not delivered to the group yet.
     Unread,
-    /// With a worker.
+    /// Pending for a worker.
     Pending {
         id: String,
         consumer: Vec<u8>,
         deliveries: i64,
     },
-    /// To be delivered again later.
+    /// Waiting for its next attempt.
     Due,
     /// Among the dead letters.
     Dead,
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Place::Delayed => "delayed",
-            Place::Unread => "unread",
-            Place::Due => "due later",
-            Place::Dead => "dead",
-            Place::Pending {
+            Location::Delayed => "delayed",
+            Location::Unread => "unread",
+            Location::Due => "due later",
+            Location::Dead => "dead",
+            Location::Pending {
                 id,
                 consumer,
                 deliveries,
@@ -48,8 +48,15 @@ impl fmt::Debug for Place {
     }
 }
 
-/// A group's keys.
-pub(super) struct Keys {
+impl Location {
+    /// Returns whether the job is pending for this consumer.
+    pub(super) fn is_pending_for(&self, consumer: &[u8]) -> bool {
+        matches!(self, Location::Pending { consumer: holder, .. } if holder == consumer)
+    }
+}
+
+/// The keys of a group.
+pub(super) struct GroupKeys {
     group: String,
     pub(super) retry: String,
     pub(super) due: String,
@@ -57,7 +64,7 @@ pub(super) struct Keys {
     pub(super) dead: String,
 }
 
-impl Keys {
+impl GroupKeys {
     pub(super) fn of(group: &str) -> Self {
         let key = |what| format!("{{{STREAM}}}:{what}:{group}");
         Self {
@@ -69,12 +76,13 @@ impl Keys {
         }
     }
 
-    /// Every place of every job that this group is not done with.
-    pub(super) fn places(&self, data: &Data) -> BTreeMap<Job, Vec<Place>> {
-        let mut places = BTreeMap::<_, Vec<_>>::new();
-        let mut found = |fields: &Fields, place| {
+    /// Returns all locations of every job that this group has not finished. More than one for a job is
+    /// a violation.
+    pub(super) fn locations(&self, data: &Data) -> BTreeMap<JobId, Vec<Location>> {
+        let mut locations = BTreeMap::<_, Vec<_>>::new();
+        let mut found = |fields: &Fields, location| {
             if let Some(job) = job(fields) {
-                places.entry(job).or_default().push(place);
+                locations.entry(job).or_default().push(location);
             }
         };
         for key in [STREAM, &self.retry] {
@@ -87,10 +95,10 @@ impl Keys {
             .iter()
             .flat_map(|dead| &dead.entries)
         {
-            found(fields, Place::Dead);
+            found(fields, Location::Dead);
         }
         let delayed = format!("{{{STREAM}}}:bodies");
-        for (key, place) in [(&delayed, Place::Delayed), (&self.bodies, Place::Due)] {
+        for (key, location) in [(&delayed, Location::Delayed), (&self.bodies, Location::Due)] {
             if let Some(Item::Hash(bodies)) = data.keys.get(key.as_bytes()) {
                 for body in bodies.values() {
                     let fields =
@@ -98,35 +106,38 @@ impl Keys {
                     let fields = fields
                         .into_iter()
                         .flat_map(|(field, value)| [field.to_vec(), value.to_vec()]);
-                    found(&fields.collect(), place.clone());
+                    found(&fields.collect(), location.clone());
                 }
             }
         }
-        places
+        locations
     }
 
-    fn on_stream(&self, stream: &Stream, found: &mut impl FnMut(&Fields, Place)) {
+    fn on_stream(&self, stream: &Stream, found: &mut impl FnMut(&Fields, Location)) {
         let group = stream.groups.get(self.group.as_bytes());
         for (id, fields) in &stream.entries {
-            // A group that nobody has made yet begins at the beginning.
+            // A group that does not exist yet will start at the beginning.
             let pending = group.and_then(|group| group.pending.get(id));
             match pending {
                 Some(pending) => found(
                     fields,
-                    Place::Pending {
+                    Location::Pending {
                         id: id.to_string(),
                         consumer: pending.consumer.clone(),
                         deliveries: pending.deliveries,
                     },
                 ),
-                None if group.is_none_or(|group| *id > group.last) => found(fields, Place::Unread),
+                None if group.is_none_or(|group| *id > group.last) => {
+                    found(fields, Location::Unread)
+                }
                 None => {}
             }
         }
     }
 
-    /// What is left of the group's work, where there should be nothing.
-    pub(super) fn left(&self, data: &Data, forgotten: bool) -> Vec<String> {
+    /// Returns a description of everything of the group that is left. Nothing may be left after a
+    /// simulation.
+    pub(super) fn leftovers(&self, data: &Data, consumers_expired: bool) -> Vec<String> {
         let mut left = Vec::new();
         for key in [STREAM, &self.retry] {
             let group = data
@@ -140,7 +151,7 @@ impl Keys {
             }
             for consumer in group
                 .iter()
-                .filter(|_| forgotten)
+                .filter(|_| consumers_expired)
                 .flat_map(|group| group.consumers.keys())
             {
                 left.push(format!("{key} has the consumer {}", short(text(consumer))));
@@ -160,8 +171,8 @@ impl Keys {
     }
 }
 
-/// The number of the job that these are the fields of.
-fn job(fields: &Fields) -> Option<Job> {
+/// Returns the number of the job that an entry with these fields carries.
+fn job(fields: &Fields) -> Option<JobId> {
     let payload = fields.chunks_exact(2).find(|pair| pair[0] == b"payload")?;
     text(&payload[1]).trim_end().parse().ok()
 }

@@ -1,121 +1,124 @@
-//! What a seed decides beforehand: the jobs, the workers, and what befalls them.
+//! The scenario of a seed: its jobs, its workers and its faults, decided before the simulation starts.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use super::{
-    book::{Job, WorkerId},
-    host::{APPLICATION, UPKEEP},
+    ledger::{JobId, ProcessId},
+    node::{APPLICATION, UPKEEP},
 };
 
-/// What a simulation is made of.
+/// The input of a simulation.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct Scenario {
     pub(super) lease: Duration,
-    /// How many deliveries a job gets.
-    pub(super) most: u32,
+    /// The largest number of deliveries of a job.
+    pub(super) max_deliveries: u32,
     pub(super) max_in_flight: usize,
     pub(super) groups: usize,
     pub(super) workers_per_group: usize,
-    pub(super) jobs: Vec<Order>,
+    pub(super) jobs: Vec<JobSpec>,
     pub(super) faults: Vec<(u64, Fault)>,
-    /// Until when there are faults, in milliseconds.
-    pub(super) peace: u64,
-    /// Whether it goes on until the workers that are gone are forgotten.
+    /// Faults happen until this time, in milliseconds.
+    pub(super) faults_until: u64,
+    /// Whether the simulation lasts until the consumers of dead workers are deleted.
     pub(super) long: bool,
 }
 
-/// A job that is sent.
+/// A job: who sends it and when, and what its handler does.
 #[derive(Debug, Clone)]
-pub(super) struct Order {
-    pub(super) job: Job,
-    /// Who sends it.
-    pub(super) sender: WorkerId,
-    /// How long its sender waits before it.
+pub(super) struct JobSpec {
+    pub(super) job: JobId,
+    /// The process that sends it.
+    pub(super) sender: ProcessId,
+    /// The time that the sender waits before it sends the job.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
-    /// Whether its sender waits for a reply.
+    /// Whether the job is a request.
     pub(super) request: bool,
-    /// Whether it is sent again until it is known to be there, with a key that makes that safe.
-    pub(super) insists: bool,
-    pub(super) work: Work,
-    /// How many bytes its payload is filled up with.
+    /// Whether the sender sends the job until it is confirmed, with an idempotency key.
+    pub(super) resends: bool,
+    pub(super) handler: HandlerSpec,
+    /// The number of bytes of padding in its payload.
     pub(super) padding: usize,
 }
 
-/// What the handler of a job does.
+/// The behavior of a job's handler at each start.
 #[derive(Debug, Clone)]
-pub(super) struct Work {
-    pub(super) takes: Duration,
-    /// How often it comes to another end before.
-    pub(super) times: u32,
-    pub(super) first: Trouble,
-    pub(super) then: Trouble,
+pub(super) struct HandlerSpec {
+    pub(super) duration: Duration,
+    /// The number of starts that end with `first`. The later ones end with `then`.
+    pub(super) first_starts: u32,
+    pub(super) first: Behavior,
+    pub(super) then: Behavior,
 }
 
-/// How a handler comes to its end.
+/// The way in which a handler ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
-    None,
+pub(super) enum Behavior {
+    Succeeds,
     Fails,
-    FailsFor(Duration),
-    Shed(Duration),
+    FailsWithDelay(Duration),
+    Sheds(Duration),
     Panics,
-    Dies,
-    DeadLetter,
+    KillsProcess,
+    DeadLetters,
     Discards,
 }
 
-/// What goes wrong, at one of the workers or at the server.
+/// A fault of a worker, of the network or of the server. Times are in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
-    /// A process is killed. Where its machine is gone the server does not notice.
+    /// A process is killed. If its machine is lost too, the server does not notice.
     Crash {
         worker: usize,
         unnoticed: bool,
-        back: u64,
+        restart_after: u64,
     },
-    /// A process stands still, or one of its threads.
+    /// A process or one of its threads is frozen.
     Freeze {
         worker: usize,
         threads: &'static [usize],
         time: u64,
     },
-    /// One of its connections is reset.
+    /// One of a worker's connections is reset.
     Reset { worker: usize, which: usize },
-    /// Nothing comes through, one way or both; its connections may be reset then.
+    /// The network drops nothing but holds everything back, in one direction or both.
     CutOff {
         worker: usize,
         time: u64,
         to_server: bool,
         to_worker: bool,
     },
-    /// Answers reach it slowly, in pieces. With the padding of the jobs' payloads, an answer of
-    /// several takes longer than a connection may be silent, and less than the shortest lease: the
-    /// leases of what is still on its way are not renewed.
+    /// Responses reach a worker slowly, in pieces. With the padding of the jobs' payloads, a response
+    /// with several jobs takes longer than a connection may be silent, and less than the shortest
+    /// lease: the leases of jobs that are still in the network are not renewed.
     SlowLink {
         worker: usize,
         time: u64,
         bytes_per_second: u64,
     },
-    /// It is told to end, and another starts.
-    Replace { worker: usize, back: u64 },
-    /// The server stands still.
+    /// A worker is shut down gracefully, and another one starts.
+    Replace { worker: usize, restart_after: u64 },
+    /// The server stalls.
     Stall { time: u64 },
-    /// It does so when a command of this kind has come, before it carries that out.
+    /// The server stalls when the next command of this kind arrives, before it runs that command.
     StallBefore { kind: &'static str, time: u64 },
-    /// The connection of the next command of this kind is reset between the command and its answer.
-    LoseAnswer { kind: &'static str },
-    /// The process that sends the next one dies there.
-    CrashAfter { kind: &'static str, back: u64 },
-    /// The server ends, and is started again with its data.
+    /// The next command of this kind runs, and its connection is reset before its response.
+    LoseResponse { kind: &'static str },
+    /// The next command of this kind runs, and its process is killed before the response.
+    CrashAfter {
+        kind: &'static str,
+        restart_after: u64,
+    },
+    /// The server is restarted with its data.
     Restart { time: u64 },
-    /// The server's wall clock steps by so many milliseconds.
+    /// The server's wall clock steps.
     ClockStep { by: i64 },
 }
 
-/// What commands are, or the scripts say of themselves at first.
+/// The kinds of commands: a name, or the beginning of a script's first comment.
 const KINDS: [&str; 11] = [
     "XREADGROUP",
     "XACK",
@@ -130,45 +133,45 @@ const KINDS: [&str; 11] = [
     "Stores replies",
 ];
 
-impl Plan {
+impl Scenario {
     pub(super) fn new(rng: &mut Rng) -> Self {
-        // Thirds, fifths and tenths of it are whole milliseconds.
+        // A third, a fifth and a tenth of each are whole milliseconds.
         let lease = Duration::from_millis(*choose(rng, &[6_000, 9_000, 12_000]));
         let groups = if rng.u8(..4) == 0 { 2 } else { 1 };
         let workers_per_group = rng.usize(2..=3);
-        let peace = rng.u64(20_000..60_000);
+        let faults_until = rng.u64(20_000..60_000);
         let jobs = (0..rng.u32(8..30))
-            .map(|job| Order::new(job, lease, groups == 1, rng))
+            .map(|job| JobSpec::new(job, lease, groups == 1, rng))
             .collect();
         let workers = groups * workers_per_group;
-        let faults =
-            (0..rng.usize(1..14)).map(|_| (rng.u64(..peace), Fault::new(workers, lease, rng)));
+        let faults = (0..rng.usize(1..14))
+            .map(|_| (rng.u64(..faults_until), Fault::new(workers, lease, rng)));
         let mut faults: Vec<_> = faults.collect();
         faults.sort_by_key(|(at, _)| *at);
         Self {
             lease,
-            most: *choose(rng, &[3, 5, 10]),
+            max_deliveries: *choose(rng, &[3, 5, 10]),
             max_in_flight: *choose(rng, &[1, 2, 8]),
             groups,
             workers_per_group,
             jobs,
             faults,
-            peace,
+            faults_until,
             long: rng.u8(..8) == 0,
         }
     }
 }
 
-/// How many senders there are. The first sends tasks, the others requests.
-pub(super) const SENDERS: WorkerId = 4;
+/// The number of senders. The first one sends tasks, the others send requests.
+pub(super) const SENDERS: ProcessId = 4;
 
-impl Order {
-    /// The number of the job, filled up with spaces.
+impl JobSpec {
+    /// Returns the number of the job, padded with spaces.
     pub(super) fn payload(&self) -> String {
         format!("{}{}", self.job, " ".repeat(self.padding))
     }
 
-    fn new(job: Job, lease: Duration, requests: bool, rng: &mut Rng) -> Self {
+    fn new(job: JobId, lease: Duration, requests: bool, rng: &mut Rng) -> Self {
         let delayed = rng.u8(..4) == 0;
         let request = requests && rng.u8(..4) == 0;
         Self {
@@ -180,8 +183,8 @@ impl Order {
             }),
             delay: delayed.then(|| Duration::from_millis(rng.u64(1..8_000))),
             request,
-            insists: rng.u8(..3) == 0,
-            work: Work::new(lease, rng),
+            resends: rng.u8(..3) == 0,
+            handler: HandlerSpec::new(lease, rng),
             padding: match rng.u8(..4) {
                 0 => rng.usize(..4_000),
                 _ => 0,
@@ -190,41 +193,44 @@ impl Order {
     }
 }
 
-impl Work {
+impl HandlerSpec {
     fn new(lease: Duration, rng: &mut Rng) -> Self {
         let lease = lease.as_millis() as u64;
         let after = Duration::from_millis(rng.u64(..4_000));
         let first = match rng.u8(..16) {
-            0..2 => Trouble::Fails,
-            2..4 => Trouble::FailsFor(after),
-            4 => Trouble::Shed(after),
-            5 => Trouble::Panics,
-            6 => Trouble::Dies,
-            _ => Trouble::None,
+            0..2 => Behavior::Fails,
+            2..4 => Behavior::FailsWithDelay(after),
+            4 => Behavior::Sheds(after),
+            5 => Behavior::Panics,
+            6 => Behavior::KillsProcess,
+            _ => Behavior::Succeeds,
         };
         let then = match rng.u8(..16) {
-            0 => Trouble::DeadLetter,
-            1 => Trouble::Discards,
-            2 => Trouble::Fails,
-            3 if first == Trouble::Dies => Trouble::Dies,
-            _ => Trouble::None,
+            0 => Behavior::DeadLetters,
+            1 => Behavior::Discards,
+            2 => Behavior::Fails,
+            3 if first == Behavior::KillsProcess => Behavior::KillsProcess,
+            _ => Behavior::Succeeds,
         };
         Self {
-            takes: Duration::from_millis(match rng.u8(..8) {
-                // Longer than a lease, which is renewed meanwhile. Not again and again.
-                0 if first == Trouble::None && then != Trouble::Fails => rng.u64(lease..4 * lease),
+            duration: Duration::from_millis(match rng.u8(..8) {
+                // Longer than a lease, which the worker renews. Not for handlers that start several
+                // times.
+                0 if first == Behavior::Succeeds && then != Behavior::Fails => {
+                    rng.u64(lease..4 * lease)
+                }
                 1..3 => rng.u64(..lease),
                 _ => rng.u64(..500),
             }),
-            times: rng.u32(1..4),
+            first_starts: rng.u32(1..4),
             first,
             then,
         }
     }
 
-    /// How it ends after it has begun so many times before.
-    pub(super) fn end(&self, before: u32) -> Trouble {
-        match before < self.times && self.first != Trouble::None {
+    /// Returns how the handler ends after this number of earlier starts.
+    pub(super) fn behavior(&self, earlier_starts: u32) -> Behavior {
+        match earlier_starts < self.first_starts && self.first != Behavior::Succeeds {
             true => self.first,
             false => self.then,
         }
@@ -235,8 +241,8 @@ impl Fault {
     fn new(workers: usize, lease: Duration, rng: &mut Rng) -> Self {
         let lease = lease.as_millis() as u64;
         let worker = rng.usize(..workers);
-        let back = rng.u64(..lease);
-        // Often shorter than a lease, and sometimes longer than two.
+        let restart_after = rng.u64(..lease);
+        // Often shorter than a lease, sometimes longer than two.
         let time = match rng.u8(..3) {
             0 => rng.u64(10..lease / 3),
             1 => rng.u64(lease / 3..lease * 5 / 4),
@@ -249,7 +255,7 @@ impl Fault {
                 Fault::Crash {
                     worker,
                     unnoticed,
-                    back,
+                    restart_after,
                 }
             }
             4..9 => {
@@ -275,17 +281,23 @@ impl Fault {
                     to_worker,
                 }
             }
-            16 => Fault::Replace { worker, back },
+            16 => Fault::Replace {
+                worker,
+                restart_after,
+            },
             17 => Fault::Restart { time: time / 3 },
             18..21 => Fault::Stall { time },
             21..27 => {
-                // The one that has the most to lose.
+                // A stall before a claim is the most dangerous one.
                 let kind = *choose(rng, &[kind, "Looks at one step"]);
                 let time = rng.u64(lease / 2..lease * 3 / 2);
                 Fault::StallBefore { kind, time }
             }
-            27..31 => Fault::LoseAnswer { kind },
-            31..34 => Fault::CrashAfter { kind, back },
+            27..31 => Fault::LoseResponse { kind },
+            31..34 => Fault::CrashAfter {
+                kind,
+                restart_after,
+            },
             34..36 => Fault::ClockStep {
                 by: rng.i64(1..3 * lease as i64),
             },

@@ -1,5 +1,4 @@
-//! A process: what runs in it runs on a clock of its own, stops when the process is frozen, and is
-//! gone when it is killed.
+//! A node: one simulated process with a clock of its own. It can be frozen and killed.
 
 use std::time::Duration;
 
@@ -9,10 +8,10 @@ use tokio::{
     time::{Instant, advance, sleep_until},
 };
 
-/// Two runtimes, one for the application and one for its upkeep, whose clocks stand still
-/// unless the world lets them go on.
+/// Two paused runtimes, one for the application and one for its upkeep. Their clocks advance only in
+/// [`run`](Self::run).
 #[derive(Debug)]
-pub(super) struct Host {
+pub(super) struct Node {
     threads: [Thread; 2],
     main: JoinHandle<()>,
 }
@@ -20,29 +19,30 @@ pub(super) struct Host {
 #[derive(Debug)]
 struct Thread {
     runtime: Runtime,
-    /// What its clock showed at the world's time `born`.
+    /// The runtime's clock at the simulation's time `started_at`.
     origin: Instant,
-    born: u64,
-    /// Until when it stands still.
-    frozen: u64,
-    /// Whether it has missed something.
-    behind: bool,
+    started_at: u64,
+    /// The thread stands still until this time.
+    frozen_until: u64,
+    /// Whether the thread was frozen during its last turn.
+    missed_a_turn: bool,
 }
 
-/// Which of a process's threads.
+/// The index of the application's thread.
 pub(super) const APPLICATION: usize = 0;
+/// The index of the upkeep's thread.
 pub(super) const UPKEEP: usize = 1;
 
-impl Host {
-    /// Starts a process, which is told where its upkeep runs.
+impl Node {
+    /// Starts a process. `main` gets the runtime of the upkeep.
     pub(super) fn start<F>(now: u64, main: impl FnOnce(Handle) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let threads = loop {
             let threads = [Thread::new(now), Thread::new(now)];
-            // The two share points in time. Whole milliseconds compare the same in each run only if
-            // the clocks are less than one apart.
+            // The two runtimes exchange instants. These compare the same in each run only if the clocks
+            // are less than a millisecond apart.
             if threads[UPKEEP].origin - threads[APPLICATION].origin < Duration::from_micros(300) {
                 break threads;
             }
@@ -52,18 +52,18 @@ impl Host {
         Self { threads, main }
     }
 
-    /// Lets it run until the world's clock shows `now`.
+    /// Runs the process until its clocks show the simulation's time `now`.
     pub(super) fn run(&mut self, now: u64) {
         self.threads.iter_mut().for_each(|thread| thread.run(now));
     }
 
-    /// Stops a thread for a while.
+    /// Freezes a thread until this time.
     pub(super) fn freeze(&mut self, thread: usize, until: u64) {
         let thread = &mut self.threads[thread];
-        thread.frozen = thread.frozen.max(until);
+        thread.frozen_until = thread.frozen_until.max(until);
     }
 
-    /// Whether it has come to its end by itself.
+    /// Returns whether the process has ended by itself.
     pub(super) fn is_finished(&self) -> bool {
         self.main.is_finished()
     }
@@ -80,22 +80,22 @@ impl Thread {
         Self {
             runtime,
             origin,
-            born: now,
-            frozen: 0,
-            behind: false,
+            started_at: now,
+            frozen_until: 0,
+            missed_a_turn: false,
         }
     }
 
     fn run(&mut self, now: u64) {
-        if self.frozen > now {
-            self.behind = true;
+        if self.frozen_until > now {
+            self.missed_a_turn = true;
             return;
         }
-        let target = self.origin + Duration::from_millis(now - self.born);
-        let missed = std::mem::take(&mut self.behind);
+        let target = self.origin + Duration::from_millis(now - self.started_at);
+        let missed = std::mem::take(&mut self.missed_a_turn);
         self.runtime.block_on(async {
             if missed {
-                // All at once, as for a process that is continued.
+                // In one step, as the clock of a process that is continued.
                 advance(target - Instant::now()).await;
             }
             sleep_until(target).await;

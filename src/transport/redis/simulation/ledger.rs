@@ -1,0 +1,440 @@
+//! The ledger: the history of each job, checked against the protocol's invariants.
+//!
+//! The simulation records the server's state after each command, and the handlers record their starts
+//! and results. Each record is checked at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    time::Duration,
+};
+
+use super::{
+    locations::{GroupKeys, Location},
+    rules::{HandlerResult, JobEnd, JobHistory, Transition},
+    server::{Data, short, text},
+};
+use crate::{Error, message::Lease};
+
+/// The longest time, in milliseconds, that a stored reply takes to its sender. The sender may have to
+/// reconnect first.
+const MAX_REPLY_TRAVEL: u64 = 15_000;
+
+/// The number of a job. It is the payload of the job's message.
+pub(super) type JobId = u32;
+/// A process from its start to its end. A restarted worker has a new id.
+pub(super) type ProcessId = u32;
+
+pub(super) struct Ledger {
+    pub(super) now: u64,
+    pub(super) lease: u64,
+    pub(super) max_deliveries: u32,
+    groups: Vec<(GroupKeys, BTreeMap<JobId, JobHistory>)>,
+    pub(super) workers: BTreeMap<ProcessId, Process>,
+    /// The end of the last time, in milliseconds, at which no process could reach the server.
+    pub(super) unreachable_until: u64,
+    /// The time of the last step of the server's clock, and its size, in milliseconds.
+    step: (u64, u64),
+    running: BTreeMap<(ProcessId, JobId), RunningHandler>,
+    /// Processes that a handler has killed, and that the simulation has not removed yet.
+    pub(super) killed_by_handlers: BTreeSet<ProcessId>,
+    pub(super) violation: Option<String>,
+    pub(super) trace: Option<Vec<String>>,
+}
+
+/// A process.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) group: usize,
+    pub(super) alive: bool,
+    /// Since this time nothing has kept the process from reaching the server.
+    pub(super) undisturbed_since: u64,
+    consumer: Vec<u8>,
+}
+
+/// A running handler.
+#[derive(Debug)]
+struct RunningHandler {
+    lease: Lease,
+    lost: Option<u64>,
+}
+
+impl Ledger {
+    pub(super) fn new(groups: usize, lease: Duration, max_deliveries: u32, traced: bool) -> Self {
+        Self {
+            now: 0,
+            lease: lease.as_millis() as u64,
+            max_deliveries,
+            groups: (0..groups)
+                .map(|group| (GroupKeys::of(&group_name(group)), BTreeMap::new()))
+                .collect(),
+            workers: BTreeMap::new(),
+            unreachable_until: 0,
+            step: (0, 0),
+            running: BTreeMap::new(),
+            killed_by_handlers: BTreeSet::new(),
+            violation: None,
+            trace: traced.then(Vec::new),
+        }
+    }
+
+    pub(super) fn process_started(&mut self, worker: ProcessId, group: usize) {
+        let process = Process {
+            group,
+            alive: true,
+            undisturbed_since: self.now,
+            consumer: Vec::new(),
+        };
+        self.workers.insert(worker, process);
+    }
+
+    /// Records that a process has ended, and its running handlers with it.
+    pub(super) fn process_ended(&mut self, worker: ProcessId) {
+        if let Some(process) = self.workers.get_mut(&worker) {
+            process.alive = false;
+        }
+        self.running.retain(|(of, _), _| *of != worker);
+    }
+
+    /// Records that a fault keeps a process from the server, or from working, until this time.
+    pub(super) fn disturbed_until(&mut self, worker: ProcessId, until: u64) {
+        if let Some(process) = self.workers.get_mut(&worker) {
+            process.undisturbed_since = process.undisturbed_since.max(until);
+        }
+    }
+
+    pub(super) fn note(&mut self, who: impl Display, what: impl Display) {
+        if let Some(trace) = &mut self.trace {
+            let (seconds, milliseconds) = (self.now / 1000, self.now % 1000);
+            trace.push(format!("{seconds:>4}.{milliseconds:03} {who:<8} {what}"));
+        }
+    }
+
+    /// Records a violation. The first one is the simulation's result.
+    pub(super) fn fail(&mut self, what: impl Display) {
+        self.note("", format_args!("VIOLATION: {what}"));
+        if self.violation.is_none() {
+            self.violation = Some(what.to_string());
+        }
+    }
+
+    /// Returns whether a worker was undisturbed for a whole lease.
+    fn is_undisturbed(&self, worker: ProcessId, with_server: bool) -> bool {
+        let Some(process) = self.workers.get(&worker) else {
+            return false;
+        };
+        let undisturbed_since = if with_server {
+            process.undisturbed_since.max(self.unreachable_until)
+        } else {
+            process.undisturbed_since
+        };
+        process.alive && self.now >= undisturbed_since + self.lease
+    }
+
+    fn worker_of(&self, consumer: &[u8]) -> Option<ProcessId> {
+        let mut processes = self.workers.iter();
+        processes
+            .find(|(_, process)| process.consumer == consumer)
+            .map(|(worker, _)| *worker)
+    }
+
+    /// Records the consumer name of a worker.
+    pub(super) fn set_consumer(&mut self, worker: ProcessId, consumer: &[u8]) {
+        if let Some(process) = self.workers.get_mut(&worker)
+            && process.consumer != consumer
+        {
+            process.consumer = consumer.to_vec();
+        }
+    }
+
+    /// Records the start of a handler. Returns the number of earlier starts.
+    pub(super) fn handler_started(
+        &mut self,
+        worker: ProcessId,
+        job: JobId,
+        attempt: u32,
+        lease: Lease,
+    ) -> u32 {
+        let group = self.workers[&worker].group;
+        self.note(
+            format_args!("w{worker}"),
+            format_args!("starts job {job}, attempt {attempt}"),
+        );
+        let consumer = self.workers[&worker].consumer.clone();
+        let history = self.groups[group].1.entry(job).or_default();
+        let (before, counted_attempts, due) =
+            (history.starts, history.counted_attempts, history.due);
+        let lost = history.lost.get(&worker).copied();
+        history.starts += 1;
+        history.results.remove(&worker);
+        let holds =
+            (history.location.as_ref()).is_some_and(|location| location.is_pending_for(&consumer));
+        // The delivery may have been in the network when the job was claimed.
+        let just_lost = lost.is_some_and(|at| self.now < at + self.lease / 3);
+        if !holds && !just_lost && self.is_undisturbed(worker, true) {
+            self.fail(format_args!(
+                "w{worker} starts job {job}, which is not pending for it"
+            ));
+        }
+        if holds && attempt != counted_attempts + 1 {
+            self.fail(format_args!(
+                "job {job} starts as attempt {attempt}, but it is number {}",
+                counted_attempts + 1
+            ));
+        }
+        if attempt > self.max_deliveries {
+            self.fail(format_args!("job {job} starts for the {attempt}th time"));
+        }
+        if self.now < due {
+            self.fail(format_args!(
+                "job {job} starts before {due}, when it is due"
+            ));
+        }
+        let others: Vec<_> = (self.running.iter())
+            .filter(|((of, other), run)| {
+                *other == job && self.workers[of].group == group && !run.lease.is_lost()
+            })
+            .map(|((of, _), _)| *of)
+            .collect();
+        for other in others {
+            if other == worker || self.is_undisturbed(other, false) {
+                self.fail(format_args!(
+                    "job {job} starts at w{worker} while it runs at w{other}"
+                ));
+            }
+        }
+        self.running
+            .insert((worker, job), RunningHandler { lease, lost: None });
+        before
+    }
+
+    /// Records the result of a handler.
+    pub(super) fn handler_ended(&mut self, worker: ProcessId, job: JobId, result: HandlerResult) {
+        self.note(
+            format_args!("w{worker}"),
+            format_args!("ends job {job}: {result:?}"),
+        );
+        let run = self.running.remove(&(worker, job));
+        let group = self.workers[&worker].group;
+        let history = self.groups[group].1.entry(job).or_default();
+        history.finished |= result == HandlerResult::Done;
+        // The result of a handler that lost its lease is discarded, and the worker may have claimed
+        // the job again.
+        if run.is_some_and(|run| !run.lease.is_lost()) {
+            history.results.insert(worker, result);
+        }
+    }
+
+    /// Records that the transport has confirmed a job to its sender.
+    pub(super) fn job_accepted(&mut self, job: JobId) {
+        self.note("sender", format_args!("has the confirmation of job {job}"));
+        for group in 0..self.groups.len() {
+            let history = self.groups[group].1.get(&job);
+            if history.is_none_or(|history| history.location.is_none() && history.ended.is_none()) {
+                self.fail(format_args!("job {job} was accepted and is not there"));
+            }
+        }
+    }
+
+    /// Records a step of the server's wall clock. Due times and the ages of requests are measured on
+    /// it. Workers read it every ten seconds.
+    pub(super) fn server_clock_stepped(&mut self, by: i64) {
+        let forward = u64::try_from(by).unwrap_or(0);
+        for history in self
+            .groups
+            .iter_mut()
+            .flat_map(|(_, histories)| histories.values_mut())
+        {
+            history.due = history.due.saturating_sub(forward);
+            history.deadline = history
+                .deadline
+                .map(|at| at.saturating_sub(by.unsigned_abs()));
+        }
+        self.step = (self.now, by.unsigned_abs());
+    }
+
+    /// Records a job before it is sent: it must not start before `due`, nor after its deadline.
+    pub(super) fn job_sending(&mut self, job: JobId, due: u64, deadline: Option<u64>) {
+        let known_by_workers = self.now >= self.step.0 + 15_000;
+        let slack = if known_by_workers { 0 } else { self.step.1 };
+        let deadline = deadline.map(|at| at.saturating_sub(slack));
+        for (_, histories) in &mut self.groups {
+            let new = || JobHistory {
+                due,
+                deadline,
+                ..JobHistory::default()
+            };
+            histories.entry(job).or_insert_with(new);
+        }
+    }
+
+    /// Records the reply to a request.
+    pub(super) fn reply_received(&mut self, job: JobId, reply: &str) {
+        self.note("sender", format_args!("has the reply {reply} to job {job}"));
+        let finished = self.groups[0]
+            .1
+            .get(&job)
+            .is_some_and(|history| history.finished);
+        if reply != job.to_string() || !finished {
+            self.fail(format_args!("job {job} has the reply {reply}"));
+        }
+    }
+
+    /// Records that a request failed.
+    pub(super) fn request_failed(&mut self, job: JobId, error: &Error) {
+        self.note("sender", format_args!("has no reply to job {job}: {error}"));
+        let history = self.groups[0].1.entry(job).or_default();
+        let since = history.changed_at.max(self.unreachable_until);
+        if error.is_timeout()
+            && history.ended == Some(JobEnd::Done)
+            && self.now > since + MAX_REPLY_TRAVEL
+        {
+            self.fail(format_args!("the reply to job {job} was lost"));
+        }
+    }
+
+    /// Records the location of every job after a command. `acknowledged` says whether the command
+    /// acknowledges jobs.
+    pub(super) fn record_locations(&mut self, data: &mut Data, by: ProcessId, acknowledged: bool) {
+        if !std::mem::take(&mut data.changed) {
+            return;
+        }
+        for group in 0..self.groups.len() {
+            let mut locations = self.groups[group].0.locations(data);
+            let known = self.groups[group].1.iter();
+            let vanished = known.filter(|(job, history)| {
+                history.location.is_some() && !locations.contains_key(job)
+            });
+            let vanished: Vec<_> = vanished.map(|(job, _)| *job).collect();
+            locations.extend(vanished.into_iter().map(|job| (job, Vec::new())));
+            for (job, mut found) in locations {
+                let history = self.groups[group].1.entry(job).or_default();
+                if found.len() > 1 {
+                    return self.fail(format_args!("job {job} is in several locations: {found:?}"));
+                }
+                let now = found.pop();
+                if history.location != now {
+                    let before = std::mem::replace(&mut history.location, now.clone());
+                    self.record_transition(group, job, before, now, by, acknowledged);
+                }
+            }
+        }
+    }
+
+    fn record_transition(
+        &mut self,
+        group: usize,
+        job: JobId,
+        from: Option<Location>,
+        to: Option<Location>,
+        by: ProcessId,
+        acknowledged: bool,
+    ) {
+        let at = |location: &Option<Location>| match location {
+            Some(Location::Pending { consumer, .. }) => self.worker_of(consumer),
+            _ => None,
+        };
+        let (holder, taker) = (at(&from), at(&to));
+        let run = holder.and_then(|holder| self.running.get(&(holder, job)));
+        let transition = Transition {
+            holder,
+            taker,
+            by,
+            acknowledged,
+            now: self.now,
+            holder_is_healthy: holder.is_some_and(|holder| self.is_undisturbed(holder, false)),
+            running: run.is_some_and(|run| !run.lease.is_lost()),
+            max_deliveries: self.max_deliveries,
+            from,
+            to,
+        };
+        let history = self.groups[group].1.entry(job).or_default();
+        let violation = history.apply(&transition);
+        let describe = |location: &Option<Location>| match location {
+            Some(Location::Pending {
+                consumer,
+                deliveries,
+                ..
+            }) => match self.worker_of(consumer) {
+                Some(worker) => format!("with w{worker} ({deliveries})"),
+                None => format!("with {}", short(text(consumer))),
+            },
+            Some(location) => format!("{location:?}"),
+            None => "gone".to_owned(),
+        };
+        let (from, to) = (describe(&transition.from), describe(&transition.to));
+        self.note(
+            "server",
+            format_args!("job {job} in group {group}: {from} → {to}"),
+        );
+        if let Some(violation) = violation {
+            self.fail(format_args!(
+                "job {job} {violation}: {from} → {to}, by w{by}"
+            ));
+        }
+    }
+
+    /// Checks that every handler that has lost its job has a lost lease.
+    pub(super) fn check_reported_losses(&mut self) {
+        let mut unreported = None;
+        for ((worker, job), run) in &mut self.running {
+            let process = &self.workers[worker];
+            let location = &self.groups[process.group].1[job].location;
+            let holds = (location.as_ref())
+                .is_some_and(|location| location.is_pending_for(&process.consumer));
+            if holds || run.lease.is_lost() {
+                run.lost = None;
+                continue;
+            }
+            let lost = *run.lost.get_or_insert(self.now);
+            let since = lost
+                .max(process.undisturbed_since)
+                .max(self.unreachable_until);
+            if self.now > since + self.lease {
+                unreported = Some((*worker, *job));
+            }
+        }
+        if let Some((worker, job)) = unreported {
+            self.fail(format_args!(
+                "w{worker} did not report that it has lost job {job}"
+            ));
+        }
+    }
+
+    /// Returns the jobs that are on the server and have not ended.
+    pub(super) fn unfinished(&self) -> Vec<(usize, JobId)> {
+        let mut unfinished = Vec::new();
+        for (group, (_, histories)) in self.groups.iter().enumerate() {
+            let open = histories
+                .iter()
+                .filter(|(_, history)| history.location.is_some() && history.ended.is_none());
+            unfinished.extend(open.map(|(job, _)| (group, *job)));
+        }
+        unfinished
+    }
+
+    /// Returns how each job ended, and whether its attempts were used up.
+    pub(super) fn job_ends(&self) -> impl Iterator<Item = (JobId, JobEnd, bool)> {
+        let histories = self.groups.iter().flat_map(|(_, histories)| histories);
+        histories.filter_map(|(job, history)| {
+            Some((
+                *job,
+                history.ended?,
+                history.counted_attempts + 1 >= self.max_deliveries,
+            ))
+        })
+    }
+
+    /// Returns a description of everything of the groups that is left on the server.
+    /// `consumers_expired` says whether the consumers of dead workers must be deleted by now.
+    pub(super) fn leftovers(&self, data: &Data, consumers_expired: bool) -> Vec<String> {
+        self.groups
+            .iter()
+            .flat_map(|(keys, _)| keys.leftovers(data, consumers_expired))
+            .collect()
+    }
+}
+
+pub(super) fn group_name(group: usize) -> String {
+    format!("group-{group}")
+}

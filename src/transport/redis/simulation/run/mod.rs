@@ -1,0 +1,397 @@
+//! One run: the clock, the processes, the network and the server, and the order of their turns.
+//! Everything follows from a seed.
+
+mod faults;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use fastrand::Rng;
+use tokio::sync::watch;
+
+use super::{
+    ledger::{Ledger, ProcessId},
+    locations::STREAM,
+    network::Network,
+    node::Node,
+    process::ProcessContext,
+    rules::JobEnd,
+    scenario::{Behavior, Fault, JobSpec, SENDERS, Scenario},
+    server::{Client, Mutation, NODE_ENTRIES, Reply, Server, command},
+};
+use crate::sync::lock;
+
+/// The server's clock at the start, in milliseconds since 1970.
+const EPOCH: u64 = 1_700_000_000_000;
+/// The longest step of the simulation's clock, in milliseconds.
+const MAX_STEP: u64 = 50;
+/// The time without faults, in milliseconds, after which unfinished jobs count as lost.
+const FINISH_LIMIT: u64 = 400_000;
+/// The time limit of a graceful shutdown, and the time after which the consumers of dead workers must
+/// be deleted, in milliseconds.
+const SHUTDOWN_LIMIT: u64 = 160_000;
+
+/// The result of a run.
+pub(super) struct Outcome {
+    pub(super) violation: Option<String>,
+    pub(super) trace: Vec<String>,
+}
+
+struct Simulation {
+    scenario: Scenario,
+    rng: Rng,
+    now: u64,
+    /// The difference of the server's wall clock from the simulation's clock.
+    skew: i64,
+    server: Server,
+    /// Bytes that have arrived at the server: incomplete commands, and commands behind a blocked read.
+    buffers: BTreeMap<Client, Vec<u8>>,
+    network: Arc<Mutex<Network>>,
+    ledger: Arc<Mutex<Ledger>>,
+    context: ProcessContext,
+    senders: Vec<Node>,
+    slots: Vec<Slot>,
+    /// Dead processes whose machines are lost. The server keeps their connections.
+    unnoticed: BTreeSet<ProcessId>,
+    next_worker: ProcessId,
+    /// Faults that wait for a command of their kind.
+    armed: Vec<Fault>,
+    /// The command that the server runs first after a stall.
+    held_command: Option<(Client, Vec<Vec<u8>>)>,
+}
+
+/// A succession of workers, of which one runs at a time.
+struct Slot {
+    group: usize,
+    worker: ProcessId,
+    node: Option<Node>,
+    stop: watch::Sender<bool>,
+    /// The next worker starts at this time.
+    restart_at: u64,
+}
+
+/// Runs the simulation of a seed.
+pub(super) fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Outcome {
+    // The workers' jitter and ids.
+    fastrand::seed(seed);
+    let mut simulation = Simulation::new(seed, mutation, traced);
+    simulation.run_to_end();
+    let ledger = simulation.ledger.clone();
+    drop(simulation);
+    let mut ledger = lock(&ledger);
+    Outcome {
+        violation: ledger.violation.take(),
+        trace: ledger.trace.take().unwrap_or_default(),
+    }
+}
+
+impl Simulation {
+    fn new(seed: u64, mutation: Option<Mutation>, traced: bool) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let scenario = Scenario::new(&mut rng);
+        let ledger = Ledger::new(
+            scenario.groups,
+            scenario.lease,
+            scenario.max_deliveries,
+            traced,
+        );
+        let ledger = Arc::new(Mutex::new(ledger));
+        let network = Arc::<Mutex<Network>>::default();
+        let context = ProcessContext {
+            id: 0,
+            network: network.clone(),
+            ledger: ledger.clone(),
+            jobs: Arc::new(scenario.jobs.clone()),
+            max_in_flight: scenario.max_in_flight,
+            // Each worker gets a channel of its own.
+            stop: watch::channel(false).1,
+        };
+        lock(&ledger).note("simulation", format_args!("{scenario:?}"));
+        let senders = (0..SENDERS).map(|id| {
+            let sender = ProcessContext {
+                id,
+                ..context.clone()
+            };
+            Node::start(0, |upkeep| sender.send(upkeep))
+        });
+        let senders = senders.collect();
+        let slots = (0..scenario.groups * scenario.workers_per_group).map(|slot| Slot {
+            group: slot % scenario.groups,
+            // No worker has started yet.
+            worker: ProcessId::MAX,
+            node: None,
+            stop: watch::channel(false).0,
+            restart_at: rng.u64(..2_000),
+        });
+        let slots = slots.collect();
+        let mut server = Server::new(mutation);
+        server.data.now = EPOCH;
+        Self {
+            scenario,
+            rng,
+            now: 0,
+            skew: 0,
+            server,
+            buffers: Default::default(),
+            network,
+            ledger,
+            context,
+            senders,
+            slots,
+            unnoticed: BTreeSet::new(),
+            next_worker: SENDERS,
+            armed: Vec::new(),
+            held_command: None,
+        }
+    }
+
+    fn run_to_end(&mut self) {
+        let faults_until = self.scenario.faults_until;
+        let mut faults = std::mem::take(&mut self.scenario.faults)
+            .into_iter()
+            .peekable();
+        while self.now < faults_until && self.has_no_violation() {
+            while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= self.now) {
+                self.inject(fault);
+            }
+            self.step();
+        }
+        self.unnoticed.clear();
+        self.armed.clear();
+        self.run_until("not finished", FINISH_LIMIT, |simulation| {
+            simulation.senders.iter().all(Node::is_finished)
+                && lock(&simulation.ledger).unfinished().is_empty()
+        });
+        if self.scenario.long {
+            self.run_for(SHUTDOWN_LIMIT);
+        }
+        // Connected workers trim finished jobs once a second.
+        let stalled = lock(&self.network).stalled_until.saturating_sub(self.now);
+        self.run_for(stalled + 10_000);
+        self.check_ends();
+        for slot in &mut self.slots {
+            slot.restart_at = u64::MAX;
+            slot.stop.send_replace(true);
+        }
+        self.run_until("not stopped", SHUTDOWN_LIMIT, |simulation| {
+            simulation.slots.iter().all(|slot| slot.node.is_none())
+        });
+        self.check_leftovers();
+    }
+
+    fn has_no_violation(&self) -> bool {
+        lock(&self.ledger).violation.is_none()
+    }
+
+    fn run_for(&mut self, time: u64) {
+        let until = self.now + time;
+        while self.now < until && self.has_no_violation() {
+            self.step();
+        }
+    }
+
+    fn run_until(&mut self, failure: &str, limit: u64, done: impl Fn(&Self) -> bool) {
+        let limit = self.now + limit;
+        while self.has_no_violation() && !done(self) {
+            if self.now >= limit {
+                let mut ledger = lock(&self.ledger);
+                let unfinished = ledger.unfinished();
+                ledger.fail(format_args!("{failure}, {unfinished:?}"));
+                return;
+            }
+            self.step();
+        }
+    }
+
+    /// Advances the clock by one step: the network, the server, then the processes in random order.
+    fn step(&mut self) {
+        let next = [
+            lock(&self.network).next_arrival(self.now),
+            self.server
+                .next_timeout()
+                .map(|at| at.saturating_sub(EPOCH.saturating_add_signed(self.skew))),
+        ];
+        let next = next.into_iter().flatten().min().unwrap_or(u64::MAX);
+        self.now = next.clamp(self.now + 1, self.now + MAX_STEP);
+        self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.skew);
+        lock(&self.ledger).now = self.now;
+
+        self.run_server();
+        lock(&self.network).deliver(self.now);
+        let mut order: Vec<_> = (0..self.slots.len()).collect();
+        self.rng.shuffle(&mut order);
+        for sender in &mut self.senders {
+            sender.run(self.now);
+        }
+        for slot in order {
+            self.run_slot(slot);
+        }
+        lock(&self.network).send_written(self.now, &mut self.rng);
+        let gone = lock(&self.network).remove_closed(&self.unnoticed);
+        self.server.forget(&gone);
+        self.buffers.retain(|client, _| !gone.contains(client));
+        lock(&self.ledger).check_reported_losses();
+    }
+
+    fn run_slot(&mut self, slot: usize) {
+        let slot = &mut self.slots[slot];
+        match &mut slot.node {
+            Some(node) => {
+                node.run(self.now);
+                if node.is_finished() {
+                    slot.node = None;
+                    let mut ledger = lock(&self.ledger);
+                    ledger.note(format_args!("w{}", slot.worker), "has ended");
+                    ledger.process_ended(slot.worker);
+                } else if lock(&self.ledger).killed_by_handlers.remove(&slot.worker) {
+                    let restart_at = self.now + 500;
+                    slot.crash(restart_at, &self.ledger);
+                }
+            }
+            None if slot.restart_at <= self.now => {
+                slot.worker = self.next_worker;
+                self.next_worker += 1;
+                let (stop, stopped) = watch::channel(false);
+                slot.stop = stop;
+                let context = ProcessContext {
+                    id: slot.worker,
+                    stop: stopped,
+                    ..self.context.clone()
+                };
+                let mut ledger = lock(&self.ledger);
+                ledger.process_started(slot.worker, slot.group);
+                ledger.note(
+                    format_args!("w{}", slot.worker),
+                    format_args!("starts, for group {}", slot.group),
+                );
+                drop(ledger);
+                slot.node = Some(Node::start(self.now, |upkeep| context.work(upkeep)));
+            }
+            None => {}
+        }
+    }
+
+    /// Lets the server run the commands that have arrived.
+    fn run_server(&mut self) {
+        let arrivals = lock(&self.network).arrivals(self.now);
+        for (client, bytes) in arrivals {
+            self.buffers.entry(client).or_default().extend(bytes);
+        }
+        if lock(&self.network).stalled_until > self.now {
+            return;
+        }
+        if let Some((client, args)) = self.held_command.take() {
+            self.execute(client, &args);
+        }
+        self.answer_blocked_reads();
+        let mut clients: Vec<_> = self.buffers.keys().copied().collect();
+        self.rng.shuffle(&mut clients);
+        for client in clients {
+            while !self.server.is_blocked(client)
+                && let Some(args) = self.buffers.get_mut(&client).and_then(command)
+            {
+                if self.stalls_before(&args) {
+                    self.held_command = Some((client, args));
+                    return;
+                }
+                self.execute(client, &args);
+            }
+        }
+    }
+
+    fn execute(&mut self, client: Client, args: &[Vec<u8>]) {
+        let Some(owner) = lock(&self.network).owner(client) else {
+            return;
+        };
+        let mut ledger = lock(&self.ledger);
+        if ledger.trace.is_some() {
+            let description = self.server.describe(args);
+            ledger.note(format_args!("w{owner} →"), description);
+        }
+        if args[0] == b"XREADGROUP" {
+            ledger.set_consumer(owner, &args[3]);
+        }
+        let reply = self.server.execute(client, args);
+        let acknowledged = self.server.acknowledges(args);
+        ledger.record_locations(&mut self.server.data, owner, acknowledged);
+        drop(ledger);
+        if let Some(reply) = reply {
+            let kind = self.server.kind(args).to_owned();
+            self.respond(client, &kind, &reply);
+        }
+        self.answer_blocked_reads();
+    }
+
+    /// Answers the blocked reads that have an entry or a timeout.
+    fn answer_blocked_reads(&mut self) {
+        while let Some((client, reply)) = self.server.wake_one() {
+            if let Some(owner) = lock(&self.network).owner(client) {
+                lock(&self.ledger).record_locations(&mut self.server.data, owner, false);
+            }
+            // A fault that loses a response needs one with entries.
+            let kind = (reply != Reply::Nil).then_some("XREADGROUP");
+            self.respond(client, kind.unwrap_or_default(), &reply);
+        }
+    }
+
+    fn respond(&mut self, client: Client, kind: &str, reply: &Reply) {
+        let owner = lock(&self.network).owner(client);
+        if let Some(owner) = owner
+            && self.loses_response(client, owner, kind)
+        {
+            return;
+        }
+        let mut bytes = Vec::new();
+        reply.encode(&mut bytes);
+        lock(&self.network).respond(client, bytes, self.now, &mut self.rng);
+    }
+
+    /// Checks that each job ended as its handler asked.
+    fn check_ends(&mut self) {
+        let mut ledger = lock(&self.ledger);
+        let ends: Vec<_> = ledger.job_ends().collect();
+        for (job, ended, used_up) in ends {
+            let JobSpec {
+                handler, request, ..
+            } = &self.scenario.jobs[job as usize];
+            if *request {
+                // A request may have expired, and its failures are answered too.
+                continue;
+            }
+            let expected = match handler.then {
+                Behavior::DeadLetters => JobEnd::Dead,
+                Behavior::Discards => JobEnd::Discarded,
+                Behavior::Succeeds => JobEnd::Done,
+                _ => JobEnd::Dead,
+            };
+            if ended != expected && !(ended == JobEnd::Dead && used_up) {
+                ledger.fail(format_args!(
+                    "job {job} should be {expected:?} and is {ended:?}"
+                ));
+            }
+        }
+    }
+
+    /// Checks that nothing is left on the server.
+    fn check_leftovers(&mut self) {
+        let mut ledger = lock(&self.ledger);
+        if ledger.violation.is_some() {
+            return;
+        }
+        let mut left = ledger.leftovers(&self.server.data, self.scenario.long);
+        // The last delivered entry stays, and with it the other entries of its node.
+        let entries = self
+            .server
+            .data
+            .stream(STREAM)
+            .map_or(0, |stream| stream.entries.len());
+        if entries > NODE_ENTRIES + 1 {
+            left.push(format!("{STREAM} has {entries} entries"));
+        }
+        if !left.is_empty() {
+            ledger.fail(format_args!("left over: {left:?}"));
+        }
+    }
+}
