@@ -138,24 +138,29 @@ const TOO_LONG: &str = "a length is too large";
 /// The line of a length, if it has come whole: how many elements or bytes follow, or `None` for
 /// RESP2's null, and where the line ends.
 fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
-    let Some(end) = read.iter().take(LENGTH).position(|&byte| byte == b'\n') else {
-        return match read.len() < LENGTH {
-            true => Ok(None),
-            false => Err(malformed("a length does not end")),
-        };
-    };
-    let length = match read[1..end].strip_suffix(b"\r") {
-        Some(b"-1") => None,
-        Some(digits @ [_, ..]) if digits.iter().all(u8::is_ascii_digit) => {
-            let mut digits = digits.iter().map(|digit| usize::from(digit - b'0'));
-            let length = digits.try_fold(0_usize, |length, digit| {
-                length.checked_mul(10)?.checked_add(digit)
-            });
-            Some(length.ok_or_else(|| malformed(TOO_LONG))?)
+    const NULL: &[u8] = b"-1\r\n";
+    let mut length = 0_usize;
+    for (at, &byte) in read.iter().enumerate().take(LENGTH).skip(1) {
+        match byte {
+            b'0'..=b'9' => {
+                let digit = usize::from(byte - b'0');
+                let longer = length.checked_mul(10).and_then(|it| it.checked_add(digit));
+                length = longer.ok_or_else(|| malformed(TOO_LONG))?;
+            }
+            b'\r' if at > 1 => match read.get(at + 1) {
+                Some(b'\n') => return Ok(Some((Some(length), at + 2))),
+                Some(_) => return Err(malformed("a length is not a number")),
+                None => return Ok(None),
+            },
+            b'-' if read[1..].starts_with(NULL) => return Ok(Some((None, 1 + NULL.len()))),
+            b'-' if NULL.starts_with(&read[1..]) => return Ok(None),
+            _ => return Err(malformed("a length is not a number")),
         }
-        _ => return Err(malformed("a length is not a number")),
-    };
-    Ok(Some((length, end + 1)))
+    }
+    match read.len() < LENGTH {
+        true => Ok(None),
+        false => Err(malformed("a length does not end")),
+    }
 }
 
 /// A string with its length in front, the most frequent element by far; or a verbatim string, or an
@@ -179,9 +184,9 @@ fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     if rest != b"\r\n" {
         return Err(malformed("a string has another length"));
     }
-    read.advance(start);
-    let mut string = read.split_to(length).freeze();
-    read.advance(2);
+    let mut string = read.split_to(end + 2).freeze();
+    string.truncate(end);
+    string.advance(start);
     Ok(Some(Element::Value(match kind {
         b'!' => server_error(&string),
         b'=' => {
