@@ -1,9 +1,9 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
-//! A delivery that waits has a task of its own. What costs is not the task but the other threads: the
-//! runtime wakes one for every task that is spawned beside another, and what two threads handle ends
-//! at different times, so that each read and each acknowledgement is for fewer deliveries. So one task
-//! at a time starts deliveries, the oldest first. When its delivery waits it spawns its successor.
+//! A delivery that waits has a task of its own. Two things cost: to spawn a task, so one that has
+//! nothing to do is kept for later deliveries; and to wake other threads, since what two threads handle
+//! ends at different times, so that each read and each acknowledgement is for fewer deliveries. So one
+//! task at a time starts deliveries, the oldest first. When its delivery waits it calls another task.
 //! After [`SHARE`] without a wait it makes way for two, so that other threads help with handlers that
 //! compute. `benches/redis.rs`, `task-64` and `drain` at the default settings, pays for this.
 
@@ -20,7 +20,7 @@ use std::{
 };
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore, SemaphorePermit},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ use crate::sync::lock;
 
 /// The time for which one task starts deliveries alone: the cost of waking another thread.
 const SHARE: Duration = Duration::from_micros(20);
+/// The most tasks that are kept while they have nothing to do. To make one costs more than most handlers.
+const MAX_IDLE: usize = 64;
 
 /// Handles and settles one delivery.
 pub(super) trait Handle: Send + 'static {
@@ -46,6 +48,10 @@ pub(super) struct InFlight<D>(Arc<Shared<D>>);
 struct Shared<D> {
     tasks: Mutex<JoinSet<()>>,
     not_started: Mutex<VecDeque<(D, InFlightGuard)>>,
+    /// The number of tasks that have nothing to do and that nobody has called yet.
+    idle: AtomicUsize,
+    /// A permit for each idle task that is to start deliveries.
+    calls: Semaphore,
     count: Arc<Count>,
 }
 
@@ -64,6 +70,8 @@ impl<D: Handle> InFlight<D> {
         Self(Arc::new(Shared {
             tasks: Mutex::default(),
             not_started: Mutex::default(),
+            idle: AtomicUsize::new(0),
+            calls: Semaphore::new(0),
             count: Arc::default(),
         }))
     }
@@ -86,9 +94,14 @@ impl<D: Handle> InFlight<D> {
             (delivery, guard)
         };
         // Making them is not done under the lock.
-        let deliveries: Vec<_> = deliveries.map(guarded).collect();
-        lock(&self.0.not_started).extend(deliveries);
-        self.0.spawn();
+        let deliveries: VecDeque<_> = deliveries.map(guarded).collect();
+        let mut not_started = lock(&self.0.not_started);
+        match not_started.is_empty() {
+            true => *not_started = deliveries,
+            false => not_started.extend(deliveries),
+        }
+        drop(not_started);
+        self.0.call();
     }
 
     /// Returns `true` if deliveries wait for a task.
@@ -100,7 +113,7 @@ impl<D: Handle> InFlight<D> {
     /// does.
     pub(super) fn start_beside(&self) {
         if self.is_starting() {
-            self.0.spawn_two();
+            self.0.call_two();
         }
     }
 
@@ -153,19 +166,47 @@ impl<D> Shared<D> {
 }
 
 impl<D: Handle> Shared<D> {
-    fn spawn(self: &Arc<Self>) {
-        lock(&self.tasks).spawn(start(self.clone()));
+    /// Has a task start deliveries: an idle one, or a new one.
+    fn call(self: &Arc<Self>) {
+        let one_less = |idle: usize| idle.checked_sub(1);
+        match (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) {
+            Ok(_) => self.calls.add_permits(1),
+            Err(_) => drop(lock(&self.tasks).spawn(run(self.clone()))),
+        }
     }
 
-    /// Spawns two tasks: the thread that spawns them runs the second next, and another takes the first.
-    fn spawn_two(self: &Arc<Self>) {
-        self.spawn();
-        self.spawn();
+    /// Calls two tasks: the thread that calls them runs the second next, and another takes the first.
+    fn call_two(self: &Arc<Self>) {
+        self.call();
+        self.call();
+    }
+
+    /// Waits until this task is to start deliveries. Returns `false` if enough tasks wait for that.
+    async fn called(&self) -> bool {
+        let one_more = |idle: usize| (idle < MAX_IDLE).then_some(idle + 1);
+        let kept = (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        kept.is_ok()
+            && self
+                .calls
+                .acquire()
+                .await
+                .map(SemaphorePermit::forget)
+                .is_ok()
     }
 }
 
-/// Starts deliveries, the oldest first, until one of them waits: the rest is its successor's.
-async fn start<D: Handle>(shared: Arc<Shared<D>>) {
+/// A task that handles deliveries.
+async fn run<D: Handle>(shared: Arc<Shared<D>>) {
+    loop {
+        start(&shared).await;
+        if !shared.called().await {
+            return;
+        }
+    }
+}
+
+/// Starts deliveries, the oldest first, until one of them waits: the rest is another task's.
+async fn start<D: Handle>(shared: &Arc<Shared<D>>) {
     let began = Instant::now();
     loop {
         let oldest = lock(&shared.not_started).pop_front();
@@ -176,13 +217,12 @@ async fn start<D: Handle>(shared: Arc<Shared<D>>) {
         let first = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await;
         if first.is_pending() {
             if !lock(&shared.not_started).is_empty() {
-                shared.spawn();
+                shared.call();
             }
-            drop(shared);
             return handling.await;
         }
         if began.elapsed() >= SHARE && !lock(&shared.not_started).is_empty() {
-            return shared.spawn_two();
+            return shared.call_two();
         }
     }
 }
