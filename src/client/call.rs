@@ -17,7 +17,7 @@ use tower::{Service, ServiceExt, util::Oneshot};
 use super::Receipt;
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    message::{Deadline, Due, IdempotencyKey, Kind, Message, ReplyMode},
+    message::{Deadline, Due, IdempotencyKey, Kind, Message, Name, ReplyMode},
     payload::FromReply,
     reply::Reply,
 };
@@ -61,6 +61,25 @@ impl<S, R> Call<S, R> {
         };
         if let Err(error) = append(message, name, value) {
             self.message = Err(error);
+        }
+        self
+    }
+
+    /// The stream to send a task or a request to, in place of the one that the transport's handle
+    /// names. Over a router it means nothing.
+    ///
+    /// ```
+    /// # async fn run() -> Result<(), campanile::Error> {
+    /// use campanile::{Client, transport::memory::Memory};
+    ///
+    /// let client = Client::new(Memory::new());
+    /// client.enqueue("report.make", "{}").stream("tenant-7").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stream(mut self, stream: impl Into<Name>) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().to = Some(stream.into());
         }
         self
     }

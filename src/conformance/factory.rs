@@ -138,6 +138,9 @@ pub struct Capabilities {
     pub delayed_tasks: bool,
     /// [`Factory::stats`] works.
     pub statistics: bool,
+    /// One worker can serve [several streams](crate::transport::Streams), and a message can name the
+    /// stream that it is sent to.
+    pub stream_sets: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,
     /// [`Factory::end_leases`] works.
@@ -162,6 +165,7 @@ impl Capabilities {
             delayed_tasks: true,
             idempotent_tasks: true,
             statistics: true,
+            stream_sets: true,
             end_leases: true,
             restart: true,
         }
@@ -182,6 +186,7 @@ impl Capabilities {
             delayed_tasks: false,
             idempotent_tasks: false,
             statistics: false,
+            stream_sets: false,
             end_leases: false,
             restart: false,
         }

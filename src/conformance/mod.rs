@@ -42,6 +42,7 @@
 //!         capabilities.dead_letters = false;
 //!         capabilities.delayed_tasks = false;
 //!         capabilities.statistics = false;
+//!         capabilities.stream_sets = false;
 //!         capabilities.end_leases = false;
 //!         capabilities.restart = false;
 //!         capabilities
@@ -72,6 +73,7 @@ mod rpc;
 mod scene;
 mod sending;
 mod stats;
+mod streams;
 mod undecodable;
 mod workers;
 
@@ -135,6 +137,11 @@ pub use self::{
         senders_of_one_key_at_the_same_time_send_one_task, what_a_sender_cannot_mean_is_refused,
     },
     stats::statistics_follow_what_happens_to_messages,
+    streams::{
+        a_call_can_choose_its_stream, a_redelivery_in_a_set_stays_on_its_stream,
+        a_set_that_cannot_be_served_is_refused, a_stream_with_priority_is_emptied_first,
+        registered_streams_are_found_while_they_are_served, streams_share_by_their_weights,
+    },
     undecodable::{
         a_message_in_any_field_order_with_unknown_fields_is_read,
         a_request_that_cannot_be_answered_is_settled, an_entry_that_is_no_message_blocks_nothing,
@@ -201,6 +208,12 @@ macro_rules! conformance_tests {
             senders_of_one_key_at_the_same_time_send_one_task
             what_a_sender_cannot_mean_is_refused
             statistics_follow_what_happens_to_messages
+            a_call_can_choose_its_stream
+            a_stream_with_priority_is_emptied_first
+            streams_share_by_their_weights
+            a_redelivery_in_a_set_stays_on_its_stream
+            a_set_that_cannot_be_served_is_refused
+            registered_streams_are_found_while_they_are_served
             an_entry_that_is_no_message_blocks_nothing
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

@@ -240,6 +240,9 @@ pub struct Parts {
     pub attempt: Attempt,
     /// When the outcome stops to matter, if ever.
     pub deadline: Option<Deadline>,
+    /// For a task or a request that is sent: the stream to send it to, in place of the one that the
+    /// transport's handle names. It means nothing to a delivery.
+    pub to: Option<Name>,
     /// For a task that is sent: when it is due. It means nothing to a delivery, or to a service
     /// that handles the task in place.
     pub due: Option<Due>,
@@ -273,6 +276,7 @@ impl Parts {
             accepted_at: None,
             attempt: Attempt::default(),
             deadline: None,
+            to: None,
             due: None,
             idempotency_key: None,
             reply_mode: ReplyMode::default(),

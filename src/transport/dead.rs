@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Settings, Undecodable, codec};
+use super::{Undecodable, codec};
 use crate::{
     error::Error,
     message::{Attempt, DeadLetterId, Message, MessageId, Name},
@@ -468,13 +468,13 @@ pub(crate) struct DroppedLetters(Mutex<(u64, Option<Instant>)>);
 
 impl DroppedLetters {
     /// Adds some, and logs how many there were since the last report unless that was just now.
-    pub(crate) fn report(&self, dropped: u64, settings: &Settings) {
+    pub(crate) fn report(&self, dropped: u64, stream: &Name, group: &Name, limit: usize) {
         if let Some(dropped) = self.add(dropped) {
             tracing::warn!(
-                stream = %settings.stream,
-                group = %settings.group,
+                %stream,
+                %group,
                 dropped,
-                limit = settings.max_dead_letters,
+                limit,
                 "the oldest dead letters were dropped to make room for newer ones"
             );
         }

@@ -23,6 +23,7 @@ mod sending;
 mod settings;
 mod state;
 mod stats;
+mod streams;
 
 use std::{future::Future, time::Duration};
 
@@ -38,7 +39,11 @@ use crate::{
 
 pub(crate) use self::dead::{DroppedLetters, PAGE_BYTES};
 #[allow(unused_imports)]
-pub(crate) use self::{counters::Counters, settings::consumer_settings};
+pub(crate) use self::{
+    counters::Counters,
+    settings::consumer_settings,
+    streams::{Members, Quota, StreamSchedule},
+};
 pub use self::{
     counters::Counts,
     dead::{
@@ -49,6 +54,7 @@ pub use self::{
     settings::{Backoff, Expired, Settings, Start, UnknownNames},
     state::ConnectionState,
     stats::{GroupStats, StreamStats},
+    streams::Streams,
 };
 
 /// What a service wants of a source.

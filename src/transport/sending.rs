@@ -27,6 +27,17 @@ pub fn check(parts: &Parts) -> Result<(), Error> {
             "events carry no headers on Pub/Sub; put them in the payload, or send a task",
         );
     }
+    match &parts.to {
+        Some(_) if parts.kind == Kind::Event => {
+            return invalid("events are published, not put on a stream: leave the stream out");
+        }
+        Some(stream) => {
+            if let Some(fault) = stream.fault() {
+                return invalid(&format!("the stream cannot be used: {fault}"));
+            }
+        }
+        None => {}
+    }
     if parts.kind != Kind::Task {
         if parts.due.is_some() {
             return invalid("only tasks can be delayed");

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::message::Name;
+use super::Streams;
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Name, Parts},
+};
 
 /// Where a group that does not exist yet starts on its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,6 +72,10 @@ impl Backoff {
 pub struct Settings {
     /// The stream that tasks and requests travel on. `app_stream`.
     pub stream: Name,
+    /// The streams that a worker serves in place of [`stream`](Self::stream). None.
+    pub streams: Option<Streams>,
+    /// The registry in which the sending half registers the streams that it sends to. None.
+    pub registry: Option<Name>,
     /// The consumer group of the workers. `app_group`.
     pub group: Name,
     /// Where a new group starts.
@@ -99,6 +107,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             stream: Name::from_static("app_stream"),
+            streams: None,
+            registry: None,
             group: Name::from_static("app_group"),
             start: Start::default(),
             max_in_flight: 64,
@@ -118,6 +128,40 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// These settings for one stream of the set that they serve.
+    pub(crate) fn of_stream(&self, stream: &Name) -> Self {
+        Self {
+            stream: stream.clone(),
+            streams: None,
+            ..self.clone()
+        }
+    }
+
+    /// The one stream that these settings name.
+    ///
+    /// # Errors
+    /// When they name a set of streams.
+    pub(crate) fn one_stream(&self) -> Result<&Name, Error> {
+        match self.streams {
+            None => Ok(&self.stream),
+            Some(_) => Err(Error::new(
+                ErrorKind::Invalid,
+                "this handle serves a set of streams, and this needs one: choose it with \
+                 `.stream(name)` on the call, or on a clone of the handle",
+            )),
+        }
+    }
+
+    /// The stream that a task or a request is sent to.
+    ///
+    /// # Errors
+    /// When neither the message nor these settings name one stream.
+    pub(crate) fn target<'a>(&'a self, parts: &'a Parts) -> Result<&'a Name, Error> {
+        parts.to.as_ref().map_or_else(|| self.one_stream(), Ok)
+    }
+}
+
 /// The builder methods of a handle that has a `settings: Settings` field: the same words on every
 /// transport.
 macro_rules! consumer_settings {
@@ -130,10 +174,28 @@ macro_rules! consumer_settings {
         }
 
         /// The stream that tasks and requests travel on: sent to, and served from. `app_stream`
-        /// unless set.
+        /// unless set. A call can choose another with
+        /// [`Call::stream`](crate::client::Call::stream).
         #[must_use]
         pub fn stream(mut self, stream: impl Into<crate::Name>) -> Self {
             self.settings.stream = stream.into();
+            self.settings.streams = None;
+            self
+        }
+
+        /// Several streams to serve with one worker, and the order between them. What is sent with this
+        /// handle must name its stream itself.
+        #[must_use]
+        pub fn streams(mut self, streams: crate::transport::Streams) -> Self {
+            self.settings.streams = Some(streams);
+            self
+        }
+
+        /// The registry in which the streams that this handle sends to are registered, for workers
+        /// that serve [`Streams::registered`](crate::transport::Streams::registered).
+        #[must_use]
+        pub fn registry(mut self, registry: impl Into<crate::Name>) -> Self {
+            self.settings.registry = Some(registry.into());
             self
         }
 

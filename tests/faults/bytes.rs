@@ -102,6 +102,42 @@ async fn two_workers_that_share_a_slow_network_run_all_large_tasks_once() {
     handles_large_tasks_over_a_slow_network(2).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_task_that_takes_longer_to_arrive_than_a_lease_stays_with_its_worker() {
+    // It arrives for 6 s, and a lease is 2 s.
+    const TASK: usize = 12 << 20;
+    const BANDWIDTH: u32 = 2_000_000;
+    let server = RedisServer::start().await;
+    let sender = Client::new(handle(&server.url()).await);
+    let task = Bytes::from(vec![b'x'; TASK]);
+    sender
+        .enqueue("count", task)
+        .await
+        .expect("the server takes it");
+
+    let runs = Runs::default();
+    let app = || Router::new().task("count", count).with_state(runs.clone());
+    let proxy = Proxy::start(server.port()).await;
+    let slow = handle(&proxy.url()).await.lease(2 * SECOND);
+    proxy.limit_bandwidth(Some(BANDWIDTH));
+    let slow = Worker::start(slow, app());
+    let taken = || async { (raw::pending(&server, "s", "g").await == 1).then_some(()) };
+    raw::eventually(taken, 10 * SECOND).await;
+    // It would claim what its holder does not renew.
+    let quick = Worker::start(handle(&server.url()).await.lease(2 * SECOND), app());
+    let took = settled(&server, &runs, 1, 15 * SECOND).await;
+    println!("one task of 12 MiB: {took:.2?}");
+    assert!(
+        took > 4 * SECOND,
+        "it came from the quick worker: {took:.2?}"
+    );
+    assert_eq!(runs.load(Ordering::SeqCst), 1, "it runs once");
+    proxy.limit_bandwidth(None);
+    for worker in [slow, quick] {
+        worker.stop().await.expect("it ends well");
+    }
+}
+
 /// Answers a request with as many bytes as its payload says.
 async fn answer(payload: Bytes) -> Result<Bytes, campanile::BoxError> {
     let size: usize = std::str::from_utf8(&payload)?.parse()?;

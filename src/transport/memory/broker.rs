@@ -19,6 +19,7 @@ use super::{
     group::{Backlog, Consumer, Group},
     log::{Entry, Log},
     observer::Observer,
+    registry::Registries,
     request::Requests,
     schedule::{Known, Schedule},
 };
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     pub(super) requests: Requests,
     pub(super) subscribers: Subscribers,
+    pub(super) registries: Registries,
     streams: Mutex<HashMap<Name, Stream>>,
     last_consumer: AtomicU64,
     pub(super) observer: OnceLock<Arc<dyn Observer>>,
@@ -81,6 +83,7 @@ impl Shared {
             counters: Counters::default(),
             requests: Requests::default(),
             subscribers: Subscribers::default(),
+            registries: Registries::default(),
             streams: Mutex::default(),
             last_consumer: AtomicU64::new(0),
             observer: OnceLock::new(),
@@ -117,8 +120,9 @@ impl Shared {
     /// Takes a task as its sender wants it: now or later, and once for each idempotency key.
     pub(super) fn accept(
         &self,
-        settings: &Settings,
+        stream: &Name,
         parts: &Parts,
+        idempotency_window: Duration,
         mut fields: Vec<(Bytes, Bytes)>,
     ) -> MessageId {
         let wait = match parts.due {
@@ -128,30 +132,33 @@ impl Shared {
         };
         if wait.is_zero() && parts.idempotency_key.is_none() {
             // Its text is not made under the lock.
-            return MessageId::from(self.append(&settings.stream, fields).to_string());
+            return MessageId::from(self.append(stream, fields).to_string());
         }
-        self.with_stream(&settings.stream, |stream| {
+        self.with_stream(stream, |contents| {
             let key = parts.idempotency_key.as_ref();
-            if let Some(id) = key.and_then(|key| stream.known.get(key)) {
+            if let Some(id) = key.and_then(|key| contents.known.get(key)) {
                 return id;
             }
             let id = if wait.is_zero() {
-                let entry = stream.append(&self.clock, fields);
+                let entry = contents.append(&self.clock, fields);
                 let id = MessageId::from(entry.id.to_string());
-                self.tell_of_sent(&settings.stream, &entry.fields, wait, || id.clone());
+                self.tell_of_sent(stream, &entry.fields, wait, || id.clone());
                 id
             } else {
                 let id = Uuid::new_v4().to_string();
                 fields.push((codec::ID.into(), id.clone().into()));
                 let id = MessageId::from(id);
-                self.tell_of_sent(&settings.stream, &fields, wait, || id.clone());
-                stream.schedule.add(instant_after(wait), id.clone(), fields);
-                stream.wake();
+                self.tell_of_sent(stream, &fields, wait, || id.clone());
+                contents
+                    .schedule
+                    .add(instant_after(wait), id.clone(), fields);
+                contents.wake();
                 id
             };
             if let Some(key) = key {
-                let window = settings.idempotency_window;
-                stream.known.remember(key.clone(), id.clone(), window);
+                contents
+                    .known
+                    .remember(key.clone(), id.clone(), idempotency_window);
             }
             self.counters.sent.increment();
             id

@@ -402,7 +402,14 @@ impl Group {
         let (entry, most) = (Arc::clone(entry), settings.max_dead_letters);
         let dropped = (self.dead).add(entry, attempts, reason, most, &shared.clock);
         shared.counters.dead_dropped.add(dropped);
-        self.dropped.report(dropped, settings);
+        let Settings {
+            stream,
+            group,
+            max_dead_letters,
+            ..
+        } = settings;
+        self.dropped
+            .report(dropped, stream, group, *max_dead_letters);
     }
 
     /// Delivers a dead letter's message again, as if for the first time.

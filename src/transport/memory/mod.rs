@@ -85,6 +85,7 @@ mod log;
 // Only the test kit watches.
 #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
 pub(crate) mod observer;
+mod registry;
 mod request;
 mod schedule;
 mod source;
@@ -111,7 +112,7 @@ pub use self::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    message::{Deadline, Kind, Message, MessageId, ReplyMode},
+    message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
     reply::Reply,
     transport::{
         ConnectionState, Counts, DeadLetters, Interest, Settings, StreamStats, Transport, codec,
@@ -166,7 +167,7 @@ impl Memory {
     /// # Errors
     /// None; on Redis there are.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
-        Ok(self.broker.stats(&self.settings.stream))
+        Ok(self.broker.stats(self.settings.one_stream()?))
     }
 
     /// The dead letters of the group.
@@ -180,7 +181,7 @@ impl Memory {
     /// # Errors
     /// None; on Redis there are.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
-        Ok(self.broker.cancel(&self.settings.stream, id))
+        Ok(self.broker.cancel(self.settings.one_stream()?, id))
     }
 
     /// Adds an entry to the stream field by field, message or not: what a program that knows
@@ -211,7 +212,8 @@ impl Memory {
         match message.kind() {
             Kind::Task => {
                 let fields = self.encode(&message, None);
-                let id = self.broker.accept(&self.settings, message.parts(), fields);
+                let (stream, window) = (self.target(&message)?, self.settings.idempotency_window);
+                let id = self.broker.accept(stream, message.parts(), window, fields);
                 Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
             }
             Kind::Event => {
@@ -243,10 +245,19 @@ impl Memory {
                 // First a place for the reply, then the request: a worker may be quick.
                 let reply = ResponseFuture::waiting(broker, id, name, deadline);
                 let fields = self.encode(&message, Some(id));
-                self.broker.append(&self.settings.stream, fields);
+                self.broker.append(self.target(&message)?, fields);
                 Ok(reply)
             }
         }
+    }
+
+    /// The stream that a message goes to, which is registered if it is to be.
+    fn target<'a>(&'a self, message: &'a Message) -> Result<&'a Name, Error> {
+        let stream = self.settings.target(message.parts())?;
+        if let Some(registry) = &self.settings.registry {
+            self.broker.registries.register(registry, stream);
+        }
+        Ok(stream)
     }
 
     /// The fields of an entry, all in one piece of memory: every group that reads it clones them.

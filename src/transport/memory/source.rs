@@ -15,9 +15,10 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::{Attempt, Deadline, Message, MessageId},
+    message::{Attempt, Deadline, Message, MessageId, Name},
     transport::{
-        Delivery, Interest, Settings, SettleDelivery, Source, Undecodable, Verdict, codec,
+        Delivery, Interest, Members, Settings, SettleDelivery, Source, StreamSchedule, Undecodable,
+        Verdict, codec,
     },
 };
 
@@ -28,9 +29,13 @@ use crate::{
 #[derive(Debug)]
 pub struct MemorySource {
     broker: Broker,
-    settings: Arc<Settings>,
+    settings: Settings,
+    /// The streams that it serves, by their numbers in the schedule; none where nothing is read.
+    streams: Vec<Arc<Settings>>,
+    schedule: StreamSchedule,
+    /// The number of registered streams that it has seen.
+    registered: usize,
     consumer: Consumer,
-    reads_stream: bool,
     wake: Arc<Notify>,
     events_first: bool,
     stopped: bool,
@@ -48,23 +53,24 @@ impl MemorySource {
                 settings.stream, settings.group
             )));
         }
-        let consumer = broker.new_consumer();
-        let wake = Arc::new(Notify::new());
-        if interest.stream {
-            broker.create_group(&settings)?;
-            broker.with_group(&settings, |group, _| group.join(consumer, wake.clone()));
-        }
-        let source = Self {
-            reads_stream: interest.stream,
-            settings: Arc::new(settings),
-            consumer,
-            wake,
+        let set = settings.streams.as_ref();
+        set.map_or(Ok(()), |set| set.validate())?;
+        let mut source = Self {
+            streams: Vec::new(),
+            schedule: StreamSchedule::new(set.map(|set| set.policy).unwrap_or_default()),
+            registered: 0,
+            consumer: broker.new_consumer(),
+            wake: Arc::new(Notify::new()),
             events_first: false,
             stopped: false,
+            settings,
             broker,
         };
+        if interest.stream {
+            source.join_all()?;
+        }
         source.broker.subscribers.add(
-            consumer,
+            source.consumer,
             interest,
             source.settings.event_buffer,
             source.wake.clone(),
@@ -73,6 +79,54 @@ impl MemorySource {
             observer.opened();
         }
         Ok(source)
+    }
+
+    /// Joins the groups of the streams that it is set up with.
+    fn join_all(&mut self) -> Result<(), Error> {
+        let listed = match self.settings.streams.take() {
+            None => vec![(self.settings.stream.clone(), 1)],
+            Some(set) => {
+                let listed = match &set.members {
+                    Members::Listed(listed) => listed.clone(),
+                    Members::Registered(registry) => {
+                        self.broker.registries.listen(registry, &self.wake);
+                        Vec::new()
+                    }
+                };
+                self.settings.streams = Some(set);
+                listed
+            }
+        };
+        for (stream, weight) in listed {
+            self.join(&stream, weight)?;
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, stream: &Name, weight: u32) -> Result<(), Error> {
+        let settings = self.settings.of_stream(stream);
+        self.broker.create_group(&settings)?;
+        let (consumer, wake) = (self.consumer, self.wake.clone());
+        self.broker
+            .with_group(&settings, |group, _| group.join(consumer, wake));
+        self.schedule.add(self.streams.len() as u32, weight);
+        self.streams.push(Arc::new(settings));
+        Ok(())
+    }
+
+    /// Joins the groups of streams that were registered since it last looked.
+    fn join_registered(&mut self) {
+        let Some(Members::Registered(registry)) =
+            self.settings.streams.as_ref().map(|set| &set.members)
+        else {
+            return;
+        };
+        for stream in self.broker.registries.after(registry, self.registered) {
+            self.registered += 1;
+            if let Err(error) = self.join(&stream, 1) {
+                tracing::warn!(%stream, error = error.chain(), "a registered stream cannot be served");
+            }
+        }
     }
 
     fn take(&mut self, most: usize) -> Vec<Delivery<MemorySettle>> {
@@ -102,35 +156,63 @@ impl MemorySource {
         taken.extend(subscribers.take(self.consumer, room, hand_out));
     }
 
-    fn take_entries(&self, most: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
-        let room = most - taken.len();
-        if !self.reads_stream || room == 0 {
-            return;
+    fn take_entries(&mut self, most: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
+        self.join_registered();
+        // Streams that use less than their quota leave the rest to the others.
+        loop {
+            let room = most - taken.len();
+            let before = taken.len();
+            if room == 0 || self.streams.is_empty() {
+                return;
+            }
+            for quota in self.schedule.quotas(room) {
+                let max = quota.max.min(most - taken.len());
+                let stream = self.streams[quota.stream as usize].clone();
+                let count = self.take_from(&stream, max, taken);
+                if count > 0 {
+                    self.schedule.fetched(quota.stream, count);
+                }
+            }
+            if taken.len() == before || self.streams.len() == 1 {
+                return;
+            }
         }
-        let entries = self.broker.with_group(&self.settings, |group, log| {
-            group.take(log, room, self.consumer, &self.settings, &self.broker)
+    }
+
+    /// Takes entries of one stream, and returns how many.
+    fn take_from(
+        &self,
+        stream: &Arc<Settings>,
+        max: usize,
+        taken: &mut Vec<Delivery<MemorySettle>>,
+    ) -> usize {
+        let entries = self.broker.with_group(stream, |group, log| {
+            group.take(log, max, self.consumer, stream, &self.broker)
         });
-        taken.extend(entries.unwrap_or_default().into_iter().map(|mut entry| {
+        let entries = entries.unwrap_or_default();
+        let count = entries.len();
+        taken.extend(entries.into_iter().map(|mut entry| {
             let in_flight = entry.in_flight.take();
             let held = Some(Held {
                 broker: Arc::clone(&self.broker),
-                settings: Arc::clone(&self.settings),
+                settings: Arc::clone(stream),
                 serial: entry.serial,
             });
-            let content = self.read(entry);
+            let content = self.read(stream, entry);
             Delivery::new(content, MemorySettle { held, in_flight })
         }));
+        count
     }
 
-    fn read(&self, taken: Taken) -> Result<Message, Undecodable> {
+    fn read(&self, stream: &Settings, taken: Taken) -> Result<Message, Undecodable> {
         let decoded = codec::decode(taken.entry.fields.clone())
             .inspect_err(|_| self.broker.counters.undecodable.increment())?;
         let EntryId { milliseconds, .. } = taken.entry.id;
         let mut message = decoded.message;
         let parts = message.parts_mut();
         let id = || MessageId::from(taken.entry.id.to_string());
-        parts.stream = Some(self.settings.stream.clone());
-        parts.group = Some(self.settings.group.clone());
+        parts.stream = Some(stream.stream.clone());
+        parts.group = Some(stream.group.clone());
         parts.id = Some(decoded.id.unwrap_or_else(id));
         parts.accepted_at = taken.entry.id.time();
         parts.attempt = Attempt(taken.attempt);
@@ -148,17 +230,17 @@ impl MemorySource {
 
     /// When there may be something to take that nobody wakes this source for.
     fn next_due(&self) -> Option<Instant> {
-        if !self.reads_stream {
-            return None;
-        }
-        self.broker.next_due(&self.settings)
+        let due = self.streams.iter();
+        due.filter_map(|stream| self.broker.next_due(stream)).min()
     }
 
     fn leave(&mut self) {
         if !self.stopped {
             self.stopped = true;
-            self.broker
-                .with_group(&self.settings, |group, _| group.leave(self.consumer));
+            for stream in &self.streams {
+                self.broker
+                    .with_group(stream, |group, _| group.leave(self.consumer));
+            }
             self.broker
                 .subscribers
                 .remove(self.consumer, &self.broker.counters);
@@ -222,9 +304,11 @@ impl Source for MemorySource {
 impl Drop for MemorySource {
     fn drop(&mut self) {
         self.leave();
-        self.broker.with_group(&self.settings, |group, _| {
-            group.abandon(self.consumer, self.settings.lease);
-        });
+        for stream in &self.streams {
+            self.broker.with_group(stream, |group, _| {
+                group.abandon(self.consumer, stream.lease);
+            });
+        }
     }
 }
 

@@ -39,7 +39,8 @@ struct Store(Redis);
 
 impl Store {
     fn keys(&self) -> Result<Keys, Error> {
-        Keys::new(&self.0.settings.stream, &self.0.settings.group)
+        let settings = &self.0.settings;
+        Keys::new(settings.one_stream()?, &settings.group)
     }
 
     /// Reads a letter of the handle's group.

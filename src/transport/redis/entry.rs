@@ -12,24 +12,35 @@ use crate::{
     },
 };
 
-/// Which of a group's two streams an entry is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A stream that a consumer reads: of each stream that it serves, by its index, the one that is sent to
+/// and the group's retry stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Lane {
+    /// The group's own stream, with the deliveries that it sees again.
+    Retry(u32),
     /// The stream that is sent to, and that the other groups read too.
-    Main,
-    /// The group's own stream, of what is delivered again.
-    Retry,
+    Primary(u32),
 }
 
 impl Lane {
-    pub(super) const BOTH: [Lane; 2] = [Lane::Retry, Lane::Main];
+    /// Both streams of a served one.
+    pub(super) fn both(index: u32) -> [Lane; 2] {
+        [Lane::Retry(index), Lane::Primary(index)]
+    }
 
-    /// As the scripts are told.
+    /// The index of the served stream.
+    pub(super) fn index(self) -> u32 {
+        let (Lane::Retry(index) | Lane::Primary(index)) = self;
+        index
+    }
+
+    pub(super) fn is_retry(self) -> bool {
+        matches!(self, Lane::Retry(_))
+    }
+
+    /// The flag by which scripts tell the two apart.
     pub(super) fn flag(self) -> &'static str {
-        match self {
-            Lane::Main => "0",
-            Lane::Retry => "1",
-        }
+        if self.is_retry() { "1" } else { "0" }
     }
 }
 
@@ -110,14 +121,14 @@ impl Entry {
     }
 }
 
-/// The entries in the answer to `XREADGROUP`.
-pub(super) fn read(answer: Value, retry: &str) -> Result<Vec<Entry>, Error> {
+/// The entries in the answer to `XREADGROUP`, whose streams `lane` tells from their names.
+pub(super) fn read(
+    answer: Value,
+    lane: impl Fn(&[u8]) -> Option<Lane>,
+) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
     each(answer, |stream, id, fields| {
-        let lane = match stream == retry.as_bytes() {
-            true => Lane::Retry,
-            false => Lane::Main,
-        };
+        let lane = lane(stream).ok_or_else(|| unexpected("a stream that was read", "another"))?;
         entries.push(entry(lane, id, 1, fields)?);
         Ok(())
     })?;
@@ -231,12 +242,14 @@ mod tests {
         let list = Value::Array(vec![raw_entry()]);
         let old = Value::Array(vec![Value::Array(vec![bulk("r"), list.clone()])]);
         let new = Value::Map(vec![(bulk("r"), list)]);
-        let entries = read(old, "r").unwrap();
-        assert_eq!(entries, read(new, "r").unwrap());
-        assert_eq!(entries[0].lane, Lane::Retry);
+        let lane = |name: &[u8]| (name == b"r").then_some(Lane::Retry(0));
+        let entries = read(old.clone(), lane).unwrap();
+        assert_eq!(entries, read(new, lane).unwrap());
+        assert_eq!(entries[0].lane, Lane::Retry(0));
         assert_eq!(entries[0].id.to_string(), "7-1");
         assert_eq!(entries[0].fields, [("name".into(), "a".into())]);
-        assert_eq!(read(Value::Nil, "r").unwrap(), []);
+        assert_eq!(read(Value::Nil, lane).unwrap(), []);
+        read(old, |_| None).expect_err("it was not asked for");
     }
 
     #[test]
@@ -266,7 +279,7 @@ mod tests {
             let entries = Value::Array(entries);
             read(
                 Value::Array(vec![Value::Array(vec![bulk("s"), entries])]),
-                "r",
+                |_| Some(Lane::Primary(0)),
             )
         };
         assert_eq!(stream(vec![raw_entry()]).unwrap().len(), 1);
@@ -282,7 +295,7 @@ mod tests {
             assert!(error.is_decode(), "{entry:?}: {error}");
         }
         let without_entries = Value::Array(vec![Value::Array(vec![bulk("s")])]);
-        assert!(read(without_entries, "r").is_err());
+        assert!(read(without_entries, |_| Some(Lane::Primary(0))).is_err());
     }
 
     #[test]
@@ -290,7 +303,7 @@ mod tests {
         for (deliveries, read) in [(-1, 1), (0, 1), (3, 3), (i64::MAX, u32::MAX)] {
             let item = vec![bulk("7-1"), Value::Int(deliveries), Value::Array(vec![])];
             let list = Value::Array(vec![Value::Array(item)]);
-            assert_eq!(claimed(list, Lane::Main).unwrap()[0].deliveries, read);
+            assert_eq!(claimed(list, Lane::Primary(0)).unwrap()[0].deliveries, read);
         }
     }
 
@@ -324,7 +337,7 @@ mod tests {
                 Value::Array(vec![id, Value::Array(values.collect())])
             });
             let streams = Value::Map(vec![(bulk("s"), Value::Array(list.collect()))]);
-            let found = read(streams, "r").unwrap();
+            let found = read(streams, |_| Some(Lane::Primary(0))).unwrap();
             let found: Vec<_> = found
                 .into_iter()
                 .map(|entry| {

@@ -16,6 +16,11 @@ impl EntrySize {
         }
     }
 
+    /// The size of one entry: that of a whole answer while none is known.
+    pub(super) fn expected(&self) -> usize {
+        self.0.unwrap_or(ANSWER).max(1)
+    }
+
     /// The number of entries to ask for: at least one, and one while no size is known.
     pub(super) fn fit(&self, most: usize) -> usize {
         match self.0 {

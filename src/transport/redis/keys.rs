@@ -60,6 +60,11 @@ impl Keys {
         })
     }
 
+    /// The beginning of all keys but the stream's own.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
     /// The stream of reliable replies to a client.
     pub(super) fn replies(&self, client: impl Display) -> String {
         replies(&self.base, client)
@@ -76,9 +81,17 @@ impl Keys {
     }
 }
 
+/// The beginning of the keys of registries. No stream's name begins with it.
+const REGISTRY: &str = "campanile:registry:";
+
+/// The sorted set of the streams in a registry, by the time of their last registration.
+pub(super) fn registry(name: &Name) -> String {
+    format!("{REGISTRY}{name}")
+}
+
 /// Whether keys that belong to `stream` can be put in its slot.
 pub(super) fn check(stream: &Name) -> Result<(), Error> {
-    if stream.contains('}') {
+    if stream.contains('}') || stream.starts_with(REGISTRY) {
         base(stream)?;
     }
     match stream.fault() {
@@ -89,7 +102,11 @@ pub(super) fn check(stream: &Name) -> Result<(), Error> {
 
 /// What the keys that belong to `stream` start with.
 pub(super) fn base(stream: &Name) -> Result<String, Error> {
-    if let Some(owner) = owner(stream) {
+    if stream.starts_with(REGISTRY) {
+        Err(Error::config(format!(
+            "the stream name `{stream}` is that of a registry of streams; choose another"
+        )))
+    } else if let Some(owner) = owner(stream) {
         Err(Error::config(format!(
             "the stream name `{stream}` is that of a key which belongs to the stream `{owner}`; \
              choose another"

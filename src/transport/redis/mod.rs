@@ -143,6 +143,7 @@ struct Shared {
     pipeline: Pipeline,
     counters: Arc<Counters>,
     promoters: producer::schedule::Promoters,
+    registrations: producer::Registrations,
     hearts: state::Hearts,
 }
 
@@ -221,6 +222,7 @@ impl Redis {
                 pipeline,
                 counters,
                 promoters: Default::default(),
+                registrations: Default::default(),
                 hearts: Default::default(),
             }),
             rpc: Arc::default(),

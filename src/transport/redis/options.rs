@@ -18,6 +18,8 @@ pub(super) struct Options {
     pub(super) trim_beside_foreign: bool,
     /// What the channels of events start with, before the names.
     pub(super) event_prefix: Name,
+    /// The time for which the application's runtime may run no task before its leases end.
+    pub(super) stall_limit: Duration,
     /// Who is told when events were missed.
     pub(super) on_event_gap: OnGap,
 }
@@ -33,6 +35,7 @@ impl Default for Options {
             foreign_lease: Duration::from_secs(300),
             trim_beside_foreign: false,
             event_prefix: Name::from_static(""),
+            stall_limit: Duration::from_secs(60),
             on_event_gap: OnGap::default(),
         }
     }
@@ -93,6 +96,24 @@ impl Redis {
     #[must_use]
     pub fn foreign_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).foreign_lease = lease;
+        self
+    }
+
+    /// The time for which the runtime that serves may run no task at all before this worker's leases are
+    /// not renewed any more, so that other workers take over from a process that hangs. Leases are
+    /// renewed on a thread of its own: a handler that blocks its runtime keeps its delivery for as long as
+    /// this. 60 s unless set.
+    ///
+    /// # Panics
+    /// When it is shorter than a second.
+    #[must_use]
+    #[track_caller]
+    pub fn stall_limit(mut self, limit: Duration) -> Self {
+        assert!(
+            limit >= Duration::from_secs(1),
+            "a stall limit must be at least 1 s"
+        );
+        Arc::make_mut(&mut self.options).stall_limit = limit;
         self
     }
 

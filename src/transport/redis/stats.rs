@@ -31,7 +31,7 @@ impl Redis {
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
-        let stream = &self.settings.stream;
+        let stream = self.settings.one_stream()?;
         let keys = Keys::new(stream, &self.settings.group)?;
         let pipeline = &self.shared.pipeline;
         let ask = |words: [&str; 2]| {
@@ -71,7 +71,7 @@ impl Redis {
     /// When the server cannot be reached or refuses.
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
         let mut cmd = redis::cmd("XINFO");
-        cmd.arg("GROUPS").arg(self.settings.stream.as_str());
+        cmd.arg("GROUPS").arg(self.settings.one_stream()?.as_str());
         let groups = match self.shared.pipeline.submit(cmd, Retry::Never).await? {
             Value::ServerError(refusal) if is_missing(&refusal) => return Ok(None),
             groups => array(error::check(groups)?)?,

@@ -63,7 +63,7 @@ impl Redis {
     /// # Errors
     /// When the server cannot be reached or refuses, or where the id is none.
     pub async fn tail(&self, from: TailFrom) -> Result<Tail, Error> {
-        let stream = self.settings.stream.clone();
+        let stream = self.settings.one_stream()?.clone();
         keys::check(&stream)?;
         let seen = match from {
             TailFrom::Now => self.newest(&stream).await?,

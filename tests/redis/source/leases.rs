@@ -80,6 +80,38 @@ async fn what_is_held_is_never_taken_over_however_long_it_takes() {
     assert_eq!(pending(&server).await, (0, 0));
 }
 
+#[tokio::test]
+async fn a_process_that_hangs_for_longer_than_the_stall_limit_loses_its_leases() {
+    let server = RedisServer::start().await;
+    let url = server.url();
+    task(&server, "x").await;
+    let (hangs, hanging) = tokio::sync::oneshot::channel();
+    let (go_on, gone_on) = std::sync::mpsc::channel::<()>();
+    let hung = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let redis = Redis::connect(&url).await.expect("the server is there");
+            let redis = redis.stream("s").group("g").lease(SECOND);
+            let mut source = open(&redis.stall_limit(2 * SECOND)).await;
+            let delivery = next(&mut source).await;
+            hangs.send(()).expect("the test waits");
+            // No task of this runtime is polled meanwhile.
+            let _ = gone_on.recv();
+            drop(delivery);
+        });
+    });
+    hanging.await.expect("it has the delivery");
+    let mut source = open(&handle(&server).await.lease(SECOND)).await;
+    nothing(&mut source, 3 * SECOND / 2).await;
+    let delivery = next(&mut source).await;
+    assert_eq!(message(&delivery).parts().attempt, Attempt(2));
+    settle(delivery, done()).await;
+    go_on.send(()).expect("it waits");
+    hung.join().expect("it ends");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_the_runtime_keeps_its_lease() {
     let server = RedisServer::start().await;

@@ -10,6 +10,7 @@ mod leases;
 mod outages;
 mod schedule;
 mod set_up;
+mod sets;
 mod settling;
 mod stats;
 mod tail;

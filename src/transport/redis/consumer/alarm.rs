@@ -1,44 +1,49 @@
-//! The time at which the next delayed message is due.
+//! The times at which the next delayed messages are due.
 
 use std::{sync::Mutex, time::Duration};
 
+use foldhash::HashMap;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::sync::lock;
 
-/// An alarm that is set to the earliest of the times that it is given.
+/// A timer for each stream, by its index, that is set to the earliest of the times that it is given.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
-    at: Mutex<Option<Instant>>,
+    at: Mutex<HashMap<u32, Instant>>,
     changed: Notify,
 }
 
 impl Alarm {
-    /// Rings after this time, or earlier if it was set to that before.
-    pub(super) fn set(&self, after: Duration) {
+    /// Sets the timer of a stream to this time from now, or leaves it at an earlier one.
+    pub(super) fn set(&self, stream: u32, after: Duration) {
         // A time that cannot be represented is never waited for.
         let Some(at) = Instant::now().checked_add(after) else {
             return;
         };
-        let mut earliest = lock(&self.at);
-        if earliest.is_none_or(|earliest| at < earliest) {
-            *earliest = Some(at);
-            drop(earliest);
+        let mut timers = lock(&self.at);
+        if timers.get(&stream).is_none_or(|earliest| at < *earliest) {
+            timers.insert(stream, at);
+            drop(timers);
             self.changed.notify_one();
         }
     }
 
-    /// Waits until it rings, and clears it.
-    pub(super) async fn ring(&self) {
+    /// Waits for the earliest timer. Clears all that have run out, and returns their streams.
+    pub(super) async fn ring(&self) -> Vec<u32> {
         loop {
-            let at = *lock(&self.at);
-            match at {
+            let earliest = lock(&self.at).values().min().copied();
+            match earliest {
                 None => self.changed.notified().await,
                 Some(at) => tokio::select! {
                     biased;
                     () = tokio::time::sleep_until(at) => {
-                        *lock(&self.at) = None;
-                        return;
+                        let now = Instant::now();
+                        let mut timers = lock(&self.at);
+                        let due = timers.iter().filter(|(_, at)| **at <= now);
+                        let due: Vec<_> = due.map(|(stream, _)| *stream).collect();
+                        timers.retain(|_, at| *at > now);
+                        return due;
                     }
                     () = self.changed.notified() => {}
                 },
@@ -54,12 +59,13 @@ mod tests {
     #[tokio::test]
     async fn an_alarm_rings_for_the_first_that_is_due_and_not_for_what_never_is() {
         let alarm = Alarm::default();
-        alarm.set(Duration::MAX);
-        assert_eq!(*lock(&alarm.at), None);
-        alarm.set(Duration::from_secs(3600));
-        alarm.set(Duration::ZERO);
-        alarm.set(Duration::from_secs(60));
-        alarm.ring().await;
-        assert_eq!(*lock(&alarm.at), None);
+        alarm.set(0, Duration::MAX);
+        assert!(lock(&alarm.at).is_empty());
+        alarm.set(0, Duration::from_secs(3600));
+        alarm.set(0, Duration::ZERO);
+        alarm.set(0, Duration::from_secs(60));
+        alarm.set(1, Duration::from_secs(60));
+        assert_eq!(alarm.ring().await, [0]);
+        assert_eq!(lock(&alarm.at).keys().collect::<Vec<_>>(), [&1]);
     }
 }

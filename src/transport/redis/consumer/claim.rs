@@ -1,12 +1,6 @@
 //! Claims deliveries whose consumers do not renew their leases any more.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use redis::Cmd;
 use tokio::time::Instant;
@@ -18,6 +12,7 @@ use super::{
     poison::{self, PoisonSlot},
     reply_to::{ReplyRoute, ReplyTo},
     report::Report,
+    streams::ServedStream,
 };
 use crate::{
     error::{Error, RpcError},
@@ -34,34 +29,12 @@ use crate::{
 /// How many steps of a long list are looked at before new entries are read again.
 const STEPS: usize = 64;
 
-/// A flag: the last tick has found pending entries in the group. While it is not set there is nothing to
-/// claim, and an idle worker does not scan.
-#[derive(Debug)]
-pub(super) struct Pending(AtomicBool);
-
-impl Default for Pending {
-    fn default() -> Self {
-        Self(AtomicBool::new(true))
-    }
-}
-
-impl Pending {
-    pub(super) fn set(&self, pending: bool) {
-        self.0.store(pending, Ordering::Relaxed);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Runs the steps of a scan on the server.
 pub(super) struct Claimer {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) health: Arc<Health>,
-    pub(super) pending: Arc<Pending>,
     pub(super) poison: PoisonSlot,
     pub(super) report: Arc<Report>,
     pub(super) foreign_lease: Duration,
@@ -70,10 +43,10 @@ pub(super) struct Claimer {
     pub(super) allowed_reply_prefixes: Vec<Name>,
 }
 
-/// The scan of the group's pending entries. It runs between two reads, when there is room for what
-/// it finds, so that nothing is claimed that cannot start at once.
+/// The scan of the entries that are pending for the group on one stream. It runs between two reads, when
+/// there is room for what it finds, so that nothing is claimed that cannot start at once.
 pub(super) struct Scan {
-    claimer: Claimer,
+    stream: Arc<ServedStream>,
     next: Instant,
     /// Where a scan goes on that has found more than there was room for.
     position: Option<(Lane, String)>,
@@ -131,9 +104,9 @@ impl Step {
 }
 
 impl Scan {
-    pub(super) fn new(claimer: Claimer) -> Self {
+    pub(super) fn new(stream: Arc<ServedStream>) -> Self {
         Self {
-            claimer,
+            stream,
             next: Instant::now(),
             position: None,
             left: None,
@@ -143,22 +116,12 @@ impl Scan {
         }
     }
 
-    /// Whether it is time to look.
-    pub(super) fn is_due(&mut self) -> bool {
-        self.due().is_some()
-    }
-
-    /// Until when on Redis's clock a look may be carried out, if it is time for one.
-    fn due(&mut self) -> Option<i64> {
-        // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
-        // whole lease can tell that another has not.
-        let claimer = &self.claimer;
-        let max_between = claimer.member.max_between_renewals();
-        let healthy = claimer.health.lasts(max_between) >= claimer.member.lease;
-        let Some(until) = claimer.health.until(max_between).filter(|_| healthy) else {
+    /// Returns `true` if it is time to look, for a claimer that may: see [`Claimer::until`].
+    pub(super) fn is_due(&mut self, claimer: &Claimer, may: bool) -> bool {
+        if !may {
             self.position = None;
-            return None;
-        };
+            return false;
+        }
         if self.position.is_none() {
             self.resumed = false;
             if self.left.is_some() && !claimer.poison.is_taken() {
@@ -166,36 +129,38 @@ impl Scan {
                 self.resumed = true;
             }
         }
-        let begins = Instant::now() >= self.next && self.claimer.pending.is_set();
-        (self.position.is_some() || begins).then_some(until)
+        self.position.is_some() || (self.stream.has_pending() && Instant::now() >= self.next)
     }
 
-    /// Claims at most `room` deliveries, if it is time for it.
-    pub(super) async fn claim(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
+    /// Claims at most `room` deliveries, by commands that are carried out until then on Redis's clock.
+    pub(super) async fn claim(
+        &mut self,
+        claimer: &Claimer,
+        until: i64,
+        room: usize,
+    ) -> Result<Vec<Entry>, Error> {
         let mut taken = Vec::new();
-        let Some(until) = self.due() else {
-            return Ok(taken);
-        };
         // A scan that goes on is not held up by the gate.
         let mut gate = self.position.is_none();
         let gated = gate;
         // Also when this one fails.
-        self.next = Instant::now() + self.claimer.member.interval();
+        self.next = Instant::now() + claimer.member.interval();
         if gate {
             self.left = None;
         }
         let mut mine = std::mem::take(&mut self.mine);
-        mine.retain(|key| !self.claimer.in_flight.contains(*key));
+        mine.retain(|key| !claimer.in_flight.contains(*key));
         let mut refused = String::new();
-        let (mut lane, mut cursor) = self.position.take().unwrap_or((Lane::Main, "-".to_owned()));
+        let [retry, primary] = self.stream.lanes();
+        let start = || (primary, "-".to_owned());
+        let (mut lane, mut cursor) = self.position.take().unwrap_or_else(start);
         for _ in 0..STEPS {
             if taken.len() >= room {
                 self.position = Some((lane, cursor));
                 return Ok(taken);
             }
-            let step = self
-                .claimer
-                .step(lane, &cursor, room - taken.len(), gate, until, &mine);
+            let place = (&*self.stream, lane, &*cursor);
+            let step = claimer.step(place, room - taken.len(), gate, until, &mine);
             let step = match step.await {
                 Ok(step) => step,
                 // What was taken before is ours; the scan starts afresh another time.
@@ -218,18 +183,18 @@ impl Scan {
                 // No other one can be taken now, and the whole list was looked at before.
                 if !step.cursor.is_empty() {
                     self.left.get_or_insert((lane, step.cursor));
-                } else if lane == Lane::Main {
-                    self.left.get_or_insert((Lane::Retry, "-".to_owned()));
+                } else if lane == primary {
+                    self.left.get_or_insert((retry, "-".to_owned()));
                 }
                 return Ok(taken);
             }
             cursor = match (step.cursor.is_empty(), lane) {
                 (false, _) => step.cursor,
-                (true, Lane::Main) => {
-                    lane = Lane::Retry;
+                (true, Lane::Primary(_)) => {
+                    lane = retry;
                     "-".to_owned()
                 }
-                (true, Lane::Retry) => {
+                (true, Lane::Retry(_)) => {
                     // A scan that has seen only a part of the list does not know.
                     self.refused &= !gated || !refused.is_empty();
                     return Ok(taken);
@@ -249,8 +214,8 @@ impl Scan {
         error.clone_into(refused);
         if !std::mem::replace(&mut self.refused, true) {
             tracing::warn!(
-                stream = %self.claimer.member.keys.stream,
-                group = %self.claimer.member.keys.group,
+                stream = %self.stream.keys.stream,
+                group = %self.stream.keys.group,
                 error,
                 "Redis refuses a dead letter; the entry whose deliveries are used up stays pending \
                  and is tried again"
@@ -260,26 +225,34 @@ impl Scan {
 }
 
 impl Claimer {
+    /// The time on Redis's clock until which a scan may be carried out, if this worker may claim at all.
+    pub(super) fn until(&self) -> Option<i64> {
+        // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
+        // whole lease can tell that another has not.
+        let max_between = self.member.max_between_renewals();
+        let healthy = self.health.lasts(max_between) >= self.member.lease;
+        self.health.until(max_between).filter(|_| healthy)
+    }
+
     /// One step of the scan, which must be made by then on Redis's clock: a server that stands still
     /// carries it out when it goes on. `None` when it was too late, or is another worker's turn.
     async fn step(
         &self,
-        lane: Lane,
-        cursor: &str,
+        (stream, lane, cursor): (&ServedStream, Lane, &str),
         room: usize,
         gate: bool,
         until: i64,
         mine: &[(Lane, EntryId)],
     ) -> Result<Option<Step>, Error> {
-        let gate_key = self.member.keys.gate("scan");
-        let keys = [self.member.key_of(lane), &gate_key, &self.member.keys.dead];
+        let gate_key = stream.keys.gate("scan");
+        let keys = [stream.key_of(lane), &gate_key, &stream.keys.dead];
         // A little less than the interval, or the worker that opened the gate would miss every
         // other turn.
         let closed = gate.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
         let suspects = !self.poison.is_taken();
         let healthy = self.health.lasts(self.member.max_between_renewals());
         let args = |cmd: &mut Cmd| {
-            cmd.arg(self.member.keys.group.as_str())
+            cmd.arg(self.member.group.as_str())
                 .arg(&self.member.consumer)
                 .arg(lane.flag())
                 .arg(cursor)
@@ -321,25 +294,25 @@ impl Claimer {
         if step.deleted > 0 {
             self.report.deleted(step.deleted);
         }
-        self.report.letters_dropped(step.dropped);
+        self.report.letters_dropped(stream, step.dropped);
         for entry in step.dead.drain(..) {
             let reason = "deliveries used up by workers that are gone";
             self.report.buried(entry.id, entry.deliveries, reason);
-            self.answer_dead(entry.id, ReplyTo::of_fields(&entry.fields));
+            self.answer_dead(stream, entry.id, ReplyTo::of_fields(&entry.fields));
         }
         Ok(Some(step))
     }
 
     /// Tells whoever asked that the request is dead.
-    fn answer_dead(&self, id: EntryId, address: Option<ReplyTo>) {
+    fn answer_dead(&self, stream: &ServedStream, id: EntryId, address: Option<ReplyTo>) {
         let Some(address) = address else { return };
         let answer = Err(RpcError::unavailable("the request could not be handled"));
         let envelope = address.envelope(&answer);
         let retry = Retry::UntilAnswered;
-        let answered = match address.route(&self.member.keys, &self.allowed_reply_prefixes) {
-            ReplyRoute::Store(stream) => {
+        let answered = match address.route(&stream.keys, &self.allowed_reply_prefixes) {
+            ReplyRoute::Store(replies) => {
                 let mut cmd = redis::cmd("XADD");
-                cmd.arg(stream)
+                cmd.arg(replies)
                     .arg("NOMKSTREAM")
                     .arg("*")
                     .arg("r")

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::{
     clock::Clock,
     in_flight::{InFlightTable, LeaseGuard},
-    member::Member,
     poison::{self, PoisonSlot},
     reply_to::ReplyTo,
     report::Report,
     settle::{RedisSettle, SettlePolicy, Unsettled},
+    streams::{ServedStream, StreamSet},
 };
 use crate::{
     Message,
@@ -34,7 +34,7 @@ use crate::{
 
 /// Makes deliveries of entries.
 pub(super) struct Deliverer {
-    pub(super) member: Arc<Member>,
+    pub(super) streams: Arc<StreamSet>,
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) clock: Arc<Clock>,
     pub(super) poison: PoisonSlot,
@@ -54,12 +54,27 @@ impl Deliverer {
         let guards = self.in_flight.add(keys, asked);
         // In one piece: to grow a list of this size moves much memory.
         let mut deliveries = Vec::with_capacity(entries.len());
-        let entries = entries.into_iter().zip(guards);
-        deliveries.extend(entries.filter_map(|(entry, guard)| self.delivery(entry, guard)));
+        let mut served: Option<Arc<ServedStream>> = None;
+        for (entry, guard) in entries.into_iter().zip(guards) {
+            let index = entry.lane.index();
+            if served.as_ref().is_none_or(|stream| stream.index != index) {
+                served = self.streams.get(index);
+            }
+            // A stream that is not served any more has nothing pending. An entry of it nevertheless is
+            // left to its lease.
+            if let Some(stream) = &served {
+                deliveries.extend(self.delivery(stream, entry, guard));
+            }
+        }
         deliveries
     }
 
-    fn delivery(&self, entry: Entry, guard: LeaseGuard) -> Option<Delivery<RedisSettle>> {
+    fn delivery(
+        &self,
+        stream: &Arc<ServedStream>,
+        entry: Entry,
+        guard: LeaseGuard,
+    ) -> Option<Delivery<RedisSettle>> {
         let Entry {
             lane,
             id,
@@ -68,10 +83,11 @@ impl Deliverer {
             fields,
         } = entry;
         let (text, origin, before) = match lane {
-            Lane::Main => (text, id, 0),
-            Lane::Retry => origin(&fields, text, id),
+            Lane::Primary(_) => (text, id, 0),
+            Lane::Retry(_) => origin(&fields, text, id),
         };
         let mut delivery = Unsettled {
+            stream: stream.clone(),
             guard,
             origin,
             attempt: before.saturating_add(deliveries),
@@ -79,8 +95,8 @@ impl Deliverer {
             _poison: poison::is_candidate(deliveries).then(|| self.poison.guard()),
         };
         let fields = match lane {
-            Lane::Main => fields,
-            Lane::Retry => msgpack::unpacked(fields),
+            Lane::Primary(_) => fields,
+            Lane::Retry(_) => msgpack::unpacked(fields),
         };
         if delivery.attempt > self.settle.max_deliveries {
             // Not decoded: it may be what ends its workers.
@@ -97,8 +113,8 @@ impl Deliverer {
                 let mut message = self.dated(decoded, origin);
                 copy_if_small(message.payload_mut());
                 let parts = message.parts_mut();
-                parts.stream = Some(self.member.keys.stream.clone());
-                parts.group = Some(self.member.keys.group.clone());
+                parts.stream = Some(stream.keys.stream.clone());
+                parts.group = Some(stream.keys.group.clone());
                 parts.id = given.or_else(|| MessageId::from_utf8(&text).ok());
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);

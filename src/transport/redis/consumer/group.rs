@@ -1,16 +1,17 @@
 //! Joining the group and leaving it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::member::Member;
+use futures_util::future::join_all;
+
+use super::{member::Member, streams::ServedStream};
 use crate::{
     error::Error,
-    sync::lock,
     transport::{
-        Settings, Start,
+        Start,
         redis::{
-            entry::{Entry, EntryId, Lane},
             error,
+            keys::Keys,
             pipeline::{Pipeline, Retry},
             response::{Value, array, bytes, unexpected},
             scripts,
@@ -18,13 +19,14 @@ use crate::{
     },
 };
 
-/// The group, as this consumer joins, finds again and leaves it.
+/// The group, as this consumer joins, finds again and leaves it on each of its streams.
 pub(super) struct Group {
-    member: Arc<Member>,
-    pipeline: Pipeline,
-    /// The last entry of the stream that the group is known to have delivered: where it goes on if it
-    /// is destroyed.
-    delivered: Mutex<EntryId>,
+    pub(super) member: Arc<Member>,
+    pub(super) pipeline: Pipeline,
+    /// Where a group that does not exist yet starts.
+    pub(super) start: Start,
+    /// The application has said what becomes of names that it does not know.
+    pub(super) knows_unknown_names: bool,
 }
 
 /// What came of the attempt to join.
@@ -71,59 +73,51 @@ impl Joining {
 }
 
 impl Group {
-    pub(super) fn new(member: Arc<Member>, pipeline: Pipeline) -> Self {
-        Self {
-            member,
-            pipeline,
-            delivered: Mutex::new(EntryId::ZERO),
+    /// Makes sure that the group exists on these streams and that this consumer may read with it.
+    pub(super) async fn join_all(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
+        let joined = join_all(streams.iter().map(|stream| self.join(stream))).await;
+        joined.into_iter().collect::<Result<(), _>>()?;
+        match streams {
+            [] => Ok(()),
+            streams => self.try_rights(streams).await,
         }
     }
 
-    /// Makes sure that the group exists and that this consumer may read with it.
-    pub(super) async fn join(&self, settings: &Settings) -> Result<(), Error> {
-        let others = self.create(start(&settings.start)).await?;
-        if !others.is_empty() && settings.unknown_names.is_none() {
+    /// Makes sure that the group exists on a stream, and that it is known what becomes of what is on it
+    /// for others.
+    pub(super) async fn join(&self, stream: &ServedStream) -> Result<(), Error> {
+        let others = self.create(stream, start(&self.start)).await?;
+        if !others.is_empty() && !self.knows_unknown_names {
             return Err(Error::config(format!(
                 "the stream `{}` has other groups ({}), so messages that this worker does not know \
                  may be theirs; say what is to become of them: \
                  `.unknown_names(UnknownNames::Ignore)` leaves them to the others, \
                  `.unknown_names(UnknownNames::Fail)` treats them as failed",
-                self.member.keys.stream,
+                stream.keys.stream,
                 others.join(", ")
             )));
         }
-        self.try_rights().await
+        Ok(())
     }
 
     /// Creates the group again after it has vanished. Where its stream stayed it goes on behind the last
     /// entry that it is known to have delivered; a stream that was emptied is read from the beginning.
     /// What was pending for workers that are gone has vanished with the group.
-    pub(super) async fn rejoin(&self) -> Result<(), Error> {
-        self.create("after").await.map(drop)
-    }
-
-    /// Notes that the group has delivered this entry of the stream.
-    pub(super) fn note_delivered(&self, id: EntryId) {
-        let mut delivered = lock(&self.delivered);
-        *delivered = id.max(*delivered);
-    }
-
-    /// Notes that the group has delivered these entries.
-    pub(super) fn note_entries(&self, entries: &[Entry]) {
-        let of_stream = entries.iter().filter(|entry| entry.lane == Lane::Main);
-        if let Some(last) = of_stream.map(|entry| entry.id).max() {
-            self.note_delivered(last);
-        }
+    pub(super) async fn rejoin(&self, stream: &ServedStream) -> Result<(), Error> {
+        self.create(stream, "after").await.map(drop)
     }
 
     /// Creates the group if it does not exist, and returns the stream's other groups.
-    async fn create(&self, start: &str) -> Result<Vec<String>, Error> {
-        let keys = [&*self.member.keys.stream, &*self.member.keys.retry];
+    async fn create(&self, stream: &ServedStream, start: &str) -> Result<Vec<String>, Error> {
+        let Keys {
+            stream: name,
+            group,
+            retry,
+            ..
+        } = &stream.keys;
+        let keys = [&**name, retry];
         let args = |cmd: &mut redis::Cmd| {
-            let delivered = *lock(&self.delivered);
-            cmd.arg(self.member.keys.group.as_str())
-                .arg(start)
-                .arg(delivered);
+            cmd.arg(group.as_str()).arg(start).arg(stream.delivered());
         };
         let answer = self
             .pipeline
@@ -135,9 +129,8 @@ impl Group {
                     .is_some_and(|text| text.contains("Invalid stream ID")) =>
             {
                 return Err(Error::config(format!(
-                    "the group `{}` cannot start after `{start}`: that is no entry id, such as \
-                     1795430237570-0",
-                    self.member.keys.group
+                    "the group `{group}` cannot start after `{start}`: that is no entry id, such as \
+                     1795430237570-0"
                 )));
             }
             answer => error::check(answer)?,
@@ -145,11 +138,9 @@ impl Group {
         match Joining::read(answer)? {
             Joining::Joined { others } => Ok(others),
             Joining::Choose { others } => Err(Error::config(format!(
-                "the group `{}` does not exist yet, and the stream `{}` has others ({}) whose \
+                "the group `{group}` does not exist yet, and the stream `{name}` has others ({}) whose \
                  history may be long; say where it starts: `.start(Start::Beginning)`, \
                  `.start(Start::End)` or `.start(Start::After(id))`",
-                self.member.keys.group,
-                self.member.keys.stream,
                 others.join(", ")
             ))),
             Joining::NoStream { key, kind } => Err(Error::config(format!(
@@ -161,32 +152,35 @@ impl Group {
 
     /// Uses each right that only matters later, in a way that changes nothing, so that a missing
     /// one is an error now and not a worker that does nothing.
-    async fn try_rights(&self) -> Result<(), Error> {
+    async fn try_rights(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
         // A new consumer has no history. Reading it raises no counts then.
-        let read = self.member.read_group(
-            1,
-            None,
-            &[
-                (&self.member.keys.stream, "0"),
-                (&self.member.keys.retry, "0"),
-            ],
-        );
+        let keys: Vec<_> = streams
+            .iter()
+            .flat_map(|stream| [&*stream.keys.stream, &stream.keys.retry])
+            .collect();
+        let read = self.member.read_group(1, None, keys.into_iter(), "0");
+        let read = self.pipeline.submit(read, Retry::Never).await?;
+        if error::code(&read) == Some("CROSSSLOT") {
+            return Err(Error::config(
+                "the streams of a set must be in one slot of a Redis Cluster: give their names one \
+                 hash tag, such as `{orders}.urgent` and `{orders}.normal`, or serve each by itself",
+            ));
+        }
+        error::check(read)?;
         let mut acknowledge = redis::cmd("XACK");
         acknowledge
-            .arg(self.member.keys.stream.as_str())
-            .arg(self.member.keys.group.as_str())
+            .arg(streams[0].keys.stream.as_str())
+            .arg(self.member.group.as_str())
             .arg("0-0");
-        for cmd in [read, acknowledge] {
-            self.pipeline.command(cmd, Retry::Never).await?;
-        }
+        self.pipeline.command(acknowledge, Retry::Never).await?;
         Ok(())
     }
 
-    /// Leaves the group, if nothing is pending for this worker.
-    pub(super) async fn leave(&self) -> Result<(), Error> {
-        let keys = [&*self.member.keys.stream, &*self.member.keys.retry];
+    /// Leaves the group on a stream, if nothing is pending for this worker there.
+    pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
+        let keys = [&*stream.keys.stream, &*stream.keys.retry];
         let args = |cmd: &mut redis::Cmd| {
-            cmd.arg(self.member.keys.group.as_str())
+            cmd.arg(self.member.group.as_str())
                 .arg(&self.member.consumer);
         };
         self.pipeline

@@ -1,6 +1,7 @@
 //! The deliveries of this consumer that are running or settling: the one place that knows them.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -130,15 +131,19 @@ impl InFlightTable {
         }
     }
 
-    /// The deliveries of a lane that were not renewed for this long, the oldest entry first.
-    pub(super) fn older_than(&self, age: Duration, lane: Lane) -> Vec<EntryId> {
+    /// The deliveries that were not renewed for this long, by their lanes, the oldest entry first.
+    pub(super) fn older_than(&self, age: Duration) -> Vec<(Lane, Vec<EntryId>)> {
         let now = Instant::now();
-        let is_due = |entry: &Entry| now.saturating_duration_since(entry.renewed) > age;
-        let mut old: Vec<_> = (self.lock().by_key.iter())
-            .filter(|((on, _), entry)| *on == lane && is_due(entry))
-            .map(|((_, id), _)| *id)
-            .collect();
-        old.sort_unstable();
+        let mut old = BTreeMap::<Lane, Vec<EntryId>>::new();
+        for ((lane, id), entry) in &self.lock().by_key {
+            if now.saturating_duration_since(entry.renewed) > age {
+                old.entry(*lane).or_default().push(*id);
+            }
+        }
+        let mut old: Vec<_> = old.into_iter().collect();
+        for (_, ids) in &mut old {
+            ids.sort_unstable();
+        }
         old
     }
 
@@ -238,7 +243,7 @@ mod tests {
     use super::*;
 
     fn key(id: &str) -> Key {
-        (Lane::Main, EntryId::parse(id.as_bytes()).unwrap())
+        (Lane::Primary(0), EntryId::parse(id.as_bytes()).unwrap())
     }
 
     fn add(table: &Arc<InFlightTable>, id: &str) -> LeaseGuard {
@@ -302,15 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn only_old_deliveries_of_the_lane_are_due_for_renewal() {
+    fn only_old_deliveries_are_due_for_renewal() {
         let table = Arc::<InFlightTable>::default();
         let long_ago = Instant::now() - Duration::from_secs(5);
         let id = key("1-1").1;
-        let _guards = table.add([(Lane::Main, id)].into_iter(), long_ago);
-        let old = |lane| table.older_than(Duration::from_secs(3), lane);
-        assert_eq!(old(Lane::Main), [id]);
-        assert_eq!(old(Lane::Retry), []);
-        table.renewed(Lane::Main, &[id], Instant::now());
-        assert_eq!(old(Lane::Main), []);
+        let _guards = table.add([(Lane::Primary(0), id)].into_iter(), long_ago);
+        let old = || table.older_than(Duration::from_secs(3));
+        assert_eq!(old(), [(Lane::Primary(0), vec![id])]);
+        table.renewed(Lane::Primary(0), &[id], Instant::now());
+        assert_eq!(old(), []);
     }
 }

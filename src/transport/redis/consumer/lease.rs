@@ -9,6 +9,7 @@ use super::{
     in_flight::InFlightTable,
     member::Member,
     report::Report,
+    streams::{ServedStream, StreamSet},
     upkeep::UpkeepConnection,
 };
 use crate::{
@@ -24,59 +25,74 @@ const MAX_RENEWED: usize = 500;
 
 pub(super) struct LeaseRenewer {
     pub(super) member: Arc<Member>,
+    pub(super) streams: Arc<StreamSet>,
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) health: Arc<Health>,
     pub(super) report: Arc<Report>,
 }
 
-/// The leases that are old enough to be renewed, oldest entry first.
-pub(super) struct Due([(Lane, Vec<EntryId>); 2]);
+/// The leases that are old enough to be renewed, by their lanes, the oldest entry first.
+pub(super) struct Due(Vec<(Lane, Vec<EntryId>)>);
 
 impl Due {
-    /// The leases that a tick renews: on the retry stream, and on the stream.
-    pub(super) fn first(&self) -> [&[EntryId]; 2] {
-        let [(_, retry), (_, main)] = &self.0;
-        let on_retry = retry.len().min(MAX_RENEWED);
-        let on_main = main.len().min(MAX_RENEWED - on_retry);
-        [&retry[..on_retry], &main[..on_main]]
+    /// The part that one call renews, and the rest.
+    pub(super) fn split(self) -> (Self, Self) {
+        let (mut first, mut rest, mut room) = (Vec::new(), Vec::new(), MAX_RENEWED);
+        for (lane, mut ids) in self.0 {
+            let behind = ids.split_off(ids.len().min(room));
+            room -= ids.len();
+            for (part, ids) in [(&mut first, ids), (&mut rest, behind)] {
+                if !ids.is_empty() {
+                    part.push((lane, ids));
+                }
+            }
+        }
+        (Self(first), Self(rest))
     }
 
-    fn rest(&self) -> impl Iterator<Item = (Lane, &[EntryId])> {
-        let renewed = self.first().map(<[_]>::len);
-        let lanes = self.0.iter().zip(renewed);
-        lanes.flat_map(|((lane, ids), from)| {
-            let chunks = ids[from..].chunks(MAX_RENEWED);
-            chunks.map(|ids| (*lane, ids))
-        })
+    /// Returns `true` if there are leases on a stream.
+    pub(super) fn has(&self, stream: &ServedStream) -> bool {
+        let lanes = stream.lanes();
+        self.0.iter().any(|(lane, _)| lanes.contains(lane))
+    }
+
+    /// The leases on a lane.
+    pub(super) fn of(&self, lane: Lane) -> &[EntryId] {
+        let found = self.0.iter().find(|(of, _)| *of == lane);
+        found.map_or(&[], |(_, ids)| ids)
     }
 }
 
 impl LeaseRenewer {
     /// The leases that were not renewed for a third of the lease.
     pub(super) fn due(&self) -> Due {
-        let age = self.member.lease / 3;
-        Due(Lane::BOTH.map(|lane| (lane, self.in_flight.older_than(age, lane))))
+        Due(self.in_flight.older_than(self.member.lease / 3))
     }
 
     /// Notes what a tick has renewed, and renews the rest.
     pub(super) async fn ticked(
         &self,
         server: &UpkeepConnection,
-        due: &Due,
+        (renewed, rest): (Due, Due),
         reading: ClockReading,
         lost: Vec<(Lane, EntryId)>,
     ) -> Result<(), Error> {
-        for (lane, ids) in Lane::BOTH.into_iter().zip(due.first()) {
-            self.in_flight.renewed(lane, ids, reading.asked);
+        for (lane, ids) in &renewed.0 {
+            self.in_flight.renewed(*lane, ids, reading.asked);
         }
         self.lose(lost);
-        for (lane, ids) in due.rest() {
-            let asked = Instant::now();
-            let (keys, args) = ([self.member.key_of(lane)], self.member.renewal(ids));
-            let answer = server.script(&scripts::RENEW, &keys, args).await?;
-            let lost = entry::renewed(answer)?.1;
-            self.in_flight.renewed(lane, ids, asked);
-            self.lose(lost.into_iter().map(|id| (lane, id)));
+        for (lane, ids) in rest.0 {
+            let Some(stream) = self.streams.get(lane.index()) else {
+                continue;
+            };
+            for ids in ids.chunks(MAX_RENEWED) {
+                let asked = Instant::now();
+                let (keys, args) = ([stream.key_of(lane)], self.member.renewal(ids));
+                let answer = server.script(&scripts::RENEW, &keys, args).await?;
+                let lost = entry::renewed(answer)?.1;
+                self.in_flight.renewed(lane, ids, asked);
+                self.lose(lost.into_iter().map(|id| (lane, id)));
+            }
         }
         let max_between = self.member.max_between_renewals();
         let tick = self.member.interval();

@@ -1,29 +1,33 @@
 //! Maintains the stream and the group: delivers what is due, trims what is handled, deletes consumers
 //! that are gone, and follows Redis's clock.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
     alarm::Alarm,
-    claim::Pending,
     clock::Clock,
-    group::Group,
     health::Health,
     member::Member,
     prefetch::PrefetchBuffer,
     report::Report,
-    tick::{Request, Tick},
+    streams::{ServedStream, StreamSet},
+    tick::{GroupFacts, Maintained, Request, Steps},
     upkeep::UpkeepConnection,
 };
 use crate::transport::redis::{
-    entry::EntryId,
     producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
     scripts,
 };
 
+/// The most streams that one tick maintains: the server does nothing else meanwhile. More of them are
+/// maintained in turn.
+const MAX_MAINTAINED: usize = 256;
+/// The longest time between two trims of a stream on which nothing seems to happen. Another group may
+/// have finished what was left.
+const IDLE_TRIM: Duration = Duration::from_secs(30);
 /// The time between two trims, by whichever worker comes first.
 const TRIM: Duration = Duration::from_secs(1);
 /// The time between two reports of a foreign consumer that prevents trimming.
@@ -35,52 +39,71 @@ const GONE: Duration = Duration::from_secs(60);
 
 pub(super) struct Maintenance {
     pub(super) member: Arc<Member>,
+    pub(super) streams: Arc<StreamSet>,
     pub(super) health: Arc<Health>,
     pub(super) report: Arc<Report>,
-    pub(super) group: Arc<Group>,
     pub(super) clock: Arc<Clock>,
     pub(super) due: Arc<Alarm>,
-    pub(super) pending: Arc<Pending>,
     /// Once it is stopped this consumer gives no more signs of life.
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
     pub(super) foreign_lease: Duration,
-    pub(super) last: Last,
+    pub(super) turns: Turns,
 }
 
-/// The last time of each step, and the consumer that was reported to prevent trimming.
-pub(super) struct Last {
+/// The turns of the streams.
+#[derive(Default)]
+pub(super) struct Turns {
+    /// The index of the stream with which the next tick begins.
+    next: u32,
+    last: HashMap<u32, Last>,
+}
+
+/// The last time of each step on a stream.
+struct Last {
     sign_of_life: Instant,
     trim: Instant,
     reap: Instant,
+    /// How the group stood when the stream was trimmed last, and how it stands.
+    trimmed_at: Option<GroupFacts>,
+    facts: Option<GroupFacts>,
+    /// The consumer that was reported to prevent trimming.
     blocked: Option<(Bytes, Instant)>,
 }
 
 impl Last {
-    pub(super) fn now() -> Self {
+    fn now() -> Self {
         let now = Instant::now();
         Self {
             sign_of_life: now,
             trim: now,
             reap: now,
+            trimmed_at: None,
+            facts: None,
             blocked: None,
         }
     }
 }
 
 impl Maintenance {
-    /// Delivers what is due: to the retry stream, and what senders have delayed to the stream.
-    pub(super) async fn promote(&self, server: &UpkeepConnection) {
-        let keys = &self.member.keys;
-        let of_group = [&*keys.due, &keys.bodies, &keys.retry];
-        let of_senders = [&*keys.stream_due, &keys.stream_bodies, &keys.stream];
-        for keys in [of_group, of_senders] {
-            self.move_due(server, keys).await;
+    /// Delivers what is due on these streams: to the retry stream, and what senders have delayed to the
+    /// stream itself.
+    pub(super) async fn promote(&self, server: &UpkeepConnection, streams: Vec<u32>) {
+        for stream in streams {
+            let Some(stream) = self.streams.get(stream) else {
+                continue;
+            };
+            let keys = &stream.keys;
+            let of_group = [&*keys.due, &keys.bodies, &keys.retry];
+            let of_senders = [&*keys.stream_due, &keys.stream_bodies, &keys.stream];
+            for keys in [of_group, of_senders] {
+                self.move_due(server, &stream, keys).await;
+            }
         }
     }
 
     /// Moves one slice of what is due: between two of them the leases are renewed.
-    async fn move_due(&self, server: &UpkeepConnection, keys: [&str; 3]) {
+    async fn move_due(&self, server: &UpkeepConnection, stream: &ServedStream, keys: [&str; 3]) {
         let end = Instant::now() + self.member.interval() / 4;
         loop {
             let answer = server.script(&scripts::PROMOTE, &keys, |cmd| {
@@ -88,24 +111,24 @@ impl Maintenance {
             });
             let promoted = answer.await.and_then(Promoted::read);
             let promoted = promoted.map_err(|error| error.chain());
-            let more = self.moved(promoted);
+            let more = self.moved(stream, promoted);
             if more && Instant::now() < end {
                 continue;
             }
             if more {
-                self.due.set(Duration::ZERO);
+                self.due.set(stream.index, Duration::ZERO);
             }
             return;
         }
     }
 
-    /// Sets the alarm for the next message that is due. Returns whether some are due already.
-    fn moved(&self, promoted: Result<Promoted, String>) -> bool {
+    /// Sets the alarm for the next message that is due. Returns `true` if some are due already.
+    fn moved(&self, stream: &ServedStream, promoted: Result<Promoted, String>) -> bool {
         let promoted = match promoted {
             Ok(promoted) => promoted,
             Err(error) => {
                 // The next tick tries again.
-                tracing::warn!(error, "what is due could not be delivered");
+                failed(stream, "what is due could not be delivered", &error);
                 return false;
             }
         };
@@ -115,14 +138,55 @@ impl Maintenance {
         let next = promoted.next;
         if let Some(wait) = next.filter(|wait| !wait.is_zero()) {
             // A millisecond later: Redis counts whole ones.
-            self.due.set(wait + Duration::from_millis(1));
+            let wait = wait + Duration::from_millis(1);
+            self.due.set(stream.index, wait);
         }
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
 
-    /// The steps whose time has come, for a tick that renews these leases.
-    pub(super) fn request<'a>(&mut self, renew: [&'a [EntryId]; 2]) -> Request<'a> {
+    /// The steps of a tick. All streams with leases to renew are in it, and of the others those whose
+    /// turn it is.
+    pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> Request {
+        let streams = self.streams.all();
+        if self.turns.last.len() > streams.len() {
+            let served = |index: &u32| self.streams.get(*index).is_some();
+            self.turns.last.retain(|index, _| served(index));
+        }
+        let first = streams.partition_point(|stream| stream.index < self.turns.next);
+        let (before, behind) = streams.split_at(first);
+        let mut in_turn = Vec::new();
+        for (at, stream) in behind.iter().chain(before).enumerate() {
+            if at == MAX_MAINTAINED {
+                self.turns.next = stream.index;
+            }
+            let maintain = at < MAX_MAINTAINED && !stream.is_failing();
+            let steps = match maintain {
+                true => self.steps(stream.index),
+                false => Steps::default(),
+            };
+            if maintain || renews(stream) {
+                in_turn.push((stream.clone(), steps));
+            }
+        }
+        // A little less than the period, or the worker that opened the gate would miss every other turn.
+        let gate = |period: Duration| period.as_millis() as u64 * 9 / 10;
+        Request {
+            foreign_lease: self.foreign_lease.as_millis() as u64,
+            trim_beside_foreign: self.trim_beside_foreign,
+            trim_period: gate(TRIM),
+            gone: GONE.as_millis() as u64,
+            reap_period: gate(REAP),
+            streams: in_turn,
+            registry: None,
+        }
+    }
+
+    /// The steps on a stream whose time has come.
+    fn steps(&mut self, stream: u32) -> Steps {
         let lease = self.member.lease;
+        // After the server's clock has stepped forward every consumer looks gone.
+        let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
+        let last = self.turns.last.entry(stream).or_insert_with(Last::now);
         let is_due = |last: &mut Instant, period: Duration| {
             let due = last.elapsed() >= period;
             if due {
@@ -130,70 +194,87 @@ impl Maintenance {
             }
             due
         };
-        // After the server's clock has stepped forward every consumer looks gone.
-        let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
-        // A little less than the period, or the worker that opened the gate would miss every other turn.
-        let gate = |period: Duration| period.as_millis() as u64 * 9 / 10;
-        Request {
-            renew,
-            sign_of_life: !self.buffer.is_stopped()
-                && is_due(&mut self.last.sign_of_life, lease / 3),
-            foreign_lease: self.foreign_lease.as_millis() as u64,
-            trim_beside_foreign: self.trim_beside_foreign,
-            trim: is_due(&mut self.last.trim, TRIM).then(|| gate(TRIM)),
-            gone: GONE.as_millis() as u64,
-            reap: (healthy && is_due(&mut self.last.reap, REAP)).then(|| gate(REAP)),
+        let has_changed = last.facts.is_none() || last.facts != last.trimmed_at;
+        let trim = is_due(&mut last.trim, if has_changed { TRIM } else { IDLE_TRIM });
+        if trim {
+            last.trimmed_at = last.facts;
+        }
+        Steps {
+            maintain: true,
+            sign_of_life: !self.buffer.is_stopped() && is_due(&mut last.sign_of_life, lease / 3),
+            trim,
+            reap: healthy && is_due(&mut last.reap, REAP),
         }
     }
 
-    /// Takes note of what a tick has done.
-    pub(super) fn ticked(&mut self, tick: Tick) {
-        self.clock.set_to(tick.time);
+    /// Takes note of the server's clock.
+    pub(super) fn note_time(&self, time: i64) {
+        self.clock.set_to(time);
+    }
+
+    /// Takes note of what a tick has done on a stream.
+    pub(super) fn ticked(&mut self, stream: &ServedStream, tick: Maintained) {
         for promoted in tick.promoted {
-            if self.moved(promoted) {
-                self.due.set(Duration::ZERO);
+            if self.moved(stream, promoted) {
+                self.due.set(stream.index, Duration::ZERO);
             }
         }
+        let last = self
+            .turns
+            .last
+            .entry(stream.index)
+            .or_insert_with(Last::now);
         match tick.group {
             Ok(facts) => {
-                self.pending.set(facts.pending > 0);
+                last.facts = Some(facts);
+                stream.set_pending(facts.pending > 0);
                 if let Some(delivered) = facts.delivered {
-                    self.group.note_delivered(delivered);
+                    stream.note_delivered(delivered);
                 }
             }
             // Without the group, which the fetch creates again.
-            Err(_) => self.pending.set(true),
+            Err(_) => stream.set_pending(true),
         }
         match tick.trim_blocked {
-            Ok(by) => self.report_blocked(by),
-            Err(error) => self.failed("the stream could not be trimmed", &error),
+            Ok(by) => {
+                if by.is_some() {
+                    // It may leave, without any progress of this group.
+                    last.trimmed_at = None;
+                }
+                report_blocked(stream, last, by);
+            }
+            Err(error) => failed(stream, "the stream could not be trimmed", &error),
         }
         if let Err(error) = tick.reaped {
-            self.failed("consumers that are gone could not be deleted", &error);
+            failed(
+                stream,
+                "consumers that are gone could not be deleted",
+                &error,
+            );
         }
-        self.report.letters_dropped(0);
+        self.report.letters_dropped(stream, 0);
     }
+}
 
-    fn failed(&self, what: &str, error: &str) {
-        let stream = &self.member.keys.stream;
-        tracing::warn!(%stream, error, "{what}; trying again later");
-    }
+fn failed(stream: &ServedStream, what: &str, error: &str) {
+    let stream = &stream.keys.stream;
+    tracing::warn!(%stream, error, "{what}; trying again later");
+}
 
-    /// Names the consumer that prevents trimming, now and then: the stream grows.
-    fn report_blocked(&mut self, by: Option<(Bytes, Bytes)>) {
-        let Some((group, consumer)) = by else { return };
-        let known = |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BLOCKED;
-        if self.last.blocked.as_ref().is_some_and(known) {
-            return;
-        }
-        tracing::warn!(
-            stream = %self.member.keys.stream,
-            group = %group.escape_ascii(),
-            consumer = %consumer.escape_ascii(),
-            "the stream is not trimmed: this consumer is of another library, and it holds entries or \
-             was active within `foreign_lease`; allow it with `trim_beside_foreign_groups`, or remove \
-             the consumer with XGROUP DELCONSUMER"
-        );
-        self.last.blocked = Some((consumer, Instant::now()));
+/// Names the consumer that prevents trimming, now and then: the stream grows.
+fn report_blocked(stream: &ServedStream, last: &mut Last, by: Option<(Bytes, Bytes)>) {
+    let Some((group, consumer)) = by else { return };
+    let known = |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BLOCKED;
+    if last.blocked.as_ref().is_some_and(known) {
+        return;
     }
+    tracing::warn!(
+        stream = %stream.keys.stream,
+        group = %group.escape_ascii(),
+        consumer = %consumer.escape_ascii(),
+        "the stream is not trimmed: this consumer is of another library, and it holds entries or \
+         was active within `foreign_lease`; allow it with `trim_beside_foreign_groups`, or remove \
+         the consumer with XGROUP DELCONSUMER"
+    );
+    last.blocked = Some((consumer, Instant::now()));
 }

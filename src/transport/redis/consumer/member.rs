@@ -4,39 +4,30 @@ use std::time::Duration;
 
 use redis::Cmd;
 
-use crate::transport::redis::{
-    entry::{EntryId, Lane},
-    ids::unique,
-    keys::Keys,
+use crate::{
+    message::Name,
+    transport::redis::{entry::EntryId, ids::unique},
 };
 
 /// The first part of our consumers' names. A consumer with any other name renews no leases. The lease
 /// by which a consumer renews follows: a claim is judged by that one (`scripts/holder.lua`).
 pub(in crate::transport::redis) const CONSUMER_PREFIX: &str = "campanile-";
 
-/// A consumer of a group.
+/// A consumer of a group. On each stream that it serves the group and the consumer have the same names.
 #[derive(Debug)]
 pub(super) struct Member {
-    pub(super) keys: Keys,
+    pub(super) group: Name,
     /// The consumer's name, which no other consumer has.
     pub(super) consumer: String,
     pub(super) lease: Duration,
 }
 
 impl Member {
-    pub(super) fn new(keys: Keys, lease: Duration) -> Self {
+    pub(super) fn new(group: Name, lease: Duration) -> Self {
         Self {
-            keys,
+            group,
             consumer: consumer(lease),
             lease,
-        }
-    }
-
-    /// The key of one of the group's two streams.
-    pub(super) fn key_of(&self, lane: Lane) -> &str {
-        match lane {
-            Lane::Main => &self.keys.stream,
-            Lane::Retry => &self.keys.retry,
         }
     }
 
@@ -54,33 +45,35 @@ impl Member {
     /// The arguments of `renew.lua` for these entries.
     pub(super) fn renewal(&self, ids: &[EntryId]) -> impl FnOnce(&mut Cmd) {
         move |cmd| {
-            cmd.arg(self.keys.group.as_str()).arg(&self.consumer);
+            cmd.arg(self.group.as_str()).arg(&self.consumer);
             for id in ids {
                 cmd.arg(*id);
             }
         }
     }
 
-    /// `XREADGROUP` for this consumer, of pairs of a stream and an id.
-    pub(super) fn read_group(
+    /// `XREADGROUP` for this consumer: of each stream what is behind `from`, `>` for new entries.
+    pub(super) fn read_group<'a>(
         &self,
         count: usize,
         block: Option<Duration>,
-        streams: &[(&str, &str)],
+        streams: impl ExactSizeIterator<Item = &'a str>,
+        from: &str,
     ) -> Cmd {
+        let count_of_streams = streams.len();
         let mut cmd = redis::cmd("XREADGROUP");
         cmd.arg("GROUP")
-            .arg(self.keys.group.as_str())
+            .arg(self.group.as_str())
             .arg(&self.consumer);
         cmd.arg("COUNT").arg(count);
         if let Some(block) = block {
             cmd.arg("BLOCK").arg(block.as_millis().max(1) as u64);
         }
         cmd.arg("STREAMS");
-        for (stream, _) in streams {
+        for stream in streams {
             cmd.arg(stream);
         }
-        for (_, from) in streams {
+        for _ in 0..count_of_streams {
             cmd.arg(from);
         }
         cmd

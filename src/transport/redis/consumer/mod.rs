@@ -25,6 +25,7 @@
 //! first to finish wins, and answers.
 
 mod alarm;
+mod canary;
 mod claim;
 mod clock;
 mod deliver;
@@ -40,12 +41,14 @@ mod poison;
 mod prefetch;
 #[cfg(any(test, fuzzing))]
 pub(super) mod readers;
+mod registry;
 mod replies;
 mod reply_to;
 mod report;
 mod settle;
 mod settler;
 mod state;
+mod streams;
 mod tick;
 mod upkeep;
 
@@ -55,13 +58,15 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 pub(super) use self::member::CONSUMER_PREFIX;
 pub use self::settle::RedisSettle;
 use self::{
     alarm::Alarm,
-    claim::{Claimer, Pending, Scan},
+    canary::Canary,
+    claim::Claimer,
     clock::Clock,
     deliver::Deliverer,
     events::Subscriber,
@@ -70,14 +75,16 @@ use self::{
     health::Health,
     in_flight::InFlightTable,
     lease::LeaseRenewer,
-    maintenance::{Last, Maintenance},
+    maintenance::{Maintenance, Turns},
     member::Member,
     poison::PoisonSlot,
     prefetch::PrefetchBuffer,
+    registry::{Changes, Registry},
     report::Report,
     settle::SettlePolicy,
     settler::{MAX_ACKNOWLEDGING, MAX_REPLYING, Settler},
     state::State,
+    streams::{ServedStream, StreamSet},
     upkeep::{Ends, Upkeep},
 };
 use super::{
@@ -85,17 +92,20 @@ use super::{
     keys::Keys,
     pipeline::{Pipeline, Retry},
     rpc::Hub,
-    server::Outage,
+    server::{Limit, Outage},
     state::{Beat, Heart},
 };
 use crate::{
     error::Error,
-    transport::{Delivery, Interest, Settings, Source, Transport},
+    transport::{
+        Delivery, Interest, Members, Settings, Source, StreamSchedule, Streams, Transport,
+    },
 };
 
 /// The deliveries of one consumer on Redis. [`Redis`] opens it.
 pub struct RedisSource {
     member: Arc<Member>,
+    streams: Arc<StreamSet>,
     settings: Settings,
     address: String,
     report: Arc<Report>,
@@ -120,12 +130,14 @@ impl Transport for Redis {
     /// warning every few seconds. What does not pass is an error at once: a wrong password, a missing
     /// right, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
-        let keys = Keys::new(&self.settings.stream, &self.settings.group)?;
+        let listed = listed(&self.settings)?;
         // One member for all attempts: each may leave its consumer in the group.
-        let member = Arc::new(Member::new(keys, self.settings.lease));
+        let group = self.settings.group.clone();
+        let member = Arc::new(Member::new(group, self.settings.lease));
         let mut outage = Outage::default();
         loop {
-            let attempt = self.clone().attempt(&interest, member.clone());
+            let streams = served(&listed);
+            let attempt = self.clone().attempt(&interest, member.clone(), streams);
             match attempt.await {
                 Err(error) if error::is_temporary(&error) => {
                     let address = self.shared.connector.address();
@@ -138,9 +150,42 @@ impl Transport for Redis {
     }
 }
 
+/// The streams that the settings list, with their keys and weights. None where they are registered.
+fn listed(settings: &Settings) -> Result<Vec<(Keys, u32)>, Error> {
+    let group = &settings.group;
+    settings
+        .streams
+        .as_ref()
+        .map_or(Ok(()), Streams::validate)?;
+    let listed = match settings.streams.as_ref().map(|set| &set.members) {
+        None => &[(settings.stream.clone(), 1)][..],
+        Some(Members::Listed(listed)) => listed,
+        Some(Members::Registered(registry)) => {
+            // The group's name is checked with a stream's.
+            return Keys::new(registry, group).map(|_| Vec::new());
+        }
+    };
+    let keys = listed
+        .iter()
+        .map(|(stream, weight)| Ok((Keys::new(stream, group)?, *weight)));
+    keys.collect()
+}
+
+fn served(listed: &[(Keys, u32)]) -> Vec<Arc<ServedStream>> {
+    let streams = listed.iter().zip(0..);
+    let streams = streams
+        .map(|((keys, weight), index)| Arc::new(ServedStream::new(index, keys.clone(), *weight)));
+    streams.collect()
+}
+
 impl Redis {
     /// Opens a source, if the server is ready for it.
-    async fn attempt(self, interest: &Interest, member: Arc<Member>) -> Result<RedisSource, Error> {
+    async fn attempt(
+        self,
+        interest: &Interest,
+        member: Arc<Member>,
+        streams: Vec<Arc<ServedStream>>,
+    ) -> Result<RedisSource, Error> {
         let Redis {
             settings,
             options,
@@ -154,10 +199,15 @@ impl Redis {
         let clock = Arc::new(Clock::new(time)?);
 
         let ends = Ends::default();
-        let report = Arc::new(Report::new(counters.clone(), settings.clone()));
+        let report = Arc::new(Report::new(counters.clone(), settings.max_dead_letters));
         let in_flight = Arc::<InFlightTable>::default();
         let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer));
-        let group = Arc::new(Group::new(member.clone(), pipeline.clone()));
+        let group = Arc::new(Group {
+            member: member.clone(),
+            pipeline: pipeline.clone(),
+            start: settings.start.clone(),
+            knows_unknown_names: settings.unknown_names.is_some(),
+        });
         let state = Arc::new(State {
             member: member.clone(),
             pipeline: pipeline.clone(),
@@ -171,6 +221,7 @@ impl Redis {
         shared.hearts.add(heart);
         let mut source = RedisSource {
             member: member.clone(),
+            streams: Arc::default(),
             address: connector.address().to_owned(),
             report: report.clone(),
             buffer: buffer.clone(),
@@ -205,30 +256,45 @@ impl Redis {
         if !interest.stream {
             return Ok(source);
         }
-        group.join(&settings).await?;
+        group.join_all(&streams).await?;
+        let policy = settings.streams.as_ref().map(|set| set.policy);
+        let schedule = StreamSchedule::new(policy.unwrap_or_default());
+        let streams = Arc::new(StreamSet::new(streams));
+        source.streams = streams.clone();
+        let registered = settings
+            .streams
+            .as_ref()
+            .and_then(|set| match &set.members {
+                Members::Registered(registry) => Some((registry, Arc::<Changes>::default())),
+                Members::Listed(_) => None,
+            });
+        let registry = registered.as_ref().map(|(registry, changes)| {
+            let blocked = source.blocked.clone();
+            Registry::new(registry, streams.clone(), changes.clone(), blocked)
+        });
+        let changes = registered.map(|(_, changes)| changes);
 
         let health: Arc<Health> = state.health.clone();
         let due = Arc::new(Alarm::default());
-        let pending = Arc::<Pending>::default();
         let poison = PoisonSlot::default();
         let renewer = LeaseRenewer {
             member: member.clone(),
+            streams: streams.clone(),
             in_flight: in_flight.clone(),
             health: health.clone(),
             report: report.clone(),
         };
         let maintenance = Maintenance {
             member: member.clone(),
+            streams: streams.clone(),
             health: health.clone(),
             report: report.clone(),
-            group: group.clone(),
             clock: clock.clone(),
             due: due.clone(),
-            pending: pending.clone(),
             buffer: buffer.clone(),
             trim_beside_foreign: options.trim_beside_foreign,
             foreign_lease: options.foreign_lease,
-            last: Last::now(),
+            turns: Turns::default(),
         };
         let upkeep = Upkeep {
             member: member.clone(),
@@ -237,6 +303,9 @@ impl Redis {
             renewer,
             maintenance,
             due: due.clone(),
+            registry,
+            canary: Canary::start(options.stall_limit, ends.closed.clone()),
+            warnings: Limit::default(),
             ends: ends.clone(),
         };
         upkeep.start()?;
@@ -256,7 +325,6 @@ impl Redis {
         tokio::spawn(settler.clone().run(with_replies, MAX_REPLYING));
         let last_read = Arc::<LastRead>::default();
         let policy = SettlePolicy {
-            member: member.clone(),
             max_deliveries: settings.max_deliveries,
             backoff: settings.backoff,
             allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
@@ -266,34 +334,42 @@ impl Redis {
             last_read: last_read.clone(),
         };
         let deliverer = Deliverer {
-            member: member.clone(),
+            streams: streams.clone(),
             in_flight: in_flight.clone(),
             clock: clock.clone(),
             poison: poison.clone(),
             settle: Arc::new(policy),
             report: report.clone(),
         };
-        let scan = Scan::new(Claimer {
+        let claimer = Claimer {
             member: member.clone(),
             pipeline: pipeline.clone(),
             in_flight: in_flight.clone(),
             health,
-            pending,
             poison,
             report: report.clone(),
             foreign_lease: options.foreign_lease,
             max_deliveries: settings.max_deliveries,
             max_dead_letters: settings.max_dead_letters,
             allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
-        });
-        let recovery = Recovery::new(member.clone(), pipeline.clone(), in_flight, report.clone());
+        };
+        let recovery = Recovery::new(
+            member.clone(),
+            streams.clone(),
+            pipeline.clone(),
+            in_flight,
+            report.clone(),
+        );
         let fetch = Fetch::new(fetch::Parts {
             member,
+            streams,
+            schedule,
+            changes,
             connector,
             group,
             buffer,
             deliverer,
-            scan,
+            claimer,
             recovery,
             settler,
             last_read,
@@ -358,7 +434,9 @@ impl Source for RedisSource {
             self.ends.leaving.cancel();
             let ended = self.ends.ended.cancelled();
             let _ = timeout(self.settings.lease, ended).await;
-            self.group.leave().await?;
+            let streams = self.streams.all();
+            let left = join_all(streams.iter().map(|stream| self.group.leave(stream)));
+            left.await.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(())
     }
@@ -375,9 +453,11 @@ impl Drop for RedisSource {
 
 impl fmt::Debug for RedisSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let streams = self.streams.all();
+        let streams: Vec<_> = streams.iter().map(|it| &it.keys.stream).collect();
         f.debug_struct("RedisSource")
-            .field("stream", &self.member.keys.stream)
-            .field("group", &self.member.keys.group)
+            .field("streams", &streams)
+            .field("group", &self.member.group)
             .field("consumer", &self.member.consumer)
             .finish_non_exhaustive()
     }

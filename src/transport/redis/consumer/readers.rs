@@ -1,6 +1,6 @@
 //! What the serving half reads of the server's answers, in one list: for tests and fuzz targets.
 
-use super::{claim::Step, clock::Clock, group::Joining, replies, tick::Tick};
+use super::{claim::Step, clock::Clock, fetch, group::Joining, replies, tick::Tick};
 use crate::transport::redis::{
     entry::{self, Lane},
     readers::{Reader, list, text, texts},
@@ -15,8 +15,24 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
     };
     vec![
         Reader {
+            of: "fetch",
+            read: |answer| {
+                let (found, failed) = fetch::by_script(answer)?;
+                Ok(format!("{:?} {failed:?}", entry::read(found, lane)?))
+            },
+            answer: list([
+                list([list([text("s"), list([entry("7-1"), entry("7-2")])])]),
+                list([
+                    Value::Int(2),
+                    text("NOGROUP"),
+                    Value::Int(3),
+                    text("WRONGTYPE"),
+                ]),
+            ]),
+        },
+        Reader {
             of: "XREADGROUP",
-            read: |answer| Ok(format!("{:?}", entry::read(answer, "r")?)),
+            read: |answer| Ok(format!("{:?}", entry::read(answer, lane)?)),
             answer: list([
                 list([text("s"), list([entry("7-1"), entry("7-2")])]),
                 list([text("r"), list([entry("9-0")])]),
@@ -24,7 +40,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "recover",
-            read: |answer| Ok(format!("{:?}", entry::claimed(answer, Lane::Main)?)),
+            read: |answer| Ok(format!("{:?}", entry::claimed(answer, Lane::Primary(0))?)),
             answer: list([claimed("7-1"), claimed("7-2")]),
         },
         Reader {
@@ -44,7 +60,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "take_over",
-            read: |answer| Ok(format!("{:?}", Step::read(answer, Lane::Retry)?)),
+            read: |answer| Ok(format!("{:?}", Step::read(answer, Lane::Retry(0))?)),
             answer: list([
                 text("(7-2"),
                 list([claimed("7-1")]),
@@ -61,13 +77,19 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
             read: |answer| Ok(format!("{:?}", Tick::read(answer)?)),
             answer: list([
                 Value::Int(7),
-                list([text("7-1")]),
-                list([text("8-0")]),
-                list([1, 0, -1].map(Value::Int)),
-                text("OOM"),
-                list([text("7-1"), Value::Int(3)]),
-                list([Value::Int(0), text("g"), text("c")]),
-                Value::Int(1),
+                list([
+                    list([list([text("7-1")]), list([])]),
+                    list([
+                        list([text("7-1")]),
+                        list([text("8-0")]),
+                        list([1, 0, -1].map(Value::Int)),
+                        text("OOM"),
+                        list([text("7-1"), Value::Int(3)]),
+                        list([Value::Int(0), text("g"), text("c")]),
+                        Value::Int(1),
+                    ]),
+                ]),
+                texts("tenant-7 1795430237570"),
             ]),
         },
         Reader {
@@ -92,4 +114,13 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
             answer: texts("1795430237 570000"),
         },
     ]
+}
+
+/// The lanes of the streams `s` and `r`.
+fn lane(name: &[u8]) -> Option<Lane> {
+    match name {
+        b"s" => Some(Lane::Primary(0)),
+        b"r" => Some(Lane::Retry(0)),
+        _ => None,
+    }
 }

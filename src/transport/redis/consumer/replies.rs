@@ -4,13 +4,13 @@ use futures_util::future::join_all;
 use redis::Cmd;
 
 use super::{
-    settle::StoredReply,
-    settler::{Settler, Settling},
+    settle::{Settlement, StoredReply},
+    settler::{Settler, by_lane},
 };
 use crate::{
     error::Error,
     transport::redis::{
-        entry::{EntryId, Lane},
+        entry::EntryId,
         error::LEAST_SIZE_LIMIT,
         pipeline::Retry,
         response::{Value, array, integer, miscounted},
@@ -26,16 +26,12 @@ const MAX_BATCH: usize = 64;
 const MAX_BYTES: usize = LEAST_SIZE_LIMIT / 2;
 
 /// A request that is done, and its reply.
-pub(super) type Reply = (Settling, StoredReply);
+pub(super) type Reply = Settlement<StoredReply>;
 
 /// Stores replies, in calls that are bounded in bytes.
 pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
-    let of = |lane| move |(settling, _): &Reply| settling.delivery.guard.key.0 == lane;
-    let (main, retry) = batch.into_iter().partition::<Vec<_>, _>(of(Lane::Main));
-    let calls = [(Lane::Main, main), (Lane::Retry, retry)]
-        .into_iter()
-        .flat_map(|(lane, batch)| parts(batch).into_iter().map(move |part| (lane, part)));
-    join_all(calls.map(|(lane, batch)| store_part(settler, lane, batch))).await;
+    let calls = by_lane(batch).into_iter().flat_map(parts);
+    join_all(calls.map(|batch| store_part(settler, batch))).await;
 }
 
 /// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`], or of one reply.
@@ -43,7 +39,7 @@ fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
     let mut parts: Vec<Vec<Reply>> = Vec::new();
     let mut room = 0;
     for reply in batch {
-        let bytes = reply.1.envelope.len() + 1;
+        let bytes = reply.effect.envelope.len() + 1;
         match parts.last_mut() {
             Some(part) if bytes <= room && part.len() < MAX_BATCH => {
                 room -= bytes;
@@ -60,8 +56,8 @@ fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
 
 /// Stores the replies of one call. Where the server refuses that, each reply is tried alone: one that it
 /// does not take must not fail the others.
-async fn store_part(settler: &Settler, lane: Lane, batch: Vec<Reply>) {
-    let Err((batch, error)) = call(settler, lane, batch).await else {
+async fn store_part(settler: &Settler, batch: Vec<Reply>) {
+    let Err((batch, error)) = call(settler, batch).await else {
         return;
     };
     if !error.is_refused() {
@@ -71,7 +67,7 @@ async fn store_part(settler: &Settler, lane: Lane, batch: Vec<Reply>) {
     join_all(batch.into_iter().map(async |mut reply| {
         let mut refusal = None;
         if several {
-            match call(settler, lane, vec![reply]).await {
+            match call(settler, vec![reply]).await {
                 Ok(()) => return,
                 Err((mut batch, error)) => {
                     reply = batch.pop().expect("the one that was tried");
@@ -80,17 +76,17 @@ async fn store_part(settler: &Settler, lane: Lane, batch: Vec<Reply>) {
             }
         }
         let refusal = refusal.as_ref().unwrap_or(&error);
-        let Some(too_large) = reply.1.too_large.take() else {
+        let Some(too_large) = reply.effect.too_large.take() else {
             return fail(vec![reply], refusal);
         };
         tracing::warn!(
-            id = %reply.0.delivery.origin,
-            bytes = reply.1.envelope.len(),
+            id = %reply.delivery.origin,
+            bytes = reply.effect.envelope.len(),
             error = refusal.chain(),
             "Redis does not take the reply to a request; its client is told that"
         );
-        reply.1.envelope = too_large;
-        if let Err((batch, error)) = call(settler, lane, vec![reply]).await {
+        reply.effect.envelope = too_large;
+        if let Err((batch, error)) = call(settler, vec![reply]).await {
             fail(batch, &error);
         }
     }))
@@ -98,25 +94,22 @@ async fn store_part(settler: &Settler, lane: Lane, batch: Vec<Reply>) {
 }
 
 fn fail(batch: Vec<Reply>, error: &Error) {
-    for (settling, _) in batch {
-        settling.fail(error);
+    for reply in batch {
+        reply.fail(error);
     }
 }
 
 /// Makes one call. The replies come back if the server has not stored them.
-async fn call(
-    settler: &Settler,
-    lane: Lane,
-    mut batch: Vec<Reply>,
-) -> Result<(), (Vec<Reply>, Error)> {
-    batch.sort_by(|(_, a), (_, b)| a.stream.cmp(&b.stream));
+async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply>, Error)> {
+    batch.sort_by(|a, b| a.effect.stream.cmp(&b.effect.stream));
     let clients: Vec<_> = by_client(&batch).map(ClientReplies::new).collect();
-    let member = &settler.member;
+    let first = &batch[0].delivery;
+    let (served, lane) = (first.stream.clone(), first.guard.key.0);
     let streams = clients.iter().map(|it| it.stream.as_str());
-    let keys: Vec<_> = [member.key_of(lane)].into_iter().chain(streams).collect();
+    let keys: Vec<_> = [served.key_of(lane)].into_iter().chain(streams).collect();
     let submit = || {
         let args = |cmd: &mut Cmd| {
-            cmd.arg(member.keys.group.as_str()).arg(lane.flag());
+            cmd.arg(served.keys.group.as_str()).arg(lane.flag());
             for client in &clients {
                 cmd.arg(client.ids.len())
                     .arg(&client.ids)
@@ -126,19 +119,19 @@ async fn call(
         let (script, retry) = (&scripts::REPLY, Retry::UntilAnswered);
         settler.pipeline.submit_script(script, &keys, args, retry)
     };
-    let answer = settler.insist(submit).await;
+    let answer = settler.insist(&served, submit).await;
     let results = match answer.and_then(|answer| read(answer, clients.len())) {
         Ok(results) => results,
         Err(error) => return Err((batch, error)),
     };
     for (replies, result) in by_client(&batch).zip(results) {
         if result == 2 {
-            for (settling, _) in replies {
-                settler.report.unanswerable(settling.delivery.origin);
+            for reply in replies {
+                settler.report.unanswerable(reply.delivery.origin);
             }
         }
     }
-    settler.confirm_done(batch.into_iter().map(|(settling, _)| settling).collect());
+    settler.confirm_done(batch);
     Ok(())
 }
 
@@ -152,10 +145,10 @@ struct ClientReplies {
 
 impl ClientReplies {
     fn new(replies: &[Reply]) -> Self {
-        let envelopes: Vec<_> = replies.iter().map(|(_, it)| &it.envelope[..]).collect();
-        let ids = replies.iter().map(|(it, _)| it.delivery.guard.key.1);
+        let envelopes: Vec<_> = replies.iter().map(|it| &it.effect.envelope[..]).collect();
+        let ids = replies.iter().map(|it| it.delivery.guard.key.1);
         Self {
-            stream: replies[0].1.stream.clone(),
+            stream: replies[0].effect.stream.clone(),
             ids: ids.collect(),
             envelopes: envelopes.join(&b'\n'),
         }
@@ -163,7 +156,7 @@ impl ClientReplies {
 }
 
 fn by_client(sorted: &[Reply]) -> impl Iterator<Item = &[Reply]> {
-    sorted.chunk_by(|(_, a), (_, b)| a.stream == b.stream)
+    sorted.chunk_by(|a, b| a.effect.stream == b.effect.stream)
 }
 
 /// The results of a call for this many clients.

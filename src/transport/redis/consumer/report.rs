@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use super::streams::ServedStream;
 use crate::{
     message::Shown,
-    transport::{Counters, DroppedLetters, Settings, redis::entry::EntryId},
+    transport::{
+        Counters,
+        redis::{entry::EntryId, keys::Keys},
+    },
 };
 
 /// The most bytes of a reason in one log line.
@@ -14,17 +18,14 @@ const MAX_LOGGED: usize = 2048;
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) counters: Arc<Counters>,
-    settings: Settings,
-    /// The dead letters that were dropped and not reported yet.
-    dropped: DroppedLetters,
+    max_dead_letters: usize,
 }
 
 impl Report {
-    pub(super) fn new(counters: Arc<Counters>, settings: Settings) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, max_dead_letters: usize) -> Self {
         Self {
             counters,
-            settings,
-            dropped: DroppedLetters::default(),
+            max_dead_letters,
         }
     }
 
@@ -48,9 +49,16 @@ impl Report {
     }
 
     /// Dead letters made room for newer ones. They are reported together, at most once a second.
-    pub(super) fn letters_dropped(&self, dropped: u64) {
+    pub(super) fn letters_dropped(&self, stream: &ServedStream, dropped: u64) {
         self.counters.dead_dropped.add(dropped);
-        self.dropped.report(dropped, &self.settings);
+        let Keys {
+            stream: name,
+            group,
+            ..
+        } = &stream.keys;
+        stream
+            .dropped
+            .report(dropped, name, group, self.max_dead_letters);
     }
 
     /// A delivery was lost to another consumer while it was running. `told` tells its handler, after

@@ -7,21 +7,18 @@ use tokio::sync::mpsc;
 use super::{
     fetch::LastRead,
     in_flight::LeaseGuard,
-    member::Member,
     poison::PoisonGuard,
     reply_to::{ReplyRoute, ReplyTo},
     report::Report,
+    streams::ServedStream,
 };
 use crate::{
-    error::{Error, RpcError},
+    error::{Error, ErrorKind, RpcError},
     message::Name,
     reply::Reply,
     transport::{
         Backoff, Discarded, SettleDelivery, Verdict,
-        redis::{
-            entry::{EntryId, Lane},
-            error,
-        },
+        redis::{entry::EntryId, error},
     },
 };
 
@@ -32,19 +29,29 @@ const MAX_WITH_READ: usize = 64 << 10;
 pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// A verdict on one delivery as the server carries it out, and the callback for its confirmation.
-pub(super) struct Settlement {
+pub(super) struct Settlement<E = Effect> {
     pub(super) delivery: Unsettled,
-    pub(super) effect: Effect,
+    pub(super) effect: E,
     pub(super) on_settled: OnSettled,
 }
 
-/// The end of a delivery on the server. Each is one atomic command or script.
+/// The end of a delivery on the server.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// Acknowledged, after its reply was published: channel and envelope.
-    Acknowledge(Option<(bytes::Bytes, Vec<u8>)>),
-    /// Acknowledged together with its reply, which is stored.
+    /// Acknowledged, after its reply was published. Many share one command.
+    Acknowledge(Option<PublishedReply>),
+    /// Acknowledged together with its reply, which is stored. Many share one script.
     Reply(StoredReply),
+    /// Anything else, by a script of its own that begins with the fence.
+    Fenced(FencedEffect),
+}
+
+/// The channel and the envelope of a reply.
+pub(super) type PublishedReply = (bytes::Bytes, Vec<u8>);
+
+/// The end of a delivery that is not done.
+#[derive(Debug)]
+pub(super) enum FencedEffect {
     /// Moved to the retry stream, now or after a delay.
     Redeliver {
         after: Option<Duration>,
@@ -79,6 +86,7 @@ pub(super) enum End {
 /// A delivery from the stream whose verdict is still to come.
 #[derive(Debug)]
 pub(super) struct Unsettled {
+    pub(super) stream: Arc<ServedStream>,
     pub(super) guard: LeaseGuard,
     /// The entry with which its message came first.
     pub(super) origin: EntryId,
@@ -90,7 +98,6 @@ pub(super) struct Unsettled {
 
 /// Turns verdicts into settlements, and queues them.
 pub(super) struct SettlePolicy {
-    pub(super) member: Arc<Member>,
     pub(super) max_deliveries: u32,
     pub(super) backoff: Backoff,
     pub(super) allowed_reply_prefixes: Vec<Name>,
@@ -102,6 +109,26 @@ pub(super) struct SettlePolicy {
     pub(super) last_read: Arc<LastRead>,
 }
 
+impl<E> Settlement<E> {
+    /// The same settlement with another effect.
+    pub(super) fn with<F>(self, effect: F) -> Settlement<F> {
+        Settlement {
+            delivery: self.delivery,
+            effect,
+            on_settled: self.on_settled,
+        }
+    }
+
+    /// The settlement cannot be carried out.
+    pub(super) fn fail(self, error: &Error) {
+        drop(self.delivery);
+        (self.on_settled)(Err(match error.is_closed() {
+            true => Error::closed(),
+            false => Error::new(ErrorKind::Refused, error.chain()),
+        }));
+    }
+}
+
 impl Settlement {
     /// Whether it is no more than an acknowledgement on the stream, and a small reply before it. A reply
     /// that the server does not take would cost the read its connection.
@@ -109,8 +136,8 @@ impl Settlement {
         let Effect::Acknowledge(publish) = &self.effect else {
             return false;
         };
-        let is_small = |(_, envelope): &(_, Vec<u8>)| envelope.len() <= MAX_WITH_READ;
-        self.delivery.guard.key.0 == Lane::Main && publish.as_ref().is_none_or(is_small)
+        let is_small = |(_, envelope): &PublishedReply| envelope.len() <= MAX_WITH_READ;
+        !self.delivery.guard.key.0.is_retry() && publish.as_ref().is_none_or(is_small)
     }
 }
 
@@ -186,21 +213,21 @@ impl SettlePolicy {
             }
             Verdict::Redeliver { after, counted, .. } => {
                 let after = after.unwrap_or_else(|| self.backoff.after(attempt));
-                Effect::Redeliver {
+                Effect::Fenced(FencedEffect::Redeliver {
                     after: (!after.is_zero()).then_some(after),
                     attempts: attempt - u32::from(!counted),
                     released: false,
-                }
+                })
             }
             Verdict::Dead { reason, answer } => self.end(delivery, End::Dead(reason), answer),
             Verdict::Discard { reason, answer } => {
                 self.end(delivery, End::Discarded(reason), answer)
             }
-            Verdict::GiveBack => Effect::Redeliver {
+            Verdict::GiveBack => Effect::Fenced(FencedEffect::Redeliver {
                 after: None,
                 attempts: attempt - 1,
                 released: true,
-            },
+            }),
         }
     }
 
@@ -234,13 +261,13 @@ impl SettlePolicy {
     fn end(&self, delivery: &Unsettled, end: End, error: Option<RpcError>) -> Effect {
         let reply = error.zip(self.route(delivery));
         let reply = reply.map(|(error, (reply_to, route))| (route, reply_to.envelope(&Err(error))));
-        Effect::End { end, reply }
+        Effect::Fenced(FencedEffect::End { end, reply })
     }
 
     /// The address of a request, and the way of a reply to it.
     fn route<'a>(&self, delivery: &'a Unsettled) -> Option<(&'a ReplyTo, ReplyRoute)> {
         let reply_to = delivery.reply_to.as_deref()?;
-        let route = reply_to.route(&self.member.keys, &self.allowed_reply_prefixes);
+        let route = reply_to.route(&delivery.stream.keys, &self.allowed_reply_prefixes);
         Some((reply_to, route))
     }
 }

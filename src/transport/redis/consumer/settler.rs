@@ -8,10 +8,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures_util::{
     FutureExt, StreamExt,
-    future::{BoxFuture, try_join_all},
+    future::{BoxFuture, join_all},
     stream::FuturesUnordered,
 };
 use redis::Cmd;
@@ -25,10 +24,11 @@ use super::{
     replies,
     reply_to::ReplyRoute,
     report::Report,
-    settle::{Effect, End, OnSettled, Settlement, Unsettled},
+    settle::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled},
+    streams::ServedStream,
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     sync::lock,
     transport::{
         Counters, Discarded,
@@ -56,19 +56,6 @@ pub(super) const MAX_REPLYING: usize = 1;
 const WITHOUT_WRITES: Duration = Duration::from_secs(1);
 /// The approximate number of bytes of an entry's id.
 const ID_BYTES: usize = 20;
-
-/// A delivery whose settlement is on its way, and the callback for its confirmation.
-pub(super) struct Settling {
-    pub(super) delivery: Unsettled,
-    on_settled: OnSettled,
-}
-
-/// An acknowledgement that waits for its batch.
-struct Acknowledgement {
-    settling: Settling,
-    /// The reply to publish before it: channel and envelope.
-    publish: Option<(Bytes, Vec<u8>)>,
-}
 
 /// Carries out the settlements of one consumer.
 pub(super) struct Settler {
@@ -148,14 +135,16 @@ impl Settler {
                     let rest = taken[marked..].iter();
                     settler.in_flight.mark_settling(rest.map(|it| &it.delivery.guard));
                     let (mut acknowledgements, mut replies) = (Vec::new(), Vec::new());
-                    for Settlement { delivery, effect, on_settled } in taken.drain(..) {
-                        let settling = Settling { delivery, on_settled };
-                        match effect {
+                    for mut settlement in taken.drain(..) {
+                        let none = Effect::Acknowledge(None);
+                        match std::mem::replace(&mut settlement.effect, none) {
                             Effect::Acknowledge(publish) => {
-                                acknowledgements.push(Acknowledgement { settling, publish });
+                                acknowledgements.push(settlement.with(publish));
                             }
-                            Effect::Reply(reply) => replies.push((settling, reply)),
-                            effect => running.push(settler.carry_out(settling, effect).boxed()),
+                            Effect::Reply(reply) => replies.push(settlement.with(reply)),
+                            Effect::Fenced(effect) => {
+                                running.push(settler.carry_out(settlement.with(effect)).boxed());
+                            }
                         }
                     }
                     if !acknowledgements.is_empty() {
@@ -172,9 +161,9 @@ impl Settler {
     }
 
     /// Acknowledges deliveries, after the replies to fast requests among them were published.
-    async fn acknowledge(&self, mut batch: Vec<Acknowledgement>) -> Finished {
-        for acknowledgement in &mut batch {
-            if let Some((channel, envelope)) = acknowledgement.publish.take() {
+    async fn acknowledge(&self, mut batch: Vec<Settlement<Option<PublishedReply>>>) -> Finished {
+        for settlement in &mut batch {
+            if let Some((channel, envelope)) = settlement.effect.take() {
                 // Before the acknowledgement: a request whose worker ends in between is answered twice
                 // rather than never.
                 let publish = Publish::new(&channel[..], &envelope);
@@ -182,28 +171,27 @@ impl Settler {
                 self.pipeline.post(publish, retry, listener, 0).await;
             }
         }
-        let of_lane = |lane| {
-            let keys = batch.iter().map(|it| it.settling.delivery.guard.key);
-            let ids = keys.filter(|(on, _)| *on == lane).map(|(_, id)| id);
-            (lane, ids.collect::<Vec<_>>())
-        };
-        let lanes = Lane::BOTH.map(of_lane).into_iter();
-        let acknowledged = try_join_all(
-            lanes
-                .filter(|(_, ids)| !ids.is_empty())
-                .map(async |(lane, ids)| self.insist(|| self.submit_ack(lane, &ids)).await),
-        );
-        let acknowledged = acknowledged.await;
-        let batch = batch.into_iter().map(|it| it.settling);
-        match acknowledged {
-            Ok(_) => self.confirm_done(batch.collect()),
-            Err(error) => batch.for_each(|it| it.fail(&error)),
-        }
+        // Each stream by itself: one that takes no acknowledgements must not hold up the others.
+        let streams = by_lane(batch);
+        join_all(streams.into_iter().map(async |batch| {
+            let ids: Vec<_> = batch.iter().map(|it| it.delivery.guard.key.1).collect();
+            let first = &batch[0].delivery;
+            let (stream, lane) = (&first.stream, first.guard.key.0);
+            match self
+                .insist(stream, || self.submit_ack(stream, lane, &ids))
+                .await
+            {
+                Ok(_) => self.confirm_done(batch),
+                Err(error) => batch.into_iter().for_each(|it| it.fail(&error)),
+            }
+        }))
+        .await;
         Finished::Batch
     }
 
-    /// The commands that acknowledge deliveries of the stream, for a connection that is the caller's.
-    pub(super) fn acknowledging(&self, batch: &[Settlement]) -> Commands {
+    /// The commands that acknowledge deliveries, for a connection that is the caller's, and the number
+    /// of `XACK`s with which they end.
+    pub(super) fn acknowledging(&self, batch: &[Settlement]) -> (Commands, usize) {
         self.in_flight
             .mark_settling(batch.iter().map(|it| &it.delivery.guard));
         let mut commands = Commands::default();
@@ -218,27 +206,32 @@ impl Settler {
             }
             commands.push(Publish::new(&channel[..], envelope));
         }
-        let ids = batch.iter().map(|it| it.delivery.guard.key.1);
-        commands.push(self.xack(Lane::Main, &ids.collect::<Vec<_>>()));
-        commands
+        let mut deliveries: Vec<_> = batch.iter().map(|it| &it.delivery).collect();
+        deliveries.sort_by_key(|it| it.guard.key);
+        let mut acknowledgements = 0;
+        for of_lane in deliveries.chunk_by(|a, b| a.guard.key.0 == b.guard.key.0) {
+            let ids: Vec<_> = of_lane.iter().map(|it| it.guard.key.1).collect();
+            let (stream, lane) = (&of_lane[0].stream, of_lane[0].guard.key.0);
+            commands.push(xack(stream, lane, &ids));
+            acknowledgements += 1;
+        }
+        (commands, acknowledgements)
     }
 
-    /// Whether the server has carried out the commands that [`acknowledging`](Self::acknowledging) gives.
-    pub(super) fn has_acknowledged(&self, mut answers: Vec<Value>) -> bool {
-        let acknowledged = answers.pop().is_some_and(|it| error::code(&it).is_none());
+    /// Reads the answers to the commands that [`acknowledging`](Self::acknowledging) gives. Returns
+    /// `true` if the server has acknowledged all of the deliveries.
+    pub(super) fn has_acknowledged(
+        &self,
+        mut answers: Vec<Value>,
+        acknowledgements: usize,
+    ) -> bool {
+        let first = answers.len().saturating_sub(acknowledgements);
+        let last = answers.split_off(first);
+        let acknowledged = last.iter().all(|it| error::code(it).is_none());
         for answer in answers.into_iter().skip(1).filter(|_| acknowledged) {
             self.published.answered(0, Ok(answer));
         }
         acknowledged
-    }
-
-    /// The server has confirmed that these are done.
-    pub(super) fn confirm(&self, batch: Vec<Settlement>) {
-        let settling = |it: Settlement| Settling {
-            delivery: it.delivery,
-            on_settled: it.on_settled,
-        };
-        self.confirm_done(batch.into_iter().map(settling).collect());
     }
 
     async fn store_replies(&self, batch: Vec<replies::Reply>) -> Finished {
@@ -247,19 +240,19 @@ impl Settler {
     }
 
     /// Carries out a settlement that is a script of its own.
-    async fn carry_out(&self, settling: Settling, effect: Effect) -> Finished {
-        let Settling {
+    async fn carry_out(&self, settlement: Settlement<FencedEffect>) -> Finished {
+        let Settlement {
             delivery,
+            effect,
             on_settled,
-        } = settling;
+        } = settlement;
         let settled = match effect {
-            Effect::Redeliver {
+            FencedEffect::Redeliver {
                 after,
                 attempts,
                 released,
             } => self.redeliver(&delivery, after, attempts, released).await,
-            Effect::End { end, reply } => self.end(&delivery, end, reply).await,
-            Effect::Acknowledge(_) | Effect::Reply(_) => unreachable!("these are batched"),
+            FencedEffect::End { end, reply } => self.end(&delivery, end, reply).await,
         };
         drop(delivery);
         on_settled(settled);
@@ -276,11 +269,11 @@ impl Settler {
         let (member, counters) = (&*self.member, &self.report.counters);
         let (lane, id) = delivery.guard.key;
         let delay = after.map(|after| after.as_millis().max(1).to_string());
-        let keys = &member.keys;
-        let keys = [member.key_of(lane), &keys.retry, &keys.due, &keys.bodies];
+        let (stream, keys) = (&delivery.stream, &delivery.stream.keys);
+        let keys = [stream.key_of(lane), &keys.retry, &keys.due, &keys.bodies];
         let submit = || {
             let args = |cmd: &mut Cmd| {
-                cmd.arg(member.keys.group.as_str())
+                cmd.arg(member.group.as_str())
                     .arg(&member.consumer)
                     .arg(id)
                     .arg(lane.flag())
@@ -291,14 +284,14 @@ impl Settler {
             let (script, retry) = (&scripts::REDELIVER, Retry::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
         };
-        match integer(&self.insist(submit).await?)? {
+        match integer(&self.insist(&delivery.stream, submit).await?)? {
             1 => {
                 match released {
                     true => counters.given_back.increment(),
                     false => counters.redelivered.increment(),
                 }
                 if let Some(after) = after {
-                    self.due.set(after);
+                    self.due.set(delivery.stream.index, after);
                 }
             }
             2 => self.report.deleted(1),
@@ -314,7 +307,9 @@ impl Settler {
         reply: Option<(ReplyRoute, Vec<u8>)>,
     ) -> Result<(), Error> {
         let submit = || self.submit_end(delivery, &end, reply.as_ref());
-        let [ended @ 1..=2, dropped, answered] = integers(self.insist(submit).await?)? else {
+        let [ended @ 1..=2, dropped, answered] =
+            integers(self.insist(&delivery.stream, submit).await?)?
+        else {
             self.fenced_out(delivery);
             return Ok(());
         };
@@ -328,7 +323,8 @@ impl Settler {
             End::Dead(reason) => {
                 let (origin, attempt) = (delivery.origin, delivery.attempt);
                 self.report.buried(origin, attempt, &reason);
-                self.report.letters_dropped(dropped.unsigned_abs());
+                let dropped = dropped.unsigned_abs();
+                self.report.letters_dropped(&delivery.stream, dropped);
             }
             End::Discarded(Discarded::Expired) => counters.expired.increment(),
             End::Discarded(Discarded::Asked) => counters.discarded.increment(),
@@ -345,7 +341,8 @@ impl Settler {
     ) -> Submit {
         let member = &*self.member;
         let (lane, id) = delivery.guard.key;
-        let mut keys = vec![member.key_of(lane), &member.keys.dead];
+        let stream = &delivery.stream;
+        let mut keys = vec![stream.key_of(lane), &stream.keys.dead];
         let (mut channel, mut envelope) = (&b""[..], &b""[..]);
         if let Some((route, bytes)) = reply {
             envelope = bytes;
@@ -356,7 +353,7 @@ impl Settler {
             }
         }
         let args = |cmd: &mut Cmd| {
-            cmd.arg(member.keys.group.as_str())
+            cmd.arg(member.group.as_str())
                 .arg(&member.consumer)
                 .arg(id)
                 .arg(lane.flag())
@@ -373,42 +370,34 @@ impl Settler {
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
-    /// The one place that builds `XACK`.
-    fn xack(&self, lane: Lane, ids: &[EntryId]) -> Cmd {
-        let (key, group) = (self.member.key_of(lane), self.member.keys.group.as_str());
-        let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
-        cmd.arg("XACK").arg(key).arg(group).arg(ids);
-        cmd
-    }
-
     /// Acknowledges entries of one of the group's streams.
-    fn submit_ack(&self, lane: Lane, ids: &[EntryId]) -> Submit {
-        let (key, group) = (self.member.key_of(lane), self.member.keys.group.as_str());
-        match lane {
-            Lane::Main => {
-                let xack = self.xack(lane, ids);
-                self.pipeline.submit(xack, Retry::UntilAnswered)
-            }
-            Lane::Retry => {
-                let args = |cmd: &mut Cmd| {
-                    cmd.arg(group).arg(ids);
-                };
-                let (script, retry) = (&scripts::ACKNOWLEDGE, Retry::UntilAnswered);
-                self.pipeline.submit_script(script, &[key], args, retry)
-            }
+    fn submit_ack(&self, stream: &ServedStream, lane: Lane, ids: &[EntryId]) -> Submit {
+        if !lane.is_retry() {
+            let xack = xack(stream, lane, ids);
+            return self.pipeline.submit(xack, Retry::UntilAnswered);
         }
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(stream.keys.group.as_str()).arg(ids);
+        };
+        let (script, retry) = (&scripts::ACKNOWLEDGE, Retry::UntilAnswered);
+        let keys = [stream.key_of(lane)];
+        self.pipeline.submit_script(script, &keys, args, retry)
     }
 
     /// Submits a command again as long as the server refuses it because it takes no writes at the
     /// moment: it has no memory, or no disk. The pipeline repeats it over lost connections.
-    pub(super) async fn insist(&self, submit: impl Fn() -> Submit) -> Result<Value, Error> {
+    pub(super) async fn insist(
+        &self,
+        stream: &ServedStream,
+        submit: impl Fn() -> Submit,
+    ) -> Result<Value, Error> {
         loop {
             let answer = submit().await?;
             match error::code(&answer) {
                 Some(code) if error::is_without_writes(code) && !self.closed.is_cancelled() => {
                     if let Some(withheld) = lock(&self.refusals).admit() {
                         tracing::warn!(
-                            stream = %self.member.keys.stream, code, withheld,
+                            stream = %stream.keys.stream, code, withheld,
                             "Redis takes no writes; trying again"
                         );
                     }
@@ -424,14 +413,15 @@ impl Settler {
     }
 
     /// The server has confirmed that these are done.
-    pub(super) fn confirm_done(&self, mut batch: Vec<Settling>) {
+    pub(super) fn confirm_done<E>(&self, mut batch: Vec<Settlement<E>>) {
         // Counted first: whoever is told finds it counted.
         self.report.counters.done.add(batch.len() as u64);
         let guards = batch.iter_mut().map(|it| &mut it.delivery.guard);
         self.in_flight.release(guards);
-        for Settling {
+        for Settlement {
             delivery,
             on_settled,
+            ..
         } in batch
         {
             drop(delivery);
@@ -449,15 +439,26 @@ impl Settler {
     }
 }
 
-impl Settling {
-    /// The settlement cannot be carried out.
-    pub(super) fn fail(self, error: &Error) {
-        drop(self.delivery);
-        (self.on_settled)(Err(match error.is_closed() {
-            true => Error::closed(),
-            false => Error::new(ErrorKind::Refused, error.chain()),
-        }));
+/// Settlements by the streams of their deliveries.
+pub(super) fn by_lane<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>>> {
+    let lane = |it: &Settlement<E>| it.delivery.guard.key.0;
+    batch.sort_by_key(lane);
+    let mut lanes: Vec<Vec<Settlement<E>>> = Vec::new();
+    for settlement in batch {
+        match lanes.last_mut() {
+            Some(last) if lane(&last[0]) == lane(&settlement) => last.push(settlement),
+            _ => lanes.push(vec![settlement]),
+        }
     }
+    lanes
+}
+
+/// The one place that builds `XACK`.
+fn xack(stream: &ServedStream, lane: Lane, ids: &[EntryId]) -> Cmd {
+    let (key, group) = (stream.key_of(lane), stream.keys.group.as_str());
+    let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
+    cmd.arg("XACK").arg(key).arg(group).arg(ids);
+    cmd
 }
 
 /// Counts and logs replies that the server did not take.

@@ -1,14 +1,22 @@
 //! One tick of the upkeep as one script: what it is asked for, and what it answers.
 
+use std::{fmt::Write as _, sync::Arc};
+
 use bytes::Bytes;
 use redis::Cmd;
 
+use super::{
+    lease::Due,
+    member::{CONSUMER_PREFIX, Member},
+    streams::ServedStream,
+};
 use crate::{
     error::Error,
+    message::Name,
     transport::redis::{
         entry::{self, EntryId, Lane},
         producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
-        response::{Value, array, bytes, exactly, integer},
+        response::{Value, array, bytes, exactly, integer, unexpected},
     },
 };
 
@@ -16,48 +24,131 @@ use crate::{
 /// greatest, which is another word for `>` to the server.
 const END: &str = "18446744073709551615-18446744073709551614";
 
-/// What one tick does beside what every tick does.
-pub(super) struct Request<'a> {
-    /// The leases to renew on the retry stream, and on the stream.
-    pub(super) renew: [&'a [EntryId]; 2],
-    pub(super) sign_of_life: bool,
+/// The steps of one tick.
+pub(super) struct Request {
     pub(super) foreign_lease: u64,
     pub(super) trim_beside_foreign: bool,
-    /// The milliseconds between two trims of any worker, if it is time for one.
-    pub(super) trim: Option<u64>,
+    /// The milliseconds between two trims of any worker.
+    pub(super) trim_period: u64,
     /// The milliseconds after which a silent consumer is gone.
     pub(super) gone: u64,
-    /// The milliseconds between two searches for those, if it is time for one.
-    pub(super) reap: Option<u64>,
+    /// The milliseconds between two searches for those.
+    pub(super) reap_period: u64,
+    /// Each stream of the tick, with its steps.
+    pub(super) streams: Vec<(Arc<ServedStream>, Steps)>,
+    /// The key of the registry of streams, and the time from which on registrations are listed.
+    pub(super) registry: Option<(String, i64)>,
 }
 
-impl Request<'_> {
-    /// The arguments of the script behind the group, the consumer, and the prefix of our consumers.
-    pub(super) fn args(&self, cmd: &mut Cmd) {
-        let period = |period: Option<u64>| period.map(|it| it.to_string()).unwrap_or_default();
-        let [retry, main] = self.renew;
-        cmd.arg(MOVED_AT_ONCE)
+/// The steps of a tick on one stream, beside the renewal of leases.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Steps {
+    /// Delivers what is due, and says how the group stands. The other steps go with it.
+    pub(super) maintain: bool,
+    pub(super) sign_of_life: bool,
+    pub(super) trim: bool,
+    pub(super) reap: bool,
+}
+
+impl Steps {
+    /// As the script reads them.
+    fn flags(self) -> String {
+        let flags = [
+            (self.maintain, 'm'),
+            (self.sign_of_life, 's'),
+            (self.trim, 't'),
+            (self.reap, 'r'),
+        ];
+        let set = flags.into_iter().filter(|(is_set, _)| *is_set);
+        set.map(|(_, flag)| flag).collect()
+    }
+}
+
+impl Request {
+    /// The keys of the script.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let mut keys = Vec::with_capacity(8 * self.streams.len() + 1);
+        for (stream, _) in &self.streams {
+            let of = &stream.keys;
+            keys.extend([
+                of.stream.as_str().to_owned(),
+                of.retry.clone(),
+                of.due.clone(),
+                of.bodies.clone(),
+                of.stream_due.clone(),
+                of.stream_bodies.clone(),
+                of.gate("trim"),
+                of.gate("reap"),
+            ]);
+        }
+        keys.extend(self.registry.iter().map(|(key, _)| key.clone()));
+        keys
+    }
+
+    /// The arguments of the script, for a tick that renews these leases.
+    pub(super) fn args(&self, member: &Member, renew: &Due, cmd: &mut Cmd) {
+        let mut since = String::new();
+        if let Some((_, time)) = &self.registry {
+            let _ = write!(since, "{time}");
+        }
+        cmd.arg(member.group.as_str())
+            .arg(&member.consumer)
+            .arg(CONSUMER_PREFIX)
+            .arg(MOVED_AT_ONCE)
             .arg(MOVED_BYTES)
             .arg(self.foreign_lease)
             .arg(u8::from(self.trim_beside_foreign))
-            .arg(period(self.trim))
+            .arg(self.trim_period)
             .arg(self.gone)
-            .arg(period(self.reap))
-            .arg(if self.sign_of_life { END } else { "" })
-            .arg(retry.len());
-        for id in retry.iter().chain(main) {
-            cmd.arg(*id);
+            .arg(self.reap_period)
+            .arg(END)
+            .arg(since);
+        for (stream, steps) in &self.streams {
+            let [retry, primary] = stream.lanes().map(|lane| renew.of(lane));
+            cmd.arg(steps.flags()).arg(retry.len()).arg(primary.len());
+            for id in retry.iter().chain(primary) {
+                cmd.arg(*id);
+            }
         }
     }
 }
 
-/// The answer to a tick. A step that has failed has its error in place of its result.
+/// The answer to a tick.
 #[derive(Debug)]
 pub(super) struct Tick {
     /// Redis's clock, in milliseconds.
     pub(super) time: i64,
-    /// The deliveries that are not pending for this consumer any more.
-    pub(super) lost: Vec<(Lane, EntryId)>,
+    /// In the order of the request.
+    pub(super) streams: Vec<StreamTick>,
+    /// Streams of the registry, with the time of their last registration on Redis's clock.
+    pub(super) registered: Vec<(Name, i64)>,
+}
+
+/// The answer to a tick about one stream.
+#[derive(Debug)]
+pub(super) struct StreamTick {
+    /// The deliveries that are not pending for this consumer any more: on the retry stream, and on the
+    /// stream.
+    lost: [Vec<EntryId>; 2],
+    pub(super) maintained: Option<Maintained>,
+}
+
+impl StreamTick {
+    /// The deliveries on a stream that are not pending for this consumer any more.
+    pub(super) fn lost(&mut self, stream: &ServedStream) -> Vec<(Lane, EntryId)> {
+        let lanes = stream
+            .lanes()
+            .into_iter()
+            .zip(std::mem::take(&mut self.lost));
+        let keys = lanes.flat_map(|(lane, ids)| ids.into_iter().map(move |id| (lane, id)));
+        keys.collect()
+    }
+}
+
+/// The results of the maintenance of one stream. A step that has failed has its error in place of its
+/// result.
+#[derive(Debug)]
+pub(super) struct Maintained {
     /// What was due on the retry stream, and on the stream.
     pub(super) promoted: [Result<Promoted, String>; 2],
     pub(super) group: Result<GroupFacts, String>,
@@ -67,7 +158,7 @@ pub(super) struct Tick {
 }
 
 /// What a tick says about the group.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct GroupFacts {
     /// The last entry of the stream that was delivered; `None` where the group does not exist.
     pub(super) delivered: Option<EntryId>,
@@ -76,36 +167,64 @@ pub(super) struct GroupFacts {
 
 impl Tick {
     pub(super) fn read(answer: Value) -> Result<Self, Error> {
-        let [
-            time,
-            retry,
-            main,
-            retried,
-            sent_later,
-            facts,
-            trimmed,
-            reaped,
-        ] = exactly(answer)?;
-        let lanes = [(Lane::Retry, retry), (Lane::Main, main)];
-        let mut lost = Vec::new();
-        for (lane, ids) in lanes {
-            lost.extend(entry::ids(ids)?.into_iter().map(|id| (lane, id)));
-        }
+        let [time, streams, registered] = exactly(answer)?;
+        let streams = array(streams)?.into_iter().map(StreamTick::read);
         Ok(Self {
             time: integer(&time)?,
-            lost,
-            promoted: [
-                step(retried, Promoted::read)?,
-                step(sent_later, Promoted::read)?,
-            ],
-            group: step(facts, GroupFacts::read)?,
-            trim_blocked: step(trimmed, trim_blocked)?,
-            reaped: match reaped {
-                Value::Int(_) => Ok(()),
-                error => Err(text(error)?),
-            },
+            streams: streams.collect::<Result<_, _>>()?,
+            registered: registrations(registered)?,
         })
     }
+}
+
+impl StreamTick {
+    fn read(answer: Value) -> Result<Self, Error> {
+        let mut parts = array(answer)?;
+        if parts.len() == 2 {
+            let [retry, primary] = exactly(Value::Array(parts))?;
+            return Ok(Self {
+                lost: [entry::ids(retry)?, entry::ids(primary)?],
+                maintained: None,
+            });
+        }
+        let lost = parts.drain(..parts.len().min(2)).collect();
+        let [retry, primary] = exactly(Value::Array(lost))?;
+        let [retried, sent_later, facts, trimmed, reaped] = exactly(Value::Array(parts))?;
+        Ok(Self {
+            lost: [entry::ids(retry)?, entry::ids(primary)?],
+            maintained: Some(Maintained {
+                promoted: [
+                    step(retried, Promoted::read)?,
+                    step(sent_later, Promoted::read)?,
+                ],
+                group: step(facts, GroupFacts::read)?,
+                trim_blocked: step(trimmed, trim_blocked)?,
+                reaped: match reaped {
+                    Value::Int(_) => Ok(()),
+                    error => Err(text(error)?),
+                },
+            }),
+        })
+    }
+}
+
+/// `[stream, time, …]`.
+fn registrations(answer: Value) -> Result<Vec<(Name, i64)>, Error> {
+    let mut values = array(answer)?.into_iter();
+    let mut registered = Vec::new();
+    while let Some(stream) = values.next() {
+        let [time] = exactly(Value::Array(values.next().into_iter().collect()))?;
+        let time = bytes(time)?;
+        let time = std::str::from_utf8(&time)
+            .ok()
+            .and_then(|it| it.parse::<f64>().ok());
+        let time = time.ok_or_else(|| unexpected("the time of a registration", "another text"))?;
+        // Nobody but this library registers, so a name that is no text is not to be served.
+        if let Ok(stream) = Name::from_utf8(&bytes(stream)?) {
+            registered.push((stream, time as i64));
+        }
+    }
+    Ok(registered)
 }
 
 impl GroupFacts {

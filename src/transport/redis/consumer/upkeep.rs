@@ -1,31 +1,36 @@
-//! The upkeep of a consumer: renews leases, and maintains the stream and the group.
+//! The upkeep of a consumer: renews leases, and maintains the streams and the group.
 //!
-//! It has a thread, a runtime and a connection apart from the application's, so that a handler that
-//! blocks its runtime does not lose its lease.
+//! One thread does it for all consumers of the process, with a runtime apart from the application's, so
+//! that a handler that blocks its runtime does not lose its lease. Each consumer has a connection of its
+//! own there.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{Arc, Mutex, Weak},
+    thread,
+    time::Duration,
+};
 
 use redis::Cmd;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    alarm::Alarm,
-    health::ClockReading,
-    lease::LeaseRenewer,
-    maintenance::Maintenance,
-    member::{CONSUMER_PREFIX, Member},
-    tick::Tick,
+    alarm::Alarm, canary::Canary, health::ClockReading, lease::LeaseRenewer,
+    maintenance::Maintenance, member::Member, registry::Registry, tick::Tick,
 };
 use crate::{
     error::Error,
+    sync::lock,
     transport::{
         Counters,
         redis::{
             pipeline::{Pipeline, Retry, SILENCE},
-            response::Value,
+            response::{Value, miscounted},
             scripts::{self, Script},
-            server::Connector,
+            server::{Connector, Limit},
         },
     },
 };
@@ -39,6 +44,10 @@ pub(super) struct Upkeep {
     pub(super) maintenance: Maintenance,
     /// Rings when the next delayed message is due.
     pub(super) due: Arc<Alarm>,
+    /// Where the streams come from, if senders register them.
+    pub(super) registry: Option<Registry>,
+    pub(super) canary: Arc<Canary>,
+    pub(super) warnings: Limit,
     pub(super) ends: Ends,
 }
 
@@ -54,13 +63,19 @@ pub(super) struct Ends {
     pub(super) ended: CancellationToken,
 }
 
-impl Upkeep {
-    /// Starts it on a thread of its own.
-    pub(super) fn start(self) -> Result<(), Error> {
-        #[cfg(test)]
-        if let Some(runtime) = self.connector.upkeep_runtime() {
-            runtime.spawn(self.run());
-            return Ok(());
+/// The thread of the upkeep. It ends with the last consumer of the process.
+struct UpkeepThread {
+    runtime: Handle,
+    _end: DropGuard,
+}
+
+impl UpkeepThread {
+    /// The thread, which is started for the first consumer.
+    fn shared() -> Result<Arc<Self>, Error> {
+        static THREAD: Mutex<Weak<UpkeepThread>> = Mutex::new(Weak::new());
+        let mut shared = lock(&THREAD);
+        if let Some(running) = shared.upgrade() {
+            return Ok(running);
         }
         let failed = |error: std::io::Error| {
             Error::config("the thread that renews leases could not be started").with_source(error)
@@ -69,10 +84,34 @@ impl Upkeep {
             .enable_all()
             .build()
             .map_err(failed)?;
+        let end = CancellationToken::new();
+        let started = Arc::new(Self {
+            runtime: runtime.handle().clone(),
+            _end: end.clone().drop_guard(),
+        });
         thread::Builder::new()
             .name("campanile-lease".into())
-            .spawn(move || runtime.block_on(self.run()))
+            .spawn(move || runtime.block_on(end.cancelled()))
             .map_err(failed)?;
+        *shared = Arc::downgrade(&started);
+        Ok(started)
+    }
+}
+
+impl Upkeep {
+    /// Starts it on the thread that all consumers of the process share.
+    pub(super) fn start(self) -> Result<(), Error> {
+        #[cfg(test)]
+        if let Some(runtime) = self.connector.upkeep_runtime() {
+            runtime.spawn(self.run());
+            return Ok(());
+        }
+        let thread = UpkeepThread::shared()?;
+        let runtime = thread.runtime.clone();
+        runtime.spawn(async move {
+            self.run().await;
+            drop(thread);
+        });
         Ok(())
     }
 
@@ -90,20 +129,31 @@ impl Upkeep {
         };
         let mut ticks = interval(self.member.interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // What was due while no worker ran is due now.
-        self.due.set(Duration::ZERO);
         loop {
             tokio::select! {
                 biased;
                 () = self.ends.closed.cancelled() => return,
                 () = self.ends.leaving.cancelled() => return,
                 _ = ticks.tick() => self.tick(&server).await,
-                () = self.due.ring() => self.maintenance.promote(&server).await,
+                due = self.due.ring() => self.maintenance.promote(&server, due).await,
             }
         }
     }
 
     async fn tick(&mut self, server: &UpkeepConnection) {
+        if let Some(since) = self.canary.stalled() {
+            self.renewer.health.failed();
+            if let Some(withheld) = self.warnings.admit() {
+                tracing::error!(
+                    group = %self.member.group,
+                    consumer = %self.member.consumer,
+                    withheld,
+                    "the application's runtime has run no task for {since:.0?}; its leases are not \
+                     renewed any more, and other workers take over: look for a handler that blocks"
+                );
+            }
+            return;
+        }
         if let Err(error) = self.try_tick(server).await {
             self.renewer.health.failed();
             tracing::warn!(
@@ -116,36 +166,39 @@ impl Upkeep {
     /// Does one tick. It asks the server even when there is nothing to renew: that is how this consumer
     /// knows that it reaches it.
     async fn try_tick(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
-        let due = self.renewer.due();
-        let request = self.maintenance.request(due.first());
-        let Member { keys, consumer, .. } = &*self.member;
-        let gates = [keys.gate("trim"), keys.gate("reap")];
-        let keys_of_tick = [
-            &*keys.stream,
-            &keys.retry,
-            &keys.due,
-            &keys.bodies,
-            &keys.stream_due,
-            &keys.stream_bodies,
-            &gates[0],
-            &gates[1],
-        ];
+        let (renew, rest) = self.renewer.due().split();
+        let mut request = self.maintenance.request(|stream| renew.has(stream));
+        request.registry = self.registry.as_mut().map(Registry::request);
+        let keys = request.keys();
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let asked = Instant::now();
-        let answer = server.script(&scripts::TICK, &keys_of_tick, |cmd| {
-            cmd.arg(keys.group.as_str())
-                .arg(consumer)
-                .arg(CONSUMER_PREFIX);
-            request.args(cmd);
-        });
-        let mut tick = Tick::read(answer.await?)?;
+        let args = |cmd: &mut Cmd| request.args(&self.member, &renew, cmd);
+        let tick = Tick::read(server.script(&scripts::TICK, &keys, args).await?)?;
+        if tick.streams.len() != request.streams.len() {
+            return Err(miscounted(request.streams.len(), tick.streams.len()));
+        }
         let reading = ClockReading {
             asked,
             answered: Instant::now(),
             on_server: tick.time,
         };
-        let lost = std::mem::take(&mut tick.lost);
-        self.maintenance.ticked(tick);
-        self.renewer.ticked(server, &due, reading, lost).await
+        self.maintenance.note_time(tick.time);
+        let mut lost = Vec::new();
+        for ((stream, _), mut ticked) in request.streams.iter().zip(tick.streams) {
+            lost.extend(ticked.lost(stream));
+            if let Some(maintained) = ticked.maintained {
+                self.maintenance.ticked(stream, maintained);
+            }
+        }
+        if let Some(registry) = &mut self.registry {
+            registry.registered(tick.time, tick.registered);
+        }
+        let renewed = (renew, rest);
+        self.renewer.ticked(server, renewed, reading, lost).await?;
+        match &mut self.registry {
+            Some(registry) => registry.retire(server, tick.time).await,
+            None => Ok(()),
+        }
     }
 }
 

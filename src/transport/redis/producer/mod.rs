@@ -1,5 +1,6 @@
 //! The sending half: a task or a request becomes an entry on the stream, an event is published.
 
+mod registration;
 pub(super) mod schedule;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 
 use tower::Service;
 
+pub(super) use self::registration::Registrations;
 use super::{
     Redis,
     connection::{Encode, RespWriter},
@@ -42,13 +44,7 @@ impl Service<Message> for Redis {
     }
 
     fn call(&mut self, message: Message) -> SendFuture {
-        let work = self
-            .send(message)
-            .unwrap_or_else(|error| Work::Refused(Some(error)));
-        SendFuture {
-            work,
-            counters: self.shared.counters.clone(),
-        }
+        self.future(self.send(message))
     }
 }
 
@@ -56,8 +52,28 @@ impl Redis {
     fn send(&self, message: Message) -> Result<Work, Error> {
         check(&message)?;
         if message.kind() != Kind::Event {
-            keys::check(&self.settings.stream)?;
+            let stream = self.settings.target(message.parts())?;
+            keys::check(stream)?;
+            if let Some(registration) = self.registration(stream) {
+                let redis = self.clone();
+                return Ok(Work::Boxed(Box::pin(async move {
+                    registration.await?;
+                    redis.future(redis.dispatch(message)).await
+                })));
+            }
         }
+        self.dispatch(message)
+    }
+
+    fn future(&self, work: Result<Work, Error>) -> SendFuture {
+        SendFuture {
+            work: work.unwrap_or_else(|error| Work::Refused(Some(error))),
+            counters: self.shared.counters.clone(),
+        }
+    }
+
+    /// Sends a message that was checked.
+    fn dispatch(&self, message: Message) -> Result<Work, Error> {
         let pipeline = &self.shared.pipeline;
         match message.kind() {
             Kind::Task
@@ -66,7 +82,7 @@ impl Redis {
                 Ok(Work::Task(self.accept(message)?))
             }
             Kind::Task => {
-                let stream = self.settings.stream.clone();
+                let stream = self.settings.target(message.parts())?.clone();
                 let task = Task { stream, message };
                 Ok(Work::Task(pipeline.submit_owned(task, Retry::Never, None)))
             }
@@ -82,8 +98,9 @@ impl Redis {
                 )))
             }
             Kind::Rpc => {
-                let reply = self.hub().request(&self.settings.stream, message);
-                Ok(Work::Rpc(Box::pin(reply)))
+                let stream = self.settings.target(message.parts())?.clone();
+                let reply = self.hub().request(&stream, message);
+                Ok(Work::Boxed(Box::pin(reply)))
             }
         }
     }
@@ -236,7 +253,8 @@ enum Work {
     Refused(Option<Error>),
     Task(Submit),
     Event(Submit),
-    Rpc(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>),
+    /// A request, or a call that registers its stream first.
+    Boxed(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>),
 }
 
 impl Future for SendFuture {
@@ -248,7 +266,7 @@ impl Future for SendFuture {
                 return Poll::Ready(Err(error.take().expect("polled after it was done")));
             }
             // It counts itself: its reply may come before the server has taken it.
-            Work::Rpc(reply) => return reply.as_mut().poll(cx),
+            Work::Boxed(reply) => return reply.as_mut().poll(cx),
             Work::Task(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
                 answer.and_then(accepted).map(Reply::accepted)

@@ -50,7 +50,7 @@ impl Redis {
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
-        let keys = Keys::new(&self.settings.stream, &self.settings.group)?;
+        let keys = Keys::new(self.settings.one_stream()?, &self.settings.group)?;
         let pipeline = &self.shared.pipeline;
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());
@@ -81,8 +81,8 @@ impl Redis {
                 "a task that is delayed or has an idempotency key can have 1000 headers at most",
             ));
         }
-        let keys = Keys::new(&self.settings.stream, &self.settings.group)?;
         let parts = message.parts();
+        let keys = Keys::new(self.settings.target(parts)?, &self.settings.group)?;
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (when, time) = match parts.due {
             None => ("now", 0),

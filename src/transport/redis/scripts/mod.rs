@@ -42,6 +42,12 @@ scripts! {
     RENEW = "fence" "renewal" "renew";
     /// Renews leases, and does the rest of a consumer's upkeep.
     TICK = "turn" "holder" "order" "fence" "fields" "renewal" "promotion" "trimming" "reaping" "tick";
+    /// Reads new entries of several streams.
+    FETCH = "fetch";
+    /// Registers a stream for the workers of a registry.
+    REGISTER = "fence" "register";
+    /// Takes a stream out of its registry.
+    RETIRE = "fence" "order" "retire";
     /// Fetches entries again whose read was answered and whose answer was lost.
     RECOVER = "fence" "recover";
     /// Claims entries whose lease has ended.

@@ -1,42 +1,48 @@
--- Renews what this worker holds, and does the rest of its upkeep: delivers what is due, gives a sign of
--- life, trims what is handled, deletes consumers that are gone. A step that fails does not end the others.
--- KEYS: stream, retry, due, bodies, the stream's due, the stream's bodies, gate of trimming, gate of
---       reaping.
+-- Renews the leases of this worker on its streams, and does the rest of its upkeep: delivers what is due,
+-- gives a sign of life, trims what is handled, deletes consumers that are gone. A step that fails ends no
+-- other, and neither does a stream.
+-- KEYS: for each stream: stream, retry, due, bodies, the stream's due, the stream's bodies, gate of
+--       trimming, gate of reaping; then the registry of streams, if one is asked for.
 -- ARGV: group, consumer, prefix of our consumers, how many due messages to move at most, and how many
 --       bytes, lease of others' consumers in ms, '1' to trim although they read the stream, ms between two
---       trims of any worker ('' = none now), ms of silence of a consumer that is gone, ms between two
---       searches for those ('' = none now), an id behind every entry ('' = no sign of life now), how many
---       of the ids that follow are on the retry stream, then the ids to renew: those first.
--- Returns: {time on Redis's clock, {lost ids on the retry stream}, {lost ids on the stream},
---           moved to the retry stream: {moved, lost, ms until the next is due}, moved to the stream: the
---           same, {the last id delivered, how many are pending for the group}, trimmed: {how many} or
---           {0, group, consumer that prevents it}, how many consumers were deleted}. Each but the first
---       three is a text instead where the step has failed: the error.
-local group, me, prefix, foreign = ARGV[1], ARGV[2], ARGV[3], ARGV[6]
+--       trims of any worker, ms of silence of a consumer that is gone, ms between two searches for those,
+--       an id behind every entry, the registry's streams from this time on ('' = no registry), then for
+--       each stream: its steps ('m' = deliver what is due and say how the group stands, 's' = sign of life,
+--       't' = trim, 'r' = reap), how many ids on the retry stream follow, how many on the stream, the ids.
+-- Returns: {time on Redis's clock, {for each stream: {{lost ids on the retry stream}, {lost ids on the
+--           stream}}, and behind these, if the steps have 'm': moved to the retry stream {moved, lost, ms
+--           until the next is due}, moved to the stream: the same, {last id delivered, how many are pending
+--           for the group}, trimmed {how many} or {0, group, consumer that prevents it}, how many consumers
+--           were deleted}, {registered stream, time…}}. Each result behind the lost ids is a text instead
+--           where its step has failed: the error.
+local group, me, prefix, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local foreign, beside_foreign, trim_period = ARGV[6], ARGV[7] == '1', ARGV[8]
+local silence, reap_period, last = tonumber(ARGV[9]), ARGV[10], ARGV[11]
+
 local function try(step, ...)
   local good, result = pcall(step, ...)
   if good then return result end
   return type(result) == 'table' and result.err or tostring(result)
 end
 
-local time = clock()
-local first = 13
-local middle = first + ARGV[12]
-local on_retry = renew(KEYS[2], group, me, first, middle - 1, {})
-local on_stream = renew(KEYS[1], group, me, middle, #ARGV, {})
+-- A stream of another type holds nothing for anybody. Any other error is the whole tick's.
+local function renewed(key, from, to)
+  if from > to then return {} end
+  local good, result = pcall(renew, key, group, me, from, to, {})
+  if good then return result end
+  local text = type(result) == 'table' and result.err or tostring(result)
+  if not string.find(text, 'WRONGTYPE', 1, true) then error(result) end
+  return { unpack(ARGV, from, to) }
+end
 
-local most, bytes = ARGV[4], tonumber(ARGV[5])
-local retried = try(promote, KEYS[3], KEYS[4], KEYS[2], most, bytes)
-local sent_later = try(promote, KEYS[5], KEYS[6], KEYS[1], most, bytes)
-
-local facts = try(function()
+local function facts(stream, retry, alive)
   -- A read that waits in vain is no sign of life to every server.
-  if ARGV[11] ~= '' then
-    redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', KEYS[1], ARGV[11])
+  if alive then
+    redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', stream, last)
   end
   local delivered, pending = '', 0
-  for i = 1, 2 do
-    for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[i])) do
+  for i, key in ipairs({ stream, retry }) do
+    for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
       local found = {}
       for f = 1, #info, 2 do found[info[f]] = info[f + 1] end
       if found.name == group then
@@ -46,14 +52,37 @@ local facts = try(function()
     end
   end
   return { delivered, pending }
-end)
+end
 
-local trimmed, reaped = { 0 }, 0
-if ARGV[8] ~= '' then
-  trimmed = try(trim, KEYS[1], KEYS[7], me, prefix, ARGV[8], ARGV[7] == '1', foreign)
+local time, streams = clock(), {}
+local key, arg = 0, 13
+while arg <= #ARGV do
+  local stream, retry = KEYS[key + 1], KEYS[key + 2]
+  local steps, retries, primaries = ARGV[arg], tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
+  local middle = arg + 3 + retries
+  local result = {
+    renewed(retry, arg + 3, middle - 1),
+    renewed(stream, middle, middle + primaries - 1),
+  }
+  local function has(step) return string.find(steps, step, 1, true) end
+  if has('m') then
+    result[3] = try(promote, KEYS[key + 3], KEYS[key + 4], retry, most, bytes)
+    result[4] = try(promote, KEYS[key + 5], KEYS[key + 6], stream, most, bytes)
+    result[5] = try(facts, stream, retry, has('s'))
+    result[6], result[7] = { 0 }, 0
+    if has('t') then
+      result[6] = try(trim, stream, KEYS[key + 7], me, prefix, trim_period, beside_foreign, foreign)
+    end
+    if has('r') then
+      result[7] = try(reap, { stream, retry }, KEYS[key + 8], group, me, prefix, silence, reap_period)
+    end
+  end
+  streams[#streams + 1] = result
+  key, arg = key + 8, middle + primaries
 end
-if ARGV[10] ~= '' then
-  local silence = tonumber(ARGV[9])
-  reaped = try(reap, { KEYS[1], KEYS[2] }, KEYS[8], group, me, prefix, silence, ARGV[10])
+
+local registered = {}
+if ARGV[12] ~= '' then
+  registered = redis.call('ZRANGEBYSCORE', KEYS[key + 1], ARGV[12], '+inf', 'WITHSCORES')
 end
-return { time, on_retry, on_stream, retried, sent_later, facts, trimmed, reaped }
+return { time, streams, registered }

@@ -6,17 +6,18 @@ use tokio::{
     time::{Instant, error::Elapsed},
 };
 
-use super::{BlockingConnection, Fetch, GRACE};
+use super::{BlockingConnection, Fetch, GRACE, ReadCommand};
 use crate::{
     error::Error,
-    transport::redis::{entry::Entry, response::Value},
+    transport::redis::{connection::Progress, entry::Entry, response::Value},
 };
 
 /// A read on its way, of as many deliveries as are asked for beyond those that have just come: the
 /// server works on it while these are parsed and handled.
 pub(super) struct Ahead {
     pub(super) asked: Instant,
-    count: usize,
+    command: ReadCommand,
+    progress: Progress,
     /// In a task of its own, with the connection, so that the answer is parsed beside.
     answer: JoinHandle<(BlockingConnection, Result<RedisResult<Value>, Elapsed>)>,
 }
@@ -29,39 +30,46 @@ impl Fetch {
             return;
         }
         let busy = self.is_busy_otherwise();
-        let parts = &self.parts;
-        let demand = parts.buffer.demand().saturating_sub(come);
-        let count = demand.min(self.part());
-        let on = !busy && !parts.buffer.is_stopped();
-        let Some(mut connection) = self.connection.take_if(|_| on && count > 0) else {
+        let demand = self.parts.buffer.demand().saturating_sub(come);
+        if busy || demand == 0 || self.parts.buffer.is_stopped() || self.connection.is_none() {
+            return;
+        }
+        let Some(command) = self.next_command(demand) else {
             return;
         };
-        let streams = [
-            (&*parts.member.keys.stream, ">"),
-            (&*parts.member.keys.retry, ">"),
-        ];
-        let cmd = parts.member.read_group(count, None, &streams);
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
         let asked = Instant::now();
+        let encoded = command.cmd.get_packed_command();
+        let script = command.script();
+        let progress = connection.line.progress();
+        let arriving = progress.clone();
         let answer = tokio::spawn(async move {
-            let progress = connection.line.progress();
-            let answer = connection.line.command(&cmd);
+            let answer = connection.read(&encoded, script);
             let answer = progress.watch(GRACE, GRACE, answer).await;
             (connection, answer)
         });
         self.parts.reading.begin();
         self.ahead = Some(Ahead {
             asked,
-            count,
+            command,
+            progress: arriving,
             answer,
         });
     }
 
     /// What a read that was sent ahead brings.
     pub(super) async fn arrival(&mut self, ahead: Ahead) -> Result<Vec<Entry>, Error> {
-        let (connection, answer) = ahead.answer.await.map_err(|_| self.lost())?;
+        let answer = tokio::select! {
+            biased;
+            answer = ahead.answer => answer,
+            never = self.parts.recovery.renew_arriving(&ahead.progress) => match never {},
+        };
+        let (connection, answer) = answer.map_err(|_| self.lost())?;
         self.connection = Some(connection);
-        let entries = self.entries(answer)?;
-        self.note(ahead.count, &entries);
+        let entries = self.entries(&ahead.command, answer).await?;
+        self.note(ahead.command.room, &entries);
         Ok(entries)
     }
 }

@@ -48,6 +48,18 @@ impl BlockedRead {
         }
     }
 
+    /// Ends the read that is blocked right now, if there is one.
+    pub(in crate::transport::redis::consumer) fn end_once(&self) {
+        let connection = self.connection.load(Ordering::SeqCst);
+        if connection != 0 {
+            // Sent although nobody waits for the answer.
+            drop(
+                self.pipeline
+                    .submit(unblock(connection), Retry::UntilAnswered),
+            );
+        }
+    }
+
     /// Ends a read on the connection with this id when it has blocked for longer than it was told to.
     /// Never returns; the read's answer ends it.
     ///
@@ -66,9 +78,16 @@ impl BlockedRead {
         if connection == 0 {
             return;
         }
-        let mut cmd = redis::cmd("CLIENT");
-        cmd.arg("UNBLOCK").arg(connection);
         // Without the right to do so the read runs to its end.
-        let _ = self.pipeline.command(cmd, Retry::Never).await;
+        let _ = self
+            .pipeline
+            .command(unblock(connection), Retry::Never)
+            .await;
     }
+}
+
+fn unblock(connection: i64) -> redis::Cmd {
+    let mut cmd = redis::cmd("CLIENT");
+    cmd.arg("UNBLOCK").arg(connection);
+    cmd
 }

@@ -113,14 +113,14 @@ impl Fetch {
         let Some(BlockingConnection { line, .. }) = &mut self.connection else {
             return self.parts.deliverer.settle.requeue(settlements);
         };
-        let commands = self.parts.settler.acknowledging(&settlements);
+        let (commands, acknowledgements) = self.parts.settler.acknowledging(&settlements);
         let progress = line.progress();
         let answers = line.pipeline_before(commands.iter(), commands.len());
         let answers = progress.watch(GRACE, GRACE, answers).await;
         match answers {
             Ok(Ok(answers)) => {
-                if self.parts.settler.has_acknowledged(answers) {
-                    return self.parts.settler.confirm(settlements);
+                if (self.parts.settler).has_acknowledged(answers, acknowledgements) {
+                    return self.parts.settler.confirm_done(settlements);
                 }
             }
             Ok(Err(_)) | Err(_) => drop(self.lost()),

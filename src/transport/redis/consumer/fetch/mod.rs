@@ -4,38 +4,43 @@ mod ahead;
 mod blocked;
 mod last_read;
 mod recovery;
+mod set;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use redis::RedisResult;
+use redis::{Cmd, RedisResult};
 use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use self::{ahead::Ahead, recovery::MAX_LOOKED_AT};
+use self::{ahead::Ahead, recovery::MAX_LOOKED_AT, set::ReadSet};
 pub(super) use self::{blocked::BlockedRead, last_read::LastRead, recovery::Recovery};
 use super::{
-    claim::Scan,
+    claim::Claimer,
     clock::Clock,
     deliver::Deliverer,
     group::Group,
     member::Member,
     prefetch::{Demand, PrefetchBuffer},
+    registry::{Change, Changes},
     report::Report,
     settle::RedisSettle,
     settler::Settler,
+    streams::{ServedStream, StreamSet},
 };
 use crate::{
     error::Error,
+    message::Shown,
     transport::{
-        Delivery, Verdict,
+        Delivery, StreamSchedule, Verdict,
         redis::{
             connection::Connection,
-            entry::{self, Entry, Lane},
-            entry_size::EntrySize,
+            entry::{self, Entry},
             error,
+            keys::Keys,
             pipeline::{Pipeline, Retry},
-            response::{Value, integer},
+            response::{Value, array, bytes, exactly, integer, unexpected},
+            scripts::{self, Script},
             server::{BACKOFF, Connector, Limit},
             state::Beat,
         },
@@ -49,11 +54,15 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The parts that a fetch is made of.
 pub(super) struct Parts {
     pub(super) member: Arc<Member>,
+    pub(super) streams: Arc<StreamSet>,
+    pub(super) schedule: StreamSchedule,
+    /// The streams that are found or retired while they are served; `None` where they are listed.
+    pub(super) changes: Option<Arc<Changes>>,
     pub(super) connector: Connector,
     pub(super) group: Arc<Group>,
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) deliverer: Deliverer,
-    pub(super) scan: Scan,
+    pub(super) claimer: Claimer,
     pub(super) recovery: Recovery,
     pub(super) settler: Arc<Settler>,
     pub(super) last_read: Arc<LastRead>,
@@ -69,19 +78,24 @@ pub(super) struct Parts {
 /// Fetches what is asked for, on a connection of its own.
 pub(super) struct Fetch {
     parts: Parts,
+    set: ReadSet,
     connection: Option<BlockingConnection>,
     /// Whether it is not the first.
     connected: bool,
-    /// Whether the retry stream may hold more than the last read has shown. It is then read alone:
-    /// a read of two streams brings up to twice as much as it asks for.
-    retries: bool,
+    /// There may be something to read without waiting for it. Of one stream: the retry stream may hold
+    /// more than the last read has shown; it is then read alone, since a read of two streams brings up to
+    /// twice as much as it asks for. Of several: any of them may.
+    look: bool,
+    /// A read of several streams was refused, and none of them was found to be the reason yet.
+    refused: bool,
     /// Whether the last read brought as much as it asked for, so that there is probably more.
     full: bool,
-    size: EntrySize,
     /// The read that was sent before what the last one brought was looked at.
     ahead: Option<Ahead>,
     /// The end of the time for which no read waits for acknowledgements.
     pause_until: Option<Instant>,
+    /// The index of the next stream that is found.
+    next_index: u32,
     failures: u32,
     warnings: Limit,
 }
@@ -92,20 +106,61 @@ struct BlockingConnection {
     id: i64,
 }
 
+impl BlockingConnection {
+    /// Sends an encoded command, a script with its text where the server does not know it.
+    async fn read(
+        &mut self,
+        command: &Vec<u8>,
+        script: Option<&'static Script>,
+    ) -> RedisResult<Value> {
+        let answer = self.line.command(command).await?;
+        match script {
+            Some(script) if error::code(&answer) == Some("NOSCRIPT") => {
+                self.line.command(&script.with_text(command)).await
+            }
+            _ => Ok(answer),
+        }
+    }
+}
+
+/// A read of one stream or of several.
+struct ReadCommand {
+    cmd: Cmd,
+    /// The room that it is for.
+    room: usize,
+    /// The streams in the order in which a script reads them; `None` for a plain `XREADGROUP`.
+    order: Option<Vec<u32>>,
+}
+
+impl ReadCommand {
+    fn script(&self) -> Option<&'static Script> {
+        self.order.is_some().then_some(&scripts::FETCH)
+    }
+}
+
 impl Fetch {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(mut parts: Parts) -> Self {
+        let schedule = std::mem::take(&mut parts.schedule);
+        let set = ReadSet::new(parts.streams.clone(), schedule);
         Self {
+            next_index: set.len() as u32,
+            set,
             parts,
             connection: None,
             connected: false,
-            retries: true,
+            look: true,
+            refused: false,
             full: false,
-            size: EntrySize::default(),
             ahead: None,
             pause_until: None,
             failures: 0,
             warnings: Limit::default(),
         }
+    }
+
+    /// One stream, which is known from the start, is read by plain commands.
+    fn reads_one_stream(&self) -> bool {
+        self.parts.changes.is_none() && self.set.len() == 1
     }
 
     /// Fetches until the source is stopped. A read is never broken off: it may have taken entries.
@@ -144,7 +199,7 @@ impl Fetch {
                     if !entries.is_empty() {
                         self.read_clock().await;
                     }
-                    self.size.note(entries.iter().map(Entry::weight));
+                    self.set.note(&entries);
                     self.read_ahead(entries.len());
                     let deliveries = self.parts.deliverer.deliver(entries, asked);
                     let waits = self.expect_settlements(deliveries.len());
@@ -175,7 +230,7 @@ impl Fetch {
     /// Looks for lost entries where nobody asks for any: what it finds is given back.
     async fn look_unasked(&mut self) {
         let asked = Instant::now();
-        let max = MAX_LOOKED_AT.min(self.part());
+        let max = self.part().min(MAX_LOOKED_AT);
         match self.parts.recovery.recover(max).await {
             Ok(entries) => {
                 let found = self.parts.deliverer.deliver(entries, asked);
@@ -187,17 +242,36 @@ impl Fetch {
 
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.full = false;
+        self.change_streams().await;
         if self.parts.recovery.is_due() {
-            let lost = self.parts.recovery.recover(room.min(self.part())).await?;
+            let room = room.min(self.part());
+            let lost = self.parts.recovery.recover(room).await?;
             if !lost.is_empty() {
                 return Ok(lost);
             }
         }
-        // Each step of a scan brings the entries that it claims.
+        let claimed = self.claim(room).await;
+        if !claimed.is_empty() {
+            return Ok(claimed);
+        }
+        match self.reads_one_stream() {
+            true => self.read_one(room).await,
+            false => self.read_set(room).await,
+        }
+    }
+
+    /// Claims entries of one stream, if it is time to look for some. Each step of a scan brings the
+    /// entries that it claims.
+    async fn claim(&mut self, room: usize) -> Vec<Entry> {
         let part = room.min(self.part());
-        match self.parts.scan.claim(part).await {
-            Ok(claimed) if claimed.is_empty() => {}
-            Ok(claimed) => return Ok(claimed),
+        let claimer = &self.parts.claimer;
+        let until = claimer.until();
+        let scan = self.set.due_scan(claimer, until.is_some());
+        let Some((scan, until)) = scan.zip(until) else {
+            return Vec::new();
+        };
+        match scan.claim(claimer, until, part).await {
+            Ok(claimed) => claimed,
             // Not every error there is one of reading, too: a server that has no memory left still
             // hands out what it has.
             Err(error) => {
@@ -207,42 +281,207 @@ impl Fetch {
                     error = error.chain(),
                     "cannot take over; trying again later"
                 );
+                Vec::new()
             }
         }
-        let member = self.parts.member.clone();
-        let retry = (&*member.keys.retry, ">");
-        if self.retries {
+    }
+
+    /// Reads the one stream that there is.
+    async fn read_one(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
+        let stream = self.set.first_mut().stream.clone();
+        let (retry, primary) = (&*stream.keys.retry, &*stream.keys.stream);
+        let part = room.min(self.part());
+        if self.look {
             let entries = self.read(part, None, &[retry]).await?;
-            self.retries = entries.len() == part;
+            self.look = entries.len() == part;
             if !entries.is_empty() {
                 return Ok(entries);
             }
         }
-        let main = (&*member.keys.stream, ">");
         let count = room.min(self.part());
-        let block = Some(member.interval());
-        let entries = self.read(count, block, &[main, retry]).await?;
+        let block = Some(self.parts.member.interval());
+        let entries = self.read(count, block, &[primary, retry]).await?;
         self.note(count, &entries);
         Ok(entries)
     }
 
-    /// Whether something else comes before the next read of both streams.
-    fn is_busy_otherwise(&mut self) -> bool {
-        self.retries || self.parts.recovery.is_due() || self.parts.scan.is_due()
+    /// Reads several streams: without waiting as long as that brings something, then blocked on all of
+    /// them.
+    async fn read_set(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
+        let max_block = self.parts.member.interval();
+        if self.look {
+            self.try_failing_again().await;
+            let Some(command) = self.next_command(room) else {
+                // Nothing can be read now.
+                self.wait_for_streams(self.set.until_next_try(max_block))
+                    .await;
+                return Ok(Vec::new());
+            };
+            let entries = self.run_read(&command, None).await?;
+            self.note(command.room, &entries);
+            self.look = !entries.is_empty();
+            if self.look {
+                return Ok(entries);
+            }
+        }
+        let streams = self.set.blocked_on();
+        let keys = streams
+            .iter()
+            .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.stream]);
+        let keys: Vec<_> = keys.map(str::to_owned).collect();
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        // Streams that are not waited for are looked at half as often as the others block.
+        let block = match self.set.is_too_large_to_block() {
+            true => 2 * max_block,
+            false => self.set.until_next_try(max_block),
+        };
+        let read = match keys.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.read(1, Some(block), &keys).await,
+        };
+        match read {
+            Ok(entries) => {
+                self.look = !entries.is_empty()
+                    || self.set.is_too_large_to_block()
+                    || !self.set.to_try_again().is_empty();
+                Ok(entries)
+            }
+            // One of the streams is the reason. The script tells which.
+            Err(error) if error.is_refused() && !self.refused => {
+                self.look = true;
+                self.refused = true;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Notes what a read of both streams says about the next one.
+    /// The read that may follow the last one without waiting.
+    fn next_command(&mut self, room: usize) -> Option<ReadCommand> {
+        let room = room.min(self.part());
+        let member = &self.parts.member;
+        if self.reads_one_stream() {
+            let keys = &self.set.first_mut().stream.keys;
+            let keys = [&*keys.stream, &*keys.retry];
+            return Some(ReadCommand {
+                cmd: member.read_group(room, None, keys.into_iter(), ">"),
+                room,
+                order: None,
+            });
+        }
+        let (cmd, order) = self.set.fetch_command(member, room)?;
+        Some(ReadCommand {
+            cmd,
+            room,
+            order: Some(order),
+        })
+    }
+
+    /// Carries out changes of the set of streams.
+    async fn change_streams(&mut self) {
+        let changes = self.parts.changes.as_ref().map(|changes| changes.take());
+        for change in changes.unwrap_or_default() {
+            self.look = true;
+            match change {
+                Change::Found(name) => {
+                    let keys = match Keys::new(&name, &self.parts.member.group) {
+                        Ok(keys) => keys,
+                        Err(error) => {
+                            let error = error.chain();
+                            tracing::warn!(stream = %Shown::new(&name), error, "a registered stream cannot be served");
+                            continue;
+                        }
+                    };
+                    let stream = Arc::new(ServedStream::new(self.next_index, keys, 1));
+                    self.next_index += 1;
+                    self.set.add(stream.clone());
+                    self.parts.settler.due.set(stream.index, Duration::ZERO);
+                    if let Err(error) = self.parts.group.join(&stream).await {
+                        self.leave_out(&stream, &error.chain());
+                    }
+                }
+                Change::Retired(name) => {
+                    if let Some(stream) = self.set.remove(&name)
+                        && let Err(error) = self.parts.group.leave(&stream).await
+                    {
+                        let error = error.chain();
+                        tracing::debug!(stream = %name, error, "the consumer of a retired stream stays in its group");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until there may be a stream to read.
+    async fn wait_for_streams(&mut self, longest: Duration) {
+        let changed = async {
+            match &self.parts.changes {
+                Some(changes) => changes.arrived().await,
+                None => std::future::pending().await,
+            }
+        };
+        self.parts.reading.end(true);
+        tokio::select! {
+            biased;
+            () = self.parts.buffer.stopped() => {}
+            () = changed => {}
+            () = tokio::time::sleep(longest) => {}
+        }
+        self.parts.reading.begin();
+    }
+
+    /// Looks after streams that were left out.
+    async fn try_failing_again(&mut self) {
+        for stream in self.set.to_try_again() {
+            match self.parts.group.join(&stream).await {
+                Ok(()) => {
+                    self.set.recovered(stream.index);
+                    tracing::info!(stream = %stream.keys.stream, "the stream is read again");
+                }
+                Err(error) => self.leave_out(&stream, &error.chain()),
+            }
+        }
+    }
+
+    /// Leaves a stream out that cannot be read, so that the others go on.
+    fn leave_out(&mut self, stream: &ServedStream, error: &str) {
+        if let Some(withheld) = self.set.fail(stream.index) {
+            tracing::warn!(
+                stream = %stream.keys.stream,
+                error,
+                withheld,
+                "the stream cannot be read; the others go on, and this one is tried again"
+            );
+        }
+    }
+
+    /// Returns `true` if something else comes before the next read.
+    fn is_busy_otherwise(&mut self) -> bool {
+        let claimer = &self.parts.claimer;
+        let may_claim = claimer.until().is_some();
+        (self.look && self.reads_one_stream())
+            || self.parts.recovery.is_due()
+            || self.set.has_due_scan(&self.parts.claimer, may_claim)
+    }
+
+    /// Notes what a read says about the next one.
     fn note(&mut self, count: usize, entries: &[Entry]) {
-        self.retries = entries.iter().any(|entry| entry.lane == Lane::Retry);
+        if self.reads_one_stream() {
+            self.look = entries.iter().any(|entry| entry.lane.is_retry());
+        }
         self.full = entries.len() >= count;
     }
 
-    /// How many entries one read asks for at most. Not all that there is room for: while one part is
+    /// The most entries that one read asks for. Not all that there is room for: while one part is
     /// handled and another acknowledged, the next is fetched. An answer of many large ones would take
     /// long to arrive, and its entries belong to no table whose leases are renewed meanwhile.
-    fn part(&self) -> usize {
-        let many = self.parts.max_in_flight.div_ceil(4).max(32);
-        self.size.fit(many)
+    fn part(&mut self) -> usize {
+        let max = self.parts.max_in_flight.div_ceil(4).max(32);
+        match self.reads_one_stream() {
+            true => self.set.first_mut().size.fit(max),
+            // The script counts the bytes.
+            false => max,
+        }
     }
 
     /// Reads Redis's clock where no tick has for long, since the server stood still: the clock may have
@@ -262,11 +501,26 @@ impl Fetch {
         }
     }
 
+    /// Reads new entries of these keys by a plain command.
     async fn read(
         &mut self,
         count: usize,
         block: Option<Duration>,
-        streams: &[(&str, &str)],
+        keys: &[&str],
+    ) -> Result<Vec<Entry>, Error> {
+        let keys = keys.iter().copied();
+        let command = ReadCommand {
+            cmd: self.parts.member.read_group(count, block, keys, ">"),
+            room: count,
+            order: None,
+        };
+        self.run_read(&command, block).await
+    }
+
+    async fn run_read(
+        &mut self,
+        command: &ReadCommand,
+        block: Option<Duration>,
     ) -> Result<Vec<Entry>, Error> {
         if self.connection.is_none() {
             self.connection = Some(self.connect().await?);
@@ -275,58 +529,98 @@ impl Fetch {
             }
         }
         let parts = &self.parts;
-        let BlockingConnection { line, id } = self.connection.as_mut().expect("made just above");
-        let cmd = parts.member.read_group(count, block, streams);
+        let connection = self.connection.as_mut().expect("made just above");
+        let id = connection.id;
         if block.is_some() {
-            parts.blocked.set(*id);
-            if parts.buffer.is_stopped() {
+            parts.blocked.set(id);
+            // Whoever changes the streams, or stops, ends a read that is noted; this looks after that.
+            let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty());
+            if parts.buffer.is_stopped() || is_changed {
                 parts.blocked.set(0);
                 return Ok(Vec::new());
             }
             parts.buffer.set_reading(true);
         }
         let limit = block.unwrap_or_default() + GRACE;
-        let progress = line.progress();
+        let progress = connection.line.progress();
+        let encoded = command.cmd.get_packed_command();
         let answer = async {
-            let answer = line.command(&cmd);
+            let answer = connection.read(&encoded, command.script());
             let Some(block) = block else {
                 return answer.await;
             };
             tokio::select! {
                 biased;
                 answer = answer => answer,
-                never = parts.blocked.end_overrun(*id, block) => match never {},
+                never = parts.blocked.end_overrun(id, block) => match never {},
             }
         };
-        let answer = progress.watch(limit, GRACE, answer).await;
+        let answer = tokio::select! {
+            biased;
+            answer = progress.watch(limit, GRACE, answer) => answer,
+            never = parts.recovery.renew_arriving(&progress) => match never {},
+        };
         parts.blocked.set(0);
         parts.buffer.set_reading(false);
-        self.entries(answer)
+        self.entries(command, answer).await
     }
 
-    /// What an answer says, or a timeout in its place.
-    fn entries(
+    /// The entries in an answer, or a timeout in its place.
+    async fn entries(
         &mut self,
+        command: &ReadCommand,
         answer: Result<RedisResult<Value>, Elapsed>,
     ) -> Result<Vec<Entry>, Error> {
-        match answer {
-            Ok(Ok(answer)) => {
-                // Not a failure: a key that was deleted, or another client's `CLIENT UNBLOCK`.
-                if error::code(&answer) == Some("UNBLOCKED") {
-                    return Ok(Vec::new());
-                }
-                let entries = entry::read(self.checked(answer)?, &self.parts.member.keys.retry);
-                let _ = entries
-                    .as_ref()
-                    .map(|entries| self.parts.group.note_entries(entries));
-                if entries.is_err() {
-                    // What could not be read of it is pending for us.
-                    self.parts.recovery.begin();
-                }
-                entries
+        let answer = match answer {
+            // Not a failure: a key that was deleted, or another client's `CLIENT UNBLOCK`.
+            Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => {
+                self.look |= !self.reads_one_stream();
+                return Ok(Vec::new());
             }
-            Ok(Err(cause)) => Err(self.lost().with_source(cause)),
-            Err(_) => Err(self.lost()),
+            Ok(Ok(answer)) => self.checked(answer)?,
+            Ok(Err(cause)) => return Err(self.lost().with_source(cause)),
+            Err(_) => return Err(self.lost()),
+        };
+        let read = match command.order {
+            None => Ok((answer, Vec::new())),
+            Some(_) => by_script(answer),
+        };
+        let names = self.set.names();
+        let read = read.and_then(|(found, failed)| {
+            let entries = entry::read(found, |name| names.get(name))?;
+            Ok((entries, failed))
+        });
+        let (entries, failed) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                // What could not be read of it is pending for us.
+                self.parts.recovery.begin();
+                return Err(error);
+            }
+        };
+        let order = command.order.as_deref().unwrap_or_default();
+        if !order.is_empty() && (!failed.is_empty() || !entries.is_empty()) {
+            self.refused = false;
+        }
+        for (number, error) in failed {
+            if let Some(index) = order.get(number) {
+                self.failed(*index, &error).await;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// A stream of several could not be read.
+    async fn failed(&mut self, index: u32, error: &str) {
+        let Some(stream) = self.parts.streams.get(index) else {
+            return;
+        };
+        if !error.contains("NOGROUP") {
+            return self.leave_out(&stream, error);
+        }
+        match self.parts.group.rejoin(&stream).await {
+            Ok(()) => rejoined(&stream),
+            Err(error) => self.leave_out(&stream, &error.chain()),
         }
     }
 
@@ -373,15 +667,12 @@ impl Fetch {
             return;
         }
         self.failures += 1;
-        if has_code(&error, "NOGROUP") {
-            match self.parts.group.rejoin().await {
+        if self.reads_one_stream() && has_code(&error, "NOGROUP") {
+            let stream = self.set.first_mut().stream.clone();
+            match self.parts.group.rejoin(&stream).await {
                 Ok(()) => {
-                    tracing::warn!(
-                        stream = %self.parts.member.keys.stream,
-                        group = %self.parts.member.keys.group,
-                        "the stream or its group had vanished; the group was made again, behind the last entry that it is known to have delivered or, on an emptied stream, at the beginning"
-                    );
-                    self.retries = true;
+                    rejoined(&stream);
+                    self.look = true;
                     return;
                 }
                 Err(error) => tracing::warn!(error = error.chain(), "cannot make the group again"),
@@ -395,6 +686,29 @@ impl Fetch {
         }
         self.parts.buffer.pause(BACKOFF.after(self.failures)).await;
     }
+}
+
+fn rejoined(stream: &ServedStream) {
+    tracing::warn!(
+        stream = %stream.keys.stream,
+        group = %stream.keys.group,
+        "the stream or its group had vanished; the group was made again, behind the last entry that it is known to have delivered or, on an emptied stream, at the beginning"
+    );
+}
+
+/// The two parts of the script's answer: what it has read, and the numbers of the streams that it could
+/// not read, from 0, with the errors.
+pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), Error> {
+    let [found, failed] = exactly(answer)?;
+    let mut parts = array(failed)?.into_iter();
+    let mut failed = Vec::new();
+    while let Some(number) = parts.next() {
+        let number = usize::try_from(integer(&number)? - 1);
+        let number = number.map_err(|_| unexpected("the number of a stream", "another number"))?;
+        let [error] = exactly(Value::Array(parts.next().into_iter().collect()))?;
+        failed.push((number, String::from_utf8_lossy(&bytes(error)?).into_owned()));
+    }
+    Ok((Value::Array(array(found)?), failed))
 }
 
 /// Gives back what was not handed out.

@@ -1,14 +1,21 @@
 //! Fetches entries again whose answer was lost, and drops entries whose answer came too late.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, convert::Infallible, sync::Arc};
 
+use futures_util::future::join_all;
 use redis::Cmd;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     error::Error,
     transport::redis::{
-        consumer::{in_flight::InFlightTable, member::Member, report::Report},
+        connection::Progress,
+        consumer::{
+            in_flight::InFlightTable,
+            member::Member,
+            report::Report,
+            streams::{ServedStream, StreamSet},
+        },
         entry::{self, Entry, EntryId, Lane},
         pipeline::{Pipeline, Retry},
         scripts,
@@ -22,6 +29,7 @@ pub(super) const MAX_LOOKED_AT: usize = 100;
 /// read that was on its way when its connection was lost may be carried out after it.
 pub(in crate::transport::redis::consumer) struct Recovery {
     member: Arc<Member>,
+    streams: Arc<StreamSet>,
     pipeline: Pipeline,
     in_flight: Arc<InFlightTable>,
     report: Arc<Report>,
@@ -38,12 +46,14 @@ struct Looks {
 impl Recovery {
     pub(in crate::transport::redis::consumer) fn new(
         member: Arc<Member>,
+        streams: Arc<StreamSet>,
         pipeline: Pipeline,
         in_flight: Arc<InFlightTable>,
         report: Arc<Report>,
     ) -> Self {
         Self {
             member,
+            streams,
             pipeline,
             in_flight,
             report,
@@ -72,28 +82,24 @@ impl Recovery {
     /// answer that brought them was lost.
     pub(super) async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let mut found = Vec::new();
-        for lane in Lane::BOTH {
-            let mut from = "-".to_owned();
-            loop {
-                let pending = self.pending(lane, &from).await?;
-                let looked_at = pending.len();
-                if let Some(last) = pending.last() {
-                    from = format!("({last}");
-                }
-                let lost = pending
-                    .into_iter()
-                    .filter(|id| !self.in_flight.contains((lane, *id)));
-                let lost: Vec<_> = lost.take(room - found.len()).collect();
-                if !lost.is_empty() {
-                    found.extend(self.fetch_again(lane, &lost).await?);
-                }
-                if found.len() >= room {
-                    // There may be more; the next fetch goes on.
-                    return Ok(found);
-                }
-                if looked_at < MAX_LOOKED_AT {
-                    break;
-                }
+        let streams = self.streams.all();
+        let lanes = streams
+            .iter()
+            .flat_map(|stream| stream.lanes().map(|lane| (stream, lane)));
+        // All streams are asked at once, and only what there is room for is fetched.
+        let lost = join_all(lanes.map(async |(stream, lane)| {
+            let lost = self.lost(stream, lane, room).await;
+            lost.map(|lost| (stream, lane, lost))
+        }));
+        for lost in lost.await {
+            let (stream, lane, mut lost) = lost?;
+            lost.truncate(room - found.len());
+            if !lost.is_empty() {
+                found.extend(self.fetch_again(stream, lane, &lost).await?);
+            }
+            if found.len() >= room {
+                // There may be more; the next fetch goes on.
+                return Ok(found);
             }
         }
         let (now, lease) = (Instant::now(), self.member.lease);
@@ -113,11 +119,14 @@ impl Recovery {
         mut entries: Vec<Entry>,
     ) -> Result<Vec<Entry>, Error> {
         let mut lost = HashSet::new();
-        for lane in Lane::BOTH {
-            let of_lane = entries.iter().filter(|entry| entry.lane == lane);
-            let ids: Vec<_> = of_lane.map(|entry| entry.id).collect();
+        for of_lane in entries.chunk_by(|a, b| a.lane == b.lane) {
+            let lane = of_lane[0].lane;
+            let Some(stream) = self.streams.get(lane.index()) else {
+                continue;
+            };
+            let ids: Vec<_> = of_lane.iter().map(|entry| entry.id).collect();
             for ids in ids.chunks(MAX_LOOKED_AT) {
-                match self.renew(lane, ids).await {
+                match self.renew(&stream, lane, ids).await {
                     Ok(ids) => lost.extend(ids.into_iter().map(|id| (lane, id))),
                     Err(error) => {
                         self.begin();
@@ -134,39 +143,102 @@ impl Recovery {
         Ok(entries)
     }
 
+    /// Renews what an answer brings that is still arriving: its entries are pending for this consumer, and
+    /// in no table. Never returns.
+    pub(super) async fn renew_arriving(&self, progress: &Progress) -> Infallible {
+        let before = progress.bytes();
+        loop {
+            sleep(self.member.lease / 3).await;
+            if progress.bytes() == before {
+                continue;
+            }
+            for stream in self.streams.all().iter() {
+                for lane in stream.lanes() {
+                    let renewed = async {
+                        let ids = self.lost(stream, lane, MAX_LOOKED_AT).await?;
+                        self.renew(stream, lane, &ids).await
+                    };
+                    if let Err(error) = renewed.await {
+                        let error = error.chain();
+                        tracing::debug!(error, "entries that are arriving could not be renewed");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The entries that are pending for this consumer on a lane and not in flight, about `max` of them.
+    async fn lost(
+        &self,
+        stream: &ServedStream,
+        lane: Lane,
+        max: usize,
+    ) -> Result<Vec<EntryId>, Error> {
+        let (mut lost, mut from) = (Vec::new(), "-".to_owned());
+        loop {
+            let pending = match self.pending(stream, lane, &from).await {
+                // Of a stream that cannot be read nothing can be fetched again.
+                Err(_) if stream.is_failing() => return Ok(lost),
+                pending => pending?,
+            };
+            let looked_at = pending.len();
+            if let Some(last) = pending.last() {
+                from = format!("({last}");
+            }
+            let is_lost = |id: &EntryId| !self.in_flight.contains((lane, *id));
+            lost.extend(pending.into_iter().filter(is_lost));
+            if looked_at < MAX_LOOKED_AT || lost.len() >= max {
+                return Ok(lost);
+            }
+        }
+    }
+
     /// The ids of some entries that are pending for this consumer.
-    async fn pending(&self, lane: Lane, from: &str) -> Result<Vec<EntryId>, Error> {
-        let member = &self.member;
+    async fn pending(
+        &self,
+        stream: &ServedStream,
+        lane: Lane,
+        from: &str,
+    ) -> Result<Vec<EntryId>, Error> {
         let mut cmd = redis::cmd("XPENDING");
-        cmd.arg(member.key_of(lane))
-            .arg(member.keys.group.as_str())
+        cmd.arg(stream.key_of(lane))
+            .arg(self.member.group.as_str())
             .arg(from)
             .arg("+")
             .arg(MAX_LOOKED_AT)
-            .arg(&member.consumer);
+            .arg(&self.member.consumer);
         entry::pending(self.pipeline.command(cmd, Retry::Never).await?)
     }
 
     /// Renews the leases of these entries. Returns those that are not ours.
-    async fn renew(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<EntryId>, Error> {
-        let (keys, args) = ([self.member.key_of(lane)], self.member.renewal(ids));
+    async fn renew(
+        &self,
+        stream: &ServedStream,
+        lane: Lane,
+        ids: &[EntryId],
+    ) -> Result<Vec<EntryId>, Error> {
+        let (keys, args) = ([stream.key_of(lane)], self.member.renewal(ids));
         let answer = (self.pipeline)
             .script(&scripts::RENEW, &keys, args, Retry::Never)
             .await?;
         Ok(entry::renewed(answer)?.1)
     }
 
-    async fn fetch_again(&self, lane: Lane, ids: &[EntryId]) -> Result<Vec<Entry>, Error> {
-        let member = &self.member;
+    async fn fetch_again(
+        &self,
+        stream: &ServedStream,
+        lane: Lane,
+        ids: &[EntryId],
+    ) -> Result<Vec<Entry>, Error> {
         let args = |cmd: &mut Cmd| {
-            cmd.arg(member.keys.group.as_str())
-                .arg(&member.consumer)
+            cmd.arg(self.member.group.as_str())
+                .arg(&self.member.consumer)
                 .arg(lane.flag());
             for id in ids {
                 cmd.arg(*id);
             }
         };
-        let keys = [member.key_of(lane)];
+        let keys = [stream.key_of(lane)];
         let answer = (self.pipeline)
             .script(&scripts::RECOVER, &keys, args, Retry::Never)
             .await?;

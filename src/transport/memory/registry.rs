@@ -1,0 +1,51 @@
+//! The registries of streams: which streams senders have used.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use foldhash::{HashMap, HashSet};
+use tokio::sync::Notify;
+
+use crate::{message::Name, sync::lock};
+
+/// The registries of a broker, by name.
+#[derive(Debug, Default)]
+pub(super) struct Registries(Mutex<HashMap<Name, Registry>>);
+
+#[derive(Debug, Default)]
+struct Registry {
+    /// In the order in which they were registered. None is ever removed: a stream of this transport
+    /// that has no entries costs its workers nothing.
+    streams: Vec<Name>,
+    known: HashSet<Name>,
+    listeners: Vec<Weak<Notify>>,
+}
+
+impl Registries {
+    /// Registers a stream, and wakes the workers that serve the registry.
+    pub(super) fn register(&self, registry: &Name, stream: &Name) {
+        let mut registries = lock(&self.0);
+        let registry = registries.entry(registry.clone()).or_default();
+        if !registry.known.contains(stream) {
+            registry.known.insert(stream.clone());
+            registry.streams.push(stream.clone());
+            registry.listeners.retain(|listener| {
+                let listener = listener.upgrade();
+                listener.inspect(|it| it.notify_one()).is_some()
+            });
+        }
+    }
+
+    /// Wakes a worker for each stream that is registered from now on.
+    pub(super) fn listen(&self, registry: &Name, wake: &Arc<Notify>) {
+        let mut registries = lock(&self.0);
+        let registry = registries.entry(registry.clone()).or_default();
+        registry.listeners.push(Arc::downgrade(wake));
+    }
+
+    /// The streams that were registered after the first `seen`.
+    pub(super) fn after(&self, registry: &Name, seen: usize) -> Vec<Name> {
+        let registries = lock(&self.0);
+        let streams = registries.get(registry).map(|it| &it.streams[..]);
+        streams.unwrap_or_default()[seen..].to_vec()
+    }
+}

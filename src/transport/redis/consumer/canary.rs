@@ -1,0 +1,45 @@
+//! Shows that the application's runtime still runs tasks.
+//!
+//! Leases are renewed on a thread apart, which would keep them for ever where the application hangs. So
+//! they are renewed only while a task on the application's runtime was polled of late.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::sync::lock;
+
+/// A task on the application's runtime that notes when it was polled.
+#[derive(Debug)]
+pub(super) struct Canary {
+    polled: Mutex<Instant>,
+    limit: Duration,
+}
+
+impl Canary {
+    /// Starts the task on the runtime of the caller. It ends with `closed`.
+    pub(super) fn start(limit: Duration, closed: CancellationToken) -> Arc<Self> {
+        let canary = Arc::new(Self {
+            polled: Mutex::new(Instant::now()),
+            limit,
+        });
+        let noted = canary.clone();
+        tokio::spawn(closed.run_until_cancelled_owned(async move {
+            loop {
+                sleep(limit / 4).await;
+                *lock(&noted.polled) = Instant::now();
+            }
+        }));
+        canary
+    }
+
+    /// The time since the task was polled, if that is longer than the limit.
+    pub(super) fn stalled(&self) -> Option<Duration> {
+        let since = lock(&self.polled).elapsed();
+        (since > self.limit).then_some(since)
+    }
+}

@@ -1,0 +1,262 @@
+//! The streams as the fetch reads them: their sizes, their scans, and those that cannot be read.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::Cmd;
+use tokio::time::Instant;
+
+use crate::transport::{
+    StreamSchedule,
+    redis::{
+        consumer::{
+            claim::{Claimer, Scan},
+            member::Member,
+            streams::{LaneNames, ServedStream, StreamSet},
+        },
+        entry::Entry,
+        entry_size::{ANSWER, EntrySize},
+        scripts,
+        server::{BACKOFF, Limit},
+    },
+};
+
+/// The most streams that one read blocks on. Of more streams, those that had entries last are waited for,
+/// and the others are looked at between two reads.
+const MAX_BLOCKED: usize = 256;
+
+/// The streams that one consumer reads.
+pub(super) struct ReadSet {
+    shared: Arc<StreamSet>,
+    streams: Vec<ReadStream>,
+    names: LaneNames,
+    schedule: StreamSchedule,
+    /// The place of the stream whose scan is looked at next.
+    next_scan: usize,
+    /// Counts the reads that brought something.
+    reads: u64,
+}
+
+/// A stream, and what only the fetch knows about it.
+pub(super) struct ReadStream {
+    pub(super) stream: Arc<ServedStream>,
+    pub(super) size: EntrySize,
+    scan: Scan,
+    failing: Option<Failing>,
+    /// The number of the last read that brought something of it.
+    last_read: u64,
+}
+
+/// A stream that cannot be read is left out until then.
+struct Failing {
+    until: Instant,
+    failures: u32,
+    warnings: Limit,
+}
+
+impl ReadSet {
+    pub(super) fn new(shared: Arc<StreamSet>, schedule: StreamSchedule) -> Self {
+        let mut set = Self {
+            shared: shared.clone(),
+            streams: Vec::new(),
+            names: LaneNames::default(),
+            schedule,
+            next_scan: 0,
+            reads: 0,
+        };
+        for stream in shared.all().iter() {
+            set.add(stream.clone());
+        }
+        set
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    pub(super) fn first_mut(&mut self) -> &mut ReadStream {
+        &mut self.streams[0]
+    }
+
+    pub(super) fn names(&self) -> &LaneNames {
+        &self.names
+    }
+
+    /// The place of a stream: they stand in the order of their indexes.
+    fn place(&self, index: u32) -> Option<usize> {
+        self.streams
+            .binary_search_by_key(&index, |it| it.stream.index)
+            .ok()
+    }
+
+    /// Adds a stream. Its index is higher than those of the others.
+    pub(super) fn add(&mut self, stream: Arc<ServedStream>) {
+        self.schedule.add(stream.index, stream.weight);
+        self.streams.push(ReadStream {
+            scan: Scan::new(stream.clone()),
+            stream,
+            size: EntrySize::default(),
+            failing: None,
+            last_read: 0,
+        });
+        self.publish();
+    }
+
+    /// Removes a stream, and returns it.
+    pub(super) fn remove(&mut self, name: &str) -> Option<Arc<ServedStream>> {
+        let at = self
+            .streams
+            .iter()
+            .position(|it| it.stream.keys.stream == name)?;
+        let removed = self.streams.remove(at).stream;
+        self.schedule.remove(removed.index);
+        self.publish();
+        Some(removed)
+    }
+
+    fn publish(&mut self) {
+        let streams = || self.streams.iter().map(|it| it.stream.clone());
+        self.names = LaneNames::new(&streams().collect::<Vec<_>>());
+        self.shared.replace(streams().collect());
+    }
+
+    /// Notes what a read has brought.
+    pub(super) fn note(&mut self, entries: &[Entry]) {
+        self.reads += u64::from(!entries.is_empty());
+        for of_stream in entries.chunk_by(|a, b| a.lane.index() == b.lane.index()) {
+            let index = of_stream[0].lane.index();
+            let Some(place) = self.place(index) else {
+                continue;
+            };
+            let read = &mut self.streams[place];
+            read.size.note(of_stream.iter().map(Entry::weight));
+            read.last_read = self.reads;
+            self.schedule.fetched(index, of_stream.len());
+            let of_primary = of_stream.iter().filter(|entry| !entry.lane.is_retry());
+            if let Some(last) = of_primary.map(|entry| entry.id).max() {
+                read.stream.note_delivered(last);
+            }
+        }
+    }
+
+    /// Returns `true` if the time of a scan has come.
+    pub(super) fn has_due_scan(&mut self, claimer: &Claimer, may: bool) -> bool {
+        self.due_place(claimer, may).is_some()
+    }
+
+    /// A scan whose time has come, for a claimer that may claim. The next one is that of another stream.
+    pub(super) fn due_scan(&mut self, claimer: &Claimer, may: bool) -> Option<&mut Scan> {
+        let due = self.due_place(claimer, may)?;
+        self.next_scan = due + 1;
+        Some(&mut self.streams[due].scan)
+    }
+
+    fn due_place(&mut self, claimer: &Claimer, may: bool) -> Option<usize> {
+        let count = self.streams.len();
+        let mut due = None;
+        for at in (0..count).map(|n| (self.next_scan + n) % count) {
+            // Each is asked: one that may not claim begins anew later.
+            let is_due = self.streams[at].scan.is_due(claimer, may);
+            if is_due && due.is_none() && !self.streams[at].stream.is_failing() {
+                due = Some(at);
+            }
+        }
+        due
+    }
+
+    /// The call of the script that reads all streams, for this much room.
+    pub(super) fn fetch_command(
+        &mut self,
+        member: &Member,
+        room: usize,
+    ) -> Option<(Cmd, Vec<u32>)> {
+        let (mut keys, mut order, mut quotas) = (Vec::new(), Vec::new(), Vec::new());
+        for quota in self.schedule.quotas(room) {
+            let read = self.place(quota.stream).map(|place| &self.streams[place]);
+            let Some(read) = read.filter(|it| it.failing.is_none()) else {
+                continue;
+            };
+            let of = &read.stream.keys;
+            keys.extend([&*of.retry, &*of.stream]);
+            order.push(quota.stream);
+            quotas.push((quota.max, read.size.expected()));
+        }
+        if order.is_empty() {
+            return None;
+        }
+        let cmd = scripts::FETCH.call(&keys, |cmd| {
+            cmd.arg(member.group.as_str())
+                .arg(&member.consumer)
+                .arg(room)
+                .arg(ANSWER);
+            for (max, size) in &quotas {
+                cmd.arg(*max).arg(*size);
+            }
+        });
+        Some((cmd, order))
+    }
+
+    /// The streams that one read blocks on.
+    pub(super) fn blocked_on(&self) -> Vec<&Arc<ServedStream>> {
+        let mut readable: Vec<_> = (self.streams.iter())
+            .filter(|it| it.failing.is_none())
+            .collect();
+        if readable.len() > MAX_BLOCKED {
+            readable.sort_by_key(|it| std::cmp::Reverse(it.last_read));
+            readable.truncate(MAX_BLOCKED);
+        }
+        readable.into_iter().map(|it| &it.stream).collect()
+    }
+
+    /// Returns `true` if one read cannot block on all streams.
+    pub(super) fn is_too_large_to_block(&self) -> bool {
+        self.streams.len() > MAX_BLOCKED
+    }
+
+    /// Leaves a stream out for a while. Returns the number of failures that were not logged, if this one
+    /// is to be.
+    pub(super) fn fail(&mut self, index: u32) -> Option<u64> {
+        let place = self.place(index)?;
+        let read = &mut self.streams[place];
+        read.stream.set_failing(true);
+        let failing = read.failing.get_or_insert_with(|| Failing {
+            until: Instant::now(),
+            failures: 0,
+            warnings: Limit::default(),
+        });
+        failing.failures += 1;
+        failing.until = Instant::now() + BACKOFF.after(failing.failures);
+        failing.warnings.admit()
+    }
+
+    /// Reads a stream again.
+    pub(super) fn recovered(&mut self, index: u32) {
+        if let Some(place) = self.place(index) {
+            let read = &mut self.streams[place];
+            read.stream.set_failing(false);
+            read.failing = None;
+        }
+    }
+
+    /// The streams that are left out and to be tried again now.
+    pub(super) fn to_try_again(&self) -> Vec<Arc<ServedStream>> {
+        let now = Instant::now();
+        let due = |it: &&ReadStream| it.failing.as_ref().is_some_and(|it| it.until <= now);
+        self.streams
+            .iter()
+            .filter(due)
+            .map(|it| it.stream.clone())
+            .collect()
+    }
+
+    /// The time for which a read may block: no longer than until a stream is to be tried again.
+    pub(super) fn until_next_try(&self, longest: Duration) -> Duration {
+        let until = self
+            .streams
+            .iter()
+            .filter_map(|it| Some(it.failing.as_ref()?.until));
+        let wait = until
+            .min()
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        wait.map_or(longest, |wait| wait.min(longest))
+    }
+}

@@ -1,0 +1,163 @@
+//! The streams of a registry: finds those that senders have registered, and retires those that nobody
+//! uses any more.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use redis::Cmd;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{fetch::BlockedRead, streams::StreamSet, upkeep::UpkeepConnection};
+use crate::{
+    error::Error,
+    message::Name,
+    sync::lock,
+    transport::redis::{keys, response::integer, scripts},
+};
+
+/// The time after which a stream that no sender registers again may be retired. Senders register again
+/// long before, every 30 s.
+const UNUSED: Duration = Duration::from_secs(90);
+/// The time between two looks at the whole registry. In between only what is new is asked for.
+const WHOLE: Duration = Duration::from_secs(30);
+/// The time between two attempts to retire a stream.
+const RETRY: Duration = Duration::from_secs(10);
+/// The most streams that one tick tries to retire.
+const MAX_RETIRED: usize = 8;
+
+/// A change of the streams to serve.
+#[derive(Debug)]
+pub(super) enum Change {
+    Found(Name),
+    Retired(Name),
+}
+
+/// The changes that the fetch has not carried out yet.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    waiting: Mutex<Vec<Change>>,
+    arrived: Notify,
+}
+
+impl Changes {
+    pub(super) fn take(&self) -> Vec<Change> {
+        std::mem::take(&mut *lock(&self.waiting))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.waiting).is_empty()
+    }
+
+    /// Waits until there may be some.
+    pub(super) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+}
+
+/// The registry as the upkeep sees it.
+pub(super) struct Registry {
+    key: String,
+    streams: Arc<StreamSet>,
+    changes: Arc<Changes>,
+    /// Ended when there are changes, so that the fetch carries them out at once.
+    blocked: Arc<BlockedRead>,
+    known: HashMap<Name, Known>,
+    /// The time on Redis's clock from which on registrations were not seen yet.
+    since: i64,
+    whole: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// The last registration, on Redis's clock.
+    registered: i64,
+    tried: Instant,
+}
+
+impl Registry {
+    pub(super) fn new(
+        registry: &Name,
+        streams: Arc<StreamSet>,
+        changes: Arc<Changes>,
+        blocked: Arc<BlockedRead>,
+    ) -> Self {
+        Self {
+            key: keys::registry(registry),
+            streams,
+            changes,
+            blocked,
+            known: HashMap::new(),
+            since: 0,
+            whole: None,
+        }
+    }
+
+    /// The part of a tick that asks for registrations: the key, and the time from which on.
+    pub(super) fn request(&mut self) -> (String, i64) {
+        let look_at_all = self.whole.is_none_or(|last| last.elapsed() >= WHOLE);
+        if look_at_all {
+            self.whole = Some(Instant::now());
+        }
+        (self.key.clone(), if look_at_all { 0 } else { self.since })
+    }
+
+    /// Takes note of registrations that a tick has brought.
+    pub(super) fn registered(&mut self, now: i64, registered: Vec<(Name, i64)>) {
+        // The last millisecond is looked at again: more may be registered in it.
+        self.since = now - 1;
+        let mut found = Vec::new();
+        for (stream, time) in registered {
+            let known = Known {
+                registered: time,
+                tried: Instant::now(),
+            };
+            if self.known.insert(stream.clone(), known).is_none() {
+                found.push(Change::Found(stream));
+            }
+        }
+        self.announce(found);
+    }
+
+    /// Retires streams that were not registered for long and on which nothing is left.
+    pub(super) async fn retire(
+        &mut self,
+        server: &UpkeepConnection,
+        now: i64,
+    ) -> Result<(), Error> {
+        let unused = UNUSED.as_millis() as i64;
+        let mut candidates: Vec<_> = (self.known.iter_mut())
+            .filter(|(_, it)| now - it.registered >= unused && it.tried.elapsed() >= RETRY)
+            .collect();
+        candidates.truncate(MAX_RETIRED);
+        let streams = self.streams.all();
+        let mut retired = Vec::new();
+        for (name, known) in candidates {
+            known.tried = Instant::now();
+            let found = streams.iter().find(|it| it.keys.stream == *name);
+            let Some(stream) = found else { continue };
+            let keys = [&*self.key, name, &stream.keys.stream_due];
+            let answer = server.script(&scripts::RETIRE, &keys, |cmd: &mut Cmd| {
+                cmd.arg(name.as_str()).arg(unused).arg(stream.keys.base());
+            });
+            if integer(&answer.await?)? == 1 {
+                retired.push(name.clone());
+            }
+        }
+        for name in &retired {
+            self.known.remove(name);
+        }
+        self.announce(retired.into_iter().map(Change::Retired).collect());
+        Ok(())
+    }
+
+    fn announce(&self, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            lock(&self.changes.waiting).extend(changes);
+            self.changes.arrived.notify_one();
+            self.blocked.end_once();
+        }
+    }
+}

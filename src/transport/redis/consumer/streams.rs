@@ -1,0 +1,148 @@
+//! The streams that a consumer serves.
+
+use std::sync::{
+    Arc, Mutex, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use foldhash::HashMap;
+
+use crate::{
+    sync::lock,
+    transport::{
+        DroppedLetters,
+        redis::{
+            entry::{EntryId, Lane},
+            keys::Keys,
+        },
+    },
+};
+
+/// A stream, with the group's keys beside it.
+#[derive(Debug)]
+pub(super) struct ServedStream {
+    /// Tells it from the other streams of this consumer. Never used again for another stream.
+    pub(super) index: u32,
+    pub(super) keys: Keys,
+    /// The share that it has of what is fetched.
+    pub(super) weight: u32,
+    /// The last entry of the stream that the group is known to have delivered: where the group goes on
+    /// if it is destroyed.
+    delivered: Mutex<EntryId>,
+    /// The last tick has found pending entries in the group. While it is not set there is nothing to
+    /// claim.
+    pending: AtomicBool,
+    /// Reading failed because of this stream, so it is left out until it can be read again.
+    failing: AtomicBool,
+    /// The dead letters that were dropped and not reported yet.
+    pub(super) dropped: DroppedLetters,
+}
+
+impl ServedStream {
+    pub(super) fn new(index: u32, keys: Keys, weight: u32) -> Self {
+        Self {
+            index,
+            keys,
+            weight,
+            delivered: Mutex::new(EntryId::ZERO),
+            pending: AtomicBool::new(true),
+            failing: AtomicBool::new(false),
+            dropped: DroppedLetters::default(),
+        }
+    }
+
+    /// The key of the stream itself, or of the group's retry stream.
+    pub(super) fn key_of(&self, lane: Lane) -> &str {
+        match lane {
+            Lane::Primary(_) => &self.keys.stream,
+            Lane::Retry(_) => &self.keys.retry,
+        }
+    }
+
+    pub(super) fn lanes(&self) -> [Lane; 2] {
+        Lane::both(self.index)
+    }
+
+    /// The last entry that the group is known to have delivered.
+    pub(super) fn delivered(&self) -> EntryId {
+        *lock(&self.delivered)
+    }
+
+    /// Notes that the group has delivered this entry of the stream.
+    pub(super) fn note_delivered(&self, id: EntryId) {
+        let mut delivered = lock(&self.delivered);
+        *delivered = id.max(*delivered);
+    }
+
+    pub(super) fn set_pending(&self, pending: bool) {
+        self.pending.store(pending, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+}
+
+/// The streams of one consumer. The fetch adds and removes them; everybody else looks at them.
+#[derive(Debug, Default)]
+pub(super) struct StreamSet {
+    streams: RwLock<Arc<[Arc<ServedStream>]>>,
+}
+
+impl StreamSet {
+    pub(super) fn new(streams: Vec<Arc<ServedStream>>) -> Self {
+        Self {
+            streams: RwLock::new(streams.into()),
+        }
+    }
+
+    /// The streams as they are now.
+    pub(super) fn all(&self) -> Arc<[Arc<ServedStream>]> {
+        let streams = self.streams.read();
+        streams
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<Arc<ServedStream>> {
+        // Indexes only grow, and streams stand in their order.
+        let streams = self.all();
+        let at = streams.binary_search_by_key(&index, |stream| stream.index);
+        at.ok().map(|at| streams[at].clone())
+    }
+
+    /// Replaces the streams. They stand in the order of their indexes.
+    pub(super) fn replace(&self, streams: Vec<Arc<ServedStream>>) {
+        let mut current = self
+            .streams
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        *current = streams.into();
+    }
+}
+
+/// Finds the lanes that the names in an answer stand for.
+#[derive(Debug, Default)]
+pub(super) struct LaneNames(HashMap<Vec<u8>, Lane>);
+
+impl LaneNames {
+    pub(super) fn new<'a>(streams: impl IntoIterator<Item = &'a Arc<ServedStream>>) -> Self {
+        let lanes = streams.into_iter().flat_map(|stream| {
+            let name = |lane| (stream.key_of(lane).as_bytes().to_vec(), lane);
+            stream.lanes().map(name)
+        });
+        Self(lanes.collect())
+    }
+
+    pub(super) fn get(&self, name: &[u8]) -> Option<Lane> {
+        self.0.get(name).copied()
+    }
+}

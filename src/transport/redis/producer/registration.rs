@@ -1,0 +1,76 @@
+//! Registers streams before something is sent to them, for workers that serve the registry.
+
+use std::{sync::Mutex, time::Duration};
+
+use foldhash::HashMap;
+use tokio::time::Instant;
+
+use crate::{
+    error::Error,
+    message::Name,
+    sync::lock,
+    transport::redis::{Redis, keys, pipeline::Retry, scripts},
+};
+
+/// The time after which a sender registers a stream again. Workers keep a stream that was registered for
+/// three times as long, so that nothing is on its way to a stream that they drop.
+const REGISTERED_FOR: Duration = Duration::from_secs(30);
+/// The number of remembered registrations at which old ones are forgotten.
+const FORGET_AT: usize = 1024;
+
+/// The registrations that a handle and its clones have made.
+#[derive(Debug, Default)]
+pub(in crate::transport::redis) struct Registrations(Mutex<HashMap<(Name, Name), Instant>>);
+
+impl Registrations {
+    fn is_recent(&self, key: &(Name, Name)) -> bool {
+        let made = lock(&self.0);
+        made.get(key)
+            .is_some_and(|at| at.elapsed() < REGISTERED_FOR)
+    }
+
+    fn note(&self, key: (Name, Name), at: Instant) {
+        let mut made = lock(&self.0);
+        if made.len() >= FORGET_AT {
+            made.retain(|_, at| at.elapsed() < REGISTERED_FOR);
+        }
+        made.insert(key, at);
+    }
+}
+
+impl Redis {
+    /// Registers a stream, if this handle has a registry and has not done so of late.
+    pub(super) fn registration(
+        &self,
+        stream: &Name,
+    ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
+        let registry = self.settings.registry.as_ref()?;
+        let key = (registry.clone(), stream.clone());
+        if self.shared.registrations.is_recent(&key) {
+            return None;
+        }
+        let shared = self.shared.clone();
+        Some(async move {
+            let at = Instant::now();
+            let (registry, stream) = &key;
+            let keys = [&*keys::registry(registry)];
+            let args = |cmd: &mut redis::Cmd| {
+                cmd.arg(stream.as_str());
+            };
+            // The caller learns soon that there is no connection. Where the outcome is unknown it is
+            // tried again: nothing else was sent yet.
+            let register = async || {
+                let (script, retry) = (&scripts::REGISTER, Retry::Never);
+                shared.pipeline.script(script, &keys, args, retry).await
+            };
+            loop {
+                match register().await {
+                    Err(error) if error.is_unknown_outcome() => {}
+                    registered => break drop(registered?),
+                };
+            }
+            shared.registrations.note(key, at);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,405 @@
+//! Several streams for one worker: which they are, and which of them goes first.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashSet},
+    str::FromStr,
+};
+
+use foldhash::HashMap;
+
+use crate::{error::Error, message::Name};
+
+/// The streams that one worker serves, and the order between them.
+///
+/// One group, one capacity (`max_in_flight`) and one set of connections serve all of them. Each
+/// stream keeps its own retries, dead letters and statistics.
+///
+/// ```
+/// use campanile::transport::{Streams, memory::Memory};
+///
+/// let orders = Memory::new().streams(Streams::strict(["orders.urgent", "orders"]));
+/// let tenants = Memory::new().streams(Streams::weighted([("paying", 9), ("free", 1)]));
+/// ```
+///
+/// From a configuration file or the environment:
+///
+/// ```
+/// use campanile::transport::Streams;
+///
+/// let streams: Streams = "weighted: paying=9, free=1".parse()?;
+/// assert_eq!(streams, Streams::weighted([("paying", 9), ("free", 1)]));
+/// # Ok::<_, campanile::Error>(())
+/// ```
+///
+/// # Ordering
+/// A policy decides what is *fetched* next. What was fetched has a slot, and runs beside everything
+/// else: limits inside the application (a concurrency limit in a layer) come after that choice. So
+/// `max_in_flight` should be the limit where priority matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Streams {
+    pub(crate) members: Members,
+    pub(crate) policy: StreamPolicy,
+}
+
+/// Where the names of the streams come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Members {
+    /// Named by the application, each with its weight.
+    Listed(Vec<(Name, u32)>),
+    /// Registered by senders, under the name of a registry.
+    Registered(Name),
+}
+
+/// The order between the streams of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum StreamPolicy {
+    /// A stream is read only while those before it have nothing.
+    Strict,
+    /// Streams share in proportion to their weights.
+    #[default]
+    Weighted,
+}
+
+impl Streams {
+    /// Strict priority: a stream is read only while all streams before it have nothing to deliver.
+    /// The last ones may wait for ever.
+    pub fn strict<N: Into<Name>>(names: impl IntoIterator<Item = N>) -> Self {
+        let names = names.into_iter().map(|name| (name.into(), 1));
+        Self {
+            members: Members::Listed(names.collect()),
+            policy: StreamPolicy::Strict,
+        }
+    }
+
+    /// Shares by weight: where all streams have enough, a stream with weight 9 has nine times as many
+    /// deliveries fetched as one with weight 1. A share that a stream does not use goes to the others.
+    pub fn weighted<N: Into<Name>>(weights: impl IntoIterator<Item = (N, u32)>) -> Self {
+        let weights = weights
+            .into_iter()
+            .map(|(name, weight)| (name.into(), weight));
+        Self {
+            members: Members::Listed(weights.collect()),
+            policy: StreamPolicy::Weighted,
+        }
+    }
+
+    /// Turns: all streams have the same share, so a stream with a long backlog does not hold up the
+    /// others.
+    pub fn in_turn<N: Into<Name>>(names: impl IntoIterator<Item = N>) -> Self {
+        Self::weighted(names.into_iter().map(|name| (name, 1)))
+    }
+
+    /// The streams that senders have registered, in turn, for sets that change: one stream for each
+    /// tenant. Senders register by a handle with
+    /// [`registry`](crate::transport::memory::Memory::registry).
+    ///
+    /// A worker finds a new stream within a second or so. It drops one that no sender has used for 90 s
+    /// once nothing is left on it.
+    pub fn registered(registry: impl Into<Name>) -> Self {
+        Self {
+            members: Members::Registered(registry.into()),
+            policy: StreamPolicy::Weighted,
+        }
+    }
+
+    /// The set is usable.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let listed = match &self.members {
+            Members::Registered(registry) => {
+                return match registry.fault() {
+                    None => Ok(()),
+                    Some(fault) => Err(Error::config(format!(
+                        "the registry cannot be used: {fault}"
+                    ))),
+                };
+            }
+            Members::Listed(listed) => listed,
+        };
+        if listed.is_empty() {
+            return Err(Error::config(
+                "the set of streams is empty: name at least one stream to serve",
+            ));
+        }
+        let mut seen = HashSet::new();
+        for (name, weight) in listed {
+            if let Some(fault) = name.fault() {
+                return Err(Error::config(format!(
+                    "the stream `{name}` cannot be used: {fault}"
+                )));
+            }
+            if !seen.insert(name) {
+                return Err(Error::config(format!(
+                    "the set of streams has `{name}` twice: name each stream once, and give it a \
+                     weight where it is to have more"
+                )));
+            }
+            if *weight == 0 {
+                return Err(Error::config(format!(
+                    "the stream `{name}` has weight 0 and would never be read: give it a weight of \
+                     at least 1, or leave it out"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads `strict: a, b`, `in_turn: a, b`, `weighted: a=2, b=1` or `registered: name`.
+impl FromStr for Streams {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let malformed = |reason: String| {
+            Error::config(format!(
+                "{reason}; write `strict: a, b`, `in_turn: a, b`, `weighted: a=2, b=1` or \
+                 `registered: name`"
+            ))
+        };
+        let Some((policy, names)) = text.split_once(':') else {
+            return Err(malformed(format!("`{text}` is no set of streams")));
+        };
+        let names = names
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        let streams = match policy.trim() {
+            "strict" => Self::strict(names),
+            "in_turn" => Self::in_turn(names),
+            "weighted" => {
+                let weights = names.map(|pair| {
+                    let weight = pair.rsplit_once('=');
+                    let weight = weight.and_then(|(name, weight)| {
+                        Some((name.trim_end(), weight.trim_start().parse::<u32>().ok()?))
+                    });
+                    weight.ok_or_else(|| malformed(format!("`{pair}` is no stream with a weight")))
+                });
+                Self::weighted(weights.collect::<Result<Vec<_>, _>>()?)
+            }
+            "registered" => match names.collect::<Vec<_>>()[..] {
+                [registry] => Self::registered(registry),
+                _ => return Err(malformed(format!("`{text}` does not name one registry"))),
+            },
+            unknown => {
+                return Err(malformed(format!(
+                    "`{unknown}` is no policy for a set of streams"
+                )));
+            }
+        };
+        streams.validate()?;
+        Ok(streams)
+    }
+}
+
+/// The part of a read that one stream may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quota {
+    /// The key of the stream in the schedule.
+    pub(crate) stream: u32,
+    /// The most deliveries.
+    pub(crate) max: usize,
+}
+
+/// Divides the room of a worker among its streams.
+///
+/// Shares by weight are start-time fair queueing (Goyal, Vin, Cheng 1996): each stream has a virtual
+/// time that advances by its deliveries divided by its weight, and the stream that is furthest behind is
+/// read first. A stream that was idle starts at the time of the others, so it saves nothing up.
+#[derive(Debug, Default)]
+pub(crate) struct StreamSchedule {
+    policy: StreamPolicy,
+    streams: Vec<Scheduled>,
+    /// The virtual time at which the last stream was served.
+    now: u64,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    stream: u32,
+    weight: u32,
+    time: u64,
+}
+
+/// The virtual time of one delivery with weight 1.
+const DELIVERY: u64 = 1 << 20;
+
+impl StreamSchedule {
+    pub(crate) fn new(policy: StreamPolicy) -> Self {
+        Self {
+            policy,
+            streams: Vec::new(),
+            now: 0,
+        }
+    }
+
+    /// Adds a stream behind the others. Its key is greater than theirs.
+    pub(crate) fn add(&mut self, stream: u32, weight: u32) {
+        self.streams.push(Scheduled {
+            stream,
+            weight: weight.max(1),
+            time: self.now,
+        });
+    }
+
+    pub(crate) fn remove(&mut self, stream: u32) {
+        self.streams.retain(|it| it.stream != stream);
+    }
+
+    /// Says in which order to read, and how much from each stream, until `room` is used up. Where streams
+    /// have less than their quota, the rest goes to those that have more.
+    pub(crate) fn quotas(&mut self, room: usize) -> Vec<Quota> {
+        if self.policy == StreamPolicy::Strict {
+            let whole = |it: &Scheduled| Quota {
+                stream: it.stream,
+                max: room,
+            };
+            return self.streams.iter().map(whole).collect();
+        }
+        // The deliveries are dealt out one by one, each to the stream that is furthest behind.
+        let places = 0..self.streams.len();
+        let times = places.map(|place| Reverse((self.streams[place].time, place)));
+        let mut behind: BinaryHeap<_> = times.collect();
+        let mut quotas: Vec<Quota> = Vec::with_capacity(self.streams.len());
+        let mut dealt = HashMap::<usize, usize>::default();
+        for _ in 0..room {
+            let Some(mut first) = behind.peek_mut() else {
+                break;
+            };
+            let Reverse((time, place)) = &mut *first;
+            let it = &self.streams[*place];
+            *time += DELIVERY / u64::from(it.weight);
+            let at = *dealt.entry(*place).or_insert(quotas.len());
+            match quotas.get_mut(at) {
+                Some(quota) => quota.max += 1,
+                None => quotas.push(Quota {
+                    stream: it.stream,
+                    max: 1,
+                }),
+            }
+        }
+        // The others are read if these have less than that.
+        let mut rest: Vec<_> = (self.streams.iter().enumerate())
+            .filter(|(place, _)| !dealt.contains_key(place))
+            .map(|(_, it)| it)
+            .collect();
+        rest.sort_by_key(|it| it.time);
+        quotas.extend(rest.into_iter().map(|it| Quota {
+            stream: it.stream,
+            max: 1,
+        }));
+        quotas
+    }
+
+    /// Notes that deliveries of a stream were fetched.
+    pub(crate) fn fetched(&mut self, stream: u32, deliveries: usize) {
+        if deliveries == 0 {
+            return;
+        }
+        // Streams are added in the order of their keys.
+        let Ok(place) = self.streams.binary_search_by_key(&stream, |it| it.stream) else {
+            return;
+        };
+        let found = &mut self.streams[place];
+        let start = found.time.max(self.now);
+        found.time = start + deliveries as u64 * DELIVERY / u64::from(found.weight);
+        self.now = start;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads from backlogs of this many for `rounds` reads of `room` each. Returns what came of each.
+    fn fetch(policy: StreamPolicy, weights: &[u32], room: usize, rounds: usize) -> Vec<usize> {
+        let mut schedule = StreamSchedule::new(policy);
+        for (stream, weight) in weights.iter().enumerate() {
+            schedule.add(stream as u32, *weight);
+        }
+        let mut fetched = vec![0; weights.len()];
+        for _ in 0..rounds {
+            let mut left = room;
+            while left > 0 {
+                for quota in schedule.quotas(left) {
+                    let count = quota.max.min(left);
+                    left -= count;
+                    fetched[quota.stream as usize] += count;
+                    schedule.fetched(quota.stream, count);
+                }
+            }
+        }
+        fetched
+    }
+
+    #[test]
+    fn strict_priority_reads_the_first_stream_alone_while_it_has_something() {
+        assert_eq!(fetch(StreamPolicy::Strict, &[1, 1], 8, 3), [24, 0]);
+    }
+
+    #[test]
+    fn streams_share_by_their_weights_whatever_the_room() {
+        for room in [1, 3, 10, 64] {
+            let fetched = fetch(StreamPolicy::Weighted, &[9, 1], room, 640 / room);
+            let share = fetched[0] as f64 / fetched.iter().sum::<usize>() as f64;
+            assert!((0.85..0.95).contains(&share), "{room}: {fetched:?}");
+        }
+        assert_eq!(fetch(StreamPolicy::Weighted, &[1, 1, 1], 1, 9), [3, 3, 3]);
+    }
+
+    #[test]
+    fn a_stream_that_was_idle_saves_nothing_up() {
+        let mut schedule = StreamSchedule::new(StreamPolicy::Weighted);
+        schedule.add(0, 1);
+        schedule.add(1, 1);
+        for _ in 0..100 {
+            schedule.fetched(0, 1);
+        }
+        // Stream 1 begins now: it is first once, and then they take turns.
+        let mut order = Vec::new();
+        for _ in 0..6 {
+            let first = schedule.quotas(1)[0].stream;
+            schedule.fetched(first, 1);
+            order.push(first);
+        }
+        assert_eq!(order.iter().filter(|it| **it == 0).count(), 3, "{order:?}");
+    }
+
+    #[test]
+    fn a_set_that_cannot_be_served_is_refused_with_the_reason() {
+        let none: [&str; 0] = [];
+        for (streams, reason) in [
+            (Streams::strict(none), "is empty"),
+            (Streams::in_turn(["a", "b", "a"]), "has `a` twice"),
+            (Streams::weighted([("a", 0)]), "has weight 0"),
+            (Streams::in_turn(["a", ""]), "cannot be used"),
+            (Streams::registered(""), "the registry cannot be used"),
+        ] {
+            let error = streams.validate().expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_set_is_read_from_text_or_the_text_is_refused_with_the_forms_there_are() {
+        let read = |text: &str| text.parse::<Streams>();
+        assert_eq!(read("strict: a, b").unwrap(), Streams::strict(["a", "b"]));
+        assert_eq!(read("in_turn:a,b").unwrap(), Streams::in_turn(["a", "b"]));
+        assert_eq!(
+            read("weighted: a=b = 2, c=1").unwrap(),
+            Streams::weighted([("a=b", 2), ("c", 1)])
+        );
+        assert_eq!(read("registered: t").unwrap(), Streams::registered("t"));
+        for (text, reason) in [
+            ("fair: a", "`fair` is no policy"),
+            ("a", "`a` is no set"),
+            ("weighted: a", "`a` is no stream with a weight"),
+            ("weighted: a=-1", "is no stream with a weight"),
+            ("registered: a, b", "does not name one registry"),
+            ("strict: a, a", "twice"),
+            ("strict:", "is empty"),
+        ] {
+            let error = read(text).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Several streams on one consumer: one that fails does not stop the others, and sets that change.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use campanile::{Client, transport::Streams};
+
+use super::{support::Options, *};
+
+async fn handle_of(server: &RedisServer, streams: Streams) -> Redis {
+    let redis = Redis::connect(&server.url()).await.expect("a handle");
+    redis.streams(streams).group("g").lease(SECOND)
+}
+
+async fn add(server: &RedisServer, stream: &str, payload: &str) {
+    let fields = [
+        ("type", &b"task"[..]),
+        ("name", b"n"),
+        ("payload", payload.as_bytes()),
+    ];
+    raw::add(server, stream, &fields).await;
+}
+
+/// Takes the next delivery, which must be of this stream, and settles it.
+async fn take(source: &mut RedisSource, stream: &str) {
+    let delivery = next(source).await;
+    let found = message(&delivery).parts().stream.clone();
+    assert_eq!(found.as_deref(), Some(stream));
+    settle(delivery, done()).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_read_does_not_stop_the_others() {
+    let server = RedisServer::start().await;
+    let redis = handle_of(&server, Streams::in_turn(["a", "b", "c"])).await;
+    let mut source = open(&redis).await;
+    for stream in ["a", "b", "c"] {
+        add(&server, stream, "x").await;
+        take(&mut source, stream).await;
+    }
+    // Deleted: it is made again. Renamed: its new name is another stream.
+    server.command(&["DEL", "a"]).await;
+    server.command(&["RENAME", "b", "elsewhere"]).await;
+    for stream in ["c", "a", "b", "c"] {
+        add(&server, stream, "y").await;
+        take(&mut source, stream).await;
+    }
+    // Of another type: the others go on, and it is read again once it is a stream.
+    server.command(&["DEL", "a"]).await;
+    server.command(&["SET", "a", "no stream"]).await;
+    let began = Instant::now();
+    for n in 0..20 {
+        let stream = ["b", "c"][n % 2];
+        add(&server, stream, "z").await;
+        take(&mut source, stream).await;
+    }
+    assert!(began.elapsed() < 5 * SECOND, "{:?}", began.elapsed());
+    server.command(&["DEL", "a"]).await;
+    add(&server, "a", "again").await;
+    take(&mut source, "a").await;
+    within(5 * SECOND, source.close()).await.expect("it leaves");
+    for stream in ["a", "b", "c"] {
+        let consumers: Vec<redis::Value> = server.query(&["XINFO", "CONSUMERS", stream, "g"]).await;
+        assert!(consumers.is_empty(), "{stream}: {consumers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_of_many_streams_brings_no_more_than_there_is_room_for() {
+    let server = RedisServer::start().await;
+    let streams: Vec<_> = (0..40).map(|n| format!("s{n}")).collect();
+    for stream in &streams {
+        for n in 0..5 {
+            add(&server, stream, &n.to_string()).await;
+        }
+    }
+    let redis = handle_of(&server, Streams::in_turn(streams.clone())).await;
+    let mut source = open(&redis).await;
+    for max in [1, 3, 32, 7, 16] {
+        let deliveries = within(5 * SECOND, source.next(max)).await.expect("some");
+        assert!(deliveries.len() <= max, "{} of {max}", deliveries.len());
+        let mut held = 0;
+        for stream in &streams {
+            held += raw::pending(&server, stream, "g").await;
+        }
+        assert!(held <= max, "{held} are pending, and {max} were asked for");
+        for delivery in deliveries {
+            settle(delivery, done()).await;
+        }
+    }
+    within(5 * SECOND, source.close()).await.expect("it leaves");
+}
+
+#[tokio::test]
+async fn what_a_dead_worker_held_on_any_stream_of_a_set_is_claimed() {
+    let server = RedisServer::start().await;
+    let streams: Vec<_> = (0..10).map(|n| format!("s{n}")).collect();
+    let redis = handle_of(&server, Streams::in_turn(streams.clone())).await;
+    let mut dead = open(&redis).await;
+    for stream in &streams {
+        add(&server, stream, "x").await;
+    }
+    let mut held = Vec::new();
+    while held.len() < streams.len() {
+        held.extend(within(5 * SECOND, dead.next(10)).await.expect("some"));
+    }
+    let mut source = open(&redis).await;
+    nothing(&mut source, 2 * SECOND).await;
+    drop((held, dead));
+    let mut claimed = BTreeSet::new();
+    while claimed.len() < streams.len() {
+        let delivery = next(&mut source).await;
+        assert_eq!(message(&delivery).parts().attempt.0, 2);
+        let stream = message(&delivery).parts().stream.clone();
+        claimed.insert(stream.expect("its stream").to_string());
+        settle(delivery, done()).await;
+    }
+    within(5 * SECOND, source.close()).await.expect("it leaves");
+}
+
+#[tokio::test]
+async fn streams_of_several_slots_are_refused_on_a_cluster() {
+    let server = RedisServer::with(Options::new().cluster()).await;
+    let redis = handle_of(&server, Streams::strict(["a", "b"])).await;
+    let opened = within(5 * SECOND, redis.open(Interest::stream())).await;
+    let error = opened.expect_err("they are in two slots");
+    assert!(error.is_config(), "{error:?}");
+    assert!(error.to_string().contains("hash tag"), "{error}");
+    let redis = handle_of(&server, Streams::strict(["{x}.a", "{x}.b"])).await;
+    let mut source = open(&redis).await;
+    for stream in ["{x}.a", "{x}.b"] {
+        add(&server, stream, "x").await;
+        take(&mut source, stream).await;
+    }
+    within(5 * SECOND, source.close()).await.expect("it leaves");
+}
+
+#[tokio::test]
+async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_is_left_on_it() {
+    const REGISTRY: &str = "campanile:registry:tenants";
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url()).await.expect("a handle");
+    let client = Client::new(redis.registry("tenants"));
+    let later = client.enqueue("n", "x").stream("later");
+    later.delay(60 * SECOND).await.expect("it is sent");
+    client
+        .enqueue("n", "x")
+        .stream("now")
+        .await
+        .expect("it is sent");
+    client
+        .enqueue("n", "x")
+        .stream("used")
+        .await
+        .expect("it is sent");
+    let (time, _): (u64, u64) = server.query(&["TIME"]).await;
+    let long_ago = ((time - 100) * 1000).to_string();
+    for stream in ["later", "now"] {
+        server.command(&["ZADD", REGISTRY, &long_ago, stream]).await;
+    }
+    let mut source = open(&handle_of(&server, Streams::registered("tenants")).await).await;
+    let mut found = BTreeSet::new();
+    for _ in 0..2 {
+        let delivery = next(&mut source).await;
+        let stream = message(&delivery).parts().stream.clone();
+        found.insert(stream.expect("its stream").to_string());
+        settle(delivery, done()).await;
+    }
+    assert_eq!(found, ["now", "used"].map(str::to_owned).into());
+    // What it has may be retired, and its consumer goes with it; nobody fetches meanwhile.
+    let retired = || async {
+        let left: Vec<String> = server.query(&["ZRANGE", REGISTRY, "0", "-1"]).await;
+        (!left.contains(&"now".to_owned())).then_some(left)
+    };
+    let mut asking = Box::pin(source.next(1));
+    let left = tokio::select! {
+        left = raw::eventually(retired, 30 * SECOND) => left,
+        delivery = &mut asking => panic!("nothing was to be delivered: {delivery:?}"),
+    };
+    assert_eq!(
+        left,
+        ["later", "used"],
+        "what is delayed is still to be served"
+    );
+    // Whoever sends to it again registers it again.
+    let other = Redis::connect(&server.url()).await.expect("a handle");
+    let client = Client::new(other.registry("tenants"));
+    client
+        .enqueue("n", "y")
+        .stream("now")
+        .await
+        .expect("it is sent");
+    let delivery = within(10 * SECOND, &mut asking).await.expect("a delivery");
+    let delivery = delivery.into_iter().next().expect("one");
+    assert_eq!(message(&delivery).parts().stream.as_deref(), Some("now"));
+    settle(delivery, done()).await;
+    drop(asking);
+    within(5 * SECOND, source.close()).await.expect("it leaves");
+}
