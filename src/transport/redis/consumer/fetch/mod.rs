@@ -330,16 +330,17 @@ impl Fetch {
             .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.stream]);
         let keys: Vec<_> = keys.map(str::to_owned).collect();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        if keys.is_empty() {
+            // All streams are left out. The next call waits until one of them is to be tried again.
+            self.look = true;
+            return Ok(Vec::new());
+        }
         // Streams that are not waited for are looked at half as often as the others block.
         let block = match self.set.is_too_large_to_block() {
             true => 2 * max_block,
             false => self.set.until_next_try(max_block),
         };
-        let read = match keys.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.read(1, Some(block), &keys).await,
-        };
-        match read {
+        match self.read(1, Some(block), &keys).await {
             Ok(entries) => {
                 self.look = !entries.is_empty()
                     || self.set.is_too_large_to_block()
