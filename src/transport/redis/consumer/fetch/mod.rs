@@ -342,6 +342,7 @@ impl Fetch {
         };
         match self.read(1, Some(block), &keys).await {
             Ok(entries) => {
+                self.refused = false;
                 self.look = !entries.is_empty()
                     || self.set.is_too_large_to_block()
                     || !self.set.to_try_again().is_empty();
@@ -353,7 +354,12 @@ impl Fetch {
                 self.refused = true;
                 Ok(Vec::new())
             }
-            Err(error) => Err(error),
+            // Asked again after the back-off, since the reason may be a new one by then.
+            Err(error) => {
+                self.look = true;
+                self.refused = false;
+                Err(error)
+            }
         }
     }
 
