@@ -29,7 +29,7 @@ impl Alarm {
         }
     }
 
-    /// Waits for the earliest timer. Clears all that have run out, and returns their streams.
+    /// Waits for the earliest timer. Clears all that have run out, and returns their streams in order.
     pub(super) async fn ring(&self) -> Vec<u32> {
         loop {
             let earliest = lock(&self.at).values().min().copied();
@@ -41,7 +41,8 @@ impl Alarm {
                         let now = Instant::now();
                         let mut timers = lock(&self.at);
                         let due = timers.iter().filter(|(_, at)| **at <= now);
-                        let due: Vec<_> = due.map(|(stream, _)| *stream).collect();
+                        let mut due: Vec<_> = due.map(|(stream, _)| *stream).collect();
+                        due.sort_unstable();
                         timers.retain(|_, at| *at > now);
                         return due;
                     }
