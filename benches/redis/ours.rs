@@ -58,8 +58,8 @@ async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
     let warm = warm_up(&worker).await;
     let clock = Clock::start(probe, &[]).await;
     let latencies = open::paced(rate, &arrivals, move |message| {
-        let client = sender.client(message);
-        let call = client.enqueue(NUMBERED, setup.numbered(message));
+        let call = (sender.client).enqueue(NUMBERED, setup.numbered(message));
+        let call = sender.on_stream(message, call);
         async {
             call.await.expect("a task");
         }
@@ -77,7 +77,7 @@ async fn enqueue_all(probe: &Probe, job: &Job) -> Round {
     let clock = Clock::start(probe, &[]).await;
     for first in (0..job.count).step_by(CHUNK) {
         let payloads = (first..job.count.min(first + CHUNK)).map(|_| sender.payload.clone());
-        let client = sender.client(first / CHUNK);
+        let client = sender.client_of(first / CHUNK);
         let results = client.enqueue_all(NAME, payloads).await;
         for result in results {
             black_box(result.expect("a task"));
@@ -100,8 +100,7 @@ async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
 /// Enqueues `count` tasks, with so many under way.
 pub(crate) async fn send(sender: Sender, senders: usize, count: usize) {
     concurrently(senders, count, move |message| {
-        let (client, name) = (sender.client(message), sender.name(message));
-        let call = client.enqueue(name, sender.payload.clone());
+        let call = sender.enqueue(message);
         async {
             black_box(call.await.expect("a task"));
         }
@@ -122,13 +121,13 @@ async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
     let worker = Worker::start(probe.url(), &job.setup).await;
     let sender = worker.sender();
     while worker.seen.warm.load(Ordering::Relaxed) == 0 {
-        let sent = sender.client(0).publish(WARM, ()).await;
+        let sent = sender.client.publish(WARM, ()).await;
         sent.expect("an event");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let clock = Clock::start(probe, &[]).await;
     concurrently(senders, job.count, move |_| {
-        let call = sender.client(0).publish(NAME, sender.payload.clone());
+        let call = sender.client.publish(NAME, sender.payload.clone());
         async { call.await.expect("an event") }
     })
     .await;
@@ -144,13 +143,14 @@ async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Roun
     let worker = Worker::start(probe.url(), &job.setup).await;
     let sender = worker.sender();
     let ask = move |message| {
-        let (client, name) = (sender.client(message), sender.name(message));
+        let (client, name) = (&sender.client, sender.name(message));
         let payload = sender.payload.clone();
         let request = if reliable {
             client.request(name, payload.clone())
         } else {
             client.request_fast(name, payload.clone())
         };
+        let request = sender.on_stream(message, request);
         async move {
             let asked = Instant::now();
             let reply: Bytes = request.await.expect("a reply");

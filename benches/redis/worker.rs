@@ -10,13 +10,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use campanile::{Batch, Client, Message, Name, Redis, Router, extract::State};
-use tokio::task::JoinSet;
+use campanile::{
+    Batch, Client, Message, Name, Receipt, Redis, Router, client::Call, extract::State,
+    transport::Streams,
+};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 
 use crate::{
-    GROUP, NAME,
+    GROUP, NAME, STREAM,
     open::Arrivals,
     setup::{Setup, number},
     workload::Handler,
@@ -34,7 +37,7 @@ pub(crate) struct Worker {
     pub(crate) setup: Setup,
     pub(crate) seen: Seen,
     stop: CancellationToken,
-    served: JoinSet<Result<(), campanile::Error>>,
+    served: JoinHandle<Result<(), campanile::Error>>,
 }
 
 impl Worker {
@@ -48,24 +51,15 @@ impl Worker {
         handler: Handler,
         arrivals: Arrivals,
     ) -> Self {
-        let redis = connect(url).await;
+        let redis = handle(connect(url).await, setup).max_in_flight(setup.max_in_flight);
         let seen = Seen::new(arrivals);
         let stop = CancellationToken::new();
-        let mut served = JoinSet::new();
-        // A worker of several streams is several that share a handle. One of them hears events.
-        for stream in setup.streams() {
-            let app = app(setup, handler, served.is_empty()).with_state(seen.clone());
-            let redis = redis
-                .clone()
-                .stream(stream)
-                .max_in_flight(setup.max_in_flight);
-            let stopped = stop.clone().cancelled_owned();
-            served.spawn(
-                campanile::serve(redis, app)
-                    .with_graceful_shutdown(stopped)
-                    .into_future(),
-            );
-        }
+        let app = app(setup, handler).with_state(seen.clone());
+        let served = tokio::spawn(
+            campanile::serve(redis.clone(), app)
+                .with_graceful_shutdown(stop.clone().cancelled_owned())
+                .into_future(),
+        );
         Self {
             redis,
             setup: *setup,
@@ -87,45 +81,39 @@ impl Worker {
 
     pub(crate) async fn until(&self, reached: impl Fn(&Self) -> bool) {
         while !reached(self) {
-            assert_eq!(
-                self.served.len(),
-                self.setup.streams,
-                "the worker ended early"
-            );
+            assert!(!self.served.is_finished(), "the worker ended early");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        for served in self.served.join_all().await {
-            served.expect("the worker ends well");
-        }
+        let ended = self.served.await.expect("the worker does not panic");
+        ended.expect("the worker ends well");
     }
 }
 
-fn app(setup: &Setup, handler: Handler, listens: bool) -> Router<Seen> {
+fn app(setup: &Setup, handler: Handler) -> Router<Seen> {
     let setup = *setup;
-    let mut app = Router::new().task(
-        NUMBERED,
-        async move |State(seen): State<Seen>, payload: Bytes| {
-            setup.wait().await;
-            seen.arrivals.mark(number(&payload));
-        },
-    );
-    if listens {
-        app = app.event(
+    let mut app = Router::new()
+        .task(
+            NUMBERED,
+            async move |State(seen): State<Seen>, payload: Bytes| {
+                setup.wait().await;
+                seen.arrivals.mark(number(&payload));
+            },
+        )
+        .event(
             NAME,
             async move |State(seen): State<Seen>, payload: Bytes| {
                 setup.wait().await;
                 black_box(payload);
                 seen.events.fetch_add(1, Ordering::Relaxed);
             },
-        );
-        app = app.event(WARM, async |State(seen): State<Seen>| {
+        )
+        .event(WARM, async |State(seen): State<Seen>| {
             seen.warm.fetch_add(1, Ordering::Relaxed);
         });
-    }
     for name in setup.names() {
         app = match handler {
             Handler::Single => app.task(name.clone(), async move |payload: Bytes| {
@@ -157,33 +145,56 @@ pub(crate) async fn connect(url: &str) -> Redis {
         .group(GROUP)
 }
 
-/// Sends to the streams and names in turn.
+/// The handle that serves and sends to the streams of the setup.
+fn handle(redis: Redis, setup: &Setup) -> Redis {
+    match setup.streams {
+        1 => redis.stream(STREAM),
+        _ => redis.streams(Streams::in_turn(setup.streams())),
+    }
+}
+
+/// Sends to the streams and names in turn, with one client.
 #[derive(Debug, Clone)]
 pub(crate) struct Sender {
-    to: Arc<(Vec<Client<Redis>>, Vec<Name>)>,
+    pub(crate) client: Client<Redis>,
+    to: Arc<(Vec<Name>, Vec<Name>)>,
     pub(crate) payload: Bytes,
 }
 
 impl Sender {
     pub(crate) fn new(redis: &Redis, setup: &Setup) -> Self {
-        let client = |stream| Client::new(redis.clone().stream(stream));
+        let streams = setup.streams().map(Name::from).collect();
         Self {
-            to: Arc::new((
-                setup.streams().map(client).collect(),
-                setup.names().collect(),
-            )),
+            client: Client::new(handle(redis.clone(), setup)),
+            to: Arc::new((streams, setup.names().collect())),
             payload: setup.payload(),
         }
     }
 
-    pub(crate) fn client(&self, message: usize) -> &Client<Redis> {
-        let clients = &self.to.0;
-        &clients[message % clients.len()]
+    /// The task with this number, under its name.
+    pub(crate) fn enqueue(&self, message: usize) -> Call<Redis, Receipt> {
+        let call = (self.client).enqueue(self.name(message), self.payload.clone());
+        self.on_stream(message, call)
     }
 
     pub(crate) fn name(&self, message: usize) -> &Name {
-        let (clients, names) = &*self.to;
-        &names[message / clients.len() % names.len()]
+        let (streams, names) = &*self.to;
+        &names[message / streams.len() % names.len()]
+    }
+
+    /// Has a call choose its stream, if there are several.
+    pub(crate) fn on_stream<R>(&self, message: usize, call: Call<Redis, R>) -> Call<Redis, R> {
+        match &*self.to.0 {
+            [_] => call,
+            streams => call.stream(&streams[message % streams.len()]),
+        }
+    }
+
+    /// A client of the handle that names one stream, for calls that cannot choose it.
+    pub(crate) fn client_of(&self, chunk: usize) -> Client<Redis> {
+        let streams = &self.to.0;
+        let redis = self.client.service().clone();
+        Client::new(redis.stream(&streams[chunk % streams.len()]))
     }
 }
 
