@@ -29,6 +29,7 @@
 //! --senders <n>         senders, or requests in flight, in place of the workloads' own
 //! --backlog <n>         what a drain finds
 //! --json <file>         where the figures go beside the table
+//! --tls                 TLS between the server and the rest; needs --features redis-rustls
 //! --aof                 a server with an append-only file that is synced every second
 //! ```
 //!
@@ -49,6 +50,8 @@ mod machine;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+#[path = "redis/address.rs"]
+mod address;
 #[path = "redis/args.rs"]
 mod args;
 #[path = "redis/clock.rs"]
@@ -165,6 +168,8 @@ async fn all() {
             "--delay-us",
             "500",
         ],
+        #[cfg(feature = "redis-rustls")]
+        vec!["--workload", "rpc-fast-64", "--tls", "--streams", "3"],
         vec!["--shutdown"],
         vec!["--idle"],
     ] {
@@ -179,10 +184,10 @@ async fn all() {
 }
 
 async fn run(args: Args) {
-    let mut probe = Probe::start(args.setup.aof).await;
+    let mut probe = Probe::start(&args.setup).await;
     if args.setup.delay_us > 0 {
         let round_trip = Duration::from_micros(args.setup.delay_us as u64);
-        probe.lead_through(delay::start(probe.server.port(), round_trip));
+        probe.lead_through(delay::start(probe.port(), round_trip));
     }
     let scene = Scene::of(&probe, args.setup, args.measured).await;
     scene.print();

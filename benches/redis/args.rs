@@ -57,6 +57,8 @@ impl Args {
                 "--quick" => args.quick = true,
                 "--ours-only" => args.ours_only = true,
                 "--aof" => args.setup.aof = true,
+                "--tls" if cfg!(feature = "redis-rustls") => args.setup.tls = true,
+                "--tls" => return Err("--tls needs --features redis-rustls".into()),
                 "--rounds" => args.rounds = number(&value()?)?,
                 "--payload" => args.setup.payload = number(&value()?)?,
                 "--in-flight" => args.setup.max_in_flight = number(&value()?)?,

@@ -10,6 +10,7 @@ use tokio::{
 
 use crate::{
     Side,
+    address::Address,
     clock::Clock,
     open::Arrivals,
     ours,
@@ -25,7 +26,6 @@ use crate::{
 pub(crate) const WORKER: &str = "--worker";
 
 pub(crate) async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
-    let url = probe.url().to_owned();
     let setup = &job.setup;
     let mut handler = Handler::Single;
     let mut sent = false;
@@ -39,9 +39,9 @@ pub(crate) async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
         _ => 0,
     };
     let adds = Adds::connect(probe, setup).await;
-    let redis = connect(&url).await;
+    let redis = connect(probe.address()).await;
     let mut workers = Workers::spawn(Order {
-        url,
+        address: probe.address().clone(),
         side,
         setup: *setup,
         handler,
@@ -63,7 +63,7 @@ pub(crate) async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
 /// What a process is to do.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
-    url: String,
+    address: Address,
     side: Side,
     setup: Setup,
     handler: Handler,
@@ -118,7 +118,7 @@ impl Workers {
 /// What such a process does: it works from the first byte that it is told until it is told no more.
 pub(crate) async fn work(order: &str) {
     let order: Order = serde_json::from_str(order).expect("an order of the bench's own");
-    let mut reader = Reader::connect(&order.url, &order.setup).await;
+    let mut reader = Reader::connect(&order.address, &order.setup).await;
     println!("ready");
     if !told().await {
         return;
@@ -130,7 +130,7 @@ pub(crate) async fn work(order: &str) {
         },
         Side::Ours => {
             let arrivals = Arrivals::new(0);
-            let worker = Worker::with(&order.url, &order.setup, order.handler, arrivals).await;
+            let worker = Worker::with(&order.address, &order.setup, order.handler, arrivals).await;
             told().await;
             worker.stop().await;
         }

@@ -83,12 +83,12 @@ async fn ours(
     rest: Duration,
     arrivals: Arrivals,
 ) -> Idle {
-    let url = probe.url().to_owned();
+    let address = probe.address();
     let mut crowd = Vec::new();
     for _ in 0..workers {
-        crowd.push(Worker::with(&url, setup, Handler::Single, arrivals.clone()).await);
+        crowd.push(Worker::with(address, setup, Handler::Single, arrivals.clone()).await);
     }
-    let client = Client::new(connect(&url).await);
+    let client = Client::new(connect(address).await);
     let send = async |message| {
         let call = client.enqueue(NUMBERED, setup.numbered(message));
         call.await.expect("a task");
@@ -107,10 +107,10 @@ async fn raw(
     rest: Duration,
     arrivals: Arrivals,
 ) -> Idle {
-    let url = probe.url().to_owned();
+    let address = probe.address();
     let mut crowd = tokio::task::JoinSet::new();
     for _ in 0..workers {
-        let mut reader = Reader::connect(&url, setup).await;
+        let mut reader = Reader::connect(address, setup).await;
         let arrivals = arrivals.clone();
         crowd.spawn(async move {
             let mark = |payload: &[u8]| arrivals.mark(setup::number(payload));

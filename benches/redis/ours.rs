@@ -39,7 +39,7 @@ pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
 }
 
 async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
-    let worker = Worker::start(probe.url(), &job.setup).await;
+    let worker = Worker::start(probe.address(), &job.setup).await;
     let sender = worker.sender();
     let warm = warm_up(&worker).await;
     let clock = Clock::start(probe, &[]).await;
@@ -52,8 +52,13 @@ async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
 
 async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
     let arrivals = Arrivals::new(job.count);
-    let url = probe.url().to_owned();
-    let worker = Worker::with(&url, &job.setup, Handler::Single, arrivals.clone()).await;
+    let worker = Worker::with(
+        probe.address(),
+        &job.setup,
+        Handler::Single,
+        arrivals.clone(),
+    )
+    .await;
     let (sender, setup) = (worker.sender(), job.setup);
     let warm = warm_up(&worker).await;
     let clock = Clock::start(probe, &[]).await;
@@ -72,7 +77,7 @@ async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
 }
 
 async fn enqueue_all(probe: &Probe, job: &Job) -> Round {
-    let redis = connect(probe.url()).await;
+    let redis = connect(probe.address()).await;
     let sender = Sender::new(&redis, &job.setup);
     let clock = Clock::start(probe, &[]).await;
     for first in (0..job.count).step_by(CHUNK) {
@@ -89,8 +94,7 @@ async fn enqueue_all(probe: &Probe, job: &Job) -> Round {
 async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
     preload(probe, &job.setup, job.count).await;
     let clock = Clock::start(probe, &[]).await;
-    let url = probe.url().to_owned();
-    let worker = Worker::with(&url, &job.setup, handler, Arrivals::new(0)).await;
+    let worker = Worker::with(probe.address(), &job.setup, handler, Arrivals::new(0)).await;
     worker.done(job.count).await;
     let round = clock.stop(job.count, Vec::new()).await;
     worker.stop().await;
@@ -118,7 +122,7 @@ async fn warm_up(worker: &Worker) -> usize {
 }
 
 async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
-    let worker = Worker::start(probe.url(), &job.setup).await;
+    let worker = Worker::start(probe.address(), &job.setup).await;
     let sender = worker.sender();
     while worker.seen.warm.load(Ordering::Relaxed) == 0 {
         let sent = sender.client.publish(WARM, ()).await;
@@ -140,7 +144,7 @@ async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
 }
 
 async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Round {
-    let worker = Worker::start(probe.url(), &job.setup).await;
+    let worker = Worker::start(probe.address(), &job.setup).await;
     let sender = worker.sender();
     let ask = move |message| {
         let (client, name) = (&sender.client, sender.name(message));

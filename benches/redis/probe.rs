@@ -10,8 +10,9 @@ use redis::{Value, aio::MultiplexedConnection};
 
 use crate::{
     GROUP,
+    address::Address,
     setup::Setup,
-    support::{Options, RedisServer, raw},
+    support::{Options, RedisServer, raw, tls::Tls},
 };
 
 /// How often the server was told what: the calls of each command, those of scripts among them.
@@ -21,22 +22,32 @@ pub(crate) type Commands = BTreeMap<String, u64>;
 #[derive(Debug)]
 pub(crate) struct Probe {
     pub(crate) server: RedisServer,
-    url: String,
+    address: Address,
+    /// Where the server speaks TLS: its certificate is deleted when this is dropped.
+    tls: Option<Tls>,
     connection: MultiplexedConnection,
     /// How often it has asked about groups.
     polls: AtomicU64,
 }
 
 impl Probe {
-    pub(crate) async fn start(aof: bool) -> Self {
-        let options = match aof {
-            true => Options::new().args(["--appendonly", "yes", "--appendfsync", "everysec"]),
-            false => Options::new(),
-        };
+    pub(crate) async fn start(setup: &Setup) -> Self {
+        let mut options = Options::new();
+        if setup.aof {
+            options = options.args(["--appendonly", "yes", "--appendfsync", "everysec"]);
+        }
+        let tls = setup.tls.then(Tls::new);
+        if let Some(tls) = &tls {
+            options = options.args(tls.args("no"));
+        }
         let server = RedisServer::with(options).await;
         Self {
             connection: server.connection().await,
-            url: server.url(),
+            address: match &tls {
+                Some(tls) => Address::tls(tls.url(), tls.file("cert.pem")),
+                None => Address::plain(server.url()),
+            },
+            tls,
             server,
             polls: AtomicU64::new(0),
         }
@@ -44,12 +55,17 @@ impl Probe {
 
     /// Has senders and workers connect to this port, while the probe itself still asks the server.
     pub(crate) fn lead_through(&mut self, port: u16) {
-        self.url = format!("redis://127.0.0.1:{port}/");
+        self.address = self.address.by_port(port);
     }
 
-    /// The URL that senders and workers connect to.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
+    /// The address that senders and workers connect to.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The port of that address at the server itself.
+    pub(crate) fn port(&self) -> u16 {
+        self.tls.as_ref().map_or(self.server.port(), Tls::port)
     }
 
     pub(crate) async fn query<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {

@@ -39,7 +39,7 @@ pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
 
 async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
     let adds = Adds::connect(probe, &job.setup).await;
-    let mut reader = Reader::connect(probe.url(), &job.setup).await;
+    let mut reader = Reader::connect(probe.address(), &job.setup).await;
     let count = job.count;
     let clock = Clock::start(probe, &[]).await;
     let worker = tokio::spawn(async move { reader.handle(Handler::Single, count, |_| {}).await });
@@ -50,7 +50,7 @@ async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
 
 async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
     let adds = Adds::connect(probe, &job.setup).await;
-    let mut reader = Reader::connect(probe.url(), &job.setup).await;
+    let mut reader = Reader::connect(probe.address(), &job.setup).await;
     let (count, setup) = (job.count, job.setup);
     let arrivals = Arrivals::new(count);
     let seen = arrivals.clone();
@@ -76,7 +76,7 @@ async fn enqueue(probe: &Probe, job: &Job, in_flight: usize) -> Round {
 
 async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
     preload(probe, &job.setup, job.count).await;
-    let mut reader = Reader::connect(probe.url(), &job.setup).await;
+    let mut reader = Reader::connect(probe.address(), &job.setup).await;
     let count = job.count;
     let clock = Clock::start(probe, &[]).await;
     tokio::spawn(async move { reader.handle(handler, count, |_| {}).await })
@@ -96,7 +96,7 @@ pub(crate) async fn send(adds: Adds, senders: usize, count: usize) {
 
 async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
     let subscription = subscribe(probe, NAME).await;
-    let connection = connect(probe.url()).await;
+    let connection = connect(probe.address()).await;
     let (count, setup, payload) = (job.count, job.setup, job.setup.payload());
     let clock = Clock::start(probe, &[]).await;
     let subscriber: JoinHandle<()> = tokio::spawn(async move {

@@ -52,7 +52,7 @@ pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
         waiting,
         reply_to: reply_to.into(),
     };
-    let reader = Reader::connect(probe.url(), &job.setup).await;
+    let reader = Reader::connect(probe.address(), &job.setup).await;
     let clock = Clock::start(probe, &[]).await;
     let worker = tokio::spawn(answer(reader, count));
     let latencies = match job.rate {

@@ -10,19 +10,19 @@ use redis::{
     aio::{MultiplexedConnection, PubSub},
 };
 
-use crate::{GROUP, probe::Probe, setup::Setup, workload::Handler};
+use crate::{GROUP, address::Address, probe::Probe, setup::Setup, workload::Handler};
 
-pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
+pub(crate) async fn connect(address: &Address) -> MultiplexedConnection {
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
-    redis::Client::open(url)
-        .expect("the URL is valid")
+    address
+        .client()
         .get_multiplexed_async_connection_with_config(&config)
         .await
         .expect("a connection")
 }
 
 pub(crate) async fn subscribe(probe: &Probe, channel: &str) -> PubSub {
-    let client = redis::Client::open(probe.url()).expect("the URL is valid");
+    let client = probe.address().client();
     let mut subscription = client.get_async_pubsub().await.expect("a subscription");
     subscription.subscribe(channel).await.expect("SUBSCRIBE");
     subscription
@@ -39,7 +39,7 @@ pub(crate) struct Adds {
 impl Adds {
     pub(crate) async fn connect(probe: &Probe, setup: &Setup) -> Self {
         Self {
-            connection: connect(probe.url()).await,
+            connection: connect(probe.address()).await,
             to: Arc::new((setup.streams().collect(), setup.names().collect())),
             payload: setup.payload(),
         }
@@ -98,7 +98,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) async fn connect(url: &str, setup: &Setup) -> Self {
+    pub(crate) async fn connect(address: &Address, setup: &Setup) -> Self {
         let streams: Vec<_> = setup.streams().collect();
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP);
@@ -108,7 +108,7 @@ impl Reader {
         read.arg("STREAMS").arg(&streams);
         read.arg(vec![">"; streams.len()]);
         Self {
-            connection: connect(url).await,
+            connection: connect(address).await,
             setup: *setup,
             streams,
             read,

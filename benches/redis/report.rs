@@ -56,6 +56,9 @@ impl Scene {
                 setup.delay_us
             );
         }
+        if setup.tls {
+            println!("network: TLS between the server and the rest");
+        }
         println!("process: {worker}, a runtime of 2 threads each");
         let handlers = match setup.handlers_wait {
             true => "handlers that wait once",

@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) delay_us: usize,
     /// Whether the server writes an append-only file.
     pub(crate) aof: bool,
+    /// Whether senders and workers speak TLS with the server.
+    pub(crate) tls: bool,
 }
 
 impl Default for Setup {
@@ -40,6 +42,7 @@ impl Default for Setup {
             processes: 0,
             delay_us: 0,
             aof: false,
+            tls: false,
         }
     }
 }

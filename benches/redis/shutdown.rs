@@ -57,7 +57,7 @@ async fn round(probe: &Probe, setup: &Setup) -> Duration {
     let held = setup.max_in_flight;
     probe.clear(setup).await;
     preload(probe, setup, held).await;
-    let redis = connect(probe.url())
+    let redis = connect(probe.address())
         .await
         .stream(STREAM)
         .max_in_flight(held);
@@ -93,7 +93,7 @@ async fn round(probe: &Probe, setup: &Setup) -> Duration {
 async fn raw_round(probe: &Probe, setup: &Setup) -> Duration {
     probe.clear(setup).await;
     preload(probe, setup, setup.max_in_flight).await;
-    let mut reader = Reader::connect(probe.url(), setup).await;
+    let mut reader = Reader::connect(probe.address(), setup).await;
     let mut held = Vec::new();
     while held.len() < setup.max_in_flight {
         held.extend(reader.read().await);

@@ -17,7 +17,7 @@ pub(crate) struct Step {
 pub(crate) async fn run(probe: &Probe, setup: &Setup, tasks: usize) -> Vec<Step> {
     probe.clear(setup).await;
     process::reset_peak(std::process::id());
-    let worker = Worker::start(probe.url(), setup).await;
+    let worker = Worker::start(probe.address(), setup).await;
     println!(
         "{:>10} {:>14} {:>14} {:>14} {:>12}",
         "tasks", "process KiB", "peak KiB", "redis KiB", "entries"

@@ -20,6 +20,7 @@ use tower::util::MapRequestLayer;
 
 use crate::{
     GROUP, NAME, STREAM,
+    address::Address,
     open::Arrivals,
     setup::{Setup, number},
     workload::Handler,
@@ -41,17 +42,17 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) async fn start(url: &str, setup: &Setup) -> Self {
-        Self::with(url, setup, Handler::Single, Arrivals::new(0)).await
+    pub(crate) async fn start(address: &Address, setup: &Setup) -> Self {
+        Self::with(address, setup, Handler::Single, Arrivals::new(0)).await
     }
 
     pub(crate) async fn with(
-        url: &str,
+        address: &Address,
         setup: &Setup,
         handler: Handler,
         arrivals: Arrivals,
     ) -> Self {
-        let redis = handle(connect(url).await, setup).max_in_flight(setup.max_in_flight);
+        let redis = handle(connect(address).await, setup).max_in_flight(setup.max_in_flight);
         let seen = Seen::new(arrivals);
         let stop = CancellationToken::new();
         let app = app(setup, handler).with_state(seen.clone());
@@ -138,11 +139,8 @@ fn app(setup: &Setup, handler: Handler) -> Router<Seen> {
     app.layer(MapRequestLayer::new(|message: Message| message))
 }
 
-pub(crate) async fn connect(url: &str) -> Redis {
-    Redis::connect(url)
-        .await
-        .expect("a connection")
-        .group(GROUP)
+pub(crate) async fn connect(address: &Address) -> Redis {
+    address.connect().await.group(GROUP)
 }
 
 /// The handle that serves and sends to the streams of the setup.

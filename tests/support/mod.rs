@@ -23,6 +23,7 @@ mod clock;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod rights;
+pub(crate) mod tls;
 pub(crate) mod work;
 pub(crate) mod worker;
 

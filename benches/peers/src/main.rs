@@ -24,6 +24,9 @@ mod support;
 
 // The library's own bench, but for what it shows and what it alone measures. Some of these modules
 // have parts that only it needs.
+#[allow(dead_code)]
+#[path = "../../redis/address.rs"]
+mod address;
 #[path = "../../redis/clock.rs"]
 mod clock;
 #[path = "../../redis/open.rs"]
@@ -58,6 +61,7 @@ use crate::{
     peer::Peer,
     probe::Probe,
     report::{Report, Row},
+    setup::Setup,
 };
 
 const STREAM: &str = "app_stream";
@@ -85,7 +89,7 @@ fn main() {
 }
 
 async fn run(args: Args) {
-    let redis = Probe::start(false).await;
+    let redis = Probe::start(&Setup::default()).await;
     let nats = NatsServer::start().await;
     report::machine(&redis, &nats).await;
     let mut report = Report::default();

@@ -1,76 +1,35 @@
 //! TLS.
 
-use std::{fs, path::Path, process::Command};
-
 use campanile::{Error, Message, Redis};
 use redis::TlsCertificates;
 use rustls::crypto::CryptoProvider;
-use tempfile::TempDir;
 
 use super::{
     SECOND,
     idle::{close_idle_connections, works_after_pauses},
     send,
-    support::{Options, RedisServer},
+    support::{Options, RedisServer, tls::Tls},
     within,
 };
 
-/// A certificate for `localhost` that is its own root, and its key.
-fn certificate(dir: &Path) {
-    let config = "[req]\ndistinguished_name=name\nx509_extensions=ext\nprompt=no\n\
-                  [name]\nCN=localhost\n\
-                  [ext]\nsubjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n";
-    fs::write(dir.join("config"), config).unwrap();
-    let made = Command::new("openssl")
-        .current_dir(dir)
-        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
-        .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args([
-            "-config", "config", "-keyout", "key.pem", "-out", "cert.pem",
-        ])
-        .output()
-        .expect("openssl is missing; install it: apt-get install openssl");
-    assert!(made.status.success(), "{made:?}");
-}
-
-/// A server with a port for TLS, and the directory of its certificate.
+/// A server with a port for TLS.
 struct Secured {
     server: RedisServer,
-    port: u16,
-    dir: TempDir,
+    tls: Tls,
 }
 
 impl Secured {
     /// `auth_clients` says whether it asks its clients for certificates: `no`, `optional` or `yes`.
     async fn start(auth_clients: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        certificate(dir.path());
-        let file = |name: &str| dir.path().join(name).display().to_string();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .unwrap()
-            .port();
-        let options = Options::new()
-            .args(["--tls-port", &port.to_string()])
-            .args(["--tls-auth-clients", auth_clients])
-            .args(["--tls-cert-file", &file("cert.pem")])
-            .args(["--tls-key-file", &file("key.pem")])
-            .args(["--tls-ca-cert-file", &file("cert.pem")]);
+        let tls = Tls::new();
+        let options = Options::new().args(tls.args(auth_clients));
         let server = RedisServer::with(options).await;
-        Self { server, port, dir }
-    }
-
-    fn url(&self) -> String {
-        format!("rediss://localhost:{}/", self.port)
-    }
-
-    fn file(&self, name: &str) -> Vec<u8> {
-        fs::read(self.dir.path().join(name)).unwrap()
+        Self { server, tls }
     }
 
     /// A builder that trusts the server.
     fn trusted(&self) -> campanile::transport::redis::RedisBuilder {
-        Redis::builder(self.url()).ca_certificate(self.file("cert.pem"))
+        Redis::builder(self.tls.url()).ca_certificate(self.tls.file("cert.pem"))
     }
 }
 
@@ -90,25 +49,23 @@ async fn an_own_ca_is_trusted_and_an_unknown_one_is_refused_with_the_way_out() {
     let secured = Secured::start("no").await;
     works(secured.trusted().connect().await).await;
     works(secured.trusted().connect_when_ready().await).await;
-    let url = format!("{}?protocol=resp3", secured.url());
-    let resp3 = Redis::builder(url).ca_certificate(secured.file("cert.pem"));
+    let url = format!("{}?protocol=resp3", secured.tls.url());
+    let resp3 = Redis::builder(url).ca_certificate(secured.tls.file("cert.pem"));
     works(resp3.connect().await).await;
 
-    is_config_error(Redis::connect(&secured.url()).await, "ca_certificate");
-    let strangers = tempfile::tempdir().unwrap();
-    certificate(strangers.path());
-    let stranger = fs::read(strangers.path().join("cert.pem")).unwrap();
-    let connecting = Redis::builder(secured.url()).ca_certificate(stranger);
+    is_config_error(Redis::connect(&secured.tls.url()).await, "ca_certificate");
+    let stranger = Tls::new().file("cert.pem");
+    let connecting = Redis::builder(secured.tls.url()).ca_certificate(stranger);
     is_config_error(connecting.connect().await, "ca_certificate");
-    let other_name = format!("rediss://127.0.0.1:{}/", secured.port);
-    let connecting = Redis::builder(other_name).ca_certificate(secured.file("cert.pem"));
+    let other_name = format!("rediss://127.0.0.1:{}/", secured.tls.port());
+    let connecting = Redis::builder(other_name).ca_certificate(secured.tls.file("cert.pem"));
     is_config_error(connecting.connect().await, "another host name");
 }
 
 #[tokio::test]
 async fn a_server_that_demands_a_client_certificate_gets_one_or_the_error_asks_for_it() {
     let secured = Secured::start("yes").await;
-    let (certificate_of_ours, key) = (secured.file("cert.pem"), secured.file("key.pem"));
+    let (certificate_of_ours, key) = (secured.tls.file("cert.pem"), secured.tls.file("key.pem"));
     let connecting = secured
         .trusted()
         .client_certificate(&certificate_of_ours, &key);
@@ -118,10 +75,8 @@ async fn a_server_that_demands_a_client_certificate_gets_one_or_the_error_asks_f
         "client certificate; give one",
     );
 
-    let strangers = tempfile::tempdir().unwrap();
-    certificate(strangers.path());
-    let [stranger, strangers_key] =
-        ["cert.pem", "key.pem"].map(|name| fs::read(strangers.path().join(name)).unwrap());
+    let strangers = Tls::new();
+    let [stranger, strangers_key] = ["cert.pem", "key.pem"].map(|name| strangers.file(name));
     let connecting = secured
         .trusted()
         .client_certificate(&stranger, &strangers_key);
@@ -139,9 +94,9 @@ async fn a_server_that_demands_a_client_certificate_gets_one_or_the_error_asks_f
 #[tokio::test]
 async fn any_certificate_is_accepted_where_that_is_asked_for() {
     let secured = Secured::start("no").await;
-    let insecure = format!("{}#insecure", secured.url());
+    let insecure = format!("{}#insecure", secured.tls.url());
     works(Redis::connect(&insecure).await).await;
-    let connecting = Redis::builder(secured.url()).danger_accept_invalid_certificates();
+    let connecting = Redis::builder(secured.tls.url()).danger_accept_invalid_certificates();
     works(connecting.connect().await).await;
     let client = redis::Client::open(insecure).unwrap();
     works(Redis::from_client(client).await).await;
@@ -150,7 +105,7 @@ async fn any_certificate_is_accepted_where_that_is_asked_for() {
 #[tokio::test]
 async fn certificates_that_would_not_be_used_are_refused() {
     let secured = Secured::start("no").await;
-    let certificate = secured.file("cert.pem");
+    let certificate = secured.tls.file("cert.pem");
     let connecting = Redis::builder(secured.server.url()).ca_certificate(&certificate);
     is_config_error(connecting.connect().await, "rediss://");
     // Nobody can read what a client of the crate `redis` holds.
@@ -158,7 +113,7 @@ async fn certificates_that_would_not_be_used_are_refused() {
         client_tls: None,
         root_cert: Some(certificate),
     };
-    let client = redis::Client::build_with_tls(secured.url(), trust).unwrap();
+    let client = redis::Client::build_with_tls(secured.tls.url(), trust).unwrap();
     is_config_error(Redis::from_client(client).await, "Redis::builder");
 }
 
@@ -212,8 +167,8 @@ async fn a_certificate_that_the_system_trusts_is_trusted() {
             "--ignored",
             "--nocapture",
         ])
-        .env("CAMPANILE_TEST_URL", secured.url())
-        .env("SSL_CERT_FILE", secured.dir.path().join("cert.pem"))
+        .env("CAMPANILE_TEST_URL", secured.tls.url())
+        .env("SSL_CERT_FILE", secured.tls.dir().join("cert.pem"))
         .kill_on_drop(true)
         .output();
     let output = within(60 * SECOND, client).await.unwrap();

@@ -1,0 +1,69 @@
+//! The address of the server, and how each side connects to it.
+
+use campanile::Redis;
+use serde::{Deserialize, Serialize};
+
+/// The URL of a server, and the certificate to trust if the server speaks TLS.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Address {
+    url: String,
+    certificate: Option<Vec<u8>>,
+}
+
+impl Address {
+    pub(crate) fn plain(url: String) -> Self {
+        Self {
+            url,
+            certificate: None,
+        }
+    }
+
+    pub(crate) fn tls(url: String, certificate: Vec<u8>) -> Self {
+        Self {
+            url,
+            certificate: Some(certificate),
+        }
+    }
+
+    /// The same server behind another port of this machine.
+    pub(crate) fn by_port(&self, port: u16) -> Self {
+        let url = match self.certificate {
+            // The certificate is for this name.
+            Some(_) => format!("rediss://localhost:{port}/"),
+            None => format!("redis://127.0.0.1:{port}/"),
+        };
+        Self {
+            url,
+            certificate: self.certificate.clone(),
+        }
+    }
+
+    /// Connects Campanile.
+    pub(crate) async fn connect(&self) -> Redis {
+        let builder = Redis::builder(&self.url);
+        #[cfg(feature = "redis-rustls")]
+        let builder = match &self.certificate {
+            Some(certificate) => builder.ca_certificate(certificate),
+            None => builder,
+        };
+        builder.connect().await.expect("a connection")
+    }
+
+    /// A client of bare redis-rs.
+    pub(crate) fn client(&self) -> redis::Client {
+        let client = match &self.certificate {
+            #[cfg(feature = "redis-rustls")]
+            Some(certificate) => {
+                // redis-rs takes the provider of the process. An error means that there is one.
+                let _ = rustls::crypto::ring::default_provider().install_default();
+                let trusted = redis::TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(certificate.clone()),
+                };
+                redis::Client::build_with_tls(&*self.url, trusted)
+            }
+            _ => redis::Client::open(&*self.url),
+        };
+        client.expect("the URL is valid")
+    }
+}
