@@ -25,7 +25,7 @@
 //! --routes <n>          names that are sent to in turn
 //! --streams <n>         streams that are sent to in turn, and all served by the worker
 //! --processes <1 to 4>  the worker in so many processes of its own; for tasks and drains
-//! --delay-us <n>        a network with such a round trip, by a proxy; its CPU time counts as the client's
+//! --delay-us <n>        a network with such a round trip, by a proxy in a process of its own
 //! --senders <n>         senders, or requests in flight, in place of the workloads' own
 //! --backlog <n>         what a drain finds
 //! --json <file>         where the figures go beside the table
@@ -101,6 +101,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::{Args, Mode},
+    delay::Proxy,
     figures::Row,
     probe::Probe,
     report::{Report, Scene},
@@ -126,6 +127,12 @@ fn main() {
         runtime.block_on(distant::work(&order));
         // A thread still waits for what nobody will say any more.
         exit(0);
+    }
+    if words.next_if_eq(delay::PROXY).is_some() {
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
+        let server = number().and_then(|port| port.try_into().ok());
+        let round_trip = Duration::from_micros(number().expect("a round trip"));
+        return delay::run(server.expect("a port"), round_trip);
     }
     // A bench is told to measure, a test nothing.
     if words.peek().is_none() {
@@ -185,9 +192,12 @@ async fn all() {
 
 async fn run(args: Args) {
     let mut probe = Probe::start(&args.setup).await;
-    if args.setup.delay_us > 0 {
-        let round_trip = Duration::from_micros(args.setup.delay_us as u64);
-        probe.lead_through(delay::start(probe.port(), round_trip));
+    let proxy = match args.setup.delay_us {
+        0 => None,
+        round_trip => Some(Proxy::start(probe.port(), round_trip).await),
+    };
+    if let Some(proxy) = &proxy {
+        probe.lead_through(proxy.port);
     }
     let scene = Scene::of(&probe, args.setup, args.measured).await;
     scene.print();

@@ -3,18 +3,56 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    process::Stdio,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+/// The argument that makes a process a proxy, before the server's port and the round trip in
+/// microseconds.
+pub(crate) const PROXY: &str = "--proxy";
+
 /// The timer slack of Linux, by which a thread that sleeps wakes late.
 const SLACK: Duration = Duration::from_micros(55);
 
-/// Starts a proxy in front of the server on this port, for as long as the process runs, and gives
-/// its port. It has threads of its own: the timers of tokio are as coarse as a millisecond. Its CPU
-/// time counts as that of the client.
-pub(crate) fn start(server: u16, round_trip: Duration) -> u16 {
+/// A proxy in front of a server. It is a process, so that its CPU time is nobody's. Dropping it
+/// kills the process.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    _process: Child,
+}
+
+impl Proxy {
+    /// Starts a proxy in front of the server on this port.
+    pub(crate) async fn start(server: u16, round_trip_us: usize) -> Self {
+        let program = std::env::current_exe().expect("the bench's own program");
+        let mut process = Command::new(program)
+            .args([PROXY, &server.to_string(), &round_trip_us.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the bench runs itself");
+        let mut written = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        let line = written.next_line().await.expect("the proxy writes");
+        let port = line.and_then(|line| line.parse().ok());
+        Self {
+            port: port.expect("the proxy's port"),
+            _process: process,
+        }
+    }
+}
+
+/// Runs a proxy, which is this whole process, until the standard input ends. It has a thread for
+/// each direction of a connection: the timers of tokio are as coarse as a millisecond.
+pub(crate) fn run(server: u16, round_trip: Duration) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
     thread::spawn(move || {
@@ -24,7 +62,8 @@ pub(crate) fn start(server: u16, round_trip: Duration) -> u16 {
             one_way(&server, &client, round_trip / 2);
         }
     });
-    port
+    println!("{port}");
+    let _ = std::io::stdin().read(&mut [0]);
 }
 
 /// Passes on what comes, each piece when its time is over.
