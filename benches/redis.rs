@@ -9,6 +9,7 @@
 //! cargo bench --bench redis -- --rate 20000                # sent at a fixed rate, whatever comes back
 //! cargo bench --bench redis -- --workload task-64 --rates 5000,20000,50000,100000 --plot latency.svg
 //! cargo bench --bench redis -- --curves curves.json        # the cost of a message against six quantities
+//! cargo bench --bench redis --features ablation -- --ablation  # what each mechanism is worth
 //! cargo bench --bench redis -- --soak 1000000              # memory while so many tasks pass
 //! cargo bench --bench redis -- --shutdown                  # with 10,000 deliveries held
 //! cargo bench --bench redis -- --idle                      # 100 workers that have nothing to do
@@ -50,6 +51,9 @@ mod machine;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+#[cfg(feature = "ablation")]
+#[path = "redis/ablation.rs"]
+mod ablation;
 #[path = "redis/address.rs"]
 mod address;
 #[path = "redis/args.rs"]
@@ -177,6 +181,8 @@ async fn all() {
         ],
         #[cfg(feature = "redis-rustls")]
         vec!["--workload", "rpc-fast-64", "--tls", "--streams", "3"],
+        #[cfg(feature = "ablation")]
+        vec!["--ablation"],
         vec!["--shutdown"],
         vec!["--idle"],
     ] {
@@ -212,6 +218,11 @@ async fn run(args: Args) {
         Mode::Curves(path) => {
             let points = curves::run(&probe, &args).await;
             report::write_json(path, &scene, &points);
+        }
+        #[cfg(feature = "ablation")]
+        Mode::Ablation => {
+            let switches = ablation::run(&probe, &args).await;
+            args.write(&scene, &switches);
         }
         Mode::Soak(tasks) => {
             let steps = soak::run(&probe, &args.setup, *tasks).await;

@@ -51,6 +51,11 @@
 //! - `cli`: the program `campanile`, for a [terminal](guide::terminal). No library needs it, so it is not
 //!   in `full`.
 
+#[cfg(feature = "ablation")]
+#[doc(hidden)]
+pub mod ablation;
+#[cfg(not(feature = "ablation"))]
+mod ablation;
 pub mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;

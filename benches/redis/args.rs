@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     report::{self, Scene},
     setup::Setup,
-    workload::{self, Job, Work, Workload},
+    workload::{self, Job, Work, Workload, named},
 };
 
 /// How long a round at a fixed rate sends.
@@ -44,6 +44,8 @@ pub(crate) enum Mode {
     Soak(usize),
     Shutdown,
     Idle,
+    #[cfg(feature = "ablation")]
+    Ablation,
 }
 
 impl Args {
@@ -78,6 +80,10 @@ impl Args {
                 "--workload" => args.workloads.push(named(&value()?)?),
                 "--curves" => modes.push(Mode::Curves(value()?.into())),
                 "--soak" => modes.push(Mode::Soak(number(&value()?)?)),
+                #[cfg(feature = "ablation")]
+                "--ablation" => modes.push(Mode::Ablation),
+                #[cfg(not(feature = "ablation"))]
+                "--ablation" => return Err("--ablation needs --features ablation".into()),
                 "--shutdown" => modes.push(Mode::Shutdown),
                 "--idle" => modes.push(Mode::Idle),
                 // What `cargo bench` says to every bench, and `cargo test` does not.
@@ -86,7 +92,9 @@ impl Args {
             }
         }
         if modes.len() > 1 {
-            return Err("--curves, --soak, --shutdown and --idle are one at a time".into());
+            return Err(
+                "--curves, --soak, --shutdown, --idle and --ablation are one at a time".into(),
+            );
         }
         args.mode = modes.pop().unwrap_or_default();
         args.complete()?;
@@ -135,31 +143,34 @@ impl Args {
 
     /// The rounds to measure, each of them on both sides.
     pub(crate) fn jobs(&self) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        for workload in &self.workloads {
-            let mut job = Job {
-                name: workload.name,
-                work: workload.work,
-                count: self.count(workload),
-                rate: None,
-                setup: self.setup,
-            };
-            if let Some(senders) = self.senders {
-                job.work = job.work.with_senders(senders);
-            }
-            if let (Some(backlog), Work::Drain { .. }) = (self.backlog, job.work) {
-                job.count = backlog;
-            }
-            if self.rates.is_empty() {
-                jobs.push(job);
-            }
-            jobs.extend(self.rates.iter().map(|&rate| Job {
-                rate: Some(rate),
-                count: ((rate as f64 * self.extent(SECONDS)) as usize).max(1),
-                ..job
-            }));
+        let jobs = |workload| self.jobs_of(workload);
+        self.workloads.iter().flat_map(jobs).collect()
+    }
+
+    /// The rounds of one workload.
+    pub(crate) fn jobs_of(&self, workload: &Workload) -> Vec<Job> {
+        let mut job = Job {
+            name: workload.name,
+            work: workload.work,
+            count: self.count(workload),
+            rate: None,
+            setup: self.setup,
+        };
+        if let Some(senders) = self.senders {
+            job.work = job.work.with_senders(senders);
         }
-        jobs
+        if let (Some(backlog), Work::Drain { .. }) = (self.backlog, job.work) {
+            job.count = backlog;
+        }
+        if self.rates.is_empty() {
+            return vec![job];
+        }
+        let at_rate = |&rate| Job {
+            rate: Some(rate),
+            count: ((rate as f64 * self.extent(SECONDS)) as usize).max(1),
+            ..job
+        };
+        self.rates.iter().map(at_rate).collect()
     }
 
     /// Writes what was measured, if it is wanted.
@@ -186,14 +197,6 @@ impl Args {
             (true, false) => full,
         }
     }
-}
-
-fn named(name: &str) -> Result<Workload, String> {
-    let found = workload::ALL.into_iter().find(|known| known.name == name);
-    found.ok_or_else(|| {
-        let names = workload::ALL.map(|known| known.name).join(", ");
-        format!("no workload is named {name}; there are {names}")
-    })
 }
 
 fn waits(word: &str) -> Result<bool, String> {

@@ -82,35 +82,12 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new() -> Self {
-        println!(
-            "{:<16} {:>8} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>7}  latency in µs",
-            "", "sent", "", "", "", "client", "Redis", "comm-", "peak"
-        );
-        println!(
-            "{:<16} {:>8} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>7} {:>8} {:>8} {:>8} {:>8}",
-            "workload",
-            "per s",
-            "",
-            "per s",
-            "ratio",
-            "µs CPU",
-            "µs CPU",
-            "ands",
-            "MiB",
-            "p50",
-            "p90",
-            "p99",
-            "p99.9"
-        );
+        heading();
         Self { rows: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, row: Row) {
-        let sent = row.rate.map_or("at will".into(), |rate| rate.to_string());
-        if let Some(raw) = &row.raw {
-            line([row.workload, &sent, "raw"], raw, None);
-        }
-        line([row.workload, &sent, "ours"], &row.ours, row.ratio);
+        lines(&row, ["raw", "ours"]);
         self.rows.push(row);
     }
 
@@ -123,6 +100,39 @@ impl Report {
             }
         }
     }
+}
+
+/// The heading of the table.
+pub(crate) fn heading() {
+    println!(
+        "{:<16} {:>8} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>7}  latency in µs",
+        "", "sent", "", "", "", "client", "Redis", "comm-", "peak"
+    );
+    println!(
+        "{:<16} {:>8} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>7} {:>8} {:>8} {:>8} {:>8}",
+        "workload",
+        "per s",
+        "",
+        "per s",
+        "ratio",
+        "µs CPU",
+        "µs CPU",
+        "ands",
+        "MiB",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9"
+    );
+}
+
+/// The two lines of a row, for its sides of these names.
+pub(crate) fn lines(row: &Row, [raw, ours]: [&str; 2]) {
+    let sent = row.rate.map_or("at will".into(), |rate| rate.to_string());
+    if let Some(figures) = &row.raw {
+        line([row.workload, &sent, raw], figures, None);
+    }
+    line([row.workload, &sent, ours], &row.ours, row.ratio);
 }
 
 fn line([workload, sent, side]: [&str; 3], figures: &Figures, ratio: Option<f64>) {

@@ -105,6 +105,14 @@ pub(crate) const ALL: [Workload; 13] = [
     workload("rpc-reliable-512", rpc(512, true), 200_000, 30_000),
 ];
 
+pub(crate) fn named(name: &str) -> Result<Workload, String> {
+    let found = ALL.into_iter().find(|known| known.name == name);
+    found.ok_or_else(|| {
+        let names = ALL.map(|known| known.name).join(", ");
+        format!("no workload is named {name}; there are {names}")
+    })
+}
+
 /// What one round is to do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job {

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::sync::lock;
+use crate::{ablation::Mechanism, sync::lock};
 
 /// The time for which one task starts deliveries alone: the cost of waking another thread.
 const SHARE: Duration = Duration::from_micros(20);
@@ -95,6 +95,13 @@ impl<D: Handle> InFlight<D> {
         };
         // Making them is not done under the lock.
         let deliveries: VecDeque<_> = deliveries.map(guarded).collect();
+        if Mechanism::KeptTasks.is_off() {
+            let mut tasks = lock(&self.0.tasks);
+            for (delivery, guard) in deliveries {
+                tasks.spawn(delivery.handle(guard));
+            }
+            return;
+        }
         let mut not_started = lock(&self.0.not_started);
         match not_started.is_empty() {
             true => *not_started = deliveries,

@@ -8,6 +8,7 @@ use tokio::{
 
 use super::{BlockingConnection, Fetch, GRACE, ReadCommand};
 use crate::{
+    ablation::Mechanism,
     error::Error,
     transport::redis::{connection::Progress, entry::Entry, response::Value},
 };
@@ -26,7 +27,7 @@ impl Fetch {
     /// Reads on, where more than what has just come is asked for and nothing else is to be looked
     /// at first. It does not block, so it is soon answered.
     pub(super) fn read_ahead(&mut self, come: usize) {
-        if !self.full {
+        if !self.full || Mechanism::ReadAhead.is_off() {
             return;
         }
         let busy = self.is_busy_otherwise();

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{BlockingConnection, Fetch, GRACE};
-use crate::{sync::lock, transport::redis::consumer::settle::Settlement};
+use crate::{ablation::Mechanism, sync::lock, transport::redis::consumer::settle::Settlement};
 
 /// The most deliveries that a read waits for. More of them are better acknowledged while it reads.
 const MAX_DELIVERIES: usize = 4;
@@ -92,6 +92,7 @@ impl Fetch {
     pub(super) fn expect_settlements(&mut self, deliveries: usize) -> bool {
         let few = (1..=MAX_DELIVERIES).contains(&deliveries);
         let waits = few
+            && !Mechanism::AcknowledgeWithRead.is_off()
             && !self.full
             && self.ahead.is_none()
             && self.pause_until.is_none_or(|until| until <= Instant::now())

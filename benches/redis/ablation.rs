@@ -1,0 +1,72 @@
+//! What each mechanism is worth that exists for speed alone: the same workload with it and without.
+
+use campanile::ablation::Mechanism;
+use serde::Serialize;
+
+use crate::{
+    Side,
+    args::Args,
+    figures::{Figures, Row},
+    probe::Probe,
+    report, round,
+    workload::named,
+};
+
+/// A mechanism, and the workloads that it was made for.
+const SWITCHES: [(Mechanism, &str, &[&str]); 3] = [
+    (
+        Mechanism::AcknowledgeWithRead,
+        "acknowledge with the read",
+        &["task-1", "rpc-fast-1", "rpc-reliable-1"],
+    ),
+    (Mechanism::ReadAhead, "read ahead", &["task-64", "drain"]),
+    (
+        Mechanism::KeptTasks,
+        "kept tasks",
+        &["task-64", "drain", "rpc-fast-64"],
+    ),
+];
+
+#[derive(Serialize)]
+pub(crate) struct Switch {
+    mechanism: &'static str,
+    workload: &'static str,
+    /// Messages of a round.
+    count: usize,
+    /// Of on to off, in messages per second.
+    ratio: Option<f64>,
+    off: Option<Figures>,
+    on: Figures,
+}
+
+/// Measures every mechanism, by rounds that alternate off, on, off, on.
+pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Switch> {
+    report::heading();
+    let mut switches = Vec::new();
+    for (mechanism, name, workloads) in SWITCHES {
+        println!("{name}");
+        for workload in workloads {
+            let workload = named(workload).expect("a workload of this bench");
+            for job in args.jobs_of(&workload) {
+                let (mut off, mut on) = (Vec::new(), Vec::new());
+                for _ in 0..args.rounds {
+                    mechanism.turn_off_alone();
+                    off.push(round(probe, Side::Ours, &job).await);
+                    Mechanism::turn_all_on();
+                    on.push(round(probe, Side::Ours, &job).await);
+                }
+                let row = Row::new(&job, off, on);
+                report::lines(&row, ["off", "on"]);
+                switches.push(Switch {
+                    mechanism: name,
+                    workload: row.workload,
+                    count: row.count,
+                    ratio: row.ratio,
+                    off: row.raw,
+                    on: row.ours,
+                });
+            }
+        }
+    }
+    switches
+}

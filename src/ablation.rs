@@ -1,0 +1,52 @@
+//! Turns off mechanisms that exist for speed alone, so that a bench can measure what each is worth.
+//! Without the feature `ablation` all of them are on, and no code asks.
+
+#![cfg_attr(not(feature = "ablation"), allow(dead_code, unreachable_pub))]
+
+/// A mechanism that exists for speed alone.
+#[derive(Debug, Clone, Copy)]
+pub enum Mechanism {
+    /// The connection that reads acknowledges what the last read has brought.
+    AcknowledgeWithRead,
+    /// A read is sent before the entries of the last one are looked at.
+    ReadAhead,
+    /// Tasks that have handled a delivery are kept for later ones, and one at a time starts
+    /// deliveries. Turned off, each delivery has a task spawned for it.
+    KeptTasks,
+}
+
+#[cfg(feature = "ablation")]
+mod switches {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Mechanism;
+
+    static OFF: AtomicU8 = AtomicU8::new(0);
+
+    impl Mechanism {
+        fn bit(self) -> u8 {
+            1 << self as u8
+        }
+
+        /// Turns this mechanism off, and all others on, in the whole process.
+        pub fn turn_off_alone(self) {
+            OFF.store(self.bit(), Ordering::Relaxed);
+        }
+
+        /// Turns all mechanisms on.
+        pub fn turn_all_on() {
+            OFF.store(0, Ordering::Relaxed);
+        }
+
+        pub(crate) fn is_off(self) -> bool {
+            OFF.load(Ordering::Relaxed) & self.bit() != 0
+        }
+    }
+}
+
+#[cfg(not(feature = "ablation"))]
+impl Mechanism {
+    pub(crate) const fn is_off(self) -> bool {
+        false
+    }
+}
