@@ -4,6 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashSet},
     str::FromStr,
+    sync::Arc,
 };
 
 use foldhash::HashMap;
@@ -45,8 +46,8 @@ pub struct Streams {
 /// Where the names of the streams come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Members {
-    /// Named by the application, each with its weight.
-    Listed(Vec<(Name, u32)>),
+    /// Named by the application, each with its weight. Shared, since each call clones its handle.
+    Listed(Arc<[(Name, u32)]>),
     /// Registered by senders, under the name of a registry.
     Registered(Name),
 }
@@ -122,7 +123,7 @@ impl Streams {
             ));
         }
         let mut seen = HashSet::new();
-        for (name, weight) in listed {
+        for (name, weight) in listed.iter() {
             if let Some(fault) = name.fault() {
                 return Err(Error::config(format!(
                     "the stream `{name}` cannot be used: {fault}"

@@ -87,7 +87,7 @@ impl MemorySource {
             None => vec![(self.settings.stream.clone(), 1)],
             Some(set) => {
                 let listed = match &set.members {
-                    Members::Listed(listed) => listed.clone(),
+                    Members::Listed(listed) => listed.to_vec(),
                     Members::Registered(registry) => {
                         self.broker.registries.listen(registry, &self.wake);
                         Vec::new()
