@@ -1,7 +1,7 @@
 //! Campanile beside its peers: the same workloads, in the same run, by alternation.
 //!
 //! ```sh
-//! cargo run --release -- --quick                        # every peer and workload, under two minutes
+//! cargo run --release -- --quick                        # every peer and workload
 //! cargo run --release                                   # longer rounds, and five of each
 //! cargo run --release -- --workload drain --peer raw --peer async-nats --rounds 9
 //! ```
@@ -14,8 +14,10 @@
 
 mod apalis;
 mod args;
+mod bullmq;
 mod nats;
 mod nats_server;
+mod oxana;
 mod peer;
 mod report;
 mod ruststream;

@@ -1,10 +1,10 @@
 //! Who is measured.
 
 use crate::{
-    apalis,
+    apalis, bullmq,
     nats::{self, Acknowledge},
     nats_server::NatsServer,
-    ours,
+    ours, oxana,
     probe::Probe,
     raw,
     ruststream::{self, Handler},
@@ -20,6 +20,14 @@ pub(crate) enum Peer {
     RustStream,
     /// RustStream with a handler that has all messages of a read at once.
     RustStreamBatch,
+    /// Oxana at its default concurrency, which is one job at a time.
+    Oxana,
+    /// Oxana with 64 jobs at a time.
+    OxanaConcurrent,
+    /// BullMQ at its default concurrency, which is one job at a time.
+    BullMq,
+    /// BullMQ with 64 jobs at a time.
+    BullMqConcurrent,
     /// JetStream, or core NATS for requests.
     Nats,
     /// JetStream, where each acknowledgement is answered.
@@ -27,12 +35,16 @@ pub(crate) enum Peer {
 }
 
 /// In the order of a round. The baseline is first, so that every other one is compared to it.
-pub(crate) const ALL: [Peer; 7] = [
+pub(crate) const ALL: [Peer; 11] = [
     Peer::Raw,
     Peer::Campanile,
     Peer::Apalis,
     Peer::RustStream,
     Peer::RustStreamBatch,
+    Peer::Oxana,
+    Peer::OxanaConcurrent,
+    Peer::BullMq,
+    Peer::BullMqConcurrent,
     Peer::Nats,
     Peer::NatsConfirmed,
 ];
@@ -45,6 +57,10 @@ impl Peer {
             Peer::Apalis => "apalis-redis",
             Peer::RustStream => "ruststream-fred",
             Peer::RustStreamBatch => "ruststream-fred-batch",
+            Peer::Oxana => "oxana",
+            Peer::OxanaConcurrent => "oxana-64",
+            Peer::BullMq => "bullmq-official",
+            Peer::BullMqConcurrent => "bullmq-official-64",
             Peer::Nats => "async-nats",
             Peer::NatsConfirmed => "async-nats-double-ack",
         }
@@ -56,14 +72,32 @@ impl Peer {
         !rpc || matches!(self, Peer::Raw | Peer::Campanile | Peer::Nats)
     }
 
+    /// The number of messages in its rounds of a job. Peers that handle one job at a time would need
+    /// minutes for as many as the others have.
+    fn count(&self, job: &Job) -> usize {
+        match self {
+            Peer::Oxana | Peer::BullMq => job.count / 10,
+            Peer::OxanaConcurrent | Peer::BullMqConcurrent => job.count / 4,
+            _ => job.count,
+        }
+    }
+
     pub(crate) async fn round(&self, redis: &Probe, nats: &NatsServer, job: &Job) -> Round {
         redis.clear(&job.setup).await;
+        let job = &Job {
+            count: self.count(job),
+            ..*job
+        };
         let round = match self {
             Peer::Raw => raw::round(redis, job).await,
             Peer::Campanile => ours::round(redis, job).await,
             Peer::Apalis => apalis::round(redis, job).await,
             Peer::RustStream => ruststream::round(redis, Handler::One, job).await,
             Peer::RustStreamBatch => ruststream::round(redis, Handler::Batch, job).await,
+            Peer::Oxana => oxana::round(redis, None, job).await,
+            Peer::OxanaConcurrent => oxana::round(redis, Some(64), job).await,
+            Peer::BullMq => bullmq::round(redis, None, job).await,
+            Peer::BullMqConcurrent => bullmq::round(redis, Some(64), job).await,
             Peer::Nats => nats::round(nats, Acknowledge::Sent, job).await,
             Peer::NatsConfirmed => nats::round(nats, Acknowledge::Confirmed, job).await,
         };

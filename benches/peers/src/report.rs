@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The crates whose versions matter, as they were compiled.
-const CRATES: [&str; 8] = [
+const CRATES: [&str; 10] = [
     "campanile",
     "redis",
     "apalis",
@@ -18,6 +18,8 @@ const CRATES: [&str; 8] = [
     "ruststream",
     "ruststream-fred",
     "fred",
+    "oxana",
+    "bullmq-official",
     "async-nats",
 ];
 
