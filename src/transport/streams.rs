@@ -43,7 +43,7 @@ pub struct Streams {
     pub(crate) policy: StreamPolicy,
 }
 
-/// Where the names of the streams come from.
+/// The source of the streams' names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Members {
     /// Named by the application, each with its weight. Shared, since each call clones its handle.

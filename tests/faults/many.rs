@@ -103,7 +103,7 @@ fn idle_process() {
     });
 }
 
-/// How many commands clients have sent, but for `XREADGROUP`, which scripts call too: a worker's read
+/// The number of commands that clients have sent, but for `XREADGROUP`, which scripts call too: a worker's read
 /// blocks for a second.
 async fn sent(server: &RedisServer) -> u64 {
     let stats: String = server.query(&["INFO", "commandstats"]).await;

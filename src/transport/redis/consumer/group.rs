@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Group {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
-    /// Where a group that does not exist yet starts.
+    /// The start of a group that does not exist yet.
     pub(super) start: Start,
     /// The application has said what becomes of names that it does not know.
     pub(super) knows_unknown_names: bool,

@@ -64,7 +64,7 @@ struct Last {
     sign_of_life: Instant,
     trim: Instant,
     reap: Instant,
-    /// How the group stood when the stream was trimmed last, and how it stands.
+    /// The state of the group when the stream was trimmed last, and now.
     trimmed_at: Option<GroupFacts>,
     facts: Option<GroupFacts>,
     /// The consumer that was reported to prevent trimming.

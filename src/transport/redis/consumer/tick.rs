@@ -219,7 +219,7 @@ fn registrations(answer: Value) -> Result<Vec<(Name, i64)>, Error> {
             .ok()
             .and_then(|it| it.parse::<f64>().ok());
         let time = time.ok_or_else(|| unexpected("the time of a registration", "another text"))?;
-        // Nobody but this library registers, so a name that is no text is not to be served.
+        // Only this library registers streams, so a name that is no text is not to be served.
         if let Ok(stream) = Name::from_utf8(&bytes(stream)?) {
             registered.push((stream, time as i64));
         }

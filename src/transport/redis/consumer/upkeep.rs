@@ -44,7 +44,7 @@ pub(super) struct Upkeep {
     pub(super) maintenance: Maintenance,
     /// Rings when the next delayed message is due.
     pub(super) due: Arc<Alarm>,
-    /// Where the streams come from, if senders register them.
+    /// The registry of the streams, if senders register them.
     pub(super) registry: Option<Registry>,
     pub(super) canary: Arc<Canary>,
     pub(super) warnings: Limit,

@@ -312,7 +312,7 @@ impl Fetch {
         if self.look {
             self.try_failing_again().await;
             let Some(command) = self.next_command(room) else {
-                // Nothing can be read now.
+                // No stream can be read now.
                 self.wait_for_streams(self.set.until_next_try(max_block))
                     .await;
                 return Ok(Vec::new());
@@ -540,7 +540,8 @@ impl Fetch {
         let id = connection.id;
         if block.is_some() {
             parts.blocked.set(id);
-            // Whoever changes the streams, or stops, ends a read that is noted; this looks after that.
+            // A change of the streams, or a stop, ends a read that is noted here. Both are looked at
+            // after that, so neither is missed.
             let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty());
             if parts.buffer.is_stopped() || is_changed {
                 parts.blocked.set(0);
@@ -600,7 +601,7 @@ impl Fetch {
         let (entries, failed) = match read {
             Ok(read) => read,
             Err(error) => {
-                // What could not be read of it is pending for us.
+                // The entries that could not be read of it are pending for us.
                 self.parts.recovery.begin();
                 return Err(error);
             }
