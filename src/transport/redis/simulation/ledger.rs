@@ -6,12 +6,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
-    time::Duration,
+    sync::Arc,
 };
 
 use super::{
-    locations::{GroupKeys, Location},
+    locations::{GroupKeys, Location, STREAMS},
     rules::{HandlerResult, JobEnd, JobHistory, Transition},
+    scenario::Scenario,
     server::{Data, short, text},
 };
 use crate::{Error, message::Lease};
@@ -26,10 +27,14 @@ pub(super) type JobId = u32;
 pub(super) type ProcessId = u32;
 
 pub(super) struct Ledger {
+    scenario: Arc<Scenario>,
     pub(super) now: u64,
-    pub(super) lease: u64,
-    pub(super) max_deliveries: u32,
-    groups: Vec<(GroupKeys, BTreeMap<JobId, JobHistory>)>,
+    /// In milliseconds.
+    lease: u64,
+    /// One for each stream of each group. Those of a group stand together.
+    queues: Vec<Queue>,
+    /// The times from which on new entries of each stream can be read.
+    readable_since: Vec<u64>,
     pub(super) workers: BTreeMap<ProcessId, Process>,
     /// The end of the last time, in milliseconds, at which no process could reach the server.
     pub(super) unreachable_until: u64,
@@ -42,11 +47,22 @@ pub(super) struct Ledger {
     pub(super) trace: Option<Vec<String>>,
 }
 
+/// The jobs of a stream as one group sees them.
+struct Queue {
+    group: usize,
+    keys: GroupKeys,
+    histories: BTreeMap<JobId, JobHistory>,
+}
+
 /// A process.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) group: usize,
     pub(super) alive: bool,
+    /// Whether it shuts down, and asks for no more jobs.
+    pub(super) stopping: bool,
+    /// The time since which it runs no handler. It may run one nevertheless.
+    idle_since: u64,
     /// Since this time nothing has kept the process from reaching the server.
     pub(super) undisturbed_since: u64,
     consumer: Vec<u8>,
@@ -60,14 +76,21 @@ struct RunningHandler {
 }
 
 impl Ledger {
-    pub(super) fn new(groups: usize, lease: Duration, max_deliveries: u32, traced: bool) -> Self {
+    pub(super) fn new(scenario: Arc<Scenario>, traced: bool) -> Self {
+        let queues = (0..scenario.groups).flat_map(|group| {
+            let streams = STREAMS[..scenario.streams].iter();
+            streams.map(move |stream| Queue {
+                group,
+                keys: GroupKeys::of(stream, &group_name(group)),
+                histories: BTreeMap::new(),
+            })
+        });
         Self {
             now: 0,
-            lease: lease.as_millis() as u64,
-            max_deliveries,
-            groups: (0..groups)
-                .map(|group| (GroupKeys::of(&group_name(group)), BTreeMap::new()))
-                .collect(),
+            lease: scenario.lease.as_millis() as u64,
+            queues: queues.collect(),
+            readable_since: vec![0; scenario.streams],
+            scenario,
             workers: BTreeMap::new(),
             unreachable_until: 0,
             step: (0, 0),
@@ -78,10 +101,25 @@ impl Ledger {
         }
     }
 
+    /// Returns the history of a job in a group.
+    fn history(&mut self, group: usize, job: JobId) -> &mut JobHistory {
+        let stream = self.scenario.jobs[job as usize].stream;
+        let queue = &mut self.queues[group * self.scenario.streams + stream];
+        queue.histories.entry(job).or_default()
+    }
+
+    /// Records that new entries of a stream cannot be read until this time.
+    pub(super) fn unreadable_until(&mut self, stream: usize, until: u64) {
+        let since = &mut self.readable_since[stream];
+        *since = until.max(*since);
+    }
+
     pub(super) fn process_started(&mut self, worker: ProcessId, group: usize) {
         let process = Process {
             group,
             alive: true,
+            stopping: false,
+            idle_since: self.now,
             undisturbed_since: self.now,
             consumer: Vec::new(),
         };
@@ -161,7 +199,7 @@ impl Ledger {
             format_args!("starts job {job}, attempt {attempt}"),
         );
         let consumer = self.workers[&worker].consumer.clone();
-        let history = self.groups[group].1.entry(job).or_default();
+        let history = self.history(group, job);
         let (before, counted_attempts, due) =
             (history.starts, history.counted_attempts, history.due);
         let lost = history.lost.get(&worker).copied();
@@ -182,7 +220,7 @@ impl Ledger {
                 counted_attempts + 1
             ));
         }
-        if attempt > self.max_deliveries {
+        if attempt > self.scenario.max_deliveries {
             self.fail(format_args!("job {job} starts for the {attempt}th time"));
         }
         if self.now < due {
@@ -215,8 +253,13 @@ impl Ledger {
             format_args!("ends job {job}: {result:?}"),
         );
         let run = self.running.remove(&(worker, job));
-        let group = self.workers[&worker].group;
-        let history = self.groups[group].1.entry(job).or_default();
+        let process = self
+            .workers
+            .get_mut(&worker)
+            .expect("its handler has ended");
+        process.idle_since = self.now;
+        let group = process.group;
+        let history = self.history(group, job);
         history.finished |= result == HandlerResult::Done;
         // The result of a handler that lost its lease is discarded, and the worker may have claimed
         // the job again.
@@ -228,9 +271,9 @@ impl Ledger {
     /// Records that the transport has confirmed a job to its sender.
     pub(super) fn job_accepted(&mut self, job: JobId) {
         self.note("sender", format_args!("has the confirmation of job {job}"));
-        for group in 0..self.groups.len() {
-            let history = self.groups[group].1.get(&job);
-            if history.is_none_or(|history| history.location.is_none() && history.ended.is_none()) {
+        for group in 0..self.scenario.groups {
+            let history = self.history(group, job);
+            if history.location.is_none() && history.ended.is_none() {
                 self.fail(format_args!("job {job} was accepted and is not there"));
             }
         }
@@ -241,9 +284,9 @@ impl Ledger {
     pub(super) fn server_clock_stepped(&mut self, by: i64) {
         let forward = u64::try_from(by).unwrap_or(0);
         for history in self
-            .groups
+            .queues
             .iter_mut()
-            .flat_map(|(_, histories)| histories.values_mut())
+            .flat_map(|queue| queue.histories.values_mut())
         {
             history.due = history.due.saturating_sub(forward);
             history.deadline = history
@@ -258,23 +301,22 @@ impl Ledger {
         let known_by_workers = self.now >= self.step.0 + 15_000;
         let slack = if known_by_workers { 0 } else { self.step.1 };
         let deadline = deadline.map(|at| at.saturating_sub(slack));
-        for (_, histories) in &mut self.groups {
+        let stream = self.scenario.jobs[job as usize].stream;
+        let queues = self.queues.iter_mut().skip(stream);
+        for queue in queues.step_by(self.scenario.streams) {
             let new = || JobHistory {
                 due,
                 deadline,
                 ..JobHistory::default()
             };
-            histories.entry(job).or_insert_with(new);
+            queue.histories.entry(job).or_insert_with(new);
         }
     }
 
     /// Records the reply to a request.
     pub(super) fn reply_received(&mut self, job: JobId, reply: &str) {
         self.note("sender", format_args!("has the reply {reply} to job {job}"));
-        let finished = self.groups[0]
-            .1
-            .get(&job)
-            .is_some_and(|history| history.finished);
+        let finished = self.history(0, job).finished;
         if reply != job.to_string() || !finished {
             self.fail(format_args!("job {job} has the reply {reply}"));
         }
@@ -283,11 +325,10 @@ impl Ledger {
     /// Records that a request failed.
     pub(super) fn request_failed(&mut self, job: JobId, error: &Error) {
         self.note("sender", format_args!("has no reply to job {job}: {error}"));
-        let history = self.groups[0].1.entry(job).or_default();
-        let since = history.changed_at.max(self.unreachable_until);
-        if error.is_timeout()
-            && history.ended == Some(JobEnd::Done)
-            && self.now > since + MAX_REPLY_TRAVEL
+        let history = self.history(0, job);
+        let (changed_at, ended) = (history.changed_at, history.ended);
+        let since = changed_at.max(self.unreachable_until);
+        if error.is_timeout() && ended == Some(JobEnd::Done) && self.now > since + MAX_REPLY_TRAVEL
         {
             self.fail(format_args!("the reply to job {job} was lost"));
         }
@@ -299,19 +340,24 @@ impl Ledger {
         if !std::mem::take(&mut data.changed) {
             return;
         }
-        for group in 0..self.groups.len() {
-            let mut locations = self.groups[group].0.locations(data);
-            let known = self.groups[group].1.iter();
+        for at in 0..self.queues.len() {
+            let queue = &self.queues[at];
+            let (group, stream) = (queue.group, queue.keys.stream);
+            let mut locations = queue.keys.locations(data);
+            let known = queue.histories.iter();
             let vanished = known.filter(|(job, history)| {
                 history.location.is_some() && !locations.contains_key(job)
             });
             let vanished: Vec<_> = vanished.map(|(job, _)| *job).collect();
             locations.extend(vanished.into_iter().map(|job| (job, Vec::new())));
             for (job, mut found) in locations {
-                let history = self.groups[group].1.entry(job).or_default();
                 if found.len() > 1 {
                     return self.fail(format_args!("job {job} is in several locations: {found:?}"));
                 }
+                if STREAMS[self.scenario.jobs[job as usize].stream] != stream {
+                    return self.fail(format_args!("job {job} is on the stream {stream}"));
+                }
+                let history = self.history(group, job);
                 let now = found.pop();
                 if history.location != now {
                     let before = std::mem::replace(&mut history.location, now.clone());
@@ -344,11 +390,11 @@ impl Ledger {
             now: self.now,
             holder_is_healthy: holder.is_some_and(|holder| self.is_undisturbed(holder, false)),
             running: run.is_some_and(|run| !run.lease.is_lost()),
-            max_deliveries: self.max_deliveries,
+            max_deliveries: self.scenario.max_deliveries,
             from,
             to,
         };
-        let history = self.groups[group].1.entry(job).or_default();
+        let history = self.history(group, job);
         let violation = history.apply(&transition);
         let describe = |location: &Option<Location>| match location {
             Some(Location::Pending {
@@ -379,7 +425,9 @@ impl Ledger {
         let mut unreported = None;
         for ((worker, job), run) in &mut self.running {
             let process = &self.workers[worker];
-            let location = &self.groups[process.group].1[job].location;
+            let stream = self.scenario.jobs[*job as usize].stream;
+            let queue = &self.queues[process.group * self.scenario.streams + stream];
+            let location = &queue.histories[job].location;
             let holds = (location.as_ref())
                 .is_some_and(|location| location.is_pending_for(&process.consumer));
             if holds || run.lease.is_lost() {
@@ -401,26 +449,98 @@ impl Ledger {
         }
     }
 
-    /// Returns the jobs that are on the server and have not ended.
+    /// Records that a worker has read new entries. `room` is the number that it had room for, where the
+    /// command says so.
+    pub(super) fn record_read(
+        &mut self,
+        data: &Data,
+        worker: ProcessId,
+        entries: usize,
+        room: Option<usize>,
+    ) {
+        if let Some(room) = room.filter(|room| entries > *room) {
+            self.fail(format_args!(
+                "w{worker} had room for {room} entries and has read {entries}"
+            ));
+        }
+        if !self.is_undisturbed(worker, true) {
+            // Reads whose responses were lost may have left entries to it.
+            return;
+        }
+        let process = &self.workers[&worker];
+        let of_group = self
+            .queues
+            .iter()
+            .filter(|queue| queue.group == process.group);
+        let pending: usize = of_group
+            .map(|queue| queue.keys.pending_for(data, &process.consumer))
+            .sum();
+        let max_in_flight = self.scenario.max_in_flight;
+        let surplus = match self.scenario.streams {
+            // `COUNT` holds for each of the two keys.
+            1 => max_in_flight,
+            // A blocked read asks for one entry of each key.
+            several => 2 * several,
+        };
+        if pending > max_in_flight + surplus {
+            self.fail(format_args!(
+                "{pending} entries are pending for w{worker}, which has room for {max_in_flight}"
+            ));
+        }
+    }
+
+    /// Checks that no worker is idle for a whole lease while there is a job for it.
+    pub(super) fn check_progress(&mut self) {
+        let since = self.now.saturating_sub(self.lease);
+        let mut left = None;
+        for (worker, process) in &self.workers {
+            let mut running = self.running.range((*worker, 0)..=(*worker, JobId::MAX));
+            let idle = !process.stopping
+                && process.idle_since <= since
+                && running.next().is_none()
+                && self.is_undisturbed(*worker, true);
+            if !idle {
+                continue;
+            }
+            for queue in self.queues.iter().filter(|it| it.group == process.group) {
+                let waits = |(job, history): (&JobId, &JobHistory)| {
+                    let stream = self.scenario.jobs[*job as usize].stream;
+                    history.location == Some(Location::Unread)
+                        && history.changed_at.max(self.readable_since[stream]) <= since
+                };
+                let mut histories = queue.histories.iter();
+                let waiting = histories.find(|it| waits(*it));
+                left = left.or(waiting.map(|(job, _)| (*worker, *job)));
+            }
+        }
+        if let Some((worker, job)) = left {
+            self.fail(format_args!(
+                "w{worker} is idle and does not read job {job}"
+            ));
+        }
+    }
+
+    /// Returns the groups and jobs that are on the server and have not ended.
     pub(super) fn unfinished(&self) -> Vec<(usize, JobId)> {
         let mut unfinished = Vec::new();
-        for (group, (_, histories)) in self.groups.iter().enumerate() {
-            let open = histories
+        for queue in &self.queues {
+            let open = queue
+                .histories
                 .iter()
                 .filter(|(_, history)| history.location.is_some() && history.ended.is_none());
-            unfinished.extend(open.map(|(job, _)| (group, *job)));
+            unfinished.extend(open.map(|(job, _)| (queue.group, *job)));
         }
         unfinished
     }
 
     /// Returns how each job ended, and whether its attempts were used up.
     pub(super) fn job_ends(&self) -> impl Iterator<Item = (JobId, JobEnd, bool)> {
-        let histories = self.groups.iter().flat_map(|(_, histories)| histories);
+        let histories = self.queues.iter().flat_map(|queue| &queue.histories);
         histories.filter_map(|(job, history)| {
             Some((
                 *job,
                 history.ended?,
-                history.counted_attempts + 1 >= self.max_deliveries,
+                history.counted_attempts + 1 >= self.scenario.max_deliveries,
             ))
         })
     }
@@ -428,9 +548,9 @@ impl Ledger {
     /// Returns a description of everything of the groups that is left on the server.
     /// `consumers_expired` says whether the consumers of dead workers must be deleted by now.
     pub(super) fn leftovers(&self, data: &Data, consumers_expired: bool) -> Vec<String> {
-        self.groups
+        self.queues
             .iter()
-            .flat_map(|(keys, _)| keys.leftovers(data, consumers_expired))
+            .flat_map(|queue| queue.keys.leftovers(data, consumers_expired))
             .collect()
     }
 }

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::transport::redis::msgpack;
 
-/// The stream that every simulation uses.
-pub(super) const STREAM: &str = "jobs";
+/// The names of the streams. A simulation uses the first ones.
+pub(super) const STREAMS: [&str; 4] = ["jobs", "jobs-2", "jobs-3", "jobs-4"];
 
 /// The location of a job.
 #[derive(Clone, PartialEq, Eq)]
@@ -55,9 +55,11 @@ impl Location {
     }
 }
 
-/// The keys of a group.
+/// The keys of a stream and a group.
 pub(super) struct GroupKeys {
+    pub(super) stream: &'static str,
     group: String,
+    delayed: String,
     pub(super) retry: String,
     pub(super) due: String,
     pub(super) bodies: String,
@@ -65,10 +67,12 @@ pub(super) struct GroupKeys {
 }
 
 impl GroupKeys {
-    pub(super) fn of(group: &str) -> Self {
-        let key = |what| format!("{{{STREAM}}}:{what}:{group}");
+    pub(super) fn of(stream: &'static str, group: &str) -> Self {
+        let key = |what| format!("{{{stream}}}:{what}:{group}");
         Self {
+            stream,
             group: group.to_owned(),
+            delayed: format!("{{{stream}}}:bodies"),
             retry: key("retry"),
             due: key("due"),
             bodies: key("bodies"),
@@ -76,8 +80,8 @@ impl GroupKeys {
         }
     }
 
-    /// Returns all locations of every job that this group has not finished. More than one for a job is
-    /// a violation.
+    /// Returns all locations on this stream of every job that the group has not finished. More than one
+    /// for a job is a violation.
     pub(super) fn locations(&self, data: &Data) -> BTreeMap<JobId, Vec<Location>> {
         let mut locations = BTreeMap::<_, Vec<_>>::new();
         let mut found = |fields: &Fields, location| {
@@ -85,7 +89,7 @@ impl GroupKeys {
                 locations.entry(job).or_default().push(location);
             }
         };
-        for key in [STREAM, &self.retry] {
+        for key in [self.stream, &self.retry] {
             if let Some(stream) = data.stream(key) {
                 self.on_stream(stream, &mut found);
             }
@@ -97,8 +101,11 @@ impl GroupKeys {
         {
             found(fields, Location::Dead);
         }
-        let delayed = format!("{{{STREAM}}}:bodies");
-        for (key, location) in [(&delayed, Location::Delayed), (&self.bodies, Location::Due)] {
+        let bodies = [
+            (&self.delayed, Location::Delayed),
+            (&self.bodies, Location::Due),
+        ];
+        for (key, location) in bodies {
             if let Some(Item::Hash(bodies)) = data.keys.get(key.as_bytes()) {
                 for body in bodies.values() {
                     let fields =
@@ -135,11 +142,23 @@ impl GroupKeys {
         }
     }
 
-    /// Returns a description of everything of the group that is left. Nothing may be left after a
-    /// simulation.
+    /// Returns the number of entries that are pending for a consumer.
+    pub(super) fn pending_for(&self, data: &Data, consumer: &[u8]) -> usize {
+        let streams = [self.stream, &self.retry].map(|key| data.stream(key));
+        let groups = streams
+            .into_iter()
+            .filter_map(|stream| stream?.groups.get(self.group.as_bytes()));
+        let pending = groups.flat_map(|group| group.pending.values());
+        pending
+            .filter(|pending| pending.consumer == consumer)
+            .count()
+    }
+
+    /// Returns a description of everything of the group that is left on the stream. Nothing may be left
+    /// after a simulation.
     pub(super) fn leftovers(&self, data: &Data, consumers_expired: bool) -> Vec<String> {
         let mut left = Vec::new();
-        for key in [STREAM, &self.retry] {
+        for key in [self.stream, &self.retry] {
             let group = data
                 .stream(key)
                 .and_then(|stream| stream.groups.get(self.group.as_bytes()));

@@ -1,10 +1,12 @@
 //! The protocol under simulation.
 //!
 //! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve())) run
-//! against a model of the server that runs the real scripts. The clocks, the network and all random
-//! numbers follow from a seed. Processes are killed, frozen and replaced, connections are reset, cut
-//! off and slow, the server stalls and restarts, and its clock steps both ways. After each command the
-//! [`Ledger`](ledger::Ledger) checks the protocol's invariants:
+//! against a model of the server that runs the real scripts. The workers serve one stream, or up to four
+//! by one of the policies. The clocks, the network and all random numbers follow from a seed. Processes
+//! are killed, frozen and replaced, connections are reset, cut off and slow, the server stalls and
+//! restarts, its clock steps both ways, and one of several streams cannot be read for a while. After
+//! each command the [`Ledger`](ledger::Ledger) checks the protocol's invariants, for each stream and
+//! group:
 //!
 //! - a confirmed job is in one location at a time, and ends once;
 //! - no job is claimed from a worker that was alive and reached the server for a whole lease;
@@ -13,6 +15,9 @@
 //! - the verdict of a worker that has lost a job has no effect, unless it is an acknowledgement;
 //! - no job is acknowledged before its handler succeeded, nor delivered after it was acknowledged;
 //! - no job starts before it is due, nor more often than the limit of deliveries;
+//! - a read of several streams delivers no more than its room, and a worker has no more pending than it
+//!   has room for and one entry of each key;
+//! - no worker is idle for a whole lease while a stream that can be read has a job for it;
 //! - a request that was handled in time gets its own reply;
 //! - nothing is left on the server at the end.
 //!
@@ -26,8 +31,8 @@
 //! The sending half, sources, pipelines, settlements, upkeep, RPC and `serve` are the real code. Each
 //! process has two paused runtimes (outside a simulation the upkeep has a thread). The Lua scripts run
 //! in Lua 5.1, as on the server. The network and the commands of Redis 7 are models. The simulation
-//! leaves out events, fast requests, a server that loses data, clusters, and other libraries'
-//! consumers.
+//! leaves out events, fast requests, sets of registered streams, a server that loses data, clusters,
+//! and other libraries' consumers.
 //!
 //! # Place
 //! This folder stays inside `src/`. It reaches the connector, the stream trait of connections and the
@@ -123,9 +128,15 @@ fn a_new_request_is_not_expired_after_the_clock_stepped_during_a_stall() {
     assert_eq!(run(608, None, false).violation, None);
 }
 
+/// All streams of a set are unreadable at the same time.
+#[test]
+fn a_worker_waits_while_none_of_its_streams_can_be_read() {
+    assert_eq!(run(72, None, false).violation, None);
+}
+
 #[test]
 fn a_seed_gives_the_same_trace_each_time() {
-    for seed in [1, 2, 3] {
+    for seed in [1, 2, 11] {
         let [first, second] = [(); 2].map(|()| run(seed, None, true).trace);
         for (at, (first, second)) in first.iter().zip(&second).enumerate() {
             assert_eq!(first, second, "line {at} of seed {seed}");
@@ -181,6 +192,16 @@ fn every_mutation_of_the_scripts_is_found() {
             "if false then",
         ),
         ("forgetting a key", "if known then return known end", ""),
+        (
+            "reading more than there is room for",
+            "'COUNT', max, 'STREAMS'",
+            "'COUNT', 100, 'STREAMS'",
+        ),
+        (
+            "forgetting what all streams but one have brought",
+            "found[#found + 1] = stream",
+            "found[1] = found[1] or stream",
+        ),
     ];
     for (mistake, from, to) in mistakes {
         // Some mutations show with few seeds. The search ends with the first.

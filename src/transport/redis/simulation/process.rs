@@ -14,10 +14,10 @@ use tower::service_fn;
 
 use super::{
     ledger::{JobId, Ledger, ProcessId, group_name},
-    locations::STREAM,
+    locations::STREAMS,
     network::{Dialer, Network},
     rules::HandlerResult,
-    scenario::{Behavior, JobSpec},
+    scenario::{Behavior, JobSpec, Scenario},
 };
 use crate::{
     BoxError, Client, Failure, Kind, Message, Reply, serve,
@@ -34,8 +34,7 @@ pub(super) struct ProcessContext {
     pub(super) id: ProcessId,
     pub(super) network: Arc<Mutex<Network>>,
     pub(super) ledger: Arc<Mutex<Ledger>>,
-    pub(super) jobs: Arc<Vec<JobSpec>>,
-    pub(super) max_in_flight: usize,
+    pub(super) scenario: Arc<Scenario>,
     /// Becomes `true` when the process must shut down.
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -53,7 +52,7 @@ impl ProcessContext {
                 upkeep: upkeep.clone(),
             };
             match Redis::over(Connector::simulated(dialer)).await {
-                Ok(redis) => return redis.stream(STREAM),
+                Ok(redis) => return redis,
                 Err(_) => sleep(Duration::from_millis(500)).await,
             }
         }
@@ -62,19 +61,21 @@ impl ProcessContext {
     /// Runs a worker: an application over the real serving half.
     pub(super) async fn work(self, upkeep: Handle) {
         let group = lock(&self.ledger).workers[&self.id].group;
-        let (lease, max_deliveries) = {
-            let ledger = lock(&self.ledger);
-            (Duration::from_millis(ledger.lease), ledger.max_deliveries)
-        };
+        let scenario = self.scenario.clone();
+        let lease = scenario.lease;
         loop {
             let redis = self.connect(&upkeep).await;
+            let redis = match scenario.streams {
+                1 => redis.stream(STREAMS[0]),
+                several => redis.streams(scenario.policy.set_of(several)),
+            };
             let redis = redis
                 .group(group_name(group))
                 .start(Start::Beginning)
                 .unknown_names(UnknownNames::Fail)
                 .lease(lease)
-                .max_deliveries(max_deliveries)
-                .max_in_flight(self.max_in_flight)
+                .max_deliveries(scenario.max_deliveries)
+                .max_in_flight(scenario.max_in_flight)
                 .backoff(Duration::from_millis(500), Duration::from_secs(4));
             let context = self.clone();
             let app = service_fn(move |message| context.clone().handle(message));
@@ -95,11 +96,16 @@ impl ProcessContext {
     async fn handle(self, message: Message) -> Result<Reply, BoxError> {
         let parts = message.parts();
         let job: JobId = std::str::from_utf8(message.payload())?.trim_end().parse()?;
+        let spec = &self.scenario.jobs[job as usize];
         let is_request = parts.kind == Kind::Rpc;
+        if parts.stream.as_deref() != Some(STREAMS[spec.stream]) {
+            let stream = &parts.stream;
+            lock(&self.ledger).fail(format_args!("job {job} is delivered as one of {stream:?}"));
+        }
         let lease = parts.lease.clone().expect("a delivery has one");
         let earlier_starts =
             lock(&self.ledger).handler_started(self.id, job, parts.attempt.0, lease);
-        let spec = &self.jobs[job as usize].handler;
+        let spec = &spec.handler;
         let behavior = spec.behavior(earlier_starts);
         if behavior == Behavior::KillsProcess {
             // The simulation kills the process at its next turn. It must do nothing until then.
@@ -154,7 +160,7 @@ impl ProcessContext {
     /// Tokio wakes several concurrent waiters in an order that does not follow from the seed.
     pub(super) async fn send(self, upkeep: Handle) {
         let client = Client::new(self.connect(&upkeep).await).request_timeout(REQUEST_TIMEOUT);
-        for spec in self.jobs.iter() {
+        for spec in &self.scenario.jobs {
             if spec.sender != self.id {
                 continue;
             }
@@ -176,7 +182,8 @@ impl ProcessContext {
             );
             ledger.job_sending(job, due, Some(deadline));
         }
-        let reply = client.request::<String>("job", spec.payload()).await;
+        let request = client.request::<String>("job", spec.payload());
+        let reply = request.stream(STREAMS[spec.stream]).await;
         let mut ledger = lock(&self.ledger);
         match reply {
             Ok(reply) => ledger.reply_received(job, &reply),
@@ -192,7 +199,8 @@ impl ProcessContext {
                 let due = ledger.now + delay.as_millis() as u64;
                 ledger.job_sending(spec.job, due, None);
             }
-            let mut call = client.enqueue("job", spec.payload()).delay(delay);
+            let call = client.enqueue("job", spec.payload());
+            let mut call = call.stream(STREAMS[spec.stream]).delay(delay);
             if spec.resends {
                 call = call.idempotency_key(format!("job {}", spec.job));
             }

@@ -6,8 +6,10 @@ use fastrand::Rng;
 
 use super::{
     ledger::{JobId, ProcessId},
+    locations::STREAMS,
     node::{APPLICATION, UPKEEP},
 };
+use crate::transport::Streams;
 
 /// The input of a simulation.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Scenario {
     /// The largest number of deliveries of a job.
     pub(super) max_deliveries: u32,
     pub(super) max_in_flight: usize,
+    pub(super) streams: usize,
+    pub(super) policy: Policy,
     pub(super) groups: usize,
     pub(super) workers_per_group: usize,
     pub(super) jobs: Vec<JobSpec>,
@@ -26,10 +30,33 @@ pub(super) struct Scenario {
     pub(super) long: bool,
 }
 
+/// The order between several streams.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Policy {
+    InTurn,
+    Strict,
+    /// The first stream has the highest weight.
+    Weighted,
+}
+
+impl Policy {
+    /// Returns the set of streams that the workers serve.
+    pub(super) fn set_of(self, streams: usize) -> Streams {
+        let names = STREAMS[..streams].iter().copied();
+        match self {
+            Self::InTurn => Streams::in_turn(names),
+            Self::Strict => Streams::strict(names),
+            Self::Weighted => Streams::weighted(names.zip((1..=streams as u32).rev())),
+        }
+    }
+}
+
 /// A job: who sends it and when, and what its handler does.
 #[derive(Debug, Clone)]
 pub(super) struct JobSpec {
     pub(super) job: JobId,
+    /// The index of the stream that it is sent to.
+    pub(super) stream: usize,
     /// The process that sends it.
     pub(super) sender: ProcessId,
     /// The time that the sender waits before it sends the job.
@@ -116,10 +143,16 @@ pub(super) enum Fault {
     Restart { time: u64 },
     /// The server's wall clock steps.
     ClockStep { by: i64 },
+    /// The server refuses to read new entries of one of several streams, and goes on with everything
+    /// else.
+    Unreadable { stream: usize, time: u64 },
+    /// The server refuses the next read of new entries of one of several streams.
+    RefuseRead { stream: usize },
 }
 
-/// The kinds of commands: a name, or the beginning of a script's first comment.
-const KINDS: [&str; 11] = [
+/// The kinds of commands: a name, or the beginning of a script's first comment. The last one occurs
+/// only with several streams.
+const KINDS: [&str; 12] = [
     "XREADGROUP",
     "XACK",
     "Acknowledges on the retry stream",
@@ -131,27 +164,68 @@ const KINDS: [&str; 11] = [
     "Moves what is due",
     "Ends a delivery",
     "Stores replies",
+    "Reads new entries of several streams",
 ];
 
 impl Scenario {
     pub(super) fn new(rng: &mut Rng) -> Self {
+        // The streams have random numbers of their own, so a seed with one stream keeps its scenario.
+        let mut of_streams = rng.clone().fork();
+        let streams = match of_streams.u8(..5) {
+            2 | 3 => of_streams.usize(2..=STREAMS.len()),
+            _ => 1,
+        };
+        let policies = [Policy::InTurn, Policy::Strict, Policy::Weighted];
+        let policy = *choose(&mut of_streams, &policies);
+        let kinds = match streams {
+            1 => &KINDS[..KINDS.len() - 1],
+            _ => &KINDS,
+        };
         // A third, a fifth and a tenth of each are whole milliseconds.
         let lease = Duration::from_millis(*choose(rng, &[6_000, 9_000, 12_000]));
         let groups = if rng.u8(..4) == 0 { 2 } else { 1 };
         let workers_per_group = rng.usize(2..=3);
         let faults_until = rng.u64(20_000..60_000);
-        let jobs = (0..rng.u32(8..30))
-            .map(|job| JobSpec::new(job, lease, groups == 1, rng))
-            .collect();
+        let jobs = (0..rng.u32(8..30)).map(|job| {
+            let mut job = JobSpec::new(job, lease, groups == 1, rng);
+            job.stream = match job.request {
+                // A client reads the replies on several streams in an order that does not follow from
+                // the seed, so each client uses one stream.
+                true => job.sender as usize % streams,
+                false => of_streams.usize(..streams),
+            };
+            job
+        });
+        let jobs = jobs.collect();
         let workers = groups * workers_per_group;
-        let faults = (0..rng.usize(1..14))
-            .map(|_| (rng.u64(..faults_until), Fault::new(workers, lease, rng)));
+        let faults = (0..rng.usize(1..14)).map(|_| {
+            (
+                rng.u64(..faults_until),
+                Fault::new(workers, lease, kinds, rng),
+            )
+        });
         let mut faults: Vec<_> = faults.collect();
+        let refusals = if streams == 1 {
+            0
+        } else {
+            of_streams.usize(..5)
+        };
+        for _ in 0..refusals {
+            let stream = of_streams.usize(..streams);
+            let time = of_streams.u64(10..2 * lease.as_millis() as u64);
+            let fault = match of_streams.bool() {
+                true => Fault::Unreadable { stream, time },
+                false => Fault::RefuseRead { stream },
+            };
+            faults.push((of_streams.u64(..faults_until), fault));
+        }
         faults.sort_by_key(|(at, _)| *at);
         Self {
             lease,
             max_deliveries: *choose(rng, &[3, 5, 10]),
             max_in_flight: *choose(rng, &[1, 2, 8]),
+            streams,
+            policy,
             groups,
             workers_per_group,
             jobs,
@@ -176,6 +250,7 @@ impl JobSpec {
         let request = requests && rng.u8(..4) == 0;
         Self {
             job,
+            stream: 0,
             sender: if request { rng.u32(1..SENDERS) } else { 0 },
             pause: Duration::from_millis(match rng.u8(..3) {
                 0 => 0,
@@ -238,7 +313,7 @@ impl HandlerSpec {
 }
 
 impl Fault {
-    fn new(workers: usize, lease: Duration, rng: &mut Rng) -> Self {
+    fn new(workers: usize, lease: Duration, kinds: &[&'static str], rng: &mut Rng) -> Self {
         let lease = lease.as_millis() as u64;
         let worker = rng.usize(..workers);
         let restart_after = rng.u64(..lease);
@@ -248,7 +323,7 @@ impl Fault {
             1 => rng.u64(lease / 3..lease * 5 / 4),
             _ => rng.u64(lease..5 * lease / 2),
         };
-        let kind = *choose(rng, &KINDS);
+        let kind = *choose(rng, kinds);
         match rng.u8(..40) {
             0..4 => {
                 let unnoticed = rng.u8(..3) == 0;

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use super::{
     super::{
         ledger::{Ledger, ProcessId},
+        locations::STREAMS,
         network::{Outage, SlowLink},
         scenario::Fault,
         server::Client,
@@ -89,7 +90,7 @@ impl Simulation {
             } => {
                 let slot = &mut self.slots[worker];
                 slot.restart_at = now + restart_after;
-                slot.stop.send_replace(true);
+                slot.shut_down(&self.ledger);
             }
             Fault::StallBefore { .. } | Fault::LoseResponse { .. } | Fault::CrashAfter { .. } => {
                 self.armed.push(fault);
@@ -97,6 +98,15 @@ impl Simulation {
             Fault::ClockStep { by } => {
                 self.skew += by;
                 lock(&self.ledger).server_clock_stepped(by);
+            }
+            Fault::Unreadable { stream, time } => {
+                lock(&self.ledger).unreadable_until(stream, now + time);
+                let unreadable = &mut self.server.data.unreadable;
+                unreadable.insert(STREAMS[stream].into(), now + time);
+            }
+            Fault::RefuseRead { stream } => {
+                let refused = &mut self.server.data.refuses_next_read;
+                refused.insert(STREAMS[stream].into());
             }
             Fault::Stall { time } => {
                 lock(&self.ledger).unreachable_until = now + time;
@@ -171,6 +181,14 @@ impl Simulation {
 }
 
 impl Slot {
+    /// Tells the process to shut down gracefully.
+    pub(super) fn shut_down(&self, ledger: &Mutex<Ledger>) {
+        self.stop.send_replace(true);
+        if let Some(process) = lock(ledger).workers.get_mut(&self.worker) {
+            process.stopping = true;
+        }
+    }
+
     /// Kills the process. Another one starts at `restart_at`.
     pub(super) fn crash(&mut self, restart_at: u64, ledger: &Mutex<Ledger>) {
         if self.node.take().is_some() {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     ledger::{Ledger, ProcessId},
-    locations::STREAM,
+    locations::STREAMS,
     network::Network,
     node::Node,
     process::ProcessContext,
@@ -40,7 +40,7 @@ pub(super) struct Outcome {
 }
 
 struct Simulation {
-    scenario: Scenario,
+    scenario: Arc<Scenario>,
     rng: Rng,
     now: u64,
     /// The difference of the server's wall clock from the simulation's clock.
@@ -90,21 +90,14 @@ pub(super) fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Outcom
 impl Simulation {
     fn new(seed: u64, mutation: Option<Mutation>, traced: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let scenario = Scenario::new(&mut rng);
-        let ledger = Ledger::new(
-            scenario.groups,
-            scenario.lease,
-            scenario.max_deliveries,
-            traced,
-        );
-        let ledger = Arc::new(Mutex::new(ledger));
+        let scenario = Arc::new(Scenario::new(&mut rng));
+        let ledger = Arc::new(Mutex::new(Ledger::new(scenario.clone(), traced)));
         let network = Arc::<Mutex<Network>>::default();
         let context = ProcessContext {
             id: 0,
             network: network.clone(),
             ledger: ledger.clone(),
-            jobs: Arc::new(scenario.jobs.clone()),
-            max_in_flight: scenario.max_in_flight,
+            scenario: scenario.clone(),
             // Each worker gets a channel of its own.
             stop: watch::channel(false).1,
         };
@@ -149,12 +142,11 @@ impl Simulation {
 
     fn run_to_end(&mut self) {
         let faults_until = self.scenario.faults_until;
-        let mut faults = std::mem::take(&mut self.scenario.faults)
-            .into_iter()
-            .peekable();
+        let scenario = self.scenario.clone();
+        let mut faults = scenario.faults.iter().peekable();
         while self.now < faults_until && self.has_no_violation() {
             while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= self.now) {
-                self.inject(fault);
+                self.inject(*fault);
             }
             self.step();
         }
@@ -173,7 +165,7 @@ impl Simulation {
         self.check_ends();
         for slot in &mut self.slots {
             slot.restart_at = u64::MAX;
-            slot.stop.send_replace(true);
+            slot.shut_down(&self.ledger);
         }
         self.run_until("not stopped", SHUTDOWN_LIMIT, |simulation| {
             simulation.slots.iter().all(|slot| slot.node.is_none())
@@ -217,6 +209,9 @@ impl Simulation {
         self.now = next.clamp(self.now + 1, self.now + MAX_STEP);
         self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.skew);
         lock(&self.ledger).now = self.now;
+        let now = self.now;
+        let unreadable = &mut self.server.data.unreadable;
+        unreadable.retain(|_, until| *until > now);
 
         self.run_server();
         lock(&self.network).deliver(self.now);
@@ -232,7 +227,9 @@ impl Simulation {
         let gone = lock(&self.network).remove_closed(&self.unnoticed);
         self.server.forget(&gone);
         self.buffers.retain(|client, _| !gone.contains(client));
-        lock(&self.ledger).check_reported_losses();
+        let mut ledger = lock(&self.ledger);
+        ledger.check_reported_losses();
+        ledger.check_progress();
     }
 
     fn run_slot(&mut self, slot: usize) {
@@ -316,6 +313,11 @@ impl Simulation {
         let reply = self.server.execute(client, args);
         let acknowledged = self.server.acknowledges(args);
         ledger.record_locations(&mut self.server.data, owner, acknowledged);
+        let read = std::mem::take(&mut self.server.data.entries_read);
+        if read > 0 {
+            let room = self.server.room(args);
+            ledger.record_read(&self.server.data, owner, read, room);
+        }
         drop(ledger);
         if let Some(reply) = reply {
             let kind = self.server.kind(args).to_owned();
@@ -327,8 +329,13 @@ impl Simulation {
     /// Answers the blocked reads that have an entry or a timeout.
     fn answer_blocked_reads(&mut self) {
         while let Some((client, reply)) = self.server.wake_one() {
+            let read = std::mem::take(&mut self.server.data.entries_read);
             if let Some(owner) = lock(&self.network).owner(client) {
-                lock(&self.ledger).record_locations(&mut self.server.data, owner, false);
+                let mut ledger = lock(&self.ledger);
+                ledger.record_locations(&mut self.server.data, owner, false);
+                if read > 0 {
+                    ledger.record_read(&self.server.data, owner, read, None);
+                }
             }
             // A fault that loses a response needs one with entries.
             let kind = (reply != Reply::Nil).then_some("XREADGROUP");
@@ -381,14 +388,13 @@ impl Simulation {
             return;
         }
         let mut left = ledger.leftovers(&self.server.data, self.scenario.long);
-        // The last delivered entry stays, and with it the other entries of its node.
-        let entries = self
-            .server
-            .data
-            .stream(STREAM)
-            .map_or(0, |stream| stream.entries.len());
-        if entries > NODE_ENTRIES + 1 {
-            left.push(format!("{STREAM} has {entries} entries"));
+        for name in &STREAMS[..self.scenario.streams] {
+            let stream = self.server.data.stream(name);
+            let entries = stream.map_or(0, |stream| stream.entries.len());
+            // The last delivered entry stays, and with it the other entries of its node.
+            if entries > NODE_ENTRIES + 1 {
+                left.push(format!("{name} has {entries} entries"));
+            }
         }
         if !left.is_empty() {
             ledger.fail(format_args!("left over: {left:?}"));

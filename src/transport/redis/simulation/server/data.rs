@@ -1,8 +1,9 @@
 //! The keyspace, and the commands that Campanile uses on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    read::Read,
     reply::Reply,
     stream::{Fields, Id, Stream},
 };
@@ -26,6 +27,12 @@ pub(in super::super) struct Data {
     expiries: BTreeMap<Vec<u8>, u64>,
     /// Whether a command may have changed the location of a job.
     pub(in super::super) changed: bool,
+    /// The number of entries that were delivered to consumers. The simulation sets it back.
+    pub(in super::super) entries_read: usize,
+    /// The streams whose new entries cannot be read, each until a time of the simulation's clock.
+    pub(in super::super) unreadable: BTreeMap<Vec<u8>, u64>,
+    /// The streams of which the next read of new entries is refused.
+    pub(in super::super) refuses_next_read: BTreeSet<Vec<u8>>,
 }
 
 /// The commands that may change the location of a job.
@@ -52,12 +59,8 @@ impl Data {
                 Reply::bulk((now % 1000 * 1000).to_string()),
             ])),
             (b"PUBLISH", [_, _]) => Ok(Reply::Int(0)),
-            // A script reads only to mark its consumer as seen, and gets no entries.
-            (b"XREADGROUP", [_, group, consumer, .., key, _]) => {
-                let (group, consumer) = (group.clone(), consumer.clone());
-                self.group(key, &group)?.consumers.insert(consumer, now);
-                Ok(Reply::Nil)
-            }
+            // A script never blocks.
+            (b"XREADGROUP", read) => self.read(&Read::parse(read)),
             (b"TYPE", [key]) => Ok(Reply::Status(match self.keys.get(key) {
                 None => "none",
                 Some(Item::Text(_)) => "string",

@@ -3,21 +3,19 @@
 
 mod data;
 mod lua;
+mod read;
 mod reply;
 mod stream;
 mod streams;
 
 use std::collections::BTreeSet;
 
+use self::{data::number, lua::Scripts, read::Read};
 pub(super) use self::{
     data::{Data, Item, text},
     lua::Mutation,
     reply::{Reply, command},
-    stream::{Fields, Id, NODE_ENTRIES, Stream},
-};
-use self::{
-    data::{entry, number},
-    lua::Scripts,
+    stream::{Fields, NODE_ENTRIES, Stream},
 };
 
 /// The server's id of a connection.
@@ -34,17 +32,6 @@ struct Blocked {
     client: Client,
     read: Read,
     until: u64,
-}
-
-/// The arguments of `XREADGROUP` or `XREAD`.
-struct Read {
-    /// The group and the consumer of `XREADGROUP`. `XREAD` reads after `from`.
-    group: Option<(Vec<u8>, Vec<u8>)>,
-    from: Id,
-    count: usize,
-    block: Option<u64>,
-    keys: Vec<Vec<u8>>,
-    new: bool,
 }
 
 impl Server {
@@ -86,7 +73,7 @@ impl Server {
             (b"PING", _) => Ok(Reply::List(vec![Reply::bulk("pong"), Reply::bulk("")])),
             (b"XREADGROUP" | b"XREAD", _) => {
                 let read = Read::parse(&args[1..]);
-                match self.read(&read) {
+                match self.data.read(&read) {
                     Ok(Reply::Nil) if read.block.is_some() => {
                         let until = self.data.now + read.block.unwrap_or_default();
                         self.blocked.push(Blocked {
@@ -108,14 +95,8 @@ impl Server {
     pub(super) fn wake_one(&mut self) -> Option<(Client, Reply)> {
         for at in 0..self.blocked.len() {
             let Blocked { read, until, .. } = &self.blocked[at];
-            let ready = |key: &Vec<u8>| {
-                let stream = self.data.keys.get(key);
-                matches!(stream, Some(Item::Stream(stream)) if match &read.group {
-                    Some((group, _)) => stream.has_unread(group),
-                    None => stream.last_entry() > Some(read.from),
-                })
-            };
-            let key = read.keys.iter().find(|key| ready(key)).cloned();
+            let mut keys = read.keys.iter();
+            let key = keys.find(|key| self.data.has_entries(read, key)).cloned();
             if key.is_none() && *until > self.data.now {
                 continue;
             }
@@ -124,7 +105,7 @@ impl Server {
             } = self.blocked.remove(at);
             // Redis reads only the key that unblocked the client.
             read.keys = Vec::from_iter(key);
-            let reply = self.read(&read).unwrap_or_else(Reply::Error);
+            let reply = self.data.read(&read).unwrap_or_else(Reply::Error);
             return Some((client, reply));
         }
         None
@@ -151,39 +132,6 @@ impl Server {
         self.scripts.flush();
     }
 
-    fn read(&mut self, read: &Read) -> Result<Reply, String> {
-        let now = self.data.now;
-        let mut found = Vec::new();
-        for key in &read.keys {
-            if let Some((group, consumer)) = &read.group {
-                let group = self.data.group(key, group)?;
-                group.consumers.insert(consumer.clone(), now);
-            }
-            let Some(stream) = self.data.stream_mut(key) else {
-                continue;
-            };
-            let entries = match &read.group {
-                Some((group, consumer)) if read.new => {
-                    stream.read(group, consumer, read.count, now)
-                }
-                // A read of the consumer's history. Campanile reads it only when it is empty.
-                Some(_) => Vec::new(),
-                None => stream.after(read.from, read.count),
-            };
-            self.data.changed |= !entries.is_empty();
-            if !entries.is_empty() || (read.group.is_some() && !read.new) {
-                let entries = entries.iter().map(|(id, fields)| entry(*id, fields));
-                let entries = Reply::List(entries.collect());
-                found.push(Reply::List(vec![Reply::bulk(&key[..]), entries]));
-            }
-        }
-        Ok(if found.is_empty() {
-            Reply::Nil
-        } else {
-            Reply::List(found)
-        })
-    }
-
     /// Returns the kind of a command: its name, or the first comment of its script.
     pub(super) fn kind<'a>(&'a self, args: &'a [Vec<u8>]) -> &'a str {
         match (&args[0][..], args.get(1)) {
@@ -206,6 +154,16 @@ impl Server {
         acknowledging.contains(&self.kind(args))
     }
 
+    /// Returns the number of entries that the script which reads several streams may read.
+    pub(super) fn room(&self, args: &[Vec<u8>]) -> Option<usize> {
+        if !self.kind(args).starts_with("Reads new entries") {
+            return None;
+        }
+        let keys: usize = number(&args[2]).expect("a number of keys");
+        // It follows the group and the consumer.
+        Some(number(&args[3 + keys + 2]).expect("the room"))
+    }
+
     /// Describes a command in one line.
     pub(super) fn describe(&self, args: &[Vec<u8>]) -> String {
         let skipped = if args[0].starts_with(b"EVAL") { 2 } else { 1 };
@@ -223,22 +181,5 @@ pub(super) fn short(name: &str) -> &str {
     match name.starts_with("campanile-") {
         true => &name[name.len() - 4..],
         false => name,
-    }
-}
-
-impl Read {
-    fn parse(args: &[Vec<u8>]) -> Self {
-        let after = |word: &[u8]| args.iter().position(|arg| arg == word).map(|at| at + 1);
-        let value = |word: &[u8]| after(word).map(|at| number(&args[at]).expect("a number"));
-        let streams = &args[after(b"STREAMS").expect("streams")..];
-        let (keys, from) = streams.split_at(streams.len() / 2);
-        Self {
-            group: after(b"GROUP").map(|at| (args[at].clone(), args[at + 1].clone())),
-            from: Id::parse(&from[0]).unwrap_or_default(),
-            count: value(b"COUNT").unwrap_or(u64::MAX) as usize,
-            block: value(b"BLOCK"),
-            keys: keys.to_vec(),
-            new: from.iter().all(|from| from == b">"),
-        }
     }
 }
