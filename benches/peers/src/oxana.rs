@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, time::Duration};
 
-use oxana::{JobContext, OxanaError, QueueConfig, RunStats, Storage};
+use oxana::{JobContext, OxanaError, QueueConfig, RunStats, Storage, StorageBuilderTimeouts};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,10 @@ use crate::{
     probe::Probe,
     workload::{Job, Round, Work, concurrently},
 };
+
+/// The time for which a call waits for a connection. By default it fails after 300 ms, which a loaded
+/// machine exceeds while the pool opens its connections.
+const POOL_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct BenchJob {
@@ -98,7 +102,10 @@ async fn drain(probe: &Probe, concurrency: Option<usize>, count: usize) -> Round
 }
 
 fn storage(probe: &Probe) -> Storage {
-    Storage::from_url(probe.server.url()).expect("the URL is valid")
+    Storage::builder()
+        .timeouts(StorageBuilderTimeouts::new(POOL_TIMEOUT))
+        .build_from_redis_url(probe.server.url())
+        .expect("the URL is valid")
 }
 
 /// A runtime that runs.
