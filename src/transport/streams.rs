@@ -242,6 +242,8 @@ impl StreamSchedule {
         });
     }
 
+    /// Removes a stream. The memory transport never does.
+    #[cfg(feature = "redis")]
     pub(crate) fn remove(&mut self, stream: u32) {
         self.streams.retain(|it| it.stream != stream);
     }
