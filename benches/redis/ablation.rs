@@ -1,4 +1,4 @@
-//! What each mechanism is worth that exists for speed alone: the same workload with it and without.
+//! Measures each mechanism that exists for speed alone: the same workload with and without it.
 
 use campanile::ablation::Mechanism;
 use serde::Serialize;

@@ -23,7 +23,7 @@ pub(crate) type Commands = BTreeMap<String, u64>;
 pub(crate) struct Probe {
     pub(crate) server: RedisServer,
     address: Address,
-    /// Where the server speaks TLS: its certificate is deleted when this is dropped.
+    /// The certificate of a server with TLS. Dropping it deletes the files.
     tls: Option<Tls>,
     connection: MultiplexedConnection,
     /// How often it has asked about groups.

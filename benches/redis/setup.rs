@@ -26,7 +26,7 @@ pub(crate) struct Setup {
     pub(crate) delay_us: usize,
     /// Whether the server writes an append-only file.
     pub(crate) aof: bool,
-    /// Whether senders and workers speak TLS with the server.
+    /// Senders and workers connect with TLS.
     pub(crate) tls: bool,
 }
 

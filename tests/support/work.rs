@@ -8,7 +8,7 @@ use std::{
 use campanile::Attempt;
 use tokio::time::{Instant, sleep};
 
-/// What handlers did.
+/// A log of the calls of handlers.
 #[derive(Clone, Default)]
 pub(crate) struct Work(Arc<Mutex<Log>>);
 
@@ -58,7 +58,7 @@ impl Work {
         self.log().calls.iter().map(|call| call.1.0).collect()
     }
 
-    /// Asserts that of so many calls in a row the last came no sooner than this after the first.
+    /// Asserts that each call comes at least `per` after the one that is `calls` calls before it.
     pub(crate) fn assert_rate(&self, calls: usize, per: Duration) {
         let log = self.log();
         for calls in log.calls.windows(calls + 1) {

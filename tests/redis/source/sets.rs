@@ -166,7 +166,7 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
         settle(delivery, done()).await;
     }
     assert_eq!(found, ["now", "used"].map(str::to_owned).into());
-    // What it has may be retired, and its consumer goes with it; nobody fetches meanwhile.
+    // The unused stream is retired while the worker waits for a delivery.
     let retired = || async {
         let left: Vec<String> = server.query(&["ZRANGE", REGISTRY, "0", "-1"]).await;
         (!left.contains(&"now".to_owned())).then_some(left)
@@ -181,7 +181,7 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
         ["later", "used"],
         "what is delayed is still to be served"
     );
-    // Whoever sends to it again registers it again.
+    // Another sender registers the stream again with its first task.
     let other = Redis::connect(&server.url()).await.expect("a handle");
     let client = Client::new(other.registry("tenants"));
     client

@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// Renews leases and maintains the group, until it is told to end.
+/// Renews leases and maintains the group until [`Ends`] ends it.
 pub(super) struct Upkeep {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,

@@ -8,7 +8,7 @@ local group, me, room, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARG
 local count = #KEYS / 2
 local found, failed, full = {}, {}, {}
 
--- Reads at most so many entries of each of these keys. Returns how many came of which key, or the error.
+-- Reads at most `max` entries of each key. Returns the number of entries by key, or nil and the error.
 local function read(keys, max)
   local call = { 'XREADGROUP', 'GROUP', group, me, 'COUNT', max, 'STREAMS' }
   for _, key in ipairs(keys) do call[#call + 1] = key end

@@ -59,7 +59,7 @@ struct Queue {
 pub(super) struct Process {
     pub(super) group: usize,
     pub(super) alive: bool,
-    /// Whether it shuts down, and asks for no more jobs.
+    /// Set once it shuts down and asks for no more jobs.
     pub(super) stopping: bool,
     /// The time since which it runs no handler. It may run one nevertheless.
     idle_since: u64,

@@ -64,9 +64,9 @@ struct Connection {
     to_worker: Queue,
     arrived: VecDeque<u8>,
     waker: Option<Waker>,
-    /// Whether the process has closed it.
+    /// Set once the process has closed it.
     closed: bool,
-    /// Whether it was reset.
+    /// Set once it was reset.
     broken: bool,
 }
 

@@ -24,7 +24,7 @@ struct Thread {
     started_at: u64,
     /// The thread stands still until this time.
     frozen_until: u64,
-    /// Whether the thread was frozen during its last turn.
+    /// Set if the thread was frozen during its last turn.
     missed_a_turn: bool,
 }
 

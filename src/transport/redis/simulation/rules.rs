@@ -39,7 +39,7 @@ pub(super) struct JobHistory {
     pub(super) deadline: Option<u64>,
     /// The time of the last transition.
     pub(super) changed_at: u64,
-    /// Whether a handler has succeeded.
+    /// Set once a handler has succeeded.
     pub(super) finished: bool,
     /// When each earlier holder lost the job.
     pub(super) lost: BTreeMap<ProcessId, u64>,
@@ -59,9 +59,9 @@ pub(super) struct Transition {
     pub(super) by: ProcessId,
     pub(super) acknowledged: bool,
     pub(super) now: u64,
-    /// Whether the holder is alive and was undisturbed for a whole lease.
+    /// The holder is alive and was undisturbed for a whole lease.
     pub(super) holder_is_healthy: bool,
-    /// Whether the holder's handler runs and its lease is not reported as lost.
+    /// The holder's handler runs, and its lease is not reported as lost.
     pub(super) running: bool,
     /// The largest number of deliveries.
     pub(super) max_deliveries: u32,

@@ -26,7 +26,7 @@ pub(super) struct Scenario {
     pub(super) faults: Vec<(u64, Fault)>,
     /// Faults happen until this time, in milliseconds.
     pub(super) faults_until: u64,
-    /// Whether the simulation lasts until the consumers of dead workers are deleted.
+    /// The simulation lasts until the consumers of dead workers are deleted.
     pub(super) long: bool,
 }
 
@@ -62,9 +62,9 @@ pub(super) struct JobSpec {
     /// The time that the sender waits before it sends the job.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
-    /// Whether the job is a request.
+    /// The job is a request, not a task.
     pub(super) request: bool,
-    /// Whether the sender sends the job until it is confirmed, with an idempotency key.
+    /// The sender repeats the job with an idempotency key until it is confirmed.
     pub(super) resends: bool,
     pub(super) handler: HandlerSpec,
     /// The number of bytes of padding in its payload.

@@ -25,7 +25,7 @@ pub(in super::super) struct Data {
     pub(in super::super) now: u64,
     pub(in super::super) keys: BTreeMap<Vec<u8>, Item>,
     expiries: BTreeMap<Vec<u8>, u64>,
-    /// Whether a command may have changed the location of a job.
+    /// Set when a command may have changed the location of a job.
     pub(in super::super) changed: bool,
     /// The number of entries that were delivered to consumers. The simulation sets it back.
     pub(in super::super) entries_read: usize,
