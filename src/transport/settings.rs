@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Streams;
+use super::{Members, Streams};
 use crate::{
     error::{Error, ErrorKind},
     message::{Name, Parts},
@@ -135,6 +135,24 @@ impl Settings {
             stream: stream.clone(),
             streams: None,
             ..self.clone()
+        }
+    }
+
+    /// The streams that these settings list for a worker, each with its weight. None where senders
+    /// register them.
+    pub(crate) fn listed_streams(&self) -> Vec<(Name, u32)> {
+        match self.streams.as_ref().map(|set| &set.members) {
+            None => vec![(self.stream.clone(), 1)],
+            Some(Members::Listed(listed)) => listed.to_vec(),
+            Some(Members::Registered(_)) => Vec::new(),
+        }
+    }
+
+    /// The registry whose streams a worker serves.
+    pub(crate) fn served_registry(&self) -> Option<&Name> {
+        match self.streams.as_ref().map(|set| &set.members) {
+            Some(Members::Registered(registry)) => Some(registry),
+            _ => None,
         }
     }
 

@@ -17,8 +17,8 @@ use crate::{
     error::Error,
     message::{Attempt, Deadline, Message, MessageId, Name},
     transport::{
-        Delivery, Interest, Members, Settings, SettleDelivery, Source, StreamSchedule, Undecodable,
-        Verdict, codec,
+        Delivery, Interest, Settings, SettleDelivery, Source, StreamSchedule, Undecodable, Verdict,
+        codec,
     },
 };
 
@@ -83,21 +83,10 @@ impl MemorySource {
 
     /// Joins the groups of the streams that it is set up with.
     fn join_all(&mut self) -> Result<(), Error> {
-        let listed = match self.settings.streams.take() {
-            None => vec![(self.settings.stream.clone(), 1)],
-            Some(set) => {
-                let listed = match &set.members {
-                    Members::Listed(listed) => listed.to_vec(),
-                    Members::Registered(registry) => {
-                        self.broker.registries.listen(registry, &self.wake);
-                        Vec::new()
-                    }
-                };
-                self.settings.streams = Some(set);
-                listed
-            }
-        };
-        for (stream, weight) in listed {
+        if let Some(registry) = self.settings.served_registry() {
+            self.broker.registries.listen(registry, &self.wake);
+        }
+        for (stream, weight) in self.settings.listed_streams() {
             self.join(&stream, weight)?;
         }
         Ok(())
@@ -116,9 +105,7 @@ impl MemorySource {
 
     /// Joins the groups of streams that were registered since it last looked.
     fn join_registered(&mut self) {
-        let Some(Members::Registered(registry)) =
-            self.settings.streams.as_ref().map(|set| &set.members)
-        else {
+        let Some(registry) = self.settings.served_registry() else {
             return;
         };
         for stream in self.broker.registries.after(registry, self.registered) {

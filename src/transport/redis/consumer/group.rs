@@ -154,11 +154,10 @@ impl Group {
     /// one is an error now and not a worker that does nothing.
     async fn try_rights(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
         // A new consumer has no history. Reading it raises no counts then.
-        let keys: Vec<_> = streams
+        let keys = streams
             .iter()
-            .flat_map(|stream| [&*stream.keys.stream, &stream.keys.retry])
-            .collect();
-        let read = self.member.read_group(1, None, keys.into_iter(), "0");
+            .flat_map(|stream| [&*stream.keys.stream, &stream.keys.retry]);
+        let read = self.member.read_group(1, None, keys, "0");
         let read = self.pipeline.submit(read, Retry::Never).await?;
         if error::code(&read) == Some("CROSSSLOT") {
             return Err(Error::config(

@@ -57,10 +57,10 @@ impl Member {
         &self,
         count: usize,
         block: Option<Duration>,
-        streams: impl ExactSizeIterator<Item = &'a str>,
+        streams: impl IntoIterator<Item = &'a str>,
         from: &str,
     ) -> Cmd {
-        let count_of_streams = streams.len();
+        let mut count_of_streams = 0;
         let mut cmd = redis::cmd("XREADGROUP");
         cmd.arg("GROUP")
             .arg(self.group.as_str())
@@ -72,6 +72,7 @@ impl Member {
         cmd.arg("STREAMS");
         for stream in streams {
             cmd.arg(stream);
+            count_of_streams += 1;
         }
         for _ in 0..count_of_streams {
             cmd.arg(from);

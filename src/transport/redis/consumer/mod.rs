@@ -97,9 +97,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{
-        Delivery, Interest, Members, Settings, Source, StreamSchedule, Streams, Transport,
-    },
+    transport::{Delivery, Interest, Settings, Source, StreamSchedule, Streams, Transport},
 };
 
 /// The deliveries of one consumer on Redis. [`Redis`] opens it.
@@ -157,17 +155,12 @@ fn listed(settings: &Settings) -> Result<Vec<(Keys, u32)>, Error> {
         .streams
         .as_ref()
         .map_or(Ok(()), Streams::validate)?;
-    let listed = match settings.streams.as_ref().map(|set| &set.members) {
-        None => &[(settings.stream.clone(), 1)][..],
-        Some(Members::Listed(listed)) => listed,
-        Some(Members::Registered(registry)) => {
-            // The group's name is checked with a stream's.
-            return Keys::new(registry, group).map(|_| Vec::new());
-        }
-    };
-    let keys = listed
-        .iter()
-        .map(|(stream, weight)| Ok((Keys::new(stream, group)?, *weight)));
+    if let Some(registry) = settings.served_registry() {
+        // The group's name is checked with a stream's.
+        Keys::new(registry, group)?;
+    }
+    let listed = settings.listed_streams().into_iter();
+    let keys = listed.map(|(stream, weight)| Ok((Keys::new(&stream, group)?, weight)));
     keys.collect()
 }
 
@@ -261,13 +254,8 @@ impl Redis {
         let schedule = StreamSchedule::new(policy.unwrap_or_default());
         let streams = Arc::new(StreamSet::new(streams));
         source.streams = streams.clone();
-        let registered = settings
-            .streams
-            .as_ref()
-            .and_then(|set| match &set.members {
-                Members::Registered(registry) => Some((registry, Arc::<Changes>::default())),
-                Members::Listed(_) => None,
-            });
+        let registered = settings.served_registry();
+        let registered = registered.map(|registry| (registry, Arc::<Changes>::default()));
         let registry = registered.as_ref().map(|(registry, changes)| {
             let blocked = source.blocked.clone();
             Registry::new(registry, streams.clone(), changes.clone(), blocked)

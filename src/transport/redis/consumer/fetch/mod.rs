@@ -292,7 +292,8 @@ impl Fetch {
         let (retry, primary) = (&*stream.keys.retry, &*stream.keys.stream);
         let part = room.min(self.part());
         if self.look {
-            let entries = self.read(part, None, &[retry]).await?;
+            let command = self.plain_read(part, None, [retry]);
+            let entries = self.run_read(&command, None).await?;
             self.look = entries.len() == part;
             if !entries.is_empty() {
                 return Ok(entries);
@@ -300,7 +301,8 @@ impl Fetch {
         }
         let count = room.min(self.part());
         let block = Some(self.parts.member.interval());
-        let entries = self.read(count, block, &[primary, retry]).await?;
+        let command = self.plain_read(count, block, [primary, retry]);
+        let entries = self.run_read(&command, block).await?;
         self.note(count, &entries);
         Ok(entries)
     }
@@ -325,22 +327,21 @@ impl Fetch {
             }
         }
         let streams = self.set.blocked_on();
-        let keys = streams
-            .iter()
-            .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.stream]);
-        let keys: Vec<_> = keys.map(str::to_owned).collect();
-        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-        if keys.is_empty() {
+        if streams.is_empty() {
             // All streams are left out. The next call waits until one of them is to be tried again.
             self.look = true;
             return Ok(Vec::new());
         }
         // Streams that are not waited for are looked at half as often as the others block.
-        let block = match self.set.is_too_large_to_block() {
+        let block = Some(match self.set.is_too_large_to_block() {
             true => 2 * max_block,
             false => self.set.until_next_try(max_block),
-        };
-        match self.read(1, Some(block), &keys).await {
+        });
+        let keys = streams
+            .iter()
+            .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.stream]);
+        let command = self.plain_read(1, block, keys);
+        match self.run_read(&command, block).await {
             Ok(entries) => {
                 self.refused = false;
                 self.look = !entries.is_empty()
@@ -366,16 +367,12 @@ impl Fetch {
     /// The read that may follow the last one without waiting.
     fn next_command(&mut self, room: usize) -> Option<ReadCommand> {
         let room = room.min(self.part());
-        let member = &self.parts.member;
         if self.reads_one_stream() {
-            let keys = &self.set.first_mut().stream.keys;
-            let keys = [&*keys.stream, &*keys.retry];
-            return Some(ReadCommand {
-                cmd: member.read_group(room, None, keys.into_iter(), ">"),
-                room,
-                order: None,
-            });
+            let stream = self.set.first_mut().stream.clone();
+            let keys = [&*stream.keys.stream, &*stream.keys.retry];
+            return Some(self.plain_read(room, None, keys));
         }
+        let member = &self.parts.member;
         let (cmd, order) = self.set.fetch_command(member, room)?;
         Some(ReadCommand {
             cmd,
@@ -508,22 +505,21 @@ impl Fetch {
         }
     }
 
-    /// Reads new entries of these keys by a plain command.
-    async fn read(
-        &mut self,
+    /// The plain command that reads new entries of these keys.
+    fn plain_read<'a>(
+        &self,
         count: usize,
         block: Option<Duration>,
-        keys: &[&str],
-    ) -> Result<Vec<Entry>, Error> {
-        let keys = keys.iter().copied();
-        let command = ReadCommand {
+        keys: impl IntoIterator<Item = &'a str>,
+    ) -> ReadCommand {
+        ReadCommand {
             cmd: self.parts.member.read_group(count, block, keys, ">"),
             room: count,
             order: None,
-        };
-        self.run_read(&command, block).await
+        }
     }
 
+    /// Sends a read, and returns what it brings.
     async fn run_read(
         &mut self,
         command: &ReadCommand,
