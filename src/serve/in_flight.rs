@@ -59,6 +59,8 @@ struct Shared<D> {
 struct Count {
     deliveries: AtomicUsize,
     bytes: AtomicUsize,
+    /// The number of deliveries that have a verdict.
+    settling: AtomicUsize,
     /// Notified when a delivery has ended.
     ended: Notify,
     /// Set when no delivery may start that has not.
@@ -79,6 +81,11 @@ impl<D: Handle> InFlight<D> {
     /// The number of deliveries in flight.
     pub(super) fn deliveries(&self) -> usize {
         self.0.count.deliveries.load(Ordering::Acquire)
+    }
+
+    /// The number of deliveries in flight that have a verdict, which is not confirmed yet.
+    pub(super) fn settling(&self) -> usize {
+        self.0.count.settling.load(Ordering::Acquire)
     }
 
     /// The number of bytes in flight.
@@ -237,6 +244,7 @@ async fn start<D: Handle>(shared: &Arc<Shared<D>>) {
 /// The place of a delivery in the count. Dropping it frees the place.
 pub(super) struct InFlightGuard {
     bytes: usize,
+    is_settling: bool,
     count: Arc<Count>,
 }
 
@@ -244,7 +252,19 @@ impl InFlightGuard {
     fn new(bytes: usize, count: Arc<Count>) -> Self {
         count.deliveries.fetch_add(1, Ordering::AcqRel);
         count.bytes.fetch_add(bytes, Ordering::AcqRel);
-        Self { bytes, count }
+        Self {
+            bytes,
+            is_settling: false,
+            count,
+        }
+    }
+
+    /// Counts the delivery as settling: it has a verdict, which is not confirmed yet.
+    pub(super) fn settling(mut self) -> Self {
+        if !std::mem::replace(&mut self.is_settling, true) {
+            self.count.settling.fetch_add(1, Ordering::AcqRel);
+        }
+        self
     }
 
     /// Waits until no delivery may start that has not.
@@ -256,6 +276,9 @@ impl InFlightGuard {
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.count.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        if self.is_settling {
+            self.count.settling.fetch_sub(1, Ordering::AcqRel);
+        }
         self.count.deliveries.fetch_sub(1, Ordering::AcqRel);
         self.count.ended.notify_one();
     }

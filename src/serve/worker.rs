@@ -22,7 +22,7 @@ use crate::{
     message::{Kind, Message, MessageId, Name, Shown},
     reply::Reply,
     routing::FromSubscription,
-    sync::Clock,
+    sync::{Clock, next_turn},
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
 
@@ -33,6 +33,12 @@ const STALLED: Duration = Duration::from_secs(5);
 /// The longest wait of deliveries for their tasks; then a handler is taken to block its thread. A
 /// shorter timer would be felt.
 const PATIENCE: Duration = Duration::from_millis(5);
+
+/// The turns that handlers get before the next fetch while few slots are free.
+const TURNS: usize = 4;
+/// The longest wait of a fetch for the confirmation of verdicts. A server that takes no acknowledgements
+/// does not keep the worker from the slots that are free.
+const MAX_SETTLING: Duration = Duration::from_millis(100);
 
 /// What the loop owns.
 pub(super) struct Worker<Src: Source, S> {
@@ -96,8 +102,6 @@ where
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
         let max = self.source.settings().max_in_flight;
         let max_bytes = self.source.settings().max_in_flight_bytes;
-        // Not all at once: while one half is handled and acknowledged, the other is fetched.
-        let batch = max.div_ceil(2).max(16);
         // Since when all slots are taken, and the timer that reports it once.
         let mut full_since = None;
         let mut clock = Clock::new(STALLED);
@@ -158,7 +162,7 @@ where
                 biased;
                 () = &mut stop.forced => return Ended::ByForce,
                 () = &mut stop.graceful => return Ended::Gracefully,
-                deliveries = self.source.next(free.min(batch)) => match deliveries {
+                deliveries = self.source.next(free) => match deliveries {
                     Ok(deliveries) => {
                         let work = |delivery| Work::new(&self.app, self.policy, delivery);
                         self.in_flight.start(deliveries.into_iter().map(work));
@@ -177,16 +181,25 @@ where
         }
     }
 
-    /// Lets other tasks run while few slots are free: what was settled together ends together, and a
-    /// read of many costs little more than a read of one.
+    /// Waits while few slots are free and more are about to be: a read of many costs little more than a
+    /// read of one. Handlers get a few turns, and the verdicts that were given the time of their
+    /// confirmation.
     async fn let_end(&mut self, max: usize) {
-        const TURNS: usize = 4;
+        let free = || max - self.in_flight.deliveries();
         for _ in 0..TURNS {
-            if max - self.in_flight.deliveries() >= max / 4 {
+            if free() >= max / 2 {
                 return;
             }
-            tokio::task::yield_now().await;
+            next_turn().await;
         }
+        // Those that wait for a task may wait for a thread that a handler blocks.
+        let may_wait = || self.in_flight.settling() > free() && !self.in_flight.is_starting();
+        let settled = async {
+            while free() < max / 2 && may_wait() {
+                self.in_flight.ended().await;
+            }
+        };
+        let _ = tokio::time::timeout(MAX_SETTLING, settled).await;
     }
 
     /// Says that all slots are taken by handlers that do not end. A handler that waits for the reply
@@ -305,7 +318,7 @@ where
             Ok((app, message)) => decide(app, message, self.policy, &guard).await,
             Err(undecodable) => bury(undecodable),
         };
-        self.settle.settle(verdict, confirmed(guard));
+        self.settle.settle(verdict, confirmed(guard.settling()));
     }
 }
 

@@ -40,7 +40,12 @@ struct Log {
     asked: Mutex<Vec<usize>>,
     stopped: AtomicBool,
     closed: AtomicBool,
+    /// Set while verdicts are not confirmed.
+    holds: AtomicBool,
+    held: Mutex<Vec<Confirm>>,
 }
+
+type Confirm = Box<dyn FnOnce() + Send>;
 
 struct Test {
     feed: mpsc::UnboundedSender<Result<Content, Error>>,
@@ -94,15 +99,19 @@ impl Source for Scripted {
 
 impl Scripted {
     fn delivery(&self, content: Content) -> Delivery<Settle> {
-        Delivery::new(content, Settle(self.verdicts.clone()))
+        Delivery::new(content, Settle(self.verdicts.clone(), self.log.clone()))
     }
 }
 
-struct Settle(mpsc::UnboundedSender<Verdict>);
+struct Settle(mpsc::UnboundedSender<Verdict>, Arc<Log>);
 
 impl SettleDelivery for Settle {
     fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static) {
-        on_settled(self.0.send(verdict).map_err(|_| Error::closed()));
+        let sent = self.0.send(verdict).map_err(|_| Error::closed());
+        match self.1.holds.load(Ordering::SeqCst) {
+            true => (self.1.held.lock().unwrap()).push(Box::new(move || on_settled(sent))),
+            false => on_settled(sent),
+        }
     }
 }
 
@@ -146,6 +155,12 @@ impl Test {
         self.log.asked.lock().unwrap().clone()
     }
 
+    /// Confirms this many of the verdicts that are held.
+    fn confirm(&self, count: usize) {
+        let held: Vec<_> = (self.log.held.lock().unwrap()).drain(..count).collect();
+        held.into_iter().for_each(|confirm| confirm());
+    }
+
     async fn ended(self) -> Result<(), Error> {
         let served = timeout(Duration::from_secs(60), self.served).await;
         served.expect("it does not end").expect("it panicked")
@@ -169,6 +184,46 @@ async fn settle_down() {
 
 async fn ok(_: Message) -> Result<Reply, BoxError> {
     Ok(Reply::new("ok"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_waits_until_half_of_the_slots_are_free_while_more_are_about_to_be() {
+    let mut test = Test::start(settings(64), service_fn(ok));
+    test.log.holds.store(true, Ordering::SeqCst);
+    (0..64).for_each(|_| test.deliver(task()));
+    for _ in 0..64 {
+        test.verdict().await;
+    }
+    let asked = test.asked().len();
+    test.confirm(8);
+    settle_down().await;
+    assert_eq!(
+        test.asked().len(),
+        asked,
+        "the others are about to be confirmed"
+    );
+    test.confirm(24);
+    settle_down().await;
+    assert_eq!(test.asked()[asked..], [32]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_confirms_nothing_for_long_does_not_keep_a_worker_from_free_slots() {
+    let mut test = Test::start(settings(64), service_fn(ok));
+    test.log.holds.store(true, Ordering::SeqCst);
+    (0..64).for_each(|_| test.deliver(task()));
+    for _ in 0..64 {
+        test.verdict().await;
+    }
+    test.confirm(8);
+    test.deliver(task());
+    let began = tokio::time::Instant::now();
+    test.verdict().await;
+    assert!(
+        began.elapsed() < Duration::from_millis(150),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]

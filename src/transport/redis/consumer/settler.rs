@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    sync::lock,
+    sync::{lock, next_turn},
     transport::{
         Counters, Discarded,
         redis::{
@@ -47,6 +47,8 @@ use crate::{
 
 /// The most settlements that are taken from a queue at once.
 const MAX_TAKEN: usize = 512;
+/// The most turns that handlers get which are about to end.
+const MAX_TURNS: usize = 16;
 /// The most batches of acknowledgements on their way. A fast reply is published with its
 /// acknowledgement, and should not wait until others are confirmed.
 pub(super) const MAX_ACKNOWLEDGING: usize = 4;
@@ -124,16 +126,22 @@ impl Settler {
                 count = queue.recv_many(&mut taken, MAX_TAKEN), if open && batches < max_batches => {
                     open = count > 0;
                     settler.in_flight.mark_settling(taken.iter().map(|it| &it.delivery.guard));
-                    // Handlers that are about to end get a turn: their settlements join this batch.
-                    if settler.in_flight.has_running() {
-                        tokio::task::yield_now().await;
+                    // Handlers that are about to end get turns: their settlements join this batch.
+                    for _ in 0..MAX_TURNS {
+                        if !settler.in_flight.has_running() {
+                            break;
+                        }
+                        next_turn().await;
+                        let marked = taken.len();
+                        while taken.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
+                            taken.push(next);
+                        }
+                        if taken.len() == marked {
+                            break;
+                        }
+                        let rest = taken[marked..].iter();
+                        settler.in_flight.mark_settling(rest.map(|it| &it.delivery.guard));
                     }
-                    let marked = taken.len();
-                    while taken.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
-                        taken.push(next);
-                    }
-                    let rest = taken[marked..].iter();
-                    settler.in_flight.mark_settling(rest.map(|it| &it.delivery.guard));
                     let (mut acknowledgements, mut replies) = (Vec::new(), Vec::new());
                     for mut settlement in taken.drain(..) {
                         let none = Effect::Acknowledge(None);

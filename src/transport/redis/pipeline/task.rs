@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    sync::next_turn,
     transport::{
         ConnectionState, Counters,
         redis::{
@@ -293,7 +294,7 @@ impl Task {
                     match health {
                         // Callers that were answered often have more to send: when they run first,
                         // they fill one pipeline in place of many.
-                        Health::Fine if many => tokio::task::yield_now().await,
+                        Health::Fine if many => next_turn().await,
                         Health::Fine => {}
                         Health::NotReady => {
                             self.while_waiting(sleep(PAUSE)).await;
@@ -307,7 +308,7 @@ impl Task {
                     }
                 }
                 () = self.queue.filled(), if room => if !in_flight.pipelines.is_empty() {
-                    tokio::task::yield_now().await;
+                    next_turn().await;
                 },
             }
         }

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Message, Name, ReplyMode},
     reply::Reply,
+    sync::next_turn,
     transport::{
         codec,
         redis::{pipeline::Retry, producer::Add},
@@ -71,7 +72,7 @@ impl Hub {
                 break reply;
             }
             // The subscription was lost in between, or is just about to be announced.
-            tokio::task::yield_now().await;
+            next_turn().await;
         };
 
         let (id, client) = (uuid_text(reply.id()), uuid_text(self.client));
