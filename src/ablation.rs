@@ -10,6 +10,8 @@ pub enum Mechanism {
     AcknowledgeWithRead,
     /// A read is sent before the entries of the last one are looked at.
     ReadAhead,
+    /// Several streams are read by a plain command, and by the script now and then.
+    PlainReads,
     /// Tasks that have handled a delivery are kept for later ones, and one at a time starts
     /// deliveries. Turned off, each delivery has a task spawned for it.
     KeptTasks,

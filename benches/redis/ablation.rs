@@ -13,13 +13,15 @@ use crate::{
 };
 
 /// A mechanism, and the workloads that it was made for.
-const SWITCHES: [(Mechanism, &str, &[&str]); 3] = [
+const SWITCHES: [(Mechanism, &str, &[&str]); 4] = [
     (
         Mechanism::AcknowledgeWithRead,
         "acknowledge with the read",
         &["task-1", "rpc-fast-1", "rpc-reliable-1"],
     ),
     (Mechanism::ReadAhead, "read ahead", &["task-64", "drain"]),
+    // With `--streams`.
+    (Mechanism::PlainReads, "plain reads", &["task-64"]),
     (
         Mechanism::KeptTasks,
         "kept tasks",

@@ -248,7 +248,7 @@ impl StreamSchedule {
         self.streams.retain(|it| it.stream != stream);
     }
 
-    /// Says in which order to read, and how much from each stream, until `room` is used up. Where streams
+    /// The order in which to read, and the most from each stream, until `room` is used up. Where streams
     /// have less than their quota, the rest goes to those that have more.
     pub(crate) fn quotas(&mut self, room: usize) -> Vec<Quota> {
         if self.policy == StreamPolicy::Strict {
@@ -259,8 +259,7 @@ impl StreamSchedule {
             return self.streams.iter().map(whole).collect();
         }
         // The deliveries are dealt out one by one, each to the stream that is furthest behind.
-        let places = 0..self.streams.len();
-        let times = places.map(|place| Reverse((self.streams[place].time, place)));
+        let times = (0..self.streams.len()).map(|place| Reverse((self.start(place), place)));
         let mut behind: BinaryHeap<_> = times.collect();
         let mut quotas: Vec<Quota> = Vec::with_capacity(self.streams.len());
         let mut dealt = HashMap::<usize, usize>::default();
@@ -293,6 +292,22 @@ impl StreamSchedule {
         quotas
     }
 
+    /// The streams from the one that is furthest behind, if all have the same share.
+    #[cfg(feature = "redis")]
+    pub(crate) fn in_turn(&self) -> Option<Vec<u32>> {
+        let has_equal_shares = self.policy == StreamPolicy::Weighted
+            && (self.streams.windows(2)).all(|pair| pair[0].weight == pair[1].weight);
+        let mut places: Vec<_> = (0..self.streams.len()).collect();
+        places.sort_by_key(|place| self.start(*place));
+        let streams = places.into_iter().map(|place| self.streams[place].stream);
+        has_equal_shares.then(|| streams.collect())
+    }
+
+    /// The virtual time at which the next delivery of a stream starts: not before that of the others.
+    fn start(&self, place: usize) -> u64 {
+        self.streams[place].time.max(self.now)
+    }
+
     /// Notes that deliveries of a stream were fetched.
     pub(crate) fn fetched(&mut self, stream: u32, deliveries: usize) {
         if deliveries == 0 {
@@ -302,8 +317,8 @@ impl StreamSchedule {
         let Ok(place) = self.streams.binary_search_by_key(&stream, |it| it.stream) else {
             return;
         };
+        let start = self.start(place);
         let found = &mut self.streams[place];
-        let start = found.time.max(self.now);
         found.time = start + deliveries as u64 * DELIVERY / u64::from(found.weight);
         self.now = start;
     }
@@ -365,6 +380,37 @@ mod tests {
             order.push(first);
         }
         assert_eq!(order.iter().filter(|it| **it == 0).count(), 3, "{order:?}");
+    }
+
+    #[test]
+    fn a_stream_that_was_idle_is_dealt_its_share_and_no_more() {
+        let mut schedule = StreamSchedule::new(StreamPolicy::Weighted);
+        schedule.add(0, 1);
+        schedule.add(1, 1);
+        for _ in 0..100 {
+            schedule.fetched(0, 1);
+        }
+        let quotas = schedule.quotas(10).into_iter();
+        let shares: Vec<_> = quotas.map(|quota| (quota.stream, quota.max)).collect();
+        assert_eq!(shares, [(1, 5), (0, 5)]);
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn streams_are_in_turn_only_if_they_have_the_same_share() {
+        let in_turn = |policy, weights: &[u32]| {
+            let mut schedule = StreamSchedule::new(policy);
+            for (stream, weight) in weights.iter().enumerate() {
+                schedule.add(stream as u32, *weight);
+            }
+            schedule.fetched(0, 2);
+            schedule.fetched(1, 1);
+            schedule.in_turn()
+        };
+        let turns = in_turn(StreamPolicy::Weighted, &[1, 1, 1]);
+        assert_eq!(turns, Some(vec![2, 1, 0]));
+        assert_eq!(in_turn(StreamPolicy::Weighted, &[1, 2, 1]), None);
+        assert_eq!(in_turn(StreamPolicy::Strict, &[1, 1, 1]), None);
     }
 
     #[test]

@@ -91,6 +91,44 @@ async fn a_read_of_many_streams_brings_no_more_than_there_is_room_for() {
 }
 
 #[tokio::test]
+async fn a_stream_that_wakes_up_beside_busy_ones_is_read_within_a_few_reads() {
+    let server = RedisServer::start().await;
+    let streams: Vec<_> = (0..8).map(|n| format!("s{n}")).collect();
+    let redis = handle_of(&server, Streams::in_turn(streams.clone())).await;
+    let mut source = open(&redis).await;
+    for stream in &streams[1..] {
+        for _ in 0..200 {
+            add(&server, stream, "busy").await;
+        }
+    }
+    // The first stream has not been read for longer than streams count as active.
+    let mut taken = 0;
+    while taken < 200 {
+        let deliveries = within(5 * SECOND, source.next(7)).await.expect("some");
+        taken += deliveries.len();
+        for delivery in deliveries {
+            settle(delivery, done()).await;
+        }
+    }
+    add(&server, "s0", "woken up").await;
+    let mut reads = 0;
+    loop {
+        let deliveries = within(5 * SECOND, source.next(7)).await.expect("some");
+        reads += 1;
+        let is_woken = |it: &Delivery<_>| message(it).parts().stream.as_deref() == Some("s0");
+        let woken = deliveries.iter().any(is_woken);
+        for delivery in deliveries {
+            settle(delivery, done()).await;
+        }
+        if woken {
+            break;
+        }
+        assert!(reads < 20, "the stream is not read beside the busy ones");
+    }
+    within(5 * SECOND, source.close()).await.expect("it leaves");
+}
+
+#[tokio::test]
 async fn what_a_dead_worker_held_on_any_stream_of_a_set_is_claimed() {
     let server = RedisServer::start().await;
     let streams: Vec<_> = (0..10).map(|n| format!("s{n}")).collect();

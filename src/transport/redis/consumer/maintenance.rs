@@ -207,6 +207,12 @@ impl Maintenance {
         }
     }
 
+    /// Returns `true` if the group has nothing pending on any stream, as far as the last ticks say.
+    pub(super) fn is_idle(&self) -> bool {
+        let nothing = |last: &Last| last.facts.is_some_and(|it| it.pending == 0);
+        self.turns.last.len() == self.streams.all().len() && self.turns.last.values().all(nothing)
+    }
+
     /// Takes note of the server's clock.
     pub(super) fn note_time(&self, time: i64) {
         self.clock.set_to(time);

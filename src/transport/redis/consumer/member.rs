@@ -31,10 +31,15 @@ impl Member {
         }
     }
 
-    /// The time between two looks at the pending entries of others, and the longest time for which a
-    /// read blocks: a second, or less with a short lease.
+    /// The time between two looks at the pending entries of others: a second, or less with a short lease.
     pub(super) fn interval(&self) -> Duration {
         (self.lease / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+
+    /// The longest time for which a read blocks, and the time between two ticks of the upkeep while the
+    /// group has nothing pending.
+    pub(super) fn max_block(&self) -> Duration {
+        2 * self.interval()
     }
 
     /// The longest time between two renewals with which a consumer counts as healthy.

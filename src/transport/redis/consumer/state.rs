@@ -43,8 +43,8 @@ impl Heart for State {
         }
         let max_between = self.member.max_between_renewals();
         let renews = !self.reads || !self.health.lasts(max_between).is_zero();
-        // A read blocks for an interval before it comes round.
-        let late = self.reading.is_late(max_between + self.member.interval());
+        // A read may block before it comes round.
+        let late = self.reading.is_late(max_between + self.member.max_block());
         Some(match renews && !late {
             true => ConnectionState::Connected,
             false => ConnectionState::Lagging,

@@ -134,7 +134,13 @@ impl Upkeep {
                 biased;
                 () = self.ends.closed.cancelled() => return,
                 () = self.ends.leaving.cancelled() => return,
-                _ = ticks.tick() => self.tick(&server).await,
+                _ = ticks.tick() => {
+                    self.tick(&server).await;
+                    // Of the streams that are found in a registry one may come at any time.
+                    if self.registry.is_none() && self.maintenance.is_idle() {
+                        ticks.reset_after(self.member.max_block());
+                    }
+                }
                 due = self.due.ring() => self.maintenance.promote(&server, due).await,
             }
         }

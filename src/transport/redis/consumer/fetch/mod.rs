@@ -51,6 +51,10 @@ use crate::{
 /// stays parked at the server otherwise, and takes the next entries for nobody.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The least size of a part: all that there is room for at the default of 64 in flight. Parts that are
+/// smaller than the room make the reads, and with them the acknowledgements, ever smaller.
+const MIN_PART: usize = 64;
+
 /// The parts that a fetch is made of.
 pub(super) struct Parts {
     pub(super) member: Arc<Member>,
@@ -128,13 +132,21 @@ struct ReadCommand {
     cmd: Cmd,
     /// The room that it is for.
     room: usize,
-    /// The streams in the order in which a script reads them; `None` for a plain `XREADGROUP`.
-    order: Option<Vec<u32>>,
+    by: ReadBy,
+}
+
+enum ReadBy {
+    /// `XREADGROUP` of all that there is to read.
+    Plain,
+    /// `XREADGROUP` of a part of the streams, between calls of the script.
+    Part,
+    /// The script that reads several streams, in this order.
+    Script(Vec<u32>),
 }
 
 impl ReadCommand {
     fn script(&self) -> Option<&'static Script> {
-        self.order.is_some().then_some(&scripts::FETCH)
+        matches!(self.by, ReadBy::Script(_)).then_some(&scripts::FETCH)
     }
 }
 
@@ -300,7 +312,7 @@ impl Fetch {
             }
         }
         let count = room.min(self.part());
-        let block = Some(self.parts.member.interval());
+        let block = Some(self.parts.member.max_block());
         let command = self.plain_read(count, block, [primary, retry]);
         let entries = self.run_read(&command, block).await?;
         self.note(count, &entries);
@@ -310,7 +322,7 @@ impl Fetch {
     /// Reads several streams: without waiting as long as that brings something, then blocked on all of
     /// them.
     async fn read_set(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
-        let max_block = self.parts.member.interval();
+        let max_block = self.parts.member.max_block();
         if self.look {
             self.try_failing_again().await;
             let Some(command) = self.next_command(room) else {
@@ -321,7 +333,8 @@ impl Fetch {
             };
             let entries = self.run_read(&command, None).await?;
             self.note(command.room, &entries);
-            self.look = !entries.is_empty();
+            // A plain read that brings nothing does not say that there is nothing.
+            self.look = !entries.is_empty() || command.script().is_none();
             if self.look {
                 return Ok(entries);
             }
@@ -332,11 +345,7 @@ impl Fetch {
             self.look = true;
             return Ok(Vec::new());
         }
-        // Streams that are not waited for are looked at half as often as the others block.
-        let block = Some(match self.set.is_too_large_to_block() {
-            true => 2 * max_block,
-            false => self.set.until_next_try(max_block),
-        });
+        let block = Some(self.set.until_next_try(max_block));
         let keys = streams
             .iter()
             .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.stream]);
@@ -373,12 +382,13 @@ impl Fetch {
             return Some(self.plain_read(room, None, keys));
         }
         let member = &self.parts.member;
+        if let Some((cmd, room)) = self.set.plain_command(member, room) {
+            let by = ReadBy::Part;
+            return Some(ReadCommand { cmd, room, by });
+        }
         let (cmd, order) = self.set.fetch_command(member, room)?;
-        Some(ReadCommand {
-            cmd,
-            room,
-            order: Some(order),
-        })
+        let by = ReadBy::Script(order);
+        Some(ReadCommand { cmd, room, by })
     }
 
     /// Carries out changes of the set of streams.
@@ -476,11 +486,11 @@ impl Fetch {
         self.full = entries.len() >= count;
     }
 
-    /// The most entries that one read asks for. Not all that there is room for: while one part is
-    /// handled and another acknowledged, the next is fetched. An answer of many large ones would take
-    /// long to arrive, and its entries belong to no table whose leases are renewed meanwhile.
+    /// The most entries that one read asks for. Not thousands: while one part is handled and another
+    /// acknowledged, the next is fetched. An answer of many large ones would take long to arrive, and its
+    /// entries belong to no table whose leases are renewed meanwhile.
     fn part(&mut self) -> usize {
-        let max = self.parts.max_in_flight.div_ceil(4).max(32);
+        let max = self.parts.max_in_flight.div_ceil(4).max(MIN_PART);
         match self.reads_one_stream() {
             true => self.set.first_mut().size.fit(max),
             // The script counts the bytes.
@@ -515,7 +525,7 @@ impl Fetch {
         ReadCommand {
             cmd: self.parts.member.read_group(count, block, keys, ">"),
             room: count,
-            order: None,
+            by: ReadBy::Plain,
         }
     }
 
@@ -581,13 +591,20 @@ impl Fetch {
                 self.look |= !self.reads_one_stream();
                 return Ok(Vec::new());
             }
-            Ok(Ok(answer)) => self.checked(answer)?,
+            Ok(Ok(answer)) => match self.checked(answer) {
+                // One of the streams is the reason. The script tells which.
+                Err(error) if error.is_refused() && matches!(command.by, ReadBy::Part) => {
+                    self.set.note_read(true, 0);
+                    return Ok(Vec::new());
+                }
+                answer => answer?,
+            },
             Ok(Err(cause)) => return Err(self.lost().with_source(cause)),
             Err(_) => return Err(self.lost()),
         };
-        let read = match command.order {
-            None => Ok((answer, Vec::new())),
-            Some(_) => by_script(answer),
+        let read = match command.by {
+            ReadBy::Plain | ReadBy::Part => Ok((answer, Vec::new())),
+            ReadBy::Script(_) => by_script(answer),
         };
         let names = self.set.names();
         let read = read.and_then(|(found, failed)| {
@@ -602,7 +619,17 @@ impl Fetch {
                 return Err(error);
             }
         };
-        let order = command.order.as_deref().unwrap_or_default();
+        let order = match &command.by {
+            ReadBy::Plain => &[][..],
+            ReadBy::Part => {
+                self.set.note_read(true, entries.len());
+                &[]
+            }
+            ReadBy::Script(order) => {
+                self.set.note_read(false, entries.len());
+                order
+            }
+        };
         if !order.is_empty() && (!failed.is_empty() || !entries.is_empty()) {
             self.refused = false;
         }

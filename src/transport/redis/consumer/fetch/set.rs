@@ -5,24 +5,32 @@ use std::{sync::Arc, time::Duration};
 use redis::Cmd;
 use tokio::time::Instant;
 
-use crate::transport::{
-    StreamSchedule,
-    redis::{
-        consumer::{
-            claim::{Claimer, Scan},
-            member::Member,
-            streams::{LaneNames, ServedStream, StreamSet},
+use crate::{
+    ablation::Mechanism,
+    transport::{
+        StreamSchedule,
+        redis::{
+            consumer::{
+                claim::{Claimer, Scan},
+                member::Member,
+                streams::{LaneNames, ServedStream, StreamSet},
+            },
+            entry::Entry,
+            entry_size::{ANSWER, EntrySize},
+            scripts,
+            server::{BACKOFF, Limit},
         },
-        entry::Entry,
-        entry_size::{ANSWER, EntrySize},
-        scripts,
-        server::{BACKOFF, Limit},
     },
 };
 
 /// The most streams that one read blocks on. Of more streams, those that had entries last are waited for,
 /// and the others are looked at between two reads.
 const MAX_BLOCKED: usize = 256;
+
+/// The most plain reads between two calls of the script.
+const MAX_PLAIN: u32 = 7;
+/// A stream counts as active if one of this many last reads has brought something of it.
+const RECENT_READS: u64 = 16;
 
 /// The streams that one consumer reads.
 pub(super) struct ReadSet {
@@ -34,6 +42,35 @@ pub(super) struct ReadSet {
     next_scan: usize,
     /// Counts the reads that brought something.
     reads: u64,
+    plain: PlainReads,
+}
+
+/// Decides between the script and plain reads. The script reads everything in the order of the policy, and
+/// costs the server several times as much as a command that reads one part of the streams that were
+/// active last. So while these bring as much, it is called now and then. `benches/redis.rs`, `task-64
+/// --streams 64`, pays for this.
+#[derive(Default)]
+struct PlainReads {
+    /// The number of entries that the script brought last.
+    by_script: usize,
+    /// The number of entries that the last read brought, whichever it was.
+    last: usize,
+    /// The plain reads since.
+    since: u32,
+}
+
+impl PlainReads {
+    fn note(&mut self, is_plain: bool, entries: usize) {
+        self.last = entries;
+        match is_plain {
+            true => self.since += 1,
+            false => (self.by_script, self.since) = (entries, 0),
+        }
+    }
+
+    fn are_worth_it(&self) -> bool {
+        self.since < MAX_PLAIN && self.last > 0 && 2 * self.last >= self.by_script
+    }
 }
 
 /// A stream, and what only the fetch knows about it.
@@ -62,6 +99,7 @@ impl ReadSet {
             schedule,
             next_scan: 0,
             reads: 0,
+            plain: PlainReads::default(),
         };
         for stream in shared.all().iter() {
             set.add(stream.clone());
@@ -193,6 +231,32 @@ impl ReadSet {
             }
         });
         Some((cmd, order))
+    }
+
+    /// A plain read of the active streams that are furthest behind, of each the same number, and that
+    /// number for all of them together. `None` where the script is better.
+    pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
+        if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
+            return None;
+        }
+        let in_turn = self.schedule.in_turn()?;
+        let active = in_turn
+            .into_iter()
+            .filter_map(|index| Some(&self.streams[self.place(index)?]))
+            .filter(|it| it.failing.is_none() && it.last_read + RECENT_READS >= self.reads);
+        let streams: Vec<_> = active.take(room).collect();
+        let count = room.checked_div(streams.len())?;
+        let bytes: usize = streams.iter().map(|it| count * it.size.expected()).sum();
+        let keys = streams.iter().map(|it| it.stream.keys.stream.as_str());
+        (bytes <= ANSWER).then(|| {
+            let cmd = member.read_group(count, None, keys, ">");
+            (cmd, count * streams.len())
+        })
+    }
+
+    /// Notes how much a read has brought, which was plain or a call of the script.
+    pub(super) fn note_read(&mut self, is_plain: bool, entries: usize) {
+        self.plain.note(is_plain, entries);
     }
 
     /// The streams that one read blocks on.
