@@ -32,10 +32,7 @@ async fn main() -> Result<(), BoxError> {
         },
     );
     let mut settings = Settings::default();
-    settings.backoff = Backoff {
-        first: Duration::from_millis(100),
-        most: Duration::from_secs(1),
-    };
+    settings.backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(1));
     let queue = Queue::default().with_settings(settings);
     let worker = tokio::spawn(serve(queue.clone(), app).into_future());
 

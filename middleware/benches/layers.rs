@@ -1,17 +1,16 @@
-//! What each layer costs a message: from the service that `serve` calls to the handler and back,
-//! with no transport.
+//! Measures the cost of each layer for one message: from the service that `serve` calls to the
+//! handler and back, without a transport.
 //!
 //! ```sh
 //! cargo bench -p campanile-middleware --features full
 //! ```
 //!
-//! Each line is a router of one task with this layer alone, in its ordinary case: nothing is
-//! refused, fails or waits. *none* is the router without a layer. What a line has more is what it is
-//! compared with: the same router with a layer that does nothing, measured in turns with it, since
-//! to stand in a router as a layer has a price of its own. The second line is that router against
-//! itself, and so shows how far the figures can be trusted. They are medians, of the rounds and of the
-//! differences of each two; allocations are counted, not sampled, those of tasks that a layer has
-//! spawned included.
+//! Each line is a router of one task with one layer, in its ordinary case: no message is refused,
+//! fails or waits. *none* is the router without a layer. The last two columns are the difference to a
+//! router with a layer that does nothing, since any layer in a router has a cost. Both routers are
+//! measured in turns. The second line compares that router with itself, and shows the accuracy of the
+//! figures. Times are medians of the rounds, and of the differences of each two rounds. Allocations
+//! are counted, not sampled, including those of tasks that a layer spawns.
 
 #[path = "../../benches/cost/mod.rs"]
 mod cost;
@@ -183,7 +182,7 @@ impl Bench {
         median((0..self.rounds).map(|_| self.round(app)).collect())
     }
 
-    /// What `serve` does with each message: a clone of the service, its readiness, the call.
+    /// Handles each message as `serve` does: clones the service, waits for its readiness, calls it.
     fn round(&self, app: &RouterService) -> Cost {
         let messages = (0..self.messages).map(message).collect();
         measure(&self.runtime, messages, async |message| {

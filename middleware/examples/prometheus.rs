@@ -1,11 +1,11 @@
-//! Metrics for Prometheus: of what is sent and handled, and of the transport.
+//! Publishes the metrics of messages and of the transport for Prometheus.
 //!
 //! ```text
 //! cargo run -p campanile-middleware --features metrics --example prometheus
 //! ```
 //!
-//! It sends a few messages, handles them, and prints what a scrape would get. With an address it goes on and
-//! answers scrapes there:
+//! It sends a few messages, handles them, and prints the response to a scrape. With an address it
+//! then serves scrapes there:
 //!
 //! ```text
 //! cargo run -p campanile-middleware --features metrics --example prometheus -- 127.0.0.1:9000
@@ -44,7 +44,7 @@ pub(crate) fn client(memory: &Memory) -> Client<Metrics<Memory>> {
     Client::new(ServiceBuilder::new().layer(layer).service(memory.clone()))
 }
 
-/// A recorder with the buckets that OpenTelemetry's conventions advise.
+/// A recorder with the buckets that OpenTelemetry's conventions recommend.
 pub(crate) fn recorder() -> Result<PrometheusRecorder, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for name in metrics::DURATIONS {
@@ -53,7 +53,7 @@ pub(crate) fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(builder.build_recorder())
 }
 
-/// What a scrape gets. The transport is asked only now: nobody needs its numbers in between.
+/// The response to a scrape. The transport's metrics are updated only now.
 async fn scrape(memory: &Memory, prometheus: &PrometheusHandle) -> Result<String, BoxError> {
     let transport = TransportMetrics::new().system("memory");
     transport.publish_counts(&memory.counts());
@@ -62,7 +62,7 @@ async fn scrape(memory: &Memory, prometheus: &PrometheusHandle) -> Result<String
     Ok(prometheus.render())
 }
 
-/// Some traffic: what is sent is handled when this returns.
+/// Sends a few messages, and returns once they are handled.
 pub(crate) async fn traffic(
     client: &Client<Metrics<Memory>>,
     memory: &Memory,
@@ -83,7 +83,7 @@ pub(crate) async fn traffic(
     Ok(())
 }
 
-/// The smallest server that Prometheus is content with.
+/// A minimal HTTP server for scrapes.
 pub(crate) async fn answer_scrapes(
     listener: TcpListener,
     memory: &Memory,
@@ -91,7 +91,7 @@ pub(crate) async fn answer_scrapes(
 ) -> Result<(), BoxError> {
     loop {
         let (mut connection, _) = listener.accept().await?;
-        // Whatever is asked for, this is the answer.
+        // Any request gets this response.
         let _ = connection.read(&mut [0; 4096]).await;
         let body = scrape(memory, prometheus).await?;
         let head = format!(
@@ -104,7 +104,7 @@ pub(crate) async fn answer_scrapes(
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // Before anything is counted.
+    // The recorder must be installed before the first message.
     let recorder = recorder()?;
     let prometheus = recorder.handle();
     ::metrics::set_global_recorder(recorder)?;

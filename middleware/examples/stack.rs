@@ -4,10 +4,9 @@
 //! cargo run -p campanile-middleware --features full --example stack
 //! ```
 //!
-//! An importer calls a service that is not always up to it. What cannot be read is a dead letter at
-//! once, what fails is tried again in place and then later, what hangs is given up in time, and what
-//! is sent twice runs once. Every number comes from one budget, and the compiler checks that they
-//! work together.
+//! An importer calls a service that fails at times. An unreadable message is a dead letter at once, a
+//! failed one is retried in place and then later, a slow one times out, and a duplicate runs once.
+//! All numbers come from one budget, and the compiler checks that they fit together.
 
 use std::{
     num::ParseIntError,
@@ -22,10 +21,10 @@ use campanile::{
     BoxError, Client, Failure, Handler, Router, RpcError, State,
     error::find,
     serve,
-    transport::{Page, memory::Memory},
+    transport::{Backoff, Page, memory::Memory},
 };
 use campanile_middleware::{
-    Backoff, CatchPanicLayer, CircuitBreakerLayer, ConcurrencyByKeyLayer, DurableRetryLayer,
+    CatchPanicLayer, CircuitBreakerLayer, ConcurrencyByKeyLayer, DurableRetryLayer,
     IdempotencyLayer, MapFailureLayer, MetricsLayer, RequestIdLayer, RetryPolicy, TimeBudget,
     TimeoutLayer, TraceLayer,
     idempotency::MemoryStore,
@@ -34,16 +33,16 @@ use campanile_middleware::{
 use tokio::sync::oneshot;
 use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer, retry::RetryLayer};
 
-const FIRST_WAIT: Duration = Duration::from_millis(10);
-const MOST_WAIT: Duration = Duration::from_millis(100);
+const BACKOFF: Backoff =
+    Backoff::exponential(Duration::from_millis(10), Duration::from_millis(100));
 const DEADLINE: Duration = Duration::from_secs(5);
 const LEASE: Duration = Duration::from_secs(2);
 
-/// What a worker does with one delivery.
+/// The time budget of one delivery.
 const SERVED: TimeBudget = TimeBudget::new(Duration::from_millis(200))
-    .tries(3, FIRST_WAIT, MOST_WAIT)
+    .tries(3, BACKOFF)
     .fits_deadline(DEADLINE)
-    .fits_take_over(LEASE, DEADLINE)
+    .fits_claim(LEASE, DEADLINE)
     .fits_shutdown(Duration::from_secs(30));
 
 /// The service that is called.
@@ -65,7 +64,10 @@ async fn import(line: String) -> Result<(), ParseIntError> {
     Ok(())
 }
 
-async fn price(State(prices): State<Prices>, item: String) -> Result<String, BoxError> {
+async fn price(
+    State(prices): State<Prices>,
+    item: String,
+) -> Result<String, BoxError> {
     let price = prices.of(item.parse()?).await?;
     Ok(price.to_string())
 }
@@ -75,8 +77,7 @@ async fn report() {
 }
 
 fn app() -> Router<Prices> {
-    let in_place =
-        RetryPolicy::new(SERVED.max_tries()).backoff(Backoff::exponential(FIRST_WAIT, MOST_WAIT));
+    let in_place = RetryPolicy::new(SERVED.max_tries()).backoff(BACKOFF);
     // No tenant takes more than a quarter; what belongs to none is not held up.
     let by_tenant =
         ConcurrencyByKeyLayer::new(8, key::header("x-tenant")).missing_key(MissingKey::Pass);

@@ -1,8 +1,7 @@
-//! Panics as errors.
+//! Turns panics into errors.
 //!
-//! Without this layer a panic ends the delivery all the same, as a failed one; but the layers around
-//! the handler never hear of it. With it they see an error like any other: a retry tries again, a
-//! trace shows it, a circuit breaker counts it.
+//! Without this layer a panic fails the delivery, and the layers around the handler do not see it.
+//! With it they see an error: a retry tries again, a trace shows it, a circuit breaker counts it.
 //!
 //! ```
 //! use campanile::Router;
@@ -15,7 +14,7 @@
 //! let app: Router = Router::new().task("work", work).layer(CatchPanicLayer::new());
 //! ```
 //!
-//! Inside of what has to see it:
+//! The layer belongs inside of the layers that have to see the error:
 //!
 //! ```
 //! use campanile::{Client, Message, Router};
@@ -25,7 +24,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
-//! // A bug in these handlers does not go away by itself: no second try.
+//! // A second try would panic again.
 //! let stack = ServiceBuilder::new()
 //!     .layer(MapFailureLayer::new(|error| error.is::<Panicked>().then(Failure::dead_letter)))
 //!     .layer(CatchPanicLayer::new());
@@ -37,17 +36,16 @@
 //!
 //! # Errors
 //! [`Panicked`], with the text of the panic. A task is delivered again, as after any error. A request
-//! is answered `internal`, and the text does not reach its caller, unless
-//! [that was asked for](campanile::serve::Serve::expose_error_text).
+//! is answered with `internal`. Its caller does not see the text, unless the worker sets
+//! [`expose_error_text`](campanile::serve::Serve::expose_error_text).
 //!
 //! # Panics
-//! It catches what unwinds from the inner service's call and from its future. A panic of `poll_ready`
-//! passes: a service that cannot even be asked is broken. Where panics abort (`panic = "abort"`)
-//! nothing can be caught.
+//! The layer catches panics of the inner service's `call` and of its future. A panic of `poll_ready`
+//! passes, since such a service is broken. With `panic = "abort"` no panic can be caught.
 //!
-//! What a panic leaves behind in values that outlive the message, such as the state, is for the
-//! application to bear: a `std` mutex is poisoned, say. The panic hook has run, so the panic itself is
-//! on standard error, or wherever the hook writes.
+//! The panic hook runs, and prints the panic to standard error unless the application has replaced
+//! it. State that outlives the message may be inconsistent after a panic; a `std` mutex, for example,
+//! is poisoned.
 
 use std::{
     any::Any,
@@ -62,14 +60,14 @@ use campanile::{BoxError, Message, Reply};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
-use crate::started::Started;
+use crate::call_or_error::CallOrError;
 
 /// Makes [`CatchPanic`] services. See the [module](self).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CatchPanicLayer;
 
 impl CatchPanicLayer {
-    /// The layer.
+    /// Creates the layer.
     pub const fn new() -> Self {
         Self
     }
@@ -79,15 +77,24 @@ impl<S> Layer<S> for CatchPanicLayer {
     type Service = CatchPanic<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CatchPanic { inner }
+        CatchPanic::new(inner)
     }
 }
 
-/// A service that fails where the inner one panics. See the [module](self).
+/// A service that returns an error if the inner service panics. See the [module](self).
 #[derive(Debug, Clone, Copy)]
 pub struct CatchPanic<S> {
     inner: S,
 }
+
+impl<S> CatchPanic<S> {
+    /// Wraps a service.
+    pub const fn new(inner: S) -> Self {
+        Self { inner }
+    }
+}
+
+inner_accessors!(CatchPanic<S>);
 
 impl<S> Service<Message> for CatchPanic<S>
 where
@@ -102,22 +109,22 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        CatchPanicFuture(match caught(|| self.inner.call(message)) {
-            Ok(work) => Started::Called(work),
-            Err(panicked) => Started::failed(panicked),
+        CatchPanicFuture(match catch(|| self.inner.call(message)) {
+            Ok(work) => CallOrError::Call(work),
+            Err(panicked) => CallOrError::failed(panicked),
         })
     }
 }
 
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    // Nobody calls or polls again what has panicked.
+fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    // Unwind safe: a future that has panicked is not polled again.
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panicked::new(&*payload))
 }
 
 /// The future of [`CatchPanic`].
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct CatchPanicFuture<W>(#[pin] Started<W>);
+pub struct CatchPanicFuture<W>(#[pin] CallOrError<W>);
 
 impl<W, E> Future for CatchPanicFuture<W>
 where
@@ -128,7 +135,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let work = self.project().0;
-        caught(|| work.poll(cx)).unwrap_or_else(|panicked| Poll::Ready(Err(panicked.into())))
+        catch(|| work.poll(cx)).unwrap_or_else(|panicked| Poll::Ready(Err(panicked.into())))
     }
 }
 
@@ -138,7 +145,7 @@ impl<W> fmt::Debug for CatchPanicFuture<W> {
     }
 }
 
-/// That a handler, or a layer within, has panicked.
+/// The error of a message whose handler, or a layer inside, has panicked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked {
     text: String,
@@ -155,7 +162,7 @@ impl Panicked {
         }
     }
 
-    /// What the panic said.
+    /// The text of the panic; `without a text` if its payload is not a string.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -178,7 +185,7 @@ mod tests {
     use super::*;
     use crate::mocks::{around, call, readiness_passes, reservations_are_released};
 
-    /// What a message fails with where the inner service does this.
+    /// The error of a message with this inner service.
     async fn failing<F>(inner: impl FnMut(Message) -> F) -> BoxError
     where
         F: Future<Output = Result<Reply, BoxError>>,
@@ -227,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_and_reservations_are_the_inner_services() {
+    fn readiness_and_reservations_of_the_inner_service_pass() {
         readiness_passes(&CatchPanicLayer);
         reservations_are_released(&CatchPanicLayer);
     }

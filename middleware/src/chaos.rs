@@ -1,7 +1,7 @@
-//! Faults on purpose, for tests: what fails, is late, panics and is done twice.
+//! Injects faults for tests: failures, delays, panics and duplicates.
 //!
-//! Each fault has a probability, and a seed decides which messages it hits: the n-th message of a
-//! layer has the same fate in every run.
+//! Each fault has a probability, and a seed decides which messages it hits. The n-th message of a
+//! layer has the same faults in every run.
 //!
 //! ```
 //! use campanile::{Client, Router};
@@ -11,11 +11,11 @@
 //! # async fn main() {
 //! let app = Router::new().rpc("a", async || "done").layer(ChaosLayer::new(7).fail(1.0));
 //! let error = Client::new(app).request::<String>("a", "").await.unwrap_err();
-//! assert!(campanile::error::find::<campanile_middleware::chaos::Fault>(&error).is_some());
+//! assert!(campanile::error::find::<campanile_middleware::chaos::ChaosError>(&error).is_some());
 //! # }
 //! ```
 //!
-//! A bit of everything, behind which tasks still have to be done:
+//! All faults together, in spite of which each task has to be done:
 //!
 //! ```
 //! use campanile::Router;
@@ -32,25 +32,23 @@
 //! ```
 //!
 //! # Ordering
-//! The seed's choices are made call by call. Where messages are called in another order, by chance of
-//! threads, they change fates with each other. Adding a fault to a layer does not change which
-//! messages the others hit.
+//! The random numbers are drawn in the order of the calls. If threads make the calls in another order,
+//! other messages are hit. Adding a fault does not change which messages the other faults hit.
 //!
-//! A message is first delayed; then it panics, or it fails; only what does neither is handled, once or
-//! twice.
+//! A message is delayed first. Then it panics, or fails, or is handled once or twice.
 //!
 //! # Delivery guarantee
-//! A message that is duplicated is handled twice, one after the other, as after a lost
-//! acknowledgement: the first outcome is lost, the second one counts.
+//! A duplicated message is handled twice in sequence, as after a lost acknowledgement. The first
+//! outcome is dropped, and the second one counts.
 //!
 //! # Back-pressure
-//! The second time the message waits for the inner service to be ready again.
+//! Before it is handled a second time, a message waits for the inner service's readiness.
 //!
 //! # Errors
-//! [`Fault`].
+//! [`ChaosError`].
 //!
 //! # Panics
-//! In the future, where asked for.
+//! The future panics with the probability that [`ChaosLayer::panic`] sets.
 
 use std::{
     fmt,
@@ -67,16 +65,16 @@ use tower::{Layer, Service};
 
 /// Makes [`Chaos`] services. See the [module](self).
 ///
-/// All of them, and those of its clones, take from one sequence of choices.
+/// All services of a layer and its clones draw from one sequence of random numbers.
 #[derive(Debug, Clone)]
 pub struct ChaosLayer {
-    odds: Odds,
-    dice: Arc<Mutex<Rng>>,
+    probabilities: Probabilities,
+    rng: Arc<Mutex<Rng>>,
 }
 
-/// The probabilities.
+/// The probability of each fault, and the range of delays.
 #[derive(Debug, Clone, Copy, Default)]
-struct Odds {
+struct Probabilities {
     delay: f64,
     shortest: Duration,
     longest: Duration,
@@ -86,30 +84,29 @@ struct Odds {
 }
 
 impl ChaosLayer {
-    /// A layer that does nothing yet, with this seed.
+    /// A layer with this seed, and without faults yet.
     pub fn new(seed: u64) -> Self {
         Self {
-            odds: Odds::default(),
-            dice: Arc::new(Mutex::new(Rng::with_seed(seed))),
+            probabilities: Probabilities::default(),
+            rng: Arc::new(Mutex::new(Rng::with_seed(seed))),
         }
     }
 
     /// Fails messages with this probability, before they are handled.
     ///
     /// # Panics
-    /// When it is not between 0.0 and 1.0.
+    /// If it is not between 0.0 and 1.0.
     #[must_use]
     #[track_caller]
     pub fn fail(mut self, probability: f64) -> Self {
-        self.odds.fail = checked(probability);
+        self.probabilities.fail = checked(probability);
         self
     }
 
-    /// Holds messages up with this probability, for a time between these two.
+    /// Delays messages with this probability, for a random time in this range.
     ///
     /// # Panics
-    /// When the probability is not between 0.0 and 1.0, or the longest time is shorter than the
-    /// shortest.
+    /// If the probability is not between 0.0 and 1.0, or `longest` is shorter than `shortest`.
     #[must_use]
     #[track_caller]
     pub fn delay(mut self, probability: f64, shortest: Duration, longest: Duration) -> Self {
@@ -117,31 +114,31 @@ impl ChaosLayer {
             longest >= shortest,
             "the longest delay must not be shorter than the shortest"
         );
-        self.odds.delay = checked(probability);
-        self.odds.shortest = shortest;
-        self.odds.longest = longest;
+        self.probabilities.delay = checked(probability);
+        self.probabilities.shortest = shortest;
+        self.probabilities.longest = longest;
         self
     }
 
     /// Panics with this probability, before the message is handled.
     ///
     /// # Panics
-    /// When it is not between 0.0 and 1.0.
+    /// If it is not between 0.0 and 1.0.
     #[must_use]
     #[track_caller]
     pub fn panic(mut self, probability: f64) -> Self {
-        self.odds.panic = checked(probability);
+        self.probabilities.panic = checked(probability);
         self
     }
 
     /// Handles messages twice with this probability.
     ///
     /// # Panics
-    /// When it is not between 0.0 and 1.0.
+    /// If it is not between 0.0 and 1.0.
     #[must_use]
     #[track_caller]
     pub fn duplicate(mut self, probability: f64) -> Self {
-        self.odds.duplicate = checked(probability);
+        self.probabilities.duplicate = checked(probability);
         self
     }
 }
@@ -159,31 +156,29 @@ impl<S> Layer<S> for ChaosLayer {
     type Service = Chaos<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Chaos {
-            inner,
-            odds: self.odds,
-            dice: self.dice.clone(),
-        }
+        let layer = self.clone();
+        Chaos { inner, layer }
     }
 }
 
-/// What happens to one message.
-struct Fate {
+/// The faults of one message.
+struct Faults {
     delay: Option<Duration>,
     panic: bool,
     fail: bool,
     duplicate: bool,
 }
 
-impl Odds {
-    /// Always as many throws, so that one fault does not change the others.
-    fn fate(&self, dice: &mut Rng) -> Fate {
-        let mut hits = |probability| dice.f64() < probability;
+impl Probabilities {
+    /// Draws the faults of a message. Each message takes the same number of random numbers, so that
+    /// one fault does not change the others.
+    fn faults(&self, rng: &mut Rng) -> Faults {
+        let mut hits = |probability| rng.f64() < probability;
         let (delay, panic) = (hits(self.delay), hits(self.panic));
         let (fail, duplicate) = (hits(self.fail), hits(self.duplicate));
         let extent = self.longest - self.shortest;
-        let length = self.shortest + extent.mul_f64(dice.f64()).min(extent);
-        Fate {
+        let length = self.shortest + extent.mul_f64(rng.f64()).min(extent);
+        Faults {
             delay: delay.then_some(length),
             panic,
             fail,
@@ -196,9 +191,17 @@ impl Odds {
 #[derive(Debug, Clone)]
 pub struct Chaos<S> {
     inner: S,
-    odds: Odds,
-    dice: Arc<Mutex<Rng>>,
+    layer: ChaosLayer,
 }
+
+impl<S> Chaos<S> {
+    /// Wraps a service; see [`ChaosLayer::new`]. It has no faults: use the layer to set some.
+    pub fn new(inner: S, seed: u64) -> Self {
+        ChaosLayer::new(seed).layer(inner)
+    }
+}
+
+inner_accessors!(Chaos<S>);
 
 impl<S> Service<Message> for Chaos<S>
 where
@@ -216,30 +219,38 @@ where
     }
 
     fn call(&mut self, message: Message) -> ChaosFuture {
-        let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
-        let fate = self.odds.fate(&mut dice);
-        drop(dice);
-        // The one that is ready goes with the message.
-        let fresh = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, fresh);
-        ChaosFuture(Box::pin(suffer(fate, inner, message)))
+        let mut rng = self
+            .layer
+            .rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let faults = self.layer.probabilities.faults(&mut rng);
+        drop(rng);
+        // The future takes the service that is ready.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        ChaosFuture(Box::pin(call_with_faults(faults, inner, message)))
     }
 }
 
-async fn suffer<S>(fate: Fate, mut inner: S, message: Message) -> Result<Reply, BoxError>
+async fn call_with_faults<S>(
+    faults: Faults,
+    mut inner: S,
+    message: Message,
+) -> Result<Reply, BoxError>
 where
     S: Service<Message, Response = Reply, Error: Into<BoxError>>,
 {
-    if let Some(delay) = fate.delay {
+    if let Some(delay) = faults.delay {
         tokio::time::sleep(delay).await;
     }
-    if fate.panic {
-        panic!("a panic on purpose");
+    if faults.panic {
+        panic!("an injected panic");
     }
-    if fate.fail {
-        return Err(Fault.into());
+    if faults.fail {
+        return Err(ChaosError.into());
     }
-    if fate.duplicate {
+    if faults.duplicate {
         let lost = inner.call(message.clone()).await;
         drop(lost);
         poll_fn(|cx| inner.poll_ready(cx))
@@ -266,17 +277,17 @@ impl fmt::Debug for ChaosFuture {
     }
 }
 
-/// The error of a message that a [`ChaosLayer`] has failed.
+/// The error of a message that a [`ChaosLayer`] fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fault;
+pub struct ChaosError;
 
-impl fmt::Display for Fault {
+impl fmt::Display for ChaosError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a fault on purpose")
+        f.write_str("an injected fault")
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ChaosError {}
 
 #[cfg(test)]
 mod tests {
@@ -286,12 +297,12 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::mocks::{mistake, readiness_passes, reservations_are_released};
+    use crate::mocks::{panic_text, readiness_passes, reservations_are_released};
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What becomes of each of a hundred messages: how often it is handled, what comes of it, and
-    /// after how long.
+    /// Calls a hundred messages. Returns for each the number of times it was handled, its outcome and
+    /// its duration.
     async fn hundred(layer: &ChaosLayer) -> Vec<(u32, &'static str, Duration)> {
         let handled = Arc::new(AtomicU32::new(0));
         let count = handled.clone();
@@ -299,24 +310,24 @@ mod tests {
             count.fetch_add(1, Ordering::SeqCst);
             std::future::ready(Ok::<_, BoxError>(Reply::default()))
         }));
-        let mut fates = Vec::new();
+        let mut outcomes = Vec::new();
         for _ in 0..100 {
             let started = Instant::now();
             let call = service.clone().oneshot(Message::task("a", ""));
             let outcome = match tokio::spawn(call).await {
                 Ok(Ok(_)) => "done",
-                Ok(Err(error)) if error.is::<Fault>() => "failed",
+                Ok(Err(error)) if error.is::<ChaosError>() => "failed",
                 Ok(Err(error)) => panic!("{error}"),
                 Err(ended) if ended.is_panic() => "panicked",
                 Err(ended) => panic!("{ended}"),
             };
-            fates.push((
+            outcomes.push((
                 handled.swap(0, Ordering::SeqCst),
                 outcome,
                 started.elapsed(),
             ));
         }
-        fates
+        outcomes
     }
 
     fn all() -> ChaosLayer {
@@ -329,31 +340,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_fault_hits_some_and_the_same_in_every_run() {
-        let fates = hundred(&all()).await;
-        assert_eq!(fates, hundred(&all()).await);
-        let count = |is: fn(&(u32, &str, Duration)) -> bool| fates.iter().filter(|f| is(f)).count();
-        let failed = count(|fate| fate.1 == "failed");
+        let outcomes = hundred(&all()).await;
+        assert_eq!(outcomes, hundred(&all()).await);
+        let count =
+            |is: fn(&(u32, &str, Duration)) -> bool| outcomes.iter().filter(|f| is(f)).count();
+        let failed = count(|faults| faults.1 == "failed");
         assert!((10..=45).contains(&failed), "{failed}");
-        let panicked = count(|fate| fate.1 == "panicked");
+        let panicked = count(|faults| faults.1 == "panicked");
         assert!((2..=25).contains(&panicked), "{panicked}");
-        let twice = count(|fate| fate.0 == 2);
+        let twice = count(|faults| faults.0 == 2);
         assert!((10..=55).contains(&twice), "{twice}");
-        let late = count(|fate| fate.2 >= SECOND && fate.2 <= 9 * SECOND);
+        let late = count(|faults| faults.2 >= SECOND && faults.2 <= 9 * SECOND);
         assert!((30..=70).contains(&late), "{late}");
-        assert_eq!(late + count(|fate| fate.2.is_zero()), 100);
-        assert_eq!(count(|fate| fate.1 != "done" && fate.0 > 0), 0);
+        assert_eq!(late + count(|faults| faults.2.is_zero()), 100);
+        assert_eq!(count(|faults| faults.1 != "done" && faults.0 > 0), 0);
         let other = ChaosLayer {
-            dice: ChaosLayer::new(8).dice,
+            rng: ChaosLayer::new(8).rng,
             ..all()
         };
-        assert_ne!(fates, hundred(&other).await);
+        assert_ne!(outcomes, hundred(&other).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_fault_does_not_change_whom_the_others_hit() {
-        let failed = |fates: Vec<(u32, &'static str, Duration)>| -> Vec<usize> {
-            let hits = fates.iter().enumerate();
-            hits.filter(|(_, fate)| fate.1 == "failed")
+    async fn another_fault_does_not_change_which_messages_the_others_hit() {
+        let failed = |outcomes: Vec<(u32, &'static str, Duration)>| -> Vec<usize> {
+            let hits = outcomes.iter().enumerate();
+            hits.filter(|(_, faults)| faults.1 == "failed")
                 .map(|(n, _)| n)
                 .collect()
         };
@@ -363,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_happens_unless_it_was_asked_for() {
+    async fn only_the_faults_that_are_set_happen() {
         let untouched = (1, "done", Duration::ZERO);
         assert_eq!(hundred(&ChaosLayer::new(7)).await, vec![untouched; 100]);
         let always = ChaosLayer::new(7).delay(1.0, SECOND, SECOND).duplicate(1.0);
@@ -371,24 +383,24 @@ mod tests {
     }
 
     #[test]
-    fn readiness_and_reservations_are_the_inner_services() {
+    fn readiness_and_reservations_of_the_inner_service_pass() {
         readiness_passes(&ChaosLayer::new(7));
         reservations_are_released(&ChaosLayer::new(7));
     }
 
     #[test]
-    fn numbers_that_cannot_work_are_refused_where_they_stand() {
+    fn invalid_numbers_panic_at_the_callers_location() {
         let layer = || ChaosLayer::new(7);
-        for odds in [-0.1, 1.1, f64::NAN] {
+        for probabilities in [-0.1, 1.1, f64::NAN] {
             let texts = [
-                mistake(|| layer().fail(odds)),
-                mistake(|| layer().panic(odds)),
-                mistake(|| layer().duplicate(odds)),
-                mistake(|| layer().delay(odds, SECOND, SECOND)),
+                panic_text(|| layer().fail(probabilities)),
+                panic_text(|| layer().panic(probabilities)),
+                panic_text(|| layer().duplicate(probabilities)),
+                panic_text(|| layer().delay(probabilities, SECOND, SECOND)),
             ];
             assert_eq!(texts, ["a probability must be between 0.0 and 1.0"; 4]);
         }
-        let text = mistake(|| layer().delay(0.5, 2 * SECOND, SECOND));
+        let text = panic_text(|| layer().delay(0.5, 2 * SECOND, SECOND));
         assert_eq!(
             text,
             "the longest delay must not be shorter than the shortest"

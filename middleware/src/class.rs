@@ -1,7 +1,6 @@
-//! What an error says about another try.
+//! Classifies errors for retries and circuit breakers.
 //!
-//! Retries and circuit breakers ask the same question of an error. Both take a function of the
-//! application's in place of the one here:
+//! Both use [`classify`], unless the application gives them another function:
 //!
 //! ```
 //! use campanile_middleware::{Class, DurableRetryLayer, class};
@@ -20,7 +19,7 @@ use campanile::{
     error::{Settle, find},
 };
 
-/// What an error says about another try of the same message.
+/// The class of an error: could another try of the same message succeed?
 ///
 /// | | retried in place | retried durably | counted by a circuit breaker |
 /// |---|---|---|---|
@@ -30,27 +29,29 @@ use campanile::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Class {
-    /// Another try may succeed soon: something that the handler needs was slow, full or away.
+    /// Another try may succeed soon: a resource that the handler needs was slow, full or
+    /// unreachable.
     Transient,
-    /// Another try may succeed, but not soon: a deployment is at fault, or an answer is what it is.
+    /// Another try may succeed, but not soon: a deployment is wrong, or another service has refused
+    /// the request.
     Lasting,
-    /// The message is at fault, and stays so.
+    /// No other try can succeed: the message itself is wrong.
     Permanent,
 }
 
-/// The class of an error where nothing else is said. It goes by the nearest in the error's chain of
-/// sources:
+/// The default class of an error. The first rule that matches an error in the chain of sources
+/// decides:
 ///
-/// - A [`Failure`]: permanent where it asks for a dead letter or to discard, else transient.
-/// - A [`Rejection`]: permanent where it [says so](Rejection::is_permanent), else lasting.
-/// - An [`RpcError`]: transient for `unavailable`, `deadline` and `internal`, else lasting.
-/// - A [`NotFound`]: lasting.
-/// - An [`Error`] of an operation: lasting where it is invalid, of the set-up, closed, or its answer
-///   cannot be read.
-/// - Everything else is transient.
+/// - A [`Failure`] is permanent if it asks for a dead letter or to discard, else transient.
+/// - A [`Rejection`] is permanent if [`is_permanent`](Rejection::is_permanent), else lasting.
+/// - An [`RpcError`] is transient for `unavailable`, `deadline` and `internal`, else lasting.
+/// - A [`NotFound`] is lasting.
+/// - An [`Error`] is lasting if it is an invalid message, a configuration error, a closed handle or
+///   an undecodable reply.
+/// - Any other error is transient.
 ///
-/// Only what the message itself is blamed for is permanent: to try too often costs less than to give
-/// up too early.
+/// An error is permanent only if the message itself is wrong. A retry too many costs less than a
+/// message that is given up too early.
 pub fn classify(error: &(dyn StdError + 'static)) -> Class {
     if let Some(failure) = find::<Failure>(error) {
         return match failure.settle() {
@@ -81,7 +82,7 @@ pub fn classify(error: &(dyn StdError + 'static)) -> Class {
 
 type Function = dyn Fn(&(dyn StdError + 'static)) -> Class + Send + Sync;
 
-/// [`classify`], or what was given in its place.
+/// [`classify`], or the function that the application has given.
 #[derive(Clone, Default)]
 pub(crate) struct Classifier(Option<Arc<Function>>);
 
@@ -123,18 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_message_is_blamed_for_is_permanent() {
+    fn errors_of_the_message_itself_are_permanent() {
         let permanent = || Rejection::permanent("no JSON");
         assert_eq!(class(permanent()), Class::Permanent);
         assert_eq!(class(Failure::dead_letter()), Class::Permanent);
         assert_eq!(class(Failure::discard().because("x")), Class::Permanent);
-        // What is asked for is obeyed, whatever the cause.
+        // The failure counts, not its cause.
         let later = Failure::redeliver_after(Duration::from_secs(1)).because(permanent());
         assert_eq!(class(later), Class::Transient);
     }
 
     #[test]
-    fn what_a_deployment_is_blamed_for_lasts_and_so_does_an_answer() {
+    fn errors_of_a_deployment_and_refusals_by_a_service_are_lasting() {
         assert_eq!(class(Rejection::ordinary("no layer")), Class::Lasting);
         assert_eq!(class(NotFound::new(Kind::Task, "a".into())), Class::Lasting);
         assert_eq!(class(RpcError::not_found("user")), Class::Lasting);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_passes() {
+    fn all_other_errors_are_transient() {
         assert_eq!(class("disk full"), Class::Transient);
         assert_eq!(class(Elapsed::new()), Class::Transient);
         assert_eq!(class(Overloaded::new()), Class::Transient);

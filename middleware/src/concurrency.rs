@@ -1,7 +1,7 @@
-//! At most so many at once for each key: a tenant, an account, an entity.
+//! Limits how many messages of a key run at once. A key is a tenant, an account, an entity.
 //!
-//! tower's `ConcurrencyLimit` bounds a whole service. This layer bounds each key, so that one tenant
-//! cannot take the handlers of all others.
+//! tower's `ConcurrencyLimit` limits a whole service. This layer limits each key, so that one tenant
+//! cannot occupy all handlers.
 //!
 //! ```
 //! use campanile::Router;
@@ -14,7 +14,7 @@
 //!     .layer(ConcurrencyByKeyLayer::new(4, key::header("x-tenant")));
 //! ```
 //!
-//! With a key of one's own, a bound on who waits, and messages that may come without a key:
+//! With a custom key, a bound on waiting messages, and messages that need no key:
 //!
 //! ```
 //! use campanile::{Message, Router};
@@ -32,30 +32,29 @@
 //! ```
 //!
 //! # Ordering
-//! Those who wait for a key are let in in the order in which their futures were first polled. They
-//! may end in any order; for one after the other see the layer that is ordered by key.
+//! The messages of a key start in the order in which their futures were first polled. They may end
+//! in any order. `OrderedByKeyLayer` runs them one after the other.
 //!
 //! # Back-pressure
-//! The key is not known before the message is, so this layer is ready whenever the inner service
-//! is, and a message waits in its own delivery, under its lease, which is renewed meanwhile. It
-//! takes one of the source's `max_in_flight` while it waits. So bound who waits where one key can
-//! have a long backlog: what comes then is [overload](#errors).
+//! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service is.
+//! A message waits in its delivery: its lease is renewed, and it occupies one of the source's
+//! `max_in_flight` slots. If one key can have a long backlog, bound its waiting messages; further
+//! ones fail as [overload](#errors).
 //!
-//! The inner service's own readiness is asked for again when the message is let in: nothing of it
-//! is held while the message waits.
+//! A waiting message holds no reservation of the inner service. It waits for the inner service's
+//! readiness again once it has a permit.
 //!
-//! All services that one layer (or a clone of it) makes share the places. Keys that nobody uses
-//! take no memory.
+//! All services that a layer and its clones make share the permits. Unused keys take no memory.
 //!
 //! # Cancel safety
-//! A future that is dropped gives its place, or its turn in the line, to the next.
+//! Dropping a future releases its permit, or cancels its request for one.
 //!
 //! # Errors
 //! A message without a key is rejected, unless [`missing_key`](ConcurrencyByKeyLayer::missing_key)
-//! lets it pass. One that finds
-//! [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages waiting already fails
-//! with [`TooManyWaiting`], which is overload: a task is delivered again after the source's back-off and
-//! loses no attempt, a request is answered `unavailable`.
+//! lets it pass. If [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages are
+//! waiting already, a message fails with [`TooManyWaiting`]. That is overload: a task is delivered
+//! again after the source's back-off, and the attempt does not count; a request is answered with
+//! `unavailable`.
 
 use std::{
     error::Error,
@@ -69,55 +68,56 @@ use tower::{Layer, Service, load_shed::error::Overloaded};
 
 use crate::{
     gated::{Admission, Gated, gated_future, take_ready},
-    key::{Key, KeyOf, Keys, MissingKey},
-    places::{Place, Places},
+    key::{Key, KeyExtractor, KeyOf, MissingKey},
+    keyed_permits::{KeyedPermit, KeyedPermits},
 };
 
 /// Makes [`ConcurrencyByKey`] services. See the [module](self).
 #[derive(Debug, Clone)]
 pub struct ConcurrencyByKeyLayer<K> {
-    keys: Keys<K>,
-    places: Arc<Places>,
+    keys: KeyExtractor<K>,
+    permits: Arc<KeyedPermits>,
     max_waiting: usize,
 }
 
 impl<K: KeyOf> ConcurrencyByKeyLayer<K> {
-    /// At most `permits` at once for each key.
+    /// Runs at most `permits` messages at once for each key.
     ///
     /// # Panics
-    /// When `permits` is zero, or more than a semaphore can have.
+    /// If `permits` is zero, or more than
+    /// [`Semaphore::MAX_PERMITS`](tokio::sync::Semaphore::MAX_PERMITS).
     #[track_caller]
     pub fn new(permits: usize, key: K) -> Self {
-        assert!(permits > 0, "with no permits nothing would ever run");
+        assert!(permits > 0, "a concurrency limit needs at least one permit");
         assert!(
             permits <= tokio::sync::Semaphore::MAX_PERMITS,
-            "more permits than there can be"
+            "a concurrency limit has too many permits for a semaphore"
         );
         Self {
-            keys: Keys::new(key),
-            places: Places::new(permits),
+            keys: KeyExtractor::new(key),
+            permits: KeyedPermits::new(permits),
             max_waiting: usize::MAX,
         }
     }
 
-    /// How many messages may wait for one key. Without a bound unless set; zero means that none
-    /// waits.
+    /// Sets the number of messages that may wait for one key. Zero means that none waits. Unlimited
+    /// unless set.
     #[must_use]
     pub fn max_waiting_per_key(mut self, messages: usize) -> Self {
         self.max_waiting = messages;
         self
     }
 
-    /// What becomes of a message without a key. It is rejected unless set.
+    /// Decides about a message without a key. It is rejected unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// How many keys have messages that run or wait.
+    /// The number of keys with running or waiting messages.
     pub fn keys_in_use(&self) -> usize {
-        self.places.keys()
+        self.permits.keys()
     }
 }
 
@@ -132,12 +132,26 @@ impl<S, K: Clone> Layer<S> for ConcurrencyByKeyLayer<K> {
     }
 }
 
-/// A service of which at most so many run at once for each key. See the [module](self).
+/// A service with a concurrency limit for each key. See the [module](self).
 #[derive(Debug, Clone)]
 pub struct ConcurrencyByKey<S, K> {
     inner: S,
     layer: ConcurrencyByKeyLayer<K>,
 }
+
+impl<S, K: KeyOf> ConcurrencyByKey<S, K> {
+    /// Wraps a service; see [`ConcurrencyByKeyLayer::new`]. Clones share the permits.
+    ///
+    /// # Panics
+    /// As [`ConcurrencyByKeyLayer::new`].
+    #[track_caller]
+    pub fn new(inner: S, permits: usize, key: K) -> Self {
+        let layer = ConcurrencyByKeyLayer::new(permits, key);
+        Self { inner, layer }
+    }
+}
+
+inner_accessors!(ConcurrencyByKey<S, K>);
 
 impl<S, K> Service<Message> for ConcurrencyByKey<S, K>
 where
@@ -158,28 +172,29 @@ where
         ConcurrencyByKeyFuture(match layer.keys.of(&message) {
             Err(rejection) => Gated::refused(rejection),
             Ok(None) => Gated::free(ready, message),
-            Ok(Some(key)) => match layer.places.enter(key.clone(), layer.max_waiting) {
+            Ok(Some(key)) => match layer.permits.request(key.clone(), layer.max_waiting) {
                 None => Gated::refused(TooManyWaiting::new(key)),
-                Some(place) if place.is_held() => Gated::waiting(place, ready, message),
-                // What is ready may hold what others could use meanwhile.
-                Some(place) => Gated::waiting(place, self.inner.clone(), message),
+                Some(permit) if permit.is_acquired() => Gated::waiting(permit, ready, message),
+                // The clone holds no reservation, which other messages could use meanwhile.
+                Some(permit) => Gated::waiting(permit, self.inner.clone(), message),
             },
         })
     }
 }
 
-impl Admission for Place {
+impl Admission for KeyedPermit {
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.poll_held(cx).map(Ok)
+        self.poll_acquired(cx).map(Ok)
     }
 }
 
 gated_future! {
     /// The future of [`ConcurrencyByKey`].
-    ConcurrencyByKeyFuture, Place
+    ConcurrencyByKeyFuture, KeyedPermit
 }
 
-/// Too many messages wait for a key already. Its source is tower's overload.
+/// The error of a message that found too many messages waiting for its key. Its source is tower's
+/// [`Overloaded`].
 #[derive(Debug)]
 pub struct TooManyWaiting {
     key: Key,
@@ -194,7 +209,7 @@ impl TooManyWaiting {
         }
     }
 
-    /// The key.
+    /// The key of the message.
     pub fn key(&self) -> &Key {
         &self.key
     }
@@ -202,7 +217,7 @@ impl TooManyWaiting {
 
 impl fmt::Display for TooManyWaiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the key, which may be a secret.
+        // Does not show the key, which may be a secret.
         f.write_str("too many messages with the same key are waiting")
     }
 }
@@ -227,7 +242,9 @@ mod tests {
     use super::*;
     use crate::{
         key::Header,
-        keyed_mocks::{self, Handle, Inner, by_header, call, nobody, reached, task, the_one},
+        keyed_mocks::{
+            self, Handle, Inner, by_header, call, no_request, only_request, reached, task,
+        },
     };
 
     fn layer(permits: usize) -> ConcurrencyByKeyLayer<Header> {
@@ -242,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn as_many_of_a_key_run_as_there_are_permits_and_keys_do_not_hold_each_other_up() {
+    async fn a_key_runs_as_many_messages_as_it_has_permits_and_does_not_delay_other_keys() {
         let (mut service, mut handle) = service(&layer(2));
         let mut calls: Vec<_> = ["1", "2", "3", "4"]
             .map(|id| call(&mut service, task("k", id)))
@@ -250,8 +267,8 @@ mod tests {
         let mut running = reached(&mut handle);
         assert_eq!(running.len(), 2);
         let _other = call(&mut service, task("l", "5"));
-        let _kept = the_one(&mut handle, "5");
-        // Who waits goes on in the order in which they came.
+        let _kept = only_request(&mut handle, "5");
+        // Waiting messages start in the order of their arrival.
         for next in ["3", "4"] {
             let (_, answer) = running.remove(0);
             answer.send_response(Reply::default());
@@ -261,41 +278,41 @@ mod tests {
                 .find(|call| call.is_woken())
                 .expect("woken");
             assert!(waiting.poll().is_pending());
-            running.push((next.to_owned(), the_one(&mut handle, next)));
+            running.push((next.to_owned(), only_request(&mut handle, next)));
         }
     }
 
     #[tokio::test]
-    async fn a_dropped_future_frees_its_place_whether_it_ran_or_waited() {
+    async fn a_dropped_future_releases_its_permit_or_cancels_its_request() {
         let layer = layer(1);
         let (mut service, mut handle) = service(&layer);
         let runs = call(&mut service, task("k", "1"));
         let waits = call(&mut service, task("k", "2"));
         let mut last = call(&mut service, task("k", "3"));
-        let _kept = the_one(&mut handle, "1");
+        let _kept = only_request(&mut handle, "1");
         drop(waits);
         drop(runs);
         assert!(last.is_woken() && last.poll().is_pending());
-        let _kept = the_one(&mut handle, "3");
+        let _kept = only_request(&mut handle, "3");
         assert_eq!(layer.keys_in_use(), 1);
         drop(last);
         assert_eq!(layer.keys_in_use(), 0);
     }
 
-    /// A future that, when it is dropped, asserts that its place is still held.
+    /// A future that asserts on drop that its permit is still held.
     struct Work {
-        places: Arc<Places>,
+        permits: Arc<KeyedPermits>,
         outcome: Option<Result<Reply, BoxError>>,
     }
 
     impl Drop for Work {
         fn drop(&mut self) {
-            // No other caller waits in this test, so a free place would be granted at once.
-            let next = self.places.enter(Key::from("k"), usize::MAX);
-            let next = next.expect("there is no bound on who waits");
+            // No other request waits in this test, so a free permit would be granted at once.
+            let next = self.permits.request(Key::from("k"), usize::MAX);
+            let next = next.expect("the number of waiting requests is unlimited");
             assert!(
-                !next.is_held(),
-                "the place was free before the work had ended"
+                !next.is_acquired(),
+                "the permit was released before the work was dropped"
             );
         }
     }
@@ -312,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_is_free_only_after_the_work_in_it_was_dropped() {
+    async fn a_permit_is_released_after_its_work_is_dropped() {
         let layer = layer(1);
         let outcomes: [Option<Result<Reply, BoxError>>; 3] = [
             None,
@@ -321,9 +338,9 @@ mod tests {
         ];
         for outcome in outcomes {
             let ends = outcome.is_some();
-            let (places, outcome) = (layer.places.clone(), Arc::new(Mutex::new(outcome)));
+            let (permits, outcome) = (layer.permits.clone(), Arc::new(Mutex::new(outcome)));
             let inner = tower::service_fn(move |_: Message| Work {
-                places: places.clone(),
+                permits: permits.clone(),
                 outcome: outcome.lock().unwrap().take(),
             });
             let mut service = Spawn::new(layer.layer(inner));
@@ -336,21 +353,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_services_of_a_layer_share_its_places() {
+    async fn all_services_of_a_layer_share_its_permits() {
         let layer = layer(1);
         let (mut one, mut first) = service(&layer);
         let (mut two, mut second) = service(&layer.clone());
         let runs = call(&mut one, task("k", "1"));
         let mut waits = call(&mut two, task("k", "2"));
-        let _kept = the_one(&mut first, "1");
-        nobody(&mut second);
+        let _kept = only_request(&mut first, "1");
+        no_request(&mut second);
         drop(runs);
         assert!(waits.poll().is_pending());
-        let _kept = the_one(&mut second, "2");
+        let _kept = only_request(&mut second, "2");
     }
 
     #[tokio::test]
-    async fn what_comes_when_too_many_wait_is_overload() {
+    async fn a_message_that_finds_too_many_waiting_fails_as_overload() {
         let (mut service, _handle) = service(&layer(1).max_waiting_per_key(1));
         let _runs = call(&mut service, task("k", "1"));
         let waits = call(&mut service, task("k", "2"));
@@ -371,17 +388,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_keeps_the_rules_of_all_layers() {
+    async fn readiness_reservations_and_missing_keys_are_handled_as_in_every_layer() {
         keyed_mocks::readiness_and_its_error_pass(&layer(1));
         keyed_mocks::a_clone_has_no_reservation(&layer(1));
-        keyed_mocks::who_waits_holds_nothing(&layer(1));
-        keyed_mocks::without_a_key(&layer(1), &layer(1).missing_key(MissingKey::Pass));
+        keyed_mocks::a_waiting_message_holds_no_reservation(&layer(1));
+        keyed_mocks::a_message_without_a_key_is_rejected_or_passes(
+            &layer(1),
+            &layer(1).missing_key(MissingKey::Pass),
+        );
     }
 
     #[test]
-    fn numbers_that_cannot_work_panic_where_they_were_written() {
-        crate::mocks::mistake(|| layer_at(0));
-        crate::mocks::mistake(|| layer_at(usize::MAX));
+    fn invalid_numbers_panic_at_the_callers_location() {
+        crate::mocks::panic_text(|| layer_at(0));
+        crate::mocks::panic_text(|| layer_at(usize::MAX));
     }
 
     #[track_caller]

@@ -1,19 +1,19 @@
-//! What [OpenTelemetry's conventions for messaging] (v1.44) call things here: the [`Operation`] that
-//! a span or a metric is about, and the [`Fault`] that it ended with.
+//! The names of [OpenTelemetry's conventions for messaging] (v1.44): the [`Operation`] of a span or a
+//! metric, and the [`Fault`] that ended it.
 //!
 //! [OpenTelemetry's conventions for messaging]: https://github.com/open-telemetry/semantic-conventions/tree/v1.44.0/docs/messaging
 //!
-//! | attribute | here |
+//! | attribute | value |
 //! |---|---|
-//! | `messaging.system` | `redis`, unless a layer is told otherwise: it does not know what it stands on |
-//! | `messaging.destination.name` | the message's name, such as `orders.create`; for what is received in batches, the stream |
-//! | `messaging.destination.template` | the route, where it is another text: an event's pattern, a fallback's prefix |
-//! | `messaging.consumer.group.name` | the consumer group, where a layer is told of it |
+//! | `messaging.system` | `redis`, unless set: a layer does not know its transport |
+//! | `messaging.destination.name` | the message's name, such as `orders.create`; the stream for batches that are received |
+//! | `messaging.destination.template` | the route, if it differs from the name: an event's pattern, a fallback's prefix |
+//! | `messaging.consumer.group.name` | the consumer group, if set |
 //! | `messaging.message.id` | the id that the transport gave the message |
-//! | `messaging.message.conversation_id` | the id by which a request's reply is found, on the side that handles it: the sending transport makes it up after the span has begun |
+//! | `messaging.message.conversation_id` | the correlation id of a request, on the handling side only: the sending transport generates it after the span has started |
 //!
-//! There is no operation for a reply, and so none that names a reply channel: to the caller it is the
-//! end of the request, to the handler that of the processing.
+//! A reply has no operation, so no span names a reply channel. To the caller a reply ends the request,
+//! to the handler it ends the processing.
 
 use std::fmt;
 
@@ -23,15 +23,15 @@ use campanile::{
 };
 use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
 
-/// What is done with a message: `messaging.operation.name`.
+/// An operation on a message: `messaging.operation.name`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
-    /// A task is sent: until a transport has taken it.
+    /// A client sends a task. Ends when the transport has accepted it.
     Send,
-    /// An event is published: until a transport has taken it.
+    /// A client publishes an event. Ends when the transport has accepted it.
     Publish,
-    /// A request is made: until its answer is there.
+    /// A client makes a request. Ends with its reply.
     Request,
     /// Deliveries are fetched.
     Receive,
@@ -40,7 +40,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// What a client does with a message of this kind.
+    /// The operation of a client on a message of this kind.
     pub const fn of_client(kind: Kind) -> Self {
         match kind {
             Kind::Task => Self::Send,
@@ -69,8 +69,8 @@ impl Operation {
         }
     }
 
-    /// The kind of its span: `producer`, `client` or `consumer`. A request waits for its answer, so
-    /// its span is a client's.
+    /// The kind of its span: `producer`, `client` or `consumer`. The span of a request is a client's,
+    /// since it waits for a reply.
     pub const fn span_kind(self) -> &'static str {
         match self {
             Self::Send | Self::Publish => "producer",
@@ -86,7 +86,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// On which side of a transport a layer is.
+/// The side of a transport that a layer is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Serving,
@@ -102,35 +102,35 @@ impl Side {
     }
 }
 
-/// How an operation failed.
+/// A failed operation: its error, a panic or a drop.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Fault<'a> {
     /// The service returned an error.
     Error(&'a BoxError),
-    /// The service panicked. The panic goes on.
+    /// The service panicked. The layer does not catch the panic.
     Panicked,
-    /// The future was dropped before it was done: a time-out further out, a caller that no longer
-    /// waits, a forced shutdown. What it did until then may have taken effect.
+    /// The future was dropped before its end: by a timeout outside, a caller that stopped waiting, or
+    /// a forced shutdown. Its work may have had effects.
     Dropped,
 }
 
 impl Fault<'_> {
-    /// `error.type`: one of a fixed set of words, fit for a label.
+    /// `error.type`: one word of a fixed set, so that it can be a label.
     ///
-    /// | word | the error, or the nearest one in its chain |
+    /// | word | the error, or the first one in its chain of sources |
     /// |---|---|
-    /// | `not_found`, `invalid`, `unavailable`, `deadline`, `internal` | an [`RpcError`] of that code |
-    /// | `rpc_error` | an [`RpcError`] with a code of the application's own |
-    /// | `not_found` | [`NotFound`]: no route |
-    /// | `rejected`, `misconfigured` | a [`Rejection`] that is permanent, or is not |
-    /// | `timeout` | tower's `Elapsed`; an [`Error`] that is one |
+    /// | `not_found`, `invalid`, `unavailable`, `deadline`, `internal` | an [`RpcError`] with that code |
+    /// | `rpc_error` | an [`RpcError`] with an application's code |
+    /// | `not_found` | [`NotFound`]: no route matches |
+    /// | `rejected`, `misconfigured` | a [`Rejection`] that is permanent, or one that is not |
+    /// | `timeout` | tower's `Elapsed`, or an [`Error`] of this kind |
     /// | `overloaded` | tower's `Overloaded` |
-    /// | `disconnected`, `unknown_outcome`, `refused`, `unsendable`, `undecodable`, `config`, `closed` | an [`Error`] that is this |
-    /// | `redeliver`, `dead_letter`, `discard` | a [`Failure`] without one of the above as its cause |
-    /// | `panic` | it panicked |
-    /// | `dropped` | its future was dropped |
-    /// | `_OTHER` | any other |
+    /// | `disconnected`, `unknown_outcome`, `refused`, `unsendable`, `undecodable`, `config`, `closed` | an [`Error`] of this kind |
+    /// | `redeliver`, `dead_letter`, `discard` | a [`Failure`] whose source is none of the above |
+    /// | `panic` | a panic |
+    /// | `dropped` | a dropped future |
+    /// | `_OTHER` | any other error |
     pub fn error_type(&self) -> &'static str {
         match self {
             Self::Error(error) => class(&***error),
@@ -139,7 +139,7 @@ impl Fault<'_> {
         }
     }
 
-    /// The error, where there is one.
+    /// The error, unless it is a panic or a drop.
     pub fn error(&self) -> Option<&BoxError> {
         match self {
             Self::Error(error) => Some(error),
@@ -148,16 +148,16 @@ impl Fault<'_> {
     }
 }
 
-/// The error with all of its sources on one line.
+/// Writes the error and all of its sources on one line.
 impl fmt::Display for Fault<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error = match self {
             Self::Error(error) => error,
-            Self::Panicked => return f.write_str("it panicked"),
-            Self::Dropped => return f.write_str("it was dropped before it was done"),
+            Self::Panicked => return f.write_str("the handler panicked"),
+            Self::Dropped => return f.write_str("the handler was dropped before it finished"),
         };
         error.fmt(f)?;
-        // A chain that loops would otherwise never end.
+        // Bounded, since a custom error may return itself as its source.
         let sources = std::iter::successors(error.source(), |error| error.source()).take(16);
         for source in sources {
             write!(f, ": {source}")?;
@@ -201,7 +201,7 @@ fn code(code: &RpcCode) -> &'static str {
         RpcCode::Unavailable => "unavailable",
         RpcCode::Deadline => "deadline",
         RpcCode::Internal => "internal",
-        // It came from the other side, so it could be any text.
+        // The other side chooses the code, so it may be any text.
         _ => "rpc_error",
     }
 }
@@ -220,10 +220,10 @@ fn operation_error(error: &Error) -> Option<&'static str> {
     words.into_iter().find_map(|(is, word)| is.then_some(word))
 }
 
-/// What the conventions call an error, or anything else, that has no name of its own.
+/// The conventions' value for an error type, or another attribute, outside of the fixed set.
 pub(crate) const OTHER: &str = "_OTHER";
 
-/// `messaging.system` where a layer is told of no other.
+/// `messaging.system`, unless set.
 pub(crate) const SYSTEM: &str = "redis";
 
 #[cfg(test)]
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_of_ours_and_towers_has_a_word() {
+    fn every_error_of_campanile_and_tower_has_a_type() {
         let words = [
             (class_of(RpcError::unavailable("")), "unavailable"),
             (
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failures_cause_says_more_than_the_failure() {
+    fn the_source_of_a_failure_decides_its_type_if_it_has_one() {
         let failure = || Failure::dead_letter();
         assert_eq!(class_of(failure().because(Elapsed::new())), "timeout");
         assert_eq!(class_of(failure().because("disk full")), "dead_letter");

@@ -1,13 +1,13 @@
-//! Lets through what a function lets through.
+//! Rejects messages by a function.
 //!
-//! The function looks at each message and returns `Ok(())`, or the error that the message is to fail
-//! with. The error says what becomes of the delivery:
+//! The function sees each message and returns `Ok(())`, or the error that the message fails with. The
+//! error decides how the delivery is settled:
 //!
 //! | error | task | request |
 //! |---|---|---|
-//! | [`Rejection::permanent`](campanile::Rejection::permanent) | a dead letter at once | answered `invalid`, with its text |
-//! | [`Failure::discard`](campanile::Failure::discard) | dropped and counted | the same, answered with its cause |
-//! | [`Failure::redeliver_after`](campanile::Failure::redeliver_after) | delivered again, for another worker | the same |
+//! | [`Rejection::permanent`](campanile::Rejection::permanent) | a dead letter at once | answered with `invalid` and its text |
+//! | [`Failure::discard`](campanile::Failure::discard) | dropped and counted | dropped and counted, and answered with its source |
+//! | [`Failure::redeliver_after`](campanile::Failure::redeliver_after) | delivered again, perhaps to another worker | delivered again, perhaps to another worker |
 //! | [`RpcError`](campanile::RpcError) | delivered again, and then a dead letter | answered with it |
 //!
 //! ```
@@ -24,7 +24,7 @@
 //! ));
 //! ```
 //!
-//! What is not for this deployment is dropped, with a reason; its sender, if it waits, is told:
+//! A message for another deployment is discarded with a reason, which a waiting caller receives:
 //!
 //! ```
 //! use campanile::{Failure, Message, Rejection, Router};
@@ -43,8 +43,8 @@
 //! ```
 //!
 //! # tower's filters
-//! tower's `Filter` and `AsyncFilter` work unchanged. They take the message and give it back, so they
-//! can change it, and an async one can ask somebody:
+//! tower's `Filter` and `AsyncFilter` work unchanged. They take the message and return it, so they
+//! can change it, and an async one can query a service:
 //!
 //! ```
 //! use campanile::{BoxError, Message, Rejection, Router};
@@ -69,12 +69,11 @@
 //! ```
 //!
 //! # Back-pressure
-//! The inner service has to be ready before a message is looked at, as a filter cannot know before it
-//! is called. A message that is not let through gives back at once what was reserved for it when its
-//! copy of the service is dropped, as `serve` does.
+//! The inner service must be ready before the function sees a message. A reservation for a rejected
+//! message is released when its clone of the service is dropped; `serve` drops it at once.
 //!
 //! # Panics
-//! A panic of the function is one of the call: the delivery fails.
+//! A panic of the function is a panic of the call: the delivery fails.
 
 use std::{
     fmt,
@@ -87,7 +86,7 @@ use campanile::{BoxError, Message, Reply};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
-use crate::started::Started;
+use crate::call_or_error::CallOrError;
 
 /// Makes [`Filter`] services. See the [module](self).
 #[derive(Clone, Copy)]
@@ -97,7 +96,7 @@ pub struct FilterLayer<F> {
 
 // The bound is here so that the compiler knows the type of a closure's argument.
 impl<F> FilterLayer<F> {
-    /// A layer that asks `check`, a `Fn(&Message) -> Result<(), E>`, about every message.
+    /// Calls `check`, a `Fn(&Message) -> Result<(), E>`, with every message. An error rejects it.
     pub const fn new<E>(check: F) -> Self
     where
         F: Fn(&Message) -> Result<(), E>,
@@ -124,12 +123,25 @@ impl<F> fmt::Debug for FilterLayer<F> {
     }
 }
 
-/// A service that is called with what is let through. See the [module](self).
+/// A service that is called only with messages that its function accepts. See the [module](self).
 #[derive(Clone, Copy)]
 pub struct Filter<S, F> {
     inner: S,
     check: F,
 }
+
+impl<S, F> Filter<S, F> {
+    /// Wraps a service; see [`FilterLayer::new`].
+    pub const fn new<E>(inner: S, check: F) -> Self
+    where
+        F: Fn(&Message) -> Result<(), E>,
+        E: Into<BoxError>,
+    {
+        Self { inner, check }
+    }
+}
+
+inner_accessors!(Filter<S, F>);
 
 impl<S, F, E> Service<Message> for Filter<S, F>
 where
@@ -147,8 +159,8 @@ where
 
     fn call(&mut self, message: Message) -> Self::Future {
         FilterFuture(match (self.check)(&message) {
-            Ok(()) => Started::Called(self.inner.call(message)),
-            Err(error) => Started::failed(error),
+            Ok(()) => CallOrError::Call(self.inner.call(message)),
+            Err(error) => CallOrError::failed(error),
         })
     }
 }
@@ -164,7 +176,7 @@ impl<S: fmt::Debug, F> fmt::Debug for Filter<S, F> {
 /// The future of [`Filter`].
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct FilterFuture<W>(#[pin] Started<W>);
+pub struct FilterFuture<W>(#[pin] CallOrError<W>);
 
 impl<W, E> Future for FilterFuture<W>
 where
@@ -193,13 +205,13 @@ mod tests {
 
     fn layer() -> FilterLayer<impl Fn(&Message) -> Result<(), Rejection> + Clone> {
         FilterLayer::new(|message: &Message| match message.payload().is_empty() {
-            true => Err(Rejection::permanent("it is empty")),
+            true => Err(Rejection::permanent("the payload is empty")),
             false => Ok(()),
         })
     }
 
     #[tokio::test]
-    async fn what_is_let_through_is_handled_as_it_is() {
+    async fn an_accepted_message_and_its_outcome_pass_unchanged() {
         let (mut service, mut handle) = around(&layer());
         let answer = call(&mut service, Message::task("a", "x"));
         let (message, respond) = handle.next_request().await.unwrap();
@@ -213,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_fails_with_its_error_and_is_never_handled() {
+    async fn a_rejected_message_fails_with_the_error_and_does_not_reach_the_inner_service() {
         let (mut service, mut handle) = around(&layer());
         let error = call(&mut service, Message::task("a", ""))
             .await
@@ -223,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_and_reservations_are_the_inner_services() {
+    fn readiness_and_reservations_of_the_inner_service_pass() {
         let all = FilterLayer::new(|_: &Message| Ok::<(), BoxError>(()));
         readiness_passes(&all);
         reservations_are_released(&all);

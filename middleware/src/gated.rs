@@ -1,4 +1,4 @@
-//! The future of a service that is called as soon as its message is let in.
+//! The future of a layer that admits messages one by one, such as a limit by key.
 
 use std::{
     fmt,
@@ -13,12 +13,15 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 pub(crate) type Outcome = Result<Reply, BoxError>;
 
-/// What decides when a message is let in, and holds what it takes until the message is done.
+/// Decides when a message is admitted, and holds its permit until the message is done.
 pub(crate) trait Admission: Unpin {
-    /// Ready when the service may be called, or with why it never will.
+    /// Waits until the inner service may be called.
+    ///
+    /// # Errors
+    /// If the message is not admitted.
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 
-    /// What the service returned, before what was taken is given back.
+    /// Sees, and may change, the outcome of the inner service, before the permit is released.
     fn done(self, outcome: Outcome) -> Outcome
     where
         Self: Sized,
@@ -27,23 +30,23 @@ pub(crate) trait Admission: Unpin {
     }
 }
 
-/// Takes the service that is ready, and leaves a clone that is not.
+/// Takes the service that is ready, and leaves a clone, which has no reservation.
 pub(crate) fn take_ready<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     std::mem::replace(inner, clone)
 }
 
-/// Waits for its admission, then for the service, then for the service's future.
+/// A future that waits for the admission, then for the service's readiness, then for its future.
 #[pin_project]
 pub(crate) struct Gated<S: Service<Message>, A> {
     #[pin]
-    state: State<S, A>,
+    state: GateState<S, A>,
 }
 
-// The large one is the one that nearly every message is in nearly all the time.
+// A message spends nearly all of its time in the largest variant.
 #[allow(clippy::large_enum_variant)]
-#[pin_project(project = StateProjection)]
-enum State<S: Service<Message>, A> {
+#[pin_project(project = GateStateProjection)]
+enum GateState<S: Service<Message>, A> {
     Refused {
         error: Option<BoxError>,
     },
@@ -52,8 +55,8 @@ enum State<S: Service<Message>, A> {
         call: Option<(S, Message)>,
     },
     Running {
-        // Before the admission: fields are dropped in this order, and the admission must outlive
-        // the work, or the next message would be let in beside this one's end.
+        // Declared before the admission, since fields are dropped in this order. If the admission
+        // were dropped first, the next message would be admitted while this one's work still exists.
         #[pin]
         work: Oneshot<S, Message>,
         admission: Option<A>,
@@ -61,28 +64,28 @@ enum State<S: Service<Message>, A> {
 }
 
 impl<S: Service<Message>, A> Gated<S, A> {
-    /// Fails.
+    /// Fails at once.
     pub(crate) fn refused(error: impl Into<BoxError>) -> Self {
         let error = Some(error.into());
         Self {
-            state: State::Refused { error },
+            state: GateState::Refused { error },
         }
     }
 
-    /// Waits for nothing but the service.
+    /// Calls the service without an admission.
     pub(crate) fn free(service: S, message: Message) -> Self {
         Self {
-            state: State::Running {
+            state: GateState::Running {
                 admission: None,
                 work: service.oneshot(message),
             },
         }
     }
 
-    /// Waits until the message is let in.
+    /// Calls the service once the message is admitted.
     pub(crate) fn waiting(admission: A, service: S, message: Message) -> Self {
         Self {
-            state: State::Waiting {
+            state: GateState::Waiting {
                 admission: Some(admission),
                 call: Some((service, message)),
             },
@@ -102,23 +105,23 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProjection::Refused { error } => {
+                GateStateProjection::Refused { error } => {
                     return Poll::Ready(Err(error.take().expect(POLLED_AGAIN)));
                 }
-                StateProjection::Waiting { admission, call } => {
+                GateStateProjection::Waiting { admission, call } => {
                     let waiting = admission.as_mut().expect(POLLED_AGAIN);
                     let admitted = ready!(waiting.poll_admitted(cx));
                     let admission = admission.take();
                     let (service, message) = call.take().expect("taken once, just here");
                     admitted?;
                     let work = service.oneshot(message);
-                    state.set(State::Running { admission, work });
+                    state.set(GateState::Running { admission, work });
                 }
-                StateProjection::Running { work, admission } => {
+                GateStateProjection::Running { work, admission } => {
                     let outcome = ready!(work.poll(cx)).map_err(Into::into);
                     let admission = admission.take();
-                    // Drops the work before the admission is given back.
-                    state.set(State::Refused { error: None });
+                    // Drops the work before the admission.
+                    state.set(GateState::Refused { error: None });
                     return Poll::Ready(match admission {
                         Some(admission) => admission.done(outcome),
                         None => outcome,
@@ -132,14 +135,14 @@ where
 impl<S: Service<Message>, A> fmt::Debug for Gated<S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
-            State::Refused { .. } => "Refused",
-            State::Waiting { .. } => "Waiting",
-            State::Running { .. } => "Running",
+            GateState::Refused { .. } => "Refused",
+            GateState::Waiting { .. } => "Waiting",
+            GateState::Running { .. } => "Running",
         })
     }
 }
 
-/// The future of a layer: a [`Gated`] of its own name.
+/// Defines the public future of a layer, which wraps a [`Gated`].
 macro_rules! gated_future {
     ($(#[$doc:meta])* $name:ident, $admission:ty) => {
         $(#[$doc])*

@@ -1,13 +1,14 @@
-//! Keys: what makes messages belong together, such as a tenant, an entity, or an idempotency key.
+//! Keys, by which layers group messages: a tenant, an entity, an idempotency key.
 //!
-//! A layer that works by key takes a [`KeyOf`]: one of the functions here, or a closure.
+//! A layer that works by key takes a [`KeyOf`]: a value that a function of this module returns, or a
+//! closure.
 //!
 //! ```
 //! use campanile::Message;
 //! use campanile_middleware::key::{self, KeyOf};
 //!
 //! let by_tenant = key::header("x-tenant");
-//! // The message's name up to the first dot.
+//! // The name of the message up to the first dot.
 //! let by_group = |message: &Message| message.name().split('.').next().map(str::to_owned);
 //!
 //! let message = Message::task("orders.create", "{}");
@@ -16,10 +17,10 @@
 //! ```
 //!
 //! # Errors
-//! Where there is no key, [`MissingKey`] says what becomes of the message. A text that is empty or
-//! longer than [`Key::MAX_LEN`] bytes is no key either, and nor is a header that is not UTF-8: a
-//! sender must not be able to fill this process's memory with keys, or to share another's by
-//! sending nothing.
+//! [`MissingKey`] decides about a message without a key. An empty text, a text longer than
+//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. Otherwise a sender
+//! could fill this process's memory with long keys, or share the key of other senders by sending an
+//! empty one.
 
 use std::{borrow::Borrow, fmt};
 
@@ -27,16 +28,16 @@ use campanile::{IdempotencyKey, Message, MessageId, Name, Parts, Rejection};
 use http::HeaderName;
 use smol_str::{SmolStr, ToSmolStr};
 
-/// A key. Cheap to clone.
+/// A key of a message. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(SmolStr);
 
 impl Key {
-    /// The longest key that is accepted, in bytes. The names of the message's stream and group are
-    /// not counted: no sender chooses them.
+    /// The length of the longest accepted key, in bytes. The names of the message's stream and group
+    /// do not count, since no sender chooses them.
     pub const MAX_LEN: usize = 1024;
 
-    /// The text.
+    /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -80,20 +81,20 @@ macro_rules! from_shown {
     )*};
 }
 
-/// A message among all messages of all streams and groups. Cheap to clone.
+/// Identifies a delivered message among the messages of all streams and groups. Cheap to clone.
 ///
-/// An entry's id is unique in its stream only, and each group handles the entry for itself.
+/// The id of an entry is unique in its stream only, and each group handles the entry separately.
 #[allow(dead_code)] // By itself the feature has no layer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Identity {
+pub(crate) struct MessageIdentity {
     stream: Option<Name>,
     group: Option<Name>,
     id: MessageId,
 }
 
 #[allow(dead_code)]
-impl Identity {
-    /// `None` for a message that no transport has accepted.
+impl MessageIdentity {
+    /// The identity of the message, or `None` if no transport has accepted it.
     pub(crate) fn of(parts: &Parts) -> Option<Self> {
         Some(Self {
             stream: parts.stream.clone(),
@@ -103,10 +104,11 @@ impl Identity {
     }
 }
 
-/// The stream and the group with their lengths, then the id: `6:orders:5:group:7-0`. A name may
-/// hold any character, so only the lengths tell where it ends. An absent name is empty, which no
-/// name is.
-impl fmt::Display for Identity {
+/// Writes the stream and the group with their lengths, then the id: `6:orders:5:group:7-0`.
+///
+/// A name may contain any character, so the text needs the lengths to be unambiguous. An absent name
+/// is written as an empty one, which is no valid name.
+impl fmt::Display for MessageIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for name in [&self.stream, &self.group] {
             let name = name.as_deref().unwrap_or_default();
@@ -117,13 +119,21 @@ impl fmt::Display for Identity {
 }
 
 from_texts!(&str, String);
-from_shown!(&Identity, &Name, &MessageId, &IdempotencyKey, u32, u64, i64);
+from_shown!(
+    &MessageIdentity,
+    &Name,
+    &MessageId,
+    &IdempotencyKey,
+    u32,
+    u64,
+    i64
+);
 
-/// How a key is taken from a message. Implemented for `Fn(&Message) -> Option<impl Into<Key>>`.
+/// Extracts the key of a message. Implemented for `Fn(&Message) -> Option<impl Into<Key>>`.
 ///
-/// The argument of such a closure has to be written with its type: `|message: &Message| …`.
+/// The argument of such a closure needs a type: `|message: &Message| …`.
 pub trait KeyOf {
-    /// The key, if the message has one.
+    /// The key of the message, if it has one.
     fn key_of(&self, message: &Message) -> Option<Key>;
 }
 
@@ -137,35 +147,35 @@ where
     }
 }
 
-/// The value of a header; of one that is repeated, the first.
+/// Takes the value of a header as the key. If the header is repeated, its first value counts.
 ///
 /// # Panics
-/// When no header can have this name.
+/// If the name is not a valid header name.
 #[track_caller]
 pub fn header(name: &str) -> Header {
     match HeaderName::from_bytes(name.as_bytes()) {
         Ok(name) => Header(name),
-        Err(_) => panic!("no header can have the name {name:?}"),
+        Err(_) => panic!("{name:?} is not a valid header name"),
     }
 }
 
-/// The message itself: the id that the transport gave it, with its stream and its group, since an
-/// id is unique in its stream only. The same through redelivery and take-over.
+/// Takes the message's id, stream and group as the key, since an id is unique in its stream only.
+/// Redelivered and claimed messages keep this key.
 pub const fn message_id() -> ById {
     ById
 }
 
-/// The message's full name.
+/// Takes the message's full name as the key.
 pub const fn name() -> ByName {
     ByName
 }
 
-/// What the sender gave the task by `idempotency_key`.
+/// Takes the task's idempotency key, which the sender sets with `Call::idempotency_key`.
 pub const fn idempotency_key() -> ByIdempotencyKey {
     ByIdempotencyKey
 }
 
-/// Made by [`header`].
+/// The key that [`header`] takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header(HeaderName);
 
@@ -176,17 +186,17 @@ impl KeyOf for Header {
     }
 }
 
-/// Made by [`message_id`].
+/// The key that [`message_id`] takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ById;
 
 impl KeyOf for ById {
     fn key_of(&self, message: &Message) -> Option<Key> {
-        Identity::of(message.parts()).as_ref().map(Key::from)
+        MessageIdentity::of(message.parts()).as_ref().map(Key::from)
     }
 }
 
-/// Made by [`name`].
+/// The key that [`name`] takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByName;
 
@@ -196,7 +206,7 @@ impl KeyOf for ByName {
     }
 }
 
-/// Made by [`idempotency_key`].
+/// The key that [`idempotency_key`] takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByIdempotencyKey;
 
@@ -206,28 +216,28 @@ impl KeyOf for ByIdempotencyKey {
     }
 }
 
-/// What a layer does with a message that has no key.
+/// Decides about a message without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MissingKey {
-    /// It fails with a permanent [`Rejection`]: a task becomes a dead letter at once, a request is
-    /// answered `invalid`, an event is logged and counted.
+    /// The message fails with a permanent [`Rejection`]: a task becomes a dead letter at once, a
+    /// request is answered with `invalid`, an event is logged and counted.
     #[default]
     Reject,
-    /// It passes as if the layer were not there.
+    /// The message passes as if the layer were not there.
     Pass,
 }
 
-/// What a layer asks about every message.
+/// A layer's key function, and its rule for messages without a key.
 #[allow(dead_code)] // By itself the feature has no layer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Keys<K> {
+pub(crate) struct KeyExtractor<K> {
     pub(crate) of: K,
     pub(crate) missing: MissingKey,
 }
 
 #[allow(dead_code)]
-impl<K> Keys<K> {
+impl<K> KeyExtractor<K> {
     pub(crate) fn new(of: K) -> Self {
         Self {
             of,
@@ -237,8 +247,8 @@ impl<K> Keys<K> {
 }
 
 #[allow(dead_code)]
-impl<K: KeyOf> Keys<K> {
-    /// The message's key; `None` where it has none and may pass without.
+impl<K: KeyOf> KeyExtractor<K> {
+    /// The message's key, or `None` if it has no key and may pass without one.
     pub(crate) fn of(&self, message: &Message) -> Result<Option<Key>, Rejection> {
         let fault = match self.of.key_of(message) {
             Some(key) if key.0.is_empty() => "the message's key is empty",
@@ -255,7 +265,7 @@ impl<K: KeyOf> Keys<K> {
     }
 }
 
-/// The longest key of this message.
+/// The length of the longest key that this message may have, in bytes.
 #[allow(dead_code)]
 fn longest(parts: &Parts) -> usize {
     let names = [&parts.stream, &parts.group].into_iter().flatten();
@@ -276,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn each_stock_key_is_what_its_name_says() {
+    fn each_predefined_key_takes_the_value_that_it_is_named_after() {
         let mut message = tenant(b"acme");
         let parts = message.parts_mut();
         parts.id = Some("7-0".into());
@@ -306,7 +316,7 @@ mod tests {
 
     #[test]
     fn messages_of_other_streams_or_groups_have_other_keys() {
-        // Names and ids that would run into each other without their lengths.
+        // Without their lengths these names and ids would give equal keys.
         let names = [
             None,
             Some("a"),
@@ -330,12 +340,17 @@ mod tests {
     fn a_message_of_a_stream_and_group_with_the_longest_names_has_a_key() {
         let name = "x".repeat(Name::MAX_LEN);
         let message = delivered(Some(&name), Some(&name), "1795430237570-0");
-        assert!(Keys::new(message_id()).of(&message).unwrap().is_some());
+        assert!(
+            KeyExtractor::new(message_id())
+                .of(&message)
+                .unwrap()
+                .is_some()
+        );
     }
 
     #[test]
-    fn what_is_empty_too_long_or_no_text_is_no_key() {
-        let mut keys = Keys::new(header("x-tenant"));
+    fn an_empty_or_too_long_value_and_one_that_is_not_utf_8_is_no_key() {
+        let mut keys = KeyExtractor::new(header("x-tenant"));
         for (value, fault) in [
             (&b""[..], "the message's key is empty"),
             (&[b'x'; 1025], "the message's key is longer than 1024 bytes"),
@@ -353,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_header_can_have_panics_where_it_was_written() {
-        crate::mocks::mistake(|| header("x tenant"));
+    fn an_invalid_header_name_panics_at_the_callers_location() {
+        crate::mocks::panic_text(|| header("x tenant"));
     }
 }

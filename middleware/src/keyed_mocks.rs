@@ -1,4 +1,4 @@
-//! What the tests of the layers that work by key share.
+//! Helpers for the tests of the layers that work by key.
 
 use std::task::Poll;
 
@@ -10,16 +10,16 @@ use tower_test::mock::{self, Mock, SendResponse, Spawn};
 
 use crate::key::{self, Header};
 
-/// The mock that stands behind a layer here.
+/// The inner service of these tests.
 pub(crate) type Inner = Mock<Message, Reply>;
 pub(crate) type Handle = mock::Handle<Message, Reply>;
 
-/// What the messages of these tests have their keys in.
+/// The key of the messages in these tests.
 pub(crate) fn by_header() -> Header {
     key::header("x-key")
 }
 
-/// A message with this key, that a transport has accepted under this id.
+/// A message with this key, as delivered by a transport under this id.
 pub(crate) fn message(kind: Kind, key: &str, id: &str) -> Message {
     let mut message = Message::new(kind, "a", id.to_owned());
     let value = HeaderValue::from_str(key).unwrap();
@@ -48,7 +48,7 @@ where
     call
 }
 
-/// Those that have reached the inner service since this was last asked, by their payloads.
+/// The requests that have reached the inner service since the last call, by their payloads.
 pub(crate) fn reached(handle: &mut Handle) -> Vec<(String, SendResponse<Reply>)> {
     let next = || match handle.poll_request() {
         Poll::Ready(Some((message, answer))) => {
@@ -60,9 +60,9 @@ pub(crate) fn reached(handle: &mut Handle) -> Vec<(String, SendResponse<Reply>)>
     std::iter::from_fn(next).collect()
 }
 
-/// The one that has reached the inner service.
+/// The only request that has reached the inner service, which must have this payload.
 #[track_caller]
-pub(crate) fn the_one(handle: &mut Handle, payload: &str) -> SendResponse<Reply> {
+pub(crate) fn only_request(handle: &mut Handle, payload: &str) -> SendResponse<Reply> {
     let mut all = reached(handle);
     assert_eq!(all.len(), 1, "{all:?}");
     let (found, answer) = all.remove(0);
@@ -70,13 +70,14 @@ pub(crate) fn the_one(handle: &mut Handle, payload: &str) -> SendResponse<Reply>
     answer
 }
 
+/// Asserts that no request has reached the inner service.
 #[track_caller]
-pub(crate) fn nobody(handle: &mut Handle) {
+pub(crate) fn no_request(handle: &mut Handle) {
     let all = reached(handle);
     assert!(all.is_empty(), "{all:?}");
 }
 
-/// The inner service's readiness and its error are the layer's.
+/// Asserts that the layer passes the inner service's readiness and its readiness error.
 pub(crate) fn readiness_and_its_error_pass<L>(layer: &L)
 where
     L: Layer<Inner, Service: Service<Message, Error = BoxError>>,
@@ -95,7 +96,8 @@ where
     assert_eq!(error.to_string(), "gone");
 }
 
-/// What a service has reserved is not its clones', and is free again when it is dropped.
+/// Asserts that a clone does not have the reservation of a service, and that dropping the service
+/// releases it.
 pub(crate) fn a_clone_has_no_reservation<L>(layer: &L)
 where
     L: Layer<ConcurrencyLimit<Inner>, Service: Service<Message, Error = BoxError> + Clone>,
@@ -110,9 +112,9 @@ where
     assert_ready!(clone.poll_ready()).unwrap();
 }
 
-/// While a message waits for its key, what it could hold of the inner service is there for
-/// others. `layer` lets one of each key in at a time.
-pub(crate) fn who_waits_holds_nothing<L>(layer: &L)
+/// Asserts that a message that waits for its key holds no reservation of the inner service. `layer`
+/// must run one message of a key at a time.
+pub(crate) fn a_waiting_message_holds_no_reservation<L>(layer: &L)
 where
     L: Layer<
             ConcurrencyLimit<Inner>,
@@ -128,14 +130,15 @@ where
     let mut other = Spawn::new(service.get_ref().clone());
     let first = call(&mut service, task("k", "1"));
     let _second = call(&mut service, task("k", "2"));
-    let _kept = the_one(&mut handle, "1");
+    let _kept = only_request(&mut handle, "1");
     let _other = call(&mut other, task("l", "3"));
-    let _kept = the_one(&mut handle, "3");
+    let _kept = only_request(&mut handle, "3");
     drop(first);
 }
 
-/// A message without a key is rejected for good by the one, and passes through the other.
-pub(crate) fn without_a_key<L>(rejecting: &L, passing: &L)
+/// Asserts that a message without a key is permanently rejected by `rejecting`, and passes through
+/// `passing`.
+pub(crate) fn a_message_without_a_key_is_rejected_or_passes<L>(rejecting: &L, passing: &L)
 where
     L: Layer<
             Inner,
@@ -153,7 +156,7 @@ where
     let error = assert_ready!(rejected.poll()).unwrap_err();
     assert!(find::<Rejection>(&*error).unwrap().is_permanent());
     assert_eq!(error.to_string(), "the message has no key");
-    nobody(&mut handle);
+    no_request(&mut handle);
 
     let (inner, mut handle) = mock::pair();
     let mut service = Spawn::new(passing.layer(inner));

@@ -1,29 +1,47 @@
-//! Layers over campanile's message services: policy is composed, not configured.
+//! Layers for campanile's message services: policy is composed, not configured.
 //!
-//! Each layer is a feature of its own and works on every `tower::Service<Message>`: a router that
-//! is served, a handler, a client's transport. tower's own layers do too.
+//! Each layer has a feature. Each works on every `tower::Service<Message>`: a router that is served,
+//! a handler, a client's transport. tower's own layers work on them too.
 //!
-//! | layer | feature | what it does |
+//! | layer | feature | purpose |
 //! |---|---|---|
-//! | `CatchPanicLayer` | `catch-panic` | panics as errors, which the layers around it see |
-//! | `ChaosLayer` | `chaos` | fails, delays, panics and repeats by chance, for tests |
-//! | `CircuitBreakerLayer` | `circuit-breaker` | does not call what fails; a worker pauses, a client fails at once |
-//! | `ConcurrencyByKeyLayer` | `concurrency` | at most so many at once for each key |
-//! | `FilterLayer` | `filter` | lets through what a function lets through |
-//! | `IdempotencyLayer` | `idempotency`, with Redis `idempotency-redis` | what comes twice runs once, and the outcome is repeated |
-//! | `MapFailureLayer` | `map-failure` (default) | from an application's errors to how their deliveries are settled |
-//! | `MetricsLayer` | `metrics` | what is sent and handled, and how transports are doing, in numbers |
-//! | `OrderedByKeyLayer` | `ordered` | the messages of a key one after the other, also over failures |
-//! | `RateLimitByKeyLayer` | `rate-limit` | at most so many in a time for each key |
-//! | `RequestIdLayer` | `request-id` | one id along a chain of messages |
-//! | `DurableRetryLayer` | `retry` | tries again later, kept by the transport; then a dead letter |
-//! | `RetryPolicy` | `retry` | for tower's `Retry`: tries again in place |
-//! | `TimeoutLayer` | `timeout` | by the message's own deadline, or a default |
-//! | `TraceLayer` | `trace` | a span for each message; with `opentelemetry`, traces that run on through messages |
+//! | `CatchPanicLayer` | `catch-panic` | turns panics into errors, which the layers around it see |
+//! | `ChaosLayer` | `chaos` | injects failures, delays, panics and duplicates at random, for tests |
+//! | `CircuitBreakerLayer` | `circuit-breaker` | stops calls to a service that fails: a worker pauses, a client fails fast |
+//! | `ConcurrencyByKeyLayer` | `concurrency` | limits how many messages of a key run at once |
+//! | `FilterLayer` | `filter` | rejects messages by a function |
+//! | `IdempotencyLayer` | `idempotency`, with Redis `idempotency-redis` | runs a duplicate message once and repeats its outcome |
+//! | `MapFailureLayer` | `map-failure` (default) | maps an application's errors to settlements |
+//! | `MetricsLayer` | `metrics` | counts and times messages, and publishes the counts of transports |
+//! | `OrderedByKeyLayer` | `ordered` | runs the messages of a key one after the other, also after failures |
+//! | `RateLimitByKeyLayer` | `rate-limit` | limits how many messages of a key run in a period |
+//! | `RequestIdLayer` | `request-id` | carries one id through a chain of messages |
+//! | `DurableRetryLayer` | `retry` | retries later, by redelivery, and ends with a dead letter |
+//! | `RetryPolicy` | `retry` | retries in place, with tower's `Retry` |
+//! | `TimeoutLayer` | `timeout` | limits the time of a message by its own deadline or a default |
+//! | `TraceLayer` | `trace` | makes a span for each message; with `opentelemetry`, traces continue through messages |
 //!
-//! Those that work by key share `key`: what makes messages belong together. In which order layers
-//! belong, and with which numbers, is in [`stack`].
+//! The module `key` defines the keys of the layers that work by key. The module [`stack`] says in
+//! which order layers belong, and how to choose their numbers.
+//!
+//! # Layers and services
+//! All layers are built in one style: `XLayer::new` takes the arguments that have no default, and
+//! each method sets one more value. A layer's state (a limit, a circuit, a counter) is shared by all
+//! services that the layer and its clones make.
+//!
+//! A layer `XLayer` makes services of the type `X`, with futures of the type `XFuture`. `X::new`
+//! takes the inner service and the arguments of `XLayer::new`, for use without a `ServiceBuilder`.
+//! Each service gives access to its inner service: `get_ref`, `get_mut`, `into_inner`.
 
+#[macro_use]
+mod accessors;
+#[cfg(any(
+    feature = "catch-panic",
+    feature = "circuit-breaker",
+    feature = "filter",
+    feature = "timeout"
+))]
+mod call_or_error;
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;
 #[cfg(feature = "chaos")]
@@ -46,6 +64,8 @@ pub mod idempotency;
 pub mod key;
 #[cfg(all(test, feature = "key"))]
 mod keyed_mocks;
+#[cfg(any(feature = "concurrency", feature = "rate-limit"))]
+mod keyed_permits;
 #[cfg(feature = "map-failure")]
 pub mod map_failure;
 #[cfg(feature = "metrics")]
@@ -56,8 +76,6 @@ mod mocks;
 mod observe;
 #[cfg(feature = "ordered")]
 pub mod ordered;
-#[cfg(any(feature = "concurrency", feature = "rate-limit"))]
-mod places;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
 #[cfg(feature = "request-id")]
@@ -65,13 +83,6 @@ pub mod request_id;
 #[cfg(feature = "retry")]
 pub mod retry;
 pub mod stack;
-#[cfg(any(
-    feature = "catch-panic",
-    feature = "circuit-breaker",
-    feature = "filter",
-    feature = "timeout"
-))]
-mod started;
 #[cfg(any(
     feature = "concurrency",
     feature = "idempotency",
@@ -109,7 +120,7 @@ pub use self::rate_limit::{RateLimitByKey, RateLimitByKeyLayer};
 #[cfg(feature = "request-id")]
 pub use self::request_id::{RequestId, RequestIdLayer};
 #[cfg(feature = "retry")]
-pub use self::retry::{Backoff, DurableRetry, DurableRetryLayer, RetryPolicy};
+pub use self::retry::{DurableRetry, DurableRetryLayer, RetryPolicy};
 pub use self::stack::TimeBudget;
 #[cfg(feature = "timeout")]
 pub use self::timeout::{Timeout, TimeoutLayer};

@@ -1,7 +1,7 @@
-//! From an application's errors to how their deliveries are settled.
+//! Maps an application's errors to settlements.
 //!
-//! A handler keeps its own error type; what its errors mean for the delivery is said once, around
-//! a router or a single handler.
+//! Handlers keep their error types. One function, around a router or a handler, decides how an error
+//! settles the delivery.
 //!
 //! ```
 //! use campanile::{Failure, Router};
@@ -14,15 +14,15 @@
 //!
 //! let app: Router = Router::new()
 //!     .task("import", import)
-//!     // A line that is no number will not become one: no second try.
+//!     // A second try would read the same line.
 //!     .layer(MapFailureLayer::new(|error| {
 //!         error.is::<ParseIntError>().then(Failure::dead_letter)
 //!     }));
 //! ```
 //!
 //! # Errors
-//! Where the function returns a [`Failure`], the service fails with it, and the error itself is its
-//! cause. Other errors pass.
+//! If the function returns a [`Failure`], the service fails with it, and the original error is its
+//! source. Other errors pass.
 
 use std::{
     fmt,
@@ -43,7 +43,7 @@ pub struct MapFailureLayer<F> {
 
 // The bound is here so that the compiler knows the type of a closure's argument.
 impl<F: Fn(&BoxError) -> Option<Failure>> MapFailureLayer<F> {
-    /// A layer that asks `map`, a `Fn(&BoxError) -> Option<Failure>`, about every error.
+    /// Calls `map`, a `Fn(&BoxError) -> Option<Failure>`, with every error.
     pub const fn new(map: F) -> Self {
         Self { map }
     }
@@ -66,12 +66,21 @@ impl<F> fmt::Debug for MapFailureLayer<F> {
     }
 }
 
-/// A service whose errors say how to settle. See the [module](self).
+/// A service whose errors are mapped to [`Failure`]s. See the [module](self).
 #[derive(Clone, Copy)]
 pub struct MapFailure<S, F> {
     inner: S,
     map: F,
 }
+
+impl<S, F: Fn(&BoxError) -> Option<Failure>> MapFailure<S, F> {
+    /// Wraps a service; see [`MapFailureLayer::new`].
+    pub const fn new(inner: S, map: F) -> Self {
+        Self { inner, map }
+    }
+}
+
+inner_accessors!(MapFailure<S, F>);
 
 impl<S, F> Service<Message> for MapFailure<S, F>
 where
@@ -82,7 +91,7 @@ where
     type Error = BoxError;
     type Future = MapFailureFuture<S::Future, F>;
 
-    // An inner service that is broken is no failed delivery: its error passes as it is.
+    // A readiness error belongs to no message, so it is not mapped.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
@@ -151,9 +160,9 @@ mod tests {
         MapFailureLayer::new(|error: &BoxError| error.is::<io::Error>().then(Failure::dead_letter))
     }
 
-    /// What the layered service fails with when the inner one fails with `error`.
+    /// The error of the layered service if the inner service fails with `error`.
     async fn failing_with(error: impl Into<BoxError>) -> BoxError {
-        // The mock's requests must be comparable, so it stands behind a function of the name.
+        // The mock's requests must be comparable, so it receives only the name.
         let (inner, mut handle) = mock::pair::<String, Reply>();
         let inner = tower::util::MapRequest::new(inner, |m: Message| m.name().to_string());
         let mut service = mock::Spawn::new(layer().layer(inner));
@@ -164,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_that_is_mapped_says_how_to_settle_and_stays_the_cause() {
+    async fn a_mapped_error_is_the_source_of_its_failure() {
         let error = failing_with(io::Error::other("broken pipe")).await;
         assert_eq!(
             find::<Failure>(&*error).unwrap().settle(),
@@ -177,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_that_is_not_mapped_passes() {
+    async fn an_error_that_is_not_mapped_passes_unchanged() {
         let error = failing_with("something else").await;
         assert_eq!(error.to_string(), "something else");
         assert!(find::<Failure>(&*error).is_none());

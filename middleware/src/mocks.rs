@@ -1,4 +1,4 @@
-//! What the tests of the layers share: a service inside of a layer that the test answers for.
+//! Helpers for the tests of layers: a mock of the inner service, and assertions for every layer.
 
 // Each feature's tests use a part of it.
 #![allow(dead_code)]
@@ -17,13 +17,13 @@ use tower_test::mock::{self, Handle, Mock, Spawn};
 pub(crate) type Inner = Mock<Message, Reply>;
 pub(crate) type Answers = Handle<Message, Reply>;
 
-/// A layer around a service that the test answers for.
+/// Wraps a mock with a layer. Returns the service, and the handle that receives the mock's requests.
 pub(crate) fn around<L: Layer<Inner>>(layer: &L) -> (Spawn<L::Service>, Answers) {
     let (inner, handle) = mock::pair();
     (Spawn::new(layer.layer(inner)), handle)
 }
 
-/// Calls a service that has to be ready.
+/// Calls a service. Panics if it is not ready.
 #[track_caller]
 pub(crate) fn call<S>(service: &mut Spawn<S>, message: Message) -> S::Future
 where
@@ -32,11 +32,11 @@ where
     match service.poll_ready() {
         Poll::Ready(Ok(())) => service.call(message),
         Poll::Ready(Err(error)) => panic!("{}", error.into()),
-        Poll::Pending => panic!("it is not ready"),
+        Poll::Pending => panic!("the service is not ready"),
     }
 }
 
-/// Asserts that the inner service's readiness is the layer's, and so is its error.
+/// Asserts that the layer passes the inner service's readiness and its readiness error.
 #[track_caller]
 pub(crate) fn readiness_passes<L>(layer: &L)
 where
@@ -48,20 +48,21 @@ where
     handle.send_error("gone");
     match service.poll_ready() {
         Poll::Ready(Err(error)) => assert_eq!(error.into().to_string(), "gone"),
-        Poll::Ready(Ok(())) => panic!("it is ready"),
-        Poll::Pending => panic!("it waits"),
+        Poll::Ready(Ok(())) => panic!("the service is ready"),
+        Poll::Pending => panic!("the service waits"),
     }
 }
 
-/// One permit around what never ends.
-pub(crate) type One = ConcurrencyLimit<ServiceFn<fn(Message) -> Pending<Result<Reply, BoxError>>>>;
+/// A service with one permit, whose calls never end.
+pub(crate) type OnePermit =
+    ConcurrencyLimit<ServiceFn<fn(Message) -> Pending<Result<Reply, BoxError>>>>;
 
-/// Asserts that what the inner service has reserved is not a clone's too, and is given up by a
-/// service and by a future that are dropped.
+/// Asserts that a clone does not have the reservation of the inner service, and that dropping the
+/// service or its future releases it.
 #[track_caller]
 pub(crate) fn reservations_are_released<L>(layer: &L)
 where
-    L: Layer<One, Service: Service<Message, Error: Into<BoxError>> + Clone>,
+    L: Layer<OnePermit, Service: Service<Message, Error: Into<BoxError>> + Clone>,
 {
     let never: fn(Message) -> Pending<Result<Reply, BoxError>> = |_| pending();
     let inner = ConcurrencyLimit::new(tower::service_fn(never), 1);
@@ -73,24 +74,28 @@ where
     };
     assert!(ready(&mut first));
     let mut second = first.clone();
-    assert!(!ready(&mut second), "a clone has the reservation too");
+    assert!(!ready(&mut second), "a clone has a reservation");
     drop(first);
-    assert!(ready(&mut second), "a dropped service keeps it");
+    assert!(
+        ready(&mut second),
+        "a dropped service keeps its reservation"
+    );
     let future = second.call(Message::task("a", ""));
-    assert!(!ready(&mut second), "a running future does not have it");
+    assert!(!ready(&mut second), "a running future has no reservation");
     drop(future);
-    assert!(ready(&mut second), "a dropped future keeps it");
+    assert!(ready(&mut second), "a dropped future keeps its reservation");
 }
 
-/// The text of a panic, which has to happen where the caller of this is, or a line or two below.
+/// Calls `build`, which must panic with the caller's location (or at most two lines below). Returns
+/// the text of the panic.
 #[track_caller]
-pub(crate) fn mistake<T>(build: impl FnOnce() -> T) -> String {
+pub(crate) fn panic_text<T>(build: impl FnOnce() -> T) -> String {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let caller = Location::caller();
-    let place = Arc::new(Mutex::new(None));
-    let seen = place.clone();
-    // Other tests panic on their own threads in the meantime, some on purpose.
+    let panicked_at = Arc::new(Mutex::new(None));
+    let seen = panicked_at.clone();
+    // Other tests may panic on their threads meanwhile.
     let here = std::thread::current().id();
     let before = Arc::new(panic::take_hook());
     let others = before.clone();
@@ -103,8 +108,8 @@ pub(crate) fn mistake<T>(build: impl FnOnce() -> T) -> String {
     }));
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| drop(build())));
     panic::set_hook(Box::new(move |info| before(info)));
-    let payload = outcome.expect_err("a mistake that was not noticed");
-    let (file, line) = place.lock().unwrap().take().unwrap();
+    let payload = outcome.expect_err("`build` must panic");
+    let (file, line) = panicked_at.lock().unwrap().take().unwrap();
     assert_eq!(file, caller.file());
     let lines = caller.line()..caller.line() + 3;
     assert!(lines.contains(&line), "line {line} is not in {lines:?}");

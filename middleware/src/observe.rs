@@ -1,4 +1,4 @@
-//! Watching a call from its start to its end, whatever the end is.
+//! Observes a call from its start to its end: a reply, an error, a panic, or a drop.
 
 use std::{
     future::Future,
@@ -13,22 +13,23 @@ use tokio::time::Instant;
 
 use crate::conventions::Fault;
 
-/// Who watches.
+/// Receives the events of one call.
 pub(crate) trait Observer {
-    /// Runs a part of the work.
+    /// Runs a part of the work, for example within a span.
     fn scope<T>(&mut self, part: impl FnOnce() -> T) -> T {
         part()
     }
 
-    /// Hears, once, how the work ended and after how long.
+    /// Is called once, with the outcome and the duration of the call.
     fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration);
 }
 
-/// A call that has begun. When it is dropped before it ended, its observer hears that too.
+/// A call that has started. If it is dropped before its end, it reports [`Fault::Dropped`] or
+/// [`Fault::Panicked`] to its observer.
 pub(crate) struct Watch<O: Observer> {
     observer: O,
     started: Instant,
-    // Whether a part of the work runs: so it still is when that part has panicked.
+    /// True while a part of the work runs. A panic of that part leaves it true.
     running: bool,
     ended: bool,
 }
@@ -56,7 +57,7 @@ impl<O: Observer> Watch<O> {
         }
     }
 
-    /// Makes the work, and goes on watching it.
+    /// Creates the work and returns a future that observes it.
     pub(crate) fn over<W>(mut self, make: impl FnOnce() -> W) -> Observed<W, O> {
         Observed {
             work: self.run(make),
@@ -75,7 +76,7 @@ impl<O: Observer> Drop for Watch<O> {
     }
 }
 
-/// Work that is watched.
+/// A future that reports its outcome to an observer.
 #[pin_project]
 pub(crate) struct Observed<W, O: Observer> {
     #[pin]
@@ -100,7 +101,7 @@ where
     }
 }
 
-/// What holds for every layer that only watches, whatever it does with what it hears.
+/// Assertions that hold for every layer that only observes.
 #[cfg(test)]
 pub(crate) mod laws {
     use campanile::Message;
@@ -126,7 +127,7 @@ pub(crate) mod laws {
         }
     }
 
-    pub(crate) async fn a_reservation_is_its_own_and_is_given_back<L>(layer: L)
+    pub(crate) async fn a_clone_has_no_reservation_and_a_drop_releases_one<L>(layer: L)
     where
         L: Layer<ConcurrencyLimit<Inner>>,
         L::Service: Service<Message, Response = Reply, Error = BoxError> + Clone,
@@ -136,17 +137,14 @@ pub(crate) mod laws {
         let mut service = Spawn::new(layer.layer(ConcurrencyLimit::new(inner, 1)));
         assert!(service.poll_ready().is_ready());
         let mut clone = service.clone();
-        assert!(
-            clone.poll_ready().is_pending(),
-            "a clone has no reservation"
-        );
+        assert!(clone.poll_ready().is_pending(), "a clone has a reservation");
         drop(service);
-        assert!(clone.is_woken(), "a dropped service releases");
+        assert!(clone.is_woken(), "a dropped service keeps its reservation");
         assert!(clone.poll_ready().is_ready());
         let call = clone.call(Message::task("a", ""));
         assert!(clone.poll_ready().is_pending());
         drop(call);
-        assert!(clone.is_woken(), "a dropped future releases");
+        assert!(clone.is_woken(), "a dropped future keeps its reservation");
         assert!(clone.poll_ready().is_ready());
     }
 }
@@ -162,12 +160,12 @@ mod tests {
 
     use super::*;
 
-    /// What was heard: how it ended, and after how long.
-    type Heard = Arc<Mutex<Vec<(&'static str, Duration)>>>;
+    /// The reported outcomes and durations.
+    type Reports = Arc<Mutex<Vec<(&'static str, Duration)>>>;
 
-    struct Ear(Heard);
+    struct Recorder(Reports);
 
-    impl Observer for Ear {
+    impl Observer for Recorder {
         fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration) {
             let outcome = outcome.map_or_else(|fault| fault.error_type(), |_| "reply");
             self.0.lock().unwrap().push((outcome, after));
@@ -176,42 +174,42 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn observed<W>(work: W) -> (Heard, Observed<W, Ear>) {
-        let heard = Heard::default();
-        let watch = Watch::start(Ear(heard.clone()));
-        (heard, watch.over(|| work))
+    fn observed<W>(work: W) -> (Reports, Observed<W, Recorder>) {
+        let reports = Reports::default();
+        let watch = Watch::start(Recorder(reports.clone()));
+        (reports, watch.over(|| work))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_is_heard_once_with_the_time_it_took() {
+    async fn an_outcome_is_reported_once_with_its_duration() {
         for (result, word) in [(Ok(Reply::default()), "reply"), (Err("no"), "_OTHER")] {
-            let (heard, work) = observed(async {
+            let (reports, work) = observed(async {
                 tokio::time::sleep(SECOND).await;
                 result.map_err(BoxError::from)
             });
             let _ = work.await;
-            assert_eq!(*heard.lock().unwrap(), [(word, SECOND)]);
+            assert_eq!(*reports.lock().unwrap(), [(word, SECOND)]);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_is_dropped_is_heard_of() {
-        let (heard, work) = observed(std::future::pending::<Result<Reply, BoxError>>());
+    async fn dropped_work_is_reported() {
+        let (reports, work) = observed(std::future::pending::<Result<Reply, BoxError>>());
         let mut work = task::spawn(work);
         assert_pending!(work.poll());
         tokio::time::advance(SECOND).await;
-        assert!(heard.lock().unwrap().is_empty());
+        assert!(reports.lock().unwrap().is_empty());
         drop(work);
-        assert_eq!(*heard.lock().unwrap(), [("dropped", SECOND)]);
-        // Or was never polled.
-        let (heard, work) = observed(std::future::pending::<Result<Reply, BoxError>>());
+        assert_eq!(*reports.lock().unwrap(), [("dropped", SECOND)]);
+        // The same if it was never polled.
+        let (reports, work) = observed(std::future::pending::<Result<Reply, BoxError>>());
         drop(work);
-        assert_eq!(heard.lock().unwrap()[0].0, "dropped");
+        assert_eq!(reports.lock().unwrap()[0].0, "dropped");
     }
 
     #[tokio::test]
-    async fn a_panic_is_heard_of_and_passes() {
-        let (heard, work) = observed(async {
+    async fn a_panic_is_reported_and_continues() {
+        let (reports, work) = observed(async {
             if true {
                 panic!("on purpose");
             }
@@ -220,23 +218,23 @@ mod tests {
         let mut work = task::spawn(work);
         catch_unwind(AssertUnwindSafe(|| work.poll().is_ready())).unwrap_err();
         drop(work);
-        assert_eq!(heard.lock().unwrap()[..].len(), 1);
-        assert_eq!(heard.lock().unwrap()[0].0, "panic");
+        assert_eq!(reports.lock().unwrap()[..].len(), 1);
+        assert_eq!(reports.lock().unwrap()[0].0, "panic");
 
-        // And one of the call itself, before there is a future.
-        let heard = Heard::default();
-        let watch = Watch::start(Ear(heard.clone()));
+        // The same for a panic of the call itself, before there is a future.
+        let reports = Reports::default();
+        let watch = Watch::start(Recorder(reports.clone()));
         let call = || watch.over(|| -> () { panic!("on purpose") });
         assert!(catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err());
-        assert_eq!(heard.lock().unwrap()[0].0, "panic");
+        assert_eq!(reports.lock().unwrap()[0].0, "panic");
     }
 
     #[tokio::test]
-    async fn the_work_is_polled_as_it_is() {
-        let (heard, work) = observed(async { Ok::<_, BoxError>(Reply::new("a")) });
+    async fn a_reply_passes_unchanged() {
+        let (reports, work) = observed(async { Ok::<_, BoxError>(Reply::new("a")) });
         let mut work = task::spawn(work);
         let reply = assert_ready!(work.poll()).unwrap();
         assert_eq!(reply.payload, "a");
-        assert_eq!(heard.lock().unwrap().len(), 1);
+        assert_eq!(reports.lock().unwrap().len(), 1);
     }
 }

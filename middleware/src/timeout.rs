@@ -1,4 +1,4 @@
-//! A limit to how long a message may be worked on: its own deadline, or a default.
+//! Limits the time of a message by its deadline or a default.
 //!
 //! ```
 //! use campanile::Router;
@@ -12,7 +12,7 @@
 //!     .layer(TimeoutLayer::new(Duration::from_secs(30)));
 //! ```
 //!
-//! By the callers' deadlines alone, and with another default for one handler:
+//! Only the callers' deadlines for the router, and a default for one handler:
 //!
 //! ```
 //! use campanile::{Handler, Router};
@@ -27,32 +27,29 @@
 //! ```
 //!
 //! # Deadlines
-//! A request ends at its caller's deadline or after the default, whichever is earlier. That time is
-//! also its [`Deadline`] for everything inside: a handler that extracts it, or a call that passes it
-//! on. A request whose deadline has passed before it is called, in the queue of a limit say, is not
-//! started any more.
+//! A request ends at its caller's deadline or after the default, whichever is earlier. Handlers and
+//! layers inside see that time as the [`Deadline`] of the message. A request whose deadline has
+//! passed before the call, for example in the queue of a limit, is not started.
 //!
-//! A task ends after the default alone. How long it may
-//! [wait for its start](campanile::client::Call::expires_after) is no limit to its work: one that
-//! was started is not given up for it. An event ends after the default too.
+//! A task or an event ends after the default. The time within which a task must
+//! [start](campanile::client::Call::expires_after) does not limit its work.
 //!
 //! # Clocks
-//! The transports carry a deadline as a time to live and measure it on the server's clock from when
-//! the server took the message; what is left of it becomes a [`Deadline`] on this process's monotonic
-//! clock. So neither the clock of the sender's machine nor this one's must be right, and setting them
-//! changes nothing.
+//! A transport carries a deadline as a time to live, and measures it on the server's clock from when
+//! the server accepted the message. The remaining time becomes a [`Deadline`] on this process's
+//! monotonic clock. So the clocks of the sender and of this machine need not agree.
 //!
 //! # Back-pressure
-//! The time runs from the call. What a message waits before that, for a permit of a layer that stands
-//! outside or for readiness, is not counted, but the caller's deadline goes on meanwhile.
+//! The default starts with the call. Time that a message waits before, for readiness or for a permit
+//! of a layer outside, counts for the caller's deadline only.
 //!
 //! # Cancel safety
-//! When the time is over the work is dropped, at the `await` it has reached. The work is polled before
-//! the clock: what is done in time is never lost to a timer that was due as well.
+//! When the time is over, the work is dropped at the `await` that it has reached. The work is polled
+//! before the timer, so work that is ready at the deadline is not lost.
 //!
 //! # Errors
-//! tower's [`Elapsed`]: a request is answered `deadline`, a task fails and is delivered again, and a
-//! client's call is a [time-out](campanile::Error::is_timeout).
+//! tower's [`Elapsed`]: a request is answered with `deadline`, a task is delivered again, and the
+//! error of a client's call [is a timeout](campanile::Error::is_timeout).
 
 use std::{
     fmt,
@@ -67,7 +64,7 @@ use pin_project::pin_project;
 use tokio::time::{Sleep, sleep_until};
 use tower::{Layer, Service, timeout::error::Elapsed};
 
-use crate::started::Started;
+use crate::call_or_error::CallOrError;
 
 /// Makes [`Timeout`] services. See the [module](self).
 #[derive(Debug, Clone, Copy)]
@@ -76,19 +73,19 @@ pub struct TimeoutLayer {
 }
 
 impl TimeoutLayer {
-    /// A limit of this much for each message, less for a request whose caller waits for less.
+    /// Limits each message to `default`, and a request to its caller's deadline if that is earlier.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If `default` is zero.
     #[track_caller]
     pub const fn new(default: Duration) -> Self {
-        assert!(!default.is_zero(), "a time-out must be above zero");
+        assert!(!default.is_zero(), "a timeout must be above zero");
         Self {
             default: Some(default),
         }
     }
 
-    /// A limit for requests alone, to what their callers wait for.
+    /// Limits requests to their callers' deadlines, and no other messages.
     pub const fn by_deadline() -> Self {
         Self { default: None }
     }
@@ -105,7 +102,7 @@ impl<S> Layer<S> for TimeoutLayer {
     }
 }
 
-/// A service that is given up when its time is over. See the [module](self).
+/// A service with a time limit. See the [module](self).
 #[derive(Debug, Clone, Copy)]
 pub struct Timeout<S> {
     inner: S,
@@ -113,11 +110,25 @@ pub struct Timeout<S> {
 }
 
 impl<S> Timeout<S> {
+    /// Wraps a service; see [`TimeoutLayer::new`].
+    ///
+    /// # Panics
+    /// If `default` is zero.
+    #[track_caller]
+    pub fn new(inner: S, default: Duration) -> Self {
+        TimeoutLayer::new(default).layer(inner)
+    }
+
+    /// Wraps a service; see [`TimeoutLayer::by_deadline`].
+    pub fn by_deadline(inner: S) -> Self {
+        TimeoutLayer::by_deadline().layer(inner)
+    }
+
     fn limit(&self, message: &mut Message) -> Option<Deadline> {
         let default = self.default.map(Deadline::after);
         let parts = message.parts_mut();
-        // A task's deadline is about its start. On the sending side it would become the time to live
-        // of what is sent.
+        // The deadline of a task limits its start. A client's transport would send a changed one as
+        // the task's time to live.
         if parts.kind != Kind::Rpc {
             return default;
         }
@@ -126,6 +137,8 @@ impl<S> Timeout<S> {
         limit
     }
 }
+
+inner_accessors!(Timeout<S>);
 
 impl<S> Service<Message> for Timeout<S>
 where
@@ -141,12 +154,12 @@ where
 
     fn call(&mut self, mut message: Message) -> Self::Future {
         let limit = self.limit(&mut message);
-        // The default begins now, so what has passed is the caller's.
+        // Only the caller's deadline can have passed: the default starts now.
         let late = limit.is_some_and(Deadline::has_passed);
         TimeoutFuture {
             work: match late {
-                true => Started::failed(Elapsed::new()),
-                false => Started::Called(self.inner.call(message)),
+                true => CallOrError::failed(Elapsed::new()),
+                false => CallOrError::Call(self.inner.call(message)),
             },
             timer: limit.map(|limit| sleep_until(limit.0)),
         }
@@ -158,7 +171,7 @@ where
 #[must_use = "futures do nothing unless polled"]
 pub struct TimeoutFuture<W> {
     #[pin]
-    work: Started<W>,
+    work: CallOrError<W>,
     #[pin]
     timer: Option<Sleep>,
 }
@@ -199,13 +212,13 @@ mod tests {
 
     use super::*;
     use crate::mocks::{
-        Answers, Inner, around, call, mistake, readiness_passes, reservations_are_released,
+        Answers, Inner, around, call, panic_text, readiness_passes, reservations_are_released,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// How long a message that is never answered is waited for, and the deadline that the inner
-    /// service saw.
+    /// Calls the layer with a message that is never answered. Returns the time until it fails, and the
+    /// deadline that the inner service saw.
     async fn waited(layer: TimeoutLayer, message: Message) -> (Duration, Option<Duration>) {
         let (mut service, mut handle): (Spawn<Timeout<Inner>>, Answers) = around(&layer);
         let started = Instant::now();
@@ -285,14 +298,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn readiness_and_reservations_are_the_inner_services() {
+    async fn readiness_and_reservations_of_the_inner_service_pass() {
         readiness_passes(&TimeoutLayer::new(SECOND));
         reservations_are_released(&TimeoutLayer::new(SECOND));
     }
 
     #[test]
     fn a_time_out_of_nothing_is_refused_where_it_stands() {
-        let text = mistake(|| TimeoutLayer::new(Duration::ZERO));
+        let text = panic_text(|| TimeoutLayer::new(Duration::ZERO));
         assert_eq!(text, "a time-out must be above zero");
     }
 }

@@ -40,10 +40,7 @@ impl<'a, F: Factory> Scene<'a, F> {
             stream: Name::from(format!("conformance-{}", Uuid::new_v4().simple())),
             group: Name::from_static("workers"),
             unknown_names: Some(UnknownNames::Fail),
-            backoff: Backoff {
-                first: Duration::from_millis(10),
-                most: Duration::from_millis(50),
-            },
+            backoff: Backoff::exponential(Duration::from_millis(10), Duration::from_millis(50)),
             ..Settings::default()
         };
         Self { factory, settings }

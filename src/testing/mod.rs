@@ -24,7 +24,7 @@
 //! use campanile::{
 //!     Attempt, Client, Router, State, BoxError,
 //!     testing::{Harness, event, task},
-//!     transport::memory::Memory,
+//!     transport::{Backoff, memory::Memory},
 //! };
 //! use std::time::Duration;
 //!
@@ -41,7 +41,8 @@
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 //! # .block_on(async {
-//! let memory = Memory::new().backoff(Duration::from_secs(60), Duration::from_secs(60));
+//! let minute = Duration::from_secs(60);
+//! let memory = Memory::new().backoff(Backoff::exponential(minute, minute));
 //! let app = Router::new().task("import", import).with_state(Client::new(memory.clone()));
 //! let mut harness = Harness::over(memory);
 //! harness.serve(app).await;

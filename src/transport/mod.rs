@@ -12,6 +12,7 @@
 //! A delivery that is dropped unsettled stays with its worker's lease: it is delivered again, to
 //! this worker or another, once the lease ends.
 
+mod backoff;
 pub mod codec;
 mod counters;
 mod dead;
@@ -38,23 +39,24 @@ use crate::{
 };
 
 pub(crate) use self::dead::{DroppedLetters, PAGE_BYTES};
-#[allow(unused_imports)]
-pub(crate) use self::{
-    counters::Counters,
-    settings::consumer_settings,
-    streams::{Members, Quota, StreamSchedule},
-};
 pub use self::{
+    backoff::Backoff,
     counters::Counts,
     dead::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
         Step, Steps, StoreFuture,
     },
     sending::check,
-    settings::{Backoff, Expired, Settings, Start, UnknownNames},
+    settings::{Expired, Settings, Start, UnknownNames},
     state::ConnectionState,
     stats::{GroupStats, StreamStats},
     streams::Streams,
+};
+#[allow(unused_imports)]
+pub(crate) use self::{
+    counters::Counters,
+    settings::consumer_settings,
+    streams::{Members, Quota, StreamSchedule},
 };
 
 /// What a service wants of a source.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Members, Streams};
+use super::{Backoff, Members, Streams};
 use crate::{
     error::{Error, ErrorKind},
     message::{Name, Parts},
@@ -46,28 +46,8 @@ pub enum Expired {
     DeadLetter,
 }
 
-/// The wait before a redelivery: it doubles from `first` to `most`, with jitter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
-    /// Before the second delivery.
-    pub first: Duration,
-    /// The longest.
-    pub most: Duration,
-}
-
-impl Backoff {
-    /// The wait after this attempt (counted from 1): between half of the doubled wait and all of
-    /// it, at random, so that what failed together does not come back together.
-    pub fn after(self, attempt: u32) -> Duration {
-        let doublings = attempt.saturating_sub(1).min(30);
-        let full = self.first.saturating_mul(1 << doublings).min(self.most);
-        // One half by chance: the product of all of it could be rounded up beyond the longest.
-        full / 2 + (full / 2).mul_f64(fastrand::f64())
-    }
-}
-
 /// What a worker is set up with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
     /// The stream that tasks and requests travel on. `app_stream`.
@@ -115,10 +95,7 @@ impl Default for Settings {
             max_in_flight_bytes: 64 << 20,
             max_deliveries: 10,
             lease: Duration::from_secs(10),
-            backoff: Backoff {
-                first: Duration::from_secs(1),
-                most: Duration::from_secs(300),
-            },
+            backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(300)),
             unknown_names: None,
             max_dead_letters: 10_000,
             event_buffer: 10_000,
@@ -286,11 +263,11 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// The wait before a redelivery where the failure names none: `first`, doubling up to
-        /// `most`, jittered. 1 s and 5 min unless set.
+        /// The wait before a redelivery if the failure names none. 1 s, doubling to 5 min, unless
+        /// set.
         #[must_use]
-        pub fn backoff(mut self, first: std::time::Duration, most: std::time::Duration) -> Self {
-            self.settings.backoff = crate::transport::Backoff { first, most };
+        pub fn backoff(mut self, backoff: crate::transport::Backoff) -> Self {
+            self.settings.backoff = backoff;
             self
         }
 
@@ -349,42 +326,3 @@ macro_rules! consumer_settings {
     };
 }
 pub(crate) use consumer_settings;
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn the_back_off_doubles_is_bounded_and_jitters_by_at_most_a_half() {
-        let backoff = Settings::default().backoff;
-        for (attempt, full) in [
-            (1, 1),
-            (2, 2),
-            (5, 16),
-            (9, 256),
-            (10, 300),
-            (u32::MAX, 300),
-        ] {
-            let full = Duration::from_secs(full);
-            for _ in 0..100 {
-                let wait = backoff.after(attempt);
-                assert!(wait >= full / 2 && wait <= full, "{attempt}: {wait:?}");
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_wait_is_at_least_half_of_what_it_doubled_to_and_never_above_the_longest(
-            first: Duration,
-            most: Duration,
-            attempt: u32,
-        ) {
-            let wait = Backoff { first, most }.after(attempt);
-            prop_assert!(wait <= most);
-            prop_assert!(wait >= first.min(most) / 2);
-        }
-    }
-}

@@ -63,7 +63,10 @@ impl Setup {
             .lease(self.lease)
             .max_in_flight(self.max_in_flight)
             .max_deliveries(self.max_deliveries)
-            .backoff(SECOND / 10, SECOND);
+            .backoff(campanile::transport::Backoff::exponential(
+                SECOND / 10,
+                SECOND,
+            ));
         match self.beside_others {
             true => redis
                 .start(Start::Beginning)

@@ -50,7 +50,12 @@ impl Place for OnMemory {
     type Handle = Memory;
 
     async fn new() -> Self {
-        Self(Memory::new().backoff(Duration::from_millis(1), Duration::from_millis(1)))
+        Self(
+            Memory::new().backoff(campanile::transport::Backoff::exponential(
+                Duration::from_millis(1),
+                Duration::from_millis(1),
+            )),
+        )
     }
 
     fn handle(&self) -> Memory {
@@ -88,10 +93,12 @@ impl Place for OnRedis {
 
     async fn new() -> Self {
         let server = RedisServer::start().await;
-        let redis = Redis::connect(&server.url())
-            .await
-            .unwrap()
-            .backoff(Duration::from_millis(1), Duration::from_millis(1));
+        let redis = Redis::connect(&server.url()).await.unwrap().backoff(
+            campanile::transport::Backoff::exponential(
+                Duration::from_millis(1),
+                Duration::from_millis(1),
+            ),
+        );
         Self { server, redis }
     }
 

@@ -13,7 +13,10 @@ use crate::{
 
 async fn handle(server: &RedisServer) -> Redis {
     let redis = Redis::connect(&server.url()).await.unwrap();
-    redis.backoff(SECOND / 20, SECOND / 10)
+    redis.backoff(campanile::transport::Backoff::exponential(
+        SECOND / 20,
+        SECOND / 10,
+    ))
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The state of a circuit, and what calls do to it.
+//! A circuit: its state, and how calls change it.
 
 use std::{
     collections::VecDeque,
@@ -15,47 +15,47 @@ use tokio::{
     time::Instant,
 };
 
-/// How a circuit is.
+/// The state of a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum CircuitState {
     /// Calls pass and are counted.
     Closed,
-    /// Nothing passes. When its time is over, the next call makes it half open.
+    /// No call passes. After its time, the next call makes it half open.
     Open,
-    /// A few calls pass, to see how they end.
+    /// A few calls pass as probes.
     HalfOpen,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
+pub(super) struct CircuitConfig {
     pub(super) failure_rate: f64,
     pub(super) window: Duration,
-    pub(super) minimum_calls: u32,
+    pub(super) min_calls: u32,
     pub(super) open_for: Duration,
     pub(super) probes: u32,
 }
 
-impl Default for Rules {
+impl Default for CircuitConfig {
     fn default() -> Self {
         Self {
             failure_rate: 0.5,
             window: Duration::from_secs(10),
-            minimum_calls: 20,
+            min_calls: 20,
             open_for: Duration::from_secs(5),
             probes: 3,
         }
     }
 }
 
-impl Rules {
-    fn are_too_many(&self, calls: Calls) -> bool {
+impl CircuitConfig {
+    fn are_too_many(&self, calls: CallCounts) -> bool {
         let rate = f64::from(calls.failed) / f64::from(calls.all);
-        calls.all >= self.minimum_calls && rate >= self.failure_rate
+        calls.all >= self.min_calls && rate >= self.failure_rate
     }
 
     fn open(&self) -> Phase {
         let now = Instant::now();
-        // A year stands for "never" where the sum would overflow.
+        // A year stands for an unlimited time.
         let until = now
             .checked_add(self.open_for)
             .unwrap_or_else(|| now + Duration::from_secs(31_536_000));
@@ -64,11 +64,11 @@ impl Rules {
 }
 
 pub(super) struct Circuit {
-    rules: Rules,
+    config: CircuitConfig,
     phase: Mutex<Phase>,
-    /// Goes up with each change of the phase, under its lock.
+    /// Is incremented with each change of the phase, under its lock.
     epoch: AtomicU64,
-    /// Wakes those that were not let through.
+    /// Wakes services that wait for a probe.
     changed: Arc<Notify>,
 }
 
@@ -78,120 +78,120 @@ enum Phase {
     HalfOpen { under_way: u32, good: u32 },
 }
 
-/// What a call has made of the circuit.
-enum Turned {
-    Opened(Calls),
+/// A change of the circuit by the outcome of a call.
+enum Transition {
+    Opened(CallCounts),
     Reopened,
     Closed,
 }
 
-impl Turned {
+impl Transition {
     fn log(self) {
         match self {
-            Self::Opened(Calls { failed, all }) => {
-                tracing::warn!(failed, all, "a circuit opens: too many calls have failed");
+            Self::Opened(CallCounts { failed, all }) => {
+                tracing::warn!(failed, all, "the circuit opens: too many calls have failed");
             }
-            Self::Reopened => tracing::warn!("a circuit stays open: a probe has failed"),
-            Self::Closed => tracing::info!("a circuit is closed again"),
+            Self::Reopened => tracing::warn!("the circuit stays open: a probe has failed"),
+            Self::Closed => tracing::info!("the circuit is closed again"),
         }
     }
 }
 
-/// Why a call is not let through.
+/// The reason why a call is not admitted.
 pub(super) enum Refusal {
-    /// The circuit is open until then.
+    /// The circuit is open until this time.
     Open(Instant),
-    /// Enough probes are under way. Ready when that may have changed.
+    /// All probes are in use. The future is ready when that may have changed.
     Busy(OwnedNotified),
 }
 
 impl Circuit {
-    pub(super) fn new(rules: Rules) -> Self {
+    pub(super) fn new(config: CircuitConfig) -> Self {
         Self {
-            rules,
+            config,
             phase: Mutex::new(Phase::Closed(Window::default())),
             epoch: AtomicU64::new(0),
             changed: Arc::default(),
         }
     }
 
-    pub(super) fn rules(&self) -> Rules {
-        self.rules
+    pub(super) fn config(&self) -> CircuitConfig {
+        self.config
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> CircuitState {
         match *self.lock() {
-            Phase::Closed(_) => State::Closed,
-            Phase::Open { .. } => State::Open,
-            Phase::HalfOpen { .. } => State::HalfOpen,
+            Phase::Closed(_) => CircuitState::Closed,
+            Phase::Open { .. } => CircuitState::Open,
+            Phase::HalfOpen { .. } => CircuitState::HalfOpen,
         }
     }
 
-    /// Lets a call through, or says why not.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Ticket, Refusal> {
+    /// Admits a call, or returns the reason for its refusal.
+    pub(super) fn admit(self: &Arc<Self>) -> Result<CallPermit, Refusal> {
         let mut phase = self.lock();
         if let Phase::Open { until } = *phase {
             if Instant::now() < until {
                 return Err(Refusal::Open(until));
             }
-            // Nobody has to be woken: those who wait for an open circuit wait for this time.
+            // Callers of an open circuit wait for this time themselves, so none has to be woken.
             let (under_way, good) = (0, 0);
-            self.turn(&mut phase, Phase::HalfOpen { under_way, good });
+            self.change(&mut phase, Phase::HalfOpen { under_way, good });
         }
         let probe = match &mut *phase {
-            Phase::HalfOpen { under_way, good } if *under_way + *good < self.rules.probes => {
+            Phase::HalfOpen { under_way, good } if *under_way + *good < self.config.probes => {
                 *under_way += 1;
                 true
             }
             Phase::HalfOpen { .. } => {
-                // Made under the lock, so that no change in between is missed.
+                // Created under the lock, so that it cannot miss a change.
                 return Err(Refusal::Busy(self.changed.clone().notified_owned()));
             }
             _ => false,
         };
-        Ok(Ticket {
+        Ok(CallPermit {
             circuit: self.clone(),
             epoch: self.epoch.load(Ordering::Relaxed),
             probe,
         })
     }
 
-    /// Counts how a call of this epoch has ended.
+    /// Counts the outcome of a call that was admitted in this epoch.
     fn count(&self, epoch: u64, success: bool) {
         let mut phase = self.lock();
         if epoch != self.epoch.load(Ordering::Relaxed) {
             return;
         }
-        let turned = match &mut *phase {
+        let transition = match &mut *phase {
             Phase::Closed(window) => {
-                let calls = window.add(success, self.rules.window);
-                self.rules.are_too_many(calls).then(|| {
-                    self.turn(&mut phase, self.rules.open());
-                    Turned::Opened(calls)
+                let calls = window.add(success, self.config.window);
+                self.config.are_too_many(calls).then(|| {
+                    self.change(&mut phase, self.config.open());
+                    Transition::Opened(calls)
                 })
             }
             Phase::HalfOpen { good, .. } if success => {
                 *good += 1;
-                (*good >= self.rules.probes).then(|| {
-                    self.turn(&mut phase, Phase::Closed(Window::default()));
-                    Turned::Closed
+                (*good >= self.config.probes).then(|| {
+                    self.change(&mut phase, Phase::Closed(Window::default()));
+                    Transition::Closed
                 })
             }
             Phase::HalfOpen { .. } => {
-                self.turn(&mut phase, self.rules.open());
-                Some(Turned::Reopened)
+                self.change(&mut phase, self.config.open());
+                Some(Transition::Reopened)
             }
             Phase::Open { .. } => None,
         };
-        // Neither wakers nor a subscriber may find it locked.
+        // Wakers and log subscribers may call into this circuit, so the lock is released first.
         drop(phase);
-        if let Some(turned) = turned {
+        if let Some(transition) = transition {
             self.changed.notify_waiters();
-            turned.log();
+            transition.log();
         }
     }
 
-    fn turn(&self, phase: &mut Phase, next: Phase) {
+    fn change(&self, phase: &mut Phase, next: Phase) {
         *phase = next;
         self.epoch.fetch_add(1, Ordering::Relaxed);
     }
@@ -204,22 +204,22 @@ impl Circuit {
 impl fmt::Debug for Circuit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Circuit")
-            .field("rules", &self.rules)
+            .field("config", &self.config)
             .field("state", &self.state())
             .finish()
     }
 }
 
-/// The right to make one call. Dropping it counts for nothing, and gives a probe back.
+/// The permit for one call. Dropping it counts no outcome, and releases a probe.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct CallPermit {
     circuit: Arc<Circuit>,
     epoch: u64,
     probe: bool,
 }
 
-impl Ticket {
-    /// Whether the circuit is still as it was.
+impl CallPermit {
+    /// Returns `true` if the circuit has not changed since the permit was granted.
     pub(super) fn is_current(&self) -> bool {
         self.epoch == self.circuit.epoch.load(Ordering::Relaxed)
     }
@@ -229,7 +229,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for CallPermit {
     fn drop(&mut self) {
         if !self.probe {
             return;
@@ -245,23 +245,23 @@ impl Drop for Ticket {
     }
 }
 
-/// The calls of late, by tenths of the window.
+/// The recent calls, in tenths of the window.
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,
-    /// The oldest first, each with the number of its tenth.
-    tenths: VecDeque<(u128, Calls)>,
+    /// The counts with the numbers of their tenths, the oldest first.
+    tenths: VecDeque<(u128, CallCounts)>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Calls {
+struct CallCounts {
     failed: u32,
     all: u32,
 }
 
 impl Window {
-    /// Adds a call, and returns the sum of all.
-    fn add(&mut self, success: bool, window: Duration) -> Calls {
+    /// Adds a call, and returns the sum of all calls in the window.
+    fn add(&mut self, success: bool, window: Duration) -> CallCounts {
         let now = Instant::now();
         let began = *self.began.get_or_insert(now);
         let tenth = (now - began).as_nanos() / (window.as_nanos() / 10);
@@ -273,7 +273,7 @@ impl Window {
             self.tenths.pop_front();
         }
         if self.tenths.back().is_none_or(|(last, _)| *last != tenth) {
-            self.tenths.push_back((tenth, Calls::default()));
+            self.tenths.push_back((tenth, CallCounts::default()));
         }
         if let Some((_, calls)) = self.tenths.back_mut() {
             calls.all = calls.all.saturating_add(1);
@@ -281,7 +281,7 @@ impl Window {
         }
         self.tenths
             .iter()
-            .fold(Calls::default(), |sum, (_, calls)| Calls {
+            .fold(CallCounts::default(), |sum, (_, calls)| CallCounts {
                 failed: sum.failed.saturating_add(calls.failed),
                 all: sum.all.saturating_add(calls.all),
             })

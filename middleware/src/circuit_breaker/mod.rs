@@ -1,12 +1,12 @@
-//! Does not call what fails.
+//! Stops calls to a service that fails.
 //!
-//! A circuit counts how the calls of its service end. Where too many of them fail it *opens*: nothing
-//! is called any more, so that what is down has time to come up. After a while it lets a few *probes*
-//! through (it is *half open*), and closes when they succeed.
+//! A circuit counts the outcomes of its service's calls. If too many fail, it *opens*: it admits no
+//! calls, so that a service that is down can recover. After a while it admits a few *probes* (it is
+//! *half open*), and closes when they succeed.
 //!
-//! # Around what is served
-//! Around a whole router an open circuit pauses the worker: nothing is fetched, no attempt is used up,
-//! and another worker that does reach its database can have the messages.
+//! # Around a router
+//! An open circuit around a whole router pauses the worker: it fetches nothing and uses up no
+//! attempts, and other workers, which may reach their database, get the messages.
 //!
 //! ```
 //! use campanile::Router;
@@ -17,66 +17,67 @@
 //! let app: Router = Router::new().task("charge", charge).layer(CircuitBreakerLayer::new());
 //! ```
 //!
-//! # Around what is called
-//! A client should fail at once:
+//! # Around a client's transport
+//! A client should fail fast:
 //!
 //! ```
 //! use campanile::{Client, Message, transport::memory::Memory};
-//! use campanile_middleware::{CircuitBreakerLayer, TimeoutLayer, circuit_breaker::State};
+//! use campanile_middleware::{CircuitBreakerLayer, TimeoutLayer, circuit_breaker::CircuitState};
 //! use std::time::Duration;
 //! use tower::ServiceBuilder;
 //!
 //! let breaker = CircuitBreakerLayer::new()
 //!     .failure_rate(0.3)
 //!     .window(Duration::from_secs(30))
-//!     .minimum_calls(10)
+//!     .min_calls(10)
 //!     .open_for(Duration::from_secs(15))
 //!     .probes(2)
 //!     .fail_fast();
 //! let client = Client::new(
 //!     ServiceBuilder::new()
 //!         .layer(breaker.clone())
-//!         // Inside, so that what takes too long is a failure.
+//!         // Inside, so that a timeout counts as a failure.
 //!         .layer(TimeoutLayer::new(Duration::from_secs(2)))
 //!         .service(Memory::new()),
 //! );
 //! # let _ = client;
-//! assert_eq!(breaker.state(), State::Closed);
+//! assert_eq!(breaker.state(), CircuitState::Closed);
 //! ```
 //!
-//! # What counts
-//! A failure is an error of the class [`Transient`](crate::Class::Transient), unless
-//! [`classify`](CircuitBreakerLayer::classify) says otherwise. What the message is to blame for (a
-//! permanent rejection), or an answer like `not_found`, counts neither way: it says nothing about
-//! what stands behind. So do calls that are dropped, and panics: a
-//! time-out and a `CatchPanicLayer` belong inside.
+//! # Failures
+//! An error of the class [`Transient`](crate::Class::Transient) counts as a failure, unless
+//! [`classify`](CircuitBreakerLayer::classify) decides otherwise. Other errors, such as a permanent
+//! rejection or a `not_found` reply, count neither as failures nor as successes: they say nothing
+//! about the health of the service. Dropped calls and panics do not count either, so put a timeout
+//! and a `CatchPanicLayer` inside.
 //!
-//! A call counts for the circuit as it was when the call began: the late failures of calls from before
-//! it opened do not open it again.
+//! A call counts only if the circuit has not changed since the call began. Late failures of calls
+//! from before the circuit opened do not open it again.
 //!
 //! # Scope
-//! A layer has one circuit, which all the services that it makes and all clones of it share. Each
-//! process has its own: it is about what *this* one reaches.
+//! All services that a layer and its clones make share one circuit. Each process has its own.
 //!
 //! # Back-pressure
-//! While the circuit is open the service is not ready, and wakes whoever waits when it is half open.
-//! [`serve`](campanile::serve()) asks the outermost layer before it fetches. Deeper inside, or beside
-//! routes that stand outside of the layer, messages are fetched and wait in their tasks.
+//! While the circuit is open, the service is not ready. It wakes its callers when it is half open.
+//! [`serve`](campanile::serve()) asks the outermost layer for readiness before it fetches. If the
+//! layer is inside of another one, or around some of the routes, messages are fetched and wait in
+//! their deliveries.
 //!
-//! A probe is reserved when the service is ready, and given back when that service or its call is
-//! dropped. A worker whose circuit is half open fetches a batch, as it cannot know how many will be
-//! let through, and one that is waiting for messages when its circuit opens takes those that come
-//! first. What is not let through waits in its task, under its lease, until the circuit closes; no
-//! attempt is used up. [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds how
-//! many those are. A shutdown waits for them up to its
-//! [deadline](campanile::serve::Serve::shutdown_deadline), then they come back when their lease ends.
+//! A probe is reserved when the service is ready, and released when the service or its call is
+//! dropped. A worker with a half-open circuit may fetch more messages than there are probes, and a
+//! worker that already waits for messages when its circuit opens receives some. These messages wait in
+//! their deliveries until the circuit closes, and use up no attempts.
+//! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. A shutdown
+//! waits for them until its [deadline](campanile::serve::Serve::shutdown_deadline). Then other workers
+//! claim them when their leases end.
 //!
-//! With [`fail_fast`](CircuitBreakerLayer::fail_fast) it is always ready while it lets nothing through.
+//! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is open,
+//! and its calls fail.
 //!
 //! # Errors
-//! With `fail_fast`: [`CircuitOpen`]. It has tower's `Overloaded` as its source, so it means what
-//! overload means. A task whose handler passes it on is redelivered and the attempt not counted, a
-//! request is answered `unavailable`.
+//! With `fail_fast`: [`CircuitOpen`]. Its source is tower's `Overloaded`, so it counts as overload. A
+//! task whose handler returns it is redelivered, and the attempt does not count; a request is answered
+//! with `unavailable`.
 //!
 //! # Cancel safety
 //! A call that is dropped does not count.
@@ -88,16 +89,16 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use tower::{Layer, load_shed::error::Overloaded};
 
-use self::circuit::{Circuit, Rules};
+use self::circuit::{Circuit, CircuitConfig};
 pub use self::{
-    circuit::State,
+    circuit::CircuitState,
     service::{CircuitBreaker, CircuitBreakerFuture},
 };
 use crate::class::{Class, Classifier};
 
 /// Makes [`CircuitBreaker`] services, which share one circuit. See the [module](self).
 ///
-/// Each method that changes a rule gives a layer with a new circuit.
+/// Each method that changes the circuit's settings returns a layer with a new circuit.
 #[derive(Debug, Clone)]
 pub struct CircuitBreakerLayer {
     circuit: Arc<Circuit>,
@@ -106,29 +107,29 @@ pub struct CircuitBreakerLayer {
 }
 
 impl CircuitBreakerLayer {
-    /// A circuit that opens for 5 s when of at least 20 calls within 10 s half have failed, and closes
+    /// A circuit that opens for 5 s if half of at least 20 calls within 10 s have failed, and closes
     /// after 3 successful probes.
     pub fn new() -> Self {
         Self {
-            circuit: Arc::new(Circuit::new(Rules::default())),
+            circuit: Arc::new(Circuit::new(CircuitConfig::default())),
             classifier: Classifier::default(),
             fail_fast: false,
         }
     }
 
-    fn with(self, set: impl FnOnce(&mut Rules)) -> Self {
-        let mut rules = self.circuit.rules();
-        set(&mut rules);
+    fn with(self, set: impl FnOnce(&mut CircuitConfig)) -> Self {
+        let mut config = self.circuit.config();
+        set(&mut config);
         Self {
-            circuit: Arc::new(Circuit::new(rules)),
+            circuit: Arc::new(Circuit::new(config)),
             ..self
         }
     }
 
-    /// Which part of the calls has to fail to open the circuit. 0.5 unless set.
+    /// Sets the part of failed calls that opens the circuit. 0.5 unless set.
     ///
     /// # Panics
-    /// When it is not above 0.0 and at most 1.0.
+    /// If it is not above 0.0 and at most 1.0.
     #[must_use]
     #[track_caller]
     pub fn failure_rate(self, part: f64) -> Self {
@@ -136,13 +137,13 @@ impl CircuitBreakerLayer {
             part > 0.0 && part <= 1.0,
             "the failure rate of a circuit must be above 0.0 and at most 1.0"
         );
-        self.with(|rules| rules.failure_rate = part)
+        self.with(|config| config.failure_rate = part)
     }
 
-    /// For how long a call is remembered, to a tenth. 10 s unless set.
+    /// Sets how long a call counts, with a resolution of a tenth. 10 s unless set.
     ///
     /// # Panics
-    /// When it is shorter than 10 ms.
+    /// If it is shorter than 10 ms.
     #[must_use]
     #[track_caller]
     pub fn window(self, window: Duration) -> Self {
@@ -150,48 +151,48 @@ impl CircuitBreakerLayer {
             window >= Duration::from_millis(10),
             "the window of a circuit must be at least 10 ms"
         );
-        self.with(|rules| rules.window = window)
+        self.with(|config| config.window = window)
     }
 
-    /// How many calls have to be in the window before their rate means anything. 20 unless set.
+    /// Sets the number of calls in the window from which the failure rate counts. 20 unless set.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If it is zero.
     #[must_use]
     #[track_caller]
-    pub fn minimum_calls(self, calls: u32) -> Self {
+    pub fn min_calls(self, calls: u32) -> Self {
         assert!(
             calls > 0,
             "the minimum of calls of a circuit must be at least 1"
         );
-        self.with(|rules| rules.minimum_calls = calls)
+        self.with(|config| config.min_calls = calls)
     }
 
-    /// How long it stays open before it lets probes through. 5 s unless set.
+    /// Sets how long the circuit stays open before it admits probes. 5 s unless set.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If it is zero.
     #[must_use]
     #[track_caller]
     pub fn open_for(self, time: Duration) -> Self {
         assert!(!time.is_zero(), "a circuit must be open for some time");
-        self.with(|rules| rules.open_for = time)
+        self.with(|config| config.open_for = time)
     }
 
-    /// How many calls a half open circuit lets through at once, and how many have to succeed to close
-    /// it. The first that fails opens it again. 3 unless set.
+    /// Sets the number of probes: calls that a half-open circuit admits, and that must succeed to
+    /// close it. The first failed probe opens it again. 3 unless set.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If it is zero.
     #[must_use]
     #[track_caller]
     pub fn probes(self, probes: u32) -> Self {
         assert!(probes > 0, "a circuit must have at least one probe");
-        self.with(|rules| rules.probes = probes)
+        self.with(|config| config.probes = probes)
     }
 
-    /// Which errors are failures: those of the class [`Transient`](Class::Transient). In place of
-    /// [`classify`](crate::class::classify).
+    /// Classifies errors with this function instead of [`classify`](crate::class::classify). Only
+    /// [`Transient`](Class::Transient) errors count as failures.
     #[must_use]
     pub fn classify(
         mut self,
@@ -201,16 +202,16 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// Fails calls with [`CircuitOpen`] at once while it lets nothing through, and is ready for that.
-    /// For what is called; a worker should pause.
+    /// Fails calls with [`CircuitOpen`] while the circuit admits none. Meant for clients; a worker
+    /// should wait.
     #[must_use]
     pub fn fail_fast(mut self) -> Self {
         self.fail_fast = true;
         self
     }
 
-    /// How the circuit is now, for metrics and probes.
-    pub fn state(&self) -> State {
+    /// The current state of the circuit.
+    pub fn state(&self) -> CircuitState {
         self.circuit.state()
     }
 }
@@ -225,16 +226,11 @@ impl<S> Layer<S> for CircuitBreakerLayer {
     type Service = CircuitBreaker<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CircuitBreaker::new(
-            inner,
-            self.circuit.clone(),
-            self.classifier.clone(),
-            self.fail_fast,
-        )
+        CircuitBreaker::with_layer(inner, self.clone())
     }
 }
 
-/// That nothing was called, as the circuit is open. Its source is tower's `Overloaded`.
+/// The error of a call that an open circuit has refused. Its source is tower's `Overloaded`.
 #[derive(Debug)]
 pub struct CircuitOpen {
     retry_after: Duration,
@@ -249,7 +245,7 @@ impl CircuitOpen {
         }
     }
 
-    /// How long until probes are let through; zero where those are under way already.
+    /// The time until the circuit admits probes; zero if probes are running.
     pub fn retry_after(&self) -> Duration {
         self.retry_after
     }

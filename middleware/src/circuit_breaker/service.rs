@@ -1,10 +1,9 @@
-//! The service around what may fail, and its future.
+//! The service and its future.
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,70 +14,66 @@ use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
 use super::{
-    CircuitOpen,
-    circuit::{Circuit, Refusal, Ticket},
+    CircuitBreakerLayer, CircuitOpen,
+    circuit::{CallPermit, Refusal},
 };
 use crate::{
+    call_or_error::CallOrError,
     class::{Class, Classifier},
-    started::Started,
 };
 
 /// A service that is not called while its circuit is open. See the [module](super).
 pub struct CircuitBreaker<S> {
     inner: S,
-    circuit: Arc<Circuit>,
-    classifier: Classifier,
-    fail_fast: bool,
-    reserved: Reserved,
+    layer: CircuitBreakerLayer,
+    readiness: Readiness,
 }
 
-enum Reserved {
-    Nothing,
-    /// Ready when it is worth asking again.
+enum Readiness {
+    Unknown,
+    /// The circuit admits no call. The future is ready when it may.
     Waiting(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
-    Call(Ticket),
-    /// The next call is to fail; this long is left until probes are let through.
+    /// The circuit admits the next call.
+    Admitted(CallPermit),
+    /// The next call fails fast. Probes are admitted after this time.
     Refused(Duration),
 }
 
 impl<S> CircuitBreaker<S> {
-    pub(super) fn new(
-        inner: S,
-        circuit: Arc<Circuit>,
-        classifier: Classifier,
-        fail_fast: bool,
-    ) -> Self {
+    /// Wraps a service with its own circuit; see [`CircuitBreakerLayer::new`]. Clones share the
+    /// circuit.
+    pub fn new(inner: S) -> Self {
+        Self::with_layer(inner, CircuitBreakerLayer::new())
+    }
+
+    pub(super) fn with_layer(inner: S, layer: CircuitBreakerLayer) -> Self {
         Self {
             inner,
-            circuit,
-            classifier,
-            fail_fast,
-            reserved: Reserved::Nothing,
+            layer,
+            readiness: Readiness::Unknown,
         }
     }
 
-    fn admit(&self) -> Reserved {
-        match self.circuit.admit() {
-            Ok(ticket) => Reserved::Call(ticket),
-            Err(Refusal::Open(until)) if self.fail_fast => {
-                Reserved::Refused(until.saturating_duration_since(Instant::now()))
+    fn admit(&self) -> Readiness {
+        let fail_fast = self.layer.fail_fast;
+        match self.layer.circuit.admit() {
+            Ok(permit) => Readiness::Admitted(permit),
+            Err(Refusal::Open(until)) if fail_fast => {
+                Readiness::Refused(until.saturating_duration_since(Instant::now()))
             }
-            Err(Refusal::Busy(_)) if self.fail_fast => Reserved::Refused(Duration::ZERO),
-            Err(Refusal::Open(until)) => Reserved::Waiting(Box::pin(sleep_until(until))),
-            Err(Refusal::Busy(changed)) => Reserved::Waiting(Box::pin(changed)),
+            Err(Refusal::Busy(_)) if fail_fast => Readiness::Refused(Duration::ZERO),
+            Err(Refusal::Open(until)) => Readiness::Waiting(Box::pin(sleep_until(until))),
+            Err(Refusal::Busy(changed)) => Readiness::Waiting(Box::pin(changed)),
         }
     }
 }
 
-// By hand: what one has reserved is not the other's.
+inner_accessors!(CircuitBreaker<S>);
+
+/// The clone has no reserved call.
 impl<S: Clone> Clone for CircuitBreaker<S> {
     fn clone(&self) -> Self {
-        Self::new(
-            self.inner.clone(),
-            self.circuit.clone(),
-            self.classifier.clone(),
-            self.fail_fast,
-        )
+        Self::with_layer(self.inner.clone(), self.layer.clone())
     }
 }
 
@@ -92,28 +87,28 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
-            match &mut self.reserved {
-                Reserved::Call(ticket) if ticket.is_current() => {
+            match &mut self.readiness {
+                Readiness::Admitted(permit) if permit.is_current() => {
                     let ready = ready!(self.inner.poll_ready(cx));
                     if let Err(error) = ready {
-                        self.reserved = Reserved::Nothing;
+                        self.readiness = Readiness::Unknown;
                         return Poll::Ready(Err(error.into()));
                     }
-                    // The wait for the inner service may have been long.
-                    if ticket.is_current() {
+                    // The circuit may have changed during the wait for the inner service.
+                    if permit.is_current() {
                         return Poll::Ready(Ok(()));
                     }
-                    self.reserved = Reserved::Nothing;
+                    self.readiness = Readiness::Unknown;
                 }
-                Reserved::Waiting(wait) => {
+                Readiness::Waiting(wait) => {
                     ready!(wait.as_mut().poll(cx));
-                    self.reserved = Reserved::Nothing;
+                    self.readiness = Readiness::Unknown;
                 }
-                Reserved::Nothing | Reserved::Call(_) | Reserved::Refused(_) => {
-                    // A stale ticket is given up first: it may be all that is in the way of a new one.
-                    self.reserved = Reserved::Nothing;
-                    self.reserved = self.admit();
-                    if matches!(self.reserved, Reserved::Refused(_)) {
+                Readiness::Unknown | Readiness::Admitted(_) | Readiness::Refused(_) => {
+                    // Drops an outdated permit first: it may be the probe that blocks a new one.
+                    self.readiness = Readiness::Unknown;
+                    self.readiness = self.admit();
+                    if matches!(self.readiness, Readiness::Refused(_)) {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -122,15 +117,19 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let (work, ticket) = match std::mem::replace(&mut self.reserved, Reserved::Nothing) {
-            Reserved::Call(ticket) => (Started::Called(self.inner.call(message)), Some(ticket)),
-            Reserved::Refused(after) => (Started::failed(CircuitOpen::new(after)), None),
-            Reserved::Nothing | Reserved::Waiting(_) => panic!("called before it was ready"),
+        let (work, permit) = match std::mem::replace(&mut self.readiness, Readiness::Unknown) {
+            Readiness::Admitted(permit) => {
+                (CallOrError::Call(self.inner.call(message)), Some(permit))
+            }
+            Readiness::Refused(after) => (CallOrError::failed(CircuitOpen::new(after)), None),
+            Readiness::Unknown | Readiness::Waiting(_) => {
+                panic!("`poll_ready` is called before `call`")
+            }
         };
         CircuitBreakerFuture {
             work,
-            ticket,
-            classifier: self.classifier.clone(),
+            permit,
+            classifier: self.layer.classifier.clone(),
         }
     }
 }
@@ -139,8 +138,7 @@ impl<S: fmt::Debug> fmt::Debug for CircuitBreaker<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreaker")
             .field("inner", &self.inner)
-            .field("circuit", &self.circuit)
-            .field("fail_fast", &self.fail_fast)
+            .field("layer", &self.layer)
             .finish_non_exhaustive()
     }
 }
@@ -150,9 +148,9 @@ impl<S: fmt::Debug> fmt::Debug for CircuitBreaker<S> {
 #[must_use = "futures do nothing unless polled"]
 pub struct CircuitBreakerFuture<W> {
     #[pin]
-    work: Started<W>,
-    /// `None` where nothing was called.
-    ticket: Option<Ticket>,
+    work: CallOrError<W>,
+    /// `None` if the call was refused.
+    permit: Option<CallPermit>,
     classifier: Classifier,
 }
 
@@ -166,13 +164,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let outcome = ready!(this.work.poll(cx));
-        if let Some(ticket) = this.ticket.take() {
+        if let Some(permit) = this.permit.take() {
             match &outcome {
-                Ok(_) => ticket.count(true),
+                Ok(_) => permit.count(true),
                 Err(error) if this.classifier.class(&**error) == Class::Transient => {
-                    ticket.count(false);
+                    permit.count(false);
                 }
-                Err(_) => drop(ticket),
+                Err(_) => drop(permit),
             }
         }
         Poll::Ready(outcome)

@@ -1,4 +1,4 @@
-//! A circuit in paused time.
+//! Tests of a circuit in paused time.
 
 use std::task::Poll;
 
@@ -8,15 +8,15 @@ use tower_test::mock::Spawn;
 
 use super::*;
 use crate::mocks::{
-    Answers, Inner, around, call, mistake, readiness_passes, reservations_are_released,
+    Answers, Inner, around, call, panic_text, readiness_passes, reservations_are_released,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Opens for 5 s when half of at least 4 calls within 10 s have failed; 2 probes.
+/// A circuit that opens for 5 s if half of at least 4 calls within 10 s have failed, with 2 probes.
 fn layer() -> CircuitBreakerLayer {
     CircuitBreakerLayer::new()
-        .minimum_calls(4)
+        .min_calls(4)
         .window(10 * SECOND)
         .open_for(5 * SECOND)
         .probes(2)
@@ -28,7 +28,7 @@ fn message() -> Message {
     Message::task("a", "")
 }
 
-/// One call that ends with this.
+/// Makes one call with this outcome.
 async fn ends(service: &mut Breaker, handle: &mut Answers, outcome: Result<(), BoxError>) {
     let answer = call(service, message());
     let (_, respond) = handle.next_request().await.unwrap();
@@ -60,23 +60,27 @@ fn is_ready(service: &mut Breaker) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_opens_at_the_rate_and_not_before_the_minimum_of_calls() {
+async fn it_opens_at_the_failure_rate_once_the_minimum_of_calls_is_reached() {
     let layer = layer();
     let (mut service, mut handle) = around(&layer);
     fails(&mut service, &mut handle, 3).await;
-    assert_eq!(layer.state(), State::Closed);
-    // A success can be the call that makes the rate mean something.
+    assert_eq!(layer.state(), CircuitState::Closed);
+    // A success can be the call that reaches the minimum.
     succeeds(&mut service, &mut handle, 1).await;
-    assert_eq!(layer.state(), State::Open);
+    assert_eq!(layer.state(), CircuitState::Open);
     assert!(!is_ready(&mut service));
 
     let layer = self::layer();
     let (mut service, mut handle) = around(&layer);
     succeeds(&mut service, &mut handle, 5).await;
     fails(&mut service, &mut handle, 4).await;
-    assert_eq!(layer.state(), State::Closed, "4 of 9 are less than half");
+    assert_eq!(
+        layer.state(),
+        CircuitState::Closed,
+        "4 of 9 are less than half"
+    );
     fails(&mut service, &mut handle, 1).await;
-    assert_eq!(layer.state(), State::Open);
+    assert_eq!(layer.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,14 +90,14 @@ async fn calls_are_forgotten_after_the_window() {
     fails(&mut service, &mut handle, 3).await;
     advance(10 * SECOND).await;
     fails(&mut service, &mut handle, 3).await;
-    assert_eq!(layer.state(), State::Closed);
+    assert_eq!(layer.state(), CircuitState::Closed);
     advance(9 * SECOND).await;
     fails(&mut service, &mut handle, 1).await;
-    assert_eq!(layer.state(), State::Open);
+    assert_eq!(layer.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_wakes_who_waits_and_closes_after_its_probes() {
+async fn an_open_circuit_wakes_its_callers_and_closes_after_its_probes() {
     let layer = layer();
     let (mut service, mut handle) = around(&layer);
     fails(&mut service, &mut handle, 4).await;
@@ -104,32 +108,32 @@ async fn an_open_circuit_wakes_who_waits_and_closes_after_its_probes() {
     advance(SECOND + Duration::from_millis(1)).await;
     assert!(service.is_woken());
     succeeds(&mut service, &mut handle, 1).await;
-    assert_eq!(layer.state(), State::HalfOpen);
+    assert_eq!(layer.state(), CircuitState::HalfOpen);
     succeeds(&mut service, &mut handle, 1).await;
-    assert_eq!(layer.state(), State::Closed);
-    // It starts afresh: what failed before is not counted again.
+    assert_eq!(layer.state(), CircuitState::Closed);
+    // It counts from zero: earlier failures do not count again.
     fails(&mut service, &mut handle, 3).await;
-    assert_eq!(layer.state(), State::Closed);
+    assert_eq!(layer.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_probe_that_fails_opens_it_again_for_the_whole_time() {
+async fn the_first_failed_probe_opens_it_again_for_the_whole_time() {
     let layer = layer();
     let (mut service, mut handle) = around(&layer);
     fails(&mut service, &mut handle, 4).await;
     advance(6 * SECOND).await;
     succeeds(&mut service, &mut handle, 1).await;
     fails(&mut service, &mut handle, 1).await;
-    assert_eq!(layer.state(), State::Open);
+    assert_eq!(layer.state(), CircuitState::Open);
     advance(4 * SECOND).await;
     assert!(!is_ready(&mut service));
     advance(2 * SECOND).await;
     succeeds(&mut service, &mut handle, 2).await;
-    assert_eq!(layer.state(), State::Closed);
+    assert_eq!(layer.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_half_open_circuit_lets_no_more_through_than_its_probes() {
+async fn a_half_open_circuit_admits_only_its_probes() {
     let layer = layer();
     let (mut first, mut handle) = around(&layer);
     fails(&mut first, &mut handle, 4).await;
@@ -138,7 +142,7 @@ async fn a_half_open_circuit_lets_no_more_through_than_its_probes() {
     assert!(is_ready(&mut first));
     assert!(is_ready(&mut second));
     assert!(!is_ready(&mut third));
-    // A service that is dropped gives its probe back, and so does a call.
+    // Dropping a service or a call releases its probe.
     drop(first);
     assert!(third.is_woken());
     assert!(is_ready(&mut third));
@@ -150,7 +154,7 @@ async fn a_half_open_circuit_lets_no_more_through_than_its_probes() {
     handle.next_request().await.unwrap();
     assert!(fourth.is_woken());
     assert!(is_ready(&mut fourth));
-    // One that waits is let through when the circuit closes.
+    // A waiting service is ready when the circuit closes.
     let mut waiting = third.clone();
     assert!(!is_ready(&mut waiting));
     for service in [&mut third, &mut fourth] {
@@ -161,7 +165,7 @@ async fn a_half_open_circuit_lets_no_more_through_than_its_probes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_calls_of_an_earlier_time_do_not_count() {
+async fn a_call_from_before_the_circuit_changed_does_not_count() {
     let layer = layer();
     let (mut service, mut handle) = around(&layer);
     let late = call(&mut service, message());
@@ -171,11 +175,11 @@ async fn late_calls_of_an_earlier_time_do_not_count() {
     succeeds(&mut service, &mut handle, 1).await;
     respond.send_error("down");
     late.await.unwrap_err();
-    assert_eq!(layer.state(), State::HalfOpen);
+    assert_eq!(layer.state(), CircuitState::HalfOpen);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_was_ready_before_the_circuit_opened_is_not_any_more() {
+async fn a_service_that_was_ready_is_not_ready_once_the_circuit_opens() {
     let layer = layer();
     let (mut service, mut handle) = around(&layer);
     let mut other = service.clone();
@@ -185,7 +189,7 @@ async fn a_service_that_was_ready_before_the_circuit_opened_is_not_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_the_fault_of_what_is_called_counts_neither_way() {
+async fn errors_that_say_nothing_about_the_service_do_not_count() {
     let layer = layer();
     let (mut service, mut handle) = around(&layer);
     fails(&mut service, &mut handle, 3).await;
@@ -199,22 +203,22 @@ async fn what_is_not_the_fault_of_what_is_called_counts_neither_way() {
     }
     drop(call(&mut service, message()));
     handle.next_request().await.unwrap();
-    assert_eq!(layer.state(), State::Closed);
+    assert_eq!(layer.state(), CircuitState::Closed);
     fails(&mut service, &mut handle, 1).await;
-    assert_eq!(layer.state(), State::Open);
-    // For a probe: it neither closes the circuit nor opens it, and leaves its place to another.
+    assert_eq!(layer.state(), CircuitState::Open);
+    // Such a probe neither closes nor opens the circuit, and another probe is admitted.
     advance(6 * SECOND).await;
     for _ in 0..5 {
         let error = Rejection::permanent("no JSON").into();
         ends(&mut service, &mut handle, Err(error)).await;
     }
-    assert_eq!(layer.state(), State::HalfOpen);
+    assert_eq!(layer.state(), CircuitState::HalfOpen);
     succeeds(&mut service, &mut handle, 2).await;
-    assert_eq!(layer.state(), State::Closed);
+    assert_eq!(layer.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn which_errors_count_can_be_chosen() {
+async fn a_custom_function_decides_which_errors_count() {
     let layer = layer().classify(|error| match error.to_string().as_str() {
         "mine" => Class::Lasting,
         _ => Class::Transient,
@@ -223,16 +227,16 @@ async fn which_errors_count_can_be_chosen() {
     for _ in 0..9 {
         ends(&mut service, &mut handle, Err("mine".into())).await;
     }
-    assert_eq!(layer.state(), State::Closed);
+    assert_eq!(layer.state(), CircuitState::Closed);
     for _ in 0..4 {
         let error = Rejection::permanent("yours").into();
         ends(&mut service, &mut handle, Err(error)).await;
     }
-    assert_eq!(layer.state(), State::Open);
+    assert_eq!(layer.state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_fails_fast_is_ready_and_fails_as_overload_does() {
+async fn with_fail_fast_the_service_is_ready_and_its_calls_fail_as_overload() {
     let layer = layer().probes(1).fail_fast();
     let (mut service, mut handle) = around(&layer);
     fails(&mut service, &mut handle, 4).await;
@@ -256,7 +260,7 @@ async fn one_that_fails_fast_is_ready_and_fails_as_overload_does() {
         .send_response(Reply::default());
     probe.await.unwrap();
     succeeds(&mut other, &mut handle, 1).await;
-    assert_eq!(layer.state(), State::Closed);
+    assert_eq!(layer.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,27 +275,27 @@ async fn all_services_of_a_layer_and_of_its_clones_share_one_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_and_reservations_are_the_inner_services() {
+async fn readiness_and_reservations_of_the_inner_service_pass() {
     readiness_passes(&layer());
     reservations_are_released(&layer());
     readiness_passes(&layer().fail_fast());
 }
 
 #[test]
-fn numbers_that_cannot_work_are_refused_where_they_stand() {
+fn invalid_numbers_panic_at_the_callers_location() {
     for part in [0.0, -1.0, 1.1, f64::NAN] {
-        let text = mistake(|| layer().failure_rate(part));
+        let text = panic_text(|| layer().failure_rate(part));
         assert_eq!(
             text,
             "the failure rate of a circuit must be above 0.0 and at most 1.0"
         );
     }
-    let text = mistake(|| layer().window(Duration::ZERO));
+    let text = panic_text(|| layer().window(Duration::ZERO));
     assert_eq!(text, "the window of a circuit must be at least 10 ms");
-    let text = mistake(|| layer().minimum_calls(0));
+    let text = panic_text(|| layer().min_calls(0));
     assert_eq!(text, "the minimum of calls of a circuit must be at least 1");
-    let text = mistake(|| layer().open_for(Duration::ZERO));
+    let text = panic_text(|| layer().open_for(Duration::ZERO));
     assert_eq!(text, "a circuit must be open for some time");
-    let text = mistake(|| layer().probes(0));
+    let text = panic_text(|| layer().probes(0));
     assert_eq!(text, "a circuit must have at least one probe");
 }

@@ -1,4 +1,4 @@
-//! A store in this process.
+//! A store in the memory of this process.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,33 +13,33 @@ use tokio::time::Instant;
 use super::store::{Claim, Store, Token};
 use crate::sync::lock;
 
-/// A store in this process, for one worker, and for tests: its time is tokio's. Clones share
-/// it.
+/// A store in the memory of this process, for a single worker and for tests. It uses tokio's clock.
+/// Clones share one store.
 ///
-/// It keeps 100,000 outcomes, unless told otherwise; past that, those that would be forgotten first
-/// are. What is claimed is never forgotten before its time.
+/// It keeps 100,000 outcomes unless set. Beyond that it removes the outcomes that would expire first.
+/// It never removes a claim before it expires.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<MemoryState>>,
     max_outcomes: usize,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     claims: HashMap<String, (Token, Instant)>,
-    /// How many claims there are when those that ran out are searched for.
-    search_at: usize,
+    /// The number of claims at which expired ones are removed next.
+    cleanup_at: usize,
     outcomes: HashMap<String, (Bytes, End)>,
     ends: BTreeMap<End, String>,
     stored: u64,
 }
 
-/// When an outcome is forgotten, and a number that no other has.
+/// When an outcome expires, and a number that makes it unique.
 type End = (Instant, u64);
 
 impl MemoryStore {
-    /// An empty store.
-    #[allow(clippy::new_without_default)] // Like `Redis::connect`, made once and on purpose.
+    /// Creates an empty store.
+    #[allow(clippy::new_without_default)] // A default store would share nothing with the others.
     pub fn new() -> Self {
         Self {
             state: Arc::default(),
@@ -47,10 +47,10 @@ impl MemoryStore {
         }
     }
 
-    /// How many outcomes are kept. 100,000 unless set.
+    /// Sets the number of outcomes that are kept. 100,000 unless set.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If it is zero.
     #[must_use]
     #[track_caller]
     pub fn max_outcomes(mut self, outcomes: usize) -> Self {
@@ -59,7 +59,7 @@ impl MemoryStore {
         self
     }
 
-    /// How many outcomes are kept now.
+    /// The current number of outcomes.
     pub fn outcomes(&self) -> usize {
         let mut state = lock(&self.state);
         state.expire(Instant::now());
@@ -67,20 +67,20 @@ impl MemoryStore {
     }
 }
 
-impl State {
+impl MemoryState {
     fn expire(&mut self, now: Instant) {
         while let Some(first) = self.ends.first_entry()
             && first.key().0 <= now
         {
             self.outcomes.remove(&first.remove());
         }
-        if self.claims.len() > self.search_at {
+        if self.claims.len() > self.cleanup_at {
             self.claims.retain(|_, (_, until)| *until > now);
-            self.search_at = (2 * self.claims.len()).max(1_000);
+            self.cleanup_at = (2 * self.claims.len()).max(1_000);
         }
     }
 
-    /// Who has claimed the key.
+    /// The token of the claim on this key.
     fn claimed_by(&self, key: &str, now: Instant) -> Option<Token> {
         let (token, until) = self.claims.get(key)?;
         (*until > now).then_some(*token)
@@ -118,7 +118,7 @@ impl State {
     }
 }
 
-/// A century stands for times that do not end.
+/// Adds the durations; a century stands for an unlimited time.
 fn end(now: Instant, after: Duration) -> Instant {
     let end = now.checked_add(after);
     end.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000))

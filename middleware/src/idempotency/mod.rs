@@ -1,8 +1,8 @@
-//! What comes twice runs once, and the outcome is repeated.
+//! Runs a duplicate message once, and repeats its outcome.
 //!
-//! Tasks and requests are delivered at least once: a worker that dies after its work and before its
-//! acknowledgement makes the message come again. Behind this layer the first delivery runs; its
-//! outcome is stored, and whatever comes with the same key gets that.
+//! Tasks and requests are delivered at least once: if a worker dies after its work and before its
+//! acknowledgement, the message is delivered again. With this layer the first delivery runs, and its
+//! outcome is stored. A later message with the same key gets the stored outcome.
 //!
 //! ```
 //! use campanile::Router;
@@ -41,52 +41,51 @@
 //! # }
 //! ```
 //!
-//! # Keys
-//! The key is the message's id with its stream and its group, unless another is
-//! [chosen](IdempotencyLayer::key). The id stays the same through redelivery and take-over, and is
-//! unique in its stream only. A message without one (an event, a call in place) passes,
-//! since it cannot come again. Of another key a message must have one, unless
-//! [`missing_key`](IdempotencyLayer::missing_key) lets it pass without.
+//! # KeyExtractor
+//! The key is the message's id with its stream and its group, unless [`key`](IdempotencyLayer::key)
+//! sets another. Redelivered and claimed messages keep their ids. A message without an id (an event, a
+//! call in place) passes, since it cannot be delivered again. With another key, a message without one
+//! is rejected, unless [`missing_key`](IdempotencyLayer::missing_key) lets it pass.
 //!
-//! A key holds for one kind and name of message: `orders.create` and `orders.cancel` may have the
-//! same one. **A store belongs to one consumer group**, since every group is to handle every
-//! message, and to one layer: of two nested ones the inner would find its key claimed by the outer.
-//! A chosen key holds for all streams whose workers share the store: add
-//! [`Parts::stream`](campanile::Parts::stream) to it where that is not wanted.
+//! Messages of different kinds or names may have the same key, for example `orders.create` and
+//! `orders.cancel`. **A store belongs to one consumer group**, since every group has to handle every
+//! message. It also belongs to one layer: the inner one of two nested layers would find its key
+//! claimed by the outer one. A custom key is shared by all streams whose workers share the store. Add
+//! [`Parts::stream`](campanile::Parts::stream) to the key to separate them.
 //!
 //! A message that is not run is logged at DEBUG and counted by
 //! [`suppressed`](IdempotencyLayer::suppressed).
 //!
 //! # Delivery guarantee
-//! | what happens | what follows |
+//! | event | consequence |
 //! |---|---|
-//! | a message comes whose outcome is stored | it is not run; its outcome is the stored one. Except for a message that comes again after [its own failure](#errors) was stored: it is run |
-//! | a message comes while another with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after), uncounted; it takes no slot meanwhile |
-//! | the first one dies in the middle | its claim, which it renewed while it ran, runs out within [`claim_for`](IdempotencyLayer::claim_for); then another runs |
-//! | the first one stalls for longer than its claim | another runs at the same time. The claim has a token, so that the first cannot give up or renew what the other has; of both outcomes the first is stored |
-//! | the future is dropped, or panics | the claim is given up, and another may run |
-//! | the store fails before the service was called | the message fails with [`StoreFailed`] and is delivered again, uncounted; or it is run without a guard, as [chosen](IdempotencyLayer::store_down) |
-//! | the store fails afterwards | the outcome stands and is logged as not stored: what comes again is run again |
+//! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: a message whose [own failure](#errors) is stored is run |
+//! | a message arrives while another one with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and it occupies no slot meanwhile |
+//! | the worker of a running message dies | its claim, which is renewed while it runs, expires within [`claim_for`](IdempotencyLayer::claim_for). Then another one runs |
+//! | a running message stalls for longer than its claim | another one runs at the same time. Each claim has a token, so the first cannot renew or release the claim of the other. The first outcome is stored |
+//! | the future is dropped, or panics | the claim is released, and another one may run |
+//! | the store fails before the inner service was called | the message fails with [`StoreFailed`] and is delivered again, and the attempt does not count. With [`StoreDown::Run`] it runs without a claim |
+//! | the store fails afterwards | the outcome counts, and a warning says that it was not stored. A duplicate runs again |
 //!
-//! So an effect happens once as long as workers and the store live, and at least once in any case.
-//! For exactly once the effect itself has to be in one transaction with the key.
+//! So an effect happens once while the workers and the store live, and at least once in any case. For
+//! exactly once, the effect must be in one transaction with the key.
 //!
 //! # Errors
-//! What is stored of a failure is chosen by [`remember`](IdempotencyLayer::remember). Unless set it
-//! is what is permanent: a dead letter, what is to be discarded, and for requests a permanent
+//! [`remember`](IdempotencyLayer::remember) decides which failures are stored. Unless set, these are
+//! permanent ones: dead letters, discarded messages, and for requests a permanent
 //! [`Rejection`](campanile::Rejection) or an [`RpcError`](campanile::RpcError) other than
-//! `unavailable`, `deadline` and `internal`. All else gives the claim up and is run again.
+//! `unavailable`, `deadline` and `internal`. After any other failure the claim is released.
 //!
-//! A failure is repeated to *other* messages with its key. The message that failed with it is run
-//! again if it comes again: it is a dead letter that somebody replays. Where several with one key
-//! are replayed, replay that one first. With the default key no other message has the same key, so
-//! a stored failure is never repeated.
+//! A stored failure is repeated to *other* messages with its key. The message that failed is run
+//! again when it is replayed from the dead letters. If several dead letters have one key, replay the
+//! one that failed first. With the default key no other message has the same key, so a failure is
+//! never repeated.
 //!
-//! A stored reply has its payload and headers. A stored failure fails with [`Repeated`].
+//! A stored reply keeps its payload and headers. A stored failure is returned as [`Repeated`].
 //!
 //! # Cancel safety
-//! Dropping the future gives the claim up, by a task of its own that ends with the store's answer.
-//! An outcome that was being stored may be stored or not.
+//! Dropping the future spawns a task that releases the claim and then ends. If an outcome was being
+//! stored, it may or may not be stored.
 
 mod memory;
 mod record;
@@ -117,7 +116,7 @@ pub use self::{
     service::{Idempotency, IdempotencyFuture},
     store::{Claim, Store, Token},
 };
-use crate::key::{self, KeyOf, Keys, MissingKey};
+use crate::key::{self, KeyExtractor, KeyOf, MissingKey};
 
 type Outcome = Result<Reply, BoxError>;
 
@@ -125,14 +124,14 @@ type Outcome = Result<Reply, BoxError>;
 #[derive(Debug, Clone)]
 pub struct IdempotencyLayer<St, K = key::ById> {
     store: St,
-    keys: Keys<K>,
-    rules: Rules,
+    keys: KeyExtractor<K>,
+    config: IdempotencyConfig,
     /// Shared by all services of the layer and by its clones.
     suppressed: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Rules {
+struct IdempotencyConfig {
     claim_for: Duration,
     keep_for: Duration,
     retry_after: Duration,
@@ -140,7 +139,7 @@ struct Rules {
     store_down: StoreDown,
 }
 
-/// Which outcomes are stored.
+/// Decides which outcomes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Remember {
@@ -151,28 +150,28 @@ pub enum Remember {
     Successes,
 }
 
-/// What becomes of a message when the store cannot tell whether it came before.
+/// Decides about a message when the store fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StoreDown {
-    /// It fails with [`StoreFailed`]: it is delivered again after the source's back-off, and loses
-    /// no attempt.
+    /// The message fails with [`StoreFailed`]. It is delivered again after the source's back-off, and
+    /// the attempt does not count.
     #[default]
     Fail,
-    /// It is run without a guard: perhaps for the second time.
+    /// The message is run without a claim, perhaps for the second time.
     Run,
 }
 
 impl<St: Store> IdempotencyLayer<St> {
-    /// By the messages' ids.
+    /// Recognises duplicates by the messages' ids.
     pub fn new(store: St) -> Self {
         Self {
             store,
-            keys: Keys {
+            keys: KeyExtractor {
                 of: key::ById,
                 missing: MissingKey::Pass,
             },
-            rules: Rules {
+            config: IdempotencyConfig {
                 claim_for: Duration::from_secs(30),
                 keep_for: Duration::from_secs(24 * 60 * 60),
                 retry_after: Duration::from_secs(1),
@@ -185,14 +184,14 @@ impl<St: Store> IdempotencyLayer<St> {
 }
 
 impl<St, K> IdempotencyLayer<St, K> {
-    /// By another key. A message that has none is rejected, unless
-    /// [`missing_key`](Self::missing_key) says otherwise afterwards.
+    /// Recognises duplicates by another key. A message without one is rejected, unless
+    /// [`missing_key`](Self::missing_key) is called afterwards.
     #[must_use]
     pub fn key<L: KeyOf>(self, key: L) -> IdempotencyLayer<St, L> {
         IdempotencyLayer {
             store: self.store,
-            keys: Keys::new(key),
-            rules: self.rules,
+            keys: KeyExtractor::new(key),
+            config: self.config,
             suppressed: self.suppressed,
         }
     }
@@ -203,18 +202,19 @@ impl<St, K> IdempotencyLayer<St, K> {
         self.suppressed.load(Ordering::Relaxed)
     }
 
-    /// What becomes of a message without a key.
+    /// Decides about a message without a key. It passes unless set, and is rejected unless set once
+    /// [`key`](Self::key) was called.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// How long a claim lasts that is not renewed, as that of a worker that has died. It is renewed
-    /// after each third of that. 30 s unless set.
+    /// Sets how long the claim of a dead worker lasts. A live worker renews its claims after each
+    /// third of this time. 30 s unless set.
     ///
     /// # Panics
-    /// When it is shorter than 100 ms.
+    /// If it is shorter than 100 ms.
     #[must_use]
     #[track_caller]
     pub fn claim_for(mut self, claim: Duration) -> Self {
@@ -222,15 +222,14 @@ impl<St, K> IdempotencyLayer<St, K> {
             claim >= Duration::from_millis(100),
             "a claim must last at least 100 ms"
         );
-        self.rules.claim_for = claim;
+        self.config.claim_for = claim;
         self
     }
 
-    /// How long an outcome is kept. It should be longer than whoever sends goes on trying. 24 h
-    /// unless set.
+    /// Sets how long an outcome is stored. It should be longer than senders retry. 24 h unless set.
     ///
     /// # Panics
-    /// When it is shorter than a millisecond.
+    /// If it is shorter than a millisecond.
     #[must_use]
     #[track_caller]
     pub fn keep_for(mut self, keep: Duration) -> Self {
@@ -238,28 +237,29 @@ impl<St, K> IdempotencyLayer<St, K> {
             keep >= Duration::from_millis(1),
             "an outcome must be kept for at least 1 ms"
         );
-        self.rules.keep_for = keep;
+        self.config.keep_for = keep;
         self
     }
 
-    /// When a message comes again that came while another with its key was running. 1 s unless set.
+    /// Sets the wait before the redelivery of a message that arrived while another one with its key
+    /// was running. 1 s unless set.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
-        self.rules.retry_after = after;
+        self.config.retry_after = after;
         self
     }
 
-    /// Which outcomes are stored. Successes and permanent failures unless set.
+    /// Decides which outcomes are stored. Successes and permanent failures unless set.
     #[must_use]
     pub fn remember(mut self, remember: Remember) -> Self {
-        self.rules.remember = remember;
+        self.config.remember = remember;
         self
     }
 
-    /// What becomes of a message when the store fails. It fails too unless set.
+    /// Decides about a message when the store fails. The message fails unless set.
     #[must_use]
     pub fn store_down(mut self, store_down: StoreDown) -> Self {
-        self.rules.store_down = store_down;
+        self.config.store_down = store_down;
         self
     }
 }
@@ -268,11 +268,11 @@ impl<S, St: Clone, K: Clone> tower::Layer<S> for IdempotencyLayer<St, K> {
     type Service = Idempotency<S, St, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Idempotency::new(inner, self.clone())
+        Idempotency::with_layer(inner, self.clone())
     }
 }
 
-/// Another message with the same key is being handled.
+/// The error of a message that arrived while another one with the same key was running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InProgress;
@@ -294,7 +294,7 @@ impl fmt::Display for InProgress {
 
 impl Error for InProgress {}
 
-/// The store could not tell whether the message came before. The cause is the store's error.
+/// The error of a message whose key could not be looked up. Its source is the store's error.
 #[derive(Debug)]
 pub struct StoreFailed(BoxError);
 

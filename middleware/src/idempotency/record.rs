@@ -1,4 +1,4 @@
-//! An outcome as it is stored.
+//! The stored form of an outcome.
 
 use std::{borrow::Cow, error::Error, fmt};
 
@@ -11,43 +11,41 @@ use campanile::{
 use serde::{Deserialize, Serialize};
 
 use super::{Outcome, Remember};
-use crate::key::Identity;
+use crate::key::MessageIdentity;
 
-/// The JSON of an outcome. A field that is not known is ignored, so that a newer version can add
-/// some.
+/// An outcome as JSON. Unknown fields are ignored, so that a later version can add some.
 #[derive(Serialize, Deserialize)]
 struct Record<'a> {
-    /// The message whose outcome it is: its stream, its group and its id.
+    /// The stream, the group and the id of the message with this outcome.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     id: Option<Cow<'a, str>>,
-    outcome: Ended,
+    outcome: OutcomeKind,
     /// The text of a failure.
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     text: Cow<'a, str>,
-    /// What the caller of a request got, as the envelope that it travels in; for a success that is
-    /// the reply.
+    /// The reply, or the error that the caller of a request got, as a reply envelope.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     answer: Option<Cow<'a, str>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Ended {
+enum OutcomeKind {
     Done,
     Answered,
     DeadLetter,
     Discarded,
 }
 
-/// What is stored of an outcome, if it is to be.
+/// Encodes an outcome, or returns `None` if it is not to be stored.
 pub(super) fn encode(
     kind: Kind,
-    identity: Option<&Identity>,
+    identity: Option<&MessageIdentity>,
     outcome: &Outcome,
     remember: Remember,
 ) -> Option<Bytes> {
     let (ended, text, answer) = match outcome {
-        Ok(reply) => (Ended::Done, String::new(), Some(Ok(reply.clone()))),
+        Ok(reply) => (OutcomeKind::Done, String::new(), Some(Ok(reply.clone()))),
         Err(_) if remember == Remember::Successes => return None,
         Err(error) => {
             let (ended, answer) = permanent(kind, error)?;
@@ -68,15 +66,15 @@ pub(super) fn encode(
     Some(json.into())
 }
 
-/// How a failure that another try cannot change ended, and what a caller was told.
-fn permanent(kind: Kind, error: &BoxError) -> Option<(Ended, Option<RpcError>)> {
+/// The kind of a permanent failure, and the error that a caller got. `None` if it is not permanent.
+fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcError>)> {
     let error = &**error;
     let rejection = find::<Rejection>(error).filter(|rejection| rejection.is_permanent());
     let answer = find::<RpcError>(error).cloned();
     let answer = answer.or_else(|| rejection.map(|r| RpcError::invalid(chain(r))));
     match Settle::of(kind, error) {
-        Some(Settle::DeadLetter) => Some((Ended::DeadLetter, answer)),
-        Some(Settle::Discard) => Some((Ended::Discarded, answer)),
+        Some(Settle::DeadLetter) => Some((OutcomeKind::DeadLetter, answer)),
+        Some(Settle::Discard) => Some((OutcomeKind::Discarded, answer)),
         Some(_) => None,
         None => {
             let answer = answer?;
@@ -84,58 +82,61 @@ fn permanent(kind: Kind, error: &BoxError) -> Option<(Ended, Option<RpcError>)> 
                 answer.code(),
                 RpcCode::Unavailable | RpcCode::Deadline | RpcCode::Internal
             );
-            (!passing).then_some((Ended::Answered, Some(answer)))
+            (!passing).then_some((OutcomeKind::Answered, Some(answer)))
         }
     }
 }
 
 /// An error and its sources on one line.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    // A chain that loops would otherwise never end.
+    // Bounded, since a custom error may return itself as its source.
     let errors = std::iter::successors(Some(error), |&error| error.source()).take(16);
     let texts: Vec<_> = errors.map(ToString::to_string).collect();
     texts.join(": ")
 }
 
-/// What a stored outcome means for a message.
-pub(super) enum Stored {
-    /// It ends so.
+/// The effect of a stored outcome on a message.
+pub(super) enum StoredOutcome {
+    /// The message gets this outcome.
     Repeat(Outcome),
-    /// It is run again: the failure is its own.
+    /// The message is run again, since the failure is its own.
     RunAgain,
 }
 
-/// Reads an outcome for this message.
-pub(super) fn decode(stored: &[u8], identity: Option<&Identity>) -> Result<Stored, BoxError> {
+/// Decodes a stored outcome for the message with this identity.
+pub(super) fn decode(
+    stored: &[u8],
+    identity: Option<&MessageIdentity>,
+) -> Result<StoredOutcome, BoxError> {
     let record: Record<'_> = serde_json::from_slice(stored)
-        // Its own text repeats what it found, and that may be a payload.
-        .map_err(|_| "a stored outcome that cannot be read")?;
+        // The parser's text quotes its input, which may contain a payload.
+        .map_err(|_| "a stored outcome cannot be read")?;
     let answer = match &record.answer {
         Some(envelope) => Some(codec::decode_reply(envelope.as_bytes())?.answer?),
         None => None,
     };
-    if record.outcome == Ended::Done {
+    if record.outcome == OutcomeKind::Done {
         let reply: Reply = answer.unwrap_or_else(|| Ok(Reply::default()))?;
-        return Ok(Stored::Repeat(Ok(reply)));
+        return Ok(StoredOutcome::Repeat(Ok(reply)));
     }
-    let own = |identity: &Identity| record.id.as_deref() == Some(&*identity.to_string());
+    let own = |identity: &MessageIdentity| record.id.as_deref() == Some(&*identity.to_string());
     if identity.is_some_and(own) {
-        return Ok(Stored::RunAgain);
+        return Ok(StoredOutcome::RunAgain);
     }
     let repeated = Repeated {
         text: record.text.into_owned(),
         answer: answer.and_then(Result::err),
     };
     let error: BoxError = match record.outcome {
-        Ended::Done | Ended::Answered => repeated.into(),
-        Ended::DeadLetter => Failure::dead_letter().because(repeated).into(),
-        Ended::Discarded => Failure::discard().because(repeated).into(),
+        OutcomeKind::Done | OutcomeKind::Answered => repeated.into(),
+        OutcomeKind::DeadLetter => Failure::dead_letter().because(repeated).into(),
+        OutcomeKind::Discarded => Failure::discard().because(repeated).into(),
     };
-    Ok(Stored::Repeat(Err(error)))
+    Ok(StoredOutcome::Repeat(Err(error)))
 }
 
-/// The failure of an earlier message with the same key. Its source is what the caller of a request
-/// was told, if anything.
+/// The failure of an earlier message with the same key. Its source is the error that the caller of a
+/// request got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repeated {
     text: String,

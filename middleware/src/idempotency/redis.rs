@@ -16,9 +16,9 @@ use tokio::{sync::Mutex, time::timeout};
 
 use super::store::{Claim, Store, Token};
 
-// One string for each key: `c` and the token of who claims it, or `d` and the outcome.
+// The value of a key is `c` and the token of its claim, or `d` and the outcome.
 
-/// ARGV: token, milliseconds. Returns `won`, `taken`, or the outcome in a list.
+/// Claims a key. ARGV: token, milliseconds. Returns `won`, `taken`, or the outcome in a list.
 static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local found, mine = redis.call('GET', KEYS[1]), 'c' .. ARGV[1]
@@ -29,7 +29,8 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// ARGV: token, milliseconds, outcome. Returns 1 where that is the key's outcome now, else 0.
+/// Stores an outcome. ARGV: token, milliseconds, outcome. Returns 1 if the key has this outcome now,
+/// else 0.
 static FINISH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local found, outcome = redis.call('GET', KEYS[1]), 'd' .. ARGV[3]
@@ -40,85 +41,85 @@ static FINISH: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// ARGV: the value. Deletes the key if it has that.
+/// Deletes a key if it has this value. ARGV: value.
 static DELETE: LazyLock<Script> = LazyLock::new(|| {
     Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end")
 });
 
 /// A store on Redis, shared by all workers of a group. Clones share its connection.
 ///
-/// It uses `GET`, `SET … PX` and `DEL` in scripts of one key each, so it runs on every server from
-/// 6.2 on and on a cluster's node, and everything that it writes has a time to live. It connects
-/// again when its connection was lost, with the next command.
+/// It uses `GET`, `SET … PX` and `DEL` in scripts of one key each, so it works with Redis 6.2 and
+/// later, also on a node of a cluster. Everything that it writes has a time to live. After a lost
+/// connection, the next command connects again.
 #[derive(Clone)]
 pub struct RedisStore {
-    link: Arc<Link>,
+    connection: Arc<SharedConnection>,
     prefix: Arc<str>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl RedisStore {
-    /// Connects. All keys begin with `prefix`, which should name the consumer group: every group is
-    /// to handle every message, so two of them must not share a store. No
-    /// prefix may begin with another store's.
+    /// Connects. All keys begin with `prefix`, which should name the consumer group: every group has
+    /// to handle every message, so groups must not share a store. No prefix may begin with the prefix
+    /// of another store.
     ///
     /// # Errors
-    /// When the URL cannot be read, or the server is not reached within 2 s.
+    /// If the URL cannot be read, or the server does not respond within 2 s.
     ///
     /// # Panics
-    /// When the prefix is empty.
+    /// If the prefix is empty.
     #[track_caller]
     pub fn connect(
         url: &str,
         prefix: &str,
     ) -> impl Future<Output = Result<Self, Error>> + Send + use<> {
-        assert!(!prefix.is_empty(), "the prefix names the store's group");
+        assert!(!prefix.is_empty(), "the prefix of a Redis store is empty");
         let prefix: Arc<str> = prefix.into();
         let client = Client::open(url);
         async move {
             let client = client.map_err(|error| {
-                // The driver's text does not repeat the URL, which may hold a password.
+                // The driver's text does not contain the URL, which may contain a password.
                 Error::config(format!(
                     "the Redis URL cannot be read ({error}); it looks like \
                      redis://user:password@host:port/db"
                 ))
             })?;
             let store = Self {
-                link: Arc::new(Link {
+                connection: Arc::new(SharedConnection {
                     client,
                     current: Mutex::default(),
                 }),
                 prefix,
-                patience: Duration::from_secs(2),
+                timeout: Duration::from_secs(2),
             };
-            match timeout(store.patience, store.link.connection()).await {
+            match timeout(store.timeout, store.connection.get()).await {
                 Ok(Ok(_)) => Ok(store),
-                Ok(Err(error)) => Err(store.link.unreachable(&error)),
-                Err(_) => Err(store.link.unreachable(&"no answer in time")),
+                Ok(Err(error)) => Err(store.connection.unreachable(&error)),
+                Err(_) => Err(store.connection.unreachable(&"no response in time")),
             }
         }
     }
 
-    /// How long an answer may take before the store counts as down. 2 s unless set.
+    /// Sets the time after which a command without a response has failed. 2 s unless set.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If it is zero.
     #[must_use]
     #[track_caller]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        assert!(!patience.is_zero(), "an answer takes some time");
-        self.patience = patience;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        assert!(!timeout.is_zero(), "a timeout must be above zero");
+        self.timeout = timeout;
         self
     }
 
     async fn invoke(&self, invocation: &ScriptInvocation<'_>) -> Result<Value, BoxError> {
         let mut used = 0;
-        match timeout(self.patience, self.link.invoke(invocation, &mut used)).await {
+        match timeout(self.timeout, self.connection.invoke(invocation, &mut used)).await {
             Ok(answer) => Ok(answer?),
             Err(_) => {
-                // Whether the server is slow or the connection dead is not known.
-                self.link.give_up(used).await;
-                Err(self.link.unreachable(&"no answer in time").into())
+                // The server may be slow, or the connection dead.
+                self.connection.give_up(used).await;
+                Err(self.connection.unreachable(&"no response in time").into())
             }
         }
     }
@@ -136,7 +137,7 @@ impl RedisStore {
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
-            .field("address", &self.link.address())
+            .field("address", &self.connection.address())
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
@@ -186,30 +187,30 @@ impl Store for RedisStore {
     }
 }
 
-const UNREADABLE: &str = "an answer of the idempotency store that cannot be read";
+const UNREADABLE: &str = "a response of the idempotency store cannot be read";
 
-/// Redis counts whole milliseconds, refuses none, and has an end of time.
+/// Converts a duration to the whole milliseconds of `PX`, which must be above zero and below a limit.
 fn millis(duration: Duration) -> u64 {
     const CENTURY: u64 = 3_155_760_000_000;
     u64::try_from(duration.as_millis()).map_or(CENTURY, |ms| ms.clamp(1, CENTURY))
 }
 
-/// One connection, made again when it was lost.
-struct Link {
+/// One connection, which is replaced when it was lost.
+struct SharedConnection {
     client: Client,
-    current: Mutex<Current>,
+    current: Mutex<NumberedConnection>,
 }
 
 #[derive(Default)]
-struct Current {
-    /// Which connection it is, counted from 1.
+struct NumberedConnection {
+    /// The number of the connection, counted from 1.
     number: u64,
     connection: Option<MultiplexedConnection>,
 }
 
-impl Link {
-    /// Every script may be sent twice: after a lost connection it is, once. Notes which connection
-    /// was used.
+impl SharedConnection {
+    /// Runs a script, and writes the number of the connection to `used`. After a lost connection it
+    /// sends the script once more, which every script must allow.
     async fn invoke(
         &self,
         invocation: &ScriptInvocation<'_>,
@@ -218,7 +219,7 @@ impl Link {
         let mut again = true;
         loop {
             let mut connection;
-            (*used, connection) = self.connection().await?;
+            (*used, connection) = self.get().await?;
             match invocation.invoke_async(&mut connection).await {
                 Err(error) if is_lost(&error) => {
                     self.give_up(*used).await;
@@ -231,13 +232,13 @@ impl Link {
         }
     }
 
-    /// The connection, or a new one, which all who want one wait for together.
-    async fn connection(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
+    /// The connection, or a new one. Concurrent callers wait for the same new connection.
+    async fn get(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.connection {
             return Ok((current.number, connection.clone()));
         }
-        // The time limit is that of the command.
+        // The timeout of the command covers these.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);
@@ -249,7 +250,7 @@ impl Link {
         Ok((current.number, connection))
     }
 
-    /// The next command makes a new connection, unless another has done so since.
+    /// Drops the connection with this number, so that the next command makes a new one.
     async fn give_up(&self, number: u64) {
         let mut current = self.current.lock().await;
         if current.number == number {
@@ -267,7 +268,7 @@ impl Link {
     }
 }
 
-/// Whether another connection may do better.
+/// Returns `true` if the command may succeed on another connection.
 fn is_lost(error: &RedisError) -> bool {
     let demoted = redis::ErrorKind::Server(ServerErrorKind::ReadOnly);
     error.is_io_error()
@@ -276,8 +277,7 @@ fn is_lost(error: &RedisError) -> bool {
         || error.detail().is_some_and(|text| {
             // Redis 6.2 wraps the error of a command inside a script.
             let inside = script_error(text).is_some_and(|(code, _)| code == "READONLY");
-            // A server at its `maxclients` writes this when it accepts, and closes: it answers no
-            // command.
+            // A server at its `maxclients` sends this instead of a response, and closes.
             inside || text.contains("max number of clients")
         })
 }
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_connection_is_made_where_this_one_answers_for_the_wrong_server_or_for_none() {
+    fn errors_of_replicas_and_full_servers_count_as_lost_connections() {
         let lost = |line: &str| match redis::parse_redis_value(line.as_bytes()) {
             Ok(Value::ServerError(error)) => is_lost(&error.into()),
             other => panic!("no error: {other:?}"),

@@ -1,4 +1,4 @@
-//! The service, and its future.
+//! The service and its future.
 
 use std::{
     fmt,
@@ -20,24 +20,33 @@ use tokio::{
 use tower::{Service, ServiceExt};
 
 use super::{
-    IdempotencyLayer, InProgress, Outcome, Rules, StoreDown, StoreFailed,
-    record::{self, Stored},
+    IdempotencyConfig, IdempotencyLayer, InProgress, Outcome, StoreDown, StoreFailed,
+    record::{self, StoredOutcome},
     store::{Claim, Store, Token},
 };
-use crate::key::{Identity, KeyOf};
+use crate::key::{ById, KeyOf, MessageIdentity};
 
-/// A service that runs what comes twice once. See the [module](super).
+/// A service that runs duplicate messages once. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct Idempotency<S, St, K> {
     inner: S,
     layer: IdempotencyLayer<St, K>,
 }
 
+impl<S, St: Store> Idempotency<S, St, ById> {
+    /// Wraps a service; see [`IdempotencyLayer::new`].
+    pub fn new(inner: S, store: St) -> Self {
+        Self::with_layer(inner, IdempotencyLayer::new(store))
+    }
+}
+
 impl<S, St, K> Idempotency<S, St, K> {
-    pub(super) fn new(inner: S, layer: IdempotencyLayer<St, K>) -> Self {
+    pub(super) const fn with_layer(inner: S, layer: IdempotencyLayer<St, K>) -> Self {
         Self { inner, layer }
     }
 }
+
+inner_accessors!(Idempotency<S, St, K>);
 
 impl<S, St, K> Service<Message> for Idempotency<S, St, K>
 where
@@ -60,22 +69,22 @@ where
         let clone = self.inner.clone();
         let service = std::mem::replace(&mut self.inner, clone);
         let key = self.layer.keys.of(&message);
-        let (store, rules) = (self.layer.store.clone(), self.layer.rules);
+        let (store, config) = (self.layer.store.clone(), self.layer.config);
         let suppressed = self.layer.suppressed.clone();
         IdempotencyFuture(Box::pin(async move {
             match key? {
                 None => service.oneshot(message).await.map_err(Into::into),
                 Some(key) => {
-                    // With the name's length, since a name and a key may have any character.
+                    // The length keeps the text unambiguous: a name may contain any character.
                     let (kind, name) = (message.kind(), message.name());
                     let key = format!("{kind}:{}:{name}:{key}", name.len());
-                    let once = Once {
+                    let call = KeyedCall {
                         store,
-                        rules,
+                        config,
                         key,
                         suppressed,
                     };
-                    once.run(service, message).await
+                    call.run(service, message).await
                 }
             }
         }))
@@ -84,7 +93,7 @@ where
 
 /// The future of [`Idempotency`].
 #[must_use = "futures do nothing unless polled"]
-// Boxed, since a store's futures have no names.
+// Boxed, since the futures of a store cannot be named.
 pub struct IdempotencyFuture(Pin<Box<dyn Future<Output = Outcome> + Send>>);
 
 impl Future for IdempotencyFuture {
@@ -101,34 +110,34 @@ impl fmt::Debug for IdempotencyFuture {
     }
 }
 
-/// One message with a key.
-struct Once<St: Store> {
+/// A call with a key.
+struct KeyedCall<St: Store> {
     store: St,
-    rules: Rules,
+    config: IdempotencyConfig,
     key: String,
     suppressed: Arc<AtomicU64>,
 }
 
-impl<St: Store> Once<St> {
+impl<St: Store> KeyedCall<St> {
     async fn run<S>(self, service: S, message: Message) -> Outcome
     where
         S: Service<Message, Response = Reply, Error: Into<BoxError>>,
     {
         let token = Token::new();
         match self.claim(token, &message).await {
-            Ok(Claimed::Won) => {
-                let held = Held {
-                    once: self,
+            Ok(ClaimResult::Won) => {
+                let held = HeldClaim {
+                    call: self,
                     token,
                     ended: false,
                 };
                 held.run(service, message).await
             }
-            Ok(Claimed::Taken) => Err(InProgress::error(self.rules.retry_after)),
-            Ok(Claimed::Ended(outcome)) => {
+            Ok(ClaimResult::Taken) => Err(InProgress::error(self.config.retry_after)),
+            Ok(ClaimResult::Ended(outcome)) => {
                 self.suppressed.fetch_add(1, Ordering::Relaxed);
                 let parts = message.parts();
-                // Without the key, which may be a secret.
+                // Does not log the key, which may be a secret.
                 tracing::debug!(
                     kind = %parts.kind,
                     name = %parts.name,
@@ -139,57 +148,57 @@ impl<St: Store> Once<St> {
                 );
                 outcome
             }
-            Err(error) => match self.rules.store_down {
+            Err(error) => match self.config.store_down {
                 StoreDown::Fail => Err(StoreFailed::error(error)),
                 StoreDown::Run => {
-                    tracing::warn!(%error, "the idempotency store failed; running without a guard");
+                    tracing::warn!(%error, "the idempotency store failed: the message runs without a claim");
                     service.oneshot(message).await.map_err(Into::into)
                 }
             },
         }
     }
 
-    async fn claim(&self, token: Token, message: &Message) -> Result<Claimed, BoxError> {
-        let identity = Identity::of(message.parts());
-        let claim = self.store.claim(&self.key, token, self.rules.claim_for);
+    async fn claim(&self, token: Token, message: &Message) -> Result<ClaimResult, BoxError> {
+        let identity = MessageIdentity::of(message.parts());
+        let claim = self.store.claim(&self.key, token, self.config.claim_for);
         let stored = match claim.await? {
-            Claim::Won => return Ok(Claimed::Won),
-            Claim::Taken => return Ok(Claimed::Taken),
+            Claim::Won => return Ok(ClaimResult::Won),
+            Claim::Taken => return Ok(ClaimResult::Taken),
             Claim::Finished(stored) => stored,
         };
-        if let Stored::Repeat(outcome) = record::decode(&stored, identity.as_ref())? {
-            return Ok(Claimed::Ended(outcome));
+        if let StoredOutcome::Repeat(outcome) = record::decode(&stored, identity.as_ref())? {
+            return Ok(ClaimResult::Ended(outcome));
         }
         self.store.forget(&self.key, stored).await?;
-        let claim = self.store.claim(&self.key, token, self.rules.claim_for);
+        let claim = self.store.claim(&self.key, token, self.config.claim_for);
         Ok(match claim.await? {
-            Claim::Won => Claimed::Won,
-            // Somebody else was faster; what came of that is for the next delivery.
-            Claim::Taken | Claim::Finished(_) => Claimed::Taken,
+            Claim::Won => ClaimResult::Won,
+            // Another worker was faster. The next delivery gets its outcome.
+            Claim::Taken | Claim::Finished(_) => ClaimResult::Taken,
         })
     }
 }
 
-enum Claimed {
+enum ClaimResult {
     Won,
     Taken,
     Ended(Outcome),
 }
 
-/// A claim that is held. Dropping it gives the claim up.
-struct Held<St: Store> {
-    once: Once<St>,
+/// A claim on a key. Dropping it releases the claim.
+struct HeldClaim<St: Store> {
+    call: KeyedCall<St>,
     token: Token,
     ended: bool,
 }
 
-impl<St: Store> Held<St> {
+impl<St: Store> HeldClaim<St> {
     async fn run<S>(mut self, service: S, message: Message) -> Outcome
     where
         S: Service<Message, Response = Reply, Error: Into<BoxError>>,
     {
         let kind = message.kind();
-        let identity = Identity::of(message.parts());
+        let identity = MessageIdentity::of(message.parts());
         let outcome: Outcome = {
             let work = pin!(service.oneshot(message));
             tokio::select! {
@@ -202,7 +211,7 @@ impl<St: Store> Held<St> {
             kind,
             identity.as_ref(),
             &outcome,
-            self.once.rules.remember,
+            self.call.config.remember,
         ))
         .await;
         outcome
@@ -210,58 +219,64 @@ impl<St: Store> Held<St> {
 
     /// Renews the claim for as long as it is polled.
     async fn renew(&self) -> std::convert::Infallible {
-        let Once {
-            store, rules, key, ..
-        } = &self.once;
-        let third = (rules.claim_for / 3).min(Duration::from_secs(3_155_760_000));
+        let KeyedCall {
+            store, config, key, ..
+        } = &self.call;
+        let third = (config.claim_for / 3).min(Duration::from_secs(3_155_760_000));
         let mut ticks = interval_at(Instant::now() + third, third);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            match store.renew(key, self.token, rules.claim_for).await {
+            match store.renew(key, self.token, config.claim_for).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::warn!("an idempotency claim was lost: another may run");
+                    tracing::warn!(
+                        "an idempotency claim was lost: another message with its key may run"
+                    );
                     pending::<()>().await;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "an idempotency claim could not be renewed; trying again");
+                    tracing::warn!(%error, "an idempotency claim could not be renewed; retrying");
                 }
             }
         }
     }
 
     async fn end(&mut self, record: Option<bytes::Bytes>) {
-        let Once {
-            store, rules, key, ..
-        } = &self.once;
+        let KeyedCall {
+            store, config, key, ..
+        } = &self.call;
         let stored = match record {
-            Some(record) => store.finish(key, self.token, record, rules.keep_for).await,
+            Some(record) => store.finish(key, self.token, record, config.keep_for).await,
             None => store.release(key, self.token).await.map(|()| true),
         };
         self.ended = true;
         match stored {
             Ok(true) => {}
-            Ok(false) => tracing::warn!("an outcome was not stored: another has the key"),
-            Err(error) => tracing::warn!(%error, "an outcome could not be stored"),
+            Ok(false) => {
+                tracing::warn!("an outcome was not stored: another message has claimed its key")
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an outcome could not be stored: a duplicate would run again")
+            }
         }
     }
 }
 
-impl<St: Store> Drop for Held<St> {
+impl<St: Store> Drop for HeldClaim<St> {
     fn drop(&mut self) {
         if self.ended {
             return;
         }
-        // Without a runtime the claim runs out.
+        // Without a runtime the claim expires.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let (store, key) = (self.once.store.clone(), std::mem::take(&mut self.once.key));
+        let (store, key) = (self.call.store.clone(), std::mem::take(&mut self.call.key));
         let token = self.token;
         runtime.spawn(async move {
             if let Err(error) = store.release(&key, token).await {
-                tracing::debug!(%error, "an idempotency claim could not be given up; it runs out");
+                tracing::debug!(%error, "an idempotency claim could not be released; it will expire");
             }
         });
     }

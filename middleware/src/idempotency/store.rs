@@ -1,22 +1,21 @@
-//! Where claims and outcomes are.
+//! The interface of a store.
 
 use std::{fmt, future::Future, time::Duration};
 
 use bytes::Bytes;
 use campanile::BoxError;
 
-/// Where claims and outcomes are kept: [`MemoryStore`](super::MemoryStore), `RedisStore`, or one of
-/// your own.
+/// Stores claims and outcomes. Implemented by [`MemoryStore`](super::MemoryStore) and `RedisStore`,
+/// and by any custom store.
 ///
-/// A key is free, claimed by one token until a time, or has an outcome until a time. Each method is
-/// one atomic step. Each may be called again with the same arguments, after an error or a lost
-/// answer, and then changes nothing more. A method fails rather than hang: whoever calls it sets no
-/// time limit.
+/// A key is free, or claimed by one token until a time, or it has an outcome until a time. Each method
+/// is atomic and idempotent: after an error or a lost response it may be called again with the same
+/// arguments. Each method must fail after some time, since its callers set no time limit.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Claims a free key, or one that this token has claimed before, for this long from now.
+    /// Claims a free key, or one that this token has claimed already, for `claim_for` from now.
     ///
     /// # Errors
-    /// When the store cannot tell.
+    /// If the store fails.
     fn claim(
         &self,
         key: &str,
@@ -24,11 +23,11 @@ pub trait Store: Clone + Send + Sync + 'static {
         claim_for: Duration,
     ) -> impl Future<Output = Result<Claim, BoxError>> + Send;
 
-    /// Makes a claim last for this long from now. A key that has become free is claimed again.
-    /// `false` where somebody else has it.
+    /// Extends a claim to `claim_for` from now, or claims a key that has become free. Returns `false`
+    /// if another token has claimed the key, or it has an outcome.
     ///
     /// # Errors
-    /// When the store cannot tell.
+    /// If the store fails.
     fn renew(
         &self,
         key: &str,
@@ -36,11 +35,11 @@ pub trait Store: Clone + Send + Sync + 'static {
         claim_for: Duration,
     ) -> impl Future<Output = Result<bool, BoxError>> + Send;
 
-    /// Stores the outcome in place of the claim, or on a free key. `false` where somebody else has
-    /// the key, or it has an outcome already.
+    /// Replaces the claim by an outcome, or stores it on a free key. Returns `false` if another token
+    /// has claimed the key, or it has another outcome.
     ///
     /// # Errors
-    /// When the store cannot tell whether it was stored.
+    /// If the store fails. The outcome may have been stored.
     fn finish(
         &self,
         key: &str,
@@ -49,17 +48,17 @@ pub trait Store: Clone + Send + Sync + 'static {
         keep_for: Duration,
     ) -> impl Future<Output = Result<bool, BoxError>> + Send;
 
-    /// Gives a claim up. Nothing happens where the token has none.
+    /// Releases the token's claim, if it has one.
     ///
     /// # Errors
-    /// When the store cannot tell; the claim then runs out.
+    /// If the store fails. The claim then expires.
     fn release(&self, key: &str, token: Token)
     -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// Makes a key free that has this outcome. Nothing happens where it has another or none.
+    /// Removes this outcome from the key, if it has it.
     ///
     /// # Errors
-    /// When the store cannot tell.
+    /// If the store fails.
     fn forget(
         &self,
         key: &str,
@@ -67,24 +66,24 @@ pub trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
-/// What came of a claim.
+/// The result of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// The key is the caller's.
+    /// The token has claimed the key.
     Won,
-    /// Somebody else has it.
+    /// Another token has claimed the key.
     Taken,
-    /// It has this outcome.
+    /// The key has this outcome.
     Finished(Bytes),
 }
 
-/// Who claims: unique for each run of a message. As text it is a UUID.
+/// Identifies a claim; unique for each run of a message. Its text is a UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(uuid::Uuid);
 
 impl Token {
-    /// One that nobody has.
-    #[allow(clippy::new_without_default)] // Two are never the same.
+    /// Generates a unique token.
+    #[allow(clippy::new_without_default)] // Two new tokens are never equal.
     pub fn new() -> Self {
         Self(uuid::Uuid::new_v4())
     }

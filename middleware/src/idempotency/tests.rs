@@ -17,13 +17,13 @@ use tower_test::mock::{self, SendResponse, Spawn};
 use super::*;
 use crate::{
     key::Header,
-    keyed_mocks::{self, Handle, Inner, by_header, call, message, nobody, task, the_one},
-    mocks::mistake,
+    keyed_mocks::{self, Handle, Inner, by_header, call, message, no_request, only_request, task},
+    mocks::panic_text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A store in memory whose server can be down.
+/// A store in memory that can be made to fail.
 #[derive(Debug, Clone)]
 struct Faulty {
     memory: MemoryStore,
@@ -93,13 +93,13 @@ fn service<K: Clone>(layer: &IdempotencyLayer<Faulty, K>) -> (Layered<K>, Handle
     (Spawn::new(layer.layer(inner)), handle)
 }
 
-/// Calls what does not get to the inner service.
+/// Calls the service with a message that must not reach the inner service.
 fn answered<K: KeyOf>(service: &mut Layered<K>, message: Message) -> Outcome {
     assert_ready_ok!(service.poll_ready());
     assert_ready!(tokio_test::task::spawn(service.call(message)).poll())
 }
 
-/// Runs a message to this end.
+/// Calls the service with a message, and lets the inner service return this outcome.
 fn run<K: KeyOf>(
     service: &mut Layered<K>,
     handle: &mut Handle,
@@ -108,7 +108,7 @@ fn run<K: KeyOf>(
 ) -> Outcome {
     let payload = String::from_utf8(message.payload().to_vec()).unwrap();
     let mut call = call(service, message);
-    let answer = the_one(handle, &payload);
+    let answer = only_request(handle, &payload);
     match outcome {
         Ok(reply) => answer.send_response(reply),
         Err(error) => answer.send_error(error),
@@ -116,13 +116,13 @@ fn run<K: KeyOf>(
     assert_ready!(call.poll())
 }
 
-/// Begins with a message and leaves it alone for longer than its claim lasts.
+/// Starts a message and does not poll it for longer than its claim lasts.
 async fn stall<K: KeyOf>(
     service: &mut Layered<K>,
     handle: &mut Handle,
 ) -> (Call<IdempotencyFuture>, SendResponse<Reply>) {
     let stalled = call(service, task("k", "1"));
-    let answer = the_one(handle, "1");
+    let answer = only_request(handle, "1");
     advance(31 * SECOND).await;
     (stalled, answer)
 }
@@ -136,7 +136,7 @@ fn is_uncounted(error: &BoxError, wait: Option<Duration>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_delivery_runs_and_others_get_its_reply_for_as_long_as_it_is_kept() {
+async fn the_first_delivery_runs_and_later_ones_get_its_reply_while_it_is_stored() {
     let layer = by_id(&Faulty::new()).keep_for(60 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let mut reply = Reply::new(&b"\x00\xff"[..]);
@@ -148,7 +148,7 @@ async fn the_first_delivery_runs_and_others_get_its_reply_for_as_long_as_it_is_k
     let repeated = answered(&mut service, task("other", "1")).unwrap();
     assert_eq!(repeated.payload, reply.payload);
     assert_eq!(repeated.headers, reply.headers);
-    nobody(&mut handle);
+    no_request(&mut handle);
     run(
         &mut service,
         &mut handle,
@@ -167,11 +167,11 @@ async fn the_first_delivery_runs_and_others_get_its_reply_for_as_long_as_it_is_k
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_comes_while_another_runs_is_delivered_again_and_loses_no_attempt() {
+async fn a_message_that_arrives_while_another_one_runs_is_redelivered_without_counting() {
     let layer = by_key(&Faulty::new()).retry_after(3 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let mut first = call(&mut service, task("k", "1"));
-    let answer = the_one(&mut handle, "1");
+    let answer = only_request(&mut handle, "1");
     let error = answered(&mut service, task("k", "2")).unwrap_err();
     assert!(find::<InProgress>(&*error).is_some());
     is_uncounted(&error, Some(3 * SECOND));
@@ -182,11 +182,11 @@ async fn one_that_comes_while_another_runs_is_delivered_again_and_loses_no_attem
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_may_pass_lets_the_next_delivery_run() {
+async fn after_a_transient_failure_the_next_delivery_runs() {
     let (mut service, mut handle) = service(&by_key(&Faulty::new()));
     let passing: [(Kind, BoxError); 4] = [
         (Kind::Task, "disk full".into()),
-        // A task that fails with one is redelivered.
+        // A task that fails with an `RpcError` is redelivered.
         (Kind::Task, RpcError::not_found("yet").into()),
         (Kind::Rpc, RpcError::unavailable("not now").into()),
         (Kind::Rpc, "disk full".into()),
@@ -211,7 +211,7 @@ async fn a_failure_that_may_pass_lets_the_next_delivery_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permanent_failure_is_repeated_to_others_and_its_own_message_is_run_again() {
+async fn a_permanent_failure_is_repeated_to_other_messages_and_its_own_message_runs_again() {
     let permanent: [(Kind, BoxError, Option<Settle>, Option<RpcCode>); 5] = [
         (
             Kind::Task,
@@ -263,7 +263,7 @@ async fn a_permanent_failure_is_repeated_to_others_and_its_own_message_is_run_ag
         );
         let answer = find::<RpcError>(&*error);
         assert_eq!(answer.map(RpcError::code), code.as_ref());
-        // Somebody replays the dead letter.
+        // The dead letter is replayed.
         let reply = Ok(Reply::new("at last"));
         run(&mut service, &mut handle, message(kind, "k", "1"), reply).unwrap();
         let repeated = answered(&mut service, message(kind, "k", "2")).unwrap();
@@ -272,7 +272,7 @@ async fn a_permanent_failure_is_repeated_to_others_and_its_own_message_is_run_ag
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_successes_are_stored_where_that_is_asked_for() {
+async fn failures_are_not_stored_if_only_successes_are_to_be_remembered() {
     let layer = by_key(&Faulty::new()).remember(Remember::Successes);
     let (mut service, mut handle) = service(&layer);
     for id in ["1", "2"] {
@@ -286,7 +286,7 @@ async fn a_claim_is_renewed_while_its_message_runs() {
     let layer = by_key(&Faulty::new()).claim_for(30 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let mut first = call(&mut service, task("k", "1"));
-    let _kept = the_one(&mut handle, "1");
+    let _kept = only_request(&mut handle, "1");
     for _ in 0..20 {
         advance(10 * SECOND).await;
         assert!(first.is_woken());
@@ -296,12 +296,12 @@ async fn a_claim_is_renewed_while_its_message_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_first_has_died_in_the_middle_another_runs_when_the_claim_has_run_out() {
+async fn after_a_crash_another_message_runs_once_the_claim_has_expired() {
     let store = Faulty::new();
     let (mut service, mut handle) = service(&by_id(&store).claim_for(30 * SECOND));
-    // A process that died gives nothing up.
+    // A process that died does not release its claim.
     let dead = call(&mut service, task("k", "1"));
-    let _kept = the_one(&mut handle, "1");
+    let _kept = only_request(&mut handle, "1");
     std::mem::forget(dead);
     advance(30 * SECOND - Duration::from_millis(1)).await;
     answered(&mut service, task("k", "1")).unwrap_err();
@@ -316,12 +316,12 @@ async fn after_the_first_has_died_in_the_middle_another_runs_when_the_claim_has_
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_stalled_for_longer_than_its_claim_changes_nothing_of_what_another_has() {
+async fn a_message_that_stalled_for_longer_than_its_claim_does_not_change_the_claim_of_another() {
     let (mut service, mut handle) = service(&by_key(&Faulty::new()));
     let (mut stalled, late) = stall(&mut service, &mut handle).await;
     let mut second = call(&mut service, task("k", "2"));
-    let answer = the_one(&mut handle, "2");
-    // It fails, and gives up what is not its own.
+    let answer = only_request(&mut handle, "2");
+    // The stalled message fails, and must not release the claim of the second.
     late.send_error("too late");
     assert_ready!(stalled.poll()).unwrap_err();
     answered(&mut service, task("k", "3")).unwrap_err();
@@ -332,7 +332,7 @@ async fn one_that_stalled_for_longer_than_its_claim_changes_nothing_of_what_anot
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_that_ran_at_once_the_first_outcome_is_stored() {
+async fn of_two_messages_that_ran_at_once_the_first_outcome_is_stored() {
     let (mut service, mut handle) = service(&by_key(&Faulty::new()));
     let (mut stalled, late) = stall(&mut service, &mut handle).await;
     run(
@@ -350,10 +350,10 @@ async fn of_two_that_ran_at_once_the_first_outcome_is_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_future_gives_its_claim_up() {
+async fn a_dropped_future_releases_its_claim() {
     let (mut service, mut handle) = service(&by_id(&Faulty::new()));
     let dropped = call(&mut service, task("k", "1"));
-    let _kept = the_one(&mut handle, "1");
+    let _kept = only_request(&mut handle, "1");
     drop(dropped);
     tokio::task::yield_now().await;
     run(
@@ -366,7 +366,7 @@ async fn a_dropped_future_gives_its_claim_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_store_is_down_messages_come_again_or_run_as_chosen() {
+async fn while_the_store_is_down_messages_are_redelivered_or_run_as_set() {
     let store = Faulty::new();
     store.set_down(true);
     let (mut service, mut handle) = service(&by_id(&store));
@@ -374,7 +374,7 @@ async fn while_the_store_is_down_messages_come_again_or_run_as_chosen() {
     let failed = find::<StoreFailed>(&*error).unwrap();
     assert_eq!(failed.source().unwrap().to_string(), "connection refused");
     is_uncounted(&error, None);
-    nobody(&mut handle);
+    no_request(&mut handle);
     let (mut service, mut handle) = self::service(&by_id(&store).store_down(StoreDown::Run));
     for _ in 0..2 {
         run(
@@ -388,18 +388,18 @@ async fn while_the_store_is_down_messages_come_again_or_run_as_chosen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outcome_that_cannot_be_stored_stands() {
+async fn an_outcome_counts_even_if_it_cannot_be_stored() {
     let store = Faulty::new();
     let (mut service, mut handle) = service(&by_id(&store));
     let mut first = call(&mut service, task("k", "1"));
-    let answer = the_one(&mut handle, "1");
+    let answer = only_request(&mut handle, "1");
     store.set_down(true);
     advance(10 * SECOND).await;
     assert_pending!(first.poll());
     answer.send_response(Reply::new("done"));
     assert_eq!(assert_ready_ok!(first.poll()).payload, "done");
     store.set_down(false);
-    // Its claim runs out, as if it had died.
+    // Its claim expires, as that of a dead worker.
     answered(&mut service, task("k", "1")).unwrap_err();
     advance(30 * SECOND).await;
     run(
@@ -412,7 +412,7 @@ async fn an_outcome_that_cannot_be_stored_stands() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stored_outcome_that_cannot_be_read_is_a_failure_of_the_store_and_is_not_shown() {
+async fn an_unreadable_stored_outcome_is_a_failure_of_the_store_and_is_not_shown() {
     let store = Faulty::new();
     let (mut service, mut handle) = service(&by_id(&store));
     for garbage in [&b"hunter2"[..], br#"{"outcome":"hunter2"}"#, b"{}"] {
@@ -425,15 +425,15 @@ async fn a_stored_outcome_that_cannot_be_read_is_a_failure_of_the_store_and_is_n
         is_uncounted(&error, None);
         let shown = record::chain(&*error);
         assert!(
-            shown.ends_with("a stored outcome that cannot be read"),
+            shown.ends_with("a stored outcome cannot be read"),
             "{shown}"
         );
     }
-    nobody(&mut handle);
+    no_request(&mut handle);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_holds_for_one_kind_and_name() {
+async fn equal_keys_of_different_kinds_or_names_are_separate() {
     let (mut service, mut handle) = service(&by_key(&Faulty::new()));
     let named = |name: &str, key: &str| {
         let mut message = task(key, "1");
@@ -453,7 +453,7 @@ async fn a_key_holds_for_one_kind_and_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_no_id_cannot_come_again_and_passes() {
+async fn a_message_without_an_id_passes() {
     let (mut service, mut handle) = service(&by_id(&Faulty::new()));
     for _ in 0..2 {
         let event = message(Kind::Event, "k", "1");
@@ -462,7 +462,7 @@ async fn what_has_no_id_cannot_come_again_and_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_in_memory_keeps_as_many_outcomes_as_it_may() {
+async fn a_store_in_memory_bounds_its_outcomes() {
     let store = MemoryStore::new().max_outcomes(2);
     for n in 1..=3 {
         let key = n.to_string();
@@ -482,24 +482,24 @@ async fn a_store_in_memory_keeps_as_many_outcomes_as_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_keeps_the_rules_of_all_layers() {
+async fn readiness_reservations_and_missing_keys_are_handled_as_in_every_layer() {
     let store = Faulty::new();
     keyed_mocks::readiness_and_its_error_pass(&by_id(&store));
     keyed_mocks::a_clone_has_no_reservation(&by_id(&store));
     let passing = by_key(&store).missing_key(MissingKey::Pass);
-    keyed_mocks::without_a_key(&by_key(&store), &passing);
+    keyed_mocks::a_message_without_a_key_is_rejected_or_passes(&by_key(&store), &passing);
 }
 
 #[test]
-fn numbers_that_cannot_work_panic_where_they_were_written() {
+fn invalid_numbers_panic_at_the_callers_location() {
     let layer = || by_id(&Faulty::new());
-    mistake(|| layer().claim_for(Duration::ZERO));
-    mistake(|| layer().keep_for(Duration::ZERO));
-    mistake(|| MemoryStore::new().max_outcomes(0));
+    panic_text(|| layer().claim_for(Duration::ZERO));
+    panic_text(|| layer().keep_for(Duration::ZERO));
+    panic_text(|| MemoryStore::new().max_outcomes(0));
 }
 
 #[cfg(feature = "idempotency-redis")]
 #[test]
 fn a_store_on_redis_needs_a_prefix() {
-    mistake(|| RedisStore::connect("redis://h/", ""));
+    panic_text(|| RedisStore::connect("redis://h/", ""));
 }

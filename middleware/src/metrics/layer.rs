@@ -1,4 +1,4 @@
-//! The layer: on which side it is, and what its labels say.
+//! The layer and its labels.
 
 use std::{fmt, sync::Arc};
 
@@ -7,29 +7,31 @@ use tower::Layer;
 
 use super::{
     Metrics,
-    series::{Labels, Table},
+    series::{LayerLabels, SeriesTable},
 };
 use crate::conventions::{self, Side};
 
-/// Makes [`Metrics`] services, which count together. See the [module](super).
+/// Makes [`Metrics`] services. See the [module](super).
+///
+/// All services of a layer and its clones share one set of metric handles.
 #[derive(Clone)]
 pub struct MetricsLayer {
-    table: Arc<Table>,
+    table: Arc<SeriesTable>,
 }
 
 impl MetricsLayer {
-    /// For what is served: a router or a handler.
+    /// Counts messages that are handled, around a router or a handler.
     pub fn new() -> Self {
         Self::on(Side::Serving)
     }
 
-    /// For what is called: the sending half of a transport.
+    /// Counts messages that are sent, around a client's transport.
     pub fn new_for_client() -> Self {
         Self::on(Side::Client)
     }
 
     fn on(side: Side) -> Self {
-        let labels = Labels {
+        let labels = LayerLabels {
             side,
             system: Name::from_static(conventions::SYSTEM),
             group: None,
@@ -37,35 +39,34 @@ impl MetricsLayer {
         Self::with(labels, 256)
     }
 
-    // What was counted under other labels is no part of this layer's.
-    fn with(labels: Labels, most: usize) -> Self {
+    // With new handles, since the old ones have other labels.
+    fn with(labels: LayerLabels, max_destinations: usize) -> Self {
         Self {
-            table: Arc::new(Table::new(labels, most)),
+            table: Arc::new(SeriesTable::new(labels, max_destinations)),
         }
     }
 
-    /// `messaging.system`: what the messages travel on. `redis` unless set.
+    /// Sets `messaging.system`, the transport of the messages. `redis` unless set.
     #[must_use]
     pub fn system(self, system: impl Into<Name>) -> Self {
         let mut labels = self.table.labels.clone();
         labels.system = system.into();
-        Self::with(labels, self.table.most)
+        Self::with(labels, self.table.max_destinations)
     }
 
-    /// `messaging.consumer.group.name`: the group of the transport that is served. No such label unless
-    /// set.
+    /// Sets `messaging.consumer.group.name`, the group of the worker. No such label unless set.
     #[must_use]
     pub fn group(self, group: impl Into<Name>) -> Self {
         let mut labels = self.table.labels.clone();
         labels.group = Some(group.into());
-        Self::with(labels, self.table.most)
+        Self::with(labels, self.table.max_destinations)
     }
 
-    /// How many destinations are told apart for each kind of message; what comes after those that came first is
-    /// `_OTHER`. 256 unless set.
+    /// Sets the number of destinations with a label for each kind of message. Further destinations
+    /// share the label `_OTHER`. 256 unless set.
     #[must_use]
-    pub fn max_destinations(self, most: usize) -> Self {
-        Self::with(self.table.labels.clone(), most)
+    pub fn max_destinations(self, destinations: usize) -> Self {
+        Self::with(self.table.labels.clone(), destinations)
     }
 }
 
@@ -80,7 +81,7 @@ impl<S> Layer<S> for MetricsLayer {
     type Service = Metrics<S>;
 
     fn layer(&self, inner: S) -> Metrics<S> {
-        Metrics::new(inner, Arc::clone(&self.table))
+        Metrics::with_table(inner, Arc::clone(&self.table))
     }
 }
 

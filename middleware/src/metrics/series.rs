@@ -1,4 +1,4 @@
-//! One set of handles for each kind and destination, and no more of them than there may be.
+//! The metric handles of a layer: a bounded number of sets, one for each kind and destination.
 
 use std::{
     collections::HashMap,
@@ -17,25 +17,25 @@ use super::{
 use crate::conventions::{OTHER, Side};
 
 /// All series of a layer.
-pub(super) struct Table {
-    pub(super) labels: Labels,
-    pub(super) most: usize,
+pub(super) struct SeriesTable {
+    pub(super) labels: LayerLabels,
+    pub(super) max_destinations: usize,
     known: RwLock<ByKind<HashMap<Name, Arc<Series>>>>,
 }
 
-/// What the labels say, but for the message's part.
+/// The labels that do not depend on the message.
 #[derive(Debug, Clone)]
-pub(super) struct Labels {
+pub(super) struct LayerLabels {
     pub(super) side: Side,
     pub(super) system: Name,
     pub(super) group: Option<Name>,
 }
 
-impl Table {
-    pub(super) fn new(labels: Labels, most: usize) -> Self {
+impl SeriesTable {
+    pub(super) fn new(labels: LayerLabels, max_destinations: usize) -> Self {
         Self {
             labels,
-            most,
+            max_destinations,
             known: RwLock::default(),
         }
     }
@@ -43,12 +43,12 @@ impl Table {
     /// The series of a message.
     pub(super) fn of(&self, message: &Message) -> Arc<Series> {
         let destination = match self.labels.side {
-            // Only names that have a route are the application's own.
+            // The application chooses routes, and a sender chooses names.
             Side::Serving => match message.parts().matched_route() {
                 Some(route) if !route.as_str().is_empty() => route.as_str(),
                 _ => OTHER,
             },
-            // A label is kept for good. Names that no transport accepts share one.
+            // A label is kept for ever. Names that no transport accepts share one.
             Side::Client if message.name().len() > Name::MAX_LEN => OTHER,
             Side::Client => message.name().as_str(),
         };
@@ -64,7 +64,7 @@ impl Table {
     fn add(&self, kind: Kind, destination: &str) -> Arc<Series> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let known = &mut known[kind];
-        let room = known.len() < self.most;
+        let room = known.len() < self.max_destinations;
         let destination = if room { destination } else { OTHER };
         let series = known
             .entry(Name::from(destination))
@@ -73,11 +73,11 @@ impl Table {
     }
 }
 
-impl fmt::Debug for Table {
+impl fmt::Debug for SeriesTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table")
+        f.debug_struct("SeriesTable")
             .field("labels", &self.labels)
-            .field("most", &self.most)
+            .field("max_destinations", &self.max_destinations)
             .finish_non_exhaustive()
     }
 }
@@ -93,7 +93,7 @@ pub(super) struct Series {
 }
 
 impl Series {
-    fn new(of: &Labels, kind: Kind, destination: &str) -> Self {
+    fn new(of: &LayerLabels, kind: Kind, destination: &str) -> Self {
         let operation = of.side.operation(kind);
         let mut labels = vec![
             Label::new("messaging.system", of.system.to_string()),
@@ -136,7 +136,7 @@ impl Series {
             self.duration.record(after);
             return;
         };
-        // Failures are rare enough to be looked up.
+        // Failures are rare, so they look up their handles.
         let mut labels = self.labels.clone();
         labels.push(Label::from_static_parts("error.type", error_type));
         messages(self.side, labels.clone()).increment(1);
@@ -164,17 +164,20 @@ mod tests {
 
     use super::*;
 
-    fn table(side: Side, most: usize) -> Table {
-        let labels = Labels {
+    fn table(side: Side, max_destinations: usize) -> SeriesTable {
+        let labels = LayerLabels {
             side,
             system: "test".into(),
             group: None,
         };
-        Table::new(labels, most)
+        SeriesTable::new(labels, max_destinations)
     }
 
-    /// Which destinations are told apart after one message to each of these.
-    fn destinations(table: &Table, messages: impl IntoIterator<Item = Message>) -> Vec<String> {
+    /// Counts these messages. Returns the destinations that have a label.
+    fn destinations(
+        table: &SeriesTable,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Vec<String> {
         let recorder = PrometheusBuilder::new().build_recorder();
         let prometheus = recorder.handle();
         ::metrics::with_local_recorder(&recorder, || {
@@ -198,21 +201,21 @@ mod tests {
     }
 
     #[test]
-    fn a_client_tells_so_many_destinations_apart_and_no_more() {
+    fn the_number_of_destinations_of_a_client_is_bounded() {
         let table = table(Side::Client, 3);
         let tasks = (0..100).map(|n| Message::task(format!("t{n}"), ""));
         assert_eq!(destinations(&table, tasks), ["_OTHER", "t0", "t1", "t2"]);
     }
 
     #[test]
-    fn kinds_are_told_apart_under_one_name() {
+    fn messages_of_different_kinds_and_one_name_have_different_series() {
         let table = table(Side::Client, 3);
         let messages = [Message::task("a", ""), Message::rpc("a", "")];
         assert_eq!(destinations(&table, messages), ["a", "a"]);
     }
 
     #[test]
-    fn what_is_handled_without_a_route_has_no_name() {
+    fn messages_without_a_route_share_one_destination() {
         let table = table(Side::Serving, 3);
         let tasks = (0..100).map(|n| Message::task(format!("t{n}"), ""));
         assert_eq!(destinations(&table, tasks), ["_OTHER"]);

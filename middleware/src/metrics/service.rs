@@ -1,4 +1,4 @@
-//! The service, and its future.
+//! The service and its future.
 
 use std::{
     fmt,
@@ -11,26 +11,41 @@ use std::{
 
 use campanile::{BoxError, Message, Reply};
 use pin_project::pin_project;
-use tower::Service;
+use tower::{Layer, Service};
 
-use super::series::{Series, Table};
+use super::{
+    MetricsLayer,
+    series::{Series, SeriesTable},
+};
 use crate::{
     conventions::Fault,
     observe::{Observed, Observer, Watch},
 };
 
-/// A service whose calls are counted. See the [module](super).
+/// A service whose calls are counted and timed. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct Metrics<S> {
     inner: S,
-    table: Arc<Table>,
+    table: Arc<SeriesTable>,
 }
 
 impl<S> Metrics<S> {
-    pub(super) fn new(inner: S, table: Arc<Table>) -> Self {
+    /// Wraps a service that is served; see [`MetricsLayer::new`].
+    pub fn new(inner: S) -> Self {
+        MetricsLayer::new().layer(inner)
+    }
+
+    /// Wraps a client's transport; see [`MetricsLayer::new_for_client`].
+    pub fn new_for_client(inner: S) -> Self {
+        MetricsLayer::new_for_client().layer(inner)
+    }
+
+    pub(super) const fn with_table(inner: S, table: Arc<SeriesTable>) -> Self {
         Self { inner, table }
     }
 }
+
+inner_accessors!(Metrics<S>);
 
 impl<S> Service<Message> for Metrics<S>
 where
@@ -54,6 +69,7 @@ where
     }
 }
 
+/// Counts a running call, and its outcome.
 struct InFlight(Arc<Series>);
 
 impl Observer for InFlight {
@@ -98,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_clone_has_no_reservation_and_what_is_dropped_releases_its_own() {
-        laws::a_reservation_is_its_own_and_is_given_back(MetricsLayer::new()).await;
+    async fn a_clone_has_no_reservation_and_a_drop_releases_one() {
+        laws::a_clone_has_no_reservation_and_a_drop_releases_one(MetricsLayer::new()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A transport's own numbers.
+//! The metrics of a transport.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use campanile::{
 use super::READY;
 use crate::conventions;
 
-/// Publishes what a transport's handle tells about itself. See the [module](super).
+/// Publishes the counts, the statistics and the state of a transport's handle. See the
+/// [module](super).
 ///
-/// It is for whoever scrapes: each call sets the metrics to what the handle said. What `stats` says comes
-/// from a server, so it is the caller's to ask, and to go on without when that fails.
+/// Call its methods at each scrape: each sets the metrics to the given values. Reading the statistics
+/// needs the server, so the caller reads them, and handles the error.
 #[derive(Debug, Clone)]
 pub struct TransportMetrics {
     system: Label,
@@ -22,7 +23,7 @@ pub struct TransportMetrics {
 }
 
 impl TransportMetrics {
-    /// For a handle of Redis.
+    /// Publishes for a handle of Redis.
     pub fn new() -> Self {
         Self {
             system: Label::from_static_parts("messaging.system", conventions::SYSTEM),
@@ -30,34 +31,33 @@ impl TransportMetrics {
         }
     }
 
-    /// `messaging.system`. `redis` unless set.
+    /// Sets `messaging.system`. `redis` unless set.
     #[must_use]
     pub fn system(mut self, system: impl Into<Name>) -> Self {
         self.system = Label::new("messaging.system", system.into().to_string());
         self
     }
 
-    /// A label for everything that this publishes. Two handles that do not share their counts need one
-    /// that tells them apart.
+    /// Adds a label to all published metrics. Two handles with separate counts need a label that
+    /// distinguishes them.
     #[must_use]
     pub fn label(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.labels.push(Label::new(key, value.into()));
         self
     }
 
-    /// What happened to deliveries in this process: a counter `campanile.transport.{name}` for each
-    /// of them.
+    /// Publishes each of the counts as a counter `campanile.transport.{name}`. They cover this process.
     pub fn publish_counts(&self, counts: &Counts) {
         for (name, count) in counts.by_name() {
             counter!(format!("campanile.transport.{name}"), self.labels([])).absolute(count);
         }
     }
 
-    /// How a stream and its groups are doing: gauges `campanile.stream.{name}` with the label `stream`, and
-    /// `campanile.group.{name}` with `group` too. A lag that the server cannot tell is NaN; the age of the
-    /// oldest of no pending deliveries is 0.
+    /// Publishes the statistics of a stream as gauges `campanile.stream.{name}` with the label `stream`,
+    /// and those of its groups as gauges `campanile.group.{name}` with the label `group` too. A lag that
+    /// the server does not know is NaN. `oldest_pending` is 0 without pending deliveries.
     ///
-    /// A group that is gone keeps its last numbers, unless the recorder forgets what is not set any more.
+    /// A deleted group keeps its last values, unless the recorder removes idle metrics.
     pub fn publish_stats(&self, stats: &StreamStats) {
         let stream = || Label::new("stream", stats.stream.to_string());
         let set = |name, value| gauge!(name, self.labels([stream()])).set(value);
@@ -68,7 +68,7 @@ impl TransportMetrics {
         }
     }
 
-    /// Whether the handle works right now.
+    /// Publishes whether the handle is connected, as the gauge [`READY`].
     pub fn publish_state(&self, state: ConnectionState) {
         let ready = if state.is_ready() { 1.0 } else { 0.0 };
         gauge!(READY, self.labels([])).set(ready);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_streams_numbers_are_gauges() {
+    fn the_statistics_of_a_stream_are_gauges() {
         let mut stats = StreamStats::new("s", 7, 1);
         let mut group = GroupStats::new("g");
         group.lag = Some(3);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_count_is_a_counter_and_the_state_a_gauge() {
+    fn every_count_is_a_counter_and_the_state_is_a_gauge() {
         let text = published(|metrics| {
             metrics.publish_counts(&Counts::default());
             metrics.publish_state(ConnectionState::Reconnecting);

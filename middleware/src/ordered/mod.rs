@@ -1,4 +1,4 @@
-//! The messages of a key one after the other, in the order in which they came; keys in parallel.
+//! Runs the messages of a key one after the other, in their order, and different keys in parallel.
 //!
 //! ```
 //! use campanile::Router;
@@ -11,124 +11,123 @@
 //!     .layer(OrderedByKeyLayer::new(key::header("x-account")));
 //! ```
 //!
-//! Beside a source with settings of its own, which the layer is told:
+//! The layer needs the settings of the source, if they are not the defaults:
 //!
 //! ```
-//! use campanile::{Message, Router, transport::memory::Memory};
+//! use campanile::{
+//!     Message, Router,
+//!     transport::{Backoff, memory::Memory},
+//! };
 //! use campanile_middleware::{OrderedByKeyLayer, key::MissingKey};
 //! use std::time::Duration;
 //!
 //! # async fn update() {}
-//! const FIRST: Duration = Duration::from_millis(200);
-//! const MOST: Duration = Duration::from_secs(20);
+//! const BACKOFF: Backoff =
+//!     Backoff::exponential(Duration::from_millis(200), Duration::from_secs(20));
 //!
-//! let memory = Memory::new().backoff(FIRST, MOST).max_deliveries(4);
+//! let memory = Memory::new().backoff(BACKOFF).max_deliveries(4);
 //! let by_group = |message: &Message| message.name().split('.').next().map(str::to_owned);
 //! let app: Router = Router::new()
 //!     .task("accounts.update", update)
 //!     .layer(
 //!         OrderedByKeyLayer::new(by_group)
 //!             .missing_key(MissingKey::Pass)
-//!             .backoff(FIRST, MOST)
+//!             .backoff(BACKOFF)
 //!             .max_deliveries(4)
-//!             .patience(Duration::from_secs(120)),
+//!             .redelivery_timeout(Duration::from_secs(120)),
 //!     );
 //! # let _ = memory;
 //! ```
 //!
 //! # Ordering
-//! Within one worker, and as long as it runs:
+//! Within one worker, as long as it runs:
 //!
-//! - The messages of a key are handled one after the other. The next begins when the service's
-//!   future for the one before has ended, or was dropped.
-//! - They begin in the order in which the layer was made ready for them. Where the layer is the
-//!   outermost of what [`serve`](campanile::serve()) serves (around a whole router, say) that is
-//!   the order in which the source delivers them, which is the order of the stream, on any number
-//!   of threads. Further in, behind a layer that holds messages up or beside other routes, it is
-//!   the order in which they get there.
-//! - **A failure keeps the order.** A message that is to be delivered again keeps its turn, and
-//!   later ones of its key wait for it: in place where it is due within a quarter of a second.
-//!   Otherwise they are *put off*: they fail with [`PutOff`], come again shortly after it, and lose
-//!   no attempt. So nothing is held while a message backs off, and other keys go on. It costs a
-//!   redelivery for each message that is put off, each time that the first one fails.
-//! - A message that ends for good lets the next one go: done, answered, a dead letter, discarded.
-//! - A message that does not come back, since somebody purged it or another worker took it, loses
-//!   its turn when its [`patience`] is over, or its own deadline.
+//! - The messages of a key run one after the other. The next one starts when the future of the one
+//!   before has ended, or was dropped.
+//! - They start in the order in which the layer became ready for them. If the layer is the outermost
+//!   one that [`serve`](campanile::serve()) serves, for example around a whole router, that is the
+//!   order of the stream, on any number of threads. Behind a layer that holds messages back, or
+//!   around one route, it is the order in which they reach the layer.
+//! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and later
+//!   messages of its key wait for it: in their deliveries if it is due within a quarter of a second.
+//!   Otherwise they are *put off*. They fail with [`PutOff`] and are delivered again shortly after
+//!   it, and the attempt does not count. So a back-off occupies no slot, and other keys go on. Each
+//!   failure of the first message costs one redelivery for each message that is put off.
+//! - A message that will not be delivered again gives up its turn: it is done, answered, discarded or
+//!   a dead letter.
+//! - A message that does not return, because it was purged or another worker claimed it, loses its
+//!   turn after the [`redelivery_timeout`], or at its deadline.
 //!
-//! **A worker that ends forgets the turns.** What it was handling or had put off is delivered
-//! again beside what is new: after a shutdown or a crash a message may be handled after later
-//! ones of its key.
+//! **The turns end with the worker.** After a shutdown or a crash, messages that ran or were put off
+//! are delivered again among new ones, so a message may run after later ones of its key.
 //!
-//! **Several workers break the order.** The workers of a group share its messages, so two of them
-//! may handle two messages of a key at the same time, and a redelivery may go to the other one.
-//! Where order matters, give the group one worker; for more throughput divide the keys among
-//! streams (by a hash of the key), with one worker for each.
+//! **Several workers break the order.** The workers of a group share its messages, so two of them may
+//! run two messages of a key at the same time, and a redelivery may go to the other worker. If order
+//! matters, give the group one worker. For more throughput, divide the keys among streams (by a hash
+//! of the key), with one worker for each.
 //!
-//! What was never accepted by a transport, so that it has no
-//! [`id`](campanile::message::Parts::id) (an event, a call in place), cannot be delivered again. It
-//! takes its turn among those that are here, and does not wait for those that are to come back.
+//! A message that no transport has accepted has no [`id`](campanile::message::Parts::id): an event,
+//! or a call in place. It cannot be delivered again, and does not wait for messages that are put off.
 //!
-//! Put what decides about failures *inside* this layer: time-outs, `catch_panic`, `map_failure`,
-//! `retry`. It looks at the error that it gets (see
-//! [`Settle::of`](campanile::error::Settle::of)), and sets the wait of a redelivery that has none,
-//! so that it knows when the message comes back. A future that panics or is dropped counts as a
-//! failure. A message without a route holds nobody up.
+//! Put the layers that decide about failures *inside* this one: timeouts, `catch_panic`,
+//! `map_failure`, `retry`. This layer reads the decision from the error (see
+//! [`Settle::of`](campanile::error::Settle::of)). It sets the wait of a redelivery that has none, so
+//! that it knows when the message returns. A future that panics or is dropped counts as a failure. A
+//! message without a route holds up no others.
 //!
 //! # Back-pressure
-//! The key is not known before the message is, so the layer is ready whenever the inner service is,
-//! and a message waits in its own delivery, under its lease. Those who wait for one that runs take
-//! one of the source's `max_in_flight` each: a key with a long backlog can take them all.
-//! The inner service's readiness is asked for again when a message's turn comes.
+//! Readiness cannot depend on a message's key, so the layer is ready whenever the inner service is.
+//! A message waits in its delivery: its lease is renewed, and it occupies one of the source's
+//! `max_in_flight` slots. A key with a long backlog can occupy them all. A waiting message holds no
+//! reservation of the inner service.
 //!
-//! A reservation (`poll_ready` without `call`) keeps a turn, for whatever key. Like a permit of
-//! tower's `ConcurrencyLimit` that is held idle, it holds up everything behind it. `serve`, clients
-//! and tower's own layers call at once, except for those that keep services ready: `Balance`,
-//! `ReadyCache`, and `Steer` around several of these.
+//! A reservation (`poll_ready` without `call`) keeps a turn, and holds up all later messages of all
+//! keys. `serve`, clients and tower's layers call at once, except for those that keep services ready:
+//! `Balance`, `ReadyCache`, and `Steer` around several of these.
 //!
-//! Keys that nobody uses take no memory. Of messages that are to come back the ids are kept, at
-//! most [`max_put_off`] of them; what is put off beyond that has no turn, and comes in the order
-//! in which it is delivered again.
+//! Unused keys take no memory. At most [`max_put_off`] ids of messages that will be delivered again
+//! are kept. Further messages keep no turn, and run in the order of their redelivery.
 //!
 //! # Cancel safety
-//! A future that is dropped lets the next one go. If its message is one that will be delivered
-//! again (a task under a lease), it keeps its turn.
+//! Dropping a future wakes the next message. A task that will be delivered again keeps its turn.
 //!
 //! # Errors
 //! A message without a key is rejected, unless [`missing_key`](OrderedByKeyLayer::missing_key) lets
-//! it pass. One that is put off fails with a [`Failure`](campanile::Failure) because of [`PutOff`].
+//! it pass. A message that is put off fails with a [`Failure`](campanile::Failure) whose source is
+//! [`PutOff`].
 //!
-//! [`patience`]: OrderedByKeyLayer::patience
+//! [`redelivery_timeout`]: OrderedByKeyLayer::redelivery_timeout
 //! [`max_put_off`]: OrderedByKeyLayer::max_put_off
 
-mod line;
-mod lines;
+mod queue;
+mod queued;
+mod queues;
 mod service;
 #[cfg(test)]
 mod tests;
-mod turn;
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use campanile::transport::{Backoff, Settings};
 
-use self::lines::Lines;
+use self::queues::KeyQueues;
 pub use self::service::{OrderedByKey, OrderedByKeyFuture};
-use crate::key::{KeyOf, Keys, MissingKey};
+use crate::key::{KeyExtractor, KeyOf, MissingKey};
 
 /// Makes [`OrderedByKey`] services. See the [module](self).
 #[derive(Debug, Clone)]
 pub struct OrderedByKeyLayer<K> {
-    keys: Keys<K>,
-    rules: Rules,
-    lines: Arc<Lines>,
+    keys: KeyExtractor<K>,
+    config: OrderConfig,
+    queues: Arc<KeyQueues>,
 }
 
-/// What the layer knows about redelivery.
+/// The settings of a layer.
 #[derive(Debug, Clone, Copy)]
-struct Rules {
+struct OrderConfig {
     backoff: Backoff,
     max_deliveries: u32,
-    patience: Duration,
+    redelivery_timeout: Duration,
     max_put_off: usize,
 }
 
@@ -137,64 +136,65 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
     pub fn new(key: K) -> Self {
         let settings = Settings::default();
         Self {
-            keys: Keys::new(key),
-            rules: Rules {
+            keys: KeyExtractor::new(key),
+            config: OrderConfig {
                 backoff: settings.backoff,
                 max_deliveries: settings.max_deliveries,
-                patience: Duration::from_secs(60),
+                redelivery_timeout: Duration::from_secs(60),
                 max_put_off: 10_000,
             },
-            lines: Arc::default(),
+            queues: Arc::default(),
         }
     }
 
-    /// What becomes of a message without a key. It is rejected unless set.
+    /// Decides about a message without a key. It is rejected unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// The wait before a redelivery whose failure names none: the same as the source's. 1 s,
+    /// Sets the wait before a redelivery if the failure names none. It must be the source's. 1 s,
     /// doubling to 5 min, unless set.
     #[must_use]
-    pub fn backoff(mut self, first: Duration, most: Duration) -> Self {
-        self.rules.backoff = Backoff { first, most };
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.config.backoff = backoff;
         self
     }
 
-    /// How many deliveries a message gets before it is a dead letter: the same as the source's. 10
-    /// unless set.
+    /// Sets the number of deliveries after which a message is a dead letter. It must be the source's.
+    /// 10 unless set.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If it is zero.
     #[must_use]
     #[track_caller]
     pub fn max_deliveries(mut self, deliveries: u32) -> Self {
         assert!(deliveries > 0, "max_deliveries must be at least 1");
-        self.rules.max_deliveries = deliveries;
+        self.config.max_deliveries = deliveries;
         self
     }
 
-    /// For how long after it was due a message is waited for that does not come back. While no
-    /// handler is free it cannot come, so this should be longer than handlers take. 60 s unless set.
+    /// Sets how long after its due time a message keeps its turn if it is not delivered. A message is
+    /// not delivered while no slot is free, so this should be longer than handlers take. 60 s unless
+    /// set.
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.rules.patience = patience;
+    pub fn redelivery_timeout(mut self, timeout: Duration) -> Self {
+        self.config.redelivery_timeout = timeout;
         self
     }
 
-    /// How many messages, of all keys together, keep their turns while they are to come back.
-    /// 10,000 unless set.
+    /// Sets how many messages of all keys keep their turns while they wait for redelivery. 10,000
+    /// unless set.
     #[must_use]
     pub fn max_put_off(mut self, messages: usize) -> Self {
-        self.rules.max_put_off = messages;
+        self.config.max_put_off = messages;
         self
     }
 
-    /// How many keys have messages that run, wait, or are to come back.
+    /// The number of keys with messages that run, wait, or will be delivered again.
     pub fn keys_in_use(&self) -> usize {
-        self.lines.keys()
+        self.queues.keys()
     }
 }
 
@@ -202,11 +202,12 @@ impl<S, K: Clone> tower::Layer<S> for OrderedByKeyLayer<K> {
     type Service = OrderedByKey<S, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OrderedByKey::new(inner, self.clone())
+        OrderedByKey::with_layer(inner, self.clone())
     }
 }
 
-/// Why a message was put off: an earlier one with its key is to be delivered again first.
+/// The error of a message that is put off: an earlier message with the same key is to be delivered
+/// again first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PutOff;

@@ -1,4 +1,4 @@
-//! The service, and its future.
+//! The service and its future.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 use campanile::{BoxError, Message, Reply};
 use tower::Service;
 
-use super::{OrderedByKeyLayer, lines::Reserved, turn::InLine};
+use super::{OrderedByKeyLayer, queued::QueuedMessage, queues::ReservedTurn};
 use crate::{
     gated::{Gated, gated_future, take_ready},
     key::KeyOf,
@@ -18,11 +18,20 @@ use crate::{
 pub struct OrderedByKey<S, K> {
     inner: S,
     layer: OrderedByKeyLayer<K>,
-    reserved: Option<Reserved>,
+    reserved: Option<ReservedTurn>,
 }
 
+impl<S, K: KeyOf> OrderedByKey<S, K> {
+    /// Wraps a service; see [`OrderedByKeyLayer::new`]. Clones share the order.
+    pub fn new(inner: S, key: K) -> Self {
+        Self::with_layer(inner, OrderedByKeyLayer::new(key))
+    }
+}
+
+inner_accessors!(OrderedByKey<S, K>);
+
 impl<S, K> OrderedByKey<S, K> {
-    pub(super) fn new(inner: S, layer: OrderedByKeyLayer<K>) -> Self {
+    pub(super) fn with_layer(inner: S, layer: OrderedByKeyLayer<K>) -> Self {
         Self {
             inner,
             layer,
@@ -31,10 +40,10 @@ impl<S, K> OrderedByKey<S, K> {
     }
 }
 
-/// A clone has no turn reserved.
+/// The clone has no reserved turn.
 impl<S: Clone, K: Clone> Clone for OrderedByKey<S, K> {
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.layer.clone())
+        Self::with_layer(self.inner.clone(), self.layer.clone())
     }
 }
 
@@ -58,29 +67,33 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         ready!(self.inner.poll_ready(cx)).map_err(Into::<BoxError>::into)?;
-        // After the inner service, so that no turn is held while that is waited for.
+        // Reserved last: a reserved turn holds up all later messages.
         if self.reserved.is_none() {
-            self.reserved = Some(self.layer.lines.reserve());
+            self.reserved = Some(self.layer.queues.reserve());
         }
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
         let reserved = self.reserved.take();
-        let reserved = reserved.expect("`poll_ready` must be called first");
+        let reserved = reserved.expect("`poll_ready` is called before `call`");
         let ready = take_ready(&mut self.inner);
-        let OrderedByKeyLayer { keys, rules, lines } = &self.layer;
+        let OrderedByKeyLayer {
+            keys,
+            config,
+            queues,
+        } = &self.layer;
         OrderedByKeyFuture(match keys.of(&message) {
             Err(rejection) => Gated::refused(rejection),
             Ok(None) => Gated::free(ready, message),
             Ok(Some(key)) => {
-                let mut in_line = InLine::new(lines, *rules, reserved, key, &message);
-                let service = match in_line.runs_now() {
+                let mut queued = QueuedMessage::new(queues, *config, reserved, key, &message);
+                let service = match queued.runs_now() {
                     true => ready,
-                    // What is ready may hold what others could use meanwhile.
+                    // The clone holds no reservation, which other messages could use meanwhile.
                     false => self.inner.clone(),
                 };
-                Gated::waiting(in_line, service, message)
+                Gated::waiting(queued, service, message)
             }
         })
     }
@@ -88,5 +101,5 @@ where
 
 gated_future! {
     /// The future of [`OrderedByKey`].
-    OrderedByKeyFuture, InLine
+    OrderedByKeyFuture, QueuedMessage
 }

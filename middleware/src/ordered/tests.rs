@@ -12,8 +12,10 @@ use tower_test::mock::{self, SendResponse, Spawn};
 use super::*;
 use crate::{
     key::Header,
-    keyed_mocks::{self, Handle, Inner, by_header, call, message, nobody, reached, task, the_one},
-    mocks::mistake,
+    keyed_mocks::{
+        self, Handle, Inner, by_header, call, message, no_request, only_request, reached, task,
+    },
+    mocks::panic_text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,7 +37,7 @@ fn succeed(answer: SendResponse<Reply>, call: &mut Call<OrderedByKeyFuture<Inner
     assert_ready_ok!(call.poll());
 }
 
-/// Fails the call, and says what becomes of its delivery.
+/// Fails the call, and returns how its delivery is settled.
 fn fail(
     answer: SendResponse<Reply>,
     call: &mut Call<OrderedByKeyFuture<Inner>>,
@@ -46,7 +48,7 @@ fn fail(
     Settle::of(Kind::Task, &*error)
 }
 
-/// For how long a call that ended with it was put off.
+/// The time for which the message of this call, which must have ended, was put off.
 fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
     let error = assert_ready!(call.poll()).unwrap_err();
     assert!(find::<PutOff>(&*error).is_some(), "{error:?}");
@@ -59,7 +61,7 @@ fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
     }
 }
 
-/// Calls what is put off at once.
+/// Calls the service with a message that must be put off at once. Returns for how long.
 fn is_put_off(service: &mut Spawn<Ordered>, message: Message) -> Duration {
     assert_ready_ok!(service.poll_ready());
     put_off(&mut tokio_test::task::spawn(service.call(message)))
@@ -76,22 +78,22 @@ async fn the_messages_of_a_key_run_one_after_the_other_and_keys_in_parallel() {
     let mut first = call(&mut service, task("k", "1"));
     let mut second = call(&mut service, task("k", "2"));
     let mut third = call(&mut service, task("k", "3"));
-    let answer = the_one(&mut handle, "1");
+    let answer = only_request(&mut handle, "1");
     let mut other = call(&mut service, task("l", "4"));
-    succeed(the_one(&mut handle, "4"), &mut other);
+    succeed(only_request(&mut handle, "4"), &mut other);
 
     succeed(answer, &mut first);
     assert!(second.is_woken() && !third.is_woken());
     assert_pending!(second.poll());
     assert_pending!(third.poll());
-    succeed(the_one(&mut handle, "2"), &mut second);
+    succeed(only_request(&mut handle, "2"), &mut second);
     assert_pending!(third.poll());
-    succeed(the_one(&mut handle, "3"), &mut third);
+    succeed(only_request(&mut handle, "3"), &mut third);
     assert_eq!(layer.keys_in_use(), 0);
 }
 
 #[tokio::test]
-async fn they_run_in_the_order_in_which_the_service_was_made_ready_for_them() {
+async fn messages_run_in_the_order_in_which_the_service_became_ready_for_them() {
     let (mut one, mut handle) = service(&layer());
     let mut two = Spawn::new(one.get_ref().clone());
     let mut three = Spawn::new(one.get_ref().clone());
@@ -99,32 +101,32 @@ async fn they_run_in_the_order_in_which_the_service_was_made_ready_for_them() {
     for service in [&mut one, &mut given_up, &mut two, &mut three] {
         assert_ready_ok!(service.poll_ready());
     }
-    // As if other threads were faster.
+    // The calls come in another order, as from faster threads.
     let mut third = call(&mut three, task("k", "3"));
     let mut second = call(&mut two, task("k", "2"));
-    nobody(&mut handle);
+    no_request(&mut handle);
     let mut first = call(&mut one, task("k", "1"));
-    let answer = the_one(&mut handle, "1");
+    let answer = only_request(&mut handle, "1");
     succeed(answer, &mut first);
     assert_pending!(second.poll());
     assert_pending!(third.poll());
-    nobody(&mut handle);
+    no_request(&mut handle);
     drop(given_up);
     assert!(second.is_woken() && third.is_woken());
     assert_pending!(third.poll());
     assert_pending!(second.poll());
-    succeed(the_one(&mut handle, "2"), &mut second);
+    succeed(only_request(&mut handle, "2"), &mut second);
     assert_pending!(third.poll());
-    succeed(the_one(&mut handle, "3"), &mut third);
+    succeed(only_request(&mut handle, "3"), &mut third);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_to_come_back_is_waited_for_and_no_worker_is_held() {
+async fn later_messages_are_put_off_while_an_earlier_one_waits_for_its_redelivery() {
     let layer = layer();
     let (mut service, mut handle) = service(&layer);
     let mut first = call(&mut service, task("k", "1"));
     let mut second = call(&mut service, task("k", "2"));
-    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     assert!(second.is_woken());
     let after_two = put_off(&mut second);
     let after_three = is_put_off(&mut service, task("k", "3"));
@@ -133,14 +135,14 @@ async fn a_message_that_is_to_come_back_is_waited_for_and_no_worker_is_held() {
         "{after_two:?}"
     );
     assert!(after_three > after_two && after_three < MINUTE + 2 * SECOND);
-    // Others are not held up by that.
+    // Other keys go on.
     let mut other = call(&mut service, task("l", "4"));
-    succeed(the_one(&mut handle, "4"), &mut other);
+    succeed(only_request(&mut handle, "4"), &mut other);
 
     advance(MINUTE).await;
     let mut first = call(&mut service, task("k", "1"));
-    let answer = the_one(&mut handle, "1");
-    // In whatever order they are delivered again.
+    let answer = only_request(&mut handle, "1");
+    // The others are delivered again in any order.
     let mut third = call(&mut service, task("k", "3"));
     let mut second = call(&mut service, task("k", "2"));
     let mut fourth = call(&mut service, task("k", "4"));
@@ -148,86 +150,87 @@ async fn a_message_that_is_to_come_back_is_waited_for_and_no_worker_is_held() {
     assert!(second.is_woken());
     for (id, call) in [("2", &mut second), ("3", &mut third), ("4", &mut fourth)] {
         assert_pending!(call.poll());
-        succeed(the_one(&mut handle, id), call);
+        succeed(only_request(&mut handle, id), call);
     }
     assert_eq!(layer.keys_in_use(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_comes_before_its_turn_waits_a_moment_in_place_and_is_then_put_off() {
+async fn a_message_before_its_turn_waits_in_its_delivery_and_is_then_put_off() {
     let (mut service, mut handle) = service(&layer());
     let mut first = call(&mut service, task("k", "1"));
     let soon = Failure::redeliver_after(Duration::from_millis(100));
-    fail(the_one(&mut handle, "1"), &mut first, soon);
+    fail(only_request(&mut handle, "1"), &mut first, soon);
     let mut second = call(&mut service, task("k", "2"));
     advance(Duration::from_millis(340)).await;
     assert_pending!(second.poll());
     advance(Duration::from_millis(10)).await;
     assert!(second.is_woken());
-    // The longer the one before is overdue, the longer.
+    // The wait grows with the time for which the earlier message is overdue.
     assert_eq!(put_off(&mut second), Duration::from_millis(250));
     advance(3 * SECOND).await;
     let wait = is_put_off(&mut service, task("k", "2"));
     assert_eq!(wait, Duration::from_millis(3_250));
-    nobody(&mut handle);
+    no_request(&mut handle);
 
     let mut first = call(&mut service, task("k", "1"));
     let mut second = call(&mut service, task("k", "2"));
-    succeed(the_one(&mut handle, "1"), &mut first);
+    succeed(only_request(&mut handle, "1"), &mut first);
     assert_pending!(second.poll());
-    succeed(the_one(&mut handle, "2"), &mut second);
+    succeed(only_request(&mut handle, "2"), &mut second);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_fails_again_is_waited_for_again() {
+async fn a_message_that_fails_again_keeps_its_turn_again() {
     let (mut service, mut handle) = service(&layer());
     let mut first = call(&mut service, task("k", "1"));
-    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     is_put_off(&mut service, task("k", "2"));
     advance(MINUTE).await;
     let mut first = call(&mut service, task("k", "1"));
     let mut second = call(&mut service, task("k", "2"));
-    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     assert!(put_off(&mut second) > MINUTE);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_does_not_come_back_is_given_up_after_a_while() {
-    let layer = layer().patience(10 * SECOND);
+async fn a_message_that_does_not_return_loses_its_turn_after_the_timeout() {
+    let layer = layer().redelivery_timeout(10 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let mut first = call(&mut service, task("k", "1"));
-    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     is_put_off(&mut service, task("k", "2"));
     advance(MINUTE + 9 * SECOND).await;
     is_put_off(&mut service, task("k", "2"));
     advance(SECOND).await;
     let mut second = call(&mut service, task("k", "2"));
-    succeed(the_one(&mut handle, "2"), &mut second);
+    succeed(only_request(&mut handle, "2"), &mut second);
     assert_eq!(layer.keys_in_use(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_is_not_waited_for_past_its_own_deadline() {
+async fn a_message_loses_its_turn_at_its_deadline() {
     let (mut service, mut handle) = service(&layer());
     let mut expiring = task("k", "1");
     expiring.parts_mut().deadline = Some(Deadline(Instant::now() + 5 * SECOND));
     let mut first = call(&mut service, expiring);
-    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     is_put_off(&mut service, task("k", "2"));
     advance(5 * SECOND).await;
     let mut second = call(&mut service, task("k", "2"));
-    succeed(the_one(&mut handle, "2"), &mut second);
+    succeed(only_request(&mut handle, "2"), &mut second);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_without_a_wait_gets_one_so_that_the_layer_knows_when_it_comes_back() {
-    let layer = layer().backoff(4 * SECOND, MINUTE).max_deliveries(3);
+async fn the_layer_sets_the_wait_of_a_redelivery_that_has_none() {
+    let backoff = Backoff::exponential(4 * SECOND, MINUTE);
+    let layer = layer().backoff(backoff).max_deliveries(3);
     let (mut service, mut handle) = service(&layer);
     for (attempt, least, most) in [(1, 2, 4), (2, 4, 8)] {
         let mut again = task("k", "1");
         again.parts_mut().attempt.0 = attempt;
         let mut first = call(&mut service, again);
-        match fail(the_one(&mut handle, "1"), &mut first, "disk full") {
+        match fail(only_request(&mut handle, "1"), &mut first, "disk full") {
             Some(Settle::Redeliver {
                 after: Some(after),
                 counted: true,
@@ -240,21 +243,21 @@ async fn a_failure_without_a_wait_gets_one_so_that_the_layer_knows_when_it_comes
         let wait = is_put_off(&mut service, task("k", "2"));
         assert!(wait > least * SECOND && wait < (most + 2) * SECOND);
     }
-    // The last attempt leaves a dead letter, which does not come back.
+    // The last attempt leaves a dead letter, which is not delivered again.
     let mut last = task("k", "1");
     last.parts_mut().attempt.0 = 3;
     let mut first = call(&mut service, last);
-    let settled = fail(the_one(&mut handle, "1"), &mut first, "disk full");
+    let settled = fail(only_request(&mut handle, "1"), &mut first, "disk full");
     assert!(matches!(
         settled,
         Some(Settle::Redeliver { after: None, .. })
     ));
     let mut second = call(&mut service, task("k", "2"));
-    succeed(the_one(&mut handle, "2"), &mut second);
+    succeed(only_request(&mut handle, "2"), &mut second);
 }
 
 #[tokio::test]
-async fn what_ends_for_good_lets_the_next_one_go() {
+async fn the_next_message_runs_after_one_that_is_not_redelivered() {
     let (mut service, mut handle) = service(&layer());
     let unknown = || NotFound::new(Kind::Task, "a".into());
     let ends: [(Kind, campanile::BoxError); 5] = [
@@ -267,22 +270,22 @@ async fn what_ends_for_good_lets_the_next_one_go() {
     for (n, (kind, error)) in ends.into_iter().enumerate() {
         let id = format!("end {n}");
         let mut first = call(&mut service, message(kind, "k", &id));
-        fail(the_one(&mut handle, &id), &mut first, error);
+        fail(only_request(&mut handle, &id), &mut first, error);
         let mut next = call(&mut service, task("k", "next"));
-        succeed(the_one(&mut handle, "next"), &mut next);
+        succeed(only_request(&mut handle, "next"), &mut next);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_to_come_back_keeps_its_turn_too() {
+async fn a_request_that_is_redelivered_keeps_its_turn() {
     let (mut service, mut handle) = service(&layer());
     let mut first = call(&mut service, message(Kind::Rpc, "k", "1"));
-    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     is_put_off(&mut service, message(Kind::Rpc, "k", "2"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_put_off_takes_its_turn_among_those_who_are_here() {
+async fn a_message_that_cannot_be_redelivered_does_not_wait_for_deferred_ones() {
     let (mut service, mut handle) = service(&layer());
     let mut first = call(&mut service, task("k", "1"));
     let mut event = call(&mut service, message(Kind::Event, "k", "event"));
@@ -295,104 +298,107 @@ async fn what_cannot_be_put_off_takes_its_turn_among_those_who_are_here() {
         "in place".into(),
     );
     let mut in_place = call(&mut service, in_place);
-    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     assert_pending!(in_place.poll());
     assert_pending!(event.poll());
-    succeed(the_one(&mut handle, "event"), &mut event);
+    succeed(only_request(&mut handle, "event"), &mut event);
     assert_pending!(in_place.poll());
-    succeed(the_one(&mut handle, "in place"), &mut in_place);
+    succeed(only_request(&mut handle, "in place"), &mut in_place);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_future_lets_the_next_go_and_keeps_the_turn_of_what_comes_back() {
-    let layer = layer().backoff(MINUTE, MINUTE);
-    // A request would be answered.
+async fn a_dropped_future_wakes_the_next_message_and_a_task_keeps_its_turn() {
+    let layer = layer().backoff(Backoff::exponential(MINUTE, MINUTE));
+    // A request is answered, and not delivered again.
     let (mut service, mut handle) = service(&layer);
     let dropped = call(&mut service, message(Kind::Rpc, "k", "1"));
     let waiting = call(&mut service, message(Kind::Rpc, "k", "2"));
     let mut next = call(&mut service, task("k", "3"));
-    let _kept = the_one(&mut handle, "1");
+    let _kept = only_request(&mut handle, "1");
     drop(waiting);
     drop(dropped);
     assert!(next.is_woken());
     assert_pending!(next.poll());
-    let answer = the_one(&mut handle, "3");
+    let answer = only_request(&mut handle, "3");
     succeed(answer, &mut next);
     // A task is delivered again.
     let dropped = call(&mut service, task("k", "4"));
-    let _kept = the_one(&mut handle, "4");
+    let _kept = only_request(&mut handle, "4");
     let mut next = call(&mut service, task("k", "5"));
     drop(dropped);
     assert!(put_off(&mut next) >= MINUTE / 2);
     let mut again = call(&mut service, task("k", "4"));
-    succeed(the_one(&mut handle, "4"), &mut again);
+    succeed(only_request(&mut handle, "4"), &mut again);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_turns_are_kept_than_may_be() {
+async fn the_number_of_kept_turns_is_bounded() {
     let layer = layer().max_put_off(2);
     let (mut service, mut handle) = service(&layer);
     let mut first = call(&mut service, task("k", "1"));
-    fail(the_one(&mut handle, "1"), &mut first, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     for id in ["2", "3"] {
         is_put_off(&mut service, task("k", id));
     }
     advance(MINUTE).await;
-    // It has no turn any more, and takes the next one.
+    // The third message has lost its turn, and takes the next one.
     let mut fourth = call(&mut service, task("k", "4"));
     let mut third = call(&mut service, task("k", "3"));
     for id in ["1", "2"] {
         let mut next = call(&mut service, task("k", id));
-        succeed(the_one(&mut handle, id), &mut next);
+        succeed(only_request(&mut handle, id), &mut next);
     }
     assert_pending!(third.poll());
     assert_pending!(fourth.poll());
-    succeed(the_one(&mut handle, "4"), &mut fourth);
+    succeed(only_request(&mut handle, "4"), &mut fourth);
     assert_pending!(third.poll());
-    succeed(the_one(&mut handle, "3"), &mut third);
+    succeed(only_request(&mut handle, "3"), &mut third);
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_whose_messages_never_come_back_are_forgotten() {
+async fn keys_whose_messages_never_return_are_removed() {
     let layer = layer();
     let (mut service, mut handle) = service(&layer);
     for n in 0..1_500 {
         let (key, id) = (format!("k{n}"), n.to_string());
         let mut gone = call(&mut service, task(&key, &id));
-        fail(the_one(&mut handle, &id), &mut gone, in_a_minute());
-        // What a task may do at once is bounded.
+        fail(only_request(&mut handle, &id), &mut gone, in_a_minute());
+        // Tokio limits how much a task may do without a yield.
         tokio::task::yield_now().await;
     }
     assert_eq!(layer.keys_in_use(), 1_500);
     advance(3 * MINUTE).await;
     let mut one = call(&mut service, task("k", "1"));
-    fail(the_one(&mut handle, "1"), &mut one, in_a_minute());
+    fail(only_request(&mut handle, "1"), &mut one, in_a_minute());
     assert_eq!(layer.keys_in_use(), 1);
 }
 
 #[tokio::test]
-async fn all_services_of_a_layer_share_its_lines() {
+async fn all_services_of_a_layer_share_one_order() {
     let layer = layer();
     let (mut one, mut first) = service(&layer);
     let (mut two, mut second) = service(&layer.clone());
     let mut runs = call(&mut one, task("k", "1"));
     let mut waits = call(&mut two, task("k", "2"));
-    nobody(&mut second);
-    succeed(the_one(&mut first, "1"), &mut runs);
+    no_request(&mut second);
+    succeed(only_request(&mut first, "1"), &mut runs);
     assert_pending!(waits.poll());
     assert_eq!(reached(&mut second).len(), 1);
 }
 
 #[tokio::test]
-async fn it_keeps_the_rules_of_all_layers() {
+async fn readiness_reservations_and_missing_keys_are_handled_as_in_every_layer() {
     keyed_mocks::readiness_and_its_error_pass(&layer());
     keyed_mocks::a_clone_has_no_reservation(&layer());
-    keyed_mocks::who_waits_holds_nothing(&layer());
-    keyed_mocks::without_a_key(&layer(), &layer().missing_key(MissingKey::Pass));
+    keyed_mocks::a_waiting_message_holds_no_reservation(&layer());
+    keyed_mocks::a_message_without_a_key_is_rejected_or_passes(
+        &layer(),
+        &layer().missing_key(MissingKey::Pass),
+    );
 }
 
 #[test]
-fn numbers_that_cannot_work_panic_where_they_were_written() {
+fn invalid_numbers_panic_at_the_callers_location() {
     let layer = layer();
-    mistake(|| layer.max_deliveries(0));
+    panic_text(|| layer.max_deliveries(0));
 }

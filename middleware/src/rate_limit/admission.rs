@@ -1,4 +1,4 @@
-//! The wait until the rate lets a message in.
+//! The wait until the rate admits a message.
 
 use std::{
     future::Future,
@@ -12,27 +12,32 @@ use campanile::{BoxError, Kind};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::limiter::Limiter;
-use crate::{gated::Admission, places::Place};
+use crate::{gated::Admission, keyed_permits::KeyedPermit};
 
-/// A message that waits in line, or for the rate.
-pub(super) struct Waiting {
+/// A message that waits for the messages before it, or for the rate.
+pub(super) struct WaitingMessage {
     limiter: Arc<Limiter>,
-    /// Given up as soon as the message is let in.
-    place: Option<Place>,
+    /// Released as soon as the message is admitted.
+    permit: Option<KeyedPermit>,
     kind: Kind,
     until: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Waiting {
-    pub(super) fn new(limiter: Arc<Limiter>, place: Place, kind: Kind, most: Duration) -> Self {
+impl WaitingMessage {
+    pub(super) fn new(
+        limiter: Arc<Limiter>,
+        permit: KeyedPermit,
+        kind: Kind,
+        most: Duration,
+    ) -> Self {
         let now = Instant::now();
-        // A century stands for "for ever".
+        // A century stands for an unlimited wait.
         let until = now.checked_add(most);
         let until = until.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
         Self {
             limiter,
-            place: Some(place),
+            permit: Some(permit),
             kind,
             until,
             timer: Box::pin(sleep_until(until)),
@@ -40,21 +45,21 @@ impl Waiting {
     }
 }
 
-impl Admission for Waiting {
+impl Admission for WaitingMessage {
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
-            let Some(place) = &mut self.place else {
+            let Some(permit) = &mut self.permit else {
                 return Poll::Ready(Ok(()));
             };
-            let key = place.key().clone();
-            if place.poll_held(cx).is_pending() {
-                // Until its time is over, which the timer was set to.
+            let key = permit.key().clone();
+            if permit.poll_acquired(cx).is_pending() {
+                // The timer is still set to the longest wait.
                 ready!(self.timer.as_mut().poll(cx));
                 let wait = self.limiter.period();
                 return Poll::Ready(Err(self.limiter.refuse(self.kind, &key, wait)));
             }
             let Err(wait) = self.limiter.check(&key) else {
-                self.place = None;
+                self.permit = None;
                 continue;
             };
             let next = Instant::now() + wait;

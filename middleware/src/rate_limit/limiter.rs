@@ -1,4 +1,4 @@
-//! What counts, on tokio's clock.
+//! Counts messages by key, on tokio's clock.
 
 use std::{collections::HashMap, fmt, sync::Mutex, time::Duration};
 
@@ -11,28 +11,28 @@ use tokio::time::Instant;
 use super::RateLimited;
 use crate::{key::Key, sync::lock};
 
-/// How many keys are kept before unused ones are searched for.
-const CLEANED_FROM: usize = 1_000;
+/// The smallest number of keys at which unused ones are removed.
+const CLEANUP_THRESHOLD: usize = 1_000;
 
 /// The rate of each key.
 pub(super) struct Limiter {
     period: Duration,
-    counts: RateLimiter<Key, HashMapStateStore<Key>, Tokio, NoOpMiddleware<Duration>>,
-    state: Mutex<State>,
+    counts: RateLimiter<Key, HashMapStateStore<Key>, TokioClock, NoOpMiddleware<Duration>>,
+    state: Mutex<LimiterState>,
 }
 
-struct State {
-    /// When the last message of each key that was put off comes back.
-    put_off: HashMap<Key, Instant>,
-    /// How many keys there are when unused ones are searched for.
-    clean_at: usize,
+struct LimiterState {
+    /// For each key, when the last message that was put off is delivered again.
+    last_return: HashMap<Key, Instant>,
+    /// The number of keys at which unused ones are removed next.
+    cleanup_at: usize,
 }
 
-/// The time since the limiter was made: stopped and moved on by tests, like all of tokio's.
+/// The time since the limiter was created. Tests can pause it, as tokio's clock.
 #[derive(Debug, Clone)]
-struct Tokio(Instant);
+struct TokioClock(Instant);
 
-impl Clock for Tokio {
+impl Clock for TokioClock {
     type Instant = Duration;
 
     fn now(&self) -> Duration {
@@ -41,44 +41,44 @@ impl Clock for Tokio {
 }
 
 impl Limiter {
-    /// One for each `period`, and `burst` at once. Neither is zero.
+    /// Admits one message per `period`, and `burst` messages at once. Neither may be zero.
     pub(super) fn new(period: Duration, burst: u32) -> Self {
         let quota = Quota::with_period(period).expect("not zero");
         let quota = quota.allow_burst(burst.try_into().expect("not zero"));
         Self {
             period,
-            counts: RateLimiter::hashmap_with_clock(quota, Tokio(Instant::now())),
-            state: Mutex::new(State {
-                put_off: HashMap::new(),
-                clean_at: CLEANED_FROM,
+            counts: RateLimiter::hashmap_with_clock(quota, TokioClock(Instant::now())),
+            state: Mutex::new(LimiterState {
+                last_return: HashMap::new(),
+                cleanup_at: CLEANUP_THRESHOLD,
             }),
         }
     }
 
-    /// Lets a message in, or says for how long none will be.
+    /// Admits a message, or returns the time until the next one can be admitted.
     pub(super) fn check(&self, key: &Key) -> Result<(), Duration> {
         let checked = self.counts.check_key(key);
         self.clean();
         checked.map_err(|not_until| not_until.wait_time_from(self.counts.clock().now()))
     }
 
-    /// The error of a message that is over the rate, which lets one in after `wait`. Each that is
-    /// put off has a time of its own: if all came back for the same one, all but one would be put
-    /// off again.
+    /// The error of a message over the rate, which admits the next one after `wait`. Messages that
+    /// are put off return at different times: if all returned at once, all but one would be put off
+    /// again.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
         if kind != Kind::Task {
             return RateLimited::error(kind, wait);
         }
         let now = Instant::now();
         let mut state = lock(&self.state);
-        let behind = state.put_off.get(key).map(|last| *last + self.period);
+        let behind = state.last_return.get(key).map(|last| *last + self.period);
         let back = behind.map_or(now + wait, |behind| behind.max(now + wait));
-        state.put_off.insert(key.clone(), back);
+        state.last_return.insert(key.clone(), back);
         drop(state);
         RateLimited::error(kind, back - now)
     }
 
-    /// For how long the next one of a key may have to wait.
+    /// The time between two messages of a key.
     pub(super) fn period(&self) -> Duration {
         self.period
     }
@@ -90,14 +90,14 @@ impl Limiter {
     fn clean(&self) {
         let keys = self.counts.len();
         let mut state = lock(&self.state);
-        if keys < state.clean_at {
+        if keys < state.cleanup_at {
             return;
         }
         let now = Instant::now();
-        state.put_off.retain(|_, back| *back > now);
+        state.last_return.retain(|_, back| *back > now);
         self.counts.retain_recent();
         self.counts.shrink_to_fit();
-        state.clean_at = (2 * self.counts.len()).max(CLEANED_FROM);
+        state.cleanup_at = (2 * self.counts.len()).max(CLEANUP_THRESHOLD);
     }
 }
 

@@ -1,6 +1,6 @@
-//! At most so many in a time for each key.
+//! Limits how many messages of a key run in a period.
 //!
-//! The crate `governor` counts (a leaky bucket for each key, in this process).
+//! The crate `governor` counts them, with a leaky bucket for each key, in this process.
 //!
 //! ```
 //! use campanile::Router;
@@ -9,7 +9,7 @@
 //!
 //! async fn mail() {}
 //!
-//! // Ten a second for each tenant.
+//! // Ten per second for each tenant.
 //! let app: Router = Router::new()
 //!     .task("mail", mail)
 //!     .layer(RateLimitByKeyLayer::new(10, Duration::from_secs(1), key::header("x-tenant")));
@@ -31,32 +31,33 @@
 //! ```
 //!
 //! # Ordering
-//! Those who [wait](RateLimitByKeyLayer::max_wait) are let in in the order in which their futures
-//! were first polled. What is put off comes back in about the order in which it was put off, and
-//! newcomers may be faster.
+//! Messages that [wait](RateLimitByKeyLayer::max_wait) start in the order in which their futures were
+//! first polled. Messages that are put off return in about the order in which they were put off; new
+//! messages may run before them.
 //!
 //! # Back-pressure
-//! The key is not known before the message is, so this layer is ready whenever the inner service
-//! is. What is over the rate is put off: no worker is held by it, and each message has a time of
-//! its own to come back at, so that a long backlog is delivered twice and not again and again. With
-//! [`max_wait`](RateLimitByKeyLayer::max_wait), what would be let in within that time waits in its
-//! own delivery instead, under its lease, and takes one of the source's `max_in_flight`.
+//! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service is.
+//! A message over the rate is put off: it is delivered again later, and occupies no slot meanwhile.
+//! Messages return at different times, so that a long backlog is delivered twice, not many times.
+//! With [`max_wait`](RateLimitByKeyLayer::max_wait), a message that will be admitted within that time
+//! waits in its delivery instead: its lease is renewed, and it occupies one of the source's
+//! `max_in_flight` slots.
 //!
-//! The count is this process's: the rate of a fleet is that of one worker times the workers. All
-//! services that one layer (or a clone of it) makes share it. Keys whose whole burst has come back
-//! are forgotten from time to time, so memory is bounded by the keys of that time.
+//! Each process counts separately: the rate of all workers is the rate of one times their number. All
+//! services that a layer and its clones make share the count. A key whose whole burst is available
+//! again is removed at the next clean-up.
 //!
 //! # Cancel safety
-//! A future that is dropped while it waits has used nothing of the rate.
+//! A future that is dropped while it waits does not count.
 //!
 //! # Errors
 //! A message without a key is rejected, unless [`missing_key`](RateLimitByKeyLayer::missing_key)
-//! lets it pass. One that is over the rate fails with [`RateLimited`]:
+//! lets it pass. A message over the rate fails with [`RateLimited`]:
 //!
-//! - a task is delivered again after the time that it says, and loses no attempt (around a
-//!   transport, it is the sender that gets the error);
-//! - a request is answered `unavailable`, at once: its caller decides whether to wait;
-//! - an event is logged and counted, and lost: let events [wait](RateLimitByKeyLayer::max_wait).
+//! - a task is delivered again after [`retry_after`](RateLimited::retry_after), and the attempt does
+//!   not count (around a client's transport, the sender gets the error);
+//! - a request is answered with `unavailable` at once, and its caller may try again;
+//! - an event is logged, counted and lost. Let events [wait](RateLimitByKeyLayer::max_wait).
 
 mod admission;
 mod limiter;
@@ -74,87 +75,81 @@ use std::{
 use campanile::{BoxError, Failure, Kind, Message, Reply, RpcError};
 use tower::{Layer, Service};
 
-use self::{admission::Waiting, limiter::Limiter};
+use self::{admission::WaitingMessage, limiter::Limiter};
 use crate::{
     gated::{Gated, gated_future, take_ready},
-    key::{KeyOf, Keys, MissingKey},
-    places::Places,
+    key::{KeyExtractor, KeyOf, MissingKey},
+    keyed_permits::KeyedPermits,
 };
 
-/// How much later what is put off comes back: a transport counts in milliseconds, on another clock,
-/// and who comes too early has to go to the end of the line.
+/// Added to the wait of a redelivery. The transport counts in whole milliseconds on another clock, and
+/// a message that returns too early is put off behind all others.
 const SLACK: Duration = Duration::from_millis(10);
 
 /// Makes [`RateLimitByKey`] services. See the [module](self).
 #[derive(Debug, Clone)]
 pub struct RateLimitByKeyLayer<K> {
-    keys: Keys<K>,
+    keys: KeyExtractor<K>,
     period: Duration,
     limiter: Arc<Limiter>,
-    /// The line of those who wait: one at a time looks whether it may go.
-    line: Arc<Places>,
+    /// One permit for each key: the message that holds it waits for the rate, the others for it.
+    first_in_line: Arc<KeyedPermits>,
     max_wait: Duration,
 }
 
 impl<K: KeyOf> RateLimitByKeyLayer<K> {
-    /// `messages` in each `per`, for each key, as one burst or spread.
+    /// Admits `messages` in each period `per` for each key, as one burst or spread over the period.
     ///
     /// # Panics
-    /// When either is zero, `per` is less than a nanosecond for each message, or longer than a
+    /// If either is zero, `per` is shorter than a nanosecond for each message, or longer than a
     /// century.
     #[track_caller]
     pub fn new(messages: u32, per: Duration, key: K) -> Self {
-        assert!(
-            messages > 0,
-            "with a rate of no messages nothing would ever run"
-        );
+        assert!(messages > 0, "a rate limit needs at least one message");
         let period = per / messages;
         assert!(
             !period.is_zero(),
-            "the time of the rate is too short for its messages"
+            "the period of a rate limit is shorter than a nanosecond for each message"
         );
         Self {
-            keys: Keys::new(key),
+            keys: KeyExtractor::new(key),
             period,
             limiter: limiter(period, messages),
-            line: Places::new(1),
+            first_in_line: KeyedPermits::new(1),
             max_wait: Duration::ZERO,
         }
     }
 
-    /// How many may come at once after a pause: as many as [`new`](Self::new) was given unless set.
+    /// Sets the number of messages that may run at once after a pause. The `messages` of
+    /// [`new`](Self::new) unless set.
     ///
-    /// What was counted until now is forgotten, and not shared with layers cloned before.
+    /// The returned layer counts from zero, and shares no count with earlier clones.
     ///
     /// # Panics
-    /// When it is zero, or would take longer than a century to come back.
+    /// If it is zero, or such a burst would take longer than a century to become available again.
     #[must_use]
     #[track_caller]
     pub fn burst(mut self, messages: u32) -> Self {
-        assert!(
-            messages > 0,
-            "with a burst of no messages nothing would ever run"
-        );
+        assert!(messages > 0, "a burst needs at least one message");
         self.limiter = limiter(self.period, messages);
         self
     }
 
-    /// How long a message may wait in its own delivery before it is put off. Zero unless set: none
-    /// waits.
+    /// Sets how long a message may wait in its delivery before it is put off. Zero unless set.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = wait;
         self
     }
 
-    /// What becomes of a message without a key. It is rejected unless set.
+    /// Decides about a message without a key. It is rejected unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// How many keys are counted.
+    /// The number of keys with a count.
     pub fn keys_in_use(&self) -> usize {
         self.limiter.keys()
     }
@@ -162,13 +157,13 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
 
 #[track_caller]
 fn limiter(period: Duration, burst: u32) -> Arc<Limiter> {
-    // Counted in nanoseconds, of which a number of 64 bits holds five of these.
+    // `governor` counts nanoseconds in 64 bits, which hold five centuries.
     const CENTURY: Duration = Duration::from_secs(3_155_760_000);
     assert!(
         period
             .checked_mul(burst)
             .is_some_and(|whole| whole <= CENTURY),
-        "the time of the rate is longer than a century"
+        "the period of a rate limit is longer than a century"
     );
     Arc::new(Limiter::new(period, burst))
 }
@@ -184,12 +179,26 @@ impl<S, K: Clone> Layer<S> for RateLimitByKeyLayer<K> {
     }
 }
 
-/// A service that is called at most so often in a time for each key. See the [module](self).
+/// A service with a rate limit for each key. See the [module](self).
 #[derive(Debug, Clone)]
 pub struct RateLimitByKey<S, K> {
     inner: S,
     layer: RateLimitByKeyLayer<K>,
 }
+
+impl<S, K: KeyOf> RateLimitByKey<S, K> {
+    /// Wraps a service; see [`RateLimitByKeyLayer::new`]. Clones share the count.
+    ///
+    /// # Panics
+    /// As [`RateLimitByKeyLayer::new`].
+    #[track_caller]
+    pub fn new(inner: S, messages: u32, per: Duration, key: K) -> Self {
+        let layer = RateLimitByKeyLayer::new(messages, per, key);
+        Self { inner, layer }
+    }
+}
+
+inner_accessors!(RateLimitByKey<S, K>);
 
 impl<S, K> Service<Message> for RateLimitByKey<S, K>
 where
@@ -219,27 +228,28 @@ where
                 Err(wait) => Gated::refused(layer.limiter.refuse(kind, &key, wait)),
             });
         }
-        let place = layer.line.enter(key, usize::MAX).expect("without a bound");
-        // Whoever waits already goes first.
-        if place.is_held() && layer.limiter.check(place.key()).is_ok() {
+        let permit = layer.first_in_line.request(key, usize::MAX);
+        let permit = permit.expect("the number of waiting requests is unlimited");
+        // Messages that wait already go first.
+        if permit.is_acquired() && layer.limiter.check(permit.key()).is_ok() {
             return RateLimitByKeyFuture(Gated::free(ready, message));
         }
-        let waiting = Waiting::new(layer.limiter.clone(), place, kind, layer.max_wait);
-        // What is ready may hold what others could use meanwhile.
+        let waiting = WaitingMessage::new(layer.limiter.clone(), permit, kind, layer.max_wait);
+        // The clone holds no reservation, which other messages could use meanwhile.
         RateLimitByKeyFuture(Gated::waiting(waiting, self.inner.clone(), message))
     }
 }
 
 gated_future! {
     /// The future of [`RateLimitByKey`].
-    RateLimitByKeyFuture, Waiting
+    RateLimitByKeyFuture, WaitingMessage
 }
 
-/// A message is over the rate of its key.
+/// The error of a message over the rate of its key.
 #[derive(Debug)]
 pub struct RateLimited {
     retry_after: Duration,
-    /// What the caller of a request is told.
+    /// The reply to a request.
     answer: Option<RpcError>,
 }
 
@@ -258,7 +268,7 @@ impl RateLimited {
         }
     }
 
-    /// When the rate will let it in, from when it failed.
+    /// The time from the failure until the rate admits the message.
     pub fn retry_after(&self) -> Duration {
         self.retry_after
     }
@@ -266,7 +276,7 @@ impl RateLimited {
 
 impl fmt::Display for RateLimited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "over the rate limit for the next {:?}", self.retry_after)
+        write!(f, "over the rate limit; retry after {:?}", self.retry_after)
     }
 }
 

@@ -12,13 +12,15 @@ use tower_test::mock::{self, Spawn};
 use super::*;
 use crate::{
     key::Header,
-    keyed_mocks::{self, Handle, Inner, by_header, call, message, nobody, reached, task, the_one},
-    mocks::mistake,
+    keyed_mocks::{
+        self, Handle, Inner, by_header, call, message, no_request, only_request, reached, task,
+    },
+    mocks::panic_text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Two in ten seconds: one each five.
+/// Two messages in ten seconds, so one every five seconds.
 fn layer() -> RateLimitByKeyLayer<Header> {
     RateLimitByKeyLayer::new(2, 10 * SECOND, by_header())
 }
@@ -34,9 +36,9 @@ fn refused(service: &mut Spawn<RateLimitByKey<Inner, Header>>, message: Message)
     assert_ready!(call.poll()).unwrap_err()
 }
 
-/// When a task that was refused comes back.
+/// The time until a refused task is delivered again.
 fn back_after(error: &BoxError) -> Duration {
-    let limited = find::<RateLimited>(&**error).expect("that is why");
+    let limited = find::<RateLimited>(&**error).expect("it was refused by the rate limit");
     match Settle::of(Kind::Task, &**error) {
         Some(Settle::Redeliver {
             after: Some(after),
@@ -48,25 +50,25 @@ fn back_after(error: &BoxError) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_over_the_rate_of_its_key_comes_back_when_there_is_room() {
+async fn a_message_over_the_rate_of_its_key_returns_when_the_rate_admits_it() {
     let (mut service, mut handle) = service(&layer());
     let _burst = ["1", "2"].map(|id| call(&mut service, task("k", id)));
     assert_eq!(reached(&mut handle).len(), 2);
     let error = refused(&mut service, task("k", "3"));
     assert_eq!(back_after(&error), 5 * SECOND);
     let _other = call(&mut service, task("l", "4"));
-    let _kept = the_one(&mut handle, "4");
+    let _kept = only_request(&mut handle, "4");
 
     advance(5 * SECOND - Duration::from_millis(1)).await;
     refused(&mut service, task("k", "3"));
     advance(Duration::from_millis(1)).await;
     let _again = call(&mut service, task("k", "3"));
-    let _kept = the_one(&mut handle, "3");
+    let _kept = only_request(&mut handle, "3");
 }
 
 #[tokio::test(start_paused = true)]
 #[ignore = "fault 43"]
-async fn no_period_has_more_than_its_rate_whenever_it_begins() {
+async fn every_period_stays_within_the_rate_whenever_it_starts() {
     let period = SECOND;
     let (mut service, mut handle) = service(&RateLimitByKeyLayer::new(10, period, by_header()));
     let mut started = Vec::new();
@@ -87,7 +89,7 @@ async fn no_period_has_more_than_its_rate_whenever_it_begins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_that_is_put_off_has_a_time_of_its_own() {
+async fn messages_that_are_put_off_return_at_different_times() {
     let (mut service, mut handle) = service(&layer());
     let _burst = ["1", "2"].map(|id| call(&mut service, task("k", id)));
     drop(reached(&mut handle));
@@ -99,9 +101,9 @@ async fn each_that_is_put_off_has_a_time_of_its_own() {
         advance(5 * SECOND).await;
         let id = id.to_string();
         let _again = call(&mut service, task("k", &id));
-        let _kept = the_one(&mut handle, &id);
+        let _kept = only_request(&mut handle, &id);
     }
-    // Nobody is put off any more, so nobody is to be waited for.
+    // No message is put off any more, so the next one returns after one period.
     assert_eq!(
         back_after(&refused(&mut service, task("k", "8"))),
         5 * SECOND
@@ -119,38 +121,38 @@ async fn a_request_over_the_rate_is_answered_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_may_wait_are_let_in_in_order_and_one_for_each_period() {
+async fn waiting_messages_start_in_order_and_one_per_period() {
     let layer = layer().burst(1).max_wait(12 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let _first = call(&mut service, task("k", "1"));
-    let _kept = the_one(&mut handle, "1");
+    let _kept = only_request(&mut handle, "1");
     let mut second = call(&mut service, task("k", "2"));
     let mut third = call(&mut service, task("k", "3"));
     let mut fourth = call(&mut service, task("k", "4"));
-    nobody(&mut handle);
+    no_request(&mut handle);
     advance(5 * SECOND).await;
     assert!(second.is_woken() && !third.is_woken());
     assert_pending!(second.poll());
-    let answer = the_one(&mut handle, "2");
+    let answer = only_request(&mut handle, "2");
     answer.send_response(Reply::default());
     assert_ready_ok!(second.poll());
     assert!(third.is_woken());
     assert_pending!(third.poll());
-    nobody(&mut handle);
+    no_request(&mut handle);
     advance(5 * SECOND).await;
     assert_pending!(third.poll());
-    let _kept = the_one(&mut handle, "3");
-    // The fourth's turn would come after fifteen seconds, and it may wait for twelve.
+    let _kept = only_request(&mut handle, "3");
+    // The fourth message would start after fifteen seconds, and may wait for twelve.
     let error = assert_ready!(fourth.poll()).unwrap_err();
     assert_eq!(back_after(&error), 5 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_waits_in_line_for_too_long_is_put_off() {
+async fn a_message_that_waits_for_others_too_long_is_put_off() {
     let layer = layer().burst(1).max_wait(5 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let _first = call(&mut service, task("k", "1"));
-    let _kept = the_one(&mut handle, "1");
+    let _kept = only_request(&mut handle, "1");
     let _second = call(&mut service, task("k", "2"));
     let mut third = call(&mut service, task("k", "3"));
     advance(5 * SECOND).await;
@@ -160,11 +162,11 @@ async fn one_that_waits_in_line_for_too_long_is_put_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_future_that_is_dropped_while_it_waits_has_used_nothing() {
+async fn a_future_that_is_dropped_while_it_waits_does_not_count() {
     let layer = layer().burst(1).max_wait(6 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let _first = call(&mut service, task("k", "1"));
-    let _kept = the_one(&mut handle, "1");
+    let _kept = only_request(&mut handle, "1");
     let second = call(&mut service, task("k", "2"));
     let mut third = call(&mut service, task("k", "3"));
     drop(second);
@@ -172,11 +174,11 @@ async fn a_future_that_is_dropped_while_it_waits_has_used_nothing() {
     assert_pending!(third.poll());
     advance(5 * SECOND).await;
     assert_pending!(third.poll());
-    let _kept = the_one(&mut handle, "3");
+    let _kept = only_request(&mut handle, "3");
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_are_not_used_any_more_are_forgotten() {
+async fn unused_keys_are_removed() {
     let layer = layer();
     let (mut service, _handle) = service(&layer);
     for n in 0..999 {
@@ -198,20 +200,23 @@ async fn all_services_of_a_layer_share_its_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_keeps_the_rules_of_all_layers() {
+async fn readiness_reservations_and_missing_keys_are_handled_as_in_every_layer() {
     keyed_mocks::readiness_and_its_error_pass(&layer());
     keyed_mocks::a_clone_has_no_reservation(&layer());
-    keyed_mocks::who_waits_holds_nothing(&layer().burst(1).max_wait(SECOND * 60));
-    keyed_mocks::without_a_key(&layer(), &layer().missing_key(MissingKey::Pass));
+    keyed_mocks::a_waiting_message_holds_no_reservation(&layer().burst(1).max_wait(SECOND * 60));
+    keyed_mocks::a_message_without_a_key_is_rejected_or_passes(
+        &layer(),
+        &layer().missing_key(MissingKey::Pass),
+    );
 }
 
 #[test]
-fn numbers_that_cannot_work_panic_where_they_were_written() {
-    mistake(|| rate(0, SECOND));
-    mistake(|| rate(1, Duration::ZERO));
-    mistake(|| rate(2, Duration::from_nanos(1)));
-    mistake(|| rate(1, Duration::MAX));
-    mistake(|| layer().burst(0));
+fn invalid_numbers_panic_at_the_callers_location() {
+    panic_text(|| rate(0, SECOND));
+    panic_text(|| rate(1, Duration::ZERO));
+    panic_text(|| rate(2, Duration::from_nanos(1)));
+    panic_text(|| rate(1, Duration::MAX));
+    panic_text(|| layer().burst(0));
 }
 
 #[track_caller]

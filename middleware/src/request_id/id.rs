@@ -1,4 +1,4 @@
-//! The id itself, and what can make one.
+//! The id, and the hook that makes one.
 
 use std::{fmt, future::Future};
 
@@ -7,7 +7,7 @@ use http::HeaderValue;
 use uuid::Uuid;
 
 tokio::task_local! {
-    /// That of the message which is being handled in the current task.
+    /// The id of the message that the current task handles.
     pub(super) static CURRENT: RequestId;
 }
 
@@ -16,13 +16,14 @@ tokio::task_local! {
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The length of the longest, in bytes.
+    /// The length of the longest id, in bytes.
     pub const MAX_LEN: usize = 128;
 
-    /// An id of this text.
+    /// Parses an id.
     ///
     /// # Errors
-    /// When it is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or has anything but visible ASCII.
+    /// If the text is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or contains other characters than
+    /// visible ASCII.
     pub fn new(text: &str) -> Result<Self, InvalidRequestId> {
         let value = HeaderValue::from_str(text).map_err(|_| InvalidRequestId::NOT_VISIBLE)?;
         Self::from_value(&value)
@@ -39,13 +40,13 @@ impl RequestId {
         }
     }
 
-    /// The id of the message that is being handled in the current task, within a
+    /// The id of the message that the current task handles, within a
     /// [`RequestIdLayer`](super::RequestIdLayer) or a [`scope`](Self::scope).
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// Makes this id the current one within a future, for one that is spawned.
+    /// Makes this id the current one within a future, such as a future that is spawned.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
     }
@@ -54,7 +55,7 @@ impl RequestId {
         &self.0
     }
 
-    /// The text.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().expect("an id is visible ASCII")
     }
@@ -85,17 +86,22 @@ impl From<Uuid> for RequestId {
     }
 }
 
-/// Found where a [`RequestIdLayer`](super::RequestIdLayer) stands around; without one it is an ordinary rejection.
+/// Extracts the id that a [`RequestIdLayer`](super::RequestIdLayer) outside has set. Without such a
+/// layer it is an ordinary rejection.
 impl<S: Sync> FromMessageParts<S> for RequestId {
     type Rejection = Rejection;
 
     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         let found = parts.extensions.get().cloned();
-        found.ok_or_else(|| Rejection::ordinary("no layer has given the message a request id"))
+        found.ok_or_else(|| {
+            Rejection::ordinary(
+                "the message has no request id: no `RequestIdLayer` is around the handler",
+            )
+        })
     }
 }
 
-/// Why a text cannot be a [`RequestId`].
+/// The error of a text that is not a valid [`RequestId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidRequestId(&'static str);
 
@@ -105,15 +111,15 @@ impl InvalidRequestId {
 
 impl fmt::Display for InvalidRequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no request id: {}", self.0)
+        write!(f, "not a valid request id: {}", self.0)
     }
 }
 
 impl std::error::Error for InvalidRequestId {}
 
-/// Makes the id of a message that has none. Every `Fn(&Message) -> RequestId` is one.
+/// Makes the id of a message that has none. Implemented for `Fn(&Message) -> RequestId`.
 pub trait MakeRequestId {
-    /// Makes one.
+    /// Makes the id.
     fn make_request_id(&self, message: &Message) -> RequestId;
 }
 

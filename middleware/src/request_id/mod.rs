@@ -1,6 +1,7 @@
-//! One id along a chain of messages: a request, the tasks that its handler sends, what those ask for.
+//! Carries one id through a chain of messages: from a request to the tasks that its handler sends, and
+//! to the requests that those make.
 //!
-//! The same layer stands around what is served and around what is called:
+//! The same layer is used around a router and around a client's transport:
 //!
 //! ```
 //! use campanile::{Client, Router, transport::memory::Memory};
@@ -23,7 +24,7 @@
 //! # }
 //! ```
 //!
-//! With ids of one's own in a header of one's own, and in a task that a handler spawns:
+//! With custom ids in another header, and in a task that a handler spawns:
 //!
 //! ```
 //! use campanile::{Message, Router};
@@ -40,29 +41,30 @@
 //! let count = AtomicU64::new(1);
 //! let layer = RequestIdLayer::new()
 //!     .header(HeaderName::from_static("x-correlation-id"))
-//!     .make(move |_: &Message| count.fetch_add(1, Ordering::Relaxed).into());
+//!     .make_request_id(move |_: &Message| count.fetch_add(1, Ordering::Relaxed).into());
 //! # fn check(layer: impl tower::Layer<campanile::routing::Route>) {}
 //! # check(layer);
 //! ```
 //!
-//! # Which id
-//! 1. The one in the message's header. One that cannot be carried on (empty, longer than 128 bytes, or
-//!    not of visible ASCII) is replaced, and the log says so.
-//! 2. Else that of the message which is being handled in the current task, if this one is sent by its
-//!    handler.
-//! 3. Else a new one: a UUID, unless a [`MakeRequestId`] makes another.
+//! # The id of a message
+//! The layer takes the first of these:
 //!
-//! # Where it is
-//! In the message's header, which travels; for the handler as an extractor ([`RequestId`]) and as an
-//! extension; in the current task, [`RequestId::current`], while the message is worked on; and in the
-//! header of a request's reply, unless the handler has put another one there. Tasks that a handler
-//! spawns are tasks of their own: [`RequestId::scope`] carries it over.
+//! 1. The id in the message's header. An invalid id (empty, longer than 128 bytes, or with other
+//!    characters than visible ASCII) is replaced, and logged.
+//! 2. The id of the message that the current task handles, if its handler sends this one.
+//! 3. A new id: a UUID, unless a [`MakeRequestId`] makes it.
 //!
-//! An event has no headers on its way ([Pub/Sub](campanile::transport::check) has none), so its id
-//! does not travel: each worker that hears it makes one of its own.
+//! # Access
+//! The id is in the message's header and in its extensions, and handlers can extract it
+//! ([`RequestId`]). While the message is handled, it is in the current task
+//! ([`RequestId::current`]). Use [`RequestId::scope`] for tasks that a handler spawns. The reply to a
+//! request has the id in its header, unless the handler has set another one.
+//!
+//! An event has no headers on [Pub/Sub](campanile::transport::check), so its id does not travel. Each
+//! worker that receives it makes a new one.
 //!
 //! # Errors
-//! It adds none. The error of a request is answered without headers, and so without the id.
+//! The layer adds none. An error reply has no headers, and so no id.
 
 mod id;
 
@@ -84,7 +86,7 @@ use uuid::Uuid;
 use self::id::CURRENT;
 pub use self::id::{InvalidRequestId, MakeRequestId, RequestId};
 
-/// What makes the ids of a layer and its services: random UUIDs where there is nothing else.
+/// The hook that makes ids; `None` for random UUIDs.
 type Make = Option<Arc<dyn MakeRequestId + Send + Sync>>;
 
 /// Makes [`WithRequestId`] services. See the [module](self).
@@ -103,16 +105,16 @@ impl RequestIdLayer {
         }
     }
 
-    /// The header that the id is in. `x-request-id` unless set.
+    /// Sets the header of the id. `x-request-id` unless set.
     #[must_use]
     pub fn header(mut self, header: HeaderName) -> Self {
         self.header = header;
         self
     }
 
-    /// Makes the id of a message that has none. A random UUID unless set.
+    /// Sets the hook that makes the id of a message without one. A random UUID unless set.
     #[must_use]
-    pub fn make(mut self, make: impl MakeRequestId + Send + Sync + 'static) -> Self {
+    pub fn make_request_id(mut self, make: impl MakeRequestId + Send + Sync + 'static) -> Self {
         self.make = Some(Arc::new(make));
         self
     }
@@ -144,7 +146,7 @@ impl<S> Layer<S> for RequestIdLayer {
     }
 }
 
-/// A service whose messages have an id. See the [module](self).
+/// A service whose messages have a request id. See the [module](self).
 #[derive(Clone)]
 pub struct WithRequestId<S> {
     inner: S,
@@ -153,7 +155,12 @@ pub struct WithRequestId<S> {
 }
 
 impl<S> WithRequestId<S> {
-    /// The id of a message, which is then in it.
+    /// Wraps a service; see [`RequestIdLayer::new`].
+    pub fn new(inner: S) -> Self {
+        RequestIdLayer::new().layer(inner)
+    }
+
+    /// Determines the id of a message, and writes it into the message.
     fn identify(&self, message: &mut Message) -> RequestId {
         let carried = message.headers().get(&self.header);
         let id = match carried.map(RequestId::from_value) {
@@ -161,7 +168,7 @@ impl<S> WithRequestId<S> {
             missing => {
                 if let Some(Err(fault)) = missing {
                     let (name, header) = (Shown::new(message.name()), &self.header);
-                    tracing::warn!(%name, %header, %fault, "a request id was replaced");
+                    tracing::warn!(%name, %header, %fault, "an invalid request id was replaced");
                 }
                 let id = RequestId::current().unwrap_or_else(|| match &self.make {
                     Some(make) => make.make_request_id(message),
@@ -178,10 +185,12 @@ impl<S> WithRequestId<S> {
     }
 }
 
-/// A message with as many headers as there can be goes without.
+/// Inserts the header, unless the message has as many headers as there can be.
 fn insert(headers: &mut HeaderMap, header: &HeaderName, id: &RequestId) {
     let _ = headers.try_insert(header, id.value().clone());
 }
+
+inner_accessors!(WithRequestId<S>);
 
 impl<S> Service<Message> for WithRequestId<S>
 where
@@ -189,7 +198,7 @@ where
 {
     type Response = Reply;
     type Error = S::Error;
-    type Future = RequestIdFuture<S::Future>;
+    type Future = WithRequestIdFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -197,10 +206,10 @@ where
 
     fn call(&mut self, mut message: Message) -> Self::Future {
         let id = self.identify(&mut message);
-        // The reply of anything else goes nowhere.
+        // Only a request has a reply.
         let echo = (message.kind() == Kind::Rpc).then(|| (self.header.clone(), id.clone()));
         let work = CURRENT.sync_scope(id.clone(), || self.inner.call(message));
-        RequestIdFuture {
+        WithRequestIdFuture {
             work: CURRENT.scope(id, work),
             echo,
         }
@@ -219,13 +228,13 @@ impl<S: fmt::Debug> fmt::Debug for WithRequestId<S> {
 /// The future of [`WithRequestId`].
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct RequestIdFuture<W> {
+pub struct WithRequestIdFuture<W> {
     #[pin]
     work: TaskLocalFuture<RequestId, W>,
     echo: Option<(HeaderName, RequestId)>,
 }
 
-impl<W, E> Future for RequestIdFuture<W>
+impl<W, E> Future for WithRequestIdFuture<W>
 where
     W: Future<Output = Result<Reply, E>>,
 {
@@ -243,9 +252,10 @@ where
     }
 }
 
-impl<W> fmt::Debug for RequestIdFuture<W> {
+impl<W> fmt::Debug for WithRequestIdFuture<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestIdFuture").finish_non_exhaustive()
+        f.debug_struct("WithRequestIdFuture")
+            .finish_non_exhaustive()
     }
 }
 

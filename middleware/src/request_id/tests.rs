@@ -1,4 +1,4 @@
-//! What the layer does around one service.
+//! Tests of the layer around one service.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ fn with_header(mut message: Message, value: &[u8]) -> Message {
     message
 }
 
-/// What the inner service got.
+/// Calls the layer with a message. Returns the message that reached the inner service.
 async fn passed(layer: RequestIdLayer, message: Message) -> Message {
     let (mut service, mut handle) = around(&layer);
     let _answer = call(&mut service, message);
@@ -42,14 +42,18 @@ async fn an_id_that_was_sent_is_kept() {
 }
 
 #[tokio::test]
-async fn a_message_without_one_gets_a_uuid_or_what_the_hook_makes() {
+async fn a_message_without_an_id_gets_a_uuid_or_the_id_of_the_hook() {
     let inside = passed(RequestIdLayer::new(), Message::rpc("a", "")).await;
     let id = header(&inside).expect("an id");
     assert!(Uuid::parse_str(id).is_ok(), "{id}");
     let other = passed(RequestIdLayer::new(), Message::rpc("a", "")).await;
     assert_ne!(header(&other), Some(id));
     let by_name = |message: &Message| RequestId::new(message.name()).unwrap();
-    let inside = passed(RequestIdLayer::new().make(by_name), Message::task("me", "")).await;
+    let inside = passed(
+        RequestIdLayer::new().make_request_id(by_name),
+        Message::task("me", ""),
+    )
+    .await;
     assert_eq!(header(&inside), Some("me"));
 }
 
@@ -61,7 +65,7 @@ async fn an_event_has_an_id_and_no_header() {
 }
 
 #[tokio::test]
-async fn the_header_is_the_one_that_was_chosen() {
+async fn the_header_can_be_set() {
     let layer = RequestIdLayer::new().header(HeaderName::from_static("x-other"));
     let inside = passed(layer, with_header(Message::task("a", ""), b"7")).await;
     assert_eq!(header(&inside), Some("7"));
@@ -98,7 +102,7 @@ async fn it_is_current_in_the_call_and_in_the_future_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn what_a_handler_sends_has_its_id_unless_it_says_otherwise() {
+async fn a_message_that_a_handler_sends_has_its_id_unless_it_has_another() {
     let seven = RequestId::from(7);
     let inside = seven
         .clone()
@@ -110,7 +114,7 @@ async fn what_a_handler_sends_has_its_id_unless_it_says_otherwise() {
 }
 
 #[tokio::test]
-async fn a_reply_to_a_request_carries_it_unless_the_handler_has_put_another_there() {
+async fn the_reply_to_a_request_has_its_id_unless_the_handler_has_set_another() {
     let reply = async |message: Message, reply: Reply| {
         let (mut service, mut handle) = around(&RequestIdLayer::new());
         let answer = call(&mut service, message);
@@ -133,7 +137,7 @@ async fn a_reply_to_a_request_carries_it_unless_the_handler_has_put_another_ther
     assert!(reply(task, Reply::default()).await.headers.is_empty());
 }
 
-/// Where a subscriber writes to.
+/// The output of a subscriber.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -148,7 +152,7 @@ impl io::Write for Log {
 }
 
 #[tokio::test]
-async fn one_that_cannot_be_carried_is_replaced_and_logged() {
+async fn an_invalid_id_is_replaced_and_logged() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -183,16 +187,16 @@ async fn one_that_cannot_be_carried_is_replaced_and_logged() {
 }
 
 #[test]
-fn a_text_that_is_no_id_is_refused() {
+fn an_invalid_text_is_refused() {
     for text in ["", "a b", "a\n", "ä", &"x".repeat(129)] {
         assert!(RequestId::new(text).is_err(), "{text:?}");
     }
     let fault = RequestId::new("").unwrap_err();
-    assert_eq!(fault.to_string(), "no request id: it is empty");
+    assert_eq!(fault.to_string(), "not a valid request id: it is empty");
 }
 
 #[test]
-fn readiness_and_reservations_are_the_inner_services() {
+fn readiness_and_reservations_of_the_inner_service_pass() {
     readiness_passes(&RequestIdLayer::new());
     reservations_are_released(&RequestIdLayer::new());
 }

@@ -1,4 +1,4 @@
-//! Tries by redelivery.
+//! Retries by redelivery.
 
 use std::{
     error::Error as StdError,
@@ -10,21 +10,22 @@ use std::{
     time::Duration,
 };
 
-use campanile::{Attempt, BoxError, Deadline, Failure, Kind, Message, Reply, error::find};
+use campanile::{
+    Attempt, BoxError, Deadline, Failure, Kind, Message, Reply, error::find, transport::Backoff,
+};
 use pin_project::pin_project;
 use tower::{Layer, Service, load_shed::error::Overloaded};
 
-use super::Backoff;
 use crate::class::{Class, Classifier};
 
 /// Makes [`DurableRetry`] services. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct DurableRetryLayer {
-    rules: Arc<Rules>,
+    config: Arc<DurableRetryConfig>,
 }
 
 #[derive(Debug, Clone)]
-struct Rules {
+struct DurableRetryConfig {
     attempts: u32,
     backoff: Backoff,
     classifier: Classifier,
@@ -32,13 +33,13 @@ struct Rules {
 }
 
 impl DurableRetryLayer {
-    /// Lets a task be delivered so often, the first time included; then it is a dead letter.
+    /// Delivers a task up to `attempts` times, the first one included. Then it is a dead letter.
     ///
     /// The transport's [`max_deliveries`](campanile::transport::Settings::max_deliveries) (10 unless
-    /// set) holds beside it: it has to be as high.
+    /// set) limits the deliveries too, so it must not be lower.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If `attempts` is zero.
     #[track_caller]
     pub fn new(attempts: u32) -> Self {
         assert!(
@@ -46,7 +47,7 @@ impl DurableRetryLayer {
             "a durable retry must have at least one attempt"
         );
         Self {
-            rules: Arc::new(Rules {
+            config: Arc::new(DurableRetryConfig {
                 attempts,
                 backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(300)),
                 classifier: Classifier::default(),
@@ -55,33 +56,34 @@ impl DurableRetryLayer {
         }
     }
 
-    fn with(mut self, set: impl FnOnce(&mut Rules)) -> Self {
-        set(Arc::make_mut(&mut self.rules));
+    fn with(mut self, set: impl FnOnce(&mut DurableRetryConfig)) -> Self {
+        set(Arc::make_mut(&mut self.config));
         self
     }
 
-    /// The wait before a redelivery. 1 s, doubling up to 5 min, unless set.
+    /// Sets the wait before a redelivery. 1 s, doubling to 5 min, unless set.
     #[must_use]
     pub fn backoff(self, backoff: Backoff) -> Self {
-        self.with(|rules| rules.backoff = backoff)
+        self.with(|config| config.backoff = backoff)
     }
 
-    /// Which errors are [`Permanent`](Class::Permanent), in place of
-    /// [`classify`](crate::class::classify). It is not asked about errors with a [`Failure`] in their
-    /// chain.
+    /// Classifies errors with this function instead of [`classify`](crate::class::classify). Only
+    /// [`Permanent`](Class::Permanent) makes a dead letter at once. The function is not called for
+    /// errors with a [`Failure`] in their chain of sources.
     #[must_use]
     pub fn classify(
         self,
         classify: impl Fn(&(dyn StdError + 'static)) -> Class + Send + Sync + 'static,
     ) -> Self {
-        self.with(|rules| rules.classifier = Classifier::new(classify))
+        self.with(|config| config.classifier = Classifier::new(classify))
     }
 
-    /// Redelivers requests too, after [transient](Class::Transient) errors and while their callers
-    /// still wait. What does not help any more is answered with the error, and never a dead letter.
+    /// Also redelivers requests after [transient](Class::Transient) errors while their callers wait.
+    /// After the last attempt, or too close to the deadline, a request is answered with the error. It
+    /// never becomes a dead letter.
     #[must_use]
     pub fn requests(self) -> Self {
-        self.with(|rules| rules.requests = true)
+        self.with(|config| config.requests = true)
     }
 }
 
@@ -91,18 +93,31 @@ impl<S> Layer<S> for DurableRetryLayer {
     fn layer(&self, inner: S) -> Self::Service {
         DurableRetry {
             inner,
-            rules: self.rules.clone(),
+            config: self.config.clone(),
         }
     }
 }
 
-/// A service whose failed tasks are delivered again, and then are dead letters. See the
+/// A service whose failed tasks are delivered again, up to a number of attempts. See the
 /// [module](super).
 #[derive(Debug, Clone)]
 pub struct DurableRetry<S> {
     inner: S,
-    rules: Arc<Rules>,
+    config: Arc<DurableRetryConfig>,
 }
+
+impl<S> DurableRetry<S> {
+    /// Wraps a service; see [`DurableRetryLayer::new`].
+    ///
+    /// # Panics
+    /// If `attempts` is zero.
+    #[track_caller]
+    pub fn new(inner: S, attempts: u32) -> Self {
+        DurableRetryLayer::new(attempts).layer(inner)
+    }
+}
+
+inner_accessors!(DurableRetry<S>);
 
 impl<S> Service<Message> for DurableRetry<S>
 where
@@ -126,12 +141,12 @@ where
         DurableRetryFuture {
             work: self.inner.call(message),
             delivery,
-            rules: self.rules.clone(),
+            config: self.config.clone(),
         }
     }
 }
 
-/// What of a delivery decides about the next.
+/// The parts of a delivery that decide about the next one.
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
     kind: Kind,
@@ -139,10 +154,10 @@ struct Delivery {
     deadline: Option<Deadline>,
 }
 
-impl Rules {
+impl DurableRetryConfig {
     fn settle(&self, delivery: Delivery, error: BoxError) -> BoxError {
-        // Who has said what is to become of it is obeyed; and the transport has its own way with
-        // overload, which is no attempt.
+        // The application has decided already, or the transport redelivers without counting the
+        // attempt.
         if find::<Failure>(&*error).is_some() || find::<Overloaded>(&*error).is_some() {
             return error;
         }
@@ -175,7 +190,7 @@ pub struct DurableRetryFuture<W> {
     #[pin]
     work: W,
     delivery: Delivery,
-    rules: Arc<Rules>,
+    config: Arc<DurableRetryConfig>,
 }
 
 impl<W, E> Future for DurableRetryFuture<W>
@@ -188,7 +203,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let outcome = ready!(this.work.poll(cx));
-        Poll::Ready(outcome.map_err(|error| this.rules.settle(*this.delivery, error.into())))
+        Poll::Ready(outcome.map_err(|error| this.config.settle(*this.delivery, error.into())))
     }
 }
 
@@ -200,7 +215,7 @@ impl<W> fmt::Debug for DurableRetryFuture<W> {
     }
 }
 
-/// That the last attempt of a task has failed, too; why is its source.
+/// The error of a task whose last attempt has failed. Its source is the error of that attempt.
 #[derive(Debug)]
 pub struct Exhausted {
     attempts: u32,
@@ -208,7 +223,7 @@ pub struct Exhausted {
 }
 
 impl Exhausted {
-    /// How often the task was delivered.
+    /// The number of deliveries of the task.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
@@ -231,7 +246,7 @@ mod tests {
     use campanile::{Rejection, RpcError, error::Settle};
 
     use super::*;
-    use crate::mocks::{around, call, mistake, readiness_passes, reservations_are_released};
+    use crate::mocks::{around, call, panic_text, readiness_passes, reservations_are_released};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -240,7 +255,7 @@ mod tests {
         DurableRetryLayer::new(3).backoff(backoff)
     }
 
-    /// What the layered service fails with when the inner one fails with `error`.
+    /// The error of the layered service if the inner service fails with `error`.
     async fn failing(
         layer: &DurableRetryLayer,
         kind: Kind,
@@ -269,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_comes_again_after_this_attempts_back_off_and_then_is_a_dead_letter() {
+    async fn a_failed_task_is_redelivered_after_its_back_off_and_is_a_dead_letter_in_the_end() {
         for (attempt, settle) in [
             (1, again(SECOND)),
             (2, again(2 * SECOND)),
@@ -292,7 +307,7 @@ mod tests {
         let own = layer().classify(|_| Class::Permanent);
         let error = failing(&own, Kind::Task, 1, "disk full").await;
         assert_eq!(settled(&error), Some(Settle::DeadLetter));
-        // A deployment's fault is worth another try.
+        // A lasting error is retried.
         let error = failing(&layer(), Kind::Task, 1, Rejection::ordinary("no layer")).await;
         assert_eq!(settled(&error), again(SECOND));
     }
@@ -310,13 +325,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn overload_stays_no_attempt() {
+    async fn overload_passes_and_does_not_count_as_an_attempt() {
         let error = failing(&layer(), Kind::Task, 3, Overloaded::new()).await;
         assert!(error.is::<Overloaded>());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_and_events_pass_unless_requests_are_asked_for() {
+    async fn errors_of_requests_and_events_pass_unless_requests_are_retried() {
         for kind in [Kind::Rpc, Kind::Event] {
             let error = failing(&layer(), kind, 1, "disk full").await;
             assert_eq!(settled(&error), None);
@@ -324,7 +339,8 @@ mod tests {
         let layer = layer().requests();
         let error = failing(&layer, Kind::Rpc, 1, "disk full").await;
         assert_eq!(settled(&error), again(SECOND));
-        // Answered: an answer, what is permanent, the last attempt, what would come too late.
+        // Not retried: an error reply, a permanent error, the last attempt, and a wait that would end
+        // after the deadline.
         let error = failing(&layer, Kind::Rpc, 1, RpcError::not_found("user")).await;
         assert!(error.is::<RpcError>());
         let error = failing(&layer, Kind::Rpc, 1, Rejection::permanent("no JSON")).await;
@@ -346,14 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn readiness_and_reservations_are_the_inner_services() {
+    fn readiness_and_reservations_of_the_inner_service_pass() {
         readiness_passes(&layer());
         reservations_are_released(&layer());
     }
 
     #[test]
-    fn a_layer_without_an_attempt_is_refused_where_it_stands() {
-        let text = mistake(|| DurableRetryLayer::new(0));
+    fn a_layer_without_an_attempt_panics_at_the_callers_location() {
+        let text = panic_text(|| DurableRetryLayer::new(0));
         assert_eq!(text, "a durable retry must have at least one attempt");
     }
 }

@@ -1,7 +1,7 @@
-//! Trying again: in place, and durably.
+//! Retries in place, and durable retries.
 //!
-//! [`RetryPolicy`] is for tower's own `Retry`. It tries again at once, within the delivery or the
-//! call: for what passes in milliseconds, at the price of a slot that is held meanwhile.
+//! [`RetryPolicy`] is a policy for tower's `Retry`. It retries in place, within the delivery or the
+//! call: for errors that pass in milliseconds. The message occupies its slot meanwhile.
 //!
 //! ```
 //! use campanile::{Client, transport::memory::Memory};
@@ -16,15 +16,15 @@
 //! # }
 //! ```
 //!
-//! [`DurableRetryLayer`] tries again later. It only decides: an error becomes a
-//! [`Failure`] that asks for redelivery after this attempt's back-off, or, after the last one, for a
-//! dead letter. The transport keeps the wait, so it outlives the process and holds no worker.
+//! [`DurableRetryLayer`] retries later, by redelivery. It turns an error into a [`Failure`] that asks
+//! for redelivery after the attempt's back-off, or for a dead letter after the last attempt. The
+//! transport stores the message meanwhile, so the wait outlives the process and occupies no slot.
 //!
-//! Both together, some quick tries and then durable ones:
+//! Both together, some quick tries in each delivery:
 //!
 //! ```
-//! use campanile::{BoxError, Router};
-//! use campanile_middleware::{Backoff, DurableRetryLayer, RetryPolicy};
+//! use campanile::{BoxError, Router, transport::Backoff};
+//! use campanile_middleware::{DurableRetryLayer, RetryPolicy};
 //! use std::time::Duration;
 //! use tower::{ServiceBuilder, retry::{RetryLayer, budget::TpsBudget}};
 //!
@@ -34,7 +34,7 @@
 //!
 //! let quick = RetryPolicy::new(3)
 //!     .backoff(Backoff::exponential(Duration::from_millis(20), Duration::from_millis(200)))
-//!     // While little succeeds, one retry for ten calls, and ten a second besides.
+//!     // One retry for ten successful calls, and ten retries per second besides.
 //!     .budget(TpsBudget::new(Duration::from_secs(10), 10, 0.1));
 //! let durable = DurableRetryLayer::new(8)
 //!     .backoff(Backoff::exponential(Duration::from_secs(2), Duration::from_secs(600)));
@@ -43,55 +43,51 @@
 //!     .layer(ServiceBuilder::new().layer(durable).layer(RetryLayer::new(quick)));
 //! ```
 //!
-//! With these numbers a task is tried 24 times: three tries within 60 ms, eight times, with waits of
-//! 2, 4, 8, … 128 s between them.
+//! With these numbers a task is tried 24 times: eight deliveries with three tries each, and waits of
+//! 2, 4, 8, … 128 s between the deliveries.
 //!
-//! # By class
-//! What is tried again depends on the error's [`Class`](crate::Class). In place only what is
-//! transient is; durably, all but what is permanent: that is a dead letter at once. A [`Failure`] in
-//! an error's chain has said already what is to become of the delivery. Neither of the two overrides
-//! it.
+//! # Classes of errors
+//! The [`Class`](crate::Class) of the error decides. Transient errors are retried in place. Transient
+//! and lasting errors are retried durably. A permanent error makes a dead letter at once. If the
+//! application has decided already, by a [`Failure`] in the chain of sources, neither retry changes
+//! that.
 //!
-//! Overload (of tower's `LoadShed`, of an open circuit) is no fault of the message's. A durable retry
-//! lets it pass, and the transport redelivers the message without counting the attempt.
+//! Overload, as by tower's `LoadShed` or an open circuit, is not the message's fault. A durable retry
+//! passes it on, and the transport redelivers the message without counting the attempt.
 //!
 //! # Requests and events
-//! A durable retry leaves them alone: the error of a request is its answer, and an event is not kept.
-//! With [`requests`](DurableRetryLayer::requests) a request that has failed for the moment is
+//! A durable retry passes their errors on: the error of a request is its reply, and an event is not
+//! stored. With [`requests`](DurableRetryLayer::requests), a request with a transient error is
 //! redelivered while its caller still waits.
 //!
 //! # Deadlines and leases
-//! Nothing is tried in place past the message's deadline, or once its lease is lost. While it is
-//! tried, its lease is renewed: the waits need not fit into one.
+//! A message is not retried in place after its deadline, or once its lease is lost. The lease is
+//! renewed meanwhile, so the waits may be longer than it.
 //!
-//! # What was perhaps sent
-//! On the sending side a lost connection or a time-out can leave it open whether a message was taken.
-//! Such a call is tried again only with an
-//! [idempotency key](campanile::client::Call::idempotency_key), which makes two of them one. A message
-//! without an id counts as one that is sent: so does an event, and what a client over a router handles
-//! in place.
+//! # Unknown outcomes
+//! After a lost connection or a timeout, a client cannot know whether the transport accepted its
+//! message. Such a call is retried only with an
+//! [idempotency key](campanile::client::Call::idempotency_key), which makes duplicates one task. Any
+//! message without an id counts as sent by a client, also an event, and a message that a client over a
+//! router handles in place.
 //!
 //! # Delivery guarantee
-//! A task is handled again after each failure, and within each attempt as often as it is tried in
-//! place: its handler has to bear that. The [`Attempt`](campanile::Attempt) counts deliveries, not
-//! tries in place.
+//! A handler runs again after each failure, in place and by redelivery, and must tolerate that. The
+//! [`Attempt`](campanile::Attempt) counts deliveries, not tries in place.
 //!
 //! # Cancel safety
-//! Dropping the future ends the tries. A delivery that is dropped unsettled comes back when its lease
-//! ends.
+//! Dropping the future ends the retries. An unsettled delivery is claimed when its lease ends.
 //!
 //! # Panics
-//! A panic is no error unless a `CatchPanicLayer` stands
-//! inside: without one it goes by the transport's own back-off.
+//! A panic passes, and the delivery fails with the transport's back-off. Put a `CatchPanicLayer`
+//! inside to retry after panics.
 //!
 //! [`Failure`]: campanile::Failure
 
-mod backoff;
 mod durable;
 mod policy;
 
 pub use self::{
-    backoff::Backoff,
     durable::{DurableRetry, DurableRetryFuture, DurableRetryLayer, Exhausted},
     policy::RetryPolicy,
 };

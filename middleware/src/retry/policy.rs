@@ -1,28 +1,29 @@
-//! Tries in place.
+//! Retries in place.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use campanile::{BoxError, Error, Failure, Message, Reply, error::find, message::Shown};
+use campanile::{
+    BoxError, Error, Failure, Message, Reply, error::find, message::Shown, transport::Backoff,
+};
 use tokio::time::{Sleep, sleep};
 use tower::{
     retry::{Policy, budget::Budget},
     timeout::error::Elapsed,
 };
 
-use super::Backoff;
 use crate::class::{Class, Classifier};
 
-/// A policy for tower's [`Retry`](tower::retry::Retry): some tries in place, with a back-off between
-/// them. See the [module](super).
+/// A policy for tower's [`Retry`](tower::retry::Retry), with a back-off between tries. See the
+/// [module](super).
 #[derive(Clone)]
 pub struct RetryPolicy {
-    rules: Arc<Rules>,
-    /// How many tries of this message have failed.
+    config: Arc<RetryConfig>,
+    /// The number of failed tries of this message.
     failed: u32,
 }
 
 #[derive(Clone)]
-struct Rules {
+struct RetryConfig {
     tries: u32,
     backoff: Backoff,
     classifier: Classifier,
@@ -30,15 +31,15 @@ struct Rules {
 }
 
 impl RetryPolicy {
-    /// A policy of so many tries, the first one included.
+    /// Tries each message up to `tries` times, the first one included.
     ///
     /// # Panics
-    /// When it is zero.
+    /// If `tries` is zero.
     #[track_caller]
     pub fn new(tries: u32) -> Self {
         assert!(tries > 0, "a retry policy must have at least one try");
         Self {
-            rules: Arc::new(Rules {
+            config: Arc::new(RetryConfig {
                 tries,
                 backoff: Backoff::exponential(Duration::from_millis(50), Duration::from_secs(1)),
                 classifier: Classifier::default(),
@@ -48,51 +49,52 @@ impl RetryPolicy {
         }
     }
 
-    fn with(mut self, set: impl FnOnce(&mut Rules)) -> Self {
-        set(Arc::make_mut(&mut self.rules));
+    fn with(mut self, set: impl FnOnce(&mut RetryConfig)) -> Self {
+        set(Arc::make_mut(&mut self.config));
         self
     }
 
-    /// The wait between tries. 50 ms, doubling up to 1 s, unless set.
+    /// Sets the wait between tries. 50 ms, doubling to 1 s, unless set.
     #[must_use]
     pub fn backoff(self, backoff: Backoff) -> Self {
-        self.with(|rules| rules.backoff = backoff)
+        self.with(|config| config.backoff = backoff)
     }
 
-    /// A budget that all messages share: a try is taken from it, and a success adds to it. Where it is
-    /// empty nothing is tried again, so that retries cannot multiply the load of what is down.
+    /// Sets a retry budget that all messages share: a retry withdraws from it, and a success deposits.
+    /// While it is empty nothing is retried, so that retries cannot multiply the load on a service
+    /// that is down. No budget unless set.
     #[must_use]
     pub fn budget(self, budget: impl Budget + Send + Sync + 'static) -> Self {
-        self.with(|rules| rules.budget = Some(Arc::new(budget)))
+        self.with(|config| config.budget = Some(Arc::new(budget)))
     }
 
-    /// Which errors are [`Transient`](Class::Transient), in place of
-    /// [`classify`](crate::class::classify).
+    /// Classifies errors with this function instead of [`classify`](crate::class::classify). Only
+    /// [`Transient`](Class::Transient) errors are retried.
     #[must_use]
     pub fn classify(
         self,
         classify: impl Fn(&(dyn StdError + 'static)) -> Class + Send + Sync + 'static,
     ) -> Self {
-        self.with(|rules| rules.classifier = Classifier::new(classify))
+        self.with(|config| config.classifier = Classifier::new(classify))
     }
 
-    /// How long to wait before another try, if there is to be one.
+    /// Counts a failed try. Returns the wait before the next one, or `None` if it was the last.
     fn next(&mut self, message: &Message, error: &(dyn StdError + 'static)) -> Option<Duration> {
-        let rules = &*self.rules;
+        let config = &*self.config;
         self.failed += 1;
         let parts = message.parts();
-        let refused = self.failed >= rules.tries
+        let refused = self.failed >= config.tries
             || find::<Failure>(error).is_some()
-            || rules.classifier.class(error) != Class::Transient
+            || config.classifier.class(error) != Class::Transient
             || may_have_been_sent(message, error)
             || parts.lease.as_ref().is_some_and(|lease| lease.is_lost());
         if refused {
             return None;
         }
-        let wait = rules.backoff.after(self.failed);
+        let wait = config.backoff.after(self.failed);
         let too_late = parts.deadline.is_some_and(|d| d.remaining() <= wait);
         let spent = || {
-            rules
+            config
                 .budget
                 .as_ref()
                 .is_some_and(|budget| !budget.withdraw())
@@ -103,32 +105,32 @@ impl RetryPolicy {
         let (name, failed) = (Shown::new(message.name()), self.failed);
         let error = error.to_string();
         let error = Shown::new(&error);
-        tracing::debug!(%name, failed, ?wait, %error, "trying again");
+        tracing::debug!(%name, failed, ?wait, %error, "retrying in place");
         Some(wait)
     }
 
     fn succeeded(&self) {
-        if let Some(budget) = &self.rules.budget {
+        if let Some(budget) = &self.config.budget {
             budget.deposit();
         }
     }
 
     fn copy(&self, message: &Message) -> Option<Message> {
-        (self.failed + 1 < self.rules.tries).then(|| message.clone())
+        (self.failed + 1 < self.config.tries).then(|| message.clone())
     }
 }
 
-/// Whether the message was perhaps sent, so that to send it again could double it. One that came from
-/// a transport has an id: it is handled, not sent.
+/// Returns `true` if the transport may have accepted the message, so that a retry could duplicate it.
+/// A message with an id was delivered by a transport: a retry handles it again, and sends nothing.
 fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
     let parts = message.parts();
     let sending = parts.id.is_none() && parts.idempotency_key.is_none();
     let unknown = |error: &Error| error.is_unknown_outcome() || error.is_timeout();
-    // A layer's time-out gives up what is under way, wherever that is.
+    // A timeout layer may have ended the call after the message was sent.
     sending && (find::<Elapsed>(error).is_some() || find::<Error>(error).is_some_and(unknown))
 }
 
-/// One for each kind of error that a stack has; others become a [`BoxError`] by tower's `map_err`.
+/// Implements [`Policy`] for an error type. Other error types need tower's `map_err`.
 macro_rules! policy_for {
     ($type:ty, |$error:ident| $as_dyn:expr) => {
         impl Policy<Message, Reply, $type> for RetryPolicy {
@@ -161,10 +163,10 @@ policy_for!(Error, |error| error);
 impl fmt::Debug for RetryPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryPolicy")
-            .field("tries", &self.rules.tries)
-            .field("backoff", &self.rules.backoff)
-            .field("classifier", &self.rules.classifier)
-            .field("budget", &self.rules.budget.is_some())
+            .field("tries", &self.config.tries)
+            .field("backoff", &self.config.backoff)
+            .field("classifier", &self.config.classifier)
+            .field("budget", &self.config.budget.is_some())
             .finish()
     }
 }
@@ -182,7 +184,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::mocks::{mistake, readiness_passes, reservations_are_released};
+    use crate::mocks::{panic_text, readiness_passes, reservations_are_released};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -191,7 +193,7 @@ mod tests {
         RetryPolicy::new(tries).backoff(backoff)
     }
 
-    /// How often, and for how long in all, a message was tried with this policy over what fails.
+    /// Calls a service that always fails. Returns the number of tries and the total duration.
     async fn tries<E>(
         policy: RetryPolicy,
         message: Message,
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_transient_error_is_tried_again_with_growing_waits_and_not_for_ever() {
+    async fn a_transient_error_is_retried_with_growing_waits_up_to_the_number_of_tries() {
         let seen = tries(policy(4), task(), full).await;
         assert_eq!(seen, (4, 7 * SECOND));
         assert_eq!(tries(policy(1), task(), full).await, (1, Duration::ZERO));
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_with_the_first_success() {
+    async fn the_first_success_ends_the_retries() {
         let calls = Arc::new(AtomicU32::new(0));
         let service = RetryLayer::new(policy(5)).layer(service_fn(|_: Message| {
             let calls = calls.clone();
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn neither_a_permanent_nor_a_lasting_error_is_tried_again() {
+    async fn permanent_and_lasting_errors_are_not_retried() {
         let once = (1, Duration::ZERO);
         let permanent = || BoxError::from(Rejection::permanent("no JSON"));
         assert_eq!(tries(policy(4), task(), permanent).await, once);
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_failure_asks_for_is_left_to_the_transport() {
+    async fn a_failure_is_not_retried() {
         let later = || BoxError::from(Failure::redeliver_after(SECOND).because("x"));
         assert_eq!(tries(policy(4), task(), later).await.0, 1);
         let own = policy(4).classify(|_| Class::Transient);
@@ -264,10 +266,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_tried_past_the_deadline_or_without_the_lease() {
+    async fn a_message_is_not_retried_after_its_deadline_or_without_its_lease() {
         let mut message = task();
         message.parts_mut().deadline = Some(Deadline::after(5 * SECOND));
-        // After 1 s and 2 s more; 4 s more would be too late.
+        // After 1 s and 2 s; a third wait of 4 s would end after the deadline.
         assert_eq!(tries(policy(9), message, full).await, (3, 3 * SECOND));
         let mut message = task();
         let lease = Lease::new();
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_have_been_sent_is_not_sent_again_without_an_idempotency_key() {
+    async fn a_message_with_an_unknown_outcome_is_retried_only_with_an_idempotency_key() {
         let unknown = || Error::unknown_outcome("lost");
         assert_eq!(tries(policy(3), task(), unknown).await.0, 1);
         let late = || BoxError::from(Error::timeout("late"));
@@ -287,7 +289,7 @@ mod tests {
         let mut keyed = task();
         keyed.parts_mut().idempotency_key = Some("k".into());
         assert_eq!(tries(policy(3), keyed, unknown).await.0, 3);
-        // A message that was delivered is handled again, whatever its handler failed to send.
+        // A delivered message is handled again, whatever its handler could not send.
         let mut delivered = task();
         delivered.parts_mut().id = Some("1-0".into());
         assert_eq!(tries(policy(3), delivered.clone(), unknown).await.0, 3);
@@ -296,7 +298,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_budget_is_shared_by_all_messages() {
-        // Nothing is kept in reserve, and one success pays for one retry.
+        // No reserve, and one retry for each success.
         let budget = TpsBudget::new(10 * SECOND, 0, 1.0);
         let policy = policy(5).budget(budget);
         assert_eq!(tries(policy.clone(), task(), full).await.0, 1);
@@ -308,14 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn readiness_and_reservations_are_the_inner_services() {
+    fn readiness_and_reservations_of_the_inner_service_pass() {
         readiness_passes(&RetryLayer::new(policy(2)));
         reservations_are_released(&RetryLayer::new(policy(2)));
     }
 
     #[test]
-    fn a_policy_without_a_try_is_refused_where_it_stands() {
-        let text = mistake(|| RetryPolicy::new(0));
+    fn a_policy_without_a_try_panics_at_the_callers_location() {
+        let text = panic_text(|| RetryPolicy::new(0));
         assert_eq!(text, "a retry policy must have at least one try");
     }
 }

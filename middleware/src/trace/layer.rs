@@ -1,11 +1,11 @@
-//! The layer: on which side it is, and its hooks.
+//! The layer and its hooks.
 
 #[cfg(feature = "opentelemetry")]
 use campanile::Kind;
 use tower::Layer;
 
 #[cfg(feature = "opentelemetry")]
-use super::context::Context;
+use super::propagation::Propagation;
 use super::{
     Trace, make_span::DefaultMakeSpan, on_failure::DefaultOnFailure, on_reply::DefaultOnReply,
 };
@@ -19,16 +19,16 @@ pub struct TraceLayer<M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFail
     pub(super) on_reply: R,
     pub(super) on_failure: F,
     #[cfg(feature = "opentelemetry")]
-    pub(super) context: Context,
+    pub(super) propagation: Propagation,
 }
 
 impl TraceLayer {
-    /// For what is served: a router or a handler.
+    /// Traces messages that are handled, around a router or a handler.
     pub fn new() -> Self {
         Self::on(Side::Serving)
     }
 
-    /// For what is called: the sending half of a transport.
+    /// Traces messages that are sent, around a client's transport.
     pub fn new_for_client() -> Self {
         Self::on(Side::Client)
     }
@@ -40,7 +40,7 @@ impl TraceLayer {
             on_reply: DefaultOnReply::new(),
             on_failure: DefaultOnFailure::new(),
             #[cfg(feature = "opentelemetry")]
-            context: Context::default(),
+            propagation: Propagation::default(),
         }
     }
 }
@@ -53,19 +53,19 @@ impl Default for TraceLayer {
 }
 
 impl<M, R, F> TraceLayer<M, R, F> {
-    /// What makes the spans: a [`MakeSpan`](super::MakeSpan), such as a closure.
-    pub fn make_span_with<N>(self, make_span: N) -> TraceLayer<N, R, F> {
+    /// Sets the hook that makes the spans: a [`MakeSpan`](super::MakeSpan), such as a closure.
+    pub fn make_span<N>(self, make_span: N) -> TraceLayer<N, R, F> {
         TraceLayer {
             side: self.side,
             make_span,
             on_reply: self.on_reply,
             on_failure: self.on_failure,
             #[cfg(feature = "opentelemetry")]
-            context: self.context,
+            propagation: self.propagation,
         }
     }
 
-    /// What is done on a reply: an [`OnReply`](super::OnReply), such as a closure, or `()`.
+    /// Sets the hook for a reply: an [`OnReply`](super::OnReply), such as a closure, or `()`.
     pub fn on_reply<N>(self, on_reply: N) -> TraceLayer<M, N, F> {
         TraceLayer {
             side: self.side,
@@ -73,11 +73,11 @@ impl<M, R, F> TraceLayer<M, R, F> {
             on_reply,
             on_failure: self.on_failure,
             #[cfg(feature = "opentelemetry")]
-            context: self.context,
+            propagation: self.propagation,
         }
     }
 
-    /// What is done on a failure: an [`OnFailure`](super::OnFailure), such as a closure, or `()`.
+    /// Sets the hook for a failure: an [`OnFailure`](super::OnFailure), such as a closure, or `()`.
     pub fn on_failure<N>(self, on_failure: N) -> TraceLayer<M, R, N> {
         TraceLayer {
             side: self.side,
@@ -85,16 +85,16 @@ impl<M, R, F> TraceLayer<M, R, F> {
             on_reply: self.on_reply,
             on_failure,
             #[cfg(feature = "opentelemetry")]
-            context: self.context,
+            propagation: self.propagation,
         }
     }
 
-    /// For messages of this kind, the span of their handling starts a trace of its own that links
-    /// to the one in which they were sent, in place of going on with that one.
+    /// Starts a new trace for each handled message of this kind. It links to the trace in which the
+    /// message was sent, instead of continuing that one.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
     pub fn own_trace_for(mut self, kind: Kind) -> Self {
-        self.context.start_own_trace_for(kind);
+        self.propagation.start_own_trace_for(kind);
         self
     }
 
@@ -102,8 +102,8 @@ impl<M, R, F> TraceLayer<M, R, F> {
     /// `opentelemetry::global::set_text_map_propagator`, in place of the W3C headers.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
-    pub fn with_global_propagator(mut self) -> Self {
-        self.context.use_global_propagator();
+    pub fn global_propagator(mut self) -> Self {
+        self.propagation.use_global_propagator();
         self
     }
 }
@@ -112,6 +112,6 @@ impl<S, M: Clone, R: Clone, F: Clone> Layer<S> for TraceLayer<M, R, F> {
     type Service = Trace<S, M, R, F>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Trace::new(inner, self.clone())
+        Trace::with_layer(inner, self.clone())
     }
 }

@@ -1,4 +1,4 @@
-//! The span of a message.
+//! Makes the span of a message.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use crate::conventions;
 
 /// Makes the span of a message that is sent or handled.
 ///
-/// Implemented for closures. A field that a hook is to record later has to be there from the start, as
-/// [`Empty`]: for the stock hooks these are `messaging.message.id`, `error.type`,
-/// `otel.status_code` and `otel.status_description`.
+/// Implemented for closures. A field that a hook records later must exist from the start, as
+/// [`Empty`]. The default hooks record `messaging.message.id`, `error.type`, `otel.status_code` and
+/// `otel.status_description`.
 pub trait MakeSpan {
-    /// Makes it. The span that surrounds the call is the current one.
+    /// Makes the span. The current span is the one that surrounds the call.
     fn make_span(&mut self, message: &Message, operation: Operation) -> Span;
 }
 
@@ -33,7 +33,7 @@ pub struct DefaultMakeSpan {
 }
 
 impl DefaultMakeSpan {
-    /// At info level, over Redis, and without a group.
+    /// Makes spans at info level, for the system `redis`, without a group.
     pub const fn new() -> Self {
         Self {
             level: Level::INFO,
@@ -42,22 +42,21 @@ impl DefaultMakeSpan {
         }
     }
 
-    /// The level of the span.
+    /// Sets the level of the spans. Info unless set.
     #[must_use]
     pub const fn level(mut self, level: Level) -> Self {
         self.level = level;
         self
     }
 
-    /// `messaging.system`: what the messages travel on. `redis` unless set.
+    /// Sets `messaging.system`, the transport of the messages. `redis` unless set.
     #[must_use]
     pub fn system(mut self, system: impl Into<Name>) -> Self {
         self.system = system.into();
         self
     }
 
-    /// `messaging.consumer.group.name`: the group of the transport that is served. Spans of a client
-    /// do not have it.
+    /// Sets `messaging.consumer.group.name`, the group of the worker. Spans of a client do not have it.
     #[must_use]
     pub fn group(mut self, group: impl Into<Name>) -> Self {
         self.group = Some(group.into());
@@ -75,7 +74,7 @@ impl MakeSpan for DefaultMakeSpan {
     fn make_span(&mut self, message: &Message, operation: Operation) -> Span {
         let parts = message.parts();
         let route = parts.matched_route().map(|route| route.as_str());
-        // A sender chooses the name: it may be any text of any length.
+        // The sender chooses the name, so it may be any text of any length.
         let name = Shown::new(&parts.name).at_most(Name::MAX_LEN).text();
         let name = &*name;
         let handled = operation == Operation::Process;
@@ -83,18 +82,18 @@ impl MakeSpan for DefaultMakeSpan {
             true => route,
             false => Some(name),
         };
-        let title = Title {
+        let span_name = SpanName {
             operation,
             destination: destination.filter(|destination| !destination.is_empty()),
         };
         let group = self.group.as_deref().filter(|_| handled);
-        // Deliveries are counted for what is handled; what is sent has none yet.
+        // A message that is sent has no deliveries yet.
         let attempt = handled.then_some(i64::from(parts.attempt.0));
         at_level!(
             self.level,
             span!(
                 "message",
-                otel.name = %title,
+                otel.name = %span_name,
                 otel.kind = operation.span_kind(),
                 otel.status_code = Empty,
                 otel.status_description = Empty,
@@ -118,12 +117,12 @@ impl MakeSpan for DefaultMakeSpan {
 }
 
 /// The name of a span: `{operation} {destination}`.
-pub(super) struct Title<'a> {
+pub(super) struct SpanName<'a> {
     pub(super) operation: Operation,
     pub(super) destination: Option<&'a str>,
 }
 
-impl fmt::Display for Title<'_> {
+impl fmt::Display for SpanName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.destination {
             Some(destination) => write!(f, "{} {destination}", self.operation),

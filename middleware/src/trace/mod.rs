@@ -1,6 +1,7 @@
-//! A span for each message that is sent or handled, with [OpenTelemetry's conventions for messaging].
+//! Makes a span for each message that is sent or handled, by [OpenTelemetry's conventions for
+//! messaging].
 //!
-//! Around what is served, as the outermost layer of the router:
+//! Around a router, as its outermost layer:
 //!
 //! ```
 //! use campanile::Router;
@@ -11,7 +12,7 @@
 //!     .layer(TraceLayer::new());
 //! ```
 //!
-//! Around what is called, and with words of one's own:
+//! Around a client's transport, and with custom hooks:
 //!
 //! ```
 //! use campanile::{Client, Router, transport::memory::Memory};
@@ -23,14 +24,14 @@
 //! let memory = Memory::new();
 //! let spans = DefaultMakeSpan::new().system("memory").level(Level::DEBUG);
 //!
-//! let layer = TraceLayer::new_for_client().make_span_with(spans.clone());
+//! let layer = TraceLayer::new_for_client().make_span(spans.clone());
 //! let client = Client::new(ServiceBuilder::new().layer(layer).service(memory.clone()));
 //!
 //! let app: Router = Router::new()
 //!     .task("orders.create", async |order: String| drop(order))
 //!     .layer(
 //!         TraceLayer::new()
-//!             .make_span_with(spans.group("app_group"))
+//!             .make_span(spans.group("app_group"))
 //!             .on_failure(|fault: &Fault<'_>, after: Duration, _: &Span| {
 //!                 tracing::warn!(error_type = fault.error_type(), ?after, "failed");
 //!             }),
@@ -39,65 +40,67 @@
 //! ```
 //!
 //! # Spans
-//! | span | kind | when |
+//! | span | kind | meaning |
 //! |---|---|---|
-//! | `send {destination}` | `PRODUCER` | a client sends a task: until the transport has taken it |
+//! | `send {destination}` | `PRODUCER` | a client sends a task, until the transport has accepted it |
 //! | `publish {destination}` | `PRODUCER` | a client publishes an event |
-//! | `request {destination}` | `CLIENT` | a client makes a request: until the answer is there. No reply channel is named, and a reply has no span of its own |
-//! | `receive {stream}` | `CLIENT` | a source of [`TraceTransport`] hands deliveries out; none of them when there is no such wrapper |
+//! | `request {destination}` | `CLIENT` | a client makes a request, until its reply. No span names a reply channel, and a reply has no span |
+//! | `receive {stream}` | `CLIENT` | a source of a [`TraceTransport`] returns deliveries |
 //! | `process {destination}` | `CONSUMER` | a delivery is handled |
 //!
-//! The destination is the message's name where the application itself has chosen it: when it is sent,
-//! and when it is handled by a route, whose name or pattern it then is. A name that has no route is
-//! left out of the span's name, which must not be anybody's text; it is in `messaging.destination.name`.
-//! So the layer belongs into the router, where the route is known. The attributes are those of
+//! The destination is a name that the application has chosen: the name of a message that is sent, or
+//! the route of a message that is handled. The name of a message without a route is not part of the
+//! span's name, since any sender could choose it. It is in `messaging.destination.name`. So the layer
+//! belongs into the router, where the route is known. The attributes are those of
 //! [`conventions`](crate::conventions), and `messaging.message.body.size` in bytes,
-//! `campanile.message.kind`, and, where a message is handled, `campanile.message.attempt`.
-//! Neither payloads nor headers are ever part of a span.
+//! `campanile.message.kind`, and for handled messages `campanile.message.attempt`. Payloads and headers
+//! are never part of a span.
 //!
 //! # Receiving
-//! [`serve`](mod@campanile::serve) hands messages to handlers, which is what the conventions call push-based:
-//! the span of such a delivery is `process`, and waiting for one is no operation of the
-//! application's. Who wants to see batches, or drives a source by hand, wraps the transport in a [`TraceTransport`].
+//! [`serve`](mod@campanile::serve) passes messages to handlers. The conventions call this push-based:
+//! the span of a delivery is `process`, and the wait for it has no span. To see batches, or when an
+//! application drives a source itself, wrap the transport in a [`TraceTransport`].
 //!
 //! # Context
-//! With the feature `opentelemetry`, and a [`tracing_opentelemetry`] layer in the subscriber, a trace runs on
-//! through messages: from an HTTP request through the task that it sends to the request that the task makes.
+//! With the feature `opentelemetry` and a [`tracing_opentelemetry`] layer in the subscriber, a trace
+//! continues through messages: for example from an HTTP request to a task, and to the request that the
+//! task makes.
 //!
-//! A client's layer writes the context of its span into the message's headers (W3C:
-//! `traceparent`, `tracestate`). A context that is there already and is of another trace was put there on purpose: it is
-//! kept, and the span links to it. Events have no headers on Pub/Sub and so carry no context.
+//! A client's layer writes the context of its span into the message's headers (W3C: `traceparent`,
+//! `tracestate`). If the application has set the context of another trace, the layer keeps it, and the
+//! span links to it. Events have no headers on Pub/Sub and carry no context.
 //!
-//! A serving layer reads it. The `process` span links to the span that sent the message, as the
-//! conventions want it, and has it as its parent too, which is their option for single messages. It is
-//! not the parent where another span surrounds the handling, as in a router that is called in place:
-//! that one is. [`TraceLayer::own_trace_for`] takes the parent away, for tasks that run hours later, say.
+//! A serving layer reads the context. The `process` span links to the span that sent the message, as
+//! the conventions require, and has it as its parent, which they allow for single messages. Exception:
+//! if another span surrounds the handling, as in a router that is called in place, that span is the
+//! parent. [`TraceLayer::own_trace_for`] starts a new trace, for example for tasks that run hours
+//! later.
 //!
-//! Where the subscriber filters the span of a message out, a client's layer passes the context on that surrounds
-//! the call; a serving layer passes nothing on, and the trace ends there.
+//! If the subscriber filters out the span of a message, a client's layer passes on the context that
+//! surrounds the call. A serving layer passes on none, and the trace ends there.
 //!
-//! A `traceparent` that is malformed is logged at debug level and ignored: it never fails a message.
+//! A malformed `traceparent` is logged at debug level and ignored. It never fails a message.
 //!
 //! [`tracing_opentelemetry`]: https://docs.rs/tracing-opentelemetry
 //!
 //! # Errors
-//! The inner service's errors pass, as a [`BoxError`](campanile::BoxError). Its readiness is no
-//! message's, so it has no span.
+//! The inner service's errors pass, as a [`BoxError`](campanile::BoxError). A readiness error belongs
+//! to no message, so it has no span.
 //!
 //! # Panics
-//! A panic of the inner service passes; its span ends with the `error.type` `panic`.
+//! A panic of the inner service passes, and its span ends with the `error.type` `panic`.
 //!
 //! # Cancel safety
-//! A future that is dropped before it is done ends its span with the `error.type` `dropped`.
+//! The span of a dropped future ends with the `error.type` `dropped`.
 //!
 //! [OpenTelemetry's conventions for messaging]: https://github.com/open-telemetry/semantic-conventions/blob/v1.44.0/docs/messaging/messaging-spans.md
 
-#[cfg(feature = "opentelemetry")]
-mod context;
 mod layer;
 mod make_span;
 mod on_failure;
 mod on_reply;
+#[cfg(feature = "opentelemetry")]
+mod propagation;
 mod receive;
 mod service;
 
@@ -111,8 +114,7 @@ pub use self::{
 };
 pub use crate::conventions::{Fault, Operation};
 
-/// A tracing macro whose level is a value: the macros themselves want it known when they are
-/// compiled.
+/// Calls a tracing macro with a level that is known at run time. The macros need a constant.
 macro_rules! at_level {
     ($level:expr, $macro:ident!($($args:tt)*)) => {
         match $level {

@@ -1,4 +1,4 @@
-//! What is done when a call fails.
+//! The hook for a failed call.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use tracing::{Level, Span};
 
 use super::{Fault, at_level};
 
-/// Hears how a call failed, in its span. A layer calls either this or
+/// Is called within the span of a call that fails. A layer calls either this hook or
 /// [`OnReply`](super::OnReply), once.
 ///
 /// Implemented for closures, and for `()`, which does nothing.
 pub trait OnFailure {
-    /// `after` is how long the call took. Fields that the span was made with can be recorded now.
+    /// `after` is the duration of the call. The hook may record fields that the span was made with.
     fn on_failure(&mut self, fault: &Fault<'_>, after: Duration, span: &Span);
 }
 
@@ -32,15 +32,15 @@ pub struct DefaultOnFailure {
 }
 
 impl DefaultOnFailure {
-    /// It logs at debug level: [`serve`](mod@campanile::serve) warns by itself of what failed, and a
-    /// client's error is its caller's.
+    /// Logs at debug level, since [`serve`](mod@campanile::serve) logs failed deliveries already, and a
+    /// client's error is returned to its caller.
     pub const fn new() -> Self {
         Self {
             level: Level::DEBUG,
         }
     }
 
-    /// At which level it logs.
+    /// Sets the level of the log line. Debug unless set.
     #[must_use]
     pub const fn level(mut self, level: Level) -> Self {
         self.level = level;

@@ -1,4 +1,4 @@
-//! What is done when there is a reply.
+//! The hook for a reply.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tracing::{Level, Span};
 
 use super::at_level;
 
-/// Hears of the reply of a call, in its span. A layer calls either this or
+/// Is called within the span of a call that succeeds. A layer calls either this hook or
 /// [`OnFailure`](super::OnFailure), once.
 ///
 /// Implemented for closures, and for `()`, which does nothing.
 pub trait OnReply {
-    /// `after` is how long the call took. Fields that the span was made with can be recorded now.
+    /// `after` is the duration of the call. The hook may record fields that the span was made with.
     fn on_reply(&mut self, reply: &Reply, after: Duration, span: &Span);
 }
 
@@ -26,22 +26,21 @@ impl<F: FnMut(&Reply, Duration, &Span)> OnReply for F {
     }
 }
 
-/// Records the id under which a transport took a task as `messaging.message.id`, and logs that the
-/// call is done.
+/// Records the id of an accepted task as `messaging.message.id`, and logs that the call is done.
 #[derive(Debug, Clone)]
 pub struct DefaultOnReply {
     level: Level,
 }
 
 impl DefaultOnReply {
-    /// It logs at debug level.
+    /// Logs at debug level.
     pub const fn new() -> Self {
         Self {
             level: Level::DEBUG,
         }
     }
 
-    /// At which level it logs.
+    /// Sets the level of the log line. Debug unless set.
     #[must_use]
     pub const fn level(mut self, level: Level) -> Self {
         self.level = level;

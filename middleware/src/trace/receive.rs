@@ -1,4 +1,4 @@
-//! Spans for what a source hands out.
+//! Spans for the batches of a source.
 
 use campanile::{
     Error, Kind,
@@ -7,11 +7,10 @@ use campanile::{
 use tracing::Span;
 
 #[cfg(feature = "opentelemetry")]
-use super::context::Context;
-use super::{DefaultMakeSpan, Operation, at_level, make_span::Title};
+use super::propagation::Propagation;
+use super::{DefaultMakeSpan, Operation, at_level, make_span::SpanName};
 
-/// A transport whose sources make a span, `receive {stream}`, for each batch of deliveries that they
-/// hand out.
+/// A transport whose sources make a span `receive {stream}` for each batch of deliveries.
 ///
 /// ```
 /// use campanile::{Router, serve, transport::memory::Memory};
@@ -20,14 +19,14 @@ use super::{DefaultMakeSpan, Operation, at_level, make_span::Title};
 /// # fn run() {
 /// let app: Router = Router::new().task("orders.create", async || {});
 /// let spans = DefaultMakeSpan::new().system("memory");
-/// let worker = serve(TraceTransport::new(Memory::new()).make_span_with(spans), app);
+/// let worker = serve(TraceTransport::new(Memory::new()).make_span(spans), app);
 /// # let _ = worker;
 /// # }
 /// ```
 ///
-/// The span says how many messages came (`messaging.batch.message_count`) and links to those that
-/// sent them. It is made when they are there: a worker that waits has no span, and the length of
-/// this one says nothing. Events are not counted, since nobody asks a server for them.
+/// The span has the number of messages (`messaging.batch.message_count`) and links to the spans that
+/// sent them. It is made once the batch has arrived, so its length is meaningless, and a waiting worker
+/// has no span. Events are not counted: a server pushes them.
 #[derive(Debug, Clone)]
 pub struct TraceTransport<T> {
     inner: T,
@@ -35,7 +34,7 @@ pub struct TraceTransport<T> {
 }
 
 impl<T> TraceTransport<T> {
-    /// Around this transport, with spans as those of [`DefaultMakeSpan::new`].
+    /// Wraps a transport. Its spans have the level and the system of [`DefaultMakeSpan::new`].
     pub const fn new(inner: T) -> Self {
         Self {
             inner,
@@ -43,11 +42,28 @@ impl<T> TraceTransport<T> {
         }
     }
 
-    /// The level and the system of the spans. The group is the transport's own.
+    /// Sets the level and the system of the spans. The group is that of the transport.
     #[must_use]
-    pub fn make_span_with(mut self, spans: DefaultMakeSpan) -> Self {
+    pub fn make_span(mut self, spans: DefaultMakeSpan) -> Self {
         self.spans = spans;
         self
+    }
+}
+
+impl<T> TraceTransport<T> {
+    /// The wrapped transport.
+    pub const fn get_ref(&self) -> &T {
+        &self.inner
+    }
+
+    /// The wrapped transport, mutably.
+    pub const fn get_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+
+    /// Returns the wrapped transport.
+    pub fn into_inner(self) -> T {
+        self.inner
     }
 }
 
@@ -109,7 +125,7 @@ impl<S: Source> TraceSource<S> {
         #[cfg(feature = "opentelemetry")]
         if !span.is_disabled() {
             let messages = deliveries.iter().flat_map(|delivery| &delivery.content);
-            Context::default().link(messages, &span);
+            Propagation::default().link(messages, &span);
         }
         drop(span);
     }
@@ -117,7 +133,7 @@ impl<S: Source> TraceSource<S> {
     fn span(&self, count: usize) -> Span {
         let settings = self.settings();
         let operation = Operation::Receive;
-        let title = Title {
+        let span_name = SpanName {
             operation,
             destination: Some(&settings.stream),
         };
@@ -125,7 +141,7 @@ impl<S: Source> TraceSource<S> {
             self.spans.level,
             span!(
                 "receive",
-                otel.name = %title,
+                otel.name = %span_name,
                 otel.kind = operation.span_kind(),
                 messaging.system = self.spans.system.as_str(),
                 messaging.operation.name = operation.name(),

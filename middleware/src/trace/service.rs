@@ -1,4 +1,4 @@
-//! The service, and its future.
+//! The service and its future.
 
 use std::{
     fmt,
@@ -28,11 +28,25 @@ pub struct Trace<S, M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFailur
     layer: TraceLayer<M, R, F>,
 }
 
+impl<S> Trace<S> {
+    /// Wraps a service that is served; see [`TraceLayer::new`].
+    pub fn new(inner: S) -> Self {
+        Self::with_layer(inner, TraceLayer::new())
+    }
+
+    /// Wraps a client's transport; see [`TraceLayer::new_for_client`].
+    pub fn new_for_client(inner: S) -> Self {
+        Self::with_layer(inner, TraceLayer::new_for_client())
+    }
+}
+
 impl<S, M, R, F> Trace<S, M, R, F> {
-    pub(super) fn new(inner: S, layer: TraceLayer<M, R, F>) -> Self {
+    pub(super) const fn with_layer(inner: S, layer: TraceLayer<M, R, F>) -> Self {
         Self { inner, layer }
     }
 }
+
+inner_accessors!(Trace<S, M, R, F>);
 
 impl<S, M, R, F> Service<Message> for Trace<S, M, R, F>
 where
@@ -56,8 +70,8 @@ where
         let span = layer.make_span.make_span(&message, operation);
         #[cfg(feature = "opentelemetry")]
         match layer.side {
-            Side::Serving => layer.context.extract(&message, &span),
-            Side::Client => layer.context.inject(&mut message, &span),
+            Side::Serving => layer.propagation.extract(&message, &span),
+            Side::Client => layer.propagation.inject(&mut message, &span),
         }
         let watch = Watch::start(Hooks {
             span,
@@ -70,6 +84,7 @@ where
     }
 }
 
+/// The span of a call, and its hooks.
 struct Hooks<R, F> {
     span: Span,
     on_reply: R,
@@ -132,17 +147,17 @@ mod tests {
     use super::*;
     use crate::{observe::laws, trace::Operation};
 
-    type Said = Arc<Mutex<Vec<String>>>;
+    type Reports = Arc<Mutex<Vec<String>>>;
 
-    /// A layer whose hooks say what they hear.
-    fn speaking(
+    /// A layer whose hooks record their arguments.
+    fn recording(
         layer: TraceLayer,
-        said: &Said,
+        reports: &Reports,
     ) -> TraceLayer<impl MakeSpan + Clone, impl OnReply + Clone, impl OnFailure + Clone> {
-        let say = |said: &Said, text: String| said.lock().unwrap().push(text);
-        let [made, replied, failed] = [said.clone(), said.clone(), said.clone()];
+        let say = |reports: &Reports, text: String| reports.lock().unwrap().push(text);
+        let [made, replied, failed] = [reports.clone(), reports.clone(), reports.clone()];
         layer
-            .make_span_with(move |message: &Message, operation: Operation| {
+            .make_span(move |message: &Message, operation: Operation| {
                 say(&made, format!("{operation} {}", message.name()));
                 Span::none()
             })
@@ -164,9 +179,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_call_has_its_span_and_ends_in_one_hook() {
-        let said = Said::default();
-        let (mut service, mut handle) = around(speaking(TraceLayer::new(), &said));
+    async fn each_call_has_a_span_and_ends_with_one_hook() {
+        let reports = Reports::default();
+        let (mut service, mut handle) = around(recording(TraceLayer::new(), &reports));
         for outcome in [Ok(Reply::new("abc")), Err("disk full")] {
             assert!(service.poll_ready().is_ready());
             let call = service.call(Message::task("a", ""));
@@ -178,17 +193,17 @@ mod tests {
             }
             let _ = call.await;
         }
-        let said = said.lock().unwrap();
+        let reports = reports.lock().unwrap();
         assert_eq!(
-            *said,
+            *reports,
             ["process a", "3 after 2s", "process a", "disk full after 2s"]
         );
     }
 
     #[tokio::test]
-    async fn a_clients_operation_is_that_of_the_messages_kind() {
-        let said = Said::default();
-        let layer = speaking(TraceLayer::new_for_client(), &said);
+    async fn the_operation_of_a_client_depends_on_the_kind_of_message() {
+        let reports = Reports::default();
+        let layer = recording(TraceLayer::new_for_client(), &reports);
         let (mut service, _handle) = around(layer);
         let messages = [
             Message::task("a", ""),
@@ -199,20 +214,20 @@ mod tests {
             assert!(service.poll_ready().is_ready());
             drop(service.call(message));
         }
-        let said = said.lock().unwrap();
-        let made: Vec<_> = said.iter().step_by(2).collect();
+        let reports = reports.lock().unwrap();
+        let made: Vec<_> = reports.iter().step_by(2).collect();
         assert_eq!(made, ["send a", "publish b", "request c"]);
     }
 
     #[tokio::test]
     async fn the_inner_services_readiness_and_its_error_pass_without_a_span() {
-        let said = Said::default();
-        laws::readiness_and_its_error_pass(speaking(TraceLayer::new(), &said)).await;
-        assert!(said.lock().unwrap().is_empty());
+        let reports = Reports::default();
+        laws::readiness_and_its_error_pass(recording(TraceLayer::new(), &reports)).await;
+        assert!(reports.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn a_clone_has_no_reservation_and_what_is_dropped_releases_its_own() {
-        laws::a_reservation_is_its_own_and_is_given_back(TraceLayer::new()).await;
+    async fn a_clone_has_no_reservation_and_a_drop_releases_one() {
+        laws::a_clone_has_no_reservation_and_a_drop_releases_one(TraceLayer::new()).await;
     }
 }

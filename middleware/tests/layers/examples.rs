@@ -1,8 +1,8 @@
-//! The examples do what they say.
+//! Runs the examples.
 
 use std::{path::PathBuf, process::Command};
 
-/// What an example prints, which cargo has built beside this test.
+/// Runs an example, which cargo has built with this test, and returns its output.
 fn output(name: &str) -> String {
     let mut path: PathBuf = std::env::current_exe().unwrap();
     path.pop();

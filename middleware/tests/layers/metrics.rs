@@ -1,4 +1,4 @@
-//! What is counted on both transports.
+//! Tests of metrics on both transports.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tower::Layer;
 
 use crate::support::{RedisServer, raw::eventually, worker::Worker};
 
-/// A transport's handle, with what it tells about itself.
+/// A transport's handle with counts and statistics.
 trait Handle: Broker {
     fn counts(&self) -> Counts;
     async fn stats(&self) -> Result<StreamStats, Error>;
@@ -38,7 +38,7 @@ impl Handle for Redis {
     }
 }
 
-/// What the recorder has: the sum of all series of a metric that have these labels, `key="value"`.
+/// The sum of all series of a metric with these labels, `key="value"`.
 fn value(prometheus: &PrometheusHandle, name: &str, labels: &[&str]) -> Option<f64> {
     let name = name.replace('.', "_");
     let text = prometheus.render();
@@ -80,17 +80,14 @@ macro_rules! on_both {
 }
 
 on_both!(
-    what_is_sent_and_handled_is_counted_by_its_outcome,
-    what_runs_is_in_flight,
+    messages_are_counted_by_their_outcomes,
+    a_running_call_is_in_flight,
     a_redelivery_is_counted_by_the_layer_and_by_the_transport,
-    names_that_nobody_knows_share_one_label,
-    what_never_reaches_a_layer_is_counted_by_the_transport,
+    unknown_names_share_one_label,
+    deliveries_that_do_not_reach_a_layer_are_counted_by_the_transport,
 );
 
-async fn what_is_sent_and_handled_is_counted_by_its_outcome(
-    broker: impl Handle,
-    prometheus: PrometheusHandle,
-) {
+async fn messages_are_counted_by_their_outcomes(broker: impl Handle, prometheus: PrometheusHandle) {
     let app: Router = Router::new()
         .task("works", async || {})
         .task("fails", async || Err::<(), _>(Failure::dead_letter()))
@@ -152,7 +149,7 @@ async fn what_is_sent_and_handled_is_counted_by_its_outcome(
     );
 }
 
-async fn what_runs_is_in_flight(broker: impl Handle, prometheus: PrometheusHandle) {
+async fn a_running_call_is_in_flight(broker: impl Handle, prometheus: PrometheusHandle) {
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let opened = gate.clone();
     let app: Router = Router::new()
@@ -167,7 +164,7 @@ async fn what_runs_is_in_flight(broker: impl Handle, prometheus: PrometheusHandl
     eventually(three, Duration::from_secs(30)).await;
     assert_eq!(running("request"), Some(3.0));
 
-    // One caller does not wait any longer, the others get their answers.
+    // One caller stops waiting, and the others get their replies.
     let [dropped, others @ ..] = calls;
     dropped.abort();
     dropped.await.unwrap_err();
@@ -207,10 +204,7 @@ async fn a_redelivery_is_counted_by_the_layer_and_by_the_transport(
     assert_eq!(transport("done"), Some(1.0));
 }
 
-async fn names_that_nobody_knows_share_one_label(
-    broker: impl Handle,
-    prometheus: PrometheusHandle,
-) {
+async fn unknown_names_share_one_label(broker: impl Handle, prometheus: PrometheusHandle) {
     let app: Router = Router::new()
         .rpc("known", async || {})
         .layer(MetricsLayer::new());
@@ -227,7 +221,7 @@ async fn names_that_nobody_knows_share_one_label(
     assert_eq!(value(&prometheus, CONSUMED_MESSAGES, &[]), Some(3.0));
 }
 
-async fn what_never_reaches_a_layer_is_counted_by_the_transport(
+async fn deliveries_that_do_not_reach_a_layer_are_counted_by_the_transport(
     broker: impl Handle,
     prometheus: PrometheusHandle,
 ) {

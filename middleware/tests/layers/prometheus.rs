@@ -1,4 +1,4 @@
-//! The example does what it says.
+//! Runs the example `prometheus`.
 
 #[allow(dead_code)]
 #[path = "../../examples/prometheus.rs"]

@@ -1,4 +1,4 @@
-//! The numbers of a stack, against a stack.
+//! Tests a time budget with a real stack.
 
 use std::{
     future::pending,
@@ -7,19 +7,21 @@ use std::{
     time::Duration,
 };
 
-use campanile::{Message, Reply, Router};
+use campanile::{Message, Reply, Router, transport::Backoff};
 use campanile_middleware::TimeBudget;
 use tokio::time::{Instant, Sleep, sleep};
 use tower::{ServiceBuilder, ServiceExt, retry::Policy};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+const BACKOFF: Backoff =
+    Backoff::exponential(Duration::from_millis(100), Duration::from_millis(200));
 const BUDGET: TimeBudget = TimeBudget::new(Duration::from_secs(5))
-    .tries(4, Duration::from_millis(100), Duration::from_millis(200))
+    .tries(4, BACKOFF)
     .fits_deadline(Duration::from_secs(30))
     .fits_shutdown(Duration::from_secs(30));
 
-/// Tries again as often as the budget says, after its waits.
+/// A retry policy with the tries and the waits of the budget.
 #[derive(Clone)]
 struct Again {
     tries: u32,
@@ -60,7 +62,7 @@ async fn a_handler_that_hangs_takes_the_longest_and_no_more() {
 }
 
 #[test]
-fn numbers_that_cannot_work_panic_where_they_were_written() {
+fn invalid_numbers_panic_at_the_callers_location() {
     let seen = Arc::new(Mutex::new(None));
     let noted = seen.clone();
     panic::set_hook(Box::new(move |info| {
@@ -73,23 +75,25 @@ fn numbers_that_cannot_work_panic_where_they_were_written() {
         *noted.lock().unwrap() = Some((place.file().to_owned(), place.line(), text));
     }));
     let mut mistakes = Vec::new();
-    // The number of a line says which call it was.
+    // The line number identifies the call.
     let mut note = |line: u32, budget: fn() -> TimeBudget| {
         assert!(panic::catch_unwind(budget).is_err(), "line {line}");
         mistakes.push((line, seen.lock().unwrap().take().unwrap()));
     };
     const ONE: TimeBudget = TimeBudget::new(SECOND);
     note(line!(), || TimeBudget::new(Duration::ZERO));
-    note(line!(), || ONE.tries(0, SECOND, SECOND));
-    note(line!(), || ONE.tries(2, SECOND, SECOND / 2));
+    note(line!(), || ONE.tries(0, BACKOFF));
+    note(line!() + 1, || {
+        ONE.tries(2, Backoff::exponential(SECOND, SECOND / 2))
+    });
     note(line!(), || ONE.fits_deadline(SECOND / 2));
     note(line!(), || ONE.fits_shutdown(SECOND / 2));
-    note(line!(), || ONE.fits_take_over(SECOND, 2 * SECOND));
+    note(line!(), || ONE.fits_claim(SECOND, 2 * SECOND));
     let _ = panic::take_hook();
     let texts = [
         "some time",
         "one try",
-        "the first",
+        "its first",
         "the deadline",
         "shutdown",
         "lease",

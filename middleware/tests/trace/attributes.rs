@@ -27,8 +27,7 @@ async fn spans_have_the_attributes_of_the_conventions(broker: impl Broker, name:
         .task(task.clone(), async || {})
         .rpc(rpc.clone(), async || {})
         .layer(
-            TraceLayer::new()
-                .make_span_with(DefaultMakeSpan::new().system("test").group("app_group")),
+            TraceLayer::new().make_span(DefaultMakeSpan::new().system("test").group("app_group")),
         );
     let client = traced(&broker);
     let _worker = Worker::start(broker, app);

@@ -1,4 +1,4 @@
-//! Parents and links.
+//! Tests of the parents and links of spans.
 
 use campanile::{Client, Kind, Message, Router, transport::Broker};
 use campanile_middleware::{TraceLayer, TraceTransport, trace::DefaultMakeSpan};
@@ -25,12 +25,12 @@ const FOREIGN_SPAN: &str = "00f067aa0ba902b7";
 
 on_both!(
     a_trace_runs_from_an_http_request_through_a_task_to_a_request_and_back,
-    a_task_can_start_a_trace_of_its_own,
-    what_was_received_links_to_what_was_sent,
+    a_task_can_start_a_new_trace,
+    a_received_batch_links_to_the_spans_that_sent_its_messages,
     events_are_published_without_a_context,
 );
 
-/// What an HTTP server's instrumentation makes of a request with this `traceparent`.
+/// The span that an HTTP server makes of a request with this `traceparent`.
 fn http_span(name: &str) -> tracing::Span {
     let span = tracing::info_span!("http", otel.name = name, otel.kind = "server");
     let headers = [("traceparent".to_owned(), FOREIGN.to_owned())];
@@ -84,7 +84,7 @@ async fn a_trace_runs_from_an_http_request_through_a_task_to_a_request_and_back(
     assert_eq!(process_price.span_kind, SpanKind::Consumer);
 }
 
-async fn a_task_can_start_a_trace_of_its_own(broker: impl Broker, name: &'static str) {
+async fn a_task_can_start_a_new_trace(broker: impl Broker, name: &'static str) {
     exported::start();
     let (task, rpc) = (format!("{name}.task"), format!("{name}.rpc"));
     let app: Router = Router::new()
@@ -107,17 +107,20 @@ async fn a_task_can_start_a_trace_of_its_own(broker: impl Broker, name: &'static
     assert!(has_parent(&process, &span(&format!("request {rpc}")).await));
 }
 
-async fn what_was_received_links_to_what_was_sent(broker: impl Broker, name: &'static str) {
+async fn a_received_batch_links_to_the_spans_that_sent_its_messages(
+    broker: impl Broker,
+    name: &'static str,
+) {
     exported::start();
     let client = traced(&broker);
-    // A worker reads one alone first, to learn how large they are.
+    // A worker first reads a single message, to learn the size of messages.
     for _ in 0..3 {
         client.enqueue(name, "").await.unwrap();
     }
     let app: Router = Router::new().task(name, async || {});
-    // All spans of this test's stream, which other tests receive from too, are told apart by the links.
+    // Other tests receive from a stream of the same name. The links identify the spans of this test.
     let spans = DefaultMakeSpan::new().system("test");
-    let _worker = Worker::start(TraceTransport::new(broker).make_span_with(spans), app);
+    let _worker = Worker::start(TraceTransport::new(broker).make_span(spans), app);
     let send = format!("send {name}");
     let sent = || exported::all().into_iter().filter(|span| span.name == send);
     let linked = |span: &SpanData| sent().filter(|sent| links_to(span, sent)).count();
@@ -227,7 +230,7 @@ async fn a_span_that_is_filtered_out_passes_the_one_around_it_on() {
         tell.send(message.headers().clone()).unwrap();
         std::future::ready(Ok::<_, campanile::BoxError>(campanile::Reply::default()))
     });
-    let layer = TraceLayer::new_for_client().make_span_with(|_: &Message, _| tracing::Span::none());
+    let layer = TraceLayer::new_for_client().make_span(|_: &Message, _| tracing::Span::none());
     let around = tracing::info_span!("around", otel.name = "around what is filtered");
     let expected = around.context().span().span_context().span_id();
     let call = layer.layer(service).oneshot(Message::rpc("filtered", ""));
@@ -239,7 +242,7 @@ async fn a_span_that_is_filtered_out_passes_the_one_around_it_on() {
 #[tokio::test]
 async fn the_application_can_choose_its_own_propagator() {
     exported::start();
-    let layer = TraceLayer::new_for_client().with_global_propagator();
+    let layer = TraceLayer::new_for_client().global_propagator();
     let service = service_fn(|message: Message| async move {
         // The global propagator, which nobody has set here, writes nothing.
         assert!(message.headers().is_empty());

@@ -1,5 +1,5 @@
-//! What was exported. All tests share one subscriber, since tracing remembers for each place in the code
-//! whether anybody wants its spans; they tell their spans apart by their messages' names.
+//! The exported spans. All tests share one subscriber, since tracing caches for each call site whether a
+//! subscriber is interested. Each test finds its spans by the names of its messages.
 
 use std::{
     sync::{
@@ -29,7 +29,7 @@ static EXPORTER: LazyLock<(InMemorySpanExporter, SdkTracerProvider)> = LazyLock:
     (exporter, provider)
 });
 
-/// To be called before anything is traced.
+/// Installs the subscriber. Must be called before anything is traced.
 pub(crate) fn start() {
     LazyLock::force(&EXPORTER);
 }
@@ -41,7 +41,7 @@ pub(crate) fn all() -> Vec<SpanData> {
         .expect("it is not shut down")
 }
 
-/// The span of this name, as soon as it has ended.
+/// Waits for the span of this name to end.
 pub(crate) async fn span(name: &str) -> SpanData {
     let found = || async { all().into_iter().find(|span| span.name == name) };
     eventually(found, Duration::from_secs(30)).await
@@ -64,7 +64,7 @@ pub(crate) fn links_to(span: &SpanData, other: &SpanData) -> bool {
     })
 }
 
-/// A value as a text; `None` where there is no such attribute.
+/// The value of an attribute as text, or `None` if the span has no such attribute.
 pub(crate) fn attribute(span: &SpanData, key: &str) -> Option<String> {
     let found = span.attributes.iter().find(|kv| kv.key.as_str() == key)?;
     Some(match &found.value {
@@ -75,7 +75,7 @@ pub(crate) fn attribute(span: &SpanData, key: &str) -> Option<String> {
 
 static MALFORMED: AtomicUsize = AtomicUsize::new(0);
 
-/// How often it was logged that a context was malformed.
+/// The number of log lines about a malformed context.
 pub(crate) fn malformed() -> usize {
     MALFORMED.load(Ordering::SeqCst)
 }

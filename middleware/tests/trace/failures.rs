@@ -33,7 +33,10 @@ async fn warned<E: Into<BoxError>>(
         .layer(TraceLayer::new());
     let client = Client::new(broker.clone());
     let worker = Worker::start(broker, app);
-    client.enqueue(name, "").await.expect("it is taken");
+    client
+        .enqueue(name, "")
+        .await
+        .expect("the message is accepted");
     let lines = || {
         let text = logs.text();
         let warnings = text
@@ -48,7 +51,7 @@ async fn warned<E: Into<BoxError>>(
     .await;
     tokio::time::sleep(SECOND / 2).await;
     let lines = lines();
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     lines
 }
 

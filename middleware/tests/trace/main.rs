@@ -1,4 +1,4 @@
-//! Traces through messages, on both transports: what is exported, with which parents and links.
+//! Tests of traces through messages on both transports: the exported spans, their parents and links.
 
 mod attributes;
 mod context;
@@ -23,7 +23,7 @@ fn traced<B: Broker>(broker: &B) -> Client<Trace<B>> {
 async fn redis(server: &RedisServer) -> Redis {
     Redis::connect(&server.url())
         .await
-        .expect("the server is there")
+        .expect("the server is reachable")
 }
 
 /// A test on both transports.

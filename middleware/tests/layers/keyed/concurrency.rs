@@ -1,4 +1,4 @@
-//! At most so many at once for each key.
+//! Tests of concurrency limits by key.
 
 use std::{
     collections::HashMap,
@@ -16,16 +16,17 @@ use super::{
 };
 
 on_both! {
-    no_more_of_a_key_run_at_once_than_may(settings());
+    a_key_runs_at_most_as_many_messages_as_it_has_permits(settings());
     a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_invalid(settings());
-    what_is_too_much_comes_again_and_loses_no_attempt({
+    a_message_beyond_the_waiting_limit_is_redelivered_without_counting({
         let mut settings = settings();
         settings.max_deliveries = 1;
         settings
     });
 }
 
-/// How many of each key run, ran at most at once, and have ended.
+/// For each key, the number of messages that run, the highest number so far, and the number that
+/// have ended.
 #[derive(Clone, Default)]
 struct Gauges(Arc<Mutex<HashMap<Name, [usize; 3]>>>);
 
@@ -63,30 +64,32 @@ async fn send(transport: &impl Counted, each: usize) {
             client
                 .enqueue(name, n.to_string())
                 .await
-                .expect("it is taken");
+                .expect("the message is accepted");
         }
     }
 }
 
-async fn no_more_of_a_key_run_at_once_than_may(transport: impl Counted) {
+async fn a_key_runs_at_most_as_many_messages_as_it_has_permits(transport: impl Counted) {
     send(&transport, 40).await;
     let gauges = Gauges::default();
     let layer = ConcurrencyByKeyLayer::new(3, key::name());
     let worker = Worker::start(transport.clone(), gauges.app().layer(layer.clone()));
     eventually(|| gauges.of("a")[2] == 40 && gauges.of("b")[2] == 40).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     assert_eq!((gauges.of("a")[1], gauges.of("b")[1]), (3, 3));
     assert_eq!(layer.keys_in_use(), 0);
     assert_eq!(transport.counted().redelivered, 0);
 }
 
-async fn what_is_too_much_comes_again_and_loses_no_attempt(transport: impl Counted) {
+async fn a_message_beyond_the_waiting_limit_is_redelivered_without_counting(
+    transport: impl Counted,
+) {
     send(&transport, 20).await;
     let gauges = Gauges::default();
     let layer = ConcurrencyByKeyLayer::new(1, key::name()).max_waiting_per_key(2);
     let worker = Worker::start(transport.clone(), gauges.app().layer(layer));
     eventually(|| gauges.of("a")[2] == 20 && gauges.of("b")[2] == 20).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     let counts = transport.counted();
     assert!(counts.redelivered > 0);
     assert_eq!(counts.dead, 0);
@@ -100,7 +103,10 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
     let app = Router::new().fallback(async || "reply").layer(layer);
     let worker = Worker::start(transport.clone(), app);
     let client = Client::new(transport.clone());
-    client.enqueue("a", ()).await.expect("it is taken");
+    client
+        .enqueue("a", ())
+        .await
+        .expect("the message is accepted");
     eventually(|| transport.counted().dead == 1).await;
     let letters = transport.dead().list(Page::first(1)).await;
     let letters = letters.expect("it is there").letters;
@@ -110,7 +116,7 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
     let request = client.request::<String>("a", ());
     let reply = request.header("x-tenant", "acme").await;
     assert_eq!(reply.expect("with a key"), "reply");
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
 }
 
 /// With the default settings, under which the back-off doubles from one second.
@@ -122,11 +128,11 @@ async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_o
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url())
         .await
-        .expect("the server is there");
+        .expect("the server is reachable");
     let client = Client::new(redis.clone());
     for _ in 0..BACKLOG {
         let call = client.enqueue("limited.backlog", ());
-        call.await.expect("it is taken");
+        call.await.expect("the message is accepted");
     }
     let started = Arc::new(Notify::new());
     let other = started.clone();
@@ -139,12 +145,15 @@ async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_o
     let worker = Worker::start(redis.clone(), app);
     // All but the one that runs have been put off once.
     eventually(|| redis.counts().redelivered >= BACKLOG - 1).await;
-    // Each comes again after a second at most, and after two more. The next time is four seconds
-    // later, so that in the last part of these hardly anything happens.
+    // Each is delivered again after up to one second, then two, then four. So few are delivered in the
+    // second part of these probes.
     let mut longest = Duration::ZERO;
     let mut probe = async || {
         let sent = Instant::now();
-        client.enqueue("other", ()).await.expect("it is taken");
+        client
+            .enqueue("other", ())
+            .await
+            .expect("the message is accepted");
         let notified = tokio::time::timeout(20 * SECOND, started.notified());
         let _ = notified.await;
         longest = longest.max(sent.elapsed());

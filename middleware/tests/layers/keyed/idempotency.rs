@@ -1,4 +1,4 @@
-//! What comes twice runs once.
+//! Tests of idempotency with both stores.
 
 use std::{
     sync::{
@@ -45,9 +45,9 @@ macro_rules! with_both {
                 async fn $scenario() {
                     let server = RedisServer::start().await;
                     let redis = Redis::connect(&server.url()).await;
-                    let redis = redis.expect("the server is there");
+                    let redis = redis.expect("the server is reachable");
                     let store = RedisStore::connect(&server.url(), "g:once:").await;
-                    let store = store.expect("the server is there");
+                    let store = store.expect("the server is reachable");
                     super::$scenario(redis.with_settings($settings), store).await;
                 }
             )*
@@ -67,14 +67,14 @@ with_both! {
     a_dead_letter_that_is_replayed_runs_again(once());
 }
 
-/// One attempt for each message: whatever counts as one that should not, shows.
+/// Allows one attempt, so that a redelivery that counts makes a dead letter.
 fn once() -> Settings {
     let mut settings = settings();
     settings.max_deliveries = 1;
     settings
 }
 
-/// By the payload.
+/// A layer whose key is the payload.
 fn layer<St: Store>(
     store: &St,
 ) -> IdempotencyLayer<St, impl Fn(&Message) -> Option<String> + Clone + use<St>> {
@@ -83,7 +83,7 @@ fn layer<St: Store>(
         .retry_after(50 * MILLI)
 }
 
-/// Counts what runs.
+/// Counts the runs of a handler.
 #[derive(Clone, Default)]
 struct Runs(Arc<AtomicU32>);
 
@@ -92,7 +92,7 @@ impl Runs {
         self.0.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// An application that does no more.
+    /// An application whose handler only counts.
     fn app(&self) -> Router {
         let counted = self.clone();
         Router::new().task("a", async move |_: Bytes| {
@@ -110,7 +110,7 @@ async fn enqueue(transport: &impl Counted, payload: &str) {
     client
         .enqueue("a", payload.to_owned())
         .await
-        .expect("it is taken");
+        .expect("the message is accepted");
 }
 
 async fn what_is_sent_twice_runs_once(transport: impl Counted, store: impl Store) {
@@ -123,7 +123,7 @@ async fn what_is_sent_twice_runs_once(transport: impl Counted, store: impl Store
         enqueue(&transport, "order 8").await;
     }
     eventually(|| transport.counted().done == 10).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     assert_eq!((runs.so_far(), layer.suppressed()), (2, 8));
 }
 
@@ -146,7 +146,7 @@ async fn what_comes_while_it_runs_waits_for_the_outcome_and_loses_no_attempt(
     assert_eq!(transport.counted().done, 0);
     go.notify_one();
     eventually(|| transport.counted().done == 2).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     assert_eq!((runs.so_far(), transport.counted().dead), (1, 0));
 }
 
@@ -169,7 +169,7 @@ async fn repeated_requests_get_the_same_answer(transport: impl Counted, store: i
             answers.push(answer.map_err(|error| error.rpc().expect("an answer").clone()));
         }
     }
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     let bad = || Err(RpcError::not_found("run 2"));
     let later = |run: u32| Err(RpcError::new(RpcCode::Unavailable, format!("run {run}")));
     let good = || Ok("run 1".to_owned());
@@ -188,7 +188,7 @@ async fn a_worker_that_dies_in_the_middle_leaves_the_message_to_another(
             std::future::pending::<()>().await;
         })
         .layer(layer(&store));
-    // A process that is gone leaves a claim behind that nobody renews.
+    // A process that died leaves a claim that is not renewed.
     let (gone, lasts) = (Token::new(), 500 * MILLI);
     let claimed = Instant::now();
     let claim = store.claim("task:1:a:k", gone, lasts).await;
@@ -202,13 +202,13 @@ async fn a_worker_that_dies_in_the_middle_leaves_the_message_to_another(
         "{:?}",
         claimed.elapsed()
     );
-    // The worker dies; so does what it ran.
+    // The worker dies with its handlers.
     drop(worker);
     let after = Runs::default();
     let app = after.app().layer(layer(&store));
     let worker = Worker::start(transport.clone(), app);
     eventually(|| after.so_far() == 1).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
 }
 
 async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Counted, store: impl Store) {
@@ -223,11 +223,11 @@ async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Counted, stor
     let worker = Worker::start(transport.clone(), app);
     enqueue(&transport, "k").await;
     eventually(|| transport.counted().dead == 1).await;
-    // Another with its key fails likewise, and is not run.
+    // Another message with the key gets the same failure, and is not run.
     enqueue(&transport, "k").await;
     eventually(|| transport.counted().dead == 2).await;
     assert_eq!(runs.so_far(), 1);
-    // The one that failed itself is run, and then the other has a success to repeat.
+    // The message that failed is run again, and then the other gets its success.
     let letters = transport
         .dead()
         .list(Page::first(10))
@@ -241,7 +241,7 @@ async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Counted, stor
         assert_eq!(replayed.expect("it is there"), 1);
         eventually(|| transport.counted().done == done).await;
     }
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     assert_eq!(runs.so_far(), 2);
 }
 
@@ -259,6 +259,6 @@ async fn while_the_store_is_down_messages_come_again_and_lose_no_attempt() {
     assert_eq!(runs.so_far(), 0);
     server.restart().await;
     eventually(|| memory.counts().done == 1).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     assert_eq!((runs.so_far(), memory.counts().dead), (1, 0));
 }

@@ -20,7 +20,7 @@ use crate::{logs, support};
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A transport as the tests need it: both halves, what it has counted, and its dead letters.
+/// A transport of these tests: both halves, its counts, and its dead letters.
 trait Counted: Broker {
     fn counted(&self) -> Counts;
     fn dead(&self) -> DeadLetters;
@@ -46,23 +46,21 @@ impl Counted for Redis {
     }
 }
 
-/// Short waits, so that the tests are.
+/// Settings with short waits.
 fn settings() -> Settings {
     let mut settings = Settings::default();
-    settings.backoff = Backoff {
-        first: 20 * MILLI,
-        most: 200 * MILLI,
-    };
+    settings.backoff = Backoff::exponential(20 * MILLI, 200 * MILLI);
     settings
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds. Panics after a minute.
 async fn eventually(is_so: impl Fn() -> bool) {
     let check = || async { is_so().then_some(()) };
     support::raw::eventually(check, 60 * SECOND).await;
 }
 
-/// Runs scenarios, functions of a transport, on each transport and several threads.
+/// Makes tests of scenarios, which are functions of a transport, on each transport and several
+/// threads.
 macro_rules! on_both {
     ($($scenario:ident($settings:expr);)*) => {
         mod on_memory {
@@ -83,7 +81,7 @@ macro_rules! on_both {
                 async fn $scenario() {
                     let server = crate::support::RedisServer::start().await;
                     let redis = campanile::Redis::connect(&server.url()).await;
-                    let redis = redis.expect("the server is there");
+                    let redis = redis.expect("the server is reachable");
                     super::$scenario(redis.with_settings($settings)).await;
                 }
             )*

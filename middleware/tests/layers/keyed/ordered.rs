@@ -1,4 +1,4 @@
-//! The messages of a key one after the other.
+//! Tests of the order of the messages of a key.
 
 use std::{
     collections::HashMap,
@@ -28,61 +28,61 @@ on_both! {
 fn layer() -> OrderedByKeyLayer<ByName> {
     let settings = settings();
     OrderedByKeyLayer::new(key::name())
-        .backoff(settings.backoff.first, settings.backoff.most)
+        .backoff(settings.backoff)
         .max_deliveries(settings.max_deliveries)
 }
 
-/// What has begun and ended, by key.
+/// Records the messages of each key, and violations of their order.
 #[derive(Clone, Default)]
-struct Book(Arc<Mutex<Pages>>);
+struct OrderLog(Arc<Mutex<OrderLogState>>);
 
 #[derive(Default)]
-struct Pages {
-    keys: HashMap<Name, Page>,
-    faults: Vec<String>,
+struct OrderLogState {
+    keys: HashMap<Name, KeyState>,
+    violations: Vec<String>,
 }
 
 #[derive(Default, Clone, Copy)]
-struct Page {
-    /// Whether one is running.
+struct KeyState {
+    /// True while a message of the key is running.
     running: bool,
-    /// How many have ended for good, which is the number of the one that must be next.
+    /// The number of settled messages, which is the number of the message that must run next.
     ended: u32,
 }
 
-impl Book {
-    /// A handler begins with the message of this number.
+impl OrderLog {
+    /// Records that a handler starts with the message of this number.
     fn begin(&self, name: &Name, number: u32) {
-        let pages = &mut *self.0.lock().unwrap();
-        let page = pages.keys.entry(name.clone()).or_default();
-        if page.running || number != page.ended {
-            let (running, ended) = (page.running, page.ended);
+        let state = &mut *self.0.lock().unwrap();
+        let key = state.keys.entry(name.clone()).or_default();
+        if key.running || number != key.ended {
+            let (running, ended) = (key.running, key.ended);
             let fault = format!("{name} {number} begins; running: {running}, ended: {ended}");
-            pages.faults.push(fault);
+            state.violations.push(fault);
         }
-        page.running = true;
+        key.running = true;
     }
 
-    /// It is done with it, perhaps for good.
-    fn end(&self, name: &Name, for_good: bool) {
-        let pages = &mut *self.0.lock().unwrap();
-        let page = pages.keys.entry(name.clone()).or_default();
-        page.running = false;
-        page.ended += u32::from(for_good);
+    /// Records that the handler has ended. `settled` is false if the message is delivered again.
+    fn end(&self, name: &Name, settled: bool) {
+        let state = &mut *self.0.lock().unwrap();
+        let key = state.keys.entry(name.clone()).or_default();
+        key.running = false;
+        key.ended += u32::from(settled);
     }
 
     fn ended(&self, name: &str) -> u32 {
-        let pages = self.0.lock().unwrap();
-        pages.keys.get(name).map_or(0, |page| page.ended)
+        let state = self.0.lock().unwrap();
+        state.keys.get(name).map_or(0, |key| key.ended)
     }
 
     fn assert_ordered(&self) {
-        let faults = &self.0.lock().unwrap().faults;
-        assert!(faults.is_empty(), "{faults:#?}");
+        let violations = &self.0.lock().unwrap().violations;
+        assert!(violations.is_empty(), "{violations:#?}");
     }
 }
 
-/// Sends so many to each of these keys, in turn.
+/// Sends `each` messages to each of these keys, in turn.
 async fn send(transport: &impl Counted, keys: &[&str], each: u32) {
     let client = Client::new(transport.clone());
     for n in 0..each {
@@ -90,7 +90,7 @@ async fn send(transport: &impl Counted, keys: &[&str], each: u32) {
             client
                 .enqueue(*name, n.to_string())
                 .await
-                .expect("it is taken");
+                .expect("the message is accepted");
         }
     }
 }
@@ -100,8 +100,8 @@ const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 async fn the_order_is_that_of_the_stream(transport: impl Counted) {
     const EACH: u32 = 100;
     send(&transport, &KEYS, EACH).await;
-    let book = Book::default();
-    let noted = book.clone();
+    let log = OrderLog::default();
+    let noted = log.clone();
     let app = Router::new()
         .fallback(async move |name: Name, number: String| {
             noted.begin(&name, number.parse().unwrap());
@@ -110,9 +110,9 @@ async fn the_order_is_that_of_the_stream(transport: impl Counted) {
         })
         .layer(layer());
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| KEYS.iter().all(|key| book.ended(key) == EACH)).await;
-    worker.stop().await.expect("it ends well");
-    book.assert_ordered();
+    eventually(|| KEYS.iter().all(|key| log.ended(key) == EACH)).await;
+    worker.stop().await.expect("the worker stops");
+    log.assert_ordered();
     let counts = transport.counted();
     assert_eq!((counts.done, counts.redelivered), (500, 0));
 }
@@ -120,13 +120,13 @@ async fn the_order_is_that_of_the_stream(transport: impl Counted) {
 async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Counted) {
     const EACH: u32 = 12;
     send(&transport, &KEYS, EACH).await;
-    let book = Book::default();
-    let noted = book.clone();
+    let log = OrderLog::default();
+    let noted = log.clone();
     let handler = async move |name: Name, attempt: Attempt, number: String| {
         let number: u32 = number.parse().unwrap();
         noted.begin(&name, number);
         tokio::task::yield_now().await;
-        // Each key meets the failures at other numbers.
+        // Each key fails at other numbers.
         let kind = number + u32::from(name.as_bytes()[0]);
         if attempt.is_retry() {
             let again = kind % 12 == 1 && attempt.0 < 4;
@@ -152,9 +152,9 @@ async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Counted) 
     };
     let app = Router::new().fallback(handler).layer(layer());
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| KEYS.iter().all(|key| book.ended(key) == EACH)).await;
-    worker.stop().await.expect("it ends well");
-    book.assert_ordered();
+    eventually(|| KEYS.iter().all(|key| log.ended(key) == EACH)).await;
+    worker.stop().await.expect("the worker stops");
+    log.assert_ordered();
     let counts = transport.counted();
     assert_eq!(
         counts.dead + counts.discarded + counts.done,
@@ -166,8 +166,8 @@ async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Counted) 
 async fn other_keys_go_on_while_a_message_backs_off(transport: impl Counted) {
     send(&transport, &["a"], 6).await;
     send(&transport, &["b"], 6).await;
-    let book = Book::default();
-    let noted = book.clone();
+    let log = OrderLog::default();
+    let noted = log.clone();
     let began = Instant::now();
     let b_ended = Arc::new(Mutex::new(None));
     let ended_at = b_ended.clone();
@@ -186,10 +186,10 @@ async fn other_keys_go_on_while_a_message_backs_off(transport: impl Counted) {
         })
         .layer(layer());
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| book.ended("a") == 6 && book.ended("b") == 6).await;
+    eventually(|| log.ended("a") == 6 && log.ended("b") == 6).await;
     let all_ended = Instant::now();
-    worker.stop().await.expect("it ends well");
-    book.assert_ordered();
+    worker.stop().await.expect("the worker stops");
+    log.assert_ordered();
     let b_ended = b_ended.lock().unwrap().expect("it has ended");
     assert!(all_ended - began >= 2 * SECOND);
     assert!(all_ended - b_ended >= SECOND, "{:?}", all_ended - b_ended);

@@ -1,4 +1,4 @@
-//! At most so many in a time for each key.
+//! Tests of rate limits by key.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,19 +12,22 @@ use tower::Layer;
 use super::{Counted, MILLI, SECOND, eventually, on_both, settings, support::worker::Worker};
 
 on_both! {
-    what_is_over_the_rate_comes_again_and_loses_no_attempt({
+    a_message_over_the_rate_is_redelivered_without_counting({
         let mut settings = settings();
         settings.max_deliveries = 1;
         settings
     });
     a_request_over_the_rate_is_answered_unavailable(settings());
-    around_a_transport_the_sender_is_told(settings());
+    around_a_transport_the_sender_gets_the_error(settings());
 }
 
-async fn what_is_over_the_rate_comes_again_and_loses_no_attempt(transport: impl Counted) {
+async fn a_message_over_the_rate_is_redelivered_without_counting(transport: impl Counted) {
     let client = Client::new(transport.clone());
     for _ in 0..12 {
-        client.enqueue("a", ()).await.expect("it is taken");
+        client
+            .enqueue("a", ())
+            .await
+            .expect("the message is accepted");
     }
     let ran = Arc::new(Mutex::new(Vec::new()));
     let noted = ran.clone();
@@ -32,12 +35,12 @@ async fn what_is_over_the_rate_comes_again_and_loses_no_attempt(transport: impl 
         .task("a", async move |attempt: Attempt| {
             noted.lock().unwrap().push((Instant::now(), attempt));
         })
-        // Four at once, and then one in each fifth of a second.
+        // Four at once, and then one every fifth of a second.
         .layer(RateLimitByKeyLayer::new(5, 1000 * MILLI, key::name()).burst(4));
     let started = Instant::now();
     let worker = Worker::start(transport.clone(), app);
     eventually(|| ran.lock().unwrap().len() == 12).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     let mut ran = ran.lock().unwrap().clone();
     ran.sort();
     for (n, (at, attempt)) in ran.into_iter().enumerate() {
@@ -47,7 +50,7 @@ async fn what_is_over_the_rate_comes_again_and_loses_no_attempt(transport: impl 
     }
     let counts = transport.counted();
     assert_eq!((counts.done, counts.dead), (12, 0));
-    // Each of the eight comes back at a time of its own, and once more where it was a bit early.
+    // The eight messages return at different times, and once more if one was slightly early.
     assert!((8..24).contains(&counts.redelivered), "{counts:?}");
 }
 
@@ -61,17 +64,17 @@ async fn a_request_over_the_rate_is_answered_unavailable(transport: impl Counted
     assert_eq!(first, "reply");
     let error = client.request::<String>("a", ()).await.unwrap_err();
     assert_eq!(error.rpc().unwrap().code(), &RpcCode::Unavailable);
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
 }
 
-async fn around_a_transport_the_sender_is_told(transport: impl Counted) {
+async fn around_a_transport_the_sender_gets_the_error(transport: impl Counted) {
     let layer = RateLimitByKeyLayer::new(2, 3600 * SECOND, key::name());
     let client = Client::new(layer.layer(transport));
     for _ in 0..2 {
         client.enqueue("a", ()).await.expect("within the rate");
     }
     let error = client.enqueue("a", ()).await.unwrap_err();
-    let limited = find::<RateLimited>(&error).expect("that is why");
+    let limited = find::<RateLimited>(&error).expect("it was refused by the rate limit");
     assert!(limited.retry_after() > 1000 * SECOND);
     client.enqueue("b", ()).await.expect("another key");
     // A request over the rate looks to its sender as if a worker had answered it.

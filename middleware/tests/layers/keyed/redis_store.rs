@@ -1,4 +1,4 @@
-//! What only the store on Redis has to do with.
+//! Tests of the store on Redis alone.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 async fn connect(server: &RedisServer) -> RedisStore {
     let store = RedisStore::connect(&server.url(), "g:once:").await;
-    store.expect("the server is there")
+    store.expect("the server is reachable")
 }
 
 async fn claim(store: &RedisStore, key: &str) -> Claim {
@@ -28,7 +28,7 @@ async fn all_keys_begin_with_the_prefix_and_have_a_time_to_live() {
     claim(&store, "claimed").await;
     let token = Token::new();
     assert!(store.finish("done", token, "x".into(), LONG).await.unwrap());
-    // A time to live that is no whole millisecond, or longer than Redis has numbers for.
+    // A time to live below a millisecond, and one that Redis cannot represent.
     for (key, keep) in [("short", Duration::from_nanos(1)), ("long", Duration::MAX)] {
         assert!(store.finish(key, token, "x".into(), keep).await.unwrap());
         assert!(
@@ -50,7 +50,7 @@ async fn all_keys_begin_with_the_prefix_and_have_a_time_to_live() {
 }
 
 #[tokio::test]
-async fn stores_of_other_prefixes_know_nothing_of_each_other() {
+async fn stores_with_different_prefixes_are_separate() {
     let server = RedisServer::start().await;
     let one = connect(&server).await;
     let two = RedisStore::connect(&server.url(), "h:once:").await.unwrap();
@@ -83,7 +83,7 @@ async fn it_needs_few_rights() {
     assert!(store.finish("k", token, "x".into(), LONG).await.unwrap());
     store.forget("k", "x".into()).await.unwrap();
     assert_eq!(store.claim("k", token, LONG).await.unwrap(), Claim::Won);
-    // A key outside of its rights is an error, and no claim.
+    // A key outside of the user's rights is an error.
     let other = RedisStore::connect(&url, "h:once:").await.unwrap();
     other.claim("k", token, LONG).await.unwrap_err();
 }
@@ -94,30 +94,33 @@ async fn it_connects_again_when_the_server_was_restarted() {
     let store = connect(&server).await;
     assert_eq!(claim(&store, "k").await, Claim::Won);
     server.restart().await;
-    // Without persistence nothing is left; the scripts are loaded again.
+    // Without persistence the key is lost, and the scripts are loaded again.
     assert_eq!(claim(&store, "k").await, Claim::Won);
     assert_eq!(claim(&store, "k").await, Claim::Taken);
 }
 
 #[tokio::test]
-async fn while_the_server_is_gone_or_silent_the_store_fails_and_afterwards_it_works() {
+async fn the_store_fails_while_the_server_is_down_or_silent_and_works_again_afterwards() {
     let server = RedisServer::with(Options::new().persistent()).await;
-    let store = connect(&server).await.patience(300 * MILLI);
+    let store = connect(&server).await.timeout(300 * MILLI);
     assert_eq!(claim(&store, "k").await, Claim::Won);
 
     server.signal(Signal::Stop);
     let silent = store.claim("k", Token::new(), LONG).await.unwrap_err();
-    assert!(silent.to_string().contains("no answer in time"), "{silent}");
+    assert!(
+        silent.to_string().contains("no response in time"),
+        "{silent}"
+    );
     server.signal(Signal::Cont);
     assert_eq!(
-        claim(&store.clone().patience(20 * SECOND), "k").await,
+        claim(&store.clone().timeout(20 * SECOND), "k").await,
         Claim::Taken
     );
 
     server.signal(Signal::Kill);
     store.claim("k", Token::new(), LONG).await.unwrap_err();
     server.restart().await;
-    assert_eq!(claim(&store.patience(20 * SECOND), "k").await, Claim::Taken);
+    assert_eq!(claim(&store.timeout(20 * SECOND), "k").await, Claim::Taken);
 }
 
 #[tokio::test]
@@ -130,11 +133,11 @@ async fn a_key_of_another_type_is_an_error() {
         .command(&["SET", "g:once:l", "neither claim nor outcome"])
         .await;
     let foreign = store.claim("l", Token::new(), LONG).await.unwrap();
-    assert_eq!(foreign, Claim::Taken, "it is somebody's");
+    assert_eq!(foreign, Claim::Taken, "an unknown value counts as a claim");
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_an_address_is_said_without_its_password() {
+async fn errors_about_an_address_do_not_show_its_password() {
     for url in ["http://user:hunter2@localhost/", "redis://user:hunter2@"] {
         let error = RedisStore::connect(url, "p").await.unwrap_err();
         assert!(error.is_config());
@@ -143,7 +146,7 @@ async fn what_is_wrong_with_an_address_is_said_without_its_password() {
             "{error:?}"
         );
     }
-    // Nobody listens on port 1.
+    // No server listens on port 1.
     let error = RedisStore::connect("redis://:hunter2@127.0.0.1:1/", "p")
         .await
         .unwrap_err();

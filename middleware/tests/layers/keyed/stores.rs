@@ -1,4 +1,4 @@
-//! What a store promises, on both stores.
+//! Tests of the contract of a store, for both stores.
 
 use bytes::Bytes;
 use campanile_middleware::idempotency::{Claim, MemoryStore, RedisStore, Store, Token};
@@ -16,15 +16,15 @@ async fn in_memory() {
 async fn on_redis() {
     let server = RedisServer::start().await;
     let store = RedisStore::connect(&server.url(), "g:once:").await;
-    check(store.expect("the server is there")).await;
+    check(store.expect("the server is reachable")).await;
 }
 
 async fn check(store: impl Store) {
-    a_key_is_claimed_by_one_until_it_is_given_up(&store).await;
-    an_outcome_is_kept_whoever_asks(&store).await;
-    what_runs_out_is_free(&store).await;
-    who_lost_a_claim_changes_nothing(&store).await;
-    any_bytes_are_kept(&store).await;
+    a_key_has_one_claim_until_it_is_released(&store).await;
+    every_token_gets_a_stored_outcome(&store).await;
+    an_expired_key_is_free(&store).await;
+    a_token_without_the_claim_changes_nothing(&store).await;
+    any_bytes_can_be_stored(&store).await;
 }
 
 async fn claim(store: &impl Store, key: &str, token: Token) -> Claim {
@@ -34,7 +34,7 @@ async fn claim(store: &impl Store, key: &str, token: Token) -> Claim {
         .expect("the store works")
 }
 
-async fn a_key_is_claimed_by_one_until_it_is_given_up(store: &impl Store) {
+async fn a_key_has_one_claim_until_it_is_released(store: &impl Store) {
     let (mine, other) = (Token::new(), Token::new());
     assert_eq!(claim(store, "a", mine).await, Claim::Won);
     assert_eq!(
@@ -54,7 +54,7 @@ async fn a_key_is_claimed_by_one_until_it_is_given_up(store: &impl Store) {
     assert_eq!(claim(store, "a", other).await, Claim::Won);
 }
 
-async fn an_outcome_is_kept_whoever_asks(store: &impl Store) {
+async fn every_token_gets_a_stored_outcome(store: &impl Store) {
     let (mine, other) = (Token::new(), Token::new());
     let outcome = Bytes::from_static(b"outcome");
     claim(store, "c", mine).await;
@@ -79,7 +79,7 @@ async fn an_outcome_is_kept_whoever_asks(store: &impl Store) {
     assert_eq!(claim(store, "c", other).await, Claim::Won);
 }
 
-async fn what_runs_out_is_free(store: &impl Store) {
+async fn an_expired_key_is_free(store: &impl Store) {
     let (dead, next) = (Token::new(), Token::new());
     let won = store.claim("d", dead, 20 * MILLI).await.unwrap();
     assert_eq!(won, Claim::Won);
@@ -98,7 +98,7 @@ async fn what_runs_out_is_free(store: &impl Store) {
     .await;
 }
 
-async fn who_lost_a_claim_changes_nothing(store: &impl Store) {
+async fn a_token_without_the_claim_changes_nothing(store: &impl Store) {
     let (lost, holder) = (Token::new(), Token::new());
     claim(store, "e", holder).await;
     assert!(!store.renew("e", lost, LONG).await.unwrap());
@@ -106,14 +106,14 @@ async fn who_lost_a_claim_changes_nothing(store: &impl Store) {
     store.release("e", lost).await.unwrap();
     assert!(store.finish("e", holder, "y".into(), LONG).await.unwrap());
     assert_eq!(claim(store, "e", lost).await, Claim::Finished("y".into()));
-    // On a key that nobody has, an outcome can be stored all the same.
+    // An outcome can be stored on a free key too.
     assert!(store.finish("f", lost, "z".into(), LONG).await.unwrap());
-    // And a claim that ran out while nobody wanted it is renewed.
+    // A claim that expired can be renewed while the key is free.
     assert!(store.renew("g", lost, LONG).await.unwrap());
     assert_eq!(claim(store, "g", holder).await, Claim::Taken);
 }
 
-async fn any_bytes_are_kept(store: &impl Store) {
+async fn any_bytes_can_be_stored(store: &impl Store) {
     for (n, bytes) in [&b""[..], b"\x00\xff\r\n", &[b'x'; 100_000]]
         .iter()
         .enumerate()

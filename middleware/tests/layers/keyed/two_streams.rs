@@ -29,15 +29,17 @@ fn app(ran: &Ran) -> Router {
     })
 }
 
-/// A handle on a stream, with counts of its own: those of one connection are counted together.
+/// A handle on a stream with a separate connection, since the counts belong to a connection.
 async fn redis(server: &RedisServer, stream: &str) -> Redis {
     let mut settings = settings();
     settings.stream = stream.into();
     let redis = Redis::connect(&server.url()).await;
-    redis.expect("the server is there").with_settings(settings)
+    redis
+        .expect("the server is reachable")
+        .with_settings(settings)
 }
 
-/// Streams of two brokers, as of two processes, that give the same ids while the clock stands.
+/// Streams of two brokers that assign the same ids while the clock is paused.
 async fn memories() -> (Memory, Memory) {
     let handle = |stream: &str| {
         let mut settings = settings();
@@ -46,10 +48,13 @@ async fn memories() -> (Memory, Memory) {
     };
     loop {
         let (one, two) = (handle("x"), handle("y"));
-        // They do if they were made in the same millisecond.
+        // The ids are equal if both brokers were created in the same millisecond.
         let probe = async |memory: &Memory| {
             let client = Client::new(memory.clone().stream("probe"));
-            client.enqueue("a", "").await.expect("it is taken")
+            client
+                .enqueue("a", "")
+                .await
+                .expect("the message is accepted")
         };
         if probe(&one).await == probe(&two).await {
             return (one, two);
@@ -66,8 +71,8 @@ async fn all_run<St: Store>(one: impl Counted, two: impl Counted, store: St) {
         Worker::start(two.clone(), app(&ran).layer(layer.clone())),
     );
     eventually(|| one.counted().done == 10 && two.counted().done == 10).await;
-    workers.0.stop().await.expect("it ends well");
-    workers.1.stop().await.expect("it ends well");
+    workers.0.stop().await.expect("the worker stops");
+    workers.1.stop().await.expect("the worker stops");
     let mut ran = ran.lock().unwrap().clone();
     ran.sort();
     let payloads: Vec<_> = ran.iter().map(|(payload, _)| payload.clone()).collect();
@@ -95,7 +100,7 @@ async fn messages_of_two_memory_streams_with_equal_ids_all_run() {
             client
                 .enqueue("a", format!("{stream}{n}"))
                 .await
-                .expect("it is taken");
+                .expect("the message is accepted");
         }
     }
     all_run(one, two, MemoryStore::new()).await;
@@ -113,7 +118,7 @@ async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
         }
     }
     let store = RedisStore::connect(&server.url(), "g:once:").await;
-    let store = store.expect("the server is there");
+    let store = store.expect("the server is reachable");
     all_run(redis(&server, "x").await, redis(&server, "y").await, store).await;
 }
 
@@ -123,7 +128,7 @@ async fn ordered(one: impl Counted, two: impl Counted) {
     let ran = Ran::default();
     let settings = settings();
     let layer = OrderedByKeyLayer::new(key::name())
-        .backoff(settings.backoff.first, settings.backoff.most)
+        .backoff(settings.backoff)
         .max_deliveries(settings.max_deliveries);
     let app = || {
         let noted = ran.clone();
@@ -141,8 +146,8 @@ async fn ordered(one: impl Counted, two: impl Counted) {
     eventually(|| one.counted().redelivered == 1).await;
     let second = Worker::start(two.clone(), app());
     eventually(|| one.counted().done == 1 && two.counted().done == 1).await;
-    first.stop().await.expect("it ends well");
-    second.stop().await.expect("it ends well");
+    first.stop().await.expect("the worker stops");
+    second.stop().await.expect("the worker stops");
     let (payloads, ids): (Vec<_>, Vec<_>) = ran.lock().unwrap().iter().cloned().unzip();
     assert_eq!(payloads, ["x", "x", "y"]);
     assert!(
@@ -157,7 +162,10 @@ async fn a_turn_is_not_taken_by_the_same_id_of_another_memory_stream() {
     let (one, two) = memories().await;
     for (transport, payload) in [(&one, "x"), (&two, "y")] {
         let client = Client::new(transport.clone());
-        client.enqueue("a", payload).await.expect("it is taken");
+        client
+            .enqueue("a", payload)
+            .await
+            .expect("the message is accepted");
     }
     ordered(one, two).await;
 }
@@ -178,7 +186,7 @@ async fn deliveries_name_their_stream_and_group_on_both_transports() {
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url())
         .await
-        .expect("the server is there");
+        .expect("the server is reachable");
     let mut settings = settings();
     (settings.stream, settings.group) = ("x:1".into(), "h".into());
     named(redis.with_settings(settings.clone())).await;
@@ -198,9 +206,12 @@ async fn named(transport: impl Counted) {
     });
     let worker = Worker::start(transport.clone(), app);
     let client = Client::new(transport.clone());
-    client.enqueue("a", "").await.expect("it is taken");
+    client
+        .enqueue("a", "")
+        .await
+        .expect("the message is accepted");
     eventually(|| transport.counted().done == 1).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     assert_eq!(
         *seen.lock().unwrap(),
         [(Some("x:1".into()), Some("h".into()))]

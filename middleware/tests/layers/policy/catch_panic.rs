@@ -1,4 +1,4 @@
-//! Handlers that panic.
+//! Tests of handlers that panic.
 
 use campanile::{Attempt, BoxError, Client, Router, RpcCode};
 use campanile_middleware::{CatchPanicLayer, DurableRetryLayer, catch_panic::Panicked};

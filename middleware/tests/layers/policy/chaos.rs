@@ -1,10 +1,10 @@
-//! That the rest holds under faults.
+//! Tests of a stack of layers under injected faults.
 
 use std::collections::HashMap;
 
 use campanile::{Client, Router};
 use campanile_middleware::{
-    Backoff, CatchPanicLayer, ChaosLayer, DurableRetryLayer, RetryPolicy, TimeoutLayer,
+    CatchPanicLayer, ChaosLayer, DurableRetryLayer, RetryPolicy, TimeoutLayer,
 };
 use tower::{ServiceBuilder, retry::RetryLayer};
 

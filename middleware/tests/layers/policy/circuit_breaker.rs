@@ -1,11 +1,11 @@
-//! Circuits around a worker and around a client.
+//! Tests of circuits around a worker and around a client.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use campanile::{Attempt, BoxError, Client, Error, Message, Router, RpcCode, error::find};
 use campanile_middleware::{
     CircuitBreakerLayer, DurableRetryLayer,
-    circuit_breaker::{CircuitOpen, State},
+    circuit_breaker::{CircuitOpen, CircuitState},
 };
 use tower::{Layer, service_fn};
 
@@ -19,12 +19,12 @@ on_both!(
 
 const TASKS: usize = 30;
 
-/// A worker behind a circuit, with a backlog, whose handlers fail until they are told that all is well.
+/// A worker with a circuit and a backlog. Its handlers fail until `well` is set.
 struct Scene<T> {
     transport: T,
     breaker: CircuitBreakerLayer,
     well: Arc<AtomicBool>,
-    /// For each call whether all was well, and which attempt it was.
+    /// For each call, the value of `well` and the attempt.
     log: Log<(bool, u32)>,
     worker: Worker,
 }
@@ -34,17 +34,14 @@ impl<T: Transport> Scene<T> {
         let mut settings = Settings::default();
         settings.max_in_flight = max_in_flight;
         settings.max_deliveries = 1_000;
-        settings.backoff = Backoff {
-            first: Duration::from_millis(1),
-            most: Duration::from_millis(1),
-        };
+        settings.backoff = Backoff::exponential(Duration::from_millis(1), Duration::from_millis(1));
         let transport = transport.set(settings);
         let client = Client::new(transport.clone());
         for sent in client.enqueue_all("a", [""; TASKS]).await {
             sent.unwrap();
         }
         let breaker = CircuitBreakerLayer::new()
-            .minimum_calls(4)
+            .min_calls(4)
             .open_for(open_for)
             .probes(1);
         let (well, log) = (Arc::new(AtomicBool::new(false)), Log::new());
@@ -67,15 +64,15 @@ impl<T: Transport> Scene<T> {
         }
     }
 
-    /// All is well, and everything is done. Returns how many calls had failed.
+    /// Sets `well`, and waits until all tasks are done. Returns the number of failed calls.
     async fn recover(self) -> usize {
         self.well.store(true, Ordering::SeqCst);
         until(async || self.transport.counts().done == TASKS as u64).await;
-        assert_eq!(self.breaker.state(), State::Closed);
+        assert_eq!(self.breaker.state(), CircuitState::Closed);
         let (good, failed): (Vec<_>, Vec<_>) =
             self.log.all().into_iter().partition(|(well, _)| *well);
         assert_eq!(good.len(), TASKS);
-        // An attempt was used up by each call that failed, and by nothing else.
+        // Each failed call has used up an attempt, and nothing else has.
         let used: u32 = good.iter().map(|(_, attempt)| attempt - 1).sum();
         assert_eq!(used as usize, failed.len());
         assert_eq!(self.transport.dead_letters().count().await.unwrap(), 0);
@@ -86,13 +83,14 @@ impl<T: Transport> Scene<T> {
 
 async fn an_open_circuit_stops_fetching_and_burns_no_attempts(transport: impl Transport) {
     let scene = Scene::new(transport, 1, Duration::from_millis(250)).await;
-    // Four calls open it, and then one probe each time. In between nothing is even fetched.
+    // Four calls open it, and then one probe each time. In between nothing is fetched.
     for calls in 4..7 {
-        until(async || scene.log.len() == calls && scene.breaker.state() == State::Open).await;
+        until(async || scene.log.len() == calls && scene.breaker.state() == CircuitState::Open)
+            .await;
         tokio::time::sleep(Duration::from_millis(80)).await;
         let delivered = scene.transport.counts().delivered;
-        // On a loaded machine the next probe may have been by now.
-        if scene.log.len() == calls && scene.breaker.state() == State::Open {
+        // On a loaded machine the next probe may have run already.
+        if scene.log.len() == calls && scene.breaker.state() == CircuitState::Open {
             assert_eq!(
                 delivered, calls as u64,
                 "fetched while the circuit was open"
@@ -114,7 +112,7 @@ async fn what_was_fetched_when_it_opened_waits_and_burns_no_attempts(transport: 
 async fn an_open_circuit_of_a_client_means_unavailable_and_is_no_attempt(
     transport: impl Transport,
 ) {
-    // What the handlers call fails once, and the circuit is open from then on.
+    // The called service fails once, and the circuit is open from then on.
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     let down = service_fn(move |_: Message| {
@@ -122,7 +120,7 @@ async fn an_open_circuit_of_a_client_means_unavailable_and_is_no_attempt(
         std::future::ready(Err(Error::disconnected("down")))
     });
     let breaker = CircuitBreakerLayer::new()
-        .minimum_calls(1)
+        .min_calls(1)
         .open_for(Duration::from_secs(3600))
         .fail_fast();
     let down = Client::new(breaker.layer(down));

@@ -1,4 +1,4 @@
-//! What is not let through.
+//! Tests of filters.
 
 use campanile::{BoxError, Client, Failure, Message, Rejection, Router, RpcError};
 use campanile_middleware::FilterLayer;
@@ -8,7 +8,7 @@ use super::*;
 
 on_both!(
     a_rejected_message_is_settled_as_its_error_says,
-    a_client_does_not_send_what_is_not_let_through,
+    a_client_does_not_send_a_rejected_message,
 );
 
 fn check(message: &Message) -> Result<(), BoxError> {
@@ -47,7 +47,7 @@ async fn a_rejected_message_is_settled_as_its_error_says(transport: impl Transpo
     worker.stop().await.unwrap();
 }
 
-async fn a_client_does_not_send_what_is_not_let_through(transport: impl Transport) {
+async fn a_client_does_not_send_a_rejected_message(transport: impl Transport) {
     let client = Client::new(FilterLayer::new(check).layer(transport.clone()));
     let error = client.enqueue("a", "bad").await.unwrap_err();
     assert!(campanile::error::find::<Rejection>(&error).is_some());

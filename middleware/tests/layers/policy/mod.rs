@@ -1,4 +1,4 @@
-//! The layers of policy through `serve` and around clients, on both transports.
+//! Tests of the layers that do not work by key, through `serve` and around clients, on both transports.
 
 mod catch_panic;
 mod chaos;
@@ -20,7 +20,7 @@ use campanile::{
 
 use crate::support::{RedisServer, Signal, worker::Worker};
 
-/// What the tests need of a transport.
+/// A transport of these tests.
 trait Transport: Broker {
     fn set(self, settings: Settings) -> Self;
     fn counts(&self) -> Counts;
@@ -47,7 +47,7 @@ macro_rules! transports {
 
 transports!(Memory, Redis);
 
-/// A test of each function on each transport, in real time.
+/// Makes a test of each function on each transport, in real time.
 macro_rules! on_both {
     ($($test:ident),* $(,)?) => {
         mod memory {
@@ -71,20 +71,17 @@ use on_both;
 async fn connect(server: &RedisServer) -> Redis {
     Redis::connect(&server.url())
         .await
-        .expect("the server is there")
+        .expect("the server is reachable")
 }
 
-/// The transport's own redelivery is quick.
+/// Sets short waits for redelivery.
 fn quick<T: Transport>(transport: T) -> T {
     let mut settings = Settings::default();
-    settings.backoff = Backoff {
-        first: Duration::from_millis(10),
-        most: Duration::from_millis(20),
-    };
+    settings.backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_millis(20));
     transport.set(settings)
 }
 
-/// Waits until something is so. Loaded machines are slow.
+/// Waits until a condition holds. Panics after 20 s, which is enough on a loaded machine.
 async fn until(mut check: impl AsyncFnMut() -> bool) {
     for _ in 0..2_000 {
         if check().await {
@@ -92,10 +89,10 @@ async fn until(mut check: impl AsyncFnMut() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("not so within 20 s");
+    panic!("the condition did not hold within 20 s");
 }
 
-/// The one dead letter, once there is one.
+/// Waits for the only dead letter.
 async fn dead<T: Transport>(transport: &T) -> DeadLetter {
     let letters = transport.dead_letters();
     until(async || letters.count().await.unwrap() > 0).await;
@@ -104,7 +101,7 @@ async fn dead<T: Transport>(transport: &T) -> DeadLetter {
     page.letters.remove(0)
 }
 
-/// What handlers note.
+/// Values that handlers record.
 #[derive(Debug)]
 struct Log<T>(Arc<Mutex<Vec<T>>>);
 

@@ -1,4 +1,4 @@
-//! One id along a chain of messages.
+//! Tests of request ids through a chain of messages.
 
 use campanile::{Client, Message, Reply, Router, State};
 use campanile_middleware::{RequestId, RequestIdLayer};
@@ -9,7 +9,7 @@ use super::*;
 
 on_both!(
     an_id_goes_from_a_request_to_the_task_of_its_handler_and_back,
-    an_id_that_cannot_be_carried_is_replaced_by_the_worker,
+    an_invalid_id_is_replaced_by_the_worker,
 );
 
 const HEADER: &str = "x-request-id";
@@ -48,7 +48,7 @@ async fn an_id_goes_from_a_request_to_the_task_of_its_handler_and_back(transport
     worker.stop().await.unwrap();
 }
 
-async fn an_id_that_cannot_be_carried_is_replaced_by_the_worker(transport: impl Transport) {
+async fn an_invalid_id_is_replaced_by_the_worker(transport: impl Transport) {
     let app = Router::new()
         .rpc("a", async |id: RequestId| id.to_string())
         .layer(RequestIdLayer::new());

@@ -1,19 +1,19 @@
-//! Tries in place and by redelivery.
+//! Tests of retries in place and by redelivery.
 
 use campanile::{
     Attempt, BoxError, Client, Error, Failure, Handler, Json, Redis, Router, RpcError,
 };
-use campanile_middleware::{Backoff, DurableRetryLayer, RetryPolicy};
+use campanile_middleware::{DurableRetryLayer, RetryPolicy};
 use tokio::time::Instant;
 use tower::{Layer, ServiceBuilder, retry::RetryLayer};
 
 use super::*;
 
 on_both!(
-    a_task_comes_again_after_its_back_off_and_is_a_dead_letter_in_the_end,
+    a_failed_task_is_redelivered_after_its_back_off_and_is_a_dead_letter_in_the_end,
     a_permanent_error_is_a_dead_letter_at_once,
-    a_failure_is_obeyed,
-    quick_tries_and_durable_ones_combine,
+    a_failure_is_not_overridden,
+    retries_in_place_and_durable_retries_combine,
     a_request_is_redelivered_while_its_caller_waits,
 );
 
@@ -29,7 +29,7 @@ fn in_place(tries: u32) -> RetryLayer<RetryPolicy> {
     RetryLayer::new(RetryPolicy::new(tries).backoff(backoff))
 }
 
-async fn a_task_comes_again_after_its_back_off_and_is_a_dead_letter_in_the_end(
+async fn a_failed_task_is_redelivered_after_its_back_off_and_is_a_dead_letter_in_the_end(
     transport: impl Transport,
 ) {
     let log = Log::new();
@@ -69,7 +69,7 @@ async fn a_permanent_error_is_a_dead_letter_at_once(transport: impl Transport) {
     worker.stop().await.unwrap();
 }
 
-async fn a_failure_is_obeyed(transport: impl Transport) {
+async fn a_failure_is_not_overridden(transport: impl Transport) {
     let log = Log::new();
     let seen = log.clone();
     let app = Router::new()
@@ -95,7 +95,7 @@ async fn a_failure_is_obeyed(transport: impl Transport) {
     worker.stop().await.unwrap();
 }
 
-async fn quick_tries_and_durable_ones_combine(transport: impl Transport) {
+async fn retries_in_place_and_durable_retries_combine(transport: impl Transport) {
     let log = Log::new();
     let seen = log.clone();
     let fails = async move |attempt: Attempt| {
@@ -136,7 +136,7 @@ async fn a_request_is_redelivered_while_its_caller_waits(transport: impl Transpo
 }
 
 #[tokio::test]
-async fn what_could_not_be_sent_is_sent_again_in_place() {
+async fn a_message_that_could_not_be_sent_is_retried_in_place() {
     let server = RedisServer::start().await;
     let redis = connect(&server).await;
     let backoff = Backoff::exponential(Duration::from_millis(50), Duration::from_millis(100));
@@ -145,7 +145,7 @@ async fn what_could_not_be_sent_is_sent_again_in_place() {
     let bare = Client::new(redis);
     client.enqueue("a", "").await.unwrap();
     server.signal(Signal::Kill);
-    // What is sent while the loss is not yet noticed may have another outcome.
+    // Until the client notices the lost connection, a message may have another outcome.
     until(async || {
         bare.enqueue("a", "")
             .await
@@ -158,7 +158,7 @@ async fn what_could_not_be_sent_is_sent_again_in_place() {
 
 #[allow(unused)]
 fn policies_fit_every_stack(redis: Redis) {
-    // Errors of a transport, and of layers around one.
+    // The error types of a transport, and of layers around one.
     Client::new(in_place(2).layer(redis.clone()));
     Client::new(
         ServiceBuilder::new()

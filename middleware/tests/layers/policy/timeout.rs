@@ -1,4 +1,4 @@
-//! What takes too long.
+//! Tests of timeouts.
 
 use std::future::pending;
 
@@ -11,14 +11,14 @@ use super::*;
 on_both!(
     a_handler_that_takes_too_long_is_dropped_and_answered_deadline,
     a_handler_is_dropped_when_its_caller_has_given_up,
-    a_task_that_takes_too_long_comes_again,
+    a_task_that_takes_too_long_is_redelivered,
     a_call_ends_after_the_default,
 );
 
 const SHORT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(60);
 
-/// Notes that it was dropped.
+/// Records its drop.
 struct Dropped(Log<()>);
 
 impl Drop for Dropped {
@@ -79,7 +79,7 @@ async fn a_handler_is_dropped_when_its_caller_has_given_up(transport: impl Trans
     worker.stop().await.unwrap();
 }
 
-async fn a_task_that_takes_too_long_comes_again(transport: impl Transport) {
+async fn a_task_that_takes_too_long_is_redelivered(transport: impl Transport) {
     let log = Log::new();
     let seen = log.clone();
     let app = Router::new()
@@ -101,7 +101,7 @@ async fn a_task_that_takes_too_long_comes_again(transport: impl Transport) {
 }
 
 async fn a_call_ends_after_the_default(transport: impl Transport) {
-    // Nobody serves it.
+    // No worker serves the stream.
     let client = Client::new(TimeoutLayer::new(SHORT).layer(transport));
     let error = client
         .request::<()>("a", "")

@@ -105,7 +105,7 @@ impl Task {
                 End::Lost(reason) => {
                     // One that has stood for longer than the longest wait was a connection, also
                     // where nothing was asked over it.
-                    if made.elapsed() > BACKOFF.most {
+                    if made.elapsed() > BACKOFF.max() {
                         self.outage.answered();
                     }
                     let address = self.connector.address();

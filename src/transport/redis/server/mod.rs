@@ -40,10 +40,8 @@ use crate::{error::Error, transport::Backoff};
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The wait before a connection that was lost is made again.
-pub(super) const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(2),
-};
+pub(super) const BACKOFF: Backoff =
+    Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
 /// The oldest server that has every command that is used: `XAUTOCLAIM`'s generation.
 const OLDEST_SERVER: (u32, u32) = (6, 2);

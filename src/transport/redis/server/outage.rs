@@ -89,9 +89,9 @@ mod tests {
         for _ in 0..20 {
             outage.lost("here", "a connection", &"closed");
         }
-        assert!(outage.wait() >= BACKOFF.most / 2);
+        assert!(outage.wait() >= BACKOFF.max() / 2);
         outage.answered();
-        assert!(outage.wait() <= BACKOFF.first);
+        assert!(outage.wait() <= BACKOFF.base());
     }
 
     #[tokio::test(start_paused = true)]

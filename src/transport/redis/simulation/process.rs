@@ -76,7 +76,10 @@ impl ProcessContext {
                 .lease(lease)
                 .max_deliveries(scenario.max_deliveries)
                 .max_in_flight(scenario.max_in_flight)
-                .backoff(Duration::from_millis(500), Duration::from_secs(4));
+                .backoff(crate::transport::Backoff::exponential(
+                    Duration::from_millis(500),
+                    Duration::from_secs(4),
+                ));
             let context = self.clone();
             let app = service_fn(move |message| context.clone().handle(message));
             let mut stop = self.stop.clone();

@@ -1,4 +1,4 @@
-//! A call that was made, or that has failed before it was.
+//! The future of a layer that may fail a message without calling the inner service.
 
 use std::{
     future::Future,
@@ -9,20 +9,20 @@ use std::{
 use campanile::{BoxError, Reply};
 use pin_project::pin_project;
 
-/// The future of a layer that does not call the inner service with every message.
+/// The inner service's future, or the error of a message that was not passed to it.
 #[pin_project(project = Projection)]
-pub(crate) enum Started<W> {
-    Called(#[pin] W),
+pub(crate) enum CallOrError<W> {
+    Call(#[pin] W),
     Failed(Option<BoxError>),
 }
 
-impl<W> Started<W> {
+impl<W> CallOrError<W> {
     pub(crate) fn failed(error: impl Into<BoxError>) -> Self {
         Self::Failed(Some(error.into()))
     }
 }
 
-impl<W, E> Future for Started<W>
+impl<W, E> Future for CallOrError<W>
 where
     W: Future<Output = Result<Reply, E>>,
     E: Into<BoxError>,
@@ -31,7 +31,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            Projection::Called(work) => work.poll(cx).map_err(Into::into),
+            Projection::Call(work) => work.poll(cx).map_err(Into::into),
             Projection::Failed(error) => {
                 Poll::Ready(Err(error.take().expect("polled after completion")))
             }

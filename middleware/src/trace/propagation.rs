@@ -1,4 +1,4 @@
-//! Contexts in headers, both ways.
+//! Reads and writes trace contexts in headers.
 
 use campanile::{Kind, Message, message::ByKind};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -11,15 +11,16 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// How contexts travel, and what they become.
+/// The settings of context propagation.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Context {
+pub(crate) struct Propagation {
+    /// Uses the application's global propagator instead of the W3C headers.
     global: bool,
-    /// True for the kinds whose handling begins a trace of its own.
+    /// True for the kinds whose handling starts a new trace.
     own_trace: ByKind<bool>,
 }
 
-impl Context {
+impl Propagation {
     pub(super) fn start_own_trace_for(&mut self, kind: Kind) {
         self.own_trace[kind] = true;
     }
@@ -28,14 +29,14 @@ impl Context {
         self.global = true;
     }
 
-    /// Ties the span of a delivery to the one that sent the message.
+    /// Links the span of a delivery to the span that sent the message, and makes that its parent.
     pub(super) fn extract(&self, message: &Message, span: &Span) {
         let Some(sent) = self.read(message.headers()) else {
             return;
         };
         let link = sent.span().span_context().clone();
         if !self.own_trace[message.kind()] && !surrounded() {
-            // It fails where the subscriber has no layer of OpenTelemetry's, or has no use for this span.
+            // Fails if the subscriber has no OpenTelemetry layer, or filters the span out.
             let _ = span.set_parent(sent);
         }
         span.add_link(link);
@@ -43,7 +44,7 @@ impl Context {
 
     /// Writes the span's context into the message.
     pub(super) fn inject(&self, message: &mut Message, span: &Span) {
-        // No transport takes an event with headers.
+        // Transports refuse events with headers.
         if message.kind() == Kind::Event {
             return;
         }
@@ -54,19 +55,19 @@ impl Context {
         }
         if let Some(given) = self.read(message.headers()) {
             let given = given.span().span_context().clone();
-            // One of the same trace is further away than the span. One of another was put there on
-            // purpose, and must not be changed.
+            // A context of the same trace is an ancestor of the span, and is replaced. A context of
+            // another trace was set by the application, and is kept.
             if given.trace_id() != current.trace_id() {
                 span.add_link(given);
                 return;
             }
         }
         self.with_propagator(|propagator| {
-            propagator.inject_context(&context, &mut Headers(message.headers_mut()));
+            propagator.inject_context(&context, &mut HeaderInjector(message.headers_mut()));
         });
     }
 
-    /// Ties a span to all that were received in it.
+    /// Links a span to the spans that sent these messages.
     pub(super) fn link<'a>(&self, messages: impl Iterator<Item = &'a Message>, span: &Span) {
         for message in messages {
             if let Some(sent) = self.read(message.headers()) {
@@ -82,10 +83,10 @@ impl Context {
         }
         let nothing = OtelContext::new();
         let context = self.with_propagator(|propagator| {
-            propagator.extract_with_context(&nothing, &Carried(headers))
+            propagator.extract_with_context(&nothing, &HeaderExtractor(headers))
         });
         let found = context.span().span_context().is_valid();
-        // Another propagator need not read `traceparent`, which then can be well-formed.
+        // A global propagator may ignore a well-formed `traceparent`.
         if !found && !self.global && headers.contains_key("traceparent") {
             tracing::debug!("a malformed `traceparent` is ignored");
         }
@@ -100,7 +101,7 @@ impl Context {
     }
 }
 
-/// The context of a span, or of what surrounds a span that is filtered out.
+/// The context of a span, or the surrounding one if the span is filtered out.
 fn context_of(span: &Span) -> OtelContext {
     [span, &Span::current()]
         .into_iter()
@@ -109,14 +110,14 @@ fn context_of(span: &Span) -> OtelContext {
         .unwrap_or_else(OtelContext::current)
 }
 
-/// Whether the handling happens within another span.
+/// Returns `true` within another span.
 fn surrounded() -> bool {
     context_of(&Span::none()).has_active_span()
 }
 
-struct Carried<'a>(&'a HeaderMap);
+struct HeaderExtractor<'a>(&'a HeaderMap);
 
-impl Extractor for Carried<'_> {
+impl Extractor for HeaderExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.to_str().ok()
     }
@@ -126,21 +127,21 @@ impl Extractor for Carried<'_> {
     }
 }
 
-struct Headers<'a>(&'a mut HeaderMap);
+struct HeaderInjector<'a>(&'a mut HeaderMap);
 
-impl Injector for Headers<'_> {
+impl Injector for HeaderInjector<'_> {
     fn set(&mut self, key: &str, value: String) {
         let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
             return;
         };
-        // An empty `tracestate` says nothing, and would travel with each message. What is left of an
-        // earlier context must not stay beside this one.
+        // An empty `tracestate` need not travel. The header of an earlier context must not stay beside
+        // this one.
         match HeaderValue::try_from(value) {
             Ok(value) if !value.is_empty() => {
-                // A message with as many headers as there can be goes without.
+                // Fails if the message has as many headers as there can be.
                 let _ = self.0.try_insert(name, value);
             }
-            // Nor may it stay beside a new value that no header can have.
+            // The same if the new value is not a valid header value.
             Ok(_) | Err(_) => {
                 self.0.remove(name);
             }
@@ -189,9 +190,9 @@ mod tests {
                 .finish();
             let mut headers = HeaderMap::new();
             headers.insert("traceparent", HeaderValue::from_static(value));
-            let context = Context {
+            let context = Propagation {
                 global,
-                ..Context::default()
+                ..Propagation::default()
             };
             tracing::subscriber::with_default(subscriber, || {
                 assert_eq!(context.read(&headers).is_some(), !global && !malformed);
@@ -206,11 +207,11 @@ mod tests {
         for value in ["", "a\nb", "\u{7f}"] {
             let mut headers = HeaderMap::new();
             headers.insert("baggage", HeaderValue::from_static("earlier"));
-            Headers(&mut headers).set("baggage", value.to_owned());
+            HeaderInjector(&mut headers).set("baggage", value.to_owned());
             assert!(headers.is_empty(), "{value:?}");
         }
         let mut headers = HeaderMap::new();
-        Headers(&mut headers).set("baggage", "a=b".to_owned());
+        HeaderInjector(&mut headers).set("baggage", "a=b".to_owned());
         assert_eq!(headers["baggage"], "a=b");
     }
 }

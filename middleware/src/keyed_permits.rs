@@ -1,0 +1,123 @@
+//! A semaphore for each key.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::PollSemaphore;
+
+use crate::{key::Key, sync::lock};
+
+/// A fixed number of permits for each key, granted in the order of the requests. An unused key takes
+/// no memory.
+pub(crate) struct KeyedPermits {
+    permits: usize,
+    semaphores: Mutex<HashMap<Key, KeySemaphore>>,
+}
+
+struct KeySemaphore {
+    semaphore: Arc<Semaphore>,
+    /// The number of [`KeyedPermit`]s that exist, held or waiting.
+    users: usize,
+}
+
+impl KeyedPermits {
+    /// Grants at most `permits` at once for each key.
+    pub(crate) fn new(permits: usize) -> Arc<Self> {
+        Arc::new(Self {
+            permits,
+            semaphores: Mutex::default(),
+        })
+    }
+
+    /// Requests a permit. Returns `None` if `max_waiting` requests for the key are waiting already.
+    pub(crate) fn request(self: &Arc<Self>, key: Key, max_waiting: usize) -> Option<KeyedPermit> {
+        let mut semaphores = lock(&self.semaphores);
+        let semaphore = match semaphores.get_mut(&key) {
+            Some(entry) => {
+                if entry.users >= self.permits.saturating_add(max_waiting) {
+                    return None;
+                }
+                entry.users += 1;
+                entry.semaphore.clone()
+            }
+            None => {
+                let semaphore = Arc::new(Semaphore::new(self.permits));
+                let entry = KeySemaphore {
+                    semaphore: semaphore.clone(),
+                    users: 1,
+                };
+                semaphores.insert(key.clone(), entry);
+                semaphore
+            }
+        };
+        drop(semaphores);
+        Some(KeyedPermit {
+            // A released permit goes to the oldest waiting request, so this cannot overtake one.
+            permit: semaphore.clone().try_acquire_owned().ok(),
+            semaphore: PollSemaphore::new(semaphore),
+            permits: self.clone(),
+            key,
+        })
+    }
+
+    /// The number of keys in use.
+    pub(crate) fn keys(&self) -> usize {
+        lock(&self.semaphores).len()
+    }
+}
+
+impl fmt::Debug for KeyedPermits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedPermits")
+            .field("permits", &self.permits)
+            .field("keys", &self.keys())
+            .finish()
+    }
+}
+
+/// A permit for a key, or a request for one. Dropping it releases the permit or cancels the request.
+pub(crate) struct KeyedPermit {
+    permit: Option<OwnedSemaphorePermit>,
+    semaphore: PollSemaphore,
+    permits: Arc<KeyedPermits>,
+    key: Key,
+}
+
+impl KeyedPermit {
+    /// Returns `true` if the permit has been acquired.
+    pub(crate) fn is_acquired(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// Waits until the permit is acquired.
+    pub(crate) fn poll_acquired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.permit.is_none() {
+            let permit = ready!(self.semaphore.poll_acquire(cx));
+            self.permit = Some(permit.expect("the semaphore is never closed"));
+        }
+        Poll::Ready(())
+    }
+
+    /// The key of the permit.
+    #[cfg(feature = "rate-limit")]
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+impl Drop for KeyedPermit {
+    fn drop(&mut self) {
+        let mut semaphores = lock(&self.permits.semaphores);
+        if let Some(entry) = semaphores.get_mut(&self.key) {
+            entry.users -= 1;
+            if entry.users == 0 {
+                semaphores.remove(&self.key);
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The queue of one key.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    task::Waker,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::key::MessageIdentity;
+
+/// The time for which a message waits in its delivery for an earlier one that is due. Long enough for
+/// messages that were put off together to return in any order; short, since it occupies a slot that
+/// the earlier one may need.
+pub(super) const WAIT_IN_PLACE: Duration = Duration::from_millis(250);
+/// The shortest time between the return of a message and of the next one that is put off.
+const BEHIND: Duration = Duration::from_millis(10);
+/// The longest time for which a message is put off because an earlier one is overdue.
+const MAX_OVERDUE_WAIT: Duration = Duration::from_secs(10);
+
+/// The position of a message in the order of all messages.
+pub(super) type Turn = u64;
+
+/// The messages of one key.
+#[derive(Debug, Default)]
+pub(super) struct KeyQueue {
+    running: Option<Turn>,
+    /// Messages that wait in their deliveries.
+    waiting: BTreeMap<Turn, Option<Waker>>,
+    /// Messages that will be delivered again.
+    deferred: BTreeMap<Turn, Deferred>,
+    /// The turns of the deferred messages.
+    turns: HashMap<MessageIdentity, Turn>,
+}
+
+/// A message that will be delivered again.
+#[derive(Debug)]
+pub(super) struct Deferred {
+    pub(super) identity: MessageIdentity,
+    /// When its redelivery is due.
+    pub(super) expected: Instant,
+    /// When it loses its turn.
+    pub(super) until: Instant,
+}
+
+/// The next step of a message in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextStep {
+    /// The message runs now.
+    Run,
+    /// The message waits until it is woken, and until this time at the latest.
+    Wait(Option<Instant>),
+    /// The message fails, and is delivered again after this time.
+    PutOff(Duration),
+}
+
+impl KeyQueue {
+    /// Adds a message, and returns its turn. A deferred message keeps the turn it had.
+    pub(super) fn arrive(&mut self, turn: Turn, identity: Option<&MessageIdentity>) -> Turn {
+        let kept = identity.and_then(|identity| self.turns.remove(identity));
+        let turn = match kept {
+            Some(kept) => {
+                self.deferred.remove(&kept);
+                kept
+            }
+            None => turn,
+        };
+        self.waiting.insert(turn, None);
+        turn
+    }
+
+    /// The next step of the message with this turn. A message that cannot be put off does not wait
+    /// for deferred messages.
+    pub(super) fn step(&mut self, turn: Turn, can_be_put_off: bool) -> NextStep {
+        let now = Instant::now();
+        while let Some(first) = self.deferred.first_entry()
+            && first.get().until <= now
+        {
+            let gone = first.remove();
+            self.turns.remove(&gone.identity);
+        }
+        if can_be_put_off
+            && let Some((first, deferred)) = self.deferred.first_key_value()
+            && *first < turn
+        {
+            let in_place = deferred.expected + WAIT_IN_PLACE;
+            if now >= in_place {
+                let overdue = now - deferred.expected;
+                return NextStep::PutOff(overdue.min(MAX_OVERDUE_WAIT));
+            }
+            if deferred.expected > now + WAIT_IN_PLACE {
+                // A later turn returns later, so that few messages return before their turn.
+                let spread = Duration::from_millis((turn - first).min(1_000));
+                return NextStep::PutOff(deferred.expected - now + BEHIND + spread);
+            }
+            return NextStep::Wait(Some(in_place.min(deferred.until)));
+        }
+        let is_first = self.waiting.keys().next() == Some(&turn);
+        if self.running.is_none() && is_first {
+            self.waiting.remove(&turn);
+            self.running = Some(turn);
+            return NextStep::Run;
+        }
+        NextStep::Wait(None)
+    }
+
+    /// Sets the waker of a waiting message.
+    pub(super) fn set_waker(&mut self, turn: Turn, waker: &Waker) {
+        if let Some(slot) = self.waiting.get_mut(&turn) {
+            match slot {
+                Some(known) if known.will_wake(waker) => {}
+                slot => *slot = Some(waker.clone()),
+            }
+        }
+    }
+
+    /// Removes a message that was waiting or running.
+    pub(super) fn leave(&mut self, turn: Turn) {
+        self.waiting.remove(&turn);
+        if self.running == Some(turn) {
+            self.running = None;
+        }
+    }
+
+    /// Keeps the turn of a message that will be delivered again. Returns `false` if it was deferred
+    /// already.
+    pub(super) fn defer(&mut self, turn: Turn, deferred: Deferred) -> bool {
+        // A message that was delivered twice at the same time keeps its first turn only.
+        let first = self
+            .turns
+            .get(&deferred.identity)
+            .map_or(turn, |known| turn.min(*known));
+        let known = self.turns.insert(deferred.identity.clone(), first);
+        if let Some(known) = known {
+            self.deferred.remove(&known);
+        }
+        self.deferred.insert(first, deferred);
+        known.is_none()
+    }
+
+    /// The waker of the first waiting message, or of all: once a message is deferred, each later one
+    /// may have to be put off.
+    pub(super) fn wakers(&mut self, all: bool) -> Vec<Waker> {
+        let count = if all { usize::MAX } else { 1 };
+        let waiting = self.waiting.values_mut().take(count);
+        waiting.filter_map(Option::take).collect()
+    }
+
+    /// Removes deferred messages that have lost their turns.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.deferred.retain(|_, deferred| deferred.until > now);
+        self.turns
+            .retain(|_, turn| self.deferred.contains_key(turn));
+    }
+
+    pub(super) fn deferred(&self) -> usize {
+        self.deferred.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_none() && self.waiting.is_empty() && self.deferred.is_empty()
+    }
+}

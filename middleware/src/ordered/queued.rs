@@ -1,0 +1,218 @@
+//! A message in the queue of its key: its wait, and the effect of its outcome on later messages.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use campanile::{
+    Attempt, BoxError, Deadline, Failure, Kind, Message, NotFound,
+    error::{Settle, find},
+};
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    OrderConfig, PutOff,
+    queue::{Deferred, NextStep, Turn},
+    queues::{KeyQueues, ReservedTurn},
+};
+use crate::{
+    gated::{Admission, Outcome},
+    key::{Key, MessageIdentity},
+};
+
+/// A message in the queue of its key. Dropping it removes it, and wakes the next one.
+pub(super) struct QueuedMessage {
+    queues: Arc<KeyQueues>,
+    config: OrderConfig,
+    key: Key,
+    turn: Turn,
+    delivery: DeliveryInfo,
+    timer: Option<Pin<Box<Sleep>>>,
+    runs: bool,
+    /// True once it has left the queue.
+    ended: bool,
+}
+
+/// The parts of a message that decide about its redelivery.
+struct DeliveryInfo {
+    kind: Kind,
+    identity: Option<MessageIdentity>,
+    attempt: Attempt,
+    deadline: Option<Deadline>,
+}
+
+impl DeliveryInfo {
+    /// The identity of the message, if a transport can deliver it again.
+    fn redeliverable(&self) -> Option<&MessageIdentity> {
+        self.identity.as_ref().filter(|_| self.kind != Kind::Event)
+    }
+}
+
+impl QueuedMessage {
+    pub(super) fn new(
+        queues: &Arc<KeyQueues>,
+        config: OrderConfig,
+        reserved: ReservedTurn,
+        key: Key,
+        message: &Message,
+    ) -> Self {
+        let parts = message.parts();
+        let delivery = DeliveryInfo {
+            kind: parts.kind,
+            identity: MessageIdentity::of(parts),
+            attempt: parts.attempt,
+            deadline: parts.deadline,
+        };
+        let turn = reserved.arrive(&key, delivery.redeliverable());
+        Self {
+            queues: queues.clone(),
+            config,
+            key,
+            turn,
+            delivery,
+            timer: None,
+            runs: false,
+            ended: false,
+        }
+    }
+
+    /// Returns `true` if the message need not wait.
+    pub(super) fn runs_now(&mut self) -> bool {
+        self.runs = self.step(Waker::noop()) == NextStep::Run;
+        self.runs
+    }
+
+    fn step(&self, waker: &Waker) -> NextStep {
+        let can_be_put_off = self.delivery.redeliverable().is_some();
+        (self.queues).step(&self.key, self.turn, can_be_put_off, waker)
+    }
+
+    /// Leaves the queue. If the message is delivered again after a wait, it keeps its turn.
+    fn end(&mut self, redelivered_after: Option<Duration>) {
+        self.ended = true;
+        let deferred = redelivered_after.and_then(|wait| self.deferred(wait));
+        let returns = deferred.is_some();
+        let keeps = (self.queues).end(&self.key, self.turn, deferred, self.config.max_put_off);
+        if returns && !keeps {
+            tracing::warn!(
+                id = self.delivery.identity.as_ref().map(tracing::field::display),
+                max_put_off = self.config.max_put_off,
+                "a message lost its turn: too many messages wait for their redelivery"
+            );
+        }
+    }
+
+    fn deferred(&self, wait: Duration) -> Option<Deferred> {
+        // `None` if the time cannot be represented. Then the message does not keep its turn.
+        let expected = Instant::now().checked_add(wait)?;
+        let until = expected.checked_add(self.config.redelivery_timeout)?;
+        let until = match self.delivery.deadline {
+            // The message is not started after its deadline.
+            Some(deadline) => until.min(deadline.0),
+            None => until,
+        };
+        let identity = self.delivery.redeliverable()?.clone();
+        Some(Deferred {
+            identity,
+            expected,
+            until,
+        })
+    }
+
+    /// The wait before a redelivery, or `None` after the last attempt. `after` is the wait that the
+    /// failure asks for.
+    fn wait(&self, after: Option<Duration>, counted: bool) -> Option<Duration> {
+        let attempt = self.delivery.attempt.0;
+        if counted && attempt >= self.config.max_deliveries {
+            return None;
+        }
+        Some(after.unwrap_or_else(|| self.config.backoff.after(attempt)))
+    }
+
+    fn failed(&mut self, error: BoxError) -> BoxError {
+        let without_route = find::<NotFound>(&*error).is_some();
+        if without_route || self.delivery.redeliverable().is_none() {
+            self.end(None);
+            return error;
+        }
+        let Some(Settle::Redeliver { after, counted }) = Settle::of(self.delivery.kind, &*error)
+        else {
+            self.end(None);
+            return error;
+        };
+        let wait = self.wait(after, counted);
+        self.end(wait);
+        match wait {
+            Some(wait) if after.is_none() => {
+                let failure = Failure::redeliver_after(wait).because(error);
+                let failure = if counted {
+                    failure
+                } else {
+                    failure.uncounted()
+                };
+                failure.into()
+            }
+            _ => error,
+        }
+    }
+}
+
+impl Admission for QueuedMessage {
+    fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        loop {
+            if self.runs {
+                return Poll::Ready(Ok(()));
+            }
+            match self.step(cx.waker()) {
+                NextStep::Run => {
+                    self.timer = None;
+                    self.runs = true;
+                }
+                NextStep::PutOff(wait) => {
+                    self.end(Some(wait));
+                    let failure = Failure::redeliver_after(wait).uncounted();
+                    return Poll::Ready(Err(failure.because(PutOff).into()));
+                }
+                NextStep::Wait(None) => return Poll::Pending,
+                NextStep::Wait(Some(until)) => {
+                    let timer = self
+                        .timer
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+                    if timer.deadline() != until {
+                        timer.as_mut().reset(until);
+                    }
+                    ready!(timer.as_mut().poll(cx));
+                }
+            }
+        }
+    }
+
+    fn done(mut self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Ok(reply) => {
+                self.end(None);
+                Ok(reply)
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+}
+
+impl Drop for QueuedMessage {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // A panic, or a timeout outside of this layer. The layer cannot set the wait, so a task waits
+        // for the source's back-off. A request is answered.
+        let redelivered_after = match self.delivery.kind {
+            Kind::Task => self.wait(None, true),
+            Kind::Rpc | Kind::Event => None,
+        };
+        self.end(redelivered_after);
+    }
+}

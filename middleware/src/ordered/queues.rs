@@ -1,0 +1,196 @@
+//! The queues of all keys, and the order in which messages join them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, Mutex},
+    task::Waker,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::queue::{Deferred, KeyQueue, NextStep, Turn};
+use crate::{
+    key::{Key, MessageIdentity},
+    sync::lock,
+};
+
+/// The number of deferred messages from which expired ones are removed.
+const CLEANUP_THRESHOLD: usize = 1_000;
+/// The shortest time between two removals.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The queues of all keys. A key without messages takes no memory.
+#[derive(Default)]
+pub(super) struct KeyQueues(Mutex<QueuesState>);
+
+#[derive(Default)]
+struct QueuesState {
+    last_turn: Turn,
+    /// Turns that are reserved for messages which have not arrived.
+    reserved: BTreeSet<Turn>,
+    /// The wakers of messages that wait because an earlier turn is reserved.
+    held_up: BTreeMap<Turn, Waker>,
+    queues: HashMap<Key, KeyQueue>,
+    /// The number of deferred messages in all queues.
+    deferred: usize,
+    cleaned_at: Option<Instant>,
+}
+
+impl KeyQueues {
+    /// Reserves the next turn, before its message is known.
+    pub(super) fn reserve(self: &Arc<Self>) -> ReservedTurn {
+        let mut state = lock(&self.0);
+        state.last_turn += 1;
+        let turn = state.last_turn;
+        state.reserved.insert(turn);
+        ReservedTurn {
+            turn,
+            queues: self.clone(),
+        }
+    }
+
+    /// The number of keys with a queue.
+    pub(super) fn keys(&self) -> usize {
+        lock(&self.0).queues.len()
+    }
+
+    /// The next step of the message with this turn. Its waker is called when that may have changed.
+    pub(super) fn step(
+        &self,
+        key: &Key,
+        turn: Turn,
+        can_be_put_off: bool,
+        waker: &Waker,
+    ) -> NextStep {
+        let mut state = lock(&self.0);
+        if state.reserved.first().is_some_and(|first| *first < turn) {
+            state.held_up.insert(turn, waker.clone());
+            return NextStep::Wait(None);
+        }
+        let state = &mut *state;
+        let queue = state.queues.get_mut(key).expect("the message is in it");
+        let before = queue.deferred();
+        let step = queue.step(turn, can_be_put_off);
+        state.deferred -= before - queue.deferred();
+        if let NextStep::Wait(_) = step {
+            queue.set_waker(turn, waker);
+        }
+        step
+    }
+
+    /// Removes the message with this turn, and keeps its turn if it is `deferred` and there are fewer
+    /// than `max_deferred`. Returns `true` if it keeps the turn.
+    pub(super) fn end(
+        &self,
+        key: &Key,
+        turn: Turn,
+        deferred: Option<Deferred>,
+        max_deferred: usize,
+    ) -> bool {
+        let (keeps, wakers) = lock(&self.0).end(key, turn, deferred, max_deferred);
+        wakers.into_iter().for_each(Waker::wake);
+        keeps
+    }
+}
+
+impl QueuesState {
+    /// Returns also the wakers to call once the lock is released.
+    fn end(
+        &mut self,
+        key: &Key,
+        turn: Turn,
+        deferred: Option<Deferred>,
+        max_deferred: usize,
+    ) -> (bool, Vec<Waker>) {
+        self.held_up.remove(&turn);
+        if self.deferred >= CLEANUP_THRESHOLD.min(max_deferred) {
+            self.clean_up(Instant::now());
+        }
+        let deferred = deferred.filter(|_| self.deferred < max_deferred);
+        let keeps = deferred.is_some();
+        let queue = self.queues.get_mut(key);
+        let queue = queue.expect("the message is in it");
+        queue.leave(turn);
+        if let Some(deferred) = deferred
+            && queue.defer(turn, deferred)
+        {
+            self.deferred += 1;
+        }
+        let wakers = queue.wakers(keeps);
+        if queue.is_empty() {
+            self.queues.remove(key);
+        }
+        (keeps, wakers)
+    }
+
+    /// Removes deferred messages that have lost their turns, at most once per interval.
+    fn clean_up(&mut self, now: Instant) {
+        if self
+            .cleaned_at
+            .is_some_and(|last| now - last < CLEANUP_INTERVAL)
+        {
+            return;
+        }
+        self.cleaned_at = Some(now);
+        self.queues.retain(|_, queue| {
+            queue.forget(now);
+            !queue.is_empty()
+        });
+        self.deferred = self.queues.values().map(KeyQueue::deferred).sum();
+    }
+
+    /// Ends the reservation of a turn. Returns the messages that may go on without it.
+    fn unreserve(&mut self, turn: Turn) -> BTreeMap<Turn, Waker> {
+        let was_first = self.reserved.first() == Some(&turn);
+        self.reserved.remove(&turn);
+        if !was_first {
+            return BTreeMap::new();
+        }
+        match self.reserved.first() {
+            Some(next) => {
+                let still = self.held_up.split_off(next);
+                std::mem::replace(&mut self.held_up, still)
+            }
+            None => std::mem::take(&mut self.held_up),
+        }
+    }
+}
+
+impl fmt::Debug for KeyQueues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.0);
+        f.debug_struct("KeyQueues")
+            .field("keys", &state.queues.len())
+            .field("deferred", &state.deferred)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A turn that is reserved for a message which has not arrived. Dropping it gives the turn up.
+#[derive(Debug)]
+pub(super) struct ReservedTurn {
+    turn: Turn,
+    queues: Arc<KeyQueues>,
+}
+
+impl ReservedTurn {
+    /// Adds the message to the queue of its key, and returns its turn.
+    pub(super) fn arrive(self, key: &Key, identity: Option<&MessageIdentity>) -> Turn {
+        let state = &mut *lock(&self.queues.0);
+        let queue = state.queues.entry(key.clone()).or_default();
+        let before = queue.deferred();
+        let turn = queue.arrive(self.turn, identity);
+        state.deferred -= before - queue.deferred();
+        turn
+        // Dropping `self` ends the reservation. The message is in its queue by then.
+    }
+}
+
+impl Drop for ReservedTurn {
+    fn drop(&mut self) {
+        let woken = lock(&self.queues.0).unreserve(self.turn);
+        woken.into_values().for_each(Waker::wake);
+    }
+}
