@@ -1,31 +1,30 @@
-//! Pages about the whole, beside the docs of its parts.
+//! The guide: pages about the whole library.
 //!
-//! - [A tour](tour): the parts, and where to read about each.
-//! - [Guarantees](guarantees): what can be believed, each sentence with the tests that show it, and
-//!   what cannot.
-//! - [Layers](layers): tower's middleware on both sides, and what its errors mean.
-//! - [Migrating from Go](migrating_from_go): what Go-Broker's calls are named here.
-//! - [Troubleshooting](troubleshooting): symptoms, their causes, and what to do.
+//! - [Tour](tour): its parts, and where to read about each.
+//! - [Guarantees](guarantees): its promises, each with the tests that prove it.
+//! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its errors.
+//! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
 #![cfg_attr(
     feature = "redis",
-    doc = "- [Durability](durability): what the settings of a Redis server make of that.
-- [From a terminal](terminal): the program `campanile`, for whoever looks after an application."
+    doc = "- [Migrating from Go](migrating_from_go): how to move a service from Go-Broker.
+- [Durability](durability): how the settings of a Redis server affect the guarantees.
+- [From a terminal](terminal): the program `campanile`, for operators."
 )]
 #![cfg_attr(
     all(feature = "redis", feature = "conformance"),
-    doc = "- [A transport of one's own](own_transport): how to write one, and how to test it."
+    doc = "- [Custom transports](own_transport): how to write and test a transport."
 )]
 #![cfg_attr(
     feature = "testing",
-    doc = "- [Testing](testing): how an application is tested, with a worked example."
+    doc = "- [Testing](testing): how to test an application, with an example."
 )]
 #![cfg_attr(
     feature = "http",
     doc = "- [HTTP](http): messages and axum, hyper and tower-http, in both directions."
 )]
 
-// Of several definitions of a link the first counts. So those here are for the docs, and those at
-// the end of a page for whoever reads it as a file.
+// The first definition of a link counts: the ones here are for rustdoc, the ones at the end of a page
+// are for readers of the file.
 
 pub mod tour {
     //! The parts of Campanile, and where to read about each.
@@ -33,20 +32,33 @@ pub mod tour {
     #![doc = include_str!("../docs/tour.md")]
 }
 
+#[cfg(feature = "redis")]
 pub mod migrating_from_go {
-    //! The move of a service from Go-Broker to Campanile.
+    //! How to move a service from Go-Broker to Campanile.
+    //!
+    //! [`Router::task`]: crate::Router::task
+    //! [`Router::event`]: crate::Router::event
+    //! [`Router::rpc`]: crate::Router::rpc
+    //! [`Client::group`]: crate::Client::group
+    //! [`Client::enqueue`]: crate::Client::enqueue
+    //! [`Client::publish`]: crate::Client::publish
+    //! [`Client::request`]: crate::Client::request
+    //! [`Client::request_fast`]: crate::Client::request_fast
+    //! [`Redis::allowed_reply_prefixes`]: crate::Redis::allowed_reply_prefixes
+    //! [`foreign_lease`]: crate::Redis::foreign_lease
+    //! [`trim_beside_foreign_groups`]: crate::Redis::trim_beside_foreign_groups
     //!
     #![doc = include_str!("../docs/migrating-from-go.md")]
 }
 
 pub mod troubleshooting {
-    //! Symptoms, their causes, and what to do.
+    //! Symptoms, causes and remedies.
     //!
     #![doc = include_str!("../docs/troubleshooting.md")]
 }
 
 pub mod guarantees {
-    //! What can be believed, and the tests that show it.
+    //! The promises of this library, and the tests that prove them.
     //!
     #![cfg_attr(feature = "redis", doc = "[durability]: crate::guide::durability")]
     //! [`serve`]: crate::serve()
@@ -62,7 +74,7 @@ pub mod guarantees {
 }
 
 pub mod layers {
-    //! tower's middleware: which makes sense where, and what becomes of its errors.
+    //! tower's middleware around routers and clients, and the meaning of its errors.
     //!
     //! [`Client`]: crate::Client
     //! [`Router`]: crate::Router
@@ -77,7 +89,7 @@ pub mod layers {
 
 #[cfg(feature = "redis")]
 pub mod durability {
-    //! What the settings of a Redis server make of the guarantees.
+    //! How the settings of a Redis server affect the guarantees.
     //!
     //! [guarantees]: crate::guide::guarantees
     //! [`Redis::state`]: crate::Redis::state
@@ -96,7 +108,7 @@ pub mod durability {
 
 #[cfg(feature = "redis")]
 pub mod terminal {
-    //! The program `campanile`, for whoever looks after an application.
+    //! The program `campanile`, for operators.
     //!
     //! [`Redis::tail`]: crate::Redis::tail
     //! [rights]: crate::transport::redis#rights
@@ -106,9 +118,9 @@ pub mod terminal {
 
 #[cfg(all(feature = "redis", feature = "conformance"))]
 pub mod own_transport {
-    //! How to write a transport, and how to test it.
+    //! How to write and test a transport.
     //!
-    //! [`examples/transport/queue.rs`]: #the-whole
+    //! [`examples/transport/queue.rs`]: #the-complete-code
     //! [`Redis`]: crate::Redis
     //! [`Memory`]: crate::transport::memory::Memory
     //! [`Reply`]: crate::Reply
@@ -141,7 +153,7 @@ pub mod own_transport {
     //!
     #![doc = include_str!("../docs/own-transport.md")]
     //!
-    //! # The whole
+    //! # The complete code
     //!
     //! ```
     #![doc = include_str!("../examples/transport/queue.rs")]
@@ -150,7 +162,7 @@ pub mod own_transport {
 
 #[cfg(feature = "testing")]
 pub mod testing {
-    //! How an application is tested.
+    //! How to test an application.
     //!
     //! [`examples/shop/app.rs`]: #the-whole-application
     //! [`Memory`]: crate::transport::memory::Memory
@@ -201,6 +213,6 @@ pub mod http {
     //! [`Problem`]: crate::http::Problem
     //! [ready]: crate::transport::ConnectionState::is_ready
     //!
-    // Its code needs axum and tower-http, so it is tested where those are: in `examples/axum`.
+    // Its code needs axum and tower-http, so `examples/axum` tests it.
     #![cfg_attr(not(doctest), doc = include_str!("../docs/http.md"))]
 }
