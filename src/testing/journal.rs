@@ -11,7 +11,7 @@ use super::record::Record;
 use crate::{
     message::Message,
     sync::lock,
-    transport::memory::observer::{Happened, Observer, Seen},
+    transport::memory::observer::{Happened, ObservedMessage, Observer},
 };
 
 /// The observer of a harness.
@@ -104,7 +104,7 @@ impl Journal {
 }
 
 impl Observer for Journal {
-    fn happened(&self, seen: Seen, happened: Happened) {
+    fn happened(&self, seen: ObservedMessage, happened: Happened) {
         let record = Record {
             at: self.begun.elapsed(),
             happened,
@@ -115,7 +115,7 @@ impl Observer for Journal {
         self.change(|state| state.records.push(record));
     }
 
-    fn started(&self, seen: Seen) -> u64 {
+    fn started(&self, seen: ObservedMessage) -> u64 {
         let running = Running {
             message: seen.message.ok(),
             since: Instant::now(),

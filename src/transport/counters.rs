@@ -1,11 +1,10 @@
-//! What happened to deliveries, counted: nothing is dropped in silence.
+//! Counters of messages and deliveries.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// How often each thing happened in this process since the handle was made. The clones of a
-        /// handle count together.
+        /// Counts of this process since the handle was created. The clones of a handle share them.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Counts {
@@ -13,7 +12,7 @@ macro_rules! counters {
         }
 
         impl Counts {
-            /// Each of them with its field's name: for exporters, which so miss none.
+            /// All counts with the names of their fields, for exporters.
             pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($name), self.$name)),*].into_iter()
             }
@@ -36,45 +35,45 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Messages that the server took from this process.
+    /// Messages that the server has accepted from this process.
     sent,
-    /// Deliveries from the stream.
+    /// Deliveries.
     delivered,
     /// Deliveries that were acknowledged as handled.
     done,
     /// Deliveries that were scheduled for redelivery.
     redelivered,
-    /// Deliveries that were given back before they were started.
+    /// Deliveries that were released before they were started.
     given_back,
     /// Messages that became dead letters.
     dead,
-    /// Dead letters that were dropped to make room for newer ones.
+    /// Dead letters that were dropped because the group has too many.
     dead_dropped,
-    /// Messages that were dropped because a handler or a layer asked for it.
+    /// Messages that were discarded by a handler or a layer.
     discarded,
-    /// Messages that were dropped because their deadline had passed before they were started.
+    /// Messages that expired before they were started.
     expired,
-    /// Messages of unknown names that were left to the stream's other groups.
+    /// Messages without a route that were left to the other groups of the stream.
     ignored,
-    /// Entries that were no message.
+    /// Entries that could not be decoded.
     undecodable,
     /// Entries that were deleted from the stream before they were settled.
     deleted,
-    /// Deliveries that were taken over from a worker that was not heard of.
+    /// Deliveries that were claimed from another worker.
     taken_over,
-    /// Deliveries that were lost to another worker.
+    /// Deliveries that another worker has claimed.
     lost_leases,
-    /// Events received.
+    /// Received events.
     events,
-    /// Events that were dropped because too many waited.
+    /// Events that were dropped because the buffer was full.
     events_dropped,
-    /// Replies that could not be sent: no address, or one that is not allowed.
+    /// Replies that could not be sent: the request has no reply channel, or one that is not allowed.
     unanswerable,
-    /// Replies that no request waited for: too late, sent twice, or not ours.
+    /// Replies without a waiting request: late, duplicate or foreign ones.
     stray_replies,
-    /// Replies that were not understood.
+    /// Replies that could not be decoded.
     bad_replies,
-    /// Connections that were made again.
+    /// New connections after a loss.
     reconnects,
 }
 
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_count_is_there_by_its_name() {
+    fn every_count_has_the_name_of_its_field() {
         let counters = Counters::default();
         counters.sent.increment();
         counters.reconnects.add(2);
@@ -105,7 +104,7 @@ mod tests {
         let by_name: Vec<_> = counts.by_name().collect();
         assert_eq!(by_name.first(), Some(&("sent", 1)));
         assert_eq!(by_name.last(), Some(&("reconnects", 2)));
-        // As many as there are fields.
+        // The number of names is the number of fields.
         assert_eq!(by_name.len() * size_of::<u64>(), size_of::<Counts>());
     }
 }

@@ -1,4 +1,4 @@
-//! Dead letters: what they hold, and what can be done with them.
+//! Dead letters, and how to list, replay and purge them.
 
 use std::{
     fmt,
@@ -18,31 +18,30 @@ use crate::{
     sync::lock,
 };
 
-/// A message that is not delivered any more, with everything that is known about it.
+/// A message that was given up, with the reason.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Its own id.
+    /// The id of the dead letter.
     pub id: DeadLetterId,
     /// The id of the message, which is unique in its stream only.
     pub message_id: MessageId,
-    /// The stream of the message, where the transport knows it.
+    /// The stream of the message, if the transport knows it.
     pub stream: Option<Name>,
-    /// The consumer group in which it died, where the transport knows it.
+    /// The consumer group of the failed deliveries, if the transport knows it.
     pub group: Option<Name>,
-    /// The fields of the message's entry, as they came, but for those that the transport itself
-    /// writes on redelivery: a sender has no say in them.
+    /// The raw fields of the message's entry, without those that the transport writes on redelivery.
     pub fields: Vec<(Bytes, Bytes)>,
-    /// Why it died.
+    /// The reason.
     pub reason: String,
-    /// How often it was delivered.
+    /// The number of deliveries.
     pub attempts: u32,
-    /// When it died, on the broker's clock.
+    /// When it became a dead letter, on the broker's clock.
     pub died_at: SystemTime,
 }
 
 impl DeadLetter {
-    /// A dead letter. For transports outside this crate.
+    /// Creates a dead letter, for custom transports.
     pub fn new(
         id: DeadLetterId,
         message_id: MessageId,
@@ -63,8 +62,7 @@ impl DeadLetter {
         }
     }
 
-    /// Says of which stream the message is, and in which consumer group it died. For transports
-    /// outside this crate.
+    /// Sets the stream of the message and the consumer group of its deliveries, for custom transports.
     #[must_use]
     pub fn died_in(mut self, stream: Name, group: Name) -> Self {
         self.stream = Some(stream);
@@ -72,10 +70,10 @@ impl DeadLetter {
         self
     }
 
-    /// The message: its name, kind, headers and payload.
+    /// Decodes the message: its name, kind, headers and payload.
     ///
     /// # Errors
-    /// The raw fields and the reason, where the entry never was a message.
+    /// The raw fields and the reason, if the entry cannot be decoded.
     pub fn message(&self) -> Result<Message, Undecodable> {
         let mut message = codec::decode(self.fields.clone())?.message;
         let parts = message.parts_mut();
@@ -87,7 +85,7 @@ impl DeadLetter {
     }
 }
 
-// Fields hold payloads and header values, which are not shown.
+// Shows the number of fields only, since they contain payloads and header values.
 impl fmt::Debug for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetter")
@@ -103,11 +101,10 @@ impl fmt::Debug for DeadLetter {
     }
 }
 
-/// The dead letters of a group, on any transport: to list, to look at, to replay and to purge.
+/// The dead letters of a group, on any transport.
 ///
-/// A replayed message goes back to the group in which it died, and to no other, as if it had never
-/// been delivered: its attempts are counted from the beginning, and a task has no time to live any
-/// more. The other groups of the stream see nothing of it.
+/// A replayed message is delivered again to the group in which it died, and to no other. Its attempts
+/// are counted from the start, and a task has no time to live any more.
 ///
 /// ```
 /// use campanile::{Client, transport::{Selection, memory::Memory}};
@@ -126,49 +123,48 @@ impl fmt::Debug for DeadLetter {
 /// ```
 ///
 /// # Cancel safety
-/// Many letters are replayed or purged in steps, each of them atomic. A future that is dropped in
-/// between has done some of the steps; the letters that are left can be replayed or purged later,
-/// and none is replayed twice.
+/// Many letters are replayed or purged in steps, each of which is atomic. A future that is dropped has
+/// done some of the steps. The remaining letters can be replayed or purged later, and none is replayed
+/// twice.
 #[derive(Clone)]
 pub struct DeadLetters(Arc<dyn DeadLetterStore>);
 
 impl DeadLetters {
-    /// The dead letters of a store. For transports outside this crate.
+    /// Wraps a store, for custom transports.
     pub fn new(store: impl DeadLetterStore) -> Self {
         Self(Arc::new(store))
     }
 
-    /// Some of them, the oldest first.
+    /// Lists a page, the oldest first.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses.
     pub async fn list(&self, page: Page) -> Result<DeadLetterPage, Error> {
         self.0.list(page).await
     }
 
-    /// One of them; `None` when it is not there any more.
+    /// Finds a dead letter; `None` if it does not exist.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses.
     pub async fn get(&self, id: &DeadLetterId) -> Result<Option<DeadLetter>, Error> {
         self.0.get(id).await
     }
 
-    /// Delivers them again, and returns how many. Those that are gone by then are passed over:
-    /// each letter is replayed once, whoever asks for it and how often. One whose message cannot be
-    /// read stays where it is, is not counted, and its id is logged as a warning;
-    /// [`steps`](Self::steps) names those to the caller.
+    /// Delivers the messages again, and returns their number. Concurrent calls replay each letter once;
+    /// letters that do not exist any more are skipped. A letter whose fields cannot be decoded stays, does
+    /// not count, and is logged as a warning; [`steps`](Self::steps) returns the ids of these.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses. What was replayed by then is replayed.
+    /// If the server cannot be reached or refuses. Some of the letters may have been replayed.
     pub async fn replay(&self, selection: Selection) -> Result<u64, Error> {
         self.carry_out(Action::Replay, selection).await
     }
 
-    /// Deletes them for good, and returns how many there were.
+    /// Deletes the letters, and returns their number.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses. What was purged by then is gone.
+    /// If the server cannot be reached or refuses. Some of the letters may have been deleted.
     pub async fn purge(&self, selection: Selection) -> Result<u64, Error> {
         self.carry_out(Action::Purge, selection).await
     }
@@ -176,14 +172,13 @@ impl DeadLetters {
     /// The number of dead letters.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses.
     pub async fn count(&self) -> Result<u64, Error> {
         self.0.count().await
     }
 
-    /// Replays or purges step by step, for whoever shows how far it is, or may have to stop in
-    /// between. What all steps together do is what [`replay`](Self::replay) and
-    /// [`purge`](Self::purge) do.
+    /// Replays or purges step by step, to show the progress or to stop in between. All steps together
+    /// do the same as [`replay`](Self::replay) or [`purge`](Self::purge).
     ///
     /// ```
     /// use campanile::transport::{Action, Selection, memory::Memory};
@@ -219,14 +214,14 @@ impl DeadLetters {
             acted += letters;
         }
         for id in steps.skipped() {
-            tracing::warn!(%id, "this dead letter cannot be replayed and was left; its fields cannot be read");
+            tracing::warn!(%id, "a dead letter was not replayed: its fields cannot be decoded");
         }
         Ok(acted)
     }
 }
 
-/// Dead letters that are replayed or purged, some at a time: see [`DeadLetters::steps`].
-#[must_use = "nothing is done until the next step is asked for"]
+/// Replays or purges dead letters step by step; see [`DeadLetters::steps`].
+#[must_use = "nothing is done until `next` is called"]
 pub struct Steps {
     store: Arc<dyn DeadLetterStore>,
     action: Action,
@@ -234,11 +229,11 @@ pub struct Steps {
     skipped: Vec<DeadLetterId>,
 }
 
-/// What is still to be done.
+/// The letters that remain to be replayed or purged.
 #[derive(Debug)]
 enum Rest {
     Ids(Vec<DeadLetterId>),
-    /// All, or all of a name, of those that are there when it begins.
+    /// All that exist at the first step, or those with a name.
     All(Option<Name>),
     Range {
         after: Option<DeadLetterId>,
@@ -249,19 +244,19 @@ enum Rest {
 }
 
 impl Steps {
-    /// Does the next step, and returns how many letters were replayed or purged by it: a hundred at
-    /// most, and perhaps none. `None` when there is nothing left to do.
+    /// Does the next step. Returns the number of letters that it has replayed or purged, from 0 to 100,
+    /// or `None` after the last step.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses. The same step comes next then.
+    /// If the server cannot be reached or refuses. The next call repeats the step.
     ///
     /// # Cancel safety
-    /// A future that is dropped may have done its step. The same step comes next, finds what is
-    /// left of it, and does nothing twice.
+    /// The step of a dropped future may have been done. The next call repeats it, and skips the letters
+    /// that do not exist any more.
     pub async fn next(&mut self) -> Result<Option<u64>, Error> {
         if let Rest::All(name) = &self.rest {
-            // What dies from now on is left alone. A message that dies of its replay at once would
-            // keep this going for ever.
+            // Ends at the newest letter of now. Otherwise a message that becomes a dead letter again
+            // right after its replay would be replayed for ever.
             self.rest = match self.store.newest().await? {
                 None => Rest::Nothing,
                 Some(until) => Rest::Range {
@@ -299,8 +294,7 @@ impl Steps {
         }
     }
 
-    /// The letters that the steps so far could not replay, because their fields cannot be read. They
-    /// are left where they are.
+    /// The letters that were not replayed because their fields cannot be decoded. They still exist.
     pub fn skipped(&self) -> &[DeadLetterId] {
         &self.skipped
     }
@@ -321,26 +315,26 @@ impl fmt::Debug for DeadLetters {
     }
 }
 
-/// How many letters are looked at in one step: a server does nothing else meanwhile.
+/// The number of letters that one step visits. The server does nothing else meanwhile.
 const STEP: usize = 100;
 
-/// A page of letters ends behind the one with which it has this many bytes.
+/// The size in bytes at which a page ends.
 pub(crate) const PAGE_BYTES: usize = 4 << 20;
 
-/// Which part of a list is asked for. The default is its beginning.
+/// A request for a part of the list. The default is its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
-    /// It begins behind this one.
+    /// The letter after which the page starts.
     pub after: Option<DeadLetterId>,
-    /// The most letters on it; 100 unless set. A page ends earlier when its letters have
-    /// about 4 MiB together, so that large letters do not fill the memory; it has at least one if
-    /// there is any. [`next`](DeadLetterPage::next) says whether there are more.
+    /// The largest number of letters; 100 unless set. A page has fewer if its letters exceed 4 MiB, so
+    /// that large letters do not fill the memory, but at least one if there is any.
+    /// [`next`](DeadLetterPage::next) is set if there are more.
     pub most: usize,
 }
 
 impl Page {
-    /// The beginning of the list, at most so many. Zero counts as one.
+    /// The first `most` letters of the list. Zero counts as one.
     pub fn first(most: usize) -> Self {
         Self {
             after: None,
@@ -348,7 +342,7 @@ impl Page {
         }
     }
 
-    /// What comes behind this one.
+    /// Starts after this letter.
     #[must_use]
     pub fn after(mut self, id: DeadLetterId) -> Self {
         self.after = Some(id);
@@ -362,42 +356,42 @@ impl Default for Page {
     }
 }
 
-/// A part of a list.
+/// A part of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetterPage {
     /// The letters, the oldest first.
     pub letters: Vec<DeadLetter>,
-    /// What to ask for next; `None` when there is no more.
+    /// The request for the next part; `None` at the end.
     pub next: Option<Page>,
 }
 
 impl DeadLetterPage {
-    /// A page. For transports outside this crate.
+    /// Creates a page, for custom transports.
     pub fn new(letters: Vec<DeadLetter>, next: Option<Page>) -> Self {
         Self { letters, next }
     }
 }
 
-/// Which dead letters are meant.
+/// Selects dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selection {
-    /// All that there are when it begins.
+    /// All letters that exist at the start.
     All,
-    /// These.
+    /// The letters with these ids.
     Ids(Vec<DeadLetterId>),
-    /// Those whose messages have this name, of all that there are when it begins.
+    /// The letters that exist at the start and whose messages have this name.
     Named(Name),
 }
 
 impl Selection {
-    /// These.
+    /// Selects the letters with these ids.
     pub fn ids<I: Into<DeadLetterId>>(ids: impl IntoIterator<Item = I>) -> Self {
         Self::Ids(ids.into_iter().map(Into::into).collect())
     }
 
-    /// Those whose messages have this name.
+    /// Selects the letters whose messages have this name.
     pub fn named(name: impl Into<Name>) -> Self {
         Self::Named(name.into())
     }
@@ -406,68 +400,68 @@ impl Selection {
 /// The future of a [`DeadLetterStore`].
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// What a transport does for [`DeadLetters`]: the dead letters of one group.
+/// The dead letters of one group, as a transport implements them for [`DeadLetters`].
 pub trait DeadLetterStore: Send + Sync + 'static {
-    /// A part of the list, the oldest first.
+    /// Lists a page, the oldest first.
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage>;
 
-    /// One of them.
+    /// Finds a letter.
     fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>>;
 
-    /// The id of the newest.
+    /// The id of the newest letter.
     fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>>;
 
-    /// Replays or purges letters that still exist. For each letter that is one atomic act.
+    /// Replays or purges the letters that still exist. It is atomic for each letter.
     fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted>;
 
-    /// How many there are, without looking at each.
+    /// The number of letters, without visiting each.
     fn count(&self) -> StoreFuture<'_, u64>;
 }
 
-/// What is done with dead letters.
+/// An action on dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// They are delivered again.
+    /// Deliver the messages again.
     Replay,
-    /// They are deleted.
+    /// Delete the letters.
     Purge,
 }
 
-/// Which dead letters a step is about.
+/// The dead letters of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// These, a bounded number.
+    /// The letters with these ids, of which there are at most 100.
     Ids(Vec<DeadLetterId>),
-    /// The first of a range.
+    /// The first letters of a range.
     Range {
-        /// The range begins behind this one.
+        /// The letter after which the range starts.
         after: Option<DeadLetterId>,
-        /// It ends with this one.
+        /// The last letter of the range.
         until: DeadLetterId,
-        /// Only letters whose messages have this name.
+        /// Skips letters whose messages have another name.
         name: Option<Name>,
-        /// How many are looked at.
+        /// The number of letters to visit.
         most: usize,
     },
 }
 
-/// What a step has done.
+/// The result of a step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acted {
-    /// To how many letters.
+    /// The number of letters that were replayed or purged.
     pub acted: u64,
-    /// The last one of a range that was looked at, where there may be more behind it.
+    /// The last visited letter of a range that may have more.
     pub next: Option<DeadLetterId>,
-    /// Those that exist and cannot be replayed.
+    /// The letters that exist and cannot be replayed.
     pub skipped: Vec<DeadLetterId>,
 }
 
-/// Reports how many dead letters were dropped to make room for newer ones, at most once a second.
+/// Logs the number of dead letters that were dropped, at most once a second.
 #[derive(Debug, Default)]
 pub(crate) struct DroppedLetters(Mutex<(u64, Option<Instant>)>);
 
 impl DroppedLetters {
-    /// Adds some, and logs how many there were since the last report unless that was just now.
+    /// Adds to the number, and logs it unless the last report was less than a second ago.
     pub(crate) fn report(&self, dropped: u64, stream: &Name, group: &Name, limit: usize) {
         if let Some(dropped) = self.add(dropped) {
             tracing::warn!(
@@ -480,7 +474,7 @@ impl DroppedLetters {
         }
     }
 
-    /// Adds some, and returns how many are to be reported now.
+    /// Adds to the number. Returns the number to report now, if any.
     fn add(&self, dropped: u64) -> Option<u64> {
         let mut state = lock(&self.0);
         let (waiting, last) = &mut *state;

@@ -1,16 +1,16 @@
-//! The two halves of a transport, and what passes between them and the rest.
+//! The traits of a transport, and the types that it exchanges with the rest of the library.
 //!
-//! The *sending half* is nothing new: a `tower::Service<Message>` whose reply comes from the other
-//! side. The *serving half* is a [`Transport`], opened as a [`Source`] of [`Delivery`]s, each with
-//! the right to settle it, [`SettleDelivery`]. [`serve`](crate::serve()) drives a source.
+//! A transport has two halves. The *sending half* is a `tower::Service<Message>`. The *serving half* is
+//! a [`Transport`], which opens a [`Source`] of [`Delivery`]s. Each delivery carries the right to settle
+//! it, a [`SettleDelivery`]. [`serve`](crate::serve()) drives a source.
 //!
 //! [`Memory`](memory::Memory) and `Redis` are both halves in one handle. To write a transport,
 //! implement these traits and run the `conformance` suite (a feature) on it: the
 //! [guide](crate::guide) has a chapter about that.
 //!
 //! # Delivery guarantee
-//! A delivery that is dropped unsettled stays with its worker's lease: it is delivered again, to
-//! this worker or another, once the lease ends.
+//! A delivery that is dropped unsettled is delivered again, to this worker or another, once its lease
+//! ends.
 
 mod backoff;
 pub mod codec;
@@ -59,24 +59,24 @@ pub(crate) use self::{
     streams::{Members, Quota, StreamSchedule},
 };
 
-/// What a service wants of a source.
+/// The messages that a service wants from a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Interest {
-    /// Whether it takes tasks and RPC requests from the stream. A source that nobody asks for them
-    /// must leave them to others.
+    /// True if the service handles tasks and RPC requests. Otherwise the source must leave them to
+    /// other workers.
     pub stream: bool,
     /// The events it listens to, by their full names.
     pub events: Vec<Name>,
     /// The events it listens to, by Redis glob patterns.
     pub patterns: Vec<Name>,
-    /// How many deliveries it handles at once if there are as many, where that is more than one: a
-    /// source that has fewer in flight keeps a batch waiting.
+    /// The size of its largest batch handler, or 0. With fewer deliveries in flight than that, a batch
+    /// is never full.
     pub at_once: usize,
 }
 
 impl Interest {
-    /// Everything on the stream, and no events.
+    /// All tasks and requests of the stream, and no events.
     pub fn stream() -> Self {
         Self {
             stream: true,
@@ -87,25 +87,25 @@ impl Interest {
 
 /// The serving half of a transport, not yet open.
 pub trait Transport: Send + 'static {
-    /// What it opens to.
+    /// The source that it opens.
     type Source: Source;
 
-    /// Connects, prepares what is missing on the server, subscribes to the events and starts
-    /// whatever runs beside the source. Subscriptions are confirmed when it returns.
+    /// Connects, creates the group if it does not exist, subscribes to the events and starts the
+    /// background tasks of the source. When it returns, the subscriptions are confirmed.
     ///
     /// # Errors
-    /// When it cannot work as it is set up. A transport with a server waits for one that is away, as
-    /// its [`next`](Source::next) does.
+    /// If the settings cannot work. A transport waits for a server that cannot be reached, as
+    /// [`next`](Source::next) does.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the attempt. [`serve`](crate::serve()) drops it when it is told to end.
+    /// Dropping the future ends the attempt. [`serve`](crate::serve()) drops it at a shutdown.
     fn open(self, interest: Interest) -> impl Future<Output = Result<Self::Source, Error>> + Send;
 }
 
-/// Both halves of a transport in one handle that is cheap to clone: what an application is given
-/// when it must not care which transport it runs on.
+/// Both halves of a transport in one handle that is cheap to clone, for applications that are generic
+/// over the transport.
 ///
-/// Implemented for everything that is both; nothing needs to implement it.
+/// Implemented for every type that has both halves.
 pub trait Broker:
     Transport + Service<Message, Response = Reply, Error = Error, Future: Send + 'static> + Clone + Sync
 {
@@ -124,7 +124,7 @@ pub trait Source: Send + 'static {
     /// The right to settle one of its deliveries.
     type Settle: SettleDelivery;
 
-    /// What it was set up with.
+    /// The settings of the source.
     fn settings(&self) -> &Settings;
 
     /// The number of requests that the handles of this source's broker in this process wait for.
@@ -134,57 +134,57 @@ pub trait Source: Send + 'static {
         0
     }
 
-    /// Waits for deliveries, at least one and at most `max`. It never asks the server for more
-    /// than that.
+    /// Waits for at least one and at most `max` deliveries. It never fetches more than `max` from the
+    /// server.
     ///
     /// # Errors
-    /// Only what cannot pass by itself. A source outlives a server that is away: it reconnects.
+    /// If the source cannot recover by itself. It reconnects to a server that could not be reached.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped: what had been fetched by then is kept for the
-    /// next call, or given back by [`stop`](Self::stop).
+    /// Dropping the future loses nothing. Deliveries that were fetched by then are kept for the next
+    /// call, or released by [`stop`](Self::stop).
     fn next(
         &mut self,
         max: usize,
     ) -> impl Future<Output = Result<Vec<Delivery<Self::Settle>>, Error>> + Send;
 
-    /// Stops fetching and gives back at once what was fetched and not handed out by
-    /// [`next`](Self::next), as deliveries that were no attempt. What was handed out can still be
-    /// settled. Idempotent.
+    /// Stops fetching, and releases at once the deliveries that were fetched and not returned by
+    /// [`next`](Self::next). They do not count as attempts. Returned deliveries can still be settled.
+    /// Idempotent.
     fn stop(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Ends what runs beside the source, after the settlements that are under way, and leaves the
-    /// group if (and only if) nothing is pending for this worker.
+    /// Waits for running settlements, ends the background tasks, and leaves the group if (and only if)
+    /// nothing is pending for this worker.
     ///
     /// # Errors
-    /// When the server could not be told. Nothing is lost then either: the leases end.
+    /// If the server cannot be reached. Nothing is lost: the leases end.
     fn close(self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// One delivery: a message, or what could not be read as one, and the right to settle it.
+/// A delivery: a message, or an entry that could not be decoded, and the right to settle it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delivery<H> {
-    /// What was delivered.
+    /// The message, or the entry.
     pub content: Result<Message, Undecodable>,
     /// The right to settle it.
     pub settle: H,
 }
 
 impl<H> Delivery<H> {
-    /// A delivery.
+    /// Creates a delivery.
     pub fn new(content: Result<Message, Undecodable>, settle: H) -> Self {
         Self { content, settle }
     }
 }
 
-/// An entry that is no message.
+/// An entry that could not be decoded as a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Undecodable {
-    /// Why not.
+    /// The reason.
     pub reason: String,
-    /// The fields as they came.
+    /// The raw fields.
     pub fields: Vec<(Bytes, Bytes)>,
 }
 
@@ -192,21 +192,23 @@ pub struct Undecodable {
 ///
 /// [`Delivery::settle`] settles a delivery and waits for the confirmation.
 pub trait SettleDelivery: Send + 'static {
-    /// Carries a verdict out, and calls `on_settled` when the server has confirmed it: from any thread,
-    /// and perhaps before this returns, so it must not block. The verdict takes effect with the call. A
-    /// transport repeats it until it is answered; verdicts that come late, from a worker whose lease was
-    /// lost, change nothing. Only that a delivery is done may count even then: the first to finish wins.
+    /// Carries out a verdict, and calls `on_settled` once the server has confirmed it. The callback may
+    /// run on any thread, and before this method returns, so it must not block.
     ///
-    /// `on_settled` is called with an error when the transport was closed, or the server refuses for
-    /// good. It is dropped if the verdict can never be confirmed.
+    /// The verdict takes effect with the call. The transport sends it until the server answers. A late
+    /// verdict, from a worker that has lost its lease, changes nothing. Exception: a late
+    /// [`Verdict::Done`] may count, since the first worker to finish wins.
+    ///
+    /// `on_settled` gets an error if the transport was closed, or the server refuses the verdict
+    /// permanently. It is dropped if the verdict can never be confirmed.
     fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static);
 }
 
 impl<H: SettleDelivery> Delivery<H> {
-    /// Carries a verdict out, and waits until the server has confirmed it.
+    /// Carries out a verdict, and waits until the server has confirmed it.
     ///
     /// # Errors
-    /// When the transport was closed, or the server refuses for good.
+    /// If the transport was closed, or the server refuses the verdict permanently.
     ///
     /// # Cancel safety
     /// The verdict takes effect with the call. Dropping the future does not take it back.
@@ -221,48 +223,49 @@ impl<H: SettleDelivery> Delivery<H> {
     }
 }
 
-/// What becomes of a delivery. The source carries it out, atomically with the acknowledgement.
+/// The decision about a delivery. The source carries it out atomically with the acknowledgement.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Handled: acknowledge it, and send the answer if it was an RPC request.
+    /// Acknowledge the delivery, and send the reply if it is an RPC request.
     Done(Result<Reply, RpcError>),
-    /// Deliver it again.
+    /// Deliver the message again.
     Redeliver {
-        /// After this long, or after the source's back-off for this attempt.
+        /// The wait, or `None` for the source's back-off for this attempt.
         after: Option<Duration>,
-        /// Whether this delivery counts as an attempt.
+        /// True if this delivery counts as an attempt.
         counted: bool,
-        /// Why; kept where the message becomes a dead letter instead, because its deliveries are
-        /// used up.
+        /// The reason. It is stored if the message becomes a dead letter because it has used up its
+        /// deliveries.
         reason: String,
     },
-    /// Make it a dead letter.
+    /// Make the message a dead letter.
     Dead {
-        /// Why.
+        /// The reason, which is stored with it.
         reason: String,
-        /// The answer, if it was an RPC request.
+        /// The error reply, if it is an RPC request.
         answer: Option<RpcError>,
     },
-    /// Drop it.
+    /// Drop the message, and count it.
     Discard {
-        /// Why.
+        /// The reason, which decides how it is counted.
         reason: Discarded,
-        /// The answer, if it was an RPC request.
+        /// The error reply, if it is an RPC request.
         answer: Option<RpcError>,
     },
-    /// It was not started: hand it to another worker at once. No attempt.
+    /// Release the delivery to another worker at once. It was not started, and does not count as an
+    /// attempt.
     GiveBack,
 }
 
-/// Why a delivery was dropped.
+/// The reason why a message was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Discarded {
     /// Its deadline had passed before it was started.
     Expired,
-    /// A handler or a layer asked for it.
+    /// A handler or a layer requested it.
     Asked,
-    /// Nobody here knows its name, and [`UnknownNames::Ignore`] leaves it to the other groups.
+    /// This group has no route for it, and [`UnknownNames::Ignore`] leaves it to the other groups.
     Ignored,
 }

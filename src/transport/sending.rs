@@ -1,4 +1,4 @@
-//! What a sender may ask for, the same on every transport.
+//! The checks of every sending half.
 
 use std::time::Duration;
 
@@ -7,16 +7,17 @@ use crate::{
     message::{IdempotencyKey, Kind, Parts},
 };
 
-/// The longest that a task can be delayed: a hundred years.
+/// The longest delay of a task: a hundred years.
 const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
 
-/// What no transport takes, said before anything is sent: names that are empty, too long or have control characters, delays and
-/// idempotency keys of what is no task, tasks that would expire before they are due.
+/// Checks a message that is to be sent. Refuses names that are empty, too long or contain control
+/// characters, delays and idempotency keys of requests and events, and tasks that would expire before
+/// they are due.
 ///
-/// A transport's sending half calls it first, and refuses by itself what it cannot do beyond that.
+/// The sending half of every transport calls this first.
 ///
 /// # Errors
-/// [Invalid](Error::is_invalid), or a [time-out](Error::is_timeout) where a task has expired already.
+/// An [invalid message](Error::is_invalid), or a [timeout](Error::is_timeout) if a task has expired.
 pub fn check(parts: &Parts) -> Result<(), Error> {
     let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
     if let Some(fault) = parts.name.fault() {

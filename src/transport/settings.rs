@@ -1,4 +1,4 @@
-//! What a worker is set up with, the same for every transport.
+//! The settings of a worker, for every transport.
 
 use std::time::Duration;
 
@@ -8,45 +8,45 @@ use crate::{
     message::{Name, Parts},
 };
 
-/// Where a group that does not exist yet starts on its stream.
+/// The position at which a new group starts on its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {
-    /// At the beginning where the stream has no other group, so that nothing sent before the first
-    /// worker is lost; beside another group the choice must be made, and opening fails.
+    /// At the oldest entry if the stream has no other group, so that no message is lost that was sent
+    /// before the first worker. If it has other groups, opening fails: set another value.
     #[default]
     Auto,
     /// At the oldest entry.
     Beginning,
-    /// At what comes from now on.
+    /// After the newest entry.
     End,
     /// After this entry.
     After(String),
 }
 
-/// What a worker does with tasks and requests whose names it does not know.
+/// Decides about tasks and requests without a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownNames {
-    /// A failed delivery: another, newer worker of the group may know the name. A request is
-    /// answered `not_found` at once.
+    /// The delivery fails, since a newer worker of the group may know the name. A request is answered
+    /// with `not_found` at once.
     Fail,
-    /// Acknowledged and counted: the name belongs to another group of the stream.
+    /// The delivery is acknowledged and counted, since the name belongs to another group of the stream.
     Ignore,
 }
 
-/// What becomes of a task whose time to live was over before it could be started.
+/// Decides about a task whose time to live has ended before it could be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Expired {
-    /// It is dropped and counted.
+    /// The task is dropped and counted.
     #[default]
     Drop,
-    /// It becomes a dead letter. A replay of it has no time to live any more.
+    /// The task becomes a dead letter. If it is replayed, it has no time to live.
     DeadLetter,
 }
 
-/// What a worker is set up with.
+/// The settings of a worker. Each field's text ends with its default.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -58,28 +58,28 @@ pub struct Settings {
     pub registry: Option<Name>,
     /// The consumer group of the workers. `app_group`.
     pub group: Name,
-    /// Where a new group starts.
+    /// The position at which a new group starts. [`Start::Auto`].
     pub start: Start,
-    /// How many deliveries may be in flight: fetched and not yet settled. 64.
+    /// The number of deliveries that may be in flight: fetched and not settled. 64.
     pub max_in_flight: usize,
-    /// How many bytes of payload may be in flight before nothing more is fetched. 64 MiB.
+    /// The bytes of payload in flight at which nothing more is fetched. 64 MiB.
     pub max_in_flight_bytes: usize,
-    /// How many deliveries a message gets before it is a dead letter. 10.
+    /// The number of deliveries after which a message is a dead letter. 10.
     pub max_deliveries: u32,
-    /// How long a worker that is not heard of keeps its deliveries. 10 s.
+    /// The time after which the deliveries of a dead worker are claimed. 10 s.
     pub lease: Duration,
-    /// The wait before a redelivery where the failure does not name one. 1 s, doubling to 5 min.
+    /// The wait before a redelivery if the failure names none. 1 s, doubling to 5 min.
     pub backoff: Backoff,
-    /// What becomes of unknown names; `None` is `Fail`, and must be chosen where the stream has
-    /// several groups.
+    /// Decides about messages without a route. `None`, which is `Fail`; it must be set if the stream
+    /// has several groups.
     pub unknown_names: Option<UnknownNames>,
-    /// How many dead letters the group keeps; older ones are dropped and counted. 10,000.
+    /// The number of dead letters that the group keeps. Older ones are dropped and counted. 10,000.
     pub max_dead_letters: usize,
-    /// How many events may wait for a free handler; what comes then is dropped and counted. 10,000.
+    /// The number of events that may wait for a handler. Further ones are dropped and counted. 10,000.
     pub event_buffer: usize,
-    /// What becomes of tasks that expire before they are started. They are dropped.
+    /// Decides about tasks that expire before they are started. [`Expired::Drop`].
     pub expired: Expired,
-    /// How long an idempotency key is remembered by the sending half. 24 h.
+    /// The time for which the sending half remembers an idempotency key. 24 h.
     pub idempotency_window: Duration,
 }
 
@@ -106,7 +106,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// These settings for one stream of the set that they serve.
+    /// These settings for one stream of their set.
     pub(crate) fn of_stream(&self, stream: &Name) -> Self {
         Self {
             stream: stream.clone(),
@@ -115,8 +115,7 @@ impl Settings {
         }
     }
 
-    /// The streams that these settings list for a worker, each with its weight. None where senders
-    /// register them.
+    /// The listed streams with their weights. Empty if senders register the streams.
     pub(crate) fn listed_streams(&self) -> Vec<(Name, u32)> {
         match self.streams.as_ref().map(|set| &set.members) {
             None => vec![(self.stream.clone(), 1)],
@@ -125,7 +124,7 @@ impl Settings {
         }
     }
 
-    /// The registry whose streams a worker serves.
+    /// The registry whose streams a worker serves, if it does.
     pub(crate) fn served_registry(&self) -> Option<&Name> {
         match self.streams.as_ref().map(|set| &set.members) {
             Some(Members::Registered(registry)) => Some(registry),
@@ -133,43 +132,42 @@ impl Settings {
         }
     }
 
-    /// The one stream that these settings name.
+    /// The only stream of these settings.
     ///
     /// # Errors
-    /// When they name a set of streams.
+    /// If they have a set of streams.
     pub(crate) fn one_stream(&self) -> Result<&Name, Error> {
         match self.streams {
             None => Ok(&self.stream),
             Some(_) => Err(Error::new(
                 ErrorKind::Invalid,
-                "this handle serves a set of streams, and this needs one: choose it with \
+                "this handle has a set of streams, and this call needs one: choose it with \
                  `.stream(name)` on the call, or on a clone of the handle",
             )),
         }
     }
 
-    /// The stream that a task or a request is sent to.
+    /// The stream to which a task or a request is sent.
     ///
     /// # Errors
-    /// When neither the message nor these settings name one stream.
+    /// If neither the message nor these settings name one stream.
     pub(crate) fn target<'a>(&'a self, parts: &'a Parts) -> Result<&'a Name, Error> {
         parts.to.as_ref().map_or_else(|| self.one_stream(), Ok)
     }
 }
 
-/// The builder methods of a handle that has a `settings: Settings` field: the same words on every
-/// transport.
+/// Defines the builder methods of a transport's handle, which has a field `settings: Settings`.
 macro_rules! consumer_settings {
     () => {
-        /// All settings at once, in place of those set so far.
+        /// Replaces all settings.
         #[must_use]
         pub fn with_settings(mut self, settings: crate::transport::Settings) -> Self {
             self.settings = settings;
             self
         }
 
-        /// The stream that tasks and requests travel on: sent to, and served from. `app_stream`
-        /// unless set. A call can choose another with
+        /// Sets the stream to which tasks and requests are sent, and from which they are served.
+        /// `app_stream` unless set. A call can choose another one with
         /// [`Call::stream`](crate::client::Call::stream).
         #[must_use]
         pub fn stream(mut self, stream: impl Into<crate::Name>) -> Self {
@@ -178,43 +176,43 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Several streams to serve with one worker, and the order between them. What is sent with this
-        /// handle must name its stream itself.
+        /// Sets the streams that one worker serves, and the order between them. Calls with this handle
+        /// must choose a stream.
         #[must_use]
         pub fn streams(mut self, streams: crate::transport::Streams) -> Self {
             self.settings.streams = Some(streams);
             self
         }
 
-        /// The registry in which the streams that this handle sends to are registered, for workers
-        /// that serve [`Streams::registered`](crate::transport::Streams::registered).
+        /// Registers the streams to which this handle sends in a registry, for workers that serve
+        /// [`Streams::registered`](crate::transport::Streams::registered).
         #[must_use]
         pub fn registry(mut self, registry: impl Into<crate::Name>) -> Self {
             self.settings.registry = Some(registry.into());
             self
         }
 
-        /// The consumer group of the workers. Each group of a stream gets every message; the
-        /// workers of one group share them. `app_group` unless set.
+        /// Sets the consumer group of the workers. Each group of a stream gets every message, and its
+        /// workers share them. `app_group` unless set.
         #[must_use]
         pub fn group(mut self, group: impl Into<crate::Name>) -> Self {
             self.settings.group = group.into();
             self
         }
 
-        /// Where the group starts if it does not exist yet.
+        /// Sets the position at which the group starts if it does not exist.
+        /// [`Start::Auto`](crate::transport::Start::Auto) unless set.
         #[must_use]
         pub fn start(mut self, start: crate::transport::Start) -> Self {
             self.settings.start = start;
             self
         }
 
-        /// How many deliveries may be in flight at once: the capacity of this worker. It fetches no
-        /// more than it can start, so an idle worker is never kept waiting by a busy one. 64
-        /// unless set.
+        /// Sets the number of deliveries that may be in flight: the capacity of this worker. It never
+        /// fetches more than it can start, so that an idle worker gets the rest. 64 unless set.
         ///
         /// # Panics
-        /// When it is zero.
+        /// If it is zero.
         #[must_use]
         #[track_caller]
         pub fn max_in_flight(mut self, deliveries: usize) -> Self {
@@ -223,20 +221,20 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// How many bytes of payload may be in flight before nothing more is fetched. A single
-        /// message may be larger. 64 MiB unless set.
+        /// Sets the bytes of payload in flight at which nothing more is fetched. A single message may
+        /// be larger. 64 MiB unless set.
         #[must_use]
         pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
             self.settings.max_in_flight_bytes = bytes;
             self
         }
 
-        /// How many deliveries a message gets before it is a dead letter. It is checked before the
-        /// message is decoded, so that one that kills its worker cannot do so for ever. 10 unless
-        /// set.
+        /// Sets the number of deliveries after which a message is a dead letter. It is checked before
+        /// the message is decoded, so that a message that kills its worker is not delivered for ever.
+        /// 10 unless set.
         ///
         /// # Panics
-        /// When it is zero.
+        /// If it is zero.
         #[must_use]
         #[track_caller]
         pub fn max_deliveries(mut self, deliveries: u32) -> Self {
@@ -245,13 +243,12 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// How long a worker that is not heard of keeps its deliveries before others take them
-        /// over. A worker renews its lease while it runs, however long its handlers take. Workers
-        /// of one group may have different leases: the longer one of the holder and of the
-        /// worker that claims counts. 10 s unless set.
+        /// Sets the time after which other workers claim the deliveries of a dead worker. A live worker
+        /// renews its leases, however long its handlers take. If the workers of a group have different
+        /// leases, the longer one of the holder and the claiming worker counts. 10 s unless set.
         ///
         /// # Panics
-        /// When it is shorter than 100 ms.
+        /// If it is shorter than 100 ms.
         #[must_use]
         #[track_caller]
         pub fn lease(mut self, lease: std::time::Duration) -> Self {
@@ -263,7 +260,7 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// The wait before a redelivery if the failure names none. 1 s, doubling to 5 min, unless
+        /// Sets the wait before a redelivery if the failure names none. 1 s, doubling to 5 min, unless
         /// set.
         #[must_use]
         pub fn backoff(mut self, backoff: crate::transport::Backoff) -> Self {
@@ -271,27 +268,27 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// What becomes of tasks and requests whose names this worker does not know. Must be set
-        /// where the stream has several groups; `Fail` elsewhere.
+        /// Decides about tasks and requests without a route. Must be set if the stream has several
+        /// groups. [`Fail`](crate::transport::UnknownNames::Fail) unless set.
         #[must_use]
         pub fn unknown_names(mut self, unknown: crate::transport::UnknownNames) -> Self {
             self.settings.unknown_names = Some(unknown);
             self
         }
 
-        /// How many dead letters the group keeps. Older ones are dropped and counted. 10,000
-        /// unless set.
+        /// Sets the number of dead letters that the group keeps. Older ones are dropped and counted.
+        /// 10,000 unless set.
         #[must_use]
         pub fn max_dead_letters(mut self, dead_letters: usize) -> Self {
             self.settings.max_dead_letters = dead_letters;
             self
         }
 
-        /// How many events may wait for a free handler; what comes when they do is dropped and
-        /// counted. 10,000 unless set.
+        /// Sets the number of events that may wait for a handler. Further ones are dropped and counted.
+        /// 10,000 unless set.
         ///
         /// # Panics
-        /// When it is zero.
+        /// If it is zero.
         #[must_use]
         #[track_caller]
         pub fn event_buffer(mut self, events: usize) -> Self {
@@ -300,19 +297,19 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// What becomes of a task whose time to live is over before it is started: it is dropped
-        /// and counted unless set.
+        /// Decides about a task that expires before it is started. It is dropped and counted unless
+        /// set.
         #[must_use]
         pub fn expired(mut self, expired: crate::transport::Expired) -> Self {
             self.settings.expired = expired;
             self
         }
 
-        /// How long the idempotency key of a task is remembered from when the task was sent. It
-        /// should be longer than whoever sends goes on trying. 24 h unless set.
+        /// Sets the time for which the idempotency key of a task is remembered after it was sent. It
+        /// should be longer than senders retry. 24 h unless set.
         ///
         /// # Panics
-        /// When it is shorter than a millisecond.
+        /// If it is shorter than a millisecond.
         #[must_use]
         #[track_caller]
         pub fn idempotency_window(mut self, window: std::time::Duration) -> Self {

@@ -1,24 +1,24 @@
-//! Whether a handle works right now.
+//! The state of a transport's handle.
 
 use std::fmt;
 
-/// How a handle and the sources that were opened from it are doing, the worst last.
+/// The state of a handle and of the sources that were opened from it. A worse state is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ConnectionState {
-    /// Everything comes round in time.
+    /// The handle is connected, and its loops run on time.
     Connected,
-    /// There is a connection, and a loop behind it does not come round in time: the one that reads
-    /// from the stream, or the one that renews leases.
+    /// The handle is connected, but the loop that reads the stream, or the one that renews leases, is
+    /// late.
     Lagging,
-    /// A connection is being made again.
+    /// The handle is making a new connection.
     Reconnecting,
-    /// Nothing is sent or received any more: the runtime that its tasks ran on has ended.
+    /// The handle cannot be used any more, since the runtime of its tasks has ended.
     Closed,
 }
 
 impl ConnectionState {
-    /// Whether this is the answer that a readiness probe wants.
+    /// Returns `true` if a readiness probe should succeed.
     pub fn is_ready(self) -> bool {
         self == Self::Connected
     }

@@ -1,33 +1,33 @@
-//! How a stream and its groups are doing.
+//! Statistics of a stream and its groups.
 
 use std::time::Duration;
 
 use crate::message::Name;
 
-/// How a stream is doing, for a scrape of metrics.
+/// Statistics of a stream, cheap enough for each scrape of metrics.
 ///
-/// On Redis it is read with a handful of commands, none of which looks at each entry:
+/// On Redis a few commands read them, none of which visits each entry:
 /// [`XLEN`](https://redis.io/docs/latest/commands/xlen/),
 /// [`XINFO GROUPS`](https://redis.io/docs/latest/commands/xinfo-groups/),
 /// [`XINFO CONSUMERS`](https://redis.io/docs/latest/commands/xinfo-consumers/),
 /// [`XPENDING`](https://redis.io/docs/latest/commands/xpending/) of one entry,
-/// [`ZCARD`](https://redis.io/docs/latest/commands/zcard/). Each group's numbers are of one moment.
+/// [`ZCARD`](https://redis.io/docs/latest/commands/zcard/). The numbers of a group are consistent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamStats {
-    /// The stream.
+    /// The name of the stream.
     pub stream: Name,
-    /// Entries that it keeps: those that some group has not finished, and those that were not
-    /// trimmed yet.
+    /// The number of entries, including those that every group has finished and that are not trimmed
+    /// yet.
     pub entries: u64,
-    /// Tasks that their senders have delayed and that are not due.
+    /// The number of tasks that their senders have delayed and that are not due.
     pub delayed: u64,
-    /// All of its groups, by name.
+    /// All groups, sorted by name.
     pub groups: Vec<GroupStats>,
 }
 
 impl StreamStats {
-    /// A stream without groups. For transports outside this crate.
+    /// Creates the statistics of a stream without groups, for custom transports.
     pub fn new(stream: impl Into<Name>, entries: u64, delayed: u64) -> Self {
         Self {
             stream: stream.into(),
@@ -37,37 +37,37 @@ impl StreamStats {
         }
     }
 
-    /// One of its groups.
+    /// The statistics of a group.
     pub fn group(&self, name: &str) -> Option<&GroupStats> {
         self.groups.iter().find(|group| group.group == *name)
     }
 }
 
-/// How a group is doing.
+/// Statistics of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupStats {
-    /// The group.
+    /// The name of the group.
     pub group: Name,
-    /// Messages that a worker of the group could take now: those that were not read yet, and those
-    /// that are to be delivered again. `None` where the server cannot tell, as Redis before 7.0
-    /// while there is something to read, or after entries were deleted in the middle.
+    /// The number of messages that could be delivered now: unread ones, and ones that are due for
+    /// redelivery. `None` if the server does not know: Redis before 7.0 while messages are unread, and
+    /// later versions after entries in the middle of the stream were deleted.
     pub lag: Option<u64>,
-    /// Deliveries that workers of the group hold.
+    /// The number of deliveries that are not settled.
     pub pending: u64,
-    /// How long ago the oldest of them was put on the stream; for one that was delivered before,
-    /// on Redis, when it was put in line again.
+    /// The age of the oldest pending message; on Redis, for a redelivered one, the time since it was
+    /// queued for redelivery.
     pub oldest_pending: Option<Duration>,
-    /// Messages that wait for their next attempt.
+    /// The number of messages that wait for their next attempt.
     pub delayed: u64,
-    /// Dead letters.
+    /// The number of dead letters.
     pub dead: u64,
-    /// Workers that are heard of: within the time after which others take over from them.
+    /// The number of live workers: those whose leases have not ended.
     pub consumers: u64,
 }
 
 impl GroupStats {
-    /// A group of which nothing else is known. For transports outside this crate.
+    /// Creates empty statistics of a group, for custom transports.
     pub fn new(group: impl Into<Name>) -> Self {
         Self {
             group: group.into(),

@@ -1,4 +1,4 @@
-//! Several streams for one worker: which they are, and which of them goes first.
+//! Sets of streams for one worker, and the order between them.
 
 use std::{
     cmp::Reverse,
@@ -34,9 +34,9 @@ use crate::{error::Error, message::Name};
 /// ```
 ///
 /// # Ordering
-/// A policy decides what is *fetched* next. What was fetched has a slot, and runs beside everything
-/// else: limits inside the application (a concurrency limit in a layer) come after that choice. So
-/// `max_in_flight` should be the limit where priority matters.
+/// The policy decides from which stream messages are *fetched* next. A fetched message occupies a slot,
+/// and waits in it for limits inside the application, such as a concurrency limit in a layer. So if
+/// priority matters, limit the work by `max_in_flight`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Streams {
     pub(crate) members: Members,
@@ -46,7 +46,7 @@ pub struct Streams {
 /// The source of the streams' names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Members {
-    /// Named by the application, each with its weight. Shared, since each call clones its handle.
+    /// The names and weights that the application lists. In an `Arc`, since each call clones its handle.
     Listed(Arc<[(Name, u32)]>),
     /// Registered by senders, under the name of a registry.
     Registered(Name),
@@ -104,7 +104,7 @@ impl Streams {
         }
     }
 
-    /// The set is usable.
+    /// Checks that a worker can serve the set.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let listed = match &self.members {
             Members::Registered(registry) => {
@@ -132,7 +132,7 @@ impl Streams {
             if !seen.insert(name) {
                 return Err(Error::config(format!(
                     "the set of streams has `{name}` twice: name each stream once, and give it a \
-                     weight where it is to have more"
+                     higher weight if it needs a larger share"
                 )));
             }
             if *weight == 0 {
@@ -158,7 +158,7 @@ impl FromStr for Streams {
             ))
         };
         let Some((policy, names)) = text.split_once(':') else {
-            return Err(malformed(format!("`{text}` is no set of streams")));
+            return Err(malformed(format!("`{text}` is not a set of streams")));
         };
         let names = names
             .split(',')
@@ -173,7 +173,8 @@ impl FromStr for Streams {
                     let weight = weight.and_then(|(name, weight)| {
                         Some((name.trim_end(), weight.trim_start().parse::<u32>().ok()?))
                     });
-                    weight.ok_or_else(|| malformed(format!("`{pair}` is no stream with a weight")))
+                    weight
+                        .ok_or_else(|| malformed(format!("`{pair}` is not a stream with a weight")))
                 });
                 Self::weighted(weights.collect::<Result<Vec<_>, _>>()?)
             }
@@ -183,7 +184,7 @@ impl FromStr for Streams {
             },
             unknown => {
                 return Err(malformed(format!(
-                    "`{unknown}` is no policy for a set of streams"
+                    "`{unknown}` is not a policy for a set of streams"
                 )));
             }
         };
@@ -248,8 +249,8 @@ impl StreamSchedule {
         self.streams.retain(|it| it.stream != stream);
     }
 
-    /// The order in which to read, and the most from each stream, until `room` is used up. Where streams
-    /// have less than their quota, the rest goes to those that have more.
+    /// The streams to read, in order, with their parts of `room`. If streams have less than their quota,
+    /// the remaining room goes to the others.
     pub(crate) fn quotas(&mut self, room: usize) -> Vec<Quota> {
         if self.policy == StreamPolicy::Strict {
             let whole = |it: &Scheduled| Quota {
@@ -258,7 +259,7 @@ impl StreamSchedule {
             };
             return self.streams.iter().map(whole).collect();
         }
-        // The deliveries are dealt out one by one, each to the stream that is furthest behind.
+        // Assigns the deliveries one by one, each to the stream that is furthest behind.
         let times = (0..self.streams.len()).map(|place| Reverse((self.start(place), place)));
         let mut behind: BinaryHeap<_> = times.collect();
         let mut quotas: Vec<Quota> = Vec::with_capacity(self.streams.len());
@@ -279,7 +280,7 @@ impl StreamSchedule {
                 }),
             }
         }
-        // The others are read if these have less than that.
+        // The other streams are read if these have less than their quotas.
         let mut rest: Vec<_> = (self.streams.iter().enumerate())
             .filter(|(place, _)| !dealt.contains_key(place))
             .map(|(_, it)| it)
@@ -308,7 +309,7 @@ impl StreamSchedule {
         self.streams[place].time.max(self.now)
     }
 
-    /// Notes that deliveries of a stream were fetched.
+    /// Records that deliveries of a stream were fetched.
     pub(crate) fn fetched(&mut self, stream: u32, deliveries: usize) {
         if deliveries == 0 {
             return;
@@ -328,7 +329,8 @@ impl StreamSchedule {
 mod tests {
     use super::*;
 
-    /// Reads from backlogs of this many for `rounds` reads of `room` each. Returns what came of each.
+    /// Reads `rounds` times up to `room` deliveries from endless backlogs. Returns the number of
+    /// deliveries of each stream.
     fn fetch(policy: StreamPolicy, weights: &[u32], room: usize, rounds: usize) -> Vec<usize> {
         let mut schedule = StreamSchedule::new(policy);
         for (stream, weight) in weights.iter().enumerate() {
@@ -414,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_cannot_be_served_is_refused_with_the_reason() {
+    fn an_invalid_set_is_refused_with_the_reason() {
         let none: [&str; 0] = [];
         for (streams, reason) in [
             (Streams::strict(none), "is empty"),
@@ -429,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_read_from_text_or_the_text_is_refused_with_the_forms_there_are() {
+    fn a_set_is_parsed_from_text_or_the_text_is_refused_with_the_valid_forms() {
         let read = |text: &str| text.parse::<Streams>();
         assert_eq!(read("strict: a, b").unwrap(), Streams::strict(["a", "b"]));
         assert_eq!(read("in_turn:a,b").unwrap(), Streams::in_turn(["a", "b"]));
@@ -439,10 +441,10 @@ mod tests {
         );
         assert_eq!(read("registered: t").unwrap(), Streams::registered("t"));
         for (text, reason) in [
-            ("fair: a", "`fair` is no policy"),
-            ("a", "`a` is no set"),
-            ("weighted: a", "`a` is no stream with a weight"),
-            ("weighted: a=-1", "is no stream with a weight"),
+            ("fair: a", "`fair` is not a policy"),
+            ("a", "`a` is not a set"),
+            ("weighted: a", "`a` is not a stream with a weight"),
+            ("weighted: a=-1", "is not a stream with a weight"),
             ("registered: a, b", "does not name one registry"),
             ("strict: a, a", "twice"),
             ("strict:", "is empty"),

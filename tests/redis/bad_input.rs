@@ -407,7 +407,7 @@ async fn an_entry_that_is_no_message_is_a_dead_letter_with_its_fields_and_does_n
             &[("type", b"task"), ("name", b"next")],
         ),
         (
-            "`type` stands in the entry twice",
+            "`type` occurs twice",
             &[
                 ("type", b"task"),
                 ("name", b"next"),
@@ -416,7 +416,7 @@ async fn an_entry_that_is_no_message_is_a_dead_letter_with_its_fields_and_does_n
             ],
         ),
         (
-            "`name` stands in the entry twice",
+            "`name` occurs twice",
             &[
                 ("type", b"task"),
                 ("name", b"next"),
@@ -425,7 +425,7 @@ async fn an_entry_that_is_no_message_is_a_dead_letter_with_its_fields_and_does_n
             ],
         ),
         (
-            "`payload` stands in the entry twice",
+            "`payload` occurs twice",
             &[
                 ("type", b"task"),
                 ("name", b"next"),

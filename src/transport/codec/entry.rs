@@ -1,4 +1,4 @@
-//! Messages as the fields of an entry.
+//! Encodes messages as the fields of an entry, and decodes them.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::{
     transport::Undecodable,
 };
 
-/// Hands a message's fields to `put`, one by one: `type`, `name`, `payload`, the time to live where
-/// there is a deadline (counted from when the message is due), the idempotency key, then headers.
-/// Where a request's reply goes is the transport's to add.
+/// Calls `put` with each field of a message: `type`, `name`, `payload`, the time to live if it has a
+/// deadline (counted from when the message is due), the idempotency key, then the headers. The transport
+/// adds the reply channel of a request.
 pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     let parts = message.parts();
     put(b"type", parts.kind.as_str().as_bytes());
     put(b"name", parts.name.as_bytes());
     put(b"payload", message.payload());
     if let Some(deadline) = parts.deadline {
-        // Zero would read as "no time at all": a deadline that has just passed is still one.
+        // Zero would mean no deadline, so a deadline that has passed is encoded as 1.
         let wait = parts.due.map(Due::wait).unwrap_or_default();
         let life = deadline.remaining().saturating_sub(wait).as_millis();
         let life = life.clamp(1, u64::MAX.into());
@@ -40,45 +40,44 @@ pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     }
 }
 
-/// What an entry's fields say.
+/// A decoded entry.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Decoded {
-    /// The message, without id, attempt and deadline: those depend on where the entry was read.
+    /// The message, without its id, attempt and deadline, which depend on the stream of the entry.
     pub message: Message,
-    /// Where a reply is to be published.
+    /// The channel to which the reply is published.
     pub reply_to: Option<Bytes>,
-    /// The request's own id.
+    /// The correlation id of a request.
     pub correlation_id: Option<Bytes>,
     /// The client that waits for a reliable reply.
     pub client: Option<Bytes>,
     /// The time to live.
     pub time_to_live: Option<Duration>,
-    /// The id that the message first had. To be trusted only where the transport itself wrote it.
+    /// The first id of the message. Trust it only in a stream that only the transport writes.
     pub origin: Option<Bytes>,
-    /// The attempts so far. To be trusted only where the transport itself wrote it.
+    /// The number of attempts so far. Trust it only in a stream that only the transport writes.
     pub attempts: Option<u32>,
-    /// The id that its sender was given, where that is not the entry's: a UUID.
+    /// The id in the sender's receipt, a UUID, if it is not the entry's id.
     pub id: Option<MessageId>,
 }
 
-/// Reads the fields of an entry.
+/// Decodes the fields of an entry.
 ///
 /// # Errors
-/// The fields themselves with a reason, when they are no message: `type`, `name` or `payload`
-/// missing, repeated or not readable, a name longer than [`Name::MAX_LEN`] or with a control
-/// character, a header that HTTP does not allow, or an RPC request without an address.
+/// The raw fields and a reason: `type`, `name` or `payload` is missing, repeated or malformed, the name
+/// is longer than [`Name::MAX_LEN`] or has a control character, HTTP does not allow a header, or a
+/// request has no reply channel.
 pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
-    match Entry::read(&fields) {
+    match ParsedEntry::parse(&fields) {
         Ok(entry) => Ok(entry.take(&mut fields)),
         Err(reason) => Err(Undecodable { reason, fields }),
     }
 }
 
-/// An entry that was understood. Values stand as their places among the fields: they are taken out
-/// only when nothing can go wrong any more, since an entry that is no message keeps its fields, and
-/// a copy of each value would cost an allocation.
-struct Entry {
+/// A valid entry. It holds the indices of values, which are moved out of the fields at the end: a
+/// malformed entry keeps its raw fields, and a copy of each value would cost an allocation.
+struct ParsedEntry {
     kind: Kind,
     name: Name,
     payload: usize,
@@ -93,9 +92,9 @@ struct Entry {
     idempotency_key: Option<usize>,
 }
 
-/// The places of the fields that may stand in an entry once.
+/// The indices of the fields that an entry may have once.
 #[derive(Default)]
-struct Places {
+struct FieldIndices {
     kind: Option<usize>,
     name: Option<usize>,
     payload: Option<usize>,
@@ -109,53 +108,53 @@ struct Places {
     idempotency_key: Option<usize>,
 }
 
-impl Entry {
-    fn read(fields: &[(Bytes, Bytes)]) -> Result<Self, String> {
-        let mut places = Places::default();
+impl ParsedEntry {
+    fn parse(fields: &[(Bytes, Bytes)]) -> Result<Self, String> {
+        let mut indices = FieldIndices::default();
         let mut headers = HeaderMap::new();
-        for (place, (field, value)) in fields.iter().enumerate() {
+        for (index, (field, value)) in fields.iter().enumerate() {
             let slot = match &field[..] {
-                b"type" => &mut places.kind,
-                b"name" => &mut places.name,
-                b"payload" => &mut places.payload,
-                b"reply_to" => &mut places.reply_to,
-                b"correlation_id" => &mut places.correlation_id,
-                b"~o" => &mut places.origin,
-                b"~a" => &mut places.attempts,
-                b"~i" => &mut places.id,
-                b"~k" => &mut places.idempotency_key,
-                b"~t" => &mut places.time_to_live,
-                b"~c" => &mut places.client,
+                b"type" => &mut indices.kind,
+                b"name" => &mut indices.name,
+                b"payload" => &mut indices.payload,
+                b"reply_to" => &mut indices.reply_to,
+                b"correlation_id" => &mut indices.correlation_id,
+                b"~o" => &mut indices.origin,
+                b"~a" => &mut indices.attempts,
+                b"~i" => &mut indices.id,
+                b"~k" => &mut indices.idempotency_key,
+                b"~t" => &mut indices.time_to_live,
+                b"~c" => &mut indices.client,
                 [b'h', b':', name @ ..] => {
                     header::add(&mut headers, name, value)?;
                     continue;
                 }
                 _ => continue,
             };
-            if slot.replace(place).is_some() {
+            if slot.replace(index).is_some() {
                 let field = excerpt(field);
-                return Err(format!("the field {field} stands in the entry twice"));
+                return Err(format!("the field {field} occurs twice"));
             }
         }
-        Self::check(fields, places, headers)
+        Self::check(fields, indices, headers)
     }
 
     fn check(
         fields: &[(Bytes, Bytes)],
-        places: Places,
+        indices: FieldIndices,
         headers: HeaderMap,
     ) -> Result<Self, String> {
-        let value = |place: Option<usize>| place.map(|place| &fields[place].1);
-        let kind = match value(places.kind).map(|kind| &kind[..]) {
+        let value = |index: Option<usize>| index.map(|index| &fields[index].1);
+        let kind = match value(indices.kind).map(|kind| &kind[..]) {
             Some(b"task") => Kind::Task,
             Some(b"rpc") => Kind::Rpc,
             Some(b"event") => Kind::Event,
             Some(other) => return Err(format!("unknown `type`: {}", excerpt(other))),
             None => return Err("the field `type` is missing".into()),
         };
-        let name = value(places.name).ok_or("the field `name` is missing")?;
+        let name = value(indices.name).ok_or("the field `name` is missing")?;
         if name.len() > Name::MAX_LEN {
-            // Looked at before it is copied into a `Name`: it may have megabytes.
+            // Checked before it is copied into a `Name`: it may have megabytes.
             return Err(format!(
                 "the `name` has {} bytes, more than {}: {}",
                 name.len(),
@@ -171,12 +170,12 @@ impl Entry {
         if let Some(fault) = name.fault() {
             return Err(format!("{fault}: {}", excerpt(name.as_bytes())));
         }
-        let payload = places.payload.ok_or("the field `payload` is missing")?;
+        let payload = indices.payload.ok_or("the field `payload` is missing")?;
         if kind == Kind::Rpc {
-            if value(places.reply_to).is_none_or(Bytes::is_empty) {
+            if value(indices.reply_to).is_none_or(Bytes::is_empty) {
                 return Err("an RPC request without `reply_to`".into());
             }
-            if places.correlation_id.is_none() {
+            if indices.correlation_id.is_none() {
                 return Err("an RPC request without `correlation_id`".into());
             }
         }
@@ -185,20 +184,20 @@ impl Entry {
             name,
             payload,
             headers,
-            reply_to: places.reply_to,
-            correlation_id: places.correlation_id,
-            client: places.client,
-            origin: places.origin,
-            time_to_live: number(value(places.time_to_live), TIME_TO_LIVE)?
+            reply_to: indices.reply_to,
+            correlation_id: indices.correlation_id,
+            client: indices.client,
+            origin: indices.origin,
+            time_to_live: number(value(indices.time_to_live), TIME_TO_LIVE)?
                 .map(Duration::from_millis),
-            attempts: number(value(places.attempts), ATTEMPTS)?,
-            id: places.id,
-            idempotency_key: places.idempotency_key,
+            attempts: number(value(indices.attempts), ATTEMPTS)?,
+            id: indices.id,
+            idempotency_key: indices.idempotency_key,
         })
     }
 
     fn take(self, fields: &mut [(Bytes, Bytes)]) -> Decoded {
-        let mut value = |place: usize| std::mem::take(&mut fields[place].1);
+        let mut value = |index: usize| std::mem::take(&mut fields[index].1);
         let mut parts = Parts::new(self.kind, self.name);
         parts.headers = self.headers;
         if self.client.is_none() {
@@ -224,8 +223,8 @@ impl Entry {
     }
 }
 
-/// The id in the field [`ID`]. Whoever can add an entry can write one, but none that an entry of the
-/// stream could have.
+/// Parses the field [`ID`](super::ID). Any sender can write it, so it must be a UUID, which is never
+/// the id of an entry.
 pub(crate) fn given_id(id: Bytes) -> Option<MessageId> {
     uuid::Uuid::try_parse_ascii(&id).ok()?;
     MessageId::from_utf8(&id).ok()
@@ -239,7 +238,7 @@ fn number<T: std::str::FromStr>(value: Option<&Bytes>, field: &str) -> Result<Op
     {
         Some(number) => Ok(Some(number)),
         None => Err(format!(
-            "the field `{field}` is no number: {}",
+            "the field `{field}` is not a number: {}",
             excerpt(value)
         )),
     }
@@ -265,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded_with_repeated_headers_and_binary_values() {
+    fn a_message_with_repeated_and_binary_headers_is_decoded_as_it_was_encoded() {
         let mut message = Message::task("orders.create", &b"\x00\xff"[..]);
         let headers = message.headers_mut();
         headers.append("x-a", HeaderValue::from_static("1"));
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_at_the_end_of_time_can_be_read_again() {
+    fn a_deadline_at_the_end_of_time_can_be_decoded() {
         let mut message = Message::task("a", "");
         let end = Duration::from_secs(i64::MAX as u64 - (1 << 40));
         message.parts_mut().deadline = Some(crate::Deadline::after(end));
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_shows_the_id_that_its_reply_comes_back_with() {
+    fn a_request_has_the_correlation_id_of_its_reply() {
         let request = |id: &[u8]| {
             let list: [(&str, &[u8]); 5] = [
                 ("type", b"rpc"),
@@ -316,22 +315,19 @@ mod tests {
             shown.map(|id| id.to_string())
         };
         assert_eq!(request(b"vm-1").as_deref(), Some("vm-1"));
-        // It is answered to, and not shown.
+        // An id that is not UTF-8 is used for the reply, and not shown.
         assert_eq!(request(b"\xff"), None);
     }
 
     #[test]
-    fn an_entry_that_is_no_message_says_why() {
+    fn a_malformed_entry_is_refused_with_the_reason() {
         let base: [(&str, &[u8]); 3] = [("type", b"task"), ("name", b"a"), ("payload", b"")];
         assert!(decode(fields(&base)).is_ok());
         for (field, _) in base {
             let without: Vec<_> = base.iter().copied().filter(|(f, _)| *f != field).collect();
             assert_eq!(reason(&without), format!("the field `{field}` is missing"));
             let twice: Vec<_> = base.iter().copied().chain([(field, &b"x"[..])]).collect();
-            assert_eq!(
-                reason(&twice),
-                format!("the field `{field}` stands in the entry twice")
-            );
+            assert_eq!(reason(&twice), format!("the field `{field}` occurs twice"));
         }
         let but = |field: &'static str, value: &'static [u8]| {
             let list: Vec<_> = base
@@ -372,6 +368,6 @@ mod tests {
         };
         assert!(with("h:bad name", b"x").starts_with("a header name that HTTP does not allow"));
         assert!(with("h:x", b"a\nb").starts_with("a value that HTTP does not allow"));
-        assert!(with("~t", b"soon").starts_with("the field `~t` is no number"));
+        assert!(with("~t", b"soon").starts_with("the field `~t` is not a number"));
     }
 }

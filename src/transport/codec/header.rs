@@ -1,4 +1,4 @@
-//! Headers, in an entry and in a reply.
+//! Headers of entries and replies.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::excerpt;
 
-/// Adds a header as it came from outside.
+/// Adds an untrusted header.
 pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result<(), String> {
     let parsed = HeaderName::from_bytes(name)
         .map_err(|_| format!("a header name that HTTP does not allow: {}", excerpt(name)))?;
@@ -20,10 +20,10 @@ pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result
     Ok(())
 }
 
-/// What the text of a header value in a reply starts with when the value itself is no text.
+/// The prefix of a header value in a reply that is encoded as base64.
 const ENCODED: &str = "base64:";
 
-/// A header value as the text that it is in a reply.
+/// Encodes a header value as the text of a reply.
 pub(super) fn text(value: &HeaderValue) -> String {
     match std::str::from_utf8(value.as_bytes()) {
         Ok(text) if !text.starts_with(ENCODED) => text.to_owned(),
@@ -31,7 +31,7 @@ pub(super) fn text(value: &HeaderValue) -> String {
     }
 }
 
-/// What such a text stands for.
+/// Decodes a header value from the text of a reply.
 pub(super) fn bytes(text: &str) -> Bytes {
     text.strip_prefix(ENCODED)
         .and_then(|encoded| BASE64.decode(encoded).ok())

@@ -1,5 +1,5 @@
-//! The wire format, apart from any transport: messages as the fields of a stream entry, replies as
-//! JSON envelopes.
+//! The wire format of all transports: messages as the fields of a stream entry, replies as JSON
+//! envelopes.
 //!
 //! The base format is that of the Go library Go-Broker: fields `type`, `name`, `payload` and, for
 //! RPC, `reply_to` and `correlation_id`, in any order; a reply is
@@ -28,31 +28,31 @@ pub use self::{
     reply::{DecodedReply, decode_reply, encode_reply},
 };
 
-/// The field of the address that a reply is published to.
+/// The field of the channel to which the reply is published.
 pub const REPLY_TO: &str = "reply_to";
 /// The field of a request's correlation id.
 pub const CORRELATION_ID: &str = "correlation_id";
-/// What our clients' addresses start with.
+/// The prefix of the reply channels of our clients.
 pub(crate) const REPLY_PREFIX: &str = "campanile:reply:";
-/// What Go-Broker's clients' addresses start with.
+/// The prefix of the reply channels of Go-Broker's clients.
 pub(crate) const GO_REPLY_PREFIX: &str = "reply:";
-/// The internal field of the id that the message first had.
+/// The internal field of the message's first id.
 pub const ORIGIN: &str = "~o";
-/// The internal field of the attempts so far, a decimal number.
+/// The internal field of the number of attempts so far, in decimal.
 pub const ATTEMPTS: &str = "~a";
 /// The internal field of the time to live in milliseconds, counted from the origin id's time.
 pub const TIME_TO_LIVE: &str = "~t";
-/// The internal field of the id that the sender of a delayed task was given, a UUID.
+/// The internal field of the id in the receipt of a delayed task, a UUID.
 pub const ID: &str = "~i";
-/// The internal field of the key that makes sending a task twice the same as sending it once.
+/// The internal field of the idempotency key.
 pub const IDEMPOTENCY_KEY: &str = "~k";
 /// The internal field of the client that waits for a reliable reply: its UUID.
 pub const CLIENT: &str = "~c";
 
-/// The start of outside bytes, fit for a log.
+/// The first 64 of untrusted bytes, escaped for a log.
 fn excerpt(bytes: &[u8]) -> String {
-    const MOST: usize = 64;
-    let shown = bytes[..bytes.len().min(MOST)].escape_ascii();
-    let rest = if bytes.len() > MOST { "…" } else { "" };
+    const MAX_LEN: usize = 64;
+    let shown = bytes[..bytes.len().min(MAX_LEN)].escape_ascii();
+    let rest = if bytes.len() > MAX_LEN { "…" } else { "" };
     format!("`{shown}{rest}`")
 }

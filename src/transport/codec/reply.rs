@@ -10,8 +10,8 @@ use serde_json::{Map, Value, error::Category};
 use super::header;
 use crate::{error::RpcError, reply::Reply};
 
-/// The JSON of a reply. Field names and meaning are the Go library's; `code` and `headers` are ours
-/// and left out where they would say nothing.
+/// The JSON of a reply. The fields are those of Go-Broker; `code` and `headers` are our additions, and
+/// left out if empty.
 #[derive(Serialize, Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -22,17 +22,17 @@ struct Envelope<'a> {
     error: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     code: Option<Cow<'a, str>>,
-    /// An object of texts; the values of a repeated header are a list of them.
+    /// An object with the value of each header, or the list of values of a repeated header.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     headers: Value,
 }
 
-/// A text that is borrowed where it can be: serde does not look for that within an `Option`.
+/// A text that is borrowed if possible. serde does not borrow a plain `Cow` within an `Option`.
 #[derive(Serialize, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The envelope of an answer. Header values that are not UTF-8 travel as base64 behind `base64:`,
-/// and so do those that start with that word.
+/// Encodes a reply. Header values that are not UTF-8, or begin with `base64:`, are encoded as base64
+/// with that prefix.
 pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> Vec<u8> {
     let envelope = match answer {
         Ok(reply) => Envelope {
@@ -45,7 +45,7 @@ pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> V
         Err(error) => Envelope {
             correlation_id: correlation_id.into(),
             body: None,
-            // An empty `error` reads as success: an error always has a text.
+            // An empty `error` means success, so the text must not be empty.
             error: [error.message(), error.code().as_str(), "the request failed"]
                 .into_iter()
                 .find(|text| !text.is_empty())
@@ -79,29 +79,29 @@ fn headers(headers: &HeaderMap) -> Value {
         .collect()
 }
 
-/// A reply as it came.
+/// A decoded reply.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DecodedReply<'a> {
-    /// The request that it answers.
+    /// The id of the request.
     pub correlation_id: Cow<'a, str>,
-    /// The answer; `Err` with a reason where the envelope was readable and its content was not.
+    /// The reply or the error reply; a reason if the envelope is valid and its content is not.
     pub answer: Result<Result<Reply, RpcError>, String>,
 }
 
-/// Reads an envelope.
+/// Decodes a reply envelope.
 ///
 /// # Errors
-/// Why it is none, in words.
+/// The reason why it is not a valid envelope.
 pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply<'_>, String> {
     let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|error| {
-        // Its own text repeats what it found, and that may be a body.
+        // The parser's text quotes its input, which may contain the body.
         let fault = match error.classify() {
             Category::Data => "a field is missing, repeated or of another type",
             _ => "it is not JSON",
         };
         let (line, column) = (error.line(), error.column());
-        format!("a reply that is no envelope: {fault}, at line {line} column {column}")
+        format!("the reply is not a valid envelope: {fault}, at line {line} column {column}")
     })?;
     let answer = if envelope.error.is_empty() {
         success(envelope.body, envelope.headers).map(Ok)
@@ -120,13 +120,13 @@ fn success(body: Option<Text<'_>>, headers: Value) -> Result<Reply, String> {
         None => Vec::new(),
         Some(Text(body)) => BASE64
             .decode(&*body)
-            .map_err(|error| format!("a reply whose body is not base64: {error}"))?,
+            .map_err(|error| format!("the reply's body is not base64: {error}"))?,
     };
     let mut reply = Reply::new(payload);
     let headers = match headers {
         Value::Null => Map::new(),
         Value::Object(headers) => headers,
-        _ => return Err("a reply whose `headers` are no object".into()),
+        _ => return Err("the reply's `headers` are not an object".into()),
     };
     for (name, values) in headers {
         let values = match values {
@@ -135,7 +135,7 @@ fn success(body: Option<Text<'_>>, headers: Value) -> Result<Reply, String> {
         };
         for value in values {
             let Value::String(value) = value else {
-                return Err("a reply whose `headers` hold what is no text".into());
+                return Err("the reply's `headers` contain a value that is not a string".into());
             };
             header::add(&mut reply.headers, name.as_bytes(), &header::bytes(&value))?;
         }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_of_the_go_library_are_read() {
+    fn replies_of_the_go_library_are_decoded() {
         let read = |text: &str| decode_reply(text.as_bytes()).unwrap().answer.unwrap();
         assert_eq!(
             read(r#"{"correlation_id":"1","body":"YQ==","error":""}"#)
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn reply_headers_survive_whatever_their_bytes() {
+    fn reply_headers_of_any_bytes_are_decoded_as_they_were_encoded() {
         let mut reply = Reply::new("x");
         for value in [&b"plain"[..], b"\xff", b"base64:plain"] {
             reply
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn reply_headers_are_an_object_and_others_fail_their_own_request_only() {
+    fn malformed_reply_headers_fail_only_their_request() {
         let mut reply = Reply::new("");
         for (name, value) in [("x-a", "1"), ("x-b", "2"), ("x-a", "3")] {
             reply.headers.append(name, HeaderValue::from_static(value));
@@ -235,12 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_is_no_envelope_or_no_base64_says_so() {
+    fn a_malformed_envelope_or_body_is_an_error_that_does_not_quote_it() {
         for bytes in [&b""[..], b"[]", b"{}", b"\xff", br#"{"correlation_id":1}"#] {
             assert!(
                 decode_reply(bytes)
                     .unwrap_err()
-                    .starts_with("a reply that is no envelope")
+                    .starts_with("the reply is not a valid envelope")
             );
         }
         let secret = br#"{"correlation_id":"7","body":["hunter2"],"error":""}"#;
@@ -251,7 +251,7 @@ mod tests {
         assert!(
             bad.answer
                 .unwrap_err()
-                .starts_with("a reply whose body is not base64")
+                .starts_with("the reply's body is not base64")
         );
     }
 }

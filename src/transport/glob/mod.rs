@@ -8,10 +8,10 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 
-/// Whether `pattern` matches the whole of `text`, byte by byte.
+/// Returns `true` if the pattern matches the whole text, byte by byte.
 ///
-/// Only the last `*` is ever tried again: whatever an earlier one could give up, the last can take.
-/// So the time is bounded by the product of the lengths, for any pattern.
+/// Backtracks to the last `*` only, since it can match any bytes that an earlier one could. So the time
+/// is at most the product of the lengths.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut rest, mut left) = (pattern, text);
     let mut retry: Option<(&[u8], &[u8])> = None;
@@ -52,7 +52,8 @@ fn one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     matched.then_some(rest)
 }
 
-/// A class without an end ends with the pattern.
+/// Matches a byte against a character class, and returns the rest of the pattern. A class without `]`
+/// ends with the pattern.
 fn in_class(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
     let mut matched = false;
     loop {
@@ -68,7 +69,7 @@ fn in_class(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
     }
 }
 
-/// The pattern that matches this text alone.
+/// A pattern that matches only this text.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -86,8 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// Each pattern with texts that it matches and texts that it does not; all of it as Redis
-    /// 7.0.15 has it.
+    /// Patterns, texts that match, and texts that do not, as recorded on Redis 7.0.15.
     const RECORDED: &[(&str, &[&str], &[&str])] = &[
         ("a", &["a"], &["b", "aa", "A"]),
         ("*", &["a", "a.b", "*"], &[]),

@@ -1,5 +1,4 @@
-//! What a pattern means, said so plainly that it can be seen to be right, and slow. The tests hold
-//! the real thing against it.
+//! A simple and slow implementation of patterns, against which the tests compare the real one.
 
 enum Part {
     /// Any number of bytes.
@@ -53,7 +52,7 @@ fn parse(pattern: &[u8]) -> Vec<Part> {
     parts
 }
 
-/// Reads the class that begins here, and says where it ends.
+/// Parses the class at this index, and returns the index of its end.
 fn class(pattern: &[u8], mut at: usize, bytes: &mut [bool; 256]) -> usize {
     let is_negated = pattern.get(at) == Some(&b'^');
     if is_negated {

@@ -1,4 +1,4 @@
-//! What the clones of a handle share.
+//! The broker, which all clones of a handle share.
 
 use std::{
     sync::{
@@ -14,14 +14,14 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    clock::{Clock, EntryId, instant_after},
+    clock::{BrokerClock, EntryId, instant_after},
     events::Subscribers,
     group::{Backlog, Consumer, Group},
-    log::{Entry, Log},
+    log::{Log, LogEntry},
     observer::Observer,
     registry::Registries,
     request::Requests,
-    schedule::{Known, Schedule},
+    schedule::{IdempotencyKeys, Schedule},
 };
 use crate::{
     error::{Error, RpcError},
@@ -33,27 +33,27 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) clock: Clock,
+    pub(super) clock: BrokerClock,
     pub(super) counters: Counters,
     pub(super) requests: Requests,
     pub(super) subscribers: Subscribers,
     pub(super) registries: Registries,
-    streams: Mutex<HashMap<Name, Stream>>,
+    streams: Mutex<HashMap<Name, BrokerStream>>,
     last_consumer: AtomicU64,
     pub(super) observer: OnceLock<Arc<dyn Observer>>,
 }
 
-/// A stream: its entries, and how far each group is.
+/// A stream: its entries, its groups and its delayed tasks.
 #[derive(Debug, Default)]
-struct Stream {
+struct BrokerStream {
     log: Log,
     groups: HashMap<Name, Group>,
     schedule: Schedule,
-    known: Known,
+    known: IdempotencyKeys,
 }
 
-impl Stream {
-    fn append(&mut self, clock: &Clock, fields: Vec<(Bytes, Bytes)>) -> Arc<Entry> {
+impl BrokerStream {
+    fn append(&mut self, clock: &BrokerClock, fields: Vec<(Bytes, Bytes)>) -> Arc<LogEntry> {
         let entry = self.log.append(clock.milliseconds(), fields);
         self.wake();
         entry
@@ -65,9 +65,9 @@ impl Stream {
         }
     }
 
-    /// Puts what is due into the log.
-    fn promote(&mut self, clock: &Clock) {
-        // The clock is looked at only for what there is.
+    /// Moves due tasks into the log.
+    fn promote(&mut self, clock: &BrokerClock) {
+        // Reads the clock only if there are delayed tasks.
         while self.schedule.len() > 0
             && let Some(fields) = self.schedule.pop(Instant::now())
         {
@@ -79,7 +79,7 @@ impl Stream {
 impl Shared {
     pub(super) fn new() -> Self {
         Self {
-            clock: Clock::new(),
+            clock: BrokerClock::new(),
             counters: Counters::default(),
             requests: Requests::default(),
             subscribers: Subscribers::default(),
@@ -94,14 +94,14 @@ impl Shared {
         self.last_consumer.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn streams(&self) -> MutexGuard<'_, HashMap<Name, Stream>> {
+    fn streams(&self) -> MutexGuard<'_, HashMap<Name, BrokerStream>> {
         lock(&self.streams)
     }
 
     /// Adds an entry to a stream.
     pub(super) fn append(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> EntryId {
         self.counters.sent.increment();
-        // The clock is read under the lock, so that ids and the order of the entries agree.
+        // Reads the clock under the lock, so that the ids are in the order of the entries.
         self.with_stream(stream, |contents| {
             let entry = contents.append(&self.clock, fields);
             self.tell_of_sent(stream, &entry.fields, Duration::ZERO, || entry.message_id());
@@ -109,7 +109,7 @@ impl Shared {
         })
     }
 
-    fn with_stream<T>(&self, stream: &Name, act: impl FnOnce(&mut Stream) -> T) -> T {
+    fn with_stream<T>(&self, stream: &Name, act: impl FnOnce(&mut BrokerStream) -> T) -> T {
         let mut streams = self.streams();
         act(match streams.get_mut(stream) {
             Some(stream) => stream,
@@ -117,7 +117,7 @@ impl Shared {
         })
     }
 
-    /// Takes a task as its sender wants it: now or later, and once for each idempotency key.
+    /// Accepts a task, now or with a delay, and once for each idempotency key.
     pub(super) fn accept(
         &self,
         stream: &Name,
@@ -131,7 +131,7 @@ impl Shared {
             Some(Due::At(time)) => time.duration_since(self.clock.now()).unwrap_or_default(),
         };
         if wait.is_zero() && parts.idempotency_key.is_none() {
-            // Its text is not made under the lock.
+            // Formats the id outside of the lock.
             return MessageId::from(self.append(stream, fields).to_string());
         }
         self.with_stream(stream, |contents| {
@@ -165,7 +165,7 @@ impl Shared {
         })
     }
 
-    /// Takes a task back that is not due yet.
+    /// Cancels a delayed task.
     pub(super) fn cancel(&self, stream: &Name, id: &MessageId) -> bool {
         self.with_stream(stream, |stream| {
             stream.promote(&self.clock);
@@ -182,7 +182,7 @@ impl Shared {
         })
     }
 
-    /// When there will be something to take that nobody is going to wake a worker for.
+    /// The next time at which a message is due or a lease ends. No wake-up announces these.
     pub(super) fn next_due(&self, settings: &Settings) -> Option<Instant> {
         let streams = self.streams();
         let stream = streams.get(&settings.stream)?;
@@ -194,7 +194,7 @@ impl Shared {
             .min()
     }
 
-    /// Makes the group, if there is none yet.
+    /// Creates the group if it does not exist.
     pub(super) fn create_group(&self, settings: &Settings) -> Result<(), Error> {
         let Settings { stream, group, .. } = settings;
         let mut streams = self.streams();
@@ -203,9 +203,9 @@ impl Shared {
             .is_some_and(|stream| stream.groups.keys().any(|other| other != group));
         if has_others && settings.unknown_names.is_none() {
             return Err(Error::config(format!(
-                "the stream `{stream}` has several groups: say what becomes of messages whose names \
-                 this one does not know, with `.unknown_names(UnknownNames::Ignore)` or \
-                 `.unknown_names(UnknownNames::Fail)`"
+                "the stream `{stream}` has other groups, so messages that this worker does not know \
+                 may be theirs: choose `.unknown_names(UnknownNames::Ignore)` to leave them to the \
+                 others, or `.unknown_names(UnknownNames::Fail)` to treat them as failed"
             )));
         }
         let exists = streams
@@ -222,7 +222,7 @@ impl Shared {
                 )));
             }
             Start::After(id) => Some(id.parse::<EntryId>().map_err(|error| {
-                Error::config(format!("`{id}` is no id of an entry")).with_source(error)
+                Error::config(format!("`{id}` is not the id of an entry")).with_source(error)
             })?),
             _ => None,
         };
@@ -238,7 +238,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Runs `act` on a group, if it exists, and removes what every group has finished by then.
+    /// Calls `act` with a group, if it exists, and trims the entries that every group has finished.
     pub(super) fn with_group<T>(
         &self,
         settings: &Settings,
@@ -247,7 +247,7 @@ impl Shared {
         let mut streams = self.streams();
         let stream = streams.get_mut(&settings.stream)?;
         stream.promote(&self.clock);
-        let Stream { log, groups, .. } = stream;
+        let BrokerStream { log, groups, .. } = stream;
         let result = act(groups.get_mut(&settings.group)?, log);
         if let Some(finished) = groups.values().map(Group::finished_before).min() {
             log.trim(finished);
@@ -261,7 +261,7 @@ impl Shared {
             return Backlog::default();
         };
         stream.promote(&self.clock);
-        let Stream {
+        let BrokerStream {
             log,
             groups,
             schedule,
@@ -295,7 +295,7 @@ impl Shared {
         stats
     }
 
-    /// What is left to do for groups that have workers. What nobody serves waits for ever.
+    /// The remaining work of groups that have workers. The messages of other groups wait for ever.
     #[cfg(feature = "testing")]
     pub(super) fn outlook(&self) -> super::observer::Outlook {
         let mut outlook = super::observer::Outlook::default();
@@ -323,8 +323,12 @@ impl Shared {
         outlook
     }
 
-    /// Answers an entry, if it is a request.
-    pub(super) fn answer(&self, entry: &Entry, answer: impl FnOnce() -> Result<Reply, RpcError>) {
+    /// Sends the reply to an entry, if it is a request.
+    pub(super) fn answer(
+        &self,
+        entry: &LogEntry,
+        answer: impl FnOnce() -> Result<Reply, RpcError>,
+    ) {
         if entry.field("type").is_none_or(|kind| kind != "rpc") {
             return;
         }
@@ -333,13 +337,13 @@ impl Shared {
             .field(codec::CORRELATION_ID)
             .and_then(|id| std::str::from_utf8(id).ok());
         match (address, correlation_id) {
-            (Some(address), Some(id)) if Requests::is_address(address) => {
+            (Some(address), Some(id)) if Requests::is_allowed(address) => {
                 let envelope = codec::encode_reply(id, &answer());
                 self.requests.receive(&envelope, &self.counters);
             }
             _ => {
                 self.counters.unanswerable.increment();
-                tracing::warn!(id = %entry.id, "a request has no address that may be answered");
+                tracing::warn!(id = %entry.id, "a reply was not sent: the request names no reply channel, or one that is not allowed");
             }
         }
     }

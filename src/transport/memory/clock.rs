@@ -1,4 +1,4 @@
-//! The broker's clock and the ids that it gives out.
+//! The clock of a broker, and the ids of entries.
 
 use std::{
     fmt,
@@ -8,19 +8,19 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Tokio's clock, so that a test can pause it, told as the time of day: it is anchored to the
-/// system's clock when the broker is made.
+/// The time of day by tokio's clock, which a test can pause. It is set by the system's clock when the
+/// broker is created.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(super) struct BrokerClock {
     started: Instant,
     anchor: Duration,
 }
 
-impl Clock {
+impl BrokerClock {
     pub(super) fn new() -> Self {
         Self {
             started: Instant::now(),
-            // A system clock before 1970 is no reason to have no broker.
+            // A system clock before 1970 counts as 1970.
             anchor: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default(),
@@ -38,7 +38,7 @@ impl Clock {
     }
 }
 
-/// An instant that is `after` from now, or a century away where the sum would overflow.
+/// The instant after this time, or in a century if the sum would overflow.
 pub(super) fn instant_after(after: Duration) -> Instant {
     crate::Deadline::after(after).0
 }
@@ -51,8 +51,7 @@ pub(super) struct EntryId {
 }
 
 impl EntryId {
-    /// The id of an entry that is added now, after this one. The ids of a stream only grow, even
-    /// where the clock stands still.
+    /// The id of an entry that is added after this one. Ids always grow, even if the clock does not.
     pub(super) fn following(self, now: u64) -> Self {
         if now > self.milliseconds {
             Self {
@@ -95,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_grow_when_the_clock_stands_still_or_goes_back() {
+    fn ids_grow_if_the_clock_stands_still_or_goes_back() {
         let first = EntryId::default().following(5);
         assert_eq!(first.to_string(), "5-0");
         assert_eq!(first.following(5).to_string(), "5-1");
@@ -107,8 +106,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_clock_follows_tokios() {
-        let clock = Clock::new();
+    async fn the_clock_follows_tokios_clock() {
+        let clock = BrokerClock::new();
         let before = clock.milliseconds();
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(clock.milliseconds() - before, 3_600_000);

@@ -4,8 +4,8 @@ use std::{collections::VecDeque, future::ready, sync::Arc, time::SystemTime};
 
 use super::{
     Memory,
-    clock::{Clock, EntryId},
-    log::Entry,
+    clock::{BrokerClock, EntryId},
+    log::LogEntry,
 };
 use crate::{
     message::{DeadLetterId, MessageId},
@@ -15,23 +15,23 @@ use crate::{
     },
 };
 
-/// The dead letters, the oldest first.
+/// The dead letters of a group, the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Dead {
-    letters: VecDeque<Letter>,
+pub(super) struct DeadLetterLog {
+    letters: VecDeque<StoredLetter>,
     last: EntryId,
 }
 
 #[derive(Debug)]
-struct Letter {
+struct StoredLetter {
     id: EntryId,
-    entry: Arc<Entry>,
+    entry: Arc<LogEntry>,
     reason: String,
     attempts: u32,
     died_at: SystemTime,
 }
 
-impl Letter {
+impl StoredLetter {
     fn bytes(&self) -> usize {
         let fields = self.entry.fields.iter();
         let fields = fields.map(|(field, value)| field.len() + value.len());
@@ -50,18 +50,18 @@ impl Letter {
     }
 }
 
-impl Dead {
-    /// Adds one and keeps at most `most`; returns how many that dropped.
+impl DeadLetterLog {
+    /// Adds a letter, and drops the oldest ones beyond `most`. Returns the number of dropped letters.
     pub(super) fn add(
         &mut self,
-        entry: Arc<Entry>,
+        entry: Arc<LogEntry>,
         attempts: u32,
         reason: String,
         most: usize,
-        clock: &Clock,
+        clock: &BrokerClock,
     ) -> u64 {
         self.last = self.last.following(clock.milliseconds());
-        self.letters.push_back(Letter {
+        self.letters.push_back(StoredLetter {
             id: self.last,
             entry,
             reason,
@@ -77,7 +77,7 @@ impl Dead {
         self.letters.len()
     }
 
-    /// The position of the first one behind this one.
+    /// The position of the first letter after this id.
     fn behind(&self, id: Option<&DeadLetterId>) -> usize {
         match id.and_then(|id| id.parse::<EntryId>().ok()) {
             Some(id) => self.letters.partition_point(|letter| letter.id <= id),
@@ -101,15 +101,15 @@ impl Dead {
             room = room.saturating_sub(letter.bytes());
             fits
         });
-        let letters: Vec<_> = letters.map(Letter::read).collect();
+        let letters: Vec<_> = letters.map(StoredLetter::read).collect();
         let more = from + letters.len() < self.letters.len();
         let next = letters.last().filter(|_| more);
         let next = next.map(|last| Page::first(page.most).after(last.id.clone()));
         DeadLetterPage::new(letters, next)
     }
 
-    /// Takes out what a step is about.
-    fn take(&mut self, step: Step) -> (Vec<Arc<Entry>>, Acted) {
+    /// Removes the letters of a step.
+    fn take(&mut self, step: Step) -> (Vec<Arc<LogEntry>>, Acted) {
         let mut taken = Vec::new();
         let mut next = None;
         match step {
@@ -147,30 +147,30 @@ impl Dead {
         let acted = Acted {
             acted: taken.len() as u64,
             next: next.map(|id| DeadLetterId::from(id.to_string())),
-            // An entry here was never anything but fields.
+            // Letters are stored as fields here, so each can be replayed.
             skipped: Vec::new(),
         };
         (taken, acted)
     }
 }
 
-/// The dead letters of the handle's group.
-pub(super) struct Store(pub(super) Memory);
+/// The dead letters of a handle's group.
+pub(super) struct MemoryDeadLetters(pub(super) Memory);
 
-impl Store {
+impl MemoryDeadLetters {
     fn of_group(&self, letter: DeadLetter) -> DeadLetter {
         let settings = &self.0.settings;
         letter.died_in(settings.stream.clone(), settings.group.clone())
     }
 
-    fn with<T: Default>(&self, act: impl FnOnce(&mut Dead) -> T) -> T {
+    fn with<T: Default>(&self, act: impl FnOnce(&mut DeadLetterLog) -> T) -> T {
         let Memory { broker, settings } = &self.0;
         let acted = broker.with_group(settings, |group, _| act(&mut group.dead));
         acted.unwrap_or_default()
     }
 }
 
-impl DeadLetterStore for Store {
+impl DeadLetterStore for MemoryDeadLetters {
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
         let found = self.with(|dead| Some(dead.list(&page)));
         let mut found = found.unwrap_or_else(|| DeadLetterPage::new(Vec::new(), None));
@@ -209,8 +209,8 @@ impl DeadLetterStore for Store {
     }
 }
 
-impl Entry {
-    /// The id of the message that it holds.
+impl LogEntry {
+    /// The id of the entry's message.
     pub(super) fn message_id(&self) -> MessageId {
         let given = self.field(codec::ID).cloned().and_then(codec::given_id);
         given.unwrap_or_else(|| MessageId::from(self.id.to_string()))

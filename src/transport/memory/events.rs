@@ -1,4 +1,4 @@
-//! Events: who listens to what, and what waits to be handled.
+//! Subscriptions and buffered events.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -15,7 +15,7 @@ use crate::{
     transport::{Counters, Interest, glob},
 };
 
-/// Everyone who listens.
+/// The subscribers of a broker.
 #[derive(Debug, Default)]
 pub(super) struct Subscribers(Mutex<HashMap<Consumer, Subscriber>>);
 
@@ -24,7 +24,7 @@ struct Subscriber {
     events: BTreeSet<Name>,
     patterns: BTreeSet<Name>,
     waiting: VecDeque<Message>,
-    most: usize,
+    max: usize,
     wake: Arc<Notify>,
 }
 
@@ -33,27 +33,27 @@ impl Subscribers {
         &self,
         consumer: Consumer,
         interest: Interest,
-        most: usize,
+        max: usize,
         wake: Arc<Notify>,
     ) {
         let subscriber = Subscriber {
             events: interest.events.into_iter().collect(),
             patterns: interest.patterns.into_iter().collect(),
             waiting: VecDeque::new(),
-            most,
+            max,
             wake,
         };
         lock(&self.0).insert(consumer, subscriber);
     }
 
-    /// Ends the subscriptions of a source. What was not handled by then is lost, and counted.
+    /// Removes the subscriptions of a source. Its buffered events are dropped and counted.
     pub(super) fn remove(&self, consumer: Consumer, counters: &Counters) {
         if let Some(subscriber) = lock(&self.0).remove(&consumer) {
             counters.events_dropped.add(subscriber.waiting.len() as u64);
         }
     }
 
-    /// One delivery for each subscription that matches.
+    /// Delivers an event to each matching subscription.
     pub(super) fn publish(&self, name: &Name, payload: &Bytes, counters: &Counters) {
         for subscriber in lock(&self.0).values_mut() {
             let exact = subscriber.events.contains(name).then_some(None);
@@ -64,10 +64,10 @@ impl Subscribers {
                 .map(|pattern| Some(pattern.clone()));
             for pattern in exact.into_iter().chain(patterns) {
                 counters.events.increment();
-                if subscriber.waiting.len() >= subscriber.most {
+                if subscriber.waiting.len() >= subscriber.max {
                     counters.events_dropped.increment();
                     let name = Shown::new(name);
-                    tracing::warn!(%name, "an event was dropped: too many wait for a handler");
+                    tracing::warn!(%name, "an event was dropped: the buffer of events is full");
                     continue;
                 }
                 let mut message = Message::event(name, payload.clone());
@@ -78,23 +78,23 @@ impl Subscribers {
         }
     }
 
-    /// Takes up to `most` of the events that wait for a source, and hands them out before anyone
-    /// can see that they wait no more.
+    /// Removes up to `max` buffered events of a source. Calls `hand_out` under the lock, so that an
+    /// event is always either buffered or in flight.
     pub(super) fn take<T>(
         &self,
         consumer: Consumer,
-        most: usize,
+        max: usize,
         hand_out: impl FnMut(Message) -> T,
     ) -> Vec<T> {
         let mut subscribers = lock(&self.0);
         let Some(subscriber) = subscribers.get_mut(&consumer) else {
             return Vec::new();
         };
-        let most = most.min(subscriber.waiting.len());
-        subscriber.waiting.drain(..most).map(hand_out).collect()
+        let max = max.min(subscriber.waiting.len());
+        subscriber.waiting.drain(..max).map(hand_out).collect()
     }
 
-    /// How many events wait, for all who listen.
+    /// The number of buffered events of all subscribers.
     #[cfg(feature = "testing")]
     pub(super) fn waiting(&self) -> usize {
         let subscribers = lock(&self.0);

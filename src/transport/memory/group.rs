@@ -1,4 +1,4 @@
-//! A consumer group: what it has read, what it holds, what waits to be delivered again.
+//! A consumer group: its position, its pending deliveries and its redeliveries.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -11,10 +11,10 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     broker::Shared,
-    clock::{Clock, instant_after},
-    dead::Dead,
-    log::{Entry, Log},
-    observer::{Happened, InFlight, Seen},
+    clock::{BrokerClock, instant_after},
+    dead::DeadLetterLog,
+    log::{Log, LogEntry},
+    observer::{Happened, InFlight, ObservedMessage},
 };
 use crate::{
     error::RpcError,
@@ -22,81 +22,81 @@ use crate::{
     transport::{Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
 };
 
-/// The number of one delivery within its group: the fence. A verdict about a number that is not
-/// pending any more changes nothing.
+/// The number of a delivery within its group. It fences verdicts: a verdict about a number that is not
+/// pending changes nothing.
 pub(super) type Serial = u64;
 /// The number of a source within its broker.
 pub(super) type Consumer = u64;
 
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    /// The index of the first entry that was not read yet.
+    /// The index of the first unread entry.
     next: u64,
-    /// The indexes of what was read and is not finished on the stream.
+    /// The indices of entries that were read and are not finished.
     unfinished: BTreeSet<u64>,
-    /// What can be delivered again now.
+    /// Redeliveries that are due.
     ready: VecDeque<Retry>,
-    /// What can be delivered again later.
+    /// Redeliveries that are not due.
     due: BTreeMap<(Instant, Serial), Retry>,
     pending: HashMap<Serial, Pending>,
-    /// What nobody renews any more, by the end of its lease.
+    /// Deliveries whose leases are not renewed any more, by the end of their leases.
     ending: BTreeSet<(Instant, Serial)>,
-    pub(super) dead: Dead,
+    pub(super) dead: DeadLetterLog,
     dropped: DroppedLetters,
     members: HashMap<Consumer, Arc<Notify>>,
     last_serial: Serial,
     last_was_a_retry: bool,
 }
 
-/// A message that is to be delivered again, with the attempts so far.
+/// A message that will be delivered again, and its attempts so far.
 #[derive(Debug)]
 struct Retry {
-    entry: Arc<Entry>,
+    entry: Arc<LogEntry>,
     attempts: u32,
 }
 
 #[derive(Debug)]
 struct Pending {
-    entry: Arc<Entry>,
-    /// Which attempt this delivery is.
+    entry: Arc<LogEntry>,
+    /// The number of the attempt.
     attempt: u32,
-    /// Where it stands in the log, if it was read from there.
+    /// The index in the log, unless it is a redelivery.
     index: Option<u64>,
     consumer: Consumer,
     lease: Lease,
-    /// Whether the right to settle it still exists.
+    /// True while the right to settle the delivery exists.
     held: bool,
-    /// When its lease ends, if nobody renews it.
+    /// When the lease ends, if it is not renewed any more.
     ends: Option<Instant>,
 }
 
-/// One delivery, handed out.
+/// A delivery for a source.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) serial: Serial,
-    pub(super) entry: Arc<Entry>,
+    pub(super) entry: Arc<LogEntry>,
     pub(super) attempt: u32,
     pub(super) lease: Lease,
-    /// Where somebody watches; boxed, since few do.
+    /// Set if the broker is observed. Boxed, since few are.
     pub(super) in_flight: Option<Box<InFlight>>,
 }
 
-/// How much of a stream is where, as its group sees it.
+/// The numbers of messages of a stream, for one group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backlog {
-    /// Entries that the stream keeps: those that some group has not finished.
+    /// Entries of the stream that some group has not finished.
     pub entries: usize,
-    /// Messages that a worker of the group could take now.
+    /// Messages that could be delivered now.
     pub waiting: usize,
-    /// Messages that are delivered later: again, or because their sender has delayed them.
+    /// Messages that are not due: delayed tasks, and redeliveries.
     pub delayed: usize,
-    /// Deliveries that workers of the group hold.
+    /// Deliveries that are not settled.
     pub in_flight: usize,
 }
 
 impl Group {
-    /// A group that starts with the entry of this index.
+    /// Creates a group that starts at this index.
     pub(super) fn starting_at(next: u64) -> Self {
         Self {
             next,
@@ -108,19 +108,19 @@ impl Group {
         self.members.insert(consumer, wake);
     }
 
-    /// Has every worker look again: there is something to take, or another time to wake up at.
+    /// Wakes every worker: a message can be delivered, or [`next_due`](Self::next_due) has changed.
     pub(super) fn wake(&self) {
         for member in self.members.values() {
             member.notify_one();
         }
     }
 
-    /// No more wake-ups for this worker.
+    /// Removes a worker, which is not woken any more.
     pub(super) fn leave(&mut self, consumer: Consumer) {
         self.members.remove(&consumer);
     }
 
-    /// From now on nobody renews the leases of this worker.
+    /// Lets the leases of a worker end after `lease`.
     pub(super) fn abandon(&mut self, consumer: Consumer, lease: Duration) {
         let serials: Vec<_> = self
             .pending
@@ -131,7 +131,7 @@ impl Group {
         self.end_leases(serials, instant_after(lease));
     }
 
-    /// The right to settle this delivery was dropped.
+    /// Lets the lease of a delivery end, since the right to settle it was dropped.
     pub(super) fn drop_held(&mut self, serial: Serial, settings: &Settings, shared: &Shared) {
         if let Some(pending) = self.pending.get_mut(&serial) {
             pending.held = false;
@@ -155,7 +155,7 @@ impl Group {
 
     fn end_leases(&mut self, serials: impl IntoIterator<Item = Serial>, at: Instant) {
         for serial in serials {
-            // An end that was set before stays: whoever stopped renewing first counts.
+            // An end that is set already is earlier, and stays.
             if let Some(pending) = self.pending.get_mut(&serial)
                 && pending.ends.is_none()
             {
@@ -166,31 +166,31 @@ impl Group {
         }
     }
 
-    /// When there will be something to take that nobody is going to wake a worker for.
+    /// The next time at which a redelivery is due or a lease ends. No wake-up announces these.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = self.due.first_key_value().map(|((at, _), _)| *at);
         let ending = self.ending.first().map(|(at, _)| *at);
         due.into_iter().chain(ending).min()
     }
 
-    /// Takes up to `most` deliveries for a worker.
+    /// Delivers up to `max` messages to a worker.
     pub(super) fn take(
         &mut self,
         log: &Log,
-        most: usize,
+        max: usize,
         consumer: Consumer,
         settings: &Settings,
         shared: &Shared,
     ) -> Vec<Taken> {
         self.promote();
-        self.take_over(shared);
+        self.claim(shared);
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
-        let mut taken = Vec::with_capacity(most.min(ahead));
-        while taken.len() < most {
+        let mut taken = Vec::with_capacity(max.min(ahead));
+        while taken.len() < max {
             let Some((retry, index)) = self.pick(log) else {
                 break;
             };
-            // Before it is decoded: what kills its worker may do so while it is read.
+            // Checked before the message is decoded, which may be what kills its workers.
             if retry.attempts >= settings.max_deliveries {
                 let reason = format!(
                     "no worker settled it: {} of {} deliveries are used up",
@@ -202,9 +202,10 @@ impl Group {
             }
             let mut delivery = self.hand_out(retry, index, consumer);
             shared.counters.delivered.increment();
-            // Under the lock: nobody may see an entry that is neither in line nor in flight.
-            delivery.in_flight =
-                shared.in_flight(|| Seen::delivery(settings, &delivery.entry, delivery.attempt));
+            // Done under the lock, so that an entry is always either waiting or in flight.
+            delivery.in_flight = shared.in_flight(|| {
+                ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
+            });
             taken.push(delivery);
         }
         taken
@@ -222,8 +223,8 @@ impl Group {
         }
     }
 
-    /// Makes what is held by workers that were not heard of for a whole lease ready again.
-    fn take_over(&mut self, shared: &Shared) {
+    /// Claims the deliveries whose leases have ended.
+    fn claim(&mut self, shared: &Shared) {
         if self.ending.is_empty() {
             return;
         }
@@ -244,8 +245,7 @@ impl Group {
         }
     }
 
-    /// What to deliver next. Redeliveries and new entries take turns, so that neither can hold up
-    /// the other for ever.
+    /// The next message to deliver. Redeliveries and new entries alternate, so that neither starves.
     fn pick(&mut self, log: &Log) -> Option<(Retry, Option<u64>)> {
         let fresh = log.get(self.next);
         let retry_first = !self.last_was_a_retry || fresh.is_none();
@@ -285,7 +285,7 @@ impl Group {
         taken
     }
 
-    /// Takes a delivery off everything that is pending.
+    /// Removes a pending delivery.
     fn finish(&mut self, serial: Serial) -> Option<Pending> {
         let pending = self.pending.remove(&serial)?;
         if let Some(ends) = pending.ends {
@@ -297,18 +297,19 @@ impl Group {
         Some(pending)
     }
 
-    /// Carries a verdict out, unless the lease was lost. Its entry comes back, so that nothing of it
-    /// is freed under the lock.
+    /// Carries out a verdict, unless the lease was lost. Returns the entry, so that its memory is freed
+    /// outside of the lock.
     pub(super) fn settle(
         &mut self,
         serial: Serial,
         verdict: Verdict,
         settings: &Settings,
         shared: &Shared,
-    ) -> Option<Arc<Entry>> {
+    ) -> Option<Arc<LogEntry>> {
         let Pending { entry, attempt, .. } = self.finish(serial)?;
         let counters = &shared.counters;
-        // Whoever watches hears of it before the caller of a request goes on.
+        // The observer is called before the reply is sent, so that its record is complete when the
+        // caller continues.
         let tell = |what: &dyn Fn() -> Happened| {
             shared.tell_of_delivery(settings, &entry, attempt, what);
         };
@@ -354,7 +355,7 @@ impl Group {
                     Discarded::Asked => counters.discarded.increment(),
                     Discarded::Ignored => counters.ignored.increment(),
                 }
-                tracing::debug!(id = %entry.id, ?reason, "a message was dropped");
+                tracing::debug!(id = %entry.id, ?reason, "a message was discarded");
                 tell(&|| Happened::Discarded(reason));
                 if let Some(answer) = answer {
                     shared.answer(&entry, || Err(answer));
@@ -383,7 +384,7 @@ impl Group {
 
     fn bury(
         &mut self,
-        entry: &Arc<Entry>,
+        entry: &Arc<LogEntry>,
         attempts: u32,
         reason: String,
         settings: &Settings,
@@ -399,8 +400,8 @@ impl Group {
         shared.tell_of_delivery(settings, entry, attempts, || Happened::DeadLettered {
             reason: reason.clone(),
         });
-        let (entry, most) = (Arc::clone(entry), settings.max_dead_letters);
-        let dropped = (self.dead).add(entry, attempts, reason, most, &shared.clock);
+        let (entry, max) = (Arc::clone(entry), settings.max_dead_letters);
+        let dropped = (self.dead).add(entry, attempts, reason, max, &shared.clock);
         shared.counters.dead_dropped.add(dropped);
         let Settings {
             stream,
@@ -412,21 +413,21 @@ impl Group {
             .report(dropped, stream, group, *max_dead_letters);
     }
 
-    /// Delivers a dead letter's message again, as if for the first time.
-    pub(super) fn replay(&mut self, entry: Arc<Entry>) {
-        // A task is done late rather than not at all: that is why it is replayed. For the answer
-        // to an expired request nobody waits.
+    /// Delivers the message of a dead letter again, with its first attempt.
+    pub(super) fn replay(&mut self, entry: Arc<LogEntry>) {
+        // A replayed task has no time to live, or it could not run any more. An expired request keeps
+        // it, since no caller waits for the reply.
         let is_task = entry.field("type").is_some_and(|kind| kind == "task");
         let fields = entry.fields.iter();
         let fields = fields.filter(|(field, _)| !is_task || field != codec::TIME_TO_LIVE);
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(LogEntry {
             id: entry.id,
             fields: fields.cloned().collect(),
         });
         self.deliver_again(Retry { entry, attempts: 0 }, Duration::ZERO);
     }
 
-    /// The index before which this group has finished everything.
+    /// The index before which this group has finished all entries.
     pub(super) fn finished_before(&self) -> u64 {
         self.unfinished.first().copied().unwrap_or(self.next)
     }
@@ -445,7 +446,7 @@ impl Group {
 }
 
 impl Group {
-    pub(super) fn stats(&self, name: &Name, log: &Log, clock: &Clock) -> GroupStats {
+    pub(super) fn stats(&self, name: &Name, log: &Log, clock: &BrokerClock) -> GroupStats {
         let backlog = self.backlog(log);
         let mut stats = GroupStats::new(name);
         stats.lag = Some(backlog.waiting as u64);
@@ -462,16 +463,15 @@ impl Group {
     }
 }
 
-/// What the test kit asks.
+/// Methods for the test kit.
 #[cfg(feature = "testing")]
 impl Group {
-    /// Whether any worker takes from it.
+    /// Returns `true` if the group has workers.
     pub(super) fn is_served(&self) -> bool {
         !self.members.is_empty()
     }
 
-    /// How many messages could be taken now, those of workers that were not heard of for a whole
-    /// lease included.
+    /// The number of messages that could be delivered now, including those whose leases have ended.
     pub(super) fn queued(&self, log: &Log) -> usize {
         let over = self.ending.range(..=(Instant::now(), Serial::MAX));
         self.backlog(log).waiting + over.count()
@@ -479,5 +479,5 @@ impl Group {
 }
 
 fn used_up() -> RpcError {
-    RpcError::unavailable("the request failed as often as it may be delivered")
+    RpcError::unavailable("the request has used up its deliveries")
 }

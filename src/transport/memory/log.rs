@@ -6,14 +6,14 @@ use bytes::Bytes;
 
 use super::clock::EntryId;
 
-/// One entry: its fields as they would be on the wire.
+/// An entry, with its fields as on the wire.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct LogEntry {
     pub(super) id: EntryId,
     pub(super) fields: Vec<(Bytes, Bytes)>,
 }
 
-impl Entry {
+impl LogEntry {
     /// The first value of a field.
     pub(super) fn field(&self, name: &str) -> Option<&Bytes> {
         self.fields
@@ -22,19 +22,18 @@ impl Entry {
     }
 }
 
-/// The entries that are kept, in order. An entry is found by its index, which counts every entry
-/// that was ever added.
+/// The entries of a stream, in order. The index of an entry counts all entries that were ever added.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    entries: VecDeque<Arc<Entry>>,
+    entries: VecDeque<Arc<LogEntry>>,
     first: u64,
     last: EntryId,
 }
 
 impl Log {
-    pub(super) fn append(&mut self, now: u64, fields: Vec<(Bytes, Bytes)>) -> Arc<Entry> {
+    pub(super) fn append(&mut self, now: u64, fields: Vec<(Bytes, Bytes)>) -> Arc<LogEntry> {
         self.last = self.last.following(now);
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(LogEntry {
             id: self.last,
             fields,
         });
@@ -42,7 +41,7 @@ impl Log {
         entry
     }
 
-    pub(super) fn get(&self, index: u64) -> Option<&Arc<Entry>> {
+    pub(super) fn get(&self, index: u64) -> Option<&Arc<LogEntry>> {
         let position = index.checked_sub(self.first)?;
         self.entries.get(usize::try_from(position).ok()?)
     }
@@ -52,7 +51,7 @@ impl Log {
         self.first
     }
 
-    /// The index of the next entry to come.
+    /// The index of the next new entry.
     pub(super) fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
     }
@@ -66,7 +65,7 @@ impl Log {
         self.entries.len()
     }
 
-    /// Removes what stands before this index.
+    /// Removes the entries before this index.
     pub(super) fn trim(&mut self, before: u64) {
         while self.first < before && self.entries.pop_front().is_some() {
             self.first += 1;
@@ -86,7 +85,7 @@ mod tests {
         assert_eq!((log.start(), log.end(), log.len()), (2, 4, 2));
         assert!(log.get(1).is_none());
         assert_eq!(log.get(2).unwrap().id, ids[2]);
-        assert_eq!(log.after(ids[0]), 2, "what is gone cannot be read again");
+        assert_eq!(log.after(ids[0]), 2, "a trimmed entry cannot be read");
         assert_eq!(log.after(ids[2]), 3);
         assert_eq!(log.after(ids[3]), 4);
         log.trim(9);

@@ -1,9 +1,8 @@
-//! The embedded transport: tasks, events and RPC within one process, without a server.
+//! The transport in memory: tasks, events and RPC within one process, without a server.
 //!
-//! [`Memory`] means what Redis means: streams with consumer groups, attempts and redelivery, delays,
-//! dead letters, leases, Pub/Sub with patterns, requests with deadlines. Messages and replies pass
-//! through the same encoding as on the wire, so that what works here works there. It is made for
-//! examples, for tests, and for applications that are one process.
+//! [`Memory`] behaves as Redis does: streams with consumer groups, attempts and redelivery, delays, dead
+//! letters, leases, Pub/Sub with patterns, requests with deadlines. Messages and replies are encoded as
+//! on the wire. It is meant for examples, for tests, and for applications of one process.
 //!
 //! ```
 //! use campanile::{Client, Json, Router, serve, transport::memory::Memory};
@@ -21,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! All clones of a handle, with whatever settings, share one broker. Here are two groups of one
-//! stream without a serving loop, and time that passes as fast as a test wants:
+//! All clones of a handle share one broker, whatever their settings. This example has two groups of one
+//! stream, drives their sources itself, and uses paused time:
 //!
 //! ```
 //! use std::time::Duration;
@@ -62,19 +61,18 @@
 //! entries take turns.
 //!
 //! # Back-pressure
-//! None towards the sender: a stream grows until every group of it has finished an entry, and a
-//! stream without a group keeps everything. Events wait in a bounded buffer; what it cannot hold is
-//! dropped and counted.
+//! A sender is never slowed down. A stream keeps each entry until all of its groups have finished it,
+//! and without a group it keeps everything. The buffer of events is bounded; further events are dropped
+//! and counted.
 //!
 //! # Delivery guarantee
-//! At least once for tasks, as long as the process lives: everything is gone with the last handle.
-//! A worker that is dropped without being closed loses its deliveries to others when its lease
-//! ends; one that lives keeps them for ever, however long its handlers take.
+//! At least once for tasks, as long as the process lives. All messages are lost with the last handle. If
+//! a source is dropped without being closed, other workers claim its deliveries when its lease ends. A
+//! live worker keeps its deliveries however long its handlers take.
 //!
 //! # Errors
-//! Sending fails only where the message cannot be sent (`is_invalid`): its name is empty or too
-//! long, or it is an event with headers. A request fails with `is_timeout` when its deadline passes
-//! without a reply.
+//! Sending fails only for an invalid message (`is_invalid`): its name is empty or too long, or it is an
+//! event with headers. A request fails with `is_timeout` if its deadline passes without a reply.
 
 mod broker;
 mod clock;
@@ -82,7 +80,7 @@ mod dead;
 mod events;
 mod group;
 mod log;
-// Only the test kit watches.
+// Only the test kit observes the broker.
 #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
 pub(crate) mod observer;
 mod registry;
@@ -120,8 +118,8 @@ use crate::{
     },
 };
 
-/// Both halves of the embedded transport: a `Service<Message>` that sends, and a [`Transport`] to
-/// serve from. A clone shares its broker. See the [module](self).
+/// Both halves of the transport in memory: a `Service<Message>` that sends, and a [`Transport`] to
+/// serve from. Clones share one broker. See the [module](self).
 #[derive(Clone)]
 pub struct Memory {
     broker: Broker,
@@ -129,7 +127,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// A broker of its own, with nothing in it.
+    /// Creates an empty broker.
     pub fn new() -> Self {
         Self {
             broker: Arc::new(Shared::new()),
@@ -139,22 +137,22 @@ impl Memory {
 
     consumer_settings!();
 
-    /// What happened so far, over all handles of this broker.
+    /// The counts of all handles of this broker.
     pub fn counts(&self) -> Counts {
         self.broker.counters.snapshot()
     }
 
-    /// How much of the stream is where, as the group sees it.
+    /// The numbers of waiting, delayed and running messages of the group.
     pub fn backlog(&self) -> Backlog {
         self.broker.backlog(&self.settings)
     }
 
-    /// Whether this handle works right now: it always does, as long as the process lives.
+    /// The state of this handle, which is always connected.
     pub fn state(&self) -> ConnectionState {
         ConnectionState::Connected
     }
 
-    /// Waits until the state is another than `from`, and returns it.
+    /// Waits until the state differs from `from`, and returns it.
     pub async fn state_changed(&self, from: ConnectionState) -> ConnectionState {
         if from == ConnectionState::Connected {
             std::future::pending::<()>().await;
@@ -162,30 +160,29 @@ impl Memory {
         ConnectionState::Connected
     }
 
-    /// How the stream and all of its groups are doing.
+    /// The statistics of the stream and its groups.
     ///
     /// # Errors
-    /// None; on Redis there are.
+    /// If the handle has a set of streams.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
         Ok(self.broker.stats(self.settings.one_stream()?))
     }
 
     /// The dead letters of the group.
     pub fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(dead::Store(self.clone()))
+        DeadLetters::new(dead::MemoryDeadLetters(self.clone()))
     }
 
-    /// Takes a task back that its sender has delayed, by the id in its receipt. `false` when it is
-    /// on the stream already, or there is no such task. Its idempotency key is forgotten with it.
+    /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns `false`
+    /// if the task is due already, or does not exist.
     ///
     /// # Errors
-    /// None; on Redis there are.
+    /// If the handle has a set of streams.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
         Ok(self.broker.cancel(self.settings.one_stream()?, id))
     }
 
-    /// Adds an entry to the stream field by field, message or not: what a program that knows
-    /// nothing of this library could do to a stream on Redis. For tests.
+    /// Adds an entry with these raw fields to the stream, as another program could on Redis. For tests.
     pub fn add_raw<F, V>(&self, fields: impl IntoIterator<Item = (F, V)>) -> MessageId
     where
         F: Into<Bytes>,
@@ -199,9 +196,8 @@ impl Memory {
         MessageId::from(id.to_string())
     }
 
-    /// Ends the leases of everything that the group's workers hold, as if none of them had been
-    /// heard of for long: whoever asks next takes it over, and handlers see their lease as lost.
-    /// For tests.
+    /// Ends the leases of all deliveries of the group, as if its workers had died. The next worker that
+    /// fetches claims them, and handlers see their leases as lost. For tests.
     pub fn end_leases(&self) {
         self.broker
             .with_group(&self.settings, |group, _| group.end_all_leases());
@@ -242,7 +238,7 @@ impl Memory {
                 let id = Uuid::new_v4();
                 let name = message.name().clone();
                 let broker = Arc::clone(&self.broker);
-                // First a place for the reply, then the request: a worker may be quick.
+                // Registers the request before it is sent: its reply may arrive at once.
                 let reply = ResponseFuture::waiting(broker, id, name, deadline);
                 let fields = self.encode(&message, Some(id));
                 self.broker.append(self.target(&message)?, fields);
@@ -251,7 +247,7 @@ impl Memory {
         }
     }
 
-    /// The stream that a message goes to, which is registered if it is to be.
+    /// The stream of a message. Registers the stream if this handle has a registry.
     fn target<'a>(&'a self, message: &'a Message) -> Result<&'a Name, Error> {
         let stream = self.settings.target(message.parts())?;
         if let Some(registry) = &self.settings.registry {
@@ -260,7 +256,7 @@ impl Memory {
         Ok(stream)
     }
 
-    /// The fields of an entry, all in one piece of memory: every group that reads it clones them.
+    /// Encodes the fields of an entry in one buffer, so that each group can clone them cheaply.
     fn encode(&self, message: &Message, request: Option<Uuid>) -> Vec<(Bytes, Bytes)> {
         let mut bytes = Vec::with_capacity(128 + message.payload().len());
         let mut ends = Vec::with_capacity(6 + message.headers().len());
@@ -273,7 +269,7 @@ impl Memory {
         codec::encode(message, &mut put);
         if let Some(id) = request {
             let mut put = |field: &str, value: &str| put(field.as_bytes(), value.as_bytes());
-            put(codec::REPLY_TO, &self.broker.requests.address());
+            put(codec::REPLY_TO, &self.broker.requests.reply_to());
             put(codec::CORRELATION_ID, &id.to_string());
             if message.parts().reply_mode == ReplyMode::Reliable {
                 put(codec::CLIENT, self.broker.requests.client());
@@ -290,15 +286,15 @@ impl Memory {
     }
 }
 
-/// What the test kit needs.
+/// Methods for the test kit.
 #[cfg(feature = "testing")]
 impl Memory {
-    /// Tells this observer from now on; `false` if there is one already.
+    /// Sets the observer of the broker. Returns `false` if it has one already.
     pub(crate) fn watch(&self, observer: Arc<dyn observer::Observer>) -> bool {
         self.broker.watch(observer)
     }
 
-    /// What is left to do, on all streams.
+    /// The remaining work of all streams.
     pub(crate) fn outlook(&self) -> observer::Outlook {
         self.broker.outlook()
     }
@@ -307,7 +303,7 @@ impl Memory {
         &self.settings
     }
 
-    /// Whether both are handles of one broker.
+    /// Returns `true` if both are handles of one broker.
     pub(crate) fn is_same_broker(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.broker, &other.broker)
     }

@@ -1,11 +1,11 @@
-//! What whoever watches a broker is told. Without an observer nothing is made for one.
+//! Observation of a broker, for the test kit. Without an observer it costs nothing.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{broker::Shared, log::Entry};
+use super::{broker::Shared, log::LogEntry};
 use crate::{
     error::RpcError,
     message::{Attempt, Message, MessageId, Name},
@@ -13,89 +13,89 @@ use crate::{
     transport::{Discarded, Settings, Undecodable, Verdict, codec},
 };
 
-/// What happened to a message.
+/// An event in the life of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Happened {
-    /// The transport took it.
+    /// The transport has accepted it.
     Sent {
-        /// How long its sender wanted it to wait before it is put on its stream.
+        /// The delay that its sender has set.
         delay: Duration,
     },
     /// It was handled: a task is done, a request is answered, the handler of an event succeeded.
     Acknowledged,
-    /// It failed, and nothing comes after that: a request was answered with an error, or the
-    /// handler of an event failed.
+    /// It failed and is not delivered again: a request was answered with an error, or the handler of an
+    /// event failed.
     Failed {
-        /// The answer, or why.
+        /// The error reply, or the reason.
         reason: String,
     },
-    /// It failed, and is to be delivered again.
+    /// It failed, and will be delivered again.
     Redelivered {
-        /// After this long.
+        /// The wait before the redelivery.
         after: Duration,
-        /// Whether this delivery counts as an attempt.
+        /// True if this delivery counts as an attempt.
         counted: bool,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// It became a dead letter.
     DeadLettered {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// It was dropped, because it had expired, because its handler asked for that, or because
-    /// nobody knew its name.
+    /// It was discarded.
     Discarded(Discarded),
-    /// It was handed back before it was started.
+    /// It was released before it was started.
     GivenBack,
-    /// Its handler was dropped before it ended. It comes back when the lease ends; an event is
+    /// Its handler was dropped before its end. It is delivered again when its lease ends; an event is
     /// lost.
     Abandoned,
 }
 
-/// A message as an observer sees it, and where it was seen. Events have no place.
+/// A message as an observer sees it, with its stream and its group.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct ObservedMessage {
+    /// `None` for an event.
     pub(crate) stream: Option<Name>,
-    /// `None` where it is not about a delivery.
+    /// `None` unless it is a delivery from a stream.
     pub(crate) group: Option<Name>,
     pub(crate) message: Result<Message, Undecodable>,
 }
 
-/// Whoever watches a broker. It is told under the broker's locks, so that what it hears is in
-/// order, and must not call the broker back.
+/// An observer of a broker. It is called under the broker's locks, so that its calls are in order, and
+/// must not call the broker.
 pub(crate) trait Observer: fmt::Debug + Send + Sync {
-    /// Something happened to a message.
-    fn happened(&self, seen: Seen, what: Happened);
+    /// Is called for each event in the life of a message.
+    fn happened(&self, seen: ObservedMessage, what: Happened);
 
-    /// A delivery was handed to a worker; it is in flight until [`ended`](Self::ended) is called
-    /// with the number that this returns.
-    fn started(&self, seen: Seen) -> u64;
+    /// Is called when a message is delivered. Returns a number. The delivery is in flight until
+    /// [`ended`](Self::ended) is called with it.
+    fn started(&self, seen: ObservedMessage) -> u64;
 
-    /// Its right to settle is used, or dropped.
+    /// Is called when a delivery is settled, or the right to settle it is dropped.
     fn ended(&self, number: u64);
 
-    /// A worker can take messages from now on.
+    /// Is called when a source is opened.
     fn opened(&self);
 
-    /// A worker takes no more of them.
+    /// Is called when a source is stopped.
     fn closed(&self);
 }
 
-/// What is left to do on a broker, for those who serve from it.
+/// The remaining work of a broker, for the groups that have workers.
 #[derive(Debug, Default)]
 pub(crate) struct Outlook {
-    /// How many messages a worker could take now: the stream, the group, and the number.
+    /// The stream, the group, and the number of messages that could be delivered now.
     pub(crate) queued: Vec<(Name, Name, usize)>,
-    /// Events that wait for a handler.
+    /// The number of buffered events.
     pub(crate) events: usize,
-    /// When the next message is due of those that wait.
+    /// When the next message is due.
     pub(crate) next_due: Option<Instant>,
 }
 
 impl Shared {
-    /// From now on this observer is told; `false` if there is one already.
+    /// Sets the observer. Returns `false` if there is one already.
     pub(super) fn watch(&self, observer: Arc<dyn Observer>) -> bool {
         self.observer.set(observer).is_ok()
     }
@@ -117,7 +117,7 @@ impl Shared {
                 message.parts_mut().id = Some(id());
                 message
             });
-            let seen = Seen {
+            let seen = ObservedMessage {
                 stream: Some(stream.clone()),
                 group: None,
                 message,
@@ -128,39 +128,42 @@ impl Shared {
 
     pub(super) fn tell_of_event(&self, event: &Message, what: impl FnOnce() -> Happened) {
         if let Some(observer) = self.observer() {
-            observer.happened(Seen::event(event.clone()), what());
+            observer.happened(ObservedMessage::event(event.clone()), what());
         }
     }
 
     pub(super) fn tell_of_delivery(
         &self,
         settings: &Settings,
-        entry: &Entry,
+        entry: &LogEntry,
         attempt: u32,
         what: impl FnOnce() -> Happened,
     ) {
         if let Some(observer) = self.observer() {
-            observer.happened(Seen::delivery(settings, entry, attempt), what());
+            observer.happened(ObservedMessage::delivery(settings, entry, attempt), what());
         }
     }
 
-    /// A delivery for whoever watches.
-    pub(super) fn in_flight(&self, seen: impl FnOnce() -> Seen) -> Option<Box<InFlight>> {
+    /// Reports a delivery to the observer, if there is one.
+    pub(super) fn in_flight(
+        &self,
+        seen: impl FnOnce() -> ObservedMessage,
+    ) -> Option<Box<InFlight>> {
         let observer = self.observer()?;
         Some(Box::new(InFlight::start(observer, seen())))
     }
 }
 
-/// A delivery in flight, as the observer knows it.
+/// A delivery that was reported to the observer. Dropping it reports its end.
 #[derive(Debug)]
 pub(super) struct InFlight {
     observer: Arc<dyn Observer>,
     number: u64,
-    seen: Seen,
+    seen: ObservedMessage,
 }
 
 impl InFlight {
-    fn start(observer: &Arc<dyn Observer>, seen: Seen) -> Self {
+    fn start(observer: &Arc<dyn Observer>, seen: ObservedMessage) -> Self {
         Self {
             number: observer.started(seen.clone()),
             observer: Arc::clone(observer),
@@ -183,9 +186,9 @@ impl Drop for InFlight {
     }
 }
 
-impl Seen {
+impl ObservedMessage {
     /// A delivery of an entry to a group.
-    pub(super) fn delivery(settings: &Settings, entry: &Entry, attempt: u32) -> Self {
+    pub(super) fn delivery(settings: &Settings, entry: &LogEntry, attempt: u32) -> Self {
         let message = codec::decode(entry.fields.clone()).map(|decoded| {
             let mut message = decoded.message;
             let parts = message.parts_mut();
@@ -221,7 +224,7 @@ impl Happened {
         }
     }
 
-    /// What a verdict means for an event, which there is nothing to settle about.
+    /// The outcome of an event with this verdict. An event is not settled.
     pub(super) fn to_an_event(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Done(answer) => Self::answered(answer),

@@ -1,4 +1,4 @@
-//! The registries of streams: which streams senders have used.
+//! The registries of streams that senders have used.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -13,8 +13,8 @@ pub(super) struct Registries(Mutex<HashMap<Name, Registry>>);
 
 #[derive(Debug, Default)]
 struct Registry {
-    /// In the order in which they were registered. None is ever removed: a stream of this transport
-    /// that has no entries costs its workers nothing.
+    /// In the order of their registration. Streams are never removed, since an empty stream of this
+    /// transport costs its workers nothing.
     streams: Vec<Name>,
     known: HashSet<Name>,
     listeners: Vec<Weak<Notify>>,
@@ -35,14 +35,14 @@ impl Registries {
         }
     }
 
-    /// Wakes a worker for each stream that is registered from now on.
+    /// Wakes a worker whenever a stream is registered.
     pub(super) fn listen(&self, registry: &Name, wake: &Arc<Notify>) {
         let mut registries = lock(&self.0);
         let registry = registries.entry(registry.clone()).or_default();
         registry.listeners.push(Arc::downgrade(wake));
     }
 
-    /// The streams that were registered after the first `seen`.
+    /// The registered streams after the first `seen`.
     pub(super) fn after(&self, registry: &Name, seen: usize) -> Vec<Name> {
         let registries = lock(&self.0);
         let streams = registries.get(registry).map(|it| &it.streams[..]);

@@ -1,4 +1,4 @@
-//! Requests that wait for their replies, and the future of a call.
+//! Requests that wait for replies, and the future of a call.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use crate::{
 
 type Answer = Result<Reply, Error>;
 
-/// The requests of a broker's callers.
+/// The waiting requests of a broker.
 #[derive(Debug)]
 pub(super) struct Requests {
     client: String,
@@ -45,18 +45,18 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// The client's own id.
+    /// The id of the client.
     pub(super) fn client(&self) -> &str {
         &self.client
     }
 
-    /// Where replies are sent to.
-    pub(super) fn address(&self) -> String {
+    /// The reply channel of the client.
+    pub(super) fn reply_to(&self) -> String {
         format!("{}{}", codec::REPLY_PREFIX, self.client)
     }
 
-    /// Whether replies may be sent there.
-    pub(super) fn is_address(address: &Bytes) -> bool {
+    /// Returns `true` if replies may be sent to this channel.
+    pub(super) fn is_allowed(address: &Bytes) -> bool {
         [codec::REPLY_PREFIX, codec::GO_REPLY_PREFIX]
             .iter()
             .any(|prefix| address.starts_with(prefix.as_bytes()))
@@ -68,14 +68,14 @@ impl Requests {
         receiver
     }
 
-    /// Hands a reply to whoever waits for it.
+    /// Completes the request of a reply.
     pub(super) fn receive(&self, envelope: &[u8], counters: &Counters) {
         let decoded = match codec::decode_reply(envelope) {
             Ok(decoded) => decoded,
             Err(reason) => {
                 counters.bad_replies.increment();
                 let reason = Shown::new(&reason);
-                tracing::warn!(%reason, "a reply was not understood");
+                tracing::warn!(%reason, "a reply could not be decoded");
                 return;
             }
         };
@@ -85,7 +85,7 @@ impl Requests {
         let Some(waiting) = waiting else {
             counters.stray_replies.increment();
             let id = Shown::new(&decoded.correlation_id);
-            tracing::debug!(%id, "nobody waits for a reply");
+            tracing::debug!(%id, "no request waits for this reply");
             return;
         };
         let answer = match decoded.answer {
@@ -95,34 +95,34 @@ impl Requests {
                 Err(Error::new(ErrorKind::Decode, reason))
             }
         };
-        // Fails when the caller has just gone; it took its slot with it.
+        // Fails if the caller has dropped its future meanwhile.
         if waiting.send(answer).is_err() {
             counters.stray_replies.increment();
         }
     }
 
-    /// The number of requests that wait.
+    /// The number of waiting requests.
     pub(super) fn len(&self) -> usize {
         lock(&self.waiting).len()
     }
 }
 
-/// The outcome of a call on [`Memory`](super::Memory).
+/// The future of a call on [`Memory`](super::Memory).
 ///
-/// A task or an event is on its way by the time the future exists. A request waits for its reply;
-/// dropping the future frees its slot at once.
+/// A task or an event is sent when the future is created. A request waits for its reply; dropping the
+/// future removes the request at once.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
-pub struct ResponseFuture(#[pin] State);
+pub struct ResponseFuture(#[pin] ResponseState);
 
-#[pin_project(project = StateProjection)]
-enum State {
+#[pin_project(project = ResponseStateProjection)]
+enum ResponseState {
     Sent(Option<Answer>),
-    Waiting(#[pin] Waiting),
+    Waiting(#[pin] WaitingRequest),
 }
 
 #[pin_project(PinnedDrop)]
-struct Waiting {
+struct WaitingRequest {
     broker: Broker,
     id: Uuid,
     name: Name,
@@ -133,13 +133,13 @@ struct Waiting {
 
 impl ResponseFuture {
     pub(super) fn sent(outcome: Answer) -> Self {
-        Self(State::Sent(Some(outcome)))
+        Self(ResponseState::Sent(Some(outcome)))
     }
 
-    /// Waits for the reply to a request that is sent once this exists.
+    /// Registers a request, which is sent afterwards, and waits for its reply.
     pub(super) fn waiting(broker: Broker, id: Uuid, name: Name, deadline: Deadline) -> Self {
         let reply = broker.requests.register(id);
-        Self(State::Waiting(Waiting {
+        Self(ResponseState::Waiting(WaitingRequest {
             broker,
             id,
             name,
@@ -154,20 +154,20 @@ impl Future for ResponseFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         match self.project().0.project() {
-            StateProjection::Sent(outcome) => {
+            ResponseStateProjection::Sent(outcome) => {
                 Poll::Ready(outcome.take().expect("polled after it was complete"))
             }
-            StateProjection::Waiting(waiting) => waiting.poll(cx),
+            ResponseStateProjection::Waiting(waiting) => waiting.poll(cx),
         }
     }
 }
 
-impl Future for Waiting {
+impl Future for WaitingRequest {
     type Output = Answer;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         let this = self.project();
-        // The reply before the clock: a reply that is there is not late.
+        // Polls the reply before the timer: a reply that has arrived is not late.
         if let Poll::Ready(reply) = Pin::new(this.reply).poll(cx) {
             return Poll::Ready(reply.unwrap_or_else(|_| Err(Error::closed())));
         }
@@ -180,7 +180,7 @@ impl Future for Waiting {
 }
 
 #[pinned_drop]
-impl PinnedDrop for Waiting {
+impl PinnedDrop for WaitingRequest {
     fn drop(self: Pin<&mut Self>) {
         lock(&self.broker.requests.waiting).remove(&self.id);
     }
@@ -203,7 +203,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_dropped_request_frees_its_slot_at_once_and_its_reply_is_stray() {
+    async fn a_dropped_request_is_removed_at_once_and_its_reply_is_stray() {
         let mut memory = Memory::new();
         let mut worker = memory.clone().open(Interest::stream()).await.unwrap();
         let request = memory.call(Message::rpc("user.get", "{}"));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answered_or_expired_request_leaves_no_slot() {
+    async fn an_expired_request_is_removed() {
         let memory = Memory::new();
         let error = memory.clone().oneshot(Message::rpc("a", "")).await;
         assert!(error.unwrap_err().is_timeout());
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_counted_and_reaches_nobody() {
+    fn malformed_and_stray_replies_are_counted() {
         let (requests, counters) = (Requests::default(), Counters::default());
         requests.receive(b"not an envelope", &counters);
         let stranger = codec::encode_reply("vm-7", &Ok(Reply::default()));

@@ -1,4 +1,4 @@
-//! What senders want on a stream later, and what they want there once.
+//! Delayed tasks and idempotency keys of a stream.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,38 +12,38 @@ use super::clock::instant_after;
 use crate::message::{IdempotencyKey, MessageId};
 
 type Fields = Vec<(Bytes, Bytes)>;
-type Place = (Instant, u64);
+type DueKey = (Instant, u64);
 
-/// Tasks that are not due yet.
+/// The tasks that are not due.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    waiting: BTreeMap<Place, (MessageId, Fields)>,
-    places: HashMap<MessageId, Place>,
+    waiting: BTreeMap<DueKey, (MessageId, Fields)>,
+    due_keys: HashMap<MessageId, DueKey>,
     last: u64,
 }
 
 impl Schedule {
     pub(super) fn add(&mut self, at: Instant, id: MessageId, fields: Fields) {
         self.last += 1;
-        let place = (at, self.last);
-        self.places.insert(id.clone(), place);
-        self.waiting.insert(place, (id, fields));
+        let due_key = (at, self.last);
+        self.due_keys.insert(id.clone(), due_key);
+        self.waiting.insert(due_key, (id, fields));
     }
 
-    /// Takes a task back; `None` when it is not here, or not any more.
+    /// Removes a task; `None` if it does not exist, or was due already.
     pub(super) fn cancel(&mut self, id: &MessageId) -> Option<Fields> {
-        let place = self.places.remove(id)?;
-        self.waiting.remove(&place).map(|(_, fields)| fields)
+        let due_key = self.due_keys.remove(id)?;
+        self.waiting.remove(&due_key).map(|(_, fields)| fields)
     }
 
-    /// The next task that is due by now.
+    /// Removes the next due task.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Fields> {
         let first = self
             .waiting
             .first_entry()
             .filter(|first| first.key().0 <= now)?;
         let (id, fields) = first.remove();
-        self.places.remove(&id);
+        self.due_keys.remove(&id);
         Some(fields)
     }
 
@@ -57,21 +57,21 @@ impl Schedule {
     }
 }
 
-/// The idempotency keys that are remembered.
+/// The remembered idempotency keys.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct IdempotencyKeys {
     ids: HashMap<IdempotencyKey, (MessageId, Instant)>,
     ends: BTreeSet<(Instant, IdempotencyKey)>,
 }
 
-impl Known {
+impl IdempotencyKeys {
     /// The id of the task that was sent with this key.
     pub(super) fn get(&mut self, key: &IdempotencyKey) -> Option<MessageId> {
         let now = Instant::now();
         while let Some((ends, _)) = self.ends.first()
             && *ends <= now
         {
-            let (_, key) = self.ends.pop_first().expect("looked at just above");
+            let (_, key) = self.ends.pop_first().expect("checked above");
             self.ids.remove(&key);
         }
         self.ids.get(key).map(|(id, _)| id.clone())
@@ -83,7 +83,7 @@ impl Known {
         self.ids.insert(key, (id, ends));
     }
 
-    /// Forgets the key of a task that was taken back.
+    /// Forgets the key of a cancelled task.
     pub(super) fn forget(&mut self, key: &IdempotencyKey, id: &MessageId) {
         if let Some((_, ends)) = self.ids.get(key).filter(|(known, _)| known == id) {
             self.ends.remove(&(*ends, key.clone()));
@@ -97,8 +97,8 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_forgotten_after_its_window_and_with_its_own_task_only() {
-        let mut known = Known::default();
+    async fn a_key_is_forgotten_after_its_window_or_with_its_task() {
+        let mut known = IdempotencyKeys::default();
         let (key, id) = (IdempotencyKey::from("k"), MessageId::from("1"));
         known.remember(key.clone(), id.clone(), Duration::from_secs(1));
         known.forget(&key, &"2".into());

@@ -11,7 +11,7 @@ use super::{
     broker::Broker,
     clock::EntryId,
     group::{Consumer, Serial, Taken},
-    observer::{Happened, InFlight, Seen},
+    observer::{Happened, InFlight, ObservedMessage},
 };
 use crate::{
     error::Error,
@@ -22,18 +22,18 @@ use crate::{
     },
 };
 
-/// The [`Source`] that [`Memory`](super::Memory) opens to: one worker of a group.
+/// The [`Source`] of [`Memory`](super::Memory): one worker of a group.
 ///
-/// Dropping it without [`close`](Source::close) is what the death of a worker's process is
-/// elsewhere: its deliveries go to others when its lease ends.
+/// Dropping it without [`close`](Source::close) has the effect of a crashed worker: others claim its
+/// deliveries when its lease ends.
 #[derive(Debug)]
 pub struct MemorySource {
     broker: Broker,
     settings: Settings,
-    /// The streams that it serves, by their numbers in the schedule; none where nothing is read.
+    /// The streams that it serves, by their keys in the schedule. Empty for events alone.
     streams: Vec<Arc<Settings>>,
     schedule: StreamSchedule,
-    /// The number of registered streams that it has seen.
+    /// The number of registered streams that it has joined or refused.
     registered: usize,
     consumer: Consumer,
     wake: Arc<Notify>,
@@ -81,7 +81,7 @@ impl MemorySource {
         Ok(source)
     }
 
-    /// Joins the groups of the streams that it is set up with.
+    /// Joins the groups of all configured streams.
     fn join_all(&mut self) -> Result<(), Error> {
         if let Some(registry) = self.settings.served_registry() {
             self.broker.registries.listen(registry, &self.wake);
@@ -103,7 +103,7 @@ impl MemorySource {
         Ok(())
     }
 
-    /// Joins the groups of streams that were registered since it last looked.
+    /// Joins the groups of newly registered streams.
     fn join_registered(&mut self) {
         let Some(registry) = self.settings.served_registry() else {
             return;
@@ -116,26 +116,28 @@ impl MemorySource {
         }
     }
 
-    fn take(&mut self, most: usize) -> Vec<Delivery<MemorySettle>> {
+    fn take(&mut self, max: usize) -> Vec<Delivery<MemorySettle>> {
         let mut taken = Vec::new();
-        // They take turns at being first, so that a flood of one kind leaves room for the other.
+        // Events and entries alternate in going first, so that neither starves the other.
         self.events_first = !self.events_first;
         if self.events_first {
-            self.take_events(most, &mut taken);
-            self.take_entries(most, &mut taken);
+            self.take_events(max, &mut taken);
+            self.take_entries(max, &mut taken);
         } else {
-            self.take_entries(most, &mut taken);
-            self.take_events(most, &mut taken);
+            self.take_entries(max, &mut taken);
+            self.take_events(max, &mut taken);
         }
         taken
     }
 
-    fn take_events(&self, most: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
-        let room = most - taken.len();
+    fn take_events(&self, max: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
+        let room = max - taken.len();
         let hand_out = |event: Message| {
             let settle = MemorySettle {
                 held: None,
-                in_flight: self.broker.in_flight(|| Seen::event(event.clone())),
+                in_flight: self
+                    .broker
+                    .in_flight(|| ObservedMessage::event(event.clone())),
             };
             Delivery::new(Ok(event), settle)
         };
@@ -143,17 +145,17 @@ impl MemorySource {
         taken.extend(subscribers.take(self.consumer, room, hand_out));
     }
 
-    fn take_entries(&mut self, most: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
+    fn take_entries(&mut self, max: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
         self.join_registered();
-        // Streams that use less than their quota leave the rest to the others.
+        // Repeats, since streams that have less than their quota leave the rest to the others.
         loop {
-            let room = most - taken.len();
+            let room = max - taken.len();
             let before = taken.len();
             if room == 0 || self.streams.is_empty() {
                 return;
             }
             for quota in self.schedule.quotas(room) {
-                let max = quota.max.min(most - taken.len());
+                let max = quota.max.min(max - taken.len());
                 let stream = self.streams[quota.stream as usize].clone();
                 let count = self.take_from(&stream, max, taken);
                 if count > 0 {
@@ -166,7 +168,7 @@ impl MemorySource {
         }
     }
 
-    /// Takes entries of one stream, and returns how many.
+    /// Fetches entries of one stream, and returns their number.
     fn take_from(
         &self,
         stream: &Arc<Settings>,
@@ -180,7 +182,7 @@ impl MemorySource {
         let count = entries.len();
         taken.extend(entries.into_iter().map(|mut entry| {
             let in_flight = entry.in_flight.take();
-            let held = Some(Held {
+            let held = Some(SettleRight {
                 broker: Arc::clone(&self.broker),
                 settings: Arc::clone(stream),
                 serial: entry.serial,
@@ -215,7 +217,7 @@ impl MemorySource {
         Ok(message)
     }
 
-    /// When there may be something to take that nobody wakes this source for.
+    /// The next time at which a message is due or a lease ends. No wake-up announces these.
     fn next_due(&self) -> Option<Instant> {
         let due = self.streams.iter();
         due.filter_map(|stream| self.broker.next_due(stream)).min()
@@ -250,7 +252,7 @@ impl Source for MemorySource {
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
-        // A worker that always finds something would otherwise never let others run.
+        // Otherwise a worker with a long backlog would never yield.
         tokio::task::coop::consume_budget().await;
         loop {
             if self.stopped {
@@ -267,8 +269,8 @@ impl Source for MemorySource {
                     None => pending().await,
                 }
             };
-            // A wake-up between the look above and here is kept: this source is the only one that
-            // waits on its `Notify`.
+            // A wake-up since the check above is not lost: `Notify` stores it, and only this source
+            // waits on it.
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = timer => {}
@@ -277,12 +279,12 @@ impl Source for MemorySource {
     }
 
     async fn stop(&mut self) {
-        // Nothing is fetched ahead, so there is nothing to give back.
+        // This source does not prefetch, so it has nothing to release.
         self.leave();
     }
 
     async fn close(self) -> Result<(), Error> {
-        // What handlers still hold stays theirs for a lease, as when the source is dropped.
+        // Running deliveries keep their leases for one period, as on a drop.
         drop(self);
         Ok(())
     }
@@ -302,14 +304,14 @@ impl Drop for MemorySource {
 /// The right to settle a delivery of a [`MemorySource`].
 #[derive(Debug)]
 pub struct MemorySettle {
-    /// `None` for an event, which there is nothing to settle about.
-    held: Option<Held>,
-    /// Where somebody watches; boxed, since few do.
+    /// `None` for an event, which is not settled.
+    held: Option<SettleRight>,
+    /// Set if the broker is observed. Boxed, since few are.
     in_flight: Option<Box<InFlight>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct SettleRight {
     broker: Broker,
     settings: Arc<Settings>,
     serial: Serial,

@@ -230,7 +230,7 @@ async fn a_request_that_is_no_message_can_still_be_answered() {
     let delivery = next(&mut source).await;
     assert!(delivery.content.is_err());
     let verdict = Verdict::Dead {
-        reason: "the field `name` stands in the entry twice".into(),
+        reason: "the field `name` occurs twice".into(),
         answer: Some(RpcError::invalid("no message")),
     };
     settle(delivery, verdict).await;
