@@ -1,26 +1,26 @@
-//! The fuzz targets' entrance to parsers that are private. It is only there when the compiler is
-//! told `--cfg fuzzing`, as cargo-fuzz does; see `fuzz/README.md`.
+//! Access to private parsers for the fuzz targets. Compiled only with `--cfg fuzzing`, which cargo-fuzz
+//! sets; see `fuzz/README.md`.
 
 use bytes::Bytes;
 
 use crate::{message::Name, transport::glob};
 
-/// Whether a pattern of events matches a name.
+/// Matches a pattern of events against a name.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::matches(pattern, text)
 }
 
-/// The same, as it can be seen to be right.
+/// The same by the simple reference implementation.
 pub fn plainly_matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::model::matches(pattern, text)
 }
 
-/// The pattern that matches this text alone.
+/// A pattern that matches only this text.
 pub fn escape(text: &str) -> String {
     glob::escape(text)
 }
 
-/// What is wrong with a name.
+/// The reason why a name is invalid, if it is.
 pub fn fault(name: &Name) -> Option<&'static str> {
     name.fault()
 }
@@ -30,23 +30,22 @@ pub fn join(prefix: &Name, name: &Name) -> Name {
     Name::join(prefix, name)
 }
 
-/// The id in a text, as it is written again.
+/// Parses an id and formats it again.
 pub fn entry_id(text: &[u8]) -> Option<String> {
     crate::transport::redis::readers::entry_id(text)
 }
 
-/// The fields in a blob that a script wrote.
+/// Decodes the fields that a script has encoded.
 pub fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     crate::transport::redis::readers::unpack(blob)
 }
 
 pub use crate::transport::redis::response::Value;
 
-/// What takes an answer apart and shows what it found, or says why it cannot be one.
+/// A reader of a response: returns a description of it, or the reason why it is malformed.
 pub type Read = fn(Value) -> Result<String, crate::Error>;
 
-/// Everything that takes answers of a server apart: whose they are, such an answer, and how it is
-/// read.
+/// All readers of responses: the name, a valid response, and the reader.
 pub fn readers() -> Vec<(&'static str, Value, Read)> {
     let readers = crate::transport::redis::readers::all().into_iter();
     readers

@@ -64,10 +64,7 @@ async fn import(line: String) -> Result<(), ParseIntError> {
     Ok(())
 }
 
-async fn price(
-    State(prices): State<Prices>,
-    item: String,
-) -> Result<String, BoxError> {
+async fn price(State(prices): State<Prices>, item: String) -> Result<String, BoxError> {
     let price = prices.of(item.parse()?).await?;
     Ok(price.to_string())
 }

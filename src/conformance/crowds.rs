@@ -15,7 +15,7 @@ use super::{
 };
 use crate::message::{Message, MessageId};
 
-/// Workers that handle whatever comes until they are stopped, and what they have handled.
+/// Workers that handle messages until they are stopped, and the ids of the handled messages.
 struct Crowd {
     workers: JoinSet<()>,
     handled: mpsc::UnboundedReceiver<MessageId>,
@@ -47,8 +47,8 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until so many different messages were handled, and a little for what comes twice.
-    /// Returns every delivery.
+    /// Waits until this number of different messages was handled, and a little longer for duplicates.
+    /// Returns the ids of all deliveries.
     async fn finish(mut self, expected: usize) -> Vec<MessageId> {
         let mut all = Vec::new();
         let mut different = HashSet::new();
@@ -95,8 +95,8 @@ pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>
     assert_same(handled, receipts);
 }
 
-/// A backlog that workers take off in batches, each going on where the one before was closed: in
-/// order, each message once.
+/// Workers handle a backlog one after the other, each in batches until it is closed: in order, each
+/// message once.
 pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: Factory>(
     factory: &F,
 ) {
@@ -182,7 +182,7 @@ pub async fn a_restart_of_the_server_loses_nothing_that_was_accepted<F: Factory>
         senders.spawn(async move {
             let mut receipts = Vec::new();
             for _ in 0..EACH {
-                // An error is an answer too: only what was accepted is promised.
+                // A send may fail meanwhile. Only accepted messages must be handled.
                 if let Ok(reply) = call(&handle, Message::task("task", "")).await {
                     receipts.extend(reply.receipt().cloned());
                 }

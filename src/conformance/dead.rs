@@ -1,4 +1,4 @@
-//! Dead letters: listed, looked at, replayed, purged.
+//! Checks of dead letters.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     transport::{DeadLetter, DeadLetters, Page, Selection, Source, Start, Verdict},
 };
 
-/// Sends tasks of these names and lets each become a dead letter.
+/// Sends tasks with these names, and makes each a dead letter.
 async fn die<F: Factory>(
     scene: &Scene<'_, F>,
     worker: &mut WorkerOf<F>,
@@ -41,7 +41,7 @@ async fn letters(dead: &DeadLetters) -> Vec<DeadLetter> {
     must("listing", dead.list(Page::first(1_000))).await.letters
 }
 
-/// The list has pages, and each letter can be looked at by its id.
+/// The list has pages, and each letter is found by its id.
 pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let Some(dead) = scene.dead().await else {
@@ -76,7 +76,7 @@ pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factor
     worker.close().await;
 }
 
-/// A replayed message is as good as new, and dies again like any other.
+/// A replayed message starts with its first attempt, and becomes a dead letter again if it fails.
 pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let Some(dead) = scene.dead().await else {
@@ -103,8 +103,8 @@ pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(fa
     worker.close().await;
 }
 
-/// By id, by name, or all: what is selected is replayed or purged, and nothing else.
-pub async fn what_is_selected_is_replayed_or_purged_and_nothing_else<F: Factory>(factory: &F) {
+/// Only the selected letters are replayed or purged: by id, by name, or all.
+pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let Some(dead) = scene.dead().await else {
         return;
@@ -152,7 +152,7 @@ pub async fn what_is_selected_is_replayed_or_purged_and_nothing_else<F: Factory>
     worker.close().await;
 }
 
-/// More letters than one step takes, and those that die meanwhile: each is replayed once.
+/// More letters than one step are replayed once each, also while others become dead letters.
 pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     const LETTERS: usize = 250;
     let scene = Scene::new(factory);
@@ -178,7 +178,7 @@ pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A replay is for the group in which the message died.
+/// A replayed message is delivered only to the group of its dead letter.
 pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     if !factory.capabilities().groups {

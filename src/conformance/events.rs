@@ -1,4 +1,4 @@
-//! Events: everyone who listens gets them, nobody else.
+//! Checks of events.
 
 use super::{
     Factory,
@@ -63,7 +63,7 @@ pub async fn an_event_reaches_every_subscriber<F: Factory>(factory: &F) {
     }
 }
 
-/// What is published while nobody listens is not kept.
+/// An event without listeners is not stored.
 pub async fn an_event_is_not_kept_for_later<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
@@ -79,7 +79,7 @@ pub async fn an_event_is_not_kept_for_later<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A pattern gets what it matches, and says which pattern it was.
+/// A pattern receives the events that it matches, and the delivery names the pattern.
 pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) {
     if !factory.capabilities().patterns {
         return;
@@ -106,7 +106,7 @@ pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) 
 }
 
 /// An event is delivered once for each subscription that it matches.
-pub async fn an_event_comes_once_for_each_matching_subscription<F: Factory>(factory: &F) {
+pub async fn an_event_is_delivered_once_for_each_matching_subscription<F: Factory>(factory: &F) {
     if !factory.capabilities().patterns {
         return;
     }
@@ -131,8 +131,8 @@ pub async fn an_event_comes_once_for_each_matching_subscription<F: Factory>(fact
     worker.close().await;
 }
 
-/// Headers of an event arrive, or the event is refused: they are not lost in silence.
-pub async fn headers_of_an_event_are_not_lost_in_silence<F: Factory>(factory: &F) {
+/// The headers of an event arrive, or the event is refused.
+pub async fn headers_of_an_event_arrive_or_are_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
     }
@@ -157,7 +157,7 @@ pub async fn headers_of_an_event_are_not_lost_in_silence<F: Factory>(factory: &F
 }
 
 /// A worker that listens to events only leaves the stream to others.
-pub async fn a_listener_takes_nothing_from_the_stream<F: Factory>(factory: &F) {
+pub async fn a_listener_leaves_the_stream_to_others<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
     }
@@ -173,8 +173,8 @@ pub async fn a_listener_takes_nothing_from_the_stream<F: Factory>(factory: &F) {
     listener.close().await;
 }
 
-/// One worker takes tasks and events; neither holds up the other.
-pub async fn a_worker_takes_tasks_and_events_together<F: Factory>(factory: &F) {
+/// One worker receives tasks and events, and neither starves the other.
+pub async fn a_worker_receives_tasks_and_events_together<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
     }

@@ -1,4 +1,4 @@
-//! What an author provides: a [`Factory`].
+//! The interface between the suite and a transport.
 
 use std::future::Future;
 
@@ -14,8 +14,8 @@ use crate::{
 
 /// Makes connected handles of the transport under test.
 ///
-/// All handles of one factory reach the same server. Every check uses a stream and event names of
-/// its own, so that checks may share a server and run side by side.
+/// All handles of a factory reach the same server. Each check uses a new stream and new event names, so
+/// that checks may share a server and run in parallel.
 pub trait Factory: Send + Sync {
     /// Both halves of the transport.
     type Handle: Service<Message, Response = Reply, Error = Error, Future: Send + 'static>
@@ -25,16 +25,16 @@ pub trait Factory: Send + Sync {
         + Sync
         + 'static;
 
-    /// A handle with these settings, with connections of its own where the transport has any.
+    /// Makes a handle with these settings and with new connections.
     fn connect(
         &self,
         settings: Settings,
     ) -> impl Future<Output = Result<Self::Handle, Error>> + Send;
 
-    /// What the transport can do. Checks of what it cannot are passed over.
+    /// The capabilities of the transport. Checks of other capabilities are skipped.
     fn capabilities(&self) -> Capabilities;
 
-    /// Adds an entry to a stream, field by field, past all that this library does. Needed for
+    /// Adds an entry with these raw fields to a stream, without this library. Needed for
     /// [`Capabilities::raw_entries`].
     fn add_raw(
         &self,
@@ -55,7 +55,7 @@ pub trait Factory: Send + Sync {
         None
     }
 
-    /// How the handle's stream is doing. Needed for [`Capabilities::statistics`].
+    /// The statistics of the handle's stream. Needed for [`Capabilities::statistics`].
     fn stats(
         &self,
         handle: &Self::Handle,
@@ -68,7 +68,7 @@ pub trait Factory: Send + Sync {
         }
     }
 
-    /// Takes a delayed task back; `false` when it cannot be any more. Needed for
+    /// Cancels a delayed task. Returns `false` if it is due already. Needed for
     /// [`Capabilities::delayed_tasks`].
     fn cancel(
         &self,
@@ -83,8 +83,8 @@ pub trait Factory: Send + Sync {
         }
     }
 
-    /// Ends the leases of everything that the workers of these settings' group hold, as if none of
-    /// them had been heard of for long, though they run. Needed for [`Capabilities::end_leases`].
+    /// Ends the leases of all deliveries of the group, as if its workers had died, though they run.
+    /// Needed for [`Capabilities::end_leases`].
     fn end_leases(&self, settings: &Settings) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = settings;
         async {
@@ -94,7 +94,7 @@ pub trait Factory: Send + Sync {
         }
     }
 
-    /// Restarts the server with the data that it had accepted, and returns when it runs again.
+    /// Restarts the server with its data, and returns once it accepts connections.
     /// Connections may break. Needed for [`Capabilities::restart`].
     fn restart(&self) -> impl Future<Output = Result<(), Error>> + Send {
         async {
@@ -105,7 +105,7 @@ pub trait Factory: Send + Sync {
     }
 }
 
-/// What a transport can do.
+/// The capabilities of a transport.
 ///
 /// ```
 /// use campanile::conformance::Capabilities;
@@ -120,7 +120,7 @@ pub struct Capabilities {
     pub delayed_redelivery: bool,
     /// A stream can have several groups.
     pub groups: bool,
-    /// What a vanished worker held goes to others.
+    /// The deliveries of a dead worker are claimed by others.
     pub take_over: bool,
     /// Events, to exact subscriptions.
     pub events: bool,
@@ -150,7 +150,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Everything.
+    /// All capabilities.
     pub const fn all() -> Self {
         Self {
             delayed_redelivery: true,
@@ -171,7 +171,7 @@ impl Capabilities {
         }
     }
 
-    /// Nothing but sending tasks and working on them: what every transport can do.
+    /// No capabilities: the transport only sends and delivers tasks.
     pub const fn none() -> Self {
         Self {
             delayed_redelivery: false,
@@ -193,7 +193,7 @@ impl Capabilities {
     }
 }
 
-/// The embedded transport, as the example to follow.
+/// The transport in memory, as an example.
 impl Factory for Memory {
     type Handle = Memory;
 
@@ -202,7 +202,7 @@ impl Factory for Memory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // There is no server that could be restarted.
+        // It has no server to restart.
         let mut capabilities = Capabilities::all();
         capabilities.restart = false;
         capabilities

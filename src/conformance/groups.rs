@@ -1,4 +1,4 @@
-//! Groups of one stream, and the workers of one group.
+//! Checks of the groups of a stream, and of the workers of a group.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::transport::{Start, UnknownNames, Verdict};
 
-/// What was sent before the first worker of the first group ever ran is delivered to it.
-pub async fn what_was_sent_before_the_first_worker_is_delivered<F: Factory>(factory: &F) {
+/// Messages that were sent before the first worker of the first group are delivered to it.
+pub async fn messages_sent_before_the_first_worker_are_delivered<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let receipt = scene.task("early").await;
     let mut worker = scene.worker().await;
@@ -49,7 +49,7 @@ pub async fn every_group_gets_every_message<F: Factory>(factory: &F) {
     }
 }
 
-/// Within a group a message goes to one worker.
+/// Within a group each message is delivered to one worker.
 pub async fn workers_of_a_group_share_its_messages<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -76,7 +76,7 @@ pub async fn workers_of_a_group_share_its_messages<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// Beside another group the start must be chosen, and the error says how.
+/// A new group beside another one must set its start, and the error says how.
 pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
@@ -86,7 +86,7 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     let error = scene.group("late", Start::Auto).refused_worker().await;
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("start"), "{error}");
-    // It may join once it has chosen, and from then on needs no choice.
+    // It can join with a start, and needs none once it exists.
     scene.group("late", Start::End).worker().await.close().await;
     scene
         .group("late", Start::Auto)
@@ -97,13 +97,14 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     first.close().await;
 }
 
-/// A group at the beginning sees what is there, a group at the end what comes.
-pub async fn a_group_starts_where_it_is_told<F: Factory>(factory: &F) {
+/// A group that starts at the beginning receives earlier messages, a group that starts at the end does
+/// not.
+pub async fn a_group_starts_at_its_start<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
     }
     let scene = Scene::new(factory);
-    // A group that has handled nothing keeps the stream from being trimmed.
+    // A group that has handled nothing prevents trimming.
     let idle = scene.worker().await;
     let first = scene.task("1").await;
     let second = scene.task("2").await;
@@ -130,8 +131,8 @@ pub async fn a_group_starts_where_it_is_told<F: Factory>(factory: &F) {
     }
 }
 
-/// Failures, deaths and redeliveries of one group do not reach another.
-pub async fn what_one_group_does_is_invisible_to_others<F: Factory>(factory: &F) {
+/// Failures, dead letters and redeliveries of one group do not affect another.
+pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
     }
@@ -165,8 +166,8 @@ pub async fn what_one_group_does_is_invisible_to_others<F: Factory>(factory: &F)
     other.close().await;
 }
 
-/// A worker that opens again goes on where its group is.
-pub async fn a_group_goes_on_where_it_was<F: Factory>(factory: &F) {
+/// A worker that opens again continues at the position of its group.
+pub async fn a_group_continues_at_its_position<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
     scene.task("1").await;
@@ -183,16 +184,14 @@ pub async fn a_group_goes_on_where_it_was<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A worker that does not say what becomes of unknown names is not let in beside another group: it
-/// might take what is meant for that one as failed.
-pub async fn beside_another_group_the_fate_of_unknown_names_must_be_chosen<F: Factory>(
-    factory: &F,
-) {
+/// Opening a worker beside another group fails unless `unknown_names` is set: it could treat messages
+/// for the other group as failed.
+pub async fn beside_another_group_unknown_names_must_be_set<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
     }
     let scene = Scene::new(factory).with(|settings| settings.unknown_names = None);
-    // Alone on its stream a group needs no choice.
+    // A group that is alone on its stream need not set it.
     let first = scene.worker().await;
     let mut second = scene.group("second", Start::Beginning);
     let error = second.refused_worker().await;
@@ -205,7 +204,7 @@ pub async fn beside_another_group_the_fate_of_unknown_names_must_be_chosen<F: Fa
     first.close().await;
 }
 
-/// Two streams share nothing, though their groups and the names of their messages are the same.
+/// Two streams with equal groups and names of messages are separate.
 pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
     let (ours, theirs) = (Scene::new(factory), Scene::new(factory));
     let mut our_worker = ours.worker().await;

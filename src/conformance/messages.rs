@@ -1,4 +1,4 @@
-//! What is sent is what arrives.
+//! Checks that messages arrive as they were sent.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     transport::{Page, Verdict},
 };
 
-/// Payloads are bytes: empty, binary, JSON.
+/// Payloads may be empty, binary or JSON.
 pub async fn payloads_of_any_bytes_arrive_intact<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -53,7 +53,7 @@ pub async fn a_payload_of_16_mib_arrives_intact<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Headers arrive in order, repeated ones and those that are not UTF-8 as well.
+/// Headers arrive in order, also repeated ones and ones that are not UTF-8.
 pub async fn headers_arrive_with_repeats_and_binary_values<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -73,7 +73,7 @@ pub async fn headers_arrive_with_repeats_and_binary_values<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// The receipt is the id that the worker sees.
+/// The receipt has the id of the delivered message.
 pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -88,8 +88,8 @@ pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A message names the stream that it is on and the group that it is delivered to, at each of its
-/// deliveries and as a dead letter: its id is unique in its stream only.
+/// A message has its stream and its group at each delivery and as a dead letter, since its id is unique
+/// in its stream only.
 pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -131,7 +131,7 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// The stream and the group that a message names.
+/// The stream and the group of a message.
 #[derive(Debug, PartialEq)]
 struct Origin {
     stream: Option<Name>,

@@ -1,9 +1,9 @@
-//! The conformance suite: what every transport has to do, as tests for authors of transports.
+//! The conformance suite: tests of every transport, for authors of transports.
 //!
 //! Write a [`Factory`] that connects to your server, and let
 //! [`conformance_tests!`](crate::conformance_tests) make a test of each check. The checks drive a
-//! [`Source`](crate::transport::Source) by hand; no router and no serving loop takes part. This is
-//! how the embedded transport is tested:
+//! [`Source`](crate::transport::Source) directly, without a router or a serving loop. The transport in
+//! memory is tested like this:
 //!
 //! ```
 //! mod memory {
@@ -11,7 +11,7 @@
 //! }
 //! ```
 //!
-//! With a test attribute and a server of your own; the expression is evaluated in each test and may await:
+//! With a test attribute and a custom server. The expression is evaluated in each test, and may await:
 //!
 //! ```
 //! # mod my_transport {
@@ -59,8 +59,8 @@
 //! Each check is a public function as well: `conformance::a_request_gets_its_reply(&factory).await`.
 //!
 //! # Panics
-//! That is how a check fails: with a text that says what should have happened. Each takes bounded
-//! time, and most take well under a second; those that wait for a lease take a few.
+//! A check that fails panics with the reason. Each takes a bounded time, most of them less than a second,
+//! those that wait for a lease a few seconds.
 
 mod crowds;
 mod dead;
@@ -88,22 +88,21 @@ pub use self::{
         a_replay_reaches_only_the_group_of_the_dead_letter,
         a_replayed_dead_letter_starts_from_its_first_attempt,
         dead_letters_are_listed_in_pages_and_found_by_id, many_dead_letters_are_replayed_once_each,
-        what_is_selected_is_replayed_or_purged_and_nothing_else,
+        only_selected_dead_letters_are_replayed_or_purged,
     },
     events::{
-        a_listener_takes_nothing_from_the_stream, a_pattern_gets_the_events_that_it_matches,
-        a_worker_takes_tasks_and_events_together,
-        an_event_comes_once_for_each_matching_subscription, an_event_is_not_kept_for_later,
-        an_event_reaches_every_subscriber, headers_of_an_event_are_not_lost_in_silence,
+        a_listener_leaves_the_stream_to_others, a_pattern_gets_the_events_that_it_matches,
+        a_worker_receives_tasks_and_events_together,
+        an_event_is_delivered_once_for_each_matching_subscription, an_event_is_not_kept_for_later,
+        an_event_reaches_every_subscriber, headers_of_an_event_arrive_or_are_refused,
     },
     factory::{Capabilities, Factory},
     groups::{
-        a_group_goes_on_where_it_was, a_group_starts_where_it_is_told,
+        a_group_continues_at_its_position, a_group_starts_at_its_start,
         a_new_group_beside_another_must_choose_its_start,
-        beside_another_group_the_fate_of_unknown_names_must_be_chosen,
-        every_group_gets_every_message, streams_are_isolated_from_each_other,
-        what_one_group_does_is_invisible_to_others,
-        what_was_sent_before_the_first_worker_is_delivered, workers_of_a_group_share_its_messages,
+        beside_another_group_unknown_names_must_be_set, every_group_gets_every_message,
+        messages_sent_before_the_first_worker_are_delivered, streams_are_isolated_from_each_other,
+        the_work_of_one_group_is_invisible_to_others, workers_of_a_group_share_its_messages,
     },
     messages::{
         a_message_has_the_id_of_its_receipt, a_message_names_its_stream_and_group,
@@ -114,27 +113,26 @@ pub use self::{
     redelivery::{
         a_dead_letter_keeps_its_fields_and_the_reason,
         a_delayed_redelivery_waits_and_outlives_its_worker,
-        a_failed_delivery_comes_back_after_the_back_off,
-        a_failed_delivery_comes_back_as_the_next_attempt,
+        a_discarded_message_is_not_delivered_again,
+        a_failed_message_is_delivered_again_after_the_back_off,
+        a_failed_message_is_delivered_again_as_the_next_attempt,
         a_message_whose_deliveries_are_used_up_becomes_a_dead_letter,
-        an_uncounted_redelivery_is_no_attempt, what_is_discarded_is_gone,
-        what_is_given_back_goes_to_another_worker_at_once,
+        a_released_delivery_goes_to_another_worker_at_once, an_uncounted_redelivery_is_no_attempt,
     },
     rpc::{
         a_dropped_request_disturbs_no_other, a_redelivered_request_is_answered_in_the_end,
         a_request_ends_at_its_deadline, a_request_gets_its_error, a_request_gets_its_reply,
-        a_request_that_fails_for_good_is_answered,
-        a_request_that_nobody_serves_ends_at_its_deadline,
-        requests_under_way_together_get_each_their_own_reply,
+        a_request_that_is_given_up_is_answered, a_request_without_a_worker_ends_at_its_deadline,
+        concurrent_requests_get_their_own_replies,
     },
     sending::{
         a_cancelled_task_frees_its_idempotency_key,
-        a_delayed_task_can_be_cancelled_until_it_is_due, a_delayed_task_comes_when_it_is_due,
-        a_delayed_task_keeps_its_id_through_redelivery,
-        a_task_for_a_time_comes_then_or_at_once_when_it_is_past,
+        a_delayed_task_can_be_cancelled_until_it_is_due,
+        a_delayed_task_is_delivered_when_it_is_due, a_delayed_task_keeps_its_id_through_redelivery,
+        a_task_for_a_time_is_delivered_then_or_at_once_if_it_is_past,
         a_time_to_live_counts_from_when_the_task_is_due,
-        an_idempotency_key_is_one_task_within_its_window,
-        senders_of_one_key_at_the_same_time_send_one_task, what_a_sender_cannot_mean_is_refused,
+        an_idempotency_key_is_one_task_within_its_window, an_invalid_message_is_refused,
+        senders_of_one_key_at_the_same_time_send_one_task,
     },
     stats::statistics_follow_what_happens_to_messages,
     streams::{
@@ -144,27 +142,27 @@ pub use self::{
     },
     undecodable::{
         a_message_in_any_field_order_with_unknown_fields_is_read,
-        a_request_that_cannot_be_answered_is_settled, an_entry_that_is_no_message_blocks_nothing,
+        a_request_that_cannot_be_answered_is_settled, an_undecodable_entry_does_not_hold_up_others,
     },
     workers::{
-        a_delivery_that_is_dropped_comes_back_after_the_lease, a_living_worker_keeps_what_it_holds,
-        a_lost_lease_is_told_and_its_late_verdict_changes_nothing,
+        a_dropped_delivery_is_delivered_again_after_its_lease, a_live_worker_keeps_its_deliveries,
+        a_lost_lease_is_reported_and_a_late_verdict_changes_nothing,
         a_message_that_kills_its_workers_becomes_a_dead_letter,
-        a_worker_holds_back_nothing_that_it_did_not_ask_for,
+        a_worker_fetches_only_what_it_asked_for,
         a_worker_that_stops_leaves_the_rest_to_others_at_once, a_worker_that_waits_can_be_closed,
         next_can_be_dropped_without_loss, one_in_flight_keeps_the_order,
-        what_a_vanished_worker_held_is_taken_over,
+        the_deliveries_of_a_crashed_worker_are_claimed,
     },
 };
 
 /// Makes a test of each check of the [conformance suite](crate::conformance).
 ///
-/// It takes an expression that makes a [`Factory`](crate::conformance::Factory), with a test
-/// attribute before it if need be. Without one, each test runs on a `tokio` runtime of two threads;
-/// your crate needs `tokio` with the features `macros` and `rt-multi-thread` for that.
+/// It takes an expression that makes a [`Factory`](crate::conformance::Factory), and an optional test
+/// attribute before it. Without one, each test runs on a `tokio` runtime of two threads, which needs
+/// `tokio` with the features `macros` and `rt-multi-thread`.
 #[macro_export]
 macro_rules! conformance_tests {
-    // Before the other: an expression may have an attribute, too.
+    // Must come first, since an expression may begin with an attribute too.
     (#[$attribute:meta] $factory:expr $(,)?) => {
         $crate::__conformance_cases! {
             [#[$attribute]] [$factory]
@@ -176,37 +174,37 @@ macro_rules! conformance_tests {
             tasks_and_requests_keep_their_kinds
             names_of_any_text_arrive_intact
             a_name_that_cannot_be_used_is_refused
-            what_was_sent_before_the_first_worker_is_delivered
+            messages_sent_before_the_first_worker_are_delivered
             every_group_gets_every_message
             workers_of_a_group_share_its_messages
             a_new_group_beside_another_must_choose_its_start
-            a_group_starts_where_it_is_told
-            what_one_group_does_is_invisible_to_others
-            a_group_goes_on_where_it_was
-            beside_another_group_the_fate_of_unknown_names_must_be_chosen
+            a_group_starts_at_its_start
+            the_work_of_one_group_is_invisible_to_others
+            a_group_continues_at_its_position
+            beside_another_group_unknown_names_must_be_set
             streams_are_isolated_from_each_other
-            a_failed_delivery_comes_back_as_the_next_attempt
-            a_failed_delivery_comes_back_after_the_back_off
+            a_failed_message_is_delivered_again_as_the_next_attempt
+            a_failed_message_is_delivered_again_after_the_back_off
             a_delayed_redelivery_waits_and_outlives_its_worker
             an_uncounted_redelivery_is_no_attempt
-            what_is_given_back_goes_to_another_worker_at_once
+            a_released_delivery_goes_to_another_worker_at_once
             a_message_whose_deliveries_are_used_up_becomes_a_dead_letter
             a_dead_letter_keeps_its_fields_and_the_reason
-            what_is_discarded_is_gone
+            a_discarded_message_is_not_delivered_again
             dead_letters_are_listed_in_pages_and_found_by_id
             a_replayed_dead_letter_starts_from_its_first_attempt
-            what_is_selected_is_replayed_or_purged_and_nothing_else
+            only_selected_dead_letters_are_replayed_or_purged
             many_dead_letters_are_replayed_once_each
             a_replay_reaches_only_the_group_of_the_dead_letter
             a_cancelled_task_frees_its_idempotency_key
             a_delayed_task_can_be_cancelled_until_it_is_due
-            a_delayed_task_comes_when_it_is_due
+            a_delayed_task_is_delivered_when_it_is_due
             a_delayed_task_keeps_its_id_through_redelivery
-            a_task_for_a_time_comes_then_or_at_once_when_it_is_past
+            a_task_for_a_time_is_delivered_then_or_at_once_if_it_is_past
             a_time_to_live_counts_from_when_the_task_is_due
             an_idempotency_key_is_one_task_within_its_window
             senders_of_one_key_at_the_same_time_send_one_task
-            what_a_sender_cannot_mean_is_refused
+            an_invalid_message_is_refused
             statistics_follow_what_happens_to_messages
             a_call_can_choose_its_stream
             a_stream_with_priority_is_emptied_first
@@ -214,34 +212,34 @@ macro_rules! conformance_tests {
             a_redelivery_in_a_set_stays_on_its_stream
             a_set_that_cannot_be_served_is_refused
             registered_streams_are_found_while_they_are_served
-            an_entry_that_is_no_message_blocks_nothing
+            an_undecodable_entry_does_not_hold_up_others
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled
             an_event_reaches_every_subscriber
             an_event_is_not_kept_for_later
             a_pattern_gets_the_events_that_it_matches
-            an_event_comes_once_for_each_matching_subscription
-            headers_of_an_event_are_not_lost_in_silence
-            a_listener_takes_nothing_from_the_stream
-            a_worker_takes_tasks_and_events_together
+            an_event_is_delivered_once_for_each_matching_subscription
+            headers_of_an_event_arrive_or_are_refused
+            a_listener_leaves_the_stream_to_others
+            a_worker_receives_tasks_and_events_together
             a_request_gets_its_reply
             a_request_gets_its_error
-            requests_under_way_together_get_each_their_own_reply
+            concurrent_requests_get_their_own_replies
             a_redelivered_request_is_answered_in_the_end
-            a_request_that_fails_for_good_is_answered
+            a_request_that_is_given_up_is_answered
             a_request_ends_at_its_deadline
-            a_request_that_nobody_serves_ends_at_its_deadline
+            a_request_without_a_worker_ends_at_its_deadline
             a_dropped_request_disturbs_no_other
             one_in_flight_keeps_the_order
-            a_worker_holds_back_nothing_that_it_did_not_ask_for
+            a_worker_fetches_only_what_it_asked_for
             next_can_be_dropped_without_loss
             a_worker_that_stops_leaves_the_rest_to_others_at_once
             a_worker_that_waits_can_be_closed
-            what_a_vanished_worker_held_is_taken_over
-            a_delivery_that_is_dropped_comes_back_after_the_lease
+            the_deliveries_of_a_crashed_worker_are_claimed
+            a_dropped_delivery_is_delivered_again_after_its_lease
             a_message_that_kills_its_workers_becomes_a_dead_letter
-            a_living_worker_keeps_what_it_holds
-            a_lost_lease_is_told_and_its_late_verdict_changes_nothing
+            a_live_worker_keeps_its_deliveries
+            a_lost_lease_is_reported_and_a_late_verdict_changes_nothing
             fifty_senders_and_fifty_workers_lose_and_repeat_nothing
             a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go
             workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothing

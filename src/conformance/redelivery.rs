@@ -1,4 +1,4 @@
-//! What becomes of a delivery: every verdict.
+//! Checks of verdicts and redelivery.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::transport::{Discarded, Verdict};
 
-/// A failed delivery comes back as the same message, counted.
-pub async fn a_failed_delivery_comes_back_as_the_next_attempt<F: Factory>(factory: &F) {
+/// A failed message is delivered again, as the next attempt.
+pub async fn a_failed_message_is_delivered_again_as_the_next_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
     let receipt = scene.task("again").await;
@@ -27,8 +27,8 @@ pub async fn a_failed_delivery_comes_back_as_the_next_attempt<F: Factory>(factor
     worker.close().await;
 }
 
-/// Without a wait of its own it comes back after the back-off.
-pub async fn a_failed_delivery_comes_back_after_the_back_off<F: Factory>(factory: &F) {
+/// A redelivery without a wait uses the back-off.
+pub async fn a_failed_message_is_delivered_again_after_the_back_off<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
     scene.task("again").await;
@@ -45,7 +45,7 @@ pub async fn a_failed_delivery_comes_back_after_the_back_off<F: Factory>(factory
     worker.close().await;
 }
 
-/// A delayed redelivery waits, lets others pass meanwhile, and survives the worker that asked.
+/// A delayed redelivery waits, does not hold up other messages, and outlives its worker.
 pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_secs(2);
     if !factory.capabilities().delayed_redelivery {
@@ -65,7 +65,7 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
     assert_eq!(id(&delivery), &other, "a delayed message came at once");
     done(delivery).await;
     let delivery = worker.one().await;
-    // Clocks of milliseconds on both sides: one of each may be missing.
+    // Both clocks count milliseconds, so up to two may be missing.
     assert!(
         start.elapsed() >= DELAY - Duration::from_millis(5),
         "it came back after {:?} instead of {DELAY:?}",
@@ -76,7 +76,7 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
     worker.close().await;
 }
 
-/// An uncounted redelivery is the same attempt again, however often.
+/// An uncounted redelivery has the same attempt again.
 pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let mut worker = scene.worker().await;
@@ -95,8 +95,8 @@ pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// What is given back is there for another worker at once, as the same attempt.
-pub async fn what_is_given_back_goes_to_another_worker_at_once<F: Factory>(factory: &F) {
+/// A released delivery goes to another worker at once, with the same attempt.
+pub async fn a_released_delivery_goes_to_another_worker_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
     let mut other = scene.worker().await;
@@ -110,7 +110,7 @@ pub async fn what_is_given_back_goes_to_another_worker_at_once<F: Factory>(facto
     other.close().await;
 }
 
-/// A message that failed as often as it may be delivered is not delivered again.
+/// A message that has used up its deliveries is not delivered again.
 pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let mut worker = scene.worker().await;
@@ -133,7 +133,7 @@ pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Fac
     worker.close().await;
 }
 
-/// A dead letter keeps what there is to know, and does not come back.
+/// A dead letter keeps its fields and its reason, and is not delivered again.
 pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -154,8 +154,8 @@ pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// What is discarded is gone: neither delivered again nor a dead letter.
-pub async fn what_is_discarded_is_gone<F: Factory>(factory: &F) {
+/// A discarded message is neither delivered again nor a dead letter.
+pub async fn a_discarded_message_is_not_delivered_again<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
     for reason in [Discarded::Asked, Discarded::Expired, Discarded::Ignored] {

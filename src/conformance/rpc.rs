@@ -1,4 +1,4 @@
-//! Requests and their replies, in both modes.
+//! Checks of requests and replies, in both modes.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn code(outcome: Result<Reply, Error>) -> RpcCode {
         .clone()
 }
 
-/// A reply arrives with its payload and headers, whatever their bytes.
+/// A reply arrives with its payload and headers of any bytes.
 pub async fn a_request_gets_its_reply<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -74,7 +74,7 @@ pub async fn a_request_gets_its_reply<F: Factory>(factory: &F) {
     }
 }
 
-/// An error arrives with its code and text, and one without a text is an error still.
+/// An error reply arrives with its code and text, also if the text is empty.
 pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -98,8 +98,8 @@ pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
     }
 }
 
-/// Requests that are under way together get each their own reply, in whatever order.
-pub async fn requests_under_way_together_get_each_their_own_reply<F: Factory>(factory: &F) {
+/// Concurrent requests get their own replies, in any order.
+pub async fn concurrent_requests_get_their_own_replies<F: Factory>(factory: &F) {
     const MANY: usize = 50;
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -122,7 +122,7 @@ pub async fn requests_under_way_together_get_each_their_own_reply<F: Factory>(fa
     }
 }
 
-/// A request that is redelivered is answered by whoever handles it in the end.
+/// A redelivered request is answered by the last delivery.
 pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -138,9 +138,9 @@ pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &
     }
 }
 
-/// A request that becomes a dead letter, or is dropped, is answered by what the verdict says; one
-/// whose deliveries are used up is answered `unavailable`.
-pub async fn a_request_that_fails_for_good_is_answered<F: Factory>(factory: &F) {
+/// A request that becomes a dead letter or is discarded gets the reply of the verdict. A request that
+/// has used up its deliveries is answered with `unavailable`.
+pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 1);
         let handle = scene.handle().await;
@@ -171,7 +171,7 @@ pub async fn a_request_that_fails_for_good_is_answered<F: Factory>(factory: &F) 
     }
 }
 
-/// A caller waits until the deadline and no longer; the worker sees the deadline and that it passed.
+/// A caller waits until its deadline, and the worker sees the deadline.
 pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
     const BUDGET: Duration = Duration::from_millis(500);
     for mode in modes(factory) {
@@ -199,14 +199,14 @@ pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(deadline.has_passed(), "the worker's deadline is later");
-        // Too late, and no reason to stumble.
+        // A late reply is accepted and dropped.
         answer(delivery, Ok(Reply::new("late"))).await;
         worker.close().await;
     }
 }
 
-/// A request that nobody serves ends at its deadline, and is seen as expired by whoever comes late.
-pub async fn a_request_that_nobody_serves_ends_at_its_deadline<F: Factory>(factory: &F) {
+/// A request without a worker ends at its deadline, and a late worker sees it as expired.
+pub async fn a_request_without_a_worker_ends_at_its_deadline<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
         let handle = scene.handle().await;
@@ -226,7 +226,7 @@ pub async fn a_request_that_nobody_serves_ends_at_its_deadline<F: Factory>(facto
     }
 }
 
-/// Dropping a request, and replies that nobody waits for, disturb no other request.
+/// Dropping a request does not affect other requests, nor does a stray reply.
 pub async fn a_dropped_request_disturbs_no_other<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);

@@ -1,4 +1,4 @@
-//! What every check needs: a stream of its own, workers on it, and failures that say what is wrong.
+//! Helpers for checks: a new stream, its workers, and assertions.
 
 use std::{collections::HashMap, fmt::Debug, future::Future, time::Duration};
 
@@ -18,9 +18,9 @@ use crate::{
     },
 };
 
-/// How long what must happen may take.
+/// The time limit for an expected event.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long what must not happen is waited for.
+/// The wait for an event that must not happen.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
 /// The lease of checks that wait for its end.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(1);
 /// A worker of a factory's transport.
 pub(super) type WorkerOf<F> = Worker<<<F as Factory>::Handle as Transport>::Source>;
 
-/// A stream of its own, and how its workers are set up.
+/// A new stream, and the settings of its workers.
 pub(super) struct Scene<'a, F> {
     factory: &'a F,
     pub(super) settings: Settings,
@@ -82,7 +82,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         Worker(must("opening the source", opening).await)
     }
 
-    /// What opening a source fails with.
+    /// The error of opening a source, which must fail.
     pub(super) async fn refused_worker(&self) -> Error {
         match in_time(
             "opening the source",
@@ -118,7 +118,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         .await;
     }
 
-    /// The group's dead letters, where there is a list of them.
+    /// The group's dead letters, if the transport has the capability.
     pub(super) async fn dead(&self) -> Option<DeadLetters> {
         if !self.factory.capabilities().dead_letters {
             return None;
@@ -127,7 +127,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         Some(dead.expect("the factory declares `dead_letters` and gives none"))
     }
 
-    /// The dead letters, where they can be listed.
+    /// Lists the dead letters, if the transport has the capability.
     pub(super) async fn dead_letters(&self) -> Option<Vec<DeadLetter>> {
         let list = self.dead().await?;
         let page = must("listing the dead letters", list.list(Page::first(1_000))).await;
@@ -156,7 +156,7 @@ impl<S: Source> Worker<S> {
         self.batch(1).await.remove(0)
     }
 
-    /// Exactly so many deliveries, in as many calls as it takes.
+    /// Exactly `count` deliveries, by any number of calls.
     pub(super) async fn exactly(&mut self, count: usize) -> Vec<Delivery<S::Settle>> {
         let mut deliveries = Vec::new();
         while deliveries.len() < count {
@@ -165,14 +165,14 @@ impl<S: Source> Worker<S> {
         deliveries
     }
 
-    /// What comes within this time, at most one, or `None`.
+    /// The next delivery, or `None` if there is none within this time.
     pub(super) async fn within(&mut self, time: Duration) -> Option<Delivery<S::Settle>> {
         let next = timeout(time, self.0.next(1)).await.ok()?;
         let mut batch = next.unwrap_or_else(|error| panic!("`next` failed: {}", error.chain()));
         batch.pop()
     }
 
-    /// Fails if anything comes within this time.
+    /// Asserts that there is no delivery within this time.
     pub(super) async fn nothing_for(&mut self, time: Duration, why: &str) {
         if let Some(delivery) = self.within(time).await {
             panic!("{why}: {:?}", delivery.content);
@@ -187,7 +187,7 @@ impl<S: Source> Worker<S> {
         must("closing the source", self.0.close()).await;
     }
 
-    /// Ends it as a crash would: without a word to the server.
+    /// Drops the source without closing it, as a crash would.
     pub(super) fn vanish(self) {
         drop(self);
     }
@@ -251,7 +251,7 @@ where
     receipt.expect("the reply to a task carries its receipt")
 }
 
-/// Sends a request and waits for its reply in a task of its own.
+/// Sends a request, and waits for its reply in a new task.
 pub(super) fn request<S>(handle: &S, message: Message) -> JoinHandle<Result<Reply, Error>>
 where
     S: tower::Service<Message, Response = Reply, Error = Error, Future: Send>
@@ -269,7 +269,7 @@ pub(super) async fn outcome(request: JoinHandle<Result<Reply, Error>>) -> Result
         .expect("a call does not panic")
 }
 
-/// Fails unless it succeeds in time.
+/// Asserts that the operation succeeds in time.
 pub(super) async fn must<T>(what: &str, work: impl Future<Output = Result<T, Error>>) -> T {
     in_time(what, work)
         .await
@@ -282,7 +282,7 @@ pub(super) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what} took longer than {PATIENCE:?}"))
 }
 
-/// Fails unless both hold the same things equally often.
+/// Asserts that both contain the same items equally often.
 pub(super) fn assert_same<T: std::hash::Hash + Eq + Debug>(
     got: impl IntoIterator<Item = T>,
     expected: impl IntoIterator<Item = T>,

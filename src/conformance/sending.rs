@@ -1,4 +1,4 @@
-//! What a sender can ask for: later, not too late, and once.
+//! Checks of delays, times to live and idempotency keys.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,9 +22,9 @@ fn keyed(payload: &'static str, key: &str) -> Message {
     message
 }
 
-/// A delayed task comes when it is due and not before, with the id of its receipt, though no worker
-/// was there when it was sent.
-pub async fn a_delayed_task_comes_when_it_is_due<F: Factory>(factory: &F) {
+/// A delayed task is delivered when it is due, with the id of its receipt, also if it was sent before
+/// the first worker.
+pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(1_500);
     if !factory.capabilities().delayed_tasks {
         return;
@@ -44,7 +44,7 @@ pub async fn a_delayed_task_comes_when_it_is_due<F: Factory>(factory: &F) {
         let delivery = worker.one().await;
         assert_eq!(message(&delivery).payload(), payload);
         assert_eq!(id(&delivery), &receipt, "the id of {payload:?} is another");
-        // Clocks of milliseconds on both sides: one of each may be missing.
+        // Both clocks count milliseconds, so up to two may be missing.
         assert!(
             start.elapsed() + Duration::from_millis(5) >= wait,
             "{payload:?} came after {:?} instead of {wait:?}",
@@ -56,8 +56,8 @@ pub async fn a_delayed_task_comes_when_it_is_due<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A task for a point in time waits for it; one for a time that is past comes at once.
-pub async fn a_task_for_a_time_comes_then_or_at_once_when_it_is_past<F: Factory>(factory: &F) {
+/// A task for a point in time waits until then; a task for a past time is delivered at once.
+pub async fn a_task_for_a_time_is_delivered_then_or_at_once_if_it_is_past<F: Factory>(factory: &F) {
     if !factory.capabilities().delayed_tasks {
         return;
     }
@@ -99,7 +99,7 @@ pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory:
     worker.close().await;
 }
 
-/// A delayed task can be taken back until it is due, once.
+/// A delayed task can be cancelled once, until it is due.
 pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(300);
     if !factory.capabilities().delayed_tasks {
@@ -134,7 +134,7 @@ pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory
     worker.close().await;
 }
 
-/// A time to live reaches the worker as what is left of it.
+/// The worker sees the remaining time to live.
 pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory: &F) {
     const LIFE: Duration = Duration::from_secs(60);
     const DELAY: Duration = Duration::from_millis(600);
@@ -163,7 +163,7 @@ pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory
     worker.close().await;
 }
 
-/// What was sent with a key is sent once, until the key is forgotten.
+/// Tasks with one idempotency key are one task within the window.
 pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factory: &F) {
     const WINDOW: Duration = Duration::from_secs(2);
     if !factory.capabilities().idempotent_tasks {
@@ -204,7 +204,7 @@ pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factor
     worker.close().await;
 }
 
-/// Of many that send the same at the same time one succeeds, and all have its id.
+/// Of concurrent sends with one key one is accepted, and all get its id.
 pub async fn senders_of_one_key_at_the_same_time_send_one_task<F: Factory>(factory: &F) {
     if !factory.capabilities().idempotent_tasks {
         return;
@@ -225,7 +225,7 @@ pub async fn senders_of_one_key_at_the_same_time_send_one_task<F: Factory>(facto
     worker.close().await;
 }
 
-/// A delayed task with a key is one task too, and cancelling it frees the key.
+/// Delayed tasks with one key are one task too, and cancelling it forgets the key.
 pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F) {
     let can = factory.capabilities();
     if !can.idempotent_tasks || !can.delayed_tasks {
@@ -251,8 +251,8 @@ pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// What cannot be meant is refused before anything is sent.
-pub async fn what_a_sender_cannot_mean_is_refused<F: Factory>(factory: &F) {
+/// An invalid message is refused before it is sent.
+pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let with = |mut message: Message, due: Option<Due>, key: Option<&str>| {

@@ -1,4 +1,4 @@
-//! Statistics.
+//! Checks of statistics.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     transport::{GroupStats, Start, StreamStats, Verdict},
 };
 
-/// The numbers follow what happens to messages, for each group its own.
+/// The statistics of each group follow its messages.
 pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F) {
     if !factory.capabilities().statistics {
         return;

@@ -1,4 +1,4 @@
-//! Several streams for one worker, and calls that choose their stream.
+//! Checks of sets of streams, and of calls that choose their stream.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -40,7 +40,7 @@ fn stream_of<H>(delivery: &crate::transport::Delivery<H>) -> Name {
     stream.expect("a delivery names its stream")
 }
 
-/// A task and a request reach the stream that they name, and no other.
+/// A task and a request reach the chosen stream, and no other.
 pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -81,7 +81,7 @@ pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     default.close().await;
 }
 
-/// With strict priority nothing of a stream is delivered while one before it has something.
+/// With strict priority a stream is delivered only while the ones before it are empty.
 pub async fn a_stream_with_priority_is_emptied_first<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -108,7 +108,7 @@ pub async fn a_stream_with_priority_is_emptied_first<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Streams share by their weights while all of them have enough, and a stream alone gets everything.
+/// Streams with backlogs share by their weights, and a single stream with a backlog gets everything.
 pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -150,7 +150,7 @@ pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A redelivery and a dead letter stay with the stream of their message.
+/// Redeliveries and dead letters stay on the stream of their message.
 pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -184,7 +184,7 @@ pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) 
     worker.close().await;
 }
 
-/// A set that means nothing is refused when it is opened.
+/// An invalid set is refused when it is opened.
 pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -201,7 +201,7 @@ pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     ] {
         let error = scene.refused_worker().await;
         assert!(error.is_config(), "{error:?}");
-        // A handle of a set does not guess where to send to.
+        // A handle with a set does not choose a stream for a message.
         let task = Message::task("task", "x");
         let refused = call(&scene.handle().await, task).await;
         let refused = refused.expect_err("no stream is named");
@@ -213,7 +213,7 @@ pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     }
 }
 
-/// Streams that senders register are found while they are served, and share with the others.
+/// A running worker finds newly registered streams, and serves them in turn with the others.
 pub async fn registered_streams_are_found_while_they_are_served<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;

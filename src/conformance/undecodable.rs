@@ -1,4 +1,4 @@
-//! Entries that are no message, and requests that cannot be answered.
+//! Checks of entries that cannot be decoded, and of requests that cannot be answered.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{message::Kind, transport::Verdict};
 
-/// An entry that is no message is handed out with its fields and a reason, can be buried, and holds
-/// nothing up.
-pub async fn an_entry_that_is_no_message_blocks_nothing<F: Factory>(factory: &F) {
+/// An undecodable entry is delivered with its fields and a reason, can become a dead letter, and does not
+/// hold up others.
+pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &F) {
     if !factory.capabilities().raw_entries {
         return;
     }
@@ -83,7 +83,7 @@ pub async fn an_entry_that_is_no_message_blocks_nothing<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// Field order means nothing, unknown fields are ignored, thousands of them as well.
+/// The order of fields does not matter, and unknown fields are ignored, also thousands of them.
 pub async fn a_message_in_any_field_order_with_unknown_fields_is_read<F: Factory>(factory: &F) {
     if !factory.capabilities().raw_entries {
         return;
@@ -112,7 +112,7 @@ pub async fn a_message_in_any_field_order_with_unknown_fields_is_read<F: Factory
     worker.close().await;
 }
 
-/// A request that nobody waits for, or whose address may not be used, can be settled all the same.
+/// A request without a waiting caller, or with a forbidden reply channel, can be settled.
 pub async fn a_request_that_cannot_be_answered_is_settled<F: Factory>(factory: &F) {
     if !factory.capabilities().raw_entries {
         return;

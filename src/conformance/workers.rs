@@ -1,4 +1,4 @@
-//! How workers share, leave, vanish and take over.
+//! Checks of several workers: sharing, leaving, crashing and claiming.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{message::Message, transport::Verdict};
 
-/// One delivery at a time, settled before the next: the order in which it was sent.
+/// If each delivery is settled before the next, the order is that of sending.
 pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -28,8 +28,8 @@ pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A worker takes no more than it asked for, and what it left is there for another at once.
-pub async fn a_worker_holds_back_nothing_that_it_did_not_ask_for<F: Factory>(factory: &F) {
+/// A worker fetches at most the requested number, and others can fetch the rest at once.
+pub async fn a_worker_fetches_only_what_it_asked_for<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
     let mut other = scene.worker().await;
@@ -47,7 +47,7 @@ pub async fn a_worker_holds_back_nothing_that_it_did_not_ask_for<F: Factory>(fac
     other.close().await;
 }
 
-/// Futures of `next` that are dropped, at any moment, lose and repeat nothing.
+/// Dropping futures of `next` at any moment loses and repeats nothing.
 pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     const MANY: usize = 200;
     let scene = Scene::new(factory);
@@ -79,7 +79,7 @@ pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A worker that stops leaves at once what it does not hold, and can still settle what it does.
+/// A stopped worker releases its unreturned deliveries at once, and can settle the others.
 pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -88,7 +88,7 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
         receipts.push(scene.task(number.to_string()).await);
     }
     let held = one.exactly(2).await;
-    // A call that was dropped may have fetched: that is given back as well.
+    // A dropped call may have fetched deliveries, which are released as well.
     let also_held = one.within(Duration::from_micros(1)).await;
     one.stop().await;
     one.stop().await;
@@ -109,7 +109,7 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
     other.close().await;
 }
 
-/// A worker that waits can be closed in short time, and takes nothing any more.
+/// A waiting worker can be closed quickly, and fetches nothing afterwards.
 pub async fn a_worker_that_waits_can_be_closed<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -125,8 +125,8 @@ pub async fn a_worker_that_waits_can_be_closed<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// What a worker held when it vanished goes to another once its lease has ended, counted.
-pub async fn what_a_vanished_worker_held_is_taken_over<F: Factory>(factory: &F) {
+/// The deliveries of a crashed worker are claimed once its lease has ended, and count as attempts.
+pub async fn the_deliveries_of_a_crashed_worker_are_claimed<F: Factory>(factory: &F) {
     if !factory.capabilities().take_over {
         return;
     }
@@ -148,8 +148,8 @@ pub async fn what_a_vanished_worker_held_is_taken_over<F: Factory>(factory: &F) 
     other.close().await;
 }
 
-/// A delivery that was dropped unsettled comes back once its lease has ended.
-pub async fn a_delivery_that_is_dropped_comes_back_after_the_lease<F: Factory>(factory: &F) {
+/// An unsettled delivery that was dropped is delivered again once its lease has ended.
+pub async fn a_dropped_delivery_is_delivered_again_after_its_lease<F: Factory>(factory: &F) {
     if !factory.capabilities().take_over {
         return;
     }
@@ -163,7 +163,7 @@ pub async fn a_delivery_that_is_dropped_comes_back_after_the_lease<F: Factory>(f
     worker.close().await;
 }
 
-/// A message that takes its workers with it is not delivered for ever.
+/// A message that kills its workers is not delivered for ever.
 pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(factory: &F) {
     if !factory.capabilities().take_over {
         return;
@@ -191,8 +191,8 @@ pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(
     worker.close().await;
 }
 
-/// A worker that lives keeps what it holds, however long that takes.
-pub async fn a_living_worker_keeps_what_it_holds<F: Factory>(factory: &F) {
+/// A live worker keeps its deliveries, however long they take.
+pub async fn a_live_worker_keeps_its_deliveries<F: Factory>(factory: &F) {
     if !factory.capabilities().take_over {
         return;
     }
@@ -214,8 +214,8 @@ pub async fn a_living_worker_keeps_what_it_holds<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// A worker that lost a delivery to another is told, and its late verdict changes nothing.
-pub async fn a_lost_lease_is_told_and_its_late_verdict_changes_nothing<F: Factory>(factory: &F) {
+/// A worker sees that a lease was lost, and its late verdict changes nothing.
+pub async fn a_lost_lease_is_reported_and_a_late_verdict_changes_nothing<F: Factory>(factory: &F) {
     let can = factory.capabilities();
     if !can.take_over || !can.end_leases {
         return;

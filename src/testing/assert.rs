@@ -1,4 +1,4 @@
-//! What a test says about what has happened.
+//! The assertions of a harness.
 
 use super::{
     Expected, Harness,
@@ -7,11 +7,10 @@ use super::{
 };
 use crate::transport::{Discarded, memory::observer::Happened};
 
-/// Each assertion is about all that has happened so far, and returns the records that it found.
-/// Where it does not hold it panics with a list of what did happen; a record that is almost what
-/// was expected says in what it differs.
+/// Each assertion checks all records so far, and returns those that match. If it fails, it panics with
+/// a list of all records, and marks those that differ in one respect only.
 impl Harness {
-    /// Messages were sent: by the test, or by a handler.
+    /// Asserts that messages were sent, by the test or by a handler.
     #[track_caller]
     pub fn assert_sent(&self, expected: Expected) -> Vec<Record> {
         self.assert("sent", &expected, |what| {
@@ -19,7 +18,7 @@ impl Harness {
         })
     }
 
-    /// Tasks are done, requests are answered, handlers of events have succeeded.
+    /// Asserts that tasks are done, requests are answered, or handlers of events have succeeded.
     #[track_caller]
     pub fn assert_acknowledged(&self, expected: Expected) -> Vec<Record> {
         self.assert("acknowledged", &expected, |what| {
@@ -27,8 +26,8 @@ impl Harness {
         })
     }
 
-    /// Requests were answered with an error, or handlers of events have failed. A task that fails
-    /// is redelivered, dead-lettered or discarded.
+    /// Asserts that requests were answered with an error, or handlers of events have failed. A task
+    /// that fails is redelivered, dead-lettered or discarded.
     #[track_caller]
     pub fn assert_failed(&self, expected: Expected) -> Vec<Record> {
         self.assert("failed", &expected, |what| {
@@ -36,7 +35,7 @@ impl Harness {
         })
     }
 
-    /// Deliveries have failed and are to come again.
+    /// Asserts that deliveries have failed, and their messages will be delivered again.
     #[track_caller]
     pub fn assert_redelivered(&self, expected: Expected) -> Vec<Record> {
         self.assert("redelivered", &expected, |what| {
@@ -44,7 +43,7 @@ impl Harness {
         })
     }
 
-    /// Messages became dead letters.
+    /// Asserts that messages became dead letters.
     #[track_caller]
     pub fn assert_dead_lettered(&self, expected: Expected) -> Vec<Record> {
         self.assert("dead-lettered", &expected, |what| {
@@ -52,7 +51,7 @@ impl Harness {
         })
     }
 
-    /// Messages were dropped because their time was over before they could be started.
+    /// Asserts that messages were dropped because they expired before they were started.
     #[track_caller]
     pub fn assert_expired(&self, expected: Expected) -> Vec<Record> {
         self.assert("expired", &expected, |what| {
@@ -60,7 +59,7 @@ impl Harness {
         })
     }
 
-    /// Messages were dropped because a handler or a layer asked for it.
+    /// Asserts that messages were discarded by a handler or a layer.
     #[track_caller]
     pub fn assert_discarded(&self, expected: Expected) -> Vec<Record> {
         self.assert("discarded", &expected, |what| {

@@ -1,4 +1,4 @@
-//! Which messages are meant.
+//! Selects the messages of an assertion.
 
 use std::fmt;
 
@@ -12,8 +12,8 @@ use crate::{
     payload::IntoPayload,
 };
 
-/// Which messages an assertion, or a script of a [`Recorder`](super::Recorder), is about: those of
-/// a kind and a name, and of whatever else is said.
+/// Selects the messages of an assertion, or of a script of a [`Recorder`](super::Recorder): by kind and
+/// name, and by any further conditions.
 ///
 /// ```
 /// use campanile::testing::task;
@@ -25,11 +25,11 @@ use crate::{
 /// );
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "it says what is expected, and looks for nothing"]
+#[must_use = "it does nothing until it is passed to an assertion"]
 pub struct Expected {
     kind: Option<Kind>,
     name: Name,
-    payload: Option<Payload>,
+    payload: Option<ExpectedPayload>,
     headers: Vec<(String, Bytes)>,
     attempt: Option<u32>,
     reason: Option<String>,
@@ -39,27 +39,27 @@ pub struct Expected {
 }
 
 #[derive(Debug, Clone)]
-enum Payload {
+enum ExpectedPayload {
     Bytes(Bytes),
     Json(serde_json::Value),
 }
 
-/// A task of this name.
+/// Selects tasks with this name.
 pub fn task(name: impl Into<Name>) -> Expected {
     Expected::new(Some(Kind::Task), name.into())
 }
 
-/// An event of this name.
+/// Selects events with this name.
 pub fn event(name: impl Into<Name>) -> Expected {
     Expected::new(Some(Kind::Event), name.into())
 }
 
-/// An RPC request of this name.
+/// Selects RPC requests with this name.
 pub fn rpc(name: impl Into<Name>) -> Expected {
     Expected::new(Some(Kind::Rpc), name.into())
 }
 
-/// Anything: also an entry that is no message, where nothing more is said.
+/// Selects any message, and without further conditions also entries that cannot be decoded.
 pub fn anything() -> Expected {
     Expected::new(None, Name::default())
 }
@@ -79,80 +79,80 @@ impl Expected {
         }
     }
 
-    /// With exactly this payload.
+    /// Requires this payload, byte for byte.
     ///
     /// # Panics
-    /// When it cannot be serialized.
+    /// If it cannot be serialized.
     #[track_caller]
     pub fn payload(mut self, payload: impl IntoPayload) -> Self {
         match payload.into_payload() {
-            Ok(bytes) => self.payload = Some(Payload::Bytes(bytes)),
+            Ok(bytes) => self.payload = Some(ExpectedPayload::Bytes(bytes)),
             Err(error) => panic!("the expected payload is none: {}", chain(&*error)),
         }
         self
     }
 
-    /// With a payload that is the JSON of this value, in whatever order its keys stand.
+    /// Requires a payload that is the JSON of this value, with its keys in any order.
     ///
     /// # Panics
-    /// When it cannot be serialized.
+    /// If it cannot be serialized.
     #[track_caller]
     pub fn json(mut self, value: impl Serialize) -> Self {
         match serde_json::to_value(value) {
-            Ok(value) => self.payload = Some(Payload::Json(value)),
+            Ok(value) => self.payload = Some(ExpectedPayload::Json(value)),
             Err(error) => panic!("the expected payload is no JSON: {error}"),
         }
         self
     }
 
-    /// With this header, beside any others.
+    /// Requires this header; others are allowed.
     pub fn header(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         let value = Bytes::copy_from_slice(value.as_ref());
         self.headers.push((name.into(), value));
         self
     }
 
-    /// At this attempt, counted from 1.
+    /// Requires this attempt, counted from 1.
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = Some(attempt);
         self
     }
 
-    /// For a reason that contains this text: of a failure, a redelivery, or a dead letter.
+    /// Requires a reason that contains this text, of a failure, a redelivery or a dead letter.
     pub fn because(mut self, text: impl Into<String>) -> Self {
         self.reason = Some(text.into());
         self
     }
 
-    /// Delivered to this group.
+    /// Requires a delivery to this group.
     pub fn group(mut self, group: impl Into<Name>) -> Self {
         self.group = Some(group.into());
         self
     }
 
-    /// On this stream.
+    /// Requires this stream.
     pub fn stream(mut self, stream: impl Into<Name>) -> Self {
         self.stream = Some(stream.into());
         self
     }
 
-    /// Exactly so often; at least once unless said.
+    /// Requires exactly this number of records. At least one unless set.
     pub fn times(mut self, times: usize) -> Self {
         self.times = Some(times);
         self
     }
 
-    /// Exactly once.
+    /// Requires exactly one record.
     pub fn once(self) -> Self {
         self.times(1)
     }
 
-    /// Not at all.
+    /// Requires that there is no record.
     pub fn never(self) -> Self {
         self.times(0)
     }
 
-    /// Whether it is about messages like this one, whatever else is said of them.
+    /// Returns `true` if the kind and the name match.
     pub(super) fn is_about(&self, message: Option<&Message>) -> bool {
         let Some(kind) = self.kind else {
             return true;
@@ -160,7 +160,7 @@ impl Expected {
         message.is_some_and(|message| message.kind() == kind && *message.name() == self.name)
     }
 
-    /// In what this record differs, of those that it is about.
+    /// The first condition that this record, of the right kind and name, does not meet.
     pub(super) fn difference(&self, record: &Record) -> Option<&'static str> {
         let differs =
             |expected: &Option<Name>, found: &Option<Name>| expected.is_some() && expected != found;
@@ -178,7 +178,7 @@ impl Expected {
         self.difference_in(record.message.as_ref())
     }
 
-    /// In what this message differs.
+    /// The first condition that this message does not meet.
     pub(super) fn difference_in(&self, message: Option<&Message>) -> Option<&'static str> {
         let Some(message) = message else {
             let says_more = self.payload.is_some() || self.attempt.is_some();
@@ -205,7 +205,7 @@ impl Expected {
     }
 }
 
-impl Payload {
+impl ExpectedPayload {
     fn is(&self, payload: &Bytes) -> bool {
         match self {
             Self::Bytes(bytes) => bytes == payload,
@@ -222,8 +222,10 @@ impl fmt::Display for Expected {
             None => f.write_str("anything")?,
         }
         match &self.payload {
-            Some(Payload::Bytes(bytes)) => write!(f, " with the payload {}", Excerpt(bytes))?,
-            Some(Payload::Json(value)) => {
+            Some(ExpectedPayload::Bytes(bytes)) => {
+                write!(f, " with the payload {}", Excerpt(bytes))?
+            }
+            Some(ExpectedPayload::Json(value)) => {
                 write!(f, " with the JSON {}", Excerpt(&value.to_string().into()))?;
             }
             None => {}
@@ -247,8 +249,8 @@ impl fmt::Display for Expected {
     }
 }
 
-/// Half a sentence about what should have been found so often and was not: that it `was` what the
-/// verb says, and how often.
+/// The second half of a failed assertion's text, such as `was sent twice instead of once`. `None` if the
+/// number is right.
 pub(super) fn miscount(verb: &str, expected: Option<usize>, found: usize) -> Option<String> {
     let often = |times: usize| match times {
         0 => "never".to_owned(),

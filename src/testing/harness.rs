@@ -1,4 +1,4 @@
-//! An application, run for a test.
+//! Runs applications for a test.
 
 use std::{fmt, panic::Location, sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     transport::memory::Memory,
 };
 
-/// Runs applications over the memory transport, and sees all that happens there. See the
+/// Runs applications over the memory transport, and records all that happens there. See the
 /// [module](super).
 ///
-/// Dropping it ends the applications where they are; nothing of it goes on.
+/// Dropping it aborts the applications.
 pub struct Harness {
     pub(super) memory: Memory,
     pub(super) journal: Arc<Journal>,
@@ -32,17 +32,17 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// Over a memory transport of its own, with nothing served yet.
-    #[expect(clippy::new_without_default, reason = "nobody has it made by default")]
+    /// Creates a harness with a new memory transport. It serves nothing yet.
+    #[expect(clippy::new_without_default, reason = "a default harness has no use")]
     pub fn new() -> Self {
         Self::over(Memory::new())
     }
 
-    /// Over this memory transport: one whose settings matter, or that an application's state holds
-    /// a client of. What was sent before is not seen.
+    /// Creates a harness with this memory transport, which has settings, or is used by an application's
+    /// state. Messages that were sent before are not recorded.
     ///
     /// # Panics
-    /// When another harness watches it.
+    /// If another harness uses it.
     #[track_caller]
     pub fn over(memory: Memory) -> Self {
         let journal = Arc::new(Journal::new());
@@ -60,10 +60,10 @@ impl Harness {
         }
     }
 
-    /// Serves an application over a memory transport of its own.
+    /// Creates a harness with a new memory transport, and serves an application.
     ///
     /// # Panics
-    /// When the application cannot be served.
+    /// If the application cannot be served.
     #[track_caller]
     pub fn start<A>(app: A) -> impl Future<Output = Self> + Send
     where
@@ -77,16 +77,16 @@ impl Harness {
         }
     }
 
-    /// How long [`settled`](Self::settled) and what is built on it wait for handlers to end, on
-    /// tokio's clock: no time at all where that is paused. 60 s unless set.
+    /// Sets how long [`settled`](Self::settled) and the methods that use it wait for handlers, on
+    /// tokio's clock, which takes no real time while it is paused. 60 s unless set.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// How many deliveries one wait may see before it fails: messages that cause one another for
-    /// ever would make it endless. 10,000 unless set.
+    /// Sets the number of deliveries after which a wait fails, as messages that cause each other would
+    /// make it endless. 10,000 unless set.
     #[must_use]
     pub fn most_deliveries(mut self, deliveries: u64) -> Self {
         self.most_deliveries = deliveries;
@@ -103,11 +103,10 @@ impl Harness {
         Client::new(self.memory())
     }
 
-    /// Serves an application as the settings of the harness's handle say. It listens when this
-    /// returns.
+    /// Serves an application with the settings of the harness's transport, and returns once it listens.
     ///
     /// # Panics
-    /// When the application cannot be served.
+    /// If the application cannot be served.
     #[track_caller]
     pub fn serve<A>(&mut self, app: A) -> impl Future<Output = ()> + Send
     where
@@ -117,11 +116,11 @@ impl Harness {
         self.open(serve, Location::caller())
     }
 
-    /// Serves what [`serve`](crate::serve()) made, with whatever it was told: on another stream or
-    /// as another group of the same transport, say. Its graceful shutdown is the harness's.
+    /// Runs the value of [`serve`](crate::serve()) with its settings, for example on another stream or as
+    /// another group of the same transport. The harness replaces its graceful shutdown.
     ///
     /// # Panics
-    /// When the application cannot be served, or its transport is not the one that is watched.
+    /// If the application cannot be served, or uses another transport than the harness.
     #[track_caller]
     pub fn run<A>(&mut self, serve: Serve<Memory, A>) -> impl Future<Output = ()> + Send
     where
@@ -140,7 +139,7 @@ impl Harness {
         A: IntoService + Send + 'static,
     {
         let settings = serve.transport().settings();
-        let mut end = End {
+        let mut end = AppEnd {
             group: format!("group `{}` of stream `{}`", settings.group, settings.stream),
             journal: self.journal.clone(),
             stop: self.stop.clone(),
@@ -161,67 +160,67 @@ impl Harness {
         }
     }
 
-    /// Waits until everything that was sent has been handled, and everything that its handlers
-    /// sent in turn: no message is in line, no handler runs, no event is buffered. What waits for a
-    /// time to come, a retry or a delayed task, goes on waiting.
+    /// Waits until all messages are handled, also those that handlers send: no message waits for
+    /// delivery, no handler runs, no event is buffered. Retries and delayed tasks that are not due keep
+    /// waiting.
     ///
-    /// No time passes by itself; where a handler sleeps, the clock goes on as far as it takes.
+    /// A paused clock advances only while a handler sleeps.
     ///
     /// # Panics
-    /// When that takes longer than the [`patience`](Self::patience) or more than
-    /// [`most_deliveries`](Self::most_deliveries), and when an application has ended by itself. The
-    /// text lists what still runs, and what has happened.
+    /// If it takes longer than the [`patience`](Self::patience), or more than
+    /// [`most_deliveries`](Self::most_deliveries), or an application has ended. The text lists the
+    /// running handlers and all records.
     #[track_caller]
     pub fn settled(&self) -> impl Future<Output = ()> + Send {
         settle::settled(self, Location::caller())
     }
 
-    /// Waits as [`settled`](Self::settled) does, then until the next message is due that waits for
-    /// its time (a retry, a delayed task, the end of a lost worker's lease), then until that is
-    /// handled. Returns how long the clock had to go on, or `None` when nothing waits.
+    /// Calls [`settled`](Self::settled), then waits until the next message is due (a retry, a delayed
+    /// task, the end of a lease), then calls `settled` again. Returns the time until it was due, or `None`
+    /// if no message waits.
     ///
     /// # Panics
-    /// As [`settled`](Self::settled) does.
+    /// As [`settled`](Self::settled).
     #[track_caller]
     pub fn advance_to_next(&self) -> impl Future<Output = Option<Duration>> + Send {
         settle::advance_to_next(self, Location::caller())
     }
 
-    /// Lets this much time pass, and waits as [`settled`](Self::settled) does.
+    /// Sleeps for this time, then calls [`settled`](Self::settled).
     ///
     /// # Panics
-    /// As [`settled`](Self::settled) does.
+    /// As [`settled`](Self::settled).
     #[track_caller]
     pub fn advance(&self, time: Duration) -> impl Future<Output = ()> + Send {
         settle::advance(self, time, Location::caller())
     }
 
-    /// Lets time pass until nothing waits any more: every task is done, or dead, or dropped.
+    /// Waits until no message is left: every task is done, dropped or a dead letter.
     ///
     /// # Panics
-    /// As [`settled`](Self::settled) does; also when it takes more than
-    /// [`most_deliveries`](Self::most_deliveries) over all.
+    /// As [`settled`](Self::settled), or if it takes more than
+    /// [`most_deliveries`](Self::most_deliveries) in all.
     #[track_caller]
     pub fn finished(&self) -> impl Future<Output = ()> + Send {
         settle::finished(self, Location::caller())
     }
 
-    /// How long until the next message is due that waits for its time; `None` when nothing waits.
+    /// The time until the next message is due; `None` if no message waits.
     pub fn next_due(&self) -> Option<Duration> {
         let due = self.memory.outlook().next_due?;
         Some(due.saturating_duration_since(tokio::time::Instant::now()))
     }
 
-    /// Everything that has happened, in order.
+    /// All records, in order.
     pub fn records(&self) -> Vec<Record> {
         self.journal.records()
     }
 
-    /// Shuts all applications down gracefully. What has happened can still be looked at, and
-    /// applications can be served again, as after a restart.
+    /// Shuts down all applications gracefully. The records are kept, and applications can be served
+    /// again, as after a restart.
     ///
     /// # Panics
-    /// When handlers outlive the shutdown's deadline, or an application has ended in another way.
+    /// If handlers outlive the shutdown deadline, or an application has failed.
     #[track_caller]
     pub fn shutdown(&mut self) -> impl Future<Output = ()> + Send {
         self.close(Location::caller())
@@ -256,16 +255,16 @@ impl fmt::Debug for Harness {
     }
 }
 
-/// Notes that an application has ended, if nobody has told it to end.
-struct End {
+/// Reports the end of an application, unless it was shut down.
+struct AppEnd {
     group: String,
     journal: Arc<Journal>,
     stop: CancellationToken,
     fault: Option<String>,
 }
 
-impl End {
-    /// Notes how it ended. A forced end before the harness's own shutdown was the test's wish.
+impl AppEnd {
+    /// Records the result. A forced shutdown before the harness's shutdown was requested by the test.
     fn note(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         let result = result.or_else(|error| {
             let wished = error.is_forced_shutdown() && !self.stop.is_cancelled();
@@ -276,7 +275,7 @@ impl End {
     }
 }
 
-impl Drop for End {
+impl Drop for AppEnd {
     fn drop(&mut self) {
         if let Some(fault) = self.fault.take().filter(|_| !self.stop.is_cancelled()) {
             let group = &self.group;

@@ -1,4 +1,4 @@
-//! What the kit knows: everything that happened, and what is under way.
+//! The records of a harness, and its running deliveries.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -18,33 +18,33 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Journal {
     begun: Instant,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// Grows with each change.
+struct JournalState {
+    /// Is incremented with each change.
     version: u64,
     records: Vec<Record>,
     running: BTreeMap<u64, Running>,
-    /// Deliveries that were ever handed out.
+    /// The number of deliveries so far.
     started: u64,
-    /// Workers that ever opened.
+    /// The number of sources that were opened so far.
     opened: u64,
     faults: Vec<String>,
 }
 
-/// A delivery that a worker has.
+/// A running delivery.
 #[derive(Debug, Clone)]
 pub(super) struct Running {
     pub(super) message: Option<Message>,
     pub(super) since: Instant,
 }
 
-/// How far everything is, at one moment.
+/// The counts of a journal at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct JournalCounts {
     pub(super) version: u64,
     pub(super) running: usize,
     pub(super) started: u64,
@@ -60,14 +60,14 @@ impl Journal {
         }
     }
 
-    /// Ready at the next change from now on.
+    /// Waits for the next change after this call.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> JournalCounts {
         let state = lock(&self.state);
-        Progress {
+        JournalCounts {
             version: state.version,
             running: state.running.len(),
             started: state.started,
@@ -83,17 +83,17 @@ impl Journal {
         lock(&self.state).running.values().cloned().collect()
     }
 
-    /// Something is wrong with an application.
+    /// Records a failure of an application.
     pub(super) fn add_fault(&self, fault: String) {
         self.change(|state| state.faults.push(fault));
     }
 
-    /// What is wrong first.
+    /// The first failure.
     pub(super) fn fault(&self) -> Option<String> {
         lock(&self.state).faults.first().cloned()
     }
 
-    fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, act: impl FnOnce(&mut JournalState) -> T) -> T {
         let mut state = lock(&self.state);
         state.version += 1;
         let result = act(&mut state);

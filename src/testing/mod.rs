@@ -1,5 +1,5 @@
-//! The test kit: an application is run unchanged over the [memory transport](crate::transport::memory),
-//! and a test sees all that happens there.
+//! The test kit: runs an application unchanged over the [memory transport](crate::transport::memory),
+//! and lets a test assert what has happened.
 //!
 //! ```
 //! use campanile::{Router, testing::{Harness, task}};
@@ -16,9 +16,8 @@
 //! # }
 //! ```
 //!
-//! In a test the clock is paused, with `#[tokio::test(start_paused = true)]` (tokio's feature
-//! `test-util`), and what takes an hour takes no time. Here with settings, an application that
-//! sends messages itself, and a retry:
+//! With `#[tokio::test(start_paused = true)]` (tokio's feature `test-util`) the clock is paused, and an
+//! hour takes no time. This example has settings, an application that sends messages, and a retry:
 //!
 //! ```
 //! use campanile::{
@@ -59,19 +58,19 @@
 //! # Ok::<_, BoxError>(()) }).unwrap();
 //! ```
 //!
-//! [`Recorder`] takes the place of what an application calls. The [guide](crate::guide::testing) has
-//! a worked example.
+//! A [`Recorder`] replaces the services that an application calls. The [guide](crate::guide::testing) has
+//! a complete example.
 //!
 //! # Ordering
-//! Records are in the order in which things happened on the transport.
+//! Records are in the order of the events on the transport.
 //!
 //! # Real time
-//! Everything works on a clock that is not paused, and on a runtime of many threads: then
-//! [`advance_to_next`](Harness::advance_to_next) takes as long as it says.
+//! The kit also works with a clock that is not paused, and on a runtime of many threads. Then
+//! [`advance_to_next`](Harness::advance_to_next) takes the time that it returns.
 //!
 //! # Panics
-//! An assertion that does not hold panics in the test's own line. What is awaited cannot do that: its
-//! text says where in the test it was called.
+//! A failed assertion panics with the location of the test's line. A future cannot do that, so its text
+//! contains the location.
 
 mod assert;
 mod expected;

@@ -1,4 +1,4 @@
-//! What happened, and how it is told.
+//! Records, and how they are shown.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -9,37 +9,36 @@ use crate::{
     transport::{Discarded, memory::observer::Happened},
 };
 
-/// One thing that happened to a message.
+/// An event in the life of a message.
 ///
-/// Shown, it is one line: when, to which message, what, and why.
+/// It is displayed as one line: the time, the message, the event and the reason.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Record {
-    /// When, counted from when the harness was made, on tokio's clock.
+    /// The time since the harness was created, on tokio's clock.
     pub at: Duration,
-    /// What.
+    /// The event.
     pub happened: Happened,
-    /// The message as it travelled, with its id and the attempt. `None` for an entry that is no
-    /// message.
+    /// The message, with its id and its attempt. `None` for an entry that cannot be decoded.
     pub message: Option<Message>,
-    /// The stream; `None` for an event.
+    /// The stream; `None` for a published event.
     pub stream: Option<Name>,
-    /// The group whose delivery it is about; `None` for what is sent, and for events.
+    /// The group of the delivery; `None` for a message that is sent, and for a published event.
     pub group: Option<Name>,
 }
 
 impl Record {
-    /// The message's kind; `None` for an entry that is no message.
+    /// The message's kind; `None` for an entry that cannot be decoded.
     pub fn kind(&self) -> Option<Kind> {
         self.message.as_ref().map(Message::kind)
     }
 
-    /// The message's full name; empty for an entry that is no message.
+    /// The message's full name; empty for an entry that cannot be decoded.
     pub fn name(&self) -> &str {
         self.message.as_ref().map_or("", |message| message.name())
     }
 
-    /// Why it happened, where there is a reason.
+    /// The reason of a failure, a redelivery or a dead letter.
     pub fn reason(&self) -> Option<&str> {
         match &self.happened {
             Happened::Failed { reason }
@@ -87,7 +86,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// Records, one a line, each with a remark.
+/// Displays records on one line each, with an optional remark.
 pub(super) struct Listing<'a> {
     records: &'a [Record],
     remark: &'a dyn Fn(&Record) -> Option<&'static str>,
@@ -135,7 +134,7 @@ impl fmt::Display for Listing<'_> {
     }
 }
 
-/// A message by its kind, its name and the beginning of its payload.
+/// Displays the kind and the name of a message, and the start of its payload.
 pub(super) struct Title<'a>(pub(super) &'a Message);
 
 impl fmt::Display for Title<'_> {
@@ -149,7 +148,7 @@ impl fmt::Display for Title<'_> {
     }
 }
 
-/// The beginning of a payload: as a text, if it is one.
+/// Displays the start of a payload, as text if possible.
 pub(super) struct Excerpt<'a>(pub(super) &'a Bytes);
 
 impl fmt::Display for Excerpt<'_> {
@@ -169,7 +168,7 @@ impl fmt::Display for Excerpt<'_> {
     }
 }
 
-/// A duration to the millisecond.
+/// Displays a duration in seconds, with milliseconds.
 pub(super) struct Seconds(pub(super) Duration);
 
 impl fmt::Display for Seconds {

@@ -1,4 +1,4 @@
-//! A client's other side, played by the test.
+//! A service that a test controls, in place of the services that an application calls.
 
 use std::{
     collections::VecDeque,
@@ -23,12 +23,12 @@ use crate::{
 type Answer = Result<Reply, Error>;
 type Script = Arc<dyn Fn(Message) -> Option<Answer> + Send + Sync>;
 
-/// A `Service<Message>` that keeps what it is called with and answers as the test has told it: in
-/// place of the transport below a [`Client`](crate::Client), or of any other service.
+/// A `Service<Message>` that records its calls and answers by the test's scripts. Use it as the transport
+/// of a [`Client`](crate::Client), or in place of any other service.
 ///
-/// Its error is that of the transports. Its clones are one. Like a transport it refuses what
-/// cannot be sent. What it was told nothing about: it accepts tasks and events, and answers requests
-/// with `not_found`.
+/// Its error type is that of the transports, and it refuses messages that no transport accepts. Clones
+/// share everything. Without a script it accepts tasks and events, and answers requests with
+/// `not_found`.
 ///
 /// ```
 /// use campanile::{Client, RpcError, testing::{Recorder, rpc}};
@@ -48,37 +48,37 @@ type Script = Arc<dyn Fn(Message) -> Option<Answer> + Send + Sync>;
 /// # }
 /// ```
 #[derive(Clone, Default)]
-pub struct Recorder(Arc<Mutex<State>>);
+pub struct Recorder(Arc<Mutex<RecorderState>>);
 
 #[derive(Default)]
-struct State {
+struct RecorderState {
     calls: Vec<Message>,
     once: VecDeque<(Expected, Answer)>,
     lasting: Vec<(Expected, Script)>,
 }
 
 impl Recorder {
-    /// One that was called by nobody and told nothing.
+    /// Creates a recorder without scripts.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Answers one call that matches with this reply. What is said for one call goes before what is
-    /// said for all, in the order in which it is said.
+    /// Answers one matching call with this reply. Scripts for one call are used first, in their order;
+    /// then scripts for all calls.
     pub fn reply_once(&self, expected: Expected, reply: impl IntoReply) -> &Self {
         let answer = reply.into_reply().map_err(Error::from_service);
         lock(&self.0).once.push_back((expected, answer));
         self
     }
 
-    /// Fails one call that matches with this error: an [`RpcError`] that the other side answers
-    /// with, an [`Error`] of the transport, or any other.
+    /// Fails one matching call with this error: an [`RpcError`] as the reply, an [`Error`] as of the
+    /// transport, or any other.
     pub fn fail_once(&self, expected: Expected, error: impl Into<BoxError>) -> &Self {
         self.reply_once(expected, Err::<(), _>(error.into()))
     }
 
-    /// Answers all calls that match with what this function makes of them. Of several that match
-    /// the last that was said counts.
+    /// Answers all matching calls with the result of this function. If several scripts match, the newest
+    /// one is used.
     pub fn reply_with<R: IntoReply>(
         &self,
         expected: Expected,
@@ -90,7 +90,7 @@ impl Recorder {
         })
     }
 
-    /// Never answers calls that match: their callers wait until they give up.
+    /// Never answers matching calls: their callers wait until they give up.
     pub fn stay_silent(&self, expected: Expected) -> &Self {
         self.lasting(expected, |_| None)
     }
@@ -104,15 +104,15 @@ impl Recorder {
         self
     }
 
-    /// Everything that it was called with, in order.
+    /// All calls, in order.
     pub fn calls(&self) -> Vec<Message> {
         lock(&self.0).calls.clone()
     }
 
-    /// It was called with such messages. Returns them.
+    /// Asserts that there were matching calls, and returns them.
     ///
     /// # Panics
-    /// When it was not, or not so often. The text lists all calls.
+    /// If there were none, or another number than expected. The text lists all calls.
     #[track_caller]
     pub fn assert_called(&self, expected: Expected) -> Vec<Message> {
         let calls = self.calls();
@@ -144,7 +144,7 @@ impl Recorder {
         let mut lasting = state.lasting.iter().rev();
         let script = lasting.find(|(expected, _)| is_meant(expected, &message));
         let script = script.map(|(_, script)| Arc::clone(script));
-        // A script may use the recorder.
+        // Releases the lock, since the script may use the recorder.
         drop(state);
         match script {
             Some(script) => script(message),
@@ -199,7 +199,7 @@ impl fmt::Debug for Recorder {
     }
 }
 
-/// The calls, one a line; what is almost expected says in what it differs.
+/// Displays the calls on one line each, and how they differ from the expected ones.
 struct Calls<'a>(&'a [Message], &'a Expected);
 
 impl fmt::Display for Calls<'_> {

@@ -1,4 +1,4 @@
-//! Waiting until nothing is left to do.
+//! Waits until all messages are handled.
 
 use std::{fmt::Write, panic::Location, time::Duration};
 
@@ -9,25 +9,25 @@ use super::{
     record::{Listing, Seconds, Title},
 };
 
-/// Where the test waits.
+/// The location of the test's call.
 type At = &'static Location<'static>;
 
-/// How often others get their turn before what is quiet counts as quiet: for what a handler has
-/// spawned and that can run at once.
-const TURNS: usize = 32;
+/// The number of yields without a change after which the harness is settled. Tasks that a handler has
+/// spawned can run meanwhile.
+const YIELDS: usize = 32;
 
 pub(super) async fn settled(harness: &Harness, at: At) {
     let started = harness.journal.progress().started;
     settled_since(harness, started, at).await;
 }
 
-/// `started` deliveries had been handed out when the wait began.
+/// `started` is the number of deliveries before the wait.
 async fn settled_since(harness: &Harness, started: u64, at: At) {
     let journal = &harness.journal;
     let patience = sleep(harness.patience);
     tokio::pin!(patience);
     loop {
-        // Before the look, so that a change after it is not missed.
+        // Registered before the check, so that no change is missed.
         let changed = journal.changed();
         if let Some(fault) = journal.fault() {
             fail(harness, &fault, at);
@@ -53,10 +53,10 @@ async fn settled_since(harness: &Harness, started: u64, at: At) {
 
 async fn stays_quiet(harness: &Harness) -> bool {
     let before = harness.journal.progress().version;
-    for _ in 0..TURNS {
+    for _ in 0..YIELDS {
         let outlook = harness.memory.outlook();
-        // Each change makes a version, after it has been made. So where the version is the same
-        // before and after the look, what was seen was there all at the same time.
+        // Each change increments the version afterwards. If the version is the same before and after
+        // the reads, they are consistent.
         let progress = harness.journal.progress();
         let is_quiet = outlook.queued.is_empty() && outlook.events == 0 && progress.running == 0;
         if !is_quiet || progress.version != before {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use campanile::{Name, Redis};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{dead::Dead, failure::Failure, send::Send, stats::Stats, tail::Tail};
+use crate::{dead::DeadCommand, failure::Failure, send::Send, stats::Stats, tail::Tail};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -17,7 +17,7 @@ Exit codes:
   5    the request was answered with an error
   130  ended by Ctrl-C before it was done";
 
-/// Looks after the tasks, events and requests of Campanile on a Redis server.
+/// Inspects and sends the tasks, events and requests of Campanile on a Redis server.
 #[derive(Debug, Parser)]
 #[command(name = "campanile", version, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -29,27 +29,27 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Shows how the stream and its groups are doing.
+    /// Shows statistics of the stream and its groups.
     Stats(Stats),
     /// Lists, shows, replays and purges the dead letters of the group.
     #[command(subcommand)]
-    Dead(Dead),
+    Dead(DeadCommand),
     /// Sends a task, an event or a request.
     #[command(subcommand)]
     Send(Send),
-    /// Shows what comes by, without disturbing it.
+    /// Shows messages as they arrive, without consuming them.
     #[command(subcommand)]
     Tail(Tail),
 }
 
-// Which server, stream and group.
+// The server, the stream and the group.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Target {
     /// The server, as redis://user:password@host:port/db
     ///
     /// A password is safer in the environment: others can read a command line.
-    // Neither a password in the environment nor the default belongs into the help's text.
+    // The help must not show the value, which may contain a password.
     #[arg(
         long,
         global = true,
@@ -64,13 +64,13 @@ pub(crate) struct Target {
     /// The consumer group [default: app_group, or the only one that there is; of `stats`: all]
     #[arg(long, global = true)]
     group: Option<String>,
-    /// Prints JSON: one document, or one line for each item where they keep coming.
+    /// Prints JSON: one document, or one line for each item of a live command.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
 impl Target {
-    /// Connects, or says within seconds why it cannot.
+    /// Connects, or fails within seconds with the reason.
     pub(crate) async fn connect(&self) -> Result<Redis, Failure> {
         let redis = Redis::connect(&self.url).await;
         let redis = redis.map_err(Failure::Connection)?;
@@ -101,7 +101,7 @@ impl Target {
         Err(self.no_group(&group, groups.as_deref()))
     }
 
-    /// Says that there is no such group, or no such stream, and what there is.
+    /// The error of a group or a stream that does not exist; lists the existing groups.
     pub(crate) fn no_group(&self, group: &Name, groups: Option<&[Name]>) -> Failure {
         let Some(groups) = groups else {
             return self.no_stream();
@@ -124,16 +124,16 @@ impl Target {
         self.stream.as_str().into()
     }
 
-    /// The group, where one was named.
+    /// The group, if one was named.
     pub(crate) fn group(&self) -> Option<Name> {
         self.group.as_deref().map(Name::from)
     }
 }
 
-/// The group of a handle unless another is chosen.
+/// The default group of a handle.
 const DEFAULT_GROUP: &str = "app_group";
 
-/// Names in a sentence, as many as one can read.
+/// Formats names for a sentence, up to a readable number.
 fn listed(names: &[Name]) -> String {
     const MAX: usize = 20;
     let shown = names.iter().take(MAX).map(|name| format!("`{name}`"));
@@ -144,7 +144,7 @@ fn listed(names: &[Name]) -> String {
     }
 }
 
-/// A duration such as `1h 30m`, `2s` or `500ms`.
+/// Parses a duration such as `1h 30m`, `2s` or `500ms`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; a duration looks like 500ms, 2s or 1h30m"))

@@ -1,4 +1,4 @@
-//! Asking before something is destroyed.
+//! Asks for confirmation of a destructive command.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -6,26 +6,26 @@ use clap::Args;
 
 use crate::{failure::Failure, show::text, signals};
 
-// What must be confirmed.
+// The flag of commands that ask for confirmation.
 #[derive(Debug, Args)]
 pub(crate) struct Confirm {
-    /// Does not ask. Needed where there is no terminal to ask on.
+    /// Does not ask. Required without a terminal.
     #[arg(long, short)]
     yes: bool,
 }
 
 impl Confirm {
-    /// Asks `question`, unless that was answered on the command line.
+    /// Asks `question`, unless `--yes` was given.
     pub(crate) async fn ask(&self, question: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
         if !io::stdin().is_terminal() {
             return Err(Failure::Usage(
-                "this has to be confirmed, and there is no terminal to ask on; pass --yes".into(),
+                "this needs a confirmation, and there is no terminal to ask on; pass --yes".into(),
             ));
         }
-        // Before the question: what it is answered with counts from then on.
+        // Registered before the question, so that Ctrl-C is an answer to it.
         let ended = signals::ended()?;
         let mut stderr = io::stderr();
         write!(stderr, "{} [y/N] ", text::line(question))?;
@@ -43,7 +43,7 @@ impl Confirm {
             }
         };
         if !answer.ends_with('\n') {
-            // The end of the input, on the line of the question.
+            // At the end of the input the cursor is still on the line of the question.
             let _ = writeln!(stderr);
         }
         match answer.trim() {

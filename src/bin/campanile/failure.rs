@@ -1,4 +1,4 @@
-//! Why a command did not succeed, and what its exit code says about that.
+//! Failures of a command, and their exit codes.
 
 use std::{
     io::{self, Write},
@@ -10,22 +10,22 @@ use campanile::{Error, RpcError};
 
 use crate::show::text;
 
-/// Why a command ends without having done what it was asked for.
+/// The reason why a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Whoever reads the output has enough: no failure at all.
+    /// The reader of the output has closed its pipe. This is no failure.
     Unread,
-    /// It was used in a wrong way.
+    /// The command line is invalid, or a confirmation is missing.
     Usage(String),
-    /// There is no connection, so nothing was done.
+    /// There is no connection. Nothing was done.
     Connection(Error),
-    /// There is no such thing.
+    /// The stream, the group or the letter does not exist.
     Missing(String),
     /// The request was answered with an error.
     Answered(RpcError),
-    /// It was ended before it was done.
+    /// The command was interrupted.
     Interrupted(String),
-    /// Something else.
+    /// Any other failure.
     Failed(String),
 }
 
@@ -54,7 +54,7 @@ impl Failure {
         }
     }
 
-    /// Says it where people look, and gives the exit code.
+    /// Prints the failure to standard error, and returns the exit code.
     pub(crate) fn tell(self) -> ExitCode {
         let text = self.text();
         if !text.is_empty() {
@@ -87,19 +87,18 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An error and what was behind it, on one line.
+/// Formats an error and its sources on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let texts = successors(Some(error), |error| error.source()).map(ToString::to_string);
-    // A wrapper that has nothing to add repeats what it wraps.
+    // A wrapper may have the same text as its source.
     let mut texts: Vec<_> = texts.take(16).collect();
     texts.dedup();
     texts.join(": ")
 }
 
-/// Tells people something beside the output. What comes from a server may stand in it: it is made
-/// safe to show.
+/// Prints a note to standard error. Escapes control characters, since it may contain text of a server.
 pub(crate) fn note(text: impl AsRef<str>) {
-    // Where nobody can be told there is nothing to be done about it.
+    // If standard error is closed, the note is lost.
     let _ = writeln!(io::stderr(), "{}", text::line(text.as_ref()));
 }
 

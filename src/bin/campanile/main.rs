@@ -1,7 +1,7 @@
-//! `campanile`: what an application's operators do from a terminal.
+//! The program `campanile`, for the operators of an application.
 //!
-//! The guide's page about it is `docs/terminal.md`. Each command is a module; [`show`] is how
-//! things look, on a terminal and as JSON, and [`Failure`] what the exit code says.
+//! `docs/terminal.md` describes it. Each command is a module. [`show`] formats output for a terminal and
+//! as JSON. [`Failure`] decides the exit code.
 
 mod args;
 mod confirm;
@@ -25,8 +25,7 @@ use self::{
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // What is written to a pipe that nobody reads holds up this thread and not the other one, which
-    // receives what comes from the server.
+    // A write to a full pipe blocks this thread, and not the other one, which reads from the server.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -1,4 +1,4 @@
-//! Being told to end.
+//! Signals that end a command.
 
 use std::{
     io, process,
@@ -7,15 +7,15 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// The exit code of what was ended by Ctrl-C.
+/// The exit code of a command that was ended by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// A signal this soon after the first one is a repetition of it.
+/// A second signal within this time counts as a repetition of the first.
 const SAME: Duration = Duration::from_secs(1);
 
-/// Is cancelled by the first Ctrl-C or SIGTERM. The second ends the process, unless it comes within a
-/// second of the first. For commands that have something to tidy up or to tell: without this a
-/// signal ends the process at once.
+/// A token that the first Ctrl-C or SIGTERM cancels. A second signal ends the process, unless it comes
+/// within a second. For commands that have to clean up or to report; otherwise a signal ends the process
+/// at once.
 pub(crate) fn ended() -> io::Result<CancellationToken> {
     let ended = CancellationToken::new();
     let mut signals = Signals::listen()?;

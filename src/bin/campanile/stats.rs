@@ -17,15 +17,15 @@ use crate::{
     signals,
 };
 
-/// The shortest time between two looks: each of them costs the server something.
+/// The shortest time between two updates, since each costs the server some work.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(crate) struct Stats {
-    /// Looks again and again, until Ctrl-C. On a terminal it is one view that is redrawn.
+    /// Updates until Ctrl-C. On a terminal it redraws one view.
     #[arg(long, short)]
     watch: bool,
-    /// How long it waits between two looks.
+    /// The time between two updates.
     #[arg(long, value_name = "DURATION", value_parser = pause, default_value = "2s", requires = "watch")]
     interval: Duration,
 }
@@ -84,7 +84,7 @@ impl Stats {
                         lines.push(String::new());
                         out.lines(lines)?;
                     }
-                    // A server that is away comes back. What it refuses it will go on refusing.
+                    // A server that cannot be reached may come back. A refusal is permanent.
                     (screen, Err(error)) if is_passing(&error) => match screen {
                         Some(screen) => screen.draw(&self.frame(&last, Some(&error)))?,
                         None => note(chain(&error)),
@@ -97,7 +97,7 @@ impl Stats {
         drop(screen);
         match ended {
             Some(ended) => ended,
-            // What was seen last stays to be seen.
+            // Leaves the last statistics on the terminal.
             None if out.terminal && !out.json => out.lines(last),
             None => Ok(()),
         }
@@ -122,7 +122,7 @@ fn is_passing(error: &Error) -> bool {
     error.is_disconnected() || error.is_unknown_outcome()
 }
 
-/// The stream's numbers, with those of one group or all.
+/// Formats the statistics of the stream, and of one group or all.
 async fn look(redis: &Redis, group: Option<&Name>) -> Result<StreamStats, Error> {
     let mut stats = redis.stats().await?;
     if let Some(group) = group {

@@ -13,17 +13,17 @@ use crate::{
     signals,
 };
 
-// Which ones.
+// The selected dead letters.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Which {
-    /// Those with these ids.
+    /// The letters with these ids.
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// Those whose messages have this name.
+    /// The letters whose messages have this name.
     #[arg(long)]
     name: Option<String>,
-    /// All that there are when it begins.
+    /// All letters that exist at the start.
     #[arg(long)]
     all: bool,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Purge {
 }
 
 impl Replay {
-    /// Asks about all of them only: to look at some again is what a replay is for.
+    /// Asks for a confirmation only if all are replayed, since a replay destroys nothing.
     pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
         if self.which.all {
             let count = dead.count().await?;
@@ -86,7 +86,7 @@ impl Which {
             Action::Replay => "replayed",
             Action::Purge => "purged",
         };
-        let mut progress = Progress::new(word, total);
+        let mut progress = ProgressLine::new(word, total);
         let mut acted = 0;
         let done = loop {
             if ended.is_cancelled() {
@@ -98,7 +98,7 @@ impl Which {
             let step = tokio::select! {
                 biased;
                 step = &mut step => step,
-                // A step is not broken off: what it has done is to be counted.
+                // The step is finished, so that its letters are counted.
                 () = ended.cancelled() => {
                     progress.clear();
                     note("ends after this step; another Ctrl-C ends it at once");
@@ -156,14 +156,14 @@ impl Which {
     }
 }
 
-/// How far it is, for a person who waits: on the terminal beside the output, and nowhere else.
-struct Progress {
+/// Shows the progress on standard error, if that is a terminal.
+struct ProgressLine {
     word: &'static str,
     total: Option<u64>,
     shown: bool,
 }
 
-impl Progress {
+impl ProgressLine {
     fn new(word: &'static str, total: Option<u64>) -> Self {
         let shown = false;
         Self { word, total, shown }

@@ -15,20 +15,20 @@ use crate::{
     show::{Out, Table, json, text},
 };
 
-/// How much of a reason there is room for in a table, in bytes.
+/// The longest part of a reason in a table, in bytes.
 const REASON: usize = 100;
-/// How many letters are asked for at once.
+/// The number of letters of one request.
 const PAGE: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// How many it lists at most.
+    /// The largest number of letters to list.
     #[arg(long, short, value_name = "COUNT", default_value = "50")]
     limit: NonZeroUsize,
-    /// Begins behind this one: the last one of the page before.
+    /// Starts after this letter: the last one of the previous page.
     #[arg(long, value_name = "ID")]
     after: Option<String>,
-    /// Lists all there are.
+    /// Lists all letters.
     #[arg(long, conflicts_with = "limit")]
     all: bool,
 }
@@ -44,7 +44,7 @@ impl List {
         let mut next = Some(page(self.after.map(DeadLetterId::from), most));
         while let Some(part) = next {
             let found = dead.list(part).await?;
-            // The payload of a letter can be large, and is not shown.
+            // Rows drop the payload, which may be large.
             letters.extend(found.letters.iter().map(Row::of));
             let last = found.next.and_then(|page| page.after);
             next = last.map(|last| page(Some(last), most - letters.len()));
@@ -108,7 +108,7 @@ impl Row {
     }
 }
 
-/// What is known about a letter besides its message.
+/// The JSON of a letter without its message.
 pub(super) fn facts(letter: &DeadLetter) -> Value {
     json!({
         "id": &*letter.id,

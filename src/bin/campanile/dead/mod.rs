@@ -13,31 +13,31 @@ use clap::Subcommand;
 use crate::{args::Target, failure::Failure, show::Out};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Dead {
+pub(crate) enum DeadCommand {
     /// Lists the dead letters, the oldest first, in pages.
     List(list::List),
-    /// Shows one of them with its headers and its payload.
+    /// Shows a dead letter with its headers and its payload.
     Show(show::Show),
     /// Delivers dead letters again, to their group and from their first attempt.
     Replay(act::Replay),
-    /// Deletes dead letters for good.
+    /// Deletes dead letters.
     Purge(act::Purge),
 }
 
-impl Dead {
+impl DeadCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
         let redis = target.connect_to_group().await?;
         let dead: DeadLetters = redis.dead_letters();
         match self {
-            Dead::List(list) => list.run(&dead, out).await,
-            Dead::Show(show) => show.run(&dead, out).await,
-            Dead::Replay(replay) => replay.run(&dead, out).await,
-            Dead::Purge(purge) => purge.run(&dead, out).await,
+            DeadCommand::List(list) => list.run(&dead, out).await,
+            DeadCommand::Show(show) => show.run(&dead, out).await,
+            DeadCommand::Replay(replay) => replay.run(&dead, out).await,
+            DeadCommand::Purge(purge) => purge.run(&dead, out).await,
         }
     }
 }
 
-/// The message of a letter, and its kind and name as they are shown.
+/// The message of a letter, and its kind and name as text.
 fn titled(letter: &DeadLetter) -> (Result<Message, Undecodable>, String, String) {
     let message = letter.message();
     let (kind, name) = match &message {

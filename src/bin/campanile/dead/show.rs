@@ -14,9 +14,9 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// Its id, as `dead list` shows it.
+    /// The id of the letter, as `dead list` shows it.
     id: String,
-    /// Writes nothing but the payload, byte for byte.
+    /// Writes only the payload, byte for byte.
     #[arg(long, conflicts_with = "json")]
     raw: bool,
 }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use http::{HeaderName, HeaderValue};
 use serde_json::json;
 
-use self::payload::Payload;
+use self::payload::Content;
 use crate::{
     args::{Target, duration},
     failure::Failure,
@@ -30,16 +30,16 @@ pub(crate) enum Send {
 #[derive(Debug, Args)]
 pub(crate) struct Task {
     #[command(flatten)]
-    payload: Payload,
+    payload: Content,
     #[command(flatten)]
     headers: Headers,
-    /// Puts it on the stream no earlier than so long from now.
+    /// Delays the task by this time.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     delay: Option<Duration>,
-    /// It is not started any more when so long has passed since it was due.
+    /// Drops the task if it was not started within this time after it was due.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires: Option<Duration>,
-    /// Sends it only if no task with this key was sent before; prints the id of the first.
+    /// Sends the task only if no task with this key was sent before. Prints the id of the first.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 }
@@ -47,10 +47,10 @@ pub(crate) struct Task {
 #[derive(Debug, Args)]
 pub(crate) struct Event {
     #[command(flatten)]
-    payload: Payload,
+    payload: Content,
 }
 
-// What is sent beside the payload.
+// The headers of a message.
 #[derive(Debug, Args)]
 struct Headers {
     /// A header. May be given several times.
@@ -117,7 +117,7 @@ impl Event {
         client.publish(&name, payload).await?;
         match out.json {
             true => out.document(&json!({ "published": &*name })),
-            // It has no id, and how many have heard it nobody can tell.
+            // An event has no id, and the number of its receivers is not known.
             false => Ok(()),
         }
     }

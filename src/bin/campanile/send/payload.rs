@@ -1,4 +1,4 @@
-//! What is sent.
+//! The name and the payload of a message that is sent.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,19 +13,18 @@ use clap::Args;
 use crate::failure::{Failure, chain};
 
 #[derive(Debug, Args)]
-pub(super) struct Payload {
+pub(super) struct Content {
     /// The name of the message, such as `orders.create`.
     name: String,
-    /// The payload; `-` reads it from standard input. Empty where none is given.
+    /// The payload; `-` reads it from standard input. Empty unless given.
     payload: Option<OsString>,
     /// Reads the payload from this file; `-` is standard input.
     #[arg(long, short, value_name = "PATH", conflicts_with = "payload")]
     file: Option<PathBuf>,
 }
 
-impl Payload {
-    /// The name, and the bytes of the payload as they are: not even a line break at their end is
-    /// taken away.
+impl Content {
+    /// The name, and the bytes of the payload, including a line break at the end.
     pub(super) fn read(&self) -> Result<(Name, Vec<u8>), Failure> {
         let payload = match (&self.payload, &self.file) {
             (None, None) => Ok(Vec::new()),

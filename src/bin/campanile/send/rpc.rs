@@ -10,29 +10,29 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Headers, Payload};
+use super::{Content, Headers};
 use crate::{
     args::{Target, duration},
     failure::Failure,
     show::{Out, json, text},
 };
 
-/// How long what runs beside a request may take to end.
+/// The time limit for the background tasks of a request to end.
 const TIDYING: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct Rpc {
     #[command(flatten)]
-    payload: Payload,
+    payload: Content,
     #[command(flatten)]
     headers: Headers,
-    /// How long it waits for the reply. What was not started by then is not started any more.
+    /// The time to wait for the reply. A request that was not started by then is dropped.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
     timeout: Duration,
-    /// Asks on the fastest way: its reply is lost with a connection.
+    /// Uses the fastest way for the reply, which is lost if a connection breaks.
     #[arg(long)]
     fast: bool,
-    /// Writes the reply byte for byte to a terminal, too.
+    /// Writes the reply byte for byte, also to a terminal.
     #[arg(long, conflicts_with = "json")]
     raw: bool,
 }
@@ -59,7 +59,7 @@ impl Rpc {
         }
     }
 
-    /// The reply, or the error that was answered.
+    /// The reply, or the error reply.
     async fn ask(self, target: &Target) -> Result<Result<Reply, RpcError>, Failure> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);
@@ -78,8 +78,8 @@ impl Rpc {
     }
 }
 
-/// Lets what ran beside a request end, now that the handle is gone: the stream on which the reply
-/// came would stay for minutes.
+/// Waits for the background tasks of the dropped handle, which delete its reply stream. Otherwise the
+/// stream would remain for minutes.
 async fn tidy_up() {
     let until = Instant::now() + TIDYING;
     while Handle::current().metrics().num_alive_tasks() > 0 && Instant::now() < until {

@@ -1,7 +1,7 @@
 //! JSON for scripts.
 //!
-//! Payloads, header values and fields are any bytes. Those that are UTF-8 are a string, all others
-//! `{"base64": "…"}`. Times are in milliseconds since 1970, and durations in milliseconds.
+//! Payloads, header values and fields that are UTF-8 are strings, others are `{"base64": "…"}`. Times are
+//! milliseconds since 1970, and durations are milliseconds.
 
 use std::{
     fmt::Write as _,
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value, json};
 
-/// Bytes: a string where they are one.
+/// Formats bytes, as a string if they are UTF-8.
 pub(crate) fn bytes(bytes: impl AsRef<[u8]>) -> Value {
     let bytes = bytes.as_ref();
     match std::str::from_utf8(bytes) {
@@ -22,7 +22,7 @@ pub(crate) fn bytes(bytes: impl AsRef<[u8]>) -> Value {
     }
 }
 
-/// Headers: each name with the list of its values.
+/// Formats headers: each name with the list of its values.
 pub(crate) fn headers(headers: &HeaderMap) -> Value {
     let values = |name: &HeaderName| headers.get_all(name).iter().map(bytes);
     let all = headers.keys().map(|name| {
@@ -32,7 +32,7 @@ pub(crate) fn headers(headers: &HeaderMap) -> Value {
     Value::Object(all.collect::<Map<_, _>>())
 }
 
-/// Raw fields, in their order: a list of pairs, since a name may come twice.
+/// Formats raw fields, in their order, as a list of pairs, since a name may occur twice.
 pub(crate) fn fields(fields: &[(Bytes, Bytes)]) -> Value {
     let pair = |(field, value): &(Bytes, Bytes)| json!([bytes(field), bytes(value)]);
     fields.iter().map(pair).collect()
@@ -51,9 +51,8 @@ pub(crate) fn milliseconds(duration: Duration) -> Value {
         .into()
 }
 
-/// One line that is safe on a terminal too: JSON escapes the control characters of ASCII, and this
-/// what else is not printable. Such characters stand in strings only, where an escape means the
-/// same.
+/// Formats a document on one line that is safe on a terminal. JSON escapes the control characters of
+/// ASCII; this function also escapes other unprintable characters, which occur in strings only.
 pub(crate) fn line(value: &Value) -> String {
     let json = value.to_string();
     let mut line = String::with_capacity(json.len());

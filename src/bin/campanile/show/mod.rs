@@ -1,9 +1,8 @@
-//! How things look: tables for people, JSON for scripts.
+//! Output: tables for people, JSON for scripts.
 //!
-//! Names, headers, reasons and payloads come from anybody who can send. On a terminal a control
-//! character among them could move the cursor, change the title, or pretend another output; so
-//! [`text`] is what everything goes through that people see, and [`json`] what scripts get, which
-//! may be a terminal too.
+//! Any sender chooses names, headers, reasons and payloads. On a terminal, control characters could move
+//! the cursor, change the title, or fake other output. So all text goes through [`text`], and all JSON
+//! through [`json`].
 
 pub(crate) mod json;
 mod out;

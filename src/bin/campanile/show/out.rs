@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::json;
 use crate::failure::Failure;
 
-/// Where results go.
+/// The output of a command's results.
 #[derive(Debug)]
 pub(crate) struct Out {
-    /// Whether JSON is asked for.
+    /// True if JSON was requested.
     pub(crate) json: bool,
-    /// Whether a person looks at it.
+    /// True if standard output is a terminal.
     pub(crate) terminal: bool,
 }
 
@@ -41,7 +41,7 @@ impl Out {
         self.lines([json::line(value)])
     }
 
-    /// Writes bytes as they are.
+    /// Writes bytes without escaping.
     pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes.as_ref())?;

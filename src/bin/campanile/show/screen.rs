@@ -8,10 +8,9 @@ use std::{
 use super::Out;
 use crate::failure::Failure;
 
-/// The terminal's other screen, without lines that wrap. What was on the terminal before is there
-/// again when this is dropped.
+/// The alternate screen of the terminal, without line wrapping. Dropping it restores the terminal.
 ///
-/// The sequences are those of xterm, which every terminal of today knows:
+/// The control sequences are those of xterm, which all current terminals support:
 /// <https://invisible-island.net/xterm/ctlseqs/ctlseqs.html>
 #[derive(Debug)]
 pub(crate) struct Screen<'a>(&'a Out);
@@ -23,11 +22,11 @@ impl<'a> Screen<'a> {
         Ok(screen)
     }
 
-    /// Shows these lines and no others. They are written in one piece, so that it does not flicker.
+    /// Replaces the screen by these lines, in a single write, so that it does not flicker.
     pub(crate) fn draw(&self, lines: &[String]) -> Result<(), Failure> {
         let mut frame = String::from("\x1b[H\x1b[2J");
         for (row, line) in (1..).zip(lines) {
-            // To a row, and not by a line break: one at the end of the screen would move all of it.
+            // Positions each row, since a line break in the last row would scroll the screen.
             let _ = write!(frame, "\x1b[{row};1H\x1b[2K{line}");
         }
         self.0.raw(frame)

@@ -4,14 +4,14 @@ use unicode_width::UnicodeWidthStr;
 
 use super::text;
 
-/// Where a column's cells stand.
+/// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     Left,
     Right,
 }
 
-/// A table whose columns are as wide as what stands in them. Its cells are safe to show.
+/// A table whose columns are as wide as their cells. Escapes the cells.
 #[derive(Debug)]
 pub(crate) struct Table {
     sides: Vec<Side>,
@@ -19,7 +19,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table with these titles. A title that starts with `>` is one of numbers.
+    /// A table with these titles. A title that begins with `>` aligns its column to the right.
     pub(crate) fn new(titles: &[&str]) -> Self {
         let side = |title: &&str| match title.starts_with('>') {
             true => Side::Right,
@@ -37,7 +37,7 @@ impl Table {
         self.rows.push(cells.map(text::line).into());
     }
 
-    /// Its lines.
+    /// The lines of the table.
     pub(crate) fn lines(&self) -> Vec<String> {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| row[column].width());

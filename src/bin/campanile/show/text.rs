@@ -7,12 +7,12 @@ use std::{
 
 use campanile::message::Shown;
 
-/// Bytes as one line of text, escaped as the library's logs are.
+/// Formats bytes as one line of text, escaped as in the library's logs.
 pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
     Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
 }
 
-/// Bytes as text of several lines: like [`line`], with line breaks and tabs as they are.
+/// Formats bytes as several lines of text: as [`line`], but with line breaks and tabs.
 pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
     let pieces = bytes
         .as_ref()
@@ -24,12 +24,12 @@ pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
     shown.collect()
 }
 
-/// The beginning of bytes as one line of text, and how many there are if that is not all.
+/// Formats the start of bytes as one line of text, with their number if they are longer.
 pub(crate) fn excerpt(bytes: &[u8], most: usize) -> String {
     Shown::bytes(bytes).at_most(most).to_string()
 }
 
-/// A time in UTC, to the millisecond. Whoever writes to the server can claim any.
+/// Formats a time in UTC, with milliseconds, or `?` if it is out of range: any sender can choose it.
 pub(crate) fn time(time: SystemTime) -> String {
     let mut shown = String::new();
     let after = time.duration_since(UNIX_EPOCH).is_ok();
@@ -39,7 +39,7 @@ pub(crate) fn time(time: SystemTime) -> String {
     "?".into()
 }
 
-/// A duration in the two units that matter most: `1h 5m`, `2m 3s`, `250ms`.
+/// Formats a duration in its two largest units: `1h 5m`, `2m 3s`, `250ms`.
 pub(crate) fn duration(duration: Duration) -> String {
     let coarse = match duration.as_secs() {
         0 => Duration::from_millis(duration.subsec_millis().into()),
@@ -61,7 +61,7 @@ mod tests {
             line("\x1b[2J\x07\r\n\t\0\x7f"),
             r"\u{1b}[2J\u{7}\r\n\t\0\u{7f}"
         );
-        // The same in one byte of Latin-1, and the characters that turn the direction of writing.
+        // The one-byte form of Latin-1, and characters that change the writing direction.
         assert_eq!(
             line("\u{9b}2J\u{202e}\u{2066}"),
             r"\u{9b}2J\u{202e}\u{2066}"

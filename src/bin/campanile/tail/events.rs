@@ -9,7 +9,7 @@ use campanile::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Seen, Showing, excerpt};
+use super::{Showing, TailItem, excerpt};
 use crate::{
     args::Target,
     failure::{Failure, note},
@@ -17,7 +17,7 @@ use crate::{
     signals,
 };
 
-/// How many events are taken over at once.
+/// The number of events that are fetched at once.
 const BATCH: usize = 256;
 
 #[derive(Debug, Args)]
@@ -25,8 +25,8 @@ pub(crate) struct Events {
     /// The names of events.
     #[arg(value_name = "NAME", required_unless_present = "patterns")]
     names: Vec<String>,
-    /// A pattern of names, as in `orders.*`. An event is shown once for each name and pattern that
-    /// it has.
+    /// A pattern of names, such as `orders.*`. An event is shown once for each name and pattern that
+    /// matches.
     #[arg(long = "pattern", short, value_name = "PATTERN")]
     patterns: Vec<String>,
     #[command(flatten)]
@@ -68,7 +68,7 @@ impl Events {
                     continue;
                 };
                 shown += 1;
-                self.showing.show(&seen(&event), out)?;
+                self.showing.show(&item(&event), out)?;
                 if self.showing.is_over(shown) {
                     break;
                 }
@@ -86,11 +86,11 @@ impl Events {
     }
 }
 
-fn seen(event: &Message) -> Seen<'_> {
+fn item(event: &Message) -> TailItem<'_> {
     let now = SystemTime::now();
     let payload = event.payload();
     let name = text::line(&**event.name());
-    Seen {
+    TailItem {
         line: format!("{}  {name}  {}", text::time(now), excerpt(payload)),
         json: json!({
             "name": &**event.name(),

@@ -13,31 +13,31 @@ use crate::{
     show::{Out, text},
 };
 
-/// How much of a payload there is room for on a line, in bytes.
+/// The longest part of a payload on a line, in bytes.
 const EXCERPT: usize = 256;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tail {
-    /// Shows the tasks and requests of the stream as they come. No group and no consumer is made,
-    /// and nothing is taken from anybody.
-    Stream(stream::Stream),
+    /// Shows the tasks and requests of the stream as they arrive. Creates no group and no consumer, and
+    /// consumes nothing.
+    Stream(stream::StreamTail),
     /// Shows events as they are published.
     Events(events::Events),
 }
 
-// How what comes is shown, and when that ends.
+// The format of the items, and their number.
 #[derive(Debug, Args)]
 struct Showing {
-    /// Ends after so many.
+    /// Ends after this number of items.
     #[arg(long, short = 'n', value_name = "COUNT")]
     count: Option<u64>,
-    /// Writes nothing but the payloads, byte for byte, each with a line break behind it.
+    /// Writes only the payloads, byte for byte, each followed by a line break.
     #[arg(long, conflicts_with = "json")]
     raw: bool,
 }
 
-/// Something that came by, in each of its forms.
-struct Seen<'a> {
+/// A message or an event, in each output format.
+struct TailItem<'a> {
     line: String,
     json: Value,
     payload: Option<&'a Bytes>,
@@ -53,22 +53,23 @@ impl Tail {
 }
 
 impl Showing {
-    /// Whether so many were shown that it ends.
+    /// Returns `true` if no more items are to be shown.
     fn is_over(&self, shown: u64) -> bool {
         self.count.is_some_and(|count| shown >= count)
     }
 
-    fn show(&self, seen: &Seen<'_>, out: &Out) -> Result<(), Failure> {
-        match seen.payload {
+    /// Shows an item.
+    fn show(&self, item: &TailItem<'_>, out: &Out) -> Result<(), Failure> {
+        match item.payload {
             Some(payload) if self.raw => out.raw([&payload[..], b"\n"].concat()),
             None if self.raw => Ok(()),
-            _ if out.json => out.document(&seen.json),
-            _ => out.lines([&seen.line]),
+            _ if out.json => out.document(&item.json),
+            _ => out.lines([&item.line]),
         }
     }
 }
 
-/// The beginning of a payload.
+/// Formats the start of a payload.
 fn excerpt(payload: &Bytes) -> String {
     text::excerpt(payload, EXCERPT)
 }

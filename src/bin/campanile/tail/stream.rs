@@ -9,7 +9,7 @@ use campanile::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Seen, Showing, excerpt};
+use super::{Showing, TailItem, excerpt};
 use crate::{
     args::Target,
     failure::{Failure, chain, note},
@@ -17,23 +17,22 @@ use crate::{
     signals,
 };
 
-/// How long it waits before it connects again.
+/// The wait before a new connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
-pub(crate) struct Stream {
-    /// Where it begins: `now`, `beginning`, the id of an entry, or a time in milliseconds since
-    /// 1970.
+pub(crate) struct StreamTail {
+    /// The start: `now`, `beginning`, the id of an entry, or a time in milliseconds since 1970.
     #[arg(long, default_value = "now")]
     from: String,
-    /// Ends when all that is there was shown.
+    /// Ends after the newest entry.
     #[arg(long)]
     no_follow: bool,
     #[command(flatten)]
     showing: Showing,
 }
 
-impl Stream {
+impl StreamTail {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
         let from = match &*self.from {
             "now" => TailFrom::Now,
@@ -58,11 +57,11 @@ impl Stream {
                 Ok(Some(entry)) => {
                     lost = false;
                     shown += 1;
-                    self.showing.show(&seen(&entry), out)?;
+                    self.showing.show(&item(&entry), out)?;
                 }
                 Ok(None) => break,
-                // A server that is away comes back, and nothing on the stream is missed. A script
-                // that wants what is there does not wait for that.
+                // A server that cannot be reached may come back, and no entry is missed. With
+                // `--no-follow` a script does not wait for that.
                 Err(error) if error.is_disconnected() && !self.no_follow => {
                     if !std::mem::replace(&mut lost, true) {
                         note(chain(&error));
@@ -83,7 +82,7 @@ impl Stream {
     }
 }
 
-fn seen(entry: &TailEntry) -> Seen<'_> {
+fn item(entry: &TailEntry) -> TailItem<'_> {
     let id = &entry.id;
     match &entry.content {
         Ok(message) => {
@@ -92,7 +91,7 @@ fn seen(entry: &TailEntry) -> Seen<'_> {
             let kind = message.kind().as_str();
             let name = text::line(&**message.name());
             let payload = message.payload();
-            Seen {
+            TailItem {
                 line: format!("{time}  {id}  {kind:<4}  {name}  {}", excerpt(payload)),
                 json: json!({
                     "id": id,
@@ -111,7 +110,7 @@ fn seen(entry: &TailEntry) -> Seen<'_> {
             let fields =
                 fields.map(|(field, value)| format!("  {}={}", text::line(field), excerpt(value)));
             let reason = text::line(&undecodable.reason);
-            Seen {
+            TailItem {
                 line: format!("{id}  (no message: {reason}){}", fields.collect::<String>()),
                 json: json!({
                     "id": id,
