@@ -1,4 +1,4 @@
-//! What a message costs in this process: from the service that `serve` calls to the handler and
+//! The cost of a message in this process: from the service that `serve` calls to the handler and
 //! back, through three layers and a router, with no transport.
 //!
 //! ```sh
@@ -8,7 +8,7 @@
 //!     target/release/deps/dispatch-<hash> --count 100 10000
 //! ```
 //!
-//! *Ours* is a router of so many tasks under a concurrency limit, a timeout and a mapping, all three
+//! *Ours* is a router of N tasks under a concurrency limit, a timeout and a mapping, all three
 //! of tower, with a `Json` handler. The baseline is the least that could stand in for it: a
 //! `HashMap` from names to functions that read the JSON and return a boxed future. Figures are
 //! medians of alternating rounds; allocations are counted, not sampled. The cost of a message must
@@ -113,7 +113,7 @@ fn names(routes: usize, messages: usize) -> Vec<String> {
     (0..messages).map(|n| name(n * 7919 % routes)).collect()
 }
 
-/// Handles so many messages once, for a tool that counts instructions.
+/// Handles this number of messages once, for a tool that counts instructions.
 fn count(runtime: &Runtime, routes: usize, messages: usize) {
     let app = runtime.block_on(async { app(routes) });
     let names = names(routes, messages);
@@ -156,7 +156,7 @@ fn messages(names: &[String]) -> Vec<Message> {
     names.iter().map(message).collect()
 }
 
-/// What `serve` does with each message: a clone of the service, its readiness, the call.
+/// The steps of `serve` for each message: clone the service, await its readiness, call it.
 async fn handle<S>(app: &S, message: Message)
 where
     S: Service<Message, Response = Reply, Error = BoxError> + Clone,

@@ -116,7 +116,7 @@ const STREAM: &str = "app_stream";
 const GROUP: &str = "app_group";
 const NAME: &str = "bench.work";
 
-/// How long one round may take before it counts as stuck.
+/// The time after which a round counts as stuck.
 const STUCK: Duration = Duration::from_secs(300);
 
 fn main() {
@@ -129,7 +129,7 @@ fn main() {
     if words.next_if_eq(distant::WORKER).is_some() {
         let order = words.next().expect("an order");
         runtime.block_on(distant::work(&order));
-        // A thread still waits for what nobody will say any more.
+        // A thread still waits for input that will not come.
         exit(0);
     }
     if words.next_if_eq(delay::PROXY).is_some() {
@@ -138,7 +138,7 @@ fn main() {
         let round_trip = Duration::from_micros(number().expect("a round trip"));
         return delay::run(server.expect("a port"), round_trip);
     }
-    // A bench is told to measure, a test nothing.
+    // Cargo passes `--bench` to a bench that is to measure, and nothing under `cargo test`.
     if words.peek().is_none() {
         return runtime.block_on(all());
     }
@@ -151,7 +151,7 @@ fn main() {
     }
 }
 
-/// What a test runs: a little of everything.
+/// The run of `cargo test`: one short job of each kind.
 async fn all() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = |name: &str| dir.path().join(name).display().to_string();
@@ -259,7 +259,7 @@ enum Side {
     Ours,
 }
 
-/// So many rounds of each side, in turn.
+/// Measures this number of rounds of each side, alternating.
 async fn measure(probe: &Probe, job: &Job, rounds: usize, ours_only: bool) -> Row {
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..rounds {

@@ -23,7 +23,7 @@ use campanile::{
 use tokio::sync::oneshot;
 use tower::{ServiceBuilder, retry::Policy};
 
-/// How many handlers run, and the most that ever did.
+/// The number of running handlers, and its maximum.
 #[derive(Default)]
 pub(crate) struct Load {
     running: AtomicUsize,

@@ -1,4 +1,4 @@
-//! What handling a message costs, in time and in allocations.
+//! The cost of handling a message, in time and in allocations.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ pub(crate) fn runtime() -> Runtime {
         .expect("the runtime starts")
 }
 
-/// How many rounds are measured, of how many messages. `cargo test` does not say `--bench`, and
-/// wants only to see that it runs.
+/// The number of measured rounds, and of messages in each. `cargo test` does not pass `--bench`,
+/// and only checks that the bench runs.
 pub(crate) fn extent() -> (usize, usize) {
     if std::env::args().any(|word| word == "--bench") {
         (15, 20_000)

@@ -1,4 +1,4 @@
-//! What the figures of a bench were measured on.
+//! The machine that the figures of a bench were measured on.
 
 use std::{fmt, fs};
 

@@ -10,37 +10,37 @@ use crate::{
     workload::{self, Job, Work, Workload, named},
 };
 
-/// How long a round at a fixed rate sends.
+/// The duration of a round at a fixed rate.
 const SECONDS: (f64, f64, f64) = (3.0, 1.0, 0.1);
 
 #[derive(Debug, Default)]
 pub(crate) struct Args {
-    /// Whether to measure. Under `cargo test` the work is only run, to see that it does.
+    /// Measure. Under `cargo test` the jobs only run, to check that they do.
     pub(crate) measured: bool,
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     pub(crate) workloads: Vec<Workload>,
-    /// Whether to leave the raw loops out, for a profiler to look at the rest.
+    /// Leave the raw loops out, so that a profiler sees only the library.
     pub(crate) ours_only: bool,
     pub(crate) setup: Setup,
-    /// How many messages are sent in a second: one after the other of these.
+    /// The numbers of messages sent per second, measured one after the other.
     pub(crate) rates: Vec<usize>,
     /// Overrides of the workloads.
     senders: Option<usize>,
     backlog: Option<usize>,
-    /// Where to write what was measured, and the latencies against the rates.
+    /// The file for the measurements, and for the latencies against the rates.
     pub(crate) json: Option<PathBuf>,
     pub(crate) plot: Option<PathBuf>,
     pub(crate) mode: Mode,
 }
 
-/// What to do.
+/// The command of a run.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) enum Mode {
     #[default]
     Workloads,
     Curves(PathBuf),
-    /// So many tasks pass.
+    /// Passes this number of tasks.
     Soak(usize),
     Shutdown,
     Idle,
@@ -86,7 +86,7 @@ impl Args {
                 "--ablation" => return Err("--ablation needs --features ablation".into()),
                 "--shutdown" => modes.push(Mode::Shutdown),
                 "--idle" => modes.push(Mode::Idle),
-                // What `cargo bench` says to every bench, and `cargo test` does not.
+                // `cargo bench` passes this to every bench; `cargo test` does not.
                 "--bench" => args.measured = true,
                 _ => return Err(format!("unknown argument {word}")),
             }
@@ -180,7 +180,7 @@ impl Args {
         }
     }
 
-    /// How many messages a round has. Large payloads fill the server: they are fewer.
+    /// The number of messages in a round. Large payloads fill the server, so they get fewer.
     fn count(&self, workload: &Workload) -> usize {
         let count = self.extent((workload.full, workload.quick, workload.quick / 10));
         match self.setup.payload {
@@ -189,7 +189,7 @@ impl Args {
         }
     }
 
-    /// What there is for full, for quick and for unmeasured runs.
+    /// Selects the value for full, for quick or for unmeasured runs.
     pub(crate) fn extent<T>(&self, (full, quick, test): (T, T, T)) -> T {
         match (self.measured, self.quick) {
             (false, _) => test,

@@ -12,7 +12,7 @@ use crate::{
     workload::{Handler, Job, Work, drain},
 };
 
-/// What is varied, and each of its values with how many messages a round then has.
+/// The varied setting, its values, and the number of messages in a round with each value.
 struct Curve {
     name: &'static str,
     work: Work,
@@ -125,7 +125,7 @@ pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Point> {
             if !args.measured && job.count > 1_000 {
                 continue;
             }
-            // What is short differs more from one time to the next.
+            // Short jobs vary more from round to round.
             let rounds = match job.count {
                 _ if !args.measured => 1,
                 0..=1_000 => 9,

@@ -60,7 +60,7 @@ pub(crate) async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
     round
 }
 
-/// What a process is to do.
+/// The order to a child process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     address: Address,
@@ -115,7 +115,7 @@ impl Workers {
     }
 }
 
-/// What such a process does: it works from the first byte that it is told until it is told no more.
+/// Runs a child process: it works from the first byte on its input until the input ends.
 pub(crate) async fn work(order: &str) {
     let order: Order = serde_json::from_str(order).expect("an order of the bench's own");
     let mut reader = Reader::connect(&order.address, &order.setup).await;

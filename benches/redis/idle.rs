@@ -1,4 +1,4 @@
-//! What workers cost that have nothing to do, and how soon they are awake.
+//! The cost of workers that have nothing to do, and the time until they are awake.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
     workload::Handler,
 };
 
-/// How often the first task after a rest is measured.
+/// The number of measured rests, each ended by a task.
 const WAKES: usize = 5;
 
 /// Between two tasks of a light load.
@@ -132,7 +132,7 @@ async fn row(
     arrivals: &Arrivals,
     send: impl AsyncFn(usize),
 ) -> Idle {
-    // What starting costs is no rest.
+    // Do not count the cost of starting.
     tokio::time::sleep(rest / 5).await;
     let clock = Clock::start(probe, &[]).await;
     tokio::time::sleep(rest).await;

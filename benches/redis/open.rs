@@ -2,7 +2,7 @@
 //!
 //! A latency begins when its message was *meant* to be sent, so that a stall counts for all that
 //! were due in it, not only for those that waited to be answered (the "coordinated omission" of
-//! closed loops). A thread of its own sleeps until the next is due, and sends all that are; that
+//! closed loops). A separate thread sleeps until the next is due, and sends all that are; that
 //! thread's waking up, some 60 µs, is in every figure of both sides.
 
 use std::{

@@ -19,7 +19,7 @@ use crate::{
     workload::{Handler, Job, Round, Work, concurrently},
 };
 
-/// How many tasks a user sends with one call.
+/// The number of tasks that a user sends with one call.
 const CHUNK: usize = 10_000;
 
 pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
@@ -101,7 +101,7 @@ async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
     round
 }
 
-/// Enqueues `count` tasks, with so many under way.
+/// Enqueues `count` tasks from `senders` concurrent senders.
 pub(crate) async fn send(sender: Sender, senders: usize, count: usize) {
     concurrently(senders, count, move |message| {
         let call = sender.enqueue(message);

@@ -8,7 +8,7 @@ use crate::figures::{Figures, Latency, Row};
 
 const SIZE: (u32, u32) = (900, 480);
 
-/// What a line is of.
+/// The figures and the percentile that a line shows.
 type Of = (fn(&Row) -> Option<&Figures>, fn(Latency) -> f64);
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;

@@ -15,7 +15,7 @@ use crate::{
     support::{Options, RedisServer, raw, tls::Tls},
 };
 
-/// How often the server was told what: the calls of each command, those of scripts among them.
+/// The number of calls of each command at the server, including the calls in scripts.
 pub(crate) type Commands = BTreeMap<String, u64>;
 
 /// A server, and a connection whose commands are not counted.
@@ -26,7 +26,7 @@ pub(crate) struct Probe {
     /// The certificate of a server with TLS. Dropping it deletes the files.
     tls: Option<Tls>,
     connection: MultiplexedConnection,
-    /// How often it has asked about groups.
+    /// The number of polls for the state of groups.
     polls: AtomicU64,
 }
 
@@ -86,7 +86,7 @@ impl Probe {
         }
     }
 
-    /// The CPU time that the server has used, and the commands that it was told.
+    /// The CPU time that the server has used, and the commands that it has run.
     pub(crate) async fn used(&self) -> (Duration, Commands) {
         let info: String = self.query(&["INFO", "all"]).await;
         let seconds: f64 = ["used_cpu_sys:", "used_cpu_user:"]
@@ -116,7 +116,7 @@ impl Probe {
         }
     }
 
-    /// What of a stream its group has pending and has not read.
+    /// The group's pending entries of a stream, and its entries not yet read.
     async fn left(&self, stream: &str) -> Option<(i64, i64)> {
         let groups: Vec<HashMap<String, Value>> = self.query(&["XINFO", "GROUPS", stream]).await;
         self.polls.fetch_add(1, Ordering::Relaxed);
@@ -127,7 +127,7 @@ impl Probe {
         Some((number("pending")?, number("lag")?))
     }
 
-    /// Whether everything was read and acknowledged, as the entries themselves tell.
+    /// Returns whether everything was read and acknowledged, according to the entries themselves.
     pub(crate) async fn is_drained(&self, setup: &Setup) -> bool {
         for stream in setup.streams() {
             if !raw::drained(&self.server, &stream, GROUP).await {

@@ -1,8 +1,8 @@
-//! What Linux tells of a process. <https://man7.org/linux/man-pages/man5/proc.5.html>
+//! Measurements of a process by Linux. <https://man7.org/linux/man-pages/man5/proc.5.html>
 
 use std::{fs, time::Duration};
 
-/// How long a tick of `/proc/<pid>/stat` is, on every Linux that there is.
+/// The length of a tick of `/proc/<pid>/stat`, the same on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
 /// The CPU time that a process has used.

@@ -85,7 +85,7 @@ async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
     clock.stop(count, Vec::new()).await
 }
 
-/// Enqueues `count` tasks, with so many under way.
+/// Enqueues `count` tasks from `senders` concurrent senders.
 pub(crate) async fn send(adds: Adds, senders: usize, count: usize) {
     concurrently(senders, count, move |message| {
         let (adds, payload) = (adds.clone(), adds.payload());

@@ -88,7 +88,7 @@ pub(crate) async fn preload(probe: &Probe, setup: &Setup, count: usize) {
     }
 }
 
-/// Reads entries of all streams over a connection of its own.
+/// Reads entries of all streams over a separate connection.
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) connection: MultiplexedConnection,

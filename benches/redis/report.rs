@@ -1,4 +1,4 @@
-//! What is printed and written.
+//! The printed report and the written one.
 
 use std::{fs, path::Path};
 
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) struct Scene {
     machine: Machine,
     redis_version: String,
-    /// Whether the figures mean anything.
+    /// False under `cargo test`, where the figures mean nothing.
     measured: bool,
     setup: Setup,
 }

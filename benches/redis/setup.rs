@@ -1,4 +1,4 @@
-//! What the messages and the worker of a round are like.
+//! The setup of a round: its messages and its worker.
 
 use bytes::Bytes;
 use campanile::Name;
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{NAME, STREAM};
 
-/// What is repeated to make a payload, and one of the default size.
+/// The bytes that a payload repeats; also the payload of the default size.
 const PAYLOAD: &[u8] = b"payload";
 
-/// The settings that all rounds share, and that its child processes are told.
+/// The settings that all rounds share, also passed to child processes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Setup {
     /// Bytes of a payload.
     pub(crate) payload: usize,
-    /// What a worker may have in flight.
+    /// The maximum number of messages that a worker has in flight.
     pub(crate) max_in_flight: usize,
     /// The handlers of both sides: they wait once, or do nothing.
     pub(crate) handlers_wait: bool,
     pub(crate) routes: usize,
     pub(crate) streams: usize,
-    /// How many child processes have the worker; none, where this one has it.
+    /// The number of child processes that run a worker; 0 if this process runs it.
     pub(crate) processes: usize,
     /// The round trip of the network that a proxy adds, in microseconds.
     pub(crate) delay_us: usize,
-    /// Whether the server writes an append-only file.
+    /// The server writes an append-only file.
     pub(crate) aof: bool,
     /// Senders and workers connect with TLS.
     pub(crate) tls: bool,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{STREAM, ours, probe::Probe, process, setup::Setup, support::raw, worker::Worker};
 
-/// What is there after so many tasks, in KiB and in entries.
+/// The memory in KiB and the numbers of entries after a number of tasks.
 #[derive(Serialize)]
 pub(crate) struct Step {
     tasks: usize,

@@ -74,7 +74,7 @@ impl Worker {
         Sender::new(&self.redis, &self.setup)
     }
 
-    /// Waits until Redis has confirmed so many acknowledgements.
+    /// Waits until Redis has confirmed this number of acknowledgements.
     pub(crate) async fn done(&self, count: usize) {
         self.until(|worker| worker.redis.counts().done >= count as u64)
             .await;
@@ -196,7 +196,7 @@ impl Sender {
     }
 }
 
-/// What handlers saw.
+/// The messages that handlers received.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) events: Arc<AtomicUsize>,

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The measured workloads.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ pub(crate) struct Workload {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// So many concurrent senders enqueue while one worker handles.
+    /// Concurrent senders enqueue while one worker handles.
     Task { senders: usize },
-    /// Many are enqueued at once and nobody handles them; raw, so many are in flight.
+    /// Many tasks are enqueued at once and not handled. `in_flight` applies to the raw side.
     EnqueueAll { in_flight: usize },
     /// One worker handles what was enqueued before.
     Drain { handler: Handler },
-    /// So many concurrent senders publish to one subscriber.
+    /// Concurrent senders publish to one subscriber.
     Event { senders: usize },
-    /// So many requests are in flight.
+    /// Requests, of which `in_flight` run at a time.
     Rpc { in_flight: usize, reliable: bool },
 }
 
-/// What our worker handles tasks with.
+/// The handler of our worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Handler {
     Single,
@@ -37,7 +37,7 @@ pub(crate) enum Handler {
 }
 
 impl Work {
-    /// The same with so many senders or requests in flight, where it has any.
+    /// The same workload with this number of senders or of requests in flight, if it has either.
     pub(crate) fn with_senders(mut self, count: usize) -> Self {
         match &mut self {
             Work::Task { senders: it } | Work::Event { senders: it } => *it = count,
@@ -47,12 +47,12 @@ impl Work {
         self
     }
 
-    /// Whether its worker can be in other processes: the server alone says when all is done.
+    /// Returns whether its worker can run in other processes: the server alone then shows the end.
     pub(crate) fn has_distant_worker(self) -> bool {
         matches!(self, Work::Task { .. } | Work::Drain { .. })
     }
 
-    /// Whether it can be sent at a fixed rate.
+    /// Returns whether it can be sent at a fixed rate.
     pub(crate) fn has_rate(self) -> bool {
         matches!(self, Work::Task { .. } | Work::Rpc { .. })
     }
@@ -113,18 +113,18 @@ pub(crate) fn named(name: &str) -> Result<Workload, String> {
     })
 }
 
-/// What one round is to do.
+/// The order for one round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job {
     pub(crate) name: &'static str,
     pub(crate) work: Work,
     pub(crate) count: usize,
-    /// How many are sent in a second; as fast as it goes, where there is none.
+    /// The number of messages sent per second; `None` sends as fast as possible.
     pub(crate) rate: Option<usize>,
     pub(crate) setup: Setup,
 }
 
-/// What one round took.
+/// The measurements of one round.
 #[derive(Debug)]
 pub(crate) struct Round {
     pub(crate) count: usize,
@@ -133,7 +133,7 @@ pub(crate) struct Round {
     pub(crate) client: Duration,
     /// The CPU time of the server.
     pub(crate) redis: Duration,
-    /// What the server was told to do, the bench's own questions left out.
+    /// The commands that the server ran, without the bench's own queries.
     pub(crate) commands: Commands,
     /// The most memory that senders and workers have had, in KiB.
     pub(crate) peak: u64,

@@ -4,7 +4,7 @@ use campanile::{BoxError, Client, Error, Failure, Json, Message, Reply, Router, 
 use serde::{Deserialize, Serialize};
 use tower::util::BoxCloneSyncService;
 
-/// Whatever messages are sent through.
+/// The client's service, boxed: the same type over every transport.
 pub(crate) type Sender = BoxCloneSyncService<Message, Reply, Error>;
 
 #[derive(Clone)]

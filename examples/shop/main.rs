@@ -12,7 +12,7 @@ use app::{Order, Sender, Shop, app};
 use campanile::{BoxError, Client, Json, Name, Router, RpcError, serve, transport::memory::Memory};
 use tokio::sync::mpsc;
 
-/// The bank, which is another application on a stream of its own.
+/// The bank, which is another application on another stream.
 async fn charge(Json(cents): Json<u64>) -> Result<(), RpcError> {
     println!("rpc    charge: {cents} cents");
     match cents {

@@ -16,7 +16,7 @@ use campanile::{
 use tokio::{sync::Notify, time::Instant};
 use tower::Service;
 
-/// What stands in the queue: the fields that would travel on a wire, and what came of them so far.
+/// A stored message: the fields as they would travel on a wire, and its state of delivery.
 struct Entry {
     id: MessageId,
     accepted: Instant,

@@ -100,7 +100,7 @@ async fn what_never_was_a_message_is_shown_with_its_fields() {
         ("~o", b"1-1"),
         ("~r", b"the field `type` is missing"),
         ("~a", b"1"),
-        // Nobody can have said that in earnest.
+        // Too long to be meant.
         ("~d", b"18446744073709551"),
         ("a", b"\xfe\n"),
     ];
@@ -246,7 +246,7 @@ async fn a_long_replay_shows_on_a_terminal_how_far_it_is() {
 async fn a_replay_that_is_interrupted_ends_after_its_step_and_counts() {
     let server = RedisServer::start().await;
     letters(&server, 250).await;
-    // What changes something waits at the server.
+    // The server holds back commands that write.
     server.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
     let mut terminal = Terminal::start(&server, "dead replay --all --yes");
     raw::eventually(
@@ -409,7 +409,7 @@ async fn large_dead_letters_are_listed_within_little_memory() {
         .expect("it runs");
     let pid = child.id().expect("it has not ended");
     let mut output = std::pin::pin!(child.wait_with_output());
-    // The peak is looked at while the process runs: it is gone with it.
+    // Read the peak while the process runs: it cannot be read afterwards.
     let mut peak = 0;
     let ran = timeout(SOON, async {
         loop {

@@ -35,7 +35,7 @@ fn campanile_at(url: &str, line: &str) -> Command {
     command
 }
 
-/// What a run has given.
+/// The result of a run.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,

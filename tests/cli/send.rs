@@ -142,7 +142,7 @@ async fn a_request_prints_its_reply_and_leaves_nothing_on_the_server() {
     let late = run(campanile(&server, "send rpc shout --timeout 100ms"))
         .await
         .ended_with(1);
-    // Whoever notices it first: the call, or what waits for the reply.
+    // Either the call or the wait for the reply notices it first.
     late.tells(&["error: no "]);
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Terminal {
     pub(super) written: Vec<u8>,
 }
 
-/// What a program can do to a terminal beside showing text, and this one never does.
+/// Effects on a terminal besides showing text, none of which this program may have.
 #[derive(Debug, Default)]
 pub(super) struct Surprises(Vec<String>);
 
@@ -71,7 +71,7 @@ impl Terminal {
         self.emulator.screen().contents()
     }
 
-    /// Whether it shows another screen than the one on which it was started.
+    /// Returns whether it shows another screen than at the start.
     pub(super) fn is_on_another_screen(&self) -> bool {
         self.emulator.screen().alternate_screen()
     }
@@ -109,7 +109,7 @@ impl Terminal {
         ended.expect("it does not end").expect("it ran")
     }
 
-    /// What it has done to the terminal beside showing text.
+    /// The effects on the terminal besides showing text.
     pub(super) fn surprises(&self) -> &[String] {
         &self.emulator.callbacks().0
     }

@@ -25,7 +25,7 @@ pub(crate) fn example(name: &str) -> Command {
     command
 }
 
-/// What it writes, once it has ended well.
+/// Waits for its successful end and returns its output.
 pub(crate) async fn output(mut command: Command) -> String {
     let ran = timeout(SOON, command.output()).await;
     let Output {

@@ -44,7 +44,7 @@ use std::{
 use redis::{AsyncConnectionConfig, RedisResult, Value, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
-/// How long a server may take to answer after it was started. Loaded machines are slow.
+/// The time that a server may take to answer after its start. Loaded machines are slow.
 const START: Duration = Duration::from_secs(30);
 
 /// How a server is started.
@@ -83,7 +83,8 @@ impl Options {
         self
     }
 
-    /// Who [`RedisServer::url`] and the assertions log in as. Needed where the default user is off.
+    /// Sets the user that [`RedisServer::url`] and the assertions log in as. Needed if the default
+    /// user is off.
     pub(crate) fn login(mut self, user: &str, password: &str) -> Self {
         self.user = Some(user.to_owned());
         self.password = Some(password.to_owned());
@@ -102,7 +103,8 @@ impl Options {
         self
     }
 
-    /// Has a wall clock of its own, which [`RedisServer::step_clock`] sets. Needs a C compiler.
+    /// Gives the server a separate wall clock, which [`RedisServer::step_clock`] sets. Needs a C
+    /// compiler.
     pub(crate) fn own_clock(mut self) -> Self {
         self.own_clock = true;
         self
@@ -114,7 +116,7 @@ impl Options {
     }
 }
 
-/// What is sent to a server or to another process.
+/// A signal to a server or to another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// Freezes it: connections stay open and nothing is answered.
@@ -156,7 +158,7 @@ impl Signal {
     }
 }
 
-/// Whether every thread of a process is stopped, or has ended.
+/// Returns whether every thread of a process is stopped or has ended.
 /// <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>
 fn is_stopped(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
@@ -244,7 +246,7 @@ impl RedisServer {
         self.process().id()
     }
 
-    /// Where its data and logs are.
+    /// The directory of its data and logs.
     pub(crate) fn dir(&self) -> &Path {
         self.dir
             .as_ref()
@@ -310,7 +312,7 @@ impl RedisServer {
         command.query_async(&mut self.try_connection().await?).await
     }
 
-    /// Sends a signal to the server's process. After [`Signal::Kill`] it is gone when this returns.
+    /// Sends a signal to the server's process. With [`Signal::Kill`] it has ended on return.
     pub(crate) fn signal(&self, signal: Signal) {
         match signal {
             Signal::Kill => self.kill(),
@@ -332,8 +334,8 @@ impl RedisServer {
         }
     }
 
-    /// Sets the server's wall clock this much (negative: behind) apart from the machine's, where the
-    /// [`Options`] ask for a clock of its own. The server's monotonic clock stays true.
+    /// Sets the server's wall clock this many seconds ahead of the machine's (behind, if negative).
+    /// Needs [`Options::own_clock`]. The server's monotonic clock does not change.
     pub(crate) fn step_clock(&self, seconds: i64) {
         assert!(self.options.own_clock, "no clock of its own was asked for");
         clock::set(self.dir(), seconds * 1000);
@@ -450,7 +452,7 @@ async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<
     }
 }
 
-/// Whether it answers a `PING`; that it wants a password first is an answer.
+/// Returns whether it answers a `PING`; an error that asks for a password is an answer too.
 fn answers(port: u16) -> bool {
     let ping = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;

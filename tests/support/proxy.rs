@@ -37,7 +37,7 @@ use tokio::{
 const SOCKET_BUFFER: u32 = 128 << 10;
 /// The largest number of bytes that is passed on at once.
 const CHUNK: usize = 16 << 10;
-/// How far the sending may lag behind the limit and still catch up. Timers fire up to a millisecond
+/// The lag behind the limit that the sender may still make up for. Timers fire up to a millisecond
 /// late, and more on a loaded machine; without this the bandwidth would be lower than the limit.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
@@ -264,7 +264,7 @@ async fn pass(
             }
         }
     }
-    // What comes now goes nowhere; the other side is not told when this one gives up.
+    // Discard further input, so that the other side does not notice the end of this one.
     while from.read(&mut buffer).await? > 0 {}
     std::future::pending().await
 }

@@ -1,4 +1,4 @@
-//! What tests ask a server, past the library.
+//! Queries of a server that bypass the library.
 
 use std::{future::Future, time::Duration};
 
@@ -60,12 +60,12 @@ pub(crate) async fn entries(server: &RedisServer, stream: &str) -> Vec<Entry> {
         .collect()
 }
 
-/// How many entries a stream holds.
+/// The number of entries in a stream.
 pub(crate) async fn len(server: &RedisServer, stream: &str) -> usize {
     server.query(&["XLEN", stream]).await
 }
 
-/// How many deliveries of a group are not acknowledged; 0 where there is no such group yet.
+/// The number of unacknowledged deliveries of a group; 0 if the group does not exist yet.
 pub(crate) async fn pending(server: &RedisServer, stream: &str, group: &str) -> usize {
     match server.try_command(&["XPENDING", stream, group]).await {
         Ok(redis::Value::Array(summary)) => match summary.first() {
@@ -77,7 +77,7 @@ pub(crate) async fn pending(server: &RedisServer, stream: &str, group: &str) -> 
     }
 }
 
-/// Whether a group has read the whole stream and acknowledged all of it.
+/// Returns whether a group has read and acknowledged the whole stream.
 pub(crate) async fn drained(server: &RedisServer, stream: &str, group: &str) -> bool {
     let groups: Vec<std::collections::HashMap<String, redis::Value>> =
         server.query(&["XINFO", "GROUPS", stream]).await;

@@ -21,11 +21,11 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// How many tasks one read takes: its documentation has larger ones for throughput, and more than
-/// this does not make it faster.
+/// The number of tasks in one read. Its documentation recommends larger reads for throughput; reads
+/// larger than this do not make it faster.
 const BATCH: usize = 1000;
 
-/// How long an idle worker waits between two looks at the queue: there is no blocking read.
+/// The time between two polls of an idle worker: there is no blocking read.
 const INTERVAL: Duration = Duration::from_millis(1);
 
 pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
@@ -76,9 +76,9 @@ async fn storage(probe: &Probe) -> RedisStorage<String> {
         Config::default()
             .queue(STREAM)
             .batch_size(BATCH)
-            // What its documentation says to turn off for tasks shorter than a heartbeat.
+            // Its documentation says to turn this off for tasks shorter than a heartbeat.
             .lock_tasks(false)
-            // Nobody listens to them here.
+            // The bench does not listen to events.
             .emit_events(false),
     )
 }
@@ -93,8 +93,8 @@ async fn preload(probe: &Probe, mut storage: RedisStorage<String>, count: usize)
             .await
             .expect("tasks");
         left -= tasks;
-        // What a worker's read does with all tasks that wait, before it takes any. Its script can
-        // do it with some 8,000 at once and fails above, so a backlog of more would be left there.
+        // A worker's read does this with all waiting tasks before it takes any. Its script handles
+        // some 8,000 at once and fails above that, so it would not read a larger backlog.
         let due: Vec<String> = probe.query(&["ZRANGE", &waiting, "0", "-1"]).await;
         let ready = [vec!["RPUSH".to_owned(), format!("{STREAM}:active")], due].concat();
         probe.server.command(&ready).await;
@@ -137,7 +137,7 @@ impl Worker {
         }
     }
 
-    /// Waits until Redis has so many tasks among those that are done.
+    /// Waits until Redis lists this number of tasks as done.
     async fn done(&self, probe: &Probe, count: usize) {
         let set = format!("{STREAM}:done");
         while self.handled.load(Ordering::Relaxed) < count

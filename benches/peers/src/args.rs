@@ -6,7 +6,7 @@ use crate::{
     workload::{Handler, Job, Work, Workload, drain, rpc, workload},
 };
 
-/// What every peer can do, and what two of them can: requests.
+/// The workloads that every peer supports, and requests, which two of them support.
 const WORKLOADS: [Workload; 4] = [
     workload("task-64", Work::Task { senders: 64 }, 150_000, 60_000),
     workload("task-512", Work::Task { senders: 512 }, 150_000, 60_000),
@@ -59,7 +59,7 @@ impl Args {
         Ok(args)
     }
 
-    /// What each peer is to do, one after the other.
+    /// The jobs of all peers, one after the other.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = Job> {
         self.workloads.iter().map(|workload| Job {
             name: workload.name,

@@ -24,8 +24,8 @@ mod ruststream;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-// The library's own bench, but for what it shows and what it alone measures. Some of these modules
-// have parts that only it needs.
+// The library's own bench, except for its report and the parts that measure the library alone. Some
+// of these modules have parts that only that bench needs.
 #[allow(dead_code)]
 #[path = "../../redis/address.rs"]
 mod address;
@@ -71,7 +71,7 @@ const GROUP: &str = "app_group";
 const NAME: &str = "bench.work";
 const PAYLOAD: &str = "payload";
 
-/// How long one round may take before it counts as stuck.
+/// The time after which a round counts as stuck.
 const STUCK: Duration = Duration::from_secs(120);
 
 fn main() {

@@ -27,7 +27,7 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// What the worker may hold, and has asked for: Campanile's worker holds as many.
+/// The number of messages that the worker holds or has requested, as for Campanile's worker.
 const IN_FLIGHT: usize = 1024;
 
 /// How an acknowledgement is made.
@@ -168,7 +168,7 @@ impl Queue {
         Self { context, consumer }
     }
 
-    /// Handles and acknowledges `count` messages, over a connection of its own.
+    /// Handles and acknowledges `count` messages, over a separate connection.
     async fn worker(
         &self,
         server: &NatsServer,
@@ -232,7 +232,7 @@ impl Queue {
     }
 }
 
-/// What `clock.rs` is for Redis.
+/// The counterpart of `clock.rs` for NATS.
 struct Clock<'a> {
     server: &'a NatsServer,
     client: Duration,
@@ -255,7 +255,7 @@ impl<'a> Clock<'a> {
             elapsed: self.started.elapsed(),
             client: process::cpu(std::process::id()).saturating_sub(self.client),
             redis: process::cpu(self.server.pid()).saturating_sub(self.nats),
-            // Nobody shows them.
+            // Not reported.
             commands: Commands::new(),
             peak: 0,
             count,

@@ -11,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// How long a server may take to answer after it was started. Loaded machines are slow.
+/// The time that a server may take to answer after its start. Loaded machines are slow.
 const START: Duration = Duration::from_secs(30);
 
 /// A running `nats-server` with JetStream. `NATS_SERVER` names another binary than the one on the
@@ -77,7 +77,7 @@ impl NatsServer {
         self.process.id()
     }
 
-    /// What it wrote down: `{"nats":["nats://127.0.0.1:…"]}`.
+    /// The URL in the file that it wrote: `{"nats":["nats://127.0.0.1:…"]}`.
     fn written_url(&self) -> Option<String> {
         let name = format!("nats-server_{}.ports", self.process.id());
         let ports = fs::read(self.dir().join(name)).ok()?;

@@ -1,4 +1,4 @@
-//! Who is measured.
+//! The measured libraries.
 
 use crate::{
     apalis, bullmq,
@@ -66,7 +66,7 @@ impl Peer {
         }
     }
 
-    /// Whether it has such a workload at all.
+    /// Returns whether it supports this workload.
     pub(crate) fn does(&self, work: Work) -> bool {
         let rpc = matches!(work, Work::Rpc { .. });
         !rpc || matches!(self, Peer::Raw | Peer::Campanile | Peer::Nats)

@@ -18,7 +18,7 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// What handlers of the current round saw.
+/// The number of messages that handlers have received in the current round.
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
 
 /// A task as it is read: its bytes, past any codec.

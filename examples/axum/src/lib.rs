@@ -15,14 +15,14 @@ use campanile::{Client, Redis, RouterService};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-/// What the handlers of both sides share.
+/// The state that the handlers of both sides share.
 #[derive(Debug, Clone)]
 pub struct App {
     redis: Redis,
     client: Client<Redis>,
     requests: Arc<AtomicU64>,
     orders: Arc<AtomicU64>,
-    /// Whether the process is about to end.
+    /// Cancelled when the process begins to shut down.
     pub stopping: CancellationToken,
 }
 
@@ -38,7 +38,7 @@ impl App {
         }
     }
 
-    /// How many HTTP requests were begun.
+    /// The number of HTTP requests that have begun.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::SeqCst)
     }

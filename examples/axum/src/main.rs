@@ -25,7 +25,7 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// How long connections may take to end.
+/// The time that connections may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main]

@@ -1,4 +1,4 @@
-//! What comes over HTTP.
+//! The HTTP side.
 
 use std::{fmt::Write as _, sync::atomic::Ordering, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What comes from the queue.
+//! The queue's side.
 
 use std::{sync::atomic::Ordering, time::Duration};
 

@@ -62,7 +62,7 @@ impl Process {
         Signal::Term.send(self.child.id().expect("it runs"));
     }
 
-    /// What it printed until it ended, well.
+    /// Waits for its successful end and returns its output.
     async fn ended(mut self) -> Vec<String> {
         let mut printed = Vec::new();
         let all = async {
@@ -89,7 +89,7 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own. An error is one of the connection.
+/// Sends one request over a new connection. An error is one of the connection.
 async fn ask(
     address: SocketAddr,
     request: http::request::Builder,
@@ -245,7 +245,7 @@ async fn without_redis_it_lives_is_not_ready_and_says_503() {
     }
 }
 
-/// What callers were told.
+/// The answers that callers received.
 #[derive(Default)]
 struct Ledger {
     answers: AtomicU64,
@@ -280,7 +280,7 @@ async fn under_load_a_signal_loses_no_request_and_no_task() {
                     };
                     let answer = match timeout(SOON, ask(address, request, body)).await {
                         Ok(Ok(answer)) => answer,
-                        // It may be gone, but no earlier than it was told to.
+                        // It may have ended, but not before the signal.
                         Ok(Err(_)) if signalled.load(Ordering::SeqCst) => return,
                         Ok(Err(error)) => panic!("{error}"),
                         Err(_) => panic!("a request is not answered"),
@@ -311,7 +311,7 @@ async fn under_load_a_signal_loses_no_request_and_no_task() {
     let last = printed.last().unwrap();
     assert_eq!(last, &format!("ended after {answers} requests"));
 
-    // What is left on the stream is for the next process.
+    // The next process handles the rest of the stream.
     let next = Process::start(&server).await;
     eventually(
         || async {

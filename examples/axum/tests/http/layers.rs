@@ -443,7 +443,7 @@ async fn replies_and_payloads_are_compressed_for_who_can_read_them() {
     let small: Reply = call.await.unwrap();
     assert_eq!(small.headers["content-encoding"], "gzip");
     assert!(small.payload.len() < 200, "{} bytes", small.payload.len());
-    // What is compressed already goes the other way.
+    // A request whose body is already compressed.
     let call = client
         .request("length", small.payload.clone())
         .header("content-encoding", "gzip");
@@ -484,7 +484,7 @@ async fn a_payload_beyond_the_limit_of_a_layer_is_a_dead_letter() {
         find::<Rejection>(&error).unwrap().is_permanent(),
         "{error:?}"
     );
-    // Where the length is in a header the layer answers by itself.
+    // With the length in a header, the layer answers by itself.
     let error = client
         .enqueue("a", "")
         .header(header::CONTENT_LENGTH, "11")
