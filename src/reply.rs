@@ -7,8 +7,8 @@
 //! assert_eq!(reply.payload, "[1,2]");
 //! ```
 //!
-//! For a task or an event the payload of a handler's reply goes nowhere; only whether there is a
-//! reply or an error matters.
+//! The payload of a handler's reply to a task or an event is not sent; only success or failure
+//! counts.
 
 use std::fmt;
 
@@ -19,16 +19,16 @@ use crate::{error::BoxError, message::MessageId, payload::IntoPayload};
 
 /// The answer of a `Service<Message>`.
 ///
-/// For an RPC request it is what the caller gets. The reply of a transport's sending half to a task
-/// carries its [`receipt`](Reply::receipt).
+/// The caller of an RPC request gets it. The reply of a transport to a task has its
+/// [`receipt`](Reply::receipt).
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Reply {
-    /// Headers, carried to the caller.
+    /// Headers, sent to the caller.
     pub headers: HeaderMap,
     /// The payload.
     pub payload: Bytes,
-    /// Values for the layers of this process; never carried on the wire.
+    /// Values for the layers of this process; never sent.
     pub extensions: Extensions,
     receipt: Option<MessageId>,
 }
@@ -50,8 +50,8 @@ impl Reply {
         }
     }
 
-    /// The id under which a transport accepted the message; `None` for an event, and where a
-    /// service handled the message in place.
+    /// The id under which a transport accepted the message; `None` for an event, and if a service
+    /// handled the message in place.
     pub fn receipt(&self) -> Option<&MessageId> {
         self.receipt.as_ref()
     }
@@ -68,7 +68,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// What a handler may return.
+/// A value that a handler may return.
 ///
 /// Implemented for every payload ([`IntoPayload`]), for [`Reply`], and for
 /// `Result<T, E>` of those with any error that turns into a [`BoxError`].
@@ -81,7 +81,7 @@ pub trait IntoReply {
     /// Makes the reply.
     ///
     /// # Errors
-    /// What the handler failed with, or why its value could not be serialized.
+    /// The handler's error, or the reason why its value could not be serialized.
     fn into_reply(self) -> Result<Reply, BoxError>;
 }
 

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_no_limit_is_waited_for() {
+    async fn a_message_without_a_limit_runs_to_its_end() {
         let (mut service, mut handle) = around(&TimeoutLayer::by_deadline());
         let task = with_deadline(Message::task("a", ""), SECOND);
         let answer = tokio::spawn(call(&mut service, task));
@@ -304,8 +304,8 @@ mod tests {
     }
 
     #[test]
-    fn a_time_out_of_nothing_is_refused_where_it_stands() {
+    fn a_time_out_of_zero_panics_at_the_callers_location() {
         let text = panic_text(|| TimeoutLayer::new(Duration::ZERO));
-        assert_eq!(text, "a time-out must be above zero");
+        assert_eq!(text, "a timeout must be above zero");
     }
 }

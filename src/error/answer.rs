@@ -1,4 +1,4 @@
-//! What a caller is told about an error that was not meant for it.
+//! The replies to requests whose handler failed without an `RpcError`.
 
 use tower::{
     buffer::error::{Closed, ServiceError},
@@ -8,8 +8,8 @@ use tower::{
 
 use super::{NotFound, Rejection, RpcError, chain, find};
 
-/// The answer that an error stands for; `None` where it has no word for callers, and its text was
-/// written for logs.
+/// The reply for an error, from the nearest known type in its chain. `None` if the chain has none;
+/// the text of such an error is for logs, not for callers.
 pub(crate) fn answer(name: &str, error: &(dyn std::error::Error + 'static)) -> Option<RpcError> {
     if let Some(answer) = find::<RpcError>(error) {
         Some(answer.clone())
@@ -22,7 +22,7 @@ pub(crate) fn answer(name: &str, error: &(dyn std::error::Error + 'static)) -> O
     } else if find::<Overloaded>(error).is_some() {
         Some(RpcError::unavailable("overloaded"))
     } else if find::<ServiceError>(error).is_some() || find::<Closed>(error).is_some() {
-        // No handler has seen it: another worker may well do it.
+        // No handler got the request, so another worker may be able to handle it.
         Some(RpcError::unavailable("the worker is broken"))
     } else {
         None

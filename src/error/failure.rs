@@ -1,4 +1,4 @@
-//! How a failed delivery is to be settled.
+//! An error that decides how a failed delivery is settled.
 
 use std::{fmt, time::Duration};
 
@@ -7,11 +7,11 @@ use tower::{buffer::error::ServiceError, load_shed::error::Overloaded};
 use super::{BoxError, Rejection, find};
 use crate::message::Kind;
 
-/// An error that says how the delivery that failed with it is to be settled.
+/// An error that decides how its delivery is settled.
 ///
-/// It works wherever it stands in the chain of an error's sources, so a layer or a handler can wrap
-/// it. The transport does what it says, atomically with the acknowledgement. An error without a
-/// `Failure` in its chain is redelivered with the transport's default back-off.
+/// A layer or a handler may wrap it: it counts anywhere in the chain of sources. The transport
+/// carries it out atomically with the acknowledgement. After an error without a `Failure` in its
+/// chain, the message is delivered again after the transport's back-off.
 ///
 /// ```
 /// use campanile::Failure;
@@ -28,34 +28,34 @@ pub struct Failure {
     cause: Option<BoxError>,
 }
 
-/// What a [`Failure`] asks for.
+/// The settlement that a [`Failure`] requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settle {
-    /// Deliver it again.
+    /// Delivers the message again.
     Redeliver {
-        /// After this long; `None` is the transport's back-off for this attempt.
+        /// The delay; `None` uses the transport's back-off for this attempt.
         after: Option<Duration>,
-        /// Whether this delivery counts as an attempt.
+        /// False if this delivery is not an attempt.
         counted: bool,
     },
-    /// Make it a dead letter now.
+    /// Makes the message a dead letter now.
     DeadLetter,
-    /// Drop it. It is counted, and nothing else remains.
+    /// Drops the message. The transport counts it and keeps nothing else.
     Discard,
 }
 
 impl Settle {
-    /// How [`serve`](crate::serve()) settles a delivery of this kind that failed with `error`, for
-    /// layers that must know whether the message comes back. `None` where a request is answered
-    /// with the error, and so is done.
+    /// Returns how [`serve`](crate::serve()) settles a delivery of this kind that failed with
+    /// `error`, for layers that must know whether the message is delivered again. `None` if a
+    /// request is answered with the error, and so is done.
     ///
     /// The nearest [`Failure`] in the chain decides. Without one, a request is answered, a
-    /// [`Rejection`] that is permanent makes a dead letter, tower's
-    /// [`Overloaded`] and a `Buffer`'s [`ServiceError`] are redelivered uncounted, and everything
-    /// else is redelivered. Two things depend on the source's settings: past its `max_deliveries` a
-    /// redelivery becomes a dead letter, and a [`NotFound`](super::NotFound) is dropped by one that
-    /// ignores unknown names.
+    /// permanent [`Rejection`] makes a dead letter, tower's [`Overloaded`] and a `Buffer`'s
+    /// [`ServiceError`] are redelivered uncounted, and any other error is redelivered. Two results
+    /// depend on the source's settings: after `max_deliveries` a redelivery becomes a dead letter,
+    /// and a source that ignores unknown names drops a message that failed with
+    /// [`NotFound`](super::NotFound).
     ///
     /// ```
     /// use campanile::{BoxError, Kind, Rejection, error::Settle};
@@ -76,8 +76,8 @@ impl Settle {
         }
         Some(Settle::Redeliver {
             after: None,
-            // Neither overload nor a service that broke before it got the message is the message's
-            // fault, so neither is an attempt.
+            // The message did not cause an overload, nor the failure of a service that did not get
+            // it. So neither is an attempt.
             counted: find::<Overloaded>(error).is_none() && find::<ServiceError>(error).is_none(),
         })
     }
@@ -91,7 +91,7 @@ impl Failure {
         }
     }
 
-    /// Deliver it again, after the transport's back-off for this attempt.
+    /// Delivers the message again, after the transport's back-off for this attempt.
     pub fn redeliver() -> Self {
         Self::new(Settle::Redeliver {
             after: None,
@@ -99,8 +99,8 @@ impl Failure {
         })
     }
 
-    /// Deliver it again after this long. The wait is kept by the transport: it survives this
-    /// process and holds no worker.
+    /// Delivers the message again after this delay. The transport stores it meanwhile: the delay
+    /// survives this process and holds no worker.
     pub fn redeliver_after(after: Duration) -> Self {
         Self::new(Settle::Redeliver {
             after: Some(after),
@@ -108,18 +108,19 @@ impl Failure {
         })
     }
 
-    /// Make it a dead letter now, whatever attempt this is.
+    /// Makes the message a dead letter now, at any attempt.
     pub fn dead_letter() -> Self {
         Self::new(Settle::DeadLetter)
     }
 
-    /// Drop it. It is counted and logged, and nothing else remains.
+    /// Drops the message. It is counted and logged, and not stored.
     pub fn discard() -> Self {
         Self::new(Settle::Discard)
     }
 
-    /// For a redelivery: this delivery was no attempt, since the message itself was not at fault
-    /// (overload, a dependency that is down). Such a message can go round for ever.
+    /// Does not count this delivery as an attempt, for failures that the message did not cause
+    /// (overload, a dependency that is down). Applies to redeliveries, which may then repeat
+    /// without end.
     pub fn uncounted(mut self) -> Self {
         if let Settle::Redeliver { counted, .. } = &mut self.settle {
             *counted = false;
@@ -133,14 +134,14 @@ impl Failure {
         self
     }
 
-    /// What it asks for.
+    /// The requested settlement.
     pub fn settle(&self) -> Settle {
         self.settle
     }
 }
 
 impl From<Settle> for Failure {
-    /// A failure that asks for just this.
+    /// A failure that requests this settlement, without a cause.
     fn from(settle: Settle) -> Self {
         Self::new(settle)
     }

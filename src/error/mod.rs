@@ -1,10 +1,10 @@
-//! What can go wrong, in a few types.
+//! The errors of this crate.
 //!
 //! - Inside a stack of services an error is a [`BoxError`], as everywhere in tower.
-//! - [`RpcError`] is what a handler answers and its caller gets; [`Failure`] says how a failed
-//!   delivery is to be settled. A handler returns either, or any other error.
-//! - [`Rejection`] is what an extractor fails with, [`NotFound`] a router without a route.
-//! - [`Error`] is what this crate's own operations return.
+//! - [`RpcError`] is an error reply, from a handler to its caller; [`Failure`] decides how a failed
+//!   delivery is settled. A handler returns either, or any other error.
+//! - [`Rejection`] is the error of extractors, [`NotFound`] of a router without a matching route.
+//! - [`Error`] is the error of this crate's operations.
 //!
 //! ```
 //! use campanile::{Failure, RpcError};
@@ -43,7 +43,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The error of a router that has no route for a message.
 ///
-/// For a task it is a failed delivery, for RPC a `not_found` reply.
+/// A task with it is a failed delivery; a request is answered with `not_found`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFound {
     pub(crate) kind: crate::Kind,
@@ -59,7 +59,7 @@ impl NotFound {
 
 impl std::fmt::Display for NotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // An event that came by a pattern may have any text as its name.
+        // An event that matched a pattern may have any text as its name.
         let name = crate::message::Shown::new(&self.name).at_most(crate::Name::MAX_LEN);
         write!(f, "no route for {} `{name}`", self.kind)
     }
@@ -67,16 +67,16 @@ impl std::fmt::Display for NotFound {
 
 impl std::error::Error for NotFound {}
 
-/// The nearest error of type `E` in `error`'s chain of sources, itself included.
+/// Finds the nearest error of type `E` in `error`'s chain of sources, itself included.
 ///
-/// `source()` has blind spots. An error behind thiserror's `#[error(transparent)]` forwards past
-/// itself, so the wrapped error is not seen, only *its* sources; and so it is with an `anyhow` or
-/// `eyre` error that was made of `E` without any context added. Return the wrapped type itself, or
-/// map it in a layer.
+/// `source()` misses two cases. An error with thiserror's `#[error(transparent)]` returns the
+/// source of the wrapped error, so the wrapped error itself is not found. The same applies to an
+/// `anyhow` or `eyre` error made from an `E` without any context. Return the wrapped type itself,
+/// or map it in a layer.
 pub fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {
-    // A chain that loops would otherwise hang the worker.
+    // Without a limit, a chain with a cycle would hang the worker.
     const DEEPEST: usize = 64;
     std::iter::successors(Some(error), |error| error.source())
         .take(DEEPEST)

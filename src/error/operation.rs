@@ -5,10 +5,10 @@ use std::fmt;
 use super::{BoxError, RpcError, find};
 use crate::message::Shown;
 
-/// Why an operation of this crate failed.
+/// The error of an operation of this crate.
 ///
-/// Ask it what it is by its predicates; its text says what to do, its
-/// [`source`](std::error::Error::source) what was behind it. No password is ever part of either.
+/// The predicates name the kind of the failure. The text says what to do, and the
+/// [`source`](std::error::Error::source) is the cause. Neither contains a password.
 pub struct Error {
     kind: Kind,
     message: String,
@@ -17,25 +17,25 @@ pub struct Error {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The time for it was used up.
+    /// The operation's time-out passed.
     Timeout,
     /// Nothing was sent: there is no connection.
     Disconnected,
-    /// It was sent, and the connection was lost before the answer.
+    /// The message was sent, and the connection was lost before the answer.
     Unknown,
-    /// The server said no.
+    /// The server refused the command.
     Refused,
     /// The caller's input cannot be sent.
     Invalid,
-    /// The answer cannot be read as what was asked for.
+    /// The answer does not have the requested type.
     Decode,
-    /// The set-up cannot work.
+    /// A setting is invalid.
     Config,
     /// The other side answered with an error.
     Rpc,
-    /// The service that the client stands on failed.
+    /// The client's service failed.
     Service,
-    /// It was closed before.
+    /// The transport is closed.
     Closed,
     /// Running handlers were dropped, because the shutdown was forced.
     Forced,
@@ -55,37 +55,37 @@ impl Error {
         self
     }
 
-    /// For transports outside this crate: it cannot be used as it was set up.
+    /// A setting is invalid. For transports outside this crate, as are the functions below.
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(Kind::Config, message)
     }
 
-    /// For transports outside this crate: there is no connection, nothing was sent.
+    /// There is no connection, and nothing was sent.
     pub fn disconnected(message: impl Into<String>) -> Self {
         Self::new(Kind::Disconnected, message)
     }
 
-    /// For transports outside this crate: it was sent, whether it was taken is not known.
+    /// The message was sent, and it is unknown whether the server stored it.
     pub fn unknown_outcome(message: impl Into<String>) -> Self {
         Self::new(Kind::Unknown, message)
     }
 
-    /// For transports outside this crate: the time for it was used up.
+    /// The operation's time-out passed.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::new(Kind::Timeout, message)
     }
 
-    /// For transports outside this crate: the server refused it.
+    /// The server refused the command.
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(Kind::Refused, message)
     }
 
-    /// For transports outside this crate: it cannot be sent as it is.
+    /// The message is invalid for this transport.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Kind::Invalid, message)
     }
 
-    /// For transports outside this crate: it was closed before.
+    /// The transport is closed.
     pub fn closed() -> Self {
         Self::new(Kind::Closed, "the transport is closed")
     }
@@ -105,7 +105,7 @@ impl Error {
         Self::new(Kind::Service, "the service failed").with_source(error)
     }
 
-    /// The time for it was used up. What was sent may still take effect.
+    /// The time-out passed. A message that was sent may still take effect.
     pub fn is_timeout(&self) -> bool {
         self.kind == Kind::Timeout
     }
@@ -115,44 +115,44 @@ impl Error {
         self.kind == Kind::Disconnected
     }
 
-    /// It was sent, and the connection was lost before the server's answer: it may or may not have
-    /// been taken.
+    /// The message was sent, and the connection was lost before the server's answer: the message
+    /// may or may not be stored.
     pub fn is_unknown_outcome(&self) -> bool {
         self.kind == Kind::Unknown
     }
 
-    /// The server refused: no right, no memory, a key of another type.
+    /// The server refused the command: a missing right, no memory, a key of another type.
     pub fn is_refused(&self) -> bool {
         self.kind == Kind::Refused
     }
 
-    /// The input cannot be sent: a name, a header or a payload.
+    /// A name, a header or a payload is invalid.
     pub fn is_invalid(&self) -> bool {
         self.kind == Kind::Invalid
     }
 
-    /// The answer is not what was asked for.
+    /// The answer does not have the requested type.
     pub fn is_decode(&self) -> bool {
         self.kind == Kind::Decode
     }
 
-    /// The set-up cannot work as it is.
+    /// A setting is invalid.
     pub fn is_config(&self) -> bool {
         self.kind == Kind::Config
     }
 
-    /// The transport was closed before.
+    /// The transport is closed.
     pub fn is_closed(&self) -> bool {
         self.kind == Kind::Closed
     }
 
-    /// A forced shutdown has dropped running handlers. Their messages are delivered again when their
-    /// leases end; the text says how many there were.
+    /// A forced shutdown has dropped running handlers. Their messages are delivered again when
+    /// their leases end; the text has their number.
     pub fn is_forced_shutdown(&self) -> bool {
         self.kind == Kind::Forced
     }
 
-    /// What the other side answered, where it answered with an error.
+    /// The error reply of the other side, if that is the cause.
     pub fn rpc(&self) -> Option<&RpcError> {
         find(self.source.as_deref()?)
     }
@@ -163,7 +163,8 @@ impl Error {
     }
 }
 
-/// [`chain`] as a log may have it: handlers and servers quote in their errors what senders wrote.
+/// Like [`chain`], escaped and bounded for logs: errors of handlers and servers quote text of
+/// senders.
 pub(crate) fn shown_chain(error: &(dyn std::error::Error + 'static)) -> String {
     const MAX_LEN: usize = 2048;
     Shown::new(&chain(error)).at_most(MAX_LEN).to_string()

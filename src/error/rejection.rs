@@ -1,21 +1,21 @@
-//! Why an extractor could not get what a handler asked for.
+//! The error of extractors.
 
 use std::fmt;
 
 use super::BoxError;
 
-/// The error of an extractor that found no such thing in the message, or something malformed.
+/// The error of an extractor whose value is missing in the message or malformed.
 ///
-/// It is one of two things, and [`is_permanent`](Self::is_permanent) says which:
+/// [`is_permanent`](Self::is_permanent) tells two kinds apart:
 ///
-/// - The *message* is at fault: its payload or its headers are not what the handler takes. No
-///   retry can change that, so a task becomes a dead letter at once and a request is answered with
-///   `invalid`.
-/// - The *deployment* is: an extension that no layer added, say. That is an ordinary failure; the
-///   next deployment may do better.
+/// - Permanent: the *message* is invalid, since its payload or its headers do not fit the handler.
+///   A retry cannot change that, so a task becomes a dead letter at once and a request is answered
+///   with `invalid`.
+/// - Ordinary: the *deployment* is wrong, such as a missing layer for an extension. The message is
+///   delivered again, perhaps to a corrected deployment.
 ///
-/// It is found wherever it stands in an error's chain, with [`find`](super::find). The texts name
-/// the place and the kind of a fault and never show the payload.
+/// [`find`](super::find) finds it anywhere in an error's chain. The texts name the place and the
+/// kind of the fault and never contain the payload.
 ///
 /// ```
 /// use campanile::{error::{self, Rejection}, BoxError};
@@ -31,7 +31,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// The message is at fault, and stays so.
+    /// A permanent rejection: the message is invalid.
     pub fn permanent(message: impl Into<String>) -> Self {
         Self {
             permanent: true,
@@ -40,7 +40,7 @@ impl Rejection {
         }
     }
 
-    /// The deployment is at fault: another one may be able to handle the message.
+    /// An ordinary rejection: another deployment may be able to handle the message.
     pub fn ordinary(message: impl Into<String>) -> Self {
         Self {
             permanent: false,
@@ -49,13 +49,13 @@ impl Rejection {
         }
     }
 
-    /// Adds the cause. It is shown in logs, so it must not quote the payload.
+    /// Adds the cause. It appears in logs, so it must not quote the payload.
     pub fn because(mut self, cause: impl Into<BoxError>) -> Self {
         self.source = Some(cause.into());
         self
     }
 
-    /// Whether the message itself is at fault, so that no retry can help.
+    /// Returns whether the message itself is invalid, so that no retry can help.
     pub fn is_permanent(&self) -> bool {
         self.permanent
     }

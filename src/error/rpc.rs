@@ -6,23 +6,23 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-/// The kind of an [`RpcError`], for programs. It is sent as a short text, and two codes with the same
-/// text are equal.
+/// The kind of an [`RpcError`], for programs. It is sent as a short text, and two codes with the
+/// same text are equal.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RpcCode {
-    /// No handler for the name, or no such thing: `not_found`.
+    /// No handler for the name, or the requested object does not exist: `not_found`.
     NotFound,
-    /// The request cannot be understood; sending it again cannot help: `invalid`.
+    /// The request is invalid; sending it again cannot help: `invalid`.
     Invalid,
-    /// Not now; sending it again may help: `unavailable`.
+    /// Temporarily not possible; sending it again may help: `unavailable`.
     Unavailable,
-    /// It took too long: `deadline`.
+    /// The deadline passed: `deadline`.
     Deadline,
     /// The handler failed: `internal`.
     Internal,
-    /// A code of the application's own. With the text of a code above, [`RpcError::new`] makes it
-    /// that one, as it is on the other side of the wire.
+    /// A code of the application. With the text of a code above, [`RpcError::new`] turns it into
+    /// that code, which is the one that the caller gets.
     Other(Cow<'static, str>),
 }
 
@@ -41,7 +41,7 @@ impl RpcCode {
 }
 
 impl RpcCode {
-    /// The code with this text that is not the application's own.
+    /// The code with this text, unless it is the application's.
     fn known(text: &str) -> Option<Self> {
         Some(match text {
             "not_found" => RpcCode::NotFound,
@@ -80,10 +80,10 @@ impl fmt::Display for RpcCode {
     }
 }
 
-/// An error that an RPC handler answers with, and that its caller gets.
+/// An error reply of an RPC handler to its caller.
 ///
-/// Its message is sent to the caller as it is. Any other error of a handler reaches the caller only
-/// as `internal`, without its text.
+/// The caller gets its message unchanged. Any other error of a handler reaches the caller only as
+/// `internal`, without its text.
 ///
 /// ```
 /// use campanile::{RpcCode, RpcError};
@@ -101,29 +101,29 @@ impl RpcError {
     /// An error with a code.
     pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
         Self {
-            // The caller reads the code from its text, so code that matches on the variant must see
-            // the same one here.
+            // The caller decodes the code from its text. Use the same variant here, for code that
+            // matches on it.
             code: RpcCode::known(code.as_str()).unwrap_or(code),
             message: message.into(),
         }
     }
 
-    /// There is no such thing.
+    /// The requested object does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(RpcCode::NotFound, message)
     }
 
-    /// The request makes no sense.
+    /// The request is invalid.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(RpcCode::Invalid, message)
     }
 
-    /// Not now.
+    /// Temporarily not possible.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(RpcCode::Unavailable, message)
     }
 
-    /// It took too long.
+    /// The deadline passed.
     pub fn deadline(message: impl Into<String>) -> Self {
         Self::new(RpcCode::Deadline, message)
     }
@@ -133,12 +133,12 @@ impl RpcError {
         Self::new(RpcCode::Internal, message)
     }
 
-    /// For machines.
+    /// The code, for programs.
     pub fn code(&self) -> &RpcCode {
         &self.code
     }
 
-    /// For people. May be empty.
+    /// The text, for people. May be empty.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -17,9 +17,9 @@ use crate::{
 
 /// A value from the message's extensions, and the layer that adds one.
 ///
-/// A layer that finds something out about a message leaves it there for the handler. What is known
-/// before any message comes is better kept in [`State`](super::State), which cannot be forgotten:
-/// without the layer the extractor rejects, as an ordinary failure.
+/// Layers pass values about a message to its handler with it. Keep values that do not depend on the
+/// message in [`State`](super::State), which the compiler checks: without the layer, this extractor
+/// rejects with an ordinary failure.
 ///
 /// ```
 /// use campanile::{Extension, Router};
@@ -93,7 +93,7 @@ impl<S, T: Clone> Layer<S> for Extension<T> {
     }
 }
 
-/// The service that [`Extension`] makes as a layer: it adds the value to every message.
+/// The service of [`Extension`] as a layer: it adds the value to every message.
 #[derive(Debug, Clone, Copy)]
 pub struct AddExtension<S, T> {
     inner: S,

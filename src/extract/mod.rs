@@ -18,35 +18,35 @@
 //! let app = Router::new().task("orders.create", create).with_state(Db);
 //! ```
 //!
-//! | argument | what it is | where it rejects |
+//! | argument | value | rejects if |
 //! |---|---|---|
-//! | [`Json<T>`](crate::Json) | the payload, read as JSON | payload is not the JSON of a `T` |
-//! | `Bytes`, `Vec<u8>` | the payload as it came; a `Bytes` of 4 KiB or more may share memory with messages that arrived with it, so copy what is kept for long | |
-//! | `String` | the payload as text | not UTF-8 |
-//! | [`Message`] | everything | |
+//! | [`Json<T>`](crate::Json) | the payload, read as JSON | the payload is not the JSON of a `T` |
+//! | `Bytes`, `Vec<u8>` | the payload; a `Bytes` of 4 KiB or more may share memory with messages that arrived with it, so copy it to keep it for long | |
+//! | `String` | the payload as text | it is not UTF-8 |
+//! | [`Message`] | the whole message | |
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |
-//! | [`Extension<T>`] | a value that a layer added | no layer did (the deployment's fault) |
+//! | [`Extension<T>`] | a value that a layer added | no layer did (an ordinary failure) |
 //! | `HeaderMap` | the headers | |
-//! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | what they say | |
+//! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | those of the message | |
 //! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | outside a router |
-//! | [`MessageId`](crate::MessageId), [`Lease`](crate::Lease) | of this delivery | the message came from no stream |
-//! | [`Deadline`](crate::Deadline) | when the outcome stops to matter | it never does |
-//! | `Option<T>` | `None` where it is absent | it is there and malformed |
-//! | `Result<T, T::Rejection>` | what another argument would reject with | |
+//! | [`MessageId`](crate::MessageId), [`Lease`](crate::Lease) | those of the delivery | the message did not come from a stream |
+//! | [`Deadline`](crate::Deadline) | the time after which the outcome does not matter | the message has none |
+//! | `Option<T>` | `None` if the value is missing | it is malformed |
+//! | `Result<T, T::Rejection>` | the value, or the other argument's rejection | |
 //!
-//! For `Option` an empty payload is an absent one.
+//! An empty payload is `None` as an `Option`.
 //!
 //! # Ordering
 //! Arguments are extracted from left to right. Those that take the payload, the first four rows,
 //! must come last: a message has one payload.
 //!
 //! # Errors
-//! The first argument that rejects ends it: the handler is not called, and the delivery fails with
-//! the extractor's rejection. That is a [`Rejection`](crate::error::Rejection) for the extractors of this crate, which says
-//! whether a retry can help.
+//! If an argument rejects, the handler is not called, and the delivery fails with the extractor's
+//! rejection. The extractors of this crate reject with a [`Rejection`](crate::error::Rejection),
+//! which says whether a retry can help.
 //!
-//! # An extractor of your own
-//! It implements [`FromMessageParts`], or [`FromMessage`] when it takes the payload.
+//! # Custom extractors
+//! Implement [`FromMessageParts`], or [`FromMessage`] for a type that takes the payload.
 //!
 //! ```
 //! use campanile::{Router, error::Rejection, extract::FromMessageParts, message::Parts};
@@ -90,7 +90,7 @@ pub use self::{
     state::{FromRef, State},
 };
 
-/// An argument that any position of a handler can have: it leaves the payload alone.
+/// An argument for any position of a handler: it does not use the payload.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be taken from a message's parts",
     label = "no extractor, or one that takes the payload and so must be the last argument",
@@ -98,23 +98,23 @@ pub use self::{
     note = "for a type of your own, implement `FromMessageParts`"
 )]
 pub trait FromMessageParts<S>: Sized {
-    /// Why there was none.
+    /// The error if the value is missing or malformed.
     type Rejection: Into<BoxError>;
 
-    /// Takes it from the parts.
+    /// Extracts the value.
     ///
     /// # Errors
-    /// When it is not there or malformed.
+    /// If it is missing or malformed.
     fn from_message_parts(
         parts: &mut Parts,
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// An argument that the last position of a handler can have: it may take the payload.
+/// An argument for the last position of a handler: it may take the payload.
 ///
-/// Whatever implements [`FromMessageParts`] can come last too; the parameter `M` keeps the two ways
-/// apart and is never written by hand.
+/// Types with [`FromMessageParts`] can be last, too; the parameter `M` distinguishes the two and is
+/// never written by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be taken from a message",
     label = "this is no extractor",
@@ -122,21 +122,21 @@ pub trait FromMessageParts<S>: Sized {
     note = "for a type of your own, implement `FromMessage`, or `FromMessageParts` when it leaves the payload alone"
 )]
 pub trait FromMessage<S, M = via::Message>: Sized {
-    /// Why there was none.
+    /// The error if the value is missing or malformed.
     type Rejection: Into<BoxError>;
 
-    /// Takes it from the message.
+    /// Extracts the value.
     ///
     /// # Errors
-    /// When it is not there or malformed.
+    /// If it is missing or malformed.
     fn from_message(
         message: Message,
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// The two ways in which a last argument can be extracted. Types that implement one of the traits
-/// for themselves and another that covers all types with the other trait would otherwise overlap.
+/// The two ways to extract a last argument. Without this marker, implementations of one trait for a
+/// type and of the other for all types would overlap.
 #[doc(hidden)]
 pub mod via {
     /// Through [`FromMessageParts`](super::FromMessageParts).

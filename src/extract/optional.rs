@@ -8,7 +8,7 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// An extractor that can tell an absent value from a malformed one, so that `Option<Self>` can be
+/// An extractor that distinguishes a missing value from a malformed one, so `Option<Self>` can be
 /// an argument in any position.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is no extractor",
@@ -16,33 +16,33 @@ use crate::{
     note = "take `Result<{Self}, _>` to get whatever it rejects with, or implement `OptionalFromMessageParts`"
 )]
 pub trait OptionalFromMessageParts<S>: Sized {
-    /// Why it could not be read, although it is there.
+    /// The error if the value is malformed.
     type Rejection: Into<BoxError>;
 
-    /// Takes it from the parts, where it is there.
+    /// Extracts the value; `None` if it is missing.
     ///
     /// # Errors
-    /// When it is there and malformed.
+    /// If it is malformed.
     fn from_message_parts(
         parts: &mut Parts,
         state: &S,
     ) -> impl Future<Output = Result<Option<Self>, Self::Rejection>> + Send;
 }
 
-/// The same for an extractor that takes the payload: an empty payload is an absent one.
+/// The same for an extractor that takes the payload: an empty payload counts as missing.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is no extractor",
     label = "whether it is absent or malformed cannot be told",
     note = "take `Result<{Self}, _>` to get whatever it rejects with, or implement `OptionalFromMessage`"
 )]
 pub trait OptionalFromMessage<S>: Sized {
-    /// Why it could not be read, although it is there.
+    /// The error if the value is malformed.
     type Rejection: Into<BoxError>;
 
-    /// Takes it from the message, where it is there.
+    /// Extracts the value; `None` if it is missing.
     ///
     /// # Errors
-    /// When it is there and malformed.
+    /// If it is malformed.
     fn from_message(
         message: Message,
         state: &S,

@@ -10,7 +10,7 @@ use crate::{
     message::{Attempt, Deadline, Kind, Lease, MatchedRoute, MessageId, Name, Parts},
 };
 
-/// What every message has.
+/// Fields that every message has.
 macro_rules! always_there {
     ($($type:ty: $parts:ident => $value:expr;)*) => {$(
         impl<S: Sync> FromMessageParts<S> for $type {
@@ -30,7 +30,7 @@ always_there! {
     HeaderMap: parts => parts.headers.clone();
 }
 
-/// What some messages have.
+/// Fields that some messages have.
 macro_rules! sometimes_there {
     ($($type:ty: $parts:ident => $value:expr, else $rejection:expr;)*) => {$(
         impl<S: Sync> FromMessageParts<S> for $type {
@@ -52,7 +52,7 @@ macro_rules! sometimes_there {
 }
 
 sometimes_there! {
-    // Only its sender could have given the message a deadline.
+    // Permanent: only the message's sender can set a deadline.
     Deadline: parts => parts.deadline,
         else Rejection::permanent("the message has no deadline");
     MessageId: parts => parts.id.clone(),

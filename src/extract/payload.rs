@@ -16,7 +16,7 @@ impl<S: Sync> FromMessage<S> for Message {
     }
 }
 
-/// A payload type: how it is read, and that nothing is an absent one.
+/// Implements the extractors of a payload type; as an `Option`, an empty payload is `None`.
 macro_rules! payload_extractors {
     ($([$($parameter:ident)?] $type:ty: $read:expr, $rejection:ty;)*) => {$(
         impl<S: Sync, $($parameter: DeserializeOwned)?> FromMessage<S> for $type {
@@ -54,7 +54,7 @@ fn text(payload: Bytes) -> Result<String, Rejection> {
 }
 
 fn json<T: DeserializeOwned>(payload: Bytes) -> Result<Json<T>, Rejection> {
-    // To check all of it once is cheaper than each string by itself.
+    // Checking the whole payload once is cheaper than checking each string.
     let read = match std::str::from_utf8(&payload) {
         Ok(text) => serde_json::from_str(text),
         Err(_) => serde_json::from_slice(&payload),
@@ -63,8 +63,8 @@ fn json<T: DeserializeOwned>(payload: Bytes) -> Result<Json<T>, Rejection> {
         .map_err(|error| Rejection::permanent(describe(&error, &payload)))
 }
 
-/// Says where and what is wrong without the values that serde quotes: those come from the payload,
-/// which belongs in no log and may be megabytes long.
+/// Names the place and the kind of an error without the values that serde quotes: those are from
+/// the payload, which must not get into logs and may be megabytes long.
 fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     if payload.is_empty() {
         return "the payload is empty where JSON was expected".to_owned();
@@ -77,7 +77,7 @@ fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     let told = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let told = told.strip_suffix(&place).unwrap_or(&told);
-    // The text quotes the value before it names the expected type.
+    // The text quotes the value before the expected type.
     if !error.is_data() || holds_no_value(told) {
         let _ = write!(text, ": {told}");
     } else if let Some((_, expected)) = told.rsplit_once(", expected ") {
@@ -89,7 +89,8 @@ fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     text
 }
 
-/// True if serde's error text consists of names of the type alone and quotes nothing of the payload.
+/// Returns whether serde's error text consists of the type's names and quotes nothing of the
+/// payload.
 fn holds_no_value(told: &str) -> bool {
     const BEGINNINGS: [&str; 4] = [
         "missing field ",
@@ -97,7 +98,7 @@ fn holds_no_value(told: &str) -> bool {
         "data did not match any variant of untagged enum ",
         "no variant of enum ",
     ];
-    // Serde's derived code keeps flattened fields in a form without these.
+    // Serde's derived code stores flattened fields in a form without these.
     let of_flattened = ["i128 is not supported", "u128 is not supported"];
     BEGINNINGS.iter().any(|text| told.starts_with(text)) || of_flattened.contains(&told)
 }

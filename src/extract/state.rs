@@ -10,7 +10,7 @@ use crate::message::Parts;
 
 /// The state that the router was finished with, or a part of it.
 ///
-/// State is cloned for every message: keep what is large behind an `Arc`.
+/// It is cloned for every message: keep large values behind an `Arc`.
 ///
 /// ```
 /// use campanile::{Router, State, extract::FromRef};
@@ -49,7 +49,7 @@ pub struct State<T>(pub T);
     note = "finish the router with `.with_state(..)` of a `{Self}`, or implement `FromRef<{T}>` for `{Self}`"
 )]
 pub trait FromRef<T> {
-    /// Makes it.
+    /// Makes the part.
     fn from_ref(whole: &T) -> Self;
 }
 

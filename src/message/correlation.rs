@@ -1,36 +1,37 @@
-//! The id by which a reply is found.
+//! The id that matches a reply to its request.
 
 use std::fmt;
 
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-/// The id that the sender of a request gave it, and that its reply comes back with. Cheap to clone.
+/// The id that a sender gives to a request, and that its reply carries. Cheap to clone.
 ///
-/// Our clients' ids are UUIDs; those of others are any text of up to [`CorrelationId::MAX_LEN`] bytes.
-/// What is longer, or no text, is answered all the same, but not shown to layers and handlers.
+/// Our clients use UUIDs; other clients may use any text of up to [`CorrelationId::MAX_LEN`] bytes.
+/// A request with a longer id, or one that is not text, is still answered; layers and handlers do
+/// not see its id.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CorrelationId(Repr);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Repr {
-    // In place: a text of this length would cost an allocation for each request.
+    // Stored in place: a string of this length would cost an allocation for each request.
     Uuid(Uuid),
     Text(SmolStr),
 }
 
 impl CorrelationId {
-    /// The longest id that is kept, in bytes.
+    /// The maximum length of an id, in bytes.
     pub const MAX_LEN: usize = 128;
 
-    /// The id in bytes that came from outside.
+    /// Decodes an id from another process. `None` if it is too long or not UTF-8.
     pub(crate) fn from_utf8(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > Self::MAX_LEN {
             return None;
         }
         let mut buffer = Uuid::encode_buffer();
         match Uuid::try_parse_ascii(bytes) {
-            // A UUID has more than one spelling, and the id is the one that came.
+            // A UUID has more than one spelling; keep the one that was sent.
             Ok(id) if id.hyphenated().encode_lower(&mut buffer).as_bytes() == bytes => {
                 Some(Self(Repr::Uuid(id)))
             }

@@ -1,4 +1,4 @@
-//! The worker's hold on a delivery, and how it hears that it lost it.
+//! A worker's lease on a delivery, and the report of its loss.
 
 use std::{
     fmt,
@@ -10,11 +10,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// A worker's hold on one delivery, as its handler sees it.
+/// A worker's lease on one delivery, for its handler.
 ///
-/// A transport renews what its worker holds. When that fails for so long that another worker took
-/// the delivery over, the lease is *lost*: whatever the handler still does is done twice, and a
-/// failure of it will change nothing. A handler that wants to stop then waits for
+/// The transport renews the leases of its worker. If it cannot for so long that another worker
+/// takes the delivery over, the lease is *lost*: further work of the handler is done twice, and its
+/// failure has no effect. A handler that wants to stop then waits for [`token`](Lease::token).
 /// [`token`](Lease::token).
 #[derive(Clone, Default)]
 pub struct Lease(Arc<Inner>);
@@ -22,17 +22,17 @@ pub struct Lease(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     lost: AtomicBool,
-    // Made on demand: most handlers never ask, and a token costs an allocation.
+    // Created on demand: most handlers do not use it, and a token costs an allocation.
     token: OnceLock<CancellationToken>,
 }
 
 impl Lease {
-    /// A lease that is held. For transports.
+    /// A new lease, which is held. For transports.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Marks the lease as lost and cancels its token. For transports; there is no way back.
+    /// Marks the lease as lost and cancels its token. This cannot be undone. For transports.
     pub fn lose(&self) {
         self.0.lost.store(true, Ordering::SeqCst);
         if let Some(token) = self.0.token.get() {
@@ -40,12 +40,12 @@ impl Lease {
         }
     }
 
-    /// Whether another worker has the delivery by now.
+    /// Returns whether another worker has taken over the delivery.
     pub fn is_lost(&self) -> bool {
         self.0.lost.load(Ordering::SeqCst)
     }
 
-    /// A token that is cancelled when the lease is lost.
+    /// A token that is cancelled when the lease is lost; at once, if it is lost already.
     pub fn token(&self) -> CancellationToken {
         let token = self.0.token.get_or_init(CancellationToken::new).clone();
         // `lose` may have run between its store and our `get_or_init`.

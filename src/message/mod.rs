@@ -1,9 +1,8 @@
-//! What travels: a [`Message`] is its [`Parts`] and a payload of bytes.
+//! Messages: a [`Message`] has [`Parts`] and a payload of bytes.
 //!
-//! A message is a request in tower's sense: whatever handles one is a
-//! `tower::Service<Message>`. It is built like an `http::Request`, from the same
-//! [`HeaderMap`] and [`Extensions`], so that what exists for
-//! those works here.
+//! A message is a request in tower's sense: a handler is a `tower::Service<Message>`. It is built
+//! like an `http::Request`, from the same [`HeaderMap`] and [`Extensions`], so code for those types
+//! works here.
 //!
 //! ```
 //! use campanile::{Kind, Message};
@@ -24,8 +23,8 @@
 //! ```
 //!
 //! # Delivery guarantee
-//! A message is cheap to clone, and a layer may clone it as often as it likes. The right to settle
-//! the delivery it came with is not part of it and cannot be cloned.
+//! A message is cheap to clone, and layers may clone it. The right to settle its delivery is not
+//! part of it and cannot be cloned.
 
 mod correlation;
 mod lease;
@@ -49,12 +48,12 @@ pub use self::{
     shown::Shown,
 };
 
-/// How a message travels and what its sender may expect of it.
+/// The kind of a message: its way of travelling, and its guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Work to be done by one worker, at least once.
+    /// Work for one worker of each group, at least once.
     Task,
-    /// News for everyone who listens right now; best effort.
+    /// A notice to all current subscribers; best effort.
     Event,
     /// A request whose sender waits for a reply.
     Rpc,
@@ -79,8 +78,8 @@ impl fmt::Display for Kind {
 
 /// A value for each kind of message.
 ///
-/// It is looked up by [`Kind`], in a `match`: another kind would be an error of the compiler and not
-/// of an index.
+/// Indexing is a `match` on [`Kind`], so a new kind is an error of the compiler and not of an
+/// index.
 ///
 /// ```
 /// use campanile::{Kind, message::ByKind};
@@ -92,11 +91,11 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ByKind<T> {
-    /// That of tasks.
+    /// The value for tasks.
     pub task: T,
-    /// That of events.
+    /// The value for events.
     pub event: T,
-    /// That of RPC requests.
+    /// The value for RPC requests.
     pub rpc: T,
 }
 
@@ -122,18 +121,19 @@ impl<T> IndexMut<Kind> for ByKind<T> {
     }
 }
 
-/// How the reply to an RPC request travels. Chosen by the sender.
+/// The way of the reply to an RPC request. Chosen by the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ReplyMode {
-    /// The reply is stored until the caller has read it: it survives a lost connection on either
-    /// side.
+    /// The server stores the reply until the caller has read it: it survives a lost connection on
+    /// either side.
     #[default]
     Reliable,
-    /// The reply is published once: the fastest way, and lost when nobody listens at that moment.
+    /// The reply is published once: fastest, and lost if the caller is not connected at that
+    /// moment.
     Fast,
 }
 
-/// Which delivery of a message this is, counted from 1 across redelivery, take-over and delayed
+/// The number of a delivery of a message, from 1, counted across redelivery, take-over and delayed
 /// retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
@@ -145,55 +145,55 @@ impl Default for Attempt {
 }
 
 impl Attempt {
-    /// Whether the message was delivered before.
+    /// Returns whether the message was delivered before.
     pub fn is_retry(self) -> bool {
         self.0 > 1
     }
 }
 
-/// When nobody is interested in the outcome any more, on this process's monotonic clock.
+/// The time after which the outcome does not matter, on this process's monotonic clock.
 ///
-/// On the wire it is a time to live, measured on the server's clock: the clocks of two machines
-/// need not agree.
+/// On the wire it is a time to live on the server's clock, so the clocks of two machines need not
+/// agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    /// How long a request may take unless its sender says otherwise.
+    /// The default time for a request.
     pub(crate) const OF_A_REQUEST: Duration = Duration::from_secs(30);
 
     /// The deadline `after` from now.
     pub fn after(after: Duration) -> Self {
         let now = Instant::now();
-        // A century stands for "never" where the sum would overflow.
+        // Use a century if the sum overflows.
         Deadline(
             now.checked_add(after)
                 .unwrap_or_else(|| now + Duration::from_secs(3_155_760_000)),
         )
     }
 
-    /// How long until then; zero once it has passed.
+    /// The time left; zero once the deadline has passed.
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// Whether it has passed.
+    /// Returns whether the deadline has passed.
     pub fn has_passed(self) -> bool {
         self.0 <= Instant::now()
     }
 }
 
-/// When a task is to be put on its stream, if not at once. Chosen by the sender.
+/// The time at which a delayed task is added to its stream. Chosen by the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Due {
-    /// This long after the server has taken it, on the server's clock.
+    /// This long after the server has stored it, on the server's clock.
     After(Duration),
-    /// When the server's clock shows this time; at once when that is past.
+    /// At this time of the server's clock; at once if it has passed.
     At(SystemTime),
 }
 
 impl Due {
-    /// How long until then, as far as this machine's clock can tell.
+    /// The time left, by this machine's clock.
     pub fn wait(self) -> Duration {
         match self {
             Due::After(delay) => delay,
@@ -210,14 +210,14 @@ pub struct MatchedRoute {
 }
 
 impl MatchedRoute {
-    /// The route as it was registered, with the prefixes of the routers around it. For a fallback
-    /// it is the prefix that the fallback serves, empty at the root.
+    /// The route as it was registered, with the prefixes of its outer routers. For a fallback, the
+    /// prefix that it serves, empty at the root.
     pub fn as_str(&self) -> &str {
         &self.pattern
     }
 }
 
-/// Everything about a message but its payload.
+/// All of a message except its payload.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Parts {
@@ -225,41 +225,41 @@ pub struct Parts {
     pub kind: Kind,
     /// The full dotted name.
     pub name: Name,
-    /// The stream that it is on: that it was delivered from, in which it died, or that somebody looks
-    /// at. `None` for what no transport has accepted yet, and for events.
+    /// The stream of the message: of its delivery, of its dead letter, or of the `tail` that read
+    /// it. `None` before a transport has accepted it, and for events.
     pub stream: Option<Name>,
-    /// The consumer group that it was delivered to, or in which it died. `None` where
-    /// [`stream`](Self::stream) is, and for what was found on a stream without being delivered.
+    /// The consumer group of the delivery or of the dead letter. `None` if [`stream`](Self::stream)
+    /// is, and for entries that were read without a delivery.
     pub group: Option<Name>,
-    /// The id that the transport gave it; `None` before it was accepted, and for events. It is
-    /// unique in its stream only.
+    /// The id from the transport; `None` before it accepted the message, and for events. Unique in
+    /// its stream only.
     pub id: Option<MessageId>,
-    /// When the transport accepted it, on the server's clock, where that is known.
+    /// The time at which the transport accepted it, on the server's clock, if known.
     pub accepted_at: Option<SystemTime>,
-    /// Which delivery this is.
+    /// The number of this delivery.
     pub attempt: Attempt,
-    /// When the outcome stops to matter, if ever.
+    /// The time after which the outcome does not matter, if there is one.
     pub deadline: Option<Deadline>,
-    /// For a task or a request that is sent: the stream to send it to, in place of the one that the
-    /// transport's handle names. It means nothing to a delivery.
+    /// For sending a task or a request: the stream, in place of the one of the transport's handle.
+    /// Ignored in a delivery.
     pub to: Option<Name>,
-    /// For a task that is sent: when it is due. It means nothing to a delivery, or to a service
-    /// that handles the task in place.
+    /// For sending a task: the time at which it is due. Ignored in a delivery, and by services that
+    /// handle the task in place.
     pub due: Option<Due>,
-    /// For a task: what makes sending it twice the same as sending it once. It means nothing to a
-    /// service that handles the task in place.
+    /// For sending a task: tasks with one key are stored once. Ignored by services that handle the
+    /// task in place.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// For RPC: how the reply travels.
+    /// For RPC: the way of the reply.
     pub reply_mode: ReplyMode,
-    /// For a delivered RPC request: the id by which its sender finds the reply.
+    /// For a delivered RPC request: the id that its reply carries.
     pub correlation_id: Option<CorrelationId>,
-    /// For events: the pattern of the subscription that brought it, where it was a pattern.
+    /// For events: the pattern of the subscription, if it has one.
     pub pattern: Option<Name>,
-    /// Headers, carried on the wire.
+    /// Headers, sent with the message.
     pub headers: HeaderMap,
-    /// Values for the layers and handlers of this process; never carried on the wire.
+    /// Values for the layers and handlers of this process; never sent.
     pub extensions: Extensions,
-    /// The worker's hold on the delivery, where it is one.
+    /// The worker's lease on the delivery, in transports with leases.
     pub lease: Option<Lease>,
     pub(crate) matched: Option<MatchedRoute>,
 }
@@ -289,14 +289,14 @@ impl Parts {
         }
     }
 
-    /// The route that the router chose; `None` outside a router. Layers of the router can read it:
-    /// the name is resolved before they run.
+    /// The route that the router chose; `None` outside a router. Layers of the router can read it,
+    /// since the router chooses before they run.
     pub fn matched_route(&self) -> Option<&MatchedRoute> {
         self.matched.as_ref()
     }
 }
 
-// Header values can hold secrets: they are counted, not shown.
+// Header values can be secrets, so only their number is shown.
 impl fmt::Debug for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts")
@@ -315,8 +315,8 @@ impl fmt::Debug for Parts {
 /// A task, an event or an RPC request. See the [module](self).
 #[derive(Clone)]
 pub struct Message(
-    // One allocation, and then a pointer: on its way through layers, futures and queues a message is
-    // moved about a dozen times.
+    // One allocation, and then a pointer: layers, futures and queues move a message about a dozen
+    // times.
     Box<Whole>,
 );
 
@@ -347,28 +347,28 @@ impl Message {
         Self::new(Kind::Rpc, name, payload)
     }
 
-    /// Puts a message together.
+    /// Makes a message of its parts and a payload.
     pub fn from_parts(parts: Parts, payload: Bytes) -> Self {
         Self(Box::new(Whole { parts, payload }))
     }
 
-    /// Takes it apart.
+    /// Returns the parts and the payload.
     pub fn into_parts(self) -> (Parts, Bytes) {
         let Whole { parts, payload } = *self.0;
         (parts, payload)
     }
 
-    /// The payload alone.
+    /// Returns the payload.
     pub fn into_payload(mut self) -> Bytes {
         std::mem::take(&mut self.0.payload)
     }
 
-    /// Everything but the payload.
+    /// All of the message except its payload.
     pub fn parts(&self) -> &Parts {
         &self.0.parts
     }
 
-    /// Everything but the payload, to change it.
+    /// All of the message except its payload, mutable.
     pub fn parts_mut(&mut self) -> &mut Parts {
         &mut self.0.parts
     }
@@ -388,7 +388,7 @@ impl Message {
         &self.0.parts.headers
     }
 
-    /// The headers, to change them.
+    /// The headers, mutable.
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.0.parts.headers
     }
@@ -398,7 +398,7 @@ impl Message {
         &self.0.parts.extensions
     }
 
-    /// Values for the layers and handlers of this process, to change them.
+    /// Values for the layers and handlers of this process, mutable.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         &mut self.0.parts.extensions
     }
@@ -408,13 +408,13 @@ impl Message {
         &self.0.payload
     }
 
-    /// The payload, to change it.
+    /// The payload, mutable.
     pub fn payload_mut(&mut self) -> &mut Bytes {
         &mut self.0.payload
     }
 }
 
-// Payloads are never logged, so they are not shown either.
+// Payloads must not get into logs, so they are not shown.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")

@@ -1,4 +1,4 @@
-//! Names and ids: short strings, in place or shared, so that to clone one never allocates.
+//! Names and ids: short strings, in place or shared. Cloning them never allocates.
 
 use std::{borrow::Borrow, fmt, ops::Deref, str::Utf8Error};
 
@@ -16,10 +16,10 @@ macro_rules! shared_string {
                 Self(SmolStr::new_static(text))
             }
 
-            /// The text of bytes that came from a server.
+            /// Decodes a text from a server.
             ///
             /// # Errors
-            /// Where they are not UTF-8.
+            /// If the bytes are not UTF-8.
             pub fn from_utf8(bytes: &[u8]) -> Result<Self, Utf8Error> {
                 std::str::from_utf8(bytes).map(Self::from)
             }
@@ -97,9 +97,9 @@ macro_rules! shared_string {
 shared_string! {
     /// A message's full dotted name, such as `orders.create`. Cheap to clone.
     ///
-    /// Any UTF-8 text of 1 to [`Name::MAX_LEN`] bytes without control characters is a name: dots only mean something to
-    /// [`Router::nest`](crate::Router::nest) and [`Client::group`](crate::Client::group), and
-    /// glob characters mean nothing except in
+    /// Any UTF-8 text of 1 to [`Name::MAX_LEN`] bytes without control characters is a name. Dots
+    /// have a meaning only to [`Router::nest`](crate::Router::nest) and
+    /// [`Client::group`](crate::Client::group), glob characters only to
     /// [`Router::event_pattern`](crate::Router::event_pattern).
     Name
 }
@@ -107,55 +107,56 @@ shared_string! {
 shared_string! {
     /// The id that a transport gave to a message when it accepted it. Cheap to clone.
     ///
-    /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`, or a UUID for a
-    /// task that was delayed by its sender. It stays the same through redelivery and take-over, so
-    /// it identifies the message, not the delivery.
+    /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`, or a UUID for
+    /// a task that its sender delayed. It stays the same through redelivery and take-over, so it
+    /// identifies the message, not the delivery.
     ///
-    /// It is unique in its stream only: two busy streams give the same id to different messages. A
-    /// key that is made of it needs [`Parts::stream`](crate::Parts::stream) too, and
-    /// [`Parts::group`](crate::Parts::group) where groups must not share the key.
+    /// It is unique in its stream only: two busy streams give the same id to different messages.
+    /// Combine it with [`Parts::stream`](crate::Parts::stream) to make a key, and with
+    /// [`Parts::group`](crate::Parts::group) if groups must not share the key.
     MessageId
 }
 
 shared_string! {
-    /// What a sender calls a task, so that sending it twice is sending it once. Cheap to clone.
+    /// A sender's name for a task: sending it twice has the effect of sending it once. Cheap to
+    /// clone.
     ///
     /// Any UTF-8 text of 1 to [`IdempotencyKey::MAX_LEN`] bytes, such as the id of an order.
     IdempotencyKey
 }
 
 impl IdempotencyKey {
-    /// The longest key that is accepted, in bytes.
+    /// The maximum length of a key, in bytes.
     pub const MAX_LEN: usize = 1024;
 }
 
 shared_string! {
     /// The id of a dead letter among those of its group. Cheap to clone.
     ///
-    /// It is not the id of the message: a message that is replayed and dies again leaves another
-    /// dead letter.
+    /// It is not the id of the message: a message that is replayed and fails again makes a new dead
+    /// letter.
     DeadLetterId
 }
 
 impl Name {
-    /// The longest name that is accepted, in bytes.
+    /// The maximum length of a name, in bytes.
     pub const MAX_LEN: usize = 1024;
 
-    /// What is wrong with this text as a name, if anything.
+    /// Returns the reason why this text is not a valid name, or `None`.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         if self.is_empty() {
             Some("the name is empty")
         } else if self.len() > Self::MAX_LEN {
             Some("the name is longer than 1024 bytes")
         } else if self.chars().any(char::is_control) {
-            // Names stand in logs, labels and traces, often written by tools of others.
+            // Names appear in logs, labels and traces, often written by other tools.
             Some("the name has a control character")
         } else {
             None
         }
     }
 
-    /// `prefix.name`; an empty side adds nothing, not even the dot.
+    /// Returns `prefix.name`. If a side is empty, returns the other one without a dot.
     pub(crate) fn join(prefix: &Name, name: &Name) -> Name {
         match (prefix.is_empty(), name.is_empty()) {
             (true, _) => name.clone(),

@@ -1,18 +1,18 @@
-//! Text from outside, made safe for a log, a terminal or a span.
+//! Text from senders, made safe for a log, a terminal or a span.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write as _},
 };
 
-/// Text that others have written, as one line that is safe to log and to show on a terminal.
+/// Text from senders, as one line that is safe to log and to show on a terminal.
 ///
 /// Senders choose names, header values and payloads, and handlers quote them in their errors. A
 /// line break among them forges a log line, an escape character moves the cursor, a character that
 /// turns the writing direction hides text, and a megabyte fills the disk. Characters that cannot be
-/// printed are escaped as in Rust, bytes that are not UTF-8 as `\xff`. Backslashes and quotes stay, so
-/// that JSON can be read. Text longer than the limit is cut between two characters, followed by the
-/// length of the whole.
+/// printed are escaped as in Rust, bytes that are not UTF-8 as `\xff`. Backslashes and quotes stay,
+/// so JSON stays readable. Text longer than the limit is cut between two characters, followed by
+/// the length of the whole.
 ///
 /// ```
 /// use campanile::message::Shown;
@@ -27,7 +27,7 @@ pub struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    /// The limit unless [`at_most`](Self::at_most) sets another, in bytes of the original text.
+    /// The default limit, in bytes of the original text.
     pub const MAX_LEN: usize = 256;
 
     /// Shows a text.

@@ -1,4 +1,4 @@
-//! JSON without the nulls that `serde_json` writes for floats that are no number.
+//! JSON that refuses NaN and infinite floats, which `serde_json` writes as `null`.
 
 use std::fmt::{self, Display};
 
@@ -12,13 +12,13 @@ use serde::{
 
 use crate::error::BoxError;
 
-/// The JSON of a value.
+/// Serializes a value as JSON.
 ///
 /// # Errors
-/// When it has a float that is NaN or infinite, or when it cannot be serialized.
+/// If it has a float that is NaN or infinite, or cannot be serialized.
 pub(super) fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
     let json = serde_json::to_vec(value)?;
-    // Such a float was written as `null`. Most JSON has none, and is not looked at twice.
+    // Such a float was written as `null`. JSON without `null`, as most is, needs no second pass.
     if json.windows(4).any(|text| text == b"null") {
         value.serialize(Finite)?;
     }
@@ -53,7 +53,7 @@ impl ser::Error for Fault {
 
 type Checked<T = ()> = Result<T, Fault>;
 
-/// Methods for values that hold no float.
+/// Implements the methods for values without floats.
 macro_rules! holds_none {
     ($($method:ident($($type:ty),*);)*) => {$(
         fn $method(self, $(_: $type),*) -> Checked {
@@ -172,7 +172,7 @@ impl Serializer for Finite {
     }
 }
 
-/// The traits for what has parts: each part is checked.
+/// Implements the traits for compound values: each part is checked.
 macro_rules! each_part {
     ($($of:ident: $($method:ident($($name:ty)?)),*;)*) => {$(
         impl $of for Finite {

@@ -24,8 +24,8 @@ use crate::{error::BoxError, reply::Reply};
 /// As an extractor it rejects a payload that is not the JSON of a `T`; such a message becomes a
 /// dead letter at once, since no retry can change it.
 ///
-/// A float that is NaN or infinite is refused when it is sent: JSON has no number for it, and a
-/// `null` would be another value on the other side.
+/// A float that is NaN or infinite cannot be sent: JSON has no number for it, and the receiver
+/// would read a `null` as another value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Json<T>(pub T);
 
@@ -49,17 +49,17 @@ impl<T> From<T> for Json<T> {
     }
 }
 
-/// What can be sent as the payload of a message.
+/// A type that can be sent as the payload of a message.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a payload",
     label = "this cannot be sent",
     note = "send `()`, `Json(value)`, `Bytes`, `Vec<u8>`, `&[u8]`, `String` or `&str`"
 )]
 pub trait IntoPayload {
-    /// Makes the bytes.
+    /// Makes the payload.
     ///
     /// # Errors
-    /// Why the value could not be serialized.
+    /// If the value cannot be serialized.
     fn into_payload(self) -> Result<Bytes, BoxError>;
 }
 

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 #[tokio::test]
-async fn a_scrape_shows_what_was_sent_and_handled_and_how_the_transport_is_doing() {
+async fn a_scrape_shows_sent_and_handled_messages_and_the_transports_state() {
     let recorder = example::recorder().unwrap();
     let prometheus = recorder.handle();
     let _local = metrics::set_default_local_recorder(&recorder);

@@ -163,7 +163,7 @@ async fn events_are_published_without_a_context(broker: impl Broker, name: &'sta
 }
 
 #[tokio::test]
-async fn what_is_handled_within_another_span_is_its_child_and_links_to_the_sender() {
+async fn a_message_handled_within_another_span_is_its_child_and_links_to_the_sender() {
     exported::start();
     let app = Router::new()
         .task("within", async || {})

@@ -5,7 +5,7 @@ use std::time::Duration;
 use campanile::{Name, Redis};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{dead::DeadCommand, failure::Failure, send::Send, stats::Stats, tail::Tail};
+use crate::{command_error::CommandError, dead::DeadCommand, send::Send, stats::Stats, tail::Tail};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -71,9 +71,9 @@ pub(crate) struct Target {
 
 impl Target {
     /// Connects, or fails within seconds with the reason.
-    pub(crate) async fn connect(&self) -> Result<Redis, Failure> {
+    pub(crate) async fn connect(&self) -> Result<Redis, CommandError> {
         let redis = Redis::connect(&self.url).await;
-        let redis = redis.map_err(Failure::Connection)?;
+        let redis = redis.map_err(CommandError::Connection)?;
         let redis = redis.stream(self.stream());
         Ok(match self.group() {
             Some(group) => redis.group(group),
@@ -84,7 +84,7 @@ impl Target {
     /// Connects with a group that exists. If none is named, it is the default group, or else the
     /// stream's only group. A group that does not exist is an error, unless it has dead letters:
     /// they outlive their group.
-    pub(crate) async fn connect_to_group(&self) -> Result<Redis, Failure> {
+    pub(crate) async fn connect_to_group(&self) -> Result<Redis, CommandError> {
         let redis = self.connect().await?;
         let group = self.group().unwrap_or_else(|| DEFAULT_GROUP.into());
         let groups = redis.groups().await?;
@@ -102,7 +102,7 @@ impl Target {
     }
 
     /// The error of a group or a stream that does not exist; lists the existing groups.
-    pub(crate) fn no_group(&self, group: &Name, groups: Option<&[Name]>) -> Failure {
+    pub(crate) fn no_group(&self, group: &Name, groups: Option<&[Name]>) -> CommandError {
         let Some(groups) = groups else {
             return self.no_stream();
         };
@@ -111,13 +111,13 @@ impl Target {
             groups => format!("it has {}; name one with --group", listed(groups)),
         };
         let stream = &self.stream;
-        Failure::Missing(format!(
+        CommandError::Missing(format!(
             "the stream `{stream}` has no group `{group}`: {listed}"
         ))
     }
 
-    pub(crate) fn no_stream(&self) -> Failure {
-        Failure::Missing(format!("there is no stream `{}`", self.stream))
+    pub(crate) fn no_stream(&self) -> CommandError {
+        CommandError::Missing(format!("there is no stream `{}`", self.stream))
     }
 
     pub(crate) fn stream(&self) -> Name {

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
 
-use crate::{failure::Failure, show::text, signals};
+use crate::{command_error::CommandError, show::text, signals};
 
 // The flag of commands that ask for confirmation.
 #[derive(Debug, Args)]
@@ -16,12 +16,12 @@ pub(crate) struct Confirm {
 
 impl Confirm {
     /// Asks `question`, unless `--yes` was given.
-    pub(crate) async fn ask(&self, question: &str) -> Result<(), Failure> {
+    pub(crate) async fn ask(&self, question: &str) -> Result<(), CommandError> {
         if self.yes {
             return Ok(());
         }
         if !io::stdin().is_terminal() {
-            return Err(Failure::Usage(
+            return Err(CommandError::Usage(
                 "this needs a confirmation, and there is no terminal to ask on; pass --yes".into(),
             ));
         }
@@ -39,7 +39,7 @@ impl Confirm {
             answer = answer => answer.map_err(io::Error::other)??,
             () = ended.cancelled() => {
                 writeln!(stderr)?;
-                return Err(Failure::Interrupted("nothing was done".into()));
+                return Err(CommandError::Interrupted("nothing was done".into()));
             }
         };
         if !answer.ends_with('\n') {
@@ -48,7 +48,9 @@ impl Confirm {
         }
         match answer.trim() {
             "y" | "Y" | "yes" | "Yes" => Ok(()),
-            _ => Err(Failure::Usage("not confirmed; nothing was done".into())),
+            _ => Err(CommandError::Usage(
+                "not confirmed; nothing was done".into(),
+            )),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The program `campanile`, for the operators of an application.
 //!
 //! `docs/terminal.md` describes it. Each command is a module. [`show`] formats output for a terminal and
-//! as JSON. [`Failure`] decides the exit code.
+//! as JSON. [`CommandError`] decides the exit code.
 
 mod args;
+mod command_error;
 mod confirm;
 mod dead;
-mod failure;
 mod send;
 mod show;
 mod signals;
@@ -19,7 +19,7 @@ use clap::Parser;
 
 use self::{
     args::{Arguments, Command},
-    failure::Failure,
+    command_error::CommandError,
     show::Out,
 };
 
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments) -> Result<(), Failure> {
+async fn run(arguments: Arguments) -> Result<(), CommandError> {
     let out = Out::new(arguments.target.json);
     let target = &arguments.target;
     match arguments.command {

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     args::{Target, duration},
-    failure::{Failure, chain, note},
+    command_error::{CommandError, chain, note},
     show::{Out, Screen, Table, json, text},
     signals,
 };
@@ -38,7 +38,7 @@ fn pause(text: &str) -> Result<Duration, String> {
 }
 
 impl Stats {
-    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let redis = target.connect().await?;
         let group = target.group();
         if self.watch {
@@ -59,7 +59,12 @@ impl Stats {
         }
     }
 
-    async fn watch(&self, redis: &Redis, group: Option<Name>, out: &Out) -> Result<(), Failure> {
+    async fn watch(
+        &self,
+        redis: &Redis,
+        group: Option<Name>,
+        out: &Out,
+    ) -> Result<(), CommandError> {
         let ended = signals::ended()?;
         let screen = match out.terminal && !out.json {
             true => Some(Screen::enter(out)?),
@@ -89,7 +94,7 @@ impl Stats {
                         Some(screen) => screen.draw(&self.frame(&last, Some(&error)))?,
                         None => note(chain(&error)),
                     },
-                    (_, Err(error)) => return Err(Failure::from(error)),
+                    (_, Err(error)) => return Err(CommandError::from(error)),
                 }
             }
         };

@@ -56,8 +56,8 @@ macro_rules! with_both {
 }
 
 with_both! {
-    what_is_sent_twice_runs_once(once());
-    what_comes_while_it_runs_waits_for_the_outcome_and_loses_no_attempt(once());
+    a_message_sent_twice_runs_once(once());
+    a_duplicate_during_the_run_waits_for_the_outcome_and_is_no_attempt(once());
     repeated_requests_get_the_same_answer(once());
     a_worker_that_dies_in_the_middle_leaves_the_message_to_another({
         let mut settings = settings();
@@ -113,7 +113,7 @@ async fn enqueue(transport: &impl Counted, payload: &str) {
         .expect("the message is accepted");
 }
 
-async fn what_is_sent_twice_runs_once(transport: impl Counted, store: impl Store) {
+async fn a_message_sent_twice_runs_once(transport: impl Counted, store: impl Store) {
     let runs = Runs::default();
     let layer = layer(&store);
     let app = runs.app().layer(layer.clone());
@@ -127,7 +127,7 @@ async fn what_is_sent_twice_runs_once(transport: impl Counted, store: impl Store
     assert_eq!((runs.so_far(), layer.suppressed()), (2, 8));
 }
 
-async fn what_comes_while_it_runs_waits_for_the_outcome_and_loses_no_attempt(
+async fn a_duplicate_during_the_run_waits_for_the_outcome_and_is_no_attempt(
     transport: impl Counted,
     store: impl Store,
 ) {

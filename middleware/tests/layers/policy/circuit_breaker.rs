@@ -13,7 +13,7 @@ use super::*;
 
 on_both!(
     an_open_circuit_stops_fetching_and_burns_no_attempts,
-    what_was_fetched_when_it_opened_waits_and_burns_no_attempts,
+    messages_fetched_when_it_opened_wait_and_burn_no_attempts,
     an_open_circuit_of_a_client_means_unavailable_and_is_no_attempt,
 );
 
@@ -101,7 +101,7 @@ async fn an_open_circuit_stops_fetching_and_burns_no_attempts(transport: impl Tr
     assert!(failed < 20, "{failed} calls of what is down");
 }
 
-async fn what_was_fetched_when_it_opened_waits_and_burns_no_attempts(transport: impl Transport) {
+async fn messages_fetched_when_it_opened_wait_and_burn_no_attempts(transport: impl Transport) {
     let scene = Scene::new(transport, 8, Duration::from_millis(30)).await;
     until(async || scene.log.len() >= 12).await;
     let fetched = scene.transport.counts().delivered as usize;

@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
+    command_error::{CommandError, note},
     confirm::Confirm,
-    failure::{Failure, note},
     show::{Out, text},
     signals,
 };
@@ -46,7 +46,7 @@ pub(crate) struct Purge {
 
 impl Replay {
     /// Asks for a confirmation only if all are replayed, since a replay destroys nothing.
-    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
         if self.which.all {
             let count = dead.count().await?;
             self.confirm
@@ -58,7 +58,7 @@ impl Replay {
 }
 
 impl Purge {
-    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
         let which = match (&self.which.name, self.which.ids.len()) {
             (Some(name), _) => format!("all dead letters named {name}"),
             (None, 0) => format!("all {} dead letters", dead.count().await?),
@@ -73,7 +73,7 @@ impl Purge {
 }
 
 impl Which {
-    async fn act(self, action: Action, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+    async fn act(self, action: Action, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
         let (asked, named) = (self.ids.len() as u64, self.name.clone());
         let total = match (asked, &named) {
             (0, None) => Some(dead.count().await?),
@@ -91,7 +91,7 @@ impl Which {
         let done = loop {
             if ended.is_cancelled() {
                 let text = format!("{acted} {word}, the others are left as they were");
-                break Err(Failure::Interrupted(text));
+                break Err(CommandError::Interrupted(text));
             }
             let step = steps.next();
             tokio::pin!(step);
@@ -133,14 +133,14 @@ impl Which {
             ));
         }
         match named {
-            Some(name) if acted + skipped == 0 => Err(Failure::Missing(format!(
+            Some(name) if acted + skipped == 0 => Err(CommandError::Missing(format!(
                 "there is no dead letter named {name}"
             ))),
-            None if acted + skipped < asked => Err(Failure::Missing(format!(
+            None if acted + skipped < asked => Err(CommandError::Missing(format!(
                 "{} of the {asked} dead letters are not there",
                 asked - acted - skipped
             ))),
-            _ if skipped > 0 => Err(Failure::Failed(format!(
+            _ if skipped > 0 => Err(CommandError::Failed(format!(
                 "{skipped} dead letters cannot be replayed; purge them, or look at them with `dead show`"
             ))),
             _ => Ok(()),

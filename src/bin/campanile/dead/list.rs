@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::titled;
 use crate::{
-    failure::{Failure, note},
+    command_error::{CommandError, note},
     show::{Out, Table, json, text},
 };
 
@@ -34,7 +34,7 @@ pub(crate) struct List {
 }
 
 impl List {
-    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
         let total = dead.count().await?;
         let most = match self.all {
             true => usize::MAX,

@@ -10,7 +10,7 @@ use campanile::{
 };
 use clap::Subcommand;
 
-use crate::{args::Target, failure::Failure, show::Out};
+use crate::{args::Target, command_error::CommandError, show::Out};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadCommand {
@@ -25,7 +25,7 @@ pub(crate) enum DeadCommand {
 }
 
 impl DeadCommand {
-    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let redis = target.connect_to_group().await?;
         let dead: DeadLetters = redis.dead_letters();
         match self {

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{list::facts, titled};
 use crate::{
-    failure::Failure,
+    command_error::CommandError,
     show::{Out, json, text},
 };
 
@@ -22,16 +22,16 @@ pub(crate) struct Show {
 }
 
 impl Show {
-    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
         let id = DeadLetterId::from(self.id);
         let letter = dead.get(&id).await?;
         let letter =
-            letter.ok_or_else(|| Failure::Missing(format!("there is no dead letter {id}")))?;
+            letter.ok_or_else(|| CommandError::Missing(format!("there is no dead letter {id}")))?;
         let (message, kind, name) = titled(&letter);
         if self.raw {
             return match message {
                 Ok(message) => out.raw(message.payload()),
-                Err(undecodable) => Err(Failure::Failed(format!(
+                Err(undecodable) => Err(CommandError::Failed(format!(
                     "it is no message and has no payload: {}",
                     undecodable.reason
                 ))),

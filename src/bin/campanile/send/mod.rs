@@ -13,7 +13,7 @@ use serde_json::json;
 use self::payload::Content;
 use crate::{
     args::{Target, duration},
-    failure::Failure,
+    command_error::CommandError,
     show::Out,
 };
 
@@ -79,7 +79,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 }
 
 impl Send {
-    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         match self {
             Send::Task(task) => task.run(target, out).await,
             Send::Event(event) => event.run(target, out).await,
@@ -89,7 +89,7 @@ impl Send {
 }
 
 impl Task {
-    async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);
         let mut call = self.headers.on(client.enqueue(name, payload));
@@ -111,7 +111,7 @@ impl Task {
 }
 
 impl Event {
-    async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);
         client.publish(&name, payload).await?;

@@ -10,7 +10,7 @@ use std::{
 use campanile::Name;
 use clap::Args;
 
-use crate::failure::{Failure, chain};
+use crate::command_error::{CommandError, chain};
 
 #[derive(Debug, Args)]
 pub(super) struct Content {
@@ -25,7 +25,7 @@ pub(super) struct Content {
 
 impl Content {
     /// The name, and the bytes of the payload, including a line break at the end.
-    pub(super) fn read(&self) -> Result<(Name, Vec<u8>), Failure> {
+    pub(super) fn read(&self) -> Result<(Name, Vec<u8>), CommandError> {
         let payload = match (&self.payload, &self.file) {
             (None, None) => Ok(Vec::new()),
             (Some(payload), _) if payload != "-" => Ok(payload.as_encoded_bytes().to_vec()),
@@ -36,18 +36,18 @@ impl Content {
     }
 }
 
-fn file(path: &Path) -> Result<Vec<u8>, Failure> {
+fn file(path: &Path) -> Result<Vec<u8>, CommandError> {
     fs::read(path).map_err(|error| {
         let path = path.display();
-        Failure::Failed(format!("cannot read {path}: {}", chain(&error)))
+        CommandError::Failed(format!("cannot read {path}: {}", chain(&error)))
     })
 }
 
-fn standard_input() -> Result<Vec<u8>, Failure> {
+fn standard_input() -> Result<Vec<u8>, CommandError> {
     let mut payload = Vec::new();
     let read = io::stdin().lock().read_to_end(&mut payload);
     read.map_err(|error| {
-        Failure::Failed(format!("cannot read standard input: {}", chain(&error)))
+        CommandError::Failed(format!("cannot read standard input: {}", chain(&error)))
     })?;
     Ok(payload)
 }

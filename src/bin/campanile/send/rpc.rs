@@ -13,7 +13,7 @@ use tokio::{
 use super::{Content, Headers};
 use crate::{
     args::{Target, duration},
-    failure::Failure,
+    command_error::CommandError,
     show::{Out, json, text},
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct Rpc {
 }
 
 impl Rpc {
-    pub(super) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    pub(super) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let raw = self.raw;
         let asked = self.ask(target).await;
         tidy_up().await;
@@ -54,13 +54,13 @@ impl Rpc {
                     let (code, message) = (answer.code().as_str(), answer.message());
                     out.document(&json!({ "error": { "code": code, "message": message } }))?;
                 }
-                Err(Failure::Answered(answer))
+                Err(CommandError::Answered(answer))
             }
         }
     }
 
     /// The reply, or the error reply.
-    async fn ask(self, target: &Target) -> Result<Result<Reply, RpcError>, Failure> {
+    async fn ask(self, target: &Target) -> Result<Result<Reply, RpcError>, CommandError> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);
         let call = match self.fast {

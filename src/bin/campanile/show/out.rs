@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use serde_json::Value;
 
 use super::json;
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 
 /// The output of a command's results.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Out {
     pub(crate) fn lines<L: AsRef<str>>(
         &self,
         lines: impl IntoIterator<Item = L>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandError> {
         let mut text = String::new();
         for line in lines {
             text.extend([line.as_ref(), "\n"]);
@@ -37,12 +37,12 @@ impl Out {
     }
 
     /// Writes a JSON document on a line.
-    pub(crate) fn document(&self, value: &Value) -> Result<(), Failure> {
+    pub(crate) fn document(&self, value: &Value) -> Result<(), CommandError> {
         self.lines([json::line(value)])
     }
 
     /// Writes bytes without escaping.
-    pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+    pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> Result<(), CommandError> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes.as_ref())?;
         Ok(stdout.flush()?)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Out;
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 
 /// The alternate screen of the terminal, without line wrapping. Dropping it restores the terminal.
 ///
@@ -16,14 +16,14 @@ use crate::failure::Failure;
 pub(crate) struct Screen<'a>(&'a Out);
 
 impl<'a> Screen<'a> {
-    pub(crate) fn enter(out: &'a Out) -> Result<Self, Failure> {
+    pub(crate) fn enter(out: &'a Out) -> Result<Self, CommandError> {
         let screen = Self(out);
         out.raw("\x1b[?1049h\x1b[?7l")?;
         Ok(screen)
     }
 
     /// Replaces the screen by these lines, in a single write, so that it does not flicker.
-    pub(crate) fn draw(&self, lines: &[String]) -> Result<(), Failure> {
+    pub(crate) fn draw(&self, lines: &[String]) -> Result<(), CommandError> {
         let mut frame = String::from("\x1b[H\x1b[2J");
         for (row, line) in (1..).zip(lines) {
             // Positions each row, since a line break in the last row would scroll the screen.

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{Showing, TailItem, excerpt};
 use crate::{
     args::Target,
-    failure::{Failure, note},
+    command_error::{CommandError, note},
     show::{Out, json, text},
     signals,
 };
@@ -34,7 +34,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let redis = target.connect().await?.on_event_gap(|gap| {
             let gap = text::duration(gap);
             note(format!(
@@ -59,7 +59,7 @@ impl Events {
         redis: &Redis,
         source: &mut impl Source,
         out: &Out,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandError> {
         let mut shown = 0;
         let mut dropped = 0;
         while !self.showing.is_over(shown) {

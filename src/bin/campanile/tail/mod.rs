@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     args::Target,
-    failure::Failure,
+    command_error::CommandError,
     show::{Out, text},
 };
 
@@ -44,7 +44,7 @@ struct TailItem<'a> {
 }
 
 impl Tail {
-    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         match self {
             Tail::Stream(stream) => stream.run(target, out).await,
             Tail::Events(events) => events.run(target, out).await,
@@ -59,7 +59,7 @@ impl Showing {
     }
 
     /// Shows an item.
-    fn show(&self, item: &TailItem<'_>, out: &Out) -> Result<(), Failure> {
+    fn show(&self, item: &TailItem<'_>, out: &Out) -> Result<(), CommandError> {
         match item.payload {
             Some(payload) if self.raw => out.raw([&payload[..], b"\n"].concat()),
             None if self.raw => Ok(()),

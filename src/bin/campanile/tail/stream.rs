@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{Showing, TailItem, excerpt};
 use crate::{
     args::Target,
-    failure::{Failure, chain, note},
+    command_error::{CommandError, chain, note},
     show::{Out, json, text},
     signals,
 };
@@ -33,7 +33,7 @@ pub(crate) struct StreamTail {
 }
 
 impl StreamTail {
-    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), Failure> {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let from = match &*self.from {
             "now" => TailFrom::Now,
             "beginning" => TailFrom::Beginning,
@@ -49,7 +49,7 @@ impl StreamTail {
         ended.run_until_cancelled(showing).await.unwrap_or(Ok(()))
     }
 
-    async fn show(&self, tail: &mut Tail, out: &Out) -> Result<(), Failure> {
+    async fn show(&self, tail: &mut Tail, out: &Out) -> Result<(), CommandError> {
         let mut shown = 0;
         let mut lost = false;
         while !self.showing.is_over(shown) {

@@ -12,7 +12,7 @@ use crate::show::text;
 
 /// The reason why a command did not succeed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum CommandError {
     /// The reader of the output has closed its pipe. This is no failure.
     Unread,
     /// The command line is invalid, or a confirmation is missing.
@@ -29,28 +29,28 @@ pub(crate) enum Failure {
     Failed(String),
 }
 
-impl Failure {
+impl CommandError {
     fn code(&self) -> u8 {
         match self {
-            Failure::Unread => 0,
-            Failure::Failed(_) => 1,
-            Failure::Usage(_) => 2,
-            Failure::Connection(_) => 3,
-            Failure::Missing(_) => 4,
-            Failure::Answered(_) => 5,
-            Failure::Interrupted(_) => 130,
+            CommandError::Unread => 0,
+            CommandError::Failed(_) => 1,
+            CommandError::Usage(_) => 2,
+            CommandError::Connection(_) => 3,
+            CommandError::Missing(_) => 4,
+            CommandError::Answered(_) => 5,
+            CommandError::Interrupted(_) => 130,
         }
     }
 
     fn text(&self) -> String {
         match self {
-            Failure::Unread => String::new(),
-            Failure::Connection(error) => chain(error),
-            Failure::Answered(answer) => answer.to_string(),
-            Failure::Failed(text)
-            | Failure::Usage(text)
-            | Failure::Missing(text)
-            | Failure::Interrupted(text) => text.clone(),
+            CommandError::Unread => String::new(),
+            CommandError::Connection(error) => chain(error),
+            CommandError::Answered(answer) => answer.to_string(),
+            CommandError::Failed(text)
+            | CommandError::Usage(text)
+            | CommandError::Missing(text)
+            | CommandError::Interrupted(text) => text.clone(),
         }
     }
 
@@ -64,25 +64,25 @@ impl Failure {
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
         if let Some(answer) = error.rpc() {
-            Failure::Answered(answer.clone())
+            CommandError::Answered(answer.clone())
         } else if error.is_disconnected() {
-            Failure::Connection(error)
+            CommandError::Connection(error)
         } else if error.is_invalid() || error.is_config() {
-            Failure::Usage(chain(&error))
+            CommandError::Usage(chain(&error))
         } else {
-            Failure::Failed(chain(&error))
+            CommandError::Failed(chain(&error))
         }
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::Unread,
-            _ => Failure::Failed(chain(&error)),
+            io::ErrorKind::BrokenPipe => CommandError::Unread,
+            _ => CommandError::Failed(chain(&error)),
         }
     }
 }
@@ -118,15 +118,15 @@ mod tests {
             (RpcError::not_found("t").into(), 5),
         ] {
             let text = error.to_string();
-            assert_eq!(Failure::from(error).code(), code, "{text}");
+            assert_eq!(CommandError::from(error).code(), code, "{text}");
         }
     }
 
     #[test]
     fn a_reader_that_has_gone_is_no_failure() {
-        let gone = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        let gone = CommandError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!((gone.code(), gone.text().as_str()), (0, ""));
-        let full = Failure::from(io::Error::from(io::ErrorKind::StorageFull));
+        let full = CommandError::from(io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(full.code(), 1);
     }
 }
