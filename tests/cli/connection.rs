@@ -28,13 +28,13 @@ async fn fails_to_connect(url: &str, texts: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named_and_the_password_is_not() {
+async fn a_missing_server_is_named_without_the_password() {
     let texts = ["error: cannot reach Redis at 127.0.0.1:1", "redis-server"];
     fails_to_connect("redis://:hunter2@127.0.0.1:1/", &texts).await;
 }
 
 #[tokio::test]
-async fn a_wrong_password_and_none_are_told_apart() {
+async fn a_wrong_and_a_missing_password_have_different_messages() {
     let server = RedisServer::with(Options::new().password("right")).await;
     let at = |login: &str| format!("redis://{login}127.0.0.1:{}/", server.port());
     fails_to_connect(
@@ -49,7 +49,7 @@ async fn a_wrong_password_and_none_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_url_that_is_none_is_not_repeated() {
+async fn an_invalid_url_is_not_repeated() {
     let texts = [
         "the Redis URL cannot be read",
         "redis://user:password@host:port/db",
@@ -58,7 +58,7 @@ async fn a_url_that_is_none_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_server_that_stands_still_is_given_up_within_seconds() {
+async fn a_frozen_server_fails_a_command_within_seconds() {
     let server = RedisServer::start().await;
     server.signal(Signal::Stop);
     let ran = run(campanile(&server, "stats")).await.ended_with(3);
@@ -67,7 +67,7 @@ async fn a_server_that_stands_still_is_given_up_within_seconds() {
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_named() {
+async fn a_missing_right_is_named() {
     let acl = "user few on >hunter2 ~other +ping";
     let server = RedisServer::with(Options::new().acl(acl)).await;
     let url = format!("redis://few:hunter2@127.0.0.1:{}/", server.port());
@@ -120,7 +120,7 @@ async fn the_rights_that_the_guide_names_are_enough() {
 }
 
 #[tokio::test]
-async fn the_help_tells_the_exit_codes_and_no_password() {
+async fn the_help_lists_the_exit_codes_and_no_password() {
     let help = |line: &'static str| run(campanile_at("redis://:hunter2@127.0.0.1:1/", line));
     for line in ["--help", "-h", "dead --help", "stats --help"] {
         let ran = help(line).await.ended_with(0);

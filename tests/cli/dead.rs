@@ -93,7 +93,7 @@ async fn a_dead_letter_is_shown_whole_and_its_payload_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn what_never_was_a_message_is_shown_with_its_fields() {
+async fn an_undecodable_entry_is_shown_with_its_fields() {
     let server = RedisServer::start().await;
     let fields: [(&str, &[u8]); 6] = [
         ("~g", b"app_group"),
@@ -128,7 +128,7 @@ async fn what_never_was_a_message_is_shown_with_its_fields() {
 }
 
 #[tokio::test]
-async fn those_that_are_meant_are_replayed_and_it_is_told_what_is_not_there() {
+async fn selected_letters_are_replayed_and_missing_ids_are_listed() {
     let server = RedisServer::start().await;
     group(&server, "app_stream", "app_group").await;
     let mut ids = Vec::new();
@@ -166,7 +166,7 @@ async fn those_that_are_meant_are_replayed_and_it_is_told_what_is_not_there() {
 }
 
 #[tokio::test]
-async fn nothing_is_destroyed_without_being_confirmed() {
+async fn nothing_is_deleted_without_confirmation() {
     let server = RedisServer::start().await;
     let id = letter(&server, "print", "page 7").await;
     for line in [
@@ -222,7 +222,7 @@ async fn letters(server: &RedisServer, count: usize) {
 }
 
 #[tokio::test]
-async fn a_long_replay_shows_on_a_terminal_how_far_it_is() {
+async fn a_long_replay_shows_its_progress_on_a_terminal() {
     let server = RedisServer::start().await;
     letters(&server, 250).await;
     let mut terminal = Terminal::start(&server, "dead replay --all --yes");
@@ -243,7 +243,7 @@ async fn a_long_replay_shows_on_a_terminal_how_far_it_is() {
 }
 
 #[tokio::test]
-async fn a_replay_that_is_interrupted_ends_after_its_step_and_counts() {
+async fn an_interrupted_replay_ends_after_its_step_with_the_count() {
     let server = RedisServer::start().await;
     letters(&server, 250).await;
     // The server holds back commands that write.
@@ -269,7 +269,7 @@ async fn a_replay_that_is_interrupted_ends_after_its_step_and_counts() {
 }
 
 #[tokio::test]
-async fn what_senders_write_never_reaches_the_terminal_as_control() {
+async fn text_of_senders_never_reaches_the_terminal_as_control_characters() {
     let server = RedisServer::start().await;
     // Clears the screen, sets the title, writes to the clipboard, rings; in seven and eight bits.
     let hostile = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;b3duZWQ=\x07\u{9b}2J\u{202e}\r\n";
@@ -321,7 +321,7 @@ async fn what_senders_write_never_reaches_the_terminal_as_control() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_away_in_a_replay_is_told_within_seconds() {
+async fn a_server_that_ends_during_a_replay_fails_it_within_seconds() {
     let server = RedisServer::start().await;
     letters(&server, 1).await;
     let mut terminal = Terminal::start(&server, "dead replay --all");
@@ -396,7 +396,7 @@ async fn the_only_group_of_a_stream_need_not_be_named() {
 }
 
 #[tokio::test]
-async fn large_dead_letters_are_listed_within_little_memory() {
+async fn large_dead_letters_are_listed_in_little_memory() {
     const LETTERS: usize = 200;
     const LIMIT: usize = 200 << 20;
     let server = RedisServer::start().await;

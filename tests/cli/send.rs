@@ -72,7 +72,7 @@ async fn a_payload_comes_from_a_file_or_standard_input_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_task_waits_for_its_time_and_is_sent_once_for_its_key() {
+async fn a_task_is_sent_at_its_time_and_once_per_key() {
     let server = RedisServer::start().await;
     run(campanile(&server, "send task n --delay 1h30m"))
         .await
@@ -147,7 +147,7 @@ async fn a_request_prints_its_reply_and_leaves_nothing_on_the_server() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_is_said_before_anything_is() {
+async fn an_invalid_message_fails_before_anything_is_sent() {
     let server = RedisServer::start().await;
     for (line, text) in [
         ("send task n p --header x", "a header looks like name=value"),

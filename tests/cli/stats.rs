@@ -70,7 +70,7 @@ async fn the_groups_are_shown_in_a_table_and_as_json() {
 }
 
 #[tokio::test]
-async fn one_group_can_be_asked_for_and_one_that_is_not_there_is_not_found() {
+async fn one_group_can_be_selected_and_an_unknown_one_is_not_found() {
     let server = RedisServer::start().await;
     scene(&server).await;
     let one = run(campanile(&server, "stats --group other --json")).await;
@@ -88,7 +88,7 @@ async fn one_group_can_be_asked_for_and_one_that_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_live_view_is_redrawn_outlives_the_server_and_ends_cleanly() {
+async fn a_live_view_is_redrawn_survives_an_outage_and_ends_cleanly() {
     let server = RedisServer::with(Options::new().persistent()).await;
     scene(&server).await;
     let mut terminal = Terminal::start(&server, "stats --watch --interval 100ms");
@@ -126,7 +126,7 @@ async fn a_live_view_is_redrawn_outlives_the_server_and_ends_cleanly() {
 }
 
 #[tokio::test]
-async fn a_view_into_a_pipe_is_a_document_each_time_and_ends_on_a_signal() {
+async fn a_view_into_a_pipe_prints_one_document_per_line_and_ends_on_a_signal() {
     use tokio::io::{AsyncBufReadExt, BufReader};
 
     let server = RedisServer::start().await;

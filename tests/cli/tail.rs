@@ -30,7 +30,7 @@ async fn task(server: &RedisServer, payload: impl AsRef<[u8]>) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_is_looked_at_with_the_right_to_read_and_no_other() {
+async fn tail_needs_no_right_but_to_read() {
     let acl = "user looker on >pw ~app_stream +xread +xrevrange";
     let server = RedisServer::with(Options::new().acl(acl)).await;
     server
@@ -97,7 +97,7 @@ async fn a_stream_is_looked_at_with_the_right_to_read_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_comes_is_shown_as_it_comes_and_over_a_restart_of_the_server() {
+async fn tail_shows_new_entries_also_after_a_restart_of_the_server() {
     let server = RedisServer::with(Options::new().persistent()).await;
     task(&server, "before").await;
     let mut terminal = Terminal::start(&server, "tail stream --count 2");
@@ -161,7 +161,7 @@ async fn events_are_shown_by_name_and_by_pattern() {
 }
 
 #[tokio::test]
-async fn an_event_on_a_terminal_is_escaped_unless_it_is_asked_for_raw() {
+async fn an_event_on_a_terminal_is_escaped_unless_raw() {
     let server = RedisServer::start().await;
     for (line, shown) in [
         ("tail events e --count 1", &br"  e  \xff\u{1b}[2J"[..]),
@@ -180,7 +180,7 @@ async fn an_event_on_a_terminal_is_escaped_unless_it_is_asked_for_raw() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_enough_and_a_signal_end_it_quietly() {
+async fn a_closed_pipe_and_a_signal_end_tail_quietly() {
     let server = RedisServer::start().await;
     task(&server, "first").await;
     let (child, mut lines) = lines_of(campanile(&server, "tail stream --from beginning"));

@@ -39,7 +39,7 @@ async fn the_worker_takes_what_the_client_sends_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_layers_let_two_work_at_a_time_and_end_what_never_ends() {
+async fn the_layers_run_two_handlers_at_a_time_and_end_slow_ones() {
     let app = layers::app().with_state(Arc::default());
     let harness = Harness::start(app).await;
     let client = harness.client();

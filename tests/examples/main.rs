@@ -16,13 +16,13 @@ use tokio::{
 };
 
 #[tokio::test]
-async fn a_transport_of_ones_own_is_served_and_called() {
+async fn a_custom_transport_is_served_and_called() {
     let output = output(example("transport")).await;
     shows(&output, &["hello Ada, at attempt 2"]);
 }
 
 #[tokio::test]
-async fn the_shop_sells_to_who_can_pay() {
+async fn the_shop_sells_to_customers_who_can_pay() {
     let output = output(example("shop")).await;
     shows(
         &output,
@@ -35,7 +35,7 @@ async fn the_shop_sells_to_who_can_pay() {
 }
 
 #[tokio::test]
-async fn the_layers_do_what_they_are_there_for() {
+async fn each_layer_of_the_stack_has_its_effect() {
     let output = output(example("layers")).await;
     shows(
         &output,
@@ -106,7 +106,7 @@ async fn the_worker_serves_the_client_and_ends_on_a_signal() {
 }
 
 #[tokio::test]
-async fn without_a_server_the_worker_says_what_to_do_and_ends() {
+async fn without_a_server_the_worker_names_the_remedy_and_ends() {
     let mut worker = example("worker");
     worker.env("REDIS_URL", "redis://:hunter2@127.0.0.1:1/");
     let ran = timeout(SOON, worker.output()).await;

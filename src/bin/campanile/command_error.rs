@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_no_failure() {
+    fn a_closed_pipe_is_not_a_failure() {
         let gone = CommandError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!((gone.code(), gone.text().as_str()), (0, ""));
         let full = CommandError::from(io::Error::from(io::ErrorKind::StorageFull));

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_found_by_index_whatever_was_trimmed() {
+    fn entries_are_found_by_index_after_trimming() {
         let mut log = Log::default();
         let ids: Vec<_> = (0..4).map(|_| log.append(7, Vec::new()).id).collect();
         log.trim(2);

@@ -125,7 +125,7 @@ async fn post(address: SocketAddr, path: &str, body: &'static str) -> Answer {
 }
 
 #[tokio::test]
-async fn http_becomes_messages_and_messages_http() {
+async fn requests_become_messages_and_messages_requests() {
     let server = RedisServer::start().await;
     let process = Process::start(&server).await;
     let address = process.address;
@@ -217,7 +217,7 @@ async fn http_becomes_messages_and_messages_http() {
 }
 
 #[tokio::test]
-async fn without_redis_it_lives_is_not_ready_and_says_503() {
+async fn without_redis_it_is_alive_and_not_ready() {
     let server = RedisServer::start().await;
     let process = Process::start(&server).await;
     let address = process.address;

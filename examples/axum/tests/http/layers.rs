@@ -65,7 +65,7 @@ fn full(kind: Kind) -> Message {
 }
 
 #[tokio::test]
-async fn a_layer_that_does_nothing_changes_nothing() {
+async fn a_layer_without_effect_changes_nothing() {
     for kind in [Kind::Task, Kind::Event, Kind::Rpc] {
         let sent = full(kind);
         let expected = format!("{:?}", sent.parts());
@@ -102,7 +102,7 @@ async fn a_layer_that_does_nothing_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_service_passes_with_all_that_it_says() {
+async fn an_error_of_the_service_passes_unchanged() {
     let app: Router = Router::new()
         .task("a", async || {
             Err::<(), _>(Failure::redeliver_after(Duration::from_secs(7)))
@@ -165,7 +165,7 @@ async fn the_services_readiness_and_its_error_pass() {
 }
 
 #[tokio::test]
-async fn a_reservation_goes_along_with_its_call_and_a_clone_has_none() {
+async fn a_reservation_belongs_to_its_call_and_not_to_a_clone() {
     let inner = service_fn(async |_: Message| Ok::<_, Error>(Reply::default()));
     let limited = ConcurrencyLimit::new(inner, 1);
     let mut first = HttpLayer::new(Identity::new()).layer(limited);
@@ -260,7 +260,7 @@ async fn trace_sees_a_message_as_a_request() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_made_or_kept_and_comes_back() {
+async fn a_request_id_is_made_or_kept_and_returned() {
     let app: Router = Router::new()
         .rpc("id", async |message: Message| {
             let id: &RequestId = message.extensions().get().unwrap();
@@ -282,7 +282,7 @@ async fn a_request_id_is_made_or_kept_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_panic_that_is_caught_is_a_500_and_so_a_redelivery_or_internal() {
+async fn a_caught_panic_is_a_500_and_so_a_redelivery_or_internal() {
     let panicking = async || {
         if true {
             panic!("on purpose");
@@ -386,7 +386,7 @@ async fn headers_are_set_on_both_ways_on_both_sides() {
 }
 
 #[tokio::test]
-async fn what_is_not_valid_does_not_reach_the_service() {
+async fn an_invalid_request_does_not_reach_the_service() {
     let reached = Arc::new(AtomicUsize::new(0));
     let handler = {
         let reached = reached.clone();
@@ -426,7 +426,7 @@ async fn what_is_not_valid_does_not_reach_the_service() {
 }
 
 #[tokio::test]
-async fn replies_and_payloads_are_compressed_for_who_can_read_them() {
+async fn replies_and_payloads_are_compressed_for_receivers_that_accept_it() {
     let text = "all work and no play ".repeat(100);
     let app = {
         let text = text.clone();
@@ -498,7 +498,7 @@ async fn a_payload_beyond_the_limit_of_a_layer_is_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_no_message_is_an_error_in_words() {
+async fn a_request_that_is_not_a_message_is_an_error_with_a_text() {
     let fresh = tower::util::MapRequestLayer::new(|_: Request<Body>| Request::new(Body::default()));
     let inner = service_fn(|_: Message| async { Err::<Reply, _>(RpcError::internal("reached")) });
     let error = HttpLayer::new(fresh)

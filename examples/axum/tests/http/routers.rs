@@ -25,7 +25,7 @@ async fn ask(site: &Router, path: &str, body: &'static str) -> Response {
 }
 
 #[tokio::test]
-async fn a_router_with_its_layers_serves_routes_of_a_router_of_ours() {
+async fn an_axum_router_with_its_layers_serves_routes_of_our_router() {
     let double = async |Extension(origin): Extension<Origin>, Json(n): Json<u32>| {
         assert_eq!(origin.name, "math.double");
         Json(2 * n)
@@ -62,7 +62,7 @@ async fn a_router_with_its_layers_serves_routes_of_a_router_of_ours() {
 }
 
 #[tokio::test]
-async fn a_path_that_a_router_does_not_have_is_a_name_without_a_route() {
+async fn an_unknown_path_is_a_name_without_a_route() {
     let web = Router::new().route("/known", post(async || "yes"));
     let app = HttpHandler::new(web);
     let reply = app
@@ -97,7 +97,7 @@ async fn a_gateway_is_mounted_in_a_router() {
 }
 
 #[tokio::test]
-async fn a_handler_behind_a_gateway_is_the_service_it_was() {
+async fn a_handler_behind_a_gateway_is_the_original_service() {
     // HTTP, a message in memory, and HTTP again.
     let web = Router::new().route("/shout", post(async |text: String| text.to_uppercase()));
     let memory = Memory::new();

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_printable_is_escaped_and_means_the_same() {
+    fn unprintable_characters_are_escaped_and_keep_their_meaning() {
         let value = json!({ "a\u{9b}": "\x1b\x7f\u{202e}\u{e0001}🔔ä\"\\" });
         let line = line(&value);
         assert_eq!(

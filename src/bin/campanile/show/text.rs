@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_moves_a_cursor_is_shown_as_it_is() {
+    fn characters_that_move_the_cursor_are_escaped() {
         assert_eq!(
             line("\x1b[2J\x07\r\n\t\0\x7f"),
             r"\u{1b}[2J\u{7}\r\n\t\0\u{7f}"
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_printed_stays() {
+    fn printable_characters_stay() {
         let text = r#"{"größe": "7 \" 漢字 🔔", 'x': "e\u0301"}"#;
         assert_eq!(line(text), text);
         assert_eq!(line("e\u{301}"), "e\u{301}");
