@@ -89,7 +89,7 @@ fn main() {
         "routes", "raw ns", "raw allocs", "ours ns", "ours allocs", "ratio"
     );
     for routes in ROUTES {
-        // Every route in turn, so that no branch or cache line is learnt by heart.
+        // Use all routes in turn, so that the branch predictor and the cache cannot adapt to one.
         let names = names(routes, messages);
         let (mut raw, mut ours) = (Vec::new(), Vec::new());
         let (table, app) = (table(routes), runtime.block_on(async { app(routes) }));

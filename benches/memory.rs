@@ -29,11 +29,11 @@ use tokio_util::sync::CancellationToken;
 const NAME: &str = "bench.work";
 const PAYLOAD: &str = "payload";
 const SENDERS: usize = 64;
-/// As on Redis: where more does not make it faster any more.
+/// As on Redis: a larger number is not faster.
 const IN_FLIGHT: usize = 1024;
 
 fn main() {
-    // `cargo test` does not say `--bench`, and wants only to see that it runs.
+    // `cargo test` does not pass `--bench`, and only checks that the bench runs.
     let measured = std::env::args().any(|word| word == "--bench");
     let (rounds, count) = if measured { (9, 640_000) } else { (1, 640) };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -105,7 +105,7 @@ async fn channel(count: usize) -> Duration {
     started.elapsed()
 }
 
-/// Has the senders send `count` messages between them.
+/// Has the senders send `count` messages in total.
 async fn send<F>(count: usize, message: impl Fn() -> F + Clone + Send + 'static)
 where
     F: Future<Output = ()> + Send,

@@ -6,46 +6,46 @@
 //! cargo bench --bench redis -- --workload task-64 --rounds 9 --json task.json
 //! cargo bench --bench redis -- --in-flight 4096 --handler nothing
 //! cargo bench --bench redis -- --workload drain --ours-only  # for a profiler
-//! cargo bench --bench redis -- --rate 20000                # sent at a fixed rate, whatever comes back
+//! cargo bench --bench redis -- --rate 20000                # sent at a fixed rate
 //! cargo bench --bench redis -- --workload task-64 --rates 5000,20000,50000,100000 --plot latency.svg
 //! cargo bench --bench redis -- --curves curves.json        # the cost of a message against six quantities
 //! cargo bench --bench redis --features ablation -- --ablation  # what each mechanism is worth
-//! cargo bench --bench redis -- --soak 1000000              # memory while so many tasks pass
+//! cargo bench --bench redis -- --soak 1000000              # memory while a million tasks pass
 //! cargo bench --bench redis -- --shutdown                  # with 10,000 deliveries held
 //! cargo bench --bench redis -- --idle                      # 100 workers that have nothing to do
 //! ```
 //!
-//! Each of these takes `--quick`, and what the messages and the worker are like:
+//! All of them take `--quick`, and options for the messages and the worker:
 //!
 //! ```text
-//! --payload <bytes>     7 unless set
-//! --in-flight <n>       what the worker may have in flight: 64, the default of applications; raw, it
-//!                       also bounds COUNT. The second set of figures is for 4096
-//! --handler <which>     wait-once, unless set: each handler waits once for a spawned task, on both
-//!                       sides; or nothing: they do nothing
-//! --routes <n>          names that are sent to in turn
-//! --streams <n>         streams that are sent to in turn, and all served by the worker
-//! --processes <1 to 4>  the worker in so many processes of its own; for tasks and drains
-//! --delay-us <n>        a network with such a round trip, by a proxy in a process of its own
-//! --senders <n>         senders, or requests in flight, in place of the workloads' own
-//! --backlog <n>         what a drain finds
-//! --json <file>         where the figures go beside the table
-//! --tls                 TLS between the server and the rest; needs --features redis-rustls
-//! --aof                 a server with an append-only file that is synced every second
+//! --payload <bytes>     7 by default
+//! --in-flight <n>       the worker's limit: 64 by default, as for applications; also the limit of
+//!                       COUNT on the raw side. The second set of figures is for 4096
+//! --handler <which>     wait-once (the default): each handler waits once for a spawned task, on
+//!                       both sides; or nothing: handlers do nothing
+//! --routes <n>          the number of names, used in turn
+//! --streams <n>         the number of streams, used in turn, all served by the worker
+//! --processes <1 to 4>  run the worker in this number of child processes; for tasks and drains
+//! --delay-us <n>        a network with this round trip, by a proxy in a separate process
+//! --senders <n>         the number of senders, or of requests in flight
+//! --backlog <n>         the number of messages that a drain begins with
+//! --json <file>         write the figures to this file, too
+//! --tls                 use TLS to the server; needs --features redis-rustls
+//! --aof                 the server has an append-only file, synced every second
 //! ```
 //!
-//! The *raw* side is bare redis-rs as one would write it by hand for this one purpose, in
+//! The *raw* side is a loop over bare redis-rs, written by hand for the workload, in
 //! `redis/raw.rs`. *Ours* is a client, and a served router with one layer and a task per handler,
-//! in `redis/ours.rs`. Senders and worker share one process and one runtime of two threads, Redis
-//! runs beside them, payloads are 7 bytes. A round ends when every acknowledgement is confirmed;
-//! that the group has nothing pending then is asserted. Figures are medians of rounds that
-//! alternate raw, ours, raw, ours, so that both meet the same weather. Under `cargo test` it only
-//! shows that everything runs.
+//! in `redis/ours.rs`. Senders and worker share one process and one runtime of two threads; Redis
+//! runs beside them; payloads are 7 bytes. A round ends when every acknowledgement is confirmed,
+//! and then asserts that the group has nothing pending. Figures are medians of rounds that
+//! alternate raw, ours, raw, ours, so that changes of the machine affect both. Under `cargo test`
+//! the bench only checks that everything runs.
 //!
-//! CPU times come in steps of 10 ms. The commands are those that the server counts, scripts' own
-//! among them and the bench's questions not. The peak of memory is that of all processes but the
-//! server, within the round; what earlier rounds have left to the allocator is in it, so measure
-//! memory with `--ours-only --rounds 1` and one workload.
+//! CPU times have steps of 10 ms. Commands are counted by the server, including those of scripts
+//! and without the bench's queries. The memory peak is that of all processes but the server, within
+//! the round. It includes memory that the allocator kept from earlier rounds, so measure memory
+//! with `--ours-only --rounds 1` and one workload.
 
 mod machine;
 #[path = "../tests/support/mod.rs"]

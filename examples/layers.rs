@@ -1,11 +1,11 @@
-//! tower's own layers around what is served and around what is called.
+//! tower's layers around a router and around a client.
 //!
 //! ```text
 //! cargo run --example layers
 //! ```
 //!
-//! The router's handlers share two permits and one second each; the client retries what was
-//! unavailable.
+//! The router's handlers share two permits and have one second each; the client sends requests
+//! again that were answered with `unavailable`.
 
 use std::{
     future::{Ready, ready},
@@ -38,7 +38,7 @@ async fn work(State(load): State<Arc<Load>>) {
     load.running.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// Is not up to it the first two times.
+/// Answers `unavailable` the first two times.
 async fn moody(State(load): State<Arc<Load>>) -> Result<&'static str, RpcError> {
     match load.calls.fetch_add(1, Ordering::SeqCst) {
         0 | 1 => Err(RpcError::unavailable("not now")),
@@ -62,7 +62,7 @@ pub(crate) fn app() -> Router<Arc<Load>> {
         )
 }
 
-/// Tries again, at once and up to three times, what was answered with `unavailable`.
+/// Sends a request again, at once and up to three times, if the answer is `unavailable`.
 #[derive(Clone)]
 struct Unavailable {
     left: u32,

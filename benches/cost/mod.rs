@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-/// Of one message.
+/// The cost of one message.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cost {
     pub(crate) nanoseconds: f64,
     pub(crate) allocations: f64,
 }
 
-/// A runtime of one thread, so that nothing else is counted.
+/// A runtime of one thread, so that only its own allocations are counted.
 pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -12,7 +12,7 @@ use crate::{
     workload::named,
 };
 
-/// A mechanism, and the workloads that it was made for.
+/// A mechanism, and the workloads that should gain from it.
 const SWITCHES: [(Mechanism, &str, &[&str]); 4] = [
     (
         Mechanism::AcknowledgeWithRead,
@@ -33,15 +33,15 @@ const SWITCHES: [(Mechanism, &str, &[&str]); 4] = [
 pub(crate) struct Switch {
     mechanism: &'static str,
     workload: &'static str,
-    /// Messages of a round.
+    /// The number of messages in a round.
     count: usize,
-    /// Of on to off, in messages per second.
+    /// The ratio of on to off, in messages per second.
     ratio: Option<f64>,
     off: Option<Figures>,
     on: Figures,
 }
 
-/// Measures every mechanism, by rounds that alternate off, on, off, on.
+/// Measures every mechanism in rounds that alternate off, on, off, on.
 pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Switch> {
     report::heading();
     let mut switches = Vec::new();

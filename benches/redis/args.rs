@@ -129,7 +129,7 @@ impl Args {
         }
         if self.workloads.is_empty() {
             self.workloads = match paced {
-                // The number of senders means nothing then: one of each kind.
+                // The number of senders does not matter then: use one workload of each kind.
                 true => ["task-64", "rpc-fast-64", "rpc-reliable-64"]
                     .into_iter()
                     .map(named)
@@ -173,7 +173,7 @@ impl Args {
         self.rates.iter().map(at_rate).collect()
     }
 
-    /// Writes what was measured, if it is wanted.
+    /// Writes the measurements to the file, if one is given.
     pub(crate) fn write(&self, scene: &Scene, rows: &[impl Serialize]) {
         if let Some(path) = &self.json {
             report::write_json(path, scene, rows);

@@ -1,4 +1,4 @@
-//! Time, and whose.
+//! The time of a round, and the CPU time of its processes.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub(crate) struct Clock<'a> {
 }
 
 impl<'a> Clock<'a> {
-    /// Starts it, as the last thing before the work. Beside this process the workers' are watched.
+    /// Starts the clock, right before the work. Watches this process and those of workers.
     pub(crate) async fn start(probe: &'a Probe, workers: &[u32]) -> Self {
         let mut processes = vec![std::process::id()];
         processes.extend(workers);
@@ -36,7 +36,7 @@ impl<'a> Clock<'a> {
         }
     }
 
-    /// Stops it, as the first thing after the last acknowledgement.
+    /// Stops the clock, right after the last acknowledgement.
     pub(crate) async fn stop(self, count: usize, latencies: Vec<Duration>) -> Round {
         let elapsed = self.started.elapsed();
         let client = cpu(&self.processes).saturating_sub(self.client);

@@ -1,4 +1,4 @@
-//! How the cost of a message grows with this and that, everything else as it is by default.
+//! The growth of a message's cost with one setting, the others at their defaults.
 
 use std::time::Instant;
 
@@ -152,7 +152,7 @@ pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Point> {
     points
 }
 
-/// Of a message: the time, and that of senders' and workers' CPUs.
+/// The cost of a message: wall time, and CPU time of senders and workers.
 fn cost(side: Option<&Figures>) -> String {
     side.map_or(format!("{:>19}", ""), |side| {
         format!("{:>9.2} {:>9.2}", 1e6 / side.per_second, side.client_cpu_us)

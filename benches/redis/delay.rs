@@ -1,4 +1,4 @@
-//! A network with a round trip: a proxy that holds every byte for half of it on each way.
+//! A network with a round trip: a proxy that delays every byte by half of it in each direction.
 
 use std::{
     io::{Read, Write},
@@ -21,8 +21,8 @@ pub(crate) const PROXY: &str = "--proxy";
 /// The timer slack of Linux, by which a thread that sleeps wakes late.
 const SLACK: Duration = Duration::from_micros(55);
 
-/// A proxy in front of a server. It is a process, so that its CPU time is nobody's. Dropping it
-/// kills the process.
+/// A proxy in front of a server. It is a separate process, so that neither side is charged for its
+/// CPU time. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
@@ -50,8 +50,8 @@ impl Proxy {
     }
 }
 
-/// Runs a proxy, which is this whole process, until the standard input ends. It has a thread for
-/// each direction of a connection: the timers of tokio are as coarse as a millisecond.
+/// Runs this process as a proxy until the standard input ends. It has a thread for each direction
+/// of a connection, since tokio's timers have a resolution of a millisecond.
 pub(crate) fn run(server: u16, round_trip: Duration) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
@@ -66,7 +66,7 @@ pub(crate) fn run(server: u16, round_trip: Duration) {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Passes on what comes, each piece when its time is over.
+/// Forwards each piece when its delay is over.
 fn one_way(from: &TcpStream, to: &TcpStream, delay: Duration) {
     to.set_nodelay(true).expect("a TCP socket");
     let clone = |stream: &TcpStream| stream.try_clone().expect("a file descriptor");

@@ -1,4 +1,4 @@
-//! Workers in processes of their own. The server alone knows when all is done.
+//! Workers in child processes. Only the server knows when all messages are done.
 
 use std::{io::Read, process::Stdio};
 
@@ -69,7 +69,7 @@ struct Order {
     handler: Handler,
 }
 
-/// The processes. They are killed when this is dropped before its end.
+/// The child processes. Dropping them without `stop` kills them.
 struct Workers(Vec<Child>);
 
 impl Workers {
@@ -105,7 +105,7 @@ impl Workers {
         }
     }
 
-    /// Ends them: each stops when it has nothing more to hear.
+    /// Ends the processes by closing their inputs.
     async fn stop(mut self) {
         for worker in &mut self.0 {
             drop(worker.stdin.take());

@@ -10,17 +10,17 @@ use crate::workload::{Job, Round};
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) workload: &'static str,
-    /// Messages of a round.
+    /// The number of messages in a round.
     pub(crate) count: usize,
-    /// Messages that were sent in a second, where that was fixed.
+    /// The fixed number of messages sent per second, if there is one.
     pub(crate) rate: Option<usize>,
-    /// Of ours to raw, in messages per second.
+    /// The ratio of ours to raw, in messages per second.
     pub(crate) ratio: Option<f64>,
     pub(crate) raw: Option<Figures>,
     pub(crate) ours: Figures,
 }
 
-/// One side. All but the rate and the memory is of one message.
+/// One side. All figures except the rate and the memory are per message.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figures {
     pub(crate) per_second: f64,
@@ -30,7 +30,7 @@ pub(crate) struct Figures {
     commands_by_name: BTreeMap<String, f64>,
     pub(crate) peak_kib: u64,
     pub(crate) latency_us: Option<Latency>,
-    /// Messages per second in each round.
+    /// The messages per second of each round.
     rounds: Vec<f64>,
 }
 

@@ -20,7 +20,7 @@ use crate::{
 /// The number of measured rests, each ended by a task.
 const WAKES: usize = 5;
 
-/// Between two tasks of a light load.
+/// The time between two tasks of a light load.
 const APART: Duration = Duration::from_millis(10);
 
 #[derive(Serialize)]
@@ -144,7 +144,7 @@ async fn row(
         let arrived = arrivals.wait(message).await;
         arrived.duration_since(sent).as_secs_f64() * 1e6
     };
-    // After each rest comes one, and then the others as a light load.
+    // One task after each rest, and then the others as a light load.
     let each = arrivals.count() / WAKES;
     let (mut first, mut light) = (Vec::new(), Vec::new());
     for message in (0..arrivals.count()).step_by(each) {

@@ -1,9 +1,9 @@
-//! The open loop: messages are sent when they are due, however the others fare.
+//! The open loop: messages are sent when they are due, even if earlier ones are late.
 //!
-//! A latency begins when its message was *meant* to be sent, so that a stall counts for all that
-//! were due in it, not only for those that waited to be answered (the "coordinated omission" of
-//! closed loops). A separate thread sleeps until the next is due, and sends all that are; that
-//! thread's waking up, some 60 µs, is in every figure of both sides.
+//! A latency begins at the time when its message was *due*, so a stall counts for all messages due
+//! in it, not only for those that waited for an answer (the "coordinated omission" of closed
+//! loops). A separate thread sleeps until the next message is due, and sends all that are due. The
+//! time to wake that thread, some 60 µs, is in the figures of both sides.
 
 use std::{
     sync::{
@@ -13,11 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// When messages have arrived, by their numbers.
+/// The arrival times of messages, by their numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrivals {
     epoch: Instant,
-    /// Nanoseconds after the epoch; 0 until then.
+    /// In nanoseconds after the epoch; 0 before the arrival.
     at: Arc<[AtomicU64]>,
 }
 
@@ -42,7 +42,7 @@ impl Arrivals {
         (nanoseconds > 0).then(|| self.epoch + Duration::from_nanos(nanoseconds))
     }
 
-    /// Waits until a message is there.
+    /// Waits until a message has arrived.
     pub(crate) async fn wait(&self, message: usize) -> Instant {
         loop {
             match self.at(message) {
@@ -53,8 +53,8 @@ impl Arrivals {
     }
 }
 
-/// Calls `send` for each message when it is due, waits until all have arrived, and gives the time
-/// from the one to the other.
+/// Calls `send` for each message when it is due, waits until all have arrived, and returns the time
+/// from the first call to the last arrival.
 pub(crate) async fn paced<F>(
     rate: usize,
     arrivals: &Arrivals,

@@ -1,5 +1,5 @@
-//! The same workloads with Campanile, as an application would have them: a client, and a served
-//! router with a layer around it; one handle to Redis for both.
+//! The workloads with Campanile, as in an application: a client, and a served router with a layer,
+//! over one handle to Redis.
 
 use std::{
     hint::black_box,
@@ -112,7 +112,7 @@ pub(crate) async fn send(sender: Sender, senders: usize, count: usize) {
     .await;
 }
 
-/// Has each stream bring a task, and tells how many that were.
+/// Waits until each stream has delivered a task, and returns their number.
 async fn warm_up(worker: &Worker) -> usize {
     let sender = worker.sender();
     let streams = worker.setup.streams;

@@ -1,4 +1,4 @@
-//! The bench's own view of the server, past both sides.
+//! The bench's queries of the server, separate from both sides.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -53,7 +53,7 @@ impl Probe {
         }
     }
 
-    /// Has senders and workers connect to this port, while the probe itself still asks the server.
+    /// Makes senders and workers connect to this port; the probe still queries the server.
     pub(crate) fn lead_through(&mut self, port: u16) {
         self.address = self.address.by_port(port);
     }
@@ -63,7 +63,7 @@ impl Probe {
         &self.address
     }
 
-    /// The port of that address at the server itself.
+    /// The server's port, without a proxy.
     pub(crate) fn port(&self) -> u16 {
         self.tls.as_ref().map_or(self.server.port(), Tls::port)
     }
@@ -77,7 +77,7 @@ impl Probe {
         }
     }
 
-    /// Empties the server, but for the groups of the workers.
+    /// Deletes all data except the groups of the workers.
     pub(crate) async fn clear(&self, setup: &Setup) {
         let () = self.query(&["FLUSHALL"]).await;
         for stream in setup.streams() {

@@ -8,8 +8,8 @@ const TICK: Duration = Duration::from_millis(10);
 /// The CPU time that a process has used.
 pub(crate) fn cpu(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The second field is the program's name, which may hold spaces; user and system time are the
-    // 14th and the 15th.
+    // The second field is the program's name, which may contain spaces; user and system time are
+    // the 14th and the 15th field.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks: u32 = (fields.split_whitespace().skip(11).take(2))
         .filter_map(|ticks| ticks.parse::<u32>().ok())
@@ -17,18 +17,18 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     TICK * ticks
 }
 
-/// Forgets the most memory that a process has had. Where that is not allowed, the peak is the one
-/// since its start.
+/// Resets the memory peak of a process. If the system does not allow it, the peak is the one since
+/// the start of the process.
 pub(crate) fn reset_peak(pid: u32) {
     let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
-/// The most memory that a process has had, in KiB.
+/// The memory peak of a process, in KiB.
 pub(crate) fn peak(pid: u32) -> u64 {
     status(pid, "VmHWM:")
 }
 
-/// The memory that a process has, in KiB.
+/// The current memory of a process, in KiB.
 pub(crate) fn resident(pid: u32) -> u64 {
     status(pid, "VmRSS:")
 }

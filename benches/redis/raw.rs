@@ -1,11 +1,10 @@
-//! The baseline: each workload by hand with bare redis-rs, for this purpose and no other.
+//! The baseline: each workload by hand with bare redis-rs.
 //!
-//! It has what a careful author would give it: one multiplexed connection for all senders, another
-//! for the one reader, a `COUNT` of what may be in flight (256 at most), answers read as raw values,
-//! the handlers of a read side by side, one `XACK` per read, the replies of a read in the same
-//! pipeline as its `XACK`, one shared reply subscription. It has nothing that
-//! only a framework needs: no names to route by, no redelivery, no leases, no reconnecting, no
-//! back-pressure, no shutdown.
+//! A careful author would write it like this: one multiplexed connection for all senders and
+//! another for the reader; a `COUNT` equal to the limit in flight (256 at most); answers read as
+//! raw values; the handlers of a read run concurrently; one `XACK` per read; the replies of a read
+//! in the same pipeline as its `XACK`; one shared reply subscription. It lacks all that only a
+//! framework needs: routing by name, redelivery, leases, reconnecting, back-pressure, a shutdown.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Requests with bare redis-rs: a stream there, one channel for all replies back.
+//! Requests with bare redis-rs: a stream for the requests, one channel for all replies.
 
 use std::{
     borrow::Cow,

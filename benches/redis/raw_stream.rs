@@ -73,7 +73,7 @@ impl Adds {
     }
 }
 
-/// Fills the streams, in pipelines of a MiB at most: the memory of this process is measured.
+/// Fills the streams in pipelines of at most a MiB, since this process's memory is measured.
 pub(crate) async fn preload(probe: &Probe, setup: &Setup, count: usize) {
     let mut adds = Adds::connect(probe, setup).await;
     let at_once = ((1 << 20) / setup.payload).clamp(1, 1000);
@@ -115,8 +115,8 @@ impl Reader {
         }
     }
 
-    /// Reads and acknowledges `count` entries. The handlers of one read run side by side; those that
-    /// do not wait, one after the other.
+    /// Reads and acknowledges `count` entries. The handlers of one read run concurrently if they
+    /// wait, and one after the other if they do not.
     pub(crate) async fn handle(
         &mut self,
         handler: Handler,
@@ -148,7 +148,7 @@ impl Reader {
         }
     }
 
-    /// Sends this pipeline, and with it what acknowledges these entries.
+    /// Sends this pipeline together with the acknowledgement of these entries.
     pub(crate) async fn acknowledge(
         &mut self,
         read: &[Entry],

@@ -91,7 +91,7 @@ impl Report {
         self.rows.push(row);
     }
 
-    /// The ratios, where a side was as fast as it could be.
+    /// The ratios, for workloads without a fixed rate.
     pub(crate) fn ratios(&self) {
         println!();
         for row in self.rows.iter().filter(|row| row.rate.is_none()) {
@@ -126,7 +126,7 @@ pub(crate) fn heading() {
     );
 }
 
-/// The two lines of a row, for its sides of these names.
+/// The two lines of a row, one for each of the named sides.
 pub(crate) fn lines(row: &Row, [raw, ours]: [&str; 2]) {
     let sent = row.rate.map_or("at will".into(), |rate| rate.to_string());
     if let Some(figures) = &row.raw {
@@ -151,7 +151,7 @@ fn line([workload, sent, side]: [&str; 3], figures: &Figures, ratio: Option<f64>
     );
 }
 
-/// A file of what was measured, and on what.
+/// A file with the measurements and the machine.
 #[derive(Serialize)]
 struct Written<'a, T> {
     #[serde(flatten)]

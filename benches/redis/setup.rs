@@ -53,7 +53,7 @@ impl Setup {
         bytes.collect()
     }
 
-    /// A payload that tells its message's number, for which it needs four bytes.
+    /// A payload with its message's number, which takes four bytes.
     pub(crate) fn numbered(&self, message: usize) -> Bytes {
         let mut payload = self.payload().to_vec();
         payload.resize(payload.len().max(4), 0);
@@ -69,7 +69,7 @@ impl Setup {
         numbered(NAME, self.routes).map(Name::from)
     }
 
-    /// Waits once for another task, as a handler does that asks a database; or not at all.
+    /// Waits once for another task, as a handler waits for a database; or does nothing.
     pub(crate) async fn wait(&self) {
         if self.handlers_wait {
             let task = tokio::spawn(async {});
@@ -77,15 +77,15 @@ impl Setup {
         }
     }
 
-    /// The most that the raw loop asks for at once: 256, or what the worker may have in flight, or
-    /// what makes 16 MiB.
+    /// The maximum COUNT of the raw loop: 256, or the limit in flight, or the number that makes 16
+    /// MiB.
     pub(crate) fn raw_batch(&self) -> usize {
         let fit = (16 << 20) / self.payload;
         256.min(self.max_in_flight).min(fit).max(1)
     }
 }
 
-/// The number that [`Setup::numbered`] has put there.
+/// Reads the number that [`Setup::numbered`] has written.
 pub(crate) fn number(payload: &[u8]) -> usize {
     let (number, _) = payload.split_first_chunk().expect("a numbered payload");
     u32::from_le_bytes(*number) as usize

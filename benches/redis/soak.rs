@@ -1,4 +1,4 @@
-//! Memory while many tasks pass: the process's and the server's, ten times on the way.
+//! The memory of this process and of the server while many tasks pass, measured ten times.
 
 use serde::Serialize;
 

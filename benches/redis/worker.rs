@@ -1,4 +1,4 @@
-//! A served router, as an application would have it.
+//! A served router, as in an application.
 
 use std::{
     hint::black_box,
@@ -26,13 +26,13 @@ use crate::{
     workload::Handler,
 };
 
-/// An event that tells that subscriptions stand.
+/// The event that shows that the subscription is confirmed.
 pub(crate) const WARM: &str = "bench.warm";
 
-/// Tells when it has which of the messages that have numbers.
+/// The route that records the arrival of numbered messages.
 pub(crate) const NUMBERED: &str = "bench.numbered";
 
-/// A worker, and all that is sent to it; one handle to Redis for both.
+/// A worker, and a client of it, over one handle to Redis.
 pub(crate) struct Worker {
     redis: Redis,
     pub(crate) setup: Setup,
@@ -126,7 +126,7 @@ fn app(setup: &Setup, handler: Handler) -> Router<Seen> {
                     setup.wait().await;
                     black_box(payloads);
                 };
-                // A batch cannot be larger than what may be in flight.
+                // A batch cannot be larger than the limit in flight.
                 let batch = Batch::new(on_batch).size(256.min(setup.max_in_flight));
                 app.task(name.clone(), batch)
             }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{probe::Commands, setup::Setup};
 
-/// One workload, and how many messages a round of it has.
+/// A workload, and the number of messages in its rounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
@@ -21,7 +21,7 @@ pub(crate) enum Work {
     Task { senders: usize },
     /// Many tasks are enqueued at once and not handled. `in_flight` applies to the raw side.
     EnqueueAll { in_flight: usize },
-    /// One worker handles what was enqueued before.
+    /// One worker handles messages that were enqueued before.
     Drain { handler: Handler },
     /// Concurrent senders publish to one subscriber.
     Event { senders: usize },
@@ -135,14 +135,13 @@ pub(crate) struct Round {
     pub(crate) redis: Duration,
     /// The commands that the server ran, without the bench's own queries.
     pub(crate) commands: Commands,
-    /// The most memory that senders and workers have had, in KiB.
+    /// The memory peak of senders and workers, in KiB.
     pub(crate) peak: u64,
-    /// Of each request, and at a fixed rate of each message; empty for other work.
+    /// The latencies of requests, and at a fixed rate of messages; empty for other workloads.
     pub(crate) latencies: Vec<Duration>,
 }
 
-/// Runs `senders` tasks at once that do `work` for `count` numbers between them, and collects what
-/// they give.
+/// Runs `senders` tasks that call `work` for `count` numbers in total, and collects the results.
 pub(crate) async fn concurrently<F, T>(
     senders: usize,
     count: usize,

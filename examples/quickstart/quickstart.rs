@@ -5,8 +5,8 @@
 //! REDIS_URL=redis://127.0.0.1/ cargo run --example quickstart
 //! ```
 //!
-//! The first needs nothing but Rust: messages travel in memory. The second runs the same code on
-//! Redis.
+//! The first command needs nothing but Rust: messages stay in memory. The second runs the same code
+//! over Redis.
 
 use std::{collections::HashMap, env, sync::Arc};
 
@@ -40,7 +40,7 @@ struct User {
 #[derive(Clone)]
 struct App {
     users: Arc<HashMap<u64, User>>,
-    /// Tells `main` what has been handled, so that it knows when to go on.
+    /// Reports handled messages to `main`, which waits for them.
     handled: mpsc::Sender<&'static str>,
 }
 
@@ -106,7 +106,7 @@ pub(crate) async fn run(broker: impl Broker) -> Result<(), BoxError> {
     println!("task   orders.create: accepted as {receipt}");
     seen.recv().await;
 
-    // The worker handles tasks, so its subscriptions stand: events reach who listens right now.
+    // The worker has handled tasks, so its subscription to events is confirmed.
     orders
         .publish("events", r#"{"id":101,"type":"created"}"#)
         .await?;

@@ -9,9 +9,9 @@ pub(crate) type Sender = BoxCloneSyncService<Message, Reply, Error>;
 
 #[derive(Clone)]
 pub(crate) struct Shop {
-    /// The shop's own stream.
+    /// A client of the shop's stream.
     pub(crate) own: Client<Sender>,
-    /// The bank's, which others serve.
+    /// A client of the bank's stream, which another application serves.
     pub(crate) bank: Client<Sender>,
 }
 

@@ -1,4 +1,4 @@
-//! An application that sends messages itself, and calls another one.
+//! An application that sends messages to itself and requests to another one.
 //!
 //! ```text
 //! cargo run --example shop

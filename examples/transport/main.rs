@@ -1,11 +1,11 @@
-//! A transport of one's own, served and called like any other.
+//! A custom transport, served and called like any other.
 //!
 //! ```text
 //! cargo run --example transport
 //! ```
 //!
 //! The transport is in `queue.rs`; `docs/own-transport.md` explains it, and
-//! `tests/in_process/own_transport.rs` puts it through the conformance suite.
+//! `tests/in_process/own_transport.rs` runs the conformance suite on it.
 
 mod queue;
 

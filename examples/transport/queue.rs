@@ -38,7 +38,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// The same broker, with other settings.
+    /// Returns a handle of the same broker with other settings.
     pub(crate) fn with_settings(&self, settings: Settings) -> Self {
         let broker = Arc::clone(&self.broker);
         Self { broker, settings }
@@ -55,7 +55,7 @@ impl Queue {
         self.broker.arrival.notify_waiters();
     }
 
-    /// Adds an entry, message or not.
+    /// Adds an entry, valid or not.
     pub(crate) fn add(&self, fields: Vec<(Bytes, Bytes)>) -> MessageId {
         let id = MessageId::from(uuid::Uuid::new_v4().to_string());
         self.put(Entry {
@@ -96,7 +96,7 @@ impl Service<Message> for Queue {
     }
 }
 
-// The serving half, not yet open.
+// The serving half before it is opened.
 impl Transport for Queue {
     type Source = QueueSource;
 
@@ -132,7 +132,7 @@ impl Source for QueueSource {
             if self.stopped {
                 return Err(Error::closed());
             }
-            // Before the look, so that what arrives after it is not missed.
+            // Enable it before the check, so that no entry added after the check is missed.
             let arrival = queue.broker.arrival.notified();
             let most = if self.reads { max } else { 0 };
             let taken: Vec<_> = queue.on_stream(|stream| {
@@ -150,7 +150,7 @@ impl Source for QueueSource {
     }
 
     async fn stop(&mut self) {
-        // Nothing is fetched ahead, so there is nothing to give back.
+        // It fetches nothing ahead, so it has nothing to release.
         self.stopped = true;
     }
 
@@ -216,14 +216,14 @@ impl SettleDelivery for Held {
                 self.queue.put(entry);
             }
             Verdict::Dead { reason, .. } => eprintln!("{} is given up: {reason}", entry.id),
-            // It is done, or unwanted. There are no requests that would be waiting for an answer.
+            // Done or discarded. There are no requests, so nothing waits for an answer.
             _ => {}
         }
         on_settled(Ok(()));
     }
 }
 
-// There is no lease that could end: what is dropped unsettled comes back at once, as an attempt.
+// There are no leases: a message that is dropped unsettled returns at once, as an attempt.
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
@@ -233,7 +233,7 @@ impl Drop for Held {
 }
 
 impl Queue {
-    /// The wait is in this process and not in a worker, so it outlives the worker that asked.
+    /// The delay runs in a task and not in the worker, so it survives the worker.
     fn put_later(&self, entry: Entry, after: Duration) {
         let queue = self.clone();
         tokio::spawn(async move {

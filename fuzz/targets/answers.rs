@@ -1,4 +1,4 @@
-//! The answers of commands and scripts, with something else in one place or in all of them.
+//! Answers of commands and scripts, with one value or all values replaced.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -42,7 +42,7 @@ impl Answer {
     }
 }
 
-/// Puts a value in the place of another, if there is such a place, and says how many it passed.
+/// Replaces the value at a position, if it exists, and counts the positions passed.
 fn put(value: &mut Value, place: usize, other: &Value) -> usize {
     if place == 0 {
         *value = other.clone();

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use campanile::{Kind, transport::codec};
 use libfuzzer_sys::fuzz_target;
 
-/// Names of fields that mean something, so that the fuzzer need not find them.
+/// Names of known fields, so that the fuzzer need not find them.
 const KNOWN: [&str; 13] = [
     "type",
     "name",

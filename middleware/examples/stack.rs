@@ -4,9 +4,9 @@
 //! cargo run -p campanile-middleware --features full --example stack
 //! ```
 //!
-//! An importer calls a service that fails at times. An unreadable message is a dead letter at once, a
-//! failed one is retried in place and then later, a slow one times out, and a duplicate runs once.
-//! All numbers come from one budget, and the compiler checks that they fit together.
+//! An importer calls a service that fails at times. An unreadable message is a dead letter at once,
+//! a failed one is retried in place and then later, a slow one times out, and a duplicate runs
+//! once. All numbers come from one budget, and the compiler checks that they fit together.
 
 use std::{
     num::ParseIntError,
@@ -75,20 +75,20 @@ async fn report() {
 
 fn app() -> Router<Prices> {
     let in_place = RetryPolicy::new(SERVED.max_tries()).backoff(BACKOFF);
-    // No tenant takes more than a quarter; what belongs to none is not held up.
+    // No tenant takes more than a quarter; messages without a tenant are not limited.
     let by_tenant =
         ConcurrencyByKeyLayer::new(8, key::header("x-tenant")).missing_key(MissingKey::Pass);
     Router::new()
         .task("import", import)
         .rpc("price", price)
-        // One report at a time, whatever else runs.
+        // One report at a time.
         .rpc("report", report.layer(ConcurrencyLimitLayer::new(1)))
         .layer(
             ServiceBuilder::new()
                 .layer(RequestIdLayer::new())
                 .layer(TraceLayer::new())
                 .layer(MetricsLayer::new())
-                // While the circuit is open or the limit is reached, nothing is fetched.
+                // While the circuit is open or the limit is reached, the worker fetches nothing.
                 .layer(CircuitBreakerLayer::new())
                 .concurrency_limit(32)
                 .layer(by_tenant)

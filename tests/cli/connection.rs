@@ -1,5 +1,4 @@
-//! A server that is away or does not let us in: what to do about it, within seconds, and no
-//! password.
+//! Failures to connect: each message names the remedy, within seconds, and no password.
 
 use std::time::Instant;
 
@@ -8,7 +7,7 @@ use super::{
     *,
 };
 
-/// Fails to connect with each of some commands, in time.
+/// Runs some commands; each must fail to connect in time.
 async fn fails_to_connect(url: &str, texts: &[&str]) {
     for line in [
         "stats",
@@ -111,7 +110,7 @@ async fn the_rights_that_the_guide_names_are_enough() {
         ("keeper", &format!("dead replay {id}")),
         ("keeper", "dead replay --name b"),
         ("keeper", "dead purge --all --yes"),
-        // Zero events are enough to see that it was subscribed.
+        // Zero events are enough to check the subscription.
         ("hearer", "tail events e --pattern e.* --count 0"),
     ] {
         let url = format!("redis://{user}:pw@127.0.0.1:{}/", server.port());

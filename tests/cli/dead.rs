@@ -199,7 +199,7 @@ async fn nothing_is_deleted_without_confirmation() {
         assert_eq!(terminal.ends().await.code(), Some(2));
     }
     assert_eq!(raw::len(&server, DEAD).await, 1);
-    // The end of the input is no consent either, and Ctrl-C is an answer.
+    // The end of the input is no consent, and Ctrl-C is an answer.
     for (keys, code) in [("\x04", Some(2)), ("\x03", Some(130))] {
         let mut terminal = Terminal::start(&server, "dead purge --all");
         terminal.sees(&["for good? [y/N]"]).await;
@@ -271,7 +271,7 @@ async fn an_interrupted_replay_ends_after_its_step_with_the_count() {
 #[tokio::test]
 async fn text_of_senders_never_reaches_the_terminal_as_control_characters() {
     let server = RedisServer::start().await;
-    // Clears the screen, sets the title, writes to the clipboard, rings; in seven and eight bits.
+    // Clears the screen, sets the title, writes to the clipboard, rings the bell; in 7 and 8 bits.
     let hostile = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;b3duZWQ=\x07\u{9b}2J\u{202e}\r\n";
     let fields: [(&str, &[u8]); 10] = [
         ("~g", b"app_group"),
@@ -333,7 +333,7 @@ async fn a_server_that_ends_during_a_replay_fails_it_within_seconds() {
     assert!(matches!(code, Some(1 | 3)), "{code:?}");
 }
 
-/// A group of a stream, which is made with it.
+/// Creates a stream with this group.
 async fn group(server: &RedisServer, stream: &str, group: &str) {
     let create = ["XGROUP", "CREATE", stream, group, "0", "MKSTREAM"];
     server.command(&create).await;
@@ -427,7 +427,7 @@ async fn large_dead_letters_are_listed_in_little_memory() {
     assert!(0 < peak && peak < LIMIT, "{} MiB", peak >> 20);
 }
 
-/// The most memory that a process has had, in bytes; `None` once it has ended.
+/// The peak memory of a process, in bytes; `None` once it has ended.
 fn peak_memory(pid: u32) -> Option<usize> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status

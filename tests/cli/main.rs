@@ -1,5 +1,4 @@
-//! The program `campanile`, as it is built, on real servers: its commands in pipes, and in a
-//! [`terminal`].
+//! The program `campanile`, as it is built, on real servers: in pipes and in a [`terminal`].
 
 mod connection;
 mod dead;
@@ -83,7 +82,7 @@ async fn run(command: Command) -> Ran {
     run_with(command, b"").await
 }
 
-/// Runs it with this as its standard input.
+/// Runs it with this standard input.
 async fn run_with(mut command: Command, input: &[u8]) -> Ran {
     if !input.is_empty() {
         command.stdin(Stdio::piped());
@@ -101,7 +100,7 @@ async fn run_with(mut command: Command, input: &[u8]) -> Ran {
     }
 }
 
-/// Adds a dead letter of the default group, and gives its id.
+/// Adds a dead letter of the default group, and returns its id.
 async fn letter(server: &RedisServer, name: &str, payload: impl AsRef<[u8]>) -> String {
     let fields: [(&str, &[u8]); 9] = [
         ("~g", b"app_group"),
@@ -117,6 +116,6 @@ async fn letter(server: &RedisServer, name: &str, payload: impl AsRef<[u8]>) -> 
     raw::add(server, DEAD, &fields).await
 }
 
-/// The dead letters of the default group, and what it will see again.
+/// The number of dead letters of the default group, and of its waiting redeliveries.
 const DEAD: &str = "{app_stream}:dead:app_group";
 const RETRY: &str = "{app_stream}:retry:app_group";

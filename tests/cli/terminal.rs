@@ -1,4 +1,4 @@
-//! A terminal: a pseudo terminal of the system, and an emulator that tells what would be seen.
+//! A terminal: a pseudo terminal of the system, and an emulator that computes the visible text.
 
 use std::{
     num::NonZeroU16,
@@ -23,7 +23,7 @@ pub(super) struct Terminal {
     pty: Pty,
     child: Child,
     emulator: vt100::Parser<Surprises>,
-    /// All that it has written.
+    /// The program's whole output.
     pub(super) written: Vec<u8>,
 }
 
@@ -76,7 +76,7 @@ impl Terminal {
         self.emulator.screen().alternate_screen()
     }
 
-    /// Waits until all of these can be seen at once.
+    /// Waits until all these texts are visible at once.
     #[track_caller]
     pub(super) fn sees(&mut self, texts: &[&str]) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
@@ -114,11 +114,11 @@ impl Terminal {
         &self.emulator.callbacks().0
     }
 
-    /// Reads something more; `false` at the end.
+    /// Reads more output; `false` at the end.
     async fn read(&mut self) -> bool {
         let mut buffer = [0; 4096];
         match timeout(Duration::from_secs(30), self.pty.read(&mut buffer)).await {
-            // On Linux the end is an error: nobody holds the other side any more.
+            // On Linux the end is an error, since the other side is closed.
             Ok(Ok(0) | Err(_)) => false,
             Ok(Ok(count)) => {
                 self.written.extend_from_slice(&buffer[..count]);

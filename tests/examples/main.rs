@@ -1,4 +1,4 @@
-//! The examples do what they say.
+//! The examples behave as their comments say.
 
 #[cfg(feature = "testing")]
 mod kit;
@@ -55,7 +55,7 @@ async fn the_worker_serves_the_client_and_ends_on_a_signal() {
     worker.env("REDIS_URL", server.url()).stdout(Stdio::piped());
     let mut worker = worker.spawn().expect("it does not run");
     let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
-    // Events reach who listens: the client may only start when the worker does.
+    // Start the client after the worker: events reach only current subscribers.
     support::raw::eventually(
         || async {
             let listeners: (String, usize) =

@@ -10,7 +10,7 @@ use tokio::{process::Command, time::timeout};
 
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// An example, which cargo has built beside this test.
+/// An example that cargo has built beside this test.
 pub(crate) fn example(name: &str) -> Command {
     let mut path: PathBuf = std::env::current_exe().unwrap();
     path.pop();
@@ -42,7 +42,7 @@ pub(crate) async fn output(mut command: Command) -> String {
     stdout
 }
 
-/// That each of these is in it.
+/// Asserts that the output contains each of these texts.
 pub(crate) fn shows(output: &str, lines: &[&str]) {
     for line in lines {
         assert!(output.contains(line), "{line:?} is not in\n{output}");

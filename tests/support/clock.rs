@@ -1,8 +1,8 @@
 //! A server's wall clock that a test can step while the server runs.
 //!
-//! A few lines of C stand in front of the C library's clock functions (`LD_PRELOAD`) and add an
-//! offset, which the server shares with the test through a mapped file. The monotonic clock stays
-//! true, as it does when an administrator or NTP steps the clock of a machine.
+//! A few lines of C replace the C library's clock functions (`LD_PRELOAD`) and add an offset, which
+//! the server shares with the test through a mapped file. The monotonic clock does not change, as
+//! when an administrator or NTP steps the clock of a machine.
 
 use std::{
     fs,
@@ -59,7 +59,7 @@ time_t time(time_t *out) {
 }
 "#;
 
-/// The files of a server whose clock can be stepped, in its data directory.
+/// The files of a server with a steppable clock, in its data directory.
 fn files(dir: &Path) -> [PathBuf; 3] {
     ["clock.c", "clock.so", "clock-offset"].map(|name| dir.join(name))
 }
@@ -67,7 +67,7 @@ fn files(dir: &Path) -> [PathBuf; 3] {
 /// Builds the shim, and has the server start with it.
 ///
 /// # Panics
-/// When there is no C compiler.
+/// If there is no C compiler.
 pub(super) fn preload(server: &mut Command, dir: &Path) {
     let [source, library, offset] = files(dir);
     if !library.exists() {
@@ -89,11 +89,11 @@ pub(super) fn preload(server: &mut Command, dir: &Path) {
     server.env("CLOCK_OFFSET_FILE", offset);
 }
 
-/// Sets by how many milliseconds the server's clock differs from the machine's.
+/// Sets the difference of the server's clock from the machine's, in milliseconds.
 pub(super) fn set(dir: &Path, milliseconds: i64) {
     let [_, _, offset] = files(dir);
     let file = fs::OpenOptions::new().write(true).open(offset);
-    // In place: the server has this file mapped, and would not see another one of its name.
+    // Written in place: the server has mapped this file, and would not see a new file of its name.
     let written = file.and_then(|file| file.write_all_at(&milliseconds.to_ne_bytes(), 0));
     written.expect("the offset is written");
 }

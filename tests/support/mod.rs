@@ -12,11 +12,11 @@
 //! server.restart().await;                                                 // same port, same data directory
 //! ```
 //!
-//! Each server has a free loopback port and a fresh data directory, writes nothing to disk unless
-//! asked to, and is killed when it is dropped. When that happens in a panic, its data and log stay
-//! and their path is printed. `REDIS_SERVER` names another binary than the one on the `PATH`.
+//! Each server has a free loopback port and a fresh data directory, writes nothing to disk by
+//! default, and is killed when it is dropped. If a panic drops it, its data and log stay and their
+//! path is printed. `REDIS_SERVER` names another binary than the one on the `PATH`.
 
-// Every test binary has this module whole and uses a part of it.
+// Every test program includes the whole module and uses a part of it.
 #![allow(dead_code)]
 
 mod clock;
@@ -47,7 +47,7 @@ use tempfile::TempDir;
 /// The time that a server may take to answer after its start. Loaded machines are slow.
 const START: Duration = Duration::from_secs(30);
 
-/// How a server is started.
+/// The options of a server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     args: Vec<String>,
@@ -76,8 +76,8 @@ impl Options {
         self.args(["--requirepass", password])
     }
 
-    /// An ACL file with these lines, such as `user worker on >pw ~* &* +@all`. The default user
-    /// stays as it is unless a line says otherwise.
+    /// Loads an ACL file with these lines, such as `user worker on >pw ~* &* +@all`. The default
+    /// user stays unchanged unless a line changes it.
     pub(crate) fn acl(mut self, lines: &str) -> Self {
         self.acl = Some(format!("{lines}\n"));
         self
@@ -91,13 +91,13 @@ impl Options {
         self
     }
 
-    /// A cluster of this one node, which owns all slots.
+    /// Makes it a cluster of one node, which owns all slots.
     pub(crate) fn cluster(mut self) -> Self {
         self.cluster = true;
         self.args(["--cluster-enabled", "yes"])
     }
 
-    /// Listens on a unix socket too.
+    /// Listens on a unix socket, too.
     pub(crate) fn unix_socket(mut self) -> Self {
         self.unix_socket = true;
         self
@@ -119,20 +119,20 @@ impl Options {
 /// A signal to a server or to another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// Freezes it: connections stay open and nothing is answered.
+    /// Freezes the process: connections stay open and nothing is answered.
     Stop,
     /// Ends the freeze.
     Cont,
-    /// Kills it.
+    /// Kills the process.
     Kill,
-    /// Asks it to shut down.
+    /// Asks the process to shut down.
     Term,
-    /// Asks it to shut down, as a terminal does.
+    /// Asks the process to shut down, as a terminal does.
     Int,
 }
 
 impl Signal {
-    /// Sends it to a process, and waits until a freeze has set in.
+    /// Sends the signal to a process. Waits until a freeze has taken effect.
     pub(crate) fn send(self, pid: u32) {
         let name = match self {
             Signal::Stop => "STOP",
@@ -141,14 +141,14 @@ impl Signal {
             Signal::Term => "TERM",
             Signal::Int => "INT",
         };
-        // The shell's own `kill`: the program of that name is missing on small systems.
+        // The shell's built-in `kill`: small systems lack the program.
         let sent = Command::new("sh")
             .args(["-c", &format!("kill -s {name} {pid}")])
             .status()
             .expect("sh runs");
         assert!(sent.success(), "SIG{name} was not delivered: {sent}");
         if self == Signal::Stop {
-            // A signal is sent before it is received: on a busy machine the process goes on meanwhile.
+            // Delivery of a signal takes time: on a busy machine the process goes on meanwhile.
             let given_up = Instant::now() + Duration::from_secs(10);
             while cfg!(target_os = "linux") && !is_stopped(pid) {
                 assert!(Instant::now() < given_up, "{pid} goes on after SIGSTOP");
@@ -166,7 +166,7 @@ fn is_stopped(pid: u32) -> bool {
         let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else {
             return true;
         };
-        // The state follows the name, which is in parentheses and may hold some.
+        // The state follows the name, which is in parentheses and may contain some.
         let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
         matches!(state, Some("T" | "Z" | "X"))
     })
@@ -179,17 +179,17 @@ pub(crate) struct RedisServer {
     port: u16,
     process: Mutex<Child>,
     starts: AtomicU32,
-    /// `None` only once it was kept as evidence.
+    /// `None` only after it was kept for inspection.
     dir: Option<TempDir>,
 }
 
 impl RedisServer {
-    /// Starts one with the default settings.
+    /// Starts a server with the default settings.
     pub(crate) async fn start() -> Self {
         Self::with(Options::new()).await
     }
 
-    /// Starts one.
+    /// Starts a server with these options.
     pub(crate) async fn with(options: Options) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("campanile-redis-")
@@ -203,7 +203,7 @@ impl RedisServer {
             let port = free_port();
             match launch(&options, dir.path(), port, 0).await {
                 Ok(process) => break (port, process),
-                // Somebody took the port in between.
+                // Another process took the port in between.
                 Err(log) if tries < 5 && log.contains("in use") => tries += 1,
                 Err(log) => panic!("redis-server did not start on port {port}:\n{log}"),
             }
@@ -231,7 +231,7 @@ impl RedisServer {
         format!("redis://{login}127.0.0.1:{}/", self.port)
     }
 
-    /// Its address as a unix socket, where the [`Options`] ask for one.
+    /// Its address as a unix socket; needs the option for it.
     pub(crate) fn unix_url(&self) -> String {
         assert!(self.options.unix_socket, "no unix socket was asked for");
         format!("redis+unix://{}", socket(self.dir()).display())
@@ -259,7 +259,7 @@ impl RedisServer {
         redis::Client::open(self.url()).expect("the URL is valid")
     }
 
-    /// A connection of bare redis-rs. Its answers may take 30 s, not the driver's 500 ms, so that
+    /// A connection of bare redis-rs. Answers may take 30 s, not the driver's 500 ms, so that
     /// blocking commands work on it.
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
         match self.try_connection().await {
@@ -280,7 +280,7 @@ impl RedisServer {
             .await
     }
 
-    /// Sends one command, as `redis-cli` would, and panics when it is refused.
+    /// Sends a command, as `redis-cli` does, and panics if it is refused.
     pub(crate) async fn command<A: AsRef<[u8]>>(&self, parts: &[A]) -> Value {
         self.query(parts).await
     }
@@ -303,7 +303,7 @@ impl RedisServer {
         }
     }
 
-    /// Sends one command, which may fail.
+    /// Sends a command, which may fail.
     pub(crate) async fn try_command(&self, parts: &[impl AsRef<[u8]>]) -> RedisResult<Value> {
         let mut command = redis::Cmd::new();
         for part in parts {
@@ -321,7 +321,7 @@ impl RedisServer {
     }
 
     /// Kills the server if it runs, and starts it again on its port and its data directory. Only
-    /// what it wrote there is left: see [`Options::persistent`].
+    /// the data in that directory survives: see [`Options::persistent`].
     pub(crate) async fn restart(&self) {
         self.kill();
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
@@ -343,13 +343,13 @@ impl RedisServer {
 
     fn kill(&self) {
         let mut process = self.process();
-        // It may have ended by itself, which is as good.
+        // It may have ended by itself, so ignore errors.
         let _ = process.kill();
         let _ = process.wait();
     }
 
     fn process(&self) -> std::sync::MutexGuard<'_, Child> {
-        // Dropped in panics too, so a poisoned lock must not panic again.
+        // Also dropped in panics, so a poisoned lock must not panic again.
         self.process
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -358,7 +358,7 @@ impl RedisServer {
     async fn join_slots(&self) {
         let info: String = self.query(&["CLUSTER", "INFO"]).await;
         if info.contains("cluster_slots_assigned:0") {
-            // ADDSLOTSRANGE is newer than the oldest server.
+            // ADDSLOTSRANGE is newer than the oldest supported server.
             let mut command = vec!["CLUSTER".to_owned(), "ADDSLOTS".to_owned()];
             command.extend((0..16384).map(|slot: u32| slot.to_string()));
             self.command(&command).await;
@@ -386,8 +386,8 @@ impl Drop for RedisServer {
     }
 }
 
-/// A port that nobody listens on, from below the range that outgoing connections are given theirs
-/// from (so that it is still free at a restart), with room for a cluster's bus port 10,000 above.
+/// A free port below the range of outgoing connections, so that it is still free at a restart, with
+/// room for a cluster's bus port 10,000 above it.
 fn free_port() -> u16 {
     (0..1000)
         .map(|_| fastrand::u16(10_000..22_000))
@@ -439,7 +439,7 @@ async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<
         if let Ok(Some(status)) = process.try_wait() {
             return Err(format!("{log}it ended: {status}"));
         }
-        // The log tells that it is this server and no other that answers on the port.
+        // The log shows that this server, and no other, answers on the port.
         if log.contains("eady to accept connections") && answers(port) {
             return Ok(process);
         }

@@ -1,5 +1,5 @@
-//! A TCP proxy that makes a network bad: it limits the bandwidth, goes silent without closing
-//! anything, leads new connections to another server, or changes bytes.
+//! A TCP proxy that disturbs a network: it limits the bandwidth, goes silent without closing
+//! connections, leads new connections to another server, or changes bytes.
 //!
 //! ```ignore
 //! let proxy = Proxy::start(server.port()).await;
@@ -32,10 +32,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The size of the socket buffers, in bytes. Small, so that the sender notices the limit after a few
-/// hundred kilobytes. Below two loopback segments of 64 KiB, TCP stops and waits for its timers.
+/// The size of the socket buffers, in bytes. It is small, so that the sender notices the limit
+/// after a few hundred kilobytes. Below two loopback segments of 64 KiB, TCP stops and waits for
+/// its timers.
 const SOCKET_BUFFER: u32 = 128 << 10;
-/// The largest number of bytes that is passed on at once.
+/// The maximum number of bytes that are forwarded at once.
 const CHUNK: usize = 16 << 10;
 /// The lag behind the limit that the sender may still make up for. Timers fire up to a millisecond
 /// late, and more on a loaded machine; without this the bandwidth would be lower than the limit.
@@ -48,7 +49,7 @@ pub(crate) enum Direction {
     ToClient,
 }
 
-/// A running proxy. It ends, and its connections are closed, when it is dropped.
+/// A running proxy. Dropping it closes its connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
@@ -81,7 +82,7 @@ impl Proxy {
                 let (seen, limits, change) = (seen.clone(), limits.clone(), change.clone());
                 let server = target.load(Ordering::SeqCst);
                 connections.spawn(async move {
-                    // A connection that was reset has ended, which is all there is to know.
+                    // Errors are ignored: a connection that was reset has ended.
                     let _ = connect(client, server, seen, limits, change).await;
                 });
             }
@@ -97,38 +98,38 @@ impl Proxy {
         }
     }
 
-    /// Its address as a server.
+    /// Its address in place of the server's.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Leads new connections to the server on this port. Those that are open stay where they are, as
-    /// behind a load balancer or a name that has changed.
+    /// Leads new connections to the server on this port. Open connections stay at their server, as
+    /// behind a load balancer or after a change of a name.
     pub(crate) fn lead_to(&self, server: u16) {
         self.server.store(server, Ordering::SeqCst);
     }
 
-    /// Replaces a text by another in all that goes to the server from now on. It must come in one
-    /// piece, as the parts of a small command do.
+    /// Replaces a text in all further bytes to the server. The text must arrive in one piece, as
+    /// the parts of a small command do.
     pub(crate) fn replace(&self, from: &str, to: &str) {
         let both = (from.as_bytes().to_vec(), to.as_bytes().to_vec());
         *self.replaced.both() = Some(both);
     }
 
-    /// Lets this many bytes per second through in each direction, over all connections together;
-    /// `None` ends the limit.
+    /// Limits the bytes per second in each direction, over all connections together; `None` removes
+    /// the limit.
     pub(crate) fn limit_bandwidth(&self, bytes_per_second: Option<u32>) {
         self.to_server.set(bytes_per_second);
         self.to_client.set(bytes_per_second);
     }
 
-    /// Lets nothing through in this direction.
+    /// Stops all bytes in this direction.
     pub(crate) fn silence(&self, direction: Direction) {
         self.silent.send_replace(Some(direction));
     }
 
-    /// Lets new connections work. Those that were silent stay so, as behind a router that has
-    /// forgotten them.
+    /// Lets new connections work. Silent connections stay silent, as behind a router that has lost
+    /// its state.
     pub(crate) fn heal(&self) {
         self.silent.send_replace(None);
     }
@@ -140,7 +141,7 @@ impl Drop for Proxy {
     }
 }
 
-/// A text that is replaced by another.
+/// A text and its replacement.
 #[derive(Debug, Default)]
 struct Replaced(Mutex<Option<(Vec<u8>, Vec<u8>)>>);
 
@@ -149,7 +150,7 @@ impl Replaced {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These bytes with the one text in place of the other; `None` where they do not hold it.
+    /// These bytes after the replacement; `None` if they do not contain the text.
     fn apply(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let both = self.both();
         let (from, to) = both.as_ref()?;
@@ -171,7 +172,7 @@ struct Bandwidth(Mutex<Tokens>);
 #[derive(Debug, Default)]
 struct Tokens {
     bytes_per_second: Option<u32>,
-    /// When all that was let through before has passed at this bandwidth.
+    /// The time at which all earlier bytes have passed at this bandwidth.
     free_at: Option<Instant>,
 }
 
@@ -220,7 +221,7 @@ async fn connect(
 ) -> io::Result<()> {
     let server = SocketAddr::from((Ipv4Addr::LOCALHOST, server));
     let server = socket()?.connect(server).await?;
-    // A small command must not wait for the acknowledgement of the one before.
+    // A small command must not wait for the acknowledgement of the previous one.
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use super::RedisServer;
 
-/// Calls `check` until it gives `Some`, and panics when it has not within `limit`.
+/// Calls `check` until it returns `Some`. Panics if it does not within `limit`.
 #[track_caller]
 pub(crate) fn eventually<T, F>(
     mut check: impl FnMut() -> F,
@@ -15,8 +15,7 @@ where
 {
     let caller = std::panic::Location::caller();
     async move {
-        // Real time, not tokio's: a paused clock must not end the wait before a server had a
-        // chance to answer.
+        // Real time, not tokio's: a paused clock must not end the wait before a server can answer.
         let started = std::time::Instant::now();
         loop {
             if let Some(found) = check().await {
@@ -34,7 +33,7 @@ where
 /// One entry of a stream: its id and its fields, in their order.
 pub(crate) type Entry = (String, Vec<(Vec<u8>, Vec<u8>)>);
 
-/// Adds an entry, and gives its id.
+/// Adds an entry, and returns its id.
 pub(crate) async fn add(
     server: &RedisServer,
     stream: &str,
@@ -47,7 +46,7 @@ pub(crate) async fn add(
     server.query(&command).await
 }
 
-/// All entries of a stream, oldest first; empty where there is no such key.
+/// All entries of a stream, oldest first; empty if the key does not exist.
 pub(crate) async fn entries(server: &RedisServer, stream: &str) -> Vec<Entry> {
     type Raw = Vec<(String, Vec<Vec<u8>>)>;
     let raw: Raw = server.query(&["XRANGE", stream, "-", "+"]).await;

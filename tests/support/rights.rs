@@ -1,6 +1,6 @@
-//! The rights that the docs of the Redis transport name.
+//! The rights in the documentation of the Redis transport.
 
-/// For the stream `s`, the rights in the rows whose first columns start with these texts.
+/// The rights for the stream `s`, from the rows whose first columns start with these texts.
 pub(crate) fn documented(who: &[&str]) -> String {
     let docs = include_str!("../../src/transport/redis/mod.rs");
     let rows = docs
@@ -19,8 +19,8 @@ pub(crate) fn documented(who: &[&str]) -> String {
     rights.collect::<Vec<_>>().join(" ")
 }
 
-/// Fails unless the server at this URL says to each of these commands that the user has no right to
-/// it.
+/// Fails unless the server at this URL refuses each of these commands because the user lacks the
+/// right.
 pub(crate) async fn assert_refused(url: &str, commands: &[&str]) {
     let client = redis::Client::open(url).expect("the URL is valid");
     let mut connection = client

@@ -1,4 +1,4 @@
-//! A server's port for TLS, with a certificate for `localhost` that is its own root.
+//! The TLS port of a server, with a self-signed certificate for `localhost`.
 
 use std::{fs, net::TcpListener, path::Path, process::Command};
 

@@ -24,7 +24,7 @@ impl Work {
         self.0.lock().unwrap()
     }
 
-    /// One call, for so long or until it is dropped.
+    /// Records one call, which lasts this long or until it is dropped.
     pub(crate) async fn run(&self, attempt: Attempt, time: Duration) {
         struct Running<'a>(&'a Work);
         impl Drop for Running<'_> {
@@ -44,7 +44,7 @@ impl Work {
         }
     }
 
-    /// The most that ran at once.
+    /// The maximum number of concurrent calls.
     pub(crate) fn most(&self) -> usize {
         self.log().most
     }
@@ -53,12 +53,12 @@ impl Work {
         self.log().calls.len()
     }
 
-    /// The attempt at which each call was made.
+    /// The attempt of each call.
     pub(crate) fn attempts(&self) -> Vec<u32> {
         self.log().calls.iter().map(|call| call.1.0).collect()
     }
 
-    /// Asserts that each call comes at least `per` after the one that is `calls` calls before it.
+    /// Asserts that each call comes at least `per` after the call that is `calls` before it.
     pub(crate) fn assert_rate(&self, calls: usize, per: Duration) {
         let log = self.log();
         for calls in log.calls.windows(calls + 1) {

@@ -1,12 +1,11 @@
-//! A worker in the test's own process.
+//! A worker in the process of the test.
 
 use std::time::Duration;
 
 use campanile::{Error, IntoService, serve, transport::Transport};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
-/// A running `serve`. Dropping it kills the worker, as far as one process can: nothing is settled
-/// or given back.
+/// A running `serve`. Dropping it simulates the crash of a worker: nothing is settled or released.
 #[derive(Debug)]
 pub(crate) struct Worker {
     stop: Option<oneshot::Sender<()>>,
@@ -17,7 +16,7 @@ impl Worker {
     pub(crate) fn start(transport: impl Transport, app: impl IntoService + Send + 'static) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let served = serve(transport, app).with_graceful_shutdown(async {
-            // A sender that is dropped is no signal: the worker is about to be killed.
+            // A dropped sender is not a signal: it means the simulated crash.
             if stopped.await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -31,7 +30,7 @@ impl Worker {
     /// Shuts it down gracefully.
     pub(crate) async fn stop(mut self) -> Result<(), Error> {
         if let Some(stop) = self.stop.take() {
-            // It may have ended by itself already; then its result says why.
+            // It may have ended by itself; then its result has the reason.
             let _ = stop.send(());
         }
         self.ended().await

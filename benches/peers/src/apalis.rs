@@ -107,7 +107,7 @@ async fn handle(task: String, handled: Data<Arc<AtomicUsize>>) {
     handled.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A worker that runs.
+/// A running worker.
 struct Worker {
     handled: Arc<AtomicUsize>,
     stop: oneshot::Sender<()>,
@@ -122,7 +122,7 @@ impl Worker {
             .backend(storage.poll_with_interval(INTERVAL))
             .data(handled.clone())
             .build(handle);
-        // Boxed where it is made: the compiler cannot see that it is `Send` in another future.
+        // Boxed here: within another future the compiler cannot see that it is `Send`.
         let running = worker
             .run_until(async {
                 let _ = stopped.await;

@@ -1,6 +1,6 @@
-//! The workloads with async-nats, as its documentation has them: JetStream for tasks, kept in
-//! memory, in a stream with work-queue retention that one durable pull consumer reads; core NATS
-//! for requests.
+//! The workloads with async-nats, as in its documentation: JetStream for tasks, stored in memory,
+//! in a stream with work-queue retention that one durable pull consumer reads; core NATS for
+//! requests.
 
 use std::{
     hint::black_box,
@@ -30,10 +30,11 @@ use crate::{
 /// The number of messages that the worker holds or has requested, as for Campanile's worker.
 const IN_FLIGHT: usize = 1024;
 
-/// How an acknowledgement is made.
+/// The kind of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Acknowledge {
-    /// The next message is taken once it is written. What the server has of it is asked at the end.
+    /// Written, without waiting for the server. The bench checks at the end that it got all of
+    /// them.
     Sent,
     /// The server answers each one.
     Confirmed,
@@ -225,7 +226,7 @@ impl Queue {
         }
     }
 
-    /// Deletes the stream, which would go on taking what is sent to its subject: requests too.
+    /// Deletes the stream. Otherwise it would store all that is sent to its subject, requests too.
     async fn delete(self) {
         let deleted = self.context.delete_stream(STREAM).await;
         deleted.expect("the stream was there");

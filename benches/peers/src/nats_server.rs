@@ -95,7 +95,7 @@ impl NatsServer {
 
 impl Drop for NatsServer {
     fn drop(&mut self) {
-        // It may have ended by itself, which is as good.
+        // It may have ended by itself, so ignore errors.
         let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking()

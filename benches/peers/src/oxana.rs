@@ -14,8 +14,8 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// The time for which a call waits for a connection. By default it fails after 300 ms, which a loaded
-/// machine exceeds while the pool opens its connections.
+/// The time for which a call waits for a connection. By default it fails after 300 ms, which a
+/// loaded machine exceeds while the pool opens its connections.
 const POOL_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ fn storage(probe: &Probe) -> Storage {
         .expect("the URL is valid")
 }
 
-/// A runtime that runs.
+/// A running runtime.
 struct Worker {
     stop: CancellationToken,
     served: JoinHandle<Result<RunStats, OxanaError>>,

@@ -18,7 +18,7 @@ pub(crate) enum Peer {
     Campanile,
     Apalis,
     RustStream,
-    /// RustStream with a handler that has all messages of a read at once.
+    /// RustStream with a handler that gets all messages of a read at once.
     RustStreamBatch,
     /// Oxana at its default concurrency, which is one job at a time.
     Oxana,
@@ -34,7 +34,7 @@ pub(crate) enum Peer {
     NatsConfirmed,
 }
 
-/// In the order of a round. The baseline is first, so that every other one is compared to it.
+/// In the order of a round. The baseline is first, since all others are compared to it.
 pub(crate) const ALL: [Peer; 11] = [
     Peer::Raw,
     Peer::Campanile,
@@ -72,8 +72,8 @@ impl Peer {
         !rpc || matches!(self, Peer::Raw | Peer::Campanile | Peer::Nats)
     }
 
-    /// The number of messages in its rounds of a job. Peers that handle one job at a time would need
-    /// minutes for as many as the others have.
+    /// The number of messages in its rounds of a job. Peers that handle one job at a time would
+    /// take minutes for the number of the others.
     fn count(&self, job: &Job) -> usize {
         match self {
             Peer::Oxana | Peer::BullMq => job.count / 10,
@@ -101,7 +101,7 @@ impl Peer {
             Peer::Nats => nats::round(nats, Acknowledge::Sent, job).await,
             Peer::NatsConfirmed => nats::round(nats, Acknowledge::Confirmed, job).await,
         };
-        // Of those that have no stream in Redis it is empty.
+        // Empty for peers without a stream in Redis.
         assert!(
             redis.is_drained(&job.setup).await,
             "{} of {} left something unread or pending",

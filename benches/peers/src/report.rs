@@ -47,7 +47,7 @@ pub(crate) async fn machine(redis: &Probe, nats: &NatsServer) {
     println!("process: senders and worker in one, a runtime of 2 threads, payloads of 7 bytes");
 }
 
-/// The version of a crate in the lock file that this was compiled by.
+/// The version of a crate in the lock file of this build.
 fn locked(name: &str) -> &'static str {
     let lock = include_str!("../Cargo.lock");
     let package = format!("\nname = \"{name}\"\nversion = \"");
@@ -95,7 +95,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Adds what all peers did of one workload.
+    /// Adds the figures of all peers for one workload.
     pub(crate) fn add(&mut self, rows: Vec<Row>) {
         if !self.begun {
             self.begun = true;

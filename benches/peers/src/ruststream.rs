@@ -21,23 +21,23 @@ use crate::{
 /// The number of messages that handlers have received in the current round.
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
 
-/// A task as it is read: its bytes, past any codec.
+/// A received task: its bytes, without a codec.
 #[derive(Deserialized)]
 struct Task<'a>(&'a [u8]);
 
-/// A task as it is sent.
+/// A task to send.
 #[derive(Outgoing, Serialized)]
 #[outgoing(name = "app_stream")]
 struct NewTask(Vec<u8>);
 
-/// Which handler a service has.
+/// The handler of a service.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Handler {
-    /// None: it only sends.
+    /// None: the service only sends.
     None,
-    /// One that is called for each message, 64 at once.
+    /// Called for each message, 64 at a time.
     One,
-    /// One that is called for all messages of a read.
+    /// Called for all messages of a read.
     Batch,
 }
 
@@ -103,7 +103,7 @@ async fn start(probe: &Probe, handler: Handler) -> (RunningApp, RedisPublisher) 
     let publish = broker.bind(Publish);
     let service = RustStream::new(AppInfo::new("bench", "0.0.0"))
         .with_broker(broker, |broker| {
-            // The acknowledgements of a read leave together.
+            // The acknowledgements of a read are sent together.
             match handler {
                 Handler::None => {}
                 Handler::One => {

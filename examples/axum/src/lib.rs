@@ -61,7 +61,7 @@ struct User {
     name: String,
 }
 
-/// The code of the guide is tested here, where axum and tower-http are.
+/// The code of the page about HTTP is tested here, where axum and tower-http are dependencies.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/http.md")]
 struct Guide;

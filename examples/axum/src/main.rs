@@ -11,9 +11,9 @@
 //! curl -s localhost:3000/metrics
 //! ```
 //!
-//! Handlers of HTTP requests enqueue a task, publish an event, ask a worker. Whatever else may be
-//! sent goes through a gateway at `/messages`. The workers are a router of ours, of which one name
-//! is handled by an axum router. `LISTEN` sets the address, `RUST_LOG` what is logged.
+//! HTTP handlers enqueue a task, publish an event and send a request. All other messages go through
+//! a gateway at `/messages`. The worker serves a router of ours; an axum router handles one of its
+//! names. `LISTEN` sets the address, `RUST_LOG` the level of the log.
 //!
 //! On `SIGTERM` or Ctrl-C the HTTP side ends first, since its requests may wait for the workers.
 
@@ -44,7 +44,7 @@ async fn main() -> Result<(), BoxError> {
     let state = App::new(redis.clone());
     let (web, work) = app(state.clone());
     let stopping = state.stopping.clone();
-    // The workers go on until no request can wait for them any more.
+    // The workers run until no request can wait for them.
     let drained = CancellationToken::new();
 
     let signals = async {

@@ -23,7 +23,7 @@ use tower_http::{
 
 use crate::{App, Order, User};
 
-/// An error of a call as an answer.
+/// The error of a call as a response.
 struct Failed(Problem);
 
 impl From<campanile::Error> for Failed {
@@ -60,10 +60,10 @@ async fn user(State(app): State<App>, Path(id): Path<u64>) -> Result<Json<User>,
     Ok(Json(user))
 }
 
-/// Reads one number of a group, where it is known.
+/// Selects a number from the statistics of a group; `None` if unknown.
 type Read = fn(&GroupStats) -> Option<u64>;
 
-/// The numbers of the transport in Prometheus' text format.
+/// The transport's metrics in Prometheus' text format.
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let mut text = String::new();
     let counts = app.redis.counts();
@@ -82,7 +82,7 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
         let name = format!("campanile_{name}_total");
         let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
     }
-    // Without the server only these are missing, and a scrape does not wait for it.
+    // If the server is down, only these are missing, and the scrape does not wait for it.
     let stats = timeout(Duration::from_secs(1), app.redis.stats()).await;
     let stats = stats.ok().and_then(Result::ok);
     let groups = stats.map_or_else(Vec::new, |stats| stats.groups);
@@ -142,7 +142,7 @@ pub(crate) fn app(app: App) -> Router {
                 .layer(CatchPanicLayer::new()),
         )
         .layer(middleware::from_fn_with_state(app.clone(), count))
-        // Probes are not counted, and leave no trace.
+        // Probes are neither counted nor traced.
         .route_service("/healthz", Health::new())
         .route_service("/readyz", ready)
         .route("/metrics", get(metrics))

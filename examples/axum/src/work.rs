@@ -31,7 +31,7 @@ async fn get_user(Json(id): Json<u64>) -> Result<Json<User>, RpcError> {
     }
 }
 
-/// It was written for HTTP, and needs not know that its requests are messages.
+/// Written for HTTP: it does not see that its requests are messages.
 fn prices() -> axum::Router {
     let quote = async |axum::Json(basket): axum::Json<Value>| {
         let books = basket["books"].as_u64().unwrap_or_default();

@@ -1,5 +1,4 @@
-//! The quick start does what it says: as a process, without a server and on one, and in the test
-//! kit.
+//! The quick start as a process, without a server and with one, and in the test kit.
 
 #[path = "../../../tests/examples/process.rs"]
 mod process;
@@ -38,7 +37,7 @@ async fn it_runs_on_redis() {
     shows(&output(quickstart).await, &SHOWN);
 }
 
-/// It serves and shuts down by itself: the kit looks on.
+/// It serves and shuts down by itself; the kit only records.
 #[tokio::test(start_paused = true)]
 async fn it_has_everything_handled() {
     let memory = Memory::new();

@@ -1,4 +1,4 @@
-//! The example, driven over HTTP and on a real Redis.
+//! The example over HTTP and a real Redis.
 
 use std::{
     collections::HashMap,
@@ -136,7 +136,7 @@ async fn requests_become_messages_and_messages_requests() {
     .await;
     assert_eq!(get(address, "/healthz").await.status, 200);
 
-    // Handlers of the application's own.
+    // Handlers of the application.
     let answer = post(address, "/orders", r#"{"id":1,"title":"Emma"}"#).await;
     assert_eq!(answer.status, 202);
     assert!(answer.json()["id"].as_str().unwrap().contains('-'));
@@ -149,7 +149,7 @@ async fn requests_become_messages_and_messages_requests() {
     let answer = get(address, "/users/7").await;
     assert_eq!(answer.status, 404);
     assert_eq!(answer.json()["detail"], "no user 7");
-    // Through the gateway, and behind it through an axum router.
+    // Through the gateway, to an axum router behind it.
     let request = || Request::post("/messages/orders/create").header("idempotency-key", "2");
     let body = r#"{"id":2,"title":"Persuasion"}"#;
     let first = ask(address, request(), body).await.unwrap();
@@ -177,10 +177,10 @@ async fn requests_become_messages_and_messages_requests() {
     assert_eq!(get(address, "/messages/price/quote").await.status, 405);
     let long = bytes::Bytes::from(vec![b'x'; 3 * 1024 * 1024]);
     let long = ask(address, Request::post("/messages/news"), long).await;
-    // The server may close before all was written; what it must not do is take it.
+    // The server may close before it has read the whole body; it must not accept it.
     assert!(long.map_or(true, |answer| answer.status == 413));
 
-    // Events reach who listens. By now a worker does: it has answered.
+    // The worker has answered, so its subscription to events is confirmed.
     assert_eq!(post(address, "/news", "a new book").await.status, 202);
     let metrics = eventually(
         || async {
@@ -221,7 +221,7 @@ async fn without_redis_it_is_alive_and_not_ready() {
     let server = RedisServer::start().await;
     let process = Process::start(&server).await;
     let address = process.address;
-    // A worker that has not begun would end with an error instead.
+    // A worker that has not started would end with an error instead.
     assert_eq!(get(address, "/users/42").await.status, 200);
     server.signal(Signal::Kill);
     eventually(
@@ -265,7 +265,7 @@ async fn under_load_a_signal_loses_no_request_and_no_task() {
             tokio::spawn(async move {
                 for n in 0.. {
                     let id = caller * 1_000_000 + n;
-                    // One in four asks, and waits for a worker.
+                    // One call in four is a request, which waits for a worker.
                     let (request, body, expected) = match n % 4 {
                         0 => (Request::get("/users/42"), String::new(), 200),
                         _ => {
@@ -306,7 +306,7 @@ async fn under_load_a_signal_loses_no_request_and_no_task() {
     }
     let mut printed = process.ended().await;
 
-    // Each request that was begun was answered.
+    // Every started request got a response.
     let answers = ledger.answers.load(Ordering::SeqCst);
     let last = printed.last().unwrap();
     assert_eq!(last, &format!("ended after {answers} requests"));

@@ -40,7 +40,7 @@ fn header(name: &'static str) -> HeaderName {
     HeaderName::from_static(name)
 }
 
-/// A message with everything that one can have.
+/// A message with every field set.
 fn full(kind: Kind) -> Message {
     let mut message = Message::new(kind, "café.a/b", &b"\xff\x00payload"[..]);
     let parts = message.parts_mut();
@@ -138,7 +138,7 @@ async fn a_layer_keeps_the_events_of_its_router() {
         .layer(HttpLayer::new(TraceLayer::new_for_http()));
     let worker = tokio::spawn(campanile::serve(memory.clone(), app).into_future());
     let client = Client::new(memory);
-    // Events reach who listens, and nobody says when that is.
+    // Repeat until the subscription stands: nothing reports that.
     let heard = loop {
         client.publish("news", "extra").await.unwrap();
         tokio::task::yield_now().await;
@@ -208,7 +208,7 @@ async fn dropping_the_future_drops_the_services_work() {
     assert!(dropped.is_cancelled());
 }
 
-/// Collects what `tracing` writes.
+/// Collects the output of `tracing`.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -449,7 +449,7 @@ async fn replies_and_payloads_are_compressed_for_receivers_that_accept_it() {
         .header("content-encoding", "gzip");
     let Json(length): Json<usize> = call.await.unwrap();
     assert_eq!(length, text.len());
-    // And a caller with the layer notices nothing of it.
+    // The same with the layer at the caller.
     let reading = HttpLayer::new(DecompressionLayer::new()).layer(client.service().clone());
     let whole: String = Client::new(reading).request("book", ()).await.unwrap();
     assert_eq!(whole, text);

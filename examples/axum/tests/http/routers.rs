@@ -1,4 +1,4 @@
-//! Axum's routers behind messages, and in front of them.
+//! axum's routers behind messages and in front of them.
 
 use axum::{Json, Router, body::Body, extract::Extension, response::Response, routing::post};
 use campanile::{
@@ -98,7 +98,7 @@ async fn a_gateway_is_mounted_in_a_router() {
 
 #[tokio::test]
 async fn a_handler_behind_a_gateway_is_the_original_service() {
-    // HTTP, a message in memory, and HTTP again.
+    // HTTP, then a message in memory, then HTTP again.
     let web = Router::new().route("/shout", post(async |text: String| text.to_uppercase()));
     let memory = Memory::new();
     let worker = tokio::spawn(serve(memory.clone(), HttpHandler::new(web)).into_future());
@@ -145,7 +145,7 @@ async fn every_method_of_a_route_is_answered_as_axum_answers_it() {
             allow.sort();
             allow
         });
-        // The text of an error is each one's own.
+        // Error texts may differ.
         let body = text(response).await;
         (status, allow, status.is_success().then_some(body))
     };
