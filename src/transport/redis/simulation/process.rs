@@ -84,10 +84,13 @@ impl ProcessContext {
             let app = service_fn(move |message| context.clone().handle(message));
             let mut stop = self.stop.clone();
             let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
-            let served = serve(redis, app)
-                .with_graceful_shutdown(stop)
-                .shutdown_deadline(3 * lease)
-                .await;
+            let served = serve(
+                redis,
+                crate::WithInterest::new(app, crate::transport::Interest::stream()),
+            )
+            .with_graceful_shutdown(stop)
+            .shutdown_deadline(3 * lease)
+            .await;
             if served.is_ok() || *self.stop.borrow() {
                 return;
             }
