@@ -19,7 +19,7 @@ mod cost;
 use std::{collections::HashMap, future::Future, hint::black_box, pin::Pin, time::Duration};
 
 use bytes::Bytes;
-use campanile::{BoxError, IntoService, Json, Kind, Message, Reply, Router};
+use campanile::{BoxError, Json, Kind, Message, Reply, Router};
 use cost::{Cost, measure, median};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
@@ -43,7 +43,7 @@ fn name(route: usize) -> String {
     format!("orders.create-{route}")
 }
 
-fn app(routes: usize) -> impl Service<Message, Response = Reply, Error = BoxError> + Clone {
+fn app(routes: usize) -> Router {
     let layers = ServiceBuilder::new()
         .concurrency_limit(1024)
         .timeout(Duration::from_secs(30))
@@ -53,7 +53,6 @@ fn app(routes: usize) -> impl Service<Message, Response = Reply, Error = BoxErro
             router.task(name(route), create)
         })
         .layer(layers)
-        .into_service()
 }
 
 type Handled = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;

@@ -90,11 +90,11 @@ pub use self::{
         Attempt, CorrelationId, DeadLetterId, Deadline, Due, IdempotencyKey, Kind, Lease,
         MatchedRoute, Message, MessageId, Name, Parts, ReplyMode,
     },
-    payload::{FromReply, IntoPayload, Json},
-    reply::{IntoReply, Reply},
-    routing::{Router, RouterService},
+    payload::{IntoPayload, Json},
+    reply::{FromReply, IntoReply, Reply},
+    routing::Router,
     serve::serve,
-    service::{IntoService, WithInterest},
+    service::{MessageService, Servable, WithInterest},
 };
 
 /// The code in the README is tested like any other.

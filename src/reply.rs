@@ -1,10 +1,13 @@
-//! What a service answers: a [`Reply`], and what can be made into one.
+//! Replies: how one is made of a handler's value, and read by a caller.
 //!
 //! ```
-//! use campanile::{IntoReply, Json, Reply};
+//! use campanile::{FromReply, IntoReply, Json, Reply};
 //!
 //! let reply: Reply = Json([1, 2]).into_reply().unwrap();
 //! assert_eq!(reply.payload, "[1,2]");
+//!
+//! let Json(numbers): Json<Vec<u8>> = FromReply::from_reply(reply).unwrap();
+//! assert_eq!(numbers, [1, 2]);
 //! ```
 //!
 //! The payload of a handler's reply to a task or an event is not sent; only success or failure
@@ -14,8 +17,13 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap};
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{error::BoxError, message::MessageId, payload::IntoPayload};
+use crate::{
+    error::BoxError,
+    message::MessageId,
+    payload::{IntoPayload, Json},
+};
 
 /// The answer of a `Service<Message>`.
 ///
@@ -115,8 +123,58 @@ macro_rules! payload_replies {
 
 payload_replies!((), Bytes, Vec<u8>, String, &'static str);
 
-impl<T: serde::Serialize> IntoReply for crate::Json<T> {
+impl<T: Serialize> IntoReply for Json<T> {
     fn into_reply(self) -> Result<Reply, BoxError> {
         self.into_payload().map(Reply::new)
+    }
+}
+
+/// What a caller can ask a reply to be read as.
+#[diagnostic::on_unimplemented(
+    message = "a reply cannot be read as `{Self}`",
+    note = "read it as `()`, `Json<T>`, `Bytes`, `Vec<u8>`, `String` or `Reply`"
+)]
+pub trait FromReply: Sized {
+    /// Reads the reply.
+    ///
+    /// # Errors
+    /// Why the payload is not what was asked for.
+    fn from_reply(reply: Reply) -> Result<Self, BoxError>;
+}
+
+impl FromReply for Reply {
+    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+        Ok(reply)
+    }
+}
+
+/// Ignores whatever the payload is.
+impl FromReply for () {
+    fn from_reply(_: Reply) -> Result<Self, BoxError> {
+        Ok(())
+    }
+}
+
+impl FromReply for Bytes {
+    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+        Ok(reply.payload)
+    }
+}
+
+impl FromReply for Vec<u8> {
+    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+        Ok(reply.payload.into())
+    }
+}
+
+impl FromReply for String {
+    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+        Ok(String::from_utf8(reply.payload.into())?)
+    }
+}
+
+impl<T: DeserializeOwned> FromReply for Json<T> {
+    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+        Ok(Json(serde_json::from_slice(&reply.payload)?))
     }
 }

@@ -18,7 +18,7 @@ mod cost;
 use std::{future::Ready, hint::black_box, time::Duration};
 
 use bytes::Bytes;
-use campanile::{BoxError, Failure, Message, Reply, Router, RouterService, routing::Route};
+use campanile::{BoxError, Failure, Message, MessageService, Reply, Router, routing::Route};
 use campanile_middleware::{
     CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, ConcurrencyByKeyLayer, DurableRetryLayer,
     IdempotencyLayer, MapFailureLayer, MetricsLayer, OrderedByKeyLayer, RateLimitByKeyLayer,
@@ -27,7 +27,7 @@ use campanile_middleware::{
 use cost::{Cost, measure, median};
 use tokio::runtime::Runtime;
 use tower::{
-    Layer, Service, ServiceBuilder, ServiceExt,
+    Layer, ServiceBuilder, ServiceExt,
     buffer::BufferLayer,
     filter::{AsyncFilterLayer, FilterLayer},
     layer::util::Identity,
@@ -89,7 +89,7 @@ fn main() {
         "{:<22} {:>7} {:>7} {:>7} {:>7}",
         "layer", "ns", "allocs", "+ns", "+allocs"
     );
-    show("none", bench.measure(&router().with_state(())), None);
+    show("none", bench.measure(&router()), None);
     bench.line("one that does nothing", Identity::new());
     lines(&bench);
 }
@@ -153,17 +153,15 @@ impl Bench {
 
     fn line<L>(&self, name: &str, layer: L)
     where
-        L: Layer<Route> + Send + 'static,
-        L::Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        L: Layer<Route> + Send + Sync + 'static,
+        L::Service: MessageService + Clone + Send + Sync + 'static,
     {
-        // Some layers spawn a task when they are applied.
-        let (none, layered) = self.runtime.block_on(async {
-            let none = router().layer(Identity::new()).with_state(());
-            (none, router().layer(layer).with_state(()))
+        let (none, layered) = (router().layer(Identity::new()), router().layer(layer));
+        // Some layers spawn a task when they are applied, on first use.
+        self.runtime.block_on(async {
+            for app in [&none, &layered] {
+                let _ = app.clone().ready().await;
+            }
         });
         let (mut with, mut more) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
@@ -178,12 +176,12 @@ impl Bench {
         show(name, median(with), Some(median(more)));
     }
 
-    fn measure(&self, app: &RouterService) -> Cost {
+    fn measure(&self, app: &Router) -> Cost {
         median((0..self.rounds).map(|_| self.round(app)).collect())
     }
 
     /// Handles each message as `serve` does: clones the service, waits for its readiness, calls it.
-    fn round(&self, app: &RouterService) -> Cost {
+    fn round(&self, app: &Router) -> Cost {
         let messages = (0..self.messages).map(message).collect();
         measure(&self.runtime, messages, async |message| {
             black_box(app.clone().oneshot(message).await.expect("it is handled"));

@@ -16,10 +16,10 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 use super::Receipt;
 use crate::{
-    error::{BoxError, Error, ErrorKind},
+    error::{Error, ErrorKind},
     message::{Deadline, Due, IdempotencyKey, Kind, Message, Name, ReplyMode},
-    payload::FromReply,
-    reply::Reply,
+    reply::FromReply,
+    service::MessageService,
 };
 
 /// A call that is not yet made: `.await` makes it.
@@ -173,7 +173,7 @@ impl<S, R> fmt::Debug for Call<S, R> {
 
 impl<S, R> IntoFuture for Call<S, R>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
     R: FromReply,
 {
     type Output = Result<R, Error>;
@@ -221,7 +221,7 @@ pub struct Calling<S: Service<Message>, R> {
 
 impl<S, R> Future for Calling<S, R>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
     R: FromReply,
 {
     type Output = Result<R, Error>;

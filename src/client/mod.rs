@@ -77,15 +77,15 @@ mod call;
 use std::{fmt, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
 pub use self::call::{Call, Calling};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
-    payload::{FromReply, IntoPayload},
-    reply::Reply,
-    service::IntoService,
+    payload::IntoPayload,
+    reply::{FromReply, Reply},
+    service::MessageService,
 };
 
 /// Sends messages through a `Service<Message>`. See the [module](self).
@@ -99,10 +99,13 @@ pub struct Client<S> {
 }
 
 impl<S> Client<S> {
-    /// A client of a service, or of a router that needs no more state.
-    pub fn new(service: impl IntoService<Service = S>) -> Self {
+    /// A client of any service for messages: a transport's sending half, a router, either in layers.
+    pub fn new(service: S) -> Self
+    where
+        S: MessageService,
+    {
         Self {
-            service: service.into_service(),
+            service,
             prefix: Name::default(),
             request_timeout: Deadline::OF_A_REQUEST,
         }
@@ -196,7 +199,7 @@ fn build(
 
 impl<S> Client<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    S: MessageService + Clone,
 {
     /// Many tasks of one name in few round trips: the results are in the order of the payloads.
     ///

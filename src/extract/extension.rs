@@ -31,7 +31,7 @@ use crate::{
 ///     assert_eq!(region.0, "eu");
 /// }
 ///
-/// let app = Router::new().task("create", create).layer(Extension(Region("eu"))).with_state(());
+/// let app: Router = Router::new().task("create", create).layer(Extension(Region("eu")));
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extension<T>(pub T);

@@ -15,7 +15,7 @@
 //!     # let _ = (db, attempt, order.id);
 //! }
 //!
-//! let app = Router::new().task("orders.create", create).with_state(Db);
+//! let app: Router = Router::new().task("orders.create", create).with_state(Db);
 //! ```
 //!
 //! | argument | value | rejects if |
@@ -68,7 +68,7 @@
 //! async fn create(Tenant(tenant): Tenant) {
 //!     # let _ = tenant;
 //! }
-//! # let _ = Router::new().task("create", create).with_state(());
+//! # let _: Router = Router::new().task("create", create);
 //! ```
 
 mod extension;

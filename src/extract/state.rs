@@ -1,4 +1,4 @@
-//! The state that a router was finished with.
+//! The state of a router.
 
 use std::{
     convert::Infallible,
@@ -8,7 +8,7 @@ use std::{
 use super::FromMessageParts;
 use crate::message::Parts;
 
-/// The state that the router was finished with, or a part of it.
+/// The state of the router, or a part of it.
 ///
 /// It is cloned for every message: keep large values behind an `Arc`.
 ///
@@ -37,7 +37,7 @@ use crate::message::Parts;
 ///     # let _ = db;
 /// }
 ///
-/// let app = Router::new().task("whole", whole).task("part", part).with_state(App { db: Db });
+/// let app: Router = Router::new().task("whole", whole).task("part", part).with_state(App { db: Db });
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct State<T>(pub T);
@@ -46,7 +46,7 @@ pub struct State<T>(pub T);
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no part of the state `{T}`",
     label = "the router's state is `{T}`",
-    note = "finish the router with `.with_state(..)` of a `{Self}`, or implement `FromRef<{T}>` for `{Self}`"
+    note = "call `.with_state(..)` with a `{Self}`, or implement `FromRef<{T}>` for `{Self}`"
 )]
 pub trait FromRef<T> {
     /// Makes the part.

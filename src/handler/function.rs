@@ -2,12 +2,13 @@
 
 use std::future::Future;
 
-use super::{Handler, HandlerService, Route};
+use super::{Handler, HandlerService};
 use crate::{
     error::BoxError,
     extract::{FromMessage, FromMessageParts},
     message::Message,
     reply::{IntoReply, Reply},
+    service::Route,
 };
 
 /// A function that can be called with a message: its arguments are extracted first.

@@ -2,10 +2,10 @@
 
 use std::{fmt, marker::PhantomData};
 
-use tower::{Layer, Service};
+use tower::Layer;
 
 use super::Handler;
-use crate::{error::BoxError, message::Message, reply::Reply};
+use crate::service::MessageService;
 
 /// A handler with a layer around it, made by [`Handler::layer`].
 pub struct Layered<L, H, T, S> {
@@ -45,11 +45,7 @@ impl<L, H, T, S> Handler<T, S> for Layered<L, H, T, S>
 where
     H: Handler<T, S>,
     L: Layer<H::Service> + Clone + Send + Sync + 'static,
-    L::Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    L::Service: MessageService + Clone + Send + Sync + 'static,
     T: 'static,
     S: 'static,
 {

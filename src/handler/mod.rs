@@ -13,7 +13,7 @@
 //!     }
 //! }
 //!
-//! let app = Router::new().rpc("double", double).with_state(());
+//! let app: Router = Router::new().rpc("double", double);
 //! ```
 //!
 //! With a layer of its own, and outside any router:
@@ -44,18 +44,15 @@
 pub mod batch;
 mod function;
 mod layered;
-mod route;
 mod service;
 
-use tower::{Layer, Service};
+use tower::Layer;
 
-use crate::{error::BoxError, message::Message, reply::Reply};
+use crate::service::{MessageService, Route};
 
-pub(crate) use self::route::{Slot, Template};
 pub use self::{
     batch::Batch,
     layered::Layered,
-    route::{Route, RouteFuture},
     service::{HandlerFuture, HandlerService},
 };
 
@@ -74,14 +71,10 @@ pub use self::{
 )]
 pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     /// The service that it becomes.
-    type Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-        + Clone
-        + Send
-        + Sync
-        + 'static;
+    type Service: MessageService + Clone + Send + Sync + 'static;
 
-    /// Makes the service. Layers of the handler are applied here: once for a router, when the
-    /// router is finished.
+    /// Makes the service. Layers of the handler are applied here: once for a router, when it is
+    /// first used.
     fn with_state(self, state: S) -> Self::Service;
 
     /// Puts a layer around this handler alone.
@@ -91,11 +84,7 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     fn layer<L>(self, layer: L) -> Layered<L, Self, T, S>
     where
         L: Layer<Self::Service> + Clone + Send + Sync + 'static,
-        L::Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        L::Service: MessageService + Clone + Send + Sync + 'static,
     {
         Layered::new(layer, self)
     }

@@ -15,7 +15,9 @@
 //! [guide](crate::guide::http) goes through it, and has a table of all layers of tower-http.
 //!
 //! ```
-//! use campanile::{Client, http::{Body, Gateway, HttpHandler}, serve, transport::memory::Memory};
+//! use campanile::{
+//!     Client, WithInterest, http::{Body, Gateway, HttpHandler}, serve, transport::memory::Memory,
+//! };
 //! use http::{Request, Response};
 //! use std::convert::Infallible;
 //! use tower::{ServiceExt, service_fn};
@@ -27,7 +29,8 @@
 //!     Ok::<_, Infallible>(Response::new(request.into_body()))
 //! });
 //! let memory = Memory::new();
-//! let worker = tokio::spawn(serve(memory.clone(), HttpHandler::new(web)).into_future());
+//! let app = WithInterest::stream(HttpHandler::new(web)); // tasks and RPC requests
+//! let worker = tokio::spawn(serve(memory.clone(), app).into_future());
 //!
 //! // And HTTP requests that become messages, wherever an HTTP service can be mounted.
 //! let gateway = Gateway::new(memory).rpc("echo");

@@ -1,13 +1,10 @@
-//! Typed payloads: [`Json`] and raw bytes, on their way out and in.
+//! Typed payloads: [`Json`] and raw bytes.
 //!
 //! ```
-//! use campanile::{FromReply, IntoPayload, Json, Reply};
+//! use campanile::{IntoPayload, Json};
 //!
 //! let payload = Json(("a", 1)).into_payload().unwrap();
 //! assert_eq!(payload, r#"["a",1]"#);
-//!
-//! let Json((text, number)): Json<(String, u8)> = FromReply::from_reply(Reply::new(payload)).unwrap();
-//! assert_eq!((text.as_str(), number), ("a", 1));
 //! ```
 
 mod json;
@@ -15,9 +12,9 @@ mod json;
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
-use crate::{error::BoxError, reply::Reply};
+use crate::error::BoxError;
 
 /// JSON: an extractor, a reply, and a payload to send.
 ///
@@ -63,19 +60,6 @@ pub trait IntoPayload {
     fn into_payload(self) -> Result<Bytes, BoxError>;
 }
 
-/// What a caller can ask a reply to be read as.
-#[diagnostic::on_unimplemented(
-    message = "a reply cannot be read as `{Self}`",
-    note = "read it as `()`, `Json<T>`, `Bytes`, `Vec<u8>`, `String` or `Reply`"
-)]
-pub trait FromReply: Sized {
-    /// Reads the reply.
-    ///
-    /// # Errors
-    /// Why the payload is not what was asked for.
-    fn from_reply(reply: Reply) -> Result<Self, BoxError>;
-}
-
 impl IntoPayload for () {
     fn into_payload(self) -> Result<Bytes, BoxError> {
         Ok(Bytes::new())
@@ -118,43 +102,6 @@ impl<T: Serialize> IntoPayload for Json<T> {
     }
 }
 
-impl FromReply for Reply {
-    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-        Ok(reply)
-    }
-}
-
-/// Ignores whatever the payload is.
-impl FromReply for () {
-    fn from_reply(_: Reply) -> Result<Self, BoxError> {
-        Ok(())
-    }
-}
-
-impl FromReply for Bytes {
-    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-        Ok(reply.payload)
-    }
-}
-
-impl FromReply for Vec<u8> {
-    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-        Ok(reply.payload.into())
-    }
-}
-
-impl FromReply for String {
-    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-        Ok(String::from_utf8(reply.payload.into())?)
-    }
-}
-
-impl<T: DeserializeOwned> FromReply for Json<T> {
-    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-        Ok(Json(serde_json::from_slice(&reply.payload)?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -162,7 +109,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::reply::IntoReply;
 
     #[derive(Serialize)]
     enum Shape {
@@ -174,16 +120,12 @@ mod tests {
 
     #[test]
     fn a_float_that_is_no_number_is_refused_wherever_it_stands() {
-        fn refused(value: impl Serialize + Clone) {
-            for error in [
-                Json(value.clone()).into_payload().unwrap_err(),
-                Json(value).into_reply().unwrap_err(),
-            ] {
-                assert_eq!(
-                    error.to_string(),
-                    "JSON has no number for NaN or an infinity"
-                );
-            }
+        fn refused(value: impl Serialize) {
+            let error = Json(value).into_payload().unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "JSON has no number for NaN or an infinity"
+            );
         }
         refused(f64::NAN);
         refused(f32::NEG_INFINITY);

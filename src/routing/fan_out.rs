@@ -4,7 +4,7 @@ use std::{any::Any, fmt, panic::AssertUnwindSafe};
 
 use futures_util::{FutureExt, future::join_all};
 
-use crate::{error::BoxError, handler::RouteFuture, reply::Reply};
+use crate::{error::BoxError, reply::Reply, service::RouteFuture};
 
 /// The error of an event that several handlers listen to and some of them failed on. The others
 /// have run all the same.

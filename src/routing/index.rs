@@ -6,8 +6,8 @@ use foldhash::HashMap;
 
 use super::fan_out;
 use crate::{
-    handler::RouteFuture,
     message::{ByKind, Kind, MatchedRoute, Message, Name},
+    service::RouteFuture,
     transport::glob,
 };
 
@@ -33,7 +33,7 @@ pub struct RouteInfo {
 pub(crate) struct FromSubscription;
 
 /// All routes by kind and name. A route is known by its index, its place in `routes`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     routes: Vec<RouteInfo>,
     exact: ByKind<HashMap<Name, usize>>,
@@ -68,7 +68,7 @@ impl Index {
     }
 }
 
-/// The index of a finished router, with its fallbacks. Their indexes follow those of the routes, in
+/// The index of a router that is in use, with its fallbacks. Their indexes follow those of the routes, in
 /// the order of `prefixes`; the first is the root's.
 #[derive(Debug)]
 pub(super) struct Resolver {
@@ -94,7 +94,7 @@ impl Resolver {
         }
     }
 
-    pub(super) fn routes(&self) -> &[RouteInfo] {
+    fn routes(&self) -> &[RouteInfo] {
         self.index.routes()
     }
 

@@ -4,9 +4,8 @@ mod build;
 mod fan_out;
 mod index;
 mod router;
-mod service;
 mod tree;
 
 pub(crate) use self::index::FromSubscription;
-pub use self::{fan_out::FanOutError, index::RouteInfo, router::Router, service::RouterService};
-pub use crate::handler::Route;
+pub use self::{fan_out::FanOutError, index::RouteInfo, router::Router};
+pub use crate::service::{Route, RouteFuture};

@@ -1,36 +1,55 @@
-//! The builder.
+//! The router.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use tower::{Layer, Service};
 
 use super::{
-    RouteInfo, RouterService,
-    build::{Fallback, handler_leaf, service_leaf},
-    index::Index,
-    tree::{Leaf, MakeLayer},
+    RouteInfo,
+    build::{Plan, handler_leaf, service_leaf},
+    tree::Leaf,
 };
 use crate::{
     error::BoxError,
-    handler::{Handler, Route},
+    handler::Handler,
     message::{Kind, Message, Name},
     reply::Reply,
-    service::IntoService,
+    service::{MessageService, Route, RouteFuture, Servable},
     transport::Interest,
 };
 
 /// Finds the handler of each message by its kind and name. See the [module](super).
 ///
-/// `S` is the state that its handlers need; [`with_state`](Self::with_state) provides it and
-/// finishes the router. One that needs none can be served and called as it is.
+/// `S` is the state that its handlers still need; [`with_state`](Self::with_state) provides it. A
+/// `Router<()>` needs none: it is a `tower::Service<Message>`, and can be served, called and wrapped
+/// in layers.
+///
+/// It is cheap to clone. Its service is built on first use, once, and shared by all clones; a clone
+/// that is changed afterwards is another router. See [*First use*](super#first-use).
+///
+/// # Back-pressure
+/// If everything in the router stands behind one layer, its readiness is that layer's; a limit
+/// there pauses the source. Otherwise it is always ready, and a message waits, in its own delivery,
+/// for the layers that it meets.
 #[must_use = "a router does nothing until it is served or called"]
 pub struct Router<S = ()> {
-    pub(super) index: Index,
-    /// The handlers of each route, in the order of the index.
-    pub(super) routes: Vec<Vec<Leaf<S>>>,
-    /// The first is the root's.
-    pub(super) fallbacks: Vec<Fallback<S>>,
-    pub(super) layers: Vec<MakeLayer>,
+    plan: Arc<Plan<S>>,
+    /// This clone's own handle of the service, which may hold a reservation.
+    root: Option<Route>,
+}
+
+/// A clone has no reservation.
+impl<S> Clone for Router<S> {
+    fn clone(&self) -> Self {
+        Self {
+            plan: self.plan.clone(),
+            root: None,
+        }
+    }
 }
 
 impl<S> Router<S>
@@ -39,7 +58,7 @@ where
 {
     /// A router without routes: it answers every message with [`NotFound`](crate::NotFound).
     pub fn new() -> Self {
-        Self::empty()
+        Plan::new().into()
     }
 
     /// Adds a handler for the tasks of this name.
@@ -61,11 +80,7 @@ where
     #[track_caller]
     pub fn task_service<V>(self, name: impl Into<Name>, service: V) -> Self
     where
-        V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        V: MessageService + Clone + Send + Sync + 'static,
     {
         self.add(Kind::Task, name.into(), false, service_leaf(service))
     }
@@ -89,11 +104,7 @@ where
     #[track_caller]
     pub fn rpc_service<V>(self, name: impl Into<Name>, service: V) -> Self
     where
-        V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        V: MessageService + Clone + Send + Sync + 'static,
     {
         self.add(Kind::Rpc, name.into(), false, service_leaf(service))
     }
@@ -120,11 +131,7 @@ where
     #[track_caller]
     pub fn event_service<V>(self, name: impl Into<Name>, service: V) -> Self
     where
-        V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        V: MessageService + Clone + Send + Sync + 'static,
     {
         self.add(Kind::Event, name.into(), false, service_leaf(service))
     }
@@ -152,11 +159,7 @@ where
     #[track_caller]
     pub fn event_pattern_service<V>(self, pattern: impl Into<Name>, service: V) -> Self
     where
-        V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        V: MessageService + Clone + Send + Sync + 'static,
     {
         self.add(Kind::Event, pattern.into(), true, service_leaf(service))
     }
@@ -170,7 +173,7 @@ where
     where
         H: Handler<T, S>,
     {
-        self.set_fallback(Name::default(), handler_leaf(handler))
+        self.set_fallback(handler_leaf(handler))
     }
 
     /// Adds a service for every message that has no route.
@@ -180,13 +183,9 @@ where
     #[track_caller]
     pub fn fallback_service<V>(self, service: V) -> Self
     where
-        V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        V: MessageService + Clone + Send + Sync + 'static,
     {
-        self.set_fallback(Name::default(), service_leaf(service))
+        self.set_fallback(service_leaf(service))
     }
 
     /// Adds the routes of another router with a prefix and a dot before their names, so that
@@ -216,22 +215,17 @@ where
 
     /// Puts a layer around everything that was added so far, routes and fallback, as one service.
     ///
-    /// It is applied once, when the router is finished: a limit of ten is ten over all of these
-    /// routes. Routes that are added later are outside. The last layer is the outermost.
-    pub fn layer<L>(mut self, layer: L) -> Self
+    /// It is applied once, when the router is first used: a limit of ten is ten over all of these
+    /// routes and all clones of the router. Routes that are added later are outside. The last layer
+    /// is the outermost.
+    pub fn layer<L>(self, layer: L) -> Self
     where
-        L: Layer<Route> + Send + 'static,
-        L::Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        L: Layer<Route> + Send + Sync + 'static,
+        L::Service: MessageService + Clone + Send + Sync + 'static,
     {
-        let index = self.push_layer(layer);
-        for fallback in &mut self.fallbacks {
-            fallback.leaf.layers.push(index);
-        }
-        self
+        let mut plan = Plan::unshared(self.plan);
+        plan.push_layer(layer, true);
+        plan.into()
     }
 
     /// Puts a layer around the routes that were added so far, as one service, and not around the
@@ -240,34 +234,85 @@ where
     /// # Panics
     /// When there is no route yet.
     #[track_caller]
-    pub fn route_layer<L>(mut self, layer: L) -> Self
+    pub fn route_layer<L>(self, layer: L) -> Self
     where
-        L: Layer<Route> + Send + 'static,
-        L::Service: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        L: Layer<Route> + Send + Sync + 'static,
+        L::Service: MessageService + Clone + Send + Sync + 'static,
     {
         assert!(
-            !self.routes.is_empty(),
+            !self.routes().is_empty(),
             "a `route_layer` before any route does nothing: add it after the routes it is for"
         );
-        self.push_layer(layer);
-        self
+        let mut plan = Plan::unshared(self.plan);
+        plan.push_layer(layer, false);
+        plan.into()
     }
 
-    /// Provides the state and finishes the router. Here each layer is applied, once; some of
-    /// tower's need a runtime for that.
-    pub fn with_state(self, state: S) -> RouterService {
-        self.finish(&state)
+    /// Provides the state that the handlers need.
+    ///
+    /// The router that is returned needs the state `S2`, which the compiler finds from how it is
+    /// used: `()` if it is served, called or named as a `Router`, another one if it is nested in a
+    /// router with a state of its own.
+    ///
+    /// ```
+    /// use campanile::{Router, State};
+    ///
+    /// async fn count(State(orders): State<Vec<u64>>) -> String {
+    ///     orders.len().to_string()
+    /// }
+    ///
+    /// let app: Router = Router::new().rpc("orders.count", count).with_state(vec![7, 8]);
+    /// ```
+    pub fn with_state<S2>(self, state: S) -> Router<S2> {
+        Plan::unshared(self.plan).with_state(state).into()
+    }
+
+    #[track_caller]
+    fn add(self, kind: Kind, name: Name, is_pattern: bool, leaf: Leaf<S>) -> Self {
+        let mut plan = Plan::unshared(self.plan);
+        let route = RouteInfo {
+            kind,
+            name,
+            is_pattern,
+        };
+        plan.insert(route, [leaf]);
+        plan.into()
+    }
+
+    #[track_caller]
+    fn set_fallback(self, leaf: Leaf<S>) -> Self {
+        let mut plan = Plan::unshared(self.plan);
+        plan.set_fallback(Name::default(), leaf);
+        plan.into()
+    }
+
+    #[track_caller]
+    fn absorb(self, prefix: &Name, router: Router<S>) -> Self {
+        let mut plan = Plan::unshared(self.plan);
+        plan.absorb(prefix, Plan::unshared(router.plan));
+        plan.into()
     }
 }
 
 impl<S> Router<S> {
     /// Its routes, in the order in which they were added.
     pub fn routes(&self) -> &[RouteInfo] {
-        self.index.routes()
+        self.plan.routes()
+    }
+
+    /// What it wants of a source: the events and patterns of its routes, and the stream if it has a
+    /// task, an RPC route or a fallback.
+    pub fn interest(&self) -> Interest {
+        self.plan.interest()
+    }
+}
+
+impl<S> From<Plan<S>> for Router<S> {
+    fn from(plan: Plan<S>) -> Self {
+        Self {
+            plan: Arc::new(plan),
+            root: None,
+        }
     }
 }
 
@@ -284,19 +329,35 @@ impl<S> fmt::Debug for Router<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Router")
             .field("routes", &self.routes())
-            .field("layers", &self.layers.len())
+            .field("layers", &self.plan.layers())
             .finish_non_exhaustive()
     }
 }
 
-impl IntoService for Router<()> {
-    type Service = RouterService;
+impl Service<Message> for Router {
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = RouteFuture;
 
-    fn interest(&self) -> Interest {
-        Router::interest(self)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let root = &self.plan.built().root;
+        self.root.get_or_insert_with(|| root.clone()).poll_ready(cx)
     }
 
-    fn into_service(self) -> RouterService {
-        self.with_state(())
+    fn call(&mut self, message: Message) -> RouteFuture {
+        let built = self.plan.built();
+        let root = self.root.get_or_insert_with(|| built.root.clone());
+        // Of several calls the first gets what was made ready; the others wait for themselves.
+        built
+            .resolver
+            .dispatch(message, |message| root.call(message))
+    }
+}
+
+impl Servable for Router {
+    /// Builds the service: a layer that cannot be applied panics before the source is opened.
+    fn interest(&self) -> Interest {
+        self.plan.built();
+        self.plan.interest()
     }
 }

@@ -10,16 +10,16 @@ use std::{future::ready, pin::Pin, sync::Arc};
 use super::{fan_out, index::Resolver};
 use crate::{
     error::NotFound,
-    handler::{Route, RouteFuture, Slot, Template},
     message::Message,
+    service::{Route, RouteFuture, Slot, Template},
 };
 
 /// Applies a layer.
-pub(super) type MakeLayer = Box<dyn FnOnce(Route) -> Route + Send>;
+pub(super) type MakeLayer = Arc<dyn Fn(Route) -> Route + Send + Sync>;
 
 /// A handler that waits for the router's state, and the layers around it.
 pub(super) struct Leaf<S> {
-    make: Box<dyn FnOnce(&S) -> Route + Send>,
+    make: Arc<dyn Fn(&S) -> Route + Send + Sync>,
     /// Innermost first, as indexes of the router's layers. A layer's index is above those of all
     /// layers within it.
     pub(super) layers: Vec<usize>,
@@ -28,36 +28,59 @@ pub(super) struct Leaf<S> {
 }
 
 impl<S> Leaf<S> {
-    pub(super) fn new(make: impl FnOnce(&S) -> Route + Send + 'static) -> Self {
+    pub(super) fn new(make: impl Fn(&S) -> Route + Send + Sync + 'static) -> Self {
         Self {
-            make: Box::new(make),
+            make: Arc::new(make),
             layers: Vec::new(),
             at_once: 1,
+        }
+    }
+
+    /// The same handler with its state, within the same layers.
+    pub(super) fn with_state<S2>(self, state: &Arc<S>) -> Leaf<S2>
+    where
+        S: Send + Sync + 'static,
+    {
+        let (make, state) = (self.make, state.clone());
+        Leaf {
+            make: Arc::new(move |_: &S2| make(&state)),
+            layers: self.layers,
+            at_once: self.at_once,
+        }
+    }
+}
+
+// By hand, since a derive would ask for `S: Clone`.
+impl<S> Clone for Leaf<S> {
+    fn clone(&self) -> Self {
+        Self {
+            make: self.make.clone(),
+            layers: self.layers.clone(),
+            at_once: self.at_once,
         }
     }
 }
 
 /// Builds the service of a whole router: `routes` has the leaves of each route and then of each
 /// fallback, in the order of the resolver's indexes.
-pub(super) fn build<S>(
-    state: &S,
-    routes: Vec<Vec<Leaf<S>>>,
-    layers: Vec<MakeLayer>,
+pub(super) fn build(
+    routes: &[&[Leaf<()>]],
+    layers: &[MakeLayer],
     resolver: &Arc<Resolver>,
 ) -> Route {
     debug_assert_eq!(routes.len(), resolver.len());
     let mut tree = Tree {
         resolver,
         routes: routes
-            .into_iter()
+            .iter()
             .map(|leaves| {
-                let leaf = |leaf: Leaf<S>| ((leaf.make)(state), leaf.layers);
-                leaves.into_iter().map(leaf).collect()
+                let leaf = |leaf: &Leaf<()>| ((leaf.make)(&()), leaf.layers.clone());
+                leaves.iter().map(leaf).collect()
             })
             .collect(),
         layered: Vec::with_capacity(layers.len()),
     };
-    for (layer, apply) in layers.into_iter().enumerate() {
+    for (layer, apply) in layers.iter().enumerate() {
         let layered = apply(tree.content(Some(layer)));
         tree.layered.push(layered);
     }

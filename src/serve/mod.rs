@@ -61,17 +61,18 @@ use futures_util::future::{self, BoxFuture};
 use self::{policy::Policy, signals::Signals, worker::Worker};
 use crate::{
     error::Error,
-    service::IntoService,
+    service::Servable,
     transport::{Source, Transport, UnknownNames},
 };
 
-/// Serves what a transport delivers with a router, or any other `Service<Message>`.
+/// Serves what a transport delivers with a [`Router`](crate::Router), or with any other
+/// `Service<Message>` in a [`WithInterest`](crate::WithInterest), which says what it listens to.
 ///
 /// The future never ends by itself. See the [module](self).
 pub fn serve<T, A>(transport: T, app: A) -> Serve<T, A>
 where
     T: Transport,
-    A: IntoService,
+    A: Servable,
 {
     Serve {
         transport,
@@ -157,7 +158,7 @@ impl<T, A> Serve<T, A> {
 impl<T, A> IntoFuture for Serve<T, A>
 where
     T: Transport,
-    A: IntoService + Send + 'static,
+    A: Servable,
 {
     type Output = Result<(), Error>;
     type IntoFuture = BoxFuture<'static, Result<(), Error>>;
@@ -168,10 +169,10 @@ where
                 graceful: self.graceful,
                 forced: self.forced,
             };
-            let interest = self.app.interest();
-            let at_once = interest.at_once;
+            let app = self.app;
             // Before opening: a layer that cannot be built must not leave a consumer behind.
-            let app = self.app.into_service();
+            let interest = app.interest();
+            let at_once = interest.at_once;
             let mut source = tokio::select! {
                 biased;
                 source = self.transport.open(interest) => source?,

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     error::{BoxError, Error, ErrorKind},
     message::{Kind, Message, MessageId, Name, Shown},
-    reply::Reply,
     routing::FromSubscription,
+    service::MessageService,
     sync::{Clock, next_turn},
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
@@ -58,10 +58,7 @@ enum Ended {
 impl<Src, S> Worker<Src, S>
 where
     Src: Source,
-    S: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-        + Clone
-        + Send
-        + 'static,
+    S: MessageService + Clone + Send + 'static,
 {
     pub(super) fn new(source: Src, app: S, policy: Policy) -> Self {
         Self {
@@ -303,7 +300,7 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
 
 impl<S, H> Handle for Work<S, H>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send> + Send + 'static,
+    S: MessageService + Send + 'static,
     H: SettleDelivery,
 {
     fn bytes(&self) -> usize {
@@ -326,7 +323,7 @@ where
 /// be ready when the worker stops was not started, and neither is one that expires in that time.
 async fn decide<S>(mut app: S, message: Message, policy: Policy, guard: &InFlightGuard) -> Verdict
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
 {
     let about = About::new(&message);
     let deadline = message.parts().deadline;

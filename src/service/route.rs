@@ -14,6 +14,7 @@ use std::{
 use pin_project::pin_project;
 use tower::Service;
 
+use super::MessageService;
 use crate::{error::BoxError, message::Message, reply::Reply};
 
 type Outcome = Result<Reply, BoxError>;
@@ -52,11 +53,7 @@ pub(crate) trait Slot: Future<Output = Outcome> + Send {
 impl Route {
     pub(crate) fn new<V>(service: V) -> Self
     where
-        V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        V: MessageService + Clone + Send + Sync + 'static,
     {
         Self::from_template(Arc::new(Whole(service)))
     }
@@ -173,11 +170,7 @@ struct Whole<V>(V);
 
 impl<V> Template for Whole<V>
 where
-    V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    V: MessageService + Clone + Send + Sync + 'static,
 {
     fn slot(&self) -> Option<Pin<Box<dyn Slot>>> {
         Some(Box::pin(State::Waiting {
@@ -211,7 +204,7 @@ enum State<V: Service<Message>> {
 
 impl<V> Slot for State<V>
 where
-    V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send> + Send,
+    V: MessageService + Send,
 {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self.project() {
@@ -230,7 +223,7 @@ where
 
 impl<V> Future for State<V>
 where
-    V: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send> + Send,
+    V: MessageService + Send,
 {
     type Output = Outcome;
 

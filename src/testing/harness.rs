@@ -14,7 +14,7 @@ use crate::{
     client::Client,
     error::Error,
     serve::{Serve, serve},
-    service::IntoService,
+    service::Servable,
     transport::memory::Memory,
 };
 
@@ -67,7 +67,7 @@ impl Harness {
     #[track_caller]
     pub fn start<A>(app: A) -> impl Future<Output = Self> + Send
     where
-        A: IntoService + Send + 'static,
+        A: Servable,
     {
         let at = Location::caller();
         async move {
@@ -110,7 +110,7 @@ impl Harness {
     #[track_caller]
     pub fn serve<A>(&mut self, app: A) -> impl Future<Output = ()> + Send
     where
-        A: IntoService + Send + 'static,
+        A: Servable,
     {
         let serve = serve(self.memory(), app);
         self.open(serve, Location::caller())
@@ -124,7 +124,7 @@ impl Harness {
     #[track_caller]
     pub fn run<A>(&mut self, serve: Serve<Memory, A>) -> impl Future<Output = ()> + Send
     where
-        A: IntoService + Send + 'static,
+        A: Servable,
     {
         assert!(
             serve.transport().is_same_broker(&self.memory),
@@ -136,7 +136,7 @@ impl Harness {
 
     async fn open<A>(&mut self, serve: Serve<Memory, A>, at: &'static Location<'static>)
     where
-        A: IntoService + Send + 'static,
+        A: Servable,
     {
         let settings = serve.transport().settings();
         let mut end = AppEnd {

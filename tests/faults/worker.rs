@@ -10,7 +10,7 @@ use std::{
 };
 
 use campanile::{
-    Attempt, BoxError, Handler, Json, Lease, Redis, Router, RouterService, State, serve,
+    Attempt, BoxError, Handler, Json, Lease, Redis, Router, State, serve,
     transport::{Start, UnknownNames},
 };
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ impl Setup {
     }
 
     /// What a worker serves.
-    pub(crate) fn app(&self) -> RouterService {
+    pub(crate) fn app(&self) -> Router {
         let permits = if self.one_at_a_time { 1 } else { 10_000 };
         let limit = tower::limit::ConcurrencyLimitLayer::new(permits);
         Router::new()

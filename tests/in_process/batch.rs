@@ -7,8 +7,8 @@ use std::{
 };
 
 use campanile::{
-    Batch, BoxError, Client, Failure, Handler, IntoService, Json, Message, Reply, Router, State,
-    error::find, handler::batch::BatchError, serve, transport::memory::Memory,
+    Batch, BoxError, Client, Failure, Handler, Json, Message, Reply, Router, State, error::find,
+    handler::batch::BatchError, serve, transport::memory::Memory,
 };
 use futures_util::{FutureExt, future::join_all};
 use tokio::{sync::oneshot, time::Instant};

@@ -8,21 +8,16 @@ use std::{
 
 use bytes::Bytes;
 use campanile::{
-    BoxError, Client, IntoService, Json, Kind, Message, MessageId, Reply, Router, RpcError,
+    BoxError, Client, Json, Kind, Message, MessageId, MessageService, Reply, Router, RpcError,
     extract::State, message::ReplyMode,
 };
 use tokio::time::Instant;
-use tower::{Service, ServiceBuilder, service_fn};
-
-/// A service for a client.
-trait Recording: Service<Message, Response = Reply, Error = BoxError> + Clone {}
-
-impl<S: Service<Message, Response = Reply, Error = BoxError> + Clone> Recording for S {}
+use tower::{ServiceBuilder, service_fn};
 
 type Sent = Arc<Mutex<Vec<Message>>>;
 
 /// A service that accepts everything, and what it was given.
-fn recording() -> (Client<impl Recording>, Sent) {
+fn recording() -> (Client<impl MessageService<Error = BoxError> + Clone>, Sent) {
     let sent = Arc::new(Mutex::new(Vec::new()));
     let log = sent.clone();
     let service = service_fn(move |message: Message| {
@@ -31,12 +26,7 @@ fn recording() -> (Client<impl Recording>, Sent) {
         let id = MessageId::from(format!("{}-0", log.len()));
         async move { Ok::<_, BoxError>(Reply::accepted(id)) }
     });
-    (client(service), sent)
-}
-
-/// Hides the concrete type only from the reader.
-fn client<S: IntoService>(service: S) -> Client<S::Service> {
-    Client::new(service)
+    (Client::new(service), sent)
 }
 
 #[tokio::test]
@@ -104,7 +94,7 @@ async fn many_tasks_have_a_result_each_in_their_order() {
         }
     });
     let payloads = (0..10_000).map(|n: u32| n.to_string());
-    let results = client(service).enqueue_all("a", payloads).await;
+    let results = Client::new(service).enqueue_all("a", payloads).await;
     assert_eq!(results.len(), 10_000);
     for (n, result) in results.iter().enumerate() {
         match result {
@@ -122,7 +112,7 @@ async fn a_limit_that_waits_for_what_is_under_way_does_not_stop_the_rest() {
             tokio::task::yield_now().await;
             Ok::<_, BoxError>(Reply::default())
         });
-    let results = client(service).enqueue_all("a", [(); 100]).await;
+    let results = Client::new(service).enqueue_all("a", [(); 100]).await;
     assert_eq!(results.into_iter().filter(Result::is_ok).count(), 100);
 }
 
@@ -140,7 +130,7 @@ async fn one_payload_that_cannot_be_serialized_fails_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_times_out_and_what_is_there_in_time_is_not_late() {
-    let never = client(service_fn(|_: Message| {
+    let never = Client::new(service_fn(|_: Message| {
         pending::<Result<Reply, BoxError>>()
     }));
     let start = Instant::now();
@@ -198,13 +188,13 @@ async fn towers_timeout_around_a_client_reads_as_a_timeout() {
     let service = ServiceBuilder::new()
         .timeout(Duration::from_secs(1))
         .service_fn(|_: Message| pending::<Result<Reply, BoxError>>());
-    let error = client(service).enqueue("a", ()).await.unwrap_err();
+    let error = Client::new(service).enqueue("a", ()).await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_reply_is_read_as_what_was_asked_for() {
-    let client = client(service_fn(async |_: Message| {
+    let client = Client::new(service_fn(async |_: Message| {
         Ok::<_, BoxError>(Reply::new(r#"{"n":1}"#))
     }));
     let _: () = client.request("a", ()).await.unwrap();

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{BoxError, Handler, Message, NotFound, Reply, Router, RouterService, error};
+use campanile::{BoxError, Handler, Message, NotFound, Reply, Router, error};
 use tower::{
     Layer, Service, ServiceBuilder, ServiceExt, layer::layer_fn, limit::ConcurrencyLimitLayer,
 };
@@ -40,7 +40,7 @@ fn limit(permits: usize) -> ConcurrencyLimitLayer {
 }
 
 /// Sends a message of each name, several times, all at once and each over a clone of its own.
-async fn storm(app: &RouterService, names: &[String]) {
+async fn storm(app: &Router, names: &[String]) {
     let calls: Vec<_> = (0..5)
         .flat_map(|_| names)
         .map(|name| {
@@ -65,10 +65,14 @@ fn routes(gauge: &Gauge, prefix: &str) -> Router {
         })
 }
 
+/// Has the service of a router built.
+async fn warm(app: &Router) {
+    app.clone().ready().await.unwrap();
+}
+
 /// Asserts that a hundred messages to all of these names never run more than ten at once.
 async fn assert_ten(router: Router, gauge: Gauge, names: Vec<String>) {
-    let app = router.with_state(());
-    storm(&app, &names).await;
+    storm(&router, &names).await;
     assert_eq!(gauge.most(), 10);
 }
 
@@ -151,9 +155,35 @@ mod ten_permits_are_ten {
         let gauge = Gauge::default();
         let app = ServiceBuilder::new()
             .layer(limit(10))
-            .service(routes(&gauge, "").with_state(()));
+            .service(routes(&gauge, ""));
         let router = Router::new().fallback_service(app);
         assert_ten(router, gauge, names("")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_clones_that_were_made_before_the_first_use() {
+        let gauge = Gauge::default();
+        let app = routes(&gauge, "").layer(limit(10));
+        let clones = [app.clone(), app.clone(), app];
+        let names = names("");
+        futures_util::future::join_all(clones.iter().map(|app| storm(app, &names))).await;
+        assert_eq!(gauge.most(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn and_a_clone_that_gets_a_further_route_has_ten_of_its_own() {
+        let (gauge, further) = (Gauge::default(), Gauge::default());
+        let app = routes(&gauge, "").layer(limit(10));
+        storm(&app, &names("")).await;
+        assert_eq!(gauge.most(), 10);
+        let other = app.clone().task("further", further.handler());
+        let (all, more) = (names(""), vec!["further".to_owned(); 20]);
+        tokio::join!(storm(&app, &all), storm(&other, &all), storm(&other, &more));
+        assert_eq!(gauge.most(), 20);
+        assert_eq!(further.most(), 100);
+        assert_eq!(app.routes().len() + 1, other.routes().len());
+        let error = app.oneshot(Message::task("further", "")).await.unwrap_err();
+        assert!(error.is::<NotFound>());
     }
 
     #[tokio::test]
@@ -164,7 +194,7 @@ mod ten_permits_are_ten {
             .build()
             .unwrap();
         let gauge = Gauge::default();
-        let app = routes(&gauge, "").layer(limit(10)).with_state(());
+        let app = routes(&gauge, "").layer(limit(10));
         runtime
             .spawn(async move { storm(&app, &names("")).await })
             .await
@@ -180,8 +210,7 @@ mod ten_permits_are_ten {
         let router = routes(&inside, "")
             .layer(limit(10))
             .merge(routes(&outside, "later"));
-        let app = router.with_state(());
-        storm(&app, &[names(""), names("later")].concat()).await;
+        storm(&router, &[names(""), names("later")].concat()).await;
         assert_eq!(inside.most(), 10);
         assert_eq!(outside.most(), 100);
     }
@@ -193,7 +222,7 @@ mod ten_permits_are_ten {
         let router = Router::new()
             .event("e", gauge.handler())
             .event("e", gauge.handler());
-        let app = router.layer(limit(3)).with_state(());
+        let app = router.layer(limit(3));
         let calls = (0..9).map(|_| tokio::spawn(app.clone().oneshot(Message::event("e", ""))));
         for call in calls.collect::<Vec<_>>() {
             call.await.unwrap().unwrap();
@@ -208,7 +237,7 @@ type Log = Arc<Mutex<Vec<String>>>;
 fn note(
     log: &Log,
     name: &'static str,
-) -> impl Layer<campanile::routing::Route, Service = Note> + Clone + Send + use<> {
+) -> impl Layer<campanile::routing::Route, Service = Note> + Clone + Send + Sync + use<> {
     let log = log.clone();
     layer_fn(move |inner| {
         log.lock().unwrap().push(format!("applied {name}"));
@@ -230,7 +259,7 @@ struct Note {
 impl Service<Message> for Note {
     type Response = Reply;
     type Error = BoxError;
-    type Future = campanile::handler::RouteFuture;
+    type Future = campanile::routing::RouteFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx)
@@ -258,23 +287,24 @@ fn take(log: &Log) -> Vec<String> {
 async fn nothing() {}
 
 #[tokio::test]
-async fn layers_are_applied_once_when_the_router_is_finished() {
+async fn layers_are_applied_once_when_the_router_is_first_used() {
     let log = Log::default();
     let inner = Router::new()
         .task("a", nothing)
         .task("b", nothing)
         .layer(note(&log, "inner"));
-    let router = Router::new()
+    let mut app: Router = Router::new()
         .task("c", nothing)
         .layer(note(&log, "before"))
         .nest("n", inner)
         .route_layer(note(&log, "matches"))
         .layer(note(&log, "after"));
+    let earlier = app.clone();
     assert!(
         take(&log).is_empty(),
-        "nothing is applied while the router is built"
+        "nothing is applied before the router is used"
     );
-    let app = router.with_state(());
+    app.ready().await.unwrap();
     let mut applied = take(&log);
     applied.sort();
     assert_eq!(
@@ -286,8 +316,7 @@ async fn layers_are_applied_once_when_the_router_is_finished() {
             "applied matches"
         ]
     );
-    for _ in 0..3 {
-        let app = app.clone();
+    for app in [earlier, app.clone(), app] {
         for name in ["c", "n.a", "n.b", "unknown"] {
             let _ = app.clone().oneshot(Message::task(name, "")).await;
         }
@@ -311,8 +340,8 @@ async fn the_last_layer_is_the_outermost_and_each_sees_the_matched_route() {
         .nest("users", users)
         .route_layer(note(&log, "matches"))
         .layer(note(&log, "all"))
-        .task("later", nothing)
-        .with_state(());
+        .task("later", nothing);
+    warm(&app).await;
     take(&log);
     let passes = async |message: Message| {
         let _ = app.clone().oneshot(message).await;
@@ -342,12 +371,12 @@ async fn a_route_layer_skips_the_fallback_and_nested_fallbacks_keep_their_own_la
         .task("a", nothing)
         .fallback(nothing)
         .layer(note(&log, "nested"));
-    let app = Router::new()
+    let app: Router = Router::new()
         .nest("n", nested)
         .fallback(nothing)
         .route_layer(note(&log, "matches"))
-        .layer(note(&log, "all"))
-        .with_state(());
+        .layer(note(&log, "all"));
+    warm(&app).await;
     take(&log);
     for (name, expected) in [
         (
@@ -366,10 +395,8 @@ async fn a_route_layer_skips_the_fallback_and_nested_fallbacks_keep_their_own_la
 async fn layers_around_a_default_fallback_are_not_carried_into_another_router() {
     let log = Log::default();
     let nested = Router::new().task("a", nothing).layer(note(&log, "nested"));
-    let app = Router::new()
-        .nest("n", nested)
-        .layer(note(&log, "all"))
-        .with_state(());
+    let app: Router = Router::new().nest("n", nested).layer(note(&log, "all"));
+    warm(&app).await;
     take(&log);
     let error = app.oneshot(Message::rpc("n.x", "")).await.unwrap_err();
     assert!(error::find::<NotFound>(&*error).is_some());
@@ -384,11 +411,8 @@ async fn one_event_passes_a_shared_layer_once_and_each_layer_around_a_part_of_it
         .event("e", nothing)
         .layer(note(&log, "a"));
     let b = Router::new().event("e", nothing).layer(note(&log, "b"));
-    let app = a
-        .merge(b)
-        .event("e", nothing)
-        .layer(note(&log, "all"))
-        .with_state(());
+    let app: Router = a.merge(b).event("e", nothing).layer(note(&log, "all"));
+    warm(&app).await;
     take(&log);
     app.oneshot(Message::event("e", "")).await.unwrap();
     assert_eq!(take(&log), [r#"all "e""#, r#"a "e""#, r#"b "e""#]);
@@ -403,7 +427,7 @@ async fn a_message_that_a_layer_makes_is_routed_by_its_own_name() {
         .task("a", async || "a")
         .task("b", async || "b")
         .layer(rename);
-    let app = app.task("outside", async || "outside").with_state(());
+    let app = app.task("outside", async || "outside");
     let reply = app.clone().oneshot(Message::task("a", "")).await.unwrap();
     assert_eq!(reply.payload, "b");
     let astray = layer_fn(|inner: campanile::routing::Route| {
@@ -412,8 +436,7 @@ async fn a_message_that_a_layer_makes_is_routed_by_its_own_name() {
     let app = Router::new()
         .task("a", nothing)
         .layer(astray)
-        .task("outside", nothing)
-        .with_state(());
+        .task("outside", nothing);
     let error = app.oneshot(Message::task("a", "")).await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -424,13 +447,13 @@ async fn a_message_that_a_layer_makes_is_routed_by_its_own_name() {
 
 mod readiness {
     use super::*;
-    fn is_ready(app: &mut RouterService) -> bool {
+    fn is_ready(app: &mut Router) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         app.poll_ready(&mut cx).map(Result::unwrap).is_ready()
     }
 
     /// Holds the one permit of `app` in a call that does not end.
-    async fn occupy(app: &RouterService) -> tokio::task::JoinHandle<()> {
+    async fn occupy(app: &Router) -> tokio::task::JoinHandle<()> {
         let app = app.clone();
         let call = tokio::spawn(async move {
             let _ = app.oneshot(Message::task("forever", "")).await;
@@ -445,11 +468,11 @@ mod readiness {
 
     #[tokio::test]
     async fn is_the_outermost_layers_where_the_router_is_one_group() {
-        let mut app = forever().layer(limit(1)).with_state(());
+        let mut app = forever().layer(limit(1));
         assert!(is_ready(&mut app));
         // A reservation is part of this one, not of its clones.
         assert!(!is_ready(&mut app.clone()));
-        let app = forever().layer(limit(1)).with_state(());
+        let app = forever().layer(limit(1));
         let call = occupy(&app).await;
         assert!(!is_ready(&mut app.clone()));
         call.abort();
@@ -463,22 +486,18 @@ mod readiness {
         let app = forever()
             .layer(limit(1))
             .layer(note(&log, "a"))
-            .layer(note(&log, "b"))
-            .with_state(());
+            .layer(note(&log, "b"));
         let _call = occupy(&app).await;
         assert!(!is_ready(&mut app.clone()));
     }
 
     #[tokio::test]
     async fn is_always_there_where_routes_or_the_fallback_stand_outside_the_layer() {
-        let app = forever().layer(limit(1)).fallback(nothing).with_state(());
+        let app = forever().layer(limit(1)).fallback(nothing);
         let _call = occupy(&app).await;
         assert!(is_ready(&mut app.clone()));
 
-        let app = forever()
-            .layer(limit(1))
-            .task("outside", nothing)
-            .with_state(());
+        let app = forever().layer(limit(1)).task("outside", nothing);
         let _call = occupy(&app).await;
         assert!(is_ready(&mut app.clone()));
         app.oneshot(Message::task("outside", "")).await.unwrap();
@@ -486,7 +505,7 @@ mod readiness {
 
     #[tokio::test]
     async fn is_given_up_by_a_service_that_is_dropped() {
-        let mut app = forever().layer(limit(1)).with_state(());
+        let mut app = forever().layer(limit(1));
         assert!(is_ready(&mut app));
         let mut other = app.clone();
         assert!(!is_ready(&mut other));
@@ -496,7 +515,7 @@ mod readiness {
 
     #[tokio::test]
     async fn is_given_up_by_a_call_that_is_dropped() {
-        let mut app = forever().layer(limit(1)).with_state(());
+        let mut app = forever().layer(limit(1));
         assert!(is_ready(&mut app));
         let call = app.call(Message::task("forever", ""));
         assert!(!is_ready(&mut app));
@@ -523,10 +542,7 @@ mod readiness {
             }
         }
         let broken = layer_fn(|inner| Broken(inner, Arc::default()));
-        let mut app = Router::new()
-            .task("a", nothing)
-            .layer(broken)
-            .with_state(());
+        let mut app = Router::new().task("a", nothing).layer(broken);
         let error = app.ready().await.map(drop).unwrap_err();
         assert_eq!(error.to_string(), "not ready");
         app.ready()

@@ -6,12 +6,13 @@ use std::sync::{
 };
 
 use campanile::{
-    BoxError, Failure, IntoService, Json, Kind, MatchedRoute, Message, Name, NotFound, Reply,
-    Router, RouterService, State, WithInterest, error, routing::FanOutError,
+    BoxError, Failure, Json, Kind, MatchedRoute, Message, Name, NotFound, Reply, Router, Servable,
+    State, WithInterest, error, routing::FanOutError,
 };
+use futures_util::FutureExt;
 use tower::{Service, ServiceExt, service_fn};
 
-async fn call(app: &RouterService, message: Message) -> Result<String, BoxError> {
+async fn call(app: &Router, message: Message) -> Result<String, BoxError> {
     let reply = app.clone().oneshot(message).await?;
     Ok(String::from_utf8(reply.payload.to_vec())?)
 }
@@ -19,10 +20,6 @@ async fn call(app: &RouterService, message: Message) -> Result<String, BoxError>
 /// Says which name and which route it was called with.
 async fn echo(name: Name, route: MatchedRoute) -> String {
     format!("{name} by {}", route.as_str())
-}
-
-fn app(router: Router) -> RouterService {
-    router.with_state(())
 }
 
 fn assert_not_found(outcome: Result<String, BoxError>, text: &str) {
@@ -33,11 +30,11 @@ fn assert_not_found(outcome: Result<String, BoxError>, text: &str) {
 
 #[tokio::test]
 async fn a_message_goes_to_the_handler_of_its_kind_and_name() {
-    let app = app(Router::new()
+    let app: Router = Router::new()
         .task("a", async || "task a")
         .rpc("a", async || "rpc a")
         .event("a", async || "event a")
-        .task("b", async || "task b"));
+        .task("b", async || "task b");
     assert_eq!(call(&app, Message::task("a", "")).await.unwrap(), "task a");
     assert_eq!(call(&app, Message::rpc("a", "")).await.unwrap(), "rpc a");
     assert_eq!(
@@ -57,10 +54,10 @@ async fn a_message_goes_to_the_handler_of_its_kind_and_name() {
 
 #[tokio::test]
 async fn names_are_compared_whole_and_glob_characters_in_them_mean_nothing() {
-    let app = app(Router::new()
+    let app: Router = Router::new()
         .task("a*", echo)
         .task("a b", echo)
-        .task("\u{e4}.\u{1f514}", echo));
+        .task("\u{e4}.\u{1f514}", echo);
     assert_eq!(
         call(&app, Message::task("a*", "")).await.unwrap(),
         "a* by a*"
@@ -88,12 +85,12 @@ async fn any_service_is_a_route() {
         let reversed: Vec<u8> = message.payload().iter().rev().copied().collect();
         Ok::<_, Failure>(Reply::new(reversed))
     });
-    let app = app(Router::new()
+    let app: Router = Router::new()
         .task_service("t", reverse)
         .rpc_service("r", reverse)
         .event_service("e", reverse)
         .event_pattern_service("p*", reverse)
-        .fallback_service(reverse));
+        .fallback_service(reverse);
     for message in [
         Message::task("t", "abc"),
         Message::rpc("r", "abc"),
@@ -110,9 +107,9 @@ async fn nesting_joins_with_a_dot_and_leaves_the_name_whole() {
     let inner = Router::new()
         .task("create", echo)
         .nest("admin", Router::new().rpc("list", echo));
-    let app = app(Router::new()
+    let app: Router = Router::new()
         .nest("orders", inner)
-        .nest("", Router::new().task("bare", echo)));
+        .nest("", Router::new().task("bare", echo));
     assert_eq!(
         call(&app, Message::task("orders.create", ""))
             .await
@@ -132,7 +129,7 @@ async fn nesting_joins_with_a_dot_and_leaves_the_name_whole() {
 #[tokio::test]
 async fn a_prefix_is_meant_literally_in_front_of_a_pattern() {
     let router = Router::new().nest("a*[x]", Router::new().event_pattern("*.b", echo));
-    let app = app(router);
+    let app: Router = router;
     assert!(call(&app, Message::event("a*[x].1.b", "")).await.is_ok());
     assert!(call(&app, Message::event("a-x.1.b", "")).await.is_err());
     assert!(call(&app, Message::event("abcx.1.b", "")).await.is_err());
@@ -142,7 +139,7 @@ async fn a_prefix_is_meant_literally_in_front_of_a_pattern() {
 async fn merging_keeps_the_routes_of_both() {
     let a = Router::new().task("a", echo).event("e", echo);
     let b = Router::new().task("b", echo).event("e", echo);
-    let app = app(a.merge(b));
+    let app: Router = a.merge(b);
     assert!(call(&app, Message::task("a", "")).await.is_ok());
     assert!(call(&app, Message::task("b", "")).await.is_ok());
     assert_eq!(app.routes().len(), 3);
@@ -158,9 +155,9 @@ async fn a_fallback_gets_what_has_no_route_and_the_innermost_one_wins() {
         .nest("admin", admin)
         .nest("plain", Router::new().task("x", echo))
         .fallback(fallback("orders"));
-    let app = app(Router::new()
+    let app: Router = Router::new()
         .nest("orders", orders)
-        .fallback(fallback("root")));
+        .fallback(fallback("root"));
     for (name, expected) in [
         ("unknown", r#"root """#),
         ("ordersx", r#"root """#),
@@ -188,12 +185,12 @@ async fn all_handlers_of_an_event_run_even_when_others_fail_or_panic() {
             ran.fetch_add(1, Ordering::SeqCst);
         }
     };
-    let app = app(Router::new()
+    let app: Router = Router::new()
         .event("e", async || Err::<(), _>(Failure::discard()))
         .event("e", count(&ran))
         .event("e", async || -> () { panic!("boom") })
         .event("e", async || Err::<(), BoxError>("second".into()))
-        .event("e", count(&ran)));
+        .event("e", count(&ran));
     let error = call(&app, Message::event("e", "")).await.unwrap_err();
     assert_eq!(ran.load(Ordering::SeqCst), 2);
     let failed = error.downcast_ref::<FanOutError>().unwrap();
@@ -206,7 +203,7 @@ async fn all_handlers_of_an_event_run_even_when_others_fail_or_panic() {
 
 #[tokio::test]
 async fn an_event_with_one_handler_fails_with_its_own_error() {
-    let app = app(Router::new().event("e", async || Err::<(), BoxError>("mine".into())));
+    let app: Router = Router::new().event("e", async || Err::<(), BoxError>("mine".into()));
     let error = call(&app, Message::event("e", "")).await.unwrap_err();
     assert_eq!(error.to_string(), "mine");
 }
@@ -247,11 +244,11 @@ async fn an_event_in_place_reaches_the_exact_handlers_and_all_matching_patterns(
 
 #[tokio::test]
 async fn a_finished_router_can_be_a_route_of_another() {
-    let inner = Router::new().task("a", echo).task("b", echo).with_state(());
-    let outer = app(Router::new()
+    let inner: Router = Router::new().task("a", echo).task("b", echo);
+    let outer: Router = Router::new()
         .task("first", echo)
         .task_service("b", inner.clone())
-        .fallback_service(inner));
+        .fallback_service(inner);
     assert_eq!(
         call(&outer, Message::task("b", "")).await.unwrap(),
         "b by b"
@@ -280,6 +277,56 @@ async fn state_is_what_with_state_was_given() {
     );
 }
 
+#[tokio::test]
+async fn routers_of_different_states_are_joined_once_they_have_them() {
+    #[derive(Clone)]
+    struct Db(&'static str);
+    async fn db(State(Db(name)): State<Db>) -> &'static str {
+        name
+    }
+    async fn text(State(text): State<String>) -> String {
+        text
+    }
+    let orders = Router::new().rpc("db", db).with_state(Db("orders"));
+    let users = Router::new().rpc("db", db).with_state(Db("users"));
+    let app = Router::new()
+        .rpc("text", text)
+        .nest("orders", orders)
+        .nest("users", users)
+        .with_state("all".to_owned());
+    assert_eq!(call(&app, Message::rpc("text", "")).await.unwrap(), "all");
+    for name in ["orders", "users"] {
+        let message = Message::rpc(format!("{name}.db"), "");
+        assert_eq!(call(&app, message).await.unwrap(), name);
+    }
+}
+
+#[tokio::test]
+async fn one_router_serves_with_several_states() {
+    async fn text(State(text): State<String>) -> String {
+        text
+    }
+    let router = Router::new().rpc("text", text);
+    for state in ["a", "b"] {
+        let app = router.clone().with_state(state.to_owned());
+        assert_eq!(call(&app, Message::rpc("text", "")).await.unwrap(), state);
+    }
+}
+
+#[test]
+fn a_layer_that_needs_a_runtime_is_applied_where_the_router_is_first_used() {
+    let layer = tower::buffer::BufferLayer::new(4);
+    let app: Router = Router::new().rpc("a", async || "a").layer(layer);
+    let first_use = || app.clone().ready().now_or_never().map(drop);
+    let outside = std::panic::catch_unwind(std::panic::AssertUnwindSafe(first_use));
+    assert!(outside.is_err(), "a buffer spawns a task");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let answer = runtime.block_on(call(&app, Message::rpc("a", "")));
+    assert_eq!(answer.unwrap(), "a", "the next use builds it");
+}
+
 #[test]
 fn a_router_lists_its_routes() {
     let inner = Router::new().event_pattern("e.*", echo).rpc("get", echo);
@@ -306,12 +353,13 @@ fn a_router_lists_its_routes() {
         "event x",
     ];
     assert_eq!(list(router.routes()), expected);
-    assert_eq!(list(router.with_state(()).routes()), expected);
+    let finished: Router = router.with_state(());
+    assert_eq!(list(finished.routes()), expected);
 }
 
 #[test]
-fn a_router_says_what_it_listens_to_before_and_after_it_is_finished() {
-    let router = || {
+fn a_router_says_what_it_listens_to() {
+    let router = || -> Router {
         Router::new()
             .event("e", echo)
             .event("f", echo)
@@ -322,14 +370,13 @@ fn a_router_says_what_it_listens_to_before_and_after_it_is_finished() {
     assert_eq!(interest.events, ["e", "f"]);
     assert_eq!(interest.patterns, ["p.*"]);
     assert!(!interest.stream, "nobody here takes tasks or requests");
-    assert_eq!(IntoService::interest(&router().with_state(())), interest);
+    assert_eq!(Servable::interest(&router()), interest);
     assert!(router().task("t", echo).interest().stream);
     assert!(router().rpc("t", echo).interest().stream);
     assert!(router().fallback(echo).interest().stream);
     assert!(
         router()
             .nest("n", Router::new().fallback(echo))
-            .with_state(())
             .interest()
             .stream
     );
@@ -337,19 +384,21 @@ fn a_router_says_what_it_listens_to_before_and_after_it_is_finished() {
 
 #[test]
 fn a_service_around_a_router_is_told_what_to_listen_to() {
-    let router = Router::new().event("e", echo).with_state(());
+    let router: Router = Router::new().event("e", echo);
     let interest = router.interest();
     let wrapped = tower::ServiceBuilder::new()
         .concurrency_limit(1)
         .service(router);
-    assert_eq!(wrapped.interest(), campanile::transport::Interest::stream());
-    let told = WithInterest::new(wrapped, interest.clone());
-    assert_eq!(told.interest(), interest);
-    drop(told.into_service());
+    let named = WithInterest::new(wrapped, interest.clone());
+    assert_eq!(named.interest(), interest);
+    let more = named.event("f").event_pattern("p.*").interest();
+    assert!(!more.stream);
+    assert_eq!(more.events, ["e", "f"]);
+    assert_eq!(more.patterns, ["p.*"]);
 }
 
-/// As `serve` and `Client::new` take it.
-fn takes(_: impl IntoService) {}
+/// As `serve` takes it.
+fn takes(_: impl Servable) {}
 
 #[test]
 fn routers_and_services_around_them_can_be_served() {
@@ -358,24 +407,26 @@ fn routers_and_services_around_them_can_be_served() {
     async fn with_db(State(_): State<Db>) {}
     takes(Router::new().task("a", echo));
     takes(Router::new().task("a", with_db).with_state(Db));
-    takes(
+    takes(WithInterest::stream(
         tower::ServiceBuilder::new()
             .concurrency_limit(3)
             .service(Router::new().task("a", with_db).with_state(Db)),
-    );
-    takes(service_fn(async |_: Message| {
+    ));
+    takes(WithInterest::stream(service_fn(async |_: Message| {
         Ok::<_, BoxError>(Reply::default())
-    }));
+    })));
 }
 
 #[test]
-fn a_router_is_send_and_its_service_is_also_sync_and_its_future_send() {
+fn a_router_and_its_future_can_be_sent_and_shared() {
     fn send<T: Send>() {}
     fn shared<T: Clone + Send + Sync + 'static>() {}
-    send::<Router<String>>();
-    shared::<RouterService>();
+    /// Not even its state has to be `Clone` for a router to be.
+    struct NotClone;
+    shared::<Router<NotClone>>();
+    shared::<Router>();
     shared::<campanile::routing::Route>();
-    send::<<RouterService as Service<Message>>::Future>();
+    send::<<Router as Service<Message>>::Future>();
 }
 
 #[tokio::test]
@@ -390,7 +441,7 @@ async fn many_routers_nest_deeply() {
         name = format!("l{level}.{name}");
     }
     assert_eq!(
-        call(&app(router), Message::task(&*name, "")).await.unwrap(),
+        call(&router, Message::task(&*name, "")).await.unwrap(),
         format!("{name} by {name}")
     );
 }
@@ -399,7 +450,6 @@ async fn many_routers_nest_deeply() {
 fn debug_output_lists_the_routes() {
     let router: Router = Router::new().task("a", echo);
     assert!(format!("{router:?}").contains("\"a\""));
-    assert!(format!("{:?}", router.with_state(())).contains("\"a\""));
 }
 
 mod mistakes {
@@ -445,7 +495,7 @@ mod mistakes {
     fn a_name_is_routed_once() {
         let text = mistake!(Router::new().task("a", echo).task("a", echo));
         assert_eq!(text, "task `a` is already routed");
-        let service = app(Router::new());
+        let service: Router = Router::new();
         let text = mistake!(Router::new().rpc("a", echo).rpc_service("a", service));
         assert_eq!(text, "rpc `a` is already routed");
     }
@@ -460,8 +510,8 @@ mod mistakes {
             "{text}"
         );
         mistake!(Router::new().event_pattern("", echo));
-        mistake!(Router::new().event_service("", app(Router::new())));
-        mistake!(Router::new().event_pattern_service("", app(Router::new())));
+        mistake!(Router::new().event_service("", Router::new()));
+        mistake!(Router::new().event_pattern_service("", Router::new()));
         mistake!(Router::new().rpc("", echo));
         let long = Router::new().task("x".repeat(Name::MAX_LEN), echo);
         mistake!(Router::new().nest("p", long));
@@ -483,7 +533,7 @@ mod mistakes {
         let text = mistake!(custom().merge(custom()));
         assert_eq!(text, "the router has a fallback already");
         mistake!(custom().fallback(echo));
-        mistake!(custom().fallback_service(app(Router::new())));
+        mistake!(custom().fallback_service(Router::new()));
         mistake!(custom().nest("", custom()));
         let text = mistake!(Router::new().nest("o", custom()).nest("o", custom()));
         assert_eq!(text, "the prefix `o` has a fallback already");

@@ -10,7 +10,8 @@ use std::{
 };
 
 use campanile::{
-    BoxError, Deadline, Error, Failure, IntoService, Kind, Message, Reply, RpcCode, serve,
+    BoxError, Deadline, Error, Failure, Kind, Message, MessageService, Reply, RpcCode,
+    WithInterest, serve,
     transport::{
         Delivery, Discarded, Interest, Settings, SettleDelivery, Source, Transport, Undecodable,
         Verdict,
@@ -116,7 +117,8 @@ impl SettleDelivery for Settle {
 }
 
 impl Test {
-    fn start(settings: Settings, app: impl IntoService + Send + 'static) -> Self {
+    fn start(settings: Settings, service: impl MessageService + Clone + Send + 'static) -> Self {
+        let app = WithInterest::stream(service);
         let (feed, fed) = mpsc::unbounded_channel();
         let (settled, verdicts) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();

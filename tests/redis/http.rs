@@ -83,7 +83,10 @@ async fn credentials_and_origins_that_a_sender_has_made_up_do_not_reach_an_http_
         *noted.lock().unwrap() = Some(request.headers().clone());
         async { Ok::<_, Infallible>(Response::new(Body::default())) }
     });
-    let worker = Worker::start(redis, HttpHandler::new(web));
+    let worker = Worker::start(
+        redis,
+        campanile::WithInterest::stream(HttpHandler::new(web)),
+    );
     let forged = NOT_A_SENDERS.map(|name| format!("h:{name}"));
     let mut fields = vec![("type", "task"), ("name", "a"), ("payload", "")];
     fields.extend([("h:x-tenant", "acme"), ("h:traceparent", "00-1-2-01")]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use campanile::{Error, IntoService, serve, transport::Transport};
+use campanile::{Error, Servable, serve, transport::Transport};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 /// A running `serve`. Dropping it simulates the crash of a worker: nothing is settled or released.
@@ -13,7 +13,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn start(transport: impl Transport, app: impl IntoService + Send + 'static) -> Self {
+    pub(crate) fn start(transport: impl Transport, app: impl Servable) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let served = serve(transport, app).with_graceful_shutdown(async {
             // A dropped sender is not a signal: it means the simulated crash.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{Client, Redis, RouterService};
+use campanile::{Client, Redis, Router};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +45,7 @@ impl App {
 }
 
 /// Both sides of the application over one state.
-pub fn app(state: App) -> (axum::Router, RouterService) {
+pub fn app(state: App) -> (axum::Router, Router) {
     (web::app(state.clone()), work::app().with_state(state))
 }
 

@@ -54,7 +54,7 @@ async fn a_handler_that_hangs_takes_the_longest_and_no_more() {
         .layer(ServiceBuilder::new().retry(again).timeout(BUDGET.timeout()));
     let start = Instant::now();
     let message = Message::task("hangs", "");
-    app.with_state(()).oneshot(message).await.unwrap_err();
+    app.oneshot(message).await.unwrap_err();
     assert_eq!(BUDGET.longest(), Duration::from_millis(20_500));
     let beyond = start.elapsed() - BUDGET.longest();
     // The clock has a resolution of a millisecond, and each of seven timers is rounded up.

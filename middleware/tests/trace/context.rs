@@ -165,10 +165,9 @@ async fn events_are_published_without_a_context(broker: impl Broker, name: &'sta
 #[tokio::test]
 async fn a_message_handled_within_another_span_is_its_child_and_links_to_the_sender() {
     exported::start();
-    let app = Router::new()
+    let app: Router = Router::new()
         .task("within", async || {})
-        .layer(TraceLayer::new())
-        .with_state(());
+        .layer(TraceLayer::new());
     let mut message = Message::task("within", "");
     let foreign = HeaderValue::from_static(FOREIGN);
     message.headers_mut().insert("traceparent", foreign);

@@ -18,7 +18,7 @@
 //!     db.insert(rows.into_iter().map(|Json(row)| row).collect()).await
 //! }
 //!
-//! let app = Router::new().task("rows.insert", Batch::new(insert)).with_state(Db);
+//! let app: Router = Router::new().task("rows.insert", Batch::new(insert)).with_state(Db);
 //! ```
 //!
 //! With limits of its own, and an outcome for each message:
@@ -72,8 +72,8 @@ use tower::Service;
 
 use self::gather::Gather;
 pub use self::{call::BatchHandler, replies::IntoReplies};
-use super::{Handler, HandlerFuture, Route};
-use crate::{error::BoxError, message::Message, reply::Reply};
+use super::{Handler, HandlerFuture};
+use crate::{error::BoxError, message::Message, reply::Reply, service::Route};
 
 /// A function that takes many messages at once, as a handler. See the [module](self).
 #[derive(Debug, Clone, Copy)]

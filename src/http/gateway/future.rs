@@ -18,7 +18,7 @@ use super::{
     answer::Asked,
     routes::Route,
 };
-use crate::{error::BoxError, message::Message, reply::Reply};
+use crate::{error::BoxError, message::Message, service::MessageService};
 
 /// The future of a [`Gateway`](super::Gateway).
 #[pin_project]
@@ -58,7 +58,7 @@ impl<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> GatewayFutu
 
 impl<S, B> Future for GatewayFuture<S, B>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
     B: http_body::Body<Error: Into<BoxError>>,
 {
     type Output = Result<Response<Body>, Infallible>;

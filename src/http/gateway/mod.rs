@@ -28,8 +28,7 @@ use super::{
 use crate::{
     error::{BoxError, RpcCode, RpcError},
     message::{Kind, Message, Name},
-    reply::Reply,
-    service::IntoService,
+    service::MessageService,
 };
 
 /// Makes messages of HTTP requests: an HTTP service over any `Service<Message>`, to be mounted in an
@@ -135,10 +134,13 @@ impl Default for Options {
 }
 
 impl<S> Gateway<S> {
-    /// A gateway to a service, or to a router that needs no more state. It takes no request yet.
-    pub fn new(service: impl IntoService<Service = S>) -> Self {
+    /// A gateway to any service for messages. It takes no request yet.
+    pub fn new(service: S) -> Self
+    where
+        S: MessageService,
+    {
         Self {
-            service: service.into_service(),
+            service,
             options: Arc::default(),
         }
     }
@@ -266,7 +268,7 @@ impl<S> Gateway<S> {
 
 impl<S, B> Service<Request<B>> for Gateway<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    S: MessageService + Clone,
     B: http_body::Body<Error: Into<BoxError>>,
 {
     type Response = Response<Body>;

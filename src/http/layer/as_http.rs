@@ -20,6 +20,7 @@ use crate::{
     error::{BoxError, Rejection},
     message::{Message, MessageId},
     reply::Reply,
+    service::MessageService,
 };
 
 /// A message service as the HTTP service that an [`HttpLayer`](super::HttpLayer) gives to its layer.
@@ -41,7 +42,7 @@ pub(in crate::http) struct Accepted(pub(in crate::http) MessageId);
 
 impl<S, B> Service<Request<B>> for AsHttp<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    S: MessageService + Clone,
     B: http_body::Body<Error: Into<BoxError>>,
 {
     type Response = Response<Body>;
@@ -91,7 +92,7 @@ enum Stage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
 
 impl<S, B> Future for AsHttpFuture<S, B>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
     B: http_body::Body<Error: Into<BoxError>>,
 {
     type Output = Result<Response<Body>, BoxError>;

@@ -59,10 +59,9 @@ async fn handlers_fail_in_every_way_that_there_is() {
 
 #[tokio::test(start_paused = true)]
 async fn layers_around_the_whole_are_part_of_it() {
-    let router = Router::new()
+    let router: Router = Router::new()
         .task("slow", async || pending::<()>().await)
-        .event("news", async || {})
-        .with_state(());
+        .event("news", async || {});
     let interest = router.interest();
     let service = ServiceBuilder::new()
         .concurrency_limit(1)

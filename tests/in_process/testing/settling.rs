@@ -286,7 +286,7 @@ async fn an_application_that_ends_by_itself_fails_the_wait() {
             std::future::ready(Ok(campanile::Reply::default()))
         }
     }
-    let mut harness = Harness::start(Broken(Arc::default())).await;
+    let mut harness = Harness::start(campanile::WithInterest::stream(Broken(Arc::default()))).await;
     harness.client().enqueue("a", ()).await.unwrap();
     tokio::task::yield_now().await;
     harness.client().enqueue("b", ()).await.unwrap();

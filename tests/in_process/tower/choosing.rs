@@ -1,6 +1,6 @@
 //! Layers over several services, and what helps them.
 
-use campanile::{Kind, Router};
+use campanile::{Kind, Router, WithInterest};
 use futures_util::future::join_all;
 use tower::{
     Service, ServiceBuilder, ServiceExt,
@@ -13,7 +13,7 @@ use tower::{
 
 use super::*;
 
-fn slow_app(work: &Work) -> impl IntoService + Send + use<> {
+fn slow_app(work: &Work) -> Router {
     Router::new().rpc("slow", slow).with_state(work.clone())
 }
 
@@ -51,7 +51,7 @@ async fn a_worker_steers_between_two_routers_and_waits_for_both() {
         router.layer(stack).with_state(work.clone())
     };
     let by_kind = |message: &Message, _: &[_]| usize::from(message.kind() == Kind::Rpc);
-    let scene = serving(Steer::new([app(1), app(64)], by_kind));
+    let scene = serving(WithInterest::stream(Steer::new([app(1), app(64)], by_kind)));
     scene.enqueue(["slow"; 3]).await;
     let start = Instant::now();
     scene.ask("slow").await.unwrap();

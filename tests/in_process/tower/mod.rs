@@ -12,7 +12,7 @@ mod time;
 use std::{sync::Arc, time::Duration};
 
 use campanile::{
-    Attempt, BoxError, Client, Error, IntoService, Message, Reply, RpcCode, State,
+    Attempt, BoxError, Client, Error, Message, MessageService, Reply, RpcCode, Servable, State,
     transport::{
         Counts, Page,
         memory::{Backlog, Memory},
@@ -43,7 +43,7 @@ struct Scene {
 }
 
 /// Serves this app.
-fn serving(app: impl IntoService + Send + 'static) -> Scene {
+fn serving(app: impl Servable) -> Scene {
     let memory = Memory::new();
     let worker = Worker::start(memory.clone(), app);
     Scene { memory, worker }

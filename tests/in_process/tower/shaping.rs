@@ -3,10 +3,10 @@
 use std::future::ready;
 
 use bytes::Bytes;
-use campanile::{Failure, Router, RouterService, RpcError, error::find};
+use campanile::{Failure, Router, RpcError, WithInterest, error::find};
 use futures_util::TryFutureExt;
 use tower::{
-    Service, ServiceBuilder, ServiceExt,
+    ServiceBuilder, ServiceExt,
     timeout::TimeoutLayer,
     util::{BoxCloneService, BoxCloneSyncService, BoxService, Either, option_layer},
 };
@@ -26,7 +26,7 @@ fn echoing() -> Router {
 
 async fn asked<S>(client: Client<S>) -> Result<String, Error>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    S: MessageService + Clone,
 {
     client.request("echo", "a").await
 }
@@ -78,7 +78,7 @@ mod filters {
     }
 
     /// The predicate's error is what the delivery failed with.
-    async fn assert_settled(app: RouterService, work: Work) {
+    async fn assert_settled(app: Router, work: Work) {
         let scene = serving(app);
         assert_eq!(code(scene.ask("refuse").await), RpcCode::Invalid);
         scene.enqueue(["drop", "bury", "fail", "pass"]).await;
@@ -242,7 +242,7 @@ mod choice {
                 true => Either::Left(router.map_request(signed)),
                 false => Either::Right(router),
             };
-            let scene = serving(app);
+            let scene = serving(WithInterest::stream(app));
             assert_eq!(
                 asked(Client::new(scene.memory.clone())).await.unwrap(),
                 expected
@@ -260,7 +260,7 @@ mod choice {
     #[tokio::test(start_paused = true)]
     async fn boxed_services_can_be_served_and_called() {
         let app = BoxCloneService::new(echoing().with_state(()).map_request(signed));
-        let scene = serving(app);
+        let scene = serving(WithInterest::stream(app));
         let service = BoxCloneService::new(scene.memory.clone().map_response(shout));
         assert_eq!(asked(Client::new(service)).await.unwrap(), "A BY ADA");
 

@@ -108,7 +108,6 @@ async fn an_error_of_the_service_passes_unchanged() {
             Err::<(), _>(Failure::redeliver_after(Duration::from_secs(7)))
         })
         .layer(HttpLayer::new(TraceLayer::new_for_http()));
-    let app = app.with_state(());
     let error = app
         .clone()
         .oneshot(Message::task("a", ""))
@@ -239,7 +238,6 @@ async fn trace_sees_a_message_as_a_request() {
             Err::<(), _>(io::Error::other("disk full"))
         })
         .layer(HttpLayer::new(TraceLayer::new_for_http()));
-    let app = app.with_state(());
     app.clone()
         .oneshot(Message::task("orders.create", ""))
         .await
@@ -292,7 +290,6 @@ async fn a_caught_panic_is_a_500_and_so_a_redelivery_or_internal() {
         .task("a", panicking)
         .rpc("a", panicking)
         .layer(HttpLayer::new(CatchPanicLayer::new()));
-    let app = app.with_state(());
     let error = app
         .clone()
         .oneshot(Message::task("a", ""))
@@ -314,7 +311,6 @@ async fn a_time_out_answers_with_its_status() {
         .task("a", slow)
         .rpc("a", slow)
         .layer(HttpLayer::new(layer));
-    let app = app.with_state(());
     let error = app
         .clone()
         .oneshot(Message::task("a", ""))

@@ -2,7 +2,7 @@
 
 use axum::{Json, Router, body::Body, extract::Extension, response::Response, routing::post};
 use campanile::{
-    Client, Message, NotFound, Reply, RpcCode,
+    Client, Message, NotFound, Reply, RpcCode, WithInterest,
     error::find,
     http::{Gateway, HttpHandler, Origin},
     serve,
@@ -101,7 +101,9 @@ async fn a_handler_behind_a_gateway_is_the_original_service() {
     // HTTP, then a message in memory, then HTTP again.
     let web = Router::new().route("/shout", post(async |text: String| text.to_uppercase()));
     let memory = Memory::new();
-    let worker = tokio::spawn(serve(memory.clone(), HttpHandler::new(web)).into_future());
+    let worker = tokio::spawn(
+        serve(memory.clone(), WithInterest::stream(HttpHandler::new(web))).into_future(),
+    );
     let gateway = Gateway::new(memory.clone()).rpc("shout").rpc("whisper");
     let site = Router::new().fallback_service(gateway);
     let response = ask(&site, "/shout", "hey").await;

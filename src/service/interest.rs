@@ -1,0 +1,117 @@
+//! Services that say which messages they want.
+
+use std::task::{Context, Poll};
+
+use tower::Service;
+
+use super::MessageService;
+use crate::{
+    message::{Message, Name},
+    transport::Interest,
+};
+
+/// A service that [`serve`](crate::serve()) can serve: it says which messages it wants.
+///
+/// A [`Router`](crate::Router) knows that from its routes. Any other service, and one that is
+/// wrapped around a router by hand, is given its interest with [`WithInterest`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be served: it does not say which messages it wants",
+    label = "neither a router that has its state nor a `WithInterest`",
+    note = "for a `Router<S>` whose handlers take `State<_>`: provide the state with `.with_state(state)`",
+    note = "for a layer around a router: add it with `Router::layer(layer)`, which keeps the router's events",
+    note = "for any other service: `WithInterest::stream(service)` takes tasks and RPC requests, `.event(name)` adds events"
+)]
+pub trait Servable: MessageService + Clone + Send + 'static {
+    /// Which messages it wants of a source. `serve` asks once, before it opens the source.
+    fn interest(&self) -> Interest;
+}
+
+/// A service together with the messages that it wants of a source.
+///
+/// A layer that is wrapped around a router by hand hides the router's events from
+/// [`serve`](crate::serve()). Prefer [`Router::layer`](crate::Router::layer), which keeps them, or
+/// say which messages the service wants:
+///
+/// ```
+/// use campanile::{Reply, Router, Servable, WithInterest};
+/// use std::{convert::Infallible, time::Duration};
+/// use tower::ServiceBuilder;
+///
+/// // The router's own interest, around the layer.
+/// let router: Router = Router::new().event("orders.events", async || {});
+/// let interest = router.interest();
+/// let timed = ServiceBuilder::new().timeout(Duration::from_secs(1)).service(router);
+/// let served = WithInterest::new(timed, interest);
+/// assert_eq!(served.interest().events, ["orders.events"]);
+///
+/// // A service of one's own: tasks, RPC requests and one event.
+/// let service = tower::service_fn(async |_| Ok::<_, Infallible>(Reply::default()));
+/// let served = WithInterest::stream(service).event("orders.events");
+/// assert!(served.interest().stream);
+/// ```
+#[derive(Debug, Clone)]
+pub struct WithInterest<S> {
+    inner: S,
+    interest: Interest,
+}
+
+impl<S> WithInterest<S> {
+    /// This service, wanting these messages.
+    pub fn new(inner: S, interest: Interest) -> Self {
+        Self { inner, interest }
+    }
+
+    /// This service, wanting the tasks and RPC requests of the stream and no events.
+    pub fn stream(inner: S) -> Self {
+        Self::new(inner, Interest::stream())
+    }
+
+    /// Adds the events of this name.
+    #[must_use]
+    pub fn event(mut self, name: impl Into<Name>) -> Self {
+        self.interest.events.push(name.into());
+        self
+    }
+
+    /// Adds the events whose names match this Redis glob pattern.
+    #[must_use]
+    pub fn event_pattern(mut self, pattern: impl Into<Name>) -> Self {
+        self.interest.patterns.push(pattern.into());
+        self
+    }
+
+    /// The service in it.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service in it.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Gives the service back.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: Service<Message>> Service<Message> for WithInterest<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, message: Message) -> S::Future {
+        self.inner.call(message)
+    }
+}
+
+impl<S: MessageService + Clone + Send + 'static> Servable for WithInterest<S> {
+    fn interest(&self) -> Interest {
+        self.interest.clone()
+    }
+}
