@@ -42,7 +42,7 @@ async fn main() -> Result<(), BoxError> {
         .stream("app_stream")
         .group("app_group");
     let client = Client::new(redis).request_timeout(Duration::from_secs(5));
-    let orders = client.group("orders");
+    let orders = client.nest("orders");
 
     let order = Order {
         id: 101,

@@ -195,22 +195,22 @@ pub mod testing {
 pub mod http {
     //! Messages and HTTP, in both directions.
     //!
-    //! [`HttpHandler`]: crate::http::HttpHandler
-    //! [`HttpHandler::target`]: crate::http::HttpHandler::target
-    //! [`HttpHandler::content_type`]: crate::http::HttpHandler::content_type
-    //! [`HttpHandler::cloud_events`]: crate::http::HttpHandler::cloud_events
-    //! [`HttpHandler::on_status`]: crate::http::HttpHandler::on_status
-    //! [`max_response_bytes`]: crate::http::HttpHandler::max_response_bytes
-    //! [`Origin`]: crate::http::Origin
-    //! [`Gateway`]: crate::http::Gateway
-    //! [`Gateway::on_code`]: crate::http::Gateway::on_code
-    //! [`Gateway::prepare`]: crate::http::Gateway::prepare
-    //! [`Gateway::carry_header`]: crate::http::Gateway::carry_header
-    //! [`max_body_bytes`]: crate::http::Gateway::max_body_bytes
-    //! [`timeout`]: crate::http::Gateway::timeout
-    //! [`HttpLayer`]: crate::http::HttpLayer
-    //! [`Health`]: crate::http::Health
-    //! [`Problem`]: crate::http::Problem
+    //! [`HttpHandler`]: crate::http_bridge::HttpHandler
+    //! [`HttpHandler::target`]: crate::http_bridge::HttpHandler::target
+    //! [`HttpHandler::content_type`]: crate::http_bridge::HttpHandler::content_type
+    //! [`HttpHandler::cloud_events`]: crate::http_bridge::HttpHandler::cloud_events
+    //! [`HttpHandler::on_status`]: crate::http_bridge::HttpHandler::on_status
+    //! [`max_response_bytes`]: crate::http_bridge::HttpHandler::max_response_bytes
+    //! [`Origin`]: crate::http_bridge::Origin
+    //! [`Gateway`]: crate::http_bridge::Gateway
+    //! [`Gateway::on_code`]: crate::http_bridge::Gateway::on_code
+    //! [`Gateway::prepare`]: crate::http_bridge::Gateway::prepare
+    //! [`Gateway::carry_header`]: crate::http_bridge::Gateway::carry_header
+    //! [`max_body_bytes`]: crate::http_bridge::Gateway::max_body_bytes
+    //! [`timeout`]: crate::http_bridge::Gateway::timeout
+    //! [`HttpLayer`]: crate::http_bridge::HttpLayer
+    //! [`Health`]: crate::http_bridge::Health
+    //! [`Problem`]: crate::http_bridge::Problem
     //! [ready]: crate::transport::ConnectionState::is_ready
     //!
     // Its code needs axum and tower-http, so `examples/axum` tests it.

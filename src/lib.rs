@@ -67,7 +67,7 @@ pub mod fuzzing;
 pub mod guide;
 pub mod handler;
 #[cfg(feature = "http")]
-pub mod http;
+pub mod http_bridge;
 pub mod message;
 pub mod payload;
 pub mod reply;

@@ -96,7 +96,7 @@ pub(crate) async fn run(broker: impl Broker) -> Result<(), BoxError> {
     );
 
     let client = Client::new(broker);
-    let orders = client.group("orders");
+    let orders = client.nest("orders");
     let order = Order {
         id: 101,
         user_id: 42,

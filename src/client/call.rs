@@ -177,9 +177,9 @@ where
     R: FromReply,
 {
     type Output = Result<R, Error>;
-    type IntoFuture = Calling<S, R>;
+    type IntoFuture = CallFuture<S, R>;
 
-    fn into_future(self) -> Calling<S, R> {
+    fn into_future(self) -> CallFuture<S, R> {
         let deadline = self.timeout.map(Deadline::after);
         let (call, refused) = match self.message {
             Ok(mut message) => {
@@ -195,7 +195,7 @@ where
             }
             Err(error) => (None, Some(error)),
         };
-        Calling {
+        CallFuture {
             call,
             refused,
             timer: deadline.map(|deadline| sleep_until(deadline.0)),
@@ -208,7 +208,7 @@ where
 /// The future of a [`Call`].
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct Calling<S: Service<Message>, R> {
+pub struct CallFuture<S: Service<Message>, R> {
     /// Exactly one of these two is there.
     #[pin]
     call: Option<Oneshot<S, Message>>,
@@ -219,7 +219,7 @@ pub struct Calling<S: Service<Message>, R> {
     reply: PhantomData<fn() -> R>,
 }
 
-impl<S, R> Future for Calling<S, R>
+impl<S, R> Future for CallFuture<S, R>
 where
     S: MessageService,
     R: FromReply,
@@ -257,8 +257,8 @@ where
     }
 }
 
-impl<S: Service<Message>, R> fmt::Debug for Calling<S, R> {
+impl<S: Service<Message>, R> fmt::Debug for CallFuture<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Calling").finish_non_exhaustive()
+        f.debug_struct("CallFuture").finish_non_exhaustive()
     }
 }

@@ -17,7 +17,7 @@
 //! # }
 //! ```
 //!
-//! With a group, a header and a timeout:
+//! With a prefix, a header and a timeout:
 //!
 //! ```
 //! use std::time::Duration;
@@ -27,7 +27,7 @@
 //! # async fn main() -> Result<(), campanile::Error> {
 //! let client = Client::new(Memory::new());
 //! let receipt = client
-//!     .group("orders")
+//!     .nest("orders")
 //!     .enqueue("create", r#"{"id":7}"#)
 //!     .header("x-tenant", "acme")
 //!     .timeout(Duration::from_secs(1))
@@ -79,7 +79,7 @@ use std::{fmt, time::Duration};
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use tower::ServiceExt;
 
-pub use self::call::{Call, Calling};
+pub use self::call::{Call, CallFuture};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
@@ -125,9 +125,10 @@ impl<S> Client<S> {
 }
 
 impl<S: Clone> Client<S> {
-    /// A client whose names begin with `prefix` and a dot. Groups nest, in order.
+    /// A client whose names begin with `prefix` and a dot, as those of a router in
+    /// [`Router::nest`](crate::Router::nest) do. Prefixes are joined in order.
     #[must_use]
-    pub fn group(&self, prefix: impl Into<Name>) -> Self {
+    pub fn nest(&self, prefix: impl Into<Name>) -> Self {
         Self {
             prefix: Name::join(&self.prefix, &prefix.into()),
             ..self.clone()

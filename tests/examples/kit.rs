@@ -19,7 +19,7 @@ mod worker;
 async fn the_worker_takes_what_the_client_sends_and_nothing_else() {
     let mut harness = Harness::start(worker::app()).await;
     let client = harness.client();
-    let orders = client.group("orders");
+    let orders = client.nest("orders");
     let order = json!({ "id": 101, "user_id": 42, "title": "first" });
     orders.enqueue("create", Json(&order)).await.unwrap();
     orders.enqueue("create", "no order").await.unwrap();

@@ -30,11 +30,11 @@ fn recording() -> (Client<impl MessageService<Error = BoxError> + Clone>, Sent) 
 }
 
 #[tokio::test]
-async fn groups_nest_in_order_and_an_empty_prefix_adds_nothing() {
+async fn nested_clients_join_prefixes_in_order_and_an_empty_prefix_adds_nothing() {
     let (client, sent) = recording();
     client.enqueue("create", ()).await.unwrap();
-    client.group("").enqueue("create", ()).await.unwrap();
-    let nested = client.group("shop").group("orders");
+    client.nest("").enqueue("create", ()).await.unwrap();
+    let nested = client.nest("shop").nest("orders");
     nested.enqueue("create", ()).await.unwrap();
     nested.publish("events", ()).await.unwrap();
     let sent = sent.lock().unwrap();

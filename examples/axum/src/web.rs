@@ -11,7 +11,7 @@ use axum::{
     routing::{get, post},
 };
 use campanile::{
-    http::{Gateway, Health, Problem},
+    http_bridge::{Gateway, Health, Problem},
     transport::GroupStats,
 };
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use campanile::{
     Json, Router, RpcError, State,
-    http::{HttpHandler, HttpLayer},
+    http_bridge::{HttpHandler, HttpLayer},
 };
 use serde_json::{Value, json};
 use tower_http::trace::TraceLayer;

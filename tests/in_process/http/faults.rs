@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use campanile::{
     BoxError, Kind, Message, Reply,
-    http::{Body, Gateway},
+    http_bridge::{Body, Gateway},
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;

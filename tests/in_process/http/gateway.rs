@@ -4,7 +4,7 @@ use std::{future::poll_fn, time::Duration};
 
 use campanile::{
     BoxError, Error, Json, Kind, Message, Reply, ReplyMode, Router, RpcError, State,
-    http::{Body, Gateway},
+    http_bridge::{Body, Gateway},
     transport::memory::Memory,
 };
 use futures_util::FutureExt as _;
@@ -350,7 +350,7 @@ async fn an_applications_own_codes_have_the_status_that_it_says() {
         .rpc("a")
         .on_code(|code| match code.as_str() {
             "quota" => StatusCode::TOO_MANY_REQUESTS,
-            _ => campanile::http::status(code),
+            _ => campanile::http_bridge::status(code),
         });
     let response = ask(&gateway, post("/a").body(Body::default()).unwrap()).await;
     assert_eq!(response.status(), 429);

@@ -9,7 +9,7 @@ use std::{
 use campanile::{
     Attempt, BoxError, Failure, Kind, Message, MessageId, NotFound, Reply, RpcCode, RpcError,
     error::{Settle, find},
-    http::{self as web, Body, BodyError, HttpHandler, Origin, StatusError},
+    http_bridge::{self as web, Body, BodyError, HttpHandler, Origin, StatusError},
 };
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};

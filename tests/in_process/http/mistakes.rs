@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use campanile::{Kind, http::Gateway, transport::memory::Memory};
+use campanile::{Kind, http_bridge::Gateway, transport::memory::Memory};
 use http::Method;
 
 /// The text of a panic that `build` ends with, which has to be at `place`.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use campanile::{BoxError, Kind, Message, MessageId, Reply, http::Gateway};
+use campanile::{BoxError, Kind, Message, MessageId, Reply, http_bridge::Gateway};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;

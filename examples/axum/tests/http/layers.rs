@@ -13,7 +13,7 @@ use campanile::{
     Attempt, Client, Deadline, Error, Failure, Json, Kind, Message, MessageId, NotFound, Rejection,
     Reply, Router, RpcCode, RpcError,
     error::{Settle, find},
-    http::{Body, HttpLayer, StatusError},
+    http_bridge::{Body, HttpLayer, StatusError},
     transport::memory::Memory,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};

@@ -4,7 +4,7 @@ use axum::{Json, Router, body::Body, extract::Extension, response::Response, rou
 use campanile::{
     Client, Message, NotFound, Reply, RpcCode, WithInterest,
     error::find,
-    http::{Gateway, HttpHandler, Origin},
+    http_bridge::{Gateway, HttpHandler, Origin},
     serve,
     transport::memory::Memory,
 };

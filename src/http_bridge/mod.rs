@@ -16,7 +16,7 @@
 //!
 //! ```
 //! use campanile::{
-//!     Client, WithInterest, http::{Body, Gateway, HttpHandler}, serve, transport::memory::Memory,
+//!     Client, WithInterest, http_bridge::{Body, Gateway, HttpHandler}, serve, transport::memory::Memory,
 //! };
 //! use http::{Request, Response};
 //! use std::convert::Infallible;

@@ -38,7 +38,7 @@ use crate::{
 /// else. What it answers is in the [module](super#what-a-gateway-answers).
 ///
 /// ```
-/// use campanile::{http::{Body, Gateway}, transport::memory::Memory};
+/// use campanile::{http_bridge::{Body, Gateway}, transport::memory::Memory};
 /// use http::{Request, StatusCode};
 /// use tower::ServiceExt;
 ///
@@ -59,8 +59,8 @@ use crate::{
 /// With a path of its own, limits, and what a request's tenant has to do with its messages:
 ///
 /// ```
-/// use campanile::{Kind, ReplyMode, RpcError, http::Gateway, transport::memory::Memory};
-/// use ::http::{HeaderName, Method};
+/// use campanile::{Kind, ReplyMode, RpcError, http_bridge::Gateway, transport::memory::Memory};
+/// use http::{HeaderName, Method};
 /// use std::time::Duration;
 ///
 /// /// What a layer around the gateway found out about the caller.

@@ -25,7 +25,7 @@ use crate::transport::ConnectionState;
 /// depends on others belongs in a *readiness* probe.
 ///
 /// ```
-/// use campanile::http::{Body, Health};
+/// use campanile::http_bridge::{Body, Health};
 /// use http::{Request, StatusCode};
 /// use tower::ServiceExt;
 ///
@@ -40,7 +40,7 @@ use crate::transport::ConnectionState;
 /// A readiness probe over a transport, which says no while the process shuts down, too:
 ///
 /// ```no_run
-/// use campanile::{Redis, http::Health};
+/// use campanile::{Redis, http_bridge::Health};
 /// use tokio_util::sync::CancellationToken;
 ///
 /// # fn example(redis: Redis, shutdown: CancellationToken) {

@@ -32,7 +32,7 @@ use crate::{
 /// are in the [module](super) and, for all statuses, in the [guide](crate::guide::http).
 ///
 /// ```
-/// use campanile::{Client, Router, http::{Body, HttpHandler}};
+/// use campanile::{Client, Router, http_bridge::{Body, HttpHandler}};
 /// use http::{Request, Response};
 /// use std::convert::Infallible;
 ///
@@ -53,14 +53,14 @@ use crate::{
 /// With targets of its own, CloudEvents headers, and a status that means something else here:
 ///
 /// ```
-/// use campanile::{Kind, error::Settle, http::{self, HttpHandler}};
-/// use ::http::{Method, StatusCode, Uri};
+/// use campanile::{Kind, error::Settle, http_bridge::{self, HttpHandler}};
+/// use http::{Method, StatusCode, Uri};
 ///
 /// # fn example<S>(web: S) -> HttpHandler<S> {
 /// HttpHandler::new(web)
 ///     .target(|message| match (message.kind, message.name.as_str()) {
 ///         (Kind::Rpc, "user.list") => Some((Method::GET, Uri::from_static("/users"))),
-///         (Kind::Task, name) => Some((Method::PUT, http::path(name).parse().ok()?)),
+///         (Kind::Task, name) => Some((Method::PUT, http_bridge::path(name).parse().ok()?)),
 ///         _ => None, // as a name without a route
 ///     })
 ///     .content_type("application/json")
@@ -68,7 +68,7 @@ use crate::{
 ///     .max_response_bytes(64 * 1024)
 ///     .on_status(|status| match status {
 ///         StatusCode::CONFLICT => Settle::Discard, // it was there already
-///         status => http::settle(status),
+///         status => http_bridge::settle(status),
 ///     })
 /// # }
 /// ```

@@ -18,7 +18,7 @@ use crate::error::{self, Error, RpcCode, RpcError, find};
 /// [`Error`], so that both answer alike:
 ///
 /// ```
-/// use campanile::{Error, http::Problem};
+/// use campanile::{Error, http_bridge::Problem};
 ///
 /// let error = Error::disconnected("no connection to 10.0.0.7:6379");
 /// let response = Problem::from(error).into_response();

@@ -38,7 +38,7 @@ impl<S> AsHttp<S> {
 
 /// The receipt of a reply, while that is a response.
 #[derive(Debug, Clone)]
-pub(in crate::http) struct Accepted(pub(in crate::http) MessageId);
+pub(in crate::http_bridge) struct Accepted(pub(in crate::http_bridge) MessageId);
 
 impl<S, B> Service<Request<B>> for AsHttp<S>
 where

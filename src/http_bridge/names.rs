@@ -21,7 +21,7 @@ const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 /// `~` is percent-encoded.
 ///
 /// ```
-/// use campanile::http::path;
+/// use campanile::http_bridge::path;
 ///
 /// assert_eq!(path("orders.create"), "/orders/create");
 /// assert_eq!(path("a/b c"), "/a%2Fb%20c");

@@ -34,7 +34,7 @@ impl Deref for Origin {
 
 /// How much of a message is seen in the request's headers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Form {
+pub(in crate::http_bridge) enum Form {
     /// It is for an HTTP service: headers of the connection are left out, those of our own added.
     Plain,
     /// It will be the same message again: the headers are the message's, and no others.
@@ -44,14 +44,14 @@ pub(in crate::http) enum Form {
 type Target = dyn Fn(&Parts) -> Option<(Method, Uri)> + Send + Sync;
 
 #[derive(Clone)]
-pub(in crate::http) struct Options {
-    pub(in crate::http) form: Form,
+pub(in crate::http_bridge) struct Options {
+    pub(in crate::http_bridge) form: Form,
     pub(super) target: Option<Arc<Target>>,
     pub(super) content_type: Option<HeaderValue>,
     /// The source, where messages are to be CloudEvents.
     pub(super) cloud_events: Option<HeaderValue>,
     pub(super) settle: Arc<dyn Fn(StatusCode) -> Settle + Send + Sync>,
-    pub(in crate::http) limit: usize,
+    pub(in crate::http_bridge) limit: usize,
 }
 
 impl Default for Options {

@@ -17,7 +17,7 @@ use super::handler::HttpHandler;
 /// response with status 200, reaches whoever called. Method and path are only to be looked at.
 ///
 /// ```
-/// use campanile::{Client, Router, http::{Body, HttpLayer}};
+/// use campanile::{Client, Router, http_bridge::{Body, HttpLayer}};
 /// use http::{HeaderMap, HeaderValue, Request};
 /// use tower::util::MapRequestLayer;
 ///
