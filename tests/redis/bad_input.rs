@@ -608,8 +608,8 @@ async fn names_of_any_text_are_routed_and_those_that_cannot_be_names_are_refused
                 .unwrap_err()
                 .is_invalid()
         );
-        let group = client.group("orders");
-        assert!(group.enqueue(name, ()).await.unwrap_err().is_invalid());
+        let nested = client.nest("orders");
+        assert!(nested.enqueue(name, ()).await.unwrap_err().is_invalid());
         let message = campanile::Message::task(name, "");
         assert!(client.send(message).await.unwrap_err().is_invalid());
     }

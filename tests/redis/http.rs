@@ -7,7 +7,7 @@ use std::{
 
 use campanile::{
     Redis,
-    http::{Body, Gateway, HttpHandler},
+    http_bridge::{Body, Gateway, HttpHandler},
     transport::{Broker, memory::Memory},
 };
 use http::{HeaderMap, Request, Response, StatusCode};

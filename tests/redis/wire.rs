@@ -313,7 +313,7 @@ async fn nobody_can_make_a_worker_publish_on_a_channel_of_their_choice() {
 async fn what_our_client_sends_is_what_the_go_worker_reads() {
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url()).await.unwrap();
-    let client = Client::new(redis).group("orders");
+    let client = Client::new(redis).nest("orders");
     let mut events = subscribed(&server, &["orders.events"]).await;
 
     client
