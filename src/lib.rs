@@ -82,7 +82,7 @@ pub mod transport;
 #[cfg(feature = "redis")]
 pub use self::transport::redis::Redis;
 pub use self::{
-    client::{Client, Receipt},
+    client::{BoxSender, Client, Receipt},
     error::{BoxError, Error, Failure, NotFound, Rejection, RpcCode, RpcError},
     extract::{Extension, FromMessage, FromMessageParts, FromRef, State},
     handler::{Batch, Handler},

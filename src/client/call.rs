@@ -236,7 +236,7 @@ where
             }
             Some(call) => {
                 if let Poll::Ready(result) = call.poll(cx) {
-                    let reply = result.map_err(|error| Error::from_service(error.into()))?;
+                    let reply = result.map_err(Error::from_service)?;
                     return Poll::Ready(R::from_reply(reply).map_err(|error| {
                         Error::new(ErrorKind::Decode, "the reply is not what was asked for")
                             .with_source(error)

@@ -72,6 +72,7 @@
 //! [may have been taken](crate::Error::is_unknown_outcome). An answered error is in
 //! [`Error::rpc`](crate::Error::rpc).
 
+mod boxed;
 mod call;
 
 use std::{fmt, time::Duration};
@@ -79,7 +80,10 @@ use std::{fmt, time::Duration};
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use tower::ServiceExt;
 
-pub use self::call::{Call, CallFuture};
+pub use self::{
+    boxed::BoxSender,
+    call::{Call, CallFuture},
+};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
@@ -235,12 +239,12 @@ where
                 (Err(error), _) => {
                     // It is not to be asked again.
                     service = self.service.clone();
-                    Err(Error::from_service(error.into()))
+                    Err(Error::from_service(error))
                 }
                 (_, Err(error)) => Err(error),
             };
             under_way.push_back(async {
-                let reply = started?.await.map_err(|e| Error::from_service(e.into()))?;
+                let reply = started?.await.map_err(Error::from_service)?;
                 Ok(Receipt::from(reply))
             });
         }
@@ -258,7 +262,7 @@ where
     /// As for every [call](self#errors).
     pub async fn send(&self, message: Message) -> Result<Reply, Error> {
         let reply = self.service.clone().oneshot(message).await;
-        reply.map_err(|error| Error::from_service(error.into()))
+        reply.map_err(Error::from_service)
     }
 }
 

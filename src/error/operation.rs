@@ -90,9 +90,32 @@ impl Error {
         Self::new(Kind::Closed, "the transport is closed")
     }
 
-    /// What a service failed with, as the error of the operation that called it.
-    pub(crate) fn from_service(error: BoxError) -> Self {
-        let error = match error.downcast::<Error>() {
+    /// The error of a service, as the error of the operation that called it. A [`Client`] does this
+    /// with the errors of its service; use it where a service is called without one.
+    ///
+    /// An `Error` in the box is returned as it is. An [`RpcError`] in the chain of sources is what the
+    /// other side [answered](Self::rpc); tower's timeout is a [timeout](Self::is_timeout). Any other
+    /// error becomes the source.
+    ///
+    /// [`Client`]: crate::Client
+    ///
+    /// ```
+    /// use campanile::{Error, Message, Reply, transport::memory::Memory};
+    /// use std::time::Duration;
+    /// use tower::{Service, ServiceBuilder, ServiceExt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Error> {
+    /// let mut sender = ServiceBuilder::new()
+    ///     .timeout(Duration::from_secs(5)) // its error is a `BoxError`
+    ///     .service(Memory::new());
+    /// let sender = sender.ready().await.map_err(Error::from_service)?;
+    /// sender.call(Message::task("orders.create", "{}")).await.map_err(Error::from_service)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_service(error: impl Into<BoxError>) -> Self {
+        let error = match error.into().downcast::<Error>() {
             Ok(error) => return *error,
             Err(error) => error,
         };

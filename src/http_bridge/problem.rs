@@ -234,7 +234,7 @@ mod tests {
         for error in [
             Error::disconnected("10.0.0.7 is away").with_source(cause),
             Error::config("10.0.0.7 is old"),
-            Error::from_service("10.0.0.7: password=1".into()),
+            Error::from_service("10.0.0.7: password=1"),
         ] {
             let problem = Problem::from(error);
             let json = serde_json::to_string(&problem).unwrap();

@@ -268,3 +268,54 @@ async fn over_a_router_a_delayed_task_runs_in_place_and_every_time() {
     }
     assert_eq!(runs.load(Ordering::Relaxed), 2);
 }
+
+mod boxed {
+    use super::*;
+    use campanile::{BoxSender, Error, transport::memory::Memory};
+    use tower::{Service, ServiceExt};
+
+    /// What an application keeps: no type of a layer, and no type parameter.
+    #[derive(Clone)]
+    struct Orders {
+        client: Client<BoxSender>,
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_over_layers_is_stored_without_type_parameters() {
+        let memory = Memory::new();
+        let sender = ServiceBuilder::new()
+            .buffer(64)
+            .rate_limit(1, Duration::from_secs(1))
+            .timeout(Duration::from_secs(5))
+            .service(memory.clone());
+        let orders = Orders {
+            client: Client::new(BoxSender::new(sender)),
+        };
+        let start = Instant::now();
+        let enqueue = |orders: Orders| async move { orders.client.enqueue("create", ()).await };
+        let first = tokio::spawn(enqueue(orders.clone()));
+        assert!(first.await.unwrap().unwrap().id().is_some());
+        enqueue(orders).await.unwrap();
+        assert_eq!(memory.backlog().entries, 2);
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_error_of_a_layer_becomes_the_clients() {
+        let never = service_fn(|_: Message| pending::<Result<Reply, BoxError>>());
+        let timed = ServiceBuilder::new()
+            .timeout(Duration::from_secs(1))
+            .service(never);
+        let mut sender = BoxSender::new(timed);
+        let client = Client::new(sender.clone());
+        assert!(client.enqueue("a", ()).await.unwrap_err().is_timeout());
+        let sender = sender.ready().await.map_err(Error::from_service).unwrap();
+        let outcome = sender.call(Message::task("a", "")).await;
+        assert!(
+            outcome
+                .map_err(Error::from_service)
+                .unwrap_err()
+                .is_timeout()
+        );
+    }
+}
