@@ -94,7 +94,7 @@ pub use self::{
     reply::{FromReply, IntoReply, Reply},
     routing::Router,
     serve::serve,
-    service::{MessageService, Servable, WithInterest},
+    service::{MessageService, Servable, SharedService, WithInterest},
 };
 
 /// The code in the README is tested like any other.

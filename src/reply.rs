@@ -20,7 +20,7 @@ use http::{Extensions, HeaderMap};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    error::BoxError,
+    error::{BoxError, IntoBoxError},
     message::MessageId,
     payload::{IntoPayload, Json},
 };
@@ -102,7 +102,7 @@ impl IntoReply for Reply {
 impl<T, E> IntoReply for Result<T, E>
 where
     T: IntoReply,
-    E: Into<BoxError>,
+    E: IntoBoxError,
 {
     fn into_reply(self) -> Result<Reply, BoxError> {
         self.map_err(Into::into)?.into_reply()

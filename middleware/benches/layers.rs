@@ -18,7 +18,7 @@ mod cost;
 use std::{future::Ready, hint::black_box, time::Duration};
 
 use bytes::Bytes;
-use campanile::{BoxError, Failure, Message, MessageService, Reply, Router, routing::Route};
+use campanile::{BoxError, Failure, Message, Reply, Router, SharedService, routing::Route};
 use campanile_middleware::{
     CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, ConcurrencyByKeyLayer, DurableRetryLayer,
     IdempotencyLayer, MapFailureLayer, MetricsLayer, OrderedByKeyLayer, RateLimitByKeyLayer,
@@ -154,7 +154,7 @@ impl Bench {
     fn line<L>(&self, name: &str, layer: L)
     where
         L: Layer<Route> + Send + Sync + 'static,
-        L::Service: MessageService + Clone + Send + Sync + 'static,
+        L::Service: SharedService,
     {
         let (none, layered) = (router().layer(Identity::new()), router().layer(layer));
         // Some layers spawn a task when they are applied, on first use.

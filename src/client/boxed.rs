@@ -8,7 +8,7 @@ use crate::{
     error::BoxError,
     message::Message,
     reply::Reply,
-    service::{MessageService, Route, RouteFuture},
+    service::{Route, RouteFuture, SharedService},
 };
 
 /// A service for messages of any type, behind a pointer: what a field holds that must not name the
@@ -44,7 +44,7 @@ impl BoxSender {
     /// This service, behind a pointer.
     pub fn new<S>(inner: S) -> Self
     where
-        S: MessageService + Clone + Send + Sync + 'static,
+        S: SharedService,
     {
         Self {
             inner: Route::new(inner),

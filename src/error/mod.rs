@@ -20,6 +20,7 @@
 //! ```
 
 mod answer;
+mod boxed;
 mod failure;
 mod operation;
 mod rejection;
@@ -29,17 +30,16 @@ mod rpc;
 pub(crate) use self::operation::shown_chain;
 pub(crate) use self::{
     answer::answer,
+    boxed::IntoBoxError,
     operation::{Kind as ErrorKind, chain},
 };
 pub use self::{
+    boxed::BoxError,
     failure::{Failure, Settle},
     operation::Error,
     rejection::Rejection,
     rpc::{RpcCode, RpcError},
 };
-
-/// Any error, boxed: what services of this crate fail with.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The error of a router that has no route for a message.
 ///

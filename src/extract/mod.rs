@@ -18,6 +18,7 @@
 //! let app: Router = Router::new().task("orders.create", create).with_state(Db);
 //! ```
 //!
+//! # Extractors
 //! | argument | value | rejects if |
 //! |---|---|---|
 //! | [`Json<T>`](crate::Json) | the payload, read as JSON | the payload is not the JSON of a `T` |
@@ -92,10 +93,11 @@ pub use self::{
 
 /// An argument for any position of a handler: it does not use the payload.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be taken from a message's parts",
-    label = "no extractor, or one that takes the payload and so must be the last argument",
+    message = "`{Self}` cannot be a handler's argument in this place",
+    label = "no extractor, or one that takes the payload before the last argument",
+    note = "a message has one payload: `Json<T>`, `Bytes`, `String`, `Vec<u8>` and `Message` take it, and must be the last argument",
     note = "an argument before the last one can be `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`, or an `Option` or a `Result` of one of them",
-    note = "for a type of your own, implement `FromMessageParts`"
+    note = "for a type of your own, implement `FromMessageParts`, or `FromMessage` if it takes the payload"
 )]
 pub trait FromMessageParts<S>: Sized {
     /// The error if the value is missing or malformed.
@@ -117,8 +119,9 @@ pub trait FromMessageParts<S>: Sized {
 /// never written by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be taken from a message",
-    label = "this is no extractor",
-    note = "the last argument of a handler can be `Json<T>` where `T: serde::Deserialize`, `Bytes`, `String`, `Vec<u8>`, `Message`, or anything that an earlier argument can be",
+    label = "this is not an extractor",
+    note = "`Json<T>` reads a `T` that can be read: `#[derive(serde::Deserialize)]`",
+    note = "the last argument of a handler can be `Json<T>`, `Bytes`, `String`, `Vec<u8>`, `Message`, or anything that an earlier argument can be",
     note = "for a type of your own, implement `FromMessage`, or `FromMessageParts` when it leaves the payload alone"
 )]
 pub trait FromMessage<S, M = via::Message>: Sized {

@@ -1,4 +1,7 @@
 //! Functions as handlers.
+//!
+//! There is one implementation of [`Handler`] for functions, whatever the number of their arguments:
+//! so the compiler has one to look into, and says which of its conditions does not hold.
 
 use std::future::Future;
 
@@ -11,114 +14,138 @@ use crate::{
     service::Route,
 };
 
-/// A function that can be called with a message: its arguments are extracted first.
-pub trait Call<T, S>: Clone + Send + Sync + 'static {
-    fn call(
-        self,
-        message: Message,
-        state: S,
-    ) -> impl Future<Output = Result<Reply, BoxError>> + Send + 'static;
+/// A function that can be called with `A`, the tuple of its arguments.
+pub trait Function<A>: Clone + Send + Sync + 'static {
+    type Output;
+
+    fn call(self, arguments: A) -> Self::Output;
 }
 
-impl<F, Fut, S> Call<((),), S> for F
+/// The future that a handler returns.
+#[diagnostic::on_unimplemented(
+    message = "a handler must be async, and this function returns `{Self}`",
+    label = "this function is not async",
+    note = "write `async fn`, `async ||` or `async move ||`, or return a future"
+)]
+pub trait HandlerOutput: Future {}
+
+#[diagnostic::do_not_recommend]
+impl<F: Future> HandlerOutput for F {}
+
+/// The arguments of a handler, extracted from left to right. `M` tells by which of the two traits
+/// the last is extracted.
+pub trait Arguments<M, S>: Send + Sized + 'static {
+    fn extract(message: Message, state: &S) -> impl Future<Output = Result<Self, BoxError>> + Send;
+}
+
+/// Extracts the arguments, calls the function, and makes a reply of what it returns.
+pub(super) async fn handle<F, M, A, S>(
+    function: F,
+    message: Message,
+    state: S,
+) -> Result<Reply, BoxError>
 where
-    F: FnOnce() -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output: IntoReply> + Send + 'static,
-    S: Send + 'static,
+    F: Function<A, Output: Future<Output: IntoReply>>,
+    A: Arguments<M, S>,
 {
-    async fn call(self, _: Message, _: S) -> Result<Reply, BoxError> {
-        self().await.into_reply()
-    }
+    let arguments = A::extract(message, &state).await?;
+    function.call(arguments).await.into_reply()
 }
 
-impl<F, Fut, S> Handler<((),), S> for F
+impl<F, M, A, S> Handler<(M, A), S> for F
 where
-    F: FnOnce() -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output: IntoReply> + Send + 'static,
+    F: Function<A>,
+    F::Output: HandlerOutput<Output: IntoReply> + Send + 'static,
+    A: Arguments<M, S>,
+    M: 'static,
     S: Clone + Send + Sync + 'static,
 {
-    type Service = HandlerService<F, ((),), S>;
+    type Service = HandlerService<F, (M, A), S>;
 
     fn with_state(self, state: S) -> Self::Service {
         HandlerService::new(self, state)
     }
 
     fn into_route(self, state: S) -> Route {
-        Route::from_fn(move |message| self.clone().call(message, state.clone()))
+        Route::from_fn(move |message| handle(self.clone(), message, state.clone()))
+    }
+}
+
+impl<F, R> Function<()> for F
+where
+    F: FnOnce() -> R + Clone + Send + Sync + 'static,
+{
+    type Output = R;
+
+    fn call(self, (): ()) -> R {
+        self()
+    }
+}
+
+impl<S: Sync> Arguments<(), S> for () {
+    async fn extract(_: Message, _: &S) -> Result<(), BoxError> {
+        Ok(())
     }
 }
 
 /// The implementations for one number of arguments: those that leave the payload alone, then the
-/// last. `M` tells by which of the two traits the last is extracted.
-macro_rules! function {
+/// last.
+macro_rules! arguments {
     ([$($part:ident),*], $last:ident) => {
-        #[allow(non_snake_case, unused_mut)]
-        impl<F, Fut, S, M, $($part,)* $last> Call<(M, $($part,)* $last,), S> for F
+        #[allow(non_snake_case)]
+        impl<F, R, $($part,)* $last> Function<($($part,)* $last,)> for F
         where
-            F: FnOnce($($part,)* $last,) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output: IntoReply> + Send + 'static,
-            S: Send + Sync + 'static,
-            M: 'static,
-            $($part: FromMessageParts<S> + Send + 'static,)*
-            $last: FromMessage<S, M> + Send + 'static,
+            F: FnOnce($($part,)* $last,) -> R + Clone + Send + Sync + 'static,
         {
-            async fn call(self, mut message: Message, state: S) -> Result<Reply, BoxError> {
-                $(
-                    let $part = $part::from_message_parts(message.parts_mut(), &state)
-                        .await
-                        .map_err(Into::into)?;
-                )*
-                let $last = $last::from_message(message, &state).await.map_err(Into::into)?;
-                self($($part,)* $last).await.into_reply()
+            type Output = R;
+
+            fn call(self, ($($part,)* $last,): ($($part,)* $last,)) -> R {
+                self($($part,)* $last)
             }
         }
 
-        impl<F, Fut, S, M, $($part,)* $last> Handler<(M, $($part,)* $last,), S> for F
+        #[allow(non_snake_case, unused_mut)]
+        impl<S, M, $($part,)* $last> Arguments<M, S> for ($($part,)* $last,)
         where
-            F: FnOnce($($part,)* $last,) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output: IntoReply> + Send + 'static,
-            S: Clone + Send + Sync + 'static,
-            M: 'static,
+            S: Sync,
             $($part: FromMessageParts<S> + Send + 'static,)*
             $last: FromMessage<S, M> + Send + 'static,
         {
-            type Service = HandlerService<F, (M, $($part,)* $last,), S>;
-
-            fn with_state(self, state: S) -> Self::Service {
-                HandlerService::new(self, state)
-            }
-
-            fn into_route(self, state: S) -> Route {
-                Route::from_fn(move |message| {
-                    Call::<(M, $($part,)* $last,), S>::call(self.clone(), message, state.clone())
-                })
+            async fn extract(mut message: Message, state: &S) -> Result<Self, BoxError> {
+                $(
+                    let $part = $part::from_message_parts(message.parts_mut(), state)
+                        .await
+                        .map_err(Into::into)?;
+                )*
+                let $last = $last::from_message(message, state).await.map_err(Into::into)?;
+                Ok(($($part,)* $last,))
             }
         }
     };
 }
 
-function!([], T1);
-function!([T1], T2);
-function!([T1, T2], T3);
-function!([T1, T2, T3], T4);
-function!([T1, T2, T3, T4], T5);
-function!([T1, T2, T3, T4, T5], T6);
-function!([T1, T2, T3, T4, T5, T6], T7);
-function!([T1, T2, T3, T4, T5, T6, T7], T8);
-function!([T1, T2, T3, T4, T5, T6, T7, T8], T9);
-function!([T1, T2, T3, T4, T5, T6, T7, T8, T9], T10);
-function!([T1, T2, T3, T4, T5, T6, T7, T8, T9, T10], T11);
-function!([T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11], T12);
-function!([T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12], T13);
-function!(
+arguments!([], T1);
+arguments!([T1], T2);
+arguments!([T1, T2], T3);
+arguments!([T1, T2, T3], T4);
+arguments!([T1, T2, T3, T4], T5);
+arguments!([T1, T2, T3, T4, T5], T6);
+arguments!([T1, T2, T3, T4, T5, T6], T7);
+arguments!([T1, T2, T3, T4, T5, T6, T7], T8);
+arguments!([T1, T2, T3, T4, T5, T6, T7, T8], T9);
+arguments!([T1, T2, T3, T4, T5, T6, T7, T8, T9], T10);
+arguments!([T1, T2, T3, T4, T5, T6, T7, T8, T9, T10], T11);
+arguments!([T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11], T12);
+arguments!([T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12], T13);
+arguments!(
     [T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13],
     T14
 );
-function!(
+arguments!(
     [T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13, T14],
     T15
 );
-function!(
+arguments!(
     [
         T1, T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13, T14, T15
     ],

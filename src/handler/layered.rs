@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData};
 use tower::Layer;
 
 use super::Handler;
-use crate::service::MessageService;
+use crate::service::SharedService;
 
 /// A handler with a layer around it, made by [`Handler::layer`].
 pub struct Layered<L, H, T, S> {
@@ -39,13 +39,17 @@ impl<L: fmt::Debug, H, T, S> fmt::Debug for Layered<L, H, T, S> {
     }
 }
 
+/// Sets the arguments of a handler in a layer apart from those of other handlers.
+#[derive(Debug)]
+pub struct WithinLayer<T>(PhantomData<fn() -> T>);
+
 // It would be listed as a hint to everyone whose function is no handler.
 #[diagnostic::do_not_recommend]
-impl<L, H, T, S> Handler<T, S> for Layered<L, H, T, S>
+impl<L, H, T, S> Handler<WithinLayer<T>, S> for Layered<L, H, T, S>
 where
     H: Handler<T, S>,
     L: Layer<H::Service> + Clone + Send + Sync + 'static,
-    L::Service: MessageService + Clone + Send + Sync + 'static,
+    L::Service: SharedService,
     T: 'static,
     S: 'static,
 {

@@ -34,6 +34,16 @@
 //! # }
 //! ```
 //!
+//! # What the compiler asks of a handler
+//! - Each argument is an [extractor](crate::extract#extractors), and only the last one takes the payload.
+//! - What it returns is a reply, or a `Result` of one whose error turns into a
+//!   [`BoxError`](crate::BoxError).
+//! - Its future is `Send`: nothing that is not, such as an `Rc` or a guard of `std::sync::Mutex`, is held
+//!   over an `.await`. End its scope before, or drop it. A macro holds its arguments too: in place of
+//!   `info!("{}", count().await)` write `let count = count().await;` first.
+//!
+//! A message of the compiler names the one that does not hold.
+//!
 //! # Back-pressure
 //! A handler is always ready. A layer on it may not be: a message waits for such a layer inside its
 //! own delivery, after every layer of the router has let it through.
@@ -48,7 +58,7 @@ mod service;
 
 use tower::Layer;
 
-use crate::service::{MessageService, Route};
+use crate::service::{Route, SharedService};
 
 pub use self::{
     batch::Batch,
@@ -60,18 +70,17 @@ pub use self::{
 ///
 /// `T` is the function's arguments; it keeps the implementations for functions of different lengths
 /// apart and is never written by hand. `S` is the state that the arguments need.
+// The conditions on arguments, future and return value have texts of their own, where they are.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
-    label = "one of the five conditions below does not hold",
-    note = "1. it is an `async fn` (or a closure that returns a future and is `Clone + Send + Sync`), and its future is `Send`: no `Rc` and no `std::sync::MutexGuard` is held across an `.await`",
-    note = "2. each argument is an extractor: `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`, or one of those in 3",
-    note = "3. only the LAST argument takes the payload: `Json<T>` where `T: serde::Deserialize`, `Bytes`, `String`, `Vec<u8>`, `Message`",
-    note = "4. each `State<T>` is the router's own state, or a part of it that implements `FromRef`",
-    note = "5. it returns `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, `&'static str`, `Vec<u8>`, `Reply`, or a `Result` of one of them whose error is a `std::error::Error`"
+    label = "not an async function of up to 16 arguments",
+    note = "a handler is an `async fn`, or a closure that returns a future and is `Clone + Send + Sync + 'static`, as everything that it captures must be",
+    note = "a `tower::Service<Message>` is added with `task_service`, `rpc_service`, `event_service` or `fallback_service`",
+    note = "`Batch::new(function)` is one if the function's last argument is a `Vec` of what is extracted from each message, and each before it is a `State<_>`"
 )]
 pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     /// The service that it becomes.
-    type Service: MessageService + Clone + Send + Sync + 'static;
+    type Service: SharedService;
 
     /// Makes the service. Layers of the handler are applied here: once for a router, when it is
     /// first used.
@@ -84,7 +93,7 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     fn layer<L>(self, layer: L) -> Layered<L, Self, T, S>
     where
         L: Layer<Self::Service> + Clone + Send + Sync + 'static,
-        L::Service: MessageService + Clone + Send + Sync + 'static,
+        L::Service: SharedService,
     {
         Layered::new(layer, self)
     }

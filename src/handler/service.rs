@@ -10,8 +10,12 @@ use std::{
 
 use tower::Service;
 
-use super::function::Call;
-use crate::{error::BoxError, message::Message, reply::Reply};
+use super::function::{Arguments, Function, handle};
+use crate::{
+    error::BoxError,
+    message::Message,
+    reply::{IntoReply, Reply},
+};
 
 /// A function with its state, as a `Service<Message>`; made by
 /// [`Handler::with_state`](super::Handler::with_state).
@@ -45,10 +49,12 @@ impl<F, T, S> fmt::Debug for HandlerService<F, T, S> {
     }
 }
 
-impl<F, T, S> Service<Message> for HandlerService<F, T, S>
+impl<F, M, A, S> Service<Message> for HandlerService<F, (M, A), S>
 where
-    F: Call<T, S>,
-    S: Clone,
+    F: Function<A, Output: Future<Output: IntoReply> + Send + 'static>,
+    A: Arguments<M, S>,
+    M: 'static,
+    S: Clone + Send + Sync + 'static,
 {
     type Response = Reply;
     type Error = BoxError;
@@ -60,7 +66,7 @@ where
     }
 
     fn call(&mut self, message: Message) -> HandlerFuture {
-        HandlerFuture::new(self.function.clone().call(message, self.state.clone()))
+        HandlerFuture::new(handle(self.function.clone(), message, self.state.clone()))
     }
 }
 

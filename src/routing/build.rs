@@ -14,7 +14,7 @@ use crate::{
     handler::Handler,
     message::{Kind, Message, Name},
     reply::Reply,
-    service::{MessageService, Route},
+    service::{Route, SharedService},
     transport::{Interest, glob},
 };
 
@@ -78,7 +78,7 @@ where
 
 pub(super) fn service_leaf<V, S>(service: V) -> Leaf<S>
 where
-    V: MessageService + Clone + Send + Sync + 'static,
+    V: SharedService,
 {
     let route = Route::new(service);
     Leaf::new(move |_: &S| route.clone())
@@ -153,7 +153,7 @@ impl<S> Plan<S> {
     pub(super) fn push_layer<L>(&mut self, layer: L, around_fallbacks: bool)
     where
         L: Layer<Route> + Send + Sync + 'static,
-        L::Service: MessageService + Clone + Send + Sync + 'static,
+        L::Service: SharedService,
     {
         let index = self.layers.len();
         self.layers

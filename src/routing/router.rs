@@ -18,7 +18,7 @@ use crate::{
     handler::Handler,
     message::{Kind, Message, Name},
     reply::Reply,
-    service::{MessageService, Route, RouteFuture, Servable},
+    service::{Route, RouteFuture, Servable, SharedService},
     transport::Interest,
 };
 
@@ -80,7 +80,7 @@ where
     #[track_caller]
     pub fn task_service<V>(self, name: impl Into<Name>, service: V) -> Self
     where
-        V: MessageService + Clone + Send + Sync + 'static,
+        V: SharedService,
     {
         self.add(Kind::Task, name.into(), false, service_leaf(service))
     }
@@ -104,7 +104,7 @@ where
     #[track_caller]
     pub fn rpc_service<V>(self, name: impl Into<Name>, service: V) -> Self
     where
-        V: MessageService + Clone + Send + Sync + 'static,
+        V: SharedService,
     {
         self.add(Kind::Rpc, name.into(), false, service_leaf(service))
     }
@@ -131,7 +131,7 @@ where
     #[track_caller]
     pub fn event_service<V>(self, name: impl Into<Name>, service: V) -> Self
     where
-        V: MessageService + Clone + Send + Sync + 'static,
+        V: SharedService,
     {
         self.add(Kind::Event, name.into(), false, service_leaf(service))
     }
@@ -159,7 +159,7 @@ where
     #[track_caller]
     pub fn event_pattern_service<V>(self, pattern: impl Into<Name>, service: V) -> Self
     where
-        V: MessageService + Clone + Send + Sync + 'static,
+        V: SharedService,
     {
         self.add(Kind::Event, pattern.into(), true, service_leaf(service))
     }
@@ -183,7 +183,7 @@ where
     #[track_caller]
     pub fn fallback_service<V>(self, service: V) -> Self
     where
-        V: MessageService + Clone + Send + Sync + 'static,
+        V: SharedService,
     {
         self.set_fallback(service_leaf(service))
     }
@@ -221,7 +221,7 @@ where
     pub fn layer<L>(self, layer: L) -> Self
     where
         L: Layer<Route> + Send + Sync + 'static,
-        L::Service: MessageService + Clone + Send + Sync + 'static,
+        L::Service: SharedService,
     {
         let mut plan = Plan::unshared(self.plan);
         plan.push_layer(layer, true);
@@ -237,7 +237,7 @@ where
     pub fn route_layer<L>(self, layer: L) -> Self
     where
         L: Layer<Route> + Send + Sync + 'static,
-        L::Service: MessageService + Clone + Send + Sync + 'static,
+        L::Service: SharedService,
     {
         assert!(
             !self.routes().is_empty(),

@@ -15,8 +15,8 @@ use crate::{
 /// A [`Router`](crate::Router) knows that from its routes. Any other service, and one that is
 /// wrapped around a router by hand, is given its interest with [`WithInterest`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be served: it does not say which messages it wants",
-    label = "neither a router that has its state nor a `WithInterest`",
+    message = "`{Self}` cannot be served: it is neither a router that has its state nor a service that says which messages it wants",
+    label = "not `Servable`",
     note = "for a `Router<S>` whose handlers take `State<_>`: provide the state with `.with_state(state)`",
     note = "for a layer around a router: add it with `Router::layer(layer)`, which keeps the router's events",
     note = "for any other service: `WithInterest::stream(service)` takes tasks and RPC requests, `.event(name)` adds events"

@@ -1,8 +1,12 @@
-//! The bound that every service for messages meets.
+//! The bounds that services for messages meet.
 
 use tower::Service;
 
-use crate::{error::BoxError, message::Message, reply::Reply};
+use crate::{
+    error::{BoxError, IntoBoxError},
+    message::Message,
+    reply::Reply,
+};
 
 /// A short name for a [`tower::Service`] that handles messages: it answers with a [`Reply`], its
 /// error turns into a [`BoxError`], and its future is `Send`.
@@ -10,19 +14,29 @@ use crate::{error::BoxError, message::Message, reply::Reply};
 /// Implemented for every such service; nothing else can implement it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a service for messages",
-    label = "one of the three conditions below does not hold",
-    note = "1. it implements `tower::Service<Message, Response = Reply>`; a `Router<S>` does once it has its state: `.with_state(state)`",
-    note = "2. its `Error` turns into a `BoxError`: it implements `std::error::Error + Send + Sync`, or is a `BoxError`; tower's `.map_err(..)` makes one of any other",
-    note = "3. its `Future` is `Send + 'static`"
+    note = "it must implement `tower::Service<Message, Response = Reply>`, with a future that is `Send + 'static`",
+    note = "a `Router<S>` whose handlers take `State<_>` is a service once it has the state: `.with_state(state)`",
+    note = "an async function is added to a router, or made a service with `Handler::with_state`"
 )]
 pub trait MessageService:
     Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
 {
 }
 
-// Without it the compiler would name one condition, and not how to meet it.
-#[diagnostic::do_not_recommend]
 impl<S> MessageService for S where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send + 'static>
+    S: Service<Message, Response = Reply, Error: IntoBoxError, Future: Send + 'static>
 {
 }
+
+/// A short name for a [`MessageService`] that any thread can clone: what a router holds, and what a
+/// layer makes of a router's routes.
+///
+/// Implemented for every such service; nothing else can implement it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be part of a router, which clones its services for each message",
+    note = "it must be a `MessageService` and `Clone + Send + Sync + 'static`",
+    note = "tower's `RateLimit` is not `Clone`: put a buffer above it, `ServiceBuilder::new().buffer(64).rate_limit(..)`"
+)]
+pub trait SharedService: MessageService + Clone + Send + Sync + 'static {}
+
+impl<S> SharedService for S where S: MessageService + Clone + Send + Sync + 'static {}

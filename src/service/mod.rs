@@ -7,6 +7,6 @@ mod route;
 pub(crate) use self::route::{Slot, Template};
 pub use self::{
     interest::{Servable, WithInterest},
-    message::MessageService,
+    message::{MessageService, SharedService},
     route::{Route, RouteFuture},
 };

@@ -14,7 +14,7 @@ use std::{
 use pin_project::pin_project;
 use tower::Service;
 
-use super::MessageService;
+use super::{MessageService, SharedService};
 use crate::{error::BoxError, message::Message, reply::Reply};
 
 type Outcome = Result<Reply, BoxError>;
@@ -53,7 +53,7 @@ pub(crate) trait Slot: Future<Output = Outcome> + Send {
 impl Route {
     pub(crate) fn new<V>(service: V) -> Self
     where
-        V: MessageService + Clone + Send + Sync + 'static,
+        V: SharedService,
     {
         Self::from_template(Arc::new(Whole(service)))
     }
@@ -170,7 +170,7 @@ struct Whole<V>(V);
 
 impl<V> Template for Whole<V>
 where
-    V: MessageService + Clone + Send + Sync + 'static,
+    V: SharedService,
 {
     fn slot(&self) -> Option<Pin<Box<dyn Slot>>> {
         Some(Box::pin(State::Waiting {

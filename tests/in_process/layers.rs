@@ -20,7 +20,7 @@ struct Gauge(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Gauge {
     /// A handler that takes a while.
-    fn handler(&self) -> impl Handler<((),), ()> + use<> {
+    fn handler(&self) -> impl Handler<((), ()), ()> + use<> {
         let gauge = self.clone();
         async move || {
             let (now, most) = &*gauge.0;

@@ -1,4 +1,4 @@
-use campanile::{IntoService, Router, State};
+use campanile::{Router, State, serve, transport::memory::Memory};
 
 #[derive(Clone)]
 struct Db;
@@ -7,11 +7,6 @@ async fn create(State(db): State<Db>) {
     let _ = db;
 }
 
-// As `campanile::serve` and `Client::new` take it.
-fn serve(app: impl IntoService) {
-    let _ = app;
-}
-
 fn main() {
-    serve(Router::<Db>::new().task("orders.create", create));
+    let _ = serve(Memory::new(), Router::<Db>::new().task("orders.create", create));
 }

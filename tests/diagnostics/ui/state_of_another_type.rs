@@ -11,5 +11,5 @@ async fn create(State(db): State<Db>) {
 }
 
 fn main() {
-    let _ = Router::<Cache>::new().task("orders.create", create).with_state(Cache);
+    let _: Router = Router::new().task("orders.create", create).with_state(Cache);
 }

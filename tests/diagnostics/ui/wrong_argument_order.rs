@@ -8,5 +8,5 @@ async fn create(Json(order): Json<u64>, State(db): State<Db>) {
 }
 
 fn main() {
-    let _ = Router::new().task("orders.create", create).with_state(Db);
+    let _: Router = Router::new().task("orders.create", create).with_state(Db);
 }
