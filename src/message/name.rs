@@ -99,7 +99,7 @@ shared_string! {
     ///
     /// Any UTF-8 text of 1 to [`Name::MAX_LEN`] bytes without control characters is a name. Dots
     /// have a meaning only to [`Router::nest`](crate::Router::nest) and
-    /// [`Client::group`](crate::Client::group), glob characters only to
+    /// [`Client::nest`](crate::Client::nest), glob characters only to
     /// [`Router::event_pattern`](crate::Router::event_pattern).
     Name
 }
