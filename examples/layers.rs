@@ -17,7 +17,7 @@ use std::{
 };
 
 use campanile::{
-    BoxError, Client, Error, Message, Reply, Router, RpcCode, RpcError, extract::State, serve,
+    BoxError, Client, Error, Message, Reply, Router, RpcCode, RpcError, State, serve,
     transport::memory::Memory,
 };
 use tokio::sync::oneshot;

@@ -69,8 +69,8 @@ pub mod handler;
 #[cfg(feature = "http")]
 pub mod http_bridge;
 pub mod message;
-pub mod payload;
-pub mod reply;
+mod payload;
+mod reply;
 pub mod routing;
 pub mod serve;
 mod service;
@@ -82,18 +82,34 @@ pub mod transport;
 #[cfg(feature = "redis")]
 pub use self::transport::redis::Redis;
 pub use self::{
-    client::{BoxSender, Client, Receipt},
-    error::{BoxError, Error, Failure, NotFound, Rejection, RpcCode, RpcError},
-    extract::{Extension, FromMessage, FromMessageParts, FromRef, State},
-    handler::{Batch, Handler},
+    client::{
+        boxed::BoxSender,
+        typed::{Client, Receipt},
+    },
+    error::{
+        boxed::BoxError,
+        failure::Failure,
+        not_found::NotFound,
+        operation::Error,
+        rejection::Rejection,
+        rpc::{RpcCode, RpcError},
+    },
+    extract::{
+        extension::Extension,
+        state::{FromRef, State},
+        traits::{FromMessage, FromMessageParts},
+    },
+    handler::{batch::service::Batch, traits::Handler},
     message::{
-        Attempt, CorrelationId, DeadLetterId, Deadline, Due, IdempotencyKey, Kind, Lease,
-        MatchedRoute, Message, MessageId, Name, Parts, ReplyMode,
+        correlation::CorrelationId,
+        lease::Lease,
+        name::{DeadLetterId, IdempotencyKey, MessageId, Name},
+        parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
     },
     payload::{IntoPayload, Json},
     reply::{FromReply, IntoReply, Reply},
-    routing::Router,
-    serve::serve,
+    routing::router::Router,
+    serve::builder::serve,
     service::{MessageService, Servable, SharedService, WithInterest},
 };
 

@@ -11,8 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use campanile::{
-    Batch, Client, Message, Name, Receipt, Redis, Router, client::Call, extract::State,
-    transport::Streams,
+    Batch, Client, Message, Name, Receipt, Redis, Router, State, client::Call, transport::Streams,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

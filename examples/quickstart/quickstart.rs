@@ -11,9 +11,7 @@
 use std::{collections::HashMap, env, sync::Arc};
 
 use campanile::{
-    BoxError, Client, Json, Router, RpcError,
-    extract::State,
-    serve,
+    BoxError, Client, Json, Router, RpcError, State, serve,
     transport::{Broker, memory::Memory, redis::Redis},
 };
 use serde::{Deserialize, Serialize};

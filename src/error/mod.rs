@@ -20,12 +20,14 @@
 //! ```
 
 mod answer;
-mod boxed;
-mod failure;
-mod operation;
-mod rejection;
-mod rpc;
+pub(crate) mod boxed;
+pub(crate) mod failure;
+pub(crate) mod not_found;
+pub(crate) mod operation;
+pub(crate) mod rejection;
+pub(crate) mod rpc;
 
+pub use self::failure::Settle;
 #[cfg(feature = "http")]
 pub(crate) use self::operation::shown_chain;
 pub(crate) use self::{
@@ -33,39 +35,14 @@ pub(crate) use self::{
     boxed::IntoBoxError,
     operation::{Kind as ErrorKind, chain},
 };
-pub use self::{
+pub(crate) use self::{
     boxed::BoxError,
-    failure::{Failure, Settle},
+    failure::Failure,
+    not_found::NotFound,
     operation::Error,
     rejection::Rejection,
     rpc::{RpcCode, RpcError},
 };
-
-/// The error of a router that has no route for a message.
-///
-/// A task with it is a failed delivery; a request is answered with `not_found`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotFound {
-    pub(crate) kind: crate::Kind,
-    pub(crate) name: crate::Name,
-}
-
-impl NotFound {
-    /// The error for a message of this kind and name.
-    pub fn new(kind: crate::Kind, name: crate::Name) -> Self {
-        Self { kind, name }
-    }
-}
-
-impl std::fmt::Display for NotFound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // An event that matched a pattern may have any text as its name.
-        let name = crate::message::Shown::new(&self.name).at_most(crate::Name::MAX_LEN);
-        write!(f, "no route for {} `{name}`", self.kind)
-    }
-}
-
-impl std::error::Error for NotFound {}
 
 /// Finds the nearest error of type `E` in `error`'s chain of sources, itself included.
 ///

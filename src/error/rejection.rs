@@ -18,7 +18,7 @@ use super::BoxError;
 /// kind of the fault and never contain the payload.
 ///
 /// ```
-/// use campanile::{error::{self, Rejection}, BoxError};
+/// use campanile::{BoxError, Rejection, error};
 ///
 /// let error: BoxError = Rejection::permanent("the header `x-tenant` is missing").into();
 /// assert!(error::find::<Rejection>(&*error).is_some_and(Rejection::is_permanent));

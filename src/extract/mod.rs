@@ -24,9 +24,9 @@
 //! | [`Json<T>`](crate::Json) | the payload, read as JSON | the payload is not the JSON of a `T` |
 //! | `Bytes`, `Vec<u8>` | the payload; a `Bytes` of 4 KiB or more may share memory with messages that arrived with it, so copy it to keep it for long | |
 //! | `String` | the payload as text | it is not UTF-8 |
-//! | [`Message`] | the whole message | |
+//! | [`Message`](crate::Message) | the whole message | |
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |
-//! | [`Extension<T>`] | a value that a layer added | no layer did (an ordinary failure) |
+//! | [`Extension<T>`](crate::Extension) | a value that a layer added | no layer did (an ordinary failure) |
 //! | `HeaderMap` | the headers | |
 //! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | those of the message | |
 //! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | outside a router |
@@ -43,14 +43,14 @@
 //!
 //! # Errors
 //! If an argument rejects, the handler is not called, and the delivery fails with the extractor's
-//! rejection. The extractors of this crate reject with a [`Rejection`](crate::error::Rejection),
+//! rejection. The extractors of this crate reject with a [`Rejection`](crate::Rejection),
 //! which says whether a retry can help.
 //!
 //! # Custom extractors
 //! Implement [`FromMessageParts`], or [`FromMessage`] for a type that takes the payload.
 //!
 //! ```
-//! use campanile::{Router, error::Rejection, extract::FromMessageParts, message::Parts};
+//! use campanile::{FromMessageParts, Parts, Rejection, Router};
 //!
 //! struct Tenant(String);
 //!
@@ -72,93 +72,20 @@
 //! # let _: Router = Router::new().task("create", create);
 //! ```
 
-mod extension;
+pub(crate) mod extension;
 mod optional;
 mod parts;
 mod payload;
-mod state;
+pub(crate) mod state;
+pub(crate) mod traits;
 
-use std::future::Future;
-
-use crate::{
-    error::BoxError,
-    message::{Message, Parts},
-};
-
-pub use self::{
-    extension::{AddExtension, Extension},
-    optional::{OptionalFromMessage, OptionalFromMessageParts},
-    state::{FromRef, State},
-};
-
-/// An argument for any position of a handler: it does not use the payload.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be a handler's argument in this place",
-    label = "no extractor, or one that takes the payload before the last argument",
-    note = "a message has one payload: `Json<T>`, `Bytes`, `String`, `Vec<u8>` and `Message` take it, and must be the last argument",
-    note = "an argument before the last one can be `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`, or an `Option` or a `Result` of one of them",
-    note = "for a type of your own, implement `FromMessageParts`, or `FromMessage` if it takes the payload"
-)]
-pub trait FromMessageParts<S>: Sized {
-    /// The error if the value is missing or malformed.
-    type Rejection: Into<BoxError>;
-
-    /// Extracts the value.
-    ///
-    /// # Errors
-    /// If it is missing or malformed.
-    fn from_message_parts(
-        parts: &mut Parts,
-        state: &S,
-    ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
-}
-
-/// An argument for the last position of a handler: it may take the payload.
-///
-/// Types with [`FromMessageParts`] can be last, too; the parameter `M` distinguishes the two and is
-/// never written by hand.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be taken from a message",
-    label = "this is not an extractor",
-    note = "`Json<T>` reads a `T` that can be read: `#[derive(serde::Deserialize)]`",
-    note = "the last argument of a handler can be `Json<T>`, `Bytes`, `String`, `Vec<u8>`, `Message`, or anything that an earlier argument can be",
-    note = "for a type of your own, implement `FromMessage`, or `FromMessageParts` when it leaves the payload alone"
-)]
-pub trait FromMessage<S, M = via::Message>: Sized {
-    /// The error if the value is missing or malformed.
-    type Rejection: Into<BoxError>;
-
-    /// Extracts the value.
-    ///
-    /// # Errors
-    /// If it is missing or malformed.
-    fn from_message(
-        message: Message,
-        state: &S,
-    ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
-}
-
-/// The two ways to extract a last argument. Without this marker, implementations of one trait for a
-/// type and of the other for all types would overlap.
 #[doc(hidden)]
-pub mod via {
-    /// Through [`FromMessageParts`](super::FromMessageParts).
-    #[derive(Debug, Clone, Copy)]
-    pub enum Parts {}
-
-    /// Through [`FromMessage`](super::FromMessage) itself.
-    #[derive(Debug, Clone, Copy)]
-    pub enum Message {}
-}
-
-impl<S, T> FromMessage<S, via::Parts> for T
-where
-    S: Sync,
-    T: FromMessageParts<S>,
-{
-    type Rejection = T::Rejection;
-
-    async fn from_message(mut message: Message, state: &S) -> Result<Self, Self::Rejection> {
-        T::from_message_parts(message.parts_mut(), state).await
-    }
-}
+pub use self::traits::via;
+pub use self::{
+    extension::AddExtension,
+    optional::{OptionalFromMessage, OptionalFromMessageParts},
+};
+pub(crate) use self::{
+    state::{FromRef, State},
+    traits::{FromMessage, FromMessageParts},
+};

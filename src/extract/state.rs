@@ -13,7 +13,7 @@ use crate::message::Parts;
 /// It is cloned for every message: keep large values behind an `Arc`.
 ///
 /// ```
-/// use campanile::{Router, State, extract::FromRef};
+/// use campanile::{Router, State, FromRef};
 ///
 /// #[derive(Clone)]
 /// struct Db;

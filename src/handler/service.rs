@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A function with its state, as a `Service<Message>`; made by
-/// [`Handler::with_state`](super::Handler::with_state).
+/// [`Handler::with_state`](crate::Handler::with_state).
 pub struct HandlerService<F, T, S> {
     function: F,
     state: S,

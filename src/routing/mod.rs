@@ -3,9 +3,9 @@
 mod build;
 mod fan_out;
 mod index;
-mod router;
+pub(crate) mod router;
 mod tree;
 
+pub use self::{fan_out::FanOutError, index::RouteInfo};
 pub(crate) use self::index::FromSubscription;
-pub use self::{fan_out::FanOutError, index::RouteInfo, router::Router};
 pub use crate::service::{Route, RouteFuture};

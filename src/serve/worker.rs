@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use super::{
-    Stop,
+    builder::Stop,
     in_flight::{Handle, InFlight, InFlightGuard},
     policy::{Outcome, Policy},
 };

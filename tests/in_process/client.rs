@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use campanile::{
-    BoxError, Client, Json, Kind, Message, MessageId, MessageService, Reply, Router, RpcError,
-    extract::State, message::ReplyMode,
+    BoxError, Client, Json, Kind, Message, MessageId, MessageService, Reply, ReplyMode, Router,
+    RpcError, State,
 };
 use tokio::time::Instant;
 use tower::{ServiceBuilder, service_fn};

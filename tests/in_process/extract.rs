@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use campanile::{
-    Attempt, BoxError, Deadline, Extension, FromRef, Handler, Json, Kind, Lease, MatchedRoute,
-    Message, MessageId, Name, Rejection, Reply, Router, State, error,
-    extract::{FromMessage, FromMessageParts},
-    message::Parts,
+    Attempt, BoxError, Deadline, Extension, FromMessage, FromMessageParts, FromRef, Handler, Json,
+    Kind, Lease, MatchedRoute, Message, MessageId, Name, Parts, Rejection, Reply, Router, State,
+    error,
 };
 use http::{HeaderMap, HeaderValue};
 use tower::ServiceExt;

@@ -14,6 +14,7 @@ mod memory;
 #[cfg(feature = "conformance")]
 mod own_transport;
 mod properties;
+mod public_paths;
 mod routing;
 mod serve;
 #[cfg(feature = "redis")]

@@ -8,8 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use campanile::{
-    BoxError, Client, Json, Message, Router, RpcCode, RpcError, extract::State,
-    transport::redis::Redis,
+    BoxError, Client, Json, Message, Router, RpcCode, RpcError, State, transport::redis::Redis,
 };
 use futures_util::StreamExt;
 use redis::aio::PubSub;

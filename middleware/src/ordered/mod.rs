@@ -66,7 +66,7 @@
 //! matters, give the group one worker. For more throughput, divide the keys among streams (by a hash
 //! of the key), with one worker for each.
 //!
-//! A message that no transport has accepted has no [`id`](campanile::message::Parts::id): an event,
+//! A message that no transport has accepted has no [`id`](campanile::Parts::id): an event,
 //! or a call in place. It cannot be delivered again, and does not wait for messages that are put off.
 //!
 //! Put the layers that decide about failures *inside* this one: timeouts, `catch_panic`,

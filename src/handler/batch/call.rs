@@ -10,7 +10,7 @@ use crate::{
     reply::Reply,
 };
 
-/// A function that a [`Batch`](super::Batch) can call: an `async fn` of up to four `State<_>` and a
+/// A function that a [`Batch`](crate::Batch) can call: an `async fn` of up to four `State<_>` and a
 /// `Vec` of an extractor. `T` is its arguments and never written by hand, `S` the state.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take a batch",

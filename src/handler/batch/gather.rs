@@ -8,7 +8,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{BatchError, BatchHandler, Why};
+use super::{
+    BatchHandler,
+    service::{BatchError, Why},
+};
 use crate::{
     error::BoxError,
     message::Message,

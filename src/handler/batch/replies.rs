@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{BatchError, Why};
+use super::service::{BatchError, Why};
 use crate::{
     error::BoxError,
     reply::{IntoReply, Reply},
 };
 
-/// What the function of a [`Batch`](super::Batch) may return: `()` where all went well, a `Vec` with
+/// What the function of a [`Batch`](crate::Batch) may return: `()` where all went well, a `Vec` with
 /// a reply or a result for each message, or a `Result` of one of these.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no answer to a batch",

@@ -1,0 +1,27 @@
+//! The error of a router.
+
+/// The error of a router that has no route for a message.
+///
+/// A task with it is a failed delivery; a request is answered with `not_found`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotFound {
+    pub(crate) kind: crate::Kind,
+    pub(crate) name: crate::Name,
+}
+
+impl NotFound {
+    /// The error for a message of this kind and name.
+    pub fn new(kind: crate::Kind, name: crate::Name) -> Self {
+        Self { kind, name }
+    }
+}
+
+impl std::fmt::Display for NotFound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // An event that came by a pattern may have any text as its name.
+        let name = crate::message::Shown::new(&self.name).at_most(crate::Name::MAX_LEN);
+        write!(f, "no route for {} `{name}`", self.kind)
+    }
+}
+
+impl std::error::Error for NotFound {}

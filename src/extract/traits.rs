@@ -1,0 +1,80 @@
+//! The traits of extractors.
+
+use std::future::Future;
+
+use crate::{
+    error::BoxError,
+    message::{Message, Parts},
+};
+
+/// An argument for any position of a handler: it does not use the payload.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a handler's argument in this place",
+    label = "no extractor, or one that takes the payload before the last argument",
+    note = "a message has one payload: `Json<T>`, `Bytes`, `String`, `Vec<u8>` and `Message` take it, and must be the last argument",
+    note = "an argument before the last one can be `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`, or an `Option` or a `Result` of one of them",
+    note = "for a type of your own, implement `FromMessageParts`, or `FromMessage` if it takes the payload"
+)]
+pub trait FromMessageParts<S>: Sized {
+    /// The error if the value is missing or malformed.
+    type Rejection: Into<BoxError>;
+
+    /// Extracts the value.
+    ///
+    /// # Errors
+    /// If it is missing or malformed.
+    fn from_message_parts(
+        parts: &mut Parts,
+        state: &S,
+    ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
+}
+
+/// An argument for the last position of a handler: it may take the payload.
+///
+/// Types with [`FromMessageParts`] can be last, too; the parameter `M` distinguishes the two and is
+/// never written by hand.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be taken from a message",
+    label = "this is not an extractor",
+    note = "`Json<T>` reads a `T` that can be read: `#[derive(serde::Deserialize)]`",
+    note = "the last argument of a handler can be `Json<T>`, `Bytes`, `String`, `Vec<u8>`, `Message`, or anything that an earlier argument can be",
+    note = "for a type of your own, implement `FromMessage`, or `FromMessageParts` when it leaves the payload alone"
+)]
+pub trait FromMessage<S, M = via::Message>: Sized {
+    /// The error if the value is missing or malformed.
+    type Rejection: Into<BoxError>;
+
+    /// Extracts the value.
+    ///
+    /// # Errors
+    /// If it is missing or malformed.
+    fn from_message(
+        message: Message,
+        state: &S,
+    ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
+}
+
+/// The two ways to extract a last argument. Without this marker, implementations of one trait for a
+/// type and of the other for all types would overlap.
+#[doc(hidden)]
+pub mod via {
+    /// Through [`FromMessageParts`](super::FromMessageParts).
+    #[derive(Debug, Clone, Copy)]
+    pub enum Parts {}
+
+    /// Through [`FromMessage`](super::FromMessage) itself.
+    #[derive(Debug, Clone, Copy)]
+    pub enum Message {}
+}
+
+impl<S, T> FromMessage<S, via::Parts> for T
+where
+    S: Sync,
+    T: FromMessageParts<S>,
+{
+    type Rejection = T::Rejection;
+
+    async fn from_message(mut message: Message, state: &S) -> Result<Self, Self::Rejection> {
+        T::from_message_parts(message.parts_mut(), state).await
+    }
+}

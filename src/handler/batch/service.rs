@@ -1,0 +1,164 @@
+//! A batch as a handler.
+
+use std::{marker::PhantomData, sync::Arc, time::Duration};
+
+use tower::Service;
+
+use super::{BatchHandler, gather::Gather};
+use crate::handler::{Handler, HandlerFuture};
+use crate::{error::BoxError, message::Message, reply::Reply, service::Route};
+
+/// A function that takes many messages at once, as a handler. See the [module](super).
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<H> {
+    handler: H,
+    size: usize,
+    linger: Duration,
+}
+
+impl<H> Batch<H> {
+    /// Batches for this function, an `async fn` whose last argument is a `Vec` of what is extracted
+    /// from each message: `Vec<Json<T>>`, `Vec<Message>`. Before it may come up to four `State<_>`.
+    ///
+    /// It returns what holds for all, `()` or a `Result`, or a `Vec` of replies or results, one for
+    /// each message in their order.
+    pub const fn new(handler: H) -> Self {
+        Self {
+            handler,
+            size: 32,
+            linger: Duration::from_millis(10),
+        }
+    }
+
+    /// How many messages the function gets at most; when there are as many it does not wait. 32
+    /// unless set.
+    ///
+    /// # Panics
+    /// When it is zero.
+    #[must_use]
+    #[track_caller]
+    pub const fn size(mut self, messages: usize) -> Self {
+        assert!(messages > 0, "a batch must hold at least 1 message");
+        self.size = messages;
+        self
+    }
+
+    /// How long the first message of a batch waits for others. With none it waits only for those
+    /// that come at the same time. 10 ms unless set.
+    #[must_use]
+    pub const fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+}
+
+/// Sets the arguments of a batch's function apart from those of other handlers.
+#[derive(Debug)]
+pub struct Batched<T>(PhantomData<fn() -> T>);
+
+// A function that is no handler is not meant to be a batch.
+#[diagnostic::do_not_recommend]
+impl<H, T, S> Handler<Batched<T>, S> for Batch<H>
+where
+    H: BatchHandler<T, S>,
+    T: 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    type Service = BatchService<H, T, S>;
+
+    fn with_state(self, state: S) -> Self::Service {
+        BatchService {
+            gather: Arc::new(Gather::new(self.handler, state, self.size, self.linger)),
+        }
+    }
+
+    fn at_once(&self) -> usize {
+        self.size
+    }
+
+    fn into_route(self, state: S) -> Route {
+        let gather = self.with_state(state).gather;
+        Route::from_fn(move |message| gather.clone().handle(message))
+    }
+}
+
+/// A function that takes many messages at once with its state, as a `Service<Message>`: each call is
+/// one message. Clones share their batches.
+pub struct BatchService<H: BatchHandler<T, S>, T, S> {
+    gather: Arc<Gather<H, T, S>>,
+}
+
+impl<H: BatchHandler<T, S>, T, S> Clone for BatchService<H, T, S> {
+    fn clone(&self) -> Self {
+        Self {
+            gather: self.gather.clone(),
+        }
+    }
+}
+
+impl<H: BatchHandler<T, S>, T, S> std::fmt::Debug for BatchService<H, T, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("BatchService")
+            .field(&std::any::type_name::<H>())
+            .finish()
+    }
+}
+
+impl<H, T, S> Service<Message> for BatchService<H, T, S>
+where
+    H: BatchHandler<T, S>,
+    T: 'static,
+    S: Send + Sync + 'static,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = HandlerFuture;
+
+    /// A batch always has room: when it is full the next begins.
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> HandlerFuture {
+        HandlerFuture::new(self.gather.clone().handle(message))
+    }
+}
+
+/// Why every message of a batch has failed.
+///
+/// Where the function itself has returned an error, that is the [`source`](std::error::Error::source).
+#[derive(Debug, Clone)]
+pub struct BatchError(pub(super) Why);
+
+#[derive(Debug, Clone)]
+pub(super) enum Why {
+    Failed(Arc<BoxError>),
+    Miscounted { replies: usize, messages: usize },
+    Panicked,
+}
+
+impl std::fmt::Display for BatchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Why::Failed(_) => f.write_str("the batch failed"),
+            Why::Miscounted { replies, messages } => write!(
+                f,
+                "the batch's handler returned {replies} replies to {messages} messages; it must \
+                 return one for each, in their order"
+            ),
+            Why::Panicked => f.write_str("the batch's handler panicked"),
+        }
+    }
+}
+
+impl std::error::Error for BatchError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            Why::Failed(error) => Some(&***error),
+            _ => None,
+        }
+    }
+}
