@@ -6,6 +6,6 @@ mod index;
 pub(crate) mod router;
 mod tree;
 
-pub use self::{fan_out::FanOutError, index::RouteInfo};
 pub(crate) use self::index::FromSubscription;
+pub use self::{fan_out::FanOutError, index::RouteInfo};
 pub use crate::service::{Route, RouteFuture};
