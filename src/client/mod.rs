@@ -67,7 +67,7 @@
 //! was sent; a dropped request frees its slot at once, and its reply is ignored.
 //!
 //! # Errors
-//! Every call fails with an [`Error`]: ask it whether it
+//! Every call fails with an [`Error`](crate::Error): ask it whether it
 //! [was refused](crate::Error::is_refused), [never left](crate::Error::is_disconnected), or
 //! [may have been taken](crate::Error::is_unknown_outcome). An answered error is in
 //! [`Error::rpc`](crate::Error::rpc).

@@ -14,7 +14,7 @@ use crate::{
     service::MessageService,
 };
 
-/// Sends messages through a `Service<Message>`. See the [module](self).
+/// Sends messages through a `Service<Message>`. See the [module](super).
 ///
 /// Cheap to clone where its service is.
 #[derive(Debug, Clone)]
@@ -181,7 +181,7 @@ where
     /// Sends a message as it is, and returns the reply as it is.
     ///
     /// # Errors
-    /// As for every [call](self#errors).
+    /// As for every [call](super#errors).
     pub async fn send(&self, message: Message) -> Result<Reply, Error> {
         let reply = self.service.clone().oneshot(message).await;
         reply.map_err(Error::from_service)

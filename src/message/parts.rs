@@ -276,7 +276,7 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// A task, an event or an RPC request. See the [module](self).
+/// A task, an event or an RPC request. See the [module](super).
 #[derive(Clone)]
 pub struct Message(
     // One allocation, and then a pointer: layers, futures and queues move a message about a dozen

@@ -1,6 +1,6 @@
 //! Handlers that take many messages at once.
 //!
-//! A [`Batch`] around a function gathers the messages of its route, wherever their deliveries are,
+//! A [`Batch`](crate::Batch) around a function gathers the messages of its route, wherever their deliveries are,
 //! and calls the function with a list of them: when there are as many as asked for, or when the
 //! first has waited for as long as it may. Everything else is as with any other handler: each
 //! message has its own delivery, goes through the layers on its own, and is settled on its own.
