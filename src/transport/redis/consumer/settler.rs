@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    sync::{lock, next_turn},
+    sync::{Clock, lock, yield_to_all},
     transport::{
         Counters, Discarded,
         redis::{
@@ -113,7 +113,7 @@ impl Settler {
         max_batches: usize,
     ) {
         let settler = &*self;
-        let mut taken = Vec::new();
+        let (mut taken, mut timer) = (Vec::new(), Clock::new(Duration::ZERO));
         let (mut batches, mut open) = (0, true);
         let mut running: FuturesUnordered<BoxFuture<'_, Finished>> = FuturesUnordered::new();
         while open || !running.is_empty() {
@@ -131,7 +131,7 @@ impl Settler {
                         if !settler.in_flight.has_running() {
                             break;
                         }
-                        next_turn().await;
+                        yield_to_all(&mut timer).await;
                         let marked = taken.len();
                         while taken.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
                             taken.push(next);
