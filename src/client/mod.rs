@@ -77,4 +77,4 @@ mod call;
 pub(crate) mod typed;
 
 pub use self::call::{Call, CallFuture};
-pub(crate) use self::typed::{Client, Receipt};
+pub(crate) use self::typed::Receipt;

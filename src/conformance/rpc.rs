@@ -10,7 +10,8 @@ use super::{
     scene::{QUIET, Scene, again, answer, call, message, outcome, request, settle},
 };
 use crate::{
-    error::{Error, RpcCode, RpcError},
+    RpcCode,
+    error::{Error, RpcError},
     message::{Deadline, Message, ReplyMode},
     reply::Reply,
     transport::{Discarded, Verdict},

@@ -36,12 +36,8 @@ pub(crate) use self::{
     operation::{Kind as ErrorKind, chain},
 };
 pub(crate) use self::{
-    boxed::BoxError,
-    failure::Failure,
-    not_found::NotFound,
-    operation::Error,
-    rejection::Rejection,
-    rpc::{RpcCode, RpcError},
+    boxed::BoxError, failure::Failure, not_found::NotFound, operation::Error, rejection::Rejection,
+    rpc::RpcError,
 };
 
 /// Finds the nearest error of type `E` in `error`'s chain of sources, itself included.

@@ -9,7 +9,10 @@ use http::{
 use serde::Serialize;
 
 use super::{body::Body, status::status};
-use crate::error::{self, Error, RpcCode, RpcError, find};
+use crate::{
+    RpcCode,
+    error::{self, Error, RpcError, find},
+};
 
 /// An error as an HTTP answer: problem details
 /// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) as JSON, with a member `code` for machines.

@@ -7,7 +7,10 @@ use std::{
 
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 
-use crate::error::{RpcCode, RpcError, Settle};
+use crate::{
+    RpcCode,
+    error::{RpcError, Settle},
+};
 
 /// The longest wait that a `Retry-After` can ask for: a day.
 const LONGEST: Duration = Duration::from_secs(86_400);

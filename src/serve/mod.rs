@@ -56,4 +56,3 @@ mod signals;
 mod worker;
 
 pub use self::builder::Serve;
-pub(crate) use self::builder::serve;

@@ -4,94 +4,21 @@ mod clock;
 // Some of it only the Redis transport uses.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod completions;
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
+mod turns;
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::Poll,
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::time::Instant;
-
+#[cfg(feature = "redis")]
+pub(crate) use self::turns::yield_to_all;
 pub(crate) use self::{
     clock::Clock,
     completions::{Completion, CompletionSlab},
+    turns::next_turn,
 };
-
-/// Lets other tasks run that are ready.
-///
-/// Unlike after `tokio::task::yield_now` another thread can run this task meanwhile, should one of those
-/// tasks block the thread: tokio wakes a task that yielded only when the thread asks for new events.
-///
-/// # Cancel safety
-/// Dropping the future loses nothing.
-pub(crate) async fn next_turn() {
-    let mut has_waited = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// Lets the tasks run that are ready, and those that new events make ready.
-///
-/// tokio resumes a task that yields once its thread has asked for new events. A task that blocks this thread
-/// delays that, so a timer resumes this one on another thread.
-///
-/// # Cancel safety
-/// Dropping the future loses nothing.
-#[cfg(any(test, feature = "redis"))]
-pub(crate) async fn yield_to_all(timer: &mut Clock) {
-    const PATIENCE: Duration = Duration::from_millis(5);
-    let until = Instant::now() + PATIENCE;
-    let mut yielded = pin!(tokio::task::yield_now());
-    poll_fn(|cx| match yielded.as_mut().poll(cx) {
-        Poll::Ready(()) => Poll::Ready(()),
-        Poll::Pending => timer.poll_until(cx, until),
-    })
-    .await;
-}
 
 /// Locks a mutex whose state is whole between any two of its operations, so that a panic elsewhere
 /// cannot have spoilt it.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    #[test]
-    fn a_task_that_yields_goes_on_beside_one_that_blocks_its_thread() {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_time()
-            .build()
-            .unwrap();
-        for to_all in [false, true] {
-            let (unblock, blocked) = mpsc::channel::<()>();
-            let (resumed, has_resumed) = mpsc::channel();
-            runtime.spawn(async move {
-                // Run by this thread as soon as this task yields.
-                tokio::spawn(async move { blocked.recv() });
-                match to_all {
-                    true => yield_to_all(&mut Clock::new(Duration::ZERO)).await,
-                    false => next_turn().await,
-                }
-                resumed.send(()).unwrap();
-            });
-            let resumed = has_resumed.recv_timeout(Duration::from_secs(10));
-            resumed.expect("another thread resumes it");
-            unblock.send(()).unwrap();
-        }
-    }
 }

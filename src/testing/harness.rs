@@ -11,11 +11,7 @@ use super::{
     settle,
 };
 use crate::{
-    client::Client,
-    error::Error,
-    serve::{Serve, serve},
-    service::Servable,
-    transport::memory::Memory,
+    Client, error::Error, serve, serve::Serve, service::Servable, transport::memory::Memory,
 };
 
 /// Runs applications over the memory transport, and records all that happens there. See the

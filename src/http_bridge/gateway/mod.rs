@@ -26,7 +26,8 @@ use super::{
     status::status,
 };
 use crate::{
-    error::{BoxError, RpcCode, RpcError},
+    RpcCode,
+    error::{BoxError, RpcError},
     message::{Kind, Message, Name},
     service::MessageService,
 };
