@@ -1,4 +1,4 @@
-//! The times at which the next delayed messages are due.
+//! Timers for the next delayed messages of each stream.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::sync::lock;
 
-/// A timer for each stream, by its index, that is set to the earliest of the times that it is given.
+/// A timer for each stream, by its index, set to the earliest of the times given to it.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
     at: Mutex<HashMap<u32, Instant>>,
@@ -15,7 +15,7 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// Sets the timer of a stream to this time from now, or leaves it at an earlier one.
+    /// Sets the timer of a stream to this time from now, unless it is set to an earlier one.
     pub(super) fn set(&self, stream: u32, after: Duration) {
         // A time that cannot be represented is never waited for.
         let Some(at) = Instant::now().checked_add(after) else {
@@ -29,7 +29,8 @@ impl Alarm {
         }
     }
 
-    /// Waits for the earliest timer. Clears all that have run out, and returns their streams in order.
+    /// Waits for the earliest timer. Clears all that have expired, and returns their streams in
+    /// order.
     pub(super) async fn ring(&self) -> Vec<u32> {
         loop {
             let earliest = lock(&self.at).values().min().copied();

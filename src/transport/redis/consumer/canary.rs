@@ -1,7 +1,7 @@
 //! Shows that the application's runtime still runs tasks.
 //!
-//! Leases are renewed on a thread apart, which would keep them for ever where the application hangs. So
-//! they are renewed only while a task on the application's runtime was polled of late.
+//! A separate thread renews the leases, so it would keep them for ever if the application hangs. It
+//! therefore stops when no task on the application's runtime was polled lately.
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sync::lock;
 
-/// A task on the application's runtime that notes when it was polled.
+/// A task on the application's runtime that records when it was polled.
 #[derive(Debug)]
 pub(super) struct Canary {
     polled: Mutex<Instant>,
@@ -21,7 +21,7 @@ pub(super) struct Canary {
 }
 
 impl Canary {
-    /// Starts the task on the runtime of the caller. It ends with `closed`.
+    /// Starts the task on the caller's runtime. It ends with `closed`.
     pub(super) fn start(limit: Duration, closed: CancellationToken) -> Arc<Self> {
         let canary = Arc::new(Self {
             polled: Mutex::new(Instant::now()),

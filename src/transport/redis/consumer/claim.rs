@@ -1,4 +1,4 @@
-//! Claims deliveries whose consumers do not renew their leases any more.
+//! Claims deliveries whose consumers no longer renew their leases.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// How many steps of a long list are looked at before new entries are read again.
+/// The most steps of a scan before new entries are read again.
 const STEPS: usize = 64;
 
 /// Runs the steps of a scan on the server.
@@ -43,45 +43,46 @@ pub(super) struct Claimer {
     pub(super) allowed_reply_prefixes: Vec<Name>,
 }
 
-/// The scan of the entries that are pending for the group on one stream. It runs between two reads, when
-/// there is room for what it finds, so that nothing is claimed that cannot start at once.
+/// The scan of the group's pending entries on one stream. It runs between two reads and only if
+/// there is room, so everything it claims can start at once.
 pub(super) struct Scan {
     stream: Arc<ServedStream>,
     next: Instant,
-    /// Where a scan goes on that has found more than there was room for.
+    /// The position at which to continue, if the last scan found more than there was room for.
     position: Option<(Lane, String)>,
-    /// The first suspect that waits until the one that runs here is settled.
+    /// The position of the first poison candidate that was skipped because another one runs here.
     left: Option<(Lane, String)>,
-    /// Whether the scan goes on from such a one: it ends with the first suspect that it takes.
+    /// Set when the scan continues from `left`: it ends with the first poison candidate that it
+    /// claims.
     resumed: bool,
-    /// What is pending for this worker, looks left behind, and may not be held.
+    /// Entries that are pending for this consumer but perhaps not in flight.
     mine: Vec<(Lane, EntryId)>,
-    /// Whether burials were refused when last tried.
+    /// Set if the server refused the last dead letters.
     refused: bool,
 }
 
-/// What a step of the scan has found.
+/// The result of one step of the scan.
 #[derive(Debug)]
 pub(super) struct Step {
-    /// Where the next step begins; empty at the end.
+    /// The start of the next step; empty at the end.
     cursor: String,
     taken: Vec<Entry>,
-    /// How many entries somebody had deleted.
+    /// The number of pending entries that were deleted from the stream.
     deleted: u64,
-    /// What was delivered too often, with the fields that say where an answer goes.
+    /// Entries that were delivered too often, with the fields that contain the reply's address.
     dead: Vec<Entry>,
-    /// How many dead letters that has pushed out.
+    /// The number of older dead letters that were removed to make room.
     dropped: u64,
-    /// The first suspect that was left; empty where none was.
+    /// The first poison candidate that was skipped; empty if there was none.
     left: String,
-    /// What is pending for this worker itself and looks left behind.
+    /// Entries that are pending for this consumer but idle.
     mine: Vec<EntryId>,
-    /// The error that burials have met; empty where there was none.
+    /// The server's error when it refused dead letters; empty if there was none.
     refused: String,
 }
 
 impl Step {
-    /// From the script's answer; `None` when it is another worker's turn.
+    /// Decodes the script's response. `None` if it is another worker's turn.
     pub(super) fn read(answer: Value, lane: Lane) -> Result<Option<Self>, Error> {
         if answer == Value::Nil {
             return Ok(None);
@@ -116,7 +117,8 @@ impl Scan {
         }
     }
 
-    /// Returns `true` if it is time to look, for a claimer that may: see [`Claimer::until`].
+    /// Returns `true` if a scan is due. `may` is `false` while this consumer may not claim: see
+    /// [`Claimer::until`].
     pub(super) fn is_due(&mut self, claimer: &Claimer, may: bool) -> bool {
         if !may {
             self.position = None;
@@ -132,7 +134,8 @@ impl Scan {
         self.position.is_some() || (self.stream.has_pending() && Instant::now() >= self.next)
     }
 
-    /// Claims at most `room` deliveries, by commands that are carried out until then on Redis's clock.
+    /// Claims at most `room` deliveries. Commands that Redis carries out after `until`, on its own
+    /// clock, claim nothing.
     pub(super) async fn claim(
         &mut self,
         claimer: &Claimer,
@@ -140,10 +143,10 @@ impl Scan {
         room: usize,
     ) -> Result<Vec<Entry>, Error> {
         let mut taken = Vec::new();
-        // A scan that goes on is not held up by the gate.
+        // A scan that continues is not throttled.
         let mut gate = self.position.is_none();
         let gated = gate;
-        // Also when this one fails.
+        // Set before the steps, so that a failed scan is not repeated at once.
         self.next = Instant::now() + claimer.member.interval();
         if gate {
             self.left = None;
@@ -163,7 +166,8 @@ impl Scan {
             let step = claimer.step(place, room - taken.len(), gate, until, &mine);
             let step = match step.await {
                 Ok(step) => step,
-                // What was taken before is ours; the scan starts afresh another time.
+                // Return the entries that were claimed before the error. The next scan starts from
+                // the beginning.
                 Err(error) if taken.is_empty() => return Err(error),
                 Err(_) => return Ok(taken),
             };
@@ -180,7 +184,8 @@ impl Scan {
             self.report_refused(&step.refused, &mut refused);
             taken.extend(step.taken);
             if suspect && self.resumed {
-                // No other one can be taken now, and the whole list was looked at before.
+                // No other candidate can be claimed now, and the earlier scan has seen the rest of
+                // the list.
                 if !step.cursor.is_empty() {
                     self.left.get_or_insert((lane, step.cursor));
                 } else if lane == primary {
@@ -195,18 +200,18 @@ impl Scan {
                     "-".to_owned()
                 }
                 (true, Lane::Retry(_)) => {
-                    // A scan that has seen only a part of the list does not know.
+                    // Only a scan of the whole list shows that dead letters are accepted again.
                     self.refused &= !gated || !refused.is_empty();
                     return Ok(taken);
                 }
             };
         }
-        // The list is longer than one scan looks at. To begin again would never reach its tail.
+        // The list is longer than one scan. A restart would never reach its end.
         self.position = Some((lane, cursor));
         Ok(taken)
     }
 
-    /// Says once that burials are refused, and again only after they were not.
+    /// Logs a refusal once until dead letters are accepted again.
     fn report_refused(&mut self, error: &str, refused: &mut String) {
         if error.is_empty() {
             return;
@@ -217,25 +222,26 @@ impl Scan {
                 stream = %self.stream.keys.stream,
                 group = %self.stream.keys.group,
                 error,
-                "Redis refuses a dead letter; the entry whose deliveries are used up stays pending \
-                 and is tried again"
+                "Redis refuses a dead letter; its entry stays pending and is tried again"
             );
         }
     }
 }
 
 impl Claimer {
-    /// The time on Redis's clock until which a scan may be carried out, if this worker may claim at all.
+    /// The time on Redis's clock until which a scan may be carried out. `None` if this consumer may
+    /// not claim.
     pub(super) fn until(&self) -> Option<i64> {
-        // After Redis stood still everybody looks silent. Only who has renewed its own leases for a
-        // whole lease can tell that another has not.
+        // After Redis was paused every consumer looks silent. Only a consumer that has renewed its
+        // own leases for a whole lease can tell that another has not.
         let max_between = self.member.max_between_renewals();
         let healthy = self.health.lasts(max_between) >= self.member.lease;
         self.health.until(max_between).filter(|_| healthy)
     }
 
-    /// One step of the scan, which must be made by then on Redis's clock: a server that stands still
-    /// carries it out when it goes on. `None` when it was too late, or is another worker's turn.
+    /// Runs one step of the scan. A server that was paused carries commands out when it continues,
+    /// so the step does nothing after `until` on Redis's clock. `None` if it was too late, or
+    /// another worker's turn.
     async fn step(
         &self,
         (stream, lane, cursor): (&ServedStream, Lane, &str),
@@ -247,7 +253,7 @@ impl Claimer {
         let gate_key = stream.keys.gate("scan");
         let keys = [stream.key_of(lane), &gate_key, &stream.keys.dead];
         // A little less than the interval, or the worker that opened the gate would miss every
-        // other turn.
+        // second turn.
         let closed = gate.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
         let suspects = !self.poison.is_taken();
         let healthy = self.health.lasts(self.member.max_between_renewals());
@@ -281,7 +287,7 @@ impl Claimer {
             self.report.counters.taken_over.add(step.taken.len() as u64);
             tracing::info!(
                 deliveries = step.taken.len(),
-                "took over from a worker that is not heard of"
+                "claimed deliveries of a worker that no longer renews its leases"
             );
         }
         if step
@@ -303,7 +309,7 @@ impl Claimer {
         Ok(Some(step))
     }
 
-    /// Tells whoever asked that the request is dead.
+    /// Sends the requester of a dead request an error.
     fn answer_dead(&self, stream: &ServedStream, id: EntryId, address: Option<ReplyTo>) {
         let Some(address) = address else { return };
         let answer = Err(RpcError::unavailable("the request could not be handled"));
@@ -324,7 +330,7 @@ impl Claimer {
                 .submit(Publish::new(&channel[..], &envelope), retry),
             ReplyRoute::Nowhere => return self.report.unanswerable(id),
         };
-        // The pipeline sends it although nobody waits for the response.
+        // The pipeline sends a command even if its caller does not wait for the response.
         drop(answered);
     }
 }

@@ -1,4 +1,4 @@
-//! Redis's clock, seen from here.
+//! Redis's clock.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -12,8 +12,8 @@ use crate::{
     transport::redis::response::{Value, integers, unexpected},
 };
 
-/// Redis's time as a reading of it now and then, and the monotonic clock in between: the clocks of
-/// two machines need not agree, and a step of ours does no harm.
+/// An estimate of Redis's time: the last reading plus the monotonic time since then. It does not
+/// depend on this machine's wall clock.
 #[derive(Debug)]
 pub(super) struct Clock {
     start: Instant,
@@ -24,7 +24,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// From an answer to `TIME` that has just come.
+    /// Makes a clock from a response to `TIME` that was just received.
     pub(super) fn new(time: Value) -> Result<Self, Error> {
         let clock = Self {
             start: Instant::now(),
@@ -35,7 +35,8 @@ impl Clock {
         Ok(clock)
     }
 
-    /// Follows an answer to `TIME` that has just come. One that is no time changes nothing.
+    /// Sets the clock from a response to `TIME` that was just received. On an error it stays as it
+    /// is.
     pub(super) fn set(&self, time: Value) -> Result<(), Error> {
         let [seconds, microseconds] = integers(time)?;
         let milliseconds = seconds
@@ -47,7 +48,7 @@ impl Clock {
         Ok(())
     }
 
-    /// Follows a reading of Redis's clock that has just come, in milliseconds.
+    /// Sets the clock from a reading that was just received, in milliseconds.
     pub(super) fn set_to(&self, milliseconds: i64) {
         let elapsed = self.elapsed();
         self.at_start
@@ -55,13 +56,13 @@ impl Clock {
         self.read_at.store(elapsed, Ordering::Relaxed);
     }
 
-    /// The time since the last reading. Redis's clock may have stepped since.
+    /// The time since the last reading.
     pub(super) fn last_read(&self) -> Duration {
         let elapsed = self.elapsed() - self.read_at.load(Ordering::Relaxed);
         Duration::from_millis(elapsed.unsigned_abs())
     }
 
-    /// How long ago Redis's clock showed this many milliseconds.
+    /// The time since Redis's clock showed this value, in milliseconds.
     pub(super) fn since(&self, milliseconds: u64) -> Duration {
         let at_start = self.at_start.load(Ordering::Relaxed);
         let now = at_start.saturating_add(self.elapsed());

@@ -1,4 +1,4 @@
-//! From entries to deliveries.
+//! Makes deliveries from entries.
 
 use std::{
     sync::Arc,
@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// Makes deliveries of entries.
+/// Makes deliveries from entries.
 pub(super) struct Deliverer {
     pub(super) streams: Arc<StreamSet>,
     pub(super) in_flight: Arc<InFlightTable>,
@@ -43,8 +43,8 @@ pub(super) struct Deliverer {
 }
 
 impl Deliverer {
-    /// Makes deliveries of the entries that a command which was sent at `asked` has fetched. They are
-    /// in flight from now on.
+    /// Makes deliveries from entries that were fetched by a command sent at `asked`, and adds them
+    /// to the in-flight table.
     pub(super) fn deliver(
         &self,
         entries: Vec<Entry>,
@@ -52,7 +52,7 @@ impl Deliverer {
     ) -> Vec<Delivery<RedisSettle>> {
         let keys = entries.iter().map(|entry| (entry.lane, entry.id));
         let guards = self.in_flight.add(keys, asked);
-        // In one piece: to grow a list of this size moves much memory.
+        // Reserved at once: growing a list of this size copies much memory.
         let mut deliveries = Vec::with_capacity(entries.len());
         let mut served: Option<Arc<ServedStream>> = None;
         for (entry, guard) in entries.into_iter().zip(guards) {
@@ -60,8 +60,8 @@ impl Deliverer {
             if served.as_ref().is_none_or(|stream| stream.index != index) {
                 served = self.streams.get(index);
             }
-            // A stream that is not served any more has nothing pending. An entry of it nevertheless is
-            // left to its lease.
+            // A stream that is no longer served should have nothing pending. Its leases expire if
+            // it has.
             if let Some(stream) = &served {
                 deliveries.extend(self.delivery(stream, entry, guard));
             }
@@ -99,7 +99,7 @@ impl Deliverer {
             Lane::Retry(_) => msgpack::unpacked(fields),
         };
         if delivery.attempt > self.settle.max_deliveries {
-            // Not decoded: it may be what ends its workers.
+            // The payload is not decoded: it may have crashed its workers.
             delivery.reply_to = ReplyTo::of_fields(&fields).map(Box::new);
             self.give_up(delivery);
             return None;
@@ -132,20 +132,20 @@ impl Deliverer {
         RedisSettle::new(delivery, &self.settle)
     }
 
-    /// Sets the times that depend on Redis's clock.
+    /// Sets the message's times that depend on Redis's clock.
     fn dated(&self, decoded: Decoded, origin: EntryId) -> Message {
         let mut message = decoded.message;
         let parts = message.parts_mut();
         let accepted = Duration::from_millis(origin.milliseconds);
         parts.accepted_at = SystemTime::UNIX_EPOCH.checked_add(accepted);
         parts.deadline = decoded.time_to_live.map(|life| {
-            // Counted from when the server took the message, on the server's own clock.
+            // Counted from when Redis stored the message, on Redis's clock.
             Deadline::after(life.saturating_sub(self.clock.since(origin.milliseconds)))
         });
         message
     }
 
-    /// Makes a dead letter of a message that was delivered too often.
+    /// Makes a dead letter from a message that was delivered too often.
     fn give_up(&self, delivery: Unsettled) {
         let verdict = Verdict::Dead {
             reason: format!("delivered {} times and never settled", delivery.attempt - 1),
@@ -160,8 +160,8 @@ impl Deliverer {
     }
 }
 
-/// What a retry stream's entry says about where its message comes from, and how often it was
-/// delivered before.
+/// The original stream and id of an entry on the retry stream, and the number of its deliveries so
+/// far.
 fn origin(fields: &[(Bytes, Bytes)], text: Bytes, id: EntryId) -> (Bytes, EntryId, u32) {
     let before = value_of(fields, codec::ATTEMPTS)
         .and_then(|attempts| std::str::from_utf8(attempts).ok()?.parse().ok())

@@ -1,4 +1,4 @@
-//! Events: subscriptions that outlive their connections.
+//! Events: subscriptions that are restored when their connection is lost.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,24 +19,24 @@ use crate::{
     transport::{Counters, Interest, glob},
 };
 
-/// How long the server may take to confirm the subscriptions.
+/// The longest wait for the server to confirm the subscriptions.
 const CONFIRMATION: Duration = Duration::from_secs(5);
-/// How many events are handed over at once at most.
+/// The most events that are handed over at once.
 const BATCH: usize = 256;
-/// How often at most a warning about dropped events is logged.
+/// The shortest time between two warnings about dropped events.
 const WARNING: Duration = Duration::from_secs(5);
 
-/// The subscriptions of a source, on a connection of their own.
+/// The subscriptions of a source, on a separate connection.
 pub(super) struct Subscriber {
     connector: Connector,
     counters: Arc<Counters>,
-    /// What every channel starts with.
+    /// The prefix of every channel.
     prefix: Name,
-    /// Names by their channels.
+    /// Event names by channel.
     events: HashMap<Vec<u8>, Name>,
-    /// Patterns of names by those of their channels.
+    /// Patterns of event names by channel pattern.
     patterns: HashMap<Vec<u8>, Name>,
-    /// What is about to be handed over.
+    /// Events to be handed over next.
     batch: Vec<Message>,
     dropped: usize,
     warned: Option<Instant>,
@@ -65,7 +65,7 @@ impl Subscriber {
         }
     }
 
-    /// Subscribes to everything, and returns when the server has confirmed it.
+    /// Subscribes to all channels and patterns, and waits for the server's confirmation.
     pub(super) async fn subscribe(&self) -> Result<PubSub, Error> {
         let mut connection = self.connector.pubsub().await?;
         let channels: Vec<_> = self.events.keys().map(|name| &name[..]).collect();
@@ -88,9 +88,9 @@ impl Subscriber {
         error::unanswered(self.connector.address()).with_source(refusal)
     }
 
-    /// Hands every event to `offer`, until `closed`. Reading never waits: what `offer` does not
-    /// take out of the list is dropped and counted. `gap` is told when the subscriptions are lost, and for how long
-    /// they were when they are there again.
+    /// Passes events to `offer` until `closed`. Reading never waits: events that `offer` leaves in
+    /// the list are dropped and counted. Calls `gap` with `None` when the subscriptions are lost,
+    /// and with the length of the gap when they are restored.
     pub(super) async fn run(
         mut self,
         first: PubSub,
@@ -123,7 +123,7 @@ impl Subscriber {
         }
     }
 
-    /// Subscribes again, however long it takes.
+    /// Subscribes again, and retries until it succeeds.
     async fn again(&self, outage: &mut Outage) -> PubSub {
         loop {
             sleep(outage.wait()).await;
@@ -140,7 +140,7 @@ impl Subscriber {
         }
     }
 
-    /// Receives until the connection is lost, and says why it is.
+    /// Receives until the connection is lost. Returns the error.
     async fn receive(
         &mut self,
         mut connection: PubSub,
@@ -154,8 +154,8 @@ impl Subscriber {
         }
     }
 
-    /// Hands over this event and those that have come with it: to wake whoever waits for them costs
-    /// as much for many as for one.
+    /// Hands over this event together with those already received: waking the task that waits for
+    /// them costs the same for one as for many.
     fn events(
         &mut self,
         first: Published,
@@ -166,7 +166,7 @@ impl Subscriber {
         while let Some(event) = next {
             self.batch.push(self.message(event));
             let more = self.batch.len() < BATCH;
-            // What is wrong with the connection is said again to whoever asks next.
+            // A connection's error is repeated by the next call, so it may be dropped here.
             next = more
                 .then(|| connection.next().now_or_never())
                 .flatten()
@@ -187,7 +187,7 @@ impl Subscriber {
     }
 
     fn message(&self, event: Published) -> Message {
-        // What comes by a pattern may have any name, be it no text.
+        // A pattern matches channels with any bytes, so the name may not be valid text.
         let known = (event.pattern.is_none()).then(|| self.events.get(&event.channel[..]));
         let name = match known.flatten() {
             Some(name) => name.clone(),

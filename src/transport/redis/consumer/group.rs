@@ -1,4 +1,4 @@
-//! Joining the group and leaving it.
+//! Joins and leaves the group.
 
 use std::sync::Arc;
 
@@ -19,27 +19,27 @@ use crate::{
     },
 };
 
-/// The group, as this consumer joins, finds again and leaves it on each of its streams.
+/// Joins, restores and leaves the group on each stream for this consumer.
 pub(super) struct Group {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
-    /// The start of a group that does not exist yet.
+    /// The start position if the group does not exist yet.
     pub(super) start: Start,
-    /// The application has said what becomes of names that it does not know.
+    /// Set if the application has chosen a policy for unknown names.
     pub(super) knows_unknown_names: bool,
 }
 
-/// What came of the attempt to join.
+/// The result of an attempt to join.
 #[derive(Debug, PartialEq)]
 pub(super) enum Joining {
     Joined {
         others: Vec<String>,
     },
-    /// The group is new, and the stream has others.
+    /// The group is new, and the stream has other groups.
     Choose {
         others: Vec<String>,
     },
-    /// A key is of another type.
+    /// A key has another type.
     NoStream {
         key: String,
         kind: String,
@@ -47,7 +47,7 @@ pub(super) enum Joining {
 }
 
 impl Joining {
-    /// From the script's answer: a list of texts.
+    /// Decodes the script's response, a list of strings.
     pub(super) fn read(answer: Value) -> Result<Self, Error> {
         let texts = array(answer)?.into_iter().map(|text| {
             let text = bytes(text)?;
@@ -73,7 +73,7 @@ impl Joining {
 }
 
 impl Group {
-    /// Makes sure that the group exists on these streams and that this consumer may read with it.
+    /// Creates the group on these streams if needed, and checks this consumer's permissions.
     pub(super) async fn join_all(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
         let joined = join_all(streams.iter().map(|stream| self.join(stream))).await;
         joined.into_iter().collect::<Result<(), _>>()?;
@@ -83,8 +83,8 @@ impl Group {
         }
     }
 
-    /// Makes sure that the group exists on a stream, and that it is known what becomes of what is on it
-    /// for others.
+    /// Creates the group on a stream if needed. Fails if the stream has other groups and the
+    /// application has not chosen what to do with unknown names.
     pub(super) async fn join(&self, stream: &ServedStream) -> Result<(), Error> {
         let others = self.create(stream, start(&self.start)).await?;
         if !others.is_empty() && !self.knows_unknown_names {
@@ -100,9 +100,9 @@ impl Group {
         Ok(())
     }
 
-    /// Creates the group again after it has vanished. Where its stream stayed it goes on behind the last
-    /// entry that it is known to have delivered; a stream that was emptied is read from the beginning.
-    /// What was pending for workers that are gone has vanished with the group.
+    /// Creates the group again after it was deleted. If its stream still has its entries, the group
+    /// continues behind the last entry that it is known to have delivered; otherwise it starts at
+    /// the beginning. The deleted group's pending entries are lost.
     pub(super) async fn rejoin(&self, stream: &ServedStream) -> Result<(), Error> {
         self.create(stream, "after").await.map(drop)
     }
@@ -150,10 +150,10 @@ impl Group {
         }
     }
 
-    /// Uses each right that only matters later, in a way that changes nothing, so that a missing
-    /// one is an error now and not a worker that does nothing.
+    /// Tries each permission that is needed only later, without any effect, so that a missing one
+    /// is an error now.
     async fn try_rights(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
-        // A new consumer has no history. Reading it raises no counts then.
+        // A new consumer has no history, so reading it increments no delivery counts.
         let keys = streams
             .iter()
             .flat_map(|stream| [&*stream.keys.stream, &stream.keys.retry]);
@@ -175,7 +175,7 @@ impl Group {
         Ok(())
     }
 
-    /// Leaves the group on a stream, if nothing is pending for this worker there.
+    /// Leaves the group on a stream, if nothing is pending for this consumer there.
     pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
         let keys = [&*stream.keys.stream, &*stream.keys.retry];
         let args = |cmd: &mut redis::Cmd| {

@@ -1,4 +1,4 @@
-//! The time for which this consumer has renewed its leases without a break.
+//! The time for which this consumer has renewed its leases without interruption.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// The streak of renewals. Only a consumer that has renewed its own leases for a whole lease can tell
-/// that another one has not: after Redis was stopped every consumer looks silent.
+/// The streak of renewals. After Redis was paused every consumer looks silent. Only a consumer that
+/// has renewed its own leases for a whole lease can tell that another one has not.
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<Option<Streak>>);
 
@@ -15,11 +15,11 @@ pub(super) struct Health(Mutex<Option<Streak>>);
 struct Streak {
     first: Instant,
     last: Instant,
-    /// Redis's clock at the last renewal.
+    /// The reading of Redis's clock that came with the last renewal.
     reading: ClockReading,
 }
 
-/// A reading of Redis's clock, which was taken between two moments.
+/// A reading of Redis's clock, taken between `asked` and `answered`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClockReading {
     pub(super) asked: Instant,
@@ -29,12 +29,12 @@ pub(super) struct ClockReading {
 }
 
 impl Health {
-    /// Notes a renewal that has just succeeded, with the reading of Redis's clock that came with it.
+    /// Records a renewal that has just succeeded, with its reading of Redis's clock.
     ///
-    /// A renewal later than `max_between` begins the streak anew. So does a server's clock that has
-    /// gone forward by more than a `tick` beyond the monotonic clock: everything looks idle for as
-    /// long as that step was, until each holder has renewed once more. A step back makes nothing look
-    /// idle, so the streak goes on.
+    /// The streak starts again if the renewal came later than `max_between`. It also starts again
+    /// if Redis's clock went forward by a `tick` more than the monotonic clock: all entries look
+    /// idle by that much until each holder has renewed once more. After a step back no entry looks
+    /// idle, so the streak continues.
     pub(super) fn renewed(&self, reading: ClockReading, max_between: Duration, tick: Duration) {
         let now = Instant::now();
         let mut streak = lock(&self.0);
@@ -51,18 +51,18 @@ impl Health {
         });
     }
 
-    /// Notes a renewal that has failed.
+    /// Records a failed renewal.
     pub(super) fn failed(&self) {
         *lock(&self.0) = None;
     }
 
-    /// The time on Redis's clock until which the streak counts if no renewal follows.
+    /// The time on Redis's clock until which the streak lasts without another renewal.
     pub(super) fn until(&self, max_between: Duration) -> Option<i64> {
         let streak = *lock(&self.0);
         Some(streak?.reading.on_server + max_between.as_millis() as i64)
     }
 
-    /// The length of the streak; zero when the last renewal is longer ago than `max_between`.
+    /// The length of the streak; zero if the last renewal is longer ago than `max_between`.
     pub(super) fn lasts(&self, max_between: Duration) -> Duration {
         let streak = lock(&self.0);
         match *streak {

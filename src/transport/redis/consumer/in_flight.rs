@@ -1,4 +1,4 @@
-//! The deliveries of this consumer that are running or settling: the one place that knows them.
+//! The deliveries of this consumer that are running or settling.
 
 use std::{
     collections::BTreeMap,
@@ -22,39 +22,40 @@ use crate::{
 /// The key of a delivery.
 pub(super) type Key = (Lane, EntryId);
 
-/// The deliveries whose leases are renewed: each from its fetch until the server has confirmed its
+/// The deliveries whose leases are renewed: from the fetch until the server has confirmed the
 /// settlement.
 #[derive(Debug, Default)]
 pub(super) struct InFlightTable {
     deliveries: Mutex<Deliveries>,
-    /// The number of verdicts that were given and are not confirmed yet.
+    /// The number of verdicts that are given and not confirmed yet.
     settling: AtomicUsize,
-    /// Notified when the last of these is confirmed.
+    /// Notified when `settling` falls to zero.
     settled: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Deliveries {
     by_key: HashMap<Key, Entry>,
-    /// The number of those that are not settling.
+    /// The number of deliveries that are not settling.
     running: usize,
     tenures: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// Tells this delivery from another one of the same entry, which was lost and fetched again.
+    /// Distinguishes this delivery from an earlier one of the same entry, which was lost and
+    /// fetched again.
     tenure: u64,
     lease: Lease,
     renewed: Instant,
-    /// Set once its settlement is about to be sent. That the entry is not pending any more may be
-    /// this consumer's own doing then, so it is not reported as a lost lease.
+    /// Set before the settlement is sent. A later "not pending" may be its effect, so it is not
+    /// reported as a lost lease.
     settling: bool,
 }
 
 impl InFlightTable {
-    /// Adds deliveries that were fetched, or whose leases were renewed, by a command that was sent at
-    /// `at`. The guards come in the order of the keys.
+    /// Adds deliveries that were fetched, or whose leases were renewed, by a command sent at `at`.
+    /// The guards are in the order of the keys.
     pub(super) fn add(
         self: &Arc<Self>,
         keys: impl ExactSizeIterator<Item = Key>,
@@ -91,12 +92,12 @@ impl InFlightTable {
         self.lock().by_key.contains_key(&key)
     }
 
-    /// Returns `true` if a delivery has no verdict that is being carried out.
+    /// Returns `true` if a delivery is running, that is, not settling.
     pub(super) fn has_running(&self) -> bool {
         self.lock().running > 0
     }
 
-    /// Marks deliveries as settling: their settlements are sent from now on.
+    /// Marks deliveries as settling, before their settlements are sent.
     pub(super) fn mark_settling<'a>(&self, guards: impl IntoIterator<Item = &'a LeaseGuard>) {
         let mut deliveries = self.lock();
         for guard in guards {
@@ -107,7 +108,7 @@ impl InFlightTable {
         }
     }
 
-    /// Removes deliveries, as dropping their guards would, under one lock.
+    /// Removes deliveries, as dropping each guard would, but locks only once.
     pub(super) fn release<'a>(&self, guards: impl IntoIterator<Item = &'a mut LeaseGuard>) {
         let mut confirmed = 0;
         let mut deliveries = self.lock();
@@ -120,7 +121,7 @@ impl InFlightTable {
         self.confirm(confirmed);
     }
 
-    /// Waits until no verdict is on its way.
+    /// Waits until all verdicts that were given are confirmed.
     pub(super) async fn all_settled(&self) {
         loop {
             let settled = self.settled.notified();
@@ -131,7 +132,7 @@ impl InFlightTable {
         }
     }
 
-    /// The deliveries that were not renewed for this long, by their lanes, the oldest entry first.
+    /// The deliveries that were not renewed for `age`, by lane, the oldest entry first.
     pub(super) fn older_than(&self, age: Duration) -> Vec<(Lane, Vec<EntryId>)> {
         let now = Instant::now();
         let mut old = BTreeMap::<Lane, Vec<EntryId>>::new();
@@ -147,7 +148,7 @@ impl InFlightTable {
         old
     }
 
-    /// Notes that deliveries were renewed by a command that was sent at `at`.
+    /// Records that deliveries were renewed by a command sent at `at`.
     pub(super) fn renewed(&self, lane: Lane, ids: &[EntryId], at: Instant) {
         let mut deliveries = self.lock();
         for id in ids {
@@ -157,8 +158,9 @@ impl InFlightTable {
         }
     }
 
-    /// Removes a delivery that is not pending for this consumer any more. Returns its lease, to be
-    /// [lost](Lease::lose) once the loss is counted; `None` if it is not in the table, or is settling.
+    /// Removes a delivery that is no longer pending for this consumer. Returns its lease, to be
+    /// [lost](Lease::lose) once the loss is counted. `None` if it is not in the table, or is
+    /// settling.
     pub(super) fn lose(&self, key: Key) -> Option<Lease> {
         let mut deliveries = self.lock();
         let entry = deliveries.by_key.get(&key).filter(|it| !it.settling)?;
@@ -175,7 +177,7 @@ impl InFlightTable {
     }
 
     fn lock(&self) -> MutexGuard<'_, Deliveries> {
-        // No code of users runs under the lock, so a panic cannot leave the map half changed.
+        // No user code runs under the lock, so a panic cannot leave the map half changed.
         lock(&self.deliveries)
     }
 }
@@ -205,15 +207,15 @@ pub(super) struct LeaseGuard {
 }
 
 impl LeaseGuard {
-    /// Counts its verdict as given, until the guard is dropped or released.
+    /// Counts the verdict as given until the guard is dropped or released.
     pub(super) fn give_verdict(&mut self) {
         if !std::mem::replace(&mut self.verdict_given, true) {
             self.table.settling.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// Removes a delivery whose settlement has found that another consumer has the entry. Returns
-    /// whether the loss was not known before.
+    /// Removes a delivery whose settlement found that another consumer has the entry. Returns
+    /// `true` if the loss was not known before.
     pub(super) fn lose(&self) -> bool {
         let is_news = !self.lease.is_lost();
         if is_news {

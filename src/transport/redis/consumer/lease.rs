@@ -1,4 +1,4 @@
-//! Renews the leases of what is in flight.
+//! Renews the leases of deliveries in flight.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The most leases that one call renews.
+/// The most leases that one command renews.
 const MAX_RENEWED: usize = 500;
 
 pub(super) struct LeaseRenewer {
@@ -31,11 +31,11 @@ pub(super) struct LeaseRenewer {
     pub(super) report: Arc<Report>,
 }
 
-/// The leases that are old enough to be renewed, by their lanes, the oldest entry first.
+/// The leases that are old enough to be renewed, by lane, the oldest entry first.
 pub(super) struct Due(Vec<(Lane, Vec<EntryId>)>);
 
 impl Due {
-    /// The part that one call renews, and the rest.
+    /// Splits off the leases that one command renews. Returns them and the rest.
     pub(super) fn split(self) -> (Self, Self) {
         let (mut first, mut rest, mut room) = (Vec::new(), Vec::new(), MAX_RENEWED);
         for (lane, mut ids) in self.0 {
@@ -50,7 +50,7 @@ impl Due {
         (Self(first), Self(rest))
     }
 
-    /// Returns `true` if there are leases on a stream.
+    /// Returns `true` if there are leases on this stream.
     pub(super) fn has(&self, stream: &ServedStream) -> bool {
         let lanes = stream.lanes();
         self.0.iter().any(|(lane, _)| lanes.contains(lane))
@@ -64,12 +64,12 @@ impl Due {
 }
 
 impl LeaseRenewer {
-    /// The leases that were not renewed for a third of the lease.
+    /// The leases that were last renewed a third of the lease ago, or earlier.
     pub(super) fn due(&self) -> Due {
         Due(self.in_flight.older_than(self.member.lease / 3))
     }
 
-    /// Notes what a tick has renewed, and renews the rest.
+    /// Records the leases that a tick has renewed, and renews the rest.
     pub(super) async fn ticked(
         &self,
         server: &UpkeepConnection,

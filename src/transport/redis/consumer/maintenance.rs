@@ -1,5 +1,5 @@
-//! Maintains the stream and the group: delivers what is due, trims what is handled, deletes consumers
-//! that are gone, and follows Redis's clock.
+//! Maintains the stream and the group: delivers due messages, trims handled entries, deletes dead
+//! consumers, and follows Redis's clock.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,19 +22,19 @@ use crate::transport::redis::{
     scripts,
 };
 
-/// The most streams that one tick maintains: the server does nothing else meanwhile. More of them are
-/// maintained in turn.
+/// The most streams that one tick maintains, since a script blocks the server. The others follow in
+/// the next ticks.
 const MAX_MAINTAINED: usize = 256;
-/// The longest time between two trims of a stream on which nothing seems to happen. Another group may
-/// have finished what was left.
+/// The longest time between two trims of a stream without progress in this group. Another group may
+/// have made some.
 const IDLE_TRIM: Duration = Duration::from_secs(30);
-/// The time between two trims, by whichever worker comes first.
+/// The time between two trims, by any worker.
 const TRIM: Duration = Duration::from_secs(1);
-/// The time between two reports of a foreign consumer that prevents trimming.
+/// The time between two warnings about a foreign consumer that prevents trimming.
 const BLOCKED: Duration = Duration::from_secs(600);
-/// The time between two searches of the group for consumers that are gone.
+/// The time between two searches of the group for dead consumers.
 const REAP: Duration = Duration::from_secs(30);
-/// The silence after which a consumer with nothing pending is deleted.
+/// A consumer that is silent for this long, and has nothing pending, is deleted.
 const GONE: Duration = Duration::from_secs(60);
 
 pub(super) struct Maintenance {
@@ -44,30 +44,30 @@ pub(super) struct Maintenance {
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<Clock>,
     pub(super) due: Arc<Alarm>,
-    /// Once it is stopped this consumer gives no more signs of life.
+    /// When it is stopped this consumer no longer marks itself as alive.
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
     pub(super) foreign_lease: Duration,
     pub(super) turns: Turns,
 }
 
-/// The turns of the streams.
+/// The order in which ticks maintain the streams.
 #[derive(Default)]
 pub(super) struct Turns {
-    /// The index of the stream with which the next tick begins.
+    /// The index of the first stream of the next tick.
     next: u32,
     last: HashMap<u32, Last>,
 }
 
-/// The last time of each step on a stream.
+/// The time of each step's last run on a stream.
 struct Last {
     sign_of_life: Instant,
     trim: Instant,
     reap: Instant,
-    /// The state of the group when the stream was trimmed last, and now.
+    /// The state of the group at the last trim, and now.
     trimmed_at: Option<GroupFacts>,
     facts: Option<GroupFacts>,
-    /// The consumer that was reported to prevent trimming.
+    /// The consumer that was last reported to prevent trimming.
     blocked: Option<(Bytes, Instant)>,
 }
 
@@ -86,8 +86,8 @@ impl Last {
 }
 
 impl Maintenance {
-    /// Delivers what is due on these streams: to the retry stream, and what senders have delayed to the
-    /// stream itself.
+    /// Delivers the due messages of these streams: redelivered ones to the retry stream, delayed
+    /// tasks to the stream itself.
     pub(super) async fn promote(&self, server: &UpkeepConnection, streams: Vec<u32>) {
         for stream in streams {
             let Some(stream) = self.streams.get(stream) else {
@@ -102,7 +102,7 @@ impl Maintenance {
         }
     }
 
-    /// Moves one slice of what is due: between two of them the leases are renewed.
+    /// Moves due messages in slices for a bounded time, since leases are renewed in between.
     async fn move_due(&self, server: &UpkeepConnection, stream: &ServedStream, keys: [&str; 3]) {
         let end = Instant::now() + self.member.interval() / 4;
         loop {
@@ -122,7 +122,7 @@ impl Maintenance {
         }
     }
 
-    /// Sets the alarm for the next message that is due. Returns `true` if some are due already.
+    /// Sets the alarm for the next due message. Returns `true` if more messages are due already.
     fn moved(&self, stream: &ServedStream, promoted: Result<Promoted, String>) -> bool {
         let promoted = match promoted {
             Ok(promoted) => promoted,
@@ -137,15 +137,15 @@ impl Maintenance {
         }
         let next = promoted.next;
         if let Some(wait) = next.filter(|wait| !wait.is_zero()) {
-            // A millisecond later: Redis counts whole ones.
+            // Rounded up, since Redis counts whole milliseconds.
             let wait = wait + Duration::from_millis(1);
             self.due.set(stream.index, wait);
         }
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
 
-    /// The steps of a tick. All streams with leases to renew are in it, and of the others those whose
-    /// turn it is.
+    /// The steps of the next tick: for all streams with leases to renew, and for some of the others
+    /// in turn.
     pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> Request {
         let streams = self.streams.all();
         if self.turns.last.len() > streams.len() {
@@ -168,7 +168,8 @@ impl Maintenance {
                 in_turn.push((stream.clone(), steps));
             }
         }
-        // A little less than the period, or the worker that opened the gate would miss every other turn.
+        // A little less than the period, or the worker that opened the gate would miss every second
+        // turn.
         let gate = |period: Duration| period.as_millis() as u64 * 9 / 10;
         Request {
             foreign_lease: self.foreign_lease.as_millis() as u64,
@@ -181,10 +182,10 @@ impl Maintenance {
         }
     }
 
-    /// The steps on a stream whose time has come.
+    /// The steps that are due on a stream.
     fn steps(&mut self, stream: u32) -> Steps {
         let lease = self.member.lease;
-        // After the server's clock has stepped forward every consumer looks gone.
+        // After a step of the server's clock every consumer looks dead.
         let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
         let last = self.turns.last.entry(stream).or_insert_with(Last::now);
         let is_due = |last: &mut Instant, period: Duration| {
@@ -207,18 +208,18 @@ impl Maintenance {
         }
     }
 
-    /// Returns `true` if the group has nothing pending on any stream, as far as the last ticks say.
+    /// Returns `true` if the last ticks found nothing pending in the group on any stream.
     pub(super) fn is_idle(&self) -> bool {
         let nothing = |last: &Last| last.facts.is_some_and(|it| it.pending == 0);
         self.turns.last.len() == self.streams.all().len() && self.turns.last.values().all(nothing)
     }
 
-    /// Takes note of the server's clock.
+    /// Sets the clock from the server's time.
     pub(super) fn note_time(&self, time: i64) {
         self.clock.set_to(time);
     }
 
-    /// Takes note of what a tick has done on a stream.
+    /// Records a tick's results for a stream.
     pub(super) fn ticked(&mut self, stream: &ServedStream, tick: Maintained) {
         for promoted in tick.promoted {
             if self.moved(stream, promoted) {
@@ -238,13 +239,13 @@ impl Maintenance {
                     stream.note_delivered(delivered);
                 }
             }
-            // Without the group, which the fetch creates again.
+            // The group does not exist. The fetch creates it again.
             Err(_) => stream.set_pending(true),
         }
         match tick.trim_blocked {
             Ok(by) => {
                 if by.is_some() {
-                    // It may leave, without any progress of this group.
+                    // Trim again even without progress of this group: that consumer may leave.
                     last.trimmed_at = None;
                 }
                 report_blocked(stream, last, by);
@@ -267,7 +268,7 @@ fn failed(stream: &ServedStream, what: &str, error: &str) {
     tracing::warn!(%stream, error, "{what}; trying again later");
 }
 
-/// Names the consumer that prevents trimming, now and then: the stream grows.
+/// Warns about the consumer that prevents trimming, at most once in [`BLOCKED`]: the stream grows.
 fn report_blocked(stream: &ServedStream, last: &mut Last, by: Option<(Bytes, Bytes)>) {
     let Some((group, consumer)) = by else { return };
     let known = |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BLOCKED;

@@ -1,4 +1,4 @@
-//! This consumer's membership in the group: the names that its commands carry.
+//! This consumer's membership in the group: the names in its commands.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::{
     transport::redis::{entry::EntryId, ids::unique},
 };
 
-/// The first part of our consumers' names. A consumer with any other name renews no leases. The lease
-/// by which a consumer renews follows: a claim is judged by that one (`scripts/holder.lua`).
+/// The first part of our consumers' names, followed by the consumer's lease: `scripts/holder.lua`
+/// judges idle entries by it. Consumers with other names renew no leases.
 pub(in crate::transport::redis) const CONSUMER_PREFIX: &str = "campanile-";
 
-/// A consumer of a group. On each stream that it serves the group and the consumer have the same names.
+/// A consumer of a group. It uses the same two names on each stream.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) group: Name,
-    /// The consumer's name, which no other consumer has.
+    /// The consumer's unique name.
     pub(super) consumer: String,
     pub(super) lease: Duration,
 }
@@ -31,23 +31,24 @@ impl Member {
         }
     }
 
-    /// The time between two looks at the pending entries of others: a second, or less with a short lease.
+    /// The time between two scans of the pending entries: a tenth of the lease, between 20 ms and a
+    /// second.
     pub(super) fn interval(&self) -> Duration {
         (self.lease / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
-    /// The longest time for which a read blocks, and the time between two ticks of the upkeep while the
-    /// group has nothing pending.
+    /// The longest time for which a read blocks. Also the time between two ticks of the upkeep
+    /// while the group has nothing pending.
     pub(super) fn max_block(&self) -> Duration {
         2 * self.interval()
     }
 
-    /// The longest time between two renewals with which a consumer counts as healthy.
+    /// The longest time between two renewals of a healthy consumer.
     pub(super) fn max_between_renewals(&self) -> Duration {
         self.lease / 3 + self.interval()
     }
 
-    /// The arguments of `renew.lua` for these entries.
+    /// The arguments with which `renew.lua` renews these entries.
     pub(super) fn renewal(&self, ids: &[EntryId]) -> impl FnOnce(&mut Cmd) {
         move |cmd| {
             cmd.arg(self.group.as_str()).arg(&self.consumer);
@@ -57,7 +58,8 @@ impl Member {
         }
     }
 
-    /// `XREADGROUP` for this consumer: of each stream what is behind `from`, `>` for new entries.
+    /// An `XREADGROUP` of this consumer: on each stream the entries behind `from`, or new ones for
+    /// `>`.
     pub(super) fn read_group<'a>(
         &self,
         count: usize,
@@ -86,9 +88,8 @@ impl Member {
     }
 }
 
-/// A name that no other consumer has: the lease by which it renews, the host, the process, and a UUID
-/// for consumers that these do not tell apart. No host's name has a `=`, so names without a lease are
-/// recognised.
+/// A unique name: the lease, the host, the process, and a UUID. No host name contains a `=`, which
+/// marks names with a lease.
 fn consumer(lease: Duration) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()

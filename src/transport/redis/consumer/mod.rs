@@ -1,9 +1,8 @@
-//! The serving half: a consumer of the group, and a subscriber of the events.
+//! The serving half: a consumer of the group, and a subscriber to events.
 //!
-//! A [`RedisSource`] reads the group's stream and the group's own retry stream, on a connection of
-//! its own, and no more than it is asked for. What it fetched it holds under a lease, which a thread
-//! of its own renews until the delivery is settled; a worker that is gone stops to renew, and another
-//! claims its deliveries.
+//! A [`RedisSource`] reads the stream and the group's retry stream over a separate connection, and
+//! only as much as it is asked for. A thread renews the leases of fetched deliveries until they are
+//! settled. A dead worker renews nothing, so another worker claims its deliveries.
 //!
 //! This module wires the parts and owns no logic:
 //!
@@ -16,13 +15,13 @@
 //! ```
 //!
 //! # Cancel safety
-//! A read is never broken off, since it may have taken entries: `next` asks a task for deliveries,
-//! and what comes after it was dropped is kept for the next call or given back.
+//! A read is never cancelled, since it may have claimed entries: a task reads for `next`. What
+//! arrives after a `next` was dropped is kept for the following call or released.
 //!
 //! # Delivery guarantee
-//! Whatever happens to a delivery is one atomic step on the server, fenced by who it is pending
-//! for, so a verdict that comes late or twice changes nothing. Only that it is done is not fenced: the
-//! first to finish wins, and answers.
+//! A settlement is one atomic step on the server. It takes effect only if the entry is still
+//! pending for this consumer, so a late or repeated verdict changes nothing. The exception is the
+//! verdict *done*: the first worker to finish acknowledges the entry and replies.
 
 mod alarm;
 mod canary;
@@ -111,12 +110,12 @@ pub struct RedisSource {
     in_flight: Arc<InFlightTable>,
     group: Arc<Group>,
     blocked: Arc<BlockedRead>,
-    /// Kept for the handle, which asks for it.
+    /// Kept for the handle, which shows it.
     state: Arc<State>,
-    /// The requests of the handle that it was opened with. They end with the handle's last clone,
-    /// which this is not.
+    /// The RPC client of the handle that opened this source. It ends with that handle's last clone,
+    /// so the reference is weak.
     rpc: Weak<OnceLock<Arc<Hub>>>,
-    /// The task that fetches; none where nothing is read from the stream.
+    /// The task that fetches; `None` if the stream is not read.
     fetch: Option<JoinHandle<()>>,
     ends: Ends,
 }
@@ -124,12 +123,13 @@ pub struct RedisSource {
 impl Transport for Redis {
     type Source = RedisSource;
 
-    /// Waits for a server that is away, not ready, or takes no writes, and logs the cause as a
-    /// warning every few seconds. What does not pass is an error at once: a wrong password, a missing
-    /// right, a key of another type.
+    /// Waits while the server is unreachable, not ready, or refuses writes, and logs the cause as a
+    /// warning every few seconds. A permanent error is returned at once: a wrong password, a
+    /// missing permission, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let listed = listed(&self.settings)?;
-        // One member for all attempts: each may leave its consumer in the group.
+        // The same member for all attempts, since a failed attempt may leave its consumer in the
+        // group.
         let group = self.settings.group.clone();
         let member = Arc::new(Member::new(group, self.settings.lease));
         let mut outage = Outage::default();
@@ -148,7 +148,8 @@ impl Transport for Redis {
     }
 }
 
-/// The streams that the settings list, with their keys and weights. None where they are registered.
+/// The keys and weights of the streams that the settings list; empty if the streams come from a
+/// registry.
 fn listed(settings: &Settings) -> Result<Vec<(Keys, u32)>, Error> {
     let group = &settings.group;
     settings
@@ -156,7 +157,7 @@ fn listed(settings: &Settings) -> Result<Vec<(Keys, u32)>, Error> {
         .as_ref()
         .map_or(Ok(()), Streams::validate)?;
     if let Some(registry) = settings.served_registry() {
-        // The group's name is checked with a stream's.
+        // Only to check the names: the registry's as if it were a stream's.
         Keys::new(registry, group)?;
     }
     let listed = settings.listed_streams().into_iter();
@@ -172,7 +173,7 @@ fn served(listed: &[(Keys, u32)]) -> Vec<Arc<ServedStream>> {
 }
 
 impl Redis {
-    /// Opens a source, if the server is ready for it.
+    /// Opens a source if the server is ready for it.
     async fn attempt(
         self,
         interest: &Interest,
@@ -244,7 +245,7 @@ impl Redis {
             };
             tokio::spawn(subscriber.run(first, ends.closed.clone(), offer, gap));
         }
-        // Without a fetch there is nothing to be asked of the stream.
+        // Without a fetch, `next` need not ask the stream first.
         buffer.set_reading(!interest.stream);
         if !interest.stream {
             return Ok(source);
@@ -407,13 +408,13 @@ impl Source for RedisSource {
         }
         let (deliveries, events) = self.buffer.rest();
         self.report.counters.events_dropped.add(events as u64);
-        // Without a server the leases end by themselves.
+        // Without a server the leases expire.
         let _ = timeout(self.settings.lease, fetch::give_back(deliveries)).await;
     }
 
     async fn close(mut self) -> Result<(), Error> {
         self.stop().await;
-        // The leases of what cannot be settled by then have ended.
+        // After that time the leases have expired anyway.
         let settled = timeout(self.settings.lease, self.in_flight.all_settled()).await;
         if settled.is_err() {
             return Err(error::unanswered(&self.address));
@@ -431,7 +432,8 @@ impl Source for RedisSource {
 }
 
 impl Drop for RedisSource {
-    /// Ends what runs beside the source. Deliveries that were not handed out are left to their leases.
+    /// Stops the tasks of the source. Deliveries that were not handed out stay pending until their
+    /// leases expire.
     fn drop(&mut self) {
         self.buffer.stop();
         self.ends.closed.cancel();

@@ -1,16 +1,16 @@
-//! Poison candidates: messages that may have ended several workers.
+//! Poison candidates: messages that may have crashed several workers.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-/// Whether an entry with this count of deliveries may be what ended the workers that had it.
+/// Returns `true` if an entry that was delivered this often may have crashed its workers.
 pub(super) fn is_candidate(deliveries: u32) -> bool {
     deliveries > 2
 }
 
-/// The place of the one poison candidate that a worker runs at a time.
+/// A slot for one poison candidate: a worker runs one at a time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PoisonSlot(Arc<AtomicBool>);
 
@@ -19,8 +19,8 @@ impl PoisonSlot {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Takes the place for a candidate that was claimed; it is free again when the guard of that
-    /// delivery is dropped.
+    /// Takes the slot for a claimed candidate. The slot is free again when the delivery's guard is
+    /// dropped.
     pub(super) fn take(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
@@ -31,7 +31,7 @@ impl PoisonSlot {
     }
 }
 
-/// Frees the place when it is dropped.
+/// Frees the slot when it is dropped.
 #[derive(Debug)]
 pub(super) struct PoisonGuard(PoisonSlot);
 

@@ -1,4 +1,4 @@
-//! The buffer between the tasks that fetch and `Source::next`, with the demand for more.
+//! The buffer between the task that fetches and `Source::next`, and the demand for more.
 
 use std::{
     collections::VecDeque,
@@ -17,34 +17,35 @@ use crate::{message::Message, sync::lock, transport::Delivery};
 
 type Deliveries = Vec<Delivery<RedisSettle>>;
 
-/// How long a surplus waits for somebody to ask for it before it is given back.
+/// The time after which deliveries that were not asked for are released.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long the stream may take to answer before waiting events go first.
+/// The time for which `next` waits for the stream before it returns events.
 const TURN: Duration = Duration::from_millis(5);
 
 /// Deliveries and events that were fetched and not handed out yet.
 #[derive(Debug)]
 pub(super) struct PrefetchBuffer {
     state: Mutex<State>,
-    /// How many events may wait.
+    /// The most events in the buffer.
     event_buffer: usize,
-    /// Wakes the reader: something is asked for, or nothing will be any more.
+    /// Wakes the task that fetches: there is demand, or the buffer was stopped.
     wanted: Notify,
-    /// Wakes `next`: something has come.
+    /// Wakes `next`: something has arrived.
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// From the stream: more than was asked for only where an answer held more than it should.
+    /// Deliveries from the stream. There are more than the demand only if a response had too many,
+    /// or the call of `next` was dropped.
     ready: VecDeque<Delivery<RedisSettle>>,
     events: VecDeque<Delivery<RedisSettle>>,
-    /// How many deliveries are asked for right now.
+    /// The number of deliveries that `next` waits for.
     demand: usize,
-    /// Whose turn it is to be handed out first.
+    /// Set if events are handed out first next time. It alternates.
     events_first: bool,
-    /// Whether the reader waits for the stream: what comes will be here without being asked for.
+    /// Set while a read waits on the stream: what arrives there needs no demand.
     reading: bool,
     stopped: bool,
 }
@@ -53,9 +54,8 @@ struct State {
 pub(super) enum Demand {
     /// Fetch this many.
     Deliveries(usize),
-    /// Give these back: nobody wants them.
+    /// Release these, for which there was no demand.
     Nothing(Deliveries),
-    /// End.
     Stop,
 }
 
@@ -69,7 +69,7 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Waits until something is asked for.
+    /// Waits until the task that fetches has something to do.
     pub(super) async fn demanded(&self) -> Demand {
         loop {
             let surplus = {
@@ -93,12 +93,12 @@ impl PrefetchBuffer {
         }
     }
 
-    /// How many deliveries are asked for right now.
+    /// The number of deliveries that `next` waits for.
     pub(super) fn demand(&self) -> usize {
         self.lock().demand
     }
 
-    /// Adds what was fetched.
+    /// Adds fetched deliveries.
     pub(super) fn put(&self, deliveries: Deliveries) {
         if deliveries.is_empty() {
             return;
@@ -106,7 +106,7 @@ impl PrefetchBuffer {
         let mut state = self.lock();
         state.demand = state.demand.saturating_sub(deliveries.len());
         if state.ready.is_empty() {
-            // A conversion in place: a delivery is large, and moving hundreds is felt.
+            // Converts in place, since moving hundreds of deliveries is measurable.
             state.ready = deliveries.into();
         } else {
             state.ready.extend(deliveries);
@@ -115,7 +115,7 @@ impl PrefetchBuffer {
         self.arrived.notify_one();
     }
 
-    /// Takes events out of this list, the first first, as many as there is room for.
+    /// Takes events from the front of the list while there is room.
     pub(super) fn offer(&self, events: &mut Vec<Message>) {
         let mut state = self.lock();
         if state.stopped {
@@ -129,8 +129,8 @@ impl PrefetchBuffer {
         self.arrived.notify_one();
     }
 
-    /// Waits for deliveries, at most `max`. When it is dropped nothing is asked for any more, and
-    /// what comes nevertheless is kept.
+    /// Waits for at most `max` deliveries. When it is dropped the demand ends, and what arrives
+    /// later is kept.
     pub(super) async fn take(&self, max: usize) -> Deliveries {
         let _asked = Asked(self);
         self.give_the_stream_its_turn(max).await;
@@ -152,9 +152,8 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Where events wait, and it is the stream's turn and nobody has asked it: asks, and waits for
-    /// the answer that comes at once if there is one. Otherwise events that come faster than they
-    /// are handled would be all that is ever handed out.
+    /// If only events are ready, and it is the stream's turn, asks the stream and waits for a
+    /// moment. Otherwise a steady flow of events would starve the stream.
     async fn give_the_stream_its_turn(&self, max: usize) {
         {
             let mut state = self.lock();
@@ -173,12 +172,12 @@ impl PrefetchBuffer {
         let _ = timeout(TURN, answered).await;
     }
 
-    /// Whether the reader waits for the stream.
+    /// Sets whether a read waits on the stream.
     pub(super) fn set_reading(&self, reading: bool) {
         self.lock().reading = reading;
     }
 
-    /// Ends the fetching.
+    /// Stops the fetching.
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.wanted.notify_waiters();
@@ -189,7 +188,7 @@ impl PrefetchBuffer {
         self.lock().stopped
     }
 
-    /// Sleeps, and no longer than until the fetching ends.
+    /// Sleeps until then, or until the buffer is stopped.
     pub(super) async fn pause(&self, wait: Duration) {
         tokio::select! {
             biased;
@@ -198,7 +197,7 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Waits until the fetching ends.
+    /// Waits until the buffer is stopped.
     pub(super) async fn stopped(&self) {
         loop {
             let woken = self.wanted.notified();
@@ -209,7 +208,7 @@ impl PrefetchBuffer {
         }
     }
 
-    /// What was not handed out: deliveries, and how many events.
+    /// Takes the deliveries that were not handed out, and the number of such events.
     pub(super) fn rest(&self) -> (Deliveries, usize) {
         let mut state = self.lock();
         let events = state.events.len();
@@ -228,7 +227,7 @@ impl State {
             return std::mem::take(&mut self.ready).into();
         }
         let mut taken = Vec::new();
-        // Neither may starve the other where both always have something.
+        // Alternates, so that neither starves the other.
         let order = match self.events_first {
             true => [&mut self.events, &mut self.ready],
             false => [&mut self.ready, &mut self.events],
@@ -242,7 +241,7 @@ impl State {
     }
 }
 
-/// Withdraws what `next` asked for.
+/// Withdraws the demand of `next` when it is dropped.
 struct Asked<'a>(&'a PrefetchBuffer);
 
 impl Drop for Asked<'_> {

@@ -1,4 +1,4 @@
-//! What the serving half reads of the server's answers, in one list: for tests and fuzz targets.
+//! All functions of the serving half that decode responses, for tests and fuzz targets.
 
 use super::{claim::Step, clock::Clock, fetch, group::Joining, replies, tick::Tick};
 use crate::transport::redis::{
@@ -109,7 +109,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "TIME",
-            // What it read shows as an age.
+            // The decoded time shows as an age.
             read: |answer| Ok((Clock::new(answer)?.since(0).as_secs() > 0).to_string()),
             answer: texts("1795430237 570000"),
         },

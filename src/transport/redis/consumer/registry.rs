@@ -1,5 +1,4 @@
-//! The streams of a registry: finds those that senders have registered, and retires those that nobody
-//! uses any more.
+//! The streams of a registry: finds those that senders have registered, and retires unused ones.
 
 use std::{
     collections::HashMap,
@@ -18,17 +17,16 @@ use crate::{
     transport::redis::{keys, response::integer, scripts},
 };
 
-/// The time after which a stream that no sender registers again may be retired. Senders register again
-/// long before, every 30 s.
+/// A stream that was not registered for this long may be retired. Senders register every 30 s.
 const UNUSED: Duration = Duration::from_secs(90);
-/// The time between two looks at the whole registry. In between only what is new is asked for.
+/// The time between two reads of the whole registry. In between only new registrations are read.
 const WHOLE: Duration = Duration::from_secs(30);
 /// The time between two attempts to retire a stream.
 const RETRY: Duration = Duration::from_secs(10);
 /// The most streams that one tick tries to retire.
 const MAX_RETIRED: usize = 8;
 
-/// A change of the streams to serve.
+/// A change of the served streams.
 #[derive(Debug)]
 pub(super) enum Change {
     Found(Name),
@@ -51,28 +49,28 @@ impl Changes {
         lock(&self.waiting).is_empty()
     }
 
-    /// Waits until there may be some.
+    /// Waits until there may be changes.
     pub(super) async fn arrived(&self) {
         self.arrived.notified().await;
     }
 }
 
-/// The registry as the upkeep sees it.
+/// The upkeep's view of the registry.
 pub(super) struct Registry {
     key: String,
     streams: Arc<StreamSet>,
     changes: Arc<Changes>,
-    /// Ended when there are changes, so that the fetch carries them out at once.
+    /// The read to end after changes, so that the fetch carries them out at once.
     blocked: Arc<BlockedRead>,
     known: HashMap<Name, Known>,
-    /// The time on Redis's clock from which on registrations were not seen yet.
+    /// The time on Redis's clock of the first registrations that are not known yet.
     since: i64,
     whole: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// The last registration, on Redis's clock.
+    /// The time of the last registration, on Redis's clock.
     registered: i64,
     tried: Instant,
 }
@@ -95,7 +93,7 @@ impl Registry {
         }
     }
 
-    /// The part of a tick that asks for registrations: the key, and the time from which on.
+    /// The registry's part of a tick: its key, and the time of the first registrations to list.
     pub(super) fn request(&mut self) -> (String, i64) {
         let look_at_all = self.whole.is_none_or(|last| last.elapsed() >= WHOLE);
         if look_at_all {
@@ -104,9 +102,9 @@ impl Registry {
         (self.key.clone(), if look_at_all { 0 } else { self.since })
     }
 
-    /// Takes note of registrations that a tick has brought.
+    /// Records the registrations that a tick has listed.
     pub(super) fn registered(&mut self, now: i64, registered: Vec<(Name, i64)>) {
-        // The last millisecond is looked at again: more may be registered in it.
+        // The last millisecond is read again, since more may be registered in it.
         self.since = now - 1;
         let mut found = Vec::new();
         for (stream, time) in registered {
@@ -121,7 +119,7 @@ impl Registry {
         self.announce(found);
     }
 
-    /// Retires streams that were not registered for long and on which nothing is left.
+    /// Retires streams that are no longer registered and hold no entries.
     pub(super) async fn retire(
         &mut self,
         server: &UpkeepConnection,

@@ -1,4 +1,4 @@
-//! Replies to reliable requests: stored and acknowledged in one step, many in one call.
+//! Replies to reliable requests: stored and acknowledged in one step, in batches.
 
 use futures_util::future::join_all;
 use redis::Cmd;
@@ -18,23 +18,24 @@ use crate::{
     },
 };
 
-/// The most replies that one call stores: a server does nothing else meanwhile.
+/// The most replies that one call stores, since a script blocks the server.
 const MAX_BATCH: usize = 64;
 
-/// The most bytes of replies that one call stores, unless one alone has more. The replies of one client
-/// are one value, and no server refuses a value of this size.
+/// The most bytes of replies that one call stores, unless a single reply has more. The replies to
+/// one client are one argument, and no server refuses an argument of this size.
 const MAX_BYTES: usize = LEAST_SIZE_LIMIT / 2;
 
-/// A request that is done, and its reply.
+/// The settlement of a handled request with its reply.
 pub(super) type Reply = Settlement<StoredReply>;
 
-/// Stores replies, in calls that are bounded in bytes.
+/// Stores replies in calls of a bounded size.
 pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
     let calls = by_lane(batch).into_iter().flat_map(parts);
     join_all(calls.map(|batch| store_part(settler, batch))).await;
 }
 
-/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`], or of one reply.
+/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`] bytes, or of one
+/// reply.
 fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
     let mut parts: Vec<Vec<Reply>> = Vec::new();
     let mut room = 0;
@@ -54,8 +55,8 @@ fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
     parts
 }
 
-/// Stores the replies of one call. Where the server refuses that, each reply is tried alone: one that it
-/// does not take must not fail the others.
+/// Stores the replies of one call. If the server refuses the call, stores each reply in a call by
+/// itself: one refused reply must not fail the others.
 async fn store_part(settler: &Settler, batch: Vec<Reply>) {
     let Err((batch, error)) = call(settler, batch).await else {
         return;
@@ -83,7 +84,7 @@ async fn store_part(settler: &Settler, batch: Vec<Reply>) {
             id = %reply.delivery.origin,
             bytes = reply.effect.envelope.len(),
             error = refusal.chain(),
-            "Redis does not take the reply to a request; its client is told that"
+            "Redis refuses the reply to a request; its client gets an error"
         );
         reply.effect.envelope = too_large;
         if let Err((batch, error)) = call(settler, vec![reply]).await {
@@ -99,7 +100,7 @@ fn fail(batch: Vec<Reply>, error: &Error) {
     }
 }
 
-/// Makes one call. The replies come back if the server has not stored them.
+/// Makes one call. Returns the replies if the server has not stored them.
 async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply>, Error)> {
     batch.sort_by(|a, b| a.effect.stream.cmp(&b.effect.stream));
     let clients: Vec<_> = by_client(&batch).map(ClientReplies::new).collect();
@@ -139,7 +140,7 @@ async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply
 struct ClientReplies {
     stream: String,
     ids: Vec<EntryId>,
-    /// One on a line: an envelope holds no line break.
+    /// One per line: an envelope contains no line break.
     envelopes: Vec<u8>,
 }
 
@@ -159,7 +160,7 @@ fn by_client(sorted: &[Reply]) -> impl Iterator<Item = &[Reply]> {
     sorted.chunk_by(|a, b| a.effect.stream == b.effect.stream)
 }
 
-/// The results of a call for this many clients.
+/// Decodes the results of a call, one for each client.
 pub(super) fn read(answer: Value, clients: usize) -> Result<Vec<i64>, Error> {
     let results = array(answer)?;
     if results.len() != clients {

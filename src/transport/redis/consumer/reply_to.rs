@@ -1,4 +1,4 @@
-//! The address of the reply to an RPC request.
+//! The reply address of an RPC request.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,8 @@ use crate::{
     },
 };
 
-/// The fields of a request that say where its reply goes. All of them were chosen by the requester.
+/// The fields of a request with its reply address. All of them are chosen by the requester, so
+/// untrusted.
 #[derive(Debug, Clone)]
 pub(super) struct ReplyTo {
     reply_to: Bytes,
@@ -24,19 +25,19 @@ pub(super) struct ReplyTo {
     client: Option<Bytes>,
 }
 
-/// The way of a reply.
+/// How a reply is sent.
 #[derive(Debug, PartialEq)]
 pub(super) enum ReplyRoute {
     /// Stored on this stream.
     Store(String),
     /// Published on this channel.
     Publish(Bytes),
-    /// Not sent: the address is none that a worker may use.
+    /// Not sent: the address is not allowed.
     Nowhere,
 }
 
 impl ReplyTo {
-    /// Of a request that could be read; `None` for anything but a request.
+    /// The reply address of a decoded request; `None` for other messages.
     pub(super) fn of(decoded: &mut Decoded) -> Option<Self> {
         Some(Self {
             correlation_id: decoded.correlation_id.take()?,
@@ -46,8 +47,8 @@ impl ReplyTo {
         .filter(|_| decoded.message.kind() == crate::Kind::Rpc)
     }
 
-    /// Of raw fields, as far as they have one: even a request that is no message is answered where
-    /// that is possible.
+    /// The reply address in the raw fields of an entry, so that a malformed request is answered if
+    /// possible.
     pub(super) fn of_fields(fields: &[(Bytes, Bytes)]) -> Option<Self> {
         value_of(fields, "type").filter(|kind| *kind == "rpc")?;
         Some(Self {
@@ -57,11 +58,11 @@ impl ReplyTo {
         })
     }
 
-    /// The way of the answer. Only channels with an allowed prefix are published on: otherwise
-    /// whoever can add a request could make workers publish anything anywhere.
+    /// The route of the reply. It is published only on channels with an allowed prefix; otherwise
+    /// anyone who can add a request could make workers publish on any channel.
     pub(super) fn route(&self, keys: &Keys, allowed: &[Name]) -> ReplyRoute {
         if let Some(client) = &self.client {
-            // Never a key of the requester's choice: a UUID, or nothing.
+            // A UUID is required, so the requester cannot choose the key.
             return match Uuid::try_parse_ascii(client) {
                 Ok(client) => ReplyRoute::Store(keys.replies(client)),
                 Err(_) => ReplyRoute::Nowhere,

@@ -1,4 +1,4 @@
-//! From a verdict to a settlement: the right to settle one delivery.
+//! Makes settlements from verdicts.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -25,31 +25,31 @@ use crate::{
 /// The most bytes of a reply that is published over the connection that reads.
 const MAX_WITH_READ: usize = 64 << 10;
 
-/// Called when the server has confirmed a settlement. Dropped if that can never happen.
+/// Called when the server has confirmed a settlement. Dropped if it never will.
 pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
-/// A verdict on one delivery as the server carries it out, and the callback for its confirmation.
+/// A verdict in the form in which the server carries it out, and the callback for its confirmation.
 pub(super) struct Settlement<E = Effect> {
     pub(super) delivery: Unsettled,
     pub(super) effect: E,
     pub(super) on_settled: OnSettled,
 }
 
-/// The end of a delivery on the server.
+/// How a delivery ends on the server.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// Acknowledged, after its reply was published. Many share one command.
+    /// Acknowledged after its reply was published. Many share one command.
     Acknowledge(Option<PublishedReply>),
-    /// Acknowledged together with its reply, which is stored. Many share one script.
+    /// Acknowledged and its reply stored, in one step. Many share one script call.
     Reply(StoredReply),
-    /// Anything else, by a script of its own that begins with the fence.
+    /// Any other end, by one fenced script call.
     Fenced(FencedEffect),
 }
 
 /// The channel and the envelope of a reply.
 pub(super) type PublishedReply = (bytes::Bytes, Vec<u8>);
 
-/// The end of a delivery that is not done.
+/// How a delivery ends that is not done.
 #[derive(Debug)]
 pub(super) enum FencedEffect {
     /// Moved to the retry stream, now or after a delay.
@@ -59,7 +59,7 @@ pub(super) enum FencedEffect {
         attempts: u32,
         released: bool,
     },
-    /// Made a dead letter, or dropped.
+    /// Made a dead letter, or discarded.
     End {
         end: End,
         /// The route and the envelope of the reply to a request.
@@ -72,8 +72,8 @@ pub(super) struct StoredReply {
     /// The client's reply stream.
     pub(super) stream: String,
     pub(super) envelope: Vec<u8>,
-    /// The envelope for a client whose reply the server refuses for its size. There is none for
-    /// replies below [`LEAST_SIZE_LIMIT`](error::LEAST_SIZE_LIMIT), which no server refuses.
+    /// The envelope to store if the server refuses the reply for its size. `None` for replies below
+    /// [`LEAST_SIZE_LIMIT`](error::LEAST_SIZE_LIMIT), which no server refuses.
     pub(super) too_large: Option<Vec<u8>>,
 }
 
@@ -83,34 +83,34 @@ pub(super) enum End {
     Discarded(Discarded),
 }
 
-/// A delivery from the stream whose verdict is still to come.
+/// A delivery from the stream that is not settled yet.
 #[derive(Debug)]
 pub(super) struct Unsettled {
     pub(super) stream: Arc<ServedStream>,
     pub(super) guard: LeaseGuard,
-    /// The entry with which its message came first.
+    /// The id of the message's first entry.
     pub(super) origin: EntryId,
     pub(super) attempt: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
-    /// Lets the next poison candidate in when this one is settled.
+    /// Frees the slot for poison candidates when this one is settled.
     pub(super) _poison: Option<PoisonGuard>,
 }
 
-/// Turns verdicts into settlements, and queues them.
+/// Makes settlements from verdicts, and queues them.
 pub(super) struct SettlePolicy {
     pub(super) max_deliveries: u32,
     pub(super) backoff: Backoff,
     pub(super) allowed_reply_prefixes: Vec<Name>,
     pub(super) report: Arc<Report>,
     pub(super) queue: mpsc::UnboundedSender<Settlement>,
-    /// For settlements that store a reply.
+    /// The queue of settlements that store a reply.
     pub(super) replies: mpsc::UnboundedSender<Settlement>,
-    /// Takes acknowledgements for which the next read waits.
+    /// Takes the acknowledgements for which the next read waits.
     pub(super) last_read: Arc<LastRead>,
 }
 
 impl<E> Settlement<E> {
-    /// The same settlement with another effect.
+    /// Replaces the effect.
     pub(super) fn with<F>(self, effect: F) -> Settlement<F> {
         Settlement {
             delivery: self.delivery,
@@ -119,7 +119,7 @@ impl<E> Settlement<E> {
         }
     }
 
-    /// The settlement cannot be carried out.
+    /// Fails the settlement: it cannot be carried out.
     pub(super) fn fail(self, error: &Error) {
         drop(self.delivery);
         (self.on_settled)(Err(match error.is_closed() {
@@ -130,8 +130,8 @@ impl<E> Settlement<E> {
 }
 
 impl Settlement {
-    /// Whether it is no more than an acknowledgement on the stream, and a small reply before it. A reply
-    /// that the server does not take would cost the read its connection.
+    /// Returns `true` for an acknowledgement on the primary stream with at most a small reply. A
+    /// large one that the server refuses would cost the read its connection.
     pub(super) fn is_acknowledgement(&self) -> bool {
         let Effect::Acknowledge(publish) = &self.effect else {
             return false;
@@ -141,11 +141,12 @@ impl Settlement {
     }
 }
 
-/// The right to settle one delivery from Redis. Dropping it leaves the delivery to its lease.
+/// The right to settle one delivery from Redis. If it is dropped the delivery stays pending until
+/// its lease expires.
 pub struct RedisSettle(Option<(Unsettled, Arc<SettlePolicy>)>);
 
 impl RedisSettle {
-    /// The right to settle an event from Pub/Sub: nothing is owed for it.
+    /// The right to settle an event, which does nothing.
     pub(super) fn event() -> Self {
         Self(None)
     }
@@ -154,7 +155,7 @@ impl RedisSettle {
         Self(Some((delivery, policy.clone())))
     }
 
-    /// Whether it is a delivery from the stream.
+    /// Returns `true` if this is a delivery from the stream.
     pub(super) fn is_owed(&self) -> bool {
         self.0.is_some()
     }
@@ -170,11 +171,11 @@ impl SettleDelivery for RedisSettle {
 }
 
 impl SettlePolicy {
-    /// Makes a settlement of a verdict.
+    /// Makes a settlement from a verdict.
     fn settle(&self, mut delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
         if delivery.guard.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
-            // Another consumer has it, or another handler of this very one, which the fence would not
-            // tell apart from us. A success counts nevertheless: the first to finish wins.
+            // Another consumer has the entry, or this consumer has claimed it again, which the fence
+            // cannot detect. A success counts all the same: the first to finish wins.
             return on_settled(Ok(()));
         }
         let effect = self.effect(&delivery, verdict);
@@ -194,7 +195,7 @@ impl SettlePolicy {
                 Effect::Reply(_) => &self.replies,
                 _ => &self.queue,
             };
-            // Without a receiver the source is closed, and the delivery is left to its lease.
+            // A send fails only if the source is closed. The lease then expires.
             let _ = queue.send(settlement);
         }
     }
@@ -264,7 +265,7 @@ impl SettlePolicy {
         Effect::Fenced(FencedEffect::End { end, reply })
     }
 
-    /// The address of a request, and the way of a reply to it.
+    /// The reply address of a request, and the route of its reply.
     fn route<'a>(&self, delivery: &'a Unsettled) -> Option<(&'a ReplyTo, ReplyRoute)> {
         let reply_to = delivery.reply_to.as_deref()?;
         let route = reply_to.route(&delivery.stream.keys, &self.allowed_reply_prefixes);

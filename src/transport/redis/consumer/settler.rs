@@ -1,10 +1,10 @@
-//! Carries settlements out: from a settlement to a confirmed command.
+//! Carries out settlements.
 //!
-//! One task takes settlements from a queue, and another those that store a reply: these wait where a
-//! server takes no writes, and acknowledgements do not. Acknowledgements are coalesced into few `XACK`s, and
-//! replies that are stored into few calls of one script; every other settlement is a script of its own.
-//! The next batch gathers while others are on their way, so a batch is as large as the load makes it,
-//! and a lone settlement is not delayed.
+//! One task takes settlements from a queue, and a second task takes those that store a reply: these
+//! wait while the server refuses writes, and acknowledgements do not. Acknowledgements are
+//! coalesced into few `XACK`s, and stored replies into few script calls; every other settlement is
+//! a script call. While some batches are in flight the next one grows, so a batch is as large as
+//! the load requires, and a single settlement is not delayed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,16 +47,16 @@ use crate::{
 
 /// The most settlements that are taken from a queue at once.
 const MAX_TAKEN: usize = 512;
-/// The most turns that handlers get which are about to end.
+/// The most times that the task yields to handlers that are about to finish.
 const MAX_TURNS: usize = 16;
-/// The most batches of acknowledgements on their way. A fast reply is published with its
-/// acknowledgement, and should not wait until others are confirmed.
+/// The most batches of acknowledgements in flight. A fast reply is published with its
+/// acknowledgement, and should not wait for the confirmation of others.
 pub(super) const MAX_ACKNOWLEDGING: usize = 4;
-/// The most batches of stored replies on their way.
+/// The most batches of stored replies in flight.
 pub(super) const MAX_REPLYING: usize = 1;
-/// The wait before a command is sent again that the server refuses because it takes no writes.
+/// The delay before a command is repeated that the server refused because it takes no writes.
 const WITHOUT_WRITES: Duration = Duration::from_secs(1);
-/// The approximate number of bytes of an entry's id.
+/// The approximate size of an entry id in bytes.
 const ID_BYTES: usize = 20;
 
 /// Carries out the settlements of one consumer.
@@ -65,16 +65,16 @@ pub(super) struct Settler {
     pub(super) pipeline: Pipeline,
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) report: Arc<Report>,
-    /// Rings when the next delayed message is due.
+    /// The timers for the next delayed messages.
     pub(super) due: Arc<Alarm>,
     pub(super) max_dead_letters: usize,
-    /// Ends the repetition of commands that the server refuses.
+    /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
     published: Arc<Published>,
     refusals: std::sync::Mutex<Limit>,
 }
 
-/// A part of a queue that was carried out.
+/// A future of the settler that has finished.
 #[derive(PartialEq)]
 enum Finished {
     Batch,
@@ -105,8 +105,8 @@ impl Settler {
         }
     }
 
-    /// Carries out what comes from a queue, with at most `max_batches` on their way, until nothing can be
-    /// put into it any more.
+    /// Carries out settlements from a queue, with at most `max_batches` in flight, until the queue
+    /// is closed.
     pub(super) async fn run(
         self: Arc<Self>,
         mut queue: mpsc::UnboundedReceiver<Settlement>,
@@ -122,11 +122,12 @@ impl Settler {
                 Some(finished) = running.next() => {
                     batches -= usize::from(finished == Finished::Batch);
                 }
-                // While enough is on its way nobody wakes this task for more.
+                // With enough batches in flight, new settlements need not wake this task.
                 count = queue.recv_many(&mut taken, MAX_TAKEN), if open && batches < max_batches => {
                     open = count > 0;
                     settler.in_flight.mark_settling(taken.iter().map(|it| &it.delivery.guard));
-                    // Handlers that are about to end get turns: their settlements join this batch.
+                    // Lets handlers run that are about to finish, so that their settlements join
+                    // this batch.
                     for _ in 0..MAX_TURNS {
                         if !settler.in_flight.has_running() {
                             break;
@@ -168,18 +169,19 @@ impl Settler {
         }
     }
 
-    /// Acknowledges deliveries, after the replies to fast requests among them were published.
+    /// Acknowledges deliveries after it has published their replies.
     async fn acknowledge(&self, mut batch: Vec<Settlement<Option<PublishedReply>>>) -> Finished {
         for settlement in &mut batch {
             if let Some((channel, envelope)) = settlement.effect.take() {
-                // Before the acknowledgement: a request whose worker ends in between is answered twice
-                // rather than never.
+                // Published before the acknowledgement: if the worker crashes in between, the
+                // request is answered twice instead of never.
                 let publish = Publish::new(&channel[..], &envelope);
                 let (retry, listener) = (Retry::UntilAnswered, &self.published);
                 self.pipeline.post(publish, retry, listener, 0).await;
             }
         }
-        // Each stream by itself: one that takes no acknowledgements must not hold up the others.
+        // One command for each stream: a stream that refuses acknowledgements must not delay the
+        // others.
         let streams = by_lane(batch);
         join_all(streams.into_iter().map(async |batch| {
             let ids: Vec<_> = batch.iter().map(|it| it.delivery.guard.key.1).collect();
@@ -197,8 +199,8 @@ impl Settler {
         Finished::Batch
     }
 
-    /// The commands that acknowledge deliveries, for a connection that is the caller's, and the number
-    /// of `XACK`s with which they end.
+    /// The commands that acknowledge deliveries over the caller's connection, and the number of
+    /// `XACK`s at their end.
     pub(super) fn acknowledging(&self, batch: &[Settlement]) -> (Commands, usize) {
         self.in_flight
             .mark_settling(batch.iter().map(|it| &it.delivery.guard));
@@ -208,8 +210,8 @@ impl Settler {
                 continue;
             };
             if commands.len() == 0 {
-                // Redis writes first to the client that was the last to get an answer. With one of our
-                // own before them, those who wait for the replies come before us.
+                // Redis writes first to the client that it answered last. This `PING` is answered
+                // first, so the recipients of the replies are woken before this connection.
                 commands.push(redis::cmd("PING"));
             }
             commands.push(Publish::new(&channel[..], envelope));
@@ -226,8 +228,8 @@ impl Settler {
         (commands, acknowledgements)
     }
 
-    /// Reads the answers to the commands that [`acknowledging`](Self::acknowledging) gives. Returns
-    /// `true` if the server has acknowledged all of the deliveries.
+    /// Decodes the responses to the commands of [`acknowledging`](Self::acknowledging). Returns
+    /// `true` if the server has acknowledged all deliveries.
     pub(super) fn has_acknowledged(
         &self,
         mut answers: Vec<Value>,
@@ -247,7 +249,7 @@ impl Settler {
         Finished::Batch
     }
 
-    /// Carries out a settlement that is a script of its own.
+    /// Carries out a settlement by one script call.
     async fn carry_out(&self, settlement: Settlement<FencedEffect>) -> Finished {
         let Settlement {
             delivery,
@@ -326,7 +328,7 @@ impl Settler {
         }
         let counters = &self.report.counters;
         match end {
-            // The entry had been deleted, so nothing is left for a dead letter.
+            // The entry was deleted from the stream, so there is nothing to keep as a dead letter.
             End::Dead(_) if ended == 2 => self.report.deleted(1),
             End::Dead(reason) => {
                 let (origin, attempt) = (delivery.origin, delivery.attempt);
@@ -378,7 +380,7 @@ impl Settler {
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
-    /// Acknowledges entries of one of the group's streams.
+    /// Acknowledges entries on one of the group's streams.
     fn submit_ack(&self, stream: &ServedStream, lane: Lane, ids: &[EntryId]) -> Submit {
         if !lane.is_retry() {
             let xack = xack(stream, lane, ids);
@@ -392,8 +394,8 @@ impl Settler {
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
-    /// Submits a command again as long as the server refuses it because it takes no writes at the
-    /// moment: it has no memory, or no disk. The pipeline repeats it over lost connections.
+    /// Repeats a command while the server refuses it because it takes no writes: it has no memory,
+    /// or no disk. The pipeline repeats it after lost connections.
     pub(super) async fn insist(
         &self,
         stream: &ServedStream,
@@ -420,9 +422,9 @@ impl Settler {
         }
     }
 
-    /// The server has confirmed that these are done.
+    /// Reports settlements as done that the server has confirmed.
     pub(super) fn confirm_done<E>(&self, mut batch: Vec<Settlement<E>>) {
-        // Counted first: whoever is told finds it counted.
+        // Counted first, so that the callbacks find them counted.
         self.report.counters.done.add(batch.len() as u64);
         let guards = batch.iter_mut().map(|it| &mut it.delivery.guard);
         self.in_flight.release(guards);
@@ -437,7 +439,8 @@ impl Settler {
         }
     }
 
-    /// The entry was not pending for this consumer any more, so nothing was done.
+    /// Reports that the entry was no longer pending for this consumer, so the settlement did
+    /// nothing.
     fn fenced_out(&self, delivery: &Unsettled) {
         if delivery.guard.lose() {
             let message = "a delivery was lost to another worker; its verdict changes nothing";
@@ -447,7 +450,7 @@ impl Settler {
     }
 }
 
-/// Settlements by the streams of their deliveries.
+/// Groups settlements by lane.
 pub(super) fn by_lane<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>>> {
     let lane = |it: &Settlement<E>| it.delivery.guard.key.0;
     batch.sort_by_key(lane);
@@ -461,7 +464,7 @@ pub(super) fn by_lane<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>
     lanes
 }
 
-/// The one place that builds `XACK`.
+/// The only place that builds `XACK`.
 fn xack(stream: &ServedStream, lane: Lane, ids: &[EntryId]) -> Cmd {
     let (key, group) = (stream.key_of(lane), stream.keys.group.as_str());
     let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
@@ -469,7 +472,7 @@ fn xack(stream: &ServedStream, lane: Lane, ids: &[EntryId]) -> Cmd {
     cmd
 }
 
-/// Counts and logs replies that the server did not take.
+/// Counts and logs replies that could not be published.
 struct Published(Arc<Counters>);
 
 impl CompletionHandler for Published {
@@ -481,7 +484,7 @@ impl CompletionHandler for Published {
     }
 
     fn is_gone(&self, _: u128) -> bool {
-        // Once the pipeline is closed nothing more is sent for it.
+        // After the pipeline is closed these commands need not be sent.
         true
     }
 }

@@ -1,4 +1,4 @@
-//! The state of a consumer, as its loops show it.
+//! The connection state of a consumer.
 
 use std::sync::{
     Arc,
@@ -20,11 +20,11 @@ pub(super) struct State {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
     pub(super) health: Arc<Health>,
-    /// Whether tasks and requests are read, so that leases are renewed.
+    /// Set if tasks and requests are read, so that leases are renewed.
     pub(super) reads: bool,
     /// The heartbeat of the fetch.
     pub(super) reading: Arc<Beat>,
-    /// Whether the subscriptions to events are lost.
+    /// Set while the subscriptions to events are lost.
     pub(super) subscription_lost: AtomicBool,
     pub(super) closed: CancellationToken,
 }
@@ -43,7 +43,7 @@ impl Heart for State {
         }
         let max_between = self.member.max_between_renewals();
         let renews = !self.reads || !self.health.lasts(max_between).is_zero();
-        // A read may block before it comes round.
+        // A read may block for this long before the fetch's next heartbeat.
         let late = self.reading.is_late(max_between + self.member.max_block());
         Some(match renews && !late {
             true => ConnectionState::Connected,

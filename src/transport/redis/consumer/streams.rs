@@ -18,23 +18,23 @@ use crate::{
     },
 };
 
-/// A stream, with the group's keys beside it.
+/// A stream with its keys for this group.
 #[derive(Debug)]
 pub(super) struct ServedStream {
-    /// Tells it from the other streams of this consumer. Never used again for another stream.
+    /// Identifies the stream within this consumer. Never reused.
     pub(super) index: u32,
     pub(super) keys: Keys,
-    /// The share that it has of what is fetched.
+    /// The stream's share of what is fetched.
     pub(super) weight: u32,
-    /// The last entry of the stream that the group is known to have delivered: where the group goes on
-    /// if it is destroyed.
+    /// The last entry that the group is known to have delivered: a deleted group starts again
+    /// behind it.
     delivered: Mutex<EntryId>,
-    /// The last tick has found pending entries in the group. While it is not set there is nothing to
+    /// Set if the last tick found pending entries in the group. Otherwise there is nothing to
     /// claim.
     pending: AtomicBool,
-    /// Reading failed because of this stream, so it is left out until it can be read again.
+    /// Set if the stream could not be read. It is then skipped until it can be.
     failing: AtomicBool,
-    /// The dead letters that were dropped and not reported yet.
+    /// Removed dead letters that were not reported yet.
     pub(super) dropped: DroppedLetters,
 }
 
@@ -51,7 +51,7 @@ impl ServedStream {
         }
     }
 
-    /// The key of the stream itself, or of the group's retry stream.
+    /// The key of the primary stream or of the group's retry stream.
     pub(super) fn key_of(&self, lane: Lane) -> &str {
         match lane {
             Lane::Primary(_) => &self.keys.stream,
@@ -68,7 +68,7 @@ impl ServedStream {
         *lock(&self.delivered)
     }
 
-    /// Notes that the group has delivered this entry of the stream.
+    /// Records that the group has delivered this entry.
     pub(super) fn note_delivered(&self, id: EntryId) {
         let mut delivered = lock(&self.delivered);
         *delivered = id.max(*delivered);
@@ -91,7 +91,7 @@ impl ServedStream {
     }
 }
 
-/// The streams of one consumer. The fetch adds and removes them; everybody else looks at them.
+/// The streams of one consumer. Only the fetch changes them.
 #[derive(Debug, Default)]
 pub(super) struct StreamSet {
     streams: RwLock<Arc<[Arc<ServedStream>]>>,
@@ -104,7 +104,7 @@ impl StreamSet {
         }
     }
 
-    /// The streams as they are now.
+    /// The current streams.
     pub(super) fn all(&self) -> Arc<[Arc<ServedStream>]> {
         let streams = self.streams.read();
         streams
@@ -113,13 +113,13 @@ impl StreamSet {
     }
 
     pub(super) fn get(&self, index: u32) -> Option<Arc<ServedStream>> {
-        // Indexes only grow, and streams stand in their order.
+        // New indexes are higher than all before, and streams are sorted by index.
         let streams = self.all();
         let at = streams.binary_search_by_key(&index, |stream| stream.index);
         at.ok().map(|at| streams[at].clone())
     }
 
-    /// Replaces the streams. They stand in the order of their indexes.
+    /// Replaces the streams. They must be sorted by index.
     pub(super) fn replace(&self, streams: Vec<Arc<ServedStream>>) {
         let mut current = self
             .streams
@@ -129,7 +129,7 @@ impl StreamSet {
     }
 }
 
-/// Finds the lanes that the names in an answer stand for.
+/// Finds the lanes of the stream names in a response.
 #[derive(Debug, Default)]
 pub(super) struct LaneNames(HashMap<Vec<u8>, Lane>);
 

@@ -1,4 +1,4 @@
-//! One tick of the upkeep as one script: what it is asked for, and what it answers.
+//! One tick of the upkeep as one script: its request and its response.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -20,30 +20,30 @@ use crate::{
     },
 };
 
-/// The end of a consumer's history: behind it there is nothing to be delivered. One id less than the
-/// greatest, which is another word for `>` to the server.
+/// The end of a consumer's history: no entry is behind it. It is one less than the greatest id,
+/// which the server takes for `>`.
 const END: &str = "18446744073709551615-18446744073709551614";
 
 /// The steps of one tick.
 pub(super) struct Request {
     pub(super) foreign_lease: u64,
     pub(super) trim_beside_foreign: bool,
-    /// The milliseconds between two trims of any worker.
+    /// The time between two trims by any worker, in milliseconds.
     pub(super) trim_period: u64,
-    /// The milliseconds after which a silent consumer is gone.
+    /// The time after which a silent consumer is deleted, in milliseconds.
     pub(super) gone: u64,
-    /// The milliseconds between two searches for those.
+    /// The time between two searches for silent consumers, in milliseconds.
     pub(super) reap_period: u64,
-    /// Each stream of the tick, with its steps.
+    /// The streams of the tick, with their steps.
     pub(super) streams: Vec<(Arc<ServedStream>, Steps)>,
-    /// The key of the registry of streams, and the time from which on registrations are listed.
+    /// The key of the registry of streams, and the time of the first registrations to list.
     pub(super) registry: Option<(String, i64)>,
 }
 
-/// The steps of a tick on one stream, beside the renewal of leases.
+/// The steps of a tick on one stream, besides the renewal of leases.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Steps {
-    /// Delivers what is due, and says how the group stands. The other steps go with it.
+    /// Delivers due messages, and returns the state of the group. The other steps require it.
     pub(super) maintain: bool,
     pub(super) sign_of_life: bool,
     pub(super) trim: bool,
@@ -51,7 +51,7 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// As the script reads them.
+    /// Encodes the steps for the script.
     fn flags(self) -> String {
         let flags = [
             (self.maintain, 'm'),
@@ -65,7 +65,7 @@ impl Steps {
 }
 
 impl Request {
-    /// The keys of the script.
+    /// The script's keys.
     pub(super) fn keys(&self) -> Vec<String> {
         let mut keys = Vec::with_capacity(8 * self.streams.len() + 1);
         for (stream, _) in &self.streams {
@@ -85,7 +85,7 @@ impl Request {
         keys
     }
 
-    /// The arguments of the script, for a tick that renews these leases.
+    /// The script's arguments, for a tick that renews these leases.
     pub(super) fn args(&self, member: &Member, renew: &Due, cmd: &mut Cmd) {
         let mut since = String::new();
         if let Some((_, time)) = &self.registry {
@@ -113,28 +113,28 @@ impl Request {
     }
 }
 
-/// The answer to a tick.
+/// The response to a tick.
 #[derive(Debug)]
 pub(super) struct Tick {
-    /// Redis's clock, in milliseconds.
+    /// The time on Redis's clock, in milliseconds.
     pub(super) time: i64,
-    /// In the order of the request.
+    /// The results of the streams, in the order of the request.
     pub(super) streams: Vec<StreamTick>,
-    /// Streams of the registry, with the time of their last registration on Redis's clock.
+    /// Streams of the registry, each with the time of its last registration on Redis's clock.
     pub(super) registered: Vec<(Name, i64)>,
 }
 
-/// The answer to a tick about one stream.
+/// The results of a tick for one stream.
 #[derive(Debug)]
 pub(super) struct StreamTick {
-    /// The deliveries that are not pending for this consumer any more: on the retry stream, and on the
-    /// stream.
+    /// The deliveries that are no longer pending for this consumer, on the retry stream and on the
+    /// primary stream.
     lost: [Vec<EntryId>; 2],
     pub(super) maintained: Option<Maintained>,
 }
 
 impl StreamTick {
-    /// The deliveries on a stream that are not pending for this consumer any more.
+    /// The deliveries on a stream that are no longer pending for this consumer.
     pub(super) fn lost(&mut self, stream: &ServedStream) -> Vec<(Lane, EntryId)> {
         let lanes = stream
             .lanes()
@@ -145,11 +145,10 @@ impl StreamTick {
     }
 }
 
-/// The results of the maintenance of one stream. A step that has failed has its error in place of its
-/// result.
+/// The results of the maintenance of one stream. A failed step has its error as its result.
 #[derive(Debug)]
 pub(super) struct Maintained {
-    /// What was due on the retry stream, and on the stream.
+    /// The due messages of the retry stream, and of the primary stream.
     pub(super) promoted: [Result<Promoted, String>; 2],
     pub(super) group: Result<GroupFacts, String>,
     /// The group and the consumer that prevent trimming.
@@ -157,10 +156,10 @@ pub(super) struct Maintained {
     pub(super) reaped: Result<(), String>,
 }
 
-/// What a tick says about the group.
+/// The state of a group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct GroupFacts {
-    /// The last entry of the stream that was delivered; `None` where the group does not exist.
+    /// The last entry of the stream that was delivered; `None` if the group does not exist.
     pub(super) delivered: Option<EntryId>,
     pub(super) pending: i64,
 }
@@ -219,7 +218,7 @@ fn registrations(answer: Value) -> Result<Vec<(Name, i64)>, Error> {
             .ok()
             .and_then(|it| it.parse::<f64>().ok());
         let time = time.ok_or_else(|| unexpected("the time of a registration", "another text"))?;
-        // Only this library registers streams, so a name that is no text is not to be served.
+        // Only this library registers streams, so a name that is not UTF-8 is not one of ours.
         if let Ok(stream) = Name::from_utf8(&bytes(stream)?) {
             registered.push((stream, time as i64));
         }
@@ -238,7 +237,7 @@ impl GroupFacts {
     }
 }
 
-/// The result of a step, or its error.
+/// Decodes the result of a step, or its error.
 fn step<T>(
     answer: Value,
     read: impl FnOnce(Value) -> Result<T, Error>,

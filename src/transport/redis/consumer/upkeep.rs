@@ -1,8 +1,8 @@
 //! The upkeep of a consumer: renews leases, and maintains the streams and the group.
 //!
-//! One thread does it for all consumers of the process, with a runtime apart from the application's, so
-//! that a handler that blocks its runtime does not lose its lease. Each consumer has a connection of its
-//! own there.
+//! One thread does this for all consumers of the process. Its runtime is separate from the
+//! application's, so a handler that blocks its thread does not lose its lease. Each consumer has a
+//! separate connection there.
 
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -35,14 +35,14 @@ use crate::{
     },
 };
 
-/// Renews leases and maintains the group until [`Ends`] ends it.
+/// Renews leases and maintains the group, until stopped by [`Ends`].
 pub(super) struct Upkeep {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,
     pub(super) counters: Arc<Counters>,
     pub(super) renewer: LeaseRenewer,
     pub(super) maintenance: Maintenance,
-    /// Rings when the next delayed message is due.
+    /// The timers for the next delayed messages.
     pub(super) due: Arc<Alarm>,
     /// The registry of the streams, if senders register them.
     pub(super) registry: Option<Registry>,
@@ -51,13 +51,13 @@ pub(super) struct Upkeep {
     pub(super) ends: Ends,
 }
 
-/// The end of the upkeep.
+/// Signals that stop the upkeep.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ends {
     /// Cancelled when the source is dropped.
     pub(super) closed: CancellationToken,
-    /// Cancelled when the consumer is about to leave the group: a command that came after it has left
-    /// would create it again.
+    /// Cancelled before the consumer leaves the group: a later command would create the consumer
+    /// again.
     pub(super) leaving: CancellationToken,
     /// Cancelled by the upkeep when it has ended.
     pub(super) ended: CancellationToken,
@@ -70,7 +70,7 @@ struct UpkeepThread {
 }
 
 impl UpkeepThread {
-    /// The thread, which is started for the first consumer.
+    /// The shared thread. Starts it for the first consumer.
     fn shared() -> Result<Arc<Self>, Error> {
         static THREAD: Mutex<Weak<UpkeepThread>> = Mutex::new(Weak::new());
         let mut shared = lock(&THREAD);
@@ -99,7 +99,7 @@ impl UpkeepThread {
 }
 
 impl Upkeep {
-    /// Starts it on the thread that all consumers of the process share.
+    /// Starts the upkeep on the shared thread.
     pub(super) fn start(self) -> Result<(), Error> {
         #[cfg(test)]
         if let Some(runtime) = self.connector.upkeep_runtime() {
@@ -118,8 +118,8 @@ impl Upkeep {
     async fn run(mut self) {
         let _ended = self.ends.ended.clone().drop_guard();
         let lease = self.member.lease;
-        // A connection that is dead and not closed is replaced while the leases still hold: they are
-        // up to a third old, and a tick each passes before the loss is met and made good.
+        // A dead connection is replaced while the leases are valid: they may be a third old, and
+        // one tick may pass before the loss is noticed and another before it is repaired.
         let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
         let (connector, counters) = (self.connector.clone(), self.counters.clone());
         let server = UpkeepConnection {
@@ -136,7 +136,7 @@ impl Upkeep {
                 () = self.ends.leaving.cancelled() => return,
                 _ = ticks.tick() => {
                     self.tick(&server).await;
-                    // Of the streams that are found in a registry one may come at any time.
+                    // A stream may be added to a registry at any time.
                     if self.registry.is_none() && self.maintenance.is_idle() {
                         ticks.reset_after(self.member.max_block());
                     }
@@ -169,8 +169,8 @@ impl Upkeep {
         }
     }
 
-    /// Does one tick. It asks the server even when there is nothing to renew: that is how this consumer
-    /// knows that it reaches it.
+    /// Runs one tick, even if there are no leases to renew: its success shows that this consumer
+    /// can reach the server.
     async fn try_tick(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
         let (renew, rest) = self.renewer.due().split();
         let mut request = self.maintenance.request(|stream| renew.has(stream));
@@ -211,7 +211,7 @@ impl Upkeep {
 /// The connection of the upkeep.
 pub(super) struct UpkeepConnection {
     pipeline: Pipeline,
-    /// An answer that takes longer is no good: the leases are tried again then.
+    /// The longest wait for a response. After it the leases are renewed again.
     patience: Duration,
     address: String,
 }

@@ -1,4 +1,4 @@
-//! The read that is sent before what the last one brought was looked at.
+//! The read that is sent before the entries of the last one are handled.
 
 use redis::RedisResult;
 use tokio::{
@@ -13,19 +13,19 @@ use crate::{
     transport::redis::{connection::Progress, entry::Entry, response::Value},
 };
 
-/// A read on its way, of as many deliveries as are asked for beyond those that have just come: the
-/// server works on it while these are parsed and handled.
+/// A read in flight for the remaining demand: the server carries it out while the last entries are
+/// parsed and handled.
 pub(super) struct Ahead {
     pub(super) asked: Instant,
     command: ReadCommand,
     progress: Progress,
-    /// In a task of its own, with the connection, so that the answer is parsed beside.
+    /// Runs in a task that owns the connection, so that the response is parsed concurrently.
     answer: JoinHandle<(BlockingConnection, Result<RedisResult<Value>, Elapsed>)>,
 }
 
 impl Fetch {
-    /// Reads on, where more than what has just come is asked for and nothing else is to be looked
-    /// at first. It does not block, so it is soon answered.
+    /// Sends the next read if there is more demand than the `come` entries just read, and nothing
+    /// else is due first. It does not block, so its response comes soon.
     pub(super) fn read_ahead(&mut self, come: usize) {
         if !self.full || Mechanism::ReadAhead.is_off() {
             return;
@@ -60,7 +60,7 @@ impl Fetch {
         });
     }
 
-    /// What a read that was sent ahead brings.
+    /// Waits for the entries of a read that was sent ahead.
     pub(super) async fn arrival(&mut self, ahead: Ahead) -> Result<Vec<Entry>, Error> {
         let answer = tokio::select! {
             biased;

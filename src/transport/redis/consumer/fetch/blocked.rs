@@ -1,4 +1,4 @@
-//! A read that blocks, and how it is ended from another connection.
+//! A blocked read, and how another connection ends it.
 
 use std::{
     convert::Infallible,
@@ -12,12 +12,12 @@ use crate::transport::redis::pipeline::{Pipeline, Retry};
 
 /// The time between two attempts to end a blocked read.
 const RETRY: Duration = Duration::from_millis(20);
-/// The least time that a read may block for longer than it was told to.
+/// A read is ended only if it blocks for at least this much longer than its `BLOCK`.
 const MIN_OVERRUN: Duration = Duration::from_millis(200);
 
-/// The read that is blocked right now, if there is one.
+/// The read that is blocked now, if there is one.
 pub(in crate::transport::redis::consumer) struct BlockedRead {
-    /// The id of its connection; 0 for none.
+    /// The id of its connection; 0 if no read is blocked.
     connection: AtomicI64,
     pipeline: Pipeline,
     overrun: Duration,
@@ -35,12 +35,12 @@ impl BlockedRead {
         }
     }
 
-    /// Notes that a read blocks on the connection with this id; 0 for none.
+    /// Sets the id of the connection on which a read blocks; 0 if none does.
     pub(super) fn set(&self, connection: i64) {
         self.connection.store(connection, Ordering::SeqCst);
     }
 
-    /// Ends the read, again and again: the command may come before the read does.
+    /// Ends the read. Repeats the command, since it may arrive before the read.
     pub(in crate::transport::redis::consumer) async fn end(&self) -> Infallible {
         loop {
             self.unblock(self.connection.load(Ordering::SeqCst)).await;
@@ -48,11 +48,11 @@ impl BlockedRead {
         }
     }
 
-    /// Ends the read that is blocked right now, if there is one.
+    /// Ends the read that is blocked now, if there is one.
     pub(in crate::transport::redis::consumer) fn end_once(&self) {
         let connection = self.connection.load(Ordering::SeqCst);
         if connection != 0 {
-            // Sent although nobody waits for the answer.
+            // The command is sent even if its response is dropped.
             drop(
                 self.pipeline
                     .submit(unblock(connection), Retry::UntilAnswered),
@@ -60,12 +60,12 @@ impl BlockedRead {
         }
     }
 
-    /// Ends a read on the connection with this id when it has blocked for longer than it was told to.
-    /// Never returns; the read's answer ends it.
+    /// Ends a read on the connection with this id when it has blocked for longer than its `BLOCK`.
+    /// Never returns: the caller waits for the response to the read.
     ///
-    /// Redis 7.2.0 to 7.2.3 begin a `BLOCK` anew each time when another reader was faster
-    /// (<https://github.com/redis/redis/pull/12998>). That is no lost connection: the server answers
-    /// once it is told to, over the other connection.
+    /// Redis 7.2.0 to 7.2.3 restart the `BLOCK` each time that another reader was faster
+    /// (<https://github.com/redis/redis/pull/12998>). The connection is not lost then: the server
+    /// responds after a command on the other connection.
     pub(super) async fn end_overrun(&self, connection: i64, block: Duration) -> Infallible {
         sleep(block).await;
         loop {
@@ -78,7 +78,7 @@ impl BlockedRead {
         if connection == 0 {
             return;
         }
-        // Without the right to do so the read runs to its end.
+        // Without permission to end it, the read blocks to its end.
         let _ = self
             .pipeline
             .command(unblock(connection), Retry::Never)

@@ -1,8 +1,10 @@
-//! Acknowledges what the last read has brought, before the next one, on the connection that reads.
+//! Acknowledges the deliveries of the last read, over the connection that reads, before the next
+//! read.
 //!
-//! With one message at a time the next read is of no use before the handler has ended, and an exchange
-//! on the connection whose task is awake wakes two tasks fewer than one on another connection.
-//! `benches/redis.rs`, `task-1` and `rpc-fast-1` at the default settings, pays for this.
+//! With one message at a time the next read is useless before the handler has finished. The task of
+//! this connection is awake already, so two tasks fewer are woken than by an exchange over another
+//! connection. `benches/redis.rs`, `task-1` and `rpc-fast-1` at the default settings, shows the
+//! gain.
 
 use std::{
     sync::{
@@ -20,13 +22,15 @@ use tokio::{
 use super::{BlockingConnection, Fetch, GRACE};
 use crate::{ablation::Mechanism, sync::lock, transport::redis::consumer::settle::Settlement};
 
-/// The most deliveries that a read waits for. More of them are better acknowledged while it reads.
+/// The most deliveries that a read waits for. It is better to acknowledge more of them during the
+/// read.
 const MAX_DELIVERIES: usize = 4;
 /// The longest wait.
 const MAX_WAIT: Duration = Duration::from_millis(1);
-/// A handler that takes longer is better left alone: what comes meanwhile should not wait for it.
+/// If handling took longer than this, reads stop waiting: other messages should not wait for a slow
+/// handler.
 const MAX_HANDLING: Duration = Duration::from_micros(200);
-/// The time for which no read waits after one has waited in vain.
+/// The time for which reads do not wait after one has waited in vain.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The deliveries of the last read, while the fetch waits for their settlements.
@@ -74,7 +78,7 @@ impl LastRead {
         self.is_open.store(true, Ordering::SeqCst);
     }
 
-    /// The settlements that have come, and whether all have, and soon.
+    /// Waits for the settlements. Returns those that came, and whether all of them came soon.
     async fn gather(&self) -> (Vec<Settlement>, bool) {
         let began = Instant::now();
         let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();
@@ -87,8 +91,8 @@ impl LastRead {
 }
 
 impl Fetch {
-    /// Begins to wait for the settlements of deliveries that are about to be handed out, unless more is
-    /// to be read. Returns whether it does.
+    /// Starts to wait for the settlements of deliveries that are about to be handed out, unless
+    /// more is to be read. Returns `true` if it does.
     pub(super) fn expect_settlements(&mut self, deliveries: usize) -> bool {
         let few = (1..=MAX_DELIVERIES).contains(&deliveries);
         let waits = few
@@ -103,8 +107,8 @@ impl Fetch {
         waits
     }
 
-    /// Acknowledges those of them that have come. What the server does not confirm is settled as any
-    /// other delivery.
+    /// Acknowledges the deliveries whose settlements have come. If the server does not confirm one
+    /// it is settled like any other delivery.
     pub(super) async fn acknowledge(&mut self) {
         let (settlements, soon) = self.parts.last_read.gather().await;
         self.pause_until = (!soon).then(|| Instant::now() + PAUSE);

@@ -1,4 +1,4 @@
-//! The task that fetches.
+//! The task that fetches deliveries.
 
 mod ahead;
 mod blocked;
@@ -47,20 +47,20 @@ use crate::{
     },
 };
 
-/// How much longer than a read may block its connection may be silent. Then it is given up: the read
-/// stays parked at the server otherwise, and takes the next entries for nobody.
+/// A connection that is silent for this much longer than its read may block is closed. Otherwise
+/// the read would stay blocked on the server and claim entries that are never received.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The least size of a part: all that there is room for at the default of 64 in flight. Parts that are
-/// smaller than the room make the reads, and with them the acknowledgements, ever smaller.
+/// The least size of a part: the default of 64 in flight. With smaller parts the reads and the
+/// acknowledgements would shrink each other.
 const MIN_PART: usize = 64;
 
-/// The parts that a fetch is made of.
+/// The dependencies of a fetch.
 pub(super) struct Parts {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
     pub(super) schedule: StreamSchedule,
-    /// The streams that are found or retired while they are served; `None` where they are listed.
+    /// The changes of the streams in a registry; `None` if the streams are listed.
     pub(super) changes: Option<Arc<Changes>>,
     pub(super) connector: Connector,
     pub(super) group: Arc<Group>,
@@ -79,26 +79,27 @@ pub(super) struct Parts {
     pub(super) closed: CancellationToken,
 }
 
-/// Fetches what is asked for, on a connection of its own.
+/// Fetches deliveries over a separate connection.
 pub(super) struct Fetch {
     parts: Parts,
     set: ReadSet,
     connection: Option<BlockingConnection>,
-    /// Whether it is not the first.
+    /// Set once a connection was made.
     connected: bool,
-    /// There may be something to read without waiting for it. Of one stream: the retry stream may hold
-    /// more than the last read has shown; it is then read alone, since a read of two streams brings up to
-    /// twice as much as it asks for. Of several: any of them may.
+    /// Set if there may be entries to read without waiting. With one stream: the retry stream may
+    /// have more than the last read returned. It is then read alone, since a read of two streams
+    /// returns up to twice as many entries as requested. With several streams: any of them may have
+    /// some.
     look: bool,
-    /// A read of several streams was refused, and none of them was found to be the reason yet.
+    /// Set if a read of several streams was refused, and the stream that caused it is not found yet.
     refused: bool,
-    /// Whether the last read brought as much as it asked for, so that there is probably more.
+    /// Set if the last read returned as many entries as requested, so that there are probably more.
     full: bool,
-    /// The read that was sent before what the last one brought was looked at.
+    /// The read that was sent before the entries of the last one are handled.
     ahead: Option<Ahead>,
-    /// The end of the time for which no read waits for acknowledgements.
+    /// Until then reads do not wait for acknowledgements.
     pause_until: Option<Instant>,
-    /// The index of the next stream that is found.
+    /// The index for the next stream that is added.
     next_index: u32,
     failures: u32,
     warnings: Limit,
@@ -106,12 +107,12 @@ pub(super) struct Fetch {
 
 struct BlockingConnection {
     line: Connection,
-    /// The id by which another connection can end its blocked read; 0 where that is not known.
+    /// The id by which another connection can end its blocked read; 0 if unknown.
     id: i64,
 }
 
 impl BlockingConnection {
-    /// Sends an encoded command, a script with its text where the server does not know it.
+    /// Sends an encoded command, or a script with its source if the server does not know it.
     async fn read(
         &mut self,
         command: &Vec<u8>,
@@ -130,17 +131,17 @@ impl BlockingConnection {
 /// A read of one stream or of several.
 struct ReadCommand {
     cmd: Cmd,
-    /// The room that it is for.
+    /// The most entries that it requests.
     room: usize,
     by: ReadBy,
 }
 
 enum ReadBy {
-    /// `XREADGROUP` of all that there is to read.
+    /// One `XREADGROUP` of all streams.
     Plain,
-    /// `XREADGROUP` of a part of the streams, between calls of the script.
+    /// One `XREADGROUP` of some of the streams, between calls of the script.
     Part,
-    /// The script that reads several streams, in this order.
+    /// The script that reads several streams in this order.
     Script(Vec<u32>),
 }
 
@@ -170,12 +171,13 @@ impl Fetch {
         }
     }
 
-    /// One stream, which is known from the start, is read by plain commands.
+    /// A single listed stream is read by plain commands.
     fn reads_one_stream(&self) -> bool {
         self.parts.changes.is_none() && self.set.len() == 1
     }
 
-    /// Fetches until the source is stopped. A read is never broken off: it may have taken entries.
+    /// Fetches until the source is stopped. A read is never cancelled, since it may have claimed
+    /// entries.
     pub(super) async fn run(mut self) {
         loop {
             let (mut asked, mut fetched) = match self.ahead.take() {
@@ -224,13 +226,12 @@ impl Fetch {
             }
         }
         if self.parts.closed.is_cancelled() {
-            // The source was dropped while this read was under way.
+            // The source was dropped during this read.
             give_back(self.parts.buffer.rest().0).await;
         }
     }
 
-    /// Waits until something is asked for. `None` when it is time for a look that does not wait for
-    /// that.
+    /// Waits for demand. `None` if a recovery step is due first.
     async fn demanded(&mut self) -> Option<Demand> {
         let demanded = self.parts.buffer.demanded();
         match self.parts.recovery.next() {
@@ -239,7 +240,7 @@ impl Fetch {
         }
     }
 
-    /// Looks for lost entries where nobody asks for any: what it finds is given back.
+    /// Recovers lost entries without demand. They are released.
     async fn look_unasked(&mut self) {
         let asked = Instant::now();
         let max = self.part().min(MAX_LOOKED_AT);
@@ -272,8 +273,8 @@ impl Fetch {
         }
     }
 
-    /// Claims entries of one stream, if it is time to look for some. Each step of a scan brings the
-    /// entries that it claims.
+    /// Claims entries of one stream if its scan is due. Each step of a scan returns the entries
+    /// that it claims.
     async fn claim(&mut self, room: usize) -> Vec<Entry> {
         let part = room.min(self.part());
         let claimer = &self.parts.claimer;
@@ -284,21 +285,20 @@ impl Fetch {
         };
         match scan.claim(claimer, until, part).await {
             Ok(claimed) => claimed,
-            // Not every error there is one of reading, too: a server that has no memory left still
-            // hands out what it has.
+            // Reading may work all the same: a server without memory still serves reads.
             Err(error) => {
-                // The entries may have been claimed all the same.
+                // The entries may have been claimed although the command failed.
                 self.parts.recovery.begin();
                 tracing::warn!(
                     error = error.chain(),
-                    "cannot take over; trying again later"
+                    "cannot claim deliveries of other workers; trying again later"
                 );
                 Vec::new()
             }
         }
     }
 
-    /// Reads the one stream that there is.
+    /// Reads the only stream.
     async fn read_one(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let stream = self.set.first_mut().stream.clone();
         let (retry, primary) = (&*stream.keys.retry, &*stream.keys.stream);
@@ -319,8 +319,8 @@ impl Fetch {
         Ok(entries)
     }
 
-    /// Reads several streams: without waiting as long as that brings something, then blocked on all of
-    /// them.
+    /// Reads several streams: without blocking as long as that returns entries, then with one read
+    /// that blocks on all of them.
     async fn read_set(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let max_block = self.parts.member.max_block();
         if self.look {
@@ -333,7 +333,8 @@ impl Fetch {
             };
             let entries = self.run_read(&command, None).await?;
             self.note(command.room, &entries);
-            // A plain read that brings nothing does not say that there is nothing.
+            // Only the script reads all streams, so only its empty response shows that there is
+            // nothing.
             self.look = !entries.is_empty() || command.script().is_none();
             if self.look {
                 return Ok(entries);
@@ -341,7 +342,8 @@ impl Fetch {
         }
         let streams = self.set.blocked_on();
         if streams.is_empty() {
-            // All streams are left out. The next call waits until one of them is to be tried again.
+            // All streams are skipped. The next call waits until one of them is due for another
+            // try.
             self.look = true;
             return Ok(Vec::new());
         }
@@ -358,13 +360,13 @@ impl Fetch {
                     || !self.set.to_try_again().is_empty();
                 Ok(entries)
             }
-            // One of the streams is the reason. The script tells which.
+            // One of the streams caused the error. The script finds it.
             Err(error) if error.is_refused() && !self.refused => {
                 self.look = true;
                 self.refused = true;
                 Ok(Vec::new())
             }
-            // Asked again after the back-off, since the reason may be a new one by then.
+            // Tried again after the back-off, since the cause may be another one by then.
             Err(error) => {
                 self.look = true;
                 self.refused = false;
@@ -373,7 +375,7 @@ impl Fetch {
         }
     }
 
-    /// The read that may follow the last one without waiting.
+    /// The next read that does not block.
     fn next_command(&mut self, room: usize) -> Option<ReadCommand> {
         let room = room.min(self.part());
         if self.reads_one_stream() {
@@ -444,7 +446,7 @@ impl Fetch {
         self.parts.reading.begin();
     }
 
-    /// Looks after streams that were left out.
+    /// Tries to join the group again on streams that could not be read.
     async fn try_failing_again(&mut self) {
         for stream in self.set.to_try_again() {
             match self.parts.group.join(&stream).await {
@@ -457,7 +459,7 @@ impl Fetch {
         }
     }
 
-    /// Leaves a stream out that cannot be read, so that the others go on.
+    /// Skips a stream that cannot be read, so that the others continue.
     fn leave_out(&mut self, stream: &ServedStream, error: &str) {
         if let Some(withheld) = self.set.fail(stream.index) {
             tracing::warn!(
@@ -469,7 +471,7 @@ impl Fetch {
         }
     }
 
-    /// Returns `true` if something else comes before the next read.
+    /// Returns `true` if something else is due before the next read.
     fn is_busy_otherwise(&mut self) -> bool {
         let claimer = &self.parts.claimer;
         let may_claim = claimer.until().is_some();
@@ -478,7 +480,7 @@ impl Fetch {
             || self.set.has_due_scan(&self.parts.claimer, may_claim)
     }
 
-    /// Notes what a read says about the next one.
+    /// Updates the state for the next read after a read.
     fn note(&mut self, count: usize, entries: &[Entry]) {
         if self.reads_one_stream() {
             self.look = entries.iter().any(|entry| entry.lane.is_retry());
@@ -486,20 +488,20 @@ impl Fetch {
         self.full = entries.len() >= count;
     }
 
-    /// The most entries that one read asks for. Not thousands: while one part is handled and another
-    /// acknowledged, the next is fetched. An answer of many large ones would take long to arrive, and its
-    /// entries belong to no table whose leases are renewed meanwhile.
+    /// The most entries of one read. Parts let the next one be fetched while one is handled and
+    /// another acknowledged. Also, a large response takes long to arrive, and its entries are not
+    /// in the in-flight table meanwhile.
     fn part(&mut self) -> usize {
         let max = self.parts.max_in_flight.div_ceil(4).max(MIN_PART);
         match self.reads_one_stream() {
             true => self.set.first_mut().size.fit(max),
-            // The script counts the bytes.
+            // The script limits the bytes.
             false => max,
         }
     }
 
-    /// Reads Redis's clock where no tick has for long, since the server stood still: the clock may have
-    /// stepped meanwhile, and a request that was sent just now would look too old.
+    /// Reads Redis's clock if no tick did for long, since the server was paused: its clock may have
+    /// stepped, and a new request would look too old.
     async fn read_clock(&mut self) {
         let Parts {
             clock,
@@ -529,7 +531,7 @@ impl Fetch {
         }
     }
 
-    /// Sends a read, and returns what it brings.
+    /// Sends a read and returns its entries.
     async fn run_read(
         &mut self,
         command: &ReadCommand,
@@ -546,8 +548,8 @@ impl Fetch {
         let id = connection.id;
         if block.is_some() {
             parts.blocked.set(id);
-            // A change of the streams, or a stop, ends a read that is noted here. Both are looked at
-            // after that, so neither is missed.
+            // A stop or a change of the streams ends the read that is set here. Both are checked
+            // after it is set, so neither is missed.
             let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty());
             if parts.buffer.is_stopped() || is_changed {
                 parts.blocked.set(0);
@@ -579,20 +581,20 @@ impl Fetch {
         self.entries(command, answer).await
     }
 
-    /// The entries in an answer, or a timeout in its place.
+    /// The entries in a response, or the timeout instead of one.
     async fn entries(
         &mut self,
         command: &ReadCommand,
         answer: Result<RedisResult<Value>, Elapsed>,
     ) -> Result<Vec<Entry>, Error> {
         let answer = match answer {
-            // Not a failure: a key that was deleted, or another client's `CLIENT UNBLOCK`.
+            // No error: a key was deleted, or another client sent `CLIENT UNBLOCK`.
             Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => {
                 self.look |= !self.reads_one_stream();
                 return Ok(Vec::new());
             }
             Ok(Ok(answer)) => match self.checked(answer) {
-                // One of the streams is the reason. The script tells which.
+                // One of the streams caused the error. The script finds it.
                 Err(error) if error.is_refused() && matches!(command.by, ReadBy::Part) => {
                     self.set.note_read(true, 0);
                     return Ok(Vec::new());
@@ -614,7 +616,7 @@ impl Fetch {
         let (entries, failed) = match read {
             Ok(read) => read,
             Err(error) => {
-                // The entries that could not be read of it are pending for us.
+                // The response's entries are pending for this consumer, but could not be decoded.
                 self.parts.recovery.begin();
                 return Err(error);
             }
@@ -641,7 +643,7 @@ impl Fetch {
         Ok(entries)
     }
 
-    /// A stream of several could not be read.
+    /// Skips a stream that could not be read, one of several.
     async fn failed(&mut self, index: u32, error: &str) {
         let Some(stream) = self.parts.streams.get(index) else {
             return;
@@ -655,7 +657,8 @@ impl Fetch {
         }
     }
 
-    /// Gives up the connection. What was read on it last may be pending for us and unknown to us.
+    /// Drops the connection. The entries of its last read may be pending for this consumer and not
+    /// in flight.
     fn lost(&mut self) -> Error {
         self.connection = None;
         self.parts.recovery.begin();
@@ -666,7 +669,7 @@ impl Fetch {
         if let Value::ServerError(refusal) = &answer
             && error::is_demoted(refusal)
         {
-            // The new primary is found by connecting again.
+            // A new connection finds the new primary.
             self.connection = None;
         }
         error::check(answer)
@@ -676,7 +679,7 @@ impl Fetch {
         let connecting = async {
             let mut line = self.parts.connector.connection().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
-            // Without the right to ask, a blocked read just runs to its end.
+            // Without permission to ask, a blocked read runs to its end.
             let id = timeout(GRACE, line.command(&id)).await;
             let id = id.ok().and_then(Result::ok);
             let id = id.and_then(|id| integer(&id).ok());
@@ -692,7 +695,7 @@ impl Fetch {
         }
     }
 
-    /// Does about an error what can be done, or waits.
+    /// Handles an error: creates a missing group again, or waits.
     async fn overcome(&mut self, error: Error) {
         if self.parts.buffer.is_stopped() {
             return;
@@ -706,7 +709,9 @@ impl Fetch {
                     self.look = true;
                     return;
                 }
-                Err(error) => tracing::warn!(error = error.chain(), "cannot make the group again"),
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "cannot create the group again")
+                }
             }
         } else if let Some(withheld) = self.warnings.admit() {
             tracing::warn!(
@@ -723,12 +728,12 @@ fn rejoined(stream: &ServedStream) {
     tracing::warn!(
         stream = %stream.keys.stream,
         group = %stream.keys.group,
-        "the stream or its group had vanished; the group was made again, behind the last entry that it is known to have delivered or, on an emptied stream, at the beginning"
+        "the stream or its group was deleted; the group was created again, behind the last entry that it is known to have delivered, or at the beginning of an emptied stream"
     );
 }
 
-/// The two parts of the script's answer: what it has read, and the numbers of the streams that it could
-/// not read, from 0, with the errors.
+/// Splits the script's response: the entries, and the positions (from 0) of the streams that could
+/// not be read, with the errors.
 pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), Error> {
     let [found, failed] = exactly(answer)?;
     let mut parts = array(failed)?.into_iter();
@@ -742,7 +747,7 @@ pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), 
     Ok((Value::Array(array(found)?), failed))
 }
 
-/// Gives back what was not handed out.
+/// Releases deliveries that were not handed out.
 pub(super) async fn give_back(deliveries: Vec<Delivery<RedisSettle>>) {
     let settle = |delivery: Delivery<RedisSettle>| delivery.settle(Verdict::GiveBack);
     for given in join_all(deliveries.into_iter().map(settle)).await {
@@ -755,8 +760,8 @@ pub(super) async fn give_back(deliveries: Vec<Delivery<RedisSettle>>) {
     }
 }
 
-/// Whether the server's error has this code. The code of a command inside a script stands in front
-/// by then, see `error::unwrapped`.
+/// Returns `true` if the server's error has this code. For a command within a script,
+/// `error::unwrapped` puts it in front.
 pub(super) fn has_code(error: &Error, code: &str) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<redis::RedisError>())

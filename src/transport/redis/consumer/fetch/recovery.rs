@@ -1,4 +1,4 @@
-//! Fetches entries again whose answer was lost, and drops entries whose answer came too late.
+//! Fetches entries again whose response was lost, and drops entries whose response came too late.
 
 use std::{collections::HashSet, convert::Infallible, sync::Arc};
 
@@ -22,11 +22,11 @@ use crate::{
     },
 };
 
-/// The most pending entries that one step looks at.
+/// The most pending entries that one step reads.
 pub(super) const MAX_LOOKED_AT: usize = 100;
 
-/// Looks for entries that are pending for this consumer and not in flight. One look is not enough: a
-/// read that was on its way when its connection was lost may be carried out after it.
+/// Looks for entries that are pending for this consumer and not in flight. It looks several times,
+/// since a read that was sent before its connection was lost may be carried out later.
 pub(in crate::transport::redis::consumer) struct Recovery {
     member: Arc<Member>,
     streams: Arc<StreamSet>,
@@ -39,7 +39,7 @@ pub(in crate::transport::redis::consumer) struct Recovery {
 #[derive(Clone, Copy)]
 struct Looks {
     next: Instant,
-    /// The end of the looks: two leases after the first that the server has answered.
+    /// The end of the recovery: two leases after the first step that succeeded.
     until: Option<Instant>,
 }
 
@@ -61,7 +61,7 @@ impl Recovery {
         }
     }
 
-    /// Begins to look: an answer was lost, and perhaps entries with it.
+    /// Starts a recovery: a response was lost, perhaps with entries.
     pub(super) fn begin(&mut self) {
         self.looks = Some(Looks {
             next: Instant::now(),
@@ -69,7 +69,7 @@ impl Recovery {
         });
     }
 
-    /// The time of the next look, if there is one.
+    /// The time of the next step, if a recovery runs.
     pub(super) fn next(&self) -> Option<Instant> {
         self.looks.map(|looks| looks.next)
     }
@@ -78,15 +78,14 @@ impl Recovery {
         self.next().is_some_and(|next| next <= Instant::now())
     }
 
-    /// Fetches again what is pending for this consumer and not in flight, at most `room` entries: the
-    /// answer that brought them was lost.
+    /// Fetches entries again that are pending for this consumer and not in flight, at most `room`.
     pub(super) async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let mut found = Vec::new();
         let streams = self.streams.all();
         let lanes = streams
             .iter()
             .flat_map(|stream| stream.lanes().map(|lane| (stream, lane)));
-        // All streams are asked at once, and only what there is room for is fetched.
+        // Asks for all streams at once, and fetches only as much as there is room for.
         let lost = join_all(lanes.map(async |(stream, lane)| {
             let lost = self.lost(stream, lane, room).await;
             lost.map(|lost| (stream, lane, lost))
@@ -98,7 +97,7 @@ impl Recovery {
                 found.extend(self.fetch_again(stream, lane, &lost).await?);
             }
             if found.len() >= room {
-                // There may be more; the next fetch goes on.
+                // There may be more; the next fetch continues.
                 return Ok(found);
             }
         }
@@ -112,8 +111,8 @@ impl Recovery {
         Ok(found)
     }
 
-    /// Renews entries whose answer came late, and drops those that other consumers have by now: this
-    /// process stood still, and they may have been handled meanwhile.
+    /// Renews entries whose response came late, and drops those that belong to other consumers by
+    /// now. This process was suspended, and they may have been handled meanwhile.
     pub(super) async fn still_ours(
         &mut self,
         mut entries: Vec<Entry>,
@@ -143,8 +142,8 @@ impl Recovery {
         Ok(entries)
     }
 
-    /// Renews what an answer brings that is still arriving: its entries are pending for this consumer, and
-    /// in no table. Never returns.
+    /// Renews the entries of a response while it arrives: they are pending for this consumer and
+    /// not in the in-flight table yet. Never returns.
     pub(super) async fn renew_arriving(&self, progress: &Progress) -> Infallible {
         let before = progress.bytes();
         loop {
@@ -167,7 +166,7 @@ impl Recovery {
         }
     }
 
-    /// The entries that are pending for this consumer on a lane and not in flight, about `max` of them.
+    /// About `max` entries on a lane that are pending for this consumer and not in flight.
     async fn lost(
         &self,
         stream: &ServedStream,
@@ -177,7 +176,7 @@ impl Recovery {
         let (mut lost, mut from) = (Vec::new(), "-".to_owned());
         loop {
             let pending = match self.pending(stream, lane, &from).await {
-                // Of a stream that cannot be read nothing can be fetched again.
+                // Entries of a stream that cannot be read cannot be fetched again.
                 Err(_) if stream.is_failing() => return Ok(lost),
                 pending => pending?,
             };
@@ -210,7 +209,7 @@ impl Recovery {
         entry::pending(self.pipeline.command(cmd, Retry::Never).await?)
     }
 
-    /// Renews the leases of these entries. Returns those that are not ours.
+    /// Renews the leases of these entries. Returns those that belong to other consumers.
     async fn renew(
         &self,
         stream: &ServedStream,

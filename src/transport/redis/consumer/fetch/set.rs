@@ -1,4 +1,4 @@
-//! The streams as the fetch reads them: their sizes, their scans, and those that cannot be read.
+//! The fetch's streams: their sizes, their scans, and their failures.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,13 +23,13 @@ use crate::{
     },
 };
 
-/// The most streams that one read blocks on. Of more streams, those that had entries last are waited for,
-/// and the others are looked at between two reads.
+/// The most streams that one read blocks on. With more streams, it blocks on the recently active
+/// ones, and the others are read between two blocked reads.
 const MAX_BLOCKED: usize = 256;
 
 /// The most plain reads between two calls of the script.
 const MAX_PLAIN: u32 = 7;
-/// A stream counts as active if one of this many last reads has brought something of it.
+/// A stream counts as active if one of this many last reads has returned entries of it.
 const RECENT_READS: u64 = 16;
 
 /// The streams that one consumer reads.
@@ -38,24 +38,24 @@ pub(super) struct ReadSet {
     streams: Vec<ReadStream>,
     names: LaneNames,
     schedule: StreamSchedule,
-    /// The place of the stream whose scan is looked at next.
+    /// The position of the stream whose scan is checked first next time.
     next_scan: usize,
-    /// Counts the reads that brought something.
+    /// Counts the reads that returned entries.
     reads: u64,
     plain: PlainReads,
 }
 
-/// Decides between the script and plain reads. The script reads everything in the order of the policy, and
-/// costs the server several times as much as a command that reads one part of the streams that were
-/// active last. So while these bring as much, it is called now and then. `benches/redis.rs`, `task-64
-/// --streams 64`, pays for this.
+/// Chooses between the script and plain reads. The script reads all streams in the order of the
+/// policy, and costs the server several times as much as one command that reads some of the
+/// recently active streams. So while plain reads return as much, the script is called only now and
+/// then. `benches/redis.rs`, `task-64 --streams 64`, shows the gain.
 #[derive(Default)]
 struct PlainReads {
-    /// The number of entries that the script brought last.
+    /// The number of entries that the last script call returned.
     by_script: usize,
-    /// The number of entries that the last read brought, whichever it was.
+    /// The number of entries that the last read returned, of either kind.
     last: usize,
-    /// The plain reads since.
+    /// The number of plain reads since the last script call.
     since: u32,
 }
 
@@ -73,17 +73,17 @@ impl PlainReads {
     }
 }
 
-/// A stream, and what only the fetch knows about it.
+/// A stream, and the fetch's state of it.
 pub(super) struct ReadStream {
     pub(super) stream: Arc<ServedStream>,
     pub(super) size: EntrySize,
     scan: Scan,
     failing: Option<Failing>,
-    /// The number of the last read that brought something of it.
+    /// The number of the last read that returned entries of it.
     last_read: u64,
 }
 
-/// A stream that cannot be read is left out until then.
+/// A stream that cannot be read is skipped until `until`.
 struct Failing {
     until: Instant,
     failures: u32,
@@ -119,14 +119,14 @@ impl ReadSet {
         &self.names
     }
 
-    /// The place of a stream: they stand in the order of their indexes.
+    /// The position of a stream. Streams are sorted by index.
     fn place(&self, index: u32) -> Option<usize> {
         self.streams
             .binary_search_by_key(&index, |it| it.stream.index)
             .ok()
     }
 
-    /// Adds a stream. Its index is higher than those of the others.
+    /// Adds a stream. Its index must be higher than all others.
     pub(super) fn add(&mut self, stream: Arc<ServedStream>) {
         self.schedule.add(stream.index, stream.weight);
         self.streams.push(ReadStream {
@@ -139,7 +139,7 @@ impl ReadSet {
         self.publish();
     }
 
-    /// Removes a stream, and returns it.
+    /// Removes a stream and returns it.
     pub(super) fn remove(&mut self, name: &str) -> Option<Arc<ServedStream>> {
         let at = self
             .streams
@@ -157,7 +157,7 @@ impl ReadSet {
         self.shared.replace(streams().collect());
     }
 
-    /// Notes what a read has brought.
+    /// Records the entries that a read has returned.
     pub(super) fn note(&mut self, entries: &[Entry]) {
         self.reads += u64::from(!entries.is_empty());
         for of_stream in entries.chunk_by(|a, b| a.lane.index() == b.lane.index()) {
@@ -176,12 +176,13 @@ impl ReadSet {
         }
     }
 
-    /// Returns `true` if the time of a scan has come.
+    /// Returns `true` if a scan is due.
     pub(super) fn has_due_scan(&mut self, claimer: &Claimer, may: bool) -> bool {
         self.due_place(claimer, may).is_some()
     }
 
-    /// A scan whose time has come, for a claimer that may claim. The next one is that of another stream.
+    /// The next scan that is due, stream by stream in turn. `may` is `false` while the claimer may
+    /// not claim.
     pub(super) fn due_scan(&mut self, claimer: &Claimer, may: bool) -> Option<&mut Scan> {
         let due = self.due_place(claimer, may)?;
         self.next_scan = due + 1;
@@ -192,7 +193,7 @@ impl ReadSet {
         let count = self.streams.len();
         let mut due = None;
         for at in (0..count).map(|n| (self.next_scan + n) % count) {
-            // Each is asked: one that may not claim begins anew later.
+            // `is_due` is called for each stream, since it also resets scans that may not claim.
             let is_due = self.streams[at].scan.is_due(claimer, may);
             if is_due && due.is_none() && !self.streams[at].stream.is_failing() {
                 due = Some(at);
@@ -201,7 +202,7 @@ impl ReadSet {
         due
     }
 
-    /// The call of the script that reads all streams, for this much room.
+    /// The call of the script that reads all streams, for at most this many entries.
     pub(super) fn fetch_command(
         &mut self,
         member: &Member,
@@ -233,8 +234,8 @@ impl ReadSet {
         Some((cmd, order))
     }
 
-    /// A plain read of the active streams that are furthest behind, of each the same number, and that
-    /// number for all of them together. `None` where the script is better.
+    /// A plain read of the active streams that are furthest behind, with the same number of entries
+    /// for each, and the total number. `None` if the script is better.
     pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;
@@ -254,7 +255,7 @@ impl ReadSet {
         })
     }
 
-    /// Notes how much a read has brought, which was plain or a call of the script.
+    /// Records how many entries a read has returned, a plain one or a call of the script.
     pub(super) fn note_read(&mut self, is_plain: bool, entries: usize) {
         self.plain.note(is_plain, entries);
     }
@@ -276,8 +277,8 @@ impl ReadSet {
         self.streams.len() > MAX_BLOCKED
     }
 
-    /// Leaves a stream out for a while. Returns the number of failures that were not logged, if this one
-    /// is to be.
+    /// Skips a stream for a while. Returns the number of failures that were not logged, if this one
+    /// is to be logged.
     pub(super) fn fail(&mut self, index: u32) -> Option<u64> {
         let place = self.place(index)?;
         let read = &mut self.streams[place];
@@ -292,7 +293,7 @@ impl ReadSet {
         failing.warnings.admit()
     }
 
-    /// Reads a stream again.
+    /// Marks a stream as readable again.
     pub(super) fn recovered(&mut self, index: u32) {
         if let Some(place) = self.place(index) {
             let read = &mut self.streams[place];
@@ -301,7 +302,7 @@ impl ReadSet {
         }
     }
 
-    /// The streams that are left out and to be tried again now.
+    /// The skipped streams that are due for another try.
     pub(super) fn to_try_again(&self) -> Vec<Arc<ServedStream>> {
         let now = Instant::now();
         let due = |it: &&ReadStream| it.failing.as_ref().is_some_and(|it| it.until <= now);
@@ -312,7 +313,7 @@ impl ReadSet {
             .collect()
     }
 
-    /// The time for which a read may block: no longer than until a stream is to be tried again.
+    /// The time for which a read may block: at most until a stream is due for another try.
     pub(super) fn until_next_try(&self, longest: Duration) -> Duration {
         let until = self
             .streams
