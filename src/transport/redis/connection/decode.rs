@@ -1,4 +1,4 @@
-//! Decodes what a server sends, RESP2 and RESP3 alike, in pieces of any size.
+//! Decodes RESP2 and RESP3, incrementally.
 //!
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
@@ -7,23 +7,26 @@ use redis::{ErrorKind, RedisError, RedisResult};
 
 use crate::transport::redis::response::{Value, server_error};
 
-/// The most bytes of a line that holds a length, and of any other line.
+/// The most bytes of a line with a length.
 const LENGTH: usize = 32;
+/// The most bytes of any other line.
 const LINE: usize = 1 << 20;
-/// The most bytes of a string: there is no memory for more.
+/// The most bytes of a string: a larger allocation is impossible.
 const MAX_STRING: usize = isize::MAX as usize;
-/// The deepest nesting of aggregates. Answers to scripts and commands of this crate nest four deep.
+/// The deepest nesting of aggregates. Responses to this crate's commands and scripts nest four
+/// deep.
 const MAX_DEPTH: usize = 16;
-/// The most elements for which memory is allocated before they come, whatever the length promises.
+/// The most elements for which memory is allocated in advance, since the announced length may be
+/// wrong.
 const PREALLOCATED: usize = 4096;
 
 /// Decodes the values of one connection.
 ///
-/// A value may have a thousand entries and come in many pieces. An element that was decoded is not
-/// looked at again, and strings are slices of the read buffer.
+/// A value may have thousands of elements and arrive in many pieces. Each element is decoded once,
+/// and strings are slices of the read buffer.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
-    /// The aggregates of which elements are missing, the outermost first.
+    /// The incomplete aggregates, the outermost first.
     open: Vec<Open>,
 }
 
@@ -36,23 +39,22 @@ struct Open {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Aggregate {
-    /// A set is decoded as one too: RESP2 has arrays in place of sets.
+    /// Also a set, which RESP2 sends as an array.
     Array,
     Map,
     Push,
-    /// Pairs about the value that follows. Nothing here needs them.
+    /// Attributes of the value that follows. They are ignored.
     Attribute,
 }
 
 enum Element {
     Value(Value),
-    /// The start of an aggregate of this many elements.
+    /// The start of an aggregate with this many elements.
     Start(Aggregate, usize),
 }
 
 impl Decoder {
-    /// The next value, if it has come whole. An error means that this is not RESP, and that nothing
-    /// can be read after it.
+    /// Decodes the next value; `None` if it is incomplete. After an error nothing can be decoded.
     pub(super) fn decode(&mut self, read: &mut BytesMut) -> RedisResult<Option<Value>> {
         while let Some(element) = element(read)? {
             let mut value = match element {
@@ -106,7 +108,7 @@ impl Aggregate {
     }
 }
 
-/// The next element, if it has come whole.
+/// Decodes the next element; `None` if it is incomplete.
 fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
     let Some(&kind) = read.first() else {
         return Ok(None);
@@ -135,8 +137,8 @@ fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
 
 const TOO_LONG: &str = "a length is too large";
 
-/// The line of a length, if it has come whole: how many elements or bytes follow, or `None` for
-/// RESP2's null, and where the line ends.
+/// Decodes a line with a length, if it is complete. Returns the length, which is `None` for RESP2's
+/// null, and the end of the line.
 fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
     const NULL: &[u8] = b"-1\r\n";
     let mut length = 0_usize;
@@ -163,8 +165,8 @@ fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
     }
 }
 
-/// A string with its length in front, the most frequent element by far; or a verbatim string, or an
-/// error of any text.
+/// Decodes a string with a length: the most frequent element; or a verbatim string, or a bulk
+/// error.
 fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     let (length, start) = match length(read)? {
         Some((Some(length), start)) => (length, start),
@@ -190,7 +192,7 @@ fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     Ok(Some(Element::Value(match kind {
         b'!' => server_error(&string),
         b'=' => {
-            // Three characters say what it is, as in `txt:`.
+            // A verbatim string begins with a format, as in `txt:`.
             if string.get(3) != Some(&b':') {
                 return Err(malformed("a verbatim string without a format"));
             }
@@ -200,7 +202,7 @@ fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     })))
 }
 
-/// An element that is one line.
+/// Decodes an element of one line.
 fn line(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     if !b"+-:_#,(".contains(&kind) {
         return Err(malformed("an unknown type"));
@@ -214,7 +216,7 @@ fn line(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     let Some(text) = read[1..end].strip_suffix(b"\r") else {
         return Err(malformed("a line ends without a carriage return"));
     };
-    // RESP3's types are read as what RESP2 has in their place.
+    // Types of RESP3 become their equivalents in RESP2.
     let value = match (kind, text) {
         (b'-', _) => server_error(text),
         (b':', _) => {

@@ -9,7 +9,7 @@ pub(in crate::transport::redis) trait Encode {
     /// Appends the encoded command.
     fn encode(&self, out: &mut Vec<u8>);
 
-    /// About how many bytes [`encode`](Self::encode) appends.
+    /// The approximate number of bytes that [`encode`](Self::encode) appends.
     fn size_hint(&self) -> usize;
 }
 
@@ -30,7 +30,7 @@ impl Encode for Cmd {
     }
 }
 
-/// A command that was encoded before.
+/// An encoded command.
 impl Encode for [u8] {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self);
@@ -61,7 +61,7 @@ impl<P: Encode + ?Sized> Encode for &P {
     }
 }
 
-/// Encoded commands, one behind the other.
+/// Encoded commands, one after the other.
 #[derive(Default)]
 pub(in crate::transport::redis) struct Commands {
     encoded: Vec<u8>,
@@ -86,7 +86,7 @@ impl Commands {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The number of bytes that are allocated.
+    /// The allocated capacity in bytes.
     pub(in crate::transport::redis) fn capacity(&self) -> usize {
         self.encoded.capacity()
     }
@@ -119,7 +119,7 @@ pub(in crate::transport::redis) struct RespWriter<'a> {
 impl<'a> RespWriter<'a> {
     pub(in crate::transport::redis) fn new(out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
-        // Few commands have more than nine arguments.
+        // Room for one digit: few commands have more than nine arguments.
         out.extend_from_slice(b"*0\r\n");
         Self {
             out,
@@ -134,7 +134,7 @@ impl<'a> RespWriter<'a> {
         self
     }
 
-    /// Writes how many arguments there are.
+    /// Writes the number of arguments.
     pub(in crate::transport::redis) fn finish(&mut self) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(self.args).bytes();
@@ -157,7 +157,7 @@ pub(in crate::transport::redis) fn argument(out: &mut Vec<u8>, arg: &[u8]) {
 mod tests {
     use super::*;
 
-    /// The same command as redis-rs encodes it.
+    /// Encodes the same command by redis-rs.
     fn cmd(args: &[&str]) -> Cmd {
         let mut cmd = Cmd::new();
         cmd.arg(args);

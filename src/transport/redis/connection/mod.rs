@@ -1,6 +1,6 @@
-//! A connection to a server: commands go out and answers come in over any stream of bytes.
+//! A connection to a server over any byte stream.
 //!
-//! A connection works while its answers are polled. It has no task and no time limit of its own.
+//! It makes progress only while its responses are polled: it has no task and no timeout.
 
 mod decode;
 mod encode;
@@ -29,24 +29,24 @@ pub(super) use self::{
 };
 use super::{error, response::Value};
 
-/// The size of a read buffer, and the rest at which a new one is allocated. Answers are not copied: a
-/// slice of one keeps its whole buffer (see [`copy_if_small`]).
+/// The size of a read buffer, and the free space below which a new one is allocated. Responses are
+/// not copied: a slice keeps its whole buffer (see [`copy_if_small`]).
 const READ_BUFFER: usize = 64 << 10;
 const LEAST_FREE: usize = 4 << 10;
-/// Payloads of fewer bytes than this are copied out of the read buffer.
+/// Payloads of fewer bytes are copied out of the read buffer.
 const SMALL: usize = 4 << 10;
-/// The bytes of the write buffer that are kept for the next commands.
+/// The largest write buffer that is kept for reuse.
 const KEPT: usize = 1 << 20;
 
-/// Gives a small payload memory of its own. As a slice of the read buffer it would keep all of that
-/// for as long as an application keeps the payload: 64 KiB, or the largest message that was near it.
+/// Copies a small payload. As a slice it would keep its whole read buffer in memory for as long as
+/// the application keeps the payload: 64 KiB, or the size of a larger message beside it.
 pub(super) fn copy_if_small(payload: &mut Bytes) {
     if payload.len() < SMALL {
         *payload = Bytes::copy_from_slice(payload);
     }
 }
 
-/// A stream of bytes to a server: TCP, a Unix socket, TLS.
+/// A byte stream to a server: TCP, a Unix socket, TLS.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -54,24 +54,24 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A connection to a server.
 ///
 /// # Cancel safety
-/// The answer to a command whose caller has stopped waiting is passed over by the next caller.
+/// If a caller stops waiting for its response, the next caller skips that response.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    /// Encoded commands, and how many bytes of them were written.
+    /// Encoded commands, and the number of their bytes that were written.
     out: Vec<u8>,
     sent: usize,
-    /// The bytes that were read and not decoded yet.
+    /// Bytes that were read and not decoded yet.
     read: BytesMut,
     decoder: Decoder,
     progress: Progress,
-    /// The last write had to wait until the server has read something.
+    /// Set if the last write had to wait for the server to read.
     blocked: bool,
-    /// The number of commands without an answer.
+    /// The number of commands without a response.
     due: usize,
 }
 
 impl Connection {
-    /// Over a stream on which the server waits for commands.
+    /// Makes a connection from a stream on which the server waits for commands.
     pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         Self {
             stream,
@@ -85,12 +85,12 @@ impl Connection {
         }
     }
 
-    /// Counts the bytes that were read and written so far.
+    /// A counter of the bytes that were read and written.
     pub(super) fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// Queues commands. They are written in one go when an answer is polled for.
+    /// Queues commands. They are written together when a response is polled.
     pub(super) fn send(&mut self, commands: impl IntoIterator<Item = impl Encode>) {
         if self.sent >= KEPT {
             self.out.drain(..self.sent);
@@ -102,24 +102,22 @@ impl Connection {
         }
     }
 
-    /// The number of bytes of commands that are still to be written.
+    /// The number of bytes that are queued and not written.
     pub(super) fn unsent(&self) -> usize {
         self.out.len() - self.sent
     }
 
-    /// The answer to the oldest command without one; a refusal is an answer too. An error means that
-    /// the connection is lost, also while no answer is due.
+    /// Polls the response to the oldest command without one, which may be an error of the server.
+    /// An `Err` means that the connection is lost, even if no response is due.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let answer = loop {
             match ready!(self.poll_value(cx))? {
-                // It answers no command. A server pushes only what this client has subscribed to,
-                // and notices that this client ignores.
+                // A notice, or a message of a subscription: no response to a command.
                 Value::Push(_) => {}
                 answer => break answer,
             }
         };
-        // A server writes this when it accepts a connection. It answers no command, so it settles
-        // nothing.
+        // A server writes this error when it accepts a connection, so it responds to no command.
         if let Value::ServerError(unasked) = &answer
             && unasked.details().is_some_and(error::has_too_many_clients)
         {
@@ -130,10 +128,10 @@ impl Connection {
         Poll::Ready(Ok(answer))
     }
 
-    /// The next value that the server sends, be it an answer or a push.
+    /// Polls the next value: a response or a push.
     fn poll_value(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        // A server that does not take a command says why and closes. That answer, and those before it,
-        // come first; then the connection fails for the reader too.
+        // A server that refuses a command writes an error and closes. Read that error and all
+        // responses before it, then report the failed write.
         let written = self.write(cx);
         loop {
             if let Some(value) = self.decoder.decode(&mut self.read)? {
@@ -154,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Writes as much as the stream takes.
+    /// Writes as much as the stream accepts.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while self.sent < self.out.len() {
             let rest = &self.out[self.sent..];
@@ -162,8 +160,8 @@ impl Connection {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => {
                     self.sent += written;
-                    // The kernel's buffer took these bytes: that shows nothing about the server,
-                    // unless it was full before.
+                    // The kernel's buffer accepted these bytes. That says nothing about the server
+                    // unless the buffer was full before.
                     if std::mem::take(&mut self.blocked) {
                         self.progress.add(written);
                     }
@@ -177,31 +175,31 @@ impl Connection {
         self.out.clear();
         self.out.shrink_to(KEPT);
         self.sent = 0;
-        // TLS encrypts into a buffer of its own, which only a flush empties.
+        // TLS has a write buffer that only a flush empties.
         if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) {
             flushed?;
         }
         Ok(())
     }
 
-    /// The next answer.
+    /// Waits for the next response.
     pub(super) async fn answer(&mut self) -> RedisResult<Value> {
         poll_fn(|cx| self.poll_answer(cx)).await
     }
 
-    /// Sends a command, and returns its answer.
+    /// Sends a command and returns its response.
     pub(super) async fn command(&mut self, command: impl Encode) -> RedisResult<Value> {
         self.ask([command]).await?;
         self.answer().await
     }
 
-    /// Sends commands in one go, and returns their answers.
+    /// Sends commands together and returns their responses.
     pub(super) async fn pipeline(&mut self, commands: &[impl Encode]) -> RedisResult<Vec<Value>> {
         self.pipeline_before(commands, commands.len()).await
     }
 
-    /// Sends commands in one go, and returns the answers to the first ones. The other answers may
-    /// come long after that: [`answer`](Self::answer) returns them.
+    /// Sends commands together and returns the responses to the `first` ones. The others may
+    /// come much later: [`answer`](Self::answer) returns them.
     pub(super) async fn pipeline_before(
         &mut self,
         commands: impl IntoIterator<Item = impl Encode>,
@@ -215,7 +213,7 @@ impl Connection {
         Ok(answers)
     }
 
-    /// Sends commands in one go, and passes over the answers that are due before theirs.
+    /// Sends commands together, and skips the responses that are due before theirs.
     async fn ask(&mut self, commands: impl IntoIterator<Item = impl Encode>) -> RedisResult<()> {
         let before = self.due;
         self.send(commands);

@@ -1,5 +1,5 @@
-//! Time limits that count from the last byte of a connection, not from the command: an answer of
-//! many bytes over a slow network takes long, and is no sign that the connection is lost.
+//! Timeouts that restart with each byte received: a large response over a slow network takes long,
+//! and does not mean that the connection is lost.
 
 use std::{
     future::Future,
@@ -13,11 +13,12 @@ use std::{
 
 use tokio::time::{error::Elapsed, timeout};
 
-/// In how many steps a time limit looks for progress. It may be exceeded by one of them.
+/// The number of checks for progress within a timeout. It may be exceeded by the time between two
+/// of them.
 const STEPS: u32 = 5;
 
-/// The number of bytes that a connection has read, and has written after it had to wait until the
-/// server took something. Clones share it.
+/// The number of bytes that a connection has read, plus those that it has written after it had to
+/// wait for the server. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::transport::redis) struct Progress(Arc<AtomicU64>);
 
@@ -30,7 +31,7 @@ impl Progress {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits for `work` on the connection. Fails when there is no progress for `first`, or later on for
+    /// Waits for `work` on the connection. Fails if there is no progress for `first`, or later for
     /// `silence`.
     pub(in crate::transport::redis) async fn watch<T>(
         &self,
@@ -40,7 +41,7 @@ impl Progress {
     ) -> Result<T, Elapsed> {
         let mut work = pin!(work);
         let mut seen = self.bytes();
-        // At the end of the first step, no progress is enough to give up.
+        // Fails after the first step if there is no progress.
         let mut quiet = STEPS;
         let mut step = first;
         loop {

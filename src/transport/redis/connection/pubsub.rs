@@ -1,4 +1,4 @@
-//! A connection that hears what is published.
+//! A connection with subscriptions.
 
 use std::{
     collections::VecDeque,
@@ -14,16 +14,16 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::{Connection, Value};
 
-/// How often the server is asked whether it is still there, unless it has said something since: a
-/// connection that is only half open shows no other sign.
+/// The time between two pings, unless the server has sent something: only a ping shows that a
+/// connection is half open.
 const PING: Duration = Duration::from_millis(2500);
-/// How long it may take to answer.
+/// The longest wait for the response to a ping.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// What was published.
+/// A published message.
 #[derive(Debug, PartialEq)]
 pub(in crate::transport::redis) struct Published {
-    /// The subscription that brings it, where that is one to a pattern.
+    /// The pattern of the subscription that matched; `None` if it was to a channel.
     pub(in crate::transport::redis) pattern: Option<Bytes>,
     pub(in crate::transport::redis) channel: Bytes,
     pub(in crate::transport::redis) payload: Bytes,
@@ -32,24 +32,24 @@ pub(in crate::transport::redis) struct Published {
 /// A connection with subscriptions.
 pub(in crate::transport::redis) struct PubSub {
     connection: Connection,
-    /// What came while subscriptions were waited for.
+    /// Messages that arrived before all subscriptions were confirmed.
     early: VecDeque<Published>,
     pings: Interval,
-    /// Whether the server has said something since the last ping was due.
+    /// Set if the server has sent something since the last ping was due.
     heard: bool,
-    /// Since when an answer to a ping is due.
+    /// The time of the ping whose response is due.
     asked: Option<Instant>,
 }
 
-/// What a connection with subscriptions brings.
+/// A value received over a connection with subscriptions.
 enum Received {
     Published(Published),
-    /// An answer: to a ping, or to one of the names that are subscribed to.
+    /// A response to a ping, or to one name of a subscription.
     Answer,
 }
 
 impl PubSub {
-    /// Over a connection that serves nothing else from now on.
+    /// Uses a connection for subscriptions only.
     pub(in crate::transport::redis) fn new(connection: Connection) -> Self {
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -62,7 +62,7 @@ impl PubSub {
         }
     }
 
-    /// Subscribes, and returns when the server has confirmed it. A refusal is an error with a code.
+    /// Subscribes, and waits for the server's confirmation. A refusal is an error with a code.
     pub(in crate::transport::redis) async fn subscribe(
         &mut self,
         channels: &[&[u8]],
@@ -82,11 +82,11 @@ impl PubSub {
         Ok(())
     }
 
-    /// What is published next. The error says why the connection is lost: also when the server
-    /// is silent for too long.
+    /// Waits for the next message. The error is the cause of a lost connection, which may be the
+    /// server's silence.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// No message is lost when the future is dropped.
     pub(in crate::transport::redis) async fn next(&mut self) -> RedisResult<Published> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -96,12 +96,12 @@ impl PubSub {
             return Poll::Ready(Ok(published));
         }
         loop {
-            // What has come is heard before the clock is looked at.
+            // What has arrived is read before the timers are checked.
             while let Poll::Ready(received) = self.poll_received(cx) {
                 let published = match received {
                     Ok(Received::Published(published)) => Some(published),
                     Ok(Received::Answer) => None,
-                    // Who may not ask is answered too.
+                    // An error for a missing permission is a response to a ping, too.
                     Err(refusal) if refusal.code().is_some() => None,
                     Err(lost) => return Poll::Ready(Err(lost)),
                 };
@@ -126,13 +126,13 @@ impl PubSub {
     }
 }
 
-/// Reads a value that came over a connection with subscriptions: RESP3 pushes what RESP2 sends as
+/// Decodes a value from a connection with subscriptions: RESP3 sends as a push what RESP2 sends as
 /// an array.
 /// <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
 fn received(value: Value) -> RedisResult<Received> {
     let words = match value.refused()? {
         Value::Array(words) | Value::Push(words) => words,
-        // To a ping, where there is no subscription yet.
+        // The response to a ping before the first subscription.
         Value::Text(_) => return Ok(Received::Answer),
         _ => return Err(unexpected()),
     };
@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection to a server that says this, and the server's end.
+    /// A connection to a server that sends this text, and the server's end.
     async fn told(said: &str) -> (PubSub, DuplexStream) {
         let (ours, mut server) = duplex(4096);
         server.write_all(said.as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A connection against the other end of its stream.
+//! Tests a connection against the other end of its stream.
 
 use std::future::poll_fn;
 
@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 
-/// A connection with this much room on its way, and the server's end of it.
+/// A connection with buffers of this size, and the server's end of it.
 fn connected(room: usize) -> (Connection, DuplexStream) {
     let (ours, servers) = duplex(room);
     (Connection::new(Box::new(ours)), servers)

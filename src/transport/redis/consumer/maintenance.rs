@@ -128,7 +128,7 @@ impl Maintenance {
             Ok(promoted) => promoted,
             Err(error) => {
                 // The next tick tries again.
-                failed(stream, "what is due could not be delivered", &error);
+                failed(stream, "due messages could not be delivered", &error);
                 return false;
             }
         };

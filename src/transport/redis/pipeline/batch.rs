@@ -1,4 +1,4 @@
-//! Commands that are sent together, and who gets the answer to each.
+//! Batches of commands that are sent together, with a completion for each command.
 
 use std::sync::Arc;
 
@@ -16,47 +16,47 @@ use crate::{
     },
 };
 
-/// How many commands a batch holds at most.
+/// The most commands in a batch.
 pub(super) const MAX_COMMANDS: usize = 512;
-/// At how many bytes a batch takes no further command.
+/// A batch of this many bytes takes no further command.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
-/// Encoded commands in their order, with the permits that they hold.
+/// Encoded commands in order, with their permits.
 pub(super) struct Batch {
     commands: Commands,
     requests: Vec<Request>,
-    /// The completions of callers, once there is one.
+    /// The completions of callers; `None` until the first of them.
     completions: Option<Arc<CompletionSlab<Outcome>>>,
-    /// Returned when the batch is dropped.
+    /// Released when the batch is dropped.
     permits: Option<OwnedSemaphorePermit>,
-    /// When it fails if it has not been sent by then. Set in a batch of one, when it first has to
-    /// wait for a connection.
+    /// The time at which it fails if it is not sent by then. Set in a batch of one command when it
+    /// first has to wait for a connection.
     pub(super) give_up: Option<Instant>,
-    /// On how many connections in a row, which the server closed, it was the first without an answer.
-    /// Counted in a batch of one.
+    /// The number of successive connections that the server closed while this was the first command
+    /// without a response. Counted in a batch of one command.
     pub(super) closed_at: u32,
 }
 
-/// One command, apart from its bytes.
+/// A command without its bytes.
 struct Request {
     retry: Retry,
-    /// The script that it calls: the server may have to be told its text.
+    /// The script that it calls: the server may not know it yet.
     script: Option<&'static Script>,
     admission: Admission,
     answer: Answer,
 }
 
-/// Who gets the answer to a command.
+/// The receiver of a command's response.
 enum Answer {
-    /// The caller with the completion of this index.
+    /// The caller with the completion at this index.
     Completion(usize),
     /// A handler that knows the command by this number. No task is woken.
     Handler(Arc<dyn CompletionHandler>, u128),
-    /// Nobody any more.
+    /// The response was delivered.
     Delivered,
 }
 
-/// The buffers of a batch, to be used again.
+/// The buffers of a batch, for reuse.
 #[derive(Default)]
 pub(super) struct Buffers {
     commands: Commands,
@@ -75,7 +75,7 @@ impl Batch {
         }
     }
 
-    /// Adds a command whose caller waits for the answer.
+    /// Adds a command whose caller waits for the response.
     pub(super) fn ask(
         &mut self,
         command: impl Encode,
@@ -98,7 +98,7 @@ impl Batch {
         completion
     }
 
-    /// Adds a command whose answer a handler gets.
+    /// Adds a command whose response goes to a handler.
     pub(super) fn post(
         &mut self,
         command: impl Encode,
@@ -122,7 +122,7 @@ impl Batch {
         self.requests.push(request);
     }
 
-    /// Keeps the permits of a command until the batch is dropped.
+    /// Keeps a command's permits until the batch is dropped.
     pub(super) fn hold(&mut self, permit: OwnedSemaphorePermit) {
         match &mut self.permits {
             Some(permits) => permits.merge(permit),
@@ -150,7 +150,7 @@ impl Batch {
         self.requests[index].script
     }
 
-    /// The time from which a command's limits count.
+    /// The time from which a command's time limits count.
     pub(super) fn submitted(&self, index: usize) -> Instant {
         self.requests[index].admission.submitted
     }
@@ -160,7 +160,7 @@ impl Batch {
         self.commands.iter()
     }
 
-    /// Returns `true` if somebody waits for the answer to this command.
+    /// Returns `true` if the receiver still wants the response to this command.
     pub(super) fn is_wanted(&self, index: usize) -> bool {
         match &self.requests[index].answer {
             Answer::Completion(index) => {
@@ -171,7 +171,8 @@ impl Batch {
         }
     }
 
-    /// Drops commands that are not retried and whose caller is gone. `None` if nothing is left.
+    /// Drops commands that are not retried and whose caller no longer waits. `None` if nothing is
+    /// left.
     pub(super) fn wanted(mut self) -> Option<Self> {
         let all_wait = (self.completions.as_ref()).is_none_or(|it| it.are_all_wanted());
         let is_unwanted = |batch: &Self, index: usize| {
@@ -191,7 +192,7 @@ impl Batch {
         (rest.len() > 0).then_some(rest)
     }
 
-    /// Moves one command, with its permits, to a batch of one.
+    /// Moves a command, with its permits, to a batch of one command.
     pub(super) fn take(&mut self, index: usize) -> Self {
         let mut one = self.like();
         one.take_over(self, index);
@@ -222,17 +223,17 @@ impl Batch {
         self.push(other.commands.get(index), moved);
     }
 
-    /// Puts the text of its script in place of the script's hash, in a batch of one.
+    /// Replaces a script's hash by its source, in a batch of one command.
     pub(super) fn with_text(mut self, script: &Script) -> Self {
         let call = script.with_text(self.commands.get(0));
         self.commands.clear();
         self.commands.push(&call[..]);
-        // A server that does not know the text either is not asked again.
+        // A server that does not accept the source either gets no further attempt.
         self.requests[0].script = None;
         self
     }
 
-    /// Delivers the answers to the first commands.
+    /// Delivers the responses to the first commands.
     pub(super) fn complete(&mut self, mut answers: Vec<Value>) {
         for (request, answer) in self.requests.iter_mut().zip(&mut answers) {
             if let Answer::Handler(handler, number) = &request.answer {
@@ -252,7 +253,7 @@ impl Batch {
         }));
     }
 
-    /// Delivers an error in place of every answer that was not delivered.
+    /// Fails all commands whose responses were not delivered.
     pub(super) fn fail(&mut self, error: impl Fn() -> Error) {
         for request in &mut self.requests {
             match (&request.answer, &self.completions) {
@@ -268,7 +269,7 @@ impl Batch {
         }
     }
 
-    /// Its buffers, empty, for another batch.
+    /// The emptied buffers, for another batch.
     pub(super) fn buffers(mut self) -> Buffers {
         self.fail(error::runtime_ended);
         let mut buffers = Buffers {
@@ -282,14 +283,14 @@ impl Batch {
 }
 
 impl Buffers {
-    /// The number of bytes that are allocated.
+    /// The allocated capacity in bytes.
     pub(super) fn capacity(&self) -> usize {
         self.commands.capacity()
     }
 }
 
 impl Drop for Batch {
-    /// No caller waits for an answer that does not come any more.
+    /// Fails the remaining commands, so that no caller waits for ever.
     fn drop(&mut self) {
         self.fail(error::runtime_ended);
     }

@@ -1,4 +1,4 @@
-//! The batches that were sent over one connection and are not answered yet.
+//! The batches that were sent over one connection and have no complete response yet.
 
 use std::{collections::VecDeque, future::poll_fn, task::Poll, time::Duration};
 
@@ -11,33 +11,32 @@ use crate::{
     transport::redis::{connection::Connection, response::Value},
 };
 
-/// How many bytes per second a connection carries at least: a pipeline of many bytes is due that
-/// much later.
+/// The least throughput of a connection, in bytes per second: a large pipeline gets that much more
+/// time for its responses.
 const MIN_BYTES_PER_SECOND: usize = 1 << 20;
-/// How many pipelines are in flight at once: enough that the server never waits for commands, and few
-/// enough that commands gather while it works.
+/// The most pipelines in flight: enough that the server never waits for commands, and few enough
+/// that commands are batched while it works.
 const MAX_PIPELINES: usize = 4;
-/// At how many bytes that are still to be written no further pipeline is sent. Each would be in
-/// memory twice.
+/// No further pipeline is sent while this many bytes are unwritten: they would be in memory twice.
 const MAX_UNSENT: usize = 2 << 20;
 
-/// Batches that were sent in one go.
+/// Batches that were sent together.
 pub(super) struct InFlightPipeline {
     pub(super) batches: Vec<InFlightBatch>,
-    /// How many of the batches have all their answers.
+    /// The number of batches with all their responses.
     complete: usize,
-    /// When all must have.
+    /// The time by which all responses are due.
     due: Instant,
 }
 
-/// A batch with the answers that have come, in the order of its commands.
+/// A batch with its responses so far, in the order of its commands.
 pub(super) struct InFlightBatch {
     pub(super) batch: Batch,
     pub(super) answers: Vec<Value>,
 }
 
 impl InFlightPipeline {
-    /// Adds the next answer. Returns `true` if it is the last.
+    /// Adds the next response. Returns `true` if it is the last.
     fn answer(&mut self, answer: Value) -> bool {
         let oldest = &mut self.batches[self.complete];
         oldest.answers.push(answer);
@@ -51,9 +50,9 @@ pub(super) struct InFlight {
     pub(super) pipelines: VecDeque<InFlightPipeline>,
     connection: Connection,
     clock: Clock,
-    /// How long a server may be silent before it counts as gone.
+    /// A server that is silent for this long counts as lost.
     silence: Duration,
-    /// How many bytes had passed when the last poll ended, and when that was noticed.
+    /// The number of bytes received by the last poll, and the time at which it last changed.
     passed: u64,
     last_byte: Instant,
 }
@@ -94,11 +93,11 @@ impl InFlight {
         });
     }
 
-    /// Waits until the oldest pipeline has all its answers. The error says why the connection is lost;
-    /// it is `None` when the server owes an answer and is silent for too long.
+    /// Waits until the oldest pipeline has all its responses. The error is the cause of a lost
+    /// connection; `None` if a response is overdue and the server is silent.
     ///
     /// # Cancel safety
-    /// Answers that have come stay with their pipeline.
+    /// Responses that have come stay with their pipeline.
     pub(super) async fn next(&mut self) -> Result<InFlightPipeline, Option<RedisError>> {
         let Self {
             pipelines,
@@ -116,7 +115,7 @@ impl InFlight {
                     return Poll::Ready(Ok(pipelines.pop_front().expect("it is the oldest")));
                 }
             }
-            // An answer of many bytes over a slow network is late, and the server is not silent.
+            // A large response over a slow network is late although the server is not silent.
             let bytes = connection.progress().bytes();
             if std::mem::replace(passed, bytes) != bytes {
                 *last_byte = Instant::now();

@@ -1,21 +1,21 @@
-//! A supervised, multiplexed connection for everything that is answered at once: sending,
-//! acknowledging, scripts.
+//! A supervised, multiplexed connection for commands that do not block: sending, acknowledging,
+//! scripts.
 //!
-//! Callers encode commands into a batch of the submit queue. One task sends whatever has gathered as
-//! one pipeline, keeps a few pipelines in flight, and delivers the answers. The task connects again,
-//! without limit, whenever the connection is lost or the server does not answer any more.
+//! Callers encode commands into a batch of the submit queue. One task sends the queued commands as
+//! one pipeline, keeps a few pipelines in flight, and delivers the responses. It reconnects,
+//! without limit, when the connection is lost or the server stops responding.
 //!
 //! # Ordering
-//! Commands are sent in the order of the calls to [`Pipeline::submit`], as long as no permit has to be
-//! waited for. Commands that have to be sent again go before those that were not sent yet.
+//! Commands are sent in the order of the calls to [`Pipeline::submit`], as long as none waits for a
+//! permit. Commands that are sent again go before those that were not sent yet.
 //!
 //! # Back-pressure
 //! Commands that are queued or in flight are bounded in number and in bytes. [`Submit`] waits for its
 //! permit, first come, first served.
 //!
 //! # Cancel safety
-//! Dropping a [`Submit`] does not take back what was sent, nor an idempotent command that is queued.
-//! Any other queued command is not sent any more.
+//! Dropping a [`Submit`] does not stop a command that was sent, nor an idempotent command that is
+//! queued. Any other queued command is dropped.
 
 mod batch;
 mod in_flight;
@@ -53,36 +53,37 @@ use crate::{
     transport::{ConnectionState, Counters},
 };
 
-/// How long a server may take to answer before it counts as gone.
+/// A server that owes a response and is silent for this long counts as lost.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
-/// How long a command waits without a connection before it fails. It counts from the submission, or
-/// from the loss of the connection where that came later.
+/// The longest time for which a command waits without a connection, from its submission or from the
+/// loss of the connection, whichever is later.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// What becomes of a command when the connection is lost.
+/// How a lost connection affects a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
-    /// It is sent once. Without a connection it waits for a few seconds and then fails as
-    /// disconnected; with its answer outstanding its outcome is unknown.
+    /// Sent once. Without a connection it waits for a few seconds and then fails as disconnected.
+    /// If the connection is lost before the response its outcome is unknown.
     Never,
-    /// It is idempotent, and sent again until it is answered.
+    /// Idempotent: sent again until there is a response.
     UntilAnswered,
 }
 
-/// The server's answer to a command, be it a refusal, or why there is none.
+/// The response to a command, which may be an error of the server, or the reason why there is none.
 type Outcome = Result<Value, Error>;
 
-/// Acts on the answers to commands, in the pipeline's own task: it must not take long.
+/// Handles responses to commands in the pipeline's task, so it must be quick.
 pub(super) trait CompletionHandler: Send + Sync {
-    /// Takes the outcome of the command that was posted with this number. It is called once.
+    /// Takes the outcome of the command that was posted with this number. Called once.
     fn answered(&self, number: u128, outcome: Result<Value, Error>);
 
-    /// Returns `true` if nobody is interested any more, so that a queued command need not be sent.
+    /// Returns `true` if the outcome is no longer wanted, so that a queued command need not be
+    /// sent.
     fn is_gone(&self, number: u128) -> bool;
 }
 
-/// A handle of the connection. Cheap to clone; with the last one the connection ends, once what
-/// was submitted is answered.
+/// A handle of the connection. Cheap to clone. After the last one is dropped, the connection closes
+/// once all submitted commands have responses.
 #[derive(Clone)]
 pub(super) struct Pipeline {
     queue: Submitter,
@@ -94,14 +95,16 @@ pub(super) struct Pipeline {
 #[derive(Debug)]
 struct Status {
     state: ConnectionState,
-    /// Why the last connection was lost, or could not be made; `None` once the server has answered.
+    /// The reason why the last connection was lost or could not be made; `None` once the server has
+    /// responded.
     cause: Option<Arc<Error>>,
-    /// Since when commands cannot be carried out: there is no connection, or the server is not ready.
+    /// The time since which commands cannot be carried out: there is no connection, or the server
+    /// is not ready.
     down_since: Option<Instant>,
 }
 
 impl Pipeline {
-    /// Starts the task that owns the connection, beginning with one that was already made.
+    /// Starts the task that owns the connection. It may begin with an existing one.
     pub(super) fn spawn(
         connector: Connector,
         first: Option<Connection>,
@@ -110,8 +113,7 @@ impl Pipeline {
         Self::with_patience(connector, first, counters, SILENCE)
     }
 
-    /// Like [`spawn`](Self::spawn), for a server that counts as gone when it has not answered for
-    /// so long.
+    /// Like [`spawn`](Self::spawn), with another limit for the server's silence.
     pub(super) fn with_patience(
         connector: Connector,
         first: Option<Connection>,
@@ -140,17 +142,17 @@ impl Pipeline {
         }
     }
 
-    /// Queues a command now, if it needs not wait for a permit, and resolves to its answer. A refusal
-    /// of the server is an answer too: a [`Value::ServerError`].
+    /// Queues a command at once if it has not to wait for a permit. Resolves to its response, which
+    /// may be a [`Value::ServerError`].
     ///
-    /// A command that has to wait is encoded before that: for one that may be large see
-    /// [`submit_owned`](Self::submit_owned).
+    /// A command that has to wait is encoded before: use [`submit_owned`](Self::submit_owned) for
+    /// large ones.
     pub(super) fn submit(&self, command: impl Encode, retry: Retry) -> Submit {
         self.ask(command, retry, None)
     }
 
     /// Like [`submit`](Self::submit), for a script: it is called by its hash, and sent with its
-    /// text where the server does not know it.
+    /// source if the server does not know it.
     pub(super) fn submit_script(
         &self,
         script: &'static Script,
@@ -161,8 +163,8 @@ impl Pipeline {
         self.submit_owned(script.call(keys, args), retry, Some(script))
     }
 
-    /// Like [`submit`](Self::submit), for a command that may be large: it is encoded when it has its
-    /// permit, so that commands that wait hold nothing beyond what their callers have given.
+    /// Like [`submit`](Self::submit), for large commands: it is encoded when it has its permit, so
+    /// that a waiting command uses no memory for its encoding.
     pub(super) fn submit_owned(
         &self,
         command: impl Encode + Send + 'static,
@@ -182,9 +184,9 @@ impl Pipeline {
         })
     }
 
-    /// Queues a command, once it has its permit, whose answer a handler gets with this number:
-    /// commands that are submitted after that are sent after it. Dropped before that, the command is
-    /// not sent, and the handler is not called.
+    /// Waits for a permit, then queues a command whose response goes to a handler with this number.
+    /// Later submitted commands are sent after it. If the future is dropped before, the command is
+    /// not sent and the handler not called.
     pub(super) async fn post(
         &self,
         command: impl Encode,
@@ -206,7 +208,7 @@ impl Pipeline {
         }
     }
 
-    /// Waits for a permit, for a command that is not retried no longer than it may wait without a
+    /// Waits for a permit. A command that is not retried waits at most as long as without a
     /// connection.
     async fn permit(
         &self,
@@ -225,12 +227,12 @@ impl Pipeline {
     /// connection.
     async fn waited_too_long(&self, submitted: Instant) -> Error {
         let mut status = self.status.clone();
-        // Kept over connections that are lost again: they do not add to the wait.
+        // Kept if the connection is lost again, so that the wait is not extended.
         let mut give_up = None;
         loop {
             let down = status.wait_for(|status| status.down_since.is_some()).await;
             let Ok(since) = down.map(|status| status.down_since) else {
-                // The queue says that the task has ended.
+                // The task has ended. The queue reports that.
                 return pending().await;
             };
             let since = since.unwrap_or(submitted).max(submitted);
@@ -253,12 +255,12 @@ impl Pipeline {
         }
     }
 
-    /// Sends a command; a refusal of the server is an error.
+    /// Sends a command. Errors of the server become an `Err`.
     pub(super) async fn command(&self, command: impl Encode, retry: Retry) -> Result<Value, Error> {
         super::error::check(self.submit(command, retry).await?)
     }
 
-    /// Runs a script; a refusal of the server is an error.
+    /// Runs a script. Errors of the server become an `Err`.
     pub(super) async fn script(
         &self,
         script: &'static Script,
@@ -270,12 +272,12 @@ impl Pipeline {
         super::error::check(answer.await?)
     }
 
-    /// Connected, reconnecting, or closed: then the runtime of its task has ended.
+    /// The state of the connection. Closed means that the runtime of its task has ended.
     pub(super) fn state(&self) -> ConnectionState {
         self.status.borrow().state
     }
 
-    /// Why there is no connection, where there is none.
+    /// The reason why there is no connection; `None` if there is one.
     pub(super) fn cause(&self) -> Option<Arc<Error>> {
         self.status.borrow().cause.clone()
     }
@@ -298,7 +300,7 @@ impl std::fmt::Debug for Pipeline {
     }
 }
 
-/// The future of a command's answer.
+/// The future of a command's response.
 #[must_use = "the answer says whether the command was carried out"]
 pub(super) struct Submit(Stage);
 

@@ -1,8 +1,8 @@
-//! The submit queue: commands that are not sent yet, in batches.
+//! The submit queue: batches of commands that are not sent yet.
 //!
-//! Callers encode their commands into the batch that is sent next, so that no command is copied or
-//! allocated for once more. A permit bounds what is queued and what is in flight, in commands and in
-//! bytes: a batch holds the permits of its commands until they are answered.
+//! Callers encode their commands directly into the last batch, without a copy or an allocation for
+//! each. Permits bound the commands that are queued and in flight, in number and in bytes: a batch
+//! holds the permits of its commands until they have responses.
 
 use std::{
     collections::VecDeque,
@@ -20,19 +20,19 @@ use tokio::{
 use super::batch::{Batch, Buffers};
 use crate::{error::Error, sync::lock, transport::redis::error};
 
-/// How many commands may be queued and in flight.
+/// The most commands that are queued and in flight.
 pub(super) const MAX_COMMANDS: usize = 4096;
-/// How many bytes they may have. A larger command passes alone.
+/// The most bytes of these commands. A larger command passes alone.
 pub(super) const MAX_BYTES: usize = 32 << 20;
-/// How many bytes one permit stands for. Every command needs at least one permit, so one semaphore
+/// The number of bytes for one permit. Every command needs at least one permit, so one semaphore
 /// bounds both numbers.
 const BYTES_PER_PERMIT: usize = MAX_BYTES / MAX_COMMANDS;
-/// How many buffers are kept to be used again: as many as there are batches in flight, and one.
+/// The most buffers that are kept for reuse: one more than pipelines may be in flight.
 const MAX_SPARE: usize = 5;
-/// How many bytes a buffer that is kept may have allocated.
+/// The largest buffer that is kept, in bytes.
 const MAX_KEPT: usize = 256 << 10;
 
-/// Both ends of a queue.
+/// Makes both ends of a queue.
 pub(super) fn submit_queue() -> (Submitter, Receiver) {
     let queue = Arc::new(Queue {
         state: Mutex::default(),
@@ -44,29 +44,29 @@ pub(super) fn submit_queue() -> (Submitter, Receiver) {
 
 struct Queue {
     state: Mutex<State>,
-    /// Fair: who waits for permits gets them in the order in which they began to wait, and is woken
-    /// once, when all of them are there.
+    /// Fair: permits are given in the order of the waiters, and each is woken once, when it has all
+    /// its permits.
     permits: Arc<Semaphore>,
-    /// Woken when there is a batch, or there will be none any more.
+    /// Woken when there is a batch, or when the last submitter is dropped.
     receiver: AtomicWaker,
 }
 
 #[derive(Default)]
 struct State {
-    /// The last batch takes more commands until it is full.
+    /// The last batch takes commands until it is full.
     batches: VecDeque<Batch>,
     spare: Vec<Buffers>,
-    /// There is no submitter any more.
+    /// Set when the last submitter is dropped.
     closed: bool,
-    /// There is no receiver any more.
+    /// Set when the receiver is dropped.
     abandoned: bool,
 }
 
-/// The end that takes commands. Cheap to clone.
+/// The sending end. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Submitter(Arc<Open>);
 
-/// Closes the queue with the last submitter.
+/// Closes the queue when the last submitter is dropped.
 struct Open(Arc<Queue>);
 
 impl Drop for Open {
@@ -76,29 +76,29 @@ impl Drop for Open {
     }
 }
 
-/// The right to queue one command. Dropping it gives it back.
+/// The permission to queue one command. Released on drop.
 pub(super) struct Permit<'a> {
     queue: &'a Queue,
     permit: OwnedSemaphorePermit,
     submitted: Instant,
 }
 
-/// What a batch records about a command that has a permit.
+/// A batch's record of a command's admission.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Admission {
-    /// How many of the batch's permits are the command's.
+    /// The number of the batch's permits that belong to the command.
     pub(super) permits: usize,
-    /// The time from which the command's limits count.
+    /// The time from which the command's time limits count.
     pub(super) submitted: Instant,
 }
 
-/// How many permits a command of about this many bytes needs.
+/// The number of permits for a command of about this many bytes.
 fn permits(bytes: usize) -> u32 {
     bytes.div_ceil(BYTES_PER_PERMIT).clamp(1, MAX_COMMANDS) as u32
 }
 
 impl Submitter {
-    /// A permit for a command of about this many bytes, unless it would have to wait.
+    /// Reserves a permit for a command of about this many bytes; `None` if it would have to wait.
     pub(super) fn try_reserve(&self, bytes: usize) -> Option<Permit<'_>> {
         let queue = &*self.0.0;
         let permit = queue.permits.clone().try_acquire_many_owned(permits(bytes));
@@ -126,13 +126,13 @@ impl Submitter {
 }
 
 impl Permit<'_> {
-    /// Queues the one command that `add` adds to a batch.
+    /// Queues the command that `add` adds to a batch.
     pub(super) fn push<T>(self, add: impl FnOnce(&mut Batch, Admission) -> T) -> Result<T, Error> {
         let mut state = lock(&self.queue.state);
         if state.abandoned {
             return Err(error::runtime_ended());
         }
-        // A batch without a command is what a panic of an encoder has left.
+        // An encoder that panicked may have left a batch without a command.
         let first = state.batches.front().is_none_or(|it| it.len() == 0);
         if state.batches.back().is_none_or(Batch::is_full) {
             let buffers = state.spare.pop().unwrap_or_default();
@@ -153,16 +153,16 @@ impl Permit<'_> {
     }
 }
 
-/// The end that takes batches out. What is queued fails with it.
+/// The receiving end. Dropping it fails all queued commands.
 pub(super) struct Receiver(Arc<Queue>);
 
 impl Receiver {
-    /// The next batch, if there is one.
+    /// Takes the next batch, if there is one.
     pub(super) fn take(&self) -> Option<Batch> {
         lock(&self.0.state).batches.pop_front()
     }
 
-    /// Keeps the buffers of a batch for another one.
+    /// Keeps the buffers of a batch for reuse.
     pub(super) fn reuse(&self, buffers: Buffers) {
         let mut state = lock(&self.0.state);
         if state.spare.len() < MAX_SPARE && buffers.capacity() <= MAX_KEPT {
@@ -170,13 +170,13 @@ impl Receiver {
         }
     }
 
-    /// Returns `true` if nothing is queued, and nothing will be.
+    /// Returns `true` if the queue is empty and its last submitter was dropped.
     pub(super) fn is_closed(&self) -> bool {
         let state = lock(&self.0.state);
         state.closed && state.batches.is_empty()
     }
 
-    /// Waits until there is a batch, or there will be none any more.
+    /// Waits until there is a batch, or the last submitter was dropped.
     pub(super) async fn filled(&self) {
         let is_filled = || {
             let state = lock(&self.0.state);

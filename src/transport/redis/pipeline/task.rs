@@ -29,30 +29,30 @@ use crate::{
     },
 };
 
-/// After how many connections that the server closed at the same large command that command fails.
+/// A large command fails after the server has closed this many connections at it.
 const CLOSED_AT: u32 = 3;
-/// How long a server that is not ready is left alone.
+/// The pause after the server was not ready.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Task {
     connector: Connector,
     counters: Arc<Counters>,
-    /// How long a server may take to answer before it counts as gone.
+    /// A server that owes a response and is silent for this long counts as lost.
     silence: Duration,
     queue: Receiver,
     connected_before: bool,
-    /// The server could not read the last command that it answered on this connection.
+    /// Set if the server reported a protocol error in its last response on this connection.
     protocol_error: bool,
     status: watch::Sender<Status>,
-    /// A copy of the status's.
+    /// A copy of the status's value.
     down_since: Option<Instant>,
     outage: Outage,
-    /// Commands that go before the queue: they waited for a connection, or have to be sent again. Each
-    /// is a batch of one.
+    /// Commands to send before the queue: they waited for a connection, or have to be sent again.
+    /// Each is a batch of one command.
     waiting: VecDeque<Batch>,
 }
 
-/// Why a connection is not used any more.
+/// The reason why a connection is no longer used.
 enum End {
     Lost(Error),
     Closed,
@@ -103,8 +103,8 @@ impl Task {
             match end {
                 End::Closed => return,
                 End::Lost(reason) => {
-                    // One that has stood for longer than the longest wait was a connection, also
-                    // where nothing was asked over it.
+                    // A connection that lasted longer than the longest wait was a working one, even
+                    // if no command was sent.
                     if made.elapsed() > BACKOFF.max() {
                         self.outage.answered();
                     }
@@ -130,19 +130,19 @@ impl Task {
             .send_modify(|status| status.cause = cause.map(Arc::new));
     }
 
-    /// When a command fails that was submitted at this time and cannot be sent.
+    /// The time at which a command that was submitted at this time fails if it cannot be sent.
     fn give_up(&self, submitted: Instant) -> Instant {
         self.down_since
             .map_or(submitted, |since| since.max(submitted))
             + WAIT
     }
 
-    /// Connects, however long it takes. `None` when nobody needs a connection any more.
+    /// Connects, and retries until it succeeds. `None` when the connection is no longer needed.
     async fn connect(&mut self) -> Option<Connection> {
         let connector = self.connector.clone();
         loop {
-            // The first attempt follows the loss at once, but for a moment in which the clients of a
-            // server that restarts spread out.
+            // The first attempt follows the loss after a short random delay, so that the clients of
+            // a restarting server do not reconnect at the same moment.
             let wait = self.outage.wait();
             let making = async {
                 sleep(wait).await;
@@ -159,8 +159,8 @@ impl Task {
         }
     }
 
-    /// Runs `work`, and meanwhile fails commands that have waited for too long. `None` when nobody
-    /// waits any more and every handle is gone.
+    /// Runs `work`, and meanwhile fails commands that have waited too long. `None` when no caller
+    /// waits and all handles are dropped.
     async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut next = self.expire();
         tokio::pin!(work);
@@ -189,7 +189,7 @@ impl Task {
         }
     }
 
-    /// Fails what has waited for too long, and says when to look again.
+    /// Fails commands that have waited too long. Returns the time of the next check.
     fn expire(&mut self) -> Instant {
         let now = Instant::now();
         let mut next = now + WAIT;
@@ -220,7 +220,7 @@ impl Task {
         self.protocol_error |= answers.into_iter().any(is_protocol_error);
         self.note_closed_at(&mut in_flight, &end);
         for mut pipeline in in_flight.pipelines.into_iter().rev() {
-            // Commands without an answer are lost with the connection.
+            // Commands without a response are lost with the connection.
             for InFlightBatch { batch, answers } in pipeline.batches.iter_mut().rev() {
                 for index in (answers.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);
@@ -229,7 +229,8 @@ impl Task {
                             lost.fail(|| error::not_taken(self.connector.address(), CLOSED_AT));
                         }
                         Retry::UntilAnswered => self.waiting.push_front(lost),
-                        // It stood behind the one that the server could not read.
+                        // It was sent after the command that the server could not read, so it was
+                        // not carried out.
                         Retry::Never if self.protocol_error => self.waiting.push_front(lost),
                         Retry::Never => lost.fail(|| error::unanswered(self.connector.address())),
                     }
@@ -240,12 +241,13 @@ impl Task {
         end
     }
 
-    /// Counts that the server has closed the connection at the first command without an answer. After
-    /// a few times that command fails: sent again for ever, it would hold up all others.
+    /// Counts that the server has closed the connection at the first command without a response.
+    /// After a few times that command fails: otherwise it would be sent for ever and delay all
+    /// others.
     ///
-    /// A server says why it does not take a command and closes. Where the reset overtakes the reason,
-    /// or there is none (`client-query-buffer-limit`), this is all that shows it. Only large commands are
-    /// counted: any other was answered by nobody for another reason.
+    /// A server that refuses a command writes an error and closes. The error can be lost in the
+    /// reset, and there may be none (`client-query-buffer-limit`), so only the close shows it. Only
+    /// large commands are counted, since small ones are not refused in this way.
     fn note_closed_at(&mut self, in_flight: &mut InFlight, end: &End) {
         let closed =
             matches!(end, End::Lost(reason) if std::error::Error::source(reason).is_some());
@@ -292,8 +294,8 @@ impl Task {
                         self.set_state(ConnectionState::Connected, None);
                     }
                     match health {
-                        // Callers that were answered often have more to send: when they run first,
-                        // they fill one pipeline in place of many.
+                        // Callers with many responses may have more to send: if they run first,
+                        // their commands form one pipeline instead of many.
                         Health::Fine if many => next_turn().await,
                         Health::Fine => {}
                         Health::NotReady => {
@@ -314,8 +316,8 @@ impl Task {
         }
     }
 
-    /// What is to be sent next, as one pipeline: of what waits as much as a batch may hold, or else
-    /// the next batch.
+    /// The batches of the next pipeline: waiting commands, up to the limits of a batch, or else the
+    /// next batch of the queue.
     fn gather(&mut self) -> Option<Vec<Batch>> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while batches.len() < MAX_COMMANDS
@@ -333,7 +335,8 @@ impl Task {
         Some(batches)
     }
 
-    /// Answers the requests of a pipeline, or puts them back where the server was not ready.
+    /// Delivers the responses of a pipeline. Commands that the server was not ready for are queued
+    /// again.
     fn hand_out(&mut self, answered: InFlightPipeline) -> Health {
         let mut health = Health::Fine;
         let mut again = Vec::new();
@@ -375,13 +378,13 @@ fn is_protocol_error(answer: &Value) -> bool {
 }
 
 impl Drop for Task {
-    /// The task ends before the last handle where its runtime does.
+    /// The runtime may end the task before the last handle is dropped.
     fn drop(&mut self) {
         self.set_state(ConnectionState::Closed, self.down_since);
     }
 }
 
-/// Why a connection is lost, where the server owes an answer for too long if nothing is said.
+/// The error of a lost connection. Without a reason the server was silent for too long.
 fn lost(reason: Option<RedisError>) -> Error {
     match reason {
         Some(reason) => Error::disconnected("the connection has ended").with_source(reason),
@@ -389,13 +392,13 @@ fn lost(reason: Option<RedisError>) -> Error {
     }
 }
 
-/// Whether a command may not be sent again because it has waited for as long as it may.
+/// Returns `true` if a command has waited too long to be sent again.
 fn has_waited(batch: &Batch, index: usize) -> bool {
     let too_long = |give_up| give_up <= Instant::now();
     batch.retry(index) == Retry::Never && batch.give_up.is_some_and(too_long)
 }
 
-/// What the answers of a pipeline say about the server.
+/// The state of the server as shown by the responses of a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Health {
     Fine,

@@ -1,4 +1,4 @@
-//! A pipeline against a server that does what a real one does only now and then.
+//! Tests the pipeline against a scripted server, for behaviour that real servers rarely show.
 
 use std::{
     sync::{Arc, Mutex},
@@ -24,10 +24,10 @@ use crate::{
     },
 };
 
-/// What the server does with a command.
+/// The scripted reaction to a command.
 enum Act {
     Answer(&'static str),
-    /// Answers the command's last part, a number.
+    /// Responds with the command's last argument, a number.
     Echo,
     Close,
 }
@@ -35,8 +35,8 @@ use Act::{Answer, Close, Echo};
 
 const OK: Act = Answer("+OK\r\n");
 
-/// A pipeline to a server that does these things with the commands it gets, in their order, and the
-/// commands. A command past the last act is not answered.
+/// Starts a server with a list of reactions, one for each command. Returns a pipeline to it, and
+/// the commands that it receives. Commands after the last reaction get no response.
 async fn pipeline(
     acts: impl IntoIterator<Item = Act>,
 ) -> (Pipeline, mpsc::UnboundedReceiver<String>) {
@@ -81,7 +81,7 @@ async fn counted(
     (pipeline, commands, counters)
 }
 
-/// One command, its parts joined by spaces.
+/// Reads one command, its arguments joined by spaces.
 async fn read(stream: &mut BufReader<TcpStream>) -> Option<String> {
     let count = number(stream).await?;
     let mut parts = Vec::new();
@@ -146,7 +146,7 @@ async fn what_is_sent_again_keeps_its_order() {
 #[tokio::test]
 async fn what_was_given_up_before_it_was_sent_is_sent_only_where_it_is_idempotent() {
     let (pipeline, mut commands) = pipeline([OK, OK]).await;
-    // Nothing is sent while this task does not wait.
+    // Nothing is sent before this task waits.
     drop(pipeline.submit(ack(1), Retry::Never));
     drop(pipeline.submit(ack(2), Retry::UntilAnswered));
     pipeline.submit(ack(3), Retry::Never).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_handler_gets_each_outcome_once() {
         posted.await;
     }
     pipeline.submit(ack(4), Retry::UntilAnswered).await.unwrap();
-    // The first was not wanted any more, and the connection was lost with the last.
+    // The first was no longer wanted, and the connection was lost with the last.
     for expected in ["XACK 1", "XACK 2", "XACK 3", "XACK 4"] {
         assert_eq!(commands.recv().await.unwrap(), expected);
     }
@@ -246,7 +246,7 @@ async fn what_a_server_that_is_not_ready_refuses_waits_together() {
     let refusals = (0..2 * MANY).map(|_| Answer(loading));
     let (pipeline, _commands) = pipeline(refusals.chain((0..MANY).map(|_| OK))).await;
     let all = (0..MANY as u32).map(|id| pipeline.submit(ack(id), Retry::Never));
-    // Each by itself they would wait for longer than a command may.
+    // One after the other they would exceed the time limit.
     for answer in futures_util::future::join_all(all).await {
         assert_eq!(answer.unwrap(), Value::Text("OK".into()));
     }
@@ -316,7 +316,7 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
     let all: Vec<_> = (0..5000)
         .map(|n| pipeline.submit(ack(n), Retry::Never))
         .collect();
-    // The queue has room for the first ones only; the others are queued as they are polled.
+    // The queue has room for only the first ones; the others are queued as they are polled.
     let answers = futures_util::future::join_all(all).await;
     for (n, answer) in answers.into_iter().enumerate() {
         assert_eq!(answer.unwrap(), Value::Int(n as i64));
@@ -326,7 +326,7 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
     let (pipeline, mut commands) = pipeline([]).await;
-    // Connected first: real sockets and a paused clock do not go together.
+    // Connected before the clock is paused, which does not work with real sockets.
     let first = pipeline.submit(ack(1), Retry::Never);
     commands.recv().await.unwrap();
     tokio::time::pause();
@@ -343,7 +343,7 @@ async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
 #[tokio::test]
 async fn commands_behind_one_that_the_server_could_not_read_are_sent_again() {
     let refusal = Answer("-ERR Protocol error: invalid bulk length\r\n");
-    // The server closes without looking at the second command.
+    // The server closes without reading the second command.
     let (pipeline, mut commands) = pipeline([refusal, Close, OK]).await;
     let large = pipeline.submit(ack(1), Retry::Never);
     let behind = pipeline.submit(ack(2), Retry::Never);

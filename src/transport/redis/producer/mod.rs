@@ -1,4 +1,4 @@
-//! The sending half: a task or a request becomes an entry on the stream, an event is published.
+//! The sending half: adds tasks and requests to the stream, and publishes events.
 
 mod registration;
 pub(super) mod schedule;
@@ -30,7 +30,7 @@ use crate::{
     transport::{Counters, codec, sending},
 };
 
-/// The largest value that a server takes unless it is told otherwise (`proto-max-bulk-len`).
+/// The largest value that a server accepts by default (`proto-max-bulk-len`).
 const LARGEST_PAYLOAD: usize = 512 << 20;
 
 impl Service<Message> for Redis {
@@ -38,7 +38,7 @@ impl Service<Message> for Redis {
     type Error = Error;
     type Future = SendFuture;
 
-    /// Always ready: the wait for a queue that is full, or for a connection, is in the call.
+    /// Always ready: the future waits for room in the queue, or for a connection.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
     }
@@ -72,7 +72,7 @@ impl Redis {
         }
     }
 
-    /// Sends a message that was checked.
+    /// Sends a message after its check.
     fn dispatch(&self, message: Message) -> Result<Work, Error> {
         let pipeline = &self.shared.pipeline;
         match message.kind() {
@@ -106,7 +106,7 @@ impl Redis {
     }
 }
 
-/// What cannot be sent, said before anything is.
+/// Refuses messages that cannot be sent, before anything is sent.
 fn check(message: &Message) -> Result<(), Error> {
     sending::check(message.parts())?;
     if message.payload().len() > LARGEST_PAYLOAD {
@@ -173,7 +173,7 @@ impl Encode for Event {
 pub(super) struct Add<'a> {
     pub(super) stream: &'a str,
     pub(super) message: &'a Message,
-    /// Fields beside the message's own.
+    /// Fields besides the message's.
     pub(super) more: &'a [(&'a str, &'a [u8])],
 }
 
@@ -195,14 +195,14 @@ impl Encode for Add<'_> {
     }
 }
 
-/// About how many bytes a command has that carries a message.
+/// The approximate size in bytes of a command with this message.
 pub(super) fn size_hint(message: &Message) -> usize {
     let headers = message.headers().iter();
     let headers = headers.map(|(name, value)| 64 + name.as_str().len() + value.len());
     512 + message.payload().len() + headers.sum::<usize>()
 }
 
-/// Publishes something on a channel.
+/// Publishes a payload on a channel.
 pub(super) struct Publish<'a> {
     channel: Cow<'a, [u8]>,
     payload: &'a [u8],
@@ -229,7 +229,7 @@ impl Encode for Publish<'_> {
     }
 }
 
-/// The id in the answer to an `XADD`, or to the script around one.
+/// Decodes the id in the response to an `XADD`, or to a script around one.
 pub(super) fn accepted(answer: Value) -> Result<MessageId, Error> {
     match error::check(answer)? {
         Value::Text(id) => MessageId::from_utf8(&id).ok(),
@@ -241,8 +241,8 @@ pub(super) fn accepted(answer: Value) -> Result<MessageId, Error> {
 /// The future of [`Redis`] as a service.
 ///
 /// # Cancel safety
-/// Dropping it does not take back what was sent. A request's place is freed at once: nothing waits
-/// for its reply any more.
+/// Dropping it does not stop a message that was sent. A request is forgotten at once, with its
+/// later reply.
 #[must_use = "futures do nothing unless polled"]
 pub struct SendFuture {
     work: Work,
@@ -253,7 +253,7 @@ enum Work {
     Refused(Option<Error>),
     Task(Submit),
     Event(Submit),
-    /// A request, or a call that registers its stream first.
+    /// A request, or a message whose stream is registered first.
     Boxed(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>),
 }
 
@@ -265,7 +265,7 @@ impl Future for SendFuture {
             Work::Refused(error) => {
                 return Poll::Ready(Err(error.take().expect("polled after it was done")));
             }
-            // It counts itself: its reply may come before the server has taken it.
+            // A request counts itself, since its reply may come before the response to its `XADD`.
             Work::Boxed(reply) => return reply.as_mut().poll(cx),
             Work::Task(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));

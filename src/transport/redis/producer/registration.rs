@@ -1,4 +1,4 @@
-//! Registers streams before something is sent to them, for workers that serve the registry.
+//! Registers streams before messages are sent to them, for workers that serve the registry.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -12,13 +12,13 @@ use crate::{
     transport::redis::{Redis, keys, pipeline::Retry, scripts},
 };
 
-/// The time after which a sender registers a stream again. Workers keep a stream that was registered for
-/// three times as long, so that nothing is on its way to a stream that they drop.
+/// The time after which a sender registers a stream again. Workers keep a stream for three times as
+/// long after its registration, so that no message is sent to a stream that they drop.
 const REGISTERED_FOR: Duration = Duration::from_secs(30);
-/// The number of remembered registrations at which old ones are forgotten.
+/// The number of remembered registrations at which expired ones are removed.
 const FORGET_AT: usize = 1024;
 
-/// The registrations that a handle and its clones have made.
+/// The registrations by a handle and its clones.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Registrations(Mutex<HashMap<(Name, Name), Instant>>);
 
@@ -39,7 +39,7 @@ impl Registrations {
 }
 
 impl Redis {
-    /// Registers a stream, if this handle has a registry and has not done so of late.
+    /// Registers a stream, if this handle has a registry and has not registered the stream lately.
     pub(super) fn registration(
         &self,
         stream: &Name,
@@ -57,8 +57,8 @@ impl Redis {
             let args = |cmd: &mut redis::Cmd| {
                 cmd.arg(stream.as_str());
             };
-            // The caller learns soon that there is no connection. Where the outcome is unknown it is
-            // tried again: nothing else was sent yet.
+            // Not retried by the pipeline, so that the caller soon learns that there is no
+            // connection. An unknown outcome is tried again: the message was not sent yet.
             let register = async || {
                 let (script, retry) = (&scripts::REGISTER, Retry::Never);
                 shared.pipeline.script(script, &keys, args, retry).await

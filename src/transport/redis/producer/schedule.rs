@@ -1,4 +1,4 @@
-//! Tasks that are sent with more to say than the task: when, and whether again.
+//! Tasks with a delay or an idempotency key.
 
 use std::{
     sync::{
@@ -29,26 +29,26 @@ use crate::{
     transport::codec,
 };
 
-/// How many due messages are moved by one call.
+/// The most due messages that one call moves.
 pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
-/// How many bytes are moved in one step, but for the last message of it.
+/// The bytes after which one call moves no further message.
 pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
-/// How many headers such a task can have: a script cannot hand on many more.
+/// The most headers of such a task: a script cannot pass many more to a command.
 const MOST_HEADERS: usize = 1_000;
-/// Workers look at what is due once a second. What is due sooner than they might look is moved by
-/// its sender.
+/// Workers move due messages about once a second. The sender itself moves tasks that are due
+/// sooner.
 const SOON: Duration = Duration::from_secs(2);
-/// How many timers a sender has for that. Each moves whatever is due.
+/// The most timers of a sender for that. Each moves all due messages.
 const TIMERS: usize = 64;
 
 impl Redis {
-    /// Takes a task back that its sender has delayed, by the id in its receipt. `false` when it is
-    /// on the stream already, or there is no such task. Its idempotency key is forgotten with it.
+    /// Cancels a delayed task by the id in its receipt. Returns `false` if it is on the stream
+    /// already, or does not exist. Its idempotency key is forgotten with it.
     ///
     /// The handle must have the stream that the task was sent to.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
         let keys = Keys::new(self.settings.one_stream()?, &self.settings.group)?;
         let pipeline = &self.shared.pipeline;
@@ -59,7 +59,7 @@ impl Redis {
             body => msgpack::unpack(&response::bytes(body)?),
         };
         let fields = fields.unwrap_or_default();
-        // All keys of a script have to be declared, so this one has to be known.
+        // A script's keys must be declared, so this one is looked up first.
         let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
         let key = key.map(|key| keys.idempotency(String::from_utf8_lossy(key)));
         let mut names = vec![&*keys.stream_due, &keys.stream_bodies];
@@ -73,7 +73,7 @@ impl Redis {
         Ok(integer(&answer)? == 1)
     }
 
-    /// Sends a task that is delayed or has an idempotency key.
+    /// Sends a task with a delay or an idempotency key.
     pub(in crate::transport::redis) fn accept(&self, message: Message) -> Result<Submit, Error> {
         if message.headers().len() > MOST_HEADERS {
             return Err(Error::new(
@@ -116,12 +116,12 @@ impl Redis {
     }
 }
 
-/// The call of the script that accepts a task with a delay or an idempotency key.
+/// The script call that accepts a task with a delay or an idempotency key.
 struct Accept {
     names: Vec<String>,
     when: &'static str,
     time: u64,
-    /// Tells a repetition of this call from another call.
+    /// Distinguishes a retry of this call from another call.
     token: String,
     window: u64,
     message: Message,
@@ -147,7 +147,7 @@ impl Encode for Accept {
     }
 }
 
-/// What Redis takes as an expiry without an overflow: a hundred years.
+/// The longest expiry in milliseconds, a hundred years: Redis accepts it without overflow.
 const LONGEST_WINDOW: u64 = 3_155_760_000_000;
 
 /// The timers of a sender.
@@ -155,7 +155,8 @@ const LONGEST_WINDOW: u64 = 3_155_760_000_000;
 pub(in crate::transport::redis) struct Promoters(Arc<AtomicUsize>);
 
 impl Promoters {
-    /// Moves what is due to the stream after `wait`. Whether or not that works: workers do it too.
+    /// After `wait`, moves due messages to the stream. Errors are ignored, since workers do the
+    /// same.
     fn start(&self, pipeline: &Pipeline, keys: Keys, wait: Duration) {
         let running = self.0.clone();
         if running.fetch_add(1, Ordering::Relaxed) >= TIMERS {
@@ -166,7 +167,7 @@ impl Promoters {
         tokio::spawn(async move {
             let mut wait = Some(wait);
             while let Some(time) = wait {
-                // A millisecond later: Redis counts whole ones.
+                // Rounded up, since Redis counts whole milliseconds.
                 sleep(time + Duration::from_millis(1)).await;
                 let names = [&*keys.stream_due, &keys.stream_bodies, &keys.stream];
                 let args = |cmd: &mut Cmd| {
@@ -184,14 +185,14 @@ impl Promoters {
     }
 }
 
-/// What [`PROMOTE`] has done.
+/// The result of [`PROMOTE`].
 #[derive(Debug, PartialEq)]
 pub(in crate::transport::redis) struct Promoted {
-    /// How many messages it has moved.
+    /// The number of messages that were moved.
     pub(in crate::transport::redis) moved: u64,
-    /// How many it could not read any more.
+    /// The number of messages whose bodies were missing.
     pub(in crate::transport::redis) lost: u64,
-    /// How long it is until the next is due.
+    /// The time until the next message is due.
     pub(in crate::transport::redis) next: Option<Duration>,
 }
 

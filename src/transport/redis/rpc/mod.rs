@@ -1,9 +1,9 @@
 //! The client side of RPC: one hub for all requests of a handle.
 //!
-//! Requests are entries on the stream. Replies to fast ones are published on the client's one
-//! channel, replies to reliable ones are added to the client's reply stream, one beside each stream
-//! it sends to; one connection reads all of them. A worker of the Go library knows only the channel, and is heard there too.
-//! Whatever way a reply comes, its correlation id finds the request.
+//! Requests are entries on the stream. Replies to fast requests are published on the client's only
+//! channel. Replies to reliable requests are added to a reply stream of the client, one for each
+//! stream that it sends to; one connection reads all of them. Workers of the Go library always
+//! reply on the channel. The correlation id of a reply finds its request.
 
 mod pending;
 mod replies;
@@ -26,22 +26,22 @@ use self::{
 use super::{Redis, error, ids::unique, pipeline::Pipeline, server::Connector};
 use crate::{error::Error, message::ReplyMode, transport::Counters};
 
-/// How long a request waits for its way back to be ready.
+/// The longest wait of a request until replies can be received.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether replies can come in some way.
+/// The state of a channel or stream for replies.
 #[derive(Debug, Clone)]
 enum Ready {
-    /// Not yet.
+    /// Not ready yet.
     No,
     Yes,
-    /// They could, and will again: the connection is being made anew.
+    /// Ready before; the connection was lost and is being made again.
     Lost,
-    /// The server does not allow it.
+    /// Refused by the server.
     Refused(redis::RedisError),
 }
 
-/// What waits for replies. It ends with its last handle and its last request.
+/// The receiver of replies. It ends with its last handle and its last request.
 pub(super) struct Hub {
     client: Uuid,
     channel: String,
@@ -109,13 +109,13 @@ impl Hub {
         }
     }
 
-    /// How many requests of the handle and its clones wait for their replies.
+    /// The number of requests of the handle and its clones that wait for replies.
     pub(super) fn waiting(&self) -> usize {
         self.pending.waiting()
     }
 
-    /// Waits until replies can come that way; a reliable request is content with a way that was
-    /// there and will be again.
+    /// Waits until replies can be received. A reliable request also accepts a state that was ready
+    /// and will be again.
     async fn wait(
         &self,
         ready: &mut watch::Receiver<Ready>,
@@ -133,7 +133,7 @@ impl Hub {
                 Ready::Refused(refusal) => Err(error::replies_refused(refusal.clone())),
                 _ => Ok(()),
             },
-            // The tasks behind the hub have ended.
+            // The hub's tasks have ended.
             Ok(Err(_)) => Err(error::runtime_ended()),
             Err(_) => {
                 let cause = self.pipeline.cause();

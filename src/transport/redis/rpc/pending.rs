@@ -1,4 +1,4 @@
-//! The requests that wait for a reply.
+//! The requests that wait for replies.
 
 use std::{
     future::Future,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// The requests that wait for a reply, by their correlation ids.
+/// The requests that wait for replies, by correlation id.
 pub(super) struct Pending {
     table: Mutex<Table>,
     counters: Arc<Counters>,
@@ -30,12 +30,12 @@ pub(super) struct Pending {
 #[derive(Default)]
 struct Table {
     requests: HashMap<Uuid, Request>,
-    /// Whether the channel is subscribed to. Kept under the same lock as the requests, so that none
-    /// starts to wait for a reply that nobody would hear.
+    /// Set while the channel is subscribed to. It is under the lock of the requests, so that no
+    /// request starts to wait for a reply that would not be received.
     subscribed: bool,
 }
 
-/// A request that waits. It stays until its [`PendingReply`] is dropped.
+/// A pending request. It stays until its [`PendingReply`] is dropped.
 struct Request {
     mode: ReplyMode,
     state: State,
@@ -51,7 +51,7 @@ impl Request {
         matches!(self.state, State::Waiting(_))
     }
 
-    /// Answers it while it waits, and says whom to wake.
+    /// Answers it if it waits, and returns the waker to call.
     fn answer(&mut self, answer: Result<Reply, Error>) -> Option<Waker> {
         match std::mem::replace(&mut self.state, State::Answered(answer)) {
             State::Waiting(waker) => waker,
@@ -72,7 +72,7 @@ impl Pending {
         lock(&self.table)
     }
 
-    /// Registers a new request. `None` for a fast one when its reply would not be heard.
+    /// Registers a new request. `None` for a fast one while the channel is not subscribed to.
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<PendingReply> {
         let id = unique();
         let mut table = self.table();
@@ -88,18 +88,19 @@ impl Pending {
         })
     }
 
-    /// How many requests wait for their replies.
+    /// The number of requests that wait for replies.
     pub(super) fn waiting(&self) -> usize {
         let table = self.table();
         table.requests.values().filter(|it| it.is_waiting()).count()
     }
 
-    /// The channel is subscribed to.
+    /// Records that the channel is subscribed to.
     pub(super) fn subscribed(&self) {
         self.table().subscribed = true;
     }
 
-    /// The subscription was lost, and what is published now is not heard: fast requests fail.
+    /// Records that the subscription was lost, and fails the fast requests: their replies may be
+    /// missed.
     pub(super) fn unsubscribed(&self) {
         let mut wakers = Vec::new();
         let mut table = self.table();
@@ -115,7 +116,7 @@ impl Pending {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Answers a request, and says whether it has waited for that.
+    /// Answers a request. Returns `true` if it was waiting.
     fn answer(&self, id: Uuid, answer: Result<Reply, Error>) -> bool {
         let mut table = self.table();
         let request = table.requests.get_mut(&id);
@@ -128,7 +129,7 @@ impl Pending {
         true
     }
 
-    /// Hands a reply to its request.
+    /// Delivers a reply to its request.
     pub(super) fn resolve(&self, envelope: &[u8]) {
         let decoded = match codec::decode_reply(envelope) {
             Ok(decoded) => decoded,
@@ -158,7 +159,7 @@ impl Pending {
     }
 }
 
-/// Hears whether requests could be sent, by their ids as numbers.
+/// Receives the outcomes of sending requests, by their correlation ids as numbers.
 impl CompletionHandler for Pending {
     fn answered(&self, id: u128, outcome: Result<Value, Error>) {
         let Err(error) = outcome.and_then(error::check) else {
@@ -166,7 +167,7 @@ impl CompletionHandler for Pending {
         };
         let id = Uuid::from_u128(id);
         let mode = self.table().requests.get(&id).map(|request| request.mode);
-        // It may well be under way, and its reply is kept for us: that will tell.
+        // The request may have been sent, and its reply is stored: wait for that.
         if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
             self.answer(id, Err(error));
         }
@@ -179,7 +180,7 @@ impl CompletionHandler for Pending {
     }
 }
 
-/// The future of the reply to a request. Dropping it forgets the request.
+/// The future of the reply to a request. Dropping it removes the request.
 pub(super) struct PendingReply {
     id: Uuid,
     pending: Arc<Pending>,

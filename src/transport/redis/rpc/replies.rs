@@ -1,13 +1,14 @@
-//! The reader of a client's reply streams.
+//! Reads a client's reply streams.
 //!
-//! There is one reply stream beside each stream that a client sends reliable requests to. The client
-//! makes it and keeps it alive by a time to live; workers only add to a stream that exists, so that
-//! nothing is left of a client that has gone. It is read from the client's own cursor, so a lost
-//! connection loses no reply.
+//! A client has one reply stream for each stream that it sends reliable requests to. The client
+//! creates it and renews its time to live; workers only add to an existing stream, so nothing
+//! remains after a dead client. The client reads from its own cursor, so a lost connection loses no
+//! reply.
 //!
-//! One connection reads all of them: those with a request outstanding, and a few that had one lately.
-//! The others are left, and expire. A stream that joins while a read blocks ends that read by an
-//! entry without a reply, which needs no other right than the one that makes the streams.
+//! One connection reads all reply streams with outstanding requests, and those that had some
+//! recently. Others are no longer read, and expire. To add a stream while a read blocks, the client
+//! adds an entry without a reply to one of the streams read, which ends the read. That needs no
+//! permission besides the one for creating the streams.
 
 use std::{
     collections::HashMap,
@@ -48,25 +49,26 @@ use crate::{
     },
 };
 
-/// How long a stream outlives its client, and so the longest outage that loses no reply.
+/// The time to live of a stream, and so the longest outage that loses no reply.
 const TIME_TO_LIVE: Duration = Duration::from_secs(300);
-/// How often the time to live is renewed at most.
+/// The shortest time between two renewals of the time to live.
 const RENEW: Duration = Duration::from_secs(1);
-/// How long one read waits for a reply at the server.
+/// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// How long the last of several reads waits: the streams of the others are not looked at meanwhile.
+/// The time for which the last of several reads blocks, since it delays the others.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
-/// How much longer than that the connection may be silent before it counts as lost.
+/// A connection that is silent for this much longer counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
-/// How many streams one command reads at most.
+/// The most streams that one command reads.
 const MAX_KEYS: usize = 128;
-/// How many replies one read takes at most.
+/// The most replies that one read returns.
 const COUNT: usize = 256;
-/// After how many replies those that were read are trimmed away.
+/// The number of read replies at which they are trimmed.
 const TRIM: usize = 512;
-/// How long a stream without a request is read on, so that the next request finds it ready.
+/// The time for which a stream without requests is still read, so that it is ready for the next
+/// one.
 const LINGER: Duration = Duration::from_secs(60);
-/// How long a stream that the server refuses is left alone.
+/// The pause after the server has refused a stream.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The reply streams of a client.
@@ -74,29 +76,29 @@ pub(super) struct ReplyStreams {
     client: Uuid,
     pipeline: Pipeline,
     table: Mutex<Table>,
-    /// Notified when a stream has joined.
+    /// Notified when a stream was added.
     joined: Notify,
 }
 
 #[derive(Default)]
 struct Table {
     streams: HashMap<Name, Arc<Stream>>,
-    /// Those that the reader does not know yet.
+    /// New streams that the reader does not know yet.
     joined: Vec<Arc<Stream>>,
-    /// A stream of the read that blocks, or is about to. An entry there ends the read.
+    /// A stream of the read that blocks, or is about to. A new entry there ends the read.
     blocked: Option<Arc<Stream>>,
 }
 
 struct Stream {
     name: Name,
     key: String,
-    /// How many requests wait for a reply here. Raised under the lock of the table only, so that no
-    /// stream is left which a request has just found.
+    /// The number of requests that wait for a reply here. Incremented only under the lock of the
+    /// table, so that a stream is not dropped while a request starts to use it.
     outstanding: AtomicUsize,
     ready: watch::Sender<Ready>,
 }
 
-/// A request that waits for its reply on a stream: that is read until this is dropped.
+/// A request that waits for its reply on a stream. The stream is read until this is dropped.
 pub(super) struct Outstanding(Arc<Stream>);
 
 impl Outstanding {
@@ -121,7 +123,7 @@ impl ReplyStreams {
         }
     }
 
-    /// Has the reply stream beside `stream` read.
+    /// Starts to read the reply stream for `stream`, if it is not read yet.
     pub(super) fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
         let mut table = lock(&self.table);
         if let Some(stream) = table.streams.get(stream) {
@@ -146,26 +148,26 @@ impl ReplyStreams {
                 .arg("*")
                 .arg("h")
                 .arg("");
-            // Nobody waits for the answer, and yet it is sent.
+            // The command is sent even if its response is dropped.
             drop(self.pipeline.submit(end, Retry::UntilAnswered));
         }
         Ok(Outstanding(joining))
     }
 }
 
-/// A stream that is read.
+/// The read state of a stream.
 struct Reading {
     stream: Arc<Stream>,
-    /// The last entry that was read; `None` before there is a stream.
+    /// The last entry that was read; `None` until the stream exists.
     cursor: Option<Bytes>,
     renewed: Option<Instant>,
-    /// How many entries up to the cursor were not trimmed yet.
+    /// The number of entries up to the cursor that were not trimmed yet.
     untrimmed: usize,
-    /// The last read has brought nothing.
+    /// Set if the last read returned nothing.
     idle: bool,
-    /// Since when no request waits here.
+    /// The time since which no request waits here.
     unused: Option<Instant>,
-    /// Until when it is left alone, since the server refuses it.
+    /// The end of the pause after the server has refused it.
     refused: Option<Instant>,
 }
 
@@ -193,7 +195,7 @@ impl Reading {
         renew
     }
 
-    /// Trims the entries that were read, where there are many, or nothing else is to be done.
+    /// Trims the entries that were read, if there are many, or the stream is idle.
     fn trim(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM && !(self.idle && self.untrimmed > 0) {
@@ -215,15 +217,15 @@ pub(super) struct Reader {
     connector: Connector,
     pending: Arc<Pending>,
     counters: Arc<Counters>,
-    /// The streams that are read, by their keys.
+    /// The streams that are read, by key.
     reading: HashMap<String, Reading>,
-    /// How many streams one command reads at most. One after the server has refused a command, so
-    /// that it shows which stream it refuses.
+    /// The most streams that one command reads. Set to one after the server has refused a command,
+    /// to find the stream that it refuses.
     max_keys: usize,
-    /// The server refuses to read several streams with one command, and refuses none of them: they are
-    /// of several slots of a cluster, or allowed by several selectors of an ACL.
+    /// Set if the server refuses to read several streams in one command, but none of them alone:
+    /// they are in several slots of a cluster, or allowed by several selectors of an ACL.
     one_by_one: bool,
-    /// Where the streams begin that are read next, if one command does not read all.
+    /// The position of the first stream of the next read, if one command does not read all.
     turn: usize,
     size: EntrySize,
     refusals: Limit,
@@ -250,7 +252,7 @@ impl Reader {
         }
     }
 
-    /// Reads until it is told to end, and removes the streams then.
+    /// Reads until `end` is cancelled, then removes the streams.
     pub(super) async fn run(mut self, end: CancellationToken) {
         if end.run_until_cancelled(self.keep_reading()).await.is_some() {
             return;
@@ -260,7 +262,7 @@ impl Reader {
             remove.arg(key);
             self.streams.pipeline.submit(remove, Retry::Never)
         });
-        // Where that fails, the time to live does it.
+        // If that fails, the streams expire.
         let removed = join_all(removed);
         let _ = timeout(Duration::from_secs(1), removed).await;
     }
@@ -298,7 +300,7 @@ impl Reader {
         }
     }
 
-    /// Makes the streams that are not there yet, or else reads once.
+    /// Creates missing streams, or else reads once.
     async fn step(&mut self, connection: &mut Connection) -> RedisResult<()> {
         self.update();
         let now = Instant::now();
@@ -315,7 +317,7 @@ impl Reader {
                 .await;
         }
         if known.is_empty() {
-            // A connection that has nothing to read still shows that it is lost.
+            // Without streams to read, still notice a lost connection.
             return tokio::select! {
                 biased;
                 () = self.streams.joined.notified() => Ok(()),
@@ -326,7 +328,7 @@ impl Reader {
         let mut keys = keys(known);
         let max_keys = self.max_keys;
         if keys.len() > max_keys {
-            // The last of the reads blocks: each stream has its turn there.
+            // The last of the reads blocks, so the order rotates.
             keys.sort_unstable();
             self.turn = (self.turn + max_keys) % keys.len();
             keys.rotate_left(self.turn);
@@ -369,7 +371,7 @@ impl Reader {
         for (keys, answer) in keys.chunks(max_keys).zip(replies) {
             match (answer.refused(), keys) {
                 (Ok(replies), _) => self.hand_out(keys, replies, &mut sizes)?,
-                // Another connection may reach a server that is ready.
+                // The server is not ready. Connect again, perhaps to another one.
                 (Err(refusal), _) if refusal.code().is_none_or(error::is_passing) => {
                     return Err(refusal);
                 }
@@ -381,7 +383,7 @@ impl Reader {
             }
         }
         self.size.note(sizes);
-        // Which of several streams is refused shows when each is read by itself.
+        // Reads the streams one by one to find the refused one.
         self.one_by_one |= max_keys == 1 && keys.len() > 1 && !has_refused;
         self.max_keys = match self.one_by_one || (has_refused && max_keys > 1) {
             true => 1,
@@ -390,7 +392,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes in the streams that have joined, and leaves those that no request waits at any more.
+    /// Adds new streams, and removes those without requests.
     fn update(&mut self) {
         let mut table = lock(&self.streams.table);
         for stream in table.joined.drain(..) {
@@ -415,8 +417,8 @@ impl Reader {
         });
     }
 
-    /// Says which read blocks, so that a stream that joins can end it. Returns `false` if one has
-    /// joined already.
+    /// Publishes the streams of the next blocking read, so that a new stream can end it. Returns
+    /// `false` if there is a new stream already.
     fn announce(&self, keys: &[String]) -> bool {
         let mut table = lock(&self.streams.table);
         if !table.joined.is_empty() {
@@ -442,8 +444,8 @@ impl Reader {
         read
     }
 
-    /// Makes streams. The two commands for each are not one transaction, which would need more
-    /// rights: they reach the server together.
+    /// Creates streams. The two commands for each are sent together, but not as a transaction,
+    /// which would need more permissions.
     async fn create(&mut self, connection: &mut Connection, keys: &[String]) -> RedisResult<()> {
         let commands = keys.iter().flat_map(|key| {
             let mut add = redis::cmd("XADD");
@@ -459,7 +461,7 @@ impl Reader {
             let refusal = match (added.refused(), kept.refused()) {
                 (Err(refusal), _) => refusal,
                 (Ok(_), Err(refusal)) => {
-                    // It would be there for ever.
+                    // Without a time to live it would remain for ever.
                     let mut remove = redis::cmd("UNLINK");
                     remove.arg(key);
                     ask(connection, &[remove], GRACE).await?;
@@ -476,7 +478,7 @@ impl Reader {
                     continue;
                 }
             };
-            // A refusal is an answer for those who wait; a server that is only not ready is none.
+            // A refusal ends the wait of the requests; a server that is not ready does not.
             if refusal.code().is_none_or(error::is_passing) {
                 return Err(refusal);
             }
@@ -485,7 +487,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Leaves a stream alone for a moment. The others are read on.
+    /// Pauses the reading of a stream. The others continue.
     fn refuse(&mut self, key: &str, refusal: RedisError) {
         let Some(reading) = self.reading.get_mut(key) else {
             return;
@@ -506,12 +508,13 @@ impl Reader {
         };
         reading.renewed = Some(now);
         match answer {
-            // It has expired, or the server was flushed.
+            // The stream has expired, or the server was flushed.
             Value::Int(0) => {
                 reading.cursor = None;
                 reading.stream.ready.send_replace(Ready::No);
             }
-            // A replica serves reads on: this alone shows that workers reply elsewhere.
+            // A demoted server still serves reads. Only this error shows that workers reply
+            // elsewhere.
             Value::ServerError(refusal) if error::is_demoted(&refusal) => {
                 return Err(refusal.into());
             }
@@ -520,7 +523,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Hands the replies in the answer to a read of these streams to their requests.
+    /// Delivers the replies in the response to a read of these streams.
     fn hand_out(
         &mut self,
         keys: &[String],
@@ -544,7 +547,7 @@ impl Reader {
             if let Some(reading) = self.reading.get_mut(key) {
                 reading.untrimmed += 1;
                 reading.idle = false;
-                // A stream that has just expired is made again.
+                // A stream without a cursor has just expired, and is created again.
                 if reading.cursor.is_some() {
                     reading.cursor = Some(id);
                 }
@@ -555,7 +558,7 @@ impl Reader {
     }
 }
 
-/// Sends commands, and gives up on a server that is silent.
+/// Sends commands. Fails if the server is silent for too long.
 async fn ask(
     connection: &mut Connection,
     commands: &[Cmd],
@@ -571,14 +574,14 @@ fn unexpected() -> RedisError {
     io::Error::from(io::ErrorKind::InvalidData).into()
 }
 
-/// The least id after this one.
+/// The next id after this one.
 fn after(id: &[u8]) -> String {
     let id = String::from_utf8_lossy(id);
     let next = id.split_once('-').and_then(|(milliseconds, sequence)| {
         let sequence = sequence.parse::<u64>().ok()?.checked_add(1)?;
         Some(format!("{milliseconds}-{sequence}"))
     });
-    // The id itself trims one entry less.
+    // For an id that is not valid, returns it unchanged, which trims one entry less.
     next.unwrap_or_else(|| id.into_owned())
 }
 

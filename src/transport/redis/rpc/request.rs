@@ -1,4 +1,4 @@
-//! One request.
+//! Sends one request.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl Hub {
     /// Sends a request and waits for its reply.
     ///
     /// # Cancel safety
-    /// Dropping the future forgets the request at once. It may still be handled.
+    /// Dropping the future removes the request at once. It may still be handled.
     pub(in crate::transport::redis) fn request(
         self: Arc<Self>,
         stream: &Name,
@@ -29,7 +29,7 @@ impl Hub {
     ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
         let stream = stream.clone();
         let parts = message.parts_mut();
-        // It travels, so that no worker starts what nobody waits for any more.
+        // The deadline is sent, so that no worker starts a request whose caller no longer waits.
         let deadline = *parts
             .deadline
             .get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
@@ -58,11 +58,11 @@ impl Hub {
     ) -> Result<Reply, Error> {
         let mode = message.parts().reply_mode;
         let mut subscribed = self.subscribed.clone();
-        // The reply stream is read for as long as this lives.
+        // The reply stream is read while this exists.
         let mut outstanding = None;
         if mode == ReplyMode::Reliable {
             let joined = outstanding.insert(self.replies.join(&stream)?);
-            // It says where the runtime of both ways back has ended.
+            // Fails if the hub's runtime has ended.
             self.wait(&mut subscribed, mode, deadline.0).await?;
             self.wait(&mut joined.ready(), mode, deadline.0).await?;
         }
@@ -71,7 +71,7 @@ impl Hub {
             if let Some(reply) = self.pending.register(mode) {
                 break reply;
             }
-            // The subscription was lost in between, or is just about to be announced.
+            // The subscription was lost since, or is about to be reported as active.
             next_turn().await;
         };
 
@@ -90,8 +90,7 @@ impl Hub {
             message: &message,
             more: &way_back[..fields],
         };
-        // The pending reply gets the outcome of the sending: this task is woken once, by the
-        // reply.
+        // The pending reply receives the outcome of sending, so that this task is woken only once.
         let number = reply.id().as_u128();
         (self.pipeline)
             .post(add, Retry::Never, &self.pending, number)
@@ -101,7 +100,7 @@ impl Hub {
     }
 }
 
-/// The text of an id, without an allocation.
+/// Formats an id without an allocation.
 fn uuid_text(id: Uuid) -> [u8; Hyphenated::LENGTH] {
     let mut text = [0; Hyphenated::LENGTH];
     id.hyphenated().encode_lower(&mut text);

@@ -1,4 +1,4 @@
-//! The one subscription of a client, kept up.
+//! Keeps a client's subscription to its reply channel.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// How long the server may take to confirm a subscription.
+/// The longest wait for the server to confirm a subscription.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 
 pub(super) struct Subscription {
@@ -29,7 +29,7 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Stays subscribed, until it is dropped.
+    /// Subscribes, and again after each loss, until it is dropped.
     pub(super) async fn run(self) {
         let mut outage = Outage::default();
         let mut down = Ready::No;
@@ -66,7 +66,7 @@ impl Subscription {
         }
     }
 
-    /// A subscription that the server has confirmed, or its refusal.
+    /// Subscribes. Returns the confirmed subscription, or the server's refusal.
     async fn subscribe(&self) -> Result<Result<PubSub, RedisError>, Error> {
         let mut pubsub = self.connector.pubsub().await?;
         match timeout(
@@ -76,7 +76,7 @@ impl Subscription {
         .await
         {
             Ok(Ok(())) => Ok(Ok(pubsub)),
-            // A server that is only not ready does not refuse for good.
+            // An error of a server that is not ready is no refusal.
             Ok(Err(refusal)) if refusal.code().is_some_and(|code| !error::is_passing(code)) => {
                 Ok(Err(refusal))
             }
@@ -87,7 +87,7 @@ impl Subscription {
         }
     }
 
-    /// Hands out replies until the connection is lost, and says why it is.
+    /// Delivers replies until the connection is lost. Returns the cause.
     async fn listen(&self, mut subscription: PubSub) -> RedisError {
         loop {
             match subscription.next().await {

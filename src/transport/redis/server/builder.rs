@@ -1,4 +1,4 @@
-//! Connects with more than a URL.
+//! A builder of connections with certificates.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::{Connector, tls::TlsOptions};
 use crate::{error::Error, transport::redis::Redis};
 
 impl Redis {
-    /// Begins a connection that needs more than a URL: certificates.
+    /// Starts a connection that needs certificates besides its URL.
     ///
     /// ```no_run
     /// # #[cfg(feature = "redis-rustls")]
@@ -29,7 +29,7 @@ impl Redis {
     }
 }
 
-/// Connects to a server with a URL and certificates. See [`Redis::builder`].
+/// Connects to a server by a URL and certificates. See [`Redis::builder`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct RedisBuilder {
@@ -38,8 +38,8 @@ pub struct RedisBuilder {
 }
 
 impl RedisBuilder {
-    /// Trusts the certificates in a PEM text, and whatever they have signed, in place of the system's
-    /// certificates. A second call adds to the first.
+    /// Trusts the certificates in a PEM text, and all that they have signed, instead of the
+    /// system's certificates. A second call adds to the first.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn ca_certificate(mut self, pem: impl AsRef<[u8]>) -> Self {
@@ -47,8 +47,8 @@ impl RedisBuilder {
         self
     }
 
-    /// Presents this client's certificate, with those that lead to its authority behind it, to a
-    /// server that asks for one. Both are PEM texts; the key is in PKCS #8, PKCS #1 or SEC 1.
+    /// Presents this client's certificate, followed by those that lead to its authority, if the
+    /// server asks for one. Both arguments are PEM texts; the key is in PKCS #8, PKCS #1 or SEC 1.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn client_certificate(
@@ -60,8 +60,8 @@ impl RedisBuilder {
         self
     }
 
-    /// Accepts any certificate of any server. Whoever is on the way to the server can then read the
-    /// password and every message, and change them. `#insecure` at the end of the URL does the same.
+    /// Accepts any certificate of any server. An attacker on the network can then read and change
+    /// the password and every message. `#insecure` at the end of the URL has the same effect.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn danger_accept_invalid_certificates(mut self) -> Self {
@@ -72,19 +72,19 @@ impl RedisBuilder {
     /// Connects.
     ///
     /// # Errors
-    /// As [`Redis::connect`]. Also when a certificate or a key cannot be read, or where one is given
-    /// and the URL does not ask for TLS.
+    /// As [`Redis::connect`]. Also if a certificate or a key cannot be read, or if one is given and
+    /// the URL does not ask for TLS.
     pub async fn connect(self) -> Result<Redis, Error> {
         Redis::over(self.connector()?).await
     }
 
-    /// Connects, and waits for a server that is away or not ready.
+    /// Connects, and waits while the server is unreachable or not ready.
     ///
     /// # Errors
     /// As [`Redis::connect_when_ready`], and as [`connect`](Self::connect) for certificates.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up.
+    /// Dropping the future stops the attempts.
     pub async fn connect_when_ready(self) -> Result<Redis, Error> {
         Redis::over_when_ready(self.connector()?).await
     }
@@ -94,7 +94,7 @@ impl RedisBuilder {
     }
 }
 
-// Neither the URL, which may hold a password, nor a key.
+// Shows neither the URL, which may contain a password, nor the key.
 impl fmt::Debug for RedisBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBuilder").finish_non_exhaustive()

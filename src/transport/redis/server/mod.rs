@@ -1,11 +1,11 @@
-//! Finds a server, connects and logs in: once with a clear error for people, and again and again for
-//! supervisors.
+//! Connects to a server and logs in: once, with a clear error for people, or repeatedly for
+//! supervised connections.
 
 mod builder;
 mod outage;
 #[cfg(feature = "redis-rustls")]
 mod tls;
-/// TLS is not built in.
+/// Stands in for TLS when it is not built in.
 #[cfg(not(feature = "redis-rustls"))]
 mod tls {
     #[derive(Clone, Default)]
@@ -36,14 +36,14 @@ use super::{
 };
 use crate::{error::Error, transport::Backoff};
 
-/// How long making a connection may take.
+/// The time limit for a new connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The wait before a connection that was lost is made again.
+/// The delay before a lost connection is made again.
 pub(super) const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
-/// The oldest server that has every command that is used: `XAUTOCLAIM`'s generation.
+/// The oldest server with all commands that are used, such as `XAUTOCLAIM`.
 const OLDEST_SERVER: (u32, u32) = (6, 2);
 
 /// Makes connections to one server. Cheap to clone.
@@ -55,19 +55,19 @@ struct Inner {
     address: String,
     #[cfg(feature = "redis-rustls")]
     tls: tls::Tls,
-    /// What the network is replaced by.
+    /// A simulated network, which replaces the real one.
     #[cfg(test)]
     dial: Option<Box<dyn super::simulation::Dial>>,
 }
 
 impl Connector {
-    /// From a URL. No connection is made.
+    /// Makes a connector from a URL, without a connection.
     #[cfg(test)]
     pub(super) fn from_url(url: &str) -> Result<Self, Error> {
         Self::new(url::parse(url)?, TlsOptions::default())
     }
 
-    /// From a client that the application has set up. No connection is made.
+    /// Makes a connector from the application's redis-rs client, without a connection.
     pub(super) fn from_client(client: &Client) -> Result<Self, Error> {
         let info = client.get_connection_info().clone();
         if let ConnectionAddr::TcpTls {
@@ -112,7 +112,7 @@ impl Connector {
         })))
     }
 
-    /// Over a network that is simulated.
+    /// Makes a connector over a simulated network.
     #[cfg(test)]
     pub(super) fn simulated(dial: impl super::simulation::Dial) -> Self {
         let connector = Self::from_url("redis://simulation/").expect("it is a URL");
@@ -121,33 +121,33 @@ impl Connector {
         Self(Arc::new(inner))
     }
 
-    /// The runtime on which a simulation runs the upkeep, in place of a thread.
+    /// The runtime on which a simulation runs the upkeep, instead of a thread.
     #[cfg(test)]
     pub(super) fn upkeep_runtime(&self) -> Option<tokio::runtime::Handle> {
         self.0.dial.as_ref().map(|dial| dial.upkeep_runtime())
     }
 
-    /// Where the server is, without user and password.
+    /// The server's address, without user and password.
     pub(super) fn address(&self) -> &str {
         &self.0.address
     }
 
-    /// A connection that has logged in. Its answers have no time limit: its user sets one.
+    /// Connects and logs in. The connection has no timeouts: its user sets them.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
         let stream = self.stream().await?;
         self.greet(Connection::new(stream)).await
     }
 
-    /// A connection for subscriptions.
+    /// Connects, for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
         Ok(PubSub::new(self.connection().await?))
     }
 
     /// Logs in, and chooses protocol and database.
     ///
-    /// The handshake ends with a round trip: a connection is one when the server has answered. A
-    /// server at its `maxclients`, or a proxy without a server, accepts and closes; what it writes
-    /// before that must not be taken for the answer to the first command.
+    /// The handshake ends with a round trip: a server at its `maxclients`, or a proxy without a
+    /// server, accepts and then closes. What it writes before that must not be taken for the
+    /// response to the first command.
     async fn greet(&self, mut connection: Connection) -> Result<Connection, Error> {
         let login = self.0.info.redis_settings();
         let mut commands = Vec::new();
@@ -172,7 +172,7 @@ impl Connector {
                 let answer = connection.answer().await?;
                 let is_last = matches!(answer, Value::ServerError(_));
                 answers.push((*command, answer));
-                // A server that refuses may close without another answer.
+                // A server that refuses may close without another response.
                 if is_last {
                     break;
                 }
@@ -190,7 +190,7 @@ impl Connector {
         Ok(connection)
     }
 
-    /// A byte stream to the server.
+    /// Opens a byte stream to the server.
     async fn stream(&self) -> Result<Box<dyn Stream>, Error> {
         #[cfg(test)]
         if let Some(dial) = &self.0.dial {
@@ -221,7 +221,7 @@ impl Connector {
 
     async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, RedisError> {
         let stream = TcpStream::connect((host, port)).await?;
-        // The options are refinements: a socket that does not take them works.
+        // The options are optional: the socket works without them.
         let _ = set_options(&stream, self.0.info.tcp_settings());
         Ok(stream)
     }
@@ -240,14 +240,14 @@ impl Connector {
         }
     }
 
-    /// A connection to a server that was asked whether it can be worked with.
+    /// Connects, and checks that the server is ready and its version supported.
     pub(super) async fn checked(&self) -> Result<Connection, Error> {
         let mut connection = self.connection().await?;
         let mut info = redis::cmd("INFO");
         info.arg("server");
         let answer = self.within_time(connection.command(&info)).await?;
         match answer {
-            // A worker does not need the right to read `INFO`; the version is then taken on trust.
+            // A worker needs no permission for `INFO`; the version is not checked then.
             Value::ServerError(error) if error.code() == "NOPERM" => {}
             Value::ServerError(error) => return Err(error::refused(error)),
             answer => self.check_version(answer)?,
@@ -277,7 +277,7 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// Small commands go out at once, and the kernel gives up on a peer that does not answer.
+/// Sends small commands at once, and lets the kernel detect a dead peer.
 fn tcp_settings(given: &TcpSettings) -> TcpSettings {
     let mut settings = given.clone().set_nodelay(true);
     if given.keepalive().is_none() {
@@ -294,7 +294,7 @@ fn tcp_settings(given: &TcpSettings) -> TcpSettings {
     settings
 }
 
-/// Sets the options of a socket.
+/// Sets a socket's options.
 fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
     stream.set_nodelay(settings.nodelay())?;
     let socket = SockRef::from(stream);
@@ -306,7 +306,7 @@ fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
     Ok(())
 }
 
-/// Major and minor version in the text of `INFO server`.
+/// The major and minor version in the text of `INFO server`.
 fn version(info: &str) -> Option<(u32, u32)> {
     let version = info
         .lines()

@@ -1,5 +1,5 @@
-//! The failures in a row of one supervised connection: how long the next attempt waits, and which
-//! of the failures are logged.
+//! The successive failures of one supervised connection: they determine the delay of the next
+//! attempt, and which failures are logged.
 
 use std::{fmt, time::Duration};
 
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use super::BACKOFF;
 use crate::error::Error;
 
-/// How often at most one connection logs the same kind of failure.
+/// The shortest time between two log lines about the same kind of failure.
 const WARNING: Duration = Duration::from_secs(5);
 
-/// What one supervised connection has met since the server answered last.
+/// The failures of one supervised connection since the last response.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Outage {
     failures: u32,
@@ -20,13 +20,13 @@ pub(in crate::transport::redis) struct Outage {
 }
 
 impl Outage {
-    /// The server has answered a command, so the next attempt need not wait for long. A connection
-    /// that was made is no answer: a server, or a proxy before it, may accept and close.
+    /// Resets the delay: the server has responded to a command. A connection alone is not enough,
+    /// since a server, or a proxy before it, may accept and close.
     pub(in crate::transport::redis) fn answered(&mut self) {
         self.failures = 0;
     }
 
-    /// A connection was lost. `what` names it in the log.
+    /// Reports a lost connection, which the log calls `what`.
     pub(in crate::transport::redis) fn lost(
         &mut self,
         address: &str,
@@ -39,7 +39,7 @@ impl Outage {
         }
     }
 
-    /// An attempt to connect has failed. `what` says in the log what is tried again.
+    /// Reports a failed attempt to connect. The log says "cannot" and `what`.
     pub(in crate::transport::redis) fn refused(
         &mut self,
         address: &str,
@@ -53,13 +53,13 @@ impl Outage {
         }
     }
 
-    /// How long the next attempt waits, by chance a little less or more.
+    /// The delay before the next attempt, with jitter.
     pub(in crate::transport::redis) fn wait(&self) -> Duration {
         BACKOFF.after(self.failures.max(1))
     }
 }
 
-/// Admits a log line, and then none for a few seconds.
+/// Admits a log line, then none for a few seconds.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Limit {
     last: Option<Instant>,
@@ -67,7 +67,8 @@ pub(in crate::transport::redis) struct Limit {
 }
 
 impl Limit {
-    /// How many lines were withheld before this one, if this one may be logged.
+    /// Admits a line and returns the number of lines that were withheld before; `None` withholds
+    /// it.
     pub(in crate::transport::redis) fn admit(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self.last.is_some_and(|last| now - last < WARNING) {

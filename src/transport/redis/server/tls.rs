@@ -1,7 +1,7 @@
-//! TLS with a crypto provider of its own.
+//! TLS with a crypto provider for each connection.
 //!
-//! A library must not choose the provider of the process: an application that installs one later
-//! would find the place taken. So the provider is named for each connection, and none is installed.
+//! A library must not install the provider of the process: an application that installs one later
+//! would fail. So each connection names its provider.
 
 use std::{
     io,
@@ -20,14 +20,14 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::error::{BoxError, Error};
 
-/// The certificates that an application gives, as PEM texts.
+/// The certificates given by the application, as PEM texts.
 #[derive(Clone, Default)]
 pub(super) struct TlsOptions {
-    /// The authorities to trust in place of the system's.
+    /// The authorities to trust instead of the system's.
     pub(super) ca: Vec<Vec<u8>>,
     /// This client's certificate and key.
     pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
-    /// Any certificate of the server is accepted.
+    /// Accept any certificate of the server.
     pub(super) accept_invalid: bool,
 }
 
@@ -37,18 +37,18 @@ impl TlsOptions {
     }
 }
 
-/// The certificates of one server's connections.
+/// The certificates for connections to one server.
 pub(super) struct Tls {
-    /// The authorities to trust, where they are not the system's.
+    /// The authorities to trust; `None` for the system's.
     roots: Option<RootCertStore>,
     client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     accept_invalid: bool,
-    /// Made once: to read the system's certificates takes long.
+    /// Made once: reading the system's certificates is slow.
     config: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Tls {
-    /// Reads the certificates that are given.
+    /// Reads the given certificates.
     pub(super) fn new(options: TlsOptions) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         for pem in &options.ca {
@@ -77,7 +77,7 @@ impl Tls {
             accept_invalid: options.accept_invalid,
             config: OnceLock::new(),
         };
-        // What an application gives is tried at once.
+        // Checked at once, so that the application's mistakes are found early.
         if tls.client.is_some() {
             tls.config().map_err(|error| {
                 Error::config("the client certificate and its key do not belong together")
@@ -87,7 +87,7 @@ impl Tls {
         Ok(tls)
     }
 
-    /// Makes the handshake over a connection.
+    /// Does the TLS handshake over a connection.
     pub(super) async fn handshake(
         &self,
         host: &str,
@@ -124,7 +124,7 @@ impl Tls {
 fn system_roots() -> Result<RootCertStore, BoxError> {
     let mut roots = RootCertStore::empty();
     let mut found = rustls_native_certs::load_native_certs();
-    // One certificate that cannot be read leaves the others usable.
+    // If one certificate cannot be read, the others are usable.
     roots.add_parsable_certificates(found.certs);
     match found.errors.pop() {
         Some(error) if roots.is_empty() => Err(error.into()),
@@ -188,8 +188,8 @@ impl ServerCertVerifier for AcceptAny {
     }
 }
 
-/// What is wrong with the certificates of either side, and what to do about it. `None` where the
-/// error is no error of TLS.
+/// Explains a TLS error: the problem with either side's certificates, and its solution. `None` for
+/// other errors.
 pub(in crate::transport::redis) fn fault(error: &io::Error) -> Option<&'static str> {
     use AlertDescription as Alert;
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;

@@ -1,11 +1,11 @@
-//! Parses URLs of servers.
+//! Parses server URLs.
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use crate::error::Error;
 
-/// The connection settings in a URL. Its error does not repeat the URL, so that no password gets into
-/// a log.
+/// Parses connection settings from a URL. Errors do not quote the URL, so that passwords are not
+/// logged.
 pub(super) fn parse(url: &str) -> Result<ConnectionInfo, Error> {
     let is_tls = url.starts_with("rediss:") || url.starts_with("valkeys:");
     if is_tls && cfg!(not(feature = "redis-rustls")) {
@@ -37,7 +37,7 @@ pub(super) fn parse(url: &str) -> Result<ConnectionInfo, Error> {
     Ok(info)
 }
 
-/// TLS is asked for and not built in.
+/// The error for TLS when it is not built in.
 pub(super) fn no_tls() -> Error {
     Error::config("TLS is not built in; enable the feature `redis-rustls` of `campanile`")
 }
