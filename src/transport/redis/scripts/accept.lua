@@ -1,7 +1,7 @@
--- Takes a task as its sender wants it: now or later, and once for each idempotency key.
--- KEYS: stream, due, bodies, and what remembers the idempotency key, where there is one.
--- ARGV: 'now' | 'after' | 'at', ms, the id that it has until it is on the stream, ms to remember
---       the key, field, value….
+-- Accepts a task: now or later, and once for each idempotency key.
+-- KEYS: stream, due, bodies, and the idempotency key's record, if there is a key.
+-- ARGV: 'now' | 'after' | 'at', ms, the task's id until it is on the stream, ms to keep the
+--       idempotency key, field, value….
 -- Returns: the id.
 if KEYS[4] then
   local known = redis.call('GET', KEYS[4])

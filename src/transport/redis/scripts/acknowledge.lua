@@ -1,6 +1,6 @@
--- Acknowledges on the retry stream: nobody else needs an entry there then, so it goes. Were it two
--- commands, a worker could end between them, and nobody deletes what is not pending.
+-- Acknowledges on the retry stream, and deletes the entries, which no other group needs. With two
+-- commands a worker could crash in between, and nothing deletes entries that are not pending.
 -- KEYS: source. ARGV: group, then the ids.
--- Returns: how many there were.
+-- Returns: the number of entries deleted.
 redis.call('XACK', KEYS[1], unpack(ARGV))
 return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))

@@ -1,15 +1,15 @@
--- Replays or purges dead letters that still exist.
+-- Replays or purges dead letters.
 -- KEYS: dead, retry.
 -- ARGV: group, '1' to replay | '0' to purge, and either 'ids', id… or
---       'range', after ('' = the beginning), until, name ('' = any), most to look at, most bytes: it
---       ends behind the one that reaches them.
--- Returns: {how many, the last one looked at ('' = there is no more), {the ids of those that cannot
---           be replayed}}.
+--       'range', after ('' = the beginning), until, name ('' = any), most to read, most bytes: it
+--       stops after the letter that reaches them.
+-- Returns: {number of letters, the last one read ('' = there are no more), {the ids of those that
+--           cannot be replayed}}.
 local FACTS = 10
 local group, replaying = ARGV[1], ARGV[2] == '1'
 
--- The fields of the message, out of a letter that a worker of this group has made; nil and true where
--- they cannot be read.
+-- The message's fields from a letter made by a worker of this group. Otherwise nil; nil and true if
+-- the fields cannot be decoded.
 local function message(letter)
   if #letter < FACTS or letter[1] ~= '~g' or letter[2] ~= group or letter[3] ~= '~o' then return nil end
   local rest = {}
@@ -27,8 +27,8 @@ local function value(fields, name)
   end
 end
 
--- Puts it on the retry stream as what was never delivered. A task is done late rather than not at
--- all: that is why it is replayed. For the answer to an expired request nobody waits.
+-- Adds it to the retry stream as a new message. A replayed task runs although it has expired; an
+-- expired request does not, since its caller no longer waits.
 local function replay(origin, fields)
   local copy = { '~o', origin, '~a', '0' }
   local task = value(fields, 'type') == 'task'
@@ -49,7 +49,7 @@ local function act(id, letter, name)
   if name ~= '' and (not fields or value(fields, 'name') ~= name) then return end
   if replaying then
     if not fields then
-      -- One bad letter does not end the replay of the others.
+      -- A letter that cannot be decoded does not stop the replay of the others.
       if unreadable then skipped[#skipped + 1] = id end
       return
     end
@@ -67,7 +67,7 @@ if ARGV[3] == 'ids' then
 end
 local after, most, room, seen = ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[8]), 0
 while seen < most and room > 0 do
-  -- One by one: the size of a letter is known only once it is read.
+  -- One at a time, since the size of a letter is only known after it was read.
   local from = after == '' and '-' or '(' .. after
   local letter = redis.call('XRANGE', KEYS[1], from, ARGV[5], 'COUNT', 1)[1]
   if not letter then return { acted, '', skipped } end

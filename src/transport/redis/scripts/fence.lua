@@ -1,4 +1,4 @@
--- Whether the entry is pending for this worker. A group that is gone owns nothing.
+-- Whether the entry is pending for this consumer. False if the group does not exist.
 local function own(src, group, id, me)
   local found = redis.pcall('XPENDING', src, group, id, id, 1, me)
   if found.err then
@@ -8,7 +8,7 @@ local function own(src, group, id, me)
   return #found == 1
 end
 
--- Acknowledges an entry. On the retry stream nobody else needs it then, so it goes.
+-- Acknowledges an entry. On the retry stream it is deleted too, since no other group needs it.
 local function finish(src, group, id, retry)
   redis.call('XACK', src, group, id)
   if retry then redis.call('XDEL', src, id) end

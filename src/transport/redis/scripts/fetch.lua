@@ -1,14 +1,15 @@
--- Reads new entries of several streams, in the order in which they stand, and never more than there is
--- room for. A call to the server takes as many streams together as can together not exceed the room and
--- the bytes: one call for many streams that have little, and few for one that has much.
--- KEYS: for each stream: retry, stream. ARGV: group, consumer, room, bytes, then for each stream: the most
--- entries of it, and the bytes of one entry.
--- Returns: {{key, {entry…}}…, as XREADGROUP does, {number of a stream that cannot be read, error…}}.
+-- Reads new entries of several streams in their order, within the room. Each XREADGROUP reads as
+-- many streams as cannot together exceed the room and the bytes.
+-- KEYS: for each stream: retry, stream. ARGV: group, consumer, room, bytes, then for each stream:
+--       the most entries of it, and the bytes of one entry.
+-- Returns: {{key, {entry…}}…, as XREADGROUP does, {number of a stream that cannot be read,
+--           error…}}.
 local group, me, room, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local count = #KEYS / 2
 local found, failed, full = {}, {}, {}
 
--- Reads at most `max` entries of each key. Returns the number of entries by key, or nil and the error.
+-- Reads at most `max` entries of each key. Returns the number of entries by key, or nil and the
+-- error.
 local function read(keys, max)
   local call = { 'XREADGROUP', 'GROUP', group, me, 'COUNT', max, 'STREAMS' }
   for _, key in ipairs(keys) do call[#call + 1] = key end
@@ -28,7 +29,7 @@ local function read(keys, max)
   return came
 end
 
--- Reads streams from `first` to `last`, whose quota is the same.
+-- Reads the streams from `first` to `last`, which have the same quota.
 local function read_streams(first, last, max)
   local keys = {}
   for i = first, last do
@@ -42,7 +43,7 @@ local function read_streams(first, last, max)
       if of_stream >= max then full[#full + 1] = i end
     end
   elseif first < last then
-    -- One of them cannot be read. Each alone says which.
+    -- One of them cannot be read. Find it by reading each.
     for i = first, last do read_streams(i, i, max) end
   else
     failed[#failed + 1] = first
@@ -50,7 +51,7 @@ local function read_streams(first, last, max)
   end
 end
 
--- Reads one stream where there is not room for as much of both of its keys.
+-- Reads one stream whose two keys together could exceed the room.
 local function read_one(i, max)
   local before = room
   for key = 2 * i - 1, 2 * i do
@@ -66,7 +67,7 @@ local function read_one(i, max)
   if before - room >= max then full[#full + 1] = i end
 end
 
--- Reads these streams, of each as many as its quota says, or `share`.
+-- Reads these streams, at most `share` entries of each, or its quota.
 local function pass(streams, share)
   local function quota(i) return share or tonumber(ARGV[3 + 2 * i]) end
   local at = 1
@@ -75,7 +76,7 @@ local function pass(streams, share)
     local max, size = quota(first), tonumber(ARGV[4 + 2 * first])
     local cost = 2 * max * size
     local last, sum = at, cost
-    -- As long as the next stream has the same quota, stands next to this one, and fits in.
+    -- Add the next stream while it has the same quota, is adjacent, and fits.
     while last < #streams and streams[last + 1] == streams[last] + 1
       and quota(streams[last + 1]) == max do
       local more = 2 * max * tonumber(ARGV[4 + 2 * streams[last + 1]])
@@ -94,7 +95,7 @@ end
 local all = {}
 for i = 1, count do all[i] = i end
 pass(all)
--- The quotas that some streams have not used go to those that have more.
+-- Divide unused quotas among the streams that have more.
 while #full > 0 and room > 0 and bytes > 0 do
   local again = full
   full = {}

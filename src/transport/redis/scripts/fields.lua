@@ -1,8 +1,8 @@
--- One call takes fewer than 8,000 arguments from Lua, so an entry with more values than this
--- travels on as one field `~f`: the list of its values as MessagePack.
+-- Lua passes fewer than 8,000 arguments to a command. An entry with more than MOST_VALUES values is
+-- stored as one field `~f`, a MessagePack list of them.
 local MOST_VALUES = 2000
 
--- Puts an entry's fields behind what `out` already has.
+-- Appends an entry's fields to `out`.
 local function append(out, fields)
   if #fields > MOST_VALUES then
     out[#out + 1] = '~f'
@@ -12,8 +12,8 @@ local function append(out, fields)
   for i = 1, #fields do out[#out + 1] = fields[i] end
 end
 
--- An entry's fields without those that are the transport's own on a retry stream: they are written
--- anew, and whoever sent the message has no say in them. A blob there is of our making and stays.
+-- An entry's fields without those of the transport. A sender could have set them, so they are
+-- written again. Only on a retry stream is `~f` one of ours, and kept.
 local function sent(fields, retry)
   local kept = {}
   for i = 1, #fields, 2 do
@@ -26,8 +26,8 @@ local function sent(fields, retry)
   return kept
 end
 
--- The fields in a blob, or nil where it does not hold pairs of texts: a sender may have written it,
--- and a command takes nothing but texts.
+-- The fields in a `~f`, or nil if it is not a list of pairs of strings: a sender may have written
+-- it, and commands take only strings.
 local function unpacked(blob)
   local good, fields = pcall(cmsgpack.unpack, blob)
   if not good or type(fields) ~= 'table' or #fields % 2 ~= 0 then return nil end
@@ -37,9 +37,9 @@ local function unpacked(blob)
   return fields
 end
 
--- Adds a dead letter and keeps at most `most`; returns how many that dropped, or nil and the error
--- where `add`, a `redis.pcall`, was refused. The facts come first and in this order, whatever the
--- fields are called.
+-- Adds a dead letter and keeps at most `most`. Returns the number of letters dropped, or nil and
+-- the error if `add` is `redis.pcall` and was refused. The facts come first, in this order, since
+-- fields may have the same names.
 local function bury(add, dead, group, origin, reason, attempts, fields, most)
   local letter = {
     '~g', group, '~o', origin, '~r', reason, '~a', attempts, '~d', string.format('%.0f', clock())

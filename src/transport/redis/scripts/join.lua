@@ -1,6 +1,7 @@
--- Makes sure that the group exists on the stream and on its retry stream.
--- KEYS: stream, retry. ARGV: group, start ('' = decide, 'after' = behind an entry that was delivered
---       before the group vanished, unless the stream was emptied), that entry.
+-- Creates the group on the stream and on its retry stream, if it does not exist.
+-- KEYS: stream, retry. ARGV: group, start ('' = ask if there are others, 'after' = behind an entry
+--       that was delivered before the group was deleted, unless the stream was emptied),
+--       that entry.
 -- Returns: {'type', key, type} | {'choose', group…} | {'joined', other group…}.
 for i = 1, 2 do
   local kind = redis.call('TYPE', KEYS[i]).ok
@@ -19,17 +20,16 @@ local function groups(key)
   return names
 end
 
--- Where a group goes on that had delivered this entry: behind it on the same stream, and at the
--- beginning of another one. It is the same where the entry is there, or where something at or behind it
--- was deleted. One without an entry up to this id may be either, and both starts then mean the same,
--- unless it has not come as far yet. In doubt nothing is passed over.
+-- The start of a group that had delivered the entry `id`: behind it if this is the same stream, or
+-- else the beginning. It is the same if the entry exists, or an entry with this id or a later one
+-- was deleted. Otherwise it starts at the beginning, so that no entry is skipped.
 local function behind(id)
   if redis.call('EXISTS', KEYS[1]) == 0 then return '0' end
   if redis.call('XRANGE', KEYS[1], id, id)[1] then return id end
   local stream = {}
   local info = redis.call('XINFO', 'STREAM', KEYS[1])
   for i = 1, #info, 2 do stream[info[i]] = info[i + 1] end
-  -- Since 7.0.
+  -- Since Redis 7.0.
   local deleted = stream['max-deleted-entry-id']
   if deleted and not below(deleted, id) then return id end
   return '0'

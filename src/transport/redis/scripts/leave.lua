@@ -1,10 +1,10 @@
--- Removes this worker from the group, where nothing is pending for it.
+-- Deletes this consumer, unless entries are pending for it.
 -- KEYS: stream, retry. ARGV: group, consumer.
--- Returns: how many entries are still pending for it on a stream of the two (0 or more).
+-- Returns: 0, or more if entries are pending for it.
 local left = 0
 for i = 1, 2 do
   local pending = redis.pcall('XPENDING', KEYS[i], ARGV[1], '-', '+', 1, ARGV[2])
-  -- An error here is a stream or a group that is gone already.
+  -- An error means that the stream or the group does not exist.
   if not pending.err then
     if #pending == 0 then
       redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], ARGV[2])

@@ -1,7 +1,6 @@
 -- Lists dead letters, the oldest first, bounded in number and in bytes.
--- `XRANGE` answers with whole entries however large they are, and the size of an entry is known only
--- once it is read. So it is read entry by entry, and the page ends behind the one that fills it: it
--- has at least one entry, and neither the server nor the caller holds more than the bound and one.
+-- They are read one at a time, since the size of an entry is only known after it was read. The page
+-- ends with the entry that reaches the bytes, so it has at least one entry.
 -- KEYS: dead.
 -- ARGV: after ('' = the beginning), most entries, most bytes.
 -- Returns: {{{id, {field, value, ...}}, ...}, 1 if there may be more | 0}.

@@ -1,7 +1,8 @@
-//! The Lua scripts: one list of them, and how they are called.
+//! The Lua scripts, and how they are called.
 //!
-//! Each is one atomic step. Every script that changes a delivery begins with the fence (the entry must
-//! be pending for this consumer), except those that settle it as done: there the first to finish wins.
+//! Each is one atomic step. Every script that changes a delivery begins with the fence: the entry
+//! must be pending for this consumer. The scripts that settle a delivery as done have no fence: the
+//! first worker to finish wins.
 
 use std::sync::OnceLock;
 
@@ -48,15 +49,15 @@ scripts! {
     REGISTER = "fence" "register";
     /// Takes a stream out of its registry.
     RETIRE = "fence" "order" "retire";
-    /// Fetches entries again whose read was answered and whose answer was lost.
+    /// Fetches entries again whose read succeeded and whose response was lost.
     RECOVER = "fence" "recover";
-    /// Claims entries whose lease has ended.
+    /// Claims entries whose leases have expired.
     TAKE_OVER = "turn" "holder" "fence" "fields" "take_over";
-    /// Acts on dead letters: replay or purge.
+    /// Replays or purges dead letters.
     DEAD = "fence" "fields" "dead";
     /// Lists dead letters.
     LIST_DEAD = "list_dead";
-    /// Counts what a group holds.
+    /// Counts a group's entries and consumers.
     STATS = "fence" "holder" "stats";
 }
 
@@ -75,7 +76,7 @@ impl Script {
         }
     }
 
-    /// `EVALSHA` with these keys and arguments.
+    /// Makes an `EVALSHA` with these keys and arguments.
     pub(in crate::transport::redis) fn call(
         &self,
         keys: &[&str],
@@ -88,8 +89,8 @@ impl Script {
         cmd
     }
 
-    /// The same call with the text in place of the hash, which also makes the server remember it:
-    /// one round trip less than `SCRIPT LOAD`, and no gap between the two.
+    /// Makes the same call with the source instead of the hash, so that the server caches the
+    /// script: one round trip less than `SCRIPT LOAD`, and no gap between the two commands.
     pub(in crate::transport::redis) fn with_text(&self, call: &[u8]) -> Vec<u8> {
         let args = |args: [&str; 2]| {
             let mut out = Vec::new();

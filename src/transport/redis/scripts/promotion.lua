@@ -1,16 +1,16 @@
--- Moves messages whose time has come to a stream, at most `most`. It ends behind the one that reaches
--- `most_bytes`, so it moves at least one. Returns: {moved, lost, ms until the next is due (-1 = none)}.
+-- Moves due messages to a stream, at most `most`. It stops after the one that reaches `most_bytes`,
+-- so it moves at least one. Returns: {moved, lost, ms until the next is due (-1 = none)}.
 local function promote(due_key, bodies, stream, most, most_bytes)
   local now = clock()
   local due = redis.call('ZRANGEBYSCORE', due_key, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
   local moved, lost, room = 0, 0, most_bytes
-  -- Fewer values than one call takes from Lua. Entries that this library has put here have fewer.
+  -- Lua cannot pass many more values to a command. Entries written by this library have fewer.
   local MOST = 7000
   for _, member in ipairs(due) do
     if room <= 0 then break end
     local body = redis.call('HGET', bodies, member) or ''
     room = room - #body
-    -- One body that cannot be read does not hold up the others.
+    -- A body that cannot be decoded does not delay the others.
     local fields = unpacked(body)
     if fields and #fields > 0 and #fields <= MOST then
       redis.call('XADD', stream, '*', unpack(fields))

@@ -1,5 +1,6 @@
--- Deletes our consumers of a group that are gone, silent for `silence` ms, and have nothing pending; once
--- in `period` ms by whichever worker comes first. Returns: how many were deleted.
+-- Deletes this library's consumers that are silent for `silence` ms and their lease, and have
+-- nothing pending. Done once in `period` ms by any worker. Returns: the number of consumers
+-- deleted.
 local function reap(streams, gate, group, me, prefix, silence, period)
   if not turn(gate, me, period) then return 0 end
   local removed = 0

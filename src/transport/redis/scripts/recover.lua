@@ -1,4 +1,5 @@
--- Fetches again what is pending for this worker and did not reach it. No attempt.
+-- Fetches entries again that are pending for this consumer and did not reach it. Does not count as
+-- an attempt.
 -- KEYS: source. ARGV: group, consumer, '1' on the retry stream, id….
 -- Returns: {{id, deliveries, fields}…}.
 local src, group, me = KEYS[1], ARGV[1], ARGV[2]

@@ -1,7 +1,7 @@
 -- Moves a delivery to the retry stream, now or later.
 -- KEYS: source, retry, due, bodies.
 -- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts, delay in ms ('' = now).
--- Returns: 1 moved, 0 not ours, 2 ended, since somebody deleted the entry.
+-- Returns: 1 moved | 0 not pending for this consumer | 2 ended, since the entry was deleted.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return 0 end
 local entry = redis.call('XRANGE', src, id, id)[1]
@@ -14,7 +14,7 @@ append(copy, sent(entry[2], retry))
 if ARGV[7] == '' then
   redis.call('XADD', KEYS[2], '*', unpack(copy))
 else
-  -- An entry's id is used once, so it cannot meet another member.
+  -- Unique, since the id of an entry is used only once.
   local member = (retry and 'r' or 's') .. id
   redis.call('ZADD', KEYS[3], string.format('%.0f', clock() + ARGV[7]), member)
   redis.call('HSET', KEYS[4], member, cmsgpack.pack(copy))

@@ -1,8 +1,8 @@
--- Takes a stream out of the registry, if no sender has registered it for long and nothing is left on it
--- for any group.
--- KEYS: registry, stream, the stream's due. ARGV: stream, ms since the last registration, the beginning of
--- the stream's other keys.
--- Returns: 1 if it is not registered any more.
+-- Removes a stream from the registry, if no sender has registered it lately and no group has
+-- entries left on it.
+-- KEYS: registry, stream, the stream's due. ARGV: stream, ms since the last registration, the
+--       prefix of the stream's other keys.
+-- Returns: 1 if it is no longer registered.
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score then return 1 end
 if clock() - score < tonumber(ARGV[2]) then return 0 end
@@ -14,7 +14,7 @@ if redis.call('TYPE', KEYS[2]).ok == 'stream' then
     for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
     local behind = newest and below(group['last-delivered-id'], newest[1])
     if group.pending > 0 or behind then return 0 end
-    -- In the slot of the stream, as all of its keys.
+    -- These keys are in the stream's slot.
     local retry, due = ARGV[3] .. ':retry:' .. group.name, ARGV[3] .. ':due:' .. group.name
     if redis.call('XLEN', retry) > 0 or redis.call('ZCARD', due) > 0 then return 0 end
   end

@@ -1,8 +1,8 @@
--- How a group is doing.
+-- The statistics of a group.
 -- KEYS: stream, retry, due, dead.
--- ARGV: group, prefix of our consumers, lease in ms, lease of others' consumers in ms.
--- Returns: {lag (-1 = unknown), pending, age of the oldest pending in ms (-1 = none), delayed, dead,
---           consumers that are heard of}, or nil when there is no such group.
+-- ARGV: group, prefix of our consumers, lease in ms, lease of other libraries' consumers in ms.
+-- Returns: {lag (-1 = unknown), pending, age of the oldest pending in ms (-1 = none), delayed,
+--           dead, live consumers}, or nil if the group does not exist.
 local group = ARGV[1]
 
 local function info(key)
@@ -22,8 +22,7 @@ end
 
 local main, retry = info(KEYS[1]), info(KEYS[2])
 if not main then return false end
--- Before 7.0 there is none, and later there is none that can be relied on once entries between were
--- deleted.
+-- Missing before Redis 7.0, and later nil if entries between were deleted.
 local lag = main.lag
 if not lag then
   local delivered = main['last-delivered-id']
@@ -36,7 +35,7 @@ end
 local pending = main.pending
 if retry then
   pending = pending + retry.pending
-  -- What is finished is deleted there.
+  -- Finished entries are deleted there.
   if lag then lag = lag + math.max(0, redis.call('XLEN', KEYS[2]) - retry.pending) end
 end
 

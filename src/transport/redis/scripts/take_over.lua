@@ -1,22 +1,22 @@
--- Looks at one step of the group's pending entries and takes over what nobody looks after.
+-- Scans one step of the group's pending entries, and claims those whose leases have expired.
 -- KEYS: source, gate, dead.
--- ARGV: group, consumer, '1' on the retry stream, cursor, lease in ms, lease of others' consumers in ms,
---       prefix of our consumers, most to take, '1' if a suspect may be among them, most deliveries,
---       dead letters to keep, ms until the next scan of any worker ('' = a scan that goes on), the
---       time on Redis's clock until when this worker knows that the silence of others means something,
---       for how many ms it has been able to renew without a break, then the ids that are pending for
---       this worker itself and that it does not hold.
--- Returns: {next cursor ('' = the end), taken {{id, deliveries, fields}…}, entries that were deleted,
---           dead {{id, deliveries, fields of the reply's address}…}, dead letters dropped,
---           the first suspect that was left ('' = none), {ids that look left behind by this worker},
---           the error that a burial met ('' = none)}, or nil when it is not this worker's turn or too
---           late.
+-- ARGV: group, consumer, '1' on the retry stream, cursor, lease in ms, lease of other libraries'
+--       consumers in ms, prefix of our consumers, most to claim, '1' if a poison candidate may be
+--       among them, most deliveries, dead letters to keep, ms until the next scan by any worker
+--       ('' = this scan continues), the time on Redis's clock until which this consumer counts as
+--       healthy, for how many ms it has renewed without a break, then the ids that are pending for
+--       this consumer but not in flight.
+-- Returns: {next cursor ('' = the end), claimed {{id, deliveries, fields}…}, the number of entries
+--           that were deleted, dead {{id, deliveries, fields of the reply address}…}, dead letters
+--           dropped, the first poison candidate skipped ('' = none), {idle ids of this consumer},
+--           the error of a refused dead letter ('' = none)}, or nil if it is too late, or another
+--           worker's turn.
 local src, group, me, retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3] == '1'
 local lease, foreign, prefix = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local room, suspects, most = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
 local LOOKED_AT = 100
 
--- Sent before Redis stood still, and carried out after that: everybody looks silent now.
+-- The command was sent before Redis was paused, and every consumer looks silent now.
 if clock() > tonumber(ARGV[13]) then return false end
 if ARGV[12] ~= '' and not turn(KEYS[2], me, ARGV[12]) then return false end
 
@@ -46,7 +46,7 @@ local function origin(id, fields)
   return id
 end
 
--- Where the answer to a request goes; the rest of the entry stays here.
+-- The fields with the reply address of a request. No other fields are sent to the worker.
 local function address(fields)
   local list = {}
   for i = 1, #fields, 2 do
@@ -61,26 +61,27 @@ local function address(fields)
   return list
 end
 
--- The delivery count is looked at before the body: a body can be large, and there can be thousands.
+-- The delivery count is checked before the body is read: bodies can be large and many.
 for _, entry in ipairs(pending) do
   local id, consumer, idle, count = entry[1], entry[2], entry[3], entry[4]
-  -- Who judges by a shorter lease than the holder's must have been healthy for the holder's. Its own
-  -- is the least: its ticks tell a step of the clock from silence no finer than that.
+  -- With a shorter lease than the holder's, this consumer must have been healthy for the holder's.
+  -- Its own lease is the least, since its ticks cannot tell a step of the clock from silence more
+  -- precisely.
   local holders, ours = lease_of(consumer, prefix, lease, foreign)
   local patience = ours and math.max(lease, holders) or holders
   if idle == 0 then
-    -- Delivered now, or in the future of a clock that has stepped back since: the server says 0 for
-    -- both. Its idle time counts from now on.
+    -- Delivered in this millisecond, or its time is in the future since the clock stepped back:
+    -- Redis returns 0 for both. From now on its idle time counts again.
     local claimed = redis.call('XCLAIM', src, group, consumer, 0, id, 'JUSTID')
-    -- Since 7.0 an entry that was deleted is not pending any more after that.
+    -- Since Redis 7.0 this also removes a deleted entry from the pending ones.
     if not claimed[1] then deleted = deleted + 1 end
   elseif idle >= patience and consumer == me and not unheld[id] then
-    -- A worker never claims what it holds. It knows whether it does.
+    -- A consumer never claims its own deliveries in flight. It checks whether this is one.
     mine[#mine + 1] = id
   elseif idle >= patience and (not ours or healthy >= patience) then
     local alone = count > 1 and not suspects
     if count < most and #taken >= room then
-      -- Whoever has room next goes on from here.
+      -- The next scan continues here.
       cursor = id
       break
     elseif count < most and alone then
@@ -104,7 +105,7 @@ for _, entry in ipairs(pending) do
           refused = err
         end
       else
-        -- One that was with several workers that are gone may be what ended them: it comes alone.
+        -- An entry that crashed several workers may crash this one, so it is claimed alone.
         if count > 1 then suspects = false end
         local claimed = redis.call('XCLAIM', src, group, me, 0, id, 'RETRYCOUNT', count + 1)
         taken[#taken + 1] = { id, count + 1, claimed[1][2] }

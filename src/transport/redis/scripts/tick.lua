@@ -1,20 +1,21 @@
--- Renews the leases of this worker on its streams, and does the rest of its upkeep: delivers what is due,
--- gives a sign of life, trims what is handled, deletes consumers that are gone. A step that fails ends no
--- other, and neither does a stream.
+-- Renews the leases of this consumer on its streams, and does the rest of its upkeep: delivers due
+-- messages, marks itself as alive, trims handled entries, deletes dead consumers. If a step fails,
+-- the other steps and streams are still done.
 -- KEYS: for each stream: stream, retry, due, bodies, the stream's due, the stream's bodies, gate of
---       trimming, gate of reaping; then the registry of streams, if one is asked for.
--- ARGV: group, consumer, prefix of our consumers, how many due messages to move at most, and how many
---       bytes, lease of others' consumers in ms, '1' to trim although they read the stream, ms between two
---       trims of any worker, ms of silence of a consumer that is gone, ms between two searches for those,
---       an id behind every entry, the registry's streams from this time on ('' = no registry), then for
---       each stream: its steps ('m' = deliver what is due and say how the group stands, 's' = sign of life,
---       't' = trim, 'r' = reap), how many ids on the retry stream follow, how many on the stream, the ids.
--- Returns: {time on Redis's clock, {for each stream: {{lost ids on the retry stream}, {lost ids on the
---           stream}}, and behind these, if the steps have 'm': moved to the retry stream {moved, lost, ms
---           until the next is due}, moved to the stream: the same, {last id delivered, how many are pending
---           for the group}, trimmed {how many} or {0, group, consumer that prevents it}, how many consumers
---           were deleted}, {registered stream, time…}}. Each result behind the lost ids is a text instead
---           where its step has failed: the error.
+--       trimming, gate of reaping; then the registry of streams, if it is read.
+-- ARGV: group, consumer, prefix of our consumers, most due messages to move, and most bytes, lease
+--       of other libraries' consumers in ms, '1' to trim although they read the stream, ms between
+--       two trims by any worker, ms of silence of a dead consumer, ms between two searches for
+--       them, an id behind every entry, the time of the first registrations to list ('' = no
+--       registry), then for each stream: its steps ('m' = deliver due messages and return the
+--       group's state, 's' = mark as alive, 't' = trim, 'r' = reap), the number of ids on the retry
+--       stream, the number on the stream, the ids.
+-- Returns: {time on Redis's clock, {for each stream: {{lost ids on the retry stream}, {lost ids on
+--           the stream}}, and if the steps have 'm': moved to the retry stream {moved, lost, ms
+--           until the next is due}, moved to the stream: the same, {last id delivered, number of
+--           pending entries}, trimmed {number} or {0, group, consumer that prevents it}, number of
+--           consumers deleted}, {registered stream, time…}}. A failed step has its error, a string,
+--           as its result.
 local group, me, prefix, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local foreign, beside_foreign, trim_period = ARGV[6], ARGV[7] == '1', ARGV[8]
 local silence, reap_period, last = tonumber(ARGV[9]), ARGV[10], ARGV[11]
@@ -25,7 +26,7 @@ local function try(step, ...)
   return type(result) == 'table' and result.err or tostring(result)
 end
 
--- A stream of another type holds nothing for anybody. Any other error is the whole tick's.
+-- On a key of another type all leases are lost. Any other error fails the whole tick.
 local function renewed(key, from, to)
   if from > to then return {} end
   local good, result = pcall(renew, key, group, me, from, to, {})
@@ -36,7 +37,7 @@ local function renewed(key, from, to)
 end
 
 local function facts(stream, retry, alive)
-  -- A read that waits in vain is no sign of life to every server.
+  -- A blocked read does not update the consumer's idle time on every version of Redis.
   if alive then
     redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', stream, last)
   end

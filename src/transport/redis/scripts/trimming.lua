@@ -1,6 +1,6 @@
--- Drops the entries of a stream that every group has finished, once in `period` ms by whichever worker
--- comes first; where consumers that are not ours read it only if `beside_foreign`.
--- Returns: {how many were dropped}, or {0, group, consumer} where that consumer prevents it.
+-- Trims the entries of a stream that all groups have finished, once in `period` ms by any worker.
+-- If other libraries' consumers read it, only with `beside_foreign`.
+-- Returns: {number of entries}, or {0, group, consumer} if that consumer prevents it.
 local function trim(stream, gate, me, prefix, period, beside_foreign, foreign)
   if not turn(gate, me, period) then return { 0 } end
   if redis.call('EXISTS', stream) == 0 then return { 0 } end
@@ -10,8 +10,8 @@ local function trim(stream, gate, me, prefix, period, beside_foreign, foreign)
     local group = {}
     for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group.name)) do
-      -- Others may want to read what is handled: their streams are trimmed when somebody asks for it.
-      -- One that holds nothing and was not heard of for its lease is a visitor that has left.
+      -- Other libraries may read handled entries, so their streams are trimmed only on request. A
+      -- consumer with nothing pending that is silent for its lease counts as gone.
       local found = {}
       for i = 1, #consumer, 2 do found[consumer[i]] = consumer[i + 1] end
       local lease, ours = lease_of(found.name, prefix, 0, foreign)

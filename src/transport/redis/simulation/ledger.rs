@@ -31,7 +31,7 @@ pub(super) struct Ledger {
     pub(super) now: u64,
     /// In milliseconds.
     lease: u64,
-    /// One for each stream of each group. Those of a group stand together.
+    /// One for each stream of each group. Those of a group are adjacent.
     queues: Vec<Queue>,
     /// The times from which on new entries of each stream can be read.
     readable_since: Vec<u64>,
@@ -61,7 +61,7 @@ pub(super) struct Process {
     pub(super) alive: bool,
     /// Set once it shuts down and asks for no more jobs.
     pub(super) stopping: bool,
-    /// The time since which it runs no handler. It may run one nevertheless.
+    /// The time since which it has started no handler. One may still run.
     idle_since: u64,
     /// Since this time nothing has kept the process from reaching the server.
     pub(super) undisturbed_since: u64,

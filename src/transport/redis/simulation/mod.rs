@@ -1,12 +1,12 @@
 //! The protocol under simulation.
 //!
-//! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve())) run
-//! against a model of the server that runs the real scripts. The workers serve one stream, or up to four
-//! by one of the policies. The clocks, the network and all random numbers follow from a seed. Processes
-//! are killed, frozen and replaced, connections are reset, cut off and slow, the server stalls and
-//! restarts, its clock steps both ways, and one of several streams cannot be read for a while. After
-//! each command the [`Ledger`](ledger::Ledger) checks the protocol's invariants, for each stream and
-//! group:
+//! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve()))
+//! run against a model of the server that runs the real scripts. The workers serve one stream, or
+//! up to four by one of the policies. The clocks, the network and all random numbers follow from a
+//! seed. Processes are killed, frozen and replaced; connections are reset, cut off and slow; the
+//! server stalls and restarts; its clock steps both ways; and one of several streams cannot be read
+//! for a while. After each command the [`Ledger`](ledger::Ledger) checks the protocol's invariants,
+//! for each stream and group:
 //!
 //! - a confirmed job is in one location at a time, and ends once;
 //! - no job is claimed from a worker that was alive and reached the server for a whole lease;
@@ -35,8 +35,9 @@
 //! and other libraries' consumers.
 //!
 //! # Place
-//! This folder stays inside `src/`. It reaches the connector, the stream trait of connections and the
-//! MessagePack codec, all private; a test program outside would need each of them as a hidden export.
+//! This folder stays inside `src/`. It uses private items: the connector, the stream trait of
+//! connections and the MessagePack codec. A test program outside would need a hidden export of
+//! each.
 
 mod ledger;
 mod locations;

@@ -102,7 +102,7 @@ impl Dial for Dialer {
         Box::pin(async {
             match made {
                 Some(made) => made,
-                // The attempt stays without an answer; the caller has a timeout.
+                // The attempt gets no response; the caller has a timeout.
                 None => std::future::pending().await,
             }
         })

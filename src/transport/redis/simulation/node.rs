@@ -1,4 +1,4 @@
-//! A node: one simulated process with a clock of its own. It can be frozen and killed.
+//! A node: one simulated process with separate clocks. It can be frozen and killed.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ struct Thread {
     /// The runtime's clock at the simulation's time `started_at`.
     origin: Instant,
     started_at: u64,
-    /// The thread stands still until this time.
+    /// The thread is frozen until this time.
     frozen_until: u64,
     /// Set if the thread was frozen during its last turn.
     missed_a_turn: bool,
@@ -95,7 +95,7 @@ impl Thread {
         let missed = std::mem::take(&mut self.missed_a_turn);
         self.runtime.block_on(async {
             if missed {
-                // In one step, as the clock of a process that is continued.
+                // In one step, like the clock of a process that was frozen.
                 advance(target - Instant::now()).await;
             }
             sleep_until(target).await;

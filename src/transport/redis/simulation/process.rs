@@ -213,7 +213,7 @@ impl ProcessContext {
             match timeout(Duration::from_secs(60), call).await {
                 Ok(Ok(_)) => return lock(&self.ledger).job_accepted(spec.job),
                 _ if spec.resends => sleep(Duration::from_millis(200)).await,
-                // The job may be on the server nevertheless.
+                // The job may be on the server all the same.
                 _ => return,
             }
         }

@@ -111,7 +111,7 @@ pub(super) enum Fault {
     },
     /// One of a worker's connections is reset.
     Reset { worker: usize, which: usize },
-    /// The network drops nothing but holds everything back, in one direction or both.
+    /// The network loses nothing and delays all bytes, in one direction or both.
     CutOff {
         worker: usize,
         time: u64,
@@ -143,8 +143,7 @@ pub(super) enum Fault {
     Restart { time: u64 },
     /// The server's wall clock steps.
     ClockStep { by: i64 },
-    /// The server refuses to read new entries of one of several streams, and goes on with everything
-    /// else.
+    /// The server refuses to read new entries of one of several streams, and does everything else.
     Unreadable { stream: usize, time: u64 },
     /// The server refuses the next read of new entries of one of several streams.
     RefuseRead { stream: usize },
@@ -157,11 +156,11 @@ const KINDS: [&str; 12] = [
     "XACK",
     "Acknowledges on the retry stream",
     "XADD",
-    "Takes a task",
-    "Looks at one step",
+    "Accepts a task",
+    "Scans one step",
     "Renews",
     "Moves a delivery",
-    "Moves what is due",
+    "Moves due messages",
     "Ends a delivery",
     "Stores replies",
     "Reads new entries of several streams",
@@ -364,7 +363,7 @@ impl Fault {
             18..21 => Fault::Stall { time },
             21..27 => {
                 // A stall before a claim is the most dangerous one.
-                let kind = *choose(rng, &[kind, "Looks at one step"]);
+                let kind = *choose(rng, &[kind, "Scans one step"]);
                 let time = rng.u64(lease / 2..lease * 3 / 2);
                 Fault::StallBefore { kind, time }
             }

@@ -98,7 +98,7 @@ impl Simulation {
             network: network.clone(),
             ledger: ledger.clone(),
             scenario: scenario.clone(),
-            // Each worker gets a channel of its own.
+            // Each worker gets a separate channel when it starts.
             stop: watch::channel(false).1,
         };
         lock(&ledger).note("simulation", format_args!("{scenario:?}"));

@@ -27,7 +27,7 @@ pub(in super::super) struct Data {
     expiries: BTreeMap<Vec<u8>, u64>,
     /// Set when a command may have changed the location of a job.
     pub(in super::super) changed: bool,
-    /// The number of entries that were delivered to consumers. The simulation sets it back.
+    /// The number of entries that were delivered to consumers. The simulation resets it.
     pub(in super::super) entries_read: usize,
     /// The streams whose new entries cannot be read, each until a time of the simulation's clock.
     pub(in super::super) unreadable: BTreeMap<Vec<u8>, u64>,
