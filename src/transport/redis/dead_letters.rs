@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// How many fields a dead letter begins with that say what became of the message: group, origin,
+/// The number of fields at the start of a dead letter that describe the failure: group, origin,
 /// reason, attempts, time.
 const FACTS: usize = 5;
 
@@ -43,7 +43,7 @@ impl Store {
         Keys::new(settings.one_stream()?, &settings.group)
     }
 
-    /// Reads a letter of the handle's group.
+    /// Decodes a letter of the handle's group.
     fn read(&self, raw: Raw) -> Option<DeadLetter> {
         let settings = &self.0.settings;
         let letter = read(raw)?;
@@ -147,7 +147,7 @@ impl DeadLetterStore for Store {
     }
 }
 
-/// The text of an id that can be one.
+/// Checks the syntax of an id.
 fn checked(id: &DeadLetterId) -> Result<&str, Error> {
     match EntryId::parse(id.as_bytes()) {
         Some(_) => Ok(id),
@@ -161,13 +161,13 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
 /// An entry of the stream of dead letters.
 pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
 
-/// A page in the answer of the script, and whether there may be more behind it.
+/// Decodes the script's response: a page, and whether there may be more after it.
 pub(super) fn listed(answer: Value) -> Result<(Vec<Raw>, bool), Error> {
     let [found, more] = exactly(answer)?;
     Ok((entries(found)?, count(&more)? > 0))
 }
 
-/// The entries in the answer to `XRANGE`: `[[id, [field, value, …]], …]`.
+/// Decodes the entries in a response to `XRANGE`: `[[id, [field, value, …]], …]`.
 pub(super) fn entries(answer: Value) -> Result<Vec<Raw>, Error> {
     let entries = array(answer)?.into_iter().map(|entry| {
         let [id, list] = exactly(entry)?;
@@ -182,7 +182,7 @@ fn id(id: Value) -> Result<DeadLetterId, Error> {
         .ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
 
-/// What the script has done.
+/// Decodes the result of the script.
 pub(super) fn acted(answer: Value) -> Result<Acted, Error> {
     let [acted, next, skipped] = exactly(answer)?;
     let next = match next {
@@ -199,7 +199,7 @@ pub(super) fn acted(answer: Value) -> Result<Acted, Error> {
     })
 }
 
-/// Reads a letter. What did not come from a worker is left out.
+/// Decodes a letter. `None` if it was not written by a worker.
 pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
     if facts.len() < FACTS {
         return None;
@@ -207,7 +207,7 @@ pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
     let kept = facts.split_off(FACTS);
     let fact = |index: usize| &facts[index].1;
     let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
-    // A blob is the only field then; a field of that name among others is the sender's own.
+    // A blob is the only field. Among others, a field of that name is the sender's.
     let fields = match kept.len() {
         1 => unpacked(kept),
         _ => kept,

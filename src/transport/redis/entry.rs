@@ -1,4 +1,4 @@
-//! Entries as the server hands them out.
+//! Entries as the server returns them.
 
 use std::fmt;
 
@@ -12,18 +12,17 @@ use crate::{
     },
 };
 
-/// A stream that a consumer reads: of each stream that it serves, by its index, the one that is sent to
-/// and the group's retry stream.
+/// One of the two streams of each served stream, by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Lane {
-    /// The group's own stream, with the deliveries that it sees again.
+    /// The group's retry stream, with what it sees again.
     Retry(u32),
-    /// The stream that is sent to, and that the other groups read too.
+    /// The primary stream, which senders add to and all groups read.
     Primary(u32),
 }
 
 impl Lane {
-    /// Both streams of a served one.
+    /// Both lanes of a served stream.
     pub(super) fn both(index: u32) -> [Lane; 2] {
         [Lane::Retry(index), Lane::Primary(index)]
     }
@@ -38,13 +37,13 @@ impl Lane {
         matches!(self, Lane::Retry(_))
     }
 
-    /// The flag by which scripts tell the two apart.
+    /// The flag by which scripts distinguish the lanes.
     pub(super) fn flag(self) -> &'static str {
         if self.is_retry() { "1" } else { "0" }
     }
 }
 
-/// The id of an entry, without an allocation.
+/// An entry's id, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::transport::redis) struct EntryId {
     pub(in crate::transport::redis) milliseconds: u64,
@@ -52,7 +51,7 @@ pub(in crate::transport::redis) struct EntryId {
 }
 
 impl EntryId {
-    /// Before every entry.
+    /// Lower than every entry's id.
     pub(in crate::transport::redis) const ZERO: Self = Self {
         milliseconds: 0,
         sequence: 0,
@@ -60,7 +59,7 @@ impl EntryId {
 
     pub(in crate::transport::redis) fn parse(text: &[u8]) -> Option<Self> {
         let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
-        // A sign is a number to Rust, and none to a server.
+        // Rust accepts a sign, and Redis does not.
         let number = |text: &str| match text.starts_with('+') {
             true => None,
             false => text.parse().ok(),
@@ -71,7 +70,7 @@ impl EntryId {
         })
     }
 
-    /// The id just before this one; the least has none, and is its own.
+    /// The id just before this one. The lowest id returns itself.
     pub(in crate::transport::redis) fn before(self) -> Self {
         match (self.milliseconds, self.sequence) {
             (0, 0) => self,
@@ -101,27 +100,27 @@ impl ToRedisArgs for EntryId {
 
 impl ToSingleRedisArg for EntryId {}
 
-/// An entry that is pending for this worker.
+/// An entry that is pending for this consumer.
 #[derive(Debug, PartialEq)]
 pub(super) struct Entry {
     pub(super) lane: Lane,
     pub(super) id: EntryId,
-    /// The id as it came.
+    /// The id as the server sent it.
     pub(super) text: Bytes,
-    /// How often this entry was delivered, this time included.
+    /// The number of deliveries of this entry, including this one.
     pub(super) deliveries: u32,
     pub(super) fields: Vec<(Bytes, Bytes)>,
 }
 
 impl Entry {
-    /// How many bytes its fields have.
+    /// The number of bytes in its fields.
     pub(super) fn weight(&self) -> usize {
         let fields = self.fields.iter();
         fields.map(|(field, value)| field.len() + value.len()).sum()
     }
 }
 
-/// The entries in the answer to `XREADGROUP`, whose streams `lane` tells from their names.
+/// Decodes the entries in a response to `XREADGROUP`. `lane` finds a stream by its name.
 pub(super) fn read(
     answer: Value,
     lane: impl Fn(&[u8]) -> Option<Lane>,
@@ -135,9 +134,9 @@ pub(super) fn read(
     Ok(entries)
 }
 
-/// Hands each entry in the answer to a read of streams to `take`: the stream, the entry's id, and the
-/// list of its fields. The answer is `[[stream, [[id, [field, value, …]], …]], …]`, or a map of the
-/// same under RESP3, or nothing.
+/// Calls `take` for each entry in a response to a read of streams, with the stream, the entry's id,
+/// and the list of its fields. The response is `[[stream, [[id, [field, value, …]], …]], …]`, or a
+/// map of the same under RESP3, or nil.
 pub(in crate::transport::redis) fn each(
     answer: Value,
     mut take: impl FnMut(&[u8], Bytes, Value) -> Result<(), Error>,
@@ -162,11 +161,11 @@ pub(in crate::transport::redis) fn each(
     }
 }
 
-/// The entries in the answer of a script: `[[id, deliveries, [field, value, …]], …]`.
+/// Decodes the entries in a script's response: `[[id, deliveries, [field, value, …]], …]`.
 pub(super) fn claimed(list: Value, lane: Lane) -> Result<Vec<Entry>, Error> {
     let claimed = array(list)?.into_iter().map(|item| {
         let [id, deliveries, list] = exactly(item)?;
-        // Another client may have set the count to zero, and yet this is a delivery.
+        // Another client may have set the count to zero, but this is a delivery.
         let deliveries = integer(&deliveries)?.clamp(1, u32::MAX.into());
         entry(lane, bytes(id)?, deliveries as u32, list)
     });
@@ -183,7 +182,8 @@ fn entry(lane: Lane, text: Bytes, deliveries: u32, list: Value) -> Result<Entry,
     })
 }
 
-/// The answer to a renewal: the time on Redis's clock, and the ids that are not ours any more.
+/// Decodes the response to a renewal: the time on Redis's clock, and the ids that are no longer
+/// pending for this consumer.
 pub(super) fn renewed(answer: Value) -> Result<(i64, Vec<EntryId>), Error> {
     let mut answer = array(answer)?.into_iter();
     let time = answer.next().ok_or_else(|| miscounted(1, 0))?;
@@ -191,7 +191,8 @@ pub(super) fn renewed(answer: Value) -> Result<(i64, Vec<EntryId>), Error> {
     Ok((integer(&time)?, ids.collect::<Result<_, _>>()?))
 }
 
-/// The ids in the answer to an `XPENDING` of a range: `[[id, consumer, idle, deliveries], …]`.
+/// Decodes the ids in a response to an `XPENDING` of a range: `[[id, consumer, idle, deliveries],
+/// …]`.
 pub(super) fn pending(list: Value) -> Result<Vec<EntryId>, Error> {
     let pending = array(list)?.into_iter().map(|item| {
         let [id, _, _, _] = exactly(item)?;
@@ -200,7 +201,7 @@ pub(super) fn pending(list: Value) -> Result<Vec<EntryId>, Error> {
     pending.collect()
 }
 
-/// A list of ids.
+/// Decodes a list of ids.
 pub(super) fn ids(list: Value) -> Result<Vec<EntryId>, Error> {
     let ids = array(list)?.into_iter();
     ids.map(|id| parsed(&bytes(id)?)).collect()
@@ -210,7 +211,7 @@ fn parsed(text: &[u8]) -> Result<EntryId, Error> {
     EntryId::parse(text).ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
 
-/// The value of a field that stands in the entry.
+/// The value of a field of an entry.
 pub(in crate::transport::redis) fn value_of<'a>(
     fields: &'a [(Bytes, Bytes)],
     name: &str,

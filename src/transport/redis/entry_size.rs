@@ -1,27 +1,27 @@
-//! The size of a stream's entries, so that one answer has a bounded number of bytes.
+//! Estimates the size of a stream's entries, to bound the size of a response.
 
-/// The most bytes that an answer should have, unless one entry alone has more. While an answer is
-/// received, nothing else comes over its connection, and the leases of its entries are not renewed.
+/// The most bytes that a response should have, unless a single entry has more. While a response
+/// arrives its connection can do nothing else, and its entries' leases are not renewed.
 pub(super) const ANSWER: usize = 1 << 20;
 
-/// The size of the largest recent entry. It is halved with each answer that shows smaller ones.
+/// The size of the largest recent entry. It is at most halved by each response.
 #[derive(Debug, Default)]
 pub(super) struct EntrySize(Option<usize>);
 
 impl EntrySize {
-    /// Notes the sizes of the entries of an answer, in bytes.
+    /// Records the sizes of a response's entries, in bytes.
     pub(super) fn note(&mut self, sizes: impl IntoIterator<Item = usize>) {
         if let Some(largest) = sizes.into_iter().max() {
             self.0 = Some(largest.max(self.0.unwrap_or(0) / 2));
         }
     }
 
-    /// The size of one entry: that of a whole answer while none is known.
+    /// The expected size of one entry; the most bytes of a response if unknown.
     pub(super) fn expected(&self) -> usize {
         self.0.unwrap_or(ANSWER).max(1)
     }
 
-    /// The number of entries to ask for: at least one, and one while no size is known.
+    /// The number of entries to request: at least one, and one while the size is unknown.
     pub(super) fn fit(&self, most: usize) -> usize {
         match self.0 {
             None => 1,

@@ -1,4 +1,4 @@
-//! What the server and the driver say went wrong, as [`Error`]s that say what to do.
+//! Turns errors of the server and the driver into [`Error`]s that say what to do.
 
 use std::{io, sync::Arc};
 
@@ -7,7 +7,7 @@ use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
 use super::response::Value;
 use crate::error::{Error, ErrorKind, find};
 
-/// Why a connection could not be made.
+/// The error of a connection that could not be made.
 pub(super) fn connecting(address: &str, error: RedisError) -> Error {
     if error.detail().is_some_and(has_too_many_clients) {
         return too_many_clients(address).with_source(error);
@@ -50,8 +50,8 @@ pub(super) enum Handshake {
     Ping,
 }
 
-/// What an error says that came in place of the answer to a command of the handshake; `None` where
-/// it is the answer of a server that has taken this client.
+/// The error of a failed handshake command; `None` if the server has accepted this client all the
+/// same.
 pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -> Option<Error> {
     let code = error.code();
     let unasked = error.details().is_some_and(has_too_many_clients);
@@ -67,15 +67,15 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
         .with_source(RedisError::from(error)),
         // A proxy may not know the command.
         ("ERR", Handshake::Ping) if error.details()?.starts_with("unknown command") => return None,
-        // A server that is loading, or lets this user do less, has taken the client. What it refuses
-        // is for the commands to find out.
+        // A server that is loading, or restricts this user, has accepted the client. Later commands
+        // report the error.
         (code, Handshake::Ping) if code != "ERR" => return None,
         _ => connecting(address, error.into()),
     })
 }
 
-/// Whether a server at its `maxclients` says so. It writes this when it accepts a connection, before
-/// it has read anything, and closes.
+/// Returns `true` if a server at its `maxclients` sends this. It writes this when it accepts a
+/// connection, before it reads anything, and closes.
 pub(super) fn has_too_many_clients(text: &str) -> bool {
     text.contains("max number of clients")
 }
@@ -94,9 +94,9 @@ fn password(address: &str) -> Error {
     ))
 }
 
-/// What went wrong with TLS, where it is that and not the way to the server.
+/// Explains an error of TLS; `None` for other errors.
 fn tls_fault(error: &RedisError) -> Option<&'static str> {
-    // The error's source is a shared box around the error of the system.
+    // The source is a shared box around the system's error.
     let error = find::<Arc<dyn std::error::Error + Send + Sync>>(error)
         .and_then(|error| error.downcast_ref::<io::Error>())?;
     #[cfg(feature = "redis-rustls")]
@@ -108,7 +108,7 @@ fn tls_fault(error: &RedisError) -> Option<&'static str> {
     }
 }
 
-/// Nobody answers there.
+/// The error of a server that does not answer.
 pub(super) fn unreachable(address: &str) -> Error {
     Error::disconnected(format!(
         "cannot reach Redis at {address}; is a server running there? `redis-server` starts one, \
@@ -116,8 +116,8 @@ pub(super) fn unreachable(address: &str) -> Error {
     ))
 }
 
-/// A connection was made, or is being made, and nothing comes over it. A port without TLS waits for
-/// the rest of what is no command to it.
+/// The error of a connection without any response. A port without TLS takes a TLS handshake for an
+/// incomplete command and waits.
 pub(super) fn silent(address: &str, is_tls: bool) -> Error {
     match is_tls {
         false => unreachable(address),
@@ -127,7 +127,8 @@ pub(super) fn silent(address: &str, is_tls: bool) -> Error {
     }
 }
 
-/// A command waited for a connection for as long as it may. `cause` is why there is none.
+/// The error of a command that has waited too long for a connection. `cause` is the reason why
+/// there is none.
 pub(super) fn disconnected(address: &str, cause: Option<Arc<Error>>) -> Error {
     let error = Error::disconnected(format!(
         "there is no connection to Redis at {address}; nothing was sent"
@@ -138,7 +139,7 @@ pub(super) fn disconnected(address: &str, cause: Option<Arc<Error>>) -> Error {
     }
 }
 
-/// The tasks behind a handle have ended, though the handle is there.
+/// The error of a handle whose tasks have ended.
 pub(super) fn runtime_ended() -> Error {
     Error::new(
         ErrorKind::Closed,
@@ -147,7 +148,7 @@ pub(super) fn runtime_ended() -> Error {
     )
 }
 
-/// The connection was lost while a command was under way.
+/// The error of a command whose connection was lost before the response.
 pub(super) fn unanswered(address: &str) -> Error {
     Error::unknown_outcome(format!(
         "the connection to Redis at {address} was lost before the answer came; the command may \
@@ -155,7 +156,7 @@ pub(super) fn unanswered(address: &str) -> Error {
     ))
 }
 
-/// The server does not let this client hear replies.
+/// The error of a client that the server does not allow to receive replies.
 pub(super) fn replies_refused(error: RedisError) -> Error {
     let message = match error.code() {
         Some("NOPERM") => {
@@ -170,7 +171,7 @@ pub(super) fn replies_refused(error: RedisError) -> Error {
     Error::new(ErrorKind::Refused, message).with_source(error)
 }
 
-/// The code of a server's error answer, such as `NOGROUP`.
+/// The code of a server's error, such as `NOGROUP`.
 pub(super) fn code(value: &Value) -> Option<&str> {
     match value {
         Value::ServerError(error) => Some(error.code()),
@@ -178,7 +179,7 @@ pub(super) fn code(value: &Value) -> Option<&str> {
     }
 }
 
-/// The answer itself, or the server's refusal as an error.
+/// Turns a server's error into an `Err`.
 pub(super) fn check(value: Value) -> Result<Value, Error> {
     match value {
         Value::ServerError(error) => Err(refused(error)),
@@ -186,7 +187,7 @@ pub(super) fn check(value: Value) -> Result<Value, Error> {
     }
 }
 
-/// What a server's error answer means for whoever sent the command, and what to do about it.
+/// The meaning of a server's error for the application, and what to do.
 pub(super) fn refused(error: ServerError) -> Error {
     let (kind, message) = match error.code() {
         "NOPERM" => (
@@ -229,8 +230,8 @@ pub(super) fn refused(error: ServerError) -> Error {
     Error::new(kind, message).with_source(RedisError::from(error))
 }
 
-/// Whether a server that answers this is only not ready: it has not done what it was asked, and
-/// will take it later.
+/// Returns `true` if this code means that the server is not ready: it has not carried out the
+/// command, and will accept it later.
 pub(super) fn is_passing(code: &str) -> bool {
     matches!(
         code,
@@ -242,13 +243,13 @@ pub(super) fn is_passing(code: &str) -> bool {
 /// a smaller command for its size.
 pub(super) const LEAST_SIZE_LIMIT: usize = 1 << 20;
 
-/// Whether the server could not read a command, such as one with a value that is larger than it takes.
-/// Then it closes the connection, and carries out nothing that was sent behind that command.
+/// Returns `true` if the server could not parse a command, for example since a value is too large.
+/// It then closes the connection, and carries out no later command.
 pub(super) fn is_protocol_error(error: &ServerError) -> bool {
     (error.details()).is_some_and(|details| details.starts_with("Protocol error"))
 }
 
-/// A command was sent again and again, and each time the server closed the connection.
+/// The error of a command at which the server has closed the connection repeatedly.
 pub(super) fn not_taken(address: &str, times: u32) -> Error {
     Error::refused(format!(
         "Redis at {address} closed the connection {times} times at this large command, without an \
@@ -256,13 +257,13 @@ pub(super) fn not_taken(address: &str, times: u32) -> Error {
     ))
 }
 
-/// Whether a server that answers this takes no writes for now: it has no memory left, cannot save,
-/// or misses its replicas.
+/// Returns `true` if this code means that the server takes no writes for now: it has no memory,
+/// cannot save, or misses its replicas.
 pub(super) fn is_without_writes(code: &str) -> bool {
     matches!(code, "OOM" | "MISCONF" | "NOREPLICAS")
 }
 
-/// Whether what an operation failed with may pass by itself, so that the same operation can succeed
+/// Returns `true` if the cause of this error may pass, so that the same operation can succeed
 /// later.
 pub(super) fn is_temporary(error: &Error) -> bool {
     error.is_disconnected()
@@ -272,12 +273,12 @@ pub(super) fn is_temporary(error: &Error) -> bool {
             .is_some_and(|code| is_passing(code) || is_without_writes(code))
 }
 
-/// Whether this server is the wrong one to ask: another connection may reach the right one.
+/// Returns `true` if this server was demoted: a new connection may find the primary.
 pub(super) fn is_demoted(error: &ServerError) -> bool {
     error.kind() == Some(ServerErrorKind::ReadOnly)
 }
 
-/// The codes that are looked for inside the error of a script.
+/// The codes to find in the error of a script.
 const CODES: [&str; 17] = [
     "BUSY",
     "BUSYGROUP",
@@ -298,16 +299,15 @@ const CODES: [&str; 17] = [
     "WRONGTYPE",
 ];
 
-/// The error of a command inside a script, from the text of the script's error: its code, and what
-/// follows that.
+/// Finds the error of a command in the text of a script's error. Returns its code and the rest.
 ///
 /// Redis 6.2, MemoryDB and others wrap it, as in `ERR Error running script (call to f_…):
-/// @user_script:1: -NOREPLICAS Not enough good replicas to write.`; from Redis 7.0 on the code stands
-/// in front.
+/// @user_script:1: -NOREPLICAS Not enough good replicas to write.`; from Redis 7.0 on the code comes
+/// first.
 #[doc(hidden)]
 pub fn script_error(text: &str) -> Option<(&str, &str)> {
     let (_, inner) = text.split_once("Error running script")?;
-    // The places in the script come first, each with a colon behind it. Any text of a user comes
+    // Positions in the script come first, each followed by a colon. A user's text can only come
     // after the code.
     inner.split(": ").find_map(|part| {
         let part = part.strip_prefix('-').unwrap_or(part);
@@ -319,7 +319,7 @@ pub fn script_error(text: &str) -> Option<(&str, &str)> {
     })
 }
 
-/// The error of the command that a script has failed with, or the error itself.
+/// The error of the command within a script's error, or the error itself.
 pub(super) fn unwrapped(error: ServerError) -> ServerError {
     if error.code() != "ERR" {
         return error;
@@ -327,7 +327,7 @@ pub(super) fn unwrapped(error: ServerError) -> ServerError {
     let Some((code, rest)) = error.details().and_then(script_error) else {
         return error;
     };
-    // The driver alone makes its errors.
+    // Only the driver can make its errors.
     let line = format!("-{code} {}\r\n", rest.replace(['\r', '\n'], " "));
     match redis::parse_redis_value(line.as_bytes()) {
         Ok(redis::Value::ServerError(inner)) => inner,
@@ -339,7 +339,7 @@ pub(super) fn unwrapped(error: ServerError) -> ServerError {
 mod tests {
     use super::*;
 
-    /// An error answer as the driver reads it.
+    /// A server's error, parsed by the driver.
     fn answer(line: &str) -> ServerError {
         match redis::parse_redis_value(format!("-{line}\r\n").as_bytes()) {
             Ok(redis::Value::ServerError(error)) => error,
@@ -347,8 +347,8 @@ mod tests {
         }
     }
 
-    // Errors inside scripts: 6.2, MemoryDB and others wrap them. The texts below have the form of
-    // Redis 6.2.14 and 7.0.15.
+    // Errors within scripts: 6.2, MemoryDB and others wrap them. The texts below are in the format
+    // of Redis 6.2.14 and 7.0.15.
     #[test]
     fn the_code_is_found_inside_the_error_of_a_script() {
         let hash = "f_7d4cd0ef1d3b6d2a0f61b7ae0f53c2d0c8c1a5ad";

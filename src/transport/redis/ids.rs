@@ -1,4 +1,4 @@
-//! Ids that nobody else has.
+//! Random ids.
 
 use uuid::Uuid;
 
@@ -8,7 +8,7 @@ pub(super) fn unique() -> Uuid {
     Uuid::new_v4()
 }
 
-/// A UUID of this thread's seed, so that a simulation repeats itself.
+/// A UUID from this thread's seed, so that a simulation can be repeated.
 #[cfg(test)]
 pub(super) fn unique() -> Uuid {
     uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid()

@@ -1,12 +1,12 @@
-//! The names of the keys that belong to a stream and a group.
+//! The names of the keys of a stream and a group.
 //!
-//! All of them are in the stream's own slot of a cluster, by its hash tag. A name without a tag is
-//! wrapped in one: `orders` → `{orders}:dead:group`. A name that holds a tag keeps it and has its
-//! length in bytes before it: `{orders}.v2` → `11:{orders}.v2:dead:group`.
+//! All of them are in the stream's slot of a cluster, by its hash tag. A name without a tag is
+//! wrapped in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is
+//! preceded by its length in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
 //!
-//! Different streams have different keys. A key of a wrapped name begins with `{`, and the first `}`
-//! ends the name, for the name has none; a key of the others begins with a number that says where
-//! the name ends. A stream whose name is such a key itself is refused.
+//! Different streams have different keys. A key of a wrapped name begins with `{`, and the name
+//! ends at the first `}`, since it contains none. Any other key begins with the length of its name.
+//! A stream whose name is such a key itself is refused.
 
 use std::fmt::{Display, Write as _};
 
@@ -19,17 +19,17 @@ pub(super) struct Keys {
     pub(super) stream: Name,
     /// The group.
     pub(super) group: Name,
-    /// What every other key starts with.
+    /// The prefix of all keys except the stream.
     base: String,
-    /// The stream of what is to be delivered to the group again.
+    /// The stream of the group's redeliveries.
     pub(super) retry: String,
-    /// The sorted set of what is to be delivered to the group later, by its time.
+    /// The sorted set of the group's delayed redeliveries, by time.
     pub(super) due: String,
     /// The hash of the messages in `due`.
     pub(super) bodies: String,
     /// The stream of the group's dead letters.
     pub(super) dead: String,
-    /// The sorted set of what its sender wants on the stream later.
+    /// The sorted set of tasks that were delayed by their senders, by time.
     pub(super) stream_due: String,
     /// The hash of the messages in `stream_due`.
     pub(super) stream_bodies: String,
@@ -37,8 +37,8 @@ pub(super) struct Keys {
 
 impl Keys {
     /// # Errors
-    /// When the stream's name has a `}` that is not part of a hash tag, since no key could be put in
-    /// its slot; when it is a key of another stream.
+    /// If the stream's name has a `}` outside a hash tag, since no key could be put in its slot, or
+    /// if it is a key of another stream.
     pub(super) fn new(stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {
@@ -60,7 +60,7 @@ impl Keys {
         })
     }
 
-    /// The beginning of all keys but the stream's own.
+    /// The prefix of all keys except the stream.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
@@ -70,18 +70,18 @@ impl Keys {
         replies(&self.base, client)
     }
 
-    /// What remembers that a task was sent with this key.
+    /// The key that stores the id of a task with this idempotency key.
     pub(super) fn idempotency(&self, key: impl Display) -> String {
         format!("{}:idem:{key}", self.base)
     }
 
-    /// What keeps the group's workers from all doing the same housekeeping.
+    /// The key that lets only one of the group's workers do this step of upkeep at a time.
     pub(super) fn gate(&self, what: impl Display) -> String {
         format!("{}:gate:{what}:{}", self.base, self.group)
     }
 }
 
-/// The beginning of the keys of registries. No stream's name begins with it.
+/// The prefix of the keys of registries. No stream's name may begin with it.
 const REGISTRY: &str = "campanile:registry:";
 
 /// The sorted set of the streams in a registry, by the time of their last registration.
@@ -89,7 +89,7 @@ pub(super) fn registry(name: &Name) -> String {
     format!("{REGISTRY}{name}")
 }
 
-/// Whether keys that belong to `stream` can be put in its slot.
+/// Checks that keys of `stream` can be put in its slot.
 pub(super) fn check(stream: &Name) -> Result<(), Error> {
     if stream.contains('}') || stream.starts_with(REGISTRY) {
         base(stream)?;
@@ -100,7 +100,7 @@ pub(super) fn check(stream: &Name) -> Result<(), Error> {
     }
 }
 
-/// What the keys that belong to `stream` start with.
+/// The prefix of the keys of `stream`.
 pub(super) fn base(stream: &Name) -> Result<String, Error> {
     if stream.starts_with(REGISTRY) {
         Err(Error::config(format!(
@@ -123,7 +123,7 @@ pub(super) fn base(stream: &Name) -> Result<String, Error> {
     }
 }
 
-/// The stream that a key with this name belongs to, if it could be one.
+/// The stream that a key with this name would belong to; `None` if it is no such key.
 fn owner(key: &str) -> Option<&str> {
     const PURPOSES: [&str; 7] = ["retry", "due", "bodies", "dead", "idem", "rpc", "gate"];
     let (name, purpose) = match key.strip_prefix('{') {
@@ -149,8 +149,9 @@ pub(super) fn replies(base: &str, client: impl Display) -> String {
     key
 }
 
-/// Whether a cluster hashes only a part of the name: what is between the first `{` and the first
-/// `}` after it, unless that is nothing. <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags>
+/// Returns `true` if a cluster hashes only a part of the name: the text between the first `{` and
+/// the first `}` after it, if it is not empty.
+/// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags>
 fn has_hash_tag(name: &str) -> bool {
     name.split_once('{')
         .and_then(|(_, rest)| rest.split_once('}'))
@@ -167,7 +168,7 @@ mod tests {
         Keys::new(&stream.into(), &"g{1}".into())
     }
 
-    /// What a cluster hashes of a key.
+    /// The part of a key that a cluster hashes.
     fn hashed(key: &str) -> &str {
         match key
             .split_once('{')
@@ -225,7 +226,7 @@ mod tests {
         assert!(Keys::new(&"s".into(), &"".into()).is_err());
     }
 
-    /// Every key that a pair of names stands for.
+    /// All keys of a stream and a group.
     fn all(keys: &Keys) -> Vec<String> {
         let mut all = vec![keys.stream.to_string()];
         let of_group = [&keys.retry, &keys.due, &keys.bodies, &keys.dead];
@@ -236,7 +237,7 @@ mod tests {
         all
     }
 
-    /// Those of `all` that every group of a stream shares.
+    /// The keys of `all` that the groups of a stream share.
     fn shared_by_groups(keys: &Keys) -> Vec<String> {
         let mut shared = vec![keys.stream.to_string()];
         shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
@@ -244,7 +245,7 @@ mod tests {
         shared
     }
 
-    /// Panics when two different pairs have a key in common that they must not share.
+    /// Panics if two different pairs share a key that they must not share.
     fn assert_apart(one: (&str, &str), other: (&str, &str)) {
         let keys = |(stream, group): (&str, &str)| Keys::new(&stream.into(), &group.into());
         let (Ok(first), Ok(second)) = (keys(one), keys(other)) else {
@@ -270,7 +271,7 @@ mod tests {
         assert_apart(("orders", "a:b"), ("orders", "b"));
     }
 
-    /// Names that look like keys, of few parts, so that they meet often.
+    /// Names that look like keys, of few parts, so that collisions are frequent.
     fn part_of_a_key() -> impl Strategy<Value = String> {
         let part = prop::sample::select(vec![
             "s", "{s}", "{", "}", ":", "due", "dead", "retry", "bodies", "rpc", "c", "idem", "k",
@@ -279,7 +280,7 @@ mod tests {
         prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
     }
 
-    /// Ways to make a name of another, so that the one holds the other.
+    /// Ways to make one name from another that contains it.
     const MAKE: [fn(&str) -> String; 16] = [
         |name| format!("{{{name}}}"),
         |name| format!("{{{name}}}.v2"),
@@ -299,21 +300,20 @@ mod tests {
         |name| name.trim_matches(['{', '}']).to_owned(),
     ];
 
-    /// A name that is made of this one in at most three steps.
+    /// A name made from this one in at most three steps.
     fn made_of(name: String) -> impl Strategy<Value = String> {
         let steps = prop::collection::vec(prop::sample::select(MAKE.to_vec()), 0..4);
         steps.prop_map(move |steps| steps.iter().fold(name.clone(), |name, make| make(&name)))
     }
 
-    /// Two names that are made of the same one.
+    /// Two names made from the same one.
     fn related() -> impl Strategy<Value = (String, String)> {
         let stems = vec!["x", "orders", "a.b", "a:b", "{x}", "1", "g", "due"];
         prop::sample::select(stems)
             .prop_flat_map(|stem| (made_of(stem.to_owned()), made_of(stem.to_owned())))
     }
 
-    /// Runs a property until it holds no more or for so many cases, and panics unless enough of them
-    /// were pairs that can both be used.
+    /// Checks a property for a number of cases, and panics unless enough of them are valid pairs.
     #[test]
     fn related_pairs_of_names_have_different_keys() {
         use proptest::test_runner::TestRunner;
@@ -335,7 +335,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        // With fewer the property would say little.
+        // With fewer valid pairs the test would show little.
         assert!(usable.get() > CASES / 4, "{} of {CASES}", usable.get());
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Redis`] is both halves of the transport in one handle: a `tower::Service<Message>` that
 //! sends, and a [`Transport`](crate::transport::Transport) to serve from. Its clones share their
-//! connections. Any server from 6.2 on will do; nothing newer is used.
+//! connections. It needs Redis 6.2 or newer.
 //!
 //! ```no_run
 //! use campanile::{Message, Redis};
@@ -34,45 +34,46 @@
 //! ```
 //!
 //! # Ordering
-//! Messages are on the stream in the order of the calls that sent them, as long as none of them has to
-//! wait for its turn. Two that are sent over a lost connection may change places.
+//! Messages are on the stream in the order of the calls that sent them, as long as none of them has
+//! to wait in the queue. Two that are sent during a reconnect may change places.
 //!
 //! # Back-pressure
-//! The handle is always ready. Commands that are queued or in flight are bounded, by 4096 commands and by
-//! 32 MiB; a call beyond that waits in its future, first come, first served. A larger message passes
-//! alone.
+//! The handle is always ready. Commands that are queued or in flight are bounded to 4096 commands
+//! and 32 MiB; a call beyond that waits in its future, first come, first served. A single larger
+//! message passes when nothing else is queued.
 //!
 //! # Cancel safety
-//! Dropping the future of a call does not take back what was sent. The place of a request is freed
-//! at once, and a late reply to it is counted as stray.
+//! Dropping the future of a call does not stop a message that was sent. A request is forgotten at
+//! once, and a late reply to it is counted as stray.
 //!
 //! # Errors
-//! Without a connection a call waits for 5 s, from its beginning or from the loss, then fails as
+//! Without a connection a call waits for 5 s, from its start or from the loss, then fails as
 //! [disconnected](crate::Error::is_disconnected): nothing was sent, and the error's
-//! [source](std::error::Error::source) is why no connection could be made. When the connection is lost
-//! before the server's answer its [outcome is unknown](crate::Error::is_unknown_outcome): sending it
-//! again may do it twice. What the server refuses says what to do. A handle never gives up: it
-//! connects again, without limit, with a back-off until the server has answered a command. The
-//! connections of a handle are tasks of the runtime that it was connected on: once that has ended,
-//! every call says so, and the state is
-//! [`Closed`](crate::transport::ConnectionState::Closed).
+//! [source](std::error::Error::source) is the reason why no connection could be made. If the
+//! connection is lost before the server's response the [outcome is
+//! unknown](crate::Error::is_unknown_outcome): a message that is sent again may be there twice. The
+//! error of a refusal says what to do. A handle never stops trying: it reconnects without limit,
+//! with a back-off until the server has responded to a command. The connections of a handle are
+//! tasks of the runtime on which it connected: after that runtime has ended, every call fails, and
+//! the state is [`Closed`](crate::transport::ConnectionState::Closed).
 //!
 //! # Delivery guarantee
-//! A task that got its receipt is handled at least once. An event reaches who listens right now. A
-//! reliable request (the default) gets its reply even when the caller's connection or the worker is
-//! lost in between, within its deadline; a fast one fails at once when its reply could not be heard.
+//! A task that got its receipt is handled at least once. An event reaches the current listeners, at
+//! most once. A reliable request (the default) gets its reply within its deadline even if the
+//! caller's connection or the worker is lost in between; a fast one fails at once if its reply
+//! could be missed.
 //!
 //! # Connections
-//! One for all that is sent. The first request adds one that is subscribed to this client's own
-//! reply channel, and the first reliable request one that reads the replies on all streams. They
-//! end with the last clone of the handle. [`Redis::builder`] takes certificates for TLS; the crypto
+//! One connection sends everything. The first request adds one that subscribes to this client's
+//! reply channel, and the first reliable request adds one that reads all reply streams. They close
+//! with the last clone of the handle. [`Redis::builder`] takes certificates for TLS; the crypto
 //! provider of the process is neither used nor installed.
 //!
 //! # Rights
-//! What users with few rights need, for the stream `s`. Keys of a stream whose name holds a hash tag
-//! begin with its length instead: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in brackets
-//! are selectors, which Redis knows from 7.0 on: who may add to the stream may not read or delete it.
-//! For 6.2 leave the brackets out; there a user may use each command on each of its keys.
+//! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
+//! its length: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in parentheses are selectors,
+//! which need Redis 7.0: with them a user who adds to the stream may not read or delete it. For
+//! Redis 6.2 leave out the parentheses; the user may then use each command on each of the keys.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
@@ -86,7 +87,7 @@
 //! | publishes events | `&<event names> +publish` |
 //! | requests | `&campanile:reply:* +subscribe +ping (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
 //!
-//! `+info` lets the server's version be checked, and `+select` chooses a database.
+//! With `+info` the server's version is checked, and with `+select` the URL may choose a database.
 
 mod connection;
 mod consumer;
@@ -128,7 +129,7 @@ use crate::{
     transport::{Counters, Counts, Settings, consumer_settings},
 };
 
-/// A handle of a Redis server: it sends, and it can be served from. See the [module](self).
+/// A handle of a Redis server, to send to and to serve from. See the [module](self).
 #[derive(Clone)]
 pub struct Redis {
     settings: Settings,
@@ -137,7 +138,7 @@ pub struct Redis {
     rpc: Arc<std::sync::OnceLock<Arc<rpc::Hub>>>,
 }
 
-/// What the clones of a handle share.
+/// The state shared by the clones of a handle.
 struct Shared {
     connector: Connector,
     pipeline: Pipeline,
@@ -153,15 +154,16 @@ impl Redis {
     /// `?protocol=resp3` chooses RESP3. [`builder`](Self::builder) takes certificates as well.
     ///
     /// # Errors
-    /// Within seconds, when the server is not reached, does not let us in, or is older than 6.2.
-    /// Once it is connected a handle outlives any outage, and a worker that begins during one waits
-    /// for its end. [`connect_when_ready`](Self::connect_when_ready) waits too.
+    /// Within seconds, if the server cannot be reached, refuses the login, or is older than 6.2. A
+    /// connected handle survives any outage, and a worker that starts during one waits until it
+    /// ends. [`connect_when_ready`](Self::connect_when_ready) waits too.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::builder(url).connect().await
     }
 
-    /// Like [`connect`](Self::connect), and waits for a server that is away or not ready: it tries
-    /// again without limit, with a back-off, and logs the cause as a warning every few seconds.
+    /// Like [`connect`](Self::connect), but waits while the server is unreachable or not ready: it
+    /// tries again without limit, with a back-off, and logs the cause as a warning every few
+    /// seconds.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -175,11 +177,11 @@ impl Redis {
     /// ```
     ///
     /// # Errors
-    /// At once for what does not pass: a URL that cannot be read, a wrong password, a server that is
-    /// older than 6.2.
+    /// At once for a permanent error: a malformed URL, a wrong password, a server that is older
+    /// than 6.2.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up.
+    /// Dropping the future stops the attempts.
     pub async fn connect_when_ready(url: &str) -> Result<Self, Error> {
         Self::builder(url).connect_when_ready().await
     }
@@ -197,15 +199,15 @@ impl Redis {
         }
     }
 
-    /// Connects as a client of the crate `redis` is set up to: with its address, login, database,
+    /// Connects with the settings of a client of the crate `redis`: its address, login, database,
     /// protocol and TCP settings. The client itself, and its connections, are not used.
     ///
-    /// The client is one of `redis` 1: an application with another major version connects with a URL,
-    /// or with [`builder`](Self::builder).
+    /// The client must be of `redis` 1: an application with another major version connects with a
+    /// URL, or with [`builder`](Self::builder).
     ///
     /// # Errors
-    /// As [`connect`](Self::connect). A client with certificates is refused, for nobody can read them:
-    /// they are given to [`builder`](Self::builder) in place of that.
+    /// As [`connect`](Self::connect). A client with certificates is refused, since they cannot be
+    /// read from it: pass them to [`builder`](Self::builder) instead.
     pub async fn from_client(client: redis::Client) -> Result<Self, Error> {
         Self::over(Connector::from_client(&client)?).await
     }
@@ -229,7 +231,7 @@ impl Redis {
         })
     }
 
-    /// What happened so far, over all clones of this handle.
+    /// The counts so far, over all clones of this handle.
     pub fn counts(&self) -> Counts {
         self.shared.counters.snapshot()
     }
@@ -240,7 +242,7 @@ impl Redis {
     consumer_settings!();
 }
 
-// No user and no password, which the client knows.
+// Shows neither user nor password, which the client contains.
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")

@@ -1,12 +1,12 @@
-//! The fields of an entry as one value: what a script writes where an entry has more of them than it
-//! can hand on.
+//! Decodes entries whose fields a script has packed into one value, since a script cannot pass that
+//! many to a command.
 
 use bytes::Bytes;
 
-/// The field of an entry that a script wrote in which the values of many fields are one blob.
+/// The field with the packed fields.
 const BLOB: &str = "~f";
 
-/// Puts the fields of a blob in its place. What cannot be read stays as it is.
+/// Replaces a blob by its fields. A malformed one stays as it is.
 pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     let Some(at) = fields.iter().position(|(field, _)| field == BLOB) else {
         return fields;
@@ -18,7 +18,7 @@ pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     fields
 }
 
-/// Reads a MessagePack array of byte strings, as `cmsgpack.pack` of Redis's Lua writes it.
+/// Decodes a MessagePack array of byte strings, as written by `cmsgpack.pack` of Redis's Lua.
 /// <https://github.com/msgpack/msgpack/blob/master/spec.md>
 pub(super) fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     let mut at = 0;
@@ -90,7 +90,7 @@ mod tests {
         }
     }
 
-    /// As `cmsgpack.pack` writes it.
+    /// Encodes as `cmsgpack.pack` does.
     fn pack(fields: &[(Bytes, Bytes)]) -> Bytes {
         let count = 2 * fields.len();
         let mut blob = match count {

@@ -1,26 +1,26 @@
-//! What only Redis needs to be told.
+//! The settings that only Redis has.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{Redis, state::OnGap};
 use crate::{message::Name, transport::codec};
 
-/// The settings that no other transport has.
+/// The settings that only Redis has.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
-    /// What the channels start with that replies to this client are published on.
+    /// The prefix of the channel on which this client receives replies.
     pub(super) reply_prefix: Name,
-    /// What the channels start with that this worker publishes replies on.
+    /// The prefixes of the channels on which this worker publishes replies.
     pub(super) allowed_reply_prefixes: Vec<Name>,
-    /// How long entries of consumers that are not ours are left to them.
+    /// The lease of entries that are pending for other libraries' consumers.
     pub(super) foreign_lease: Duration,
-    /// Whether a stream is trimmed although consumers that are not ours read it.
+    /// Trim a stream even if other libraries' consumers read it.
     pub(super) trim_beside_foreign: bool,
-    /// What the channels of events start with, before the names.
+    /// The prefix of the channels of events.
     pub(super) event_prefix: Name,
     /// The time for which the application's runtime may run no task before its leases end.
     pub(super) stall_limit: Duration,
-    /// Who is told when events were missed.
+    /// Called when events were missed.
     pub(super) on_event_gap: OnGap,
 }
 
@@ -43,22 +43,22 @@ impl Default for Options {
 
 /// Settings that only Redis has.
 impl Redis {
-    /// What the channels start with that replies to this client are published on.
-    /// `campanile:reply:` unless set. Workers must allow it.
+    /// The prefix of the channel on which replies to this client are published. `campanile:reply:`
+    /// unless set. Workers must allow it.
     ///
-    /// Go-Broker's clients listen to `reply:*` and keep whatever comes, so choose that only where
-    /// the server's ACL allows no other.
+    /// Go-Broker's clients subscribe to `reply:*` and keep every message, so use that only if the
+    /// server's ACL allows no other.
     #[must_use]
     pub fn reply_prefix(mut self, prefix: impl Into<Name>) -> Self {
         Arc::make_mut(&mut self.options).reply_prefix = prefix.into();
-        // The running subscription, if there is one, stays with the clones it was made for.
+        // A running subscription stays with the other clones.
         self.rpc = Default::default();
         self
     }
 
-    /// What the channels start with that this worker publishes replies on. Requests name their
-    /// reply channel themselves: without a limit, whoever can add a request could make workers
-    /// publish anything anywhere. `campanile:reply:` and `reply:` unless set.
+    /// The prefixes of the channels on which this worker publishes replies. Requests name their
+    /// reply channel themselves: without a limit, anyone who can add a request could make workers
+    /// publish on any channel. `campanile:reply:` and `reply:` unless set.
     #[must_use]
     pub fn allowed_reply_prefixes<N: Into<Name>>(
         mut self,
@@ -69,12 +69,12 @@ impl Redis {
         self
     }
 
-    /// What the channels of events start with, before their names. Nothing unless set: the name of an
-    /// event is its channel, and that is where Go-Broker publishes and listens.
+    /// The prefix of the channels of events. Empty unless set: an event's name is its channel, as
+    /// in Go-Broker.
     ///
-    /// Redis keeps Pub/Sub apart from its databases: an event that is published with one database
-    /// selected reaches the subscribers of all. Applications that share a server, and name events
-    /// alike, need prefixes that differ.
+    /// Pub/Sub is shared by all databases of a server: an event reaches the subscribers of every
+    /// database. Applications that share a server, and use the same event names, need different
+    /// prefixes.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -90,22 +90,22 @@ impl Redis {
         self
     }
 
-    /// How long an entry stays with a consumer that is not of this library, such as a Go worker,
-    /// before it is taken over: such consumers renew no lease, so this must be longer than their
-    /// slowest handler takes. 5 min unless set.
+    /// The lease of an entry that is pending for another library's consumer, such as a Go worker:
+    /// after it the entry is claimed. Such consumers renew no lease, so this must be longer than
+    /// their slowest handler takes. 5 min unless set.
     #[must_use]
     pub fn foreign_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).foreign_lease = lease;
         self
     }
 
-    /// The time for which the runtime that serves may run no task at all before this worker's leases are
-    /// not renewed any more, so that other workers take over from a process that hangs. Leases are
-    /// renewed on a thread of its own: a handler that blocks its runtime keeps its delivery for as long as
-    /// this. 60 s unless set.
+    /// The time for which the serving runtime may run no task before this worker's leases are no
+    /// longer renewed, so that other workers claim the deliveries of a process that hangs. A
+    /// separate thread renews leases, so a handler that blocks its runtime keeps its delivery for
+    /// this long. 60 s unless set.
     ///
     /// # Panics
-    /// When it is shorter than a second.
+    /// If it is shorter than a second.
     #[must_use]
     #[track_caller]
     pub fn stall_limit(mut self, limit: Duration) -> Self {
@@ -117,11 +117,11 @@ impl Redis {
         self
     }
 
-    /// Whether handled entries are trimmed from a stream that consumers of another library read
-    /// too. They are trimmed behind what every group has finished, never ahead of it. Off unless
-    /// set; always done where every consumer is of this library. A consumer of another library that
-    /// holds nothing and was silent for longer than its [lease](Self::foreign_lease) does not count;
-    /// one that prevents trimming is named in a warning.
+    /// Sets whether handled entries are trimmed from a stream that other libraries' consumers read
+    /// too. Only entries that every group has finished are trimmed. Off unless set; a stream
+    /// without such consumers is always trimmed. A consumer of another library that has nothing
+    /// pending and was silent for longer than its [lease](Self::foreign_lease) does not count; one
+    /// that prevents trimming is named in a warning.
     #[must_use]
     pub fn trim_beside_foreign_groups(mut self, trim: bool) -> Self {
         Arc::make_mut(&mut self.options).trim_beside_foreign = trim;

@@ -1,5 +1,5 @@
-//! Everything that takes an answer of the server apart, in one list: for the tests and fuzz targets
-//! that answer with anything else.
+//! All functions that decode responses, in one list, for tests and fuzz targets that pass them
+//! anything else.
 
 use super::{
     consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
@@ -7,13 +7,13 @@ use super::{
 };
 use crate::error::Error;
 
-/// One of them.
+/// A function that decodes a response.
 pub(crate) struct Reader {
-    /// Whose answer it reads.
+    /// The command or script of the response.
     pub(crate) of: &'static str,
-    /// Reads it, and shows everything that it found.
+    /// Decodes a response, and shows all that it has found.
     pub(crate) read: fn(Value) -> Result<String, Error>,
-    /// Such an answer.
+    /// A valid response.
     pub(crate) answer: Value,
 }
 
@@ -100,7 +100,7 @@ pub(super) fn text(text: &str) -> Value {
     Value::Text(text.to_owned().into())
 }
 
-/// A list of texts, which blanks separate.
+/// A list of texts, separated by spaces.
 pub(super) fn texts(words: &str) -> Value {
     list(words.split(' ').map(text))
 }
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// What no server puts where something else belongs.
+    /// Values that are never valid in place of another.
     fn never_there() -> [Value; 3] {
         [
             Value::Nil,
@@ -120,7 +120,7 @@ mod tests {
         ]
     }
 
-    /// How many values there are in this one, itself included.
+    /// The number of values in this one, including itself.
     fn size(value: &Value) -> usize {
         match value {
             Value::Array(list) => 1 + list.iter().map(size).sum::<usize>(),
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    /// Does something to the value at this place.
+    /// Changes the value at a position.
     fn at(value: &mut Value, place: usize, change: &mut dyn FnMut(&mut Value)) -> usize {
         if place == 0 {
             change(value);
@@ -153,7 +153,7 @@ mod tests {
         );
     }
 
-    /// The answer with another value in one place is an error, or nothing is lost of it.
+    /// Checks that a response with another value at one position is an error, or loses nothing.
     fn is_noticed(reader: &Reader, place: usize, other: &Value) {
         let whole = (reader.read)(reader.answer.clone()).expect(reader.of);
         let mut answer = reader.answer.clone();

@@ -1,7 +1,7 @@
-//! The server's answers, taken apart.
+//! Decodes the server's responses.
 //!
-//! What does not have the form that its command or script gives it is an error. To pass it over
-//! would be to lose it: whatever an answer holds may already be claimed for this process.
+//! A response of another form than its command or script gives is an error. It must not be ignored,
+//! since the server may have claimed its entries for this process.
 
 use bytes::Bytes;
 use redis::{RedisResult, ServerError};
@@ -9,28 +9,28 @@ use redis::{RedisResult, ServerError};
 use super::error;
 use crate::error::{Error, ErrorKind};
 
-/// An answer, or a part of one.
+/// A response, or a part of one.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[allow(unreachable_pub, reason = "the fuzz targets make some")]
 pub enum Value {
     #[default]
     Nil,
     Int(i64),
-    /// A text of any bytes.
+    /// A string of any bytes.
     Text(Bytes),
     Array(Vec<Value>),
-    /// Only under RESP3.
+    /// Only with RESP3.
     Map(Vec<(Value, Value)>),
-    /// Only under RESP3: sent without being asked for, as what is published is.
+    /// Only with RESP3: sent without a request, such as a published message.
     Push(Vec<Value>),
-    /// A refusal.
+    /// An error of the server.
     ServerError(ServerError),
-    /// What no command or script of ours is answered with.
+    /// A value that none of our commands or scripts returns.
     Other,
 }
 
 impl Value {
-    /// The answer itself, or the server's refusal.
+    /// Turns a server's error into an `Err`.
     pub(super) fn refused(self) -> RedisResult<Self> {
         match self {
             Value::ServerError(error) => Err(error.into()),
@@ -39,9 +39,9 @@ impl Value {
     }
 }
 
-/// The server's refusal of this text, whose first word is its code.
+/// An error of the server with this text, whose first word is the code.
 pub(super) fn server_error(text: &[u8]) -> Value {
-    // redis-rs alone makes its errors, from a line.
+    // Only redis-rs can make its errors, from a line.
     let text = String::from_utf8_lossy(text).replace(['\r', '\n'], " ");
     match redis::parse_redis_value(format!("-{text}\r\n").as_bytes()) {
         Ok(redis::Value::ServerError(error)) => Value::ServerError(error::unwrapped(error)),
@@ -49,8 +49,8 @@ pub(super) fn server_error(text: &[u8]) -> Value {
     }
 }
 
-/// The error of an answer that holds `found` where a server gives `expected`. It tells the forms of
-/// both and not what was found: that may be a payload.
+/// The error of a response with `found` instead of `expected`. Both describe forms, not values,
+/// since a value may be a payload.
 pub(super) fn unexpected(expected: &str, found: &str) -> Error {
     Error::new(
         ErrorKind::Decode,
@@ -61,7 +61,7 @@ pub(super) fn unexpected(expected: &str, found: &str) -> Error {
     )
 }
 
-/// What a value is.
+/// The name of a value's form.
 fn form(value: &Value) -> &'static str {
     match value {
         Value::Nil => "nothing",
@@ -74,7 +74,7 @@ fn form(value: &Value) -> &'static str {
     }
 }
 
-/// A list that is too long or too short.
+/// The error of a list with a wrong length.
 pub(super) fn miscounted(expected: usize, found: usize) -> Error {
     unexpected(&format!("a list of {expected}"), &format!("one of {found}"))
 }
@@ -87,14 +87,14 @@ pub(super) fn array(value: Value) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// The elements of a list that has this many.
+/// The elements of a list of this length.
 pub(super) fn exactly<const N: usize>(value: Value) -> Result<[Value; N], Error> {
     array(value)?
         .try_into()
         .map_err(|list: Vec<_>| miscounted(N, list.len()))
 }
 
-/// The numbers in a list that has this many.
+/// The numbers in a list of this length.
 pub(super) fn integers<const N: usize>(value: Value) -> Result<[i64; N], Error> {
     let mut numbers = [0; N];
     for (number, value) in numbers.iter_mut().zip(exactly::<N>(value)?) {
@@ -103,7 +103,7 @@ pub(super) fn integers<const N: usize>(value: Value) -> Result<[i64; N], Error> 
     Ok(numbers)
 }
 
-/// A text of any bytes.
+/// A string of any bytes.
 pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
     match value {
         Value::Text(text) => Ok(text),
@@ -111,7 +111,7 @@ pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
     }
 }
 
-/// A number, or the text of one.
+/// A number, or a string with one.
 pub(super) fn integer(value: &Value) -> Result<i64, Error> {
     let number = match value {
         Value::Int(number) => Some(*number),
@@ -123,12 +123,12 @@ pub(super) fn integer(value: &Value) -> Result<i64, Error> {
     number.ok_or_else(|| unexpected("a number", form(value)))
 }
 
-/// A number that counts something.
+/// A number that must not be negative.
 pub(super) fn count(value: &Value) -> Result<u64, Error> {
     u64::try_from(integer(value)?).map_err(|_| unexpected("a count", "a number below zero"))
 }
 
-/// A flat list of fields and their values, as pairs.
+/// The pairs of a flat list of fields and values.
 pub(super) fn fields(list: Value) -> Result<Vec<(Bytes, Bytes)>, Error> {
     let list = array(list)?;
     let mut fields = Vec::with_capacity(list.len() / 2);
@@ -140,7 +140,7 @@ pub(super) fn fields(list: Value) -> Result<Vec<(Bytes, Bytes)>, Error> {
     Ok(fields)
 }
 
-/// What stands under a key in a map, which is a flat list of keys and values in the older protocol.
+/// The value of a key in a map, which RESP2 sends as a flat list of keys and values.
 pub(super) fn entry_of(map: Value, key: &str) -> Result<Value, Error> {
     let found = match map {
         Value::Map(pairs) => pairs.into_iter().find_map(|(name, value)| {

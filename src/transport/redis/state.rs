@@ -1,4 +1,4 @@
-//! Whether a handle works right now, as its loops show.
+//! The connection state of a handle.
 
 use std::{
     fmt,
@@ -14,16 +14,16 @@ use tokio::time::Instant;
 use super::Redis;
 use crate::{sync::lock, transport::ConnectionState};
 
-/// How often [`Redis::state_changed`] looks.
+/// The time between two checks of [`Redis::state_changed`].
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Redis {
-    /// How this handle, its clones, and the sources that were opened from them are doing right now.
+    /// The current state of this handle, its clones, and the sources that were opened from them.
     ///
-    /// It asks nobody: it says what the loops have shown that run anyway. A worker renews its leases
-    /// at least once a second, so a server that is stopped, gone or cut off shows within a few
-    /// seconds, and so does a loop that does not come round though a `PING` would be answered. A
-    /// handle that only sends shows a loss with its next command.
+    /// It sends nothing, and reports the results of loops that run anyway. A worker renews its
+    /// leases at least once a second, so a server that is paused, stopped or cut off shows within a
+    /// few seconds, and so does a blocked loop although a `PING` would succeed. A handle that only
+    /// sends notices a loss with its next command.
     ///
     /// ```no_run
     /// # async fn probe(redis: campanile::Redis) -> u16 {
@@ -34,8 +34,8 @@ impl Redis {
         self.shared.pipeline.state().max(self.shared.hearts.state())
     }
 
-    /// Waits until the state is another than `from`, and returns it. A state that lasts for less
-    /// than a tenth of a second may be missed.
+    /// Waits until the state is not `from`, and returns it. A state that lasts for less than a
+    /// tenth of a second may be missed.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -49,10 +49,10 @@ impl Redis {
         }
     }
 
-    /// Calls `hook` each time when subscriptions to events were lost and are there again, with how
-    /// long they were not: events that were published meanwhile are lost, so this is the time to
-    /// ask for what they would have told. It must not block. It counts for the sources that are
-    /// opened from this handle afterwards; the last one that was set is called.
+    /// Calls `hook` each time that lost subscriptions to events are restored, with the length of
+    /// the gap: events that were published meanwhile are lost, so the application may query their
+    /// subject now. The hook must not block. It applies to sources that are opened from this handle
+    /// later; a second hook replaces the first.
     ///
     /// Each gap is also a warning on `tracing`.
     #[must_use]
@@ -62,7 +62,7 @@ impl Redis {
     }
 }
 
-/// What is told about gaps in events.
+/// The callback for gaps in events.
 #[derive(Clone, Default)]
 pub(super) struct OnGap(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
 
@@ -80,7 +80,7 @@ impl fmt::Debug for OnGap {
     }
 }
 
-/// A source, as far as its state goes.
+/// A source, as a part of its handle's state.
 pub(super) trait Heart: Send + Sync {
     /// `None` when it is closed.
     fn state(&self) -> Option<ConnectionState>;
@@ -97,7 +97,7 @@ impl Hearts {
         hearts.push(heart);
     }
 
-    /// The worst of them.
+    /// The worst state of them.
     fn state(&self) -> ConnectionState {
         let hearts = lock(&self.0);
         let states = hearts.iter().filter_map(|heart| heart.upgrade()?.state());
@@ -105,22 +105,22 @@ impl Hearts {
     }
 }
 
-/// The heartbeat of a loop that waits for work and then talks to the server.
+/// The heartbeat of a loop that waits for work and then exchanges commands with the server.
 #[derive(Debug, Default)]
 pub(super) struct Beat {
-    /// Since when it has been talking; `None` while it waits.
+    /// The start of the current exchange; `None` while it waits.
     since: Mutex<Option<Instant>>,
-    /// Whether that failed the last time.
+    /// Set if the last exchange failed.
     failing: AtomicBool,
 }
 
 impl Beat {
-    /// It begins to talk.
+    /// Records the start of an exchange.
     pub(super) fn begin(&self) {
         *lock(&self.since) = Some(Instant::now());
     }
 
-    /// It has come round.
+    /// Records the end of an exchange, and whether it succeeded.
     pub(super) fn end(&self, well: bool) {
         *lock(&self.since) = None;
         self.failing.store(!well, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Numbers for a scrape of metrics.
+//! Statistics for metrics.
 
 use std::time::Duration;
 
@@ -21,15 +21,15 @@ use crate::{
 };
 
 impl Redis {
-    /// How the stream and all of its groups are doing. A stream that does not exist has no groups,
-    /// and a group whose name is empty, longer than [`Name::MAX_LEN`] or not UTF-8 is left out: no
-    /// worker can be in it.
+    /// The statistics of the stream and all of its groups. A stream that does not exist has no
+    /// groups. A group whose name is empty, longer than [`Name::MAX_LEN`] or not UTF-8 is left out,
+    /// since no worker can join it.
     ///
-    /// A few commands for the stream and a script for each group, all in two round trips; their
+    /// Sends a few commands for the stream and a script for each group, in two round trips. Their
     /// cost does not grow with the stream.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
         let stream = self.settings.one_stream()?;
         let keys = Keys::new(stream, &self.settings.group)?;
@@ -62,13 +62,13 @@ impl Redis {
         Ok(stats)
     }
 
-    /// The groups of the stream, by name; `None` when there is no such stream. Groups that no worker
-    /// can be in are left out, as in [`stats`](Self::stats).
+    /// The groups of the stream, by name; `None` if the stream does not exist. Groups that no
+    /// worker can join are left out, as in [`stats`](Self::stats).
     ///
     /// Only [`XINFO GROUPS`](https://redis.io/docs/latest/commands/xinfo-groups/) is used.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses.
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
         let mut cmd = redis::cmd("XINFO");
         cmd.arg("GROUPS").arg(self.settings.one_stream()?.as_str());
@@ -84,7 +84,7 @@ impl Redis {
         Ok(Some(names))
     }
 
-    /// `None` when the group has just gone.
+    /// The statistics of a group; `None` if it was just deleted.
     async fn group_stats(&self, group: Name) -> Result<Option<GroupStats>, Error> {
         let keys = Keys::new(&self.settings.stream, &group)?;
         let names = [&*keys.stream, &keys.retry, &keys.due, &keys.dead];
@@ -102,7 +102,7 @@ impl Redis {
     }
 }
 
-/// The script's answer; `None` when there is no such group.
+/// Decodes the script's response; `None` if the group does not exist.
 pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Error> {
     if answer == Value::Nil {
         return Ok(None);
@@ -118,14 +118,14 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
     Ok(Some(stats))
 }
 
-/// Whether the answer of `XINFO` is that there is no such key.
+/// Returns `true` if `XINFO` reports that the key does not exist.
 fn is_missing(refusal: &redis::ServerError) -> bool {
     refusal
         .details()
         .is_some_and(|text| text.contains("no such key"))
 }
 
-/// The name in an element of `XINFO GROUPS`; `None` where no worker of ours can have that group.
+/// Decodes the name in an element of `XINFO GROUPS`; `None` if no worker can join that group.
 pub(super) fn name(group: Value) -> Result<Option<Name>, Error> {
     let name = Name::from_utf8(&bytes(entry_of(group, "name")?)?).ok();
     Ok(name.filter(|name| name.fault().is_none()))

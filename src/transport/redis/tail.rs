@@ -1,4 +1,4 @@
-//! A look at a stream that changes nothing there.
+//! Reads a stream without any effect on it.
 
 use std::{
     collections::VecDeque,
@@ -24,23 +24,23 @@ use crate::{
     transport::{Undecodable, codec},
 };
 
-/// How long one read waits for an entry at the server.
+/// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// How much longer than that its answer may take before the connection counts as lost.
+/// A connection that is silent for this much longer than its read counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
-/// How many entries one read brings at most.
+/// The most entries that one read returns.
 const COUNT: usize = 100;
-/// About how many bytes one read brings at most.
+/// The approximate most bytes that one read returns.
 const BYTES: usize = 4 << 20;
 
 impl Redis {
-    /// Looks at the entries of the handle's stream, one after the other, without disturbing anybody:
-    /// no group and no consumer is made, nothing is taken or acknowledged, and every worker gets
-    /// what it would have got. For people who want to see what is on a stream, not for work.
+    /// Reads the entries of the handle's stream one by one, without any effect: it creates no group
+    /// or consumer, and claims and acknowledges nothing, so every worker gets its messages as
+    /// before. It is for people who want to see what is on a stream, not for work.
     ///
-    /// "Now" is when this returns. What is delivered again, and what waits for its time, is not on
-    /// the stream: see [`stats`](Self::stats). What every group has finished is trimmed from it, be
-    /// it looked at or not.
+    /// "Now" is when this returns. Redeliveries and delayed tasks are not on the stream: see
+    /// [`stats`](Self::stats). Entries that every group has finished are trimmed even if they were
+    /// not read here.
     ///
     /// ```no_run
     /// use campanile::{Redis, transport::redis::TailFrom};
@@ -58,10 +58,10 @@ impl Redis {
     /// ```
     ///
     /// Only [`XREAD`](https://redis.io/docs/latest/commands/xread/) is used, and
-    /// [`XREVRANGE`](https://redis.io/docs/latest/commands/xrevrange/) to find out what "now" is.
+    /// [`XREVRANGE`](https://redis.io/docs/latest/commands/xrevrange/) to find "now".
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses, or where the id is none.
+    /// If the server cannot be reached or refuses, or if the id is malformed.
     pub async fn tail(&self, from: TailFrom) -> Result<Tail, Error> {
         let stream = self.settings.one_stream()?.clone();
         keys::check(&stream)?;
@@ -95,21 +95,21 @@ impl Redis {
     }
 }
 
-/// Where a look at a stream begins.
+/// The first entry to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum TailFrom {
-    /// With what comes from now on.
+    /// The next entry that is added.
     #[default]
     Now,
-    /// With the oldest entry that is there.
+    /// The oldest entry.
     Beginning,
-    /// With the entry of this id, `<milliseconds>-<sequence>`, or the first behind it. Milliseconds
-    /// alone are a time, counted from 1970.
+    /// The entry with this id, `<milliseconds>-<sequence>`, or the first behind it. Milliseconds
+    /// alone are a time since 1970.
     Id(String),
 }
 
-/// The least id that this text can mean.
+/// The lowest id that this text can mean.
 fn first(text: &str) -> Result<EntryId, Error> {
     let id = EntryId::parse(text.as_bytes());
     id.or_else(|| EntryId::parse(format!("{text}-0").as_bytes()))
@@ -121,32 +121,31 @@ fn first(text: &str) -> Result<EntryId, Error> {
         })
 }
 
-/// A look at a stream that changes nothing there: see [`Redis::tail`].
+/// Reads a stream without any effect on it: see [`Redis::tail`].
 pub struct Tail {
     connector: Connector,
     stream: Name,
     /// The last entry that was read.
     seen: EntryId,
-    /// Its own, since a read that waits would hold up everything else. Taken out while it is used: a
-    /// read that is dropped half-way would be in the way of the next one.
+    /// A separate connection, since a blocked read delays all other commands. Taken out during a
+    /// read: a read that is cancelled would leave its response to the next one.
     connection: Option<Connection>,
-    /// What was read and not yet returned.
+    /// Entries that were read and not returned yet.
     read: VecDeque<TailEntry>,
-    /// The size in bytes of the largest entry that was read lately. `XREAD` brings whole entries of
-    /// any size, so the next read asks for as many of this size as are allowed at once. Before the
-    /// first read it is the limit itself, and one entry is asked for.
+    /// The size in bytes of the largest recent entry. `XREAD` returns whole entries of any size, so
+    /// a read requests as many of this size as the limit allows. At first it is the limit, so that
+    /// one entry is requested.
     largest: usize,
 }
 
-/// An entry of a stream, looked at.
+/// An entry of a stream.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TailEntry {
-    /// Its id on the stream. The message's own id is another one where the task was delayed by its
-    /// sender.
+    /// Its id on the stream. The message of a delayed task has another id.
     pub id: String,
-    /// The message, or what could not be read as one. It is no delivery: its attempt is always the
-    /// first, and it has neither group, deadline nor lease.
+    /// The message, or the fields that could not be decoded. It is not a delivery: its attempt is
+    /// always the first, and it has no group, deadline or lease.
     pub content: Result<Message, Undecodable>,
 }
 
@@ -170,11 +169,11 @@ impl Tail {
     /// Waits for the next entry.
     ///
     /// # Errors
-    /// When the connection is lost it is [disconnected](Error::is_disconnected), or when the server
-    /// refuses. The next call connects again, and goes on where this one was.
+    /// If the connection is lost it is [disconnected](Error::is_disconnected), or if the server
+    /// refuses. The next call connects again, and continues at the same entry.
     ///
     /// # Cancel safety
-    /// Nothing is passed over when the future is dropped.
+    /// No entry is skipped if the future is dropped.
     pub async fn next(&mut self) -> Result<TailEntry, Error> {
         loop {
             if let Some(entry) = self.read.pop_front() {
@@ -184,13 +183,13 @@ impl Tail {
         }
     }
 
-    /// The next entry, if it is there already; `None` at the end of the stream.
+    /// The next entry if it exists; `None` at the end of the stream.
     ///
     /// # Errors
     /// As those of [`next`](Self::next).
     ///
     /// # Cancel safety
-    /// Nothing is passed over when the future is dropped.
+    /// No entry is skipped if the future is dropped.
     pub async fn next_present(&mut self) -> Result<Option<TailEntry>, Error> {
         if self.read.is_empty() {
             self.fetch(None).await?;
@@ -220,7 +219,7 @@ impl Tail {
         };
         let entries = read(error::check(answer)?)?;
         if let Some(largest) = entries.iter().map(|(_, entry)| entry.bytes()).max() {
-            // It shrinks slowly: a large entry is followed by others more often than not.
+            // It shrinks slowly, since large entries often follow each other.
             self.largest = largest.max(self.largest / 2);
         }
         if let Some((last, _)) = entries.last() {
@@ -254,7 +253,7 @@ impl fmt::Debug for Tail {
     }
 }
 
-/// The entries in the answer to `XREAD`.
+/// Decodes the entries in a response to `XREAD`.
 pub(super) fn read(answer: Value) -> Result<Vec<(EntryId, TailEntry)>, Error> {
     let mut entries = Vec::new();
     entry::each(answer, |_, text, list| {

@@ -96,7 +96,7 @@ impl PubSub {
             return Poll::Ready(Ok(published));
         }
         loop {
-            // What has arrived is read before the timers are checked.
+            // Received bytes are read before the timers are checked.
             while let Poll::Ready(received) = self.poll_received(cx) {
                 let published = match received {
                     Ok(Received::Published(published)) => Some(published),
