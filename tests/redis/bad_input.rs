@@ -1,4 +1,4 @@
-//! Hostile and mistaken input, on both transports: a clear error, nothing lost, nothing hung.
+//! Hostile and malformed input, on both transports: a clear error, nothing lost, no hang.
 
 use std::{future::pending, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 const MIB: usize = 1 << 20;
 
-/// A transport, and what a test looks at beside it.
+/// A transport with what a test inspects beside it.
 trait Place: Sized {
     type Handle: Broker;
 
@@ -28,7 +28,7 @@ trait Place: Sized {
     async fn add_raw(&self, fields: &[(&str, &[u8])]);
     async fn dead_letters(&self) -> Vec<DeadLetter>;
 
-    /// A handle whose workers run at most so many handlers.
+    /// A handle whose workers run at most this many handlers.
     fn with_slots(&self, slots: usize) -> Self::Handle;
 
     fn client(&self) -> Client<Self::Handle> {
@@ -124,7 +124,7 @@ impl Place for OnRedis {
     }
 }
 
-/// Each case runs on both transports.
+/// Runs each case on both transports.
 macro_rules! on_both {
     ($($case:ident),* $(,)?) => {
         mod memory {
@@ -164,7 +164,7 @@ on_both!(
     an_unknown_name_is_answered_at_once_and_a_task_of_one_becomes_a_dead_letter,
 );
 
-/// Each case runs on both transports, on one thread, so that [`Logs`] hears its worker.
+/// Runs each case on both transports, on one thread, so that [`Logs`] captures its worker.
 macro_rules! logged_on_both {
     ($($case:ident),* $(,)?) => {
         mod logged_on_memory {
@@ -192,7 +192,7 @@ logged_on_both!(
     a_worker_whose_handlers_wait_for_its_own_replies_says_so,
 );
 
-/// Names that tools of others may put on a stream: a forged log line, and a megabyte.
+/// Names that other programs may add to a stream: a forged log line, and a megabyte.
 fn forged_names() -> [Vec<u8>; 3] {
     [
         b"n\n2026-01-01T00:00:00Z ERROR forged".to_vec(),
@@ -301,8 +301,7 @@ fn rpc(error: &Error) -> &RpcError {
         .unwrap_or_else(|| panic!("no answer: {error:?}"))
 }
 
-/// A worker whose task `next` tells the test that it was handled: what stands before it in the
-/// stream does not block.
+/// A worker whose task `next` reports to the test: the entries before it do not block the stream.
 struct Alive<H: Broker> {
     worker: Worker,
     next: mpsc::UnboundedReceiver<()>,
@@ -322,7 +321,7 @@ impl<H: Broker> Alive<H> {
         }
     }
 
-    /// The worker still works, and ends when it is told to.
+    /// Checks that the worker still works, and stops on request.
     async fn check(mut self) -> Result<(), BoxError> {
         self.client.enqueue("next", ()).await?;
         timeout(SOON, self.next.recv()).await?;
@@ -494,7 +493,7 @@ async fn an_entry_of_10_000_fields_is_handled(place: impl Place) -> Result<(), B
         .iter()
         .map(|name| (name.as_str(), &b"value"[..]))
         .collect();
-    place.add_raw(&fields).await; // no message: a dead letter, with all of its fields
+    place.add_raw(&fields).await; // no message: a dead letter with all its fields
     fields.extend([("type", &b"task"[..]), ("name", b"fail"), ("payload", b"")]);
     place.add_raw(&fields).await; // a message: redelivered, then a dead letter
     let attempts = mpsc::unbounded_channel();
@@ -527,7 +526,7 @@ async fn a_request_that_nobody_can_be_answered_for_is_a_dead_letter(
     Alive::start(place.handle(), Router::new()).check().await?;
     let letters = place.dead_letters().await;
     let mut reasons: Vec<_> = letters.into_iter().map(|letter| letter.reason).collect();
-    // Each is buried by a task of its own, so they may come in either order.
+    // The dead letters are made concurrently, so their order varies.
     reasons.sort_unstable();
     assert!(
         reasons[0].contains("correlation_id") && reasons[1].contains("reply_to"),

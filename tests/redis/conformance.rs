@@ -5,7 +5,7 @@ mod memory {
     campanile::conformance_tests!(campanile::transport::memory::Memory::new());
 }
 
-/// On one thread, in tokio's paused time: the same checks, without waiting.
+/// On one thread with tokio's paused time: the same checks, without waiting.
 mod memory_in_paused_time {
     campanile::conformance_tests!(
         #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ mod redis {
             handle.cancel(id).await
         }
 
-        /// Another worker of the group holds everything, and was not heard of for an hour.
+        /// Another consumer of the group has all deliveries pending, and is silent for an hour.
         async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {
             let (stream, group) = (settings.stream.as_str(), settings.group.as_str());
             let pending: Vec<(String, String, u64, u64)> = self
@@ -72,9 +72,9 @@ mod redis {
             Ok(())
         }
 
-        /// It saves what it has, ends, and loads it again.
+        /// The server saves its data, stops, and loads it again.
         async fn restart(&self) -> Result<(), Error> {
-            // The connection ends with the server, so there is no answer.
+            // The connection closes with the server, so there is no response.
             let _ = self.try_command(&["SHUTDOWN", "SAVE"]).await;
             RedisServer::restart(self).await;
             Ok(())

@@ -1,4 +1,4 @@
-//! Messages that become HTTP requests, and the other way round, where the transport is Redis.
+//! Messages as HTTP requests, and HTTP requests as messages, over Redis.
 
 use std::{
     convert::Infallible,
@@ -60,7 +60,7 @@ async fn an_idempotency_key_with_another_body_is_422_on_redis() {
     assert_eq!(raw::len(&server, "s").await, 1);
 }
 
-/// Headers that an HTTP service takes for a statement of a proxy or a user before it.
+/// Headers that an HTTP service takes for statements of a proxy or a user in front of it.
 const NOT_A_SENDERS: [&str; 8] = [
     "authorization",
     "cookie",

@@ -1,8 +1,8 @@
-//! Compatible with the Go library Go-Broker, in bytes on a real Redis.
+//! Compatibility with the Go library Go-Broker, in bytes on a real Redis.
 //!
-//! The commands below are what its real client and worker sent to a real Redis 7.0.15, taken down
-//! with `MONITOR`: one task, one event, a reliable request, a fast one, one whose handler fails, and
-//! one that no handler is registered for.
+//! The commands below were sent by its real client and worker to a real Redis 7.0.15, and recorded
+//! with `MONITOR`: one task, one event, a reliable request, a fast one, one whose handler fails,
+//! and one without a registered handler.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::support::{RedisServer, raw, worker::Worker};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// What a handler was given: kind, name, payload.
+/// The input of a handler: kind, name, payload.
 type Seen = (&'static str, String, Bytes);
 
 #[derive(Clone)]
@@ -43,7 +43,7 @@ async fn fail() -> Result<(), RpcError> {
     Err(RpcError::not_found("no such user"))
 }
 
-/// Our worker on a group that the Go library has created.
+/// Our worker in a group that the Go library has created.
 async fn worker(server: &RedisServer) -> (Worker, mpsc::UnboundedReceiver<Seen>) {
     let create = [
         "XGROUP",
@@ -64,7 +64,7 @@ async fn worker(server: &RedisServer) -> (Worker, mpsc::UnboundedReceiver<Seen>)
         .with_state(App(seen));
     let redis = Redis::connect(&server.url()).await.unwrap();
     let worker = Worker::start(redis, app);
-    // The subscription stands once the channel has a listener.
+    // The subscription exists once the channel has a listener.
     raw::eventually(
         || async {
             let listeners: (String, usize) =
@@ -212,7 +212,7 @@ async fn what_the_go_client_sent_is_handled_and_answered_in_its_form() {
     let base = json!({"correlation_id": "vm-3", "body": null, "error": "no such user", "code": "not_found"});
     assert_eq!(reply, base);
 
-    // The Go worker swallows this one, and its caller waits for nothing.
+    // The Go worker ignores this one, and its caller waits in vain.
     server
         .command(&[
             "xadd",
@@ -301,7 +301,7 @@ async fn nobody_can_make_a_worker_publish_on_a_channel_of_their_choice() {
         ];
         raw::add(&server, "app_stream", &fields).await;
     }
-    // Only the second request is answered, and its reply is the first message that comes.
+    // Only the second request is answered, and its reply is the first message.
     let (channel, _) = received(&mut forged).await;
     assert_eq!(channel, "reply:vm-1");
     acknowledged(&server).await;
@@ -341,8 +341,8 @@ async fn what_our_client_sends_is_what_the_go_worker_reads() {
     );
 }
 
-/// Works like the Go worker, in its own commands: it reads, publishes its reply, acknowledges, and
-/// knows no field but the base format's.
+/// Works like the Go worker, with its commands: reads, publishes its reply, acknowledges, and knows
+/// only the fields of the base format.
 fn go_worker(
     server: &RedisServer,
     answers: Vec<JsonValue>,

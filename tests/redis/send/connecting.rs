@@ -1,4 +1,4 @@
-//! Connecting, and staying connected.
+//! Connects and reconnects.
 
 use std::sync::{
     Arc,
@@ -141,7 +141,7 @@ async fn a_killed_connection_is_made_again() {
     for round in 1..=3 {
         send(&redis, Message::task("a", "")).await.unwrap();
         kill_connections(&server).await;
-        // The loss is noticed at once, so the next message waits instead of being lost.
+        // The loss is noticed at once, so the next message waits instead of failing.
         raw::eventually(
             || async { (redis.counts().reconnects == round).then_some(()) },
             5 * SECOND,
@@ -290,12 +290,12 @@ async fn a_handle_that_waits_gives_up_when_its_future_is_dropped() {
     elapsed.expect_err("nobody answers there");
     let before = attempts.load(Ordering::SeqCst);
     assert!(before >= 3, "{before} attempts");
-    // Longer than the longest wait between two.
+    // Longer than the longest wait between two attempts.
     tokio::time::sleep(3 * SECOND).await;
     assert_eq!(attempts.load(Ordering::SeqCst), before);
 }
 
-/// A server that answers every command with what `answer` makes of its name.
+/// A server that responds to every command with `answer` of the command's name.
 async fn fake_server(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
@@ -304,7 +304,7 @@ async fn fake_server(answer: impl Fn(&str) -> String + Send + Sync + 'static) ->
             let (stream, _) = listener.accept().await.unwrap();
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                // A command's parts are lines of their own; only its first word is of interest.
+                // Each argument of a command is on a separate line; only its name is needed.
                 if line == "INFO" || line == "PING" {
                     let text = answer(&line);
                     lines.get_mut().write_all(text.as_bytes()).await.unwrap();

@@ -1,5 +1,5 @@
-//! A primary that is demoted behind a proxy that leads to it for a while longer, as a load balancer
-//! does or a name that changes late.
+//! A primary that is demoted behind a proxy, which leads to the demoted server for some time, like
+//! a load balancer or a name that changes late.
 
 use std::{
     sync::{
@@ -18,12 +18,13 @@ use super::{
     support::{Options, RedisServer, proxy::Proxy, raw, worker::Worker},
 };
 
-/// How long the proxy leads to the demoted server: long enough for a first attempt to reconnect.
+/// The time for which the proxy leads to the demoted server: long enough for a first attempt to
+/// reconnect.
 const LATE: Duration = Duration::from_secs(3);
-/// How long it may take after that until the new primary is found.
+/// The limit for finding the new primary after that.
 const FOUND: Duration = Duration::from_secs(15);
 
-/// The demoted server follows the new primary, or nobody that can be reached.
+/// The demoted server follows the new primary, or one that cannot be reached.
 #[derive(Debug, Clone, Copy)]
 enum Demoted {
     Follows,
@@ -62,14 +63,14 @@ impl Failover {
         redis.expect("the proxy is there").stream("s").group("g")
     }
 
-    /// A worker that reaches this server past the proxy.
+    /// A worker that reaches this server without the proxy.
     async fn worker(&self, server: &RedisServer) -> Worker {
         let redis = Redis::connect(&server.url()).await;
         let redis = redis.expect("the server is there").stream("s").group("g");
         Worker::start(redis, Router::new().rpc("r", async || "here"))
     }
 
-    /// Returns when the proxy leads to the new primary.
+    /// Promotes the new primary, and returns when the proxy leads to it.
     async fn switch(&self, demoted: Demoted) {
         self.new.command(&["REPLICAOF", "NO", "ONE"]).await;
         let followed = match demoted {
@@ -94,7 +95,7 @@ async fn request(redis: &Redis, mode: ReplyMode) -> Result<Reply, Error> {
     send(redis, message).await
 }
 
-/// Sends requests until one is answered, and then some more, all of which must be.
+/// Sends requests until one is answered, and then some more, which must all be answered.
 async fn requests_are_answered_again(mode: ReplyMode, demoted: Demoted) {
     let servers = Failover::start().await;
     let redis = servers.handle().await;
@@ -131,7 +132,7 @@ async fn fast_requests_are_answered_again_after_a_demotion() {
     futures_util::future::join_all(all).await;
 }
 
-/// Publishes until the new primary's subscriber hears it.
+/// Publishes until the new primary's subscriber receives it.
 async fn events_reach_the_new_primary(demoted: Demoted) {
     let servers = Failover::start().await;
     let redis = servers.handle().await;
@@ -161,7 +162,7 @@ async fn a_handle_that_only_publishes_leaves_a_demoted_server() {
     futures_util::future::join_all(BOTH.map(events_reach_the_new_primary)).await;
 }
 
-// The refusals of a demoted server come from scripts too, which Redis 6.2 wraps.
+// A demoted server refuses scripts too. Redis 6.2 wraps that error.
 #[tokio::test]
 async fn a_worker_and_tasks_with_a_key_find_the_new_primary_after_a_demotion() {
     for demoted in BOTH {

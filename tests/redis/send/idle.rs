@@ -11,23 +11,24 @@ use super::{
     within,
 };
 
-/// Lets the server close what has been idle for three seconds. It looks about once a second.
+/// Lets the server close connections that are idle for three seconds. It checks about once a
+/// second.
 pub(crate) async fn close_idle_connections(server: &RedisServer) {
     server.command(&["CONFIG", "SET", "timeout", "3"]).await;
 }
 
-/// Sends to the stream `s` after pauses in which the server closes the connection. `url` leads the
-/// worker that answers to the server.
+/// Sends to the stream `s` after pauses in which the server closes the connection. The worker
+/// connects to `url`.
 pub(crate) async fn works_after_pauses(url: &str, redis: &Redis) {
     let app = Router::new()
         .task("a", async || ())
         .rpc("r", async || "here");
     let serving = Redis::connect(url).await.unwrap().stream("s");
     let _worker = Worker::start(serving, app);
-    // The way back of replies is made by the first request.
+    // The first request makes the connections for replies.
     request(redis).await.expect("an answer");
-    // The server closes after 3 to 4 s, and the next connection not before 6 s: what is sent in the
-    // moment of a closure has an unknown outcome by right.
+    // The server closes after 3 to 4 s, and the next connection not before 6 s: the outcome of a
+    // message that is sent at that moment may be unknown.
     let pause = 5 * SECOND;
     let mut failures = Vec::new();
     sleep(pause).await;

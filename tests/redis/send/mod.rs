@@ -1,5 +1,5 @@
-//! The sending half of the Redis transport against real servers: what it puts on the wire, how it
-//! hears replies, and what it says when something is wrong.
+//! The sending half of the Redis transport against real servers: its wire format, replies, and
+//! errors.
 
 mod connecting;
 mod failover;
@@ -20,7 +20,7 @@ use crate::{
     within,
 };
 
-/// A handle on a server, sending to the stream `s`.
+/// A handle that sends to the stream `s`.
 async fn handle(server: &RedisServer) -> Redis {
     Redis::connect(&server.url())
         .await
@@ -33,8 +33,7 @@ async fn send(redis: &Redis, message: Message) -> Result<Reply, Error> {
     redis.clone().oneshot(message).await
 }
 
-/// Closes every connection to the server but the one that asks, as an operator or a failing network
-/// would.
+/// Closes every other connection to the server, as an operator or a failing network would.
 async fn kill_connections(server: &RedisServer) {
     for kind in ["normal", "pubsub"] {
         server.command(&["CLIENT", "KILL", "TYPE", kind]).await;

@@ -1,4 +1,4 @@
-//! Conditions of a server that pass, and what a handle says while they last.
+//! Temporary failures of a server, and a handle's errors while they last.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use super::{
     within,
 };
 
-/// An error and all that is behind it.
+/// The message of an error and of its causes.
 fn chain(error: &Error) -> String {
     let first: &dyn std::error::Error = error;
     let all = std::iter::successors(Some(first), |error| error.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Runs a command on a connection that stays open.
+/// Runs a command over a connection that stays open.
 async fn ask<T: redis::FromRedisValue>(control: &mut MultiplexedConnection, words: &[&str]) -> T {
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
@@ -32,7 +32,7 @@ async fn ask<T: redis::FromRedisValue>(control: &mut MultiplexedConnection, word
     answer.expect("it is answered")
 }
 
-/// Lets the server take no connection beside the one that asks.
+/// Makes the server refuse other connections than this one.
 async fn fill(control: &mut MultiplexedConnection) {
     let (): () = ask(control, &["CONFIG", "SET", "maxclients", "1"]).await;
     for kind in ["normal", "pubsub"] {
@@ -65,7 +65,7 @@ async fn a_message_waits_while_the_server_has_too_many_clients() {
     send(&redis, Message::task("a", "")).await.unwrap();
     let mut control = server.connection().await;
     fill(&mut control).await;
-    // The loss is noticed first, else the outcome of a message is unknown.
+    // The loss must be noticed first; otherwise the outcome of a message is unknown.
     let lost = || async { (!redis.state().is_ready()).then_some(()) };
     raw::eventually(lost, 5 * SECOND).await;
     for request in [false, true] {
@@ -87,8 +87,8 @@ async fn a_message_waits_while_the_server_has_too_many_clients() {
     assert_eq!(raw::len(&server, "s").await, 2);
 }
 
-/// A server that takes the first connection and answers on it until `end`, and closes those that
-/// come later as soon as they have sent `commands` commands. Each of those is counted.
+/// A server that accepts the first connection and responds on it until `end`, and closes later ones
+/// as soon as they have sent `commands` commands. Counts the later ones.
 async fn closing_server(
     commands: usize,
     end: tokio::sync::oneshot::Receiver<()>,
@@ -110,7 +110,7 @@ async fn closing_server(
     (url, accepted)
 }
 
-/// Answers the handshake, and this many commands that each begin with a line of letters.
+/// Responds to the handshake and this many commands, each of which begins with a line of letters.
 async fn answer(stream: TcpStream, commands: usize) {
     let mut lines = BufReader::new(stream).lines();
     let mut left = commands;
@@ -131,7 +131,7 @@ async fn answer(stream: TcpStream, commands: usize) {
 
 #[tokio::test]
 async fn a_server_that_accepts_and_closes_is_tried_with_back_off_and_logged_seldom() {
-    // The handshake is one command: with one answer the connection is lost after it.
+    // The handshake is one command: with one response the connection is lost after it.
     for commands in [0, 1] {
         let logs = Logs::start();
         let (end, ended) = tokio::sync::oneshot::channel();
@@ -143,7 +143,7 @@ async fn a_server_that_accepts_and_closes_is_tried_with_back_off_and_logged_seld
             times.push(within(20 * SECOND, accepted.recv()).await.unwrap());
         }
         let took = times[7] - times[0];
-        // Half of 50, 100, 200, 400, 800, 1600 and 2000 ms at least.
+        // At least half of 50, 100, 200, 400, 800, 1600 and 2000 ms.
         let least = Duration::from_millis(2000);
         assert!(took > least, "8 attempts in {took:?}");
         let warnings = logs.lines(&["WARN"]).len();
@@ -179,7 +179,7 @@ async fn the_reason_of_an_outage_is_logged_once_and_part_of_the_error() {
     let said = logs.lines(&["WARN", "WRONGPASS", "cannot connect"]);
     assert!((1..=4).contains(&said.len()), "{said:?}");
     assert!(logs.lines(&["right"]).is_empty());
-    // The password may be made valid again.
+    // The password may become valid again.
     let (): () = ask(&mut control, &["CONFIG", "SET", "requirepass", "right"]).await;
     let sent = within(8 * SECOND, send(&redis, Message::task("a", ""))).await;
     sent.unwrap();
@@ -196,7 +196,7 @@ async fn a_handle_whose_runtime_has_ended_says_so() {
             .unwrap();
         runtime.block_on(async {
             let redis = Redis::connect(&url).await.unwrap().stream("s");
-            // The way back of replies is made on this runtime too.
+            // The connections for replies are made on this runtime too.
             let request = Message::rpc("a", "");
             let answer = tokio::time::timeout(SECOND / 2, send(&redis, request)).await;
             answer.expect_err("nobody answers");

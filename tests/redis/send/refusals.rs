@@ -1,4 +1,4 @@
-//! What cannot be sent, and what the server refuses.
+//! Messages that cannot be sent, and messages that the server refuses.
 
 use campanile::Message;
 

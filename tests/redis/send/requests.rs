@@ -1,5 +1,4 @@
-//! Requests, answered by hand-written workers: one that does what a Go worker does, and one that
-//! answers on the reply stream.
+//! Requests to hand-written workers: one replies like a Go worker, and one on the reply stream.
 
 use std::{
     collections::HashMap,
@@ -21,7 +20,7 @@ use super::{
     within,
 };
 
-/// The base64 of `{"id":42,"name":"Alice"}`, as the recording has it.
+/// The base64 of `{"id":42,"name":"Alice"}`, as recorded.
 const ALICE: &str = "eyJpZCI6NDIsIm5hbWUiOiJBbGljZSJ9";
 
 type Fields = HashMap<String, String>;
@@ -42,7 +41,7 @@ impl Worker {
         }
     }
 
-    /// The next request, acknowledged.
+    /// Reads and acknowledges the next request.
     async fn next(&mut self) -> Fields {
         loop {
             type Read = Option<Vec<(String, Vec<(String, Fields)>)>>;
@@ -61,7 +60,7 @@ impl Worker {
         }
     }
 
-    /// Publishes a reply, and says how many heard it.
+    /// Publishes a reply. Returns the number of subscribers.
     async fn publish(&mut self, request: &Fields, envelope: &str) -> usize {
         self.connection
             .publish(&request["reply_to"], envelope)
@@ -69,7 +68,7 @@ impl Worker {
             .unwrap()
     }
 
-    /// Adds a reply to the client's reply stream, if that is there.
+    /// Adds a reply to the client's reply stream, if it exists.
     async fn store(&mut self, request: &Fields, envelope: &str) -> Option<String> {
         redis::cmd("XADD")
             .arg(format!("{{s}}:rpc:{}", request["~c"]))
@@ -152,7 +151,7 @@ async fn a_go_worker_answers_both_modes_in_every_form() {
             assert_eq!(answer.message(), "no such user");
             assert_eq!(answer.code(), &RpcCode::Internal);
         }
-        // One subscription for all of them.
+        // They share one subscription.
         let channels: Vec<String> = server.query(&["PUBSUB", "CHANNELS"]).await;
         assert_eq!(channels.len(), 1, "{channels:?}");
     }
@@ -176,7 +175,7 @@ async fn replies_that_make_no_sense_are_counted_and_fail_only_what_they_name() {
     worker.publish(&fields, &other).await;
     let bad = format!(r#"{{"correlation_id":"{id}","body":"%%%","error":""}}"#);
     worker.publish(&fields, &bad).await;
-    // Too late, and twice.
+    // A late second reply.
     worker.publish(&fields, &success(&fields)).await;
     let error = asked.await.unwrap().unwrap_err();
     assert!(error.is_decode(), "{error:?}");
@@ -213,7 +212,7 @@ async fn a_reliable_reply_is_read_from_the_reply_stream_which_is_kept_short() {
             10 * SECOND,
         )
         .await;
-        // Trimmed to nothing, and still there for the next reply.
+        // The stream is empty after a trim, and still there for the next reply.
         let asked = request(&redis, ReplyMode::Reliable);
         let fields = worker.next().await;
         assert!(worker.store(&fields, &success(&fields)).await.is_some());
@@ -255,7 +254,7 @@ async fn a_fast_request_fails_at_once_when_its_reply_would_not_be_heard() {
     server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     let error = within(2 * SECOND, asked).await.unwrap().unwrap_err();
     assert!(error.is_unknown_outcome(), "{error:?}");
-    // The next one waits for the new subscription.
+    // The next request waits for the new subscription.
     let asked = request(&redis, ReplyMode::Fast);
     let fields = worker.next().await;
     assert_eq!(worker.publish(&fields, &success(&fields)).await, 1);
@@ -281,7 +280,7 @@ async fn a_request_without_a_reply_times_out_at_its_deadline() {
 async fn ten_thousand_dropped_requests_leave_nothing_behind() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
-    // The way back is there before they are made.
+    // The connections for replies exist before they are made.
     let mut first = rpc(ReplyMode::Reliable);
     first.parts_mut().deadline = Some(Deadline::after(SECOND / 2));
     assert!(send(&redis, first).await.unwrap_err().is_timeout());
@@ -384,7 +383,7 @@ async fn a_stream_that_joins_does_not_wait_for_the_read_of_the_others() {
         let started = Instant::now();
         let reply = request(redis, ReplyMode::Reliable).await.unwrap();
         assert_eq!(reply.unwrap(), "here");
-        // The read of the first one goes on for two seconds.
+        // The first read blocks for two seconds.
         let took = started.elapsed();
         assert!(took < SECOND, "{took:?}");
     }
@@ -423,7 +422,7 @@ async fn replies_on_more_streams_than_one_read_takes_reach_their_requests() {
     }
     assert!(started.elapsed() < 2 * SECOND, "{:?}", started.elapsed());
     let clients: String = server.query(&["CLIENT", "LIST"]).await;
-    // One that sends, one that is subscribed, one that reads replies, and this test's.
+    // One that sends, one that subscribes, one that reads replies, and this test's.
     let clients = clients.lines().count();
     assert!(clients <= 5, "{clients} connections");
 }
@@ -517,7 +516,8 @@ async fn a_frozen_server_is_noticed_by_those_who_wait_for_replies() {
     let asked = request(&redis, ReplyMode::Fast);
     worker.next().await;
     server.signal(Signal::Stop);
-    // Long before the request's own deadline of 30 s: a ping is sent every 5 s and given 5 s.
+    // Long before the request's deadline of 30 s: a ping is sent every 5 s, and its response is due
+    // within 5 s.
     let error = within(15 * SECOND, asked).await.unwrap().unwrap_err();
     assert!(error.is_unknown_outcome(), "{error:?}");
     server.signal(Signal::Cont);

@@ -19,7 +19,8 @@ struct Secured {
 }
 
 impl Secured {
-    /// `auth_clients` says whether it asks its clients for certificates: `no`, `optional` or `yes`.
+    /// `auth_clients` is whether the server asks clients for certificates: `no`, `optional` or
+    /// `yes`.
     async fn start(auth_clients: &str) -> Self {
         let tls = Tls::new();
         let options = Options::new().args(tls.args(auth_clients));
@@ -84,7 +85,7 @@ async fn a_server_that_demands_a_client_certificate_gets_one_or_the_error_asks_f
         connecting.connect().await,
         "does not accept the client certificate",
     );
-    // Noticed without a server.
+    // Noticed before connecting.
     let connecting = secured.trusted().client_certificate(&stranger, &key);
     is_config_error(connecting.connect().await, "do not belong together");
     let connecting = secured.trusted().client_certificate(&stranger, &stranger);
@@ -108,7 +109,7 @@ async fn certificates_that_would_not_be_used_are_refused() {
     let certificate = secured.tls.file("cert.pem");
     let connecting = Redis::builder(secured.server.url()).ca_certificate(&certificate);
     is_config_error(connecting.connect().await, "rediss://");
-    // Nobody can read what a client of the crate `redis` holds.
+    // The certificates of a client of the crate `redis` cannot be read.
     let trust = TlsCertificates {
         client_tls: None,
         root_cert: Some(certificate),
@@ -125,13 +126,13 @@ async fn a_silent_port_under_tls_may_be_one_without_tls() {
     assert!(error.to_string().contains("TLS port"), "{error}");
 }
 
-// The only test of this process that looks at its provider, and the only one that installs one.
+// This process has no other test that reads or installs the provider.
 #[tokio::test]
 async fn the_crypto_provider_of_the_process_is_neither_installed_nor_used() {
     let secured = Secured::start("no").await;
     works(secured.trusted().connect().await).await;
     assert!(CryptoProvider::get_default().is_none());
-    // Another library of the application may choose one that cannot even do this handshake.
+    // Another library of the application may install one that cannot do this handshake.
     let mut other = rustls::crypto::ring::default_provider();
     other.cipher_suites.clear();
     other.kx_groups.clear();
@@ -147,7 +148,7 @@ async fn an_idle_connection_that_the_server_closes_is_noticed_under_tls() {
     works_after_pauses(&secured.server.url(), &redis).await;
 }
 
-/// Connects, in a process whose system trusts the certificate in `SSL_CERT_FILE`.
+/// Connects in a process whose system trusts the certificate in `SSL_CERT_FILE`.
 #[tokio::test]
 #[ignore = "a client process, which another test starts"]
 async fn client_process() {

@@ -1,4 +1,4 @@
-//! What is on the wire: the fields of `shared/wire`, byte by byte.
+//! The wire format: the fields of `shared/wire`, byte by byte.
 
 use bytes::Bytes;
 use campanile::{Kind, Message};
@@ -96,7 +96,7 @@ async fn calls_are_on_the_stream_in_their_order() {
             tower::Service::call(&mut redis, Message::new(Kind::Task, "a", n.to_string()))
         })
         .collect();
-    // More than the queue takes: the rest waits for room and goes when it is polled.
+    // More than the queue has room for: the rest waits, and is sent when it is polled.
     for sent in futures_util::future::join_all(sends).await {
         sent.unwrap();
     }

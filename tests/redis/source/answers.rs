@@ -1,4 +1,4 @@
-//! How requests are answered.
+//! Replies to requests.
 
 use campanile::{ReplyMode, RpcCode, RpcError, transport::codec};
 use futures_util::StreamExt;
@@ -9,7 +9,7 @@ use super::*;
 const CLIENT: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 const REPLIES: &str = "{s}:rpc:67e55044-10b1-426f-9247-bb680e5fe0c8";
 
-/// Adds a request with further fields.
+/// Adds a request with additional fields.
 async fn request(server: &RedisServer, fields: &[(&str, &str)]) -> String {
     let mut all = vec![
         ("correlation_id", "vm-1"),
@@ -32,7 +32,7 @@ async fn published(connection: &mut PubSub) -> Vec<u8> {
     reply.unwrap().get_payload_bytes().to_vec()
 }
 
-/// The replies that are stored for the client, however many an entry holds.
+/// The replies stored for the client, which may be several in one entry.
 async fn stored(server: &RedisServer) -> Vec<Vec<u8>> {
     stored_on(server, REPLIES).await
 }
@@ -49,7 +49,7 @@ async fn stored_on(server: &RedisServer, stream: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Makes the stream of a client that waits.
+/// Creates the reply stream of a waiting client.
 async fn wait_for_replies(server: &RedisServer) {
     server
         .command(&["XGROUP", "CREATE", REPLIES, "x", "$", "MKSTREAM"])
@@ -95,7 +95,7 @@ async fn a_reliable_reply_is_stored_once_for_a_client_that_waits() {
     request(&server, &fields).await;
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).parts().reply_mode, ReplyMode::Reliable);
-    // Failed before, so that it is answered from the retry stream.
+    // Failed before, so that it is replied to from the retry stream.
     settle(delivery, redeliver(Some(Duration::ZERO), true)).await;
     let delivery = next(&mut source).await;
     settle(delivery, Verdict::Done(Ok(Reply::new("x")))).await;
@@ -318,7 +318,7 @@ async fn replies_that_are_stored_together_go_each_to_its_client() {
             continue;
         }
         if n % 10 == 2 {
-            // Finished by another: its client may hear of it once more.
+            // Acknowledged by another client: the requester may get a second reply.
             server.command(&["XACK", "s", "g", &id]).await;
         } else {
             expected[n % 3 / 2].push(reply_to(&correlation_id));
@@ -336,7 +336,7 @@ async fn replies_that_are_stored_together_go_each_to_its_client() {
     assert_eq!(counts.unanswerable, 20);
 }
 
-/// Sends a reliable request of this client and fetches it.
+/// Sends a reliable request by this client, and fetches it.
 async fn ask(
     server: &RedisServer,
     source: &mut RedisSource,
@@ -370,10 +370,10 @@ async fn a_reply_that_goes_along_with_a_read_is_stored_although_the_server_forgo
     let mut deliveries = source.next(8).await.unwrap();
     for round in 1..=5 {
         server.command(&["SCRIPT", "FLUSH"]).await;
-        // More is asked for while it is settled, so that there is a read for it to go along with.
+        // There is demand during the settlement, so that it can be sent with a read.
         let settled = settle(deliveries.remove(0), Verdict::Done(Ok(Reply::new("1"))));
         let next = async {
-            // The read blocks: the answer to what goes in front of it does not wait for it.
+            // The read blocks. The settlement sent before it must be confirmed without waiting.
             tokio::time::sleep(SECOND / 20).await;
             request(&server, &asking).await;
         };

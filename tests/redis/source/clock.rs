@@ -1,4 +1,4 @@
-//! A server whose wall clock steps: what is idle, and for how long, is measured on it.
+//! A server whose wall clock steps. Redis measures idle times on it.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ async fn the_clock_of_a_test_server_steps_both_ways() {
     assert!((-3600..-3590).contains(&(now(&server).await - before)));
 }
 
-/// Two workers hold deliveries for ten leases, and the clock steps now and then.
+/// Two workers have deliveries for ten leases while the clock steps.
 async fn holds_through(steps: &[i64]) {
     let server = server().await;
     let redis = handle(&server).await.lease(LEASE);
@@ -43,7 +43,7 @@ async fn holds_through(steps: &[i64]) {
         settle(again, redeliver(Some(Duration::ZERO), true)).await;
         held.push(next(source).await);
     }
-    // Healthy for longer than a lease: only then does a worker claim anything.
+    // Healthy for longer than a lease, since only then a worker claims.
     nothing(&mut first, LEASE * 2).await;
     for step in steps {
         server.step_clock(*step);
@@ -86,7 +86,7 @@ async fn a_clock_that_steps_back_by_an_hour_delays_no_claim_by_more_than_about_a
     let again = next(&mut dies).await;
     let mut lives = open(&redis).await;
     nothing(&mut lives, LEASE * 2).await;
-    // The gate of the scan is closed until then by the clock of before.
+    // By the clock before the step, the gate of the scan is closed until then.
     server
         .command(&["SET", "{s}:gate:scan:g", "x", "PX", "150"])
         .await;
@@ -99,10 +99,10 @@ async fn a_clock_that_steps_back_by_an_hour_delays_no_claim_by_more_than_about_a
         settle(delivery, done()).await;
     }
     let took = died.elapsed();
-    // One lease of silence, one of the scanner's own health, and room for a loaded machine.
+    // One lease of silence, one of the claimer's health, and slack for a loaded machine.
     assert!(took < LEASE * 5, "{took:?}");
     drop((plain, again));
-    // Finished entries are trimmed as well: all but the one that a node of the stream keeps.
+    // Finished entries are trimmed too, except for one that a node of the stream keeps.
     for _ in 0..200 {
         task(&server, "x").await;
         settle(next(&mut lives).await, done()).await;
@@ -138,7 +138,7 @@ async fn the_lease_that_counts_is_the_one_that_its_holder_renews_by() {
     task(&server, "x").await;
     let held = next(&mut slow).await;
     let mut hasty = open(&redis.clone().lease(SECOND)).await;
-    // Longer than the hasty one's lease, shorter than the first renewal of the slow one's.
+    // Longer than the lease of `hasty`, and shorter than the first renewal of the slow one.
     nothing(&mut hasty, 4 * SECOND).await;
     assert!(!message(&held).parts().lease.as_ref().unwrap().is_lost());
     settle(held, done()).await;

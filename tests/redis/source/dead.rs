@@ -12,7 +12,7 @@ async fn a_replay_keeps_the_id_forgets_the_attempts_and_leaves_no_field_of_ours(
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
-    // What only a sender can have written means nothing, before and after.
+    // Fields of the transport that were set by a sender have no effect, before and after.
     let fields = [
         ("type", "task"),
         ("name", "n"),

@@ -5,7 +5,7 @@ use tower::ServiceExt;
 
 use super::*;
 
-/// A source of events alone.
+/// A source of events only.
 async fn listen(redis: &Redis, events: &[&str], patterns: &[&str]) -> RedisSource {
     let mut interest = Interest::default();
     interest.events = events.iter().copied().map(Name::from).collect();
@@ -17,7 +17,7 @@ async fn listen(redis: &Redis, events: &[&str], patterns: &[&str]) -> RedisSourc
         .expect("the source opens")
 }
 
-/// Publishes, and says how many subscriptions got it.
+/// Publishes, and returns the number of subscriptions that received it.
 async fn publish(server: &RedisServer, channel: &str, payload: &str) -> usize {
     server.query(&["PUBLISH", channel, payload]).await
 }
@@ -27,7 +27,7 @@ async fn an_event_comes_once_for_each_subscription_that_matches() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = listen(&redis, &["orders.created"], &["orders.*", "*"]).await;
-    // Confirmed when the source is open: nothing published from now on is missed.
+    // Subscriptions are confirmed when the source is open, so no later event is missed.
     assert_eq!(publish(&server, "orders.created", "x").await, 3);
     let mut patterns = Vec::new();
     for _ in 0..3 {

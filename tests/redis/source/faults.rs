@@ -1,4 +1,4 @@
-//! Connections that break, servers that forget, sources that stop.
+//! Lost connections, servers that lose data, sources that are stopped.
 
 use campanile::Attempt;
 use support::Options;
@@ -44,7 +44,7 @@ async fn a_source_that_stops_gives_back_what_it_did_not_hand_out() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
-    // The read is asked for and its future dropped, so what comes is kept.
+    // The future of a read is dropped, and its deliveries are kept.
     nothing(&mut source, SECOND / 10).await;
     for n in 0..5 {
         task(&server, n.to_string()).await;
@@ -102,7 +102,7 @@ async fn a_flushed_server_is_read_again_from_the_beginning() {
     settle(delivery, redeliver(Some(Duration::ZERO), true)).await;
     let delivery = next(&mut source).await;
     settle(delivery, done()).await;
-    // What was taken before is not there any more; that is no reason to fail.
+    // The entry of the earlier delivery was deleted; that is no error.
     settle(before, redeliver(None, true)).await;
 }
 
@@ -120,7 +120,7 @@ async fn connections_that_are_killed_are_made_again_and_no_verdict_is_lost() {
             next(&mut source).await,
             next(&mut source).await,
         ];
-        // In the middle of a blocked read and of verdicts.
+        // During a blocked read, and during settlements.
         nothing(&mut source, SECOND / 20).await;
         let verdicts = [
             done(),
@@ -142,7 +142,7 @@ async fn connections_that_are_killed_are_made_again_and_no_verdict_is_lost() {
     assert!(redis.counts().reconnects > 0);
 }
 
-/// Verdicts wait while the server takes no writes, senders are refused, and the state shows it.
+/// While the server takes no writes, verdicts wait, senders get errors, and the state shows it.
 async fn outwaits(server: &RedisServer, begin: &[&str], end: &[&str]) {
     let redis = handle(server).await;
     let mut source = open(&redis).await;
@@ -186,7 +186,7 @@ async fn verdicts_wait_for_a_server_that_misses_its_replicas() {
 #[tokio::test]
 async fn verdicts_wait_for_a_server_that_cannot_save() {
     let server = RedisServer::start().await;
-    // Snapshots are wanted, and something is in the way of the file.
+    // Snapshots are enabled, and a directory is in the place of the file.
     let seldom = ["CONFIG", "SET", "save", "3600 1000000"];
     server.command(&seldom).await;
     std::fs::create_dir_all(server.dir().join("dump.rdb/full")).unwrap();
@@ -202,7 +202,7 @@ async fn entries_whose_answer_was_lost_are_fetched_again_without_an_attempt() {
     let held_delivery = next(&mut source).await;
     nothing(&mut source, SECOND / 10).await;
     let me = consumers(&server).await.remove(0);
-    // Somebody reads in its name: an answer that never reached it.
+    // Another client reads in its name, as if a response had been lost.
     tokio::time::sleep(2 * SECOND).await;
     let lost = task(&server, "lost").await;
     let read = ["XREADGROUP", "GROUP", "g", &me, "STREAMS", "s", ">"];

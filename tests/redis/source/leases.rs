@@ -1,4 +1,4 @@
-//! Who holds a delivery, and what becomes of it when its holder is gone.
+//! Leases: renewals, losses, and claims from dead workers.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,8 @@ use support::Signal;
 
 use super::*;
 
-/// Lets a consumer of this name have the next entries, as if it had read them and vanished, each
-/// delivered so many times.
+/// Delivers the next entries to a consumer that does not exist, as if it had crashed, with this
+/// delivery count.
 async fn left_behind(server: &RedisServer, consumer: &str, ids: &[String], deliveries: u32) {
     let create = ["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"];
     let _ = server.try_command(&create).await;
@@ -38,7 +38,7 @@ async fn a_worker_that_is_gone_is_relieved_and_its_late_verdict_changes_nothing(
     let mut first = open(&redis).await;
     let id = task(&server, "x").await;
     let zombie = next(&mut first).await;
-    // Not closed: nobody renews its leases any more.
+    // Dropped, not closed: its leases are no longer renewed.
     drop(first);
     let mut second = open(&redis).await;
     let delivery = next(&mut second).await;
@@ -97,7 +97,7 @@ async fn a_process_that_hangs_for_longer_than_the_stall_limit_loses_its_leases()
             let mut source = open(&redis.stall_limit(2 * SECOND)).await;
             let delivery = next(&mut source).await;
             hangs.send(()).expect("the test waits");
-            // No task of this runtime is polled meanwhile.
+            // No task of this runtime is polled until then.
             let _ = gone_on.recv();
             drop(delivery);
         });
@@ -119,7 +119,7 @@ async fn a_handler_that_blocks_the_runtime_keeps_its_lease() {
     let mut source = open(&redis).await;
     task(&server, "x").await;
     let delivery = next(&mut source).await;
-    // Every thread of the runtime.
+    // Blocks every thread of the runtime.
     let blocked = (0..2).map(|_| tokio::spawn(async { std::thread::sleep(3 * SECOND) }));
     let blocked: Vec<_> = blocked.collect();
     std::thread::sleep(3 * SECOND);
@@ -302,7 +302,7 @@ async fn a_server_that_stood_still_costs_nobody_a_lease() {
         task(&server, "x").await;
     }
     let held = [next(&mut first).await, next(&mut second).await];
-    // Healthy for longer than a lease: only then does a worker scan at all.
+    // Healthy for longer than a lease, since only then a worker scans.
     nothing(&mut first, 2 * SECOND).await;
     server.signal(Signal::Stop);
     tokio::time::sleep(3 * SECOND).await;

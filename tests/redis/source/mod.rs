@@ -44,7 +44,7 @@ async fn open(redis: &Redis) -> RedisSource {
     source.expect("the source opens")
 }
 
-/// Adds a task as any client would.
+/// Adds a task like any client.
 async fn task(server: &RedisServer, payload: impl AsRef<[u8]>) -> String {
     let payload = payload.as_ref();
     raw::add(
@@ -76,7 +76,7 @@ fn message(delivery: &Delivery<RedisSettle>) -> &Message {
     delivery.content.as_ref().expect("a message")
 }
 
-/// The group's dead letters.
+/// The dead letters of the group.
 async fn letters(redis: &Redis) -> Vec<DeadLetter> {
     let page = redis.dead_letters().list(Page::first(1_000)).await;
     page.expect("they are listed").letters
@@ -106,7 +106,7 @@ fn dead(reason: &str) -> Verdict {
     }
 }
 
-/// How much is pending on the stream and on the retry stream.
+/// The numbers of pending entries on the stream and on the retry stream.
 async fn pending(server: &RedisServer) -> (usize, usize) {
     (
         raw::pending(server, "s", "g").await,

@@ -1,4 +1,4 @@
-//! Conditions of a server that pass: verdicts wait for their end, and so does a worker that begins.
+//! Temporary failures of a server: verdicts wait until they end, and so does a worker that starts.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use tower::ServiceExt;
 
 use super::*;
 
-/// Runs a command on a connection that stays open.
+/// Runs a command over a connection that stays open.
 async fn ask<T: redis::FromRedisValue>(control: &mut MultiplexedConnection, words: &[&str]) -> T {
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
@@ -21,7 +21,7 @@ async fn ask<T: redis::FromRedisValue>(control: &mut MultiplexedConnection, word
     answer.expect("it is answered")
 }
 
-/// A number in the answer to `INFO`.
+/// A number in the response to `INFO`.
 async fn info(control: &mut MultiplexedConnection, section: &str, name: &str) -> u64 {
     let info: String = ask(control, &["INFO", section]).await;
     let value = info.lines().find_map(|line| line.strip_prefix(name));
@@ -30,7 +30,7 @@ async fn info(control: &mut MultiplexedConnection, section: &str, name: &str) ->
 }
 
 // A handshake ends with a round trip: an error that the server wrote when it accepted the
-// connection is not the answer to a verdict.
+// connection is not the response to a settlement.
 #[tokio::test]
 async fn verdicts_wait_for_a_server_that_has_too_many_clients() {
     let server = RedisServer::start().await;
@@ -72,7 +72,7 @@ async fn verdicts_wait_for_a_server_that_has_too_many_clients() {
     assert_eq!((counts.done, counts.dead, counts.redelivered), (6, 7, 7));
 }
 
-/// A reason for which a server takes no writes.
+/// The reason why a server takes no writes.
 #[derive(Debug, Clone, Copy)]
 enum NoWrites {
     Memory,
@@ -87,7 +87,7 @@ impl NoWrites {
             NoWrites::Memory => drop(server.command(&set("maxmemory", "1")).await),
             NoWrites::Replicas => drop(server.command(&set("min-replicas-to-write", "1")).await),
             NoWrites::Disk => {
-                // The save cannot take its place.
+                // The directory prevents the save.
                 std::fs::create_dir(server.dir().join("dump.rdb")).unwrap();
                 server.command(&set("save", "900 1")).await;
                 server.command(&["BGSAVE"]).await;
@@ -114,8 +114,8 @@ impl NoWrites {
     }
 }
 
-/// Lets three deliveries ask for a redelivery that is not counted while the server takes no writes for
-/// ten leases. Each must be delivered once more, as the same attempt.
+/// Asks for uncounted redeliveries of three deliveries while the server takes no writes for ten
+/// leases. Each must be delivered once more, as the same attempt.
 async fn asks_for_redelivery(no_writes: NoWrites) {
     let server = RedisServer::start().await;
     let redis = handle(&server).await.lease(SECOND).max_deliveries(4);
@@ -165,7 +165,7 @@ async fn asks_for_redelivery(no_writes: NoWrites) {
     assert_eq!(pending(&server).await, (0, 0));
 }
 
-// Redis 6.2 wraps the errors of commands inside scripts.
+// Redis 6.2 wraps the errors of commands within scripts.
 #[tokio::test]
 async fn uncounted_redeliveries_wait_for_a_server_that_takes_no_writes() {
     tokio::join!(
@@ -185,7 +185,7 @@ fn counting() -> (Router, Arc<AtomicUsize>) {
     (router, count)
 }
 
-/// Waits until the tasks were handled.
+/// Waits until this many tasks were handled.
 async fn handled(count: &AtomicUsize, tasks: usize) {
     let done = || async { (count.load(Ordering::SeqCst) == tasks).then_some(()) };
     raw::eventually(done, 20 * SECOND).await;
@@ -205,7 +205,7 @@ async fn a_worker_that_begins_while_the_server_is_away_waits_for_it() {
     for _ in 0..6 {
         drop(within(20 * SECOND, absent.accept()).await.unwrap());
     }
-    // The signal to end counts while it waits.
+    // The shutdown signal works while it waits.
     within(SECOND, told.stop()).await.unwrap();
     drop(absent);
     server.restart().await;
@@ -233,7 +233,7 @@ async fn a_worker_that_begins_while_the_server_takes_no_writes_waits_for_it() {
         let worker = worker::Worker::start(redis.clone(), app);
         let refused = || async {
             let mut control = control.clone();
-            // 6.2 counts the errors inside scripts as `ERR`.
+            // 6.2 counts errors within scripts as `ERR`.
             let mut refused = 0;
             for code in ["NOREPLICAS", "OOM", "ERR"] {
                 let name = format!("errorstat_{code}:count=");
@@ -247,7 +247,7 @@ async fn a_worker_that_begins_while_the_server_takes_no_writes_waits_for_it() {
         within(10 * SECOND, sent).await.unwrap();
         handled(&count, 1).await;
         within(5 * SECOND, worker.stop()).await.unwrap();
-        // The attempts have left no consumers behind.
+        // The failed attempts have left no consumers.
         let rest: Vec<redis::Value> = server.query(&["XINFO", "CONSUMERS", "s", "g"]).await;
         assert_eq!(rest.len(), 0, "{rest:?}");
     }
@@ -265,8 +265,8 @@ async fn a_worker_that_begins_with_a_wrong_password_ends_with_the_reason() {
     assert!(error.to_string().contains("password"), "{error}");
 }
 
-// Redis 7.2.0 to 7.2.3 begin a `BLOCK` anew each time when another reader was faster
-// (https://github.com/redis/redis/pull/12998). Such a read is as long as this one.
+// Redis 7.2.0 to 7.2.3 restart a `BLOCK` each time that another reader was faster
+// (https://github.com/redis/redis/pull/12998). This read is made as long as such a one.
 #[tokio::test]
 async fn a_read_that_blocks_for_longer_than_it_was_told_to_is_no_lost_connection() {
     let server = RedisServer::start().await;
@@ -275,7 +275,7 @@ async fn a_read_that_blocks_for_longer_than_it_was_told_to_is_no_lost_connection
     let redis = redis.stream("s").group("g");
     let mut source = open(&redis).await;
     proxy.replace("BLOCK\r\n$4\r\n1000\r\n", "BLOCK\r\n$5\r\n30000\r\n");
-    // Before its first renewal a worker is late.
+    // Before its first renewal a worker counts as late.
     let connected = || async { (redis.state() == ConnectionState::Connected).then_some(()) };
     raw::eventually(connected, 10 * SECOND).await;
     let started = std::time::Instant::now();

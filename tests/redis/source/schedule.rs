@@ -1,4 +1,4 @@
-//! Tasks that their senders have delayed or given a key, on real streams.
+//! Tasks with a delay or an idempotency key.
 
 use std::time::Instant;
 
@@ -56,7 +56,7 @@ async fn a_short_delay_is_kept_to_tens_of_milliseconds_by_an_idle_worker() {
         worst = worst.max(start.elapsed().saturating_sub(delay));
         settle(delivery, done()).await;
     }
-    // Without the sender's timer it would be most of a second.
+    // Without the sender's timer it could be most of a second.
     assert!(worst < Duration::from_millis(400), "late by {worst:?}");
     source.close().await.unwrap();
 }
@@ -140,7 +140,7 @@ async fn delays_and_keys_hold_on_a_cluster_and_for_a_sender_with_few_rights() {
             .await
             .unwrap();
         tokio::time::sleep(SECOND / 2).await;
-        // Its own timer has moved it: there is no worker.
+        // The sender's timer has moved it: there is no worker.
         let call = client(&redis)
             .enqueue("n", "p")
             .at(std::time::SystemTime::UNIX_EPOCH);
@@ -205,7 +205,7 @@ async fn an_expired_task_is_dropped_or_a_dead_letter_as_chosen() {
                 10 * SECOND,
             )
             .await;
-            // Whoever replays it wants it done, late or not.
+            // A replayed task runs although it has expired.
             dead.replay(campanile::transport::Selection::All)
                 .await
                 .unwrap();
@@ -231,7 +231,7 @@ async fn a_message_that_is_sent_on_is_not_delayed_again() {
     source.close().await.unwrap();
 }
 
-/// The receipts are told apart by their ids: there is no other way yet.
+/// The receipts are compared by their ids: there is no other way yet.
 #[tokio::test]
 #[ignore = "fault 20"]
 async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
@@ -270,7 +270,7 @@ async fn a_key_whose_dead_letter_was_purged_lets_the_task_be_sent_again() {
     source.close().await.unwrap();
 }
 
-/// A delay that is longer than the window, and the sender again between the two.
+/// A delay that is longer than the window, and a second call in between.
 #[tokio::test]
 #[ignore = "fault 21"]
 async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_after_that() {

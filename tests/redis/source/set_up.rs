@@ -1,4 +1,4 @@
-//! What opening a source says about a server that is not ready for it.
+//! The errors of opening a source on a server that is not ready for it.
 
 use campanile::{
     Error,
@@ -8,7 +8,7 @@ use support::{Options, rights::documented};
 
 use super::*;
 
-/// Why a source does not open.
+/// The error of a source that does not open.
 async fn refusal(redis: &Redis) -> Error {
     let opened = within(10 * SECOND, redis.clone().open(Interest::stream())).await;
     opened.expect_err("it cannot open")
@@ -125,7 +125,7 @@ async fn a_missing_right_is_an_error_at_once_that_names_it() {
         let url = format!("redis://worker:pw@127.0.0.1:{}/", server.port());
         let redis = Redis::connect(&url).await.unwrap().stream("s").group("g");
         if rights.starts_with("~s") {
-            // Enough to read; the rest matters when it is used.
+            // Enough to read; the other permissions are needed later.
             drop(open(&redis).await);
             continue;
         }
@@ -201,7 +201,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_a_worker() {
         server.command(&["PUBLISH", channel, "x"]).await;
         assert_eq!(message(&next(&mut source).await).payload(), "x");
     }
-    // Taken over, and then time for housekeeping.
+    // Claimed, and time for the upkeep.
     task(&server, "x").await;
     drop(next(&mut source).await);
     settle(next(&mut source).await, done()).await;
@@ -209,7 +209,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_a_worker() {
     source.stop().await;
     within(5 * SECOND, source.close()).await.unwrap();
 
-    // The version is asked for where that is allowed, and not missed where it is not.
+    // The version is read if that is permitted, and otherwise not needed.
     let log: Vec<Vec<redis::Value>> = server.query(&["ACL", "LOG"]).await;
     let denied: Vec<String> = log
         .into_iter()

@@ -1,4 +1,4 @@
-//! Several streams on one consumer: one that fails does not stop the others, and sets that change.
+//! Several streams on one consumer: one that fails does not stop the others, and the set changes.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -20,7 +20,7 @@ async fn add(server: &RedisServer, stream: &str, payload: &str) {
     raw::add(server, stream, &fields).await;
 }
 
-/// Takes the next delivery, which must be of this stream, and settles it.
+/// Takes the next delivery, which must be from this stream, and settles it.
 async fn take(source: &mut RedisSource, stream: &str) {
     let delivery = next(source).await;
     let found = message(&delivery).parts().stream.clone();
@@ -37,14 +37,14 @@ async fn a_stream_that_cannot_be_read_does_not_stop_the_others() {
         add(&server, stream, "x").await;
         take(&mut source, stream).await;
     }
-    // Deleted: it is made again. Renamed: its new name is another stream.
+    // Deleted: it is created again. Renamed: a stream of the old name is created.
     server.command(&["DEL", "a"]).await;
     server.command(&["RENAME", "b", "elsewhere"]).await;
     for stream in ["c", "a", "b", "c"] {
         add(&server, stream, "y").await;
         take(&mut source, stream).await;
     }
-    // Of another type: the others go on, and it is read again once it is a stream.
+    // Replaced by another type: the others go on, and it is read again once it is a stream.
     server.command(&["DEL", "a"]).await;
     server.command(&["SET", "a", "no stream"]).await;
     let began = Instant::now();
@@ -101,7 +101,7 @@ async fn a_stream_that_wakes_up_beside_busy_ones_is_read_within_a_few_reads() {
             add(&server, stream, "busy").await;
         }
     }
-    // The first stream has not been read for longer than streams count as active.
+    // The first stream was not read for so long that it does not count as active.
     let mut taken = 0;
     while taken < 200 {
         let deliveries = within(5 * SECOND, source.next(7)).await.expect("some");

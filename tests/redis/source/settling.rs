@@ -1,4 +1,4 @@
-//! What becomes of a delivery.
+//! Settlements of deliveries.
 
 use bytes::Bytes;
 use campanile::{Attempt, Kind, transport::Discarded};
@@ -72,7 +72,7 @@ async fn many_verdicts_at_once_are_all_confirmed() {
     let mut source = open(&redis).await;
     let mut settling = tokio::task::JoinSet::new();
     let mut seen = 0;
-    // 500 first deliveries, and a second one for every third of them.
+    // 500 first deliveries, and a second delivery of every third of them.
     while seen < 667 {
         for delivery in within(5 * SECOND, source.next(64)).await.unwrap() {
             seen += 1;
@@ -285,7 +285,7 @@ async fn an_entry_of_ten_thousand_fields_can_be_given_back_delayed_and_buried() 
         "the fields are kept as they came"
     );
     assert_eq!(letters[0].attempts, 2);
-    // The next message is not held up by it.
+    // The next message is not delayed by it.
     task(&server, "x").await;
     assert_eq!(message(&next(&mut source).await).payload(), "x");
 }
@@ -425,7 +425,7 @@ async fn handled_entries_are_trimmed_behind_every_group() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
-    // Approximate trimming drops whole nodes of 100 entries.
+    // Approximate trimming removes whole nodes of 100 entries.
     for n in 0..350 {
         task(&server, n.to_string()).await;
     }

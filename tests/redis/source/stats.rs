@@ -74,7 +74,7 @@ async fn an_unknown_lag_is_none_and_a_known_one_is_computed() {
             .start(campanile::transport::Start::After(start)),
     )
     .await;
-    // The server cannot tell the distance from the middle of a stream with gaps.
+    // With a gap before its end, the server cannot compute the lag.
     server.command(&["XDEL", "s", &ids[2]]).await;
     task(&server, "").await;
     let lag = async || redis.stats().await.unwrap().group("g").unwrap().lag;
@@ -118,7 +118,7 @@ async fn a_scrape_needs_few_rights_and_works_under_resp3() {
     }
 }
 
-/// Waits until the handle is in this state.
+/// Waits until the handle has this state.
 async fn until(redis: &Redis, state: ConnectionState, limit: Duration) {
     let change = async {
         while redis.state() != state {
@@ -135,18 +135,18 @@ async fn the_state_of_a_worker_is_what_its_loops_show() {
     assert_eq!(redis.state(), ConnectionState::Connected);
     let mut source = open(&redis).await;
     until(&redis, ConnectionState::Connected, 5 * SECOND).await;
-    // Idle or busy, the loops come round.
+    // The loops run, idle or busy.
     for _ in 0..20 {
         tokio::time::sleep(SECOND / 10).await;
         assert!(redis.state().is_ready(), "{}", redis.state());
         let _ = tokio::time::timeout(SECOND / 10, source.next(1)).await;
     }
-    // Frozen: connections stand, and nothing comes back.
+    // Paused: connections stay open without any response.
     server.signal(Signal::Stop);
     until(&redis, ConnectionState::Lagging, 4 * SECOND).await;
     server.signal(Signal::Cont);
     until(&redis, ConnectionState::Connected, 20 * SECOND).await;
-    // Gone, and back.
+    // Stopped, and started again.
     server.signal(Signal::Kill);
     until(&redis, ConnectionState::Reconnecting, 10 * SECOND).await;
     server.restart().await;

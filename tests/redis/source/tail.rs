@@ -1,4 +1,4 @@
-//! A look at a stream that changes nothing there.
+//! Reads a stream without any effect on it.
 
 use campanile::{
     Client, Kind,
@@ -97,7 +97,7 @@ async fn nothing_is_passed_over_when_a_look_is_dropped_or_its_connection_lost() 
     let server = RedisServer::with(Options::new().persistent()).await;
     let redis = handle(&server).await;
     let mut tail = tail(&redis, TailFrom::Now).await;
-    // Dropped before it is sent, and while it waits at the server.
+    // Dropped before it is sent, and while it blocks on the server.
     assert!(tail.next().now_or_never().is_none());
     assert!(tokio::time::timeout(SECOND / 5, tail.next()).await.is_err());
     let mut ids = Vec::new();

@@ -1,12 +1,12 @@
-//! One bad element, a long list or a foreign consumer ends no scan, replay, promotion or trim; and
-//! what could not be done is reported.
+//! A malformed element, a long list or a foreign consumer stops no scan, replay, promotion or trim;
+//! and failures are reported.
 
 use std::{collections::HashMap, time::Instant};
 
 use super::*;
 use campanile::transport::{Action, Selection};
 
-/// Lets consumers of these names have the stream's entries, each delivered so many times.
+/// Delivers the stream's entries to consumers that do not exist, with this delivery count.
 async fn orphan(server: &RedisServer, stream: &str, consumer: &str, count: usize, deliveries: u32) {
     let create = ["XGROUP", "CREATE", stream, "g", "0", "MKSTREAM"];
     let _ = server.try_command(&create).await;
@@ -19,7 +19,7 @@ async fn orphan(server: &RedisServer, stream: &str, consumer: &str, count: usize
     server.command(&command).await;
 }
 
-/// Adds tasks at once.
+/// Adds tasks in one call.
 async fn tasks(server: &RedisServer, stream: &str, count: usize) {
     let script = "for n = 1, ARGV[1] do \
         redis.call('XADD', KEYS[1], '*', 'type', 'task', 'name', 'n', 'payload', n) end";
@@ -27,7 +27,7 @@ async fn tasks(server: &RedisServer, stream: &str, count: usize) {
     server.command(&["EVAL", script, "1", stream, &count]).await;
 }
 
-/// How often a command was called, from scripts too.
+/// The number of calls of a command, also by scripts.
 async fn calls(server: &RedisServer, command: &str) -> u64 {
     let info: String = server.query(&["INFO", "commandstats"]).await;
     let line = info
@@ -39,7 +39,7 @@ async fn calls(server: &RedisServer, command: &str) -> u64 {
 #[tokio::test]
 async fn a_group_that_was_destroyed_goes_on_behind_what_it_had_delivered() {
     let server = RedisServer::start().await;
-    // The second group keeps the stream from being trimmed.
+    // The second group prevents trimming.
     server
         .command(&["XGROUP", "CREATE", "s", "idle", "0", "MKSTREAM"])
         .await;
@@ -52,7 +52,7 @@ async fn a_group_that_was_destroyed_goes_on_behind_what_it_had_delivered() {
     for _ in 0..300 {
         settle(next(&mut busy).await, done()).await;
     }
-    // A worker that has delivered nothing itself, and may be the first to make the group again.
+    // A worker that has delivered nothing, and may be the first to create the group again.
     let mut new = open(&redis).await;
     nothing(&mut new, SECOND).await;
     within(5 * SECOND, busy.close()).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_stream_that_was_emptied_is_read_from_its_beginning() {
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).payload(), "after");
     settle(delivery, done()).await;
-    // A stream that begins anew with smaller ids, as that of a server whose clock is behind.
+    // A new stream with smaller ids, like that of a server whose clock is behind.
     nothing(&mut source, SECOND).await;
     server.command(&["DEL", "s"]).await;
     for id in ["5-1", "6-1"] {
@@ -152,7 +152,7 @@ async fn burials_that_meet_full_memory_do_not_stop_the_claims() {
     }
 }
 
-/// A list of MessagePack that is no list of texts: `["x", []]`.
+/// A MessagePack list that is not a list of strings: `["x", []]`.
 const HOSTILE: &[u8] = b"\x92\xa1x\x90";
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_senders_internal_fields_do_not_survive_its_burial() {
         let fields = [("~f", HOSTILE), ("~o", b"1-1"), ("~a", b"7")];
         raw::add(&server, "s", &fields).await;
     }
-    // One is buried by whoever finds it, the other by its worker.
+    // One becomes a dead letter by a scan, the other by its worker's verdict.
     orphan(&server, "s", "campanile-gone", 1, 2).await;
     let mut source = open(&redis).await;
     settle(next(&mut source).await, dead("no")).await;
@@ -232,7 +232,7 @@ async fn a_dead_letter_that_cannot_be_replayed_is_skipped_and_reported() {
         assert_eq!(message(&delivery).payload(), "p");
         settle(delivery, done()).await;
     }
-    // By their ids as well, and the call that takes all steps at once says it in the log.
+    // The same by their ids, and the call for all pages reports it in the log.
     let letters = redis.dead_letters();
     let by_id = letters.replay(Selection::ids(bad.clone()));
     assert_eq!(by_id.await.unwrap(), 0);
@@ -280,18 +280,18 @@ async fn a_claim_of_one_poison_candidate_reads_no_body_of_the_others() {
     for _ in 0..50 {
         settle(next(&mut source).await, done()).await;
     }
-    // Once in an interval of 100 ms the whole list of ten steps is looked at.
+    // The whole list of ten steps is read once in an interval of 100 ms.
     let scans = started.elapsed().as_millis() as u64 / 100 + 1;
     let (bodies, steps) = (
         calls(&server, "xrange").await - bodies,
         calls(&server, "xpending").await - steps,
     );
     assert!(bodies <= 50 + 2 * scans, "{bodies} bodies were read for 50");
-    // A renewal asks for each entry that is held.
+    // A renewal asks for each entry in flight.
     assert!(steps <= 4 * 50 + 24 * scans, "{steps} steps for 50");
 }
 
-/// The server's time in scripts that it knew, in microseconds.
+/// The server's time for cached scripts, in microseconds.
 async fn script_time(server: &RedisServer) -> u64 {
     let info: String = server.query(&["INFO", "commandstats"]).await;
     let line = info
@@ -301,8 +301,8 @@ async fn script_time(server: &RedisServer) -> u64 {
     usec.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
 }
 
-/// A worker with room for many is given one poison candidate at a time. It does not look at all the
-/// others for that.
+/// A worker with room for many claims one poison candidate at a time, without reading all others
+/// again.
 #[tokio::test]
 async fn a_worker_with_room_for_many_claims_a_poison_candidate_in_little_of_the_servers_time() {
     const TAKES: u64 = 20;
@@ -323,7 +323,7 @@ async fn a_worker_with_room_for_many_claims_a_poison_candidate_in_little_of_the_
     }
     let each = (script_time(&server).await - before) / TAKES;
     let elapsed = started.elapsed();
-    // It was 60 to 234 ms when the body of each of the 6,400 was looked at.
+    // It was 60 to 234 ms when the body of each of the 6,400 entries was read.
     assert!(
         each < 20_000,
         "{each} µs of server time for each, {elapsed:?}"
