@@ -1,5 +1,5 @@
-//! Answers and commands of many bytes: a network that needs longer for them than a server may be
-//! silent, and a server that does not take them.
+//! Large responses and commands: over a network that needs more time for them than a server may be
+//! silent, and to a server that refuses them.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::{
 
 const KIB: usize = 1 << 10;
 
-/// What an error and its causes say.
+/// The message of an error and of its causes.
 fn chain(error: &Error) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |it| it.source());
     causes
@@ -33,7 +33,7 @@ fn chain(error: &Error) -> String {
         .join(": ")
 }
 
-/// How often a handler has run.
+/// The number of times that a handler has run.
 type Runs = Arc<AtomicUsize>;
 
 /// A handle on the stream `s` and the group `g`, with the default settings.
@@ -47,7 +47,7 @@ async fn count(State(runs): State<Runs>, _: Bytes) {
     runs.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Waits until the handlers have run that often and all deliveries are settled. Returns how long
+/// Waits until the handlers have run `count` times and all deliveries are settled. Returns the time
 /// that took.
 async fn settled(server: &RedisServer, runs: &Runs, count: usize, limit: Duration) -> Duration {
     let started = Instant::now();
@@ -61,7 +61,7 @@ async fn settled(server: &RedisServer, runs: &Runs, count: usize, limit: Duratio
 
 /// Enqueues tasks of 512 KiB, and lets workers behind a slow network handle them.
 async fn handles_large_tasks_over_a_slow_network(workers: usize) {
-    // The first read of one worker asks for 32 tasks. They take 8 s, longer than the 5 s that a
+    // The first read of one worker requests 32 tasks. They take 8 s, longer than the 5 s that a
     // server may be silent.
     const TASKS: usize = 40;
     const TASK: usize = 512 * KIB;
@@ -104,7 +104,7 @@ async fn two_workers_that_share_a_slow_network_run_all_large_tasks_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_task_that_takes_longer_to_arrive_than_a_lease_stays_with_its_worker() {
-    // It arrives for 6 s, and a lease is 2 s.
+    // It takes 6 s to arrive, and a lease is 2 s.
     const TASK: usize = 12 << 20;
     const BANDWIDTH: u32 = 2_000_000;
     let server = RedisServer::start().await;
@@ -123,7 +123,7 @@ async fn one_task_that_takes_longer_to_arrive_than_a_lease_stays_with_its_worker
     let slow = Worker::start(slow, app());
     let taken = || async { (raw::pending(&server, "s", "g").await == 1).then_some(()) };
     raw::eventually(taken, 10 * SECOND).await;
-    // It would claim what its holder does not renew.
+    // It would claim the task if its lease were not renewed.
     let quick = Worker::start(handle(&server.url()).await.lease(2 * SECOND), app());
     let took = settled(&server, &runs, 1, 15 * SECOND).await;
     println!("one task of 12 MiB: {took:.2?}");
@@ -138,7 +138,7 @@ async fn one_task_that_takes_longer_to_arrive_than_a_lease_stays_with_its_worker
     }
 }
 
-/// Answers a request with as many bytes as its payload says.
+/// Replies with as many bytes as the payload says.
 async fn answer(payload: Bytes) -> Result<Bytes, campanile::BoxError> {
     let size: usize = std::str::from_utf8(&payload)?.parse()?;
     Ok(Bytes::from(vec![b'x'; size]))
@@ -148,7 +148,7 @@ fn size_of(size: usize) -> Bytes {
     Bytes::from(size.to_string())
 }
 
-/// Sends requests at once, each for a reply of so many bytes.
+/// Sends requests concurrently, each for a reply of the given size.
 async fn request_all(client: &Client<Redis>, sizes: &[usize]) -> Vec<Result<usize, Error>> {
     join_all(sizes.iter().map(async |size| {
         let reply: Bytes = client.request("answer", size_of(*size)).await?;
@@ -159,7 +159,7 @@ async fn request_all(client: &Client<Redis>, sizes: &[usize]) -> Vec<Result<usiz
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replies_that_take_longer_to_arrive_than_a_server_may_be_silent_are_all_received() {
-    // All but the first few are read at once. They take 14 s, longer than the 7 s of a blocked read.
+    // All but the first few are in one read. They take 14 s, longer than the 7 s of a blocked read.
     const REPLY: usize = 512 * KIB;
     const BANDWIDTH: u32 = 1_500_000;
     let server = RedisServer::start().await;
@@ -176,7 +176,7 @@ async fn replies_that_take_longer_to_arrive_than_a_server_may_be_silent_are_all_
     let started = Instant::now();
     let replies = request_all(&client, &sizes).await;
     let took = started.elapsed();
-    // A reply travels as base64.
+    // A reply is encoded as base64.
     let bytes = 30 * REPLY / 3 * 4;
     let on_the_wire = Duration::from_secs_f64(bytes as f64 / f64::from(BANDWIDTH));
     println!("30 replies of 512 KiB: {took:.2?}, on the wire {on_the_wire:.2?}");
@@ -187,7 +187,7 @@ async fn replies_that_take_longer_to_arrive_than_a_server_may_be_silent_are_all_
     worker.stop().await.expect("it ends well");
 }
 
-/// A server that takes no argument of more than 1 MiB, the least that can be set.
+/// A server that accepts no argument of more than 1 MiB, the lowest limit that can be set.
 async fn server_of_small_arguments() -> RedisServer {
     let server = RedisServer::start().await;
     let limit = ["CONFIG", "SET", "proto-max-bulk-len", "1mb"];
@@ -245,7 +245,7 @@ async fn a_reply_that_the_server_does_not_take_fails_alone_and_clearly() {
 async fn replies_that_are_too_large_together_for_the_server_are_all_received() {
     let server = server_of_small_arguments().await;
     let redis = handle(&server.url()).await.lease(SECOND);
-    // They end at once, so that their replies are stored by one call.
+    // The handlers end at the same time, so that their replies are stored by one call.
     let barrier = Arc::new(tokio::sync::Barrier::new(20));
     let together = async |State(barrier): State<Arc<tokio::sync::Barrier>>| {
         barrier.wait().await;
@@ -296,7 +296,7 @@ async fn a_task_that_the_server_does_not_take_fails_alone_and_clearly() {
     assert_eq!(raw::len(&server, "s").await, 20, "each is sent once");
 }
 
-/// Runs on one thread, which the memory is measured of, until it is done.
+/// Runs on one thread, so that its memory can be measured.
 fn on_one_thread<T>(work: impl Future<Output = T>) -> T {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(work)
@@ -306,14 +306,14 @@ fn on_one_thread<T>(work: impl Future<Output = T>) -> T {
 fn a_small_payload_that_is_kept_does_not_keep_the_large_answer_it_came_with() {
     const KEPT: usize = 200;
     let mut kept = Vec::new();
-    // What the worker and the server's handle need is gone by the end of the measurement.
+    // The memory of the worker and of the server's handle is freed before the measurement ends.
     let measured = allocation_counter::measure(|| {
         on_one_thread(async {
             let server = RedisServer::start().await;
             let (small, received) = tokio::sync::mpsc::unbounded_channel();
             let keep = async |State(small): State<tokio::sync::mpsc::UnboundedSender<Bytes>>,
                               payload: Bytes| {
-                // A handler that keeps what it was sent, such as in a map.
+                // A handler that keeps its payloads, such as in a map.
                 small.send(payload).expect("the test is there");
             };
             let app = Router::new()
@@ -355,7 +355,7 @@ fn sends_that_wait_for_a_slow_network_hold_a_bounded_number_of_bytes() {
             let client = Client::new(handle(&proxy.url()).await);
             proxy.limit_bandwidth(Some(2_000_000));
             let sends = (0..SENDS).map(|_| {
-                // The payload is shared: what is measured is what the transport makes of it.
+                // The payload is shared, so only the transport's memory is measured.
                 let send = client.enqueue("count", payload.clone());
                 timeout(4 * SECOND, send.into_future())
             });

@@ -1,5 +1,5 @@
-//! Servers in cluster mode: every script's keys are in one slot, and a slot may be on another node
-//! than the URL's, from the start or after a fail-over.
+//! Servers in cluster mode: all keys of a script are in one slot, and the slot may be on another
+//! node than the URL's, from the start or after a fail-over.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ async fn every_script_runs_on_a_cluster() {
     let mut scene = Scene::with(Options::new().cluster()).await;
     scene.setup.max_deliveries = 2;
     let mut workers = scene.workers(2).await;
-    // Renewed, taken over, redelivered later, given back, answered and buried.
+    // Renewed, claimed, redelivered later, released, replied to and made a dead letter.
     scene.send_all("work", 0..16, 2_500).await;
     scene
         .until(20 * SECOND, |account| {
@@ -35,7 +35,8 @@ async fn every_script_runs_on_a_cluster() {
         .await;
     workers.remove(0).signal(Signal::Kill);
     let at = now();
-    // Not before: with two deliveries at most, a failure and the loss of its worker are one too many.
+    // Sent only now: with two deliveries at most, a failure and the loss of the worker are one too
+    // many.
     scene.send_all("flaky", 100..110, 1).await;
     let request = Json(Job { n: 21, ms: 1 });
     let Json(doubled): Json<u64> = scene
@@ -64,11 +65,10 @@ async fn every_script_runs_on_a_cluster() {
     assert!(!log.contains("CROSSSLOT"), "{log}");
 }
 
-/// How long it may take after a fail-over until the new primary is found.
+/// The limit for finding the new primary after a fail-over.
 const FOUND: Duration = Duration::from_secs(15);
 
-/// Three primaries with a third of the slots each, and a replica of the one that has the stream
-/// `jobs`.
+/// Three primaries with a third of the slots each, and a replica of the one with the stream `jobs`.
 struct Cluster {
     owner: RedisServer,
     others: Vec<RedisServer>,
@@ -87,7 +87,7 @@ impl Cluster {
         let mut others = vec![a, b, c];
         let ends = [0, 5461, 10923, 16384];
         for (node, slots) in others.iter().zip(ends.windows(2)) {
-            // ADDSLOTSRANGE is newer than the oldest server.
+            // `ADDSLOTSRANGE` does not exist on the oldest supported server.
             let mut add = vec!["CLUSTER".to_owned(), "ADDSLOTS".to_owned()];
             add.extend((slots[0]..slots[1]).map(|slot: usize| slot.to_string()));
             node.command(&add).await;
@@ -134,7 +134,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until every node knows that this one has the stream, and has a replica.
+    /// Waits until every node knows that this one has the stream and a replica.
     async fn agree(&self, primary: &RedisServer) {
         let id: String = primary.query(&["CLUSTER", "MYID"]).await;
         for node in self.nodes() {
@@ -142,7 +142,7 @@ impl Cluster {
                 let replicas: Vec<String> =
                     match node.try_command(&["CLUSTER", "REPLICAS", &id]).await {
                         Ok(found) => redis::from_redis_value(found).expect("a list of nodes"),
-                        // It does not know yet that this is a primary.
+                        // The node does not know yet that this is a primary.
                         Err(_) => return None,
                     };
                 (replicas.len() == 1).then_some(())
@@ -151,7 +151,7 @@ impl Cluster {
         }
     }
 
-    /// Makes the replica the primary, by the cluster's own way.
+    /// Makes the replica the primary by `CLUSTER FAILOVER`.
     async fn fail_over(&self) {
         self.replica.command(&["CLUSTER", "FAILOVER"]).await;
         self.agree(&self.replica).await;
@@ -181,11 +181,11 @@ async fn a_stream_on_another_node_than_the_urls_is_found() {
     worker.stop().await.expect("it ends well");
 }
 
-/// Fails over while handlers run and tasks are sent, over connections to `url`. `switched` is called
+/// Fails over while handlers run and tasks are sent, over connections to `url`. Calls `switched`
 /// when the replica is the primary.
 async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce()) {
     const HELD: u64 = 8;
-    // So long that nothing can run again because its lease has ended.
+    // Long enough that no handler runs again because of an expired lease.
     let redis = Redis::connect(url).await.expect("the node is there");
     let redis = redis.stream("jobs").group("workers").lease(60 * SECOND);
     let runs = Arc::<Mutex<BTreeMap<u64, u32>>>::default();
@@ -230,7 +230,7 @@ async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce
     stop.store(true, Ordering::SeqCst);
     let sent = load.await.expect("the load ends");
 
-    // All that is wrong is shown at once.
+    // Collected, so that all failures are shown.
     let mut wrong = Vec::new();
     let (before, after): (Vec<_>, Vec<_>) = sent.iter().partition(|(_, sent, _)| *sent < at);
     assert!(before.iter().any(|(_, _, result)| result.is_ok()));

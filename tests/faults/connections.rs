@@ -1,4 +1,4 @@
-//! Connections that are closed, one after the other and again and again.
+//! Connections that are killed, one after the other, repeatedly.
 
 use std::time::Instant;
 
@@ -29,12 +29,12 @@ async fn a_storm_of_killed_connections_loses_nothing_and_repeats_nothing() {
                     .find_map(|word| word.strip_prefix("id=")?.parse::<u64>().ok())
             });
             let others: Vec<_> = ids.filter(|id| *id != mine).collect();
-            // In turn: the next younger one, then the oldest again.
+            // In turn by age, then the oldest again.
             let next = others.iter().find(|id| **id > last).or(others.first());
             let Some(next) = next else { break };
             last = *next;
             let kill = ["CLIENT", "KILL", "ID", &next.to_string()];
-            // It may have ended by itself.
+            // It may have closed by itself.
             killed += ask::<u64>(&mut connection, &kill).await;
             sleep(SECOND / 50).await;
         }

@@ -1,4 +1,4 @@
-//! Workers that die.
+//! Workers that are killed or frozen.
 
 use std::{collections::BTreeSet, future::Future};
 
@@ -36,8 +36,8 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
         TAKE_OVER,
     );
     assert_eq!(account.jobs(What::Finished).len(), jobs as usize);
-    // A job may have been finished and not yet acknowledged; what was fetched and not started is
-    // started once.
+    // A job may have finished without its acknowledgement. A job that was fetched and not started
+    // is started once.
     let started = account.all(What::Started);
     let its: BTreeSet<_> = started
         .filter(|line| line.pid == killed)
@@ -48,12 +48,12 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
     assert!(account.repeated().values().all(|starts| *starts == 2));
 }
 
-/// Freezes a worker while a handler of it runs. Handlers that take equally long run in step, and
-/// between two rounds of them the worker holds nothing: a blow at any time may meet it just then.
+/// Freezes a worker while it runs a handler. Handlers of the same duration end together, so a
+/// worker that is frozen at a random time may be running none.
 async fn freeze_in_mid_handler(scene: &Scene, worker: &WorkerProcess) {
     loop {
         worker.signal(Signal::Stop);
-        // Whatever line it was about to write is written.
+        // Waits until the current line of its log is written.
         tokio::time::sleep(SECOND / 50).await;
         let account = scene.ledger.read();
         if !account.in_hand(worker.pid()).is_empty() {
@@ -65,7 +65,7 @@ async fn freeze_in_mid_handler(scene: &Scene, worker: &WorkerProcess) {
     }
 }
 
-/// Starts a worker again whenever one has died, until the work is done.
+/// Starts a worker again after each crash, until `work` is done.
 async fn supervised<T>(scene: &Scene, count: usize, work: impl Future<Output = T>) -> (T, usize) {
     let mut workers = scene.workers(count).await;
     let mut deaths = 0;
@@ -93,7 +93,7 @@ async fn a_message_that_kills_its_worker_is_buried_and_no_innocent_with_it() {
     let work = async {
         let poisonous = 1_000_000..1_000_000 + poisons;
         scene.send_all("work", 0..innocents / 2, 50).await;
-        // Not the ledger's: they are never to finish.
+        // Not recorded in the ledger, since they never finish.
         for n in poisonous {
             let poison = Json(Job { n, ms: 20 });
             scene
@@ -108,7 +108,7 @@ async fn a_message_that_kills_its_worker_is_buried_and_no_innocent_with_it() {
         (account, now() - at)
     };
     let ((account, took), deaths) = supervised(&scene, 2, work).await;
-    // Each abort costs the start of a worker and a take-over.
+    // Each abort costs the start of a worker and a claim.
     account.report(
         "a message that aborts its worker",
         took,
@@ -127,7 +127,7 @@ async fn a_message_that_kills_its_worker_is_buried_and_no_innocent_with_it() {
         assert_eq!(name.map(|(_, name)| &name[..]), Some(&b"poison"[..]));
         assert_eq!(letter.attempts, scene.setup.max_deliveries);
     }
-    // Two may share a worker at first, and its end.
+    // At first two may crash the same worker.
     assert!(deaths as u64 <= poisons * u64::from(scene.setup.max_deliveries));
 }
 
@@ -136,7 +136,7 @@ async fn a_worker_that_was_frozen_past_its_lease_takes_nothing_back() {
     let mut scene = Scene::new().await;
     scene.setup.max_in_flight = 8;
     let frozen = scene.workers(1).await.remove(0);
-    // Half of them run on when it wakes; the clock of the others runs out in its sleep.
+    // When it wakes, half of them are still running; the timers of the others have expired.
     scene.send_all("work", 0..4, 12_000).await;
     scene.send_all("work", 4..8, 3_000).await;
     let running = |account: &Account| account.jobs(What::Started).len() == 8;
@@ -169,7 +169,7 @@ async fn a_worker_that_was_frozen_past_its_lease_takes_nothing_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_is_terminated_loses_nothing_repeats_nothing_and_holds_up_nobody() {
     let mut scene = Scene::new().await;
-    // So long that nothing can come from a lease that has ended.
+    // Long enough that no lease expires.
     scene.setup.lease = 60 * SECOND;
     let mut workers = scene.workers(2).await;
     let jobs = scaled(4_000, 40_000);
@@ -195,7 +195,7 @@ async fn what_a_terminated_worker_had_not_started_is_with_another_in_under_a_sec
     scene.setup.lease = 60 * SECOND;
     scene.setup.max_in_flight = 4;
     let busy = scene.workers(1).await.remove(0);
-    // It holds four, and more come while it ends.
+    // It runs four, and more arrive while it shuts down.
     scene.send_all("work", 0..4, 1_500).await;
     scene
         .until(20 * SECOND, |account| {
@@ -223,8 +223,8 @@ async fn what_a_frozen_worker_had_read_and_not_seen_is_not_started_when_it_wakes
     let mut scene = Scene::new().await;
     scene.setup.lease = 2 * SECOND;
     let frozen = scene.workers(1).await.remove(0);
-    // Its read is to be parked at the server when it freezes. That ends by itself within a moment,
-    // so this may take more than one attempt.
+    // It is to be frozen during a blocked read, which ends soon by itself, so this may take several
+    // attempts.
     let mut job = 0;
     loop {
         tokio::time::sleep(SECOND / 2).await;
@@ -244,7 +244,7 @@ async fn what_a_frozen_worker_had_read_and_not_seen_is_not_started_when_it_wakes
     frozen.signal(Signal::Cont);
     tokio::time::sleep(2 * SECOND).await;
     let account = scene.ledger.read();
-    // The lease is one second longer here, and the other worker starts.
+    // The lease is one second longer here, and the other worker has to start.
     account.report(
         "a worker frozen in its read",
         account.went_on(at),

@@ -11,11 +11,11 @@ use crate::{
     worker::Job,
 };
 
-/// Lets a consumer of this name have all that nobody has read yet, as if it had vanished then.
+/// Delivers all unread entries to a consumer that does not exist, as if it had crashed.
 async fn left_behind(scene: &Scene, consumer: &str) {
     let group = &scene.setup.group[..];
     let create = ["XGROUP", "CREATE", "jobs", group, "0", "MKSTREAM"];
-    // It may be there.
+    // The group may exist.
     let _ = scene.server.try_command(&create).await;
     let read = [
         "XREADGROUP",
@@ -34,11 +34,11 @@ async fn left_behind(scene: &Scene, consumer: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_taken_does_not_hide_what_may() {
     let scene = Scene::new().await;
-    // Past what one scan looks at before it lets new entries through.
+    // More entries than one scan reads before new entries are read.
     for (others, gone) in [(5_000, 1), (scaled(10_000, 100_000), 2)] {
         let ahead = (0..others).map(|n| Json(Job { n, ms: 0 }));
         scene.client().enqueue_all("work", ahead).await;
-        // It renews no lease and has a longer one of its own.
+        // This consumer renews no leases, and has a longer one.
         left_behind(&scene, "a-worker-of-another-library").await;
         scene.send_all("work", gone..gone + 1, 1).await;
         left_behind(&scene, "campanile-gone").await;
@@ -51,7 +51,7 @@ async fn what_may_not_be_taken_does_not_hide_what_may() {
     account.report(
         "15,000 pending that may not be taken before 2",
         account.went_on(at),
-        // The scan looks at thousands of entries, and two workers start.
+        // The scan reads thousands of entries, and two workers have to start.
         2 * TAKE_OVER,
     );
     assert_eq!(account.all(What::Started).count(), 2, "and nothing else");
@@ -68,14 +68,14 @@ async fn two_hundred_workers_that_came_and_went_leave_nothing_behind() {
         let workers: Vec<_> = (0..20)
             .map(|_| Worker::start(redis.clone(), scene.setup.app()))
             .collect();
-        // One that is told to end while it joins is left to the reaper.
+        // A worker that is terminated while it joins is deleted later, by the reaper.
         let joined = || async { (scene.consumers().await.len() >= killed + 20).then_some(()) };
         eventually(joined, 30 * SECOND).await;
         let jobs = round * 200..(round + 1) * 200;
         scene.send_all("work", jobs, 20).await;
         for (n, worker) in workers.into_iter().enumerate() {
             match n {
-                // As good as killed.
+                // Dropped, as if it were killed.
                 0 => killed += 1,
                 _ => worker.stop().await.expect("it ends well"),
             }
@@ -89,7 +89,7 @@ async fn two_hundred_workers_that_came_and_went_leave_nothing_behind() {
     let left = scene.consumers().await.len();
     assert!(left <= killed + 1, "{left} consumers");
     if scaled(false, true) {
-        // Those that were killed are removed when they were silent for a minute.
+        // Consumers that were killed are deleted after a minute of silence.
         let gone = || async { (scene.consumers().await.len() == 1).then_some(()) };
         eventually(gone, 130 * SECOND).await;
     }

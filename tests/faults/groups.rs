@@ -9,8 +9,8 @@ use crate::{
     worker::WorkerProcess,
 };
 
-/// How much more than the slowest group's backlog a stream may hold: what was handled since the
-/// last trim, about a second ago, and what shares a node with an entry that is needed.
+/// The number of entries that a stream may have beyond the slowest group's backlog: those handled
+/// since the last trim, about a second ago, and those in the same node as one that is needed.
 const SLACK: usize = 40_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,7 +34,7 @@ async fn a_slow_group_bounds_the_stream_and_its_failures_are_its_own() {
     let mut most_beyond = 0;
     for first in (0..jobs).step_by(5_000) {
         scene.send_all("work", first..first + 5_000, 0).await;
-        // Asked for before the length: what is handled in between makes the bound no tighter.
+        // Read before the length: jobs that are handled in between only make the bound looser.
         let backlog = scene.groups().await.into_values().max().unwrap_or(0);
         let length = raw::len(&scene.server, "jobs").await;
         most_beyond = most_beyond.max(length.saturating_sub(backlog));
@@ -59,7 +59,7 @@ async fn a_slow_group_bounds_the_stream_and_its_failures_are_its_own() {
 
     assert_eq!(account.jobs(What::Finished).len(), all);
     for ledger in [&account, &slow_ledger.read()] {
-        // A flaky job starts twice in each group, whatever it does in the other.
+        // A flaky job starts twice in each group, independently.
         assert_eq!(ledger.all(What::Started).count(), all + flaky as usize);
         assert!(ledger.all(What::Finished).all(|line| line.attempt <= 2));
     }

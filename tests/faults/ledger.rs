@@ -10,18 +10,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// What can become of a job.
+/// A recorded event of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
-    /// The server took it.
+    /// The server has confirmed it to its sender.
     Sent,
-    /// Its sender does not know whether the server took it.
+    /// Its sender does not know whether the server has it.
     Unsure,
-    /// A handler began.
+    /// A handler started.
     Started,
-    /// A handler came to its end.
+    /// A handler finished.
     Finished,
-    /// A handler was told that its lease is lost.
+    /// A handler was notified that its lease is lost.
     Told,
 }
 
@@ -48,19 +48,19 @@ pub(crate) struct Line {
     pub(crate) job: u64,
     /// The delivery's attempt; 0 for its sender.
     pub(crate) attempt: u32,
-    /// Who wrote it.
+    /// The process that wrote the line.
     pub(crate) pid: u32,
-    /// When, since the epoch: all processes are on one machine.
+    /// The time since the epoch. All processes run on one machine.
     pub(crate) at: Duration,
 }
 
-/// The time as the ledger counts it.
+/// The current time, as in the ledger.
 pub(crate) fn now() -> Duration {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.expect("it is later than 1970")
 }
 
-/// A handle of the file.
+/// A handle of the ledger's file.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     path: PathBuf,
@@ -76,17 +76,17 @@ impl Ledger {
         }
     }
 
-    /// Appends a line. It is in the file when this returns, whatever happens to the process then.
+    /// Appends a line. It is in the file when this returns, even if the process then crashes.
     pub(crate) fn write(&self, what: What, job: u64, attempt: u32) {
         let (pid, at) = (std::process::id(), now().as_micros());
         let line = format!("{what:?} {job} {attempt} {pid} {at}\n");
-        // One call for each line: appends of different processes do not mix.
+        // One write for each line, so that lines of different processes do not mix.
         (&*self.file)
             .write_all(line.as_bytes())
             .expect("the ledger can be written");
     }
 
-    /// What it says by now.
+    /// Reads the ledger.
     pub(crate) fn read(&self) -> Account {
         let text = fs::read_to_string(&self.path).expect("the ledger can be read");
         let line = |text: &str| {
@@ -100,7 +100,7 @@ impl Ledger {
                 at: Duration::from_micros(next().parse().expect("a time")),
             }
         };
-        // The last line may be half written.
+        // The last line may be incomplete.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         Account {
             lines: whole.lines().map(line).collect(),
@@ -108,14 +108,14 @@ impl Ledger {
     }
 }
 
-/// What a ledger says.
+/// The contents of a ledger.
 #[derive(Debug)]
 pub(crate) struct Account {
     lines: Vec<Line>,
 }
 
 impl Account {
-    /// The lines of one kind, in their order.
+    /// The lines of one kind, in order.
     pub(crate) fn all(&self, what: What) -> impl Iterator<Item = &Line> {
         self.lines.iter().filter(move |line| line.what == what)
     }
@@ -125,12 +125,12 @@ impl Account {
         self.all(what).map(|line| line.job).collect()
     }
 
-    /// What was sent and is not finished.
+    /// The jobs that were sent and are not finished.
     pub(crate) fn lost(&self) -> BTreeSet<u64> {
         &self.jobs(What::Sent) - &self.jobs(What::Finished)
     }
 
-    /// What was started more than once, and how often.
+    /// The jobs that were started more than once, with the number of starts.
     pub(crate) fn repeated(&self) -> BTreeMap<u64, usize> {
         let mut starts = BTreeMap::new();
         for line in self.all(What::Started) {
@@ -140,7 +140,7 @@ impl Account {
         starts
     }
 
-    /// What a process has started and not finished.
+    /// The jobs that a process has started and not finished.
     pub(crate) fn in_hand(&self, pid: u32) -> BTreeSet<u64> {
         let of = |what| {
             let lines = self.all(what).filter(|line| line.pid == pid);
@@ -149,7 +149,7 @@ impl Account {
         &of(What::Started) - &of(What::Finished)
     }
 
-    /// How long after a moment all of these jobs were started again by another process than this.
+    /// The time from `after` until all of these jobs were started by a process other than `from`.
     pub(crate) fn taken_over(&self, jobs: &BTreeSet<u64>, from: u32, after: Duration) -> Duration {
         let by_others = self
             .all(What::Started)
@@ -166,19 +166,19 @@ impl Account {
         first.into_values().max().unwrap_or(after) - after
     }
 
-    /// Whether something of this kind happened after a moment.
+    /// Returns `true` if the ledger has a line of this kind after `than`.
     pub(crate) fn is_later(&self, what: What, than: Duration) -> bool {
         self.all(what).any(|line| line.at > than)
     }
 
-    /// How long after a moment the first handler was finished.
+    /// The time from `after` until a handler finished.
     pub(crate) fn went_on(&self, after: Duration) -> Duration {
         let mut finished = self.all(What::Finished);
         let first = finished.find(|line| line.at > after);
         first.expect("work went on").at - after
     }
 
-    /// Prints the line of this fault, and asserts that recovery took no longer than `limit`.
+    /// Prints the figures of this fault, and asserts that recovery took at most `limit`.
     #[track_caller]
     pub(crate) fn report(&self, fault: &str, recovered: Duration, limit: Duration) {
         println!(

@@ -1,4 +1,4 @@
-//! More streams and more calls in one process than a process usually has.
+//! More streams and more calls in one process than usual.
 
 use std::{
     collections::HashMap,
@@ -18,11 +18,11 @@ use crate::{
     support::{RedisServer, Signal, raw},
 };
 
-/// The environment variable that makes a process of many idle streams of this binary.
+/// The environment variable that turns this binary into a process of many idle streams.
 const IDLE: &str = "CAMPANILE_FAULTS_IDLE";
 const STREAMS: usize = 200;
 
-/// How many clients the server knows, without the one that asks.
+/// The number of connections to the server, without this one.
 async fn connections(server: &RedisServer) -> usize {
     let clients: String = server.query(&["CLIENT", "LIST"]).await;
     clients.lines().count() - 1
@@ -38,7 +38,7 @@ async fn requests_on_many_streams_share_a_bounded_number_of_connections() {
         .map(|n| Client::new(redis.clone().stream(format!("tenant-{n}"))))
         .collect();
     let requests = clients.iter().map(|client| {
-        // Nobody answers. Each client has what it needs to hear a reply by then.
+        // No worker replies. Each client has made its connections for replies by then.
         let request = client.request::<Reply>("anything", ()).timeout(2 * SECOND);
         request.into_future()
     });
@@ -58,7 +58,7 @@ async fn calls_without_a_connection_fail_five_seconds_after_they_were_made() {
     let client = Client::new(redis.expect("the server is there").stream("s"));
     client.enqueue("n", ()).await.expect("it is sent");
     server.signal(Signal::Kill);
-    // The loss is noticed before the calls begin.
+    // The loss is noticed before the calls start.
     let lost = || async {
         let sent = tokio::time::timeout(SECOND / 10, client.enqueue("n", ()).into_future()).await;
         sent.is_err().then_some(())
@@ -84,7 +84,7 @@ fn idle_process() {
     let Ok(url) = std::env::var(IDLE) else {
         return;
     };
-    // It ends with whoever started it, however that ends.
+    // Ends with the process that started it, also if that is killed.
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(1);
@@ -103,8 +103,8 @@ fn idle_process() {
     });
 }
 
-/// The number of commands that clients have sent, but for `XREADGROUP`, which scripts call too: a worker's read
-/// blocks for a second.
+/// The number of commands that clients have sent, without `XREADGROUP`, which scripts call too: a
+/// worker's read blocks for a second.
 async fn sent(server: &RedisServer) -> u64 {
     let stats: String = server.query(&["INFO", "commandstats"]).await;
     let calls = stats.lines().filter_map(|line| {
@@ -153,7 +153,7 @@ async fn many_idle_streams_of_one_worker_need_a_handful_of_everything() {
     sleep(period).await;
     let commands = sent(&server).await - before;
     let each_second = commands as f64 / period.as_secs_f64();
-    // A task is started as soon as on a worker of one stream.
+    // A task starts as soon as on a worker of one stream.
     let mut longest = Duration::ZERO;
     for n in 0..20 {
         let stream = format!("stream-{}", n * 9);
@@ -168,9 +168,10 @@ async fn many_idle_streams_of_one_worker_need_a_handful_of_everything() {
     );
     child.kill().expect("it runs");
     child.wait().expect("it ends");
-    // The main thread, the test's, the one that watches the input, two of the runtime, and one that renews.
+    // The main thread, the test's, the one that watches stdin, two of the runtime, and one that
+    // renews leases.
     assert!(threads <= 3 + 3 + 2, "{threads} threads");
-    // To read, to settle, the upkeep and the events.
+    // One to read, one to settle, one for the upkeep and one for events.
     assert!(connections <= 4, "{connections} connections");
     assert!(each_second <= 1.2, "{each_second} commands a second");
     assert!(longest < SECOND / 2, "a task took {longest:?}");

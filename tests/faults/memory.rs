@@ -1,4 +1,4 @@
-//! A server that has no memory left.
+//! A server without memory.
 
 use crate::{
     SECOND,
@@ -38,7 +38,7 @@ async fn without_memory_senders_are_told_and_workers_go_on() {
         10,
         "they wait for room to be delivered again"
     );
-    // What is handled goes, which is what makes room again.
+    // Handled tasks are trimmed, which frees memory.
     let trimmed = || async { (raw::len(&scene.server, "jobs").await <= 200).then_some(()) };
     raw::eventually(trimmed, 30 * SECOND).await;
 

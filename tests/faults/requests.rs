@@ -1,4 +1,4 @@
-//! Requests whose worker or whose connections are lost, and requests that nobody waits for.
+//! Requests whose worker or connections are lost, and requests whose callers no longer wait.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::{
     worker::Job,
 };
 
-/// A user of the sender's own, whose connections can be told from the workers'.
+/// A user for the sender, so that its connections can be distinguished from the workers'.
 fn with_a_sender() -> Options {
     Options::new().acl("user sender on >pw ~* &* +@all")
 }
@@ -65,8 +65,8 @@ async fn a_request_whose_worker_is_killed_is_answered_by_another_and_once() {
     assert_eq!(scene.redis.counts().stray_replies, 0);
 }
 
-/// Kills the connections of a client that has so many requests under way. Returns which were
-/// answered, and how long the others took to fail.
+/// Kills the connections of a client with many requests in flight. Returns the number of replies,
+/// and the times after which the other requests failed.
 async fn loses_its_connections(mode: ReplyMode, fault: &str) -> (usize, Vec<std::time::Duration>) {
     const REQUESTS: u64 = 1_000;
     let mut scene = Scene::with(with_a_sender()).await;

@@ -1,4 +1,4 @@
-//! A server, its workers, a sender and their ledger.
+//! A server, its workers, a sender and the ledger.
 
 use std::{collections::HashMap, ops::Range, time::Duration};
 
@@ -15,9 +15,9 @@ use crate::{
 pub(crate) struct Scene {
     pub(crate) server: RedisServer,
     pub(crate) ledger: Ledger,
-    /// What the workers are started with.
+    /// The set-up of the workers.
     pub(crate) setup: Setup,
-    /// A handle of the sender.
+    /// The sender's handle.
     pub(crate) redis: Redis,
 }
 
@@ -28,7 +28,7 @@ impl Scene {
 
     pub(crate) async fn with(options: Options) -> Self {
         let server = RedisServer::with(options).await;
-        // Beside the server's data: what a failed test leaves is in one place.
+        // Beside the server's data, so that a failed test leaves its files in one place.
         let setup = Setup {
             url: server.url(),
             group: "workers".to_owned(),
@@ -73,7 +73,7 @@ impl Scene {
         found.into_iter().filter_map(name).collect()
     }
 
-    /// The stream's groups, and how much each has not finished.
+    /// The stream's groups, and the number of entries that each has not finished.
     pub(crate) async fn groups(&self) -> HashMap<String, usize> {
         let found: Vec<HashMap<String, Value>> =
             self.server.query(&["XINFO", "GROUPS", "jobs"]).await;
@@ -92,7 +92,7 @@ impl Scene {
         Client::new(self.redis.clone())
     }
 
-    /// Sends jobs and writes down what the server took. Returns what it refused or never saw.
+    /// Sends jobs, and records those that the server confirms. Returns the errors of the others.
     pub(crate) async fn send(&self, name: &str, jobs: Range<u64>, ms: u64) -> Vec<Error> {
         let payloads = jobs.clone().map(|n| Json(Job { n, ms }));
         let results = self.client().enqueue_all(name.to_owned(), payloads).await;
@@ -111,13 +111,13 @@ impl Scene {
         failed
     }
 
-    /// Sends jobs, all of which the server takes.
+    /// Sends jobs. The server must accept all of them.
     pub(crate) async fn send_all(&self, name: &str, jobs: Range<u64>, ms: u64) {
         let failed = self.send(name, jobs, ms).await;
         assert!(failed.is_empty(), "{failed:?}");
     }
 
-    /// Waits until the ledger says so.
+    /// Waits until the ledger meets a condition.
     #[track_caller]
     pub(crate) fn until(
         &self,
@@ -142,7 +142,7 @@ impl Scene {
         }
     }
 
-    /// Waits until that many jobs are finished.
+    /// Waits until `count` jobs are finished.
     #[track_caller]
     pub(crate) fn finished(&self, count: usize, limit: Duration) -> impl Future<Output = Account> {
         self.until(limit, move |account| {
@@ -150,7 +150,7 @@ impl Scene {
         })
     }
 
-    /// Waits until all that was sent is finished, and nothing is left on the server.
+    /// Waits until all jobs that were sent are finished, and nothing is left on the server.
     #[track_caller]
     pub(crate) fn all_done(&self, limit: Duration) -> impl Future<Output = Account> {
         let finished = self.until(limit, |account| account.lost().is_empty());
@@ -162,7 +162,7 @@ impl Scene {
         }
     }
 
-    /// How many deliveries are pending, or wait to be delivered again.
+    /// The number of deliveries that are pending, or will be redelivered.
     pub(crate) async fn left(&self) -> usize {
         let group = &self.setup.group;
         let (retry, due) = (

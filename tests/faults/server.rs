@@ -1,4 +1,4 @@
-//! A server that loses what it had, or only its process.
+//! A server that loses its data, or only its process.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_took() {
         async move {
             for first in (0..jobs).step_by(100) {
                 scene.send("work", first..first + 100, 2).await;
-                // Not all at once: it is to be under way when the server goes.
+                // Spread over time, so that sending is in progress when the server is killed.
                 let enough = (first as usize).saturating_sub(500);
                 let worked = |account: &Account| account.jobs(What::Finished).len() >= enough;
                 scene.until(120 * SECOND, worked).await;
@@ -42,7 +42,7 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_took() {
     sender.await.expect("all is sent");
     let account = scene.all_done(120 * SECOND).await;
     account.report("Redis killed twice, AOF always", recovered, RECONNECT);
-    // Its sender cannot know, but a job was sent once, and what was finished before its
+    // The outcome of a job is unknown to its sender, but each job was sent once. A job whose
     // acknowledgement was lost runs again.
     let taken = account.jobs(What::Sent).len() + account.jobs(What::Unsure).len();
     assert!(account.jobs(What::Finished).len() <= taken);
@@ -59,7 +59,7 @@ async fn workers_carry_on_with_what_comes_after_a_flush_and_after_an_empty_resta
     let mut sent = 0;
     let mut recovered = Duration::ZERO;
     for flush in [true, false] {
-        // Some of them are running then, and what they report belongs to nothing any more.
+        // Some of them run when the server is emptied, and their verdicts have no effect.
         scene.send_all("work", sent..sent + 32, 500).await;
         let started = sent as usize + 16;
         scene
@@ -87,7 +87,7 @@ async fn workers_carry_on_with_what_comes_after_a_flush_and_after_an_empty_resta
         sent += 132;
     }
     let account = scene.ledger.read();
-    // What was in it is gone, and nothing else.
+    // Only the jobs that were on the server are lost.
     let gone: BTreeSet<_> = (0..32).chain(132..164).collect();
     assert!(account.lost().is_subset(&gone), "{:?}", account.lost());
     account.report("Redis emptied twice, each time of 32", recovered, RECONNECT);

@@ -1,4 +1,4 @@
-//! The signals by which a worker process is told to end, more than one of them.
+//! Signals that stop a worker process, and more than one of them.
 
 use std::{fs, time::Instant};
 
@@ -12,7 +12,7 @@ use crate::{
     worker::{FORCED, WorkerProcess},
 };
 
-/// A worker that runs so many handlers, each for `ms`.
+/// A worker that runs this many handlers, each for `ms`.
 async fn busy(scene: &Scene, handlers: u64, ms: u64) -> WorkerProcess {
     let worker = scene.workers(1).await.remove(0);
     scene.send_all("work", 0..handlers, ms).await;
@@ -55,7 +55,7 @@ async fn a_second_signal_after_more_than_a_second_ends_a_worker_that_says_what_i
     let said = said.expect("the error is in the log");
     assert!(said.contains("dropped running handlers (3)"), "{said}");
     assert!(scene.ledger.read().jobs(What::Finished).is_empty());
-    // They come back when their leases end.
+    // They are claimed when their leases expire.
     let other = scene.workers(1).await.remove(0);
     let account = scene.all_done(40 * SECOND).await;
     assert_eq!(account.all(What::Started).count(), 6, "each ran again");

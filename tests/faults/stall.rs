@@ -1,5 +1,5 @@
-//! A server that does not answer, and a network that brings nothing: longer than every lease and
-//! every deadline. A stall is not a death, so nothing that runs may be taken over.
+//! A server that does not respond, and a network that delivers nothing, for longer than every lease
+//! and every deadline. A stall is not a crash, so no running delivery may be claimed.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::{
     },
 };
 
-/// Longer than the lease of a second and the 5 s that a connection has to answer.
+/// Longer than the lease of a second, and than the 5 s for which a connection may be silent.
 fn stall() -> Duration {
     scaled(7, 25) * SECOND
 }
 
-/// Lets two workers run jobs that outlast the fault, and asserts that it changes nothing but time.
+/// Lets two workers run jobs that outlast the fault, and asserts that it only delays them.
 async fn outlasts(scene: &Scene, fault: &str, make: impl AsyncFnOnce(), end: impl AsyncFnOnce()) {
     let workers = scene.workers(2).await;
     let long = (stall() + 4 * SECOND).as_millis() as u64;
@@ -29,7 +29,7 @@ async fn outlasts(scene: &Scene, fault: &str, make: impl AsyncFnOnce(), end: imp
     scene.send_all("work", 12..16, 1).await;
     let running = |account: &Account| account.jobs(What::Started).len() == 16;
     scene.until(20 * SECOND, running).await;
-    // Only a worker that was healthy for a whole lease would take anything over.
+    // A worker claims only after it was healthy for a whole lease.
     sleep(2 * SECOND).await;
 
     make().await;
@@ -106,12 +106,12 @@ async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease(
     scene.send_all("work", 0..12, long).await;
     let running = |account: &Account| account.jobs(What::Started).len() == 12;
     scene.until(20 * SECOND, running).await;
-    // One that would take over whatever it may.
+    // A worker that would claim any expired delivery.
     scene.setup.url = direct;
     let healthy = scene.workers(1).await;
     sleep(scene.setup.lease + SECOND).await;
     proxy.silence(Direction::ToServer);
-    // Until every connection has met it.
+    // Long enough that every connection is affected.
     sleep(SECOND / 5).await;
     proxy.heal();
     let account = scene.all_done(60 * SECOND).await;

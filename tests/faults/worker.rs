@@ -1,4 +1,4 @@
-//! A worker in a process of its own: this test binary, started again to run the one ignored test.
+//! A worker process: this test binary, started again to run its only ignored test.
 
 use std::{
     fs::File,
@@ -22,21 +22,21 @@ use crate::{
     support::{Signal, raw::eventually},
 };
 
-/// The environment variable that makes a worker of this binary.
+/// The environment variable that turns this binary into a worker.
 const SETUP: &str = "CAMPANILE_FAULTS_WORKER";
 
-/// The exit code of a worker whose `serve` says that the shutdown was forced.
+/// The exit code of a worker whose shutdown was forced.
 pub(crate) const FORCED: i32 = 3;
 
-/// What a job asks of its handler.
+/// The payload of a job.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) n: u64,
-    /// How long it takes, in milliseconds.
+    /// The duration of its handler, in milliseconds.
     pub(crate) ms: u64,
 }
 
-/// How a worker is set up.
+/// The set-up of a worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) url: String,
@@ -44,9 +44,9 @@ pub(crate) struct Setup {
     pub(crate) lease: Duration,
     pub(crate) max_in_flight: usize,
     pub(crate) max_deliveries: u32,
-    /// The handler runs one job at a time; others that were fetched wait behind it.
+    /// The handler runs one job at a time; other fetched jobs wait for it.
     pub(crate) one_at_a_time: bool,
-    /// The stream has other groups.
+    /// Set if the stream has other groups.
     pub(crate) beside_others: bool,
     pub(crate) ledger: PathBuf,
     pub(crate) log: PathBuf,
@@ -75,7 +75,7 @@ impl Setup {
         }
     }
 
-    /// What a worker serves.
+    /// The worker's router.
     pub(crate) fn app(&self) -> Router {
         let permits = if self.one_at_a_time { 1 } else { 10_000 };
         let limit = tower::limit::ConcurrencyLimitLayer::new(permits);
@@ -89,7 +89,7 @@ impl Setup {
     }
 }
 
-/// Takes its time, or stops when it is told that another worker has the job.
+/// Runs for the job's duration, or fails when its lease is lost.
 async fn work(
     State(ledger): State<Ledger>,
     attempt: Attempt,
@@ -102,7 +102,7 @@ async fn work(
         () = sleep(Duration::from_millis(job.ms)) => {}
         () = told.cancelled() => {
             ledger.write(What::Told, job.n, attempt.0);
-            // A late verdict, which must change nothing.
+            // A late verdict, which must have no effect.
             return Err("the lease is lost".into());
         }
     }
@@ -110,7 +110,7 @@ async fn work(
     Ok(())
 }
 
-/// Fails at the first attempt.
+/// Fails on the first attempt.
 async fn flaky(
     State(ledger): State<Ledger>,
     attempt: Attempt,
@@ -125,21 +125,21 @@ async fn flaky(
     Ok(())
 }
 
-/// Takes its time, and the runtime's thread with it.
+/// Blocks the runtime's thread for the job's duration.
 async fn block(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<Job>) {
     ledger.write(What::Started, job.n, attempt.0);
     thread::sleep(Duration::from_millis(job.ms));
     ledger.write(What::Finished, job.n, attempt.0);
 }
 
-/// Takes the process with it.
+/// Aborts the process.
 async fn poison(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<Job>) {
     ledger.write(What::Started, job.n, attempt.0);
     sleep(Duration::from_millis(job.ms)).await;
     std::process::abort();
 }
 
-/// Answers with twice the number.
+/// Replies with the doubled number.
 async fn double(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<Job>) -> Json<u64> {
     ledger.write(What::Started, job.n, attempt.0);
     sleep(Duration::from_millis(job.ms)).await;
@@ -147,7 +147,7 @@ async fn double(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<
     Json(2 * job.n)
 }
 
-/// The worker process itself.
+/// The worker process.
 #[test]
 #[ignore = "a worker process, which the other tests start"]
 fn worker_process() {
@@ -155,7 +155,7 @@ fn worker_process() {
         return;
     };
     let setup: Setup = serde_json::from_str(&setup).expect("a set-up");
-    // It ends with whoever started it, however that ends.
+    // Ends with the process that started it, also if that is killed.
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(1);
@@ -176,7 +176,7 @@ fn worker_process() {
         if let Err(error) = &served
             && error.is_forced_shutdown()
         {
-            // On the worker's log, where a test finds it.
+            // Into the worker's log, where a test finds it.
             eprintln!("serve ended: {error}");
             std::process::exit(FORCED);
         }
@@ -216,7 +216,7 @@ impl WorkerProcess {
         signal.send(self.pid());
     }
 
-    /// Whether it has ended, and how.
+    /// The exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().expect("it is our child")
     }
@@ -227,7 +227,7 @@ impl WorkerProcess {
         eventually(|| async { ended.borrow_mut().ended() }, limit).await
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM, and waits until it has ended.
     pub(crate) async fn terminate(mut self) {
         self.signal(Signal::Term);
         let status = self.end(40 * SECOND).await;
@@ -237,7 +237,7 @@ impl WorkerProcess {
 
 impl Drop for WorkerProcess {
     fn drop(&mut self) {
-        // It may have ended by itself, which is as good.
+        // It may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
