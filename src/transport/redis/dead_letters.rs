@@ -7,10 +7,10 @@ use redis::Cmd;
 
 use super::{
     Redis,
-    entry::{EntryId, value_of},
+    entry::{StreamEntryId, value_of},
     keys::Keys,
     msgpack::unpacked,
-    pipeline::Retry,
+    pipeline::Resend,
     response::{Value, array, bytes, count, exactly, fields, unexpected},
     scripts,
 };
@@ -51,7 +51,7 @@ impl Store {
     }
 
     async fn command(&self, cmd: Cmd) -> Result<Value, Error> {
-        self.0.shared.pipeline.command(cmd, Retry::Never).await
+        self.0.shared.pipeline.command(cmd, Resend::Never).await
     }
 }
 
@@ -66,7 +66,7 @@ impl DeadLetterStore for Store {
             let keys = self.keys()?;
             let pipeline = &self.0.shared.pipeline;
             let answer = pipeline
-                .script(&scripts::LIST_DEAD, &[&keys.dead], args, Retry::Never)
+                .script(&scripts::LIST_DEAD, &[&keys.dead], args, Resend::Never)
                 .await?;
             let (found, more) = listed(answer)?;
             let last = found.last().filter(|_| more);
@@ -132,7 +132,7 @@ impl DeadLetterStore for Store {
             };
             let (pipeline, names) = (&self.0.shared.pipeline, [&*keys.dead, &keys.retry]);
             let answer = pipeline
-                .script(&scripts::DEAD, &names, args, Retry::Never)
+                .script(&scripts::DEAD, &names, args, Resend::Never)
                 .await?;
             acted(answer)
         })
@@ -149,7 +149,7 @@ impl DeadLetterStore for Store {
 
 /// Checks the syntax of an id.
 fn checked(id: &DeadLetterId) -> Result<&str, Error> {
-    match EntryId::parse(id.as_bytes()) {
+    match StreamEntryId::parse(id.as_bytes()) {
         Some(_) => Ok(id),
         None => Err(Error::new(
             ErrorKind::Invalid,
@@ -178,7 +178,7 @@ pub(super) fn entries(answer: Value) -> Result<Vec<Raw>, Error> {
 
 fn id(id: Value) -> Result<DeadLetterId, Error> {
     let id = DeadLetterId::from_utf8(&bytes(id)?).ok();
-    id.filter(|id| EntryId::parse(id.as_bytes()).is_some())
+    id.filter(|id| StreamEntryId::parse(id.as_bytes()).is_some())
         .ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
 

@@ -45,12 +45,12 @@ impl Lane {
 
 /// An entry's id, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::transport::redis) struct EntryId {
+pub(in crate::transport::redis) struct StreamEntryId {
     pub(in crate::transport::redis) milliseconds: u64,
     pub(super) sequence: u64,
 }
 
-impl EntryId {
+impl StreamEntryId {
     /// Lower than every entry's id.
     pub(in crate::transport::redis) const ZERO: Self = Self {
         milliseconds: 0,
@@ -86,25 +86,25 @@ impl EntryId {
     }
 }
 
-impl fmt::Display for EntryId {
+impl fmt::Display for StreamEntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.milliseconds, self.sequence)
     }
 }
 
-impl ToRedisArgs for EntryId {
+impl ToRedisArgs for StreamEntryId {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         out.write_arg_fmt(self);
     }
 }
 
-impl ToSingleRedisArg for EntryId {}
+impl ToSingleRedisArg for StreamEntryId {}
 
 /// An entry that is pending for this consumer.
 #[derive(Debug, PartialEq)]
 pub(super) struct Entry {
     pub(super) lane: Lane,
-    pub(super) id: EntryId,
+    pub(super) id: StreamEntryId,
     /// The id as the server sent it.
     pub(super) text: Bytes,
     /// The number of deliveries of this entry, including this one.
@@ -184,16 +184,16 @@ fn entry(lane: Lane, text: Bytes, deliveries: u32, list: Value) -> Result<Entry,
 
 /// Decodes the response to a renewal: the time on Redis's clock, and the ids that are no longer
 /// pending for this consumer.
-pub(super) fn renewed(answer: Value) -> Result<(i64, Vec<EntryId>), Error> {
+pub(super) fn renewed(answer: Value) -> Result<(i64, Vec<StreamEntryId>), Error> {
     let mut answer = array(answer)?.into_iter();
     let time = answer.next().ok_or_else(|| miscounted(1, 0))?;
     let ids = answer.map(|id| parsed(&bytes(id)?));
     Ok((integer(&time)?, ids.collect::<Result<_, _>>()?))
 }
 
-/// Decodes the ids in a response to an `XPENDING` of a range: `[[id, consumer, idle, deliveries],
-/// …]`.
-pub(super) fn pending(list: Value) -> Result<Vec<EntryId>, Error> {
+/// Decodes the ids in a response to an `XPENDING` of a range:
+/// `[[id, consumer, idle, deliveries], …]`.
+pub(super) fn pending(list: Value) -> Result<Vec<StreamEntryId>, Error> {
     let pending = array(list)?.into_iter().map(|item| {
         let [id, _, _, _] = exactly(item)?;
         parsed(&bytes(id)?)
@@ -202,13 +202,13 @@ pub(super) fn pending(list: Value) -> Result<Vec<EntryId>, Error> {
 }
 
 /// Decodes a list of ids.
-pub(super) fn ids(list: Value) -> Result<Vec<EntryId>, Error> {
+pub(super) fn ids(list: Value) -> Result<Vec<StreamEntryId>, Error> {
     let ids = array(list)?.into_iter();
     ids.map(|id| parsed(&bytes(id)?)).collect()
 }
 
-fn parsed(text: &[u8]) -> Result<EntryId, Error> {
-    EntryId::parse(text).ok_or_else(|| unexpected("the id of an entry", "another text"))
+fn parsed(text: &[u8]) -> Result<StreamEntryId, Error> {
+    StreamEntryId::parse(text).ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
 
 /// The value of a field of an entry.
@@ -255,9 +255,9 @@ mod tests {
 
     #[test]
     fn an_id_is_two_numbers() {
-        assert_eq!(EntryId::parse(b"12-3").unwrap().to_string(), "12-3");
+        assert_eq!(StreamEntryId::parse(b"12-3").unwrap().to_string(), "12-3");
         for text in ["", "12", "12-", "-3", "a-3", "12-3-4", "+1-2", "1-+2"] {
-            assert_eq!(EntryId::parse(text.as_bytes()), None, "{text}");
+            assert_eq!(StreamEntryId::parse(text.as_bytes()), None, "{text}");
         }
     }
 
@@ -269,7 +269,7 @@ mod tests {
             ("0-1", "0-0"),
             ("0-0", "0-0"),
         ] {
-            let id = EntryId::parse(id.as_bytes()).unwrap();
+            let id = StreamEntryId::parse(id.as_bytes()).unwrap();
             assert_eq!(id.before().to_string(), before);
         }
     }
@@ -311,14 +311,14 @@ mod tests {
     proptest! {
         #[test]
         fn an_id_is_read_as_it_is_written(milliseconds: u64, sequence: u64) {
-            let id = EntryId { milliseconds, sequence };
-            prop_assert_eq!(EntryId::parse(id.to_string().as_bytes()), Some(id));
+            let id = StreamEntryId { milliseconds, sequence };
+            prop_assert_eq!(StreamEntryId::parse(id.to_string().as_bytes()), Some(id));
         }
 
         #[test]
         fn what_is_read_as_an_id_has_digits_alone(text in "[-+0-9 a\u{661}]{0,24}") {
             let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-            if EntryId::parse(text.as_bytes()).is_some() {
+            if StreamEntryId::parse(text.as_bytes()).is_some() {
                 let (milliseconds, sequence) = text.split_once('-').expect("two numbers");
                 prop_assert!(digits(milliseconds) && digits(sequence), "{}", text);
             }

@@ -243,7 +243,7 @@ pub(super) fn is_passing(code: &str) -> bool {
 /// a smaller command for its size.
 pub(super) const LEAST_SIZE_LIMIT: usize = 1 << 20;
 
-/// Returns `true` if the server could not parse a command, for example since a value is too large.
+/// Returns `true` if the server could not parse a command, because a value is too large for example.
 /// It then closes the connection, and carries out no later command.
 pub(super) fn is_protocol_error(error: &ServerError) -> bool {
     (error.details()).is_some_and(|details| details.starts_with("Protocol error"))

@@ -39,8 +39,8 @@
 //!
 //! # Back-pressure
 //! The handle is always ready. Commands that are queued or in flight are bounded to 4096 commands
-//! and 32 MiB; a call beyond that waits in its future, first come, first served. A single larger
-//! message passes when nothing else is queued.
+//! and 32 MiB; a call beyond that waits in its future, first come, first served. A larger
+//! message passes alone.
 //!
 //! # Cancel safety
 //! Dropping the future of a call does not stop a message that was sent. A request is forgotten at
@@ -50,12 +50,14 @@
 //! Without a connection a call waits for 5 s, from its start or from the loss, then fails as
 //! [disconnected](crate::Error::is_disconnected): nothing was sent, and the error's
 //! [source](std::error::Error::source) is the reason why no connection could be made. If the
-//! connection is lost before the server's response the [outcome is
-//! unknown](crate::Error::is_unknown_outcome): a message that is sent again may be there twice. The
-//! error of a refusal says what to do. A handle never stops trying: it reconnects without limit,
-//! with a back-off until the server has responded to a command. The connections of a handle are
-//! tasks of the runtime on which it connected: after that runtime has ended, every call fails, and
-//! the state is [`Closed`](crate::transport::ConnectionState::Closed).
+//! connection is lost before the server's response the
+//! [outcome is unknown](crate::Error::is_unknown_outcome): a message that is sent again may be
+//! there twice. The error of a refusal says what to do.
+//!
+//! A handle never stops trying: it reconnects without limit, with a back-off until the server has
+//! responded to a command. The connections of a handle are tasks of the runtime on which it
+//! connected: after that runtime has ended, every call fails, and the state is
+//! [`Closed`](crate::transport::ConnectionState::Closed).
 //!
 //! # Delivery guarantee
 //! A task that got its receipt is handled at least once. An event reaches the current listeners, at
@@ -134,12 +136,12 @@ use crate::{
 pub struct Redis {
     settings: Settings,
     options: Arc<Options>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedHandle>,
     rpc: Arc<std::sync::OnceLock<Arc<rpc::Hub>>>,
 }
 
 /// The state shared by the clones of a handle.
-struct Shared {
+struct SharedHandle {
     connector: Connector,
     pipeline: Pipeline,
     counters: Arc<Counters>,
@@ -219,7 +221,7 @@ impl Redis {
         Ok(Self {
             settings: Settings::default(),
             options: Arc::default(),
-            shared: Arc::new(Shared {
+            shared: Arc::new(SharedHandle {
                 connector,
                 pipeline,
                 counters,

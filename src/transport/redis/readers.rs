@@ -84,7 +84,7 @@ pub(crate) fn all() -> Vec<Reader> {
 
 #[cfg(fuzzing)]
 pub(crate) fn entry_id(text: &[u8]) -> Option<String> {
-    super::entry::EntryId::parse(text).map(|id| id.to_string())
+    super::entry::StreamEntryId::parse(text).map(|id| id.to_string())
 }
 
 #[cfg(fuzzing)]

@@ -10,7 +10,7 @@ use super::{
     consumer::CONSUMER_PREFIX,
     error,
     keys::Keys,
-    pipeline::Retry,
+    pipeline::Resend,
     response::{Value, array, bytes, count, entry_of, integers},
     scripts,
 };
@@ -37,14 +37,14 @@ impl Redis {
         let ask = |words: [&str; 2]| {
             let mut cmd = redis::cmd(words[0]);
             cmd.arg(words[1]);
-            pipeline.command(cmd, Retry::Never)
+            pipeline.command(cmd, Resend::Never)
         };
         let mut groups = redis::cmd("XINFO");
         groups.arg("GROUPS").arg(stream.as_str());
         let (entries, delayed, groups) = futures_util::future::try_join3(
             ask(["XLEN", stream]),
             ask(["ZCARD", &keys.stream_due]),
-            pipeline.submit(groups, Retry::Never),
+            pipeline.submit(groups, Resend::Never),
         )
         .await?;
         let mut stats = StreamStats::new(stream, count(&entries)?, count(&delayed)?);
@@ -72,7 +72,7 @@ impl Redis {
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
         let mut cmd = redis::cmd("XINFO");
         cmd.arg("GROUPS").arg(self.settings.one_stream()?.as_str());
-        let groups = match self.shared.pipeline.submit(cmd, Retry::Never).await? {
+        let groups = match self.shared.pipeline.submit(cmd, Resend::Never).await? {
             Value::ServerError(refusal) if is_missing(&refusal) => return Ok(None),
             groups => array(error::check(groups)?)?,
         };
@@ -96,7 +96,7 @@ impl Redis {
         };
         let pipeline = &self.shared.pipeline;
         let answer = pipeline
-            .script(&scripts::STATS, &names, args, Retry::Never)
+            .script(&scripts::STATS, &names, args, Resend::Never)
             .await?;
         read(answer, group)
     }

@@ -12,9 +12,9 @@ use super::{
     Redis,
     connection::Connection,
     dead_letters,
-    entry::{self, EntryId},
+    entry::{self, StreamEntryId},
     error, keys,
-    pipeline::Retry,
+    pipeline::Resend,
     response::{Value, fields, unexpected},
     server::Connector,
 };
@@ -67,7 +67,7 @@ impl Redis {
         keys::check(&stream)?;
         let seen = match from {
             TailFrom::Now => self.newest(&stream).await?,
-            TailFrom::Beginning => EntryId::ZERO,
+            TailFrom::Beginning => StreamEntryId::ZERO,
             TailFrom::Id(id) => first(&id)?.before(),
         };
         Ok(Tail {
@@ -81,17 +81,17 @@ impl Redis {
     }
 
     /// The id of the newest entry.
-    async fn newest(&self, stream: &Name) -> Result<EntryId, Error> {
+    async fn newest(&self, stream: &Name) -> Result<StreamEntryId, Error> {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(stream.as_str())
             .arg("+")
             .arg("-")
             .arg("COUNT")
             .arg(1);
-        let answer = self.shared.pipeline.command(cmd, Retry::Never).await?;
+        let answer = self.shared.pipeline.command(cmd, Resend::Never).await?;
         let newest = dead_letters::entries(answer)?.into_iter().next();
-        let newest = newest.and_then(|(id, _)| EntryId::parse(id.as_bytes()));
-        Ok(newest.unwrap_or(EntryId::ZERO))
+        let newest = newest.and_then(|(id, _)| StreamEntryId::parse(id.as_bytes()));
+        Ok(newest.unwrap_or(StreamEntryId::ZERO))
     }
 }
 
@@ -110,9 +110,9 @@ pub enum TailFrom {
 }
 
 /// The lowest id that this text can mean.
-fn first(text: &str) -> Result<EntryId, Error> {
-    let id = EntryId::parse(text.as_bytes());
-    id.or_else(|| EntryId::parse(format!("{text}-0").as_bytes()))
+fn first(text: &str) -> Result<StreamEntryId, Error> {
+    let id = StreamEntryId::parse(text.as_bytes());
+    id.or_else(|| StreamEntryId::parse(format!("{text}-0").as_bytes()))
         .ok_or_else(|| {
             Error::new(
                 ErrorKind::Invalid,
@@ -126,7 +126,7 @@ pub struct Tail {
     connector: Connector,
     stream: Name,
     /// The last entry that was read.
-    seen: EntryId,
+    seen: StreamEntryId,
     /// A separate connection, since a blocked read delays all other commands. Taken out during a
     /// read: a read that is cancelled would leave its response to the next one.
     connection: Option<Connection>,
@@ -254,10 +254,10 @@ impl fmt::Debug for Tail {
 }
 
 /// Decodes the entries in a response to `XREAD`.
-pub(super) fn read(answer: Value) -> Result<Vec<(EntryId, TailEntry)>, Error> {
+pub(super) fn read(answer: Value) -> Result<Vec<(StreamEntryId, TailEntry)>, Error> {
     let mut entries = Vec::new();
     entry::each(answer, |_, text, list| {
-        let id = EntryId::parse(&text)
+        let id = StreamEntryId::parse(&text)
             .ok_or_else(|| unexpected("the id of an entry", "another text"))?;
         entries.push((id, decoded(id, fields(list)?)));
         Ok(())
@@ -265,7 +265,7 @@ pub(super) fn read(answer: Value) -> Result<Vec<(EntryId, TailEntry)>, Error> {
     Ok(entries)
 }
 
-fn decoded(id: EntryId, fields: Vec<(Bytes, Bytes)>) -> TailEntry {
+fn decoded(id: StreamEntryId, fields: Vec<(Bytes, Bytes)>) -> TailEntry {
     let text = id.to_string();
     let content = codec::decode(fields).map(|decoded| {
         let mut message = decoded.message;

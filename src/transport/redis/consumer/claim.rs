@@ -18,8 +18,8 @@ use crate::{
     error::{Error, RpcError},
     message::Name,
     transport::redis::{
-        entry::{self, Entry, EntryId, Lane},
-        pipeline::{Pipeline, Retry},
+        entry::{self, Entry, Lane, StreamEntryId},
+        pipeline::{Pipeline, Resend},
         producer::Publish,
         response::{Value, bytes, count, exactly, unexpected},
         scripts,
@@ -56,14 +56,14 @@ pub(super) struct Scan {
     /// claims.
     resumed: bool,
     /// Entries that are pending for this consumer but perhaps not in flight.
-    mine: Vec<(Lane, EntryId)>,
+    mine: Vec<(Lane, StreamEntryId)>,
     /// Set if the server refused the last dead letters.
     refused: bool,
 }
 
 /// The result of one step of the scan.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct ScanStep {
     /// The start of the next step; empty at the end.
     cursor: String,
     taken: Vec<Entry>,
@@ -76,12 +76,12 @@ pub(super) struct Step {
     /// The first poison candidate that was skipped; empty if there was none.
     left: String,
     /// Entries that are pending for this consumer but idle.
-    mine: Vec<EntryId>,
+    mine: Vec<StreamEntryId>,
     /// The server's error when it refused dead letters; empty if there was none.
     refused: String,
 }
 
-impl Step {
+impl ScanStep {
     /// Decodes the script's response. `None` if it is another worker's turn.
     pub(super) fn read(answer: Value, lane: Lane) -> Result<Option<Self>, Error> {
         if answer == Value::Nil {
@@ -248,8 +248,8 @@ impl Claimer {
         room: usize,
         gate: bool,
         until: i64,
-        mine: &[(Lane, EntryId)],
-    ) -> Result<Option<Step>, Error> {
+        mine: &[(Lane, StreamEntryId)],
+    ) -> Result<Option<ScanStep>, Error> {
         let gate_key = stream.keys.gate("scan");
         let keys = [stream.key_of(lane), &gate_key, &stream.keys.dead];
         // A little less than the interval, or the worker that opened the gate would miss every
@@ -278,9 +278,9 @@ impl Claimer {
         };
         let answer = self
             .pipeline
-            .script(&scripts::TAKE_OVER, &keys, args, Retry::Never)
+            .script(&scripts::TAKE_OVER, &keys, args, Resend::Never)
             .await?;
-        let Some(mut step) = Step::read(answer, lane)? else {
+        let Some(mut step) = ScanStep::read(answer, lane)? else {
             return Ok(None);
         };
         if !step.taken.is_empty() {
@@ -310,11 +310,11 @@ impl Claimer {
     }
 
     /// Sends the requester of a dead request an error.
-    fn answer_dead(&self, stream: &ServedStream, id: EntryId, address: Option<ReplyTo>) {
+    fn answer_dead(&self, stream: &ServedStream, id: StreamEntryId, address: Option<ReplyTo>) {
         let Some(address) = address else { return };
         let answer = Err(RpcError::unavailable("the request could not be handled"));
         let envelope = address.envelope(&answer);
-        let retry = Retry::UntilAnswered;
+        let retry = Resend::UntilAnswered;
         let answered = match address.route(&stream.keys, &self.allowed_reply_prefixes) {
             ReplyRoute::Store(replies) => {
                 let mut cmd = redis::cmd("XADD");

@@ -15,7 +15,7 @@ use crate::{
 /// An estimate of Redis's time: the last reading plus the monotonic time since then. It does not
 /// depend on this machine's wall clock.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(super) struct ServerClock {
     start: Instant,
     /// Redis's time at `start`, in milliseconds.
     at_start: AtomicI64,
@@ -23,7 +23,7 @@ pub(super) struct Clock {
     read_at: AtomicI64,
 }
 
-impl Clock {
+impl ServerClock {
     /// Makes a clock from a response to `TIME` that was just received.
     pub(super) fn new(time: Value) -> Result<Self, Error> {
         let clock = Self {
@@ -89,7 +89,7 @@ mod tests {
                 Value::Text("5000".into()),
             ])
         };
-        let clock = Clock::new(time("100")).unwrap();
+        let clock = ServerClock::new(time("100")).unwrap();
         let age = clock.since(90_005);
         assert!(age >= Duration::from_secs(10) && age < Duration::from_secs(11));
         assert_eq!(clock.since(200_000), Duration::ZERO, "it is in the future");
@@ -103,7 +103,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reading_grows_old_until_the_next() {
         let time = Value::Array(vec![Value::Int(100), Value::Int(0)]);
-        let clock = Clock::new(time).unwrap();
+        let clock = ServerClock::new(time).unwrap();
         tokio::time::advance(Duration::from_secs(9)).await;
         assert_eq!(clock.last_read(), Duration::from_secs(9));
         clock.set_to(60_000);
@@ -115,7 +115,7 @@ mod tests {
         #[test]
         fn any_two_numbers_are_a_time_or_an_error(seconds: i64, microseconds: i64, then: u64) {
             let time = Value::Array(vec![Value::Int(seconds), Value::Int(microseconds)]);
-            if let Ok(clock) = Clock::new(time) {
+            if let Ok(clock) = ServerClock::new(time) {
                 clock.since(then);
             }
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    clock::Clock,
+    clock::ServerClock,
     in_flight::{InFlightTable, LeaseGuard},
     poison::{self, PoisonSlot},
     reply_to::ReplyTo,
@@ -26,7 +26,7 @@ use crate::{
         codec::{self, Decoded},
         redis::{
             connection::copy_if_small,
-            entry::{Entry, EntryId, Lane, value_of},
+            entry::{Entry, Lane, StreamEntryId, value_of},
             msgpack,
         },
     },
@@ -36,7 +36,7 @@ use crate::{
 pub(super) struct Deliverer {
     pub(super) streams: Arc<StreamSet>,
     pub(super) in_flight: Arc<InFlightTable>,
-    pub(super) clock: Arc<Clock>,
+    pub(super) clock: Arc<ServerClock>,
     pub(super) poison: PoisonSlot,
     pub(super) settle: Arc<SettlePolicy>,
     pub(super) report: Arc<Report>,
@@ -133,7 +133,7 @@ impl Deliverer {
     }
 
     /// Sets the message's times that depend on Redis's clock.
-    fn dated(&self, decoded: Decoded, origin: EntryId) -> Message {
+    fn dated(&self, decoded: Decoded, origin: StreamEntryId) -> Message {
         let mut message = decoded.message;
         let parts = message.parts_mut();
         let accepted = Duration::from_millis(origin.milliseconds);
@@ -162,12 +162,16 @@ impl Deliverer {
 
 /// The original stream and id of an entry on the retry stream, and the number of its deliveries so
 /// far.
-fn origin(fields: &[(Bytes, Bytes)], text: Bytes, id: EntryId) -> (Bytes, EntryId, u32) {
+fn origin(
+    fields: &[(Bytes, Bytes)],
+    text: Bytes,
+    id: StreamEntryId,
+) -> (Bytes, StreamEntryId, u32) {
     let before = value_of(fields, codec::ATTEMPTS)
         .and_then(|attempts| std::str::from_utf8(attempts).ok()?.parse().ok())
         .unwrap_or(0);
     let origin = value_of(fields, codec::ORIGIN)
-        .and_then(|origin| Some((origin.clone(), EntryId::parse(origin)?)));
+        .and_then(|origin| Some((origin.clone(), StreamEntryId::parse(origin)?)));
     let (text, id) = origin.unwrap_or((text, id));
     (text, id, before)
 }
@@ -183,13 +187,13 @@ mod tests {
         fn an_origin_is_an_id_and_otherwise_the_entrys_own(
             fields in prop::collection::vec(("~[oax]", "[-0-9a]{0,24}"), 0..4),
         ) {
-            let own = EntryId::parse(b"7-1").unwrap();
+            let own = StreamEntryId::parse(b"7-1").unwrap();
             let fields = fields.into_iter().map(|(field, value)| (field.into(), value.into()));
             let fields: Vec<(Bytes, Bytes)> = fields.collect();
             let (text, id, before) = origin(&fields, "7-1".into(), own);
-            prop_assert_eq!(EntryId::parse(&text), Some(id));
+            prop_assert_eq!(StreamEntryId::parse(&text), Some(id));
             let first = |field| value_of(&fields, field).map(|value| std::str::from_utf8(value).unwrap());
-            if first("~o").is_none_or(|origin| EntryId::parse(origin.as_bytes()).is_none()) {
+            if first("~o").is_none_or(|origin| StreamEntryId::parse(origin.as_bytes()).is_none()) {
                 prop_assert_eq!(id, own);
             }
             prop_assert_eq!(before, first("~a").and_then(|before| before.parse().ok()).unwrap_or(0));

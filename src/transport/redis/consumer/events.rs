@@ -27,7 +27,7 @@ const BATCH: usize = 256;
 const WARNING: Duration = Duration::from_secs(5);
 
 /// The subscriptions of a source, on a separate connection.
-pub(super) struct Subscriber {
+pub(super) struct EventSubscriber {
     connector: Connector,
     counters: Arc<Counters>,
     /// The prefix of every channel.
@@ -42,7 +42,7 @@ pub(super) struct Subscriber {
     warned: Option<Instant>,
 }
 
-impl Subscriber {
+impl EventSubscriber {
     pub(super) fn new(
         connector: Connector,
         counters: Arc<Counters>,

@@ -12,7 +12,7 @@ use crate::{
         redis::{
             error,
             keys::Keys,
-            pipeline::{Pipeline, Retry},
+            pipeline::{Pipeline, Resend},
             response::{Value, array, bytes, unexpected},
             scripts,
         },
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Joins, restores and leaves the group on each stream for this consumer.
-pub(super) struct Group {
+pub(super) struct Membership {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
     /// The start position if the group does not exist yet.
@@ -72,7 +72,7 @@ impl Joining {
     }
 }
 
-impl Group {
+impl Membership {
     /// Creates the group on these streams if needed, and checks this consumer's permissions.
     pub(super) async fn join_all(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
         let joined = join_all(streams.iter().map(|stream| self.join(stream))).await;
@@ -121,7 +121,7 @@ impl Group {
         };
         let answer = self
             .pipeline
-            .submit_script(&scripts::JOIN, &keys, args, Retry::Never);
+            .submit_script(&scripts::JOIN, &keys, args, Resend::Never);
         let answer = match answer.await? {
             Value::ServerError(refusal)
                 if refusal
@@ -158,7 +158,7 @@ impl Group {
             .iter()
             .flat_map(|stream| [&*stream.keys.stream, &stream.keys.retry]);
         let read = self.member.read_group(1, None, keys, "0");
-        let read = self.pipeline.submit(read, Retry::Never).await?;
+        let read = self.pipeline.submit(read, Resend::Never).await?;
         if error::code(&read) == Some("CROSSSLOT") {
             return Err(Error::config(
                 "the streams of a set must be in one slot of a Redis Cluster: give their names one \
@@ -171,7 +171,7 @@ impl Group {
             .arg(streams[0].keys.stream.as_str())
             .arg(self.member.group.as_str())
             .arg("0-0");
-        self.pipeline.command(acknowledge, Retry::Never).await?;
+        self.pipeline.command(acknowledge, Resend::Never).await?;
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Group {
                 .arg(&self.member.consumer);
         };
         self.pipeline
-            .script(&scripts::LEAVE, &keys, args, Retry::Never)
+            .script(&scripts::LEAVE, &keys, args, Resend::Never)
             .await
             .map(drop)
     }

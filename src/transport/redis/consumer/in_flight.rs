@@ -16,11 +16,11 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     message::Lease,
     sync::lock,
-    transport::redis::entry::{EntryId, Lane},
+    transport::redis::entry::{Lane, StreamEntryId},
 };
 
 /// The key of a delivery.
-pub(super) type Key = (Lane, EntryId);
+pub(super) type Key = (Lane, StreamEntryId);
 
 /// The deliveries whose leases are renewed: from the fetch until the server has confirmed the
 /// settlement.
@@ -35,14 +35,14 @@ pub(super) struct InFlightTable {
 
 #[derive(Debug, Default)]
 struct Deliveries {
-    by_key: HashMap<Key, Entry>,
+    by_key: HashMap<Key, InFlightEntry>,
     /// The number of deliveries that are not settling.
     running: usize,
     tenures: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct InFlightEntry {
     /// Distinguishes this delivery from an earlier one of the same entry, which was lost and
     /// fetched again.
     tenure: u64,
@@ -66,7 +66,7 @@ impl InFlightTable {
         for key in keys {
             deliveries.tenures += 1;
             let (tenure, lease) = (deliveries.tenures, Lease::new());
-            let entry = Entry {
+            let entry = InFlightEntry {
                 tenure,
                 lease: lease.clone(),
                 renewed: at,
@@ -133,9 +133,9 @@ impl InFlightTable {
     }
 
     /// The deliveries that were not renewed for `age`, by lane, the oldest entry first.
-    pub(super) fn older_than(&self, age: Duration) -> Vec<(Lane, Vec<EntryId>)> {
+    pub(super) fn older_than(&self, age: Duration) -> Vec<(Lane, Vec<StreamEntryId>)> {
         let now = Instant::now();
-        let mut old = BTreeMap::<Lane, Vec<EntryId>>::new();
+        let mut old = BTreeMap::<Lane, Vec<StreamEntryId>>::new();
         for ((lane, id), entry) in &self.lock().by_key {
             if now.saturating_duration_since(entry.renewed) > age {
                 old.entry(*lane).or_default().push(*id);
@@ -149,7 +149,7 @@ impl InFlightTable {
     }
 
     /// Records that deliveries were renewed by a command sent at `at`.
-    pub(super) fn renewed(&self, lane: Lane, ids: &[EntryId], at: Instant) {
+    pub(super) fn renewed(&self, lane: Lane, ids: &[StreamEntryId], at: Instant) {
         let mut deliveries = self.lock();
         for id in ids {
             if let Some(entry) = deliveries.by_key.get_mut(&(lane, *id)) {
@@ -183,7 +183,7 @@ impl InFlightTable {
 }
 
 impl Deliveries {
-    fn of(&mut self, guard: &LeaseGuard) -> Option<&mut Entry> {
+    fn of(&mut self, guard: &LeaseGuard) -> Option<&mut InFlightEntry> {
         let entry = self.by_key.get_mut(&guard.key)?;
         (entry.tenure == guard.tenure).then_some(entry)
     }
@@ -245,7 +245,10 @@ mod tests {
     use super::*;
 
     fn key(id: &str) -> Key {
-        (Lane::Primary(0), EntryId::parse(id.as_bytes()).unwrap())
+        (
+            Lane::Primary(0),
+            StreamEntryId::parse(id.as_bytes()).unwrap(),
+        )
     }
 
     fn add(table: &Arc<InFlightTable>, id: &str) -> LeaseGuard {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::Error,
     transport::redis::{
-        entry::{self, EntryId, Lane},
+        entry::{self, Lane, StreamEntryId},
         scripts,
     },
 };
@@ -32,9 +32,9 @@ pub(super) struct LeaseRenewer {
 }
 
 /// The leases that are old enough to be renewed, by lane, the oldest entry first.
-pub(super) struct Due(Vec<(Lane, Vec<EntryId>)>);
+pub(super) struct DueLeases(Vec<(Lane, Vec<StreamEntryId>)>);
 
-impl Due {
+impl DueLeases {
     /// Splits off the leases that one command renews. Returns them and the rest.
     pub(super) fn split(self) -> (Self, Self) {
         let (mut first, mut rest, mut room) = (Vec::new(), Vec::new(), MAX_RENEWED);
@@ -57,7 +57,7 @@ impl Due {
     }
 
     /// The leases on a lane.
-    pub(super) fn of(&self, lane: Lane) -> &[EntryId] {
+    pub(super) fn of(&self, lane: Lane) -> &[StreamEntryId] {
         let found = self.0.iter().find(|(of, _)| *of == lane);
         found.map_or(&[], |(_, ids)| ids)
     }
@@ -65,17 +65,17 @@ impl Due {
 
 impl LeaseRenewer {
     /// The leases that were last renewed a third of the lease ago, or earlier.
-    pub(super) fn due(&self) -> Due {
-        Due(self.in_flight.older_than(self.member.lease / 3))
+    pub(super) fn due(&self) -> DueLeases {
+        DueLeases(self.in_flight.older_than(self.member.lease / 3))
     }
 
     /// Records the leases that a tick has renewed, and renews the rest.
     pub(super) async fn ticked(
         &self,
         server: &UpkeepConnection,
-        (renewed, rest): (Due, Due),
+        (renewed, rest): (DueLeases, DueLeases),
         reading: ClockReading,
-        lost: Vec<(Lane, EntryId)>,
+        lost: Vec<(Lane, StreamEntryId)>,
     ) -> Result<(), Error> {
         for (lane, ids) in &renewed.0 {
             self.in_flight.renewed(*lane, ids, reading.asked);
@@ -100,7 +100,7 @@ impl LeaseRenewer {
         Ok(())
     }
 
-    fn lose(&self, lost: impl IntoIterator<Item = (Lane, EntryId)>) {
+    fn lose(&self, lost: impl IntoIterator<Item = (Lane, StreamEntryId)>) {
         for (lane, id) in lost {
             if let Some(lease) = self.in_flight.lose((lane, id)) {
                 let message = "a delivery was lost to another worker";

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::{
     alarm::Alarm,
-    clock::Clock,
+    clock::ServerClock,
     health::Health,
     member::Member,
     prefetch::PrefetchBuffer,
     report::Report,
     streams::{ServedStream, StreamSet},
-    tick::{GroupFacts, Maintained, Request, Steps},
+    tick::{GroupFacts, Maintained, TickRequest, TickSteps},
     upkeep::UpkeepConnection,
 };
 use crate::transport::redis::{
@@ -42,7 +42,7 @@ pub(super) struct Maintenance {
     pub(super) streams: Arc<StreamSet>,
     pub(super) health: Arc<Health>,
     pub(super) report: Arc<Report>,
-    pub(super) clock: Arc<Clock>,
+    pub(super) clock: Arc<ServerClock>,
     pub(super) due: Arc<Alarm>,
     /// When it is stopped this consumer no longer marks itself as alive.
     pub(super) buffer: Arc<PrefetchBuffer>,
@@ -146,7 +146,7 @@ impl Maintenance {
 
     /// The steps of the next tick: for all streams with leases to renew, and for some of the others
     /// in turn.
-    pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> Request {
+    pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> TickRequest {
         let streams = self.streams.all();
         if self.turns.last.len() > streams.len() {
             let served = |index: &u32| self.streams.get(*index).is_some();
@@ -162,7 +162,7 @@ impl Maintenance {
             let maintain = at < MAX_MAINTAINED && !stream.is_failing();
             let steps = match maintain {
                 true => self.steps(stream.index),
-                false => Steps::default(),
+                false => TickSteps::default(),
             };
             if maintain || renews(stream) {
                 in_turn.push((stream.clone(), steps));
@@ -171,7 +171,7 @@ impl Maintenance {
         // A little less than the period, or the worker that opened the gate would miss every second
         // turn.
         let gate = |period: Duration| period.as_millis() as u64 * 9 / 10;
-        Request {
+        TickRequest {
             foreign_lease: self.foreign_lease.as_millis() as u64,
             trim_beside_foreign: self.trim_beside_foreign,
             trim_period: gate(TRIM),
@@ -183,7 +183,7 @@ impl Maintenance {
     }
 
     /// The steps that are due on a stream.
-    fn steps(&mut self, stream: u32) -> Steps {
+    fn steps(&mut self, stream: u32) -> TickSteps {
         let lease = self.member.lease;
         // After a step of the server's clock every consumer looks dead.
         let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
@@ -200,7 +200,7 @@ impl Maintenance {
         if trim {
             last.trimmed_at = last.facts;
         }
-        Steps {
+        TickSteps {
             maintain: true,
             sign_of_life: !self.buffer.is_stopped() && is_due(&mut last.sign_of_life, lease / 3),
             trim,

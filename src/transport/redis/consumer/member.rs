@@ -6,7 +6,7 @@ use redis::Cmd;
 
 use crate::{
     message::Name,
-    transport::redis::{entry::EntryId, ids::unique},
+    transport::redis::{entry::StreamEntryId, ids::unique},
 };
 
 /// The first part of our consumers' names, followed by the consumer's lease: `scripts/holder.lua`
@@ -49,7 +49,7 @@ impl Member {
     }
 
     /// The arguments with which `renew.lua` renews these entries.
-    pub(super) fn renewal(&self, ids: &[EntryId]) -> impl FnOnce(&mut Cmd) {
+    pub(super) fn renewal(&self, ids: &[StreamEntryId]) -> impl FnOnce(&mut Cmd) {
         move |cmd| {
             cmd.arg(self.group.as_str()).arg(&self.consumer);
             for id in ids {

@@ -66,11 +66,11 @@ use self::{
     alarm::Alarm,
     canary::Canary,
     claim::Claimer,
-    clock::Clock,
+    clock::ServerClock,
     deliver::Deliverer,
-    events::Subscriber,
+    events::EventSubscriber,
     fetch::{BlockedRead, Fetch, LastRead, Recovery},
-    group::Group,
+    group::Membership,
     health::Health,
     in_flight::InFlightTable,
     lease::LeaseRenewer,
@@ -78,18 +78,18 @@ use self::{
     member::Member,
     poison::PoisonSlot,
     prefetch::PrefetchBuffer,
-    registry::{Changes, Registry},
+    registry::{Changes, RegistryReader},
     report::Report,
     settle::SettlePolicy,
     settler::{MAX_ACKNOWLEDGING, MAX_REPLYING, Settler},
-    state::State,
+    state::ConsumerState,
     streams::{ServedStream, StreamSet},
     upkeep::{Ends, Upkeep},
 };
 use super::{
     Redis, error,
     keys::Keys,
-    pipeline::{Pipeline, Retry},
+    pipeline::{Pipeline, Resend},
     rpc::Hub,
     server::{Limit, Outage},
     state::{Beat, Heart},
@@ -108,10 +108,10 @@ pub struct RedisSource {
     report: Arc<Report>,
     buffer: Arc<PrefetchBuffer>,
     in_flight: Arc<InFlightTable>,
-    group: Arc<Group>,
+    group: Arc<Membership>,
     blocked: Arc<BlockedRead>,
     /// Kept for the handle, which shows it.
-    state: Arc<State>,
+    state: Arc<ConsumerState>,
     /// The RPC client of the handle that opened this source. It ends with that handle's last clone,
     /// so the reference is weak.
     rpc: Weak<OnceLock<Arc<Hub>>>,
@@ -189,20 +189,20 @@ impl Redis {
         let (connector, counters) = (shared.connector.clone(), shared.counters.clone());
         let first = connector.checked().await?;
         let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
-        let time = pipeline.command(redis::cmd("TIME"), Retry::Never).await?;
-        let clock = Arc::new(Clock::new(time)?);
+        let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await?;
+        let clock = Arc::new(ServerClock::new(time)?);
 
         let ends = Ends::default();
         let report = Arc::new(Report::new(counters.clone(), settings.max_dead_letters));
         let in_flight = Arc::<InFlightTable>::default();
         let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer));
-        let group = Arc::new(Group {
+        let group = Arc::new(Membership {
             member: member.clone(),
             pipeline: pipeline.clone(),
             start: settings.start.clone(),
             knows_unknown_names: settings.unknown_names.is_some(),
         });
-        let state = Arc::new(State {
+        let state = Arc::new(ConsumerState {
             member: member.clone(),
             pipeline: pipeline.clone(),
             health: Arc::default(),
@@ -211,7 +211,7 @@ impl Redis {
             subscription_lost: Default::default(),
             closed: ends.closed.clone(),
         });
-        let heart: Weak<dyn Heart> = Arc::<State>::downgrade(&state);
+        let heart: Weak<dyn Heart> = Arc::<ConsumerState>::downgrade(&state);
         shared.hearts.add(heart);
         let mut source = RedisSource {
             member: member.clone(),
@@ -231,7 +231,8 @@ impl Redis {
 
         if !interest.events.is_empty() || !interest.patterns.is_empty() {
             let prefix = &options.event_prefix;
-            let subscriber = Subscriber::new(connector.clone(), counters.clone(), interest, prefix);
+            let subscriber =
+                EventSubscriber::new(connector.clone(), counters.clone(), interest, prefix);
             let first = subscriber.subscribe().await?;
             let (buffer, state) = (buffer.clone(), state.clone());
             let on_event_gap = options.on_event_gap.clone();
@@ -259,7 +260,7 @@ impl Redis {
         let registered = registered.map(|registry| (registry, Arc::<Changes>::default()));
         let registry = registered.as_ref().map(|(registry, changes)| {
             let blocked = source.blocked.clone();
-            Registry::new(registry, streams.clone(), changes.clone(), blocked)
+            RegistryReader::new(registry, streams.clone(), changes.clone(), blocked)
         });
         let changes = registered.map(|(_, changes)| changes);
 
@@ -349,7 +350,7 @@ impl Redis {
             in_flight,
             report.clone(),
         );
-        let fetch = Fetch::new(fetch::Parts {
+        let fetch = Fetch::new(fetch::FetchParts {
             member,
             streams,
             schedule,

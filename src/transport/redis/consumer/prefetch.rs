@@ -26,7 +26,7 @@ const TURN: Duration = Duration::from_millis(5);
 /// Deliveries and events that were fetched and not handed out yet.
 #[derive(Debug)]
 pub(super) struct PrefetchBuffer {
-    state: Mutex<State>,
+    state: Mutex<PrefetchState>,
     /// The most events in the buffer.
     event_buffer: usize,
     /// Wakes the task that fetches: there is demand, or the buffer was stopped.
@@ -36,7 +36,7 @@ pub(super) struct PrefetchBuffer {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PrefetchState {
     /// Deliveries from the stream. There are more than the demand only if a response had too many,
     /// or the call of `next` was dropped.
     ready: VecDeque<Delivery<RedisSettle>>,
@@ -216,12 +216,12 @@ impl PrefetchBuffer {
         (state.ready.drain(..).collect(), events)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PrefetchState> {
         lock(&self.state)
     }
 }
 
-impl State {
+impl PrefetchState {
     fn take(&mut self, max: usize) -> Deliveries {
         if self.events.is_empty() && self.ready.len() <= max {
             return std::mem::take(&mut self.ready).into();

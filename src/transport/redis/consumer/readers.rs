@@ -1,6 +1,6 @@
 //! All functions of the serving half that decode responses, for tests and fuzz targets.
 
-use super::{claim::Step, clock::Clock, fetch, group::Joining, replies, tick::Tick};
+use super::{claim::ScanStep, clock::ServerClock, fetch, group::Joining, replies, tick::Tick};
 use crate::transport::redis::{
     entry::{self, Lane},
     readers::{Reader, list, text, texts},
@@ -60,7 +60,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "take_over",
-            read: |answer| Ok(format!("{:?}", Step::read(answer, Lane::Retry(0))?)),
+            read: |answer| Ok(format!("{:?}", ScanStep::read(answer, Lane::Retry(0))?)),
             answer: list([
                 text("(7-2"),
                 list([claimed("7-1")]),
@@ -110,7 +110,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         Reader {
             of: "TIME",
             // The decoded time shows as an age.
-            read: |answer| Ok((Clock::new(answer)?.since(0).as_secs() > 0).to_string()),
+            read: |answer| Ok((ServerClock::new(answer)?.since(0).as_secs() > 0).to_string()),
             answer: texts("1795430237 570000"),
         },
     ]

@@ -56,7 +56,7 @@ impl Changes {
 }
 
 /// The upkeep's view of the registry.
-pub(super) struct Registry {
+pub(super) struct RegistryReader {
     key: String,
     streams: Arc<StreamSet>,
     changes: Arc<Changes>,
@@ -75,7 +75,7 @@ struct Known {
     tried: Instant,
 }
 
-impl Registry {
+impl RegistryReader {
     pub(super) fn new(
         registry: &Name,
         streams: Arc<StreamSet>,

@@ -10,9 +10,9 @@ use super::{
 use crate::{
     error::Error,
     transport::redis::{
-        entry::EntryId,
+        entry::StreamEntryId,
         error::LEAST_SIZE_LIMIT,
-        pipeline::Retry,
+        pipeline::Resend,
         response::{Value, array, integer, miscounted},
         scripts,
     },
@@ -117,7 +117,7 @@ async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply
                     .arg(&client.envelopes[..]);
             }
         };
-        let (script, retry) = (&scripts::REPLY, Retry::UntilAnswered);
+        let (script, retry) = (&scripts::REPLY, Resend::UntilAnswered);
         settler.pipeline.submit_script(script, &keys, args, retry)
     };
     let answer = settler.insist(&served, submit).await;
@@ -139,7 +139,7 @@ async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply
 /// The replies to one client in one call.
 struct ClientReplies {
     stream: String,
-    ids: Vec<EntryId>,
+    ids: Vec<StreamEntryId>,
     /// One per line: an envelope contains no line break.
     envelopes: Vec<u8>,
 }

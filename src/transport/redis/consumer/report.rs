@@ -7,7 +7,7 @@ use crate::{
     message::Shown,
     transport::{
         Counters,
-        redis::{entry::EntryId, keys::Keys},
+        redis::{entry::StreamEntryId, keys::Keys},
     },
 };
 
@@ -30,7 +30,7 @@ impl Report {
     }
 
     /// Reports that the reply to a request could not be sent.
-    pub(super) fn unanswerable(&self, id: EntryId) {
+    pub(super) fn unanswerable(&self, id: StreamEntryId) {
         self.counters.unanswerable.increment();
         tracing::warn!(%id, "the answer to a request could not be sent: nobody waits for it, or not at an allowed address");
     }
@@ -42,7 +42,7 @@ impl Report {
     }
 
     /// Reports that a message became a dead letter.
-    pub(super) fn buried(&self, id: EntryId, attempts: u32, reason: &str) {
+    pub(super) fn buried(&self, id: StreamEntryId, attempts: u32, reason: &str) {
         self.counters.dead.increment();
         let reason = Shown::new(reason).at_most(MAX_LOGGED);
         tracing::warn!(%id, attempts, %reason, "a message became a dead letter");
@@ -64,7 +64,7 @@ impl Report {
 
     /// Reports that a running delivery was lost to another consumer. `notify` cancels its handler,
     /// after the loss is counted.
-    pub(super) fn lost(&self, id: EntryId, notify: impl FnOnce(), message: &str) {
+    pub(super) fn lost(&self, id: StreamEntryId, notify: impl FnOnce(), message: &str) {
         self.counters.lost_leases.increment();
         notify();
         tracing::warn!(%id, "{message}");

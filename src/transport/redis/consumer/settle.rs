@@ -18,7 +18,7 @@ use crate::{
     reply::Reply,
     transport::{
         Backoff, Discarded, SettleDelivery, Verdict,
-        redis::{entry::EntryId, error},
+        redis::{entry::StreamEntryId, error},
     },
 };
 
@@ -89,7 +89,7 @@ pub(super) struct Unsettled {
     pub(super) stream: Arc<ServedStream>,
     pub(super) guard: LeaseGuard,
     /// The id of the message's first entry.
-    pub(super) origin: EntryId,
+    pub(super) origin: StreamEntryId,
     pub(super) attempt: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
     /// Frees the slot for poison candidates when this one is settled.

@@ -34,9 +34,9 @@ use crate::{
         Counters, Discarded,
         redis::{
             connection::Commands,
-            entry::{EntryId, Lane},
+            entry::{Lane, StreamEntryId},
             error,
-            pipeline::{CompletionHandler, Pipeline, Retry, Submit},
+            pipeline::{CompletionHandler, Pipeline, Resend, Submit},
             producer::Publish,
             response::{Value, integer, integers},
             scripts,
@@ -70,7 +70,7 @@ pub(super) struct Settler {
     pub(super) max_dead_letters: usize,
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
-    published: Arc<Published>,
+    published: Arc<PublishFailures>,
     refusals: std::sync::Mutex<Limit>,
 }
 
@@ -91,7 +91,7 @@ impl Settler {
         max_dead_letters: usize,
         closed: CancellationToken,
     ) -> Self {
-        let published = Arc::new(Published(report.counters.clone()));
+        let published = Arc::new(PublishFailures(report.counters.clone()));
         Self {
             member,
             pipeline,
@@ -176,7 +176,7 @@ impl Settler {
                 // Published before the acknowledgement: if the worker crashes in between, the
                 // request is answered twice instead of never.
                 let publish = Publish::new(&channel[..], &envelope);
-                let (retry, listener) = (Retry::UntilAnswered, &self.published);
+                let (retry, listener) = (Resend::UntilAnswered, &self.published);
                 self.pipeline.post(publish, retry, listener, 0).await;
             }
         }
@@ -291,7 +291,7 @@ impl Settler {
                     .arg(attempts)
                     .arg(delay.as_deref().unwrap_or_default());
             };
-            let (script, retry) = (&scripts::REDELIVER, Retry::UntilAnswered);
+            let (script, retry) = (&scripts::REDELIVER, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
         };
         match integer(&self.insist(&delivery.stream, submit).await?)? {
@@ -376,20 +376,20 @@ impl Settler {
                     .arg(self.max_dead_letters);
             }
         };
-        let (script, retry) = (&scripts::FINISH, Retry::UntilAnswered);
+        let (script, retry) = (&scripts::FINISH, Resend::UntilAnswered);
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
     /// Acknowledges entries on one of the group's streams.
-    fn submit_ack(&self, stream: &ServedStream, lane: Lane, ids: &[EntryId]) -> Submit {
+    fn submit_ack(&self, stream: &ServedStream, lane: Lane, ids: &[StreamEntryId]) -> Submit {
         if !lane.is_retry() {
             let xack = xack(stream, lane, ids);
-            return self.pipeline.submit(xack, Retry::UntilAnswered);
+            return self.pipeline.submit(xack, Resend::UntilAnswered);
         }
         let args = |cmd: &mut Cmd| {
             cmd.arg(stream.keys.group.as_str()).arg(ids);
         };
-        let (script, retry) = (&scripts::ACKNOWLEDGE, Retry::UntilAnswered);
+        let (script, retry) = (&scripts::ACKNOWLEDGE, Resend::UntilAnswered);
         let keys = [stream.key_of(lane)];
         self.pipeline.submit_script(script, &keys, args, retry)
     }
@@ -465,7 +465,7 @@ pub(super) fn by_lane<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>
 }
 
 /// The only place that builds `XACK`.
-fn xack(stream: &ServedStream, lane: Lane, ids: &[EntryId]) -> Cmd {
+fn xack(stream: &ServedStream, lane: Lane, ids: &[StreamEntryId]) -> Cmd {
     let (key, group) = (stream.key_of(lane), stream.keys.group.as_str());
     let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
     cmd.arg("XACK").arg(key).arg(group).arg(ids);
@@ -473,9 +473,9 @@ fn xack(stream: &ServedStream, lane: Lane, ids: &[EntryId]) -> Cmd {
 }
 
 /// Counts and logs replies that could not be published.
-struct Published(Arc<Counters>);
+struct PublishFailures(Arc<Counters>);
 
-impl CompletionHandler for Published {
+impl CompletionHandler for PublishFailures {
     fn answered(&self, _: u128, answer: Result<Value, Error>) {
         if let Err(error) = answer.and_then(error::check) {
             self.0.unanswerable.increment();

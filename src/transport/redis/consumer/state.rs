@@ -16,7 +16,7 @@ use crate::transport::{
     },
 };
 
-pub(super) struct State {
+pub(super) struct ConsumerState {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
     pub(super) health: Arc<Health>,
@@ -29,7 +29,7 @@ pub(super) struct State {
     pub(super) closed: CancellationToken,
 }
 
-impl Heart for State {
+impl Heart for ConsumerState {
     fn state(&self) -> Option<ConnectionState> {
         if self.closed.is_cancelled() {
             return None;

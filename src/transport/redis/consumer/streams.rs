@@ -12,7 +12,7 @@ use crate::{
     transport::{
         DroppedLetters,
         redis::{
-            entry::{EntryId, Lane},
+            entry::{Lane, StreamEntryId},
             keys::Keys,
         },
     },
@@ -28,7 +28,7 @@ pub(super) struct ServedStream {
     pub(super) weight: u32,
     /// The last entry that the group is known to have delivered: a deleted group starts again
     /// behind it.
-    delivered: Mutex<EntryId>,
+    delivered: Mutex<StreamEntryId>,
     /// Set if the last tick found pending entries in the group. Otherwise there is nothing to
     /// claim.
     pending: AtomicBool,
@@ -44,7 +44,7 @@ impl ServedStream {
             index,
             keys,
             weight,
-            delivered: Mutex::new(EntryId::ZERO),
+            delivered: Mutex::new(StreamEntryId::ZERO),
             pending: AtomicBool::new(true),
             failing: AtomicBool::new(false),
             dropped: DroppedLetters::default(),
@@ -64,12 +64,12 @@ impl ServedStream {
     }
 
     /// The last entry that the group is known to have delivered.
-    pub(super) fn delivered(&self) -> EntryId {
+    pub(super) fn delivered(&self) -> StreamEntryId {
         *lock(&self.delivered)
     }
 
     /// Records that the group has delivered this entry.
-    pub(super) fn note_delivered(&self, id: EntryId) {
+    pub(super) fn note_delivered(&self, id: StreamEntryId) {
         let mut delivered = lock(&self.delivered);
         *delivered = id.max(*delivered);
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redis::Cmd;
 
 use super::{
-    lease::Due,
+    lease::DueLeases,
     member::{CONSUMER_PREFIX, Member},
     streams::ServedStream,
 };
@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     message::Name,
     transport::redis::{
-        entry::{self, EntryId, Lane},
+        entry::{self, Lane, StreamEntryId},
         producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
         response::{Value, array, bytes, exactly, integer, unexpected},
     },
@@ -25,7 +25,7 @@ use crate::{
 const END: &str = "18446744073709551615-18446744073709551614";
 
 /// The steps of one tick.
-pub(super) struct Request {
+pub(super) struct TickRequest {
     pub(super) foreign_lease: u64,
     pub(super) trim_beside_foreign: bool,
     /// The time between two trims by any worker, in milliseconds.
@@ -35,14 +35,14 @@ pub(super) struct Request {
     /// The time between two searches for silent consumers, in milliseconds.
     pub(super) reap_period: u64,
     /// The streams of the tick, with their steps.
-    pub(super) streams: Vec<(Arc<ServedStream>, Steps)>,
+    pub(super) streams: Vec<(Arc<ServedStream>, TickSteps)>,
     /// The key of the registry of streams, and the time of the first registrations to list.
     pub(super) registry: Option<(String, i64)>,
 }
 
 /// The steps of a tick on one stream, besides the renewal of leases.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Steps {
+pub(super) struct TickSteps {
     /// Delivers due messages, and returns the state of the group. The other steps require it.
     pub(super) maintain: bool,
     pub(super) sign_of_life: bool,
@@ -50,7 +50,7 @@ pub(super) struct Steps {
     pub(super) reap: bool,
 }
 
-impl Steps {
+impl TickSteps {
     /// Encodes the steps for the script.
     fn flags(self) -> String {
         let flags = [
@@ -64,7 +64,7 @@ impl Steps {
     }
 }
 
-impl Request {
+impl TickRequest {
     /// The script's keys.
     pub(super) fn keys(&self) -> Vec<String> {
         let mut keys = Vec::with_capacity(8 * self.streams.len() + 1);
@@ -86,7 +86,7 @@ impl Request {
     }
 
     /// The script's arguments, for a tick that renews these leases.
-    pub(super) fn args(&self, member: &Member, renew: &Due, cmd: &mut Cmd) {
+    pub(super) fn args(&self, member: &Member, renew: &DueLeases, cmd: &mut Cmd) {
         let mut since = String::new();
         if let Some((_, time)) = &self.registry {
             let _ = write!(since, "{time}");
@@ -129,13 +129,13 @@ pub(super) struct Tick {
 pub(super) struct StreamTick {
     /// The deliveries that are no longer pending for this consumer, on the retry stream and on the
     /// primary stream.
-    lost: [Vec<EntryId>; 2],
+    lost: [Vec<StreamEntryId>; 2],
     pub(super) maintained: Option<Maintained>,
 }
 
 impl StreamTick {
     /// The deliveries on a stream that are no longer pending for this consumer.
-    pub(super) fn lost(&mut self, stream: &ServedStream) -> Vec<(Lane, EntryId)> {
+    pub(super) fn lost(&mut self, stream: &ServedStream) -> Vec<(Lane, StreamEntryId)> {
         let lanes = stream
             .lanes()
             .into_iter()
@@ -160,7 +160,7 @@ pub(super) struct Maintained {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct GroupFacts {
     /// The last entry of the stream that was delivered; `None` if the group does not exist.
-    pub(super) delivered: Option<EntryId>,
+    pub(super) delivered: Option<StreamEntryId>,
     pub(super) pending: i64,
 }
 
@@ -231,7 +231,7 @@ impl GroupFacts {
         let [delivered, pending] = exactly(answer)?;
         let delivered = bytes(delivered)?;
         Ok(Self {
-            delivered: EntryId::parse(&delivered),
+            delivered: StreamEntryId::parse(&delivered),
             pending: integer(&pending)?,
         })
     }

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     alarm::Alarm, canary::Canary, health::ClockReading, lease::LeaseRenewer,
-    maintenance::Maintenance, member::Member, registry::Registry, tick::Tick,
+    maintenance::Maintenance, member::Member, registry::RegistryReader, tick::Tick,
 };
 use crate::{
     error::Error,
@@ -27,7 +27,7 @@ use crate::{
     transport::{
         Counters,
         redis::{
-            pipeline::{Pipeline, Retry, SILENCE},
+            pipeline::{Pipeline, Resend, SILENCE},
             response::{Value, miscounted},
             scripts::{self, Script},
             server::{Connector, Limit},
@@ -45,7 +45,7 @@ pub(super) struct Upkeep {
     /// The timers for the next delayed messages.
     pub(super) due: Arc<Alarm>,
     /// The registry of the streams, if senders register them.
-    pub(super) registry: Option<Registry>,
+    pub(super) registry: Option<RegistryReader>,
     pub(super) canary: Arc<Canary>,
     pub(super) warnings: Limit,
     pub(super) ends: Ends,
@@ -174,7 +174,7 @@ impl Upkeep {
     async fn try_tick(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
         let (renew, rest) = self.renewer.due().split();
         let mut request = self.maintenance.request(|stream| renew.has(stream));
-        request.registry = self.registry.as_mut().map(Registry::request);
+        request.registry = self.registry.as_mut().map(RegistryReader::request);
         let keys = request.keys();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let asked = Instant::now();
@@ -224,7 +224,7 @@ impl UpkeepConnection {
         keys: &[&str],
         args: impl FnOnce(&mut Cmd),
     ) -> Result<Value, Error> {
-        self.in_time(self.pipeline.script(script, keys, args, Retry::Never))
+        self.in_time(self.pipeline.script(script, keys, args, Resend::Never))
             .await
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{CompletionHandler, Outcome, Retry, queue::Admission};
+use super::{CompletionHandler, Outcome, Resend, queue::Admission};
 use crate::transport::redis::scripts::Script;
 use crate::{
     error::Error,
@@ -24,7 +24,7 @@ pub(super) const MAX_BYTES: usize = 1 << 20;
 /// Encoded commands in order, with their permits.
 pub(super) struct Batch {
     commands: Commands,
-    requests: Vec<Request>,
+    requests: Vec<QueuedCommand>,
     /// The completions of callers; `None` until the first of them.
     completions: Option<Arc<CompletionSlab<Outcome>>>,
     /// Released when the batch is dropped.
@@ -38,8 +38,8 @@ pub(super) struct Batch {
 }
 
 /// A command without its bytes.
-struct Request {
-    retry: Retry,
+struct QueuedCommand {
+    retry: Resend,
     /// The script that it calls: the server may not know it yet.
     script: Option<&'static Script>,
     admission: Admission,
@@ -60,7 +60,7 @@ enum Answer {
 #[derive(Default)]
 pub(super) struct Buffers {
     commands: Commands,
-    requests: Vec<Request>,
+    requests: Vec<QueuedCommand>,
 }
 
 impl Batch {
@@ -79,7 +79,7 @@ impl Batch {
     pub(super) fn ask(
         &mut self,
         command: impl Encode,
-        retry: Retry,
+        retry: Resend,
         script: Option<&'static Script>,
         admission: Admission,
     ) -> Completion<Outcome> {
@@ -88,7 +88,7 @@ impl Batch {
         let completion = slab.insert();
         self.push(
             command,
-            Request {
+            QueuedCommand {
                 retry,
                 script,
                 admission,
@@ -102,13 +102,13 @@ impl Batch {
     pub(super) fn post(
         &mut self,
         command: impl Encode,
-        retry: Retry,
+        retry: Resend,
         (handler, number): (Arc<dyn CompletionHandler>, u128),
         admission: Admission,
     ) {
         self.push(
             command,
-            Request {
+            QueuedCommand {
                 retry,
                 script: None,
                 admission,
@@ -117,7 +117,7 @@ impl Batch {
         );
     }
 
-    fn push(&mut self, command: impl Encode, request: Request) {
+    fn push(&mut self, command: impl Encode, request: QueuedCommand) {
         self.commands.push(command);
         self.requests.push(request);
     }
@@ -142,7 +142,7 @@ impl Batch {
         self.len() >= MAX_COMMANDS || self.bytes() >= MAX_BYTES
     }
 
-    pub(super) fn retry(&self, index: usize) -> Retry {
+    pub(super) fn retry(&self, index: usize) -> Resend {
         self.requests[index].retry
     }
 
@@ -178,7 +178,7 @@ impl Batch {
         let is_unwanted = |batch: &Self, index: usize| {
             let request = &batch.requests[index];
             let waits = all_wait && matches!(request.answer, Answer::Completion(_));
-            request.retry == Retry::Never && !waits && !batch.is_wanted(index)
+            request.retry == Resend::Never && !waits && !batch.is_wanted(index)
         };
         if !(0..self.len()).any(|index| is_unwanted(&self, index)) {
             return (self.len() > 0).then_some(self);
@@ -210,7 +210,7 @@ impl Batch {
 
     fn take_over(&mut self, other: &mut Self, index: usize) {
         let request = &mut other.requests[index];
-        let moved = Request {
+        let moved = QueuedCommand {
             retry: request.retry,
             script: request.script,
             admission: request.admission,

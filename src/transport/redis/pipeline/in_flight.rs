@@ -46,18 +46,18 @@ impl InFlightPipeline {
 }
 
 /// The pipelines in flight, oldest first.
-pub(super) struct InFlight {
+pub(super) struct InFlightPipelines {
     pub(super) pipelines: VecDeque<InFlightPipeline>,
     connection: Connection,
     clock: Clock,
     /// A server that is silent for this long counts as lost.
     silence: Duration,
-    /// The number of bytes received by the last poll, and the time at which it last changed.
+    /// The connection's progress at the last poll, and the time at which it last changed.
     passed: u64,
     last_byte: Instant,
 }
 
-impl InFlight {
+impl InFlightPipelines {
     pub(super) fn new(connection: Connection, silence: Duration) -> Self {
         Self {
             pipelines: VecDeque::new(),

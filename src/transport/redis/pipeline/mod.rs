@@ -61,7 +61,7 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// How a lost connection affects a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Retry {
+pub(super) enum Resend {
     /// Sent once. Without a connection it waits for a few seconds and then fails as disconnected.
     /// If the connection is lost before the response its outcome is unknown.
     Never,
@@ -104,7 +104,7 @@ struct Status {
 }
 
 impl Pipeline {
-    /// Starts the task that owns the connection. It may begin with an existing one.
+    /// Starts the task that owns the connection. `first` is a connection that exists already.
     pub(super) fn spawn(
         connector: Connector,
         first: Option<Connection>,
@@ -133,7 +133,7 @@ impl Pipeline {
                 down_since: Some(Instant::now()),
             },
         });
-        let task = task::Task::new(connector.clone(), counters, silence, batches, publish);
+        let task = task::PipelineTask::new(connector.clone(), counters, silence, batches, publish);
         tokio::spawn(task.run(first));
         Self {
             queue,
@@ -142,12 +142,12 @@ impl Pipeline {
         }
     }
 
-    /// Queues a command at once if it has not to wait for a permit. Resolves to its response, which
+    /// Queues a command at once if it need not wait for a permit. Resolves to its response, which
     /// may be a [`Value::ServerError`].
     ///
     /// A command that has to wait is encoded before: use [`submit_owned`](Self::submit_owned) for
     /// large ones.
-    pub(super) fn submit(&self, command: impl Encode, retry: Retry) -> Submit {
+    pub(super) fn submit(&self, command: impl Encode, retry: Resend) -> Submit {
         self.ask(command, retry, None)
     }
 
@@ -158,7 +158,7 @@ impl Pipeline {
         script: &'static Script,
         keys: &[&str],
         args: impl FnOnce(&mut Cmd),
-        retry: Retry,
+        retry: Resend,
     ) -> Submit {
         self.submit_owned(script.call(keys, args), retry, Some(script))
     }
@@ -168,7 +168,7 @@ impl Pipeline {
     pub(super) fn submit_owned(
         &self,
         command: impl Encode + Send + 'static,
-        retry: Retry,
+        retry: Resend,
         script: Option<&'static Script>,
     ) -> Submit {
         let size = command.size_hint();
@@ -190,7 +190,7 @@ impl Pipeline {
     pub(super) async fn post(
         &self,
         command: impl Encode,
-        retry: Retry,
+        retry: Resend,
         handler: &Arc<impl CompletionHandler + 'static>,
         number: u128,
     ) {
@@ -208,18 +208,18 @@ impl Pipeline {
         }
     }
 
-    /// Waits for a permit. A command that is not retried waits at most as long as without a
+    /// Waits for a permit. A command that is not retried waits at most as long as it may without a
     /// connection.
     async fn permit(
         &self,
         size: usize,
         submitted: Instant,
-        retry: Retry,
+        retry: Resend,
     ) -> Result<Permit<'_>, Error> {
         tokio::select! {
             biased;
             permit = self.queue.reserve(size, submitted) => permit,
-            error = self.waited_too_long(submitted), if retry == Retry::Never => Err(error),
+            error = self.waited_too_long(submitted), if retry == Resend::Never => Err(error),
         }
     }
 
@@ -256,7 +256,11 @@ impl Pipeline {
     }
 
     /// Sends a command. Errors of the server become an `Err`.
-    pub(super) async fn command(&self, command: impl Encode, retry: Retry) -> Result<Value, Error> {
+    pub(super) async fn command(
+        &self,
+        command: impl Encode,
+        retry: Resend,
+    ) -> Result<Value, Error> {
         super::error::check(self.submit(command, retry).await?)
     }
 
@@ -266,7 +270,7 @@ impl Pipeline {
         script: &'static Script,
         keys: &[&str],
         args: impl FnOnce(&mut Cmd),
-        retry: Retry,
+        retry: Resend,
     ) -> Result<Value, Error> {
         let answer = self.submit_script(script, keys, args, retry);
         super::error::check(answer.await?)
@@ -282,7 +286,7 @@ impl Pipeline {
         self.status.borrow().cause.clone()
     }
 
-    fn ask(&self, command: impl Encode, retry: Retry, script: Option<&'static Script>) -> Submit {
+    fn ask(&self, command: impl Encode, retry: Resend, script: Option<&'static Script>) -> Submit {
         match self.queue.try_reserve(command.size_hint()) {
             Some(permit) => Submit(Stage::queue(permit, command, retry, script)),
             None => {
@@ -316,7 +320,7 @@ impl Stage {
     fn queue(
         permit: Permit<'_>,
         command: impl Encode,
-        retry: Retry,
+        retry: Resend,
         script: Option<&'static Script>,
     ) -> Self {
         match permit.push(|batch, at| batch.ask(command, retry, script, at)) {

@@ -39,11 +39,14 @@ pub(super) fn submit_queue() -> (Submitter, Receiver) {
         permits: Arc::new(Semaphore::new(MAX_COMMANDS)),
         receiver: AtomicWaker::new(),
     });
-    (Submitter(Arc::new(Open(queue.clone()))), Receiver(queue))
+    (
+        Submitter(Arc::new(OpenQueue(queue.clone()))),
+        Receiver(queue),
+    )
 }
 
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Fair: permits are given in the order of the waiters, and each is woken once, when it has all
     /// its permits.
     permits: Arc<Semaphore>,
@@ -52,7 +55,7 @@ struct Queue {
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     /// The last batch takes commands until it is full.
     batches: VecDeque<Batch>,
     spare: Vec<Buffers>,
@@ -64,12 +67,12 @@ struct State {
 
 /// The sending end. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Submitter(Arc<Open>);
+pub(super) struct Submitter(Arc<OpenQueue>);
 
 /// Closes the queue when the last submitter is dropped.
-struct Open(Arc<Queue>);
+struct OpenQueue(Arc<Queue>);
 
-impl Drop for Open {
+impl Drop for OpenQueue {
     fn drop(&mut self) {
         lock(&self.0.state).closed = true;
         self.0.receiver.wake();
@@ -209,12 +212,12 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::transport::redis::pipeline::Retry;
+    use crate::transport::redis::pipeline::Resend;
 
     fn push(permit: Permit<'_>) {
         let added = permit.push(|batch, admission| {
             let ping = redis::cmd("PING");
-            drop(batch.ask(&ping, Retry::UntilAnswered, None, admission));
+            drop(batch.ask(&ping, Resend::UntilAnswered, None, admission));
         });
         added.expect("there is a receiver");
     }

@@ -9,9 +9,9 @@ use tokio::{
 };
 
 use super::{
-    Retry, Status, WAIT,
+    Resend, Status, WAIT,
     batch::{Batch, MAX_BYTES, MAX_COMMANDS},
-    in_flight::{InFlight, InFlightBatch, InFlightPipeline},
+    in_flight::{InFlightBatch, InFlightPipeline, InFlightPipelines},
     queue::Receiver,
 };
 use crate::{
@@ -34,7 +34,7 @@ const CLOSED_AT: u32 = 3;
 /// The pause after the server was not ready.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) struct Task {
+pub(super) struct PipelineTask {
     connector: Connector,
     counters: Arc<Counters>,
     /// A server that owes a response and is silent for this long counts as lost.
@@ -53,12 +53,12 @@ pub(super) struct Task {
 }
 
 /// The reason why a connection is no longer used.
-enum End {
+enum ConnectionEnd {
     Lost(Error),
     Closed,
 }
 
-impl Task {
+impl PipelineTask {
     pub(super) fn new(
         connector: Connector,
         counters: Arc<Counters>,
@@ -101,8 +101,8 @@ impl Task {
                 self.down_since.or(Some(Instant::now())),
             );
             match end {
-                End::Closed => return,
-                End::Lost(reason) => {
+                ConnectionEnd::Closed => return,
+                ConnectionEnd::Lost(reason) => {
                     // A connection that lasted longer than the longest wait was a working one, even
                     // if no command was sent.
                     if made.elapsed() > BACKOFF.max() {
@@ -197,7 +197,7 @@ impl Task {
         for mut one in std::mem::take(&mut self.waiting) {
             let give_up = self.give_up(one.submitted(0));
             let give_up = *one.give_up.get_or_insert(give_up);
-            if one.retry(0) == Retry::Never {
+            if one.retry(0) == Resend::Never {
                 if give_up <= now {
                     let cause = self.status.borrow().cause.clone();
                     one.fail(|| error::disconnected(self.connector.address(), cause.clone()));
@@ -211,8 +211,8 @@ impl Task {
         next
     }
 
-    async fn serve(&mut self, connection: Connection) -> End {
-        let mut in_flight = InFlight::new(connection, self.silence);
+    async fn serve(&mut self, connection: Connection) -> ConnectionEnd {
+        let mut in_flight = InFlightPipelines::new(connection, self.silence);
         self.protocol_error = false;
         let end = self.exchange(&mut in_flight).await;
         let oldest = in_flight.pipelines.front().into_iter();
@@ -225,14 +225,14 @@ impl Task {
                 for index in (answers.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);
                     match lost.retry(0) {
-                        Retry::UntilAnswered if lost.closed_at >= CLOSED_AT => {
+                        Resend::UntilAnswered if lost.closed_at >= CLOSED_AT => {
                             lost.fail(|| error::not_taken(self.connector.address(), CLOSED_AT));
                         }
-                        Retry::UntilAnswered => self.waiting.push_front(lost),
+                        Resend::UntilAnswered => self.waiting.push_front(lost),
                         // It was sent after the command that the server could not read, so it was
                         // not carried out.
-                        Retry::Never if self.protocol_error => self.waiting.push_front(lost),
-                        Retry::Never => lost.fail(|| error::unanswered(self.connector.address())),
+                        Resend::Never if self.protocol_error => self.waiting.push_front(lost),
+                        Resend::Never => lost.fail(|| error::unanswered(self.connector.address())),
                     }
                 }
             }
@@ -248,9 +248,8 @@ impl Task {
     /// A server that refuses a command writes an error and closes. The error can be lost in the
     /// reset, and there may be none (`client-query-buffer-limit`), so only the close shows it. Only
     /// large commands are counted, since small ones are not refused in this way.
-    fn note_closed_at(&mut self, in_flight: &mut InFlight, end: &End) {
-        let closed =
-            matches!(end, End::Lost(reason) if std::error::Error::source(reason).is_some());
+    fn note_closed_at(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
+        let closed = matches!(end, ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some());
         let closed = closed && !self.protocol_error;
         let oldest = in_flight.pipelines.front_mut().into_iter();
         let first =
@@ -264,7 +263,7 @@ impl Task {
         }
     }
 
-    async fn exchange(&mut self, in_flight: &mut InFlight) -> End {
+    async fn exchange(&mut self, in_flight: &mut InFlightPipelines) -> ConnectionEnd {
         loop {
             while in_flight.has_room() {
                 let Some(batches) = self.gather() else {
@@ -274,7 +273,7 @@ impl Task {
             }
             let closed = self.queue.is_closed();
             if in_flight.pipelines.is_empty() && closed {
-                return End::Closed;
+                return ConnectionEnd::Closed;
             }
             let room = in_flight.has_room() && !closed;
             tokio::select! {
@@ -282,7 +281,7 @@ impl Task {
                 answered = in_flight.next() => {
                     let answered = match answered {
                         Ok(answered) => answered,
-                        Err(reason) => return End::Lost(lost(reason)),
+                        Err(reason) => return ConnectionEnd::Lost(lost(reason)),
                     };
                     self.outage.answered();
                     if self.status.borrow().cause.is_some() {
@@ -290,20 +289,20 @@ impl Task {
                     }
                     let many = answered.batches.iter().any(|it| it.answers.len() > 1);
                     let health = self.hand_out(answered);
-                    if health == Health::Fine && self.down_since.is_some() {
+                    if health == ServerHealth::Fine && self.down_since.is_some() {
                         self.set_state(ConnectionState::Connected, None);
                     }
                     match health {
-                        // Callers with many responses may have more to send: if they run first,
+                        // Callers often send more after a response: if they run first,
                         // their commands form one pipeline instead of many.
-                        Health::Fine if many => next_turn().await,
-                        Health::Fine => {}
-                        Health::NotReady => {
+                        ServerHealth::Fine if many => next_turn().await,
+                        ServerHealth::Fine => {}
+                        ServerHealth::NotReady => {
                             self.while_waiting(sleep(PAUSE)).await;
                         }
-                        Health::Demoted => {
+                        ServerHealth::Demoted => {
                             self.while_waiting(sleep(PAUSE)).await;
-                            return End::Lost(Error::disconnected(
+                            return ConnectionEnd::Lost(Error::disconnected(
                                 "the server has become a replica and takes no writes",
                             ));
                         }
@@ -337,8 +336,8 @@ impl Task {
 
     /// Delivers the responses of a pipeline. Commands that the server was not ready for are queued
     /// again.
-    fn hand_out(&mut self, answered: InFlightPipeline) -> Health {
-        let mut health = Health::Fine;
+    fn hand_out(&mut self, answered: InFlightPipeline) -> ServerHealth {
+        let mut health = ServerHealth::Fine;
         let mut again = Vec::new();
         for InFlightBatch { mut batch, answers } in answered.batches {
             for (index, answer) in answers.iter().enumerate() {
@@ -351,8 +350,8 @@ impl Task {
                     again.push(batch.take(index).with_text(script));
                 } else if error::is_passing(error.code()) && !has_waited(&batch, index) {
                     health = health.max(match error::is_demoted(error) {
-                        true => Health::Demoted,
-                        false => Health::NotReady,
+                        true => ServerHealth::Demoted,
+                        false => ServerHealth::NotReady,
                     });
                     if self.down_since.is_none() {
                         self.set_state(ConnectionState::Connected, Some(Instant::now()));
@@ -377,7 +376,7 @@ fn is_protocol_error(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error::is_protocol_error(error))
 }
 
-impl Drop for Task {
+impl Drop for PipelineTask {
     /// The runtime may end the task before the last handle is dropped.
     fn drop(&mut self) {
         self.set_state(ConnectionState::Closed, self.down_since);
@@ -395,12 +394,12 @@ fn lost(reason: Option<RedisError>) -> Error {
 /// Returns `true` if a command has waited too long to be sent again.
 fn has_waited(batch: &Batch, index: usize) -> bool {
     let too_long = |give_up| give_up <= Instant::now();
-    batch.retry(index) == Retry::Never && batch.give_up.is_some_and(too_long)
+    batch.retry(index) == Resend::Never && batch.give_up.is_some_and(too_long)
 }
 
 /// The state of the server as shown by the responses of a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Health {
+enum ServerHealth {
     Fine,
     NotReady,
     Demoted,

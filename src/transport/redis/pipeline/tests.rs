@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    CompletionHandler, Pipeline, Retry, Script,
+    CompletionHandler, Pipeline, Resend, Script,
     queue::{MAX_COMMANDS, submit_queue},
 };
 use crate::{
@@ -109,7 +109,7 @@ fn ack(id: u32) -> redis::Cmd {
 #[tokio::test]
 async fn an_idempotent_command_is_sent_again_until_it_is_answered() {
     let (pipeline, mut commands, counters) = counted([Close, Close, OK]).await;
-    let answer = pipeline.submit(ack(1), Retry::UntilAnswered).await;
+    let answer = pipeline.submit(ack(1), Resend::UntilAnswered).await;
     assert_eq!(answer.unwrap(), Value::Text("OK".into()));
     for _ in 0..3 {
         assert_eq!(commands.recv().await.unwrap(), "XACK 1");
@@ -120,9 +120,9 @@ async fn an_idempotent_command_is_sent_again_until_it_is_answered() {
 #[tokio::test]
 async fn another_commands_outcome_is_unknown_when_the_connection_dies() {
     let (pipeline, mut commands) = pipeline([Close, OK]).await;
-    let error = pipeline.submit(ack(1), Retry::Never).await.unwrap_err();
+    let error = pipeline.submit(ack(1), Resend::Never).await.unwrap_err();
     assert!(error.is_unknown_outcome(), "{error:?}");
-    assert!(pipeline.submit(ack(2), Retry::Never).await.is_ok());
+    assert!(pipeline.submit(ack(2), Resend::Never).await.is_ok());
     assert_eq!(commands.recv().await.unwrap(), "XACK 1");
     assert_eq!(commands.recv().await.unwrap(), "XACK 2");
 }
@@ -131,7 +131,7 @@ async fn another_commands_outcome_is_unknown_when_the_connection_dies() {
 async fn what_is_sent_again_keeps_its_order() {
     let (pipeline, mut commands) = pipeline([Close, OK, OK, OK]).await;
     let all: Vec<_> = (1..=3)
-        .map(|id| pipeline.submit(ack(id), Retry::UntilAnswered))
+        .map(|id| pipeline.submit(ack(id), Resend::UntilAnswered))
         .collect();
     for one in all {
         one.await.unwrap();
@@ -147,9 +147,9 @@ async fn what_is_sent_again_keeps_its_order() {
 async fn what_was_given_up_before_it_was_sent_is_sent_only_where_it_is_idempotent() {
     let (pipeline, mut commands) = pipeline([OK, OK]).await;
     // Nothing is sent before this task waits.
-    drop(pipeline.submit(ack(1), Retry::Never));
-    drop(pipeline.submit(ack(2), Retry::UntilAnswered));
-    pipeline.submit(ack(3), Retry::Never).await.unwrap();
+    drop(pipeline.submit(ack(1), Resend::Never));
+    drop(pipeline.submit(ack(2), Resend::UntilAnswered));
+    pipeline.submit(ack(3), Resend::Never).await.unwrap();
     assert_eq!(commands.recv().await.unwrap(), "XACK 2");
     assert_eq!(commands.recv().await.unwrap(), "XACK 3");
 }
@@ -173,10 +173,13 @@ async fn a_handler_gets_each_outcome_once() {
     let (pipeline, mut commands) = pipeline([OK, OK, Close, OK]).await;
     let heard = Arc::<Heard>::default();
     for number in 0..4 {
-        let posted = pipeline.post(ack(number), Retry::Never, &heard, number.into());
+        let posted = pipeline.post(ack(number), Resend::Never, &heard, number.into());
         posted.await;
     }
-    pipeline.submit(ack(4), Retry::UntilAnswered).await.unwrap();
+    pipeline
+        .submit(ack(4), Resend::UntilAnswered)
+        .await
+        .unwrap();
     // The first was no longer wanted, and the connection was lost with the last.
     for expected in ["XACK 1", "XACK 2", "XACK 3", "XACK 4"] {
         assert_eq!(commands.recv().await.unwrap(), expected);
@@ -190,7 +193,7 @@ async fn a_handler_gets_each_outcome_once() {
 async fn commands_fail_when_the_task_of_the_pipeline_has_ended() {
     let (submitter, batches) = submit_queue();
     let permit = submitter.try_reserve(1).expect("it is empty");
-    let asked = permit.push(|batch, at| batch.ask(ack(1), Retry::UntilAnswered, None, at));
+    let asked = permit.push(|batch, at| batch.ask(ack(1), Resend::UntilAnswered, None, at));
     let full: Vec<_> = std::iter::from_fn(|| submitter.try_reserve(1)).collect();
     assert_eq!(full.len(), MAX_COMMANDS - 1);
     let waits = submitter.reserve(1, tokio::time::Instant::now());
@@ -198,7 +201,7 @@ async fn commands_fail_when_the_task_of_the_pipeline_has_ended() {
     assert!(asked.unwrap().await.unwrap_err().is_closed());
     assert!(waits.await.is_err_and(|error| error.is_closed()));
     let permit = full.into_iter().next().expect("there was some");
-    let late = permit.push(|batch, at| batch.ask(ack(2), Retry::UntilAnswered, None, at));
+    let late = permit.push(|batch, at| batch.ask(ack(2), Resend::UntilAnswered, None, at));
     assert!(late.is_err_and(|error| error.is_closed()));
 }
 
@@ -206,7 +209,7 @@ async fn commands_fail_when_the_task_of_the_pipeline_has_ended() {
 async fn a_server_that_is_not_ready_is_asked_again() {
     let loading = || Answer("-LOADING Redis is loading the dataset in memory\r\n");
     let (pipeline, _commands) = pipeline([loading(), loading(), OK]).await;
-    let answer = pipeline.submit(ack(1), Retry::Never).await;
+    let answer = pipeline.submit(ack(1), Resend::Never).await;
     assert_eq!(answer.unwrap(), Value::Text("OK".into()));
 }
 
@@ -214,7 +217,7 @@ async fn a_server_that_is_not_ready_is_asked_again() {
 async fn an_error_that_was_not_asked_for_ends_the_connection_and_answers_no_command() {
     let unasked = || Answer("-ERR max number of clients reached\r\n");
     let (pipeline, mut commands) = pipeline([unasked(), unasked(), OK]).await;
-    assert!(pipeline.submit(ack(1), Retry::UntilAnswered).await.is_ok());
+    assert!(pipeline.submit(ack(1), Resend::UntilAnswered).await.is_ok());
     for _ in 0..3 {
         assert_eq!(commands.recv().await.unwrap(), "XACK 1");
     }
@@ -227,7 +230,7 @@ async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
         "-ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write\r\n",
     );
     let (pipeline, _commands, counters) = counted([demoted, OK]).await;
-    assert!(pipeline.submit(ack(1), Retry::Never).await.is_ok());
+    assert!(pipeline.submit(ack(1), Resend::Never).await.is_ok());
     assert_eq!(counters.snapshot().reconnects, 1);
 }
 
@@ -235,7 +238,7 @@ async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
 async fn a_demoted_server_is_left_for_a_new_connection() {
     let demoted = Answer("-READONLY You can't write against a read only replica.\r\n");
     let (pipeline, _commands, counters) = counted([demoted, OK]).await;
-    assert!(pipeline.submit(ack(1), Retry::Never).await.is_ok());
+    assert!(pipeline.submit(ack(1), Resend::Never).await.is_ok());
     assert_eq!(counters.snapshot().reconnects, 1);
 }
 
@@ -245,7 +248,7 @@ async fn what_a_server_that_is_not_ready_refuses_waits_together() {
     let loading = "-LOADING Redis is loading the dataset in memory\r\n";
     let refusals = (0..2 * MANY).map(|_| Answer(loading));
     let (pipeline, _commands) = pipeline(refusals.chain((0..MANY).map(|_| OK))).await;
-    let all = (0..MANY as u32).map(|id| pipeline.submit(ack(id), Retry::Never));
+    let all = (0..MANY as u32).map(|id| pipeline.submit(ack(id), Resend::Never));
     // One after the other they would exceed the time limit.
     for answer in futures_util::future::join_all(all).await {
         assert_eq!(answer.unwrap(), Value::Text("OK".into()));
@@ -257,7 +260,7 @@ async fn what_a_demoted_server_refuses_is_sent_to_the_next_one_whole() {
     let demoted = "-READONLY You can't write against a read only replica.\r\n";
     let refusals = (0..6).map(|_| Answer(demoted));
     let (pipeline, _commands, counters) = counted(refusals.chain((0..3).map(|_| OK))).await;
-    let all = (1..=3).map(|id| pipeline.submit(ack(id), Retry::Never));
+    let all = (1..=3).map(|id| pipeline.submit(ack(id), Resend::Never));
     for answer in futures_util::future::join_all(all).await {
         assert_eq!(answer.unwrap(), Value::Text("OK".into()));
     }
@@ -277,7 +280,7 @@ async fn a_script_that_the_server_does_not_know_is_sent_with_its_text() {
                 |cmd| {
                     cmd.arg(expected);
                 },
-                Retry::UntilAnswered,
+                Resend::UntilAnswered,
             )
             .await;
         assert_eq!(answer.unwrap(), Value::Int(expected));
@@ -296,16 +299,16 @@ async fn a_script_that_the_server_does_not_know_is_sent_with_its_text() {
 async fn a_refusal_is_an_answer_to_submit_and_an_error_to_command() {
     let refusal = || Answer("-ERR no\r\n");
     let (pipeline, _commands) = pipeline([refusal(), refusal()]).await;
-    let answer = pipeline.submit(ack(1), Retry::Never).await.unwrap();
+    let answer = pipeline.submit(ack(1), Resend::Never).await.unwrap();
     assert!(matches!(answer, Value::ServerError(_)));
-    let error = pipeline.command(ack(1), Retry::Never).await.unwrap_err();
+    let error = pipeline.command(ack(1), Resend::Never).await.unwrap_err();
     assert!(error.is_refused(), "{error:?}");
 }
 
 #[tokio::test]
 async fn what_was_submitted_is_answered_after_the_last_handle_is_gone() {
     let (pipeline, _commands) = pipeline([Close, OK]).await;
-    let answer = pipeline.submit(ack(1), Retry::UntilAnswered);
+    let answer = pipeline.submit(ack(1), Resend::UntilAnswered);
     drop(pipeline);
     assert!(answer.await.is_ok());
 }
@@ -314,7 +317,7 @@ async fn what_was_submitted_is_answered_after_the_last_handle_is_gone() {
 async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
     let (pipeline, _commands) = pipeline((0..5000).map(|_| Echo)).await;
     let all: Vec<_> = (0..5000)
-        .map(|n| pipeline.submit(ack(n), Retry::Never))
+        .map(|n| pipeline.submit(ack(n), Resend::Never))
         .collect();
     // The queue has room for only the first ones; the others are queued as they are polled.
     let answers = futures_util::future::join_all(all).await;
@@ -327,7 +330,7 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
 async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
     let (pipeline, mut commands) = pipeline([]).await;
     // Connected before the clock is paused, which does not work with real sockets.
-    let first = pipeline.submit(ack(1), Retry::Never);
+    let first = pipeline.submit(ack(1), Resend::Never);
     commands.recv().await.unwrap();
     tokio::time::pause();
     let started = tokio::time::Instant::now();
@@ -345,8 +348,8 @@ async fn commands_behind_one_that_the_server_could_not_read_are_sent_again() {
     let refusal = Answer("-ERR Protocol error: invalid bulk length\r\n");
     // The server closes without reading the second command.
     let (pipeline, mut commands) = pipeline([refusal, Close, OK]).await;
-    let large = pipeline.submit(ack(1), Retry::Never);
-    let behind = pipeline.submit(ack(2), Retry::Never);
+    let large = pipeline.submit(ack(1), Resend::Never);
+    let behind = pipeline.submit(ack(2), Resend::Never);
     let error = crate::transport::redis::error::check(large.await.unwrap()).unwrap_err();
     assert!(error.is_refused(), "{error:?}");
     assert!(error.to_string().contains("proto-max-bulk-len"), "{error}");
@@ -363,8 +366,8 @@ async fn a_large_command_at_which_the_server_closes_every_connection_fails_alone
     let (pipeline, _commands) = pipeline([Close, Close, Close, OK]).await;
     let mut large = redis::cmd("SET");
     large.arg("k").arg("x".repeat(1 << 20));
-    let large = pipeline.submit(large, Retry::UntilAnswered);
-    let behind = pipeline.submit(ack(1), Retry::UntilAnswered);
+    let large = pipeline.submit(large, Resend::UntilAnswered);
+    let behind = pipeline.submit(ack(1), Resend::UntilAnswered);
     let error = large.await.expect_err("it is given up");
     assert!(error.is_refused(), "{error:?}");
     behind.await.expect("it is answered");
@@ -373,6 +376,6 @@ async fn a_large_command_at_which_the_server_closes_every_connection_fails_alone
 #[tokio::test]
 async fn a_small_command_is_sent_again_over_any_number_of_lost_connections() {
     let (pipeline, _commands) = pipeline([Close, Close, Close, Close, OK]).await;
-    let answer = pipeline.submit(ack(1), Retry::UntilAnswered);
+    let answer = pipeline.submit(ack(1), Resend::UntilAnswered);
     answer.await.expect("it is answered");
 }

@@ -20,7 +20,7 @@ use super::{
     connection::{Encode, RespWriter},
     error, keys,
     options::Options,
-    pipeline::{Retry, Submit},
+    pipeline::{Resend, Submit},
     response::Value,
 };
 use crate::{
@@ -83,17 +83,17 @@ impl Redis {
             }
             Kind::Task => {
                 let stream = self.settings.target(message.parts())?.clone();
-                let task = Task { stream, message };
-                Ok(Work::Task(pipeline.submit_owned(task, Retry::Never, None)))
+                let task = AddTask { stream, message };
+                Ok(Work::Task(pipeline.submit_owned(task, Resend::Never, None)))
             }
             Kind::Event => {
-                let event = Event {
+                let event = PublishEvent {
                     options: self.options.clone(),
                     message,
                 };
                 Ok(Work::Event(pipeline.submit_owned(
                     event,
-                    Retry::Never,
+                    Resend::Never,
                     None,
                 )))
             }
@@ -117,12 +117,12 @@ fn check(message: &Message) -> Result<(), Error> {
 }
 
 /// Adds a task to a stream.
-struct Task {
+struct AddTask {
     stream: Name,
     message: Message,
 }
 
-impl Task {
+impl AddTask {
     fn add(&self) -> Add<'_> {
         Add {
             stream: &self.stream,
@@ -132,7 +132,7 @@ impl Task {
     }
 }
 
-impl Encode for Task {
+impl Encode for AddTask {
     fn encode(&self, out: &mut Vec<u8>) {
         self.add().encode(out);
     }
@@ -143,12 +143,12 @@ impl Encode for Task {
 }
 
 /// Publishes an event.
-struct Event {
+struct PublishEvent {
     options: Arc<Options>,
     message: Message,
 }
 
-impl Event {
+impl PublishEvent {
     fn publish(&self) -> Publish<'_> {
         let name = self.message.name().as_bytes();
         let channel = match self.options.event_prefix.as_bytes() {
@@ -159,7 +159,7 @@ impl Event {
     }
 }
 
-impl Encode for Event {
+impl Encode for PublishEvent {
     fn encode(&self, out: &mut Vec<u8>) {
         self.publish().encode(out);
     }

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     message::Name,
     sync::lock,
-    transport::redis::{Redis, keys, pipeline::Retry, scripts},
+    transport::redis::{Redis, keys, pipeline::Resend, scripts},
 };
 
 /// The time after which a sender registers a stream again. Workers keep a stream for three times as
@@ -60,7 +60,7 @@ impl Redis {
             // Not retried by the pipeline, so that the caller soon learns that there is no
             // connection. An unknown outcome is tried again: the message was not sent yet.
             let register = async || {
-                let (script, retry) = (&scripts::REGISTER, Retry::Never);
+                let (script, retry) = (&scripts::REGISTER, Resend::Never);
                 shared.pipeline.script(script, &keys, args, retry).await
             };
             loop {

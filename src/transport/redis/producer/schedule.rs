@@ -19,7 +19,7 @@ use crate::transport::redis::{
     ids::unique,
     keys::Keys,
     msgpack,
-    pipeline::{Pipeline, Retry, Submit},
+    pipeline::{Pipeline, Resend, Submit},
     response::{self, Value, integer, integers},
     scripts,
 };
@@ -54,7 +54,7 @@ impl Redis {
         let pipeline = &self.shared.pipeline;
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());
-        let fields = match pipeline.command(get, Retry::Never).await? {
+        let fields = match pipeline.command(get, Resend::Never).await? {
             Value::Nil => None,
             body => msgpack::unpack(&response::bytes(body)?),
         };
@@ -68,7 +68,7 @@ impl Redis {
             cmd.arg(id.as_str());
         };
         let answer = pipeline
-            .script(&scripts::CANCEL, &names, args, Retry::Never)
+            .script(&scripts::CANCEL, &names, args, Resend::Never)
             .await?;
         Ok(integer(&answer)? == 1)
     }
@@ -108,7 +108,7 @@ impl Redis {
             window,
             message,
         };
-        let sent = pipeline.submit_owned(accept, Retry::Never, Some(&scripts::ACCEPT));
+        let sent = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
         if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
             self.shared.promoters.start(pipeline, keys, wait);
         }
@@ -174,7 +174,7 @@ impl Promoters {
                     cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES);
                 };
                 let answer = pipeline
-                    .script(&scripts::PROMOTE, &names, args, Retry::Never)
+                    .script(&scripts::PROMOTE, &names, args, Resend::Never)
                     .await;
                 let promoted = answer.and_then(Promoted::read).ok();
                 wait = promoted.and_then(|promoted| promoted.next);
@@ -190,7 +190,7 @@ impl Promoters {
 pub(in crate::transport::redis) struct Promoted {
     /// The number of messages that were moved.
     pub(in crate::transport::redis) moved: u64,
-    /// The number of messages whose bodies were missing.
+    /// The number of messages whose bodies were missing or malformed.
     pub(in crate::transport::redis) lost: u64,
     /// The time until the next message is due.
     pub(in crate::transport::redis) next: Option<Duration>,

@@ -20,8 +20,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use self::{
-    pending::Pending,
-    replies::{Reader, ReplyStreams},
+    pending::PendingRequests,
+    replies::{ReplyReader, ReplyStreams},
 };
 use super::{Redis, error, ids::unique, pipeline::Pipeline, server::Connector};
 use crate::{error::Error, message::ReplyMode, transport::Counters};
@@ -47,7 +47,7 @@ pub(super) struct Hub {
     channel: String,
     connector: Connector,
     pipeline: Pipeline,
-    pending: Arc<Pending>,
+    pending: Arc<PendingRequests>,
     subscribed: watch::Receiver<Ready>,
     replies: Arc<ReplyStreams>,
     _end_with_hub: DropGuard,
@@ -78,7 +78,7 @@ impl Hub {
     ) -> Self {
         let client = unique();
         let channel = format!("{prefix}{client}");
-        let pending = Arc::new(Pending::new(counters.clone()));
+        let pending = Arc::new(PendingRequests::new(counters.clone()));
         let end = CancellationToken::new();
         let (publish, subscribed) = watch::channel(Ready::No);
         let subscription = subscription::Subscription {
@@ -90,7 +90,7 @@ impl Hub {
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(subscription.run()));
         let replies = Arc::new(ReplyStreams::new(client, pipeline.clone()));
-        let reader = Reader::new(
+        let reader = ReplyReader::new(
             replies.clone(),
             connector.clone(),
             pending.clone(),

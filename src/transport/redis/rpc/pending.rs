@@ -22,45 +22,45 @@ use crate::{
 };
 
 /// The requests that wait for replies, by correlation id.
-pub(super) struct Pending {
-    table: Mutex<Table>,
+pub(super) struct PendingRequests {
+    table: Mutex<PendingTable>,
     counters: Arc<Counters>,
 }
 
 #[derive(Default)]
-struct Table {
-    requests: HashMap<Uuid, Request>,
+struct PendingTable {
+    requests: HashMap<Uuid, PendingRequest>,
     /// Set while the channel is subscribed to. It is under the lock of the requests, so that no
     /// request starts to wait for a reply that would not be received.
     subscribed: bool,
 }
 
 /// A pending request. It stays until its [`PendingReply`] is dropped.
-struct Request {
+struct PendingRequest {
     mode: ReplyMode,
-    state: State,
+    state: RequestState,
 }
 
-enum State {
+enum RequestState {
     Waiting(Option<Waker>),
     Answered(Result<Reply, Error>),
 }
 
-impl Request {
+impl PendingRequest {
     fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting(_))
+        matches!(self.state, RequestState::Waiting(_))
     }
 
     /// Answers it if it waits, and returns the waker to call.
     fn answer(&mut self, answer: Result<Reply, Error>) -> Option<Waker> {
-        match std::mem::replace(&mut self.state, State::Answered(answer)) {
-            State::Waiting(waker) => waker,
-            State::Answered(_) => None,
+        match std::mem::replace(&mut self.state, RequestState::Answered(answer)) {
+            RequestState::Waiting(waker) => waker,
+            RequestState::Answered(_) => None,
         }
     }
 }
 
-impl Pending {
+impl PendingRequests {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
         Self {
             table: Mutex::default(),
@@ -68,7 +68,7 @@ impl Pending {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, PendingTable> {
         lock(&self.table)
     }
 
@@ -79,8 +79,8 @@ impl Pending {
         if mode == ReplyMode::Fast && !table.subscribed {
             return None;
         }
-        let state = State::Waiting(None);
-        table.requests.insert(id, Request { mode, state });
+        let state = RequestState::Waiting(None);
+        table.requests.insert(id, PendingRequest { mode, state });
         drop(table);
         Some(PendingReply {
             id,
@@ -160,7 +160,7 @@ impl Pending {
 }
 
 /// Receives the outcomes of sending requests, by their correlation ids as numbers.
-impl CompletionHandler for Pending {
+impl CompletionHandler for PendingRequests {
     fn answered(&self, id: u128, outcome: Result<Value, Error>) {
         let Err(error) = outcome.and_then(error::check) else {
             return self.counters.sent.increment();
@@ -176,14 +176,14 @@ impl CompletionHandler for Pending {
     fn is_gone(&self, id: u128) -> bool {
         let table = self.table();
         let request = table.requests.get(&Uuid::from_u128(id));
-        !request.is_some_and(Request::is_waiting)
+        !request.is_some_and(PendingRequest::is_waiting)
     }
 }
 
 /// The future of the reply to a request. Dropping it removes the request.
 pub(super) struct PendingReply {
     id: Uuid,
-    pending: Arc<Pending>,
+    pending: Arc<PendingRequests>,
 }
 
 impl PendingReply {
@@ -200,12 +200,12 @@ impl Future for PendingReply {
         let mut table = self.pending.table();
         let request = table.requests.get_mut(&self.id);
         let request = request.expect("it stays until this is dropped");
-        let waiting = State::Waiting(Some(cx.waker().clone()));
+        let waiting = RequestState::Waiting(Some(cx.waker().clone()));
         let before = std::mem::replace(&mut request.state, waiting);
         drop(table);
         match before {
-            State::Answered(answer) => Poll::Ready(answer),
-            State::Waiting(_) => Poll::Pending,
+            RequestState::Answered(answer) => Poll::Ready(answer),
+            RequestState::Waiting(_) => Poll::Pending,
         }
     }
 }
@@ -222,9 +222,9 @@ mod tests {
     use super::*;
     use crate::error::RpcError;
 
-    fn pending() -> (Arc<Pending>, Arc<Counters>) {
+    fn pending() -> (Arc<PendingRequests>, Arc<Counters>) {
         let counters = Arc::<Counters>::default();
-        let pending = Arc::new(Pending::new(counters.clone()));
+        let pending = Arc::new(PendingRequests::new(counters.clone()));
         pending.subscribed();
         (pending, counters)
     }

@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Pending, Ready};
+use super::{PendingRequests, Ready};
 use crate::{
     error::Error,
     message::Name,
@@ -42,7 +42,7 @@ use crate::{
             entry,
             entry_size::EntrySize,
             error, keys,
-            pipeline::{Pipeline, Retry},
+            pipeline::{Pipeline, Resend},
             response::{self, Value},
             server::{Connector, Limit, Outage},
         },
@@ -75,21 +75,21 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct ReplyStreams {
     client: Uuid,
     pipeline: Pipeline,
-    table: Mutex<Table>,
+    table: Mutex<ReplyStreamTable>,
     /// Notified when a stream was added.
     joined: Notify,
 }
 
 #[derive(Default)]
-struct Table {
-    streams: HashMap<Name, Arc<Stream>>,
+struct ReplyStreamTable {
+    streams: HashMap<Name, Arc<ReplyStream>>,
     /// New streams that the reader does not know yet.
-    joined: Vec<Arc<Stream>>,
+    joined: Vec<Arc<ReplyStream>>,
     /// A stream of the read that blocks, or is about to. A new entry there ends the read.
-    blocked: Option<Arc<Stream>>,
+    blocked: Option<Arc<ReplyStream>>,
 }
 
-struct Stream {
+struct ReplyStream {
     name: Name,
     key: String,
     /// The number of requests that wait for a reply here. Incremented only under the lock of the
@@ -99,7 +99,7 @@ struct Stream {
 }
 
 /// A request that waits for its reply on a stream. The stream is read until this is dropped.
-pub(super) struct Outstanding(Arc<Stream>);
+pub(super) struct Outstanding(Arc<ReplyStream>);
 
 impl Outstanding {
     pub(super) fn ready(&self) -> watch::Receiver<Ready> {
@@ -130,7 +130,7 @@ impl ReplyStreams {
             stream.outstanding.fetch_add(1, Ordering::Relaxed);
             return Ok(Outstanding(stream.clone()));
         }
-        let joining = Arc::new(Stream {
+        let joining = Arc::new(ReplyStream {
             name: stream.clone(),
             key: keys::replies(&keys::base(stream)?, self.client),
             outstanding: AtomicUsize::new(1),
@@ -149,7 +149,7 @@ impl ReplyStreams {
                 .arg("h")
                 .arg("");
             // The command is sent even if its response is dropped.
-            drop(self.pipeline.submit(end, Retry::UntilAnswered));
+            drop(self.pipeline.submit(end, Resend::UntilAnswered));
         }
         Ok(Outstanding(joining))
     }
@@ -157,7 +157,7 @@ impl ReplyStreams {
 
 /// The read state of a stream.
 struct Reading {
-    stream: Arc<Stream>,
+    stream: Arc<ReplyStream>,
     /// The last entry that was read; `None` until the stream exists.
     cursor: Option<Bytes>,
     renewed: Option<Instant>,
@@ -172,7 +172,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(stream: Arc<Stream>) -> Self {
+    fn new(stream: Arc<ReplyStream>) -> Self {
         Self {
             stream,
             cursor: None,
@@ -212,10 +212,10 @@ impl Reading {
 }
 
 /// Reads the reply streams of a client.
-pub(super) struct Reader {
+pub(super) struct ReplyReader {
     streams: Arc<ReplyStreams>,
     connector: Connector,
-    pending: Arc<Pending>,
+    pending: Arc<PendingRequests>,
     counters: Arc<Counters>,
     /// The streams that are read, by key.
     reading: HashMap<String, Reading>,
@@ -231,11 +231,11 @@ pub(super) struct Reader {
     refusals: Limit,
 }
 
-impl Reader {
+impl ReplyReader {
     pub(super) fn new(
         streams: Arc<ReplyStreams>,
         connector: Connector,
-        pending: Arc<Pending>,
+        pending: Arc<PendingRequests>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
@@ -260,7 +260,7 @@ impl Reader {
         let removed = self.reading.keys().map(|key| {
             let mut remove = redis::cmd("UNLINK");
             remove.arg(key);
-            self.streams.pipeline.submit(remove, Retry::Never)
+            self.streams.pipeline.submit(remove, Resend::Never)
         });
         // If that fails, the streams expire.
         let removed = join_all(removed);

@@ -13,7 +13,7 @@ use crate::{
     sync::next_turn,
     transport::{
         codec,
-        redis::{pipeline::Retry, producer::Add},
+        redis::{pipeline::Resend, producer::Add},
     },
 };
 
@@ -93,7 +93,7 @@ impl Hub {
         // The pending reply receives the outcome of sending, so that this task is woken only once.
         let number = reply.id().as_u128();
         (self.pipeline)
-            .post(add, Retry::Never, &self.pending, number)
+            .post(add, Resend::Never, &self.pending, number)
             .await;
         drop(message);
         reply.await

@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Pending, Ready};
+use super::{PendingRequests, Ready};
 use crate::{
     error::Error,
     transport::{
@@ -23,7 +23,7 @@ const CONFIRMATION: Duration = Duration::from_secs(5);
 pub(super) struct Subscription {
     pub(super) connector: Connector,
     pub(super) channel: String,
-    pub(super) pending: Arc<Pending>,
+    pub(super) pending: Arc<PendingRequests>,
     pub(super) counters: Arc<Counters>,
     pub(super) ready: watch::Sender<Ready>,
 }

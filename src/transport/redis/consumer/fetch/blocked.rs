@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use crate::transport::redis::pipeline::{Pipeline, Retry};
+use crate::transport::redis::pipeline::{Pipeline, Resend};
 
 /// The time between two attempts to end a blocked read.
 const RETRY: Duration = Duration::from_millis(20);
@@ -55,7 +55,7 @@ impl BlockedRead {
             // The command is sent even if its response is dropped.
             drop(
                 self.pipeline
-                    .submit(unblock(connection), Retry::UntilAnswered),
+                    .submit(unblock(connection), Resend::UntilAnswered),
             );
         }
     }
@@ -81,7 +81,7 @@ impl BlockedRead {
         // Without permission to end it, the read blocks to its end.
         let _ = self
             .pipeline
-            .command(unblock(connection), Retry::Never)
+            .command(unblock(connection), Resend::Never)
             .await;
     }
 }

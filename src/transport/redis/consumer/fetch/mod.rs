@@ -17,9 +17,9 @@ use self::{ahead::Ahead, recovery::MAX_LOOKED_AT, set::ReadSet};
 pub(super) use self::{blocked::BlockedRead, last_read::LastRead, recovery::Recovery};
 use super::{
     claim::Claimer,
-    clock::Clock,
+    clock::ServerClock,
     deliver::Deliverer,
-    group::Group,
+    group::Membership,
     member::Member,
     prefetch::{Demand, PrefetchBuffer},
     registry::{Change, Changes},
@@ -38,7 +38,7 @@ use crate::{
             entry::{self, Entry},
             error,
             keys::Keys,
-            pipeline::{Pipeline, Retry},
+            pipeline::{Pipeline, Resend},
             response::{Value, array, bytes, exactly, integer, unexpected},
             scripts::{self, Script},
             server::{BACKOFF, Connector, Limit},
@@ -56,14 +56,14 @@ const GRACE: Duration = Duration::from_secs(5);
 const MIN_PART: usize = 64;
 
 /// The dependencies of a fetch.
-pub(super) struct Parts {
+pub(super) struct FetchParts {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
     pub(super) schedule: StreamSchedule,
     /// The changes of the streams in a registry; `None` if the streams are listed.
     pub(super) changes: Option<Arc<Changes>>,
     pub(super) connector: Connector,
-    pub(super) group: Arc<Group>,
+    pub(super) group: Arc<Membership>,
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) deliverer: Deliverer,
     pub(super) claimer: Claimer,
@@ -71,7 +71,7 @@ pub(super) struct Parts {
     pub(super) settler: Arc<Settler>,
     pub(super) last_read: Arc<LastRead>,
     pub(super) report: Arc<Report>,
-    pub(super) clock: Arc<Clock>,
+    pub(super) clock: Arc<ServerClock>,
     pub(super) pipeline: Pipeline,
     pub(super) reading: Arc<Beat>,
     pub(super) blocked: Arc<BlockedRead>,
@@ -81,7 +81,7 @@ pub(super) struct Parts {
 
 /// Fetches deliveries over a separate connection.
 pub(super) struct Fetch {
-    parts: Parts,
+    parts: FetchParts,
     set: ReadSet,
     connection: Option<BlockingConnection>,
     /// Set once a connection was made.
@@ -152,7 +152,7 @@ impl ReadCommand {
 }
 
 impl Fetch {
-    pub(super) fn new(mut parts: Parts) -> Self {
+    pub(super) fn new(mut parts: FetchParts) -> Self {
         let schedule = std::mem::take(&mut parts.schedule);
         let set = ReadSet::new(parts.streams.clone(), schedule);
         Self {
@@ -503,14 +503,14 @@ impl Fetch {
     /// Reads Redis's clock if no tick did for long, since the server was paused: its clock may have
     /// stepped, and a new request would look too old.
     async fn read_clock(&mut self) {
-        let Parts {
+        let FetchParts {
             clock,
             member,
             pipeline,
             ..
         } = &self.parts;
         if clock.last_read() > member.max_between_renewals() {
-            let time = pipeline.command(redis::cmd("TIME"), Retry::Never).await;
+            let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await;
             if let Err(error) = time.and_then(|time| clock.set(time)) {
                 tracing::warn!(error = error.chain(), "Redis's clock could not be read");
             }
@@ -754,7 +754,7 @@ pub(super) async fn give_back(deliveries: Vec<Delivery<RedisSettle>>) {
         if let Err(error) = given {
             tracing::warn!(
                 error = error.chain(),
-                "a delivery could not be given back; its lease will end"
+                "a delivery could not be released; its lease will expire"
             );
         }
     }

@@ -16,8 +16,8 @@ use crate::{
             report::Report,
             streams::{ServedStream, StreamSet},
         },
-        entry::{self, Entry, EntryId, Lane},
-        pipeline::{Pipeline, Retry},
+        entry::{self, Entry, Lane, StreamEntryId},
+        pipeline::{Pipeline, Resend},
         scripts,
     },
 };
@@ -172,7 +172,7 @@ impl Recovery {
         stream: &ServedStream,
         lane: Lane,
         max: usize,
-    ) -> Result<Vec<EntryId>, Error> {
+    ) -> Result<Vec<StreamEntryId>, Error> {
         let (mut lost, mut from) = (Vec::new(), "-".to_owned());
         loop {
             let pending = match self.pending(stream, lane, &from).await {
@@ -184,7 +184,7 @@ impl Recovery {
             if let Some(last) = pending.last() {
                 from = format!("({last}");
             }
-            let is_lost = |id: &EntryId| !self.in_flight.contains((lane, *id));
+            let is_lost = |id: &StreamEntryId| !self.in_flight.contains((lane, *id));
             lost.extend(pending.into_iter().filter(is_lost));
             if looked_at < MAX_LOOKED_AT || lost.len() >= max {
                 return Ok(lost);
@@ -198,7 +198,7 @@ impl Recovery {
         stream: &ServedStream,
         lane: Lane,
         from: &str,
-    ) -> Result<Vec<EntryId>, Error> {
+    ) -> Result<Vec<StreamEntryId>, Error> {
         let mut cmd = redis::cmd("XPENDING");
         cmd.arg(stream.key_of(lane))
             .arg(self.member.group.as_str())
@@ -206,7 +206,7 @@ impl Recovery {
             .arg("+")
             .arg(MAX_LOOKED_AT)
             .arg(&self.member.consumer);
-        entry::pending(self.pipeline.command(cmd, Retry::Never).await?)
+        entry::pending(self.pipeline.command(cmd, Resend::Never).await?)
     }
 
     /// Renews the leases of these entries. Returns those that belong to other consumers.
@@ -214,11 +214,11 @@ impl Recovery {
         &self,
         stream: &ServedStream,
         lane: Lane,
-        ids: &[EntryId],
-    ) -> Result<Vec<EntryId>, Error> {
+        ids: &[StreamEntryId],
+    ) -> Result<Vec<StreamEntryId>, Error> {
         let (keys, args) = ([stream.key_of(lane)], self.member.renewal(ids));
         let answer = (self.pipeline)
-            .script(&scripts::RENEW, &keys, args, Retry::Never)
+            .script(&scripts::RENEW, &keys, args, Resend::Never)
             .await?;
         Ok(entry::renewed(answer)?.1)
     }
@@ -227,7 +227,7 @@ impl Recovery {
         &self,
         stream: &ServedStream,
         lane: Lane,
-        ids: &[EntryId],
+        ids: &[StreamEntryId],
     ) -> Result<Vec<Entry>, Error> {
         let args = |cmd: &mut Cmd| {
             cmd.arg(self.member.group.as_str())
@@ -239,7 +239,7 @@ impl Recovery {
         };
         let keys = [stream.key_of(lane)];
         let answer = (self.pipeline)
-            .script(&scripts::RECOVER, &keys, args, Retry::Never)
+            .script(&scripts::RECOVER, &keys, args, Resend::Never)
             .await?;
         entry::claimed(answer, lane)
     }
