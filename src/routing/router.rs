@@ -360,4 +360,11 @@ impl Servable for Router {
         self.plan.built();
         self.plan.interest()
     }
+
+    fn route_names(&self) -> Vec<String> {
+        let routes = self.plan.routes().iter();
+        routes
+            .map(|route| format!("{} {}", route.kind, route.name))
+            .collect()
+    }
 }

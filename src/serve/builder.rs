@@ -4,7 +4,7 @@ use std::{fmt, future::IntoFuture, time::Duration};
 
 use futures_util::future::{self, BoxFuture};
 
-use super::{policy::Policy, signals::Signals, worker::Worker};
+use super::{log::WorkerLog, policy::Policy, signals::Signals, worker::Worker};
 use crate::{
     error::Error,
     service::Servable,
@@ -118,7 +118,8 @@ where
             let app = self.app;
             // Before opening: a layer that cannot be built must not leave a consumer behind.
             let interest = app.interest();
-            let at_once = interest.at_once;
+            let (at_once, reads_streams) = (interest.at_once, interest.stream);
+            let routes = app.route_names();
             let mut source = tokio::select! {
                 biased;
                 source = self.transport.open(interest) => source?,
@@ -134,6 +135,7 @@ where
                      have {most} in flight: raise `max_in_flight` or lower the batch's `size`"
                 )));
             }
+            let log = WorkerLog::start(source.settings(), reads_streams, &routes);
             let policy = Policy {
                 expose_error_text: self.expose_error_text,
                 unknown_names: source
@@ -141,9 +143,11 @@ where
                     .unknown_names
                     .unwrap_or(UnknownNames::Fail),
                 expired: source.settings().expired,
+                max_deliveries: source.settings().max_deliveries,
+                backoff: source.settings().backoff,
             };
             Worker::new(source, app, policy)
-                .run(stop, self.shutdown_deadline)
+                .run(stop, self.shutdown_deadline, log)
                 .await
         })
     }

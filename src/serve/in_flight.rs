@@ -25,6 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::log::Tally;
 use crate::{ablation::Mechanism, sync::lock};
 
 /// The time for which one task starts deliveries alone: the cost of waking another thread.
@@ -65,6 +66,7 @@ struct Count {
     ended: Notify,
     /// Set when no delivery may start that has not.
     stopping: CancellationToken,
+    tally: Arc<Tally>,
 }
 
 impl<D: Handle> InFlight<D> {
@@ -91,6 +93,11 @@ impl<D: Handle> InFlight<D> {
     /// The number of bytes in flight.
     pub(super) fn bytes(&self) -> usize {
         self.0.count.bytes.load(Ordering::Acquire)
+    }
+
+    /// The verdicts so far.
+    pub(super) fn tally(&self) -> Arc<Tally> {
+        self.0.count.tally.clone()
     }
 
     /// Handles deliveries in tasks. They start in their order.
@@ -265,6 +272,11 @@ impl InFlightGuard {
             self.count.settling.fetch_add(1, Ordering::AcqRel);
         }
         self
+    }
+
+    /// Counts its verdict.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.count.tally
     }
 
     /// Waits until no delivery may start that has not.

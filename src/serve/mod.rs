@@ -46,13 +46,22 @@
 //! later; the cause is logged, and the shutdown's signal ends the wait at once. A password that is
 //! wrong at the start ends `serve`: nothing says yet that it was ever right.
 //!
+//! # Logs
+//! A worker logs one line at info level when it starts and one when it ends, which counts what it has
+//! done, and says how many deliveries a shutdown waits for. A failed delivery is logged once, as a
+//! warning, with its reason and what happens next. Errors that are meant for a caller
+//! ([`RpcError`](crate::RpcError)) and overload are logged at debug level. The line belongs to the span
+//! of the message if a layer names it: see [`log_failure_in_current_span`].
+//!
 //! # Panics
 //! A panic of a handler or a layer is a failed delivery; it is logged, and nothing else notices.
 
 pub(crate) mod builder;
+mod failure_span;
 mod in_flight;
+mod log;
 mod policy;
 mod signals;
 mod worker;
 
-pub use self::builder::Serve;
+pub use self::{builder::Serve, failure_span::log_failure_in_current_span};

@@ -1,12 +1,14 @@
 //! From what a service returned to what becomes of the delivery.
 
-use std::{any::Any, time::Duration};
+use std::{any::Any, error::Error as StdError};
+
+use tower::load_shed::error::Overloaded;
 
 use crate::{
-    error::{BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find},
+    error::{BoxError, Failure, NotFound, RpcCode, RpcError, Settle, answer, chain, find},
     message::{Kind, Name},
     reply::Reply,
-    transport::{Discarded, Expired, UnknownNames, Verdict},
+    transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
 };
 
 /// The choices behind the mapping.
@@ -15,6 +17,8 @@ pub(super) struct Policy {
     pub(super) expose_error_text: bool,
     pub(super) unknown_names: UnknownNames,
     pub(super) expired: Expired,
+    pub(super) max_deliveries: u32,
+    pub(super) backoff: Backoff,
 }
 
 /// How a service's future ended.
@@ -33,6 +37,49 @@ impl Outcome {
             .unwrap_or("without a text");
         Self::Panicked(bounded(format!("the handler panicked: {text}")))
     }
+
+    /// The reason for a failure.
+    pub(super) fn reason(&self, kind: Kind, name: &Name) -> Option<Reason> {
+        let error = match self {
+            Self::Returned(Ok(_)) => return None,
+            Self::Returned(Err(error)) => &**error,
+            Self::Panicked(text) => {
+                return Some(Reason {
+                    text: text.clone(),
+                    is_expected: false,
+                });
+            }
+        };
+        // A failure's own text says what the rest of the line says.
+        let text = match error.downcast_ref::<Failure>().map(StdError::source) {
+            None => chain(error),
+            Some(Some(cause)) => chain(cause),
+            Some(None) => "no reason given".to_owned(),
+        };
+        let is_answer = || {
+            let answer = answer(name, error).filter(|_| kind == Kind::Rpc);
+            answer.is_some_and(|answer| is_the_callers(answer.code()))
+        };
+        Some(Reason {
+            text,
+            is_expected: find::<Overloaded>(error).is_some() || is_answer(),
+        })
+    }
+}
+
+/// The reason for a failure, for the log.
+pub(super) struct Reason {
+    pub(super) text: String,
+    /// True for overload, and for an answer to a mistake of the caller.
+    pub(super) is_expected: bool,
+}
+
+/// Whether an error with this code is no failure of the worker.
+fn is_the_callers(code: &RpcCode) -> bool {
+    !matches!(
+        code,
+        RpcCode::Internal | RpcCode::Deadline | RpcCode::Unavailable
+    )
 }
 
 impl Policy {
@@ -50,14 +97,38 @@ impl Policy {
         }
     }
 
-    pub(super) fn verdict(&self, kind: Kind, name: &Name, outcome: Outcome) -> Verdict {
-        match outcome {
-            Outcome::Returned(Ok(reply)) => Verdict::Done(Ok(reply)),
+    /// What becomes of a delivery with this attempt. The wait before the next one is chosen here, so
+    /// that the log can name it.
+    pub(super) fn verdict(
+        &self,
+        kind: Kind,
+        name: &Name,
+        attempt: u32,
+        outcome: Outcome,
+    ) -> Verdict {
+        let verdict = match outcome {
+            Outcome::Returned(Ok(reply)) => return Verdict::Done(Ok(reply)),
             Outcome::Returned(Err(error)) => self.failed(kind, name, &error),
             Outcome::Panicked(reason) => match kind {
                 Kind::Rpc => Verdict::Done(Err(internal())),
-                Kind::Task | Kind::Event => redeliver(None, true, reason),
+                Kind::Task | Kind::Event => Verdict::Redeliver {
+                    after: None,
+                    counted: true,
+                    reason,
+                },
             },
+        };
+        match verdict {
+            Verdict::Redeliver {
+                after: None,
+                counted,
+                reason,
+            } => Verdict::Redeliver {
+                after: Some(self.backoff.after(attempt)),
+                counted,
+                reason,
+            },
+            verdict => verdict,
         }
     }
 
@@ -72,7 +143,11 @@ impl Policy {
         }
         match Settle::of(kind, &**error) {
             None => Verdict::Done(Err(self.answer(name, error))),
-            Some(Settle::Redeliver { after, counted }) => redeliver(after, counted, reason()),
+            Some(Settle::Redeliver { after, counted }) => Verdict::Redeliver {
+                after,
+                counted,
+                reason: reason(),
+            },
             Some(Settle::DeadLetter) => Verdict::Dead {
                 reason: reason(),
                 answer: answer(),
@@ -112,33 +187,28 @@ fn bounded(mut reason: String) -> String {
     reason
 }
 
-fn redeliver(after: Option<Duration>, counted: bool, reason: String) -> Verdict {
-    Verdict::Redeliver {
-        after,
-        counted,
-        reason,
-    }
-}
-
 fn internal() -> RpcError {
     RpcError::internal("internal error")
 }
 
 #[cfg(test)]
 mod tests {
-    use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
+    use std::time::Duration;
+
+    use tower::timeout::error::Elapsed;
 
     use super::*;
-    use crate::RpcCode;
 
     const POLICY: Policy = Policy {
         expose_error_text: false,
         unknown_names: UnknownNames::Fail,
         expired: Expired::Drop,
+        max_deliveries: 10,
+        backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)).jitter(0.0),
     };
 
     fn failed(kind: Kind, error: impl Into<BoxError>) -> Verdict {
-        POLICY.verdict(kind, &"a".into(), Outcome::Returned(Err(error.into())))
+        POLICY.verdict(kind, &"a".into(), 1, Outcome::Returned(Err(error.into())))
     }
 
     fn answered(verdict: Verdict) -> RpcError {
@@ -152,10 +222,10 @@ mod tests {
     fn an_error_with_no_word_is_redelivered_and_counts() {
         match failed(Kind::Task, "disk full") {
             Verdict::Redeliver {
-                after: None,
+                after: Some(after),
                 counted: true,
                 reason,
-            } => assert_eq!(reason, "disk full"),
+            } => assert_eq!((&*reason, after.as_secs()), ("disk full", 1)),
             other => panic!("{other:?}"),
         }
     }
@@ -206,7 +276,7 @@ mod tests {
         assert_eq!(answered(failed(Kind::Rpc, "password=1")), internal());
         let panicked = Outcome::panicked(&"password=1");
         assert_eq!(
-            answered(POLICY.verdict(Kind::Rpc, &"a".into(), panicked)),
+            answered(POLICY.verdict(Kind::Rpc, &"a".into(), 1, panicked)),
             internal()
         );
         let open = Policy {
@@ -216,6 +286,7 @@ mod tests {
         let shown = open.verdict(
             Kind::Rpc,
             &"a".into(),
+            1,
             Outcome::Returned(Err("disk full".into())),
         );
         assert_eq!(answered(shown).message(), "disk full");
@@ -235,7 +306,7 @@ mod tests {
         for kind in [Kind::Task, Kind::Rpc] {
             let outcome = Outcome::Returned(Err(unknown().into()));
             assert!(matches!(
-                ignoring.verdict(kind, &"a".into(), outcome),
+                ignoring.verdict(kind, &"a".into(), 1, outcome),
                 Verdict::Discard {
                     reason: Discarded::Ignored,
                     answer: None

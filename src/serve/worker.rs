@@ -14,20 +14,20 @@ use tower::{Service, ServiceExt};
 
 use super::{
     builder::Stop,
+    failure_span::observe,
     in_flight::{Handle, InFlight, InFlightGuard},
+    log::{self, About, WorkerLog},
     policy::{Outcome, Policy},
 };
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    message::{Kind, Message, MessageId, Name, Shown},
+    message::{Kind, Message, Shown},
     routing::FromSubscription,
     service::MessageService,
     sync::{Clock, next_turn},
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
 
-/// The most bytes of an error, a verdict or a reason in one log line.
-const MAX_LOGGED: usize = 2048;
 /// A worker with all slots taken, in which no handler has ended for this long, is reported.
 const STALLED: Duration = Duration::from_secs(5);
 /// The longest wait of deliveries for their tasks; then a handler is taken to block its thread. A
@@ -69,12 +69,31 @@ where
         }
     }
 
-    pub(super) async fn run(mut self, mut stop: Stop, deadline: Duration) -> Result<(), Error> {
+    /// Serves until it is to end, and logs its start and its end.
+    pub(super) async fn run(
+        self,
+        stop: Stop,
+        deadline: Duration,
+        log: WorkerLog,
+    ) -> Result<(), Error> {
+        let tally = self.in_flight.tally();
+        let result = self.run_until(stop, deadline, &log).await;
+        log.end(&tally, &result);
+        result
+    }
+
+    async fn run_until(
+        mut self,
+        mut stop: Stop,
+        deadline: Duration,
+        log: &WorkerLog,
+    ) -> Result<(), Error> {
         let broken = match self.serve(&mut stop).await {
             Ended::ByForce => return self.end_by_force().await,
             Ended::Gracefully => None,
             Ended::Broken(error) => Some(error),
         };
+        log.drain(self.in_flight.deliveries(), deadline);
         // The second signal counts in every step of what the first one began.
         let finished = tokio::select! {
             biased;
@@ -315,6 +334,7 @@ where
             Ok((app, message)) => decide(app, message, self.policy, &guard).await,
             Err(undecodable) => bury(undecodable),
         };
+        guard.tally().count(&verdict);
         self.settle.settle(verdict, confirmed(guard.settling()));
     }
 }
@@ -329,8 +349,9 @@ where
     let deadline = message.parts().deadline;
     let is_late = || deadline.is_some_and(|deadline| deadline.has_passed());
     let expired = || {
-        about.log_expired();
-        policy.expired(about.kind)
+        let verdict = policy.expired(about.kind);
+        about.expired(&verdict);
+        verdict
     };
     if is_late() {
         return expired();
@@ -352,9 +373,12 @@ where
     });
     // The service is not used again after a panic, so nothing broken can be seen. What is polled
     // stays where it is: to move it, as `catch_unwind` of futures would, costs as much as routing.
+    let mut span = None;
     let handled = poll_fn(|cx| {
         let poll = AssertUnwindSafe(|| handling.as_mut().poll(cx));
-        catch_unwind(poll).map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
+        let polled;
+        (polled, span) = observe(|| catch_unwind(poll));
+        polled.map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
     });
     let outcome = match handled.await {
         Ok(Ok(Err(not_started))) => return not_started,
@@ -362,8 +386,11 @@ where
         Ok(Err(error)) => Outcome::Returned(Err(error)),
         Err(panic) => Outcome::panicked(&*panic),
     };
-    let verdict = policy.verdict(about.kind, &about.name, outcome);
-    about.log(&verdict);
+    let reason = outcome.reason(about.kind, &about.name);
+    let verdict = policy.verdict(about.kind, &about.name, about.attempt, outcome);
+    if let Some(reason) = reason {
+        about.failed(&reason, &verdict, policy.max_deliveries, span);
+    }
     verdict
 }
 
@@ -380,54 +407,9 @@ where
     }
 }
 
-/// What is said of a message when it is gone.
-struct About {
-    kind: Kind,
-    name: Name,
-    id: Option<MessageId>,
-    attempt: u32,
-}
-
-impl About {
-    fn new(message: &Message) -> Self {
-        let parts = message.parts();
-        Self {
-            kind: parts.kind,
-            name: parts.name.clone(),
-            id: parts.id.clone(),
-            attempt: parts.attempt.0,
-        }
-    }
-
-    fn log_expired(&self) {
-        let (kind, name, id) = (self.kind, Shown::new(&self.name), self.id.as_deref());
-        tracing::warn!(%kind, %name, id, "expired before it was started");
-    }
-
-    fn log(&self, verdict: &Verdict) {
-        let (kind, name) = (self.kind, Shown::new(&self.name));
-        let (id, attempt) = (self.id.as_deref(), self.attempt);
-        // Handlers quote in their errors what senders wrote.
-        let bounded = |text: &str| Shown::new(text).at_most(MAX_LOGGED).to_string();
-        match verdict {
-            Verdict::Done(Ok(_)) => {}
-            Verdict::Done(Err(answer)) => {
-                tracing::debug!(
-                    %kind, %name, id, attempt, answer = bounded(&answer.to_string()),
-                    "answered with an error"
-                );
-            }
-            verdict => tracing::warn!(
-                %kind, %name, id, attempt, verdict = bounded(&format!("{verdict:?}")), "failed"
-            ),
-        }
-    }
-}
-
 /// The verdict on an entry that is no message.
 fn bury(undecodable: Undecodable) -> Verdict {
-    let reason = Shown::new(&undecodable.reason).at_most(MAX_LOGGED);
-    tracing::warn!(%reason, "an entry that is no message");
+    log::undecodable(&undecodable);
     Verdict::Dead {
         reason: undecodable.reason,
         answer: None,

@@ -24,6 +24,16 @@ use crate::{
 pub trait Servable: MessageService + Clone + Send + 'static {
     /// Which messages it wants of a source. `serve` asks once, before it opens the source.
     fn interest(&self) -> Interest;
+
+    /// The kinds and names of its routes, for the log line of a worker that starts. Unless overridden
+    /// the events that it wants.
+    fn route_names(&self) -> Vec<String> {
+        let Interest {
+            events, patterns, ..
+        } = self.interest();
+        let names = events.iter().chain(&patterns);
+        names.map(|name| format!("event {name}")).collect()
+    }
 }
 
 /// A service together with the messages that it wants of a source.

@@ -10,11 +10,11 @@ use std::{
 };
 
 use campanile::{
-    BoxError, Deadline, Error, Failure, Kind, Message, MessageService, Reply, RpcCode,
-    WithInterest, serve,
+    BoxError, Deadline, Error, Failure, Kind, Message, MessageService, Reply, Router, RpcCode,
+    RpcError, WithInterest, serve,
     transport::{
         Delivery, Discarded, Interest, Settings, SettleDelivery, Source, Transport, Undecodable,
-        Verdict,
+        Verdict, memory::Memory,
     },
 };
 use tokio::{
@@ -514,13 +514,21 @@ async fn a_service_that_reports_itself_as_broken_ends_it() {
 async fn warned<E: Into<BoxError>>(
     error: impl Fn() -> E + Clone + Send + Sync + 'static,
 ) -> Vec<String> {
+    warned_of(Message::task("orders.create", ""), error).await
+}
+
+/// The same for another message.
+async fn warned_of<E: Into<BoxError>>(
+    message: Message,
+    error: impl Fn() -> E + Clone + Send + Sync + 'static,
+) -> Vec<String> {
     let logs = logs::Logs::start();
     let app = service_fn(move |_: Message| {
         let error: BoxError = error().into();
         async move { Err::<Reply, _>(error) }
     });
     let mut test = Test::start(settings(1), app);
-    test.deliver(Message::task("orders.create", ""));
+    test.deliver(message);
     test.verdict().await;
     settle_down().await;
     let text = logs.text();
@@ -552,7 +560,6 @@ fn assert_words(lines: &[String], words: &[&str]) {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 28"]
 async fn a_failure_that_is_delivered_again_is_logged_in_words() {
     assert_words(&warned(|| "the disk is full").await, &["the disk is full"]);
     let after = Duration::from_millis(400);
@@ -561,17 +568,125 @@ async fn a_failure_that_is_delivered_again_is_logged_in_words() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 28"]
 async fn a_failure_that_makes_a_dead_letter_is_logged_in_words() {
     let failure = || Failure::dead_letter().because("no such field");
     assert_words(&warned(failure).await, &["no such field", "dead letter"]);
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 28"]
 async fn the_reason_of_a_discarded_message_is_logged() {
     let failure = || Failure::discard().because("cancelled");
-    assert_words(&warned(failure).await, &["cancelled"]);
+    assert_words(&warned(failure).await, &["discarded: cancelled"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_of_a_failure_says_which_attempt_is_next() {
+    let failure = || Failure::redeliver_after(Duration::from_micros(1_500_900)).because("no disk");
+    let next = "failed: no disk; delivered again in 1.5s (attempt 2 of 10)";
+    assert_words(&warned(failure).await, &[next]);
+    let failure = || Failure::redeliver_after(Duration::ZERO).uncounted();
+    let next = "failed: no reason given; delivered again at once (this was not counted";
+    assert_words(&warned(failure).await, &[next]);
+    let mut last = Message::task("orders.create", "");
+    last.parts_mut().attempt.0 = 10;
+    let next = "failed: no disk; a dead letter after 10 of 10 deliveries";
+    assert_words(&warned_of(last, || "no disk").await, &[next]);
+    let event = Message::event("orders.create", "");
+    let next = "failed: no disk; an event is not delivered again";
+    assert_words(&warned_of(event, || "no disk").await, &[next]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_fails_in_the_worker_is_logged_and_a_callers_mistake_is_not() {
+    let request = || Message::rpc("orders.create", "");
+    let lines = warned_of(request(), || "the disk is full").await;
+    assert_words(&lines, &["failed: the disk is full; answered `internal`"]);
+    let lines = warned_of(request(), || RpcError::not_found("no such order")).await;
+    assert!(lines.is_empty(), "{lines:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn overload_is_no_warning() {
+    let lines = warned(tower::load_shed::error::Overloaded::new).await;
+    assert!(lines.is_empty(), "{lines:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_is_no_message_is_logged_once() {
+    let logs = logs::Logs::start();
+    let mut test = Test::start(settings(1), service_fn(ok));
+    let undecodable = campanile::transport::codec::decode(Vec::new()).unwrap_err();
+    test.feed.send(Ok(Err(undecodable))).unwrap();
+    test.verdict().await;
+    let lines = logs.lines(&["WARN"]);
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("missing"), "{}", lines[0]);
+    assert!(lines[0].ends_with("; a dead letter"), "{}", lines[0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_logs_its_start_its_end_and_the_deliveries_that_it_drains() {
+    let logs = logs::Logs::start();
+    let app = service_fn(async |message: Message| {
+        sleep(Duration::from_secs(2)).await;
+        match &message.payload()[..] {
+            b"1" => Ok(Reply::default()),
+            _ => Err(BoxError::from("the disk is full")),
+        }
+    });
+    let mut test = Test::start(settings(3), app);
+    settle_down().await;
+    let started = logs.lines(&["INFO", "the worker has started"]);
+    assert_eq!(started.len(), 1, "{started:#?}");
+    for words in ["streams=\"app_stream\"", "group=\"app_group\""] {
+        assert!(started[0].contains(words), "no {words} in {}", started[0]);
+    }
+    (0..2).for_each(|_| test.deliver(task()));
+    test.deliver(Message::task("a", "2"));
+    settle_down().await;
+    drop(test.stop.take());
+    test.ended().await.unwrap();
+    let drained = logs.lines(&["INFO", "draining 3 deliveries", "app_stream"]);
+    assert_eq!(drained.len(), 1, "{}", logs.text());
+    let ended = logs.lines(&["INFO", "the worker has ended"]);
+    assert_eq!(ended.len(), 1, "{ended:#?}");
+    for words in [
+        "handled=2",
+        "failed=1",
+        "released=0",
+        "ran_for=2.00",
+        "app_stream",
+    ] {
+        assert!(ended[0].contains(words), "no {words} in {}", ended[0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_routes_of_a_worker_are_in_its_first_line() {
+    let logs = logs::Logs::start();
+    let app: Router = Router::new()
+        .task("orders.create", async || {})
+        .event("orders.events", async || {});
+    let worker = tokio::spawn(serve(Memory::new(), app).into_future());
+    settle_down().await;
+    worker.abort();
+    let routes = "routes=task orders.create, event orders.events";
+    assert_eq!(
+        logs.lines(&["the worker has started", routes]).len(),
+        1,
+        "{}",
+        logs.text()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_drains_nothing() {
+    let logs = logs::Logs::start();
+    let mut test = Test::start(settings(1), service_fn(ok));
+    settle_down().await;
+    drop(test.stop.take());
+    test.ended().await.unwrap();
+    assert!(!logs.text().contains("draining"), "{}", logs.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

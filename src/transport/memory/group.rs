@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::RpcError,
-    message::{Lease, Name, Shown},
+    message::{Lease, Name},
     transport::{Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
 };
 
@@ -196,6 +196,10 @@ impl Group {
                     "no worker settled it: {} of {} deliveries are used up",
                     retry.attempts, settings.max_deliveries
                 );
+                tracing::warn!(
+                    id = %retry.entry.id, stream = %settings.stream, group = %settings.group,
+                    "a dead letter: {reason}"
+                );
                 self.bury(&retry.entry, retry.attempts, reason, settings, shared);
                 shared.answer(&retry.entry, || Err(used_up()));
                 continue;
@@ -355,7 +359,6 @@ impl Group {
                     Discarded::Asked => counters.discarded.increment(),
                     Discarded::Ignored => counters.ignored.increment(),
                 }
-                tracing::debug!(id = %entry.id, ?reason, "a message was discarded");
                 tell(&|| Happened::Discarded(reason));
                 if let Some(answer) = answer {
                     shared.answer(&entry, || Err(answer));
@@ -390,12 +393,6 @@ impl Group {
         settings: &Settings,
         shared: &Shared,
     ) {
-        let shown = Shown::new(&reason).at_most(2048);
-        tracing::warn!(
-            id = %entry.id, stream = %settings.stream, group = %settings.group, attempts,
-            reason = %shown,
-            "a message became a dead letter"
-        );
         shared.counters.dead.increment();
         shared.tell_of_delivery(settings, entry, attempts, || Happened::DeadLettered {
             reason: reason.clone(),

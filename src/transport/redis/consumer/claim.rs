@@ -303,7 +303,9 @@ impl Claimer {
         self.report.letters_dropped(stream, step.dropped);
         for entry in step.dead.drain(..) {
             let reason = "deliveries used up by workers that are gone";
-            self.report.buried(entry.id, entry.deliveries, reason);
+            self.report.counters.dead.increment();
+            self.report
+                .never_settled(entry.id, entry.deliveries, reason);
             self.answer_dead(stream, entry.id, ReplyTo::of_fields(&entry.fields));
         }
         Ok(Some(step))

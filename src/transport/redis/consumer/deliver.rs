@@ -147,8 +147,12 @@ impl Deliverer {
 
     /// Makes a dead letter from a message that was delivered too often.
     fn give_up(&self, delivery: Unsettled) {
+        let attempts = delivery.attempt - 1;
+        let reason = format!("delivered {attempts} times and never settled");
+        self.report
+            .never_settled(delivery.origin, attempts, &reason);
         let verdict = Verdict::Dead {
-            reason: format!("delivered {} times and never settled", delivery.attempt - 1),
+            reason,
             answer: Some(RpcError::unavailable("the request could not be handled")),
         };
         let id = delivery.origin;

@@ -41,11 +41,11 @@ impl Report {
         tracing::warn!(entries, "pending entries had been deleted from the stream");
     }
 
-    /// Reports that a message became a dead letter.
-    pub(super) fn buried(&self, id: StreamEntryId, attempts: u32, reason: &str) {
-        self.counters.dead.increment();
+    /// Reports a dead letter that no worker has settled. Other dead letters are logged by
+    /// the worker that fails, in the span of the message.
+    pub(super) fn never_settled(&self, id: StreamEntryId, attempts: u32, reason: &str) {
         let reason = Shown::new(reason).at_most(MAX_LOGGED);
-        tracing::warn!(%id, attempts, %reason, "a message became a dead letter");
+        tracing::warn!(%id, attempts, "a dead letter: {reason}");
     }
 
     /// Reports that old dead letters were removed for newer ones, in one line at most once a

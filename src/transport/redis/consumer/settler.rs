@@ -330,9 +330,8 @@ impl Settler {
         match end {
             // The entry was deleted from the stream, so there is nothing to keep as a dead letter.
             End::Dead(_) if ended == 2 => self.report.deleted(1),
-            End::Dead(reason) => {
-                let (origin, attempt) = (delivery.origin, delivery.attempt);
-                self.report.buried(origin, attempt, &reason);
+            End::Dead(_) => {
+                counters.dead.increment();
                 let dropped = dropped.unsigned_abs();
                 self.report.letters_dropped(&delivery.stream, dropped);
             }

@@ -1,0 +1,226 @@
+//! The log lines of a worker: its start and end, and each failure once.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::policy::Reason;
+use crate::{
+    error::Error,
+    message::{Kind, Message, MessageId, Name, Shown},
+    transport::{Discarded, Settings, Undecodable, Verdict},
+};
+
+/// The most bytes of a reason, or of the names of routes, in one log line.
+const MAX_LOGGED: usize = 2048;
+
+/// Logs at a level that is known at run time. The macros need a constant.
+macro_rules! debug_or_warn {
+    ($is_debug:expr, $($args:tt)*) => {
+        match $is_debug {
+            true => tracing::debug!($($args)*),
+            false => tracing::warn!($($args)*),
+        }
+    };
+}
+
+/// The verdicts of a worker, counted.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    handled: AtomicU64,
+    failed: AtomicU64,
+    discarded: AtomicU64,
+    released: AtomicU64,
+}
+
+impl Tally {
+    pub(super) fn count(&self, verdict: &Verdict) {
+        let counter = match verdict {
+            Verdict::Done(Ok(_)) => &self.handled,
+            Verdict::Done(Err(_)) | Verdict::Redeliver { .. } | Verdict::Dead { .. } => {
+                &self.failed
+            }
+            Verdict::Discard { .. } => &self.discarded,
+            Verdict::GiveBack => &self.released,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The worker in its log lines.
+pub(super) struct WorkerLog {
+    /// `None` if it handles events only.
+    streams: Option<String>,
+    group: String,
+    started: Instant,
+}
+
+impl WorkerLog {
+    /// Logs that the worker starts.
+    pub(super) fn start(settings: &Settings, reads_streams: bool, routes: &[String]) -> Self {
+        let streams = reads_streams.then(|| match settings.served_registry() {
+            Some(registry) => format!("those registered in {}", Shown::new(registry)),
+            None => {
+                let listed = settings.listed_streams();
+                let names = listed.iter().map(|(name, _)| Shown::new(name).to_string());
+                names.collect::<Vec<_>>().join(", ")
+            }
+        });
+        let group = Shown::new(&settings.group).to_string();
+        let names = routes.join(", ");
+        let routes = Shown::new(&names).at_most(MAX_LOGGED);
+        let max_in_flight = settings.max_in_flight;
+        tracing::info!(streams, group, %routes, max_in_flight, "the worker has started");
+        Self {
+            streams,
+            group,
+            started: Instant::now(),
+        }
+    }
+
+    /// Logs how many deliveries a shutdown waits for.
+    pub(super) fn drain(&self, deliveries: usize, deadline: Duration) {
+        if deliveries > 0 {
+            let Self { streams, group, .. } = self;
+            let deadline = rounded(deadline);
+            tracing::info!(
+                streams,
+                group,
+                ?deadline,
+                "draining {deliveries} deliveries"
+            );
+        }
+    }
+
+    /// Logs that the worker has ended.
+    pub(super) fn end(&self, tally: &Tally, result: &Result<(), Error>) {
+        let Self { streams, group, .. } = self;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        tracing::info!(
+            streams,
+            group,
+            handled = count(&tally.handled),
+            failed = count(&tally.failed),
+            discarded = count(&tally.discarded),
+            released = count(&tally.released),
+            ran_for = ?rounded(self.started.elapsed()),
+            error = result.as_ref().err().map(Error::chain),
+            "the worker has ended"
+        );
+    }
+}
+
+/// A message in its log line: the message itself is moved into the service.
+pub(super) struct About {
+    pub(super) kind: Kind,
+    pub(super) name: Name,
+    pub(super) id: Option<MessageId>,
+    pub(super) attempt: u32,
+}
+
+impl About {
+    pub(super) fn new(message: &Message) -> Self {
+        let parts = message.parts();
+        Self {
+            kind: parts.kind,
+            name: parts.name.clone(),
+            id: parts.id.clone(),
+            attempt: parts.attempt.0,
+        }
+    }
+
+    /// Logs that a message expired.
+    pub(super) fn expired(&self, verdict: &Verdict) {
+        let (kind, name, id) = (self.kind, Shown::new(&self.name), self.id.as_deref());
+        let next = match verdict {
+            Verdict::Dead { .. } => "a dead letter",
+            _ => "discarded",
+        };
+        tracing::warn!(%kind, %name, id, "expired before it was started; {next}");
+    }
+
+    /// Logs a failure and what happens next, in its span if a layer has named one.
+    pub(super) fn failed(
+        &self,
+        reason: &Reason,
+        verdict: &Verdict,
+        max_deliveries: u32,
+        span: Option<Span>,
+    ) {
+        let Some(next) = self.next(verdict, max_deliveries) else {
+            return;
+        };
+        let (kind, name) = (self.kind, Shown::new(&self.name));
+        let (id, attempt) = (self.id.as_deref(), self.attempt);
+        // Handlers quote in their errors what senders wrote.
+        let text = Shown::new(&reason.text).at_most(MAX_LOGGED);
+        let log = || match verdict {
+            Verdict::Discard { reason: why, .. } => {
+                let is_debug = reason.is_expected || *why == Discarded::Ignored;
+                debug_or_warn!(is_debug, %kind, %name, id, attempt, "{next}: {text}");
+            }
+            _ => debug_or_warn!(
+                reason.is_expected, %kind, %name, id, attempt, "failed: {text}; {next}"
+            ),
+        };
+        match span {
+            Some(span) => span.in_scope(log),
+            None => log(),
+        }
+    }
+
+    /// The consequence of a failure. `None` if the verdict is none on a failure.
+    fn next(&self, verdict: &Verdict, max_deliveries: u32) -> Option<String> {
+        let attempt = self.attempt;
+        Some(match verdict {
+            Verdict::Done(Ok(_)) | Verdict::GiveBack => return None,
+            Verdict::Discard {
+                reason: Discarded::Ignored,
+                ..
+            } => "left to the other groups".to_owned(),
+            Verdict::Discard { .. } => "discarded".to_owned(),
+            Verdict::Redeliver { .. } | Verdict::Dead { .. } if self.kind == Kind::Event => {
+                "an event is not delivered again".to_owned()
+            }
+            Verdict::Done(Err(answer)) => {
+                format!("answered `{}`", Shown::new(answer.code().as_str()))
+            }
+            Verdict::Redeliver { counted: true, .. } if attempt >= max_deliveries => {
+                format!("a dead letter after {attempt} of {max_deliveries} deliveries")
+            }
+            Verdict::Redeliver { after, counted, .. } => {
+                let when = match after {
+                    None => "after the back-off".to_owned(),
+                    Some(after) if after.is_zero() => "at once".to_owned(),
+                    Some(after) => format!("in {:?}", rounded(*after)),
+                };
+                match counted {
+                    true => {
+                        let next = attempt.saturating_add(1);
+                        format!("delivered again {when} (attempt {next} of {max_deliveries})")
+                    }
+                    false => format!("delivered again {when} (this was not counted as an attempt)"),
+                }
+            }
+            Verdict::Dead { .. } => "a dead letter".to_owned(),
+        })
+    }
+}
+
+/// Logs an entry that is no message.
+pub(super) fn undecodable(entry: &Undecodable) {
+    let reason = Shown::new(&entry.reason).at_most(MAX_LOGGED);
+    tracing::warn!("an entry cannot be read as a message: {reason}; a dead letter");
+}
+
+/// In whole milliseconds, so that its `Debug` form is short.
+fn rounded(time: Duration) -> Duration {
+    match u64::try_from(time.as_millis()) {
+        Ok(millis) if millis > 0 => Duration::from_millis(millis),
+        _ => time,
+    }
+}
