@@ -56,6 +56,10 @@
 //! `campanile.message.kind`, and for handled messages `campanile.message.attempt`. Payloads and headers
 //! are never part of a span.
 //!
+//! # Logs
+//! [`serve`](mod@campanile::serve) logs a failed delivery once, as a warning with its reason and what
+//! happens next. The line belongs to the `process` span.
+//!
 //! # Receiving
 //! [`serve`](mod@campanile::serve) passes messages to handlers. The conventions call this push-based:
 //! the span of a delivery is `process`, and the wait for it has no span. To see batches, or when an

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, Reply, serve::log_failure_in_current_span};
 use pin_project::pin_project;
 use tower::Service;
 use tracing::Span;
@@ -17,7 +17,6 @@ use super::{
     DefaultMakeSpan, DefaultOnFailure, DefaultOnReply, Fault, MakeSpan, OnFailure, OnReply,
     TraceLayer,
 };
-#[cfg(feature = "opentelemetry")]
 use crate::conventions::Side;
 use crate::observe::{Observed, Observer, Watch};
 
@@ -75,6 +74,7 @@ where
         }
         let watch = Watch::start(Hooks {
             span,
+            side: layer.side,
             on_reply: layer.on_reply.clone(),
             on_failure: layer.on_failure.clone(),
         });
@@ -87,6 +87,7 @@ where
 /// The span of a call, and its hooks.
 struct Hooks<R, F> {
     span: Span,
+    side: Side,
     on_reply: R,
     on_failure: F,
 }
@@ -99,12 +100,18 @@ impl<R: OnReply, F: OnFailure> Observer for Hooks<R, F> {
     fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration) {
         let Self {
             span,
+            side,
             on_reply,
             on_failure,
         } = self;
         span.in_scope(|| match outcome {
             Ok(reply) => on_reply.on_reply(reply, after, span),
-            Err(fault) => on_failure.on_failure(&fault, after, span),
+            Err(fault) => {
+                on_failure.on_failure(&fault, after, span);
+                if *side == Side::Serving {
+                    log_failure_in_current_span();
+                }
+            }
         });
     }
 }
