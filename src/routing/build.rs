@@ -1,4 +1,4 @@
-//! What a router is made of, and what its methods do.
+//! The routes and layers of a router, the methods that change them, and the service built from them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +7,7 @@ use tower::Layer;
 use super::{
     RouteInfo,
     index::{Index, Resolver},
-    tree::{self, Leaf, MakeLayer},
+    tree::{self, Endpoint, MakeLayer},
 };
 use crate::{
     error::{BoxError, NotFound},
@@ -18,31 +18,32 @@ use crate::{
     transport::{Interest, glob},
 };
 
-/// The routes and layers of a router, and the service that was built from them.
+/// The routes and layers of a router, and the service that is built from them on first use.
 pub(super) struct Plan<S> {
     index: Index,
-    /// The handlers of each route, in the order of the index.
-    routes: Vec<Vec<Leaf<S>>>,
-    /// The first is the root's.
+    /// The endpoints of each route, in the order of the index.
+    routes: Vec<Vec<Endpoint<S>>>,
+    /// The first is the fallback of the root.
     fallbacks: Vec<Fallback<S>>,
     layers: Vec<MakeLayer>,
     built: OnceLock<Built>,
 }
 
-/// The service of a router.
+/// The service that is built from a plan, with the lookup of its routes.
 pub(super) struct Built {
     pub(super) resolver: Arc<Resolver>,
     pub(super) root: Route,
 }
 
-/// A handler for what has no route below a prefix.
+/// The endpoint of messages without a route whose names begin with a prefix.
 struct Fallback<S> {
     prefix: Name,
-    leaf: Leaf<S>,
+    endpoint: Endpoint<S>,
+    /// `false` for the one that answers `NotFound`.
     custom: bool,
 }
 
-/// A plan that is cloned is about to be changed, so what was built of it is left behind.
+/// A clone has no service yet: plans are cloned to be changed.
 impl<S> Clone for Plan<S> {
     fn clone(&self) -> Self {
         Self {
@@ -59,29 +60,29 @@ impl<S> Clone for Fallback<S> {
     fn clone(&self) -> Self {
         Self {
             prefix: self.prefix.clone(),
-            leaf: self.leaf.clone(),
+            endpoint: self.endpoint.clone(),
             custom: self.custom,
         }
     }
 }
 
-pub(super) fn handler_leaf<H, T, S>(handler: H) -> Leaf<S>
+pub(super) fn handler_endpoint<H, T, S>(handler: H) -> Endpoint<S>
 where
     H: Handler<T, S>,
     S: Clone + 'static,
 {
     let at_once = handler.at_once();
-    let mut leaf = Leaf::new(move |state: &S| handler.clone().into_route(state.clone()));
-    leaf.at_once = at_once;
-    leaf
+    let mut endpoint = Endpoint::new(move |state: &S| handler.clone().into_route(state.clone()));
+    endpoint.at_once = at_once;
+    endpoint
 }
 
-pub(super) fn service_leaf<V, S>(service: V) -> Leaf<S>
+pub(super) fn service_endpoint<V, S>(service: V) -> Endpoint<S>
 where
     V: SharedService,
 {
     let route = Route::new(service);
-    Leaf::new(move |_: &S| route.clone())
+    Endpoint::new(move |_: &S| route.clone())
 }
 
 impl<S> Plan<S> {
@@ -95,7 +96,7 @@ impl<S> Plan<S> {
             routes: Vec::new(),
             fallbacks: vec![Fallback {
                 prefix: Name::default(),
-                leaf: Leaf::new(move |_: &S| Route::from_fn(not_found)),
+                endpoint: Endpoint::new(move |_: &S| Route::from_fn(not_found)),
                 custom: false,
             }],
             layers: Vec::new(),
@@ -103,7 +104,7 @@ impl<S> Plan<S> {
         }
     }
 
-    /// The plan of a router, to be changed: not what was built of it, and not what its clones use.
+    /// Returns a plan that can be changed: it has no service yet, and clones of the router keep theirs.
     pub(super) fn unshared(shared: Arc<Self>) -> Self {
         let mut plan = Arc::unwrap_or_clone(shared);
         plan.built = OnceLock::new();
@@ -119,7 +120,11 @@ impl<S> Plan<S> {
     }
 
     #[track_caller]
-    pub(super) fn insert(&mut self, route: RouteInfo, leaves: impl IntoIterator<Item = Leaf<S>>) {
+    pub(super) fn insert(
+        &mut self,
+        route: RouteInfo,
+        endpoints: impl IntoIterator<Item = Endpoint<S>>,
+    ) {
         let (kind, name) = (route.kind, route.name.clone());
         if let Some(fault) = name.fault() {
             panic!("{kind} `{name}` cannot be routed: {fault}");
@@ -130,14 +135,14 @@ impl<S> Plan<S> {
         } else if kind != Kind::Event {
             panic!("{kind} `{name}` is already routed");
         }
-        self.routes[index].extend(leaves);
+        self.routes[index].extend(endpoints);
     }
 
     #[track_caller]
-    pub(super) fn set_fallback(&mut self, prefix: Name, leaf: Leaf<S>) {
+    pub(super) fn set_fallback(&mut self, prefix: Name, endpoint: Endpoint<S>) {
         let fallback = Fallback {
             prefix,
-            leaf,
+            endpoint,
             custom: true,
         };
         let same = |known: &&mut Fallback<S>| known.prefix == fallback.prefix;
@@ -149,7 +154,7 @@ impl<S> Plan<S> {
         }
     }
 
-    /// Puts a layer around the routes, and around the fallbacks too if it is to be around all.
+    /// Adds a layer around the routes, and around the fallbacks too if `around_fallbacks`.
     pub(super) fn push_layer<L>(&mut self, layer: L, around_fallbacks: bool)
     where
         L: Layer<Route> + Send + Sync + 'static,
@@ -158,28 +163,29 @@ impl<S> Plan<S> {
         let index = self.layers.len();
         self.layers
             .push(Arc::new(move |inner| Route::new(layer.layer(inner))));
-        for leaf in self.routes.iter_mut().flatten() {
-            leaf.layers.push(index);
+        for endpoint in self.routes.iter_mut().flatten() {
+            endpoint.layers.push(index);
         }
         if around_fallbacks {
             for fallback in &mut self.fallbacks {
-                fallback.leaf.layers.push(index);
+                fallback.endpoint.layers.push(index);
             }
         }
     }
 
+    /// Adds the routes, fallbacks and layers of another plan, below a prefix.
     #[track_caller]
     pub(super) fn absorb(&mut self, prefix: &Name, other: Plan<S>) {
-        // Layers are known by their place, which moves.
+        // Endpoints name their layers by index, and the indexes of the other plan's layers change.
         let offset = self.layers.len();
-        let moved = |mut leaf: Leaf<S>| {
-            for layer in &mut leaf.layers {
+        let moved = |mut endpoint: Endpoint<S>| {
+            for layer in &mut endpoint.layers {
                 *layer += offset;
             }
-            leaf
+            endpoint
         };
         self.layers.extend(other.layers);
-        for (route, leaves) in other.index.routes().iter().zip(other.routes) {
+        for (route, endpoints) in other.index.routes().iter().zip(other.routes) {
             let name = match route.is_pattern {
                 true => Name::join(&glob::escape(prefix).into(), &route.name),
                 false => Name::join(prefix, &route.name),
@@ -188,27 +194,29 @@ impl<S> Plan<S> {
                 name,
                 ..route.clone()
             };
-            self.insert(route, leaves.into_iter().map(moved));
+            self.insert(route, endpoints.into_iter().map(moved));
         }
         for fallback in other.fallbacks.into_iter().filter(|it| it.custom) {
             let prefix = Name::join(prefix, &fallback.prefix);
-            self.set_fallback(prefix, moved(fallback.leaf));
+            self.set_fallback(prefix, moved(fallback.endpoint));
         }
     }
 
-    /// The same routes, whose handlers have this state and need another one, or none.
+    /// Gives the handlers their state. The plan that is returned needs the state `S2`.
     pub(super) fn with_state<S2>(self, state: S) -> Plan<S2>
     where
         S: Send + Sync + 'static,
     {
         let state = Arc::new(state);
-        let routes = self.routes.into_iter().map(|leaves| {
-            let leaves = leaves.into_iter();
-            leaves.map(|leaf| leaf.with_state(&state)).collect()
+        let routes = self.routes.into_iter().map(|endpoints| {
+            let endpoints = endpoints.into_iter();
+            endpoints
+                .map(|endpoint| endpoint.with_state(&state))
+                .collect()
         });
         let fallbacks = self.fallbacks.into_iter().map(|fallback| Fallback {
             prefix: fallback.prefix,
-            leaf: fallback.leaf.with_state(&state),
+            endpoint: fallback.endpoint.with_state(&state),
             custom: fallback.custom,
         });
         Plan {
@@ -220,13 +228,16 @@ impl<S> Plan<S> {
         }
     }
 
-    /// What it wants of a source.
+    /// The messages that these routes want of a source.
     pub(super) fn interest(&self) -> Interest {
-        let fallbacks = self.fallbacks.iter().map(|fallback| &fallback.leaf);
-        let leaves = self.routes.iter().flatten().chain(fallbacks);
+        let fallbacks = self.fallbacks.iter().map(|fallback| &fallback.endpoint);
+        let endpoints = self.routes.iter().flatten().chain(fallbacks);
         let mut interest = Interest {
             stream: self.fallbacks.iter().any(|fallback| fallback.custom),
-            at_once: leaves.map(|leaf| leaf.at_once).max().unwrap_or_default(),
+            at_once: endpoints
+                .map(|endpoint| endpoint.at_once)
+                .max()
+                .unwrap_or_default(),
             ..Interest::default()
         };
         for route in self.routes() {
@@ -241,7 +252,7 @@ impl<S> Plan<S> {
 }
 
 impl Plan<()> {
-    /// The service, which is built when it is first asked for. Here each layer is applied, once.
+    /// Returns the service, and builds it on the first call. That applies each layer once.
     pub(super) fn built(&self) -> &Built {
         self.built.get_or_init(|| {
             let prefixes = self.fallbacks.iter().map(|it| it.prefix.clone());
@@ -249,10 +260,10 @@ impl Plan<()> {
             let fallbacks = self
                 .fallbacks
                 .iter()
-                .map(|it| std::slice::from_ref(&it.leaf));
+                .map(|it| std::slice::from_ref(&it.endpoint));
             let routes = self.routes.iter().map(Vec::as_slice);
-            let leaves: Vec<&[Leaf<()>]> = routes.chain(fallbacks).collect();
-            let root = tree::build(&leaves, &self.layers, &resolver);
+            let endpoints: Vec<&[Endpoint<()>]> = routes.chain(fallbacks).collect();
+            let root = tree::build(&endpoints, &self.layers, &resolver);
             Built { resolver, root }
         })
     }

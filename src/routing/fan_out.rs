@@ -1,4 +1,4 @@
-//! One event for several handlers.
+//! Calls several handlers for one event.
 
 use std::{any::Any, fmt, panic::AssertUnwindSafe};
 
@@ -6,8 +6,7 @@ use futures_util::{FutureExt, future::join_all};
 
 use crate::{error::BoxError, reply::Reply, service::RouteFuture};
 
-/// The error of an event that several handlers listen to and some of them failed on. The others
-/// have run all the same.
+/// The error of an event with several handlers, some of which failed. The others ran to their end.
 ///
 /// Its [`source`](std::error::Error::source) is the first of the errors, in the order in which the
 /// handlers were added.
@@ -18,12 +17,12 @@ pub struct FanOutError {
 }
 
 impl FanOutError {
-    /// How many handlers failed.
+    /// The number of handlers that failed.
     pub fn failed(&self) -> usize {
         self.errors.len()
     }
 
-    /// What each of them failed with.
+    /// The errors of the handlers that failed.
     pub fn errors(&self) -> impl ExactSizeIterator<Item = &(dyn std::error::Error + 'static)> {
         self.errors.iter().map(|error| &**error as _)
     }
@@ -44,7 +43,7 @@ impl std::error::Error for FanOutError {
     }
 }
 
-/// A handler that panicked beside others, which have to run on.
+/// The error of a handler that panicked. The panic is caught so that the other handlers run on.
 #[derive(Debug)]
 struct Panicked(String);
 
@@ -66,7 +65,7 @@ impl fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// Runs all of them to their end, concurrently and within one task.
+/// Runs all calls to their end, concurrently and within one task.
 pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
     RouteFuture::new(async {
         let guarded = calls
@@ -76,7 +75,7 @@ pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
         for outcome in join_all(guarded).await {
             match outcome {
                 Ok(Ok(_)) => {}
-                // A fan-out within one of the branches: its handlers are as much this event's.
+                // The call was a fan-out itself: its errors are errors of this event's handlers.
                 Ok(Err(error)) => match error.downcast::<FanOutError>() {
                     Ok(inner) => errors.extend(inner.errors),
                     Err(error) => errors.push(error),

@@ -1,6 +1,6 @@
-//! From a message to its routes.
+//! Finds the routes of a message.
 
-use std::collections::hash_map::Entry as Slot;
+use std::collections::hash_map::Entry as MapEntry;
 
 use foldhash::HashMap;
 
@@ -11,28 +11,28 @@ use crate::{
     transport::glob,
 };
 
-/// One route of a router: what it is for.
+/// The messages that one route of a router is for.
 ///
-/// Several handlers of one event are one route.
+/// All handlers of one event name, or of one pattern, are one route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RouteInfo {
-    /// Which messages.
+    /// The kind of the messages.
     pub kind: Kind,
-    /// Their full name, or the pattern.
+    /// Their full name, or the pattern that their names match.
     pub name: Name,
-    /// Whether the name is a Redis glob pattern.
+    /// `true` if the name is a Redis glob pattern.
     pub is_pattern: bool,
 }
 
 /// Marks an event that a source delivered: the source makes one delivery for each subscription that
 /// matches, so a router must not match the event against its other subscriptions once more.
 ///
-/// It is an extension of the message, so that layers around the router pass it on.
+/// It is an extension of the message, because layers around the router pass extensions on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FromSubscription;
 
-/// All routes by kind and name. A route is known by its index, its place in `routes`.
+/// All routes by kind and name. A route's index is its position in `routes`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     routes: Vec<RouteInfo>,
@@ -45,15 +45,15 @@ impl Index {
         &self.routes
     }
 
-    /// The route of this description, and whether it is new.
+    /// Adds a route if it is new. Returns its index, and `true` if it was added.
     pub(super) fn insert(&mut self, route: RouteInfo) -> (usize, bool) {
         let map = match route.is_pattern {
             true => &mut self.patterns,
             false => &mut self.exact[route.kind],
         };
         match map.entry(route.name.clone()) {
-            Slot::Occupied(known) => (*known.get(), false),
-            Slot::Vacant(free) => {
+            MapEntry::Occupied(known) => (*known.get(), false),
+            MapEntry::Vacant(free) => {
                 let index = self.routes.len();
                 free.insert(index);
                 self.routes.push(route);
@@ -68,8 +68,8 @@ impl Index {
     }
 }
 
-/// The index of a router that is in use, with its fallbacks. Their indexes follow those of the routes, in
-/// the order of `prefixes`; the first is the root's.
+/// The lookup of a router whose service is built. The indexes of the fallbacks follow those of the
+/// routes, in the order of `prefixes`; the first prefix is the root's, which is empty.
 #[derive(Debug)]
 pub(super) struct Resolver {
     index: Index,
@@ -77,7 +77,7 @@ pub(super) struct Resolver {
     by_prefix: HashMap<Name, usize>,
 }
 
-/// The routes of a message.
+/// The indexes of a message's routes.
 enum Resolved {
     One(usize),
     /// An event that matches several routes at once.
@@ -98,13 +98,12 @@ impl Resolver {
         self.index.routes()
     }
 
-    /// How many routes and fallbacks there are.
+    /// The number of routes and fallbacks.
     pub(super) fn len(&self) -> usize {
         self.routes().len() + self.prefixes.len()
     }
 
-    /// Finds the route of a message, notes it there, and sends the message: once for each route, as
-    /// a source would deliver it.
+    /// Finds the routes of a message, and sends the message once to each, with the route noted in it.
     pub(super) fn dispatch(
         &self,
         mut message: Message,
@@ -126,10 +125,11 @@ impl Resolver {
         }
     }
 
-    /// One lookup by kind and name.
+    /// Looks the routes of a message up by kind and name.
     fn resolve(&self, message: &mut Message) -> Resolved {
         if message.kind() == Kind::Event {
-            // Only this router's own subscriptions were matched, not those of a router behind it.
+            // The source matched the subscriptions of this router, not those of a router behind it, so
+            // the mark goes no further.
             let extensions = &mut message.parts_mut().extensions;
             let delivered = extensions.remove::<FromSubscription>().is_some();
             if !self.index.patterns.is_empty() {
@@ -140,8 +140,8 @@ impl Resolver {
         Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
     }
 
-    /// A source delivers an event once for each subscription that matches, and says which one it
-    /// was. An event that comes from anywhere else has to be matched here.
+    /// Finds the routes of an event. If a source delivered it, that is the route of the subscription;
+    /// otherwise all routes whose name or pattern matches.
     fn resolve_event(&self, message: &Message, delivered: bool) -> Resolved {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();
@@ -169,7 +169,7 @@ impl Resolver {
         }
     }
 
-    /// The fallback of the innermost router whose prefix the name has.
+    /// The index of the fallback with the longest prefix that the name has.
     fn fallback(&self, name: &str) -> usize {
         let root = self.routes().len();
         if self.by_prefix.is_empty() {
@@ -182,6 +182,7 @@ impl Resolver {
         root + nearest.copied().unwrap_or(0)
     }
 
+    /// Notes the route in the message.
     fn note(&self, message: &mut Message, route: usize) {
         let routes = self.routes();
         let pattern = match routes.get(route) {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_source_delivered_for_one_subscription_goes_to_that_one() {
+    fn a_delivered_event_goes_only_to_the_route_of_its_subscription() {
         let resolver = resolver(&[("a.*", true), ("a.b", false), ("*", true)]);
         assert_eq!(resolved(&resolver, &mut delivered(Some("a.*"))), [0]);
         assert_eq!(resolved(&resolver, &mut delivered(None)), [1]);
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_router_behind_another_matches_for_itself() {
+    fn a_router_behind_another_matches_events_again() {
         let outer = resolver(&[("a.b", false), ("z*", true)]);
         let inner = resolver(&[("a.b", false), ("a*", true)]);
         let mut message = delivered(None);
@@ -248,7 +249,7 @@ mod tests {
         let mut message = delivered(None);
         assert_eq!(resolved(&without_patterns, &mut message), [0]);
         assert_eq!(resolved(&inner, &mut message), [0, 1]);
-        // The outer one's pattern is not the inner one's.
+        // The outer router subscribed by a pattern that the inner router does not have.
         assert_eq!(resolved(&inner, &mut delivered(Some("?.b"))), [0]);
         assert_eq!(
             resolved(&resolver(&[("a*", true)]), &mut delivered(Some("?.b"))),

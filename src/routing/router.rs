@@ -1,4 +1,4 @@
-//! The router.
+//! The router and its methods. The routes and layers are in a [`Plan`].
 
 use std::{
     fmt,
@@ -10,8 +10,8 @@ use tower::{Layer, Service};
 
 use super::{
     RouteInfo,
-    build::{Plan, handler_leaf, service_leaf},
-    tree::Leaf,
+    build::{Plan, handler_endpoint, service_endpoint},
+    tree::Endpoint,
 };
 use crate::{
     error::BoxError,
@@ -22,27 +22,27 @@ use crate::{
     transport::Interest,
 };
 
-/// Finds the handler of each message by its kind and name. See the [module](super).
+/// Calls the handler of each message by its kind and name. See the [module](super).
 ///
 /// `S` is the state that its handlers still need; [`with_state`](Self::with_state) provides it. A
 /// `Router<()>` needs none: it is a `tower::Service<Message>`, and can be served, called and wrapped
 /// in layers.
 ///
-/// It is cheap to clone. Its service is built on first use, once, and shared by all clones; a clone
+/// A router is cheap to clone. Its service is built on first use, once, and shared by all clones; a clone
 /// that is changed afterwards is another router. See [*First use*](super#first-use).
 ///
 /// # Back-pressure
-/// If everything in the router stands behind one layer, its readiness is that layer's; a limit
-/// there pauses the source. Otherwise it is always ready, and a message waits, in its own delivery,
-/// for the layers that it meets.
+/// If one layer wraps everything in the router, the router is ready when that layer is; a limit in
+/// it pauses the source. Otherwise the router is always ready, and each message waits, in its own
+/// delivery, for the layers around its route.
 #[must_use = "a router does nothing until it is served or called"]
 pub struct Router<S = ()> {
     plan: Arc<Plan<S>>,
-    /// This clone's own handle of the service, which may hold a reservation.
+    /// The service of this clone, from its first use on; it may hold a reservation.
     root: Option<Route>,
 }
 
-/// A clone has no reservation.
+/// A clone starts without a reservation.
 impl<S> Clone for Router<S> {
     fn clone(&self) -> Self {
         Self {
@@ -70,7 +70,7 @@ where
     where
         H: Handler<T, S>,
     {
-        self.add(Kind::Task, name.into(), false, handler_leaf(handler))
+        self.add(Kind::Task, name.into(), false, handler_endpoint(handler))
     }
 
     /// Adds a service for the tasks of this name. See [`task`](Self::task).
@@ -82,7 +82,7 @@ where
     where
         V: SharedService,
     {
-        self.add(Kind::Task, name.into(), false, service_leaf(service))
+        self.add(Kind::Task, name.into(), false, service_endpoint(service))
     }
 
     /// Adds a handler for the RPC requests of this name.
@@ -94,7 +94,7 @@ where
     where
         H: Handler<T, S>,
     {
-        self.add(Kind::Rpc, name.into(), false, handler_leaf(handler))
+        self.add(Kind::Rpc, name.into(), false, handler_endpoint(handler))
     }
 
     /// Adds a service for the RPC requests of this name. See [`rpc`](Self::rpc).
@@ -106,13 +106,13 @@ where
     where
         V: SharedService,
     {
-        self.add(Kind::Rpc, name.into(), false, service_leaf(service))
+        self.add(Kind::Rpc, name.into(), false, service_endpoint(service))
     }
 
     /// Adds a handler for the events of this name.
     ///
-    /// Several may listen to one event: they run concurrently, each to its end even when another
-    /// fails, and the error is a [`FanOutError`](super::FanOutError).
+    /// An event may have several handlers. They run concurrently, each to its end even when another
+    /// fails; then the error is a [`FanOutError`](super::FanOutError).
     ///
     /// # Panics
     /// When the name is empty or longer than [`Name::MAX_LEN`].
@@ -121,7 +121,7 @@ where
     where
         H: Handler<T, S>,
     {
-        self.add(Kind::Event, name.into(), false, handler_leaf(handler))
+        self.add(Kind::Event, name.into(), false, handler_endpoint(handler))
     }
 
     /// Adds a service for the events of this name. See [`event`](Self::event).
@@ -133,11 +133,11 @@ where
     where
         V: SharedService,
     {
-        self.add(Kind::Event, name.into(), false, service_leaf(service))
+        self.add(Kind::Event, name.into(), false, service_endpoint(service))
     }
 
     /// Adds a handler for the events whose names match a Redis glob pattern: `*`, `?`, `[abc]`,
-    /// `[^a]`, `[a-z]`, and `\` before a character that is meant literally.
+    /// `[^a]`, `[a-z]`, and `\` before a character that stands for itself.
     ///
     /// An event that matches several subscriptions is handled once for each of them, as Redis
     /// delivers it.
@@ -149,10 +149,11 @@ where
     where
         H: Handler<T, S>,
     {
-        self.add(Kind::Event, pattern.into(), true, handler_leaf(handler))
+        self.add(Kind::Event, pattern.into(), true, handler_endpoint(handler))
     }
 
-    /// Adds a service for the events whose names match a Redis glob pattern. See [`event_pattern`](Self::event_pattern).
+    /// Adds a service for the events whose names match a Redis glob pattern. See
+    /// [`event_pattern`](Self::event_pattern).
     ///
     /// # Panics
     /// As [`event_pattern`](Self::event_pattern) does.
@@ -161,7 +162,7 @@ where
     where
         V: SharedService,
     {
-        self.add(Kind::Event, pattern.into(), true, service_leaf(service))
+        self.add(Kind::Event, pattern.into(), true, service_endpoint(service))
     }
 
     /// Adds a handler for every message that has no route.
@@ -173,7 +174,7 @@ where
     where
         H: Handler<T, S>,
     {
-        self.set_fallback(handler_leaf(handler))
+        self.set_fallback(handler_endpoint(handler))
     }
 
     /// Adds a service for every message that has no route.
@@ -185,15 +186,15 @@ where
     where
         V: SharedService,
     {
-        self.set_fallback(service_leaf(service))
+        self.set_fallback(service_endpoint(service))
     }
 
     /// Adds the routes of another router with a prefix and a dot before their names, so that
     /// `create` within `orders` is `orders.create`. An empty prefix adds nothing.
     ///
-    /// Handlers see the whole name. The other router's layers stay around its own routes, and its
-    /// fallback, where it was given one, serves the names below the prefix. In front of a pattern
-    /// the prefix is meant literally.
+    /// Handlers see the whole name. The other router's layers stay around its own routes. Its
+    /// fallback, if it has one, handles the names below the prefix that have no route. Before a
+    /// pattern, the characters of the prefix stand for themselves.
     ///
     /// # Panics
     /// When a name becomes longer than [`Name::MAX_LEN`] or is already routed, or when the prefix
@@ -203,21 +204,21 @@ where
         self.absorb(&prefix.into(), router)
     }
 
-    /// Adds the routes of another router as they are. Each router's layers stay around its own
-    /// routes.
+    /// Adds the routes of another router under their own names. Each router's layers stay around its
+    /// own routes.
     ///
     /// # Panics
-    /// When both have a route of the same task or request, or both were given a fallback.
+    /// When both have a route for the same task or request, or both have a fallback.
     #[track_caller]
     pub fn merge(self, router: Router<S>) -> Self {
         self.absorb(&Name::default(), router)
     }
 
-    /// Puts a layer around everything that was added so far, routes and fallback, as one service.
+    /// Adds a layer around all routes and fallbacks that were added before, as one service.
     ///
     /// It is applied once, when the router is first used: a limit of ten is ten over all of these
-    /// routes and all clones of the router. Routes that are added later are outside. The last layer
-    /// is the outermost.
+    /// routes and all clones of the router. Routes that are added later are not in the layer. The
+    /// layer that is added last is the outermost.
     pub fn layer<L>(self, layer: L) -> Self
     where
         L: Layer<Route> + Send + Sync + 'static,
@@ -228,8 +229,8 @@ where
         plan.into()
     }
 
-    /// Puts a layer around the routes that were added so far, as one service, and not around the
-    /// fallback. Messages without a route do not reach it.
+    /// Adds a layer around all routes that were added before, as one service, but not around the
+    /// fallback. Messages without a route do not reach the layer.
     ///
     /// # Panics
     /// When there is no route yet.
@@ -250,9 +251,9 @@ where
 
     /// Provides the state that the handlers need.
     ///
-    /// The router that is returned needs the state `S2`, which the compiler finds from how it is
-    /// used: `()` if it is served, called or named as a `Router`, another one if it is nested in a
-    /// router with a state of its own.
+    /// The router that is returned needs the state `S2`, which the compiler infers from its use: `()`
+    /// if it is served, called or named as a `Router`, and another state if it is nested in a router
+    /// that still needs one.
     ///
     /// ```
     /// use campanile::{Router, State};
@@ -268,21 +269,21 @@ where
     }
 
     #[track_caller]
-    fn add(self, kind: Kind, name: Name, is_pattern: bool, leaf: Leaf<S>) -> Self {
+    fn add(self, kind: Kind, name: Name, is_pattern: bool, endpoint: Endpoint<S>) -> Self {
         let mut plan = Plan::unshared(self.plan);
         let route = RouteInfo {
             kind,
             name,
             is_pattern,
         };
-        plan.insert(route, [leaf]);
+        plan.insert(route, [endpoint]);
         plan.into()
     }
 
     #[track_caller]
-    fn set_fallback(self, leaf: Leaf<S>) -> Self {
+    fn set_fallback(self, endpoint: Endpoint<S>) -> Self {
         let mut plan = Plan::unshared(self.plan);
-        plan.set_fallback(Name::default(), leaf);
+        plan.set_fallback(Name::default(), endpoint);
         plan.into()
     }
 
@@ -295,13 +296,13 @@ where
 }
 
 impl<S> Router<S> {
-    /// Its routes, in the order in which they were added.
+    /// The routes, in the order in which they were added.
     pub fn routes(&self) -> &[RouteInfo] {
         self.plan.routes()
     }
 
-    /// What it wants of a source: the events and patterns of its routes, and the stream if it has a
-    /// task, an RPC route or a fallback.
+    /// The messages that the router wants of a source: the events and patterns of its routes, and the
+    /// stream if it has a task, an RPC route or a fallback.
     pub fn interest(&self) -> Interest {
         self.plan.interest()
     }
@@ -347,7 +348,8 @@ impl Service<Message> for Router {
     fn call(&mut self, message: Message) -> RouteFuture {
         let built = self.plan.built();
         let root = self.root.get_or_insert_with(|| built.root.clone());
-        // Of several calls the first gets what was made ready; the others wait for themselves.
+        // An event may be sent to several routes: the first call uses the reservation, and each other
+        // call waits until its own copy of the service is ready.
         built
             .resolver
             .dispatch(message, |message| root.call(message))
@@ -355,7 +357,8 @@ impl Service<Message> for Router {
 }
 
 impl Servable for Router {
-    /// Builds the service: a layer that cannot be applied panics before the source is opened.
+    /// Builds the service, so that a layer that panics when it is applied does so before the source
+    /// is opened.
     fn interest(&self) -> Interest {
         self.plan.built();
         self.plan.interest()

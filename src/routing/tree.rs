@@ -1,9 +1,9 @@
-//! From a router's routes and layers to one service.
+//! Builds one service from a router's routes and layers.
 //!
-//! Each layer wraps all that had been added before it, as one service. So the layers form a tree:
-//! routes are its leaves, and the way of a message leads from the root through the layers around
-//! its route. In front of a layer's content stands a [`Dispatch`], which finds the next step by the
-//! index of the route.
+//! Each layer wraps everything that was added before it, as one service. So the services form a tree
+//! whose leaves are the endpoints, and a message passes from the root through the layers around its
+//! route. The service in each layer is a [`Dispatch`]: it finds the next layer, or the endpoint, by
+//! the index of the route.
 
 use std::{future::ready, pin::Pin, sync::Arc};
 
@@ -11,23 +11,24 @@ use super::{fan_out, index::Resolver};
 use crate::{
     error::NotFound,
     message::Message,
-    service::{Route, RouteFuture, Slot, Template},
+    service::{ErasedCall, ErasedService, Route, RouteFuture},
 };
 
-/// Applies a layer.
+/// Applies a layer to a service.
 pub(super) type MakeLayer = Arc<dyn Fn(Route) -> Route + Send + Sync>;
 
-/// A handler that waits for the router's state, and the layers around it.
-pub(super) struct Leaf<S> {
+/// A handler whose state is not known yet, and the layers around it.
+pub(super) struct Endpoint<S> {
+    /// Makes the service from the state.
     make: Arc<dyn Fn(&S) -> Route + Send + Sync>,
-    /// Innermost first, as indexes of the router's layers. A layer's index is above those of all
-    /// layers within it.
+    /// The indexes of the layers around it, innermost first: a layer has a higher index than the
+    /// layers in it.
     pub(super) layers: Vec<usize>,
-    /// How many messages it takes at once.
+    /// The number of messages that the handler takes at once, more than one for a batch.
     pub(super) at_once: usize,
 }
 
-impl<S> Leaf<S> {
+impl<S> Endpoint<S> {
     pub(super) fn new(make: impl Fn(&S) -> Route + Send + Sync + 'static) -> Self {
         Self {
             make: Arc::new(make),
@@ -36,13 +37,13 @@ impl<S> Leaf<S> {
         }
     }
 
-    /// The same handler with its state, within the same layers.
-    pub(super) fn with_state<S2>(self, state: &Arc<S>) -> Leaf<S2>
+    /// Gives the handler its state. The layers stay.
+    pub(super) fn with_state<S2>(self, state: &Arc<S>) -> Endpoint<S2>
     where
         S: Send + Sync + 'static,
     {
         let (make, state) = (self.make, state.clone());
-        Leaf {
+        Endpoint {
             make: Arc::new(move |_: &S2| make(&state)),
             layers: self.layers,
             at_once: self.at_once,
@@ -51,7 +52,7 @@ impl<S> Leaf<S> {
 }
 
 // By hand, since a derive would ask for `S: Clone`.
-impl<S> Clone for Leaf<S> {
+impl<S> Clone for Endpoint<S> {
     fn clone(&self) -> Self {
         Self {
             make: self.make.clone(),
@@ -61,10 +62,10 @@ impl<S> Clone for Leaf<S> {
     }
 }
 
-/// Builds the service of a whole router: `routes` has the leaves of each route and then of each
+/// Builds the service of a router. `routes` has the endpoints of each route and then of each
 /// fallback, in the order of the resolver's indexes.
 pub(super) fn build(
-    routes: &[&[Leaf<()>]],
+    routes: &[&[Endpoint<()>]],
     layers: &[MakeLayer],
     resolver: &Arc<Resolver>,
 ) -> Route {
@@ -73,9 +74,10 @@ pub(super) fn build(
         resolver,
         routes: routes
             .iter()
-            .map(|leaves| {
-                let leaf = |leaf: &Leaf<()>| ((leaf.make)(&()), leaf.layers.clone());
-                leaves.iter().map(leaf).collect()
+            .map(|endpoints| {
+                let endpoint =
+                    |endpoint: &Endpoint<()>| ((endpoint.make)(&()), endpoint.layers.clone());
+                endpoints.iter().map(endpoint).collect()
             })
             .collect(),
         layered: Vec::with_capacity(layers.len()),
@@ -89,54 +91,54 @@ pub(super) fn build(
 
 struct Tree<'a> {
     resolver: &'a Arc<Resolver>,
-    /// The leaves of each route with the layers around them.
+    /// The endpoints of each route with the layers around them.
     routes: Vec<Vec<(Route, Vec<usize>)>>,
-    /// The layers that were applied so far, each with its content.
+    /// The services that the layers made, in the order of their indexes.
     layered: Vec<Route>,
 }
 
 impl Tree<'_> {
-    /// What this layer wraps; for `None`, the whole.
+    /// Makes the service that this layer wraps; for `None`, that of the whole router.
     fn content(&self, layer: Option<usize>) -> Route {
-        let steps: Vec<Vec<Step<'_>>> = self
+        let segments: Vec<Vec<Segment<'_>>> = self
             .routes
             .iter()
-            .map(|leaves| steps(leaves, layer))
+            .map(|endpoints| segments(endpoints, layer))
             .collect();
-        if let Some(inner) = only_layer(&steps) {
-            // The layer wraps nothing but another one. Without a step in between, the readiness of
-            // the inner one reaches the outer.
+        if let Some(inner) = only_layer(&segments) {
+            // The layer wraps only another layer. Without a `Dispatch` between them, the outer layer
+            // sees whether the inner one is ready.
             return self.layered[inner].clone();
         }
-        let service = |step: &Step<'_>| match *step {
-            Step::Leaf(route) => route.template().clone(),
-            Step::Layer(layer) => self.layered[layer].template().clone(),
+        let service = |segment: &Segment<'_>| match *segment {
+            Segment::Endpoint(route) => route.erased().clone(),
+            Segment::Layer(layer) => self.layered[layer].erased().clone(),
         };
-        let targets = steps
+        let routes = segments
             .iter()
-            .map(|steps| match &steps[..] {
-                [] => Target::None,
-                [step] => Target::One(service(step)),
-                steps => Target::Several(steps.iter().map(service).collect()),
+            .map(|segments| match &segments[..] {
+                [] => ResolvedRoute::None,
+                [segment] => ResolvedRoute::One(service(segment)),
+                segments => ResolvedRoute::Several(segments.iter().map(service).collect()),
             })
             .collect();
-        Route::from_template(Arc::new(Dispatch {
+        Route::from_erased(Arc::new(Dispatch {
             resolver: self.resolver.clone(),
-            targets,
+            routes,
         }))
     }
 }
 
-/// Where a message goes next.
-enum Step<'a> {
-    Leaf(&'a Route),
+/// The next service for a message: an endpoint, or the layer with this index.
+enum Segment<'a> {
+    Endpoint(&'a Route),
     Layer(usize),
 }
 
-/// The next steps, just within this layer, towards the leaves of one route.
-fn steps(leaves: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Step<'_>> {
-    let mut steps = Vec::new();
-    for (leaf, around) in leaves {
+/// The segments directly in this layer that lead to the endpoints of one route.
+fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segment<'_>> {
+    let mut segments = Vec::new();
+    for (endpoint, around) in endpoints {
         let within = match layer {
             None => &around[..],
             Some(layer) => match around.binary_search(&layer) {
@@ -145,58 +147,59 @@ fn steps(leaves: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Step<'_>> 
             },
         };
         match within.last() {
-            None => steps.push(Step::Leaf(leaf)),
-            // Handlers of one event that share a layer are fanned out to behind it.
+            None => segments.push(Segment::Endpoint(endpoint)),
+            // Handlers of one event that share a layer pass it once, and are called separately in it.
             Some(&next) => {
-                if !steps
+                if !segments
                     .iter()
-                    .any(|step| matches!(step, Step::Layer(known) if *known == next))
+                    .any(|segment| matches!(segment, Segment::Layer(known) if *known == next))
                 {
-                    steps.push(Step::Layer(next));
+                    segments.push(Segment::Layer(next));
                 }
             }
         }
     }
-    steps
+    segments
 }
 
-/// The layer that every way leads through next, if there is one.
-fn only_layer(routes: &[Vec<Step<'_>>]) -> Option<usize> {
+/// The layer that is the next segment of every route, if there is one.
+fn only_layer(routes: &[Vec<Segment<'_>>]) -> Option<usize> {
     let mut only = None;
-    for step in routes.iter().flatten() {
-        match (step, only) {
-            (Step::Layer(layer), None) => only = Some(*layer),
-            (Step::Layer(layer), Some(known)) if *layer == known => {}
+    for segment in routes.iter().flatten() {
+        match (segment, only) {
+            (Segment::Layer(layer), None) => only = Some(*layer),
+            (Segment::Layer(layer), Some(known)) if *layer == known => {}
             _ => return None,
         }
     }
     only
 }
 
-/// Hands a message on to its route, or to the next layer around it, by the index of the route.
+/// Calls the endpoint of a message's route, or the next layer around it, by the index of the route.
 struct Dispatch {
     resolver: Arc<Resolver>,
-    targets: Vec<Target>,
+    routes: Vec<ResolvedRoute>,
 }
 
-enum Target {
+/// The services to call for the messages of one route.
+enum ResolvedRoute {
     None,
-    One(Arc<dyn Template>),
-    Several(Box<[Arc<dyn Template>]>),
+    One(Arc<dyn ErasedService>),
+    Several(Box<[Arc<dyn ErasedService>]>),
 }
 
 impl Dispatch {
-    /// Sends on a message that has been resolved.
+    /// Calls the next services for a message whose route is known.
     fn send(&self, message: Message) -> RouteFuture {
         let route = message.parts().matched.as_ref().map(|route| route.index);
-        match route.and_then(|route| self.targets.get(route)) {
-            Some(Target::One(next)) => next.call(message),
-            Some(Target::Several(next)) => {
+        match route.and_then(|route| self.routes.get(route)) {
+            Some(ResolvedRoute::One(next)) => next.call(message),
+            Some(ResolvedRoute::Several(next)) => {
                 let calls = next.iter().map(|next| next.call(message.clone()));
                 fan_out::join(calls.collect())
             }
-            // Only a message that a layer made can lead out of that layer's content.
-            Some(Target::None) | None => {
+            // A layer made or changed this message, and its route is not in the layer.
+            Some(ResolvedRoute::None) | None => {
                 let error = NotFound::new(message.kind(), message.name().clone());
                 RouteFuture::new(ready(Err(error.into())))
             }
@@ -204,15 +207,15 @@ impl Dispatch {
     }
 }
 
-impl Template for Dispatch {
-    fn slot(&self) -> Option<Pin<Box<dyn Slot>>> {
+impl ErasedService for Dispatch {
+    fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>> {
         None
     }
 
     fn call(&self, message: Message) -> RouteFuture {
         match message.parts().matched {
             Some(_) => self.send(message),
-            // A layer made this message.
+            // A layer made this message, so it has no route yet.
             None => self
                 .resolver
                 .dispatch(message, |message| self.send(message)),

@@ -12,8 +12,8 @@ use crate::{
 
 /// A service that [`serve`](crate::serve()) can serve: it says which messages it wants.
 ///
-/// A [`Router`](crate::Router) knows that from its routes. Any other service, and one that is
-/// wrapped around a router by hand, is given its interest with [`WithInterest`].
+/// A [`Router`](crate::Router) knows that from its routes. For any other service, and for a service
+/// wrapped around a router by hand, use [`WithInterest`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be served: it is neither a router that has its state nor a service that says which messages it wants",
     label = "not `Servable`",
@@ -22,7 +22,7 @@ use crate::{
     note = "for any other service: `WithInterest::stream(service)` takes tasks and RPC requests, `.event(name)` adds events"
 )]
 pub trait Servable: MessageService + Clone + Send + 'static {
-    /// Which messages it wants of a source. `serve` asks once, before it opens the source.
+    /// Returns the messages that it wants of a source. `serve` asks once, before it opens the source.
     fn interest(&self) -> Interest;
 
     /// The kinds and names of its routes, for the log line of a worker that starts. Unless overridden
@@ -39,22 +39,22 @@ pub trait Servable: MessageService + Clone + Send + 'static {
 /// A service together with the messages that it wants of a source.
 ///
 /// A layer that is wrapped around a router by hand hides the router's events from
-/// [`serve`](crate::serve()). Prefer [`Router::layer`](crate::Router::layer), which keeps them, or
-/// say which messages the service wants:
+/// [`serve`](crate::serve()). Use [`Router::layer`](crate::Router::layer), which keeps them, or
+/// name the messages that the service wants:
 ///
 /// ```
 /// use campanile::{Reply, Router, Servable, WithInterest};
 /// use std::{convert::Infallible, time::Duration};
 /// use tower::ServiceBuilder;
 ///
-/// // The router's own interest, around the layer.
+/// // A layer around a router: the interest is that of the router.
 /// let router: Router = Router::new().event("orders.events", async || {});
 /// let interest = router.interest();
 /// let timed = ServiceBuilder::new().timeout(Duration::from_secs(1)).service(router);
 /// let served = WithInterest::new(timed, interest);
 /// assert_eq!(served.interest().events, ["orders.events"]);
 ///
-/// // A service of one's own: tasks, RPC requests and one event.
+/// // Any other service: tasks, RPC requests and one event.
 /// let service = tower::service_fn(async |_| Ok::<_, Infallible>(Reply::default()));
 /// let served = WithInterest::stream(service).event("orders.events");
 /// assert!(served.interest().stream);
@@ -66,12 +66,12 @@ pub struct WithInterest<S> {
 }
 
 impl<S> WithInterest<S> {
-    /// This service, wanting these messages.
+    /// A service that wants these messages.
     pub fn new(inner: S, interest: Interest) -> Self {
         Self { inner, interest }
     }
 
-    /// This service, wanting the tasks and RPC requests of the stream and no events.
+    /// A service that wants the tasks and RPC requests of the stream, and no events.
     pub fn stream(inner: S) -> Self {
         Self::new(inner, Interest::stream())
     }
@@ -90,17 +90,17 @@ impl<S> WithInterest<S> {
         self
     }
 
-    /// The service in it.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The service in it.
+    /// Returns a mutable reference to the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Gives the service back.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }

@@ -1,4 +1,4 @@
-//! The bounds that services for messages meet.
+//! The bounds of services that handle messages.
 
 use tower::Service;
 
@@ -28,8 +28,8 @@ impl<S> MessageService for S where
 {
 }
 
-/// A short name for a [`MessageService`] that any thread can clone: what a router holds, and what a
-/// layer makes of a router's routes.
+/// A short name for a [`MessageService`] that any thread can clone. The services in a router are of
+/// this kind, and those that a layer in a router makes.
 ///
 /// Implemented for every such service; nothing else can implement it.
 #[diagnostic::on_unimplemented(

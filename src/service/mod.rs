@@ -1,10 +1,10 @@
-//! Services that handle messages, and what `serve` wants to know of one.
+//! Services that handle messages, and the interest that `serve` asks a service for.
 
 mod interest;
 mod message;
 mod route;
 
-pub(crate) use self::route::{Slot, Template};
+pub(crate) use self::route::{ErasedCall, ErasedService};
 pub use self::{
     interest::{Servable, WithInterest},
     message::{MessageService, SharedService},

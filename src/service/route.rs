@@ -1,7 +1,7 @@
-//! Any service behind one pointer.
+//! A service of any type behind a pointer.
 //!
-//! A clone costs a count, a call one allocation: the clone of the service that is made ready for a
-//! message and the future of that message share one box, as two states of it.
+//! A clone increments a reference count. A call costs one allocation: the copy of the service that is
+//! made ready for a message, and then the future of that call, are two states of one box.
 
 use std::{
     fmt,
@@ -19,34 +19,35 @@ use crate::{error::BoxError, message::Message, reply::Reply};
 
 type Outcome = Result<Reply, BoxError>;
 
-/// A service of any type, as a router keeps it and as its layers wrap it.
+/// A service of any type, behind a pointer.
 ///
-/// It is what a `tower::Layer` given to [`Router::layer`](crate::Router::layer) is applied to.
+/// A router keeps its services as routes. [`Router::layer`](crate::Router::layer) applies its layer to
+/// one.
 ///
 /// # Back-pressure
-/// Its readiness is that of the service in it. A reservation is held from `poll_ready` until the
-/// call, and given up when the route is dropped; a clone starts without one.
+/// A route is ready when the service in it is. A reservation is held from `poll_ready` until the call,
+/// and released when the route is dropped; a clone starts without one.
 pub struct Route {
-    template: Arc<dyn Template>,
-    // Never locked: only the exclusive access of `get_mut` is used. It makes the route `Sync`
-    // although the future that the slot turns into is not.
-    reserved: Mutex<Option<Pin<Box<dyn Slot>>>>,
+    service: Arc<dyn ErasedService>,
+    // Never locked, only used through `get_mut`. The mutex makes the route `Sync`, although the future
+    // in the box is not.
+    reserved: Mutex<Option<Pin<Box<dyn ErasedCall>>>>,
 }
 
-/// What a route clones from.
-pub(crate) trait Template: Send + Sync {
-    /// A copy of the service that can be made ready; `None` where it always is.
-    fn slot(&self) -> Option<Pin<Box<dyn Slot>>>;
+/// A service without its type.
+pub(crate) trait ErasedService: Send + Sync {
+    /// Returns a copy of the service that can be made ready, or `None` if the service always is.
+    fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>>;
 
-    /// Calls a copy of the service as soon as it is ready.
+    /// Waits until a copy of the service is ready, and calls it.
     fn call(&self, message: Message) -> RouteFuture;
 }
 
-/// One copy of a service, and then the future of its call.
-pub(crate) trait Slot: Future<Output = Outcome> + Send {
+/// A copy of a service, and after `start` the future of its call.
+pub(crate) trait ErasedCall: Future<Output = Outcome> + Send {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 
-    /// Calls the service, which was ready.
+    /// Calls the service, after `poll_ready` has returned ready.
     fn start(self: Pin<&mut Self>, message: Message);
 }
 
@@ -55,30 +56,30 @@ impl Route {
     where
         V: SharedService,
     {
-        Self::from_template(Arc::new(Whole(service)))
+        Self::from_erased(Arc::new(AnyService(service)))
     }
 
-    /// A route that is always ready.
+    /// A route to a function. It is always ready.
     pub(crate) fn from_fn<F, Fut>(function: F) -> Self
     where
         F: Fn(Message) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Outcome> + Send + 'static,
     {
-        Self::from_template(Arc::new(Function(function)))
+        Self::from_erased(Arc::new(FnService(function)))
     }
 
-    pub(crate) fn from_template(template: Arc<dyn Template>) -> Self {
+    pub(crate) fn from_erased(service: Arc<dyn ErasedService>) -> Self {
         Self {
-            template,
+            service,
             reserved: Mutex::new(None),
         }
     }
 
-    pub(crate) fn template(&self) -> &Arc<dyn Template> {
-        &self.template
+    pub(crate) fn erased(&self) -> &Arc<dyn ErasedService> {
+        &self.service
     }
 
-    fn reserved(&mut self) -> &mut Option<Pin<Box<dyn Slot>>> {
+    fn reserved(&mut self) -> &mut Option<Pin<Box<dyn ErasedCall>>> {
         self.reserved
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner)
@@ -87,7 +88,7 @@ impl Route {
 
 impl Clone for Route {
     fn clone(&self) -> Self {
-        Self::from_template(self.template.clone())
+        Self::from_erased(self.service.clone())
     }
 }
 
@@ -104,12 +105,12 @@ impl Service<Message> for Route {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if self.reserved().is_none() {
-            *self.reserved() = self.template.slot();
+            *self.reserved() = self.service.prepare();
         }
-        let Some(slot) = self.reserved() else {
+        let Some(call) = self.reserved() else {
             return Poll::Ready(Ok(()));
         };
-        let outcome = ready!(slot.as_mut().poll_ready(cx));
+        let outcome = ready!(call.as_mut().poll_ready(cx));
         if outcome.is_err() {
             *self.reserved() = None;
         }
@@ -118,11 +119,11 @@ impl Service<Message> for Route {
 
     fn call(&mut self, message: Message) -> RouteFuture {
         match self.reserved().take() {
-            Some(mut slot) => {
-                slot.as_mut().start(message);
-                RouteFuture(slot)
+            Some(mut call) => {
+                call.as_mut().start(message);
+                RouteFuture(call)
             }
-            None => self.template.call(message),
+            None => self.service.call(message),
         }
     }
 }
@@ -150,14 +151,15 @@ impl fmt::Debug for RouteFuture {
     }
 }
 
-struct Function<F>(F);
+/// A function as a service that is always ready.
+struct FnService<F>(F);
 
-impl<F, Fut> Template for Function<F>
+impl<F, Fut> ErasedService for FnService<F>
 where
     F: Fn(Message) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Outcome> + Send + 'static,
 {
-    fn slot(&self) -> Option<Pin<Box<dyn Slot>>> {
+    fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>> {
         None
     }
 
@@ -166,32 +168,33 @@ where
     }
 }
 
-struct Whole<V>(V);
+/// A service that has to be ready before each call.
+struct AnyService<V>(V);
 
-impl<V> Template for Whole<V>
+impl<V> ErasedService for AnyService<V>
 where
     V: SharedService,
 {
-    fn slot(&self) -> Option<Pin<Box<dyn Slot>>> {
-        Some(Box::pin(State::Waiting {
+    fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>> {
+        Some(Box::pin(CallState::Waiting {
             service: self.0.clone(),
             message: None,
         }))
     }
 
     fn call(&self, message: Message) -> RouteFuture {
-        RouteFuture::new(State::Waiting {
+        RouteFuture::new(CallState::Waiting {
             service: self.0.clone(),
             message: Some(message),
         })
     }
 }
 
-// Both are states of one box; a further box for the message would be the allocation saved here.
+// To box the larger variant would cost the allocation that is saved by the two states of one box.
 #[allow(clippy::large_enum_variant)]
-#[pin_project(project = StateProjection)]
-enum State<V: Service<Message>> {
-    /// Not called yet; with a message, to be called as soon as it is ready.
+#[pin_project(project = CallStateProjection)]
+enum CallState<V: Service<Message>> {
+    /// The service is not called yet. With a message, it is called as soon as it is ready.
     Waiting {
         service: V,
         message: Option<Message>,
@@ -202,26 +205,28 @@ enum State<V: Service<Message>> {
     },
 }
 
-impl<V> Slot for State<V>
+impl<V> ErasedCall for CallState<V>
 where
     V: MessageService + Send,
 {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self.project() {
-            StateProjection::Waiting { service, .. } => service.poll_ready(cx).map_err(Into::into),
-            StateProjection::Running { .. } => Poll::Ready(Ok(())),
+            CallStateProjection::Waiting { service, .. } => {
+                service.poll_ready(cx).map_err(Into::into)
+            }
+            CallStateProjection::Running { .. } => Poll::Ready(Ok(())),
         }
     }
 
     fn start(mut self: Pin<&mut Self>, message: Message) {
-        if let StateProjection::Waiting { service, .. } = self.as_mut().project() {
+        if let CallStateProjection::Waiting { service, .. } = self.as_mut().project() {
             let future = service.call(message);
-            self.set(State::Running { future });
+            self.set(CallState::Running { future });
         }
     }
 }
 
-impl<V> Future for State<V>
+impl<V> Future for CallState<V>
 where
     V: MessageService + Send,
 {
@@ -230,13 +235,13 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         loop {
             match self.as_mut().project() {
-                StateProjection::Waiting { service, message } => {
+                CallStateProjection::Waiting { service, message } => {
                     ready!(service.poll_ready(cx)).map_err(Into::into)?;
                     let message = message.take().expect("only a called route is polled");
                     let future = service.call(message);
-                    self.set(State::Running { future });
+                    self.set(CallState::Running { future });
                 }
-                StateProjection::Running { future } => {
+                CallStateProjection::Running { future } => {
                     return future.poll(cx).map_err(Into::into);
                 }
             }
