@@ -1,4 +1,4 @@
-//! Replies: how one is made of a handler's value, and read by a caller.
+//! Replies, and how values become replies and are read from them.
 //!
 //! ```
 //! use campanile::{FromReply, IntoReply, Json, Reply};
@@ -25,14 +25,14 @@ use crate::{
     payload::{IntoPayload, Json},
 };
 
-/// The answer of a `Service<Message>`.
+/// The response of a `Service<Message>`.
 ///
-/// The caller of an RPC request gets it. The reply of a transport to a task has its
-/// [`receipt`](Reply::receipt).
+/// The caller of an RPC request gets the handler's reply. A transport that accepts a task returns a
+/// reply with a [`receipt`](Reply::receipt).
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Reply {
-    /// Headers, sent to the caller.
+    /// Headers, which are sent to the caller.
     pub headers: HeaderMap,
     /// The payload.
     pub payload: Bytes,
@@ -65,7 +65,7 @@ impl Reply {
     }
 }
 
-// Like a message's: payloads and header values are not shown.
+// Payloads and header values are not shown: they may hold secrets.
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
@@ -86,7 +86,7 @@ impl fmt::Debug for Reply {
     note = "return `()`, `Json<T>`, `Bytes`, `String`, `&'static str`, `Vec<u8>`, `Reply`, or a `Result` of one of them whose error implements `std::error::Error`"
 )]
 pub trait IntoReply {
-    /// Makes the reply.
+    /// Converts the value into a reply.
     ///
     /// # Errors
     /// The handler's error, or the reason why its value could not be serialized.
@@ -129,7 +129,7 @@ impl<T: Serialize> IntoReply for Json<T> {
     }
 }
 
-/// What a caller can ask a reply to be read as.
+/// A type that a reply can be read as.
 #[diagnostic::on_unimplemented(
     message = "a reply cannot be read as `{Self}`",
     note = "read it as `()`, `Json<T>`, `Bytes`, `Vec<u8>`, `String` or `Reply`"
@@ -138,7 +138,7 @@ pub trait FromReply: Sized {
     /// Reads the reply.
     ///
     /// # Errors
-    /// Why the payload is not what was asked for.
+    /// If the payload is not of this type.
     fn from_reply(reply: Reply) -> Result<Self, BoxError>;
 }
 
@@ -148,7 +148,7 @@ impl FromReply for Reply {
     }
 }
 
-/// Ignores whatever the payload is.
+/// Ignores the payload.
 impl FromReply for () {
     fn from_reply(_: Reply) -> Result<Self, BoxError> {
         Ok(())

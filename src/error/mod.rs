@@ -33,7 +33,7 @@ pub(crate) use self::operation::shown_chain;
 pub(crate) use self::{
     answer::answer,
     boxed::IntoBoxError,
-    operation::{Kind as ErrorKind, chain},
+    operation::{ErrorKind, chain},
 };
 pub(crate) use self::{
     boxed::BoxError, failure::Failure, not_found::NotFound, operation::Error, rejection::Rejection,

@@ -10,13 +10,14 @@ use crate::message::Shown;
 /// The predicates name the kind of the failure. The text says what to do, and the
 /// [`source`](std::error::Error::source) is the cause. Neither contains a password.
 pub struct Error {
-    kind: Kind,
+    kind: ErrorKind,
     message: String,
     source: Option<BoxError>,
 }
 
+/// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ErrorKind {
     /// The operation's time-out passed.
     Timeout,
     /// Nothing was sent: there is no connection.
@@ -42,7 +43,7 @@ pub(crate) enum Kind {
 }
 
 impl Error {
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),
@@ -55,47 +56,47 @@ impl Error {
         self
     }
 
-    /// A setting is invalid. For transports outside this crate, as are the functions below.
+    /// A setting is invalid. This function and those below are for transports outside this crate.
     pub fn config(message: impl Into<String>) -> Self {
-        Self::new(Kind::Config, message)
+        Self::new(ErrorKind::Config, message)
     }
 
     /// There is no connection, and nothing was sent.
     pub fn disconnected(message: impl Into<String>) -> Self {
-        Self::new(Kind::Disconnected, message)
+        Self::new(ErrorKind::Disconnected, message)
     }
 
     /// The message was sent, and it is unknown whether the server stored it.
     pub fn unknown_outcome(message: impl Into<String>) -> Self {
-        Self::new(Kind::Unknown, message)
+        Self::new(ErrorKind::Unknown, message)
     }
 
     /// The operation's time-out passed.
     pub fn timeout(message: impl Into<String>) -> Self {
-        Self::new(Kind::Timeout, message)
+        Self::new(ErrorKind::Timeout, message)
     }
 
     /// The server refused the command.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self::new(Kind::Refused, message)
+        Self::new(ErrorKind::Refused, message)
     }
 
     /// The message is invalid for this transport.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self::new(Kind::Invalid, message)
+        Self::new(ErrorKind::Invalid, message)
     }
 
     /// The transport is closed.
     pub fn closed() -> Self {
-        Self::new(Kind::Closed, "the transport is closed")
+        Self::new(ErrorKind::Closed, "the transport is closed")
     }
 
-    /// The error of a service, as the error of the operation that called it. A [`Client`] does this
-    /// with the errors of its service; use it where a service is called without one.
+    /// Converts the error of a service into the error of the operation that called it. A [`Client`] does
+    /// this with the errors of its service; use it to call a service without a client.
     ///
-    /// An `Error` in the box is returned as it is. An [`RpcError`] in the chain of sources is what the
-    /// other side [answered](Self::rpc); tower's timeout is a [timeout](Self::is_timeout). Any other
-    /// error becomes the source.
+    /// An `Error` in the box is returned as it is. An [`RpcError`] in the chain of sources is the error
+    /// reply of the [other side](Self::rpc), and tower's timeout is a [timeout](Self::is_timeout). Any
+    /// other error becomes the source.
     ///
     /// [`Client`]: crate::Client
     ///
@@ -123,64 +124,64 @@ impl Error {
             return answer.clone().into();
         }
         if find::<tower::timeout::error::Elapsed>(&*error).is_some() {
-            return Self::new(Kind::Timeout, "the call timed out").with_source(error);
+            return Self::new(ErrorKind::Timeout, "the call timed out").with_source(error);
         }
-        Self::new(Kind::Service, "the service failed").with_source(error)
+        Self::new(ErrorKind::Service, "the service failed").with_source(error)
     }
 
     /// The time-out passed. A message that was sent may still take effect.
     pub fn is_timeout(&self) -> bool {
-        self.kind == Kind::Timeout
+        self.kind == ErrorKind::Timeout
     }
 
     /// There was no connection and nothing was sent: trying again is safe.
     pub fn is_disconnected(&self) -> bool {
-        self.kind == Kind::Disconnected
+        self.kind == ErrorKind::Disconnected
     }
 
     /// The message was sent, and the connection was lost before the server's answer: the message
     /// may or may not be stored.
     pub fn is_unknown_outcome(&self) -> bool {
-        self.kind == Kind::Unknown
+        self.kind == ErrorKind::Unknown
     }
 
     /// The server refused the command: a missing right, no memory, a key of another type.
     pub fn is_refused(&self) -> bool {
-        self.kind == Kind::Refused
+        self.kind == ErrorKind::Refused
     }
 
     /// A name, a header or a payload is invalid.
     pub fn is_invalid(&self) -> bool {
-        self.kind == Kind::Invalid
+        self.kind == ErrorKind::Invalid
     }
 
     /// The answer does not have the requested type.
     pub fn is_decode(&self) -> bool {
-        self.kind == Kind::Decode
+        self.kind == ErrorKind::Decode
     }
 
     /// A setting is invalid.
     pub fn is_config(&self) -> bool {
-        self.kind == Kind::Config
+        self.kind == ErrorKind::Config
     }
 
     /// The transport is closed.
     pub fn is_closed(&self) -> bool {
-        self.kind == Kind::Closed
+        self.kind == ErrorKind::Closed
     }
 
     /// A forced shutdown has dropped running handlers. Their messages are delivered again when
     /// their leases end; the text has their number.
     pub fn is_forced_shutdown(&self) -> bool {
-        self.kind == Kind::Forced
+        self.kind == ErrorKind::Forced
     }
 
-    /// The error reply of the other side, if that is the cause.
+    /// The error reply of the other side, if that is the cause of this error.
     pub fn rpc(&self) -> Option<&RpcError> {
         find(self.source.as_deref()?)
     }
 
-    /// The whole chain on one line, bounded and escaped, for logs.
+    /// The error and its sources on one line, bounded and escaped, for logs.
     pub(crate) fn chain(&self) -> String {
         shown_chain(self)
     }
@@ -205,7 +206,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 impl From<RpcError> for Error {
     fn from(answer: RpcError) -> Self {
-        Self::new(Kind::Rpc, "the request was answered with an error").with_source(answer)
+        Self::new(ErrorKind::Rpc, "the request was answered with an error").with_source(answer)
     }
 }
 

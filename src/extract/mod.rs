@@ -1,4 +1,4 @@
-//! Extractors: what a handler can take as its arguments.
+//! Extractors: the arguments of handlers.
 //!
 //! ```
 //! use campanile::{Attempt, Json, Router, State};
@@ -26,7 +26,7 @@
 //! | `String` | the payload as text | it is not UTF-8 |
 //! | [`Message`](crate::Message) | the whole message | |
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |
-//! | [`Extension<T>`](crate::Extension) | a value that a layer added | no layer did (an ordinary failure) |
+//! | [`Extension<T>`](crate::Extension) | a value that a layer added | no layer added it (a failure that is retried) |
 //! | `HeaderMap` | the headers | |
 //! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | those of the message | |
 //! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | outside a router |
@@ -38,8 +38,8 @@
 //! An empty payload is `None` as an `Option`.
 //!
 //! # Ordering
-//! Arguments are extracted from left to right. Those that take the payload, the first four rows,
-//! must come last: a message has one payload.
+//! Arguments are extracted from left to right. Those of the first four rows take the payload and must
+//! come last: a message has one payload.
 //!
 //! # Errors
 //! If an argument rejects, the handler is not called, and the delivery fails with the extractor's

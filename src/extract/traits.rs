@@ -40,7 +40,7 @@ pub trait FromMessageParts<S>: Sized {
     note = "the last argument of a handler can be `Json<T>`, `Bytes`, `String`, `Vec<u8>`, `Message`, or anything that an earlier argument can be",
     note = "for a type of your own, implement `FromMessage`, or `FromMessageParts` when it leaves the payload alone"
 )]
-pub trait FromMessage<S, M = via::Message>: Sized {
+pub trait FromMessage<S, M = via::WholeMessage>: Sized {
     /// The error if the value is missing or malformed.
     type Rejection: Into<BoxError>;
 
@@ -54,20 +54,20 @@ pub trait FromMessage<S, M = via::Message>: Sized {
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// The two ways to extract a last argument. Without this marker, implementations of one trait for a
-/// type and of the other for all types would overlap.
+/// Marks through which trait a last argument is extracted. Without it, the implementation for all
+/// types with [`FromMessageParts`] would overlap with those for single types.
 #[doc(hidden)]
 pub mod via {
     /// Through [`FromMessageParts`](super::FromMessageParts).
     #[derive(Debug, Clone, Copy)]
-    pub enum Parts {}
+    pub enum PartsOnly {}
 
     /// Through [`FromMessage`](super::FromMessage) itself.
     #[derive(Debug, Clone, Copy)]
-    pub enum Message {}
+    pub enum WholeMessage {}
 }
 
-impl<S, T> FromMessage<S, via::Parts> for T
+impl<S, T> FromMessage<S, via::PartsOnly> for T
 where
     S: Sync,
     T: FromMessageParts<S>,

@@ -1,7 +1,7 @@
 //! Functions as handlers.
 //!
-//! There is one implementation of [`Handler`] for functions, whatever the number of their arguments:
-//! so the compiler has one to look into, and says which of its conditions does not hold.
+//! [`Handler`] has a single implementation for functions of any number of arguments: if a function is
+//! no handler, the compiler looks into that one and says which of its conditions does not hold.
 
 use std::future::Future;
 
@@ -32,13 +32,13 @@ pub trait HandlerOutput: Future {}
 #[diagnostic::do_not_recommend]
 impl<F: Future> HandlerOutput for F {}
 
-/// The arguments of a handler, extracted from left to right. `M` tells by which of the two traits
-/// the last is extracted.
-pub trait Arguments<M, S>: Send + Sized + 'static {
+/// The arguments of a handler, extracted from left to right. `M` says through which of the two traits
+/// the last one is extracted.
+pub trait HandlerArguments<M, S>: Send + Sized + 'static {
     fn extract(message: Message, state: &S) -> impl Future<Output = Result<Self, BoxError>> + Send;
 }
 
-/// Extracts the arguments, calls the function, and makes a reply of what it returns.
+/// Extracts the arguments, calls the function, and turns its return value into a reply.
 pub(super) async fn handle<F, M, A, S>(
     function: F,
     message: Message,
@@ -46,7 +46,7 @@ pub(super) async fn handle<F, M, A, S>(
 ) -> Result<Reply, BoxError>
 where
     F: Function<A, Output: Future<Output: IntoReply>>,
-    A: Arguments<M, S>,
+    A: HandlerArguments<M, S>,
 {
     let arguments = A::extract(message, &state).await?;
     function.call(arguments).await.into_reply()
@@ -56,7 +56,7 @@ impl<F, M, A, S> Handler<(M, A), S> for F
 where
     F: Function<A>,
     F::Output: HandlerOutput<Output: IntoReply> + Send + 'static,
-    A: Arguments<M, S>,
+    A: HandlerArguments<M, S>,
     M: 'static,
     S: Clone + Send + Sync + 'static,
 {
@@ -82,14 +82,13 @@ where
     }
 }
 
-impl<S: Sync> Arguments<(), S> for () {
+impl<S: Sync> HandlerArguments<(), S> for () {
     async fn extract(_: Message, _: &S) -> Result<(), BoxError> {
         Ok(())
     }
 }
 
-/// The implementations for one number of arguments: those that leave the payload alone, then the
-/// last.
+/// The implementations for one number of arguments. The last argument may take the payload.
 macro_rules! arguments {
     ([$($part:ident),*], $last:ident) => {
         #[allow(non_snake_case)]
@@ -105,7 +104,7 @@ macro_rules! arguments {
         }
 
         #[allow(non_snake_case, unused_mut)]
-        impl<S, M, $($part,)* $last> Arguments<M, S> for ($($part,)* $last,)
+        impl<S, M, $($part,)* $last> HandlerArguments<M, S> for ($($part,)* $last,)
         where
             S: Sync,
             $($part: FromMessageParts<S> + Send + 'static,)*

@@ -1,4 +1,4 @@
-//! A handler with a layer of its own.
+//! A handler in a layer.
 
 use std::{fmt, marker::PhantomData};
 
@@ -7,7 +7,7 @@ use tower::Layer;
 use super::Handler;
 use crate::service::SharedService;
 
-/// A handler with a layer around it, made by [`Handler::layer`].
+/// A handler in a layer. Made by [`Handler::layer`].
 pub struct Layered<L, H, T, S> {
     layer: L,
     handler: H,
@@ -39,11 +39,12 @@ impl<L: fmt::Debug, H, T, S> fmt::Debug for Layered<L, H, T, S> {
     }
 }
 
-/// Sets the arguments of a handler in a layer apart from those of other handlers.
+/// Marks the arguments of a handler in a layer, so that its implementation of [`Handler`] cannot
+/// overlap with those for functions.
 #[derive(Debug)]
 pub struct WithinLayer<T>(PhantomData<fn() -> T>);
 
-// It would be listed as a hint to everyone whose function is no handler.
+// Otherwise the compiler lists it as a hint whenever a function is no handler.
 #[diagnostic::do_not_recommend]
 impl<L, H, T, S> Handler<WithinLayer<T>, S> for Layered<L, H, T, S>
 where

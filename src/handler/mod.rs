@@ -16,7 +16,7 @@
 //! let app: Router = Router::new().rpc("double", double);
 //! ```
 //!
-//! With a layer of its own, and outside any router:
+//! In a layer, and outside any router:
 //!
 //! ```
 //! use campanile::{Handler, Message};
@@ -34,22 +34,23 @@
 //! # }
 //! ```
 //!
-//! # What the compiler asks of a handler
-//! - Each argument is an [extractor](crate::extract#extractors), and only the last one takes the payload.
-//! - What it returns is a reply, or a `Result` of one whose error turns into a
+//! # Conditions
+//! - Each argument is an [extractor](crate::extract#extractors), and only the last one takes the
+//!   payload.
+//! - The return value is a reply, or a `Result` of one whose error turns into a
 //!   [`BoxError`](crate::BoxError).
-//! - Its future is `Send`: nothing that is not, such as an `Rc` or a guard of `std::sync::Mutex`, is held
-//!   over an `.await`. End its scope before, or drop it. A macro holds its arguments too: in place of
-//!   `info!("{}", count().await)` write `let count = count().await;` first.
+//! - The future is `Send`: nothing that is not, such as an `Rc` or a guard of `std::sync::Mutex`, is
+//!   held over an `.await`. End its scope before, or drop it. A macro holds its arguments too: instead
+//!   of `info!("{}", count().await)` write `let count = count().await;` first.
 //!
-//! A message of the compiler names the one that does not hold.
+//! If one does not hold, the compiler's message names it.
 //!
 //! # Back-pressure
-//! A handler is always ready. A layer on it may not be: a message waits for such a layer inside its
-//! own delivery, after every layer of the router has let it through.
+//! A handler is always ready. A layer around it may not be: then a message waits for it in its own
+//! delivery, after it has passed the layers of the router.
 //!
 //! # Cancel safety
-//! Dropping the future of a call drops the handler at the `await` it has reached.
+//! Dropping the future of a call drops the handler at the `await` that it has reached.
 
 pub mod batch;
 mod function;

@@ -1,4 +1,4 @@
-//! A function with its state, as a service.
+//! The service of a function.
 
 use std::{
     fmt,
@@ -10,14 +10,14 @@ use std::{
 
 use tower::Service;
 
-use super::function::{Arguments, Function, handle};
+use super::function::{Function, HandlerArguments, handle};
 use crate::{
     error::BoxError,
     message::Message,
     reply::{IntoReply, Reply},
 };
 
-/// A function with its state, as a `Service<Message>`; made by
+/// A function with its state, as a `Service<Message>`. Made by
 /// [`Handler::with_state`](crate::Handler::with_state).
 pub struct HandlerService<F, T, S> {
     function: F,
@@ -52,7 +52,7 @@ impl<F, T, S> fmt::Debug for HandlerService<F, T, S> {
 impl<F, M, A, S> Service<Message> for HandlerService<F, (M, A), S>
 where
     F: Function<A, Output: Future<Output: IntoReply> + Send + 'static>,
-    A: Arguments<M, S>,
+    A: HandlerArguments<M, S>,
     M: 'static,
     S: Clone + Send + Sync + 'static,
 {
@@ -70,7 +70,7 @@ where
     }
 }
 
-/// The future of a handler's service.
+/// The future of a [`HandlerService`].
 pub struct HandlerFuture(Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>);
 
 impl HandlerFuture {

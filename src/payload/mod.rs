@@ -21,8 +21,8 @@ use crate::error::BoxError;
 /// As an extractor it rejects a payload that is not the JSON of a `T`; such a message becomes a
 /// dead letter at once, since no retry can change it.
 ///
-/// A float that is NaN or infinite cannot be sent: JSON has no number for it, and the receiver
-/// would read a `null` as another value.
+/// A float that is NaN or infinite cannot be sent: JSON has no number for it, and a receiver would
+/// take `null` for another value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Json<T>(pub T);
 
@@ -53,7 +53,7 @@ impl<T> From<T> for Json<T> {
     note = "send `()`, `Json(value)`, `Bytes`, `Vec<u8>`, `&[u8]`, `String` or `&str`"
 )]
 pub trait IntoPayload {
-    /// Makes the payload.
+    /// Converts the value into a payload.
     ///
     /// # Errors
     /// If the value cannot be serialized.
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_float_that_is_no_number_is_refused_wherever_it_stands() {
+    fn a_nan_or_infinity_is_refused_at_any_depth() {
         fn refused(value: impl Serialize) {
             let error = Json(value).into_payload().unwrap_err();
             assert_eq!(
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_null_that_stands_for_nothing_is_sent() {
+    fn values_that_are_null_in_json_are_sent() {
         let sent = |value: serde_json::Value| {
             let payload = Json(&value).into_payload().unwrap();
             let read: serde_json::Value = serde_json::from_slice(&payload).unwrap();

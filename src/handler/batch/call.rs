@@ -1,4 +1,4 @@
-//! Functions that take many messages.
+//! Functions that take many messages at once.
 
 use std::future::Future;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A function that a [`Batch`](crate::Batch) can call: an `async fn` of up to four `State<_>` and a
-/// `Vec` of an extractor. `T` is its arguments and never written by hand, `S` the state.
+/// `Vec` of an extractor. `T` is its arguments and never written by hand; `S` is the state.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take a batch",
     label = "one of the four conditions below does not hold",
@@ -21,17 +21,17 @@ use crate::{
     note = "4. it returns `()`, a `Result<(), E>`, or a `Vec` of replies or results, one for each message"
 )]
 pub trait BatchHandler<T, S>: Clone + Send + Sync + 'static {
-    /// What is extracted from each message.
+    /// The value that is extracted from each message.
     type Item: Send + 'static;
 
-    /// Extracts it.
+    /// Extracts the item of a message.
     #[doc(hidden)]
     fn extract(
         message: Message,
         state: &S,
     ) -> impl Future<Output = Result<Self::Item, BoxError>> + Send;
 
-    /// Calls the function. One outcome for each item.
+    /// Calls the function. Returns one outcome for each item.
     #[doc(hidden)]
     fn handle(
         self,

@@ -1,4 +1,4 @@
-//! How calls that come one by one become one.
+//! Gathers single messages into batches.
 
 use std::{
     marker::PhantomData,
@@ -21,32 +21,33 @@ use crate::{
 
 type Outcome = Result<Reply, BoxError>;
 
-/// For how many messages there is room from the start, however many a batch may have.
-const ROOM: usize = 1024;
+/// The most messages for which memory is allocated in advance.
+const MAX_CAPACITY: usize = 1024;
 
-/// What all clones of a service share.
+/// The state that all clones of a service share.
 pub(super) struct Gather<H: BatchHandler<T, S>, T, S> {
     handler: H,
     state: S,
     size: usize,
     linger: Duration,
     /// The batch that still takes messages.
-    open: Mutex<Option<Open<H::Item>>>,
+    open: Mutex<Option<OpenBatch<H::Item>>>,
     marker: PhantomData<fn() -> T>,
 }
 
-struct Open<I> {
-    /// One for each completion of its batch.
+/// A batch that still takes messages.
+struct OpenBatch<I> {
+    /// One for each completion.
     items: Vec<I>,
     completions: Arc<CompletionSlab<Outcome>>,
-    /// Given the items when there are enough.
+    /// Sends the items to the batch's task when the batch is full.
     full: oneshot::Sender<Vec<I>>,
 }
 
-/// Fails the completions that are left when a batch ends without outcomes: its function panicked.
-struct Ended(Arc<CompletionSlab<Outcome>>);
+/// Fails the completions without an outcome when it is dropped, that is, if the function panicked.
+struct FailOnPanic(Arc<CompletionSlab<Outcome>>);
 
-impl Drop for Ended {
+impl Drop for FailOnPanic {
     fn drop(&mut self) {
         self.0
             .complete_all(|| Err(BatchError(Why::Panicked).into()));
@@ -75,7 +76,7 @@ where
     T: 'static,
     S: Send + Sync + 'static,
 {
-    /// What becomes of one message.
+    /// Adds a message to a batch, and waits for its outcome.
     pub(super) async fn handle(self: Arc<Self>, message: Message) -> Outcome {
         let item = H::extract(message, &self.state).await?;
         let completion = self.add(item);
@@ -83,14 +84,15 @@ where
         completion.await
     }
 
+    /// Adds an item to the open batch, or to a new one.
     fn add(self: &Arc<Self>, item: H::Item) -> Completion<Outcome> {
         let mut open = lock(&self.open);
         let now = open.get_or_insert_with(|| {
             let (full, items) = oneshot::channel();
-            let room = self.size.min(ROOM);
+            let room = self.size.min(MAX_CAPACITY);
             let completions = Arc::new(CompletionSlab::with_capacity(room));
             tokio::spawn(self.clone().run(items, completions.clone()));
-            Open {
+            OpenBatch {
                 items: Vec::with_capacity(room),
                 completions,
                 full,
@@ -101,32 +103,32 @@ where
         if now.items.len() >= self.size
             && let Some(batch) = open.take()
         {
-            // Its task waits for it, and is only gone with the runtime.
+            // The batch's task waits for the items. Sending fails only if the runtime has shut down.
             let _ = batch.full.send(batch.items);
         }
         completion
     }
 
-    /// One batch, from its first message to its end.
+    /// Runs one batch, from its first message to its end.
     async fn run(
         self: Arc<Self>,
         mut full: oneshot::Receiver<Vec<H::Item>>,
         completions: Arc<CompletionSlab<Outcome>>,
     ) {
-        let _ended = Ended(completions.clone());
+        let _guard = FailOnPanic(completions.clone());
         let waited = tokio::time::timeout(self.linger, &mut full).await;
         let mut items = match waited {
             Ok(items) => items.unwrap_or_default(),
             Err(_) => {
                 let mut open = lock(&self.open);
-                // As long as it is not full, the open one is this one.
+                // The open batch is this one, unless it has become full just now.
                 full.try_recv()
                     .ok()
                     .or_else(|| Some(open.take()?.items))
                     .unwrap_or_default()
             }
         };
-        // Nobody waits for the others any more.
+        // The function gets only the messages whose deliveries still wait for an outcome.
         let pending = completions.pending();
         let mut present = pending.iter();
         items.retain(|_| *present.next().expect("each has a completion"));

@@ -1,9 +1,9 @@
 //! Handlers that take many messages at once.
 //!
-//! A [`Batch`](crate::Batch) around a function gathers the messages of its route, wherever their deliveries are,
-//! and calls the function with a list of them: when there are as many as asked for, or when the
-//! first has waited for as long as it may. Everything else is as with any other handler: each
-//! message has its own delivery, goes through the layers on its own, and is settled on its own.
+//! A [`Batch`](crate::Batch) around a function gathers the messages of its route and calls the
+//! function with a list of them: when there are [`size`](crate::Batch::size) messages, or when the
+//! first has waited for the [`linger`](crate::Batch::linger). Otherwise it is a handler like any
+//! other: each message has its own delivery, passes the layers alone, and is settled alone.
 //!
 //! ```
 //! use campanile::{Batch, Json, Router, State};
@@ -21,7 +21,7 @@
 //! let app: Router = Router::new().task("rows.insert", Batch::new(insert)).with_state(Db);
 //! ```
 //!
-//! With limits of its own, and an outcome for each message:
+//! With other limits, and an outcome for each message:
 //!
 //! ```
 //! use campanile::{Batch, Failure, Router};
@@ -44,23 +44,22 @@
 //! route may run at once.
 //!
 //! # Back-pressure
-//! Messages that wait for their batch are in flight: they hold a place of
-//! [`max_in_flight`](crate::transport::Settings::max_in_flight), their bytes and their lease. A
-//! worker that may not have as many in flight as a batch takes is refused by
-//! [`serve`](crate::serve()). A limit in a layer cannot be seen from there: with fewer permits than
-//! messages in a batch, each batch waits for its linger.
+//! Messages that wait for their batch are in flight: each holds a slot of
+//! [`max_in_flight`](crate::transport::Settings::max_in_flight), its bytes and its lease. If
+//! `max_in_flight` is smaller than the size of a batch, [`serve`](crate::serve()) fails. It cannot see
+//! the limit of a layer: with fewer permits than the size of a batch, each batch waits for its linger.
 //!
 //! # Cancel safety
-//! A message whose delivery is dropped before its batch has begun, by a timeout for instance, is
-//! left out. Later it has no effect on the others; the function is dropped when nobody waits for any
-//! message of the batch.
+//! If a delivery is dropped before its batch has begun, by a timeout for instance, the function does
+//! not get its message. Afterwards the function runs on; it is dropped when all deliveries of the
+//! batch are.
 //!
 //! # Errors
-//! A payload that cannot be extracted fails its own message before it gets into a batch. An error of
-//! the function as a whole is every message's error, behind a [`BatchError`].
+//! A payload that cannot be extracted fails its own message, which then is in no batch. An error of
+//! the function fails all messages of the batch, with a [`BatchError`].
 //!
 //! # Panics
-//! A panic of the function fails every message of its batch.
+//! A panic of the function fails all messages of its batch.
 
 mod call;
 mod gather;

@@ -1,4 +1,4 @@
-//! What a function may return that takes many messages.
+//! The return values of functions that take many messages.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use crate::{
     reply::{IntoReply, Reply},
 };
 
-/// What the function of a [`Batch`](crate::Batch) may return: `()` where all went well, a `Vec` with
-/// a reply or a result for each message, or a `Result` of one of these.
+/// A value that the function of a [`Batch`](crate::Batch) may return: `()` if all messages succeeded,
+/// a `Vec` with a reply or a result for each message, or a `Result` of one of these.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no answer to a batch",
     label = "a batch's handler cannot return this",
     note = "return `()`, `Result<(), E>`, or a `Vec` of replies or of results, one for each message in their order"
 )]
 pub trait IntoReplies {
-    /// One outcome for each of so many messages.
+    /// Returns one outcome for each message of a batch of this size.
     ///
     /// # Errors
-    /// What all of them have failed with.
+    /// The error of all messages, if the batch failed as a whole.
     fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError>;
 }
 

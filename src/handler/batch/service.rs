@@ -1,4 +1,4 @@
-//! A batch as a handler.
+//! Batches as handlers, and their service.
 
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{BatchHandler, gather::Gather};
 use crate::handler::{Handler, HandlerFuture};
 use crate::{error::BoxError, message::Message, reply::Reply, service::Route};
 
-/// A function that takes many messages at once, as a handler. See the [module](super).
+/// A handler that calls a function with many messages at once. See the [module](super).
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<H> {
     handler: H,
@@ -17,11 +17,12 @@ pub struct Batch<H> {
 }
 
 impl<H> Batch<H> {
-    /// Batches for this function, an `async fn` whose last argument is a `Vec` of what is extracted
-    /// from each message: `Vec<Json<T>>`, `Vec<Message>`. Before it may come up to four `State<_>`.
+    /// Makes a handler of this function: an `async fn` whose last argument is a `Vec` of what is
+    /// extracted from each message, `Vec<Json<T>>` or `Vec<Message>`. Up to four `State<_>` may precede
+    /// it.
     ///
-    /// It returns what holds for all, `()` or a `Result`, or a `Vec` of replies or results, one for
-    /// each message in their order.
+    /// The function returns one outcome for all messages, `()` or a `Result`, or a `Vec` of replies or
+    /// results, one for each message in their order.
     pub const fn new(handler: H) -> Self {
         Self {
             handler,
@@ -30,8 +31,8 @@ impl<H> Batch<H> {
         }
     }
 
-    /// How many messages the function gets at most; when there are as many it does not wait. 32
-    /// unless set.
+    /// Sets the maximum number of messages in a batch. A batch that is full does not wait any longer.
+    /// 32 unless set.
     ///
     /// # Panics
     /// When it is zero.
@@ -43,8 +44,8 @@ impl<H> Batch<H> {
         self
     }
 
-    /// How long the first message of a batch waits for others. With none it waits only for those
-    /// that come at the same time. 10 ms unless set.
+    /// Sets the time for which the first message of a batch waits for others. With zero, a batch has
+    /// only messages that arrive at the same time. 10 ms unless set.
     #[must_use]
     pub const fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
@@ -52,11 +53,12 @@ impl<H> Batch<H> {
     }
 }
 
-/// Sets the arguments of a batch's function apart from those of other handlers.
+/// Marks the arguments of a batch's function, so that its implementation of [`Handler`] cannot overlap
+/// with those for functions.
 #[derive(Debug)]
 pub struct Batched<T>(PhantomData<fn() -> T>);
 
-// A function that is no handler is not meant to be a batch.
+// Otherwise the compiler lists it as a hint whenever a function is no handler.
 #[diagnostic::do_not_recommend]
 impl<H, T, S> Handler<Batched<T>, S> for Batch<H>
 where
@@ -82,8 +84,8 @@ where
     }
 }
 
-/// A function that takes many messages at once with its state, as a `Service<Message>`: each call is
-/// one message. Clones share their batches.
+/// The service of a [`Batch`] with its state. Each call is for one message, and clones share their
+/// batches.
 pub struct BatchService<H: BatchHandler<T, S>, T, S> {
     gather: Arc<Gather<H, T, S>>,
 }
@@ -114,7 +116,7 @@ where
     type Error = BoxError;
     type Future = HandlerFuture;
 
-    /// A batch always has room: when it is full the next begins.
+    /// It is always ready: when a batch is full, another one begins.
     fn poll_ready(
         &mut self,
         _: &mut std::task::Context<'_>,
@@ -127,9 +129,9 @@ where
     }
 }
 
-/// Why every message of a batch has failed.
+/// The error of all messages of a batch.
 ///
-/// Where the function itself has returned an error, that is the [`source`](std::error::Error::source).
+/// If the function has returned an error, that is the [`source`](std::error::Error::source).
 #[derive(Debug, Clone)]
 pub struct BatchError(pub(super) Why);
 
