@@ -94,18 +94,26 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
-    let expected = Origin {
+    let expected = StreamAndGroup {
         stream: Some(scene.settings.stream.clone()),
         group: Some(scene.settings.group.clone()),
     };
     scene.task("").await;
     for (delivery, after) in [("first", 0), ("second", 20)] {
         let task = worker.one().await;
-        assert_eq!(Origin::of(message(&task)), expected, "{delivery} delivery");
+        assert_eq!(
+            StreamAndGroup::of(message(&task)),
+            expected,
+            "{delivery} delivery"
+        );
         settle(task, again(Duration::from_millis(after))).await;
     }
     let task = worker.one().await;
-    assert_eq!(Origin::of(message(&task)), expected, "third delivery");
+    assert_eq!(
+        StreamAndGroup::of(message(&task)),
+        expected,
+        "third delivery"
+    );
     let verdict = Verdict::Dead {
         reason: "it failed in a check".into(),
         answer: None,
@@ -116,15 +124,19 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
         let found = must("getting", dead.get(&listed[0].id)).await;
         for letter in [&listed[0], &found.expect("it was listed")] {
             let (stream, group) = (letter.stream.clone(), letter.group.clone());
-            assert_eq!(Origin { stream, group }, expected, "dead letter");
+            assert_eq!(StreamAndGroup { stream, group }, expected, "dead letter");
             let message = letter.message().expect("it was a message");
-            assert_eq!(Origin::of(&message), expected, "message of a dead letter");
+            assert_eq!(
+                StreamAndGroup::of(&message),
+                expected,
+                "message of a dead letter"
+            );
         }
     }
     if factory.capabilities().reliable_rpc {
         let request = request(&handle, Message::rpc("a", ""));
         let delivery = worker.one().await;
-        assert_eq!(Origin::of(message(&delivery)), expected, "request");
+        assert_eq!(StreamAndGroup::of(message(&delivery)), expected, "request");
         done(delivery).await;
         outcome(request).await.expect("it is answered");
     }
@@ -133,12 +145,12 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
 
 /// The stream and the group of a message.
 #[derive(Debug, PartialEq)]
-struct Origin {
+struct StreamAndGroup {
     stream: Option<Name>,
     group: Option<Name>,
 }
 
-impl Origin {
+impl StreamAndGroup {
     fn of(message: &Message) -> Self {
         let parts = message.parts();
         Self {

@@ -14,7 +14,7 @@ use super::{
     clock::{BrokerClock, instant_after},
     dead::DeadLetterLog,
     log::{Log, LogEntry},
-    observer::{Happened, InFlight, ObservedMessage},
+    observer::{Happened, ObservedDelivery, ObservedMessage},
 };
 use crate::{
     error::RpcError,
@@ -78,7 +78,7 @@ pub(super) struct Taken {
     pub(super) attempt: u32,
     pub(super) lease: Lease,
     /// Set if the broker is observed. Boxed, since few are.
-    pub(super) in_flight: Option<Box<InFlight>>,
+    pub(super) in_flight: Option<Box<ObservedDelivery>>,
 }
 
 /// The numbers of messages of a stream, for one group.

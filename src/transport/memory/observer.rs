@@ -148,21 +148,21 @@ impl Shared {
     pub(super) fn in_flight(
         &self,
         seen: impl FnOnce() -> ObservedMessage,
-    ) -> Option<Box<InFlight>> {
+    ) -> Option<Box<ObservedDelivery>> {
         let observer = self.observer()?;
-        Some(Box::new(InFlight::start(observer, seen())))
+        Some(Box::new(ObservedDelivery::start(observer, seen())))
     }
 }
 
 /// A delivery that was reported to the observer. Dropping it reports its end.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(super) struct ObservedDelivery {
     observer: Arc<dyn Observer>,
     number: u64,
     seen: ObservedMessage,
 }
 
-impl InFlight {
+impl ObservedDelivery {
     fn start(observer: &Arc<dyn Observer>, seen: ObservedMessage) -> Self {
         Self {
             number: observer.started(seen.clone()),
@@ -180,7 +180,7 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for ObservedDelivery {
     fn drop(&mut self) {
         self.observer.ended(self.number);
     }

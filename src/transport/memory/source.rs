@@ -11,7 +11,7 @@ use super::{
     broker::Broker,
     clock::EntryId,
     group::{Consumer, Serial, Taken},
-    observer::{Happened, InFlight, ObservedMessage},
+    observer::{Happened, ObservedDelivery, ObservedMessage},
 };
 use crate::{
     error::Error,
@@ -307,7 +307,7 @@ pub struct MemorySettle {
     /// `None` for an event, which is not settled.
     held: Option<SettleRight>,
     /// Set if the broker is observed. Boxed, since few are.
-    in_flight: Option<Box<InFlight>>,
+    in_flight: Option<Box<ObservedDelivery>>,
 }
 
 #[derive(Debug)]
