@@ -1,9 +1,8 @@
 //! Tasks, events and RPC over Redis as `tower` services: what axum is for HTTP, for queues.
 //!
-//! A message is a request, and whatever handles one is a `tower::Service<Message>`: a handler, a
-//! [`Router`], what a layer makes of one, and the sending half of a transport. So the same layers
-//! wrap what is served and what is called, and a test calls the router where production calls
-//! Redis.
+//! A message is a request, and everything that handles one is a `tower::Service<Message>`: a handler, a
+//! [`Router`], a service in a layer, and the sending half of a transport. So the same layers wrap both
+//! sides, and a test can call the router instead of Redis.
 //!
 //! ```
 //! use campanile::{Client, Json, Router, State, serve, transport::memory::Memory};
@@ -36,20 +35,24 @@
 //! # }
 //! ```
 //!
-//! Where to read on: [`routing`] and [`extract`] for what is served, [`client`] for what is called,
-//! [`serve`](mod@serve) for the loop between them and its shutdown, [`transport`] for Redis, memory
-//! and transports of one's own, [`error`] for how a handler fails, and the [`guide`] for what is
-//! guaranteed and what the server's settings have to do with it.
+//! | module | subject |
+//! |---|---|
+//! | [`routing`], [`extract`] | applications: routes, handlers and their arguments |
+//! | [`client`] | calls |
+//! | [`serve`](mod@serve) | the serving loop and its shutdown |
+//! | [`transport`] | Redis, memory, and custom transports |
+//! | [`error`] | the ways in which a handler can fail |
+//! | [`guide`] | the guarantees, the server's settings, and more pages |
 //!
 //! # Features
 //! - `redis` (default): the Redis transport.
 //! - `redis-rustls`: TLS for `rediss://` URLs.
-//! - `conformance`: the suite that transports are tested with.
+//! - `conformance`: the test suite for transports.
 //! - `http`: HTTP services that handle messages, and HTTP requests that become messages.
-//! - `testing`: the kit that applications are tested with. For `dev-dependencies`.
-//! - `full`: all of them.
-//! - `cli`: the program `campanile`, for a [terminal](guide::terminal). No library needs it, so it is not
-//!   in `full`.
+//! - `testing`: the test kit for applications. For `dev-dependencies`.
+//! - `full`: all of these.
+//! - `cli`: the program `campanile`, for a [terminal](guide::terminal). Not in `full`, since no library
+//!   needs it.
 
 #[cfg(feature = "ablation")]
 #[doc(hidden)]
@@ -113,7 +116,7 @@ pub use self::{
     service::{MessageService, Servable, SharedService, WithInterest},
 };
 
-/// The code in the README is tested like any other.
+/// Runs the README's code as doc tests.
 #[cfg(all(doctest, feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! A sending half of any type.
+//! The sending half of a transport, behind a pointer.
 
 use std::task::{Context, Poll};
 
@@ -11,10 +11,10 @@ use crate::{
     service::{Route, RouteFuture, SharedService},
 };
 
-/// A service for messages of any type, behind a pointer: what a field holds that must not name the
-/// layers around a transport.
+/// A service for messages of any type, behind a pointer. Use it for a field that should not name the
+/// types of the layers around a transport.
 ///
-/// Cheap to clone. A call costs one allocation.
+/// It is cheap to clone. A call costs one allocation.
 ///
 /// ```
 /// use campanile::{BoxSender, Client, transport::memory::Memory};
@@ -33,15 +33,15 @@ use crate::{
 /// ```
 ///
 /// # Back-pressure
-/// Its readiness is that of the service in it. A reservation is held from `poll_ready` until the
-/// call, and given up when it is dropped; a clone starts without one.
+/// It is ready when the inner service is. A reservation is held from `poll_ready` until the call, and
+/// released when the sender is dropped; a clone starts without one.
 #[derive(Debug, Clone)]
 pub struct BoxSender {
     inner: Route,
 }
 
 impl BoxSender {
-    /// This service, behind a pointer.
+    /// Puts a service behind a pointer.
     pub fn new<S>(inner: S) -> Self
     where
         S: SharedService,

@@ -1,4 +1,4 @@
-//! One call: its options, and its future.
+//! A call, its options and its future.
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ use crate::{
     service::MessageService,
 };
 
-/// A call that is not yet made: `.await` makes it.
+/// A call that is not made yet: `.await` makes it.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Call<S, R> {
     service: S,
@@ -50,7 +50,7 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// Adds a header, beside any other of that name. An invalid one fails the call.
+    /// Adds a header. Headers of the same name stay. An invalid header fails the call.
     pub fn header<K, V>(mut self, name: K, value: V) -> Self
     where
         HeaderName: TryFrom<K, Error: Into<http::Error>>,
@@ -65,8 +65,8 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// The stream to send a task or a request to, in place of the one that the transport's handle
-    /// names. Over a router it means nothing.
+    /// Sets the stream that the task or request is sent to, instead of the stream of the transport's
+    /// handle. Has no effect over a router.
     ///
     /// ```
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -84,23 +84,22 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// How long the call may take, waiting for the service included. A request that was not
-    /// started by then is not carried out any more.
+    /// Sets the maximum duration of the call, including the wait for the service to be ready. A request
+    /// that was not started in this time is never started.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 }
 
-/// What a task can be sent with. Over a router, or another service that handles tasks in place, a
-/// task is neither delayed nor remembered: it runs now.
+/// Options of tasks. A router, or another service that handles tasks in place, runs them at once: it
+/// delays none and remembers no key.
 impl<S> Call<S, Receipt> {
-    /// Puts the task on its stream no earlier than `delay` from now, on the server's clock. It is
-    /// kept by the server, whatever becomes of this process. Zero is no delay; more than a hundred
-    /// years are refused.
+    /// Delays the task: the server keeps it, and adds it to its stream no earlier than `delay` from now
+    /// by the server's clock. Zero is no delay; more than a hundred years are refused.
     ///
-    /// Until it is due it can be taken back by its id, with the `cancel` of the transport's handle.
-    /// The last of `delay` and [`at`](Self::at) counts.
+    /// Until it is due it can be cancelled by its id, with the `cancel` of the transport's handle. The
+    /// last call of `delay` and [`at`](Self::at) wins.
     pub fn delay(mut self, delay: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));
@@ -108,8 +107,8 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Puts the task on its stream no earlier than when the server's clock shows this time, as
-    /// [`delay`](Self::delay) does. A time that is past is now.
+    /// Delays the task as [`delay`](Self::delay) does, until this time by the server's clock. A time in
+    /// the past is no delay.
     pub fn at(mut self, time: SystemTime) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = Some(Due::At(time));
@@ -117,10 +116,9 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// How long the task may wait for its start, counted from when it is due. Past that it is not
-    /// started any more, also not for another attempt: it is dropped and counted, or a dead letter,
-    /// as the worker's [`Settings::expired`](crate::transport::Settings::expired) says. Zero is
-    /// refused.
+    /// Sets the time for which the task may wait for its start, counted from when it is due. Later no
+    /// attempt is started: the task is dropped and counted, or becomes a dead letter, as the worker's
+    /// [`Settings::expired`](crate::transport::Settings::expired) says. Zero is refused.
     pub fn expires_after(mut self, life: Duration) -> Self {
         if life.is_zero() && self.message.is_ok() {
             let text = "a task that expires at once cannot be sent";
@@ -130,13 +128,13 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Sends the task unless one with this key was sent to the same stream before: then nothing
-    /// is sent, and the receipt is that of the first one. So a call whose
-    /// [outcome is unknown](Error::is_unknown_outcome) can be made again.
+    /// Sends the task only if none with this key was sent to the same stream before. Otherwise the
+    /// receipt is that of the first task. So a call whose
+    /// [outcome is unknown](Error::is_unknown_outcome) can be repeated.
     ///
-    /// The server remembers the key for the transport's
-    /// [`idempotency_window`](crate::transport::Settings::idempotency_window), however the task
-    /// ends. An empty key, or one of more than 1024 bytes, is refused.
+    /// The server keeps the key for the transport's
+    /// [`idempotency_window`](crate::transport::Settings::idempotency_window), even if the task ends
+    /// earlier. A key that is empty or longer than 1024 bytes is refused.
     pub fn idempotency_key(mut self, key: impl Into<IdempotencyKey>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().idempotency_key = Some(key.into());
@@ -183,7 +181,7 @@ where
         let deadline = self.timeout.map(Deadline::after);
         let (call, refused) = match self.message {
             Ok(mut message) => {
-                // For a task a timeout is about sending it, not about when it is started.
+                // The timeout of a task is for sending it. The worker's deadline is `expires_after`.
                 let parts = message.parts_mut();
                 if parts.kind == Kind::Rpc {
                     parts.deadline = deadline;
@@ -209,7 +207,7 @@ where
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<S: Service<Message>, R> {
-    /// Exactly one of these two is there.
+    /// Exactly one of `call` and `refused` is present.
     #[pin]
     call: Option<Oneshot<S, Message>>,
     refused: Option<Error>,
@@ -228,7 +226,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // The work before the clock: a reply that is there is not late.
+        // The call is polled before the timer: a reply that has arrived is not late.
         match this.call.as_pin_mut() {
             None => {
                 let refused = this.refused.take().expect("polled after completion");

@@ -1,7 +1,7 @@
-//! The calling side: typed words over any `Service<Message>`.
+//! The calling side: typed calls over any `Service<Message>`.
 //!
-//! A [`Client`] stands on a transport's sending half, on that inside layers, or on a router: then
-//! the handlers run in place, which is how an application is tested without a transport.
+//! A [`Client`] calls the sending half of a transport, with or without layers around it, or a router.
+//! Over a router the handlers run in place, so an application can be tested without a transport.
 //!
 //! ```
 //! use campanile::{Client, Json, Router};
@@ -37,7 +37,7 @@
 //! # }
 //! ```
 //!
-//! A task for later, which is sent once however often the call is made, and not done when it is late:
+//! A delayed task that is stored once, however often the call is repeated, and that expires:
 //!
 //! ```
 //! use std::time::Duration;
@@ -59,17 +59,18 @@
 //! ```
 //!
 //! # Over a router
-//! There is no entry and so no id in the receipt, nothing is redelivered, delayed or remembered, and
-//! `enqueue` and `publish` return what the handler failed with.
+//! The receipt has no id, since there is no entry. Nothing is redelivered or delayed, and idempotency
+//! keys have no effect. `enqueue` and `publish` return the error of the handler.
 //!
 //! # Cancel safety
-//! Nothing is sent before the future is first polled. Dropping it later does not take back what
-//! was sent; a dropped request frees its slot at once, and its reply is ignored.
+//! Nothing is sent before the future is first polled. Dropping it later does not undo what was sent. A
+//! dropped request frees its permit at once, and its reply is ignored.
 //!
 //! # Errors
-//! Every call fails with an [`Error`](crate::Error): ask it whether it
-//! [was refused](crate::Error::is_refused), [never left](crate::Error::is_disconnected), or
-//! [may have been taken](crate::Error::is_unknown_outcome). An answered error is in
+//! Every call fails with an [`Error`](crate::Error). Its predicates say if the server
+//! [refused](crate::Error::is_refused) the message, if it was
+//! [never sent](crate::Error::is_disconnected), or if it
+//! [may have been stored](crate::Error::is_unknown_outcome). The error reply of a request is
 //! [`Error::rpc`](crate::Error::rpc).
 
 pub(crate) mod boxed;

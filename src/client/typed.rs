@@ -16,7 +16,7 @@ use crate::{
 
 /// Sends messages through a `Service<Message>`. See the [module](super).
 ///
-/// Cheap to clone where its service is.
+/// It is cheap to clone if its service is.
 #[derive(Debug, Clone)]
 pub struct Client<S> {
     service: S,
@@ -25,7 +25,8 @@ pub struct Client<S> {
 }
 
 impl<S> Client<S> {
-    /// A client of any service for messages: a transport's sending half, a router, either in layers.
+    /// A client of any service for messages: the sending half of a transport or a router, with or
+    /// without layers around it.
     pub fn new(service: S) -> Self
     where
         S: MessageService,
@@ -37,22 +38,22 @@ impl<S> Client<S> {
         }
     }
 
-    /// How long a request may take unless the call says otherwise. 30 s unless set.
+    /// Sets the timeout of requests; [`Call::timeout`] overrides it. 30 s unless set.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// The service it stands on.
+    /// The service that it calls.
     pub fn service(&self) -> &S {
         &self.service
     }
 }
 
 impl<S: Clone> Client<S> {
-    /// A client whose names begin with `prefix` and a dot, as those of a router in
-    /// [`Router::nest`](crate::Router::nest) do. Prefixes are joined in order.
+    /// A client that adds `prefix` and a dot before each name, as [`Router::nest`](crate::Router::nest)
+    /// does for routes. Prefixes are joined in order.
     #[must_use]
     pub fn nest(&self, prefix: impl Into<Name>) -> Self {
         Self {
@@ -61,20 +62,20 @@ impl<S: Clone> Client<S> {
         }
     }
 
-    /// A task for one of the workers: it is done at least once.
+    /// Sends a task. A worker of each group handles it at least once.
     pub fn enqueue(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<S, Receipt> {
         self.message(Kind::Task, name.into(), payload)
     }
 
-    /// An event for everyone who listens right now.
+    /// Publishes an event to its current listeners.
     ///
-    /// The reply says that the server took it, not that anyone heard it.
+    /// Success means that the server accepted the event. There may be no listener.
     pub fn publish(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<S, ()> {
         self.message(Kind::Event, name.into(), payload)
     }
 
-    /// A request whose reply survives a lost connection of either side. It is answered at most
-    /// once, and carried out at least once unless it times out first.
+    /// Sends a request whose reply survives a lost connection of either side. It is answered at most
+    /// once, and handled at least once unless it times out first.
     pub fn request<R: FromReply>(
         &self,
         name: impl Into<Name>,
@@ -85,7 +86,8 @@ impl<S: Clone> Client<S> {
             .timeout(self.request_timeout)
     }
 
-    /// A request on the fastest way: its reply is published once, and lost with the connection.
+    /// Sends a request with the lowest latency: its reply is published once, and is lost if a
+    /// connection is lost.
     pub fn request_fast<R: FromReply>(
         &self,
         name: impl Into<Name>,
@@ -101,8 +103,8 @@ impl<S: Clone> Client<S> {
         Call::new(self.service.clone(), message)
     }
 
-    /// The name behind the prefix, or what is wrong with it. An empty name would silently address
-    /// the prefix itself.
+    /// The prefix and the name, or the fault of either. The name is checked alone too: an empty one
+    /// would silently address the prefix.
     fn full_name(&self, name: &Name) -> Result<Name, &'static str> {
         let checked = |name: Name| match name.fault() {
             Some(fault) => Err(fault),
@@ -128,57 +130,57 @@ impl<S> Client<S>
 where
     S: MessageService + Clone,
 {
-    /// Many tasks of one name in few round trips: the results are in the order of the payloads.
+    /// Sends many tasks of one name in few round trips. The results are in the order of the payloads.
     ///
-    /// Up to 1,024 are under way at a time; a transport that coalesces, as Redis does, sends them
-    /// in pipelines. They are accepted in order where none fails.
+    /// Up to 1,024 calls are made at a time, and the Redis transport sends them in pipelines. If none
+    /// fails, the tasks are stored in this order.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it open which of them were sent.
+    /// After the future is dropped it is unknown which tasks were sent.
     pub async fn enqueue_all<P: IntoPayload>(
         &self,
         name: impl Into<Name>,
         payloads: impl IntoIterator<Item = P>,
     ) -> Vec<Result<Receipt, Error>> {
-        const UNDER_WAY: usize = 1_024;
+        const MAX_CALLS: usize = 1_024;
         let name = self.full_name(&name.into());
         let payloads = payloads.into_iter();
         let mut results = Vec::with_capacity(payloads.size_hint().0);
-        let mut under_way = FuturesOrdered::new();
+        let mut calls = FuturesOrdered::new();
         let mut service = self.service.clone();
         for payload in payloads {
-            // What is under way is driven on meanwhile: a limit may wait for it to end.
+            // The calls are polled meanwhile: the service may be ready only after one of them ends.
             let ready = loop {
-                let full = under_way.len() >= UNDER_WAY;
+                let full = calls.len() >= MAX_CALLS;
                 tokio::select! {
                     biased;
                     ready = service.ready(), if !full => break ready.map(drop),
-                    Some(result) = under_way.next() => results.push(result),
+                    Some(result) = calls.next() => results.push(result),
                 }
             };
             let started = match (ready, build(Kind::Task, name.clone(), payload)) {
                 (Ok(()), Ok(message)) => Ok(service.call(message)),
                 (Err(error), _) => {
-                    // It is not to be asked again.
+                    // A service that failed to become ready must not be used again.
                     service = self.service.clone();
                     Err(Error::from_service(error))
                 }
                 (_, Err(error)) => Err(error),
             };
-            under_way.push_back(async {
+            calls.push_back(async {
                 let reply = started?.await.map_err(Error::from_service)?;
                 Ok(Receipt::from(reply))
             });
         }
-        // With it goes what was made ready for nothing.
+        // It may hold a reservation that is not used.
         drop(service);
-        while let Some(result) = under_way.next().await {
+        while let Some(result) = calls.next().await {
             results.push(result);
         }
         results
     }
 
-    /// Sends a message as it is, and returns the reply as it is.
+    /// Sends a message without changes, and returns the whole reply.
     ///
     /// # Errors
     /// As for every [call](super#errors).
@@ -188,14 +190,14 @@ where
     }
 }
 
-/// That a task was accepted, and under which id.
+/// The receipt of a task that was accepted, with its id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt {
     id: Option<MessageId>,
 }
 
 impl Receipt {
-    /// The id; `None` where a service handled the task in place.
+    /// The id; `None` if a service handled the task in place.
     pub fn id(&self) -> Option<&MessageId> {
         self.id.as_ref()
     }

@@ -1,20 +1,20 @@
-//! What is served, and how it is shut down.
+//! The builder of a worker: what it serves, and when it shuts down.
 
 use std::{fmt, future::IntoFuture, time::Duration};
 
 use futures_util::future::{self, BoxFuture};
 
-use super::{log::WorkerLog, policy::Policy, signals::Signals, worker::Worker};
+use super::{log::WorkerLog, policy::Policy, signals::ShutdownSignals, worker::Worker};
 use crate::{
     error::Error,
     service::Servable,
     transport::{Source, Transport, UnknownNames},
 };
 
-/// Serves what a transport delivers with a [`Router`](crate::Router), or with any other
-/// `Service<Message>` in a [`WithInterest`](crate::WithInterest), which says what it listens to.
+/// Handles the deliveries of a transport with a [`Router`](crate::Router), or with any other
+/// `Service<Message>` in a [`WithInterest`](crate::WithInterest), which says which messages it wants.
 ///
-/// The future never ends by itself. See the [module](super).
+/// The future runs until a shutdown or an error. See the [module](super).
 pub fn serve<T, A>(transport: T, app: A) -> Serve<T, A>
 where
     T: Transport,
@@ -30,7 +30,7 @@ where
     }
 }
 
-/// What [`serve()`] returns: `.await` runs it.
+/// A worker that does not run yet: `.await` runs it. Made by [`serve()`].
 #[must_use = "nothing is served until it is awaited"]
 pub struct Serve<T, A> {
     transport: T,
@@ -42,8 +42,8 @@ pub struct Serve<T, A> {
 }
 
 impl<T, A> Serve<T, A> {
-    /// Shuts down when `signal` is ready: nothing more is fetched, what was not started is given
-    /// back at once, running handlers finish, everything is settled.
+    /// Shuts down gracefully when `signal` is ready: fetches nothing more, releases deliveries that
+    /// were not started, lets running handlers finish, and settles their deliveries.
     pub fn with_graceful_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -52,10 +52,9 @@ impl<T, A> Serve<T, A> {
         self
     }
 
-    /// Ends at once when `signal` is ready, also in the middle of a graceful shutdown: running
-    /// handlers are dropped, and their deliveries come back when the lease ends. Where there were
-    /// any, `serve` ends with an error that says how many
-    /// ([`is_forced_shutdown`](Error::is_forced_shutdown)).
+    /// Ends at once when `signal` is ready, even during a graceful shutdown: running handlers are
+    /// dropped, and their messages are delivered again when the leases end. If there were any, `serve`
+    /// returns an error with their number ([`is_forced_shutdown`](Error::is_forced_shutdown)).
     pub fn with_forced_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -65,28 +64,28 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Shuts down gracefully on the first `SIGINT` or `SIGTERM` (Ctrl-C), and at once on the
-    /// second. One that comes within a second of the first is the first said twice: a terminal and a
-    /// process manager may both send theirs.
+    /// second. Signals within a second of the first are ignored: a terminal and a process manager may
+    /// both send one for the same shutdown.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O, or when the handlers cannot be installed.
     #[track_caller]
     pub fn with_signals(self) -> Self {
-        let signals = Signals::listen();
+        let signals = ShutdownSignals::listen();
         let (first, second) = signals.first_and_second();
         self.with_graceful_shutdown(first)
             .with_forced_shutdown(second)
     }
 
-    /// How long running handlers may take to finish after the signal; then they are dropped and
-    /// `serve` ends with an error. 30 s unless set.
+    /// Sets the time for which running handlers may go on after the signal. Then they are dropped and
+    /// `serve` returns an error. 30 s unless set.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.shutdown_deadline = deadline;
         self
     }
 
-    /// Shows callers the texts of errors that are no [`RpcError`](crate::RpcError). Unless set
-    /// they only get `internal error`: such texts are written for logs and can hold secrets.
+    /// Sends callers the texts of errors that are no [`RpcError`](crate::RpcError). Unless set they get
+    /// `internal error`: such texts are written for logs and may hold secrets.
     pub fn expose_error_text(mut self) -> Self {
         self.expose_error_text = true;
         self
@@ -95,7 +94,7 @@ impl<T, A> Serve<T, A> {
 
 #[cfg(feature = "testing")]
 impl<T, A> Serve<T, A> {
-    /// What it serves from.
+    /// The transport that it serves.
     pub(crate) fn transport(&self) -> &T {
         &self.transport
     }
@@ -116,7 +115,8 @@ where
                 forced: self.forced,
             };
             let app = self.app;
-            // Before opening: a layer that cannot be built must not leave a consumer behind.
+            // This builds a router. It comes before `open`, because a layer that panics must not leave
+            // a consumer behind.
             let interest = app.interest();
             let (at_once, reads_streams) = (interest.at_once, interest.stream);
             let routes = app.route_names();
@@ -126,13 +126,13 @@ where
                 () = &mut stop.graceful => return Ok(()),
                 () = &mut stop.forced => return Ok(()),
             };
-            let most = source.settings().max_in_flight;
-            if at_once > most {
+            let max_in_flight = source.settings().max_in_flight;
+            if at_once > max_in_flight {
                 source.stop().await;
                 source.close().await?;
                 return Err(Error::config(format!(
                     "a batch handler takes up to {at_once} messages at once, and the transport may \
-                     have {most} in flight: raise `max_in_flight` or lower the batch's `size`"
+                     have {max_in_flight} in flight: raise `max_in_flight` or lower the batch's `size`"
                 )));
             }
             let log = WorkerLog::start(source.settings(), reads_streams, &routes);
@@ -163,7 +163,7 @@ impl<T: fmt::Debug, A> fmt::Debug for Serve<T, A> {
     }
 }
 
-/// The two ways to be told to end.
+/// The signals that end a worker.
 pub(super) struct Stop {
     pub(super) graceful: BoxFuture<'static, ()>,
     pub(super) forced: BoxFuture<'static, ()>,

@@ -1,11 +1,13 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
-//! A delivery that waits has a task of its own. Two things cost: to spawn a task, so one that has
-//! nothing to do is kept for later deliveries; and to wake other threads, since what two threads handle
-//! ends at different times, so that each read and each acknowledgement is for fewer deliveries. So one
-//! task at a time starts deliveries, the oldest first. When its delivery waits it calls another task.
-//! After [`SHARE`] without a wait it makes way for two, so that other threads help with handlers that
-//! compute. `benches/redis.rs`, `task-64` and `drain` at the default settings, pays for this.
+//! One task at a time starts deliveries, the oldest first. When its delivery waits, the task stays with
+//! it and calls another task to start the next. After [`SHARE`] without a wait it calls two tasks, so
+//! that a second thread helps with handlers that compute.
+//!
+//! This avoids two costs. To spawn a task is expensive, so idle tasks are kept for later deliveries. To
+//! wake another thread is expensive too: two threads end their deliveries at different times, so each
+//! read and each acknowledgement is for fewer deliveries. `benches/redis.rs` shows the difference with
+//! `task-64` and `drain` at the default settings.
 
 use std::{
     collections::VecDeque,
@@ -28,30 +30,29 @@ use tokio_util::sync::CancellationToken;
 use super::log::Tally;
 use crate::{ablation::Mechanism, sync::lock};
 
-/// The time for which one task starts deliveries alone: the cost of waking another thread.
+/// The time for which one task starts deliveries alone. It is about the cost of waking a thread.
 const SHARE: Duration = Duration::from_micros(20);
-/// The most tasks that are kept while they have nothing to do. To make one costs more than most handlers.
+/// The maximum number of idle tasks. To spawn one costs more than most handlers.
 const MAX_IDLE: usize = 64;
 
 /// Handles and settles one delivery.
 pub(super) trait Handle: Send + 'static {
-    /// The number of bytes that it holds.
+    /// The number of bytes of the delivery.
     fn bytes(&self) -> usize;
 
-    /// Handles and settles it. It is in flight until the guard is dropped.
+    /// Handles and settles the delivery. It is in flight until the guard is dropped.
     fn handle(self, guard: InFlightGuard) -> impl Future<Output = ()> + Send;
 }
 
-/// The deliveries that are not settled, and their tasks. Dropping it drops the tasks, wherever they
-/// are.
-pub(super) struct InFlight<D>(Arc<Shared<D>>);
+/// The deliveries that are not settled, and their tasks. Dropping it aborts the tasks.
+pub(super) struct InFlight<D>(Arc<DeliveryTasks<D>>);
 
-struct Shared<D> {
-    tasks: Mutex<JoinSet<()>>,
+struct DeliveryTasks<D> {
+    spawned: Mutex<JoinSet<()>>,
     not_started: Mutex<VecDeque<(D, InFlightGuard)>>,
-    /// The number of tasks that have nothing to do and that nobody has called yet.
+    /// The number of idle tasks that were not called yet.
     idle: AtomicUsize,
-    /// A permit for each idle task that is to start deliveries.
+    /// One permit for each call of an idle task.
     calls: Semaphore,
     count: Arc<Count>,
 }
@@ -60,19 +61,19 @@ struct Shared<D> {
 struct Count {
     deliveries: AtomicUsize,
     bytes: AtomicUsize,
-    /// The number of deliveries that have a verdict.
+    /// The number of deliveries whose verdict is not confirmed yet.
     settling: AtomicUsize,
     /// Notified when a delivery has ended.
     ended: Notify,
-    /// Set when no delivery may start that has not.
+    /// Cancelled when no more deliveries may start.
     stopping: CancellationToken,
     tally: Arc<Tally>,
 }
 
 impl<D: Handle> InFlight<D> {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Shared {
-            tasks: Mutex::default(),
+        Self(Arc::new(DeliveryTasks {
+            spawned: Mutex::default(),
             not_started: Mutex::default(),
             idle: AtomicUsize::new(0),
             calls: Semaphore::new(0),
@@ -85,7 +86,7 @@ impl<D: Handle> InFlight<D> {
         self.0.count.deliveries.load(Ordering::Acquire)
     }
 
-    /// The number of deliveries in flight that have a verdict, which is not confirmed yet.
+    /// The number of deliveries in flight whose verdict is not confirmed yet.
     pub(super) fn settling(&self) -> usize {
         self.0.count.settling.load(Ordering::Acquire)
     }
@@ -100,17 +101,17 @@ impl<D: Handle> InFlight<D> {
         self.0.count.tally.clone()
     }
 
-    /// Handles deliveries in tasks. They start in their order.
+    /// Starts deliveries in tasks, in their order.
     pub(super) fn start(&self, deliveries: impl Iterator<Item = D>) {
         let count = &self.0.count;
         let guarded = |delivery: D| {
             let guard = InFlightGuard::new(delivery.bytes(), count.clone());
             (delivery, guard)
         };
-        // Making them is not done under the lock.
+        // The guards are made before the lock is taken.
         let deliveries: VecDeque<_> = deliveries.map(guarded).collect();
         if Mechanism::KeptTasks.is_off() {
-            let mut tasks = lock(&self.0.tasks);
+            let mut tasks = lock(&self.0.spawned);
             for (delivery, guard) in deliveries {
                 tasks.spawn(delivery.handle(guard));
             }
@@ -130,8 +131,8 @@ impl<D: Handle> InFlight<D> {
         !lock(&self.0.not_started).is_empty()
     }
 
-    /// Has other tasks start deliveries too, because a handler may block the thread of the one that
-    /// does.
+    /// Calls more tasks to start deliveries, because a handler may block the thread of the task that
+    /// starts them.
     pub(super) fn start_beside(&self) {
         if self.is_starting() {
             self.0.call_two();
@@ -146,9 +147,9 @@ impl<D: Handle> InFlight<D> {
         self.0.count.ended.notified().await;
     }
 
-    /// Forgets the tasks that have finished, and returns the next one that panicked.
+    /// Removes the tasks that have finished, and returns the next panic among them.
     pub(super) fn next_panic(&self) -> Option<JoinError> {
-        let mut tasks = lock(&self.0.tasks);
+        let mut tasks = lock(&self.0.spawned);
         loop {
             if let Err(panic) = tasks.try_join_next()? {
                 return Some(panic);
@@ -156,16 +157,17 @@ impl<D: Handle> InFlight<D> {
         }
     }
 
-    /// Has deliveries that wait to start give up.
+    /// Makes deliveries that were not started end without being handled.
     pub(super) fn stop(&self) {
         self.0.count.stopping.cancel();
     }
 
-    /// Drops all tasks, and returns the number of deliveries that were in flight.
+    /// Aborts all tasks, waits until they are dropped, and returns the number of deliveries that were
+    /// in flight.
     pub(super) async fn shut_down(&self) -> usize {
         let deliveries = self.deliveries();
         self.0.clear();
-        let mut tasks = std::mem::take(&mut *lock(&self.0.tasks));
+        let mut tasks = std::mem::take(&mut *lock(&self.0.spawned));
         tasks.shutdown().await;
         deliveries
     }
@@ -174,11 +176,11 @@ impl<D: Handle> InFlight<D> {
 impl<D> Drop for InFlight<D> {
     fn drop(&mut self) {
         self.0.clear();
-        lock(&self.0.tasks).abort_all();
+        lock(&self.0.spawned).abort_all();
     }
 }
 
-impl<D> Shared<D> {
+impl<D> DeliveryTasks<D> {
     /// Drops the deliveries that have not started.
     fn clear(&self) {
         let deliveries = std::mem::take(&mut *lock(&self.not_started));
@@ -186,23 +188,24 @@ impl<D> Shared<D> {
     }
 }
 
-impl<D: Handle> Shared<D> {
-    /// Has a task start deliveries: an idle one, or a new one.
+impl<D: Handle> DeliveryTasks<D> {
+    /// Calls a task to start deliveries: an idle one, or a new one.
     fn call(self: &Arc<Self>) {
         let one_less = |idle: usize| idle.checked_sub(1);
         match (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) {
             Ok(_) => self.calls.add_permits(1),
-            Err(_) => drop(lock(&self.tasks).spawn(run(self.clone()))),
+            Err(_) => drop(lock(&self.spawned).spawn(run(self.clone()))),
         }
     }
 
-    /// Calls two tasks: the thread that calls them runs the second next, and another takes the first.
+    /// Calls two tasks. A thread of tokio runs the last task that it woke or spawned itself, so it runs
+    /// the second one, and another thread takes the first.
     fn call_two(self: &Arc<Self>) {
         self.call();
         self.call();
     }
 
-    /// Waits until this task is to start deliveries. Returns `false` if enough tasks wait for that.
+    /// Waits until this task is called. Returns `false` at once if enough tasks are idle.
     async fn called(&self) -> bool {
         let one_more = |idle: usize| (idle < MAX_IDLE).then_some(idle + 1);
         let kept = (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
@@ -216,39 +219,40 @@ impl<D: Handle> Shared<D> {
     }
 }
 
-/// A task that handles deliveries.
-async fn run<D: Handle>(shared: Arc<Shared<D>>) {
+/// The loop of a task that handles deliveries.
+async fn run<D: Handle>(tasks: Arc<DeliveryTasks<D>>) {
     loop {
-        start(&shared).await;
-        if !shared.called().await {
+        start(&tasks).await;
+        if !tasks.called().await {
             return;
         }
     }
 }
 
-/// Starts deliveries, the oldest first, until one of them waits: the rest is another task's.
-async fn start<D: Handle>(shared: &Arc<Shared<D>>) {
+/// Starts deliveries, the oldest first, until one of them waits. Then another task is called for the
+/// rest, and this one stays with its delivery.
+async fn start<D: Handle>(tasks: &Arc<DeliveryTasks<D>>) {
     let began = Instant::now();
     loop {
-        let oldest = lock(&shared.not_started).pop_front();
+        let oldest = lock(&tasks.not_started).pop_front();
         let Some((delivery, guard)) = oldest else {
             return;
         };
         let mut handling = pin!(delivery.handle(guard));
         let first = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await;
         if first.is_pending() {
-            if !lock(&shared.not_started).is_empty() {
-                shared.call();
+            if !lock(&tasks.not_started).is_empty() {
+                tasks.call();
             }
             return handling.await;
         }
-        if began.elapsed() >= SHARE && !lock(&shared.not_started).is_empty() {
-            return shared.call_two();
+        if began.elapsed() >= SHARE && !lock(&tasks.not_started).is_empty() {
+            return tasks.call_two();
         }
     }
 }
 
-/// The place of a delivery in the count. Dropping it frees the place.
+/// Counts one delivery as in flight until it is dropped.
 pub(super) struct InFlightGuard {
     bytes: usize,
     is_settling: bool,
@@ -266,7 +270,7 @@ impl InFlightGuard {
         }
     }
 
-    /// Counts the delivery as settling: it has a verdict, which is not confirmed yet.
+    /// Counts the delivery as settling: its verdict is not confirmed yet.
     pub(super) fn settling(mut self) -> Self {
         if !std::mem::replace(&mut self.is_settling, true) {
             self.count.settling.fetch_add(1, Ordering::AcqRel);
@@ -279,7 +283,7 @@ impl InFlightGuard {
         &self.count.tally
     }
 
-    /// Waits until no delivery may start that has not.
+    /// Waits until no more deliveries may start.
     pub(super) async fn stopping(&self) {
         self.count.stopping.cancelled().await;
     }
@@ -365,7 +369,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn deliveries_start_in_their_order() {
-        // A task that is spawned by a worker thread is the first that this thread runs.
+        // A worker thread first runs the task that it spawned last.
         let numbers = tokio::spawn(async {
             let in_flight = InFlight::new();
             let (sender, mut started) = mpsc::unbounded_channel();
@@ -433,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_delivery_that_panics_frees_its_place_and_is_reported_once() {
+    async fn a_delivery_that_panics_is_not_in_flight_and_is_reported_once() {
         let in_flight = InFlight::new();
         in_flight.deliver(async { panic!("a settlement that panics") });
         in_flight.deliver(async {});

@@ -24,27 +24,26 @@
 //! ```
 //!
 //! # Ordering
-//! Deliveries start in the order in which the source hands them out, and run at the same time.
-//! With [`max_in_flight`](crate::transport::Settings::max_in_flight) of one they run one after the
-//! other.
+//! Deliveries start in the order in which the source returns them, and run concurrently. With a
+//! [`max_in_flight`](crate::transport::Settings::max_in_flight) of one they run one after the other.
 //!
 //! # Back-pressure
-//! The source is asked for no more than may be started: while every slot is taken, or the
-//! outermost layer is not ready (a limit is reached, a breaker is open), nothing is fetched. A
-//! slot is free again when its delivery is settled.
+//! A worker fetches no more than it may start: nothing while all slots are taken, or while the
+//! outermost layer is not ready (a limit is reached, a circuit breaker is open). A slot is free again
+//! when its delivery is settled.
 //!
 //! # Cancel safety
-//! Dropping the future aborts running handlers and settles nothing: their deliveries come back
-//! when the lease ends. To end without that, use a graceful shutdown.
+//! Dropping the future drops running handlers and settles nothing: their messages are delivered again
+//! when the leases end. To let them finish, use a graceful shutdown.
 //!
 //! # Errors
-//! A source reconnects by itself. What ends `serve` with an error is a set-up that cannot work, a
-//! service that reports itself as broken, or handlers that are dropped: by a forced shutdown, or
-//! because they outlive the shutdown's deadline.
+//! A source reconnects by itself. `serve` returns an error if the settings cannot work, if the service
+//! reports that it is broken, or if running handlers were dropped, by a forced shutdown or because they
+//! outlived the shutdown's deadline.
 //!
-//! A server that is away, not ready or takes no writes when `serve` begins is waited for, as it is
-//! later; the cause is logged, and the shutdown's signal ends the wait at once. A password that is
-//! wrong at the start ends `serve`: nothing says yet that it was ever right.
+//! If the server is away, not ready or refuses writes, `serve` logs the cause and waits, at the start
+//! as well as later; a shutdown signal ends the wait at once. A wrong password is an error at the start.
+//! Later it is waited for, since it was right before.
 //!
 //! # Logs
 //! A worker logs one line at info level when it starts and one when it ends, which counts what it has
@@ -54,7 +53,7 @@
 //! of the message if a layer names it: see [`log_failure_in_current_span`].
 //!
 //! # Panics
-//! A panic of a handler or a layer is a failed delivery; it is logged, and nothing else notices.
+//! A panic of a handler or a layer fails its delivery and is logged. Other deliveries go on.
 
 pub(crate) mod builder;
 mod failure_span;

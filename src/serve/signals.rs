@@ -1,4 +1,4 @@
-//! The signals by which a process is told to end.
+//! The process signals that end a worker.
 
 use std::time::Duration;
 
@@ -8,26 +8,27 @@ use tokio::{
     time::Instant,
 };
 
-/// A signal this soon after the first one is a repetition of it: a terminal signals a whole group of
-/// processes, and a process manager among them passes the signal on.
-const SAME: Duration = Duration::from_secs(1);
+/// A signal within this time after the first is a repetition of it: a terminal signals a group of
+/// processes, and a process manager among them forwards the signal.
+const REPETITION: Duration = Duration::from_secs(1);
 
-/// The number of signals to end, where repetitions of the first are not counted.
-pub(super) struct Signals(watch::Receiver<u32>);
+/// Counts `SIGINT` and `SIGTERM`, without repetitions of the first.
+pub(super) struct ShutdownSignals(watch::Receiver<u32>);
 
-impl Signals {
+impl ShutdownSignals {
+    /// Installs the signal handlers.
     #[track_caller]
     pub(super) fn listen() -> Self {
         let (count, seen) = watch::channel(0);
-        let mut signals = Platform::listen();
-        let (told, signalled) = mpsc::channel(1);
+        let mut signals = OsSignals::listen();
+        let (sender, signalled) = mpsc::channel(1);
         let counting = counting(signalled, count);
         tokio::spawn(async move {
             let forwarding = async {
                 loop {
                     signals.next().await;
-                    // One that waits to be counted stands for those that come meanwhile.
-                    let _ = told.try_send(());
+                    // If the channel is full, a signal waits to be counted, and this one repeats it.
+                    let _ = sender.try_send(());
                 }
             };
             tokio::select! {
@@ -38,6 +39,7 @@ impl Signals {
         Self(seen)
     }
 
+    /// Two futures, for the first signal and the second.
     pub(super) fn first_and_second(
         self,
     ) -> (
@@ -47,7 +49,8 @@ impl Signals {
         (reaches(self.0.clone(), 1), reaches(self.0, 2))
     }
 }
-/// Counts signals, until nobody looks at the count any more.
+
+/// Counts signals until no receiver of the count is left.
 async fn counting(mut signalled: mpsc::Receiver<()>, count: watch::Sender<u32>) {
     let mut first = None;
     loop {
@@ -58,7 +61,7 @@ async fn counting(mut signalled: mpsc::Receiver<()>, count: watch::Sender<u32>) 
             () = count.closed() => return,
         }
         let now = Instant::now();
-        if first.is_none_or(|first| now - first >= SAME) {
+        if first.is_none_or(|first| now - first >= REPETITION) {
             first.get_or_insert(now);
             count.send_modify(|count| *count += 1);
         }
@@ -66,20 +69,20 @@ async fn counting(mut signalled: mpsc::Receiver<()>, count: watch::Sender<u32>) 
 }
 
 async fn reaches(mut seen: watch::Receiver<u32>, count: u32) {
-    // The task that counts ends with the runtime, and then nothing is told any more.
+    // An error means that the counting task ended with the runtime: no signal comes any more.
     if seen.wait_for(|seen| *seen >= count).await.is_err() {
         future::pending::<()>().await;
     }
 }
 
 #[cfg(unix)]
-struct Platform {
+struct OsSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-impl Platform {
+impl OsSignals {
     #[track_caller]
     fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
@@ -100,10 +103,10 @@ impl Platform {
 }
 
 #[cfg(not(unix))]
-struct Platform;
+struct OsSignals;
 
 #[cfg(not(unix))]
-impl Platform {
+impl OsSignals {
     fn listen() -> Self {
         Self
     }
@@ -124,20 +127,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn signals_within_a_second_of_the_first_are_one() {
         let (count, seen) = watch::channel(0);
-        let (told, signalled) = mpsc::channel(1);
-        let (first, second) = Signals(seen).first_and_second();
+        let (sender, signalled) = mpsc::channel(1);
+        let (first, second) = ShutdownSignals(seen).first_and_second();
         let (first, mut second) = (first, Box::pin(second));
         tokio::spawn(counting(signalled, count));
-        told.send(()).await.unwrap();
+        sender.send(()).await.unwrap();
         first.await;
         for milliseconds in [50, 900] {
             tokio::time::advance(Duration::from_millis(milliseconds)).await;
-            told.send(()).await.unwrap();
+            sender.send(()).await.unwrap();
             tokio::time::advance(Duration::ZERO).await;
             assert!(second.as_mut().now_or_never().is_none());
         }
         tokio::time::advance(Duration::from_millis(50)).await;
-        told.send(()).await.unwrap();
+        sender.send(()).await.unwrap();
         second.await;
     }
 }

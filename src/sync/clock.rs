@@ -1,4 +1,4 @@
-//! A clock for those who nearly always get what they wait for before it rings.
+//! A timer for timeouts that rarely fire.
 
 use std::{
     pin::Pin,
@@ -8,20 +8,21 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// It is set only when it has run out. To set a clock anew for each wait costs more than to look at it
-/// now and then, and to set one that rings soon wakes the thread that waits for the network.
+/// A timer for timeouts that rarely fire: a later deadline does not touch the runtime's timer. That is
+/// set again only after it has fired. To set it for each wait costs more, and wakes the thread that
+/// waits for the network if the deadline is near.
 ///
-/// Each wait should end later than the one before: for an earlier time it may ring late.
+/// Each deadline should be later than the one before: for an earlier one the timer may fire late.
 #[derive(Debug)]
 pub(crate) struct Clock(Pin<Box<Sleep>>);
 
 impl Clock {
-    /// It is looked at after so long for the first time.
+    /// A timer that fires no earlier than after this time.
     pub(crate) fn new(first: Duration) -> Self {
         Self(Box::pin(sleep(first)))
     }
 
-    /// Ready at this time, or later.
+    /// Returns ready at this time or later.
     pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         loop {
             ready!(self.0.as_mut().poll(cx));
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_rings_when_it_is_asked_to_however_often_it_was_asked_before() {
+    async fn it_fires_at_each_deadline_of_a_growing_sequence() {
         let started = Instant::now();
         let mut clock = Clock::new(Duration::ZERO);
         for seconds in [1, 5, 5, 9] {

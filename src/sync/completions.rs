@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::lock;
 
-/// The outcomes of many operations, each with an index. One vector: a channel for each outcome would be
-/// an allocation that another thread frees.
+/// The outcomes of many operations, each with an index, in one vector. A channel for each outcome would
+/// cost an allocation, which another thread would free.
 #[derive(Debug)]
 pub(crate) struct CompletionSlab<T> {
     slots: Mutex<Slots<T>>,
@@ -31,7 +31,7 @@ struct Slots<T> {
 enum Slot<T> {
     Pending(Option<Waker>),
     Complete(T),
-    /// Its completion has returned the outcome, or was dropped.
+    /// The completion has returned its outcome, or was dropped.
     Done,
 }
 
@@ -114,7 +114,7 @@ impl<T> CompletionSlab<T> {
     }
 }
 
-/// The future of one outcome. After it was dropped its outcome is dropped too.
+/// The future of one outcome. If it is dropped first, the outcome is dropped when it arrives.
 #[derive(Debug)]
 pub(crate) struct Completion<T> {
     slab: Arc<CompletionSlab<T>>,
@@ -143,7 +143,8 @@ impl<T> Future for Completion<T> {
             before => {
                 *slot = Slot::Pending(Some(cx.waker().clone()));
                 drop(slots);
-                // Dropping a waker may drop the task, and with it another completion of this slab.
+                // After the lock: dropping a waker may drop its task, and with it another completion
+                // of this slab, which takes the lock.
                 drop(before);
                 Poll::Pending
             }

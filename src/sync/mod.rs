@@ -1,7 +1,7 @@
-//! Locks, completions, turns, and timers for timeouts.
+//! Locks, completions, a yield, and a timer for timeouts.
 
 mod clock;
-// Some of it only the Redis transport uses.
+// Some methods are used by the Redis transport only.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod completions;
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
@@ -17,8 +17,8 @@ pub(crate) use self::{
     turns::next_turn,
 };
 
-/// Locks a mutex whose state is whole between any two of its operations, so that a panic elsewhere
-/// cannot have spoilt it.
+/// Locks a mutex and ignores poisoning. Only for state that is consistent at any point where a panic
+/// can happen.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

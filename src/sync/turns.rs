@@ -1,4 +1,4 @@
-//! Turns of other tasks.
+//! Yields to other tasks.
 
 use std::{
     future::{Future, poll_fn},
@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::Clock;
 
-/// Lets other tasks run that are ready.
+/// Lets other ready tasks run first.
 ///
-/// Unlike after `tokio::task::yield_now` another thread can run this task meanwhile, should one of those
-/// tasks block the thread: tokio wakes a task that yielded only when the thread asks for new events.
+/// If one of them blocks the thread, another thread can run this task. After
+/// `tokio::task::yield_now` that is not so: tokio wakes a task that yielded only when its thread polls
+/// for I/O events.
 ///
 /// # Cancel safety
 /// Dropping the future loses nothing.
@@ -30,10 +31,10 @@ pub(crate) async fn next_turn() {
     .await;
 }
 
-/// Lets the tasks run that are ready, and those that new events make ready.
+/// Lets ready tasks run first, and the tasks that new I/O events make ready.
 ///
-/// tokio resumes a task that yields once its thread has asked for new events. A task that blocks this thread
-/// delays that, so a timer resumes this one on another thread.
+/// tokio wakes a task that yielded when its thread polls for I/O events. A task that blocks the thread
+/// delays that, so a timer wakes this task for another thread.
 ///
 /// # Cancel safety
 /// Dropping the future loses nothing.
