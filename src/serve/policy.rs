@@ -5,7 +5,8 @@ use std::{any::Any, error::Error as StdError};
 use tower::load_shed::error::Overloaded;
 
 use crate::{
-    error::{BoxError, Failure, NotFound, RpcCode, RpcError, Settle, answer, chain, find},
+    RpcCode,
+    error::{BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find},
     message::{Kind, Name},
     reply::Reply,
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},

@@ -22,7 +22,7 @@ pub(super) const MAX_COMMANDS: usize = 512;
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// Encoded commands in order, with their permits.
-pub(super) struct Batch {
+pub(super) struct CommandBatch {
     commands: Commands,
     requests: Vec<QueuedCommand>,
     /// The completions of callers; `None` until the first of them.
@@ -63,7 +63,7 @@ pub(super) struct Buffers {
     requests: Vec<QueuedCommand>,
 }
 
-impl Batch {
+impl CommandBatch {
     pub(super) fn new(Buffers { commands, requests }: Buffers) -> Self {
         Self {
             commands,
@@ -289,7 +289,7 @@ impl Buffers {
     }
 }
 
-impl Drop for Batch {
+impl Drop for CommandBatch {
     /// Fails the remaining commands, so that no caller waits for ever.
     fn drop(&mut self) {
         self.fail(error::runtime_ended);

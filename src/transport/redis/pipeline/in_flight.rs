@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::poll_fn, task::Poll, time::Duration};
 use redis::RedisError;
 use tokio::time::Instant;
 
-use super::batch::Batch;
+use super::batch::CommandBatch;
 use crate::{
     sync::Clock,
     transport::redis::{connection::Connection, response::Value},
@@ -31,7 +31,7 @@ pub(super) struct InFlightPipeline {
 
 /// A batch with its responses so far, in the order of its commands.
 pub(super) struct InFlightBatch {
-    pub(super) batch: Batch,
+    pub(super) batch: CommandBatch,
     pub(super) answers: Vec<Value>,
 }
 
@@ -75,13 +75,13 @@ impl InFlightPipelines {
     }
 
     /// Sends batches, none of them empty, as one pipeline.
-    pub(super) fn send(&mut self, batches: Vec<Batch>) {
-        let bytes: usize = batches.iter().map(Batch::bytes).sum();
+    pub(super) fn send(&mut self, batches: Vec<CommandBatch>) {
+        let bytes: usize = batches.iter().map(CommandBatch::bytes).sum();
         let upload = Duration::from_secs_f64(bytes as f64 / MIN_BYTES_PER_SECOND as f64);
         let now = Instant::now();
         let before = self.pipelines.back().map_or(now, |it| it.due);
         self.connection
-            .send(batches.iter().flat_map(Batch::commands));
+            .send(batches.iter().flat_map(CommandBatch::commands));
         let batches = batches.into_iter().map(|batch| InFlightBatch {
             answers: Vec::with_capacity(batch.len()),
             batch,

@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::batch::{Batch, Buffers};
+use super::batch::{Buffers, CommandBatch};
 use crate::{error::Error, sync::lock, transport::redis::error};
 
 /// The most commands that are queued and in flight.
@@ -57,7 +57,7 @@ struct Queue {
 #[derive(Default)]
 struct QueueState {
     /// The last batch takes commands until it is full.
-    batches: VecDeque<Batch>,
+    batches: VecDeque<CommandBatch>,
     spare: Vec<Buffers>,
     /// Set when the last submitter is dropped.
     closed: bool,
@@ -130,16 +130,19 @@ impl Submitter {
 
 impl Permit<'_> {
     /// Queues the command that `add` adds to a batch.
-    pub(super) fn push<T>(self, add: impl FnOnce(&mut Batch, Admission) -> T) -> Result<T, Error> {
+    pub(super) fn push<T>(
+        self,
+        add: impl FnOnce(&mut CommandBatch, Admission) -> T,
+    ) -> Result<T, Error> {
         let mut state = lock(&self.queue.state);
         if state.abandoned {
             return Err(error::runtime_ended());
         }
         // An encoder that panicked may have left a batch without a command.
         let first = state.batches.front().is_none_or(|it| it.len() == 0);
-        if state.batches.back().is_none_or(Batch::is_full) {
+        if state.batches.back().is_none_or(CommandBatch::is_full) {
             let buffers = state.spare.pop().unwrap_or_default();
-            state.batches.push_back(Batch::new(buffers));
+            state.batches.push_back(CommandBatch::new(buffers));
         }
         let batch = state.batches.back_mut().expect("there is one");
         let admission = Admission {
@@ -161,7 +164,7 @@ pub(super) struct Receiver(Arc<Queue>);
 
 impl Receiver {
     /// Takes the next batch, if there is one.
-    pub(super) fn take(&self) -> Option<Batch> {
+    pub(super) fn take(&self) -> Option<CommandBatch> {
         lock(&self.0.state).batches.pop_front()
     }
 

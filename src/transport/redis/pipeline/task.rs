@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Resend, Status, WAIT,
-    batch::{Batch, MAX_BYTES, MAX_COMMANDS},
+    batch::{CommandBatch, MAX_BYTES, MAX_COMMANDS},
     in_flight::{InFlightBatch, InFlightPipeline, InFlightPipelines},
     queue::Receiver,
 };
@@ -49,7 +49,7 @@ pub(super) struct PipelineTask {
     outage: Outage,
     /// Commands to send before the queue: they waited for a connection, or have to be sent again.
     /// Each is a batch of one command.
-    waiting: VecDeque<Batch>,
+    waiting: VecDeque<CommandBatch>,
 }
 
 /// The reason why a connection is no longer used.
@@ -317,7 +317,7 @@ impl PipelineTask {
 
     /// The batches of the next pipeline: waiting commands, up to the limits of a batch, or else the
     /// next batch of the queue.
-    fn gather(&mut self) -> Option<Vec<Batch>> {
+    fn gather(&mut self) -> Option<Vec<CommandBatch>> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while batches.len() < MAX_COMMANDS
             && bytes < MAX_BYTES
@@ -392,7 +392,7 @@ fn lost(reason: Option<RedisError>) -> Error {
 }
 
 /// Returns `true` if a command has waited too long to be sent again.
-fn has_waited(batch: &Batch, index: usize) -> bool {
+fn has_waited(batch: &CommandBatch, index: usize) -> bool {
     let too_long = |give_up| give_up <= Instant::now();
     batch.retry(index) == Resend::Never && batch.give_up.is_some_and(too_long)
 }
