@@ -1,4 +1,4 @@
-//! Bodies: a payload as one, and one as a payload.
+//! Converts payloads to HTTP bodies and back.
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,7 @@ use pin_project::pin_project;
 
 use crate::error::BoxError;
 
-/// A payload as the body of a request or a response: one piece, whose length is known.
+/// A payload as the body of a request or a response. It is one chunk of a known length.
 #[derive(Clone, Default)]
 #[pin_project]
 pub struct Body(#[pin] Full<Bytes>);
@@ -45,7 +45,7 @@ impl http_body::Body for Body {
     }
 }
 
-// Like a message's payload it is not shown.
+// The payload is not shown: it may hold secrets.
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let length = http_body::Body::size_hint(self).exact().unwrap_or_default();
@@ -55,16 +55,16 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Why a body could not be taken as a payload.
+/// The error of a body that could not be read.
 #[derive(Debug)]
 pub struct BodyError {
     limit: usize,
-    /// `None` where it is longer than the limit.
+    /// `None` if the body is longer than the limit.
     cause: Option<BoxError>,
 }
 
 impl BodyError {
-    /// Whether it is longer than its limit; otherwise it ended before its end.
+    /// Returns `true` if the body is longer than the limit. Otherwise it broke off.
     pub fn is_too_long(&self) -> bool {
         self.cause.is_none()
     }
@@ -85,9 +85,10 @@ impl std::error::Error for BodyError {
     }
 }
 
-/// Reads a body to its end, or to its limit.
+/// The future of [`read`].
 pub(super) type Reading<B> = Collect<Limited<B>>;
 
+/// Reads a body up to this number of bytes.
 pub(super) fn read<B>(body: B, limit: usize) -> Reading<B>
 where
     B: http_body::Body<Error: Into<BoxError>>,
@@ -95,7 +96,7 @@ where
     Limited::new(body, limit).collect()
 }
 
-/// What [`read`] has come to.
+/// Converts the outcome of [`read`] into a payload.
 pub(super) fn payload<D: bytes::Buf>(
     read: Result<Collected<D>, BoxError>,
     limit: usize,

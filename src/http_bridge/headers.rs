@@ -1,4 +1,4 @@
-//! Which headers go along, and the ones of our own.
+//! Campanile's own headers, and the selection of headers that are passed on.
 
 use std::borrow::Cow;
 
@@ -12,20 +12,20 @@ use http::{
 
 /// The header of a message's kind: `task`, `event` or `rpc`.
 pub static KIND: HeaderName = HeaderName::from_static("campanile-kind");
-/// The header of a message's name, percent-encoded where it is more than plain text.
+/// The header of a message's name. Spaces, `"`, `%` and all that is not ASCII are percent-encoded.
 pub static NAME: HeaderName = HeaderName::from_static("campanile-name");
-/// The header of a message's id. The answer to a task that was accepted has it too.
+/// The header of a message's id. A gateway's response to an accepted task has it too.
 pub static ID: HeaderName = HeaderName::from_static("campanile-id");
-/// The header of which delivery this is, counted from 1.
+/// The header of a message's attempt, counted from 1.
 pub static ATTEMPT: HeaderName = HeaderName::from_static("campanile-attempt");
 
 pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What the headers of CloudEvents' binary mode start with.
+/// The prefix of headers in CloudEvents' binary mode.
 const CLOUD_EVENTS: &str = "ce-";
 
-/// Takes out what is about one connection and not about the message
-/// ([RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)), and the length of a body that
-/// has a length of its own.
+/// Removes the headers of a connection ([RFC
+/// 9110](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)), and the `content-length`, which
+/// follows from the body.
 pub(super) fn strip_connection(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -54,7 +54,7 @@ pub(super) fn strip_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers that a gateway lets through, in both directions.
+/// The headers that a gateway passes on, in both directions.
 #[derive(Debug, Clone)]
 pub(super) struct Carried(Vec<HeaderName>);
 
@@ -76,7 +76,7 @@ impl Carried {
         self.0.push(name);
     }
 
-    /// Those of `headers` that go along. There are no more than there were, so they fit.
+    /// Returns those of `headers` that are passed on.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
         let mut carried = HeaderMap::new();
         for (name, value) in headers {
@@ -88,7 +88,8 @@ impl Carried {
     }
 }
 
-/// What is wrong with the CloudEvents headers, if there are any. An event in
+/// Returns the fault of the CloudEvents headers; `None` if they are valid, or if there are none. An
+/// event in
 /// [binary mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode)
 /// has a version, an id, a source and a type.
 pub(super) fn cloud_events_fault(headers: &HeaderMap) -> Option<Cow<'static, str>> {
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_the_connection_stay_behind() {
+    fn headers_of_the_connection_are_removed() {
         let mut all = headers(&[
             ("connection", "close, x-hop"),
             ("x-hop", "1"),
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_on_the_list_goes_along_and_never_a_credential() {
+    fn only_listed_headers_are_passed_on_and_no_credentials() {
         let all = headers(&[
             ("authorization", "Bearer secret"),
             ("cookie", "session=secret"),
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cloud_event_is_whole_or_refused() {
+    fn an_incomplete_cloud_event_is_refused() {
         assert_eq!(cloud_events_fault(&headers(&[("ce-id", "7")])), None);
         let whole = [
             ("ce-specversion", "1.0"),

@@ -1,4 +1,4 @@
-//! Whether a process lives and is ready, for whoever runs it.
+//! Liveness and readiness probes.
 
 use std::{
     convert::Infallible,
@@ -18,11 +18,11 @@ use tower::Service;
 use super::{body::Body, problem::Problem};
 use crate::transport::ConnectionState;
 
-/// Answers probes: an HTTP service that says whether all of its checks hold.
+/// An HTTP service for probes. It succeeds if all of its checks hold.
 ///
-/// Without checks it is a *liveness* probe: a process that answers lives. It must not ask for more
-/// than that: whoever restarts a process because Redis is away makes two problems of one. What
-/// depends on others belongs in a *readiness* probe.
+/// Without checks it is a *liveness* probe: a process that responds is alive. Such a probe must not
+/// check other servers: to restart a process because Redis is away makes things worse. Checks of
+/// other servers belong in a *readiness* probe.
 ///
 /// ```
 /// use campanile::http_bridge::{Body, Health};
@@ -37,7 +37,7 @@ use crate::transport::ConnectionState;
 /// # }
 /// ```
 ///
-/// A readiness probe over a transport, which says no while the process shuts down, too:
+/// A readiness probe of a transport, which also fails while the process shuts down:
 ///
 /// ```no_run
 /// use campanile::{Redis, http_bridge::Health};
@@ -50,9 +50,9 @@ use crate::transport::ConnectionState;
 /// # }
 /// ```
 ///
-/// The answer is 200 or 503, with each check in JSON:
-/// `{"ready":false,"checks":{"redis":"reconnecting","running":true}}`. Other methods than `GET` and
-/// `HEAD` are answered 405.
+/// The response is 200 or 503, with each check as JSON:
+/// `{"ready":false,"checks":{"redis":"reconnecting","running":true}}`. Methods other than `GET` and
+/// `HEAD` get 405.
 ///
 /// The checks run for each probe and must not block.
 #[derive(Clone, Default)]
@@ -67,12 +67,13 @@ enum Check {
 }
 
 impl Health {
-    /// A probe without checks: it says yes.
+    /// A probe without checks. It always succeeds.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says no while a transport is not [ready](ConnectionState::is_ready). `state` is its `state()`.
+    /// Adds a check that fails while a transport is not [ready](ConnectionState::is_ready). `state`
+    /// returns the transport's `state()`.
     #[must_use]
     pub fn transport<F>(mut self, name: &'static str, state: F) -> Self
     where
@@ -82,7 +83,7 @@ impl Health {
         self
     }
 
-    /// Says no while `holds` is false.
+    /// Adds a check that fails while `holds` returns `false`.
     #[must_use]
     pub fn check<F>(mut self, name: &'static str, holds: F) -> Self
     where
@@ -133,7 +134,7 @@ impl<B> Service<Request<B>> for Health {
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let response = match *request.method() {
             Method::GET => self.answer(),
-            // An HTTP server leaves the body out by itself; for others it is empty.
+            // An HTTP server sends no body for `HEAD`. Other callers get an empty one.
             Method::HEAD => self.answer().map(|_| Body::default()),
             _ => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;
@@ -173,13 +174,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_answers_lives() {
+    async fn a_probe_without_checks_succeeds() {
         let (status, body) = probe(&Health::new(), Method::GET).await;
         assert_eq!((status, &*body), (200, r#"{"checks":{},"ready":true}"#));
     }
 
     #[tokio::test]
-    async fn it_is_ready_while_all_checks_hold_and_says_which_do_not() {
+    async fn it_is_ready_while_all_checks_hold_and_lists_those_that_do_not() {
         let up = Arc::new(AtomicBool::new(true));
         let health = Health::new()
             .transport("redis", {

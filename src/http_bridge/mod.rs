@@ -1,18 +1,18 @@
 //! HTTP services as message services, and the other way round.
 //!
-//! Over the crates `http` and `http-body` alone, so it works with whatever stands on those: axum,
-//! hyper, tonic, tower-http.
+//! It uses the crates `http` and `http-body` alone, so it works with everything that is built on
+//! them: axum, hyper, tonic, tower-http.
 //!
-//! | what | makes | of |
+//! | type | is | made from |
 //! |---|---|---|
 //! | [`HttpHandler`] | a `Service<Message>` | an HTTP service, such as an `axum::Router` with its layers |
 //! | [`Gateway`] | an HTTP service | a `Service<Message>`, such as a transport or a router |
 //! | [`HttpLayer`] | a layer for messages | a layer for HTTP, such as those of tower-http |
 //! | [`Health`] | an HTTP service for probes | the state of transports |
-//! | [`Problem`] | an HTTP answer | an [`Error`](crate::Error) of a call |
+//! | [`Problem`] | an HTTP response | an [`Error`](crate::Error) of a call |
 //!
-//! One process that does all of it, with one state and one shutdown, is `examples/axum`. The
-//! [guide](crate::guide::http) goes through it, and has a table of all layers of tower-http.
+//! `examples/axum` is one process that uses all of them, with one state and one shutdown. The
+//! [guide](crate::guide::http) explains it, and has a table of all layers of tower-http.
 //!
 //! ```
 //! use campanile::{
@@ -24,7 +24,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // Messages that are handled by an HTTP service: here it could be an `axum::Router`.
+//! // An HTTP service handles messages. It could be an `axum::Router`.
 //! let web = service_fn(|request: Request<Body>| async {
 //!     Ok::<_, Infallible>(Response::new(request.into_body()))
 //! });
@@ -32,7 +32,7 @@
 //! let app = WithInterest::stream(HttpHandler::new(web)); // tasks and RPC requests
 //! let worker = tokio::spawn(serve(memory.clone(), app).into_future());
 //!
-//! // And HTTP requests that become messages, wherever an HTTP service can be mounted.
+//! // HTTP requests become messages. A gateway can be mounted like any HTTP service.
 //! let gateway = Gateway::new(memory).rpc("echo");
 //! let response = gateway.oneshot(Request::post("/echo").body(Body::from("hey"))?).await?;
 //! assert_eq!(response.status(), 200);
@@ -41,43 +41,44 @@
 //! # }
 //! ```
 //!
-//! # What a request holds
-//! For an [`HttpHandler`] a message is a `POST` to the [path](path()) of its name, `/orders/create` for
-//! `orders.create`, unless a [target](HttpHandler::target) is set. The payload is the body, the
-//! message's headers are the request's (but for those of a connection), its extensions too, with
-//! an [`Origin`] among them. Beside that there are the headers [`KIND`], [`NAME`], [`ATTEMPT`] and
-//! [`ID`]; those of CloudEvents pass as they are, or are [made](HttpHandler::cloud_events).
+//! # The request for a message
+//! An [`HttpHandler`] turns a message into a `POST` to the [path](path()) of its name,
+//! `/orders/create` for `orders.create`, unless a [target](HttpHandler::target) is set. The body is
+//! the payload. The request has the message's headers, except those of a connection, and the
+//! headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`]. It also has the message's extensions, and an
+//! [`Origin`] with the message's other parts. CloudEvents headers are kept, or can be
+//! [added](HttpHandler::cloud_events).
 //!
-//! # What a status means
+//! # The meaning of a status
 //! | status | task | request | event |
 //! |---|---|---|---|
 //! | 2xx | done | replied, with headers and body | handled |
-//! | 408, 425, 429, 5xx | delivered again, when `Retry-After` says or after the back-off | an error by the [code] | logged |
-//! | 404 without a body | as a name without a route | `not_found` | logged |
+//! | 408, 425, 429, 5xx | delivered again, at the time in `Retry-After` or after the back-off | an error by the [code] | logged |
+//! | 404 without a body | failed, like a name without a route | `not_found` | logged |
 //! | anything else | a dead letter | an error by the [code] | logged |
-//! | 2xx, and the body breaks off | delivered again | `internal` | logged |
-//! | 2xx, and the body is too long | a dead letter | `internal` | logged |
+//! | 2xx with a body that breaks off | delivered again | `internal` | logged |
+//! | 2xx with a body that is too long | a dead letter | `internal` | logged |
 //!
-//! [`HttpHandler::on_status`] decides otherwise for tasks. An error of the HTTP service
-//! itself, such as one of a time-out layer, is an error like that of any other service.
+//! [`HttpHandler::on_status`] changes this for tasks. An error of the HTTP service itself, such as
+//! that of a timeout layer, is handled like the error of any other service.
 //!
-//! # What a gateway answers
-//! | the message | answer |
+//! # The responses of a gateway
+//! | event | response |
 //! |---|---|
-//! | a task was taken | 202, `{"id":"…"}` and the header [`ID`] |
-//! | an event was taken | 202 |
+//! | a task was accepted | 202, `{"id":"…"}` and the header [`ID`] |
+//! | an event was accepted | 202 |
 //! | a request was answered | 200 with the reply |
 //! | a request was answered with an error | [by its code](status()) |
-//! | it could not be sent | 502, 503, 504 or 400, as [`Problem`] says |
-//! | the path, or the method, is not one of the gateway's | 404, 405 |
+//! | a message could not be sent | 502, 503, 504 or 400, as [`Problem`] says |
+//! | the gateway has no route for the path, or not for the method | 404, 405 |
 //! | the body is too long, or breaks off | 413, 400 |
-//! | `Idempotency-Key` or CloudEvents headers make no sense | 400 |
+//! | `Idempotency-Key` or CloudEvents headers are invalid | 400 |
 //!
 //! Every error is a [`Problem`]; a 503 has a `Retry-After`.
 //!
 //! # Delivery guarantee
-//! 202 means that the transport took the message; a task will be handled at least once. With an
-//! `Idempotency-Key` it is sent once, however often the HTTP request is repeated.
+//! 202 means that the transport accepted the message; a task will be handled at least once. With an
+//! `Idempotency-Key` the task is stored once, however often the HTTP request is repeated.
 
 mod body;
 mod gateway;

@@ -1,4 +1,4 @@
-//! From a message's name to a path, and between texts and header values.
+//! Converts names to paths, and texts to header values.
 
 use std::borrow::Cow;
 
@@ -7,18 +7,17 @@ use percent_encoding::{
     AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
 };
 
-/// Everything but what [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) leaves
-/// unreserved.
+/// Characters that are escaped in a path: all but those that
+/// [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) leaves unreserved, and the dot.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
-/// What the
-/// [HTTP binding of CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values)
-/// has percent-encoded in a header value, beside all that is not ASCII.
+/// Characters that are escaped in a header value, beside all that is not ASCII: those of the
+/// [HTTP binding of CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values).
 const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-/// The path that stands for a name: its parts between dots as segments, so that `orders.create` is
-/// `/orders/create`. Two names never have the same path: what is not a letter, a digit, `-`, `_` or
-/// `~` is percent-encoded.
+/// Converts a name into a path. The parts between dots become segments: `orders.create` is
+/// `/orders/create`. Everything but letters, digits, `-`, `_` and `~` is percent-encoded, so two
+/// names never have the same path.
 ///
 /// ```
 /// use campanile::http_bridge::path;
@@ -35,9 +34,10 @@ pub fn path(name: &str) -> String {
     path
 }
 
-/// A path written as [`path`] does: `%2f` and `%2F` are the same, `%61` and `a`, `!` and `%21`.
+/// Rewrites a path in the form that [`path`] returns: `%2f` becomes `%2F`, `%61` becomes `a`, and
+/// `!` becomes `%21`.
 pub(super) fn canonical(path: &str) -> Cow<'_, str> {
-    // The characters that `SEGMENT` leaves as they are; every other path is written anew.
+    // The characters that `SEGMENT` does not escape. A path of others is rewritten.
     let unreserved =
         |byte| matches!(byte, b'/' | b'-' | b'_' | b'~') || u8::is_ascii_alphanumeric(&byte);
     if path.bytes().all(unreserved) {
@@ -50,7 +50,7 @@ pub(super) fn canonical(path: &str) -> Cow<'_, str> {
     Cow::Owned(segments.collect::<Vec<_>>().join("/"))
 }
 
-/// Any text as the value of a header.
+/// Converts any text into the value of a header.
 pub(super) fn header_text(text: &str) -> HeaderValue {
     let encoded: Cow<'_, str> = utf8_percent_encode(text, HEADER).into();
     HeaderValue::from_str(&encoded).expect("nothing is left that HTTP does not allow")
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_found_however_its_letters_are_written() {
+    fn a_path_is_found_with_any_characters_escaped() {
         assert_eq!(canonical("/orders/create"), "/orders/create");
         assert_eq!(canonical("/%6frders/cr%65ate"), "/orders/create");
         assert_eq!(canonical("/a%2fb"), "/a%2Fb");

@@ -1,4 +1,4 @@
-//! Errors as HTTP answers.
+//! Errors as HTTP responses.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -14,11 +14,11 @@ use crate::{
     error::{self, Error, RpcError, find},
 };
 
-/// An error as an HTTP answer: problem details
+/// An error as an HTTP response: problem details
 /// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) as JSON, with a member `code` for machines.
 ///
-/// A [`Gateway`](super::Gateway) answers with these; a handler of one's own makes one of an
-/// [`Error`], so that both answer alike:
+/// The errors of a [`Gateway`](super::Gateway) are problems. Convert an [`Error`] in an HTTP
+/// handler, so that it responds in the same way:
 ///
 /// ```
 /// use campanile::{Error, http_bridge::Problem};
@@ -32,18 +32,18 @@ use crate::{
 /// | the error | status | code |
 /// |---|---|---|
 /// | [disconnected](Error::is_disconnected), [closed](Error::is_closed): nothing was sent | 503 | `disconnected`, `closed` |
-/// | [refused](Error::is_refused): nothing was taken | 503 | `refused` |
-/// | [unknown outcome](Error::is_unknown_outcome): it may have been taken | 502 | `unknown_outcome` |
-/// | [timed out](Error::is_timeout): it may have been taken | 504 | `timeout` |
+/// | [refused](Error::is_refused): nothing was stored | 503 | `refused` |
+/// | [unknown outcome](Error::is_unknown_outcome): the message may be stored | 502 | `unknown_outcome` |
+/// | [timed out](Error::is_timeout): the message may be stored | 504 | `timeout` |
 /// | [invalid](Error::is_invalid) | 400 | `invalid` |
-/// | an answer that [cannot be read](Error::is_decode) | 502 | `bad_reply` |
-/// | an [answered](Error::rpc) error | [by its code](super::status()) | its code |
+/// | a reply that [cannot be read](Error::is_decode) | 502 | `bad_reply` |
+/// | an [error reply](Error::rpc) | [by its code](super::status()) | its code |
 /// | anything else | 500 | `internal` |
 ///
-/// So a 503 can always be tried again. After a 502 or a 504 a task can be tried again without being
-/// done twice where it was sent with an `Idempotency-Key`.
+/// It is always safe to retry after a 503. After a 502 or a 504 a retry of a task may store it
+/// twice, unless it has an `Idempotency-Key`.
 ///
-/// The texts are for callers: what an error says about servers and causes is not in them.
+/// The texts are for callers: they do not contain what an error says about servers and causes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
     title: &'static str,
@@ -60,12 +60,12 @@ fn number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S:
 }
 
 impl Problem {
-    /// How long a caller is asked to wait, unless it is said otherwise.
+    /// The default `Retry-After` of a 503.
     pub(super) const WAIT: Duration = Duration::from_secs(1);
 
     /// A problem with a status, a code for machines and a text for people.
     ///
-    /// A 503 asks to wait for a second.
+    /// A 503 has a `Retry-After` of one second.
     pub fn new(
         status: StatusCode,
         code: impl Into<Cow<'static, str>>,
@@ -80,7 +80,7 @@ impl Problem {
         }
     }
 
-    /// Says in a `Retry-After` how long to wait, in whole seconds, rounded up.
+    /// Sets the `Retry-After`, in whole seconds, rounded up.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
@@ -97,7 +97,7 @@ impl Problem {
         &self.code
     }
 
-    /// The answer.
+    /// Converts the problem into a response.
     pub fn into_response(self) -> Response<Body> {
         let json = serde_json::to_vec(&self).expect("texts and a number are JSON");
         let mut response = Response::new(Body::from(json));
@@ -111,7 +111,7 @@ impl Problem {
         response
     }
 
-    /// The problem that any error of a call is, with `status` for the codes of answered ones.
+    /// Converts any error of a call. `status` maps the codes of error replies.
     pub(super) fn of(
         name: &str,
         error: &(dyn std::error::Error + 'static),
@@ -133,7 +133,7 @@ impl Problem {
         )
     }
 
-    /// `None` where it was sent, and it is the other side's answer that matters.
+    /// Converts an error of sending; `None` if the message was sent and the other side failed.
     fn of_sending(error: &Error) -> Option<Self> {
         let (status, code, detail) = if error.is_disconnected() {
             (
@@ -164,7 +164,8 @@ impl Problem {
         } else if error.is_decode() {
             (502, "bad_reply", "the answer cannot be read")
         } else if error.is_invalid() {
-            // It says what is wrong with the name, a header or a key, and quotes nothing.
+            // The text may be shown: it describes the fault of a name, a header or a key without
+            // quoting it.
             return Some(Self::new(
                 StatusCode::BAD_REQUEST,
                 "invalid",
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn how_sending_failed_can_be_told_from_status_and_code() {
+    fn status_and_code_say_how_sending_failed() {
         let one = Some(HeaderValue::from_static("1"));
         for (error, status, code) in [
             (Error::disconnected("x"), 503, "disconnected"),

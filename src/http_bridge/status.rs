@@ -1,4 +1,4 @@
-//! What a status means for a delivery and for a caller, and back.
+//! Maps statuses to verdicts and RPC codes, and codes to statuses.
 
 use std::{
     fmt,
@@ -12,14 +12,14 @@ use crate::{
     error::{RpcError, Settle},
 };
 
-/// The longest wait that a `Retry-After` can ask for: a day.
-const LONGEST: Duration = Duration::from_secs(86_400);
+/// The maximum wait of a `Retry-After`: a day.
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
-/// What becomes of a task that was answered with this status, as long as it is not a success: what
-/// may pass (408, 425, 429, and whatever is 500 or above) is delivered again, anything else is a
-/// dead letter.
+/// Returns how a task is settled after a response with this status, which is not a success.
+/// Statuses of temporary failures (408, 425, 429, and 500 or above) lead to a redelivery, all
+/// others to a dead letter.
 ///
-/// It is what [`HttpHandler`](super::HttpHandler) does unless it is told otherwise.
+/// This is the default of [`HttpHandler::on_status`](super::HttpHandler::on_status).
 pub fn settle(status: StatusCode) -> Settle {
     match status.as_u16() {
         408 | 425 | 429 | 500.. => Settle::Redeliver {
@@ -30,7 +30,8 @@ pub fn settle(status: StatusCode) -> Settle {
     }
 }
 
-/// The code that a caller gets for a request that was answered with this status.
+/// Returns the code of the error that a caller gets if an HTTP service responds to its request with
+/// this status.
 ///
 /// | status | code |
 /// |---|---|
@@ -54,7 +55,7 @@ pub fn code(status: StatusCode) -> RpcCode {
     }
 }
 
-/// The status of an HTTP answer to a request that failed with this code.
+/// Returns the status of an HTTP response to a request that failed with this code.
 ///
 /// | code | status |
 /// |---|---|
@@ -64,9 +65,9 @@ pub fn code(status: StatusCode) -> RpcCode {
 /// | `conflict`, `gone` | 409, 410 |
 /// | `unavailable` | 503 |
 /// | `deadline` | 504 |
-/// | `internal`, and any other of an application's own | 500 |
+/// | `internal`, and an application's own codes | 500 |
 ///
-/// It is what [`Gateway`](super::Gateway) does unless it is told otherwise.
+/// This is the default of [`Gateway::on_code`](super::Gateway::on_code).
 pub fn status(code: &RpcCode) -> StatusCode {
     match code {
         RpcCode::Invalid => StatusCode::BAD_REQUEST,
@@ -84,21 +85,21 @@ pub fn status(code: &RpcCode) -> StatusCode {
     }
 }
 
-/// How long a [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3) asks to wait,
-/// in seconds or until a date; at most a day. `None` where there is none, or none that can be read.
+/// Reads a [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3), in seconds or as
+/// a date. At most a day; `None` if it is missing or malformed.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
-        // More digits than fit are longer than a day.
-        text.parse().map_or(LONGEST, Duration::from_secs)
+        // A number that overflows is more than a day.
+        text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;
         date.duration_since(SystemTime::now()).unwrap_or_default()
     };
-    Some(wait.min(LONGEST))
+    Some(wait.min(MAX_WAIT))
 }
 
-/// The error of a message that an HTTP service answered with a status other than a success.
+/// The error of a message to which an HTTP service responded with a status that is not a success.
 ///
 /// For a request its source is the [`RpcError`] that the caller gets.
 #[derive(Debug)]
@@ -117,7 +118,7 @@ impl StatusError {
         }
     }
 
-    /// For a request: its caller is told.
+    /// Adds the error reply for the caller of a request.
     pub(super) fn answered(self) -> Self {
         let text = match self.text.is_empty() {
             true => self
@@ -142,7 +143,7 @@ impl StatusError {
 impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the HTTP service answered {}", self.status)?;
-        // A request's answer says it itself, one level below.
+        // The text of a request's error is in its source, the error reply.
         if self.answer.is_none() && !self.text.is_empty() {
             write!(f, ": {}", self.text)?;
         }
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_delivered_again_and_nothing_else() {
+    fn only_temporary_failures_are_delivered_again() {
         for n in (100..200).chain(300..1000) {
             let again = matches!(n, 408 | 425 | 429) || n >= 500;
             let settled = settle(of(n));
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_of_the_table_come_back_as_they_went() {
+    fn codes_of_the_table_map_back_to_their_statuses() {
         for n in [400, 401, 403, 404, 409, 410, 500, 503, 504] {
             assert_eq!(status(&code(of(n))), of(n));
         }
@@ -202,12 +203,12 @@ mod tests {
     fn a_wait_is_seconds_or_a_date_and_at_most_a_day() {
         assert_eq!(asked("7"), Some(Duration::from_secs(7)));
         assert_eq!(asked("0"), Some(Duration::ZERO));
-        assert_eq!(asked("99999999999999999999999"), Some(LONGEST));
+        assert_eq!(asked("99999999999999999999999"), Some(MAX_WAIT));
         let soon = SystemTime::now() + Duration::from_secs(100);
         let wait = asked(&httpdate::fmt_http_date(soon)).unwrap();
         assert!((90..=100).contains(&wait.as_secs()), "{wait:?}");
         assert_eq!(asked("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(asked("Fri, 31 Dec 9999 23:59:59 GMT"), Some(LONGEST));
+        assert_eq!(asked("Fri, 31 Dec 9999 23:59:59 GMT"), Some(MAX_WAIT));
         for nonsense in ["", "soon", "-1", "1.5", "1 hour"] {
             assert_eq!(asked(nonsense), None, "{nonsense:?}");
         }

@@ -1,4 +1,4 @@
-//! A reply, or what went wrong, as a response.
+//! Makes the response to a request from a reply or an error.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use super::{
         names::header_text,
         problem::Problem,
     },
-    Options,
-    routes::{Missing, Route},
+    GatewayOptions,
+    routes::{GatewayRoute, Missing},
 };
 use crate::{
     error::{BoxError, Error, shown_chain},
@@ -23,17 +23,17 @@ use crate::{
     reply::Reply,
 };
 
-/// What is known of a request after its message was sent.
-pub(super) struct Asked {
-    pub(super) options: Arc<Options>,
-    /// The request's own id, which the answer has too.
+/// Makes the response to one request.
+pub(super) struct Responder {
+    pub(super) options: Arc<GatewayOptions>,
+    /// The `x-request-id` of the request, which the response gets too.
     pub(super) request_id: Option<HeaderValue>,
 }
 
-impl Asked {
+impl Responder {
     pub(super) fn answered(
         &self,
-        route: &Route,
+        route: &GatewayRoute,
         result: Result<Reply, BoxError>,
     ) -> Response<Body> {
         match result {
@@ -94,8 +94,8 @@ impl Asked {
         ))
     }
 
-    /// The clock ran out here. What was sent may still take effect.
-    pub(super) fn late(&self, route: &Route) -> Response<Body> {
+    /// The gateway's timeout has passed. The message may still take effect.
+    pub(super) fn late(&self, route: &GatewayRoute) -> Response<Body> {
         self.answered(route, Err(Error::timeout("no answer in time").into()))
     }
 

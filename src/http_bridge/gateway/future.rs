@@ -1,4 +1,4 @@
-//! A request on its way to becoming a message, and its answer.
+//! The future of a gateway: reads a request, sends its message, and returns the response.
 
 use std::{
     convert::Infallible,
@@ -15,8 +15,8 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 use super::{
     super::body::{Body, Reading, payload},
-    answer::Asked,
-    routes::Route,
+    answer::Responder,
+    routes::GatewayRoute,
 };
 use crate::{error::BoxError, message::Message, service::MessageService};
 
@@ -24,25 +24,25 @@ use crate::{error::BoxError, message::Message, service::MessageService};
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct GatewayFuture<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
-    asked: Asked,
+    responder: Responder,
     #[pin]
-    stage: Stage<S, B>,
+    stage: GatewayStage<S, B>,
 }
 
-// It is made once and stays where it is: a box would cost more than the room.
+// The future is moved rarely, so a box for the larger variant would cost more than the space.
 #[allow(clippy::large_enum_variant)]
-#[pin_project(project = StageProjection)]
-pub(super) enum Stage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
+#[pin_project(project = GatewayStageProjection)]
+pub(super) enum GatewayStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
     Answered(Option<Response<Body>>),
     Reading {
         service: Option<S>,
-        route: Route,
+        route: GatewayRoute,
         head: Option<request::Parts>,
         #[pin]
         body: Reading<B>,
     },
     Sending {
-        route: Route,
+        route: GatewayRoute,
         #[pin]
         call: Oneshot<S, Message>,
         #[pin]
@@ -51,8 +51,8 @@ pub(super) enum Stage<S: Service<Message>, B: http_body::Body<Error: Into<BoxErr
 }
 
 impl<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> GatewayFuture<S, B> {
-    pub(super) fn new(asked: Asked, stage: Stage<S, B>) -> Self {
-        Self { asked, stage }
+    pub(super) fn new(responder: Responder, stage: GatewayStage<S, B>) -> Self {
+        Self { responder, stage }
     }
 }
 
@@ -67,24 +67,26 @@ where
         let mut this = self.project();
         loop {
             let next = match this.stage.as_mut().project() {
-                StageProjection::Answered(response) => {
+                GatewayStageProjection::Answered(response) => {
                     return Poll::Ready(Ok(response.take().expect("polled after completion")));
                 }
-                StageProjection::Reading {
+                GatewayStageProjection::Reading {
                     service,
                     route,
                     head,
                     body,
-                } => match payload(ready!(body.poll(cx)), this.asked.options.limit) {
-                    Err(error) => Stage::Answered(Some(this.asked.unread(error))),
+                } => match payload(ready!(body.poll(cx)), this.responder.options.limit) {
+                    Err(error) => GatewayStage::Answered(Some(this.responder.unread(error))),
                     Ok(payload) => {
                         let head = head.take().expect("it is read once");
-                        match this.asked.options.message(route, head, payload) {
-                            Err(problem) => Stage::Answered(Some(this.asked.failed(problem))),
+                        match this.responder.options.message(route, head, payload) {
+                            Err(problem) => {
+                                GatewayStage::Answered(Some(this.responder.failed(problem)))
+                            }
                             Ok(message) => {
-                                let until = this.asked.options.until(&message);
+                                let until = this.responder.options.until(&message);
                                 let service = service.take().expect("it is read once");
-                                Stage::Sending {
+                                GatewayStage::Sending {
                                     route: route.clone(),
                                     call: service.oneshot(message),
                                     timer: sleep_until(until.0),
@@ -93,18 +95,18 @@ where
                         }
                     }
                 },
-                // The work before the clock: a reply that is there is not late.
-                StageProjection::Sending { route, call, timer } => {
+                // The call is polled before the timer: a reply that has arrived is not late.
+                GatewayStageProjection::Sending { route, call, timer } => {
                     let response = match call.poll(cx) {
                         Poll::Ready(result) => {
-                            this.asked.answered(route, result.map_err(Into::into))
+                            this.responder.answered(route, result.map_err(Into::into))
                         }
                         Poll::Pending => {
                             ready!(timer.poll(cx));
-                            this.asked.late(route)
+                            this.responder.late(route)
                         }
                     };
-                    Stage::Answered(Some(response))
+                    GatewayStage::Answered(Some(response))
                 }
             };
             this.stage.set(next);

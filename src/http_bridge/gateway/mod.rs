@@ -17,7 +17,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, reque
 use tower::Service;
 
 pub use self::future::GatewayFuture;
-use self::{answer::Asked, future::Stage, routes::Routes};
+use self::{answer::Responder, future::GatewayStage, routes::Routes};
 use super::{
     body::{Body, read},
     headers::{Carried, REQUEST_ID},
@@ -32,11 +32,11 @@ use crate::{
     service::MessageService,
 };
 
-/// Makes messages of HTTP requests: an HTTP service over any `Service<Message>`, to be mounted in an
-/// axum or hyper application.
+/// An HTTP service that turns requests into messages, over any `Service<Message>`. It can be
+/// mounted in an axum or hyper application.
 ///
-/// It takes the names that it is told to take, each as one kind and with one method, and nothing
-/// else. What it answers is in the [module](super#what-a-gateway-answers).
+/// It has a route for each name that is added, with one kind and one method. Other requests get a
+/// 404 or 405. The [module](super#the-responses-of-a-gateway) lists all responses.
 ///
 /// ```
 /// use campanile::{http_bridge::{Body, Gateway}, transport::memory::Memory};
@@ -57,14 +57,14 @@ use crate::{
 /// # }
 /// ```
 ///
-/// With a path of its own, limits, and what a request's tenant has to do with its messages:
+/// With another path, limits, and the tenant of each request in its messages:
 ///
 /// ```
 /// use campanile::{Kind, ReplyMode, RpcError, http_bridge::Gateway, transport::memory::Memory};
 /// use http::{HeaderName, Method};
 /// use std::time::Duration;
 ///
-/// /// What a layer around the gateway found out about the caller.
+/// /// The extension that a layer around the gateway adds for the caller.
 /// #[derive(Clone)]
 /// struct Tenant(String);
 ///
@@ -80,7 +80,7 @@ use crate::{
 ///             return Err(RpcError::new("forbidden".into(), "no tenant"));
 ///         };
 ///         if let Some(key) = &message.parts().idempotency_key {
-///             // One tenant's keys are none of another's.
+///             // Keys of different tenants must differ.
 ///             message.parts_mut().idempotency_key = Some(format!("{tenant}\n{key}").into());
 ///         }
 ///         message.parts_mut().reply_mode = ReplyMode::Fast;
@@ -89,26 +89,27 @@ use crate::{
 /// ```
 ///
 /// # Back-pressure
-/// It is always ready. Where the service below is not, a request waits in its future, up to the
-/// [`timeout`](Self::timeout). With tower's `LoadShed` around that service it is answered 503 instead.
+/// It is always ready. While the inner service is not, a request waits in its future, up to the
+/// [`timeout`](Self::timeout). With tower's `LoadShed` around the inner service, it gets a 503
+/// instead.
 ///
 /// # Cancel safety
-/// When the caller goes away its future is dropped: a request's slot is free at once, and what was
-/// sent may still take effect.
+/// When the HTTP caller disconnects, the future is dropped. The permit of a request is free at
+/// once, and a message that was sent may still take effect.
 ///
 /// # Panics
-/// A panic of a service that handles messages in place, such as a router, goes through: put
+/// A panic of an inner service that handles messages in place, such as a router, is not caught. Put
 /// tower-http's `CatchPanic` around the gateway.
 #[derive(Clone)]
 pub struct Gateway<S> {
     service: S,
-    options: Arc<Options>,
+    options: Arc<GatewayOptions>,
 }
 
 type Prepare = dyn Fn(&Parts, &mut Message) -> Result<(), RpcError> + Send + Sync;
 
 #[derive(Clone)]
-pub(super) struct Options {
+pub(super) struct GatewayOptions {
     routes: Routes,
     limit: usize,
     timeout: Duration,
@@ -119,7 +120,7 @@ pub(super) struct Options {
     status: Arc<dyn Fn(&RpcCode) -> StatusCode + Send + Sync>,
 }
 
-impl Default for Options {
+impl Default for GatewayOptions {
     fn default() -> Self {
         Self {
             routes: Routes::default(),
@@ -135,7 +136,7 @@ impl Default for Options {
 }
 
 impl<S> Gateway<S> {
-    /// A gateway to any service for messages. It takes no request yet.
+    /// A gateway to any service for messages, without routes.
     pub fn new(service: S) -> Self
     where
         S: MessageService,
@@ -146,13 +147,13 @@ impl<S> Gateway<S> {
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Options)) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut GatewayOptions)) -> Self {
         change(Arc::make_mut(&mut self.options));
         self
     }
 
-    /// Takes tasks of this name, by `POST` to its [path](super::path()): `orders.create` is
-    /// `/orders/create`.
+    /// Adds a route for tasks of this name, by `POST` to its [path](super::path()): `orders.create`
+    /// is `/orders/create`.
     ///
     /// # Panics
     /// When the name is empty, longer than [`Name::MAX_LEN`], or its path is taken.
@@ -162,7 +163,7 @@ impl<S> Gateway<S> {
         self.post(Kind::Task, name.into())
     }
 
-    /// Takes events of this name, by `POST` to its [path](super::path()).
+    /// Adds a route for events of this name, by `POST` to its [path](super::path()).
     ///
     /// # Panics
     /// As [`task`](Self::task).
@@ -172,7 +173,7 @@ impl<S> Gateway<S> {
         self.post(Kind::Event, name.into())
     }
 
-    /// Takes RPC requests of this name, by `POST` to its [path](super::path()).
+    /// Adds a route for RPC requests of this name, by `POST` to its [path](super::path()).
     ///
     /// # Panics
     /// As [`task`](Self::task).
@@ -188,8 +189,8 @@ impl<S> Gateway<S> {
         self.route(Method::POST, &path, kind, name)
     }
 
-    /// Takes messages of this kind and name by a method and a path of their own. The query of a
-    /// request is not looked at; its body is the payload.
+    /// Adds a route for messages of this kind and name, with any method and path. The query of a
+    /// request is ignored; its body is the payload.
     ///
     /// # Panics
     /// When the path does not begin with a slash, or the name is empty or longer than
@@ -202,26 +203,26 @@ impl<S> Gateway<S> {
         self
     }
 
-    /// The longest body of a request, in bytes. A longer one is answered 413. 2 MiB unless set.
+    /// Sets the maximum body of a request, in bytes. A longer one gets a 413. 2 MiB unless set.
     #[must_use]
     pub fn max_body_bytes(self, limit: usize) -> Self {
         self.with(|options| options.limit = limit)
     }
 
-    /// How long sending may take, or a request until its reply. Then the answer is 504, and a
-    /// request that was not started is not carried out any more. 30 s unless set.
+    /// Sets the maximum time to send a message, and for an RPC request to get its reply. Later the
+    /// response is 504, and a request that was not started is never started. 30 s unless set.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|options| options.timeout = timeout)
     }
 
-    /// What the `Retry-After` of a 503 says. 1 s unless set.
+    /// Sets the `Retry-After` of a 503. 1 s unless set.
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
         self.with(|options| options.retry_after = wait)
     }
 
-    /// The `content-type` of replies that have none. `application/octet-stream` unless set.
+    /// Sets the `content-type` of replies that have none. `application/octet-stream` unless set.
     ///
     /// # Panics
     /// When it cannot be a header's value.
@@ -233,21 +234,23 @@ impl<S> Gateway<S> {
         self.with(|options| options.content_type = value)
     }
 
-    /// Lets one more header through, from a request to its message and from a reply to its answer.
+    /// Passes one more header on, from a request to its message and from a reply to its response.
     ///
-    /// Unless set these are `content-type`, `content-encoding`, `content-language`, `traceparent`,
-    /// `tracestate`, `x-request-id` and all that start with `ce-`, as CloudEvents do. So credentials,
-    /// such as `authorization` and `cookie`, stay here. Events carry no headers at all.
+    /// The defaults are `content-type`, `content-encoding`, `content-language`, `traceparent`,
+    /// `tracestate`, `x-request-id`, and those of CloudEvents, which start with `ce-`. So
+    /// credentials such as `authorization` and `cookie` are not passed on. Events have no headers
+    /// at all.
     #[must_use]
     pub fn carry_header(self, name: HeaderName) -> Self {
         self.with(|options| options.carried.add(name))
     }
 
-    /// Looks at each request and its message before that is sent, to change the message or to refuse
-    /// it with an error's [status](Self::on_code).
+    /// Calls a function with each request and its message before the message is sent. It may change
+    /// the message, or refuse it with an error, whose code sets the [status](Self::on_code).
     ///
-    /// What layers around the gateway have found out is in the request's extensions; afterwards they
-    /// are the message's. An idempotency key is behind the name and a line feed by then.
+    /// Layers around the gateway can pass values to it in the request's extensions, which become
+    /// the message's afterwards. The message's idempotency key is the name, a line feed and the
+    /// caller's key.
     #[must_use]
     pub fn prepare<F>(self, prepare: F) -> Self
     where
@@ -256,8 +259,8 @@ impl<S> Gateway<S> {
         self.with(|options| options.prepare = Some(Arc::new(prepare)))
     }
 
-    /// The status of requests that are answered with an error, in the place of
-    /// [`status`](super::status()).
+    /// Sets the mapping from the code of an error reply to a status. [`status`](super::status())
+    /// unless set.
     #[must_use]
     pub fn on_code<F>(self, status: F) -> Self
     where
@@ -281,7 +284,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let asked = Asked {
+        let responder = Responder {
             options: self.options.clone(),
             request_id: request.headers().get(&REQUEST_ID).cloned(),
         };
@@ -292,23 +295,23 @@ where
         {
             Ok(route) => route.clone(),
             Err(missing) => {
-                let response = asked.missing(missing);
-                return GatewayFuture::new(asked, Stage::Answered(Some(response)));
+                let response = responder.missing(missing);
+                return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
             }
         };
         let (head, body) = request.into_parts();
-        // Where the length is known beforehand nothing needs to be read.
+        // A body whose length is known to be over the limit is not read.
         if body.size_hint().lower() > self.options.limit as u64 {
-            let response = asked.too_long();
-            return GatewayFuture::new(asked, Stage::Answered(Some(response)));
+            let response = responder.too_long();
+            return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
         }
-        let stage = Stage::Reading {
+        let stage = GatewayStage::Reading {
             service: Some(self.service.clone()),
             route,
             head: Some(head),
             body: read(body, self.options.limit),
         };
-        GatewayFuture::new(asked, stage)
+        GatewayFuture::new(responder, stage)
     }
 }
 

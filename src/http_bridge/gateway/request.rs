@@ -1,28 +1,28 @@
-//! A request as a message.
+//! Converts a request into a message.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, request};
 
 use super::{
     super::{headers::cloud_events_fault, problem::Problem},
-    Options,
-    routes::Route,
+    GatewayOptions,
+    routes::GatewayRoute,
 };
 use crate::message::{Deadline, IdempotencyKey, Kind, Message};
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-impl Options {
+impl GatewayOptions {
     pub(super) fn message(
         &self,
-        route: &Route,
+        route: &GatewayRoute,
         mut head: request::Parts,
         payload: Bytes,
     ) -> Result<Message, Problem> {
         let invalid =
             |fault: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid", fault.to_owned());
         let mut message = Message::new(route.kind, route.name.clone(), payload);
-        // Pub/Sub has no place for headers, and a transport would refuse the event.
+        // An event has no headers on Pub/Sub, and a transport would refuse one that has.
         if route.kind != Kind::Event {
             if let Some(fault) = cloud_events_fault(&head.headers) {
                 return Err(invalid(&fault));
@@ -33,7 +33,7 @@ impl Options {
             if route.kind != Kind::Task {
                 return Err(invalid("only tasks can have an idempotency key"));
             }
-            // Two names that happen to share a key are not one task.
+            // Tasks of different names may have the same key.
             let key = format!("{}\n{key}", route.name);
             if key.len() > IdempotencyKey::MAX_LEN {
                 return Err(invalid("the idempotency key is too long"));
@@ -57,8 +57,8 @@ impl Options {
         Ok(message)
     }
 
-    /// When its caller is told that there was no answer in time. The deadline of a task is another
-    /// matter: it says when the task is not to be started any more.
+    /// The time of the 504: the deadline of an RPC request, or the gateway's timeout. The deadline
+    /// of a task is not used: it is for the worker, which starts no task after it.
     pub(super) fn until(&self, message: &Message) -> Deadline {
         let asked = message.parts().deadline;
         asked
@@ -67,8 +67,8 @@ impl Options {
     }
 }
 
-/// The key as it is, or as the quoted string that the
-/// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/) has it be.
+/// Reads the idempotency key: bare, or as a quoted string as in the
+/// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_none_is_refused() {
+    fn an_invalid_key_is_refused() {
         assert_eq!(key(b""), Err("the idempotency key is empty"));
         assert_eq!(key(b"\"\""), Err("the idempotency key is empty"));
         assert_eq!(key(b"\xff"), Err("the idempotency key is no text"));

@@ -1,4 +1,4 @@
-//! Which requests a gateway takes, and nothing else.
+//! The routes of a gateway.
 
 use std::collections::HashMap;
 
@@ -7,23 +7,23 @@ use http::{HeaderValue, Method};
 use super::super::names::canonical;
 use crate::message::{Kind, Name};
 
-/// What a request becomes.
+/// The kind and the name of the messages of one path and method.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Route {
+pub(super) struct GatewayRoute {
     pub(super) kind: Kind,
     pub(super) name: Name,
 }
 
-/// Why a request has no route.
+/// The reason why a request has no route.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Missing {
     Path,
-    /// The methods that the path has.
+    /// The path has routes for these methods only.
     Method(HeaderValue),
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Routes(HashMap<String, Vec<(Method, Route)>>);
+pub(super) struct Routes(HashMap<String, Vec<(Method, GatewayRoute)>>);
 
 impl Routes {
     #[track_caller]
@@ -40,10 +40,10 @@ impl Routes {
             here.iter().all(|(other, _)| *other != method),
             "{method} {path} is routed already"
         );
-        here.push((method, Route { kind, name }));
+        here.push((method, GatewayRoute { kind, name }));
     }
 
-    pub(super) fn find(&self, method: &Method, path: &str) -> Result<&Route, Missing> {
+    pub(super) fn find(&self, method: &Method, path: &str) -> Result<&GatewayRoute, Missing> {
         let here = self.0.get(&*canonical(path)).ok_or(Missing::Path)?;
         if let Some((_, route)) = here.iter().find(|(known, _)| known == method) {
             return Ok(route);

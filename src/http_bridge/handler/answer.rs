@@ -1,4 +1,4 @@
-//! A response as a reply, a redelivery or a dead letter.
+//! Converts a response into a reply or an error, which says how a task is settled.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{
         layer::Accepted,
         status::{StatusError, retry_after},
     },
-    request::{Form, Options},
+    request::{Form, HandlerOptions},
 };
 use crate::{
     error::{BoxError, Failure, NotFound, RpcError, Settle, shown_chain},
@@ -21,14 +21,14 @@ use crate::{
     reply::Reply,
 };
 
-/// What is known of a message after it was sent as a request.
-pub(super) struct Asked {
+/// Converts the response to one message into the message's outcome.
+pub(super) struct ResponseReader {
     pub(super) kind: Kind,
     pub(super) name: Name,
-    pub(super) options: Arc<Options>,
+    pub(super) options: Arc<HandlerOptions>,
 }
 
-impl Asked {
+impl ResponseReader {
     pub(super) fn answered(
         &self,
         head: response::Parts,
@@ -37,7 +37,7 @@ impl Asked {
         match (head.status.is_success(), body) {
             (true, Ok(payload)) => Ok(self.reply(head, payload)),
             (true, Err(error)) => Err(self.unread(error)),
-            // Here the body only explains, so nothing depends on it.
+            // The body of an error response is only its text, so it may be missing.
             (false, body) => Err(self.refused(head.status, &head.headers, body.ok())),
         }
     }
@@ -56,7 +56,7 @@ impl Asked {
         reply
     }
 
-    /// It succeeded, and nobody knows with what.
+    /// The error of a response that is a success with a body that cannot be read.
     fn unread(&self, error: BodyError) -> BoxError {
         match self.kind {
             Kind::Rpc => {
@@ -64,7 +64,7 @@ impl Asked {
                 tracing::warn!(%name, error = shown_chain(&error), "the answer of an HTTP service cannot be read");
                 RpcError::internal(format!("the answer cannot be read: {error}")).into()
             }
-            // It would be as long the next time.
+            // The body would be too long at the next attempt as well.
             _ if error.is_too_long() => Failure::dead_letter().because(error).into(),
             _ => error.into(),
         }
@@ -72,7 +72,8 @@ impl Asked {
 
     fn refused(&self, status: StatusCode, headers: &HeaderMap, body: Option<Bytes>) -> BoxError {
         let body = body.unwrap_or_default();
-        // A handler that misses something says what. A router without a route says nothing.
+        // Routers respond 404 without a body if they have no route. A 404 with a body is a
+        // handler's.
         if status == StatusCode::NOT_FOUND && body.is_empty() {
             return NotFound::new(self.kind, self.name.clone()).into();
         }
@@ -88,9 +89,9 @@ impl Asked {
     }
 }
 
-/// What a response says in words: the detail of a problem, or the start of a text.
+/// The text of an error response: the detail of a problem, or the start of a plain text.
 fn text(headers: &HeaderMap, body: &[u8]) -> String {
-    const MOST: usize = 512;
+    const MAX_CHARS: usize = 512;
     let content_type = headers
         .get(CONTENT_TYPE)
         .map_or(&b""[..], |value| value.as_bytes());
@@ -99,15 +100,15 @@ fn text(headers: &HeaderMap, body: &[u8]) -> String {
     {
         let member = |name| problem.get(name).and_then(Value::as_str);
         let text = member("detail").or(member("title")).unwrap_or_default();
-        return one_line(text, MOST);
+        return one_line(text, MAX_CHARS);
     }
     if content_type.starts_with(b"text/html") {
         return String::new();
     }
-    one_line(std::str::from_utf8(body).unwrap_or_default(), MOST)
+    one_line(std::str::from_utf8(body).unwrap_or_default(), MAX_CHARS)
 }
 
-fn one_line(text: &str, most: usize) -> String {
-    let line = text.trim().chars().take(most);
+fn one_line(text: &str, max_chars: usize) -> String {
+    let line = text.trim().chars().take(max_chars);
     line.map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

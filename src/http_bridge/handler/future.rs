@@ -1,4 +1,4 @@
-//! A message on its way through an HTTP service.
+//! The future of a handler: calls the HTTP service, and reads its response.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use pin_project::pin_project;
 
 use super::{
     super::body::{Reading, payload, read},
-    answer::Asked,
+    answer::ResponseReader,
 };
 use crate::{error::BoxError, reply::Reply};
 
@@ -20,29 +20,29 @@ use crate::{error::BoxError, reply::Reply};
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct HttpHandlerFuture<F, B: http_body::Body<Error: Into<BoxError>>> {
-    asked: Asked,
+    reader: ResponseReader,
     #[pin]
-    stage: Stage<F, B>,
+    stage: HandlerStage<F, B>,
 }
 
-// It is made once and stays where it is: a box would cost more than the room.
+// The future is moved rarely, so a box for the larger variant would cost more than the space.
 #[allow(clippy::large_enum_variant)]
-#[pin_project(project = StageProjection)]
-enum Stage<F, B: http_body::Body<Error: Into<BoxError>>> {
+#[pin_project(project = HandlerStageProjection)]
+enum HandlerStage<F, B: http_body::Body<Error: Into<BoxError>>> {
     Refused(Option<BoxError>),
     Calling(#[pin] F),
     Reading(Option<response::Parts>, #[pin] Reading<B>),
 }
 
 impl<F, B: http_body::Body<Error: Into<BoxError>>> HttpHandlerFuture<F, B> {
-    pub(super) fn refused(asked: Asked, error: BoxError) -> Self {
-        let stage = Stage::Refused(Some(error));
-        Self { asked, stage }
+    pub(super) fn refused(reader: ResponseReader, error: BoxError) -> Self {
+        let stage = HandlerStage::Refused(Some(error));
+        Self { reader, stage }
     }
 
-    pub(super) fn calling(asked: Asked, work: F) -> Self {
-        let stage = Stage::Calling(work);
-        Self { asked, stage }
+    pub(super) fn calling(reader: ResponseReader, work: F) -> Self {
+        let stage = HandlerStage::Calling(work);
+        Self { reader, stage }
     }
 }
 
@@ -56,21 +56,21 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let limit = this.asked.options.limit;
+        let limit = this.reader.options.limit;
         loop {
             let next = match this.stage.as_mut().project() {
-                StageProjection::Refused(error) => {
+                HandlerStageProjection::Refused(error) => {
                     return Poll::Ready(Err(error.take().expect("polled after completion")));
                 }
-                StageProjection::Calling(work) => {
+                HandlerStageProjection::Calling(work) => {
                     let response = ready!(work.poll(cx)).map_err(Into::into)?;
                     let (head, body) = response.into_parts();
-                    Stage::Reading(Some(head), read(body, limit))
+                    HandlerStage::Reading(Some(head), read(body, limit))
                 }
-                StageProjection::Reading(head, body) => {
+                HandlerStageProjection::Reading(head, body) => {
                     let body = payload(ready!(body.poll(cx)), limit);
                     let head = head.take().expect("polled after completion");
-                    return Poll::Ready(this.asked.answered(head, body));
+                    return Poll::Ready(this.reader.answered(head, body));
                 }
             };
             this.stage.set(next);

@@ -14,8 +14,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tower::Service;
 
 use self::{
-    answer::Asked,
-    request::{Form, Options},
+    answer::ResponseReader,
+    request::{Form, HandlerOptions},
 };
 pub use self::{future::HttpHandlerFuture, request::Origin};
 use super::{body::Body, names::header_text};
@@ -28,8 +28,8 @@ use crate::{
 /// An HTTP service as a `Service<Message>`: an `axum::Router` with its layers, or a client of a
 /// remote service.
 ///
-/// A message becomes a request, and its answer a reply, a redelivery or a dead letter; the tables
-/// are in the [module](super) and, for all statuses, in the [guide](crate::guide::http).
+/// Each message becomes a request. The response becomes a reply, a redelivery or a dead letter, by
+/// the tables in the [module](super) and, for all statuses, in the [guide](crate::guide::http).
 ///
 /// ```
 /// use campanile::{Client, Router, http_bridge::{Body, HttpHandler}};
@@ -38,7 +38,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), campanile::Error> {
-/// // Anything that takes `Request<Body>`; an `axum::Router` does.
+/// // Any service of `Request<Body>`, such as an `axum::Router`.
 /// let web = tower::service_fn(|request: Request<Body>| async move {
 ///     Ok::<_, Infallible>(Response::new(Body::from(request.uri().path().to_owned())))
 /// });
@@ -50,7 +50,7 @@ use crate::{
 /// # }
 /// ```
 ///
-/// With targets of its own, CloudEvents headers, and a status that means something else here:
+/// With other targets, CloudEvents headers, and another meaning of one status:
 ///
 /// ```
 /// use campanile::{Kind, error::Settle, http_bridge::{self, HttpHandler}};
@@ -61,13 +61,13 @@ use crate::{
 ///     .target(|message| match (message.kind, message.name.as_str()) {
 ///         (Kind::Rpc, "user.list") => Some((Method::GET, Uri::from_static("/users"))),
 ///         (Kind::Task, name) => Some((Method::PUT, http_bridge::path(name).parse().ok()?)),
-///         _ => None, // as a name without a route
+///         _ => None, // like a name without a route
 ///     })
 ///     .content_type("application/json")
 ///     .cloud_events("/shop")
 ///     .max_response_bytes(64 * 1024)
 ///     .on_status(|status| match status {
-///         StatusCode::CONFLICT => Settle::Discard, // it was there already
+///         StatusCode::CONFLICT => Settle::Discard, // the order exists
 ///         status => http_bridge::settle(status),
 ///     })
 /// # }
@@ -75,11 +75,11 @@ use crate::{
 #[derive(Clone)]
 pub struct HttpHandler<S> {
     inner: S,
-    options: Arc<Options>,
+    options: Arc<HandlerOptions>,
 }
 
 impl<S> HttpHandler<S> {
-    /// The service, asked by `POST` for the [path](super::path()) of each message's name.
+    /// Makes a handler that sends each message by `POST` to the [path](super::path()) of its name.
     pub fn new(inner: S) -> Self {
         Self {
             inner,
@@ -87,12 +87,13 @@ impl<S> HttpHandler<S> {
         }
     }
 
-    /// For [`HttpLayer`](super::HttpLayer): the request holds the whole message, and nothing else.
+    /// Makes a handler for [`HttpLayer`](super::HttpLayer), whose requests have no headers but the
+    /// message's own.
     pub(super) fn whole(inner: S, limit: usize) -> Self {
-        let options = Options {
+        let options = HandlerOptions {
             form: Form::Whole,
             limit,
-            ..Options::default()
+            ..HandlerOptions::default()
         };
         Self {
             inner,
@@ -100,14 +101,14 @@ impl<S> HttpHandler<S> {
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Options)) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut HandlerOptions)) -> Self {
         change(Arc::make_mut(&mut self.options));
         self
     }
 
-    /// Asks `target` for the method and the URI of each message. `None` is a name without a route: a
-    /// failed delivery for a task, `not_found` for a request. For a remote service the URI has the
-    /// authority too.
+    /// Sets a function that returns the method and the URI of each message. `None` means that the
+    /// name has no route: a task fails, and a request gets `not_found`. For a remote service the
+    /// URI must have an authority.
     #[must_use]
     pub fn target<F>(self, target: F) -> Self
     where
@@ -116,8 +117,8 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.target = Some(Arc::new(target)))
     }
 
-    /// The `content-type` of messages that have none. A payload is bytes, so there is none unless
-    /// this is set; `axum::Json` refuses such a request with 415.
+    /// Sets the `content-type` of messages that have none. Without this their requests have no
+    /// `content-type`, and `axum::Json` refuses them with 415.
     ///
     /// # Panics
     /// When it cannot be a header's value.
@@ -129,9 +130,9 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.content_type = Some(value))
     }
 
-    /// Gives each message that is no CloudEvent already the headers of one, in
+    /// Adds CloudEvents headers to each message that has none, in
     /// [binary mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode):
-    /// `ce-specversion`, `ce-id` (the message's id; a new UUID where it has none), `ce-type` (its
+    /// `ce-specversion`, `ce-id` (the message's id, or a new UUID if it has none), `ce-type` (its
     /// name) and `ce-source`, which is `source`.
     #[must_use]
     pub fn cloud_events(self, source: &str) -> Self {
@@ -139,14 +140,14 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.cloud_events = Some(source))
     }
 
-    /// The longest body of a response, in bytes. 16 MiB unless set.
+    /// Sets the maximum body of a response, in bytes. 16 MiB unless set.
     #[must_use]
     pub fn max_response_bytes(self, limit: usize) -> Self {
         self.with(|options| options.limit = limit)
     }
 
-    /// What becomes of tasks that are answered with a status other than 2xx, in the place of
-    /// [`settle`](super::settle()). A `Retry-After` still says when a redelivery is due.
+    /// Sets the mapping from a status other than 2xx to the way in which a task is settled.
+    /// [`settle`](super::settle()) unless set. A `Retry-After` overrides the delay of a redelivery.
     #[must_use]
     pub fn on_status<F>(self, settle: F) -> Self
     where
@@ -170,14 +171,14 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let asked = Asked {
+        let reader = ResponseReader {
             kind: message.kind(),
             name: message.name().clone(),
             options: self.options.clone(),
         };
         match self.options.request(message) {
-            Ok(request) => HttpHandlerFuture::calling(asked, self.inner.call(request)),
-            Err(error) => HttpHandlerFuture::refused(asked, error),
+            Ok(request) => HttpHandlerFuture::calling(reader, self.inner.call(request)),
+            Err(error) => HttpHandlerFuture::refused(reader, error),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A message as a request.
+//! Converts a message into a request.
 
 use std::{mem, ops::Deref, sync::Arc};
 
@@ -17,10 +17,10 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// The extension of a request that was made of a message: the message's parts, but for its headers
-/// and extensions, which are the request's own.
+/// The extension of a request that was made from a message. It has the message's parts, without
+/// headers and extensions, which are in the request.
 ///
-/// An axum handler asks for it as `Extension<Origin>`.
+/// An axum handler extracts it as `Extension<Origin>`.
 #[derive(Debug, Clone)]
 pub struct Origin(pub(crate) Parts);
 
@@ -32,29 +32,31 @@ impl Deref for Origin {
     }
 }
 
-/// How much of a message is seen in the request's headers.
+/// The selection of a request's headers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::http_bridge) enum Form {
-    /// It is for an HTTP service: headers of the connection are left out, those of our own added.
+    /// For an HTTP service: the message's headers without those of a connection, and Campanile's
+    /// own.
     Plain,
-    /// It will be the same message again: the headers are the message's, and no others.
+    /// For a layer, after which the request becomes the same message again: exactly the message's
+    /// headers.
     Whole,
 }
 
 type Target = dyn Fn(&Parts) -> Option<(Method, Uri)> + Send + Sync;
 
 #[derive(Clone)]
-pub(in crate::http_bridge) struct Options {
+pub(in crate::http_bridge) struct HandlerOptions {
     pub(in crate::http_bridge) form: Form,
     pub(super) target: Option<Arc<Target>>,
     pub(super) content_type: Option<HeaderValue>,
-    /// The source, where messages are to be CloudEvents.
+    /// The `ce-source`, if messages get CloudEvents headers.
     pub(super) cloud_events: Option<HeaderValue>,
     pub(super) settle: Arc<dyn Fn(StatusCode) -> Settle + Send + Sync>,
     pub(in crate::http_bridge) limit: usize,
 }
 
-impl Default for Options {
+impl Default for HandlerOptions {
     fn default() -> Self {
         Self {
             form: Form::Plain,
@@ -67,7 +69,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl HandlerOptions {
     pub(super) fn request(&self, message: Message) -> Result<Request<Body>, BoxError> {
         let (mut parts, payload) = message.into_parts();
         let (method, uri) = match &self.target {
@@ -98,7 +100,7 @@ impl Options {
         Ok(request)
     }
 
-    /// What came over the wire under the names of our own does not count.
+    /// Adds Campanile's own headers, and replaces those that a sender has set under these names.
     fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
         let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);
         set(KIND.clone(), HeaderValue::from_static(parts.kind.as_str()))?;

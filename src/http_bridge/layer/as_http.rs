@@ -1,4 +1,4 @@
-//! What an HTTP layer wraps: a message service that looks like an HTTP service.
+//! A message service as an HTTP service, for an HTTP layer to wrap.
 
 use std::{
     fmt,
@@ -23,7 +23,8 @@ use crate::{
     service::MessageService,
 };
 
-/// A message service as the HTTP service that an [`HttpLayer`](super::HttpLayer) gives to its layer.
+/// A message service as the HTTP service that an [`HttpLayer`](super::HttpLayer) gives to its
+/// layer.
 #[derive(Debug, Clone)]
 pub struct AsHttp<S> {
     inner: S,
@@ -36,7 +37,7 @@ impl<S> AsHttp<S> {
     }
 }
 
-/// The receipt of a reply, while that is a response.
+/// The extension of a response that keeps the receipt of its reply.
 #[derive(Debug, Clone)]
 pub(in crate::http_bridge) struct Accepted(pub(in crate::http_bridge) MessageId);
 
@@ -55,11 +56,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        // The one that is ready goes along: its reservation is for this message.
+        // The future takes the service that is ready, since its reservation is for this message.
         let clone = self.inner.clone();
         AsHttpFuture {
             limit: self.limit,
-            stage: Stage::Reading {
+            stage: AsHttpStage::Reading {
                 service: mem::replace(&mut self.inner, clone),
                 head: Some(head),
                 body: read(body, self.limit),
@@ -74,13 +75,13 @@ where
 pub struct AsHttpFuture<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
     limit: usize,
     #[pin]
-    stage: Stage<S, B>,
+    stage: AsHttpStage<S, B>,
 }
 
-// It is made once and stays where it is: a box would cost more than the room.
+// The future is moved rarely, so a box for the larger variant would cost more than the space.
 #[allow(clippy::large_enum_variant)]
-#[pin_project(project = StageProjection)]
-enum Stage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
+#[pin_project(project = AsHttpStageProjection)]
+enum AsHttpStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
     Reading {
         service: S,
         head: Option<request::Parts>,
@@ -101,7 +102,7 @@ where
         let mut this = self.project();
         loop {
             let work = match this.stage.as_mut().project() {
-                StageProjection::Reading {
+                AsHttpStageProjection::Reading {
                     service,
                     head,
                     body,
@@ -112,12 +113,12 @@ where
                     let head = head.take().expect("polled after completion");
                     service.call(message(head, payload)?)
                 }
-                StageProjection::Calling(work) => {
+                AsHttpStageProjection::Calling(work) => {
                     let reply = ready!(work.poll(cx)).map_err(Into::into)?;
                     return Poll::Ready(Ok(response(reply)));
                 }
             };
-            this.stage.set(Stage::Calling(work));
+            this.stage.set(AsHttpStage::Calling(work));
         }
     }
 }

@@ -8,13 +8,13 @@ pub(super) use self::as_http::Accepted;
 pub use self::as_http::{AsHttp, AsHttpFuture};
 use super::handler::HttpHandler;
 
-/// Puts an HTTP layer, such as one of
-/// [tower-http](https://docs.rs/tower-http)'s, around a `Service<Message>`.
+/// A layer that puts an HTTP layer, such as one of [tower-http](https://docs.rs/tower-http), around
+/// a `Service<Message>`.
 ///
-/// The layer sees each message as a request: its headers, its extensions and an [`Origin`] among
-/// them, its payload as the body, `POST` and the [path](super::path()) of its name. What the layer makes of
-/// headers, extensions and bodies reaches the service, and what it makes of the reply, which is a
-/// response with status 200, reaches whoever called. Method and path are only to be looked at.
+/// The HTTP layer sees each message as a `POST` request to the [path](super::path()) of its name,
+/// with the message's headers and extensions, an [`Origin`], and the payload as the body. It sees a
+/// reply as a response with the status 200. It may change headers, extensions and bodies in both
+/// directions; changes of the method and the path have no effect.
 ///
 /// ```
 /// use campanile::{Client, Router, http_bridge::{Body, HttpLayer}};
@@ -23,7 +23,7 @@ use super::handler::HttpHandler;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), campanile::Error> {
-/// // As tower-http's `SetRequestHeaderLayer::if_not_present` does.
+/// // Like tower-http's `SetRequestHeaderLayer::if_not_present`.
 /// let tenant = MapRequestLayer::new(|mut request: Request<Body>| {
 ///     let headers = request.headers_mut();
 ///     headers.entry("x-tenant").or_insert(HeaderValue::from_static("acme"));
@@ -42,10 +42,11 @@ use super::handler::HttpHandler;
 /// ```
 ///
 /// # Errors
-/// An error of the service passes through the layer as an error, so what it says about the delivery
-/// holds. A response of the layer's own with a status other than 2xx is an error by the
-/// [table](super#what-a-status-means). A body that cannot be read on its way in, since it is no
-/// gzip or too long, is a permanent [`Rejection`](crate::Rejection).
+/// An error of the service passes the layer unchanged, so the delivery is settled as the error
+/// says. If the layer itself responds with a status other than 2xx, the
+/// [table](super#the-meaning-of-a-status) says which error that is. A payload that cannot be read,
+/// because it is too long or not valid gzip for instance, is a permanent
+/// [`Rejection`](crate::Rejection).
 ///
 /// [`Origin`]: super::Origin
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ pub struct HttpLayer<L> {
 }
 
 impl<L> HttpLayer<L> {
-    /// The layer, for messages.
+    /// Makes a layer for messages from one for HTTP.
     pub fn new(layer: L) -> Self {
         Self {
             layer,
@@ -63,8 +64,8 @@ impl<L> HttpLayer<L> {
         }
     }
 
-    /// The longest payload in bytes that may come out of the layer, in each direction: what is
-    /// compressed can be much longer than it looks. 64 MiB unless set.
+    /// Sets the maximum payload in bytes that may come out of the layer, in each direction: a
+    /// compressed body may become much longer. 64 MiB unless set.
     #[must_use]
     pub fn max_bytes(mut self, limit: usize) -> Self {
         self.limit = limit;
