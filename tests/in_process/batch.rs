@@ -28,7 +28,7 @@ fn task(payload: impl ToString) -> Message {
     Message::task("n", payload.to_string())
 }
 
-/// Calls at once with all of these.
+/// Calls the service with all of these at the same time.
 async fn all<S>(service: &S, messages: Vec<Message>) -> Vec<Result<Reply, BoxError>>
 where
     S: Service<Message, Response = Reply, Error = BoxError> + Clone,
@@ -115,7 +115,7 @@ async fn each_message_has_the_reply_in_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_whole_is_the_error_of_each() {
+async fn an_error_of_the_function_fails_each_message() {
     async fn fail(_: Vec<Message>) -> Result<(), Failure> {
         Err(Failure::dead_letter())
     }
@@ -208,7 +208,7 @@ async fn layers_apply_to_each_message() {
     let service = limited.with_state(seen.clone());
     let began = Instant::now();
     all(&service, numbers(0..4)).await;
-    // The limit is narrower than the batch, so each waits for its linger.
+    // The limit has fewer permits than the batch has messages, so each batch waits for its linger.
     assert_eq!(*seen.lock().unwrap(), [[0, 1], [2, 3]]);
     assert_eq!(began.elapsed().as_millis(), 2 * LINGER.as_millis());
 }
@@ -268,7 +268,7 @@ async fn a_batch_larger_than_what_may_be_in_flight_is_refused() {
         text.contains("65") && text.contains("raise `max_in_flight`"),
         "{text}"
     );
-    // The other worker of the same app has room.
+    // Another worker of the same app may have as many in flight as a batch takes.
     let serving = serve(memory.max_in_flight(65), app()).into_future();
     assert!(tokio::time::timeout(LINGER / 10, serving).await.is_err());
 }

@@ -1,4 +1,4 @@
-//! The client over services that are no transport.
+//! The client over services that are not transports.
 
 use std::{
     future::pending,
@@ -16,7 +16,7 @@ use tower::{ServiceBuilder, service_fn};
 
 type Sent = Arc<Mutex<Vec<Message>>>;
 
-/// A service that accepts everything, and what it was given.
+/// A service that accepts every message, and the messages that it got.
 fn recording() -> (Client<impl MessageService<Error = BoxError> + Clone>, Sent) {
     let sent = Arc::new(Mutex::new(Vec::new()));
     let log = sent.clone();
@@ -274,7 +274,7 @@ mod boxed {
     use campanile::{BoxSender, Error, transport::memory::Memory};
     use tower::{Service, ServiceExt};
 
-    /// What an application keeps: no type of a layer, and no type parameter.
+    /// A field of an application that names no type of a layer and has no type parameter.
     #[derive(Clone)]
     struct Orders {
         client: Client<BoxSender>,

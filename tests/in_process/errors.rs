@@ -1,4 +1,4 @@
-//! Where in an error's chain a `Failure` is found, and where it is not.
+//! The places in an error's chain in which a `Failure` is found, and those in which it is not.
 
 use std::{error::Error, fmt, time::Duration};
 
@@ -8,7 +8,7 @@ use campanile::{
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
 
-/// What a handler returned arrives at the other end of a router as this error.
+/// Returns the error of a router whose handler returned this one.
 async fn through_a_router<E>(error: impl Fn() -> E + Clone + Send + Sync + 'static) -> BoxError
 where
     E: Into<BoxError> + Send + 'static,
@@ -62,15 +62,15 @@ async fn a_failure_is_found_behind_the_context_of_anyhow_and_eyre() {
 
 #[tokio::test]
 async fn a_bare_failure_in_an_anyhow_or_eyre_error_is_not_found() {
-    // `Failure?` in a function that returns `anyhow::Result`. Their conversion to a boxed error
-    // keeps the error in a private type, whose `source` is that of the error.
+    // `Failure?` in a function that returns `anyhow::Result`. Its conversion to a boxed error puts
+    // the error into a private type, whose `source` is that of the error.
     assert!(!finds_it(
         &through_a_router(|| anyhow::Error::from(dead())).await
     ));
     assert!(!finds_it(
         &through_a_router(|| eyre::Report::from(dead())).await
     ));
-    // What to do instead: take it out again, or convert it in a way that keeps the type.
+    // The remedy: take the error out again, or convert it in a way that keeps the type.
     let error = || anyhow::Error::from(dead()).downcast::<Failure>().unwrap();
     assert!(finds_it(&through_a_router(error).await));
     let error = || anyhow::Error::from(dead()).reallocate_into_boxed_dyn_error_without_backtrace();
@@ -136,7 +136,7 @@ async fn a_failure_of_readiness_passes_a_buffer() {
             unreachable!()
         }
     }
-    // The buffer wraps it in an error of its own, whose source it is.
+    // The buffer wraps it in another error, whose source it is.
     let buffered = ServiceBuilder::new().buffer(4).service(NeverReady);
     let error = Router::new()
         .task_service("a", buffered)

@@ -1,4 +1,4 @@
-//! What handlers can take, and what happens when it is not there.
+//! The arguments of handlers, and their rejections.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use campanile::{
 use http::{HeaderMap, HeaderValue};
 use tower::ServiceExt;
 
-/// Runs a handler on a message and gives its reply as text.
+/// Calls a handler with a message and returns its reply as text.
 async fn run<T>(handler: impl Handler<T, ()>, message: Message) -> Result<String, BoxError> {
     let reply: Reply = handler
         .with_state(())
@@ -21,7 +21,7 @@ async fn run<T>(handler: impl Handler<T, ()>, message: Message) -> Result<String
     Ok(String::from_utf8(reply.payload.to_vec())?)
 }
 
-/// The rejection that a handler's call failed with.
+/// Returns the rejection with which the call of a handler failed.
 async fn rejection<T>(handler: impl Handler<T, ()>, message: Message) -> (String, bool) {
     let error = run(handler, message).await.unwrap_err();
     let rejection = error::find::<Rejection>(&*error).expect("a rejection");
@@ -187,7 +187,7 @@ async fn a_missing_extension_is_the_deployments_fault() {
 }
 
 #[tokio::test]
-async fn what_a_message_does_not_have_is_rejected_or_none() {
+async fn values_that_a_message_does_not_have_are_rejected_or_none() {
     assert!(
         rejection(async |_: Deadline| {}, rpc("")).await.1,
         "its sender gave it none"
@@ -249,7 +249,7 @@ async fn a_result_hands_the_rejection_to_the_handler() {
 }
 
 #[tokio::test]
-async fn state_is_taken_whole_or_in_parts() {
+async fn state_is_extracted_as_a_whole_or_in_parts() {
     #[derive(Clone)]
     struct App {
         db: Db,

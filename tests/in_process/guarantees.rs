@@ -1,4 +1,4 @@
-//! Every promise of the docs names a test, and every test that the docs name exists.
+//! Checks that every promise of the docs names a test, and that every test they name exists.
 
 use std::{fs, path::Path};
 
@@ -75,7 +75,7 @@ fn every_test_that_is_named_exists() {
 }
 
 #[test]
-fn what_names_no_test_or_a_wrong_one_is_noticed() {
+fn promises_without_a_test_or_with_a_wrong_one_are_found() {
     let page =
         "- One.\n  `tests/a.rs::b`\n- Two,\n  without.\n\nNo entry.\n- Three. `x.rs::not a name`\n";
     let entries = entries(page);

@@ -1,4 +1,4 @@
-//! What layers do around the routes of a router.
+//! Layers around the routes of a router.
 
 use std::{
     sync::{
@@ -14,12 +14,12 @@ use tower::{
     Layer, Service, ServiceBuilder, ServiceExt, layer::layer_fn, limit::ConcurrencyLimitLayer,
 };
 
-/// Counts how many handlers run at once.
+/// Counts the handlers that run, and remembers the maximum.
 #[derive(Clone, Default)]
 struct Gauge(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Gauge {
-    /// A handler that takes a while.
+    /// A handler that runs for 50 ms.
     fn handler(&self) -> impl Handler<((), ()), ()> + use<> {
         let gauge = self.clone();
         async move || {
@@ -39,7 +39,7 @@ fn limit(permits: usize) -> ConcurrencyLimitLayer {
     ConcurrencyLimitLayer::new(permits)
 }
 
-/// Sends a message of each name, several times, all at once and each over a clone of its own.
+/// Sends five messages of each name at the same time, each over another clone.
 async fn storm(app: &Router, names: &[String]) {
     let calls: Vec<_> = (0..5)
         .flat_map(|_| names)
@@ -65,7 +65,7 @@ fn routes(gauge: &Gauge, prefix: &str) -> Router {
         })
 }
 
-/// Has the service of a router built.
+/// Builds the service of a router.
 async fn warm(app: &Router) {
     app.clone().ready().await.unwrap();
 }
@@ -199,7 +199,7 @@ mod ten_permits_are_ten {
             .spawn(async move { storm(&app, &names("")).await })
             .await
             .unwrap();
-        // In real time they need not all meet.
+        // In real time, fewer than ten may run at once.
         assert!((1..=10).contains(&gauge.most()), "{}", gauge.most());
         runtime.shutdown_background();
     }
@@ -217,7 +217,7 @@ mod ten_permits_are_ten {
 
     #[tokio::test(start_paused = true)]
     async fn over_the_handlers_of_one_event_in_other_places() {
-        // One delivery passes the shared layer once and is handed to both handlers behind it.
+        // A delivery passes the shared layer once, and both handlers in it are called.
         let gauge = Gauge::default();
         let router = Router::new()
             .event("e", gauge.handler())
@@ -233,7 +233,7 @@ mod ten_permits_are_ten {
 
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// Notes its name and the matched route when a message passes.
+/// A layer that records its name and the matched route of each message.
 fn note(
     log: &Log,
     name: &'static str,
@@ -470,7 +470,7 @@ mod readiness {
     async fn is_the_outermost_layers_where_the_router_is_one_group() {
         let mut app = forever().layer(limit(1));
         assert!(is_ready(&mut app));
-        // A reservation is part of this one, not of its clones.
+        // A reservation belongs to this service, not to its clones.
         assert!(!is_ready(&mut app.clone()));
         let app = forever().layer(limit(1));
         let call = occupy(&app).await;

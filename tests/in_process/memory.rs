@@ -1,4 +1,4 @@
-//! What is special about the embedded transport: paused time, trimming, its test hooks.
+//! The memory transport alone: paused time, trimming, and its hooks for tests.
 
 use std::time::{Duration, SystemTime};
 
@@ -101,7 +101,7 @@ async fn workers_that_wait_hear_of_a_sooner_redelivery_than_they_wait_for() {
     tokio::task::yield_now().await;
     settle(soon, again(HOUR)).await;
     tokio::task::yield_now().await;
-    // Whoever leaves must not take the knowledge of when to wake up with it.
+    // The worker that leaves must not be the only one that knows when the next message is due.
     leaving.abort();
     let (first, second) = staying.await.unwrap();
     assert_eq!(
@@ -113,7 +113,7 @@ async fn workers_that_wait_hear_of_a_sooner_redelivery_than_they_wait_for() {
 }
 
 #[tokio::test]
-async fn what_every_group_has_finished_is_removed_and_nothing_before() {
+async fn entries_are_removed_once_every_group_has_finished_them() {
     let memory = Memory::new().unknown_names(UnknownNames::Ignore);
     let other = memory.clone().group("other").start(Start::Beginning);
     for _ in 0..3 {
@@ -147,7 +147,7 @@ async fn a_delayed_redelivery_does_not_keep_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_lease_is_told_and_its_verdict_changes_nothing() {
+async fn a_lost_lease_is_reported_and_its_verdict_changes_nothing() {
     let memory = Memory::new();
     let mut worker = open(&memory).await;
     send(&memory, "task").await;
@@ -380,7 +380,8 @@ fn verdict(number: u8) -> Verdict {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever workers do, each message ends exactly once in each group, and then nothing is left.
+    /// After any history of the workers, each message has ended exactly once in each group, and the
+    /// stream is empty.
     #[test]
     fn every_message_ends_exactly_once_in_each_group(
         steps in proptest::collection::vec(step(), 1..80),
@@ -434,7 +435,7 @@ async fn history(steps: Vec<Step>) {
             Step::Settle { .. } | Step::Drop { .. } => {}
         }
     }
-    // Late verdicts first, then everything that is left.
+    // First the late verdicts, then all other messages.
     for delivery in held {
         done(delivery).await;
     }

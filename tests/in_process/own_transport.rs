@@ -1,4 +1,4 @@
-//! The transport of the chapter in the docs passes the suite that it is told to pass.
+//! The transport in the docs passes the conformance suite.
 
 #[path = "../../examples/transport/queue.rs"]
 mod queue;

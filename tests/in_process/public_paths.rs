@@ -1,4 +1,4 @@
-//! That each public item has one path.
+//! Checks that each public item has one path.
 
 use std::{
     collections::BTreeSet,
@@ -40,7 +40,7 @@ fn exported(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn what_the_root_exports_no_module_exports_again() {
+fn no_module_exports_an_item_of_the_root_again() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let root = exported(&fs::read_to_string(src.join("lib.rs")).unwrap());
     assert!(

@@ -1,4 +1,4 @@
-//! What a router does with a message, without any transport.
+//! Routers without a transport.
 
 use std::sync::{
     Arc, Mutex,
@@ -17,7 +17,7 @@ async fn call(app: &Router, message: Message) -> Result<String, BoxError> {
     Ok(String::from_utf8(reply.payload.to_vec())?)
 }
 
-/// Says which name and which route it was called with.
+/// A handler that returns the name and the matched route of its message.
 async fn echo(name: Name, route: MatchedRoute) -> String {
     format!("{name} by {}", route.as_str())
 }
@@ -229,12 +229,12 @@ async fn an_event_in_place_reaches_the_exact_handlers_and_all_matching_patterns(
     );
     call(&app, Message::event("other", "")).await.unwrap();
     assert_eq!(seen.lock().unwrap().split_off(0), ["*"]);
-    // A source says which subscription it was.
+    // A source says which subscription matched.
     let mut message = Message::event("orders.created", "");
     message.parts_mut().pattern = Some("orders.*".into());
     call(&app, message).await.unwrap();
     assert_eq!(seen.lock().unwrap().split_off(0), ["orders.*"]);
-    // A pattern is no name.
+    // A pattern is not a name.
     assert!(
         call(&app, Message::task("orders.created", ""))
             .await
@@ -358,7 +358,7 @@ fn a_router_lists_its_routes() {
 }
 
 #[test]
-fn a_router_says_what_it_listens_to() {
+fn a_router_returns_its_interest() {
     let router = || -> Router {
         Router::new()
             .event("e", echo)
@@ -383,7 +383,7 @@ fn a_router_says_what_it_listens_to() {
 }
 
 #[test]
-fn a_service_around_a_router_is_told_what_to_listen_to() {
+fn a_service_around_a_router_is_given_its_interest() {
     let router: Router = Router::new().event("e", echo);
     let interest = router.interest();
     let wrapped = tower::ServiceBuilder::new()
@@ -397,7 +397,7 @@ fn a_service_around_a_router_is_told_what_to_listen_to() {
     assert_eq!(more.patterns, ["p.*"]);
 }
 
-/// As `serve` takes it.
+/// Returns the interest, as `serve` reads it.
 fn takes(_: impl Servable) {}
 
 #[test]
@@ -421,7 +421,7 @@ fn routers_and_services_around_them_can_be_served() {
 fn a_router_and_its_future_can_be_sent_and_shared() {
     fn send<T: Send>() {}
     fn shared<T: Clone + Send + Sync + 'static>() {}
-    /// Not even its state has to be `Clone` for a router to be.
+    /// A router is `Clone` even if its state is not.
     struct NotClone;
     shared::<Router<NotClone>>();
     shared::<Router>();
@@ -456,7 +456,7 @@ mod mistakes {
     use super::*;
     use std::panic::{self, AssertUnwindSafe};
 
-    /// The text of a panic, which has to be at the given line of this file.
+    /// Returns the text of a panic, whose location has to be this line of the file.
     fn mistake(line: u32, build: impl FnOnce()) -> String {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _guard = ONE_AT_A_TIME

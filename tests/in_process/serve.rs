@@ -1,4 +1,4 @@
-//! The serving loop against a scripted source: what it asks for, and what it settles.
+//! The serving loop over a scripted source: the demand, and the settlements.
 
 use std::{
     future::pending,
@@ -28,7 +28,7 @@ use crate::logs;
 
 type Content = Result<Message, Undecodable>;
 
-/// A transport that delivers what a test tells it to, and tells the test what it was asked.
+/// A transport that delivers the messages of a test, and records the calls.
 struct Scripted {
     settings: Settings,
     feed: mpsc::UnboundedReceiver<Result<Content, Error>>,
@@ -157,7 +157,7 @@ impl Test {
         self.log.asked.lock().unwrap().clone()
     }
 
-    /// Confirms this many of the verdicts that are held.
+    /// Confirms this many of the verdicts that wait for it.
     fn confirm(&self, count: usize) {
         let held: Vec<_> = (self.log.held.lock().unwrap()).drain(..count).collect();
         held.into_iter().for_each(|confirm| confirm());
@@ -179,7 +179,7 @@ fn task() -> Message {
     Message::task("a", "1")
 }
 
-/// Long enough for everything that can happen without the clock.
+/// Waits until nothing more happens without a timer.
 async fn settle_down() {
     sleep(Duration::from_millis(1)).await;
 }
@@ -306,7 +306,7 @@ async fn one_waits_for_a_permit(second: Message) -> Test {
             Ok::<_, BoxError>(Reply::default())
         });
     let test = Test::start(settings(8), app);
-    // Together: the gate is asked once for what one fetch brings.
+    // Both in one fetch: readiness is polled once for the deliveries of a fetch.
     test.deliver(task());
     test.deliver(second);
     settle_down().await;
@@ -314,7 +314,7 @@ async fn one_waits_for_a_permit(second: Message) -> Test {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_still_waits_for_a_limit_at_the_signal_is_given_back_at_once() {
+async fn deliveries_that_wait_for_a_limit_at_the_signal_are_released_at_once() {
     let mut test = one_waits_for_a_permit(Message::task("a", "2")).await;
     drop(test.stop.take());
     settle_down().await;
@@ -324,7 +324,7 @@ async fn what_still_waits_for_a_limit_at_the_signal_is_given_back_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_expires_while_it_waits_for_a_limit_is_not_started() {
+async fn a_task_that_expires_while_it_waits_for_a_limit_is_not_started() {
     let mut request = Message::rpc("a", "2");
     request.parts_mut().deadline = Some(Deadline::after(Duration::from_secs(5)));
     let mut test = one_waits_for_a_permit(request).await;
@@ -340,7 +340,7 @@ async fn what_expires_while_it_waits_for_a_limit_is_not_started() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_worker_holds_no_reservation() {
-    // Two workers share one permit: each serves while the other waits for deliveries.
+    // Two workers share one permit: each handles deliveries while the other waits for some.
     let limit = tower::limit::GlobalConcurrencyLimitLayer::new(1);
     let app = ServiceBuilder::new().layer(limit).service_fn(ok);
     let mut idle = Test::start(settings(1), app.clone());
@@ -378,7 +378,7 @@ async fn a_panic_is_a_failed_delivery_and_nothing_else_notices() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_expired_before_its_start_is_not_started() {
+async fn a_task_that_expired_before_its_start_is_not_started() {
     let calls = Arc::new(AtomicUsize::new(0));
     let app = service_fn({
         let calls = calls.clone();
@@ -510,7 +510,8 @@ async fn a_service_that_reports_itself_as_broken_ends_it() {
     assert!(log.closed.load(Ordering::SeqCst));
 }
 
-/// The lines from level WARN on that were logged until a task that fails with this was settled.
+/// Returns the lines of level WARN and above that are logged until a task that fails with this
+/// error is settled.
 async fn warned<E: Into<BoxError>>(
     error: impl Fn() -> E + Clone + Send + Sync + 'static,
 ) -> Vec<String> {
@@ -538,7 +539,7 @@ async fn warned_of<E: Into<BoxError>>(
     lines.map(ToOwned::to_owned).collect()
 }
 
-/// The one line, which names the message and the reason and is no dump of a value.
+/// Checks that there is one line, which names the message and the reason and has no `Debug` dump.
 #[track_caller]
 fn assert_words(lines: &[String], words: &[&str]) {
     let [line] = lines else {

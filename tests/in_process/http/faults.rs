@@ -1,5 +1,4 @@
-//! Requests and messages that nobody well-meaning sends, and what the gateway and the handler make
-//! of them.
+//! Malformed and hostile requests and messages at the gateway and the handler.
 
 use std::{
     future::Future,
@@ -22,7 +21,7 @@ use super::{Taken, text};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A body of as many bytes as are `left`, one each `every`.
+/// A body that sends one byte per period `every`, until none is `left`.
 struct Drip {
     left: usize,
     every: Duration,
@@ -75,7 +74,7 @@ fn every_kind(
         .route(Method::GET, "/users", Kind::Rpc, "user.list")
 }
 
-/// The paths of the routes that [`every_kind`] has for `POST`.
+/// The paths of [`every_kind`]'s routes for `POST`.
 const PATHS: [&str; 3] = ["/a/task", "/an/event", "/a/request"];
 
 async fn ask<S, B>(gateway: &S, request: Request<B>) -> Response<Body>

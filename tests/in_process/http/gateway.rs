@@ -29,7 +29,7 @@ async fn json_of(response: Response<Body>) -> Value {
     serde_json::from_str(&text(response.into_body()).await).unwrap()
 }
 
-/// The status and the code of a problem, whose form is checked.
+/// Checks the form of a problem, and returns its status and code.
 async fn problem(response: Response<Body>) -> (u16, String) {
     let status = response.status();
     assert_eq!(
@@ -228,7 +228,7 @@ async fn a_requests_id_is_in_every_answer() {
 async fn a_body_beyond_the_limit_is_413_and_nothing_is_sent() {
     let taken = Taken::default();
     let gateway = taken.gateway().max_body_bytes(10);
-    // Once with a length that is known beforehand, once without.
+    // Once with a known length, once without.
     let known = post("/orders/create")
         .body(Body::from("01234567890"))
         .unwrap();
@@ -265,7 +265,7 @@ async fn a_body_that_breaks_off_is_400_and_nothing_is_sent() {
     taken.assert_none();
 }
 
-/// What a gateway answers when its service fails with this.
+/// The response of a gateway whose service fails with this error.
 async fn failing<E: Into<BoxError>>(
     path: &str,
     error: impl Fn() -> E + Clone + Send + Sync + 'static,
@@ -282,7 +282,7 @@ async fn failing<E: Into<BoxError>>(
 }
 
 #[tokio::test]
-async fn how_sending_failed_can_be_told_from_the_status() {
+async fn the_status_says_how_sending_failed() {
     for path in ["/a/task", "/an/event", "/a/request"] {
         assert_eq!(
             failing(path, || Error::disconnected("x")).await,
@@ -333,7 +333,7 @@ async fn an_answered_error_has_the_status_of_its_code() {
             failing("/a/request", move || as_it_is.clone()).await,
             expected
         );
-        // As the sending half of a transport fails.
+        // The error of a transport's sending half.
         assert_eq!(
             failing("/a/request", move || Error::from(error.clone())).await,
             expected
@@ -389,7 +389,7 @@ async fn a_router_in_place_answers_as_a_transport_would() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_takes_too_long_is_504_and_is_dropped() {
+async fn a_call_that_takes_too_long_is_504_and_is_dropped() {
     for path in ["/orders/create", "/ping"] {
         let (service, mut calls) = endless::<Message, Reply>();
         let gateway = Gateway::new(service)
@@ -439,7 +439,7 @@ async fn it_is_always_ready_and_waits_for_its_service_within_the_time_out() {
     ready.now_or_never().expect("it is ready").unwrap();
     let response = ask(&gateway, post("/ping").body(Body::default()).unwrap()).await;
     assert_eq!(problem(response).await, (504, "timeout".into()));
-    // A service that would rather say so.
+    // `LoadShed` around the service fails instead of waiting.
     let gateway = Gateway::new(tower::load_shed::LoadShed::new(service)).rpc("ping");
     let response = ask(&gateway, post("/ping").body(Body::default()).unwrap()).await;
     assert_eq!(problem(response).await, (503, "unavailable".into()));

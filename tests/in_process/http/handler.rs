@@ -17,7 +17,7 @@ use tower::{Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 
 use super::{Pieces, begun, endless, text};
 
-/// An HTTP service that answers everything with this.
+/// An HTTP service that responds with this to every request.
 fn answering<B>(
     status: u16,
     headers: &'static [(&'static str, &'static str)],
@@ -52,7 +52,7 @@ fn rpc() -> Message {
     Message::rpc("orders.count", "{}")
 }
 
-/// What an error asks for, as a short text.
+/// The way in which an error settles its delivery, as a short text.
 fn fate(error: &BoxError) -> String {
     match find::<Failure>(&**error).map(Failure::settle) {
         None => "back-off".into(),
@@ -73,7 +73,7 @@ fn answer(error: &BoxError) -> &RpcError {
     find(&**error).expect("the caller is told")
 }
 
-/// Keeps the request that it got.
+/// An HTTP service that keeps the request that it got.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Option<(http::request::Parts, String)>>>);
 
@@ -158,7 +158,7 @@ async fn names_and_ids_of_any_text_are_carried() {
 async fn headers_that_do_not_fit_are_the_messages_fault() {
     let mut message = task();
     let mut n = 0;
-    // As many as a map can hold, so that there is no room for ours.
+    // As many headers as a map can hold, so that Campanile's own do not fit.
     while let Ok(name) = http::HeaderName::try_from(format!("h{n}"))
         && message
             .headers_mut()
@@ -329,18 +329,18 @@ async fn retry_after_says_when() {
         }
         other => panic!("{other:?}"),
     }
-    // It asks to wait, but the message would be as wrong then.
+    // The response has a `Retry-After`, but no attempt of this message can succeed.
     let service = answering(400, &[("retry-after", "120")], Body::default());
     assert_eq!(fate(&handled(service, task()).await.unwrap_err()), "dead");
 }
 
-/// The date `after` from now, as HTTP writes it.
+/// The date `after` from now, in the format of HTTP.
 fn httpdate(after: Duration) -> String {
     httpdate::fmt_http_date(std::time::SystemTime::now() + after)
 }
 
 #[tokio::test]
-async fn a_status_can_be_told_to_mean_something_else() {
+async fn the_meaning_of_a_status_can_be_changed() {
     let handler =
         HttpHandler::new(answering(409, &[], Body::default())).on_status(|status| match status {
             StatusCode::CONFLICT => Settle::Discard,
@@ -404,7 +404,7 @@ async fn a_404_that_says_nothing_is_a_name_without_a_route() {
         let error = handled(service, message).await.unwrap_err();
         assert!(find::<NotFound>(&*error).is_some(), "{error}");
     }
-    // A handler that misses something is the last word on a task.
+    // A 404 with a body is a handler's, and makes the task a dead letter.
     let service = answering(404, &[], Body::from("no such order"));
     assert_eq!(fate(&handled(service, task()).await.unwrap_err()), "dead");
 }
@@ -426,7 +426,7 @@ async fn a_body_that_breaks_off_is_an_error_for_all_that_was_said_before() {
         answer(&error).message(),
         "the answer cannot be read: the body broke off"
     );
-    // The status of a refusal is known, whatever becomes of its words.
+    // The status decides, even if the body cannot be read.
     let error = handled(broken(422), task()).await.unwrap_err();
     assert_eq!(fate(&error), "dead");
 }
@@ -434,7 +434,7 @@ async fn a_body_that_breaks_off_is_an_error_for_all_that_was_said_before() {
 #[tokio::test]
 async fn a_body_beyond_its_limit_is_an_error_and_no_more_of_it_is_read() {
     let endless = service_fn(|_: Request<Body>| async {
-        // More pieces than the limit lets through: those behind it would fail.
+        // More chunks than the limit allows: reading those behind it would fail.
         let body = Pieces::new(["0123456789", "0123456789"]).then_broken();
         Ok::<_, Infallible>(Response::new(body))
     });

@@ -1,4 +1,4 @@
-//! Mistakes in the set-up are shown where they are.
+//! Panics of mistakes in the set-up have the location of the mistake.
 
 use std::{
     panic::{self, AssertUnwindSafe, Location},
@@ -8,7 +8,7 @@ use std::{
 use campanile::{Kind, http_bridge::Gateway, transport::memory::Memory};
 use http::Method;
 
-/// The text of a panic that `build` ends with, which has to be at `place`.
+/// Returns the text of the panic of `build`, whose location has to be `place`.
 fn mistake(place: &'static Location<'static>, build: impl FnOnce()) -> String {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME

@@ -1,5 +1,5 @@
-//! HTTP services as message services, and the other way round. What needs axum or tower-http is tested
-//! in `examples/axum`.
+//! HTTP services as message services, and the other way round. The tests that need axum or
+//! tower-http are in `examples/axum`.
 
 mod faults;
 mod gateway;
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
 
-/// A body that comes in pieces, and may break off.
+/// A body of several chunks, which may break off.
 struct Pieces(VecDeque<io::Result<&'static str>>);
 
 impl Pieces {
@@ -50,7 +50,7 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// Takes every message as a transport would, and keeps it.
+/// A service that accepts every message as a transport would, and keeps it.
 #[derive(Clone, Default)]
 struct Taken(Arc<Mutex<Vec<Message>>>);
 
@@ -92,7 +92,7 @@ impl Taken {
             .rpc("ping")
     }
 
-    /// The one message that was taken.
+    /// The only message that was accepted.
     fn one(&self) -> Message {
         let mut taken = self.0.lock().unwrap();
         assert_eq!(taken.len(), 1);

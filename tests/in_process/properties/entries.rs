@@ -1,4 +1,4 @@
-//! Messages as the fields of an entry.
+//! Properties of messages as the fields of an entry.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{any_bytes, any_headers, is_a_reason};
 
 type Fields = Vec<(Bytes, Bytes)>;
 
-/// The name of a field: one that means something, one that almost does, or any bytes.
+/// The name of a field: one that the codec reads, a similar one, or any bytes.
 fn any_field() -> impl Strategy<Value = Bytes> {
     let known = [
         "type",
@@ -85,7 +85,7 @@ fn encoded(message: &Message) -> Fields {
     fields
 }
 
-/// Whether entries are read, or refused as they were, with a reason.
+/// Checks that each entry is either read, or refused with a reason and all of its fields.
 fn is_read_or_refused(fields: Fields) -> bool {
     match codec::decode(fields.clone()) {
         Ok(decoded) => !decoded.message.name().is_empty(),
@@ -100,12 +100,12 @@ proptest! {
     }
 
     #[test]
-    fn a_message_is_read_as_it_was_sent_whatever_else_is_in_the_entry(
+    fn a_message_is_read_as_it_was_sent_with_any_other_fields_in_the_entry(
         message in any_message(),
         unknown in vec(("[~a-gi-z][a-z]{6,9}x", any_bytes(20)), 0..6),
         places in vec(any::<Index>(), 30),
     ) {
-        // Repeated headers keep their order, and nothing else has one.
+        // Only repeated headers have an order.
         let mut fields = encoded(&message);
         let unknown = unknown.into_iter().map(|(field, value)| (Bytes::from(field), value));
         for (place, field) in places.iter().zip(unknown) {

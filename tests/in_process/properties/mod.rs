@@ -1,15 +1,15 @@
-//! Properties of everything public that reads bytes from outside: whatever they are, there is no
-//! panic; what we write is read as the same; what is refused says why, in a few words; and what
+//! Properties of all public functions that read bytes from outside. No input makes them panic. They
+//! read what Campanile writes as it was. Input that is refused has a short reason. An entry that
 //! cannot be read keeps its fields.
 //!
-//! | module | what |
+//! | module | subject |
 //! |---|---|
 //! | `entries` | messages as the fields of an entry |
 //! | `replies` | replies as envelopes |
-//! | `sending` | what a sender may ask for |
+//! | `sending` | the options of a sender |
 //!
-//! A case that fails is printed, made as small as it can be, and kept in `proptest-regressions/`: it is
-//! tried first from then on.
+//! A case that fails is minimized, printed, and kept in `proptest-regressions/`. Later runs try it
+//! first.
 
 mod entries;
 mod replies;
@@ -23,7 +23,7 @@ fn any_bytes(most: usize) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..most).prop_map(Bytes::from)
 }
 
-/// Headers as HTTP allows them: any name, and values of any bytes but control characters.
+/// Headers that HTTP allows: any name, and values of any bytes but control characters.
 fn any_headers() -> impl Strategy<Value = HeaderMap> {
     let value = prop_oneof![
         vec(prop_oneof![0x20..0x7fu8, 0x80..=0xffu8, Just(b'\t')], 0..24),
@@ -42,7 +42,7 @@ fn any_headers() -> impl Strategy<Value = HeaderMap> {
     })
 }
 
-/// Whether a reason is one: short, whatever the input was, and it names what is wrong.
+/// Checks that a reason is short for any input, and that it names the fault.
 fn is_a_reason(reason: &str) -> bool {
     let names = ["`", "HTTP", "headers", "envelope", "base64"];
     !reason.is_empty() && reason.len() < 400 && names.iter().any(|name| reason.contains(name))

@@ -1,4 +1,4 @@
-//! Replies as envelopes.
+//! Properties of replies as envelopes.
 
 use campanile::{Reply, RpcCode, RpcError, transport::codec};
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -19,7 +19,7 @@ fn any_answer() -> impl Strategy<Value = Result<Reply, RpcError>> {
     ]
 }
 
-/// JSON of any kind, an envelope's keys among it.
+/// Any JSON, including the keys of an envelope.
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(serde_json::Value::Null),

@@ -1,4 +1,4 @@
-//! What a sender may ask for.
+//! Properties of the options of a sender.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use tower::ServiceExt;
 
 use super::any_headers;
 
-/// A time, as far as this platform has it.
+/// A time at any distance from now; now if the platform cannot represent it.
 fn any_time() -> impl Strategy<Value = SystemTime> {
     (any::<bool>(), any::<Duration>()).prop_map(|(past, distance)| {
         let now = SystemTime::now();
@@ -24,7 +24,7 @@ fn any_time() -> impl Strategy<Value = SystemTime> {
 
 proptest! {
     #[test]
-    fn what_cannot_be_asked_of_a_message_is_refused_in_words(
+    fn invalid_options_of_a_message_are_refused_with_a_reason(
         event: bool,
         name in "\\PC{0,40}",
         times in 0..60usize,

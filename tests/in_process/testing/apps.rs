@@ -1,4 +1,4 @@
-//! Whatever is served, it is seen: layers, groups, panics, and how applications end.
+//! The harness with all kinds of applications: layers, groups, panics, and ends.
 
 use std::{future::pending, time::Duration};
 
@@ -38,7 +38,7 @@ async fn handlers_fail_in_every_way_that_there_is() {
     client.publish("panics", ()).await.unwrap();
     client.request::<()>("refuses", ()).await.unwrap_err();
     client.request_fast::<()>("panics", ()).await.unwrap_err();
-    // The caller has its answer: what became of the request is known.
+    // The caller has its reply, so the request has ended.
     harness.assert_failed(rpc("refuses").because("no user 7 (not_found)").once());
     harness.assert_failed(rpc("panics").because("internal error").once());
     harness.settled().await;
@@ -76,7 +76,7 @@ async fn layers_around_the_whole_are_part_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_groups_on_one_transport_are_told_apart() {
+async fn several_groups_on_one_transport_are_distinguished() {
     let memory = Memory::new().unknown_names(UnknownNames::Ignore);
     let mut harness = Harness::over(memory.clone());
     let billing: Router = Router::new().task("order", async || Err::<(), _>("the bank is closed"));

@@ -1,4 +1,4 @@
-//! What failures of assertions say, word by word.
+//! The exact texts of failed assertions.
 
 use std::{
     panic,
@@ -45,7 +45,7 @@ const DAY: &str = "what has happened:
   0.000s event `news` rain: sent";
 
 #[tokio::test(start_paused = true)]
-async fn what_never_happened_is_said_with_what_did() {
+async fn a_missing_message_is_reported_with_those_that_happened() {
     let harness = busy_day().await;
     let text = failure_of(|| harness.assert_sent(task("orders.create")));
     let (said, listed) = text.split_once("\n\n").unwrap();
@@ -66,7 +66,7 @@ async fn what_never_happened_is_said_with_what_did() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_almost_expected_says_in_what_it_differs() {
+async fn a_near_miss_is_reported_with_its_differences() {
     let harness = busy_day().await;
     let said = |expected| {
         let text = failure_of(|| harness.assert_acknowledged(expected));
@@ -105,7 +105,7 @@ async fn what_is_almost_expected_says_in_what_it_differs() {
         remark,
         "0.000s event `news` rain: handled   <- another payload"
     );
-    // Of another kind is not almost.
+    // A message of another kind is not a near miss.
     assert_eq!(said(rpc("news")).1, "");
     harness.assert_acknowledged(
         task("mail")
@@ -189,7 +189,7 @@ async fn a_payload_of_json_is_expected_whatever_the_order_of_its_keys() {
     failure_of(|| harness.assert_sent(task("a").payload(r#"{"id":7,"by":"Ada"}"#)));
 }
 
-/// The only test here that may install a hook: it looks at its own thread alone.
+/// No other test here may install a panic hook. This one only looks at its own thread.
 #[tokio::test(start_paused = true)]
 async fn an_assertion_fails_in_the_line_of_the_test() {
     let harness = Harness::new();

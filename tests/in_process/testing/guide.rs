@@ -1,4 +1,4 @@
-//! The tests that the guide shows, `docs/testing.md`, word by word.
+//! The tests in the guide, `docs/testing.md`, with the same text.
 
 #[path = "../../../examples/shop/app.rs"]
 mod app;
@@ -102,7 +102,7 @@ async fn each_group_handles_every_task() {
     harness.assert_acknowledged(task("order").group("mailing").once());
 }
 
-/// The failure that the guide shows.
+/// The failure in the guide.
 #[tokio::test(start_paused = true)]
 async fn a_failure_lists_what_did_happen() {
     let (shop, bank) = open().await;

@@ -1,5 +1,5 @@
-//! The test kit: that it waits for as long as there is something to do and no longer, that it sees
-//! what happens, and that its failures say what went wrong, word by word.
+//! The test kit: it waits exactly as long as there is something to do, it records what happens, and
+//! its failures have these exact texts.
 
 mod apps;
 mod assertions;
@@ -36,7 +36,7 @@ fn text_of(outcome: thread::Result<()>) -> String {
     }
 }
 
-/// Without the place in the test's source.
+/// Removes the location in the test's source.
 fn placeless(text: &str) -> String {
     let Some((before, place)) = text.split_once("tests/in_process/testing/") else {
         return text.to_owned();
@@ -45,7 +45,7 @@ fn placeless(text: &str) -> String {
     format!("{before}HERE{}", placeless(rest))
 }
 
-/// A runtime whose clock is paused, for what runs until a test wants it gone.
+/// A runtime with paused time, which a test can drop with all of its tasks.
 fn paused() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -1,4 +1,4 @@
-//! The other side of a client, played by the test.
+//! The recorder, which takes the place of a client's other side.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn pair() -> (Recorder, Client<Recorder>) {
 }
 
 #[tokio::test]
-async fn what_it_was_told_nothing_about_it_takes_as_a_transport_would() {
+async fn messages_without_a_set_reply_are_taken_as_by_a_transport() {
     let (recorder, client) = pair();
     let first = client.enqueue("mail.send", "1").await.unwrap();
     let second = client.enqueue("mail.send", "2").await.unwrap();
@@ -35,7 +35,7 @@ async fn what_it_was_told_nothing_about_it_takes_as_a_transport_would() {
 }
 
 #[tokio::test]
-async fn what_is_said_for_one_call_goes_before_what_is_said_for_all() {
+async fn replies_for_one_call_precede_replies_for_all() {
     let (recorder, client) = pair();
     recorder
         .reply_with(rpc("double"), |_| "never seen")
@@ -89,7 +89,7 @@ async fn a_silent_one_lets_its_callers_wait() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_is_refused_and_no_call() {
+async fn messages_that_cannot_be_sent_are_refused_and_are_no_calls() {
     let (recorder, client) = pair();
     let refused = client.publish("news", ()).header("x-tenant", "acme").await;
     assert!(refused.unwrap_err().is_invalid());

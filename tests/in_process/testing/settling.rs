@@ -1,4 +1,4 @@
-//! What counts as settled.
+//! The conditions under which all messages count as settled.
 
 use std::{
     future::pending,
@@ -20,7 +20,7 @@ use super::{HOUR, failure_in, placeless};
 
 type Own = State<Client<Memory>>;
 
-/// A harness with an application that holds a client of the same transport.
+/// A harness with an application that has a client of the same transport.
 async fn with_client(app: Router<Client<Memory>>) -> Harness {
     let memory = Memory::new();
     let mut harness = Harness::over(memory.clone());
@@ -60,7 +60,7 @@ async fn what_a_message_causes_is_handled_before_the_wait_ends_and_no_time_passe
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// Many threads and no order among them: a moment in which nothing seems to be left must not count.
+/// With several threads, a moment in which no message seems to be left must not count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_wait_ends_no_sooner_on_many_threads_in_real_time() {
     let harness = with_client(chain()).await;
@@ -102,7 +102,7 @@ async fn a_handler_that_sleeps_is_waited_for_and_the_clock_goes_on_as_far_as_tha
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_time_to_come_is_not_waited_for() {
+async fn delayed_messages_are_not_waited_for() {
     let app: Router = Router::new().task("later", async || {
         Err::<(), _>(Failure::redeliver_after(HOUR))
     });
@@ -117,7 +117,7 @@ async fn what_waits_for_a_time_to_come_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_serves_is_not_waited_for() {
+async fn messages_without_a_worker_are_not_waited_for() {
     let app: Router = Router::new().task("a", async || {});
     let harness = Harness::start(app).await;
     let elsewhere = Client::new(harness.memory().stream("elsewhere"));
@@ -130,7 +130,7 @@ async fn what_nobody_serves_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_permit_is_in_line_and_waited_for() {
+async fn messages_that_wait_for_a_permit_are_waited_for() {
     let most = Arc::new(AtomicUsize::new(0));
     let running = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&most);

@@ -1,4 +1,4 @@
-//! Time: retries, delays, and what expires.
+//! Time: retries, delays and expiry.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn a_delayed_task_comes_when_it_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_expired_is_told_from_what_was_discarded() {
+async fn expired_and_discarded_messages_are_distinguished() {
     let app: Router = Router::new()
         .task("slow", async || tokio::time::sleep(HOUR).await)
         .task("unwanted", async || Err::<(), _>(Failure::discard()))
@@ -103,7 +103,7 @@ async fn what_expired_is_told_from_what_was_discarded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_expires_into_a_dead_letter_is_one() {
+async fn a_message_that_expires_into_a_dead_letter_is_recorded_as_one() {
     let mut harness = Harness::over(Memory::new().expired(Expired::DeadLetter));
     let call = harness.client().enqueue("late", ());
     call.expires_after(Duration::from_secs(1)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Layers over several services, and what helps them.
+//! Layers over several services, and related middleware.
 
 use campanile::{Kind, Router, WithInterest};
 use futures_util::future::join_all;
@@ -17,8 +17,8 @@ fn slow_app(work: &Work) -> Router {
     Router::new().rpc("slow", slow).with_state(work.clone())
 }
 
-/// A balance over these, by how many calls of each are under way. It is not `Clone`, so it stands
-/// behind a buffer.
+/// A balance over these services by their pending calls. It is not `Clone`, so it is behind a
+/// buffer.
 macro_rules! balance {
     ($services:expr) => {{
         let services = $services.map(|it| PendingRequests::new(it, CompleteOnResponse::default()));
@@ -55,12 +55,13 @@ async fn a_worker_steers_between_two_routers_and_waits_for_both() {
     scene.enqueue(["slow"; 3]).await;
     let start = Instant::now();
     scene.ask("slow").await.unwrap();
-    // One full router holds up the other: a router of both, a layer around each, would not.
+    // If one router is at its limit, the other has to wait. In one router of both, with a layer
+    // around each, it would not.
     assert!(start.elapsed() > SECOND, "{:?}", start.elapsed());
     assert_eq!(scene.settled().await.done, 4);
 }
 
-/// As tower has it: limits belong around it.
+/// The behaviour of tower: limits must be around it.
 #[tokio::test]
 #[should_panic(expected = "max requests in-flight")]
 async fn a_clone_of_a_steer_that_was_ready_believes_that_it_is() {

@@ -1,8 +1,8 @@
-//! tower's own middleware, unchanged and on both sides: around what is served, by a worker of the
-//! memory transport, and around what is called, the sending half of that transport.
+//! tower's middleware on both sides: around an application that a worker of the memory transport
+//! serves, and around the sending half of that transport.
 //!
-//! Where a layer has an error of its own, the test asserts what becomes of the delivery or of the
-//! call. `docs/layers.md` names these tests.
+//! If a layer adds an error, the test asserts the outcome of the delivery or of the call.
+//! `docs/layers.md` names these tests.
 
 mod choosing;
 mod limits;
@@ -36,7 +36,7 @@ async fn hangs(State(work): State<Work>, attempt: Attempt) {
     work.run(attempt, 3600 * SECOND).await;
 }
 
-/// A worker on a broker of its own.
+/// A worker and its broker.
 struct Scene {
     memory: Memory,
     worker: Worker,
@@ -57,13 +57,13 @@ impl Scene {
         }
     }
 
-    /// The answer to a request of this name, made without any layer.
+    /// The reply to a request of this name, which is sent without any layer.
     async fn ask(&self, name: &str) -> Result<String, Error> {
         let client = Client::new(self.memory.clone());
         client.request(name, ()).await
     }
 
-    /// Waits until every message has ended, stops the worker, and says what happened.
+    /// Waits until every message has ended, stops the worker, and returns the outcome.
     async fn settled(self) -> Counts {
         ended(&self.memory).await;
         self.worker.stop().await.unwrap();
@@ -78,13 +78,13 @@ async fn ended(memory: &Memory) {
     }
 }
 
-/// Why its messages died.
+/// The reasons of the dead letters.
 async fn deaths(memory: &Memory) -> Vec<String> {
     let page = memory.dead_letters().list(Page::first(100)).await.unwrap();
     page.letters.into_iter().map(|it| it.reason).collect()
 }
 
-/// The code that a request was answered with.
+/// The code of a request's error reply.
 fn code(answer: Result<String, Error>) -> RpcCode {
     let error = answer.expect_err("an error");
     error.rpc().expect("an answer").code().clone()

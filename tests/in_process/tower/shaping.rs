@@ -1,4 +1,4 @@
-//! Layers that look at messages and replies, or choose which layer there is.
+//! Layers that read or change messages and replies, and layers that are chosen at run time.
 
 use std::future::ready;
 
@@ -31,7 +31,7 @@ where
     client.request("echo", "a").await
 }
 
-/// What a request gets that a worker handles with this router.
+/// The reply to a request that a worker handles with this router.
 async fn served(router: Router) -> Result<String, Error> {
     asked(Client::new(serving(router).memory)).await
 }
@@ -59,7 +59,7 @@ fn shout(mut reply: Reply) -> Reply {
 mod filters {
     use super::*;
 
-    /// What is not to be handled fails with what its name says.
+    /// A predicate that rejects messages, in the way that their name says.
     fn admit(message: Message) -> Result<Message, BoxError> {
         Err(match message.name().as_str() {
             "drop" => Failure::discard().into(),
@@ -77,7 +77,7 @@ mod filters {
             .rpc("refuse", quick)
     }
 
-    /// The predicate's error is what the delivery failed with.
+    /// The delivery fails with the predicate's error.
     async fn assert_settled(app: Router, work: Work) {
         let scene = serving(app);
         assert_eq!(code(scene.ask("refuse").await), RpcCode::Invalid);
@@ -102,7 +102,7 @@ mod filters {
             sleep(SECOND).await;
             admit(message)
         };
-        // tower asks for a function that returns a future, which an async closure is.
+        // tower needs a function that returns a future. An async closure is one.
         let admit = move |message| Box::pin(admit(message));
         let app = app().layer(ServiceBuilder::new().filter_async(admit));
         assert_settled(app.with_state(work.clone()), work).await;
@@ -158,7 +158,7 @@ mod mapping {
         let refused = |error: Error| RpcError::invalid(error.to_string());
         let stack = ServiceBuilder::new().map_err(refused);
         let client = Client::new(stack.service(Memory::new()));
-        // Events carry no headers on the wire.
+        // Events have no headers on the wire.
         let call = client.publish("a", ()).header("x-by", "Ada");
         let error = call.await.unwrap_err();
         assert_eq!(error.rpc().unwrap().code(), &RpcCode::Invalid);
@@ -219,7 +219,7 @@ mod choice {
     #[tokio::test(start_paused = true)]
     async fn an_optional_layer_around_a_client_needs_one_type_of_error() {
         for limit in [Some(SECOND), None] {
-            // A transport's own error is no `BoxError`, and both sides of a choice need the same.
+            // Both branches need the same error type, and the transport's is not `BoxError`.
             let stack = ServiceBuilder::new()
                 .option_layer(limit.map(TimeoutLayer::new))
                 .map_err(BoxError::from);
@@ -264,7 +264,7 @@ mod choice {
         let service = BoxCloneService::new(scene.memory.clone().map_response(shout));
         assert_eq!(asked(Client::new(service)).await.unwrap(), "A BY ADA");
 
-        // Within a router a service is shared by threads, and one that is no `Clone` needs a buffer.
+        // Threads share the services in a router, so one that is not `Clone` needs a buffer.
         let sync = BoxCloneSyncService::new(echoing().with_state(()).map_request(signed));
         assert_eq!(
             served(Router::new().rpc_service("echo", sync))

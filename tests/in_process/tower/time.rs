@@ -1,4 +1,4 @@
-//! Layers about time: giving up, trying again, trying twice.
+//! Layers for time: timeouts, retries and hedging.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use tower::{
 
 use super::*;
 
-/// Tries again so many times, after a tenth of a second each.
+/// A policy of this many retries, each after 100 ms.
 #[derive(Clone)]
 struct Again(u32);
 
@@ -34,7 +34,7 @@ impl<E> Policy<Message, Reply, E> for Again {
     }
 }
 
-/// Fails the first two times.
+/// A handler whose first two calls fail.
 async fn moody(State(work): State<Work>, attempt: Attempt) -> Result<&'static str, RpcError> {
     work.run(attempt, Duration::ZERO).await;
     match work.calls() {
@@ -178,7 +178,7 @@ mod retry {
     }
 }
 
-/// Not `Clone`, so it stands behind a buffer.
+/// Not `Clone`, so it is behind a buffer.
 mod hedging {
     use super::*;
 
