@@ -1,8 +1,8 @@
 //! Tasks, events and RPC over Redis as `tower` services: what axum is for HTTP, for queues.
 //!
-//! A message is a request, and everything that handles one is a `tower::Service<Message>`: a handler, a
-//! [`Router`], a service in a layer, and the sending half of a transport. So the same layers wrap both
-//! sides, and a test can call the router instead of Redis.
+//! A message is a request, and everything that handles one is a `tower::Service<Message>`: a
+//! handler, a [`Router`], a service in a layer, and the sending half of a transport. So the same
+//! layers wrap both sides, and a test can call the router instead of Redis.
 //!
 //! ```
 //! use campanile::{Client, Json, Router, State, serve, transport::memory::Memory};
@@ -51,8 +51,8 @@
 //! - `http`: HTTP services that handle messages, and HTTP requests that become messages.
 //! - `testing`: the test kit for applications. For `dev-dependencies`.
 //! - `full`: all of these.
-//! - `cli`: the program `campanile`, for a [terminal](guide::terminal). Not in `full`, since no library
-//!   needs it.
+//! - `cli`: the program `campanile`, for a [terminal](guide::terminal). Not in `full`, since no
+//!   library needs it.
 
 #[cfg(feature = "ablation")]
 #[doc(hidden)]

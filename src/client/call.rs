@@ -65,8 +65,8 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// Sets the stream that the task or request is sent to, instead of the stream of the transport's
-    /// handle. Has no effect over a router.
+    /// Sets the stream that the task or request is sent to, instead of the stream of the
+    /// transport's handle. Has no effect over a router.
     ///
     /// ```
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -84,22 +84,22 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// Sets the maximum duration of the call, including the wait for the service to be ready. A request
-    /// that was not started in this time is never started.
+    /// Sets the maximum duration of the call, including the wait for the service to be ready. A
+    /// request that was not started in this time is never started.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 }
 
-/// Options of tasks. A router, or another service that handles tasks in place, runs them at once: it
-/// delays none and remembers no key.
+/// Options of tasks. A router, or another service that handles tasks in place, runs them at once:
+/// it delays none and remembers no key.
 impl<S> Call<S, Receipt> {
-    /// Delays the task: the server keeps it, and adds it to its stream no earlier than `delay` from now
-    /// by the server's clock. Zero is no delay; more than a hundred years are refused.
+    /// Delays the task: the server keeps it, and adds it to its stream no earlier than `delay` from
+    /// now by the server's clock. Zero is no delay; more than a hundred years are refused.
     ///
-    /// Until it is due it can be cancelled by its id, with the `cancel` of the transport's handle. The
-    /// last call of `delay` and [`at`](Self::at) wins.
+    /// Until it is due it can be cancelled by its id, with the `cancel` of the transport's handle.
+    /// The last call of `delay` and [`at`](Self::at) wins.
     pub fn delay(mut self, delay: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));
@@ -107,8 +107,8 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Delays the task as [`delay`](Self::delay) does, until this time by the server's clock. A time in
-    /// the past is no delay.
+    /// Delays the task as [`delay`](Self::delay) does, until this time by the server's clock. A
+    /// time in the past is no delay.
     pub fn at(mut self, time: SystemTime) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = Some(Due::At(time));
@@ -116,9 +116,9 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Sets the time for which the task may wait for its start, counted from when it is due. Later no
-    /// attempt is started: the task is dropped and counted, or becomes a dead letter, as the worker's
-    /// [`Settings::expired`](crate::transport::Settings::expired) says. Zero is refused.
+    /// Sets the time for which the task may wait for its start, counted from when it is due. Later
+    /// no attempt is started: the task is dropped and counted, or becomes a dead letter, as the
+    /// worker's [`Settings::expired`](crate::transport::Settings::expired) says. Zero is refused.
     pub fn expires_after(mut self, life: Duration) -> Self {
         if life.is_zero() && self.message.is_ok() {
             let text = "a task that expires at once cannot be sent";
@@ -133,8 +133,8 @@ impl<S> Call<S, Receipt> {
     /// [outcome is unknown](Error::is_unknown_outcome) can be repeated.
     ///
     /// The server keeps the key for the transport's
-    /// [`idempotency_window`](crate::transport::Settings::idempotency_window), even if the task ends
-    /// earlier. A key that is empty or longer than 1024 bytes is refused.
+    /// [`idempotency_window`](crate::transport::Settings::idempotency_window), even if the task
+    /// ends earlier. A key that is empty or longer than 1024 bytes is refused.
     pub fn idempotency_key(mut self, key: impl Into<IdempotencyKey>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().idempotency_key = Some(key.into());
@@ -181,7 +181,8 @@ where
         let deadline = self.timeout.map(Deadline::after);
         let (call, refused) = match self.message {
             Ok(mut message) => {
-                // The timeout of a task is for sending it. The worker's deadline is `expires_after`.
+                // The timeout of a task is for sending it. The worker's deadline is
+                // `expires_after`.
                 let parts = message.parts_mut();
                 if parts.kind == Kind::Rpc {
                     parts.deadline = deadline;

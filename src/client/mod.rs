@@ -1,7 +1,8 @@
 //! The calling side: typed calls over any `Service<Message>`.
 //!
-//! A [`Client`] calls the sending half of a transport, with or without layers around it, or a router.
-//! Over a router the handlers run in place, so an application can be tested without a transport.
+//! A [`Client`] calls the sending half of a transport, with or without layers around it, or a
+//! router. Over a router the handlers run in place, so an application can be tested without a
+//! transport.
 //!
 //! ```
 //! use campanile::{Client, Json, Router};
@@ -59,12 +60,12 @@
 //! ```
 //!
 //! # Over a router
-//! The receipt has no id, since there is no entry. Nothing is redelivered or delayed, and idempotency
-//! keys have no effect. `enqueue` and `publish` return the error of the handler.
+//! The receipt has no id, since there is no entry. Nothing is redelivered or delayed, and
+//! idempotency keys have no effect. `enqueue` and `publish` return the error of the handler.
 //!
 //! # Cancel safety
-//! Nothing is sent before the future is first polled. Dropping it later does not undo what was sent. A
-//! dropped request frees its permit at once, and its reply is ignored.
+//! Nothing is sent before the future is first polled. Dropping it later does not undo what was
+//! sent. A dropped request frees its permit at once, and its reply is ignored.
 //!
 //! # Errors
 //! Every call fails with an [`Error`](crate::Error). Its predicates say if the server

@@ -52,8 +52,8 @@ impl<S> Client<S> {
 }
 
 impl<S: Clone> Client<S> {
-    /// A client that adds `prefix` and a dot before each name, as [`Router::nest`](crate::Router::nest)
-    /// does for routes. Prefixes are joined in order.
+    /// A client that adds `prefix` and a dot before each name, as
+    /// [`Router::nest`](crate::Router::nest) does for routes. Prefixes are joined in order.
     #[must_use]
     pub fn nest(&self, prefix: impl Into<Name>) -> Self {
         Self {
@@ -74,8 +74,8 @@ impl<S: Clone> Client<S> {
         self.message(Kind::Event, name.into(), payload)
     }
 
-    /// Sends a request whose reply survives a lost connection of either side. It is answered at most
-    /// once, and handled at least once unless it times out first.
+    /// Sends a request whose reply survives a lost connection of either side. It is answered at
+    /// most once, and handled at least once unless it times out first.
     pub fn request<R: FromReply>(
         &self,
         name: impl Into<Name>,
@@ -130,10 +130,11 @@ impl<S> Client<S>
 where
     S: MessageService + Clone,
 {
-    /// Sends many tasks of one name in few round trips. The results are in the order of the payloads.
+    /// Sends many tasks of one name in few round trips. The results are in the order of the
+    /// payloads.
     ///
-    /// Up to 1,024 calls are made at a time, and the Redis transport sends them in pipelines. If none
-    /// fails, the tasks are stored in this order.
+    /// Up to 1,024 calls are made at a time, and the Redis transport sends them in pipelines. If
+    /// none fails, the tasks are stored in this order.
     ///
     /// # Cancel safety
     /// After the future is dropped it is unknown which tasks were sent.

@@ -91,12 +91,12 @@ impl Error {
         Self::new(ErrorKind::Closed, "the transport is closed")
     }
 
-    /// Converts the error of a service into the error of the operation that called it. A [`Client`] does
-    /// this with the errors of its service; use it to call a service without a client.
+    /// Converts the error of a service into the error of the operation that called it. A [`Client`]
+    /// does this with the errors of its service; use it to call a service without a client.
     ///
-    /// An `Error` in the box is returned as it is. An [`RpcError`] in the chain of sources is the error
-    /// reply of the [other side](Self::rpc), and tower's timeout is a [timeout](Self::is_timeout). Any
-    /// other error becomes the source.
+    /// An `Error` in the box is returned as it is. An [`RpcError`] in the chain of sources is the
+    /// error reply of the [other side](Self::rpc), and tower's timeout is a
+    /// [timeout](Self::is_timeout). Any other error becomes the source.
     ///
     /// [`Client`]: crate::Client
     ///

@@ -38,8 +38,8 @@
 //! An empty payload is `None` as an `Option`.
 //!
 //! # Ordering
-//! Arguments are extracted from left to right. Those of the first four rows take the payload and must
-//! come last: a message has one payload.
+//! Arguments are extracted from left to right. Those of the first four rows take the payload and
+//! must come last: a message has one payload.
 //!
 //! # Errors
 //! If an argument rejects, the handler is not called, and the delivery fails with the extractor's

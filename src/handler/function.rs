@@ -1,7 +1,7 @@
 //! Functions as handlers.
 //!
-//! [`Handler`] has a single implementation for functions of any number of arguments: if a function is
-//! no handler, the compiler looks into that one and says which of its conditions does not hold.
+//! [`Handler`] has a single implementation for functions of any number of arguments: if a function
+//! is no handler, the compiler looks into that one and says which of its conditions does not hold.
 
 use std::future::Future;
 
@@ -32,8 +32,8 @@ pub trait HandlerOutput: Future {}
 #[diagnostic::do_not_recommend]
 impl<F: Future> HandlerOutput for F {}
 
-/// The arguments of a handler, extracted from left to right. `M` says through which of the two traits
-/// the last one is extracted.
+/// The arguments of a handler, extracted from left to right. `M` says through which of the two
+/// traits the last one is extracted.
 pub trait HandlerArguments<M, S>: Send + Sized + 'static {
     fn extract(message: Message, state: &S) -> impl Future<Output = Result<Self, BoxError>> + Send;
 }

@@ -39,9 +39,9 @@
 //!   payload.
 //! - The return value is a reply, or a `Result` of one whose error turns into a
 //!   [`BoxError`](crate::BoxError).
-//! - The future is `Send`: nothing that is not, such as an `Rc` or a guard of `std::sync::Mutex`, is
-//!   held over an `.await`. End its scope before, or drop it. A macro holds its arguments too: instead
-//!   of `info!("{}", count().await)` write `let count = count().await;` first.
+//! - The future is `Send`: nothing that is not, such as an `Rc` or a guard of `std::sync::Mutex`,
+//!   is held over an `.await`. End its scope before, or drop it. A macro holds its arguments too:
+//!   instead of `info!("{}", count().await)` write `let count = count().await;` first.
 //!
 //! If one does not hold, the compiler's message names it.
 //!

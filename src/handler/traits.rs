@@ -21,8 +21,8 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     /// The service that the handler becomes.
     type Service: SharedService;
 
-    /// Makes the service, and applies the layers of the handler. A router calls this once, when it is
-    /// first used.
+    /// Makes the service, and applies the layers of the handler. A router calls this once, when it
+    /// is first used.
     fn with_state(self, state: S) -> Self::Service;
 
     /// Puts a layer around this handler alone.

@@ -1,4 +1,5 @@
-//! The routes and layers of a router, the methods that change them, and the service built from them.
+//! The routes and layers of a router, the methods that change them, and the service built from
+//! them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -104,7 +105,8 @@ impl<S> Plan<S> {
         }
     }
 
-    /// Returns a plan that can be changed: it has no service yet, and clones of the router keep theirs.
+    /// Returns a plan that can be changed: it has no service yet, and clones of the router keep
+    /// theirs.
     pub(super) fn unshared(shared: Arc<Self>) -> Self {
         let mut plan = Arc::unwrap_or_clone(shared);
         plan.built = OnceLock::new();

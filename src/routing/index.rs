@@ -103,7 +103,8 @@ impl Resolver {
         self.routes().len() + self.prefixes.len()
     }
 
-    /// Finds the routes of a message, and sends the message once to each, with the route noted in it.
+    /// Finds the routes of a message, and sends the message once to each, with the route noted in
+    /// it.
     pub(super) fn dispatch(
         &self,
         mut message: Message,
@@ -128,8 +129,8 @@ impl Resolver {
     /// Looks the routes of a message up by kind and name.
     fn resolve(&self, message: &mut Message) -> Resolved {
         if message.kind() == Kind::Event {
-            // The source matched the subscriptions of this router, not those of a router behind it, so
-            // the mark goes no further.
+            // The source matched the subscriptions of this router, not those of a router behind it,
+            // so the mark goes no further.
             let extensions = &mut message.parts_mut().extensions;
             let delivered = extensions.remove::<FromSubscription>().is_some();
             if !self.index.patterns.is_empty() {
@@ -140,8 +141,8 @@ impl Resolver {
         Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
     }
 
-    /// Finds the routes of an event. If a source delivered it, that is the route of the subscription;
-    /// otherwise all routes whose name or pattern matches.
+    /// Finds the routes of an event. If a source delivered it, that is the route of the
+    /// subscription; otherwise all routes whose name or pattern matches.
     fn resolve_event(&self, message: &Message, delivered: bool) -> Resolved {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();

@@ -25,11 +25,11 @@ use crate::{
 /// Calls the handler of each message by its kind and name. See the [module](super).
 ///
 /// `S` is the state that its handlers still need; [`with_state`](Self::with_state) provides it. A
-/// `Router<()>` needs none: it is a `tower::Service<Message>`, and can be served, called and wrapped
-/// in layers.
+/// `Router<()>` needs none: it is a `tower::Service<Message>`, and can be served, called and
+/// wrapped in layers.
 ///
-/// A router is cheap to clone. Its service is built on first use, once, and shared by all clones; a clone
-/// that is changed afterwards is another router. See [*First use*](super#first-use).
+/// A router is cheap to clone. Its service is built on first use, once, and shared by all clones; a
+/// clone that is changed afterwards is another router. See [*First use*](super#first-use).
 ///
 /// # Back-pressure
 /// If one layer wraps everything in the router, the router is ready when that layer is; a limit in
@@ -204,8 +204,8 @@ where
         self.absorb(&prefix.into(), router)
     }
 
-    /// Adds the routes of another router under their own names. Each router's layers stay around its
-    /// own routes.
+    /// Adds the routes of another router under their own names. Each router's layers stay around
+    /// its own routes.
     ///
     /// # Panics
     /// When both have a route for the same task or request, or both have a fallback.
@@ -251,9 +251,9 @@ where
 
     /// Provides the state that the handlers need.
     ///
-    /// The router that is returned needs the state `S2`, which the compiler infers from its use: `()`
-    /// if it is served, called or named as a `Router`, and another state if it is nested in a router
-    /// that still needs one.
+    /// The router that is returned needs the state `S2`, which the compiler infers from its use:
+    /// `()` if it is served, called or named as a `Router`, and another state if it is nested in a
+    /// router that still needs one.
     ///
     /// ```
     /// use campanile::{Router, State};
@@ -301,8 +301,8 @@ impl<S> Router<S> {
         self.plan.routes()
     }
 
-    /// The messages that the router wants of a source: the events and patterns of its routes, and the
-    /// stream if it has a task, an RPC route or a fallback.
+    /// The messages that the router wants of a source: the events and patterns of its routes, and
+    /// the stream if it has a task, an RPC route or a fallback.
     pub fn interest(&self) -> Interest {
         self.plan.interest()
     }
@@ -348,8 +348,8 @@ impl Service<Message> for Router {
     fn call(&mut self, message: Message) -> RouteFuture {
         let built = self.plan.built();
         let root = self.root.get_or_insert_with(|| built.root.clone());
-        // An event may be sent to several routes: the first call uses the reservation, and each other
-        // call waits until its own copy of the service is ready.
+        // An event may be sent to several routes: the first call uses the reservation, and each
+        // other call waits until its own copy of the service is ready.
         built
             .resolver
             .dispatch(message, |message| root.call(message))

@@ -1,9 +1,9 @@
 //! Builds one service from a router's routes and layers.
 //!
-//! Each layer wraps everything that was added before it, as one service. So the services form a tree
-//! whose leaves are the endpoints, and a message passes from the root through the layers around its
-//! route. The service in each layer is a [`Dispatch`]: it finds the next layer, or the endpoint, by
-//! the index of the route.
+//! Each layer wraps everything that was added before it, as one service. So the services form a
+//! tree whose leaves are the endpoints, and a message passes from the root through the layers
+//! around its route. The service in each layer is a [`Dispatch`]: it finds the next layer, or the
+//! endpoint, by the index of the route.
 
 use std::{future::ready, pin::Pin, sync::Arc};
 
@@ -106,8 +106,8 @@ impl Tree<'_> {
             .map(|endpoints| segments(endpoints, layer))
             .collect();
         if let Some(inner) = only_layer(&segments) {
-            // The layer wraps only another layer. Without a `Dispatch` between them, the outer layer
-            // sees whether the inner one is ready.
+            // The layer wraps only another layer. Without a `Dispatch` between them, the outer
+            // layer sees whether the inner one is ready.
             return self.layered[inner].clone();
         }
         let service = |segment: &Segment<'_>| match *segment {
@@ -148,7 +148,8 @@ fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segm
         };
         match within.last() {
             None => segments.push(Segment::Endpoint(endpoint)),
-            // Handlers of one event that share a layer pass it once, and are called separately in it.
+            // Handlers of one event that share a layer pass it once, and are called separately in
+            // it.
             Some(&next) => {
                 if !segments
                     .iter()

@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// Handles the deliveries of a transport with a [`Router`](crate::Router), or with any other
-/// `Service<Message>` in a [`WithInterest`](crate::WithInterest), which says which messages it wants.
+/// `Service<Message>` in a [`WithInterest`](crate::WithInterest), which says which messages it
+/// wants.
 ///
 /// The future runs until a shutdown or an error. See the [module](super).
 pub fn serve<T, A>(transport: T, app: A) -> Serve<T, A>
@@ -53,8 +54,9 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Ends at once when `signal` is ready, even during a graceful shutdown: running handlers are
-    /// dropped, and their messages are delivered again when the leases end. If there were any, `serve`
-    /// returns an error with their number ([`is_forced_shutdown`](Error::is_forced_shutdown)).
+    /// dropped, and their messages are delivered again when the leases end. If there were any,
+    /// `serve` returns an error with their number
+    /// ([`is_forced_shutdown`](Error::is_forced_shutdown)).
     pub fn with_forced_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -64,8 +66,8 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Shuts down gracefully on the first `SIGINT` or `SIGTERM` (Ctrl-C), and at once on the
-    /// second. Signals within a second of the first are ignored: a terminal and a process manager may
-    /// both send one for the same shutdown.
+    /// second. Signals within a second of the first are ignored: a terminal and a process manager
+    /// may both send one for the same shutdown.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O, or when the handlers cannot be installed.
@@ -77,15 +79,15 @@ impl<T, A> Serve<T, A> {
             .with_forced_shutdown(second)
     }
 
-    /// Sets the time for which running handlers may go on after the signal. Then they are dropped and
-    /// `serve` returns an error. 30 s unless set.
+    /// Sets the time for which running handlers may go on after the signal. Then they are dropped
+    /// and `serve` returns an error. 30 s unless set.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.shutdown_deadline = deadline;
         self
     }
 
-    /// Sends callers the texts of errors that are no [`RpcError`](crate::RpcError). Unless set they get
-    /// `internal error`: such texts are written for logs and may hold secrets.
+    /// Sends callers the texts of errors that are no [`RpcError`](crate::RpcError). Unless set they
+    /// get `internal error`: such texts are written for logs and may hold secrets.
     pub fn expose_error_text(mut self) -> Self {
         self.expose_error_text = true;
         self
@@ -115,8 +117,8 @@ where
                 forced: self.forced,
             };
             let app = self.app;
-            // This builds a router. It comes before `open`, because a layer that panics must not leave
-            // a consumer behind.
+            // This builds a router. It comes before `open`, because a layer that panics must not
+            // leave a consumer behind.
             let interest = app.interest();
             let (at_once, reads_streams) = (interest.at_once, interest.stream);
             let routes = app.route_names();

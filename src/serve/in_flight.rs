@@ -1,13 +1,13 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
-//! One task at a time starts deliveries, the oldest first. When its delivery waits, the task stays with
-//! it and calls another task to start the next. After [`SHARE`] without a wait it calls two tasks, so
-//! that a second thread helps with handlers that compute.
+//! One task at a time starts deliveries, the oldest first. When its delivery waits, the task stays
+//! with it and calls another task to start the next. After [`SHARE`] without a wait it calls two
+//! tasks, so that a second thread helps with handlers that compute.
 //!
-//! This avoids two costs. To spawn a task is expensive, so idle tasks are kept for later deliveries. To
-//! wake another thread is expensive too: two threads end their deliveries at different times, so each
-//! read and each acknowledgement is for fewer deliveries. `benches/redis.rs` shows the difference with
-//! `task-64` and `drain` at the default settings.
+//! This avoids two costs. To spawn a task is expensive, so idle tasks are kept for later
+//! deliveries. To wake another thread is expensive too: two threads end their deliveries at
+//! different times, so each read and each acknowledgement is for fewer deliveries.
+//! `benches/redis.rs` shows the difference with `task-64` and `drain` at the default settings.
 
 use std::{
     collections::VecDeque,
@@ -131,8 +131,8 @@ impl<D: Handle> InFlight<D> {
         !lock(&self.0.not_started).is_empty()
     }
 
-    /// Calls more tasks to start deliveries, because a handler may block the thread of the task that
-    /// starts them.
+    /// Calls more tasks to start deliveries, because a handler may block the thread of the task
+    /// that starts them.
     pub(super) fn start_beside(&self) {
         if self.is_starting() {
             self.0.call_two();
@@ -162,8 +162,8 @@ impl<D: Handle> InFlight<D> {
         self.0.count.stopping.cancel();
     }
 
-    /// Aborts all tasks, waits until they are dropped, and returns the number of deliveries that were
-    /// in flight.
+    /// Aborts all tasks, waits until they are dropped, and returns the number of deliveries that
+    /// were in flight.
     pub(super) async fn shut_down(&self) -> usize {
         let deliveries = self.deliveries();
         self.0.clear();
@@ -198,8 +198,8 @@ impl<D: Handle> DeliveryTasks<D> {
         }
     }
 
-    /// Calls two tasks. A thread of tokio runs the last task that it woke or spawned itself, so it runs
-    /// the second one, and another thread takes the first.
+    /// Calls two tasks. A thread of tokio runs the last task that it woke or spawned itself, so it
+    /// runs the second one, and another thread takes the first.
     fn call_two(self: &Arc<Self>) {
         self.call();
         self.call();
@@ -229,8 +229,8 @@ async fn run<D: Handle>(tasks: Arc<DeliveryTasks<D>>) {
     }
 }
 
-/// Starts deliveries, the oldest first, until one of them waits. Then another task is called for the
-/// rest, and this one stays with its delivery.
+/// Starts deliveries, the oldest first, until one of them waits. Then another task is called for
+/// the rest, and this one stays with its delivery.
 async fn start<D: Handle>(tasks: &Arc<DeliveryTasks<D>>) {
     let began = Instant::now();
     loop {

@@ -25,25 +25,26 @@
 //!
 //! # Ordering
 //! Deliveries start in the order in which the source returns them, and run concurrently. With a
-//! [`max_in_flight`](crate::transport::Settings::max_in_flight) of one they run one after the other.
+//! [`max_in_flight`](crate::transport::Settings::max_in_flight) of one they run one after the
+//! other.
 //!
 //! # Back-pressure
 //! A worker fetches no more than it may start: nothing while all slots are taken, or while the
-//! outermost layer is not ready (a limit is reached, a circuit breaker is open). A slot is free again
-//! when its delivery is settled.
+//! outermost layer is not ready (a limit is reached, a circuit breaker is open). A slot is free
+//! again when its delivery is settled.
 //!
 //! # Cancel safety
-//! Dropping the future drops running handlers and settles nothing: their messages are delivered again
-//! when the leases end. To let them finish, use a graceful shutdown.
+//! Dropping the future drops running handlers and settles nothing: their messages are delivered
+//! again when the leases end. To let them finish, use a graceful shutdown.
 //!
 //! # Errors
-//! A source reconnects by itself. `serve` returns an error if the settings cannot work, if the service
-//! reports that it is broken, or if running handlers were dropped, by a forced shutdown or because they
-//! outlived the shutdown's deadline.
+//! A source reconnects by itself. `serve` returns an error if the settings cannot work, if the
+//! service reports that it is broken, or if running handlers were dropped, by a forced shutdown or
+//! because they outlived the shutdown's deadline.
 //!
-//! If the server is away, not ready or refuses writes, `serve` logs the cause and waits, at the start
-//! as well as later; a shutdown signal ends the wait at once. A wrong password is an error at the start.
-//! Later it is waited for, since it was right before.
+//! If the server is away, not ready or refuses writes, `serve` logs the cause and waits, at the
+//! start as well as later; a shutdown signal ends the wait at once. A wrong password is an error at
+//! the start. Later it is waited for, since it was right before.
 //!
 //! # Logs
 //! A worker logs one line at info level when it starts and one when it ends, which counts what it has

@@ -27,7 +27,8 @@ impl ShutdownSignals {
             let forwarding = async {
                 loop {
                     signals.next().await;
-                    // If the channel is full, a signal waits to be counted, and this one repeats it.
+                    // If the channel is full, a signal waits to be counted, and this one repeats
+                    // it.
                     let _ = sender.try_send(());
                 }
             };

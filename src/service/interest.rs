@@ -22,7 +22,8 @@ use crate::{
     note = "for any other service: `WithInterest::stream(service)` takes tasks and RPC requests, `.event(name)` adds events"
 )]
 pub trait Servable: MessageService + Clone + Send + 'static {
-    /// Returns the messages that it wants of a source. `serve` asks once, before it opens the source.
+    /// Returns the messages that it wants of a source. `serve` asks once, before it opens the
+    /// source.
     fn interest(&self) -> Interest;
 
     /// The kinds and names of its routes, for the log line of a worker that starts. Unless overridden

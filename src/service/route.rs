@@ -1,7 +1,7 @@
 //! A service of any type behind a pointer.
 //!
-//! A clone increments a reference count. A call costs one allocation: the copy of the service that is
-//! made ready for a message, and then the future of that call, are two states of one box.
+//! A clone increments a reference count. A call costs one allocation: the copy of the service that
+//! is made ready for a message, and then the future of that call, are two states of one box.
 
 use std::{
     fmt,
@@ -21,16 +21,16 @@ type Outcome = Result<Reply, BoxError>;
 
 /// A service of any type, behind a pointer.
 ///
-/// A router keeps its services as routes. [`Router::layer`](crate::Router::layer) applies its layer to
-/// one.
+/// A router keeps its services as routes. [`Router::layer`](crate::Router::layer) applies its layer
+/// to one.
 ///
 /// # Back-pressure
-/// A route is ready when the service in it is. A reservation is held from `poll_ready` until the call,
-/// and released when the route is dropped; a clone starts without one.
+/// A route is ready when the service in it is. A reservation is held from `poll_ready` until the
+/// call, and released when the route is dropped; a clone starts without one.
 pub struct Route {
     service: Arc<dyn ErasedService>,
-    // Never locked, only used through `get_mut`. The mutex makes the route `Sync`, although the future
-    // in the box is not.
+    // Never locked, only used through `get_mut`. The mutex makes the route `Sync`, although the
+    // future in the box is not.
     reserved: Mutex<Option<Pin<Box<dyn ErasedCall>>>>,
 }
 

@@ -8,9 +8,9 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A timer for timeouts that rarely fire: a later deadline does not touch the runtime's timer. That is
-/// set again only after it has fired. To set it for each wait costs more, and wakes the thread that
-/// waits for the network if the deadline is near.
+/// A timer for timeouts that rarely fire: a later deadline does not touch the runtime's timer. That
+/// is set again only after it has fired. To set it for each wait costs more, and wakes the thread
+/// that waits for the network if the deadline is near.
 ///
 /// Each deadline should be later than the one before: for an earlier one the timer may fire late.
 #[derive(Debug)]

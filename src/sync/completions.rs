@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::lock;
 
-/// The outcomes of many operations, each with an index, in one vector. A channel for each outcome would
-/// cost an allocation, which another thread would free.
+/// The outcomes of many operations, each with an index, in one vector. A channel for each outcome
+/// would cost an allocation, which another thread would free.
 #[derive(Debug)]
 pub(crate) struct CompletionSlab<T> {
     slots: Mutex<Slots<T>>,
@@ -143,8 +143,8 @@ impl<T> Future for Completion<T> {
             before => {
                 *slot = Slot::Pending(Some(cx.waker().clone()));
                 drop(slots);
-                // After the lock: dropping a waker may drop its task, and with it another completion
-                // of this slab, which takes the lock.
+                // After the lock: dropping a waker may drop its task, and with it another
+                // completion of this slab, which takes the lock.
                 drop(before);
                 Poll::Pending
             }

@@ -103,7 +103,8 @@ where
         if now.items.len() >= self.size
             && let Some(batch) = open.take()
         {
-            // The batch's task waits for the items. Sending fails only if the runtime has shut down.
+            // The batch's task waits for the items. Sending fails only if the runtime has shut
+            // down.
             let _ = batch.full.send(batch.items);
         }
         completion

@@ -8,8 +8,8 @@ use crate::{
     reply::{IntoReply, Reply},
 };
 
-/// A value that the function of a [`Batch`](crate::Batch) may return: `()` if all messages succeeded,
-/// a `Vec` with a reply or a result for each message, or a `Result` of one of these.
+/// A value that the function of a [`Batch`](crate::Batch) may return: `()` if all messages
+/// succeeded, a `Vec` with a reply or a result for each message, or a `Result` of one of these.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no answer to a batch",
     label = "a batch's handler cannot return this",

@@ -18,11 +18,11 @@ pub struct Batch<H> {
 
 impl<H> Batch<H> {
     /// Makes a handler of this function: an `async fn` whose last argument is a `Vec` of what is
-    /// extracted from each message, `Vec<Json<T>>` or `Vec<Message>`. Up to four `State<_>` may precede
-    /// it.
+    /// extracted from each message, `Vec<Json<T>>` or `Vec<Message>`. Up to four `State<_>` may
+    /// precede it.
     ///
-    /// The function returns one outcome for all messages, `()` or a `Result`, or a `Vec` of replies or
-    /// results, one for each message in their order.
+    /// The function returns one outcome for all messages, `()` or a `Result`, or a `Vec` of replies
+    /// or results, one for each message in their order.
     pub const fn new(handler: H) -> Self {
         Self {
             handler,
@@ -31,8 +31,8 @@ impl<H> Batch<H> {
         }
     }
 
-    /// Sets the maximum number of messages in a batch. A batch that is full does not wait any longer.
-    /// 32 unless set.
+    /// Sets the maximum number of messages in a batch. A batch that is full does not wait any
+    /// longer. 32 unless set.
     ///
     /// # Panics
     /// When it is zero.
@@ -44,8 +44,8 @@ impl<H> Batch<H> {
         self
     }
 
-    /// Sets the time for which the first message of a batch waits for others. With zero, a batch has
-    /// only messages that arrive at the same time. 10 ms unless set.
+    /// Sets the time for which the first message of a batch waits for others. With zero, a batch
+    /// has only messages that arrive at the same time. 10 ms unless set.
     #[must_use]
     pub const fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
@@ -53,8 +53,8 @@ impl<H> Batch<H> {
     }
 }
 
-/// Marks the arguments of a batch's function, so that its implementation of [`Handler`] cannot overlap
-/// with those for functions.
+/// Marks the arguments of a batch's function, so that its implementation of [`Handler`] cannot
+/// overlap with those for functions.
 #[derive(Debug)]
 pub struct Batched<T>(PhantomData<fn() -> T>);
 
