@@ -18,16 +18,6 @@ use crate::{
 /// The most bytes of a reason, or of the names of routes, in one log line.
 const MAX_LOGGED: usize = 2048;
 
-/// Logs at a level that is known at run time. The macros need a constant.
-macro_rules! debug_or_warn {
-    ($is_debug:expr, $($args:tt)*) => {
-        match $is_debug {
-            true => tracing::debug!($($args)*),
-            false => tracing::warn!($($args)*),
-        }
-    };
-}
-
 /// The verdicts of a worker, counted.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -66,8 +56,9 @@ impl WorkerLog {
             Some(registry) => format!("those registered in {}", Shown::new(registry)),
             None => {
                 let listed = settings.listed_streams();
-                let names = listed.iter().map(|(name, _)| Shown::new(name).to_string());
-                names.collect::<Vec<_>>().join(", ")
+                let names: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
+                let names = names.join(", ");
+                Shown::new(&names).at_most(MAX_LOGGED).to_string()
             }
         });
         let group = Shown::new(&settings.group).to_string();
@@ -158,14 +149,19 @@ impl About {
         let (id, attempt) = (self.id.as_deref(), self.attempt);
         // Handlers quote in their errors what senders wrote.
         let text = Shown::new(&reason.text).at_most(MAX_LOGGED);
-        let log = || match verdict {
-            Verdict::Discard { reason: why, .. } => {
-                let is_debug = reason.is_expected || *why == Discarded::Ignored;
-                debug_or_warn!(is_debug, %kind, %name, id, attempt, "{next}: {text}");
-            }
-            _ => debug_or_warn!(
-                reason.is_expected, %kind, %name, id, attempt, "failed: {text}; {next}"
-            ),
+        let is_debug = match verdict {
+            Verdict::Discard { reason, .. } => *reason == Discarded::Ignored,
+            // Nothing is lost by these.
+            Verdict::Done(_) | Verdict::Redeliver { counted: false, .. } => reason.is_expected,
+            _ => false,
+        };
+        let line = match verdict {
+            Verdict::Discard { .. } => format!("{next}: {text}"),
+            _ => format!("failed: {text}; {next}"),
+        };
+        let log = || match is_debug {
+            true => tracing::debug!(%kind, %name, id, attempt, "{line}"),
+            false => tracing::warn!(%kind, %name, id, attempt, "{line}"),
         };
         match span {
             Some(span) => span.in_scope(log),

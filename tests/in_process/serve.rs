@@ -607,9 +607,16 @@ async fn a_request_that_fails_in_the_worker_is_logged_and_a_callers_mistake_is_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn overload_is_no_warning() {
-    let lines = warned(tower::load_shed::error::Overloaded::new).await;
+async fn overload_is_no_warning_unless_it_costs_the_message() {
+    let overloaded = tower::load_shed::error::Overloaded::new;
+    let lines = warned(overloaded).await;
     assert!(lines.is_empty(), "{lines:#?}");
+    let lost = move || Failure::dead_letter().because(overloaded());
+    assert_words(&warned(lost).await, &["a dead letter"]);
+    let rejected = || Failure::dead_letter().because(RpcError::not_found("no such user"));
+    let request = Message::rpc("orders.create", "");
+    let lines = warned_of(request, rejected).await;
+    assert_words(&lines, &["no such user", "a dead letter"]);
 }
 
 #[tokio::test(start_paused = true)]
