@@ -6,7 +6,7 @@ use redis::Cmd;
 use tokio::time::Instant;
 
 use super::{
-    health::Health,
+    health::RenewalHealth,
     in_flight::InFlightTable,
     member::{CONSUMER_PREFIX, Member},
     poison::{self, PoisonSlot},
@@ -34,7 +34,7 @@ pub(super) struct Claimer {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
     pub(super) in_flight: Arc<InFlightTable>,
-    pub(super) health: Arc<Health>,
+    pub(super) health: Arc<RenewalHealth>,
     pub(super) poison: PoisonSlot,
     pub(super) report: Arc<Report>,
     pub(super) foreign_lease: Duration,

@@ -9,7 +9,7 @@ use crate::sync::lock;
 /// The streak of renewals. After Redis was paused every consumer looks silent. Only a consumer that
 /// has renewed its own leases for a whole lease can tell that another one has not.
 #[derive(Debug, Default)]
-pub(super) struct Health(Mutex<Option<Streak>>);
+pub(super) struct RenewalHealth(Mutex<Option<Streak>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Streak {
@@ -28,7 +28,7 @@ pub(super) struct ClockReading {
     pub(super) on_server: i64,
 }
 
-impl Health {
+impl RenewalHealth {
     /// Records a renewal that has just succeeded, with its reading of Redis's clock.
     ///
     /// The streak starts again if the renewal came later than `max_between`. It also starts again
@@ -86,7 +86,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_renewal_that_waited_for_the_server_health_begins_anew() {
-        let (health, second) = (Health::default(), Duration::from_secs(1));
+        let (health, second) = (RenewalHealth::default(), Duration::from_secs(1));
         let renew = |on_server| health.renewed(reading(on_server), second, second / 10);
         renew(0);
         tokio::time::advance(second).await;
@@ -99,7 +99,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn health_begins_anew_when_the_servers_clock_steps_forward_and_not_when_it_steps_back() {
-        let (health, second) = (Health::default(), Duration::from_secs(1));
+        let (health, second) = (RenewalHealth::default(), Duration::from_secs(1));
         let renew = |on_server| health.renewed(reading(on_server), second, second / 10);
         renew(0);
         for (on_server, lasts) in [(1_000, 1), (2_100, 2), (3_300, 0), (4_300, 1), (-60_000, 2)] {

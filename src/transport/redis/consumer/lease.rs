@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    health::{ClockReading, Health},
+    health::{ClockReading, RenewalHealth},
     in_flight::InFlightTable,
     member::Member,
     report::Report,
@@ -27,7 +27,7 @@ pub(super) struct LeaseRenewer {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
     pub(super) in_flight: Arc<InFlightTable>,
-    pub(super) health: Arc<Health>,
+    pub(super) health: Arc<RenewalHealth>,
     pub(super) report: Arc<Report>,
 }
 

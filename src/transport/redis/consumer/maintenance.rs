@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     alarm::Alarm,
     clock::ServerClock,
-    health::Health,
+    health::RenewalHealth,
     member::Member,
     prefetch::PrefetchBuffer,
     report::Report,
@@ -40,7 +40,7 @@ const GONE: Duration = Duration::from_secs(60);
 pub(super) struct Maintenance {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
-    pub(super) health: Arc<Health>,
+    pub(super) health: Arc<RenewalHealth>,
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) due: Arc<Alarm>,

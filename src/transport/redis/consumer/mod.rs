@@ -71,7 +71,7 @@ use self::{
     events::EventSubscriber,
     fetch::{BlockedRead, Fetch, LastRead, Recovery},
     group::Membership,
-    health::Health,
+    health::RenewalHealth,
     in_flight::InFlightTable,
     lease::LeaseRenewer,
     maintenance::{Maintenance, Turns},
@@ -264,7 +264,7 @@ impl Redis {
         });
         let changes = registered.map(|(_, changes)| changes);
 
-        let health: Arc<Health> = state.health.clone();
+        let health: Arc<RenewalHealth> = state.health.clone();
         let due = Arc::new(Alarm::default());
         let poison = PoisonSlot::default();
         let renewer = LeaseRenewer {

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{health::Health, member::Member};
+use super::{health::RenewalHealth, member::Member};
 use crate::transport::{
     ConnectionState,
     redis::{
@@ -19,7 +19,7 @@ use crate::transport::{
 pub(super) struct ConsumerState {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
-    pub(super) health: Arc<Health>,
+    pub(super) health: Arc<RenewalHealth>,
     /// Set if tasks and requests are read, so that leases are renewed.
     pub(super) reads: bool,
     /// The heartbeat of the fetch.
