@@ -7,7 +7,7 @@
 
 use std::{env, time::Duration};
 
-use campanile::{BoxError, Client, Json, transport::redis::Redis};
+use campanile::{BoxError, Client, Json, Redis};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize)]

@@ -9,7 +9,7 @@
 
 use std::env;
 
-use campanile::{BoxError, Json, Router, RpcError, serve, transport::redis::Redis};
+use campanile::{BoxError, Json, Redis, Router, RpcError, serve};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 

@@ -39,7 +39,7 @@ pub mod migrating_from_go {
     //! [`Router::task`]: crate::Router::task
     //! [`Router::event`]: crate::Router::event
     //! [`Router::rpc`]: crate::Router::rpc
-    //! [`Client::group`]: crate::Client::group
+    //! [`Client::nest`]: crate::Client::nest
     //! [`Client::enqueue`]: crate::Client::enqueue
     //! [`Client::publish`]: crate::Client::publish
     //! [`Client::request`]: crate::Client::request

@@ -83,7 +83,7 @@ pub mod testing;
 pub mod transport;
 
 #[cfg(feature = "redis")]
-pub use self::transport::redis::Redis;
+pub use self::transport::redis::handle::Redis;
 pub use self::{
     client::{
         boxed::BoxSender,

@@ -11,8 +11,8 @@
 use std::{collections::HashMap, env, sync::Arc};
 
 use campanile::{
-    BoxError, Client, Json, Router, RpcError, State, serve,
-    transport::{Broker, memory::Memory, redis::Redis},
+    BoxError, Client, Json, Redis, Router, RpcError, State, serve,
+    transport::{Broker, memory::Memory},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};

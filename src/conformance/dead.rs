@@ -29,7 +29,7 @@ async fn die<F: Factory>(
 }
 
 /// Makes a dead letter of the next delivery.
-async fn bury<S: Source>(worker: &mut super::scene::Worker<S>) {
+async fn bury<S: Source>(worker: &mut super::scene::OpenSource<S>) {
     let verdict = Verdict::Dead {
         reason: "it cannot be done".into(),
         answer: None,

@@ -2,7 +2,7 @@
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, Worker, assert_same, call, done, message},
+    scene::{OpenSource, QUIET, Scene, assert_same, call, done, message},
 };
 use crate::{
     message::{Kind, Message, Name},
@@ -25,7 +25,7 @@ async fn publish<F: Factory>(handle: &F::Handle, name: &Name, payload: &'static 
 }
 
 /// Takes one event and returns its name, its pattern and its payload.
-async fn heard<S: Source>(worker: &mut Worker<S>) -> (Name, Option<Name>, String) {
+async fn heard<S: Source>(worker: &mut OpenSource<S>) -> (Name, Option<Name>, String) {
     let delivery = worker.one().await;
     let event = message(&delivery);
     assert_eq!(event.kind(), Kind::Event);

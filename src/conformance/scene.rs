@@ -26,7 +26,7 @@ pub(super) const QUIET: Duration = Duration::from_millis(300);
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 
 /// A worker of a factory's transport.
-pub(super) type WorkerOf<F> = Worker<<<F as Factory>::Handle as Transport>::Source>;
+pub(super) type WorkerOf<F> = OpenSource<<<F as Factory>::Handle as Transport>::Source>;
 
 /// A new stream, and the settings of its workers.
 pub(super) struct Scene<'a, F> {
@@ -79,7 +79,7 @@ impl<'a, F: Factory> Scene<'a, F> {
 
     pub(super) async fn worker_for(&self, interest: Interest) -> WorkerOf<F> {
         let opening = self.handle().await.open(interest);
-        Worker(must("opening the source", opening).await)
+        OpenSource(must("opening the source", opening).await)
     }
 
     /// The error of opening a source, which must fail.
@@ -136,9 +136,9 @@ impl<'a, F: Factory> Scene<'a, F> {
 }
 
 /// An open source.
-pub(super) struct Worker<S>(S);
+pub(super) struct OpenSource<S>(S);
 
-impl<S: Source> Worker<S> {
+impl<S: Source> OpenSource<S> {
     /// The next deliveries, at most `most`.
     pub(super) async fn batch(&mut self, most: usize) -> Vec<Delivery<S::Settle>> {
         let batch = must("waiting for a delivery", self.0.next(most)).await;

@@ -1,4 +1,4 @@
-//! From what a service returned to what becomes of the delivery.
+//! From the outcome of a service to the verdict on the delivery.
 
 use std::{any::Any, error::Error as StdError};
 
@@ -29,7 +29,7 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// What a panic carried, as a text.
+    /// The outcome of a panic, with its text.
     pub(super) fn panicked(payload: &(dyn Any + Send)) -> Self {
         let text = payload
             .downcast_ref::<&str>()
@@ -75,7 +75,7 @@ pub(super) struct Reason {
     pub(super) is_expected: bool,
 }
 
-/// Whether an error with this code is no failure of the worker.
+/// Returns `true` if an error with this code is no failure of the worker.
 fn is_the_callers(code: &RpcCode) -> bool {
     !matches!(
         code,
@@ -84,7 +84,7 @@ fn is_the_callers(code: &RpcCode) -> bool {
 }
 
 impl Policy {
-    /// What becomes of a message that was not started in time.
+    /// The verdict on a message that was not started in time.
     pub(super) fn expired(&self, kind: Kind) -> Verdict {
         if kind == Kind::Task && self.expired == Expired::DeadLetter {
             return Verdict::Dead {
@@ -98,8 +98,8 @@ impl Policy {
         }
     }
 
-    /// What becomes of a delivery with this attempt. The wait before the next one is chosen here, so
-    /// that the log can name it.
+    /// The verdict on a delivery with this attempt. It names the wait before the next one, so that the
+    /// log can.
     pub(super) fn verdict(
         &self,
         kind: Kind,
@@ -160,7 +160,7 @@ impl Policy {
         }
     }
 
-    /// What the caller of a failed request gets.
+    /// The error for the caller of a failed request.
     fn answer(&self, name: &Name, error: &BoxError) -> RpcError {
         answer(name, &**error).unwrap_or_else(|| match self.expose_error_text {
             true => RpcError::internal(chain(&**error)),
@@ -169,7 +169,7 @@ impl Policy {
     }
 }
 
-/// Whether there is no route, and no layer that said what follows from that.
+/// Returns `true` if there is no route, and no layer has decided about that.
 fn is_unknown(error: &BoxError) -> bool {
     find::<NotFound>(&**error).is_some() && find::<Failure>(&**error).is_none()
 }

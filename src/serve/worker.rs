@@ -40,7 +40,7 @@ const TURNS: usize = 4;
 /// does not keep the worker from the slots that are free.
 const MAX_SETTLING: Duration = Duration::from_millis(100);
 
-/// What the loop owns.
+/// The state of the loop.
 pub(super) struct Worker<Src: Source, S> {
     source: Src,
     app: S,
@@ -114,7 +114,7 @@ where
         broken.map_or(finished.and(closed), Err)
     }
 
-    /// Runs until it is told to end.
+    /// Serves until a signal ends it, or the source or the service fails.
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
         let max = self.source.settings().max_in_flight;
         let max_bytes = self.source.settings().max_in_flight_bytes;
@@ -241,7 +241,7 @@ where
         }
     }
 
-    /// Gives back what was not started, and waits for what was.
+    /// Gives back the deliveries that were not started, and waits for the others.
     async fn finish(&mut self, deadline: Duration) -> Result<(), Error> {
         self.source.stop().await;
         self.in_flight.stop();
@@ -402,7 +402,7 @@ where
     tokio::select! {
         biased;
         ready = app.ready() => ready.map(|_| true).map_err(Into::into),
-        // Nobody else could be given an event.
+        // An event cannot be given back.
         () = guard.stopping(), if kind != Kind::Event => Ok(false),
     }
 }
@@ -416,7 +416,7 @@ fn bury(undecodable: Undecodable) -> Verdict {
     }
 }
 
-/// What is done when a verdict is confirmed: only then is there room for another delivery.
+/// Frees the slot of a delivery when its verdict is confirmed. Until then the slot takes no other.
 fn confirmed(guard: InFlightGuard) -> impl FnOnce(Result<(), Error>) + Send {
     move |settled| {
         drop(guard);

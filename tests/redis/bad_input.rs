@@ -4,8 +4,8 @@ use std::{future::pending, time::Duration};
 
 use bytes::Bytes;
 use campanile::{
-    BoxError, Client, Error, Failure, Json, Name, Router, RpcCode, RpcError,
-    transport::{Broker, Counts, DeadLetter, Page, memory::Memory, redis::Redis},
+    BoxError, Client, Error, Failure, Json, Name, Redis, Router, RpcCode, RpcError,
+    transport::{Broker, Counts, DeadLetter, Page, memory::Memory},
 };
 use http::HeaderValue;
 use tokio::{sync::mpsc, time::timeout};

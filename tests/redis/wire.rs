@@ -7,9 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use campanile::{
-    BoxError, Client, Json, Message, Router, RpcCode, RpcError, State, transport::redis::Redis,
-};
+use campanile::{BoxError, Client, Json, Message, Redis, Router, RpcCode, RpcError, State};
 use futures_util::StreamExt;
 use redis::aio::PubSub;
 use serde_json::{Value as JsonValue, json};

@@ -5,7 +5,9 @@ use std::time::Duration;
 use campanile::{Name, Redis};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{command_error::CommandError, dead::DeadCommand, send::Send, stats::Stats, tail::Tail};
+use crate::{
+    command_error::CommandError, dead::DeadCommand, send::Send, stats::Stats, tail::TailCommand,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -39,7 +41,7 @@ pub(crate) enum Command {
     Send(Send),
     /// Shows messages as they arrive, without consuming them.
     #[command(subcommand)]
-    Tail(Tail),
+    Tail(TailCommand),
 }
 
 // The server, the stream and the group.

@@ -97,6 +97,7 @@ mod dead_letters;
 mod entry;
 mod entry_size;
 mod error;
+pub(crate) mod handle;
 mod ids;
 mod keys;
 mod msgpack;
@@ -115,141 +116,12 @@ mod state;
 mod stats;
 mod tail;
 
-use std::{fmt, sync::Arc};
-
 #[doc(hidden)]
 pub use self::error::script_error;
+pub(crate) use self::handle::Redis;
 pub use self::{
     consumer::{RedisSettle, RedisSource},
     producer::SendFuture,
     server::RedisBuilder,
     tail::{Tail, TailEntry, TailFrom},
 };
-use self::{options::Options, pipeline::Pipeline, server::Connector};
-use crate::{
-    error::Error,
-    transport::{Counters, Counts, Settings, consumer_settings},
-};
-
-/// A handle of a Redis server, to send to and to serve from. See the [module](self).
-#[derive(Clone)]
-pub struct Redis {
-    settings: Settings,
-    options: Arc<Options>,
-    shared: Arc<SharedHandle>,
-    rpc: Arc<std::sync::OnceLock<Arc<rpc::Hub>>>,
-}
-
-/// The state shared by the clones of a handle.
-struct SharedHandle {
-    connector: Connector,
-    pipeline: Pipeline,
-    counters: Arc<Counters>,
-    promoters: producer::schedule::Promoters,
-    registrations: producer::Registrations,
-    hearts: state::Hearts,
-}
-
-impl Redis {
-    /// Connects to the server at a URL: `redis://user:password@host:port/db`,
-    /// `redis+unix:///path/to/redis.sock?db=0`, or `rediss://…` with the feature `redis-rustls`.
-    /// `?protocol=resp3` chooses RESP3. [`builder`](Self::builder) takes certificates as well.
-    ///
-    /// # Errors
-    /// Within seconds, if the server cannot be reached, refuses the login, or is older than 6.2. A
-    /// connected handle survives any outage, and a worker that starts during one waits until it
-    /// ends. [`connect_when_ready`](Self::connect_when_ready) waits too.
-    pub async fn connect(url: &str) -> Result<Self, Error> {
-        Self::builder(url).connect().await
-    }
-
-    /// Like [`connect`](Self::connect), but waits while the server is unreachable or not ready: it
-    /// tries again without limit, with a back-off, and logs the cause as a warning every few
-    /// seconds.
-    ///
-    /// ```no_run
-    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    ///
-    /// let url = "redis://127.0.0.1/";
-    /// let minute = Duration::from_secs(60);
-    /// let redis = tokio::time::timeout(minute, campanile::Redis::connect_when_ready(url)).await??;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// At once for a permanent error: a malformed URL, a wrong password, a server that is older
-    /// than 6.2.
-    ///
-    /// # Cancel safety
-    /// Dropping the future stops the attempts.
-    pub async fn connect_when_ready(url: &str) -> Result<Self, Error> {
-        Self::builder(url).connect_when_ready().await
-    }
-
-    async fn over_when_ready(connector: Connector) -> Result<Self, Error> {
-        let mut outage = server::Outage::default();
-        loop {
-            match Self::over(connector.clone()).await {
-                Err(error) if error::is_temporary(&error) => {
-                    outage.refused(connector.address(), "connect to Redis", &error);
-                    tokio::time::sleep(outage.wait()).await;
-                }
-                connected => return connected,
-            }
-        }
-    }
-
-    /// Connects with the settings of a client of the crate `redis`: its address, login, database,
-    /// protocol and TCP settings. The client itself, and its connections, are not used.
-    ///
-    /// The client must be of `redis` 1: an application with another major version connects with a
-    /// URL, or with [`builder`](Self::builder).
-    ///
-    /// # Errors
-    /// As [`connect`](Self::connect). A client with certificates is refused, since they cannot be
-    /// read from it: pass them to [`builder`](Self::builder) instead.
-    pub async fn from_client(client: redis::Client) -> Result<Self, Error> {
-        Self::over(Connector::from_client(&client)?).await
-    }
-
-    async fn over(connector: Connector) -> Result<Self, Error> {
-        let first = connector.checked().await?;
-        let counters = Arc::<Counters>::default();
-        let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
-        Ok(Self {
-            settings: Settings::default(),
-            options: Arc::default(),
-            shared: Arc::new(SharedHandle {
-                connector,
-                pipeline,
-                counters,
-                promoters: Default::default(),
-                registrations: Default::default(),
-                hearts: Default::default(),
-            }),
-            rpc: Arc::default(),
-        })
-    }
-
-    /// The counts so far, over all clones of this handle.
-    pub fn counts(&self) -> Counts {
-        self.shared.counters.snapshot()
-    }
-}
-
-/// Settings of the serving half, and the stream that the sending half sends to.
-impl Redis {
-    consumer_settings!();
-}
-
-// Shows neither user nor password, which the client contains.
-impl fmt::Debug for Redis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis")
-            .field("address", &self.shared.connector.address())
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
-    }
-}

@@ -17,7 +17,7 @@ use crate::{
 const EXCERPT: usize = 256;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Tail {
+pub(crate) enum TailCommand {
     /// Shows the tasks and requests of the stream as they arrive. Creates no group and no consumer, and
     /// consumes nothing.
     Stream(stream::StreamTail),
@@ -43,11 +43,11 @@ struct TailItem<'a> {
     payload: Option<&'a Bytes>,
 }
 
-impl Tail {
+impl TailCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         match self {
-            Tail::Stream(stream) => stream.run(target, out).await,
-            Tail::Events(events) => events.run(target, out).await,
+            TailCommand::Stream(stream) => stream.run(target, out).await,
+            TailCommand::Events(events) => events.run(target, out).await,
         }
     }
 }

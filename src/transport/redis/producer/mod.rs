@@ -49,14 +49,14 @@ impl Service<Message> for Redis {
 }
 
 impl Redis {
-    fn send(&self, message: Message) -> Result<Work, Error> {
+    fn send(&self, message: Message) -> Result<SendWork, Error> {
         check(&message)?;
         if message.kind() != Kind::Event {
             let stream = self.settings.target(message.parts())?;
             keys::check(stream)?;
             if let Some(registration) = self.registration(stream) {
                 let redis = self.clone();
-                return Ok(Work::Boxed(Box::pin(async move {
+                return Ok(SendWork::Boxed(Box::pin(async move {
                     registration.await?;
                     redis.future(redis.dispatch(message)).await
                 })));
@@ -65,33 +65,37 @@ impl Redis {
         self.dispatch(message)
     }
 
-    fn future(&self, work: Result<Work, Error>) -> SendFuture {
+    fn future(&self, work: Result<SendWork, Error>) -> SendFuture {
         SendFuture {
-            work: work.unwrap_or_else(|error| Work::Refused(Some(error))),
+            work: work.unwrap_or_else(|error| SendWork::Refused(Some(error))),
             counters: self.shared.counters.clone(),
         }
     }
 
     /// Sends a message after its check.
-    fn dispatch(&self, message: Message) -> Result<Work, Error> {
+    fn dispatch(&self, message: Message) -> Result<SendWork, Error> {
         let pipeline = &self.shared.pipeline;
         match message.kind() {
             Kind::Task
                 if message.parts().due.is_some() || message.parts().idempotency_key.is_some() =>
             {
-                Ok(Work::Task(self.accept(message)?))
+                Ok(SendWork::Task(self.accept(message)?))
             }
             Kind::Task => {
                 let stream = self.settings.target(message.parts())?.clone();
                 let task = AddTask { stream, message };
-                Ok(Work::Task(pipeline.submit_owned(task, Resend::Never, None)))
+                Ok(SendWork::Task(pipeline.submit_owned(
+                    task,
+                    Resend::Never,
+                    None,
+                )))
             }
             Kind::Event => {
                 let event = PublishEvent {
                     options: self.options.clone(),
                     message,
                 };
-                Ok(Work::Event(pipeline.submit_owned(
+                Ok(SendWork::Event(pipeline.submit_owned(
                     event,
                     Resend::Never,
                     None,
@@ -100,7 +104,7 @@ impl Redis {
             Kind::Rpc => {
                 let stream = self.settings.target(message.parts())?.clone();
                 let reply = self.hub().request(&stream, message);
-                Ok(Work::Boxed(Box::pin(reply)))
+                Ok(SendWork::Boxed(Box::pin(reply)))
             }
         }
     }
@@ -245,11 +249,11 @@ pub(super) fn accepted(answer: Value) -> Result<MessageId, Error> {
 /// later reply.
 #[must_use = "futures do nothing unless polled"]
 pub struct SendFuture {
-    work: Work,
+    work: SendWork,
     counters: Arc<Counters>,
 }
 
-enum Work {
+enum SendWork {
     Refused(Option<Error>),
     Task(Submit),
     Event(Submit),
@@ -262,16 +266,16 @@ impl Future for SendFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let reply = match &mut self.work {
-            Work::Refused(error) => {
+            SendWork::Refused(error) => {
                 return Poll::Ready(Err(error.take().expect("polled after it was done")));
             }
             // A request counts itself, since its reply may come before the response to its `XADD`.
-            Work::Boxed(reply) => return reply.as_mut().poll(cx),
-            Work::Task(answer) => {
+            SendWork::Boxed(reply) => return reply.as_mut().poll(cx),
+            SendWork::Task(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
                 answer.and_then(accepted).map(Reply::accepted)
             }
-            Work::Event(answer) => {
+            SendWork::Event(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
                 answer.and_then(error::check).map(|_| Reply::default())
             }
