@@ -1,6 +1,6 @@
 //! The calling side: typed calls over any `Service<Message>`.
 //!
-//! A [`Client`] calls the sending half of a transport, with or without layers around it, or a
+//! A [`Client`](crate::Client) calls the sending half of a transport, with or without layers around it, or a
 //! router. Over a router the handlers run in place, so an application can be tested without a
 //! transport.
 //!
