@@ -1,6 +1,8 @@
 //! Access to the inner services of this crate's services.
 
 /// Implements `get_ref`, `get_mut` and `into_inner` for a service with a field `inner`.
+// A build without layers does not use it.
+#[allow(unused_macros)]
 macro_rules! inner_accessors {
     ($service:ident<S $(, $param:ident)*>) => {
         impl<S $(, $param)*> $service<S $(, $param)*> {
