@@ -34,7 +34,7 @@ pub mod tour {
 
 #[cfg(feature = "redis")]
 pub mod migrating_from_go {
-    //! How to move a service from Go-Broker to Campanile.
+    //! Moving a service from Go-Broker to Campanile.
     //!
     //! [`Router::task`]: crate::Router::task
     //! [`Router::event`]: crate::Router::event
@@ -89,7 +89,7 @@ pub mod layers {
 
 #[cfg(feature = "redis")]
 pub mod durability {
-    //! How the settings of a Redis server affect the guarantees.
+    //! The effect of a Redis server's settings on the guarantees.
     //!
     //! [guarantees]: crate::guide::guarantees
     //! [`Redis::state`]: crate::Redis::state
@@ -118,7 +118,7 @@ pub mod terminal {
 
 #[cfg(all(feature = "redis", feature = "conformance"))]
 pub mod own_transport {
-    //! How to write and test a transport.
+    //! Writing and testing a transport.
     //!
     //! [`examples/transport/queue.rs`]: #the-complete-code
     //! [`Redis`]: crate::Redis
@@ -162,7 +162,7 @@ pub mod own_transport {
 
 #[cfg(feature = "testing")]
 pub mod testing {
-    //! How to test an application.
+    //! Testing an application.
     //!
     //! [`examples/shop/app.rs`]: #the-whole-application
     //! [`Memory`]: crate::transport::memory::Memory

@@ -64,8 +64,8 @@
 //! idempotency keys have no effect. `enqueue` and `publish` return the error of the handler.
 //!
 //! # Cancel safety
-//! Nothing is sent before the future is first polled. Dropping it later does not undo what was
-//! sent. A dropped request frees its permit at once, and its reply is ignored.
+//! A call sends its message when its future is first polled. Dropping the future after that does
+//! not take the message back. A dropped request frees its permit at once, and its reply is ignored.
 //!
 //! # Errors
 //! Every call fails with an [`Error`](crate::Error). Its predicates say if the server

@@ -151,7 +151,7 @@ impl About {
         let text = Shown::new(&reason.text).at_most(MAX_LOGGED);
         let is_debug = match verdict {
             Verdict::Discard { reason, .. } => *reason == Discarded::Ignored,
-            // Nothing is lost by these.
+            // The message is not lost.
             Verdict::Done(_) | Verdict::Redeliver { counted: false, .. } => reason.is_expected,
             _ => false,
         };

@@ -22,7 +22,7 @@ pub(super) struct Policy {
     pub(super) backoff: Backoff,
 }
 
-/// How a service's future ended.
+/// The end of a service's future.
 pub(super) enum Outcome {
     Returned(Result<Reply, BoxError>),
     Panicked(String),

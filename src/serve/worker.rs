@@ -208,7 +208,7 @@ where
             }
             next_turn().await;
         }
-        // Those that wait for a task may wait for a thread that a handler blocks.
+        // While deliveries wait for a task, a handler may block a thread: the loop then starts others.
         let may_wait = || self.in_flight.settling() > free() && !self.in_flight.is_starting();
         let settled = async {
             while free() < max / 2 && may_wait() {

@@ -25,7 +25,7 @@ pub(super) struct ReplyTo {
     client: Option<Bytes>,
 }
 
-/// How a reply is sent.
+/// The route of a reply to its caller.
 #[derive(Debug, PartialEq)]
 pub(super) enum ReplyRoute {
     /// Stored on this stream.

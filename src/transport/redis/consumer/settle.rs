@@ -35,7 +35,7 @@ pub(super) struct Settlement<E = Effect> {
     pub(super) on_settled: OnSettled,
 }
 
-/// How a delivery ends on the server.
+/// The end of a delivery on the server.
 #[derive(Debug)]
 pub(super) enum Effect {
     /// Acknowledged after its reply was published. Many share one command.
@@ -49,7 +49,7 @@ pub(super) enum Effect {
 /// The channel and the envelope of a reply.
 pub(super) type PublishedReply = (bytes::Bytes, Vec<u8>);
 
-/// How a delivery ends that is not done.
+/// The end of a delivery that was not handled successfully.
 #[derive(Debug)]
 pub(super) enum FencedEffect {
     /// Moved to the retry stream, now or after a delay.

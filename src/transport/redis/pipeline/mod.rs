@@ -59,7 +59,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// loss of the connection, whichever is later.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// How a lost connection affects a command.
+/// The effect of a lost connection on a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resend {
     /// Sent once. Without a connection it waits for a few seconds and then fails as disconnected.

@@ -146,7 +146,7 @@ async fn what_is_sent_again_keeps_its_order() {
 #[tokio::test]
 async fn what_was_given_up_before_it_was_sent_is_sent_only_where_it_is_idempotent() {
     let (pipeline, mut commands) = pipeline([OK, OK]).await;
-    // Nothing is sent before this task waits.
+    // The pipeline's task runs, and sends, only once this task waits.
     drop(pipeline.submit(ack(1), Resend::Never));
     drop(pipeline.submit(ack(2), Resend::UntilAnswered));
     pipeline.submit(ack(3), Resend::Never).await.unwrap();

@@ -1,4 +1,4 @@
--- Whether the entry is pending for this consumer. False if the group does not exist.
+-- Returns true if the entry is pending for this consumer. False if the group does not exist.
 local function own(src, group, id, me)
   local found = redis.pcall('XPENDING', src, group, id, id, 1, me)
   if found.err then

@@ -1,5 +1,5 @@
--- Whether it is this worker's turn: no worker has had one in the last `ms`. Without memory the
--- server cannot store that. Then it is every worker's turn, since these steps free memory.
+-- Returns true if it is this worker's turn: no worker has had one in the last `ms`. A server without
+-- memory cannot store a turn. Then each worker has one, since these steps free memory.
 local function turn(gate, me, ms)
   local function note(...)
     local noted = redis.pcall('SET', gate, me, 'PX', ms, ...)
