@@ -159,10 +159,9 @@ impl Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fault 33"]
 async fn a_stream_on_another_node_than_the_urls_is_found() {
     let cluster = Cluster::start().await;
-    let redis = Redis::connect(&cluster.others[0].url()).await;
+    let redis = Redis::connect(&cluster_url(&cluster.others[0].url())).await;
     let redis = redis.expect("the node is there").stream("jobs");
     let client = Client::new(redis.clone()).request_timeout(5 * SECOND);
     client.enqueue("work", ()).await.expect("it is sent");
@@ -181,12 +180,18 @@ async fn a_stream_on_another_node_than_the_urls_is_found() {
     worker.stop().await.expect("it ends well");
 }
 
+/// The URL of the cluster with this node.
+fn cluster_url(node: &str) -> String {
+    node.replacen("redis", "redis+cluster", 1)
+}
+
 /// Fails over while handlers run and tasks are sent, over connections to `url`. Calls `switched`
 /// when the replica is the primary.
 async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce()) {
     const HELD: u64 = 8;
     // Long enough that no handler runs again because of an expired lease.
-    let redis = Redis::connect(url).await.expect("the node is there");
+    let redis = Redis::connect(&cluster_url(url)).await;
+    let redis = redis.expect("the node is there");
     let redis = redis.stream("jobs").group("workers").lease(60 * SECOND);
     let runs = Arc::<Mutex<BTreeMap<u64, u32>>>::default();
     let count = runs.clone();
@@ -270,14 +275,12 @@ async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fault 33"]
 async fn a_fail_over_in_a_cluster_is_followed_and_no_verdict_is_lost() {
     let cluster = Cluster::start().await;
     follows_a_fail_over(&cluster, &cluster.owner.url(), || {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fault 33"]
 async fn a_fail_over_in_a_cluster_is_followed_where_the_name_leads_to_the_new_primary() {
     let cluster = Cluster::start().await;
     let proxy = Proxy::start(cluster.owner.port()).await;

@@ -221,8 +221,16 @@ impl RedisServer {
         server
     }
 
-    /// Its address, with the login of the [`Options`].
+    /// Its address, with the login of the [`Options`], or that of the cluster which is made of it.
     pub(crate) fn url(&self) -> String {
+        let url = self.server_url();
+        match self.options.cluster {
+            true => url.replacen("redis", "redis+cluster", 1),
+            false => url,
+        }
+    }
+
+    fn server_url(&self) -> String {
         let login = match (&self.options.user, &self.options.password) {
             (Some(user), Some(password)) => format!("{user}:{password}@"),
             (None, Some(password)) => format!(":{password}@"),
@@ -256,7 +264,7 @@ impl RedisServer {
 
     /// A client of bare redis-rs.
     pub(crate) fn client(&self) -> redis::Client {
-        redis::Client::open(self.url()).expect("the URL is valid")
+        redis::Client::open(self.server_url()).expect("the URL is valid")
     }
 
     /// A connection of bare redis-rs. Answers may take 30 s, not the driver's 500 ms, so that

@@ -10,7 +10,7 @@ use super::{
     entry::{StreamEntryId, value_of},
     keys::Keys,
     msgpack::unpacked,
-    pipeline::Resend,
+    pipeline::{Pipeline, Resend},
     response::{Value, array, bytes, count, exactly, fields, unexpected},
     scripts,
 };
@@ -50,8 +50,12 @@ impl Store {
         Some(letter.died_in(settings.stream.clone(), settings.group.clone()))
     }
 
+    fn pipeline(&self) -> Pipeline {
+        self.0.shared.pipeline.of(&self.0.settings.stream)
+    }
+
     async fn command(&self, cmd: Cmd) -> Result<Value, Error> {
-        self.0.shared.pipeline.command(cmd, Resend::Never).await
+        self.pipeline().command(cmd, Resend::Never).await
     }
 }
 
@@ -64,8 +68,8 @@ impl DeadLetterStore for Store {
                 cmd.arg(after.unwrap_or_default()).arg(most).arg(PAGE_BYTES);
             };
             let keys = self.keys()?;
-            let pipeline = &self.0.shared.pipeline;
-            let answer = pipeline
+            let answer = self
+                .pipeline()
                 .script(&scripts::LIST_DEAD, &[&keys.dead], args, Resend::Never)
                 .await?;
             let (found, more) = listed(answer)?;
@@ -130,8 +134,9 @@ impl DeadLetterStore for Store {
                     }
                 }
             };
-            let (pipeline, names) = (&self.0.shared.pipeline, [&*keys.dead, &keys.retry]);
-            let answer = pipeline
+            let names = [&*keys.dead, &keys.retry];
+            let answer = self
+                .pipeline()
                 .script(&scripts::DEAD, &names, args, Resend::Never)
                 .await?;
             acted(answer)

@@ -61,7 +61,7 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
         ("ERR", Handshake::Auth) | ("WRONGPASS", _) => {
             password(address).with_source(RedisError::from(error))
         }
-        ("ERR" | "NOPROTO", Handshake::Hello) => Error::config(format!(
+        (_, Handshake::Hello) if is_without_resp3(&error) => Error::config(format!(
             "Redis at {address} does not speak RESP3; leave `protocol` out of the URL"
         ))
         .with_source(RedisError::from(error)),
@@ -72,6 +72,11 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
         (code, Handshake::Ping) if code != "ERR" => return None,
         _ => connecting(address, error.into()),
     })
+}
+
+/// Returns `true` if a server that does not speak RESP3 answers so to `HELLO 3`.
+pub(super) fn is_without_resp3(error: &ServerError) -> bool {
+    matches!(error.code(), "ERR" | "NOPROTO") && !error.details().is_some_and(has_too_many_clients)
 }
 
 /// Returns `true` if a server at its `maxclients` sends this. It writes this when it accepts a
@@ -106,6 +111,17 @@ fn tls_fault(error: &RedisError) -> Option<&'static str> {
         let _: &io::Error = error;
         None
     }
+}
+
+/// The reason for leaving a server that has become a replica.
+pub(super) const DEMOTED: &str = "the server has become a replica and takes no writes";
+
+/// The error of a server that should be the primary and is a replica.
+pub(super) fn no_primary(address: &str) -> Error {
+    Error::disconnected(format!(
+        "Redis at {address} is a replica; the Sentinels have named it as the primary, so it is \
+         perhaps about to be promoted"
+    ))
 }
 
 /// The error of a server that does not answer.
@@ -221,6 +237,11 @@ pub(super) fn refused(error: ServerError) -> Error {
             "Redis takes no writes because it cannot save to disk; see the server's log",
         ),
         code if is_passing(code) => (ErrorKind::Disconnected, "Redis is not ready"),
+        "MOVED" | "ASK" | "CROSSSLOT" => (
+            ErrorKind::Refused,
+            "the server is a node of a cluster; let the URL begin with redis+cluster:// or \
+             rediss+cluster://",
+        ),
         _ if is_protocol_error(&error) => (
             ErrorKind::Refused,
             "Redis does not take a value of this size; raise `proto-max-bulk-len` or send less",

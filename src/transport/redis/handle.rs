@@ -80,7 +80,7 @@ impl Redis {
         loop {
             match Self::over(connector.clone()).await {
                 Err(error) if error::is_temporary(&error) => {
-                    outage.refused(connector.address(), "connect to Redis", &error);
+                    outage.refused(&connector.address(), "connect to Redis", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
                 connected => return connected,
@@ -103,6 +103,7 @@ impl Redis {
 
     pub(super) async fn over(connector: Connector) -> Result<Self, Error> {
         let first = connector.checked().await?;
+        connector.keep_current();
         let counters = Arc::<Counters>::default();
         let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
         Ok(Self {

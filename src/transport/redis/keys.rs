@@ -10,6 +10,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use super::server::tag;
 use crate::{error::Error, message::Name};
 
 /// The keys of a stream and one of its groups.
@@ -149,13 +150,9 @@ pub(super) fn replies(base: &str, client: impl Display) -> String {
     key
 }
 
-/// Returns `true` if a cluster hashes only a part of the name: the text between the first `{` and
-/// the first `}` after it, if it is not empty.
-/// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags>
+/// Returns `true` if a cluster hashes only a part of the name.
 fn has_hash_tag(name: &str) -> bool {
-    name.split_once('{')
-        .and_then(|(_, rest)| rest.split_once('}'))
-        .is_some_and(|(tag, _)| !tag.is_empty())
+    tag(name.as_bytes()).len() < name.len()
 }
 
 #[cfg(test)]

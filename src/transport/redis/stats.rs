@@ -33,7 +33,7 @@ impl Redis {
     pub async fn stats(&self) -> Result<StreamStats, Error> {
         let stream = self.settings.one_stream()?;
         let keys = Keys::new(stream, &self.settings.group)?;
-        let pipeline = &self.shared.pipeline;
+        let pipeline = self.shared.pipeline.of(stream);
         let ask = |words: [&str; 2]| {
             let mut cmd = redis::cmd(words[0]);
             cmd.arg(words[1]);
@@ -71,8 +71,10 @@ impl Redis {
     /// If the server cannot be reached or refuses.
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
         let mut cmd = redis::cmd("XINFO");
-        cmd.arg("GROUPS").arg(self.settings.one_stream()?.as_str());
-        let groups = match self.shared.pipeline.submit(cmd, Resend::Never).await? {
+        let stream = self.settings.one_stream()?;
+        cmd.arg("GROUPS").arg(stream.as_str());
+        let pipeline = self.shared.pipeline.of(stream);
+        let groups = match pipeline.submit(cmd, Resend::Never).await? {
             Value::ServerError(refusal) if is_missing(&refusal) => return Ok(None),
             groups => array(error::check(groups)?)?,
         };
@@ -94,7 +96,7 @@ impl Redis {
                 .arg(self.settings.lease.as_millis() as u64)
                 .arg(self.options.foreign_lease.as_millis() as u64);
         };
-        let pipeline = &self.shared.pipeline;
+        let pipeline = self.shared.pipeline.of(&keys.stream);
         let answer = pipeline
             .script(&scripts::STATS, &names, args, Resend::Never)
             .await?;

@@ -71,7 +71,7 @@ impl Redis {
             TailFrom::Id(id) => first(&id)?.before(),
         };
         Ok(Tail {
-            connector: self.shared.connector.clone(),
+            connector: self.shared.connector.of(&stream),
             stream,
             seen,
             connection: None,
@@ -88,7 +88,8 @@ impl Redis {
             .arg("-")
             .arg("COUNT")
             .arg(1);
-        let answer = self.shared.pipeline.command(cmd, Resend::Never).await?;
+        let pipeline = self.shared.pipeline.of(stream);
+        let answer = pipeline.command(cmd, Resend::Never).await?;
         let newest = dead_letters::entries(answer)?.into_iter().next();
         let newest = newest.and_then(|(id, _)| StreamEntryId::parse(id.as_bytes()));
         Ok(newest.unwrap_or(StreamEntryId::ZERO))

@@ -126,7 +126,6 @@ async fn reliable_requests_are_answered_again_after_a_demotion() {
 }
 
 #[tokio::test]
-#[ignore = "fault 9"]
 async fn fast_requests_are_answered_again_after_a_demotion() {
     let all = BOTH.map(|demoted| requests_are_answered_again(ReplyMode::Fast, demoted));
     futures_util::future::join_all(all).await;
@@ -157,7 +156,6 @@ async fn events_reach_the_new_primary(demoted: Demoted) {
 }
 
 #[tokio::test]
-#[ignore = "fault 9"]
 async fn a_handle_that_only_publishes_leaves_a_demoted_server() {
     futures_util::future::join_all(BOTH.map(events_reach_the_new_primary)).await;
 }

@@ -27,7 +27,7 @@ pub(super) use self::{
     progress::Progress,
     pubsub::{PubSub, Published},
 };
-use super::{error, response::Value};
+use super::{error, response::Value, server::Departure};
 
 /// The size of a read buffer, and the free space below which a new one is allocated. Responses are
 /// not copied: a slice keeps its whole buffer (see [`copy_if_small`]).
@@ -68,6 +68,9 @@ pub(super) struct Connection {
     blocked: bool,
     /// The number of commands without a response.
     due: usize,
+    /// Resolves when the server is not the right one any more.
+    departure: Option<Departure>,
+    is_resp3: bool,
 }
 
 impl Connection {
@@ -82,7 +85,24 @@ impl Connection {
             progress: Progress::default(),
             blocked: false,
             due: 0,
+            departure: None,
+            is_resp3: false,
         }
+    }
+
+    /// Notes that the server has changed to RESP3.
+    pub(super) fn set_resp3(&mut self) {
+        self.is_resp3 = true;
+    }
+
+    fn speaks_resp3(&self) -> bool {
+        self.is_resp3
+    }
+
+    /// Ends the connection with an error when this resolves: its server is not the primary any
+    /// more, although it may go on to answer.
+    pub(super) fn ends_with(&mut self, departure: Departure) {
+        self.departure = Some(departure);
     }
 
     /// A counter of the bytes that were read and written.
@@ -141,7 +161,10 @@ impl Connection {
                 self.read.reserve(READ_BUFFER);
             }
             let stream = Pin::new(&mut self.stream);
-            let read = match ready!(poll_read_buf(stream, cx, &mut self.read)) {
+            let Poll::Ready(read) = poll_read_buf(stream, cx, &mut self.read) else {
+                return self.poll_departure(cx);
+            };
+            let read = match read {
                 Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
                 read => read,
             };
@@ -150,6 +173,21 @@ impl Connection {
                 Err(lost) => return Poll::Ready(Err(written.err().unwrap_or(lost).into())),
             }
         }
+    }
+
+    /// Waits until the server is not the right one any more.
+    fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
+        let Some(departure) = &mut self.departure else {
+            return Poll::Pending;
+        };
+        ready!(departure.as_mut().poll(cx));
+        // A completed future must not be polled again.
+        self.departure = Some(Box::pin(std::future::ready(())));
+        let error = io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "another server is the primary now",
+        );
+        Poll::Ready(Err(error.into()))
     }
 
     /// Writes as much as the stream accepts.

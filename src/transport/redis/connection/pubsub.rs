@@ -10,14 +10,15 @@ use std::{
 
 use bytes::Bytes;
 use redis::{ErrorKind, RedisError, RedisResult};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::{Connection, Value};
+use crate::transport::redis::{error, server::is_replica};
 
-/// The time between two pings, unless the server has sent something: only a ping shows that a
-/// connection is half open.
-const PING: Duration = Duration::from_millis(2500);
-/// The longest wait for the response to a ping.
+/// The time between two questions for the server's role: only their responses show that a connection
+/// is half open, or that the server was demoted, which it does not say by itself.
+const ASK: Duration = Duration::from_millis(2500);
+/// The longest wait for the response to one.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// A published message.
@@ -34,30 +35,29 @@ pub(in crate::transport::redis) struct PubSub {
     connection: Connection,
     /// Messages that arrived before all subscriptions were confirmed.
     early: VecDeque<Published>,
-    pings: Interval,
-    /// Set if the server has sent something since the last ping was due.
-    heard: bool,
-    /// The time of the ping whose response is due.
+    questions: Interval,
+    /// The time of the question whose response is due.
     asked: Option<Instant>,
 }
 
 /// A value received over a connection with subscriptions.
 enum Received {
     Published(Published),
-    /// A response to a ping, or to one name of a subscription.
+    /// A confirmation of one name of a subscription.
+    Confirmation,
+    /// A response to a question.
     Answer,
 }
 
 impl PubSub {
     /// Uses a connection for subscriptions only.
     pub(in crate::transport::redis) fn new(connection: Connection) -> Self {
-        let mut pings = interval(PING);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut questions = interval_at(Instant::now() + ASK, ASK);
+        questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             connection,
             early: VecDeque::new(),
-            pings,
-            heard: true,
+            questions,
             asked: None,
         }
     }
@@ -75,7 +75,8 @@ impl PubSub {
             while confirmed < names.len() {
                 match poll_fn(|cx| self.poll_received(cx)).await? {
                     Received::Published(published) => self.early.push_back(published),
-                    Received::Answer => confirmed += 1,
+                    Received::Confirmation => confirmed += 1,
+                    Received::Answer => {}
                 }
             }
         }
@@ -98,27 +99,39 @@ impl PubSub {
         loop {
             // Received bytes are read before the timers are checked.
             while let Poll::Ready(received) = self.poll_received(cx) {
-                let published = match received {
-                    Ok(Received::Published(published)) => Some(published),
-                    Ok(Received::Answer) => None,
-                    // An error for a missing permission is a response to a ping, too.
-                    Err(refusal) if refusal.code().is_some() => None,
+                match received {
+                    Ok(Received::Published(published)) => {
+                        // The response comes after the messages before it.
+                        self.asked = self.asked.map(|_| Instant::now());
+                        return Poll::Ready(Ok(published));
+                    }
+                    Ok(Received::Confirmation) => {}
+                    Ok(Received::Answer) => self.asked = None,
+                    // An error for a missing permission is a response, too.
+                    Err(refusal) if refusal.code().is_some() => self.asked = None,
                     Err(lost) => return Poll::Ready(Err(lost)),
-                };
-                (self.heard, self.asked) = (true, None);
-                if let Some(published) = published {
-                    return Poll::Ready(Ok(published));
                 }
             }
-            ready!(self.pings.poll_tick(cx));
-            if self.asked.is_some_and(|asked| asked.elapsed() >= ANSWER) {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
-            }
-            if !std::mem::take(&mut self.heard) && self.asked.is_none() {
-                self.connection.send([&redis::cmd("PING")]);
-                self.asked = Some(Instant::now());
+            ready!(self.questions.poll_tick(cx));
+            match self.asked {
+                Some(asked) if asked.elapsed() >= ANSWER => {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+                }
+                Some(_) => {}
+                None => self.ask(),
             }
         }
+    }
+
+    /// Asks for the server's role. A demoted server serves subscribers on, but clients publish to
+    /// another one. With RESP2 a subscriber may only ask whether the server is there.
+    fn ask(&mut self) {
+        let question = match self.connection.speaks_resp3() {
+            true => "ROLE",
+            false => "PING",
+        };
+        self.connection.send([&redis::cmd(question)]);
+        self.asked = Some(Instant::now());
     }
 
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Received>> {
@@ -130,9 +143,13 @@ impl PubSub {
 /// an array.
 /// <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
 fn received(value: Value) -> RedisResult<Received> {
+    if is_replica(&value) {
+        let demoted = io::Error::new(io::ErrorKind::ConnectionAborted, error::DEMOTED);
+        return Err(demoted.into());
+    }
     let words = match value.refused()? {
         Value::Array(words) | Value::Push(words) => words,
-        // The response to a ping before the first subscription.
+        // The response to a ping: with RESP3, or before the first subscription.
         Value::Text(_) => return Ok(Received::Answer),
         _ => return Err(unexpected()),
     };
@@ -145,7 +162,8 @@ fn received(value: Value) -> RedisResult<Received> {
     let pattern = match &kind[..] {
         b"message" => None,
         b"pmessage" => Some(text()?),
-        b"pong" | b"subscribe" | b"psubscribe" => return Ok(Received::Answer),
+        b"pong" | b"master" => return Ok(Received::Answer),
+        b"subscribe" | b"psubscribe" => return Ok(Received::Confirmation),
         _ => return Err(unexpected()),
     };
     Ok(Received::Published(Published {
@@ -227,7 +245,7 @@ mod tests {
         let error = pubsub.next().await.unwrap_err();
         assert!(error.is_timeout(), "{error}");
         assert!(
-            started.elapsed() <= 2 * PING + ANSWER,
+            started.elapsed() <= 2 * ASK + ANSWER,
             "{:?}",
             started.elapsed()
         );
@@ -253,6 +271,35 @@ mod tests {
             let (_, published) = tokio::join!(serving, pubsub.next());
             assert_eq!(published.unwrap().payload, "b");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_demoted_server_is_left_although_it_sends_on() {
+        let (ours, mut server) = duplex(4096);
+        let mut connection = Connection::new(Box::new(ours));
+        connection.set_resp3();
+        let mut pubsub = PubSub::new(connection);
+        let question = words(&["ROLE"]);
+        let serving = async {
+            for role in ["master", "slave"] {
+                let mut asked = vec![0; question.len()];
+                server.read_exact(&mut asked).await.unwrap();
+                assert_eq!(asked, question.as_bytes());
+                let published = words(&["message", "a", role]).replacen('*', ">", 1);
+                let answer = format!("*2\r\n${}\r\n{role}\r\n:1\r\n", role.len());
+                server
+                    .write_all((published + &answer).as_bytes())
+                    .await
+                    .unwrap();
+            }
+        };
+        let receiving = async {
+            assert_eq!(pubsub.next().await.unwrap().payload, "master");
+            assert_eq!(pubsub.next().await.unwrap().payload, "slave");
+            pubsub.next().await.unwrap_err()
+        };
+        let (_, error) = tokio::join!(serving, receiving);
+        assert!(error.to_string().contains("replica"), "{error}");
     }
 
     #[tokio::test]

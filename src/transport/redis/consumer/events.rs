@@ -74,7 +74,7 @@ impl EventSubscriber {
         match timeout(CONFIRMATION, subscribing).await {
             Ok(Ok(())) => Ok(connection),
             Ok(Err(refusal)) => Err(self.refused(refusal)),
-            Err(_) => Err(error::unreachable(self.connector.address())),
+            Err(_) => Err(error::unreachable(&self.connector.address())),
         }
     }
 
@@ -85,7 +85,7 @@ impl EventSubscriber {
                            &<channel or pattern>` and the commands with `+@pubsub`";
             return Error::new(ErrorKind::Refused, message).with_source(refusal);
         }
-        error::unanswered(self.connector.address()).with_source(refusal)
+        error::unanswered(&self.connector.address()).with_source(refusal)
     }
 
     /// Passes events to `offer` until `closed`. Reading never waits: events that `offer` leaves in
@@ -106,7 +106,7 @@ impl EventSubscriber {
                 let lost = Instant::now();
                 gap(None);
                 let what = "the connection that brings events";
-                outage.lost(self.connector.address(), what, &reason);
+                outage.lost(&self.connector.address(), what, &reason);
                 connection = self.again(&mut outage).await;
                 self.counters.reconnects.increment();
                 let missed = lost.elapsed();
@@ -134,7 +134,7 @@ impl EventSubscriber {
                 }
                 Err(error) => {
                     let what = "subscribe to the events";
-                    outage.refused(self.connector.address(), what, &error);
+                    outage.refused(&self.connector.address(), what, &error);
                 }
             }
         }

@@ -91,7 +91,7 @@ use super::{
     keys::Keys,
     pipeline::{Pipeline, Resend},
     rpc::Hub,
-    server::{Limit, Outage},
+    server::{HashSlot, Limit, Outage},
     state::{Beat, Heart},
 };
 use crate::{
@@ -128,6 +128,9 @@ impl Transport for Redis {
     /// missing permission, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let listed = listed(&self.settings)?;
+        if self.shared.connector.is_cluster() {
+            check_slots(&self.settings, &listed)?;
+        }
         // The same member for all attempts, since a failed attempt may leave its consumer in the
         // group.
         let group = self.settings.group.clone();
@@ -139,7 +142,7 @@ impl Transport for Redis {
             match attempt.await {
                 Err(error) if error::is_temporary(&error) => {
                     let address = self.shared.connector.address();
-                    outage.refused(address, "begin to serve", &error);
+                    outage.refused(&address, "begin to serve", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
                 opened => return opened,
@@ -165,6 +168,29 @@ fn listed(settings: &Settings) -> Result<Vec<(Keys, u32)>, Error> {
     keys.collect()
 }
 
+/// Checks that all streams are in one slot of a cluster: no command reads several slots.
+fn check_slots(settings: &Settings, listed: &[(Keys, u32)]) -> Result<(), Error> {
+    if let Some(registry) = settings.served_registry() {
+        return Err(Error::config(format!(
+            "the streams of the registry `{registry}` cannot be served on a Redis Cluster: they are \
+             in several slots; let a worker serve each of them"
+        )));
+    }
+    let slot = |keys: &Keys| HashSlot::of(keys.stream.as_bytes());
+    let Some(((first, _), rest)) = listed.split_first() else {
+        return Ok(());
+    };
+    match rest.iter().find(|(keys, _)| slot(keys) != slot(first)) {
+        None => Ok(()),
+        Some((other, _)) => Err(Error::config(format!(
+            "the streams `{}` and `{}` are in different slots of the Redis Cluster, and one worker \
+             reads one slot; give their names the same hash tag, as in `{{shop}}.orders` and \
+             `{{shop}}.mails`, or let a worker serve each",
+            first.stream, other.stream
+        ))),
+    }
+}
+
 fn served(listed: &[(Keys, u32)]) -> Vec<Arc<ServedStream>> {
     let streams = listed.iter().zip(0..);
     let streams = streams
@@ -186,7 +212,11 @@ impl Redis {
             shared,
             rpc,
         } = self;
-        let (connector, counters) = (shared.connector.clone(), shared.counters.clone());
+        let counters = shared.counters.clone();
+        let connector = match streams.first() {
+            Some(first) => shared.connector.of(&first.keys.stream),
+            None => shared.connector.clone(),
+        };
         let first = connector.checked().await?;
         let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
         let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await?;
@@ -216,7 +246,7 @@ impl Redis {
         let mut source = RedisSource {
             member: member.clone(),
             streams: Arc::default(),
-            address: connector.address().to_owned(),
+            address: connector.address(),
             report: report.clone(),
             buffer: buffer.clone(),
             in_flight: in_flight.clone(),
@@ -232,7 +262,7 @@ impl Redis {
         if !interest.events.is_empty() || !interest.patterns.is_empty() {
             let prefix = &options.event_prefix;
             let subscriber =
-                EventSubscriber::new(connector.clone(), counters.clone(), interest, prefix);
+                EventSubscriber::new(shared.connector.clone(), counters.clone(), interest, prefix);
             let first = subscriber.subscribe().await?;
             let (buffer, state) = (buffer.clone(), state.clone());
             let on_event_gap = options.on_event_gap.clone();

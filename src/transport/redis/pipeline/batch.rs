@@ -13,6 +13,7 @@ use crate::{
         connection::{Commands, Encode},
         error,
         response::Value,
+        server::HashSlot,
     },
 };
 
@@ -35,6 +36,9 @@ pub(super) struct CommandBatch {
     /// The number of successive connections that the server closed while this was the first command
     /// without a response. Counted in a batch of one command.
     pub(super) closed_at: u32,
+    /// The number of times that a node of a cluster has named another one for it. Counted in a batch
+    /// of one command.
+    pub(super) moved: u32,
 }
 
 /// A command without its bytes.
@@ -72,7 +76,20 @@ impl CommandBatch {
             permits: None,
             give_up: None,
             closed_at: 0,
+            moved: 0,
         }
+    }
+
+    /// A batch of one command of the pipeline itself, which needs no permit. It is not sent again.
+    pub(super) fn of(command: impl Encode) -> (Self, Completion<Outcome>) {
+        let mut batch = Self::new(Buffers::default());
+        let admission = Admission {
+            permits: 0,
+            submitted: Instant::now(),
+            slot: HashSlot::ANY,
+        };
+        let completion = batch.ask(command, Resend::Never, None, admission);
+        (batch, completion)
     }
 
     /// Adds a command whose caller waits for the response.
@@ -155,6 +172,11 @@ impl CommandBatch {
         self.requests[index].admission.submitted
     }
 
+    /// The slot of a command's keys.
+    pub(super) fn slot(&self, index: usize) -> HashSlot {
+        self.requests[index].admission.slot
+    }
+
     /// The encoded commands.
     pub(super) fn commands(&self) -> impl Iterator<Item = &[u8]> {
         self.commands.iter()
@@ -205,6 +227,7 @@ impl CommandBatch {
         like.completions.clone_from(&self.completions);
         like.give_up = self.give_up;
         like.closed_at = self.closed_at;
+        like.moved = self.moved;
         like
     }
 
@@ -221,6 +244,28 @@ impl CommandBatch {
             self.hold(permit);
         }
         self.push(other.commands.get(index), moved);
+    }
+
+    /// Puts `ASKING` before the command of a batch of one command: a node that is about to take over
+    /// its slot carries it out then. If the connection is lost, the command is sent without it, and
+    /// the node names the right one again.
+    pub(super) fn asking(mut self) -> Self {
+        let command = self.commands.get(0).to_vec();
+        self.commands.clear();
+        self.commands.push(redis::cmd("ASKING"));
+        self.commands.push(&command[..]);
+        let asking = QueuedCommand {
+            // Kept although nobody waits for its response.
+            retry: Resend::UntilAnswered,
+            script: None,
+            admission: Admission {
+                permits: 0,
+                ..self.requests[0].admission
+            },
+            answer: Answer::Delivered,
+        };
+        self.requests.insert(0, asking);
+        self
     }
 
     /// Replaces a script's hash by its source, in a batch of one command.

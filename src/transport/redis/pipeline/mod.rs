@@ -19,6 +19,7 @@
 
 mod batch;
 mod in_flight;
+mod nodes;
 mod queue;
 mod task;
 #[cfg(test)]
@@ -34,18 +35,18 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use redis::Cmd;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
-use self::queue::{Permit, Submitter, submit_queue};
+use self::{
+    nodes::{Node, Nodes},
+    queue::Permit,
+};
 use super::{
     connection::{Connection, Encode},
     error,
     response::Value,
     scripts::Script,
-    server::Connector,
+    server::{Connector, HashSlot},
 };
 use crate::{
     error::Error,
@@ -82,13 +83,14 @@ pub(super) trait CompletionHandler: Send + Sync {
     fn is_gone(&self, number: u128) -> bool;
 }
 
-/// A handle of the connection. Cheap to clone. After the last one is dropped, the connection closes
-/// once all submitted commands have responses.
+/// A handle of the connection: on a cluster, of the connections to all primaries in use. Cheap to
+/// clone. After the last one is dropped, the connection closes once all submitted commands have
+/// responses.
 #[derive(Clone)]
 pub(super) struct Pipeline {
-    queue: Submitter,
-    status: watch::Receiver<Status>,
-    connector: Connector,
+    nodes: Arc<Nodes>,
+    /// The slot of the keys of the handle's commands.
+    slot: HashSlot,
 }
 
 /// The state of the connection.
@@ -120,25 +122,22 @@ impl Pipeline {
         counters: Arc<Counters>,
         silence: Duration,
     ) -> Self {
-        let (queue, batches) = submit_queue();
-        let (publish, status) = watch::channel(match first {
-            Some(_) => Status {
-                state: ConnectionState::Connected,
-                cause: None,
-                down_since: None,
-            },
-            None => Status {
-                state: ConnectionState::Reconnecting,
-                cause: None,
-                down_since: Some(Instant::now()),
-            },
-        });
-        let task = task::PipelineTask::new(connector.clone(), counters, silence, batches, publish);
-        tokio::spawn(task.run(first));
+        let slot = connector.slot().unwrap_or(HashSlot::ANY);
         Self {
-            queue,
-            status,
-            connector,
+            nodes: Arc::new(Nodes::start(connector, first, counters, silence)),
+            slot,
+        }
+    }
+
+    /// A handle for commands on this key, and on others of its slot.
+    pub(super) fn of(&self, key: &str) -> Self {
+        let slot = match *self.nodes {
+            Nodes::One(_) => HashSlot::ANY,
+            Nodes::Cluster(_) => HashSlot::of(key.as_bytes()),
+        };
+        Self {
+            nodes: self.nodes.clone(),
+            slot,
         }
     }
 
@@ -171,13 +170,15 @@ impl Pipeline {
         retry: Resend,
         script: Option<&'static Script>,
     ) -> Submit {
-        let size = command.size_hint();
-        Submit(match self.queue.try_reserve(size) {
+        let (size, slot) = (command.size_hint(), self.slot);
+        let node = self.nodes.of(slot);
+        let permit = node.queue.try_reserve(size, slot);
+        Submit(match permit {
             Some(permit) => Stage::queue(permit, command, retry, script),
             None => {
-                let (pipeline, submitted) = (self.clone(), Instant::now());
+                let (node, submitted) = (node.clone(), Instant::now());
                 Stage::Permit(Box::pin(async move {
-                    let permit = pipeline.permit(size, submitted, retry).await?;
+                    let permit = node.permit(size, submitted, slot, retry).await?;
                     permit.push(|batch, at| batch.ask(command, retry, script, at))
                 }))
             }
@@ -194,10 +195,11 @@ impl Pipeline {
         handler: &Arc<impl CompletionHandler + 'static>,
         number: u128,
     ) {
-        let size = command.size_hint();
-        let permit = match self.queue.try_reserve(size) {
+        let (size, slot) = (command.size_hint(), self.slot);
+        let node = self.nodes.of(slot);
+        let permit = match node.queue.try_reserve(size, slot) {
             Some(permit) => Ok(permit),
-            None => self.permit(size, Instant::now(), retry).await,
+            None => node.permit(size, Instant::now(), slot, retry).await,
         };
         let posted = permit.and_then(|permit| {
             let to = (handler.clone() as Arc<dyn CompletionHandler>, number);
@@ -208,17 +210,67 @@ impl Pipeline {
         }
     }
 
+    /// Sends a command. Errors of the server become an `Err`.
+    pub(super) async fn command(
+        &self,
+        command: impl Encode,
+        retry: Resend,
+    ) -> Result<Value, Error> {
+        super::error::check(self.submit(command, retry).await?)
+    }
+
+    /// Runs a script. Errors of the server become an `Err`.
+    pub(super) async fn script(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: impl FnOnce(&mut Cmd),
+        retry: Resend,
+    ) -> Result<Value, Error> {
+        let answer = self.submit_script(script, keys, args, retry);
+        super::error::check(answer.await?)
+    }
+
+    /// The state of the connection, or the worst state of several. Closed means that the runtime of
+    /// its task has ended.
+    pub(super) fn state(&self) -> ConnectionState {
+        let nodes = self.nodes.all().into_iter();
+        let states = nodes.map(|node| node.status.borrow().state);
+        states.max().unwrap_or(ConnectionState::Connected)
+    }
+
+    /// The reason why there is no connection; `None` if there is one.
+    pub(super) fn cause(&self) -> Option<Arc<Error>> {
+        let nodes = self.nodes.all().into_iter();
+        nodes.filter_map(|node| node.cause()).next()
+    }
+
+    fn ask(&self, command: impl Encode, retry: Resend, script: Option<&'static Script>) -> Submit {
+        let node = self.nodes.of(self.slot);
+        match node.queue.try_reserve(command.size_hint(), self.slot) {
+            Some(permit) => Submit(Stage::queue(permit, command, retry, script)),
+            None => {
+                let mut encoded = Vec::new();
+                command.encode(&mut encoded);
+                self.submit_owned(encoded, retry, script)
+            }
+        }
+    }
+}
+
+impl Node {
     /// Waits for a permit. A command that is not retried waits at most as long as it may without a
     /// connection.
     async fn permit(
         &self,
         size: usize,
         submitted: Instant,
+        slot: HashSlot,
         retry: Resend,
     ) -> Result<Permit<'_>, Error> {
         tokio::select! {
             biased;
-            permit = self.queue.reserve(size, submitted) => permit,
+            permit = self.queue.reserve(size, submitted, slot) => permit,
             error = self.waited_too_long(submitted), if retry == Resend::Never => Err(error),
         }
     }
@@ -250,51 +302,13 @@ impl Pipeline {
                 },
             };
             if is_down {
-                return error::disconnected(self.connector.address(), self.cause());
+                return error::disconnected(&self.connector.address(), self.cause());
             }
         }
     }
 
-    /// Sends a command. Errors of the server become an `Err`.
-    pub(super) async fn command(
-        &self,
-        command: impl Encode,
-        retry: Resend,
-    ) -> Result<Value, Error> {
-        super::error::check(self.submit(command, retry).await?)
-    }
-
-    /// Runs a script. Errors of the server become an `Err`.
-    pub(super) async fn script(
-        &self,
-        script: &'static Script,
-        keys: &[&str],
-        args: impl FnOnce(&mut Cmd),
-        retry: Resend,
-    ) -> Result<Value, Error> {
-        let answer = self.submit_script(script, keys, args, retry);
-        super::error::check(answer.await?)
-    }
-
-    /// The state of the connection. Closed means that the runtime of its task has ended.
-    pub(super) fn state(&self) -> ConnectionState {
-        self.status.borrow().state
-    }
-
-    /// The reason why there is no connection; `None` if there is one.
-    pub(super) fn cause(&self) -> Option<Arc<Error>> {
+    fn cause(&self) -> Option<Arc<Error>> {
         self.status.borrow().cause.clone()
-    }
-
-    fn ask(&self, command: impl Encode, retry: Resend, script: Option<&'static Script>) -> Submit {
-        match self.queue.try_reserve(command.size_hint()) {
-            Some(permit) => Submit(Stage::queue(permit, command, retry, script)),
-            None => {
-                let mut encoded = Vec::new();
-                command.encode(&mut encoded);
-                self.submit_owned(encoded, retry, script)
-            }
-        }
     }
 }
 

@@ -18,7 +18,11 @@ use tokio::{
 };
 
 use super::batch::{Buffers, CommandBatch};
-use crate::{error::Error, sync::lock, transport::redis::error};
+use crate::{
+    error::Error,
+    sync::lock,
+    transport::redis::{error, server::HashSlot},
+};
 
 /// The most commands that are queued and in flight.
 pub(super) const MAX_COMMANDS: usize = 4096;
@@ -58,11 +62,20 @@ struct Queue {
 struct QueueState {
     /// The last batch takes commands until it is full.
     batches: VecDeque<CommandBatch>,
+    /// Commands from another node of the cluster, each a batch of one command. They are sent before
+    /// the others.
+    forwarded: VecDeque<CommandBatch>,
     spare: Vec<Buffers>,
     /// Set when the last submitter is dropped.
     closed: bool,
     /// Set when the receiver is dropped.
     abandoned: bool,
+}
+
+impl QueueState {
+    fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.forwarded.is_empty()
+    }
 }
 
 /// The sending end. Cheap to clone.
@@ -84,6 +97,7 @@ pub(super) struct Permit<'a> {
     queue: &'a Queue,
     permit: OwnedSemaphorePermit,
     submitted: Instant,
+    slot: HashSlot,
 }
 
 /// A batch's record of a command's admission.
@@ -93,6 +107,8 @@ pub(super) struct Admission {
     pub(super) permits: usize,
     /// The time from which the command's time limits count.
     pub(super) submitted: Instant,
+    /// The slot of the command's keys.
+    pub(super) slot: HashSlot,
 }
 
 /// The number of permits for a command of about this many bytes.
@@ -102,13 +118,14 @@ fn permits(bytes: usize) -> u32 {
 
 impl Submitter {
     /// Reserves a permit for a command of about this many bytes; `None` if it would have to wait.
-    pub(super) fn try_reserve(&self, bytes: usize) -> Option<Permit<'_>> {
+    pub(super) fn try_reserve(&self, bytes: usize, slot: HashSlot) -> Option<Permit<'_>> {
         let queue = &*self.0.0;
         let permit = queue.permits.clone().try_acquire_many_owned(permits(bytes));
         Some(Permit {
             queue,
             permit: permit.ok()?,
             submitted: Instant::now(),
+            slot,
         })
     }
 
@@ -117,6 +134,7 @@ impl Submitter {
         &self,
         bytes: usize,
         submitted: Instant,
+        slot: HashSlot,
     ) -> Result<Permit<'_>, Error> {
         let queue = &*self.0.0;
         let permit = queue.permits.clone().acquire_many_owned(permits(bytes));
@@ -124,7 +142,22 @@ impl Submitter {
             queue,
             permit: permit.await.map_err(|_| error::runtime_ended())?,
             submitted,
+            slot,
         })
+    }
+
+    /// Queues a command of another node. It keeps the permits that it has there.
+    pub(super) fn forward(&self, one: CommandBatch) {
+        let queue = &*self.0.0;
+        let mut state = lock(&queue.state);
+        if state.abandoned {
+            drop(state);
+            // Dropped without the lock, since that completes the command.
+            return drop(one);
+        }
+        state.forwarded.push_back(one);
+        drop(state);
+        queue.receiver.wake();
     }
 }
 
@@ -148,6 +181,7 @@ impl Permit<'_> {
         let admission = Admission {
             permits: self.permit.num_permits(),
             submitted: self.submitted,
+            slot: self.slot,
         };
         let added = add(batch, admission);
         batch.hold(self.permit);
@@ -165,7 +199,9 @@ pub(super) struct Receiver(Arc<Queue>);
 impl Receiver {
     /// Takes the next batch, if there is one.
     pub(super) fn take(&self) -> Option<CommandBatch> {
-        lock(&self.0.state).batches.pop_front()
+        let mut state = lock(&self.0.state);
+        let forwarded = state.forwarded.pop_front();
+        forwarded.or_else(|| state.batches.pop_front())
     }
 
     /// Keeps the buffers of a batch for reuse.
@@ -179,14 +215,14 @@ impl Receiver {
     /// Returns `true` if the queue is empty and its last submitter was dropped.
     pub(super) fn is_closed(&self) -> bool {
         let state = lock(&self.0.state);
-        state.closed && state.batches.is_empty()
+        state.closed && state.is_empty()
     }
 
     /// Waits until there is a batch, or the last submitter was dropped.
     pub(super) async fn filled(&self) {
         let is_filled = || {
             let state = lock(&self.0.state);
-            state.closed || !state.batches.is_empty()
+            state.closed || !state.is_empty()
         };
         poll_fn(|cx| {
             self.0.receiver.register(cx.waker());
@@ -203,7 +239,10 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
         state.abandoned = true;
-        let left = std::mem::take(&mut state.batches);
+        let left = [
+            std::mem::take(&mut state.batches),
+            std::mem::take(&mut state.forwarded),
+        ];
         drop(state);
         self.0.permits.close();
         drop(left);
@@ -217,6 +256,8 @@ mod tests {
     use super::*;
     use crate::transport::redis::pipeline::Resend;
 
+    const SLOT: HashSlot = HashSlot::ANY;
+
     fn push(permit: Permit<'_>) {
         let added = permit.push(|batch, admission| {
             let ping = redis::cmd("PING");
@@ -229,24 +270,32 @@ mod tests {
     async fn queued_bytes_are_bounded_until_they_are_answered() {
         let (submitter, receiver) = submit_queue();
         for _ in 0..3 {
-            push(submitter.try_reserve(MAX_BYTES / 4).expect("there is room"));
+            push(
+                submitter
+                    .try_reserve(MAX_BYTES / 4, SLOT)
+                    .expect("there is room"),
+            );
         }
-        assert!(submitter.try_reserve(MAX_BYTES / 2).is_none());
-        push(submitter.try_reserve(MAX_BYTES / 4).expect("there is room"));
-        assert!(submitter.try_reserve(1).is_none());
+        assert!(submitter.try_reserve(MAX_BYTES / 2, SLOT).is_none());
+        push(
+            submitter
+                .try_reserve(MAX_BYTES / 4, SLOT)
+                .expect("there is room"),
+        );
+        assert!(submitter.try_reserve(1, SLOT).is_none());
         let in_flight = receiver.take().expect("it was queued");
-        assert!(submitter.try_reserve(1).is_none());
+        assert!(submitter.try_reserve(1, SLOT).is_none());
         drop(in_flight);
-        assert!(submitter.try_reserve(MAX_BYTES).is_some());
+        assert!(submitter.try_reserve(MAX_BYTES, SLOT).is_some());
     }
 
     #[tokio::test]
     async fn a_command_larger_than_the_bound_passes_alone_and_before_those_behind_it() {
         let (submitter, receiver) = submit_queue();
-        push(submitter.try_reserve(1).expect("it is empty"));
+        push(submitter.try_reserve(1, SLOT).expect("it is empty"));
         let now = Instant::now();
-        let mut large = Box::pin(submitter.reserve(2 * MAX_BYTES, now));
-        let mut small = Box::pin(submitter.reserve(1, now));
+        let mut large = Box::pin(submitter.reserve(2 * MAX_BYTES, now, SLOT));
+        let mut small = Box::pin(submitter.reserve(1, now, SLOT));
         assert!((&mut large).now_or_never().is_none());
         assert!((&mut small).now_or_never().is_none());
         drop(receiver.take());

@@ -2,35 +2,38 @@
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
-use redis::RedisError;
+use futures_util::FutureExt;
+use redis::{RedisError, ServerError};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
-    Resend, Status, WAIT,
+    Outcome, Resend, Status, WAIT,
     batch::{CommandBatch, MAX_BYTES, MAX_COMMANDS},
     in_flight::{InFlightBatch, InFlightPipeline, InFlightPipelines},
+    nodes::Forwarding,
     queue::Receiver,
 };
 use crate::{
     error::Error,
-    sync::next_turn,
+    sync::{Completion, next_turn},
     transport::{
         ConnectionState, Counters,
         redis::{
             connection::Connection,
             error,
             response::Value,
-            server::Outage,
-            server::{BACKOFF, Connector},
+            server::{Address, BACKOFF, Connector, HashSlot, Outage, is_replica, redirection},
         },
     },
 };
 
 /// A large command fails after the server has closed this many connections at it.
 const CLOSED_AT: u32 = 3;
+/// The shortest time between two checks of the server's role.
+const ROLE_CHECK: Duration = Duration::from_secs(5);
 /// The pause after the server was not ready.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,6 +53,9 @@ pub(super) struct PipelineTask {
     /// Commands to send before the queue: they waited for a connection, or have to be sent again.
     /// Each is a batch of one command.
     waiting: VecDeque<CommandBatch>,
+    /// On a cluster, the way to its other nodes.
+    cluster: Option<Forwarding>,
+    role: RoleCheck,
 }
 
 /// The reason why a connection is no longer used.
@@ -65,6 +71,7 @@ impl PipelineTask {
         silence: Duration,
         queue: Receiver,
         status: watch::Sender<Status>,
+        cluster: Option<Forwarding>,
     ) -> Self {
         let down_since = status.borrow().down_since;
         Self {
@@ -78,6 +85,8 @@ impl PipelineTask {
             status,
             outage: Outage::default(),
             waiting: VecDeque::new(),
+            cluster,
+            role: RoleCheck::since_now(),
         }
     }
 
@@ -110,7 +119,7 @@ impl PipelineTask {
                     }
                     let address = self.connector.address();
                     self.outage
-                        .lost(address, "a connection to Redis", &reason.chain());
+                        .lost(&address, "a connection to Redis", &reason.chain());
                     self.set_cause(Some(reason));
                 }
             }
@@ -144,19 +153,49 @@ impl PipelineTask {
             // The first attempt follows the loss after a short random delay, so that the clients of
             // a restarting server do not reconnect at the same moment.
             let wait = self.outage.wait();
-            let making = async {
-                sleep(wait).await;
-                connector.connection().await
-            };
-            match self.while_waiting(making).await? {
+            self.while_waiting(sleep(wait)).await?;
+            self.forward_misplaced().await?;
+            match self.while_waiting(connector.connection()).await? {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
-                    self.outage
-                        .refused(connector.address(), "connect to Redis", &error);
+                    let address = connector.address();
+                    self.outage.refused(&address, "connect to Redis", &error);
                     self.set_cause(Some(error));
                 }
             }
         }
+    }
+
+    /// On a cluster, looks up which node serves which slot, and forwards commands that wait here for
+    /// another node. `None` if this node serves none any more, and no caller has a command for it.
+    async fn forward_misplaced(&mut self) -> Option<()> {
+        if self.cluster.is_none() {
+            return Some(());
+        }
+        let connector = self.connector.clone();
+        self.while_waiting(connector.refresh()).await?;
+        let cluster = self.cluster.as_ref()?;
+        let is_here = |one: &CommandBatch| cluster.is_here(one.slot(0));
+        let (here, elsewhere) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(is_here);
+        self.waiting = here;
+        let elsewhere: VecDeque<CommandBatch> = elsewhere;
+        for one in elsewhere {
+            cluster.forward(one);
+        }
+        if !self.waiting.is_empty() || !cluster.retire() {
+            return Some(());
+        }
+        tracing::debug!(node = %cluster.address, "the node serves no slot any more");
+        // Callers may have found this queue before the node was removed.
+        while !self.queue.is_closed() {
+            while let Some(mut batch) = self.queue.take() {
+                (0..batch.len()).for_each(|index| cluster.forward(batch.take(index)));
+            }
+            self.queue.filled().await;
+        }
+        None
     }
 
     /// Runs `work`, and meanwhile fails commands that have waited too long. `None` when no caller
@@ -200,7 +239,7 @@ impl PipelineTask {
             if one.retry(0) == Resend::Never {
                 if give_up <= now {
                     let cause = self.status.borrow().cause.clone();
-                    one.fail(|| error::disconnected(self.connector.address(), cause.clone()));
+                    one.fail(|| error::disconnected(&self.connector.address(), cause.clone()));
                     continue;
                 }
                 next = next.min(give_up);
@@ -214,6 +253,7 @@ impl PipelineTask {
     async fn serve(&mut self, connection: Connection) -> ConnectionEnd {
         let mut in_flight = InFlightPipelines::new(connection, self.silence);
         self.protocol_error = false;
+        self.role = RoleCheck::since_now();
         let end = self.exchange(&mut in_flight).await;
         let oldest = in_flight.pipelines.front().into_iter();
         let answers = oldest.flat_map(|it| &it.batches).flat_map(|it| &it.answers);
@@ -226,13 +266,13 @@ impl PipelineTask {
                     let mut lost = batch.take(index);
                     match lost.retry(0) {
                         Resend::UntilAnswered if lost.closed_at >= CLOSED_AT => {
-                            lost.fail(|| error::not_taken(self.connector.address(), CLOSED_AT));
+                            lost.fail(|| error::not_taken(&self.connector.address(), CLOSED_AT));
                         }
                         Resend::UntilAnswered => self.waiting.push_front(lost),
                         // It was sent after the command that the server could not read, so it was
                         // not carried out.
                         Resend::Never if self.protocol_error => self.waiting.push_front(lost),
-                        Resend::Never => lost.fail(|| error::unanswered(self.connector.address())),
+                        Resend::Never => lost.fail(|| error::unanswered(&self.connector.address())),
                     }
                 }
             }
@@ -299,12 +339,11 @@ impl PipelineTask {
                         ServerHealth::Fine => {}
                         ServerHealth::NotReady => {
                             self.while_waiting(sleep(PAUSE)).await;
+                            self.forward_misplaced().await;
                         }
                         ServerHealth::Demoted => {
                             self.while_waiting(sleep(PAUSE)).await;
-                            return ConnectionEnd::Lost(Error::disconnected(
-                                "the server has become a replica and takes no writes",
-                            ));
+                            return ConnectionEnd::Lost(Error::disconnected(error::DEMOTED));
                         }
                     }
                 }
@@ -331,6 +370,7 @@ impl PipelineTask {
         while batches.is_empty() {
             batches.extend(self.queue.take()?.wanted());
         }
+        batches.extend(self.role.question());
         Some(batches)
     }
 
@@ -346,7 +386,32 @@ impl PipelineTask {
                 };
                 self.protocol_error |= error::is_protocol_error(error);
                 let unknown = error.code() == "NOSCRIPT";
-                if let Some(script) = batch.script(index).filter(|_| unknown) {
+                if let Some(cluster) = &self.cluster
+                    && let Some(redirection) = Redirection::read(error, &cluster.address)
+                {
+                    if let Redirection::Moved(slot, address) = &redirection {
+                        cluster.learn(*slot, address);
+                    }
+                    // Nodes that name each other do not agree yet.
+                    if batch.moved > 0 && has_waited(&batch, index) {
+                        continue;
+                    }
+                    let mut one = batch.take(index);
+                    let give_up = self.give_up(one.submitted(0));
+                    one.give_up.get_or_insert(give_up);
+                    one.moved += 1;
+                    match redirection {
+                        Redirection::Ask(address) => cluster.forward_to(&address, one.asking()),
+                        Redirection::Moved(_, address) if one.moved == 1 => {
+                            cluster.forward_to(&address, one);
+                        }
+                        Redirection::Moved(..) => {
+                            health = health.max(ServerHealth::NotReady);
+                            one.moved = 0;
+                            again.push(one);
+                        }
+                    }
+                } else if let Some(script) = batch.script(index).filter(|_| unknown) {
                     again.push(batch.take(index).with_text(script));
                 } else if error::is_passing(error.code()) && !has_waited(&batch, index) {
                     health = health.max(match error::is_demoted(error) {
@@ -368,7 +433,10 @@ impl PipelineTask {
         for one in again.into_iter().rev() {
             self.waiting.push_front(one);
         }
-        health
+        match self.role.is_demoted() {
+            true => ServerHealth::Demoted,
+            false => health,
+        }
     }
 }
 
@@ -380,6 +448,62 @@ impl Drop for PipelineTask {
     /// The runtime may end the task before the last handle is dropped.
     fn drop(&mut self) {
         self.set_state(ConnectionState::Closed, self.down_since);
+    }
+}
+
+/// A node's answer that another one serves a slot.
+enum Redirection {
+    /// The slot belongs to another node.
+    Moved(HashSlot, Address),
+    /// The key is on another node, which is about to take over the slot.
+    Ask(Address),
+}
+
+impl Redirection {
+    fn read(error: &ServerError, from: &Address) -> Option<Self> {
+        let (slot, address) = redirection(error.details()?, from)?;
+        match error.code() {
+            "MOVED" => Some(Self::Moved(slot, address)),
+            "ASK" => Some(Self::Ask(address)),
+            _ => None,
+        }
+    }
+}
+
+/// Asks for the role of the server, now and then beside other commands: a demoted server takes a
+/// `PUBLISH`, which reaches nobody.
+struct RoleCheck {
+    last: Instant,
+    answer: Option<Completion<Outcome>>,
+}
+
+impl RoleCheck {
+    fn since_now() -> Self {
+        Self {
+            last: Instant::now(),
+            answer: None,
+        }
+    }
+
+    /// The question, if one is due.
+    fn question(&mut self) -> Option<CommandBatch> {
+        let now = Instant::now();
+        let is_due = now - self.last >= ROLE_CHECK;
+        (is_due && self.answer.is_none()).then(|| {
+            self.last = now;
+            let (batch, answer) = CommandBatch::of(redis::cmd("ROLE"));
+            self.answer = Some(answer);
+            batch
+        })
+    }
+
+    /// Returns `true` if the response is that of a replica.
+    fn is_demoted(&mut self) -> bool {
+        let answer = self.answer.as_mut().and_then(FutureExt::now_or_never);
+        if answer.is_some() {
+            self.answer = None;
+        }
+        matches!(answer, Some(Ok(role)) if is_replica(&role))
     }
 }
 

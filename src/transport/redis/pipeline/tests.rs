@@ -20,7 +20,10 @@ use crate::{
     sync::lock,
     transport::{
         Counters,
-        redis::{response::Value, server::Connector},
+        redis::{
+            response::Value,
+            server::{Connector, HashSlot},
+        },
     },
 };
 
@@ -192,11 +195,13 @@ async fn a_handler_gets_each_outcome_once() {
 #[tokio::test]
 async fn commands_fail_when_the_task_of_the_pipeline_has_ended() {
     let (submitter, batches) = submit_queue();
-    let permit = submitter.try_reserve(1).expect("it is empty");
+    let permit = submitter
+        .try_reserve(1, HashSlot::ANY)
+        .expect("it is empty");
     let asked = permit.push(|batch, at| batch.ask(ack(1), Resend::UntilAnswered, None, at));
-    let full: Vec<_> = std::iter::from_fn(|| submitter.try_reserve(1)).collect();
+    let full: Vec<_> = std::iter::from_fn(|| submitter.try_reserve(1, HashSlot::ANY)).collect();
     assert_eq!(full.len(), MAX_COMMANDS - 1);
-    let waits = submitter.reserve(1, tokio::time::Instant::now());
+    let waits = submitter.reserve(1, tokio::time::Instant::now(), HashSlot::ANY);
     drop(batches);
     assert!(asked.unwrap().await.unwrap_err().is_closed());
     assert!(waits.await.is_err_and(|error| error.is_closed()));

@@ -83,6 +83,7 @@ impl Redis {
             }
             Kind::Task => {
                 let stream = self.settings.target(message.parts())?.clone();
+                let pipeline = pipeline.of(&stream);
                 let task = AddTask { stream, message };
                 Ok(SendWork::Task(pipeline.submit_owned(
                     task,
@@ -91,6 +92,8 @@ impl Redis {
                 )))
             }
             Kind::Event => {
+                // A cluster passes an event on to all of its nodes.
+                let pipeline = pipeline.of(message.name());
                 let event = PublishEvent {
                     options: self.options.clone(),
                     message,

@@ -61,7 +61,8 @@ impl Redis {
             // connection. An unknown outcome is tried again: the message was not sent yet.
             let register = async || {
                 let (script, retry) = (&scripts::REGISTER, Resend::Never);
-                shared.pipeline.script(script, &keys, args, retry).await
+                let pipeline = shared.pipeline.of(keys[0]);
+                pipeline.script(script, &keys, args, retry).await
             };
             loop {
                 match register().await {

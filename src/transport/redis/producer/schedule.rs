@@ -51,7 +51,7 @@ impl Redis {
     /// If the server cannot be reached or refuses.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
         let keys = Keys::new(self.settings.one_stream()?, &self.settings.group)?;
-        let pipeline = &self.shared.pipeline;
+        let pipeline = self.shared.pipeline.of(&keys.stream);
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());
         let fields = match pipeline.command(get, Resend::Never).await? {
@@ -99,7 +99,7 @@ impl Redis {
         let names = [&*keys.stream, &keys.stream_due, &keys.stream_bodies];
         let mut names = names.map(str::to_owned).to_vec();
         names.extend(key);
-        let pipeline = &self.shared.pipeline;
+        let pipeline = self.shared.pipeline.of(&keys.stream);
         let accept = Accept {
             names,
             when,
@@ -110,7 +110,7 @@ impl Redis {
         };
         let sent = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
         if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
-            self.shared.promoters.start(pipeline, keys, wait);
+            self.shared.promoters.start(&pipeline, keys, wait);
         }
         Ok(sent)
     }

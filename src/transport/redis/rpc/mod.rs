@@ -10,9 +10,14 @@ mod replies;
 mod request;
 mod subscription;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
+    runtime::Handle,
     sync::watch,
     time::{Instant, timeout_at},
 };
@@ -21,10 +26,20 @@ use uuid::Uuid;
 
 use self::{
     pending::PendingRequests,
-    replies::{ReplyReader, ReplyStreams},
+    replies::{Outstanding, ReplyReader, ReplyStreams},
 };
-use super::{Redis, error, ids::unique, pipeline::Pipeline, server::Connector};
-use crate::{error::Error, message::ReplyMode, transport::Counters};
+use super::{
+    Redis, error,
+    ids::unique,
+    pipeline::Pipeline,
+    server::{Connector, HashSlot},
+};
+use crate::{
+    error::Error,
+    message::{Name, ReplyMode},
+    sync::lock,
+    transport::Counters,
+};
 
 /// The longest wait of a request until replies can be received.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,7 +64,7 @@ pub(super) struct Hub {
     pipeline: Pipeline,
     pending: Arc<PendingRequests>,
     subscribed: watch::Receiver<Ready>,
-    replies: Arc<ReplyStreams>,
+    replies: ReplyReaders,
     _end_with_hub: DropGuard,
 }
 
@@ -89,14 +104,16 @@ impl Hub {
             ready: publish,
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(subscription.run()));
-        let replies = Arc::new(ReplyStreams::new(client, pipeline.clone()));
-        let reader = ReplyReader::new(
-            replies.clone(),
-            connector.clone(),
-            pending.clone(),
+        let replies = ReplyReaders {
+            client,
+            connector: connector.clone(),
+            pipeline: pipeline.clone(),
+            pending: pending.clone(),
             counters,
-        );
-        tokio::spawn(reader.run(end.clone()));
+            end: end.clone(),
+            runtime: Handle::current(),
+            by_slot: Mutex::default(),
+        };
         Self {
             client,
             channel,
@@ -137,8 +154,38 @@ impl Hub {
             Ok(Err(_)) => Err(error::runtime_ended()),
             Err(_) => {
                 let cause = self.pipeline.cause();
-                Err(error::disconnected(self.connector.address(), cause))
+                Err(error::disconnected(&self.connector.address(), cause))
             }
         }
+    }
+}
+
+/// The readers of reliable replies: one, or on a cluster one for each slot with requests, since no
+/// command reads several slots. Each starts with its first request.
+struct ReplyReaders {
+    client: Uuid,
+    connector: Connector,
+    pipeline: Pipeline,
+    pending: Arc<PendingRequests>,
+    counters: Arc<Counters>,
+    end: CancellationToken,
+    /// The runtime of the readers.
+    runtime: Handle,
+    by_slot: Mutex<HashMap<Option<HashSlot>, Arc<ReplyStreams>>>,
+}
+
+impl ReplyReaders {
+    /// Starts to read the replies to requests on `stream`, if they are not read yet.
+    fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
+        let connector = self.connector.of(stream);
+        let mut readers = lock(&self.by_slot);
+        let streams = readers.entry(connector.slot()).or_insert_with(|| {
+            let streams = Arc::new(ReplyStreams::new(self.client, self.pipeline.of(stream)));
+            let (pending, counters) = (self.pending.clone(), self.counters.clone());
+            let reader = ReplyReader::new(streams.clone(), connector, pending, counters);
+            self.runtime.spawn(reader.run(self.end.clone()));
+            streams
+        });
+        streams.join(stream)
     }
 }

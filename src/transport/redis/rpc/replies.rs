@@ -277,10 +277,10 @@ impl ReplyReader {
                 Ok(connection) => {
                     let error = self.read(connection, &mut outage).await;
                     let what = "the connection that reads replies";
-                    outage.lost(self.connector.address(), what, &error);
+                    outage.lost(&self.connector.address(), what, &error);
                     self.counters.reconnects.increment();
                 }
-                Err(error) => outage.refused(self.connector.address(), "read replies", &error),
+                Err(error) => outage.refused(&self.connector.address(), "read replies", &error),
             }
             sleep(outage.wait()).await;
         }

@@ -92,7 +92,7 @@ impl Hub {
         };
         // The pending reply receives the outcome of sending, so that this task is woken only once.
         let number = reply.id().as_u128();
-        (self.pipeline)
+        (self.pipeline.of(&stream))
             .post(add, Resend::Never, &self.pending, number)
             .await;
         drop(message);

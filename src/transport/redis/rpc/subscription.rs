@@ -47,18 +47,18 @@ impl Subscription {
                     self.ready.send_replace(Ready::Lost);
                     self.pending.unsubscribed();
                     outage.lost(
-                        self.connector.address(),
+                        &self.connector.address(),
                         "the subscription for replies",
                         &reason,
                     );
                 }
                 Ok(Err(refusal)) => {
                     let error = error::replies_refused(refusal.clone());
-                    outage.refused(self.connector.address(), "subscribe for replies", &error);
+                    outage.refused(&self.connector.address(), "subscribe for replies", &error);
                     self.ready.send_replace(Ready::Refused(refusal));
                 }
                 Err(error) => {
-                    outage.refused(self.connector.address(), "subscribe for replies", &error);
+                    outage.refused(&self.connector.address(), "subscribe for replies", &error);
                     self.ready.send_replace(down.clone());
                 }
             }

@@ -1,8 +1,14 @@
 //! Connects to a server and logs in: once, with a clear error for people, or repeatedly for
 //! supervised connections.
 
+mod address;
 mod builder;
+mod cluster;
+mod login;
 mod outage;
+mod race;
+mod sentinel;
+mod slot;
 #[cfg(feature = "redis-rustls")]
 mod tls;
 /// Stands in for TLS when it is not built in.
@@ -11,53 +17,48 @@ mod tls {
     #[derive(Clone, Default)]
     pub(super) struct TlsOptions {}
 }
+mod topology;
 mod url;
 
-use std::{fmt, future::Future, io, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use redis::{
-    Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisError,
-    io::tcp::{
-        TcpSettings,
-        socket2::{SockRef, TcpKeepalive},
-    },
-};
-use tokio::{net::TcpStream, time::timeout};
+use redis::{Client, ConnectionAddr};
 
 pub use self::builder::RedisBuilder;
-pub(super) use self::outage::{Limit, Outage};
-use self::tls::TlsOptions;
 #[cfg(feature = "redis-rustls")]
 pub(super) use self::tls::fault as tls_fault;
+pub(super) use self::{
+    address::Address,
+    cluster::redirection,
+    outage::{Limit, Outage},
+    slot::{HashSlot, tag},
+    topology::{Departure, is_replica},
+};
+use self::{
+    cluster::Cluster,
+    login::{Login, Purpose, check_version, text},
+    sentinel::Sentinels,
+    tls::TlsOptions,
+    topology::{Place, Servers, Topology},
+    url::{Kind, Target},
+};
 use super::{
-    connection::{Connection, PubSub, Stream},
-    error::{self, Handshake},
-    response::{self, Value},
+    connection::{Connection, PubSub},
+    error,
+    response::Value,
 };
 use crate::{error::Error, transport::Backoff};
-
-/// The time limit for a new connection.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The delay before a lost connection is made again.
 pub(super) const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
-/// The oldest server with all commands that are used, such as `XAUTOCLAIM`.
-const OLDEST_SERVER: (u32, u32) = (6, 2);
-
-/// Makes connections to one server. Cheap to clone.
+/// Makes connections to the servers of one URL: to the primary, or on a cluster to the primary of
+/// one slot. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Connector(Arc<Inner>);
-
-struct Inner {
-    info: ConnectionInfo,
-    address: String,
-    #[cfg(feature = "redis-rustls")]
-    tls: tls::Tls,
-    /// A simulated network, which replaces the real one.
-    #[cfg(test)]
-    dial: Option<Box<dyn super::simulation::Dial>>,
+pub(super) struct Connector {
+    servers: Arc<Servers>,
+    place: Place,
 }
 
 impl Connector {
@@ -80,193 +81,163 @@ impl Connector {
                  `Redis::builder(url)`, with `ca_certificate` and `client_certificate`",
             ));
         }
-        Self::new(info, TlsOptions::default())
+        let topology = Kind::Server;
+        Self::new(Target { info, topology }, TlsOptions::default())
     }
 
-    fn new(info: ConnectionInfo, tls: TlsOptions) -> Result<Self, Error> {
-        #[cfg(feature = "redis-rustls")]
-        let mut tls = tls;
-        #[cfg(not(feature = "redis-rustls"))]
-        let TlsOptions {} = tls;
-        match info.addr() {
-            #[cfg(feature = "redis-rustls")]
-            ConnectionAddr::TcpTls { insecure, .. } => tls.accept_invalid |= *insecure,
-            #[cfg(not(feature = "redis-rustls"))]
-            ConnectionAddr::TcpTls { .. } => return Err(url::no_tls()),
-            #[cfg(feature = "redis-rustls")]
-            _ if tls.is_set() => {
-                return Err(Error::config(
-                    "certificates have a meaning under TLS only; let the URL begin with rediss://",
-                ));
+    fn new(target: Target, tls: TlsOptions) -> Result<Self, Error> {
+        let Target { info, topology } = target;
+        let topology = match topology {
+            Kind::Server => Topology::Server(info.addr().into()),
+            Kind::Cluster(nodes) => Topology::Cluster(Cluster::new(nodes)),
+            Kind::Sentinel {
+                info,
+                addresses,
+                name,
+            } => {
+                let login = Login::new(&info, tls.clone())?;
+                Topology::Sentinel(Box::new(Sentinels::new(addresses, name, login)))
             }
-            _ => {}
-        }
-        let tcp = tcp_settings(info.tcp_settings());
-        Ok(Self(Arc::new(Inner {
-            address: info.addr().to_string(),
-            info: info.set_tcp_settings(tcp),
-            #[cfg(feature = "redis-rustls")]
-            tls: tls::Tls::new(tls)?,
-            #[cfg(test)]
-            dial: None,
-        })))
+        };
+        Ok(Self {
+            servers: Arc::new(Servers {
+                login: Login::new(&info, tls)?,
+                topology,
+            }),
+            place: Place::Any,
+        })
     }
 
     /// Makes a connector over a simulated network.
     #[cfg(test)]
     pub(super) fn simulated(dial: impl super::simulation::Dial) -> Self {
         let connector = Self::from_url("redis://simulation/").expect("it is a URL");
-        let mut inner = Arc::into_inner(connector.0).expect("it was not cloned");
-        inner.dial = Some(Box::new(dial));
-        Self(Arc::new(inner))
+        let mut servers = Arc::into_inner(connector.servers).expect("it was not cloned");
+        servers.login.dial = Some(Box::new(dial));
+        Self {
+            servers: Arc::new(servers),
+            place: Place::Any,
+        }
     }
 
     /// The runtime on which a simulation runs the upkeep, instead of a thread.
     #[cfg(test)]
     pub(super) fn upkeep_runtime(&self) -> Option<tokio::runtime::Handle> {
-        self.0.dial.as_ref().map(|dial| dial.upkeep_runtime())
+        let dial = self.servers.login.dial.as_ref();
+        dial.map(|dial| dial.upkeep_runtime())
     }
 
-    /// The server's address, without user and password.
-    pub(super) fn address(&self) -> &str {
-        &self.0.address
+    /// A connector to the primary of a key's slot, if this is a cluster.
+    pub(super) fn of(&self, key: &str) -> Self {
+        self.to(match self.servers.topology {
+            Topology::Cluster(_) => Place::Slot(HashSlot::of(key.as_bytes())),
+            _ => Place::Any,
+        })
     }
 
-    /// Connects and logs in. The connection has no timeouts: its user sets them.
+    /// A connector to this node of a cluster.
+    pub(super) fn node(&self, address: Address) -> Self {
+        self.to(Place::Node(address))
+    }
+
+    fn to(&self, place: Place) -> Self {
+        Self {
+            servers: self.servers.clone(),
+            place,
+        }
+    }
+
+    /// The slot that this connector leads to; `None` if it leads to a server, whatever the slot.
+    pub(super) fn slot(&self) -> Option<HashSlot> {
+        match self.place {
+            Place::Slot(slot) => Some(slot),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        self.cluster().is_some()
+    }
+
+    /// The node of a cluster that serves a slot, as far as is known.
+    ///
+    /// # Panics
+    /// If this is no cluster.
+    pub(super) fn owner(&self, slot: HashSlot) -> Address {
+        self.cluster().expect("it is a cluster").owner(slot)
+    }
+
+    /// Notes that a node of a cluster has named another one for a slot.
+    pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
+        if let Some(cluster) = self.cluster() {
+            cluster.learn(slot, address);
+        }
+    }
+
+    /// Returns `true` if this node of a cluster serves a slot, as far as is known.
+    pub(super) fn is_primary(&self, address: &Address) -> bool {
+        let cluster = self.cluster();
+        cluster.is_some_and(|cluster| cluster.map().is_primary(address))
+    }
+
+    fn cluster(&self) -> Option<&Cluster> {
+        match &self.servers.topology {
+            Topology::Cluster(cluster) => Some(cluster),
+            _ => None,
+        }
+    }
+
+    /// The address that this connector leads to, for texts: without user and password.
+    pub(super) fn address(&self) -> String {
+        self.servers.described(&self.place)
+    }
+
+    /// Looks the servers up anew, unless that was done just now. Without an answer, all stays.
+    pub(super) async fn refresh(&self) {
+        self.servers.refresh().await;
+    }
+
+    /// Connects and logs in. The connection has no timeouts: its user sets them. It ends when its
+    /// server is known not to be the primary any more.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
-        let stream = self.stream().await?;
-        self.greet(Connection::new(stream)).await
+        let connection = self.servers.connection(&self.place, Purpose::Commands);
+        Ok(connection.await?.1)
     }
 
     /// Connects, for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
-        Ok(PubSub::new(self.connection().await?))
+        let connection = self.servers.connection(&self.place, Purpose::Subscriptions);
+        Ok(PubSub::new(connection.await?.1))
     }
 
-    /// Logs in, and chooses protocol and database.
-    ///
-    /// The handshake ends with a round trip: a server at its `maxclients`, or a proxy without a
-    /// server, accepts and then closes. What it writes before that must not be taken for the
-    /// response to the first command.
-    async fn greet(&self, mut connection: Connection) -> Result<Connection, Error> {
-        let login = self.0.info.redis_settings();
-        let mut commands = Vec::new();
-        if let Some(password) = login.password() {
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(login.username()).arg(password);
-            commands.push((Handshake::Auth, auth));
-        }
-        if login.protocol() == ProtocolVersion::RESP3 {
-            let hello = redis::cmd("HELLO").arg(3).to_owned();
-            commands.push((Handshake::Hello, hello));
-        }
-        if login.db() != 0 {
-            let select = redis::cmd("SELECT").arg(login.db()).to_owned();
-            commands.push((Handshake::Select, select));
-        }
-        commands.push((Handshake::Ping, redis::cmd("PING")));
-        let mut answers = Vec::with_capacity(commands.len());
-        let exchange = async {
-            connection.send(commands.iter().map(|(_, command)| command));
-            for (command, _) in &commands {
-                let answer = connection.answer().await?;
-                let is_last = matches!(answer, Value::ServerError(_));
-                answers.push((*command, answer));
-                // A server that refuses may close without another response.
-                if is_last {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        self.within_time(exchange).await?;
-        for (command, answer) in answers {
-            if let Value::ServerError(refusal) = answer
-                && let Some(error) = error::handshake(self.address(), command, refusal)
-            {
-                return Err(error);
-            }
-        }
-        Ok(connection)
-    }
-
-    /// Opens a byte stream to the server.
-    async fn stream(&self) -> Result<Box<dyn Stream>, Error> {
-        #[cfg(test)]
-        if let Some(dial) = &self.0.dial {
-            return self.within_time(async { Ok(dial.dial().await?) }).await;
-        }
-        let connecting = async {
-            let stream: Box<dyn Stream> = match self.0.info.addr() {
-                ConnectionAddr::Tcp(host, port) => Box::new(self.tcp(host, *port).await?),
-                #[cfg(feature = "redis-rustls")]
-                ConnectionAddr::TcpTls { host, port, .. } => {
-                    let stream = self.tcp(host, *port).await?;
-                    Box::new(self.0.tls.handshake(host, stream).await?)
-                }
-                #[cfg(unix)]
-                ConnectionAddr::Unix(path) => {
-                    Box::new(tokio::net::UnixStream::connect(path).await?)
-                }
-                _ => {
-                    return Err(RedisError::from(io::Error::from(
-                        io::ErrorKind::Unsupported,
-                    )));
-                }
-            };
-            Ok(stream)
-        };
-        self.within_time(connecting).await
-    }
-
-    async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, RedisError> {
-        let stream = TcpStream::connect((host, port)).await?;
-        // The options are optional: the socket works without them.
-        let _ = set_options(&stream, self.0.info.tcp_settings());
-        Ok(stream)
-    }
-
-    async fn within_time<T>(
-        &self,
-        connection: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, Error> {
-        match timeout(CONNECT_TIMEOUT, connection).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(error::connecting(self.address(), error)),
-            Err(_) => {
-                let is_tls = matches!(self.0.info.addr(), ConnectionAddr::TcpTls { .. });
-                Err(error::silent(self.address(), is_tls))
-            }
-        }
-    }
-
-    /// Connects, and checks that the server is ready and its version supported.
+    /// Connects, and checks that the server is ready, its version supported, and its kind the one
+    /// that the URL names.
     pub(super) async fn checked(&self) -> Result<Connection, Error> {
-        let mut connection = self.connection().await?;
+        let connection = self.servers.connection(&self.place, Purpose::Commands);
+        let (address, mut connection) = connection.await?;
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let answer = self.within_time(connection.command(&info)).await?;
-        match answer {
+        let login = &self.servers.login;
+        let info = match login.ask(&address, &mut connection, &info).await? {
             // A worker needs no permission for `INFO`; the version is not checked then.
-            Value::ServerError(error) if error.code() == "NOPERM" => {}
-            Value::ServerError(error) => return Err(error::refused(error)),
-            answer => self.check_version(answer)?,
+            Value::ServerError(error) if error.code() == "NOPERM" => return Ok(connection),
+            answer => text(error::check(answer)?),
+        };
+        check_version(&address, &info)?;
+        let is_node = info.contains("redis_mode:cluster");
+        if is_node && matches!(self.servers.topology, Topology::Server(_)) {
+            return Err(Error::config(format!(
+                "Redis at {address} is a node of a cluster; let the URL begin with \
+                 redis+cluster:// or rediss+cluster://"
+            )));
         }
         Ok(connection)
     }
 
-    fn check_version(&self, info: Value) -> Result<(), Error> {
-        let text = response::bytes(info).unwrap_or_default();
-        match version(&String::from_utf8_lossy(&text)) {
-            Some(found) if found < OLDEST_SERVER => Err(Error::config(format!(
-                "Redis at {} is version {}.{}; {}.{} or newer is needed",
-                self.address(),
-                found.0,
-                found.1,
-                OLDEST_SERVER.0,
-                OLDEST_SERVER.1
-            ))),
-            _ => Ok(()),
+    /// Looks the servers up from time to time while this connector, or a clone, exists.
+    pub(super) fn keep_current(&self) {
+        if !matches!(self.servers.topology, Topology::Server(_)) {
+            tokio::spawn(Servers::keep_current(Arc::downgrade(&self.servers)));
         }
     }
 }
@@ -277,57 +248,9 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// Sends small commands at once, and lets the kernel detect a dead peer.
-fn tcp_settings(given: &TcpSettings) -> TcpSettings {
-    let mut settings = given.clone().set_nodelay(true);
-    if given.keepalive().is_none() {
-        settings = settings.set_keepalive(
-            TcpKeepalive::new()
-                .with_time(Duration::from_secs(15))
-                .with_interval(Duration::from_secs(5)),
-        );
-    }
-    #[cfg(target_os = "linux")]
-    if given.user_timeout().is_none() {
-        settings = settings.set_user_timeout(Duration::from_secs(15));
-    }
-    settings
-}
-
-/// Sets a socket's options.
-fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
-    stream.set_nodelay(settings.nodelay())?;
-    let socket = SockRef::from(stream);
-    if let Some(keepalive) = settings.keepalive() {
-        socket.set_tcp_keepalive(keepalive)?;
-    }
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(settings.user_timeout())?;
-    Ok(())
-}
-
-/// The major and minor version in the text of `INFO server`.
-fn version(info: &str) -> Option<(u32, u32)> {
-    let version = info
-        .lines()
-        .find_map(|line| line.strip_prefix("redis_version:"))?;
-    let mut numbers = version.trim().split('.').map_while(|n| n.parse().ok());
-    Some((numbers.next()?, numbers.next()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_version_is_read_from_info() {
-        assert_eq!(
-            version("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n"),
-            Some((7, 0))
-        );
-        assert_eq!(version("redis_version:255.255.255"), Some((255, 255)));
-        assert_eq!(version("# Server"), None);
-    }
 
     #[test]
     fn a_connector_shows_its_address_and_nothing_else() {

@@ -1,12 +1,160 @@
-//! Parses server URLs.
+//! Parses server URLs. Errors do not quote a URL, so that passwords are not logged.
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
+use super::address::Address;
 use crate::error::Error;
 
-/// Parses connection settings from a URL. Errors do not quote the URL, so that passwords are not
-/// logged.
-pub(super) fn parse(url: &str) -> Result<ConnectionInfo, Error> {
+/// The default port of a Sentinel.
+const SENTINEL_PORT: &str = ":26379";
+
+/// The content of a URL.
+pub(super) struct Target {
+    /// The login and the settings of connections. The address is that of the first server.
+    pub(super) info: ConnectionInfo,
+    pub(super) topology: Kind,
+}
+
+/// The kind of a topology, with its addresses.
+pub(super) enum Kind {
+    Server,
+    Sentinel {
+        /// The login of the Sentinels.
+        info: Box<ConnectionInfo>,
+        addresses: Vec<Address>,
+        /// The name of the primary.
+        name: String,
+    },
+    Cluster(Vec<Address>),
+}
+
+/// Parses a URL of any topology.
+pub(super) fn parse(url: &str) -> Result<Target, Error> {
+    for (scheme, tls_scheme, parse) in [
+        (
+            "redis+sentinel://",
+            "rediss+sentinel://",
+            sentinel as fn(&Several<'_>) -> _,
+        ),
+        ("redis+cluster://", "rediss+cluster://", cluster),
+    ] {
+        let plain = url.strip_prefix(scheme).map(|rest| ("redis", rest));
+        let tls = || url.strip_prefix(tls_scheme).map(|rest| ("rediss", rest));
+        if let Some((scheme, rest)) = plain.or_else(tls) {
+            return parse(&Several::split(scheme, rest));
+        }
+    }
+    Ok(Target {
+        info: server(url)?,
+        topology: Kind::Server,
+    })
+}
+
+/// The parts of a URL with several hosts.
+struct Several<'a> {
+    scheme: &'static str,
+    /// The user and the password, with the `@` after them.
+    login: &'a str,
+    hosts: Vec<&'a str>,
+    path: &'a str,
+    query: &'a str,
+    /// With the `#` before it.
+    fragment: &'a str,
+}
+
+impl<'a> Several<'a> {
+    fn split(scheme: &'static str, rest: &'a str) -> Self {
+        let (rest, fragment) = rest.split_at(rest.find('#').unwrap_or(rest.len()));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (servers, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (login, hosts) = servers.split_at(servers.rfind('@').map_or(0, |at| at + 1));
+        Self {
+            scheme,
+            login,
+            hosts: hosts.split(',').collect(),
+            path,
+            query,
+            fragment,
+        }
+    }
+
+    /// The addresses of the hosts; `port` is that of those without one.
+    fn addresses(&self, port: &str) -> Result<Vec<Address>, Error> {
+        let address = |host: &&str| {
+            let port = match host.rsplit(']').next().is_some_and(|end| end.contains(':')) {
+                true => "",
+                false => port,
+            };
+            let host = host.trim();
+            let info = server(&format!("{}://{host}{port}/", self.scheme))?;
+            Ok(Address::from(info.addr()))
+        };
+        self.hosts.iter().map(address).collect()
+    }
+
+    /// The settings for a server with this login, this database and these parameters.
+    fn info(&self, login: &str, database: &str, query: &str) -> Result<ConnectionInfo, Error> {
+        let Self {
+            scheme, fragment, ..
+        } = self;
+        server(&format!(
+            "{scheme}://{login}host/{database}?{query}{fragment}"
+        ))
+    }
+}
+
+fn sentinel(url: &Several<'_>) -> Result<Target, Error> {
+    let (name, database) = url.path.split_once('/').unwrap_or((url.path, ""));
+    if name.is_empty() {
+        return Err(Error::config(
+            "the URL names no primary; it looks like \
+             redis+sentinel://host1,host2,host3/mymaster/0, with the name that the Sentinels know",
+        ));
+    }
+    let parameters = || url.query.split('&').filter(|it| !it.is_empty());
+    let of_sentinels =
+        |key: &str| parameters().find_map(|it| it.strip_prefix(key)?.strip_prefix('='));
+    let login = match (
+        of_sentinels("sentinel_username"),
+        of_sentinels("sentinel_password"),
+    ) {
+        (None, None) => String::new(),
+        (user, Some(password)) => format!("{}:{password}@", user.unwrap_or_default()),
+        (Some(_), None) => {
+            return Err(Error::config(
+                "the URL has a `sentinel_username` without a `sentinel_password`",
+            ));
+        }
+    };
+    let others: Vec<_> = parameters()
+        .filter(|it| !it.starts_with("sentinel_"))
+        .collect();
+    Ok(Target {
+        info: url.info(url.login, database, &others.join("&"))?,
+        topology: Kind::Sentinel {
+            info: Box::new(url.info(&login, "", "")?),
+            addresses: url.addresses(SENTINEL_PORT)?,
+            name: name.to_owned(),
+        },
+    })
+}
+
+fn cluster(url: &Several<'_>) -> Result<Target, Error> {
+    let info = url.info(url.login, url.path, url.query)?;
+    if info.redis_settings().db() != 0 {
+        return Err(Error::config(
+            "a Redis Cluster has the database 0 only; leave the number out of the URL, and tell \
+             environments apart by the names of streams and by `event_prefix`",
+        ));
+    }
+    Ok(Target {
+        info,
+        topology: Kind::Cluster(url.addresses("")?),
+    })
+}
+
+/// Parses the URL of one server.
+pub(super) fn server(url: &str) -> Result<ConnectionInfo, Error> {
     let is_tls = url.starts_with("rediss:") || url.starts_with("valkeys:");
     if is_tls && cfg!(not(feature = "redis-rustls")) {
         return Err(no_tls());
@@ -14,7 +162,8 @@ pub(super) fn parse(url: &str) -> Result<ConnectionInfo, Error> {
     let info = url.into_connection_info().map_err(|error| {
         Error::config(
             "the Redis URL cannot be read; it looks like redis://user:password@host:port/db, \
-             or redis+unix:///path/to/redis.sock?db=0",
+             redis+unix:///path/to/redis.sock?db=0, redis+sentinel://host1,host2/mymaster/db or \
+             redis+cluster://host1,host2",
         )
         .with_source(error)
     })?;
@@ -56,11 +205,89 @@ mod tests {
             "redis://user:hunter2@localhost/?insecure",
             "redis://user:hunter2@localhost/#insecure",
             "rediss://user:hunter2@localhost/#other",
+            "redis+cluster://user:hunter2@one,two/1",
+            "redis+cluster://user:hunter2@one,,two",
+            "redis+cluster://user:hunter2@one:x",
+            "redis+cluster://user:hunter2@",
+            "redis+sentinel://user:hunter2@one,two",
+            "redis+sentinel://user:hunter2@one,two/name/zero",
+            "redis+sentinel://one/name?sentinel_username=hunter2",
         ] {
-            let error = parse(url).expect_err(url);
+            let error = parse(url).map(drop).expect_err(url);
             assert!(error.is_config());
             let shown = format!("{error:?} {}", error.chain());
             assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    fn texts(addresses: &[Address]) -> Vec<String> {
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_url_of_a_cluster_has_several_nodes() {
+        let url = "redis+cluster://user:p%40ss@one,two:7001,[::1],[::2]:7003/?protocol=resp3";
+        let target = parse(url).unwrap();
+        let Kind::Cluster(nodes) = target.topology else {
+            panic!("it is the URL of a cluster");
+        };
+        assert_eq!(
+            texts(&nodes),
+            ["one:6379", "two:7001", "[::1]:6379", "[::2]:7003"]
+        );
+        let settings = target.info.redis_settings();
+        assert_eq!(settings.username(), Some("user"));
+        assert_eq!(settings.password(), Some("p@ss"));
+        assert_eq!(settings.protocol(), redis::ProtocolVersion::RESP3);
+    }
+
+    #[test]
+    fn the_url_of_sentinels_has_a_name_a_database_and_two_logins() {
+        let url =
+            "redis+sentinel://user:one@a,b:5/mymaster/3?sentinel_password=tw%20o&protocol=resp3";
+        let target = parse(url).unwrap();
+        let Kind::Sentinel {
+            info,
+            addresses,
+            name,
+        } = target.topology
+        else {
+            panic!("it is the URL of Sentinels");
+        };
+        assert_eq!(texts(&addresses), ["a:26379", "b:5"]);
+        assert_eq!(name, "mymaster");
+        let settings = target.info.redis_settings();
+        assert_eq!(
+            (settings.username(), settings.password()),
+            (Some("user"), Some("one"))
+        );
+        assert_eq!(settings.db(), 3);
+        let settings = info.redis_settings();
+        assert_eq!(
+            (settings.username(), settings.password()),
+            (None, Some("tw o"))
+        );
+        assert_eq!(settings.db(), 0);
+    }
+
+    #[test]
+    #[cfg(feature = "redis-rustls")]
+    fn several_servers_can_have_tls() {
+        for url in [
+            "rediss+cluster://a,b/#insecure",
+            "rediss+sentinel://a,b/name#insecure",
+        ] {
+            let target = parse(url).expect(url);
+            let is_tls = |info: &ConnectionInfo| {
+                matches!(
+                    info.addr(),
+                    redis::ConnectionAddr::TcpTls { insecure: true, .. }
+                )
+            };
+            assert!(is_tls(&target.info), "{url}");
+            if let Kind::Sentinel { info, .. } = target.topology {
+                assert!(is_tls(&info));
+            }
         }
     }
 
@@ -70,10 +297,10 @@ mod tests {
             "redis://localhost/?db=1&insecure=true",
             "redis://localhost?insecure",
         ] {
-            let error = parse(url).expect_err(url).to_string();
+            let error = parse(url).map(drop).expect_err(url).to_string();
             assert!(error.contains("#insecure"), "{error}");
         }
-        let error = parse("redis://localhost/#insecure")
+        let error = server("redis://localhost/#insecure")
             .unwrap_err()
             .to_string();
         assert!(error.contains("under TLS only"), "{error}");
@@ -82,7 +309,7 @@ mod tests {
     #[test]
     #[cfg(not(feature = "redis-rustls"))]
     fn a_tls_url_without_tls_names_the_feature() {
-        let error = parse("rediss://localhost").unwrap_err();
+        let error = server("rediss://localhost").unwrap_err();
         assert!(error.to_string().contains("redis-rustls"), "{error}");
     }
 }

@@ -662,7 +662,7 @@ impl Fetch {
     fn lost(&mut self) -> Error {
         self.connection = None;
         self.parts.recovery.begin();
-        error::unanswered(self.parts.connector.address())
+        error::unanswered(&self.parts.connector.address())
     }
 
     fn checked(&mut self, answer: Value) -> Result<Value, Error> {

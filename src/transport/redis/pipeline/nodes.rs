@@ -1,0 +1,205 @@
+//! The connections of a pipeline: one, or on a cluster one to each primary in use.
+//!
+//! A command goes to the primary of its slot. A node that answers `MOVED` or `ASK` has not carried
+//! it out, so its task forwards the command to the right node, with its completion. The same
+//! happens to commands that wait for a node whose slots have moved.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::watch, time::Instant};
+
+use super::{
+    Status,
+    batch::CommandBatch,
+    queue::{Submitter, submit_queue},
+    task::PipelineTask,
+};
+use crate::{
+    sync::lock,
+    transport::{
+        ConnectionState, Counters,
+        redis::{
+            connection::Connection,
+            server::{Address, Connector, HashSlot},
+        },
+    },
+};
+
+/// The connections of a pipeline.
+pub(super) enum Nodes {
+    One(Arc<Node>),
+    Cluster(Arc<ClusterNodes>),
+}
+
+/// The submitting end of one connection.
+pub(super) struct Node {
+    pub(super) queue: Submitter,
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) connector: Connector,
+}
+
+/// The connections to the nodes of a cluster.
+pub(super) struct ClusterNodes {
+    connector: Connector,
+    counters: Arc<Counters>,
+    silence: Duration,
+    /// The runtime of the tasks, which start when a node is first used.
+    runtime: Handle,
+    nodes: Mutex<HashMap<Address, Arc<Node>>>,
+}
+
+impl Nodes {
+    /// Starts the connection to one server. On a cluster, each starts with its first command.
+    pub(super) fn start(
+        connector: Connector,
+        first: Option<Connection>,
+        counters: Arc<Counters>,
+        silence: Duration,
+    ) -> Self {
+        if !connector.is_cluster() {
+            let (node, task) = Node::new(connector, first.is_some(), counters, silence, None);
+            tokio::spawn(task.run(first));
+            return Self::One(Arc::new(node));
+        }
+        Self::Cluster(Arc::new(ClusterNodes {
+            connector,
+            counters,
+            silence,
+            runtime: Handle::current(),
+            nodes: Mutex::default(),
+        }))
+    }
+
+    /// The connection for commands on keys of this slot.
+    pub(super) fn of(&self, slot: HashSlot) -> Arc<Node> {
+        match self {
+            Self::One(node) => node.clone(),
+            Self::Cluster(nodes) => nodes.at(&nodes.owner(slot)),
+        }
+    }
+
+    /// The connections that exist.
+    pub(super) fn all(&self) -> Vec<Arc<Node>> {
+        match self {
+            Self::One(node) => vec![node.clone()],
+            Self::Cluster(nodes) => lock(&nodes.nodes).values().cloned().collect(),
+        }
+    }
+}
+
+impl Node {
+    fn new(
+        connector: Connector,
+        is_connected: bool,
+        counters: Arc<Counters>,
+        silence: Duration,
+        cluster: Option<Forwarding>,
+    ) -> (Self, PipelineTask) {
+        let (queue, batches) = submit_queue();
+        let (publish, status) = watch::channel(match is_connected {
+            true => Status {
+                state: ConnectionState::Connected,
+                cause: None,
+                down_since: None,
+            },
+            false => Status {
+                state: ConnectionState::Reconnecting,
+                cause: None,
+                down_since: Some(Instant::now()),
+            },
+        });
+        let task = PipelineTask::new(
+            connector.clone(),
+            counters,
+            silence,
+            batches,
+            publish,
+            cluster,
+        );
+        let node = Self {
+            queue,
+            status,
+            connector,
+        };
+        (node, task)
+    }
+}
+
+impl ClusterNodes {
+    fn owner(&self, slot: HashSlot) -> Address {
+        self.connector.owner(slot)
+    }
+
+    /// The connection to this node. Starts it if there is none.
+    fn at(self: &Arc<Self>, address: &Address) -> Arc<Node> {
+        let mut nodes = lock(&self.nodes);
+        if let Some(node) = nodes.get(address) {
+            return node.clone();
+        }
+        let forwarding = Forwarding {
+            nodes: Arc::downgrade(self),
+            address: address.clone(),
+        };
+        let connector = self.connector.node(address.clone());
+        let (counters, silence) = (self.counters.clone(), self.silence);
+        let (node, task) = Node::new(connector, false, counters, silence, Some(forwarding));
+        self.runtime.spawn(task.run(None));
+        let node = Arc::new(node);
+        nodes.insert(address.clone(), node.clone());
+        node
+    }
+}
+
+/// The way from one node's task to the other nodes.
+pub(super) struct Forwarding {
+    /// Weak, since the connections end with the last handle of the pipeline.
+    nodes: Weak<ClusterNodes>,
+    /// The address of the task's own node.
+    pub(super) address: Address,
+}
+
+impl Forwarding {
+    /// Notes that a slot has moved.
+    pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
+        if let Some(nodes) = self.nodes.upgrade() {
+            nodes.connector.learn(slot, address);
+        }
+    }
+
+    /// Returns `true` if the task's node serves this slot, as far as is known.
+    pub(super) fn is_here(&self, slot: HashSlot) -> bool {
+        let nodes = self.nodes.upgrade();
+        nodes.is_none_or(|nodes| nodes.owner(slot) == self.address)
+    }
+
+    /// Gives a batch of one command to the node that serves its slot.
+    pub(super) fn forward(&self, one: CommandBatch) {
+        if let Some(nodes) = self.nodes.upgrade() {
+            let owner = nodes.owner(one.slot(0));
+            nodes.at(&owner).queue.forward(one);
+        }
+    }
+
+    /// Gives a batch of one command to this node.
+    pub(super) fn forward_to(&self, address: &Address, one: CommandBatch) {
+        if let Some(nodes) = self.nodes.upgrade() {
+            nodes.at(address).queue.forward(one);
+        }
+    }
+
+    /// Removes the task's node if it serves no slot any more. Returns `true` if it did.
+    pub(super) fn retire(&self) -> bool {
+        let Some(nodes) = self.nodes.upgrade() else {
+            return false;
+        };
+        let is_gone = !nodes.connector.is_primary(&self.address);
+        if is_gone {
+            lock(&nodes.nodes).remove(&self.address);
+        }
+        is_gone
+    }
+}

@@ -1,0 +1,166 @@
+//! Addresses of servers, and the byte streams to them.
+
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use redis::{
+    ConnectionAddr,
+    io::tcp::{
+        TcpSettings,
+        socket2::{SockRef, TcpKeepalive},
+    },
+};
+use tokio::net::{TcpStream, lookup_host};
+
+use super::race;
+
+/// The address of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::transport::redis) enum Address {
+    Tcp(Arc<str>, u16),
+    #[cfg_attr(
+        not(unix),
+        expect(dead_code, reason = "a URL can ask for one on any system")
+    )]
+    Unix(PathBuf),
+}
+
+impl Address {
+    pub(super) fn tcp(host: &str, port: u16) -> Self {
+        Self::Tcp(host.into(), port)
+    }
+
+    /// Reads `host:port`, in which an IPv6 address may stand without brackets, as servers write it.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Some(Self::tcp(host, port.parse().ok()?))
+    }
+
+    /// The host, or an empty text for a socket of the file system.
+    pub(super) fn host(&self) -> &str {
+        match self {
+            Self::Tcp(host, _) => host,
+            Self::Unix(_) => "",
+        }
+    }
+}
+
+impl From<&ConnectionAddr> for Address {
+    fn from(address: &ConnectionAddr) -> Self {
+        match address {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                Self::tcp(host, *port)
+            }
+            ConnectionAddr::Unix(path) => Self::Unix(path.clone()),
+            other => Self::tcp(&other.to_string(), 0),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Connects to a host over TCP. The name is looked up for each connection. Several addresses of one
+/// name are tried side by side, each some time after the one before it.
+/// <https://www.rfc-editor.org/rfc/rfc8305>
+pub(super) async fn connect(
+    host: &str,
+    port: u16,
+    settings: &TcpSettings,
+) -> io::Result<TcpStream> {
+    let found: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
+    let attempts = alternate(found).into_iter();
+    let attempts = attempts.map(|it| TcpStream::connect(it).boxed()).collect();
+    let stream = race::first(attempts).await;
+    let stream = stream.map_err(|mut errors| {
+        let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        errors.pop().unwrap_or_else(none)
+    })?;
+    // The options are optional: the socket works without them.
+    let _ = set_options(&stream, settings);
+    Ok(stream)
+}
+
+/// Orders addresses so that both families take turns, beginning with the family of the first.
+fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first = addresses.first().map(SocketAddr::is_ipv6);
+    let (same, other): (Vec<_>, Vec<_>) =
+        (addresses.into_iter()).partition(|it| Some(it.is_ipv6()) == first);
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    let mut ordered = Vec::new();
+    loop {
+        let pair = [same.next(), other.next()];
+        if pair == [None, None] {
+            return ordered;
+        }
+        ordered.extend(pair.into_iter().flatten());
+    }
+}
+
+/// Sends small commands at once, and lets the kernel detect a dead peer.
+pub(super) fn tcp_settings(given: &TcpSettings) -> TcpSettings {
+    let mut settings = given.clone().set_nodelay(true);
+    if given.keepalive().is_none() {
+        settings = settings.set_keepalive(
+            TcpKeepalive::new()
+                .with_time(Duration::from_secs(15))
+                .with_interval(Duration::from_secs(5)),
+        );
+    }
+    #[cfg(target_os = "linux")]
+    if given.user_timeout().is_none() {
+        settings = settings.set_user_timeout(Duration::from_secs(15));
+    }
+    settings
+}
+
+/// Sets a socket's options.
+fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
+    stream.set_nodelay(settings.nodelay())?;
+    let socket = SockRef::from(stream);
+    if let Some(keepalive) = settings.keepalive() {
+        socket.set_tcp_keepalive(keepalive)?;
+    }
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(settings.user_timeout())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_servers_write_it() {
+        for (written, host, port) in [
+            ("127.0.0.1:7000", "127.0.0.1", 7000),
+            ("node-1.internal:6379", "node-1.internal", 6379),
+            ("::1:7000", "::1", 7000),
+            ("[fe80::1]:7000", "fe80::1", 7000),
+            (":7000", "", 7000),
+        ] {
+            assert_eq!(Address::parse(written), Some(Address::tcp(host, port)));
+        }
+        for written in ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70000"] {
+            assert_eq!(Address::parse(written), None, "{written}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_both_families_take_turns() {
+        let addresses = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|it| it.parse().unwrap()).collect()
+        };
+        let found = addresses(&["[::1]:1", "[::2]:1", "[::3]:1", "1.0.0.1:1"]);
+        let ordered = addresses(&["[::1]:1", "1.0.0.1:1", "[::2]:1", "[::3]:1"]);
+        assert_eq!(alternate(found), ordered);
+    }
+}

@@ -1,0 +1,346 @@
+//! The map of a Redis Cluster: the primary of each slot.
+//! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::{
+    sync::{Mutex, watch},
+    time::Instant,
+};
+
+use super::{
+    address::Address,
+    login::{Login, Purpose, text},
+    race,
+    slot::{HashSlot, SLOTS},
+};
+use crate::{
+    error::Error,
+    transport::redis::{
+        error,
+        response::{Value, array, bytes, integer, unexpected},
+    },
+};
+
+/// The age up to which the map is not read again.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// A cluster, as its nodes last described it.
+pub(super) struct Cluster {
+    /// The nodes that the application named. Any may be down.
+    seeds: Vec<Address>,
+    map: watch::Sender<Map>,
+    /// The time of the last reading. Locked while one is under way.
+    read: Mutex<Option<Instant>>,
+}
+
+/// The primary of each slot.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Map {
+    primaries: Vec<Arc<Address>>,
+    /// The position in `primaries` for each slot. Empty until the map is read.
+    owners: Vec<Option<u16>>,
+}
+
+impl Map {
+    /// The primary of a slot; `None` if no node serves it, or the map was not read yet.
+    pub(super) fn owner(&self, slot: HashSlot) -> Option<&Arc<Address>> {
+        let position = (*self.owners.get(usize::from(slot.0))?)?;
+        self.primaries.get(usize::from(position))
+    }
+
+    /// Returns `true` if this node serves a slot.
+    pub(super) fn is_primary(&self, address: &Address) -> bool {
+        self.primaries.iter().any(|it| **it == *address)
+    }
+
+    fn set(&mut self, slot: HashSlot, address: Address) {
+        let known = self.primaries.iter().position(|it| **it == address);
+        let position = known.unwrap_or_else(|| {
+            self.primaries.push(Arc::new(address));
+            self.primaries.len() - 1
+        });
+        self.owners.resize(usize::from(SLOTS), None);
+        self.owners[usize::from(slot.0)] = u16::try_from(position).ok();
+    }
+}
+
+impl Cluster {
+    pub(super) fn new(seeds: Vec<Address>) -> Self {
+        Self {
+            seeds,
+            map: watch::Sender::new(Map::default()),
+            read: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn map(&self) -> watch::Ref<'_, Map> {
+        self.map.borrow()
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<Map> {
+        self.map.subscribe()
+    }
+
+    /// The primary of a slot, or any node: it knows better.
+    pub(super) fn owner(&self, slot: HashSlot) -> Address {
+        let map = self.map();
+        let known = map.owner(slot).or_else(|| map.primaries.first());
+        known.map_or_else(|| self.seeds[0].clone(), |it| (**it).clone())
+    }
+
+    /// Notes that a slot has moved, as a node has said.
+    pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
+        self.map.send_if_modified(|map| {
+            let is_new = map.owner(slot).is_none_or(|known| **known != *address);
+            if is_new {
+                map.set(slot, address.clone());
+            }
+            is_new
+        });
+    }
+
+    /// Reads the map, unless that was done just now. All nodes that are known are asked, side by
+    /// side; the first answer counts.
+    ///
+    /// # Errors
+    /// If no node answers and there is no older map.
+    pub(super) async fn refresh(&self, login: &Login) -> Result<(), Error> {
+        let mut read = self.read.lock().await;
+        if read.is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(());
+        }
+        let nodes = self.nodes();
+        let attempts = nodes.iter().map(|node| ask(login, node).boxed());
+        let asked = race::first(attempts.collect()).await;
+        *read = Some(Instant::now());
+        match asked {
+            Ok(map) => {
+                self.map.send_if_modified(|known| {
+                    let is_new = *known != map;
+                    *known = map;
+                    is_new
+                });
+                Ok(())
+            }
+            Err(_) if !self.map().primaries.is_empty() => Ok(()),
+            Err(errors) => Err(self.unreachable(errors)),
+        }
+    }
+
+    /// The known nodes in an order by chance, and then those that the application named.
+    fn nodes(&self) -> Vec<Address> {
+        let map = self.map();
+        let mut nodes: Vec<_> = map.primaries.iter().map(|it| (**it).clone()).collect();
+        drop(map);
+        fastrand::shuffle(&mut nodes);
+        let seeds = self.seeds.iter().filter(|it| !nodes.contains(it));
+        let seeds: Vec<_> = seeds.cloned().collect();
+        nodes.extend(seeds);
+        nodes
+    }
+
+    fn unreachable(&self, errors: Vec<Error>) -> Error {
+        let is_down = Error::is_disconnected;
+        let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(is_down);
+        if let Some(mistake) = mistakes.into_iter().next() {
+            return mistake;
+        }
+        let error = Error::disconnected(format!(
+            "no node of the Redis Cluster answers at {}",
+            self.described()
+        ));
+        match down.into_iter().next() {
+            Some(down) => error.with_source(down),
+            None => error,
+        }
+    }
+
+    /// The seeds, for texts.
+    pub(super) fn described(&self) -> String {
+        let mut text = String::new();
+        for seed in &self.seeds {
+            let _ = write!(text, "{}{seed}", if text.is_empty() { "" } else { ", " });
+        }
+        text
+    }
+}
+
+/// Reads the map of one node. A node that is cut off from the others does not count.
+async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
+    let mut connection = login.connection(node, Purpose::Commands).await?;
+    let info = redis::cmd("CLUSTER").arg("INFO").to_owned();
+    match login.ask(node, &mut connection, &info).await? {
+        Value::ServerError(refusal) if refusal.code() == "ERR" => {
+            return Err(Error::config(format!(
+                "Redis at {node} is no node of a cluster; let the URL begin with redis:// or \
+                 rediss://"
+            ))
+            .with_source(redis::RedisError::from(refusal)));
+        }
+        // A user may have no permission for it.
+        Value::ServerError(_) => {}
+        info if text(info.clone()).contains("cluster_state:fail") => {
+            return Err(Error::disconnected(format!(
+                "the Redis Cluster is down, as its node at {node} says; `redis-cli --cluster check \
+                 {node}` tells the reason"
+            )));
+        }
+        _ => {}
+    }
+    let slots = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
+    let answer = login.ask(node, &mut connection, &slots).await?;
+    let map = map(error::check(answer)?, node)?;
+    if map.primaries.is_empty() {
+        return Err(Error::disconnected(format!(
+            "no node of the Redis Cluster at {node} serves a slot yet"
+        )));
+    }
+    Ok(map)
+}
+
+/// Decodes the response to `CLUSTER SLOTS` of this node.
+/// <https://redis.io/docs/latest/commands/cluster-slots/>
+pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
+    let mut map = Map::default();
+    for range in array(answer)? {
+        let mut parts = array(range)?.into_iter();
+        let mut part = || {
+            parts
+                .next()
+                .ok_or_else(|| unexpected("a range", "a part of one"))
+        };
+        let (first, last) = (integer(&part()?)?, integer(&part()?)?);
+        let mut primary = array(part()?)?.into_iter();
+        let host = primary.next().unwrap_or_default();
+        let port = integer(&primary.next().unwrap_or_default())?;
+        let number = |number: i64| u16::try_from(number).ok().filter(|it| *it < SLOTS);
+        let (Some(first), Some(last)) = (number(first), number(last)) else {
+            return Err(unexpected("numbers of slots", "other numbers"));
+        };
+        let port = u16::try_from(port).map_err(|_| unexpected("a port", "another number"))?;
+        let host = match host {
+            // The node does not know the name or the address by which clients reach it.
+            Value::Nil => node.host().into(),
+            host => String::from_utf8_lossy(&bytes(host)?).into_owned(),
+        };
+        let host = match &host[..] {
+            "" => node.host(),
+            "?" => continue,
+            host => host,
+        };
+        for slot in first..=last {
+            map.set(HashSlot(slot), Address::tcp(host, port));
+        }
+    }
+    Ok(map)
+}
+
+/// The slot and the address in the text of a `MOVED` or an `ASK`, which the node at `from` has sent.
+pub(in crate::transport::redis) fn redirection(
+    details: &str,
+    from: &Address,
+) -> Option<(HashSlot, Address)> {
+    let (slot, address) = details.trim().split_once(' ')?;
+    let slot = slot.parse().ok().filter(|it| *it < SLOTS)?;
+    match Address::parse(address)? {
+        Address::Tcp(host, port) if host.is_empty() => {
+            Some((HashSlot(slot), Address::tcp(from.host(), port)))
+        }
+        address => Some((HashSlot(slot), address)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::Text(bytes::Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn range(first: i64, last: i64, host: Value, port: i64) -> Value {
+        let node = vec![host, Value::Int(port), text("id")];
+        Value::Array(vec![
+            Value::Int(first),
+            Value::Int(last),
+            Value::Array(node),
+        ])
+    }
+
+    fn asked() -> Address {
+        Address::tcp("here", 1)
+    }
+
+    #[test]
+    fn each_slot_has_the_primary_of_its_range() {
+        let answer = Value::Array(vec![
+            range(0, 99, text("a"), 7000),
+            range(100, 16_383, text("b"), 7001),
+        ]);
+        let map = map(answer, &asked()).unwrap();
+        let owner = |slot| map.owner(HashSlot(slot)).map(ToString::to_string);
+        assert_eq!(owner(99).as_deref(), Some("a:7000"));
+        assert_eq!(owner(100).as_deref(), Some("b:7001"));
+        assert!(map.is_primary(&Address::tcp("b", 7001)));
+        assert!(!map.is_primary(&Address::tcp("b", 7000)));
+    }
+
+    #[test]
+    fn a_node_without_a_host_is_at_the_host_that_was_asked() {
+        let answer = Value::Array(vec![
+            range(0, 0, Value::Nil, 7000),
+            range(1, 1, text(""), 7001),
+            range(2, 2, text("?"), 7002),
+        ]);
+        let map = map(answer, &asked()).unwrap();
+        let owner = |slot| map.owner(HashSlot(slot)).map(ToString::to_string);
+        assert_eq!(owner(0).as_deref(), Some("here:7000"));
+        assert_eq!(owner(1).as_deref(), Some("here:7001"));
+        assert_eq!(owner(2), None);
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_an_error() {
+        for answer in [
+            Value::Int(1),
+            Value::Array(vec![Value::Int(1)]),
+            Value::Array(vec![range(0, 16_384, text("a"), 1)]),
+            Value::Array(vec![range(0, 1, text("a"), 65_536)]),
+            Value::Array(vec![Value::Array(vec![Value::Int(0), Value::Int(1)])]),
+        ] {
+            assert!(map(answer, &asked()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_redirection_names_a_slot_and_a_node() {
+        let read = |details| redirection(details, &asked());
+        assert_eq!(
+            read("3999 127.0.0.1:6381"),
+            Some((HashSlot(3999), Address::tcp("127.0.0.1", 6381)))
+        );
+        assert_eq!(
+            read("3999 :6381"),
+            Some((HashSlot(3999), Address::tcp("here", 6381)))
+        );
+        assert_eq!(read("3999"), None);
+        assert_eq!(read("16384 a:1"), None);
+    }
+
+    #[test]
+    fn a_moved_slot_is_learnt_and_others_stay() {
+        let cluster = Cluster::new(vec![asked()]);
+        cluster.learn(HashSlot(5), &Address::tcp("a", 1));
+        cluster.learn(HashSlot(6), &Address::tcp("b", 2));
+        let mut changes = cluster.changes();
+        cluster.learn(HashSlot(5), &Address::tcp("a", 1));
+        assert!(!changes.has_changed().unwrap());
+        cluster.learn(HashSlot(5), &Address::tcp("b", 2));
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        assert_eq!(cluster.owner(HashSlot(5)), Address::tcp("b", 2));
+        assert_eq!(cluster.owner(HashSlot(6)), Address::tcp("b", 2));
+    }
+}

@@ -1,0 +1,245 @@
+//! Makes connections to servers by one set of credentials: the byte stream, TLS, and the handshake.
+
+use std::{future::Future, time::Duration};
+
+use redis::{
+    ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, ServerError,
+    io::tcp::TcpSettings,
+};
+use tokio::time::timeout;
+
+use super::{
+    address::{self, Address},
+    tls::TlsOptions,
+};
+#[cfg(test)]
+use crate::transport::redis::simulation::Dial;
+use crate::{
+    error::Error,
+    transport::redis::{
+        connection::{Connection, Stream},
+        error::{self, Handshake},
+        response::{self, Value},
+    },
+};
+
+/// The time limit for a new connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The credentials and the settings of connections to one kind of server.
+pub(super) struct Login {
+    settings: RedisConnectionInfo,
+    tcp: TcpSettings,
+    is_tls: bool,
+    #[cfg(feature = "redis-rustls")]
+    tls: super::tls::Tls,
+    /// A simulated network, which replaces the real one.
+    #[cfg(test)]
+    pub(super) dial: Option<Box<dyn Dial>>,
+}
+
+/// The use of a connection, which decides about its protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Commands,
+    /// RESP3 if the server speaks it: in RESP2 a subscriber cannot ask for the server's role.
+    Subscriptions,
+}
+
+impl Login {
+    /// Uses the settings of a URL, except for its address.
+    pub(super) fn new(info: &ConnectionInfo, tls: TlsOptions) -> Result<Self, Error> {
+        #[cfg(feature = "redis-rustls")]
+        let mut tls = tls;
+        #[cfg(not(feature = "redis-rustls"))]
+        let TlsOptions {} = tls;
+        match info.addr() {
+            #[cfg(feature = "redis-rustls")]
+            ConnectionAddr::TcpTls { insecure, .. } => tls.accept_invalid |= *insecure,
+            #[cfg(not(feature = "redis-rustls"))]
+            ConnectionAddr::TcpTls { .. } => return Err(super::url::no_tls()),
+            #[cfg(feature = "redis-rustls")]
+            _ if tls.is_set() => {
+                return Err(Error::config(
+                    "certificates have a meaning under TLS only; let the URL begin with rediss",
+                ));
+            }
+            _ => {}
+        }
+        Ok(Self {
+            settings: info.redis_settings().clone(),
+            tcp: address::tcp_settings(info.tcp_settings()),
+            is_tls: matches!(info.addr(), ConnectionAddr::TcpTls { .. }),
+            #[cfg(feature = "redis-rustls")]
+            tls: super::tls::Tls::new(tls)?,
+            #[cfg(test)]
+            dial: None,
+        })
+    }
+
+    /// Connects to a server and logs in.
+    pub(super) async fn connection(
+        &self,
+        address: &Address,
+        purpose: Purpose,
+    ) -> Result<Connection, Error> {
+        let stream = self.stream(address).await?;
+        self.greet(address, Connection::new(stream), purpose).await
+    }
+
+    /// Logs in, and chooses protocol and database.
+    ///
+    /// The handshake ends with a round trip: a server at its `maxclients`, or a proxy without a
+    /// server, accepts and then closes. What it writes before that must not be taken for the
+    /// response to the first command.
+    async fn greet(
+        &self,
+        address: &Address,
+        mut connection: Connection,
+        purpose: Purpose,
+    ) -> Result<Connection, Error> {
+        let login = &self.settings;
+        let needs_resp3 = login.protocol() == ProtocolVersion::RESP3;
+        let mut commands = Vec::new();
+        if let Some(password) = login.password() {
+            let mut auth = redis::cmd("AUTH");
+            auth.arg(login.username()).arg(password);
+            commands.push((Handshake::Auth, auth));
+        }
+        if needs_resp3 || purpose == Purpose::Subscriptions {
+            let hello = redis::cmd("HELLO").arg(3).to_owned();
+            commands.push((Handshake::Hello, hello));
+        }
+        if login.db() != 0 {
+            let select = redis::cmd("SELECT").arg(login.db()).to_owned();
+            commands.push((Handshake::Select, select));
+        }
+        commands.push((Handshake::Ping, redis::cmd("PING")));
+        let mut refusals = Vec::new();
+        let exchange = async {
+            connection.send(commands.iter().map(|(_, command)| command));
+            for (command, _) in &commands {
+                let is_hello = *command == Handshake::Hello;
+                match connection.answer().await? {
+                    Value::ServerError(refusal)
+                        if is_hello && !needs_resp3 && error::is_without_resp3(&refusal) => {}
+                    Value::ServerError(refusal) => {
+                        refusals.push((*command, refusal));
+                        // A server that refuses may close without another response.
+                        break;
+                    }
+                    _ if is_hello => connection.set_resp3(),
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        self.within_time(address, exchange).await?;
+        let error = |(command, refusal): (Handshake, ServerError)| {
+            error::handshake(&address.to_string(), command, refusal)
+        };
+        match refusals.pop().and_then(error) {
+            Some(error) => Err(error),
+            None => Ok(connection),
+        }
+    }
+
+    /// Sends a command on a new connection. Returns the response, which may be an error of the
+    /// server.
+    pub(super) async fn ask(
+        &self,
+        address: &Address,
+        connection: &mut Connection,
+        command: &redis::Cmd,
+    ) -> Result<Value, Error> {
+        self.within_time(address, connection.command(command)).await
+    }
+
+    /// Opens a byte stream to the server.
+    async fn stream(&self, address: &Address) -> Result<Box<dyn Stream>, Error> {
+        #[cfg(test)]
+        if let Some(dial) = &self.dial {
+            let dialing = async { Ok(dial.dial().await?) };
+            return self.within_time(address, dialing).await;
+        }
+        let connecting = async {
+            let stream: Box<dyn Stream> = match address {
+                #[cfg(unix)]
+                Address::Unix(path) => Box::new(tokio::net::UnixStream::connect(path).await?),
+                #[cfg(not(unix))]
+                Address::Unix(_) => {
+                    let unsupported = std::io::ErrorKind::Unsupported;
+                    return Err(std::io::Error::from(unsupported).into());
+                }
+                Address::Tcp(host, port) => {
+                    let stream = address::connect(host, *port, &self.tcp).await?;
+                    match self.is_tls {
+                        false => Box::new(stream),
+                        #[cfg(feature = "redis-rustls")]
+                        true => Box::new(self.tls.handshake(host, stream).await?),
+                        #[cfg(not(feature = "redis-rustls"))]
+                        true => unreachable!("refused by `new`"),
+                    }
+                }
+            };
+            Ok(stream)
+        };
+        self.within_time(address, connecting).await
+    }
+
+    async fn within_time<T>(
+        &self,
+        address: &Address,
+        work: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Error> {
+        match timeout(CONNECT_TIMEOUT, work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(error::connecting(&address.to_string(), error)),
+            Err(_) => Err(error::silent(&address.to_string(), self.is_tls)),
+        }
+    }
+}
+
+/// Checks that a server's version is supported, by the text of `INFO server`.
+pub(super) fn check_version(address: &Address, info: &str) -> Result<(), Error> {
+    match version(info) {
+        Some(found) if found < OLDEST_SERVER => Err(Error::config(format!(
+            "Redis at {address} is version {}.{}; {}.{} or newer is needed",
+            found.0, found.1, OLDEST_SERVER.0, OLDEST_SERVER.1
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The oldest server with all commands that are used, such as `XAUTOCLAIM`.
+const OLDEST_SERVER: (u32, u32) = (6, 2);
+
+/// The text in the response to `INFO`.
+pub(super) fn text(info: Value) -> String {
+    let text = response::bytes(info).unwrap_or_default();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The major and minor version in the text of `INFO server`.
+fn version(info: &str) -> Option<(u32, u32)> {
+    let version = info
+        .lines()
+        .find_map(|line| line.strip_prefix("redis_version:"))?;
+    let mut numbers = version.trim().split('.').map_while(|n| n.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_info() {
+        assert_eq!(
+            version("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n"),
+            Some((7, 0))
+        );
+        assert_eq!(version("redis_version:255.255.255"), Some((255, 255)));
+        assert_eq!(version("# Server"), None);
+    }
+}

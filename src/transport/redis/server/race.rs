@@ -1,0 +1,89 @@
+//! Attempts side by side: the first success wins.
+
+use std::time::Duration;
+
+use futures_util::{
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt},
+};
+use tokio::time::sleep;
+
+/// The time that an attempt has before the next one starts beside it.
+/// <https://www.rfc-editor.org/rfc/rfc8305#section-5>
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Returns the result of the first attempt that succeeds, and drops the others. The next attempt
+/// starts when one has failed, or after a short time.
+///
+/// # Errors
+/// The errors of all attempts, in the order in which they failed.
+pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> Result<T, Vec<E>> {
+    let mut attempts = attempts.into_iter();
+    let (mut running, mut errors) = (FuturesUnordered::new(), Vec::new());
+    loop {
+        let started = attempts.next().map(|attempt| running.push(attempt));
+        tokio::select! {
+            biased;
+            ended = running.next() => match ended {
+                Some(Ok(done)) => return Ok(done),
+                Some(Err(error)) => errors.push(error),
+                None => return Err(errors),
+            },
+            () = sleep(HEAD_START), if started.is_some() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures_util::FutureExt;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    type Attempt = BoxFuture<'static, Result<u32, &'static str>>;
+
+    fn fails(after: u64, error: &'static str) -> Attempt {
+        sleep(Duration::from_millis(after))
+            .map(move |()| Err(error))
+            .boxed()
+    }
+
+    fn succeeds(after: u64, value: u32) -> Attempt {
+        sleep(Duration::from_millis(after))
+            .map(move |()| Ok(value))
+            .boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_attempt_delays_the_next_by_its_head_start_only() {
+        let start = Instant::now();
+        let won = first(vec![pending().boxed(), succeeds(10, 2)]).await;
+        assert_eq!(won, Ok(2));
+        assert!(start.elapsed() < HEAD_START + Duration::from_millis(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_follows_a_failed_one_at_once() {
+        let start = Instant::now();
+        let won = first(vec![fails(1, "a"), fails(1, "b"), succeeds(1, 3)]).await;
+        assert_eq!(won, Ok(3));
+        assert!(start.elapsed() < HEAD_START / 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_keeps_its_chance_after_the_next_has_started() {
+        let won = first(vec![succeeds(300, 1), succeeds(500, 2)]).await;
+        assert_eq!(won, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_errors_are_returned_when_all_attempts_fail() {
+        let errors = first(vec![fails(400, "slow"), fails(10, "fast")]).await;
+        assert_eq!(errors, Err(vec!["fast", "slow"]));
+        let none: Vec<Attempt> = Vec::new();
+        assert_eq!(first(none).await, Err(vec![]));
+    }
+}

@@ -1,0 +1,106 @@
+//! Finds the primary by asking Sentinels.
+//! <https://redis.io/docs/latest/develop/reference/sentinel-clients/>
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use super::{
+    address::Address,
+    login::{Login, Purpose},
+    race,
+};
+use crate::{
+    error::Error,
+    transport::redis::{
+        error,
+        response::{self, Value, exactly},
+    },
+};
+
+/// The Sentinels that watch a primary.
+pub(super) struct Sentinels {
+    pub(super) addresses: Vec<Address>,
+    /// The name of the primary in the configuration of the Sentinels.
+    pub(super) name: String,
+    pub(super) login: Login,
+    /// The last answer.
+    primary: watch::Sender<Option<Address>>,
+}
+
+impl Sentinels {
+    pub(super) fn new(addresses: Vec<Address>, name: String, login: Login) -> Self {
+        Self {
+            addresses,
+            name,
+            login,
+            primary: watch::Sender::new(None),
+        }
+    }
+
+    /// The primary by the last answer.
+    pub(super) fn last(&self) -> watch::Receiver<Option<Address>> {
+        self.primary.subscribe()
+    }
+
+    /// Asks the Sentinels for the address of the primary. The first answer counts.
+    ///
+    /// # Errors
+    /// If no Sentinel answers, or if one that answers does not know the name and no other does.
+    pub(super) async fn find(&self) -> Result<Address, Error> {
+        let attempts = self.addresses.iter().map(|it| self.ask(it).boxed());
+        let found = race::first(attempts.collect()).await;
+        let found = found.map_err(|errors| {
+            let unreachable = || {
+                let all: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
+                Error::disconnected(format!(
+                    "no Sentinel answers at {}, so the primary `{}` cannot be found",
+                    all.join(", "),
+                    self.name
+                ))
+            };
+            let is_down = Error::is_disconnected;
+            let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(is_down);
+            match (mistakes.into_iter().next(), down.into_iter().next()) {
+                (Some(mistake), _) => mistake,
+                (None, Some(down)) => unreachable().with_source(down),
+                (None, None) => unreachable(),
+            }
+        })?;
+        self.primary.send_if_modified(|last| {
+            let is_new = last.as_ref() != Some(&found);
+            *last = Some(found.clone());
+            is_new
+        });
+        Ok(found)
+    }
+
+    async fn ask(&self, sentinel: &Address) -> Result<Address, Error> {
+        let mut connection = self.login.connection(sentinel, Purpose::Commands).await?;
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
+        match self.login.ask(sentinel, &mut connection, &question).await? {
+            Value::Nil => Err(Error::config(format!(
+                "the Sentinel at {sentinel} knows no primary `{}`; `redis-cli -p <port> SENTINEL \
+                 MASTERS` lists the names that it knows",
+                self.name
+            ))),
+            Value::ServerError(refusal) if refusal.code() == "ERR" => Err(Error::config(format!(
+                "the server at {sentinel} is no Sentinel; for a server or a cluster, let the URL \
+                 begin with redis:// or redis+cluster://"
+            ))
+            .with_source(redis::RedisError::from(refusal))),
+            Value::ServerError(refusal) => Err(error::refused(refusal)),
+            answer => address(answer),
+        }
+    }
+}
+
+fn address(answer: Value) -> Result<Address, Error> {
+    let [host, port] = exactly(answer)?;
+    let (host, port) = (response::bytes(host)?, response::bytes(port)?);
+    let port = std::str::from_utf8(&port)
+        .ok()
+        .and_then(|it| it.parse().ok());
+    let port = port.ok_or_else(|| response::unexpected("a port", "another text"))?;
+    Ok(Address::tcp(&String::from_utf8_lossy(&host), port))
+}

@@ -1,0 +1,60 @@
+//! The slot of a key in a Redis Cluster.
+
+use crc::{CRC_16_XMODEM, Crc};
+
+/// The number of slots.
+pub(super) const SLOTS: u16 = 16384;
+
+const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
+
+/// The slot of a key.
+/// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#key-distribution-model>
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::transport::redis) struct HashSlot(pub(super) u16);
+
+impl HashSlot {
+    /// The slot of commands whose server does not depend on it.
+    pub(in crate::transport::redis) const ANY: Self = Self(0);
+
+    pub(in crate::transport::redis) fn of(key: &[u8]) -> Self {
+        Self(CRC.checksum(tag(key)) % SLOTS)
+    }
+
+    pub(super) fn by_chance() -> Self {
+        Self(fastrand::u16(..SLOTS))
+    }
+}
+
+/// The part of a key that is hashed: the text between the first `{` and the first `}` after it, if
+/// it is not empty.
+pub(in crate::transport::redis) fn tag(key: &[u8]) -> &[u8] {
+    let position = |text: &[u8], byte| text.iter().position(|it| *it == byte);
+    let tag = position(key, b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        Some(&rest[..position(rest, b'}')?])
+    });
+    tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The slots are answers of `CLUSTER KEYSLOT`.
+    #[test]
+    fn a_key_has_the_slot_that_the_server_computes() {
+        for (key, slot) in [
+            ("", 0),
+            ("123456789", 12739),
+            ("foo", 12182),
+            ("{foo}.bar", 12182),
+            ("foo{}{bar}", 8363),
+            ("foo{{bar}}zap", 4015),
+            ("foo{bar}{zap}", 5061),
+            ("bar", 5061),
+            ("jobs", 9631),
+        ] {
+            assert_eq!(HashSlot::of(key.as_bytes()), HashSlot(slot), "{key}");
+        }
+    }
+}
