@@ -39,7 +39,9 @@ pub(super) struct SharedHandle {
 
 impl Redis {
     /// Connects to the server at a URL: `redis://user:password@host:port/db`,
-    /// `redis+unix:///path/to/redis.sock?db=0`, or `rediss://…` with the feature `redis-rustls`.
+    /// `redis+unix:///path/to/redis.sock?db=0`, or `rediss://…` with the feature `redis-rustls`. A
+    /// `redis+sentinel://` or a `redis+cluster://` URL finds the server: see
+    /// [topologies](super#topologies).
     /// `?protocol=resp3` chooses RESP3. [`builder`](Self::builder) takes certificates as well.
     ///
     /// # Errors

@@ -71,6 +71,24 @@
 //! with the last clone of the handle. [`Redis::builder`] takes certificates for TLS; the crypto
 //! provider of the process is neither used nor installed.
 //!
+//! # Topologies
+//! | URL | servers |
+//! |---|---|
+//! | `redis://host:6379/0`, `redis+unix:///run/redis.sock` | one server, or an address that leads to the primary |
+//! | `redis+sentinel://host1,host2,host3/mymaster/0` | the primary with this name, found by asking the Sentinels |
+//! | `redis+cluster://host1,host2,host3` | a Redis Cluster; the hosts are some of its nodes, and any may be down |
+//!
+//! With `rediss` in place of `redis` the connections, also those to Sentinels, use TLS. The user and
+//! the password in a URL are for the Redis servers; `?sentinel_username=…&sentinel_password=…` is the
+//! login of the Sentinels.
+//!
+//! A connection belongs to the primary that has its stream, not to an address: it is looked up for
+//! each connection, and every 5 s. A connection ends when another server is known to be the primary.
+//! A server that was demoted is left within seconds, also by subscribers, which it would serve on.
+//! On a cluster all keys of a stream are in one slot, each primary in use has one connection for
+//! commands, and each slot with reliable requests one that reads replies. A worker serves streams of
+//! one slot.
+//!
 //! # Rights
 //! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
 //! its length: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in parentheses are selectors,
@@ -81,15 +99,19 @@
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
 //! | … with a delay or an idempotency key | `+time (~s ~{s}:due ~{s}:bodies ~{s}:idem:* +evalsha +eval) (~s +xadd) (~{s}:due ~{s}:bodies ~{s}:idem:* +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel)` |
-//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +type +exists +time +evalsha +eval +publish +client\|id +client\|unblock` |
+//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
-//! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping` |
+//! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | scrapes [`stats`](Redis::stats) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
-//! | publishes events | `&<event names> +publish` |
-//! | requests | `&campanile:reply:* +subscribe +ping (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
+//! | publishes events | `&<event names> +publish +role` |
+//! | requests | `&campanile:reply:* +subscribe +ping +role (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
 //!
-//! With `+info` the server's version is checked, and with `+select` the URL may choose a database.
+//! With `+info` the server's version and its kind are checked, and with `+select` the URL may choose
+//! a database. A connection asks for the role of its server now and then; without `+role` it trusts
+//! that the server is the primary. On a cluster each row also needs
+//! `+cluster\|slots +cluster\|info +asking`; a Sentinel asks for
+//! `+sentinel\|get-master-addr-by-name +ping`.
 
 mod connection;
 mod consumer;

@@ -61,7 +61,7 @@ impl Login {
             #[cfg(feature = "redis-rustls")]
             _ if tls.is_set() => {
                 return Err(Error::config(
-                    "certificates have a meaning under TLS only; let the URL begin with rediss",
+                    "certificates have a meaning under TLS only; let the URL begin with rediss://",
                 ));
             }
             _ => {}
