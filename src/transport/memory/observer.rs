@@ -1,11 +1,15 @@
 //! Observation of a broker, for the test kit. Without an observer it costs nothing.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{broker::Shared, log::LogEntry};
+use super::log::LogEntry;
 use crate::{
     error::RpcError,
     message::{Attempt, Message, MessageId, Name},
@@ -94,17 +98,21 @@ pub(crate) struct Outlook {
     pub(crate) next_due: Option<Instant>,
 }
 
-impl Shared {
+/// The observer of a broker, if it has one.
+#[derive(Debug, Default)]
+pub(super) struct Observation(OnceLock<Arc<dyn Observer>>);
+
+impl Observation {
     /// Sets the observer. Returns `false` if there is one already.
     pub(super) fn watch(&self, observer: Arc<dyn Observer>) -> bool {
-        self.observer.set(observer).is_ok()
+        self.0.set(observer).is_ok()
     }
 
     pub(super) fn observer(&self) -> Option<&Arc<dyn Observer>> {
-        self.observer.get()
+        self.0.get()
     }
 
-    pub(super) fn tell_of_sent(
+    pub(super) fn report_sent(
         &self,
         stream: &Name,
         fields: &[(Bytes, Bytes)],
@@ -126,13 +134,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn tell_of_event(&self, event: &Message, what: impl FnOnce() -> Happened) {
+    pub(super) fn report_event(&self, event: &Message, what: impl FnOnce() -> Happened) {
         if let Some(observer) = self.observer() {
             observer.happened(ObservedMessage::event(event.clone()), what());
         }
     }
 
-    pub(super) fn tell_of_delivery(
+    pub(super) fn report_delivery(
         &self,
         settings: &Settings,
         entry: &LogEntry,
