@@ -8,12 +8,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use super::{
-    builder::Stop,
     failure_span::observe,
     in_flight::{Handle, InFlight, InFlightGuard},
     log::{self, About, WorkerLog},
@@ -46,6 +45,12 @@ pub(super) struct Worker<Src: Source, S> {
     app: S,
     policy: Policy,
     in_flight: InFlight<Work<S, Src::Settle>>,
+}
+
+/// The signals that end a worker.
+pub(super) struct Stop {
+    pub(super) graceful: BoxFuture<'static, ()>,
+    pub(super) forced: BoxFuture<'static, ()>,
 }
 
 /// Why the loop ended.
