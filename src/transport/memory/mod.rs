@@ -78,6 +78,7 @@ mod broker;
 mod clock;
 mod context;
 mod dead;
+mod dead_letters;
 mod events;
 mod group;
 mod log;
@@ -171,7 +172,10 @@ impl Memory {
 
     /// The dead letters of the group.
     pub fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(dead::MemoryDeadLetters(self.clone()))
+        DeadLetters::new(dead_letters::MemoryDeadLetters {
+            broker: Arc::clone(&self.broker),
+            settings: self.settings.clone(),
+        })
     }
 
     /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns `false`
