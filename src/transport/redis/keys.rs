@@ -1,4 +1,4 @@
-//! The names of the keys of a stream and a group.
+//! The names of the keys of a stream and a group, and the prefix of the names of consumers.
 //!
 //! All of them are in the stream's slot of a cluster, by its hash tag. A name without a tag is
 //! wrapped in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is
@@ -11,6 +11,10 @@
 use std::fmt::{Display, Write as _};
 
 use crate::{error::Error, message::Name};
+
+/// The first part of our consumers' names, followed by the consumer's lease: `scripts/holder.lua`
+/// judges idle entries by it. Consumers with other names renew no leases.
+pub(super) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// The keys of a stream and one of its groups.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     health::RenewalHealth,
     in_flight::InFlightTable,
-    member::{CONSUMER_PREFIX, Member},
+    member::Member,
     poison::{self, PoisonSlot},
     reply_to::{ReplyRoute, ReplyTo},
     report::Report,
@@ -19,6 +19,7 @@ use crate::{
     message::Name,
     transport::redis::{
         entry::{self, Entry, Lane, StreamEntryId},
+        keys::CONSUMER_PREFIX,
         pipeline::{Pipeline, Resend},
         producer::Publish,
         response::{Value, bytes, count, exactly, unexpected},

@@ -14,7 +14,8 @@ use super::{
     poison::{self, PoisonSlot},
     reply_to::ReplyTo,
     report::Report,
-    settle::{RedisSettle, SettlePolicy, Unsettled},
+    settle::{RedisSettle, SettlePolicy},
+    settlement::Unsettled,
     streams::{ServedStream, StreamSet},
 };
 use crate::{

@@ -10,7 +10,7 @@ use super::{
     member::Member,
     report::Report,
     streams::{ServedStream, StreamSet},
-    upkeep::UpkeepConnection,
+    upkeep_connection::UpkeepConnection,
 };
 use crate::{
     error::Error,

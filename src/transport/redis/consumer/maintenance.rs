@@ -15,7 +15,7 @@ use super::{
     report::Report,
     streams::{ServedStream, StreamSet},
     tick::{GroupFacts, Maintained, TickRequest, TickSteps},
-    upkeep::UpkeepConnection,
+    upkeep_connection::UpkeepConnection,
 };
 use crate::transport::redis::{
     producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},

@@ -24,6 +24,7 @@
 //! verdict *done*: the first worker to finish acknowledges the entry and replies.
 
 mod alarm;
+mod blocked;
 mod canary;
 mod claim;
 mod clock;
@@ -33,6 +34,7 @@ mod fetch;
 mod group;
 mod health;
 mod in_flight;
+mod last_read;
 mod lease;
 mod maintenance;
 mod member;
@@ -45,11 +47,14 @@ mod replies;
 mod reply_to;
 mod report;
 mod settle;
+mod settle_queue;
+mod settlement;
 mod settler;
 mod state;
 mod streams;
 mod tick;
 mod upkeep;
+mod upkeep_connection;
 
 use std::{
     fmt,
@@ -60,19 +65,20 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-pub(super) use self::member::CONSUMER_PREFIX;
 pub use self::settle::RedisSettle;
 use self::{
     alarm::Alarm,
+    blocked::BlockedRead,
     canary::Canary,
     claim::Claimer,
     clock::ServerClock,
     deliver::Deliverer,
     events::EventSubscriber,
-    fetch::{BlockedRead, Fetch, LastRead, Recovery},
+    fetch::{Fetch, Recovery},
     group::Membership,
     health::RenewalHealth,
     in_flight::InFlightTable,
+    last_read::LastRead,
     lease::LeaseRenewer,
     maintenance::{Maintenance, Turns},
     member::Member,
@@ -81,7 +87,8 @@ use self::{
     registry::{Changes, RegistryReader},
     report::Report,
     settle::SettlePolicy,
-    settler::{MAX_ACKNOWLEDGING, MAX_REPLYING, Settler},
+    settle_queue::{MAX_ACKNOWLEDGING, MAX_REPLYING, carry_out},
+    settler::Settler,
     state::ConsumerState,
     streams::{ServedStream, StreamSet},
     upkeep::{Ends, Upkeep},
@@ -311,8 +318,8 @@ impl Redis {
             settings.max_dead_letters,
             ends.closed.clone(),
         ));
-        tokio::spawn(settler.clone().run(settlements, MAX_ACKNOWLEDGING));
-        tokio::spawn(settler.clone().run(with_replies, MAX_REPLYING));
+        tokio::spawn(carry_out(settler.clone(), settlements, MAX_ACKNOWLEDGING));
+        tokio::spawn(carry_out(settler.clone(), with_replies, MAX_REPLYING));
         let last_read = Arc::<LastRead>::default();
         let policy = SettlePolicy {
             max_deliveries: settings.max_deliveries,

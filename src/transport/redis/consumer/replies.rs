@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use redis::Cmd;
 
 use super::{
-    settle::{Settlement, StoredReply},
+    settlement::{Settlement, StoredReply},
     settler::{Settler, by_lane},
 };
 use crate::{

@@ -1,35 +1,25 @@
 //! Carries out settlements.
 //!
-//! One task takes settlements from a queue, and a second task takes those that store a reply: these
-//! wait while the server refuses writes, and acknowledgements do not. Acknowledgements are
-//! coalesced into few `XACK`s, and stored replies into few script calls; every other settlement is
-//! a script call. While some batches are in flight the next one grows, so a batch is as large as
-//! the load requires, and a single settlement is not delayed.
+//! Acknowledgements are coalesced into few `XACK`s; every other settlement is a script call.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, join_all},
-    stream::FuturesUnordered,
-};
+use futures_util::future::join_all;
 use redis::Cmd;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     alarm::Alarm,
     in_flight::InFlightTable,
     member::Member,
-    replies,
     reply_to::ReplyRoute,
     report::Report,
-    settle::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled},
+    settlement::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled},
     streams::ServedStream,
 };
 use crate::{
     error::Error,
-    sync::{Clock, lock, yield_to_all},
+    sync::lock,
     transport::{
         Counters, Discarded,
         redis::{
@@ -45,15 +35,6 @@ use crate::{
     },
 };
 
-/// The most settlements that are taken from a queue at once.
-const MAX_TAKEN: usize = 512;
-/// The most times that the task yields to handlers that are about to finish.
-const MAX_TURNS: usize = 16;
-/// The most batches of acknowledgements in flight. A fast reply is published with its
-/// acknowledgement, and should not wait for the confirmation of others.
-pub(super) const MAX_ACKNOWLEDGING: usize = 4;
-/// The most batches of stored replies in flight.
-pub(super) const MAX_REPLYING: usize = 1;
 /// The delay before a command is repeated that the server refused because it takes no writes.
 const WITHOUT_WRITES: Duration = Duration::from_secs(1);
 /// The approximate size of an entry id in bytes.
@@ -72,13 +53,6 @@ pub(super) struct Settler {
     pub(super) closed: CancellationToken,
     published: Arc<PublishFailures>,
     refusals: std::sync::Mutex<Limit>,
-}
-
-/// A future of the settler that has finished.
-#[derive(PartialEq)]
-enum Finished {
-    Batch,
-    Single,
 }
 
 impl Settler {
@@ -105,72 +79,8 @@ impl Settler {
         }
     }
 
-    /// Carries out settlements from a queue, with at most `max_batches` in flight, until the queue
-    /// is closed.
-    pub(super) async fn run(
-        self: Arc<Self>,
-        mut queue: mpsc::UnboundedReceiver<Settlement>,
-        max_batches: usize,
-    ) {
-        let settler = &*self;
-        let (mut taken, mut timer) = (Vec::new(), Clock::new(Duration::ZERO));
-        let (mut batches, mut open) = (0, true);
-        let mut running: FuturesUnordered<BoxFuture<'_, Finished>> = FuturesUnordered::new();
-        while open || !running.is_empty() {
-            tokio::select! {
-                biased;
-                Some(finished) = running.next() => {
-                    batches -= usize::from(finished == Finished::Batch);
-                }
-                // With enough batches in flight, new settlements need not wake this task.
-                count = queue.recv_many(&mut taken, MAX_TAKEN), if open && batches < max_batches => {
-                    open = count > 0;
-                    settler.in_flight.mark_settling(taken.iter().map(|it| &it.delivery.guard));
-                    // Lets handlers run that are about to finish, so that their settlements join
-                    // this batch.
-                    for _ in 0..MAX_TURNS {
-                        if !settler.in_flight.has_running() {
-                            break;
-                        }
-                        yield_to_all(&mut timer).await;
-                        let marked = taken.len();
-                        while taken.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
-                            taken.push(next);
-                        }
-                        if taken.len() == marked {
-                            break;
-                        }
-                        let rest = taken[marked..].iter();
-                        settler.in_flight.mark_settling(rest.map(|it| &it.delivery.guard));
-                    }
-                    let (mut acknowledgements, mut replies) = (Vec::new(), Vec::new());
-                    for mut settlement in taken.drain(..) {
-                        let none = Effect::Acknowledge(None);
-                        match std::mem::replace(&mut settlement.effect, none) {
-                            Effect::Acknowledge(publish) => {
-                                acknowledgements.push(settlement.with(publish));
-                            }
-                            Effect::Reply(reply) => replies.push(settlement.with(reply)),
-                            Effect::Fenced(effect) => {
-                                running.push(settler.carry_out(settlement.with(effect)).boxed());
-                            }
-                        }
-                    }
-                    if !acknowledgements.is_empty() {
-                        batches += 1;
-                        running.push(settler.acknowledge(acknowledgements).boxed());
-                    }
-                    if !replies.is_empty() {
-                        batches += 1;
-                        running.push(settler.store_replies(replies).boxed());
-                    }
-                }
-            }
-        }
-    }
-
     /// Acknowledges deliveries after it has published their replies.
-    async fn acknowledge(&self, mut batch: Vec<Settlement<Option<PublishedReply>>>) -> Finished {
+    pub(super) async fn acknowledge(&self, mut batch: Vec<Settlement<Option<PublishedReply>>>) {
         for settlement in &mut batch {
             if let Some((channel, envelope)) = settlement.effect.take() {
                 // Published before the acknowledgement: if the worker crashes in between, the
@@ -196,7 +106,6 @@ impl Settler {
             }
         }))
         .await;
-        Finished::Batch
     }
 
     /// The commands that acknowledge deliveries over the caller's connection, and the number of
@@ -244,13 +153,8 @@ impl Settler {
         acknowledged
     }
 
-    async fn store_replies(&self, batch: Vec<replies::Reply>) -> Finished {
-        replies::store(self, batch).await;
-        Finished::Batch
-    }
-
     /// Carries out a settlement by one script call.
-    async fn carry_out(&self, settlement: Settlement<FencedEffect>) -> Finished {
+    pub(super) async fn carry_out(&self, settlement: Settlement<FencedEffect>) {
         let Settlement {
             delivery,
             effect,
@@ -266,7 +170,6 @@ impl Settler {
         };
         drop(delivery);
         on_settled(settled);
-        Finished::Single
     }
 
     async fn redeliver(

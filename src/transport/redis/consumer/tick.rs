@@ -5,16 +5,13 @@ use std::{fmt::Write as _, sync::Arc};
 use bytes::Bytes;
 use redis::Cmd;
 
-use super::{
-    lease::DueLeases,
-    member::{CONSUMER_PREFIX, Member},
-    streams::ServedStream,
-};
+use super::{lease::DueLeases, member::Member, streams::ServedStream};
 use crate::{
     error::Error,
     message::Name,
     transport::redis::{
         entry::{self, Lane, StreamEntryId},
+        keys::CONSUMER_PREFIX,
         producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
         response::{Value, array, bytes, exactly, integer, unexpected},
     },

@@ -1,8 +1,7 @@
 //! The task that fetches deliveries.
 
+mod acknowledge;
 mod ahead;
-mod blocked;
-mod last_read;
 mod recovery;
 mod set;
 
@@ -13,13 +12,15 @@ use redis::{Cmd, RedisResult};
 use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::recovery::Recovery;
 use self::{ahead::Ahead, recovery::MAX_LOOKED_AT, set::ReadSet};
-pub(super) use self::{blocked::BlockedRead, last_read::LastRead, recovery::Recovery};
 use super::{
+    blocked::BlockedRead,
     claim::Claimer,
     clock::ServerClock,
     deliver::Deliverer,
     group::Membership,
+    last_read::LastRead,
     member::Member,
     prefetch::{Demand, PrefetchBuffer},
     registry::{Change, Changes},
