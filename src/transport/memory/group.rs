@@ -207,7 +207,7 @@ impl Group {
                     id = %retry.entry.id, stream = %settings.stream, group = %settings.group,
                     "a dead letter: {reason}"
                 );
-                self.bury(&retry.entry, retry.attempts, reason, settings, context);
+                self.dead_letter(&retry.entry, retry.attempts, reason, settings, context);
                 context.answer(&retry.entry, || Err(used_up()));
                 continue;
             }
@@ -244,7 +244,7 @@ impl Group {
             && ends <= now
         {
             let pending = self.finish(serial).expect("what ends is pending");
-            context.counters.taken_over.increment();
+            context.counters.claimed.increment();
             if pending.held {
                 context.counters.lost_leases.increment();
                 pending.lease.lose();
@@ -337,7 +337,7 @@ impl Group {
                 reason,
                 ..
             } if attempt >= settings.max_deliveries => {
-                self.bury(&entry, attempt, reason, settings, context);
+                self.dead_letter(&entry, attempt, reason, settings, context);
                 context.answer(&entry, || Err(used_up()));
             }
             Verdict::Redeliver {
@@ -356,8 +356,8 @@ impl Group {
                 let entry = Arc::clone(&entry);
                 self.deliver_again(Retry { entry, attempts }, after);
             }
-            Verdict::Dead { reason, answer } => {
-                self.bury(&entry, attempt, reason, settings, context);
+            Verdict::DeadLetter { reason, answer } => {
+                self.dead_letter(&entry, attempt, reason, settings, context);
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
                 }
@@ -365,7 +365,7 @@ impl Group {
             Verdict::Discard { reason, answer } => {
                 match reason {
                     Discarded::Expired => counters.expired.increment(),
-                    Discarded::Asked => counters.discarded.increment(),
+                    Discarded::Requested => counters.discarded.increment(),
                     Discarded::Ignored => counters.ignored.increment(),
                 }
                 tell(&|| Happened::Discarded(reason));
@@ -373,9 +373,9 @@ impl Group {
                     context.answer(&entry, || Err(answer));
                 }
             }
-            Verdict::GiveBack => {
-                counters.given_back.increment();
-                tell(&|| Happened::GivenBack);
+            Verdict::Release => {
+                counters.released.increment();
+                tell(&|| Happened::Released);
                 let (entry, attempts) = (Arc::clone(&entry), attempt - 1);
                 self.deliver_again(Retry { entry, attempts }, Duration::ZERO);
             }
@@ -394,7 +394,7 @@ impl Group {
         self.wake();
     }
 
-    fn bury(
+    fn dead_letter(
         &mut self,
         entry: &Arc<LogEntry>,
         attempts: u32,

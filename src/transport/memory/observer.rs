@@ -51,7 +51,7 @@ pub enum Happened {
     /// It was discarded.
     Discarded(Discarded),
     /// It was released before it was started.
-    GivenBack,
+    Released,
     /// Its handler was dropped before its end. It is delivered again when its lease ends; an event is
     /// lost.
     Abandoned,
@@ -236,11 +236,13 @@ impl Happened {
     pub(super) fn to_an_event(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Done(answer) => Self::answered(answer),
-            Verdict::Redeliver { reason, .. } | Verdict::Dead { reason, .. } => Self::Failed {
-                reason: reason.clone(),
-            },
+            Verdict::Redeliver { reason, .. } | Verdict::DeadLetter { reason, .. } => {
+                Self::Failed {
+                    reason: reason.clone(),
+                }
+            }
             Verdict::Discard { reason, .. } => Self::Discarded(*reason),
-            Verdict::GiveBack => Self::GivenBack,
+            Verdict::Release => Self::Released,
         }
     }
 }

@@ -80,7 +80,7 @@ impl Keys {
     }
 
     /// The key that lets only one of the group's workers do this step of upkeep at a time.
-    pub(super) fn gate(&self, what: impl Display) -> String {
+    pub(super) fn throttle(&self, what: impl Display) -> String {
         format!("{}:gate:{what}:{}", self.base, self.group)
     }
 }
@@ -195,7 +195,7 @@ mod tests {
                 &keys.stream_due,
                 &keys.stream_bodies,
                 &keys.replies("c"),
-                &keys.gate("scan"),
+                &keys.throttle("scan"),
             ] {
                 assert_eq!(hashed(key), hashed(stream), "{key}");
             }
@@ -236,7 +236,7 @@ mod tests {
         let of_group = [&keys.retry, &keys.due, &keys.bodies, &keys.dead];
         all.extend(of_group.into_iter().cloned());
         all.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
-        all.extend(["scan", "trim", "reap"].map(|what| keys.gate(what)));
+        all.extend(["scan", "trim", "reap"].map(|what| keys.throttle(what)));
         all.extend([keys.replies("c"), keys.idempotency("k")]);
         all
     }

@@ -23,12 +23,12 @@
 //! pending for this consumer, so a late or repeated verdict changes nothing. The exception is the
 //! verdict *done*: the first worker to finish acknowledges the entry and replies.
 
-mod alarm;
 mod blocked;
 mod canary;
 mod claim;
 mod clock;
 mod deliver;
+mod due_timers;
 mod events;
 mod fetch;
 mod group;
@@ -67,12 +67,12 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 pub use self::settle::RedisSettle;
 use self::{
-    alarm::Alarm,
     blocked::BlockedRead,
     canary::Canary,
     claim::Claimer,
     clock::ServerClock,
     deliver::Deliverer,
+    due_timers::DueTimers,
     events::EventSubscriber,
     fetch::{Fetch, Recovery},
     group::Membership,
@@ -99,7 +99,7 @@ use super::{
     pipeline::{Pipeline, Resend},
     rpc::Hub,
     server::{Limit, Outage},
-    state::{Beat, Heart},
+    source_state::{Heartbeat, SourceState},
 };
 use crate::{
     error::Error,
@@ -214,12 +214,12 @@ impl Redis {
             pipeline: pipeline.clone(),
             health: Arc::default(),
             reads: interest.stream,
-            reading: Arc::new(Beat::default()),
+            reading: Arc::new(Heartbeat::default()),
             subscription_lost: Default::default(),
             closed: ends.closed.clone(),
         });
-        let heart: Weak<dyn Heart> = Arc::<ConsumerState>::downgrade(&state);
-        shared.hearts.add(heart);
+        let of_source: Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);
+        shared.sources.add(of_source);
         let mut source = RedisSource {
             member: member.clone(),
             streams: Arc::default(),
@@ -272,7 +272,7 @@ impl Redis {
         let changes = registered.map(|(_, changes)| changes);
 
         let health: Arc<RenewalHealth> = state.health.clone();
-        let due = Arc::new(Alarm::default());
+        let due = Arc::new(DueTimers::default());
         let poison = PoisonSlot::default();
         let renewer = LeaseRenewer {
             member: member.clone(),
@@ -417,7 +417,7 @@ impl Source for RedisSource {
         let (deliveries, events) = self.buffer.rest();
         self.report.counters.events_dropped.add(events as u64);
         // Without a server the leases expire.
-        let _ = timeout(self.settings.lease, fetch::give_back(deliveries)).await;
+        let _ = timeout(self.settings.lease, fetch::release(deliveries)).await;
     }
 
     async fn close(mut self) -> Result<(), Error> {

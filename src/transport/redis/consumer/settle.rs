@@ -99,7 +99,7 @@ impl SettlePolicy {
                 ..
             } if attempt >= self.max_deliveries => {
                 let reply = RpcError::unavailable("the request could not be handled");
-                self.end(delivery, End::Dead(reason), Some(reply))
+                self.end(delivery, End::DeadLetter(reason), Some(reply))
             }
             Verdict::Redeliver { after, counted, .. } => {
                 let after = after.unwrap_or_else(|| self.backoff.after(attempt));
@@ -109,11 +109,13 @@ impl SettlePolicy {
                     released: false,
                 })
             }
-            Verdict::Dead { reason, answer } => self.end(delivery, End::Dead(reason), answer),
+            Verdict::DeadLetter { reason, answer } => {
+                self.end(delivery, End::DeadLetter(reason), answer)
+            }
             Verdict::Discard { reason, answer } => {
                 self.end(delivery, End::Discarded(reason), answer)
             }
-            Verdict::GiveBack => Effect::Fenced(FencedEffect::Redeliver {
+            Verdict::Release => Effect::Fenced(FencedEffect::Redeliver {
                 after: None,
                 attempts: attempt - 1,
                 released: true,

@@ -70,7 +70,7 @@ pub(super) struct StoredReply {
 
 #[derive(Debug)]
 pub(super) enum End {
-    Dead(String),
+    DeadLetter(String),
     Discarded(Discarded),
 }
 

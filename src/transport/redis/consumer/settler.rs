@@ -9,7 +9,7 @@ use redis::Cmd;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    alarm::Alarm,
+    due_timers::DueTimers,
     in_flight::InFlightTable,
     member::Member,
     reply_to::ReplyRoute,
@@ -24,7 +24,7 @@ use crate::{
         Counters, Discarded,
         redis::{
             connection::Commands,
-            entry::{Lane, StreamEntryId},
+            entry::{StreamEntryId, WhichStream},
             error,
             pipeline::{CompletionHandler, Pipeline, Resend, Submit},
             producer::Publish,
@@ -47,7 +47,7 @@ pub(super) struct Settler {
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) report: Arc<Report>,
     /// The timers for the next delayed messages.
-    pub(super) due: Arc<Alarm>,
+    pub(super) due: Arc<DueTimers>,
     pub(super) max_dead_letters: usize,
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
@@ -61,7 +61,7 @@ impl Settler {
         pipeline: Pipeline,
         in_flight: Arc<InFlightTable>,
         report: Arc<Report>,
-        due: Arc<Alarm>,
+        due: Arc<DueTimers>,
         max_dead_letters: usize,
         closed: CancellationToken,
     ) -> Self {
@@ -92,13 +92,13 @@ impl Settler {
         }
         // One command for each stream: a stream that refuses acknowledgements must not delay the
         // others.
-        let streams = by_lane(batch);
+        let streams = by_stream(batch);
         join_all(streams.into_iter().map(async |batch| {
             let ids: Vec<_> = batch.iter().map(|it| it.delivery.guard.key.1).collect();
             let first = &batch[0].delivery;
-            let (stream, lane) = (&first.stream, first.guard.key.0);
+            let (stream, which) = (&first.stream, first.guard.key.0);
             match self
-                .insist(stream, || self.submit_ack(stream, lane, &ids))
+                .insist(stream, || self.submit_ack(stream, which, &ids))
                 .await
             {
                 Ok(_) => self.confirm_done(batch),
@@ -128,10 +128,10 @@ impl Settler {
         let mut deliveries: Vec<_> = batch.iter().map(|it| &it.delivery).collect();
         deliveries.sort_by_key(|it| it.guard.key);
         let mut acknowledgements = 0;
-        for of_lane in deliveries.chunk_by(|a, b| a.guard.key.0 == b.guard.key.0) {
-            let ids: Vec<_> = of_lane.iter().map(|it| it.guard.key.1).collect();
-            let (stream, lane) = (&of_lane[0].stream, of_lane[0].guard.key.0);
-            commands.push(xack(stream, lane, &ids));
+        for of_stream in deliveries.chunk_by(|a, b| a.guard.key.0 == b.guard.key.0) {
+            let ids: Vec<_> = of_stream.iter().map(|it| it.guard.key.1).collect();
+            let (stream, which) = (&of_stream[0].stream, of_stream[0].guard.key.0);
+            commands.push(xack(stream, which, &ids));
             acknowledgements += 1;
         }
         (commands, acknowledgements)
@@ -180,16 +180,16 @@ impl Settler {
         released: bool,
     ) -> Result<(), Error> {
         let (member, counters) = (&*self.member, &self.report.counters);
-        let (lane, id) = delivery.guard.key;
+        let (which, id) = delivery.guard.key;
         let delay = after.map(|after| after.as_millis().max(1).to_string());
         let (stream, keys) = (&delivery.stream, &delivery.stream.keys);
-        let keys = [stream.key_of(lane), &keys.retry, &keys.due, &keys.bodies];
+        let keys = [stream.key_of(which), &keys.retry, &keys.due, &keys.bodies];
         let submit = || {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(member.group.as_str())
                     .arg(&member.consumer)
                     .arg(id)
-                    .arg(lane.flag())
+                    .arg(which.flag())
                     .arg(delivery.origin)
                     .arg(attempts)
                     .arg(delay.as_deref().unwrap_or_default());
@@ -200,7 +200,7 @@ impl Settler {
         match integer(&self.insist(&delivery.stream, submit).await?)? {
             1 => {
                 match released {
-                    true => counters.given_back.increment(),
+                    true => counters.released.increment(),
                     false => counters.redelivered.increment(),
                 }
                 if let Some(after) = after {
@@ -232,14 +232,14 @@ impl Settler {
         let counters = &self.report.counters;
         match end {
             // The entry was deleted from the stream, so there is nothing to keep as a dead letter.
-            End::Dead(_) if ended == 2 => self.report.deleted(1),
-            End::Dead(_) => {
+            End::DeadLetter(_) if ended == 2 => self.report.deleted(1),
+            End::DeadLetter(_) => {
                 counters.dead.increment();
                 let dropped = dropped.unsigned_abs();
                 self.report.letters_dropped(&delivery.stream, dropped);
             }
             End::Discarded(Discarded::Expired) => counters.expired.increment(),
-            End::Discarded(Discarded::Asked) => counters.discarded.increment(),
+            End::Discarded(Discarded::Requested) => counters.discarded.increment(),
             End::Discarded(Discarded::Ignored) => counters.ignored.increment(),
         }
         Ok(())
@@ -252,9 +252,9 @@ impl Settler {
         reply: Option<&(ReplyRoute, Vec<u8>)>,
     ) -> Submit {
         let member = &*self.member;
-        let (lane, id) = delivery.guard.key;
+        let (which, id) = delivery.guard.key;
         let stream = &delivery.stream;
-        let mut keys = vec![stream.key_of(lane), &stream.keys.dead];
+        let mut keys = vec![stream.key_of(which), &stream.keys.dead];
         let (mut channel, mut envelope) = (&b""[..], &b""[..]);
         if let Some((route, bytes)) = reply {
             envelope = bytes;
@@ -268,10 +268,10 @@ impl Settler {
             cmd.arg(member.group.as_str())
                 .arg(&member.consumer)
                 .arg(id)
-                .arg(lane.flag())
+                .arg(which.flag())
                 .arg(envelope)
                 .arg(channel);
-            if let End::Dead(reason) = end {
+            if let End::DeadLetter(reason) = end {
                 cmd.arg(delivery.origin)
                     .arg(delivery.attempt)
                     .arg(reason)
@@ -283,16 +283,21 @@ impl Settler {
     }
 
     /// Acknowledges entries on one of the group's streams.
-    fn submit_ack(&self, stream: &ServedStream, lane: Lane, ids: &[StreamEntryId]) -> Submit {
-        if !lane.is_retry() {
-            let xack = xack(stream, lane, ids);
+    fn submit_ack(
+        &self,
+        stream: &ServedStream,
+        which: WhichStream,
+        ids: &[StreamEntryId],
+    ) -> Submit {
+        if !which.is_retry() {
+            let xack = xack(stream, which, ids);
             return self.pipeline.submit(xack, Resend::UntilAnswered);
         }
         let args = |cmd: &mut Cmd| {
             cmd.arg(stream.keys.group.as_str()).arg(ids);
         };
         let (script, retry) = (&scripts::ACKNOWLEDGE, Resend::UntilAnswered);
-        let keys = [stream.key_of(lane)];
+        let keys = [stream.key_of(which)];
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
@@ -352,23 +357,23 @@ impl Settler {
     }
 }
 
-/// Groups settlements by lane.
-pub(super) fn by_lane<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>>> {
-    let lane = |it: &Settlement<E>| it.delivery.guard.key.0;
-    batch.sort_by_key(lane);
-    let mut lanes: Vec<Vec<Settlement<E>>> = Vec::new();
+/// Groups settlements by stream.
+pub(super) fn by_stream<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>>> {
+    let which = |it: &Settlement<E>| it.delivery.guard.key.0;
+    batch.sort_by_key(which);
+    let mut streams: Vec<Vec<Settlement<E>>> = Vec::new();
     for settlement in batch {
-        match lanes.last_mut() {
-            Some(last) if lane(&last[0]) == lane(&settlement) => last.push(settlement),
-            _ => lanes.push(vec![settlement]),
+        match streams.last_mut() {
+            Some(last) if which(&last[0]) == which(&settlement) => last.push(settlement),
+            _ => streams.push(vec![settlement]),
         }
     }
-    lanes
+    streams
 }
 
 /// The only place that builds `XACK`.
-fn xack(stream: &ServedStream, lane: Lane, ids: &[StreamEntryId]) -> Cmd {
-    let (key, group) = (stream.key_of(lane), stream.keys.group.as_str());
+fn xack(stream: &ServedStream, which: WhichStream, ids: &[StreamEntryId]) -> Cmd {
+    let (key, group) = (stream.key_of(which), stream.keys.group.as_str());
     let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
     cmd.arg("XACK").arg(key).arg(group).arg(ids);
     cmd

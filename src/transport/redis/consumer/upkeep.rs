@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    alarm::Alarm, canary::Canary, health::ClockReading, lease::LeaseRenewer,
+    canary::Canary, due_timers::DueTimers, health::ClockReading, lease::LeaseRenewer,
     maintenance::Maintenance, member::Member, registry::RegistryReader, tick::Tick,
     upkeep_connection::UpkeepConnection,
 };
@@ -44,7 +44,7 @@ pub(super) struct Upkeep {
     pub(super) renewer: LeaseRenewer,
     pub(super) maintenance: Maintenance,
     /// The timers for the next delayed messages.
-    pub(super) due: Arc<Alarm>,
+    pub(super) due: Arc<DueTimers>,
     /// The registry of the streams, if senders register them.
     pub(super) registry: Option<RegistryReader>,
     pub(super) canary: Arc<Canary>,
@@ -141,7 +141,7 @@ impl Upkeep {
                         ticks.reset_after(self.member.max_block());
                     }
                 }
-                due = self.due.ring() => self.maintenance.promote(&server, due).await,
+                due = self.due.expired() => self.maintenance.promote(&server, due).await,
             }
         }
     }
@@ -155,7 +155,8 @@ impl Upkeep {
                     consumer = %self.member.consumer,
                     withheld,
                     "the application's runtime has run no task for {since:.0?}; its leases are not \
-                     renewed any more, and other workers take over: look for a handler that blocks"
+                     renewed any more, and other workers claim its deliveries: look for a handler that \
+                     blocks"
                 );
             }
             return;

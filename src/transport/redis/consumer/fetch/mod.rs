@@ -43,7 +43,7 @@ use crate::{
             response::{Value, array, bytes, exactly, integer, unexpected},
             scripts::{self, Script},
             server::{BACKOFF, Connector, Limit},
-            state::Beat,
+            source_state::Heartbeat,
         },
     },
 };
@@ -74,7 +74,7 @@ pub(super) struct FetchParts {
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) pipeline: Pipeline,
-    pub(super) reading: Arc<Beat>,
+    pub(super) reading: Arc<Heartbeat>,
     pub(super) blocked: Arc<BlockedRead>,
     pub(super) max_in_flight: usize,
     pub(super) closed: CancellationToken,
@@ -187,7 +187,7 @@ impl Fetch {
                     let room = match self.demanded().await {
                         Some(Demand::Deliveries(room)) => room,
                         Some(Demand::Nothing(surplus)) => {
-                            give_back(surplus).await;
+                            release(surplus).await;
                             continue;
                         }
                         Some(Demand::Stop) => break,
@@ -228,7 +228,7 @@ impl Fetch {
         }
         if self.parts.closed.is_cancelled() {
             // The source was dropped during this read.
-            give_back(self.parts.buffer.rest().0).await;
+            release(self.parts.buffer.rest().0).await;
         }
     }
 
@@ -484,7 +484,7 @@ impl Fetch {
     /// Updates the state for the next read after a read.
     fn note(&mut self, count: usize, entries: &[Entry]) {
         if self.reads_one_stream() {
-            self.look = entries.iter().any(|entry| entry.lane.is_retry());
+            self.look = entries.iter().any(|entry| entry.which.is_retry());
         }
         self.full = entries.len() >= count;
     }
@@ -749,8 +749,8 @@ pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), 
 }
 
 /// Releases deliveries that were not handed out.
-pub(super) async fn give_back(deliveries: Vec<Delivery<RedisSettle>>) {
-    let settle = |delivery: Delivery<RedisSettle>| delivery.settle(Verdict::GiveBack);
+pub(super) async fn release(deliveries: Vec<Delivery<RedisSettle>>) {
+    let settle = |delivery: Delivery<RedisSettle>| delivery.settle(Verdict::Release);
     for given in join_all(deliveries.into_iter().map(settle)).await {
         if let Err(error) = given {
             tracing::warn!(
