@@ -40,7 +40,7 @@ pub fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     crate::transport::redis::readers::unpack(blob)
 }
 
-pub use crate::transport::redis::response::Value;
+pub use crate::transport::redis::value::Value;
 
 /// A reader of a response: returns a description of it, or the reason why it is malformed.
 pub type Read = fn(Value) -> Result<String, crate::Error>;

@@ -85,10 +85,7 @@ pub mod transport;
 #[cfg(feature = "redis")]
 pub use self::transport::redis::handle::Redis;
 pub use self::{
-    client::{
-        boxed::BoxSender,
-        typed::{Client, Receipt},
-    },
+    client::{boxed::BoxSender, receipt::Receipt, typed::Client},
     error::{
         boxed::BoxError,
         failure::Failure,

@@ -211,11 +211,11 @@ impl SettleDelivery for Held {
                 entry.attempts -= u32::from(!counted);
                 self.queue.put_later(entry, after);
             }
-            Verdict::GiveBack => {
+            Verdict::Release => {
                 entry.attempts -= 1;
                 self.queue.put(entry);
             }
-            Verdict::Dead { reason, .. } => eprintln!("{} is given up: {reason}", entry.id),
+            Verdict::DeadLetter { reason, .. } => eprintln!("{} is given up: {reason}", entry.id),
             // Done or discarded. There are no requests, so nothing waits for an answer.
             _ => {}
         }

@@ -76,7 +76,8 @@
 
 pub(crate) mod boxed;
 mod call;
+pub(crate) mod receipt;
 pub(crate) mod typed;
 
 pub use self::call::{Call, CallFuture};
-pub(crate) use self::typed::Receipt;
+pub(crate) use self::receipt::Receipt;

@@ -1,14 +1,14 @@
 //! Calls by name, with typed payloads and replies.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use tower::ServiceExt;
 
-use super::Call;
+use super::{Call, Receipt};
 use crate::{
-    error::{BoxError, Error, ErrorKind},
-    message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
+    error::{Error, ErrorKind},
+    message::{Deadline, Kind, Message, Name, ReplyMode},
     payload::IntoPayload,
     reply::{FromReply, Reply},
     service::MessageService,
@@ -188,41 +188,5 @@ where
     pub async fn send(&self, message: Message) -> Result<Reply, Error> {
         let reply = self.service.clone().oneshot(message).await;
         reply.map_err(Error::from_service)
-    }
-}
-
-/// The receipt of a task that was accepted, with its id.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Receipt {
-    id: Option<MessageId>,
-}
-
-impl Receipt {
-    /// The id; `None` if a service handled the task in place.
-    pub fn id(&self) -> Option<&MessageId> {
-        self.id.as_ref()
-    }
-}
-
-impl From<Reply> for Receipt {
-    fn from(reply: Reply) -> Self {
-        Self {
-            id: reply.receipt().cloned(),
-        }
-    }
-}
-
-impl FromReply for Receipt {
-    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-        Ok(reply.into())
-    }
-}
-
-impl fmt::Display for Receipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.id {
-            Some(id) => id.fmt(f),
-            None => f.write_str("handled in place"),
-        }
     }
 }

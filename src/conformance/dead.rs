@@ -30,7 +30,7 @@ async fn die<F: Factory>(
 
 /// Makes a dead letter of the next delivery.
 async fn bury<S: Source>(worker: &mut super::scene::OpenSource<S>) {
-    let verdict = Verdict::Dead {
+    let verdict = Verdict::DeadLetter {
         reason: "it cannot be done".into(),
         answer: None,
     };

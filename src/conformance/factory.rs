@@ -121,7 +121,7 @@ pub struct Capabilities {
     /// A stream can have several groups.
     pub groups: bool,
     /// The deliveries of a dead worker are claimed by others.
-    pub take_over: bool,
+    pub claim: bool,
     /// Events, to exact subscriptions.
     pub events: bool,
     /// Events, to patterns.
@@ -155,7 +155,7 @@ impl Capabilities {
         Self {
             delayed_redelivery: true,
             groups: true,
-            take_over: true,
+            claim: true,
             events: true,
             patterns: true,
             fast_rpc: true,
@@ -176,7 +176,7 @@ impl Capabilities {
         Self {
             delayed_redelivery: false,
             groups: false,
-            take_over: false,
+            claim: false,
             events: false,
             patterns: false,
             fast_rpc: false,

@@ -145,7 +145,7 @@ pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &
     let mut three = one.exactly(3).await;
     let (handled, dead, failed) = (three.remove(2), three.remove(1), three.remove(0));
     settle(failed, again(Duration::ZERO)).await;
-    let dead_letter = Verdict::Dead {
+    let dead_letter = Verdict::DeadLetter {
         reason: "bad".into(),
         answer: None,
     };
@@ -223,7 +223,7 @@ pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
     assert_eq!(message(&delivery).payload(), "theirs");
     done(delivery).await;
 
-    let bury = Verdict::Dead {
+    let bury = Verdict::DeadLetter {
         reason: "bad".into(),
         answer: None,
     };

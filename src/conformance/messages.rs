@@ -114,7 +114,7 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
         expected,
         "third delivery"
     );
-    let verdict = Verdict::Dead {
+    let verdict = Verdict::DeadLetter {
         reason: "it failed in a check".into(),
         answer: None,
     };

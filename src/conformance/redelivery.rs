@@ -102,7 +102,7 @@ pub async fn a_released_delivery_goes_to_another_worker_at_once<F: Factory>(fact
     let mut other = scene.worker().await;
     let receipt = scene.task("take it").await;
     let delivery = one.one().await;
-    settle(delivery, Verdict::GiveBack).await;
+    settle(delivery, Verdict::Release).await;
     let delivery = other.one().await;
     assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 1));
     done(delivery).await;
@@ -138,7 +138,7 @@ pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: 
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
     let receipt = scene.task("bad payload").await;
-    let verdict = Verdict::Dead {
+    let verdict = Verdict::DeadLetter {
         reason: "no JSON".into(),
         answer: None,
     };
@@ -158,7 +158,7 @@ pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: 
 pub async fn a_discarded_message_is_not_delivered_again<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    for reason in [Discarded::Asked, Discarded::Expired, Discarded::Ignored] {
+    for reason in [Discarded::Requested, Discarded::Expired, Discarded::Ignored] {
         scene.task("unwanted").await;
         let answer = None;
         settle(worker.one().await, Verdict::Discard { reason, answer }).await;

@@ -148,7 +148,7 @@ pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
         let mut worker = scene.worker().await;
         let verdicts = [
             (
-                Verdict::Dead {
+                Verdict::DeadLetter {
                     reason: "bad".into(),
                     answer: Some(RpcError::invalid("bad")),
                 },
@@ -156,7 +156,7 @@ pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
             ),
             (
                 Verdict::Discard {
-                    reason: Discarded::Asked,
+                    reason: Discarded::Requested,
                     answer: Some(RpcError::internal("dropped")),
                 },
                 RpcCode::Internal,

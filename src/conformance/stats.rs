@@ -50,7 +50,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     done(take()).await;
     settle(take(), again(Duration::from_secs(3600))).await;
     settle(take(), again(Duration::ZERO)).await;
-    let dead = Verdict::Dead {
+    let dead = Verdict::DeadLetter {
         reason: "it failed in a check".into(),
         answer: None,
     };

@@ -168,7 +168,7 @@ pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) 
     assert_same(second.iter().map(stream_of), streams.clone());
     for delivery in second {
         assert_eq!(attempt(&delivery), 2);
-        let dead = Verdict::Dead {
+        let dead = Verdict::DeadLetter {
             reason: "bad".into(),
             answer: None,
         };

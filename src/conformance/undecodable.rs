@@ -60,7 +60,7 @@ pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &
         let reason = undecodable.reason.clone();
         settle(
             delivery,
-            Verdict::Dead {
+            Verdict::DeadLetter {
                 reason,
                 answer: None,
             },

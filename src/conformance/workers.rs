@@ -127,7 +127,7 @@ pub async fn a_worker_that_waits_can_be_closed<F: Factory>(factory: &F) {
 
 /// The deliveries of a crashed worker are claimed once its lease has ended, and count as attempts.
 pub async fn the_deliveries_of_a_crashed_worker_are_claimed<F: Factory>(factory: &F) {
-    if !factory.capabilities().take_over {
+    if !factory.capabilities().claim {
         return;
     }
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
@@ -139,18 +139,18 @@ pub async fn the_deliveries_of_a_crashed_worker_are_claimed<F: Factory>(factory:
     drop(held);
     vanishing.vanish();
     other
-        .nothing_for(LEASE / 4, "it was taken over before its lease ended")
+        .nothing_for(LEASE / 4, "it was claimed before its lease ended")
         .await;
     let delivery = other.one().await;
     assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 2));
     done(delivery).await;
-    other.nothing_for(LEASE, "it was taken over twice").await;
+    other.nothing_for(LEASE, "it was claimed twice").await;
     other.close().await;
 }
 
 /// An unsettled delivery that was dropped is delivered again once its lease has ended.
 pub async fn a_dropped_delivery_is_delivered_again_after_its_lease<F: Factory>(factory: &F) {
-    if !factory.capabilities().take_over {
+    if !factory.capabilities().claim {
         return;
     }
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
@@ -165,7 +165,7 @@ pub async fn a_dropped_delivery_is_delivered_again_after_its_lease<F: Factory>(f
 
 /// A message that kills its workers is not delivered for ever.
 pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(factory: &F) {
-    if !factory.capabilities().take_over {
+    if !factory.capabilities().claim {
         return;
     }
     let scene = Scene::new(factory).with(|settings| {
@@ -193,7 +193,7 @@ pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(
 
 /// A live worker keeps its deliveries, however long they take.
 pub async fn a_live_worker_keeps_its_deliveries<F: Factory>(factory: &F) {
-    if !factory.capabilities().take_over {
+    if !factory.capabilities().claim {
         return;
     }
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
@@ -202,7 +202,7 @@ pub async fn a_live_worker_keeps_its_deliveries<F: Factory>(factory: &F) {
     scene.task("slow").await;
     let delivery = slow.one().await;
     other
-        .nothing_for(LEASE * 4, "it was taken over from a living worker")
+        .nothing_for(LEASE * 4, "it was claimed from a living worker")
         .await;
     let lease = message(&delivery).parts().lease.as_ref();
     assert!(lease.is_none_or(|lease| !lease.is_lost()));
@@ -217,7 +217,7 @@ pub async fn a_live_worker_keeps_its_deliveries<F: Factory>(factory: &F) {
 /// A worker sees that a lease was lost, and its late verdict changes nothing.
 pub async fn a_lost_lease_is_reported_and_a_late_verdict_changes_nothing<F: Factory>(factory: &F) {
     let can = factory.capabilities();
-    if !can.take_over || !can.end_leases {
+    if !can.claim || !can.end_leases {
         return;
     }
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
@@ -233,7 +233,7 @@ pub async fn a_lost_lease_is_reported_and_a_late_verdict_changes_nothing<F: Fact
     assert_eq!((id(&taken), attempt(&taken)), (&receipt, 2));
     in_time("being told of the loss", token.cancelled()).await;
 
-    let late = Verdict::Dead {
+    let late = Verdict::DeadLetter {
         reason: "too late".into(),
         answer: None,
     };

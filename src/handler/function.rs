@@ -1,17 +1,12 @@
-//! Functions as handlers.
-//!
-//! [`Handler`] has a single implementation for functions of any number of arguments: if a function
-//! is no handler, the compiler looks into that one and says which of its conditions does not hold.
+//! Functions that can be called with extracted arguments.
 
 use std::future::Future;
 
-use super::{Handler, HandlerService};
 use crate::{
     error::BoxError,
     extract::{FromMessage, FromMessageParts},
     message::Message,
     reply::{IntoReply, Reply},
-    service::Route,
 };
 
 /// A function that can be called with `A`, the tuple of its arguments.
@@ -50,25 +45,6 @@ where
 {
     let arguments = A::extract(message, &state).await?;
     function.call(arguments).await.into_reply()
-}
-
-impl<F, M, A, S> Handler<(M, A), S> for F
-where
-    F: Function<A>,
-    F::Output: HandlerOutput<Output: IntoReply> + Send + 'static,
-    A: HandlerArguments<M, S>,
-    M: 'static,
-    S: Clone + Send + Sync + 'static,
-{
-    type Service = HandlerService<F, (M, A), S>;
-
-    fn with_state(self, state: S) -> Self::Service {
-        HandlerService::new(self, state)
-    }
-
-    fn into_route(self, state: S) -> Route {
-        Route::from_fn(move |message| handle(self.clone(), message, state.clone()))
-    }
 }
 
 impl<F, R> Function<()> for F

@@ -54,12 +54,11 @@
 
 pub mod batch;
 mod function;
-mod layered;
 mod service;
 pub(crate) mod traits;
 
 pub(crate) use self::traits::Handler;
 pub use self::{
-    layered::Layered,
     service::{HandlerFuture, HandlerService},
+    traits::Layered,
 };

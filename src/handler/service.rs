@@ -1,4 +1,7 @@
-//! The service of a function.
+//! Functions as handlers, and their service.
+//!
+//! [`Handler`] has a single implementation for functions of any number of arguments: if a function
+//! is no handler, the compiler looks into that one and says which of its conditions does not hold.
 
 use std::{
     fmt,
@@ -10,12 +13,35 @@ use std::{
 
 use tower::Service;
 
-use super::function::{Function, HandlerArguments, handle};
+use super::{
+    Handler,
+    function::{Function, HandlerArguments, HandlerOutput, handle},
+};
 use crate::{
     error::BoxError,
     message::Message,
     reply::{IntoReply, Reply},
+    service::Route,
 };
+
+impl<F, M, A, S> Handler<(M, A), S> for F
+where
+    F: Function<A>,
+    F::Output: HandlerOutput<Output: IntoReply> + Send + 'static,
+    A: HandlerArguments<M, S>,
+    M: 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    type Service = HandlerService<F, (M, A), S>;
+
+    fn with_state(self, state: S) -> Self::Service {
+        HandlerService::new(self, state)
+    }
+
+    fn into_route(self, state: S) -> Route {
+        Route::from_fn(move |message| handle(self.clone(), message, state.clone()))
+    }
+}
 
 /// A function with its state, as a `Service<Message>`. Made by
 /// [`Handler::with_state`](crate::Handler::with_state).
@@ -26,7 +52,7 @@ pub struct HandlerService<F, T, S> {
 }
 
 impl<F, T, S> HandlerService<F, T, S> {
-    pub(super) fn new(function: F, state: S) -> Self {
+    fn new(function: F, state: S) -> Self {
         Self {
             function,
             state,

@@ -81,6 +81,7 @@
 //! `Idempotency-Key` the task is stored once, however often the HTTP request is repeated.
 
 mod body;
+mod extensions;
 mod gateway;
 mod handler;
 mod headers;
@@ -92,8 +93,9 @@ mod status;
 
 pub use self::{
     body::{Body, BodyError},
+    extensions::Origin,
     gateway::{Gateway, GatewayFuture},
-    handler::{HttpHandler, HttpHandlerFuture, Origin},
+    handler::{HttpHandler, HttpHandlerFuture},
     headers::{ATTEMPT, ID, KIND, NAME},
     health::Health,
     layer::{AsHttp, AsHttpFuture, HttpLayer},

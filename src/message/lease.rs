@@ -40,7 +40,7 @@ impl Lease {
         }
     }
 
-    /// Returns whether another worker has taken over the delivery.
+    /// Returns whether another worker has claimed the delivery.
     pub fn is_lost(&self) -> bool {
         self.0.lost.load(Ordering::SeqCst)
     }

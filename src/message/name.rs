@@ -108,7 +108,7 @@ shared_string! {
     /// The id that a transport gave to a message when it accepted it. Cheap to clone.
     ///
     /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`, or a UUID for
-    /// a task that its sender delayed. It stays the same through redelivery and take-over, so it
+    /// a task that its sender delayed. It stays the same through redelivery and claims, so it
     /// identifies the message, not the delivery.
     ///
     /// It is unique in its stream only: two busy streams give the same id to different messages.

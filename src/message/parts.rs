@@ -97,7 +97,7 @@ pub enum ReplyMode {
     Fast,
 }
 
-/// The number of a delivery of a message, from 1, counted across redelivery, take-over and delayed
+/// The number of a delivery of a message, from 1, counted across redelivery, claims and delayed
 /// retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u32);

@@ -4,7 +4,12 @@ use std::{fmt, future::IntoFuture, time::Duration};
 
 use futures_util::future::{self, BoxFuture};
 
-use super::{log::WorkerLog, policy::Policy, signals::ShutdownSignals, worker::Worker};
+use super::{
+    log::WorkerLog,
+    policy::Policy,
+    signals::ShutdownSignals,
+    worker::{Stop, Worker},
+};
 use crate::{
     error::Error,
     service::Servable,
@@ -163,10 +168,4 @@ impl<T: fmt::Debug, A> fmt::Debug for Serve<T, A> {
             .field("expose_error_text", &self.expose_error_text)
             .finish_non_exhaustive()
     }
-}
-
-/// The signals that end a worker.
-pub(super) struct Stop {
-    pub(super) graceful: BoxFuture<'static, ()>,
-    pub(super) forced: BoxFuture<'static, ()>,
 }

@@ -31,11 +31,11 @@ impl Tally {
     pub(super) fn count(&self, verdict: &Verdict) {
         let counter = match verdict {
             Verdict::Done(Ok(_)) => &self.handled,
-            Verdict::Done(Err(_)) | Verdict::Redeliver { .. } | Verdict::Dead { .. } => {
+            Verdict::Done(Err(_)) | Verdict::Redeliver { .. } | Verdict::DeadLetter { .. } => {
                 &self.failed
             }
             Verdict::Discard { .. } => &self.discarded,
-            Verdict::GiveBack => &self.released,
+            Verdict::Release => &self.released,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -128,7 +128,7 @@ impl About {
     pub(super) fn expired(&self, verdict: &Verdict) {
         let (kind, name, id) = (self.kind, Shown::new(&self.name), self.id.as_deref());
         let next = match verdict {
-            Verdict::Dead { .. } => "a dead letter",
+            Verdict::DeadLetter { .. } => "a dead letter",
             _ => "discarded",
         };
         tracing::warn!(%kind, %name, id, "expired before it was started; {next}");
@@ -173,13 +173,13 @@ impl About {
     fn next(&self, verdict: &Verdict, max_deliveries: u32) -> Option<String> {
         let attempt = self.attempt;
         Some(match verdict {
-            Verdict::Done(Ok(_)) | Verdict::GiveBack => return None,
+            Verdict::Done(Ok(_)) | Verdict::Release => return None,
             Verdict::Discard {
                 reason: Discarded::Ignored,
                 ..
             } => "left to the other groups".to_owned(),
             Verdict::Discard { .. } => "discarded".to_owned(),
-            Verdict::Redeliver { .. } | Verdict::Dead { .. } if self.kind == Kind::Event => {
+            Verdict::Redeliver { .. } | Verdict::DeadLetter { .. } if self.kind == Kind::Event => {
                 "an event is not delivered again".to_owned()
             }
             Verdict::Done(Err(answer)) => {
@@ -202,7 +202,7 @@ impl About {
                     false => format!("delivered again {when} (this was not counted as an attempt)"),
                 }
             }
-            Verdict::Dead { .. } => "a dead letter".to_owned(),
+            Verdict::DeadLetter { .. } => "a dead letter".to_owned(),
         })
     }
 }

@@ -87,7 +87,7 @@ impl Policy {
     /// The verdict on a message that was not started in time.
     pub(super) fn expired(&self, kind: Kind) -> Verdict {
         if kind == Kind::Task && self.expired == Expired::DeadLetter {
-            return Verdict::Dead {
+            return Verdict::DeadLetter {
                 reason: "it was not started in time".to_owned(),
                 answer: None,
             };
@@ -149,12 +149,12 @@ impl Policy {
                 counted,
                 reason: reason(),
             },
-            Some(Settle::DeadLetter) => Verdict::Dead {
+            Some(Settle::DeadLetter) => Verdict::DeadLetter {
                 reason: reason(),
                 answer: answer(),
             },
             Some(Settle::Discard) => Verdict::Discard {
-                reason: Discarded::Asked,
+                reason: Discarded::Requested,
                 answer: answer(),
             },
         }
@@ -241,7 +241,7 @@ mod tests {
             ));
             assert!(matches!(
                 failed(kind, Failure::discard()),
-                Verdict::Discard { reason: Discarded::Asked, answer } if answer.is_some() == (kind == Kind::Rpc)
+                Verdict::Discard { reason: Discarded::Requested, answer } if answer.is_some() == (kind == Kind::Rpc)
             ));
         }
     }
@@ -250,7 +250,7 @@ mod tests {
     fn a_dead_lettered_request_is_answered_with_its_own_error() {
         let error = Failure::dead_letter().because(RpcError::not_found("no such user"));
         match failed(Kind::Rpc, error) {
-            Verdict::Dead { reason, answer } => {
+            Verdict::DeadLetter { reason, answer } => {
                 assert_eq!(answer, Some(RpcError::not_found("no such user")));
                 assert!(reason.ends_with("no such user (not_found)"), "{reason}");
             }

@@ -8,12 +8,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use super::{
-    builder::Stop,
     failure_span::observe,
     in_flight::{Handle, InFlight, InFlightGuard},
     log::{self, About, WorkerLog},
@@ -46,6 +45,12 @@ pub(super) struct Worker<Src: Source, S> {
     app: S,
     policy: Policy,
     in_flight: InFlight<Work<S, Src::Settle>>,
+}
+
+/// The signals that end a worker.
+pub(super) struct Stop {
+    pub(super) graceful: BoxFuture<'static, ()>,
+    pub(super) forced: BoxFuture<'static, ()>,
 }
 
 /// Why the loop ended.
@@ -332,7 +337,7 @@ where
     async fn handle(self, guard: InFlightGuard) {
         let verdict = match self.content {
             Ok((app, message)) => decide(app, message, self.policy, &guard).await,
-            Err(undecodable) => bury(undecodable),
+            Err(undecodable) => dead_letter(undecodable),
         };
         guard.tally().count(&verdict);
         self.settle.settle(verdict, confirmed(guard.settling()));
@@ -362,7 +367,7 @@ where
             // Seldom, and large.
             Poll::Pending => {
                 if !Box::pin(starts(&mut app, about.kind, guard)).await? {
-                    return Ok(Err(Verdict::GiveBack));
+                    return Ok(Err(Verdict::Release));
                 }
                 if is_late() {
                     return Ok(Err(expired()));
@@ -402,15 +407,15 @@ where
     tokio::select! {
         biased;
         ready = app.ready() => ready.map(|_| true).map_err(Into::into),
-        // An event cannot be given back.
+        // An event cannot be released.
         () = guard.stopping(), if kind != Kind::Event => Ok(false),
     }
 }
 
 /// The verdict on an entry that is no message.
-fn bury(undecodable: Undecodable) -> Verdict {
+fn dead_letter(undecodable: Undecodable) -> Verdict {
     log::undecodable(&undecodable);
-    Verdict::Dead {
+    Verdict::DeadLetter {
         reason: undecodable.reason,
         answer: None,
     }

@@ -63,7 +63,7 @@ impl Harness {
     #[track_caller]
     pub fn assert_discarded(&self, expected: Expected) -> Vec<Record> {
         self.assert("discarded", &expected, |what| {
-            *what == Happened::Discarded(Discarded::Asked)
+            *what == Happened::Discarded(Discarded::Requested)
         })
     }
 

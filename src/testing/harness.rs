@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     journal::Journal,
     record::{Listing, Record},
-    settle,
+    settle::Settling,
 };
 use crate::{
     Client, error::Error, serve, serve::Serve, service::Servable, transport::memory::Memory,
@@ -19,10 +19,7 @@ use crate::{
 ///
 /// Dropping it aborts the applications.
 pub struct Harness {
-    pub(super) memory: Memory,
-    pub(super) journal: Arc<Journal>,
-    pub(super) patience: Duration,
-    pub(super) most_deliveries: u64,
+    settling: Settling,
     apps: JoinSet<Result<(), Error>>,
     stop: CancellationToken,
 }
@@ -47,10 +44,12 @@ impl Harness {
             "this memory transport has a harness already"
         );
         Self {
-            memory,
-            journal,
-            patience: Duration::from_secs(60),
-            most_deliveries: 10_000,
+            settling: Settling {
+                memory,
+                journal,
+                patience: Duration::from_secs(60),
+                most_deliveries: 10_000,
+            },
             apps: JoinSet::new(),
             stop: CancellationToken::new(),
         }
@@ -77,7 +76,7 @@ impl Harness {
     /// tokio's clock, which takes no real time while it is paused. 60 s unless set.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.settling.patience = patience;
         self
     }
 
@@ -85,13 +84,13 @@ impl Harness {
     /// make it endless. 10,000 unless set.
     #[must_use]
     pub fn most_deliveries(mut self, deliveries: u64) -> Self {
-        self.most_deliveries = deliveries;
+        self.settling.most_deliveries = deliveries;
         self
     }
 
     /// A handle of the transport.
     pub fn memory(&self) -> Memory {
-        self.memory.clone()
+        self.settling.memory.clone()
     }
 
     /// A client of the transport.
@@ -123,7 +122,7 @@ impl Harness {
         A: Servable,
     {
         assert!(
-            serve.transport().is_same_broker(&self.memory),
+            serve.transport().is_same_broker(&self.settling.memory),
             "it is served from another memory transport than the one of this harness: use \
              `harness.memory()`"
         );
@@ -137,19 +136,19 @@ impl Harness {
         let settings = serve.transport().settings();
         let mut end = AppEnd {
             group: format!("group `{}` of stream `{}`", settings.group, settings.stream),
-            journal: self.journal.clone(),
+            journal: self.settling.journal.clone(),
             stop: self.stop.clone(),
             fault: Some("it panicked".to_owned()),
         };
         let serve = serve.with_graceful_shutdown(self.stop.clone().cancelled_owned());
-        let before = self.journal.progress().opened;
+        let before = self.settling.journal.progress().opened;
         self.apps.spawn(async move { end.note(serve.await) });
         loop {
-            let changed = self.journal.changed();
-            if let Some(fault) = self.journal.fault() {
+            let changed = self.settling.journal.changed();
+            if let Some(fault) = self.settling.journal.fault() {
                 panic!("{fault} (served at {at})");
             }
-            if self.journal.progress().opened > before {
+            if self.settling.journal.progress().opened > before {
                 return;
             }
             changed.await;
@@ -168,7 +167,7 @@ impl Harness {
     /// running handlers and all records.
     #[track_caller]
     pub fn settled(&self) -> impl Future<Output = ()> + Send {
-        settle::settled(self, Location::caller())
+        self.settling.settled(Location::caller())
     }
 
     /// Calls [`settled`](Self::settled), then waits until the next message is due (a retry, a delayed
@@ -179,7 +178,7 @@ impl Harness {
     /// As [`settled`](Self::settled).
     #[track_caller]
     pub fn advance_to_next(&self) -> impl Future<Output = Option<Duration>> + Send {
-        settle::advance_to_next(self, Location::caller())
+        self.settling.advance_to_next(Location::caller())
     }
 
     /// Sleeps for this time, then calls [`settled`](Self::settled).
@@ -188,7 +187,7 @@ impl Harness {
     /// As [`settled`](Self::settled).
     #[track_caller]
     pub fn advance(&self, time: Duration) -> impl Future<Output = ()> + Send {
-        settle::advance(self, time, Location::caller())
+        self.settling.advance(time, Location::caller())
     }
 
     /// Waits until no message is left: every task is done, dropped or a dead letter.
@@ -198,18 +197,18 @@ impl Harness {
     /// [`most_deliveries`](Self::most_deliveries) in all.
     #[track_caller]
     pub fn finished(&self) -> impl Future<Output = ()> + Send {
-        settle::finished(self, Location::caller())
+        self.settling.finished(Location::caller())
     }
 
     /// The time until the next message is due; `None` if no message waits.
     pub fn next_due(&self) -> Option<Duration> {
-        let due = self.memory.outlook().next_due?;
+        let due = self.settling.memory.outlook().next_due?;
         Some(due.saturating_duration_since(tokio::time::Instant::now()))
     }
 
     /// All records, in order.
     pub fn records(&self) -> Vec<Record> {
-        self.journal.records()
+        self.settling.journal.records()
     }
 
     /// Shuts down all applications gracefully. The records are kept, and applications can be served
@@ -224,7 +223,7 @@ impl Harness {
 
     async fn close(&mut self, at: &'static Location<'static>) {
         self.stop.cancel();
-        let mut failed = self.journal.fault();
+        let mut failed = self.settling.journal.fault();
         while let Some(ended) = self.apps.join_next().await {
             let failure = match ended {
                 Ok(ended) => ended.err().map(|error| error.chain()),
@@ -245,8 +244,8 @@ impl Harness {
 impl fmt::Debug for Harness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Harness")
-            .field("memory", &self.memory)
-            .field("progress", &self.journal.progress())
+            .field("memory", &self.settling.memory)
+            .field("progress", &self.settling.journal.progress())
             .finish_non_exhaustive()
     }
 }

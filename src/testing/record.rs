@@ -68,11 +68,11 @@ impl fmt::Display for Record {
             }
             Happened::DeadLettered { .. } => f.write_str(": dead-lettered"),
             Happened::Discarded(Discarded::Expired) => f.write_str(": expired"),
-            Happened::Discarded(Discarded::Asked) => f.write_str(": discarded"),
+            Happened::Discarded(Discarded::Requested) => f.write_str(": discarded"),
             Happened::Discarded(Discarded::Ignored) => {
                 f.write_str(": ignored, its name is unknown")
             }
-            Happened::GivenBack => f.write_str(": given back"),
+            Happened::Released => f.write_str(": released"),
             Happened::Abandoned => f.write_str(": abandoned by its worker"),
         }?;
         let attempt = self.message.as_ref().map(|message| message.parts().attempt);

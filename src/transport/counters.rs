@@ -44,7 +44,7 @@ counters! {
     /// Deliveries that were scheduled for redelivery.
     redelivered,
     /// Deliveries that were released before they were started.
-    given_back,
+    released,
     /// Messages that became dead letters.
     dead,
     /// Dead letters that were dropped because the group has too many.
@@ -60,7 +60,7 @@ counters! {
     /// Entries that were deleted from the stream before they were settled.
     deleted,
     /// Deliveries that were claimed from another worker.
-    taken_over,
+    claimed,
     /// Deliveries that another worker has claimed.
     lost_leases,
     /// Received events.

@@ -240,7 +240,7 @@ pub enum Verdict {
         reason: String,
     },
     /// Make the message a dead letter.
-    Dead {
+    DeadLetter {
         /// The reason, which is stored with it.
         reason: String,
         /// The error reply, if it is an RPC request.
@@ -255,7 +255,7 @@ pub enum Verdict {
     },
     /// Release the delivery to another worker at once. It was not started, and does not count as an
     /// attempt.
-    GiveBack,
+    Release,
 }
 
 /// The reason why a message was dropped.
@@ -265,7 +265,7 @@ pub enum Discarded {
     /// Its deadline had passed before it was started.
     Expired,
     /// A handler or a layer requested it.
-    Asked,
+    Requested,
     /// This group has no route for it, and [`UnknownNames::Ignore`] leaves it to the other groups.
     Ignored,
 }

@@ -14,7 +14,7 @@ use campanile::{Client, Error, Json, Redis, Router};
 use tokio::time::sleep;
 
 use crate::{
-    SECOND, TAKE_OVER,
+    CLAIM, SECOND,
     ledger::{What, now},
     scene::Scene,
     support::{Options, RedisServer, Signal, proxy::Proxy, raw, worker::Worker},
@@ -54,7 +54,7 @@ async fn every_script_runs_on_a_cluster() {
     account.report(
         "a cluster of one node, a worker killed",
         account.went_on(at),
-        TAKE_OVER,
+        CLAIM,
     );
     let dead = scene.redis.dead_letters().count().await;
     assert_eq!(dead.expect("they are counted"), 1);

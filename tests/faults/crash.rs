@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, future::Future};
 use campanile::{Json, transport::Page};
 
 use crate::{
-    SECOND, TAKE_OVER,
+    CLAIM, SECOND,
     ledger::{Account, Line, What, now},
     scaled,
     scene::Scene,
@@ -32,8 +32,8 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
     let repeated: BTreeSet<_> = account.repeated().into_keys().collect();
     account.report(
         "kill -9 of one of 3 workers",
-        account.taken_over(&in_hand, killed, at),
-        TAKE_OVER,
+        account.claimed(&in_hand, killed, at),
+        CLAIM,
     );
     assert_eq!(account.jobs(What::Finished).len(), jobs as usize);
     // A job may have finished without its acknowledgement. A job that was fetched and not started
@@ -85,7 +85,7 @@ async fn supervised<T>(scene: &Scene, count: usize, work: impl Future<Output = T
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_kills_its_worker_is_buried_and_no_innocent_with_it() {
+async fn a_message_that_kills_its_worker_becomes_a_dead_letter_and_no_other_does() {
     let mut scene = Scene::new().await;
     scene.setup.max_deliveries = 4;
     let innocents = scaled(300, 3_000);
@@ -153,8 +153,8 @@ async fn a_worker_that_was_frozen_past_its_lease_takes_nothing_back() {
     let account = scene.all_done(60 * SECOND).await;
 
     let all = (0..8).collect();
-    let recovered = account.taken_over(&all, frozen.pid(), at);
-    account.report("a worker frozen past its lease", recovered, TAKE_OVER);
+    let recovered = account.claimed(&all, frozen.pid(), at);
+    account.report("a worker frozen past its lease", recovered, CLAIM);
     let told: BTreeSet<_> = account.all(What::Told).map(|line| line.job).collect();
     assert!((0..4).all(|job| told.contains(&job)), "told: {told:?}");
     assert!(account.repeated().values().all(|starts| *starts == 2));
@@ -248,7 +248,7 @@ async fn what_a_frozen_worker_had_read_and_not_seen_is_not_started_when_it_wakes
     account.report(
         "a worker frozen in its read",
         account.went_on(at),
-        TAKE_OVER + 5 * SECOND,
+        CLAIM + 5 * SECOND,
     );
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     frozen.terminate().await;

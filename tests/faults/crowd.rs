@@ -3,7 +3,7 @@
 use campanile::Json;
 
 use crate::{
-    SECOND, TAKE_OVER,
+    CLAIM, SECOND,
     ledger::{What, now},
     scaled,
     scene::Scene,
@@ -52,7 +52,7 @@ async fn what_may_not_be_taken_does_not_hide_what_may() {
         "15,000 pending that may not be taken before 2",
         account.went_on(at),
         // The scan reads thousands of entries, and two workers have to start.
-        2 * TAKE_OVER,
+        2 * CLAIM,
     );
     assert_eq!(account.all(What::Started).count(), 2, "and nothing else");
     drop(workers);

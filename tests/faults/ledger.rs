@@ -150,7 +150,7 @@ impl Account {
     }
 
     /// The time from `after` until all of these jobs were started by a process other than `from`.
-    pub(crate) fn taken_over(&self, jobs: &BTreeSet<u64>, from: u32, after: Duration) -> Duration {
+    pub(crate) fn claimed(&self, jobs: &BTreeSet<u64>, from: u32, after: Duration) -> Duration {
         let by_others = self
             .all(What::Started)
             .filter(|line| line.pid != from && line.at > after && jobs.contains(&line.job));
@@ -158,11 +158,7 @@ impl Account {
         by_others.for_each(|line| {
             first.entry(line.job).or_insert(line.at);
         });
-        assert_eq!(
-            first.len(),
-            jobs.len(),
-            "not all of {jobs:?} were taken over"
-        );
+        assert_eq!(first.len(), jobs.len(), "not all of {jobs:?} were claimed");
         first.into_values().max().unwrap_or(after) - after
     }
 

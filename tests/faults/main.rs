@@ -62,7 +62,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The limit for a claim with a lease of a second: the lease, a healthy lease of the claiming
 /// worker, and a scan. The rest is slack for a loaded machine.
-const TAKE_OVER: Duration = Duration::from_secs(10);
+const CLAIM: Duration = Duration::from_secs(10);
 
 /// The limit for work to go on after the server is reachable again: a connection that is silent for
 /// 5 s is closed, and the next attempt follows after a back-off. The rest is slack for a loaded

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    RECONNECT, SECOND, TAKE_OVER,
+    CLAIM, RECONNECT, SECOND,
     ledger::{What, now},
     scaled,
     scene::Scene,
@@ -54,8 +54,8 @@ async fn a_request_whose_worker_is_killed_is_answered_by_another_and_once() {
     let account = scene.all_done(30 * SECOND).await;
     let in_hand = account.in_hand(killed);
     assert!(!in_hand.is_empty());
-    let recovered = account.taken_over(&in_hand, killed, at);
-    account.report("RPC: worker killed in mid-request", recovered, TAKE_OVER);
+    let recovered = account.claimed(&in_hand, killed, at);
+    account.report("RPC: worker killed in mid-request", recovered, CLAIM);
     assert_eq!(account.repeated().len(), in_hand.len());
     assert_eq!(
         account.all(What::Finished).count(),

@@ -156,7 +156,7 @@ async fn a_lost_lease_is_reported_and_its_verdict_changes_nothing() {
     let token = lease.unwrap().token();
     assert!(!token.is_cancelled());
     memory.end_leases();
-    let taken_over = one(&mut worker).await;
+    let claimed = one(&mut worker).await;
     assert!(token.is_cancelled());
     assert_eq!(memory.counts().lost_leases, 1);
     settle(held, again(Duration::ZERO)).await;
@@ -164,12 +164,9 @@ async fn a_lost_lease_is_reported_and_its_verdict_changes_nothing() {
         is_idle(&mut worker).await,
         "the late verdict was carried out"
     );
-    done(taken_over).await;
+    done(claimed).await;
     let counts = memory.counts();
-    assert_eq!(
-        (counts.done, counts.redelivered, counts.taken_over),
-        (1, 0, 1)
-    );
+    assert_eq!((counts.done, counts.redelivered, counts.claimed), (1, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +179,7 @@ async fn a_late_success_changes_nothing() {
     let again = one(&mut worker).await;
     done(late).await;
     assert_eq!(memory.counts().done, 0);
-    settle(again, Verdict::GiveBack).await;
+    settle(again, Verdict::Release).await;
     done(one(&mut worker).await).await;
     assert_eq!(memory.counts().done, 1);
 }
@@ -217,7 +214,7 @@ async fn redeliveries_and_new_entries_take_turns() {
     let mut seen = Vec::new();
     for _ in 0..6 {
         let verdict = match payload(&delivery) {
-            b"stubborn" => Verdict::GiveBack,
+            b"stubborn" => Verdict::Release,
             _ => Verdict::Done(Ok(Reply::default())),
         };
         settle(delivery, verdict).await;
@@ -264,7 +261,7 @@ async fn dead_letters_are_bounded_and_what_that_drops_is_counted() {
     let mut worker = open(&memory).await;
     for text in ["1", "2", "3"] {
         send(&memory, text).await;
-        let verdict = Verdict::Dead {
+        let verdict = Verdict::DeadLetter {
             reason: format!("number {text}"),
             answer: None,
         };
@@ -369,8 +366,8 @@ fn verdict(number: u8) -> Verdict {
         0 | 1 => Verdict::Done(Ok(Reply::default())),
         2 => again(Duration::ZERO),
         3 => again(Duration::from_secs(5)),
-        4 => Verdict::GiveBack,
-        _ => Verdict::Dead {
+        4 => Verdict::Release,
+        _ => Verdict::DeadLetter {
             reason: "bad".into(),
             answer: None,
         },
@@ -471,7 +468,7 @@ async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
     let mut worker = open(&memory).await;
     let first = send_once(&memory, Duration::ZERO).await;
     assert_eq!(send_once(&memory, Duration::ZERO).await, first);
-    let verdict = Verdict::Dead {
+    let verdict = Verdict::DeadLetter {
         reason: "it failed".into(),
         answer: None,
     };

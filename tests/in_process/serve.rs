@@ -318,7 +318,7 @@ async fn deliveries_that_wait_for_a_limit_at_the_signal_are_released_at_once() {
     let mut test = one_waits_for_a_permit(Message::task("a", "2")).await;
     drop(test.stop.take());
     settle_down().await;
-    assert!(matches!(test.verdicts.try_recv(), Ok(Verdict::GiveBack)));
+    assert!(matches!(test.verdicts.try_recv(), Ok(Verdict::Release)));
     sleep(Duration::from_secs(4)).await;
     assert!(!test.log.closed.load(Ordering::SeqCst), "one is running");
 }
@@ -417,10 +417,7 @@ async fn a_graceful_shutdown_stops_the_source_first_and_lets_handlers_finish() {
     settle_down().await;
     drop(test.stop.take());
     settle_down().await;
-    assert!(
-        test.log.stopped.load(Ordering::SeqCst),
-        "given back at once"
-    );
+    assert!(test.log.stopped.load(Ordering::SeqCst), "released at once");
     assert!(
         !test.log.closed.load(Ordering::SeqCst),
         "a handler still runs"
@@ -470,7 +467,7 @@ async fn an_entry_that_is_no_message_becomes_a_dead_letter_and_the_next_one_is_s
     test.feed.send(Ok(Err(undecodable))).unwrap();
     test.deliver(task());
     match test.verdict().await {
-        Verdict::Dead {
+        Verdict::DeadLetter {
             reason,
             answer: None,
         } => assert!(reason.contains("missing"), "{reason}"),
@@ -550,7 +547,7 @@ fn assert_words(lines: &[String], words: &[&str]) {
     }
     for dump in [
         "Redeliver {",
-        "Dead {",
+        "DeadLetter {",
         "Discard {",
         "Some(",
         "None",

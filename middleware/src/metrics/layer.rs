@@ -3,20 +3,16 @@
 use std::{fmt, sync::Arc};
 
 use campanile::Name;
-use tower::Layer;
 
-use super::{
-    Metrics,
-    series::{LayerLabels, SeriesTable},
-};
+use super::series::{LayerLabels, SeriesTable};
 use crate::conventions::{self, Side};
 
-/// Makes [`Metrics`] services. See the [module](super).
+/// Makes [`Metrics`](super::Metrics) services. See the [module](super).
 ///
 /// All services of a layer and its clones share one set of metric handles.
 #[derive(Clone)]
 pub struct MetricsLayer {
-    table: Arc<SeriesTable>,
+    pub(super) table: Arc<SeriesTable>,
 }
 
 impl MetricsLayer {
@@ -74,14 +70,6 @@ impl MetricsLayer {
 impl Default for MetricsLayer {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl<S> Layer<S> for MetricsLayer {
-    type Service = Metrics<S>;
-
-    fn layer(&self, inner: S) -> Metrics<S> {
-        Metrics::with_table(inner, Arc::clone(&self.table))
     }
 }
 

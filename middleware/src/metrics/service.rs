@@ -39,9 +39,16 @@ impl<S> Metrics<S> {
     pub fn new_for_client(inner: S) -> Self {
         MetricsLayer::new_for_client().layer(inner)
     }
+}
 
-    pub(super) const fn with_table(inner: S, table: Arc<SeriesTable>) -> Self {
-        Self { inner, table }
+impl<S> Layer<S> for MetricsLayer {
+    type Service = Metrics<S>;
+
+    fn layer(&self, inner: S) -> Metrics<S> {
+        Metrics {
+            inner,
+            table: Arc::clone(&self.table),
+        }
     }
 }
 

@@ -2,16 +2,13 @@
 
 #[cfg(feature = "opentelemetry")]
 use campanile::Kind;
-use tower::Layer;
 
 #[cfg(feature = "opentelemetry")]
 use super::propagation::Propagation;
-use super::{
-    Trace, make_span::DefaultMakeSpan, on_failure::DefaultOnFailure, on_reply::DefaultOnReply,
-};
+use super::{make_span::DefaultMakeSpan, on_failure::DefaultOnFailure, on_reply::DefaultOnReply};
 use crate::conventions::Side;
 
-/// Makes [`Trace`] services. See the [module](super).
+/// Makes [`Trace`](super::Trace) services. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct TraceLayer<M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFailure> {
     pub(super) side: Side,
@@ -105,13 +102,5 @@ impl<M, R, F> TraceLayer<M, R, F> {
     pub fn global_propagator(mut self) -> Self {
         self.propagation.use_global_propagator();
         self
-    }
-}
-
-impl<S, M: Clone, R: Clone, F: Clone> Layer<S> for TraceLayer<M, R, F> {
-    type Service = Trace<S, M, R, F>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Trace::with_layer(inner, self.clone())
     }
 }

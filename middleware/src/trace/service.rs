@@ -10,7 +10,7 @@ use std::{
 
 use campanile::{BoxError, Message, Reply, serve::log_failure_in_current_span};
 use pin_project::pin_project;
-use tower::Service;
+use tower::{Layer, Service};
 use tracing::Span;
 
 use super::{
@@ -30,18 +30,23 @@ pub struct Trace<S, M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFailur
 impl<S> Trace<S> {
     /// Wraps a service that is served; see [`TraceLayer::new`].
     pub fn new(inner: S) -> Self {
-        Self::with_layer(inner, TraceLayer::new())
+        TraceLayer::new().layer(inner)
     }
 
     /// Wraps a client's transport; see [`TraceLayer::new_for_client`].
     pub fn new_for_client(inner: S) -> Self {
-        Self::with_layer(inner, TraceLayer::new_for_client())
+        TraceLayer::new_for_client().layer(inner)
     }
 }
 
-impl<S, M, R, F> Trace<S, M, R, F> {
-    pub(super) const fn with_layer(inner: S, layer: TraceLayer<M, R, F>) -> Self {
-        Self { inner, layer }
+impl<S, M: Clone, R: Clone, F: Clone> Layer<S> for TraceLayer<M, R, F> {
+    type Service = Trace<S, M, R, F>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Trace {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -148,7 +153,6 @@ impl<W, R: OnReply, F: OnFailure> fmt::Debug for TraceFuture<W, R, F> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tower::Layer;
     use tower_test::mock;
 
     use super::*;

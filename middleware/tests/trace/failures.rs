@@ -63,7 +63,7 @@ fn assert_once_in_its_span(lines: &[String], name: &str) {
         line.contains("message{otel.name=process "),
         "it is outside of the span: {line}"
     );
-    for dump in ["Redeliver {", "Dead {", "Discard {", "Some("] {
+    for dump in ["Redeliver {", "DeadLetter {", "Discard {", "Some("] {
         assert!(!line.contains(dump), "{dump:?} in {line}");
     }
 }

@@ -12,6 +12,7 @@ mod show;
 mod signals;
 mod stats;
 mod tail;
+mod target;
 
 use std::process::ExitCode;
 

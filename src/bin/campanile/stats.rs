@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    args::{Target, duration},
     command_error::{CommandError, chain, note},
     show::{Out, Screen, Table, json, text},
     signals,
+    target::{Target, duration},
 };
 
 /// The shortest time between two updates, since each costs the server some work.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     BatchHandler,
-    service::{BatchError, Why},
+    error::{BatchError, Why},
 };
 use crate::{
     error::BoxError,

@@ -63,12 +63,14 @@
 //! A panic of the function fails all messages of its batch.
 
 mod call;
+mod error;
 mod gather;
 mod replies;
 pub(crate) mod service;
 
 pub use self::{
     call::BatchHandler,
+    error::BatchError,
     replies::IntoReplies,
-    service::{BatchError, BatchService, Batched},
+    service::{BatchService, Batched},
 };

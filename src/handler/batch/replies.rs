@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::service::{BatchError, Why};
+use super::error::{BatchError, Why};
 use crate::{
     error::BoxError,
     reply::{IntoReply, Reply},

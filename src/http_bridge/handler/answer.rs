@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::{
     super::{
         body::BodyError,
+        extensions::Accepted,
         headers::strip_connection,
-        layer::Accepted,
         status::{StatusError, retry_after},
     },
     request::{Form, HandlerOptions},

@@ -13,11 +13,11 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tower::Service;
 
+pub use self::future::HttpHandlerFuture;
 use self::{
     answer::ResponseReader,
     request::{Form, HandlerOptions},
 };
-pub use self::{future::HttpHandlerFuture, request::Origin};
 use super::{body::Body, names::header_text};
 use crate::{
     error::{BoxError, Settle},

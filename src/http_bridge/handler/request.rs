@@ -1,6 +1,6 @@
 //! Converts a message into a request.
 
-use std::{mem, ops::Deref, sync::Arc};
+use std::{mem, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header::CONTENT_TYPE,
@@ -8,6 +8,7 @@ use http::{
 
 use super::super::{
     body::Body,
+    extensions::Origin,
     headers::{ATTEMPT, ID, KIND, NAME, strip_connection},
     names::{header_text, path},
     status::settle,
@@ -16,21 +17,6 @@ use crate::{
     error::{BoxError, NotFound, Rejection, Settle},
     message::{Message, Parts},
 };
-
-/// The extension of a request that was made from a message. It has the message's parts, without
-/// headers and extensions, which are in the request.
-///
-/// An axum handler extracts it as `Extension<Origin>`.
-#[derive(Debug, Clone)]
-pub struct Origin(pub(crate) Parts);
-
-impl Deref for Origin {
-    type Target = Parts;
-
-    fn deref(&self) -> &Parts {
-        &self.0
-    }
-}
 
 /// The selection of a request's headers.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -14,11 +14,11 @@ use tower::Service;
 
 use super::super::{
     body::{Body, Reading, payload, read},
-    handler::Origin,
+    extensions::{Accepted, Origin},
 };
 use crate::{
     error::{BoxError, Rejection},
-    message::{Message, MessageId},
+    message::Message,
     reply::Reply,
     service::MessageService,
 };
@@ -36,10 +36,6 @@ impl<S> AsHttp<S> {
         Self { inner, limit }
     }
 }
-
-/// The extension of a response that keeps the receipt of its reply.
-#[derive(Debug, Clone)]
-pub(in crate::http_bridge) struct Accepted(pub(in crate::http_bridge) MessageId);
 
 impl<S, B> Service<Request<B>> for AsHttp<S>
 where

@@ -4,7 +4,6 @@ mod as_http;
 
 use tower::Layer;
 
-pub(super) use self::as_http::Accepted;
 pub use self::as_http::{AsHttp, AsHttpFuture};
 use super::handler::HttpHandler;
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,32 +15,27 @@ use uuid::Uuid;
 
 use super::{
     clock::{BrokerClock, EntryId, instant_after},
+    context::GroupContext,
     events::Subscribers,
     group::{Backlog, Consumer, Group},
     log::{Log, LogEntry},
-    observer::Observer,
     registry::Registries,
-    request::Requests,
     schedule::{IdempotencyKeys, Schedule},
 };
 use crate::{
-    error::{Error, RpcError},
+    error::Error,
     message::{Due, IdempotencyKey, MessageId, Name, Parts},
-    reply::Reply,
     sync::lock,
-    transport::{Counters, Settings, Start, StreamStats, codec},
+    transport::{Settings, Start, StreamStats, codec},
 };
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) clock: BrokerClock,
-    pub(super) counters: Counters,
-    pub(super) requests: Requests,
+    pub(super) context: GroupContext,
     pub(super) subscribers: Subscribers,
     pub(super) registries: Registries,
     streams: Mutex<HashMap<Name, BrokerStream>>,
     last_consumer: AtomicU64,
-    pub(super) observer: OnceLock<Arc<dyn Observer>>,
 }
 
 /// A stream: its entries, its groups and its delayed tasks.
@@ -79,14 +74,11 @@ impl BrokerStream {
 impl Shared {
     pub(super) fn new() -> Self {
         Self {
-            clock: BrokerClock::new(),
-            counters: Counters::default(),
-            requests: Requests::default(),
+            context: GroupContext::new(),
             subscribers: Subscribers::default(),
             registries: Registries::default(),
             streams: Mutex::default(),
             last_consumer: AtomicU64::new(0),
-            observer: OnceLock::new(),
         }
     }
 
@@ -100,11 +92,13 @@ impl Shared {
 
     /// Adds an entry to a stream.
     pub(super) fn append(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> EntryId {
-        self.counters.sent.increment();
+        self.context.counters.sent.increment();
         // Reads the clock under the lock, so that the ids are in the order of the entries.
         self.with_stream(stream, |contents| {
-            let entry = contents.append(&self.clock, fields);
-            self.tell_of_sent(stream, &entry.fields, Duration::ZERO, || entry.message_id());
+            let entry = contents.append(&self.context.clock, fields);
+            self.context
+                .observation
+                .report_sent(stream, &entry.fields, Duration::ZERO, || entry.message_id());
             entry.id
         })
     }
@@ -128,7 +122,9 @@ impl Shared {
         let wait = match parts.due {
             None => Duration::ZERO,
             Some(Due::After(delay)) => delay,
-            Some(Due::At(time)) => time.duration_since(self.clock.now()).unwrap_or_default(),
+            Some(Due::At(time)) => time
+                .duration_since(self.context.clock.now())
+                .unwrap_or_default(),
         };
         if wait.is_zero() && parts.idempotency_key.is_none() {
             // Formats the id outside of the lock.
@@ -140,15 +136,19 @@ impl Shared {
                 return id;
             }
             let id = if wait.is_zero() {
-                let entry = contents.append(&self.clock, fields);
+                let entry = contents.append(&self.context.clock, fields);
                 let id = MessageId::from(entry.id.to_string());
-                self.tell_of_sent(stream, &entry.fields, wait, || id.clone());
+                self.context
+                    .observation
+                    .report_sent(stream, &entry.fields, wait, || id.clone());
                 id
             } else {
                 let id = Uuid::new_v4().to_string();
                 fields.push((codec::ID.into(), id.clone().into()));
                 let id = MessageId::from(id);
-                self.tell_of_sent(stream, &fields, wait, || id.clone());
+                self.context
+                    .observation
+                    .report_sent(stream, &fields, wait, || id.clone());
                 contents
                     .schedule
                     .add(instant_after(wait), id.clone(), fields);
@@ -160,7 +160,7 @@ impl Shared {
                     .known
                     .remember(key.clone(), id.clone(), idempotency_window);
             }
-            self.counters.sent.increment();
+            self.context.counters.sent.increment();
             id
         })
     }
@@ -168,7 +168,7 @@ impl Shared {
     /// Cancels a delayed task.
     pub(super) fn cancel(&self, stream: &Name, id: &MessageId) -> bool {
         self.with_stream(stream, |stream| {
-            stream.promote(&self.clock);
+            stream.promote(&self.context.clock);
             let Some(fields) = stream.schedule.cancel(id) else {
                 return false;
             };
@@ -246,7 +246,7 @@ impl Shared {
     ) -> Option<T> {
         let mut streams = self.streams();
         let stream = streams.get_mut(&settings.stream)?;
-        stream.promote(&self.clock);
+        stream.promote(&self.context.clock);
         let BrokerStream { log, groups, .. } = stream;
         let result = act(groups.get_mut(&settings.group)?, log);
         if let Some(finished) = groups.values().map(Group::finished_before).min() {
@@ -260,7 +260,7 @@ impl Shared {
         let Some(stream) = streams.get_mut(&settings.stream) else {
             return Backlog::default();
         };
-        stream.promote(&self.clock);
+        stream.promote(&self.context.clock);
         let BrokerStream {
             log,
             groups,
@@ -284,12 +284,12 @@ impl Shared {
         let Some(stream) = streams.get_mut(name) else {
             return StreamStats::new(name, 0, 0);
         };
-        stream.promote(&self.clock);
+        stream.promote(&self.context.clock);
         let (entries, delayed) = (stream.log.len(), stream.schedule.len());
         let mut stats = StreamStats::new(name, entries as u64, delayed as u64);
         let groups = stream.groups.iter();
         stats.groups = groups
-            .map(|(name, group)| group.stats(name, &stream.log, &self.clock))
+            .map(|(name, group)| group.stats(name, &stream.log, &self.context.clock))
             .collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
         stats
@@ -304,7 +304,7 @@ impl Shared {
             if !stream.groups.values().any(Group::is_served) {
                 continue;
             }
-            stream.promote(&self.clock);
+            stream.promote(&self.context.clock);
             due.extend(stream.schedule.next());
             for (group_name, group) in &stream.groups {
                 if group.is_served() {
@@ -321,31 +321,6 @@ impl Shared {
         outlook.next_due = due.into_iter().min();
         outlook.events = self.subscribers.waiting();
         outlook
-    }
-
-    /// Sends the reply to an entry, if it is a request.
-    pub(super) fn answer(
-        &self,
-        entry: &LogEntry,
-        answer: impl FnOnce() -> Result<Reply, RpcError>,
-    ) {
-        if entry.field("type").is_none_or(|kind| kind != "rpc") {
-            return;
-        }
-        let address = entry.field(codec::REPLY_TO);
-        let correlation_id = entry
-            .field(codec::CORRELATION_ID)
-            .and_then(|id| std::str::from_utf8(id).ok());
-        match (address, correlation_id) {
-            (Some(address), Some(id)) if Requests::is_allowed(address) => {
-                let envelope = codec::encode_reply(id, &answer());
-                self.requests.receive(&envelope, &self.counters);
-            }
-            _ => {
-                self.counters.unanswerable.increment();
-                tracing::warn!(id = %entry.id, "a reply was not sent: the request names no reply channel, or one that is not allowed");
-            }
-        }
     }
 }
 

@@ -1,18 +1,14 @@
 //! The dead letters of a group.
 
-use std::{collections::VecDeque, future::ready, sync::Arc, time::SystemTime};
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
 use super::{
-    Memory,
     clock::{BrokerClock, EntryId},
     log::LogEntry,
 };
 use crate::{
-    message::{DeadLetterId, MessageId},
-    transport::{
-        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, PAGE_BYTES, Page, Step,
-        StoreFuture, codec,
-    },
+    message::DeadLetterId,
+    transport::{Acted, DeadLetter, DeadLetterPage, PAGE_BYTES, Page, Step},
 };
 
 /// The dead letters of a group, the oldest first.
@@ -85,6 +81,14 @@ impl DeadLetterLog {
         }
     }
 
+    pub(super) fn get(&self, id: &DeadLetterId) -> Option<DeadLetter> {
+        self.position(id).map(|at| self.letters[at].read())
+    }
+
+    pub(super) fn newest(&self) -> Option<EntryId> {
+        self.letters.back().map(|letter| letter.id)
+    }
+
     fn position(&self, id: &DeadLetterId) -> Option<usize> {
         let id: EntryId = id.parse().ok()?;
         self.letters
@@ -92,7 +96,7 @@ impl DeadLetterLog {
             .ok()
     }
 
-    fn list(&self, page: &Page) -> DeadLetterPage {
+    pub(super) fn list(&self, page: &Page) -> DeadLetterPage {
         let from = self.behind(page.after.as_ref());
         let mut room = PAGE_BYTES;
         let letters = self.letters.range(from..).take(page.most.max(1));
@@ -109,7 +113,7 @@ impl DeadLetterLog {
     }
 
     /// Removes the letters of a step.
-    fn take(&mut self, step: Step) -> (Vec<Arc<LogEntry>>, Acted) {
+    pub(super) fn take(&mut self, step: Step) -> (Vec<Arc<LogEntry>>, Acted) {
         let mut taken = Vec::new();
         let mut next = None;
         match step {
@@ -151,68 +155,5 @@ impl DeadLetterLog {
             skipped: Vec::new(),
         };
         (taken, acted)
-    }
-}
-
-/// The dead letters of a handle's group.
-pub(super) struct MemoryDeadLetters(pub(super) Memory);
-
-impl MemoryDeadLetters {
-    fn of_group(&self, letter: DeadLetter) -> DeadLetter {
-        let settings = &self.0.settings;
-        letter.died_in(settings.stream.clone(), settings.group.clone())
-    }
-
-    fn with<T: Default>(&self, act: impl FnOnce(&mut DeadLetterLog) -> T) -> T {
-        let Memory { broker, settings } = &self.0;
-        let acted = broker.with_group(settings, |group, _| act(&mut group.dead));
-        acted.unwrap_or_default()
-    }
-}
-
-impl DeadLetterStore for MemoryDeadLetters {
-    fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
-        let found = self.with(|dead| Some(dead.list(&page)));
-        let mut found = found.unwrap_or_else(|| DeadLetterPage::new(Vec::new(), None));
-        let letters = found.letters.into_iter();
-        found.letters = letters.map(|letter| self.of_group(letter)).collect();
-        Box::pin(ready(Ok(found)))
-    }
-
-    fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
-        let letter = self.with(|dead| dead.position(id).map(|at| dead.letters[at].read()));
-        Box::pin(ready(Ok(letter.map(|letter| self.of_group(letter)))))
-    }
-
-    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
-        let newest = self.with(|dead| dead.letters.back().map(|letter| letter.id));
-        let newest = newest.map(|id| DeadLetterId::from(id.to_string()));
-        Box::pin(ready(Ok(newest)))
-    }
-
-    fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted> {
-        let Memory { broker, settings } = &self.0;
-        let acted = broker.with_group(settings, |group, _| {
-            let (entries, acted) = group.dead.take(step);
-            if action == Action::Replay {
-                for entry in entries {
-                    group.replay(entry);
-                }
-            }
-            acted
-        });
-        Box::pin(ready(Ok(acted.unwrap_or_default())))
-    }
-
-    fn count(&self) -> StoreFuture<'_, u64> {
-        Box::pin(ready(Ok(self.with(|dead| dead.len() as u64))))
-    }
-}
-
-impl LogEntry {
-    /// The id of the entry's message.
-    pub(super) fn message_id(&self) -> MessageId {
-        let given = self.field(codec::ID).cloned().and_then(codec::given_id);
-        given.unwrap_or_else(|| MessageId::from(self.id.to_string()))
     }
 }

@@ -10,8 +10,8 @@ use foldhash::HashMap;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    broker::Shared,
     clock::{BrokerClock, instant_after},
+    context::GroupContext,
     dead::DeadLetterLog,
     log::{Log, LogEntry},
     observer::{Happened, ObservedDelivery, ObservedMessage},
@@ -132,11 +132,18 @@ impl Group {
     }
 
     /// Lets the lease of a delivery end, since the right to settle it was dropped.
-    pub(super) fn drop_held(&mut self, serial: Serial, settings: &Settings, shared: &Shared) {
+    pub(super) fn drop_held(
+        &mut self,
+        serial: Serial,
+        settings: &Settings,
+        context: &GroupContext,
+    ) {
         if let Some(pending) = self.pending.get_mut(&serial) {
             pending.held = false;
             let Pending { entry, attempt, .. } = pending;
-            shared.tell_of_delivery(settings, entry, *attempt, || Happened::Abandoned);
+            context
+                .observation
+                .report_delivery(settings, entry, *attempt, || Happened::Abandoned);
             self.end_leases([serial], instant_after(settings.lease));
         }
     }
@@ -180,10 +187,10 @@ impl Group {
         max: usize,
         consumer: Consumer,
         settings: &Settings,
-        shared: &Shared,
+        context: &GroupContext,
     ) -> Vec<Taken> {
         self.promote();
-        self.claim(shared);
+        self.claim(context);
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
         while taken.len() < max {
@@ -200,14 +207,14 @@ impl Group {
                     id = %retry.entry.id, stream = %settings.stream, group = %settings.group,
                     "a dead letter: {reason}"
                 );
-                self.bury(&retry.entry, retry.attempts, reason, settings, shared);
-                shared.answer(&retry.entry, || Err(used_up()));
+                self.dead_letter(&retry.entry, retry.attempts, reason, settings, context);
+                context.answer(&retry.entry, || Err(used_up()));
                 continue;
             }
             let mut delivery = self.hand_out(retry, index, consumer);
-            shared.counters.delivered.increment();
+            context.counters.delivered.increment();
             // Done under the lock, so that an entry is always either waiting or in flight.
-            delivery.in_flight = shared.in_flight(|| {
+            delivery.in_flight = context.observation.in_flight(|| {
                 ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
             });
             taken.push(delivery);
@@ -228,7 +235,7 @@ impl Group {
     }
 
     /// Claims the deliveries whose leases have ended.
-    fn claim(&mut self, shared: &Shared) {
+    fn claim(&mut self, context: &GroupContext) {
         if self.ending.is_empty() {
             return;
         }
@@ -237,9 +244,9 @@ impl Group {
             && ends <= now
         {
             let pending = self.finish(serial).expect("what ends is pending");
-            shared.counters.taken_over.increment();
+            context.counters.claimed.increment();
             if pending.held {
-                shared.counters.lost_leases.increment();
+                context.counters.lost_leases.increment();
                 pending.lease.lose();
             }
             self.ready.push_back(Retry {
@@ -308,28 +315,30 @@ impl Group {
         serial: Serial,
         verdict: Verdict,
         settings: &Settings,
-        shared: &Shared,
+        context: &GroupContext,
     ) -> Option<Arc<LogEntry>> {
         let Pending { entry, attempt, .. } = self.finish(serial)?;
-        let counters = &shared.counters;
+        let counters = &context.counters;
         // The observer is called before the reply is sent, so that its record is complete when the
         // caller continues.
         let tell = |what: &dyn Fn() -> Happened| {
-            shared.tell_of_delivery(settings, &entry, attempt, what);
+            context
+                .observation
+                .report_delivery(settings, &entry, attempt, what);
         };
         match verdict {
             Verdict::Done(answer) => {
                 counters.done.increment();
                 tell(&|| Happened::answered(&answer));
-                shared.answer(&entry, || answer);
+                context.answer(&entry, || answer);
             }
             Verdict::Redeliver {
                 counted: true,
                 reason,
                 ..
             } if attempt >= settings.max_deliveries => {
-                self.bury(&entry, attempt, reason, settings, shared);
-                shared.answer(&entry, || Err(used_up()));
+                self.dead_letter(&entry, attempt, reason, settings, context);
+                context.answer(&entry, || Err(used_up()));
             }
             Verdict::Redeliver {
                 after,
@@ -347,26 +356,26 @@ impl Group {
                 let entry = Arc::clone(&entry);
                 self.deliver_again(Retry { entry, attempts }, after);
             }
-            Verdict::Dead { reason, answer } => {
-                self.bury(&entry, attempt, reason, settings, shared);
+            Verdict::DeadLetter { reason, answer } => {
+                self.dead_letter(&entry, attempt, reason, settings, context);
                 if let Some(answer) = answer {
-                    shared.answer(&entry, || Err(answer));
+                    context.answer(&entry, || Err(answer));
                 }
             }
             Verdict::Discard { reason, answer } => {
                 match reason {
                     Discarded::Expired => counters.expired.increment(),
-                    Discarded::Asked => counters.discarded.increment(),
+                    Discarded::Requested => counters.discarded.increment(),
                     Discarded::Ignored => counters.ignored.increment(),
                 }
                 tell(&|| Happened::Discarded(reason));
                 if let Some(answer) = answer {
-                    shared.answer(&entry, || Err(answer));
+                    context.answer(&entry, || Err(answer));
                 }
             }
-            Verdict::GiveBack => {
-                counters.given_back.increment();
-                tell(&|| Happened::GivenBack);
+            Verdict::Release => {
+                counters.released.increment();
+                tell(&|| Happened::Released);
                 let (entry, attempts) = (Arc::clone(&entry), attempt - 1);
                 self.deliver_again(Retry { entry, attempts }, Duration::ZERO);
             }
@@ -385,21 +394,23 @@ impl Group {
         self.wake();
     }
 
-    fn bury(
+    fn dead_letter(
         &mut self,
         entry: &Arc<LogEntry>,
         attempts: u32,
         reason: String,
         settings: &Settings,
-        shared: &Shared,
+        context: &GroupContext,
     ) {
-        shared.counters.dead.increment();
-        shared.tell_of_delivery(settings, entry, attempts, || Happened::DeadLettered {
-            reason: reason.clone(),
-        });
+        context.counters.dead.increment();
+        context
+            .observation
+            .report_delivery(settings, entry, attempts, || Happened::DeadLettered {
+                reason: reason.clone(),
+            });
         let (entry, max) = (Arc::clone(entry), settings.max_dead_letters);
-        let dropped = (self.dead).add(entry, attempts, reason, max, &shared.clock);
-        shared.counters.dead_dropped.add(dropped);
+        let dropped = (self.dead).add(entry, attempts, reason, max, &context.clock);
+        context.counters.dead_dropped.add(dropped);
         let Settings {
             stream,
             group,

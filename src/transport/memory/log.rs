@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::clock::EntryId;
+use crate::{message::MessageId, transport::codec};
 
 /// An entry, with its fields as on the wire.
 #[derive(Debug)]
@@ -19,6 +20,12 @@ impl LogEntry {
         self.fields
             .iter()
             .find_map(|(field, value)| (field == name).then_some(value))
+    }
+
+    /// The id of the entry's message.
+    pub(super) fn message_id(&self) -> MessageId {
+        let given = self.field(codec::ID).cloned().and_then(codec::given_id);
+        given.unwrap_or_else(|| MessageId::from(self.id.to_string()))
     }
 }
 

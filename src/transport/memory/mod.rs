@@ -76,7 +76,9 @@
 
 mod broker;
 mod clock;
+mod context;
 mod dead;
+mod dead_letters;
 mod events;
 mod group;
 mod log;
@@ -139,7 +141,7 @@ impl Memory {
 
     /// The counts of all handles of this broker.
     pub fn counts(&self) -> Counts {
-        self.broker.counters.snapshot()
+        self.broker.context.counters.snapshot()
     }
 
     /// The numbers of waiting, delayed and running messages of the group.
@@ -170,7 +172,10 @@ impl Memory {
 
     /// The dead letters of the group.
     pub fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(dead::MemoryDeadLetters(self.clone()))
+        DeadLetters::new(dead_letters::MemoryDeadLetters {
+            broker: Arc::clone(&self.broker),
+            settings: self.settings.clone(),
+        })
     }
 
     /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns `false`
@@ -213,15 +218,18 @@ impl Memory {
                 Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
             }
             Kind::Event => {
-                self.broker.tell_of_event(&message, || Happened::Sent {
-                    delay: Duration::ZERO,
-                });
+                self.broker
+                    .context
+                    .observation
+                    .report_event(&message, || Happened::Sent {
+                        delay: Duration::ZERO,
+                    });
                 self.broker.subscribers.publish(
                     message.name(),
                     message.payload(),
-                    &self.broker.counters,
+                    &self.broker.context.counters,
                 );
-                self.broker.counters.sent.increment();
+                self.broker.context.counters.sent.increment();
                 Ok(ResponseFuture::sent(Ok(Reply::default())))
             }
             Kind::Rpc => {
@@ -237,9 +245,9 @@ impl Memory {
                 }
                 let id = Uuid::new_v4();
                 let name = message.name().clone();
-                let broker = Arc::clone(&self.broker);
+                let requests = Arc::clone(&self.broker.context.requests);
                 // Registers the request before it is sent: its reply may arrive at once.
-                let reply = ResponseFuture::waiting(broker, id, name, deadline);
+                let reply = ResponseFuture::waiting(requests, id, name, deadline);
                 let fields = self.encode(&message, Some(id));
                 self.broker.append(self.target(&message)?, fields);
                 Ok(reply)
@@ -269,10 +277,10 @@ impl Memory {
         codec::encode(message, &mut put);
         if let Some(id) = request {
             let mut put = |field: &str, value: &str| put(field.as_bytes(), value.as_bytes());
-            put(codec::REPLY_TO, &self.broker.requests.reply_to());
+            put(codec::REPLY_TO, &self.broker.context.requests.reply_to());
             put(codec::CORRELATION_ID, &id.to_string());
             if message.parts().reply_mode == ReplyMode::Reliable {
-                put(codec::CLIENT, self.broker.requests.client());
+                put(codec::CLIENT, self.broker.context.requests.client());
             }
         }
         let (bytes, mut start) = (Bytes::from(bytes), 0);
@@ -291,7 +299,7 @@ impl Memory {
 impl Memory {
     /// Sets the observer of the broker. Returns `false` if it has one already.
     pub(crate) fn watch(&self, observer: Arc<dyn observer::Observer>) -> bool {
-        self.broker.watch(observer)
+        self.broker.context.observation.watch(observer)
     }
 
     /// The remaining work of all streams.

@@ -1,11 +1,15 @@
 //! Observation of a broker, for the test kit. Without an observer it costs nothing.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{broker::Shared, log::LogEntry};
+use super::log::LogEntry;
 use crate::{
     error::RpcError,
     message::{Attempt, Message, MessageId, Name},
@@ -47,7 +51,7 @@ pub enum Happened {
     /// It was discarded.
     Discarded(Discarded),
     /// It was released before it was started.
-    GivenBack,
+    Released,
     /// Its handler was dropped before its end. It is delivered again when its lease ends; an event is
     /// lost.
     Abandoned,
@@ -94,17 +98,21 @@ pub(crate) struct Outlook {
     pub(crate) next_due: Option<Instant>,
 }
 
-impl Shared {
+/// The observer of a broker, if it has one.
+#[derive(Debug, Default)]
+pub(super) struct Observation(OnceLock<Arc<dyn Observer>>);
+
+impl Observation {
     /// Sets the observer. Returns `false` if there is one already.
     pub(super) fn watch(&self, observer: Arc<dyn Observer>) -> bool {
-        self.observer.set(observer).is_ok()
+        self.0.set(observer).is_ok()
     }
 
     pub(super) fn observer(&self) -> Option<&Arc<dyn Observer>> {
-        self.observer.get()
+        self.0.get()
     }
 
-    pub(super) fn tell_of_sent(
+    pub(super) fn report_sent(
         &self,
         stream: &Name,
         fields: &[(Bytes, Bytes)],
@@ -126,13 +134,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn tell_of_event(&self, event: &Message, what: impl FnOnce() -> Happened) {
+    pub(super) fn report_event(&self, event: &Message, what: impl FnOnce() -> Happened) {
         if let Some(observer) = self.observer() {
             observer.happened(ObservedMessage::event(event.clone()), what());
         }
     }
 
-    pub(super) fn tell_of_delivery(
+    pub(super) fn report_delivery(
         &self,
         settings: &Settings,
         entry: &LogEntry,
@@ -228,11 +236,13 @@ impl Happened {
     pub(super) fn to_an_event(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Done(answer) => Self::answered(answer),
-            Verdict::Redeliver { reason, .. } | Verdict::Dead { reason, .. } => Self::Failed {
-                reason: reason.clone(),
-            },
+            Verdict::Redeliver { reason, .. } | Verdict::DeadLetter { reason, .. } => {
+                Self::Failed {
+                    reason: reason.clone(),
+                }
+            }
             Verdict::Discard { reason, .. } => Self::Discarded(*reason),
-            Verdict::GiveBack => Self::GivenBack,
+            Verdict::Release => Self::Released,
         }
     }
 }

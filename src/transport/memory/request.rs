@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     task::{Context, Poll, ready},
 };
 
@@ -17,7 +17,6 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::broker::Broker;
 use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Name, Shown},
@@ -123,7 +122,7 @@ enum ResponseState {
 
 #[pin_project(PinnedDrop)]
 struct WaitingRequest {
-    broker: Broker,
+    requests: Arc<Requests>,
     id: Uuid,
     name: Name,
     reply: oneshot::Receiver<Answer>,
@@ -137,10 +136,15 @@ impl ResponseFuture {
     }
 
     /// Registers a request, which is sent afterwards, and waits for its reply.
-    pub(super) fn waiting(broker: Broker, id: Uuid, name: Name, deadline: Deadline) -> Self {
-        let reply = broker.requests.register(id);
+    pub(super) fn waiting(
+        requests: Arc<Requests>,
+        id: Uuid,
+        name: Name,
+        deadline: Deadline,
+    ) -> Self {
+        let reply = requests.register(id);
         Self(ResponseState::Waiting(WaitingRequest {
-            broker,
+            requests,
             id,
             name,
             reply,
@@ -182,7 +186,7 @@ impl Future for WaitingRequest {
 #[pinned_drop]
 impl PinnedDrop for WaitingRequest {
     fn drop(self: Pin<&mut Self>) {
-        lock(&self.broker.requests.waiting).remove(&self.id);
+        lock(&self.requests.waiting).remove(&self.id);
     }
 }
 
@@ -207,9 +211,9 @@ mod tests {
         let mut memory = Memory::new();
         let mut worker = memory.clone().open(Interest::stream()).await.unwrap();
         let request = memory.call(Message::rpc("user.get", "{}"));
-        assert_eq!(memory.broker.requests.len(), 1);
+        assert_eq!(memory.broker.context.requests.len(), 1);
         drop(request);
-        assert_eq!(memory.broker.requests.len(), 0);
+        assert_eq!(memory.broker.context.requests.len(), 0);
         let delivery = worker.next(1).await.unwrap().remove(0);
         let verdict = Verdict::Done(Ok(Reply::default()));
         delivery.settle(verdict).await.unwrap();
@@ -221,7 +225,7 @@ mod tests {
         let memory = Memory::new();
         let error = memory.clone().oneshot(Message::rpc("a", "")).await;
         assert!(error.unwrap_err().is_timeout());
-        assert_eq!(memory.broker.requests.len(), 0);
+        assert_eq!(memory.broker.context.requests.len(), 0);
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl MemorySource {
             source.settings.event_buffer,
             source.wake.clone(),
         );
-        if let Some(observer) = source.broker.observer() {
+        if let Some(observer) = source.broker.context.observation.observer() {
             observer.opened();
         }
         Ok(source)
@@ -137,6 +137,8 @@ impl MemorySource {
                 held: None,
                 in_flight: self
                     .broker
+                    .context
+                    .observation
                     .in_flight(|| ObservedMessage::event(event.clone())),
             };
             Delivery::new(Ok(event), settle)
@@ -176,7 +178,7 @@ impl MemorySource {
         taken: &mut Vec<Delivery<MemorySettle>>,
     ) -> usize {
         let entries = self.broker.with_group(stream, |group, log| {
-            group.take(log, max, self.consumer, stream, &self.broker)
+            group.take(log, max, self.consumer, stream, &self.broker.context)
         });
         let entries = entries.unwrap_or_default();
         let count = entries.len();
@@ -195,7 +197,7 @@ impl MemorySource {
 
     fn read(&self, stream: &Settings, taken: Taken) -> Result<Message, Undecodable> {
         let decoded = codec::decode(taken.entry.fields.clone())
-            .inspect_err(|_| self.broker.counters.undecodable.increment())?;
+            .inspect_err(|_| self.broker.context.counters.undecodable.increment())?;
         let EntryId { milliseconds, .. } = taken.entry.id;
         let mut message = decoded.message;
         let parts = message.parts_mut();
@@ -209,6 +211,7 @@ impl MemorySource {
         parts.deadline = decoded.time_to_live.map(|time_to_live| {
             let age = self
                 .broker
+                .context
                 .clock
                 .milliseconds()
                 .saturating_sub(milliseconds);
@@ -232,8 +235,8 @@ impl MemorySource {
             }
             self.broker
                 .subscribers
-                .remove(self.consumer, &self.broker.counters);
-            if let Some(observer) = self.broker.observer() {
+                .remove(self.consumer, &self.broker.context.counters);
+            if let Some(observer) = self.broker.context.observation.observer() {
                 observer.closed();
             }
         }
@@ -248,7 +251,7 @@ impl Source for MemorySource {
     }
 
     fn requests_waiting(&self) -> usize {
-        self.broker.requests.len()
+        self.broker.context.requests.len()
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
@@ -325,7 +328,7 @@ impl SettleDelivery for MemorySettle {
     ) {
         if let Some(held) = self.held.take() {
             let settled = held.broker.with_group(&held.settings, |group, _| {
-                group.settle(held.serial, verdict, &held.settings, &held.broker)
+                group.settle(held.serial, verdict, &held.settings, &held.broker.context)
             });
             drop(settled);
         } else if let Some(in_flight) = self.in_flight.take() {
@@ -339,7 +342,7 @@ impl Drop for MemorySettle {
     fn drop(&mut self) {
         if let Some(held) = &self.held {
             held.broker.with_group(&held.settings, |group, _| {
-                group.drop_held(held.serial, &held.settings, &held.broker);
+                group.drop_held(held.serial, &held.settings, &held.broker.context);
             });
         } else if let Some(event) = self.in_flight.as_ref().filter(|one| one.is_an_event()) {
             event.happened(Happened::Abandoned);

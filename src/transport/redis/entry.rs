@@ -14,30 +14,30 @@ use crate::{
 
 /// One of the two streams of each served stream, by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Lane {
+pub(super) enum WhichStream {
     /// The group's retry stream, with what it sees again.
     Retry(u32),
     /// The primary stream, which senders add to and all groups read.
     Primary(u32),
 }
 
-impl Lane {
-    /// Both lanes of a served stream.
-    pub(super) fn both(index: u32) -> [Lane; 2] {
-        [Lane::Retry(index), Lane::Primary(index)]
+impl WhichStream {
+    /// Both streams of a served one.
+    pub(super) fn both(index: u32) -> [WhichStream; 2] {
+        [WhichStream::Retry(index), WhichStream::Primary(index)]
     }
 
     /// The index of the served stream.
     pub(super) fn index(self) -> u32 {
-        let (Lane::Retry(index) | Lane::Primary(index)) = self;
+        let (WhichStream::Retry(index) | WhichStream::Primary(index)) = self;
         index
     }
 
     pub(super) fn is_retry(self) -> bool {
-        matches!(self, Lane::Retry(_))
+        matches!(self, WhichStream::Retry(_))
     }
 
-    /// The flag by which scripts distinguish the lanes.
+    /// The flag by which scripts distinguish the two.
     pub(super) fn flag(self) -> &'static str {
         if self.is_retry() { "1" } else { "0" }
     }
@@ -103,7 +103,7 @@ impl ToSingleRedisArg for StreamEntryId {}
 /// An entry that is pending for this consumer.
 #[derive(Debug, PartialEq)]
 pub(super) struct Entry {
-    pub(super) lane: Lane,
+    pub(super) which: WhichStream,
     pub(super) id: StreamEntryId,
     /// The id as the server sent it.
     pub(super) text: Bytes,
@@ -120,15 +120,15 @@ impl Entry {
     }
 }
 
-/// Decodes the entries in a response to `XREADGROUP`. `lane` finds a stream by its name.
+/// Decodes the entries in a response to `XREADGROUP`. `which` finds a stream by its name.
 pub(super) fn read(
     answer: Value,
-    lane: impl Fn(&[u8]) -> Option<Lane>,
+    which: impl Fn(&[u8]) -> Option<WhichStream>,
 ) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
     each(answer, |stream, id, fields| {
-        let lane = lane(stream).ok_or_else(|| unexpected("a stream that was read", "another"))?;
-        entries.push(entry(lane, id, 1, fields)?);
+        let which = which(stream).ok_or_else(|| unexpected("a stream that was read", "another"))?;
+        entries.push(entry(which, id, 1, fields)?);
         Ok(())
     })?;
     Ok(entries)
@@ -162,19 +162,19 @@ pub(in crate::transport::redis) fn each(
 }
 
 /// Decodes the entries in a script's response: `[[id, deliveries, [field, value, …]], …]`.
-pub(super) fn claimed(list: Value, lane: Lane) -> Result<Vec<Entry>, Error> {
+pub(super) fn claimed(list: Value, which: WhichStream) -> Result<Vec<Entry>, Error> {
     let claimed = array(list)?.into_iter().map(|item| {
         let [id, deliveries, list] = exactly(item)?;
         // Another client may have set the count to zero, but this is a delivery.
         let deliveries = integer(&deliveries)?.clamp(1, u32::MAX.into());
-        entry(lane, bytes(id)?, deliveries as u32, list)
+        entry(which, bytes(id)?, deliveries as u32, list)
     });
     claimed.collect()
 }
 
-fn entry(lane: Lane, text: Bytes, deliveries: u32, list: Value) -> Result<Entry, Error> {
+fn entry(which: WhichStream, text: Bytes, deliveries: u32, list: Value) -> Result<Entry, Error> {
     Ok(Entry {
-        lane,
+        which,
         id: parsed(&text)?,
         text,
         deliveries,
@@ -243,13 +243,13 @@ mod tests {
         let list = Value::Array(vec![raw_entry()]);
         let old = Value::Array(vec![Value::Array(vec![bulk("r"), list.clone()])]);
         let new = Value::Map(vec![(bulk("r"), list)]);
-        let lane = |name: &[u8]| (name == b"r").then_some(Lane::Retry(0));
-        let entries = read(old.clone(), lane).unwrap();
-        assert_eq!(entries, read(new, lane).unwrap());
-        assert_eq!(entries[0].lane, Lane::Retry(0));
+        let which = |name: &[u8]| (name == b"r").then_some(WhichStream::Retry(0));
+        let entries = read(old.clone(), which).unwrap();
+        assert_eq!(entries, read(new, which).unwrap());
+        assert_eq!(entries[0].which, WhichStream::Retry(0));
         assert_eq!(entries[0].id.to_string(), "7-1");
         assert_eq!(entries[0].fields, [("name".into(), "a".into())]);
-        assert_eq!(read(Value::Nil, lane).unwrap(), []);
+        assert_eq!(read(Value::Nil, which).unwrap(), []);
         read(old, |_| None).expect_err("it was not asked for");
     }
 
@@ -280,7 +280,7 @@ mod tests {
             let entries = Value::Array(entries);
             read(
                 Value::Array(vec![Value::Array(vec![bulk("s"), entries])]),
-                |_| Some(Lane::Primary(0)),
+                |_| Some(WhichStream::Primary(0)),
             )
         };
         assert_eq!(stream(vec![raw_entry()]).unwrap().len(), 1);
@@ -296,7 +296,7 @@ mod tests {
             assert!(error.is_decode(), "{entry:?}: {error}");
         }
         let without_entries = Value::Array(vec![Value::Array(vec![bulk("s")])]);
-        assert!(read(without_entries, |_| Some(Lane::Primary(0))).is_err());
+        assert!(read(without_entries, |_| Some(WhichStream::Primary(0))).is_err());
     }
 
     #[test]
@@ -304,7 +304,10 @@ mod tests {
         for (deliveries, read) in [(-1, 1), (0, 1), (3, 3), (i64::MAX, u32::MAX)] {
             let item = vec![bulk("7-1"), Value::Int(deliveries), Value::Array(vec![])];
             let list = Value::Array(vec![Value::Array(item)]);
-            assert_eq!(claimed(list, Lane::Primary(0)).unwrap()[0].deliveries, read);
+            assert_eq!(
+                claimed(list, WhichStream::Primary(0)).unwrap()[0].deliveries,
+                read
+            );
         }
     }
 
@@ -338,7 +341,7 @@ mod tests {
                 Value::Array(vec![id, Value::Array(values.collect())])
             });
             let streams = Value::Map(vec![(bulk("s"), Value::Array(list.collect()))]);
-            let found = read(streams, |_| Some(Lane::Primary(0))).unwrap();
+            let found = read(streams, |_| Some(WhichStream::Primary(0))).unwrap();
             let found: Vec<_> = found
                 .into_iter()
                 .map(|entry| {

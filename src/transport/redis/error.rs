@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
 
-use super::response::Value;
+use super::value::Value;
 use crate::error::{Error, ErrorKind, find};
 
 /// The error of a connection that could not be made.

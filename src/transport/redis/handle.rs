@@ -11,7 +11,7 @@ use super::{
     pipeline::Pipeline,
     producer, rpc,
     server::{self, Connector},
-    state,
+    source_state::SourceStates,
 };
 use crate::{
     error::Error,
@@ -34,7 +34,7 @@ pub(super) struct SharedHandle {
     pub(super) counters: Arc<Counters>,
     pub(super) promoters: producer::schedule::Promoters,
     pub(super) registrations: producer::Registrations,
-    pub(super) hearts: state::Hearts,
+    pub(super) sources: SourceStates,
 }
 
 impl Redis {
@@ -117,7 +117,7 @@ impl Redis {
                 counters,
                 promoters: Default::default(),
                 registrations: Default::default(),
-                hearts: Default::default(),
+                sources: Default::default(),
             }),
             rpc: Arc::default(),
         })

@@ -1,4 +1,4 @@
-//! The names of the keys of a stream and a group.
+//! The names of the keys of a stream and a group, and the prefix of the names of consumers.
 //!
 //! All of them are in the stream's slot of a cluster, by its hash tag. A name without a tag is
 //! wrapped in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is
@@ -12,6 +12,10 @@ use std::fmt::{Display, Write as _};
 
 use super::server::tag;
 use crate::{error::Error, message::Name};
+
+/// The first part of our consumers' names, followed by the consumer's lease: `scripts/holder.lua`
+/// judges idle entries by it. Consumers with other names renew no leases.
+pub(super) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// The keys of a stream and one of its groups.
 #[derive(Debug, Clone)]
@@ -77,7 +81,7 @@ impl Keys {
     }
 
     /// The key that lets only one of the group's workers do this step of upkeep at a time.
-    pub(super) fn gate(&self, what: impl Display) -> String {
+    pub(super) fn throttle(&self, what: impl Display) -> String {
         format!("{}:gate:{what}:{}", self.base, self.group)
     }
 }
@@ -188,7 +192,7 @@ mod tests {
                 &keys.stream_due,
                 &keys.stream_bodies,
                 &keys.replies("c"),
-                &keys.gate("scan"),
+                &keys.throttle("scan"),
             ] {
                 assert_eq!(hashed(key), hashed(stream), "{key}");
             }
@@ -229,7 +233,7 @@ mod tests {
         let of_group = [&keys.retry, &keys.due, &keys.bodies, &keys.dead];
         all.extend(of_group.into_iter().cloned());
         all.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
-        all.extend(["scan", "trim", "reap"].map(|what| keys.gate(what)));
+        all.extend(["scan", "trim", "reap"].map(|what| keys.throttle(what)));
         all.extend([keys.replies("c"), keys.idempotency("k")]);
         all
     }

@@ -128,15 +128,17 @@ mod pipeline;
 mod producer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod readers;
-pub(crate) mod response;
+mod response;
 mod rpc;
 mod scripts;
 mod server;
 #[cfg(test)]
 mod simulation;
+mod source_state;
 mod state;
 mod stats;
 mod tail;
+pub(crate) mod value;
 
 #[doc(hidden)]
 pub use self::error::script_error;

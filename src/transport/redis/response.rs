@@ -4,40 +4,10 @@
 //! since the server may have claimed its entries for this process.
 
 use bytes::Bytes;
-use redis::{RedisResult, ServerError};
 
 use super::error;
+pub(super) use super::value::Value;
 use crate::error::{Error, ErrorKind};
-
-/// A response, or a part of one.
-#[derive(Debug, Clone, PartialEq, Default)]
-#[allow(unreachable_pub, reason = "the fuzz targets make some")]
-pub enum Value {
-    #[default]
-    Nil,
-    Int(i64),
-    /// A string of any bytes.
-    Text(Bytes),
-    Array(Vec<Value>),
-    /// Only with RESP3.
-    Map(Vec<(Value, Value)>),
-    /// Only with RESP3: sent without a request, such as a published message.
-    Push(Vec<Value>),
-    /// An error of the server.
-    ServerError(ServerError),
-    /// A value that none of our commands or scripts returns.
-    Other,
-}
-
-impl Value {
-    /// Turns a server's error into an `Err`.
-    pub(super) fn refused(self) -> RedisResult<Self> {
-        match self {
-            Value::ServerError(error) => Err(error.into()),
-            value => Ok(value),
-        }
-    }
-}
 
 /// An error of the server with this text, whose first word is the code.
 pub(super) fn server_error(text: &[u8]) -> Value {

@@ -1,18 +1,9 @@
 //! The connection state of a handle.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-
-use tokio::time::Instant;
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::Redis;
-use crate::{sync::lock, transport::ConnectionState};
+use crate::transport::ConnectionState;
 
 /// The time between two checks of [`Redis::state_changed`].
 const LOOK: Duration = Duration::from_millis(50);
@@ -31,7 +22,10 @@ impl Redis {
     /// # }
     /// ```
     pub fn state(&self) -> ConnectionState {
-        self.shared.pipeline.state().max(self.shared.hearts.state())
+        self.shared
+            .pipeline
+            .state()
+            .max(self.shared.sources.state())
     }
 
     /// Waits until the state is not `from`, and returns it. A state that lasts for less than a
@@ -77,61 +71,5 @@ impl OnGap {
 impl fmt::Debug for OnGap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("OnGap").field(&self.0.is_some()).finish()
-    }
-}
-
-/// A source, as a part of its handle's state.
-pub(super) trait Heart: Send + Sync {
-    /// `None` when it is closed.
-    fn state(&self) -> Option<ConnectionState>;
-}
-
-/// The sources that were opened from a handle.
-#[derive(Default)]
-pub(super) struct Hearts(Mutex<Vec<Weak<dyn Heart>>>);
-
-impl Hearts {
-    pub(super) fn add(&self, heart: Weak<dyn Heart>) {
-        let mut hearts = lock(&self.0);
-        hearts.retain(|heart| heart.strong_count() > 0);
-        hearts.push(heart);
-    }
-
-    /// The worst state of them.
-    fn state(&self) -> ConnectionState {
-        let hearts = lock(&self.0);
-        let states = hearts.iter().filter_map(|heart| heart.upgrade()?.state());
-        states.max().unwrap_or(ConnectionState::Connected)
-    }
-}
-
-/// The heartbeat of a loop that waits for work and then exchanges commands with the server.
-#[derive(Debug, Default)]
-pub(super) struct Beat {
-    /// The start of the current exchange; `None` while it waits.
-    since: Mutex<Option<Instant>>,
-    /// Set if the last exchange failed.
-    failing: AtomicBool,
-}
-
-impl Beat {
-    /// Records the start of an exchange.
-    pub(super) fn begin(&self) {
-        *lock(&self.since) = Some(Instant::now());
-    }
-
-    /// Records the end of an exchange, and whether it succeeded.
-    pub(super) fn end(&self, well: bool) {
-        *lock(&self.since) = None;
-        self.failing.store(!well, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_late(&self, patience: Duration) -> bool {
-        let since = *lock(&self.since);
-        since.is_some_and(|since| since.elapsed() > patience)
     }
 }

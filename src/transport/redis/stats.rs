@@ -6,10 +6,8 @@ use futures_util::future::try_join_all;
 use redis::Cmd;
 
 use super::{
-    Redis,
-    consumer::CONSUMER_PREFIX,
-    error,
-    keys::Keys,
+    Redis, error,
+    keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
     response::{Value, array, bytes, count, entry_of, integers},
     scripts,

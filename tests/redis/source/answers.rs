@@ -157,7 +157,7 @@ async fn nothing_is_published_or_stored_where_it_is_not_allowed() {
         settle(delivery, done()).await;
         request(&server, fields).await;
         let delivery = next(&mut source).await;
-        let verdict = Verdict::Dead {
+        let verdict = Verdict::DeadLetter {
             reason: "x".into(),
             answer: Some(RpcError::internal("")),
         };
@@ -188,7 +188,7 @@ async fn dead_and_discarded_requests_are_answered_with_their_errors() {
     let stored_fields = [("reply_to", "reply:other"), ("~c", CLIENT)];
     let verdicts: [(fn() -> Verdict, RpcCode); 3] = [
         (
-            || Verdict::Dead {
+            || Verdict::DeadLetter {
                 reason: "x".into(),
                 answer: Some(RpcError::invalid("what?")),
             },
@@ -229,7 +229,7 @@ async fn a_request_that_is_no_message_can_still_be_answered() {
     request(&server, &[("reply_to", "reply:1"), ("name", "twice")]).await;
     let delivery = next(&mut source).await;
     assert!(delivery.content.is_err());
-    let verdict = Verdict::Dead {
+    let verdict = Verdict::DeadLetter {
         reason: "the field `name` occurs twice".into(),
         answer: Some(RpcError::invalid("no message")),
     };

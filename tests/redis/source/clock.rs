@@ -55,7 +55,7 @@ async fn holds_through(steps: &[i64]) {
         settle(delivery, done()).await;
     }
     let counts = redis.counts();
-    assert_eq!((counts.taken_over, counts.lost_leases), (0, 0));
+    assert_eq!((counts.claimed, counts.lost_leases), (0, 0));
     assert_eq!(pending(&server).await, (0, 0));
 }
 
@@ -142,5 +142,5 @@ async fn the_lease_that_counts_is_the_one_that_its_holder_renews_by() {
     nothing(&mut hasty, 4 * SECOND).await;
     assert!(!message(&held).parts().lease.as_ref().unwrap().is_lost());
     settle(held, done()).await;
-    assert_eq!(redis.counts().taken_over, 0);
+    assert_eq!(redis.counts().claimed, 0);
 }

@@ -248,9 +248,9 @@ async fn every_step_holds_on_a_cluster() {
         dead("x"),
         redeliver(Some(Duration::ZERO), true),
         redeliver(Some(Duration::from_millis(10)), true),
-        Verdict::GiveBack,
+        Verdict::Release,
     ] {
-        let again = matches!(verdict, Verdict::Redeliver { .. } | Verdict::GiveBack);
+        let again = matches!(verdict, Verdict::Redeliver { .. } | Verdict::Release);
         task(&server, "x").await;
         let delivery = next(&mut source).await;
         settle(delivery, verdict).await;

@@ -45,7 +45,7 @@ async fn a_worker_that_is_gone_is_relieved_and_its_late_verdict_changes_nothing(
     let parts = message(&delivery).parts();
     assert_eq!(parts.id.as_ref().unwrap(), &id.as_str());
     assert_eq!(parts.attempt, Attempt(2));
-    assert_eq!(redis.counts().taken_over, 1);
+    assert_eq!(redis.counts().claimed, 1);
 
     settle(zombie, redeliver(Some(Duration::ZERO), true)).await;
     assert_eq!(
@@ -59,7 +59,7 @@ async fn a_worker_that_is_gone_is_relieved_and_its_late_verdict_changes_nothing(
 }
 
 #[tokio::test]
-async fn what_is_held_is_never_taken_over_however_long_it_takes() {
+async fn deliveries_in_flight_are_never_claimed_however_long_they_take() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await.lease(SECOND);
     let (mut first, mut second) = (open(&redis).await, open(&redis).await);
@@ -76,7 +76,7 @@ async fn what_is_held_is_never_taken_over_however_long_it_takes() {
         settle(delivery, done()).await;
     }
     let counts = redis.counts();
-    assert_eq!((counts.taken_over, counts.lost_leases), (0, 0));
+    assert_eq!((counts.claimed, counts.lost_leases), (0, 0));
     assert_eq!(pending(&server).await, (0, 0));
 }
 
@@ -186,7 +186,7 @@ async fn a_delivery_that_is_dropped_comes_again_when_its_lease_ends() {
 }
 
 #[tokio::test]
-async fn a_long_list_of_orphans_is_taken_over_whole_and_each_only_once() {
+async fn a_long_list_of_orphans_is_claimed_whole_and_each_only_once() {
     let server = RedisServer::start().await;
     let mut ids = Vec::new();
     for n in 0..350 {
@@ -210,11 +210,11 @@ async fn a_long_list_of_orphans_is_taken_over_whole_and_each_only_once() {
         }
     }
     assert_eq!(pending(&server).await, (0, 0));
-    assert_eq!(redis.counts().taken_over, 350);
+    assert_eq!(redis.counts().claimed, 350);
 }
 
 #[tokio::test]
-async fn suspects_run_one_at_a_time() {
+async fn poison_candidates_run_one_at_a_time() {
     let server = RedisServer::start().await;
     let mut ids = Vec::new();
     for n in 0..3 {
@@ -225,7 +225,7 @@ async fn suspects_run_one_at_a_time() {
     let mut source = open(&redis).await;
     for _ in 0..3 {
         let found = within(20 * SECOND, source.next(10)).await.unwrap();
-        let [delivery] = <[_; 1]>::try_from(found).expect("one suspect alone");
+        let [delivery] = <[_; 1]>::try_from(found).expect("one poison candidate alone");
         assert_eq!(message(&delivery).parts().attempt, Attempt(3));
         nothing(&mut source, SECOND / 2).await;
         settle(delivery, done()).await;
@@ -233,7 +233,7 @@ async fn suspects_run_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn deliveries_used_up_by_workers_that_are_gone_are_buried_undecoded() {
+async fn deliveries_used_up_by_dead_workers_become_dead_letters_undecoded() {
     let server = RedisServer::start().await;
     let mut ids = Vec::new();
     let fields: Vec<_> = (0..10_000).map(|n| (format!("f{n}"), b"\xff")).collect();
@@ -314,7 +314,7 @@ async fn a_server_that_stood_still_costs_nobody_a_lease() {
         settle(delivery, done()).await;
     }
     let counts = redis.counts();
-    assert_eq!((counts.taken_over, counts.lost_leases), (0, 0));
+    assert_eq!((counts.claimed, counts.lost_leases), (0, 0));
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ fn redeliver(after: Option<Duration>, counted: bool) -> Verdict {
 }
 
 fn dead(reason: &str) -> Verdict {
-    Verdict::Dead {
+    Verdict::DeadLetter {
         reason: reason.into(),
         answer: None,
     }

@@ -156,7 +156,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_a_worker() {
     let mut source = redis.clone().open(interest).await.unwrap();
 
     let discard = Verdict::Discard {
-        reason: campanile::transport::Discarded::Asked,
+        reason: campanile::transport::Discarded::Requested,
         answer: None,
     };
     for (verdict, comes_again) in [
@@ -165,7 +165,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_a_worker() {
         (discard, false),
         (redeliver(Some(Duration::ZERO), true), true),
         (redeliver(Some(SECOND / 10), true), true),
-        (Verdict::GiveBack, true),
+        (Verdict::Release, true),
     ] {
         task(&server, "x").await;
         let delivery = next(&mut source).await;

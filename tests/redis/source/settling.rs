@@ -246,7 +246,7 @@ async fn a_dead_letter_keeps_what_came_and_says_why() {
 }
 
 #[tokio::test]
-async fn an_entry_of_ten_thousand_fields_can_be_given_back_delayed_and_buried() {
+async fn an_entry_of_ten_thousand_fields_can_be_released_delayed_and_dead_lettered() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
@@ -263,7 +263,7 @@ async fn an_entry_of_ten_thousand_fields_can_be_given_back_delayed_and_buried() 
         .map(|(field, value)| (field.clone().into(), value.clone().into()))
         .collect();
     for verdict in [
-        Verdict::GiveBack,
+        Verdict::Release,
         redeliver(Some(Duration::from_millis(10)), false),
         redeliver(Some(Duration::ZERO), true),
     ] {
@@ -360,7 +360,7 @@ async fn a_discarded_delivery_is_gone_and_counted_by_its_reason() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
-    for reason in [Discarded::Expired, Discarded::Asked, Discarded::Ignored] {
+    for reason in [Discarded::Expired, Discarded::Requested, Discarded::Ignored] {
         task(&server, "x").await;
         let delivery = next(&mut source).await;
         let verdict = Verdict::Discard {
@@ -379,7 +379,7 @@ async fn a_discarded_delivery_is_gone_and_counted_by_its_reason() {
 }
 
 #[tokio::test]
-async fn what_is_given_back_wakes_another_worker_at_once_and_is_no_attempt() {
+async fn a_released_delivery_wakes_another_worker_at_once_and_is_no_attempt() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut first = open(&redis).await;
@@ -392,7 +392,7 @@ async fn what_is_given_back_wakes_another_worker_at_once_and_is_no_attempt() {
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
     let given = std::time::Instant::now();
-    settle(delivery, Verdict::GiveBack).await;
+    settle(delivery, Verdict::Release).await;
     let (arrived, delivery) = within(5 * SECOND, waiting).await.unwrap();
     let took = arrived.saturating_duration_since(given);
     assert!(
@@ -400,7 +400,7 @@ async fn what_is_given_back_wakes_another_worker_at_once_and_is_no_attempt() {
         "a blocked read wakes at once: {took:?}"
     );
     assert_eq!(message(&delivery).parts().attempt, Attempt(1));
-    assert_eq!(redis.counts().given_back, 1);
+    assert_eq!(redis.counts().released, 1);
 }
 
 #[tokio::test]
@@ -507,10 +507,10 @@ async fn verdicts_of_every_kind_take_effect_and_are_told_though_nobody_waits_for
         redeliver(Some(Duration::from_secs(3600)), true),
         dead("spent"),
         Verdict::Discard {
-            reason: Discarded::Asked,
+            reason: Discarded::Requested,
             answer: None,
         },
-        Verdict::GiveBack,
+        Verdict::Release,
     ];
     for verdict in verdicts {
         task(&server, "x").await;
@@ -532,7 +532,7 @@ async fn verdicts_of_every_kind_take_effect_and_are_told_though_nobody_waits_for
         counts.redelivered,
         counts.dead,
         counts.discarded,
-        counts.given_back,
+        counts.released,
     ];
     assert_eq!(each, [1; 5]);
 }
@@ -542,7 +542,7 @@ async fn an_entry_that_somebody_deleted_ends_as_deleted_whatever_the_verdict() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
-    let verdicts = [redeliver(None, true), dead("spent"), Verdict::GiveBack];
+    let verdicts = [redeliver(None, true), dead("spent"), Verdict::Release];
     for (deleted, verdict) in (1..).zip(verdicts) {
         let id = task(&server, "x").await;
         let delivery = next(&mut source).await;
@@ -553,7 +553,7 @@ async fn an_entry_that_somebody_deleted_ends_as_deleted_whatever_the_verdict() {
     }
     let counts = redis.counts();
     assert_eq!(
-        (counts.redelivered, counts.dead, counts.given_back),
+        (counts.redelivered, counts.dead, counts.released),
         (0, 0, 0)
     );
     assert_eq!(

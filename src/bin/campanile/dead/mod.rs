@@ -10,7 +10,7 @@ use campanile::{
 };
 use clap::Subcommand;
 
-use crate::{args::Target, command_error::CommandError, show::Out};
+use crate::{command_error::CommandError, show::Out, target::Target};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadCommand {

@@ -12,9 +12,9 @@ use serde_json::json;
 
 use self::payload::Content;
 use crate::{
-    args::{Target, duration},
     command_error::CommandError,
     show::Out,
+    target::{Target, duration},
 };
 
 #[derive(Debug, Subcommand)]

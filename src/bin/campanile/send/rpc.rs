@@ -12,9 +12,9 @@ use tokio::{
 
 use super::{Content, Headers};
 use crate::{
-    args::{Target, duration},
     command_error::CommandError,
     show::{Out, json, text},
+    target::{Target, duration},
 };
 
 /// The time limit for the background tasks of a request to end.

@@ -8,9 +8,9 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::{
-    args::Target,
     command_error::CommandError,
     show::{Out, text},
+    target::Target,
 };
 
 /// The longest part of a payload on a line, in bytes.

@@ -11,10 +11,10 @@ use serde_json::json;
 
 use super::{Showing, TailItem, excerpt};
 use crate::{
-    args::Target,
     command_error::{CommandError, chain, note},
     show::{Out, json, text},
     signals,
+    target::Target,
 };
 
 /// The wait before a new connection.

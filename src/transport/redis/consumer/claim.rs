@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     health::RenewalHealth,
     in_flight::InFlightTable,
-    member::{CONSUMER_PREFIX, Member},
+    member::Member,
     poison::{self, PoisonSlot},
     reply_to::{ReplyRoute, ReplyTo},
     report::Report,
@@ -18,7 +18,8 @@ use crate::{
     error::{Error, RpcError},
     message::Name,
     transport::redis::{
-        entry::{self, Entry, Lane, StreamEntryId},
+        entry::{self, Entry, StreamEntryId, WhichStream},
+        keys::CONSUMER_PREFIX,
         pipeline::{Pipeline, Resend},
         producer::Publish,
         response::{Value, bytes, count, exactly, unexpected},
@@ -49,14 +50,14 @@ pub(super) struct Scan {
     stream: Arc<ServedStream>,
     next: Instant,
     /// The position at which to continue, if the last scan found more than there was room for.
-    position: Option<(Lane, String)>,
+    position: Option<(WhichStream, String)>,
     /// The position of the first poison candidate that was skipped because another one runs here.
-    left: Option<(Lane, String)>,
+    left: Option<(WhichStream, String)>,
     /// Set when the scan continues from `left`: it ends with the first poison candidate that it
     /// claims.
     resumed: bool,
     /// Entries that are pending for this consumer but perhaps not in flight.
-    mine: Vec<(Lane, StreamEntryId)>,
+    mine: Vec<(WhichStream, StreamEntryId)>,
     /// Set if the server refused the last dead letters.
     refused: bool,
 }
@@ -82,8 +83,8 @@ pub(super) struct ScanStep {
 }
 
 impl ScanStep {
-    /// Decodes the script's response. `None` if it is another worker's turn.
-    pub(super) fn read(answer: Value, lane: Lane) -> Result<Option<Self>, Error> {
+    /// Decodes the script's response. `None` if the scan was throttled or too late.
+    pub(super) fn read(answer: Value, which: WhichStream) -> Result<Option<Self>, Error> {
         if answer == Value::Nil {
             return Ok(None);
         }
@@ -93,9 +94,9 @@ impl ScanStep {
         };
         Ok(Some(Self {
             cursor: text(cursor, "a cursor")?,
-            taken: entry::claimed(taken, lane)?,
+            taken: entry::claimed(taken, which)?,
             deleted: count(&deleted)?,
-            dead: entry::claimed(dead, lane)?,
+            dead: entry::claimed(dead, which)?,
             dropped: count(&dropped)?,
             left: text(left, "an id")?,
             mine: entry::ids(mine)?,
@@ -144,26 +145,26 @@ impl Scan {
     ) -> Result<Vec<Entry>, Error> {
         let mut taken = Vec::new();
         // A scan that continues is not throttled.
-        let mut gate = self.position.is_none();
-        let gated = gate;
+        let mut throttle = self.position.is_none();
+        let throttled = throttle;
         // Set before the steps, so that a failed scan is not repeated at once.
         self.next = Instant::now() + claimer.member.interval();
-        if gate {
+        if throttle {
             self.left = None;
         }
         let mut mine = std::mem::take(&mut self.mine);
         mine.retain(|key| !claimer.in_flight.contains(*key));
         let mut refused = String::new();
-        let [retry, primary] = self.stream.lanes();
+        let [retry, primary] = self.stream.both();
         let start = || (primary, "-".to_owned());
-        let (mut lane, mut cursor) = self.position.take().unwrap_or_else(start);
+        let (mut which, mut cursor) = self.position.take().unwrap_or_else(start);
         for _ in 0..STEPS {
             if taken.len() >= room {
-                self.position = Some((lane, cursor));
+                self.position = Some((which, cursor));
                 return Ok(taken);
             }
-            let place = (&*self.stream, lane, &*cursor);
-            let step = claimer.step(place, room - taken.len(), gate, until, &mine);
+            let place = (&*self.stream, which, &*cursor);
+            let step = claimer.step(place, room - taken.len(), throttle, until, &mine);
             let step = match step.await {
                 Ok(step) => step,
                 // Return the entries that were claimed before the error. The next scan starts from
@@ -172,42 +173,43 @@ impl Scan {
                 Err(_) => return Ok(taken),
             };
             let Some(step) = step else { return Ok(taken) };
-            gate = false;
-            let suspect = step
+            throttle = false;
+            let has_candidate = step
                 .taken
                 .iter()
                 .any(|entry| poison::is_candidate(entry.deliveries));
             if !step.left.is_empty() {
-                self.left.get_or_insert((lane, step.left));
+                self.left.get_or_insert((which, step.left));
             }
-            self.mine.extend(step.mine.into_iter().map(|id| (lane, id)));
+            self.mine
+                .extend(step.mine.into_iter().map(|id| (which, id)));
             self.report_refused(&step.refused, &mut refused);
             taken.extend(step.taken);
-            if suspect && self.resumed {
+            if has_candidate && self.resumed {
                 // No other candidate can be claimed now, and the earlier scan has seen the rest of
                 // the list.
                 if !step.cursor.is_empty() {
-                    self.left.get_or_insert((lane, step.cursor));
-                } else if lane == primary {
+                    self.left.get_or_insert((which, step.cursor));
+                } else if which == primary {
                     self.left.get_or_insert((retry, "-".to_owned()));
                 }
                 return Ok(taken);
             }
-            cursor = match (step.cursor.is_empty(), lane) {
+            cursor = match (step.cursor.is_empty(), which) {
                 (false, _) => step.cursor,
-                (true, Lane::Primary(_)) => {
-                    lane = retry;
+                (true, WhichStream::Primary(_)) => {
+                    which = retry;
                     "-".to_owned()
                 }
-                (true, Lane::Retry(_)) => {
+                (true, WhichStream::Retry(_)) => {
                     // Only a scan of the whole list shows that dead letters are accepted again.
-                    self.refused &= !gated || !refused.is_empty();
+                    self.refused &= !throttled || !refused.is_empty();
                     return Ok(taken);
                 }
             };
         }
         // The list is longer than one scan. A restart would never reach its end.
-        self.position = Some((lane, cursor));
+        self.position = Some((which, cursor));
         Ok(taken)
     }
 
@@ -240,51 +242,52 @@ impl Claimer {
     }
 
     /// Runs one step of the scan. A server that was paused carries commands out when it continues,
-    /// so the step does nothing after `until` on Redis's clock. `None` if it was too late, or
-    /// another worker's turn.
+    /// so the step does nothing after `until` on Redis's clock. `None` if it was too late or
+    /// throttled.
     async fn step(
         &self,
-        (stream, lane, cursor): (&ServedStream, Lane, &str),
+        (stream, which, cursor): (&ServedStream, WhichStream, &str),
         room: usize,
-        gate: bool,
+        throttle: bool,
         until: i64,
-        mine: &[(Lane, StreamEntryId)],
+        mine: &[(WhichStream, StreamEntryId)],
     ) -> Result<Option<ScanStep>, Error> {
-        let gate_key = stream.keys.gate("scan");
-        let keys = [stream.key_of(lane), &gate_key, &stream.keys.dead];
-        // A little less than the interval, or the worker that opened the gate would miss every
-        // second turn.
-        let closed = gate.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
-        let suspects = !self.poison.is_taken();
+        let throttle_key = stream.keys.throttle("scan");
+        let keys = [stream.key_of(which), &throttle_key, &stream.keys.dead];
+        // A little less than the interval, or the worker that set the throttle would miss every
+        // second scan.
+        let throttled_for =
+            throttle.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
+        let candidates = !self.poison.is_taken();
         let healthy = self.health.lasts(self.member.max_between_renewals());
         let args = |cmd: &mut Cmd| {
             cmd.arg(self.member.group.as_str())
                 .arg(&self.member.consumer)
-                .arg(lane.flag())
+                .arg(which.flag())
                 .arg(cursor)
                 .arg(self.member.lease.as_millis() as u64)
                 .arg(self.foreign_lease.as_millis() as u64)
                 .arg(CONSUMER_PREFIX)
                 .arg(room)
-                .arg(u8::from(suspects))
+                .arg(u8::from(candidates))
                 .arg(self.max_deliveries)
                 .arg(self.max_dead_letters)
-                .arg(closed.as_deref().unwrap_or_default())
+                .arg(throttled_for.as_deref().unwrap_or_default())
                 .arg(until)
                 .arg(healthy.as_millis() as u64);
-            for (_, id) in mine.iter().filter(|(of, _)| *of == lane) {
+            for (_, id) in mine.iter().filter(|(of, _)| *of == which) {
                 cmd.arg(*id);
             }
         };
         let answer = self
             .pipeline
-            .script(&scripts::TAKE_OVER, &keys, args, Resend::Never)
+            .script(&scripts::CLAIM, &keys, args, Resend::Never)
             .await?;
-        let Some(mut step) = ScanStep::read(answer, lane)? else {
+        let Some(mut step) = ScanStep::read(answer, which)? else {
             return Ok(None);
         };
         if !step.taken.is_empty() {
-            self.report.counters.taken_over.add(step.taken.len() as u64);
+            self.report.counters.claimed.add(step.taken.len() as u64);
             tracing::info!(
                 deliveries = step.taken.len(),
                 "claimed deliveries of a worker that no longer renews its leases"

@@ -14,7 +14,8 @@ use super::{
     poison::{self, PoisonSlot},
     reply_to::ReplyTo,
     report::Report,
-    settle::{RedisSettle, SettlePolicy, Unsettled},
+    settle::{RedisSettle, SettlePolicy},
+    settlement::Unsettled,
     streams::{ServedStream, StreamSet},
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
         codec::{self, Decoded},
         redis::{
             connection::copy_if_small,
-            entry::{Entry, Lane, StreamEntryId, value_of},
+            entry::{Entry, StreamEntryId, WhichStream, value_of},
             msgpack,
         },
     },
@@ -50,13 +51,13 @@ impl Deliverer {
         entries: Vec<Entry>,
         asked: Instant,
     ) -> Vec<Delivery<RedisSettle>> {
-        let keys = entries.iter().map(|entry| (entry.lane, entry.id));
+        let keys = entries.iter().map(|entry| (entry.which, entry.id));
         let guards = self.in_flight.add(keys, asked);
         // Reserved at once: growing a list of this size copies much memory.
         let mut deliveries = Vec::with_capacity(entries.len());
         let mut served: Option<Arc<ServedStream>> = None;
         for (entry, guard) in entries.into_iter().zip(guards) {
-            let index = entry.lane.index();
+            let index = entry.which.index();
             if served.as_ref().is_none_or(|stream| stream.index != index) {
                 served = self.streams.get(index);
             }
@@ -76,15 +77,15 @@ impl Deliverer {
         guard: LeaseGuard,
     ) -> Option<Delivery<RedisSettle>> {
         let Entry {
-            lane,
+            which,
             id,
             text,
             deliveries,
             fields,
         } = entry;
-        let (text, origin, before) = match lane {
-            Lane::Primary(_) => (text, id, 0),
-            Lane::Retry(_) => origin(&fields, text, id),
+        let (text, origin, before) = match which {
+            WhichStream::Primary(_) => (text, id, 0),
+            WhichStream::Retry(_) => origin(&fields, text, id),
         };
         let mut delivery = Unsettled {
             stream: stream.clone(),
@@ -94,9 +95,9 @@ impl Deliverer {
             reply_to: None,
             _poison: poison::is_candidate(deliveries).then(|| self.poison.guard()),
         };
-        let fields = match lane {
-            Lane::Primary(_) => fields,
-            Lane::Retry(_) => msgpack::unpacked(fields),
+        let fields = match which {
+            WhichStream::Primary(_) => fields,
+            WhichStream::Retry(_) => msgpack::unpacked(fields),
         };
         if delivery.attempt > self.settle.max_deliveries {
             // The payload is not decoded: it may have crashed its workers.
@@ -151,7 +152,7 @@ impl Deliverer {
         let reason = format!("delivered {attempts} times and never settled");
         self.report
             .never_settled(delivery.origin, attempts, &reason);
-        let verdict = Verdict::Dead {
+        let verdict = Verdict::DeadLetter {
             reason,
             answer: Some(RpcError::unavailable("the request could not be handled")),
         };

@@ -16,11 +16,11 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     message::Lease,
     sync::lock,
-    transport::redis::entry::{Lane, StreamEntryId},
+    transport::redis::entry::{StreamEntryId, WhichStream},
 };
 
 /// The key of a delivery.
-pub(super) type Key = (Lane, StreamEntryId);
+pub(super) type Key = (WhichStream, StreamEntryId);
 
 /// The deliveries whose leases are renewed: from the fetch until the server has confirmed the
 /// settlement.
@@ -132,13 +132,13 @@ impl InFlightTable {
         }
     }
 
-    /// The deliveries that were not renewed for `age`, by lane, the oldest entry first.
-    pub(super) fn older_than(&self, age: Duration) -> Vec<(Lane, Vec<StreamEntryId>)> {
+    /// The deliveries that were not renewed for `age`, by stream, the oldest entry first.
+    pub(super) fn older_than(&self, age: Duration) -> Vec<(WhichStream, Vec<StreamEntryId>)> {
         let now = Instant::now();
-        let mut old = BTreeMap::<Lane, Vec<StreamEntryId>>::new();
-        for ((lane, id), entry) in &self.lock().by_key {
+        let mut old = BTreeMap::<WhichStream, Vec<StreamEntryId>>::new();
+        for ((which, id), entry) in &self.lock().by_key {
             if now.saturating_duration_since(entry.renewed) > age {
-                old.entry(*lane).or_default().push(*id);
+                old.entry(*which).or_default().push(*id);
             }
         }
         let mut old: Vec<_> = old.into_iter().collect();
@@ -149,10 +149,10 @@ impl InFlightTable {
     }
 
     /// Records that deliveries were renewed by a command sent at `at`.
-    pub(super) fn renewed(&self, lane: Lane, ids: &[StreamEntryId], at: Instant) {
+    pub(super) fn renewed(&self, which: WhichStream, ids: &[StreamEntryId], at: Instant) {
         let mut deliveries = self.lock();
         for id in ids {
-            if let Some(entry) = deliveries.by_key.get_mut(&(lane, *id)) {
+            if let Some(entry) = deliveries.by_key.get_mut(&(which, *id)) {
                 entry.renewed = at;
             }
         }
@@ -246,7 +246,7 @@ mod tests {
 
     fn key(id: &str) -> Key {
         (
-            Lane::Primary(0),
+            WhichStream::Primary(0),
             StreamEntryId::parse(id.as_bytes()).unwrap(),
         )
     }
@@ -316,10 +316,10 @@ mod tests {
         let table = Arc::<InFlightTable>::default();
         let long_ago = Instant::now() - Duration::from_secs(5);
         let id = key("1-1").1;
-        let _guards = table.add([(Lane::Primary(0), id)].into_iter(), long_ago);
+        let _guards = table.add([(WhichStream::Primary(0), id)].into_iter(), long_ago);
         let old = || table.older_than(Duration::from_secs(3));
-        assert_eq!(old(), [(Lane::Primary(0), vec![id])]);
-        table.renewed(Lane::Primary(0), &[id], Instant::now());
+        assert_eq!(old(), [(WhichStream::Primary(0), vec![id])]);
+        table.renewed(WhichStream::Primary(0), &[id], Instant::now());
         assert_eq!(old(), []);
     }
 }

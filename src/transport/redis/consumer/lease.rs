@@ -10,12 +10,12 @@ use super::{
     member::Member,
     report::Report,
     streams::{ServedStream, StreamSet},
-    upkeep::UpkeepConnection,
+    upkeep_connection::UpkeepConnection,
 };
 use crate::{
     error::Error,
     transport::redis::{
-        entry::{self, Lane, StreamEntryId},
+        entry::{self, StreamEntryId, WhichStream},
         scripts,
     },
 };
@@ -31,19 +31,19 @@ pub(super) struct LeaseRenewer {
     pub(super) report: Arc<Report>,
 }
 
-/// The leases that are old enough to be renewed, by lane, the oldest entry first.
-pub(super) struct DueLeases(Vec<(Lane, Vec<StreamEntryId>)>);
+/// The leases that are old enough to be renewed, by stream, the oldest entry first.
+pub(super) struct DueLeases(Vec<(WhichStream, Vec<StreamEntryId>)>);
 
 impl DueLeases {
     /// Splits off the leases that one command renews. Returns them and the rest.
     pub(super) fn split(self) -> (Self, Self) {
         let (mut first, mut rest, mut room) = (Vec::new(), Vec::new(), MAX_RENEWED);
-        for (lane, mut ids) in self.0 {
+        for (which, mut ids) in self.0 {
             let behind = ids.split_off(ids.len().min(room));
             room -= ids.len();
             for (part, ids) in [(&mut first, ids), (&mut rest, behind)] {
                 if !ids.is_empty() {
-                    part.push((lane, ids));
+                    part.push((which, ids));
                 }
             }
         }
@@ -52,13 +52,13 @@ impl DueLeases {
 
     /// Returns `true` if there are leases on this stream.
     pub(super) fn has(&self, stream: &ServedStream) -> bool {
-        let lanes = stream.lanes();
-        self.0.iter().any(|(lane, _)| lanes.contains(lane))
+        let both = stream.both();
+        self.0.iter().any(|(which, _)| both.contains(which))
     }
 
-    /// The leases on a lane.
-    pub(super) fn of(&self, lane: Lane) -> &[StreamEntryId] {
-        let found = self.0.iter().find(|(of, _)| *of == lane);
+    /// The leases on one of the two streams.
+    pub(super) fn of(&self, which: WhichStream) -> &[StreamEntryId] {
+        let found = self.0.iter().find(|(of, _)| *of == which);
         found.map_or(&[], |(_, ids)| ids)
     }
 }
@@ -75,23 +75,23 @@ impl LeaseRenewer {
         server: &UpkeepConnection,
         (renewed, rest): (DueLeases, DueLeases),
         reading: ClockReading,
-        lost: Vec<(Lane, StreamEntryId)>,
+        lost: Vec<(WhichStream, StreamEntryId)>,
     ) -> Result<(), Error> {
-        for (lane, ids) in &renewed.0 {
-            self.in_flight.renewed(*lane, ids, reading.asked);
+        for (which, ids) in &renewed.0 {
+            self.in_flight.renewed(*which, ids, reading.asked);
         }
         self.lose(lost);
-        for (lane, ids) in rest.0 {
-            let Some(stream) = self.streams.get(lane.index()) else {
+        for (which, ids) in rest.0 {
+            let Some(stream) = self.streams.get(which.index()) else {
                 continue;
             };
             for ids in ids.chunks(MAX_RENEWED) {
                 let asked = Instant::now();
-                let (keys, args) = ([stream.key_of(lane)], self.member.renewal(ids));
+                let (keys, args) = ([stream.key_of(which)], self.member.renewal(ids));
                 let answer = server.script(&scripts::RENEW, &keys, args).await?;
                 let lost = entry::renewed(answer)?.1;
-                self.in_flight.renewed(lane, ids, asked);
-                self.lose(lost.into_iter().map(|id| (lane, id)));
+                self.in_flight.renewed(which, ids, asked);
+                self.lose(lost.into_iter().map(|id| (which, id)));
             }
         }
         let max_between = self.member.max_between_renewals();
@@ -100,9 +100,9 @@ impl LeaseRenewer {
         Ok(())
     }
 
-    fn lose(&self, lost: impl IntoIterator<Item = (Lane, StreamEntryId)>) {
-        for (lane, id) in lost {
-            if let Some(lease) = self.in_flight.lose((lane, id)) {
+    fn lose(&self, lost: impl IntoIterator<Item = (WhichStream, StreamEntryId)>) {
+        for (which, id) in lost {
+            if let Some(lease) = self.in_flight.lose((which, id)) {
                 let message = "a delivery was lost to another worker";
                 self.report.lost(id, || lease.lose(), message);
             }

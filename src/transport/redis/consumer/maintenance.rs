@@ -7,15 +7,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    alarm::Alarm,
     clock::ServerClock,
+    due_timers::DueTimers,
     health::RenewalHealth,
     member::Member,
     prefetch::PrefetchBuffer,
     report::Report,
     streams::{ServedStream, StreamSet},
     tick::{GroupFacts, Maintained, TickRequest, TickSteps},
-    upkeep::UpkeepConnection,
+    upkeep_connection::UpkeepConnection,
 };
 use crate::transport::redis::{
     producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
@@ -43,7 +43,7 @@ pub(super) struct Maintenance {
     pub(super) health: Arc<RenewalHealth>,
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
-    pub(super) due: Arc<Alarm>,
+    pub(super) due: Arc<DueTimers>,
     /// When it is stopped this consumer no longer marks itself as alive.
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
@@ -122,7 +122,7 @@ impl Maintenance {
         }
     }
 
-    /// Sets the alarm for the next due message. Returns `true` if more messages are due already.
+    /// Sets the timer for the next due message. Returns `true` if more messages are due already.
     fn moved(&self, stream: &ServedStream, promoted: Result<Promoted, String>) -> bool {
         let promoted = match promoted {
             Ok(promoted) => promoted,
@@ -168,15 +168,15 @@ impl Maintenance {
                 in_turn.push((stream.clone(), steps));
             }
         }
-        // A little less than the period, or the worker that opened the gate would miss every second
-        // turn.
-        let gate = |period: Duration| period.as_millis() as u64 * 9 / 10;
+        // A little less than the period, or the worker that set the throttle would miss every second
+        // step.
+        let throttle = |period: Duration| period.as_millis() as u64 * 9 / 10;
         TickRequest {
             foreign_lease: self.foreign_lease.as_millis() as u64,
             trim_beside_foreign: self.trim_beside_foreign,
-            trim_period: gate(TRIM),
+            trim_period: throttle(TRIM),
             gone: GONE.as_millis() as u64,
-            reap_period: gate(REAP),
+            reap_period: throttle(REAP),
             streams: in_turn,
             registry: None,
         }

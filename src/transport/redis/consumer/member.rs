@@ -6,12 +6,8 @@ use redis::Cmd;
 
 use crate::{
     message::Name,
-    transport::redis::{entry::StreamEntryId, ids::unique},
+    transport::redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
 };
-
-/// The first part of our consumers' names, followed by the consumer's lease: `scripts/holder.lua`
-/// judges idle entries by it. Consumers with other names renew no leases.
-pub(in crate::transport::redis) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// A consumer of a group. It uses the same two names on each stream.
 #[derive(Debug)]

@@ -23,16 +23,18 @@
 //! pending for this consumer, so a late or repeated verdict changes nothing. The exception is the
 //! verdict *done*: the first worker to finish acknowledges the entry and replies.
 
-mod alarm;
+mod blocked;
 mod canary;
 mod claim;
 mod clock;
 mod deliver;
+mod due_timers;
 mod events;
 mod fetch;
 mod group;
 mod health;
 mod in_flight;
+mod last_read;
 mod lease;
 mod maintenance;
 mod member;
@@ -45,11 +47,14 @@ mod replies;
 mod reply_to;
 mod report;
 mod settle;
+mod settle_queue;
+mod settlement;
 mod settler;
 mod state;
 mod streams;
 mod tick;
 mod upkeep;
+mod upkeep_connection;
 
 use std::{
     fmt,
@@ -60,19 +65,20 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-pub(super) use self::member::CONSUMER_PREFIX;
 pub use self::settle::RedisSettle;
 use self::{
-    alarm::Alarm,
+    blocked::BlockedRead,
     canary::Canary,
     claim::Claimer,
     clock::ServerClock,
     deliver::Deliverer,
+    due_timers::DueTimers,
     events::EventSubscriber,
-    fetch::{BlockedRead, Fetch, LastRead, Recovery},
+    fetch::{Fetch, Recovery},
     group::Membership,
     health::RenewalHealth,
     in_flight::InFlightTable,
+    last_read::LastRead,
     lease::LeaseRenewer,
     maintenance::{Maintenance, Turns},
     member::Member,
@@ -81,7 +87,8 @@ use self::{
     registry::{Changes, RegistryReader},
     report::Report,
     settle::SettlePolicy,
-    settler::{MAX_ACKNOWLEDGING, MAX_REPLYING, Settler},
+    settle_queue::{MAX_ACKNOWLEDGING, MAX_REPLYING, carry_out},
+    settler::Settler,
     state::ConsumerState,
     streams::{ServedStream, StreamSet},
     upkeep::{Ends, Upkeep},
@@ -92,7 +99,7 @@ use super::{
     pipeline::{Pipeline, Resend},
     rpc::Hub,
     server::{HashSlot, Limit, Outage},
-    state::{Beat, Heart},
+    source_state::{Heartbeat, SourceState},
 };
 use crate::{
     error::Error,
@@ -237,12 +244,12 @@ impl Redis {
             pipeline: pipeline.clone(),
             health: Arc::default(),
             reads: interest.stream,
-            reading: Arc::new(Beat::default()),
+            reading: Arc::new(Heartbeat::default()),
             subscription_lost: Default::default(),
             closed: ends.closed.clone(),
         });
-        let heart: Weak<dyn Heart> = Arc::<ConsumerState>::downgrade(&state);
-        shared.hearts.add(heart);
+        let of_source: Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);
+        shared.sources.add(of_source);
         let mut source = RedisSource {
             member: member.clone(),
             streams: Arc::default(),
@@ -295,7 +302,7 @@ impl Redis {
         let changes = registered.map(|(_, changes)| changes);
 
         let health: Arc<RenewalHealth> = state.health.clone();
-        let due = Arc::new(Alarm::default());
+        let due = Arc::new(DueTimers::default());
         let poison = PoisonSlot::default();
         let renewer = LeaseRenewer {
             member: member.clone(),
@@ -341,8 +348,8 @@ impl Redis {
             settings.max_dead_letters,
             ends.closed.clone(),
         ));
-        tokio::spawn(settler.clone().run(settlements, MAX_ACKNOWLEDGING));
-        tokio::spawn(settler.clone().run(with_replies, MAX_REPLYING));
+        tokio::spawn(carry_out(settler.clone(), settlements, MAX_ACKNOWLEDGING));
+        tokio::spawn(carry_out(settler.clone(), with_replies, MAX_REPLYING));
         let last_read = Arc::<LastRead>::default();
         let policy = SettlePolicy {
             max_deliveries: settings.max_deliveries,
@@ -440,7 +447,7 @@ impl Source for RedisSource {
         let (deliveries, events) = self.buffer.rest();
         self.report.counters.events_dropped.add(events as u64);
         // Without a server the leases expire.
-        let _ = timeout(self.settings.lease, fetch::give_back(deliveries)).await;
+        let _ = timeout(self.settings.lease, fetch::release(deliveries)).await;
     }
 
     async fn close(mut self) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use super::{claim::ScanStep, clock::ServerClock, fetch, group::Joining, replies, tick::Tick};
 use crate::transport::redis::{
-    entry::{self, Lane},
+    entry::{self, WhichStream},
     readers::{Reader, list, text, texts},
     response::Value,
 };
@@ -18,7 +18,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
             of: "fetch",
             read: |answer| {
                 let (found, failed) = fetch::by_script(answer)?;
-                Ok(format!("{:?} {failed:?}", entry::read(found, lane)?))
+                Ok(format!("{:?} {failed:?}", entry::read(found, which)?))
             },
             answer: list([
                 list([list([text("s"), list([entry("7-1"), entry("7-2")])])]),
@@ -32,7 +32,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "XREADGROUP",
-            read: |answer| Ok(format!("{:?}", entry::read(answer, lane)?)),
+            read: |answer| Ok(format!("{:?}", entry::read(answer, which)?)),
             answer: list([
                 list([text("s"), list([entry("7-1"), entry("7-2")])]),
                 list([text("r"), list([entry("9-0")])]),
@@ -40,7 +40,12 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "recover",
-            read: |answer| Ok(format!("{:?}", entry::claimed(answer, Lane::Primary(0))?)),
+            read: |answer| {
+                Ok(format!(
+                    "{:?}",
+                    entry::claimed(answer, WhichStream::Primary(0))?
+                ))
+            },
             answer: list([claimed("7-1"), claimed("7-2")]),
         },
         Reader {
@@ -59,8 +64,13 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
             answer: list([Value::Int(7), text("7-1"), text("8-0")]),
         },
         Reader {
-            of: "take_over",
-            read: |answer| Ok(format!("{:?}", ScanStep::read(answer, Lane::Retry(0))?)),
+            of: "claim",
+            read: |answer| {
+                Ok(format!(
+                    "{:?}",
+                    ScanStep::read(answer, WhichStream::Retry(0))?
+                ))
+            },
             answer: list([
                 text("(7-2"),
                 list([claimed("7-1")]),
@@ -116,11 +126,11 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
     ]
 }
 
-/// The lanes of the streams `s` and `r`.
-fn lane(name: &[u8]) -> Option<Lane> {
+/// The streams `s` and `r`.
+fn which(name: &[u8]) -> Option<WhichStream> {
     match name {
-        b"s" => Some(Lane::Primary(0)),
-        b"r" => Some(Lane::Retry(0)),
+        b"s" => Some(WhichStream::Primary(0)),
+        b"r" => Some(WhichStream::Retry(0)),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use redis::Cmd;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{fetch::BlockedRead, streams::StreamSet, upkeep::UpkeepConnection};
+use super::{blocked::BlockedRead, streams::StreamSet, upkeep_connection::UpkeepConnection};
 use crate::{
     error::Error,
     message::Name,

@@ -4,8 +4,8 @@ use futures_util::future::join_all;
 use redis::Cmd;
 
 use super::{
-    settle::{Settlement, StoredReply},
-    settler::{Settler, by_lane},
+    settlement::{Settlement, StoredReply},
+    settler::{Settler, by_stream},
 };
 use crate::{
     error::Error,
@@ -30,7 +30,7 @@ pub(super) type Reply = Settlement<StoredReply>;
 
 /// Stores replies in calls of a bounded size.
 pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
-    let calls = by_lane(batch).into_iter().flat_map(parts);
+    let calls = by_stream(batch).into_iter().flat_map(parts);
     join_all(calls.map(|batch| store_part(settler, batch))).await;
 }
 
@@ -105,12 +105,12 @@ async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply
     batch.sort_by(|a, b| a.effect.stream.cmp(&b.effect.stream));
     let clients: Vec<_> = by_client(&batch).map(ClientReplies::new).collect();
     let first = &batch[0].delivery;
-    let (served, lane) = (first.stream.clone(), first.guard.key.0);
+    let (served, which) = (first.stream.clone(), first.guard.key.0);
     let streams = clients.iter().map(|it| it.stream.as_str());
-    let keys: Vec<_> = [served.key_of(lane)].into_iter().chain(streams).collect();
+    let keys: Vec<_> = [served.key_of(which)].into_iter().chain(streams).collect();
     let submit = || {
         let args = |cmd: &mut Cmd| {
-            cmd.arg(served.keys.group.as_str()).arg(lane.flag());
+            cmd.arg(served.keys.group.as_str()).arg(which.flag());
             for client in &clients {
                 cmd.arg(client.ids.len())
                     .arg(&client.ids)

@@ -1,40 +1,30 @@
 //! Carries out settlements.
 //!
-//! One task takes settlements from a queue, and a second task takes those that store a reply: these
-//! wait while the server refuses writes, and acknowledgements do not. Acknowledgements are
-//! coalesced into few `XACK`s, and stored replies into few script calls; every other settlement is
-//! a script call. While some batches are in flight the next one grows, so a batch is as large as
-//! the load requires, and a single settlement is not delayed.
+//! Acknowledgements are coalesced into few `XACK`s; every other settlement is a script call.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, join_all},
-    stream::FuturesUnordered,
-};
+use futures_util::future::join_all;
 use redis::Cmd;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    alarm::Alarm,
+    due_timers::DueTimers,
     in_flight::InFlightTable,
     member::Member,
-    replies,
     reply_to::ReplyRoute,
     report::Report,
-    settle::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled},
+    settlement::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled},
     streams::ServedStream,
 };
 use crate::{
     error::Error,
-    sync::{Clock, lock, yield_to_all},
+    sync::lock,
     transport::{
         Counters, Discarded,
         redis::{
             connection::Commands,
-            entry::{Lane, StreamEntryId},
+            entry::{StreamEntryId, WhichStream},
             error,
             pipeline::{CompletionHandler, Pipeline, Resend, Submit},
             producer::Publish,
@@ -45,15 +35,6 @@ use crate::{
     },
 };
 
-/// The most settlements that are taken from a queue at once.
-const MAX_TAKEN: usize = 512;
-/// The most times that the task yields to handlers that are about to finish.
-const MAX_TURNS: usize = 16;
-/// The most batches of acknowledgements in flight. A fast reply is published with its
-/// acknowledgement, and should not wait for the confirmation of others.
-pub(super) const MAX_ACKNOWLEDGING: usize = 4;
-/// The most batches of stored replies in flight.
-pub(super) const MAX_REPLYING: usize = 1;
 /// The delay before a command is repeated that the server refused because it takes no writes.
 const WITHOUT_WRITES: Duration = Duration::from_secs(1);
 /// The approximate size of an entry id in bytes.
@@ -66,19 +47,12 @@ pub(super) struct Settler {
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) report: Arc<Report>,
     /// The timers for the next delayed messages.
-    pub(super) due: Arc<Alarm>,
+    pub(super) due: Arc<DueTimers>,
     pub(super) max_dead_letters: usize,
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
     published: Arc<PublishFailures>,
     refusals: std::sync::Mutex<Limit>,
-}
-
-/// A future of the settler that has finished.
-#[derive(PartialEq)]
-enum Finished {
-    Batch,
-    Single,
 }
 
 impl Settler {
@@ -87,7 +61,7 @@ impl Settler {
         pipeline: Pipeline,
         in_flight: Arc<InFlightTable>,
         report: Arc<Report>,
-        due: Arc<Alarm>,
+        due: Arc<DueTimers>,
         max_dead_letters: usize,
         closed: CancellationToken,
     ) -> Self {
@@ -105,72 +79,8 @@ impl Settler {
         }
     }
 
-    /// Carries out settlements from a queue, with at most `max_batches` in flight, until the queue
-    /// is closed.
-    pub(super) async fn run(
-        self: Arc<Self>,
-        mut queue: mpsc::UnboundedReceiver<Settlement>,
-        max_batches: usize,
-    ) {
-        let settler = &*self;
-        let (mut taken, mut timer) = (Vec::new(), Clock::new(Duration::ZERO));
-        let (mut batches, mut open) = (0, true);
-        let mut running: FuturesUnordered<BoxFuture<'_, Finished>> = FuturesUnordered::new();
-        while open || !running.is_empty() {
-            tokio::select! {
-                biased;
-                Some(finished) = running.next() => {
-                    batches -= usize::from(finished == Finished::Batch);
-                }
-                // With enough batches in flight, new settlements need not wake this task.
-                count = queue.recv_many(&mut taken, MAX_TAKEN), if open && batches < max_batches => {
-                    open = count > 0;
-                    settler.in_flight.mark_settling(taken.iter().map(|it| &it.delivery.guard));
-                    // Lets handlers run that are about to finish, so that their settlements join
-                    // this batch.
-                    for _ in 0..MAX_TURNS {
-                        if !settler.in_flight.has_running() {
-                            break;
-                        }
-                        yield_to_all(&mut timer).await;
-                        let marked = taken.len();
-                        while taken.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
-                            taken.push(next);
-                        }
-                        if taken.len() == marked {
-                            break;
-                        }
-                        let rest = taken[marked..].iter();
-                        settler.in_flight.mark_settling(rest.map(|it| &it.delivery.guard));
-                    }
-                    let (mut acknowledgements, mut replies) = (Vec::new(), Vec::new());
-                    for mut settlement in taken.drain(..) {
-                        let none = Effect::Acknowledge(None);
-                        match std::mem::replace(&mut settlement.effect, none) {
-                            Effect::Acknowledge(publish) => {
-                                acknowledgements.push(settlement.with(publish));
-                            }
-                            Effect::Reply(reply) => replies.push(settlement.with(reply)),
-                            Effect::Fenced(effect) => {
-                                running.push(settler.carry_out(settlement.with(effect)).boxed());
-                            }
-                        }
-                    }
-                    if !acknowledgements.is_empty() {
-                        batches += 1;
-                        running.push(settler.acknowledge(acknowledgements).boxed());
-                    }
-                    if !replies.is_empty() {
-                        batches += 1;
-                        running.push(settler.store_replies(replies).boxed());
-                    }
-                }
-            }
-        }
-    }
-
     /// Acknowledges deliveries after it has published their replies.
-    async fn acknowledge(&self, mut batch: Vec<Settlement<Option<PublishedReply>>>) -> Finished {
+    pub(super) async fn acknowledge(&self, mut batch: Vec<Settlement<Option<PublishedReply>>>) {
         for settlement in &mut batch {
             if let Some((channel, envelope)) = settlement.effect.take() {
                 // Published before the acknowledgement: if the worker crashes in between, the
@@ -182,13 +92,13 @@ impl Settler {
         }
         // One command for each stream: a stream that refuses acknowledgements must not delay the
         // others.
-        let streams = by_lane(batch);
+        let streams = by_stream(batch);
         join_all(streams.into_iter().map(async |batch| {
             let ids: Vec<_> = batch.iter().map(|it| it.delivery.guard.key.1).collect();
             let first = &batch[0].delivery;
-            let (stream, lane) = (&first.stream, first.guard.key.0);
+            let (stream, which) = (&first.stream, first.guard.key.0);
             match self
-                .insist(stream, || self.submit_ack(stream, lane, &ids))
+                .insist(stream, || self.submit_ack(stream, which, &ids))
                 .await
             {
                 Ok(_) => self.confirm_done(batch),
@@ -196,7 +106,6 @@ impl Settler {
             }
         }))
         .await;
-        Finished::Batch
     }
 
     /// The commands that acknowledge deliveries over the caller's connection, and the number of
@@ -219,10 +128,10 @@ impl Settler {
         let mut deliveries: Vec<_> = batch.iter().map(|it| &it.delivery).collect();
         deliveries.sort_by_key(|it| it.guard.key);
         let mut acknowledgements = 0;
-        for of_lane in deliveries.chunk_by(|a, b| a.guard.key.0 == b.guard.key.0) {
-            let ids: Vec<_> = of_lane.iter().map(|it| it.guard.key.1).collect();
-            let (stream, lane) = (&of_lane[0].stream, of_lane[0].guard.key.0);
-            commands.push(xack(stream, lane, &ids));
+        for of_stream in deliveries.chunk_by(|a, b| a.guard.key.0 == b.guard.key.0) {
+            let ids: Vec<_> = of_stream.iter().map(|it| it.guard.key.1).collect();
+            let (stream, which) = (&of_stream[0].stream, of_stream[0].guard.key.0);
+            commands.push(xack(stream, which, &ids));
             acknowledgements += 1;
         }
         (commands, acknowledgements)
@@ -244,13 +153,8 @@ impl Settler {
         acknowledged
     }
 
-    async fn store_replies(&self, batch: Vec<replies::Reply>) -> Finished {
-        replies::store(self, batch).await;
-        Finished::Batch
-    }
-
     /// Carries out a settlement by one script call.
-    async fn carry_out(&self, settlement: Settlement<FencedEffect>) -> Finished {
+    pub(super) async fn carry_out(&self, settlement: Settlement<FencedEffect>) {
         let Settlement {
             delivery,
             effect,
@@ -266,7 +170,6 @@ impl Settler {
         };
         drop(delivery);
         on_settled(settled);
-        Finished::Single
     }
 
     async fn redeliver(
@@ -277,16 +180,16 @@ impl Settler {
         released: bool,
     ) -> Result<(), Error> {
         let (member, counters) = (&*self.member, &self.report.counters);
-        let (lane, id) = delivery.guard.key;
+        let (which, id) = delivery.guard.key;
         let delay = after.map(|after| after.as_millis().max(1).to_string());
         let (stream, keys) = (&delivery.stream, &delivery.stream.keys);
-        let keys = [stream.key_of(lane), &keys.retry, &keys.due, &keys.bodies];
+        let keys = [stream.key_of(which), &keys.retry, &keys.due, &keys.bodies];
         let submit = || {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(member.group.as_str())
                     .arg(&member.consumer)
                     .arg(id)
-                    .arg(lane.flag())
+                    .arg(which.flag())
                     .arg(delivery.origin)
                     .arg(attempts)
                     .arg(delay.as_deref().unwrap_or_default());
@@ -297,7 +200,7 @@ impl Settler {
         match integer(&self.insist(&delivery.stream, submit).await?)? {
             1 => {
                 match released {
-                    true => counters.given_back.increment(),
+                    true => counters.released.increment(),
                     false => counters.redelivered.increment(),
                 }
                 if let Some(after) = after {
@@ -329,14 +232,14 @@ impl Settler {
         let counters = &self.report.counters;
         match end {
             // The entry was deleted from the stream, so there is nothing to keep as a dead letter.
-            End::Dead(_) if ended == 2 => self.report.deleted(1),
-            End::Dead(_) => {
+            End::DeadLetter(_) if ended == 2 => self.report.deleted(1),
+            End::DeadLetter(_) => {
                 counters.dead.increment();
                 let dropped = dropped.unsigned_abs();
                 self.report.letters_dropped(&delivery.stream, dropped);
             }
             End::Discarded(Discarded::Expired) => counters.expired.increment(),
-            End::Discarded(Discarded::Asked) => counters.discarded.increment(),
+            End::Discarded(Discarded::Requested) => counters.discarded.increment(),
             End::Discarded(Discarded::Ignored) => counters.ignored.increment(),
         }
         Ok(())
@@ -349,9 +252,9 @@ impl Settler {
         reply: Option<&(ReplyRoute, Vec<u8>)>,
     ) -> Submit {
         let member = &*self.member;
-        let (lane, id) = delivery.guard.key;
+        let (which, id) = delivery.guard.key;
         let stream = &delivery.stream;
-        let mut keys = vec![stream.key_of(lane), &stream.keys.dead];
+        let mut keys = vec![stream.key_of(which), &stream.keys.dead];
         let (mut channel, mut envelope) = (&b""[..], &b""[..]);
         if let Some((route, bytes)) = reply {
             envelope = bytes;
@@ -365,10 +268,10 @@ impl Settler {
             cmd.arg(member.group.as_str())
                 .arg(&member.consumer)
                 .arg(id)
-                .arg(lane.flag())
+                .arg(which.flag())
                 .arg(envelope)
                 .arg(channel);
-            if let End::Dead(reason) = end {
+            if let End::DeadLetter(reason) = end {
                 cmd.arg(delivery.origin)
                     .arg(delivery.attempt)
                     .arg(reason)
@@ -380,16 +283,21 @@ impl Settler {
     }
 
     /// Acknowledges entries on one of the group's streams.
-    fn submit_ack(&self, stream: &ServedStream, lane: Lane, ids: &[StreamEntryId]) -> Submit {
-        if !lane.is_retry() {
-            let xack = xack(stream, lane, ids);
+    fn submit_ack(
+        &self,
+        stream: &ServedStream,
+        which: WhichStream,
+        ids: &[StreamEntryId],
+    ) -> Submit {
+        if !which.is_retry() {
+            let xack = xack(stream, which, ids);
             return self.pipeline.submit(xack, Resend::UntilAnswered);
         }
         let args = |cmd: &mut Cmd| {
             cmd.arg(stream.keys.group.as_str()).arg(ids);
         };
         let (script, retry) = (&scripts::ACKNOWLEDGE, Resend::UntilAnswered);
-        let keys = [stream.key_of(lane)];
+        let keys = [stream.key_of(which)];
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
@@ -449,23 +357,23 @@ impl Settler {
     }
 }
 
-/// Groups settlements by lane.
-pub(super) fn by_lane<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>>> {
-    let lane = |it: &Settlement<E>| it.delivery.guard.key.0;
-    batch.sort_by_key(lane);
-    let mut lanes: Vec<Vec<Settlement<E>>> = Vec::new();
+/// Groups settlements by stream.
+pub(super) fn by_stream<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>>> {
+    let which = |it: &Settlement<E>| it.delivery.guard.key.0;
+    batch.sort_by_key(which);
+    let mut streams: Vec<Vec<Settlement<E>>> = Vec::new();
     for settlement in batch {
-        match lanes.last_mut() {
-            Some(last) if lane(&last[0]) == lane(&settlement) => last.push(settlement),
-            _ => lanes.push(vec![settlement]),
+        match streams.last_mut() {
+            Some(last) if which(&last[0]) == which(&settlement) => last.push(settlement),
+            _ => streams.push(vec![settlement]),
         }
     }
-    lanes
+    streams
 }
 
 /// The only place that builds `XACK`.
-fn xack(stream: &ServedStream, lane: Lane, ids: &[StreamEntryId]) -> Cmd {
-    let (key, group) = (stream.key_of(lane), stream.keys.group.as_str());
+fn xack(stream: &ServedStream, which: WhichStream, ids: &[StreamEntryId]) -> Cmd {
+    let (key, group) = (stream.key_of(which), stream.keys.group.as_str());
     let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
     cmd.arg("XACK").arg(key).arg(group).arg(ids);
     cmd

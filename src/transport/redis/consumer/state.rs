@@ -12,7 +12,7 @@ use crate::transport::{
     ConnectionState,
     redis::{
         pipeline::Pipeline,
-        state::{Beat, Heart},
+        source_state::{Heartbeat, SourceState},
     },
 };
 
@@ -23,13 +23,13 @@ pub(super) struct ConsumerState {
     /// Set if tasks and requests are read, so that leases are renewed.
     pub(super) reads: bool,
     /// The heartbeat of the fetch.
-    pub(super) reading: Arc<Beat>,
+    pub(super) reading: Arc<Heartbeat>,
     /// Set while the subscriptions to events are lost.
     pub(super) subscription_lost: AtomicBool,
     pub(super) closed: CancellationToken,
 }
 
-impl Heart for ConsumerState {
+impl SourceState for ConsumerState {
     fn state(&self) -> Option<ConnectionState> {
         if self.closed.is_cancelled() {
             return None;

@@ -12,7 +12,7 @@ use crate::{
     transport::{
         DroppedLetters,
         redis::{
-            entry::{Lane, StreamEntryId},
+            entry::{StreamEntryId, WhichStream},
             keys::Keys,
         },
     },
@@ -52,15 +52,15 @@ impl ServedStream {
     }
 
     /// The key of the primary stream or of the group's retry stream.
-    pub(super) fn key_of(&self, lane: Lane) -> &str {
-        match lane {
-            Lane::Primary(_) => &self.keys.stream,
-            Lane::Retry(_) => &self.keys.retry,
+    pub(super) fn key_of(&self, which: WhichStream) -> &str {
+        match which {
+            WhichStream::Primary(_) => &self.keys.stream,
+            WhichStream::Retry(_) => &self.keys.retry,
         }
     }
 
-    pub(super) fn lanes(&self) -> [Lane; 2] {
-        Lane::both(self.index)
+    pub(super) fn both(&self) -> [WhichStream; 2] {
+        WhichStream::both(self.index)
     }
 
     /// The last entry that the group is known to have delivered.
@@ -129,20 +129,20 @@ impl StreamSet {
     }
 }
 
-/// Finds the lanes of the stream names in a response.
+/// Finds the streams of the names in a response.
 #[derive(Debug, Default)]
-pub(super) struct LaneNames(HashMap<Vec<u8>, Lane>);
+pub(super) struct StreamNames(HashMap<Vec<u8>, WhichStream>);
 
-impl LaneNames {
+impl StreamNames {
     pub(super) fn new<'a>(streams: impl IntoIterator<Item = &'a Arc<ServedStream>>) -> Self {
-        let lanes = streams.into_iter().flat_map(|stream| {
-            let name = |lane| (stream.key_of(lane).as_bytes().to_vec(), lane);
-            stream.lanes().map(name)
+        let both = streams.into_iter().flat_map(|stream| {
+            let name = |which| (stream.key_of(which).as_bytes().to_vec(), which);
+            stream.both().map(name)
         });
-        Self(lanes.collect())
+        Self(both.collect())
     }
 
-    pub(super) fn get(&self, name: &[u8]) -> Option<Lane> {
+    pub(super) fn get(&self, name: &[u8]) -> Option<WhichStream> {
         self.0.get(name).copied()
     }
 }

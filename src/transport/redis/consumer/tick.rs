@@ -5,16 +5,13 @@ use std::{fmt::Write as _, sync::Arc};
 use bytes::Bytes;
 use redis::Cmd;
 
-use super::{
-    lease::DueLeases,
-    member::{CONSUMER_PREFIX, Member},
-    streams::ServedStream,
-};
+use super::{lease::DueLeases, member::Member, streams::ServedStream};
 use crate::{
     error::Error,
     message::Name,
     transport::redis::{
-        entry::{self, Lane, StreamEntryId},
+        entry::{self, StreamEntryId, WhichStream},
+        keys::CONSUMER_PREFIX,
         producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
         response::{Value, array, bytes, exactly, integer, unexpected},
     },
@@ -77,8 +74,8 @@ impl TickRequest {
                 of.bodies.clone(),
                 of.stream_due.clone(),
                 of.stream_bodies.clone(),
-                of.gate("trim"),
-                of.gate("reap"),
+                of.throttle("trim"),
+                of.throttle("reap"),
             ]);
         }
         keys.extend(self.registry.iter().map(|(key, _)| key.clone()));
@@ -104,7 +101,7 @@ impl TickRequest {
             .arg(END)
             .arg(since);
         for (stream, steps) in &self.streams {
-            let [retry, primary] = stream.lanes().map(|lane| renew.of(lane));
+            let [retry, primary] = stream.both().map(|which| renew.of(which));
             cmd.arg(steps.flags()).arg(retry.len()).arg(primary.len());
             for id in retry.iter().chain(primary) {
                 cmd.arg(*id);
@@ -135,12 +132,12 @@ pub(super) struct StreamTick {
 
 impl StreamTick {
     /// The deliveries on a stream that are no longer pending for this consumer.
-    pub(super) fn lost(&mut self, stream: &ServedStream) -> Vec<(Lane, StreamEntryId)> {
-        let lanes = stream
-            .lanes()
+    pub(super) fn lost(&mut self, stream: &ServedStream) -> Vec<(WhichStream, StreamEntryId)> {
+        let both = stream
+            .both()
             .into_iter()
             .zip(std::mem::take(&mut self.lost));
-        let keys = lanes.flat_map(|(lane, ids)| ids.into_iter().map(move |id| (lane, id)));
+        let keys = both.flat_map(|(which, ids)| ids.into_iter().map(move |id| (which, id)));
         keys.collect()
     }
 }

@@ -13,13 +13,14 @@ use std::{
 use redis::Cmd;
 use tokio::{
     runtime::Handle,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    alarm::Alarm, canary::Canary, health::ClockReading, lease::LeaseRenewer,
+    canary::Canary, due_timers::DueTimers, health::ClockReading, lease::LeaseRenewer,
     maintenance::Maintenance, member::Member, registry::RegistryReader, tick::Tick,
+    upkeep_connection::UpkeepConnection,
 };
 use crate::{
     error::Error,
@@ -27,9 +28,9 @@ use crate::{
     transport::{
         Counters,
         redis::{
-            pipeline::{Pipeline, Resend, SILENCE},
-            response::{Value, miscounted},
-            scripts::{self, Script},
+            pipeline::{Pipeline, SILENCE},
+            response::miscounted,
+            scripts,
             server::{Connector, Limit},
         },
     },
@@ -43,7 +44,7 @@ pub(super) struct Upkeep {
     pub(super) renewer: LeaseRenewer,
     pub(super) maintenance: Maintenance,
     /// The timers for the next delayed messages.
-    pub(super) due: Arc<Alarm>,
+    pub(super) due: Arc<DueTimers>,
     /// The registry of the streams, if senders register them.
     pub(super) registry: Option<RegistryReader>,
     pub(super) canary: Arc<Canary>,
@@ -122,11 +123,10 @@ impl Upkeep {
         // one tick may pass before the loss is noticed and another before it is repaired.
         let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
         let (connector, counters) = (self.connector.clone(), self.counters.clone());
-        let server = UpkeepConnection {
-            pipeline: Pipeline::with_patience(connector, None, counters, silence),
-            patience: (lease / 3).max(Duration::from_millis(100)),
-            address: self.connector.address().to_owned(),
-        };
+        let patience = (lease / 3).max(Duration::from_millis(100));
+        let address = self.connector.address().to_owned();
+        let pipeline = Pipeline::with_patience(connector, None, counters, silence);
+        let server = UpkeepConnection::new(pipeline, patience, address);
         let mut ticks = interval(self.member.interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -141,7 +141,7 @@ impl Upkeep {
                         ticks.reset_after(self.member.max_block());
                     }
                 }
-                due = self.due.ring() => self.maintenance.promote(&server, due).await,
+                due = self.due.expired() => self.maintenance.promote(&server, due).await,
             }
         }
     }
@@ -155,7 +155,8 @@ impl Upkeep {
                     consumer = %self.member.consumer,
                     withheld,
                     "the application's runtime has run no task for {since:.0?}; its leases are not \
-                     renewed any more, and other workers take over: look for a handler that blocks"
+                     renewed any more, and other workers claim its deliveries: look for a handler that \
+                     blocks"
                 );
             }
             return;
@@ -205,40 +206,5 @@ impl Upkeep {
             Some(registry) => registry.retire(server, tick.time).await,
             None => Ok(()),
         }
-    }
-}
-
-/// The connection of the upkeep.
-pub(super) struct UpkeepConnection {
-    pipeline: Pipeline,
-    /// The longest wait for a response. After it the leases are renewed again.
-    patience: Duration,
-    address: String,
-}
-
-impl UpkeepConnection {
-    /// Runs a script.
-    pub(super) async fn script(
-        &self,
-        script: &'static Script,
-        keys: &[&str],
-        args: impl FnOnce(&mut Cmd),
-    ) -> Result<Value, Error> {
-        self.in_time(self.pipeline.script(script, keys, args, Resend::Never))
-            .await
-    }
-
-    async fn in_time(
-        &self,
-        answer: impl Future<Output = Result<Value, Error>>,
-    ) -> Result<Value, Error> {
-        timeout(self.patience, answer).await.unwrap_or_else(|_| {
-            let address = &self.address;
-            let error = Error::disconnected(format!("Redis at {address} does not answer in time"));
-            Err(match self.pipeline.cause() {
-                Some(cause) => error.with_source(cause),
-                None => error,
-            })
-        })
     }
 }

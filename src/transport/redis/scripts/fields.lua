@@ -40,7 +40,7 @@ end
 -- Adds a dead letter and keeps at most `most`. Returns the number of letters dropped, or nil and
 -- the error if `add` is `redis.pcall` and was refused. The facts come first, in this order, since
 -- fields may have the same names.
-local function bury(add, dead, group, origin, reason, attempts, fields, most)
+local function dead_letter(add, dead, group, origin, reason, attempts, fields, most)
   local letter = {
     '~g', group, '~o', origin, '~r', reason, '~a', attempts, '~d', string.format('%.0f', clock())
   }

@@ -12,13 +12,13 @@ if ARGV[7] then
   if entry then
     -- Otherwise a replay would take a sender's fields of these names for the transport's.
     local fields = sent(entry[2], retry)
-    dropped = bury(redis.call, KEYS[2], group, ARGV[7], ARGV[9], ARGV[8], fields, ARGV[10])
+    dropped = dead_letter(redis.call, KEYS[2], group, ARGV[7], ARGV[9], ARGV[8], fields, ARGV[10])
   else
     ended = 2
   end
 end
 if KEYS[3] then
-  -- Only to an existing stream: a client that is gone must not get a new one.
+  -- Only to an existing stream: a client that has ended must not get a new one.
   if redis.call('XADD', KEYS[3], 'NOMKSTREAM', '*', 'r', ARGV[5]) then answered = 1 end
 elseif ARGV[6] ~= '' then
   -- Without permission to publish on the channel, the delivery ends all the same.

@@ -35,14 +35,14 @@ scripts! {
     ACKNOWLEDGE = "acknowledge";
     /// Redelivers an entry, now or after a delay.
     REDELIVER = "fence" "fields" "redeliver";
-    /// Ends a delivery as dead or discarded.
+    /// Ends a delivery as a dead letter or discarded.
     FINISH = "fence" "fields" "finish";
     /// Stores replies and acknowledges their requests.
     REPLY = "reply";
     /// Renews leases.
     RENEW = "fence" "renewal" "renew";
     /// Renews leases, and does the rest of a consumer's upkeep.
-    TICK = "turn" "holder" "order" "fence" "fields" "renewal" "promotion" "trimming" "reaping" "tick";
+    TICK = "throttle" "holder" "order" "fence" "fields" "renewal" "promotion" "trimming" "reaping" "tick";
     /// Reads new entries of several streams.
     FETCH = "fetch";
     /// Registers a stream for the workers of a registry.
@@ -52,7 +52,7 @@ scripts! {
     /// Fetches entries again whose read succeeded and whose response was lost.
     RECOVER = "fence" "recover";
     /// Claims entries whose leases have expired.
-    TAKE_OVER = "turn" "holder" "fence" "fields" "take_over";
+    CLAIM = "throttle" "holder" "fence" "fields" "claim";
     /// Replays or purges dead letters.
     DEAD = "fence" "fields" "dead";
     /// Lists dead letters.

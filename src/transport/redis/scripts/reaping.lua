@@ -1,8 +1,8 @@
 -- Deletes this library's consumers that are silent for `silence` ms and their lease, and have
 -- nothing pending. Done once in `period` ms by any worker. Returns: the number of consumers
 -- deleted.
-local function reap(streams, gate, group, me, prefix, silence, period)
-  if not turn(gate, me, period) then return 0 end
+local function reap(streams, throttle_key, group, me, prefix, silence, period)
+  if not throttle(throttle_key, me, period) then return 0 end
   local removed = 0
   for _, stream in ipairs(streams) do
     if redis.call('EXISTS', stream) == 1 then

@@ -1,8 +1,8 @@
 -- Renews the leases of this consumer on its streams, and does the rest of its upkeep: delivers due
 -- messages, marks itself as alive, trims handled entries, deletes dead consumers. If a step fails,
 -- the other steps and streams are still done.
--- KEYS: for each stream: stream, retry, due, bodies, the stream's due, the stream's bodies, gate of
---       trimming, gate of reaping; then the registry of streams, if it is read.
+-- KEYS: for each stream: stream, retry, due, bodies, the stream's due, the stream's bodies,
+--       throttle of trimming, throttle of reaping; then the registry of streams, if it is read.
 -- ARGV: group, consumer, prefix of our consumers, most due messages to move, and most bytes, lease
 --       of other libraries' consumers in ms, '1' to trim although they read the stream, ms between
 --       two trims by any worker, ms of silence of a dead consumer, ms between two searches for

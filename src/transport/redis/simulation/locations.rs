@@ -27,7 +27,7 @@ pub(super) enum Location {
     /// Waiting for its next attempt.
     Due,
     /// Among the dead letters.
-    Dead,
+    DeadLetters,
 }
 
 impl fmt::Debug for Location {
@@ -36,7 +36,7 @@ impl fmt::Debug for Location {
             Location::Delayed => "delayed",
             Location::Unread => "unread",
             Location::Due => "due later",
-            Location::Dead => "dead",
+            Location::DeadLetters => "dead",
             Location::Pending {
                 id,
                 consumer,
@@ -99,7 +99,7 @@ impl GroupKeys {
             .iter()
             .flat_map(|dead| &dead.entries)
         {
-            found(fields, Location::Dead);
+            found(fields, Location::DeadLetters);
         }
         let bodies = [
             (&self.delayed, Location::Delayed),

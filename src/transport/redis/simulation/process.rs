@@ -150,7 +150,7 @@ impl ProcessContext {
                     failure,
                 )
             }
-            Behavior::DeadLetters => (HandlerResult::Dead, Failure::dead_letter()),
+            Behavior::DeadLetters => (HandlerResult::DeadLetter, Failure::dead_letter()),
             Behavior::Discards => (HandlerResult::Discard, Failure::discard()),
         };
         lock(&self.ledger).handler_ended(self.id, job, result);

@@ -13,7 +13,7 @@ pub(super) enum HandlerResult {
         after: Option<Duration>,
         counted: bool,
     },
-    Dead,
+    DeadLetter,
     Discard,
 }
 
@@ -21,7 +21,7 @@ pub(super) enum HandlerResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JobEnd {
     Done,
-    Dead,
+    DeadLetter,
     Discarded,
 }
 
@@ -95,7 +95,7 @@ impl JobHistory {
             (Some(Location::Pending { .. }), Some(Location::Unread | Location::Due)) => {
                 self.check_release(result, transition)
             }
-            (Some(Location::Pending { .. }), Some(Location::Dead)) => {
+            (Some(Location::Pending { .. }), Some(Location::DeadLetters)) => {
                 self.check_dead_letter(result, transition)
             }
             // A worker whose handler succeeded may acknowledge the job, whoever holds it by now.
@@ -188,14 +188,14 @@ impl JobHistory {
         result: Option<HandlerResult>,
         transition: &Transition,
     ) -> Option<String> {
-        self.ended = Some(JobEnd::Dead);
+        self.ended = Some(JobEnd::DeadLetter);
         let used_up = self.counted_attempts + 1 >= transition.max_deliveries;
         let violation = match result {
             _ if transition.holder != Some(transition.by) && transition.holder_is_healthy => {
                 "while its holder is healthy"
             }
             _ if transition.holder != Some(transition.by) && used_up => return None,
-            Some(HandlerResult::Dead) => return None,
+            Some(HandlerResult::DeadLetter) => return None,
             Some(HandlerResult::Redeliver { .. }) if used_up => return None,
             // The handler was not started, because the deliveries were used up before.
             None if used_up && !transition.running => return None,

@@ -1,8 +1,7 @@
 //! The task that fetches deliveries.
 
+mod acknowledge;
 mod ahead;
-mod blocked;
-mod last_read;
 mod recovery;
 mod set;
 
@@ -13,13 +12,15 @@ use redis::{Cmd, RedisResult};
 use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::recovery::Recovery;
 use self::{ahead::Ahead, recovery::MAX_LOOKED_AT, set::ReadSet};
-pub(super) use self::{blocked::BlockedRead, last_read::LastRead, recovery::Recovery};
 use super::{
+    blocked::BlockedRead,
     claim::Claimer,
     clock::ServerClock,
     deliver::Deliverer,
     group::Membership,
+    last_read::LastRead,
     member::Member,
     prefetch::{Demand, PrefetchBuffer},
     registry::{Change, Changes},
@@ -42,7 +43,7 @@ use crate::{
             response::{Value, array, bytes, exactly, integer, unexpected},
             scripts::{self, Script},
             server::{BACKOFF, Connector, Limit},
-            state::Beat,
+            source_state::Heartbeat,
         },
     },
 };
@@ -73,7 +74,7 @@ pub(super) struct FetchParts {
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) pipeline: Pipeline,
-    pub(super) reading: Arc<Beat>,
+    pub(super) reading: Arc<Heartbeat>,
     pub(super) blocked: Arc<BlockedRead>,
     pub(super) max_in_flight: usize,
     pub(super) closed: CancellationToken,
@@ -186,7 +187,7 @@ impl Fetch {
                     let room = match self.demanded().await {
                         Some(Demand::Deliveries(room)) => room,
                         Some(Demand::Nothing(surplus)) => {
-                            give_back(surplus).await;
+                            release(surplus).await;
                             continue;
                         }
                         Some(Demand::Stop) => break,
@@ -227,7 +228,7 @@ impl Fetch {
         }
         if self.parts.closed.is_cancelled() {
             // The source was dropped during this read.
-            give_back(self.parts.buffer.rest().0).await;
+            release(self.parts.buffer.rest().0).await;
         }
     }
 
@@ -483,7 +484,7 @@ impl Fetch {
     /// Updates the state for the next read after a read.
     fn note(&mut self, count: usize, entries: &[Entry]) {
         if self.reads_one_stream() {
-            self.look = entries.iter().any(|entry| entry.lane.is_retry());
+            self.look = entries.iter().any(|entry| entry.which.is_retry());
         }
         self.full = entries.len() >= count;
     }
@@ -748,8 +749,8 @@ pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), 
 }
 
 /// Releases deliveries that were not handed out.
-pub(super) async fn give_back(deliveries: Vec<Delivery<RedisSettle>>) {
-    let settle = |delivery: Delivery<RedisSettle>| delivery.settle(Verdict::GiveBack);
+pub(super) async fn release(deliveries: Vec<Delivery<RedisSettle>>) {
+    let settle = |delivery: Delivery<RedisSettle>| delivery.settle(Verdict::Release);
     for given in join_all(deliveries.into_iter().map(settle)).await {
         if let Err(error) = given {
             tracing::warn!(

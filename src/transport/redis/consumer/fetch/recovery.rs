@@ -16,7 +16,7 @@ use crate::{
             report::Report,
             streams::{ServedStream, StreamSet},
         },
-        entry::{self, Entry, Lane, StreamEntryId},
+        entry::{self, Entry, StreamEntryId, WhichStream},
         pipeline::{Pipeline, Resend},
         scripts,
     },
@@ -82,19 +82,19 @@ impl Recovery {
     pub(super) async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let mut found = Vec::new();
         let streams = self.streams.all();
-        let lanes = streams
+        let both = streams
             .iter()
-            .flat_map(|stream| stream.lanes().map(|lane| (stream, lane)));
+            .flat_map(|stream| stream.both().map(|which| (stream, which)));
         // Asks for all streams at once, and fetches only as much as there is room for.
-        let lost = join_all(lanes.map(async |(stream, lane)| {
-            let lost = self.lost(stream, lane, room).await;
-            lost.map(|lost| (stream, lane, lost))
+        let lost = join_all(both.map(async |(stream, which)| {
+            let lost = self.lost(stream, which, room).await;
+            lost.map(|lost| (stream, which, lost))
         }));
         for lost in lost.await {
-            let (stream, lane, mut lost) = lost?;
+            let (stream, which, mut lost) = lost?;
             lost.truncate(room - found.len());
             if !lost.is_empty() {
-                found.extend(self.fetch_again(stream, lane, &lost).await?);
+                found.extend(self.fetch_again(stream, which, &lost).await?);
             }
             if found.len() >= room {
                 // There may be more; the next fetch continues.
@@ -118,15 +118,15 @@ impl Recovery {
         mut entries: Vec<Entry>,
     ) -> Result<Vec<Entry>, Error> {
         let mut lost = HashSet::new();
-        for of_lane in entries.chunk_by(|a, b| a.lane == b.lane) {
-            let lane = of_lane[0].lane;
-            let Some(stream) = self.streams.get(lane.index()) else {
+        for of_stream in entries.chunk_by(|a, b| a.which == b.which) {
+            let which = of_stream[0].which;
+            let Some(stream) = self.streams.get(which.index()) else {
                 continue;
             };
-            let ids: Vec<_> = of_lane.iter().map(|entry| entry.id).collect();
+            let ids: Vec<_> = of_stream.iter().map(|entry| entry.id).collect();
             for ids in ids.chunks(MAX_LOOKED_AT) {
-                match self.renew(&stream, lane, ids).await {
-                    Ok(ids) => lost.extend(ids.into_iter().map(|id| (lane, id))),
+                match self.renew(&stream, which, ids).await {
+                    Ok(ids) => lost.extend(ids.into_iter().map(|id| (which, id))),
                     Err(error) => {
                         self.begin();
                         return Err(error);
@@ -134,7 +134,7 @@ impl Recovery {
                 }
             }
         }
-        entries.retain(|entry| !lost.contains(&(entry.lane, entry.id)));
+        entries.retain(|entry| !lost.contains(&(entry.which, entry.id)));
         for (_, id) in lost {
             let message = "a delivery was lost to another worker before it arrived";
             self.report.lost(id, || (), message);
@@ -152,10 +152,10 @@ impl Recovery {
                 continue;
             }
             for stream in self.streams.all().iter() {
-                for lane in stream.lanes() {
+                for which in stream.both() {
                     let renewed = async {
-                        let ids = self.lost(stream, lane, MAX_LOOKED_AT).await?;
-                        self.renew(stream, lane, &ids).await
+                        let ids = self.lost(stream, which, MAX_LOOKED_AT).await?;
+                        self.renew(stream, which, &ids).await
                     };
                     if let Err(error) = renewed.await {
                         let error = error.chain();
@@ -166,16 +166,17 @@ impl Recovery {
         }
     }
 
-    /// About `max` entries on a lane that are pending for this consumer and not in flight.
+    /// About `max` entries on one of the two streams that are pending for this consumer and not in
+    /// flight.
     async fn lost(
         &self,
         stream: &ServedStream,
-        lane: Lane,
+        which: WhichStream,
         max: usize,
     ) -> Result<Vec<StreamEntryId>, Error> {
         let (mut lost, mut from) = (Vec::new(), "-".to_owned());
         loop {
-            let pending = match self.pending(stream, lane, &from).await {
+            let pending = match self.pending(stream, which, &from).await {
                 // Entries of a stream that cannot be read cannot be fetched again.
                 Err(_) if stream.is_failing() => return Ok(lost),
                 pending => pending?,
@@ -184,7 +185,7 @@ impl Recovery {
             if let Some(last) = pending.last() {
                 from = format!("({last}");
             }
-            let is_lost = |id: &StreamEntryId| !self.in_flight.contains((lane, *id));
+            let is_lost = |id: &StreamEntryId| !self.in_flight.contains((which, *id));
             lost.extend(pending.into_iter().filter(is_lost));
             if looked_at < MAX_LOOKED_AT || lost.len() >= max {
                 return Ok(lost);
@@ -196,11 +197,11 @@ impl Recovery {
     async fn pending(
         &self,
         stream: &ServedStream,
-        lane: Lane,
+        which: WhichStream,
         from: &str,
     ) -> Result<Vec<StreamEntryId>, Error> {
         let mut cmd = redis::cmd("XPENDING");
-        cmd.arg(stream.key_of(lane))
+        cmd.arg(stream.key_of(which))
             .arg(self.member.group.as_str())
             .arg(from)
             .arg("+")
@@ -213,10 +214,10 @@ impl Recovery {
     async fn renew(
         &self,
         stream: &ServedStream,
-        lane: Lane,
+        which: WhichStream,
         ids: &[StreamEntryId],
     ) -> Result<Vec<StreamEntryId>, Error> {
-        let (keys, args) = ([stream.key_of(lane)], self.member.renewal(ids));
+        let (keys, args) = ([stream.key_of(which)], self.member.renewal(ids));
         let answer = (self.pipeline)
             .script(&scripts::RENEW, &keys, args, Resend::Never)
             .await?;
@@ -226,21 +227,21 @@ impl Recovery {
     async fn fetch_again(
         &self,
         stream: &ServedStream,
-        lane: Lane,
+        which: WhichStream,
         ids: &[StreamEntryId],
     ) -> Result<Vec<Entry>, Error> {
         let args = |cmd: &mut Cmd| {
             cmd.arg(self.member.group.as_str())
                 .arg(&self.member.consumer)
-                .arg(lane.flag());
+                .arg(which.flag());
             for id in ids {
                 cmd.arg(*id);
             }
         };
-        let keys = [stream.key_of(lane)];
+        let keys = [stream.key_of(which)];
         let answer = (self.pipeline)
             .script(&scripts::RECOVER, &keys, args, Resend::Never)
             .await?;
-        entry::claimed(answer, lane)
+        entry::claimed(answer, which)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
             consumer::{
                 claim::{Claimer, Scan},
                 member::Member,
-                streams::{LaneNames, ServedStream, StreamSet},
+                streams::{ServedStream, StreamNames, StreamSet},
             },
             entry::Entry,
             entry_size::{ANSWER, EntrySize},
@@ -36,7 +36,7 @@ const RECENT_READS: u64 = 16;
 pub(super) struct ReadSet {
     shared: Arc<StreamSet>,
     streams: Vec<ReadStream>,
-    names: LaneNames,
+    names: StreamNames,
     schedule: StreamSchedule,
     /// The position of the stream whose scan is checked first next time.
     next_scan: usize,
@@ -95,7 +95,7 @@ impl ReadSet {
         let mut set = Self {
             shared: shared.clone(),
             streams: Vec::new(),
-            names: LaneNames::default(),
+            names: StreamNames::default(),
             schedule,
             next_scan: 0,
             reads: 0,
@@ -115,7 +115,7 @@ impl ReadSet {
         &mut self.streams[0]
     }
 
-    pub(super) fn names(&self) -> &LaneNames {
+    pub(super) fn names(&self) -> &StreamNames {
         &self.names
     }
 
@@ -153,15 +153,15 @@ impl ReadSet {
 
     fn publish(&mut self) {
         let streams = || self.streams.iter().map(|it| it.stream.clone());
-        self.names = LaneNames::new(&streams().collect::<Vec<_>>());
+        self.names = StreamNames::new(&streams().collect::<Vec<_>>());
         self.shared.replace(streams().collect());
     }
 
     /// Records the entries that a read has returned.
     pub(super) fn note(&mut self, entries: &[Entry]) {
         self.reads += u64::from(!entries.is_empty());
-        for of_stream in entries.chunk_by(|a, b| a.lane.index() == b.lane.index()) {
-            let index = of_stream[0].lane.index();
+        for of_stream in entries.chunk_by(|a, b| a.which.index() == b.which.index()) {
+            let index = of_stream[0].which.index();
             let Some(place) = self.place(index) else {
                 continue;
             };
@@ -169,7 +169,7 @@ impl ReadSet {
             read.size.note(of_stream.iter().map(Entry::weight));
             read.last_read = self.reads;
             self.schedule.fetched(index, of_stream.len());
-            let of_primary = of_stream.iter().filter(|entry| !entry.lane.is_retry());
+            let of_primary = of_stream.iter().filter(|entry| !entry.which.is_retry());
             if let Some(last) = of_primary.map(|entry| entry.id).max() {
                 read.stream.note_delivered(last);
             }

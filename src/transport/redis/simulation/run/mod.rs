@@ -368,12 +368,12 @@ impl Simulation {
                 continue;
             }
             let expected = match handler.then {
-                Behavior::DeadLetters => JobEnd::Dead,
+                Behavior::DeadLetters => JobEnd::DeadLetter,
                 Behavior::Discards => JobEnd::Discarded,
                 Behavior::Succeeds => JobEnd::Done,
-                _ => JobEnd::Dead,
+                _ => JobEnd::DeadLetter,
             };
-            if ended != expected && !(ended == JobEnd::Dead && used_up) {
+            if ended != expected && !(ended == JobEnd::DeadLetter && used_up) {
                 ledger.fail(format_args!(
                     "job {job} should be {expected:?} and is {ended:?}"
                 ));

@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const MIN_OVERRUN: Duration = Duration::from_millis(200);
 
 /// The read that is blocked now, if there is one.
-pub(in crate::transport::redis::consumer) struct BlockedRead {
+pub(super) struct BlockedRead {
     /// The id of its connection; 0 if no read is blocked.
     connection: AtomicI64,
     pipeline: Pipeline,
@@ -24,10 +24,7 @@ pub(in crate::transport::redis::consumer) struct BlockedRead {
 }
 
 impl BlockedRead {
-    pub(in crate::transport::redis::consumer) fn new(
-        pipeline: Pipeline,
-        interval: Duration,
-    ) -> Self {
+    pub(super) fn new(pipeline: Pipeline, interval: Duration) -> Self {
         Self {
             connection: AtomicI64::new(0),
             pipeline,
@@ -41,7 +38,7 @@ impl BlockedRead {
     }
 
     /// Ends the read. Repeats the command, since it may arrive before the read.
-    pub(in crate::transport::redis::consumer) async fn end(&self) -> Infallible {
+    pub(super) async fn end(&self) -> Infallible {
         loop {
             self.unblock(self.connection.load(Ordering::SeqCst)).await;
             sleep(RETRY).await;
@@ -49,7 +46,7 @@ impl BlockedRead {
     }
 
     /// Ends the read that is blocked now, if there is one.
-    pub(in crate::transport::redis::consumer) fn end_once(&self) {
+    pub(super) fn end_once(&self) {
         let connection = self.connection.load(Ordering::SeqCst);
         if connection != 0 {
             // The command is sent even if its response is dropped.

@@ -9,12 +9,12 @@ use crate::sync::lock;
 
 /// A timer for each stream, by its index, set to the earliest of the times given to it.
 #[derive(Debug, Default)]
-pub(super) struct Alarm {
+pub(super) struct DueTimers {
     at: Mutex<HashMap<u32, Instant>>,
     changed: Notify,
 }
 
-impl Alarm {
+impl DueTimers {
     /// Sets the timer of a stream to this time from now, unless it is set to an earlier one.
     pub(super) fn set(&self, stream: u32, after: Duration) {
         // A time that cannot be represented is never waited for.
@@ -31,7 +31,7 @@ impl Alarm {
 
     /// Waits for the earliest timer. Clears all that have expired, and returns their streams in
     /// order.
-    pub(super) async fn ring(&self) -> Vec<u32> {
+    pub(super) async fn expired(&self) -> Vec<u32> {
         loop {
             let earliest = lock(&self.at).values().min().copied();
             match earliest {
@@ -59,15 +59,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_alarm_rings_for_the_first_that_is_due_and_not_for_what_never_is() {
-        let alarm = Alarm::default();
-        alarm.set(0, Duration::MAX);
-        assert!(lock(&alarm.at).is_empty());
-        alarm.set(0, Duration::from_secs(3600));
-        alarm.set(0, Duration::ZERO);
-        alarm.set(0, Duration::from_secs(60));
-        alarm.set(1, Duration::from_secs(60));
-        assert_eq!(alarm.ring().await, [0]);
-        assert_eq!(lock(&alarm.at).keys().collect::<Vec<_>>(), [&1]);
+    async fn a_timer_expires_when_its_earliest_time_is_due() {
+        let timers = DueTimers::default();
+        timers.set(0, Duration::MAX);
+        assert!(lock(&timers.at).is_empty());
+        timers.set(0, Duration::from_secs(3600));
+        timers.set(0, Duration::ZERO);
+        timers.set(0, Duration::from_secs(60));
+        timers.set(1, Duration::from_secs(60));
+        assert_eq!(timers.expired().await, [0]);
+        assert_eq!(lock(&timers.at).keys().collect::<Vec<_>>(), [&1]);
     }
 }

@@ -1,5 +1,5 @@
 -- Scans one step of the group's pending entries, and claims those whose leases have expired.
--- KEYS: source, gate, dead.
+-- KEYS: source, throttle, dead.
 -- ARGV: group, consumer, '1' on the retry stream, cursor, lease in ms, lease of other libraries'
 --       consumers in ms, prefix of our consumers, most to claim, '1' if a poison candidate may be
 --       among them, most deliveries, dead letters to keep, ms until the next scan by any worker
@@ -10,15 +10,15 @@
 --           that were deleted, dead {{id, deliveries, fields of the reply address}…}, dead letters
 --           dropped, the first poison candidate skipped ('' = none), {idle ids of this consumer},
 --           the error of a refused dead letter ('' = none)}, or nil if it is too late, or another
---           worker's turn.
+--           worker has scanned in that time.
 local src, group, me, retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3] == '1'
 local lease, foreign, prefix = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local room, suspects, most = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
+local room, candidates, most = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
 local LOOKED_AT = 100
 
 -- The command was sent before Redis was paused, and every consumer looks silent now.
 if clock() > tonumber(ARGV[13]) then return false end
-if ARGV[12] ~= '' and not turn(KEYS[2], me, ARGV[12]) then return false end
+if ARGV[12] ~= '' and not throttle(KEYS[2], me, ARGV[12]) then return false end
 
 local healthy, unheld = tonumber(ARGV[14]), {}
 for i = 15, #ARGV do unheld[ARGV[i]] = true end
@@ -79,7 +79,7 @@ for _, entry in ipairs(pending) do
     -- A consumer never claims its own deliveries in flight. It checks whether this is one.
     mine[#mine + 1] = id
   elseif idle >= patience and (not ours or healthy >= patience) then
-    local alone = count > 1 and not suspects
+    local alone = count > 1 and not candidates
     if count < most and #taken >= room then
       -- The next scan continues here.
       cursor = id
@@ -95,7 +95,7 @@ for _, entry in ipairs(pending) do
       elseif so_far >= most then
         local fields, reason = sent(found[2], retry), 'delivered ' .. so_far .. ' times and never settled'
         local surplus, err =
-          bury(redis.pcall, KEYS[3], group, origin(id, found[2]), reason, so_far, fields, ARGV[11])
+          dead_letter(redis.pcall, KEYS[3], group, origin(id, found[2]), reason, so_far, fields, ARGV[11])
         if surplus then
           dropped = dropped + surplus
           finish(src, group, id, retry)
@@ -106,7 +106,7 @@ for _, entry in ipairs(pending) do
         end
       else
         -- An entry that crashed several workers may crash this one, so it is claimed alone.
-        if count > 1 then suspects = false end
+        if count > 1 then candidates = false end
         local claimed = redis.call('XCLAIM', src, group, me, 0, id, 'RETRYCOUNT', count + 1)
         taken[#taken + 1] = { id, count + 1, claimed[1][2] }
       end

@@ -1,0 +1,45 @@
+//! The receipt of a task.
+
+use std::fmt;
+
+use crate::{
+    error::BoxError,
+    message::MessageId,
+    reply::{FromReply, Reply},
+};
+
+/// The receipt of a task that was accepted, with its id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    id: Option<MessageId>,
+}
+
+impl Receipt {
+    /// The id; `None` if a service handled the task in place.
+    pub fn id(&self) -> Option<&MessageId> {
+        self.id.as_ref()
+    }
+}
+
+impl From<Reply> for Receipt {
+    fn from(reply: Reply) -> Self {
+        Self {
+            id: reply.receipt().cloned(),
+        }
+    }
+}
+
+impl FromReply for Receipt {
+    fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+        Ok(reply.into())
+    }
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.id {
+            Some(id) => id.fmt(f),
+            None => f.write_str("handled in place"),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The error of a batch.
+
+use std::{fmt, sync::Arc};
+
+use crate::error::BoxError;
+
+/// The error of all messages of a batch.
+///
+/// If the function has returned an error, that is the [`source`](std::error::Error::source).
+#[derive(Debug, Clone)]
+pub struct BatchError(pub(super) Why);
+
+#[derive(Debug, Clone)]
+pub(super) enum Why {
+    Failed(Arc<BoxError>),
+    Miscounted { replies: usize, messages: usize },
+    Panicked,
+}
+
+impl fmt::Display for BatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Why::Failed(_) => f.write_str("the batch failed"),
+            Why::Miscounted { replies, messages } => write!(
+                f,
+                "the batch's handler returned {replies} replies to {messages} messages; it must \
+                 return one for each, in their order"
+            ),
+            Why::Panicked => f.write_str("the batch's handler panicked"),
+        }
+    }
+}
+
+impl std::error::Error for BatchError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            Why::Failed(error) => Some(&***error),
+            _ => None,
+        }
+    }
+}

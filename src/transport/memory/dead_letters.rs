@@ -1,0 +1,70 @@
+//! Access to the dead letters of a handle's group.
+
+use std::future::ready;
+
+use super::{broker::Broker, dead::DeadLetterLog};
+use crate::{
+    message::DeadLetterId,
+    transport::{
+        Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, Page, Settings, Step,
+        StoreFuture,
+    },
+};
+
+/// The dead letters of a handle's group.
+pub(super) struct MemoryDeadLetters {
+    pub(super) broker: Broker,
+    pub(super) settings: Settings,
+}
+
+impl MemoryDeadLetters {
+    fn of_group(&self, letter: DeadLetter) -> DeadLetter {
+        let settings = &self.settings;
+        letter.died_in(settings.stream.clone(), settings.group.clone())
+    }
+
+    fn with<T: Default>(&self, act: impl FnOnce(&mut DeadLetterLog) -> T) -> T {
+        let Self { broker, settings } = self;
+        let acted = broker.with_group(settings, |group, _| act(&mut group.dead));
+        acted.unwrap_or_default()
+    }
+}
+
+impl DeadLetterStore for MemoryDeadLetters {
+    fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
+        let found = self.with(|dead| Some(dead.list(&page)));
+        let mut found = found.unwrap_or_else(|| DeadLetterPage::new(Vec::new(), None));
+        let letters = found.letters.into_iter();
+        found.letters = letters.map(|letter| self.of_group(letter)).collect();
+        Box::pin(ready(Ok(found)))
+    }
+
+    fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
+        let letter = self.with(|dead| dead.get(id));
+        Box::pin(ready(Ok(letter.map(|letter| self.of_group(letter)))))
+    }
+
+    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
+        let newest = self.with(|dead| dead.newest());
+        let newest = newest.map(|id| DeadLetterId::from(id.to_string()));
+        Box::pin(ready(Ok(newest)))
+    }
+
+    fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted> {
+        let Self { broker, settings } = self;
+        let acted = broker.with_group(settings, |group, _| {
+            let (entries, acted) = group.dead.take(step);
+            if action == Action::Replay {
+                for entry in entries {
+                    group.replay(entry);
+                }
+            }
+            acted
+        });
+        Box::pin(ready(Ok(acted.unwrap_or_default())))
+    }
+
+    fn count(&self) -> StoreFuture<'_, u64> {
+        Box::pin(ready(Ok(self.with(|dead| dead.len() as u64))))
+    }
+}

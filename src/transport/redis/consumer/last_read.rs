@@ -1,0 +1,77 @@
+//! The settlements of the last read's deliveries, while the next read waits for them.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use super::settlement::Settlement;
+use crate::sync::lock;
+
+/// The longest wait.
+const MAX_WAIT: Duration = Duration::from_millis(1);
+/// If handling took longer than this, reads stop waiting: other messages should not wait for a slow
+/// handler.
+const MAX_HANDLING: Duration = Duration::from_micros(200);
+
+/// The deliveries of the last read, while the fetch waits for their settlements.
+#[derive(Default)]
+pub(super) struct LastRead {
+    is_open: AtomicBool,
+    waiting: Mutex<Option<Waiting>>,
+    complete: Notify,
+}
+
+struct Waiting {
+    settlements: Vec<Settlement>,
+    missing: usize,
+}
+
+impl LastRead {
+    /// Takes a settlement that is only an acknowledgement, if the fetch waits for it.
+    pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
+        if !self.is_open.load(Ordering::SeqCst) {
+            return Some(settlement);
+        }
+        let mut waiting = lock(&self.waiting);
+        let Some(waiting) = waiting.as_mut() else {
+            return Some(settlement);
+        };
+        waiting.missing = waiting.missing.saturating_sub(1);
+        if waiting.missing == 0 {
+            self.complete.notify_one();
+        }
+        if !settlement.is_acknowledgement() {
+            return Some(settlement);
+        }
+        waiting.settlements.push(settlement);
+        None
+    }
+
+    pub(super) fn open(&self, deliveries: usize) {
+        *lock(&self.waiting) = Some(Waiting {
+            settlements: Vec::with_capacity(deliveries),
+            missing: deliveries,
+        });
+        self.is_open.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits for the settlements. Returns those that came, and whether all of them came soon.
+    pub(super) async fn gather(&self) -> (Vec<Settlement>, bool) {
+        let began = Instant::now();
+        let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();
+        let soon = began.elapsed() <= MAX_HANDLING;
+        self.is_open.store(false, Ordering::SeqCst);
+        let waiting = lock(&self.waiting).take();
+        let settlements = waiting.map_or_else(Vec::new, |waiting| waiting.settlements);
+        (settlements, all && soon)
+    }
+}

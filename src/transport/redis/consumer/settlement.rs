@@ -1,0 +1,120 @@
+//! Settlements: how deliveries end on the server.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    in_flight::LeaseGuard,
+    poison::PoisonGuard,
+    reply_to::{ReplyRoute, ReplyTo},
+    streams::ServedStream,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    transport::{Discarded, redis::entry::StreamEntryId},
+};
+
+/// The most bytes of a reply that is published over the connection that reads.
+const MAX_WITH_READ: usize = 64 << 10;
+
+/// Called when the server has confirmed a settlement. Dropped if it never will.
+pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// A verdict in the form in which the server carries it out, and the callback for its confirmation.
+pub(super) struct Settlement<E = Effect> {
+    pub(super) delivery: Unsettled,
+    pub(super) effect: E,
+    pub(super) on_settled: OnSettled,
+}
+
+/// The end of a delivery on the server.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Acknowledged after its reply was published. Many share one command.
+    Acknowledge(Option<PublishedReply>),
+    /// Acknowledged and its reply stored, in one step. Many share one script call.
+    Reply(StoredReply),
+    /// Any other end, by one fenced script call.
+    Fenced(FencedEffect),
+}
+
+/// The channel and the envelope of a reply.
+pub(super) type PublishedReply = (bytes::Bytes, Vec<u8>);
+
+/// The end of a delivery that was not handled successfully.
+#[derive(Debug)]
+pub(super) enum FencedEffect {
+    /// Moved to the retry stream, now or after a delay.
+    Redeliver {
+        after: Option<Duration>,
+        /// The number of attempts that count so far.
+        attempts: u32,
+        released: bool,
+    },
+    /// Made a dead letter, or discarded.
+    End {
+        end: End,
+        /// The route and the envelope of the reply to a request.
+        reply: Option<(ReplyRoute, Vec<u8>)>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct StoredReply {
+    /// The client's reply stream.
+    pub(super) stream: String,
+    pub(super) envelope: Vec<u8>,
+    /// The envelope to store if the server refuses the reply for its size. `None` for replies below
+    /// [`LEAST_SIZE_LIMIT`](crate::transport::redis::error::LEAST_SIZE_LIMIT), which no server refuses.
+    pub(super) too_large: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+pub(super) enum End {
+    DeadLetter(String),
+    Discarded(Discarded),
+}
+
+/// A delivery from the stream that is not settled yet.
+#[derive(Debug)]
+pub(super) struct Unsettled {
+    pub(super) stream: Arc<ServedStream>,
+    pub(super) guard: LeaseGuard,
+    /// The id of the message's first entry.
+    pub(super) origin: StreamEntryId,
+    pub(super) attempt: u32,
+    pub(super) reply_to: Option<Box<ReplyTo>>,
+    /// Frees the slot for poison candidates when this one is settled.
+    pub(super) _poison: Option<PoisonGuard>,
+}
+
+impl<E> Settlement<E> {
+    /// Replaces the effect.
+    pub(super) fn with<F>(self, effect: F) -> Settlement<F> {
+        Settlement {
+            delivery: self.delivery,
+            effect,
+            on_settled: self.on_settled,
+        }
+    }
+
+    /// Fails the settlement: it cannot be carried out.
+    pub(super) fn fail(self, error: &Error) {
+        drop(self.delivery);
+        (self.on_settled)(Err(match error.is_closed() {
+            true => Error::closed(),
+            false => Error::new(ErrorKind::Refused, error.chain()),
+        }));
+    }
+}
+
+impl Settlement {
+    /// Returns `true` for an acknowledgement on the primary stream with at most a small reply. A
+    /// large one that the server refuses would cost the read its connection.
+    pub(super) fn is_acknowledgement(&self) -> bool {
+        let Effect::Acknowledge(publish) = &self.effect else {
+            return false;
+        };
+        let is_small = |(_, envelope): &PublishedReply| envelope.len() <= MAX_WITH_READ;
+        !self.delivery.guard.key.0.is_retry() && publish.as_ref().is_none_or(is_small)
+    }
+}

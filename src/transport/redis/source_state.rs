@@ -1,0 +1,71 @@
+//! The states of the sources that were opened from a handle.
+
+use std::{
+    sync::{
+        Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{sync::lock, transport::ConnectionState};
+
+/// A source, as a part of its handle's state.
+pub(super) trait SourceState: Send + Sync {
+    /// `None` when it is closed.
+    fn state(&self) -> Option<ConnectionState>;
+}
+
+/// The sources that were opened from a handle.
+#[derive(Default)]
+pub(super) struct SourceStates(Mutex<Vec<Weak<dyn SourceState>>>);
+
+impl SourceStates {
+    pub(super) fn add(&self, source: Weak<dyn SourceState>) {
+        let mut sources = lock(&self.0);
+        sources.retain(|source| source.strong_count() > 0);
+        sources.push(source);
+    }
+
+    /// The worst state of them.
+    pub(super) fn state(&self) -> ConnectionState {
+        let sources = lock(&self.0);
+        let states = sources
+            .iter()
+            .filter_map(|source| source.upgrade()?.state());
+        states.max().unwrap_or(ConnectionState::Connected)
+    }
+}
+
+/// The heartbeat of a loop that waits for work and then exchanges commands with the server.
+#[derive(Debug, Default)]
+pub(super) struct Heartbeat {
+    /// The start of the current exchange; `None` while it waits.
+    since: Mutex<Option<Instant>>,
+    /// Set if the last exchange failed.
+    failing: AtomicBool,
+}
+
+impl Heartbeat {
+    /// Records the start of an exchange.
+    pub(super) fn begin(&self) {
+        *lock(&self.since) = Some(Instant::now());
+    }
+
+    /// Records the end of an exchange, and whether it succeeded.
+    pub(super) fn end(&self, well: bool) {
+        *lock(&self.since) = None;
+        self.failing.store(!well, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_late(&self, patience: Duration) -> bool {
+        let since = *lock(&self.since);
+        since.is_some_and(|since| since.elapsed() > patience)
+    }
+}
