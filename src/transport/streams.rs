@@ -104,6 +104,17 @@ impl Streams {
         }
     }
 
+    /// Returns `true` if all streams have the same share.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_in_turn(&self) -> bool {
+        let weights = match &self.members {
+            Members::Listed(listed) => &listed[..],
+            Members::Registered(_) => &[],
+        };
+        self.policy == StreamPolicy::Weighted
+            && weights.windows(2).all(|pair| pair[0].1 == pair[1].1)
+    }
+
     /// Checks that a worker can serve the set.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let listed = match &self.members {

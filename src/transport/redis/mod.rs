@@ -86,8 +86,8 @@
 //! each connection, and every 5 s. A connection ends when another server is known to be the primary.
 //! A server that was demoted is left within seconds, also by subscribers, which it would serve on.
 //! On a cluster all keys of a stream are in one slot, each primary in use has one connection for
-//! commands, and each slot with reliable requests one that reads replies. A worker serves streams of
-//! one slot.
+//! commands, and each slot with reliable requests one that reads replies. A worker reads each slot of
+//! its streams over a connection, up to 16, in turn; priority and weights need streams of one slot.
 //!
 //! # Rights
 //! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with

@@ -1,6 +1,9 @@
 //! Several streams on one consumer: one that fails does not stop the others, and the set changes.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use campanile::{Client, transport::Streams};
 
@@ -156,7 +159,7 @@ async fn what_a_dead_worker_held_on_any_stream_of_a_set_is_claimed() {
 }
 
 #[tokio::test]
-async fn streams_of_several_slots_are_refused_on_a_cluster() {
+async fn streams_of_several_slots_with_a_priority_are_refused_on_a_cluster() {
     let server = RedisServer::with(Options::new().cluster()).await;
     let redis = handle_of(&server, Streams::strict(["a", "b"])).await;
     let opened = within(5 * SECOND, redis.open(Interest::stream())).await;
@@ -170,6 +173,74 @@ async fn streams_of_several_slots_are_refused_on_a_cluster() {
         take(&mut source, stream).await;
     }
     within(5 * SECOND, source.close()).await.expect("it leaves");
+}
+
+#[tokio::test]
+async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
+    const EACH: usize = 40;
+    let server = RedisServer::with(Options::new().cluster()).await;
+    let names: Vec<String> = (0..16).map(|n| format!("orders:{n}")).collect();
+    let redis = handle_of(&server, Streams::in_turn(names.iter().map(String::as_str))).await;
+    let mut source = open(&redis).await;
+    // One of them has a long backlog, and does not hold up the others.
+    for _ in 0..10 * EACH {
+        add(&server, &names[0], "x").await;
+    }
+    for name in &names[1..] {
+        for _ in 0..EACH {
+            add(&server, name, "x").await;
+        }
+    }
+    let mut counts = BTreeMap::<String, usize>::new();
+    let mut before_the_last = 0;
+    while counts.values().sum::<usize>() < 25 * EACH {
+        let deliveries = within(5 * SECOND, source.next(10))
+            .await
+            .expect("it goes on");
+        assert!(deliveries.len() <= 10);
+        for delivery in deliveries {
+            let stream = message(&delivery).parts().stream.clone();
+            *counts
+                .entry(stream.expect("it has one").to_string())
+                .or_default() += 1;
+            settle(delivery, done()).await;
+        }
+        if names[1..]
+            .iter()
+            .any(|name| counts.get(name) != Some(&EACH))
+        {
+            before_the_last = counts.get(&names[0]).copied().unwrap_or_default();
+        }
+    }
+    assert!(
+        before_the_last < 10 * EACH,
+        "the others waited for the long backlog"
+    );
+    // A stream that was idle is looked at again.
+    add(&server, &names[7], "x").await;
+    take(&mut source, &names[7]).await;
+    within(10 * SECOND, source.close())
+        .await
+        .expect("it leaves");
+    for name in &names {
+        assert_eq!(raw::pending(&server, name, "g").await, 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_set_of_too_many_slots_or_a_registry_is_refused_on_a_cluster() {
+    let server = RedisServer::with(Options::new().cluster()).await;
+    let names: Vec<String> = (0..17).map(|n| format!("orders:{n}")).collect();
+    for (streams, said) in [
+        (Streams::in_turn(names), "17 slots"),
+        (Streams::registered("tenants"), "list the streams"),
+    ] {
+        let redis = handle_of(&server, streams).await;
+        let opened = within(5 * SECOND, redis.open(Interest::stream())).await;
+        let error = opened.expect_err("it cannot be served");
+        assert!(error.is_config(), "{error:?}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -50,6 +50,7 @@ mod settle;
 mod settle_queue;
 mod settlement;
 mod settler;
+mod slot_consumer;
 mod state;
 mod streams;
 mod tick;
@@ -58,73 +59,52 @@ mod upkeep_connection;
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 pub use self::settle::RedisSettle;
 use self::{
-    blocked::BlockedRead,
-    canary::Canary,
-    claim::Claimer,
-    clock::ServerClock,
-    deliver::Deliverer,
-    due_timers::DueTimers,
     events::EventSubscriber,
-    fetch::{Fetch, Recovery},
-    group::Membership,
-    health::RenewalHealth,
-    in_flight::InFlightTable,
-    last_read::LastRead,
-    lease::LeaseRenewer,
-    maintenance::{Maintenance, Turns},
     member::Member,
     poison::PoisonSlot,
-    prefetch::PrefetchBuffer,
-    registry::{Changes, RegistryReader},
+    prefetch::{PrefetchBuffer, PrefetchWriter},
     report::Report,
-    settle::SettlePolicy,
-    settle_queue::{MAX_ACKNOWLEDGING, MAX_REPLYING, carry_out},
-    settler::Settler,
-    state::ConsumerState,
-    streams::{ServedStream, StreamSet},
-    upkeep::{Ends, Upkeep},
+    slot_consumer::{SlotConsumer, SlotContext},
+    state::SubscriptionState,
+    streams::ServedStream,
+    upkeep::Ends,
 };
 use super::{
     Redis, error,
     keys::Keys,
-    pipeline::{Pipeline, Resend},
     rpc::Hub,
-    server::{HashSlot, Limit, Outage},
-    source_state::{Heartbeat, SourceState},
+    server::{HashSlot, Outage},
+    source_state::SourceState,
 };
 use crate::{
     error::Error,
-    transport::{Delivery, Interest, Settings, Source, StreamSchedule, Streams, Transport},
+    transport::{Delivery, Interest, Settings, Source, Streams, Transport},
 };
 
 /// The deliveries of one consumer on Redis. [`Redis`] opens it.
 pub struct RedisSource {
     member: Arc<Member>,
-    streams: Arc<StreamSet>,
     settings: Settings,
-    address: String,
     report: Arc<Report>,
     buffer: Arc<PrefetchBuffer>,
-    in_flight: Arc<InFlightTable>,
-    group: Arc<Membership>,
-    blocked: Arc<BlockedRead>,
-    /// Kept for the handle, which shows it.
-    state: Arc<ConsumerState>,
+    /// One for each slot with streams: one on a single server, and none if the stream is not read.
+    slots: Vec<SlotConsumer>,
+    /// Kept for the handle, which shows it; `None` without events.
+    subscriptions: Option<Arc<SubscriptionState>>,
     /// The RPC client of the handle that opened this source. It ends with that handle's last clone,
     /// so the reference is weak.
     rpc: Weak<OnceLock<Arc<Hub>>>,
-    /// The task that fetches; `None` if the stream is not read.
-    fetch: Option<JoinHandle<()>>,
-    ends: Ends,
+    closed: CancellationToken,
 }
 
 impl Transport for Redis {
@@ -135,17 +115,17 @@ impl Transport for Redis {
     /// missing permission, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let listed = listed(&self.settings)?;
-        if self.shared.connector.is_cluster() {
-            check_slots(&self.settings, &listed)?;
-        }
+        let slots = match self.shared.connector.is_cluster() {
+            true => by_slot(&self.settings, listed)?,
+            false => vec![listed],
+        };
         // The same member for all attempts, since a failed attempt may leave its consumer in the
         // group.
         let group = self.settings.group.clone();
         let member = Arc::new(Member::new(group, self.settings.lease));
         let mut outage = Outage::default();
         loop {
-            let streams = served(&listed);
-            let attempt = self.clone().attempt(&interest, member.clone(), streams);
+            let attempt = self.clone().attempt(&interest, member.clone(), &slots);
             match attempt.await {
                 Err(error) if error::is_temporary(&error) => {
                     let address = self.shared.connector.address();
@@ -158,9 +138,12 @@ impl Transport for Redis {
     }
 }
 
+/// The streams of one slot, with their weights.
+type SlotStreams = Vec<(Keys, u32)>;
+
 /// The keys and weights of the streams that the settings list; empty if the streams come from a
 /// registry.
-fn listed(settings: &Settings) -> Result<Vec<(Keys, u32)>, Error> {
+fn listed(settings: &Settings) -> Result<SlotStreams, Error> {
     let group = &settings.group;
     settings
         .streams
@@ -175,30 +158,47 @@ fn listed(settings: &Settings) -> Result<Vec<(Keys, u32)>, Error> {
     keys.collect()
 }
 
-/// Checks that all streams are in one slot of a cluster: no command reads several slots.
-fn check_slots(settings: &Settings, listed: &[(Keys, u32)]) -> Result<(), Error> {
+/// The most slots of a cluster that one worker serves: each has a connection for its reads.
+const MAX_SLOTS: usize = 16;
+
+/// Groups the streams by their slots on a cluster, since no command reads several slots.
+fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Vec<SlotStreams>, Error> {
     if let Some(registry) = settings.served_registry() {
         return Err(Error::config(format!(
-            "the streams of the registry `{registry}` cannot be served on a Redis Cluster: they are \
-             in several slots; let a worker serve each of them"
+            "the streams of the registry `{registry}` cannot be served on a Redis Cluster, since \
+             they may be in any slot; list the streams, or give each a worker"
         )));
     }
-    let slot = |keys: &Keys| HashSlot::of(keys.stream.as_bytes());
-    let Some(((first, _), rest)) = listed.split_first() else {
-        return Ok(());
-    };
-    match rest.iter().find(|(keys, _)| slot(keys) != slot(first)) {
-        None => Ok(()),
-        Some((other, _)) => Err(Error::config(format!(
-            "the streams `{}` and `{}` are in different slots of the Redis Cluster, and one worker \
-             reads one slot; give their names the same hash tag, as in `{{shop}}.orders` and \
-             `{{shop}}.mails`, or let a worker serve each",
-            first.stream, other.stream
-        ))),
+    let in_turn = settings.streams.as_ref().is_none_or(Streams::is_in_turn);
+    let mut slots: Vec<(HashSlot, SlotStreams)> = Vec::new();
+    for (keys, weight) in listed {
+        let slot = HashSlot::of(keys.stream.as_bytes());
+        match slots.iter_mut().find(|(known, _)| *known == slot) {
+            Some((_, streams)) => streams.push((keys, weight)),
+            None => slots.push((slot, vec![(keys, weight)])),
+        }
     }
+    if let [(_, first), (_, second), ..] = &slots[..]
+        && !in_turn
+    {
+        return Err(Error::config(format!(
+            "the streams `{}` and `{}` are in different slots of the Redis Cluster, between which \
+             there is neither priority nor weight; give their names the same hash tag, as in \
+             `{{shop}}.orders` and `{{shop}}.mails`, or serve them in turn",
+            first[0].0.stream, second[0].0.stream
+        )));
+    }
+    if slots.len() > MAX_SLOTS {
+        return Err(Error::config(format!(
+            "the streams are in {} slots of the Redis Cluster, and one worker serves at most \
+             {MAX_SLOTS}; divide them among several workers, or give their names common hash tags",
+            slots.len()
+        )));
+    }
+    Ok(slots.into_iter().map(|(_, streams)| streams).collect())
 }
 
-fn served(listed: &[(Keys, u32)]) -> Vec<Arc<ServedStream>> {
+fn served(listed: &SlotStreams) -> Vec<Arc<ServedStream>> {
     let streams = listed.iter().zip(0..);
     let streams = streams
         .map(|((keys, weight), index)| Arc::new(ServedStream::new(index, keys.clone(), *weight)));
@@ -206,12 +206,12 @@ fn served(listed: &[(Keys, u32)]) -> Vec<Arc<ServedStream>> {
 }
 
 impl Redis {
-    /// Opens a source if the server is ready for it.
+    /// Opens a source if the servers are ready for it.
     async fn attempt(
         self,
         interest: &Interest,
         member: Arc<Member>,
-        streams: Vec<Arc<ServedStream>>,
+        slots: &[SlotStreams],
     ) -> Result<RedisSource, Error> {
         let Redis {
             settings,
@@ -219,196 +219,65 @@ impl Redis {
             shared,
             rpc,
         } = self;
+        let slots = match interest.stream {
+            true => slots,
+            false => &[],
+        };
         let counters = shared.counters.clone();
-        let connector = match streams.first() {
-            Some(first) => shared.connector.of(&first.keys.stream),
-            None => shared.connector.clone(),
-        };
-        let first = connector.checked().await?;
-        let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
-        let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await?;
-        let clock = Arc::new(ServerClock::new(time)?);
-
-        let ends = Ends::default();
         let report = Arc::new(Report::new(counters.clone(), settings.max_dead_letters));
-        let in_flight = Arc::<InFlightTable>::default();
-        let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer));
-        let group = Arc::new(Membership {
-            member: member.clone(),
-            pipeline: pipeline.clone(),
-            start: settings.start.clone(),
-            knows_unknown_names: settings.unknown_names.is_some(),
-        });
-        let state = Arc::new(ConsumerState {
-            member: member.clone(),
-            pipeline: pipeline.clone(),
-            health: Arc::default(),
-            reads: interest.stream,
-            reading: Arc::new(Heartbeat::default()),
-            subscription_lost: Default::default(),
-            closed: ends.closed.clone(),
-        });
-        let of_source: Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);
-        shared.sources.add(of_source);
+        let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer, slots.len()));
+        let closed = CancellationToken::new();
         let mut source = RedisSource {
-            member: member.clone(),
-            streams: Arc::default(),
-            address: connector.address(),
-            report: report.clone(),
-            buffer: buffer.clone(),
-            in_flight: in_flight.clone(),
-            group: group.clone(),
-            blocked: Arc::new(BlockedRead::new(pipeline.clone(), member.interval())),
-            state: state.clone(),
+            member,
+            settings,
+            report,
+            buffer,
+            slots: Vec::new(),
+            subscriptions: None,
             rpc: Arc::downgrade(&rpc),
-            fetch: None,
-            ends: ends.clone(),
-            settings: settings.clone(),
+            closed: closed.clone(),
         };
-
         if !interest.events.is_empty() || !interest.patterns.is_empty() {
-            let prefix = &options.event_prefix;
-            let subscriber =
-                EventSubscriber::new(shared.connector.clone(), counters.clone(), interest, prefix);
+            let subscriber = EventSubscriber::new(
+                shared.connector.clone(),
+                counters,
+                interest,
+                &options.event_prefix,
+            );
             let first = subscriber.subscribe().await?;
-            let (buffer, state) = (buffer.clone(), state.clone());
+            let state = Arc::new(SubscriptionState::new(closed.clone()));
+            let of_source: Weak<dyn SourceState> = Arc::<SubscriptionState>::downgrade(&state);
+            shared.sources.add(of_source);
+            source.subscriptions = Some(state.clone());
+            let buffer = source.buffer.clone();
             let on_event_gap = options.on_event_gap.clone();
             let offer = move |events: &mut Vec<_>| buffer.offer(events);
             let gap = move |gap: Option<Duration>| {
-                let lost = &state.subscription_lost;
-                lost.store(gap.is_none(), Ordering::Relaxed);
+                state.set_lost(gap.is_none());
                 if let Some(gap) = gap {
                     on_event_gap.call(gap);
                 }
             };
-            tokio::spawn(subscriber.run(first, ends.closed.clone(), offer, gap));
+            tokio::spawn(subscriber.run(first, closed.clone(), offer, gap));
         }
-        // Without a fetch, `next` need not ask the stream first.
-        buffer.set_reading(!interest.stream);
-        if !interest.stream {
-            return Ok(source);
-        }
-        group.join_all(&streams).await?;
-        let policy = settings.streams.as_ref().map(|set| set.policy);
-        let schedule = StreamSchedule::new(policy.unwrap_or_default());
-        let streams = Arc::new(StreamSet::new(streams));
-        source.streams = streams.clone();
-        let registered = settings.served_registry();
-        let registered = registered.map(|registry| (registry, Arc::<Changes>::default()));
-        let registry = registered.as_ref().map(|(registry, changes)| {
-            let blocked = source.blocked.clone();
-            RegistryReader::new(registry, streams.clone(), changes.clone(), blocked)
-        });
-        let changes = registered.map(|(_, changes)| changes);
-
-        let health: Arc<RenewalHealth> = state.health.clone();
-        let due = Arc::new(DueTimers::default());
         let poison = PoisonSlot::default();
-        let renewer = LeaseRenewer {
-            member: member.clone(),
-            streams: streams.clone(),
-            in_flight: in_flight.clone(),
-            health: health.clone(),
-            report: report.clone(),
-        };
-        let maintenance = Maintenance {
-            member: member.clone(),
-            streams: streams.clone(),
-            health: health.clone(),
-            report: report.clone(),
-            clock: clock.clone(),
-            due: due.clone(),
-            buffer: buffer.clone(),
-            trim_beside_foreign: options.trim_beside_foreign,
-            foreign_lease: options.foreign_lease,
-            turns: Turns::default(),
-        };
-        let upkeep = Upkeep {
-            member: member.clone(),
-            connector: connector.clone(),
-            counters,
-            renewer,
-            maintenance,
-            due: due.clone(),
-            registry,
-            canary: Canary::start(options.stall_limit, ends.closed.clone()),
-            warnings: Limit::default(),
-            ends: ends.clone(),
-        };
-        upkeep.start()?;
-
-        let (queue, settlements) = mpsc::unbounded_channel();
-        let (replies, with_replies) = mpsc::unbounded_channel();
-        let settler = Arc::new(Settler::new(
-            member.clone(),
-            pipeline.clone(),
-            in_flight.clone(),
-            report.clone(),
-            due,
-            settings.max_dead_letters,
-            ends.closed.clone(),
-        ));
-        tokio::spawn(carry_out(settler.clone(), settlements, MAX_ACKNOWLEDGING));
-        tokio::spawn(carry_out(settler.clone(), with_replies, MAX_REPLYING));
-        let last_read = Arc::<LastRead>::default();
-        let policy = SettlePolicy {
-            max_deliveries: settings.max_deliveries,
-            backoff: settings.backoff,
-            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
-            report: report.clone(),
-            queue,
-            replies,
-            last_read: last_read.clone(),
-        };
-        let deliverer = Deliverer {
-            streams: streams.clone(),
-            in_flight: in_flight.clone(),
-            clock: clock.clone(),
-            poison: poison.clone(),
-            settle: Arc::new(policy),
-            report: report.clone(),
-        };
-        let claimer = Claimer {
-            member: member.clone(),
-            pipeline: pipeline.clone(),
-            in_flight: in_flight.clone(),
-            health,
-            poison,
-            report: report.clone(),
-            foreign_lease: options.foreign_lease,
-            max_deliveries: settings.max_deliveries,
-            max_dead_letters: settings.max_dead_letters,
-            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
-        };
-        let recovery = Recovery::new(
-            member.clone(),
-            streams.clone(),
-            pipeline.clone(),
-            in_flight,
-            report.clone(),
-        );
-        let fetch = Fetch::new(fetch::FetchParts {
-            member,
-            streams,
-            schedule,
-            changes,
-            connector,
-            group,
-            buffer,
-            deliverer,
-            claimer,
-            recovery,
-            settler,
-            last_read,
-            report,
-            clock,
-            pipeline,
-            reading: state.reading.clone(),
-            blocked: source.blocked.clone(),
-            max_in_flight: settings.max_in_flight,
-            closed: ends.closed,
-        });
-        source.fetch = Some(tokio::spawn(fetch.run()));
+        for (index, streams) in slots.iter().enumerate() {
+            let context = SlotContext {
+                member: &source.member,
+                settings: &source.settings,
+                options: &options,
+                shared: &shared,
+                report: &source.report,
+                poison: &poison,
+                ends: Ends {
+                    closed: closed.clone(),
+                    ..Ends::default()
+                },
+            };
+            let writer = PrefetchWriter::new(source.buffer.clone(), index);
+            let slot = SlotConsumer::open(context, served(streams), writer).await?;
+            source.slots.push(slot);
+        }
         Ok(source)
     }
 }
@@ -437,13 +306,7 @@ impl Source for RedisSource {
 
     async fn stop(&mut self) {
         self.buffer.stop();
-        if let Some(mut fetch) = self.fetch.take() {
-            tokio::select! {
-                biased;
-                _ = &mut fetch => {}
-                never = self.blocked.end() => match never {},
-            }
-        }
+        join_all(self.slots.iter_mut().map(SlotConsumer::stop)).await;
         let (deliveries, events) = self.buffer.rest();
         self.report.counters.events_dropped.add(events as u64);
         // Without a server the leases expire.
@@ -452,20 +315,8 @@ impl Source for RedisSource {
 
     async fn close(mut self) -> Result<(), Error> {
         self.stop().await;
-        // After that time the leases have expired anyway.
-        let settled = timeout(self.settings.lease, self.in_flight.all_settled()).await;
-        if settled.is_err() {
-            return Err(error::unanswered(&self.address));
-        }
-        if self.state.reads {
-            self.ends.leaving.cancel();
-            let ended = self.ends.ended.cancelled();
-            let _ = timeout(self.settings.lease, ended).await;
-            let streams = self.streams.all();
-            let left = join_all(streams.iter().map(|stream| self.group.leave(stream)));
-            left.await.into_iter().collect::<Result<(), _>>()?;
-        }
-        Ok(())
+        let closed = join_all(self.slots.iter().map(SlotConsumer::close));
+        closed.await.into_iter().collect()
     }
 }
 
@@ -474,15 +325,16 @@ impl Drop for RedisSource {
     /// leases expire.
     fn drop(&mut self) {
         self.buffer.stop();
-        self.ends.closed.cancel();
+        self.closed.cancel();
         drop(self.buffer.rest());
     }
 }
 
 impl fmt::Debug for RedisSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let streams = self.streams.all();
-        let streams: Vec<_> = streams.iter().map(|it| &it.keys.stream).collect();
+        let streams: Vec<_> = self.slots.iter().map(SlotConsumer::streams).collect();
+        let streams = streams.iter().flat_map(|it| it.iter());
+        let streams: Vec<_> = streams.map(|it| &it.keys.stream).collect();
         f.debug_struct("RedisSource")
             .field("streams", &streams)
             .field("group", &self.member.group)

@@ -16,16 +16,13 @@ use crate::transport::{
     },
 };
 
+/// The state of the consumer of a slot.
 pub(super) struct ConsumerState {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
     pub(super) health: Arc<RenewalHealth>,
-    /// Set if tasks and requests are read, so that leases are renewed.
-    pub(super) reads: bool,
     /// The heartbeat of the fetch.
     pub(super) reading: Arc<Heartbeat>,
-    /// Set while the subscriptions to events are lost.
-    pub(super) subscription_lost: AtomicBool,
     pub(super) closed: CancellationToken,
 }
 
@@ -38,16 +35,42 @@ impl SourceState for ConsumerState {
         if pipeline > ConnectionState::Lagging {
             return Some(pipeline);
         }
-        if self.subscription_lost.load(Ordering::Relaxed) || self.reading.is_failing() {
+        if self.reading.is_failing() {
             return Some(ConnectionState::Reconnecting);
         }
         let max_between = self.member.max_between_renewals();
-        let renews = !self.reads || !self.health.lasts(max_between).is_zero();
+        let renews = !self.health.lasts(max_between).is_zero();
         // A read may block for this long before the fetch's next heartbeat.
         let late = self.reading.is_late(max_between + self.member.max_block());
         Some(match renews && !late {
             true => ConnectionState::Connected,
             false => ConnectionState::Lagging,
+        })
+    }
+}
+
+/// The state of a source's subscriptions to events.
+pub(super) struct SubscriptionState {
+    lost: AtomicBool,
+    closed: CancellationToken,
+}
+
+impl SubscriptionState {
+    pub(super) fn new(closed: CancellationToken) -> Self {
+        let lost = AtomicBool::new(false);
+        Self { lost, closed }
+    }
+
+    pub(super) fn set_lost(&self, lost: bool) {
+        self.lost.store(lost, Ordering::Relaxed);
+    }
+}
+
+impl SourceState for SubscriptionState {
+    fn state(&self) -> Option<ConnectionState> {
+        (!self.closed.is_cancelled()).then(|| match self.lost.load(Ordering::Relaxed) {
+            true => ConnectionState::Reconnecting,
+            false => ConnectionState::Connected,
         })
     }
 }

@@ -25,9 +25,10 @@ pub(super) struct Ahead {
 
 impl Fetch {
     /// Sends the next read if there is more demand than the `come` entries just read, and nothing
-    /// else is due first. It does not block, so its response comes soon.
+    /// else is due first. It does not block, so its response comes soon. Tasks that share the demand
+    /// do not, so that each has its turn.
     pub(super) fn read_ahead(&mut self, come: usize) {
-        if !self.full || Mechanism::ReadAhead.is_off() {
+        if !self.full || !self.parts.buffer.is_alone() || Mechanism::ReadAhead.is_off() {
             return;
         }
         let busy = self.is_busy_otherwise();

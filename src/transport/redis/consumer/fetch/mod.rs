@@ -22,7 +22,7 @@ use super::{
     group::Membership,
     last_read::LastRead,
     member::Member,
-    prefetch::{Demand, PrefetchBuffer},
+    prefetch::{Demand, PrefetchWriter},
     registry::{Change, Changes},
     report::Report,
     settle::RedisSettle,
@@ -65,7 +65,7 @@ pub(super) struct FetchParts {
     pub(super) changes: Option<Arc<Changes>>,
     pub(super) connector: Connector,
     pub(super) group: Arc<Membership>,
-    pub(super) buffer: Arc<PrefetchBuffer>,
+    pub(super) buffer: PrefetchWriter,
     pub(super) deliverer: Deliverer,
     pub(super) claimer: Claimer,
     pub(super) recovery: Recovery,
@@ -223,12 +223,15 @@ impl Fetch {
                         self.acknowledge().await;
                     }
                 }
-                Err(error) => self.overcome(error).await,
+                Err(error) => {
+                    self.parts.buffer.put(Vec::new());
+                    self.overcome(error).await;
+                }
             }
         }
         if self.parts.closed.is_cancelled() {
             // The source was dropped during this read.
-            release(self.parts.buffer.rest().0).await;
+            release(self.parts.buffer.buffer().rest().0).await;
         }
     }
 

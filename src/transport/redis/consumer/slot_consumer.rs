@@ -1,0 +1,280 @@
+//! Consumes the streams of one slot, over connections to its primary.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+
+use super::{
+    blocked::BlockedRead,
+    canary::Canary,
+    claim::Claimer,
+    clock::ServerClock,
+    deliver::Deliverer,
+    due_timers::DueTimers,
+    fetch::{Fetch, FetchParts, Recovery},
+    group::Membership,
+    health::RenewalHealth,
+    in_flight::InFlightTable,
+    last_read::LastRead,
+    lease::LeaseRenewer,
+    maintenance::{Maintenance, Turns},
+    member::Member,
+    poison::PoisonSlot,
+    prefetch::PrefetchWriter,
+    registry::{Changes, RegistryReader},
+    report::Report,
+    settle::SettlePolicy,
+    settle_queue::{MAX_ACKNOWLEDGING, MAX_REPLYING, carry_out},
+    settler::Settler,
+    state::ConsumerState,
+    streams::{ServedStream, StreamSet},
+    upkeep::{Ends, Upkeep},
+};
+use crate::{
+    error::Error,
+    transport::{
+        Settings, StreamSchedule,
+        redis::{
+            error,
+            handle::SharedHandle,
+            options::Options,
+            pipeline::{Pipeline, Resend},
+            server::Limit,
+            source_state::{Heartbeat, SourceState},
+        },
+    },
+};
+
+/// The consumer of the streams of one slot: on one server, of all streams.
+pub(super) struct SlotConsumer {
+    lease: Duration,
+    address: String,
+    streams: Arc<StreamSet>,
+    in_flight: Arc<InFlightTable>,
+    group: Arc<Membership>,
+    blocked: Arc<BlockedRead>,
+    /// Kept for the handle, which shows it.
+    _state: Arc<ConsumerState>,
+    /// The task that fetches; `None` once it was stopped.
+    fetch: Option<JoinHandle<()>>,
+    ends: Ends,
+}
+
+/// The parts that all slots of a source share.
+pub(super) struct SlotContext<'a> {
+    pub(super) member: &'a Arc<Member>,
+    pub(super) settings: &'a Settings,
+    pub(super) options: &'a Options,
+    pub(super) shared: &'a SharedHandle,
+    pub(super) report: &'a Arc<Report>,
+    pub(super) poison: &'a PoisonSlot,
+    pub(super) ends: Ends,
+}
+
+impl SlotConsumer {
+    /// Starts to consume these streams if their server is ready for it.
+    pub(super) async fn open(
+        context: SlotContext<'_>,
+        streams: Vec<Arc<ServedStream>>,
+        buffer: PrefetchWriter,
+    ) -> Result<Self, Error> {
+        let SlotContext {
+            member,
+            settings,
+            options,
+            shared,
+            report,
+            poison,
+            ends,
+        } = context;
+        let (member, report, poison) = (member.clone(), report.clone(), poison.clone());
+        let counters = shared.counters.clone();
+        // A registry is served on one server only.
+        let connector = match streams.first() {
+            Some(first) => shared.connector.of(&first.keys.stream),
+            None => shared.connector.clone(),
+        };
+        let first = connector.checked().await?;
+        let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
+        let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await?;
+        let clock = Arc::new(ServerClock::new(time)?);
+        let in_flight = Arc::<InFlightTable>::default();
+        let group = Arc::new(Membership {
+            member: member.clone(),
+            pipeline: pipeline.clone(),
+            start: settings.start.clone(),
+            knows_unknown_names: settings.unknown_names.is_some(),
+        });
+        let blocked = Arc::new(BlockedRead::new(pipeline.clone(), member.interval()));
+        let state = Arc::new(ConsumerState {
+            member: member.clone(),
+            pipeline: pipeline.clone(),
+            health: Arc::default(),
+            reading: Arc::new(Heartbeat::default()),
+            closed: ends.closed.clone(),
+        });
+        let address = connector.address();
+
+        group.join_all(&streams).await?;
+        let policy = settings.streams.as_ref().map(|set| set.policy);
+        let schedule = StreamSchedule::new(policy.unwrap_or_default());
+        let streams = Arc::new(StreamSet::new(streams));
+        let registered = settings.served_registry();
+        let registered = registered.map(|registry| (registry, Arc::<Changes>::default()));
+        let registry = registered.as_ref().map(|(registry, changes)| {
+            let blocked = blocked.clone();
+            RegistryReader::new(registry, streams.clone(), changes.clone(), blocked)
+        });
+        let changes = registered.map(|(_, changes)| changes);
+
+        let health: Arc<RenewalHealth> = state.health.clone();
+        let due = Arc::new(DueTimers::default());
+        let renewer = LeaseRenewer {
+            member: member.clone(),
+            streams: streams.clone(),
+            in_flight: in_flight.clone(),
+            health: health.clone(),
+            report: report.clone(),
+        };
+        let maintenance = Maintenance {
+            member: member.clone(),
+            streams: streams.clone(),
+            health: health.clone(),
+            report: report.clone(),
+            clock: clock.clone(),
+            due: due.clone(),
+            buffer: buffer.buffer().clone(),
+            trim_beside_foreign: options.trim_beside_foreign,
+            foreign_lease: options.foreign_lease,
+            turns: Turns::default(),
+        };
+        let upkeep = Upkeep {
+            member: member.clone(),
+            connector: connector.clone(),
+            counters,
+            renewer,
+            maintenance,
+            due: due.clone(),
+            registry,
+            canary: Canary::start(options.stall_limit, ends.closed.clone()),
+            warnings: Limit::default(),
+            ends: ends.clone(),
+        };
+        upkeep.start()?;
+
+        let (queue, settlements) = mpsc::unbounded_channel();
+        let (replies, with_replies) = mpsc::unbounded_channel();
+        let settler = Arc::new(Settler::new(
+            member.clone(),
+            pipeline.clone(),
+            in_flight.clone(),
+            report.clone(),
+            due,
+            settings.max_dead_letters,
+            ends.closed.clone(),
+        ));
+        tokio::spawn(carry_out(settler.clone(), settlements, MAX_ACKNOWLEDGING));
+        tokio::spawn(carry_out(settler.clone(), with_replies, MAX_REPLYING));
+        let last_read = Arc::<LastRead>::default();
+        let policy = SettlePolicy {
+            max_deliveries: settings.max_deliveries,
+            backoff: settings.backoff,
+            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
+            report: report.clone(),
+            queue,
+            replies,
+            last_read: last_read.clone(),
+        };
+        let deliverer = Deliverer {
+            streams: streams.clone(),
+            in_flight: in_flight.clone(),
+            clock: clock.clone(),
+            poison: poison.clone(),
+            settle: Arc::new(policy),
+            report: report.clone(),
+        };
+        let claimer = Claimer {
+            member: member.clone(),
+            pipeline: pipeline.clone(),
+            in_flight: in_flight.clone(),
+            health,
+            poison,
+            report: report.clone(),
+            foreign_lease: options.foreign_lease,
+            max_deliveries: settings.max_deliveries,
+            max_dead_letters: settings.max_dead_letters,
+            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
+        };
+        let recovery = Recovery::new(
+            member.clone(),
+            streams.clone(),
+            pipeline.clone(),
+            in_flight.clone(),
+            report.clone(),
+        );
+        let fetch = Fetch::new(FetchParts {
+            member,
+            streams: streams.clone(),
+            schedule,
+            changes,
+            connector,
+            group: group.clone(),
+            buffer,
+            deliverer,
+            claimer,
+            recovery,
+            settler,
+            last_read,
+            report,
+            clock,
+            pipeline,
+            reading: state.reading.clone(),
+            blocked: blocked.clone(),
+            max_in_flight: settings.max_in_flight,
+            closed: ends.closed.clone(),
+        });
+        let of_source: std::sync::Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);
+        shared.sources.add(of_source);
+        Ok(Self {
+            lease: settings.lease,
+            address,
+            streams,
+            in_flight,
+            group,
+            blocked,
+            _state: state,
+            fetch: Some(tokio::spawn(fetch.run())),
+            ends,
+        })
+    }
+
+    /// Waits until the fetch has ended, after the buffer was stopped.
+    pub(super) async fn stop(&mut self) {
+        if let Some(mut fetch) = self.fetch.take() {
+            tokio::select! {
+                biased;
+                _ = &mut fetch => {}
+                never = self.blocked.end() => match never {},
+            }
+        }
+    }
+
+    /// Waits for running settlements, and leaves the groups.
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        // After that time the leases have expired anyway.
+        let settled = timeout(self.lease, self.in_flight.all_settled()).await;
+        if settled.is_err() {
+            return Err(error::unanswered(&self.address));
+        }
+        self.ends.leaving.cancel();
+        let _ = timeout(self.lease, self.ends.ended.cancelled()).await;
+        let streams = self.streams.all();
+        let left = join_all(streams.iter().map(|stream| self.group.leave(stream)));
+        left.await.into_iter().collect()
+    }
+
+    pub(super) fn streams(&self) -> Arc<[Arc<ServedStream>]> {
+        self.streams.all()
+    }
+}
