@@ -236,12 +236,12 @@ pub(super) fn refused(error: ServerError) -> Error {
             ErrorKind::Refused,
             "Redis takes no writes because it cannot save to disk; see the server's log",
         ),
-        code if is_passing(code) => (ErrorKind::Disconnected, "Redis is not ready"),
-        "MOVED" | "ASK" | "CROSSSLOT" => (
-            ErrorKind::Refused,
-            "the server is a node of a cluster; let the URL begin with redis+cluster:// or \
-             rediss+cluster://",
+        "MOVED" | "ASK" => (
+            ErrorKind::Disconnected,
+            "another node of the Redis Cluster has the key; all nodes are found with a URL that \
+             begins with redis+cluster:// or rediss+cluster://",
         ),
+        code if is_passing(code) => (ErrorKind::Disconnected, "Redis is not ready"),
         _ if is_protocol_error(&error) => (
             ErrorKind::Refused,
             "Redis does not take a value of this size; raise `proto-max-bulk-len` or send less",
@@ -256,7 +256,14 @@ pub(super) fn refused(error: ServerError) -> Error {
 pub(super) fn is_passing(code: &str) -> bool {
     matches!(
         code,
-        "LOADING" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN" | "BUSY"
+        "LOADING"
+            | "READONLY"
+            | "MASTERDOWN"
+            | "TRYAGAIN"
+            | "CLUSTERDOWN"
+            | "BUSY"
+            | "MOVED"
+            | "ASK"
     )
 }
 
@@ -294,9 +301,10 @@ pub(super) fn is_temporary(error: &Error) -> bool {
             .is_some_and(|code| is_passing(code) || is_without_writes(code))
 }
 
-/// Returns `true` if this server was demoted: a new connection may find the primary.
+/// Returns `true` if this server was demoted, or lost a slot of the cluster: a new connection may find
+/// the primary.
 pub(super) fn is_demoted(error: &ServerError) -> bool {
-    error.kind() == Some(ServerErrorKind::ReadOnly)
+    error.kind() == Some(ServerErrorKind::ReadOnly) || error.code() == "MOVED"
 }
 
 /// The codes to find in the error of a script.

@@ -39,6 +39,8 @@ pub(super) struct CommandBatch {
     /// The number of times that a node of a cluster has named another one for it. Counted in a batch
     /// of one command.
     pub(super) moved: u32,
+    /// Set if a node of a cluster has named this one for the key, though not for the slot.
+    pub(super) is_asking: bool,
 }
 
 /// A command without its bytes.
@@ -77,6 +79,7 @@ impl CommandBatch {
             give_up: None,
             closed_at: 0,
             moved: 0,
+            is_asking: false,
         }
     }
 
@@ -228,6 +231,7 @@ impl CommandBatch {
         like.give_up = self.give_up;
         like.closed_at = self.closed_at;
         like.moved = self.moved;
+        like.is_asking = self.is_asking;
         like
     }
 
@@ -265,6 +269,7 @@ impl CommandBatch {
             answer: Answer::Delivered,
         };
         self.requests.insert(0, asking);
+        self.is_asking = true;
         self
     }
 

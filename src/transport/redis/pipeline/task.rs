@@ -155,6 +155,7 @@ impl PipelineTask {
             let wait = self.outage.wait();
             self.while_waiting(sleep(wait)).await?;
             self.forward_misplaced().await?;
+            self.retire().await?;
             match self.while_waiting(connector.connection()).await? {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
@@ -167,7 +168,7 @@ impl PipelineTask {
     }
 
     /// On a cluster, looks up which node serves which slot, and forwards commands that wait here for
-    /// another node. `None` if this node serves none any more, and no caller has a command for it.
+    /// another node. `None` as for [`while_waiting`](Self::while_waiting).
     async fn forward_misplaced(&mut self) -> Option<()> {
         if self.cluster.is_none() {
             return Some(());
@@ -175,7 +176,7 @@ impl PipelineTask {
         let connector = self.connector.clone();
         self.while_waiting(connector.refresh()).await?;
         let cluster = self.cluster.as_ref()?;
-        let is_here = |one: &CommandBatch| cluster.is_here(one.slot(0));
+        let is_here = |one: &CommandBatch| one.is_asking || cluster.is_here(one.slot(0));
         let (here, elsewhere) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition(is_here);
@@ -184,6 +185,15 @@ impl PipelineTask {
         for one in elsewhere {
             cluster.forward(one);
         }
+        Some(())
+    }
+
+    /// Ends the pipeline of a node that serves no slot of the cluster any more: `None` when no caller
+    /// has a command for it.
+    async fn retire(&mut self) -> Option<()> {
+        let Some(cluster) = &self.cluster else {
+            return Some(());
+        };
         if !self.waiting.is_empty() || !cluster.retire() {
             return Some(());
         }
@@ -400,6 +410,7 @@ impl PipelineTask {
                     let give_up = self.give_up(one.submitted(0));
                     one.give_up.get_or_insert(give_up);
                     one.moved += 1;
+                    one.is_asking = false;
                     match redirection {
                         Redirection::Ask(address) => cluster.forward_to(&address, one.asking()),
                         Redirection::Moved(_, address) if one.moved == 1 => {
