@@ -2,6 +2,8 @@
 
 mod connection;
 mod dead;
+#[path = "../support/program.rs"]
+mod program;
 mod send;
 mod stats;
 #[path = "../support/mod.rs"]
@@ -9,95 +11,16 @@ mod support;
 mod tail;
 mod terminal;
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
+use program::{SOON, campanile_at, run, run_with};
 use serde_json::Value;
 use support::{RedisServer, raw};
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
-
-const SOON: Duration = Duration::from_secs(60);
+use tokio::{process::Command, time::timeout};
 
 /// The program on a server, with a command line whose words are separated by blanks.
 fn campanile(server: &RedisServer, line: &str) -> Command {
     campanile_at(&server.url(), line)
-}
-
-fn campanile_at(url: &str, line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_campanile"));
-    command
-        .args(line.split_whitespace())
-        .env("REDIS_URL", url)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
-
-/// The result of a run.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    stdout: Vec<u8>,
-    stderr: String,
-}
-
-impl Ran {
-    #[track_caller]
-    fn ended_with(self, code: i32) -> Self {
-        let text = String::from_utf8_lossy(&self.stdout);
-        assert_eq!(self.code, Some(code), "{text}\n{}", self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn text(&self) -> &str {
-        std::str::from_utf8(&self.stdout).expect("the output is UTF-8")
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.stdout).expect("the output is one JSON document")
-    }
-
-    #[track_caller]
-    fn lines_of_json(&self) -> Vec<Value> {
-        let line = |line| serde_json::from_str(line).expect("each line is a JSON document");
-        self.text().lines().map(line).collect()
-    }
-
-    #[track_caller]
-    fn tells(&self, texts: &[&str]) {
-        for text in texts {
-            assert!(
-                self.stderr.contains(text),
-                "{text:?} is not in {:?}",
-                self.stderr
-            );
-        }
-    }
-}
-
-async fn run(command: Command) -> Ran {
-    run_with(command, b"").await
-}
-
-/// Runs it with this standard input.
-async fn run_with(mut command: Command, input: &[u8]) -> Ran {
-    if !input.is_empty() {
-        command.stdin(Stdio::piped());
-    }
-    let mut child = command.spawn().expect("it runs");
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input).await.expect("it reads");
-    }
-    let ran = timeout(SOON, child.wait_with_output()).await;
-    let ran = ran.expect("it does not end").expect("it runs");
-    Ran {
-        code: ran.status.code(),
-        stdout: ran.stdout,
-        stderr: String::from_utf8(ran.stderr).expect("it tells something in UTF-8"),
-    }
 }
 
 /// Adds a dead letter of the default group, and returns its id.

@@ -17,7 +17,7 @@ use crate::{
     CLAIM, SECOND,
     ledger::{What, now},
     scene::Scene,
-    support::{Options, RedisServer, Signal, proxy::Proxy, raw, worker::Worker},
+    support::{Options, RedisServer, Signal, cluster::Cluster, proxy::Proxy, raw, worker::Worker},
     worker::Job,
 };
 
@@ -68,104 +68,16 @@ async fn every_script_runs_on_a_cluster() {
 /// The limit for finding the new primary after a fail-over.
 const FOUND: Duration = Duration::from_secs(15);
 
-/// Three primaries with a third of the slots each, and a replica of the one with the stream `jobs`.
-struct Cluster {
-    owner: RedisServer,
-    others: Vec<RedisServer>,
-    replica: RedisServer,
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let node = || {
-            let options = Options::new()
-                .args(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])
-                .args(["--repl-diskless-sync-delay", "0"]);
-            RedisServer::with(options)
-        };
-        let (a, b, c, replica) = tokio::join!(node(), node(), node(), node());
-        let mut others = vec![a, b, c];
-        let ends = [0, 5461, 10923, 16384];
-        for (node, slots) in others.iter().zip(ends.windows(2)) {
-            // `ADDSLOTSRANGE` does not exist on the oldest supported server.
-            let mut add = vec!["CLUSTER".to_owned(), "ADDSLOTS".to_owned()];
-            add.extend((slots[0]..slots[1]).map(|slot: usize| slot.to_string()));
-            node.command(&add).await;
-        }
-        let slot: usize = replica.query(&["CLUSTER", "KEYSLOT", "jobs"]).await;
-        let owner = ends.iter().rposition(|first| *first <= slot);
-        let owner = others.remove(owner.expect("every slot is in a third"));
-        let cluster = Self {
-            owner,
-            others,
-            replica,
-        };
-        for node in cluster.nodes() {
-            let port = cluster.owner.port().to_string();
-            node.command(&["CLUSTER", "MEET", "127.0.0.1", &port]).await;
-        }
-        cluster.all_know("cluster_known_nodes:4").await;
-        let id: String = cluster.owner.query(&["CLUSTER", "MYID"]).await;
-        cluster
-            .replica
-            .command(&["CLUSTER", "REPLICATE", &id])
-            .await;
-        let linked = || async {
-            let info: String = cluster.replica.query(&["INFO", "replication"]).await;
-            info.contains("master_link_status:up").then_some(())
-        };
-        raw::eventually(linked, 30 * SECOND).await;
-        cluster.all_know("cluster_state:ok").await;
-        cluster.agree(&cluster.owner).await;
-        cluster
-    }
-
-    fn nodes(&self) -> impl Iterator<Item = &RedisServer> {
-        self.others.iter().chain([&self.owner, &self.replica])
-    }
-
-    async fn all_know(&self, fact: &str) {
-        for node in self.nodes() {
-            let knows = || async {
-                let info: String = node.query(&["CLUSTER", "INFO"]).await;
-                info.contains(fact).then_some(())
-            };
-            raw::eventually(knows, 30 * SECOND).await;
-        }
-    }
-
-    /// Waits until every node knows that this one has the stream and a replica.
-    async fn agree(&self, primary: &RedisServer) {
-        let id: String = primary.query(&["CLUSTER", "MYID"]).await;
-        for node in self.nodes() {
-            let agrees = || async {
-                let replicas: Vec<String> =
-                    match node.try_command(&["CLUSTER", "REPLICAS", &id]).await {
-                        Ok(found) => redis::from_redis_value(found).expect("a list of nodes"),
-                        // The node does not know yet that this is a primary.
-                        Err(_) => return None,
-                    };
-                (replicas.len() == 1).then_some(())
-            };
-            raw::eventually(agrees, 30 * SECOND).await;
-        }
-    }
-
-    /// Makes the replica the primary by `CLUSTER FAILOVER`.
-    async fn fail_over(&self) {
-        self.replica.command(&["CLUSTER", "FAILOVER"]).await;
-        self.agree(&self.replica).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_on_another_node_than_the_urls_is_found() {
     let cluster = Cluster::start().await;
-    let redis = Redis::connect(&cluster_url(&cluster.others[0].url())).await;
+    let owner = cluster.owner("jobs").await;
+    let url = cluster.url_of(&[cluster.node((owner + 1) % 3).port()]);
+    let redis = Redis::connect(&url).await;
     let redis = redis.expect("the node is there").stream("jobs");
     let client = Client::new(redis.clone()).request_timeout(5 * SECOND);
     client.enqueue("work", ()).await.expect("it is sent");
-    assert_eq!(raw::len(&cluster.owner, "jobs").await, 1);
+    assert_eq!(raw::len(cluster.node(owner), "jobs").await, 1);
     let app = Router::new()
         .task("work", async || ())
         .rpc("answer", async || Json(42));
@@ -173,24 +85,19 @@ async fn a_stream_on_another_node_than_the_urls_is_found() {
     let Json(answer): Json<u64> = client.request("answer", ()).await.expect("a reply");
     assert_eq!(answer, 42);
     let settled = || async {
-        let pending = raw::pending(&cluster.owner, "jobs", "app_group").await;
+        let pending = raw::pending(cluster.node(owner), "jobs", "app_group").await;
         (pending == 0).then_some(())
     };
     raw::eventually(settled, 10 * SECOND).await;
     worker.stop().await.expect("it ends well");
 }
 
-/// The URL of the cluster with this node.
-fn cluster_url(node: &str) -> String {
-    node.replacen("redis", "redis+cluster", 1)
-}
-
 /// Fails over while handlers run and tasks are sent, over connections to `url`. Calls `switched`
-/// when the replica is the primary.
-async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce()) {
+/// with the new primary.
+async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce(&RedisServer)) {
     const HELD: u64 = 8;
     // Long enough that no handler runs again because of an expired lease.
-    let redis = Redis::connect(&cluster_url(url)).await;
+    let redis = Redis::connect(url).await;
     let redis = redis.expect("the node is there");
     let redis = redis.stream("jobs").group("workers").lease(60 * SECOND);
     let runs = Arc::<Mutex<BTreeMap<u64, u32>>>::default();
@@ -225,10 +132,11 @@ async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce
         }
     });
     sleep(SECOND / 2).await;
-    cluster.fail_over().await;
-    switched();
+    let (_, new) = cluster.fail_over("jobs").await;
+    let new = cluster.node(new);
+    switched(new);
     let at = Instant::now();
-    let pending = || raw::pending(&cluster.replica, "jobs", "workers");
+    let pending = || raw::pending(new, "jobs", "workers");
     while at.elapsed() < FOUND && (at.elapsed() < 6 * SECOND || pending().await > 0) {
         sleep(SECOND / 10).await;
     }
@@ -277,13 +185,14 @@ async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fail_over_in_a_cluster_is_followed_and_no_verdict_is_lost() {
     let cluster = Cluster::start().await;
-    follows_a_fail_over(&cluster, &cluster.owner.url(), || {}).await;
+    follows_a_fail_over(&cluster, &cluster.url(), |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fail_over_in_a_cluster_is_followed_where_the_name_leads_to_the_new_primary() {
     let cluster = Cluster::start().await;
-    let proxy = Proxy::start(cluster.owner.port()).await;
-    let lead = || proxy.lead_to(cluster.replica.port());
-    follows_a_fail_over(&cluster, &proxy.url(), lead).await;
+    let owner = cluster.node(cluster.owner("jobs").await);
+    let proxy = Proxy::start(owner.port()).await;
+    let lead = |new: &RedisServer| proxy.lead_to(new.port());
+    follows_a_fail_over(&cluster, &cluster.url_of(&[proxy.port()]), lead).await;
 }

@@ -43,7 +43,6 @@ mod connections;
 mod crash;
 mod crowd;
 mod groups;
-mod ledger;
 mod many;
 mod memory;
 mod requests;
@@ -57,6 +56,8 @@ mod support;
 mod worker;
 
 use std::time::Duration;
+
+use support::ledger;
 
 const SECOND: Duration = Duration::from_secs(1);
 

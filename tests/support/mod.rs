@@ -20,9 +20,12 @@
 #![allow(dead_code)]
 
 mod clock;
+pub(crate) mod cluster;
+pub(crate) mod ledger;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod rights;
+pub(crate) mod sentinel;
 pub(crate) mod tls;
 pub(crate) mod work;
 pub(crate) mod worker;
@@ -47,6 +50,9 @@ use tempfile::TempDir;
 /// The time that a server may take to answer after its start. Loaded machines are slow.
 const START: Duration = Duration::from_secs(30);
 
+/// The configuration of a Sentinel, in its data directory.
+const SENTINEL: &str = "sentinel.conf";
+
 /// The options of a server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
@@ -54,6 +60,7 @@ pub(crate) struct Options {
     user: Option<String>,
     password: Option<String>,
     acl: Option<String>,
+    sentinel: Option<String>,
     cluster: bool,
     unix_socket: bool,
     own_clock: bool,
@@ -97,6 +104,12 @@ impl Options {
         self.args(["--cluster-enabled", "yes"])
     }
 
+    /// Makes it a Sentinel with these lines of configuration, which it rewrites as it learns.
+    pub(crate) fn sentinel(mut self, lines: &str) -> Self {
+        self.sentinel = Some(lines.to_owned());
+        self
+    }
+
     /// Listens on a unix socket, too.
     pub(crate) fn unix_socket(mut self) -> Self {
         self.unix_socket = true;
@@ -113,6 +126,15 @@ impl Options {
     /// Keeps its data over [`RedisServer::restart`]: an append-only file, written at each command.
     pub(crate) fn persistent(self) -> Self {
         self.args(["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    /// The login as a part of a URL, with the `@`; empty without a password.
+    fn url_login(&self) -> String {
+        match (&self.user, &self.password) {
+            (Some(user), Some(password)) => format!("{user}:{password}@"),
+            (None, Some(password)) => format!(":{password}@"),
+            _ => String::new(),
+        }
     }
 }
 
@@ -198,6 +220,9 @@ impl RedisServer {
         if let Some(acl) = &options.acl {
             fs::write(dir.path().join("users.acl"), acl).expect("the ACL file is written");
         }
+        if let Some(lines) = &options.sentinel {
+            fs::write(dir.path().join(SENTINEL), lines).expect("the configuration is written");
+        }
         let mut tries = 0;
         let (port, process) = loop {
             let port = free_port();
@@ -231,12 +256,11 @@ impl RedisServer {
     }
 
     fn server_url(&self) -> String {
-        let login = match (&self.options.user, &self.options.password) {
-            (Some(user), Some(password)) => format!("{user}:{password}@"),
-            (None, Some(password)) => format!(":{password}@"),
-            _ => String::new(),
-        };
-        format!("redis://{login}127.0.0.1:{}/", self.port)
+        format!(
+            "redis://{}127.0.0.1:{}/",
+            self.options.url_login(),
+            self.port
+        )
     }
 
     /// Its address as a unix socket; needs the option for it.
@@ -394,12 +418,13 @@ impl Drop for RedisServer {
     }
 }
 
-/// A free port below the range of outgoing connections, so that it is still free at a restart, with
-/// room for a cluster's bus port 10,000 above it.
+/// A free port below the range of outgoing connections, so that it is still free at a restart. The
+/// port 10,000 above it, of a cluster's bus, is free too.
 fn free_port() -> u16 {
+    let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     (0..1000)
         .map(|_| fastrand::u16(10_000..22_000))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .find(|port| is_free(*port) && is_free(port + 10_000))
         .expect("a free port")
 }
 
@@ -413,6 +438,9 @@ async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<
     let path = dir.join(format!("redis-{start}.log"));
     let log = File::create(&path).expect("the log is created");
     let mut command = Command::new(&program);
+    if options.sentinel.is_some() {
+        command.arg(dir.join(SENTINEL)).arg("--sentinel");
+    }
     command
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
         .args(["--save", "", "--appendonly", "no"])
@@ -448,7 +476,11 @@ async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<
             return Err(format!("{log}it ended: {status}"));
         }
         // The log shows that this server, and no other, answers on the port.
-        if log.contains("eady to accept connections") && answers(port) {
+        let is_started = match options.sentinel {
+            Some(_) => log.contains("Sentinel ID is"),
+            None => log.contains("eady to accept connections"),
+        };
+        if is_started && answers(port) {
             return Ok(process);
         }
         if started.elapsed() > START {

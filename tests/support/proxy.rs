@@ -1,5 +1,6 @@
 //! A TCP proxy that disturbs a network: it limits the bandwidth, goes silent without closing
-//! connections, leads new connections to another server, or changes bytes.
+//! connections, leads new connections to another server, cuts off some of its clients, or changes
+//! bytes.
 //!
 //! ```ignore
 //! let proxy = Proxy::start(server.port()).await;
@@ -8,12 +9,13 @@
 //! proxy.silence(Direction::ToClient);            // no bytes pass, no connection is closed
 //! proxy.heal();
 //! proxy.lead_to(other.port());                   // those that are open stay where they are
+//! proxy.cut_off(Ipv4Addr::new(127, 0, 0, 2));    // closes what comes from there, now and later
 //! proxy.replace("BLOCK", "block");               // in all that goes to the server
 //! ```
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU16, Ordering},
@@ -56,6 +58,7 @@ pub(crate) struct Proxy {
     server: Arc<AtomicU16>,
     replaced: Arc<Replaced>,
     silent: watch::Sender<Option<Direction>>,
+    cut_off: watch::Sender<Option<Ipv4Addr>>,
     to_server: Arc<Bandwidth>,
     to_client: Arc<Bandwidth>,
     running: JoinHandle<()>,
@@ -70,6 +73,7 @@ impl Proxy {
         let listener = listener.listen(1024).expect("it is bound");
         let port = listener.local_addr().expect("it is bound").port();
         let (silent, seen) = watch::channel(None);
+        let (cut_off, cut) = watch::channel(None);
         let (to_server, to_client) = <(Arc<Bandwidth>, Arc<Bandwidth>)>::default();
         let limits = (to_server.clone(), to_client.clone());
         let server = Arc::new(AtomicU16::new(server));
@@ -78,12 +82,18 @@ impl Proxy {
         let running = tokio::spawn(async move {
             // Its tasks end with the proxy.
             let mut connections = tokio::task::JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
+            while let Ok((client, from)) = listener.accept().await {
                 let (seen, limits, change) = (seen.clone(), limits.clone(), change.clone());
                 let server = target.load(Ordering::SeqCst);
+                let mut cut = cut.clone();
                 connections.spawn(async move {
-                    // Errors are ignored: a connection that was reset has ended.
-                    let _ = connect(client, server, seen, limits, change).await;
+                    let is_cut = |cut: &Option<Ipv4Addr>| cut.map(IpAddr::V4) == Some(from.ip());
+                    tokio::select! {
+                        biased;
+                        _ = cut.wait_for(is_cut) => {}
+                        // Errors are ignored: a connection that was reset has ended.
+                        _ = connect(client, server, seen, limits, change) => {}
+                    }
                 });
             }
         });
@@ -92,10 +102,15 @@ impl Proxy {
             server,
             replaced,
             silent,
+            cut_off,
             to_server,
             to_client,
             running,
         }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its address in place of the server's.
@@ -128,10 +143,16 @@ impl Proxy {
         self.silent.send_replace(Some(direction));
     }
 
+    /// Closes the connections that come from this address, and each new one at once.
+    pub(crate) fn cut_off(&self, from: Ipv4Addr) {
+        self.cut_off.send_replace(Some(from));
+    }
+
     /// Lets new connections work. Silent connections stay silent, as behind a router that has lost
     /// its state.
     pub(crate) fn heal(&self) {
         self.silent.send_replace(None);
+        self.cut_off.send_replace(None);
     }
 }
 

@@ -95,3 +95,22 @@ pub(crate) async fn drained(server: &RedisServer, stream: &str, group: &str) -> 
             .first()
             .is_none_or(|(id, _)| Some(id) == delivered.as_ref())
 }
+
+/// Waits until this number of replicas has all that the server has confirmed so far. Returns a time
+/// on the ledger's clock: all that was confirmed before it is replicated. Writes a key in the
+/// stream's slot, because `WAIT` looks at the writes of its connection alone.
+/// <https://redis.io/docs/latest/commands/wait/>
+pub(crate) async fn replicated(server: &RedisServer, stream: &str, replicas: usize) -> Duration {
+    let at = super::ledger::now();
+    let mut connection = server.connection().await;
+    let (_, reached): (String, usize) = redis::pipe()
+        .set(format!("{{{stream}}}:probe"), 1)
+        .cmd("WAIT")
+        .arg(replicas)
+        .arg(10_000)
+        .query_async(&mut connection)
+        .await
+        .expect("the server answers");
+    assert!(reached >= replicas, "{reached} of {replicas} replicas");
+    at
+}

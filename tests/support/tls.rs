@@ -1,4 +1,4 @@
-//! The TLS port of a server, with a self-signed certificate for `localhost`.
+//! TLS ports of servers, with a self-signed certificate for `localhost` or for other names.
 
 use std::{fs, net::TcpListener, path::Path, process::Command};
 
@@ -14,8 +14,14 @@ pub(crate) struct Tls {
 impl Tls {
     /// Makes a certificate, `cert.pem`, and its key, `key.pem`.
     pub(crate) fn new() -> Self {
+        Self::with_names("DNS:localhost")
+    }
+
+    /// Makes a certificate for these names, in OpenSSL's notation, such as
+    /// `DNS:localhost,IP:127.0.0.1`.
+    pub(crate) fn with_names(names: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        certificate(dir.path());
+        certificate(dir.path(), names);
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .expect("a free port")
@@ -43,9 +49,14 @@ impl Tls {
     /// The arguments of a `redis-server` that listens on this port. `auth_clients` says whether it
     /// asks its clients for certificates: `no`, `optional` or `yes`.
     pub(crate) fn args(&self, auth_clients: &str) -> Vec<String> {
+        self.args_at(self.port, auth_clients)
+    }
+
+    /// Like [`args`](Self::args), for another of several servers with this certificate.
+    pub(crate) fn args_at(&self, port: u16, auth_clients: &str) -> Vec<String> {
         let file = |name: &str| self.dir().join(name).display().to_string();
         [
-            ("--tls-port", self.port.to_string()),
+            ("--tls-port", port.to_string()),
             ("--tls-auth-clients", auth_clients.to_owned()),
             ("--tls-cert-file", file("cert.pem")),
             ("--tls-key-file", file("key.pem")),
@@ -57,10 +68,12 @@ impl Tls {
     }
 }
 
-fn certificate(dir: &Path) {
-    let config = "[req]\ndistinguished_name=name\nx509_extensions=ext\nprompt=no\n\
-                  [name]\nCN=localhost\n\
-                  [ext]\nsubjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n";
+fn certificate(dir: &Path, names: &str) {
+    let config = format!(
+        "[req]\ndistinguished_name=name\nx509_extensions=ext\nprompt=no\n\
+         [name]\nCN=localhost\n\
+         [ext]\nsubjectAltName={names}\nbasicConstraints=CA:FALSE\n"
+    );
     fs::write(dir.join("config"), config).expect("the directory is writable");
     let made = Command::new("openssl")
         .current_dir(dir)

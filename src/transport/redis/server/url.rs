@@ -140,8 +140,13 @@ fn sentinel(url: &Several<'_>) -> Result<Target, Error> {
 }
 
 fn cluster(url: &Several<'_>) -> Result<Target, Error> {
-    let info = url.info(url.login, url.path, url.query)?;
-    if info.redis_settings().db() != 0 {
+    let names_database = url.query.split('&').any(|it| it.starts_with("db="));
+    let info = url.info(
+        url.login,
+        url.path,
+        if names_database { "" } else { url.query },
+    )?;
+    if names_database || info.redis_settings().db() != 0 {
         return Err(Error::config(
             "a Redis Cluster has the database 0 only; leave the number out of the URL, and tell \
              environments apart by the names of streams and by `event_prefix`",
@@ -178,6 +183,13 @@ pub(super) fn server(url: &str) -> Result<ConnectionInfo, Error> {
              begin with rediss:// and end with #insecure",
         ));
     }
+    let is_unix = url.split(':').next().is_some_and(|it| it.ends_with("unix"));
+    if !is_unix && query.split('&').any(|it| it.starts_with("db=")) {
+        return Err(Error::config(
+            "the database stands in the path of a Redis URL, as in redis://host:6379/1; `db` is a \
+             parameter of the URL of a unix socket only",
+        ));
+    }
     if !fragment.is_empty() && !is_tls {
         return Err(Error::config(
             "a Redis URL ends with a fragment (`#…`) under TLS only; write `#` in a password as %23",
@@ -206,6 +218,8 @@ mod tests {
             "redis://user:hunter2@localhost/#insecure",
             "rediss://user:hunter2@localhost/#other",
             "redis+cluster://user:hunter2@one,two/1",
+            "redis+cluster://user:hunter2@one,two?db=1",
+            "redis://user:hunter2@localhost?db=1",
             "redis+cluster://user:hunter2@one,,two",
             "redis+cluster://user:hunter2@one:x",
             "redis+cluster://user:hunter2@",

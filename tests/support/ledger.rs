@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::Write,
+    ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -172,6 +173,35 @@ impl Account {
         let mut finished = self.all(What::Finished);
         let first = finished.find(|line| line.at > after);
         first.expect("work went on").at - after
+    }
+
+    /// The jobs that the server had confirmed in this time and that are not finished.
+    pub(crate) fn lost_of(&self, confirmed: Range<Duration>) -> BTreeSet<u64> {
+        let sent = self
+            .all(What::Sent)
+            .filter(|line| confirmed.contains(&line.at));
+        &self.lost() & &sent.map(|line| line.job).collect()
+    }
+
+    /// The longest time between `from` and `until` in which none of these jobs finished.
+    pub(crate) fn longest_pause(
+        &self,
+        jobs: Range<u64>,
+        from: Duration,
+        until: Duration,
+    ) -> Duration {
+        let finished = self.all(What::Finished);
+        let finished = finished.filter(|line| jobs.contains(&line.job) && line.at < until);
+        let (mut last, mut longest) = (from, Duration::ZERO);
+        for at in finished
+            .map(|line| line.at)
+            .filter(|at| *at > from)
+            .chain([until])
+        {
+            longest = longest.max(at.saturating_sub(last));
+            last = at;
+        }
+        longest
     }
 
     /// Prints the figures of this fault, and asserts that recovery took at most `limit`.

@@ -1,0 +1,285 @@
+//! Every feature on all nodes of a cluster, over one handle.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use campanile::{
+    Attempt, BoxError, Client, Failure, Json, Redis, Router,
+    transport::{Backoff, Page, Selection, redis::TailFrom},
+};
+use futures_util::future::join_all;
+
+use crate::{
+    FOUND, SECOND,
+    calls::Calls,
+    connect,
+    support::{
+        cluster::Cluster,
+        raw::{self, eventually},
+        worker::Worker,
+    },
+};
+
+const GROUP: &str = "workers";
+
+/// A cluster, a handle of it, and a stream on each of its nodes.
+struct Scene {
+    cluster: Cluster,
+    redis: Redis,
+    streams: [String; 3],
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let cluster = Cluster::of_primaries().await;
+        Self {
+            redis: connect(&cluster.url()).await,
+            streams: cluster.a_name_on_each("jobs").await,
+            cluster,
+        }
+    }
+
+    /// A clone of the handle for each stream.
+    fn handles(&self) -> [Redis; 3] {
+        self.streams.each_ref().map(|stream| {
+            let redis = self.redis.clone().stream(stream.as_str()).group(GROUP);
+            redis.backoff(Backoff::exponential(SECOND / 10, SECOND))
+        })
+    }
+
+    /// Starts a worker for each stream.
+    fn workers(&self, app: &Router) -> [Worker; 3] {
+        self.handles()
+            .map(|redis| Worker::start(redis, app.clone()))
+    }
+}
+
+/// The runs of each task.
+#[derive(Debug, Clone, Default)]
+struct Runs(Arc<Mutex<BTreeMap<u64, Vec<u32>>>>);
+
+impl Runs {
+    fn add(&self, n: u64, attempt: Attempt) {
+        self.0.lock().unwrap().entry(n).or_default().push(attempt.0);
+    }
+
+    /// Waits until this number of tasks has run, and returns the attempts of each.
+    async fn all(&self, tasks: usize) -> BTreeMap<u64, Vec<u32>> {
+        let ran = async || (self.0.lock().unwrap().len() >= tasks).then_some(());
+        eventually(ran, FOUND).await;
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn tasks_on_all_nodes_are_sent_and_run_over_one_handle() {
+    let scene = Scene::start().await;
+    let runs = Runs::default();
+    let count = runs.clone();
+    let app = Router::new().task("work", async move |attempt: Attempt, Json(n): Json<u64>| {
+        count.add(n, attempt);
+    });
+    let client = Client::new(scene.redis.clone());
+    // The stream of each call is chosen with the call: one after the other, and many in one batch.
+    for n in 0..30 {
+        let stream = &scene.streams[n as usize % 3];
+        client
+            .enqueue("work", Json(n))
+            .stream(stream.as_str())
+            .await
+            .unwrap();
+    }
+    for (node, stream) in scene.streams.iter().enumerate() {
+        assert_eq!(raw::len(scene.cluster.node(node), stream).await, 10);
+    }
+    for (redis, first) in scene.handles().into_iter().zip([100, 200, 300]) {
+        let payloads = (first..first + 100).map(Json);
+        let sent = Client::new(redis).enqueue_all("work", payloads).await;
+        assert!(sent.iter().all(Result::is_ok), "{sent:?}");
+    }
+    let workers = scene.workers(&app);
+    let runs = runs.all(330).await;
+    assert!(runs.values().all(|attempts| *attempts == [1]), "{runs:?}");
+    for (node, stream) in scene.streams.iter().enumerate() {
+        let server = scene.cluster.node(node);
+        let drained = async || raw::drained(server, stream, GROUP).await.then_some(());
+        eventually(drained, 10 * SECOND).await;
+    }
+    for worker in workers {
+        worker.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn delayed_tasks_keys_and_retries_work_on_every_node() {
+    let scene = Scene::start().await;
+    let runs = Runs::default();
+    let count = runs.clone();
+    let app = Router::new().task(
+        "flaky",
+        async move |attempt: Attempt, Json(n): Json<u64>| {
+            count.add(n, attempt);
+            match attempt.0 {
+                1 => Err(BoxError::from("the first attempt always fails")),
+                _ => Ok(()),
+            }
+        },
+    );
+    let sent = Instant::now();
+    for (redis, n) in scene.handles().into_iter().zip(0..) {
+        let client = Client::new(redis.clone());
+        let delayed = || {
+            client
+                .enqueue("flaky", Json(n))
+                .delay(SECOND)
+                .idempotency_key(format!("{n}"))
+        };
+        let id = delayed().await.unwrap();
+        assert_eq!(delayed().await.unwrap().id(), id.id());
+        let cancelled = client
+            .enqueue("flaky", Json(n + 10))
+            .delay(SECOND)
+            .await
+            .unwrap();
+        assert!(redis.cancel(cancelled.id().unwrap()).await.unwrap());
+    }
+    let _workers = scene.workers(&app);
+    runs.all(3).await;
+    assert!(sent.elapsed() >= SECOND, "{:?}", sent.elapsed());
+    let twice = async || {
+        let runs = runs.0.lock().unwrap();
+        runs.values()
+            .all(|attempts| *attempts == [1, 2])
+            .then(|| runs.len())
+    };
+    assert_eq!(eventually(twice, FOUND).await, 3);
+}
+
+#[tokio::test]
+async fn dead_letters_of_every_node_are_listed_replayed_and_purged() {
+    let scene = Scene::start().await;
+    let runs = Runs::default();
+    let count = runs.clone();
+    let app = Router::new().task(
+        "doomed",
+        async move |attempt: Attempt, Json(n): Json<u64>| {
+            count.add(n, attempt);
+            Err::<(), _>(Failure::dead_letter().because("it is doomed"))
+        },
+    );
+    let _workers = scene.workers(&app);
+    for (redis, n) in scene.handles().into_iter().zip(0..) {
+        let letters = redis.dead_letters();
+        let count = async |count| {
+            let is = async || (letters.count().await.unwrap() == count).then_some(());
+            eventually(is, FOUND).await;
+        };
+        let client = Client::new(redis);
+        client.enqueue("doomed", Json(2 * n)).await.unwrap();
+        client.enqueue("doomed", Json(2 * n + 1)).await.unwrap();
+        count(2).await;
+        let page = letters.list(Page::default()).await.unwrap();
+        assert_eq!(page.letters.len(), 2);
+        let first = page.letters[0].id.clone();
+        assert!(letters.get(&first).await.unwrap().is_some());
+        assert_eq!(letters.replay(Selection::ids([first])).await.unwrap(), 1);
+        count(2).await;
+        let replayed = async || (runs.0.lock().unwrap()[&(2 * n)] == [1, 1]).then_some(());
+        eventually(replayed, FOUND).await;
+        count(2).await;
+        assert_eq!(letters.purge(Selection::All).await.unwrap(), 2);
+        count(0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_and_events_work_on_every_node() {
+    let scene = Scene::start().await;
+    let calls = scene
+        .streams
+        .iter()
+        .enumerate()
+        .map(async |(node, stream)| {
+            let calls = Calls::start(&scene.redis, stream).await;
+            // Any node has all events.
+            calls.work(scene.cluster.node((node + 1) % 3)).await;
+        });
+    join_all(calls).await;
+}
+
+#[tokio::test]
+async fn statistics_and_tail_work_on_every_node() {
+    let scene = Scene::start().await;
+    for redis in scene.handles() {
+        let client = Client::new(redis.clone());
+        client.enqueue("a", "1").await.unwrap();
+        client
+            .enqueue("a", "later")
+            .delay(60 * SECOND)
+            .await
+            .unwrap();
+        let stats = redis.stats().await.unwrap();
+        assert_eq!((stats.entries, stats.delayed), (1, 1));
+        let mut tail = redis.tail(TailFrom::Beginning).await.unwrap();
+        let message = tail.next().await.unwrap().content.unwrap();
+        assert_eq!(message.payload(), "1");
+        assert!(tail.next_present().await.unwrap().is_none());
+        let next = tokio::spawn(async move { tail.next().await.unwrap().content.unwrap() });
+        client.enqueue("a", "2").await.unwrap();
+        assert_eq!(next.await.unwrap().payload(), "2");
+    }
+}
+
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn the_program_works_with_the_url_of_a_cluster() {
+    use crate::program::{campanile_at, run};
+
+    let scene = Scene::start().await;
+    let app = Router::new()
+        .task("doomed", async || Err::<(), _>(Failure::dead_letter()))
+        .rpc("answer", async || Json(42));
+    let _workers = scene.workers(&app);
+    let url = scene.cluster.url();
+    for (node, stream) in scene.streams.iter().enumerate() {
+        let ran = async |line: &str| {
+            let line = format!("--stream {stream} --group {GROUP} {line}");
+            run(campanile_at(&url, &line)).await.ended_with(0)
+        };
+        assert_eq!(ran("send rpc answer").await.text().trim(), "42");
+        ran("send task doomed").await;
+        let dead = format!("{{{stream}}}:dead:{GROUP}");
+        let server = scene.cluster.node(node);
+        let died = async || (raw::len(server, &dead).await == 1).then_some(());
+        eventually(died, FOUND).await;
+        let stats = ran("stats --json").await.json();
+        assert_eq!(stats["groups"][0]["dead"], 1, "{stats}");
+        let list = ran("dead list --json").await.json();
+        assert_eq!(list["letters"][0]["name"], "doomed", "{list}");
+        ran("dead replay --all --yes").await;
+        eventually(died, FOUND).await;
+        ran("dead purge --all --yes").await;
+        assert_eq!(raw::len(server, &dead).await, 0);
+        ran("tail stream --from beginning --no-follow").await;
+    }
+    let listens = async {
+        run(campanile_at(&url, "tail events news --count 1"))
+            .await
+            .ended_with(0)
+    };
+    let client = Client::new(scene.redis.clone());
+    let sends = async {
+        loop {
+            client.publish("news", "good").await.unwrap();
+            tokio::time::sleep(SECOND / 10).await;
+        }
+    };
+    let heard = tokio::select! {
+        heard = listens => heard,
+        () = sends => unreachable!(),
+    };
+    assert!(heard.text().contains("good"), "{}", heard.text());
+}

@@ -1,0 +1,61 @@
+//! Redis Cluster and Sentinel: real ones, made of `redis-server`s on free ports, which fail over,
+//! lose nodes and move slots while applications work on them.
+//!
+//! ```text
+//! cargo test --all-features --test topology                               # a minute or two
+//! cargo test --all-features --test topology -- --nocapture | grep ledger: # with the figures
+//! CAMPANILE_LONG=1 cargo test --all-features --test topology -- --nocapture --test-threads 1  # the long versions
+//! ```
+//!
+//! | module | contents |
+//! |---|---|
+//! | `servers` | the clusters and Sentinels of the other tests |
+//! | `connecting` | connections to a cluster: seeds that are down, logins, TLS |
+//! | `features` | every feature on all nodes of a cluster, and the program |
+//! | `cluster` | a cluster that fails over, and that moves slots |
+//! | `sentinel` | a primary that Sentinels name, and that changes |
+//! | `bad_input` | URLs of another topology than the server's |
+//!
+//! `load` sends tasks at a steady rate meanwhile, and keeps the ledger: see `tests/faults`. Here
+//! *recovered* is the longest time after the fault in which no task of a stream finished.
+#![cfg(feature = "redis")]
+
+mod bad_input;
+mod calls;
+mod cluster;
+mod connecting;
+mod features;
+mod load;
+#[cfg(feature = "cli")]
+#[path = "../support/program.rs"]
+mod program;
+mod sentinel;
+mod servers;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use campanile::Redis;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The limit for work to go on after a fault: the servers notice it after two seconds and promote a
+/// replica, and clients find it. The rest is slack for a loaded machine.
+const FOUND: Duration = Duration::from_secs(20);
+
+/// The amount for a short run, or for a long one if `CAMPANILE_LONG` is set.
+fn scaled<T>(short: T, long: T) -> T {
+    match std::env::var_os("CAMPANILE_LONG") {
+        Some(_) => long,
+        None => short,
+    }
+}
+
+/// Connects, within a limit.
+async fn connect(url: &str) -> Redis {
+    let connected = tokio::time::timeout(FOUND, Redis::connect(url)).await;
+    connected
+        .expect("it connects in time")
+        .expect("the servers are there")
+}
