@@ -297,8 +297,8 @@ impl Cluster {
             let Some(key) = keys.first() else { break };
             self.migrate(key, from, to).await;
         }
-        // The new owner first, so that no key is added to the slot of a node that lacks it. All nodes
-        // are told: one that knows a later epoch of the old owner would not believe the new one.
+        // The new owner first, so that no key is added to the slot of a node that lacks it. The
+        // others follow: one that knows a later epoch of the old owner would ignore the new one.
         let others = (0..self.nodes.len()).filter(|node| *node != to && *node != from);
         for node in [to, from].into_iter().chain(others) {
             set(node, "NODE", to).await;
