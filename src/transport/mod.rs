@@ -49,7 +49,7 @@ pub use self::{
     sending::check,
     settings::{Expired, Settings, Start, UnknownNames},
     state::ConnectionState,
-    stats::{GroupStats, StreamStats},
+    stats::{ConsumerStats, GroupStats, StreamStats},
     streams::Streams,
 };
 #[allow(unused_imports)]

@@ -2,6 +2,7 @@
 
 mod connection;
 mod dead;
+mod groups;
 mod send;
 mod stats;
 #[path = "../support/mod.rs"]
@@ -98,6 +99,12 @@ async fn run_with(mut command: Command, input: &[u8]) -> Ran {
         stdout: ran.stdout,
         stderr: String::from_utf8(ran.stderr).expect("it tells something in UTF-8"),
     }
+}
+
+/// Creates a stream with this group.
+async fn group(server: &RedisServer, stream: &str, group: &str) {
+    let create = ["XGROUP", "CREATE", stream, group, "0", "MKSTREAM"];
+    server.command(&create).await;
 }
 
 /// Adds a dead letter of the default group, and returns its id.

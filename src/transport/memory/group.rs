@@ -11,7 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     broker::Shared,
-    clock::{BrokerClock, instant_after},
+    clock::{BrokerClock, EntryId, instant_after},
     dead::DeadLetterLog,
     log::{Log, LogEntry},
     observer::{Happened, ObservedDelivery, ObservedMessage},
@@ -32,6 +32,8 @@ pub(super) type Consumer = u64;
 pub(super) struct Group {
     /// The index of the first unread entry.
     next: u64,
+    /// The last entry that was read.
+    last_read: Option<EntryId>,
     /// The indices of entries that were read and are not finished.
     unfinished: BTreeSet<u64>,
     /// Redeliveries that are due.
@@ -261,6 +263,7 @@ impl Group {
         let entry = Arc::clone(fresh?);
         let index = self.next;
         self.next += 1;
+        self.last_read = Some(entry.id);
         self.unfinished.insert(index);
         Some((Retry { entry, attempts: 0 }, Some(index)))
     }
@@ -456,6 +459,7 @@ impl Group {
         stats.delayed = backlog.delayed as u64;
         stats.dead = self.dead.len() as u64;
         stats.consumers = self.members.len() as u64;
+        stats.last_delivered = self.last_read.map(|id| id.to_string());
         stats
     }
 }
