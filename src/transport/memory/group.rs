@@ -19,7 +19,7 @@ use super::{
 use crate::{
     error::RpcError,
     message::{Lease, Name},
-    transport::{Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
+    transport::{Claims, Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
 };
 
 /// The number of a delivery within its group. It fences verdicts: a verdict about a number that is not
@@ -27,6 +27,11 @@ use crate::{
 pub(super) type Serial = u64;
 /// The number of a source within its broker.
 pub(super) type Consumer = u64;
+
+/// The name of a source in the log.
+pub(super) fn name_of(consumer: Consumer) -> String {
+    format!("memory-{consumer}")
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Group {
@@ -185,7 +190,7 @@ impl Group {
         shared: &Shared,
     ) -> Vec<Taken> {
         self.promote();
-        self.claim(shared);
+        self.claim(settings, shared);
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
         while taken.len() < max {
@@ -230,16 +235,18 @@ impl Group {
     }
 
     /// Claims the deliveries whose leases have ended.
-    fn claim(&mut self, shared: &Shared) {
+    fn claim(&mut self, settings: &Settings, shared: &Shared) {
         if self.ending.is_empty() {
             return;
         }
         let now = Instant::now();
+        let mut claims = Claims::default();
         while let Some(&(ends, serial)) = self.ending.first()
             && ends <= now
         {
             let pending = self.finish(serial).expect("what ends is pending");
             shared.counters.taken_over.increment();
+            claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
             if pending.held {
                 shared.counters.lost_leases.increment();
                 pending.lease.lose();
@@ -249,6 +256,7 @@ impl Group {
                 attempts: pending.attempt,
             });
         }
+        claims.log(&settings.stream, &settings.group);
     }
 
     /// The next message to deliver. Redeliveries and new entries alternate, so that neither starves.
@@ -340,6 +348,9 @@ impl Group {
                 reason,
             } => {
                 counters.redelivered.increment();
+                if !counted {
+                    counters.put_off.increment();
+                }
                 let after = after.unwrap_or_else(|| settings.backoff.after(attempt));
                 tell(&|| Happened::Redelivered {
                     after,

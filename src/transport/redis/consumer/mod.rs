@@ -383,6 +383,10 @@ impl Source for RedisSource {
         &self.settings
     }
 
+    fn consumer(&self) -> Option<String> {
+        Some(self.member.consumer.clone())
+    }
+
     fn requests_waiting(&self) -> usize {
         let hub = self.rpc.upgrade();
         hub.and_then(|hub| Some(hub.get()?.waiting())).unwrap_or(0)

@@ -300,6 +300,9 @@ impl Settler {
                     true => counters.given_back.increment(),
                     false => counters.redelivered.increment(),
                 }
+                if !released && attempts < delivery.attempt {
+                    counters.put_off.increment();
+                }
                 if let Some(after) = after {
                     self.due.set(delivery.stream.index, after);
                 }
