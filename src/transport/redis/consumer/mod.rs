@@ -142,7 +142,7 @@ impl Transport for Redis {
                     outage.refused(address, "begin to serve", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
-                opened => return opened,
+                opened => return opened.inspect(|_| outage.answered()),
             }
         }
     }
@@ -296,6 +296,7 @@ impl Redis {
             registry,
             canary: Canary::start(options.stall_limit, ends.closed.clone()),
             warnings: Limit::default(),
+            outage: Outage::default(),
             ends: ends.clone(),
         };
         upkeep.start()?;

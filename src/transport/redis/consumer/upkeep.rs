@@ -30,7 +30,7 @@ use crate::{
             pipeline::{Pipeline, Resend, SILENCE},
             response::{Value, miscounted},
             scripts::{self, Script},
-            server::{Connector, Limit},
+            server::{Connector, Limit, Outage},
         },
     },
 };
@@ -48,6 +48,8 @@ pub(super) struct Upkeep {
     pub(super) registry: Option<RegistryReader>,
     pub(super) canary: Arc<Canary>,
     pub(super) warnings: Limit,
+    /// The failed ticks since the last one that succeeded.
+    pub(super) outage: Outage,
     pub(super) ends: Ends,
 }
 
@@ -160,12 +162,13 @@ impl Upkeep {
             }
             return;
         }
-        if let Err(error) = self.try_tick(server).await {
-            self.renewer.health.failed();
-            tracing::warn!(
-                error = error.chain(),
-                "leases could not be renewed; trying again"
-            );
+        match self.try_tick(server).await {
+            Ok(()) => self.outage.answered(),
+            Err(error) => {
+                self.renewer.health.failed();
+                self.outage
+                    .refused(&server.address, "renew the leases", &error);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! supervised connections.
 
 mod builder;
+mod cause;
 mod outage;
 #[cfg(feature = "redis-rustls")]
 mod tls;
