@@ -9,7 +9,7 @@ const MAX_LOGGED: usize = 1024;
 ///
 /// The texts are the server's, the operating system's and this library's. An error of the operating
 /// system has no code that tells a failed look-up of a name from others.
-const CAUSES: [(&str, &str); 15] = [
+const CAUSES: [(&str, &str); 17] = [
     (
         "WRONGPASS",
         "Redis does not accept the user name or the password (WRONGPASS)",
@@ -35,10 +35,12 @@ const CAUSES: [(&str, &str); 15] = [
         "nothing listens there (connection refused)",
     ),
     ("No such file", "its socket does not exist"),
+    ("No route to host", "the network does not reach it"),
     ("unreachable", "the network does not reach it"),
     ("end of file", "it was closed"),
     ("reset by peer", "it was closed"),
     ("Broken pipe", "it was closed"),
+    ("timed out", "the server has not answered in time"),
     ("in time", "the server has not answered in time"),
 ];
 
