@@ -40,6 +40,8 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     let found = stats().await;
     let group = found.group("workers").expect("it is there");
     assert_eq!((group.lag, group.pending), (Some(4), 6), "{found:?}");
+    let last_delivered = group.last_delivered.clone();
+    assert!(last_delivered.is_some(), "{found:?}");
     let oldest = group.oldest_pending.expect("some are pending");
     assert!(
         oldest >= Duration::from_millis(50) && oldest < Duration::from_secs(60),
@@ -83,6 +85,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
         group.consumers,
     );
     assert_eq!(numbers, (Some(5), 2, 1, 1, 1), "{found:?}");
+    assert_eq!(group.last_delivered, last_delivered, "none was read since");
 
     for delivery in held {
         done(delivery).await;

@@ -142,7 +142,7 @@ where
                      have {max_in_flight} in flight: raise `max_in_flight` or lower the batch's `size`"
                 )));
             }
-            let log = WorkerLog::start(source.settings(), reads_streams, &routes);
+            let log = WorkerLog::start(&source, reads_streams, &routes);
             let policy = Policy {
                 expose_error_text: self.expose_error_text,
                 unknown_names: source

@@ -12,7 +12,7 @@ use super::policy::Reason;
 use crate::{
     error::Error,
     message::{Kind, Message, MessageId, Name, Shown},
-    transport::{Discarded, Settings, Undecodable, Verdict},
+    transport::{Discarded, Source, Undecodable, Verdict},
 };
 
 /// The most bytes of a reason, or of the names of routes, in one log line.
@@ -23,6 +23,7 @@ const MAX_LOGGED: usize = 2048;
 pub(super) struct Tally {
     handled: AtomicU64,
     failed: AtomicU64,
+    put_off: AtomicU64,
     discarded: AtomicU64,
     released: AtomicU64,
 }
@@ -31,6 +32,7 @@ impl Tally {
     pub(super) fn count(&self, verdict: &Verdict) {
         let counter = match verdict {
             Verdict::Done(Ok(_)) => &self.handled,
+            Verdict::Redeliver { counted: false, .. } => &self.put_off,
             Verdict::Done(Err(_)) | Verdict::Redeliver { .. } | Verdict::DeadLetter { .. } => {
                 &self.failed
             }
@@ -46,12 +48,14 @@ pub(super) struct WorkerLog {
     /// `None` if it handles events only.
     streams: Option<String>,
     group: String,
+    consumer: Option<String>,
     started: Instant,
 }
 
 impl WorkerLog {
     /// Logs that the worker starts.
-    pub(super) fn start(settings: &Settings, reads_streams: bool, routes: &[String]) -> Self {
+    pub(super) fn start(source: &impl Source, reads_streams: bool, routes: &[String]) -> Self {
+        let (settings, consumer) = (source.settings(), source.consumer());
         let streams = reads_streams.then(|| match settings.served_registry() {
             Some(registry) => format!("those registered in {}", Shown::new(registry)),
             None => {
@@ -65,10 +69,14 @@ impl WorkerLog {
         let names = routes.join(", ");
         let routes = Shown::new(&names).at_most(MAX_LOGGED);
         let max_in_flight = settings.max_in_flight;
-        tracing::info!(streams, group, %routes, max_in_flight, "the worker has started");
+        tracing::info!(
+            streams, group, consumer, %routes, max_in_flight,
+            "the worker has started"
+        );
         Self {
             streams,
             group,
+            consumer,
             started: Instant::now(),
         }
     }
@@ -76,11 +84,12 @@ impl WorkerLog {
     /// Logs how many deliveries a shutdown waits for.
     pub(super) fn drain(&self, deliveries: usize, deadline: Duration) {
         if deliveries > 0 {
-            let Self { streams, group, .. } = self;
+            let (streams, group, consumer) = (&self.streams, &self.group, &self.consumer);
             let deadline = rounded(deadline);
             tracing::info!(
                 streams,
                 group,
+                consumer,
                 ?deadline,
                 "draining {deliveries} deliveries"
             );
@@ -89,13 +98,15 @@ impl WorkerLog {
 
     /// Logs that the worker has ended.
     pub(super) fn end(&self, tally: &Tally, result: &Result<(), Error>) {
-        let Self { streams, group, .. } = self;
+        let (streams, group, consumer) = (&self.streams, &self.group, &self.consumer);
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         tracing::info!(
             streams,
             group,
+            consumer,
             handled = count(&tally.handled),
             failed = count(&tally.failed),
+            put_off = count(&tally.put_off),
             discarded = count(&tally.discarded),
             released = count(&tally.released),
             ran_for = ?rounded(self.started.elapsed()),
@@ -210,7 +221,12 @@ impl About {
 /// Logs an entry that is no message.
 pub(super) fn undecodable(entry: &Undecodable) {
     let reason = Shown::new(&entry.reason).at_most(MAX_LOGGED);
-    tracing::warn!("an entry cannot be read as a message: {reason}; a dead letter");
+    let (id, stream) = (entry.id.as_deref(), entry.stream.as_deref());
+    tracing::warn!(
+        id,
+        stream,
+        "an entry cannot be read as a message: {reason}; a dead letter"
+    );
 }
 
 /// In whole milliseconds, so that its `Debug` form is short.

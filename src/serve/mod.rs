@@ -47,11 +47,15 @@
 //! the start. Later it is waited for, since it was right before.
 //!
 //! # Logs
-//! A worker logs one line at info level when it starts and one when it ends, which counts what it has
-//! done, and says how many deliveries a shutdown waits for. A failed delivery is logged once, as a
-//! warning, with its reason and what happens next. Errors that are meant for a caller
-//! ([`RpcError`](crate::RpcError)) and overload are logged at debug level. The line belongs to the span
-//! of the message if a layer names it: see [`log_failure_in_current_span`].
+//! A worker logs one line at info level when it starts, with its streams, its group, the name of its
+//! consumer and its routes, and one when it ends, which counts what it has done. It says how many
+//! deliveries a shutdown waits for. A failed delivery is logged once, as a warning, with its reason and
+//! what happens next. Errors that are meant for a caller ([`RpcError`](crate::RpcError)) and overload
+//! are logged at debug level. The line belongs to the span of the message if a layer names it: see
+//! [`log_failure_in_current_span`].
+//!
+//! A lost connection is a warning with its cause, and a line at info level with its length when it is
+//! over. Deliveries that are claimed from a dead worker are logged with its name and their ids.
 //!
 //! # Panics
 //! A panic of a handler or a layer fails its delivery and is logged. Other deliveries go on.

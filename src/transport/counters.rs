@@ -43,6 +43,8 @@ counters! {
     done,
     /// Deliveries that were scheduled for redelivery.
     redelivered,
+    /// Those of them that did not count as attempts, such as for overload.
+    put_off,
     /// Deliveries that were released before they were started.
     released,
     /// Messages that became dead letters.

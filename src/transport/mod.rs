@@ -13,6 +13,7 @@
 //! ends.
 
 mod backoff;
+mod claims;
 pub mod codec;
 mod counters;
 mod dead;
@@ -34,7 +35,7 @@ use tower::Service;
 
 use crate::{
     error::{Error, RpcError},
-    message::{Message, Name},
+    message::{Message, MessageId, Name},
     reply::Reply,
 };
 
@@ -49,11 +50,12 @@ pub use self::{
     sending::check,
     settings::{Expired, Settings, Start, UnknownNames},
     state::ConnectionState,
-    stats::{GroupStats, StreamStats},
+    stats::{ConsumerStats, GroupStats, StreamStats},
     streams::Streams,
 };
 #[allow(unused_imports)]
 pub(crate) use self::{
+    claims::Claims,
     counters::Counters,
     settings::consumer_settings,
     streams::{Members, Quota, StreamSchedule},
@@ -127,6 +129,12 @@ pub trait Source: Send + 'static {
     /// The settings of the source.
     fn settings(&self) -> &Settings;
 
+    /// The name of this worker among those of its group, which `serve` logs. A transport whose workers
+    /// have no names returns `None`.
+    fn consumer(&self) -> Option<String> {
+        None
+    }
+
     /// The number of requests that the handles of this source's broker in this process wait for.
     /// `serve` logs it when none of its handlers makes progress: they may wait for each other. A
     /// transport that does not know returns 0.
@@ -186,6 +194,10 @@ pub struct Undecodable {
     pub reason: String,
     /// The raw fields.
     pub fields: Vec<(Bytes, Bytes)>,
+    /// The id of the message, or `None` if it is unknown.
+    pub id: Option<MessageId>,
+    /// The stream, or `None` if it is unknown.
+    pub stream: Option<Name>,
 }
 
 /// The right to settle one delivery. Dropping it leaves the delivery to its lease.

@@ -1,4 +1,4 @@
-//! Statistics of a stream and its groups.
+//! Statistics of a stream, its groups and their consumers.
 
 use std::time::Duration;
 
@@ -64,6 +64,9 @@ pub struct GroupStats {
     pub dead: u64,
     /// The number of live workers: those whose leases have not ended.
     pub consumers: u64,
+    /// The id of the last entry that was delivered for the first time; `None` if there was none. On
+    /// Redis the entries before the group's start count as delivered.
+    pub last_delivered: Option<String>,
 }
 
 impl GroupStats {
@@ -74,4 +77,18 @@ impl GroupStats {
             ..Self::default()
         }
     }
+}
+
+/// Statistics of a consumer of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsumerStats {
+    /// The name of the consumer. Bytes that are not UTF-8 are replaced.
+    pub consumer: String,
+    /// The number of its deliveries that are not settled.
+    pub pending: u64,
+    /// The time since it last read, or renewed or claimed a delivery.
+    pub idle: Duration,
+    /// True if the consumer is of another library. Such consumers renew no leases.
+    pub foreign: bool,
 }

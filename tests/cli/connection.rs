@@ -12,6 +12,8 @@ async fn fails_to_connect(url: &str, texts: &[&str]) {
     for line in [
         "stats",
         "stats --watch",
+        "groups list",
+        "consumers list",
         "dead list",
         "send task n",
         "tail stream",
@@ -73,6 +75,8 @@ async fn a_missing_right_is_named() {
     for line in [
         "stats",
         "stats --watch",
+        "groups list",
+        "consumers list",
         "dead list",
         "dead purge --all --yes",
         "send task n",
@@ -91,6 +95,7 @@ async fn a_missing_right_is_named() {
 async fn the_rights_that_the_guide_names_are_enough() {
     let acl = "user stats on >pw ~app_stream ~{app_stream}:* +xlen +zcard +xinfo +xpending +xrange \
                +exists +time +evalsha +eval\n\
+               user watcher on >pw ~app_stream ~{app_stream}:retry:* +xinfo\n\
                user reader on >pw ~app_stream ~{app_stream}:dead:* +xinfo +xlen +xrange +evalsha +eval\n\
                user keeper on >pw ~app_stream ~{app_stream}:dead:* ~{app_stream}:retry:* +xinfo +xlen +xrange \
                +xrevrange +xadd +xdel +evalsha +eval\n\
@@ -105,6 +110,8 @@ async fn the_rights_that_the_guide_names_are_enough() {
     let id = ids["letters"][0]["id"].as_str().expect("an id");
     for (user, line) in [
         ("stats", "stats"),
+        ("stats", "groups list"),
+        ("watcher", "consumers list"),
         ("reader", "dead list"),
         ("reader", &format!("dead show {id}")),
         ("keeper", &format!("dead replay {id}")),

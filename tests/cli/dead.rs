@@ -333,68 +333,6 @@ async fn a_server_that_ends_during_a_replay_fails_it_within_seconds() {
     assert!(matches!(code, Some(1 | 3)), "{code:?}");
 }
 
-/// Creates a stream with this group.
-async fn group(server: &RedisServer, stream: &str, group: &str) {
-    let create = ["XGROUP", "CREATE", stream, group, "0", "MKSTREAM"];
-    server.command(&create).await;
-}
-
-#[tokio::test]
-async fn a_group_that_does_not_exist_is_not_found_and_the_groups_are_listed() {
-    let server = RedisServer::start().await;
-    for line in [
-        "dead list",
-        "dead show 7-7",
-        "dead replay 7-7",
-        "dead purge --all --yes",
-        "stats",
-    ] {
-        let none = run(campanile(&server, line)).await.ended_with(4);
-        none.tells(&["there is no stream `app_stream`"]);
-    }
-    for name in ["workers", "billing"] {
-        group(&server, "app_stream", name).await;
-    }
-    for line in [
-        "dead list",
-        "dead list --json",
-        "dead show 7-7",
-        "dead replay --all --yes",
-        "dead purge --name print --yes",
-    ] {
-        let none = run(campanile(&server, line)).await.ended_with(4);
-        none.tells(&["no group `app_group`", "billing", "workers", "--group"]);
-        assert_eq!(none.stdout, b"");
-    }
-    for line in ["--group nobody dead list", "--group nobody stats"] {
-        let none = run(campanile(&server, line)).await.ended_with(4);
-        none.tells(&["`app_stream` has no group `nobody`", "billing", "workers"]);
-    }
-    let named = run(campanile(&server, "--group workers dead list")).await;
-    assert_eq!(named.ended_with(0).text(), "no dead letters\n");
-}
-
-#[tokio::test]
-async fn the_only_group_of_a_stream_need_not_be_named() {
-    let server = RedisServer::start().await;
-    group(&server, "app_stream", "workers").await;
-    let fields = [
-        ("~g", "workers"),
-        ("~o", "1-1"),
-        ("~r", "the printer is on fire"),
-        ("~a", "10"),
-        ("~d", "1795430237570"),
-        ("type", "task"),
-        ("name", "print"),
-        ("payload", ""),
-    ];
-    raw::add(&server, "{app_stream}:dead:workers", &fields).await;
-    let listed = run(campanile(&server, "dead list --json")).await;
-    assert_eq!(listed.ended_with(0).json()["dead"], 1);
-    let replayed = run(campanile(&server, "dead replay --all --yes")).await;
-    assert_eq!(replayed.ended_with(0).text(), "1 replayed\n");
-}
-
 #[tokio::test]
 async fn large_dead_letters_are_listed_in_little_memory() {
     const LETTERS: usize = 200;

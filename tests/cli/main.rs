@@ -2,6 +2,7 @@
 
 mod connection;
 mod dead;
+mod groups;
 #[path = "../support/program.rs"]
 mod program;
 mod send;
@@ -42,3 +43,9 @@ async fn letter(server: &RedisServer, name: &str, payload: impl AsRef<[u8]>) -> 
 /// The number of dead letters of the default group, and of its waiting redeliveries.
 const DEAD: &str = "{app_stream}:dead:app_group";
 const RETRY: &str = "{app_stream}:retry:app_group";
+
+/// Creates a stream with this group.
+async fn group(server: &RedisServer, stream: &str, group: &str) {
+    let create = ["XGROUP", "CREATE", stream, group, "0", "MKSTREAM"];
+    server.command(&create).await;
+}

@@ -54,10 +54,12 @@ async fn the_groups_are_shown_in_a_table_and_as_json() {
     let mut stats = shown.json();
     let oldest = stats["groups"][0]["oldest_pending_ms"].take();
     assert!(oldest.is_u64(), "{oldest}");
+    let delivered = stats["groups"][0]["last_delivered_id"].take();
+    assert!(delivered.is_string(), "{delivered}");
     let group = |group, lag, pending, dead, consumers| {
         json!({
             "group": group, "lag": lag, "pending": pending, "oldest_pending_ms": null,
-            "delayed": 0, "dead": dead, "consumers": consumers,
+            "delayed": 0, "dead": dead, "consumers": consumers, "last_delivered_id": null,
         })
     };
     let expected = json!({

@@ -13,6 +13,8 @@ use proptest::prelude::*;
 use tokio::time::{Instant, advance, timeout};
 use tower::ServiceExt;
 
+use crate::logs::Logs;
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn send(memory: &Memory, payload: &'static str) -> MessageId {
@@ -495,4 +497,33 @@ async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_af
     assert_eq!(send_once(&memory, 3 * HOUR).await, first, "in its window");
     advance(HOUR).await;
     assert_ne!(send_once(&memory, 3 * HOUR).await, first, "after that");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_names_the_dead_worker_and_its_first_messages() {
+    let memory = Memory::new();
+    let mut dead = open(&memory).await;
+    let mut ids = Vec::new();
+    for _ in 0..12 {
+        ids.push(send(&memory, "x").await);
+    }
+    let held = dead.next(12).await.unwrap();
+    assert_eq!(held.len(), 12);
+    drop((dead, held));
+    let logs = Logs::start();
+    let mut other = open(&memory).await;
+    done(one(&mut other).await).await;
+    let lines = logs.lines(&[
+        "INFO",
+        "claimed deliveries",
+        "from=memory-0",
+        "deliveries=12",
+    ]);
+    assert_eq!(lines.len(), 1, "{}", logs.text());
+    for id in &ids[..10] {
+        assert!(lines[0].contains(&**id), "no {id} in {}", lines[0]);
+    }
+    for words in ["and 2 more", "stream=app_stream", "group=app_group"] {
+        assert!(lines[0].contains(words), "no {words} in {}", lines[0]);
+    }
 }

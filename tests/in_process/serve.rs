@@ -685,6 +685,36 @@ async fn the_routes_of_a_worker_are_in_its_first_line() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_and_the_last_line_of_a_worker_name_its_consumer() {
+    let logs = logs::Logs::start();
+    let app: Router = Router::new().task("orders.create", async || {});
+    let worker = serve(Memory::new(), app);
+    let worker = worker.with_graceful_shutdown(sleep(Duration::from_secs(1)));
+    worker.await.unwrap();
+    for line in ["the worker has started", "the worker has ended"] {
+        let found = logs.lines(&["INFO", line, "consumer=\"memory-", "app_group"]);
+        assert_eq!(found.len(), 1, "{line}: {}", logs.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_that_are_put_off_are_counted_apart_from_failures() {
+    let logs = logs::Logs::start();
+    let app = service_fn(async |_: Message| {
+        let overloaded = tower::load_shed::error::Overloaded::new();
+        Err::<Reply, BoxError>(overloaded.into())
+    });
+    let mut test = Test::start(settings(1), app);
+    test.deliver(task());
+    test.verdict().await;
+    settle_down().await;
+    drop(test.stop.take());
+    test.ended().await.unwrap();
+    let ended = logs.lines(&["the worker has ended", "failed=0", "put_off=1"]);
+    assert_eq!(ended.len(), 1, "{}", logs.text());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_worker_drains_nothing() {
     let logs = logs::Logs::start();
     let mut test = Test::start(settings(1), service_fn(ok));

@@ -188,6 +188,7 @@ macro_rules! logged_on_both {
 }
 
 logged_on_both!(
+    an_entry_that_cannot_be_read_is_logged_with_its_id_and_its_stream,
     text_from_senders_and_handlers_is_logged_on_one_bounded_line,
     a_worker_whose_handlers_wait_for_its_own_replies_says_so,
 );
@@ -222,6 +223,21 @@ async fn an_entry_whose_name_is_no_name_is_a_dead_letter_at_once(
         let kept = letter.fields.iter().find(|(field, _)| field == "name");
         assert_eq!(kept.expect("the fields are kept").1, name);
     }
+    alive.check().await
+}
+
+async fn an_entry_that_cannot_be_read_is_logged_with_its_id_and_its_stream(
+    place: impl Place,
+) -> Result<(), BoxError> {
+    let logs = Logs::start();
+    let alive = Alive::start(place.handle(), Router::new());
+    place.add_raw(&[("a", b"b")]).await;
+    let id = place.dead_letter().await.message_id;
+    let words = ["WARN", "an entry cannot be read", "stream=\"app_stream\""];
+    let lines = logs.lines(&words);
+    assert_eq!(lines.len(), 1, "{}", logs.text());
+    let id = format!("id=\"{id}\"");
+    assert!(lines[0].contains(&id), "no {id} in {}", lines[0]);
     alive.check().await
 }
 

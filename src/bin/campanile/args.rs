@@ -2,7 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{dead::DeadCommand, send::Send, stats::Stats, tail::TailCommand, target::Target};
+use crate::{
+    consumers::ConsumersCommand, dead::DeadCommand, groups::GroupsCommand, send::Send,
+    stats::Stats, tail::TailCommand, target::Target,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -10,7 +13,7 @@ Exit codes:
   1    failed
   2    used in a wrong way, or not confirmed where that has to be
   3    no connection to Redis: nothing was done
-  4    there is no such thing: an id, a name, a group
+  4    there is no such thing: an id, a name, a group, a stream; or it takes a --group to tell which
   5    the request was answered with an error
   130  ended by Ctrl-C before it was done";
 
@@ -28,6 +31,12 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Shows statistics of the stream and its groups.
     Stats(Stats),
+    /// Lists the groups of the stream.
+    #[command(subcommand)]
+    Groups(GroupsCommand),
+    /// Lists the consumers of the group.
+    #[command(subcommand)]
+    Consumers(ConsumersCommand),
     /// Lists, shows, replays and purges the dead letters of the group.
     #[command(subcommand)]
     Dead(DeadCommand),

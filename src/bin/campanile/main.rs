@@ -6,7 +6,9 @@
 mod args;
 mod command_error;
 mod confirm;
+mod consumers;
 mod dead;
+mod groups;
 mod send;
 mod show;
 mod signals;
@@ -50,6 +52,8 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
     let target = &arguments.target;
     match arguments.command {
         Command::Stats(stats) => stats.run(target, &out).await,
+        Command::Groups(groups) => groups.run(target, &out).await,
+        Command::Consumers(consumers) => consumers.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,
         Command::Send(send) => send.run(target, &out).await,
         Command::Tail(tail) => tail.run(target, &out).await,

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use campanile::{
-    Error, Name, Redis,
+    Error, Redis,
     transport::{GroupStats, StreamStats},
 };
 use clap::Args;
@@ -19,6 +19,8 @@ use crate::{
 
 /// The shortest time between two updates, since each costs the server some work.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// The line of a stream without groups.
+pub(crate) const NO_GROUP: &str = "no group yet";
 
 #[derive(Debug, Args)]
 pub(crate) struct Stats {
@@ -40,31 +42,18 @@ fn pause(text: &str) -> Result<Duration, String> {
 impl Stats {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let redis = target.connect().await?;
-        let group = target.group();
         if self.watch {
-            return self.watch(&redis, group, out).await;
+            return self.watch(&redis, target, out).await;
         }
-        let groups = redis.groups().await?;
-        let Some(groups) = groups else {
-            return Err(target.no_stream());
-        };
-        let stats = look(&redis, group.as_ref()).await?;
+        target.check(&redis).await?;
+        let stats = target.stats(&redis).await?;
         match out.json {
             true => out.document(&document(&stats)),
             false => out.lines(lines(&stats)),
-        }?;
-        match group {
-            Some(group) if stats.groups.is_empty() => Err(target.no_group(&group, Some(&groups))),
-            _ => Ok(()),
         }
     }
 
-    async fn watch(
-        &self,
-        redis: &Redis,
-        group: Option<Name>,
-        out: &Out,
-    ) -> Result<(), CommandError> {
+    async fn watch(&self, redis: &Redis, target: &Target, out: &Out) -> Result<(), CommandError> {
         let ended = signals::ended()?;
         let screen = match out.terminal && !out.json {
             true => Some(Screen::enter(out)?),
@@ -76,7 +65,7 @@ impl Stats {
         let looking = async {
             loop {
                 ticks.tick().await;
-                let stats = look(redis, group.as_ref()).await;
+                let stats = target.stats(redis).await;
                 match (&screen, stats) {
                     (Some(screen), Ok(stats)) => {
                         last = lines(&stats);
@@ -127,15 +116,6 @@ fn is_passing(error: &Error) -> bool {
     error.is_disconnected() || error.is_unknown_outcome()
 }
 
-/// Formats the statistics of the stream, and of one group or all.
-async fn look(redis: &Redis, group: Option<&Name>) -> Result<StreamStats, Error> {
-    let mut stats = redis.stats().await?;
-    if let Some(group) = group {
-        stats.groups.retain(|found| found.group == *group);
-    }
-    Ok(stats)
-}
-
 fn lines(stats: &StreamStats) -> Vec<String> {
     let mut lines = vec![format!(
         "stream {}: {} entries, {} delayed",
@@ -144,7 +124,7 @@ fn lines(stats: &StreamStats) -> Vec<String> {
         stats.delayed
     )];
     if stats.groups.is_empty() {
-        lines.push("no group yet".into());
+        lines.push(NO_GROUP.into());
         return lines;
     }
     let mut table = Table::new(&[
@@ -159,7 +139,7 @@ fn lines(stats: &StreamStats) -> Vec<String> {
     for group in &stats.groups {
         table.row([
             group.group.to_string(),
-            group.lag.map_or("?".into(), |lag| lag.to_string()),
+            lag(group),
             group.pending.to_string(),
             group.oldest_pending.map_or("-".into(), text::duration),
             group.delayed.to_string(),
@@ -171,7 +151,13 @@ fn lines(stats: &StreamStats) -> Vec<String> {
     lines
 }
 
-fn document(stats: &StreamStats) -> Value {
+/// The lag of a group; `?` if the server does not know it.
+pub(crate) fn lag(group: &GroupStats) -> String {
+    group.lag.map_or("?".into(), |lag| lag.to_string())
+}
+
+/// The JSON of the stream and its groups.
+pub(crate) fn document(stats: &StreamStats) -> Value {
     let group = |group: &GroupStats| {
         json!({
             "group": &*group.group,
@@ -181,6 +167,7 @@ fn document(stats: &StreamStats) -> Value {
             "delayed": group.delayed,
             "dead": group.dead,
             "consumers": group.consumers,
+            "last_delivered_id": group.last_delivered,
         })
     };
     json!({

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use campanile::{Name, Redis};
+use campanile::{Error, Name, Redis, transport::StreamStats};
 use clap::Args;
 
 use crate::command_error::CommandError;
@@ -26,7 +26,7 @@ pub(crate) struct Target {
     /// The stream.
     #[arg(long, global = true, default_value = "app_stream")]
     stream: String,
-    /// The consumer group [default: app_group, or the only one that there is; of `stats`: all]
+    /// The consumer group [default: the only one of the stream; of `stats` and `groups`: all]
     #[arg(long, global = true)]
     group: Option<String>,
     /// Prints JSON: one document, or one line for each item of a live command.
@@ -46,28 +46,63 @@ impl Target {
         })
     }
 
-    /// Connects with a group that exists. If none is named, it is the default group, or else the
-    /// stream's only group. A group that does not exist is an error, unless it has dead letters:
-    /// they outlive their group.
-    pub(crate) async fn connect_to_group(&self) -> Result<Redis, CommandError> {
+    /// Connects with a group that exists, and returns its name: the named one, or else the stream's
+    /// only group.
+    pub(crate) async fn connect_to_group(&self) -> Result<(Redis, Name), CommandError> {
+        let candidate = self.connect_to_candidate().await?;
+        match candidate.missing {
+            Some(missing) => Err(missing),
+            None => Ok((candidate.redis, candidate.group)),
+        }
+    }
+
+    /// As [`connect_to_group`](Self::connect_to_group), also with a group that does not exist any
+    /// more and has dead letters: they outlive their group.
+    pub(crate) async fn connect_to_dead_letters(&self) -> Result<Redis, CommandError> {
+        let Candidate { redis, missing, .. } = self.connect_to_candidate().await?;
+        match missing {
+            Some(missing) if redis.dead_letters().count().await? == 0 => Err(missing),
+            _ => Ok(redis),
+        }
+    }
+
+    async fn connect_to_candidate(&self) -> Result<Candidate, CommandError> {
         let redis = self.connect().await?;
-        let group = self.group().unwrap_or_else(|| DEFAULT_GROUP.into());
         let groups = redis.groups().await?;
-        let is_there = |group: &Name| groups.iter().flatten().any(|found| found == group);
-        if is_there(&group) {
-            return Ok(redis);
+        let group = match (self.group(), groups.as_deref()) {
+            (Some(named), _) => named,
+            (None, Some([only])) => only.clone(),
+            (None, Some(several @ [_, _, ..])) => return Err(self.several_groups(several)),
+            (None, _) => DEFAULT_GROUP.into(),
+        };
+        let exists = groups.iter().flatten().any(|found| *found == group);
+        Ok(Candidate {
+            redis: redis.group(&group),
+            missing: (!exists).then(|| self.no_group(&group, groups.as_deref())),
+            group,
+        })
+    }
+
+    /// The statistics of the stream, with the named group or with all.
+    pub(crate) async fn stats(&self, redis: &Redis) -> Result<StreamStats, Error> {
+        let mut stats = redis.stats().await?;
+        if let Some(group) = self.group() {
+            stats.groups.retain(|found| found.group == group);
         }
-        if let (None, Some([only])) = (&self.group, groups.as_deref()) {
-            return Ok(redis.group(only));
+        Ok(stats)
+    }
+
+    /// Checks that the stream exists, and the group, if one was named.
+    pub(crate) async fn check(&self, redis: &Redis) -> Result<(), CommandError> {
+        let groups = redis.groups().await?.ok_or_else(|| self.no_stream())?;
+        match self.group() {
+            Some(group) if !groups.contains(&group) => Err(self.no_group(&group, Some(&groups))),
+            _ => Ok(()),
         }
-        if redis.dead_letters().count().await? > 0 {
-            return Ok(redis);
-        }
-        Err(self.no_group(&group, groups.as_deref()))
     }
 
     /// The error of a group or a stream that does not exist; lists the existing groups.
-    pub(crate) fn no_group(&self, group: &Name, groups: Option<&[Name]>) -> CommandError {
+    fn no_group(&self, group: &Name, groups: Option<&[Name]>) -> CommandError {
         let Some(groups) = groups else {
             return self.no_stream();
         };
@@ -81,7 +116,14 @@ impl Target {
         ))
     }
 
-    pub(crate) fn no_stream(&self) -> CommandError {
+    fn several_groups(&self, groups: &[Name]) -> CommandError {
+        let (stream, count, listed) = (&self.stream, groups.len(), listed(groups));
+        CommandError::Missing(format!(
+            "the stream `{stream}` has {count} groups; name one with --group: {listed}"
+        ))
+    }
+
+    fn no_stream(&self) -> CommandError {
         CommandError::Missing(format!("there is no stream `{}`", self.stream))
     }
 
@@ -90,12 +132,20 @@ impl Target {
     }
 
     /// The group, if one was named.
-    pub(crate) fn group(&self) -> Option<Name> {
+    fn group(&self) -> Option<Name> {
         self.group.as_deref().map(Name::from)
     }
 }
 
-/// The default group of a handle.
+/// The group that a command is about.
+struct Candidate {
+    redis: Redis,
+    group: Name,
+    /// The error if the group does not exist.
+    missing: Option<CommandError>,
+}
+
+/// The default group of a handle. Its dead letters outlive the stream.
 const DEFAULT_GROUP: &str = "app_group";
 
 /// Formats names for a sentence, up to a readable number.

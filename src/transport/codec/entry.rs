@@ -71,7 +71,12 @@ pub struct Decoded {
 pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     match ParsedEntry::parse(&fields) {
         Ok(entry) => Ok(entry.take(&mut fields)),
-        Err(reason) => Err(Undecodable { reason, fields }),
+        Err(reason) => Err(Undecodable {
+            reason,
+            fields,
+            id: None,
+            stream: None,
+        }),
     }
 }
 

@@ -10,7 +10,7 @@ use foldhash::HashMap;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    clock::{BrokerClock, instant_after},
+    clock::{BrokerClock, EntryId, instant_after},
     context::GroupContext,
     dead::DeadLetterLog,
     log::{Log, LogEntry},
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     error::RpcError,
     message::{Lease, Name},
-    transport::{Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
+    transport::{Claims, Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
 };
 
 /// The number of a delivery within its group. It fences verdicts: a verdict about a number that is not
@@ -28,10 +28,17 @@ pub(super) type Serial = u64;
 /// The number of a source within its broker.
 pub(super) type Consumer = u64;
 
+/// The name of a source in the log.
+pub(super) fn name_of(consumer: Consumer) -> String {
+    format!("memory-{consumer}")
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// The index of the first unread entry.
     next: u64,
+    /// The last entry that was read.
+    last_read: Option<EntryId>,
     /// The indices of entries that were read and are not finished.
     unfinished: BTreeSet<u64>,
     /// Redeliveries that are due.
@@ -190,7 +197,7 @@ impl Group {
         context: &GroupContext,
     ) -> Vec<Taken> {
         self.promote();
-        self.claim(context);
+        self.claim(settings, context);
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
         while taken.len() < max {
@@ -235,16 +242,18 @@ impl Group {
     }
 
     /// Claims the deliveries whose leases have ended.
-    fn claim(&mut self, context: &GroupContext) {
+    fn claim(&mut self, settings: &Settings, context: &GroupContext) {
         if self.ending.is_empty() {
             return;
         }
         let now = Instant::now();
+        let mut claims = Claims::default();
         while let Some(&(ends, serial)) = self.ending.first()
             && ends <= now
         {
             let pending = self.finish(serial).expect("what ends is pending");
             context.counters.claimed.increment();
+            claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
             if pending.held {
                 context.counters.lost_leases.increment();
                 pending.lease.lose();
@@ -254,6 +263,7 @@ impl Group {
                 attempts: pending.attempt,
             });
         }
+        claims.log(&settings.stream, &settings.group);
     }
 
     /// The next message to deliver. Redeliveries and new entries alternate, so that neither starves.
@@ -268,6 +278,7 @@ impl Group {
         let entry = Arc::clone(fresh?);
         let index = self.next;
         self.next += 1;
+        self.last_read = Some(entry.id);
         self.unfinished.insert(index);
         Some((Retry { entry, attempts: 0 }, Some(index)))
     }
@@ -346,6 +357,9 @@ impl Group {
                 reason,
             } => {
                 counters.redelivered.increment();
+                if !counted {
+                    counters.put_off.increment();
+                }
                 let after = after.unwrap_or_else(|| settings.backoff.after(attempt));
                 tell(&|| Happened::Redelivered {
                     after,
@@ -467,6 +481,7 @@ impl Group {
         stats.delayed = backlog.delayed as u64;
         stats.dead = self.dead.len() as u64;
         stats.consumers = self.members.len() as u64;
+        stats.last_delivered = self.last_read.map(|id| id.to_string());
         stats
     }
 }

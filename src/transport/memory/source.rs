@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     broker::Broker,
     clock::EntryId,
-    group::{Consumer, Serial, Taken},
+    group::{self, Consumer, Serial, Taken},
     observer::{Happened, ObservedDelivery, ObservedMessage},
 };
 use crate::{
@@ -196,12 +196,16 @@ impl MemorySource {
     }
 
     fn read(&self, stream: &Settings, taken: Taken) -> Result<Message, Undecodable> {
-        let decoded = codec::decode(taken.entry.fields.clone())
-            .inspect_err(|_| self.broker.context.counters.undecodable.increment())?;
+        let id = || MessageId::from(taken.entry.id.to_string());
+        let decoded = codec::decode(taken.entry.fields.clone()).map_err(|mut undecodable| {
+            self.broker.context.counters.undecodable.increment();
+            undecodable.id = Some(id());
+            undecodable.stream = Some(stream.stream.clone());
+            undecodable
+        })?;
         let EntryId { milliseconds, .. } = taken.entry.id;
         let mut message = decoded.message;
         let parts = message.parts_mut();
-        let id = || MessageId::from(taken.entry.id.to_string());
         parts.stream = Some(stream.stream.clone());
         parts.group = Some(stream.group.clone());
         parts.id = Some(decoded.id.unwrap_or_else(id));
@@ -248,6 +252,10 @@ impl Source for MemorySource {
 
     fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    fn consumer(&self) -> Option<String> {
+        Some(group::name_of(self.consumer))
     }
 
     fn requests_waiting(&self) -> usize {

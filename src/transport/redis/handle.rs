@@ -85,7 +85,7 @@ impl Redis {
                     outage.refused(&connector.address(), "connect to Redis", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
-                connected => return connected,
+                connected => return connected.inspect(|_| outage.answered()),
             }
         }
     }

@@ -102,7 +102,7 @@
 //! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
-//! | scrapes [`stats`](Redis::stats) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
+//! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish +role` |
 //! | requests | `&campanile:reply:* +subscribe +ping +role (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |

@@ -33,7 +33,7 @@ pub(crate) fn all() -> Vec<Reader> {
         Reader {
             of: "stats",
             read: |answer| Ok(format!("{:?}", stats::read(answer, "g".into())?)),
-            answer: list((0..6).map(Value::Int)),
+            answer: list((0..6).map(Value::Int).chain([text("7-1")])),
         },
         Reader {
             of: "XINFO GROUPS",
@@ -44,6 +44,18 @@ pub(crate) fn all() -> Vec<Reader> {
                     .into_iter()
                     .chain([Value::Int(0)]),
             ),
+        },
+        Reader {
+            of: "XINFO CONSUMERS",
+            read: |answer| Ok(format!("{:?}", stats::consumer(answer)?)),
+            answer: list([
+                text("name"),
+                text("c"),
+                text("pending"),
+                Value::Int(2),
+                text("idle"),
+                Value::Int(5),
+            ]),
         },
         Reader {
             of: "dead",

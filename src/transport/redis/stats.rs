@@ -1,21 +1,21 @@
 //! Statistics for metrics.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use redis::Cmd;
 
 use super::{
     Redis, error,
     keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
-    response::{Value, array, bytes, count, entry_of, integers},
+    response::{Value, array, bytes, count, entry_of, exactly, integers},
     scripts,
 };
 use crate::{
     error::Error,
     message::Name,
-    transport::{GroupStats, StreamStats},
+    transport::{ConsumerStats, GroupStats, StreamStats},
 };
 
 impl Redis {
@@ -46,11 +46,8 @@ impl Redis {
         )
         .await?;
         let mut stats = StreamStats::new(stream, count(&entries)?, count(&delayed)?);
-        let groups = match groups {
-            Value::ServerError(refusal) if is_missing(&refusal) => Vec::new(),
-            groups => array(error::check(groups)?)?,
-        };
-        let groups = groups
+        let groups = listed(groups)?
+            .unwrap_or_default()
             .into_iter()
             .filter_map(|group| name(group).transpose());
         let groups = groups.map(async |group| self.group_stats(group?).await);
@@ -72,9 +69,8 @@ impl Redis {
         let stream = self.settings.one_stream()?;
         cmd.arg("GROUPS").arg(stream.as_str());
         let pipeline = self.shared.pipeline.of(stream);
-        let groups = match pipeline.submit(cmd, Resend::Never).await? {
-            Value::ServerError(refusal) if is_missing(&refusal) => return Ok(None),
-            groups => array(error::check(groups)?)?,
+        let Some(groups) = listed(pipeline.submit(cmd, Resend::Never).await?)? else {
+            return Ok(None);
         };
         let names = groups
             .into_iter()
@@ -82,6 +78,42 @@ impl Redis {
         let mut names = names.collect::<Result<Vec<_>, _>>()?;
         names.sort();
         Ok(Some(names))
+    }
+
+    /// The consumers of the group, by name; `None` if the stream or the group does not exist. A
+    /// consumer that has ended stays until a worker of this library deletes it.
+    ///
+    /// Only [`XINFO CONSUMERS`](https://redis.io/docs/latest/commands/xinfo-consumers/) is used.
+    ///
+    /// # Errors
+    /// If the server cannot be reached or refuses.
+    pub async fn consumers(&self) -> Result<Option<Vec<ConsumerStats>>, Error> {
+        let keys = Keys::new(self.settings.one_stream()?, &self.settings.group)?;
+        let pipeline = self.shared.pipeline.of(&keys.stream);
+        let ask = |stream: &str| {
+            let mut cmd = redis::cmd("XINFO");
+            cmd.arg("CONSUMERS").arg(stream).arg(&*keys.group);
+            pipeline.submit(cmd, Resend::Never)
+        };
+        let (primary, retry) = try_join(ask(&keys.stream), ask(&keys.retry)).await?;
+        let Some(primary) = listed(primary)? else {
+            return Ok(None);
+        };
+        let mut found = BTreeMap::<String, ConsumerStats>::new();
+        for answer in primary
+            .into_iter()
+            .chain(listed(retry)?.unwrap_or_default())
+        {
+            let stats = consumer(answer)?;
+            found
+                .entry(stats.consumer.clone())
+                .and_modify(|known| {
+                    known.pending += stats.pending;
+                    known.idle = known.idle.min(stats.idle);
+                })
+                .or_insert(stats);
+        }
+        Ok(Some(found.into_values().collect()))
     }
 
     /// The statistics of a group; `None` if it was just deleted.
@@ -107,7 +139,9 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
     if answer == Value::Nil {
         return Ok(None);
     }
-    let [lag, pending, oldest, delayed, dead, consumers] = integers(answer)?;
+    let [numbers @ .., last_delivered] = exactly::<7>(answer)?;
+    let numbers = Value::Array(numbers.into());
+    let [lag, pending, oldest, delayed, dead, consumers] = integers(numbers)?;
     let mut stats = GroupStats::new(group);
     stats.lag = u64::try_from(lag).ok();
     stats.pending = pending.unsigned_abs();
@@ -115,18 +149,42 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
     stats.delayed = delayed.unsigned_abs();
     stats.dead = dead.unsigned_abs();
     stats.consumers = consumers.unsigned_abs();
+    let last_delivered = text(last_delivered)?;
+    stats.last_delivered = (last_delivered != "0-0").then_some(last_delivered);
     Ok(Some(stats))
 }
 
-/// Returns `true` if `XINFO` reports that the key does not exist.
+/// The elements of a response of `XINFO`; `None` if the stream or the group does not exist.
+fn listed(answer: Value) -> Result<Option<Vec<Value>>, Error> {
+    match answer {
+        Value::ServerError(refusal) if is_missing(&refusal) => Ok(None),
+        answer => array(error::check(answer)?).map(Some),
+    }
+}
+
 fn is_missing(refusal: &redis::ServerError) -> bool {
-    refusal
-        .details()
-        .is_some_and(|text| text.contains("no such key"))
+    let text = refusal.details();
+    refusal.code() == "NOGROUP" || text.is_some_and(|text| text.contains("no such key"))
 }
 
 /// Decodes the name in an element of `XINFO GROUPS`; `None` if no worker can join that group.
 pub(super) fn name(group: Value) -> Result<Option<Name>, Error> {
     let name = Name::from_utf8(&bytes(entry_of(group, "name")?)?).ok();
     Ok(name.filter(|name| name.fault().is_none()))
+}
+
+/// Decodes an element of `XINFO CONSUMERS`.
+pub(super) fn consumer(consumer: Value) -> Result<ConsumerStats, Error> {
+    let value = |key| entry_of(consumer.clone(), key);
+    let name = text(value("name")?)?;
+    Ok(ConsumerStats {
+        pending: count(&value("pending")?)?,
+        idle: Duration::from_millis(count(&value("idle")?)?),
+        foreign: !name.starts_with(CONSUMER_PREFIX),
+        consumer: name,
+    })
+}
+
+fn text(value: Value) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
 }

@@ -13,7 +13,7 @@ use super::{
     SECOND, handle,
     logs::Logs,
     send,
-    support::{Options, RedisServer, raw},
+    support::{Options, RedisServer, Signal, raw},
     within,
 };
 
@@ -176,13 +176,58 @@ async fn the_reason_of_an_outage_is_logged_once_and_part_of_the_error() {
         assert!(text.contains("WRONGPASS"), "{text}");
         assert!(!text.contains("right"), "{text}");
     }
-    let said = logs.lines(&["WARN", "WRONGPASS", "cannot connect"]);
+    let cause = "does not accept the user name or the password (WRONGPASS)";
+    let said = logs.lines(&["WARN", "cannot connect to Redis: ", cause]);
     assert!((1..=4).contains(&said.len()), "{said:?}");
     assert!(logs.lines(&["right"]).is_empty());
     // The password may become valid again.
     let (): () = ask(&mut control, &["CONFIG", "SET", "requirepass", "right"]).await;
     let sent = within(8 * SECOND, send(&redis, Message::task("a", ""))).await;
     sent.unwrap();
+    let back = logs.lines(&["INFO", "a connection to Redis is back after "]);
+    assert_eq!(back.len(), 1, "{}", logs.text());
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_logged_once_and_once_when_it_is_back() {
+    let server = RedisServer::with(Options::new().persistent()).await;
+    let redis = handle(&server).await;
+    send(&redis, Message::task("a", "")).await.unwrap();
+    let logs = Logs::start();
+    server.signal(Signal::Kill);
+    let down = || async { (!redis.state().is_ready()).then_some(()) };
+    raw::eventually(down, 5 * SECOND).await;
+    tokio::time::sleep(SECOND).await;
+    server.restart().await;
+    // Without any command: an idle handle says it, too.
+    let back = || async {
+        let lines = logs.lines(&["INFO", "a connection to Redis is back after "]);
+        (!lines.is_empty()).then_some(lines)
+    };
+    let back = raw::eventually(back, 10 * SECOND).await;
+    assert_eq!(back.len(), 1, "{back:?}");
+    let lost = logs.lines(&["WARN", "lost a connection to Redis: it was closed"]);
+    assert_eq!(lost.len(), 1, "{}", logs.text());
+    let refused = logs.lines(&["WARN", "cannot connect to Redis: nothing listens there"]);
+    assert_eq!(refused.len(), 1, "{}", logs.text());
+    assert_eq!(logs.lines(&["WARN"]).len(), 2, "{}", logs.text());
+}
+
+#[tokio::test]
+async fn a_host_name_that_cannot_be_resolved_is_logged_as_such() {
+    let logs = Logs::start();
+    let connecting = Redis::connect_when_ready("redis://no-such-host.invalid/");
+    let waited = tokio::time::timeout(10 * SECOND, async {
+        tokio::select! {
+            _ = connecting => panic!("there is no such host"),
+            () = async {
+                while logs.lines(&["WARN", "the host name cannot be resolved (DNS)"]).is_empty() {
+                    tokio::time::sleep(SECOND / 20).await;
+                }
+            } => {}
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{}", logs.text()));
 }
 
 #[tokio::test]

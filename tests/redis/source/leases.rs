@@ -40,8 +40,17 @@ async fn a_worker_that_is_gone_is_relieved_and_its_late_verdict_changes_nothing(
     let zombie = next(&mut first).await;
     // Dropped, not closed: its leases are no longer renewed.
     drop(first);
+    let consumers = redis.consumers().await.unwrap().expect("a group");
+    let dead = &consumers[0].consumer;
+    let logs = logs::Logs::start();
     let mut second = open(&redis).await;
     let delivery = next(&mut second).await;
+    let claims = logs.lines(&["INFO", "claimed deliveries", "stream=s group=g"]);
+    assert_eq!(claims.len(), 1, "{}", logs.text());
+    for words in [format!("from={dead}"), format!("ids={id}")] {
+        assert!(claims[0].contains(&words), "no {words} in {}", claims[0]);
+    }
+    drop(logs);
     let parts = message(&delivery).parts();
     assert_eq!(parts.id.as_ref().unwrap(), &id.as_str());
     assert_eq!(parts.attempt, Attempt(2));

@@ -47,6 +47,33 @@ async fn foreign_consumers_are_alive_for_longer_and_a_stream_of_others_has_numbe
 }
 
 #[tokio::test]
+async fn consumers_are_listed_with_their_pending_deliveries_of_both_streams() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    assert_eq!(redis.consumers().await.unwrap(), None, "no stream");
+    task(&server, "1").await;
+    assert_eq!(redis.consumers().await.unwrap(), None, "no group");
+    let mut source = open(&redis).await;
+    let first = next(&mut source).await;
+    settle(first, redeliver(Some(Duration::ZERO), true)).await;
+    task(&server, "2").await;
+    let held = [next(&mut source).await, next(&mut source).await];
+    let read = "XREADGROUP GROUP g worker-1 COUNT 1 STREAMS s >";
+    task(&server, "3").await;
+    server.command(&read.split(' ').collect::<Vec<_>>()).await;
+    let consumers = redis.consumers().await.unwrap().expect("a group");
+    let [ours, foreign] = &consumers[..] else {
+        panic!("{consumers:?}");
+    };
+    assert!(ours.consumer.starts_with("campanile-"), "{ours:?}");
+    assert!(!ours.foreign && ours.pending == 2, "{ours:?}");
+    assert!(ours.idle < 10 * SECOND, "{ours:?}");
+    assert_eq!((&*foreign.consumer, foreign.foreign), ("worker-1", true));
+    assert_eq!(foreign.pending, 1);
+    drop(held);
+}
+
+#[tokio::test]
 async fn a_group_that_no_worker_can_be_in_does_not_spoil_the_numbers_of_the_others() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
@@ -96,6 +123,7 @@ async fn a_scrape_needs_few_rights_and_works_under_resp3() {
     for url in [server.url(), url] {
         let redis = Redis::connect(&url).await.unwrap().stream("s").group("g");
         assert_eq!(redis.stats().await.unwrap().groups, []);
+        assert_eq!(redis.consumers().await.unwrap(), None);
     }
     let group = ["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"];
     let mut admin = redis::Client::open(format!("redis://127.0.0.1:{}/", server.port()))

@@ -26,7 +26,7 @@ pub(crate) enum DeadCommand {
 
 impl DeadCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        let redis = target.connect_to_group().await?;
+        let redis = target.connect_to_dead_letters().await?;
         let dead: DeadLetters = redis.dead_letters();
         match self {
             DeadCommand::List(list) => list.run(&dead, out).await,

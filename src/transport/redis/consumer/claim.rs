@@ -22,7 +22,7 @@ use crate::{
         keys::CONSUMER_PREFIX,
         pipeline::{Pipeline, Resend},
         producer::Publish,
-        response::{Value, bytes, count, exactly, unexpected},
+        response::{Value, array, bytes, count, exactly, unexpected},
         scripts,
     },
 };
@@ -80,6 +80,8 @@ pub(super) struct ScanStep {
     mine: Vec<StreamEntryId>,
     /// The server's error when it refused dead letters; empty if there was none.
     refused: String,
+    /// The consumers from which entries were taken, in the order of `taken`.
+    from: Vec<String>,
 }
 
 impl ScanStep {
@@ -88,7 +90,18 @@ impl ScanStep {
         if answer == Value::Nil {
             return Ok(None);
         }
-        let [cursor, taken, deleted, dead, dropped, left, mine, refused] = exactly(answer)?;
+        let [
+            cursor,
+            taken,
+            deleted,
+            dead,
+            dropped,
+            left,
+            mine,
+            refused,
+            from,
+        ] = exactly(answer)?;
+        let lossy = |text| Ok(String::from_utf8_lossy(&bytes(text)?).into_owned());
         let text = |text: Value, what| {
             String::from_utf8(bytes(text)?.into()).map_err(|_| unexpected(what, "another text"))
         };
@@ -100,7 +113,11 @@ impl ScanStep {
             dropped: count(&dropped)?,
             left: text(left, "an id")?,
             mine: entry::ids(mine)?,
-            refused: String::from_utf8_lossy(&bytes(refused)?).into_owned(),
+            refused: lossy(refused)?,
+            from: array(from)?
+                .into_iter()
+                .map(lossy)
+                .collect::<Result<_, Error>>()?,
         }))
     }
 }
@@ -286,13 +303,7 @@ impl Claimer {
         let Some(mut step) = ScanStep::read(answer, which)? else {
             return Ok(None);
         };
-        if !step.taken.is_empty() {
-            self.report.counters.claimed.add(step.taken.len() as u64);
-            tracing::info!(
-                deliveries = step.taken.len(),
-                "claimed deliveries of a worker that no longer renews its leases"
-            );
-        }
+        self.report.claimed(stream, &step.taken, &step.from);
         if step
             .taken
             .iter()
@@ -308,7 +319,7 @@ impl Claimer {
             let reason = "deliveries used up by workers that are gone";
             self.report.counters.dead.increment();
             self.report
-                .never_settled(entry.id, entry.deliveries, reason);
+                .never_settled(stream, entry.id, entry.deliveries, reason);
             self.answer_dead(stream, entry.id, ReplyTo::of_fields(&entry.fields));
         }
         Ok(Some(step))

@@ -121,8 +121,10 @@ impl Deliverer {
                 parts.lease = Some(lease);
                 Some(Delivery::new(Ok(message), self.settle(delivery)))
             }
-            Err(undecodable) => {
+            Err(mut undecodable) => {
                 self.report.counters.undecodable.increment();
+                undecodable.id = MessageId::from_utf8(&text).ok();
+                undecodable.stream = Some(stream.keys.stream.clone());
                 delivery.reply_to = ReplyTo::of_fields(&undecodable.fields).map(Box::new);
                 Some(Delivery::new(Err(undecodable), self.settle(delivery)))
             }
@@ -151,7 +153,7 @@ impl Deliverer {
         let attempts = delivery.attempt - 1;
         let reason = format!("delivered {attempts} times and never settled");
         self.report
-            .never_settled(delivery.origin, attempts, &reason);
+            .never_settled(&delivery.stream, delivery.origin, attempts, &reason);
         let verdict = Verdict::DeadLetter {
             reason,
             answer: Some(RpcError::unavailable("the request could not be handled")),
@@ -167,7 +169,7 @@ impl Deliverer {
 
 /// The original stream and id of an entry on the retry stream, and the number of its deliveries so
 /// far.
-fn origin(
+pub(super) fn origin(
     fields: &[(Bytes, Bytes)],
     text: Bytes,
     id: StreamEntryId,

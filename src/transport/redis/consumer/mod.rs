@@ -132,7 +132,7 @@ impl Transport for Redis {
                     outage.refused(&address, "begin to serve", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
-                opened => return opened,
+                opened => return opened.inspect(|_| outage.answered()),
             }
         }
     }
@@ -287,6 +287,10 @@ impl Source for RedisSource {
 
     fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    fn consumer(&self) -> Option<String> {
+        Some(self.member.consumer.clone())
     }
 
     fn requests_waiting(&self) -> usize {

@@ -80,6 +80,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
                 text("7-3"),
                 list([text("7-4")]),
                 text("OOM"),
+                list([text("c")]),
             ]),
         },
         Reader {

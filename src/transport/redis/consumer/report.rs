@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::streams::ServedStream;
+use super::{deliver::origin, streams::ServedStream};
 use crate::{
     message::Shown,
     transport::{
-        Counters,
-        redis::{entry::StreamEntryId, keys::Keys},
+        Claims, Counters,
+        redis::{
+            entry::{Entry, StreamEntryId, WhichStream},
+            keys::Keys,
+        },
     },
 };
 
@@ -43,9 +46,35 @@ impl Report {
 
     /// Reports a dead letter that no worker has settled. Other dead letters are logged by
     /// the worker that fails, in the span of the message.
-    pub(super) fn never_settled(&self, id: StreamEntryId, attempts: u32, reason: &str) {
+    pub(super) fn never_settled(
+        &self,
+        stream: &ServedStream,
+        id: StreamEntryId,
+        attempts: u32,
+        reason: &str,
+    ) {
+        let Keys { stream, group, .. } = &stream.keys;
         let reason = Shown::new(reason).at_most(MAX_LOGGED);
-        tracing::warn!(%id, attempts, "a dead letter: {reason}");
+        tracing::warn!(%id, %stream, %group, attempts, "a dead letter: {reason}");
+    }
+
+    /// Reports entries that were claimed, and the consumer of each.
+    pub(super) fn claimed(&self, stream: &ServedStream, entries: &[Entry], from: &[String]) {
+        if entries.is_empty() {
+            return;
+        }
+        self.counters.claimed.add(entries.len() as u64);
+        let mut claims = Claims::default();
+        for (entry, from) in entries.iter().zip(from) {
+            claims.add(from, || match entry.which {
+                WhichStream::Primary(_) => entry.id.to_string(),
+                WhichStream::Retry(_) => {
+                    let (text, ..) = origin(&entry.fields, entry.text.clone(), entry.id);
+                    String::from_utf8_lossy(&text).into_owned()
+                }
+            });
+        }
+        claims.log(&stream.keys.stream, &stream.keys.group);
     }
 
     /// Reports that old dead letters were removed for newer ones, in one line at most once a

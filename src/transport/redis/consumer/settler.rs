@@ -203,6 +203,9 @@ impl Settler {
                     true => counters.released.increment(),
                     false => counters.redelivered.increment(),
                 }
+                if !released && attempts < delivery.attempt {
+                    counters.put_off.increment();
+                }
                 if let Some(after) = after {
                     self.due.set(delivery.stream.index, after);
                 }

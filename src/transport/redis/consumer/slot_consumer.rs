@@ -40,7 +40,7 @@ use crate::{
             handle::SharedHandle,
             options::Options,
             pipeline::{Pipeline, Resend},
-            server::Limit,
+            server::{Limit, Outage},
             source_state::{Heartbeat, SourceState},
         },
     },
@@ -159,6 +159,7 @@ impl SlotConsumer {
             registry,
             canary: Canary::start(options.stall_limit, ends.closed.clone()),
             warnings: Limit::default(),
+            outage: Outage::default(),
             ends: ends.clone(),
         };
         upkeep.start()?;

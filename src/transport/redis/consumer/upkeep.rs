@@ -31,7 +31,7 @@ use crate::{
             pipeline::{Pipeline, SILENCE},
             response::miscounted,
             scripts,
-            server::{Connector, Limit},
+            server::{Connector, Limit, Outage},
         },
     },
 };
@@ -49,6 +49,8 @@ pub(super) struct Upkeep {
     pub(super) registry: Option<RegistryReader>,
     pub(super) canary: Arc<Canary>,
     pub(super) warnings: Limit,
+    /// The failed ticks since the last one that succeeded.
+    pub(super) outage: Outage,
     pub(super) ends: Ends,
 }
 
@@ -161,12 +163,13 @@ impl Upkeep {
             }
             return;
         }
-        if let Err(error) = self.try_tick(server).await {
-            self.renewer.health.failed();
-            tracing::warn!(
-                error = error.chain(),
-                "leases could not be renewed; trying again"
-            );
+        match self.try_tick(server).await {
+            Ok(()) => self.outage.answered(),
+            Err(error) => {
+                self.renewer.health.failed();
+                let address = self.connector.address();
+                self.outage.refused(&address, "renew the leases", &error);
+            }
         }
     }
 

@@ -102,6 +102,7 @@ impl PipelineTask {
             if std::mem::replace(&mut self.connected_before, true) {
                 self.counters.reconnects.increment();
             }
+            self.outage.connected();
             let made = Instant::now();
             self.set_state(ConnectionState::Connected, None);
             let end = self.serve(connection).await;

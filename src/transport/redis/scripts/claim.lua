@@ -9,8 +9,8 @@
 -- Returns: {next cursor ('' = the end), claimed {{id, deliveries, fields}…}, the number of entries
 --           that were deleted, dead {{id, deliveries, fields of the reply address}…}, dead letters
 --           dropped, the first poison candidate skipped ('' = none), {idle ids of this consumer},
---           the error of a refused dead letter ('' = none)}, or nil if it is too late, or another
---           worker has scanned in that time.
+--           the error of a refused dead letter ('' = none), {the consumer of each claimed entry}},
+--           or nil if it is too late, or another worker has scanned in that time.
 local src, group, me, retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3] == '1'
 local lease, foreign, prefix = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local room, candidates, most = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
@@ -23,7 +23,7 @@ if ARGV[12] ~= '' and not throttle(KEYS[2], me, ARGV[12]) then return false end
 local healthy, unheld = tonumber(ARGV[14]), {}
 for i = 15, #ARGV do unheld[ARGV[i]] = true end
 
-local taken, deleted, dead, dropped, left, mine, refused = {}, 0, {}, 0, '', {}, ''
+local taken, deleted, dead, dropped, left, mine, refused, from = {}, 0, {}, 0, '', {}, '', {}
 local pending = redis.call('XPENDING', src, group, ARGV[4], '+', LOOKED_AT)
 local cursor = ''
 if #pending == LOOKED_AT then cursor = '(' .. pending[#pending][1] end
@@ -109,8 +109,9 @@ for _, entry in ipairs(pending) do
         if count > 1 then candidates = false end
         local claimed = redis.call('XCLAIM', src, group, me, 0, id, 'RETRYCOUNT', count + 1)
         taken[#taken + 1] = { id, count + 1, claimed[1][2] }
+        from[#from + 1] = consumer
       end
     end
   end
 end
-return { cursor, taken, deleted, dead, dropped, left, mine, refused }
+return { cursor, taken, deleted, dead, dropped, left, mine, refused, from }

@@ -2,7 +2,7 @@
 -- KEYS: stream, retry, due, dead.
 -- ARGV: group, prefix of our consumers, lease in ms, lease of other libraries' consumers in ms.
 -- Returns: {lag (-1 = unknown), pending, age of the oldest pending in ms (-1 = none), delayed,
---           dead, live consumers}, or nil if the group does not exist.
+--           dead, live consumers, last delivered id}, or nil if the group does not exist.
 local group = ARGV[1]
 
 local function info(key)
@@ -47,5 +47,5 @@ for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
 end
 return {
   lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], main, -1)),
-  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive
+  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, main['last-delivered-id']
 }

@@ -3,6 +3,7 @@
 
 mod address;
 mod builder;
+mod cause;
 mod cluster;
 mod login;
 mod outage;

@@ -1,29 +1,56 @@
-//! The successive failures of one supervised connection: they determine the delay of the next
-//! attempt, and which failures are logged.
+//! The outages of one supervised connection: they determine the delay of the next attempt, and which
+//! failures are logged.
 
-use std::{fmt, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::BACKOFF;
+use super::{BACKOFF, cause::Cause};
 use crate::error::Error;
 
-/// The shortest time between two log lines about the same kind of failure.
+/// The shortest time between two equal log lines.
 const WARNING: Duration = Duration::from_secs(5);
+/// The most different lines that are remembered.
+const MAX_LINES: usize = 8;
 
 /// The failures of one supervised connection since the last response.
+///
+/// The log has a line when an outage begins, for each cause of failed attempts, and when it is over.
+/// Equal lines are collapsed.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Outage {
     failures: u32,
-    losses: Limit,
-    refusals: Limit,
+    /// The outage that lasts.
+    current: Option<Current>,
+    lines: VecDeque<(String, Limit)>,
+}
+
+#[derive(Debug)]
+struct Current {
+    began: Instant,
+    address: String,
+    /// The line of its end, without its length.
+    over: String,
+    /// True if the log has a line about it.
+    is_logged: bool,
 }
 
 impl Outage {
-    /// Resets the delay: the server has responded to a command. A connection alone is not enough,
-    /// since a server, or a proxy before it, may accept and close.
+    /// Resets the delay and ends the outage: the server has responded to a command. A connection
+    /// alone is not enough, since a server, or a proxy before it, may accept and close.
     pub(in crate::transport::redis) fn answered(&mut self) {
         self.failures = 0;
+        self.connected();
+    }
+
+    /// Ends the outage: there is a connection. Logs its length, if the log says that it began.
+    pub(in crate::transport::redis) fn connected(&mut self) {
+        let Some(outage) = self.current.take().filter(|outage| outage.is_logged) else {
+            return;
+        };
+        let (address, over) = (outage.address, outage.over);
+        let length = Duration::from_millis(outage.began.elapsed().as_millis() as u64);
+        tracing::info!(address, "{over} after {length:?}");
     }
 
     /// Reports a lost connection, which the log calls `what`.
@@ -33,10 +60,9 @@ impl Outage {
         what: &str,
         reason: &dyn fmt::Display,
     ) {
-        self.failures = self.failures.saturating_add(1);
-        if let Some(withheld) = self.losses.admit() {
-            tracing::warn!(address, %reason, withheld, "lost {what}");
-        }
+        let cause = Cause::of(reason.to_string());
+        let line = format!("lost {what}: {}", cause.words);
+        self.failed(address, line, &cause, || format!("{what} is back"));
     }
 
     /// Reports a failed attempt to connect. The log says "cannot" and `what`.
@@ -46,11 +72,44 @@ impl Outage {
         what: &str,
         error: &Error,
     ) {
+        let cause = Cause::of(error.chain());
+        let line = format!("cannot {what}: {}; trying again", cause.words);
+        self.failed(address, line, &cause, || format!("could {what}"));
+    }
+
+    fn failed(
+        &mut self,
+        address: &str,
+        line: String,
+        cause: &Cause,
+        over: impl FnOnce() -> String,
+    ) {
         self.failures = self.failures.saturating_add(1);
-        if let Some(withheld) = self.refusals.admit() {
-            let error = error.chain();
-            tracing::warn!(address, error, withheld, "cannot {what}; trying again");
+        let withheld = self.admit(&line);
+        let outage = self.current.get_or_insert_with(|| Current {
+            began: Instant::now(),
+            address: address.to_owned(),
+            over: over(),
+            is_logged: false,
+        });
+        if let Some(withheld) = withheld {
+            outage.is_logged = true;
+            let error = cause.error.as_deref();
+            tracing::warn!(address, error, withheld, "{line}");
         }
+    }
+
+    fn admit(&mut self, line: &str) -> Option<u64> {
+        if let Some((_, limit)) = self.lines.iter_mut().find(|(known, _)| known == line) {
+            return limit.admit();
+        }
+        if self.lines.len() == MAX_LINES {
+            self.lines.pop_front();
+        }
+        let mut limit = Limit::default();
+        let admitted = limit.admit();
+        self.lines.push_back((line.to_owned(), limit));
+        admitted
     }
 
     /// The delay before the next attempt, with jitter.
@@ -81,8 +140,12 @@ impl Limit {
 }
 
 #[cfg(test)]
+#[path = "../../../../tests/support/logs.rs"]
+mod logs;
+
+#[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{logs::Logs, *};
 
     #[tokio::test(start_paused = true)]
     async fn attempts_wait_longer_until_the_server_answers() {
@@ -93,6 +156,46 @@ mod tests {
         assert!(outage.wait() >= BACKOFF.max() / 2);
         outage.answered();
         assert!(outage.wait() <= BACKOFF.base());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_logged_when_it_begins_for_each_cause_and_when_it_is_over() {
+        let logs = Logs::start();
+        let mut outage = Outage::default();
+        outage.connected();
+        outage.lost("here", "a connection", &"unexpected end of file");
+        let causes = ["Connection refused", "LOADING", "Connection refused"];
+        for cause in causes.into_iter().cycle().take(12) {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            outage.refused("here", "connect", &Error::disconnected(cause));
+        }
+        outage.connected();
+        outage.answered();
+        let expected = [
+            ("WARN", "lost a connection: it was closed"),
+            ("WARN", "cannot connect: nothing listens there"),
+            ("WARN", "cannot connect: Redis is loading its data"),
+            ("INFO", "a connection is back after 1.2s"),
+        ];
+        let text = logs.text();
+        assert_eq!(text.lines().count(), expected.len(), "{text}");
+        for (line, (level, words)) in text.lines().zip(expected) {
+            assert!(line.contains(level) && line.contains(words), "{line}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn equal_outages_in_a_row_are_collapsed_and_their_number_is_logged() {
+        let logs = Logs::start();
+        let mut outage = Outage::default();
+        for _ in 0..60 {
+            outage.lost("here", "a connection", &"Broken pipe");
+            tokio::time::advance(Duration::from_millis(100)).await;
+            outage.connected();
+        }
+        assert_eq!(logs.lines(&["lost"]).len(), 2, "{}", logs.text());
+        assert_eq!(logs.lines(&["lost", "withheld=49"]).len(), 1);
+        assert_eq!(logs.lines(&["is back"]).len(), 2, "{}", logs.text());
     }
 
     #[tokio::test(start_paused = true)]

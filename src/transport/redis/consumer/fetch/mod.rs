@@ -42,7 +42,7 @@ use crate::{
             pipeline::{Pipeline, Resend},
             response::{Value, array, bytes, exactly, integer, unexpected},
             scripts::{self, Script},
-            server::{BACKOFF, Connector, Limit},
+            server::{Connector, Outage},
             source_state::Heartbeat,
         },
     },
@@ -102,8 +102,7 @@ pub(super) struct Fetch {
     pause_until: Option<Instant>,
     /// The index for the next stream that is added.
     next_index: u32,
-    failures: u32,
-    warnings: Limit,
+    outage: Outage,
 }
 
 struct BlockingConnection {
@@ -167,8 +166,7 @@ impl Fetch {
             full: false,
             ahead: None,
             pause_until: None,
-            failures: 0,
-            warnings: Limit::default(),
+            outage: Outage::default(),
         }
     }
 
@@ -210,7 +208,7 @@ impl Fetch {
             self.parts.reading.end(fetched.is_ok());
             match fetched {
                 Ok(entries) => {
-                    self.failures = 0;
+                    self.outage.answered();
                     if !entries.is_empty() {
                         self.read_clock().await;
                     }
@@ -704,7 +702,6 @@ impl Fetch {
         if self.parts.buffer.is_stopped() {
             return;
         }
-        self.failures += 1;
         if self.reads_one_stream() && has_code(&error, "NOGROUP") {
             let stream = self.set.first_mut().stream.clone();
             match self.parts.group.rejoin(&stream).await {
@@ -713,18 +710,17 @@ impl Fetch {
                     self.look = true;
                     return;
                 }
-                Err(error) => {
-                    tracing::warn!(error = error.chain(), "cannot create the group again")
-                }
+                Err(error) => self.failed_with("create the group again", &error),
             }
-        } else if let Some(withheld) = self.warnings.admit() {
-            tracing::warn!(
-                error = error.chain(),
-                withheld,
-                "cannot read from the stream; trying again"
-            );
+        } else {
+            self.failed_with("read from the stream", &error);
         }
-        self.parts.buffer.pause(BACKOFF.after(self.failures)).await;
+        self.parts.buffer.pause(self.outage.wait()).await;
+    }
+
+    fn failed_with(&mut self, what: &str, error: &Error) {
+        let address = self.parts.connector.address();
+        self.outage.refused(&address, what, error);
     }
 }
 

@@ -1,0 +1,52 @@
+//! The log lines about claimed deliveries.
+
+use std::collections::BTreeMap;
+
+use crate::message::{Name, Shown};
+
+/// The most ids in one line.
+const MAX_IDS: usize = 10;
+
+/// Claimed deliveries by the workers that had them.
+#[derive(Debug, Default)]
+pub(crate) struct Claims(BTreeMap<String, Claimed>);
+
+#[derive(Debug, Default)]
+struct Claimed {
+    deliveries: usize,
+    /// The first of them.
+    ids: Vec<String>,
+}
+
+impl Claims {
+    /// Adds the delivery of a message, which was claimed from this worker.
+    pub(crate) fn add(&mut self, from: &str, id: impl FnOnce() -> String) {
+        if !self.0.contains_key(from) {
+            self.0.insert(from.to_owned(), Claimed::default());
+        }
+        let claimed = self.0.get_mut(from).expect("just added");
+        claimed.deliveries += 1;
+        if claimed.ids.len() < MAX_IDS {
+            claimed.ids.push(id());
+        }
+    }
+
+    /// Logs one line for each worker.
+    pub(crate) fn log(self, stream: &Name, group: &Name) {
+        for (from, Claimed { deliveries, ids }) in self.0 {
+            let mut listed = ids.join(", ");
+            if deliveries > ids.len() {
+                listed.push_str(&format!(" and {} more", deliveries - ids.len()));
+            }
+            let (from, ids) = (Shown::new(&from), Shown::new(&listed).at_most(1024));
+            tracing::info!(
+                %stream,
+                %group,
+                %from,
+                deliveries,
+                %ids,
+                "claimed deliveries of a worker that no longer renews its leases"
+            );
+        }
+    }
+}
