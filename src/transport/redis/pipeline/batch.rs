@@ -8,6 +8,7 @@ use super::{CompletionHandler, Outcome, Resend, queue::Admission};
 use crate::transport::redis::scripts::Script;
 use crate::{
     error::Error,
+    message::Replicas,
     sync::{Completion, CompletionSlab},
     transport::redis::{
         connection::{Commands, Encode},
@@ -39,6 +40,8 @@ pub(super) struct CommandBatch {
     /// The number of times that a node of a cluster has named another one for it. Counted in a batch
     /// of one command.
     pub(super) moved: u32,
+    /// The replicas that have to confirm its commands.
+    pub(super) replicas: Option<Replicas>,
 }
 
 /// A command without its bytes.
@@ -77,6 +80,7 @@ impl CommandBatch {
             give_up: None,
             closed_at: 0,
             moved: 0,
+            replicas: None,
         }
     }
 
@@ -132,6 +136,11 @@ impl CommandBatch {
                 answer: Answer::Handler(handler, number),
             },
         );
+    }
+
+    /// Has its commands confirmed by replicas.
+    pub(super) fn confirm(&mut self, replicas: Replicas) {
+        self.replicas = Some(self.replicas.map_or(replicas, |it| it.and(replicas)));
     }
 
     fn push(&mut self, command: impl Encode, request: QueuedCommand) {
@@ -228,6 +237,7 @@ impl CommandBatch {
         like.give_up = self.give_up;
         like.closed_at = self.closed_at;
         like.moved = self.moved;
+        like.replicas = self.replicas;
         like
     }
 
