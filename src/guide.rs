@@ -98,6 +98,10 @@ pub mod durability {
     //! [`is_refused`]: crate::Error::is_refused
     //! [`is_disconnected`]: crate::Error::is_disconnected
     //! [`is_unknown_outcome`]: crate::Error::is_unknown_outcome
+    //! [`is_unreplicated`]: crate::Error::is_unreplicated
+    //! [`stored_id`]: crate::Error::stored_id
+    //! [`replicas`]: crate::client::Call::replicas
+    //! [rights]: crate::transport::redis#rights
     //! [`is_timeout`]: crate::Error::is_timeout
     //! [`is_invalid`]: crate::Error::is_invalid
     //! [`is_config`]: crate::Error::is_config

@@ -126,7 +126,7 @@ impl Fault<'_> {
     /// | `rejected`, `misconfigured` | a [`Rejection`] that is permanent, or one that is not |
     /// | `timeout` | tower's `Elapsed`, or an [`Error`] of this kind |
     /// | `overloaded` | tower's `Overloaded` |
-    /// | `disconnected`, `unknown_outcome`, `refused`, `unsendable`, `undecodable`, `config`, `closed` | an [`Error`] of this kind |
+    /// | `disconnected`, `unknown_outcome`, `unreplicated`, `refused`, `unsendable`, `undecodable`, `config`, `closed` | an [`Error`] of this kind |
     /// | `redeliver`, `dead_letter`, `discard` | a [`Failure`] whose source is none of the above |
     /// | `panic` | a panic |
     /// | `dropped` | a dropped future |
@@ -211,6 +211,7 @@ fn operation_error(error: &Error) -> Option<&'static str> {
         (error.is_timeout(), "timeout"),
         (error.is_disconnected(), "disconnected"),
         (error.is_unknown_outcome(), "unknown_outcome"),
+        (error.is_unreplicated(), "unreplicated"),
         (error.is_refused(), "refused"),
         (error.is_invalid(), "unsendable"),
         (error.is_decode(), "undecodable"),
@@ -250,6 +251,10 @@ mod tests {
             (class_of(Error::timeout("")), "timeout"),
             (class_of(Error::disconnected("")), "disconnected"),
             (class_of(Error::unknown_outcome("")), "unknown_outcome"),
+            (
+                class_of(Error::unreplicated("1-0".into(), "")),
+                "unreplicated",
+            ),
             (class_of(Error::refused("")), "refused"),
             (class_of(Error::invalid("")), "unsendable"),
             (class_of(Error::config("")), "config"),

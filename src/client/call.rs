@@ -17,7 +17,7 @@ use tower::{Service, ServiceExt, util::Oneshot};
 use super::Receipt;
 use crate::{
     error::{Error, ErrorKind},
-    message::{Deadline, Due, IdempotencyKey, Kind, Message, Name, ReplyMode},
+    message::{Deadline, Due, IdempotencyKey, Kind, Message, Name, Replicas, ReplyMode},
     reply::FromReply,
     service::MessageService,
 };
@@ -93,7 +93,7 @@ impl<S, R> Call<S, R> {
 }
 
 /// Options of tasks. A router, or another service that handles tasks in place, runs them at once:
-/// it delays none and remembers no key.
+/// it delays none, remembers no key and asks no replicas.
 impl<S> Call<S, Receipt> {
     /// Delays the task: the server keeps it, and adds it to its stream no earlier than `delay` from
     /// now by the server's clock. Zero is no delay; more than a hundred years are refused.
@@ -138,6 +138,55 @@ impl<S> Call<S, Receipt> {
     pub fn idempotency_key(mut self, key: impl Into<IdempotencyKey>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().idempotency_key = Some(key.into());
+        }
+        self
+    }
+
+    /// Waits until `count` replicas have the task too. An `Ok` then means that the loss of the
+    /// primary alone does not lose the task, if one of these replicas is promoted; the guide's page
+    /// about durability says what else is needed.
+    ///
+    /// If fewer replicas have confirmed it `within` this time, the call fails, and the task is
+    /// stored all the same: the error is [unreplicated](Error::is_unreplicated) and has the task's
+    /// [id](Error::stored_id). Do not send the task again without an
+    /// [`idempotency_key`](Self::idempotency_key). With the same key the call asks the replicas
+    /// again, and stores no second task.
+    ///
+    /// `within` counts from the write. Redis answers nothing else on a connection that waits for
+    /// replicas, so these tasks have a connection of their server, and the tasks that are sent
+    /// together wait together: for the largest `count` and the longest `within` among them. Tasks
+    /// that are sent meanwhile are written after that. So use the same numbers for all tasks, and a
+    /// `count` that the server has. [`timeout`](Self::timeout) bounds the whole call.
+    ///
+    /// A transport without replicas, such as [`Memory`](crate::transport::memory::Memory), refuses
+    /// the call as [invalid](Error::is_invalid), so an application that is tested over it makes the
+    /// option a setting; so does every transport if `count` or `within` is
+    /// zero or `within` is more than a minute.
+    ///
+    /// ```no_run
+    /// # async fn run(client: campanile::Client<campanile::transport::memory::Memory>)
+    /// #     -> Result<(), campanile::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let sent = client
+    ///     .enqueue("payments.book", r#"{"order":7}"#)
+    ///     .idempotency_key("book order 7")
+    ///     .replicas(1, Duration::from_millis(500))
+    ///     .await;
+    /// match sent {
+    ///     Ok(receipt) => println!("{receipt} is on a replica"),
+    ///     Err(error) if error.is_unreplicated() => {
+    ///         let id = error.stored_id().expect("it is stored");
+    ///         println!("{id} will be handled, unless the primary is lost now: {error}");
+    ///     }
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn replicas(mut self, count: u32, within: Duration) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().replicas = Some(Replicas { count, within });
         }
         self
     }

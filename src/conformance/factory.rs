@@ -143,6 +143,9 @@ pub struct Capabilities {
     pub stream_sets: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,
+    /// A task can be [confirmed by replicas](crate::client::Call::replicas). Without them it is
+    /// refused.
+    pub replicas: bool,
     /// [`Factory::end_leases`] works.
     pub end_leases: bool,
     /// [`Factory::restart`] works.
@@ -164,6 +167,7 @@ impl Capabilities {
             dead_letters: true,
             delayed_tasks: true,
             idempotent_tasks: true,
+            replicas: true,
             statistics: true,
             stream_sets: true,
             end_leases: true,
@@ -185,6 +189,7 @@ impl Capabilities {
             dead_letters: false,
             delayed_tasks: false,
             idempotent_tasks: false,
+            replicas: false,
             statistics: false,
             stream_sets: false,
             end_leases: false,
@@ -202,9 +207,10 @@ impl Factory for Memory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // It has no server to restart.
+        // It has no server to restart, and no replicas.
         let mut capabilities = Capabilities::all();
         capabilities.restart = false;
+        capabilities.replicas = false;
         capabilities
     }
 

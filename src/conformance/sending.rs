@@ -8,7 +8,7 @@ use super::{
     Factory,
     scene::{QUIET, Scene, again, call, done, id, message, must, send},
 };
-use crate::message::{Deadline, Due, IdempotencyKey, Message};
+use crate::message::{Deadline, Due, IdempotencyKey, Message, Replicas};
 
 fn delayed(payload: &'static str, due: Due) -> Message {
     let mut message = Message::task("task", payload);
@@ -265,7 +265,17 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
     let long = "k".repeat(1025);
     let mut too_short = with(task(), second, None);
     too_short.parts_mut().deadline = Some(Deadline::after(Duration::from_millis(500)));
-    for message in [
+    let replicated = |mut message: Message, count, within| {
+        message.parts_mut().replicas = Some(Replicas { count, within });
+        message
+    };
+    let brief = Duration::from_millis(1);
+    let mut invalid = vec![
+        replicated(Message::event("a", ""), 1, brief),
+        replicated(Message::rpc("a", ""), 1, brief),
+        replicated(task(), 0, brief),
+        replicated(task(), 1, Duration::ZERO),
+        replicated(task(), 1, Duration::MAX),
         with(Message::event("a", ""), second, None),
         with(Message::rpc("a", ""), second, None),
         with(Message::event("a", ""), None, Some("k")),
@@ -274,7 +284,11 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
         with(task(), None, Some("")),
         with(task(), None, Some(&long)),
         too_short,
-    ] {
+    ];
+    if !factory.capabilities().replicas {
+        invalid.push(replicated(task(), 1, brief));
+    }
+    for message in invalid {
         let shown = format!("{message:?}");
         match call(&handle, message).await {
             Err(error) => assert!(error.is_invalid(), "{shown}: {}", error.chain()),

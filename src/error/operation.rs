@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{BoxError, RpcError, find};
-use crate::message::Shown;
+use crate::message::{MessageId, Shown};
 
 /// The error of an operation of this crate.
 ///
@@ -24,6 +24,8 @@ pub(crate) enum ErrorKind {
     Disconnected,
     /// The message was sent, and the connection was lost before the answer.
     Unknown,
+    /// The message is stored, and not confirmed by as many replicas as were asked for.
+    Unreplicated,
     /// The server refused the command.
     Refused,
     /// The caller's input cannot be sent.
@@ -69,6 +71,22 @@ impl Error {
     /// The message was sent, and it is unknown whether the server stored it.
     pub fn unknown_outcome(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unknown, message)
+    }
+
+    /// The message is stored under this id, and not confirmed by as many replicas as the sender has
+    /// asked for.
+    pub fn unreplicated(id: MessageId, message: impl Into<String>) -> Self {
+        Self::stored(id, message, None)
+    }
+
+    /// An [`unreplicated`](Self::unreplicated) message, with the reason why no replica is known to
+    /// have it.
+    pub(crate) fn stored(
+        id: MessageId,
+        message: impl Into<String>,
+        source: Option<BoxError>,
+    ) -> Self {
+        Self::new(ErrorKind::Unreplicated, message).with_source(StoredMessage { id, source })
     }
 
     /// The operation's time-out passed.
@@ -143,6 +161,21 @@ impl Error {
     /// may or may not be stored.
     pub fn is_unknown_outcome(&self) -> bool {
         self.kind == ErrorKind::Unknown
+    }
+
+    /// The message is stored, and not confirmed by as many replicas as
+    /// [`Call::replicas`](crate::client::Call::replicas) has asked for. Workers will handle it,
+    /// unless a failover loses it. [`stored_id`](Self::stored_id) is its id.
+    ///
+    /// Sent again it is a second message, unless it has an idempotency key: then the replicas are
+    /// asked again about the first one.
+    pub fn is_unreplicated(&self) -> bool {
+        self.kind == ErrorKind::Unreplicated
+    }
+
+    /// The id of the message, if it is stored although the call has failed.
+    pub fn stored_id(&self) -> Option<&MessageId> {
+        find::<StoredMessage>(self.source.as_deref()?).map(|stored| &stored.id)
     }
 
     /// The server refused the command: a missing right, no memory, a key of another type.
@@ -227,6 +260,25 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// The message that is stored although its call has failed.
+#[derive(Debug)]
+struct StoredMessage {
+    id: MessageId,
+    source: Option<BoxError>,
+}
+
+impl fmt::Display for StoredMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it is stored as {}", self.id)
+    }
+}
+
+impl std::error::Error for StoredMessage {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
     }

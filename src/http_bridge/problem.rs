@@ -34,6 +34,7 @@ use crate::{
 /// | [disconnected](Error::is_disconnected), [closed](Error::is_closed): nothing was sent | 503 | `disconnected`, `closed` |
 /// | [refused](Error::is_refused): nothing was stored | 503 | `refused` |
 /// | [unknown outcome](Error::is_unknown_outcome): the message may be stored | 502 | `unknown_outcome` |
+/// | [unreplicated](Error::is_unreplicated): the message is stored | 502 | `unreplicated` |
 /// | [timed out](Error::is_timeout): the message may be stored | 504 | `timeout` |
 /// | [invalid](Error::is_invalid) | 400 | `invalid` |
 /// | a reply that [cannot be read](Error::is_decode) | 502 | `bad_reply` |
@@ -155,6 +156,12 @@ impl Problem {
                 "unknown_outcome",
                 "the connection was lost: the message may have been taken",
             )
+        } else if error.is_unreplicated() {
+            (
+                502,
+                "unreplicated",
+                "the message is stored, and not confirmed by enough replicas",
+            )
         } else if error.is_timeout() {
             (
                 504,
@@ -217,6 +224,7 @@ mod tests {
             (Error::closed(), 503, "closed"),
             (Error::refused("x"), 503, "refused"),
             (Error::unknown_outcome("x"), 502, "unknown_outcome"),
+            (Error::unreplicated("1-0".into(), "x"), 502, "unreplicated"),
             (Error::timeout("x"), 504, "timeout"),
             (Error::invalid("x"), 400, "invalid"),
             (Error::config("x"), 500, "internal"),

@@ -38,4 +38,7 @@ pub(crate) use self::{
     name::{DeadLetterId, IdempotencyKey, MessageId, Name},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
 };
-pub use self::{parts::ByKind, shown::Shown};
+pub use self::{
+    parts::{ByKind, Replicas},
+    shown::Shown,
+};

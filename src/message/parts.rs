@@ -166,6 +166,15 @@ impl Due {
     }
 }
 
+/// The number of replicas that have to confirm a task, and the time for it. Chosen by the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Replicas {
+    /// The number of replicas.
+    pub count: u32,
+    /// The time from the write until they have confirmed it.
+    pub within: Duration,
+}
+
 /// The name, or the pattern, of the route that a router chose for a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MatchedRoute {
@@ -213,6 +222,9 @@ pub struct Parts {
     /// For sending a task: tasks with one key are stored once. Ignored by services that handle the
     /// task in place.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// For sending a task: the replicas that have to confirm it. Ignored by services that handle the
+    /// task in place; a transport without replicas refuses it.
+    pub replicas: Option<Replicas>,
     /// For RPC: the way of the reply.
     pub reply_mode: ReplyMode,
     /// For a delivered RPC request: the id that its reply carries.
@@ -243,6 +255,7 @@ impl Parts {
             to: None,
             due: None,
             idempotency_key: None,
+            replicas: None,
             reply_mode: ReplyMode::default(),
             correlation_id: None,
             pattern: None,

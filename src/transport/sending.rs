@@ -4,21 +4,37 @@ use std::time::Duration;
 
 use crate::{
     error::{Error, ErrorKind},
-    message::{IdempotencyKey, Kind, Parts},
+    message::{IdempotencyKey, Kind, Parts, Replicas},
 };
 
 /// The longest delay of a task: a hundred years.
 const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
+/// The longest wait for replicas: it holds up later tasks that wait for replicas.
+const LONGEST_CONFIRMATION: Duration = Duration::from_secs(60);
 
 /// Checks a message that is to be sent. Refuses names that are empty, too long or contain control
 /// characters, delays and idempotency keys of requests and events, and tasks that would expire before
 /// they are due.
 ///
-/// The sending half of every transport calls this first.
+/// The sending half of every transport calls this first. It also refuses tasks that
+/// [replicas](Parts::replicas) have to confirm: a transport with replicas takes that field out
+/// before.
 ///
 /// # Errors
 /// An [invalid message](Error::is_invalid), or a [timeout](Error::is_timeout) if a task has expired.
 pub fn check(parts: &Parts) -> Result<(), Error> {
+    check_replicated(parts)?;
+    match parts.replicas {
+        None => Ok(()),
+        Some(_) => Err(Error::new(
+            ErrorKind::Invalid,
+            "this transport has no replicas that could confirm a task; leave `replicas` out",
+        )),
+    }
+}
+
+/// Like [`check`], for a transport with replicas.
+pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
     let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
     if let Some(fault) = parts.name.fault() {
         return invalid(fault);
@@ -46,12 +62,27 @@ pub fn check(parts: &Parts) -> Result<(), Error> {
         if parts.idempotency_key.is_some() {
             return invalid("only tasks can have an idempotency key");
         }
+        if parts.replicas.is_some() {
+            return invalid("only tasks can wait for replicas");
+        }
         return Ok(());
     }
     match &parts.idempotency_key {
         Some(key) if key.is_empty() => return invalid("the idempotency key is empty"),
         Some(key) if key.len() > IdempotencyKey::MAX_LEN => {
             return invalid("the idempotency key is longer than 1024 bytes");
+        }
+        _ => {}
+    }
+    match parts.replicas {
+        Some(Replicas { count: 0, .. }) => {
+            return invalid("no replica is asked for; leave `replicas` out");
+        }
+        Some(Replicas { within, .. }) if within.is_zero() => {
+            return invalid("replicas need some time to confirm a task");
+        }
+        Some(Replicas { within, .. }) if within > LONGEST_CONFIRMATION => {
+            return invalid("replicas have at most a minute to confirm a task");
         }
         _ => {}
     }

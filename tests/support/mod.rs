@@ -246,6 +246,37 @@ impl RedisServer {
         server
     }
 
+    /// Starts a server with the same options, which follows this one. It has all data on return, and
+    /// acknowledges new data at once.
+    pub(crate) async fn replica(&self) -> Self {
+        self.replica_through(self.port).await
+    }
+
+    /// Like [`replica`](Self::replica), over a proxy on this port.
+    pub(crate) async fn replica_through(&self, port: u16) -> Self {
+        // Without the delay, which gathers replicas, the first copy takes 5 s.
+        let at_once = ["CONFIG", "SET", "repl-diskless-sync-delay", "0"];
+        self.command(&at_once).await;
+        let replica = Self::with(self.options.clone()).await;
+        replica.follow(port).await;
+        // The replica's link is up before this server sends it new commands, which it does after the
+        // first acknowledgement.
+        let has_all = || async {
+            let info: String = self.query(&["INFO", "replication"]).await;
+            let offset = info.split("master_repl_offset:").nth(1)?.lines().next()?;
+            let has = info.contains(&format!("state=online,offset={offset},"));
+            has.then_some(())
+        };
+        raw::eventually(has_all, START).await;
+        replica
+    }
+
+    /// Makes it a replica of the server on this port.
+    pub(crate) async fn follow(&self, port: u16) {
+        let port = port.to_string();
+        self.command(&["REPLICAOF", "127.0.0.1", &port]).await;
+    }
+
     /// Its address, with the login of the [`Options`], or that of the cluster which is made of it.
     pub(crate) fn url(&self) -> String {
         let url = self.server_url();

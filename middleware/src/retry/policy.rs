@@ -125,9 +125,10 @@ impl RetryPolicy {
 fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
     let parts = message.parts();
     let sending = parts.id.is_none() && parts.idempotency_key.is_none();
-    let unknown = |error: &Error| error.is_unknown_outcome() || error.is_timeout();
+    let sent =
+        |error: &Error| error.is_unknown_outcome() || error.is_unreplicated() || error.is_timeout();
     // A timeout layer may have ended the call after the message was sent.
-    sending && (find::<Elapsed>(error).is_some() || find::<Error>(error).is_some_and(unknown))
+    sending && (find::<Elapsed>(error).is_some() || find::<Error>(error).is_some_and(sent))
 }
 
 /// Implements [`Policy`] for an error type. Other error types need tower's `map_err`.
@@ -279,13 +280,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_with_an_unknown_outcome_is_retried_only_with_an_idempotency_key() {
+    async fn a_message_that_may_be_stored_is_retried_only_with_an_idempotency_key() {
         let unknown = || Error::unknown_outcome("lost");
         assert_eq!(tries(policy(3), task(), unknown).await.0, 1);
         let late = || BoxError::from(Error::timeout("late"));
         assert_eq!(tries(policy(3), task(), late).await.0, 1);
         let given_up = || BoxError::from(Elapsed::new());
         assert_eq!(tries(policy(3), task(), given_up).await.0, 1);
+        let stored = || Error::unreplicated("1-0".into(), "no replica has it");
+        assert_eq!(tries(policy(3), task(), stored).await.0, 1);
         let mut keyed = task();
         keyed.parts_mut().idempotency_key = Some("k".into());
         assert_eq!(tries(policy(3), keyed, unknown).await.0, 3);

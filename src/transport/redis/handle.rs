@@ -33,6 +33,7 @@ pub(super) struct SharedHandle {
     pub(super) pipeline: Pipeline,
     pub(super) counters: Arc<Counters>,
     pub(super) promoters: producer::schedule::Promoters,
+    pub(super) replicated: producer::ReplicatedSends,
     pub(super) registrations: producer::Registrations,
     pub(super) sources: SourceStates,
 }
@@ -116,6 +117,7 @@ impl Redis {
                 pipeline,
                 counters,
                 promoters: Default::default(),
+                replicated: producer::ReplicatedSends::new(),
                 registrations: Default::default(),
                 sources: Default::default(),
             }),

@@ -66,7 +66,8 @@
 //! could be missed.
 //!
 //! # Connections
-//! One connection sends everything. The first request adds one that subscribes to this client's
+//! One connection sends everything. The first task that [replicas](crate::client::Call::replicas)
+//! confirm adds one for such tasks, which wait there and hold up nothing else. The first request adds one that subscribes to this client's
 //! reply channel, and the first reliable request adds one that reads all reply streams. They close
 //! with the last clone of the handle. [`Redis::builder`] takes certificates for TLS; the crypto
 //! provider of the process is neither used nor installed.
@@ -99,6 +100,7 @@
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
 //! | … with a delay or an idempotency key | `+time (~s ~{s}:due ~{s}:bodies ~{s}:idem:* +evalsha +eval) (~s +xadd) (~{s}:due ~{s}:bodies ~{s}:idem:* +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel)` |
+//! | … that replicas confirm | `+wait` |
 //! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |

@@ -1,11 +1,13 @@
 //! All functions that decode responses, in one list, for tests and fuzz targets that pass them
 //! anything else.
 
+use std::time::Duration;
+
 use super::{
     consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
     stats, tail,
 };
-use crate::error::Error;
+use crate::{error::Error, message::Replicas};
 
 /// A function that decodes a response.
 pub(crate) struct Reader {
@@ -24,6 +26,17 @@ pub(crate) fn all() -> Vec<Reader> {
             of: "XADD",
             read: |answer| Ok(producer::accepted(answer)?.to_string()),
             answer: text("7-1"),
+        },
+        Reader {
+            of: "WAIT",
+            read: |answer| {
+                let asked = Replicas {
+                    count: 1,
+                    within: Duration::from_secs(1),
+                };
+                Ok(producer::replicas::confirmed(answer, asked)?.to_string())
+            },
+            answer: list([text("7-1"), Value::Int(1)]),
         },
         Reader {
             of: "promote",

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     SECOND, send,
-    support::{Options, RedisServer, proxy::Proxy, raw, worker::Worker},
+    support::{RedisServer, proxy::Proxy, raw, worker::Worker},
 };
 
 /// The time for which the proxy leads to the demoted server: long enough for a first attempt to
@@ -41,18 +41,8 @@ struct Failover {
 
 impl Failover {
     async fn start() -> Self {
-        let options = Options::new().args(["--repl-diskless-sync-delay", "0"]);
-        let servers = tokio::join!(
-            RedisServer::with(options.clone()),
-            RedisServer::with(options)
-        );
-        let (old, new) = servers;
-        follow(&new, old.port()).await;
-        let linked = || async {
-            let info: String = new.query(&["INFO", "replication"]).await;
-            info.contains("master_link_status:up").then_some(())
-        };
-        raw::eventually(linked, 30 * SECOND).await;
+        let old = RedisServer::start().await;
+        let new = old.replica().await;
         let proxy = Proxy::start(old.port()).await;
         Self { old, new, proxy }
     }
@@ -77,15 +67,10 @@ impl Failover {
             Demoted::Follows => self.new.port(),
             Demoted::CutOff => 1,
         };
-        follow(&self.old, followed).await;
+        self.old.follow(followed).await;
         sleep(LATE).await;
         self.proxy.lead_to(self.new.port());
     }
-}
-
-async fn follow(server: &RedisServer, port: u16) {
-    let port = port.to_string();
-    server.command(&["REPLICAOF", "127.0.0.1", &port]).await;
 }
 
 async fn request(redis: &Redis, mode: ReplyMode) -> Result<Reply, Error> {

@@ -6,6 +6,7 @@ mod failover;
 mod idle;
 mod outages;
 mod refusals;
+mod replicas;
 mod requests;
 #[cfg(feature = "redis-rustls")]
 mod tls;

@@ -8,6 +8,7 @@ use super::{CompletionHandler, Outcome, Resend, queue::Admission};
 use crate::transport::redis::scripts::Script;
 use crate::{
     error::Error,
+    message::Replicas,
     sync::{Completion, CompletionSlab},
     transport::redis::{
         connection::{Commands, Encode},
@@ -41,6 +42,8 @@ pub(super) struct CommandBatch {
     pub(super) moved: u32,
     /// Set if a node of a cluster has named this one for the key, though not for the slot.
     pub(super) is_asking: bool,
+    /// The replicas that have to confirm its commands.
+    pub(super) replicas: Option<Replicas>,
 }
 
 /// A command without its bytes.
@@ -80,6 +83,7 @@ impl CommandBatch {
             closed_at: 0,
             moved: 0,
             is_asking: false,
+            replicas: None,
         }
     }
 
@@ -135,6 +139,11 @@ impl CommandBatch {
                 answer: Answer::Handler(handler, number),
             },
         );
+    }
+
+    /// Has its commands confirmed by replicas.
+    pub(super) fn confirm(&mut self, replicas: Replicas) {
+        self.replicas = Some(self.replicas.map_or(replicas, |it| it.and(replicas)));
     }
 
     fn push(&mut self, command: impl Encode, request: QueuedCommand) {
@@ -232,6 +241,7 @@ impl CommandBatch {
         like.closed_at = self.closed_at;
         like.moved = self.moved;
         like.is_asking = self.is_asking;
+        like.replicas = self.replicas;
         like
     }
 

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::poll_fn, task::Poll, time::Duration};
 use redis::RedisError;
 use tokio::time::Instant;
 
-use super::batch::CommandBatch;
+use super::{batch::CommandBatch, replicas};
 use crate::{
     sync::Clock,
     transport::redis::{connection::Connection, response::Value},
@@ -27,6 +27,8 @@ pub(super) struct InFlightPipeline {
     complete: usize,
     /// The time by which all responses are due.
     due: Instant,
+    /// Set if its last command is a `WAIT` for replicas.
+    ends_in_wait: bool,
 }
 
 /// A batch with its responses so far, in the order of its commands.
@@ -42,6 +44,12 @@ impl InFlightPipeline {
         oldest.answers.push(answer);
         self.complete += usize::from(oldest.answers.len() == oldest.batch.len());
         self.complete == self.batches.len()
+    }
+
+    /// The response to the `WAIT` at its end, if it has one; nil if there is no response.
+    pub(super) fn confirmation(&self) -> Option<Value> {
+        let wait = self.batches.last().filter(|_| self.ends_in_wait)?;
+        Some(wait.answers.first().cloned().unwrap_or_default())
     }
 }
 
@@ -71,11 +79,17 @@ impl InFlightPipelines {
 
     /// Returns `true` if another pipeline may be sent.
     pub(super) fn has_room(&self) -> bool {
-        self.pipelines.len() < MAX_PIPELINES && self.connection.unsent() < MAX_UNSENT
+        self.pipelines.len() < MAX_PIPELINES
+            && self.connection.unsent() < MAX_UNSENT
+            && !self.pipelines.back().is_some_and(|it| it.ends_in_wait)
     }
 
-    /// Sends batches, none of them empty, as one pipeline.
-    pub(super) fn send(&mut self, batches: Vec<CommandBatch>) {
+    /// Sends batches, none of them empty, as one pipeline. If replicas have to confirm commands, it
+    /// ends in a `WAIT`, and has no room behind it.
+    pub(super) fn send(&mut self, mut batches: Vec<CommandBatch>) {
+        let demand = replicas::of_all(&batches);
+        batches.extend(demand.map(replicas::wait));
+        let within = demand.map_or(Duration::ZERO, |it| it.within);
         let bytes: usize = batches.iter().map(CommandBatch::bytes).sum();
         let upload = Duration::from_secs_f64(bytes as f64 / MIN_BYTES_PER_SECOND as f64);
         let now = Instant::now();
@@ -89,7 +103,8 @@ impl InFlightPipelines {
         self.pipelines.push_back(InFlightPipeline {
             batches: batches.collect(),
             complete: 0,
-            due: (now + self.silence).max(before) + upload,
+            due: (now + self.silence + within).max(before) + upload,
+            ends_in_wait: demand.is_some(),
         });
     }
 

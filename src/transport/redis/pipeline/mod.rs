@@ -21,6 +21,7 @@ mod batch;
 mod in_flight;
 mod nodes;
 mod queue;
+mod replicas;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    message::Replicas,
     sync::Completion,
     transport::{ConnectionState, Counters},
 };
@@ -91,6 +93,8 @@ pub(super) struct Pipeline {
     nodes: Arc<Nodes>,
     /// The slot of the keys of the handle's commands.
     slot: HashSlot,
+    /// The replicas that have to confirm the handle's commands.
+    replicas: Option<Replicas>,
 }
 
 /// The state of the connection.
@@ -126,6 +130,7 @@ impl Pipeline {
         Self {
             nodes: Arc::new(Nodes::start(connector, first, counters, silence)),
             slot,
+            replicas: None,
         }
     }
 
@@ -138,6 +143,19 @@ impl Pipeline {
         Self {
             nodes: self.nodes.clone(),
             slot,
+            replicas: self.replicas,
+        }
+    }
+
+    /// A handle for writes that replicas have to confirm. Each response becomes a list: the response
+    /// to the write, and that to the `WAIT` behind it, which is nil if the connection was lost
+    /// between them. An error of the server for the write stays as it is.
+    ///
+    /// All handles of the connection must be such ones, since other commands would wait too.
+    pub(super) fn confirmed_by(self, replicas: Replicas) -> Self {
+        Self {
+            replicas: Some(replicas),
+            ..self
         }
     }
 
@@ -172,14 +190,15 @@ impl Pipeline {
     ) -> Submit {
         let (size, slot) = (command.size_hint(), self.slot);
         let node = self.nodes.of(slot);
+        let replicas = self.replicas;
         let permit = node.queue.try_reserve(size, slot);
         Submit(match permit {
-            Some(permit) => Stage::queue(permit, command, retry, script),
+            Some(permit) => Stage::of(queue(permit, command, retry, script, replicas)),
             None => {
                 let (node, submitted) = (node.clone(), Instant::now());
                 Stage::Permit(Box::pin(async move {
                     let permit = node.permit(size, submitted, slot, retry).await?;
-                    permit.push(|batch, at| batch.ask(command, retry, script, at))
+                    queue(permit, command, retry, script, replicas)
                 }))
             }
         })
@@ -248,7 +267,10 @@ impl Pipeline {
     fn ask(&self, command: impl Encode, retry: Resend, script: Option<&'static Script>) -> Submit {
         let node = self.nodes.of(self.slot);
         match node.queue.try_reserve(command.size_hint(), self.slot) {
-            Some(permit) => Submit(Stage::queue(permit, command, retry, script)),
+            Some(permit) => {
+                let queued = queue(permit, command, retry, script, self.replicas);
+                Submit(Stage::of(queued))
+            }
             None => {
                 let mut encoded = Vec::new();
                 command.encode(&mut encoded);
@@ -331,17 +353,25 @@ enum Stage {
 }
 
 impl Stage {
-    fn queue(
-        permit: Permit<'_>,
-        command: impl Encode,
-        retry: Resend,
-        script: Option<&'static Script>,
-    ) -> Self {
-        match permit.push(|batch, at| batch.ask(command, retry, script, at)) {
-            Ok(completion) => Stage::Answer(completion),
-            Err(_) => Stage::Closed,
-        }
+    fn of(queued: Result<Completion<Outcome>, Error>) -> Self {
+        queued.map_or(Stage::Closed, Stage::Answer)
     }
+}
+
+/// Queues a command whose caller waits for the response.
+fn queue(
+    permit: Permit<'_>,
+    command: impl Encode,
+    retry: Resend,
+    script: Option<&'static Script>,
+    replicas: Option<Replicas>,
+) -> Result<Completion<Outcome>, Error> {
+    permit.push(|batch, at| {
+        if let Some(replicas) = replicas {
+            batch.confirm(replicas);
+        }
+        batch.ask(command, retry, script, at)
+    })
 }
 
 impl Future for Submit {

@@ -15,6 +15,7 @@ use super::{
     in_flight::{InFlightBatch, InFlightPipeline, InFlightPipelines},
     nodes::Forwarding,
     queue::Receiver,
+    replicas,
 };
 use crate::{
     error::Error,
@@ -390,7 +391,12 @@ impl PipelineTask {
     fn hand_out(&mut self, answered: InFlightPipeline) -> ServerHealth {
         let mut health = ServerHealth::Fine;
         let mut again = Vec::new();
-        for InFlightBatch { mut batch, answers } in answered.batches {
+        let confirmation = answered.confirmation();
+        for InFlightBatch {
+            mut batch,
+            mut answers,
+        } in answered.batches
+        {
             for (index, answer) in answers.iter().enumerate() {
                 let Value::ServerError(error) = answer else {
                     continue;
@@ -438,6 +444,9 @@ impl PipelineTask {
                     one.give_up.get_or_insert(give_up);
                     again.push(one);
                 }
+            }
+            if let Some(confirmation) = confirmation.as_ref().filter(|_| batch.replicas.is_some()) {
+                replicas::attach(confirmation, &mut answers);
             }
             batch.complete(answers);
             self.queue.reuse(batch.buffers());

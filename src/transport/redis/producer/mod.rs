@@ -1,6 +1,7 @@
 //! The sending half: adds tasks and requests to the stream, and publishes events.
 
 mod registration;
+pub(super) mod replicas;
 pub(super) mod schedule;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use tower::Service;
 
-pub(super) use self::registration::Registrations;
+pub(super) use self::{registration::Registrations, replicas::ReplicatedSends};
 use super::{
     Redis,
     connection::{Encode, RespWriter},
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    message::{Kind, Message, MessageId, Name},
+    message::{Kind, Message, MessageId, Name, Replicas},
     reply::Reply,
     transport::{Counters, codec, sending},
 };
@@ -79,17 +80,16 @@ impl Redis {
             Kind::Task
                 if message.parts().due.is_some() || message.parts().idempotency_key.is_some() =>
             {
-                Ok(SendWork::Task(self.accept(message)?))
+                let replicas = message.parts().replicas;
+                Ok(SendWork::task(self.accept(message)?, replicas))
             }
             Kind::Task => {
+                let replicas = message.parts().replicas;
                 let stream = self.settings.target(message.parts())?.clone();
-                let pipeline = pipeline.of(&stream);
+                let pipeline = self.task_pipeline(&stream, replicas);
                 let task = AddTask { stream, message };
-                Ok(SendWork::Task(pipeline.submit_owned(
-                    task,
-                    Resend::Never,
-                    None,
-                )))
+                let sent = pipeline.submit_owned(task, Resend::Never, None);
+                Ok(SendWork::task(sent, replicas))
             }
             Kind::Event => {
                 // A cluster passes an event on to all of its nodes.
@@ -115,7 +115,7 @@ impl Redis {
 
 /// Refuses messages that cannot be sent, before anything is sent.
 fn check(message: &Message) -> Result<(), Error> {
-    sending::check(message.parts())?;
+    sending::check_replicated(message.parts())?;
     if message.payload().len() > LARGEST_PAYLOAD {
         let text = "the payload is larger than the 512 MiB that Redis takes";
         return Err(Error::new(ErrorKind::Invalid, text));
@@ -259,9 +259,20 @@ pub struct SendFuture {
 enum SendWork {
     Refused(Option<Error>),
     Task(Submit),
+    /// A task that replicas confirm.
+    Replicated(Submit, Replicas),
     Event(Submit),
     /// A request, or a message whose stream is registered first.
     Boxed(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>),
+}
+
+impl SendWork {
+    fn task(sent: Submit, replicas: Option<Replicas>) -> Self {
+        match replicas {
+            None => Self::Task(sent),
+            Some(replicas) => Self::Replicated(sent, replicas),
+        }
+    }
 }
 
 impl Future for SendFuture {
@@ -277,6 +288,16 @@ impl Future for SendFuture {
             SendWork::Task(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
                 answer.and_then(accepted).map(Reply::accepted)
+            }
+            SendWork::Replicated(answer, asked) => {
+                let asked = *asked;
+                let answer = ready!(Pin::new(answer).poll(cx));
+                let id = answer.and_then(|answer| replicas::confirmed(answer, asked));
+                // It is stored, too.
+                if id.as_ref().is_err_and(Error::is_unreplicated) {
+                    self.counters.sent.increment();
+                }
+                id.map(Reply::accepted)
             }
             SendWork::Event(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));

@@ -99,17 +99,20 @@ impl Redis {
         let names = [&*keys.stream, &keys.stream_due, &keys.stream_bodies];
         let mut names = names.map(str::to_owned).to_vec();
         names.extend(key);
-        let pipeline = self.shared.pipeline.of(&keys.stream);
+        let replicas = parts.replicas;
         let accept = Accept {
             names,
             when,
             time,
             token: unique().to_string(),
             window,
+            confirm: replicas.is_some(),
             message,
         };
+        let pipeline = self.task_pipeline(&keys.stream, replicas);
         let sent = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
         if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
+            let pipeline = self.shared.pipeline.of(&keys.stream);
             self.shared.promoters.start(&pipeline, keys, wait);
         }
         Ok(sent)
@@ -124,6 +127,8 @@ struct Accept {
     /// Distinguishes a retry of this call from another call.
     token: String,
     window: u64,
+    /// Has a second task with its key write too, so that replicas can confirm the first.
+    confirm: bool,
     message: Message,
 }
 
@@ -134,7 +139,8 @@ impl Encode for Accept {
             cmd.arg(self.when)
                 .arg(self.time)
                 .arg(&self.token)
-                .arg(self.window);
+                .arg(self.window)
+                .arg(u8::from(self.confirm));
             codec::encode(&self.message, |field, value| {
                 cmd.arg(field).arg(value);
             });

@@ -1,0 +1,48 @@
+//! Commands that replicas confirm.
+//!
+//! A pipeline with such commands ends in one `WAIT`. It covers all earlier writes of its connection,
+//! and the server answers nothing else on the connection meanwhile. So the connection has no other
+//! commands, and its next pipeline follows the response. A command that is sent again is in another
+//! pipeline, with another `WAIT`.
+//! <https://redis.io/docs/latest/commands/wait/>
+
+use std::time::Duration;
+
+use super::batch::CommandBatch;
+use crate::{message::Replicas, transport::redis::response::Value};
+
+impl Replicas {
+    /// The demand that meets both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            count: self.count.max(other.count),
+            within: self.within.max(other.within),
+        }
+    }
+}
+
+/// The demand that meets those of all batches.
+pub(super) fn of_all(batches: &[CommandBatch]) -> Option<Replicas> {
+    let demands = batches.iter().filter_map(|batch| batch.replicas);
+    demands.reduce(Replicas::and)
+}
+
+/// The command that waits for replicas.
+pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
+    // Rounded up: zero would be no limit.
+    let milliseconds = (within + Duration::from_nanos(999_999)).as_millis();
+    let mut wait = redis::cmd("WAIT");
+    wait.arg(count)
+        .arg(u64::try_from(milliseconds).unwrap_or(u64::MAX));
+    // The response is read from the pipeline.
+    CommandBatch::of(wait).0
+}
+
+/// Adds the response to `WAIT` to each response that is no error.
+pub(super) fn attach(confirmation: &Value, answers: &mut [Value]) {
+    for answer in answers {
+        if !matches!(answer, Value::ServerError(_)) {
+            *answer = Value::Array(vec![std::mem::take(answer), confirmation.clone()]);
+        }
+    }
+}

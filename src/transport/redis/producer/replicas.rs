@@ -1,0 +1,88 @@
+//! Tasks that replicas confirm.
+
+use std::sync::OnceLock;
+
+use tokio::runtime::Handle;
+
+use super::accepted;
+use crate::{
+    error::{BoxError, Error},
+    message::{MessageId, Replicas},
+    transport::redis::{
+        Redis, error,
+        pipeline::Pipeline,
+        response::{Value, array, integer, miscounted},
+    },
+};
+
+/// The connections for tasks that replicas confirm: one to each server, made with its first such
+/// task.
+pub(in crate::transport::redis) struct ReplicatedSends {
+    pipeline: OnceLock<Pipeline>,
+    /// The runtime of the handle's other connections.
+    runtime: Handle,
+}
+
+impl ReplicatedSends {
+    pub(in crate::transport::redis) fn new() -> Self {
+        Self {
+            pipeline: OnceLock::new(),
+            runtime: Handle::current(),
+        }
+    }
+}
+
+impl Redis {
+    /// The connection for a task on this stream.
+    pub(super) fn task_pipeline(&self, stream: &str, replicas: Option<Replicas>) -> Pipeline {
+        let shared = &self.shared;
+        let Some(replicas) = replicas else {
+            return shared.pipeline.of(stream);
+        };
+        let start = || {
+            let _runtime = shared.replicated.runtime.enter();
+            Pipeline::spawn(shared.connector.clone(), None, shared.counters.clone())
+        };
+        let pipeline = shared.replicated.pipeline.get_or_init(start);
+        pipeline.of(stream).confirmed_by(replicas)
+    }
+}
+
+/// Decodes the response to a task that replicas confirm: the id, if enough of them have.
+pub(in crate::transport::redis) fn confirmed(
+    answer: Value,
+    asked: Replicas,
+) -> Result<MessageId, Error> {
+    let answers = array(error::check(answer)?)?;
+    let count = answers.len();
+    let Ok([stored, confirmation]) = <[Value; 2]>::try_from(answers) else {
+        return Err(miscounted(2, count));
+    };
+    let id = accepted(stored)?;
+    let Replicas {
+        count: wanted,
+        within,
+    } = asked;
+    let (found, source) = match confirmation {
+        Value::Nil => (
+            "the connection was lost before its replicas answered".to_owned(),
+            None,
+        ),
+        confirmation => match error::check(confirmation).and_then(|it| integer(&it)) {
+            Ok(count) if count >= i64::from(wanted) => return Ok(id),
+            Ok(count) => (
+                format!("{count} of {wanted} replicas have confirmed it within {within:?}"),
+                None,
+            ),
+            Err(error) => (
+                "the server has not asked its replicas".to_owned(),
+                Some(BoxError::from(error)),
+            ),
+        },
+    };
+    let text = format!(
+        "the task is stored, but {found}; send it again only with its idempotency key; `INFO \
+         replication` shows the replicas and how far they lag"
+    );
+    Err(Error::stored(id, text, source))
+}

@@ -1,0 +1,332 @@
+//! Tasks that replicas confirm.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use campanile::{Client, Error, Json, Receipt, Router};
+use futures_util::future::{FutureExt, join_all};
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{
+    Redis, SECOND, handle, kill_connections,
+    support::{
+        Options, RedisServer, Signal,
+        proxy::{Direction, Proxy},
+        raw,
+        rights::documented,
+        worker::Worker,
+    },
+};
+
+/// The time for replicas that answer.
+const WITHIN: Duration = Duration::from_secs(10);
+/// The time for replicas that do not answer.
+const BRIEF: Duration = Duration::from_millis(300);
+
+async fn client(server: &RedisServer) -> Client<Redis> {
+    Client::new(handle(server).await)
+}
+
+/// The number of `WAIT`s that the server has answered.
+async fn waits(server: &RedisServer) -> usize {
+    let info: String = server.query(&["INFO", "commandstats"]).await;
+    let calls = info.split("cmdstat_wait:calls=").nth(1);
+    let calls = calls.and_then(|rest| rest.split(',').next());
+    calls.map_or(0, |calls| calls.parse().expect("a number"))
+}
+
+/// Asserts that a call has failed, though the task is stored as the stream's only entry.
+async fn assert_stored(server: &RedisServer, sent: Result<Receipt, Error>) -> Error {
+    let error = sent.expect_err("no replica has it");
+    assert!(error.is_unreplicated(), "{error:?}");
+    let others = [
+        error.is_disconnected(),
+        error.is_unknown_outcome(),
+        error.is_timeout(),
+        error.is_refused(),
+    ];
+    assert_eq!(others, [false; 4], "{error:?}");
+    let entries = raw::entries(server, "s").await;
+    assert_eq!(entries.len(), 1);
+    let id = error.stored_id().expect("it is stored");
+    assert_eq!(id.as_str(), entries[0].0);
+    error
+}
+
+#[tokio::test]
+async fn a_confirmed_task_is_on_the_replica() {
+    let server = RedisServer::start().await;
+    let replica = server.replica().await;
+    let client = client(&server).await;
+    let task = || client.enqueue("n", "").replicas(1, WITHIN);
+    task().await.expect("it is confirmed");
+    assert_eq!(raw::len(&replica, "s").await, 1);
+    let keyed = task().idempotency_key("k").await.expect("it is confirmed");
+    assert_eq!(raw::len(&replica, "s").await, 2);
+    let known: String = replica.query(&["GET", "{s}:idem:k"]).await;
+    assert_eq!(keyed.id().expect("an id").as_str(), known);
+    let again = task().idempotency_key("k").await.expect("it is confirmed");
+    assert_eq!(again, keyed);
+    let late = task().delay(3600 * SECOND).await.expect("it is confirmed");
+    let id = late.id().expect("an id");
+    let is_there: bool = replica.query(&["HEXISTS", "{s}:bodies", id.as_str()]).await;
+    assert!(is_there);
+    assert_eq!(client.service().counts().sent, 4);
+}
+
+#[tokio::test]
+async fn a_stopped_replica_fails_the_call_in_time_and_the_task_is_stored() {
+    let server = RedisServer::start().await;
+    let replica = server.replica().await;
+    replica.signal(Signal::Stop);
+    let start = Instant::now();
+    let sent = client(&server)
+        .await
+        .enqueue("n", "")
+        .replicas(1, BRIEF)
+        .await;
+    let took = start.elapsed();
+    assert!(took >= BRIEF && took < BRIEF + 2 * SECOND, "{took:?}");
+    let error = assert_stored(&server, sent).await.to_string();
+    assert!(
+        error.contains("0 of 1 replicas have confirmed it within 300ms"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_task_that_is_sent_again_with_its_key_is_confirmed_and_stored_once() {
+    let server = RedisServer::start().await;
+    let replica = server.replica().await;
+    replica.signal(Signal::Stop);
+    // A new handle each, whose connection has written nothing.
+    let send = async || {
+        let client = client(&server).await;
+        let task = client.enqueue("n", "").idempotency_key("k");
+        task.replicas(1, BRIEF).await
+    };
+    let first = assert_stored(&server, send().await).await;
+    let second = assert_stored(&server, send().await).await;
+    assert_eq!(first.stored_id(), second.stored_id());
+    let life: u64 = server.query(&["PTTL", "{s}:idem:k"]).await;
+    replica.signal(Signal::Cont);
+    let confirmed = || async { send().await.ok() };
+    let receipt = raw::eventually(confirmed, 10 * SECOND).await;
+    assert_eq!(receipt.id(), first.stored_id());
+    assert_eq!(raw::len(&server, "s").await, 1);
+    let left: u64 = server.query(&["PTTL", "{s}:idem:k"]).await;
+    assert!(left <= life, "it lives longer");
+}
+
+#[tokio::test]
+async fn tasks_that_are_sent_together_share_a_wait() {
+    let server = RedisServer::start().await;
+    let _replica = server.replica().await;
+    let client = client(&server).await;
+    let send = |_| client.enqueue("n", "").replicas(1, WITHIN).into_future();
+    for sent in join_all((0..100).map(send)).await {
+        sent.expect("it is confirmed");
+    }
+    assert_eq!(waits(&server).await, 1);
+    for sent in join_all((0..100).map(send)).await {
+        sent.expect("it is confirmed");
+    }
+    assert_eq!(waits(&server).await, 2);
+}
+
+#[tokio::test]
+async fn each_task_is_judged_by_its_own_number_of_replicas() {
+    let server = RedisServer::start().await;
+    let _replica = server.replica().await;
+    let client = client(&server).await;
+    let send = |count| client.enqueue("n", "").replicas(count, BRIEF).into_future();
+    let sent = join_all([1, 5, 1].map(send)).await;
+    assert_eq!(waits(&server).await, 1);
+    assert!(sent[0].is_ok() && sent[2].is_ok(), "{sent:?}");
+    let error = sent[1].as_ref().expect_err("there is one replica");
+    assert!(error.is_unreplicated(), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("1 of 5 replicas have"), "{text}");
+}
+
+#[tokio::test]
+async fn other_calls_are_not_held_up_by_tasks_that_wait_for_replicas() {
+    let server = RedisServer::start().await;
+    let replica = server.replica().await;
+    replica.signal(Signal::Stop);
+    let client = client(&server).await;
+    let waiting = client.enqueue("n", "").replicas(1, 5 * SECOND);
+    let mut waiting = std::pin::pin!(waiting.into_future());
+    assert!((&mut waiting).now_or_never().is_none());
+    let stored = || async { (raw::len(&server, "s").await == 1).then_some(()) };
+    raw::eventually(stored, SECOND).await;
+    let start = Instant::now();
+    for _ in 0..50 {
+        client.enqueue("n", "").await.expect("it is sent");
+    }
+    client.publish("e", "").await.expect("it is sent");
+    assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
+    assert!((&mut waiting).now_or_never().is_none(), "it waits");
+    replica.signal(Signal::Cont);
+    waiting.await.expect("it is confirmed");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_during_the_wait_leaves_the_task_stored() {
+    let server = RedisServer::start().await;
+    let replica = server.replica().await;
+    replica.signal(Signal::Stop);
+    let client = client(&server).await;
+    let waiting = client.enqueue("n", "").replicas(1, WITHIN);
+    let waiting = tokio::spawn(waiting.into_future());
+    let is_waiting = || async {
+        let info: String = server.query(&["INFO", "clients"]).await;
+        info.contains("blocked_clients:1").then_some(())
+    };
+    raw::eventually(is_waiting, 5 * SECOND).await;
+    sleep(SECOND / 10).await;
+    kill_connections(&server).await;
+    let error = assert_stored(&server, waiting.await.unwrap()).await;
+    assert!(error.to_string().contains("connection was lost"), "{error}");
+    replica.signal(Signal::Cont);
+    let again = client.enqueue("n", "").replicas(1, WITHIN).await;
+    again.expect("it is confirmed");
+}
+
+#[tokio::test]
+async fn a_cluster_is_asked_for_its_replicas() {
+    let server = RedisServer::with(Options::new().cluster()).await;
+    let client = client(&server).await;
+    let task = || client.enqueue("n", "").replicas(1, BRIEF);
+    assert_stored(&server, task().idempotency_key("k").await).await;
+    assert_stored(&server, task().idempotency_key("k").await).await;
+}
+
+#[tokio::test]
+async fn a_sender_needs_one_more_right() {
+    let rights = documented(&["sends tasks", "… with a delay"]);
+    let wait = documented(&["… that replicas confirm"]);
+    for (rights, may_wait) in [(format!("{rights} {wait}"), true), (rights, false)] {
+        let rights = format!("user sender on >pw +info {rights}");
+        let server = RedisServer::with(Options::new().acl(&rights)).await;
+        // The replica logs in as the default user.
+        let _replica = server.replica().await;
+        let url = format!("redis://sender:pw@127.0.0.1:{}/", server.port());
+        let redis = Redis::connect(&url).await.expect("it is there").stream("s");
+        let client = Client::new(redis);
+        let task = || client.enqueue("n", "").idempotency_key("k");
+        if may_wait {
+            task().replicas(1, WITHIN).await.expect("it is confirmed");
+            task().replicas(1, WITHIN).await.expect("it is confirmed");
+            continue;
+        }
+        let error = assert_stored(&server, task().replicas(1, WITHIN).await).await;
+        let chain = format!("{:#}", anyhow::Error::from(error));
+        assert!(chain.contains("has not asked its replicas"), "{chain}");
+        assert!(chain.contains("lacks a right"), "{chain}");
+    }
+}
+
+/// The number of tasks before and after the replica begins to lag.
+const TASKS: u32 = 200;
+
+/// The outcome of a failover to a replica that lags.
+#[derive(Debug, PartialEq)]
+struct Failover {
+    /// Sends that returned `Ok`.
+    confirmed: usize,
+    /// Sends that returned `Ok`, and whose tasks no worker has handled.
+    lost: usize,
+    /// Tasks that were handled twice.
+    repeated: usize,
+}
+
+/// Sends tasks, half of them after the replica begins to lag, kills the primary, and promotes the
+/// replica. A worker handles the first half on the primary, after the replica begins to lag.
+async fn fail_over(replicas: bool) -> Failover {
+    let primary = RedisServer::start().await;
+    let network = Proxy::start(primary.port()).await;
+    let replica = primary.replica_through(network.port()).await;
+    let sender = client(&primary).await;
+    let send = |n| {
+        let task = sender.enqueue("n", Json(n));
+        let task = match replicas {
+            true => task.replicas(1, 2 * SECOND),
+            false => task,
+        };
+        task.into_future()
+            .map(move |sent| sent.is_ok().then_some(n))
+    };
+    let (handled, mut runs) = mpsc::unbounded_channel::<u32>();
+    let work = |server: Redis| {
+        let handled = handled.clone();
+        let app = Router::new().task("n", async move |Json(n)| {
+            handled.send(n).expect("the test listens");
+        });
+        Worker::start(server.group("g"), app)
+    };
+
+    let mut confirmed: BTreeSet<_> = join_all((0..TASKS).map(send))
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
+    let first = || async { (raw::len(&replica, "s").await == TASKS as usize).then_some(()) };
+    raw::eventually(first, 10 * SECOND).await;
+    let mut all = Vec::new();
+    network.silence(Direction::ToClient);
+    let worker = work(handle(&primary).await);
+    while all.len() < TASKS as usize {
+        all.push(runs.recv().await.expect("a worker runs"));
+    }
+    worker.stop().await.expect("it ends well");
+    confirmed.extend(
+        join_all((TASKS..2 * TASKS).map(send))
+            .await
+            .into_iter()
+            .flatten(),
+    );
+
+    primary.signal(Signal::Kill);
+    drop(network);
+    replica.command(&["REPLICAOF", "NO", "ONE"]).await;
+    let worker = work(handle(&replica).await);
+    let drained = || async { raw::drained(&replica, "s", "g").await.then_some(()) };
+    raw::eventually(drained, 30 * SECOND).await;
+    worker.stop().await.expect("it ends well");
+    while let Ok(n) = runs.try_recv() {
+        all.push(n);
+    }
+    let once: BTreeSet<_> = all.iter().copied().collect();
+    Failover {
+        confirmed: confirmed.len(),
+        lost: confirmed.difference(&once).count(),
+        repeated: all.len() - once.len(),
+    }
+}
+
+#[tokio::test]
+async fn a_failover_to_a_lagging_replica_loses_no_confirmed_task() {
+    let (without, with) = tokio::join!(fail_over(false), fail_over(true));
+    for (
+        call,
+        Failover {
+            confirmed,
+            lost,
+            repeated,
+        },
+    ) in [("enqueue", &without), ("enqueue, replicas(1, 2 s)", &with)]
+    {
+        println!(
+            "failover to a lagging replica: {call}: sent {} ok {confirmed} lost {lost} run twice {repeated}",
+            2 * TASKS
+        );
+    }
+    assert_eq!(with.lost, 0);
+    assert_eq!(with.confirmed, TASKS as usize);
+    // The fault was there: without confirmation it loses tasks.
+    assert_eq!(without.lost, TASKS as usize);
+    assert_eq!(without.confirmed, 2 * TASKS as usize);
+}
