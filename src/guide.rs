@@ -7,6 +7,7 @@
 #![cfg_attr(
     feature = "redis",
     doc = "- [Migrating from Go](migrating_from_go): how to move a service from Go-Broker.
+- [Topologies](topologies): one server, Sentinels, or a Redis Cluster.
 - [Durability](durability): how the settings of a Redis server affect the guarantees.
 - [From a terminal](terminal): the program `campanile`, for operators."
 )]
@@ -85,6 +86,16 @@ pub mod layers {
     //! [is a time-out]: crate::Error::is_timeout
     //!
     #![doc = include_str!("../docs/layers.md")]
+}
+
+#[cfg(feature = "redis")]
+pub mod topologies {
+    //! One server, Sentinels, or a Redis Cluster.
+    //!
+    //! [durability]: crate::guide::durability
+    //! [rights]: crate::transport::redis#rights
+    //!
+    #![doc = include_str!("../docs/topologies.md")]
 }
 
 #[cfg(feature = "redis")]

@@ -9,7 +9,7 @@ mod support;
 use std::process::Stdio;
 
 use process::{SOON, example, output, shows};
-use support::RedisServer;
+use support::{Options, RedisServer};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     time::timeout,
@@ -19,6 +19,18 @@ use tokio::{
 async fn a_custom_transport_is_served_and_called() {
     let output = output(example("transport")).await;
     shows(&output, &["hello Ada, at attempt 2"]);
+}
+
+#[tokio::test]
+async fn one_worker_serves_streams_of_several_slots_of_a_cluster() {
+    for server in [Options::new().cluster(), Options::new()] {
+        let server = RedisServer::with(server).await;
+        let mut cluster = example("cluster");
+        cluster.env("REDIS_URL", server.url());
+        let shipped = ["africa", "america", "asia", "europe"];
+        let shipped = shipped.map(|region| format!("orders:{region}: 3 orders shipped"));
+        shows(&output(cluster).await, &shipped.each_ref().map(String::as_str));
+    }
 }
 
 #[tokio::test]
