@@ -253,8 +253,12 @@ impl SentinelGroup {
     }
 
     async fn has_role(&self, server: usize, role: &str) -> bool {
-        let info: String = self.servers[server].query(&["INFO", "replication"]).await;
-        info.contains(&format!("role:{role}\r\n"))
+        // The Sentinels close the connections of a server whose role they change.
+        let asked = self.servers[server]
+            .try_command(&["INFO", "replication"])
+            .await;
+        let info = asked.map(redis::from_redis_value::<String>);
+        matches!(info, Ok(Ok(info)) if info.contains(&format!("role:{role}\r\n")))
     }
 
     async fn named_primary(&self) -> Option<usize> {

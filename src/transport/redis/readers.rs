@@ -171,6 +171,14 @@ mod tests {
 
     fn says_what_to_do(error: &Error) {
         let text = error.to_string();
+        if error.is_unreplicated() {
+            // The write is confirmed, and only the response to `WAIT` is wrong.
+            assert!(
+                error.stored_id().is_some() && text.contains("is stored"),
+                "{text}"
+            );
+            return;
+        }
         assert!(error.is_decode(), "{text}");
         assert!(
             text.contains("in place of") || text.contains("without an id"),

@@ -192,7 +192,7 @@ fn every_mutation_of_the_scripts_is_found() {
             "if group.pending > 0 then",
             "if false then",
         ),
-        ("forgetting a key", "if known then return known end", ""),
+        ("forgetting a key", "if known then", "if false then"),
         (
             "reading more than there is room for",
             "'COUNT', max, 'STREAMS'",
