@@ -12,8 +12,8 @@ mod terminal;
 use std::{process::Stdio, time::Duration};
 
 use serde_json::Value;
-use support::{RedisServer, raw};
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+use support::{RedisServer, raw, within};
+use tokio::{io::AsyncWriteExt, process::Command};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -91,8 +91,8 @@ async fn run_with(mut command: Command, input: &[u8]) -> Ran {
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input).await.expect("it reads");
     }
-    let ran = timeout(SOON, child.wait_with_output()).await;
-    let ran = ran.expect("it does not end").expect("it runs");
+    let ran = within(SOON, child.wait_with_output()).await;
+    let ran = ran.expect("it runs");
     Ran {
         code: ran.status.code(),
         stdout: ran.stdout,
