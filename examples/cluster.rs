@@ -16,10 +16,15 @@
 
 use std::{collections::BTreeMap, env, sync::Arc};
 
-use campanile::{BoxError, Client, Parts, Redis, Router, State, serve, transport::Streams};
+use campanile::{BoxError, Client, Message, Redis, Router, State, serve, transport::Streams};
 use tokio::sync::{Mutex, Notify};
 
-const REGIONS: [&str; 4] = ["orders:africa", "orders:america", "orders:asia", "orders:europe"];
+const REGIONS: [&str; 4] = [
+    "orders:africa",
+    "orders:america",
+    "orders:asia",
+    "orders:europe",
+];
 const EACH: usize = 3;
 
 #[derive(Clone, Default)]
@@ -28,8 +33,9 @@ struct Handled {
     all: Arc<Notify>,
 }
 
-async fn ship(State(handled): State<Handled>, parts: Parts) {
-    let stream = parts.stream.map_or_else(String::new, |it| it.to_string());
+async fn ship(State(handled): State<Handled>, message: Message) {
+    let stream = message.parts().stream.as_ref();
+    let stream = stream.map_or_else(String::new, |it| it.to_string());
     let mut counts = handled.counts.lock().await;
     *counts.entry(stream).or_default() += 1;
     if counts.values().sum::<usize>() == REGIONS.len() * EACH {
@@ -48,14 +54,20 @@ async fn main() -> Result<(), BoxError> {
     let client = Client::new(redis.clone());
     for region in REGIONS {
         for order in 0..EACH {
-            client.enqueue("ship", order.to_string()).stream(region).await?;
+            client
+                .enqueue("ship", order.to_string())
+                .stream(region)
+                .await?;
         }
     }
     let handled = Handled::default();
     let all = handled.all.clone();
-    serve(redis.streams(Streams::in_turn(REGIONS)), app(handled.clone()))
-        .with_graceful_shutdown(async move { all.notified().await })
-        .await?;
+    serve(
+        redis.streams(Streams::in_turn(REGIONS)),
+        app(handled.clone()),
+    )
+    .with_graceful_shutdown(async move { all.notified().await })
+    .await?;
     for (stream, count) in handled.counts.lock().await.iter() {
         println!("{stream}: {count} orders shipped");
     }

@@ -56,7 +56,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
@@ -98,7 +98,7 @@ inner_accessors!(CatchPanic<S>);
 
 impl<S> Service<Message> for CatchPanic<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
 {
     type Response = Reply;
     type Error = BoxError;
@@ -188,7 +188,7 @@ mod tests {
     /// The error of a message with this inner service.
     async fn failing<F>(inner: impl FnMut(Message) -> F) -> BoxError
     where
-        F: Future<Output = Result<Reply, BoxError>>,
+        F: Future<Output = Result<Reply, BoxError>> + Send + 'static,
     {
         let service = CatchPanicLayer::new().layer(service_fn(inner));
         service.oneshot(Message::task("a", "")).await.unwrap_err()

@@ -54,14 +54,16 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use fastrand::Rng;
 use tower::{Layer, Service};
+
+use crate::sync::lock;
 
 /// Makes [`Chaos`] services. See the [module](self).
 ///
@@ -205,10 +207,7 @@ inner_accessors!(Chaos<S>);
 
 impl<S> Service<Message> for Chaos<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError> + Send, Future: Send>
-        + Clone
-        + Send
-        + 'static,
+    S: MessageService + Clone + Send + 'static,
 {
     type Response = Reply;
     type Error = BoxError;
@@ -219,11 +218,7 @@ where
     }
 
     fn call(&mut self, message: Message) -> ChaosFuture {
-        let mut rng = self
-            .layer
-            .rng
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut rng = lock(&self.layer.rng);
         let faults = self.layer.probabilities.faults(&mut rng);
         drop(rng);
         // The future takes the service that is ready.
@@ -239,7 +234,7 @@ async fn call_with_faults<S>(
     message: Message,
 ) -> Result<Reply, BoxError>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
 {
     if let Some(delay) = faults.delay {
         tokio::time::sleep(delay).await;
@@ -297,7 +292,10 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::mocks::{panic_text, readiness_passes, reservations_are_released};
+    use crate::{
+        mocks::{readiness_passes, reservations_are_released},
+        panics::panic_text,
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -63,7 +63,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use tower::{Layer, Service, load_shed::error::Overloaded};
 
 use crate::{
@@ -155,7 +155,7 @@ inner_accessors!(ConcurrencyByKey<S, K>);
 
 impl<S, K> Service<Message> for ConcurrencyByKey<S, K>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    S: MessageService + Clone,
     K: KeyOf,
 {
     type Response = Reply;
@@ -400,8 +400,8 @@ mod tests {
 
     #[test]
     fn invalid_numbers_panic_at_the_callers_location() {
-        crate::mocks::panic_text(|| layer_at(0));
-        crate::mocks::panic_text(|| layer_at(usize::MAX));
+        crate::panics::panic_text(|| layer_at(0));
+        crate::panics::panic_text(|| layer_at(usize::MAX));
     }
 
     #[track_caller]

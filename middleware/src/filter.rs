@@ -82,7 +82,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
@@ -145,7 +145,7 @@ inner_accessors!(Filter<S, F>);
 
 impl<S, F, E> Service<Message> for Filter<S, F>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
     F: Fn(&Message) -> Result<(), E>,
     E: Into<BoxError>,
 {

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use pin_project::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
@@ -95,7 +95,7 @@ impl<S: Service<Message>, A> Gated<S, A> {
 
 impl<S, A> Future for Gated<S, A>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
     A: Admission,
 {
     type Output = Outcome;
@@ -154,11 +154,7 @@ macro_rules! gated_future {
 
         impl<S> std::future::Future for $name<S>
         where
-            S: tower::Service<
-                    campanile::Message,
-                    Response = campanile::Reply,
-                    Error: Into<campanile::BoxError>,
-                >,
+            S: campanile::MessageService,
         {
             type Output = Result<campanile::Reply, campanile::BoxError>;
 

@@ -369,6 +369,6 @@ mod tests {
 
     #[test]
     fn an_invalid_header_name_panics_at_the_callers_location() {
-        crate::mocks::panic_text(|| header("x tenant"));
+        crate::panics::panic_text(|| header("x tenant"));
     }
 }

@@ -76,6 +76,9 @@ mod mocks;
 mod observe;
 #[cfg(feature = "ordered")]
 pub mod ordered;
+#[cfg(test)]
+#[path = "../../tests/support/panics.rs"]
+mod panics;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
 #[cfg(feature = "request-id")]
@@ -84,6 +87,8 @@ pub mod request_id;
 pub mod retry;
 pub mod stack;
 #[cfg(any(
+    feature = "chaos",
+    feature = "circuit-breaker",
     feature = "concurrency",
     feature = "idempotency",
     feature = "ordered",

@@ -31,7 +31,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use campanile::{BoxError, Failure, Message, Reply};
+use campanile::{BoxError, Failure, Message, MessageService, Reply};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
@@ -84,7 +84,7 @@ inner_accessors!(MapFailure<S, F>);
 
 impl<S, F> Service<Message> for MapFailure<S, F>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
     F: Fn(&BoxError) -> Option<Failure> + Clone,
 {
     type Response = Reply;

@@ -59,7 +59,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{BoxError, Deadline, Kind, Message, Reply};
+use campanile::{BoxError, Deadline, Kind, Message, MessageService, Reply};
 use pin_project::pin_project;
 use tokio::time::{Sleep, sleep_until};
 use tower::{Layer, Service, timeout::error::Elapsed};
@@ -142,7 +142,7 @@ inner_accessors!(Timeout<S>);
 
 impl<S> Service<Message> for Timeout<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
 {
     type Response = Reply;
     type Error = BoxError;
@@ -211,8 +211,9 @@ mod tests {
     use tower_test::mock::Spawn;
 
     use super::*;
-    use crate::mocks::{
-        Answers, Inner, around, call, panic_text, readiness_passes, reservations_are_released,
+    use crate::{
+        mocks::{Answers, Inner, around, call, readiness_passes, reservations_are_released},
+        panics::panic_text,
     };
 
     const SECOND: Duration = Duration::from_secs(1);

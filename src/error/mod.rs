@@ -24,6 +24,7 @@ pub(crate) mod boxed;
 pub(crate) mod failure;
 pub(crate) mod not_found;
 pub(crate) mod operation;
+mod panic;
 pub(crate) mod rejection;
 pub(crate) mod rpc;
 
@@ -34,6 +35,7 @@ pub(crate) use self::{
     answer::answer,
     boxed::IntoBoxError,
     operation::{ErrorKind, chain},
+    panic::panic_text,
 };
 pub(crate) use self::{
     boxed::BoxError, failure::Failure, not_found::NotFound, operation::Error, rejection::Rejection,

@@ -4,7 +4,11 @@ use std::{any::Any, fmt, panic::AssertUnwindSafe};
 
 use futures_util::{FutureExt, future::join_all};
 
-use crate::{error::BoxError, reply::Reply, service::RouteFuture};
+use crate::{
+    error::{BoxError, panic_text},
+    reply::Reply,
+    service::RouteFuture,
+};
 
 /// The error of an event with several handlers, some of which failed. The others ran to their end.
 ///
@@ -48,12 +52,8 @@ impl std::error::Error for FanOutError {
 struct Panicked(String);
 
 impl Panicked {
-    fn new(payload: Box<dyn Any + Send>) -> Self {
-        let text = payload
-            .downcast_ref::<&str>()
-            .map(|text| text.to_string())
-            .or_else(|| payload.downcast_ref::<String>().cloned());
-        Self(text.unwrap_or_else(|| "no text".to_owned()))
+    fn new(payload: &(dyn Any + Send)) -> Self {
+        Self(panic_text(payload).to_owned())
     }
 }
 
@@ -80,7 +80,7 @@ pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
                     Ok(inner) => errors.extend(inner.errors),
                     Err(error) => errors.push(error),
                 },
-                Err(payload) => errors.push(Panicked::new(payload).into()),
+                Err(payload) => errors.push(Panicked::new(&*payload).into()),
             }
         }
         if errors.is_empty() {

@@ -6,7 +6,7 @@ use tower::load_shed::error::Overloaded;
 
 use crate::{
     RpcCode,
-    error::{BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find},
+    error::{BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find, panic_text},
     message::{Kind, Name},
     reply::Reply,
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
@@ -31,11 +31,7 @@ pub(super) enum Outcome {
 impl Outcome {
     /// The outcome of a panic, with its text.
     pub(super) fn panicked(payload: &(dyn Any + Send)) -> Self {
-        let text = payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("without a text");
+        let text = panic_text(payload);
         Self::Panicked(bounded(format!("the handler panicked: {text}")))
     }
 

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use program::{SOON, campanile_at, run, run_with};
 use serde_json::Value;
-use support::{RedisServer, raw};
-use tokio::{process::Command, time::timeout};
+use support::{RedisServer, raw, within};
+use tokio::process::Command;
 
 /// The program on a server, with a command line whose words are separated by blanks.
 fn campanile(server: &RedisServer, line: &str) -> Command {

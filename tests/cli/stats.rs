@@ -136,12 +136,12 @@ async fn a_view_into_a_pipe_prints_one_document_per_line_and_ends_on_a_signal() 
     let mut child = watch.spawn().expect("it runs");
     let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     for _ in 0..2 {
-        let line = timeout(SOON, lines.next_line()).await.expect("it comes");
+        let line = within(SOON, lines.next_line()).await;
         let line = line.unwrap().expect("there is more");
         let stats: Value = serde_json::from_str(&line).expect("it is JSON");
         assert_eq!(stats["stream"], "app_stream");
     }
     Signal::Term.send(child.id().expect("it runs"));
-    let ended = timeout(SOON, child.wait()).await.expect("it ends");
+    let ended = within(SOON, child.wait()).await;
     assert_eq!(ended.unwrap().code(), Some(0));
 }

@@ -137,11 +137,7 @@ async fn events_are_shown_by_name_and_by_pattern() {
         .ended_with(0);
     assert_eq!(sent.json(), json!({ "published": "users.left" }));
     let mut events = Vec::new();
-    while let Some(line) = timeout(SOON, lines.next_line())
-        .await
-        .expect("they come")
-        .unwrap()
-    {
+    while let Some(line) = within(SOON, lines.next_line()).await.unwrap() {
         let mut event: Value = serde_json::from_str(&line).unwrap();
         assert!(event["received_at_ms"].take().is_u64());
         events.push(event);
@@ -152,10 +148,7 @@ async fn events_are_shown_by_name_and_by_pattern() {
         event("users.left", json!("users.*"), ""),
     ];
     assert_eq!(events, expected);
-    let ended = timeout(SOON, child.wait_with_output())
-        .await
-        .expect("it ends")
-        .unwrap();
+    let ended = within(SOON, child.wait_with_output()).await.unwrap();
     assert_eq!(ended.status.code(), Some(0));
     run(campanile(&server, "tail events")).await.ended_with(2);
 }
@@ -184,17 +177,11 @@ async fn a_closed_pipe_and_a_signal_end_tail_quietly() {
     let server = RedisServer::start().await;
     task(&server, "first").await;
     let (child, mut lines) = lines_of(campanile(&server, "tail stream --from beginning"));
-    let first = timeout(SOON, lines.next_line())
-        .await
-        .expect("it comes")
-        .unwrap();
+    let first = within(SOON, lines.next_line()).await.unwrap();
     assert!(first.expect("a line").ends_with("first"));
     drop(lines);
     task(&server, "second").await;
-    let ended = timeout(SOON, child.wait_with_output())
-        .await
-        .expect("it ends")
-        .unwrap();
+    let ended = within(SOON, child.wait_with_output()).await.unwrap();
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), &b""[..]));
 
     for line in ["tail stream --from beginning", "tail events e"] {
@@ -204,12 +191,9 @@ async fn a_closed_pipe_and_a_signal_end_tail_quietly() {
         assert_eq!(terminal.ends().await.code(), Some(0), "{line}");
     }
     let (mut child, mut lines) = lines_of(campanile(&server, "tail stream --from beginning"));
-    let first = timeout(SOON, lines.next_line())
-        .await
-        .expect("it comes")
-        .unwrap();
+    let first = within(SOON, lines.next_line()).await.unwrap();
     assert!(first.is_some());
     Signal::Term.send(child.id().expect("it runs"));
-    let ended = timeout(SOON, child.wait()).await.expect("it ends");
+    let ended = within(SOON, child.wait()).await;
     assert_eq!(ended.unwrap().code(), Some(0));
 }

@@ -13,7 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{SOON, support::RedisServer};
+use super::{
+    SOON,
+    support::{RedisServer, within},
+};
 
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 120;
@@ -105,8 +108,7 @@ impl Terminal {
     /// Waits for its end.
     pub(super) async fn ends(&mut self) -> ExitStatus {
         while self.read().await {}
-        let ended = timeout(SOON, self.child.wait()).await;
-        ended.expect("it does not end").expect("it ran")
+        within(SOON, self.child.wait()).await.expect("it ran")
     }
 
     /// The effects on the terminal besides showing text.

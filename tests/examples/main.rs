@@ -9,11 +9,8 @@ mod support;
 use std::process::Stdio;
 
 use process::{SOON, example, output, shows};
-use support::{Options, RedisServer};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    time::timeout,
-};
+use support::{Options, RedisServer, within};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::test]
 async fn a_custom_transport_is_served_and_called() {
@@ -29,7 +26,10 @@ async fn one_worker_serves_streams_of_several_slots_of_a_cluster() {
         cluster.env("REDIS_URL", server.url());
         let shipped = ["africa", "america", "asia", "europe"];
         let shipped = shipped.map(|region| format!("orders:{region}: 3 orders shipped"));
-        shows(&output(cluster).await, &shipped.each_ref().map(String::as_str));
+        shows(
+            &output(cluster).await,
+            &shipped.each_ref().map(String::as_str),
+        );
     }
 }
 
@@ -68,15 +68,7 @@ async fn the_worker_serves_the_client_and_ends_on_a_signal() {
     let mut worker = worker.spawn().expect("it does not run");
     let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
     // Start the client after the worker: events reach only current subscribers.
-    support::raw::eventually(
-        || async {
-            let listeners: (String, usize) =
-                server.query(&["PUBSUB", "NUMSUB", "orders.events"]).await;
-            (listeners.1 == 1).then_some(())
-        },
-        SOON,
-    )
-    .await;
+    support::raw::listened_to(&server, "orders.events", SOON).await;
 
     let mut client = example("client");
     client.env("REDIS_URL", server.url());
@@ -97,10 +89,7 @@ async fn the_worker_serves_the_client_and_ends_on_a_signal() {
         .status()
         .unwrap();
     assert!(killed.success());
-    let status = timeout(SOON, worker.wait())
-        .await
-        .expect("it does not end")
-        .unwrap();
+    let status = within(SOON, worker.wait()).await.unwrap();
     assert!(status.success(), "{status}");
     let mut output = String::new();
     while let Some(line) = lines.next_line().await.unwrap() {
@@ -121,8 +110,8 @@ async fn the_worker_serves_the_client_and_ends_on_a_signal() {
 async fn without_a_server_the_worker_names_the_remedy_and_ends() {
     let mut worker = example("worker");
     worker.env("REDIS_URL", "redis://:hunter2@127.0.0.1:1/");
-    let ran = timeout(SOON, worker.output()).await;
-    let ran = ran.expect("it does not end").expect("it does not run");
+    let ran = within(SOON, worker.output()).await;
+    let ran = ran.expect("it does not run");
     assert!(!ran.status.success());
     let stderr = String::from_utf8_lossy(&ran.stderr);
     shows(&stderr, &["127.0.0.1:1", "redis-server"]);

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{process::Command, time::timeout};
+use tokio::process::Command;
+
+use super::support::within;
 
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
@@ -27,12 +29,12 @@ pub(crate) fn example(name: &str) -> Command {
 
 /// Waits for its successful end and returns its output.
 pub(crate) async fn output(mut command: Command) -> String {
-    let ran = timeout(SOON, command.output()).await;
+    let ran = within(SOON, command.output()).await;
     let Output {
         status,
         stdout,
         stderr,
-    } = ran.expect("it does not end").expect("it does not run");
+    } = ran.expect("it does not run");
     let stdout = String::from_utf8(stdout).unwrap();
     assert!(
         status.success(),

@@ -13,6 +13,8 @@ mod logs;
 mod memory;
 #[cfg(feature = "conformance")]
 mod own_transport;
+#[path = "../support/panics.rs"]
+mod panics;
 mod properties;
 mod public_paths;
 mod routing;

@@ -454,40 +454,12 @@ fn debug_output_lists_the_routes() {
 
 mod mistakes {
     use super::*;
-    use std::panic::{self, AssertUnwindSafe};
 
-    /// Returns the text of a panic, whose location has to be this line of the file.
-    fn mistake(line: u32, build: impl FnOnce()) -> String {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _guard = ONE_AT_A_TIME
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let place = Arc::new(Mutex::new(None));
-        let seen = place.clone();
-        // Other tests panic on their own threads in the meantime, some on purpose.
-        let here = std::thread::current().id();
-        let before = Arc::new(panic::take_hook());
-        let others = before.clone();
-        panic::set_hook(Box::new(move |info| {
-            if std::thread::current().id() != here {
-                return others(info);
-            }
-            let location = info.location().unwrap();
-            *seen.lock().unwrap() = Some((location.file().to_owned(), location.line()));
-        }));
-        let outcome = panic::catch_unwind(AssertUnwindSafe(build));
-        panic::set_hook(Box::new(move |info| before(info)));
-        let payload = outcome.expect_err("a mistake that was not noticed");
-        let (file, at) = place.lock().unwrap().take().unwrap();
-        assert!(file.ends_with("tests/in_process/routing.rs"), "{file}");
-        assert_eq!(at, line);
-        let text = payload.downcast_ref::<String>().cloned();
-        text.unwrap_or_else(|| payload.downcast_ref::<&str>().unwrap().to_string())
-    }
+    use crate::panics::panic_text;
 
     macro_rules! mistake {
         ($build:expr) => {
-            mistake(line!(), || drop::<Router>($build))
+            panic_text(|| -> Router { $build })
         };
     }
 

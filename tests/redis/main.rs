@@ -18,12 +18,6 @@ mod wire;
 
 use std::time::Duration;
 
-const SECOND: Duration = Duration::from_secs(1);
+use support::within;
 
-/// Fails a test that hangs.
-async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("not done within {limit:?}"),
-    }
-}
+const SECOND: Duration = Duration::from_secs(1);

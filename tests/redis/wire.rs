@@ -11,9 +11,9 @@ use campanile::{BoxError, Client, Json, Message, Redis, Router, RpcCode, RpcErro
 use futures_util::StreamExt;
 use redis::aio::PubSub;
 use serde_json::{Value as JsonValue, json};
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::support::{RedisServer, raw, worker::Worker};
+use crate::support::{RedisServer, raw, within, worker::Worker};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -63,15 +63,7 @@ async fn worker(server: &RedisServer) -> (Worker, mpsc::UnboundedReceiver<Seen>)
     let redis = Redis::connect(&server.url()).await.unwrap();
     let worker = Worker::start(redis, app);
     // The subscription exists once the channel has a listener.
-    raw::eventually(
-        || async {
-            let listeners: (String, usize) =
-                server.query(&["PUBSUB", "NUMSUB", "orders.events"]).await;
-            (listeners.1 == 1).then_some(())
-        },
-        SOON,
-    )
-    .await;
+    raw::listened_to(server, "orders.events", SOON).await;
     (worker, handled)
 }
 
@@ -82,10 +74,8 @@ async fn subscribed(server: &RedisServer, channels: &[&str]) -> PubSub {
 }
 
 async fn received(pubsub: &mut PubSub) -> (String, Vec<u8>) {
-    let message = timeout(SOON, pubsub.on_message().next()).await;
-    let message = message
-        .expect("no message came")
-        .expect("the connection was lost");
+    let message = within(SOON, pubsub.on_message().next()).await;
+    let message = message.expect("the connection was lost");
     (
         message.get_channel_name().to_owned(),
         message.get_payload_bytes().to_owned(),
@@ -93,10 +83,7 @@ async fn received(pubsub: &mut PubSub) -> (String, Vec<u8>) {
 }
 
 async fn handled(seen: &mut mpsc::UnboundedReceiver<Seen>) -> Seen {
-    timeout(SOON, seen.recv())
-        .await
-        .expect("not handled")
-        .unwrap()
+    within(SOON, seen.recv()).await.unwrap()
 }
 
 async fn acknowledged(server: &RedisServer) {

@@ -47,6 +47,14 @@ use std::{
 use redis::{AsyncConnectionConfig, RedisResult, Value, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
+/// Fails a test that hangs.
+pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not done within {limit:?}"),
+    }
+}
+
 /// The time that a server may take to answer after its start. Loaded machines are slow.
 const START: Duration = Duration::from_secs(30);
 
@@ -380,6 +388,13 @@ impl RedisServer {
         match signal {
             Signal::Kill => self.kill(),
             signal => signal.send(self.pid()),
+        }
+    }
+
+    /// Closes every other connection to the server, as an operator or a failing network would.
+    pub(crate) async fn kill_connections(&self) {
+        for kind in ["normal", "pubsub"] {
+            self.command(&["CLIENT", "KILL", "TYPE", kind]).await;
         }
     }
 

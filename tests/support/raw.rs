@@ -59,6 +59,15 @@ pub(crate) async fn entries(server: &RedisServer, stream: &str) -> Vec<Entry> {
         .collect()
 }
 
+/// Waits until a channel has one subscriber.
+pub(crate) async fn listened_to(server: &RedisServer, channel: &str, limit: Duration) {
+    let subscribed = || async {
+        let (_, listeners): (String, usize) = server.query(&["PUBSUB", "NUMSUB", channel]).await;
+        (listeners == 1).then_some(())
+    };
+    eventually(subscribed, limit).await;
+}
+
 /// The number of entries in a stream.
 pub(crate) async fn len(server: &RedisServer, stream: &str) -> usize {
     server.query(&["XLEN", stream]).await

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use pin_project::pin_project;
 use tokio::time::{Instant, sleep_until};
 use tower::Service;
@@ -79,7 +79,7 @@ impl<S: Clone> Clone for CircuitBreaker<S> {
 
 impl<S> Service<Message> for CircuitBreaker<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
 {
     type Response = Reply;
     type Error = BoxError;

@@ -7,8 +7,9 @@ use tokio::time::advance;
 use tower_test::mock::Spawn;
 
 use super::*;
-use crate::mocks::{
-    Answers, Inner, around, call, panic_text, readiness_passes, reservations_are_released,
+use crate::{
+    mocks::{Answers, Inner, around, call, readiness_passes, reservations_are_released},
+    panics::panic_text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

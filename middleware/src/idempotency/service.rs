@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use tokio::{
     runtime::Handle,
     time::{Instant, MissedTickBehavior, interval_at},
@@ -50,10 +50,7 @@ inner_accessors!(Idempotency<S, St, K>);
 
 impl<S, St, K> Service<Message> for Idempotency<S, St, K>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>, Future: Send>
-        + Clone
-        + Send
-        + 'static,
+    S: MessageService + Clone + Send + 'static,
     St: Store,
     K: KeyOf,
 {
@@ -121,7 +118,7 @@ struct KeyedCall<St: Store> {
 impl<St: Store> KeyedCall<St> {
     async fn run<S>(self, service: S, message: Message) -> Outcome
     where
-        S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+        S: MessageService,
     {
         let token = Token::new();
         match self.claim(token, &message).await {
@@ -195,7 +192,7 @@ struct HeldClaim<St: Store> {
 impl<St: Store> HeldClaim<St> {
     async fn run<S>(mut self, service: S, message: Message) -> Outcome
     where
-        S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+        S: MessageService,
     {
         let kind = message.kind();
         let identity = MessageIdentity::of(message.parts());

@@ -18,7 +18,7 @@ use super::*;
 use crate::{
     key::Header,
     keyed_mocks::{self, Handle, Inner, by_header, call, message, no_request, only_request, task},
-    mocks::panic_text,
+    panics::panic_text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

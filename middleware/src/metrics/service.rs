@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
@@ -56,7 +56,7 @@ inner_accessors!(Metrics<S>);
 
 impl<S> Service<Message> for Metrics<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
 {
     type Response = Reply;
     type Error = BoxError;

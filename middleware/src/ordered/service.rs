@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use campanile::{BoxError, Message, Reply};
+use campanile::{BoxError, Message, MessageService, Reply};
 use tower::Service;
 
 use super::{OrderedByKeyLayer, queued::QueuedMessage, queues::ReservedTurn};
@@ -58,7 +58,7 @@ impl<S: fmt::Debug, K: fmt::Debug> fmt::Debug for OrderedByKey<S, K> {
 
 impl<S, K> Service<Message> for OrderedByKey<S, K>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    S: MessageService + Clone,
     K: KeyOf,
 {
     type Response = Reply;

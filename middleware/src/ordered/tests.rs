@@ -15,7 +15,7 @@ use crate::{
     keyed_mocks::{
         self, Handle, Inner, by_header, call, message, no_request, only_request, reached, task,
     },
-    mocks::panic_text,
+    panics::panic_text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

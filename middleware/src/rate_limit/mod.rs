@@ -72,7 +72,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{BoxError, Failure, Kind, Message, Reply, RpcError};
+use campanile::{BoxError, Failure, Kind, Message, MessageService, Reply, RpcError};
 use tower::{Layer, Service};
 
 use self::{admission::WaitingMessage, limiter::Limiter};
@@ -202,7 +202,7 @@ inner_accessors!(RateLimitByKey<S, K>);
 
 impl<S, K> Service<Message> for RateLimitByKey<S, K>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>> + Clone,
+    S: MessageService + Clone,
     K: KeyOf,
 {
     type Response = Reply;

@@ -76,7 +76,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use campanile::{BoxError, Kind, Message, Reply, message::Shown};
+use campanile::{Kind, Message, MessageService, Reply, message::Shown};
 use http::{HeaderMap, HeaderName};
 use pin_project::pin_project;
 use tokio::task::futures::TaskLocalFuture;
@@ -194,7 +194,7 @@ inner_accessors!(WithRequestId<S>);
 
 impl<S> Service<Message> for WithRequestId<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
 {
     type Response = Reply;
     type Error = S::Error;

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use campanile::BoxError;
 use http::HeaderValue;
 use tower::{ServiceExt, service_fn};
 

@@ -11,7 +11,8 @@ use std::{
 };
 
 use campanile::{
-    Attempt, BoxError, Deadline, Failure, Kind, Message, Reply, error::find, transport::Backoff,
+    Attempt, BoxError, Deadline, Failure, Kind, Message, MessageService, Reply, error::find,
+    transport::Backoff,
 };
 use pin_project::pin_project;
 use tower::{Layer, Service, load_shed::error::Overloaded};
@@ -121,7 +122,7 @@ inner_accessors!(DurableRetry<S>);
 
 impl<S> Service<Message> for DurableRetry<S>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
 {
     type Response = Reply;
     type Error = BoxError;
@@ -246,7 +247,10 @@ mod tests {
     use campanile::{Rejection, RpcError, error::Settle};
 
     use super::*;
-    use crate::mocks::{around, call, panic_text, readiness_passes, reservations_are_released};
+    use crate::{
+        mocks::{around, call, readiness_passes, reservations_are_released},
+        panics::panic_text,
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 

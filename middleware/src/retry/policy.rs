@@ -185,7 +185,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::mocks::{panic_text, readiness_passes, reservations_are_released};
+    use crate::{
+        mocks::{readiness_passes, reservations_are_released},
+        panics::panic_text,
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use campanile::{BoxError, Message, Reply, serve::log_failure_in_current_span};
+use campanile::{BoxError, Message, MessageService, Reply, serve::log_failure_in_current_span};
 use pin_project::pin_project;
 use tower::{Layer, Service};
 use tracing::Span;
@@ -54,7 +54,7 @@ inner_accessors!(Trace<S, M, R, F>);
 
 impl<S, M, R, F> Service<Message> for Trace<S, M, R, F>
 where
-    S: Service<Message, Response = Reply, Error: Into<BoxError>>,
+    S: MessageService,
     M: MakeSpan,
     R: OnReply + Clone,
     F: OnFailure + Clone,

@@ -5,8 +5,11 @@ mod keyed;
 #[path = "../../../tests/support/logs.rs"]
 mod logs;
 mod metrics;
+#[path = "../../../tests/support/panics.rs"]
+mod panics;
 mod policy;
 mod prometheus;
 mod stack;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
+mod transports;

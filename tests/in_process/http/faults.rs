@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use campanile::{
-    BoxError, Kind, Message, Reply,
+    Kind, SharedService,
     http_bridge::{Body, Gateway},
 };
 use http::{Method, Request, Response, StatusCode};
@@ -58,15 +58,7 @@ impl http_body::Body for Drip {
 }
 
 /// A gateway in front of the service, with a route of each kind and one for `GET`.
-fn every_kind(
-    taken: &Taken,
-) -> Gateway<
-    impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
-    + Clone
-    + Send
-    + Sync
-    + 'static,
-> {
+fn every_kind(taken: &Taken) -> Gateway<impl SharedService> {
     Gateway::new(taken.service())
         .task("a.task")
         .event("an.event")

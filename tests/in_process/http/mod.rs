@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use campanile::{BoxError, Kind, Message, MessageId, Reply, http_bridge::Gateway};
+use campanile::{BoxError, Kind, Message, MessageId, Reply, SharedService, http_bridge::Gateway};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -55,19 +55,13 @@ impl http_body::Body for Pieces {
 struct Taken(Arc<Mutex<Vec<Message>>>);
 
 impl Taken {
-    fn service(
-        &self,
-    ) -> impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
-    + Clone
-    + Send
-    + Sync
-    + 'static {
+    fn service(&self) -> impl SharedService {
         let taken = self.0.clone();
         service_fn(move |message: Message| {
             let kind = message.kind();
             taken.lock().unwrap().push(message);
             async move {
-                Ok(match kind {
+                Ok::<_, BoxError>(match kind {
                     Kind::Task => Reply::accepted(MessageId::from("7-0")),
                     Kind::Event => Reply::default(),
                     Kind::Rpc => Reply::new("pong"),
@@ -77,15 +71,7 @@ impl Taken {
     }
 
     /// A gateway in front of the service, with a route of each kind.
-    fn gateway(
-        &self,
-    ) -> Gateway<
-        impl Service<Message, Response = Reply, Error = BoxError, Future: Send + 'static>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    > {
+    fn gateway(&self) -> Gateway<impl SharedService> {
         Gateway::new(self.service())
             .task("orders.create")
             .event("orders.events")

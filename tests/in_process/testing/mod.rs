@@ -16,6 +16,8 @@ use std::{
 
 use futures_util::FutureExt;
 
+use crate::panics;
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The text with which an assertion fails.
@@ -29,11 +31,7 @@ async fn failure_in<T>(work: impl Future<Output = T>) -> String {
 }
 
 fn text_of(outcome: thread::Result<()>) -> String {
-    let panic = outcome.expect_err("it should have failed");
-    match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic.downcast_ref::<&str>().unwrap().to_string(),
-    }
+    panics::text_of(outcome.expect_err("it should have failed"))
 }
 
 /// Removes the location in the test's source.

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    SECOND, handle, kill_connections, send,
+    SECOND, handle, send,
     support::{Options, RedisServer, Signal, raw},
     within,
 };
@@ -140,7 +140,7 @@ async fn a_killed_connection_is_made_again() {
     let redis = handle(&server).await;
     for round in 1..=3 {
         send(&redis, Message::task("a", "")).await.unwrap();
-        kill_connections(&server).await;
+        server.kill_connections().await;
         // The loss is noticed at once, so the next message waits instead of failing.
         raw::eventually(
             || async { (redis.counts().reconnects == round).then_some(()) },

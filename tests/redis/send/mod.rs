@@ -33,10 +33,3 @@ async fn handle(server: &RedisServer) -> Redis {
 async fn send(redis: &Redis, message: Message) -> Result<Reply, Error> {
     redis.clone().oneshot(message).await
 }
-
-/// Closes every other connection to the server, as an operator or a failing network would.
-async fn kill_connections(server: &RedisServer) {
-    for kind in ["normal", "pubsub"] {
-        server.command(&["CLIENT", "KILL", "TYPE", kind]).await;
-    }
-}

@@ -12,7 +12,7 @@ use campanile::{
 use redis::{AsyncTypedCommands, aio::MultiplexedConnection};
 
 use super::{
-    SECOND, handle, kill_connections, send,
+    SECOND, handle, send,
     support::{
         self, Options, RedisServer, Signal, raw,
         rights::{assert_refused, documented},
@@ -236,7 +236,7 @@ async fn a_reliable_reply_survives_the_loss_of_every_connection() {
     let mut worker = Worker::start(&server).await;
     let asked = request(&redis, ReplyMode::Reliable);
     let fields = worker.next().await;
-    kill_connections(&server).await;
+    server.kill_connections().await;
     let mut worker = Worker {
         connection: server.connection().await,
     };

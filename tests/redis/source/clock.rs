@@ -50,12 +50,7 @@ async fn holds_through(steps: &[i64]) {
         nothing(&mut first, LEASE).await;
         nothing(&mut second, LEASE / 2).await;
     }
-    for delivery in held {
-        assert!(!message(&delivery).parts().lease.as_ref().unwrap().is_lost());
-        settle(delivery, done()).await;
-    }
-    let counts = redis.counts();
-    assert_eq!((counts.claimed, counts.lost_leases), (0, 0));
+    acknowledge_kept(&redis, held).await;
     assert_eq!(pending(&server).await, (0, 0));
 }
 

@@ -6,13 +6,6 @@ use tower::ServiceExt;
 
 use super::*;
 
-/// Closes every connection to the server, as an operator or a failing network would.
-async fn kill_connections(server: &RedisServer) {
-    for kind in ["normal", "pubsub"] {
-        server.command(&["CLIENT", "KILL", "TYPE", kind]).await;
-    }
-}
-
 /// The names of the group's consumers.
 async fn consumers(server: &RedisServer) -> Vec<String> {
     let list: Vec<std::collections::HashMap<String, redis::Value>> =
@@ -131,7 +124,7 @@ async fn connections_that_are_killed_are_made_again_and_no_verdict_is_lost() {
         for (delivery, verdict) in held.into_iter().zip(verdicts) {
             settling.spawn(settle(delivery, verdict));
         }
-        kill_connections(&server).await;
+        server.kill_connections().await;
         within(10 * SECOND, settling.join_all()).await;
         let delivery = next(&mut source).await;
         assert_eq!(message(&delivery).parts().attempt, Attempt(2));
@@ -210,7 +203,7 @@ async fn entries_whose_answer_was_lost_are_fetched_again_without_an_attempt() {
     assert_eq!(pending(&server).await, (2, 0));
     let waiting = tokio::spawn(async move { (next(&mut source).await, source) });
     tokio::time::sleep(SECOND / 10).await;
-    kill_connections(&server).await;
+    server.kill_connections().await;
     let (delivery, _source) = within(10 * SECOND, waiting).await.unwrap();
     let parts = message(&delivery).parts();
     assert_eq!(parts.id.as_ref().unwrap(), &lost.as_str(), "and not {held}");

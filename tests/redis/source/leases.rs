@@ -80,12 +80,7 @@ async fn deliveries_in_flight_are_never_claimed_however_long_they_take() {
     settle(again, redeliver(Some(Duration::ZERO), true)).await;
     let again = next(&mut first).await;
     nothing(&mut second, 4 * SECOND).await;
-    for delivery in [plain, again] {
-        assert!(!message(&delivery).parts().lease.as_ref().unwrap().is_lost());
-        settle(delivery, done()).await;
-    }
-    let counts = redis.counts();
-    assert_eq!((counts.claimed, counts.lost_leases), (0, 0));
+    acknowledge_kept(&redis, [plain, again]).await;
     assert_eq!(pending(&server).await, (0, 0));
 }
 
@@ -318,12 +313,7 @@ async fn a_server_that_stood_still_costs_nobody_a_lease() {
     server.signal(Signal::Cont);
     nothing(&mut first, 3 * SECOND).await;
     nothing(&mut second, SECOND / 10).await;
-    for delivery in held {
-        assert!(!message(&delivery).parts().lease.as_ref().unwrap().is_lost());
-        settle(delivery, done()).await;
-    }
-    let counts = redis.counts();
-    assert_eq!((counts.claimed, counts.lost_leases), (0, 0));
+    acknowledge_kept(&redis, held).await;
 }
 
 #[tokio::test]

@@ -87,6 +87,19 @@ async fn settle(delivery: Delivery<RedisSettle>, verdict: Verdict) {
     settled.expect("the verdict is confirmed");
 }
 
+/// Acknowledges deliveries, and asserts that no worker has claimed one.
+async fn acknowledge_kept(
+    redis: &Redis,
+    deliveries: impl IntoIterator<Item = Delivery<RedisSettle>>,
+) {
+    for delivery in deliveries {
+        assert!(!message(&delivery).parts().lease.as_ref().unwrap().is_lost());
+        settle(delivery, done()).await;
+    }
+    let counts = redis.counts();
+    assert_eq!((counts.claimed, counts.lost_leases), (0, 0));
+}
+
 fn done() -> Verdict {
     Verdict::Done(Ok(Reply::default()))
 }

@@ -11,8 +11,9 @@ use campanile_middleware::{ConcurrencyByKeyLayer, key};
 use tokio::sync::Notify;
 
 use super::{
-    Counted, MILLI, SECOND, eventually, logs, on_both, settings,
+    MILLI, SECOND, Transport, logs, on_both, settings,
     support::{RedisServer, worker::Worker},
+    until,
 };
 
 on_both! {
@@ -57,7 +58,7 @@ impl Gauges {
     }
 }
 
-async fn send(transport: &impl Counted, each: usize) {
+async fn send(transport: &impl Transport, each: usize) {
     let client = Client::new(transport.clone());
     for n in 0..each {
         for name in ["a", "b"] {
@@ -69,35 +70,35 @@ async fn send(transport: &impl Counted, each: usize) {
     }
 }
 
-async fn a_key_runs_at_most_as_many_messages_as_it_has_permits(transport: impl Counted) {
+async fn a_key_runs_at_most_as_many_messages_as_it_has_permits(transport: impl Transport) {
     send(&transport, 40).await;
     let gauges = Gauges::default();
     let layer = ConcurrencyByKeyLayer::new(3, key::name());
     let worker = Worker::start(transport.clone(), gauges.app().layer(layer.clone()));
-    eventually(|| gauges.of("a")[2] == 40 && gauges.of("b")[2] == 40).await;
+    until(async || gauges.of("a")[2] == 40 && gauges.of("b")[2] == 40).await;
     worker.stop().await.expect("the worker stops");
     assert_eq!((gauges.of("a")[1], gauges.of("b")[1]), (3, 3));
     assert_eq!(layer.keys_in_use(), 0);
-    assert_eq!(transport.counted().redelivered, 0);
+    assert_eq!(transport.counts().redelivered, 0);
 }
 
 async fn a_message_beyond_the_waiting_limit_is_redelivered_without_counting(
-    transport: impl Counted,
+    transport: impl Transport,
 ) {
     send(&transport, 20).await;
     let gauges = Gauges::default();
     let layer = ConcurrencyByKeyLayer::new(1, key::name()).max_waiting_per_key(2);
     let worker = Worker::start(transport.clone(), gauges.app().layer(layer));
-    eventually(|| gauges.of("a")[2] == 20 && gauges.of("b")[2] == 20).await;
+    until(async || gauges.of("a")[2] == 20 && gauges.of("b")[2] == 20).await;
     worker.stop().await.expect("the worker stops");
-    let counts = transport.counted();
+    let counts = transport.counts();
     assert!(counts.redelivered > 0);
     assert_eq!(counts.dead, 0);
     assert_eq!(gauges.of("a")[1], 1);
 }
 
 async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_invalid(
-    transport: impl Counted,
+    transport: impl Transport,
 ) {
     let layer = ConcurrencyByKeyLayer::new(1, key::header("x-tenant"));
     let app = Router::new().fallback(async || "reply").layer(layer);
@@ -107,8 +108,8 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
         .enqueue("a", ())
         .await
         .expect("the message is accepted");
-    eventually(|| transport.counted().dead == 1).await;
-    let letters = transport.dead().list(Page::first(1)).await;
+    until(async || transport.counts().dead == 1).await;
+    let letters = transport.dead_letters().list(Page::first(1)).await;
     let letters = letters.expect("it is there").letters;
     assert_eq!(letters[0].reason, "the message has no key");
     let error = client.request::<String>("a", ()).await.unwrap_err();
@@ -144,7 +145,7 @@ async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_o
         .layer(ConcurrencyByKeyLayer::new(1, key::name()).max_waiting_per_key(0));
     let worker = Worker::start(redis.clone(), app);
     // All but the one that runs have been put off once.
-    eventually(|| redis.counts().redelivered >= BACKLOG - 1).await;
+    until(async || redis.counts().redelivered >= BACKLOG - 1).await;
     // Each is delivered again after up to one second, then two, then four. So few are delivered in the
     // second part of these probes.
     let mut longest = Duration::ZERO;

@@ -20,8 +20,9 @@ use campanile_middleware::{
 use tokio::sync::Notify;
 
 use super::{
-    Counted, MILLI, eventually, settings,
+    MILLI, Transport, settings,
     support::{Options, RedisServer, Signal, worker::Worker},
+    until,
 };
 
 /// Runs scenarios, functions of a transport and a store, with both in memory and both on Redis.
@@ -105,7 +106,7 @@ impl Runs {
     }
 }
 
-async fn enqueue(transport: &impl Counted, payload: &str) {
+async fn enqueue(transport: &impl Transport, payload: &str) {
     let client = Client::new(transport.clone());
     client
         .enqueue("a", payload.to_owned())
@@ -113,7 +114,7 @@ async fn enqueue(transport: &impl Counted, payload: &str) {
         .expect("the message is accepted");
 }
 
-async fn a_message_sent_twice_runs_once(transport: impl Counted, store: impl Store) {
+async fn a_message_sent_twice_runs_once(transport: impl Transport, store: impl Store) {
     let runs = Runs::default();
     let layer = layer(&store);
     let app = runs.app().layer(layer.clone());
@@ -122,13 +123,13 @@ async fn a_message_sent_twice_runs_once(transport: impl Counted, store: impl Sto
         enqueue(&transport, "order 7").await;
         enqueue(&transport, "order 8").await;
     }
-    eventually(|| transport.counted().done == 10).await;
+    until(async || transport.counts().done == 10).await;
     worker.stop().await.expect("the worker stops");
     assert_eq!((runs.so_far(), layer.suppressed()), (2, 8));
 }
 
 async fn a_duplicate_during_the_run_waits_for_the_outcome_and_is_no_attempt(
-    transport: impl Counted,
+    transport: impl Transport,
     store: impl Store,
 ) {
     let (runs, go) = (Runs::default(), Arc::new(Notify::new()));
@@ -142,15 +143,15 @@ async fn a_duplicate_during_the_run_waits_for_the_outcome_and_is_no_attempt(
     let worker = Worker::start(transport.clone(), app);
     enqueue(&transport, "k").await;
     enqueue(&transport, "k").await;
-    eventually(|| transport.counted().redelivered >= 3).await;
-    assert_eq!(transport.counted().done, 0);
+    until(async || transport.counts().redelivered >= 3).await;
+    assert_eq!(transport.counts().done, 0);
     go.notify_one();
-    eventually(|| transport.counted().done == 2).await;
+    until(async || transport.counts().done == 2).await;
     worker.stop().await.expect("the worker stops");
-    assert_eq!((runs.so_far(), transport.counted().dead), (1, 0));
+    assert_eq!((runs.so_far(), transport.counts().dead), (1, 0));
 }
 
-async fn repeated_requests_get_the_same_answer(transport: impl Counted, store: impl Store) {
+async fn repeated_requests_get_the_same_answer(transport: impl Transport, store: impl Store) {
     let runs = Runs::default();
     let counted = runs.clone();
     let app = Router::new()
@@ -177,7 +178,7 @@ async fn repeated_requests_get_the_same_answer(transport: impl Counted, store: i
 }
 
 async fn a_worker_that_dies_in_the_middle_leaves_the_message_to_another(
-    transport: impl Counted,
+    transport: impl Transport,
     store: impl Store,
 ) {
     let runs = Runs::default();
@@ -195,7 +196,7 @@ async fn a_worker_that_dies_in_the_middle_leaves_the_message_to_another(
     assert_eq!(claim.expect("the store works"), Claim::Won);
     enqueue(&transport, "k").await;
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| runs.so_far() == 1).await;
+    until(async || runs.so_far() == 1).await;
     // Redis counts whole milliseconds.
     assert!(
         claimed.elapsed() >= lasts - MILLI,
@@ -207,11 +208,11 @@ async fn a_worker_that_dies_in_the_middle_leaves_the_message_to_another(
     let after = Runs::default();
     let app = after.app().layer(layer(&store));
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| after.so_far() == 1).await;
+    until(async || after.so_far() == 1).await;
     worker.stop().await.expect("the worker stops");
 }
 
-async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Counted, store: impl Store) {
+async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Transport, store: impl Store) {
     let runs = Runs::default();
     let counted = runs.clone();
     let app = Router::new()
@@ -222,24 +223,24 @@ async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Counted, stor
         .layer(layer(&store));
     let worker = Worker::start(transport.clone(), app);
     enqueue(&transport, "k").await;
-    eventually(|| transport.counted().dead == 1).await;
+    until(async || transport.counts().dead == 1).await;
     // Another message with the key gets the same failure, and is not run.
     enqueue(&transport, "k").await;
-    eventually(|| transport.counted().dead == 2).await;
+    until(async || transport.counts().dead == 2).await;
     assert_eq!(runs.so_far(), 1);
     // The message that failed is run again, and then the other gets its success.
     let letters = transport
-        .dead()
+        .dead_letters()
         .list(Page::first(10))
         .await
         .expect("they are there");
     for (done, letter) in (1..).zip(letters.letters) {
         let replayed = transport
-            .dead()
+            .dead_letters()
             .replay(Selection::Ids(vec![letter.id]))
             .await;
         assert_eq!(replayed.expect("it is there"), 1);
-        eventually(|| transport.counted().done == done).await;
+        until(async || transport.counts().done == done).await;
     }
     worker.stop().await.expect("the worker stops");
     assert_eq!(runs.so_far(), 2);
@@ -255,10 +256,10 @@ async fn while_the_store_is_down_messages_come_again_and_lose_no_attempt() {
     let worker = Worker::start(memory.clone(), app);
     server.signal(Signal::Kill);
     enqueue(&memory, "k").await;
-    eventually(|| memory.counts().redelivered >= 3).await;
+    until(async || memory.counts().redelivered >= 3).await;
     assert_eq!(runs.so_far(), 0);
     server.restart().await;
-    eventually(|| memory.counts().done == 1).await;
+    until(async || memory.counts().done == 1).await;
     worker.stop().await.expect("the worker stops");
     assert_eq!((runs.so_far(), memory.counts().dead), (1, 0));
 }

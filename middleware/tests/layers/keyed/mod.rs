@@ -10,53 +10,21 @@ mod two_streams;
 
 use std::time::Duration;
 
-use campanile::{
-    Redis,
-    transport::{Backoff, Broker, Counts, DeadLetters, Settings, memory::Memory},
-};
+use campanile::transport::{Backoff, Settings};
 
-use crate::{logs, support};
+use crate::{
+    logs, support,
+    transports::{Transport, until},
+};
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-
-/// A transport of these tests: both halves, its counts, and its dead letters.
-trait Counted: Broker {
-    fn counted(&self) -> Counts;
-    fn dead(&self) -> DeadLetters;
-}
-
-impl Counted for Memory {
-    fn counted(&self) -> Counts {
-        self.counts()
-    }
-
-    fn dead(&self) -> DeadLetters {
-        self.dead_letters()
-    }
-}
-
-impl Counted for Redis {
-    fn counted(&self) -> Counts {
-        self.counts()
-    }
-
-    fn dead(&self) -> DeadLetters {
-        self.dead_letters()
-    }
-}
 
 /// Settings with short waits.
 fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.backoff = Backoff::exponential(20 * MILLI, 200 * MILLI);
     settings
-}
-
-/// Waits until a condition holds. Panics after a minute.
-async fn eventually(is_so: impl Fn() -> bool) {
-    let check = || async { is_so().then_some(()) };
-    support::raw::eventually(check, 60 * SECOND).await;
 }
 
 /// Makes tests of scenarios, which are functions of a transport, on each transport and several

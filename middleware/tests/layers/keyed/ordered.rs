@@ -9,7 +9,7 @@ use std::{
 use campanile::{Attempt, BoxError, Client, Failure, Name, Router};
 use campanile_middleware::{OrderedByKeyLayer, key, key::ByName};
 
-use super::{Counted, MILLI, SECOND, eventually, on_both, settings, support::worker::Worker};
+use super::{MILLI, SECOND, Transport, on_both, settings, support::worker::Worker, until};
 
 on_both! {
     the_order_is_that_of_the_stream(settings());
@@ -83,7 +83,7 @@ impl OrderLog {
 }
 
 /// Sends `each` messages to each of these keys, in turn.
-async fn send(transport: &impl Counted, keys: &[&str], each: u32) {
+async fn send(transport: &impl Transport, keys: &[&str], each: u32) {
     let client = Client::new(transport.clone());
     for n in 0..each {
         for name in keys {
@@ -97,7 +97,7 @@ async fn send(transport: &impl Counted, keys: &[&str], each: u32) {
 
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-async fn the_order_is_that_of_the_stream(transport: impl Counted) {
+async fn the_order_is_that_of_the_stream(transport: impl Transport) {
     const EACH: u32 = 100;
     send(&transport, &KEYS, EACH).await;
     let log = OrderLog::default();
@@ -110,14 +110,14 @@ async fn the_order_is_that_of_the_stream(transport: impl Counted) {
         })
         .layer(layer());
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| KEYS.iter().all(|key| log.ended(key) == EACH)).await;
+    until(async || KEYS.iter().all(|key| log.ended(key) == EACH)).await;
     worker.stop().await.expect("the worker stops");
     log.assert_ordered();
-    let counts = transport.counted();
+    let counts = transport.counts();
     assert_eq!((counts.done, counts.redelivered), (500, 0));
 }
 
-async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Counted) {
+async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Transport) {
     const EACH: u32 = 12;
     send(&transport, &KEYS, EACH).await;
     let log = OrderLog::default();
@@ -152,10 +152,10 @@ async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Counted) 
     };
     let app = Router::new().fallback(handler).layer(layer());
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| KEYS.iter().all(|key| log.ended(key) == EACH)).await;
+    until(async || KEYS.iter().all(|key| log.ended(key) == EACH)).await;
     worker.stop().await.expect("the worker stops");
     log.assert_ordered();
-    let counts = transport.counted();
+    let counts = transport.counts();
     assert_eq!(
         counts.dead + counts.discarded + counts.done,
         5 * u64::from(EACH)
@@ -163,7 +163,7 @@ async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Counted) 
     assert_eq!((counts.dead, counts.discarded), (5, 5));
 }
 
-async fn other_keys_go_on_while_a_message_backs_off(transport: impl Counted) {
+async fn other_keys_go_on_while_a_message_backs_off(transport: impl Transport) {
     send(&transport, &["a"], 6).await;
     send(&transport, &["b"], 6).await;
     let log = OrderLog::default();
@@ -186,7 +186,7 @@ async fn other_keys_go_on_while_a_message_backs_off(transport: impl Counted) {
         })
         .layer(layer());
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| log.ended("a") == 6 && log.ended("b") == 6).await;
+    until(async || log.ended("a") == 6 && log.ended("b") == 6).await;
     let all_ended = Instant::now();
     worker.stop().await.expect("the worker stops");
     log.assert_ordered();

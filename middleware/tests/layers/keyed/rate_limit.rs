@@ -9,7 +9,7 @@ use campanile::{Attempt, Client, Router, RpcCode, error::find};
 use campanile_middleware::{RateLimitByKeyLayer, key, rate_limit::RateLimited};
 use tower::Layer;
 
-use super::{Counted, MILLI, SECOND, eventually, on_both, settings, support::worker::Worker};
+use super::{MILLI, SECOND, Transport, on_both, settings, support::worker::Worker, until};
 
 on_both! {
     a_message_over_the_rate_is_redelivered_without_counting({
@@ -21,7 +21,7 @@ on_both! {
     around_a_transport_the_sender_gets_the_error(settings());
 }
 
-async fn a_message_over_the_rate_is_redelivered_without_counting(transport: impl Counted) {
+async fn a_message_over_the_rate_is_redelivered_without_counting(transport: impl Transport) {
     let client = Client::new(transport.clone());
     for _ in 0..12 {
         client
@@ -39,7 +39,7 @@ async fn a_message_over_the_rate_is_redelivered_without_counting(transport: impl
         .layer(RateLimitByKeyLayer::new(5, 1000 * MILLI, key::name()).burst(4));
     let started = Instant::now();
     let worker = Worker::start(transport.clone(), app);
-    eventually(|| ran.lock().unwrap().len() == 12).await;
+    until(async || ran.lock().unwrap().len() == 12).await;
     worker.stop().await.expect("the worker stops");
     let mut ran = ran.lock().unwrap().clone();
     ran.sort();
@@ -48,13 +48,13 @@ async fn a_message_over_the_rate_is_redelivered_without_counting(transport: impl
         let earliest = 200 * MILLI * (n as u32).saturating_sub(3);
         assert!(at - started >= earliest, "{n}: {:?}", at - started);
     }
-    let counts = transport.counted();
+    let counts = transport.counts();
     assert_eq!((counts.done, counts.dead), (12, 0));
     // The eight messages return at different times, and once more if one was slightly early.
     assert!((8..24).contains(&counts.redelivered), "{counts:?}");
 }
 
-async fn a_request_over_the_rate_is_answered_unavailable(transport: impl Counted) {
+async fn a_request_over_the_rate_is_answered_unavailable(transport: impl Transport) {
     let app = Router::new()
         .rpc("a", async || "reply")
         .layer(RateLimitByKeyLayer::new(1, 3600 * SECOND, key::name()));
@@ -67,7 +67,7 @@ async fn a_request_over_the_rate_is_answered_unavailable(transport: impl Counted
     worker.stop().await.expect("the worker stops");
 }
 
-async fn around_a_transport_the_sender_gets_the_error(transport: impl Counted) {
+async fn around_a_transport_the_sender_gets_the_error(transport: impl Transport) {
     let layer = RateLimitByKeyLayer::new(2, 3600 * SECOND, key::name());
     let client = Client::new(layer.layer(transport));
     for _ in 0..2 {

@@ -15,8 +15,9 @@ use campanile_middleware::{
 };
 
 use super::{
-    Counted, SECOND, eventually, settings,
+    SECOND, Transport, settings,
     support::{RedisServer, worker::Worker},
+    until,
 };
 
 /// The payload and the id of each message that a handler ran.
@@ -63,14 +64,14 @@ async fn memories() -> (Memory, Memory) {
 }
 
 /// Serves both transports with one layer until ten messages are settled on each.
-async fn all_run<St: Store>(one: impl Counted, two: impl Counted, store: St) {
+async fn all_run<St: Store>(one: impl Transport, two: impl Transport, store: St) {
     let ran = Ran::default();
     let layer = IdempotencyLayer::new(store);
     let workers = (
         Worker::start(one.clone(), app(&ran).layer(layer.clone())),
         Worker::start(two.clone(), app(&ran).layer(layer.clone())),
     );
-    eventually(|| one.counted().done == 10 && two.counted().done == 10).await;
+    until(async || one.counts().done == 10 && two.counts().done == 10).await;
     workers.0.stop().await.expect("the worker stops");
     workers.1.stop().await.expect("the worker stops");
     let mut ran = ran.lock().unwrap().clone();
@@ -124,7 +125,7 @@ async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
 
 /// Serves both transports with one layer. Each has one message with the same id and key. The one of
 /// the first fails once and keeps its turn meanwhile, so that of the second runs after it.
-async fn ordered(one: impl Counted, two: impl Counted) {
+async fn ordered(one: impl Transport, two: impl Transport) {
     let ran = Ran::default();
     let settings = settings();
     let layer = OrderedByKeyLayer::new(key::name())
@@ -143,9 +144,9 @@ async fn ordered(one: impl Counted, two: impl Counted) {
         Router::new().task("a", handler).layer(layer.clone())
     };
     let first = Worker::start(one.clone(), app());
-    eventually(|| one.counted().redelivered == 1).await;
+    until(async || one.counts().redelivered == 1).await;
     let second = Worker::start(two.clone(), app());
-    eventually(|| one.counted().done == 1 && two.counted().done == 1).await;
+    until(async || one.counts().done == 1 && two.counts().done == 1).await;
     first.stop().await.expect("the worker stops");
     second.stop().await.expect("the worker stops");
     let (payloads, ids): (Vec<_>, Vec<_>) = ran.lock().unwrap().iter().cloned().unzip();
@@ -193,7 +194,7 @@ async fn deliveries_name_their_stream_and_group_on_both_transports() {
     named(Memory::new().with_settings(settings)).await;
 }
 
-async fn named(transport: impl Counted) {
+async fn named(transport: impl Transport) {
     type Origin = (Option<Name>, Option<Name>);
     let seen: Arc<Mutex<Vec<Origin>>> = Arc::default();
     let noted = seen.clone();
@@ -210,7 +211,7 @@ async fn named(transport: impl Counted) {
         .enqueue("a", "")
         .await
         .expect("the message is accepted");
-    eventually(|| transport.counted().done == 1).await;
+    until(async || transport.counts().done == 1).await;
     worker.stop().await.expect("the worker stops");
     assert_eq!(
         *seen.lock().unwrap(),

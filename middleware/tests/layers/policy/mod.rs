@@ -15,37 +15,13 @@ use std::{
 
 use campanile::{
     Redis,
-    transport::{Backoff, Broker, Counts, DeadLetter, DeadLetters, Page, Settings, memory::Memory},
+    transport::{Backoff, DeadLetter, Page, Settings},
 };
 
-use crate::support::{RedisServer, Signal, worker::Worker};
-
-/// A transport of these tests.
-trait Transport: Broker {
-    fn set(self, settings: Settings) -> Self;
-    fn counts(&self) -> Counts;
-    fn dead_letters(&self) -> DeadLetters;
-}
-
-macro_rules! transports {
-    ($($transport:ty),*) => {$(
-        impl Transport for $transport {
-            fn set(self, settings: Settings) -> Self {
-                self.with_settings(settings)
-            }
-
-            fn counts(&self) -> Counts {
-                self.counts()
-            }
-
-            fn dead_letters(&self) -> DeadLetters {
-                self.dead_letters()
-            }
-        }
-    )*};
-}
-
-transports!(Memory, Redis);
+use crate::{
+    support::{RedisServer, Signal, worker::Worker},
+    transports::{Transport, until},
+};
 
 /// Makes a test of each function on each transport, in real time.
 macro_rules! on_both {
@@ -79,17 +55,6 @@ fn quick<T: Transport>(transport: T) -> T {
     let mut settings = Settings::default();
     settings.backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_millis(20));
     transport.set(settings)
-}
-
-/// Waits until a condition holds. Panics after 20 s, which is enough on a loaded machine.
-async fn until(mut check: impl AsyncFnMut() -> bool) {
-    for _ in 0..2_000 {
-        if check().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the condition did not hold within 20 s");
 }
 
 /// Waits for the only dead letter.

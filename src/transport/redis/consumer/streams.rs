@@ -1,7 +1,7 @@
 //! The streams that a consumer serves.
 
 use std::sync::{
-    Arc, Mutex, RwLock,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -94,22 +94,19 @@ impl ServedStream {
 /// The streams of one consumer. Only the fetch changes them.
 #[derive(Debug, Default)]
 pub(super) struct StreamSet {
-    streams: RwLock<Arc<[Arc<ServedStream>]>>,
+    streams: Mutex<Arc<[Arc<ServedStream>]>>,
 }
 
 impl StreamSet {
     pub(super) fn new(streams: Vec<Arc<ServedStream>>) -> Self {
         Self {
-            streams: RwLock::new(streams.into()),
+            streams: Mutex::new(streams.into()),
         }
     }
 
     /// The current streams.
     pub(super) fn all(&self) -> Arc<[Arc<ServedStream>]> {
-        let streams = self.streams.read();
-        streams
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone()
+        lock(&self.streams).clone()
     }
 
     pub(super) fn get(&self, index: u32) -> Option<Arc<ServedStream>> {
@@ -121,11 +118,7 @@ impl StreamSet {
 
     /// Replaces the streams. They must be sorted by index.
     pub(super) fn replace(&self, streams: Vec<Arc<ServedStream>>) {
-        let mut current = self
-            .streams
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        *current = streams.into();
+        *lock(&self.streams) = streams.into();
     }
 }
 
