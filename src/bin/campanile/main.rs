@@ -12,6 +12,8 @@ mod show;
 mod signals;
 mod stats;
 mod tail;
+#[cfg(feature = "redis-rustls")]
+mod tls_args;
 
 use std::process::ExitCode;
 
