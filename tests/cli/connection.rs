@@ -143,3 +143,72 @@ async fn the_help_lists_the_exit_codes_and_no_password() {
     }
     help("").await.ended_with(2).tells(&["Usage: campanile"]);
 }
+
+#[cfg(feature = "redis-rustls")]
+mod tls {
+    use super::*;
+    use crate::support::tls::Tls;
+
+    /// A server that asks for a client certificate.
+    async fn secured() -> (RedisServer, Tls) {
+        let tls = Tls::new();
+        let server = RedisServer::with(Options::new().args(tls.args("yes"))).await;
+        (server, tls)
+    }
+
+    #[tokio::test]
+    async fn certificates_are_given_as_files() {
+        let (_server, tls) = secured().await;
+        let file = |name: &str| tls.dir().join(name).display().to_string();
+        let (cert, key) = (file("cert.pem"), file("key.pem"));
+        for line in [
+            format!("send task n --ca {cert} --cert {cert} --key {key}"),
+            format!("--insecure --cert {cert} --key {key} stats"),
+        ] {
+            run(campanile_at(&tls.url(), &line)).await.ended_with(0);
+        }
+        for (line, text) in [
+            (
+                format!("stats --ca {cert}"),
+                "asks for a client certificate",
+            ),
+            ("stats".into(), "is not trusted"),
+        ] {
+            let ran = run(campanile_at(&tls.url(), &line)).await.ended_with(3);
+            ran.tells(&[text]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_without_a_certificate_is_named_with_what_is_wanted() {
+        let tls = Tls::new();
+        let file = |name: &str| tls.dir().join(name).display().to_string();
+        let (cert, key, other) = (file("cert.pem"), file("key.pem"), file("config"));
+        let absent = file("absent.pem");
+        let begins = "begins with -----BEGIN";
+        for (line, texts) in [
+            (format!("stats --ca {other}"), ["--ca ", &other, begins]),
+            (format!("stats --ca {key}"), ["--ca ", &key, begins]),
+            (
+                format!("stats --ca {absent}"),
+                ["--ca ", &absent, "cannot be read: "],
+            ),
+            (
+                format!("stats --cert {cert} --key {other}"),
+                ["--key ", &other, begins],
+            ),
+            (
+                format!("stats --cert {cert}"),
+                ["--cert", "--key", "belong together"],
+            ),
+        ] {
+            let ran = run(campanile_at(&tls.url(), &line)).await.ended_with(2);
+            ran.tells(&texts);
+        }
+        let line = format!("stats --ca {cert}");
+        let ran = run(campanile_at("redis://:hunter2@127.0.0.1:1/", &line)).await;
+        let ran = ran.ended_with(2);
+        ran.tells(&["rediss://"]);
+        assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    }
+}

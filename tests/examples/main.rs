@@ -61,6 +61,30 @@ async fn each_layer_of_the_stack_has_its_effect() {
 }
 
 #[tokio::test]
+async fn a_password_is_rotated_without_a_failed_call_or_a_lost_task() {
+    let server = RedisServer::start().await;
+    let mut rotating = example("credentials");
+    rotating.env("REDIS_URL", server.url());
+    let output = output(rotating).await;
+    shows(
+        &output,
+        &["password-2 is the only", "password-3 is the only"],
+    );
+    let last = output.lines().last().expect("a line");
+    let numbers = last.split(|letter: char| !letter.is_ascii_digit());
+    let numbers: Vec<u32> = numbers.filter_map(|it| it.parse().ok()).collect();
+    let [sent, handled, asked] = numbers[..] else {
+        panic!("{last}");
+    };
+    assert_eq!(sent, handled);
+    assert!(sent > 100, "{last}");
+    // Each of the four connections asks when it is made, and then at least once for each password.
+    assert!(asked >= 3 * 4, "{last}");
+    let users: Vec<String> = server.query(&["ACL", "USERS"]).await;
+    assert_eq!(users, ["default"]);
+}
+
+#[tokio::test]
 async fn the_worker_serves_the_client_and_ends_on_a_signal() {
     let server = RedisServer::start().await;
     let mut worker = example("worker");

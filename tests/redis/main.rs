@@ -4,6 +4,7 @@
 mod bad_input;
 #[cfg(feature = "conformance")]
 mod conformance;
+mod credentials;
 #[cfg(feature = "http")]
 mod http;
 #[path = "../support/logs.rs"]

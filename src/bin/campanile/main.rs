@@ -15,6 +15,8 @@ mod signals;
 mod stats;
 mod tail;
 mod target;
+#[cfg(feature = "redis-rustls")]
+mod tls_args;
 
 use std::process::ExitCode;
 

@@ -6,6 +6,8 @@ use campanile::{Error, Name, Redis, transport::StreamStats};
 use clap::Args;
 
 use crate::command_error::CommandError;
+#[cfg(feature = "redis-rustls")]
+use crate::tls_args::TlsArgs;
 
 // The server, the stream and the group.
 #[derive(Debug, Args)]
@@ -32,12 +34,18 @@ pub(crate) struct Target {
     /// Prints JSON: one document, or one line for each item of a live command.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    #[cfg(feature = "redis-rustls")]
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl Target {
     /// Connects, or fails within seconds with the reason.
     pub(crate) async fn connect(&self) -> Result<Redis, CommandError> {
-        let redis = Redis::connect(&self.url).await;
+        let redis = Redis::builder(&self.url);
+        #[cfg(feature = "redis-rustls")]
+        let redis = self.tls.apply(redis)?;
+        let redis = redis.connect().await;
         let redis = redis.map_err(CommandError::Connection)?;
         let redis = redis.stream(self.stream());
         Ok(match self.group() {

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
 
 use super::value::Value;
-use crate::error::{Error, ErrorKind, find};
+use crate::error::{BoxError, Error, ErrorKind, find};
 
 /// The error of a connection that could not be made.
 pub(super) fn connecting(address: &str, error: RedisError) -> Error {
@@ -92,11 +92,20 @@ fn too_many_clients(address: &str) -> Error {
     ))
 }
 
-fn password(address: &str) -> Error {
+/// The error of a refused login.
+pub(super) fn password(address: &str) -> Error {
     Error::config(format!(
         "Redis at {address} does not accept the user name or the password; check them in the URL, \
-         redis://user:password@host:port/db"
+         redis://user:password@host:port/db, or in the provider of the credentials"
     ))
+}
+
+/// The error of a provider of credentials. It may pass.
+pub(super) fn without_credentials(address: &str, cause: BoxError) -> Error {
+    Error::disconnected(format!(
+        "the credentials for Redis at {address} could not be obtained"
+    ))
+    .with_source(cause)
 }
 
 /// Explains an error of TLS; `None` for other errors.

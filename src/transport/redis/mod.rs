@@ -69,8 +69,49 @@
 //! One connection sends everything. The first task that [replicas](crate::client::Call::replicas)
 //! confirm adds one for such tasks, which wait there and hold up nothing else. The first request adds one that subscribes to this client's
 //! reply channel, and the first reliable request adds one that reads all reply streams. They close
-//! with the last clone of the handle. [`Redis::builder`] takes certificates for TLS; the crypto
-//! provider of the process is neither used nor installed.
+//! with the last clone of the handle.
+//!
+//! # Credentials and TLS
+//! A URL has a fixed user and password. [`RedisBuilder::credentials`] takes a provider instead, for
+//! passwords that are rotated and tokens that expire:
+//!
+//! ```no_run
+//! use campanile::{BoxError, Redis, transport::redis::Credentials};
+//! use std::time::Duration;
+//!
+//! # struct Token { text: String, seconds_left: u64 }
+//! # async fn fetch_token() -> Result<Token, std::io::Error> { unimplemented!() }
+//! async fn current() -> Result<Credentials, BoxError> {
+//!     let token = fetch_token().await?;
+//!     let lifetime = Duration::from_secs(token.seconds_left);
+//!     Ok(Credentials::new("worker", token.text).expires_in(lifetime))
+//! }
+//!
+//! # async fn run() -> Result<(), campanile::Error> {
+//! let redis = Redis::builder("rediss://redis.internal/").credentials(current).connect().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The provider is asked for each connection. A password without an expiry may change at any time:
+//! connections that exist stay logged in, and new ones log in with what the provider returns then.
+//!
+//! Credentials that expire are renewed when a quarter of their lifetime is left, or five minutes if
+//! that is less. The connection sends `AUTH` between its other commands: it stays open, and no
+//! command is lost or repeated. A connection in a blocking read sends it after the read, which takes
+//! up to 2 s, so a lifetime of less than 10 s is too short. If the provider fails, or the server
+//! refuses what it returned, the old login stays in use, a warning says why, and another attempt
+//! follows, with a back-off of up to 2 s.
+//!
+//! A connection that subscribes to events or to fast replies is renewed in the same way over RESP3,
+//! which every server since Redis 6 speaks. Over RESP2 a subscriber may not log in, so it connects
+//! again before the expiry: events in between are lost, and fast requests that wait for a reply fail,
+//! as with any other loss of this connection.
+//!
+//! With the feature `redis-rustls`, [`RedisBuilder`] takes certificates for `rediss` URLs
+//! (`ca_certificate`, `client_certificate`), and the name to expect in the certificates of servers
+//! that Sentinels or a cluster announce by address (`server_name`). The crypto provider of the
+//! process is neither used nor installed.
 //!
 //! # Topologies
 //! | URL | servers |
@@ -80,8 +121,8 @@
 //! | `redis+cluster://host1,host2,host3` | a Redis Cluster; the hosts are some of its nodes, and any may be down |
 //!
 //! With `rediss` in place of `redis` the connections, also those to Sentinels, use TLS. The user and
-//! the password in a URL are for the Redis servers; `?sentinel_username=…&sentinel_password=…` is the
-//! login of the Sentinels.
+//! the password in a URL are for the Redis servers; `?sentinel_username=…&sentinel_password=…`, or
+//! [`RedisBuilder::sentinel_credentials`], is the login of the Sentinels.
 //!
 //! A connection belongs to the primary that has its stream, not to an address: it is looked up for
 //! each connection, and every 5 s. A connection ends when another server is known to be the primary.
@@ -148,6 +189,6 @@ pub(crate) use self::handle::Redis;
 pub use self::{
     consumer::{RedisSettle, RedisSource},
     producer::SendFuture,
-    server::RedisBuilder,
+    server::{Credentials, CredentialsFuture, CredentialsProvider, RedisBuilder},
     tail::{Tail, TailEntry, TailFrom},
 };

@@ -10,7 +10,7 @@ use futures_util::future::{FutureExt, join_all};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    Redis, SECOND, handle, kill_connections,
+    Redis, SECOND, handle,
     support::{
         Options, RedisServer, Signal,
         proxy::{Direction, Proxy},
@@ -187,7 +187,7 @@ async fn a_connection_that_is_lost_during_the_wait_leaves_the_task_stored() {
     };
     raw::eventually(is_waiting, 5 * SECOND).await;
     sleep(SECOND / 10).await;
-    kill_connections(&server).await;
+    server.kill_connections().await;
     let error = assert_stored(&server, waiting.await.unwrap()).await;
     assert!(error.to_string().contains("connection was lost"), "{error}");
     replica.signal(Signal::Cont);

@@ -64,6 +64,34 @@ async fn an_own_ca_is_trusted_and_an_unknown_one_is_refused_with_the_way_out() {
 }
 
 #[tokio::test]
+async fn a_server_at_another_host_than_its_certificates_is_known_by_its_name() {
+    let secured = Secured::start("no").await;
+    let named = |url: &str, name: &str| {
+        let builder = Redis::builder(url).ca_certificate(secured.tls.file("cert.pem"));
+        builder.server_name(name)
+    };
+    let by_address = format!("rediss://127.0.0.1:{}/", secured.tls.port());
+    works(named(&by_address, "localhost").connect().await).await;
+    let other = named(&secured.tls.url(), "redis.internal").connect().await;
+    is_config_error(other, "server_name");
+}
+
+#[tokio::test]
+async fn nodes_that_a_cluster_announces_by_address_are_known_by_their_name() {
+    let tls = Tls::new();
+    let cluster = ["--tls-cluster", "yes", "--cluster-announce-ip", "127.0.0.1"];
+    let args = tls.args("no").into_iter().chain(cluster.map(str::to_owned));
+    let _server = RedisServer::with(Options::new().args(args).cluster()).await;
+    let url = tls.url().replacen("rediss", "rediss+cluster", 1);
+    let builder = Redis::builder(url).ca_certificate(tls.file("cert.pem"));
+    let sent = builder.clone().server_name("localhost").connect().await;
+    works(sent).await;
+    // The first node is asked by the host of the URL, and the node of the slot by its address.
+    let error = builder.connect().await.unwrap_err();
+    assert!(error.to_string().contains("server_name"), "{error}");
+}
+
+#[tokio::test]
 async fn a_server_that_demands_a_client_certificate_gets_one_or_the_error_asks_for_it() {
     let secured = Secured::start("yes").await;
     let (certificate_of_ours, key) = (secured.tls.file("cert.pem"), secured.tls.file("key.pem"));

@@ -10,7 +10,8 @@ mod pubsub;
 mod tests;
 
 use std::{
-    future::poll_fn,
+    convert::Infallible,
+    future::{pending, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -27,7 +28,11 @@ pub(super) use self::{
     progress::Progress,
     pubsub::{PubSub, Published},
 };
-use super::{error, response::Value, server::Departure};
+use super::{
+    error,
+    response::Value,
+    server::{Departure, Renewal},
+};
 
 /// The size of a read buffer, and the free space below which a new one is allocated. Responses are
 /// not copied: a slice keeps its whole buffer (see [`copy_if_small`]).
@@ -70,6 +75,10 @@ pub(super) struct Connection {
     due: usize,
     /// Resolves when the server is not the right one any more.
     departure: Option<Departure>,
+    /// Renews credentials that expire.
+    renewal: Option<Renewal>,
+    /// The number of responses that come before that to a renewal; `None` if there is none.
+    before_renewal: Option<usize>,
     is_resp3: bool,
 }
 
@@ -86,6 +95,8 @@ impl Connection {
             blocked: false,
             due: 0,
             departure: None,
+            renewal: None,
+            before_renewal: None,
             is_resp3: false,
         }
     }
@@ -103,6 +114,12 @@ impl Connection {
     /// more, although it may go on to answer.
     pub(super) fn ends_with(&mut self, departure: Departure) {
         self.departure = Some(departure);
+    }
+
+    /// Sends the command of this renewal, between others, when it is due. Its response is no answer
+    /// to a caller.
+    pub(super) fn renews_with(&mut self, renewal: Renewal) {
+        self.renewal = Some(renewal);
     }
 
     /// A counter of the bytes that were read and written.
@@ -131,9 +148,11 @@ impl Connection {
     /// An `Err` means that the connection is lost, even if no response is due.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let answer = loop {
+            self.poll_renewal(cx);
             match ready!(self.poll_value(cx))? {
                 // A notice, or a message of a subscription: no response to a command.
                 Value::Push(_) => {}
+                answer if self.before_renewal == Some(0) => self.renewed(answer),
                 answer => break answer,
             }
         };
@@ -145,7 +164,37 @@ impl Connection {
         }
         self.due = (self.due.checked_sub(1))
             .ok_or((ErrorKind::Parse, "the server answered without being asked"))?;
+        self.before_renewal = self.before_renewal.map(|before| before - 1);
         Poll::Ready(Ok(answer))
+    }
+
+    /// Queues the command of a renewal that is due, behind all commands so far.
+    fn poll_renewal(&mut self, cx: &mut Context<'_>) {
+        if let Some(renewal) = &mut self.renewal
+            && let Poll::Ready(auth) = renewal.poll_command(cx)
+        {
+            auth.encode(&mut self.out);
+            self.before_renewal = Some(self.due);
+        }
+    }
+
+    fn renewed(&mut self, answer: Value) {
+        self.before_renewal = None;
+        if let Some(renewal) = &mut self.renewal {
+            renewal.answered(answer.refused());
+        }
+    }
+
+    /// Renews the credentials while nothing is sent. A lost connection is noticed by the next
+    /// command.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn stay(&mut self) -> Infallible {
+        if self.renewal.is_some() {
+            let _ = self.answer().await;
+        }
+        pending().await
     }
 
     /// Polls the next value: a response or a push.

@@ -38,6 +38,8 @@ pub(in crate::transport::redis) struct PubSub {
     questions: Interval,
     /// The time of the question whose response is due.
     asked: Option<Instant>,
+    /// Set if that question is the renewal of the credentials.
+    renews: bool,
 }
 
 /// A value received over a connection with subscriptions.
@@ -59,6 +61,7 @@ impl PubSub {
             early: VecDeque::new(),
             questions,
             asked: None,
+            renews: false,
         }
     }
 
@@ -96,6 +99,7 @@ impl PubSub {
         if let Some(published) = self.early.pop_front() {
             return Poll::Ready(Ok(published));
         }
+        self.poll_renewal(cx)?;
         loop {
             // Received bytes are read before the timers are checked.
             while let Poll::Ready(received) = self.poll_received(cx) {
@@ -106,9 +110,9 @@ impl PubSub {
                         return Poll::Ready(Ok(published));
                     }
                     Ok(Received::Confirmation) => {}
-                    Ok(Received::Answer) => self.asked = None,
+                    Ok(Received::Answer) => self.answered(cx, Ok(()))?,
                     // An error for a missing permission is a response, too.
-                    Err(refusal) if refusal.code().is_some() => self.asked = None,
+                    Err(refusal) if refusal.code().is_some() => self.answered(cx, Err(refusal))?,
                     Err(lost) => return Poll::Ready(Err(lost)),
                 }
             }
@@ -121,6 +125,39 @@ impl PubSub {
                 None => self.ask(),
             }
         }
+    }
+
+    /// Renews the credentials if that is due and no other question is open.
+    ///
+    /// # Errors
+    /// With RESP2, in which a subscriber may not log in. A new connection can.
+    fn poll_renewal(&mut self, cx: &mut Context<'_>) -> RedisResult<()> {
+        let renewal = self.connection.renewal.as_mut();
+        let Some(renewal) = renewal.filter(|_| self.asked.is_none()) else {
+            return Ok(());
+        };
+        let Poll::Ready(auth) = renewal.poll_command(cx) else {
+            return Ok(());
+        };
+        if !self.connection.speaks_resp3() {
+            let error = "the credentials of a subscription over RESP2 are about to expire";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error).into());
+        }
+        self.connection.send([&auth]);
+        self.asked = Some(Instant::now());
+        self.renews = true;
+        Ok(())
+    }
+
+    /// Takes the response to the question, after which the next may be sent.
+    fn answered(&mut self, cx: &mut Context<'_>, answer: RedisResult<()>) -> RedisResult<()> {
+        self.asked = None;
+        if std::mem::take(&mut self.renews)
+            && let Some(renewal) = &mut self.connection.renewal
+        {
+            renewal.answered(answer);
+        }
+        self.poll_renewal(cx)
     }
 
     /// Asks for the server's role. A demoted server serves subscribers on, but clients publish to

@@ -1,11 +1,15 @@
 //! Tests a connection against the other end of its stream.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, time::Duration};
 
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    time::Instant,
+};
 
 use super::*;
+use crate::transport::redis::server::Credentials;
 
 /// A connection with buffers of this size, and the server's end of it.
 fn connected(room: usize) -> (Connection, DuplexStream) {
@@ -198,4 +202,100 @@ async fn the_answer_to_a_command_that_was_given_up_is_nobody_elses() {
     assert_eq!(connection.answer().await.unwrap(), Value::Int(6));
     server.write_all(b":7\r\n").await.unwrap();
     connection.answer().await.expect_err("nothing was asked");
+}
+
+/// A connection whose credentials have to be renewed in three seconds, and every three seconds.
+fn renewed() -> (Connection, DuplexStream) {
+    let lifetime = Duration::from_secs(4);
+    let provider = move || async move { Ok(Credentials::new("me", "pw").expires_in(lifetime)) };
+    let (mut connection, server) = connected(1024);
+    connection.renews_with(Renewal::of(provider, lifetime));
+    (connection, server)
+}
+
+const AUTH: &[u8] = b"*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$2\r\npw\r\n";
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+async fn reads(server: &mut DuplexStream, expected: &[u8]) {
+    let mut asked = vec![0; expected.len()];
+    server.read_exact(&mut asked).await.unwrap();
+    assert_eq!(asked, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_are_renewed_between_commands_and_no_caller_gets_the_response() {
+    let (mut connection, mut server) = renewed();
+    let serving = async {
+        reads(&mut server, PING).await;
+        // It comes behind the command without a response.
+        reads(&mut server, AUTH).await;
+        server.write_all(b":1\r\n+OK\r\n").await.unwrap();
+        reads(&mut server, PING).await;
+        server.write_all(b":2\r\n").await.unwrap();
+        // And while nothing is sent.
+        reads(&mut server, AUTH).await;
+        server.write_all(b"+OK\r\n").await.unwrap();
+    };
+    let calling = async {
+        let ping = redis::cmd("PING");
+        for expected in [1, 2] {
+            let answer = connection.command(&ping).await.unwrap();
+            assert_eq!(answer, Value::Int(expected));
+        }
+        connection.stay().await
+    };
+    tokio::select! {
+        () = serving => {}
+        never = calling => match never {},
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_renewal_is_tried_again_and_the_connection_stays_in_use() {
+    let (mut connection, mut server) = renewed();
+    let started = Instant::now();
+    let serving = async {
+        for answer in ["-WRONGPASS no\r\n", "-WRONGPASS no\r\n", "+OK\r\n"] {
+            reads(&mut server, AUTH).await;
+            server.write_all(answer.as_bytes()).await.unwrap();
+        }
+        started.elapsed()
+    };
+    let took = tokio::select! {
+        took = serving => took,
+        never = connection.stay() => match never {},
+    };
+    let seconds = Duration::from_secs;
+    assert!(seconds(3) < took && took < seconds(4), "{took:?}");
+    let calling = connection.command(redis::cmd("PING"));
+    let serving = async {
+        reads(&mut server, PING).await;
+        server.write_all(b":7\r\n").await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(calling, serving);
+    assert_eq!(answer.unwrap(), Value::Int(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_renews_its_credentials_over_resp3_and_has_to_connect_again_over_resp2() {
+    let message = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n";
+    let (mut connection, mut server) = renewed();
+    connection.set_resp3();
+    let mut pubsub = PubSub::new(connection);
+    let serving = async {
+        // The first question comes before, and the response to the login is not taken for another.
+        reads(&mut server, b"*1\r\n$4\r\nROLE\r\n").await;
+        server.write_all(b"-NOPERM no role\r\n").await.unwrap();
+        for answer in ["-WRONGPASS no\r\n", "+OK\r\n"] {
+            reads(&mut server, AUTH).await;
+            server.write_all(answer.as_bytes()).await.unwrap();
+        }
+        server.write_all(message).await.unwrap();
+    };
+    let (published, ()) = tokio::join!(pubsub.next(), serving);
+    assert_eq!(published.unwrap().payload, "b");
+
+    let (connection, _server) = renewed();
+    let error = PubSub::new(connection).next().await.unwrap_err();
+    assert!(error.to_string().contains("RESP2"), "{error}");
 }

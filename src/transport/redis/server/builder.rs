@@ -1,12 +1,13 @@
-//! A builder of connections with certificates.
+//! A builder of connections with certificates, and with credentials that change.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use super::{Connector, tls::TlsOptions};
+use super::{Connector, credentials::CredentialsProvider, tls::TlsOptions, url};
 use crate::{error::Error, transport::redis::Redis};
 
 impl Redis {
-    /// Starts a connection that needs certificates besides its URL.
+    /// Starts a connection that needs more than its URL: certificates, or credentials that change.
+    /// See [credentials and TLS](super::super#credentials-and-tls).
     ///
     /// ```no_run
     /// # #[cfg(feature = "redis-rustls")]
@@ -24,20 +25,58 @@ impl Redis {
     pub fn builder(url: impl Into<String>) -> RedisBuilder {
         RedisBuilder {
             url: url.into(),
+            credentials: None,
+            sentinel_credentials: None,
             tls: TlsOptions::default(),
         }
     }
 }
 
-/// Connects to a server by a URL and certificates. See [`Redis::builder`].
+/// Connects to servers by a URL, certificates and credentials. See [`Redis::builder`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct RedisBuilder {
     url: String,
+    credentials: Option<Arc<dyn CredentialsProvider>>,
+    sentinel_credentials: Option<(String, String)>,
     tls: TlsOptions,
 }
 
 impl RedisBuilder {
+    /// Asks a provider for the user and the password at each connection to a Redis server, instead
+    /// of taking them from the URL. If they expire, connections get new ones before.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use campanile::{Redis, transport::redis::Credentials};
+    ///
+    /// // A file whose content changes.
+    /// let redis = Redis::builder("redis://redis.internal/")
+    ///     .credentials(|| async {
+    ///         let password = tokio::fs::read_to_string("/run/secrets/redis").await?;
+    ///         Ok(Credentials::new("worker", password.trim_end()))
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn credentials(mut self, provider: impl CredentialsProvider) -> Self {
+        self.credentials = Some(Arc::new(provider));
+        self
+    }
+
+    /// Logs in to Sentinels with a user and a password, as `sentinel_username` and
+    /// `sentinel_password` in the URL. An empty user is the default one.
+    pub fn sentinel_credentials(
+        mut self,
+        user: impl Into<String>,
+        password: impl Into<String>,
+    ) -> Self {
+        self.sentinel_credentials = Some((user.into(), password.into()));
+        self
+    }
+
     /// Trusts the certificates in a PEM text, and all that they have signed, instead of the
     /// system's certificates. A second call adds to the first.
     #[cfg(feature = "redis-rustls")]
@@ -60,6 +99,16 @@ impl RedisBuilder {
         self
     }
 
+    /// Expects this host name, or IP address, in the certificates of all servers, also of Sentinels,
+    /// instead of the host to which it connects. Sentinels and clusters often announce servers by
+    /// addresses that are in no certificate.
+    #[cfg(feature = "redis-rustls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
+        self
+    }
+
     /// Accepts any certificate of any server. An attacker on the network can then read and change
     /// the password and every message. `#insecure` at the end of the URL has the same effect.
     #[cfg(feature = "redis-rustls")]
@@ -69,19 +118,29 @@ impl RedisBuilder {
         self
     }
 
+    /// Checks the URL, the certificates and the key, without a connection.
+    ///
+    /// # Errors
+    /// If one of them cannot be read, or if they contradict each other. The error is
+    /// [the configuration's](Error::is_config).
+    pub fn check(&self) -> Result<(), Error> {
+        self.connector().map(drop)
+    }
+
     /// Connects.
     ///
     /// # Errors
-    /// As [`Redis::connect`]. Also if a certificate or a key cannot be read, or if one is given and
-    /// the URL does not ask for TLS.
+    /// As [`Redis::connect`] and [`check`](Self::check). If the provider of the credentials fails,
+    /// the error is [disconnected](Error::is_disconnected), and its source is the provider's.
     pub async fn connect(self) -> Result<Redis, Error> {
         Redis::over(self.connector()?).await
     }
 
-    /// Connects, and waits while the server is unreachable or not ready.
+    /// Connects, and waits while the server is unreachable or not ready, or the provider of the
+    /// credentials fails.
     ///
     /// # Errors
-    /// As [`Redis::connect_when_ready`], and as [`connect`](Self::connect) for certificates.
+    /// As [`Redis::connect_when_ready`] and [`check`](Self::check).
     ///
     /// # Cancel safety
     /// Dropping the future stops the attempts.
@@ -89,8 +148,12 @@ impl RedisBuilder {
         Redis::over_when_ready(self.connector()?).await
     }
 
-    fn connector(self) -> Result<Connector, Error> {
-        Connector::new(super::url::parse(&self.url)?, self.tls)
+    fn connector(&self) -> Result<Connector, Error> {
+        let mut target = url::parse(&self.url)?;
+        if let Some((user, password)) = &self.sentinel_credentials {
+            target.log_in_to_sentinels(user, password)?;
+        }
+        Connector::new(target, self.credentials.clone(), self.tls.clone())
     }
 }
 
@@ -98,5 +161,54 @@ impl RedisBuilder {
 impl fmt::Debug for RedisBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBuilder").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::redis::Credentials;
+
+    fn refused(builder: RedisBuilder) -> String {
+        let error = builder.check().unwrap_err();
+        assert!(error.is_config(), "{error:?}");
+        let text = error.chain();
+        assert!(!text.contains("hunter2"), "{text}");
+        text
+    }
+
+    #[test]
+    fn credentials_come_from_one_place() {
+        let provider = || async { Ok(Credentials::new("me", "hunter2")) };
+        for login in ["hunter2@", ":hunter2@", "me:hunter2@"] {
+            let builder = Redis::builder(format!("redis://{login}host/")).credentials(provider);
+            assert!(refused(builder).contains("leave them out of the URL"));
+        }
+        Redis::builder("redis://host/")
+            .credentials(provider)
+            .check()
+            .unwrap();
+    }
+
+    #[test]
+    fn sentinel_credentials_need_sentinels_and_one_place() {
+        let with = |url: &str| Redis::builder(url).sentinel_credentials("me", "hunter2");
+        for url in ["redis://host/", "redis+cluster://host/"] {
+            assert!(refused(with(url)).contains("redis+sentinel://"), "{url}");
+        }
+        let both = with("redis+sentinel://host/name?sentinel_password=hunter2");
+        assert!(refused(both).contains("leave them out of the URL"));
+        with("redis+sentinel://user:pw@host/name").check().unwrap();
+    }
+
+    #[test]
+    #[cfg(feature = "redis-rustls")]
+    fn a_server_name_needs_tls_and_is_a_name() {
+        let with = |url: &str, name: &str| Redis::builder(url).server_name(name);
+        assert!(refused(with("redis://host/", "redis.internal")).contains("rediss://"));
+        assert!(refused(with("rediss://host/", "no name")).contains("`no name`"));
+        for name in ["redis.internal", "10.0.0.1", "::1"] {
+            with("rediss://host/", name).check().expect(name);
+        }
     }
 }

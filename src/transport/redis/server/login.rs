@@ -1,15 +1,17 @@
 //! Makes connections to servers by one set of credentials: the byte stream, TLS, and the handshake.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use redis::{
-    ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, ServerError,
-    io::tcp::TcpSettings,
+    Cmd, ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
+    ServerError, io::tcp::TcpSettings,
 };
 use tokio::time::timeout;
 
 use super::{
+    CredentialsProvider, Renewal,
     address::{self, Address},
+    credentials::{Credentials, CredentialsSource},
     tls::TlsOptions,
 };
 #[cfg(test)]
@@ -28,6 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The credentials and the settings of connections to one kind of server.
 pub(super) struct Login {
+    credentials: CredentialsSource,
     settings: RedisConnectionInfo,
     tcp: TcpSettings,
     is_tls: bool,
@@ -47,8 +50,13 @@ pub(super) enum Purpose {
 }
 
 impl Login {
-    /// Uses the settings of a URL, except for its address.
-    pub(super) fn new(info: &ConnectionInfo, tls: TlsOptions) -> Result<Self, Error> {
+    /// Uses the settings of a URL, except for its address, and except for its user and password if
+    /// there is a provider.
+    pub(super) fn new(
+        info: &ConnectionInfo,
+        provider: Option<Arc<dyn CredentialsProvider>>,
+        tls: TlsOptions,
+    ) -> Result<Self, Error> {
         #[cfg(feature = "redis-rustls")]
         let mut tls = tls;
         #[cfg(not(feature = "redis-rustls"))]
@@ -67,6 +75,7 @@ impl Login {
             _ => {}
         }
         Ok(Self {
+            credentials: CredentialsSource::new(info.redis_settings(), provider)?,
             settings: info.redis_settings().clone(),
             tcp: address::tcp_settings(info.tcp_settings()),
             is_tls: matches!(info.addr(), ConnectionAddr::TcpTls { .. }),
@@ -83,8 +92,17 @@ impl Login {
         address: &Address,
         purpose: Purpose,
     ) -> Result<Connection, Error> {
+        let named = address.to_string();
         let stream = self.stream(address).await?;
-        self.greet(address, Connection::new(stream), purpose).await
+        let credentials = self.credentials.current(&named).await?;
+        let auth = credentials.as_ref().map(Credentials::command);
+        let connection = Connection::new(stream);
+        let mut connection = self.greet(address, connection, auth, purpose).await?;
+        let lifetime = credentials.and_then(|it| it.lifetime());
+        if let Some(provider) = self.credentials.provider().filter(|_| lifetime.is_some()) {
+            connection.renews_with(Renewal::new(provider, named, lifetime));
+        }
+        Ok(connection)
     }
 
     /// Logs in, and chooses protocol and database.
@@ -96,16 +114,13 @@ impl Login {
         &self,
         address: &Address,
         mut connection: Connection,
+        auth: Option<Cmd>,
         purpose: Purpose,
     ) -> Result<Connection, Error> {
         let login = &self.settings;
         let needs_resp3 = login.protocol() == ProtocolVersion::RESP3;
         let mut commands = Vec::new();
-        if let Some(password) = login.password() {
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(login.username()).arg(password);
-            commands.push((Handshake::Auth, auth));
-        }
+        commands.extend(auth.map(|auth| (Handshake::Auth, auth)));
         if needs_resp3 || purpose == Purpose::Subscriptions {
             let hello = redis::cmd("HELLO").arg(3).to_owned();
             commands.push((Handshake::Hello, hello));

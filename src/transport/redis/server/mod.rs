@@ -5,9 +5,11 @@ mod address;
 mod builder;
 mod cause;
 mod cluster;
+mod credentials;
 mod login;
 mod outage;
 mod race;
+mod renewal;
 mod sentinel;
 mod slot;
 #[cfg(feature = "redis-rustls")]
@@ -25,15 +27,19 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{Client, ConnectionAddr};
 
-pub use self::builder::RedisBuilder;
 #[cfg(feature = "redis-rustls")]
 pub(super) use self::tls::fault as tls_fault;
 pub(super) use self::{
     address::Address,
     cluster::redirection,
     outage::{Limit, Outage},
+    renewal::Renewal,
     slot::{HashSlot, tag},
     topology::{Departure, is_replica},
+};
+pub use self::{
+    builder::RedisBuilder,
+    credentials::{Credentials, CredentialsFuture, CredentialsProvider},
 };
 use self::{
     cluster::Cluster,
@@ -66,7 +72,7 @@ impl Connector {
     /// Makes a connector from a URL, without a connection.
     #[cfg(test)]
     pub(super) fn from_url(url: &str) -> Result<Self, Error> {
-        Self::new(url::parse(url)?, TlsOptions::default())
+        Self::new(url::parse(url)?, None, TlsOptions::default())
     }
 
     /// Makes a connector from the application's redis-rs client, without a connection.
@@ -83,10 +89,15 @@ impl Connector {
             ));
         }
         let topology = Kind::Server;
-        Self::new(Target { info, topology }, TlsOptions::default())
+        Self::new(Target { info, topology }, None, TlsOptions::default())
     }
 
-    fn new(target: Target, tls: TlsOptions) -> Result<Self, Error> {
+    /// `provider` replaces the URL's login to the Redis servers, not that to Sentinels.
+    fn new(
+        target: Target,
+        provider: Option<Arc<dyn CredentialsProvider>>,
+        tls: TlsOptions,
+    ) -> Result<Self, Error> {
         let Target { info, topology } = target;
         let topology = match topology {
             Kind::Server => Topology::Server(info.addr().into()),
@@ -96,13 +107,13 @@ impl Connector {
                 addresses,
                 name,
             } => {
-                let login = Login::new(&info, tls.clone())?;
+                let login = Login::new(&info, None, tls.clone())?;
                 Topology::Sentinel(Box::new(Sentinels::new(addresses, name, login)))
             }
         };
         Ok(Self {
             servers: Arc::new(Servers {
-                login: Login::new(&info, tls)?,
+                login: Login::new(&info, provider, tls)?,
                 topology,
             }),
             place: Place::Any,

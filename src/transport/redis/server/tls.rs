@@ -29,11 +29,14 @@ pub(super) struct TlsOptions {
     pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
     /// Accept any certificate of the server.
     pub(super) accept_invalid: bool,
+    /// The name to expect in the certificates of servers, instead of their hosts.
+    pub(super) server_name: Option<String>,
 }
 
 impl TlsOptions {
     pub(super) fn is_set(&self) -> bool {
-        !self.ca.is_empty() || self.client.is_some() || self.accept_invalid
+        let names = self.server_name.is_some();
+        !self.ca.is_empty() || self.client.is_some() || self.accept_invalid || names
     }
 }
 
@@ -43,6 +46,7 @@ pub(super) struct Tls {
     roots: Option<RootCertStore>,
     client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     accept_invalid: bool,
+    server_name: Option<ServerName<'static>>,
     /// Made once: reading the system's certificates is slow.
     config: OnceLock<Arc<ClientConfig>>,
 }
@@ -71,10 +75,20 @@ impl Tls {
                 Some((certificates, key))
             }
         };
+        let server_name = options.server_name.map(|name| {
+            let read = ServerName::try_from(name.clone());
+            read.map_err(|error| {
+                Error::config(format!(
+                    "`{name}` is no name of a server; it looks like redis.internal or 10.0.0.1"
+                ))
+                .with_source(error)
+            })
+        });
         let tls = Self {
             roots: (!options.ca.is_empty()).then_some(roots),
             client,
             accept_invalid: options.accept_invalid,
+            server_name: server_name.transpose()?,
             config: OnceLock::new(),
         };
         // Checked at once, so that the application's mistakes are found early.
@@ -94,7 +108,10 @@ impl Tls {
         stream: TcpStream,
     ) -> io::Result<TlsStream<TcpStream>> {
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-        let name = ServerName::try_from(host).map_err(invalid)?.to_owned();
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host).map_err(invalid)?.to_owned(),
+        };
         let config = self.config().map_err(io::Error::other)?;
         TlsConnector::from(config).connect(name, stream).await
     }
@@ -213,7 +230,10 @@ pub(in crate::transport::redis) fn fault(error: &io::Error) -> Option<&'static s
         }
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => "the server's certificate is for another host name than the one in the URL",
+        ) => {
+            "the server's certificate is for another host name than the one in the URL; \
+             `Redis::builder(url).server_name(…)` names the one to expect"
+        }
         rustls::Error::InvalidCertificate(
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }

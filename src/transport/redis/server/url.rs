@@ -28,6 +28,28 @@ pub(super) enum Kind {
     Cluster(Vec<Address>),
 }
 
+impl Target {
+    /// Sets the login of the Sentinels.
+    pub(super) fn log_in_to_sentinels(&mut self, user: &str, password: &str) -> Result<(), Error> {
+        let Kind::Sentinel { info, .. } = &mut self.topology else {
+            return Err(Error::config(
+                "credentials for Sentinels have a meaning with Sentinels only; let the URL begin \
+                 with redis+sentinel:// or rediss+sentinel://",
+            ));
+        };
+        let settings = info.redis_settings().clone();
+        if settings.password().is_some() {
+            return Err(Error::config(
+                "the credentials for Sentinels are in the URL, and `sentinel_credentials` has them \
+                 too; leave them out of the URL",
+            ));
+        }
+        let settings = settings.set_username(user).set_password(password);
+        **info = info.as_ref().clone().set_redis_settings(settings);
+        Ok(())
+    }
+}
+
 /// Parses a URL of any topology.
 pub(super) fn parse(url: &str) -> Result<Target, Error> {
     for (scheme, tls_scheme, parse) in [

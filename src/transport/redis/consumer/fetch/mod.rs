@@ -235,7 +235,17 @@ impl Fetch {
 
     /// Waits for demand. `None` if a recovery step is due first.
     async fn demanded(&mut self) -> Option<Demand> {
-        let demanded = self.parts.buffer.demanded();
+        let connection = self.connection.as_mut();
+        let demanded = async {
+            let Some(connection) = connection else {
+                return self.parts.buffer.demanded().await;
+            };
+            tokio::select! {
+                biased;
+                demand = self.parts.buffer.demanded() => demand,
+                never = connection.line.stay() => match never {},
+            }
+        };
         match self.parts.recovery.next() {
             None => Some(demanded.await),
             Some(next) => timeout_at(next, demanded).await.ok(),

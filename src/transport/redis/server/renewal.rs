@@ -1,0 +1,152 @@
+//! Renews the credentials of a connection before they expire.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use redis::{Cmd, RedisResult};
+use tokio::time::{Sleep, sleep};
+
+use super::{
+    BACKOFF,
+    credentials::{Credentials, ProviderTask},
+    outage::Limit,
+};
+use crate::{error::Error, transport::redis::error};
+
+/// The longest time before the expiry at which credentials are renewed.
+const MAX_MARGIN: Duration = Duration::from_secs(5 * 60);
+/// The shortest time between two renewals.
+const MIN_PERIOD: Duration = Duration::from_secs(1);
+
+/// The renewal of one connection's credentials. The connection's owner polls it and sends the
+/// command that it returns; until the response the connection keeps its old login.
+pub(in crate::transport::redis) struct Renewal {
+    provider: Arc<ProviderTask>,
+    address: String,
+    state: RenewalState,
+    failures: u32,
+    warnings: Limit,
+}
+
+enum RenewalState {
+    Waiting(Pin<Box<Sleep>>),
+    Asking(Pin<Box<dyn Future<Output = Result<Credentials, Error>> + Send>>),
+    /// The command was returned. Its credentials have this lifetime.
+    Sent(Option<Duration>),
+    /// The credentials do not expire.
+    Ended,
+}
+
+impl RenewalState {
+    fn after(lifetime: Option<Duration>) -> Self {
+        match lifetime {
+            Some(lifetime) => Self::Waiting(Box::pin(sleep(period(lifetime)))),
+            None => Self::Ended,
+        }
+    }
+}
+
+/// The age at which credentials with this lifetime are renewed: three quarters of it, or five
+/// minutes before its end if that is later.
+fn period(lifetime: Duration) -> Duration {
+    let margin = (lifetime / 4).min(MAX_MARGIN);
+    (lifetime - margin).max(MIN_PERIOD)
+}
+
+impl Renewal {
+    /// `lifetime` is that of the credentials with which the connection has logged in.
+    pub(super) fn new(
+        provider: &Arc<ProviderTask>,
+        address: String,
+        lifetime: Option<Duration>,
+    ) -> Self {
+        Self {
+            provider: provider.clone(),
+            address,
+            state: RenewalState::after(lifetime),
+            failures: 0,
+            warnings: Limit::default(),
+        }
+    }
+
+    /// The renewal of a connection to a simulated server.
+    #[cfg(test)]
+    pub(in crate::transport::redis) fn of(
+        provider: impl super::CredentialsProvider,
+        lifetime: Duration,
+    ) -> Self {
+        let provider = Arc::new(ProviderTask::new(Arc::new(provider)));
+        Self::new(&provider, "here".into(), Some(lifetime))
+    }
+
+    /// Polls the command that logs in with new credentials.
+    pub(in crate::transport::redis) fn poll_command(&mut self, cx: &mut Context<'_>) -> Poll<Cmd> {
+        loop {
+            match &mut self.state {
+                RenewalState::Waiting(until) => {
+                    ready!(until.as_mut().poll(cx));
+                    let (provider, address) = (self.provider.clone(), self.address.clone());
+                    let asking = async move { provider.ask(&address).await };
+                    self.state = RenewalState::Asking(Box::pin(asking));
+                }
+                RenewalState::Asking(asked) => match ready!(asked.as_mut().poll(cx)) {
+                    Ok(credentials) => {
+                        self.state = RenewalState::Sent(credentials.lifetime());
+                        return Poll::Ready(credentials.command());
+                    }
+                    Err(error) => self.failed(&error),
+                },
+                // `answered` continues.
+                RenewalState::Sent(_) | RenewalState::Ended => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Takes the response to the command. A refusal leaves the old login in place, so another
+    /// attempt follows.
+    pub(in crate::transport::redis) fn answered<T>(&mut self, answer: RedisResult<T>) {
+        let RenewalState::Sent(lifetime) = self.state else {
+            return;
+        };
+        match answer {
+            Ok(_) => {
+                self.failures = 0;
+                self.state = RenewalState::after(lifetime);
+            }
+            Err(refusal) => self.failed(&error::password(&self.address).with_source(refusal)),
+        }
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.failures = self.failures.saturating_add(1);
+        if let Some(withheld) = self.warnings.admit() {
+            tracing::warn!(
+                address = self.address,
+                error = error.chain(),
+                withheld,
+                "cannot renew the credentials of a connection to Redis; trying again"
+            );
+        }
+        self.state = RenewalState::Waiting(Box::pin(sleep(BACKOFF.after(self.failures))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_renewed_well_before_they_expire_and_not_all_the_time() {
+        let seconds = Duration::from_secs;
+        for (lifetime, expected) in [(0, 1), (1, 1), (60, 45), (900, 675), (43_200, 42_900)] {
+            assert_eq!(period(seconds(lifetime)), seconds(expected), "{lifetime}");
+        }
+        // A timer for it exists.
+        assert!(period(Duration::MAX) > seconds(u64::MAX / 2));
+    }
+}
