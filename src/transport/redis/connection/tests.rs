@@ -295,7 +295,14 @@ async fn a_subscriber_renews_its_credentials_over_resp3_and_has_to_connect_again
     let (published, ()) = tokio::join!(pubsub.next(), serving);
     assert_eq!(published.unwrap().payload, "b");
 
-    let (connection, _server) = renewed();
-    let error = PubSub::new(connection).next().await.unwrap_err();
+    let (connection, mut server) = renewed();
+    let mut pubsub = PubSub::new(connection);
+    let serving = async {
+        reads(&mut server, PING).await;
+        let pong = b"*2\r\n$4\r\npong\r\n$0\r\n\r\n";
+        server.write_all(pong).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(pubsub.next(), serving);
+    let error = ended.unwrap_err();
     assert!(error.to_string().contains("RESP2"), "{error}");
 }
