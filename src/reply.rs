@@ -25,7 +25,7 @@ use crate::{
     payload::{IntoPayload, Json},
 };
 
-/// The response of a `Service<Message>`.
+/// The reply of a `Service<Message>`.
 ///
 /// The caller of an RPC request gets the handler's reply. A transport that accepts a task returns a
 /// reply with a [`receipt`](Reply::receipt).
@@ -78,8 +78,9 @@ impl fmt::Debug for Reply {
 
 /// A value that a handler may return.
 ///
-/// Implemented for every payload ([`IntoPayload`]), for [`Reply`], and for
-/// `Result<T, E>` of those with any error that turns into a [`BoxError`].
+/// Implemented for the payloads of this crate (`()`, [`Json`], `Bytes`, `String`, `&'static str`,
+/// `Vec<u8>`), for [`Reply`], and for `Result<T, E>` if `T` is one of these and `E` converts into a
+/// [`BoxError`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a reply",
     label = "a handler cannot return this",
@@ -109,8 +110,8 @@ where
     }
 }
 
-/// One implementation for each payload type: a blanket one over [`IntoPayload`] would forbid those
-/// for [`Reply`] and `Result`.
+/// Implements [`IntoReply`] for each payload type. A blanket implementation for [`IntoPayload`] would
+/// conflict with those for [`Reply`] and `Result`.
 macro_rules! payload_replies {
     ($($type:ty),* $(,)?) => {$(
         impl IntoReply for $type {

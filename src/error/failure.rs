@@ -10,8 +10,9 @@ use crate::message::Kind;
 /// An error that decides how its delivery is settled.
 ///
 /// A layer or a handler may wrap it: it counts anywhere in the chain of sources. The transport
-/// carries it out atomically with the acknowledgement. After an error without a `Failure` in its
-/// chain, the message is delivered again after the transport's back-off.
+/// settles and acknowledges the delivery in one atomic step. [`Settle::of`] says how an error without
+/// a `Failure` in its chain is settled: by default a task is delivered again after the transport's
+/// back-off, and a request is answered.
 ///
 /// ```
 /// use campanile::Failure;
@@ -41,20 +42,20 @@ pub enum Settle {
     },
     /// Makes the message a dead letter now.
     DeadLetter,
-    /// Drops the message. The transport counts it and keeps nothing else.
+    /// Drops the message. It is counted and logged, and not stored.
     Discard,
 }
 
 impl Settle {
     /// Returns how [`serve`](crate::serve()) settles a delivery of this kind that failed with
     /// `error`, for layers that must know whether the message is delivered again. `None` if a
-    /// request is answered with the error, and so is done.
+    /// request is answered with the error: nothing is left to settle.
     ///
     /// The nearest [`Failure`] in the chain decides. Without one, a request is answered, a
     /// permanent [`Rejection`] makes a dead letter, tower's [`Overloaded`] and a `Buffer`'s
     /// [`ServiceError`] are redelivered uncounted, and any other error is redelivered. Two results
-    /// depend on the source's settings: after `max_deliveries` a redelivery becomes a dead letter,
-    /// and a source that ignores unknown names drops a message that failed with
+    /// depend on the worker's settings: after `max_deliveries` a redelivery becomes a dead letter,
+    /// and a worker that ignores unknown names drops a message that failed with
     /// [`NotFound`](super::NotFound).
     ///
     /// ```
@@ -76,8 +77,7 @@ impl Settle {
         }
         Some(Settle::Redeliver {
             after: None,
-            // The message did not cause an overload, nor the failure of a service that did not get
-            // it. So neither is an attempt.
+            // With either error no service has received the message, so it is not an attempt.
             counted: find::<Overloaded>(error).is_none() && find::<ServiceError>(error).is_none(),
         })
     }

@@ -17,9 +17,9 @@ use crate::{
 
 /// A value from the message's extensions, and the layer that adds one.
 ///
-/// Layers pass values about a message to its handler with it. Keep values that do not depend on the
-/// message in [`State`](super::State), which the compiler checks: without the layer, this extractor
-/// rejects with an ordinary failure.
+/// A layer uses it to pass a value about the message to the handler. If no layer has added the value,
+/// the extractor rejects with an ordinary failure when a message comes. Prefer
+/// [`State`](super::State) for values that are the same for all messages: the compiler checks them.
 ///
 /// ```
 /// use campanile::{Extension, Router};

@@ -12,7 +12,7 @@ use crate::{
 /// an argument in any position.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is no extractor",
-    label = "whether it is absent or malformed cannot be told",
+    label = "this extractor does not distinguish a missing value from a malformed one",
     note = "take `Result<{Self}, _>` to get whatever it rejects with, or implement `OptionalFromMessageParts`"
 )]
 pub trait OptionalFromMessageParts<S>: Sized {
@@ -29,10 +29,11 @@ pub trait OptionalFromMessageParts<S>: Sized {
     ) -> impl Future<Output = Result<Option<Self>, Self::Rejection>> + Send;
 }
 
-/// The same for an extractor that takes the payload: an empty payload counts as missing.
+/// The counterpart of [`OptionalFromMessageParts`] for an extractor that takes the payload. It treats
+/// an empty payload as missing.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is no extractor",
-    label = "whether it is absent or malformed cannot be told",
+    label = "this extractor does not distinguish a missing value from a malformed one",
     note = "take `Result<{Self}, _>` to get whatever it rejects with, or implement `OptionalFromMessage`"
 )]
 pub trait OptionalFromMessage<S>: Sized {

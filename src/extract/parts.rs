@@ -52,7 +52,7 @@ macro_rules! sometimes_there {
 }
 
 sometimes_there! {
-    // Permanent: only the message's sender can set a deadline.
+    // Permanent, because a redelivery has no deadline either.
     Deadline: parts => parts.deadline,
         else Rejection::permanent("the message has no deadline");
     MessageId: parts => parts.id.clone(),

@@ -74,13 +74,13 @@ fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     } else {
         "the payload is not JSON".to_owned()
     };
-    let told = error.to_string();
+    let serde_text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
-    let told = told.strip_suffix(&place).unwrap_or(&told);
-    // The text quotes the value before the expected type.
-    if !error.is_data() || holds_no_value(told) {
-        let _ = write!(text, ": {told}");
-    } else if let Some((_, expected)) = told.rsplit_once(", expected ") {
+    let serde_text = serde_text.strip_suffix(&place).unwrap_or(&serde_text);
+    // Serde's text is `<problem>: <value>, expected <type>`: only the part after the value is kept.
+    if !error.is_data() || quotes_no_value(serde_text) {
+        let _ = write!(text, ": {serde_text}");
+    } else if let Some((_, expected)) = serde_text.rsplit_once(", expected ") {
         let _ = write!(text, ": expected {expected}");
     }
     if error.line() > 0 {
@@ -89,18 +89,18 @@ fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     text
 }
 
-/// Returns whether serde's error text consists of the type's names and quotes nothing of the
-/// payload.
-fn holds_no_value(told: &str) -> bool {
+/// Returns `true` if serde's error text names only fields and types, and no value of the payload.
+fn quotes_no_value(serde_text: &str) -> bool {
     const BEGINNINGS: [&str; 4] = [
         "missing field ",
         "duplicate field ",
         "data did not match any variant of untagged enum ",
         "no variant of enum ",
     ];
-    // Serde's derived code stores flattened fields in a form without these.
-    let of_flattened = ["i128 is not supported", "u128 is not supported"];
-    BEGINNINGS.iter().any(|text| told.starts_with(text)) || of_flattened.contains(&told)
+    // Serde buffers flattened fields in a type without integers of 128 bits. These are its errors.
+    const FLATTENED: [&str; 2] = ["i128 is not supported", "u128 is not supported"];
+    let begins = |text: &&str| serde_text.starts_with(*text);
+    BEGINNINGS.iter().any(begins) || FLATTENED.contains(&serde_text)
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl Health {
     }
 
     /// Adds a check that fails while a transport is not [ready](ConnectionState::is_ready). `state`
-    /// returns the transport's `state()`.
+    /// calls the transport's `state` method.
     #[must_use]
     pub fn transport<F>(mut self, name: &'static str, state: F) -> Self
     where
@@ -134,7 +134,7 @@ impl<B> Service<Request<B>> for Health {
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let response = match *request.method() {
             Method::GET => self.answer(),
-            // An HTTP server sends no body for `HEAD`. Other callers get an empty one.
+            // A server drops the body for `HEAD`. Callers without a server get an empty one.
             Method::HEAD => self.answer().map(|_| Body::default()),
             _ => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;

@@ -1,4 +1,5 @@
-//! Names and ids: short strings, in place or shared. Cloning them never allocates.
+//! Names and ids: strings that are stored inline if they are short, and shared otherwise. Cloning
+//! them never allocates.
 
 use std::{borrow::Borrow, fmt, ops::Deref, str::Utf8Error};
 
@@ -111,14 +112,14 @@ shared_string! {
     /// a task that its sender delayed. It stays the same through redelivery and claims, so it
     /// identifies the message, not the delivery.
     ///
-    /// It is unique in its stream only: two busy streams give the same id to different messages.
+    /// It is unique in its stream only: two busy streams can give the same id to different messages.
     /// Combine it with [`Parts::stream`](crate::Parts::stream) to make a key, and with
     /// [`Parts::group`](crate::Parts::group) if groups must not share the key.
     MessageId
 }
 
 shared_string! {
-    /// A sender's name for a task: sending it twice has the effect of sending it once. Cheap to
+    /// Identifies a task for its sender: of two tasks with the same key, one is stored. Cheap to
     /// clone.
     ///
     /// Any UTF-8 text of 1 to [`IdempotencyKey::MAX_LEN`] bytes, such as the id of an order.
@@ -131,7 +132,7 @@ impl IdempotencyKey {
 }
 
 shared_string! {
-    /// The id of a dead letter among those of its group. Cheap to clone.
+    /// The id of a dead letter, unique in its group. Cheap to clone.
     ///
     /// It is not the id of the message: a message that is replayed and fails again makes a new dead
     /// letter.
@@ -149,7 +150,7 @@ impl Name {
         } else if self.len() > Self::MAX_LEN {
             Some("the name is longer than 1024 bytes")
         } else if self.chars().any(char::is_control) {
-            // Names appear in logs, labels and traces, often written by other tools.
+            // Other tools write names into logs, labels and traces, often without escaping them.
             Some("the name has a control character")
         } else {
             None

@@ -42,8 +42,7 @@ impl fmt::Display for Kind {
 
 /// A value for each kind of message.
 ///
-/// Indexing is a `match` on [`Kind`], so a new kind is an error of the compiler and not of an
-/// index.
+/// Indexing is a `match` on [`Kind`], so code that forgets a new kind does not compile.
 ///
 /// ```
 /// use campanile::{Kind, message::ByKind};
@@ -85,7 +84,7 @@ impl<T> IndexMut<Kind> for ByKind<T> {
     }
 }
 
-/// The way of the reply to an RPC request. Chosen by the sender.
+/// The delivery mode of the reply to an RPC request. Chosen by the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ReplyMode {
     /// The server stores the reply until the caller has read it: it survives a lost connection on
@@ -157,7 +156,7 @@ pub enum Due {
 }
 
 impl Due {
-    /// The time left, by this machine's clock.
+    /// The delay, or the time left until the time, by this machine's clock.
     pub fn wait(self) -> Duration {
         match self {
             Due::After(delay) => delay,
@@ -171,7 +170,7 @@ impl Due {
 pub struct Replicas {
     /// The number of replicas.
     pub count: u32,
-    /// The time from the write until they have confirmed it.
+    /// The longest wait for them, from the write on.
     pub within: Duration,
 }
 
@@ -184,7 +183,7 @@ pub struct MatchedRoute {
 
 impl MatchedRoute {
     /// The route as it was registered, with the prefixes of its outer routers. For a fallback, the
-    /// prefix that it serves, empty at the root.
+    /// prefix of its router, or an empty text at the root.
     pub fn as_str(&self) -> &str {
         &self.pattern
     }
@@ -198,11 +197,11 @@ pub struct Parts {
     pub kind: Kind,
     /// The full dotted name.
     pub name: Name,
-    /// The stream of the message: of its delivery, of its dead letter, or of the `tail` that read
-    /// it. `None` before a transport has accepted it, and for events.
+    /// The stream that the message was read from: by a worker, from the dead letters, or by `tail`.
+    /// `None` before a transport has accepted it, and for events.
     pub stream: Option<Name>,
     /// The consumer group of the delivery or of the dead letter. `None` if [`stream`](Self::stream)
-    /// is, and for entries that were read without a delivery.
+    /// is `None`, or if the entry was read and not delivered.
     pub group: Option<Name>,
     /// The id from the transport; `None` before it accepted the message, and for events. Unique in
     /// its stream only.
@@ -213,19 +212,19 @@ pub struct Parts {
     pub attempt: Attempt,
     /// The time after which the outcome does not matter, if there is one.
     pub deadline: Option<Deadline>,
-    /// For sending a task or a request: the stream, in place of the one of the transport's handle.
+    /// For sending a task or a request: its stream, instead of that of the transport's handle.
     /// Ignored in a delivery.
     pub to: Option<Name>,
     /// For sending a task: the time at which it is due. Ignored in a delivery, and by services that
-    /// handle the task in place.
+    /// handle the task in this process instead of storing it.
     pub due: Option<Due>,
-    /// For sending a task: tasks with one key are stored once. Ignored by services that handle the
-    /// task in place.
+    /// For sending a task: tasks with the same key are stored once within the transport's window.
+    /// Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
     /// For sending a task: the replicas that have to confirm it. Ignored by services that handle the
-    /// task in place; a transport without replicas refuses it.
+    /// task in this process; a transport without replicas refuses it.
     pub replicas: Option<Replicas>,
-    /// For RPC: the way of the reply.
+    /// For RPC: the delivery mode of the reply.
     pub reply_mode: ReplyMode,
     /// For a delivered RPC request: the id that its reply carries.
     pub correlation_id: Option<CorrelationId>,

@@ -11,7 +11,7 @@ use crate::{
     transport::glob,
 };
 
-/// The messages that one route of a router is for.
+/// A route of a router: the kind and the name, or the pattern, of its messages.
 ///
 /// All handlers of one event name, or of one pattern, are one route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,8 +68,8 @@ impl Index {
     }
 }
 
-/// The lookup of a router whose service is built. The indexes of the fallbacks follow those of the
-/// routes, in the order of `prefixes`; the first prefix is the root's, which is empty.
+/// The lookup of a router whose service is built. After `n` routes, the fallback of `prefixes[i]` has
+/// the index `n + i`. `prefixes[0]` is the empty prefix of the root.
 #[derive(Debug)]
 pub(super) struct Resolver {
     index: Index,
@@ -129,8 +129,8 @@ impl Resolver {
     /// Looks the routes of a message up by kind and name.
     fn resolve(&self, message: &mut Message) -> Resolved {
         if message.kind() == Kind::Event {
-            // The source matched the subscriptions of this router, not those of a router behind it,
-            // so the mark goes no further.
+            // The source has matched the subscriptions of this router, not those of an inner router,
+            // which matches again. So the mark is removed.
             let extensions = &mut message.parts_mut().extensions;
             let delivered = extensions.remove::<FromSubscription>().is_some();
             if !self.index.patterns.is_empty() {
@@ -141,8 +141,8 @@ impl Resolver {
         Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
     }
 
-    /// Finds the routes of an event. If a source delivered it, that is the route of the
-    /// subscription; otherwise all routes whose name or pattern matches.
+    /// Finds the routes of an event: the route of the pattern that brought it, or of its name if a
+    /// source delivered it by that; otherwise all routes whose name or pattern matches.
     fn resolve_event(&self, message: &Message, delivered: bool) -> Resolved {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();
@@ -170,7 +170,7 @@ impl Resolver {
         }
     }
 
-    /// The index of the fallback with the longest prefix that the name has.
+    /// The index of the fallback whose prefix is the longest match.
     fn fallback(&self, name: &str) -> usize {
         let root = self.routes().len();
         if self.by_prefix.is_empty() {

@@ -28,17 +28,17 @@ use crate::{
 /// `Router<()>` needs none: it is a `tower::Service<Message>`, and can be served, called and
 /// wrapped in layers.
 ///
-/// A router is cheap to clone. Its service is built on first use, once, and shared by all clones; a
-/// clone that is changed afterwards is another router. See [*First use*](super#first-use).
+/// A router is cheap to clone. Its service is built on first use, once, and shared by all clones.
+/// A change to a clone makes another router, with another service. See [*First use*](super#first-use).
 ///
 /// # Back-pressure
 /// If one layer wraps everything in the router, the router is ready when that layer is; a limit in
-/// it pauses the source. Otherwise the router is always ready, and each message waits, in its own
-/// delivery, for the layers around its route.
+/// it pauses the source. Otherwise the router is always ready, and the future of each call
+/// waits for the layers around its route.
 #[must_use = "a router does nothing until it is served or called"]
 pub struct Router<S = ()> {
     plan: Arc<Plan<S>>,
-    /// The service of this clone, from its first use on; it may hold a reservation.
+    /// This clone's copy of the built service. Between `poll_ready` and `call` it may hold a permit.
     root: Option<Route>,
 }
 
@@ -137,7 +137,7 @@ where
     }
 
     /// Adds a handler for the events whose names match a Redis glob pattern: `*`, `?`, `[abc]`,
-    /// `[^a]`, `[a-z]`, and `\` before a character that stands for itself.
+    /// `[^a]`, `[a-z]`, and `\` to escape the next character.
     ///
     /// An event that matches several subscriptions is handled once for each of them, as Redis
     /// delivers it.
@@ -194,7 +194,7 @@ where
     ///
     /// Handlers see the whole name. The other router's layers stay around its own routes. Its
     /// fallback, if it has one, handles the names below the prefix that have no route. Before a
-    /// pattern, the characters of the prefix stand for themselves.
+    /// pattern, glob characters in the prefix are escaped.
     ///
     /// # Panics
     /// When a name becomes longer than [`Name::MAX_LEN`] or is already routed, or when the prefix
@@ -251,9 +251,8 @@ where
 
     /// Provides the state that the handlers need.
     ///
-    /// The router that is returned needs the state `S2`, which the compiler infers from its use:
-    /// `()` if it is served, called or named as a `Router`, and another state if it is nested in a
-    /// router that still needs one.
+    /// The result is a `Router<S2>`, and the compiler infers `S2`: it is `()` if the router is served
+    /// or called, and the state of the other router if it is nested in one that still needs it.
     ///
     /// ```
     /// use campanile::{Router, State};
@@ -301,8 +300,8 @@ impl<S> Router<S> {
         self.plan.routes()
     }
 
-    /// The messages that the router wants of a source: the events and patterns of its routes, and
-    /// the stream if it has a task, an RPC route or a fallback.
+    /// The subscriptions that a source needs for this router, by the events and patterns of its
+    /// routes, and the stream if it has a task, an RPC route or a fallback.
     pub fn interest(&self) -> Interest {
         self.plan.interest()
     }
@@ -357,8 +356,7 @@ impl Service<Message> for Router {
 }
 
 impl Servable for Router {
-    /// Builds the service, so that a layer that panics when it is applied does so before the source
-    /// is opened.
+    /// Builds the service now, so that a layer that panics does so before the source is opened.
     fn interest(&self) -> Interest {
         self.plan.built();
         self.plan.interest()

@@ -15,7 +15,7 @@ use crate::{
     transport::{Discarded, Source, Undecodable, Verdict},
 };
 
-/// The most bytes of a reason, or of the names of routes, in one log line.
+/// The most bytes of a reason, or of the names of routes or streams, in one log line.
 const MAX_LOGGED: usize = 2048;
 
 /// The verdicts of a worker, counted.
@@ -43,7 +43,7 @@ impl Tally {
     }
 }
 
-/// The worker in its log lines.
+/// The fields that identify a worker in its log lines.
 pub(super) struct WorkerLog {
     /// `None` if it handles events only.
     streams: Option<String>,
@@ -116,15 +116,15 @@ impl WorkerLog {
     }
 }
 
-/// A message in its log line: the message itself is moved into the service.
-pub(super) struct About {
+/// The fields of a message for its log lines, copied before the message moves into the service.
+pub(super) struct MessageLog {
     pub(super) kind: Kind,
     pub(super) name: Name,
     pub(super) id: Option<MessageId>,
     pub(super) attempt: u32,
 }
 
-impl About {
+impl MessageLog {
     pub(super) fn new(message: &Message) -> Self {
         let parts = message.parts();
         Self {
@@ -145,7 +145,7 @@ impl About {
         tracing::warn!(%kind, %name, id, "expired before it was started; {next}");
     }
 
-    /// Logs a failure and what happens next, in its span if a layer has named one.
+    /// Logs a failure and its consequence, in the message's span if a layer has set one.
     pub(super) fn failed(
         &self,
         reason: &Reason,
@@ -153,22 +153,22 @@ impl About {
         max_deliveries: u32,
         span: Option<Span>,
     ) {
-        let Some(next) = self.next(verdict, max_deliveries) else {
+        let Some(consequence) = self.consequence(verdict, max_deliveries) else {
             return;
         };
         let (kind, name) = (self.kind, Shown::new(&self.name));
         let (id, attempt) = (self.id.as_deref(), self.attempt);
-        // Handlers quote in their errors what senders wrote.
+        // A handler's error may contain a sender's text, so it is escaped and shortened.
         let text = Shown::new(&reason.text).at_most(MAX_LOGGED);
         let is_debug = match verdict {
             Verdict::Discard { reason, .. } => *reason == Discarded::Ignored,
-            // The message is not lost.
+            // An expected failure that loses no message needs no attention.
             Verdict::Done(_) | Verdict::Redeliver { counted: false, .. } => reason.is_expected,
             _ => false,
         };
         let line = match verdict {
-            Verdict::Discard { .. } => format!("{next}: {text}"),
-            _ => format!("failed: {text}; {next}"),
+            Verdict::Discard { .. } => format!("{consequence}: {text}"),
+            _ => format!("failed: {text}; {consequence}"),
         };
         let log = || match is_debug {
             true => tracing::debug!(%kind, %name, id, attempt, "{line}"),
@@ -180,8 +180,8 @@ impl About {
         }
     }
 
-    /// The consequence of a failure. `None` if the verdict is none on a failure.
-    fn next(&self, verdict: &Verdict, max_deliveries: u32) -> Option<String> {
+    /// The consequence of a failure. `None` if the verdict is not about a failure.
+    fn consequence(&self, verdict: &Verdict, max_deliveries: u32) -> Option<String> {
         let attempt = self.attempt;
         Some(match verdict {
             Verdict::Done(Ok(_)) | Verdict::Release => return None,
@@ -229,7 +229,7 @@ pub(super) fn undecodable(entry: &Undecodable) {
     );
 }
 
-/// In whole milliseconds, so that its `Debug` form is short.
+/// Rounds to whole milliseconds, so that the `Debug` form is short. A shorter time stays as it is.
 fn rounded(time: Duration) -> Duration {
     match u64::try_from(time.as_millis()) {
         Ok(millis) if millis > 0 => Duration::from_millis(millis),

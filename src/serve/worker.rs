@@ -15,7 +15,7 @@ use tower::{Service, ServiceExt};
 use super::{
     failure_span::observe,
     in_flight::{Handle, InFlight, InFlightGuard},
-    log::{self, About, WorkerLog},
+    log::{self, MessageLog, WorkerLog},
     policy::{Outcome, Policy},
 };
 use crate::{
@@ -350,12 +350,12 @@ async fn decide<S>(mut app: S, message: Message, policy: Policy, guard: &InFligh
 where
     S: MessageService,
 {
-    let about = About::new(&message);
+    let message_log = MessageLog::new(&message);
     let deadline = message.parts().deadline;
     let is_late = || deadline.is_some_and(|deadline| deadline.has_passed());
     let expired = || {
-        let verdict = policy.expired(about.kind);
-        about.expired(&verdict);
+        let verdict = policy.expired(message_log.kind);
+        message_log.expired(&verdict);
         verdict
     };
     if is_late() {
@@ -366,7 +366,7 @@ where
             Poll::Ready(ready) => ready?,
             // Seldom, and large.
             Poll::Pending => {
-                if !Box::pin(starts(&mut app, about.kind, guard)).await? {
+                if !Box::pin(starts(&mut app, message_log.kind, guard)).await? {
                     return Ok(Err(Verdict::Release));
                 }
                 if is_late() {
@@ -391,10 +391,15 @@ where
         Ok(Err(error)) => Outcome::Returned(Err(error)),
         Err(panic) => Outcome::panicked(&*panic),
     };
-    let reason = outcome.reason(about.kind, &about.name);
-    let verdict = policy.verdict(about.kind, &about.name, about.attempt, outcome);
+    let reason = outcome.reason(message_log.kind, &message_log.name);
+    let verdict = policy.verdict(
+        message_log.kind,
+        &message_log.name,
+        message_log.attempt,
+        outcome,
+    );
     if let Some(reason) = reason {
-        about.failed(&reason, &verdict, policy.max_deliveries, span);
+        message_log.failed(&reason, &verdict, policy.max_deliveries, span);
     }
     verdict
 }

@@ -1,7 +1,7 @@
 //! A service of any type behind a pointer.
 //!
-//! A clone increments a reference count. A call costs one allocation: the copy of the service that
-//! is made ready for a message, and then the future of that call, are two states of one box.
+//! A clone increments a reference count. A call allocates one box: it holds the copy of the service
+//! that becomes ready, and then the future of its call.
 
 use std::{
     fmt,
@@ -21,8 +21,8 @@ type Outcome = Result<Reply, BoxError>;
 
 /// A service of any type, behind a pointer.
 ///
-/// A router keeps its services as routes. [`Router::layer`](crate::Router::layer) applies its layer
-/// to one.
+/// A router keeps its services as routes. A layer of [`Router::layer`](crate::Router::layer) wraps a
+/// route.
 ///
 /// # Back-pressure
 /// A route is ready when the service in it is. A reservation is held from `poll_ready` until the
@@ -34,7 +34,7 @@ pub struct Route {
     reserved: Mutex<Option<Pin<Box<dyn ErasedCall>>>>,
 }
 
-/// A service without its type.
+/// A type-erased service.
 pub(crate) trait ErasedService: Send + Sync {
     /// Returns a copy of the service that can be made ready, or `None` if the service always is.
     fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>>;

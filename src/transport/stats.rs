@@ -6,12 +6,13 @@ use crate::message::Name;
 
 /// Statistics of a stream, cheap enough for each scrape of metrics.
 ///
-/// On Redis a few commands read them, none of which visits each entry:
+/// On Redis these commands read them, and none of them visits each entry:
 /// [`XLEN`](https://redis.io/docs/latest/commands/xlen/),
 /// [`XINFO GROUPS`](https://redis.io/docs/latest/commands/xinfo-groups/),
 /// [`XINFO CONSUMERS`](https://redis.io/docs/latest/commands/xinfo-consumers/),
 /// [`XPENDING`](https://redis.io/docs/latest/commands/xpending/) of one entry,
-/// [`ZCARD`](https://redis.io/docs/latest/commands/zcard/). The numbers of a group are consistent.
+/// [`ZCARD`](https://redis.io/docs/latest/commands/zcard/). The numbers of a group are read in one
+/// atomic step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamStats {
@@ -50,13 +51,13 @@ pub struct GroupStats {
     /// The name of the group.
     pub group: Name,
     /// The number of messages that could be delivered now: unread ones, and ones that are due for
-    /// redelivery. `None` if the server does not know: Redis before 7.0 while messages are unread, and
-    /// later versions after entries in the middle of the stream were deleted.
+    /// redelivery. `None` if Redis does not know: before 7.0 while messages are unread, since 7.0 after
+    /// an entry inside the stream was deleted.
     pub lag: Option<u64>,
     /// The number of deliveries that are not settled.
     pub pending: u64,
-    /// The age of the oldest pending message; on Redis, for a redelivered one, the time since it was
-    /// queued for redelivery.
+    /// The age of the oldest pending message. On Redis the age of a redelivered message starts anew when
+    /// it is queued for redelivery.
     pub oldest_pending: Option<Duration>,
     /// The number of messages that wait for their next attempt.
     pub delayed: u64,
@@ -64,7 +65,7 @@ pub struct GroupStats {
     pub dead: u64,
     /// The number of live workers: those whose leases have not ended.
     pub consumers: u64,
-    /// The id of the last entry that was delivered for the first time; `None` if there was none. On
+    /// The id of the newest entry that was delivered to the group; `None` before the first delivery. On
     /// Redis the entries before the group's start count as delivered.
     pub last_delivered: Option<String>,
 }

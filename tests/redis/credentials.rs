@@ -333,7 +333,7 @@ async fn each_part_of_a_worker_names_a_password_that_has_become_wrong() {
         raw::eventually(named, 10 * SECOND).await;
     }
     // The upkeep logs from another thread.
-    let upkeep = ["leases could not be renewed", &address, "WRONGPASS"];
+    let upkeep = ["cannot renew the leases", &address, "WRONGPASS"];
     let named = || async { (!logs::warnings(&upkeep).is_empty()).then_some(()) };
     raw::eventually(named, 10 * SECOND).await;
     for text in [

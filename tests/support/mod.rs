@@ -294,7 +294,8 @@ impl RedisServer {
         }
     }
 
-    fn server_url(&self) -> String {
+    /// Its own address, also if it is a node of a cluster.
+    pub(crate) fn server_url(&self) -> String {
         format!(
             "redis://{}127.0.0.1:{}/",
             self.options.url_login(),

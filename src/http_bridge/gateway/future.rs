@@ -84,7 +84,7 @@ where
                                 GatewayStage::Answered(Some(this.responder.failed(problem)))
                             }
                             Ok(message) => {
-                                let until = this.responder.options.until(&message);
+                                let until = this.responder.options.answer_by(&message);
                                 let service = service.take().expect("it is read once");
                                 GatewayStage::Sending {
                                     route: route.clone(),

@@ -22,7 +22,7 @@ impl GatewayOptions {
         let invalid =
             |fault: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid", fault.to_owned());
         let mut message = Message::new(route.kind, route.name.clone(), payload);
-        // An event has no headers on Pub/Sub, and a transport would refuse one that has.
+        // Pub/Sub carries no headers, so transports refuse an event with headers.
         if route.kind != Kind::Event {
             if let Some(fault) = cloud_events_fault(&head.headers) {
                 return Err(invalid(&fault));
@@ -57,9 +57,9 @@ impl GatewayOptions {
         Ok(message)
     }
 
-    /// The time of the 504: the deadline of an RPC request, or the gateway's timeout. The deadline
-    /// of a task is not used: it is for the worker, which starts no task after it.
-    pub(super) fn until(&self, message: &Message) -> Deadline {
+    /// Returns when the gateway answers 504: at the deadline of an RPC request, otherwise after the
+    /// gateway's timeout. The deadline of a task is for its worker.
+    pub(super) fn answer_by(&self, message: &Message) -> Deadline {
         let asked = message.parts().deadline;
         asked
             .filter(|_| message.kind() == Kind::Rpc)

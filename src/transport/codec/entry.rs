@@ -13,9 +13,9 @@ use crate::{
     transport::Undecodable,
 };
 
-/// Calls `put` with each field of a message: `type`, `name`, `payload`, the time to live if it has a
-/// deadline (counted from when the message is due), the idempotency key, then the headers. The transport
-/// adds the reply channel of a request.
+/// Calls `put` with each field of a message: `type`, `name`, `payload`, the time to live, the
+/// idempotency key, then the headers. A message with a deadline has a time to live, which starts when
+/// the message is due. The transport adds the reply channel of a request.
 pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     let parts = message.parts();
     put(b"type", parts.kind.as_str().as_bytes());
@@ -58,16 +58,16 @@ pub struct Decoded {
     pub origin: Option<Bytes>,
     /// The number of attempts so far. Trust it only in a stream that only the transport writes.
     pub attempts: Option<u32>,
-    /// The id in the sender's receipt, a UUID, if it is not the entry's id.
+    /// The UUID in the sender's receipt. `None` if the receipt has the entry's id.
     pub id: Option<MessageId>,
 }
 
 /// Decodes the fields of an entry.
 ///
 /// # Errors
-/// The raw fields and a reason: `type`, `name` or `payload` is missing, repeated or malformed, the name
-/// is longer than [`Name::MAX_LEN`] or has a control character, HTTP does not allow a header, or a
-/// request has no reply channel.
+/// The raw fields and a reason: `type`, `name` or `payload` is missing, a known field is repeated, the
+/// type or a number is malformed, the name is empty, longer than [`Name::MAX_LEN`] or has a control
+/// character, HTTP does not allow a header, or a request has no reply channel or correlation id.
 pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     match ParsedEntry::parse(&fields) {
         Ok(entry) => Ok(entry.take(&mut fields)),
@@ -80,8 +80,8 @@ pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     }
 }
 
-/// A valid entry. It holds the indices of values, which are moved out of the fields at the end: a
-/// malformed entry keeps its raw fields, and a copy of each value would cost an allocation.
+/// A valid entry. It stores indices of fields and not their values: an error returns the raw fields, so
+/// they stay whole until the entry is known to be valid.
 struct ParsedEntry {
     kind: Kind,
     name: Name,
@@ -228,8 +228,8 @@ impl ParsedEntry {
     }
 }
 
-/// Parses the field [`ID`](super::ID). Any sender can write it, so it must be a UUID, which is never
-/// the id of an entry.
+/// Parses the field [`ID`](super::ID). Senders choose it, so only a UUID is accepted: no sender can
+/// pass off the id of another entry as its own.
 pub(crate) fn given_id(id: Bytes) -> Option<MessageId> {
     uuid::Uuid::try_parse_ascii(&id).ok()?;
     MessageId::from_utf8(&id).ok()

@@ -1,17 +1,16 @@
 //! Redis's glob patterns, as `PSUBSCRIBE` matches them.
 //!
 //! <https://redis.io/docs/latest/commands/psubscribe/>. The documented part is `*`, `?`, `[abc]`,
-//! `[^a]`, `[a-z]` and `\` before a character that is meant literally. What a server does with the
-//! rest, a class without an end or a range that runs backwards, is not documented; it was tried on
-//! a server and is kept by the tests.
+//! `[^a]`, `[a-z]` and `\` to escape the next character. Redis does not document a class without `]`
+//! or a range that runs backwards: the tests record how a server matches them.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 
 /// Returns `true` if the pattern matches the whole text, byte by byte.
 ///
-/// Backtracks to the last `*` only, since it can match any bytes that an earlier one could. So the time
-/// is at most the product of the lengths.
+/// On a mismatch only the last `*` takes one more byte: to extend an earlier `*` can never help. So the
+/// time is at most the product of the lengths.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut rest, mut left) = (pattern, text);
     let mut retry: Option<(&[u8], &[u8])> = None;
@@ -37,7 +36,8 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Matches one byte against the start of a pattern, and returns the rest of the pattern.
+/// Matches one byte against the start of a pattern. Returns the rest of the pattern; `None` if the byte
+/// does not match.
 fn one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     let (matched, rest) = match pattern {
         [] => return None,

@@ -141,7 +141,13 @@ async fn each_task_is_judged_by_its_own_number_of_replicas() {
     let server = RedisServer::start().await;
     let _replica = server.replica().await;
     let client = client(&server).await;
-    let send = |count| client.enqueue("n", "").replicas(count, BRIEF).into_future();
+    let within = 2 * SECOND;
+    let send = |count| {
+        client
+            .enqueue("n", "")
+            .replicas(count, within)
+            .into_future()
+    };
     let sent = join_all([1, 5, 1].map(send)).await;
     assert_eq!(waits(&server).await, 1);
     assert!(sent[0].is_ok() && sent[2].is_ok(), "{sent:?}");

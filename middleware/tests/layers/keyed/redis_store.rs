@@ -12,7 +12,7 @@ use super::{
 const LONG: Duration = Duration::from_secs(60);
 
 async fn connect(server: &RedisServer) -> RedisStore {
-    let store = RedisStore::connect(&server.url(), "g:once:").await;
+    let store = RedisStore::connect(&server.server_url(), "g:once:").await;
     store.expect("the server is reachable")
 }
 

@@ -47,7 +47,7 @@ use self::{
     sentinel::Sentinels,
     tls::TlsOptions,
     topology::{Place, Servers, Topology},
-    url::{Kind, Target},
+    url::{ParsedUrl, UrlTopology},
 };
 use super::{
     connection::{Connection, PubSub},
@@ -88,21 +88,21 @@ impl Connector {
                  `Redis::builder(url)`, with `ca_certificate` and `client_certificate`",
             ));
         }
-        let topology = Kind::Server;
-        Self::new(Target { info, topology }, None, TlsOptions::default())
+        let topology = UrlTopology::Server;
+        Self::new(ParsedUrl { info, topology }, None, TlsOptions::default())
     }
 
     /// `provider` replaces the URL's login to the Redis servers, not that to Sentinels.
     fn new(
-        target: Target,
+        target: ParsedUrl,
         provider: Option<Arc<dyn CredentialsProvider>>,
         tls: TlsOptions,
     ) -> Result<Self, Error> {
-        let Target { info, topology } = target;
+        let ParsedUrl { info, topology } = target;
         let topology = match topology {
-            Kind::Server => Topology::Server(info.addr().into()),
-            Kind::Cluster(nodes) => Topology::Cluster(Cluster::new(nodes)),
-            Kind::Sentinel {
+            UrlTopology::Server => Topology::Server(info.addr().into()),
+            UrlTopology::Cluster(nodes) => Topology::Cluster(Cluster::new(nodes)),
+            UrlTopology::Sentinel {
                 info,
                 addresses,
                 name,

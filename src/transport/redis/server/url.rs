@@ -5,18 +5,18 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 use super::address::Address;
 use crate::error::Error;
 
-/// The default port of a Sentinel.
+/// The default port of a Sentinel, as it stands in a URL.
 const SENTINEL_PORT: &str = ":26379";
 
-/// The content of a URL.
-pub(super) struct Target {
-    /// The login and the settings of connections. The address is that of the first server.
+/// A URL, parsed.
+pub(super) struct ParsedUrl {
+    /// The login and the settings of connections. Its address has a meaning for one server only.
     pub(super) info: ConnectionInfo,
-    pub(super) topology: Kind,
+    pub(super) topology: UrlTopology,
 }
 
-/// The kind of a topology, with its addresses.
-pub(super) enum Kind {
+/// The topology that a URL names.
+pub(super) enum UrlTopology {
     Server,
     Sentinel {
         /// The login of the Sentinels.
@@ -28,10 +28,10 @@ pub(super) enum Kind {
     Cluster(Vec<Address>),
 }
 
-impl Target {
+impl ParsedUrl {
     /// Sets the login of the Sentinels.
     pub(super) fn log_in_to_sentinels(&mut self, user: &str, password: &str) -> Result<(), Error> {
-        let Kind::Sentinel { info, .. } = &mut self.topology else {
+        let UrlTopology::Sentinel { info, .. } = &mut self.topology else {
             return Err(Error::config(
                 "credentials for Sentinels have a meaning with Sentinels only; let the URL begin \
                  with redis+sentinel:// or rediss+sentinel://",
@@ -51,29 +51,29 @@ impl Target {
 }
 
 /// Parses a URL of any topology.
-pub(super) fn parse(url: &str) -> Result<Target, Error> {
+pub(super) fn parse(url: &str) -> Result<ParsedUrl, Error> {
     for (scheme, tls_scheme, parse) in [
         (
             "redis+sentinel://",
             "rediss+sentinel://",
-            sentinel as fn(&Several<'_>) -> _,
+            sentinel as fn(&MultiHostUrl<'_>) -> _,
         ),
         ("redis+cluster://", "rediss+cluster://", cluster),
     ] {
         let plain = url.strip_prefix(scheme).map(|rest| ("redis", rest));
         let tls = || url.strip_prefix(tls_scheme).map(|rest| ("rediss", rest));
         if let Some((scheme, rest)) = plain.or_else(tls) {
-            return parse(&Several::split(scheme, rest));
+            return parse(&MultiHostUrl::split(scheme, rest));
         }
     }
-    Ok(Target {
+    Ok(ParsedUrl {
         info: server(url)?,
-        topology: Kind::Server,
+        topology: UrlTopology::Server,
     })
 }
 
 /// The parts of a URL with several hosts.
-struct Several<'a> {
+struct MultiHostUrl<'a> {
     scheme: &'static str,
     /// The user and the password, with the `@` after them.
     login: &'a str,
@@ -84,7 +84,7 @@ struct Several<'a> {
     fragment: &'a str,
 }
 
-impl<'a> Several<'a> {
+impl<'a> MultiHostUrl<'a> {
     fn split(scheme: &'static str, rest: &'a str) -> Self {
         let (rest, fragment) = rest.split_at(rest.find('#').unwrap_or(rest.len()));
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -100,7 +100,7 @@ impl<'a> Several<'a> {
         }
     }
 
-    /// The addresses of the hosts; `port` is that of those without one.
+    /// Returns the addresses of the hosts. A host without a port gets `port`, which includes the `:`.
     fn addresses(&self, port: &str) -> Result<Vec<Address>, Error> {
         let address = |host: &&str| {
             let port = match host.rsplit(']').next().is_some_and(|end| end.contains(':')) {
@@ -114,7 +114,8 @@ impl<'a> Several<'a> {
         self.hosts.iter().map(address).collect()
     }
 
-    /// The settings for a server with this login, this database and these parameters.
+    /// The settings for a server with this login, this database and these parameters. The host is a
+    /// placeholder.
     fn info(&self, login: &str, database: &str, query: &str) -> Result<ConnectionInfo, Error> {
         let Self {
             scheme, fragment, ..
@@ -125,7 +126,7 @@ impl<'a> Several<'a> {
     }
 }
 
-fn sentinel(url: &Several<'_>) -> Result<Target, Error> {
+fn sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
     let (name, database) = url.path.split_once('/').unwrap_or((url.path, ""));
     if name.is_empty() {
         return Err(Error::config(
@@ -134,11 +135,11 @@ fn sentinel(url: &Several<'_>) -> Result<Target, Error> {
         ));
     }
     let parameters = || url.query.split('&').filter(|it| !it.is_empty());
-    let of_sentinels =
+    let sentinel_parameter =
         |key: &str| parameters().find_map(|it| it.strip_prefix(key)?.strip_prefix('='));
     let login = match (
-        of_sentinels("sentinel_username"),
-        of_sentinels("sentinel_password"),
+        sentinel_parameter("sentinel_username"),
+        sentinel_parameter("sentinel_password"),
     ) {
         (None, None) => String::new(),
         (user, Some(password)) => format!("{}:{password}@", user.unwrap_or_default()),
@@ -151,9 +152,9 @@ fn sentinel(url: &Several<'_>) -> Result<Target, Error> {
     let others: Vec<_> = parameters()
         .filter(|it| !it.starts_with("sentinel_"))
         .collect();
-    Ok(Target {
+    Ok(ParsedUrl {
         info: url.info(url.login, database, &others.join("&"))?,
-        topology: Kind::Sentinel {
+        topology: UrlTopology::Sentinel {
             info: Box::new(url.info(&login, "", "")?),
             addresses: url.addresses(SENTINEL_PORT)?,
             name: name.to_owned(),
@@ -161,22 +162,23 @@ fn sentinel(url: &Several<'_>) -> Result<Target, Error> {
     })
 }
 
-fn cluster(url: &Several<'_>) -> Result<Target, Error> {
-    let names_database = url.query.split('&').any(|it| it.starts_with("db="));
+fn cluster(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
+    // Refused below with a reason that is about clusters.
+    let has_database = url.query.split('&').any(|it| it.starts_with("db="));
     let info = url.info(
         url.login,
         url.path,
-        if names_database { "" } else { url.query },
+        if has_database { "" } else { url.query },
     )?;
-    if names_database || info.redis_settings().db() != 0 {
+    if has_database || info.redis_settings().db() != 0 {
         return Err(Error::config(
             "a Redis Cluster has the database 0 only; leave the number out of the URL, and tell \
              environments apart by the names of streams and by `event_prefix`",
         ));
     }
-    Ok(Target {
+    Ok(ParsedUrl {
         info,
-        topology: Kind::Cluster(url.addresses("")?),
+        topology: UrlTopology::Cluster(url.addresses("")?),
     })
 }
 
@@ -264,7 +266,7 @@ mod tests {
     fn the_url_of_a_cluster_has_several_nodes() {
         let url = "redis+cluster://user:p%40ss@one,two:7001,[::1],[::2]:7003/?protocol=resp3";
         let target = parse(url).unwrap();
-        let Kind::Cluster(nodes) = target.topology else {
+        let UrlTopology::Cluster(nodes) = target.topology else {
             panic!("it is the URL of a cluster");
         };
         assert_eq!(
@@ -282,7 +284,7 @@ mod tests {
         let url =
             "redis+sentinel://user:one@a,b:5/mymaster/3?sentinel_password=tw%20o&protocol=resp3";
         let target = parse(url).unwrap();
-        let Kind::Sentinel {
+        let UrlTopology::Sentinel {
             info,
             addresses,
             name,
@@ -321,7 +323,7 @@ mod tests {
                 )
             };
             assert!(is_tls(&target.info), "{url}");
-            if let Kind::Sentinel { info, .. } = target.topology {
+            if let UrlTopology::Sentinel { info, .. } = target.topology {
                 assert!(is_tls(&info));
             }
         }
