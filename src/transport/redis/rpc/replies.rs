@@ -275,7 +275,9 @@ impl ReplyReader {
             }
             match self.connector.connection().await {
                 Ok(connection) => {
-                    let error = self.read(connection, &mut outage).await;
+                    let Some(error) = self.read(connection, &mut outage).await else {
+                        continue;
+                    };
                     let what = "the connection that reads replies";
                     outage.lost(&self.connector.address(), what, &error);
                     self.counters.reconnects.increment();
@@ -286,23 +288,31 @@ impl ReplyReader {
         }
     }
 
-    /// Reads until the connection is lost.
-    async fn read(&mut self, mut connection: Connection, outage: &mut Outage) -> RedisError {
+    /// Reads until the connection is lost. On a cluster each slot has a connection, so it is closed
+    /// when no stream is left to read: `None`.
+    async fn read(
+        &mut self,
+        mut connection: Connection,
+        outage: &mut Outage,
+    ) -> Option<RedisError> {
         for reading in self.reading.values_mut() {
             (reading.renewed, reading.refused) = (None, None);
         }
         (self.one_by_one, self.max_keys) = (false, MAX_KEYS);
         loop {
+            self.update();
+            if self.reading.is_empty() && self.connector.slot().is_some() {
+                return None;
+            }
             match self.step(&mut connection).await {
                 Ok(()) => outage.answered(),
-                Err(error) => return error,
+                Err(error) => return Some(error),
             }
         }
     }
 
     /// Creates missing streams, or else reads once.
     async fn step(&mut self, connection: &mut Connection) -> RedisResult<()> {
-        self.update();
         let now = Instant::now();
         let allowed = self.reading.values().filter(|it| it.is_allowed(now));
         let (known, new): (Vec<_>, Vec<_>) = allowed.partition(|it| it.cursor.is_some());
