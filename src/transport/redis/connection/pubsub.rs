@@ -40,6 +40,8 @@ pub(in crate::transport::redis) struct PubSub {
     asked: Option<Instant>,
     /// Set if that question is the renewal of the credentials.
     renews: bool,
+    /// Set if a replica is left.
+    needs_primary: bool,
 }
 
 /// A value received over a connection with subscriptions.
@@ -52,14 +54,16 @@ enum Received {
 }
 
 impl PubSub {
-    /// Uses a connection for subscriptions only.
-    pub(in crate::transport::redis) fn new(connection: Connection) -> Self {
+    /// Uses a connection for subscriptions only. With `needs_primary` it ends when its server has become a
+    /// replica.
+    pub(in crate::transport::redis) fn new(connection: Connection, needs_primary: bool) -> Self {
         let mut questions = interval_at(Instant::now() + ASK, ASK);
         questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             connection,
             early: VecDeque::new(),
             questions,
+            needs_primary,
             asked: None,
             renews: false,
         }
@@ -163,7 +167,7 @@ impl PubSub {
     /// Asks for the server's role. A demoted server serves subscribers on, but clients publish to
     /// another one. With RESP2 a subscriber may only ask whether the server is there.
     fn ask(&mut self) {
-        let question = match self.connection.speaks_resp3() {
+        let question = match self.needs_primary && self.connection.speaks_resp3() {
             true => "ROLE",
             false => "PING",
         };
@@ -224,7 +228,7 @@ mod tests {
     async fn told(said: &str) -> (PubSub, DuplexStream) {
         let (ours, mut server) = duplex(4096);
         server.write_all(said.as_bytes()).await.unwrap();
-        (PubSub::new(Connection::new(Box::new(ours))), server)
+        (PubSub::new(Connection::new(Box::new(ours)), true), server)
     }
 
     fn words(words: &[&str]) -> String {
@@ -315,7 +319,7 @@ mod tests {
         let (ours, mut server) = duplex(4096);
         let mut connection = Connection::new(Box::new(ours));
         connection.set_resp3();
-        let mut pubsub = PubSub::new(connection);
+        let mut pubsub = PubSub::new(connection, true);
         let question = words(&["ROLE"]);
         let serving = async {
             for role in ["master", "slave"] {

@@ -281,7 +281,7 @@ async fn a_subscriber_renews_its_credentials_over_resp3_and_has_to_connect_again
     let message = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n";
     let (mut connection, mut server) = renewed();
     connection.set_resp3();
-    let mut pubsub = PubSub::new(connection);
+    let mut pubsub = PubSub::new(connection, true);
     let serving = async {
         // The first question comes before, and the response to the login is not taken for another.
         reads(&mut server, b"*1\r\n$4\r\nROLE\r\n").await;
@@ -296,7 +296,7 @@ async fn a_subscriber_renews_its_credentials_over_resp3_and_has_to_connect_again
     assert_eq!(published.unwrap().payload, "b");
 
     let (connection, mut server) = renewed();
-    let mut pubsub = PubSub::new(connection);
+    let mut pubsub = PubSub::new(connection, true);
     let serving = async {
         reads(&mut server, PING).await;
         let pong = b"*2\r\n$4\r\npong\r\n$0\r\n\r\n";

@@ -35,10 +35,11 @@ pub(super) struct Cluster {
     read: Mutex<Option<Instant>>,
 }
 
-/// The primary of each slot.
+/// The primary of each slot, and all replicas.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Map {
     primaries: Vec<Arc<Address>>,
+    replicas: Vec<Address>,
     /// The position in `primaries` for each slot. Empty until the map is read.
     owners: Vec<Option<u16>>,
 }
@@ -53,6 +54,11 @@ impl Map {
     /// Returns `true` if this node serves a slot.
     pub(super) fn is_primary(&self, address: &Address) -> bool {
         self.primaries.iter().any(|it| **it == *address)
+    }
+
+    /// Returns `true` if this is a primary or a replica that the cluster does not count as failed.
+    pub(super) fn is_node(&self, address: &Address) -> bool {
+        self.is_primary(address) || self.replicas.contains(address)
     }
 
     fn set(&mut self, slot: HashSlot, address: Address) {
@@ -212,29 +218,41 @@ pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
                 .ok_or_else(|| unexpected("a range", "a part of one"))
         };
         let (first, last) = (integer(&part()?)?, integer(&part()?)?);
-        let mut primary = array(part()?)?.into_iter();
-        let host = primary.next().unwrap_or_default();
-        let port = integer(&primary.next().unwrap_or_default())?;
+        let primary = address(part()?, node)?;
         let number = |number: i64| u16::try_from(number).ok().filter(|it| *it < SLOTS);
         let (Some(first), Some(last)) = (number(first), number(last)) else {
             return Err(unexpected("numbers of slots", "other numbers"));
         };
-        let port = u16::try_from(port).map_err(|_| unexpected("a port", "another number"))?;
-        let host = match host {
-            // The node does not know the name or the address by which clients reach it.
-            Value::Nil => node.host().into(),
-            host => String::from_utf8_lossy(&bytes(host)?).into_owned(),
-        };
-        let host = match &host[..] {
-            "" => node.host(),
-            "?" => continue,
-            host => host,
-        };
-        for slot in first..=last {
-            map.set(HashSlot(slot), Address::tcp(host, port));
+        if let Some(primary) = primary {
+            for slot in first..=last {
+                map.set(HashSlot(slot), primary.clone());
+            }
+        }
+        for replica in parts {
+            let replica = address(replica, node)?;
+            let is_new = |it: &Address| !map.replicas.contains(it);
+            map.replicas.extend(replica.filter(is_new));
         }
     }
     Ok(map)
+}
+
+/// Decodes the address of a node, as the node at `from` knows it; `None` if that node does not know
+/// its name.
+fn address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
+    let mut parts = array(node)?.into_iter();
+    let host = match parts.next().unwrap_or_default() {
+        // The node does not know the name or the address by which clients reach it.
+        Value::Nil => String::new(),
+        host => String::from_utf8_lossy(&bytes(host)?).into_owned(),
+    };
+    let port = integer(&parts.next().unwrap_or_default())?;
+    let port = u16::try_from(port).map_err(|_| unexpected("a port", "another number"))?;
+    Ok(match &host[..] {
+        "?" => None,
+        "" => Some(Address::tcp(from.host(), port)),
+        host => Some(Address::tcp(host, port)),
+    })
 }
 
 /// The slot and the address in the text of a `MOVED` or an `ASK`, which the node at `from` has sent.
@@ -285,6 +303,20 @@ mod tests {
         assert_eq!(owner(100).as_deref(), Some("b:7001"));
         assert!(map.is_primary(&Address::tcp("b", 7001)));
         assert!(!map.is_primary(&Address::tcp("b", 7000)));
+    }
+
+    #[test]
+    fn replicas_are_nodes_without_a_slot() {
+        let replica = Value::Array(vec![text("r"), Value::Int(7002), text("id")]);
+        let Value::Array(mut parts) = range(0, 99, text("a"), 7000) else {
+            unreachable!("it is a list")
+        };
+        parts.push(replica);
+        let map = map(Value::Array(vec![Value::Array(parts)]), &asked()).unwrap();
+        let replica = Address::tcp("r", 7002);
+        assert!(map.is_node(&replica) && !map.is_primary(&replica));
+        assert!(map.is_node(&Address::tcp("a", 7000)));
+        assert!(!map.is_node(&Address::tcp("r", 7000)));
     }
 
     #[test]

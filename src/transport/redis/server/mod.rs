@@ -219,7 +219,8 @@ impl Connector {
     /// Connects, for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Subscriptions);
-        Ok(PubSub::new(connection.await?.1))
+        // Every node of a cluster passes events on, whatever its role.
+        Ok(PubSub::new(connection.await?.1, !self.is_cluster()))
     }
 
     /// Connects, and checks that the server is ready, its version supported, and its kind the one

@@ -140,7 +140,8 @@ impl Servers {
                 Some(Box::pin(until(cluster.changes(), is_elsewhere)))
             }
             (Topology::Cluster(cluster), Place::Any) => {
-                let is_elsewhere = move |map: &Map| !map.is_primary(&address);
+                // A replica is as good: every node of a cluster passes events on.
+                let is_elsewhere = move |map: &Map| !map.is_node(&address);
                 Some(Box::pin(until(cluster.changes(), is_elsewhere)))
             }
         }
