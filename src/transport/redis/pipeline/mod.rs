@@ -21,7 +21,9 @@ mod batch;
 mod in_flight;
 mod nodes;
 mod queue;
+mod redirection;
 mod replicas;
+mod role_check;
 mod task;
 #[cfg(test)]
 mod tests;

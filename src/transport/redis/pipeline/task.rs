@@ -2,39 +2,38 @@
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
-use redis::{RedisError, ServerError};
+use redis::RedisError;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
-    Outcome, Resend, Status, WAIT,
+    Resend, Status, WAIT,
     batch::{CommandBatch, MAX_BYTES, MAX_COMMANDS},
     in_flight::{InFlightBatch, InFlightPipeline, InFlightPipelines},
     nodes::Forwarding,
     queue::Receiver,
+    redirection::Redirection,
     replicas,
+    role_check::RoleCheck,
 };
 use crate::{
     error::Error,
-    sync::{Completion, next_turn},
+    sync::next_turn,
     transport::{
         ConnectionState, Counters,
         redis::{
             connection::Connection,
             error,
             response::Value,
-            server::{Address, BACKOFF, Connector, HashSlot, Outage, is_replica, redirection},
+            server::{BACKOFF, Connector, Outage},
         },
     },
 };
 
 /// A large command fails after the server has closed this many connections at it.
 const CLOSED_AT: u32 = 3;
-/// The shortest time between two checks of the server's role.
-const ROLE_CHECK: Duration = Duration::from_secs(5);
 /// The pause after the server was not ready.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -469,62 +468,6 @@ impl Drop for PipelineTask {
     /// The runtime may end the task before the last handle is dropped.
     fn drop(&mut self) {
         self.set_state(ConnectionState::Closed, self.down_since);
-    }
-}
-
-/// A node's answer that another one serves a slot.
-enum Redirection {
-    /// The slot belongs to another node.
-    Moved(HashSlot, Address),
-    /// The key is on another node, which is about to take over the slot.
-    Ask(Address),
-}
-
-impl Redirection {
-    fn read(error: &ServerError, from: &Address) -> Option<Self> {
-        let (slot, address) = redirection(error.details()?, from)?;
-        match error.code() {
-            "MOVED" => Some(Self::Moved(slot, address)),
-            "ASK" => Some(Self::Ask(address)),
-            _ => None,
-        }
-    }
-}
-
-/// Asks for the role of the server, now and then beside other commands: a demoted server takes a
-/// `PUBLISH`, which reaches nobody.
-struct RoleCheck {
-    last: Instant,
-    answer: Option<Completion<Outcome>>,
-}
-
-impl RoleCheck {
-    fn since_now() -> Self {
-        Self {
-            last: Instant::now(),
-            answer: None,
-        }
-    }
-
-    /// The question, if one is due.
-    fn question(&mut self) -> Option<CommandBatch> {
-        let now = Instant::now();
-        let is_due = now - self.last >= ROLE_CHECK;
-        (is_due && self.answer.is_none()).then(|| {
-            self.last = now;
-            let (batch, answer) = CommandBatch::of(redis::cmd("ROLE"));
-            self.answer = Some(answer);
-            batch
-        })
-    }
-
-    /// Returns `true` if the response is that of a replica.
-    fn is_demoted(&mut self) -> bool {
-        let answer = self.answer.as_mut().and_then(FutureExt::now_or_never);
-        if answer.is_some() {
-            self.answer = None;
-        }
-        matches!(answer, Some(Ok(role)) if is_replica(&role))
     }
 }
 

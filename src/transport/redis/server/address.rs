@@ -68,6 +68,12 @@ impl fmt::Display for Address {
     }
 }
 
+/// The addresses, for a text.
+pub(super) fn listed(addresses: &[Address]) -> String {
+    let all: Vec<_> = addresses.iter().map(Address::to_string).collect();
+    all.join(", ")
+}
+
 /// Connects to a host over TCP. The name is looked up for each connection. Several addresses of one
 /// name are tried side by side, each some time after the one before it.
 /// <https://www.rfc-editor.org/rfc/rfc8305>

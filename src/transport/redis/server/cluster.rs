@@ -1,7 +1,7 @@
 //! The map of a Redis Cluster: the primary of each slot.
 //! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    address::Address,
+    address::{self, Address},
     login::{Login, Purpose, text},
     race,
     slot::{HashSlot, SLOTS},
@@ -131,7 +131,11 @@ impl Cluster {
                 Ok(())
             }
             Err(_) if !self.map().primaries.is_empty() => Ok(()),
-            Err(errors) => Err(self.unreachable(errors)),
+            Err(errors) => {
+                let seeds = self.described();
+                let unreachable = format!("no node of the Redis Cluster answers at {seeds}");
+                Err(race::failure(errors, unreachable))
+            }
         }
     }
 
@@ -147,29 +151,9 @@ impl Cluster {
         nodes
     }
 
-    fn unreachable(&self, errors: Vec<Error>) -> Error {
-        let is_down = Error::is_disconnected;
-        let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(is_down);
-        if let Some(mistake) = mistakes.into_iter().next() {
-            return mistake;
-        }
-        let error = Error::disconnected(format!(
-            "no node of the Redis Cluster answers at {}",
-            self.described()
-        ));
-        match down.into_iter().next() {
-            Some(down) => error.with_source(down),
-            None => error,
-        }
-    }
-
     /// The seeds, for texts.
     pub(super) fn described(&self) -> String {
-        let mut text = String::new();
-        for seed in &self.seeds {
-            let _ = write!(text, "{}{seed}", if text.is_empty() { "" } else { ", " });
-        }
-        text
+        address::listed(&self.seeds)
     }
 }
 
@@ -218,7 +202,7 @@ pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
                 .ok_or_else(|| unexpected("a range", "a part of one"))
         };
         let (first, last) = (integer(&part()?)?, integer(&part()?)?);
-        let primary = address(part()?, node)?;
+        let primary = node_address(part()?, node)?;
         let number = |number: i64| u16::try_from(number).ok().filter(|it| *it < SLOTS);
         let (Some(first), Some(last)) = (number(first), number(last)) else {
             return Err(unexpected("numbers of slots", "other numbers"));
@@ -229,7 +213,7 @@ pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
             }
         }
         for replica in parts {
-            let replica = address(replica, node)?;
+            let replica = node_address(replica, node)?;
             let is_new = |it: &Address| !map.replicas.contains(it);
             map.replicas.extend(replica.filter(is_new));
         }
@@ -239,7 +223,7 @@ pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
 
 /// Decodes the address of a node, as the node at `from` knows it; `None` if that node does not know
 /// its name.
-fn address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
+fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
     let mut parts = array(node)?.into_iter();
     let host = match parts.next().unwrap_or_default() {
         // The node does not know the name or the address by which clients reach it.

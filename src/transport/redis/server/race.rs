@@ -8,6 +8,8 @@ use futures_util::{
 };
 use tokio::time::sleep;
 
+use crate::error::Error;
+
 /// The time that an attempt has before the next one starts beside it.
 /// <https://www.rfc-editor.org/rfc/rfc8305#section-5>
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -31,6 +33,18 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
             },
             () = sleep(HEAD_START), if started.is_some() => {}
         }
+    }
+}
+
+/// The error of attempts that have all failed: a mistake in the set-up if one was found, or else
+/// this text, with the first failure as its source.
+pub(super) fn failure(errors: Vec<Error>, unreachable: String) -> Error {
+    let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(Error::is_disconnected);
+    let unreachable = Error::disconnected(unreachable);
+    match (mistakes.into_iter().next(), down.into_iter().next()) {
+        (Some(mistake), _) => mistake,
+        (None, Some(down)) => unreachable.with_source(down),
+        (None, None) => unreachable,
     }
 }
 
@@ -77,6 +91,15 @@ mod tests {
     async fn an_attempt_keeps_its_chance_after_the_next_has_started() {
         let won = first(vec![succeeds(300, 1), succeeds(500, 2)]).await;
         assert_eq!(won, Ok(1));
+    }
+
+    #[test]
+    fn a_mistake_tells_more_than_servers_that_are_down() {
+        let down = || Error::disconnected("it is down");
+        let errors = vec![down(), Error::config("no Sentinel"), down()];
+        assert!(failure(errors, "none answers".into()).is_config());
+        let error = failure(vec![down()], "none answers".into());
+        assert_eq!(error.chain(), "none answers: it is down");
     }
 
     #[tokio::test(start_paused = true)]

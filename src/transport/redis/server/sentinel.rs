@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::{
-    address::Address,
+    address::{self, Address},
     login::{Login, Purpose},
     race,
 };
@@ -50,21 +50,10 @@ impl Sentinels {
         let attempts = self.addresses.iter().map(|it| self.ask(it).boxed());
         let found = race::first(attempts.collect()).await;
         let found = found.map_err(|errors| {
-            let unreachable = || {
-                let all: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
-                Error::disconnected(format!(
-                    "no Sentinel answers at {}, so the primary `{}` cannot be found",
-                    all.join(", "),
-                    self.name
-                ))
-            };
-            let is_down = Error::is_disconnected;
-            let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(is_down);
-            match (mistakes.into_iter().next(), down.into_iter().next()) {
-                (Some(mistake), _) => mistake,
-                (None, Some(down)) => unreachable().with_source(down),
-                (None, None) => unreachable(),
-            }
+            let (all, name) = (address::listed(&self.addresses), &self.name);
+            let unreachable =
+                format!("no Sentinel answers at {all}, so the primary `{name}` cannot be found");
+            race::failure(errors, unreachable)
         })?;
         self.primary.send_if_modified(|last| {
             let is_new = last.as_ref() != Some(&found);
@@ -90,12 +79,12 @@ impl Sentinels {
             ))
             .with_source(redis::RedisError::from(refusal))),
             Value::ServerError(refusal) => Err(error::refused(refusal)),
-            answer => address(answer),
+            answer => primary_address(answer),
         }
     }
 }
 
-fn address(answer: Value) -> Result<Address, Error> {
+fn primary_address(answer: Value) -> Result<Address, Error> {
     let [host, port] = exactly(answer)?;
     let (host, port) = (response::bytes(host)?, response::bytes(port)?);
     let port = std::str::from_utf8(&port)
