@@ -140,9 +140,18 @@ impl Servers {
                 Some(Box::pin(until(cluster.changes(), is_elsewhere)))
             }
             (Topology::Cluster(cluster), Place::Any) => {
-                // A replica is as good: every node of a cluster passes events on.
-                let is_elsewhere = move |map: &Map| !map.is_node(&address);
-                Some(Box::pin(until(cluster.changes(), is_elsewhere)))
+                // A replica is as good: every node of a cluster passes events on. Just after a failover
+                // the others do not list the demoted node.
+                let changes = cluster.changes();
+                Some(Box::pin(async move {
+                    loop {
+                        until(changes.clone(), |map: &Map| !map.is_node(&address)).await;
+                        sleep(LOOK).await;
+                        if !changes.borrow().is_node(&address) {
+                            return;
+                        }
+                    }
+                }))
             }
         }
     }
