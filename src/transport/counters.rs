@@ -43,7 +43,7 @@ counters! {
     done,
     /// Deliveries that were scheduled for redelivery.
     redelivered,
-    /// Those of them that did not count as attempts, such as for overload.
+    /// Redeliveries that did not count as attempts, for example because of overload.
     put_off,
     /// Deliveries that were released before they were started.
     released,

@@ -189,7 +189,7 @@ impl Connection {
     /// command.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future loses no response to a caller.
     pub(super) async fn stay(&mut self) -> Infallible {
         if self.renewal.is_some() {
             let _ = self.answer().await;

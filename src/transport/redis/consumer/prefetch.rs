@@ -309,7 +309,7 @@ impl PrefetchState {
         let own = &self.fetches[number];
         let is_alone = self.fetches.len() == 1;
         if !is_alone && !own.is_busy {
-            // Nothing is reserved, since probably nothing comes.
+            // The read will probably bring nothing, so it reserves nothing.
             return self.demand.min(1);
         }
         let is_before = |it: &FetchState| it.is_busy && it.is_waiting && it.turn < own.turn;

@@ -147,6 +147,14 @@ impl PipelineTask {
             + WAIT
     }
 
+    /// Takes a command that the server has not carried out, to be sent again.
+    fn postpone(&self, batch: &mut CommandBatch, index: usize) -> CommandBatch {
+        let mut one = batch.take(index);
+        let give_up = self.give_up(one.submitted(0));
+        one.give_up.get_or_insert(give_up);
+        one
+    }
+
     /// Connects, and retries until it succeeds. `None` when the connection is no longer needed.
     async fn connect(&mut self) -> Option<Connection> {
         let connector = self.connector.clone();
@@ -412,9 +420,7 @@ impl PipelineTask {
                     if batch.moved > 0 && has_waited(&batch, index) {
                         continue;
                     }
-                    let mut one = batch.take(index);
-                    let give_up = self.give_up(one.submitted(0));
-                    one.give_up.get_or_insert(give_up);
+                    let mut one = self.postpone(&mut batch, index);
                     one.moved += 1;
                     one.is_asking = false;
                     match redirection {
@@ -438,10 +444,7 @@ impl PipelineTask {
                     if self.down_since.is_none() {
                         self.set_state(ConnectionState::Connected, Some(Instant::now()));
                     }
-                    let mut one = batch.take(index);
-                    let give_up = self.give_up(one.submitted(0));
-                    one.give_up.get_or_insert(give_up);
-                    again.push(one);
+                    again.push(self.postpone(&mut batch, index));
                 }
             }
             if let Some(confirmation) = confirmation.as_ref().filter(|_| batch.replicas.is_some()) {
