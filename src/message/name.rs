@@ -112,8 +112,8 @@ shared_string! {
     /// a task that its sender delayed. It stays the same through redelivery and claims, so it
     /// identifies the message, not the delivery.
     ///
-    /// It is unique in its stream only: two busy streams can give the same id to different messages.
-    /// Combine it with [`Parts::stream`](crate::Parts::stream) to make a key, and with
+    /// It is unique in its stream only: two busy streams can give the same id to different
+    /// messages. Combine it with [`Parts::stream`](crate::Parts::stream) to make a key, and with
     /// [`Parts::group`](crate::Parts::group) if groups must not share the key.
     MessageId
 }
