@@ -30,7 +30,7 @@ pub(crate) enum ErrorKind {
     Refused,
     /// The caller's input cannot be sent.
     Invalid,
-    /// The answer does not have the requested type.
+    /// The reply cannot be read as the requested type.
     Decode,
     /// A setting is invalid.
     Config,
@@ -189,7 +189,7 @@ impl Error {
         self.kind == ErrorKind::Invalid
     }
 
-    /// The answer does not have the requested type.
+    /// The reply cannot be read as the requested type.
     pub fn is_decode(&self) -> bool {
         self.kind == ErrorKind::Decode
     }
