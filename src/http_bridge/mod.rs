@@ -1,7 +1,7 @@
 //! HTTP services as message services, and the other way round.
 //!
-//! It uses the crates `http` and `http-body` alone, so it works with everything that is built on
-//! them: axum, hyper, tonic, tower-http.
+//! The module uses only the crates `http` and `http-body`, so it works with everything that is
+//! built on them: axum, hyper, tonic, tower-http.
 //!
 //! | type | is | made from |
 //! |---|---|---|
