@@ -47,8 +47,8 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until this number of different messages was handled, and a little longer for duplicates.
-    /// Returns the ids of all deliveries.
+    /// Waits until this number of different messages was handled, and a little longer for
+    /// duplicates. Returns the ids of all deliveries.
     async fn finish(mut self, expected: usize) -> Vec<MessageId> {
         let mut all = Vec::new();
         let mut different = HashSet::new();

@@ -14,8 +14,8 @@ use crate::{
 
 /// Makes connected handles of the transport under test.
 ///
-/// All handles of a factory reach the same server. Each check uses a new stream and new event names, so
-/// that checks may share a server and run in parallel.
+/// All handles of a factory reach the same server. Each check uses a new stream and new event
+/// names, so that checks may share a server and run in parallel.
 pub trait Factory: Send + Sync {
     /// Both halves of the transport.
     type Handle: Service<Message, Response = Reply, Error = Error, Future: Send + 'static>
@@ -138,8 +138,8 @@ pub struct Capabilities {
     pub delayed_tasks: bool,
     /// [`Factory::stats`] works.
     pub statistics: bool,
-    /// One worker can serve [several streams](crate::transport::Streams), and a message can name the
-    /// stream that it is sent to.
+    /// One worker can serve [several streams](crate::transport::Streams), and a message can name
+    /// the stream that it is sent to.
     pub stream_sets: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,

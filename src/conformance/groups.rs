@@ -97,8 +97,8 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     first.close().await;
 }
 
-/// A group that starts at the beginning receives earlier messages, a group that starts at the end does
-/// not.
+/// A group that starts at the beginning receives earlier messages, a group that starts at the end
+/// does not.
 pub async fn a_group_starts_at_its_start<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
@@ -184,8 +184,8 @@ pub async fn a_group_continues_at_its_position<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Opening a worker beside another group fails unless `unknown_names` is set: it could treat messages
-/// for the other group as failed.
+/// Opening a worker beside another group fails unless `unknown_names` is set: it could treat
+/// messages for the other group as failed.
 pub async fn beside_another_group_unknown_names_must_be_set<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;

@@ -88,8 +88,8 @@ pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A message has its stream and its group at each delivery and as a dead letter, since its id is unique
-/// in its stream only.
+/// A message has its stream and its group at each delivery and as a dead letter, since its id is
+/// unique in its stream only.
 pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;

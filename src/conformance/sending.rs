@@ -22,8 +22,8 @@ fn keyed(payload: &'static str, key: &str) -> Message {
     message
 }
 
-/// A delayed task is delivered when it is due, with the id of its receipt, also if it was sent before
-/// the first worker.
+/// A delayed task is delivered when it is due, with the id of its receipt, also if it was sent
+/// before the first worker.
 pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(1_500);
     if !factory.capabilities().delayed_tasks {

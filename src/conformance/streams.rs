@@ -108,7 +108,8 @@ pub async fn a_stream_with_priority_is_emptied_first<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Streams with backlogs share by their weights, and a single stream with a backlog gets everything.
+/// Streams with backlogs share by their weights, and a single stream with a backlog gets
+/// everything.
 pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::transport::{Discarded, memory::observer::Happened};
 
-/// Each assertion checks all records so far, and returns those that match. If it fails, it panics with
-/// a list of all records, and marks those that differ in one respect only.
+/// Each assertion checks all records so far, and returns those that match. If it fails, it panics
+/// with a list of all records, and marks those that differ in one respect only.
 impl Harness {
     /// Asserts that messages were sent, by the test or by a handler.
     #[track_caller]

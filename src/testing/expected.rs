@@ -12,8 +12,8 @@ use crate::{
     payload::IntoPayload,
 };
 
-/// Selects the messages of an assertion, or of a script of a [`Recorder`](super::Recorder): by kind and
-/// name, and by any further conditions.
+/// Selects the messages of an assertion, or of a script of a [`Recorder`](super::Recorder): by kind
+/// and name, and by any further conditions.
 ///
 /// ```
 /// use campanile::testing::task;
@@ -249,8 +249,8 @@ impl fmt::Display for Expected {
     }
 }
 
-/// The second half of a failed assertion's text, such as `was sent twice instead of once`. `None` if the
-/// number is right.
+/// The second half of a failed assertion's text, such as `was sent twice instead of once`. `None`
+/// if the number is right.
 pub(super) fn miscount(verb: &str, expected: Option<usize>, found: usize) -> Option<String> {
     let often = |times: usize| match times {
         0 => "never".to_owned(),

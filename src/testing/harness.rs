@@ -31,8 +31,8 @@ impl Harness {
         Self::over(Memory::new())
     }
 
-    /// Creates a harness with this memory transport, which has settings, or is used by an application's
-    /// state. Messages that were sent before are not recorded.
+    /// Creates a harness with this memory transport, which has settings, or is used by an
+    /// application's state. Messages that were sent before are not recorded.
     ///
     /// # Panics
     /// If another harness uses it.
@@ -80,8 +80,8 @@ impl Harness {
         self
     }
 
-    /// Sets the number of deliveries after which a wait fails, as messages that cause each other would
-    /// make it endless. 10,000 unless set.
+    /// Sets the number of deliveries after which a wait fails, as messages that cause each other
+    /// would make it endless. 10,000 unless set.
     #[must_use]
     pub fn most_deliveries(mut self, deliveries: u64) -> Self {
         self.settling.most_deliveries = deliveries;
@@ -98,7 +98,8 @@ impl Harness {
         Client::new(self.memory())
     }
 
-    /// Serves an application with the settings of the harness's transport, and returns once it listens.
+    /// Serves an application with the settings of the harness's transport, and returns once it
+    /// listens.
     ///
     /// # Panics
     /// If the application cannot be served.
@@ -111,8 +112,8 @@ impl Harness {
         self.open(serve, Location::caller())
     }
 
-    /// Runs the value of [`serve`](crate::serve()) with its settings, for example on another stream or as
-    /// another group of the same transport. The harness replaces its graceful shutdown.
+    /// Runs the value of [`serve`](crate::serve()) with its settings, for example on another stream
+    /// or as another group of the same transport. The harness replaces its graceful shutdown.
     ///
     /// # Panics
     /// If the application cannot be served, or uses another transport than the harness.
@@ -156,8 +157,8 @@ impl Harness {
     }
 
     /// Waits until all messages are handled, also those that handlers send: no message waits for
-    /// delivery, no handler runs, no event is buffered. Retries and delayed tasks that are not due keep
-    /// waiting.
+    /// delivery, no handler runs, no event is buffered. Retries and delayed tasks that are not due
+    /// keep waiting.
     ///
     /// A paused clock advances only while a handler sleeps.
     ///
@@ -170,9 +171,9 @@ impl Harness {
         self.settling.settled(Location::caller())
     }
 
-    /// Calls [`settled`](Self::settled), then waits until the next message is due (a retry, a delayed
-    /// task, the end of a lease), then calls `settled` again. Returns the time until it was due, or `None`
-    /// if no message waits.
+    /// Calls [`settled`](Self::settled), then waits until the next message is due (a retry, a
+    /// delayed task, the end of a lease), then calls `settled` again. Returns the time until it was
+    /// due, or `None` if no message waits.
     ///
     /// # Panics
     /// As [`settled`](Self::settled).
@@ -259,7 +260,8 @@ struct AppEnd {
 }
 
 impl AppEnd {
-    /// Records the result. A forced shutdown before the harness's shutdown was requested by the test.
+    /// Records the result. A forced shutdown before the harness's shutdown was requested by the
+    /// test.
     fn note(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         let result = result.or_else(|error| {
             let wished = error.is_forced_shutdown() && !self.stop.is_cancelled();

@@ -23,11 +23,11 @@ use crate::{
 type Answer = Result<Reply, Error>;
 type Script = Arc<dyn Fn(Message) -> Option<Answer> + Send + Sync>;
 
-/// A `Service<Message>` that records its calls and answers by the test's scripts. Use it as the transport
-/// of a [`Client`](crate::Client), or in place of any other service.
+/// A `Service<Message>` that records its calls and answers by the test's scripts. Use it as the
+/// transport of a [`Client`](crate::Client), or in place of any other service.
 ///
-/// Its error type is that of the transports, and it refuses messages that no transport accepts. Clones
-/// share everything. Without a script it accepts tasks and events, and answers requests with
+/// Its error type is that of the transports, and it refuses messages that no transport accepts.
+/// Clones share everything. Without a script it accepts tasks and events, and answers requests with
 /// `not_found`.
 ///
 /// ```
@@ -63,22 +63,22 @@ impl Recorder {
         Self::default()
     }
 
-    /// Answers one matching call with this reply. Scripts for one call are used first, in their order;
-    /// then scripts for all calls.
+    /// Answers one matching call with this reply. Scripts for one call are used first, in their
+    /// order; then scripts for all calls.
     pub fn reply_once(&self, expected: Expected, reply: impl IntoReply) -> &Self {
         let answer = reply.into_reply().map_err(Error::from_service);
         lock(&self.0).once.push_back((expected, answer));
         self
     }
 
-    /// Fails one matching call with this error: an [`RpcError`] as the reply, an [`Error`] as of the
-    /// transport, or any other.
+    /// Fails one matching call with this error: an [`RpcError`] as the reply, an [`Error`] as of
+    /// the transport, or any other.
     pub fn fail_once(&self, expected: Expected, error: impl Into<BoxError>) -> &Self {
         self.reply_once(expected, Err::<(), _>(error.into()))
     }
 
-    /// Answers all matching calls with the result of this function. If several scripts match, the newest
-    /// one is used.
+    /// Answers all matching calls with the result of this function. If several scripts match, the
+    /// newest one is used.
     pub fn reply_with<R: IntoReply>(
         &self,
         expected: Expected,
