@@ -70,8 +70,8 @@
 //! [`advance_to_next`](Harness::advance_to_next) takes the time that it returns.
 //!
 //! # Panics
-//! A failed assertion panics with the location of the test's line. A future cannot do that, so its
-//! text contains the location.
+//! A failed assertion panics with the location of the test's line. A future cannot do that, so the
+//! text of its panic contains the location.
 
 mod assert;
 mod expected;
