@@ -53,7 +53,7 @@ pub async fn a_payload_of_16_mib_arrives_intact<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Headers arrive in order, also repeated ones and ones that are not UTF-8.
+/// Headers arrive in order, also repeated headers and values that are not UTF-8.
 pub async fn headers_arrive_with_repeats_and_binary_values<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;

@@ -61,8 +61,8 @@
 //! `conformance::a_request_gets_its_reply(&factory).await`.
 //!
 //! # Panics
-//! A check that fails panics with the reason. Each takes a bounded time, most of them less than a
-//! second, those that wait for a lease a few seconds.
+//! A check that fails panics with the reason. Each check takes a bounded time: most take less than
+//! a second, and checks that wait for a lease take a few seconds.
 
 mod crowds;
 mod dead;
@@ -159,12 +159,12 @@ pub use self::{
 
 /// Makes a test of each check of the [conformance suite](crate::conformance).
 ///
-/// It takes an expression that makes a [`Factory`](crate::conformance::Factory), and an optional
-/// test attribute before it. Without one, each test runs on a `tokio` runtime of two threads, which
-/// needs `tokio` with the features `macros` and `rt-multi-thread`.
+/// The macro takes an expression that makes a [`Factory`](crate::conformance::Factory), and an
+/// optional test attribute before it. Without an attribute, each test runs on a `tokio` runtime of
+/// two threads, which needs `tokio` with the features `macros` and `rt-multi-thread`.
 #[macro_export]
 macro_rules! conformance_tests {
-    // Must come first, since an expression may begin with an attribute too.
+    // This arm must come first, since an expression may begin with an attribute too.
     (#[$attribute:meta] $factory:expr $(,)?) => {
         $crate::__conformance_cases! {
             [#[$attribute]] [$factory]

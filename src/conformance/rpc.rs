@@ -24,7 +24,7 @@ fn modes<F: Factory>(factory: &F) -> impl Iterator<Item = ReplyMode> + use<F> {
         (ReplyMode::Fast, capabilities.fast_rpc),
     ]
     .into_iter()
-    .filter_map(|(mode, has_it)| has_it.then_some(mode))
+    .filter_map(|(mode, is_supported)| is_supported.then_some(mode))
 }
 
 fn rpc(mode: ReplyMode, payload: impl Into<bytes::Bytes>) -> Message {
