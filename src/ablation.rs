@@ -12,8 +12,8 @@ pub enum Mechanism {
     ReadAhead,
     /// Several streams are read by a plain command, and only now and then by the script.
     PlainReads,
-    /// Tasks that have handled a delivery are kept for later ones, and one at a time starts
-    /// deliveries. If turned off, a task is spawned for each delivery.
+    /// Tasks that have handled a delivery are kept for later deliveries, and one task at a time
+    /// starts deliveries. If turned off, a task is spawned for each delivery.
     KeptTasks,
 }
 

@@ -216,7 +216,7 @@ pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     }
 }
 
-/// A running worker finds newly registered streams, and serves them in turn with the others.
+/// A running worker finds newly registered streams, and serves all registered streams in turn.
 pub async fn registered_streams_are_found_while_they_are_served<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;

@@ -29,7 +29,8 @@ pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A worker fetches at most the requested number, and others can fetch the rest at once.
+/// A worker fetches at most the requested number of deliveries. Other workers can fetch the other
+/// messages at once.
 pub async fn a_worker_fetches_only_what_it_asked_for<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -80,8 +81,8 @@ pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A stopped worker at once releases the deliveries that it has not returned, and can settle those
-/// that it has returned.
+/// A stopped worker at once releases the deliveries that it has not returned, and can settle its
+/// other deliveries.
 pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;

@@ -58,7 +58,7 @@ impl Error {
         self
     }
 
-    /// A setting is invalid. This function and the following ones are for transports outside this
+    /// A setting is invalid. This function and the next functions are for transports outside this
     /// crate.
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Config, message)

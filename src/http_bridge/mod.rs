@@ -60,7 +60,7 @@
 //! | 2xx with a body that is too long | a dead letter | `internal` | logged |
 //!
 //! [`HttpHandler::on_status`] changes this for tasks. An error of the HTTP service itself, such as
-//! that of a timeout layer, is handled like the error of any other service.
+//! the error of a timeout layer, is handled like the error of any other service.
 //!
 //! # The responses of a gateway
 //! | event | response |

@@ -11,7 +11,7 @@ use percent_encoding::{
 /// [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) does not leave unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
-/// Characters that are escaped in a header value, beside all that is not ASCII: those of the
+/// Characters that are escaped in a header value, beside all that is not ASCII. They are from the
 /// [HTTP binding of CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values).
 const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 

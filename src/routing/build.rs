@@ -24,7 +24,7 @@ pub(super) struct Plan<S> {
     index: Index,
     /// The endpoints of each route, in the order of the index.
     routes: Vec<Vec<Endpoint<S>>>,
-    /// The fallbacks, starting with that of the root.
+    /// The fallbacks. The fallback of the root is the first.
     fallbacks: Vec<Fallback<S>>,
     layers: Vec<MakeLayer>,
     built: OnceLock<Built>,

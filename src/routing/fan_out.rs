@@ -12,8 +12,8 @@ use crate::{
 
 /// The error of an event if some of its handlers failed. The other handlers ran to their end.
 ///
-/// Its [`source`](std::error::Error::source) is the first of the errors, in the order in which the
-/// handlers were added.
+/// The [`source`](std::error::Error::source) is the first error, in the order in which the handlers
+/// were added.
 #[derive(Debug)]
 pub struct FanOutError {
     // Never empty.

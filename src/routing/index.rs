@@ -28,7 +28,7 @@ pub struct RouteInfo {
 /// Marks an event that a source delivered: the source makes one delivery for each subscription that
 /// matches, so a router must not match the event against its other subscriptions once more.
 ///
-/// It is an extension of the message, because layers around the router pass extensions on.
+/// The mark is an extension of the message, because layers around the router pass extensions on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FromSubscription;
 

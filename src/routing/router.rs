@@ -218,9 +218,9 @@ where
 
     /// Adds a layer around all routes and fallbacks that were added before, as one service.
     ///
-    /// It is applied once, when the router is first used: a limit of ten is ten over all of these
-    /// routes and all clones of the router. Routes that are added later are not in the layer. The
-    /// layer that is added last is the outermost.
+    /// The layer is applied once, when the router is first used: a limit of ten is ten over all of
+    /// these routes and all clones of the router. Routes that are added later are not in the layer.
+    /// The layer that is added last is the outermost.
     pub fn layer<L>(self, layer: L) -> Self
     where
         L: Layer<Route> + Send + Sync + 'static,

@@ -1,8 +1,8 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
 //! One task at a time starts deliveries, the oldest first. When its delivery waits, the task stays
-//! with it and calls another task to start the next. After [`SHARE`] without a wait it calls two
-//! tasks, so that a second thread helps with handlers that compute.
+//! with that delivery and calls another task to start the next. After [`SHARE`] without a wait it
+//! calls two tasks, so that a second thread helps with handlers that compute.
 //!
 //! This avoids two costs. To spawn a task is expensive, so idle tasks are kept for later
 //! deliveries. To wake another thread is expensive too: two threads end their deliveries at

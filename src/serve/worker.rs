@@ -247,7 +247,8 @@ where
         }
     }
 
-    /// Releases the deliveries that were not started, and waits until the others are settled.
+    /// Releases the deliveries that were not started, and waits until the started deliveries are
+    /// settled.
     async fn finish(&mut self, deadline: Duration) -> Result<(), Error> {
         self.source.stop().await;
         self.in_flight.stop();

@@ -156,7 +156,7 @@ impl Harness {
         }
     }
 
-    /// Waits until all messages are handled, also those that handlers send: no message waits for
+    /// Waits until all messages are handled, also messages that handlers send: no message waits for
     /// delivery, no handler runs, no event is buffered. Retries and delayed tasks that are not due
     /// keep waiting.
     ///

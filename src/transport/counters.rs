@@ -69,10 +69,10 @@ counters! {
     events,
     /// Events that were dropped because the buffer was full.
     events_dropped,
-    /// Replies that could not be sent: the request has no reply channel, or one that is not
-    /// allowed.
+    /// Replies that could not be sent, because the request has no reply channel, or a channel that
+    /// is not allowed.
     unanswerable,
-    /// Replies without a waiting request: late, duplicate or foreign ones.
+    /// Replies without a waiting request: they are late, duplicate or foreign.
     stray_replies,
     /// Replies that could not be decoded.
     bad_replies,

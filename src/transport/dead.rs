@@ -30,7 +30,7 @@ pub struct DeadLetter {
     pub stream: Option<Name>,
     /// The consumer group of the failed deliveries, if the transport knows it.
     pub group: Option<Name>,
-    /// The raw fields of the message's entry, without those that the transport writes on
+    /// The raw fields of the message's entry, without the fields that the transport adds for a
     /// redelivery.
     pub fields: Vec<(Bytes, Bytes)>,
     /// The reason.
@@ -125,9 +125,9 @@ impl fmt::Debug for DeadLetter {
 /// ```
 ///
 /// # Cancel safety
-/// Many letters are replayed or purged in steps, each of which is atomic. A future that is dropped
-/// has done some of the steps. The remaining letters can be replayed or purged later, and none is
-/// replayed twice.
+/// Many letters are replayed or purged in steps, and each step is atomic. When the future is
+/// dropped, some of the steps may be done. The remaining letters can be replayed or purged later,
+/// and none is replayed twice.
 #[derive(Clone)]
 pub struct DeadLetters(Arc<dyn DeadLetterStore>);
 
@@ -236,7 +236,8 @@ pub struct Steps {
 #[derive(Debug)]
 enum Rest {
     Ids(Vec<DeadLetterId>),
-    /// All letters that exist at the first step, or those of them whose messages have this name.
+    /// All letters that exist at the first step. With a name, only letters whose messages have this
+    /// name.
     All(Option<Name>),
     Range {
         after: Option<DeadLetterId>,

@@ -1,4 +1,4 @@
-//! The traits of a transport, and the types that it exchanges with the rest of the library.
+//! The traits of a transport, and the types that it shares with the other modules.
 //!
 //! A transport has two halves. The *sending half* is a `tower::Service<Message>`. The *serving
 //! half* is a [`Transport`], which opens a [`Source`] of [`Delivery`]s. Each delivery carries the
@@ -275,10 +275,11 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Discarded {
-    /// Its deadline had passed before it was started.
+    /// The message's deadline had passed before the message was started.
     Expired,
-    /// A handler or a layer requested it.
+    /// A handler or a layer requested to discard the message.
     Requested,
-    /// This group has no route for it, and [`UnknownNames::Ignore`] leaves it to the other groups.
+    /// This group has no route for the message, and [`UnknownNames::Ignore`] leaves it to the other
+    /// groups.
     Ignored,
 }

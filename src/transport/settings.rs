@@ -74,9 +74,10 @@ pub struct Settings {
     /// Decides about messages without a route. `None`, which is `Fail`; it must be set if the
     /// stream has several groups.
     pub unknown_names: Option<UnknownNames>,
-    /// The number of dead letters that the group keeps. Older ones are dropped and counted. 10,000.
+    /// The number of dead letters that the group keeps. Older dead letters are dropped and counted.
+    /// 10,000.
     pub max_dead_letters: usize,
-    /// The number of events that may wait for a handler. Further ones are dropped and counted.
+    /// The number of events that may wait for a handler. Further events are dropped and counted.
     /// 10,000.
     pub event_buffer: usize,
     /// Decides about tasks that expire before they are started. [`Expired::Drop`].
@@ -248,8 +249,8 @@ macro_rules! consumer_settings {
 
         /// Sets the time after which other workers claim the deliveries of a dead worker. A live
         /// worker renews its leases, however long its handlers take. If the workers of a group have
-        /// different leases, the longer one of the holder and the claiming worker counts. 10 s
-        /// unless set.
+        /// different leases, a claim waits for the longer one, of the holder or of the claiming
+        /// worker. 10 s unless set.
         ///
         /// # Panics
         /// If it is shorter than 100 ms.
@@ -280,7 +281,7 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the number of dead letters that the group keeps. Older ones are dropped and
+        /// Sets the number of dead letters that the group keeps. Older dead letters are dropped and
         /// counted. 10,000 unless set.
         #[must_use]
         pub fn max_dead_letters(mut self, dead_letters: usize) -> Self {
@@ -288,7 +289,7 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the number of events that may wait for a handler. Further ones are dropped and
+        /// Sets the number of events that may wait for a handler. Further events are dropped and
         /// counted. 10,000 unless set.
         ///
         /// # Panics

@@ -50,9 +50,9 @@ impl StreamStats {
 pub struct GroupStats {
     /// The name of the group.
     pub group: Name,
-    /// The number of messages that could be delivered now: unread ones, and ones that are due for
-    /// redelivery. `None` if Redis does not know: before 7.0 while messages are unread, since 7.0
-    /// after an entry inside the stream was deleted.
+    /// The number of messages that could be delivered now: unread messages, and messages that are
+    /// due for redelivery. `None` if Redis does not know: before 7.0 while messages are unread,
+    /// since 7.0 after an entry inside the stream was deleted.
     pub lag: Option<u64>,
     /// The number of deliveries that are not settled.
     pub pending: u64,
@@ -63,7 +63,7 @@ pub struct GroupStats {
     pub delayed: u64,
     /// The number of dead letters.
     pub dead: u64,
-    /// The number of live workers: those whose leases have not ended.
+    /// The number of live workers, whose leases have not ended.
     pub consumers: u64,
     /// The id of the newest entry that was delivered to the group; `None` before the first
     /// delivery. On Redis the entries before the group's start count as delivered.

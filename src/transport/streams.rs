@@ -65,7 +65,7 @@ pub(crate) enum StreamPolicy {
 
 impl Streams {
     /// Strict priority: a stream is read only while all streams before it have nothing to deliver.
-    /// The last ones may wait for ever.
+    /// The last streams may wait for ever.
     pub fn strict<N: Into<Name>>(names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(|name| (name.into(), 1));
         Self {
@@ -294,8 +294,8 @@ impl StreamSchedule {
                 }),
             }
         }
-        // Streams without a part come last: they are read if the others have less than their
-        // quotas.
+        // Streams without a part come last: they are read if the streams before have less than
+        // their quotas.
         let mut rest: Vec<_> = (self.streams.iter().enumerate())
             .filter(|(place, _)| !quota_index.contains_key(place))
             .map(|(_, it)| it)

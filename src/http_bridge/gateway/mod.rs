@@ -237,7 +237,7 @@ impl<S> Gateway<S> {
     /// Passes one more header on, from a request to its message and from a reply to its response.
     ///
     /// The defaults are `content-type`, `content-encoding`, `content-language`, `traceparent`,
-    /// `tracestate`, `x-request-id`, and those of CloudEvents, which start with `ce-`. So
+    /// `tracestate`, `x-request-id`, and the headers of CloudEvents, which start with `ce-`. So
     /// credentials such as `authorization` and `cookie` are not passed on. Events have no headers
     /// at all.
     #[must_use]

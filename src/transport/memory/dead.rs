@@ -47,8 +47,8 @@ impl StoredLetter {
 }
 
 impl DeadLetterLog {
-    /// Adds a letter. If there are more than `most` letters then, drops the oldest ones and returns
-    /// their number.
+    /// Adds a letter. If there are more than `most` letters then, drops the oldest letters and
+    /// returns their number.
     pub(super) fn add(
         &mut self,
         entry: Arc<LogEntry>,
