@@ -1,19 +1,19 @@
-//! Turns off mechanisms that exist for speed alone, so that a bench can measure what each is worth.
-//! Without the feature `ablation` all of them are on, and no code asks.
+//! Turns off mechanisms that exist for speed alone, so that a bench can measure the effect of each.
+//! Without the feature `ablation` all mechanisms are on.
 
 #![cfg_attr(not(feature = "ablation"), allow(dead_code, unreachable_pub))]
 
 /// A mechanism that exists for speed alone.
 #[derive(Debug, Clone, Copy)]
 pub enum Mechanism {
-    /// The connection that reads acknowledges what the last read has brought.
+    /// The connection that reads also acknowledges the deliveries of the last read.
     AcknowledgeWithRead,
-    /// A read is sent before the entries of the last one are looked at.
+    /// A read is sent before the entries of the last read are decoded.
     ReadAhead,
-    /// Several streams are read by a plain command, and by the script now and then.
+    /// Several streams are read by a plain command, and only now and then by the script.
     PlainReads,
-    /// Tasks that have handled a delivery are kept for later ones, and one at a time starts
-    /// deliveries. Turned off, each delivery has a task spawned for it.
+    /// Tasks that have handled a delivery are kept for later deliveries, and one task at a time
+    /// starts deliveries. If turned off, a task is spawned for each delivery.
     KeptTasks,
 }
 

@@ -1,5 +1,5 @@
-//! Access to private parsers for the fuzz targets. Compiled only with `--cfg fuzzing`, which cargo-fuzz
-//! sets; see `fuzz/README.md`.
+//! Access to private parsers for the fuzz targets. Compiled only with `--cfg fuzzing`, which
+//! cargo-fuzz sets; see `fuzz/README.md`.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::matches(pattern, text)
 }
 
-/// The same by the simple reference implementation.
+/// Matches by the simple reference implementation.
 pub fn plainly_matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::model::matches(pattern, text)
 }
@@ -25,7 +25,7 @@ pub fn fault(name: &Name) -> Option<&'static str> {
     name.fault()
 }
 
-/// A name within a group.
+/// Joins a prefix and a name.
 pub fn join(prefix: &Name, name: &Name) -> Name {
     Name::join(prefix, name)
 }

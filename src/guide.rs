@@ -1,8 +1,9 @@
 //! The guide: pages about the whole library.
 //!
-//! - [Tour](tour): its parts, and where to read about each.
-//! - [Guarantees](guarantees): its promises, each with the tests that prove it.
-//! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its errors.
+//! - [Tour](tour): the parts of the library, and where to read about each.
+//! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
+//! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
+//!   errors.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
 #![cfg_attr(
     feature = "redis",
@@ -24,8 +25,8 @@
     doc = "- [HTTP](http): messages and axum, hyper and tower-http, in both directions."
 )]
 
-// The first definition of a link counts: the ones here are for rustdoc, the ones at the end of a page
-// are for readers of the file.
+// The first definition of a link counts. The definitions here are for rustdoc, and those at the end
+// of a page for readers of the file.
 
 pub mod tour {
     //! The parts of Campanile, and where to read about each.

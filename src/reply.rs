@@ -110,8 +110,8 @@ where
     }
 }
 
-/// Implements [`IntoReply`] for each payload type. A blanket implementation for [`IntoPayload`] would
-/// conflict with those for [`Reply`] and `Result`.
+/// Implements [`IntoReply`] for each payload type. A blanket implementation for [`IntoPayload`]
+/// would conflict with the implementations for [`Reply`] and `Result`.
 macro_rules! payload_replies {
     ($($type:ty),* $(,)?) => {$(
         impl IntoReply for $type {

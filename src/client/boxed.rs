@@ -14,7 +14,7 @@ use crate::{
 /// A service for messages of any type, behind a pointer. Use it for a field that should not name
 /// the types of the layers around a transport.
 ///
-/// It is cheap to clone. A call costs one allocation.
+/// A sender is cheap to clone. A call costs one allocation.
 ///
 /// ```
 /// use campanile::{BoxSender, Client, transport::memory::Memory};
@@ -33,8 +33,8 @@ use crate::{
 /// ```
 ///
 /// # Back-pressure
-/// It is ready when the inner service is. A reservation is held from `poll_ready` until the call,
-/// and released when the sender is dropped; a clone starts without one.
+/// A sender is ready when the inner service is ready. A reservation is held from `poll_ready` until
+/// the call, and released when the sender is dropped; a clone starts without one.
 #[derive(Debug, Clone)]
 pub struct BoxSender {
     inner: Route,

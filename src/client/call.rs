@@ -28,7 +28,7 @@ pub struct Call<S, R> {
     service: S,
     message: Result<Message, Error>,
     timeout: Option<Duration>,
-    life: Option<Duration>,
+    time_to_live: Option<Duration>,
     reply: PhantomData<fn() -> R>,
 }
 
@@ -38,7 +38,7 @@ impl<S, R> Call<S, R> {
             service,
             message,
             timeout: None,
-            life: None,
+            time_to_live: None,
             reply: PhantomData,
         }
     }
@@ -92,14 +92,14 @@ impl<S, R> Call<S, R> {
     }
 }
 
-/// Options of tasks. A router, or another service that handles tasks in place, runs them at once:
-/// it delays none, remembers no key and asks no replicas.
+/// Options of tasks. A router, or another service that handles tasks in place, runs them at once
+/// and ignores these options.
 impl<S> Call<S, Receipt> {
     /// Delays the task: the server keeps it, and adds it to its stream no earlier than `delay` from
     /// now by the server's clock. Zero is no delay; more than a hundred years are refused.
     ///
-    /// Until it is due it can be cancelled by its id, with the `cancel` of the transport's handle.
-    /// The last call of `delay` and [`at`](Self::at) wins.
+    /// Until the task is due, the `cancel` of the transport's handle can cancel it by its id. The
+    /// last call of `delay` and [`at`](Self::at) wins.
     pub fn delay(mut self, delay: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));
@@ -116,20 +116,21 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Sets the time for which the task may wait for its start, counted from when it is due. Later
-    /// no attempt is started: the task is dropped and counted, or becomes a dead letter, as the
-    /// worker's [`Settings::expired`](crate::transport::Settings::expired) says. Zero is refused.
-    pub fn expires_after(mut self, life: Duration) -> Self {
-        if life.is_zero() && self.message.is_ok() {
+    /// Sets the time for which the task may wait for its start, counted from when it is due. After
+    /// that time no attempt is started: the task is dropped and counted, or becomes a dead letter,
+    /// as the worker's [`Settings::expired`](crate::transport::Settings::expired) says. Zero is
+    /// refused.
+    pub fn expires_after(mut self, time_to_live: Duration) -> Self {
+        if time_to_live.is_zero() && self.message.is_ok() {
             let text = "a task that expires at once cannot be sent";
             self.message = Err(Error::new(ErrorKind::Invalid, text));
         }
-        self.life = Some(life);
+        self.time_to_live = Some(time_to_live);
         self
     }
 
     /// Sends the task only if none with this key was sent to the same stream before. Otherwise the
-    /// receipt is that of the first task. So a call whose
+    /// call returns the receipt of the first task. So a call whose
     /// [outcome is unknown](Error::is_unknown_outcome) can be repeated.
     ///
     /// The server keeps the key for the transport's
@@ -146,22 +147,22 @@ impl<S> Call<S, Receipt> {
     /// primary alone does not lose the task, if one of these replicas is promoted; the guide's page
     /// about durability says what else is needed.
     ///
-    /// If fewer replicas have confirmed it `within` this time, the call fails, and the task is
-    /// stored all the same: the error is [unreplicated](Error::is_unreplicated) and has the task's
+    /// If fewer replicas have confirmed the task `within` this time, the call fails although the
+    /// task is stored: the error is [unreplicated](Error::is_unreplicated) and has the task's
     /// [id](Error::stored_id). Do not send the task again without an
     /// [`idempotency_key`](Self::idempotency_key). With the same key the call asks the replicas
     /// again, and stores no second task.
     ///
     /// `within` counts from the write. Redis answers nothing else on a connection that waits for
-    /// replicas, so these tasks have a connection of their server, and the tasks that are sent
-    /// together wait together: for the largest `count` and the longest `within` among them. Tasks
-    /// that are sent meanwhile are written after that. So use the same numbers for all tasks, and a
-    /// `count` that the server has. [`timeout`](Self::timeout) bounds the whole call.
+    /// replicas, so these tasks have a separate connection. Tasks that are sent together wait
+    /// together, for the largest `count` and the longest `within` among them. Tasks that are sent
+    /// meanwhile are written after that wait. So use the same numbers for all tasks, and a `count`
+    /// that the server has. [`timeout`](Self::timeout) bounds the whole call.
     ///
     /// A transport without replicas, such as [`Memory`](crate::transport::memory::Memory), refuses
-    /// the call as [invalid](Error::is_invalid), so an application that is tested over it makes the
-    /// option a setting; so does every transport if `count` or `within` is
-    /// zero or `within` is more than a minute.
+    /// the call as [invalid](Error::is_invalid). An application that is tested over such a
+    /// transport makes the option a setting. Every transport refuses the call if `count` or
+    /// `within` is zero, or `within` is more than a minute.
     ///
     /// ```no_run
     /// # async fn run(client: campanile::Client<campanile::transport::memory::Memory>)
@@ -230,14 +231,14 @@ where
         let deadline = self.timeout.map(Deadline::after);
         let (call, refused) = match self.message {
             Ok(mut message) => {
-                // The timeout of a task is for sending it. The worker's deadline is
-                // `expires_after`.
+                // The timeout of a task bounds only its sending. `expires_after` sets its deadline
+                // for workers.
                 let parts = message.parts_mut();
                 if parts.kind == Kind::Rpc {
                     parts.deadline = deadline;
-                } else if let Some(life) = self.life {
+                } else if let Some(time_to_live) = self.time_to_live {
                     let wait = parts.due.map(Due::wait).unwrap_or_default();
-                    parts.deadline = Some(Deadline::after(wait.saturating_add(life)));
+                    parts.deadline = Some(Deadline::after(wait.saturating_add(time_to_live)));
                 }
                 (Some(self.service.oneshot(message)), None)
             }
@@ -276,7 +277,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // The call is polled before the timer: a reply that has arrived is not late.
+        // Polls the call before the timer: a reply that has arrived is not late.
         match this.call.as_pin_mut() {
             None => {
                 let refused = this.refused.take().expect("polled after completion");

@@ -1,8 +1,8 @@
 //! The calling side: typed calls over any `Service<Message>`.
 //!
-//! A [`Client`](crate::Client) calls the sending half of a transport, with or without layers around it, or a
-//! router. Over a router the handlers run in place, so an application can be tested without a
-//! transport.
+//! A [`Client`](crate::Client) calls the sending half of a transport, with or without layers around
+//! it, or a router. Over a router the handlers run in place, so an application can be tested
+//! without a transport.
 //!
 //! ```
 //! use campanile::{Client, Json, Router};

@@ -15,7 +15,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The id; `None` if a service handled the task in place.
+    /// The id of the task; `None` if a service handled the task in place.
     pub fn id(&self) -> Option<&MessageId> {
         self.id.as_ref()
     }

@@ -16,7 +16,7 @@ use crate::{
 
 /// Sends messages through a `Service<Message>`. See the [module](super).
 ///
-/// It is cheap to clone if its service is.
+/// A client is cheap to clone if its service is.
 #[derive(Debug, Clone)]
 pub struct Client<S> {
     service: S,
@@ -45,7 +45,7 @@ impl<S> Client<S> {
         self
     }
 
-    /// The service that it calls.
+    /// The service that the client calls.
     pub fn service(&self) -> &S {
         &self.service
     }
@@ -103,8 +103,8 @@ impl<S: Clone> Client<S> {
         Call::new(self.service.clone(), message)
     }
 
-    /// The prefix and the name, or the fault of either. The name is checked alone too: an empty one
-    /// would silently address the prefix.
+    /// Joins the prefix and the name, or returns the fault of either. The name is also checked
+    /// alone, since an empty name would silently become the prefix.
     fn full_name(&self, name: &Name) -> Result<Name, &'static str> {
         let checked = |name: Name| match name.fault() {
             Some(fault) => Err(fault),
@@ -150,7 +150,7 @@ where
         let mut calls = FuturesOrdered::new();
         let mut service = self.service.clone();
         for payload in payloads {
-            // The calls are polled meanwhile: the service may be ready only after one of them ends.
+            // Polls the calls meanwhile, because the service may be ready only after a call ends.
             let ready = loop {
                 let full = calls.len() >= MAX_CALLS;
                 tokio::select! {
@@ -173,7 +173,7 @@ where
                 Ok(Receipt::from(reply))
             });
         }
-        // It may hold a reservation that is not used.
+        // This clone may hold an unused reservation.
         drop(service);
         while let Some(result) = calls.next().await {
             results.push(result);

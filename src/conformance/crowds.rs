@@ -16,24 +16,24 @@ use super::{
 use crate::message::{Message, MessageId};
 
 /// Workers that handle messages until they are stopped, and the ids of the handled messages.
-struct Crowd {
+struct RunningWorkers {
     workers: JoinSet<()>,
     handled: mpsc::UnboundedReceiver<MessageId>,
     stop: CancellationToken,
 }
 
-impl Crowd {
+impl RunningWorkers {
     async fn of<F: Factory>(workers: usize, scene: &Scene<'_, F>) -> Self {
         let (sender, handled) = mpsc::unbounded_channel();
-        let mut crowd = Self {
+        let mut running = Self {
             workers: JoinSet::new(),
             handled,
             stop: CancellationToken::new(),
         };
         for number in 0..workers {
             let mut worker = scene.worker().await;
-            let (sender, stop) = (sender.clone(), crowd.stop.clone());
-            crowd.workers.spawn(async move {
+            let (sender, stop) = (sender.clone(), running.stop.clone());
+            running.workers.spawn(async move {
                 let most = 1 + number % 10;
                 while let Some(batch) = stop.run_until_cancelled(worker.batch(most)).await {
                     for delivery in batch {
@@ -44,11 +44,11 @@ impl Crowd {
                 worker.close().await;
             });
         }
-        crowd
+        running
     }
 
-    /// Waits until this number of different messages was handled, and a little longer for duplicates.
-    /// Returns the ids of all deliveries.
+    /// Waits until this number of different messages was handled, and a little longer for
+    /// duplicates. Returns the ids of all deliveries.
     async fn finish(mut self, expected: usize) -> Vec<MessageId> {
         let mut all = Vec::new();
         let mut different = HashSet::new();
@@ -86,17 +86,17 @@ pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>
             receipts
         });
     }
-    let crowd = Crowd::of(MANY, &scene).await;
+    let running = RunningWorkers::of(MANY, &scene).await;
     let mut receipts = Vec::new();
     while let Some(sent) = senders.join_next().await {
         receipts.extend(sent.expect("sending does not panic"));
     }
-    let handled = crowd.finish(receipts.len()).await;
+    let handled = running.finish(receipts.len()).await;
     assert_same(handled, receipts);
 }
 
-/// Workers handle a backlog one after the other, each in batches until it is closed: in order, each
-/// message once.
+/// Workers handle a backlog one after the other, each worker in batches until it is closed. Every
+/// message is handled once, in order.
 pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: Factory>(
     factory: &F,
 ) {
@@ -112,7 +112,11 @@ pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: F
         for most in [7, 3] {
             for delivery in worker.exactly(most.min(BACKLOG - number)).await {
                 assert_eq!(message(&delivery).payload(), &number.to_string());
-                assert_eq!(attempt(&delivery), 1, "what was never started was counted");
+                assert_eq!(
+                    attempt(&delivery),
+                    1,
+                    "a delivery that was not started was counted"
+                );
                 done(delivery).await;
                 number += 1;
             }
@@ -124,13 +128,13 @@ pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: F
     }
     let mut worker = scene.worker().await;
     worker
-        .nothing_for(QUIET, "what was handled came back")
+        .nothing_for(QUIET, "a handled message came back")
         .await;
     worker.close().await;
 }
 
-/// Workers that open and close at the same time, the first ones of their group as well, lose and
-/// repeat nothing.
+/// Workers that open and close at the same time lose and repeat nothing, not even the first workers
+/// of their group.
 pub async fn workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothing<F: Factory>(
     factory: &F,
 ) {
@@ -161,12 +165,12 @@ pub async fn workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothin
     assert_same(handled, receipts);
     let mut worker = scene.worker().await;
     worker
-        .nothing_for(QUIET, "what was handled came back")
+        .nothing_for(QUIET, "a handled message came back")
         .await;
     worker.close().await;
 }
 
-/// A restart of the server under load: what was accepted is handled, and neither senders nor
+/// A restart of the server under load: all accepted messages are handled, and neither senders nor
 /// workers have to be started again.
 pub async fn a_restart_of_the_server_loses_nothing_that_was_accepted<F: Factory>(factory: &F) {
     const SENDERS: usize = 5;
@@ -175,7 +179,7 @@ pub async fn a_restart_of_the_server_loses_nothing_that_was_accepted<F: Factory>
         return;
     }
     let scene = Scene::new(factory);
-    let crowd = Crowd::of(3, &scene).await;
+    let running = RunningWorkers::of(3, &scene).await;
     let mut senders = JoinSet::new();
     for _ in 0..SENDERS {
         let handle = scene.handle().await;
@@ -205,7 +209,7 @@ pub async fn a_restart_of_the_server_loses_nothing_that_was_accepted<F: Factory>
     );
     let last = scene.task("after the restart").await;
     receipts.insert(last);
-    let handled: HashSet<_> = crowd.finish(receipts.len()).await.into_iter().collect();
+    let handled: HashSet<_> = running.finish(receipts.len()).await.into_iter().collect();
     let lost: Vec<_> = receipts.difference(&handled).collect();
     assert!(lost.is_empty(), "accepted and lost: {lost:?}");
 }

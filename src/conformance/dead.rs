@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Sends tasks with these names, and makes each a dead letter.
-async fn die<F: Factory>(
+async fn send_and_dead_letter<F: Factory>(
     scene: &Scene<'_, F>,
     worker: &mut WorkerOf<F>,
     names: &[&str],
@@ -23,13 +23,13 @@ async fn die<F: Factory>(
     let mut ids = Vec::new();
     for name in names {
         ids.push(send(&handle, Message::task(*name, name.to_string())).await);
-        bury(worker).await;
+        dead_letter_next(worker).await;
     }
     ids
 }
 
 /// Makes a dead letter of the next delivery.
-async fn bury<S: Source>(worker: &mut super::scene::OpenSource<S>) {
+async fn dead_letter_next<S: Source>(worker: &mut super::scene::OpenSource<S>) {
     let verdict = Verdict::DeadLetter {
         reason: "it cannot be done".into(),
         answer: None,
@@ -50,7 +50,7 @@ pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factor
     assert_eq!(must("counting", dead.count()).await, 0);
     assert_eq!(letters(&dead).await, []);
     let mut worker = scene.worker().await;
-    let ids = die(&scene, &mut worker, &["a", "b", "c", "d", "e"]).await;
+    let ids = send_and_dead_letter(&scene, &mut worker, &["a", "b", "c", "d", "e"]).await;
     assert_eq!(must("counting", dead.count()).await, 5);
 
     let mut listed = Vec::new();
@@ -110,7 +110,7 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
         return;
     };
     let mut worker = scene.worker().await;
-    let ids = die(&scene, &mut worker, &["a", "b", "a", "c", "b", "c"]).await;
+    let ids = send_and_dead_letter(&scene, &mut worker, &["a", "b", "a", "c", "b", "c"]).await;
     let all = letters(&dead).await;
 
     let second = || Selection::ids([all[1].id.clone()]);
@@ -118,7 +118,7 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     assert_eq!(
         must("replaying", dead.replay(second())).await,
         0,
-        "it is gone"
+        "it was replayed before"
     );
     assert_eq!(must("purging", dead.purge(second())).await, 0);
     assert_eq!(must("getting", dead.get(&all[1].id)).await, None);
@@ -148,11 +148,14 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     assert_eq!(left, [ids[4].clone()]);
     assert_eq!(must("purging", dead.purge(Selection::All)).await, 1);
     assert_eq!(must("counting", dead.count()).await, 0);
-    worker.nothing_for(QUIET, "what was purged came back").await;
+    worker
+        .nothing_for(QUIET, "a purged message came back")
+        .await;
     worker.close().await;
 }
 
-/// More letters than one step are replayed once each, also while others become dead letters.
+/// More letters than fit into one step are replayed once each, also by two replays at the same
+/// time.
 pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     const LETTERS: usize = 250;
     let scene = Scene::new(factory);
@@ -160,13 +163,10 @@ pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
         return;
     };
     let mut worker = scene.worker().await;
-    let ids = die(&scene, &mut worker, &["a"; LETTERS]).await;
+    let ids = send_and_dead_letter(&scene, &mut worker, &["a"; LETTERS]).await;
     let (one, other) = tokio::join!(dead.replay(Selection::All), dead.replay(Selection::All));
     let replayed = one.expect("it replays") + other.expect("it replays");
-    assert_eq!(
-        replayed, LETTERS as u64,
-        "of two that replay at the same time"
-    );
+    assert_eq!(replayed, LETTERS as u64, "by two replays at the same time");
     let replayed = worker.exactly(LETTERS).await;
     assert_same(replayed.iter().map(|d| id(d).clone()), ids);
     for delivery in replayed {
@@ -190,7 +190,7 @@ pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(fact
     let other = scene.group("other", Start::Beginning);
     let mut mine = scene.worker().await;
     let mut theirs = other.worker().await;
-    die(&scene, &mut mine, &["a"]).await;
+    send_and_dead_letter(&scene, &mut mine, &["a"]).await;
     done(theirs.one().await).await;
     let others = other.dead().await.expect("it is the same factory");
     assert_eq!(must("counting", others.count()).await, 0);

@@ -25,7 +25,7 @@ async fn publish<F: Factory>(handle: &F::Handle, name: &Name, payload: &'static 
 }
 
 /// Takes one event and returns its name, its pattern and its payload.
-async fn heard<S: Source>(worker: &mut OpenSource<S>) -> (Name, Option<Name>, String) {
+async fn next_event<S: Source>(worker: &mut OpenSource<S>) -> (Name, Option<Name>, String) {
     let delivery = worker.one().await;
     let event = message(&delivery);
     assert_eq!(event.kind(), Kind::Event);
@@ -54,10 +54,10 @@ pub async fn an_event_reaches_every_subscriber<F: Factory>(factory: &F) {
     for mut worker in workers {
         for payload in ["1", "2"] {
             let expected = (name.clone(), None, payload.to_owned());
-            assert_eq!(heard(&mut worker).await, expected);
+            assert_eq!(next_event(&mut worker).await, expected);
         }
         worker
-            .nothing_for(QUIET, "an event came that nobody sent here")
+            .nothing_for(QUIET, "an event came that has another name")
             .await;
         worker.close().await;
     }
@@ -75,7 +75,7 @@ pub async fn an_event_is_not_kept_for_later<F: Factory>(factory: &F) {
     let interest = listening(std::slice::from_ref(&name), &[]);
     let mut worker = scene.worker_for(interest).await;
     publish::<F>(&handle, &name, "heard").await;
-    assert_eq!(heard(&mut worker).await.2, "heard");
+    assert_eq!(next_event(&mut worker).await.2, "heard");
     worker.close().await;
 }
 
@@ -97,7 +97,7 @@ pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) 
     }
     for name in ["it.heard", "that.was.haxrd"] {
         let expected = (scene.name(name), Some(pattern.clone()), "event".to_owned());
-        assert_eq!(heard(&mut worker).await, expected);
+        assert_eq!(next_event(&mut worker).await, expected);
     }
     worker
         .nothing_for(QUIET, "an event came that does not match")
@@ -122,11 +122,11 @@ pub async fn an_event_is_delivered_once_for_each_matching_subscription<F: Factor
     publish::<F>(&handle, &name, "event").await;
     let mut patterns = Vec::new();
     for _ in 0..3 {
-        patterns.push(heard(&mut worker).await.1);
+        patterns.push(next_event(&mut worker).await.1);
     }
     assert_same(patterns, [None, Some(all), Some(some)]);
     worker
-        .nothing_for(QUIET, "one subscription got it twice")
+        .nothing_for(QUIET, "one subscription got the event twice")
         .await;
     worker.close().await;
 }
@@ -156,7 +156,7 @@ pub async fn headers_of_an_event_arrive_or_are_refused<F: Factory>(factory: &F) 
     worker.close().await;
 }
 
-/// A worker that listens to events only leaves the stream to others.
+/// A worker that wants only events leaves the stream to other workers.
 pub async fn a_listener_leaves_the_stream_to_others<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;

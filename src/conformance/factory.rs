@@ -14,8 +14,8 @@ use crate::{
 
 /// Makes connected handles of the transport under test.
 ///
-/// All handles of a factory reach the same server. Each check uses a new stream and new event names, so
-/// that checks may share a server and run in parallel.
+/// All handles of a factory reach the same server. Each check uses a new stream and new event
+/// names, so that checks may share a server and run in parallel.
 pub trait Factory: Send + Sync {
     /// Both halves of the transport.
     type Handle: Service<Message, Response = Reply, Error = Error, Future: Send + 'static>
@@ -44,7 +44,7 @@ pub trait Factory: Send + Sync {
         let _ = (stream, fields);
         async {
             Err(Error::config(
-                "the factory declares `raw_entries` and does not add any",
+                "the factory declares `raw_entries` without an `add_raw` method",
             ))
         }
     }
@@ -63,7 +63,7 @@ pub trait Factory: Send + Sync {
         let _ = handle;
         async {
             Err(Error::config(
-                "the factory declares `statistics` and has none",
+                "the factory declares `statistics` without a `stats` method",
             ))
         }
     }
@@ -78,18 +78,18 @@ pub trait Factory: Send + Sync {
         let _ = (handle, id);
         async {
             Err(Error::config(
-                "the factory declares `delayed_tasks` and does not cancel any",
+                "the factory declares `delayed_tasks` without a `cancel` method",
             ))
         }
     }
 
-    /// Ends the leases of all deliveries of the group, as if its workers had died, though they run.
-    /// Needed for [`Capabilities::end_leases`].
+    /// Ends the leases of all deliveries of the group, as if its workers had died, although they
+    /// still run. Needed for [`Capabilities::end_leases`].
     fn end_leases(&self, settings: &Settings) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = settings;
         async {
             Err(Error::config(
-                "the factory declares `end_leases` and does not end any",
+                "the factory declares `end_leases` without an `end_leases` method",
             ))
         }
     }
@@ -99,7 +99,7 @@ pub trait Factory: Send + Sync {
     fn restart(&self) -> impl Future<Output = Result<(), Error>> + Send {
         async {
             Err(Error::config(
-                "the factory declares `restart` and restarts nothing",
+                "the factory declares `restart` without a `restart` method",
             ))
         }
     }
@@ -138,13 +138,13 @@ pub struct Capabilities {
     pub delayed_tasks: bool,
     /// [`Factory::stats`] works.
     pub statistics: bool,
-    /// One worker can serve [several streams](crate::transport::Streams), and a message can name the
-    /// stream that it is sent to.
+    /// One worker can serve [several streams](crate::transport::Streams), and a message can name
+    /// the stream that it is sent to.
     pub stream_sets: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,
-    /// A task can be [confirmed by replicas](crate::client::Call::replicas). Without them it is
-    /// refused.
+    /// A task can be [confirmed by replicas](crate::client::Call::replicas). Without replicas the
+    /// task is refused.
     pub replicas: bool,
     /// [`Factory::end_leases`] works.
     pub end_leases: bool,
@@ -207,7 +207,7 @@ impl Factory for Memory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // It has no server to restart, and no replicas.
+        // Memory has no server to restart, and no replicas.
         let mut capabilities = Capabilities::all();
         capabilities.restart = false;
         capabilities.replicas = false;

@@ -86,7 +86,7 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     let error = scene.group("late", Start::Auto).refused_worker().await;
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("start"), "{error}");
-    // It can join with a start, and needs none once it exists.
+    // The group can join with a start, and needs none once it exists.
     scene.group("late", Start::End).worker().await.close().await;
     scene
         .group("late", Start::Auto)
@@ -97,8 +97,8 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     first.close().await;
 }
 
-/// A group that starts at the beginning receives earlier messages, a group that starts at the end does
-/// not.
+/// A group that starts at the beginning receives earlier messages, a group that starts at the end
+/// does not.
 pub async fn a_group_starts_at_its_start<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
@@ -179,19 +179,19 @@ pub async fn a_group_continues_at_its_position<F: Factory>(factory: &F) {
     assert_eq!(id(&delivery), &second);
     done(delivery).await;
     worker
-        .nothing_for(QUIET, "what was handled came back")
+        .nothing_for(QUIET, "a handled message came back")
         .await;
     worker.close().await;
 }
 
-/// Opening a worker beside another group fails unless `unknown_names` is set: it could treat messages
-/// for the other group as failed.
+/// Opening a worker beside another group fails unless `unknown_names` is set, since the worker
+/// could treat messages for the other group as failed.
 pub async fn beside_another_group_unknown_names_must_be_set<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
     }
     let scene = Scene::new(factory).with(|settings| settings.unknown_names = None);
-    // A group that is alone on its stream need not set it.
+    // A group that is alone on its stream need not set `unknown_names`.
     let first = scene.worker().await;
     let mut second = scene.group("second", Start::Beginning);
     let error = second.refused_worker().await;
@@ -204,7 +204,7 @@ pub async fn beside_another_group_unknown_names_must_be_set<F: Factory>(factory:
     first.close().await;
 }
 
-/// Two streams with equal groups and names of messages are separate.
+/// Two streams are separate, even if their groups and the names of their messages are the same.
 pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
     let (ours, theirs) = (Scene::new(factory), Scene::new(factory));
     let mut our_worker = ours.worker().await;
@@ -223,11 +223,11 @@ pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
     assert_eq!(message(&delivery).payload(), "theirs");
     done(delivery).await;
 
-    let bury = Verdict::DeadLetter {
+    let dead_letter = Verdict::DeadLetter {
         reason: "bad".into(),
         answer: None,
     };
-    settle(held.remove(0), bury).await;
+    settle(held.remove(0), dead_letter).await;
     settle(held.remove(0), again(Duration::ZERO)).await;
     done(our_worker.one().await).await;
     our_worker.close().await;

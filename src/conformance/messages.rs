@@ -53,7 +53,7 @@ pub async fn a_payload_of_16_mib_arrives_intact<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Headers arrive in order, also repeated ones and ones that are not UTF-8.
+/// Headers arrive in order, also repeated headers and values that are not UTF-8.
 pub async fn headers_arrive_with_repeats_and_binary_values<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -88,8 +88,8 @@ pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A message has its stream and its group at each delivery and as a dead letter, since its id is unique
-/// in its stream only.
+/// A message has its stream and its group at each delivery and as a dead letter, since its id is
+/// unique in its stream only.
 pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;

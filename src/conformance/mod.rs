@@ -2,8 +2,8 @@
 //!
 //! Write a [`Factory`] that connects to your server, and let
 //! [`conformance_tests!`](crate::conformance_tests) make a test of each check. The checks drive a
-//! [`Source`](crate::transport::Source) directly, without a router or a serving loop. The transport in
-//! memory is tested like this:
+//! [`Source`](crate::transport::Source) directly, without a router or a serving loop. The transport
+//! in memory is tested like this:
 //!
 //! ```
 //! mod memory {
@@ -11,7 +11,8 @@
 //! }
 //! ```
 //!
-//! With a test attribute and a custom server. The expression is evaluated in each test, and may await:
+//! With a test attribute and a custom server. The expression is evaluated in each test, and may
+//! await:
 //!
 //! ```
 //! # mod my_transport {
@@ -56,11 +57,12 @@
 //! # }
 //! ```
 //!
-//! Each check is a public function as well: `conformance::a_request_gets_its_reply(&factory).await`.
+//! Each check is a public function as well:
+//! `conformance::a_request_gets_its_reply(&factory).await`.
 //!
 //! # Panics
-//! A check that fails panics with the reason. Each takes a bounded time, most of them less than a second,
-//! those that wait for a lease a few seconds.
+//! A check that fails panics with the reason. Each check takes a bounded time: most take less than
+//! a second, and checks that wait for a lease take a few seconds.
 
 mod crowds;
 mod dead;
@@ -157,12 +159,12 @@ pub use self::{
 
 /// Makes a test of each check of the [conformance suite](crate::conformance).
 ///
-/// It takes an expression that makes a [`Factory`](crate::conformance::Factory), and an optional test
-/// attribute before it. Without one, each test runs on a `tokio` runtime of two threads, which needs
-/// `tokio` with the features `macros` and `rt-multi-thread`.
+/// The macro takes an expression that makes a [`Factory`](crate::conformance::Factory), and an
+/// optional test attribute before it. Without an attribute, each test runs on a `tokio` runtime of
+/// two threads, which needs `tokio` with the features `macros` and `rt-multi-thread`.
 #[macro_export]
 macro_rules! conformance_tests {
-    // Must come first, since an expression may begin with an attribute too.
+    // This arm must come first, since an expression may begin with an attribute too.
     (#[$attribute:meta] $factory:expr $(,)?) => {
         $crate::__conformance_cases! {
             [#[$attribute]] [$factory]

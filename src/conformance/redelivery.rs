@@ -18,12 +18,14 @@ pub async fn a_failed_message_is_delivered_again_as_the_next_attempt<F: Factory>
     for expected in 1..=4 {
         let delivery = worker.one().await;
         assert_eq!(attempt(&delivery), expected);
-        assert_eq!(id(&delivery), &receipt, "the id changed on the way back");
+        assert_eq!(id(&delivery), &receipt, "the redelivery has another id");
         assert_eq!(message(&delivery).payload(), "again");
         settle(delivery, again(Duration::ZERO)).await;
     }
     done(worker.one().await).await;
-    worker.nothing_for(QUIET, "what was done came back").await;
+    worker
+        .nothing_for(QUIET, "a handled message came back")
+        .await;
     worker.close().await;
 }
 
@@ -65,7 +67,7 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
     assert_eq!(id(&delivery), &other, "a delayed message came at once");
     done(delivery).await;
     let delivery = worker.one().await;
-    // Both clocks count milliseconds, so up to two may be missing.
+    // Both clocks count whole milliseconds, so up to two milliseconds may be missing.
     assert!(
         start.elapsed() >= DELAY - Duration::from_millis(5),
         "it came back after {:?} instead of {DELAY:?}",
@@ -119,7 +121,7 @@ pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Fac
         settle(worker.one().await, again(Duration::ZERO)).await;
     }
     worker
-        .nothing_for(QUIET, "it was delivered a third time")
+        .nothing_for(QUIET, "the message was delivered a third time")
         .await;
     if let Some(dead) = scene.dead_letters().await {
         assert_eq!(dead.len(), 1);
@@ -164,7 +166,7 @@ pub async fn a_discarded_message_is_not_delivered_again<F: Factory>(factory: &F)
         settle(worker.one().await, Verdict::Discard { reason, answer }).await;
     }
     worker
-        .nothing_for(QUIET, "what was discarded came back")
+        .nothing_for(QUIET, "a discarded message came back")
         .await;
     assert!(
         scene

@@ -24,7 +24,7 @@ fn modes<F: Factory>(factory: &F) -> impl Iterator<Item = ReplyMode> + use<F> {
         (ReplyMode::Fast, capabilities.fast_rpc),
     ]
     .into_iter()
-    .filter_map(|(mode, has_it)| has_it.then_some(mode))
+    .filter_map(|(mode, is_supported)| is_supported.then_some(mode))
 }
 
 fn rpc(mode: ReplyMode, payload: impl Into<bytes::Bytes>) -> Message {
@@ -139,8 +139,8 @@ pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &
     }
 }
 
-/// A request that becomes a dead letter or is discarded gets the reply of the verdict. A request that
-/// has used up its deliveries is answered with `unavailable`.
+/// A request that becomes a dead letter or is discarded gets the reply of the verdict. A request
+/// that has used up its deliveries is answered with `unavailable`.
 pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 1);

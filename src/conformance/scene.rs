@@ -19,10 +19,10 @@ use crate::{
 };
 
 /// The time limit for an expected event.
-const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_WAIT: Duration = Duration::from_secs(20);
 /// The wait for an event that must not happen.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
-/// The lease of checks that wait for its end.
+/// The lease in checks that wait until it ends.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 
 /// A worker of a factory's transport.
@@ -197,7 +197,10 @@ impl<S: Source> OpenSource<S> {
 pub(super) fn message<H>(delivery: &Delivery<H>) -> &Message {
     match &delivery.content {
         Ok(message) => message,
-        Err(undecodable) => panic!("a message was handed out as none: {}", undecodable.reason),
+        Err(undecodable) => panic!(
+            "a message was delivered as undecodable: {}",
+            undecodable.reason
+        ),
     }
 }
 
@@ -277,9 +280,9 @@ pub(super) async fn must<T>(what: &str, work: impl Future<Output = Result<T, Err
 }
 
 pub(super) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, work)
+    timeout(MAX_WAIT, work)
         .await
-        .unwrap_or_else(|_| panic!("{what} took longer than {PATIENCE:?}"))
+        .unwrap_or_else(|_| panic!("{what} took longer than {MAX_WAIT:?}"))
 }
 
 /// Asserts that both contain the same items equally often.

@@ -22,8 +22,8 @@ fn keyed(payload: &'static str, key: &str) -> Message {
     message
 }
 
-/// A delayed task is delivered when it is due, with the id of its receipt, also if it was sent before
-/// the first worker.
+/// A delayed task is delivered when it is due, with the id of its receipt, also if it was sent
+/// before the first worker.
 pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(1_500);
     if !factory.capabilities().delayed_tasks {
@@ -43,8 +43,12 @@ pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F)
     ] {
         let delivery = worker.one().await;
         assert_eq!(message(&delivery).payload(), payload);
-        assert_eq!(id(&delivery), &receipt, "the id of {payload:?} is another");
-        // Both clocks count milliseconds, so up to two may be missing.
+        assert_eq!(
+            id(&delivery),
+            &receipt,
+            "the id of {payload:?} is not that of its receipt"
+        );
+        // Both clocks count whole milliseconds, so up to two milliseconds may be missing.
         assert!(
             start.elapsed() + Duration::from_millis(5) >= wait,
             "{payload:?} came after {:?} instead of {wait:?}",
@@ -76,7 +80,9 @@ pub async fn a_task_for_a_time_is_delivered_then_or_at_once_if_it_is_past<F: Fac
     }
     let time = SystemTime::now() + Duration::from_secs(3600);
     send(&handle, delayed("in an hour", Due::At(time))).await;
-    worker.nothing_for(QUIET, "it came an hour early").await;
+    worker
+        .nothing_for(QUIET, "the task came an hour early")
+        .await;
     worker.close().await;
 }
 
@@ -113,30 +119,28 @@ pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory
     assert!(must("cancelling", factory.cancel(&handle, &unwanted)).await);
     assert!(
         !must("cancelling", factory.cancel(&handle, &unwanted)).await,
-        "twice"
+        "it was cancelled before"
     );
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &wanted);
     assert!(
         !must("cancelling", factory.cancel(&handle, &wanted)).await,
-        "it has begun"
+        "it was due"
     );
     done(delivery).await;
     let plain = scene.task("plain").await;
     assert!(
         !must("cancelling", factory.cancel(&handle, &plain)).await,
-        "never delayed"
+        "it was not delayed"
     );
     done(worker.one().await).await;
-    worker
-        .nothing_for(2 * DELAY, "what was cancelled came")
-        .await;
+    worker.nothing_for(2 * DELAY, "a cancelled task came").await;
     worker.close().await;
 }
 
-/// The worker sees the remaining time to live.
+/// The worker sees the remaining time to live, which starts when the task is due.
 pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory: &F) {
-    const LIFE: Duration = Duration::from_secs(60);
+    const TIME_TO_LIVE: Duration = Duration::from_secs(60);
     const DELAY: Duration = Duration::from_millis(600);
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -147,16 +151,19 @@ pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory
     }
     for delay in delays {
         let mut task = Message::task("task", "");
-        task.parts_mut().deadline = Some(Deadline::after(delay + LIFE));
+        task.parts_mut().deadline = Some(Deadline::after(delay + TIME_TO_LIVE));
         task.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));
         send(&handle, task).await;
         let delivery = worker.one().await;
         let deadline = message(&delivery).parts().deadline;
         let left = deadline.expect("it has a time to live").remaining();
-        assert!(left <= LIFE, "{left:?} of {LIFE:?} are left");
         assert!(
-            left >= LIFE - 20 * DELAY,
-            "only {left:?} of {LIFE:?} are left"
+            left <= TIME_TO_LIVE,
+            "{left:?} of {TIME_TO_LIVE:?} are left"
+        );
+        assert!(
+            left >= TIME_TO_LIVE - 20 * DELAY,
+            "only {left:?} of {TIME_TO_LIVE:?} are left"
         );
         done(delivery).await;
     }
@@ -190,9 +197,9 @@ pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factor
     assert_eq!(
         send(&handle, keyed("again", "order 7")).await,
         first,
-        "though it is done"
+        "a task that is done keeps its key"
     );
-    worker.nothing_for(QUIET, "it was sent twice").await;
+    worker.nothing_for(QUIET, "the task was sent twice").await;
     sleep(WINDOW).await;
     let new = send(&handle, keyed("new", "order 7")).await;
     assert_ne!(new, first, "the window is over");
@@ -200,7 +207,7 @@ pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factor
 
     let elsewhere = Scene::new(factory);
     let theirs = send(&elsewhere.handle().await, keyed("theirs", "order 8")).await;
-    assert_ne!(theirs, other, "a key is a stream's own");
+    assert_ne!(theirs, other, "each stream has its own keys");
     worker.close().await;
 }
 
@@ -221,7 +228,7 @@ pub async fn senders_of_one_key_at_the_same_time_send_one_task<F: Factory>(facto
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &receipts[0]);
     done(delivery).await;
-    worker.nothing_for(QUIET, "it was sent twice").await;
+    worker.nothing_for(QUIET, "the task was sent twice").await;
     worker.close().await;
 }
 
@@ -300,6 +307,8 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
     let error = call(&handle, late).await.expect_err("its time is over");
     assert!(error.is_timeout(), "{}", error.chain());
     let mut worker = scene.worker().await;
-    worker.nothing_for(QUIET, "what was refused was sent").await;
+    worker
+        .nothing_for(QUIET, "a refused message was sent")
+        .await;
     worker.close().await;
 }

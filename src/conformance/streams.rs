@@ -56,7 +56,7 @@ pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     assert_eq!(stream_of(&delivery), other);
     assert!(
         message(&delivery).parts().to.is_none(),
-        "it would be sent on"
+        "a delivery has no target stream"
     );
     done(delivery).await;
     let mut ask = Message::rpc("ask", "2");
@@ -69,7 +69,7 @@ pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     .await;
     assert_eq!(outcome(asked).await.expect("a reply").payload, "3");
     default
-        .nothing_for(QUIET, "it was for another stream")
+        .nothing_for(QUIET, "a message came from another stream")
         .await;
     let mut event = Message::event("event", "4");
     event.parts_mut().to = Some(other);
@@ -81,7 +81,7 @@ pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     default.close().await;
 }
 
-/// With strict priority a stream is delivered only while the ones before it are empty.
+/// With strict priority a stream is delivered only while the streams before it are empty.
 pub async fn a_stream_with_priority_is_emptied_first<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -108,7 +108,8 @@ pub async fn a_stream_with_priority_is_emptied_first<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Streams with backlogs share by their weights, and a single stream with a backlog gets everything.
+/// Streams with backlogs share by their weights, and a single stream with a backlog gets
+/// everything.
 pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -127,26 +128,28 @@ pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
         }
     }
     let mut worker = scene.worker().await;
-    let mut come = HashMap::<Name, usize>::new();
+    let mut counts = HashMap::<Name, usize>::new();
     for _ in 0..10 {
         for delivery in worker.exactly(10).await {
-            *come.entry(stream_of(&delivery)).or_default() += 1;
+            *counts.entry(stream_of(&delivery)).or_default() += 1;
             done(delivery).await;
         }
     }
     let shares: Vec<_> = streams
         .iter()
-        .map(|stream| come.get(stream).copied().unwrap_or(0))
+        .map(|stream| counts.get(stream).copied().unwrap_or(0))
         .collect();
     let near = |share: usize, wanted: usize| share.abs_diff(wanted) <= 12;
     assert!(
         near(shares[0], 60) && near(shares[1], 30) && near(shares[2], 10) && shares[2] > 0,
-        "{shares:?} of 100, and 60, 30 and 10 were due"
+        "{shares:?} of 100 instead of about 60, 30 and 10"
     );
     for delivery in worker.exactly(200).await {
         done(delivery).await;
     }
-    worker.nothing_for(QUIET, "there was no more").await;
+    worker
+        .nothing_for(QUIET, "more messages came than were sent")
+        .await;
     worker.close().await;
 }
 
@@ -180,7 +183,7 @@ pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) 
             assert_eq!(letters.len(), 1, "the dead letters of {stream}");
         }
     }
-    worker.nothing_for(QUIET, "all of them are dead").await;
+    worker.nothing_for(QUIET, "a dead letter came back").await;
     worker.close().await;
 }
 
@@ -213,7 +216,7 @@ pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     }
 }
 
-/// A running worker finds newly registered streams, and serves them in turn with the others.
+/// A running worker finds newly registered streams, and serves all registered streams in turn.
 pub async fn registered_streams_are_found_while_they_are_served<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -245,6 +248,8 @@ pub async fn registered_streams_are_found_while_they_are_served<F: Factory>(fact
         }
         take(streams).await;
     }
-    worker.nothing_for(QUIET, "all of them were handled").await;
+    worker
+        .nothing_for(QUIET, "a handled message came back")
+        .await;
     worker.close().await;
 }

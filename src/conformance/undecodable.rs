@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{message::Kind, transport::Verdict};
 
-/// An undecodable entry is delivered with its fields and a reason, can become a dead letter, and does not
-/// hold up others.
+/// An undecodable entry is delivered with its fields and a reason, can become a dead letter, and
+/// does not hold up other entries.
 pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &F) {
     if !factory.capabilities().raw_entries {
         return;

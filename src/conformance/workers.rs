@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{message::Message, transport::Verdict};
 
-/// If each delivery is settled before the next, the order is that of sending.
+/// If each delivery is settled before the next is fetched, messages arrive in the order in which
+/// they were sent.
 pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -28,7 +29,8 @@ pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A worker fetches at most the requested number, and others can fetch the rest at once.
+/// A worker fetches at most the requested number of deliveries. Other workers can fetch the other
+/// messages at once.
 pub async fn a_worker_fetches_only_what_it_asked_for<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -64,10 +66,10 @@ pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
         receipts
     });
     let mut got = Vec::new();
-    let mut patience = 0_u64;
-    while got.len() < MANY && patience < 20_000 {
-        patience += 1;
-        let wait = Duration::from_micros(patience % 8 * 300);
+    let mut tries = 0_u64;
+    while got.len() < MANY && tries < 20_000 {
+        tries += 1;
+        let wait = Duration::from_micros(tries % 8 * 300);
         if let Some(delivery) = worker.within(wait).await {
             got.push(id(&delivery).clone());
             done(delivery).await;
@@ -79,7 +81,8 @@ pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A stopped worker releases its unreturned deliveries at once, and can settle the others.
+/// A stopped worker at once releases the deliveries that it has not returned, and can settle its
+/// other deliveries.
 pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -97,7 +100,11 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
     let mut other = scene.worker().await;
     let rest = other.exactly(receipts.len() - held.len()).await;
     for delivery in &rest {
-        assert_eq!(attempt(delivery), 1, "what was never started was counted");
+        assert_eq!(
+            attempt(delivery),
+            1,
+            "a delivery that was not started was counted"
+        );
     }
     let all = held.iter().chain(&rest);
     assert_same(all.map(|delivery| id(delivery).clone()), receipts);
@@ -105,7 +112,9 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
         done(delivery).await;
     }
     one.close().await;
-    other.nothing_for(QUIET, "what was settled came back").await;
+    other
+        .nothing_for(QUIET, "a settled message came back")
+        .await;
     other.close().await;
 }
 
@@ -113,7 +122,7 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
 pub async fn a_worker_that_waits_can_be_closed<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
-    one.nothing_for(QUIET, "an empty stream gave something")
+    one.nothing_for(QUIET, "an empty stream gave a delivery")
         .await;
     one.close().await;
     let receipt = scene.task("for the next").await;
@@ -139,12 +148,14 @@ pub async fn the_deliveries_of_a_crashed_worker_are_claimed<F: Factory>(factory:
     drop(held);
     vanishing.vanish();
     other
-        .nothing_for(LEASE / 4, "it was claimed before its lease ended")
+        .nothing_for(LEASE / 4, "the delivery was claimed before its lease ended")
         .await;
     let delivery = other.one().await;
     assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 2));
     done(delivery).await;
-    other.nothing_for(LEASE, "it was claimed twice").await;
+    other
+        .nothing_for(LEASE, "the delivery was claimed twice")
+        .await;
     other.close().await;
 }
 
@@ -182,7 +193,7 @@ pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(
     }
     let mut worker = scene.worker().await;
     worker
-        .nothing_for(LEASE * 5, "it was delivered a third time")
+        .nothing_for(LEASE * 5, "the message was delivered a third time")
         .await;
     if let Some(dead) = scene.dead_letters().await {
         assert_eq!(dead.len(), 1);
@@ -202,13 +213,13 @@ pub async fn a_live_worker_keeps_its_deliveries<F: Factory>(factory: &F) {
     scene.task("slow").await;
     let delivery = slow.one().await;
     other
-        .nothing_for(LEASE * 4, "it was claimed from a living worker")
+        .nothing_for(LEASE * 4, "the delivery was claimed from a live worker")
         .await;
     let lease = message(&delivery).parts().lease.as_ref();
     assert!(lease.is_none_or(|lease| !lease.is_lost()));
     done(delivery).await;
     other
-        .nothing_for(LEASE * 2, "what was settled came back")
+        .nothing_for(LEASE * 2, "a settled message came back")
         .await;
     slow.close().await;
     other.close().await;
@@ -227,11 +238,11 @@ pub async fn a_lost_lease_is_reported_and_a_late_verdict_changes_nothing<F: Fact
     let held = stalled.one().await;
     let lease = message(&held).parts().lease.clone();
     let token = lease.expect("a delivery has a lease").token();
-    assert!(!token.is_cancelled(), "it was lost from the start");
+    assert!(!token.is_cancelled(), "the lease was lost from the start");
     must("ending the leases", factory.end_leases(&scene.settings)).await;
     let taken = other.one().await;
     assert_eq!((id(&taken), attempt(&taken)), (&receipt, 2));
-    in_time("being told of the loss", token.cancelled()).await;
+    in_time("noticing the loss of the lease", token.cancelled()).await;
 
     let late = Verdict::DeadLetter {
         reason: "too late".into(),
@@ -246,7 +257,9 @@ pub async fn a_lost_lease_is_reported_and_a_late_verdict_changes_nothing<F: Fact
         "the late verdict was carried out"
     );
     done(taken).await;
-    other.nothing_for(LEASE, "what was done came back").await;
+    other
+        .nothing_for(LEASE, "a handled message came back")
+        .await;
     stalled.close().await;
     other.close().await;
 }

@@ -1,4 +1,4 @@
-//! The replies to requests whose handler failed without an `RpcError`.
+//! The error replies to failed requests.
 
 use tower::{
     buffer::error::{Closed, ServiceError},
@@ -8,8 +8,8 @@ use tower::{
 
 use super::{NotFound, Rejection, RpcError, chain, find};
 
-/// The reply for an error, from the nearest known type in its chain. `None` if the chain has none;
-/// the text of such an error is for logs, not for callers.
+/// The reply for an error, by the first of these types that is in its chain. `None` if none of them
+/// is: the text of such an error is for logs, not for callers.
 pub(crate) fn answer(name: &str, error: &(dyn std::error::Error + 'static)) -> Option<RpcError> {
     if let Some(answer) = find::<RpcError>(error) {
         Some(answer.clone())

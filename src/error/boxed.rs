@@ -1,9 +1,10 @@
 //! Errors of any type.
 
-/// Any error, boxed: what services of this crate fail with.
+/// Any error, boxed. The services of this crate fail with it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// An error that turns into a [`BoxError`]: `Into<BoxError>`, with a text for who has one that does not.
+/// An error that converts into a [`BoxError`]. Bounds name this trait instead of `Into<BoxError>`,
+/// so that the compiler explains which errors convert.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an error that handlers and services may fail with",
     label = "this error does not turn into a `BoxError`",

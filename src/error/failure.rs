@@ -9,10 +9,10 @@ use crate::message::Kind;
 
 /// An error that decides how its delivery is settled.
 ///
-/// A layer or a handler may wrap it: it counts anywhere in the chain of sources. The transport
-/// settles and acknowledges the delivery in one atomic step. [`Settle::of`] says how an error without
-/// a `Failure` in its chain is settled: by default a task is delivered again after the transport's
-/// back-off, and a request is answered.
+/// A `Failure` counts anywhere in the chain of sources, so layers and handlers may wrap it. The
+/// transport settles and acknowledges the delivery in one atomic step. [`Settle::of`] says how an
+/// error without a `Failure` in its chain is settled: by default a task is delivered again after
+/// the transport's back-off, and a request is answered.
 ///
 /// ```
 /// use campanile::Failure;
@@ -37,7 +37,7 @@ pub enum Settle {
     Redeliver {
         /// The delay; `None` uses the transport's back-off for this attempt.
         after: Option<Duration>,
-        /// False if this delivery is not an attempt.
+        /// False if this delivery does not count as an attempt.
         counted: bool,
     },
     /// Makes the message a dead letter now.
@@ -169,7 +169,7 @@ mod tests {
     use crate::error::{NotFound, RpcError};
 
     #[test]
-    fn what_becomes_of_an_error_depends_on_the_nearest_word_and_on_the_kind() {
+    fn the_nearest_failure_and_the_kind_decide_the_settlement() {
         let redelivered = |counted| {
             let after = None;
             Some(Settle::Redeliver { after, counted })

@@ -44,10 +44,10 @@ pub(crate) use self::{
 
 /// Finds the nearest error of type `E` in `error`'s chain of sources, itself included.
 ///
-/// `source()` misses two cases. An error with thiserror's `#[error(transparent)]` returns the
-/// source of the wrapped error, so the wrapped error itself is not found. The same applies to an
-/// `anyhow` or `eyre` error made from an `E` without any context. Return the wrapped type itself,
-/// or map it in a layer.
+/// Two kinds of wrapped errors are not found. An error with thiserror's `#[error(transparent)]`
+/// returns the source of the wrapped error, so the wrapped error itself is not found. The same
+/// applies to an `anyhow` or `eyre` error made from an `E` without any context. Return the wrapped
+/// error itself, or map the error in a layer.
 pub fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {

@@ -2,7 +2,7 @@
 
 /// The error of a router that has no route for a message.
 ///
-/// A task with it is a failed delivery; a request is answered with `not_found`.
+/// The delivery of a task fails with it; a request is answered with `not_found`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFound {
     pub(crate) kind: crate::Kind,
@@ -18,7 +18,7 @@ impl NotFound {
 
 impl std::fmt::Display for NotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // An event that came by a pattern may have any text as its name.
+        // The name of an event that matched a pattern may be any text.
         let name = crate::message::Shown::new(&self.name).at_most(crate::Name::MAX_LEN);
         write!(f, "no route for {} `{name}`", self.kind)
     }

@@ -24,19 +24,19 @@ pub(crate) enum ErrorKind {
     Disconnected,
     /// The message was sent, and the connection was lost before the answer.
     Unknown,
-    /// The message is stored, and not confirmed by as many replicas as were asked for.
+    /// The message is stored, but too few replicas have confirmed it.
     Unreplicated,
     /// The server refused the command.
     Refused,
     /// The caller's input cannot be sent.
     Invalid,
-    /// The answer does not have the requested type.
+    /// The reply cannot be read as the requested type.
     Decode,
     /// A setting is invalid.
     Config,
-    /// The other side answered with an error.
+    /// The request was answered with an error.
     Rpc,
-    /// The client's service failed.
+    /// A service failed.
     Service,
     /// The transport is closed.
     Closed,
@@ -58,7 +58,8 @@ impl Error {
         self
     }
 
-    /// A setting is invalid. This function and those below are for transports outside this crate.
+    /// A setting is invalid. This function and the next functions are for transports outside this
+    /// crate.
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Config, message)
     }
@@ -73,8 +74,8 @@ impl Error {
         Self::new(ErrorKind::Unknown, message)
     }
 
-    /// The message is stored under this id, and not confirmed by as many replicas as the sender has
-    /// asked for.
+    /// The message is stored under this id, but fewer replicas have confirmed it than the sender
+    /// has asked for.
     pub fn unreplicated(id: MessageId, message: impl Into<String>) -> Self {
         Self::stored(id, message, None)
     }
@@ -163,12 +164,12 @@ impl Error {
         self.kind == ErrorKind::Unknown
     }
 
-    /// The message is stored, and not confirmed by as many replicas as
+    /// The message is stored, but fewer replicas have confirmed it than
     /// [`Call::replicas`](crate::client::Call::replicas) has asked for. Workers will handle it,
     /// unless a failover loses it. [`stored_id`](Self::stored_id) is its id.
     ///
-    /// Sent again it is a second message, unless it has an idempotency key: then the replicas are
-    /// asked again about the first one.
+    /// To send it again makes a second message. With an idempotency key it does not: the call then
+    /// asks the replicas again about the first message.
     pub fn is_unreplicated(&self) -> bool {
         self.kind == ErrorKind::Unreplicated
     }
@@ -188,7 +189,7 @@ impl Error {
         self.kind == ErrorKind::Invalid
     }
 
-    /// The answer does not have the requested type.
+    /// The reply cannot be read as the requested type.
     pub fn is_decode(&self) -> bool {
         self.kind == ErrorKind::Decode
     }
@@ -265,7 +266,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// The message that is stored although its call has failed.
+/// The id of a message that is stored although its call has failed.
 #[derive(Debug)]
 struct StoredMessage {
     id: MessageId,

@@ -14,8 +14,8 @@ use super::BoxError;
 /// - Ordinary: the *deployment* is wrong, such as a missing layer for an extension. The message is
 ///   delivered again, perhaps to a corrected deployment.
 ///
-/// [`find`](super::find) finds it anywhere in an error's chain. The texts name the place and the
-/// kind of the fault and never contain the payload.
+/// [`find`](super::find) finds a rejection anywhere in an error's chain. The text of a rejection
+/// names the place and the kind of the fault and never contains the payload.
 ///
 /// ```
 /// use campanile::{BoxError, Rejection, error};

@@ -21,8 +21,8 @@ pub enum RpcCode {
     Deadline,
     /// The handler failed: `internal`.
     Internal,
-    /// A code of the application. With the text of a code above, [`RpcError::new`] turns it into
-    /// that code, which is the one that the caller gets.
+    /// A code of the application. If its text is that of a code above, [`RpcError::new`] replaces
+    /// it with that code, as the caller decodes it.
     Other(Cow<'static, str>),
 }
 
@@ -41,7 +41,7 @@ impl RpcCode {
 }
 
 impl RpcCode {
-    /// The code with this text, unless it is the application's.
+    /// The code of this crate with this text. `None` for a code of the application.
     fn known(text: &str) -> Option<Self> {
         Some(match text {
             "not_found" => RpcCode::NotFound,
@@ -82,7 +82,7 @@ impl fmt::Display for RpcCode {
 
 /// An error reply of an RPC handler to its caller.
 ///
-/// The caller gets its message unchanged. Any other error of a handler reaches the caller only as
+/// The caller gets the message unchanged. Any other error of a handler reaches the caller only as
 /// `internal`, without its text.
 ///
 /// ```
@@ -101,8 +101,8 @@ impl RpcError {
     /// An error with a code.
     pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
         Self {
-            // The caller decodes the code from its text. Use the same variant here, for code that
-            // matches on it.
+            // The caller decodes the code from its text. This side uses the same variant, so that a
+            // `match` on the code behaves alike on both sides.
             code: RpcCode::known(code.as_str()).unwrap_or(code),
             message: message.into(),
         }
@@ -176,7 +176,7 @@ mod tests {
             assert_eq!((&spelled, &read), (&code, &code));
             let error = RpcError::new(spelled, "why");
             assert_eq!(error, RpcError::new(read, "why"));
-            // Code that matches on the variant must see the same on both sides too.
+            // The variants are equal too, for code that matches on them.
             let variant = std::mem::discriminant::<RpcCode>;
             assert_eq!(variant(error.code()), variant(&code));
         }

@@ -17,9 +17,9 @@ use crate::{
 
 /// A value from the message's extensions, and the layer that adds one.
 ///
-/// A layer uses it to pass a value about the message to the handler. If no layer has added the value,
-/// the extractor rejects with an ordinary failure when a message comes. Prefer
-/// [`State`](super::State) for values that are the same for all messages: the compiler checks them.
+/// Layers use it to pass a value about the message to the handler. If no layer has added the value,
+/// the extractor rejects each message, as an ordinary failure. Prefer [`State`](super::State) for
+/// values that are the same for all messages: the compiler checks that they are provided.
 ///
 /// ```
 /// use campanile::{Extension, Router};

@@ -35,11 +35,11 @@
 //! | `Option<T>` | `None` if the value is missing | it is malformed |
 //! | `Result<T, T::Rejection>` | the value, or the other argument's rejection | |
 //!
-//! An empty payload is `None` as an `Option`.
+//! An `Option` of a payload type is `None` if the payload is empty.
 //!
 //! # Ordering
-//! Arguments are extracted from left to right. Those of the first four rows take the payload and
-//! must come last: a message has one payload.
+//! Arguments are extracted from left to right. The extractors in the first four rows take the
+//! payload and must come last: a message has one payload.
 //!
 //! # Errors
 //! If an argument rejects, the handler is not called, and the delivery fails with the extractor's

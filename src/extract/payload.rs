@@ -63,8 +63,8 @@ fn json<T: DeserializeOwned>(payload: Bytes) -> Result<Json<T>, Rejection> {
         .map_err(|error| Rejection::permanent(describe(&error, &payload)))
 }
 
-/// Names the place and the kind of an error without the values that serde quotes: those are from
-/// the payload, which must not get into logs and may be megabytes long.
+/// Names the place and the kind of an error without the values that serde quotes. The values are
+/// from the payload, which must not get into logs and may be megabytes long.
 fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     if payload.is_empty() {
         return "the payload is empty where JSON was expected".to_owned();
@@ -97,7 +97,8 @@ fn quotes_no_value(serde_text: &str) -> bool {
         "data did not match any variant of untagged enum ",
         "no variant of enum ",
     ];
-    // Serde buffers flattened fields in a type without integers of 128 bits. These are its errors.
+    // Serde buffers flattened fields in a type without integers of 128 bits. These are the errors
+    // of that type.
     const FLATTENED: [&str; 2] = ["i128 is not supported", "u128 is not supported"];
     let begins = |text: &&str| serde_text.starts_with(*text);
     BEGINNINGS.iter().any(begins) || FLATTENED.contains(&serde_text)
@@ -126,19 +127,19 @@ mod tests {
         _Number(#[expect(dead_code, reason = "only its shape counts")] u8),
     }
 
-    fn told<T: DeserializeOwned + std::fmt::Debug>(payload: &'static str) -> String {
+    fn error_text<T: DeserializeOwned + std::fmt::Debug>(payload: &'static str) -> String {
         json::<T>(Bytes::from_static(payload.as_bytes()))
             .expect_err("it is of another shape")
             .to_string()
     }
 
     #[test]
-    fn serdes_own_words_are_shown_where_they_hold_no_value() {
+    fn serdes_text_is_shown_if_it_contains_no_value() {
         assert_eq!(
-            told::<Outer>(r#"{"_n":7}"#),
+            error_text::<Outer>(r#"{"_n":7}"#),
             "the payload is JSON of another shape: u128 is not supported at line 1 column 8"
         );
-        let untagged = told::<Untagged>(r#""secret""#);
+        let untagged = error_text::<Untagged>(r#""secret""#);
         assert!(
             untagged.contains(": data did not match any variant of untagged enum Untagged"),
             "{untagged}"
@@ -148,9 +149,9 @@ mod tests {
     #[test]
     fn a_value_of_the_payload_is_never_shown() {
         for text in [
-            told::<u8>(r#""secret""#),
-            told::<Outer>(r#"{"_n":"secret is not supported"}"#),
-            told::<std::net::IpAddr>(r#""secret""#),
+            error_text::<u8>(r#""secret""#),
+            error_text::<Outer>(r#"{"_n":"secret is not supported"}"#),
+            error_text::<std::net::IpAddr>(r#""secret""#),
         ] {
             assert!(!text.contains("secret"), "{text}");
         }

@@ -10,7 +10,7 @@ use crate::message::Parts;
 
 /// The state of the router, or a part of it.
 ///
-/// It is cloned for every message: keep large values behind an `Arc`.
+/// The value is cloned for every message: keep large values behind an `Arc`.
 ///
 /// ```
 /// use campanile::{Router, State, FromRef};
@@ -42,7 +42,7 @@ use crate::message::Parts;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct State<T>(pub T);
 
-/// A part of a router's state, made from the whole.
+/// A part of a router's state, made from the whole state.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no part of the state `{T}`",
     label = "the router's state is `{T}`",

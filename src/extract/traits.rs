@@ -31,8 +31,8 @@ pub trait FromMessageParts<S>: Sized {
 
 /// An argument for the last position of a handler: it may take the payload.
 ///
-/// Types with [`FromMessageParts`] can be last, too; the parameter `M` distinguishes the two and is
-/// never written by hand.
+/// Types with [`FromMessageParts`] can be last, too. The parameter `M` distinguishes the two
+/// traits, and is never written by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be taken from a message",
     label = "this is not an extractor",
@@ -54,8 +54,8 @@ pub trait FromMessage<S, M = via::WholeMessage>: Sized {
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// Marks through which trait a last argument is extracted. Without it, the implementation for all
-/// types with [`FromMessageParts`] would overlap with those for single types.
+/// Marks the trait through which a last argument is extracted. Without the mark, the implementation
+/// for all types with [`FromMessageParts`] would overlap with the implementations for single types.
 #[doc(hidden)]
 pub mod via {
     /// Through [`FromMessageParts`](super::FromMessageParts).

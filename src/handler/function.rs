@@ -27,8 +27,8 @@ pub trait HandlerOutput: Future {}
 #[diagnostic::do_not_recommend]
 impl<F: Future> HandlerOutput for F {}
 
-/// The arguments of a handler, extracted from left to right. `M` says through which of the two
-/// traits the last one is extracted.
+/// The arguments of a handler, extracted from left to right. `M` marks the trait through which the
+/// last argument is extracted, [`FromMessage`] or [`FromMessageParts`].
 pub trait HandlerArguments<M, S>: Send + Sized + 'static {
     fn extract(message: Message, state: &S) -> impl Future<Output = Result<Self, BoxError>> + Send;
 }

@@ -37,17 +37,18 @@
 //! # Conditions
 //! - Each argument is an [extractor](crate::extract#extractors), and only the last one takes the
 //!   payload.
-//! - The return value is a reply, or a `Result` of one whose error turns into a
+//! - The return value is a reply, or a `Result` of a reply and an error that converts into a
 //!   [`BoxError`](crate::BoxError).
-//! - The future is `Send`: nothing that is not, such as an `Rc` or a guard of `std::sync::Mutex`,
-//!   is held over an `.await`. End its scope before, or drop it. A macro holds its arguments too:
-//!   instead of `info!("{}", count().await)` write `let count = count().await;` first.
+//! - The future is `Send`: over an `.await` it holds no value that is not `Send`, such as an `Rc`
+//!   or a guard of `std::sync::Mutex`. End the scope of such a value before, or drop it. A macro
+//!   holds its arguments too: instead of `info!("{}", count().await)` write
+//!   `let count = count().await;` first.
 //!
-//! If one does not hold, the compiler's message names it.
+//! If a condition does not hold, the compiler's message names it.
 //!
 //! # Back-pressure
-//! A handler is always ready. A layer around it may not be: then a message waits for it in its own
-//! delivery, after it has passed the layers of the router.
+//! A handler is always ready. A layer around it may not be ready. Then a message waits for the
+//! layer in its delivery, after it has passed the layers of the router.
 //!
 //! # Cancel safety
 //! Dropping the future of a call drops the handler at the `await` that it has reached.

@@ -1,7 +1,7 @@
 //! Functions as handlers, and their service.
 //!
 //! [`Handler`] has a single implementation for functions of any number of arguments: if a function
-//! is no handler, the compiler looks into that one and says which of its conditions does not hold.
+//! is no handler, the compiler can say which condition of this implementation does not hold.
 
 use std::{
     fmt,

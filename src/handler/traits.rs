@@ -38,7 +38,7 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
         Layered::new(layer, self)
     }
 
-    /// The maximum number of messages that it takes at once, more than one for a batch.
+    /// The maximum number of messages that the handler takes at once, more than one for a batch.
     #[doc(hidden)]
     fn at_once(&self) -> usize {
         1
@@ -68,7 +68,7 @@ impl<L, H, T, S> Layered<L, H, T, S> {
     }
 }
 
-// By hand, since a derive would ask for `T: Clone` and `S: Clone`.
+// Implemented by hand, since a derive would require `T: Clone` and `S: Clone`.
 impl<L: Clone, H: Clone, T, S> Clone for Layered<L, H, T, S> {
     fn clone(&self) -> Self {
         Self::new(self.layer.clone(), self.handler.clone())
@@ -84,11 +84,11 @@ impl<L: fmt::Debug, H, T, S> fmt::Debug for Layered<L, H, T, S> {
 }
 
 /// Marks the arguments of a handler in a layer, so that its implementation of [`Handler`] cannot
-/// overlap with those for functions.
+/// overlap with the one for functions.
 #[derive(Debug)]
 pub struct WithinLayer<T>(PhantomData<fn() -> T>);
 
-// Otherwise the compiler lists it as a hint whenever a function is no handler.
+// Without this, the compiler suggests this implementation whenever a function is no handler.
 #[diagnostic::do_not_recommend]
 impl<L, H, T, S> Handler<WithinLayer<T>, S> for Layered<L, H, T, S>
 where

@@ -1,4 +1,4 @@
-//! Campanile's own headers, and the selection of headers that are passed on.
+//! Campanile's headers, and the selection of headers that are passed on.
 
 use std::borrow::Cow;
 
@@ -76,7 +76,7 @@ impl Carried {
         self.0.push(name);
     }
 
-    /// Returns those of `headers` that are passed on.
+    /// Returns the headers that are passed on.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
         let mut carried = HeaderMap::new();
         for (name, value) in headers {

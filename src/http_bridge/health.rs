@@ -134,7 +134,8 @@ impl<B> Service<Request<B>> for Health {
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let response = match *request.method() {
             Method::GET => self.answer(),
-            // A server drops the body for `HEAD`. Callers without a server get an empty one.
+            // A server drops the body of a response to `HEAD`. Callers without a server get an
+            // empty body.
             Method::HEAD => self.answer().map(|_| Body::default()),
             _ => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_ready_while_all_checks_hold_and_lists_those_that_do_not() {
+    async fn a_probe_succeeds_while_all_checks_hold_and_lists_each_check() {
         let up = Arc::new(AtomicBool::new(true));
         let health = Health::new()
             .transport("redis", {

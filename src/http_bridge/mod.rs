@@ -1,7 +1,7 @@
 //! HTTP services as message services, and the other way round.
 //!
-//! It uses the crates `http` and `http-body` alone, so it works with everything that is built on
-//! them: axum, hyper, tonic, tower-http.
+//! The module uses only the crates `http` and `http-body`, so it works with everything that is
+//! built on them: axum, hyper, tonic, tower-http.
 //!
 //! | type | is | made from |
 //! |---|---|---|
@@ -60,7 +60,7 @@
 //! | 2xx with a body that is too long | a dead letter | `internal` | logged |
 //!
 //! [`HttpHandler::on_status`] changes this for tasks. An error of the HTTP service itself, such as
-//! that of a timeout layer, is handled like the error of any other service.
+//! the error of a timeout layer, is handled like the error of any other service.
 //!
 //! # The responses of a gateway
 //! | event | response |

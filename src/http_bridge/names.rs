@@ -7,11 +7,11 @@ use percent_encoding::{
     AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
 };
 
-/// Characters that are escaped in a path: all but those that
-/// [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) leaves unreserved, and the dot.
+/// Characters that are escaped in a path: the dot, and all that
+/// [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) does not leave unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
-/// Characters that are escaped in a header value, beside all that is not ASCII: those of the
+/// Characters that are escaped in a header value, beside all that is not ASCII. They are from the
 /// [HTTP binding of CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values).
 const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
@@ -37,7 +37,7 @@ pub fn path(name: &str) -> String {
 /// Rewrites a path in the form that [`path`] returns: `%2f` becomes `%2F`, `%61` becomes `a`, and
 /// `!` becomes `%21`.
 pub(super) fn canonical(path: &str) -> Cow<'_, str> {
-    // The characters that `SEGMENT` does not escape. A path of others is rewritten.
+    // A path with only these characters stays as it is: `SEGMENT` does not escape them.
     let unreserved =
         |byte| matches!(byte, b'/' | b'-' | b'_' | b'~') || u8::is_ascii_alphanumeric(&byte);
     if path.bytes().all(unreserved) {
@@ -99,7 +99,7 @@ mod tests {
         }
 
         #[test]
-        fn a_name_is_found_by_each_character_as_it_is(name in "[a-z!~$&'()*+,;=:@_-]{1,12}") {
+        fn a_path_without_escapes_has_the_canonical_form_of_its_name(name in "[a-z!~$&'()*+,;=:@_-]{1,12}") {
             prop_assert_eq!(canonical(&format!("/{name}")).into_owned(), path(&name));
         }
 

@@ -44,7 +44,7 @@ use crate::{
 /// It is always safe to retry after a 503. After a 502 or a 504 a retry of a task may store it
 /// twice, unless it has an `Idempotency-Key`.
 ///
-/// The texts are for callers: they do not contain what an error says about servers and causes.
+/// The texts are for callers: they leave out the servers and causes that an error names.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
     title: &'static str,
@@ -134,7 +134,7 @@ impl Problem {
         )
     }
 
-    /// Converts an error of sending; `None` if the message was sent and the other side failed.
+    /// Converts an error of the sending half or of reading a reply; `None` for any other error.
     fn of_sending(error: &Error) -> Option<Self> {
         let (status, code, detail) = if error.is_disconnected() {
             (
@@ -181,7 +181,7 @@ impl Problem {
         } else {
             return None;
         };
-        let status = StatusCode::from_u16(status).expect("it is one");
+        let status = StatusCode::from_u16(status).expect("each number above is a status");
         Some(Self::new(status, code, detail))
     }
 }

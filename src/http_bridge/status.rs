@@ -15,9 +15,9 @@ use crate::{
 /// The maximum wait of a `Retry-After`: a day.
 const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
-/// Returns how a task is settled after a response with this status, which is not a success.
-/// Statuses of temporary failures (408, 425, 429, and 500 or above) lead to a redelivery, all
-/// others to a dead letter.
+/// Returns how a task is settled after a response with this status, which is not a success. A
+/// temporary failure (408, 425, 429, and 500 or above) leads to a redelivery, any other status to a
+/// dead letter.
 ///
 /// This is the default of [`HttpHandler::on_status`](super::HttpHandler::on_status).
 pub fn settle(status: StatusCode) -> Settle {

@@ -8,8 +8,8 @@ use uuid::Uuid;
 /// The id that a sender gives to a request, and that its reply carries. Cheap to clone.
 ///
 /// Our clients use UUIDs; other clients may use any text of up to [`CorrelationId::MAX_LEN`] bytes.
-/// A request with a longer id, or one that is not text, is still answered; layers and handlers do
-/// not see its id.
+/// A request whose id is longer or not UTF-8 is still answered, but layers and handlers do not see
+/// the id.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CorrelationId(Repr);
 
@@ -31,7 +31,7 @@ impl CorrelationId {
         }
         let mut buffer = Uuid::encode_buffer();
         match Uuid::try_parse_ascii(bytes) {
-            // A UUID has more than one spelling; keep the one that was sent.
+            // A UUID has more than one spelling; keep the spelling that was sent.
             Ok(id) if id.hyphenated().encode_lower(&mut buffer).as_bytes() == bytes => {
                 Some(Self(Repr::Uuid(id)))
             }
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_shown_as_it_came() {
+    fn an_id_is_displayed_as_it_was_sent() {
         let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
         for id in ["vm-1", uuid, &uuid.to_uppercase(), &uuid.replace('-', "")] {
             assert_eq!(shown(id.as_bytes()).as_deref(), Some(id));
@@ -81,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_shown_as_it_came_or_not_at_all(bytes: Vec<u8>) {
+        fn any_id_is_displayed_as_it_was_sent_or_refused(bytes: Vec<u8>) {
             match std::str::from_utf8(&bytes) {
                 Ok(text) if text.len() <= CorrelationId::MAX_LEN => {
                     prop_assert_eq!(shown(&bytes), Some(text.to_owned()));

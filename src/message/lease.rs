@@ -12,17 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 /// A worker's lease on one delivery, for its handler.
 ///
-/// The transport renews the leases of its worker. If it cannot for so long that another worker
-/// takes the delivery over, the lease is *lost*: further work of the handler is done twice, and its
-/// failure has no effect. A handler that wants to stop then waits for [`token`](Lease::token).
-/// [`token`](Lease::token).
+/// The transport renews the leases of its worker. If renewals fail for so long that another worker
+/// claims the delivery, the lease is *lost*: the other worker does the work again, and a failure of
+/// this handler has no effect. A handler can wait for [`token`](Lease::token) to stop then.
 #[derive(Clone, Default)]
 pub struct Lease(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     lost: AtomicBool,
-    // Created on demand: most handlers do not use it, and a token costs an allocation.
+    // Created on demand, because a token costs an allocation and most handlers do not use it.
     token: OnceLock<CancellationToken>,
 }
 
@@ -48,7 +47,7 @@ impl Lease {
     /// A token that is cancelled when the lease is lost; at once, if it is lost already.
     pub fn token(&self) -> CancellationToken {
         let token = self.0.token.get_or_init(CancellationToken::new).clone();
-        // `lose` may have run between its store and our `get_or_init`.
+        // `lose` may have run before `get_or_init`, and found no token to cancel.
         if self.is_lost() {
             token.cancel();
         }

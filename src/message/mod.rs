@@ -1,8 +1,8 @@
 //! Messages: a [`Message`] has [`Parts`] and a payload of bytes.
 //!
 //! A message is a request in tower's sense: a handler is a `tower::Service<Message>`. It is built
-//! like an `http::Request`, from the same [`HeaderMap`](http::HeaderMap) and [`Extensions`](http::Extensions), so code for those types
-//! works here.
+//! like an `http::Request`, from the same [`HeaderMap`](http::HeaderMap) and
+//! [`Extensions`](http::Extensions), so code for those types works here.
 //!
 //! ```
 //! use campanile::{Kind, Message};

@@ -112,8 +112,8 @@ shared_string! {
     /// a task that its sender delayed. It stays the same through redelivery and claims, so it
     /// identifies the message, not the delivery.
     ///
-    /// It is unique in its stream only: two busy streams can give the same id to different messages.
-    /// Combine it with [`Parts::stream`](crate::Parts::stream) to make a key, and with
+    /// An id is unique in its stream only: two busy streams can give the same id to different
+    /// messages. Combine it with [`Parts::stream`](crate::Parts::stream) to make a key, and with
     /// [`Parts::group`](crate::Parts::group) if groups must not share the key.
     MessageId
 }
@@ -134,8 +134,8 @@ impl IdempotencyKey {
 shared_string! {
     /// The id of a dead letter, unique in its group. Cheap to clone.
     ///
-    /// It is not the id of the message: a message that is replayed and fails again makes a new dead
-    /// letter.
+    /// The id of a dead letter differs from that of the message: a message that is replayed and
+    /// fails again makes a new dead letter.
     DeadLetterId
 }
 

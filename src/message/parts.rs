@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{CorrelationId, IdempotencyKey, Lease, MessageId, Name};
 
-/// The kind of a message: its way of travelling, and its guarantee.
+/// The kind of a message, which decides who gets it and the delivery guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// Work for one worker of each group, at least once.
@@ -122,7 +122,7 @@ impl Attempt {
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    /// The default time for a request.
+    /// The default time from a request to its deadline.
     pub(crate) const OF_A_REQUEST: Duration = Duration::from_secs(30);
 
     /// The deadline `after` from now.
@@ -149,14 +149,14 @@ impl Deadline {
 /// The time at which a delayed task is added to its stream. Chosen by the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Due {
-    /// This long after the server has stored it, on the server's clock.
+    /// This long after the server has stored the task, on the server's clock.
     After(Duration),
-    /// At this time of the server's clock; at once if it has passed.
+    /// At this time on the server's clock; at once if the time has passed.
     At(SystemTime),
 }
 
 impl Due {
-    /// The delay, or the time left until the time, by this machine's clock.
+    /// The time until the task is due, by this machine's clock.
     pub fn wait(self) -> Duration {
         match self {
             Due::After(delay) => delay,
@@ -170,7 +170,7 @@ impl Due {
 pub struct Replicas {
     /// The number of replicas.
     pub count: u32,
-    /// The longest wait for them, from the write on.
+    /// The longest wait for their confirmations, which starts with the write.
     pub within: Duration,
 }
 
@@ -198,7 +198,7 @@ pub struct Parts {
     /// The full dotted name.
     pub name: Name,
     /// The stream that the message was read from: by a worker, from the dead letters, or by `tail`.
-    /// `None` before a transport has accepted it, and for events.
+    /// `None` before a transport has accepted the message, and for events.
     pub stream: Option<Name>,
     /// The consumer group of the delivery or of the dead letter. `None` if [`stream`](Self::stream)
     /// is `None`, or if the entry was read and not delivered.
@@ -206,14 +206,14 @@ pub struct Parts {
     /// The id from the transport; `None` before it accepted the message, and for events. Unique in
     /// its stream only.
     pub id: Option<MessageId>,
-    /// The time at which the transport accepted it, on the server's clock, if known.
+    /// The time at which the transport accepted the message, on the server's clock, if known.
     pub accepted_at: Option<SystemTime>,
     /// The number of this delivery.
     pub attempt: Attempt,
     /// The time after which the outcome does not matter, if there is one.
     pub deadline: Option<Deadline>,
-    /// For sending a task or a request: its stream, instead of that of the transport's handle.
-    /// Ignored in a delivery.
+    /// For sending a task or a request: its stream, instead of the stream of the transport's
+    /// handle. Ignored in a delivery.
     pub to: Option<Name>,
     /// For sending a task: the time at which it is due. Ignored in a delivery, and by services that
     /// handle the task in this process instead of storing it.
@@ -221,8 +221,8 @@ pub struct Parts {
     /// For sending a task: tasks with the same key are stored once within the transport's window.
     /// Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// For sending a task: the replicas that have to confirm it. Ignored by services that handle the
-    /// task in this process; a transport without replicas refuses it.
+    /// For sending a task: the replicas that have to confirm the write. Ignored by services that
+    /// handle the task in this process; a transport without replicas refuses it.
     pub replicas: Option<Replicas>,
     /// For RPC: the delivery mode of the reply.
     pub reply_mode: ReplyMode,
@@ -291,13 +291,13 @@ impl fmt::Debug for Parts {
 /// A task, an event or an RPC request. See the [module](super).
 #[derive(Clone)]
 pub struct Message(
-    // One allocation, and then a pointer: layers, futures and queues move a message about a dozen
-    // times.
-    Box<Whole>,
+    // Boxed, so that a move copies only a pointer: layers, futures and queues move a message about
+    // a dozen times.
+    Box<MessageInner>,
 );
 
 #[derive(Clone)]
-struct Whole {
+struct MessageInner {
     parts: Parts,
     payload: Bytes,
 }
@@ -325,12 +325,12 @@ impl Message {
 
     /// Makes a message of its parts and a payload.
     pub fn from_parts(parts: Parts, payload: Bytes) -> Self {
-        Self(Box::new(Whole { parts, payload }))
+        Self(Box::new(MessageInner { parts, payload }))
     }
 
     /// Returns the parts and the payload.
     pub fn into_parts(self) -> (Parts, Bytes) {
-        let Whole { parts, payload } = *self.0;
+        let MessageInner { parts, payload } = *self.0;
         (parts, payload)
     }
 

@@ -7,8 +7,8 @@ use std::{
 
 /// Text from senders, as one line that is safe to log and to show on a terminal.
 ///
-/// Senders choose names, header values and payloads, and handlers quote them in their errors. A
-/// line break among them forges a log line, an escape character moves the cursor, a character that
+/// Senders choose names, header values and payloads, and handlers quote them in their errors. In
+/// such text a line break forges a log line, an escape character moves the cursor, a character that
 /// turns the writing direction hides text, and a megabyte fills the disk. Characters that cannot be
 /// printed are escaped as in Rust, bytes that are not UTF-8 as `\xff`. Backslashes and quotes stay,
 /// so JSON stays readable. Text longer than the limit is cut between two characters, followed by
@@ -64,8 +64,8 @@ impl fmt::Display for Shown<'_> {
         if self.bytes.len() <= self.max {
             return escape(self.bytes, f);
         }
-        // A character has at most four bytes, so one begins within the three bytes before the
-        // limit, unless the bytes are not UTF-8.
+        // Cuts at the start of a character. A character has at most four bytes, so in UTF-8 at
+        // least one of these four positions is the start of one.
         let end = (self.max.saturating_sub(3)..=self.max)
             .rev()
             .find(|&end| self.bytes[end] & 0b1100_0000 != 0b1000_0000)

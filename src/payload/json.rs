@@ -18,14 +18,14 @@ use crate::error::BoxError;
 /// If it has a float that is NaN or infinite, or cannot be serialized.
 pub(super) fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
     let json = serde_json::to_vec(value)?;
-    // Such a float was written as `null`. JSON without `null`, as most is, needs no second pass.
+    // `serde_json` writes such a float as `null`. Most JSON has no `null` and needs no second pass.
     if json.windows(4).any(|text| text == b"null") {
         value.serialize(Finite)?;
     }
     Ok(json)
 }
 
-/// Serializes to nothing, and fails at a float that is NaN or infinite.
+/// A serializer without output that fails at a float that is NaN or infinite.
 struct Finite;
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl ser::Error for Fault {
 type Checked<T = ()> = Result<T, Fault>;
 
 /// Implements the methods for values without floats.
-macro_rules! holds_none {
+macro_rules! without_floats {
     ($($method:ident($($type:ty),*);)*) => {$(
         fn $method(self, $(_: $type),*) -> Checked {
             Ok(())
@@ -73,7 +73,7 @@ impl Serializer for Finite {
     type SerializeStruct = Self;
     type SerializeStructVariant = Self;
 
-    holds_none! {
+    without_floats! {
         serialize_bool(bool);
         serialize_i8(i8);
         serialize_i16(i16);

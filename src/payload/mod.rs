@@ -18,11 +18,12 @@ use crate::error::BoxError;
 
 /// JSON: an extractor, a reply, and a payload to send.
 ///
-/// As an extractor it rejects a payload that is not the JSON of a `T`. Such a task becomes a dead
-/// letter at once, since no retry can change it; a request is answered with `invalid`.
+/// As an extractor it rejects a payload that is not the JSON of a `T`. A task with such a payload
+/// becomes a dead letter at once, since no retry can change it. A request is answered with
+/// `invalid`.
 ///
-/// A float that is NaN or infinite cannot be sent: JSON has no number for it, and `serde_json` would
-/// write `null`, which a receiver reads as another value.
+/// A float that is NaN or infinite cannot be sent: JSON has no number for it, and `serde_json`
+/// would write `null`, which a receiver reads as another value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Json<T>(pub T);
 

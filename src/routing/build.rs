@@ -24,7 +24,7 @@ pub(super) struct Plan<S> {
     index: Index,
     /// The endpoints of each route, in the order of the index.
     routes: Vec<Vec<Endpoint<S>>>,
-    /// The first is the fallback of the root.
+    /// The fallbacks. The fallback of the root is the first.
     fallbacks: Vec<Fallback<S>>,
     layers: Vec<MakeLayer>,
     built: OnceLock<Built>,
@@ -40,7 +40,7 @@ pub(super) struct Built {
 struct Fallback<S> {
     prefix: Name,
     endpoint: Endpoint<S>,
-    /// `false` for the one that answers `NotFound`.
+    /// False for the default fallback of the root, which answers `NotFound`.
     custom: bool,
 }
 
@@ -105,8 +105,8 @@ impl<S> Plan<S> {
         }
     }
 
-    /// Returns a plan that can be changed: it has no service yet, and clones of the router keep
-    /// theirs.
+    /// Returns a plan that can be changed: it has no service yet. Clones of the router keep the old
+    /// plan and its service.
     pub(super) fn unshared(shared: Arc<Self>) -> Self {
         let mut plan = Arc::unwrap_or_clone(shared);
         plan.built = OnceLock::new();
@@ -230,7 +230,7 @@ impl<S> Plan<S> {
         }
     }
 
-    /// The messages that these routes want of a source.
+    /// The messages that these routes want from a source.
     pub(super) fn interest(&self) -> Interest {
         let fallbacks = self.fallbacks.iter().map(|fallback| &fallback.endpoint);
         let endpoints = self.routes.iter().flatten().chain(fallbacks);
@@ -254,7 +254,7 @@ impl<S> Plan<S> {
 }
 
 impl Plan<()> {
-    /// Returns the service, and builds it on the first call. That applies each layer once.
+    /// Returns the service, which the first call builds. So each layer is applied once.
     pub(super) fn built(&self) -> &Built {
         self.built.get_or_init(|| {
             let prefixes = self.fallbacks.iter().map(|it| it.prefix.clone());

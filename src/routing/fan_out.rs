@@ -10,10 +10,10 @@ use crate::{
     service::RouteFuture,
 };
 
-/// The error of an event with several handlers, some of which failed. The others ran to their end.
+/// The error of an event if some of its handlers failed. The other handlers ran to their end.
 ///
-/// Its [`source`](std::error::Error::source) is the first of the errors, in the order in which the
-/// handlers were added.
+/// The [`source`](std::error::Error::source) is the first error, in the order in which the handlers
+/// were added.
 #[derive(Debug)]
 pub struct FanOutError {
     // Never empty.

@@ -19,7 +19,7 @@ use crate::{
 pub struct RouteInfo {
     /// The kind of the messages.
     pub kind: Kind,
-    /// Their full name, or the pattern that their names match.
+    /// The full name of the messages, or the pattern that their names match.
     pub name: Name,
     /// `true` if the name is a Redis glob pattern.
     pub is_pattern: bool,
@@ -28,7 +28,7 @@ pub struct RouteInfo {
 /// Marks an event that a source delivered: the source makes one delivery for each subscription that
 /// matches, so a router must not match the event against its other subscriptions once more.
 ///
-/// It is an extension of the message, because layers around the router pass extensions on.
+/// The mark is an extension of the message, because layers around the router pass extensions on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FromSubscription;
 
@@ -68,8 +68,8 @@ impl Index {
     }
 }
 
-/// The lookup of a router whose service is built. After `n` routes, the fallback of `prefixes[i]` has
-/// the index `n + i`. `prefixes[0]` is the empty prefix of the root.
+/// The lookup of a router whose service is built. After `n` routes, the fallback of `prefixes[i]`
+/// has the index `n + i`. `prefixes[0]` is the empty prefix of the root.
 #[derive(Debug)]
 pub(super) struct Resolver {
     index: Index,
@@ -103,8 +103,8 @@ impl Resolver {
         self.routes().len() + self.prefixes.len()
     }
 
-    /// Finds the routes of a message, and sends the message once to each, with the route noted in
-    /// it.
+    /// Finds the routes of a message, and sends a copy of the message to each. The copy names its
+    /// route.
     pub(super) fn dispatch(
         &self,
         mut message: Message,
@@ -129,8 +129,8 @@ impl Resolver {
     /// Looks the routes of a message up by kind and name.
     fn resolve(&self, message: &mut Message) -> Resolved {
         if message.kind() == Kind::Event {
-            // The source has matched the subscriptions of this router, not those of an inner router,
-            // which matches again. So the mark is removed.
+            // The source has matched the subscriptions of this router. An inner router has others
+            // and must match again, so the mark is removed.
             let extensions = &mut message.parts_mut().extensions;
             let delivered = extensions.remove::<FromSubscription>().is_some();
             if !self.index.patterns.is_empty() {
@@ -141,8 +141,9 @@ impl Resolver {
         Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
     }
 
-    /// Finds the routes of an event: the route of the pattern that brought it, or of its name if a
-    /// source delivered it by that; otherwise all routes whose name or pattern matches.
+    /// Finds the routes of an event. If it came by a pattern of this router, it has only the route
+    /// of that pattern. If a source delivered it by its name, it has only the route of that name.
+    /// Otherwise it has all routes whose name or pattern matches.
     fn resolve_event(&self, message: &Message, delivered: bool) -> Resolved {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();
@@ -163,7 +164,7 @@ impl Resolver {
             [] => Resolved::One(self.fallback(message.name())),
             [route] => Resolved::One(route),
             _ => {
-                // The order in which they were added, not that of the map.
+                // Sorts the routes by the order of adding, since the map has no order.
                 routes.sort_unstable();
                 Resolved::Several(routes)
             }
@@ -183,7 +184,7 @@ impl Resolver {
         root + nearest.copied().unwrap_or(0)
     }
 
-    /// Notes the route in the message.
+    /// Sets the matched route of the message.
     fn note(&self, message: &mut Message, route: usize) {
         let routes = self.routes();
         let pattern = match routes.get(route) {

@@ -24,12 +24,13 @@ use crate::{
 
 /// Calls the handler of each message by its kind and name. See the [module](super).
 ///
-/// `S` is the state that its handlers still need; [`with_state`](Self::with_state) provides it. A
-/// `Router<()>` needs none: it is a `tower::Service<Message>`, and can be served, called and
+/// `S` is the state that the handlers still need; [`with_state`](Self::with_state) provides it. A
+/// `Router<()>` needs no state: it is a `tower::Service<Message>`, and can be served, called and
 /// wrapped in layers.
 ///
-/// A router is cheap to clone. Its service is built on first use, once, and shared by all clones.
-/// A change to a clone makes another router, with another service. See [*First use*](super#first-use).
+/// A router is cheap to clone. Its service is built on first use, once, and shared by all clones. A
+/// change to a clone makes another router, with another service. See
+/// [*First use*](super#first-use).
 ///
 /// # Back-pressure
 /// If one layer wraps everything in the router, the router is ready when that layer is; a limit in
@@ -38,7 +39,8 @@ use crate::{
 #[must_use = "a router does nothing until it is served or called"]
 pub struct Router<S = ()> {
     plan: Arc<Plan<S>>,
-    /// This clone's copy of the built service. Between `poll_ready` and `call` it may hold a permit.
+    /// This clone's copy of the built service. Between `poll_ready` and `call` it may hold a
+    /// permit.
     root: Option<Route>,
 }
 
@@ -168,7 +170,7 @@ where
     /// Adds a handler for every message that has no route.
     ///
     /// # Panics
-    /// When the router has one already.
+    /// When the router has a fallback already.
     #[track_caller]
     pub fn fallback<H, T>(self, handler: H) -> Self
     where
@@ -216,9 +218,9 @@ where
 
     /// Adds a layer around all routes and fallbacks that were added before, as one service.
     ///
-    /// It is applied once, when the router is first used: a limit of ten is ten over all of these
-    /// routes and all clones of the router. Routes that are added later are not in the layer. The
-    /// layer that is added last is the outermost.
+    /// The layer is applied once, when the router is first used: a limit of ten is ten over all of
+    /// these routes and all clones of the router. Routes that are added later are not in the layer.
+    /// The layer that is added last is the outermost.
     pub fn layer<L>(self, layer: L) -> Self
     where
         L: Layer<Route> + Send + Sync + 'static,
@@ -251,8 +253,9 @@ where
 
     /// Provides the state that the handlers need.
     ///
-    /// The result is a `Router<S2>`, and the compiler infers `S2`: it is `()` if the router is served
-    /// or called, and the state of the other router if it is nested in one that still needs it.
+    /// The result is a `Router<S2>`, and the compiler infers `S2`: it is `()` if the router is
+    /// served or called, and the state of the other router if it is nested in one that still needs
+    /// it.
     ///
     /// ```
     /// use campanile::{Router, State};
@@ -300,8 +303,8 @@ impl<S> Router<S> {
         self.plan.routes()
     }
 
-    /// The subscriptions that a source needs for this router, by the events and patterns of its
-    /// routes, and the stream if it has a task, an RPC route or a fallback.
+    /// The messages that this router wants from a source: the events and patterns of its routes,
+    /// and the stream if it has a fallback or a route for tasks or requests.
     pub fn interest(&self) -> Interest {
         self.plan.interest()
     }
@@ -348,7 +351,7 @@ impl Service<Message> for Router {
         let built = self.plan.built();
         let root = self.root.get_or_insert_with(|| built.root.clone());
         // An event may be sent to several routes: the first call uses the reservation, and each
-        // other call waits until its own copy of the service is ready.
+        // further call waits until its copy of the service is ready.
         built
             .resolver
             .dispatch(message, |message| root.call(message))
@@ -356,7 +359,7 @@ impl Service<Message> for Router {
 }
 
 impl Servable for Router {
-    /// Builds the service now, so that a layer that panics does so before the source is opened.
+    /// Builds the service now, so that a panic of a layer precedes the opening of the source.
     fn interest(&self) -> Interest {
         self.plan.built();
         self.plan.interest()

@@ -51,7 +51,7 @@ impl<S> Endpoint<S> {
     }
 }
 
-// By hand, since a derive would ask for `S: Clone`.
+// Implemented by hand, since a derive would require `S: Clone`.
 impl<S> Clone for Endpoint<S> {
     fn clone(&self) -> Self {
         Self {
@@ -98,7 +98,7 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// Makes the service that this layer wraps; for `None`, that of the whole router.
+    /// Makes the service that this layer wraps; for `None`, the service of the whole router.
     fn content(&self, layer: Option<usize>) -> Route {
         let segments: Vec<Vec<Segment<'_>>> = self
             .routes
@@ -148,8 +148,8 @@ fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segm
         };
         match within.last() {
             None => segments.push(Segment::Endpoint(endpoint)),
-            // Handlers of one event that share a layer pass it once, and are called separately in
-            // it.
+            // An event passes a layer that several of its handlers share only once. Inside the
+            // layer it goes to each handler.
             Some(&next) => {
                 if !segments
                     .iter()
@@ -199,7 +199,8 @@ impl Dispatch {
                 let calls = next.iter().map(|next| next.call(message.clone()));
                 fan_out::join(calls.collect())
             }
-            // A layer made or changed this message, and its route is not in the layer.
+            // A layer made or changed this message, and the message's route is not inside that
+            // layer.
             Some(ResolvedRoute::None) | None => {
                 let error = NotFound::new(message.kind(), message.name().clone());
                 RouteFuture::new(ready(Err(error.into())))

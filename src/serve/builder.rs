@@ -59,8 +59,8 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Ends at once when `signal` is ready, even during a graceful shutdown: running handlers are
-    /// dropped, and their messages are delivered again when the leases end. If there were any,
-    /// `serve` returns an error with their number
+    /// dropped, and their messages are delivered again when the leases end. If handlers were
+    /// dropped, `serve` returns an error with their number
     /// ([`is_forced_shutdown`](Error::is_forced_shutdown)).
     pub fn with_forced_shutdown(
         mut self,
@@ -75,7 +75,8 @@ impl<T, A> Serve<T, A> {
     /// may both send one for the same shutdown.
     ///
     /// # Panics
-    /// Outside a tokio runtime with I/O, or when the handlers cannot be installed.
+    /// If it is called outside a tokio runtime with I/O, or the signal handlers cannot be
+    /// installed.
     #[track_caller]
     pub fn with_signals(self) -> Self {
         let signals = ShutdownSignals::listen();
@@ -84,15 +85,15 @@ impl<T, A> Serve<T, A> {
             .with_forced_shutdown(second)
     }
 
-    /// Sets the time for which running handlers may go on after the signal. Then they are dropped
-    /// and `serve` returns an error. 30 s unless set.
+    /// Sets the time for which running handlers may go on after the shutdown signal. Handlers that
+    /// still run then are dropped, and `serve` returns an error. 30 s unless set.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.shutdown_deadline = deadline;
         self
     }
 
-    /// Sends callers the texts of errors that are no [`RpcError`](crate::RpcError). Unless set they
-    /// get `internal error`: such texts are written for logs and may hold secrets.
+    /// Sends callers the text of an error that is not an [`RpcError`](crate::RpcError). Unless set,
+    /// callers get `internal error`: such a text is written for logs and may contain secrets.
     pub fn expose_error_text(mut self) -> Self {
         self.expose_error_text = true;
         self
@@ -101,7 +102,7 @@ impl<T, A> Serve<T, A> {
 
 #[cfg(feature = "testing")]
 impl<T, A> Serve<T, A> {
-    /// The transport that it serves.
+    /// The transport whose deliveries are handled.
     pub(crate) fn transport(&self) -> &T {
         &self.transport
     }
@@ -122,8 +123,8 @@ where
                 forced: self.forced,
             };
             let app = self.app;
-            // This builds a router. It comes before `open`, because a layer that panics must not
-            // leave a consumer behind.
+            // `interest` builds the service of a router, where a layer may panic. It is called
+            // before `open`, so that such a panic leaves no consumer behind.
             let interest = app.interest();
             let (at_once, reads_streams) = (interest.at_once, interest.stream);
             let routes = app.route_names();

@@ -5,17 +5,18 @@ use std::cell::Cell;
 use tracing::Span;
 
 thread_local! {
-    /// `None` while no delivery is polled. The inner value is the span of the last call that failed.
+    /// `None` while no delivery is polled. The inner value is the span of the last call that
+    /// failed.
     static FAILED: Cell<Option<Option<Span>>> = const { Cell::new(None) };
 }
 
 /// Makes [`serve`](super) log the failure of the current delivery in the current span.
 ///
-/// For layers that make a span for each message: `serve` learns of a failure after the span is left.
-/// Such a layer calls this within its span when the call fails, also when it panics. The last call
-/// counts. It has no effect if the delivery succeeds, or outside of a worker.
+/// For layers that make a span for each message. Such a layer calls this in its span if the inner
+/// service fails or panics, because `serve` learns of the failure after the span is left. The last
+/// call counts. It has no effect if the delivery succeeds, or outside of a worker.
 pub fn log_failure_in_current_span() {
-    // Futures may be dropped while the thread's values are.
+    // A future may be dropped at the end of a thread, when the thread's values are gone.
     let _ = FAILED.try_with(|failed| {
         if failed.take().is_some() {
             failed.set(Some(Some(Span::current())));
@@ -23,7 +24,8 @@ pub fn log_failure_in_current_span() {
     });
 }
 
-/// Polls a delivery, and returns the span in which its failure is to be logged. `poll` must not panic.
+/// Polls a delivery, and returns the span in which its failure is to be logged. `poll` must not
+/// panic.
 pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Option<Span>) {
     let outer = FAILED.replace(Some(None));
     let result = poll();

@@ -1,8 +1,8 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
 //! One task at a time starts deliveries, the oldest first. When its delivery waits, the task stays
-//! with it and calls another task to start the next. After [`SHARE`] without a wait it calls two
-//! tasks, so that a second thread helps with handlers that compute.
+//! with that delivery and calls another task to start the next. After [`SHARE`] without a wait it
+//! calls two tasks, so that a second thread helps with handlers that compute.
 //!
 //! This avoids two costs. To spawn a task is expensive, so idle tasks are kept for later
 //! deliveries. To wake another thread is expensive too: two threads end their deliveries at
@@ -157,7 +157,7 @@ impl<D: Handle> InFlight<D> {
         }
     }
 
-    /// Makes deliveries that were not started end without being handled.
+    /// Ends the wait of [`InFlightGuard::stopping`] for all deliveries.
     pub(super) fn stop(&self) {
         self.0.count.stopping.cancel();
     }
@@ -229,8 +229,8 @@ async fn run<D: Handle>(tasks: Arc<DeliveryTasks<D>>) {
     }
 }
 
-/// Starts deliveries, the oldest first, until one of them waits. Then another task is called for
-/// the rest, and this one stays with its delivery.
+/// Starts deliveries, the oldest first, until one of them waits. Then calls another task to start
+/// the next ones, and stays with the delivery that waits.
 async fn start<D: Handle>(tasks: &Arc<DeliveryTasks<D>>) {
     let began = Instant::now();
     loop {
@@ -278,7 +278,7 @@ impl InFlightGuard {
         self
     }
 
-    /// Counts its verdict.
+    /// The counters of verdicts, for the verdict on this delivery.
     pub(super) fn tally(&self) -> &Tally {
         &self.count.tally
     }

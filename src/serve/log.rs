@@ -45,7 +45,7 @@ impl Tally {
 
 /// The fields that identify a worker in its log lines.
 pub(super) struct WorkerLog {
-    /// `None` if it handles events only.
+    /// `None` if the worker handles only events.
     streams: Option<String>,
     group: String,
     consumer: Option<String>,
@@ -218,7 +218,7 @@ impl MessageLog {
     }
 }
 
-/// Logs an entry that is no message.
+/// Logs an entry that could not be decoded.
 pub(super) fn undecodable(entry: &Undecodable) {
     let reason = Shown::new(&entry.reason).at_most(MAX_LOGGED);
     let (id, stream) = (entry.id.as_deref(), entry.stream.as_deref());

@@ -44,18 +44,20 @@
 //!
 //! If the server is away, not ready or refuses writes, `serve` logs the cause and waits, at the
 //! start as well as later; a shutdown signal ends the wait at once. A wrong password is an error at
-//! the start. Later it is waited for, since it was right before.
+//! the start. Later `serve` waits until the server accepts the password again, since it was right
+//! before.
 //!
 //! # Logs
-//! A worker logs one line at info level when it starts, with its streams, its group, the name of its
-//! consumer and its routes, and one when it ends, which counts what it has done. It says how many
-//! deliveries a shutdown waits for. A failed delivery is logged once, as a warning, with its reason and
-//! what happens next. Errors that are meant for a caller ([`RpcError`](crate::RpcError)) and overload
-//! are logged at debug level. The line belongs to the span of the message if a layer names it: see
-//! [`log_failure_in_current_span`].
+//! A worker logs one line at info level when it starts, with its streams, its group, the name of
+//! its consumer and its routes, and one when it ends, which counts what it has done. A shutdown
+//! logs how many deliveries it waits for. A failed delivery is logged once, as a warning, with its
+//! reason and what happens next. Errors that are meant for a caller ([`RpcError`](crate::RpcError))
+//! and overload are logged at debug level. A layer can have the failure logged in the message's
+//! span: see [`log_failure_in_current_span`].
 //!
-//! A lost connection is a warning with its cause, and a line at info level with its length when it is
-//! over. Deliveries that are claimed from a dead worker are logged with its name and their ids.
+//! The loss of a connection is logged as a warning with its cause, and its recovery at info level
+//! with the time that it took. Deliveries that are claimed from a dead worker are logged with its
+//! name and their ids.
 //!
 //! # Panics
 //! A panic of a handler or a layer fails its delivery and is logged. Other deliveries go on.

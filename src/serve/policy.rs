@@ -12,7 +12,7 @@ use crate::{
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
 };
 
-/// The choices behind the mapping.
+/// The settings that decide verdicts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
     pub(super) expose_error_text: bool,
@@ -47,7 +47,8 @@ impl Outcome {
                 });
             }
         };
-        // A failure's own text says what the rest of the line says.
+        // The text of a `Failure` names the verdict, which the log line says anyway. The reason is
+        // its cause.
         let text = match error.downcast_ref::<Failure>().map(StdError::source) {
             None => chain(error),
             Some(Some(cause)) => chain(cause),
@@ -71,7 +72,8 @@ pub(super) struct Reason {
     pub(super) is_expected: bool,
 }
 
-/// Returns `true` if an error with this code is no failure of the worker.
+/// Returns `true` if an error with this code is a mistake of the caller, not a failure of the
+/// worker.
 fn is_the_callers(code: &RpcCode) -> bool {
     !matches!(
         code,
@@ -94,8 +96,8 @@ impl Policy {
         }
     }
 
-    /// The verdict on a delivery with this attempt. It names the wait before the next one, so that the
-    /// log can.
+    /// The verdict on a delivery. Fills in the wait before a redelivery, so that the log can name
+    /// it.
     pub(super) fn verdict(
         &self,
         kind: Kind,
@@ -165,12 +167,12 @@ impl Policy {
     }
 }
 
-/// Returns `true` if there is no route, and no layer has decided about that.
+/// Returns `true` if the message has no route, and no layer has turned that into a `Failure`.
 fn is_unknown(error: &BoxError) -> bool {
     find::<NotFound>(&**error).is_some() && find::<Failure>(&**error).is_none()
 }
 
-/// Cuts a reason that quotes a payload: it is kept with the dead letter, and logged.
+/// Shortens a reason, which may quote a payload: it is stored with the dead letter, and logged.
 fn bounded(mut reason: String) -> String {
     const MAX_LEN: usize = 4096;
     if reason.len() > MAX_LEN {
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_with_no_word_is_redelivered_and_counts() {
+    fn an_error_without_a_verdict_is_redelivered_and_counts() {
         match failed(Kind::Task, "disk full") {
             Verdict::Redeliver {
                 after: Some(after),
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_obeyed_for_tasks_and_requests_alike() {
+    fn a_failure_decides_the_verdict_on_tasks_and_requests() {
         for kind in [Kind::Task, Kind::Rpc] {
             let second = Duration::from_secs(1);
             assert!(matches!(

@@ -8,8 +8,8 @@ use tokio::{
     time::Instant,
 };
 
-/// A signal within this time after the first is a repetition of it: a terminal signals a group of
-/// processes, and a process manager among them forwards the signal.
+/// A signal within this time after the first repeats it. A terminal signals all processes of its
+/// group, and a process manager in the group forwards the signal.
 const REPETITION: Duration = Duration::from_secs(1);
 
 /// Counts `SIGINT` and `SIGTERM`, without repetitions of the first.
@@ -27,8 +27,8 @@ impl ShutdownSignals {
             let forwarding = async {
                 loop {
                     signals.next().await;
-                    // If the channel is full, a signal waits to be counted, and this one repeats
-                    // it.
+                    // If the channel is full, another signal waits to be counted, and this signal
+                    // repeats it.
                     let _ = sender.try_send(());
                 }
             };

@@ -27,16 +27,16 @@ use crate::{
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
 
-/// A worker with all slots taken, in which no handler has ended for this long, is reported.
+/// If all slots of a worker are taken for this long, a log line reports it.
 const STALLED: Duration = Duration::from_secs(5);
-/// The longest wait of deliveries for their tasks; then a handler is taken to block its thread. A
-/// shorter timer would be felt.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// If deliveries wait for their tasks for this long, a handler is assumed to block its thread. A
+/// shorter timer would cost measurable time.
+const MAX_START_DELAY: Duration = Duration::from_millis(5);
 
-/// The turns that handlers get before the next fetch while few slots are free.
+/// The number of times that the loop yields to handlers before a fetch while few slots are free.
 const TURNS: usize = 4;
-/// The longest wait of a fetch for the confirmation of verdicts. A server that takes no acknowledgements
-/// does not keep the worker from the slots that are free.
+/// The longest wait for confirmations of verdicts before a fetch. The worker then uses its free
+/// slots even if the server confirms nothing.
 const MAX_SETTLING: Duration = Duration::from_millis(100);
 
 /// The state of the loop.
@@ -74,7 +74,7 @@ where
         }
     }
 
-    /// Serves until it is to end, and logs its start and its end.
+    /// Serves until a signal or an error ends it, and logs the end.
     pub(super) async fn run(
         self,
         stop: Stop,
@@ -99,7 +99,7 @@ where
             Ended::Broken(error) => Some(error),
         };
         log.drain(self.in_flight.deliveries(), deadline);
-        // The second signal counts in every step of what the first one began.
+        // A second signal ends the graceful shutdown at any step.
         let finished = tokio::select! {
             biased;
             () = &mut stop.forced => {
@@ -123,16 +123,17 @@ where
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
         let max = self.source.settings().max_in_flight;
         let max_bytes = self.source.settings().max_in_flight_bytes;
-        // Since when all slots are taken, and the timer that reports it once.
+        // The time since which all slots are taken, and `true` if that was reported.
         let mut full_since = None;
-        let mut clock = Clock::new(STALLED);
-        // When the newest deliveries were handed to their tasks, and the timer for those that have
-        // not started since.
-        let mut started = Instant::now();
-        let mut patience = Clock::new(Duration::ZERO);
+        let mut stall_timer = Clock::new(STALLED);
+        // The last time at which tasks were called to start deliveries. The timer calls more tasks
+        // if deliveries still wait.
+        let mut last_started = Instant::now();
+        let mut start_timer = Clock::new(Duration::ZERO);
         loop {
             self.let_end(max).await;
-            // A handler's panic is a failed delivery, so this one is a settlement's.
+            // A panic of a handler is caught and fails its delivery, so this is the panic of a
+            // settlement.
             while let Some(error) = self.in_flight.next_panic() {
                 tracing::error!(%error, "the task of a delivery failed");
             }
@@ -148,21 +149,21 @@ where
                     () = &mut stop.forced => return Ended::ByForce,
                     () = &mut stop.graceful => return Ended::Gracefully,
                     () = self.in_flight.ended() => {}
-                    () = poll_fn(|cx| patience.poll_until(cx, started + PATIENCE)),
+                    () = poll_fn(|cx| start_timer.poll_until(cx, last_started + MAX_START_DELAY)),
                         if self.in_flight.is_starting() =>
                     {
-                        started = Instant::now();
+                        last_started = Instant::now();
                         self.in_flight.start_beside();
                     }
-                    () = poll_fn(|cx| clock.poll_until(cx, since + STALLED)), if report => {
+                    () = poll_fn(|cx| stall_timer.poll_until(cx, since + STALLED)), if report => {
                         full_since = Some((since, true));
                         self.report_stall(max);
                     }
                 }
                 continue;
             }
-            // A clone takes the reservation and drops it before anything is waited for, else an
-            // idle worker would keep others from what it holds.
+            // The clone takes the reservation and is dropped before the wait for messages.
+            // Otherwise an idle worker would hold a permit that others could use.
             let mut gate = self.app.clone();
             tokio::select! {
                 biased;
@@ -176,8 +177,8 @@ where
                 },
             }
             drop(gate);
-            // While there is room enough, what ends need not wake the loop: it is accounted for with
-            // the next delivery.
+            // While half of the capacity is free, a delivery that ends need not wake the loop: the
+            // loop counts free slots before each fetch.
             let roomy = free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
             tokio::select! {
                 biased;
@@ -187,24 +188,23 @@ where
                     Ok(deliveries) => {
                         let work = |delivery| Work::new(&self.app, self.policy, delivery);
                         self.in_flight.start(deliveries.into_iter().map(work));
-                        started = Instant::now();
+                        last_started = Instant::now();
                     }
                     Err(error) => return Ended::Broken(error),
                 },
                 () = self.in_flight.ended(), if !roomy => {}
-                () = poll_fn(|cx| patience.poll_until(cx, started + PATIENCE)),
+                () = poll_fn(|cx| start_timer.poll_until(cx, last_started + MAX_START_DELAY)),
                     if self.in_flight.is_starting() =>
                 {
-                    started = Instant::now();
+                    last_started = Instant::now();
                     self.in_flight.start_beside();
                 }
             }
         }
     }
 
-    /// Waits while few slots are free and more are about to be: a read of many costs little more than a
-    /// read of one. Handlers get a few turns, and the verdicts that were given the time of their
-    /// confirmation.
+    /// Waits for more slots while few are free: to read many deliveries costs little more than to
+    /// read one. Yields to handlers a few times, then waits for verdicts to be confirmed.
     async fn let_end(&mut self, max: usize) {
         let free = || max - self.in_flight.deliveries();
         for _ in 0..TURNS {
@@ -213,7 +213,8 @@ where
             }
             next_turn().await;
         }
-        // While deliveries wait for a task, a handler may block a thread: the loop then starts others.
+        // Deliveries that wait for a task are a sign that a handler blocks its thread. The loop
+        // then goes on, to call other tasks.
         let may_wait = || self.in_flight.settling() > free() && !self.in_flight.is_starting();
         let settled = async {
             while free() < max / 2 && may_wait() {
@@ -223,9 +224,9 @@ where
         let _ = tokio::time::timeout(MAX_SETTLING, settled).await;
     }
 
-    /// Says that all slots are taken by handlers that do not end. A handler that waits for the reply
-    /// of a request that only this worker could handle waits for a slot that it takes itself: then
-    /// all of them wait until their requests time out, and so again at each redelivery.
+    /// Logs that all slots are taken by handlers that do not end. Handlers may wait for replies to
+    /// requests that only this worker can handle. Then no slot is free for the requests, and all
+    /// handlers wait until their requests time out, again at each redelivery.
     fn report_stall(&self, slots: usize) {
         let settings = self.source.settings();
         let stream = Shown::new(&settings.stream);
@@ -246,13 +247,14 @@ where
         }
     }
 
-    /// Gives back the deliveries that were not started, and waits for the others.
+    /// Releases the deliveries that were not started, and waits until the started deliveries are
+    /// settled.
     async fn finish(&mut self, deadline: Duration) -> Result<(), Error> {
         self.source.stop().await;
         self.in_flight.stop();
         let all = async {
             while self.in_flight.deliveries() > 0 {
-                let ended = tokio::time::timeout(PATIENCE, self.in_flight.ended()).await;
+                let ended = tokio::time::timeout(MAX_START_DELAY, self.in_flight.ended()).await;
                 if ended.is_err() {
                     self.in_flight.start_beside();
                 }
@@ -266,7 +268,7 @@ where
         })
     }
 
-    /// Drops what runs, and says in the error how much that was.
+    /// Drops the running handlers. Returns an error with their number if there are any.
     async fn end_by_force(&mut self) -> Result<(), Error> {
         match self.drop_running().await {
             0 => Ok(()),
@@ -280,13 +282,14 @@ where
         }
     }
 
-    /// Unsettled deliveries stay with the lease. Returns how many handlers were dropped.
+    /// Drops the running handlers and returns their number. Their messages are delivered again when
+    /// the leases end.
     async fn drop_running(&mut self) -> usize {
         let dropped = self.in_flight.shut_down().await;
         if dropped > 0 {
             tracing::warn!(
                 dropped,
-                "running handlers were dropped; their messages come back"
+                "running handlers were dropped; their messages are delivered again when the leases end"
             );
         }
         dropped
@@ -308,9 +311,9 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
                 message.parts_mut().extensions.insert(FromSubscription);
             }
             let mut app = app.clone();
-            // Takes what the layers have to give before the loop asks them again; where they have
-            // nothing, the delivery waits in its task. A layer that keeps an order draws its number
-            // here: from now on threads decide who is first.
+            // Takes the layers' reservations before the loop asks for readiness again. If the
+            // layers are not ready, the delivery waits in its task. A layer that keeps an order
+            // draws its number here, because the tasks may run in any order.
             let _ = app.ready().now_or_never();
             (app, message)
         });
@@ -344,8 +347,8 @@ where
     }
 }
 
-/// Runs the service and says what becomes of the delivery. One that still waits for the service to
-/// be ready when the worker stops was not started, and neither is one that expires in that time.
+/// Runs the service and returns the verdict on the delivery. While the delivery waits for the
+/// service to be ready, it may expire. If the worker stops meanwhile, the delivery is released.
 async fn decide<S>(mut app: S, message: Message, policy: Policy, guard: &InFlightGuard) -> Verdict
 where
     S: MessageService,
@@ -364,7 +367,7 @@ where
     let mut handling = pin!(async {
         match poll_fn(|cx| Poll::Ready(app.poll_ready(cx).map_err(Into::into))).await {
             Poll::Ready(ready) => ready?,
-            // Seldom, and large.
+            // Boxed because this future is rare and large.
             Poll::Pending => {
                 if !Box::pin(starts(&mut app, message_log.kind, guard)).await? {
                     return Ok(Err(Verdict::Release));
@@ -376,8 +379,8 @@ where
         }
         app.call(message).await.map_err(Into::into).map(Ok)
     });
-    // The service is not used again after a panic, so nothing broken can be seen. What is polled
-    // stays where it is: to move it, as `catch_unwind` of futures would, costs as much as routing.
+    // The service is not used after a panic, so no broken state can be seen. The future is polled
+    // in place: to move it into the `catch_unwind` of `futures` costs as much as routing.
     let mut span = None;
     let handled = poll_fn(|cx| {
         let poll = AssertUnwindSafe(|| handling.as_mut().poll(cx));
@@ -404,7 +407,7 @@ where
     verdict
 }
 
-/// Waits for the service to be ready, and says whether it is: not when the worker stops before.
+/// Waits for the service to be ready. Returns `false` if the worker stops first.
 async fn starts<S>(app: &mut S, kind: Kind, guard: &InFlightGuard) -> Result<bool, BoxError>
 where
     S: Service<Message, Error: Into<BoxError>>,
@@ -417,7 +420,7 @@ where
     }
 }
 
-/// The verdict on an entry that is no message.
+/// Logs an entry that could not be decoded, and returns the verdict on it.
 fn dead_letter(undecodable: Undecodable) -> Verdict {
     log::undecodable(&undecodable);
     Verdict::DeadLetter {
@@ -426,7 +429,7 @@ fn dead_letter(undecodable: Undecodable) -> Verdict {
     }
 }
 
-/// Frees the slot of a delivery when its verdict is confirmed. Until then the slot takes no other.
+/// Returns the callback that frees the slot of a delivery once its verdict is confirmed.
 fn confirmed(guard: InFlightGuard) -> impl FnOnce(Result<(), Error>) + Send {
     move |settled| {
         drop(guard);

@@ -12,8 +12,8 @@ use crate::{
 
 /// A service that [`serve`](crate::serve()) can serve: it says which messages it wants.
 ///
-/// A [`Router`](crate::Router) knows that from its routes. For any other service, and for a service
-/// wrapped around a router by hand, use [`WithInterest`].
+/// A [`Router`](crate::Router) derives them from its routes. For any other service, and for a
+/// service wrapped around a router by hand, use [`WithInterest`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be served: it is neither a router that has its state nor a service that says which messages it wants",
     label = "not `Servable`",
@@ -22,12 +22,12 @@ use crate::{
     note = "for any other service: `WithInterest::stream(service)` takes tasks and RPC requests, `.event(name)` adds events"
 )]
 pub trait Servable: MessageService + Clone + Send + 'static {
-    /// Returns the messages that it wants of a source. `serve` asks once, before it opens the
-    /// source.
+    /// Returns the messages that the service wants from a source. `serve` asks once, before it
+    /// opens the source.
     fn interest(&self) -> Interest;
 
-    /// The kinds and names of its routes, for the log line of a worker that starts. Unless overridden
-    /// the events that it wants.
+    /// The kinds and names of the service's routes, for the log line of a starting worker. Unless
+    /// overridden, these are the events of its [`interest`](Self::interest).
     fn route_names(&self) -> Vec<String> {
         let Interest {
             events, patterns, ..
@@ -37,7 +37,7 @@ pub trait Servable: MessageService + Clone + Send + 'static {
     }
 }
 
-/// A service together with the messages that it wants of a source.
+/// A service together with the messages that it wants from a source.
 ///
 /// A layer that is wrapped around a router by hand hides the router's events from
 /// [`serve`](crate::serve()). Use [`Router::layer`](crate::Router::layer), which keeps them, or

@@ -28,8 +28,8 @@ impl<S> MessageService for S where
 {
 }
 
-/// A short name for a [`MessageService`] that any thread can clone. The services in a router are of
-/// this kind, and those that a layer in a router makes.
+/// A short name for a [`MessageService`] that any thread can clone. All services in a router are
+/// shared services, and so are the services that a layer in a router makes.
 ///
 /// Implemented for every such service; nothing else can implement it.
 #[diagnostic::on_unimplemented(

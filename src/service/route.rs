@@ -1,7 +1,7 @@
 //! A service of any type behind a pointer.
 //!
-//! A clone increments a reference count. A call allocates one box: it holds the copy of the service
-//! that becomes ready, and then the future of its call.
+//! A clone increments a reference count. A call allocates one box, which first holds the copy of
+//! the service that becomes ready, and then the future of the call.
 
 use std::{
     fmt,
@@ -21,8 +21,8 @@ type Outcome = Result<Reply, BoxError>;
 
 /// A service of any type, behind a pointer.
 ///
-/// A router keeps its services as routes. A layer of [`Router::layer`](crate::Router::layer) wraps a
-/// route.
+/// A router keeps its services as routes. A layer of [`Router::layer`](crate::Router::layer) wraps
+/// a route.
 ///
 /// # Back-pressure
 /// A route is ready when the service in it is. A reservation is held from `poll_ready` until the
@@ -36,7 +36,8 @@ pub struct Route {
 
 /// A type-erased service.
 pub(crate) trait ErasedService: Send + Sync {
-    /// Returns a copy of the service that can be made ready, or `None` if the service always is.
+    /// Returns a copy of the service that can be made ready, or `None` if the service is always
+    /// ready.
     fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>>;
 
     /// Waits until a copy of the service is ready, and calls it.
@@ -190,7 +191,7 @@ where
     }
 }
 
-// To box the larger variant would cost the allocation that is saved by the two states of one box.
+// To box the larger variant would cost the allocation that one box for both states saves.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = CallStateProjection)]
 enum CallState<V: Service<Message>> {

@@ -8,9 +8,9 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A timer for timeouts that rarely fire: a later deadline does not touch the runtime's timer. That
-/// is set again only after it has fired. To set it for each wait costs more, and wakes the thread
-/// that waits for the network if the deadline is near.
+/// A timer for timeouts that rarely fire: a later deadline does not touch the runtime's timer. The
+/// runtime's timer is set again only after it has fired. To set it for each wait would cost more,
+/// and would wake the thread that waits for I/O if the deadline is near.
 ///
 /// Each deadline should be later than the one before: for an earlier one the timer may fire late.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Clock {
         Self(Box::pin(sleep(first)))
     }
 
-    /// Returns ready at this time or later.
+    /// Returns `Ready` at this time or later.
     pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         loop {
             ready!(self.0.as_mut().poll(cx));
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_fires_at_each_deadline_of_a_growing_sequence() {
+    async fn a_timer_fires_at_each_of_several_later_deadlines() {
         let started = Instant::now();
         let mut clock = Clock::new(Duration::ZERO);
         for seconds in [1, 5, 5, 9] {

@@ -13,9 +13,9 @@ use super::Clock;
 
 /// Lets other ready tasks run first.
 ///
-/// If one of them blocks the thread, another thread can run this task. After
-/// `tokio::task::yield_now` that is not so: tokio wakes a task that yielded only when its thread polls
-/// for I/O events.
+/// If one of these tasks blocks the thread, another thread can run this task.
+/// `tokio::task::yield_now` does not allow that: tokio wakes a task that yielded only when its
+/// thread polls for I/O events.
 ///
 /// # Cancel safety
 /// Dropping the future loses nothing.
@@ -33,14 +33,14 @@ pub(crate) async fn next_turn() {
 
 /// Lets ready tasks run first, and the tasks that new I/O events make ready.
 ///
-/// tokio wakes a task that yielded when its thread polls for I/O events. A task that blocks the thread
-/// delays that, so a timer wakes this task for another thread.
+/// tokio wakes a task that yielded when its thread polls for I/O events. A task that blocks the
+/// thread delays the poll, so a timer wakes this task for another thread.
 ///
 /// # Cancel safety
 /// Dropping the future loses nothing.
 pub(crate) async fn yield_to_all(timer: &mut Clock) {
-    const PATIENCE: Duration = Duration::from_millis(5);
-    let until = Instant::now() + PATIENCE;
+    const MAX_WAIT: Duration = Duration::from_millis(5);
+    let until = Instant::now() + MAX_WAIT;
     let mut yielded = pin!(tokio::task::yield_now());
     poll_fn(|cx| match yielded.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(()),
@@ -66,7 +66,7 @@ mod tests {
             let (unblock, blocked) = mpsc::channel::<()>();
             let (resumed, has_resumed) = mpsc::channel();
             runtime.spawn(async move {
-                // Run by this thread as soon as this task yields.
+                // This thread runs the spawned task as soon as this task yields.
                 tokio::spawn(async move { blocked.recv() });
                 match to_all {
                     true => yield_to_all(&mut Clock::new(Duration::ZERO)).await,

@@ -7,8 +7,9 @@ use super::{
 };
 use crate::transport::{Discarded, memory::observer::Happened};
 
-/// Each assertion checks all records so far, and returns those that match. If it fails, it panics with
-/// a list of all records, and marks those that differ in one respect only.
+/// Each assertion checks all records so far, and returns those that match. If it fails, it panics
+/// with a list of all records. Records of the same event, kind and name are marked with the first
+/// condition that they do not meet.
 impl Harness {
     /// Asserts that messages were sent, by the test or by a handler.
     #[track_caller]

@@ -12,8 +12,8 @@ use crate::{
     payload::IntoPayload,
 };
 
-/// Selects the messages of an assertion, or of a script of a [`Recorder`](super::Recorder): by kind and
-/// name, and by any further conditions.
+/// Selects the messages of an assertion, or of a script of a [`Recorder`](super::Recorder): by kind
+/// and name, and by any further conditions.
 ///
 /// ```
 /// use campanile::testing::task;
@@ -87,7 +87,10 @@ impl Expected {
     pub fn payload(mut self, payload: impl IntoPayload) -> Self {
         match payload.into_payload() {
             Ok(bytes) => self.payload = Some(ExpectedPayload::Bytes(bytes)),
-            Err(error) => panic!("the expected payload is none: {}", chain(&*error)),
+            Err(error) => panic!(
+                "the expected payload cannot be serialized: {}",
+                chain(&*error)
+            ),
         }
         self
     }
@@ -100,12 +103,12 @@ impl Expected {
     pub fn json(mut self, value: impl Serialize) -> Self {
         match serde_json::to_value(value) {
             Ok(value) => self.payload = Some(ExpectedPayload::Json(value)),
-            Err(error) => panic!("the expected payload is no JSON: {error}"),
+            Err(error) => panic!("the expected payload cannot be serialized as JSON: {error}"),
         }
         self
     }
 
-    /// Requires this header; others are allowed.
+    /// Requires this header; other headers are allowed.
     pub fn header(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         let value = Bytes::copy_from_slice(value.as_ref());
         self.headers.push((name.into(), value));
@@ -160,7 +163,7 @@ impl Expected {
         message.is_some_and(|message| message.kind() == kind && *message.name() == self.name)
     }
 
-    /// The first condition that this record, of the right kind and name, does not meet.
+    /// The first condition that a record does not meet. Its kind and its name must match already.
     pub(super) fn difference(&self, record: &Record) -> Option<&'static str> {
         let differs =
             |expected: &Option<Name>, found: &Option<Name>| expected.is_some() && expected != found;
@@ -178,7 +181,7 @@ impl Expected {
         self.difference_in(record.message.as_ref())
     }
 
-    /// The first condition that this message does not meet.
+    /// The first condition that a message does not meet. Its kind and its name must match already.
     pub(super) fn difference_in(&self, message: Option<&Message>) -> Option<&'static str> {
         let Some(message) = message else {
             let says_more = self.payload.is_some() || self.attempt.is_some();
@@ -249,8 +252,8 @@ impl fmt::Display for Expected {
     }
 }
 
-/// The second half of a failed assertion's text, such as `was sent twice instead of once`. `None` if the
-/// number is right.
+/// The second half of a failed assertion's text, such as `was sent twice instead of once`. `None`
+/// if the number is right.
 pub(super) fn miscount(verb: &str, expected: Option<usize>, found: usize) -> Option<String> {
     let often = |times: usize| match times {
         0 => "never".to_owned(),

@@ -17,7 +17,7 @@ use crate::{
 /// Runs applications over the memory transport, and records all that happens there. See the
 /// [module](super).
 ///
-/// Dropping it aborts the applications.
+/// Dropping the harness aborts the applications.
 pub struct Harness {
     settling: Settling,
     apps: JoinSet<Result<(), Error>>,
@@ -31,11 +31,11 @@ impl Harness {
         Self::over(Memory::new())
     }
 
-    /// Creates a harness with this memory transport, which has settings, or is used by an application's
-    /// state. Messages that were sent before are not recorded.
+    /// Creates a harness with this memory transport, for a transport with settings, or one that is
+    /// part of an application's state. Messages that were sent before are not recorded.
     ///
     /// # Panics
-    /// If another harness uses it.
+    /// If another harness uses the transport.
     #[track_caller]
     pub fn over(memory: Memory) -> Self {
         let journal = Arc::new(Journal::new());
@@ -80,8 +80,8 @@ impl Harness {
         self
     }
 
-    /// Sets the number of deliveries after which a wait fails, as messages that cause each other would
-    /// make it endless. 10,000 unless set.
+    /// Sets the number of deliveries after which a wait fails, because messages that cause each
+    /// other would make the wait endless. 10,000 unless set.
     #[must_use]
     pub fn most_deliveries(mut self, deliveries: u64) -> Self {
         self.settling.most_deliveries = deliveries;
@@ -98,7 +98,8 @@ impl Harness {
         Client::new(self.memory())
     }
 
-    /// Serves an application with the settings of the harness's transport, and returns once it listens.
+    /// Serves an application with the settings of the harness's transport, and returns once its
+    /// source is open.
     ///
     /// # Panics
     /// If the application cannot be served.
@@ -111,8 +112,8 @@ impl Harness {
         self.open(serve, Location::caller())
     }
 
-    /// Runs the value of [`serve`](crate::serve()) with its settings, for example on another stream or as
-    /// another group of the same transport. The harness replaces its graceful shutdown.
+    /// Runs the value of [`serve`](crate::serve()) with its settings, for example on another stream
+    /// or as another group of the same transport. The harness replaces its graceful shutdown.
     ///
     /// # Panics
     /// If the application cannot be served, or uses another transport than the harness.
@@ -155,24 +156,24 @@ impl Harness {
         }
     }
 
-    /// Waits until all messages are handled, also those that handlers send: no message waits for
-    /// delivery, no handler runs, no event is buffered. Retries and delayed tasks that are not due keep
-    /// waiting.
+    /// Waits until all messages are handled, also messages that handlers send: no message waits for
+    /// delivery, no handler runs, no event is buffered. Retries and delayed tasks that are not due
+    /// keep waiting.
     ///
     /// A paused clock advances only while a handler sleeps.
     ///
     /// # Panics
-    /// If it takes longer than the [`patience`](Self::patience), or more than
-    /// [`most_deliveries`](Self::most_deliveries), or an application has ended. The text lists the
-    /// running handlers and all records.
+    /// If the wait takes longer than the [`patience`](Self::patience), or more than
+    /// [`most_deliveries`](Self::most_deliveries), or if an application has ended. The text lists
+    /// the running handlers and all records.
     #[track_caller]
     pub fn settled(&self) -> impl Future<Output = ()> + Send {
         self.settling.settled(Location::caller())
     }
 
-    /// Calls [`settled`](Self::settled), then waits until the next message is due (a retry, a delayed
-    /// task, the end of a lease), then calls `settled` again. Returns the time until it was due, or `None`
-    /// if no message waits.
+    /// Calls [`settled`](Self::settled), then waits until the next message is due (a retry, a
+    /// delayed task, the end of a lease), then calls `settled` again. Returns the time until that
+    /// message was due, or `None` if no message waits.
     ///
     /// # Panics
     /// As [`settled`](Self::settled).
@@ -193,7 +194,7 @@ impl Harness {
     /// Waits until no message is left: every task is done, dropped or a dead letter.
     ///
     /// # Panics
-    /// As [`settled`](Self::settled), or if it takes more than
+    /// As [`settled`](Self::settled), or if the wait takes more than
     /// [`most_deliveries`](Self::most_deliveries) in all.
     #[track_caller]
     pub fn finished(&self) -> impl Future<Output = ()> + Send {
@@ -259,11 +260,12 @@ struct AppEnd {
 }
 
 impl AppEnd {
-    /// Records the result. A forced shutdown before the harness's shutdown was requested by the test.
+    /// Records the result. The error of a forced shutdown is no failure while the harness is not
+    /// shutting down: the test itself has forced that shutdown.
     fn note(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         let result = result.or_else(|error| {
-            let wished = error.is_forced_shutdown() && !self.stop.is_cancelled();
-            if wished { Ok(()) } else { Err(error) }
+            let is_requested = error.is_forced_shutdown() && !self.stop.is_cancelled();
+            if is_requested { Ok(()) } else { Err(error) }
         });
         self.fault = result.as_ref().err().map(Error::chain);
         result

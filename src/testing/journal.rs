@@ -24,7 +24,7 @@ pub(super) struct Journal {
 
 #[derive(Debug, Default)]
 struct JournalState {
-    /// Is incremented with each change.
+    /// Incremented with each change.
     version: u64,
     records: Vec<Record>,
     running: BTreeMap<u64, Running>,

@@ -1,5 +1,5 @@
-//! The test kit: runs an application unchanged over the [memory transport](crate::transport::memory),
-//! and lets a test assert what has happened.
+//! The test kit: runs an application unchanged over the
+//! [memory transport](crate::transport::memory), and lets a test assert what has happened.
 //!
 //! ```
 //! use campanile::{Router, testing::{Harness, task}};
@@ -16,8 +16,9 @@
 //! # }
 //! ```
 //!
-//! With `#[tokio::test(start_paused = true)]` (tokio's feature `test-util`) the clock is paused, and an
-//! hour takes no time. This example has settings, an application that sends messages, and a retry:
+//! With `#[tokio::test(start_paused = true)]` (tokio's feature `test-util`) the clock is paused,
+//! and an hour takes no time. This example has settings, an application that sends messages, and a
+//! retry:
 //!
 //! ```
 //! use campanile::{
@@ -58,8 +59,8 @@
 //! # Ok::<_, BoxError>(()) }).unwrap();
 //! ```
 //!
-//! A [`Recorder`] replaces the services that an application calls. The [guide](crate::guide::testing) has
-//! a complete example.
+//! A [`Recorder`] replaces the services that an application calls. The
+//! [guide](crate::guide::testing) has a complete example.
 //!
 //! # Ordering
 //! Records are in the order of the events on the transport.
@@ -69,8 +70,8 @@
 //! [`advance_to_next`](Harness::advance_to_next) takes the time that it returns.
 //!
 //! # Panics
-//! A failed assertion panics with the location of the test's line. A future cannot do that, so its text
-//! contains the location.
+//! A failed assertion panics with the location of the test's line. A future cannot do that, so the
+//! text of its panic contains the location.
 
 mod assert;
 mod expected;

@@ -11,7 +11,7 @@ use crate::{
 
 /// An event in the life of a message.
 ///
-/// It is displayed as one line: the time, the message, the event and the reason.
+/// A record is displayed as one line: the time, the message, the event and the reason.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Record {
@@ -107,13 +107,13 @@ impl<'a> Listing<'a> {
 
 impl fmt::Display for Listing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 100;
+        const MAX_SHOWN: usize = 100;
         let Self { records, remark } = self;
         if records.is_empty() {
             return f.write_str("nothing has happened");
         }
         f.write_str("what has happened:")?;
-        let hidden = records.len().saturating_sub(MOST);
+        let hidden = records.len().saturating_sub(MAX_SHOWN);
         if hidden > 0 {
             write!(f, "\n  … {hidden} more before that")?;
         }
@@ -153,15 +153,15 @@ pub(super) struct Excerpt<'a>(pub(super) &'a Bytes);
 
 impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 120;
+        const MAX_SHOWN: usize = 120;
         let text = match std::str::from_utf8(self.0) {
             Ok(text) if !text.contains(char::is_control) => text.to_owned(),
             _ => format!(
                 "0x[{}]",
-                self.0.slice(..self.0.len().min(MOST)).escape_ascii()
+                self.0.slice(..self.0.len().min(MAX_SHOWN)).escape_ascii()
             ),
         };
-        match text.char_indices().nth(MOST) {
+        match text.char_indices().nth(MAX_SHOWN) {
             Some((end, _)) => write!(f, "{}… ({} bytes)", &text[..end], self.0.len()),
             None => f.write_str(&text),
         }

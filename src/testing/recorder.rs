@@ -23,12 +23,12 @@ use crate::{
 type Answer = Result<Reply, Error>;
 type Script = Arc<dyn Fn(Message) -> Option<Answer> + Send + Sync>;
 
-/// A `Service<Message>` that records its calls and answers by the test's scripts. Use it as the transport
-/// of a [`Client`](crate::Client), or in place of any other service.
+/// A `Service<Message>` that records its calls and answers by the test's scripts. Use it as the
+/// transport of a [`Client`](crate::Client), or in place of any other service.
 ///
-/// Its error type is that of the transports, and it refuses messages that no transport accepts. Clones
-/// share everything. Without a script it accepts tasks and events, and answers requests with
-/// `not_found`.
+/// It has the error type of the transports, and refuses messages that every transport refuses.
+/// Clones share their calls and scripts. Without a script a recorder accepts tasks and events, and
+/// answers requests with `not_found`.
 ///
 /// ```
 /// use campanile::{Client, RpcError, testing::{Recorder, rpc}};
@@ -53,7 +53,9 @@ pub struct Recorder(Arc<Mutex<RecorderState>>);
 #[derive(Default)]
 struct RecorderState {
     calls: Vec<Message>,
+    /// The scripts for one call, the oldest first.
     once: VecDeque<(Expected, Answer)>,
+    /// The scripts for all calls, the newest last.
     lasting: Vec<(Expected, Script)>,
 }
 
@@ -63,22 +65,22 @@ impl Recorder {
         Self::default()
     }
 
-    /// Answers one matching call with this reply. Scripts for one call are used first, in their order;
-    /// then scripts for all calls.
+    /// Answers one matching call with this reply. Scripts for one call are used first, in their
+    /// order; then scripts for all calls.
     pub fn reply_once(&self, expected: Expected, reply: impl IntoReply) -> &Self {
         let answer = reply.into_reply().map_err(Error::from_service);
         lock(&self.0).once.push_back((expected, answer));
         self
     }
 
-    /// Fails one matching call with this error: an [`RpcError`] as the reply, an [`Error`] as of the
-    /// transport, or any other.
+    /// Fails one matching call with this error: an [`RpcError`] as an error reply, an [`Error`] as
+    /// if the transport had returned it, or any other error.
     pub fn fail_once(&self, expected: Expected, error: impl Into<BoxError>) -> &Self {
         self.reply_once(expected, Err::<(), _>(error.into()))
     }
 
-    /// Answers all matching calls with the result of this function. If several scripts match, the newest
-    /// one is used.
+    /// Answers all matching calls with the result of this function. If several scripts match, the
+    /// newest one is used.
     pub fn reply_with<R: IntoReply>(
         &self,
         expected: Expected,
@@ -112,7 +114,7 @@ impl Recorder {
     /// Asserts that there were matching calls, and returns them.
     ///
     /// # Panics
-    /// If there were none, or another number than expected. The text lists all calls.
+    /// If there were no matching calls, or another number than expected. The text lists all calls.
     #[track_caller]
     pub fn assert_called(&self, expected: Expected) -> Vec<Message> {
         let calls = self.calls();
@@ -199,7 +201,7 @@ impl fmt::Debug for Recorder {
     }
 }
 
-/// Displays the calls on one line each, and how they differ from the expected ones.
+/// Displays the calls on one line each, and how they differ from the expected calls.
 struct Calls<'a>(&'a [Message], &'a Expected);
 
 impl fmt::Display for Calls<'_> {

@@ -13,8 +13,8 @@ use crate::transport::memory::Memory;
 /// The location of the test's call.
 type At = &'static Location<'static>;
 
-/// The number of yields without a change after which the harness is settled. Tasks that a handler has
-/// spawned can run meanwhile.
+/// The number of yields without a change after which the harness is settled. Tasks that a handler
+/// has spawned can run meanwhile.
 const YIELDS: usize = 32;
 
 /// The transport of a harness, its journal, and the limits of its waits.
@@ -68,8 +68,8 @@ impl Settling {
         let before = self.journal.progress().version;
         for _ in 0..YIELDS {
             let outlook = self.memory.outlook();
-            // Each change increments the version afterwards. If the version is the same before and after
-            // the reads, they are consistent.
+            // Each change increments the version afterwards. If the version is the same before and
+            // after the reads, they are consistent.
             let progress = self.journal.progress();
             let is_quiet =
                 outlook.queued.is_empty() && outlook.events == 0 && progress.running == 0;

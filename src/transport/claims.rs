@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use crate::message::{Name, Shown};
 
-/// The most ids in one line.
+/// The maximum number of ids in one line.
 const MAX_IDS: usize = 10;
 
-/// Claimed deliveries by the workers that had them.
+/// Claimed deliveries, by the names of the workers that had them.
 #[derive(Debug, Default)]
 pub(crate) struct Claims(BTreeMap<String, Claimed>);
 
 #[derive(Debug, Default)]
 struct Claimed {
     deliveries: usize,
-    /// The first of them.
+    /// The ids of the first [`MAX_IDS`] of these deliveries.
     ids: Vec<String>,
 }
 

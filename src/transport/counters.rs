@@ -37,7 +37,7 @@ macro_rules! counters {
 counters! {
     /// Messages that the server has accepted from this process.
     sent,
-    /// Deliveries.
+    /// Deliveries of tasks and requests.
     delivered,
     /// Deliveries that were acknowledged as handled.
     done,
@@ -69,9 +69,10 @@ counters! {
     events,
     /// Events that were dropped because the buffer was full.
     events_dropped,
-    /// Replies that could not be sent: the request has no reply channel, or one that is not allowed.
+    /// Replies that could not be sent, because the request has no reply channel, or a channel that
+    /// is not allowed.
     unanswerable,
-    /// Replies without a waiting request: late, duplicate or foreign ones.
+    /// Replies without a waiting request: they are late, duplicate or foreign.
     stray_replies,
     /// Replies that could not be decoded.
     bad_replies,
@@ -79,7 +80,7 @@ counters! {
     reconnects,
 }
 
-/// One count.
+/// The live form of one count.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

@@ -30,7 +30,8 @@ pub struct DeadLetter {
     pub stream: Option<Name>,
     /// The consumer group of the failed deliveries, if the transport knows it.
     pub group: Option<Name>,
-    /// The raw fields of the message's entry, without those that the transport writes on redelivery.
+    /// The raw fields of the message's entry, without the fields that the transport adds for a
+    /// redelivery.
     pub fields: Vec<(Bytes, Bytes)>,
     /// The reason.
     pub reason: String,
@@ -62,7 +63,8 @@ impl DeadLetter {
         }
     }
 
-    /// Sets the stream of the message and the consumer group of its deliveries, for custom transports.
+    /// Sets the stream of the message and the consumer group of its deliveries, for custom
+    /// transports.
     #[must_use]
     pub fn died_in(mut self, stream: Name, group: Name) -> Self {
         self.stream = Some(stream);
@@ -103,8 +105,8 @@ impl fmt::Debug for DeadLetter {
 
 /// The dead letters of a group, on any transport.
 ///
-/// A replayed message is delivered again to the group in which it died, and to no other. Its attempts
-/// are counted from the start, and a task has no time to live any more.
+/// A replayed message is delivered again to the group in which it died, and to no other. Its
+/// attempts are counted from the start, and a task has no time to live any more.
 ///
 /// ```
 /// use campanile::{Client, transport::{Selection, memory::Memory}};
@@ -123,9 +125,9 @@ impl fmt::Debug for DeadLetter {
 /// ```
 ///
 /// # Cancel safety
-/// Many letters are replayed or purged in steps, each of which is atomic. A future that is dropped has
-/// done some of the steps. The remaining letters can be replayed or purged later, and none is replayed
-/// twice.
+/// Many letters are replayed or purged in steps, and each step is atomic. When the future is
+/// dropped, some of the steps may be done. The remaining letters can be replayed or purged later,
+/// and none is replayed twice.
 #[derive(Clone)]
 pub struct DeadLetters(Arc<dyn DeadLetterStore>);
 
@@ -151,9 +153,10 @@ impl DeadLetters {
         self.0.get(id).await
     }
 
-    /// Delivers the messages again, and returns their number. Concurrent calls replay each letter once;
-    /// letters that do not exist any more are skipped. A letter whose fields cannot be decoded stays, does
-    /// not count, and is logged as a warning; [`steps`](Self::steps) returns the ids of these.
+    /// Delivers the messages again, and returns their number. Concurrent calls replay each letter
+    /// once; letters that do not exist any more are skipped. A letter whose fields cannot be
+    /// decoded stays, does not count, and is logged as a warning. [`Steps::skipped`] returns the
+    /// ids of such letters.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses. Some of the letters may have been replayed.
@@ -177,8 +180,8 @@ impl DeadLetters {
         self.0.count().await
     }
 
-    /// Replays or purges step by step, to show the progress or to stop in between. All steps together
-    /// do the same as [`replay`](Self::replay) or [`purge`](Self::purge).
+    /// Replays or purges step by step, so that the caller can show the progress or stop in between.
+    /// All steps together do the same as [`replay`](Self::replay) or [`purge`](Self::purge).
     ///
     /// ```
     /// use campanile::transport::{Action, Selection, memory::Memory};
@@ -233,7 +236,8 @@ pub struct Steps {
 #[derive(Debug)]
 enum Rest {
     Ids(Vec<DeadLetterId>),
-    /// All that exist at the first step, or those with a name.
+    /// All letters that exist at the first step. With a name, only letters whose messages have this
+    /// name.
     All(Option<Name>),
     Range {
         after: Option<DeadLetterId>,
@@ -244,19 +248,19 @@ enum Rest {
 }
 
 impl Steps {
-    /// Does the next step. Returns the number of letters that it has replayed or purged, from 0 to 100,
-    /// or `None` after the last step.
+    /// Does the next step. Returns the number of letters that it has replayed or purged, from 0 to
+    /// 100, or `None` after the last step.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses. The next call repeats the step.
     ///
     /// # Cancel safety
-    /// The step of a dropped future may have been done. The next call repeats it, and skips the letters
-    /// that do not exist any more.
+    /// The step of a dropped future may have been done. The next call repeats it, and skips the
+    /// letters that do not exist any more.
     pub async fn next(&mut self) -> Result<Option<u64>, Error> {
         if let Rest::All(name) = &self.rest {
-            // Ends at the newest letter of now. Otherwise a message that becomes a dead letter again
-            // right after its replay would be replayed for ever.
+            // Ends at the letter that is the newest at this moment. Otherwise a message that
+            // becomes a dead letter again right after its replay would be replayed for ever.
             self.rest = match self.store.newest().await? {
                 None => Rest::Nothing,
                 Some(until) => Rest::Range {
@@ -315,21 +319,22 @@ impl fmt::Debug for DeadLetters {
     }
 }
 
-/// The number of letters that one step visits. The server does nothing else meanwhile.
+/// The number of letters that one step visits. It is bounded because the server does nothing else
+/// during a step.
 const STEP: usize = 100;
 
 /// The size in bytes at which a page ends.
 pub(crate) const PAGE_BYTES: usize = 4 << 20;
 
-/// A request for a part of the list. The default is its start.
+/// A request for a part of the list. The default is the first 100 letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
     /// The letter after which the page starts.
     pub after: Option<DeadLetterId>,
-    /// The largest number of letters; 100 unless set. A page has fewer if its letters exceed 4 MiB, so
-    /// that large letters do not fill the memory, but at least one if there is any.
-    /// [`next`](DeadLetterPage::next) is set if there are more.
+    /// The maximum number of letters; 100 unless set. A page also ends when its letters exceed 4
+    /// MiB, so that large letters do not fill the memory. It has at least one letter if there is
+    /// any. [`next`](DeadLetterPage::next) is set if there are more.
     pub most: usize,
 }
 
@@ -430,7 +435,7 @@ pub enum Action {
 /// The dead letters of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The letters with these ids, of which there are at most 100.
+    /// The letters with these ids, at most 100.
     Ids(Vec<DeadLetterId>),
     /// The first letters of a range.
     Range {
@@ -438,9 +443,9 @@ pub enum Step {
         after: Option<DeadLetterId>,
         /// The last letter of the range.
         until: DeadLetterId,
-        /// Skips letters whose messages have another name.
+        /// The name of the messages. Letters of other messages are skipped.
         name: Option<Name>,
-        /// The number of letters to visit.
+        /// The maximum number of letters to visit.
         most: usize,
     },
 }
@@ -450,13 +455,14 @@ pub enum Step {
 pub struct Acted {
     /// The number of letters that were replayed or purged.
     pub acted: u64,
-    /// The last visited letter of a range that may have more.
+    /// The last visited letter, if its range may have more letters.
     pub next: Option<DeadLetterId>,
-    /// The letters that exist and cannot be replayed.
+    /// The letters that exist and were not replayed because their fields cannot be decoded.
     pub skipped: Vec<DeadLetterId>,
 }
 
-/// Logs the number of dead letters that were dropped, at most once a second.
+/// Logs the number of dead letters that were dropped, at most once a second. Holds the number that
+/// was not logged yet, and the time of the last log line.
 #[derive(Debug, Default)]
 pub(crate) struct DroppedLetters(Mutex<(u64, Option<Instant>)>);
 

@@ -1,16 +1,16 @@
-//! The traits of a transport, and the types that it exchanges with the rest of the library.
+//! The traits of a transport, and the types that it shares with the other modules.
 //!
-//! A transport has two halves. The *sending half* is a `tower::Service<Message>`. The *serving half* is
-//! a [`Transport`], which opens a [`Source`] of [`Delivery`]s. Each delivery carries the right to settle
-//! it, a [`SettleDelivery`]. [`serve`](crate::serve()) drives a source.
+//! A transport has two halves. The *sending half* is a `tower::Service<Message>`. The *serving
+//! half* is a [`Transport`], which opens a [`Source`] of [`Delivery`]s. Each delivery carries the
+//! right to settle it, a [`SettleDelivery`]. [`serve`](crate::serve()) drives a source.
 //!
 //! [`Memory`](memory::Memory) and `Redis` are both halves in one handle. To write a transport,
 //! implement these traits and run the `conformance` suite (a feature) on it: the
 //! [guide](crate::guide) has a chapter about that.
 //!
 //! # Delivery guarantee
-//! A delivery that is dropped unsettled is delivered again, to this worker or another, once its lease
-//! ends.
+//! A delivery that is dropped unsettled is delivered again, to this worker or another, once its
+//! lease ends.
 
 mod backoff;
 mod claims;
@@ -68,12 +68,12 @@ pub struct Interest {
     /// True if the service handles tasks and RPC requests. Otherwise the source must leave them to
     /// other workers.
     pub stream: bool,
-    /// The events it listens to, by their full names.
+    /// The full names of the events that the service handles.
     pub events: Vec<Name>,
-    /// The events it listens to, by Redis glob patterns.
+    /// The Redis glob patterns of the events that the service handles.
     pub patterns: Vec<Name>,
-    /// The size of its largest batch handler, or 0. With fewer deliveries in flight than that, a batch
-    /// is never full.
+    /// The size of the service's largest batch, or 0 without batch handlers. A worker with a
+    /// smaller `max_in_flight` could never fill that batch.
     pub at_once: usize,
 }
 
@@ -89,7 +89,7 @@ impl Interest {
 
 /// The serving half of a transport, not yet open.
 pub trait Transport: Send + 'static {
-    /// The source that it opens.
+    /// The type of the sources that it opens.
     type Source: Source;
 
     /// Connects, creates the group if it does not exist, subscribes to the events and starts the
@@ -104,8 +104,8 @@ pub trait Transport: Send + 'static {
     fn open(self, interest: Interest) -> impl Future<Output = Result<Self::Source, Error>> + Send;
 }
 
-/// Both halves of a transport in one handle that is cheap to clone, for applications that are generic
-/// over the transport.
+/// Both halves of a transport in one handle that is cheap to clone, for applications that are
+/// generic over the transport.
 ///
 /// Implemented for every type that has both halves.
 pub trait Broker:
@@ -129,40 +129,41 @@ pub trait Source: Send + 'static {
     /// The settings of the source.
     fn settings(&self) -> &Settings;
 
-    /// The name of this worker among those of its group, which `serve` logs. A transport whose workers
-    /// have no names returns `None`.
+    /// The name of this worker in its group, which `serve` logs. `None` if the transport gives its
+    /// workers no names.
     fn consumer(&self) -> Option<String> {
         None
     }
 
-    /// The number of requests that the handles of this source's broker in this process wait for.
-    /// `serve` logs it when none of its handlers makes progress: they may wait for each other. A
-    /// transport that does not know returns 0.
+    /// The number of requests of this process to the same broker that wait for replies. `serve`
+    /// logs it if all slots are taken for long: handlers may wait for replies of their own worker.
+    /// A transport that does not know the number returns 0.
     fn requests_waiting(&self) -> usize {
         0
     }
 
-    /// Waits for at least one and at most `max` deliveries. It never fetches more than `max` from the
-    /// server.
+    /// Waits for at least one and at most `max` deliveries. It never fetches more than `max` from
+    /// the server.
     ///
     /// # Errors
-    /// If the source cannot recover by itself. It reconnects to a server that could not be reached.
+    /// If the source cannot recover by itself. A lost connection is no error: the source
+    /// reconnects.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing. Deliveries that were fetched by then are kept for the next
-    /// call, or released by [`stop`](Self::stop).
+    /// Dropping the future loses nothing. Deliveries that were fetched by then are kept for the
+    /// next call, or released by [`stop`](Self::stop).
     fn next(
         &mut self,
         max: usize,
     ) -> impl Future<Output = Result<Vec<Delivery<Self::Settle>>, Error>> + Send;
 
     /// Stops fetching, and releases at once the deliveries that were fetched and not returned by
-    /// [`next`](Self::next). They do not count as attempts. Returned deliveries can still be settled.
-    /// Idempotent.
+    /// [`next`](Self::next). They do not count as attempts. Returned deliveries can still be
+    /// settled. Idempotent.
     fn stop(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Waits for running settlements, ends the background tasks, and leaves the group if (and only if)
-    /// nothing is pending for this worker.
+    /// Waits for running settlements, ends the background tasks, and leaves the group if (and only
+    /// if) nothing is pending for this worker.
     ///
     /// # Errors
     /// If the server cannot be reached. Nothing is lost: the leases end.
@@ -173,7 +174,7 @@ pub trait Source: Send + 'static {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delivery<H> {
-    /// The message, or the entry.
+    /// The message, or the entry that could not be decoded.
     pub content: Result<Message, Undecodable>,
     /// The right to settle it.
     pub settle: H,
@@ -204,11 +205,11 @@ pub struct Undecodable {
 ///
 /// [`Delivery::settle`] settles a delivery and waits for the confirmation.
 pub trait SettleDelivery: Send + 'static {
-    /// Carries out a verdict, and calls `on_settled` once the server has confirmed it. The callback may
-    /// run on any thread, and before this method returns, so it must not block.
+    /// Carries out a verdict, and calls `on_settled` once the server has confirmed it. The callback
+    /// may run on any thread, and before this method returns, so it must not block.
     ///
-    /// The verdict takes effect with the call. The transport sends it until the server answers. A late
-    /// verdict, from a worker that has lost its lease, changes nothing. Exception: a late
+    /// The verdict takes effect with the call. The transport sends it until the server answers. A
+    /// late verdict, from a worker that has lost its lease, changes nothing. Exception: a late
     /// [`Verdict::Done`] may count, since the first worker to finish wins.
     ///
     /// `on_settled` gets an error if the transport was closed, or the server refuses the verdict
@@ -253,7 +254,7 @@ pub enum Verdict {
     },
     /// Make the message a dead letter.
     DeadLetter {
-        /// The reason, which is stored with it.
+        /// The reason, which is stored with the dead letter.
         reason: String,
         /// The error reply, if it is an RPC request.
         answer: Option<RpcError>,
@@ -274,10 +275,11 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Discarded {
-    /// Its deadline had passed before it was started.
+    /// The message's deadline had passed before the message was started.
     Expired,
-    /// A handler or a layer requested it.
+    /// A handler or a layer requested to discard the message.
     Requested,
-    /// This group has no route for it, and [`UnknownNames::Ignore`] leaves it to the other groups.
+    /// This group has no route for the message, and [`UnknownNames::Ignore`] leaves it to the other
+    /// groups.
     Ignored,
 }

@@ -9,19 +9,21 @@ use crate::{
 
 /// The longest delay of a task: a hundred years.
 const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
-/// The longest wait for replicas: it holds up later tasks that wait for replicas.
+/// The longest wait for replicas. It is bounded because it holds up later tasks that wait for
+/// replicas.
 const LONGEST_CONFIRMATION: Duration = Duration::from_secs(60);
 
 /// Checks a message that is to be sent. Refuses names that are empty, too long or contain control
-/// characters, delays and idempotency keys of requests and events, and tasks that would expire before
-/// they are due.
+/// characters, delays and idempotency keys of requests and events, and tasks that would expire
+/// before they are due.
 ///
 /// The sending half of every transport calls this first. It also refuses tasks that
 /// [replicas](Parts::replicas) have to confirm: a transport with replicas takes that field out
-/// before.
+/// first.
 ///
 /// # Errors
-/// An [invalid message](Error::is_invalid), or a [timeout](Error::is_timeout) if a task has expired.
+/// An [invalid message](Error::is_invalid), or a [timeout](Error::is_timeout) if a task has
+/// expired.
 pub fn check(parts: &Parts) -> Result<(), Error> {
     check_replicated(parts)?;
     match parts.replicas {

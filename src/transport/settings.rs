@@ -12,8 +12,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {
-    /// At the oldest entry if the stream has no other group, so that no message is lost that was sent
-    /// before the first worker. If it has other groups, opening fails: set another value.
+    /// At the oldest entry if the stream has no other group, so that no message is lost that was
+    /// sent before the first worker. If it has other groups, opening fails: set another value.
     #[default]
     Auto,
     /// At the oldest entry.
@@ -28,10 +28,11 @@ pub enum Start {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownNames {
-    /// The delivery fails, since a newer worker of the group may know the name. A request is answered
-    /// with `not_found` at once.
+    /// The delivery fails, since a newer worker of the group may know the name. A request is
+    /// answered with `not_found` at once.
     Fail,
-    /// The delivery is acknowledged and counted, since the name belongs to another group of the stream.
+    /// The delivery is acknowledged and counted, since the name belongs to another group of the
+    /// stream.
     Ignore,
 }
 
@@ -70,12 +71,14 @@ pub struct Settings {
     pub lease: Duration,
     /// The wait before a redelivery if the failure names none. 1 s, doubling to 5 min.
     pub backoff: Backoff,
-    /// Decides about messages without a route. `None`, which is `Fail`; it must be set if the stream
-    /// has several groups.
+    /// Decides about messages without a route. `None`, which is `Fail`; it must be set if the
+    /// stream has several groups.
     pub unknown_names: Option<UnknownNames>,
-    /// The number of dead letters that the group keeps. Older ones are dropped and counted. 10,000.
+    /// The number of dead letters that the group keeps. Older dead letters are dropped and counted.
+    /// 10,000.
     pub max_dead_letters: usize,
-    /// The number of events that may wait for a handler. Further ones are dropped and counted. 10,000.
+    /// The number of events that may wait for a handler. Further events are dropped and counted.
+    /// 10,000.
     pub event_buffer: usize,
     /// Decides about tasks that expire before they are started. [`Expired::Drop`].
     pub expired: Expired,
@@ -106,7 +109,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// These settings for one stream of their set.
+    /// A copy of the settings for one stream of the set.
     pub(crate) fn of_stream(&self, stream: &Name) -> Self {
         Self {
             stream: stream.clone(),
@@ -124,7 +127,7 @@ impl Settings {
         }
     }
 
-    /// The registry whose streams a worker serves, if it does.
+    /// The registry whose streams a worker serves. `None` if the settings list the streams.
     pub(crate) fn served_registry(&self) -> Option<&Name> {
         match self.streams.as_ref().map(|set| &set.members) {
             Some(Members::Registered(registry)) => Some(registry),
@@ -135,7 +138,7 @@ impl Settings {
     /// The only stream of these settings.
     ///
     /// # Errors
-    /// If they have a set of streams.
+    /// If the settings have a set of streams.
     pub(crate) fn one_stream(&self) -> Result<&Name, Error> {
         match self.streams {
             None => Ok(&self.stream),
@@ -176,8 +179,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the streams that one worker serves, and the order between them. Calls with this handle
-        /// must choose a stream.
+        /// Sets the streams that one worker serves, and the order between them. Calls with this
+        /// handle must choose a stream.
         #[must_use]
         pub fn streams(mut self, streams: crate::transport::Streams) -> Self {
             self.settings.streams = Some(streams);
@@ -192,8 +195,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the consumer group of the workers. Each group of a stream gets every message, and its
-        /// workers share them. `app_group` unless set.
+        /// Sets the consumer group of the workers. Each group of a stream gets every message, and
+        /// its workers share them. `app_group` unless set.
         #[must_use]
         pub fn group(mut self, group: impl Into<crate::Name>) -> Self {
             self.settings.group = group.into();
@@ -208,8 +211,9 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the number of deliveries that may be in flight: the capacity of this worker. It never
-        /// fetches more than it can start, so that an idle worker gets the rest. 64 unless set.
+        /// Sets the number of deliveries that may be in flight: the capacity of this worker. A
+        /// worker never fetches more than it can start, so that idle workers get the other
+        /// messages. 64 unless set.
         ///
         /// # Panics
         /// If it is zero.
@@ -221,17 +225,17 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the bytes of payload in flight at which nothing more is fetched. A single message may
-        /// be larger. 64 MiB unless set.
+        /// Sets the bytes of payload in flight at which nothing more is fetched. A single message
+        /// may be larger. 64 MiB unless set.
         #[must_use]
         pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
             self.settings.max_in_flight_bytes = bytes;
             self
         }
 
-        /// Sets the number of deliveries after which a message is a dead letter. It is checked before
-        /// the message is decoded, so that a message that kills its worker is not delivered for ever.
-        /// 10 unless set.
+        /// Sets the number of deliveries after which a message is a dead letter. The number is
+        /// checked before the message is decoded, so that a message that kills its worker is not
+        /// delivered for ever. 10 unless set.
         ///
         /// # Panics
         /// If it is zero.
@@ -243,9 +247,10 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the time after which other workers claim the deliveries of a dead worker. A live worker
-        /// renews its leases, however long its handlers take. If the workers of a group have different
-        /// leases, the longer one of the holder and the claiming worker counts. 10 s unless set.
+        /// Sets the time after which other workers claim the deliveries of a dead worker. A live
+        /// worker renews its leases, however long its handlers take. If the workers of a group have
+        /// different leases, a claim waits for the longer one, of the holder or of the claiming
+        /// worker. 10 s unless set.
         ///
         /// # Panics
         /// If it is shorter than 100 ms.
@@ -260,8 +265,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the wait before a redelivery if the failure names none. 1 s, doubling to 5 min, unless
-        /// set.
+        /// Sets the wait before a redelivery if the failure names none. 1 s, doubling to 5 min,
+        /// unless set.
         #[must_use]
         pub fn backoff(mut self, backoff: crate::transport::Backoff) -> Self {
             self.settings.backoff = backoff;
@@ -276,16 +281,16 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the number of dead letters that the group keeps. Older ones are dropped and counted.
-        /// 10,000 unless set.
+        /// Sets the number of dead letters that the group keeps. Older dead letters are dropped and
+        /// counted. 10,000 unless set.
         #[must_use]
         pub fn max_dead_letters(mut self, dead_letters: usize) -> Self {
             self.settings.max_dead_letters = dead_letters;
             self
         }
 
-        /// Sets the number of events that may wait for a handler. Further ones are dropped and counted.
-        /// 10,000 unless set.
+        /// Sets the number of events that may wait for a handler. Further events are dropped and
+        /// counted. 10,000 unless set.
         ///
         /// # Panics
         /// If it is zero.
@@ -297,16 +302,16 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Decides about a task that expires before it is started. It is dropped and counted unless
-        /// set.
+        /// Decides about a task that expires before it is started. Unless set, the task is dropped
+        /// and counted.
         #[must_use]
         pub fn expired(mut self, expired: crate::transport::Expired) -> Self {
             self.settings.expired = expired;
             self
         }
 
-        /// Sets the time for which the idempotency key of a task is remembered after it was sent. It
-        /// should be longer than senders retry. 24 h unless set.
+        /// Sets the time for which the idempotency key of a task is remembered after it was sent.
+        /// Set it longer than the time for which senders retry. 24 h unless set.
         ///
         /// # Panics
         /// If it is shorter than a millisecond.

@@ -8,8 +8,8 @@ use std::fmt;
 pub enum ConnectionState {
     /// The handle is connected, and its loops run on time.
     Connected,
-    /// The handle is connected, but the loop that reads the stream, or the one that renews leases, is
-    /// late.
+    /// The handle is connected, but the loop that reads the stream, or the one that renews leases,
+    /// is late.
     Lagging,
     /// The handle is making a new connection.
     Reconnecting,

@@ -18,8 +18,8 @@ use crate::message::Name;
 pub struct StreamStats {
     /// The name of the stream.
     pub stream: Name,
-    /// The number of entries, including those that every group has finished and that are not trimmed
-    /// yet.
+    /// The number of entries, including entries that every group has settled and that are not
+    /// trimmed yet.
     pub entries: u64,
     /// The number of tasks that their senders have delayed and that are not due.
     pub delayed: u64,
@@ -50,23 +50,23 @@ impl StreamStats {
 pub struct GroupStats {
     /// The name of the group.
     pub group: Name,
-    /// The number of messages that could be delivered now: unread ones, and ones that are due for
-    /// redelivery. `None` if Redis does not know: before 7.0 while messages are unread, since 7.0 after
-    /// an entry inside the stream was deleted.
+    /// The number of messages that could be delivered now: unread messages, and messages that are
+    /// due for redelivery. `None` if Redis does not know: before 7.0 while messages are unread,
+    /// since 7.0 after an entry inside the stream was deleted.
     pub lag: Option<u64>,
     /// The number of deliveries that are not settled.
     pub pending: u64,
-    /// The age of the oldest pending message. On Redis the age of a redelivered message starts anew when
-    /// it is queued for redelivery.
+    /// The age of the oldest pending message. On Redis the age of a redelivered message starts anew
+    /// when it is queued for redelivery.
     pub oldest_pending: Option<Duration>,
     /// The number of messages that wait for their next attempt.
     pub delayed: u64,
     /// The number of dead letters.
     pub dead: u64,
-    /// The number of live workers: those whose leases have not ended.
+    /// The number of live workers, whose leases have not ended.
     pub consumers: u64,
-    /// The id of the newest entry that was delivered to the group; `None` before the first delivery. On
-    /// Redis the entries before the group's start count as delivered.
+    /// The id of the newest entry that was delivered to the group; `None` before the first
+    /// delivery. On Redis the entries before the group's start count as delivered.
     pub last_delivered: Option<String>,
 }
 
@@ -90,6 +90,6 @@ pub struct ConsumerStats {
     pub pending: u64,
     /// The time since it last read, or renewed or claimed a delivery.
     pub idle: Duration,
-    /// True if the consumer is of another library. Such consumers renew no leases.
+    /// True if the consumer belongs to another library. Such consumers renew no leases.
     pub foreign: bool,
 }

@@ -34,28 +34,29 @@ use crate::{error::Error, message::Name};
 /// ```
 ///
 /// # Ordering
-/// The policy decides from which stream messages are *fetched* next. A fetched message occupies a slot,
-/// and waits in it for limits inside the application, such as a concurrency limit in a layer. So if
-/// priority matters, limit the work by `max_in_flight`.
+/// The policy decides from which stream messages are *fetched* next. A fetched message occupies a
+/// slot, and waits in it for limits inside the application, such as a concurrency limit in a layer.
+/// So if priority matters, limit the work by `max_in_flight`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Streams {
     pub(crate) members: Members,
     pub(crate) policy: StreamPolicy,
 }
 
-/// The source of the streams' names.
+/// The names of a set's streams, or the registry that has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Members {
-    /// The names and weights that the application lists. In an `Arc`, since each call clones its handle.
+    /// The names and weights that the application lists. In an `Arc`, since each call clones its
+    /// handle.
     Listed(Arc<[(Name, u32)]>),
-    /// Registered by senders, under the name of a registry.
+    /// The streams that senders register in the registry with this name.
     Registered(Name),
 }
 
 /// The order between the streams of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum StreamPolicy {
-    /// A stream is read only while those before it have nothing.
+    /// A stream is read only while the streams before it have nothing to deliver.
     Strict,
     /// Streams share in proportion to their weights.
     #[default]
@@ -64,7 +65,7 @@ pub(crate) enum StreamPolicy {
 
 impl Streams {
     /// Strict priority: a stream is read only while all streams before it have nothing to deliver.
-    /// The last ones may wait for ever.
+    /// The last streams may wait for ever.
     pub fn strict<N: Into<Name>>(names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(|name| (name.into(), 1));
         Self {
@@ -73,8 +74,9 @@ impl Streams {
         }
     }
 
-    /// Shares by weight: where all streams have enough, a stream with weight 9 has nine times as many
-    /// deliveries fetched as one with weight 1. A share that a stream does not use goes to the others.
+    /// Shares by weight: while all streams have messages, nine times as many are fetched from a
+    /// stream with weight 9 as from a stream with weight 1. A share that a stream does not use goes
+    /// to the others.
     pub fn weighted<N: Into<Name>>(weights: impl IntoIterator<Item = (N, u32)>) -> Self {
         let weights = weights
             .into_iter()
@@ -95,8 +97,8 @@ impl Streams {
     /// tenant. Senders register by a handle with
     /// [`registry`](crate::transport::memory::Memory::registry).
     ///
-    /// A worker finds a new stream within a second or so. It drops one that no sender has used for 90 s
-    /// once nothing is left on it.
+    /// A worker finds a new stream within a second or so. It drops a stream that no sender has used
+    /// for 90 s once nothing is left on it.
     pub fn registered(registry: impl Into<Name>) -> Self {
         Self {
             members: Members::Registered(registry.into()),
@@ -204,7 +206,7 @@ impl FromStr for Streams {
     }
 }
 
-/// The part of a read that one stream may have.
+/// The maximum number of deliveries of one stream in a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Quota {
     /// The key of the stream in the schedule.
@@ -213,11 +215,12 @@ pub(crate) struct Quota {
     pub(crate) max: usize,
 }
 
-/// Divides the room of a worker among its streams.
+/// Divides the free slots of a worker among its streams.
 ///
-/// Shares by weight are start-time fair queueing (Goyal, Vin, Cheng 1996): each stream has a virtual
-/// time that advances by its deliveries divided by its weight, and the stream that is furthest behind is
-/// read first. A stream that was idle starts at the time of the others, so it saves nothing up.
+/// Shares by weight are start-time fair queueing (Goyal, Vin, Cheng 1996): each stream has a
+/// virtual time that advances by its deliveries divided by its weight, and the stream that is
+/// furthest behind is read first. A stream that was idle starts at the time of the others, so it
+/// does not make up for the idle time.
 #[derive(Debug, Default)]
 pub(crate) struct StreamSchedule {
     policy: StreamPolicy,
@@ -245,7 +248,7 @@ impl StreamSchedule {
         }
     }
 
-    /// Adds a stream behind the others. Its key is greater than theirs.
+    /// Adds a stream. Its key must be greater than the keys of the streams before.
     pub(crate) fn add(&mut self, stream: u32, weight: u32) {
         self.streams.push(Scheduled {
             stream,
@@ -254,14 +257,14 @@ impl StreamSchedule {
         });
     }
 
-    /// Removes a stream. The memory transport never does.
+    /// Removes a stream. Only the Redis transport does.
     #[cfg(feature = "redis")]
     pub(crate) fn remove(&mut self, stream: u32) {
         self.streams.retain(|it| it.stream != stream);
     }
 
-    /// The streams to read, in order, with their parts of `room`. If streams have less than their quota,
-    /// the remaining room goes to the others.
+    /// The streams to read, in order, with their parts of `room`, the number of free slots. If
+    /// streams have less than their quota, the remaining slots go to the others.
     pub(crate) fn quotas(&mut self, room: usize) -> Vec<Quota> {
         if self.policy == StreamPolicy::Strict {
             let whole = |it: &Scheduled| Quota {
@@ -272,17 +275,17 @@ impl StreamSchedule {
         }
         // Assigns the deliveries one by one, each to the stream that is furthest behind.
         let times = (0..self.streams.len()).map(|place| Reverse((self.start(place), place)));
-        let mut behind: BinaryHeap<_> = times.collect();
+        let mut queue: BinaryHeap<_> = times.collect();
         let mut quotas: Vec<Quota> = Vec::with_capacity(self.streams.len());
-        let mut dealt = HashMap::<usize, usize>::default();
+        let mut quota_index = HashMap::<usize, usize>::default();
         for _ in 0..room {
-            let Some(mut first) = behind.peek_mut() else {
+            let Some(mut first) = queue.peek_mut() else {
                 break;
             };
             let Reverse((time, place)) = &mut *first;
             let it = &self.streams[*place];
             *time += DELIVERY / u64::from(it.weight);
-            let at = *dealt.entry(*place).or_insert(quotas.len());
+            let at = *quota_index.entry(*place).or_insert(quotas.len());
             match quotas.get_mut(at) {
                 Some(quota) => quota.max += 1,
                 None => quotas.push(Quota {
@@ -291,9 +294,10 @@ impl StreamSchedule {
                 }),
             }
         }
-        // The other streams are read if these have less than their quotas.
+        // Streams without a part come last: they are read if the streams before have less than
+        // their quotas.
         let mut rest: Vec<_> = (self.streams.iter().enumerate())
-            .filter(|(place, _)| !dealt.contains_key(place))
+            .filter(|(place, _)| !quota_index.contains_key(place))
             .map(|(_, it)| it)
             .collect();
         rest.sort_by_key(|it| it.time);
@@ -304,7 +308,7 @@ impl StreamSchedule {
         quotas
     }
 
-    /// The streams from the one that is furthest behind, if all have the same share.
+    /// The streams by their virtual time, the furthest behind first. `None` if their shares differ.
     #[cfg(feature = "redis")]
     pub(crate) fn in_turn(&self) -> Option<Vec<u32>> {
         let has_equal_shares = self.policy == StreamPolicy::Weighted
@@ -315,7 +319,7 @@ impl StreamSchedule {
         has_equal_shares.then(|| streams.collect())
     }
 
-    /// The virtual time at which the next delivery of a stream starts: not before that of the others.
+    /// The virtual time at which the next delivery of a stream starts. It is at least `now`.
     fn start(&self, place: usize) -> u64 {
         self.streams[place].time.max(self.now)
     }
@@ -385,7 +389,7 @@ mod tests {
         for _ in 0..100 {
             schedule.fetched(0, 1);
         }
-        // Stream 1 begins now: it is first once, and then they take turns.
+        // Stream 1 starts now: it is first once, and then both streams take turns.
         let mut order = Vec::new();
         for _ in 0..6 {
             let first = schedule.quotas(1)[0].stream;

@@ -9,13 +9,13 @@ use crate::{
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    done; also when what it was piped into has ended, and when a live view was ended by Ctrl-C
+  0    done; also if the reader of a pipe has ended, or Ctrl-C ended a live view
   1    failed
-  2    used in a wrong way, or not confirmed where that has to be
+  2    wrong usage, or a confirmation is missing
   3    no connection to Redis: nothing was done
-  4    there is no such thing: an id, a name, a group, a stream; or it takes a --group to tell which
+  4    not found: an id, a name, a group or a stream; or --group must name one of several groups
   5    the request was answered with an error
-  130  ended by Ctrl-C before it was done";
+  130  Ctrl-C ended the command early";
 
 /// Inspects and sends the tasks, events and requests of Campanile on a Redis server.
 #[derive(Debug, Parser)]

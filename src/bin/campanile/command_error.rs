@@ -96,7 +96,8 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     texts.join(": ")
 }
 
-/// Prints a note to standard error. Escapes control characters, since it may contain text of a server.
+/// Prints a note to standard error. Escapes control characters, since it may contain text of a
+/// server.
 pub(crate) fn note(text: impl AsRef<str>) {
     // If standard error is closed, the note is lost.
     let _ = writeln!(io::stderr(), "{}", text::line(text.as_ref()));

@@ -25,7 +25,7 @@ impl Confirm {
                 "this needs a confirmation, and there is no terminal to ask on; pass --yes".into(),
             ));
         }
-        // Registered before the question, so that Ctrl-C is an answer to it.
+        // Listens before the question is asked, so that Ctrl-C can answer it.
         let ended = signals::ended()?;
         let mut stderr = io::stderr();
         write!(stderr, "{} [y/N] ", text::line(question))?;

@@ -1,7 +1,7 @@
 //! The program `campanile`, for the operators of an application.
 //!
-//! `docs/terminal.md` describes it. Each command is a module. [`show`] formats output for a terminal and
-//! as JSON. [`CommandError`] decides the exit code.
+//! `docs/terminal.md` describes it. Each command is a module. [`show`] formats output for a
+//! terminal and as JSON. [`CommandError`] decides the exit code.
 
 mod args;
 mod command_error;
@@ -30,7 +30,7 @@ use self::{
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // A write to a full pipe blocks this thread, and not the other one, which reads from the server.
+    // A write to a full pipe blocks this thread. The worker thread still reads from the server.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 const INTERRUPTED: i32 = 130;
 
 /// A second signal within this time counts as a repetition of the first.
-const SAME: Duration = Duration::from_secs(1);
+const REPETITION: Duration = Duration::from_secs(1);
 
-/// A token that the first Ctrl-C or SIGTERM cancels. A second signal ends the process, unless it comes
-/// within a second. For commands that have to clean up or to report; otherwise a signal ends the process
-/// at once.
+/// A token that the first Ctrl-C or SIGTERM cancels. A second signal ends the process, unless it
+/// comes within a second. For commands that have to clean up or to report: without such a token a
+/// signal ends the process at once.
 pub(crate) fn ended() -> io::Result<CancellationToken> {
     let ended = CancellationToken::new();
     let mut signals = Signals::listen()?;
@@ -25,7 +25,7 @@ pub(crate) fn ended() -> io::Result<CancellationToken> {
             signals.next().await;
             ended.cancel();
             let first = Instant::now();
-            while first.elapsed() < SAME {
+            while first.elapsed() < REPETITION {
                 signals.next().await;
             }
             process::exit(INTERRUPTED);

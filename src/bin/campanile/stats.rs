@@ -17,7 +17,8 @@ use crate::{
     target::{Target, duration},
 };
 
-/// The shortest time between two updates, since each costs the server some work.
+/// The shortest time between two updates. It is bounded because each update costs the server some
+/// work.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// The line of a stream without groups.
 pub(crate) const NO_GROUP: &str = "no group yet";
@@ -34,7 +35,7 @@ pub(crate) struct Stats {
 
 fn pause(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        pause if pause < SHORTEST => Err("it is at least 100ms".into()),
+        pause if pause < SHORTEST => Err("the interval must be at least 100ms".into()),
         pause => Ok(pause),
     }
 }

@@ -54,8 +54,8 @@ impl Target {
         })
     }
 
-    /// Connects with a group that exists, and returns its name: the named one, or else the stream's
-    /// only group.
+    /// Connects with a group that exists, and returns its name: the group of `--group`, or else the
+    /// stream's only group.
     pub(crate) async fn connect_to_group(&self) -> Result<(Redis, Name), CommandError> {
         let candidate = self.connect_to_candidate().await?;
         match candidate.missing {
@@ -64,8 +64,8 @@ impl Target {
         }
     }
 
-    /// As [`connect_to_group`](Self::connect_to_group), also with a group that does not exist any
-    /// more and has dead letters: they outlive their group.
+    /// Like [`connect_to_group`](Self::connect_to_group), but also accepts a deleted group that has
+    /// dead letters, since dead letters outlive their group.
     pub(crate) async fn connect_to_dead_letters(&self) -> Result<Redis, CommandError> {
         let Candidate { redis, missing, .. } = self.connect_to_candidate().await?;
         match missing {
@@ -91,7 +91,7 @@ impl Target {
         })
     }
 
-    /// The statistics of the stream, with the named group or with all.
+    /// The statistics of the stream, with the group of `--group` or with all groups.
     pub(crate) async fn stats(&self, redis: &Redis) -> Result<StreamStats, Error> {
         let mut stats = redis.stats().await?;
         if let Some(group) = self.group() {
@@ -100,7 +100,7 @@ impl Target {
         Ok(stats)
     }
 
-    /// Checks that the stream exists, and the group, if one was named.
+    /// Checks that the stream exists, and the group of `--group`, if set.
     pub(crate) async fn check(&self, redis: &Redis) -> Result<(), CommandError> {
         let groups = redis.groups().await?.ok_or_else(|| self.no_stream())?;
         match self.group() {
@@ -139,13 +139,13 @@ impl Target {
         self.stream.as_str().into()
     }
 
-    /// The group, if one was named.
+    /// The group of `--group`, if set.
     fn group(&self) -> Option<Name> {
         self.group.as_deref().map(Name::from)
     }
 }
 
-/// The group that a command is about.
+/// The group that a command acts on, which may not exist.
 struct Candidate {
     redis: Redis,
     group: Name,
@@ -153,7 +153,7 @@ struct Candidate {
     missing: Option<CommandError>,
 }
 
-/// The default group of a handle. Its dead letters outlive the stream.
+/// The default group of a handle, for streams without groups: its dead letters outlive the stream.
 const DEFAULT_GROUP: &str = "app_group";
 
 /// Formats names for a sentence, up to a readable number.

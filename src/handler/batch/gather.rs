@@ -37,14 +37,15 @@ pub(super) struct Gather<H: BatchHandler<T, S>, T, S> {
 
 /// A batch that still takes messages.
 struct OpenBatch<I> {
-    /// One for each completion.
+    /// The item of each completion.
     items: Vec<I>,
     completions: Arc<CompletionSlab<Outcome>>,
     /// Sends the items to the batch's task when the batch is full.
     full: oneshot::Sender<Vec<I>>,
 }
 
-/// Fails the completions without an outcome when it is dropped, that is, if the function panicked.
+/// Fails the completions without an outcome when it is dropped. They exist only if the function
+/// panicked.
 struct FailOnPanic(Arc<CompletionSlab<Outcome>>);
 
 impl Drop for FailOnPanic {
@@ -87,20 +88,20 @@ where
     /// Adds an item to the open batch, or to a new one.
     fn add(self: &Arc<Self>, item: H::Item) -> Completion<Outcome> {
         let mut open = lock(&self.open);
-        let now = open.get_or_insert_with(|| {
+        let current = open.get_or_insert_with(|| {
             let (full, items) = oneshot::channel();
-            let room = self.size.min(MAX_CAPACITY);
-            let completions = Arc::new(CompletionSlab::with_capacity(room));
+            let capacity = self.size.min(MAX_CAPACITY);
+            let completions = Arc::new(CompletionSlab::with_capacity(capacity));
             tokio::spawn(self.clone().run(items, completions.clone()));
             OpenBatch {
-                items: Vec::with_capacity(room),
+                items: Vec::with_capacity(capacity),
                 completions,
                 full,
             }
         });
-        now.items.push(item);
-        let completion = now.completions.insert();
-        if now.items.len() >= self.size
+        current.items.push(item);
+        let completion = current.completions.insert();
+        if current.items.len() >= self.size
             && let Some(batch) = open.take()
         {
             // The batch's task waits for the items. Sending fails only if the runtime has shut

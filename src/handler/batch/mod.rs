@@ -46,14 +46,14 @@
 //! # Back-pressure
 //! Messages that wait for their batch are in flight: each holds a slot of
 //! [`max_in_flight`](crate::transport::Settings::max_in_flight), its bytes and its lease. If
-//! `max_in_flight` is smaller than the size of a batch, [`serve`](crate::serve()) fails. It cannot
-//! see the limit of a layer: with fewer permits than the size of a batch, each batch waits for its
-//! linger.
+//! `max_in_flight` is smaller than the size of a batch, [`serve`](crate::serve()) fails. The limit
+//! of a layer is unknown to `serve`: with fewer permits than the size of a batch, each batch waits
+//! for its linger.
 //!
 //! # Cancel safety
 //! If a delivery is dropped before its batch has begun, by a timeout for instance, the function
-//! does not get its message. Afterwards the function runs on; it is dropped when all deliveries of
-//! the batch are.
+//! does not get its message. Later, the function runs on, and is dropped only when all deliveries
+//! of the batch are dropped.
 //!
 //! # Errors
 //! A payload that cannot be extracted fails its own message, which then is in no batch. An error of

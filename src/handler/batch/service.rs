@@ -54,11 +54,11 @@ impl<H> Batch<H> {
 }
 
 /// Marks the arguments of a batch's function, so that its implementation of [`Handler`] cannot
-/// overlap with those for functions.
+/// overlap with the one for functions.
 #[derive(Debug)]
 pub struct Batched<T>(PhantomData<fn() -> T>);
 
-// Otherwise the compiler lists it as a hint whenever a function is no handler.
+// Without this, the compiler suggests this implementation whenever a function is no handler.
 #[diagnostic::do_not_recommend]
 impl<H, T, S> Handler<Batched<T>, S> for Batch<H>
 where
@@ -116,7 +116,7 @@ where
     type Error = BoxError;
     type Future = HandlerFuture;
 
-    /// It is always ready: when a batch is full, another one begins.
+    /// Always ready: when a batch is full, another batch begins.
     fn poll_ready(
         &mut self,
         _: &mut std::task::Context<'_>,

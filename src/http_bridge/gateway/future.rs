@@ -95,7 +95,7 @@ where
                         }
                     }
                 },
-                // The call is polled before the timer: a reply that has arrived is not late.
+                // Polls the call before the timer: a reply that has arrived is not late.
                 GatewayStageProjection::Sending { route, call, timer } => {
                     let response = match call.poll(cx) {
                         Poll::Ready(result) => {

@@ -35,8 +35,8 @@ use crate::{
 /// An HTTP service that turns requests into messages, over any `Service<Message>`. It can be
 /// mounted in an axum or hyper application.
 ///
-/// It has a route for each name that is added, with one kind and one method. Other requests get a
-/// 404 or 405. The [module](super#the-responses-of-a-gateway) lists all responses.
+/// A gateway has a route for each name that is added, with one kind and one method. Other requests
+/// get a 404 or 405. The [module](super#the-responses-of-a-gateway) lists all responses.
 ///
 /// ```
 /// use campanile::{http_bridge::{Body, Gateway}, transport::memory::Memory};
@@ -89,9 +89,9 @@ use crate::{
 /// ```
 ///
 /// # Back-pressure
-/// It is always ready. While the inner service is not, a request waits in its future, up to the
-/// [`timeout`](Self::timeout). With tower's `LoadShed` around the inner service, it gets a 503
-/// instead.
+/// A gateway is always ready. While the inner service is not ready, a request waits in its future,
+/// up to the [`timeout`](Self::timeout). With tower's `LoadShed` around the inner service, the
+/// request gets a 503 instead.
 ///
 /// # Cancel safety
 /// When the HTTP caller disconnects, the future is dropped. The permit of a request is free at
@@ -203,14 +203,14 @@ impl<S> Gateway<S> {
         self
     }
 
-    /// Sets the maximum body of a request, in bytes. A longer one gets a 413. 2 MiB unless set.
+    /// Sets the maximum body of a request, in bytes. A longer body gets a 413. 2 MiB unless set.
     #[must_use]
     pub fn max_body_bytes(self, limit: usize) -> Self {
         self.with(|options| options.limit = limit)
     }
 
-    /// Sets the maximum time to send a message, and for an RPC request to get its reply. Later the
-    /// response is 504, and a request that was not started is never started. 30 s unless set.
+    /// Sets the maximum time to send a message, and for an RPC request to get its reply. After that
+    /// the response is 504, and a request that was not started is never started. 30 s unless set.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|options| options.timeout = timeout)
@@ -225,7 +225,7 @@ impl<S> Gateway<S> {
     /// Sets the `content-type` of replies that have none. `application/octet-stream` unless set.
     ///
     /// # Panics
-    /// When it cannot be a header's value.
+    /// When the text cannot be a header's value.
     #[must_use]
     #[track_caller]
     pub fn content_type(self, content_type: &str) -> Self {
@@ -237,7 +237,7 @@ impl<S> Gateway<S> {
     /// Passes one more header on, from a request to its message and from a reply to its response.
     ///
     /// The defaults are `content-type`, `content-encoding`, `content-language`, `traceparent`,
-    /// `tracestate`, `x-request-id`, and those of CloudEvents, which start with `ce-`. So
+    /// `tracestate`, `x-request-id`, and the headers of CloudEvents, which start with `ce-`. So
     /// credentials such as `authorization` and `cookie` are not passed on. Events have no headers
     /// at all.
     #[must_use]
@@ -245,12 +245,13 @@ impl<S> Gateway<S> {
         self.with(|options| options.carried.add(name))
     }
 
-    /// Calls a function with each request and its message before the message is sent. It may change
-    /// the message, or refuse it with an error, whose code sets the [status](Self::on_code).
+    /// Calls a function with each request and its message before the message is sent. The function
+    /// may change the message, or refuse it with an error, whose code sets the
+    /// [status](Self::on_code).
     ///
-    /// Layers around the gateway can pass values to it in the request's extensions, which become
-    /// the message's afterwards. The message's idempotency key is the name, a line feed and the
-    /// caller's key.
+    /// Layers around the gateway can pass values to the function in the request's extensions. The
+    /// message gets these extensions afterwards. The message's idempotency key is the name, a line
+    /// feed and the caller's key.
     #[must_use]
     pub fn prepare<F>(self, prepare: F) -> Self
     where

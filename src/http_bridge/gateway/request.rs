@@ -44,13 +44,14 @@ impl GatewayOptions {
             message.parts_mut().deadline = Some(Deadline::after(self.timeout));
         }
         if let Some(prepare) = &self.prepare {
-            // It reads the request's extensions, so they stay in the request until it returns.
+            // `prepare` reads the request's extensions, so they stay in the request until it
+            // returns.
             prepare(&head, &mut message).map_err(|answer| {
                 let status = (self.status)(answer.code());
                 Problem::answered(&answer, status)
             })?;
         }
-        // Extensions set by `prepare` win over the request's.
+        // Extensions that `prepare` has set override those of the request.
         let set = std::mem::take(message.extensions_mut());
         *message.extensions_mut() = std::mem::take(&mut head.extensions);
         message.extensions_mut().extend(set);
@@ -58,7 +59,7 @@ impl GatewayOptions {
     }
 
     /// Returns when the gateway answers 504: at the deadline of an RPC request, otherwise after the
-    /// gateway's timeout. The deadline of a task is for its worker.
+    /// gateway's timeout. A task's deadline is for its worker, not for the response.
     pub(super) fn answer_by(&self, message: &Message) -> Deadline {
         let asked = message.parts().deadline;
         asked

@@ -37,7 +37,7 @@ impl ResponseReader {
         match (head.status.is_success(), body) {
             (true, Ok(payload)) => Ok(self.reply(head, payload)),
             (true, Err(error)) => Err(self.unread(error)),
-            // The body of an error response is only its text, so it may be missing.
+            // The body of an error response only explains the status, so it may be missing.
             (false, body) => Err(self.refused(head.status, &head.headers, body.ok())),
         }
     }
@@ -56,7 +56,7 @@ impl ResponseReader {
         reply
     }
 
-    /// The error of a response that is a success with a body that cannot be read.
+    /// The error of a successful response whose body cannot be read.
     fn unread(&self, error: BodyError) -> BoxError {
         match self.kind {
             Kind::Rpc => {
@@ -72,8 +72,8 @@ impl ResponseReader {
 
     fn refused(&self, status: StatusCode, headers: &HeaderMap, body: Option<Bytes>) -> BoxError {
         let body = body.unwrap_or_default();
-        // Routers respond 404 without a body if they have no route. A 404 with a body is a
-        // handler's.
+        // Routers respond 404 without a body if they have no route. A 404 with a body comes from a
+        // handler.
         if status == StatusCode::NOT_FOUND && body.is_empty() {
             return NotFound::new(self.kind, self.name.clone()).into();
         }

@@ -87,8 +87,8 @@ impl<S> HttpHandler<S> {
         }
     }
 
-    /// Makes a handler for [`HttpLayer`](super::HttpLayer), whose requests have no headers but the
-    /// message's own.
+    /// Makes a handler for [`HttpLayer`](super::HttpLayer). Its requests have only the message's
+    /// headers.
     pub(super) fn whole(inner: S, limit: usize) -> Self {
         let options = HandlerOptions {
             form: Form::Whole,
@@ -117,11 +117,11 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.target = Some(Arc::new(target)))
     }
 
-    /// Sets the `content-type` of messages that have none. Without this their requests have no
-    /// `content-type`, and `axum::Json` refuses them with 415.
+    /// Sets the `content-type` of messages that have none. Without this, the requests of such
+    /// messages have no `content-type`, and `axum::Json` refuses them with 415.
     ///
     /// # Panics
-    /// When it cannot be a header's value.
+    /// When the text cannot be a header's value.
     #[must_use]
     #[track_caller]
     pub fn content_type(self, content_type: &str) -> Self {

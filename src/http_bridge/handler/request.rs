@@ -22,10 +22,10 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::http_bridge) enum Form {
     /// For an HTTP service: the message's headers without those of a connection, and Campanile's
-    /// own.
-    Plain,
-    /// For a layer, after which the request becomes the same message again: exactly the message's
     /// headers.
+    Plain,
+    /// For an HTTP layer: exactly the message's headers, since the request becomes the same message
+    /// again after the layer.
     Whole,
 }
 
@@ -86,7 +86,7 @@ impl HandlerOptions {
         Ok(request)
     }
 
-    /// Adds Campanile's own headers, and replaces those that a sender has set under these names.
+    /// Adds Campanile's headers. Replaces headers of these names that a sender has set.
     fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
         let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);
         set(KIND.clone(), HeaderValue::from_static(parts.kind.as_str()))?;

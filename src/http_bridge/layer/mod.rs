@@ -41,8 +41,8 @@ use super::handler::HttpHandler;
 /// ```
 ///
 /// # Errors
-/// An error of the service passes the layer unchanged, so the delivery is settled as the error
-/// says. If the layer itself responds with a status other than 2xx, the
+/// An error of the service passes the layer unchanged, and decides how the delivery is settled. If
+/// the layer itself responds with a status other than 2xx, the
 /// [table](super#the-meaning-of-a-status) says which error that is. A payload that cannot be read,
 /// because it is too long or not valid gzip for instance, is a permanent
 /// [`Rejection`](crate::Rejection).
@@ -55,7 +55,7 @@ pub struct HttpLayer<L> {
 }
 
 impl<L> HttpLayer<L> {
-    /// Makes a layer for messages from one for HTTP.
+    /// Makes a layer for messages from a layer for HTTP.
     pub fn new(layer: L) -> Self {
         Self {
             layer,

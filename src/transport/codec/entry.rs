@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Calls `put` with each field of a message: `type`, `name`, `payload`, the time to live, the
-/// idempotency key, then the headers. A message with a deadline has a time to live, which starts when
-/// the message is due. The transport adds the reply channel of a request.
+/// idempotency key, then the headers. A message with a deadline has a time to live, which starts
+/// when the message is due. The transport adds the reply channel of a request.
 pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     let parts = message.parts();
     put(b"type", parts.kind.as_str().as_bytes());
@@ -65,9 +65,10 @@ pub struct Decoded {
 /// Decodes the fields of an entry.
 ///
 /// # Errors
-/// The raw fields and a reason: `type`, `name` or `payload` is missing, a known field is repeated, the
-/// type or a number is malformed, the name is empty, longer than [`Name::MAX_LEN`] or has a control
-/// character, HTTP does not allow a header, or a request has no reply channel or correlation id.
+/// The raw fields and a reason: `type`, `name` or `payload` is missing, a known field is repeated,
+/// the type or a number is malformed, the name is empty, longer than [`Name::MAX_LEN`] or has a
+/// control character, HTTP does not allow a header, or a request has no reply channel or
+/// correlation id.
 pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     match ParsedEntry::parse(&fields) {
         Ok(entry) => Ok(entry.take(&mut fields)),
@@ -80,8 +81,8 @@ pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     }
 }
 
-/// A valid entry. It stores indices of fields and not their values: an error returns the raw fields, so
-/// they stay whole until the entry is known to be valid.
+/// A valid entry. It stores indices of fields and not their values: an error returns the raw
+/// fields, so they stay whole until the entry is known to be valid.
 struct ParsedEntry {
     kind: Kind,
     name: Name,

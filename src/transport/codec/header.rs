@@ -20,7 +20,7 @@ pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result
     Ok(())
 }
 
-/// The prefix of a header value in a reply that is encoded as base64.
+/// The prefix of a reply's header value if it is encoded as base64.
 const ENCODED: &str = "base64:";
 
 /// Encodes a header value as the text of a reply.

@@ -42,14 +42,14 @@ pub const ORIGIN: &str = "~o";
 pub const ATTEMPTS: &str = "~a";
 /// The internal field of the time to live in milliseconds, counted from the origin id's time.
 pub const TIME_TO_LIVE: &str = "~t";
-/// The internal field of the id in the receipt of a delayed task, a UUID.
+/// The internal field of the UUID in the receipt of a delayed task.
 pub const ID: &str = "~i";
 /// The internal field of the idempotency key.
 pub const IDEMPOTENCY_KEY: &str = "~k";
 /// The internal field of the client that waits for a reliable reply: its UUID.
 pub const CLIENT: &str = "~c";
 
-/// The first 64 of untrusted bytes, escaped for a log.
+/// The first 64 bytes of an untrusted value, escaped for a log.
 fn excerpt(bytes: &[u8]) -> String {
     const MAX_LEN: usize = 64;
     let shown = bytes[..bytes.len().min(MAX_LEN)].escape_ascii();

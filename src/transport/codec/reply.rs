@@ -10,8 +10,8 @@ use serde_json::{Map, Value, error::Category};
 use super::header;
 use crate::{error::RpcError, reply::Reply};
 
-/// The JSON of a reply. The fields are those of Go-Broker; `code` and `headers` are our additions, and
-/// left out if empty.
+/// The JSON of a reply. The fields are those of Go-Broker, except for `code` and `headers`, which
+/// are left out if empty.
 #[derive(Serialize, Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -22,7 +22,7 @@ struct Envelope<'a> {
     error: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     code: Option<Cow<'a, str>>,
-    /// An object with the value of each header, or the list of values of a repeated header.
+    /// An object of header names and values. The value of a repeated header is a list.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     headers: Value,
 }
@@ -31,8 +31,8 @@ struct Envelope<'a> {
 #[derive(Serialize, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Encodes a reply. Header values that are not UTF-8, or begin with `base64:`, are encoded as base64
-/// with that prefix.
+/// Encodes a reply. Header values that are not UTF-8, or begin with `base64:`, are encoded as
+/// base64 with that prefix.
 pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> Vec<u8> {
     let envelope = match answer {
         Ok(reply) => Envelope {
@@ -55,7 +55,7 @@ pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> V
             headers: Value::Null,
         },
     };
-    serde_json::to_vec(&envelope).expect("an envelope holds nothing that JSON cannot")
+    serde_json::to_vec(&envelope).expect("an envelope can be encoded as JSON")
 }
 
 fn headers(headers: &HeaderMap) -> Value {

@@ -1,16 +1,16 @@
 //! Redis's glob patterns, as `PSUBSCRIBE` matches them.
 //!
 //! <https://redis.io/docs/latest/commands/psubscribe/>. The documented part is `*`, `?`, `[abc]`,
-//! `[^a]`, `[a-z]` and `\` to escape the next character. Redis does not document a class without `]`
-//! or a range that runs backwards: the tests record how a server matches them.
+//! `[^a]`, `[a-z]` and `\` to escape the next character. Redis does not document a class without
+//! `]` or a range that runs backwards: the tests record how a server matches them.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 
 /// Returns `true` if the pattern matches the whole text, byte by byte.
 ///
-/// On a mismatch only the last `*` takes one more byte: to extend an earlier `*` can never help. So the
-/// time is at most the product of the lengths.
+/// On a mismatch only the last `*` takes one more byte, since to extend an earlier `*` can never
+/// help. So the time is at most the product of the lengths.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut rest, mut left) = (pattern, text);
     let mut retry: Option<(&[u8], &[u8])> = None;
@@ -23,7 +23,7 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
         let step = match left {
             [] if rest.is_empty() => return true,
             [] => return false,
-            [byte, after @ ..] => one(rest, *byte).map(|rest| (rest, after)),
+            [byte, after @ ..] => match_byte(rest, *byte).map(|rest| (rest, after)),
         };
         (rest, left) = match (step, &mut retry) {
             (Some(step), _) => step,
@@ -36,9 +36,9 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Matches one byte against the start of a pattern. Returns the rest of the pattern; `None` if the byte
-/// does not match.
-fn one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
+/// Matches one byte against the start of a pattern. Returns the rest of the pattern; `None` if the
+/// byte does not match.
+fn match_byte(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     let (matched, rest) = match pattern {
         [] => return None,
         [b'?', rest @ ..] => (true, rest),
@@ -52,8 +52,8 @@ fn one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     matched.then_some(rest)
 }
 
-/// Matches a byte against a character class, and returns the rest of the pattern. A class without `]`
-/// ends with the pattern.
+/// Matches a byte against a character class, and returns the rest of the pattern. A class without
+/// `]` ends with the pattern.
 fn in_class(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
     let mut matched = false;
     loop {

@@ -29,6 +29,7 @@ use crate::{
     transport::{Settings, Start, StreamStats, codec},
 };
 
+/// The state of a broker: its streams, its subscribers and its registries.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) context: GroupContext,
@@ -44,7 +45,7 @@ struct BrokerStream {
     log: Log,
     groups: HashMap<Name, Group>,
     schedule: Schedule,
-    known: IdempotencyKeys,
+    idempotency_keys: IdempotencyKeys,
 }
 
 impl BrokerStream {
@@ -111,7 +112,8 @@ impl Shared {
         })
     }
 
-    /// Accepts a task, now or with a delay, and once for each idempotency key.
+    /// Stores a task, in the schedule if it is delayed. If the task's idempotency key is known,
+    /// returns the id of the earlier task and stores nothing.
     pub(super) fn accept(
         &self,
         stream: &Name,
@@ -132,7 +134,7 @@ impl Shared {
         }
         self.with_stream(stream, |contents| {
             let key = parts.idempotency_key.as_ref();
-            if let Some(id) = key.and_then(|key| contents.known.get(key)) {
+            if let Some(id) = key.and_then(|key| contents.idempotency_keys.get(key)) {
                 return id;
             }
             let id = if wait.is_zero() {
@@ -157,7 +159,7 @@ impl Shared {
             };
             if let Some(key) = key {
                 contents
-                    .known
+                    .idempotency_keys
                     .remember(key.clone(), id.clone(), idempotency_window);
             }
             self.context.counters.sent.increment();
@@ -176,13 +178,14 @@ impl Shared {
                 .into_iter()
                 .find(|(field, _)| field == codec::IDEMPOTENCY_KEY);
             if let Some(key) = key.and_then(|(_, key)| IdempotencyKey::from_utf8(&key).ok()) {
-                stream.known.forget(&key, id);
+                stream.idempotency_keys.forget(&key, id);
             }
             true
         })
     }
 
-    /// The next time at which a message is due or a lease ends. No wake-up announces these.
+    /// The next time at which a message is due or a lease ends. Workers are not woken at that time,
+    /// so they set a timer.
     pub(super) fn next_due(&self, settings: &Settings) -> Option<Instant> {
         let streams = self.streams();
         let stream = streams.get(&settings.stream)?;
@@ -295,7 +298,8 @@ impl Shared {
         stats
     }
 
-    /// The remaining work of groups that have workers. The messages of other groups wait for ever.
+    /// The remaining work of groups that have workers. Messages of groups without workers wait for
+    /// ever, and do not count.
     #[cfg(feature = "testing")]
     pub(super) fn outlook(&self) -> super::observer::Outlook {
         let mut outlook = super::observer::Outlook::default();

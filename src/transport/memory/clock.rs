@@ -8,11 +8,12 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The time of day by tokio's clock, which a test can pause. It is set by the system's clock when the
-/// broker is created.
+/// The time of day by tokio's clock, which a test can pause. The system's clock gives the time when
+/// the broker is created.
 #[derive(Debug)]
 pub(super) struct BrokerClock {
     started: Instant,
+    /// The time from 1970 to `started`.
     anchor: Duration,
 }
 
@@ -38,7 +39,7 @@ impl BrokerClock {
     }
 }
 
-/// The instant after this time, or in a century if the sum would overflow.
+/// The instant this long after now, or a century after now if the sum would overflow.
 pub(super) fn instant_after(after: Duration) -> Instant {
     crate::Deadline::after(after).0
 }
@@ -51,7 +52,7 @@ pub(super) struct EntryId {
 }
 
 impl EntryId {
-    /// The id of an entry that is added after this one. Ids always grow, even if the clock does not.
+    /// Returns the id of the next entry. It is greater than this id even if the clock stands still.
     pub(super) fn following(self, now: u64) -> Self {
         if now > self.milliseconds {
             Self {

@@ -47,7 +47,8 @@ impl StoredLetter {
 }
 
 impl DeadLetterLog {
-    /// Adds a letter, and drops the oldest ones beyond `most`. Returns the number of dropped letters.
+    /// Adds a letter. If there are more than `most` letters then, drops the oldest letters and
+    /// returns their number.
     pub(super) fn add(
         &mut self,
         entry: Arc<LogEntry>,
@@ -74,7 +75,7 @@ impl DeadLetterLog {
     }
 
     /// The position of the first letter after this id.
-    fn behind(&self, id: Option<&DeadLetterId>) -> usize {
+    fn first_after(&self, id: Option<&DeadLetterId>) -> usize {
         match id.and_then(|id| id.parse::<EntryId>().ok()) {
             Some(id) => self.letters.partition_point(|letter| letter.id <= id),
             None => 0,
@@ -97,12 +98,12 @@ impl DeadLetterLog {
     }
 
     pub(super) fn list(&self, page: &Page) -> DeadLetterPage {
-        let from = self.behind(page.after.as_ref());
-        let mut room = PAGE_BYTES;
+        let from = self.first_after(page.after.as_ref());
+        let mut bytes_left = PAGE_BYTES;
         let letters = self.letters.range(from..).take(page.most.max(1));
         let letters = letters.take_while(|letter| {
-            let fits = room > 0;
-            room = room.saturating_sub(letter.bytes());
+            let fits = bytes_left > 0;
+            bytes_left = bytes_left.saturating_sub(letter.bytes());
             fits
         });
         let letters: Vec<_> = letters.map(StoredLetter::read).collect();
@@ -112,7 +113,7 @@ impl DeadLetterLog {
         DeadLetterPage::new(letters, next)
     }
 
-    /// Removes the letters of a step.
+    /// Removes the letters that a step selects, and returns their entries.
     pub(super) fn take(&mut self, step: Step) -> (Vec<Arc<LogEntry>>, Acted) {
         let mut taken = Vec::new();
         let mut next = None;
@@ -131,12 +132,12 @@ impl DeadLetterLog {
                 name,
                 most,
             } => {
-                let from = self.behind(after.as_ref());
-                let end = self.behind(Some(&until)).max(from);
-                let looked_at = end.min(from.saturating_add(most.max(1)));
-                next = (looked_at < end).then(|| self.letters[looked_at - 1].id);
+                let from = self.first_after(after.as_ref());
+                let end = self.first_after(Some(&until)).max(from);
+                let visited_end = end.min(from.saturating_add(most.max(1)));
+                next = (visited_end < end).then(|| self.letters[visited_end - 1].id);
                 let mut kept = VecDeque::new();
-                for letter in self.letters.drain(from..looked_at) {
+                for letter in self.letters.drain(from..visited_end) {
                     let found = letter.entry.field("name").map(|name| &name[..]);
                     match &name {
                         Some(name) if found != Some(name.as_bytes()) => kept.push_back(letter),
@@ -151,7 +152,7 @@ impl DeadLetterLog {
         let acted = Acted {
             acted: taken.len() as u64,
             next: next.map(|id| DeadLetterId::from(id.to_string())),
-            // Letters are stored as fields here, so each can be replayed.
+            // A replay does not decode the fields, so no letter is skipped.
             skipped: Vec::new(),
         };
         (taken, acted)

@@ -22,8 +22,8 @@ use crate::{
     transport::{Claims, Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
 };
 
-/// The number of a delivery within its group. It fences verdicts: a verdict about a number that is not
-/// pending changes nothing.
+/// The number of a delivery within its group. It fences verdicts: a verdict about a number that is
+/// not pending changes nothing.
 pub(super) type Serial = u64;
 /// The number of a source within its broker.
 pub(super) type Consumer = u64;
@@ -37,7 +37,7 @@ pub(super) fn name_of(consumer: Consumer) -> String {
 pub(super) struct Group {
     /// The index of the first unread entry.
     next: u64,
-    /// The last entry that was read.
+    /// The id of the last entry that was read.
     last_read: Option<EntryId>,
     /// The indices of entries that were read and are not finished.
     unfinished: BTreeSet<u64>,
@@ -67,7 +67,7 @@ struct Pending {
     entry: Arc<LogEntry>,
     /// The number of the attempt.
     attempt: u32,
-    /// The index in the log, unless it is a redelivery.
+    /// The entry's index in the log. `None` for a redelivery.
     index: Option<u64>,
     consumer: Consumer,
     lease: Lease,
@@ -84,11 +84,11 @@ pub(super) struct Taken {
     pub(super) entry: Arc<LogEntry>,
     pub(super) attempt: u32,
     pub(super) lease: Lease,
-    /// Set if the broker is observed. Boxed, since few are.
+    /// Set if the broker is observed. Boxed, since few brokers are.
     pub(super) in_flight: Option<Box<ObservedDelivery>>,
 }
 
-/// The numbers of messages of a stream, for one group.
+/// The numbers of a stream's messages, as one group sees them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backlog {
@@ -169,7 +169,7 @@ impl Group {
 
     fn end_leases(&mut self, serials: impl IntoIterator<Item = Serial>, at: Instant) {
         for serial in serials {
-            // An end that is set already is earlier, and stays.
+            // If an end is set already, it is earlier and stays.
             if let Some(pending) = self.pending.get_mut(&serial)
                 && pending.ends.is_none()
             {
@@ -180,7 +180,8 @@ impl Group {
         }
     }
 
-    /// The next time at which a redelivery is due or a lease ends. No wake-up announces these.
+    /// The next time at which a redelivery is due or a lease ends. Workers are not woken at that
+    /// time, so they set a timer.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = self.due.first_key_value().map(|((at, _), _)| *at);
         let ending = self.ending.first().map(|(at, _)| *at);
@@ -204,7 +205,7 @@ impl Group {
             let Some((retry, index)) = self.pick(log) else {
                 break;
             };
-            // Checked before the message is decoded, which may be what kills its workers.
+            // Checked before the message is decoded, since decoding it may kill the worker.
             if retry.attempts >= settings.max_deliveries {
                 let reason = format!(
                     "no worker settled it: {} of {} deliveries are used up",
@@ -251,7 +252,9 @@ impl Group {
         while let Some(&(ends, serial)) = self.ending.first()
             && ends <= now
         {
-            let pending = self.finish(serial).expect("what ends is pending");
+            let pending = self
+                .finish(serial)
+                .expect("a delivery whose lease ends is pending");
             context.counters.claimed.increment();
             claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
             if pending.held {
@@ -266,7 +269,8 @@ impl Group {
         claims.log(&settings.stream, &settings.group);
     }
 
-    /// The next message to deliver. Redeliveries and new entries alternate, so that neither starves.
+    /// The next message to deliver. Redeliveries and new entries alternate, so that neither
+    /// starves.
     fn pick(&mut self, log: &Log) -> Option<(Retry, Option<u64>)> {
         let fresh = log.get(self.next);
         let retry_first = !self.last_was_a_retry || fresh.is_none();
@@ -319,8 +323,8 @@ impl Group {
         Some(pending)
     }
 
-    /// Carries out a verdict, unless the lease was lost. Returns the entry, so that its memory is freed
-    /// outside of the lock.
+    /// Carries out a verdict, unless the lease was lost. Returns the entry, so that the caller
+    /// frees its memory after it has released the lock.
     pub(super) fn settle(
         &mut self,
         serial: Serial,
@@ -332,7 +336,7 @@ impl Group {
         let counters = &context.counters;
         // The observer is called before the reply is sent, so that its record is complete when the
         // caller continues.
-        let tell = |what: &dyn Fn() -> Happened| {
+        let observe = |what: &dyn Fn() -> Happened| {
             context
                 .observation
                 .report_delivery(settings, &entry, attempt, what);
@@ -340,7 +344,7 @@ impl Group {
         match verdict {
             Verdict::Done(answer) => {
                 counters.done.increment();
-                tell(&|| Happened::answered(&answer));
+                observe(&|| Happened::answered(&answer));
                 context.answer(&entry, || answer);
             }
             Verdict::Redeliver {
@@ -361,7 +365,7 @@ impl Group {
                     counters.put_off.increment();
                 }
                 let after = after.unwrap_or_else(|| settings.backoff.after(attempt));
-                tell(&|| Happened::Redelivered {
+                observe(&|| Happened::Redelivered {
                     after,
                     counted,
                     reason: reason.clone(),
@@ -382,14 +386,14 @@ impl Group {
                     Discarded::Requested => counters.discarded.increment(),
                     Discarded::Ignored => counters.ignored.increment(),
                 }
-                tell(&|| Happened::Discarded(reason));
+                observe(&|| Happened::Discarded(reason));
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
                 }
             }
             Verdict::Release => {
                 counters.released.increment();
-                tell(&|| Happened::Released);
+                observe(&|| Happened::Released);
                 let (entry, attempts) = (Arc::clone(&entry), attempt - 1);
                 self.deliver_again(Retry { entry, attempts }, Duration::ZERO);
             }
@@ -435,10 +439,10 @@ impl Group {
             .report(dropped, stream, group, *max_dead_letters);
     }
 
-    /// Delivers the message of a dead letter again, with its first attempt.
+    /// Delivers the message of a dead letter again, as its first attempt.
     pub(super) fn replay(&mut self, entry: Arc<LogEntry>) {
-        // A replayed task has no time to live, or it could not run any more. An expired request keeps
-        // it, since no caller waits for the reply.
+        // A replayed task loses its time to live, because it would expire at once. A request keeps
+        // its time to live, since its caller does not wait any longer than that.
         let is_task = entry.field("type").is_some_and(|kind| kind == "task");
         let fields = entry.fields.iter();
         let fields = fields.filter(|(field, _)| !is_task || field != codec::TIME_TO_LIVE);
@@ -449,7 +453,7 @@ impl Group {
         self.deliver_again(Retry { entry, attempts: 0 }, Duration::ZERO);
     }
 
-    /// The index before which this group has finished all entries.
+    /// The index before which all entries are finished in this group.
     pub(super) fn finished_before(&self) -> u64 {
         self.unfinished.first().copied().unwrap_or(self.next)
     }

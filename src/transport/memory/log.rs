@@ -29,10 +29,12 @@ impl LogEntry {
     }
 }
 
-/// The entries of a stream, in order. The index of an entry counts all entries that were ever added.
+/// The entries of a stream, in order. The index of an entry is the number of entries that were
+/// added before it, including trimmed ones.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     entries: VecDeque<Arc<LogEntry>>,
+    /// The index of the oldest entry that is left.
     first: u64,
     last: EntryId,
 }

@@ -1,8 +1,9 @@
 //! The transport in memory: tasks, events and RPC within one process, without a server.
 //!
-//! [`Memory`] behaves as Redis does: streams with consumer groups, attempts and redelivery, delays, dead
-//! letters, leases, Pub/Sub with patterns, requests with deadlines. Messages and replies are encoded as
-//! on the wire. It is meant for examples, for tests, and for applications of one process.
+//! [`Memory`] behaves as Redis does: streams with consumer groups, attempts and redelivery, delays,
+//! dead letters, leases, Pub/Sub with patterns, requests with deadlines. Messages and replies are
+//! encoded as on the wire. It is meant for examples, for tests, and for applications of one
+//! process.
 //!
 //! ```
 //! use campanile::{Client, Json, Router, serve, transport::memory::Memory};
@@ -20,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! All clones of a handle share one broker, whatever their settings. This example has two groups of one
-//! stream, drives their sources itself, and uses paused time:
+//! All clones of a handle share one broker, whatever their settings. This example has two groups of
+//! one stream, drives their sources without `serve`, and uses paused time:
 //!
 //! ```
 //! use std::time::Duration;
@@ -61,18 +62,20 @@
 //! entries take turns.
 //!
 //! # Back-pressure
-//! A sender is never slowed down. A stream keeps each entry until all of its groups have finished it,
-//! and without a group it keeps everything. The buffer of events is bounded; further events are dropped
-//! and counted.
+//! A sender is never slowed down. A stream keeps each entry until all of its groups have finished
+//! it, and without a group it keeps everything. The buffer of events is bounded; further events are
+//! dropped and counted.
 //!
 //! # Delivery guarantee
-//! At least once for tasks, as long as the process lives. All messages are lost with the last handle. If
-//! a source is dropped without being closed, other workers claim its deliveries when its lease ends. A
-//! live worker keeps its deliveries however long its handlers take.
+//! At least once for tasks, as long as the process lives. All messages are lost when the last
+//! handle and the last source are dropped. If a source is dropped without being closed, other
+//! workers claim its deliveries when its lease ends. A live worker keeps its deliveries however
+//! long its handlers take.
 //!
 //! # Errors
-//! Sending fails only for an invalid message (`is_invalid`): its name is empty or too long, or it is an
-//! event with headers. A request fails with `is_timeout` if its deadline passes without a reply.
+//! Sending fails only for an invalid message (`is_invalid`): its name is empty or too long, or it
+//! is an event with headers. A request fails with `is_timeout` if its deadline passes without a
+//! reply.
 
 mod broker;
 mod clock;
@@ -178,8 +181,8 @@ impl Memory {
         })
     }
 
-    /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns `false`
-    /// if the task is due already, or does not exist.
+    /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns
+    /// `false` if the task is due already, or does not exist.
     ///
     /// # Errors
     /// If the handle has a set of streams.
@@ -187,7 +190,8 @@ impl Memory {
         Ok(self.broker.cancel(self.settings.one_stream()?, id))
     }
 
-    /// Adds an entry with these raw fields to the stream, as another program could on Redis. For tests.
+    /// Adds an entry with these raw fields to the stream, as another program could on Redis. For
+    /// tests.
     pub fn add_raw<F, V>(&self, fields: impl IntoIterator<Item = (F, V)>) -> MessageId
     where
         F: Into<Bytes>,
@@ -201,8 +205,8 @@ impl Memory {
         MessageId::from(id.to_string())
     }
 
-    /// Ends the leases of all deliveries of the group, as if its workers had died. The next worker that
-    /// fetches claims them, and handlers see their leases as lost. For tests.
+    /// Ends the leases of all deliveries of the group, as if its workers had died. The next worker
+    /// that fetches claims them, and handlers see their leases as lost. For tests.
     pub fn end_leases(&self) {
         self.broker
             .with_group(&self.settings, |group, _| group.end_all_leases());

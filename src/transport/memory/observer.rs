@@ -21,20 +21,21 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Happened {
-    /// The transport has accepted it.
+    /// The transport has accepted the message.
     Sent {
-        /// The delay that its sender has set.
+        /// The delay that the sender has set.
         delay: Duration,
     },
-    /// It was handled: a task is done, a request is answered, the handler of an event succeeded.
+    /// The message was handled: a task is done, a request is answered, the handler of an event
+    /// succeeded.
     Acknowledged,
-    /// It failed and is not delivered again: a request was answered with an error, or the handler of an
-    /// event failed.
+    /// The delivery failed and is the last one: a request was answered with an error, or the
+    /// handler of an event failed.
     Failed {
         /// The error reply, or the reason.
         reason: String,
     },
-    /// It failed, and will be delivered again.
+    /// The delivery failed, and the message will be delivered again.
     Redelivered {
         /// The wait before the redelivery.
         after: Duration,
@@ -43,17 +44,17 @@ pub enum Happened {
         /// The reason.
         reason: String,
     },
-    /// It became a dead letter.
+    /// The message became a dead letter.
     DeadLettered {
         /// The reason.
         reason: String,
     },
-    /// It was discarded.
+    /// The message was discarded.
     Discarded(Discarded),
-    /// It was released before it was started.
+    /// The delivery was released before it was started.
     Released,
-    /// Its handler was dropped before its end. It is delivered again when its lease ends; an event is
-    /// lost.
+    /// The handler was dropped before its end. The message is delivered again when the lease ends;
+    /// an event is lost.
     Abandoned,
 }
 
@@ -62,28 +63,28 @@ pub enum Happened {
 pub(crate) struct ObservedMessage {
     /// `None` for an event.
     pub(crate) stream: Option<Name>,
-    /// `None` unless it is a delivery from a stream.
+    /// `None` if the message is not a delivery from a stream.
     pub(crate) group: Option<Name>,
     pub(crate) message: Result<Message, Undecodable>,
 }
 
-/// An observer of a broker. It is called under the broker's locks, so that its calls are in order, and
-/// must not call the broker.
+/// An observer of a broker. The broker calls it under its locks, so that the calls are in order. An
+/// observer must not call the broker.
 pub(crate) trait Observer: fmt::Debug + Send + Sync {
-    /// Is called for each event in the life of a message.
+    /// Called for each event in the life of a message.
     fn happened(&self, seen: ObservedMessage, what: Happened);
 
-    /// Is called when a message is delivered. Returns a number. The delivery is in flight until
-    /// [`ended`](Self::ended) is called with it.
+    /// Called when a message is delivered. The delivery is in flight until [`ended`](Self::ended)
+    /// is called with the returned number.
     fn started(&self, seen: ObservedMessage) -> u64;
 
-    /// Is called when a delivery is settled, or the right to settle it is dropped.
+    /// Called when a delivery is settled, or the right to settle it is dropped.
     fn ended(&self, number: u64);
 
-    /// Is called when a source is opened.
+    /// Called when a source is opened.
     fn opened(&self);
 
-    /// Is called when a source is stopped.
+    /// Called when a source is stopped.
     fn closed(&self);
 }
 
@@ -232,7 +233,8 @@ impl Happened {
         }
     }
 
-    /// The outcome of an event with this verdict. An event is not settled.
+    /// The outcome of an event's handler. An event is never redelivered or a dead letter, whatever
+    /// the verdict.
     pub(super) fn to_an_event(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Done(answer) => Self::answered(answer),

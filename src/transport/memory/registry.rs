@@ -13,10 +13,12 @@ pub(super) struct Registries(Mutex<HashMap<Name, Registry>>);
 
 #[derive(Debug, Default)]
 struct Registry {
-    /// In the order of their registration. Streams are never removed, since an empty stream of this
-    /// transport costs its workers nothing.
+    /// The streams in the order of their registration. They are never removed, since an empty
+    /// stream of this transport costs its workers nothing.
     streams: Vec<Name>,
+    /// The same streams, for a fast lookup.
     known: HashSet<Name>,
+    /// The workers to wake when a stream is registered.
     listeners: Vec<Weak<Notify>>,
 }
 
@@ -35,7 +37,7 @@ impl Registries {
         }
     }
 
-    /// Wakes a worker whenever a stream is registered.
+    /// From now on wakes a worker when a stream is registered.
     pub(super) fn listen(&self, registry: &Name, wake: &Arc<Notify>) {
         let mut registries = lock(&self.0);
         let registry = registries.entry(registry.clone()).or_default();

@@ -108,8 +108,8 @@ impl Requests {
 
 /// The future of a call on [`Memory`](super::Memory).
 ///
-/// A task or an event is sent when the future is created. A request waits for its reply; dropping the
-/// future removes the request at once.
+/// A task or an event is sent when the future is created. A request waits for its reply; dropping
+/// the future removes the request at once.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct ResponseFuture(#[pin] ResponseState);
@@ -135,7 +135,8 @@ impl ResponseFuture {
         Self(ResponseState::Sent(Some(outcome)))
     }
 
-    /// Registers a request, which is sent afterwards, and waits for its reply.
+    /// Registers a request, and returns the future of its reply. The caller sends the request
+    /// afterwards.
     pub(super) fn waiting(
         requests: Arc<Requests>,
         id: Uuid,

@@ -12,6 +12,7 @@ use super::clock::instant_after;
 use crate::message::{IdempotencyKey, MessageId};
 
 type Fields = Vec<(Bytes, Bytes)>;
+/// The time at which a task is due, and a number that orders tasks with the same time.
 type DueKey = (Instant, u64);
 
 /// The tasks that are not due.

@@ -24,16 +24,17 @@ use crate::{
 
 /// The [`Source`] of [`Memory`](super::Memory): one worker of a group.
 ///
-/// Dropping it without [`close`](Source::close) has the effect of a crashed worker: others claim its
-/// deliveries when its lease ends.
+/// Dropping the source without [`close`](Source::close) has the effect of a crash: other workers
+/// claim its deliveries when their leases end.
 #[derive(Debug)]
 pub struct MemorySource {
     broker: Broker,
     settings: Settings,
-    /// The streams that it serves, by their keys in the schedule. Empty for events alone.
+    /// The settings of the streams that this source serves, at the indices that are their keys in
+    /// the schedule. Empty if it serves only events.
     streams: Vec<Arc<Settings>>,
     schedule: StreamSchedule,
-    /// The number of registered streams that it has joined or refused.
+    /// The number of streams of the registry that this source has joined, or could not join.
     registered: usize,
     consumer: Consumer,
     wake: Arc<Notify>,
@@ -149,7 +150,7 @@ impl MemorySource {
 
     fn take_entries(&mut self, max: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
         self.join_registered();
-        // Repeats, since streams that have less than their quota leave the rest to the others.
+        // Repeats, because the slots that a stream leaves free go to the other streams.
         loop {
             let room = max - taken.len();
             let before = taken.len();
@@ -224,7 +225,8 @@ impl MemorySource {
         Ok(message)
     }
 
-    /// The next time at which a message is due or a lease ends. No wake-up announces these.
+    /// The next time at which a message is due or a lease ends. No worker is woken then, so `next`
+    /// sets a timer.
     fn next_due(&self) -> Option<Instant> {
         let due = self.streams.iter();
         due.filter_map(|stream| self.broker.next_due(stream)).min()
@@ -263,7 +265,7 @@ impl Source for MemorySource {
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
-        // Otherwise a worker with a long backlog would never yield.
+        // Without this, a worker with a long backlog would never yield.
         tokio::task::coop::consume_budget().await;
         loop {
             if self.stopped {
@@ -280,8 +282,8 @@ impl Source for MemorySource {
                     None => pending().await,
                 }
             };
-            // A wake-up since the check above is not lost: `Notify` stores it, and only this source
-            // waits on it.
+            // A wake-up since the check above is not lost: `Notify` stores it, and no other source
+            // waits on the same `Notify`.
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = timer => {}
@@ -295,7 +297,7 @@ impl Source for MemorySource {
     }
 
     async fn close(self) -> Result<(), Error> {
-        // Running deliveries keep their leases for one period, as on a drop.
+        // Running deliveries keep their leases for one more period, as after a drop.
         drop(self);
         Ok(())
     }
@@ -317,7 +319,7 @@ impl Drop for MemorySource {
 pub struct MemorySettle {
     /// `None` for an event, which is not settled.
     held: Option<SettleRight>,
-    /// Set if the broker is observed. Boxed, since few are.
+    /// Set if the broker is observed. Boxed, since few brokers are.
     in_flight: Option<Box<ObservedDelivery>>,
 }
 

@@ -78,8 +78,8 @@ impl Rpc {
     }
 }
 
-/// Waits for the background tasks of the dropped handle, which delete its reply stream. Otherwise the
-/// stream would remain for minutes.
+/// Waits for the background tasks of the dropped handle, which delete its reply stream. Otherwise
+/// the stream would remain for minutes.
 async fn tidy_up() {
     let until = Instant::now() + TIDYING;
     while Handle::current().metrics().num_alive_tasks() > 0 && Instant::now() < until {

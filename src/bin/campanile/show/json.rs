@@ -1,7 +1,7 @@
 //! JSON for scripts.
 //!
-//! Payloads, header values and fields that are UTF-8 are strings, others are `{"base64": "…"}`. Times are
-//! milliseconds since 1970, and durations are milliseconds.
+//! Payloads, header values and fields that are UTF-8 are strings, others are `{"base64": "…"}`.
+//! Times are milliseconds since 1970, and durations are milliseconds.
 
 use std::{
     fmt::Write as _,
@@ -51,8 +51,8 @@ pub(crate) fn milliseconds(duration: Duration) -> Value {
         .into()
 }
 
-/// Formats a document on one line that is safe on a terminal. JSON escapes the control characters of
-/// ASCII; this function also escapes other unprintable characters, which occur in strings only.
+/// Formats a document on one line that is safe on a terminal. JSON escapes the control characters
+/// of ASCII; this function also escapes other unprintable characters, which occur in strings only.
 pub(crate) fn line(value: &Value) -> String {
     let json = value.to_string();
     let mut line = String::with_capacity(json.len());

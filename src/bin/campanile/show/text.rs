@@ -29,7 +29,8 @@ pub(crate) fn excerpt(bytes: &[u8], most: usize) -> String {
     Shown::bytes(bytes).at_most(most).to_string()
 }
 
-/// Formats a time in UTC, with milliseconds, or `?` if it is out of range: any sender can choose it.
+/// Formats a time in UTC, with milliseconds, or `?` if it is out of range: any sender can choose
+/// it.
 pub(crate) fn time(time: SystemTime) -> String {
     let mut shown = String::new();
     let after = time.duration_since(UNIX_EPOCH).is_ok();

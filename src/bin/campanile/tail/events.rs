@@ -25,8 +25,8 @@ pub(crate) struct Events {
     /// The names of events.
     #[arg(value_name = "NAME", required_unless_present = "patterns")]
     names: Vec<String>,
-    /// A pattern of names, such as `orders.*`. An event is shown once for each name and pattern that
-    /// matches.
+    /// A pattern of names, such as `orders.*`. An event is shown once for each name and pattern
+    /// that matches.
     #[arg(long = "pattern", short, value_name = "PATTERN")]
     patterns: Vec<String>,
     #[command(flatten)]

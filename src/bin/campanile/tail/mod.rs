@@ -18,8 +18,8 @@ const EXCERPT: usize = 256;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TailCommand {
-    /// Shows the tasks and requests of the stream as they arrive. Creates no group and no consumer, and
-    /// consumes nothing.
+    /// Shows the tasks and requests of the stream as they arrive. Creates no group and no consumer,
+    /// and consumes nothing.
     Stream(stream::StreamTail),
     /// Shows events as they are published.
     Events(events::Events),
