@@ -25,8 +25,8 @@ use crate::transport::redis::{
 /// The most streams that one tick maintains, since a script blocks the server. The others follow in
 /// the next ticks.
 const MAX_MAINTAINED: usize = 256;
-/// The longest time between two trims of a stream without progress in this group. Another group may
-/// have made some.
+/// The time between two trims of a stream while this group makes no progress: other groups may make
+/// some.
 const IDLE_TRIM: Duration = Duration::from_secs(30);
 /// The time between two trims, by any worker.
 const TRIM: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ pub(super) struct Maintenance {
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) due: Arc<DueTimers>,
-    /// When it is stopped this consumer no longer marks itself as alive.
+    /// Once the buffer is stopped, this consumer no longer marks itself as alive.
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
     pub(super) foreign_lease: Duration,
@@ -64,8 +64,9 @@ struct Last {
     sign_of_life: Instant,
     trim: Instant,
     reap: Instant,
-    /// The state of the group at the last trim, and now.
+    /// The state of the group at the last trim.
     trimmed_at: Option<GroupFacts>,
+    /// The state of the group at the last tick.
     facts: Option<GroupFacts>,
     /// The consumer that was last reported to prevent trimming.
     blocked: Option<(Bytes, Instant)>,
@@ -102,7 +103,7 @@ impl Maintenance {
         }
     }
 
-    /// Moves due messages in slices for a bounded time, since leases are renewed in between.
+    /// Moves due messages in batches for a bounded time, since no leases are renewed meanwhile.
     async fn move_due(&self, server: &UpkeepConnection, stream: &ServedStream, keys: [&str; 3]) {
         let end = Instant::now() + self.member.interval() / 4;
         loop {
@@ -144,7 +145,7 @@ impl Maintenance {
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
 
-    /// The steps of the next tick: for all streams with leases to renew, and for some of the others
+    /// The next tick's streams with their steps: all streams with leases to renew, and the others
     /// in turn.
     pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> TickRequest {
         let streams = self.streams.all();
@@ -185,7 +186,8 @@ impl Maintenance {
     /// The steps that are due on a stream.
     fn steps(&mut self, stream: u32) -> TickSteps {
         let lease = self.member.lease;
-        // After a step of the server's clock every consumer looks dead.
+        // After a step of the server's clock every consumer looks dead, so only a healthy consumer
+        // deletes others.
         let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
         let last = self.turns.last.entry(stream).or_insert_with(Last::now);
         let is_due = |last: &mut Instant, period: Duration| {
@@ -245,7 +247,8 @@ impl Maintenance {
         match tick.trim_blocked {
             Ok(by) => {
                 if by.is_some() {
-                    // Trim again even without progress of this group: that consumer may leave.
+                    // Trims again soon, even without progress of this group: the consumer that
+                    // prevents it may leave.
                     last.trimmed_at = None;
                 }
                 report_blocked(stream, last, by);
@@ -268,7 +271,7 @@ fn failed(stream: &ServedStream, what: &str, error: &str) {
     tracing::warn!(%stream, error, "{what}; trying again later");
 }
 
-/// Warns about the consumer that prevents trimming, at most once in [`BLOCKED`]: the stream grows.
+/// Warns that a consumer prevents trimming, so the stream grows. At most once in [`BLOCKED`].
 fn report_blocked(stream: &ServedStream, last: &mut Last, by: Option<(Bytes, Bytes)>) {
     let Some((group, consumer)) = by else { return };
     let known = |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BLOCKED;

@@ -44,8 +44,8 @@ impl Report {
         tracing::warn!(entries, "pending entries had been deleted from the stream");
     }
 
-    /// Reports a dead letter that no worker has settled. Other dead letters are logged by
-    /// the worker that fails, in the span of the message.
+    /// Reports a message that became a dead letter because no worker has settled it. Other dead
+    /// letters are logged by the worker whose handler failed, in the span of the message.
     pub(super) fn never_settled(
         &self,
         stream: &ServedStream,

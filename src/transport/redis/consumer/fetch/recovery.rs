@@ -112,7 +112,8 @@ impl Recovery {
     }
 
     /// Renews entries whose response came late, and drops those that belong to other consumers by
-    /// now. This process was suspended, and they may have been handled meanwhile.
+    /// now. A response comes late if this process was suspended, and other workers may have handled
+    /// the entries meanwhile.
     pub(super) async fn still_ours(
         &mut self,
         mut entries: Vec<Entry>,

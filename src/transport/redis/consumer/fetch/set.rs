@@ -1,4 +1,4 @@
-//! The fetch's streams: their sizes, their scans, and their failures.
+//! The fetch's streams, with the sizes of their entries, their scans, and their failures.
 
 use std::{sync::Arc, time::Duration};
 
