@@ -6,9 +6,9 @@
 //! reply.
 //!
 //! One connection reads all reply streams with outstanding requests, and those that had some
-//! recently. Others are no longer read, and expire. To add a stream while a read blocks, the client
-//! adds an entry without a reply to one of the streams read, which ends the read. That needs no
-//! permission besides the one for creating the streams.
+//! recently. Other streams are no longer read, and expire. To add a stream while a read blocks, the
+//! client adds an entry without a reply to a stream of that read, which ends the read. That needs
+//! no permission besides the one for creating the streams.
 
 use std::{
     collections::HashMap,
@@ -57,13 +57,13 @@ const RENEW: Duration = Duration::from_secs(1);
 const BLOCK: Duration = Duration::from_secs(2);
 /// The time for which the last of several reads blocks, since it delays the others.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
-/// A connection that is silent for this much longer counts as lost.
+/// A connection that is silent for this much longer than its read blocks counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most streams that one command reads.
 const MAX_KEYS: usize = 128;
 /// The most replies that one read returns.
 const COUNT: usize = 256;
-/// The number of read replies at which they are trimmed.
+/// The number of entries read after which a stream is trimmed.
 const TRIM: usize = 512;
 /// The time for which a stream without requests is still read, so that it is ready for the next
 /// one.
@@ -155,11 +155,12 @@ impl ReplyStreams {
     }
 }
 
-/// The read state of a stream.
+/// A reply stream, and the state of reading it.
 struct Reading {
     stream: Arc<ReplyStream>,
     /// The last entry that was read; `None` until the stream exists.
     cursor: Option<Bytes>,
+    /// The time of the last renewal of the stream's time to live.
     renewed: Option<Instant>,
     /// The number of entries up to the cursor that were not trimmed yet.
     untrimmed: usize,
@@ -167,7 +168,7 @@ struct Reading {
     idle: bool,
     /// The time since which no request waits here.
     unused: Option<Instant>,
-    /// The end of the pause after the server has refused it.
+    /// The end of the pause after the server has refused the stream.
     refused: Option<Instant>,
 }
 
@@ -195,7 +196,7 @@ impl Reading {
         renew
     }
 
-    /// Trims the entries that were read, if there are many, or the stream is idle.
+    /// The command that trims the entries that were read, if there are many, or the stream is idle.
     fn trim(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM && !(self.idle && self.untrimmed > 0) {
@@ -288,8 +289,8 @@ impl ReplyReader {
         }
     }
 
-    /// Reads until the connection is lost. On a cluster each slot has a connection, so it is closed
-    /// when no stream is left to read: `None`.
+    /// Reads until the connection is lost, and returns the error. On a cluster each slot has a
+    /// connection: it is closed when no stream is left to read, and the result is `None`.
     async fn read(
         &mut self,
         mut connection: Connection,
@@ -327,7 +328,7 @@ impl ReplyReader {
                 .await;
         }
         if known.is_empty() {
-            // Without streams to read, still notice a lost connection.
+            // Without streams to read, still notices a lost connection.
             return tokio::select! {
                 biased;
                 () = self.streams.joined.notified() => Ok(()),
@@ -338,7 +339,8 @@ impl ReplyReader {
         let mut keys = keys(known);
         let max_keys = self.max_keys;
         if keys.len() > max_keys {
-            // The last of the reads blocks, so the order rotates.
+            // Only the last of the reads blocks. The order rotates, so that each stream has its
+            // turn in the last read.
             keys.sort_unstable();
             self.turn = (self.turn + max_keys) % keys.len();
             keys.rotate_left(self.turn);
@@ -427,8 +429,8 @@ impl ReplyReader {
         });
     }
 
-    /// Publishes the streams of the next blocking read, so that a new stream can end it. Returns
-    /// `false` if there is a new stream already.
+    /// Publishes a stream of the next blocking read, so that a new stream can end that read.
+    /// Returns `false` if there is a new stream already.
     fn announce(&self, keys: &[String]) -> bool {
         let mut table = lock(&self.streams.table);
         if !table.joined.is_empty() {
@@ -471,7 +473,7 @@ impl ReplyReader {
             let refusal = match (added.refused(), kept.refused()) {
                 (Err(refusal), _) => refusal,
                 (Ok(_), Err(refusal)) => {
-                    // Without a time to live it would remain for ever.
+                    // Without a time to live the stream would remain for ever.
                     let mut remove = redis::cmd("UNLINK");
                     remove.arg(key);
                     ask(connection, &[remove], GRACE).await?;
