@@ -65,7 +65,8 @@ pub(super) struct StoredReply {
     pub(super) stream: String,
     pub(super) envelope: Vec<u8>,
     /// The envelope to store if the server refuses the reply for its size. `None` for replies below
-    /// [`LEAST_SIZE_LIMIT`](crate::transport::redis::error::LEAST_SIZE_LIMIT), which no server refuses.
+    /// [`LEAST_SIZE_LIMIT`](crate::transport::redis::error::LEAST_SIZE_LIMIT), which no server
+    /// refuses.
     pub(super) too_large: Option<Vec<u8>>,
 }
 

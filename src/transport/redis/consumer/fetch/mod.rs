@@ -92,7 +92,8 @@ pub(super) struct Fetch {
     /// returns up to twice as many entries as requested. With several streams: any stream may have
     /// entries.
     look: bool,
-    /// Set if a read of several streams was refused, and the stream that caused it is not found yet.
+    /// Set if a read of several streams was refused, and the stream that caused it is not found
+    /// yet.
     refused: bool,
     /// Set if the last read returned as many entries as requested, so that there are probably more.
     full: bool,
