@@ -10,8 +10,8 @@
 //! permit. Commands that are sent again go before those that were not sent yet.
 //!
 //! # Back-pressure
-//! Commands that are queued or in flight are bounded in number and in bytes. [`Submit`] waits for its
-//! permit, first come, first served.
+//! Commands that are queued or in flight are bounded in number and in bytes. [`Submit`] waits for
+//! its permit, first come, first served.
 //!
 //! # Cancel safety
 //! Dropping a [`Submit`] does not stop a command that was sent, nor an idempotent command that is
@@ -149,9 +149,9 @@ impl Pipeline {
         }
     }
 
-    /// A handle for writes that replicas have to confirm. Each response becomes a list: the response
-    /// to the write, and that to the `WAIT` behind it, which is nil if the connection was lost
-    /// between them. An error of the server for the write stays as it is.
+    /// A handle for writes that replicas have to confirm. Each response becomes a list: the
+    /// response to the write, and that to the `WAIT` behind it, which is nil if the connection was
+    /// lost between them. An error of the server for the write stays as it is.
     ///
     /// All handles of the connection must be for such writes, since other commands would wait too.
     pub(super) fn confirmed_by(self, replicas: Replicas) -> Self {
