@@ -293,7 +293,7 @@ impl Future for SendFuture {
                 let asked = *asked;
                 let answer = ready!(Pin::new(answer).poll(cx));
                 let id = answer.and_then(|answer| replicas::confirmed(answer, asked));
-                // It is stored, too.
+                // A task that too few replicas have confirmed is stored, too.
                 if id.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }

@@ -58,7 +58,8 @@ impl Redis {
                 cmd.arg(stream.as_str());
             };
             // Not retried by the pipeline, so that the caller soon learns that there is no
-            // connection. An unknown outcome is tried again: the message was not sent yet.
+            // connection. After an unknown outcome the registration is repeated here, since the
+            // message was not sent yet.
             let register = async || {
                 let (script, retry) = (&scripts::REGISTER, Resend::Never);
                 let pipeline = shared.pipeline.of(keys[0]);
