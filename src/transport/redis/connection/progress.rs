@@ -13,8 +13,8 @@ use std::{
 
 use tokio::time::{error::Elapsed, timeout};
 
-/// The number of checks for progress within a timeout. It may be exceeded by the time between two
-/// of them.
+/// The number of checks for progress within a timeout. The timeout may be exceeded by the time
+/// between two checks.
 const STEPS: u32 = 5;
 
 /// The number of bytes that a connection has read, plus those that it has written after it had to
@@ -41,7 +41,7 @@ impl Progress {
     ) -> Result<T, Elapsed> {
         let mut work = pin!(work);
         let mut seen = self.bytes();
-        // Fails after the first step if there is no progress.
+        // The first step fails if there is no progress in it.
         let mut quiet = STEPS;
         let mut step = first;
         loop {

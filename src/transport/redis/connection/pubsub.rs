@@ -15,10 +15,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use super::{Connection, Value};
 use crate::transport::redis::{error, server::is_replica};
 
-/// The time between two questions for the server's role: only their responses show that a connection
-/// is half open, or that the server was demoted, which it does not say by itself.
+/// The time between two questions for the server's role. Only a missing response shows that a
+/// connection is half open, and only the role shows that the server was demoted.
 const ASK: Duration = Duration::from_millis(2500);
-/// The longest wait for the response to one.
+/// The longest wait for the response to a question.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// A published message.
@@ -38,24 +38,24 @@ pub(in crate::transport::redis) struct PubSub {
     questions: Interval,
     /// The time of the question whose response is due.
     asked: Option<Instant>,
-    /// Set if that question is the renewal of the credentials.
+    /// Set if the open question is a renewal of the credentials.
     renews: bool,
-    /// Set if a replica is left.
+    /// Set if the connection ends when its server has become a replica.
     needs_primary: bool,
 }
 
 /// A value received over a connection with subscriptions.
 enum Received {
     Published(Published),
-    /// A confirmation of one name of a subscription.
+    /// The confirmation of one channel or pattern.
     Confirmation,
     /// A response to a question.
     Answer,
 }
 
 impl PubSub {
-    /// Uses a connection for subscriptions only. With `needs_primary` it ends when its server has become a
-    /// replica.
+    /// Uses a connection for subscriptions only. With `needs_primary` it ends when its server has
+    /// become a replica.
     pub(in crate::transport::redis) fn new(connection: Connection, needs_primary: bool) -> Self {
         let mut questions = interval_at(Instant::now() + ASK, ASK);
         questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -109,7 +109,8 @@ impl PubSub {
             while let Poll::Ready(received) = self.poll_received(cx) {
                 match received {
                     Ok(Received::Published(published)) => {
-                        // The response comes after the messages before it.
+                        // The response comes after the messages before it, so the wait for it
+                        // starts again.
                         self.asked = self.asked.map(|_| Instant::now());
                         return Poll::Ready(Ok(published));
                     }
@@ -164,8 +165,9 @@ impl PubSub {
         self.poll_renewal(cx)
     }
 
-    /// Asks for the server's role. A demoted server serves subscribers on, but clients publish to
-    /// another one. With RESP2 a subscriber may only ask whether the server is there.
+    /// Asks for the server's role. A demoted server still serves subscribers, but clients publish
+    /// to the new primary. With RESP2 a subscriber may send no `ROLE`, so a `PING` only asks
+    /// whether the server is there.
     fn ask(&mut self) {
         let question = match self.needs_primary && self.connection.speaks_resp3() {
             true => "ROLE",
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_between_the_confirmations_is_not_lost() {
+    async fn messages_between_the_confirmations_are_not_lost() {
         let said = [
             confirmed("subscribe", "a"),
             words(&["message", "a", "first"]),
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_answers_pings_is_there_even_where_it_refuses_them() {
+    async fn a_server_that_refuses_pings_is_not_lost() {
         for answer in [words(&["pong", ""]), "-NOPERM no PING\r\n".into()] {
             let (mut pubsub, mut server) = told("").await;
             let serving = async {
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_no_subscriber_is_told_is_a_lost_connection() {
+    async fn a_value_that_no_subscriber_gets_is_a_lost_connection() {
         for said in [
             ":1\r\n".to_owned(),
             words(&["message", "a"]),
