@@ -159,7 +159,7 @@ impl Connector {
         }
     }
 
-    /// The slot that this connector leads to; `None` if it leads to a server, whatever the slot.
+    /// The slot that this connector leads to; `None` if its server does not depend on a slot.
     pub(super) fn slot(&self) -> Option<HashSlot> {
         match self.place {
             Place::Slot(slot) => Some(slot),
@@ -179,7 +179,7 @@ impl Connector {
         self.cluster().expect("it is a cluster").owner(slot)
     }
 
-    /// Notes that a node of a cluster has named another one for a slot.
+    /// Records that a node of a cluster has named another node for a slot.
     pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
         if let Some(cluster) = self.cluster() {
             cluster.learn(slot, address);
@@ -204,7 +204,8 @@ impl Connector {
         self.servers.described(&self.place)
     }
 
-    /// Looks the servers up anew, unless that was done just now. Without an answer, all stays.
+    /// Looks the servers up again, unless that was done just now. Without an answer, the known
+    /// servers stay.
     pub(super) async fn refresh(&self) {
         self.servers.refresh().await;
     }
@@ -232,7 +233,7 @@ impl Connector {
         info.arg("server");
         let login = &self.servers.login;
         let info = match login.ask(&address, &mut connection, &info).await? {
-            // A worker needs no permission for `INFO`; the version is not checked then.
+            // A worker needs no permission for `INFO`. Without it, the version is not checked.
             Value::ServerError(error) if error.code() == "NOPERM" => return Ok(connection),
             answer => text(error::check(answer)?),
         };

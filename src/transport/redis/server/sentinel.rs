@@ -45,7 +45,7 @@ impl Sentinels {
     /// Asks the Sentinels for the address of the primary. The first answer counts.
     ///
     /// # Errors
-    /// If no Sentinel answers, or if one that answers does not know the name and no other does.
+    /// If no Sentinel answers, or none of those that answer knows the name.
     pub(super) async fn find(&self) -> Result<Address, Error> {
         let attempts = self.addresses.iter().map(|it| self.ask(it).boxed());
         let found = race::first(attempts.collect()).await;
