@@ -13,8 +13,8 @@ use std::fmt::{Display, Write as _};
 use super::server::tag;
 use crate::{error::Error, message::Name};
 
-/// The first part of our consumers' names, followed by the consumer's lease: `scripts/holder.lua`
-/// judges idle entries by it. Consumers with other names renew no leases.
+/// The first part of our consumers' names. The consumer's lease follows, and `scripts/holder.lua`
+/// reads it there. Consumers with other names renew no leases.
 pub(super) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// The keys of a stream and one of its groups.
@@ -80,7 +80,8 @@ impl Keys {
         format!("{}:idem:{key}", self.base)
     }
 
-    /// The key that lets only one of the group's workers do this step of upkeep at a time.
+    /// The throttle of a step of upkeep: while this key exists, no other worker of the group does
+    /// the step.
     pub(super) fn throttle(&self, what: impl Display) -> String {
         format!("{}:gate:{what}:{}", self.base, self.group)
     }

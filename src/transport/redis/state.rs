@@ -11,7 +11,7 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Redis {
     /// The current state of this handle, its clones, and the sources that were opened from them.
     ///
-    /// It sends nothing, and reports the results of loops that run anyway. A worker renews its
+    /// This sends nothing, and reports the results of loops that run anyway. A worker renews its
     /// leases at least once a second, so a server that is paused, stopped or cut off shows within a
     /// few seconds, and so does a blocked loop although a `PING` would succeed. A handle that only
     /// sends notices a loss with its next command.

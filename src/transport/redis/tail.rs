@@ -38,9 +38,9 @@ impl Redis {
     /// or consumer, and claims and acknowledges nothing, so every worker gets its messages as
     /// before. It is for people who want to see what is on a stream, not for work.
     ///
-    /// "Now" is when this returns. Redeliveries and delayed tasks are not on the stream: see
-    /// [`stats`](Self::stats). Entries that every group has finished are trimmed even if they were
-    /// not read here.
+    /// [`TailFrom::Now`] is the time at which this returns. Redeliveries and delayed tasks are not
+    /// on the stream: see [`stats`](Self::stats). Entries that every group has finished are trimmed
+    /// even if they were not read here.
     ///
     /// ```no_run
     /// use campanile::{Redis, transport::redis::TailFrom};
@@ -170,8 +170,9 @@ impl Tail {
     /// Waits for the next entry.
     ///
     /// # Errors
-    /// If the connection is lost it is [disconnected](Error::is_disconnected), or if the server
-    /// refuses. The next call connects again, and continues at the same entry.
+    /// If the server refuses, or the connection is lost: the error is then
+    /// [disconnected](Error::is_disconnected). The next call connects again, and continues at the
+    /// same entry.
     ///
     /// # Cancel safety
     /// No entry is skipped if the future is dropped.
