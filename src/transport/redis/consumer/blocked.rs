@@ -17,7 +17,7 @@ const MIN_OVERRUN: Duration = Duration::from_millis(200);
 
 /// The read that is blocked now, if there is one.
 pub(super) struct BlockedRead {
-    /// The id of its connection; 0 if no read is blocked.
+    /// The id of the connection on which a read blocks; 0 if no read does.
     connection: AtomicI64,
     pipeline: Pipeline,
     /// The time by which a read may exceed its `BLOCK` before it is ended.
@@ -33,7 +33,7 @@ impl BlockedRead {
         }
     }
 
-    /// Sets the id of the connection on which a read blocks; 0 if none does.
+    /// Sets the id of the connection on which a read blocks; 0 if no read does.
     pub(super) fn set(&self, connection: i64) {
         self.connection.store(connection, Ordering::SeqCst);
     }
@@ -62,9 +62,9 @@ impl BlockedRead {
     /// Ends a read on the connection with this id when it has blocked for longer than its `BLOCK`.
     /// Never returns: the caller waits for the response to the read.
     ///
-    /// Redis 7.2.0 to 7.2.3 start the `BLOCK` again each time that another reader was faster
-    /// (<https://github.com/redis/redis/pull/12998>). The connection still works then: the server
-    /// responds after a `CLIENT UNBLOCK` on another connection.
+    /// Redis 7.2.0 to 7.2.3 start the `BLOCK` again each time that another reader takes the awaited
+    /// entry (<https://github.com/redis/redis/pull/12998>). The connection still works then: the
+    /// server responds after a `CLIENT UNBLOCK` on another connection.
     pub(super) async fn end_overrun(&self, connection: i64, block: Duration) -> Infallible {
         sleep(block).await;
         loop {

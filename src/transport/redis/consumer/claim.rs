@@ -44,8 +44,8 @@ pub(super) struct Claimer {
     pub(super) allowed_reply_prefixes: Vec<Name>,
 }
 
-/// The scan of the group's pending entries on one stream. It runs between two reads and only if
-/// there is room, so everything it claims can start at once.
+/// The scan of the group's pending entries on one stream. It runs between two reads and claims only
+/// as much as there is demand for, so everything that it claims can start at once.
 pub(super) struct Scan {
     stream: Arc<ServedStream>,
     /// The time from which the next scan may start.
@@ -55,11 +55,11 @@ pub(super) struct Scan {
     /// The position of the first poison candidate that was skipped because this worker already runs
     /// another one.
     left: Option<(WhichStream, String)>,
-    /// Set when the scan continues from `left`: it ends with the first poison candidate that it
-    /// claims.
+    /// Set while the scan continues from `left`. Such a scan ends when it has claimed a poison
+    /// candidate.
     resumed: bool,
     /// Entries that are pending for this consumer but perhaps not in flight. The next scan claims
-    /// those that are not.
+    /// those that are not in flight.
     mine: Vec<(WhichStream, StreamEntryId)>,
     /// Set while the server refuses dead letters, so that the refusal is logged only once.
     refused: bool,
@@ -228,7 +228,8 @@ impl Scan {
                 }
             };
         }
-        // The list is longer than one scan. A new scan from the start would never reach the end.
+        // The list is longer than the steps of one scan. Scans from the start would never reach the
+        // end.
         self.position = Some((which, cursor));
         Ok(taken)
     }
@@ -274,8 +275,8 @@ impl Claimer {
     ) -> Result<Option<ScanStep>, Error> {
         let throttle_key = stream.keys.throttle("scan");
         let keys = [stream.key_of(which), &throttle_key, &stream.keys.dead];
-        // A little less than the interval, or the worker that set the throttle would miss every
-        // second scan.
+        // A little shorter than the interval. Otherwise the worker that set the throttle would miss
+        // every second scan because of it.
         let throttled_for =
             throttle.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
         let candidates = !self.poison.is_taken();

@@ -167,8 +167,8 @@ impl Deliverer {
     }
 }
 
-/// The id of the message's first entry, as text and decoded, and the number of attempts so far,
-/// from the fields of an entry on the retry stream.
+/// Decodes the fields that entries of the retry stream have: the id of the message's first entry,
+/// as text and decoded, and the number of attempts so far.
 pub(super) fn origin(
     fields: &[(Bytes, Bytes)],
     text: Bytes,

@@ -169,8 +169,8 @@ impl Maintenance {
                 in_turn.push((stream.clone(), steps));
             }
         }
-        // A little less than the period, or the worker that set the throttle would miss every
-        // second step.
+        // A little shorter than the period. Otherwise the worker that set the throttle would miss
+        // every second step because of it.
         let throttle = |period: Duration| period.as_millis() as u64 * 9 / 10;
         TickRequest {
             foreign_lease: self.foreign_lease.as_millis() as u64,

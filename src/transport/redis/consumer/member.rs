@@ -9,7 +9,7 @@ use crate::{
     transport::redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
 };
 
-/// A consumer of a group. Its group and the consumer itself have the same names on each stream.
+/// A consumer of a group. Both have the same name on each stream.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) group: Name,

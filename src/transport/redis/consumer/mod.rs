@@ -100,8 +100,8 @@ pub struct RedisSource {
     /// The consumers, one for each slot with streams: one on a single server, and none if only
     /// events are received.
     slots: Vec<SlotConsumer>,
-    /// The state of the subscriptions. The handle shows it and has only a weak reference. `None`
-    /// without events.
+    /// The state of the subscriptions. Kept here, since the handle that shows it has only a weak
+    /// reference. `None` without events.
     subscriptions: Option<Arc<SubscriptionState>>,
     /// The RPC client of the handle that opened this source. It ends with that handle's last clone,
     /// so the reference is weak.

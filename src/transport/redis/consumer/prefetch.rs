@@ -171,8 +171,8 @@ impl PrefetchBuffer {
         self.lock().stopped
     }
 
-    /// Takes the deliveries that were not handed out, and drops such events. Also returns the
-    /// number of these events.
+    /// Takes the deliveries and drops the events that were not handed out. Returns the deliveries
+    /// and the number of events.
     pub(super) fn rest(&self) -> (Deliveries, usize) {
         let mut state = self.lock();
         let events = state.events.len();
@@ -185,7 +185,7 @@ impl PrefetchBuffer {
     }
 }
 
-/// The side of the buffer for one of the tasks that fetch.
+/// The writing end of the buffer, one for each task that fetches.
 #[derive(Debug)]
 pub(super) struct PrefetchWriter {
     buffer: Arc<PrefetchBuffer>,

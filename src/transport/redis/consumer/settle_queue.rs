@@ -22,7 +22,7 @@ const MAX_TAKEN: usize = 512;
 /// The most times that the task yields to handlers that are about to finish.
 const MAX_TURNS: usize = 16;
 /// The most batches of acknowledgements in flight. A fast reply is published with its
-/// acknowledgement, and should not wait for the confirmation of others.
+/// acknowledgement, and should not wait for the confirmation of other batches.
 pub(super) const MAX_ACKNOWLEDGING: usize = 4;
 /// The most batches of stored replies in flight.
 pub(super) const MAX_REPLYING: usize = 1;

@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// The time after which a command is repeated that the server refused because it takes no writes.
+/// The pause before a command is repeated while the server takes no writes.
 const WITHOUT_WRITES: Duration = Duration::from_secs(1);
 /// The approximate size of an entry id in bytes.
 const ID_BYTES: usize = 20;
@@ -109,7 +109,7 @@ impl Settler {
         .await;
     }
 
-    /// The commands that acknowledge deliveries over the caller's connection, and the number of
+    /// The commands with which the caller's connection acknowledges deliveries, and the number of
     /// `XACK`s at their end.
     pub(super) fn acknowledging(&self, batch: &[Settlement]) -> (Commands, usize) {
         self.in_flight

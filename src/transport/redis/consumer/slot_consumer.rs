@@ -54,7 +54,7 @@ pub(super) struct SlotConsumer {
     in_flight: Arc<InFlightTable>,
     group: Arc<Membership>,
     blocked: Arc<BlockedRead>,
-    /// The handle shows this state and has only a weak reference.
+    /// Kept here, since the handle that shows it has only a weak reference.
     _state: Arc<ConsumerState>,
     /// The task that fetches; `None` once it was stopped.
     fetch: Option<JoinHandle<()>>,
@@ -263,7 +263,7 @@ impl SlotConsumer {
 
     /// Waits for running settlements, and leaves the groups.
     pub(super) async fn close(&self) -> Result<(), Error> {
-        // After the time of a lease, all leases have expired anyway.
+        // Waits for at most the time of a lease, since then all leases have expired.
         let settled = timeout(self.lease, self.in_flight.all_settled()).await;
         if settled.is_err() {
             return Err(error::unanswered(&self.address));

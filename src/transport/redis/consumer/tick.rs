@@ -23,6 +23,7 @@ const END: &str = "18446744073709551615-18446744073709551614";
 
 /// The steps of one tick.
 pub(super) struct TickRequest {
+    /// The lease of other libraries' consumers, in milliseconds.
     pub(super) foreign_lease: u64,
     pub(super) trim_beside_foreign: bool,
     /// The time between two trims by any worker, in milliseconds.

@@ -54,7 +54,7 @@ pub(super) struct Upkeep {
     pub(super) ends: Ends,
 }
 
-/// Signals that stop the upkeep.
+/// Signals that stop the upkeep, and the signal that it has ended.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ends {
     /// Cancelled when the source is dropped.

@@ -17,8 +17,8 @@ const MIN_BYTES_PER_SECOND: usize = 1 << 20;
 /// The most pipelines in flight: enough that the server never waits for commands, and few enough
 /// that commands are batched while it works.
 const MAX_PIPELINES: usize = 4;
-/// No further pipeline is sent while this many bytes are unwritten: its commands would be in memory
-/// twice.
+/// No further pipeline is sent while this many bytes are unwritten: its bytes would be in memory
+/// twice, in the batches and in the connection's buffer.
 const MAX_UNSENT: usize = 2 << 20;
 
 /// Batches that were sent together.

@@ -136,7 +136,7 @@ impl Pipeline {
         }
     }
 
-    /// A handle for commands on this key, and on others of its slot.
+    /// A handle for commands on this key, and on other keys of its slot.
     pub(super) fn of(&self, key: &str) -> Self {
         let slot = match *self.nodes {
             Nodes::One(_) => HashSlot::ANY,

@@ -8,7 +8,7 @@ use crate::transport::redis::server::{Address, HashSlot, redirection};
 pub(super) enum Redirection {
     /// The slot belongs to another node.
     Moved(HashSlot, Address),
-    /// The key is on another node, which is about to take over the slot.
+    /// The key is on another node, which is about to get the slot.
     Ask(Address),
 }
 

@@ -33,7 +33,7 @@ pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
     let mut wait = redis::cmd("WAIT");
     wait.arg(count)
         .arg(u64::try_from(milliseconds).unwrap_or(u64::MAX));
-    // The response is read from the pipeline.
+    // The completion is not needed, since the response is read from the pipeline.
     CommandBatch::of(wait).0
 }
 

@@ -47,7 +47,7 @@ pub(super) struct PipelineTask {
     /// Set if the server reported a protocol error in its last response on this connection.
     protocol_error: bool,
     status: watch::Sender<Status>,
-    /// A copy of the status's value.
+    /// A copy of the value in `status`.
     down_since: Option<Instant>,
     outage: Outage,
     /// Commands to send before the queue: they waited for a connection, or have to be sent again.
@@ -209,7 +209,7 @@ impl PipelineTask {
             return Some(());
         }
         tracing::debug!(node = %cluster.address, "the node serves no slot any more");
-        // Callers may have found this queue before the node was removed.
+        // Callers that found this queue before the node was removed may still submit commands.
         while !self.queue.is_closed() {
             while let Some(mut batch) = self.queue.take() {
                 (0..batch.len()).for_each(|index| cluster.forward(batch.take(index)));
@@ -281,7 +281,7 @@ impl PipelineTask {
         self.protocol_error |= answers.into_iter().any(is_protocol_error);
         self.note_closed_at(&mut in_flight, &end);
         for mut pipeline in in_flight.pipelines.into_iter().rev() {
-            // Commands without a response are lost with the connection.
+            // Commands without a response are sent again or fail.
             for InFlightBatch { batch, answers } in pipeline.batches.iter_mut().rev() {
                 for index in (answers.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);

@@ -30,8 +30,8 @@ pub(super) struct PendingRequests {
 #[derive(Default)]
 struct PendingTable {
     requests: HashMap<Uuid, PendingRequest>,
-    /// Set while the channel is subscribed to. It is under the lock of the requests, so that no
-    /// request starts to wait for a reply that would not be received.
+    /// Set while the channel is subscribed to. The flag is under the lock of the requests, so that
+    /// no request starts to wait for a reply that would not be received.
     subscribed: bool,
 }
 

@@ -66,7 +66,7 @@ const COUNT: usize = 256;
 /// The number of entries read after which a stream is trimmed.
 const TRIM: usize = 512;
 /// The time for which a stream without requests is still read, so that it is ready for the next
-/// one.
+/// request.
 const LINGER: Duration = Duration::from_secs(60);
 /// The pause after the server has refused a stream.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -166,7 +166,7 @@ struct Reading {
     untrimmed: usize,
     /// Set if the last read returned nothing.
     idle: bool,
-    /// The time since which no request waits here.
+    /// The time since which no request waits here; `None` while one does.
     unused: Option<Instant>,
     /// The end of the pause after the server has refused the stream.
     refused: Option<Instant>,
@@ -223,8 +223,8 @@ pub(super) struct ReplyReader {
     /// The most streams that one command reads. Set to one after the server has refused a command,
     /// to find the stream that it refuses.
     max_keys: usize,
-    /// Set if the server refuses to read several streams in one command, but none of them alone:
-    /// they are in several slots of a cluster, or allowed by several selectors of an ACL.
+    /// Set if the server refuses to read several streams in one command, and allows each alone.
+    /// They are then in several slots of a cluster, or several selectors of an ACL allow them.
     one_by_one: bool,
     /// The position of the first stream of the next read, if one command does not read all.
     turn: usize,
@@ -593,7 +593,7 @@ fn after(id: &[u8]) -> String {
         let sequence = sequence.parse::<u64>().ok()?.checked_add(1)?;
         Some(format!("{milliseconds}-{sequence}"))
     });
-    // For an id that is not valid, returns it unchanged, which trims one entry less.
+    // An id that is not valid is returned unchanged, which trims one entry less.
     next.unwrap_or_else(|| id.into_owned())
 }
 

@@ -62,8 +62,8 @@ impl Hub {
         let mut outstanding = None;
         if mode == ReplyMode::Reliable {
             let joined = outstanding.insert(self.replies.join(&stream)?);
-            // This wait comes first, since only this one fails at once if the hub's runtime has
-            // ended.
+            // Waits for the subscription first: only this wait fails at once if the hub's runtime
+            // has ended.
             self.wait(&mut subscribed, mode, deadline.0).await?;
             self.wait(&mut joined.ready(), mode, deadline.0).await?;
         }

@@ -35,7 +35,8 @@ end
 local pending = primary.pending
 if retry then
   pending = pending + retry.pending
-  -- Finished entries are deleted from the retry stream, so all that are not pending are undelivered.
+  -- Finished entries are deleted from the retry stream, so all that are not pending are
+  -- undelivered.
   if lag then lag = lag + math.max(0, redis.call('XLEN', KEYS[2]) - retry.pending) end
 end
 

@@ -53,7 +53,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The least limit of one read, which is also the default of `max_in_flight`. Smaller reads would
-/// cause smaller batches of acknowledgements, and these smaller reads again.
+/// cause smaller batches of acknowledgements, which in turn cause smaller reads.
 const MIN_PART: usize = 64;
 
 /// The dependencies of a fetch.
@@ -99,7 +99,7 @@ pub(super) struct Fetch {
     full: bool,
     /// The read that was sent before the entries of the last one are handled.
     ahead: Option<Ahead>,
-    /// Until then reads do not wait for acknowledgements.
+    /// Until this time reads do not wait for acknowledgements.
     pause_until: Option<Instant>,
     /// The index for the next stream that is added.
     next_index: u32,
@@ -379,7 +379,8 @@ impl Fetch {
                 self.refused = true;
                 Ok(Vec::new())
             }
-            // Tried again after the back-off, since the cause may be another one by then.
+            // After the back-off the streams are read from the start again: the error may have
+            // another cause by then.
             Err(error) => {
                 self.look = true;
                 self.refused = false;
@@ -493,7 +494,7 @@ impl Fetch {
             || self.set.has_due_scan(&self.parts.claimer, may_claim)
     }
 
-    /// Updates the state for the next read after a read.
+    /// Updates the state for the next read after a read that requested `count` entries.
     fn note(&mut self, count: usize, entries: &[Entry]) {
         if self.reads_one_stream() {
             self.look = entries.iter().any(|entry| entry.which.is_retry());
@@ -693,7 +694,7 @@ impl Fetch {
         let connecting = async {
             let mut line = self.parts.connector.connection().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
-            // Without permission for `CLIENT ID`, a blocked read runs to its end.
+            // Without permission for `CLIENT ID`, a blocked read runs until its `BLOCK` ends.
             let id = timeout(GRACE, line.command(&id)).await;
             let id = id.ok().and_then(Result::ok);
             let id = id.and_then(|id| integer(&id).ok());
@@ -772,8 +773,8 @@ pub(super) async fn release(deliveries: Vec<Delivery<RedisSettle>>) {
     }
 }
 
-/// Returns `true` if the server's error has this code. For a command within a script,
-/// `error::unwrapped` puts it in front.
+/// Returns `true` if the server's error has this code. If a command of a script failed,
+/// `error::unwrapped` has made that command's code the error's.
 pub(super) fn has_code(error: &Error, code: &str) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<redis::RedisError>())

@@ -61,7 +61,7 @@ impl Recovery {
         }
     }
 
-    /// Starts a recovery: a response was lost, perhaps with entries.
+    /// Starts a recovery, after a response was lost, perhaps with entries.
     pub(super) fn begin(&mut self) {
         self.looks = Some(Looks {
             next: Instant::now(),

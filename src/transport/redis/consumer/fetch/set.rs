@@ -47,8 +47,9 @@ pub(super) struct ReadSet {
 
 /// Chooses between the script and plain reads. The script reads all streams in the order of the
 /// policy, and costs the server several times as much as one command that reads some of the
-/// recently active streams. So while plain reads return as much, the script is called only now and
-/// then. `benches/redis.rs`, `task-64 --streams 64`, shows the gain.
+/// recently active streams. So while plain reads return at least half as many entries as the
+/// script, the script is called only now and then. `benches/redis.rs`, `task-64 --streams 64`,
+/// shows the gain.
 #[derive(Default)]
 struct PlainReads {
     /// The number of entries that the last script call returned.
@@ -235,7 +236,7 @@ impl ReadSet {
     }
 
     /// A plain read of the active streams that are furthest behind, with the same number of entries
-    /// for each, and the total number. `None` if the script is better.
+    /// for each, and the most entries of all together. `None` if the script is better.
     pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;
