@@ -37,7 +37,7 @@ impl WhichStream {
         matches!(self, WhichStream::Retry(_))
     }
 
-    /// The flag by which scripts distinguish the two.
+    /// The flag by which scripts distinguish the two streams.
     pub(super) fn flag(self) -> &'static str {
         if self.is_retry() { "1" } else { "0" }
     }

@@ -74,7 +74,7 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
     })
 }
 
-/// Returns `true` if a server that does not speak RESP3 answers so to `HELLO 3`.
+/// Returns `true` if this is the answer to `HELLO 3` of a server that does not speak RESP3.
 pub(super) fn is_without_resp3(error: &ServerError) -> bool {
     matches!(error.code(), "ERR" | "NOPROTO") && !error.details().is_some_and(has_too_many_clients)
 }
@@ -280,8 +280,8 @@ pub(super) fn is_passing(code: &str) -> bool {
 /// a smaller command for its size.
 pub(super) const LEAST_SIZE_LIMIT: usize = 1 << 20;
 
-/// Returns `true` if the server could not parse a command, because a value is too large for
-/// example. It then closes the connection, and carries out no later command.
+/// Returns `true` if the server could not parse a command, for example because a value is too
+/// large. The server then closes the connection, and carries out no later command.
 pub(super) fn is_protocol_error(error: &ServerError) -> bool {
     (error.details()).is_some_and(|details| details.starts_with("Protocol error"))
 }
@@ -365,7 +365,7 @@ pub(super) fn unwrapped(error: ServerError) -> ServerError {
     let Some((code, rest)) = error.details().and_then(script_error) else {
         return error;
     };
-    // Only the driver can make its errors.
+    // Only the driver can make a `ServerError`.
     let line = format!("-{code} {}\r\n", rest.replace(['\r', '\n'], " "));
     match redis::parse_redis_value(line.as_bytes()) {
         Ok(redis::Value::ServerError(inner)) => inner,

@@ -1,8 +1,8 @@
 //! The names of the keys of a stream and a group, and the prefix of the names of consumers.
 //!
-//! All of them are in the stream's slot of a cluster, by its hash tag. A name without a tag is
-//! wrapped in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is
-//! preceded by its length in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
+//! On a cluster, the hash tag puts all keys in the stream's slot. A name without a tag is wrapped
+//! in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is preceded by
+//! its length in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
 //!
 //! Different streams have different keys. A key of a wrapped name begins with `{`, and the name
 //! ends at the first `}`, since it contains none. Any other key begins with the length of its name.
@@ -42,8 +42,8 @@ pub(super) struct Keys {
 
 impl Keys {
     /// # Errors
-    /// If the stream's name has a `}` outside a hash tag, since no key could be put in its slot, or
-    /// if it is a key of another stream.
+    /// If the stream's name has a `}` and no hash tag, since no key could be put in its slot, or if
+    /// the name is a key of another stream.
     pub(super) fn new(stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {

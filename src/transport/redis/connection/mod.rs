@@ -147,8 +147,8 @@ impl Connection {
         self.out.len() - self.sent
     }
 
-    /// Polls the response to the oldest command without one, which may be an error of the server.
-    /// An `Err` means that the connection is lost, even if no response is due.
+    /// Polls the response to the oldest command that has none yet. It may be an error of the
+    /// server. An `Err` means that the connection is lost, even if no response is due.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let answer = loop {
             self.poll_renewal(cx);

@@ -31,8 +31,8 @@ impl Progress {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits for `work` on the connection. Fails if there is no progress for `first`, or later for
-    /// `silence`.
+    /// Waits for `work` on the connection. Fails if there is no progress for `first` at the start,
+    /// or for `silence` later.
     pub(in crate::transport::redis) async fn watch<T>(
         &self,
         first: Duration,

@@ -154,7 +154,7 @@ impl PubSub {
         Ok(())
     }
 
-    /// Takes the response to the question, after which the next may be sent.
+    /// Takes the response to the open question. The next question may then be sent.
     fn answered(&mut self, cx: &mut Context<'_>, answer: RedisResult<()>) -> RedisResult<()> {
         self.asked = None;
         if std::mem::take(&mut self.renews)
@@ -182,9 +182,8 @@ impl PubSub {
     }
 }
 
-/// Decodes a value from a connection with subscriptions: RESP3 sends as a push what RESP2 sends as
-/// an array.
-/// <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
+/// Decodes a value from a connection with subscriptions: RESP3 sends a push where RESP2 sends an
+/// array. <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
 fn received(value: Value) -> RedisResult<Received> {
     if is_replica(&value) {
         let demoted = io::Error::new(io::ErrorKind::ConnectionAborted, error::DEMOTED);
@@ -226,8 +225,8 @@ mod tests {
 
     use super::*;
 
-    /// A connection to a server that sends this text, and the server's end.
-    async fn told(said: &str) -> (PubSub, DuplexStream) {
+    /// A subscriber of a server that sends this text, and the server's end of the connection.
+    async fn subscriber_of(said: &str) -> (PubSub, DuplexStream) {
         let (ours, mut server) = duplex(4096);
         server.write_all(said.as_bytes()).await.unwrap();
         (PubSub::new(Connection::new(Box::new(ours)), true), server)
@@ -253,7 +252,7 @@ mod tests {
             confirmed("psubscribe", "c*"),
             words(&["pmessage", "c*", "c1", "second"]),
         ];
-        let (mut pubsub, mut server) = told(&said.concat()).await;
+        let (mut pubsub, mut server) = subscriber_of(&said.concat()).await;
         pubsub.subscribe(&[b"a", b"b"], &[b"c*"]).await.unwrap();
         let first = pubsub.next().await.unwrap();
         assert_eq!((first.pattern, &first.channel[..]), (None, &b"a"[..]));
@@ -276,14 +275,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_subscription_is_an_error_with_a_code() {
-        let (mut pubsub, _server) = told("-NOPERM no such right\r\n").await;
+        let (mut pubsub, _server) = subscriber_of("-NOPERM no such right\r\n").await;
         let refusal = pubsub.subscribe(&[b"a"], &[]).await.unwrap_err();
         assert_eq!(refusal.code(), Some("NOPERM"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_answers_no_ping_is_lost() {
-        let (mut pubsub, mut server) = told("").await;
+        let (mut pubsub, mut server) = subscriber_of("").await;
         let started = Instant::now();
         let error = pubsub.next().await.unwrap_err();
         assert!(error.is_timeout(), "{error}");
@@ -301,7 +300,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_refuses_pings_is_not_lost() {
         for answer in [words(&["pong", ""]), "-NOPERM no PING\r\n".into()] {
-            let (mut pubsub, mut server) = told("").await;
+            let (mut pubsub, mut server) = subscriber_of("").await;
             let serving = async {
                 for _ in 0..10 {
                     let mut asked = vec![0; words(&["PING"]).len()];
@@ -352,7 +351,7 @@ mod tests {
             words(&["message", "a"]),
             words(&["other"]),
         ] {
-            let (mut pubsub, _server) = told(&said).await;
+            let (mut pubsub, _server) = subscriber_of(&said).await;
             pubsub.next().await.expect_err(&said);
         }
     }

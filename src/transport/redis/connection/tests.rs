@@ -204,7 +204,7 @@ async fn no_other_caller_gets_the_answer_to_a_command_that_was_given_up() {
     connection.answer().await.expect_err("nothing was asked");
 }
 
-/// A connection whose credentials have to be renewed in three seconds, and every three seconds.
+/// A connection whose credentials have to be renewed every three seconds.
 fn renewed() -> (Connection, DuplexStream) {
     let lifetime = Duration::from_secs(4);
     let provider = move || async move { Ok(Credentials::new("me", "pw").expires_in(lifetime)) };

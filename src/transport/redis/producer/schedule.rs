@@ -39,7 +39,7 @@ const MOST_HEADERS: usize = 1_000;
 /// Workers move due messages about once a second. The sender itself moves tasks that are due
 /// sooner.
 const SOON: Duration = Duration::from_secs(2);
-/// The most timers with which a sender does so. Each moves all due messages of its stream.
+/// The most timers of a sender. Each moves all due messages of its stream.
 const TIMERS: usize = 64;
 
 impl Redis {

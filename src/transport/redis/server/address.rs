@@ -30,7 +30,7 @@ impl Address {
         Self::Tcp(host.into(), port)
     }
 
-    /// Reads `host:port`, in which an IPv6 address may stand without brackets, as servers write it.
+    /// Parses `host:port` as servers write it: an IPv6 address may have no brackets.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let host = host.trim_start_matches('[').trim_end_matches(']');

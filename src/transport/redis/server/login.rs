@@ -1,4 +1,5 @@
-//! Makes connections to servers by one set of credentials: the byte stream, TLS, and the handshake.
+//! Makes connections to servers with one set of credentials: the byte stream, TLS, and the
+//! handshake.
 
 use std::{future::Future, sync::Arc, time::Duration};
 

@@ -23,7 +23,7 @@ pub(super) struct Sentinels {
     /// The name of the primary in the configuration of the Sentinels.
     pub(super) name: String,
     pub(super) login: Login,
-    /// The last answer.
+    /// The primary in the last answer; `None` before the first answer.
     primary: watch::Sender<Option<Address>>,
 }
 
@@ -37,7 +37,7 @@ impl Sentinels {
         }
     }
 
-    /// The primary by the last answer.
+    /// Watches the primary in the last answer.
     pub(super) fn last(&self) -> watch::Receiver<Option<Address>> {
         self.primary.subscribe()
     }

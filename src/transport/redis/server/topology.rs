@@ -16,8 +16,8 @@ use crate::{
     transport::redis::{connection::Connection, error, response::Value},
 };
 
-/// The time between two look-ups of the servers that nothing else causes. They are needed since a
-/// server that is cut off from the others does not know that another one is the primary.
+/// The time between two regular look-ups of the servers. They are needed since a server that is cut
+/// off does not know that another one is the primary now.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The servers of one URL, and the login to them.

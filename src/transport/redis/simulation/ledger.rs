@@ -64,7 +64,7 @@ pub(super) struct Process {
     /// The time at which its last handler ended, or at which it started. Other handlers may still
     /// run.
     idle_since: u64,
-    /// Since this time nothing has kept the process from reaching the server.
+    /// The time since which nothing has kept the process from reaching the server.
     pub(super) undisturbed_since: u64,
     consumer: Vec<u8>,
 }

@@ -61,9 +61,9 @@ pub(super) struct Transition {
     /// Set if that command only acknowledges.
     pub(super) acknowledged: bool,
     pub(super) now: u64,
-    /// The holder is alive and was undisturbed for a whole lease.
+    /// Set if the holder is alive and was undisturbed for a whole lease.
     pub(super) holder_is_healthy: bool,
-    /// The holder's handler runs, and its lease is not reported as lost.
+    /// Set if the holder's handler runs, and its lease is not reported as lost.
     pub(super) running: bool,
     /// The largest number of deliveries.
     pub(super) max_deliveries: u32,

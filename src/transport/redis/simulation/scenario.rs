@@ -63,9 +63,9 @@ pub(super) struct JobSpec {
     /// The time that the sender waits before it sends the job.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
-    /// The job is a request, not a task.
+    /// Set if the job is a request, not a task.
     pub(super) request: bool,
-    /// The sender repeats the job with an idempotency key until it is confirmed.
+    /// Set if the sender repeats the job, with an idempotency key, until it is confirmed.
     pub(super) resends: bool,
     pub(super) handler: HandlerSpec,
     /// The number of bytes of padding in its payload.
@@ -318,7 +318,7 @@ impl Fault {
         let lease = lease.as_millis() as u64;
         let worker = rng.usize(..workers);
         let restart_after = rng.u64(..lease);
-        // Often shorter than a lease, sometimes longer than two.
+        // The length of the fault: often shorter than a lease, sometimes longer than two.
         let time = match rng.u8(..3) {
             0 => rng.u64(10..lease / 3),
             1 => rng.u64(lease / 3..lease * 5 / 4),
