@@ -14,7 +14,7 @@ pub(super) struct Options {
     pub(super) allowed_reply_prefixes: Vec<Name>,
     /// The lease of entries that are pending for other libraries' consumers.
     pub(super) foreign_lease: Duration,
-    /// Trim a stream even if other libraries' consumers read it.
+    /// Set if a stream is trimmed even while other libraries' consumers read it.
     pub(super) trim_beside_foreign: bool,
     /// The prefix of the channels of events.
     pub(super) event_prefix: Name,
@@ -92,8 +92,8 @@ impl Redis {
     }
 
     /// The lease of an entry that is pending for another library's consumer, such as a Go worker:
-    /// after it the entry is claimed. Such consumers renew no lease, so this must be longer than
-    /// their slowest handler takes. 5 min unless set.
+    /// the entry is claimed when this lease ends. Such consumers renew no lease, so this must be
+    /// longer than their slowest handler takes. 5 min unless set.
     #[must_use]
     pub fn foreign_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).foreign_lease = lease;

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::{sync::lock, transport::ConnectionState};
 
-/// A source, as a part of its handle's state.
+/// The state of a source, which is a part of its handle's state.
 pub(super) trait SourceState: Send + Sync {
-    /// `None` when it is closed.
+    /// `None` when the source is closed.
     fn state(&self) -> Option<ConnectionState>;
 }
 

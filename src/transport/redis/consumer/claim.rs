@@ -320,7 +320,7 @@ impl Claimer {
         }
         self.report.letters_dropped(stream, step.dropped);
         for entry in step.dead.drain(..) {
-            let reason = "deliveries used up by workers that are gone";
+            let reason = "its deliveries were used up by dead workers";
             self.report.counters.dead.increment();
             self.report
                 .never_settled(stream, entry.id, entry.deliveries, reason);

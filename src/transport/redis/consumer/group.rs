@@ -90,7 +90,7 @@ impl Membership {
         if !others.is_empty() && !self.knows_unknown_names {
             return Err(Error::config(format!(
                 "the stream `{}` has other groups ({}), so messages that this worker does not know \
-                 may be theirs; say what is to become of them: \
+                 may be theirs; choose what happens to them: \
                  `.unknown_names(UnknownNames::Ignore)` leaves them to the others, \
                  `.unknown_names(UnknownNames::Fail)` treats them as failed",
                 stream.keys.stream,

@@ -258,7 +258,7 @@ impl Maintenance {
         if let Err(error) = tick.reaped {
             failed(
                 stream,
-                "consumers that are gone could not be deleted",
+                "dead consumers could not be deleted",
                 &error,
             );
         }

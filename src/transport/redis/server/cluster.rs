@@ -174,7 +174,7 @@ async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
         info if text(info.clone()).contains("cluster_state:fail") => {
             return Err(Error::disconnected(format!(
                 "the Redis Cluster is down, as its node at {node} says; `redis-cli --cluster check \
-                 {node}` tells the reason"
+                 {node}` shows the reason"
             )));
         }
         _ => {}

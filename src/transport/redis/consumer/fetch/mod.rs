@@ -480,7 +480,7 @@ impl Fetch {
                 stream = %stream.keys.stream,
                 error,
                 withheld,
-                "the stream cannot be read; the others go on, and this one is tried again"
+                "the stream cannot be read; trying again, and reading the other streams meanwhile"
             );
         }
     }
