@@ -256,11 +256,7 @@ impl Maintenance {
             Err(error) => failed(stream, "the stream could not be trimmed", &error),
         }
         if let Err(error) = tick.reaped {
-            failed(
-                stream,
-                "dead consumers could not be deleted",
-                &error,
-            );
+            failed(stream, "dead consumers could not be deleted", &error);
         }
         self.report.letters_dropped(stream, 0);
     }

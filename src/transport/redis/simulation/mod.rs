@@ -16,8 +16,8 @@
 //! - the verdict of a worker that has lost a job has no effect, unless it is an acknowledgement;
 //! - no job is acknowledged before its handler succeeded, nor delivered after it was acknowledged;
 //! - no job starts before it is due, nor more often than the limit of deliveries;
-//! - a read of several streams delivers no more than its room, and a worker has no more pending than
-//!   it has room for and one entry of each key;
+//! - a read of several streams delivers no more than its room, and a worker has no more pending
+//!   than it has room for and one entry of each key;
 //! - no worker is idle for a whole lease while a stream that can be read has a job for it;
 //! - a request that was handled in time gets its own reply;
 //! - nothing is left on the server at the end.
