@@ -75,7 +75,7 @@ pub(super) struct Connection {
     blocked: bool,
     /// The number of commands without a response.
     due: usize,
-    /// Resolves when the server is not the right one any more.
+    /// Resolves when the server is not the primary of its place any more.
     departure: Option<Departure>,
     /// Renews credentials that expire.
     renewal: Option<Renewal>,
@@ -226,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// Waits until the server is not the right one any more.
+    /// Polls until the server is not the primary of its place any more.
     fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let Some(departure) = &mut self.departure else {
             return Poll::Pending;
@@ -287,8 +287,8 @@ impl Connection {
         self.pipeline_before(commands, commands.len()).await
     }
 
-    /// Sends commands together and returns the responses to the `first` ones. The others may
-    /// come much later: [`answer`](Self::answer) returns them.
+    /// Sends commands together and returns the responses to the first `first` commands. The other
+    /// responses may come much later: [`answer`](Self::answer) returns them.
     pub(super) async fn pipeline_before(
         &mut self,
         commands: impl IntoIterator<Item = impl Encode>,

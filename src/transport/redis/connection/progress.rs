@@ -17,8 +17,8 @@ use tokio::time::{error::Elapsed, timeout};
 /// between two checks.
 const STEPS: u32 = 5;
 
-/// The number of bytes that a connection has read, plus those that it has written after it had to
-/// wait for the server. Clones share it.
+/// The number of bytes that a connection has read, plus the bytes that it has written after it had
+/// to wait for the server. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::transport::redis) struct Progress(Arc<AtomicU64>);
 

@@ -44,8 +44,7 @@ struct Deliveries {
 
 #[derive(Debug)]
 struct InFlightEntry {
-    /// Distinguishes this delivery from an earlier one of the same entry, which was lost and
-    /// fetched again.
+    /// Distinguishes this delivery from an earlier delivery of the same entry, which was lost.
     number: u64,
     lease: Lease,
     /// The time at which the last command that renewed the lease was sent.

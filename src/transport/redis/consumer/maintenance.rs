@@ -22,8 +22,8 @@ use crate::transport::redis::{
     scripts,
 };
 
-/// The most streams that one tick maintains, since a script blocks the server. The others follow in
-/// the next ticks.
+/// The most streams that one tick maintains, since a script blocks the server. The other streams
+/// follow in the next ticks.
 const MAX_MAINTAINED: usize = 256;
 /// The time between two trims of a stream while this group makes no progress: other groups may make
 /// some.
@@ -87,8 +87,8 @@ impl Last {
 }
 
 impl Maintenance {
-    /// Delivers the due messages of these streams: redelivered ones to the retry stream, delayed
-    /// tasks to the stream itself.
+    /// Delivers the due messages of these streams: redelivered messages to the retry stream,
+    /// delayed tasks to the stream itself.
     pub(super) async fn promote(&self, server: &UpkeepConnection, streams: Vec<u32>) {
         for stream in streams {
             let Some(stream) = self.streams.get(stream) else {

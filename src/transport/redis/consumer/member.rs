@@ -54,8 +54,8 @@ impl Member {
         }
     }
 
-    /// An `XREADGROUP` of this consumer: on each stream the entries behind `from`, or new ones for
-    /// `>`.
+    /// An `XREADGROUP` of this consumer: on each stream the entries behind `from`, or new entries
+    /// for `>`.
     pub(super) fn read_group<'a>(
         &self,
         count: usize,

@@ -1,4 +1,5 @@
-//! The streams of a registry: finds those that senders have registered, and retires unused ones.
+//! The streams of a registry: finds the streams that senders have registered, and retires unused
+//! streams.
 
 use std::{
     collections::HashMap,
@@ -55,7 +56,8 @@ impl Changes {
     }
 }
 
-/// Follows a registry for the upkeep: announces new streams to the fetch, and retires unused ones.
+/// Follows a registry for the upkeep: announces new streams to the fetch, and retires unused
+/// streams.
 pub(super) struct RegistryReader {
     key: String,
     streams: Arc<StreamSet>,

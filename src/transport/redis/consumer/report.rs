@@ -77,7 +77,7 @@ impl Report {
         claims.log(&stream.keys.stream, &stream.keys.group);
     }
 
-    /// Reports that old dead letters were removed for newer ones, in one line at most once a
+    /// Reports that old dead letters were removed for newer letters, in one line at most once a
     /// second.
     pub(super) fn letters_dropped(&self, stream: &ServedStream, dropped: u64) {
         self.counters.dead_dropped.add(dropped);

@@ -49,7 +49,7 @@ pub(super) struct Upkeep {
     pub(super) registry: Option<RegistryReader>,
     pub(super) canary: Arc<Canary>,
     pub(super) warnings: Limit,
-    /// The failed ticks since the last one that succeeded.
+    /// The failed ticks since the last tick that succeeded.
     pub(super) outage: Outage,
     pub(super) ends: Ends,
 }

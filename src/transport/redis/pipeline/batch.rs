@@ -27,14 +27,14 @@ pub(super) const MAX_BYTES: usize = 1 << 20;
 pub(super) struct CommandBatch {
     commands: Commands,
     requests: Vec<QueuedCommand>,
-    /// The completions of callers; `None` until the first of them.
+    /// The completions of callers; `None` until a caller waits.
     completions: Option<Arc<CompletionSlab<Outcome>>>,
     /// Released when the batch is dropped.
     permits: Option<OwnedSemaphorePermit>,
     /// The time at which the batch fails if it was not sent by then. Set in a batch of one command
     /// when it first has to wait for a connection.
     pub(super) give_up: Option<Instant>,
-    /// The number of successive connections that the server closed while this was the first command
+    /// The number of successive connections that the server closed while this command was the first
     /// without a response. Counted in a batch of one command.
     pub(super) closed_at: u32,
     /// The number of times that a node of a cluster has named another node for the command. Counted
@@ -233,7 +233,7 @@ impl CommandBatch {
         one
     }
 
-    /// An empty batch for commands of this one.
+    /// An empty batch for commands of this batch, with the same state.
     fn like(&self) -> Self {
         let mut like = Self::new(Buffers::default());
         like.completions.clone_from(&self.completions);

@@ -20,7 +20,7 @@ impl Replicas {
     }
 }
 
-/// The requirement that meets those of all batches; `None` if no batch has one.
+/// The requirement that meets the requirements of all batches; `None` if no batch has one.
 pub(super) fn of_all(batches: &[CommandBatch]) -> Option<Replicas> {
     let demands = batches.iter().filter_map(|batch| batch.replicas);
     demands.reduce(Replicas::and)

@@ -254,7 +254,7 @@ async fn commands_that_a_server_was_not_ready_for_wait_together() {
     let refusals = (0..2 * MANY).map(|_| Answer(loading));
     let (pipeline, _commands) = pipeline(refusals.chain((0..MANY).map(|_| OK))).await;
     let all = (0..MANY as u32).map(|id| pipeline.submit(ack(id), Resend::Never));
-    // One after the other they would exceed the time limit.
+    // One after the other, the commands would exceed the time limit.
     for answer in futures_util::future::join_all(all).await {
         assert_eq!(answer.unwrap(), Value::Text("OK".into()));
     }
@@ -324,7 +324,8 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
     let all: Vec<_> = (0..5000)
         .map(|n| pipeline.submit(ack(n), Resend::Never))
         .collect();
-    // The queue has room for only the first ones; the others are queued as they are polled.
+    // The queue has room for only the first commands. The other commands are queued as they are
+    // polled.
     let answers = futures_util::future::join_all(all).await;
     for (n, answer) in answers.into_iter().enumerate() {
         assert_eq!(answer.unwrap(), Value::Int(n as i64));

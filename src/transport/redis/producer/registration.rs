@@ -15,7 +15,7 @@ use crate::{
 /// The time after which a sender registers a stream again. Workers keep a stream for three times as
 /// long after its registration, so that no message is sent to a stream that they drop.
 const REGISTERED_FOR: Duration = Duration::from_secs(30);
-/// The number of remembered registrations at which expired ones are removed.
+/// The number of remembered registrations at which expired registrations are removed.
 const FORGET_AT: usize = 1024;
 
 /// The registrations by a handle and its clones.

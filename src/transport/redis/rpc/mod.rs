@@ -162,7 +162,7 @@ impl Hub {
 }
 
 /// The readers of reliable replies: one, or on a cluster one for each slot with requests, since no
-/// command reads several slots. Each starts with its first request.
+/// command reads several slots. Each reader starts with its first request.
 struct ReplyReaders {
     client: Uuid,
     connector: Connector,

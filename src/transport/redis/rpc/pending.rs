@@ -72,7 +72,7 @@ impl PendingRequests {
         lock(&self.table)
     }
 
-    /// Registers a new request. `None` for a fast one while the channel is not subscribed to.
+    /// Registers a new request. `None` for a fast request while the channel is not subscribed to.
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<PendingReply> {
         let id = unique();
         let mut table = self.table();

@@ -55,7 +55,8 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(300);
 const RENEW: Duration = Duration::from_secs(1);
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// The time for which the last of several reads blocks, since it delays the others.
+/// The time for which the last of several reads blocks, since it delays the next reads of the other
+/// streams.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
 /// A connection that is silent for this much longer than its read blocks counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
@@ -226,7 +227,7 @@ pub(super) struct ReplyReader {
     /// Set if the server refuses to read several streams in one command, and allows each alone.
     /// They are then in several slots of a cluster, or several selectors of an ACL allow them.
     one_by_one: bool,
-    /// The position of the first stream of the next read, if one command does not read all.
+    /// The position of the first stream of the next read, if one command does not read all streams.
     turn: usize,
     size: EntrySize,
     refusals: Limit,
@@ -383,7 +384,7 @@ impl ReplyReader {
         for (keys, answer) in keys.chunks(max_keys).zip(replies) {
             match (answer.refused(), keys) {
                 (Ok(replies), _) => self.hand_out(keys, replies, &mut sizes)?,
-                // The server is not ready. Connect again, perhaps to another one.
+                // The server is not ready. Connect again, perhaps to another server.
                 (Err(refusal), _) if refusal.code().is_none_or(error::is_passing) => {
                     return Err(refusal);
                 }
@@ -395,7 +396,7 @@ impl ReplyReader {
             }
         }
         self.size.note(sizes);
-        // Reads the streams one by one to find the refused one.
+        // Reads the streams one by one to find the refused stream.
         self.one_by_one |= max_keys == 1 && keys.len() > 1 && !has_refused;
         self.max_keys = match self.one_by_one || (has_refused && max_keys > 1) {
             true => 1,
@@ -499,7 +500,7 @@ impl ReplyReader {
         Ok(())
     }
 
-    /// Pauses the reading of a stream. The others continue.
+    /// Pauses the reading of a stream. The other streams are still read.
     fn refuse(&mut self, key: &str, refusal: RedisError) {
         let Some(reading) = self.reading.get_mut(key) else {
             return;

@@ -73,7 +73,7 @@ for _, entry in ipairs(pending) do
     -- Delivered in this millisecond, or its time is in the future since the clock stepped back:
     -- Redis returns 0 for both. The XCLAIM sets the time to now, so that its idle time counts.
     local claimed = redis.call('XCLAIM', src, group, consumer, 0, id, 'JUSTID')
-    -- Since Redis 7.0 this also removes a deleted entry from the pending ones.
+    -- Since Redis 7.0 this also removes a deleted entry from the pending entries.
     if not claimed[1] then deleted = deleted + 1 end
   elseif idle >= patience and consumer == me and not unheld[id] then
     -- A consumer never claims its own deliveries in flight. It checks whether this entry is one.

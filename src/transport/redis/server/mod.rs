@@ -224,8 +224,8 @@ impl Connector {
         Ok(PubSub::new(connection.await?.1, !self.is_cluster()))
     }
 
-    /// Connects, and checks that the server is ready, its version supported, and its kind the one
-    /// that the URL names.
+    /// Connects, and checks that the server is ready, that its version is supported, and that it is
+    /// of the kind that the URL names.
     pub(super) async fn checked(&self) -> Result<Connection, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Commands);
         let (address, mut connection) = connection.await?;

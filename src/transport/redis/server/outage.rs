@@ -1,5 +1,5 @@
-//! The outages of one supervised connection: they determine the delay of the next attempt, and
-//! which failures are logged.
+//! The outages of one supervised connection. They determine the delay of the next attempt, and the
+//! failures that are logged.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 

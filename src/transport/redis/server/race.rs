@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 
-/// The time that an attempt has before the next one starts beside it.
+/// The time that an attempt has before the next attempt starts beside it.
 /// <https://www.rfc-editor.org/rfc/rfc8305#section-5>
 const HEAD_START: Duration = Duration::from_millis(250);
 

@@ -92,7 +92,7 @@ impl Servers {
         }
     }
 
-    /// Checks that a server is a primary: Sentinels may name one that is not promoted yet.
+    /// Checks that a server is a primary: Sentinels may name a replica that is not promoted yet.
     async fn check_role(
         &self,
         address: &Address,

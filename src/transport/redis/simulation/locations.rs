@@ -81,7 +81,7 @@ impl GroupKeys {
     }
 
     /// Returns all locations on this stream of every job that the group has not finished. More than
-    /// one for a job is a violation.
+    /// one location for a job is a violation.
     pub(super) fn locations(&self, data: &Data) -> BTreeMap<JobId, Vec<Location>> {
         let mut locations = BTreeMap::<_, Vec<_>>::new();
         let mut found = |fields: &Fields, location| {

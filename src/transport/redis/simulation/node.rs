@@ -95,7 +95,7 @@ impl Thread {
         let missed = std::mem::take(&mut self.missed_a_turn);
         self.runtime.block_on(async {
             if missed {
-                // The clock advances in one step, like that of a process that was frozen.
+                // The clock advances in one step, like the clock of a process that was frozen.
                 advance(target - Instant::now()).await;
             }
             sleep_until(target).await;

@@ -76,7 +76,7 @@ pub(super) struct JobSpec {
 #[derive(Debug, Clone)]
 pub(super) struct HandlerSpec {
     pub(super) duration: Duration,
-    /// The number of starts that end with `first`. The later ones end with `then`.
+    /// The number of starts that end with `first`. Later starts end with `then`.
     pub(super) first_starts: u32,
     pub(super) first: Behavior,
     pub(super) then: Behavior,

@@ -1,4 +1,4 @@
-//! The read that is sent before the entries of the last one are handled.
+//! The read that is sent before the entries of the last read are handled.
 
 use redis::RedisResult;
 use tokio::{

@@ -97,7 +97,7 @@ pub(super) struct Fetch {
     refused: bool,
     /// Set if the last read returned as many entries as requested, so that there are probably more.
     full: bool,
-    /// The read that was sent before the entries of the last one are handled.
+    /// The read that was sent before the entries of the last read were handled.
     ahead: Option<Ahead>,
     /// Until this time reads do not wait for acknowledgements.
     pause_until: Option<Instant>,
@@ -473,7 +473,7 @@ impl Fetch {
         }
     }
 
-    /// Skips a stream that cannot be read, so that the others continue.
+    /// Skips a stream that cannot be read, so that the other streams are still read.
     fn leave_out(&mut self, stream: &ServedStream, error: &str) {
         if let Some(withheld) = self.set.fail(stream.index) {
             tracing::warn!(

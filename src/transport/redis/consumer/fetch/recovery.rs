@@ -211,7 +211,7 @@ impl Recovery {
         entry::pending(self.pipeline.command(cmd, Resend::Never).await?)
     }
 
-    /// Renews the leases of these entries. Returns those that belong to other consumers.
+    /// Renews the leases of these entries. Returns the entries that belong to other consumers.
     async fn renew(
         &self,
         stream: &ServedStream,

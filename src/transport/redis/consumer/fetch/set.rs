@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// The most streams that one read blocks on. With more streams, it blocks on the recently active
-/// ones, and the others are read between two blocked reads.
+/// The most streams that one read blocks on. With more streams, a read blocks on the streams that
+/// were active last, and the other streams are read between two blocked reads.
 const MAX_BLOCKED: usize = 256;
 
 /// The most plain reads between two calls of the script.
@@ -127,7 +127,7 @@ impl ReadSet {
             .ok()
     }
 
-    /// Adds a stream. Its index must be higher than all others.
+    /// Adds a stream. Its index must be higher than all other indexes.
     pub(super) fn add(&mut self, stream: Arc<ServedStream>) {
         self.schedule.add(stream.index, stream.weight);
         self.streams.push(ReadStream {
@@ -256,7 +256,7 @@ impl ReadSet {
         })
     }
 
-    /// Records how many entries a read has returned, a plain one or a call of the script.
+    /// Records the number of entries that a plain read or a call of the script has returned.
     pub(super) fn note_read(&mut self, is_plain: bool, entries: usize) {
         self.plain.note(is_plain, entries);
     }
@@ -278,8 +278,8 @@ impl ReadSet {
         self.streams.len() > MAX_BLOCKED
     }
 
-    /// Skips a stream for a while. Returns the number of failures that were not logged, if this one
-    /// is to be logged.
+    /// Skips a stream for a while. Returns the number of failures that were not logged, if this
+    /// failure is to be logged.
     pub(super) fn fail(&mut self, index: u32) -> Option<u64> {
         let place = self.place(index)?;
         let read = &mut self.streams[place];
