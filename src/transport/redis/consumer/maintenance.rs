@@ -44,7 +44,7 @@ pub(super) struct Maintenance {
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) due: Arc<DueTimers>,
-    /// Once the buffer is stopped, this consumer no longer marks itself as alive.
+    /// After the buffer was stopped, this consumer no longer marks itself as alive.
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
     pub(super) foreign_lease: Duration,
