@@ -212,7 +212,8 @@ pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
     let kept = facts.split_off(FACTS);
     let fact = |index: usize| &facts[index].1;
     let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
-    // A blob is the only field. Among others, a field of that name is the sender's.
+    // Packed fields (`~f`) are a letter's only field. Beside other fields, a field of that name is
+    // the sender's.
     let fields = match kept.len() {
         1 => unpacked(kept),
         _ => kept,

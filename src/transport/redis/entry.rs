@@ -12,17 +12,17 @@ use crate::{
     },
 };
 
-/// One of the two streams of each served stream, by its index.
+/// The primary stream or the retry stream of the served stream with this index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum WhichStream {
-    /// The group's retry stream, with what it sees again.
+    /// The group's retry stream, with the messages that the group gets again.
     Retry(u32),
     /// The primary stream, which senders add to and all groups read.
     Primary(u32),
 }
 
 impl WhichStream {
-    /// Both streams of a served one.
+    /// Both streams of a served stream, the retry stream first.
     pub(super) fn both(index: u32) -> [WhichStream; 2] {
         [WhichStream::Retry(index), WhichStream::Primary(index)]
     }
@@ -37,7 +37,7 @@ impl WhichStream {
         matches!(self, WhichStream::Retry(_))
     }
 
-    /// The flag by which scripts distinguish the two.
+    /// The flag by which scripts distinguish the two streams.
     pub(super) fn flag(self) -> &'static str {
         if self.is_retry() { "1" } else { "0" }
     }
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn before_an_id_there_is_no_other_one() {
+    fn no_id_is_between_an_id_and_the_one_before_it() {
         for (id, before) in [
             ("7-2", "7-1"),
             ("7-0", "6-18446744073709551615"),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_in_an_answer_is_an_error() {
+    fn an_answer_that_is_cut_off_is_an_error() {
         let stream = |entries: Vec<Value>| {
             let entries = Value::Array(entries);
             read(
@@ -319,7 +319,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_as_an_id_has_digits_alone(text in "[-+0-9 a\u{661}]{0,24}") {
+        fn only_digits_are_read_as_an_id(text in "[-+0-9 a\u{661}]{0,24}") {
             let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
             if StreamEntryId::parse(text.as_bytes()).is_some() {
                 let (milliseconds, sequence) = text.split_once('-').expect("two numbers");

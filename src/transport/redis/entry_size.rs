@@ -4,7 +4,7 @@
 /// arrives its connection can do nothing else, and its entries' leases are not renewed.
 pub(super) const ANSWER: usize = 1 << 20;
 
-/// The size of the largest recent entry. It is at most halved by each response.
+/// The size of the largest recent entry. Each response at most halves it.
 #[derive(Debug, Default)]
 pub(super) struct EntrySize(Option<usize>);
 
@@ -21,7 +21,7 @@ impl EntrySize {
         self.0.unwrap_or(ANSWER).max(1)
     }
 
-    /// The number of entries to request: at least one, and one while the size is unknown.
+    /// The number of entries to request: between one and `most`, and one while the size is unknown.
     pub(super) fn fit(&self, most: usize) -> usize {
         match self.0 {
             None => 1,

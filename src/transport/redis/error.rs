@@ -16,7 +16,7 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
         Driver::AuthenticationFailed => return password(address).with_source(error),
         Driver::Parse | Driver::UnexpectedReturnType => (
             ErrorKind::Config,
-            format!("what answers at {address} does not speak the Redis protocol"),
+            format!("the server at {address} does not speak the Redis protocol"),
         ),
         Driver::InvalidClientConfig => (
             ErrorKind::Config,
@@ -44,7 +44,7 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handshake {
     Auth,
-    /// RESP3.
+    /// Changes to RESP3.
     Hello,
     Select,
     Ping,
@@ -74,13 +74,13 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
     })
 }
 
-/// Returns `true` if a server that does not speak RESP3 answers so to `HELLO 3`.
+/// Returns `true` if this is the answer to `HELLO 3` of a server that does not speak RESP3.
 pub(super) fn is_without_resp3(error: &ServerError) -> bool {
     matches!(error.code(), "ERR" | "NOPROTO") && !error.details().is_some_and(has_too_many_clients)
 }
 
-/// Returns `true` if a server at its `maxclients` sends this. It writes this when it accepts a
-/// connection, before it reads anything, and closes.
+/// Returns `true` if this is the error of a server at its `maxclients`. The server writes it when
+/// it accepts a connection, before it reads anything, and closes.
 pub(super) fn has_too_many_clients(text: &str) -> bool {
     text.contains("max number of clients")
 }
@@ -100,7 +100,7 @@ pub(super) fn password(address: &str) -> Error {
     ))
 }
 
-/// The error of a provider of credentials. It may pass.
+/// The error of a provider of credentials, which may answer later.
 pub(super) fn without_credentials(address: &str, cause: BoxError) -> Error {
     Error::disconnected(format!(
         "the credentials for Redis at {address} could not be obtained"
@@ -280,8 +280,8 @@ pub(super) fn is_passing(code: &str) -> bool {
 /// a smaller command for its size.
 pub(super) const LEAST_SIZE_LIMIT: usize = 1 << 20;
 
-/// Returns `true` if the server could not parse a command, because a value is too large for example.
-/// It then closes the connection, and carries out no later command.
+/// Returns `true` if the server could not parse a command, for example because a value is too
+/// large. The server then closes the connection, and carries out no later command.
 pub(super) fn is_protocol_error(error: &ServerError) -> bool {
     (error.details()).is_some_and(|details| details.starts_with("Protocol error"))
 }
@@ -310,8 +310,8 @@ pub(super) fn is_temporary(error: &Error) -> bool {
             .is_some_and(|code| is_passing(code) || is_without_writes(code))
 }
 
-/// Returns `true` if this server was demoted, or lost a slot of the cluster: a new connection may find
-/// the primary.
+/// Returns `true` if this server was demoted, or lost a slot of the cluster: a new connection may
+/// find the primary.
 pub(super) fn is_demoted(error: &ServerError) -> bool {
     error.kind() == Some(ServerErrorKind::ReadOnly) || error.code() == "MOVED"
 }
@@ -339,9 +339,9 @@ const CODES: [&str; 17] = [
 
 /// Finds the error of a command in the text of a script's error. Returns its code and the rest.
 ///
-/// Redis 6.2, MemoryDB and others wrap it, as in `ERR Error running script (call to f_…):
-/// @user_script:1: -NOREPLICAS Not enough good replicas to write.`; from Redis 7.0 on the code comes
-/// first.
+/// Redis 6.2, MemoryDB and others wrap the command's error, as in
+/// `ERR Error running script (call to f_…): @user_script:1: -NOREPLICAS Not enough good replicas`.
+/// From Redis 7.0 on the code comes first.
 #[doc(hidden)]
 pub fn script_error(text: &str) -> Option<(&str, &str)> {
     let (_, inner) = text.split_once("Error running script")?;
@@ -365,7 +365,7 @@ pub(super) fn unwrapped(error: ServerError) -> ServerError {
     let Some((code, rest)) = error.details().and_then(script_error) else {
         return error;
     };
-    // Only the driver can make its errors.
+    // Only the driver can make a `ServerError`.
     let line = format!("-{code} {}\r\n", rest.replace(['\r', '\n'], " "));
     match redis::parse_redis_value(line.as_bytes()) {
         Ok(redis::Value::ServerError(inner)) => inner,
@@ -385,7 +385,7 @@ mod tests {
         }
     }
 
-    // Errors within scripts: 6.2, MemoryDB and others wrap them. The texts below are in the format
+    // Redis 6.2, MemoryDB and others wrap errors within scripts. The texts below are in the format
     // of Redis 6.2.14 and 7.0.15.
     #[test]
     fn the_code_is_found_inside_the_error_of_a_script() {

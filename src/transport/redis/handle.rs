@@ -136,7 +136,7 @@ impl Redis {
     consumer_settings!();
 }
 
-// Shows neither user nor password, which the client contains.
+// Shows neither user nor password, which the connector contains.
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")

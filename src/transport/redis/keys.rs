@@ -1,8 +1,8 @@
 //! The names of the keys of a stream and a group, and the prefix of the names of consumers.
 //!
-//! All of them are in the stream's slot of a cluster, by its hash tag. A name without a tag is
-//! wrapped in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is
-//! preceded by its length in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
+//! On a cluster, the hash tag puts all keys in the stream's slot. A name without a tag is wrapped
+//! in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is preceded by
+//! its length in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
 //!
 //! Different streams have different keys. A key of a wrapped name begins with `{`, and the name
 //! ends at the first `}`, since it contains none. Any other key begins with the length of its name.
@@ -13,8 +13,8 @@ use std::fmt::{Display, Write as _};
 use super::server::tag;
 use crate::{error::Error, message::Name};
 
-/// The first part of our consumers' names, followed by the consumer's lease: `scripts/holder.lua`
-/// judges idle entries by it. Consumers with other names renew no leases.
+/// The first part of our consumers' names. The consumer's lease follows, and `scripts/holder.lua`
+/// reads it there. Consumers with other names renew no leases.
 pub(super) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// The keys of a stream and one of its groups.
@@ -42,8 +42,8 @@ pub(super) struct Keys {
 
 impl Keys {
     /// # Errors
-    /// If the stream's name has a `}` outside a hash tag, since no key could be put in its slot, or
-    /// if it is a key of another stream.
+    /// If the stream's name has a `}` and no hash tag, since no key could be put in its slot, or if
+    /// the name is a key of another stream.
     pub(super) fn new(stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {
@@ -80,7 +80,8 @@ impl Keys {
         format!("{}:idem:{key}", self.base)
     }
 
-    /// The key that lets only one of the group's workers do this step of upkeep at a time.
+    /// The throttle of a step of upkeep: while this key exists, no other worker of the group does
+    /// the step.
     pub(super) fn throttle(&self, what: impl Display) -> String {
         format!("{}:gate:{what}:{}", self.base, self.group)
     }

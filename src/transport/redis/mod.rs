@@ -35,11 +35,11 @@
 //!
 //! # Ordering
 //! Messages are on the stream in the order of the calls that sent them, as long as none of them has
-//! to wait in the queue. Two that are sent during a reconnect may change places.
+//! to wait in the queue. Two messages that are sent during a reconnect may change places.
 //!
 //! # Back-pressure
 //! The handle is always ready. Commands that are queued or in flight are bounded to 4096 commands
-//! and 32 MiB; a call beyond that waits in its future, first come, first served. A larger
+//! and 32 MiB; a call beyond these limits waits in its future, first come, first served. A larger
 //! message passes alone.
 //!
 //! # Cancel safety
@@ -67,9 +67,9 @@
 //!
 //! # Connections
 //! One connection sends everything. The first task that [replicas](crate::client::Call::replicas)
-//! confirm adds one for such tasks, which wait there and hold up nothing else. The first request adds one that subscribes to this client's
-//! reply channel, and the first reliable request adds one that reads all reply streams. They close
-//! with the last clone of the handle.
+//! confirm adds a connection for such tasks, so that they hold up nothing else while they wait. The
+//! first request adds one that subscribes to this client's reply channel, and the first reliable
+//! request adds one that reads all reply streams. They close with the last clone of the handle.
 //!
 //! # Credentials and TLS
 //! A URL has a fixed user and password. [`RedisBuilder::credentials`] takes a provider instead, for
@@ -94,19 +94,19 @@
 //! ```
 //!
 //! The provider is asked for each connection. A password without an expiry may change at any time:
-//! connections that exist stay logged in, and new ones log in with what the provider returns then.
+//! connections that exist stay logged in, and new ones ask the provider again.
 //!
 //! Credentials that expire are renewed when a quarter of their lifetime is left, or five minutes if
 //! that is less. The connection sends `AUTH` between its other commands: it stays open, and no
-//! command is lost or repeated. A connection in a blocking read sends it after the read, which takes
-//! up to 2 s, so a lifetime of less than 10 s is too short. If the provider fails, or the server
-//! refuses what it returned, the old login stays in use, a warning says why, and another attempt
-//! follows, with a back-off of up to 2 s.
+//! command is lost or repeated. A connection in a blocking read sends it after the read, which
+//! takes up to 2 s, so a lifetime of less than 10 s is too short. If the provider fails, or the
+//! server refuses its credentials, the old login stays in use, a warning says why, and another
+//! attempt follows, with a back-off of up to 2 s.
 //!
 //! A connection that subscribes to events or to fast replies is renewed in the same way over RESP3,
 //! which every server since Redis 6 speaks. Over RESP2 a subscriber may not log in, so it connects
-//! again before the expiry: events in between are lost, and fast requests that wait for a reply fail,
-//! as with any other loss of this connection.
+//! again before the expiry: events in between are lost, and fast requests that wait for a reply
+//! fail, as with any other loss of this connection.
 //!
 //! With the feature `redis-rustls`, [`RedisBuilder`] takes certificates for `rediss` URLs
 //! (`ca_certificate`, `client_certificate`), and the name to expect in the certificates of servers
@@ -120,16 +120,17 @@
 //! | `redis+sentinel://host1,host2,host3/mymaster/0` | the primary with this name, found by asking the Sentinels |
 //! | `redis+cluster://host1,host2,host3` | a Redis Cluster; the hosts are some of its nodes, and any may be down |
 //!
-//! With `rediss` in place of `redis` the connections, also those to Sentinels, use TLS. The user and
-//! the password in a URL are for the Redis servers; `?sentinel_username=…&sentinel_password=…`, or
-//! [`RedisBuilder::sentinel_credentials`], is the login of the Sentinels.
+//! With `rediss` in place of `redis` the connections, also those to Sentinels, use TLS. The user
+//! and the password in a URL are for the Redis servers; `?sentinel_username=…&sentinel_password=…`,
+//! or [`RedisBuilder::sentinel_credentials`], is the login of the Sentinels.
 //!
 //! A connection belongs to the primary that has its stream, not to an address: it is looked up for
-//! each connection, and every 5 s. A connection ends when another server is known to be the primary.
-//! A server that was demoted is left within seconds, also by subscribers, which it would serve on.
-//! On a cluster all keys of a stream are in one slot, each primary in use has one connection for
-//! commands, and each slot with reliable requests one that reads replies. A worker reads each slot of
-//! its streams over a connection, up to 16, in turn; priority and weights need streams of one slot.
+//! each connection, and every 5 s. A connection ends when another server is known to be the
+//! primary. A server that was demoted is left within seconds, also by subscribers, although it
+//! would still serve them. On a cluster all keys of a stream are in one slot, each primary in use
+//! has one connection for commands, and each slot with reliable requests one that reads replies. A
+//! worker reads each slot of its streams over a connection, up to 16, in turn; priority and weights
+//! need streams of one slot.
 //!
 //! # Rights
 //! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
@@ -150,9 +151,9 @@
 //! | publishes events | `&<event names> +publish +role` |
 //! | requests | `&campanile:reply:* +subscribe +ping +role (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
 //!
-//! With `+info` the server's version and its kind are checked, and with `+select` the URL may choose
-//! a database. A connection asks for the role of its server now and then; without `+role` it trusts
-//! that the server is the primary. On a cluster each row also needs
+//! With `+info` the server's version and its kind are checked, and with `+select` the URL may
+//! choose a database. A connection asks for the role of its server now and then; without `+role` it
+//! trusts that the server is the primary. On a cluster each row also needs
 //! `+cluster\|slots +cluster\|info +asking`; a Sentinel asks for
 //! `+sentinel\|get-master-addr-by-name +ping`.
 

@@ -1,12 +1,12 @@
 //! Decodes entries whose fields a script has packed into one value, since a script cannot pass that
-//! many to a command.
+//! many fields to a command.
 
 use bytes::Bytes;
 
 /// The field with the packed fields.
 const BLOB: &str = "~f";
 
-/// Replaces a blob by its fields. A malformed one stays as it is.
+/// Replaces a blob by its fields. A malformed blob stays as it is.
 pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     let Some(at) = fields.iter().position(|(field, _)| field == BLOB) else {
         return fields;
@@ -138,7 +138,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_is_packed_is_unpacked_and_a_part_of_it_is_not(
+        fn packed_fields_are_unpacked_and_a_part_of_them_is_refused(
             fields in any_fields(),
             end in any::<prop::sample::Index>(),
         ) {

@@ -14,11 +14,12 @@ pub(super) struct Options {
     pub(super) allowed_reply_prefixes: Vec<Name>,
     /// The lease of entries that are pending for other libraries' consumers.
     pub(super) foreign_lease: Duration,
-    /// Trim a stream even if other libraries' consumers read it.
+    /// Set if a stream is trimmed even while other libraries' consumers read it.
     pub(super) trim_beside_foreign: bool,
     /// The prefix of the channels of events.
     pub(super) event_prefix: Name,
-    /// The time for which the application's runtime may run no task before its leases end.
+    /// The time for which the application's runtime may run no task before leases are no longer
+    /// renewed.
     pub(super) stall_limit: Duration,
     /// Called when events were missed.
     pub(super) on_event_gap: OnGap,
@@ -46,8 +47,8 @@ impl Redis {
     /// The prefix of the channel on which replies to this client are published. `campanile:reply:`
     /// unless set. Workers must allow it.
     ///
-    /// Go-Broker's clients subscribe to `reply:*` and keep every message, so use that only if the
-    /// server's ACL allows no other.
+    /// Go-Broker's clients subscribe to `reply:*` and keep every message, so use that prefix only
+    /// if the server's ACL allows no other.
     #[must_use]
     pub fn reply_prefix(mut self, prefix: impl Into<Name>) -> Self {
         Arc::make_mut(&mut self.options).reply_prefix = prefix.into();
@@ -91,8 +92,8 @@ impl Redis {
     }
 
     /// The lease of an entry that is pending for another library's consumer, such as a Go worker:
-    /// after it the entry is claimed. Such consumers renew no lease, so this must be longer than
-    /// their slowest handler takes. 5 min unless set.
+    /// the entry is claimed when this lease ends. Such consumers renew no lease, so this must be
+    /// longer than their slowest handler takes. 5 min unless set.
     #[must_use]
     pub fn foreign_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).foreign_lease = lease;
@@ -120,8 +121,8 @@ impl Redis {
     /// Sets whether handled entries are trimmed from a stream that other libraries' consumers read
     /// too. Only entries that every group has finished are trimmed. Off unless set; a stream
     /// without such consumers is always trimmed. A consumer of another library that has nothing
-    /// pending and was silent for longer than its [lease](Self::foreign_lease) does not count; one
-    /// that prevents trimming is named in a warning.
+    /// pending and was silent for longer than its [lease](Self::foreign_lease) does not count. A
+    /// warning names a consumer that prevents trimming.
     #[must_use]
     pub fn trim_beside_foreign_groups(mut self, trim: bool) -> Self {
         Arc::make_mut(&mut self.options).trim_beside_foreign = trim;

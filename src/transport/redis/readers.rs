@@ -1,5 +1,5 @@
 //! All functions that decode responses, in one list, for tests and fuzz targets that pass them
-//! anything else.
+//! malformed responses.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Decodes the server's responses.
 //!
-//! A response of another form than its command or script gives is an error. It must not be ignored,
-//! since the server may have claimed its entries for this process.
+//! A response in another form than that of its command or script is an error. It must not be taken
+//! for an empty response, since the server may have claimed its entries for this process.
 
 use bytes::Bytes;
 

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::{sync::lock, transport::ConnectionState};
 
-/// A source, as a part of its handle's state.
+/// The state of a source, which is a part of its handle's state.
 pub(super) trait SourceState: Send + Sync {
-    /// `None` when it is closed.
+    /// `None` when the source is closed.
     fn state(&self) -> Option<ConnectionState>;
 }
 
@@ -29,7 +29,7 @@ impl SourceStates {
         sources.push(source);
     }
 
-    /// The worst state of them.
+    /// The worst state of the open sources.
     pub(super) fn state(&self) -> ConnectionState {
         let sources = lock(&self.0);
         let states = sources
@@ -42,7 +42,7 @@ impl SourceStates {
 /// The heartbeat of a loop that waits for work and then exchanges commands with the server.
 #[derive(Debug, Default)]
 pub(super) struct Heartbeat {
-    /// The start of the current exchange; `None` while it waits.
+    /// The start of the current exchange; `None` while the loop waits for work.
     since: Mutex<Option<Instant>>,
     /// Set if the last exchange failed.
     failing: AtomicBool,
@@ -64,6 +64,7 @@ impl Heartbeat {
         self.failing.load(Ordering::Relaxed)
     }
 
+    /// Returns `true` if the current exchange has lasted for longer than `patience`.
     pub(super) fn is_late(&self, patience: Duration) -> bool {
         let since = *lock(&self.since);
         since.is_some_and(|since| since.elapsed() > patience)

@@ -11,10 +11,10 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Redis {
     /// The current state of this handle, its clones, and the sources that were opened from them.
     ///
-    /// It sends nothing, and reports the results of loops that run anyway. A worker renews its
-    /// leases at least once a second, so a server that is paused, stopped or cut off shows within a
-    /// few seconds, and so does a blocked loop although a `PING` would succeed. A handle that only
-    /// sends notices a loss with its next command.
+    /// This sends nothing, and reports the results of loops that run anyway. A worker sends a
+    /// command at least every two seconds, so a server that is paused, stopped or cut off shows
+    /// within a few seconds, and so does a blocked loop although a `PING` would succeed. A handle
+    /// that only sends notices a loss with its next command.
     ///
     /// ```no_run
     /// # async fn probe(redis: campanile::Redis) -> u16 {
@@ -44,9 +44,9 @@ impl Redis {
     }
 
     /// Calls `hook` each time that lost subscriptions to events are restored, with the length of
-    /// the gap: events that were published meanwhile are lost, so the application may query their
-    /// subject now. The hook must not block. It applies to sources that are opened from this handle
-    /// later; a second hook replaces the first.
+    /// the gap: events that were published meanwhile are lost, so the application may have to load
+    /// the data that they announced. The hook must not block. It applies to sources that are opened
+    /// from this handle later; a second hook replaces the first.
     ///
     /// Each gap is also a warning on `tracing`.
     #[must_use]

@@ -24,7 +24,7 @@ impl Redis {
     /// since no worker can join it.
     ///
     /// Sends a few commands for the stream and a script for each group, in two round trips. Their
-    /// cost does not grow with the stream.
+    /// cost does not grow with the length of the stream.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses.

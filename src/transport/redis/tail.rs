@@ -26,7 +26,7 @@ use crate::{
 
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// A connection that is silent for this much longer than its read counts as lost.
+/// A connection that is silent for this much longer than its read blocks counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most entries that one read returns.
 const COUNT: usize = 100;
@@ -38,9 +38,9 @@ impl Redis {
     /// or consumer, and claims and acknowledges nothing, so every worker gets its messages as
     /// before. It is for people who want to see what is on a stream, not for work.
     ///
-    /// "Now" is when this returns. Redeliveries and delayed tasks are not on the stream: see
-    /// [`stats`](Self::stats). Entries that every group has finished are trimmed even if they were
-    /// not read here.
+    /// [`TailFrom::Now`] is the time at which this returns. Redeliveries and delayed tasks are not
+    /// on the stream: see [`stats`](Self::stats). Entries that every group has finished are trimmed
+    /// even if they were not read here.
     ///
     /// ```no_run
     /// use campanile::{Redis, transport::redis::TailFrom};
@@ -58,7 +58,7 @@ impl Redis {
     /// ```
     ///
     /// Only [`XREAD`](https://redis.io/docs/latest/commands/xread/) is used, and
-    /// [`XREVRANGE`](https://redis.io/docs/latest/commands/xrevrange/) to find "now".
+    /// [`XREVRANGE`](https://redis.io/docs/latest/commands/xrevrange/) to find [`TailFrom::Now`].
     ///
     /// # Errors
     /// If the server cannot be reached or refuses, or if the id is malformed.
@@ -105,8 +105,8 @@ pub enum TailFrom {
     Now,
     /// The oldest entry.
     Beginning,
-    /// The entry with this id, `<milliseconds>-<sequence>`, or the first behind it. Milliseconds
-    /// alone are a time since 1970.
+    /// The entry with this id, `<milliseconds>-<sequence>`, or the first entry behind it.
+    /// Milliseconds alone are a time since 1970.
     Id(String),
 }
 
@@ -129,13 +129,13 @@ pub struct Tail {
     /// The last entry that was read.
     seen: StreamEntryId,
     /// A separate connection, since a blocked read delays all other commands. Taken out during a
-    /// read: a read that is cancelled would leave its response to the next one.
+    /// read: a read that is cancelled would leave its response to the next read.
     connection: Option<Connection>,
     /// Entries that were read and not returned yet.
     read: VecDeque<TailEntry>,
     /// The size in bytes of the largest recent entry. `XREAD` returns whole entries of any size, so
-    /// a read requests as many of this size as the limit allows. At first it is the limit, so that
-    /// one entry is requested.
+    /// a read requests as many entries of this size as [`BYTES`] allows. At first the size is
+    /// [`BYTES`], so that one entry is requested.
     largest: usize,
 }
 
@@ -143,10 +143,10 @@ pub struct Tail {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TailEntry {
-    /// Its id on the stream. The message of a delayed task has another id.
+    /// The entry's id on the stream. The message of a delayed task has another id.
     pub id: String,
-    /// The message, or the fields that could not be decoded. It is not a delivery: its attempt is
-    /// always the first, and it has no group, deadline or lease.
+    /// The message, or the fields that could not be decoded. The message is not a delivery: its
+    /// attempt is always the first, and it has no group, deadline or lease.
     pub content: Result<Message, Undecodable>,
 }
 
@@ -170,8 +170,9 @@ impl Tail {
     /// Waits for the next entry.
     ///
     /// # Errors
-    /// If the connection is lost it is [disconnected](Error::is_disconnected), or if the server
-    /// refuses. The next call connects again, and continues at the same entry.
+    /// If the server refuses, or the connection is lost: the error is then
+    /// [disconnected](Error::is_disconnected). The next call connects again, and continues at the
+    /// same entry.
     ///
     /// # Cancel safety
     /// No entry is skipped if the future is dropped.
@@ -220,7 +221,7 @@ impl Tail {
         };
         let entries = read(error::check(answer)?)?;
         if let Some(largest) = entries.iter().map(|(_, entry)| entry.bytes()).max() {
-            // It shrinks slowly, since large entries often follow each other.
+            // The size shrinks slowly, since large entries often follow each other.
             self.largest = largest.max(self.largest / 2);
         }
         if let Some((last, _)) = entries.last() {
@@ -238,8 +239,8 @@ impl Tail {
 
     fn lost(&self) -> Error {
         Error::disconnected(format!(
-            "the connection to Redis at {} was lost; what comes next on the stream can be read \
-             once it is there again",
+            "the connection to Redis at {} was lost; the next entries can be read once the server \
+             can be reached again",
             self.connector.address()
         ))
     }

@@ -8,9 +8,9 @@ use redis::{ErrorKind, RedisError, RedisResult};
 use crate::transport::redis::response::{Value, server_error};
 
 /// The most bytes of a line with a length.
-const LENGTH: usize = 32;
+const MAX_LENGTH_LINE: usize = 32;
 /// The most bytes of any other line.
-const LINE: usize = 1 << 20;
+const MAX_LINE: usize = 1 << 20;
 /// The most bytes of a string: a larger allocation is impossible.
 const MAX_STRING: usize = isize::MAX as usize;
 /// The deepest nesting of aggregates. Responses to this crate's commands and scripts nest four
@@ -30,6 +30,7 @@ pub(super) struct Decoder {
     open: Vec<Open>,
 }
 
+/// An aggregate with its elements so far.
 #[derive(Debug)]
 struct Open {
     kind: Aggregate,
@@ -142,7 +143,7 @@ const TOO_LONG: &str = "a length is too large";
 fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
     const NULL: &[u8] = b"-1\r\n";
     let mut length = 0_usize;
-    for (at, &byte) in read.iter().enumerate().take(LENGTH).skip(1) {
+    for (at, &byte) in read.iter().enumerate().take(MAX_LENGTH_LINE).skip(1) {
         match byte {
             b'0'..=b'9' => {
                 let digit = usize::from(byte - b'0');
@@ -159,14 +160,13 @@ fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
             _ => return Err(malformed("a length is not a number")),
         }
     }
-    match read.len() < LENGTH {
+    match read.len() < MAX_LENGTH_LINE {
         true => Ok(None),
         false => Err(malformed("a length does not end")),
     }
 }
 
-/// Decodes a string with a length: the most frequent element; or a verbatim string, or a bulk
-/// error.
+/// Decodes an element with a length: a string, a verbatim string, or a bulk error.
 fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     let (length, start) = match length(read)? {
         Some((Some(length), start)) => (length, start),
@@ -207,8 +207,8 @@ fn line(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     if !b"+-:_#,(".contains(&kind) {
         return Err(malformed("an unknown type"));
     }
-    let Some(end) = read.iter().take(LINE).position(|&byte| byte == b'\n') else {
-        return match read.len() < LINE {
+    let Some(end) = read.iter().take(MAX_LINE).position(|&byte| byte == b'\n') else {
+        return match read.len() < MAX_LINE {
             true => Ok(None),
             false => Err(malformed("a line does not end")),
         };
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn aggregates_nest_only_so_deep() {
+    fn aggregates_that_nest_too_deep_are_an_error() {
         let nested = |depth| format!("{}*0\r\n", "*1\r\n".repeat(depth));
         assert!(decoded(&nested(MAX_DEPTH)).unwrap().is_some());
         decoded(&nested(MAX_DEPTH + 1)).unwrap_err();
@@ -274,7 +274,7 @@ mod tests {
             assert_eq!(matches!(decoded(said), Ok(None)), waits, "{said:?}");
         }
         for kind in ["*", "$"] {
-            let endless = kind.to_owned() + &"1".repeat(LENGTH);
+            let endless = kind.to_owned() + &"1".repeat(MAX_LENGTH_LINE);
             decoded(&endless).unwrap_err();
             let nothing = decoded(&format!("{kind}-1\r\n"));
             assert_eq!(nothing.unwrap(), Some(Value::Nil));
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn resp3_is_decoded_as_what_resp2_has_in_its_place() {
+    fn types_of_resp3_are_decoded_as_their_equivalents_in_resp2() {
         let text = |text: &'static str| Value::Text(text.into());
         for (said, expected) in [
             ("_\r\n", Value::Nil),

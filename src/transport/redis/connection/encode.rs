@@ -157,7 +157,7 @@ pub(in crate::transport::redis) fn argument(out: &mut Vec<u8>, arg: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Encodes the same command by redis-rs.
+    /// A command that redis-rs encodes.
     fn cmd(args: &[&str]) -> Cmd {
         let mut cmd = Cmd::new();
         cmd.arg(args);

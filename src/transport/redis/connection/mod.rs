@@ -34,9 +34,10 @@ use super::{
     server::{Departure, Renewal},
 };
 
-/// The size of a read buffer, and the free space below which a new one is allocated. Responses are
-/// not copied: a slice keeps its whole buffer (see [`copy_if_small`]).
+/// The size of a read buffer. Responses are not copied: a slice keeps its whole buffer (see
+/// [`copy_if_small`]).
 const READ_BUFFER: usize = 64 << 10;
+/// A new read buffer is allocated when less than this is free.
 const LEAST_FREE: usize = 4 << 10;
 /// Payloads of fewer bytes are copied out of the read buffer.
 const SMALL: usize = 4 << 10;
@@ -62,8 +63,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// If a caller stops waiting for its response, the next caller skips that response.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    /// Encoded commands, and the number of their bytes that were written.
+    /// Encoded commands.
     out: Vec<u8>,
+    /// The number of bytes of `out` that were written.
     sent: usize,
     /// Bytes that were read and not decoded yet.
     read: BytesMut,
@@ -73,11 +75,12 @@ pub(super) struct Connection {
     blocked: bool,
     /// The number of commands without a response.
     due: usize,
-    /// Resolves when the server is not the right one any more.
+    /// Resolves when the server is not the primary of its place any more.
     departure: Option<Departure>,
     /// Renews credentials that expire.
     renewal: Option<Renewal>,
-    /// The number of responses that come before that to a renewal; `None` if there is none.
+    /// The number of responses that are due before the response to a renewal; `None` if no renewal
+    /// was sent.
     before_renewal: Option<usize>,
     is_resp3: bool,
 }
@@ -110,14 +113,14 @@ impl Connection {
         self.is_resp3
     }
 
-    /// Ends the connection with an error when this resolves: its server is not the primary any
-    /// more, although it may go on to answer.
+    /// Ends the connection with an error when `departure` resolves: the server is not the primary
+    /// any more, although it may go on to answer.
     pub(super) fn ends_with(&mut self, departure: Departure) {
         self.departure = Some(departure);
     }
 
-    /// Sends the command of this renewal, between others, when it is due. Its response is no answer
-    /// to a caller.
+    /// Sends the command of this renewal, between others, when it is due. No caller gets its
+    /// response.
     pub(super) fn renews_with(&mut self, renewal: Renewal) {
         self.renewal = Some(renewal);
     }
@@ -144,8 +147,8 @@ impl Connection {
         self.out.len() - self.sent
     }
 
-    /// Polls the response to the oldest command without one, which may be an error of the server.
-    /// An `Err` means that the connection is lost, even if no response is due.
+    /// Polls the response to the oldest command that has none yet. It may be an error of the
+    /// server. An `Err` means that the connection is lost, even if no response is due.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let answer = loop {
             self.poll_renewal(cx);
@@ -156,7 +159,7 @@ impl Connection {
                 answer => break answer,
             }
         };
-        // A server writes this error when it accepts a connection, so it responds to no command.
+        // A server writes this error when it accepts a connection. It is no response to a command.
         if let Value::ServerError(unasked) = &answer
             && unasked.details().is_some_and(error::has_too_many_clients)
         {
@@ -185,8 +188,7 @@ impl Connection {
         }
     }
 
-    /// Renews the credentials while nothing is sent. A lost connection is noticed by the next
-    /// command.
+    /// Renews the credentials while nothing is sent. The next command notices a lost connection.
     ///
     /// # Cancel safety
     /// Dropping the future loses no response to a caller.
@@ -224,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// Waits until the server is not the right one any more.
+    /// Polls until the server is not the primary of its place any more.
     fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let Some(departure) = &mut self.departure else {
             return Poll::Pending;
@@ -285,8 +287,8 @@ impl Connection {
         self.pipeline_before(commands, commands.len()).await
     }
 
-    /// Sends commands together and returns the responses to the `first` ones. The others may
-    /// come much later: [`answer`](Self::answer) returns them.
+    /// Sends commands together and returns the responses to the first `first` commands. The other
+    /// responses may come much later: [`answer`](Self::answer) returns them.
     pub(super) async fn pipeline_before(
         &mut self,
         commands: impl IntoIterator<Item = impl Encode>,

@@ -13,12 +13,12 @@ use std::{
 
 use tokio::time::{error::Elapsed, timeout};
 
-/// The number of checks for progress within a timeout. It may be exceeded by the time between two
-/// of them.
+/// The number of checks for progress within a timeout. The timeout may be exceeded by the time
+/// between two checks.
 const STEPS: u32 = 5;
 
-/// The number of bytes that a connection has read, plus those that it has written after it had to
-/// wait for the server. Clones share it.
+/// The number of bytes that a connection has read, plus the bytes that it has written after it had
+/// to wait for the server. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::transport::redis) struct Progress(Arc<AtomicU64>);
 
@@ -31,8 +31,8 @@ impl Progress {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits for `work` on the connection. Fails if there is no progress for `first`, or later for
-    /// `silence`.
+    /// Waits for `work` on the connection. Fails if there is no progress for `first` at the start,
+    /// or for `silence` later.
     pub(in crate::transport::redis) async fn watch<T>(
         &self,
         first: Duration,
@@ -41,7 +41,7 @@ impl Progress {
     ) -> Result<T, Elapsed> {
         let mut work = pin!(work);
         let mut seen = self.bytes();
-        // Fails after the first step if there is no progress.
+        // The first step fails if there is no progress in it.
         let mut quiet = STEPS;
         let mut step = first;
         loop {

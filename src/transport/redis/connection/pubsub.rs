@@ -15,10 +15,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use super::{Connection, Value};
 use crate::transport::redis::{error, server::is_replica};
 
-/// The time between two questions for the server's role: only their responses show that a connection
-/// is half open, or that the server was demoted, which it does not say by itself.
+/// The time between two questions for the server's role. Only a missing response shows that a
+/// connection is half open, and only the role shows that the server was demoted.
 const ASK: Duration = Duration::from_millis(2500);
-/// The longest wait for the response to one.
+/// The longest wait for the response to a question.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// A published message.
@@ -38,24 +38,24 @@ pub(in crate::transport::redis) struct PubSub {
     questions: Interval,
     /// The time of the question whose response is due.
     asked: Option<Instant>,
-    /// Set if that question is the renewal of the credentials.
+    /// Set if the open question is a renewal of the credentials.
     renews: bool,
-    /// Set if a replica is left.
+    /// Set if the connection ends when its server has become a replica.
     needs_primary: bool,
 }
 
 /// A value received over a connection with subscriptions.
 enum Received {
     Published(Published),
-    /// A confirmation of one name of a subscription.
+    /// The confirmation of one channel or pattern.
     Confirmation,
     /// A response to a question.
     Answer,
 }
 
 impl PubSub {
-    /// Uses a connection for subscriptions only. With `needs_primary` it ends when its server has become a
-    /// replica.
+    /// Uses a connection for subscriptions only. With `needs_primary` it ends when its server has
+    /// become a replica.
     pub(in crate::transport::redis) fn new(connection: Connection, needs_primary: bool) -> Self {
         let mut questions = interval_at(Instant::now() + ASK, ASK);
         questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -109,7 +109,8 @@ impl PubSub {
             while let Poll::Ready(received) = self.poll_received(cx) {
                 match received {
                     Ok(Received::Published(published)) => {
-                        // The response comes after the messages before it.
+                        // The response comes after the messages before it, so the wait for it
+                        // starts again.
                         self.asked = self.asked.map(|_| Instant::now());
                         return Poll::Ready(Ok(published));
                     }
@@ -153,7 +154,7 @@ impl PubSub {
         Ok(())
     }
 
-    /// Takes the response to the question, after which the next may be sent.
+    /// Takes the response to the open question. The next question may then be sent.
     fn answered(&mut self, cx: &mut Context<'_>, answer: RedisResult<()>) -> RedisResult<()> {
         self.asked = None;
         if std::mem::take(&mut self.renews)
@@ -164,8 +165,9 @@ impl PubSub {
         self.poll_renewal(cx)
     }
 
-    /// Asks for the server's role. A demoted server serves subscribers on, but clients publish to
-    /// another one. With RESP2 a subscriber may only ask whether the server is there.
+    /// Asks for the server's role. A demoted server still serves subscribers, but clients publish
+    /// to the new primary. With RESP2 a subscriber may send no `ROLE`, so a `PING` only asks
+    /// whether the server is there.
     fn ask(&mut self) {
         let question = match self.needs_primary && self.connection.speaks_resp3() {
             true => "ROLE",
@@ -180,9 +182,8 @@ impl PubSub {
     }
 }
 
-/// Decodes a value from a connection with subscriptions: RESP3 sends as a push what RESP2 sends as
-/// an array.
-/// <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
+/// Decodes a value from a connection with subscriptions: RESP3 sends a push where RESP2 sends an
+/// array. <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
 fn received(value: Value) -> RedisResult<Received> {
     if is_replica(&value) {
         let demoted = io::Error::new(io::ErrorKind::ConnectionAborted, error::DEMOTED);
@@ -224,8 +225,8 @@ mod tests {
 
     use super::*;
 
-    /// A connection to a server that sends this text, and the server's end.
-    async fn told(said: &str) -> (PubSub, DuplexStream) {
+    /// A subscriber of a server that sends this text, and the server's end of the connection.
+    async fn subscriber_of(said: &str) -> (PubSub, DuplexStream) {
         let (ours, mut server) = duplex(4096);
         server.write_all(said.as_bytes()).await.unwrap();
         (PubSub::new(Connection::new(Box::new(ours)), true), server)
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_between_the_confirmations_is_not_lost() {
+    async fn messages_between_the_confirmations_are_not_lost() {
         let said = [
             confirmed("subscribe", "a"),
             words(&["message", "a", "first"]),
@@ -251,7 +252,7 @@ mod tests {
             confirmed("psubscribe", "c*"),
             words(&["pmessage", "c*", "c1", "second"]),
         ];
-        let (mut pubsub, mut server) = told(&said.concat()).await;
+        let (mut pubsub, mut server) = subscriber_of(&said.concat()).await;
         pubsub.subscribe(&[b"a", b"b"], &[b"c*"]).await.unwrap();
         let first = pubsub.next().await.unwrap();
         assert_eq!((first.pattern, &first.channel[..]), (None, &b"a"[..]));
@@ -274,14 +275,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_subscription_is_an_error_with_a_code() {
-        let (mut pubsub, _server) = told("-NOPERM no such right\r\n").await;
+        let (mut pubsub, _server) = subscriber_of("-NOPERM no such right\r\n").await;
         let refusal = pubsub.subscribe(&[b"a"], &[]).await.unwrap_err();
         assert_eq!(refusal.code(), Some("NOPERM"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_answers_no_ping_is_lost() {
-        let (mut pubsub, mut server) = told("").await;
+        let (mut pubsub, mut server) = subscriber_of("").await;
         let started = Instant::now();
         let error = pubsub.next().await.unwrap_err();
         assert!(error.is_timeout(), "{error}");
@@ -297,9 +298,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_answers_pings_is_there_even_where_it_refuses_them() {
+    async fn a_server_that_refuses_pings_is_not_lost() {
         for answer in [words(&["pong", ""]), "-NOPERM no PING\r\n".into()] {
-            let (mut pubsub, mut server) = told("").await;
+            let (mut pubsub, mut server) = subscriber_of("").await;
             let serving = async {
                 for _ in 0..10 {
                     let mut asked = vec![0; words(&["PING"]).len()];
@@ -344,13 +345,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_no_subscriber_is_told_is_a_lost_connection() {
+    async fn a_value_that_no_subscriber_gets_is_a_lost_connection() {
         for said in [
             ":1\r\n".to_owned(),
             words(&["message", "a"]),
             words(&["other"]),
         ] {
-            let (mut pubsub, _server) = told(&said).await;
+            let (mut pubsub, _server) = subscriber_of(&said).await;
             pubsub.next().await.expect_err(&said);
         }
     }

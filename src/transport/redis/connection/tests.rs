@@ -31,7 +31,7 @@ fn runs<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn answers_are_what_the_server_said() {
+async fn answers_are_decoded_as_the_server_sent_them() {
     let (mut connection, mut server) = connected(1024);
     let said = b"+OK\r\n:-7\r\n$-1\r\n*-1\r\n$0\r\n\r\n*2\r\n$4\r\na\r\nb\r\n*0\r\n";
     server.write_all(said).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_refusal_is_an_answer_with_its_code_and_its_text() {
 }
 
 #[tokio::test]
-async fn what_the_stream_does_not_take_at_once_is_sent_while_the_answer_is_waited_for() {
+async fn bytes_that_the_stream_does_not_accept_at_once_are_sent_while_the_caller_waits() {
     let (mut connection, mut server) = connected(7);
     let mut cmd = redis::cmd("ECHO");
     cmd.arg("x".repeat(1000));
@@ -134,7 +134,7 @@ fn any_answer() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn answers_arrive_in_whatever_pieces_they_come(
+    fn answers_may_arrive_in_any_pieces(
         answers in prop::collection::vec(any_answer(), 1..6),
         pieces in prop::collection::vec(1..50_usize, 1..20),
     ) {
@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_is_an_answer_or_a_lost_connection(
+    fn any_bytes_are_answers_or_a_lost_connection(
         said in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..80),
             "([*$:+-][0-9-]{0,3}\r\n){0,12}".prop_map(String::into_bytes),
@@ -181,7 +181,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answer_to_a_command_that_was_given_up_is_nobody_elses() {
+async fn no_other_caller_gets_the_answer_to_a_command_that_was_given_up() {
     let (ours, mut server) = duplex(1024);
     let mut connection = Connection::new(Box::new(ours));
     let ping = redis::cmd("PING");
@@ -204,7 +204,7 @@ async fn the_answer_to_a_command_that_was_given_up_is_nobody_elses() {
     connection.answer().await.expect_err("nothing was asked");
 }
 
-/// A connection whose credentials have to be renewed in three seconds, and every three seconds.
+/// A connection whose credentials have to be renewed every three seconds.
 fn renewed() -> (Connection, DuplexStream) {
     let lifetime = Duration::from_secs(4);
     let provider = move || async move { Ok(Credentials::new("me", "pw").expires_in(lifetime)) };
@@ -227,12 +227,12 @@ async fn credentials_are_renewed_between_commands_and_no_caller_gets_the_respons
     let (mut connection, mut server) = renewed();
     let serving = async {
         reads(&mut server, PING).await;
-        // It comes behind the command without a response.
+        // The renewal comes behind the command without a response.
         reads(&mut server, AUTH).await;
         server.write_all(b":1\r\n+OK\r\n").await.unwrap();
         reads(&mut server, PING).await;
         server.write_all(b":2\r\n").await.unwrap();
-        // And while nothing is sent.
+        // The credentials are also renewed while nothing is sent.
         reads(&mut server, AUTH).await;
         server.write_all(b"+OK\r\n").await.unwrap();
     };
@@ -283,7 +283,8 @@ async fn a_subscriber_renews_its_credentials_over_resp3_and_has_to_connect_again
     connection.set_resp3();
     let mut pubsub = PubSub::new(connection, true);
     let serving = async {
-        // The first question comes before, and the response to the login is not taken for another.
+        // The first question comes before the renewal, whose response is not taken for that of a
+        // question.
         reads(&mut server, b"*1\r\n$4\r\nROLE\r\n").await;
         server.write_all(b"-NOPERM no role\r\n").await.unwrap();
         for answer in ["-WRONGPASS no\r\n", "+OK\r\n"] {

@@ -17,9 +17,10 @@ const MIN_OVERRUN: Duration = Duration::from_millis(200);
 
 /// The read that is blocked now, if there is one.
 pub(super) struct BlockedRead {
-    /// The id of its connection; 0 if no read is blocked.
+    /// The id of the connection on which a read blocks; 0 if no read does.
     connection: AtomicI64,
     pipeline: Pipeline,
+    /// The time by which a read may exceed its `BLOCK` before it is ended.
     overrun: Duration,
 }
 
@@ -32,12 +33,13 @@ impl BlockedRead {
         }
     }
 
-    /// Sets the id of the connection on which a read blocks; 0 if none does.
+    /// Sets the id of the connection on which a read blocks; 0 if no read does.
     pub(super) fn set(&self, connection: i64) {
         self.connection.store(connection, Ordering::SeqCst);
     }
 
-    /// Ends the read. Repeats the command, since it may arrive before the read.
+    /// Ends the blocked read. Repeats `CLIENT UNBLOCK` until the caller drops this future, since
+    /// the command may arrive before the read.
     pub(super) async fn end(&self) -> Infallible {
         loop {
             self.unblock(self.connection.load(Ordering::SeqCst)).await;
@@ -60,9 +62,9 @@ impl BlockedRead {
     /// Ends a read on the connection with this id when it has blocked for longer than its `BLOCK`.
     /// Never returns: the caller waits for the response to the read.
     ///
-    /// Redis 7.2.0 to 7.2.3 restart the `BLOCK` each time that another reader was faster
-    /// (<https://github.com/redis/redis/pull/12998>). The connection is not lost then: the server
-    /// responds after a command on the other connection.
+    /// Redis 7.2.0 to 7.2.3 start the `BLOCK` again each time that another reader takes the awaited
+    /// entry (<https://github.com/redis/redis/pull/12998>). The connection still works then: the
+    /// server responds after a `CLIENT UNBLOCK` on another connection.
     pub(super) async fn end_overrun(&self, connection: i64, block: Duration) -> Infallible {
         sleep(block).await;
         loop {
@@ -75,7 +77,8 @@ impl BlockedRead {
         if connection == 0 {
             return;
         }
-        // Without permission to end it, the read blocks to its end.
+        // An error is ignored: without permission for `CLIENT UNBLOCK`, the read blocks until its
+        // `BLOCK` ends.
         let _ = self
             .pipeline
             .command(unblock(connection), Resend::Never)

@@ -1,7 +1,7 @@
-//! Shows that the application's runtime still runs tasks.
+//! Detects that the application's runtime no longer runs tasks.
 //!
-//! A separate thread renews the leases, so it would keep them for ever if the application hangs. It
-//! therefore stops when no task on the application's runtime was polled lately.
+//! A separate thread renews the leases, and would do so for ever while the application hangs. It
+//! therefore stops when the canary, a task on the application's runtime, was not polled lately.
 
 use std::{
     sync::{Arc, Mutex},

@@ -44,21 +44,24 @@ pub(super) struct Claimer {
     pub(super) allowed_reply_prefixes: Vec<Name>,
 }
 
-/// The scan of the group's pending entries on one stream. It runs between two reads and only if
-/// there is room, so everything it claims can start at once.
+/// The scan of the group's pending entries on one stream. It runs between two reads and claims only
+/// as much as there is demand for, so everything that it claims can start at once.
 pub(super) struct Scan {
     stream: Arc<ServedStream>,
+    /// The time from which the next scan may start.
     next: Instant,
-    /// The position at which to continue, if the last scan found more than there was room for.
+    /// The position at which the scan continues; `None` if it has reached the end.
     position: Option<(WhichStream, String)>,
-    /// The position of the first poison candidate that was skipped because another one runs here.
+    /// The position of the first poison candidate that was skipped because this worker already runs
+    /// another one.
     left: Option<(WhichStream, String)>,
-    /// Set when the scan continues from `left`: it ends with the first poison candidate that it
-    /// claims.
+    /// Set while the scan continues from `left`. Such a scan ends when it has claimed a poison
+    /// candidate.
     resumed: bool,
-    /// Entries that are pending for this consumer but perhaps not in flight.
+    /// Entries that are pending for this consumer but perhaps not in flight. The next scan claims
+    /// those that are not in flight.
     mine: Vec<(WhichStream, StreamEntryId)>,
-    /// Set if the server refused the last dead letters.
+    /// Set while the server refuses dead letters, so that the refusal is logged only once.
     refused: bool,
 }
 
@@ -67,16 +70,17 @@ pub(super) struct Scan {
 pub(super) struct ScanStep {
     /// The start of the next step; empty at the end.
     cursor: String,
+    /// The entries that were claimed.
     taken: Vec<Entry>,
     /// The number of pending entries that were deleted from the stream.
     deleted: u64,
-    /// Entries that were delivered too often, with the fields that contain the reply's address.
+    /// Entries that became dead letters, with only the fields of the reply address.
     dead: Vec<Entry>,
     /// The number of older dead letters that were removed to make room.
     dropped: u64,
     /// The first poison candidate that was skipped; empty if there was none.
     left: String,
-    /// Entries that are pending for this consumer but idle.
+    /// Idle entries that are pending for this consumer.
     mine: Vec<StreamEntryId>,
     /// The server's error when it refused dead letters; empty if there was none.
     refused: String,
@@ -85,7 +89,7 @@ pub(super) struct ScanStep {
 }
 
 impl ScanStep {
-    /// Decodes the script's response. `None` if the scan was throttled or too late.
+    /// Decodes the script's response. `None` if the scan was throttled, or carried out too late.
     pub(super) fn read(answer: Value, which: WhichStream) -> Result<Option<Self>, Error> {
         if answer == Value::Nil {
             return Ok(None);
@@ -135,10 +139,9 @@ impl Scan {
         }
     }
 
-    /// Returns `true` if a scan is due. `may` is `false` while this consumer may not claim: see
-    /// [`Claimer::until`].
-    pub(super) fn is_due(&mut self, claimer: &Claimer, may: bool) -> bool {
-        if !may {
+    /// Returns `true` if a scan is due. `may_claim` is `false` while [`Claimer::until`] is `None`.
+    pub(super) fn is_due(&mut self, claimer: &Claimer, may_claim: bool) -> bool {
+        if !may_claim {
             self.position = None;
             return false;
         }
@@ -163,7 +166,7 @@ impl Scan {
         let mut taken = Vec::new();
         // A scan that continues is not throttled.
         let mut throttle = self.position.is_none();
-        let throttled = throttle;
+        let from_start = throttle;
         // Set before the steps, so that a failed scan is not repeated at once.
         self.next = Instant::now() + claimer.member.interval();
         if throttle {
@@ -220,12 +223,13 @@ impl Scan {
                 }
                 (true, WhichStream::Retry(_)) => {
                     // Only a scan of the whole list shows that dead letters are accepted again.
-                    self.refused &= !throttled || !refused.is_empty();
+                    self.refused &= !from_start || !refused.is_empty();
                     return Ok(taken);
                 }
             };
         }
-        // The list is longer than one scan. A restart would never reach its end.
+        // The list is longer than the steps of one scan. Scans from the start would never reach the
+        // end.
         self.position = Some((which, cursor));
         Ok(taken)
     }
@@ -258,9 +262,9 @@ impl Claimer {
         self.health.until(max_between).filter(|_| healthy)
     }
 
-    /// Runs one step of the scan. A server that was paused carries commands out when it continues,
-    /// so the step does nothing after `until` on Redis's clock. `None` if it was too late or
-    /// throttled.
+    /// Runs one step of the scan. A server that was paused carries old commands out when it
+    /// continues, so the step does nothing after `until` on Redis's clock. `None` if the step was
+    /// too late or throttled.
     async fn step(
         &self,
         (stream, which, cursor): (&ServedStream, WhichStream, &str),
@@ -271,8 +275,8 @@ impl Claimer {
     ) -> Result<Option<ScanStep>, Error> {
         let throttle_key = stream.keys.throttle("scan");
         let keys = [stream.key_of(which), &throttle_key, &stream.keys.dead];
-        // A little less than the interval, or the worker that set the throttle would miss every
-        // second scan.
+        // A little shorter than the interval. Otherwise the worker that set the throttle would miss
+        // every second scan because of it.
         let throttled_for =
             throttle.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
         let candidates = !self.poison.is_taken();
@@ -316,7 +320,7 @@ impl Claimer {
         }
         self.report.letters_dropped(stream, step.dropped);
         for entry in step.dead.drain(..) {
-            let reason = "deliveries used up by workers that are gone";
+            let reason = "its deliveries were used up by dead workers";
             self.report.counters.dead.increment();
             self.report
                 .never_settled(stream, entry.id, entry.deliveries, reason);
@@ -325,7 +329,7 @@ impl Claimer {
         Ok(Some(step))
     }
 
-    /// Sends the requester of a dead request an error.
+    /// Replies with an error to a request that became a dead letter.
     fn answer_dead(&self, stream: &ServedStream, id: StreamEntryId, address: Option<ReplyTo>) {
         let Some(address) = address else { return };
         let answer = Err(RpcError::unavailable("the request could not be handled"));

@@ -35,8 +35,8 @@ impl ServerClock {
         Ok(clock)
     }
 
-    /// Sets the clock from a response to `TIME` that was just received. On an error it stays as it
-    /// is.
+    /// Sets the clock from a response to `TIME` that was just received. On an error the clock does
+    /// not change.
     pub(super) fn set(&self, time: Value) -> Result<(), Error> {
         let [seconds, microseconds] = integers(time)?;
         let milliseconds = seconds
@@ -62,7 +62,7 @@ impl ServerClock {
         Duration::from_millis(elapsed.unsigned_abs())
     }
 
-    /// The time since Redis's clock showed this value, in milliseconds.
+    /// The time since Redis's clock showed this many milliseconds.
     pub(super) fn since(&self, milliseconds: u64) -> Duration {
         let at_start = self.at_start.load(Ordering::Relaxed);
         let now = at_start.saturating_add(self.elapsed());

@@ -61,8 +61,8 @@ impl Deliverer {
             if served.as_ref().is_none_or(|stream| stream.index != index) {
                 served = self.streams.get(index);
             }
-            // A stream that is no longer served should have nothing pending. Its leases expire if
-            // it has.
+            // A stream is retired only when nothing is pending there. If an entry arrives all the
+            // same, its lease expires.
             if let Some(stream) = &served {
                 deliveries.extend(self.delivery(stream, entry, guard));
             }
@@ -167,8 +167,8 @@ impl Deliverer {
     }
 }
 
-/// The original stream and id of an entry on the retry stream, and the number of its deliveries so
-/// far.
+/// Decodes the fields that entries of the retry stream have: the id of the message's first entry,
+/// as text and decoded, and the number of attempts so far.
 pub(super) fn origin(
     fields: &[(Bytes, Bytes)],
     text: Bytes,
@@ -191,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_origin_is_an_id_and_otherwise_the_entrys_own(
+        fn a_malformed_origin_is_replaced_by_the_entrys_own_id(
             fields in prop::collection::vec(("~[oax]", "[-0-9a]{0,24}"), 0..4),
         ) {
             let own = StreamEntryId::parse(b"7-1").unwrap();

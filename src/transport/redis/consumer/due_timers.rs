@@ -15,9 +15,9 @@ pub(super) struct DueTimers {
 }
 
 impl DueTimers {
-    /// Sets the timer of a stream to this time from now, unless it is set to an earlier one.
+    /// Sets the timer of a stream to this time from now, unless it is set to an earlier time.
     pub(super) fn set(&self, stream: u32, after: Duration) {
-        // A time that cannot be represented is never waited for.
+        // A time that is too late to be represented is ignored.
         let Some(at) = Instant::now().checked_add(after) else {
             return;
         };

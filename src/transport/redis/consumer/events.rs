@@ -36,9 +36,11 @@ pub(super) struct EventSubscriber {
     events: HashMap<Vec<u8>, Name>,
     /// Patterns of event names by channel pattern.
     patterns: HashMap<Vec<u8>, Name>,
-    /// Events to be handed over next.
+    /// Events that are handed over next.
     batch: Vec<Message>,
+    /// The number of dropped events that no warning has reported yet.
     dropped: usize,
+    /// The time of the last warning about dropped events.
     warned: Option<Instant>,
 }
 
@@ -154,8 +156,8 @@ impl EventSubscriber {
         }
     }
 
-    /// Hands over this event together with those already received: waking the task that waits for
-    /// them costs the same for one as for many.
+    /// Hands over this event together with the events already received, since each hand-over wakes
+    /// the receiving task once.
     fn events(
         &mut self,
         first: Published,
@@ -187,7 +189,7 @@ impl EventSubscriber {
     }
 
     fn message(&self, event: Published) -> Message {
-        // A pattern matches channels with any bytes, so the name may not be valid text.
+        // A pattern matches channels with any bytes, so the name may not be UTF-8.
         let known = (event.pattern.is_none()).then(|| self.events.get(&event.channel[..]));
         let name = match known.flatten() {
             Some(name) => name.clone(),

@@ -35,11 +35,11 @@ pub(super) enum Joining {
     Joined {
         others: Vec<String>,
     },
-    /// The group is new, and the stream has other groups.
+    /// The group does not exist, no start position was chosen, and the stream has other groups.
     Choose {
         others: Vec<String>,
     },
-    /// A key has another type.
+    /// A key exists and is not a stream.
     NoStream {
         key: String,
         kind: String,
@@ -67,7 +67,7 @@ impl Joining {
                 (Some(key), Some(kind)) => Ok(Self::NoStream { key, kind }),
                 _ => Err(unexpected("a key and its type", "nothing")),
             },
-            _ => Err(unexpected("what came of joining", "another text")),
+            _ => Err(unexpected("the result of joining", "another text")),
         }
     }
 }
@@ -90,7 +90,7 @@ impl Membership {
         if !others.is_empty() && !self.knows_unknown_names {
             return Err(Error::config(format!(
                 "the stream `{}` has other groups ({}), so messages that this worker does not know \
-                 may be theirs; say what is to become of them: \
+                 may be theirs; choose what happens to them: \
                  `.unknown_names(UnknownNames::Ignore)` leaves them to the others, \
                  `.unknown_names(UnknownNames::Fail)` treats them as failed",
                 stream.keys.stream,
@@ -150,8 +150,8 @@ impl Membership {
         }
     }
 
-    /// Tries each permission that is needed only later, without any effect, so that a missing one
-    /// is an error now.
+    /// Sends commands without effect that need the permissions of later commands, so that a missing
+    /// permission is an error now.
     async fn try_rights(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
         // A new consumer has no history, so reading it increments no delivery counts.
         let keys = streams

@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// The streak of renewals. After Redis was paused every consumer looks silent. Only a consumer that
-/// has renewed its own leases for a whole lease can tell that another one has not.
+/// The current streak of successful renewals. After Redis was paused every consumer looks silent.
+/// Only a consumer that has renewed its own leases for a whole lease can tell that another one has
+/// not.
 #[derive(Debug, Default)]
 pub(super) struct RenewalHealth(Mutex<Option<Streak>>);
 
@@ -24,7 +25,7 @@ struct Streak {
 pub(super) struct ClockReading {
     pub(super) asked: Instant,
     pub(super) answered: Instant,
-    /// In milliseconds.
+    /// Redis's time, in milliseconds.
     pub(super) on_server: i64,
 }
 
@@ -32,9 +33,9 @@ impl RenewalHealth {
     /// Records a renewal that has just succeeded, with its reading of Redis's clock.
     ///
     /// The streak starts again if the renewal came later than `max_between`. It also starts again
-    /// if Redis's clock went forward by a `tick` more than the monotonic clock: all entries look
-    /// idle by that much until each holder has renewed once more. After a step back no entry looks
-    /// idle, so the streak continues.
+    /// if Redis's clock stepped forward: if it gained more than a `tick` on the monotonic clock.
+    /// All entries then look idle for the length of the step until their consumers renew them.
+    /// After a step back no entry looks idle, so the streak continues.
     pub(super) fn renewed(&self, reading: ClockReading, max_between: Duration, tick: Duration) {
         let now = Instant::now();
         let mut streak = lock(&self.0);
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_renewal_that_waited_for_the_server_health_begins_anew() {
+    async fn a_late_renewal_starts_the_streak_again() {
         let (health, second) = (RenewalHealth::default(), Duration::from_secs(1));
         let renew = |on_server| health.renewed(reading(on_server), second, second / 10);
         renew(0);

@@ -19,7 +19,7 @@ use crate::{
     transport::redis::entry::{StreamEntryId, WhichStream},
 };
 
-/// The key of a delivery.
+/// The key of a delivery: the stream and the id of its entry.
 pub(super) type Key = (WhichStream, StreamEntryId);
 
 /// The deliveries whose leases are renewed: from the fetch until the server has confirmed the
@@ -38,15 +38,16 @@ struct Deliveries {
     by_key: HashMap<Key, InFlightEntry>,
     /// The number of deliveries that are not settling.
     running: usize,
-    tenures: u64,
+    /// The number of the delivery that was added last.
+    last_number: u64,
 }
 
 #[derive(Debug)]
 struct InFlightEntry {
-    /// Distinguishes this delivery from an earlier one of the same entry, which was lost and
-    /// fetched again.
-    tenure: u64,
+    /// Distinguishes this delivery from an earlier delivery of the same entry, which was lost.
+    number: u64,
     lease: Lease,
+    /// The time at which the last command that renewed the lease was sent.
     renewed: Instant,
     /// Set before the settlement is sent. A later "not pending" may be its effect, so it is not
     /// reported as a lost lease.
@@ -64,10 +65,10 @@ impl InFlightTable {
         let mut guards = Vec::with_capacity(keys.len());
         let mut deliveries = self.lock();
         for key in keys {
-            deliveries.tenures += 1;
-            let (tenure, lease) = (deliveries.tenures, Lease::new());
+            deliveries.last_number += 1;
+            let (number, lease) = (deliveries.last_number, Lease::new());
             let entry = InFlightEntry {
-                tenure,
+                number,
                 lease: lease.clone(),
                 renewed: at,
                 settling: false,
@@ -79,7 +80,7 @@ impl InFlightTable {
             guards.push(LeaseGuard {
                 table: self.clone(),
                 key,
-                tenure,
+                number,
                 lease,
                 verdict_given: false,
                 released: false,
@@ -158,9 +159,9 @@ impl InFlightTable {
         }
     }
 
-    /// Removes a delivery that is no longer pending for this consumer. Returns its lease, to be
-    /// [lost](Lease::lose) once the loss is counted. `None` if it is not in the table, or is
-    /// settling.
+    /// Removes a delivery that is no longer pending for this consumer. Returns its lease, which the
+    /// caller marks as [lost](Lease::lose) after it has counted the loss. `None` if it is not in
+    /// the table, or is settling.
     pub(super) fn lose(&self, key: Key) -> Option<Lease> {
         let mut deliveries = self.lock();
         let entry = deliveries.by_key.get(&key).filter(|it| !it.settling)?;
@@ -185,7 +186,7 @@ impl InFlightTable {
 impl Deliveries {
     fn of(&mut self, guard: &LeaseGuard) -> Option<&mut InFlightEntry> {
         let entry = self.by_key.get_mut(&guard.key)?;
-        (entry.tenure == guard.tenure).then_some(entry)
+        (entry.number == guard.number).then_some(entry)
     }
 
     fn remove(&mut self, guard: &LeaseGuard) {
@@ -200,7 +201,7 @@ impl Deliveries {
 pub(super) struct LeaseGuard {
     table: Arc<InFlightTable>,
     pub(super) key: Key,
-    tenure: u64,
+    number: u64,
     pub(super) lease: Lease,
     verdict_given: bool,
     released: bool,
@@ -262,8 +263,8 @@ mod tests {
         let (_running, settling) = (add(&table, "1-1"), add(&table, "1-2"));
         table.mark_settling([&settling]);
         assert!(table.lose(key("1-1")).is_some());
-        assert!(table.lose(key("1-1")).is_none(), "it is known");
-        assert!(table.lose(key("1-2")).is_none(), "it may be our own doing");
+        assert!(table.lose(key("1-1")).is_none(), "the loss is known");
+        assert!(table.lose(key("1-2")).is_none(), "it may have settled");
         assert!(table.contains(key("1-2")));
     }
 
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_of_a_lost_delivery_leaves_the_one_that_was_fetched_after_it() {
+    fn a_guard_of_a_lost_delivery_leaves_the_delivery_that_was_fetched_after_it() {
         let table = Arc::default();
         let lost = add(&table, "1-1");
         table.lose(key("1-1")).unwrap().lose();
@@ -306,7 +307,7 @@ mod tests {
         table.release([&mut first]);
         let wait = Duration::from_secs(1);
         let settled = tokio::time::timeout(wait, table.all_settled()).await;
-        settled.expect_err("one is on its way");
+        settled.expect_err("the second verdict is not confirmed");
         drop(second);
         table.all_settled().await;
     }

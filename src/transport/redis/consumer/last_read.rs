@@ -1,4 +1,4 @@
-//! The settlements of the last read's deliveries, while the next read waits for them.
+//! Collects the settlements of the last read's deliveries while the next read waits for them.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use tokio::{
 use super::settlement::Settlement;
 use crate::sync::lock;
 
-/// The longest wait.
+/// The longest time for which the next read waits.
 const MAX_WAIT: Duration = Duration::from_millis(1);
 /// If handling took longer than this, reads stop waiting: other messages should not wait for a slow
 /// handler.
@@ -25,18 +25,22 @@ const MAX_HANDLING: Duration = Duration::from_micros(200);
 /// The deliveries of the last read, while the fetch waits for their settlements.
 #[derive(Default)]
 pub(super) struct LastRead {
+    /// Set while the fetch waits. Spares the lock while it does not.
     is_open: AtomicBool,
     waiting: Mutex<Option<Waiting>>,
+    /// Notified when no settlement is missing.
     complete: Notify,
 }
 
 struct Waiting {
     settlements: Vec<Settlement>,
+    /// The number of settlements that have not come yet.
     missing: usize,
 }
 
 impl LastRead {
-    /// Takes a settlement that is only an acknowledgement, if the fetch waits for it.
+    /// Takes the settlement if the fetch waits for it and it is only an acknowledgement. Otherwise
+    /// returns it.
     pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
         if !self.is_open.load(Ordering::SeqCst) {
             return Some(settlement);
@@ -56,6 +60,7 @@ impl LastRead {
         None
     }
 
+    /// Starts to wait for the settlements of this many deliveries.
     pub(super) fn open(&self, deliveries: usize) {
         *lock(&self.waiting) = Some(Waiting {
             settlements: Vec::with_capacity(deliveries),
@@ -64,7 +69,8 @@ impl LastRead {
         self.is_open.store(true, Ordering::SeqCst);
     }
 
-    /// Waits for the settlements. Returns those that came, and whether all of them came soon.
+    /// Waits for the settlements. Returns the acknowledgements among them, and `true` if all
+    /// settlements came within [`MAX_HANDLING`].
     pub(super) async fn gather(&self) -> (Vec<Settlement>, bool) {
         let began = Instant::now();
         let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();

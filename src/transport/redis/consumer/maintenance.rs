@@ -22,11 +22,11 @@ use crate::transport::redis::{
     scripts,
 };
 
-/// The most streams that one tick maintains, since a script blocks the server. The others follow in
-/// the next ticks.
+/// The most streams that one tick maintains, since a script blocks the server. The other streams
+/// follow in the next ticks.
 const MAX_MAINTAINED: usize = 256;
-/// The longest time between two trims of a stream without progress in this group. Another group may
-/// have made some.
+/// The time between two trims of a stream while this group makes no progress: other groups may make
+/// some.
 const IDLE_TRIM: Duration = Duration::from_secs(30);
 /// The time between two trims, by any worker.
 const TRIM: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ pub(super) struct Maintenance {
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) due: Arc<DueTimers>,
-    /// When it is stopped this consumer no longer marks itself as alive.
+    /// After the buffer was stopped, this consumer no longer marks itself as alive.
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
     pub(super) foreign_lease: Duration,
@@ -64,8 +64,9 @@ struct Last {
     sign_of_life: Instant,
     trim: Instant,
     reap: Instant,
-    /// The state of the group at the last trim, and now.
+    /// The state of the group at the last trim.
     trimmed_at: Option<GroupFacts>,
+    /// The state of the group at the last tick.
     facts: Option<GroupFacts>,
     /// The consumer that was last reported to prevent trimming.
     blocked: Option<(Bytes, Instant)>,
@@ -86,8 +87,8 @@ impl Last {
 }
 
 impl Maintenance {
-    /// Delivers the due messages of these streams: redelivered ones to the retry stream, delayed
-    /// tasks to the stream itself.
+    /// Delivers the due messages of these streams: redelivered messages to the retry stream,
+    /// delayed tasks to the stream itself.
     pub(super) async fn promote(&self, server: &UpkeepConnection, streams: Vec<u32>) {
         for stream in streams {
             let Some(stream) = self.streams.get(stream) else {
@@ -102,7 +103,7 @@ impl Maintenance {
         }
     }
 
-    /// Moves due messages in slices for a bounded time, since leases are renewed in between.
+    /// Moves due messages in batches for a bounded time, since no leases are renewed meanwhile.
     async fn move_due(&self, server: &UpkeepConnection, stream: &ServedStream, keys: [&str; 3]) {
         let end = Instant::now() + self.member.interval() / 4;
         loop {
@@ -144,7 +145,7 @@ impl Maintenance {
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
 
-    /// The steps of the next tick: for all streams with leases to renew, and for some of the others
+    /// The next tick's streams with their steps: all streams with leases to renew, and the others
     /// in turn.
     pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> TickRequest {
         let streams = self.streams.all();
@@ -168,8 +169,8 @@ impl Maintenance {
                 in_turn.push((stream.clone(), steps));
             }
         }
-        // A little less than the period, or the worker that set the throttle would miss every second
-        // step.
+        // A little shorter than the period. Otherwise the worker that set the throttle would miss
+        // every second step because of it.
         let throttle = |period: Duration| period.as_millis() as u64 * 9 / 10;
         TickRequest {
             foreign_lease: self.foreign_lease.as_millis() as u64,
@@ -185,7 +186,8 @@ impl Maintenance {
     /// The steps that are due on a stream.
     fn steps(&mut self, stream: u32) -> TickSteps {
         let lease = self.member.lease;
-        // After a step of the server's clock every consumer looks dead.
+        // After a step of the server's clock every consumer looks dead, so only a healthy consumer
+        // deletes others.
         let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
         let last = self.turns.last.entry(stream).or_insert_with(Last::now);
         let is_due = |last: &mut Instant, period: Duration| {
@@ -245,7 +247,8 @@ impl Maintenance {
         match tick.trim_blocked {
             Ok(by) => {
                 if by.is_some() {
-                    // Trim again even without progress of this group: that consumer may leave.
+                    // Trims again soon, even without progress of this group: the consumer that
+                    // prevents it may leave.
                     last.trimmed_at = None;
                 }
                 report_blocked(stream, last, by);
@@ -253,11 +256,7 @@ impl Maintenance {
             Err(error) => failed(stream, "the stream could not be trimmed", &error),
         }
         if let Err(error) = tick.reaped {
-            failed(
-                stream,
-                "consumers that are gone could not be deleted",
-                &error,
-            );
+            failed(stream, "dead consumers could not be deleted", &error);
         }
         self.report.letters_dropped(stream, 0);
     }
@@ -268,7 +267,7 @@ fn failed(stream: &ServedStream, what: &str, error: &str) {
     tracing::warn!(%stream, error, "{what}; trying again later");
 }
 
-/// Warns about the consumer that prevents trimming, at most once in [`BLOCKED`]: the stream grows.
+/// Warns that a consumer prevents trimming, so the stream grows. At most once in [`BLOCKED`].
 fn report_blocked(stream: &ServedStream, last: &mut Last, by: Option<(Bytes, Bytes)>) {
     let Some((group, consumer)) = by else { return };
     let known = |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BLOCKED;

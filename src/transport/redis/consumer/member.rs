@@ -9,7 +9,7 @@ use crate::{
     transport::redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
 };
 
-/// A consumer of a group. It uses the same two names on each stream.
+/// A consumer of a group. Both have the same name on each stream.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) group: Name,
@@ -54,8 +54,8 @@ impl Member {
         }
     }
 
-    /// An `XREADGROUP` of this consumer: on each stream the entries behind `from`, or new ones for
-    /// `>`.
+    /// An `XREADGROUP` of this consumer: on each stream the entries behind `from`, or new entries
+    /// for `>`.
     pub(super) fn read_group<'a>(
         &self,
         count: usize,
@@ -84,8 +84,8 @@ impl Member {
     }
 }
 
-/// A unique name: the lease, the host, the process, and a UUID. No host name contains a `=`, which
-/// marks names with a lease.
+/// A unique name: the lease, the host, the process, and a UUID. The `=` marks a name that contains
+/// a lease, since no host name contains a `=`.
 fn consumer(lease: Duration) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()

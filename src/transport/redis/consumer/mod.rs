@@ -15,8 +15,8 @@
 //! ```
 //!
 //! # Cancel safety
-//! A read is never cancelled, since it may have claimed entries: a task reads for `next`. What
-//! arrives after a `next` was dropped is kept for the following call or released.
+//! A task reads for `next`. It never cancels a read, since a read may have claimed entries.
+//! Deliveries that arrive after a `next` was dropped are kept for the following call or released.
 //!
 //! # Delivery guarantee
 //! A settlement is one atomic step on the server. It takes effect only if the entry is still
@@ -97,9 +97,11 @@ pub struct RedisSource {
     settings: Settings,
     report: Arc<Report>,
     buffer: Arc<PrefetchBuffer>,
-    /// One for each slot with streams: one on a single server, and none if the stream is not read.
+    /// The consumers, one for each slot with streams: one on a single server, and none if only
+    /// events are received.
     slots: Vec<SlotConsumer>,
-    /// Kept for the handle, which shows it; `None` without events.
+    /// The state of the subscriptions. Kept here, since the handle that shows it has only a weak
+    /// reference. `None` without events.
     subscriptions: Option<Arc<SubscriptionState>>,
     /// The RPC client of the handle that opened this source. It ends with that handle's last clone,
     /// so the reference is weak.
@@ -150,7 +152,7 @@ fn listed(settings: &Settings) -> Result<SlotStreams, Error> {
         .as_ref()
         .map_or(Ok(()), Streams::validate)?;
     if let Some(registry) = settings.served_registry() {
-        // Only to check the names: the registry's as if it were a stream's.
+        // Checks the registry's name by the rules for the names of streams.
         Keys::new(registry, group)?;
     }
     let listed = settings.listed_streams().into_iter();
@@ -313,7 +315,7 @@ impl Source for RedisSource {
         join_all(self.slots.iter_mut().map(SlotConsumer::stop)).await;
         let (deliveries, events) = self.buffer.rest();
         self.report.counters.events_dropped.add(events as u64);
-        // Without a server the leases expire.
+        // If the server cannot be reached, the leases expire.
         let _ = timeout(self.settings.lease, fetch::release(deliveries)).await;
     }
 

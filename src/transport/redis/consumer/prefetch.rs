@@ -1,9 +1,10 @@
 //! The buffer between the tasks that fetch and `Source::next`, and the demand for more.
 //!
-//! Several tasks, one for each slot of a cluster, share the demand. Of those whose last reads brought
-//! deliveries, the one whose turn is longest ago reserves all that is free, so together they fetch no
-//! more than is wanted. The others read at most one delivery each, which may be more than is wanted:
-//! it waits for the next call, or is released.
+//! Several tasks, one for each slot of a cluster, share the demand. A task is busy if its last read
+//! brought deliveries. Of the busy tasks, the one whose turn is longest ago reserves all demand
+//! that is not reserved yet, so the busy tasks together fetch no more than is wanted. Each other
+//! task reads at most one delivery. That delivery may be more than is wanted: then it waits for the
+//! next call, or is released.
 
 use std::{
     collections::VecDeque,
@@ -34,9 +35,9 @@ pub(super) struct PrefetchBuffer {
     state: Mutex<PrefetchState>,
     /// The most events in the buffer.
     event_buffer: usize,
-    /// Wakes a task that fetches: there is demand, or the buffer was stopped. One for each task.
+    /// Wakes a task that fetches, if there is demand or the buffer was stopped. One for each task.
     wanted: Vec<Notify>,
-    /// Wakes `next`: something has arrived.
+    /// Wakes `next` when something has arrived.
     arrived: Notify,
 }
 
@@ -48,7 +49,7 @@ struct PrefetchState {
     events: VecDeque<Delivery<RedisSettle>>,
     /// The number of deliveries that `next` waits for.
     demand: usize,
-    /// Set if events are handed out first next time. It alternates.
+    /// Set if the next call hands out events first. It alternates.
     events_first: bool,
     fetches: Vec<FetchState>,
     /// The number of turns so far.
@@ -59,11 +60,12 @@ struct PrefetchState {
 /// The state of a task that fetches.
 #[derive(Debug, Clone, Default)]
 struct FetchState {
-    /// The part of the demand that it is fetching.
+    /// The part of the demand that the task is fetching.
     reserved: usize,
     /// Set if its last read brought deliveries.
     is_busy: bool,
-    /// Set while its read waits on the stream: what arrives there needs no demand.
+    /// Set while a read of the task blocks on the stream. New entries end that read, without new
+    /// demand.
     is_reading: bool,
     /// Set while it waits for demand.
     is_waiting: bool,
@@ -114,8 +116,8 @@ impl PrefetchBuffer {
         self.arrived.notify_one();
     }
 
-    /// Waits for at most `max` deliveries. When it is dropped the demand ends, and what arrives
-    /// later is kept.
+    /// Waits for at most `max` deliveries. When the future is dropped the demand ends, and
+    /// deliveries that arrive later stay in the buffer.
     pub(super) async fn take(&self, max: usize) -> Deliveries {
         let _asked = Asked(self);
         self.give_the_stream_its_turn(max).await;
@@ -169,7 +171,8 @@ impl PrefetchBuffer {
         self.lock().stopped
     }
 
-    /// Takes the deliveries that were not handed out, and the number of such events.
+    /// Takes the deliveries and drops the events that were not handed out. Returns the deliveries
+    /// and the number of events.
     pub(super) fn rest(&self) -> (Deliveries, usize) {
         let mut state = self.lock();
         let events = state.events.len();
@@ -182,7 +185,7 @@ impl PrefetchBuffer {
     }
 }
 
-/// A buffer as one of the tasks that fetch for it has it.
+/// The writing end of the buffer, one for each task that fetches.
 #[derive(Debug)]
 pub(super) struct PrefetchWriter {
     buffer: Arc<PrefetchBuffer>,
@@ -205,7 +208,7 @@ impl PrefetchWriter {
 
     /// Waits until the task has something to do.
     pub(super) async fn demanded(&self) -> Demand {
-        let _waiting = Waiting(self);
+        let _waiting = WaitGuard(self);
         loop {
             let surplus = {
                 let mut state = self.buffer.lock();
@@ -242,7 +245,7 @@ impl PrefetchWriter {
         let had_reserved = std::mem::take(&mut fetch.reserved) > 0;
         fetch.is_busy = !deliveries.is_empty();
         state.demand = state.demand.saturating_sub(deliveries.len());
-        // The others may fetch the part that this task has left.
+        // Other tasks may fetch the part that this task had reserved and did not fetch.
         let is_shared = state.fetches.len() > 1 && had_reserved && state.demand > 0;
         let has_some = !deliveries.is_empty();
         if state.ready.is_empty() {
@@ -274,7 +277,7 @@ impl PrefetchWriter {
         self.buffer.is_stopped()
     }
 
-    /// Sleeps until then, or until the buffer is stopped.
+    /// Sleeps for this time, or until the buffer is stopped.
     pub(super) async fn pause(&self, wait: Duration) {
         tokio::select! {
             biased;
@@ -330,7 +333,7 @@ impl PrefetchState {
             return std::mem::take(&mut self.ready).into();
         }
         let mut taken = Vec::new();
-        // Alternates, so that neither starves the other.
+        // Alternates, so that neither queue starves the other.
         let order = match self.events_first {
             true => [&mut self.events, &mut self.ready],
             false => [&mut self.ready, &mut self.events],
@@ -344,10 +347,10 @@ impl PrefetchState {
     }
 }
 
-/// Notes when a task does not wait for demand any more.
-struct Waiting<'a>(&'a PrefetchWriter);
+/// Records, when it is dropped, that a task no longer waits for demand.
+struct WaitGuard<'a>(&'a PrefetchWriter);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         let PrefetchWriter { buffer, number } = self.0;
         let mut state = buffer.lock();
@@ -355,7 +358,7 @@ impl Drop for Waiting<'_> {
         let is_left = state.fetches.len() > 1 && state.demand > 0;
         drop(state);
         if is_left {
-            // Another task may have left the demand to this one.
+            // Another task may have left the demand to this one while it waited.
             buffer.wake();
         }
     }

@@ -120,14 +120,14 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "TIME",
-            // The decoded time shows as an age.
+            // The clock shows its time only as an age.
             read: |answer| Ok((ServerClock::new(answer)?.since(0).as_secs() > 0).to_string()),
             answer: texts("1795430237 570000"),
         },
     ]
 }
 
-/// The streams `s` and `r`.
+/// Finds the streams `s` and `r` of the responses above.
 fn which(name: &[u8]) -> Option<WhichStream> {
     match name {
         b"s" => Some(WhichStream::Primary(0)),

@@ -1,4 +1,5 @@
-//! The streams of a registry: finds those that senders have registered, and retires unused ones.
+//! The streams of a registry: finds the streams that senders have registered, and retires unused
+//! streams.
 
 use std::{
     collections::HashMap,
@@ -55,23 +56,27 @@ impl Changes {
     }
 }
 
-/// The upkeep's view of the registry.
+/// Follows a registry for the upkeep: announces new streams to the fetch, and retires unused
+/// streams.
 pub(super) struct RegistryReader {
     key: String,
     streams: Arc<StreamSet>,
     changes: Arc<Changes>,
-    /// The read to end after changes, so that the fetch carries them out at once.
+    /// The fetch's blocked read. A change ends it, so that the fetch carries the change out at
+    /// once.
     blocked: Arc<BlockedRead>,
     known: HashMap<Name, Known>,
-    /// The time on Redis's clock of the first registrations that are not known yet.
+    /// Registrations before this time are known. In milliseconds on Redis's clock.
     since: i64,
+    /// The time of the last read of the whole registry.
     whole: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// The time of the last registration, on Redis's clock.
+    /// The time of the last registration, in milliseconds on Redis's clock.
     registered: i64,
+    /// The time of the last attempt to retire the stream, or of its last registration here.
     tried: Instant,
 }
 
@@ -104,7 +109,7 @@ impl RegistryReader {
 
     /// Records the registrations that a tick has listed.
     pub(super) fn registered(&mut self, now: i64, registered: Vec<(Name, i64)>) {
-        // The last millisecond is read again, since more may be registered in it.
+        // The last millisecond is read again, since other streams may still be registered in it.
         self.since = now - 1;
         let mut found = Vec::new();
         for (stream, time) in registered {

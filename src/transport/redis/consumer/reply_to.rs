@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// The fields of a request with its reply address. All of them are chosen by the requester, so
-/// untrusted.
+/// The fields of a request that contain its reply address. The requester chooses them, so they are
+/// not trusted.
 #[derive(Debug, Clone)]
 pub(super) struct ReplyTo {
     reply_to: Bytes,
@@ -133,7 +133,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_sent_where_a_requester_wants_it_to_be(
+        fn no_fields_send_a_reply_to_an_address_that_is_not_allowed(
             fields in prop::collection::vec(
                 (prop::sample::select(vec!["reply_to", "correlation_id", "~c"]), any_value()),
                 0..8,

@@ -44,8 +44,8 @@ impl Report {
         tracing::warn!(entries, "pending entries had been deleted from the stream");
     }
 
-    /// Reports a dead letter that no worker has settled. Other dead letters are logged by
-    /// the worker that fails, in the span of the message.
+    /// Reports a message that became a dead letter because no worker has settled it. Other dead
+    /// letters are logged by the worker whose handler failed, in the span of the message.
     pub(super) fn never_settled(
         &self,
         stream: &ServedStream,
@@ -77,7 +77,7 @@ impl Report {
         claims.log(&stream.keys.stream, &stream.keys.group);
     }
 
-    /// Reports that old dead letters were removed for newer ones, in one line at most once a
+    /// Reports that old dead letters were removed for newer letters, in one line at most once a
     /// second.
     pub(super) fn letters_dropped(&self, stream: &ServedStream, dropped: u64) {
         self.counters.dead_dropped.add(dropped);

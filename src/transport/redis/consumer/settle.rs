@@ -23,6 +23,7 @@ pub(super) struct SettlePolicy {
     pub(super) backoff: Backoff,
     pub(super) allowed_reply_prefixes: Vec<Name>,
     pub(super) report: Arc<Report>,
+    /// The queue of settlements that store no reply.
     pub(super) queue: mpsc::UnboundedSender<Settlement>,
     /// The queue of settlements that store a reply.
     pub(super) replies: mpsc::UnboundedSender<Settlement>,
@@ -63,8 +64,9 @@ impl SettlePolicy {
     /// Makes a settlement from a verdict.
     fn settle(&self, mut delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
         if delivery.guard.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
-            // Another consumer has the entry, or this consumer has claimed it again, which the fence
-            // cannot detect. A success counts all the same: the first to finish wins.
+            // Another consumer has the entry, or this consumer has claimed it again, which the
+            // fence cannot detect. Only a success counts all the same: the first worker to finish
+            // wins.
             return on_settled(Ok(()));
         }
         let effect = self.effect(&delivery, verdict);

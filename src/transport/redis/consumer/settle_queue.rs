@@ -1,9 +1,9 @@
 //! Takes settlements from the queues, and carries them out in batches.
 //!
-//! One task takes settlements from a queue, and a second task takes those that store a reply: these
-//! wait while the server refuses writes, and acknowledgements do not. While some batches are in
-//! flight the next one grows, so a batch is as large as the load requires, and a single settlement
-//! is not delayed.
+//! Settlements that store a reply have a separate queue and task: they wait while the server
+//! refuses writes, and acknowledgements must not wait with them. While some batches are in flight
+//! the next one grows, so a batch is as large as the load requires, and a single settlement is not
+//! delayed.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -22,12 +22,12 @@ const MAX_TAKEN: usize = 512;
 /// The most times that the task yields to handlers that are about to finish.
 const MAX_TURNS: usize = 16;
 /// The most batches of acknowledgements in flight. A fast reply is published with its
-/// acknowledgement, and should not wait for the confirmation of others.
+/// acknowledgement, and should not wait for the confirmation of other batches.
 pub(super) const MAX_ACKNOWLEDGING: usize = 4;
 /// The most batches of stored replies in flight.
 pub(super) const MAX_REPLYING: usize = 1;
 
-/// A future of the settler that has finished.
+/// The kind of a settler's future that has finished.
 #[derive(PartialEq)]
 enum Finished {
     Batch,

@@ -16,7 +16,7 @@ use crate::{
 /// The most bytes of a reply that is published over the connection that reads.
 const MAX_WITH_READ: usize = 64 << 10;
 
-/// Called when the server has confirmed a settlement. Dropped if it never will.
+/// Called with the outcome of a settlement. Dropped without a call if there will be none.
 pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// A verdict in the form in which the server carries it out, and the callback for its confirmation.
@@ -29,7 +29,7 @@ pub(super) struct Settlement<E = Effect> {
 /// The end of a delivery on the server.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// Acknowledged after its reply was published. Many share one command.
+    /// Acknowledged, after its reply was published if it has one. Many share one command.
     Acknowledge(Option<PublishedReply>),
     /// Acknowledged and its reply stored, in one step. Many share one script call.
     Reply(StoredReply),
@@ -48,6 +48,7 @@ pub(super) enum FencedEffect {
         after: Option<Duration>,
         /// The number of attempts that count so far.
         attempts: u32,
+        /// Set for a release, which has a separate counter.
         released: bool,
     },
     /// Made a dead letter, or discarded.
@@ -64,7 +65,8 @@ pub(super) struct StoredReply {
     pub(super) stream: String,
     pub(super) envelope: Vec<u8>,
     /// The envelope to store if the server refuses the reply for its size. `None` for replies below
-    /// [`LEAST_SIZE_LIMIT`](crate::transport::redis::error::LEAST_SIZE_LIMIT), which no server refuses.
+    /// [`LEAST_SIZE_LIMIT`](crate::transport::redis::error::LEAST_SIZE_LIMIT), which no server
+    /// refuses.
     pub(super) too_large: Option<Vec<u8>>,
 }
 
@@ -83,7 +85,8 @@ pub(super) struct Unsettled {
     pub(super) origin: StreamEntryId,
     pub(super) attempt: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
-    /// Frees the slot for poison candidates when this one is settled.
+    /// Frees the slot for poison candidates when this delivery is settled. `None` if it is no
+    /// candidate.
     pub(super) _poison: Option<PoisonGuard>,
 }
 
@@ -108,8 +111,8 @@ impl<E> Settlement<E> {
 }
 
 impl Settlement {
-    /// Returns `true` for an acknowledgement on the primary stream with at most a small reply. A
-    /// large one that the server refuses would cost the read its connection.
+    /// Returns `true` for an acknowledgement on the primary stream with at most a small reply. If
+    /// the server refused a large reply, the read would lose its connection.
     pub(super) fn is_acknowledgement(&self) -> bool {
         let Effect::Acknowledge(publish) = &self.effect else {
             return false;

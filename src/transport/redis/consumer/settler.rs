@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// The delay before a command is repeated that the server refused because it takes no writes.
+/// The pause before a command is repeated while the server takes no writes.
 const WITHOUT_WRITES: Duration = Duration::from_secs(1);
 /// The approximate size of an entry id in bytes.
 const ID_BYTES: usize = 20;
@@ -52,6 +52,7 @@ pub(super) struct Settler {
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
     published: Arc<PublishFailures>,
+    /// Limits the warnings about refused writes.
     refusals: std::sync::Mutex<Limit>,
 }
 
@@ -108,7 +109,7 @@ impl Settler {
         .await;
     }
 
-    /// The commands that acknowledge deliveries over the caller's connection, and the number of
+    /// The commands with which the caller's connection acknowledges deliveries, and the number of
     /// `XACK`s at their end.
     pub(super) fn acknowledging(&self, batch: &[Settlement]) -> (Commands, usize) {
         self.in_flight
@@ -119,8 +120,9 @@ impl Settler {
                 continue;
             };
             if commands.len() == 0 {
-                // Redis writes first to the client that it answered last. This `PING` is answered
-                // first, so the recipients of the replies are woken before this connection.
+                // Redis sends its output first to the client that got output last. This `PING`
+                // gives this connection output before the replies are published, so their
+                // recipients are woken first.
                 commands.push(redis::cmd("PING"));
             }
             commands.push(Publish::new(&channel[..], envelope));
@@ -147,6 +149,7 @@ impl Settler {
         let first = answers.len().saturating_sub(acknowledgements);
         let last = answers.split_off(first);
         let acknowledged = last.iter().all(|it| error::code(it).is_none());
+        // The first response is that of the `PING`.
         for answer in answers.into_iter().skip(1).filter(|_| acknowledged) {
             self.published.answered(0, Ok(answer));
         }
@@ -304,8 +307,8 @@ impl Settler {
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
-    /// Repeats a command while the server refuses it because it takes no writes: it has no memory,
-    /// or no disk. The pipeline repeats it after lost connections.
+    /// Repeats a command while the server takes no writes, since its memory or its disk is full.
+    /// The pipeline itself repeats the command after lost connections.
     pub(super) async fn insist(
         &self,
         stream: &ServedStream,
@@ -332,9 +335,9 @@ impl Settler {
         }
     }
 
-    /// Reports settlements as done that the server has confirmed.
+    /// Completes settlements that the server has confirmed as done.
     pub(super) fn confirm_done<E>(&self, mut batch: Vec<Settlement<E>>) {
-        // Counted first, so that the callbacks find them counted.
+        // Counted first, so that a callback that reads the counters finds them counted.
         self.report.counters.done.add(batch.len() as u64);
         let guards = batch.iter_mut().map(|it| &mut it.delivery.guard);
         self.in_flight.release(guards);
@@ -374,7 +377,7 @@ pub(super) fn by_stream<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<
     streams
 }
 
-/// The only place that builds `XACK`.
+/// The `XACK` of entries on one of the group's streams.
 fn xack(stream: &ServedStream, which: WhichStream, ids: &[StreamEntryId]) -> Cmd {
     let (key, group) = (stream.key_of(which), stream.keys.group.as_str());
     let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());

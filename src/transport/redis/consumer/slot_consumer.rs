@@ -46,7 +46,7 @@ use crate::{
     },
 };
 
-/// The consumer of the streams of one slot: on one server, of all streams.
+/// The consumer of the streams of one slot. On a single server it consumes all streams.
 pub(super) struct SlotConsumer {
     lease: Duration,
     address: String,
@@ -54,7 +54,7 @@ pub(super) struct SlotConsumer {
     in_flight: Arc<InFlightTable>,
     group: Arc<Membership>,
     blocked: Arc<BlockedRead>,
-    /// Kept for the handle, which shows it.
+    /// Kept here, since the handle that shows it has only a weak reference.
     _state: Arc<ConsumerState>,
     /// The task that fetches; `None` once it was stopped.
     fetch: Option<JoinHandle<()>>,
@@ -90,7 +90,7 @@ impl SlotConsumer {
         } = context;
         let (member, report, poison) = (member.clone(), report.clone(), poison.clone());
         let counters = shared.counters.clone();
-        // A registry is served on one server only.
+        // Only a registry starts without streams, and it is served on a single server only.
         let connector = match streams.first() {
             Some(first) => shared.connector.of(&first.keys.stream),
             None => shared.connector.clone(),
@@ -263,7 +263,7 @@ impl SlotConsumer {
 
     /// Waits for running settlements, and leaves the groups.
     pub(super) async fn close(&self) -> Result<(), Error> {
-        // After that time the leases have expired anyway.
+        // Waits for at most the time of a lease, since then all leases have expired.
         let settled = timeout(self.lease, self.in_flight.all_settled()).await;
         if settled.is_err() {
             return Err(error::unanswered(&self.address));

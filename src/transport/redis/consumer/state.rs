@@ -40,7 +40,7 @@ impl SourceState for ConsumerState {
         }
         let max_between = self.member.max_between_renewals();
         let renews = !self.health.lasts(max_between).is_zero();
-        // A read may block for this long before the fetch's next heartbeat.
+        // A read may block for `max_block` before the fetch's next heartbeat.
         let late = self.reading.is_late(max_between + self.member.max_block());
         Some(match renews && !late {
             true => ConnectionState::Connected,

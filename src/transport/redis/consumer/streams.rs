@@ -110,7 +110,7 @@ impl StreamSet {
     }
 
     pub(super) fn get(&self, index: u32) -> Option<Arc<ServedStream>> {
-        // New indexes are higher than all before, and streams are sorted by index.
+        // The streams are sorted by index, since each new index is the highest.
         let streams = self.all();
         let at = streams.binary_search_by_key(&index, |stream| stream.index);
         at.ok().map(|at| streams[at].clone())

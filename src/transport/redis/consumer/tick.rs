@@ -17,12 +17,13 @@ use crate::{
     },
 };
 
-/// The end of a consumer's history: no entry is behind it. It is one less than the greatest id,
-/// which the server takes for `>`.
+/// An id behind every entry, so that a read from there returns nothing. It is one less than the
+/// greatest id, which the server takes for `>`.
 const END: &str = "18446744073709551615-18446744073709551614";
 
 /// The steps of one tick.
 pub(super) struct TickRequest {
+    /// The lease of other libraries' consumers, in milliseconds.
     pub(super) foreign_lease: u64,
     pub(super) trim_beside_foreign: bool,
     /// The time between two trims by any worker, in milliseconds.
@@ -42,8 +43,11 @@ pub(super) struct TickRequest {
 pub(super) struct TickSteps {
     /// Delivers due messages, and returns the state of the group. The other steps require it.
     pub(super) maintain: bool,
+    /// Marks this consumer as alive.
     pub(super) sign_of_life: bool,
+    /// Trims handled entries.
     pub(super) trim: bool,
+    /// Deletes dead consumers.
     pub(super) reap: bool,
 }
 
@@ -127,6 +131,7 @@ pub(super) struct StreamTick {
     /// The deliveries that are no longer pending for this consumer, on the retry stream and on the
     /// primary stream.
     lost: [Vec<StreamEntryId>; 2],
+    /// `None` without the step `maintain`.
     pub(super) maintained: Option<Maintained>,
 }
 
@@ -204,7 +209,7 @@ impl StreamTick {
     }
 }
 
-/// `[stream, time, …]`.
+/// Decodes `[stream, time, …]`.
 fn registrations(answer: Value) -> Result<Vec<(Name, i64)>, Error> {
     let mut values = array(answer)?.into_iter();
     let mut registered = Vec::new();
@@ -215,7 +220,8 @@ fn registrations(answer: Value) -> Result<Vec<(Name, i64)>, Error> {
             .ok()
             .and_then(|it| it.parse::<f64>().ok());
         let time = time.ok_or_else(|| unexpected("the time of a registration", "another text"))?;
-        // Only this library registers streams, so a name that is not UTF-8 is not one of ours.
+        // Only this library registers streams, so a name that is not UTF-8 was not registered by a
+        // sender.
         if let Ok(stream) = Name::from_utf8(&bytes(stream)?) {
             registered.push((stream, time as i64));
         }
@@ -249,7 +255,7 @@ fn text(error: Value) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&bytes(error)?).into_owned())
 }
 
-/// `[dropped]`, or `[0, group, consumer]`.
+/// Decodes `[dropped]`, or `[0, group, consumer]` if that consumer prevents trimming.
 fn trim_blocked(answer: Value) -> Result<Option<(Bytes, Bytes)>, Error> {
     let mut answer = array(answer)?.into_iter().skip(1);
     let (group, consumer) = (answer.next(), answer.next());

@@ -49,12 +49,12 @@ pub(super) struct Upkeep {
     pub(super) registry: Option<RegistryReader>,
     pub(super) canary: Arc<Canary>,
     pub(super) warnings: Limit,
-    /// The failed ticks since the last one that succeeded.
+    /// The failed ticks since the last tick that succeeded.
     pub(super) outage: Outage,
     pub(super) ends: Ends,
 }
 
-/// Signals that stop the upkeep.
+/// Signals that stop the upkeep, and the signal that it has ended.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ends {
     /// Cancelled when the source is dropped.
@@ -121,8 +121,9 @@ impl Upkeep {
     async fn run(mut self) {
         let _ended = self.ends.ended.clone().drop_guard();
         let lease = self.member.lease;
-        // A dead connection is replaced while the leases are valid: they may be a third old, and
-        // one tick may pass before the loss is noticed and another before it is repaired.
+        // Short enough to replace a dead connection while the leases are valid. A lease may be a
+        // third old by then, and one tick may pass before the loss is noticed and another before it
+        // is repaired.
         let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
         let (connector, counters) = (self.connector.clone(), self.counters.clone());
         let patience = (lease / 3).max(Duration::from_millis(100));
@@ -138,7 +139,7 @@ impl Upkeep {
                 () = self.ends.leaving.cancelled() => return,
                 _ = ticks.tick() => {
                     self.tick(&server).await;
-                    // A stream may be added to a registry at any time.
+                    // With a registry no tick is skipped, since a stream may be added at any time.
                     if self.registry.is_none() && self.maintenance.is_idle() {
                         ticks.reset_after(self.member.max_block());
                     }

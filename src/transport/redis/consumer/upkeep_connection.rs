@@ -17,7 +17,7 @@ use crate::{
 /// The connection of the upkeep.
 pub(super) struct UpkeepConnection {
     pipeline: Pipeline,
-    /// The longest wait for a response. After it the leases are renewed again.
+    /// The longest wait for a response. After it the next tick renews the leases again.
     patience: Duration,
     address: String,
 }

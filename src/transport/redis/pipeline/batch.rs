@@ -27,29 +27,29 @@ pub(super) const MAX_BYTES: usize = 1 << 20;
 pub(super) struct CommandBatch {
     commands: Commands,
     requests: Vec<QueuedCommand>,
-    /// The completions of callers; `None` until the first of them.
+    /// The completions of callers; `None` until a caller waits.
     completions: Option<Arc<CompletionSlab<Outcome>>>,
     /// Released when the batch is dropped.
     permits: Option<OwnedSemaphorePermit>,
-    /// The time at which it fails if it is not sent by then. Set in a batch of one command when it
-    /// first has to wait for a connection.
+    /// The time at which the batch fails if it was not sent by then. Set in a batch of one command
+    /// when it first has to wait for a connection.
     pub(super) give_up: Option<Instant>,
-    /// The number of successive connections that the server closed while this was the first command
+    /// The number of successive connections that the server closed while this command was the first
     /// without a response. Counted in a batch of one command.
     pub(super) closed_at: u32,
-    /// The number of times that a node of a cluster has named another one for it. Counted in a batch
-    /// of one command.
+    /// The number of times that a node of a cluster has named another node for the command. Counted
+    /// in a batch of one command.
     pub(super) moved: u32,
-    /// Set if a node of a cluster has named this one for the key, though not for the slot.
+    /// Set if a node of a cluster has answered `ASK`, so that the command follows an `ASKING`.
     pub(super) is_asking: bool,
-    /// The replicas that have to confirm its commands.
+    /// The replicas that have to confirm the batch's commands.
     pub(super) replicas: Option<Replicas>,
 }
 
 /// A command without its bytes.
 struct QueuedCommand {
     retry: Resend,
-    /// The script that it calls: the server may not know it yet.
+    /// The script that the command calls. The server may not know the script yet.
     script: Option<&'static Script>,
     admission: Admission,
     answer: Answer,
@@ -141,7 +141,7 @@ impl CommandBatch {
         );
     }
 
-    /// Has its commands confirmed by replicas.
+    /// Requires that replicas confirm the batch's commands.
     pub(super) fn confirm(&mut self, replicas: Replicas) {
         self.replicas = Some(self.replicas.map_or(replicas, |it| it.and(replicas)));
     }
@@ -220,7 +220,7 @@ impl CommandBatch {
         let mut rest = self.like();
         for index in 0..self.len() {
             if !is_unwanted(&self, index) {
-                rest.take_over(&mut self, index);
+                rest.move_from(&mut self, index);
             }
         }
         (rest.len() > 0).then_some(rest)
@@ -229,11 +229,11 @@ impl CommandBatch {
     /// Moves a command, with its permits, to a batch of one command.
     pub(super) fn take(&mut self, index: usize) -> Self {
         let mut one = self.like();
-        one.take_over(self, index);
+        one.move_from(self, index);
         one
     }
 
-    /// An empty batch for commands of this one.
+    /// An empty batch for commands of this batch, with the same state.
     fn like(&self) -> Self {
         let mut like = Self::new(Buffers::default());
         like.completions.clone_from(&self.completions);
@@ -245,7 +245,8 @@ impl CommandBatch {
         like
     }
 
-    fn take_over(&mut self, other: &mut Self, index: usize) {
+    /// Moves a command of another batch, with its permits, to this batch.
+    fn move_from(&mut self, other: &mut Self, index: usize) {
         let request = &mut other.requests[index];
         let moved = QueuedCommand {
             retry: request.retry,
@@ -260,16 +261,16 @@ impl CommandBatch {
         self.push(other.commands.get(index), moved);
     }
 
-    /// Puts `ASKING` before the command of a batch of one command: a node that is about to take over
-    /// its slot carries it out then. If the connection is lost, the command is sent without it, and
-    /// the node names the right one again.
+    /// Puts `ASKING` before the command of a batch of one command. A node that is about to get the
+    /// slot then carries the command out. If the connection is lost, the command is sent without
+    /// `ASKING`, and the node names the right node again.
     pub(super) fn asking(mut self) -> Self {
         let command = self.commands.get(0).to_vec();
         self.commands.clear();
         self.commands.push(redis::cmd("ASKING"));
         self.commands.push(&command[..]);
         let asking = QueuedCommand {
-            // Kept although nobody waits for its response.
+            // Not dropped before it is sent, although nobody waits for its response.
             retry: Resend::UntilAnswered,
             script: None,
             admission: Admission {
@@ -288,7 +289,7 @@ impl CommandBatch {
         let call = script.with_text(self.commands.get(0));
         self.commands.clear();
         self.commands.push(&call[..]);
-        // A server that does not accept the source either gets no further attempt.
+        // The command is not sent again if the server does not accept the source either.
         self.requests[0].script = None;
         self
     }

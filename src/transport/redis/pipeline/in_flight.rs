@@ -11,13 +11,14 @@ use crate::{
     transport::redis::{connection::Connection, response::Value},
 };
 
-/// The least throughput of a connection, in bytes per second: a large pipeline gets that much more
-/// time for its responses.
+/// The least throughput of a connection, in bytes per second. The responses of a pipeline are due
+/// only after the time that its bytes take at this rate.
 const MIN_BYTES_PER_SECOND: usize = 1 << 20;
 /// The most pipelines in flight: enough that the server never waits for commands, and few enough
 /// that commands are batched while it works.
 const MAX_PIPELINES: usize = 4;
-/// No further pipeline is sent while this many bytes are unwritten: they would be in memory twice.
+/// No further pipeline is sent while this many bytes are unwritten: its bytes would be in memory
+/// twice, in the batches and in the connection's buffer.
 const MAX_UNSENT: usize = 2 << 20;
 
 /// Batches that were sent together.
@@ -27,7 +28,7 @@ pub(super) struct InFlightPipeline {
     complete: usize,
     /// The time by which all responses are due.
     due: Instant,
-    /// Set if its last command is a `WAIT` for replicas.
+    /// Set if the last command is a `WAIT` for replicas.
     ends_in_wait: bool,
 }
 
@@ -46,7 +47,7 @@ impl InFlightPipeline {
         self.complete == self.batches.len()
     }
 
-    /// The response to the `WAIT` at its end, if it has one; nil if there is no response.
+    /// The response to the pipeline's `WAIT`, or nil if none has come. `None` if it has no `WAIT`.
     pub(super) fn confirmation(&self) -> Option<Value> {
         let wait = self.batches.last().filter(|_| self.ends_in_wait)?;
         Some(wait.answers.first().cloned().unwrap_or_default())
@@ -60,8 +61,9 @@ pub(super) struct InFlightPipelines {
     clock: Clock,
     /// A server that is silent for this long counts as lost.
     silence: Duration,
-    /// The connection's progress at the last poll, and the time at which it last changed.
+    /// The number of bytes that had passed over the connection at the last poll.
     passed: u64,
+    /// The time at which `passed` last changed.
     last_byte: Instant,
 }
 
@@ -84,8 +86,8 @@ impl InFlightPipelines {
             && !self.pipelines.back().is_some_and(|it| it.ends_in_wait)
     }
 
-    /// Sends batches, none of them empty, as one pipeline. If replicas have to confirm commands, it
-    /// ends in a `WAIT`, and has no room behind it.
+    /// Sends batches, none of them empty, as one pipeline. If replicas have to confirm commands,
+    /// the pipeline ends in a `WAIT`, and no other is sent before its response.
     pub(super) fn send(&mut self, mut batches: Vec<CommandBatch>) {
         let demand = replicas::of_all(&batches);
         batches.extend(demand.map(replicas::wait));

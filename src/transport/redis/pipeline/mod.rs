@@ -10,8 +10,8 @@
 //! permit. Commands that are sent again go before those that were not sent yet.
 //!
 //! # Back-pressure
-//! Commands that are queued or in flight are bounded in number and in bytes. [`Submit`] waits for its
-//! permit, first come, first served.
+//! Commands that are queued or in flight are bounded in number and in bytes. [`Submit`] waits for
+//! its permit, first come, first served.
 //!
 //! # Cancel safety
 //! Dropping a [`Submit`] does not stop a command that was sent, nor an idempotent command that is
@@ -136,7 +136,7 @@ impl Pipeline {
         }
     }
 
-    /// A handle for commands on this key, and on others of its slot.
+    /// A handle for commands on this key, and on other keys of its slot.
     pub(super) fn of(&self, key: &str) -> Self {
         let slot = match *self.nodes {
             Nodes::One(_) => HashSlot::ANY,
@@ -149,11 +149,11 @@ impl Pipeline {
         }
     }
 
-    /// A handle for writes that replicas have to confirm. Each response becomes a list: the response
-    /// to the write, and that to the `WAIT` behind it, which is nil if the connection was lost
-    /// between them. An error of the server for the write stays as it is.
+    /// A handle for writes that replicas have to confirm. Each response becomes a list: the
+    /// response to the write, and that to the `WAIT` behind it, which is nil if the connection was
+    /// lost between them. An error of the server for the write stays as it is.
     ///
-    /// All handles of the connection must be such ones, since other commands would wait too.
+    /// All handles of the connection must be for such writes, since other commands would wait too.
     pub(super) fn confirmed_by(self, replicas: Replicas) -> Self {
         Self {
             replicas: Some(replicas),
@@ -164,8 +164,8 @@ impl Pipeline {
     /// Queues a command at once if it need not wait for a permit. Resolves to its response, which
     /// may be a [`Value::ServerError`].
     ///
-    /// A command that has to wait is encoded before: use [`submit_owned`](Self::submit_owned) for
-    /// large ones.
+    /// A command that has to wait for its permit is encoded before it waits. Use
+    /// [`submit_owned`](Self::submit_owned) for large commands.
     pub(super) fn submit(&self, command: impl Encode, retry: Resend) -> Submit {
         self.ask(command, retry, None)
     }
@@ -182,8 +182,8 @@ impl Pipeline {
         self.submit_owned(script.call(keys, args), retry, Some(script))
     }
 
-    /// Like [`submit`](Self::submit), for large commands: it is encoded when it has its permit, so
-    /// that a waiting command uses no memory for its encoding.
+    /// Like [`submit`](Self::submit), for large commands: the command is encoded when it has its
+    /// permit, so that it uses no memory for its encoding while it waits.
     pub(super) fn submit_owned(
         &self,
         command: impl Encode + Send + 'static,
@@ -207,8 +207,8 @@ impl Pipeline {
     }
 
     /// Waits for a permit, then queues a command whose response goes to a handler with this number.
-    /// Later submitted commands are sent after it. If the future is dropped before, the command is
-    /// not sent and the handler not called.
+    /// Commands that are submitted later are sent after this one. If the future is dropped before
+    /// it has its permit, the command is not sent and the handler is not called.
     pub(super) async fn post(
         &self,
         command: impl Encode,
@@ -283,7 +283,7 @@ impl Pipeline {
 }
 
 impl Node {
-    /// Waits for a permit. A command that is not retried waits at most as long as it may without a
+    /// Waits for a permit. A command that is sent only once fails if it waits too long without a
     /// connection.
     async fn permit(
         &self,

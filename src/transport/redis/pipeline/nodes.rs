@@ -1,8 +1,8 @@
 //! The connections of a pipeline: one, or on a cluster one to each primary in use.
 //!
 //! A command goes to the primary of its slot. A node that answers `MOVED` or `ASK` has not carried
-//! it out, so its task forwards the command to the right node, with its completion. The same
-//! happens to commands that wait for a node whose slots have moved.
+//! the command out, so its task forwards the command to the right node, with its completion. The
+//! same happens to commands that wait for a node whose slots have moved.
 
 use std::{
     collections::HashMap,
@@ -53,7 +53,8 @@ pub(super) struct ClusterNodes {
 }
 
 impl Nodes {
-    /// Starts the connection to one server. On a cluster, each starts with its first command.
+    /// Starts the connection to one server. On a cluster, each connection starts with its first
+    /// command.
     pub(super) fn start(
         connector: Connector,
         first: Option<Connection>,
@@ -154,7 +155,7 @@ impl ClusterNodes {
     }
 }
 
-/// The way from one node's task to the other nodes.
+/// Forwards commands from the task of one node to the other nodes of the cluster.
 pub(super) struct Forwarding {
     /// Weak, since the connections end with the last handle of the pipeline.
     nodes: Weak<ClusterNodes>,
@@ -163,7 +164,7 @@ pub(super) struct Forwarding {
 }
 
 impl Forwarding {
-    /// Notes that a slot has moved.
+    /// Records that a slot has moved.
     pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
         if let Some(nodes) = self.nodes.upgrade() {
             nodes.connector.learn(slot, address);
@@ -184,7 +185,7 @@ impl Forwarding {
         }
     }
 
-    /// Gives a batch of one command to this node.
+    /// Gives a batch of one command to the node at `address`.
     pub(super) fn forward_to(&self, address: &Address, one: CommandBatch) {
         if let Some(nodes) = self.nodes.upgrade() {
             nodes.at(address).queue.forward(one);

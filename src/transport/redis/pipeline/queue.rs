@@ -51,8 +51,8 @@ pub(super) fn submit_queue() -> (Submitter, Receiver) {
 
 struct Queue {
     state: Mutex<QueueState>,
-    /// Fair: permits are given in the order of the waiters, and each is woken once, when it has all
-    /// its permits.
+    /// Fair: permits are given in the order of the waiters, and each waiter is woken once, when it
+    /// has all its permits.
     permits: Arc<Semaphore>,
     /// Woken when there is a batch, or when the last submitter is dropped.
     receiver: AtomicWaker,
@@ -146,13 +146,13 @@ impl Submitter {
         })
     }
 
-    /// Queues a command of another node. It keeps the permits that it has there.
+    /// Queues a command of another node. The command keeps its permits of that node.
     pub(super) fn forward(&self, one: CommandBatch) {
         let queue = &*self.0.0;
         let mut state = lock(&queue.state);
         if state.abandoned {
             drop(state);
-            // Dropped without the lock, since that completes the command.
+            // Dropped without the lock, since dropping the batch completes the command.
             return drop(one);
         }
         state.forwarded.push_back(one);

@@ -1,19 +1,19 @@
-//! The answers of a cluster's node that sends commands to another one.
+//! The errors with which a node of a cluster names another node.
 
 use redis::ServerError;
 
 use crate::transport::redis::server::{Address, HashSlot, redirection};
 
-/// A node's answer that another one serves a slot.
+/// An error with which a node names another node for a command.
 pub(super) enum Redirection {
     /// The slot belongs to another node.
     Moved(HashSlot, Address),
-    /// The key is on another node, which is about to take over the slot.
+    /// The key is on another node, which is about to get the slot.
     Ask(Address),
 }
 
 impl Redirection {
-    /// Reads an error of the node at `from`; `None` if it is another one.
+    /// Decodes an error of the node at `from`; `None` if the error is no redirection.
     pub(super) fn read(error: &ServerError, from: &Address) -> Option<Self> {
         let (slot, address) = redirection(error.details()?, from)?;
         match error.code() {

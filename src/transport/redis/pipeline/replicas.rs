@@ -1,10 +1,9 @@
 //! Commands that replicas confirm.
 //!
-//! A pipeline with such commands ends in one `WAIT`. It covers all earlier writes of its connection,
-//! and the server answers nothing else on the connection meanwhile. So the connection has no other
-//! commands, and its next pipeline follows the response. A command that is sent again is in another
-//! pipeline, with another `WAIT`.
-//! <https://redis.io/docs/latest/commands/wait/>
+//! A pipeline with such commands ends in one `WAIT`. The `WAIT` covers all earlier writes of its
+//! connection, and the server answers nothing else on the connection meanwhile. So the connection
+//! has no other commands, and its next pipeline follows the response. A command that is sent again
+//! is in another pipeline, with another `WAIT`. <https://redis.io/docs/latest/commands/wait/>
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::batch::CommandBatch;
 use crate::{message::Replicas, transport::redis::response::Value};
 
 impl Replicas {
-    /// The demand that meets both.
+    /// The requirement that meets both.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             count: self.count.max(other.count),
@@ -21,7 +20,7 @@ impl Replicas {
     }
 }
 
-/// The demand that meets those of all batches.
+/// The requirement that meets the requirements of all batches; `None` if no batch has one.
 pub(super) fn of_all(batches: &[CommandBatch]) -> Option<Replicas> {
     let demands = batches.iter().filter_map(|batch| batch.replicas);
     demands.reduce(Replicas::and)
@@ -34,7 +33,7 @@ pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
     let mut wait = redis::cmd("WAIT");
     wait.arg(count)
         .arg(u64::try_from(milliseconds).unwrap_or(u64::MAX));
-    // The response is read from the pipeline.
+    // The completion is not needed, since the response is read from the pipeline.
     CommandBatch::of(wait).0
 }
 

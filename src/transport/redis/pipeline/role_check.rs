@@ -11,14 +11,15 @@ use crate::{sync::Completion, transport::redis::server::is_replica};
 /// The shortest time between two checks of the server's role.
 const ROLE_CHECK: Duration = Duration::from_secs(5);
 
-/// Asks for the role of the server, now and then beside other commands: a demoted server takes a
-/// `PUBLISH`, which reaches nobody.
+/// Asks for the role of the server now and then, together with other commands. A demoted server
+/// still accepts a `PUBLISH`, which reaches nobody.
 pub(super) struct RoleCheck {
     last: Instant,
     answer: Option<Completion<Outcome>>,
 }
 
 impl RoleCheck {
+    /// The first check is due in [`ROLE_CHECK`].
     pub(super) fn since_now() -> Self {
         Self {
             last: Instant::now(),
@@ -26,7 +27,7 @@ impl RoleCheck {
         }
     }
 
-    /// The question, if one is due.
+    /// The command that asks for the role, if a check is due.
     pub(super) fn question(&mut self) -> Option<CommandBatch> {
         let now = Instant::now();
         let is_due = now - self.last >= ROLE_CHECK;

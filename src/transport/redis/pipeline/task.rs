@@ -47,13 +47,13 @@ pub(super) struct PipelineTask {
     /// Set if the server reported a protocol error in its last response on this connection.
     protocol_error: bool,
     status: watch::Sender<Status>,
-    /// A copy of the status's value.
+    /// A copy of the value in `status`.
     down_since: Option<Instant>,
     outage: Outage,
     /// Commands to send before the queue: they waited for a connection, or have to be sent again.
     /// Each is a batch of one command.
     waiting: VecDeque<CommandBatch>,
-    /// On a cluster, the way to its other nodes.
+    /// Forwards commands to the other nodes of a cluster; `None` on a single server.
     cluster: Option<Forwarding>,
     role: RoleCheck,
 }
@@ -61,6 +61,7 @@ pub(super) struct PipelineTask {
 /// The reason why a connection is no longer used.
 enum ConnectionEnd {
     Lost(Error),
+    /// All handles were dropped, and all commands have responses.
     Closed,
 }
 
@@ -113,8 +114,8 @@ impl PipelineTask {
             match end {
                 ConnectionEnd::Closed => return,
                 ConnectionEnd::Lost(reason) => {
-                    // A connection that lasted longer than the longest wait was a working one, even
-                    // if no command was sent.
+                    // A connection that lasted longer than the longest back-off has worked, even if
+                    // no command was sent.
                     if made.elapsed() > BACKOFF.max() {
                         self.outage.answered();
                     }
@@ -176,8 +177,9 @@ impl PipelineTask {
         }
     }
 
-    /// On a cluster, looks up which node serves which slot, and forwards commands that wait here for
-    /// another node. `None` as for [`while_waiting`](Self::while_waiting).
+    /// On a cluster, looks up which node serves which slot, and forwards commands that wait here
+    /// although another node serves their slots. `None` as for
+    /// [`while_waiting`](Self::while_waiting).
     async fn forward_misplaced(&mut self) -> Option<()> {
         if self.cluster.is_none() {
             return Some(());
@@ -197,8 +199,8 @@ impl PipelineTask {
         Some(())
     }
 
-    /// Ends the pipeline of a node that serves no slot of the cluster any more: `None` when no caller
-    /// has a command for it.
+    /// If the node serves no slot of the cluster any more, forwards its commands until no caller
+    /// can add one, and returns `None`.
     async fn retire(&mut self) -> Option<()> {
         let Some(cluster) = &self.cluster else {
             return Some(());
@@ -207,7 +209,7 @@ impl PipelineTask {
             return Some(());
         }
         tracing::debug!(node = %cluster.address, "the node serves no slot any more");
-        // Callers may have found this queue before the node was removed.
+        // Callers that found this queue before the node was removed may still submit commands.
         while !self.queue.is_closed() {
             while let Some(mut batch) = self.queue.take() {
                 (0..batch.len()).for_each(|index| cluster.forward(batch.take(index)));
@@ -279,7 +281,7 @@ impl PipelineTask {
         self.protocol_error |= answers.into_iter().any(is_protocol_error);
         self.note_closed_at(&mut in_flight, &end);
         for mut pipeline in in_flight.pipelines.into_iter().rev() {
-            // Commands without a response are lost with the connection.
+            // Commands without a response are sent again or fail.
             for InFlightBatch { batch, answers } in pipeline.batches.iter_mut().rev() {
                 for index in (answers.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);
@@ -305,8 +307,9 @@ impl PipelineTask {
     /// others.
     ///
     /// A server that refuses a command writes an error and closes. The error can be lost in the
-    /// reset, and there may be none (`client-query-buffer-limit`), so only the close shows it. Only
-    /// large commands are counted, since small ones are not refused in this way.
+    /// reset, and there may be none (`client-query-buffer-limit`), so only the closed connection
+    /// shows the refusal. Only large commands are counted, since small ones are not refused in this
+    /// way.
     fn note_closed_at(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
         let closed = matches!(end, ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some());
         let closed = closed && !self.protocol_error;
@@ -416,7 +419,8 @@ impl PipelineTask {
                     if let Redirection::Moved(slot, address) = &redirection {
                         cluster.learn(*slot, address);
                     }
-                    // Nodes that name each other do not agree yet.
+                    // Nodes that name each other do not agree yet. A command that has waited too
+                    // long gets their error.
                     if batch.moved > 0 && has_waited(&batch, index) {
                         continue;
                     }

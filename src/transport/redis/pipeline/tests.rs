@@ -131,7 +131,7 @@ async fn another_commands_outcome_is_unknown_when_the_connection_dies() {
 }
 
 #[tokio::test]
-async fn what_is_sent_again_keeps_its_order() {
+async fn commands_that_are_sent_again_keep_their_order() {
     let (pipeline, mut commands) = pipeline([Close, OK, OK, OK]).await;
     let all: Vec<_> = (1..=3)
         .map(|id| pipeline.submit(ack(id), Resend::UntilAnswered))
@@ -147,7 +147,7 @@ async fn what_is_sent_again_keeps_its_order() {
 }
 
 #[tokio::test]
-async fn what_was_given_up_before_it_was_sent_is_sent_only_where_it_is_idempotent() {
+async fn a_dropped_command_that_was_not_sent_yet_is_sent_only_if_it_is_idempotent() {
     let (pipeline, mut commands) = pipeline([OK, OK]).await;
     // The pipeline's task runs, and sends, only once this task waits.
     drop(pipeline.submit(ack(1), Resend::Never));
@@ -183,7 +183,7 @@ async fn a_handler_gets_each_outcome_once() {
         .submit(ack(4), Resend::UntilAnswered)
         .await
         .unwrap();
-    // The first was no longer wanted, and the connection was lost with the last.
+    // The first outcome was no longer wanted, and the connection was lost with the last command.
     for expected in ["XACK 1", "XACK 2", "XACK 3", "XACK 4"] {
         assert_eq!(commands.recv().await.unwrap(), expected);
     }
@@ -248,20 +248,20 @@ async fn a_demoted_server_is_left_for_a_new_connection() {
 }
 
 #[tokio::test]
-async fn what_a_server_that_is_not_ready_refuses_waits_together() {
+async fn commands_that_a_server_was_not_ready_for_wait_together() {
     const MANY: usize = 60;
     let loading = "-LOADING Redis is loading the dataset in memory\r\n";
     let refusals = (0..2 * MANY).map(|_| Answer(loading));
     let (pipeline, _commands) = pipeline(refusals.chain((0..MANY).map(|_| OK))).await;
     let all = (0..MANY as u32).map(|id| pipeline.submit(ack(id), Resend::Never));
-    // One after the other they would exceed the time limit.
+    // One after the other, the commands would exceed the time limit.
     for answer in futures_util::future::join_all(all).await {
         assert_eq!(answer.unwrap(), Value::Text("OK".into()));
     }
 }
 
 #[tokio::test]
-async fn what_a_demoted_server_refuses_is_sent_to_the_next_one_whole() {
+async fn all_commands_that_a_demoted_server_refuses_are_sent_to_the_next_server() {
     let demoted = "-READONLY You can't write against a read only replica.\r\n";
     let refusals = (0..6).map(|_| Answer(demoted));
     let (pipeline, _commands, counters) = counted(refusals.chain((0..3).map(|_| OK))).await;
@@ -311,7 +311,7 @@ async fn a_refusal_is_an_answer_to_submit_and_an_error_to_command() {
 }
 
 #[tokio::test]
-async fn what_was_submitted_is_answered_after_the_last_handle_is_gone() {
+async fn submitted_commands_are_answered_after_the_last_handle_is_dropped() {
     let (pipeline, _commands) = pipeline([Close, OK]).await;
     let answer = pipeline.submit(ack(1), Resend::UntilAnswered);
     drop(pipeline);
@@ -324,7 +324,8 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
     let all: Vec<_> = (0..5000)
         .map(|n| pipeline.submit(ack(n), Resend::Never))
         .collect();
-    // The queue has room for only the first ones; the others are queued as they are polled.
+    // The queue has room for only the first commands. The other commands are queued as they are
+    // polled.
     let answers = futures_util::future::join_all(all).await;
     for (n, answer) in answers.into_iter().enumerate() {
         assert_eq!(answer.unwrap(), Value::Int(n as i64));

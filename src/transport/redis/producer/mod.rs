@@ -73,7 +73,7 @@ impl Redis {
         }
     }
 
-    /// Sends a message after its check.
+    /// Sends a message that was checked.
     fn dispatch(&self, message: Message) -> Result<SendWork, Error> {
         let pipeline = &self.shared.pipeline;
         match message.kind() {
@@ -92,7 +92,7 @@ impl Redis {
                 Ok(SendWork::task(sent, replicas))
             }
             Kind::Event => {
-                // A cluster passes an event on to all of its nodes.
+                // A cluster passes an event on to all of its nodes, so the event may go to any.
                 let pipeline = pipeline.of(message.name());
                 let event = PublishEvent {
                     options: self.options.clone(),
@@ -180,7 +180,7 @@ impl Encode for PublishEvent {
 pub(super) struct Add<'a> {
     pub(super) stream: &'a str,
     pub(super) message: &'a Message,
-    /// Fields besides the message's.
+    /// Fields to add to those of the message.
     pub(super) more: &'a [(&'a str, &'a [u8])],
 }
 
@@ -293,7 +293,7 @@ impl Future for SendFuture {
                 let asked = *asked;
                 let answer = ready!(Pin::new(answer).poll(cx));
                 let id = answer.and_then(|answer| replicas::confirmed(answer, asked));
-                // It is stored, too.
+                // A task that too few replicas have confirmed is stored, too.
                 if id.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }

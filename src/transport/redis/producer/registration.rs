@@ -15,7 +15,7 @@ use crate::{
 /// The time after which a sender registers a stream again. Workers keep a stream for three times as
 /// long after its registration, so that no message is sent to a stream that they drop.
 const REGISTERED_FOR: Duration = Duration::from_secs(30);
-/// The number of remembered registrations at which expired ones are removed.
+/// The number of remembered registrations at which expired registrations are removed.
 const FORGET_AT: usize = 1024;
 
 /// The registrations by a handle and its clones.
@@ -58,7 +58,8 @@ impl Redis {
                 cmd.arg(stream.as_str());
             };
             // Not retried by the pipeline, so that the caller soon learns that there is no
-            // connection. An unknown outcome is tried again: the message was not sent yet.
+            // connection. After an unknown outcome the registration is repeated here, since the
+            // message was not sent yet.
             let register = async || {
                 let (script, retry) = (&scripts::REGISTER, Resend::Never);
                 let pipeline = shared.pipeline.of(keys[0]);

@@ -48,7 +48,8 @@ impl Redis {
     }
 }
 
-/// Decodes the response to a task that replicas confirm: the id, if enough of them have.
+/// Decodes the response to a task that replicas confirm. Returns the id if enough replicas have
+/// confirmed the task.
 pub(in crate::transport::redis) fn confirmed(
     answer: Value,
     asked: Replicas,

@@ -33,12 +33,13 @@ use crate::{
 pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
 /// The bytes after which one call moves no further message.
 pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
-/// The most headers of such a task: a script cannot pass many more to a command.
+/// The most headers of a task with a delay or an idempotency key: a script cannot pass many more to
+/// a command.
 const MOST_HEADERS: usize = 1_000;
 /// Workers move due messages about once a second. The sender itself moves tasks that are due
 /// sooner.
 const SOON: Duration = Duration::from_secs(2);
-/// The most timers of a sender for that. Each moves all due messages.
+/// The most timers of a sender. Each moves all due messages of its stream.
 const TIMERS: usize = 64;
 
 impl Redis {
@@ -59,7 +60,8 @@ impl Redis {
             body => msgpack::unpack(&response::bytes(body)?),
         };
         let fields = fields.unwrap_or_default();
-        // A script's keys must be declared, so this one is looked up first.
+        // A script's keys must be declared, so the key of the task's idempotency record is looked
+        // up first.
         let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
         let key = key.map(|key| keys.idempotency(String::from_utf8_lossy(key)));
         let mut names = vec![&*keys.stream_due, &keys.stream_bodies];
@@ -124,10 +126,11 @@ struct Accept {
     names: Vec<String>,
     when: &'static str,
     time: u64,
-    /// Distinguishes a retry of this call from another call.
+    /// The id of a delayed task until it is on the stream.
     token: String,
     window: u64,
-    /// Has a second task with its key write too, so that replicas can confirm the first.
+    /// Set if replicas confirm the task. If its idempotency key is known, the script then writes
+    /// all the same, so that replicas can confirm the first task.
     confirm: bool,
     message: Message,
 }
@@ -191,14 +194,14 @@ impl Promoters {
     }
 }
 
-/// The result of [`PROMOTE`].
+/// The result of the script `PROMOTE`.
 #[derive(Debug, PartialEq)]
 pub(in crate::transport::redis) struct Promoted {
     /// The number of messages that were moved.
     pub(in crate::transport::redis) moved: u64,
     /// The number of messages whose bodies were missing or malformed.
     pub(in crate::transport::redis) lost: u64,
-    /// The time until the next message is due.
+    /// The time until the next message is due; `None` if there is none.
     pub(in crate::transport::redis) next: Option<Duration>,
 }
 

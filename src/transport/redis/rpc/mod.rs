@@ -2,8 +2,9 @@
 //!
 //! Requests are entries on the stream. Replies to fast requests are published on the client's only
 //! channel. Replies to reliable requests are added to a reply stream of the client, one for each
-//! stream that it sends to; one connection reads all of them. Workers of the Go library always
-//! reply on the channel. The correlation id of a reply finds its request.
+//! stream that it sends to; one connection reads all of them, or on a cluster one for each slot.
+//! Workers of the Go library always reply on the channel. A reply names its request by the
+//! correlation id.
 
 mod pending;
 mod replies;
@@ -56,7 +57,7 @@ enum Ready {
     Refused(redis::RedisError),
 }
 
-/// The receiver of replies. It ends with its last handle and its last request.
+/// The receiver of replies. Its tasks end when its last handle and its last request are dropped.
 pub(super) struct Hub {
     client: Uuid,
     channel: String,
@@ -131,8 +132,8 @@ impl Hub {
         self.pending.waiting()
     }
 
-    /// Waits until replies can be received. A reliable request also accepts a state that was ready
-    /// and will be again.
+    /// Waits until replies can be received. A reliable request does not wait for a lost connection
+    /// to be restored, since its reply is stored meanwhile.
     async fn wait(
         &self,
         ready: &mut watch::Receiver<Ready>,
@@ -161,7 +162,7 @@ impl Hub {
 }
 
 /// The readers of reliable replies: one, or on a cluster one for each slot with requests, since no
-/// command reads several slots. Each starts with its first request.
+/// command reads several slots. Each reader starts with its first request.
 struct ReplyReaders {
     client: Uuid,
     connector: Connector,

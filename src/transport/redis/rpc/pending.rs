@@ -30,8 +30,8 @@ pub(super) struct PendingRequests {
 #[derive(Default)]
 struct PendingTable {
     requests: HashMap<Uuid, PendingRequest>,
-    /// Set while the channel is subscribed to. It is under the lock of the requests, so that no
-    /// request starts to wait for a reply that would not be received.
+    /// Set while the channel is subscribed to. The flag is under the lock of the requests, so that
+    /// no request starts to wait for a reply that would not be received.
     subscribed: bool,
 }
 
@@ -51,7 +51,7 @@ impl PendingRequest {
         matches!(self.state, RequestState::Waiting(_))
     }
 
-    /// Answers it if it waits, and returns the waker to call.
+    /// Answers the request, which must be waiting, and returns the waker to call.
     fn answer(&mut self, answer: Result<Reply, Error>) -> Option<Waker> {
         match std::mem::replace(&mut self.state, RequestState::Answered(answer)) {
             RequestState::Waiting(waker) => waker,
@@ -72,7 +72,7 @@ impl PendingRequests {
         lock(&self.table)
     }
 
-    /// Registers a new request. `None` for a fast one while the channel is not subscribed to.
+    /// Registers a new request. `None` for a fast request while the channel is not subscribed to.
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<PendingReply> {
         let id = unique();
         let mut table = self.table();
@@ -167,7 +167,7 @@ impl CompletionHandler for PendingRequests {
         };
         let id = Uuid::from_u128(id);
         let mode = self.table().requests.get(&id).map(|request| request.mode);
-        // The request may have been sent, and its reply is stored: wait for that.
+        // The request may have been sent. Its reply is then stored, so the request still waits.
         if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
             self.answer(id, Err(error));
         }
@@ -199,7 +199,7 @@ impl Future for PendingReply {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut table = self.pending.table();
         let request = table.requests.get_mut(&self.id);
-        let request = request.expect("it stays until this is dropped");
+        let request = request.expect("it stays until its future is dropped");
         let waiting = RequestState::Waiting(Some(cx.waker().clone()));
         let before = std::mem::replace(&mut request.state, waiting);
         drop(table);
@@ -212,6 +212,7 @@ impl Future for PendingReply {
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
+        // The lock is released before the reply is dropped.
         let left = self.pending.table().requests.remove(&self.id);
         drop(left);
     }

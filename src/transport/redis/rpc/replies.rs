@@ -6,9 +6,9 @@
 //! reply.
 //!
 //! One connection reads all reply streams with outstanding requests, and those that had some
-//! recently. Others are no longer read, and expire. To add a stream while a read blocks, the client
-//! adds an entry without a reply to one of the streams read, which ends the read. That needs no
-//! permission besides the one for creating the streams.
+//! recently. Other streams are no longer read, and expire. To add a stream while a read blocks, the
+//! client adds an entry without a reply to a stream of that read, which ends the read. That needs
+//! no permission besides the one for creating the streams.
 
 use std::{
     collections::HashMap,
@@ -55,18 +55,19 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(300);
 const RENEW: Duration = Duration::from_secs(1);
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// The time for which the last of several reads blocks, since it delays the others.
+/// The time for which the last of several reads blocks, since it delays the next reads of the other
+/// streams.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
-/// A connection that is silent for this much longer counts as lost.
+/// A connection that is silent for this much longer than its read blocks counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most streams that one command reads.
 const MAX_KEYS: usize = 128;
 /// The most replies that one read returns.
 const COUNT: usize = 256;
-/// The number of read replies at which they are trimmed.
+/// The number of entries read after which a stream is trimmed.
 const TRIM: usize = 512;
 /// The time for which a stream without requests is still read, so that it is ready for the next
-/// one.
+/// request.
 const LINGER: Duration = Duration::from_secs(60);
 /// The pause after the server has refused a stream.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -155,19 +156,20 @@ impl ReplyStreams {
     }
 }
 
-/// The read state of a stream.
+/// A reply stream, and the state of reading it.
 struct Reading {
     stream: Arc<ReplyStream>,
     /// The last entry that was read; `None` until the stream exists.
     cursor: Option<Bytes>,
+    /// The time of the last renewal of the stream's time to live.
     renewed: Option<Instant>,
     /// The number of entries up to the cursor that were not trimmed yet.
     untrimmed: usize,
     /// Set if the last read returned nothing.
     idle: bool,
-    /// The time since which no request waits here.
+    /// The time since which no request waits here; `None` while one does.
     unused: Option<Instant>,
-    /// The end of the pause after the server has refused it.
+    /// The end of the pause after the server has refused the stream.
     refused: Option<Instant>,
 }
 
@@ -195,7 +197,7 @@ impl Reading {
         renew
     }
 
-    /// Trims the entries that were read, if there are many, or the stream is idle.
+    /// The command that trims the entries that were read, if there are many, or the stream is idle.
     fn trim(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM && !(self.idle && self.untrimmed > 0) {
@@ -222,10 +224,10 @@ pub(super) struct ReplyReader {
     /// The most streams that one command reads. Set to one after the server has refused a command,
     /// to find the stream that it refuses.
     max_keys: usize,
-    /// Set if the server refuses to read several streams in one command, but none of them alone:
-    /// they are in several slots of a cluster, or allowed by several selectors of an ACL.
+    /// Set if the server refuses to read several streams in one command, and allows each alone.
+    /// They are then in several slots of a cluster, or several selectors of an ACL allow them.
     one_by_one: bool,
-    /// The position of the first stream of the next read, if one command does not read all.
+    /// The position of the first stream of the next read, if one command does not read all streams.
     turn: usize,
     size: EntrySize,
     refusals: Limit,
@@ -288,8 +290,8 @@ impl ReplyReader {
         }
     }
 
-    /// Reads until the connection is lost. On a cluster each slot has a connection, so it is closed
-    /// when no stream is left to read: `None`.
+    /// Reads until the connection is lost, and returns the error. On a cluster each slot has a
+    /// connection: it is closed when no stream is left to read, and the result is `None`.
     async fn read(
         &mut self,
         mut connection: Connection,
@@ -327,7 +329,7 @@ impl ReplyReader {
                 .await;
         }
         if known.is_empty() {
-            // Without streams to read, still notice a lost connection.
+            // Without streams to read, still notices a lost connection.
             return tokio::select! {
                 biased;
                 () = self.streams.joined.notified() => Ok(()),
@@ -338,7 +340,8 @@ impl ReplyReader {
         let mut keys = keys(known);
         let max_keys = self.max_keys;
         if keys.len() > max_keys {
-            // The last of the reads blocks, so the order rotates.
+            // Only the last of the reads blocks. The order rotates, so that each stream has its
+            // turn in the last read.
             keys.sort_unstable();
             self.turn = (self.turn + max_keys) % keys.len();
             keys.rotate_left(self.turn);
@@ -381,7 +384,7 @@ impl ReplyReader {
         for (keys, answer) in keys.chunks(max_keys).zip(replies) {
             match (answer.refused(), keys) {
                 (Ok(replies), _) => self.hand_out(keys, replies, &mut sizes)?,
-                // The server is not ready. Connect again, perhaps to another one.
+                // The server is not ready. Connect again, perhaps to another server.
                 (Err(refusal), _) if refusal.code().is_none_or(error::is_passing) => {
                     return Err(refusal);
                 }
@@ -393,7 +396,7 @@ impl ReplyReader {
             }
         }
         self.size.note(sizes);
-        // Reads the streams one by one to find the refused one.
+        // Reads the streams one by one to find the refused stream.
         self.one_by_one |= max_keys == 1 && keys.len() > 1 && !has_refused;
         self.max_keys = match self.one_by_one || (has_refused && max_keys > 1) {
             true => 1,
@@ -427,8 +430,8 @@ impl ReplyReader {
         });
     }
 
-    /// Publishes the streams of the next blocking read, so that a new stream can end it. Returns
-    /// `false` if there is a new stream already.
+    /// Publishes a stream of the next blocking read, so that a new stream can end that read.
+    /// Returns `false` if there is a new stream already.
     fn announce(&self, keys: &[String]) -> bool {
         let mut table = lock(&self.streams.table);
         if !table.joined.is_empty() {
@@ -471,7 +474,7 @@ impl ReplyReader {
             let refusal = match (added.refused(), kept.refused()) {
                 (Err(refusal), _) => refusal,
                 (Ok(_), Err(refusal)) => {
-                    // Without a time to live it would remain for ever.
+                    // Without a time to live the stream would remain for ever.
                     let mut remove = redis::cmd("UNLINK");
                     remove.arg(key);
                     ask(connection, &[remove], GRACE).await?;
@@ -497,7 +500,7 @@ impl ReplyReader {
         Ok(())
     }
 
-    /// Pauses the reading of a stream. The others continue.
+    /// Pauses the reading of a stream. The other streams are still read.
     fn refuse(&mut self, key: &str, refusal: RedisError) {
         let Some(reading) = self.reading.get_mut(key) else {
             return;
@@ -591,7 +594,7 @@ fn after(id: &[u8]) -> String {
         let sequence = sequence.parse::<u64>().ok()?.checked_add(1)?;
         Some(format!("{milliseconds}-{sequence}"))
     });
-    // For an id that is not valid, returns it unchanged, which trims one entry less.
+    // An id that is not valid is returned unchanged, which trims one entry less.
     next.unwrap_or_else(|| id.into_owned())
 }
 

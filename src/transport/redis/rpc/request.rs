@@ -21,7 +21,7 @@ impl Hub {
     /// Sends a request and waits for its reply.
     ///
     /// # Cancel safety
-    /// Dropping the future removes the request at once. It may still be handled.
+    /// Dropping the future removes the request at once. A worker may still handle it.
     pub(in crate::transport::redis) fn request(
         self: Arc<Self>,
         stream: &Name,
@@ -62,7 +62,8 @@ impl Hub {
         let mut outstanding = None;
         if mode == ReplyMode::Reliable {
             let joined = outstanding.insert(self.replies.join(&stream)?);
-            // Fails if the hub's runtime has ended.
+            // Waits for the subscription first: only this wait fails at once if the hub's runtime
+            // has ended.
             self.wait(&mut subscribed, mode, deadline.0).await?;
             self.wait(&mut joined.ready(), mode, deadline.0).await?;
         }
@@ -71,24 +72,24 @@ impl Hub {
             if let Some(reply) = self.pending.register(mode) {
                 break reply;
             }
-            // The subscription was lost since, or is about to be reported as active.
+            // The subscription was lost since it was reported as active.
             next_turn().await;
         };
 
         let (id, client) = (uuid_text(reply.id()), uuid_text(self.client));
-        let way_back = [
+        let reply_fields = [
             (codec::REPLY_TO, self.channel.as_bytes()),
             (codec::CORRELATION_ID, &id),
             (codec::CLIENT, &client),
         ];
         let fields = match mode {
-            ReplyMode::Reliable => way_back.len(),
-            ReplyMode::Fast => way_back.len() - 1,
+            ReplyMode::Reliable => reply_fields.len(),
+            ReplyMode::Fast => reply_fields.len() - 1,
         };
         let add = Add {
             stream: &stream,
             message: &message,
-            more: &way_back[..fields],
+            more: &reply_fields[..fields],
         };
         // The pending reply receives the outcome of sending, so that this task is woken only once.
         let number = reply.id().as_u128();

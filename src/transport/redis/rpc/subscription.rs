@@ -29,9 +29,10 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Subscribes, and again after each loss, until it is dropped.
+    /// Subscribes, and again after each loss, until the future is dropped.
     pub(super) async fn run(self) {
         let mut outage = Outage::default();
+        // The state that is published when an attempt has failed.
         let mut down = Ready::No;
         loop {
             match self.subscribe().await {

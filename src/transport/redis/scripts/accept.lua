@@ -6,7 +6,7 @@
 if KEYS[4] then
   local known = redis.call('GET', KEYS[4])
   if known then
-    -- Replicas are asked only about a connection's own writes.
+    -- `WAIT` covers only the writes of one connection, so this connection writes the record too.
     if ARGV[5] == '1' then redis.call('SET', KEYS[4], known, 'KEEPTTL') end
     return known
   end

@@ -64,19 +64,19 @@ end
 -- The delivery count is checked before the body is read: bodies can be large and many.
 for _, entry in ipairs(pending) do
   local id, consumer, idle, count = entry[1], entry[2], entry[3], entry[4]
-  -- With a shorter lease than the holder's, this consumer must have been healthy for the holder's.
-  -- Its own lease is the least, since its ticks cannot tell a step of the clock from silence more
-  -- precisely.
+  -- A consumer of this library must be silent for its lease, and at least for this consumer's:
+  -- within less, this consumer's ticks cannot tell a step of the clock from silence. This consumer
+  -- must also have been healthy for that long.
   local holders, ours = lease_of(consumer, prefix, lease, foreign)
   local patience = ours and math.max(lease, holders) or holders
   if idle == 0 then
     -- Delivered in this millisecond, or its time is in the future since the clock stepped back:
-    -- Redis returns 0 for both. From now on its idle time counts again.
+    -- Redis returns 0 for both. The XCLAIM sets the time to now, so that its idle time counts.
     local claimed = redis.call('XCLAIM', src, group, consumer, 0, id, 'JUSTID')
-    -- Since Redis 7.0 this also removes a deleted entry from the pending ones.
+    -- Since Redis 7.0 this also removes a deleted entry from the pending entries.
     if not claimed[1] then deleted = deleted + 1 end
   elseif idle >= patience and consumer == me and not unheld[id] then
-    -- A consumer never claims its own deliveries in flight. It checks whether this is one.
+    -- A consumer never claims its own deliveries in flight. It checks whether this entry is one.
     mine[#mine + 1] = id
   elseif idle >= patience and (not ours or healthy >= patience) then
     local alone = count > 1 and not candidates
@@ -101,7 +101,7 @@ for _, entry in ipairs(pending) do
           finish(src, group, id, retry)
           dead[#dead + 1] = { id, so_far, address(found[2]) }
         else
-          -- For want of memory, for example. It stays pending, and the others are claimed.
+          -- For want of memory, for example. The entry stays pending, and the others are claimed.
           refused = err
         end
       else

@@ -5,6 +5,7 @@
 --       stops after the letter that reaches them.
 -- Returns: {number of letters, the last one read ('' = there are no more), {the ids of those that
 --           cannot be replayed}}.
+-- A letter of this library begins with this many values: five facts, each with its name.
 local FACTS = 10
 local group, replaying = ARGV[1], ARGV[2] == '1'
 
@@ -27,8 +28,8 @@ local function value(fields, name)
   end
 end
 
--- Adds it to the retry stream as a new message. A replayed task runs although it has expired; an
--- expired request does not, since its caller no longer waits.
+-- Adds a letter's message to the retry stream as a new message. A replayed task runs although it
+-- has expired; an expired request does not, since its caller no longer waits.
 local function replay(origin, fields)
   local copy = { '~o', origin, '~a', '0' }
   local task = value(fields, 'type') == 'task'

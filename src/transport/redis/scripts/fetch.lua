@@ -43,7 +43,7 @@ local function read_streams(first, last, max)
       if of_stream >= max then full[#full + 1] = i end
     end
   elseif first < last then
-    -- One of them cannot be read. Find it by reading each.
+    -- One of the streams cannot be read. Find it by reading each.
     for i = first, last do read_streams(i, i, max) end
   else
     failed[#failed + 1] = first

@@ -12,8 +12,8 @@ local function append(out, fields)
   for i = 1, #fields do out[#out + 1] = fields[i] end
 end
 
--- An entry's fields without those of the transport. A sender could have set them, so they are
--- written again. Only on a retry stream is `~f` one of ours, and kept.
+-- An entry's fields without those that the transport adds, since a sender could have set them. Only
+-- on a retry stream is `~f` the transport's, and kept.
 local function sent(fields, retry)
   local kept = {}
   for i = 1, #fields, 2 do
@@ -38,8 +38,8 @@ local function unpacked(blob)
 end
 
 -- Adds a dead letter and keeps at most `most`. Returns the number of letters dropped, or nil and
--- the error if `add` is `redis.pcall` and was refused. The facts come first, in this order, since
--- fields may have the same names.
+-- the error if `add` is `redis.pcall` and the server refuses. The facts come first, in this order,
+-- since the message's fields may have the same names.
 local function dead_letter(add, dead, group, origin, reason, attempts, fields, most)
   local letter = {
     '~g', group, '~o', origin, '~r', reason, '~a', attempts, '~d', string.format('%.0f', clock())

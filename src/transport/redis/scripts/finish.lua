@@ -10,7 +10,7 @@ local ended, dropped, answered = 1, 0, 0
 if ARGV[7] then
   local entry = redis.call('XRANGE', src, id, id)[1]
   if entry then
-    -- Otherwise a replay would take a sender's fields of these names for the transport's.
+    -- Without `sent`, a replay would take a sender's fields for those of the transport.
     local fields = sent(entry[2], retry)
     dropped = dead_letter(redis.call, KEYS[2], group, ARGV[7], ARGV[9], ARGV[8], fields, ARGV[10])
   else

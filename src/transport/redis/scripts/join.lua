@@ -21,15 +21,15 @@ local function groups(key)
 end
 
 -- The start of a group that had delivered the entry `id`: behind it if this is the same stream, or
--- else the beginning. It is the same if the entry exists, or an entry with this id or a later one
--- was deleted. Otherwise it starts at the beginning, so that no entry is skipped.
+-- else the beginning, so that no entry is skipped. It is the same stream if the entry exists, or if
+-- an entry with this id or a later one was deleted.
 local function behind(id)
   if redis.call('EXISTS', KEYS[1]) == 0 then return '0' end
   if redis.call('XRANGE', KEYS[1], id, id)[1] then return id end
   local stream = {}
   local info = redis.call('XINFO', 'STREAM', KEYS[1])
   for i = 1, #info, 2 do stream[info[i]] = info[i + 1] end
-  -- Since Redis 7.0.
+  -- Redis returns this field since 7.0.
   local deleted = stream['max-deleted-entry-id']
   if deleted and not below(deleted, id) then return id end
   return '0'

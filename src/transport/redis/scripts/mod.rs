@@ -1,8 +1,8 @@
 //! The Lua scripts, and how they are called.
 //!
-//! Each is one atomic step. Every script that changes a delivery begins with the fence: the entry
-//! must be pending for this consumer. The scripts that settle a delivery as done have no fence: the
-//! first worker to finish wins.
+//! Each script is one atomic step. The scripts that settle a delivery begin with the fence: the
+//! entry must be pending for this consumer. Only those that settle it as *done* have no fence,
+//! since the first worker to finish wins.
 
 use std::sync::OnceLock;
 
@@ -89,8 +89,8 @@ impl Script {
         cmd
     }
 
-    /// Makes the same call with the source instead of the hash, so that the server caches the
-    /// script: one round trip less than `SCRIPT LOAD`, and no gap between the two commands.
+    /// Makes the same call with the source instead of the hash. The server then caches the script,
+    /// with one round trip less than by `SCRIPT LOAD`.
     pub(in crate::transport::redis) fn with_text(&self, call: &[u8]) -> Vec<u8> {
         let args = |args: [&str; 2]| {
             let mut out = Vec::new();

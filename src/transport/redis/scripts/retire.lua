@@ -14,7 +14,7 @@ if redis.call('TYPE', KEYS[2]).ok == 'stream' then
     for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
     local behind = newest and below(group['last-delivered-id'], newest[1])
     if group.pending > 0 or behind then return 0 end
-    -- These keys are in the stream's slot.
+    -- KEYS cannot list these keys, but they are in the stream's slot.
     local retry, due = ARGV[3] .. ':retry:' .. group.name, ARGV[3] .. ':due:' .. group.name
     if redis.call('XLEN', retry) > 0 or redis.call('ZCARD', due) > 0 then return 0 end
   end

@@ -20,22 +20,23 @@ local function age(key, found, oldest)
   return math.max(oldest, clock() - string.match(id, '^%d+'))
 end
 
-local main, retry = info(KEYS[1]), info(KEYS[2])
-if not main then return false end
--- Missing before Redis 7.0, and later nil if entries between were deleted.
-local lag = main.lag
+local primary, retry = info(KEYS[1]), info(KEYS[2])
+if not primary then return false end
+-- Redis returns no lag before 7.0, nor if entries that the group has not read were deleted.
+local lag = primary.lag
 if not lag then
-  local delivered = main['last-delivered-id']
+  local delivered = primary['last-delivered-id']
   if #redis.call('XRANGE', KEYS[1], '(' .. delivered, '+', 'COUNT', 1) == 0 then
     lag = 0
   elseif delivered == '0-0' then
     lag = redis.call('XLEN', KEYS[1])
   end
 end
-local pending = main.pending
+local pending = primary.pending
 if retry then
   pending = pending + retry.pending
-  -- Finished entries are deleted there.
+  -- Finished entries are deleted from the retry stream, so all that are not pending are
+  -- undelivered.
   if lag then lag = lag + math.max(0, redis.call('XLEN', KEYS[2]) - retry.pending) end
 end
 
@@ -46,6 +47,6 @@ for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
   if consumer.idle < lease_of(consumer.name, ARGV[2], ARGV[3], ARGV[4]) then alive = alive + 1 end
 end
 return {
-  lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], main, -1)),
-  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, main['last-delivered-id']
+  lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], primary, -1)),
+  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, primary['last-delivered-id']
 }

@@ -1,6 +1,6 @@
--- Returns true if this worker may do a step of upkeep: no worker has done it in the last `ms`, as the
--- throttle at `key` shows. A server without memory cannot store a throttle. Then each worker may do
--- the step, since these steps free memory.
+-- Returns true if this worker may do a step of upkeep: no worker has done the step in the last
+-- `ms`, as the throttle at `key` shows. A server without memory cannot store a throttle. Then each
+-- worker may do the step, since these steps free memory.
 local function throttle(key, me, ms)
   local function set(...)
     local stored = redis.pcall('SET', key, me, 'PX', ms, ...)

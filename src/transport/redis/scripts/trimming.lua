@@ -25,7 +25,7 @@ local function trim(stream, throttle_key, me, prefix, period, beside_foreign, fo
   if not lowest then return { 0 } end
 
   local dropped = 0
-  -- An approximate trim stops after 10,000 entries.
+  -- An approximate trim stops after 10,000 entries, so it is repeated.
   for _ = 1, 100 do
     local step = redis.call('XTRIM', stream, 'MINID', '~', lowest)
     dropped = dropped + step

@@ -30,14 +30,14 @@ impl Address {
         Self::Tcp(host.into(), port)
     }
 
-    /// Reads `host:port`, in which an IPv6 address may stand without brackets, as servers write it.
+    /// Parses `host:port` as servers write it: an IPv6 address may have no brackets.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         Some(Self::tcp(host, port.parse().ok()?))
     }
 
-    /// The host, or an empty text for a socket of the file system.
+    /// The host, or an empty text for a Unix socket.
     pub(super) fn host(&self) -> &str {
         match self {
             Self::Tcp(host, _) => host,
@@ -68,7 +68,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The addresses, for a text.
+/// The addresses as a list, for errors.
 pub(super) fn listed(addresses: &[Address]) -> String {
     let all: Vec<_> = addresses.iter().map(Address::to_string).collect();
     all.join(", ")
@@ -90,7 +90,7 @@ pub(super) async fn connect(
         let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         errors.pop().unwrap_or_else(none)
     })?;
-    // The options are optional: the socket works without them.
+    // An error is ignored: the socket works without the options.
     let _ = set_options(&stream, settings);
     Ok(stream)
 }

@@ -44,7 +44,7 @@ pub struct RedisBuilder {
 
 impl RedisBuilder {
     /// Asks a provider for the user and the password at each connection to a Redis server, instead
-    /// of taking them from the URL. If they expire, connections get new ones before.
+    /// of taking them from the URL. If they expire, connections get new ones in time.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -86,8 +86,9 @@ impl RedisBuilder {
         self
     }
 
-    /// Presents this client's certificate, followed by those that lead to its authority, if the
-    /// server asks for one. Both arguments are PEM texts; the key is in PKCS #8, PKCS #1 or SEC 1.
+    /// Presents this client's certificate, followed by those of its intermediate authorities, if
+    /// the server asks for one. Both arguments are PEM texts; the key is in PKCS #8, PKCS #1 or SEC
+    /// 1.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn client_certificate(
@@ -99,9 +100,9 @@ impl RedisBuilder {
         self
     }
 
-    /// Expects this host name, or IP address, in the certificates of all servers, also of Sentinels,
-    /// instead of the host to which it connects. Sentinels and clusters often announce servers by
-    /// addresses that are in no certificate.
+    /// Expects this host name, or IP address, in the certificates of all servers, also of
+    /// Sentinels, instead of the host of the connection. Sentinels and clusters often announce
+    /// servers by addresses that are in no certificate.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {

@@ -5,7 +5,8 @@ use crate::message::Shown;
 /// The most bytes of an error's text in a log line.
 const MAX_LOGGED: usize = 1024;
 
-/// Parts of the texts of errors, and the causes that they show. The first that matches counts.
+/// Parts of the texts of errors, and the causes that they show. The first entry that matches
+/// counts.
 ///
 /// The texts are the server's, the operating system's and this library's. An error of the operating
 /// system has no code that tells a failed look-up of a name from others.

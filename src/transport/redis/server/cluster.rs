@@ -31,7 +31,7 @@ pub(super) struct Cluster {
     /// The nodes that the application named. Any may be down.
     seeds: Vec<Address>,
     map: watch::Sender<Map>,
-    /// The time of the last reading. Locked while one is under way.
+    /// The time at which the map was last read. Locked while it is read.
     read: Mutex<Option<Instant>>,
 }
 
@@ -89,14 +89,14 @@ impl Cluster {
         self.map.subscribe()
     }
 
-    /// The primary of a slot, or any node: it knows better.
+    /// The primary of a slot. If it is unknown, any node: that node names the primary.
     pub(super) fn owner(&self, slot: HashSlot) -> Address {
         let map = self.map();
         let known = map.owner(slot).or_else(|| map.primaries.first());
         known.map_or_else(|| self.seeds[0].clone(), |it| (**it).clone())
     }
 
-    /// Notes that a slot has moved, as a node has said.
+    /// Records that a slot has moved, as a node has said.
     pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
         self.map.send_if_modified(|map| {
             let is_new = map.owner(slot).is_none_or(|known| **known != *address);
@@ -139,7 +139,7 @@ impl Cluster {
         }
     }
 
-    /// The known nodes in an order by chance, and then those that the application named.
+    /// The known primaries in random order, and then the nodes that the application named.
     fn nodes(&self) -> Vec<Address> {
         let map = self.map();
         let mut nodes: Vec<_> = map.primaries.iter().map(|it| (**it).clone()).collect();
@@ -157,7 +157,7 @@ impl Cluster {
     }
 }
 
-/// Reads the map of one node. A node that is cut off from the others does not count.
+/// Reads the map from one node. Fails if that node is cut off from the others.
 async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
     let mut connection = login.connection(node, Purpose::Commands).await?;
     let info = redis::cmd("CLUSTER").arg("INFO").to_owned();
@@ -169,12 +169,12 @@ async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
             ))
             .with_source(redis::RedisError::from(refusal)));
         }
-        // A user may have no permission for it.
+        // The user may have no permission for `CLUSTER INFO`.
         Value::ServerError(_) => {}
         info if text(info.clone()).contains("cluster_state:fail") => {
             return Err(Error::disconnected(format!(
                 "the Redis Cluster is down, as its node at {node} says; `redis-cli --cluster check \
-                 {node}` tells the reason"
+                 {node}` shows the reason"
             )));
         }
         _ => {}
@@ -221,12 +221,12 @@ pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
     Ok(map)
 }
 
-/// Decodes the address of a node, as the node at `from` knows it; `None` if that node does not know
-/// its name.
+/// Decodes the address of a node, as the node at `from` knows it; `None` if the node at `from` does
+/// not know the host.
 fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
     let mut parts = array(node)?.into_iter();
     let host = match parts.next().unwrap_or_default() {
-        // The node does not know the name or the address by which clients reach it.
+        // The clients reach this node at the host that they have asked.
         Value::Nil => String::new(),
         host => String::from_utf8_lossy(&bytes(host)?).into_owned(),
     };
@@ -239,7 +239,7 @@ fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
     })
 }
 
-/// The slot and the address in the text of a `MOVED` or an `ASK`, which the node at `from` has sent.
+/// The slot and the address in the text of a `MOVED` or an `ASK` from the node at `from`.
 pub(in crate::transport::redis) fn redirection(
     details: &str,
     from: &Address,

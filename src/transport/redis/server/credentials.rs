@@ -1,4 +1,5 @@
-//! The user and the password of connections: fixed, or asked of the application for each connection.
+//! The user and the password of connections: fixed, or asked of the application for each
+//! connection.
 
 use std::{
     fmt,
@@ -45,7 +46,7 @@ impl Credentials {
         }
     }
 
-    /// Sets the time from now after which the server does not accept them any more. Connections
+    /// Sets the time from now after which the server no longer accepts the credentials. Connections
     /// get new ones before that.
     pub fn expires_in(mut self, lifetime: Duration) -> Self {
         self.lifetime = Some(lifetime);
@@ -85,18 +86,18 @@ pub type CredentialsFuture<'a> =
 /// Returns the current user and password, for [`RedisBuilder::credentials`]. A closure without
 /// arguments that returns a future is a provider.
 ///
-/// It is asked for each connection, and again before what it returned expires. A handle has several
-/// connections: an expensive answer is worth caching in the provider.
+/// The provider is asked for each connection, and again before the returned credentials expire. A
+/// handle has several connections, so a provider should cache an expensive answer.
 ///
 /// [`RedisBuilder::credentials`]: super::RedisBuilder::credentials
 pub trait CredentialsProvider: Send + Sync + 'static {
-    /// Returns credentials that are valid now. It runs as a task of the runtime on which the handle
-    /// was connected, and must not block its thread.
+    /// Returns credentials that are valid now. The future runs as a task of the runtime on which
+    /// the handle was connected, and must not block its thread.
     ///
     /// # Errors
-    /// The application's. The error is logged, and part of the errors of commands that wait for the
-    /// connection, so it must not contain a password. The provider is asked again, with a back-off,
-    /// also if it does not answer within 5 s, or panics.
+    /// Any error of the application. The error is logged, and is part of the errors of commands
+    /// that wait for the connection, so it must not contain a password. The provider is asked
+    /// again, with a back-off, also if it does not answer within 5 s, or panics.
     fn credentials(&self) -> CredentialsFuture<'_>;
 }
 
@@ -112,7 +113,7 @@ where
 
 /// The origin of the credentials of connections.
 pub(super) enum CredentialsSource {
-    /// These; `None` to connect without a login.
+    /// Always the same credentials; `None` to connect without a login.
     Fixed(Option<Credentials>),
     Provider(Arc<ProviderTask>),
 }
@@ -150,8 +151,8 @@ impl CredentialsSource {
     }
 }
 
-/// Asks a provider on the application's runtime: connections of the upkeep belong to another one,
-/// where a provider that blocks would hold up the renewal of leases.
+/// Asks a provider on the application's runtime. Connections of the upkeep belong to another
+/// runtime, where a provider that blocks would hold up the renewal of leases.
 pub(super) struct ProviderTask {
     provider: Arc<dyn CredentialsProvider>,
     /// The runtime of the first connection.

@@ -1,4 +1,5 @@
-//! Makes connections to servers by one set of credentials: the byte stream, TLS, and the handshake.
+//! Makes connections to servers with one set of credentials: the byte stream, TLS, and the
+//! handshake.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -28,7 +29,8 @@ use crate::{
 /// The time limit for a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The credentials and the settings of connections to one kind of server.
+/// The credentials and the settings of connections to one kind of server: Redis servers or
+/// Sentinels.
 pub(super) struct Login {
     credentials: CredentialsSource,
     settings: RedisConnectionInfo,
@@ -108,8 +110,8 @@ impl Login {
     /// Logs in, and chooses protocol and database.
     ///
     /// The handshake ends with a round trip: a server at its `maxclients`, or a proxy without a
-    /// server, accepts and then closes. What it writes before that must not be taken for the
-    /// response to the first command.
+    /// server, accepts and then closes. An error that it writes before that must not be taken for
+    /// the response to the first command.
     async fn greet(
         &self,
         address: &Address,

@@ -159,7 +159,7 @@ impl Connector {
         }
     }
 
-    /// The slot that this connector leads to; `None` if it leads to a server, whatever the slot.
+    /// The slot that this connector leads to; `None` if its server does not depend on a slot.
     pub(super) fn slot(&self) -> Option<HashSlot> {
         match self.place {
             Place::Slot(slot) => Some(slot),
@@ -179,7 +179,7 @@ impl Connector {
         self.cluster().expect("it is a cluster").owner(slot)
     }
 
-    /// Notes that a node of a cluster has named another one for a slot.
+    /// Records that a node of a cluster has named another node for a slot.
     pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
         if let Some(cluster) = self.cluster() {
             cluster.learn(slot, address);
@@ -204,7 +204,8 @@ impl Connector {
         self.servers.described(&self.place)
     }
 
-    /// Looks the servers up anew, unless that was done just now. Without an answer, all stays.
+    /// Looks the servers up again, unless that was done just now. Without an answer, the known
+    /// servers stay.
     pub(super) async fn refresh(&self) {
         self.servers.refresh().await;
     }
@@ -223,8 +224,8 @@ impl Connector {
         Ok(PubSub::new(connection.await?.1, !self.is_cluster()))
     }
 
-    /// Connects, and checks that the server is ready, its version supported, and its kind the one
-    /// that the URL names.
+    /// Connects, and checks that the server is ready, that its version is supported, and that it is
+    /// of the kind that the URL names.
     pub(super) async fn checked(&self) -> Result<Connection, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Commands);
         let (address, mut connection) = connection.await?;
@@ -232,7 +233,7 @@ impl Connector {
         info.arg("server");
         let login = &self.servers.login;
         let info = match login.ask(&address, &mut connection, &info).await? {
-            // A worker needs no permission for `INFO`; the version is not checked then.
+            // A worker needs no permission for `INFO`. Without it, the version is not checked.
             Value::ServerError(error) if error.code() == "NOPERM" => return Ok(connection),
             answer => text(error::check(answer)?),
         };

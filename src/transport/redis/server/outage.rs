@@ -1,5 +1,5 @@
-//! The outages of one supervised connection: they determine the delay of the next attempt, and which
-//! failures are logged.
+//! The outages of one supervised connection. They determine the delay of the next attempt, and the
+//! failures that are logged.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -15,13 +15,14 @@ const MAX_LINES: usize = 8;
 
 /// The failures of one supervised connection since the last response.
 ///
-/// The log has a line when an outage begins, for each cause of failed attempts, and when it is over.
-/// Equal lines are collapsed.
+/// The log has a line when an outage begins, for each cause of failed attempts, and when it is
+/// over. Equal lines are collapsed.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Outage {
     failures: u32,
-    /// The outage that lasts.
+    /// The present outage; `None` while there is a connection.
     current: Option<Current>,
+    /// The last log lines, each with its limit.
     lines: VecDeque<(String, Limit)>,
 }
 
@@ -29,9 +30,9 @@ pub(in crate::transport::redis) struct Outage {
 struct Current {
     began: Instant,
     address: String,
-    /// The line of its end, without its length.
+    /// The log line for the end of the outage, without its length.
     over: String,
-    /// True if the log has a line about it.
+    /// Set if the log has a line about the outage.
     is_logged: bool,
 }
 

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 
-/// The time that an attempt has before the next one starts beside it.
+/// The time that an attempt has before the next attempt starts beside it.
 /// <https://www.rfc-editor.org/rfc/rfc8305#section-5>
 const HEAD_START: Duration = Duration::from_millis(250);
 
@@ -37,7 +37,7 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
 }
 
 /// The error of attempts that have all failed: a mistake in the set-up if one was found, or else
-/// this text, with the first failure as its source.
+/// `unreachable`, with the first failure as its source.
 pub(super) fn failure(errors: Vec<Error>, unreachable: String) -> Error {
     let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(Error::is_disconnected);
     let unreachable = Error::disconnected(unreachable);

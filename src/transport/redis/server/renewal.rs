@@ -101,7 +101,7 @@ impl Renewal {
                     }
                     Err(error) => self.failed(&error),
                 },
-                // `answered` continues.
+                // After `Sent`, `answered` sets the next state.
                 RenewalState::Sent(_) | RenewalState::Ended => return Poll::Pending,
             }
         }
@@ -146,7 +146,7 @@ mod tests {
         for (lifetime, expected) in [(0, 1), (1, 1), (60, 45), (900, 675), (43_200, 42_900)] {
             assert_eq!(period(seconds(lifetime)), seconds(expected), "{lifetime}");
         }
-        // A timer for it exists.
+        // A timer can represent it.
         assert!(period(Duration::MAX) > seconds(u64::MAX / 2));
     }
 }

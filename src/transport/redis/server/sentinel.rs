@@ -23,7 +23,7 @@ pub(super) struct Sentinels {
     /// The name of the primary in the configuration of the Sentinels.
     pub(super) name: String,
     pub(super) login: Login,
-    /// The last answer.
+    /// The primary in the last answer; `None` before the first answer.
     primary: watch::Sender<Option<Address>>,
 }
 
@@ -37,7 +37,7 @@ impl Sentinels {
         }
     }
 
-    /// The primary by the last answer.
+    /// Watches the primary in the last answer.
     pub(super) fn last(&self) -> watch::Receiver<Option<Address>> {
         self.primary.subscribe()
     }
@@ -45,7 +45,7 @@ impl Sentinels {
     /// Asks the Sentinels for the address of the primary. The first answer counts.
     ///
     /// # Errors
-    /// If no Sentinel answers, or if one that answers does not know the name and no other does.
+    /// If no Sentinel answers, or none of those that answer knows the name.
     pub(super) async fn find(&self) -> Result<Address, Error> {
         let attempts = self.addresses.iter().map(|it| self.ask(it).boxed());
         let found = race::first(attempts.collect()).await;

@@ -13,7 +13,7 @@ const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 pub(in crate::transport::redis) struct HashSlot(pub(super) u16);
 
 impl HashSlot {
-    /// The slot of commands whose server does not depend on it.
+    /// A placeholder for commands whose server does not depend on a slot.
     pub(in crate::transport::redis) const ANY: Self = Self(0);
 
     pub(in crate::transport::redis) fn of(key: &[u8]) -> Self {

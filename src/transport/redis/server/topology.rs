@@ -1,4 +1,4 @@
-//! The places of servers: one server, a primary that Sentinels watch, or the nodes of a cluster.
+//! Finds the servers: one server, a primary that Sentinels watch, or the nodes of a cluster.
 
 use std::{future::Future, pin::Pin, sync::Weak, time::Duration};
 
@@ -16,11 +16,11 @@ use crate::{
     transport::redis::{connection::Connection, error, response::Value},
 };
 
-/// The time between two looks at the topology without an occasion: a server that is cut off from the
-/// others does not know that it is not the primary any more.
+/// The time between two regular look-ups of the servers. They are needed since a server that is cut
+/// off does not know that another one is the primary now.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The servers of one address of the application, and the way to log in to them.
+/// The servers of one URL, and the login to them.
 pub(super) struct Servers {
     pub(super) login: Login,
     pub(super) topology: Topology,
@@ -35,7 +35,7 @@ pub(super) enum Topology {
 /// The server that a connection is made to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The primary; on a cluster, any.
+    /// The primary; on a cluster, any primary.
     Any,
     /// The primary of a slot of a cluster.
     Slot(HashSlot),
@@ -80,7 +80,7 @@ impl Servers {
         }
     }
 
-    /// Reads the map of a cluster again. Without an answer the old one stays.
+    /// Looks the servers up again. Without an answer, the known servers stay.
     pub(super) async fn refresh(&self) {
         let found = match &self.topology {
             Topology::Server(_) => Ok(()),
@@ -92,7 +92,7 @@ impl Servers {
         }
     }
 
-    /// Checks that a server is a primary: Sentinels may name one that is not promoted yet.
+    /// Checks that a server is a primary: Sentinels may name a replica that is not promoted yet.
     async fn check_role(
         &self,
         address: &Address,
@@ -140,8 +140,9 @@ impl Servers {
                 Some(Box::pin(until(cluster.changes(), is_elsewhere)))
             }
             (Topology::Cluster(cluster), Place::Any) => {
-                // A replica is as good: every node of a cluster passes events on. Just after a failover
-                // the others do not list the demoted node.
+                // The connection may stay on a replica, since every node of a cluster passes events
+                // on. Just after a failover the other nodes do not list the demoted node, so the
+                // map is checked again.
                 let changes = cluster.changes();
                 Some(Box::pin(async move {
                     loop {
@@ -168,16 +169,16 @@ impl Servers {
     }
 }
 
-/// Resolves when a value is as `is_elsewhere` wants it.
+/// Resolves when `is_elsewhere` is `true` for the value.
 async fn until<T>(mut last: watch::Receiver<T>, is_elsewhere: impl FnMut(&T) -> bool) {
     if last.wait_for(is_elsewhere).await.is_err() {
-        // The handle and all that it has opened are gone.
+        // The handle and all that it has opened were dropped.
         std::future::pending::<()>().await;
     }
 }
 
-/// Returns `true` if the response to `ROLE` is that of a replica. A user without the permission for
-/// the command does not learn its server's role.
+/// Returns `true` if the response to `ROLE` is that of a replica. An error, such as that for a
+/// missing permission, is taken for the response of a primary.
 /// <https://redis.io/docs/latest/commands/role/>
 pub(in crate::transport::redis) fn is_replica(role: &Value) -> bool {
     let Value::Array(parts) = role else {

@@ -100,7 +100,8 @@ impl<'a> MultiHostUrl<'a> {
         }
     }
 
-    /// Returns the addresses of the hosts. A host without a port gets `port`, which includes the `:`.
+    /// Returns the addresses of the hosts. A host without a port gets `port`, which includes the
+    /// `:`.
     fn addresses(&self, port: &str) -> Result<Vec<Address>, Error> {
         let address = |host: &&str| {
             let port = match host.rsplit(']').next().is_some_and(|end| end.contains(':')) {

@@ -1,7 +1,7 @@
 //! The ledger: the history of each job, checked against the protocol's invariants.
 //!
-//! The simulation records the server's state after each command, and the handlers record their starts
-//! and results. Each record is checked at once.
+//! The simulation records the server's state after each command, and the handlers record their
+//! starts and results. Each record is checked at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,26 +17,26 @@ use super::{
 };
 use crate::{Error, message::Lease};
 
-/// The longest time, in milliseconds, that a stored reply takes to its sender. The sender may have to
-/// reconnect first.
+/// The longest time, in milliseconds, that a stored reply takes to its sender. The sender may have
+/// to reconnect first.
 const MAX_REPLY_TRAVEL: u64 = 15_000;
 
 /// The number of a job. It is the payload of the job's message.
 pub(super) type JobId = u32;
-/// A process from its start to its end. A restarted worker has a new id.
+/// The id of a process. A restarted worker has a new id.
 pub(super) type ProcessId = u32;
 
 pub(super) struct Ledger {
     scenario: Arc<Scenario>,
     pub(super) now: u64,
-    /// In milliseconds.
+    /// The lease in milliseconds.
     lease: u64,
-    /// One for each stream of each group. Those of a group are adjacent.
+    /// One queue for each stream of each group. The queues of a group are adjacent.
     queues: Vec<Queue>,
-    /// The times from which on new entries of each stream can be read.
+    /// For each stream, the time from which its new entries can be read.
     readable_since: Vec<u64>,
     pub(super) workers: BTreeMap<ProcessId, Process>,
-    /// The end of the last time, in milliseconds, at which no process could reach the server.
+    /// The end of the last period in which no process could reach the server, in milliseconds.
     pub(super) unreachable_until: u64,
     /// The time of the last step of the server's clock, and its size, in milliseconds.
     step: (u64, u64),
@@ -61,9 +61,10 @@ pub(super) struct Process {
     pub(super) alive: bool,
     /// Set once it shuts down and asks for no more jobs.
     pub(super) stopping: bool,
-    /// The time since which it has started no handler. One may still run.
+    /// The time at which its last handler ended, or at which it started. Other handlers may still
+    /// run.
     idle_since: u64,
-    /// Since this time nothing has kept the process from reaching the server.
+    /// The time since which nothing has kept the process from reaching the server.
     pub(super) undisturbed_since: u64,
     consumer: Vec<u8>,
 }
@@ -72,6 +73,7 @@ pub(super) struct Process {
 #[derive(Debug)]
 struct RunningHandler {
     lease: Lease,
+    /// The time since which the job is not pending for the worker, while that is not reported.
     lost: Option<u64>,
 }
 
@@ -156,7 +158,8 @@ impl Ledger {
         }
     }
 
-    /// Returns whether a worker was undisturbed for a whole lease.
+    /// Returns `true` if a worker was undisturbed for a whole lease. `with_server` requires that
+    /// the server could also be reached for that time.
     fn is_undisturbed(&self, worker: ProcessId, with_server: bool) -> bool {
         let Some(process) = self.workers.get(&worker) else {
             return false;
@@ -279,8 +282,8 @@ impl Ledger {
         }
     }
 
-    /// Records a step of the server's wall clock. Due times and the ages of requests are measured on
-    /// it. Workers read it every ten seconds.
+    /// Records a step of the server's wall clock. Due times and the ages of requests are measured
+    /// on it. Workers know of the step only after they have read the clock again.
     pub(super) fn server_clock_stepped(&mut self, by: i64) {
         let forward = u64::try_from(by).unwrap_or(0);
         for history in self
@@ -449,8 +452,8 @@ impl Ledger {
         }
     }
 
-    /// Records that a worker has read new entries. `room` is the number that it had room for, where the
-    /// command says so.
+    /// Records that a worker has read new entries. `room` is the number of entries that it had room
+    /// for, if the command contains that number.
     pub(super) fn record_read(
         &mut self,
         data: &Data,
@@ -464,7 +467,7 @@ impl Ledger {
             ));
         }
         if !self.is_undisturbed(worker, true) {
-            // Reads whose responses were lost may have left entries to it.
+            // Reads whose responses were lost may have left entries pending for the worker.
             return;
         }
         let process = &self.workers[&worker];

@@ -49,7 +49,7 @@ impl fmt::Debug for Location {
 }
 
 impl Location {
-    /// Returns whether the job is pending for this consumer.
+    /// Returns `true` if the job is pending for this consumer.
     pub(super) fn is_pending_for(&self, consumer: &[u8]) -> bool {
         matches!(self, Location::Pending { consumer: holder, .. } if holder == consumer)
     }
@@ -80,8 +80,8 @@ impl GroupKeys {
         }
     }
 
-    /// Returns all locations on this stream of every job that the group has not finished. More than one
-    /// for a job is a violation.
+    /// Returns all locations on this stream of every job that the group has not finished. More than
+    /// one location for a job is a violation.
     pub(super) fn locations(&self, data: &Data) -> BTreeMap<JobId, Vec<Location>> {
         let mut locations = BTreeMap::<_, Vec<_>>::new();
         let mut found = |fields: &Fields, location| {
@@ -154,8 +154,8 @@ impl GroupKeys {
             .count()
     }
 
-    /// Returns a description of everything of the group that is left on the stream. Nothing may be left
-    /// after a simulation.
+    /// Returns a description of everything of the group that is left on the stream. Nothing may be
+    /// left after a simulation.
     pub(super) fn leftovers(&self, data: &Data, consumers_expired: bool) -> Vec<String> {
         let mut left = Vec::new();
         for key in [self.stream, &self.retry] {

@@ -10,13 +10,14 @@
 //!
 //! - a confirmed job is in one location at a time, and ends once;
 //! - no job is claimed from a worker that was alive and reached the server for a whole lease;
-//! - a job does not run at two workers unless the first is dead, cut off, or has reported a lost lease;
+//! - a job does not run at two workers unless the first is dead, cut off, or has reported a lost
+//!   lease;
 //! - an attempt counts if its handler failed or its worker was lost, and otherwise not;
 //! - the verdict of a worker that has lost a job has no effect, unless it is an acknowledgement;
 //! - no job is acknowledged before its handler succeeded, nor delivered after it was acknowledged;
 //! - no job starts before it is due, nor more often than the limit of deliveries;
-//! - a read of several streams delivers no more than its room, and a worker has no more pending than it
-//!   has room for and one entry of each key;
+//! - a read of several streams delivers no more than its room, and a worker has no more pending
+//!   than it has room for and one entry of each key;
 //! - no worker is idle for a whole lease while a stream that can be read has a job for it;
 //! - a request that was handled in time gets its own reply;
 //! - nothing is left on the server at the end.
@@ -28,11 +29,11 @@
 //! ```
 //!
 //! # Scope
-//! The sending half, sources, pipelines, settlements, upkeep, RPC and `serve` are the real code. Each
-//! process has two paused runtimes (outside a simulation the upkeep has a thread). The Lua scripts run
-//! in Lua 5.1, as on the server. The network and the commands of Redis 7 are models. The simulation
-//! leaves out events, fast requests, sets of registered streams, a server that loses data, clusters,
-//! and other libraries' consumers.
+//! The sending half, sources, pipelines, settlements, upkeep, RPC and `serve` are the real code.
+//! Each process has two paused runtimes (outside a simulation the upkeep has a thread). The Lua
+//! scripts run in Lua 5.1, as on the server. The network and the commands of Redis 7 are models.
+//! The simulation leaves out events, fast requests, sets of registered streams, a server that loses
+//! data, clusters, and other libraries' consumers.
 //!
 //! # Place
 //! This folder stays inside `src/`. It uses private items: the connector, the stream trait of

@@ -1,7 +1,8 @@
-//! The network between the processes and the server. It delays bytes, holds them back, and loses them
-//! with their connection.
+//! The network between the processes and the server. It delays bytes, holds them back, and loses
+//! them with their connection.
 //!
-//! Each direction of a connection keeps its order, as TCP does. Everything else follows from the seed.
+//! Each direction of a connection keeps its order, as TCP does. Everything else follows from the
+//! seed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -22,6 +23,7 @@ use crate::{sync::lock, transport::redis::connection::Stream};
 #[derive(Debug, Default)]
 pub(super) struct Network {
     connections: BTreeMap<Client, Connection>,
+    /// The id of the last connection.
     last: Client,
     /// The processes that are cut off.
     outages: BTreeMap<ProcessId, Outage>,
@@ -62,6 +64,7 @@ struct Connection {
     written: Vec<u8>,
     to_server: Queue,
     to_worker: Queue,
+    /// The bytes that the process can read now.
     arrived: VecDeque<u8>,
     waker: Option<Waker>,
     /// Set once the process has closed it.
@@ -257,8 +260,8 @@ impl Network {
         }
     }
 
-    /// Removes the closed connections, and returns them. The server does not notice those of lost
-    /// machines, so these stay.
+    /// Removes the closed connections, and returns them. The server does not notice that
+    /// connections of lost machines are closed, so these stay.
     pub(super) fn remove_closed(&mut self, unnoticed: &BTreeSet<ProcessId>) -> BTreeSet<Client> {
         let gone = |connection: &Connection| {
             (connection.closed || connection.broken)
@@ -370,7 +373,7 @@ impl Drop for SimulatedStream {
     fn drop(&mut self) {
         if let Some(connection) = lock(&self.network).connections.get_mut(&self.id) {
             connection.closed = true;
-            // The operating system sends what a process wrote before it was killed.
+            // Bytes that a killed process has written stay: the operating system sends them.
             connection.waker = None;
         }
     }

@@ -8,8 +8,8 @@ use tokio::{
     time::{Instant, advance, sleep_until},
 };
 
-/// Two paused runtimes, one for the application and one for its upkeep. Their clocks advance only in
-/// [`run`](Self::run).
+/// Two paused runtimes, one for the application and one for its upkeep. Their clocks advance only
+/// in [`run`](Self::run).
 #[derive(Debug)]
 pub(super) struct Node {
     threads: [Thread; 2],
@@ -41,8 +41,8 @@ impl Node {
     {
         let threads = loop {
             let threads = [Thread::new(now), Thread::new(now)];
-            // The two runtimes exchange instants. These compare the same in each run only if the clocks
-            // are less than a millisecond apart.
+            // The two runtimes exchange instants. These compare the same in each run only if the
+            // clocks are less than a millisecond apart.
             if threads[UPKEEP].origin - threads[APPLICATION].origin < Duration::from_micros(300) {
                 break threads;
             }
@@ -63,7 +63,7 @@ impl Node {
         thread.frozen_until = thread.frozen_until.max(until);
     }
 
-    /// Returns whether the process has ended by itself.
+    /// Returns `true` if the process has ended by itself.
     pub(super) fn is_finished(&self) -> bool {
         self.main.is_finished()
     }
@@ -95,7 +95,7 @@ impl Thread {
         let missed = std::mem::take(&mut self.missed_a_turn);
         self.runtime.block_on(async {
             if missed {
-                // In one step, like the clock of a process that was frozen.
+                // The clock advances in one step, like the clock of a process that was frozen.
                 advance(target - Instant::now()).await;
             }
             sleep_until(target).await;

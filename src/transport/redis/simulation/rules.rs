@@ -41,7 +41,7 @@ pub(super) struct JobHistory {
     pub(super) changed_at: u64,
     /// Set once a handler has succeeded.
     pub(super) finished: bool,
-    /// When each earlier holder lost the job.
+    /// The time at which each earlier holder lost the job.
     pub(super) lost: BTreeMap<ProcessId, u64>,
     /// The result of each worker's handler since the job was last delivered to that worker.
     pub(super) results: BTreeMap<ProcessId, HandlerResult>,
@@ -52,16 +52,18 @@ pub(super) struct JobHistory {
 pub(super) struct Transition {
     pub(super) from: Option<Location>,
     pub(super) to: Option<Location>,
-    /// The worker that held the job before, and the one that holds it now.
+    /// The worker that held the job before.
     pub(super) holder: Option<ProcessId>,
+    /// The worker that holds the job now.
     pub(super) taker: Option<ProcessId>,
-    /// The process whose command caused it, and whether that command only acknowledges.
+    /// The process whose command caused the transition.
     pub(super) by: ProcessId,
+    /// Set if that command only acknowledges.
     pub(super) acknowledged: bool,
     pub(super) now: u64,
-    /// The holder is alive and was undisturbed for a whole lease.
+    /// Set if the holder is alive and was undisturbed for a whole lease.
     pub(super) holder_is_healthy: bool,
-    /// The holder's handler runs, and its lease is not reported as lost.
+    /// Set if the holder's handler runs, and its lease is not reported as lost.
     pub(super) running: bool,
     /// The largest number of deliveries.
     pub(super) max_deliveries: u32,
@@ -158,8 +160,8 @@ impl JobHistory {
         }
     }
 
-    /// Checks a deletion by the holder: its handler discarded the job, or the job is a request whose
-    /// reply is stored or whose deadline has passed.
+    /// Checks a deletion by the holder: its handler discarded the job, or the job is a request
+    /// whose reply is stored or whose deadline has passed.
     fn check_deletion(
         &mut self,
         result: Option<HandlerResult>,

@@ -1,4 +1,5 @@
-//! The scenario of a seed: its jobs, its workers and its faults, decided before the simulation starts.
+//! The scenario of a seed: its jobs, its workers and its faults, decided before the simulation
+//! starts.
 
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(super) struct Scenario {
     pub(super) faults: Vec<(u64, Fault)>,
     /// Faults happen until this time, in milliseconds.
     pub(super) faults_until: u64,
-    /// The simulation lasts until the consumers of dead workers are deleted.
+    /// Set if the simulation lasts until the consumers of dead workers are deleted.
     pub(super) long: bool,
 }
 
@@ -62,9 +63,9 @@ pub(super) struct JobSpec {
     /// The time that the sender waits before it sends the job.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
-    /// The job is a request, not a task.
+    /// Set if the job is a request, not a task.
     pub(super) request: bool,
-    /// The sender repeats the job with an idempotency key until it is confirmed.
+    /// Set if the sender repeats the job, with an idempotency key, until it is confirmed.
     pub(super) resends: bool,
     pub(super) handler: HandlerSpec,
     /// The number of bytes of padding in its payload.
@@ -75,7 +76,7 @@ pub(super) struct JobSpec {
 #[derive(Debug, Clone)]
 pub(super) struct HandlerSpec {
     pub(super) duration: Duration,
-    /// The number of starts that end with `first`. The later ones end with `then`.
+    /// The number of starts that end with `first`. Later starts end with `then`.
     pub(super) first_starts: u32,
     pub(super) first: Behavior,
     pub(super) then: Behavior,
@@ -118,9 +119,9 @@ pub(super) enum Fault {
         to_server: bool,
         to_worker: bool,
     },
-    /// Responses reach a worker slowly, in pieces. With the padding of the jobs' payloads, a response
-    /// with several jobs takes longer than a connection may be silent, and less than the shortest
-    /// lease: the leases of jobs that are still in the network are not renewed.
+    /// Responses reach a worker slowly, in pieces. With the padding of the jobs' payloads, a
+    /// response with several jobs takes longer than a connection may be silent, and less than the
+    /// shortest lease: the leases of jobs that are still in the network are not renewed.
     SlowLink {
         worker: usize,
         time: u64,
@@ -168,7 +169,8 @@ const KINDS: [&str; 12] = [
 
 impl Scenario {
     pub(super) fn new(rng: &mut Rng) -> Self {
-        // The streams have random numbers of their own, so a seed with one stream keeps its scenario.
+        // The streams have random numbers of their own, so a seed with one stream keeps its
+        // scenario.
         let mut of_streams = rng.clone().fork();
         let streams = match of_streams.u8(..5) {
             2 | 3 => of_streams.usize(2..=STREAMS.len()),
@@ -180,7 +182,7 @@ impl Scenario {
             1 => &KINDS[..KINDS.len() - 1],
             _ => &KINDS,
         };
-        // A third, a fifth and a tenth of each are whole milliseconds.
+        // A third, a fifth and a tenth of each lease are whole milliseconds.
         let lease = Duration::from_millis(*choose(rng, &[6_000, 9_000, 12_000]));
         let groups = if rng.u8(..4) == 0 { 2 } else { 1 };
         let workers_per_group = rng.usize(2..=3);
@@ -188,8 +190,8 @@ impl Scenario {
         let jobs = (0..rng.u32(8..30)).map(|job| {
             let mut job = JobSpec::new(job, lease, groups == 1, rng);
             job.stream = match job.request {
-                // A client reads the replies on several streams in an order that does not follow from
-                // the seed, so each client uses one stream.
+                // A client reads the replies on several streams in an order that does not follow
+                // from the seed, so each client uses one stream.
                 true => job.sender as usize % streams,
                 false => of_streams.usize(..streams),
             };
@@ -316,7 +318,7 @@ impl Fault {
         let lease = lease.as_millis() as u64;
         let worker = rng.usize(..workers);
         let restart_after = rng.u64(..lease);
-        // Often shorter than a lease, sometimes longer than two.
+        // The length of the fault: often shorter than a lease, sometimes longer than two.
         let time = match rng.u8(..3) {
             0 => rng.u64(10..lease / 3),
             1 => rng.u64(lease / 3..lease * 5 / 4),

@@ -1,10 +1,10 @@
 //! Acknowledges the deliveries of the last read, over the connection that reads, before the next
 //! read.
 //!
-//! With one message at a time the next read is useless before the handler has finished. The task of
-//! this connection is awake already, so two tasks fewer are woken than by an exchange over another
-//! connection. `benches/redis.rs`, `task-1` and `rpc-fast-1` at the default settings, shows the
-//! gain.
+//! With one message in flight at a time, there is no demand for a read before the handler has
+//! finished. The task that reads is awake already, so two tasks fewer are woken than by an
+//! acknowledgement over another connection. `benches/redis.rs`, `task-1` and `rpc-fast-1` at the
+//! default settings, shows the gain.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use tokio::time::Instant;
 use super::{BlockingConnection, Fetch, GRACE};
 use crate::ablation::Mechanism;
 
-/// The most deliveries that a read waits for. It is better to acknowledge more of them during the
+/// The most deliveries that a read waits for. More deliveries are better acknowledged during the
 /// read.
 const MAX_DELIVERIES: usize = 4;
-/// The time for which reads do not wait after one has waited in vain.
+/// The time for which reads do not wait after a read has waited in vain.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Fetch {
     /// Starts to wait for the settlements of deliveries that are about to be handed out, unless
-    /// more is to be read. Returns `true` if it does.
+    /// more is to be read or done first. Returns `true` if the next read waits.
     pub(super) fn expect_settlements(&mut self, deliveries: usize) -> bool {
         let few = (1..=MAX_DELIVERIES).contains(&deliveries);
         let waits = few
@@ -36,8 +36,8 @@ impl Fetch {
         waits
     }
 
-    /// Acknowledges the deliveries whose settlements have come. If the server does not confirm one
-    /// it is settled like any other delivery.
+    /// Acknowledges the deliveries whose settlements have come. Settlements that the server does
+    /// not confirm are queued like all others.
     pub(super) async fn acknowledge(&mut self) {
         let (settlements, soon) = self.parts.last_read.gather().await;
         self.pause_until = (!soon).then(|| Instant::now() + PAUSE);

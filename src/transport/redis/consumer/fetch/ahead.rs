@@ -1,4 +1,4 @@
-//! The read that is sent before the entries of the last one are handled.
+//! The read that is sent before the entries of the last read are handled.
 
 use redis::RedisResult;
 use tokio::{
@@ -25,8 +25,8 @@ pub(super) struct Ahead {
 
 impl Fetch {
     /// Sends the next read if there is more demand than the `come` entries just read, and nothing
-    /// else is due first. It does not block, so its response comes soon. Tasks that share the demand
-    /// do not, so that each has its turn.
+    /// else is due first. The read does not block, so its response comes soon. A task that shares
+    /// the demand with others sends no read ahead, so that each task has its turn.
     pub(super) fn read_ahead(&mut self, come: usize) {
         if !self.full || !self.parts.buffer.is_alone() || Mechanism::ReadAhead.is_off() {
             return;

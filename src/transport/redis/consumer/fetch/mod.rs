@@ -52,8 +52,8 @@ use crate::{
 /// the read would stay blocked on the server and claim entries that are never received.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The least size of a part: the default of 64 in flight. With smaller parts the reads and the
-/// acknowledgements would shrink each other.
+/// The least limit of one read, which is also the default of `max_in_flight`. Smaller reads would
+/// cause smaller batches of acknowledgements, which in turn cause smaller reads.
 const MIN_PART: usize = 64;
 
 /// The dependencies of a fetch.
@@ -89,16 +89,17 @@ pub(super) struct Fetch {
     connected: bool,
     /// Set if there may be entries to read without waiting. With one stream: the retry stream may
     /// have more than the last read returned. It is then read alone, since a read of two streams
-    /// returns up to twice as many entries as requested. With several streams: any of them may have
-    /// some.
+    /// returns up to twice as many entries as requested. With several streams: any stream may have
+    /// entries.
     look: bool,
-    /// Set if a read of several streams was refused, and the stream that caused it is not found yet.
+    /// Set if a read of several streams was refused, and the stream that caused it is not found
+    /// yet.
     refused: bool,
     /// Set if the last read returned as many entries as requested, so that there are probably more.
     full: bool,
-    /// The read that was sent before the entries of the last one are handled.
+    /// The read that was sent before the entries of the last read were handled.
     ahead: Option<Ahead>,
-    /// Until then reads do not wait for acknowledgements.
+    /// Until this time reads do not wait for acknowledgements.
     pause_until: Option<Instant>,
     /// The index for the next stream that is added.
     next_index: u32,
@@ -112,7 +113,8 @@ struct BlockingConnection {
 }
 
 impl BlockingConnection {
-    /// Sends an encoded command, or a script with its source if the server does not know it.
+    /// Sends an encoded command. If it calls a script that the server does not know, sends the
+    /// source.
     async fn read(
         &mut self,
         command: &Vec<u8>,
@@ -170,7 +172,7 @@ impl Fetch {
         }
     }
 
-    /// A single listed stream is read by plain commands.
+    /// Returns `true` if there is a single listed stream, which plain commands read.
     fn reads_one_stream(&self) -> bool {
         self.parts.changes.is_none() && self.set.len() == 1
     }
@@ -252,7 +254,7 @@ impl Fetch {
         }
     }
 
-    /// Recovers lost entries without demand. They are released.
+    /// Recovers lost entries although there is no demand. The buffer releases them later.
     async fn look_unasked(&mut self) {
         let asked = Instant::now();
         let max = self.part().min(MAX_LOOKED_AT);
@@ -285,8 +287,7 @@ impl Fetch {
         }
     }
 
-    /// Claims entries of one stream if its scan is due. Each step of a scan returns the entries
-    /// that it claims.
+    /// Claims entries of one stream if its scan is due.
     async fn claim(&mut self, room: usize) -> Vec<Entry> {
         let part = room.min(self.part());
         let claimer = &self.parts.claimer;
@@ -378,7 +379,8 @@ impl Fetch {
                 self.refused = true;
                 Ok(Vec::new())
             }
-            // Tried again after the back-off, since the cause may be another one by then.
+            // After the back-off the streams are read from the start again: the error may have
+            // another cause by then.
             Err(error) => {
                 self.look = true;
                 self.refused = false;
@@ -471,14 +473,14 @@ impl Fetch {
         }
     }
 
-    /// Skips a stream that cannot be read, so that the others continue.
+    /// Skips a stream that cannot be read, so that the other streams are still read.
     fn leave_out(&mut self, stream: &ServedStream, error: &str) {
         if let Some(withheld) = self.set.fail(stream.index) {
             tracing::warn!(
                 stream = %stream.keys.stream,
                 error,
                 withheld,
-                "the stream cannot be read; the others go on, and this one is tried again"
+                "the stream cannot be read; trying again, and reading the other streams meanwhile"
             );
         }
     }
@@ -492,7 +494,7 @@ impl Fetch {
             || self.set.has_due_scan(&self.parts.claimer, may_claim)
     }
 
-    /// Updates the state for the next read after a read.
+    /// Updates the state for the next read after a read that requested `count` entries.
     fn note(&mut self, count: usize, entries: &[Entry]) {
         if self.reads_one_stream() {
             self.look = entries.iter().any(|entry| entry.which.is_retry());
@@ -500,9 +502,9 @@ impl Fetch {
         self.full = entries.len() >= count;
     }
 
-    /// The most entries of one read. Parts let the next one be fetched while one is handled and
-    /// another acknowledged. Also, a large response takes long to arrive, and its entries are not
-    /// in the in-flight table meanwhile.
+    /// The most entries of one read. The limit lets one part be fetched while another is handled
+    /// and a third one acknowledged. Also, a large response takes long to arrive, and its entries
+    /// are not in the in-flight table meanwhile.
     fn part(&mut self) -> usize {
         let max = self.parts.max_in_flight.div_ceil(4).max(MIN_PART);
         match self.reads_one_stream() {
@@ -512,8 +514,8 @@ impl Fetch {
         }
     }
 
-    /// Reads Redis's clock if no tick did for long, since the server was paused: its clock may have
-    /// stepped, and a new request would look too old.
+    /// Reads Redis's clock if no tick has read it lately. The server was probably paused and its
+    /// clock may have stepped, so that a new request would look expired.
     async fn read_clock(&mut self) {
         let FetchParts {
             clock,
@@ -593,7 +595,7 @@ impl Fetch {
         self.entries(command, answer).await
     }
 
-    /// The entries in a response, or the timeout instead of one.
+    /// Decodes the entries of a response. `answer` is `Elapsed` if none came in time.
     async fn entries(
         &mut self,
         command: &ReadCommand,
@@ -655,7 +657,8 @@ impl Fetch {
         Ok(entries)
     }
 
-    /// Skips a stream that could not be read, one of several.
+    /// Handles the error of one of several streams: creates a deleted group again, or skips the
+    /// stream.
     async fn failed(&mut self, index: u32, error: &str) {
         let Some(stream) = self.parts.streams.get(index) else {
             return;
@@ -691,7 +694,7 @@ impl Fetch {
         let connecting = async {
             let mut line = self.parts.connector.connection().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
-            // Without permission to ask, a blocked read runs to its end.
+            // Without permission for `CLIENT ID`, a blocked read runs until its `BLOCK` ends.
             let id = timeout(GRACE, line.command(&id)).await;
             let id = id.ok().and_then(Result::ok);
             let id = id.and_then(|id| integer(&id).ok());
@@ -770,8 +773,8 @@ pub(super) async fn release(deliveries: Vec<Delivery<RedisSettle>>) {
     }
 }
 
-/// Returns `true` if the server's error has this code. For a command within a script,
-/// `error::unwrapped` puts it in front.
+/// Returns `true` if the server's error has this code. If a command of a script failed,
+/// `error::unwrapped` has made that command's code the error's.
 pub(super) fn has_code(error: &Error, code: &str) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<redis::RedisError>())

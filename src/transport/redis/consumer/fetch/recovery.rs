@@ -61,7 +61,7 @@ impl Recovery {
         }
     }
 
-    /// Starts a recovery: a response was lost, perhaps with entries.
+    /// Starts a recovery, after a response was lost, perhaps with entries.
     pub(super) fn begin(&mut self) {
         self.looks = Some(Looks {
             next: Instant::now(),
@@ -112,7 +112,8 @@ impl Recovery {
     }
 
     /// Renews entries whose response came late, and drops those that belong to other consumers by
-    /// now. This process was suspended, and they may have been handled meanwhile.
+    /// now. A response comes late if this process was suspended, and other workers may have handled
+    /// the entries meanwhile.
     pub(super) async fn still_ours(
         &mut self,
         mut entries: Vec<Entry>,
@@ -210,7 +211,7 @@ impl Recovery {
         entry::pending(self.pipeline.command(cmd, Resend::Never).await?)
     }
 
-    /// Renews the leases of these entries. Returns those that belong to other consumers.
+    /// Renews the leases of these entries. Returns the entries that belong to other consumers.
     async fn renew(
         &self,
         stream: &ServedStream,

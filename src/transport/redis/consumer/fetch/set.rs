@@ -1,4 +1,4 @@
-//! The fetch's streams: their sizes, their scans, and their failures.
+//! The fetch's streams, with the sizes of their entries, their scans, and their failures.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// The most streams that one read blocks on. With more streams, it blocks on the recently active
-/// ones, and the others are read between two blocked reads.
+/// The most streams that one read blocks on. With more streams, a read blocks on the streams that
+/// were active last, and the other streams are read between two blocked reads.
 const MAX_BLOCKED: usize = 256;
 
 /// The most plain reads between two calls of the script.
@@ -47,8 +47,9 @@ pub(super) struct ReadSet {
 
 /// Chooses between the script and plain reads. The script reads all streams in the order of the
 /// policy, and costs the server several times as much as one command that reads some of the
-/// recently active streams. So while plain reads return as much, the script is called only now and
-/// then. `benches/redis.rs`, `task-64 --streams 64`, shows the gain.
+/// recently active streams. So while plain reads return at least half as many entries as the
+/// script, the script is called only now and then. `benches/redis.rs`, `task-64 --streams 64`,
+/// shows the gain.
 #[derive(Default)]
 struct PlainReads {
     /// The number of entries that the last script call returned.
@@ -126,7 +127,7 @@ impl ReadSet {
             .ok()
     }
 
-    /// Adds a stream. Its index must be higher than all others.
+    /// Adds a stream. Its index must be higher than all other indexes.
     pub(super) fn add(&mut self, stream: Arc<ServedStream>) {
         self.schedule.add(stream.index, stream.weight);
         self.streams.push(ReadStream {
@@ -235,7 +236,7 @@ impl ReadSet {
     }
 
     /// A plain read of the active streams that are furthest behind, with the same number of entries
-    /// for each, and the total number. `None` if the script is better.
+    /// for each, and the most entries of all together. `None` if the script is better.
     pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;
@@ -255,7 +256,7 @@ impl ReadSet {
         })
     }
 
-    /// Records how many entries a read has returned, a plain one or a call of the script.
+    /// Records the number of entries that a plain read or a call of the script has returned.
     pub(super) fn note_read(&mut self, is_plain: bool, entries: usize) {
         self.plain.note(is_plain, entries);
     }
@@ -277,8 +278,8 @@ impl ReadSet {
         self.streams.len() > MAX_BLOCKED
     }
 
-    /// Skips a stream for a while. Returns the number of failures that were not logged, if this one
-    /// is to be logged.
+    /// Skips a stream for a while. Returns the number of failures that were not logged, if this
+    /// failure is to be logged.
     pub(super) fn fail(&mut self, index: u32) -> Option<u64> {
         let place = self.place(index)?;
         let read = &mut self.streams[place];

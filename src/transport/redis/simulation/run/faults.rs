@@ -134,7 +134,7 @@ impl Simulation {
         Some(found)
     }
 
-    /// Returns whether the server stalls before it runs this command.
+    /// Returns `true` if the server stalls before it runs this command.
     pub(super) fn stalls_before(&mut self, args: &[Vec<u8>]) -> bool {
         if self.armed.is_empty() {
             return false;
@@ -150,8 +150,8 @@ impl Simulation {
         time.is_some()
     }
 
-    /// Returns whether the response to a command of this kind is lost. If so, resets its connection or
-    /// kills its process.
+    /// Returns `true` if the response to a command of this kind is lost. If so, resets its
+    /// connection or kills its process.
     pub(super) fn loses_response(&mut self, client: Client, owner: ProcessId, kind: &str) -> bool {
         let restart_after = self.take_armed(|fault| match fault {
             Fault::LoseResponse { kind: of } if kind.starts_with(of) => Some(None),

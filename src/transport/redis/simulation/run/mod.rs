@@ -29,8 +29,8 @@ const EPOCH: u64 = 1_700_000_000_000;
 const MAX_STEP: u64 = 50;
 /// The time without faults, in milliseconds, after which unfinished jobs count as lost.
 const FINISH_LIMIT: u64 = 400_000;
-/// The time limit of a graceful shutdown, and the time after which the consumers of dead workers must
-/// be deleted, in milliseconds.
+/// The time limit of a graceful shutdown, and the time after which the consumers of dead workers
+/// must be deleted, in milliseconds.
 const SHUTDOWN_LIMIT: u64 = 160_000;
 
 /// The result of a run.
@@ -46,7 +46,8 @@ struct Simulation {
     /// The difference of the server's wall clock from the simulation's clock.
     skew: i64,
     server: Server,
-    /// Bytes that have arrived at the server: incomplete commands, and commands behind a blocked read.
+    /// Bytes that have arrived at the server: incomplete commands, and commands behind a blocked
+    /// read.
     buffers: BTreeMap<Client, Vec<u8>>,
     network: Arc<Mutex<Network>>,
     ledger: Arc<Mutex<Ledger>>,
@@ -62,7 +63,7 @@ struct Simulation {
     held_command: Option<(Client, Vec<Vec<u8>>)>,
 }
 
-/// A succession of workers, of which one runs at a time.
+/// A succession of workers that run one at a time.
 struct Slot {
     group: usize,
     worker: ProcessId,
@@ -74,7 +75,7 @@ struct Slot {
 
 /// Runs the simulation of a seed.
 pub(super) fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Outcome {
-    // The workers' jitter and ids.
+    // Seeds the jitter and the ids of the workers.
     fastrand::seed(seed);
     let mut simulation = Simulation::new(seed, mutation, traced);
     simulation.run_to_end();
@@ -337,7 +338,7 @@ impl Simulation {
                     ledger.record_read(&self.server.data, owner, read, None);
                 }
             }
-            // A fault that loses a response needs one with entries.
+            // Only a response with entries may be lost by a fault.
             let kind = (reply != Reply::Nil).then_some("XREADGROUP");
             self.respond(client, kind.unwrap_or_default(), &reply);
         }

@@ -187,8 +187,8 @@ fn to_lua(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
     }
 }
 
-/// Converts the result of a script. Numbers are truncated to integers, and a table ends at its first
-/// hole.
+/// Converts the result of a script. Numbers are truncated to integers, and a table ends at its
+/// first hole.
 fn from_lua(value: Value) -> Reply {
     match value {
         Value::Nil | Value::Boolean(false) => Reply::Nil,

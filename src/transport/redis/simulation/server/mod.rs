@@ -144,7 +144,7 @@ impl Server {
         }
     }
 
-    /// Returns whether a command acknowledges jobs.
+    /// Returns `true` if a command acknowledges jobs.
     pub(super) fn acknowledges(&self, args: &[Vec<u8>]) -> bool {
         let acknowledging = [
             "XACK",
@@ -160,7 +160,7 @@ impl Server {
             return None;
         }
         let keys: usize = number(&args[2]).expect("a number of keys");
-        // It follows the group and the consumer.
+        // The room follows the group and the consumer.
         Some(number(&args[3 + keys + 2]).expect("the room"))
     }
 

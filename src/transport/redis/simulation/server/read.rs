@@ -15,6 +15,7 @@ pub(super) struct Read {
     count: usize,
     pub(super) block: Option<u64>,
     pub(super) keys: Vec<Vec<u8>>,
+    /// Set if the read is for new entries, that is, from `>`.
     new: bool,
 }
 
@@ -87,7 +88,7 @@ impl Data {
         })
     }
 
-    /// Returns whether a blocked read gets entries of this key.
+    /// Returns `true` if a blocked read gets entries of this key.
     pub(super) fn has_entries(&self, read: &Read, key: &[u8]) -> bool {
         let Some(Item::Stream(stream)) = self.keys.get(key) else {
             return false;

@@ -58,6 +58,7 @@ pub(in super::super) struct Group {
 #[derive(Debug, Clone)]
 pub(in super::super) struct Pending {
     pub(in super::super) consumer: Vec<u8>,
+    /// The time of the last delivery, claim or renewal, in milliseconds.
     pub(in super::super) since: u64,
     pub(in super::super) deliveries: i64,
 }
@@ -105,14 +106,14 @@ impl Stream {
             .collect()
     }
 
-    /// Returns whether the group has undelivered entries.
+    /// Returns `true` if the group has undelivered entries.
     pub(super) fn has_unread(&self, group: &[u8]) -> bool {
         self.groups
             .get(group)
             .is_some_and(|group| self.last_entry() > Some(group.last))
     }
 
-    /// Returns the entries after this one.
+    /// Returns at most `count` entries after this id.
     pub(super) fn after(&self, id: Id, count: usize) -> Vec<(Id, Fields)> {
         let after = (Bound::Excluded(id), Bound::Unbounded);
         let found = self.entries.range(after).take(count);
