@@ -180,6 +180,12 @@ async fn an_isolated_primary_that_clients_still_reach_is_left_and_nothing_is_los
     raw::replicated(group.server(old), "jobs", 2).await;
     let at = now();
     group.isolate_primary();
+    // Until the primary has seen that its replicas are gone, it confirms writes that it loses.
+    let is_alone = async || {
+        let info: String = group.server(old).query(&["INFO", "replication"]).await;
+        info.contains("connected_slaves:0\r\n").then_some(())
+    };
+    raw::eventually(is_alone, FOUND).await;
     load.resume();
     group.new_primary(old).await;
     load.until_work_goes_on(now()).await;

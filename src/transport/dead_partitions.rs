@@ -1,0 +1,238 @@
+//! The dead letters of all partitions of a stream.
+
+use super::{Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, Page, Step, StoreFuture};
+use crate::{
+    error::{Error, ErrorKind},
+    message::DeadLetterId,
+};
+
+/// The dead letters of the partitions, as those of one stream.
+///
+/// The id of a letter is the number of its partition and its id there: `7/1795430237570-0`. The
+/// letters of the first partition come first, the oldest of each first.
+pub(crate) struct PartitionedDeadLetters<S> {
+    stores: Vec<S>,
+}
+
+/// A place among the letters: the number of a partition, and a letter there or its beginning.
+#[derive(Debug, Default)]
+struct Place {
+    partition: usize,
+    letter: Option<DeadLetterId>,
+}
+
+impl Place {
+    fn parse(text: &str) -> Option<Self> {
+        let (partition, letter) = text.split_once('/')?;
+        Some(Self {
+            partition: partition.parse().ok()?,
+            letter: (!letter.is_empty()).then(|| letter.into()),
+        })
+    }
+
+    fn id(partition: usize, letter: &str) -> DeadLetterId {
+        format!("{partition}/{letter}").into()
+    }
+}
+
+impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
+    /// Joins the stores of the partitions, which are in order.
+    pub(crate) fn new(stores: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            stores: stores.into_iter().collect(),
+        }
+    }
+
+    /// The store of a letter, and the letter's id there.
+    fn find(&self, id: &DeadLetterId) -> Result<(usize, DeadLetterId), Error> {
+        let place = Place::parse(id).filter(|place| place.partition < self.stores.len());
+        match place {
+            Some(Place {
+                partition,
+                letter: Some(letter),
+            }) => Ok((partition, letter)),
+            _ => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "`{id}` is not the id of a dead letter of a partitioned stream, such as \
+                     7/1795430237570-0"
+                ),
+            )),
+        }
+    }
+
+    /// The place after a letter, or the first one.
+    fn after(&self, id: Option<&DeadLetterId>) -> Result<Place, Error> {
+        let Some(id) = id else {
+            return Ok(Place::default());
+        };
+        match Place::parse(id) {
+            Some(place) if place.partition < self.stores.len() => Ok(place),
+            _ => self.find(id).map(|(partition, letter)| Place {
+                partition,
+                letter: Some(letter),
+            }),
+        }
+    }
+
+    async fn list_all(&self, page: Page) -> Result<DeadLetterPage, Error> {
+        let Place {
+            mut partition,
+            mut letter,
+        } = self.after(page.after.as_ref())?;
+        let most = page.most.max(1);
+        let mut letters = Vec::new();
+        let mut bytes_left = true;
+        while partition < self.stores.len() && letters.len() < most && bytes_left {
+            let rest = Page {
+                after: letter.take(),
+                most: most - letters.len(),
+            };
+            let found = self.stores[partition].list(rest).await?;
+            let named = found.letters.into_iter();
+            letters.extend(named.map(|letter| with_partition(partition, letter)));
+            match found.next.and_then(|next| next.after) {
+                // The page has as many letters or bytes as it may have.
+                Some(last) => {
+                    letter = Some(last);
+                    bytes_left = false;
+                }
+                None => partition += 1,
+            }
+        }
+        let has_more = letter.is_some() || self.has_any(partition).await?;
+        let next = has_more.then(|| {
+            let start = letter.as_deref().unwrap_or_default();
+            Page::first(most).after(Place::id(partition, start))
+        });
+        Ok(DeadLetterPage::new(letters, next))
+    }
+
+    /// Returns `true` if this partition or a later one has letters.
+    async fn has_any(&self, from: usize) -> Result<bool, Error> {
+        for store in &self.stores[from..] {
+            if store.count().await? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The newest letter of each partition, as one text: `0/7-0,3/9-1`.
+    async fn newest_of_each(&self) -> Result<Option<DeadLetterId>, Error> {
+        let mut newest = Vec::new();
+        for (partition, store) in self.stores.iter().enumerate() {
+            if let Some(letter) = store.newest().await? {
+                newest.push(Place::id(partition, &letter).to_string());
+            }
+        }
+        Ok((!newest.is_empty()).then(|| newest.join(",").into()))
+    }
+
+    /// Does a step in the partition where the range starts.
+    async fn act_in_range(
+        &self,
+        action: Action,
+        after: Option<DeadLetterId>,
+        until: &DeadLetterId,
+        step: impl FnOnce(Option<DeadLetterId>, DeadLetterId) -> Step,
+    ) -> Result<Acted, Error> {
+        let Place { partition, letter } = self.after(after.as_ref())?;
+        let ends: Vec<_> = until.split(',').filter_map(Place::parse).collect();
+        let Some(end) = ends.iter().find(|end| end.partition >= partition) else {
+            return Ok(Acted::default());
+        };
+        let newest = end.letter.clone().unwrap_or_default();
+        let letter = letter.filter(|_| end.partition == partition);
+        let done = self.stores[end.partition].act(action, step(letter, newest));
+        let mut done = name_partition(end.partition, done.await?);
+        if done.next.is_none() {
+            let later = ends.iter().find(|later| later.partition > end.partition);
+            done.next = later.map(|later| Place::id(later.partition, ""));
+        }
+        Ok(done)
+    }
+
+    async fn act_on(&self, action: Action, ids: Vec<DeadLetterId>) -> Result<Acted, Error> {
+        let mut of_stores = vec![Vec::new(); self.stores.len()];
+        for id in &ids {
+            let (partition, letter) = self.find(id)?;
+            of_stores[partition].push(letter);
+        }
+        let mut all = Acted::default();
+        for (partition, ids) in of_stores.into_iter().enumerate() {
+            if !ids.is_empty() {
+                let done = self.stores[partition].act(action, Step::Ids(ids)).await?;
+                let done = name_partition(partition, done);
+                all.acted += done.acted;
+                all.skipped.extend(done.skipped);
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn with_partition(partition: usize, mut letter: DeadLetter) -> DeadLetter {
+    letter.id = Place::id(partition, &letter.id);
+    letter
+}
+
+/// Puts the number of the partition before the ids.
+fn name_partition(partition: usize, acted: Acted) -> Acted {
+    let named = |id: DeadLetterId| Place::id(partition, &id);
+    Acted {
+        acted: acted.acted,
+        next: acted.next.map(named),
+        skipped: acted.skipped.into_iter().map(named).collect(),
+    }
+}
+
+impl<S: DeadLetterStore> DeadLetterStore for PartitionedDeadLetters<S> {
+    fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
+        Box::pin(self.list_all(page))
+    }
+
+    fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
+        Box::pin(async move {
+            let (partition, letter) = self.find(id)?;
+            let found = self.stores[partition].get(&letter).await?;
+            Ok(found.map(|letter| with_partition(partition, letter)))
+        })
+    }
+
+    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
+        Box::pin(self.newest_of_each())
+    }
+
+    fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted> {
+        Box::pin(async move {
+            match step {
+                Step::Ids(ids) => self.act_on(action, ids).await,
+                Step::Range {
+                    after,
+                    until,
+                    name,
+                    most,
+                } => {
+                    let step = |after, until| Step::Range {
+                        after,
+                        until,
+                        name,
+                        most,
+                    };
+                    self.act_in_range(action, after, &until, step).await
+                }
+            }
+        })
+    }
+
+    fn count(&self) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let mut count = 0;
+            for store in &self.stores {
+                count += store.count().await?;
+            }
+            Ok(count)
+        })
+    }
+}

@@ -1,0 +1,195 @@
+//! A stream that is divided into partitions.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crc::{CRC_16_XMODEM, Crc};
+
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Name, PartitionKey},
+};
+
+/// The most partitions of a stream.
+pub(crate) const MAX_PARTITIONS: usize = 1024;
+
+/// The hash by which Redis Cluster assigns keys to slots.
+pub(crate) const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
+
+/// The partitions of a stream. Clones share the turn.
+#[derive(Debug, Clone)]
+pub(crate) struct Partitions {
+    /// The name that senders and workers use.
+    pub(crate) stream: Name,
+    /// The streams that have the entries: `orders:0`, `orders:1`, …
+    pub(crate) names: Arc<[Name]>,
+    /// The number of messages without a key so far.
+    turn: Arc<AtomicUsize>,
+}
+
+impl Partitions {
+    pub(crate) fn new(stream: Name, count: usize) -> Self {
+        // More are refused by `validate`.
+        let names = (0..count.min(MAX_PARTITIONS + 1)).map(|number| partition(&stream, number));
+        Self {
+            names: names.collect(),
+            turn: Arc::default(),
+            stream,
+        }
+    }
+
+    /// The partition of the messages with this key: the same one for as long as the number of
+    /// partitions stays the same. Messages without a key go to the partitions in turn.
+    pub(crate) fn choose(&self, key: Option<&PartitionKey>) -> Option<&Name> {
+        let count = self.names.len();
+        let number = match key {
+            Some(key) => usize::from(CRC.checksum(key.as_bytes())),
+            None => self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        self.names.get(number.checked_rem(count)?)
+    }
+
+    /// Checks that the stream can have so many partitions.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let stream = &self.stream;
+        if let Some(fault) = stream.fault() {
+            return Err(Error::config(format!(
+                "the stream `{stream}` cannot be used: {fault}"
+            )));
+        }
+        if (1..=MAX_PARTITIONS).contains(&self.names.len()) {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "a stream has 1 to {MAX_PARTITIONS} partitions; give `{stream}` a number between them"
+        )))
+    }
+
+    /// Checks this number of partitions against the recorded ones. The record has each number that
+    /// the stream has had, the current one last.
+    pub(crate) fn check(&self, role: Role, record: &[usize]) -> Result<(), Error> {
+        let (count, stream) = (self.names.len(), &self.stream);
+        let Some(&current) = record.last() else {
+            return Ok(());
+        };
+        let (text, kind) = match role {
+            _ if count == current => return Ok(()),
+            Role::Worker if count > current => return Ok(()),
+            Role::Worker => (
+                format!(
+                    "the stream `{stream}` has {current} partitions, and a worker for {count} of them \
+                     would leave messages unread: give the worker {current} partitions"
+                ),
+                ErrorKind::Config,
+            ),
+            // The stream has grown, and this sender has the number from before.
+            Role::Sender if record.contains(&count) => {
+                tracing::warn!(
+                    %stream,
+                    partitions = current,
+                    of_this_sender = count,
+                    "the stream has more partitions than this sender uses: a key may have another \
+                     partition than for other senders"
+                );
+                return Ok(());
+            }
+            Role::Sender if count > current => (
+                format!(
+                    "the stream `{stream}` has {current} partitions, so nobody reads the others of \
+                     this sender's {count}: start the workers with {count} partitions first, or give \
+                     the sender {current}"
+                ),
+                ErrorKind::Invalid,
+            ),
+            Role::Sender => (
+                format!(
+                    "the stream `{stream}` has {current} partitions, and this sender has {count}: give \
+                     the sender {current} partitions"
+                ),
+                ErrorKind::Invalid,
+            ),
+        };
+        Err(Error::new(kind, text))
+    }
+}
+
+/// The use of a partitioned stream by a handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Reads all partitions. Records its number if it is the first one, or higher than before.
+    Worker,
+    /// Sends to the partitions. Records its number if it is the first one.
+    Sender,
+}
+
+impl PartialEq for Partitions {
+    fn eq(&self, other: &Self) -> bool {
+        self.stream == other.stream && self.names.len() == other.names.len()
+    }
+}
+
+impl Eq for Partitions {}
+
+/// The name of a partition.
+fn partition(stream: &Name, number: usize) -> Name {
+    Name::from(format!("{stream}:{number}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_one_partition_and_messages_without_one_take_turns() {
+        let partitions = Partitions::new("orders".into(), 3);
+        let chosen = |key: Option<&str>| {
+            let key = key.map(PartitionKey::from);
+            partitions.choose(key.as_ref()).unwrap().to_string()
+        };
+        // 12739 is the checksum in the specification of Redis Cluster.
+        assert_eq!(chosen(Some("123456789")), format!("orders:{}", 12739 % 3));
+        assert_eq!(
+            [None; 4].map(chosen),
+            ["orders:0", "orders:1", "orders:2", "orders:0"]
+        );
+        assert_eq!(chosen(Some("123456789")), format!("orders:{}", 12739 % 3));
+    }
+
+    #[test]
+    fn numbers_that_leave_messages_unread_are_refused() {
+        let check = |count, role, record: &[usize]| {
+            Partitions::new("orders".into(), count)
+                .check(role, record)
+                .map_err(|error| error.to_string())
+        };
+        for (count, role, record) in [
+            (16, Role::Worker, &[][..]),
+            (16, Role::Sender, &[]),
+            (16, Role::Worker, &[16]),
+            (32, Role::Worker, &[16]),
+            (16, Role::Sender, &[16]),
+            (16, Role::Sender, &[16, 32]),
+        ] {
+            assert_eq!(
+                check(count, role, record),
+                Ok(()),
+                "{count} {role:?} {record:?}"
+            );
+        }
+        for (count, role, record, advice) in [
+            (16, Role::Worker, &[16, 32][..], "give the worker 32"),
+            (8, Role::Sender, &[16, 32], "give the sender 32"),
+            (
+                64,
+                Role::Sender,
+                &[16, 32],
+                "workers with 64 partitions first",
+            ),
+        ] {
+            let refused = check(count, role, record).unwrap_err();
+            assert!(refused.contains(advice), "{refused}");
+        }
+    }
+}

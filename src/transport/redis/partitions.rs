@@ -1,0 +1,92 @@
+//! The record of the number of partitions of a stream: a list with each number that the stream has
+//! had, the current one last.
+
+use std::{collections::HashSet, sync::Mutex};
+
+use redis::Cmd;
+
+use super::{
+    Redis, keys,
+    pipeline::Resend,
+    response::{array, bytes},
+    scripts,
+};
+use crate::{
+    error::Error,
+    message::Name,
+    sync::lock,
+    transport::{Partitions, Role},
+};
+
+/// The partitioned streams to which a handle and its clones may send, by name and number.
+#[derive(Debug, Default)]
+pub(super) struct CheckedPartitions(Mutex<HashSet<(Name, usize)>>);
+
+impl Redis {
+    /// Checks the partitions that this handle sends to against the record, before the first
+    /// message.
+    pub(super) fn unchecked_partitions(
+        &self,
+    ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
+        let partitions = self.settings.partitions()?;
+        let key = (partitions.stream.clone(), partitions.names.len());
+        if lock(&self.shared.checked_partitions.0).contains(&key) {
+            return None;
+        }
+        let (redis, partitions) = (self.clone(), partitions.clone());
+        Some(async move {
+            redis.check_partitions(&partitions, Role::Sender).await?;
+            lock(&redis.shared.checked_partitions.0).insert(key);
+            Ok(())
+        })
+    }
+
+    /// Checks the number of partitions against the record, and records it if there is none.
+    ///
+    /// # Errors
+    /// If the numbers do not fit, or if all partitions are in one slot of a cluster.
+    pub(super) async fn check_partitions(
+        &self,
+        partitions: &Partitions,
+        role: Role,
+    ) -> Result<(), Error> {
+        partitions.validate()?;
+        let Partitions { stream, names, .. } = partitions;
+        if self.shared.connector.is_cluster() && names.len() > 1 && keys::has_hash_tag(stream) {
+            return Err(Error::config(format!(
+                "the hash tag in the name `{stream}` puts all of its partitions in one slot of the \
+                 Redis Cluster, on one server; leave the braces out"
+            )));
+        }
+        let record = keys::partitions(stream)?;
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(names.len()).arg(u8::from(role == Role::Worker));
+        };
+        // Repeated after an unknown outcome: the same number is not recorded twice.
+        let ask = async || {
+            let pipeline = self.shared.pipeline.of(&record);
+            let (script, keys) = (&scripts::PARTITIONS, [record.as_str()]);
+            pipeline.script(script, &keys, args, Resend::Never).await
+        };
+        let answer = loop {
+            match ask().await {
+                Err(error) if error.is_unknown_outcome() => {}
+                answer => break answer?,
+            }
+        };
+        let numbers = array(answer)?.into_iter().map(|number| {
+            let number = bytes(number)?;
+            Ok(std::str::from_utf8(&number)
+                .ok()
+                .and_then(|text| text.parse().ok()))
+        });
+        let numbers = numbers.collect::<Result<Option<Vec<usize>>, Error>>()?;
+        let numbers = numbers.ok_or_else(|| {
+            Error::config(format!(
+                "the key `{record}` does not hold the numbers of partitions of the stream `{stream}`; \
+                 delete the key, or choose another name for the stream"
+            ))
+        })?;
+        partitions.check(role, &numbers)
+    }
+}
