@@ -103,7 +103,7 @@ pub use self::{
     message::{
         correlation::CorrelationId,
         lease::Lease,
-        name::{DeadLetterId, IdempotencyKey, MessageId, Name},
+        name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey},
         parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
     },
     payload::{IntoPayload, Json},

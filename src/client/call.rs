@@ -17,7 +17,9 @@ use tower::{Service, ServiceExt, util::Oneshot};
 use super::Receipt;
 use crate::{
     error::{Error, ErrorKind},
-    message::{Deadline, Due, IdempotencyKey, Kind, Message, Name, Replicas, ReplyMode},
+    message::{
+        Deadline, Due, IdempotencyKey, Kind, Message, Name, PartitionKey, Replicas, ReplyMode,
+    },
     reply::FromReply,
     service::MessageService,
 };
@@ -80,6 +82,21 @@ impl<S, R> Call<S, R> {
     pub fn stream(mut self, stream: impl Into<Name>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().to = Some(stream.into());
+        }
+        self
+    }
+
+    /// Chooses the partition of the task or request, on a
+    /// [partitioned](crate::transport::Streams::partitioned) stream: messages with the same key are
+    /// in one partition, in the order in which they were sent. A key that is empty or longer than
+    /// 1024 bytes is refused.
+    ///
+    /// The key is sent with the message: handlers find it in
+    /// [`Parts::partition_key`](crate::Parts::partition_key). To compute it from the message, wrap
+    /// the transport in tower's `map_request`, and set the field there.
+    pub fn partition_key(mut self, key: impl Into<PartitionKey>) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().partition_key = Some(key.into());
         }
         self
     }

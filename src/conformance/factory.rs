@@ -141,6 +141,8 @@ pub struct Capabilities {
     /// One worker can serve [several streams](crate::transport::Streams), and a message can name
     /// the stream that it is sent to.
     pub stream_sets: bool,
+    /// A stream can have [partitions](crate::transport::Streams::partitioned).
+    pub partitions: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,
     /// A task can be [confirmed by replicas](crate::client::Call::replicas). Without replicas the
@@ -170,6 +172,7 @@ impl Capabilities {
             replicas: true,
             statistics: true,
             stream_sets: true,
+            partitions: true,
             end_leases: true,
             restart: true,
         }
@@ -192,6 +195,7 @@ impl Capabilities {
             replicas: false,
             statistics: false,
             stream_sets: false,
+            partitions: false,
             end_leases: false,
             restart: false,
         }

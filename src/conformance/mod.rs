@@ -44,6 +44,7 @@
 //!         capabilities.delayed_tasks = false;
 //!         capabilities.statistics = false;
 //!         capabilities.stream_sets = false;
+//!         capabilities.partitions = false;
 //!         capabilities.end_leases = false;
 //!         capabilities.restart = false;
 //!         capabilities
@@ -70,6 +71,7 @@ mod events;
 mod factory;
 mod groups;
 mod messages;
+mod partitions;
 mod redelivery;
 mod rpc;
 mod scene;
@@ -111,6 +113,10 @@ pub use self::{
         a_name_that_cannot_be_used_is_refused, a_payload_of_16_mib_arrives_intact,
         headers_arrive_with_repeats_and_binary_values, names_of_any_text_arrive_intact,
         payloads_of_any_bytes_arrive_intact, tasks_and_requests_keep_their_kinds,
+    },
+    partitions::{
+        a_key_has_one_partition, a_partitioned_stream_is_used_as_one_stream,
+        numbers_of_partitions_that_differ_are_refused,
     },
     redelivery::{
         a_dead_letter_keeps_its_fields_and_the_reason,
@@ -214,6 +220,9 @@ macro_rules! conformance_tests {
             a_redelivery_in_a_set_stays_on_its_stream
             a_set_that_cannot_be_served_is_refused
             registered_streams_are_found_while_they_are_served
+            a_key_has_one_partition
+            a_partitioned_stream_is_used_as_one_stream
+            numbers_of_partitions_that_differ_are_refused
             an_undecodable_entry_does_not_hold_up_others
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

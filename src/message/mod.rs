@@ -35,7 +35,7 @@ mod shown;
 pub(crate) use self::{
     correlation::CorrelationId,
     lease::Lease,
-    name::{DeadLetterId, IdempotencyKey, MessageId, Name},
+    name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
 };
 pub use self::{

@@ -132,6 +132,19 @@ impl IdempotencyKey {
 }
 
 shared_string! {
+    /// Chooses the partition of a message on a partitioned stream: messages with the same key are in
+    /// one partition. Cheap to clone.
+    ///
+    /// Any UTF-8 text of 1 to [`PartitionKey::MAX_LEN`] bytes, such as the id of a customer.
+    PartitionKey
+}
+
+impl PartitionKey {
+    /// The maximum length of a key, in bytes.
+    pub const MAX_LEN: usize = 1024;
+}
+
+shared_string! {
     /// The id of a dead letter, unique in its group. Cheap to clone.
     ///
     /// The id of a dead letter differs from that of the message: a message that is replayed and

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
-use super::{CorrelationId, IdempotencyKey, Lease, MessageId, Name};
+use super::{CorrelationId, IdempotencyKey, Lease, MessageId, Name, PartitionKey};
 
 /// The kind of a message, which decides who gets it and the delivery guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -221,6 +221,9 @@ pub struct Parts {
     /// For sending a task: tasks with the same key are stored once within the transport's window.
     /// Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// For a task or a request: chooses its partition if the handle of its sender has a
+    /// [partitioned](crate::transport::Streams::partitioned) stream. Sent with the message.
+    pub partition_key: Option<PartitionKey>,
     /// For sending a task: the replicas that have to confirm the write. Ignored by services that
     /// handle the task in this process; a transport without replicas refuses it.
     pub replicas: Option<Replicas>,
@@ -254,6 +257,7 @@ impl Parts {
             to: None,
             due: None,
             idempotency_key: None,
+            partition_key: None,
             replicas: None,
             reply_mode: ReplyMode::default(),
             correlation_id: None,

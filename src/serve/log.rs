@@ -56,9 +56,14 @@ impl WorkerLog {
     /// Logs that the worker starts.
     pub(super) fn start(source: &impl Source, reads_streams: bool, routes: &[String]) -> Self {
         let (settings, consumer) = (source.settings(), source.consumer());
-        let streams = reads_streams.then(|| match settings.served_registry() {
-            Some(registry) => format!("those registered in {}", Shown::new(registry)),
-            None => {
+        let sources = (settings.served_registry(), settings.partitions());
+        let streams = reads_streams.then(|| match sources {
+            (Some(registry), _) => format!("those registered in {}", Shown::new(registry)),
+            (_, Some(partitions)) => {
+                let count = partitions.names.len();
+                format!("{}, {count} partitions", Shown::new(&partitions.stream))
+            }
+            (None, None) => {
                 let listed = settings.listed_streams();
                 let names: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
                 let names = names.join(", ");

@@ -17,8 +17,10 @@ mod claims;
 pub mod codec;
 mod counters;
 mod dead;
+mod dead_partitions;
 pub(crate) mod glob;
 pub mod memory;
+pub(crate) mod partitions;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod sending;
@@ -39,7 +41,6 @@ use crate::{
     reply::Reply,
 };
 
-pub(crate) use self::dead::{DroppedLetters, PAGE_BYTES};
 pub use self::{
     backoff::Backoff,
     counters::Counts,
@@ -57,8 +58,13 @@ pub use self::{
 pub(crate) use self::{
     claims::Claims,
     counters::Counters,
+    partitions::{Partitions, Role},
     settings::consumer_settings,
     streams::{Members, Quota, StreamSchedule},
+};
+pub(crate) use self::{
+    dead::{DroppedLetters, PAGE_BYTES},
+    dead_partitions::PartitionedDeadLetters,
 };
 
 /// The messages that a service wants from a source.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::{Error, ErrorKind},
-    message::{IdempotencyKey, Kind, Parts, Replicas},
+    message::{IdempotencyKey, Kind, PartitionKey, Parts, Replicas},
 };
 
 /// The longest delay of a task: a hundred years.
@@ -56,6 +56,18 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
             }
         }
         None => {}
+    }
+    match &parts.partition_key {
+        Some(_) if parts.kind == Kind::Event => {
+            return invalid(
+                "events are published, not put on a stream: leave the partition key out",
+            );
+        }
+        Some(key) if key.is_empty() => return invalid("the partition key is empty"),
+        Some(key) if key.len() > PartitionKey::MAX_LEN => {
+            return invalid("the partition key is longer than 1024 bytes");
+        }
+        _ => {}
     }
     if parts.kind != Kind::Task {
         if parts.due.is_some() {

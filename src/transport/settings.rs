@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Backoff, Members, Streams};
+use super::{Backoff, Members, Partitions, Streams};
 use crate::{
     error::{Error, ErrorKind},
     message::{Name, Parts},
@@ -124,6 +124,19 @@ impl Settings {
             None => vec![(self.stream.clone(), 1)],
             Some(Members::Listed(listed)) => listed.to_vec(),
             Some(Members::Registered(_)) => Vec::new(),
+            Some(Members::Partitioned(partitions)) => partitions
+                .names
+                .iter()
+                .map(|name| (name.clone(), 1))
+                .collect(),
+        }
+    }
+
+    /// The partitions of the stream, if it has any.
+    pub(crate) fn partitions(&self) -> Option<&Partitions> {
+        match self.streams.as_ref().map(|set| &set.members) {
+            Some(Members::Partitioned(partitions)) => Some(partitions),
+            _ => None,
         }
     }
 
@@ -135,19 +148,57 @@ impl Settings {
         }
     }
 
+    /// The stream by its name, and the streams that have its entries: the partitions, or itself.
+    ///
+    /// # Errors
+    /// If the settings have another set of streams.
+    pub(crate) fn stream_and_parts(&self) -> Result<(&Name, &[Name]), Error> {
+        match self.partitions() {
+            Some(partitions) => Ok((&partitions.stream, &partitions.names)),
+            None => {
+                let stream = self.one_stream()?;
+                Ok((stream, std::slice::from_ref(stream)))
+            }
+        }
+    }
+
     /// The only stream of these settings.
     ///
     /// # Errors
     /// If the settings have a set of streams.
     pub(crate) fn one_stream(&self) -> Result<&Name, Error> {
-        match self.streams {
-            None => Ok(&self.stream),
-            Some(_) => Err(Error::new(
+        match (&self.streams, self.partitions()) {
+            (None, _) => Ok(&self.stream),
+            (_, Some(Partitions { stream, .. })) => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the stream `{stream}` is partitioned, and this call needs one partition: make it \
+                     with a handle of the stream `{stream}:0`, `{stream}:1` or another"
+                ),
+            )),
+            (Some(_), None) => Err(Error::new(
                 ErrorKind::Invalid,
                 "this handle has a set of streams, and this call needs one: choose it with \
                  `.stream(name)` on the call, or on a clone of the handle",
             )),
         }
+    }
+
+    /// Chooses the partition of a task or a request that is to be sent, and writes it to
+    /// [`Parts::to`]. Does nothing for a message that names another stream, or if the stream has no
+    /// partitions.
+    ///
+    /// # Errors
+    /// If the stream cannot have so many partitions.
+    pub(crate) fn choose_partition(&self, parts: &mut Parts) -> Result<(), Error> {
+        let Some(partitions) = self.partitions() else {
+            return Ok(());
+        };
+        if parts.to.as_ref().is_none_or(|to| *to == partitions.stream) {
+            partitions.validate()?;
+            parts.to = partitions.choose(parts.partition_key.as_ref()).cloned();
+        }
+        Ok(())
     }
 
     /// The stream to which a task or a request is sent.

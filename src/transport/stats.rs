@@ -38,6 +38,31 @@ impl StreamStats {
         }
     }
 
+    /// Joins the statistics of the partitions of a stream. A number that is not known for each
+    /// partition is not known. The workers serve all partitions, so the highest number of them counts.
+    pub(crate) fn of_partitions(stream: &Name, partitions: Vec<Self>) -> Self {
+        let mut joined = Self::new(stream, 0, 0);
+        for partition in partitions {
+            joined.entries += partition.entries;
+            joined.delayed += partition.delayed;
+            for group in partition.groups {
+                match joined
+                    .groups
+                    .iter_mut()
+                    .find(|known| known.group == group.group)
+                {
+                    Some(known) => known.join(&group),
+                    None => joined.groups.push(group),
+                }
+            }
+        }
+        for group in &mut joined.groups {
+            group.last_delivered = None;
+        }
+        joined.groups.sort_by(|a, b| a.group.cmp(&b.group));
+        joined
+    }
+
     /// The statistics of a group.
     pub fn group(&self, name: &str) -> Option<&GroupStats> {
         self.groups.iter().find(|group| group.group == *name)
@@ -77,6 +102,16 @@ impl GroupStats {
             group: group.into(),
             ..Self::default()
         }
+    }
+
+    /// Adds the statistics of the same group on another partition.
+    fn join(&mut self, other: &Self) {
+        self.lag = self.lag.zip(other.lag).map(|(one, other)| one + other);
+        self.pending += other.pending;
+        self.oldest_pending = self.oldest_pending.max(other.oldest_pending);
+        self.delayed += other.delayed;
+        self.dead += other.dead;
+        self.consumers = self.consumers.max(other.consumers);
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use foldhash::HashMap;
 
+use super::Partitions;
 use crate::{error::Error, message::Name};
 
 /// The streams that one worker serves, and the order between them.
@@ -51,6 +52,7 @@ pub(crate) enum Members {
     Listed(Arc<[(Name, u32)]>),
     /// The streams that senders register in the registry with this name.
     Registered(Name),
+    Partitioned(Partitions),
 }
 
 /// The order between the streams of a set.
@@ -106,12 +108,50 @@ impl Streams {
         }
     }
 
+    /// A stream that is divided into partitions, for more messages than one server carries, or for
+    /// order by key. The partitions of `orders` are the streams `orders:0`, `orders:1` and so on. On
+    /// a Redis Cluster they are spread over its servers.
+    ///
+    /// A handle with this set sends each task and request to one partition: messages with the same
+    /// [`partition_key`](crate::client::Call::partition_key) to the same one, and messages without
+    /// a key in turn. A worker serves all partitions in turn. Statistics and dead letters of the
+    /// handle are those of all partitions; a handle of the stream `orders:7` has those of one.
+    ///
+    /// ```
+    /// # async fn run() -> Result<(), campanile::Error> {
+    /// use campanile::{Client, transport::{Streams, memory::Memory}};
+    ///
+    /// let orders = Memory::new().streams(Streams::partitioned("orders", 16));
+    /// let client = Client::new(orders.clone());
+    /// client.enqueue("order.paid", "{}").partition_key("customer-7").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Ordering
+    /// Messages with one key are in one partition, in the order in which they were sent. The
+    /// handlers of a worker run concurrently, and another worker may read the next message, so
+    /// handlers do not end in that order.
+    ///
+    /// # Errors
+    /// All senders and workers need the same number, 1 to 1024. It is recorded on the server: a
+    /// worker with a lower one, and a sender with another one, are refused. To let the number grow,
+    /// start workers with the higher one first; after that senders with the old number still work,
+    /// and log a warning. A key then has another partition than before, so the order of its messages
+    /// holds only among those that were sent with the same number.
+    pub fn partitioned(stream: impl Into<Name>, partitions: usize) -> Self {
+        Self {
+            members: Members::Partitioned(Partitions::new(stream.into(), partitions)),
+            policy: StreamPolicy::Weighted,
+        }
+    }
+
     /// Returns `true` if all streams have the same share.
     #[cfg(feature = "redis")]
     pub(crate) fn is_in_turn(&self) -> bool {
         let weights = match &self.members {
             Members::Listed(listed) => &listed[..],
-            Members::Registered(_) => &[],
+            Members::Registered(_) | Members::Partitioned(_) => &[],
         };
         self.policy == StreamPolicy::Weighted
             && weights.windows(2).all(|pair| pair[0].1 == pair[1].1)
@@ -128,6 +168,7 @@ impl Streams {
                     ))),
                 };
             }
+            Members::Partitioned(partitions) => return partitions.validate(),
             Members::Listed(listed) => listed,
         };
         if listed.is_empty() {
@@ -159,15 +200,16 @@ impl Streams {
     }
 }
 
-/// Reads `strict: a, b`, `in_turn: a, b`, `weighted: a=2, b=1` or `registered: name`.
+/// Reads `strict: a, b`, `in_turn: a, b`, `weighted: a=2, b=1`, `partitioned: name=16` or
+/// `registered: name`.
 impl FromStr for Streams {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let malformed = |reason: String| {
             Error::config(format!(
-                "{reason}; write `strict: a, b`, `in_turn: a, b`, `weighted: a=2, b=1` or \
-                 `registered: name`"
+                "{reason}; write `strict: a, b`, `in_turn: a, b`, `weighted: a=2, b=1`, \
+                 `partitioned: name=16` or `registered: name`"
             ))
         };
         let Some((policy, names)) = text.split_once(':') else {
@@ -182,15 +224,20 @@ impl FromStr for Streams {
             "in_turn" => Self::in_turn(names),
             "weighted" => {
                 let weights = names.map(|pair| {
-                    let weight = pair.rsplit_once('=');
-                    let weight = weight.and_then(|(name, weight)| {
-                        Some((name.trim_end(), weight.trim_start().parse::<u32>().ok()?))
-                    });
-                    weight
+                    number(pair)
                         .ok_or_else(|| malformed(format!("`{pair}` is not a stream with a weight")))
                 });
                 Self::weighted(weights.collect::<Result<Vec<_>, _>>()?)
             }
+            "partitioned" => match names.collect::<Vec<_>>()[..] {
+                [pair] => {
+                    let (name, count) = number(pair).ok_or_else(|| {
+                        malformed(format!("`{pair}` is not a stream with a number"))
+                    })?;
+                    Self::partitioned(name, count as usize)
+                }
+                _ => return Err(malformed(format!("`{text}` does not name one stream"))),
+            },
             "registered" => match names.collect::<Vec<_>>()[..] {
                 [registry] => Self::registered(registry),
                 _ => return Err(malformed(format!("`{text}` does not name one registry"))),
@@ -204,6 +251,12 @@ impl FromStr for Streams {
         streams.validate()?;
         Ok(streams)
     }
+}
+
+/// Reads `name=number`.
+fn number(pair: &str) -> Option<(&str, u32)> {
+    let (name, number) = pair.rsplit_once('=')?;
+    Some((name.trim_end(), number.trim_start().parse().ok()?))
 }
 
 /// The maximum number of deliveries of one stream in a read.

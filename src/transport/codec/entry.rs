@@ -5,17 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::{ATTEMPTS, IDEMPOTENCY_KEY, TIME_TO_LIVE, excerpt, header};
+use super::{ATTEMPTS, IDEMPOTENCY_KEY, PARTITION_KEY, TIME_TO_LIVE, excerpt, header};
 use crate::{
     message::{
-        CorrelationId, Due, IdempotencyKey, Kind, Message, MessageId, Name, Parts, ReplyMode,
+        CorrelationId, Due, IdempotencyKey, Kind, Message, MessageId, Name, PartitionKey, Parts,
+        ReplyMode,
     },
     transport::Undecodable,
 };
 
 /// Calls `put` with each field of a message: `type`, `name`, `payload`, the time to live, the
-/// idempotency key, then the headers. A message with a deadline has a time to live, which starts
-/// when the message is due. The transport adds the reply channel of a request.
+/// idempotency key, the partition key, then the headers. A message with a deadline has a time to
+/// live, which starts when the message is due. The transport adds the reply channel of a request.
 pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     let parts = message.parts();
     put(b"type", parts.kind.as_str().as_bytes());
@@ -30,6 +31,9 @@ pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     }
     if let Some(key) = &parts.idempotency_key {
         put(IDEMPOTENCY_KEY.as_bytes(), key.as_bytes());
+    }
+    if let Some(key) = &parts.partition_key {
+        put(PARTITION_KEY.as_bytes(), key.as_bytes());
     }
     let mut field = Vec::new();
     for (name, value) in &parts.headers {
@@ -96,6 +100,7 @@ struct ParsedEntry {
     attempts: Option<u32>,
     id: Option<usize>,
     idempotency_key: Option<usize>,
+    partition_key: Option<usize>,
 }
 
 /// The indices of the fields that an entry may have once.
@@ -112,6 +117,7 @@ struct FieldIndices {
     client: Option<usize>,
     id: Option<usize>,
     idempotency_key: Option<usize>,
+    partition_key: Option<usize>,
 }
 
 impl ParsedEntry {
@@ -129,6 +135,7 @@ impl ParsedEntry {
                 b"~a" => &mut indices.attempts,
                 b"~i" => &mut indices.id,
                 b"~k" => &mut indices.idempotency_key,
+                b"~p" => &mut indices.partition_key,
                 b"~t" => &mut indices.time_to_live,
                 b"~c" => &mut indices.client,
                 [b'h', b':', name @ ..] => {
@@ -199,6 +206,7 @@ impl ParsedEntry {
             attempts: number(value(indices.attempts), ATTEMPTS)?,
             id: indices.id,
             idempotency_key: indices.idempotency_key,
+            partition_key: indices.partition_key,
         })
     }
 
@@ -211,6 +219,8 @@ impl ParsedEntry {
         }
         let key = self.idempotency_key.map(&mut value);
         parts.idempotency_key = key.and_then(|key| IdempotencyKey::from_utf8(&key).ok());
+        let key = self.partition_key.map(&mut value);
+        parts.partition_key = key.and_then(|key| PartitionKey::from_utf8(&key).ok());
         let correlation_id = self.correlation_id.map(&mut value);
         if parts.kind == Kind::Rpc {
             let id = correlation_id.as_deref();

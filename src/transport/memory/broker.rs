@@ -26,7 +26,7 @@ use crate::{
     error::Error,
     message::{Due, IdempotencyKey, MessageId, Name, Parts},
     sync::lock,
-    transport::{Settings, Start, StreamStats, codec},
+    transport::{Role, Settings, Start, StreamStats, codec},
 };
 
 /// The state of a broker: its streams, its subscribers and its registries.
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) context: GroupContext,
     pub(super) subscribers: Subscribers,
     pub(super) registries: Registries,
+    /// The numbers of partitions that each stream has had, the current one last.
+    partitions: Mutex<HashMap<Name, Vec<usize>>>,
     streams: Mutex<HashMap<Name, BrokerStream>>,
     last_consumer: AtomicU64,
 }
@@ -78,6 +80,7 @@ impl Shared {
             context: GroupContext::new(),
             subscribers: Subscribers::default(),
             registries: Registries::default(),
+            partitions: Mutex::default(),
             streams: Mutex::default(),
             last_consumer: AtomicU64::new(0),
         }
@@ -280,6 +283,22 @@ impl Shared {
         };
         backlog.delayed += schedule.len();
         backlog
+    }
+
+    /// Checks the partitions of a handle's stream, if it has any, against the recorded number, and
+    /// records theirs.
+    pub(super) fn check_partitions(&self, settings: &Settings, role: Role) -> Result<(), Error> {
+        let Some(partitions) = settings.partitions() else {
+            return Ok(());
+        };
+        let mut records = lock(&self.partitions);
+        let record = records.entry(partitions.stream.clone()).or_default();
+        partitions.check(role, record)?;
+        let count = partitions.names.len();
+        if record.is_empty() || role == Role::Worker && record.last() < Some(&count) {
+            record.push(count);
+        }
+        Ok(())
     }
 
     pub(super) fn stats(&self, name: &Name) -> StreamStats {

@@ -102,6 +102,18 @@ pub struct Backlog {
     pub in_flight: usize,
 }
 
+impl Backlog {
+    /// Adds the numbers of another stream.
+    pub(super) fn add(self, other: Self) -> Self {
+        Self {
+            entries: self.entries + other.entries,
+            waiting: self.waiting + other.waiting,
+            delayed: self.delayed + other.delayed,
+            in_flight: self.in_flight + other.in_flight,
+        }
+    }
+}
+
 impl Group {
     /// Creates a group that starts at this index.
     pub(super) fn starting_at(next: u64) -> Self {

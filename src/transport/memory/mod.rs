@@ -118,8 +118,8 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
     reply::Reply,
     transport::{
-        ConnectionState, Counts, DeadLetters, Interest, Settings, StreamStats, Transport, codec,
-        consumer_settings, sending,
+        ConnectionState, Counts, DeadLetters, Interest, PartitionedDeadLetters, Role, Settings,
+        StreamStats, Transport, codec, consumer_settings, sending,
     },
 };
 
@@ -149,7 +149,12 @@ impl Memory {
 
     /// The numbers of waiting, delayed and running messages of the group.
     pub fn backlog(&self) -> Backlog {
-        self.broker.backlog(&self.settings)
+        let listed = self.settings.listed_streams().into_iter();
+        let backlogs = listed.map(|(stream, _)| {
+            let settings = self.settings.of_stream(&stream);
+            self.broker.backlog(&settings)
+        });
+        backlogs.reduce(Backlog::add).unwrap_or_default()
     }
 
     /// The state of this handle, which is always connected.
@@ -170,15 +175,30 @@ impl Memory {
     /// # Errors
     /// If the handle has a set of streams.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
-        Ok(self.broker.stats(self.settings.one_stream()?))
+        let (stream, parts) = self.settings.stream_and_parts()?;
+        let mut stats: Vec<_> = parts.iter().map(|part| self.broker.stats(part)).collect();
+        Ok(match self.settings.partitions() {
+            Some(_) => StreamStats::of_partitions(stream, stats),
+            None => stats.swap_remove(0),
+        })
     }
 
     /// The dead letters of the group.
     pub fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(dead_letters::MemoryDeadLetters {
+        let of = |settings| dead_letters::MemoryDeadLetters {
             broker: Arc::clone(&self.broker),
-            settings: self.settings.clone(),
-        })
+            settings,
+        };
+        match self.settings.partitions() {
+            None => DeadLetters::new(of(self.settings.clone())),
+            Some(partitions) => {
+                let settings = partitions
+                    .names
+                    .iter()
+                    .map(|name| self.settings.of_stream(name));
+                DeadLetters::new(PartitionedDeadLetters::new(settings.map(of)))
+            }
+        }
     }
 
     /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns
@@ -187,7 +207,8 @@ impl Memory {
     /// # Errors
     /// If the handle has a set of streams.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
-        Ok(self.broker.cancel(self.settings.one_stream()?, id))
+        let (_, parts) = self.settings.stream_and_parts()?;
+        Ok(parts.iter().any(|part| self.broker.cancel(part, id)))
     }
 
     /// Adds an entry with these raw fields to the stream, as another program could on Redis. For
@@ -208,12 +229,19 @@ impl Memory {
     /// Ends the leases of all deliveries of the group, as if its workers had died. The next worker
     /// that fetches claims them, and handlers see their leases as lost. For tests.
     pub fn end_leases(&self) {
-        self.broker
-            .with_group(&self.settings, |group, _| group.end_all_leases());
+        for (stream, _) in self.settings.listed_streams() {
+            let settings = self.settings.of_stream(&stream);
+            self.broker
+                .with_group(&settings, |group, _| group.end_all_leases());
+        }
     }
 
     fn send(&self, mut message: Message) -> Result<ResponseFuture, Error> {
         sending::check(message.parts())?;
+        if message.kind() != Kind::Event {
+            self.settings.choose_partition(message.parts_mut())?;
+            self.broker.check_partitions(&self.settings, Role::Sender)?;
+        }
         match message.kind() {
             Kind::Task => {
                 let fields = self.encode(&message, None);

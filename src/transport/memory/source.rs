@@ -17,8 +17,8 @@ use crate::{
     error::Error,
     message::{Attempt, Deadline, Message, MessageId, Name},
     transport::{
-        Delivery, Interest, Settings, SettleDelivery, Source, StreamSchedule, Undecodable, Verdict,
-        codec,
+        Delivery, Interest, Role, Settings, SettleDelivery, Source, StreamSchedule, Undecodable,
+        Verdict, codec,
     },
 };
 
@@ -68,6 +68,9 @@ impl MemorySource {
             broker,
         };
         if interest.stream {
+            source
+                .broker
+                .check_partitions(&source.settings, Role::Worker)?;
             source.join_all()?;
         }
         source.broker.subscribers.add(

@@ -19,7 +19,7 @@ use crate::{
     message::{DeadLetterId, MessageId},
     transport::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, PAGE_BYTES, Page,
-        Step, StoreFuture, codec,
+        PartitionedDeadLetters, Step, StoreFuture, codec,
     },
 };
 
@@ -30,7 +30,17 @@ const FACTS: usize = 5;
 impl Redis {
     /// The dead letters of the group: the entries of the stream `{<stream>}:dead:<group>`.
     pub fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(Store(self.clone()))
+        match self.settings.partitions() {
+            None => DeadLetters::new(Store(self.clone())),
+            Some(partitions) => {
+                let stores = partitions.names.iter().map(|partition| {
+                    let mut redis = self.clone();
+                    redis.settings = self.settings.of_stream(partition);
+                    Store(redis)
+                });
+                DeadLetters::new(PartitionedDeadLetters::new(stores))
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use super::{
     error,
     options::Options,
+    partitions::CheckedPartitions,
     pipeline::Pipeline,
     producer, rpc,
     server::{self, Connector},
@@ -35,6 +36,7 @@ pub(super) struct SharedHandle {
     pub(super) promoters: producer::schedule::Promoters,
     pub(super) replicated: producer::ReplicatedSends,
     pub(super) registrations: producer::Registrations,
+    pub(super) checked_partitions: CheckedPartitions,
     pub(super) sources: SourceStates,
 }
 
@@ -119,6 +121,7 @@ impl Redis {
                 promoters: Default::default(),
                 replicated: producer::ReplicatedSends::new(),
                 registrations: Default::default(),
+                checked_partitions: Default::default(),
                 sources: Default::default(),
             }),
             rpc: Arc::default(),

@@ -95,6 +95,14 @@ pub(super) fn registry(name: &Name) -> String {
     format!("{REGISTRY}{name}")
 }
 
+/// The list of the numbers of partitions that a stream has had.
+///
+/// # Errors
+/// If the stream's name has no slot, or is that of another key.
+pub(super) fn partitions(stream: &Name) -> Result<String, Error> {
+    Ok(format!("{}:partitions", base(stream)?))
+}
+
 /// Checks that keys of `stream` can be put in its slot.
 pub(super) fn check(stream: &Name) -> Result<(), Error> {
     if stream.contains('}') || stream.starts_with(REGISTRY) {
@@ -131,7 +139,16 @@ pub(super) fn base(stream: &Name) -> Result<String, Error> {
 
 /// The stream that a key with this name would belong to; `None` if it is no such key.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 7] = ["retry", "due", "bodies", "dead", "idem", "rpc", "gate"];
+    const PURPOSES: [&str; 8] = [
+        "retry",
+        "due",
+        "bodies",
+        "dead",
+        "idem",
+        "rpc",
+        "gate",
+        "partitions",
+    ];
     let (name, purpose) = match key.strip_prefix('{') {
         Some(wrapped) => {
             let (name, rest) = wrapped.split_once('}')?;
@@ -156,7 +173,7 @@ pub(super) fn replies(base: &str, client: impl Display) -> String {
 }
 
 /// Returns `true` if a cluster hashes only a part of the name.
-fn has_hash_tag(name: &str) -> bool {
+pub(super) fn has_hash_tag(name: &str) -> bool {
     tag(name.as_bytes()).len() < name.len()
 }
 
@@ -236,6 +253,7 @@ mod tests {
         all.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         all.extend(["scan", "trim", "reap"].map(|what| keys.throttle(what)));
         all.extend([keys.replies("c"), keys.idempotency("k")]);
+        all.extend(partitions(&keys.stream));
         all
     }
 
@@ -244,6 +262,7 @@ mod tests {
         let mut shared = vec![keys.stream.to_string()];
         shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         shared.extend([keys.replies("c"), keys.idempotency("k")]);
+        shared.extend(partitions(&keys.stream));
         shared
     }
 
@@ -276,8 +295,25 @@ mod tests {
     /// Names that look like keys, of few parts, so that collisions are frequent.
     fn part_of_a_key() -> impl Strategy<Value = String> {
         let part = prop::sample::select(vec![
-            "s", "{s}", "{", "}", ":", "due", "dead", "retry", "bodies", "rpc", "c", "idem", "k",
-            "gate", "scan", "g", "3:", "5",
+            "s",
+            "{s}",
+            "{",
+            "}",
+            ":",
+            "due",
+            "dead",
+            "retry",
+            "bodies",
+            "rpc",
+            "c",
+            "idem",
+            "k",
+            "gate",
+            "scan",
+            "g",
+            "3:",
+            "5",
+            "partitions",
         ]);
         prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
     }

@@ -168,6 +168,7 @@ mod ids;
 mod keys;
 mod msgpack;
 mod options;
+mod partitions;
 mod pipeline;
 mod producer;
 #[cfg(any(test, fuzzing))]

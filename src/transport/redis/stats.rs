@@ -1,6 +1,9 @@
 //! Statistics for metrics.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::future::{try_join, try_join_all};
 use redis::Cmd;
@@ -29,7 +32,15 @@ impl Redis {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
-        let stream = self.settings.one_stream()?;
+        let (stream, parts) = self.settings.stream_and_parts()?;
+        let mut stats = try_join_all(parts.iter().map(|part| self.stats_of(part))).await?;
+        Ok(match self.settings.partitions() {
+            Some(_) => StreamStats::of_partitions(stream, stats),
+            None => stats.swap_remove(0),
+        })
+    }
+
+    async fn stats_of(&self, stream: &Name) -> Result<StreamStats, Error> {
         let keys = Keys::new(stream, &self.settings.group)?;
         let pipeline = self.shared.pipeline.of(stream);
         let ask = |words: [&str; 2]| {
@@ -50,7 +61,7 @@ impl Redis {
             .unwrap_or_default()
             .into_iter()
             .filter_map(|group| name(group).transpose());
-        let groups = groups.map(async |group| self.group_stats(group?).await);
+        let groups = groups.map(async |group| self.group_stats(stream, group?).await);
         let groups = try_join_all(groups).await?;
         stats.groups = groups.into_iter().flatten().collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
@@ -65,8 +76,18 @@ impl Redis {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
+        let (_, parts) = self.settings.stream_and_parts()?;
+        let listed = try_join_all(parts.iter().map(|part| self.groups_of(part))).await?;
+        let mut listed = listed.into_iter().flatten().peekable();
+        if listed.peek().is_none() {
+            return Ok(None);
+        }
+        let names: BTreeSet<_> = listed.flatten().collect();
+        Ok(Some(names.into_iter().collect()))
+    }
+
+    async fn groups_of(&self, stream: &Name) -> Result<Option<Vec<Name>>, Error> {
         let mut cmd = redis::cmd("XINFO");
-        let stream = self.settings.one_stream()?;
         cmd.arg("GROUPS").arg(stream.as_str());
         let pipeline = self.shared.pipeline.of(stream);
         let Some(groups) = listed(pipeline.submit(cmd, Resend::Never).await?)? else {
@@ -75,9 +96,7 @@ impl Redis {
         let names = groups
             .into_iter()
             .filter_map(|group| name(group).transpose());
-        let mut names = names.collect::<Result<Vec<_>, _>>()?;
-        names.sort();
-        Ok(Some(names))
+        names.collect::<Result<Vec<_>, _>>().map(Some)
     }
 
     /// The consumers of the group, by name; `None` if the stream or the group does not exist. A
@@ -88,23 +107,14 @@ impl Redis {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn consumers(&self) -> Result<Option<Vec<ConsumerStats>>, Error> {
-        let keys = Keys::new(self.settings.one_stream()?, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(&keys.stream);
-        let ask = |stream: &str| {
-            let mut cmd = redis::cmd("XINFO");
-            cmd.arg("CONSUMERS").arg(stream).arg(&*keys.group);
-            pipeline.submit(cmd, Resend::Never)
-        };
-        let (primary, retry) = try_join(ask(&keys.stream), ask(&keys.retry)).await?;
-        let Some(primary) = listed(primary)? else {
+        let (_, parts) = self.settings.stream_and_parts()?;
+        let listed = try_join_all(parts.iter().map(|part| self.consumers_of(part))).await?;
+        let mut listed = listed.into_iter().flatten().peekable();
+        if listed.peek().is_none() {
             return Ok(None);
-        };
+        }
         let mut found = BTreeMap::<String, ConsumerStats>::new();
-        for answer in primary
-            .into_iter()
-            .chain(listed(retry)?.unwrap_or_default())
-        {
-            let stats = consumer(answer)?;
+        for stats in listed.flatten() {
             found
                 .entry(stats.consumer.clone())
                 .and_modify(|known| {
@@ -116,9 +126,28 @@ impl Redis {
         Ok(Some(found.into_values().collect()))
     }
 
+    /// The consumers of a stream and of its retry stream, which may have the same names.
+    async fn consumers_of(&self, stream: &Name) -> Result<Option<Vec<ConsumerStats>>, Error> {
+        let keys = Keys::new(stream, &self.settings.group)?;
+        let pipeline = self.shared.pipeline.of(stream);
+        let ask = |stream: &str| {
+            let mut cmd = redis::cmd("XINFO");
+            cmd.arg("CONSUMERS").arg(stream).arg(&*keys.group);
+            pipeline.submit(cmd, Resend::Never)
+        };
+        let (primary, retry) = try_join(ask(&keys.stream), ask(&keys.retry)).await?;
+        let Some(primary) = listed(primary)? else {
+            return Ok(None);
+        };
+        let consumers = primary
+            .into_iter()
+            .chain(listed(retry)?.unwrap_or_default());
+        consumers.map(consumer).collect::<Result<_, _>>().map(Some)
+    }
+
     /// The statistics of a group; `None` if it was just deleted.
-    async fn group_stats(&self, group: Name) -> Result<Option<GroupStats>, Error> {
-        let keys = Keys::new(&self.settings.stream, &group)?;
+    async fn group_stats(&self, stream: &Name, group: Name) -> Result<Option<GroupStats>, Error> {
+        let keys = Keys::new(stream, &group)?;
         let names = [&*keys.stream, &keys.retry, &keys.due, &keys.dead];
         let args = |cmd: &mut Cmd| {
             cmd.arg(group.as_str())

@@ -88,7 +88,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{Delivery, Interest, Settings, Source, Streams, Transport},
+    transport::{Delivery, Interest, Role, Settings, Source, Streams, Transport},
 };
 
 /// The deliveries of one consumer on Redis. [`Redis`] opens it.
@@ -215,6 +215,7 @@ impl Redis {
         member: Arc<Member>,
         slots: &[SlotStreams],
     ) -> Result<RedisSource, Error> {
+        let redis = self.clone();
         let Redis {
             settings,
             options,
@@ -225,6 +226,9 @@ impl Redis {
             true => slots,
             false => &[],
         };
+        if let Some(partitions) = settings.partitions().filter(|_| interest.stream) {
+            redis.check_partitions(partitions, Role::Worker).await?;
+        }
         let counters = shared.counters.clone();
         let report = Arc::new(Report::new(counters.clone(), settings.max_dead_letters));
         let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer, slots.len()));

@@ -50,15 +50,23 @@ impl Service<Message> for Redis {
 }
 
 impl Redis {
-    fn send(&self, message: Message) -> Result<SendWork, Error> {
+    fn send(&self, mut message: Message) -> Result<SendWork, Error> {
         check(&message)?;
         if message.kind() != Kind::Event {
+            self.settings.choose_partition(message.parts_mut())?;
             let stream = self.settings.target(message.parts())?;
             keys::check(stream)?;
-            if let Some(registration) = self.registration(stream) {
+            let partitions = self.unchecked_partitions();
+            let registration = self.registration(stream);
+            if partitions.is_some() || registration.is_some() {
                 let redis = self.clone();
                 return Ok(SendWork::Boxed(Box::pin(async move {
-                    registration.await?;
+                    if let Some(check) = partitions {
+                        check.await?;
+                    }
+                    if let Some(registration) = registration {
+                        registration.await?;
+                    }
                     redis.future(redis.dispatch(message)).await
                 })));
             }

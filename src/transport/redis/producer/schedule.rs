@@ -25,7 +25,7 @@ use crate::transport::redis::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    message::{Due, Message, MessageId},
+    message::{Due, Message, MessageId, Name},
     transport::codec,
 };
 
@@ -51,7 +51,17 @@ impl Redis {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
-        let keys = Keys::new(self.settings.one_stream()?, &self.settings.group)?;
+        let (_, parts) = self.settings.stream_and_parts()?;
+        for part in parts {
+            if self.cancel_on(part, id).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn cancel_on(&self, stream: &Name, id: &MessageId) -> Result<bool, Error> {
+        let keys = Keys::new(stream, &self.settings.group)?;
         let pipeline = self.shared.pipeline.of(&keys.stream);
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());

@@ -47,6 +47,8 @@ scripts! {
     FETCH = "fetch";
     /// Registers a stream for the workers of a registry.
     REGISTER = "fence" "register";
+    /// Records the number of partitions of a stream.
+    PARTITIONS = "partitions";
     /// Takes a stream out of its registry.
     RETIRE = "fence" "order" "retire";
     /// Fetches entries again whose read succeeded and whose response was lost.

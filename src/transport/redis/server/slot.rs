@@ -1,11 +1,9 @@
 //! The slot of a key in a Redis Cluster.
 
-use crc::{CRC_16_XMODEM, Crc};
+use crate::transport::partitions::CRC;
 
 /// The number of slots.
 pub(super) const SLOTS: u16 = 16384;
-
-const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
 /// The slot of a key.
 /// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#key-distribution-model>

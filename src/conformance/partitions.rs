@@ -1,0 +1,227 @@
+//! Checks of partitioned streams.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{
+    Factory,
+    scene::{
+        QUIET, Scene, again, answer, attempt, call, done, message, must, outcome, request, send,
+        settle,
+    },
+};
+use crate::{
+    message::{Due, Message, Name},
+    reply::IntoReply,
+    transport::{Page, Selection, Streams, Verdict},
+};
+
+/// A scene whose stream has this number of partitions.
+fn scene_of<F: Factory>(factory: &F, partitions: usize) -> (Scene<'_, F>, Name) {
+    let scene = Scene::new(factory);
+    let stream = scene.name("partitioned");
+    let scene = partitioned(scene, &stream, partitions);
+    (scene, stream)
+}
+
+fn partitioned<'a, F: Factory>(
+    scene: Scene<'a, F>,
+    stream: &Name,
+    partitions: usize,
+) -> Scene<'a, F> {
+    let streams = Streams::partitioned(stream, partitions);
+    scene.with(|settings| settings.streams = Some(streams))
+}
+
+fn keyed(key: &str, payload: impl ToString) -> Message {
+    let mut task = Message::task("task", payload.to_string());
+    task.parts_mut().partition_key = Some(key.into());
+    task
+}
+
+fn stream_of<H>(delivery: &crate::transport::Delivery<H>) -> Name {
+    let stream = message(delivery).parts().stream.clone();
+    stream.expect("a delivery names its stream")
+}
+
+/// Messages with one key are in one partition and in order, through redelivery and replay, and
+/// messages without a key go to all partitions in turn.
+pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
+    if !factory.capabilities().partitions {
+        return;
+    }
+    let (scene, stream) = scene_of(factory, 4);
+    let handle = scene.handle().await;
+    for n in 0..10 {
+        for key in ["a", "b", "c"] {
+            send(&handle, keyed(key, n)).await;
+        }
+    }
+    let mut worker = scene.worker().await;
+    let mut places = HashMap::<String, Name>::new();
+    let mut next = HashMap::<String, u32>::new();
+    for _ in 0..30 {
+        let delivery = worker.one().await;
+        let message = message(&delivery);
+        let key = message.parts().partition_key.clone();
+        let key = key.expect("the key is sent").to_string();
+        let next = next.entry(key.clone()).or_default();
+        assert_eq!(message.payload(), &next.to_string(), "the order of `{key}`");
+        *next += 1;
+        let place = stream_of(&delivery);
+        assert!(place.starts_with(&format!("{stream}:")), "{place}");
+        let first = places.entry(key).or_insert_with(|| place.clone());
+        assert_eq!(*first, place);
+        done(delivery).await;
+    }
+
+    send(&handle, keyed("a", "again")).await;
+    settle(worker.one().await, again(Duration::ZERO)).await;
+    let delivery = worker.one().await;
+    assert_eq!(attempt(&delivery), 2);
+    assert_eq!(stream_of(&delivery), places["a"]);
+    let key = message(&delivery).parts().partition_key.as_deref();
+    assert_eq!(key, Some("a"), "a redelivery keeps the key");
+    done(delivery).await;
+
+    for n in 0..8 {
+        send(&handle, Message::task("task", n.to_string())).await;
+    }
+    let mut counts = HashMap::<Name, u32>::new();
+    for delivery in worker.exactly(8).await {
+        *counts.entry(stream_of(&delivery)).or_default() += 1;
+        done(delivery).await;
+    }
+    assert_eq!(counts.len(), 4, "{counts:?}");
+    assert!(counts.values().all(|count| *count == 2), "{counts:?}");
+    worker
+        .nothing_for(QUIET, "a handled message came back")
+        .await;
+    worker.close().await;
+}
+
+/// Requests, delayed tasks, statistics and dead letters work over all partitions.
+pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F) {
+    let capabilities = factory.capabilities();
+    if !capabilities.partitions {
+        return;
+    }
+    let (scene, stream) = scene_of(factory, 3);
+    let handle = scene.handle().await;
+    let mut worker = scene.worker().await;
+    if capabilities.reliable_rpc {
+        for n in 0..3 {
+            let asked = request(&handle, Message::rpc("ask", n.to_string()));
+            let reply = "yes".into_reply().expect("a text is a reply");
+            answer(worker.one().await, Ok(reply)).await;
+            assert_eq!(outcome(asked).await.expect("a reply").payload, "yes");
+        }
+    }
+    if capabilities.delayed_tasks {
+        for n in 0..3 {
+            let mut later = Message::task("task", n.to_string());
+            later.parts_mut().due = Some(Due::After(Duration::from_secs(3600)));
+            let id = send(&handle, later).await;
+            assert!(
+                must("cancelling", factory.cancel(&handle, &id)).await,
+                "{id}"
+            );
+        }
+    }
+    let mut sent = Vec::new();
+    for n in 0..7 {
+        sent.push(n.to_string());
+        send(&handle, Message::task("task", n.to_string())).await;
+    }
+    if capabilities.statistics {
+        let stats = must("reading statistics", factory.stats(&handle)).await;
+        assert_eq!(stats.stream, stream);
+        let group = stats.group("workers").expect("it has a worker");
+        assert_eq!((group.lag, group.consumers), (Some(7), 1), "{stats:?}");
+    }
+    for delivery in worker.exactly(7).await {
+        let dead = Verdict::DeadLetter {
+            reason: "bad".into(),
+            answer: None,
+        };
+        settle(delivery, dead).await;
+    }
+    let Some(dead) = scene.dead().await else {
+        return;
+    };
+    assert_eq!(must("counting", dead.count()).await, 7);
+    let mut listed = Vec::new();
+    let mut page = Some(Page::first(2));
+    while let Some(part) = page {
+        let found = must("listing", dead.list(part)).await;
+        assert!(found.letters.len() <= 2, "a page is longer than asked for");
+        listed.extend(found.letters);
+        page = found.next;
+    }
+    let mut payloads: Vec<_> = listed
+        .iter()
+        .map(|letter| {
+            letter
+                .message()
+                .expect("it was a message")
+                .payload()
+                .clone()
+        })
+        .collect();
+    payloads.sort();
+    assert_eq!(payloads, sent);
+    let found = must("getting", dead.get(&listed[4].id)).await;
+    assert_eq!(found.as_ref(), Some(&listed[4]));
+    let chosen = Selection::ids([listed[0].id.clone(), listed[6].id.clone()]);
+    assert_eq!(must("purging", dead.purge(chosen)).await, 2);
+    assert_eq!(must("replaying", dead.replay(Selection::All)).await, 5);
+    for delivery in worker.exactly(5).await {
+        done(delivery).await;
+    }
+    assert_eq!(must("counting", dead.count()).await, 0);
+    let unknown = dead.get(&"3/1-1".into()).await;
+    assert!(unknown.is_err_and(|error| error.is_invalid()));
+    worker.close().await;
+}
+
+/// Numbers of partitions that would leave messages unread are refused, and the number can grow.
+pub async fn numbers_of_partitions_that_differ_are_refused<F: Factory>(factory: &F) {
+    if !factory.capabilities().partitions {
+        return;
+    }
+    let (scene, stream) = scene_of(factory, 4);
+    let with = |partitions| partitioned(Scene::new(factory), &stream, partitions);
+    let sent = async |partitions| {
+        let handle = with(partitions).handle().await;
+        call(&handle, Message::task("task", partitions.to_string())).await
+    };
+    sent(4).await.expect("the first number");
+    let refused = with(2).refused_worker().await;
+    assert!(refused.is_config(), "{refused:?}");
+    for other in [2, 8] {
+        let refused = sent(other).await.expect_err("another number");
+        assert!(
+            refused.is_invalid() && refused.to_string().contains("4 partitions"),
+            "{refused}"
+        );
+    }
+    let old = scene.worker().await;
+    let mut grown = with(8).worker().await;
+    old.close().await;
+    sent(8).await.expect("the new number");
+    sent(4).await.expect("the number from before");
+    let refused = sent(2).await.expect_err("a number that never was");
+    assert!(refused.is_invalid(), "{refused:?}");
+    let refused = with(4).refused_worker().await;
+    assert!(refused.is_config(), "{refused:?}");
+    for delivery in grown.exactly(3).await {
+        done(delivery).await;
+    }
+    grown.close().await;
+    for wrong in [0, 5_000] {
+        let refused = with(wrong).refused_worker().await;
+        assert!(refused.is_config(), "{refused:?}");
+        sent(wrong)
+            .await
+            .expect_err("no stream has so many partitions");
+    }
+}
