@@ -6,11 +6,11 @@
 //! ```
 //!
 //! Each line is a router of one task with one layer, in its ordinary case: no message is refused,
-//! fails or waits. *none* is the router without a layer. The last two columns are the difference to a
-//! router with a layer that does nothing, since any layer in a router has a cost. Both routers are
-//! measured in turns. The second line compares that router with itself, and shows the accuracy of the
-//! figures. Times are medians of the rounds, and of the differences of each two rounds. Allocations
-//! are counted, not sampled, including those of tasks that a layer spawns.
+//! fails or waits. *none* is the router without a layer. The last two columns are the difference to
+//! a router with a layer that does nothing, since any layer in a router has a cost. Both routers
+//! are measured in turns. The second line compares that router with itself, and shows the accuracy
+//! of the figures. Times are medians of the rounds, and of the differences of each two rounds.
+//! Allocations are counted, not sampled, including those of tasks that a layer spawns.
 
 #[path = "../../benches/cost/mod.rs"]
 mod cost;

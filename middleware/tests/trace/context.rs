@@ -118,7 +118,8 @@ async fn a_received_batch_links_to_the_spans_that_sent_its_messages(
         client.enqueue(name, "").await.unwrap();
     }
     let app: Router = Router::new().task(name, async || {});
-    // Other tests receive from a stream of the same name. The links identify the spans of this test.
+    // Other tests receive from a stream of the same name. The links identify the spans of this
+    // test.
     let spans = DefaultMakeSpan::new().system("test");
     let _worker = Worker::start(TraceTransport::new(broker).make_span(spans), app);
     let send = format!("send {name}");

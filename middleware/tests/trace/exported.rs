@@ -1,5 +1,5 @@
-//! The exported spans. All tests share one subscriber, since tracing caches for each call site whether a
-//! subscriber is interested. Each test finds its spans by the names of its messages.
+//! The exported spans. All tests share one subscriber, since tracing caches for each call site
+//! whether a subscriber is interested. Each test finds its spans by the names of its messages.
 
 use std::{
     sync::{

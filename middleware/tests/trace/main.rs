@@ -1,4 +1,5 @@
-//! Tests of traces through messages on both transports: the exported spans, their parents and links.
+//! Tests of traces through messages on both transports: the exported spans, their parents and
+//! links.
 
 mod attributes;
 mod context;

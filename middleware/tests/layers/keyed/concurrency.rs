@@ -146,8 +146,8 @@ async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_o
     let worker = Worker::start(redis.clone(), app);
     // All but the one that runs have been put off once.
     until(async || redis.counts().redelivered >= BACKLOG - 1).await;
-    // Each is delivered again after up to one second, then two, then four. So few are delivered in the
-    // second part of these probes.
+    // Each is delivered again after up to one second, then two, then four. So few are delivered in
+    // the second part of these probes.
     let mut longest = Duration::ZERO;
     let mut probe = async || {
         let sent = Instant::now();
