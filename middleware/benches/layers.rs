@@ -40,7 +40,7 @@ use tower::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A layer is one line here.
+/// Measures each layer in one line.
 fn lines(bench: &Bench) {
     let by_tenant = || key::header("x-tenant");
     bench.line("catch_panic", CatchPanicLayer::new());
@@ -119,7 +119,7 @@ fn admit_async(message: Message) -> Ready<Result<Message, BoxError>> {
     std::future::ready(Ok(message))
 }
 
-/// Clones every message, as a policy for retries has to, and tries nothing again.
+/// A retry policy that clones every message, as policies have to, and never retries.
 #[derive(Clone)]
 struct Never;
 

@@ -186,7 +186,8 @@ enum ClaimResult {
 struct HeldClaim<St: Store> {
     call: KeyedCall<St>,
     token: Token,
-    /// True once the store was asked to replace or release the claim. A drop then does nothing.
+    /// True once the store has replaced or released the claim, or has failed to. A drop then does
+    /// nothing.
     ended: bool,
 }
 

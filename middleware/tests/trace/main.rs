@@ -27,7 +27,7 @@ async fn redis(server: &RedisServer) -> Redis {
         .expect("the server is reachable")
 }
 
-/// A test on both transports.
+/// Makes a test of each function on each transport.
 macro_rules! on_both {
     ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
         mod memory {
