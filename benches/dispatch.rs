@@ -137,7 +137,7 @@ fn baseline(runtime: &Runtime, table: &HashMap<String, Handler>, names: &[String
         .map(|name| (name.as_str(), Bytes::from_static(PAYLOAD)))
         .collect();
     measure(runtime, messages, async |(name, payload)| {
-        table[name](payload).await.expect("it is handled");
+        table[name](payload).await.expect("the message is handled");
     })
 }
 
@@ -160,5 +160,10 @@ async fn handle<S>(app: &S, message: Message)
 where
     S: Service<Message, Response = Reply, Error = BoxError> + Clone,
 {
-    black_box(app.clone().oneshot(message).await.expect("it is handled"));
+    black_box(
+        app.clone()
+            .oneshot(message)
+            .await
+            .expect("the message is handled"),
+    );
 }

@@ -192,7 +192,7 @@ async fn all() {
         println!();
     }
     for path in [json, plot, curves] {
-        assert!(std::fs::metadata(path).expect("it was written").len() > 0);
+        assert!(std::fs::metadata(path).expect("the file was written").len() > 0);
     }
 }
 

@@ -54,7 +54,7 @@ impl Proxy {
 /// of a connection, since tokio's timers have a resolution of a millisecond.
 pub(crate) fn run(server: u16, round_trip: Duration) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
+    let port = listener.local_addr().expect("the listener is bound").port();
     thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
             let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).expect("the server");

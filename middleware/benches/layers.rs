@@ -184,7 +184,12 @@ impl Bench {
     fn round(&self, app: &Router) -> Cost {
         let messages = (0..self.messages).map(message).collect();
         measure(&self.runtime, messages, async |message| {
-            black_box(app.clone().oneshot(message).await.expect("it is handled"));
+            black_box(
+                app.clone()
+                    .oneshot(message)
+                    .await
+                    .expect("the message is handled"),
+            );
         })
     }
 }

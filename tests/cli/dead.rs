@@ -311,7 +311,7 @@ async fn text_of_senders_never_reaches_the_terminal_as_control_characters() {
             "{line}: {}",
             terminal.screen()
         );
-        let text = String::from_utf8(terminal.written).expect("it is UTF-8");
+        let text = String::from_utf8(terminal.written).expect("valid UTF-8");
         assert!(
             !text.contains(['\u{9b}', '\u{202e}', '\x07']),
             "{line}: {text:?}"
@@ -344,8 +344,8 @@ async fn large_dead_letters_are_listed_in_little_memory() {
     }
     let child = campanile(&server, "dead list --all")
         .spawn()
-        .expect("it runs");
-    let pid = child.id().expect("it has not ended");
+        .expect("the program can be started");
+    let pid = child.id().expect("the program has not ended");
     let mut output = std::pin::pin!(child.wait_with_output());
     // Read the peak while the process runs: it cannot be read afterwards.
     let mut peak = 0;
@@ -359,7 +359,7 @@ async fn large_dead_letters_are_listed_in_little_memory() {
             }
         }
     });
-    let ran = ran.await.expect("it runs");
+    let ran = ran.await.expect("the program can be started");
     let text = String::from_utf8(ran.stdout).expect("the output is UTF-8");
     assert_eq!(text.lines().count(), 1 + LETTERS, "{text}");
     assert!(0 < peak && peak < LIMIT, "{} MiB", peak >> 20);

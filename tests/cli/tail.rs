@@ -14,8 +14,8 @@ use super::{
 
 /// Starts it, and reads its lines.
 fn lines_of(mut command: Command) -> (Child, tokio::io::Lines<BufReader<ChildStdout>>) {
-    let mut child = command.spawn().expect("it runs");
-    let stdout = child.stdout.take().expect("it is piped");
+    let mut child = command.spawn().expect("the program can be started");
+    let stdout = child.stdout.take().expect("standard output is piped");
     (child, BufReader::new(stdout).lines())
 }
 
@@ -193,7 +193,7 @@ async fn a_closed_pipe_and_a_signal_end_tail_quietly() {
     let (mut child, mut lines) = lines_of(campanile(&server, "tail stream --from beginning"));
     let first = within(SOON, lines.next_line()).await.unwrap();
     assert!(first.is_some());
-    Signal::Term.send(child.id().expect("it runs"));
+    Signal::Term.send(child.id().expect("the program runs"));
     let ended = within(SOON, child.wait()).await;
     assert_eq!(ended.unwrap().code(), Some(0));
 }

@@ -52,15 +52,16 @@ impl vt100::Callbacks for Surprises {
 impl Terminal {
     /// Starts the program with a command line whose words are separated by blanks.
     pub(super) fn start(server: &RedisServer, line: &str) -> Self {
-        let (pty, pts) = pty_process::open().expect("there are pseudo terminals");
-        pty.resize(Size::new(ROWS, COLUMNS)).expect("it has a size");
+        let (pty, pts) = pty_process::open().expect("a pseudo terminal");
+        pty.resize(Size::new(ROWS, COLUMNS))
+            .expect("the size can be set");
         let child = pty_process::Command::new(env!("CARGO_BIN_EXE_campanile"))
             .args(line.split_whitespace())
             .env("REDIS_URL", server.url())
             .kill_on_drop(true)
             .spawn(pts)
-            .expect("it runs");
-        let size = |size| NonZeroU16::new(size).expect("it is not zero");
+            .expect("the program can be started");
+        let size = |size| NonZeroU16::new(size).expect("not zero");
         let surprises = Surprises::default();
         Self {
             pty,
@@ -108,7 +109,9 @@ impl Terminal {
     /// Waits for its end.
     pub(super) async fn ends(&mut self) -> ExitStatus {
         while self.read().await {}
-        within(SOON, self.child.wait()).await.expect("it ran")
+        within(SOON, self.child.wait())
+            .await
+            .expect("the program can be waited for")
     }
 
     /// The effects on the terminal besides showing text.

@@ -34,7 +34,7 @@ pub(crate) async fn output(mut command: Command) -> String {
         status,
         stdout,
         stderr,
-    } = ran.expect("it does not run");
+    } = ran.expect("the program can be started");
     let stdout = String::from_utf8(stdout).unwrap();
     assert!(
         status.success(),

@@ -165,7 +165,9 @@ impl Test {
 
     async fn ended(self) -> Result<(), Error> {
         let served = timeout(Duration::from_secs(60), self.served).await;
-        served.expect("it does not end").expect("it panicked")
+        served
+            .expect("the worker did not end")
+            .expect("the worker panicked")
     }
 }
 

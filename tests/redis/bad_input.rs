@@ -303,7 +303,7 @@ async fn a_worker_whose_handlers_wait_for_its_own_replies_says_so(
     raw::eventually(warned, SOON).await;
     let text = logs.text();
     let line = text.lines().find(|line| line.contains("all 2 slots"));
-    let line = line.expect("it is there");
+    let line = line.expect("the warning was logged");
     for part in ["WARN", "2 requests", "max_in_flight", "app_stream"] {
         assert!(line.contains(part), "{part:?} is not in {line}");
     }

@@ -382,7 +382,7 @@ impl Sentinel {
             .current_dir(dir.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("it runs");
+            .expect("the program can be started");
         let listens = || async { TcpStream::connect(("127.0.0.1", port)).ok() };
         raw::eventually(listens, 20 * SECOND).await;
         Self {

@@ -67,7 +67,7 @@ async fn task(
                 .publish(NAME, Bytes::from_static(PAYLOAD.as_bytes()))
                 .await
                 .expect("a task");
-            black_box(stored.await.expect("it is stored"));
+            black_box(stored.await.expect("the id of the stored task"));
         }
     })
     .await;
@@ -84,7 +84,7 @@ async fn drain(server: &NatsServer, acknowledge: Acknowledge, count: usize) -> R
         let context = context.clone();
         async move {
             let stored = context.publish(NAME, PAYLOAD.into()).await.expect("a task");
-            stored.await.expect("it is stored");
+            stored.await.expect("the id of the stored task");
         }
     })
     .await;
@@ -210,7 +210,7 @@ impl Queue {
                 }
             }
             // The last acknowledgements may not be written yet, and would be lost with the client.
-            client.flush().await.expect("they are written");
+            client.flush().await.expect("the acknowledgements are written");
         })
     }
 

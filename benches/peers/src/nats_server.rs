@@ -88,7 +88,7 @@ impl NatsServer {
     fn dir(&self) -> &Path {
         self.dir
             .as_ref()
-            .expect("it is there until the drop")
+            .expect("the directory exists until the drop")
             .path()
     }
 }

@@ -436,7 +436,7 @@ async fn it_is_always_ready_and_waits_for_its_service_within_the_time_out() {
     handle.allow(0);
     let mut gateway = Gateway::new(service.clone()).rpc("ping");
     let ready = poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut gateway, cx));
-    ready.now_or_never().expect("it is ready").unwrap();
+    ready.now_or_never().expect("ready at once").unwrap();
     let response = ask(&gateway, post("/ping").body(Body::default()).unwrap()).await;
     assert_eq!(problem(response).await, (504, "timeout".into()));
     // `LoadShed` around the service fails instead of waiting.

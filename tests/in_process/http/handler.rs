@@ -94,7 +94,11 @@ impl Seen {
     }
 
     fn take(&self) -> (http::request::Parts, String) {
-        self.0.lock().unwrap().take().expect("it was asked")
+        self.0
+            .lock()
+            .unwrap()
+            .take()
+            .expect("a request has arrived")
     }
 }
 

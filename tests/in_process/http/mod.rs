@@ -95,8 +95,8 @@ impl Taken {
 }
 
 async fn text<B: http_body::Body<Error: std::fmt::Debug>>(body: B) -> String {
-    let bytes = body.collect().await.expect("it is whole").to_bytes();
-    String::from_utf8(bytes.into()).expect("it is text")
+    let bytes = body.collect().await.expect("the whole body").to_bytes();
+    String::from_utf8(bytes.into()).expect("valid UTF-8")
 }
 
 /// A service that never answers. For each call there is a token, which is cancelled when the call's

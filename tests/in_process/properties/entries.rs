@@ -162,7 +162,7 @@ proptest! {
         message.parts_mut().deadline = Some(Deadline::after(life));
         message.parts_mut().due = Some(Due::After(delay));
         let read = codec::decode(encoded(&message)).expect("a message").time_to_live;
-        let read = read.expect("there is a deadline");
+        let read = read.expect("the message has a deadline");
         prop_assert!(read >= Duration::from_millis(1), "zero would mean that there is none");
         prop_assert!(read <= life.saturating_sub(delay).max(Duration::from_millis(1)));
     }

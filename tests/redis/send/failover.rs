@@ -121,7 +121,7 @@ async fn events_reach_the_new_primary(demoted: Demoted) {
     let servers = Failover::start().await;
     let redis = servers.handle().await;
     let publish = async || send(&redis, Message::event("e", "")).await;
-    publish().await.expect("it is sent");
+    publish().await.expect("the message is sent");
     servers.switch(demoted).await;
     let mut subscriber = servers.new.client().get_async_pubsub().await.unwrap();
     subscriber.subscribe("e").await.unwrap();
@@ -169,7 +169,7 @@ async fn a_worker_and_tasks_with_a_key_find_the_new_primary_after_a_demotion() {
             };
             raw::eventually(all, FOUND)
         };
-        keyed(0).await.expect("it is sent");
+        keyed(0).await.expect("the message is sent");
         all_handled(1).await;
         servers.switch(demoted).await;
         let (switched, mut failures) = (Instant::now(), Vec::new());
@@ -181,9 +181,9 @@ async fn a_worker_and_tasks_with_a_key_find_the_new_primary_after_a_demotion() {
             );
         }
         for n in 2..20 {
-            keyed(n).await.expect("it is sent");
+            keyed(n).await.expect("the message is sent");
         }
         all_handled(20).await;
-        worker.stop().await.expect("it ends well");
+        worker.stop().await.expect("the worker stops");
     }
 }

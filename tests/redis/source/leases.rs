@@ -106,14 +106,14 @@ async fn a_process_that_hangs_for_longer_than_the_stall_limit_loses_its_leases()
             drop(delivery);
         });
     });
-    hanging.await.expect("it has the delivery");
+    hanging.await.expect("the hanging worker has the delivery");
     let mut source = open(&handle(&server).await.lease(SECOND)).await;
     nothing(&mut source, 3 * SECOND / 2).await;
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).parts().attempt, Attempt(2));
     settle(delivery, done()).await;
-    go_on.send(()).expect("it waits");
-    hung.join().expect("it ends");
+    go_on.send(()).expect("the hanging worker waits");
+    hung.join().expect("the hanging worker ends");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

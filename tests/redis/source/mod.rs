@@ -79,7 +79,7 @@ fn message(delivery: &Delivery<RedisSettle>) -> &Message {
 /// The dead letters of the group.
 async fn letters(redis: &Redis) -> Vec<DeadLetter> {
     let page = redis.dead_letters().list(Page::first(1_000)).await;
-    page.expect("they are listed").letters
+    page.expect("the dead letters are listed").letters
 }
 
 async fn settle(delivery: Delivery<RedisSettle>, verdict: Verdict) {

@@ -18,7 +18,7 @@ async fn ask<T: redis::FromRedisValue>(control: &mut MultiplexedConnection, word
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
     let answer = command.query_async(control).await;
-    answer.expect("it is answered")
+    answer.expect("an answer")
 }
 
 /// A number in the response to `INFO`.

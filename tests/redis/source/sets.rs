@@ -60,7 +60,9 @@ async fn a_stream_that_cannot_be_read_does_not_stop_the_others() {
     server.command(&["DEL", "a"]).await;
     add(&server, "a", "again").await;
     take(&mut source, "a").await;
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
     for stream in ["a", "b", "c"] {
         let consumers: Vec<redis::Value> = server.query(&["XINFO", "CONSUMERS", stream, "g"]).await;
         assert!(consumers.is_empty(), "{stream}: {consumers:?}");
@@ -90,7 +92,9 @@ async fn a_read_of_many_streams_brings_no_more_than_there_is_room_for() {
             settle(delivery, done()).await;
         }
     }
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }
 
 #[tokio::test]
@@ -128,7 +132,9 @@ async fn a_stream_that_wakes_up_beside_busy_ones_is_read_within_a_few_reads() {
         }
         assert!(reads < 20, "the stream is not read beside the busy ones");
     }
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }
 
 #[tokio::test]
@@ -152,10 +158,12 @@ async fn what_a_dead_worker_held_on_any_stream_of_a_set_is_claimed() {
         let delivery = next(&mut source).await;
         assert_eq!(message(&delivery).parts().attempt.0, 2);
         let stream = message(&delivery).parts().stream.clone();
-        claimed.insert(stream.expect("its stream").to_string());
+        claimed.insert(stream.expect("the stream of the message").to_string());
         settle(delivery, done()).await;
     }
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }
 
 #[tokio::test]
@@ -172,7 +180,9 @@ async fn streams_of_several_slots_with_a_priority_are_refused_on_a_cluster() {
         add(&server, stream, "x").await;
         take(&mut source, stream).await;
     }
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }
 
 #[tokio::test]
@@ -196,12 +206,12 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
     while counts.values().sum::<usize>() < 25 * EACH {
         let deliveries = within(5 * SECOND, source.next(10))
             .await
-            .expect("it goes on");
+            .expect("the source goes on");
         assert!(deliveries.len() <= 10);
         for delivery in deliveries {
             let stream = message(&delivery).parts().stream.clone();
             *counts
-                .entry(stream.expect("it has one").to_string())
+                .entry(stream.expect("the stream of the message").to_string())
                 .or_default() += 1;
             settle(delivery, done()).await;
         }
@@ -221,7 +231,7 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
     take(&mut source, &names[7]).await;
     within(10 * SECOND, source.close())
         .await
-        .expect("it leaves");
+        .expect("the source closes");
     for name in &names {
         assert_eq!(raw::pending(&server, name, "g").await, 0, "{name}");
     }
@@ -250,17 +260,17 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
     let redis = Redis::connect(&server.url()).await.expect("a handle");
     let client = Client::new(redis.registry("tenants"));
     let later = client.enqueue("n", "x").stream("later");
-    later.delay(60 * SECOND).await.expect("it is sent");
+    later.delay(60 * SECOND).await.expect("the message is sent");
     client
         .enqueue("n", "x")
         .stream("now")
         .await
-        .expect("it is sent");
+        .expect("the message is sent");
     client
         .enqueue("n", "x")
         .stream("used")
         .await
-        .expect("it is sent");
+        .expect("the message is sent");
     let (time, _): (u64, u64) = server.query(&["TIME"]).await;
     let long_ago = ((time - 100) * 1000).to_string();
     for stream in ["later", "now"] {
@@ -271,7 +281,7 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
     for _ in 0..2 {
         let delivery = next(&mut source).await;
         let stream = message(&delivery).parts().stream.clone();
-        found.insert(stream.expect("its stream").to_string());
+        found.insert(stream.expect("the stream of the message").to_string());
         settle(delivery, done()).await;
     }
     assert_eq!(found, ["now", "used"].map(str::to_owned).into());
@@ -297,11 +307,13 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
         .enqueue("n", "y")
         .stream("now")
         .await
-        .expect("it is sent");
+        .expect("the message is sent");
     let delivery = within(10 * SECOND, &mut asking).await.expect("a delivery");
     let delivery = delivery.into_iter().next().expect("one");
     assert_eq!(message(&delivery).parts().stream.as_deref(), Some("now"));
     settle(delivery, done()).await;
     drop(asking);
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }

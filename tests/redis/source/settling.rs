@@ -144,7 +144,7 @@ async fn what_is_to_come_again_after_the_end_of_time_waits_and_holds_up_nothing(
     assert_eq!(message(&delivery).payload(), "soon");
     settle(delivery, done()).await;
     let stats = redis.stats().await.expect("the server answers");
-    assert_eq!(stats.group("g").expect("it is there").delayed, 1);
+    assert_eq!(stats.group("g").expect("the group exists").delayed, 1);
 }
 
 #[tokio::test]

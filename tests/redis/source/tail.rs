@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use super::{support::Options, *};
 
 async fn tail(redis: &Redis, from: TailFrom) -> Tail {
-    redis.tail(from).await.expect("it may be looked at")
+    redis.tail(from).await.expect("the stream can be read")
 }
 
 async fn seen(tail: &mut Tail) -> TailEntry {

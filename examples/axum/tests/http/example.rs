@@ -43,7 +43,7 @@ impl Process {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("it does not run");
+            .expect("the program can be started");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(SOON, lines.next_line())
             .await
@@ -59,7 +59,7 @@ impl Process {
     }
 
     fn terminate(&self) {
-        Signal::Term.send(self.child.id().expect("it runs"));
+        Signal::Term.send(self.child.id().expect("the program runs"));
     }
 
     /// Waits for its successful end and returns its output.
@@ -71,7 +71,9 @@ impl Process {
             }
             self.child.wait().await.unwrap()
         };
-        let status = timeout(SOON, all).await.expect("it does not end");
+        let status = timeout(SOON, all)
+            .await
+            .expect("the program did not end in time");
         assert!(status.success(), "{status}: {printed:#?}");
         printed
     }
