@@ -131,7 +131,7 @@ async fn the_consumers_of_a_group_are_listed_in_a_table_and_as_json() {
 async fn names_of_groups_and_consumers_are_escaped() {
     let server = RedisServer::start().await;
     let hostile = "\x1b[2J\x1b]0;owned\x07\u{9b}2J\u{202e}";
-    // A name with control characters is no group's, so only the consumer's may have some.
+    // A valid group name has no control characters. The name of a consumer may have some.
     group(&server, "app_stream", "g\u{202e}").await;
     raw::add(&server, "app_stream", &[("type", "task"), ("name", "n")]).await;
     read(&server, "g\u{202e}", hostile).await;

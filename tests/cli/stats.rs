@@ -1,4 +1,4 @@
-//! `campanile stats`
+//! Tests of `campanile stats`.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::{
     *,
 };
 
-/// Two groups, one of which holds the first of three tasks.
+/// Adds three tasks and two groups. One group has read the first task.
 async fn scene(server: &RedisServer) {
     for payload in ["1", "2", "3"] {
         let fields = [("type", "task"), ("name", "n"), ("payload", payload)];
@@ -107,7 +107,7 @@ async fn a_live_view_is_redrawn_survives_an_outage_and_ends_cleanly() {
     assert_eq!(
         terminal.screen().matches("GROUP").count(),
         1,
-        "it is redrawn in its place"
+        "the view is redrawn in place"
     );
     server.signal(Signal::Kill);
     terminal

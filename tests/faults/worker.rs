@@ -32,7 +32,7 @@ pub(crate) const FORCED: i32 = 3;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) n: u64,
-    /// How long the handler takes, in milliseconds.
+    /// The time that the handler takes, in milliseconds.
     pub(crate) ms: u64,
 }
 

@@ -107,7 +107,7 @@ pub(crate) async fn drained(server: &RedisServer, stream: &str, group: &str) -> 
 
 /// Waits until this number of replicas has all that the server has confirmed so far. Returns a time
 /// on the ledger's clock: everything that was confirmed before that time is replicated. `WAIT` only
-/// looks at the writes of its own connection, so this function first writes a key in the stream's
+/// looks at the writes of the same connection, so this function first writes a key in the stream's
 /// slot.
 /// <https://redis.io/docs/latest/commands/wait/>
 pub(crate) async fn replicated(server: &RedisServer, stream: &str, replicas: usize) -> Duration {

@@ -204,7 +204,7 @@ async fn requests_and_events_work_on_every_node() {
         .enumerate()
         .map(async |(node, stream)| {
             let calls = Calls::start(&scene.redis, stream).await;
-            // Events reach every node, so the next node is as good as the stream's own.
+            // Events reach every node, so any node will do.
             calls.work(scene.cluster.node((node + 1) % 3)).await;
         });
     join_all(calls).await;

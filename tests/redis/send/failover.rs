@@ -1,5 +1,5 @@
-//! A primary that is demoted behind a proxy, which leads to the demoted server for some time, like
-//! a load balancer or a name that changes late.
+//! A primary that is demoted behind a proxy. The proxy leads to the demoted server for some time
+//! more, like a load balancer or a DNS name that changes late.
 
 use std::{
     sync::{
@@ -21,10 +21,11 @@ use super::{
 /// The time for which the proxy leads to the demoted server: long enough for a first attempt to
 /// reconnect.
 const LATE: Duration = Duration::from_secs(3);
-/// The limit for finding the new primary after that.
+/// The longest time in which the new primary must be found after that.
 const FOUND: Duration = Duration::from_secs(15);
 
-/// The demoted server follows the new primary, or one that cannot be reached.
+/// The replication of the demoted server: it follows the new primary, or a server that cannot be
+/// reached.
 #[derive(Debug, Clone, Copy)]
 enum Demoted {
     Follows,
@@ -134,7 +135,7 @@ async fn events_reach_the_new_primary(demoted: Demoted) {
         }
         assert!(
             switched.elapsed() < FOUND,
-            "{demoted:?}: nothing is heard of {sent} events in {FOUND:?}, and the state is {:?}",
+            "{demoted:?}: none of {sent} events arrived within {FOUND:?}, and the state is {:?}",
             redis.state()
         );
     }
@@ -177,7 +178,7 @@ async fn a_worker_and_tasks_with_a_key_find_the_new_primary_after_a_demotion() {
             failures.push(error.to_string());
             assert!(
                 switched.elapsed() < FOUND,
-                "{demoted:?}: nothing is taken within {FOUND:?}: {failures:#?}"
+                "{demoted:?}: no task is accepted within {FOUND:?}: {failures:#?}"
             );
         }
         for n in 2..20 {

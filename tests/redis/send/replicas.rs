@@ -20,9 +20,9 @@ use super::{
     },
 };
 
-/// The time for replicas that answer.
+/// The time limit for replicas that answer.
 const WITHIN: Duration = Duration::from_secs(10);
-/// The time for replicas that do not answer.
+/// The time limit for replicas that do not answer.
 const BRIEF: Duration = Duration::from_millis(300);
 
 async fn client(server: &RedisServer) -> Client<Redis> {
@@ -37,7 +37,7 @@ async fn waits(server: &RedisServer) -> usize {
     calls.map_or(0, |calls| calls.parse().expect("a number"))
 }
 
-/// Asserts that a call has failed, though the task is stored as the stream's only entry.
+/// Asserts that a call has failed, and that its task is nevertheless the stream's only entry.
 async fn assert_stored(server: &RedisServer, sent: Result<Receipt, Error>) -> Error {
     let error = sent.expect_err("no replica has it");
     assert!(error.is_unreplicated(), "{error:?}");
@@ -110,7 +110,7 @@ async fn a_task_that_is_sent_again_with_its_key_is_confirmed_and_stored_once() {
     let server = RedisServer::start().await;
     let replica = server.replica().await;
     replica.signal(Signal::Stop);
-    // A new handle each, whose connection has written nothing.
+    // Each send has a new handle, whose connection has written nothing before.
     let send = async || {
         let client = client(&server).await;
         let task = client.enqueue("n", "").idempotency_key("k");
@@ -126,7 +126,7 @@ async fn a_task_that_is_sent_again_with_its_key_is_confirmed_and_stored_once() {
     assert_eq!(receipt.id(), first.stored_id());
     assert_eq!(raw::len(&server, "s").await, 1);
     let left: u64 = server.query(&["PTTL", "{s}:idem:k"]).await;
-    assert!(left <= life, "it lives longer");
+    assert!(left <= life, "the key's time to live has grown");
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ async fn a_sender_needs_one_more_right() {
 /// The number of tasks before and after the replica begins to lag.
 const TASKS: u32 = 200;
 
-/// The outcome of a failover to a replica that lags.
+/// The numbers after a failover to a replica that lags.
 #[derive(Debug, PartialEq)]
 struct Failover {
     /// Sends that returned `Ok`.
@@ -267,8 +267,9 @@ struct Failover {
     repeated: usize,
 }
 
-/// Sends tasks, half of them after the replica begins to lag, kills the primary, and promotes the
-/// replica. A worker handles the first half on the primary, after the replica begins to lag.
+/// Sends half of the tasks, makes the replica lag, and sends the other half. Then kills the primary
+/// and promotes the replica. While the replica lags, a worker on the primary handles the first
+/// half.
 async fn fail_over(replicas: bool) -> Failover {
     let primary = RedisServer::start().await;
     let network = Proxy::start(primary.port()).await;
@@ -350,7 +351,7 @@ async fn a_failover_to_a_lagging_replica_loses_no_confirmed_task() {
     }
     assert_eq!(with.lost, 0);
     assert_eq!(with.confirmed, TASKS as usize);
-    // The fault was there: without confirmation it loses tasks.
+    // Without confirmation the same fault loses tasks, so the test shows it.
     assert_eq!(without.lost, TASKS as usize);
     assert_eq!(without.confirmed, 2 * TASKS as usize);
 }

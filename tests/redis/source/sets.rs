@@ -40,14 +40,15 @@ async fn a_stream_that_cannot_be_read_does_not_stop_the_others() {
         add(&server, stream, "x").await;
         take(&mut source, stream).await;
     }
-    // Deleted: it is created again. Renamed: a stream of the old name is created.
+    // A deleted stream is created again. After a rename, a stream of the old name is created.
     server.command(&["DEL", "a"]).await;
     server.command(&["RENAME", "b", "elsewhere"]).await;
     for stream in ["c", "a", "b", "c"] {
         add(&server, stream, "y").await;
         take(&mut source, stream).await;
     }
-    // Replaced by another type: the others go on, and it is read again once it is a stream.
+    // A stream is replaced by a key of another type. The other streams go on, and it is read again
+    // once it is a stream.
     server.command(&["DEL", "a"]).await;
     server.command(&["SET", "a", "no stream"]).await;
     let began = Instant::now();
@@ -108,7 +109,7 @@ async fn a_stream_that_wakes_up_beside_busy_ones_is_read_within_a_few_reads() {
             add(&server, stream, "busy").await;
         }
     }
-    // The first stream was not read for so long that it does not count as active.
+    // The first stream has had no entries for so long that it does not count as active.
     let mut taken = 0;
     while taken < 200 {
         let deliveries = within(5 * SECOND, source.next(7)).await.expect("some");
@@ -192,7 +193,7 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
     let names: Vec<String> = (0..16).map(|n| format!("orders:{n}")).collect();
     let redis = handle_of(&server, Streams::in_turn(names.iter().map(String::as_str))).await;
     let mut source = open(&redis).await;
-    // One of them has a long backlog, and does not hold up the others.
+    // One stream has a long backlog, and must not hold up the others.
     for _ in 0..10 * EACH {
         add(&server, &names[0], "x").await;
     }
@@ -224,9 +225,9 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
     }
     assert!(
         before_the_last < 10 * EACH,
-        "the others waited for the long backlog"
+        "the other streams waited for the long backlog"
     );
-    // A stream that was idle is looked at again.
+    // A stream that was idle is read again.
     add(&server, &names[7], "x").await;
     take(&mut source, &names[7]).await;
     within(10 * SECOND, source.close())
@@ -293,12 +294,12 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
     let mut asking = Box::pin(source.next(1));
     let left = tokio::select! {
         left = raw::eventually(retired, 30 * SECOND) => left,
-        delivery = &mut asking => panic!("nothing was to be delivered: {delivery:?}"),
+        delivery = &mut asking => panic!("an unexpected delivery: {delivery:?}"),
     };
     assert_eq!(
         left,
         ["later", "used"],
-        "what is delayed is still to be served"
+        "a stream with a delayed task stays"
     );
     // Another sender registers the stream again with its first task.
     let other = Redis::connect(&server.url()).await.expect("a handle");
