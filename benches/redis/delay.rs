@@ -1,4 +1,4 @@
-//! A network with a round trip: a proxy that delays every byte by half of it in each direction.
+//! A slow network: a proxy that delays every byte by half of the round trip in each direction.
 
 use std::{
     io::{Read, Write},
@@ -66,7 +66,7 @@ pub(crate) fn run(server: u16, round_trip: Duration) {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Forwards each piece when its delay is over.
+/// Forwards the bytes of one direction, each piece when its delay is over.
 fn one_way(from: &TcpStream, to: &TcpStream, delay: Duration) {
     to.set_nodelay(true).expect("a TCP socket");
     let clone = |stream: &TcpStream| stream.try_clone().expect("a file descriptor");

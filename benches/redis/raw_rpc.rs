@@ -119,7 +119,7 @@ fn resolve(waiting: &Waiting, reply: &[u8]) {
         .lock()
         .unwrap()
         .remove(&id)
-        .expect("a request has arrived");
+        .expect("a request waits for this reply");
     let _ = sender.send(body);
 }
 

@@ -1,4 +1,4 @@
-//! The printed report and the written one.
+//! Prints the report, and writes it to a file.
 
 use std::{fs, path::Path};
 
