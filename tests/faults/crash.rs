@@ -43,7 +43,11 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
         .filter(|line| line.pid == killed)
         .map(|line| line.job)
         .collect();
-    assert!(repeated.is_subset(&its), "{:?}", &repeated - &its);
+    assert!(
+        repeated.is_subset(&of_killed),
+        "{:?}",
+        &repeated - &of_killed
+    );
     assert!(repeated.len() <= scene.setup.max_in_flight);
     assert!(account.repeated().values().all(|starts| *starts == 2));
 }

@@ -210,7 +210,10 @@ impl Queue {
                 }
             }
             // The last acknowledgements may not be written yet, and would be lost with the client.
-            client.flush().await.expect("the acknowledgements are written");
+            client
+                .flush()
+                .await
+                .expect("the acknowledgements are written");
         })
     }
 
