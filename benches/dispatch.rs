@@ -8,8 +8,8 @@
 //!     target/release/deps/dispatch-<hash> --count 100 10000
 //! ```
 //!
-//! *Ours* is a router of N tasks under a concurrency limit, a timeout and a mapping, all three
-//! of tower, with a `Json` handler. The baseline is the least that could stand in for it: a
+//! *Ours* is a router of N tasks with a `Json` handler, inside of three layers of tower: a
+//! concurrency limit, a timeout and a mapping. The baseline is the least that could replace it: a
 //! `HashMap` from names to functions that read the JSON and return a boxed future. Figures are
 //! medians of alternating rounds; allocations are counted, not sampled. The cost of a message must
 //! not depend on the number of routes.
@@ -88,7 +88,7 @@ fn main() {
         "routes", "raw ns", "raw allocs", "ours ns", "ours allocs", "ratio"
     );
     for routes in ROUTES {
-        // Use all routes in turn, so that the branch predictor and the cache cannot adapt to one.
+        // Uses all routes in turn, so that the branch predictor and the cache cannot adapt to one.
         let names = names(routes, messages);
         let (mut raw, mut ours) = (Vec::new(), Vec::new());
         let (table, app) = (table(routes), runtime.block_on(async { app(routes) }));
@@ -137,7 +137,7 @@ fn baseline(runtime: &Runtime, table: &HashMap<String, Handler>, names: &[String
         .map(|name| (name.as_str(), Bytes::from_static(PAYLOAD)))
         .collect();
     measure(runtime, messages, async |(name, payload)| {
-        table[name](payload).await.expect("it is handled");
+        table[name](payload).await.expect("the message is handled");
     })
 }
 
@@ -160,5 +160,10 @@ async fn handle<S>(app: &S, message: Message)
 where
     S: Service<Message, Response = Reply, Error = BoxError> + Clone,
 {
-    black_box(app.clone().oneshot(message).await.expect("it is handled"));
+    black_box(
+        app.clone()
+            .oneshot(message)
+            .await
+            .expect("the message is handled"),
+    );
 }

@@ -1,14 +1,14 @@
-//! Tasks over the memory transport, against a channel: the same work, in the same run, by
-//! alternation.
+//! Tasks over the memory transport, compared with a channel: the same work, in alternating rounds
+//! of one run.
 //!
 //! ```sh
 //! cargo bench --bench memory
 //! ```
 //!
-//! 64 senders and one worker share a runtime of two threads. *Ours* is a client, and a served
-//! router; every acknowledgement is made within the round. *Raw* is a channel of tokio's whose
-//! reader spawns a task for each message: it encodes nothing, has no groups, and forgets. Figures
-//! are medians of alternating rounds.
+//! 64 senders and one worker share a runtime of two threads. *Ours* is a client and a served
+//! router; a round includes all acknowledgements. *Raw* is a tokio channel whose reader spawns a
+//! task for each message. It encodes nothing, has no groups, and stores nothing. Figures are
+//! medians of the rounds.
 
 mod machine;
 
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 const NAME: &str = "bench.work";
 const PAYLOAD: &str = "payload";
 const SENDERS: usize = 64;
-/// As on Redis: a larger number is not faster.
+/// The worker's `max_in_flight`. As on Redis, a larger number is not faster.
 const IN_FLIGHT: usize = 1024;
 
 fn main() {
@@ -105,7 +105,7 @@ async fn channel(count: usize) -> Duration {
     started.elapsed()
 }
 
-/// Has the senders send `count` messages in total.
+/// Sends `count` messages in total from all senders.
 async fn send<F>(count: usize, message: impl Fn() -> F + Clone + Send + 'static)
 where
     F: Future<Output = ()> + Send,

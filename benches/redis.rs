@@ -1,4 +1,5 @@
-//! Campanile against a raw loop, on a real Redis: the same work, in the same run, by alternation.
+//! Campanile compared with a raw loop, on a real Redis: the same work, in alternating rounds of one
+//! run.
 //!
 //! ```sh
 //! cargo bench --bench redis                                # every workload
@@ -15,7 +16,7 @@
 //! cargo bench --bench redis -- --idle                      # 100 workers that have nothing to do
 //! ```
 //!
-//! All of them take `--quick`, and options for the messages and the worker:
+//! All commands take `--quick`, and these options for the messages and the worker:
 //!
 //! ```text
 //! --payload <bytes>     7 by default
@@ -36,11 +37,11 @@
 //!
 //! The *raw* side is a loop over bare redis-rs, written by hand for the workload, in
 //! `redis/raw.rs`. *Ours* is a client, and a served router with one layer and a task per handler,
-//! in `redis/ours.rs`. Senders and worker share one process and one runtime of two threads; Redis
-//! runs beside them; payloads are 7 bytes. A round ends when every acknowledgement is confirmed,
-//! and then asserts that the group has nothing pending. Figures are medians of rounds that
-//! alternate raw, ours, raw, ours, so that changes of the machine affect both. Under `cargo test`
-//! the bench only checks that everything runs.
+//! in `redis/ours.rs`. Senders and worker share one process and one runtime of two threads. Redis
+//! runs beside them, and payloads are 7 bytes. A round ends when every acknowledgement is
+//! confirmed; then the bench asserts that the group has nothing pending. Figures are medians of
+//! rounds that alternate raw, ours, raw, ours, so that changes of the machine affect both. Under
+//! `cargo test` the bench only checks that everything runs.
 //!
 //! CPU times have steps of 10 ms. Commands are counted by the server, including those of scripts
 //! and without the bench's queries. The memory peak is that of all processes but the server, within
@@ -129,7 +130,7 @@ fn main() {
     if words.next_if_eq(distant::WORKER).is_some() {
         let order = words.next().expect("an order");
         runtime.block_on(distant::work(&order));
-        // A thread still waits for input that will not come.
+        // A thread still blocks on standard input, so the process would not end by itself.
         exit(0);
     }
     if words.next_if_eq(delay::PROXY).is_some() {
@@ -138,7 +139,7 @@ fn main() {
         let round_trip = Duration::from_micros(number().expect("a round trip"));
         return delay::run(server.expect("a port"), round_trip);
     }
-    // Cargo passes `--bench` to a bench that is to measure, and nothing under `cargo test`.
+    // `cargo bench` passes `--bench`; `cargo test` passes no argument.
     if words.peek().is_none() {
         return runtime.block_on(all());
     }
@@ -188,11 +189,11 @@ async fn all() {
     ] {
         println!("{}", words.join(" "));
         let words = words.into_iter().map(str::to_owned);
-        run(Args::parse(words).expect("these are known")).await;
+        run(Args::parse(words).expect("valid arguments")).await;
         println!();
     }
     for path in [json, plot, curves] {
-        assert!(std::fs::metadata(path).expect("it was written").len() > 0);
+        assert!(std::fs::metadata(path).expect("the file was written").len() > 0);
     }
 }
 

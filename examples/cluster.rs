@@ -1,5 +1,5 @@
-//! Orders of four regions on a Redis Cluster: the cluster spreads their streams over its nodes, and one
-//! worker serves all of them, in turn.
+//! Orders of four regions on a Redis Cluster. The cluster spreads the streams of the regions over
+//! its nodes, and one worker serves all streams in turn.
 //!
 //! ```text
 //! for port in 7000 7001 7002; do
@@ -11,8 +11,8 @@
 //! redis-cli --cluster call 127.0.0.1:7000 SHUTDOWN NOSAVE
 //! ```
 //!
-//! With another URL it does the same on one server, or on the primary that Sentinels name:
-//! `redis://127.0.0.1/`, `redis+sentinel://127.0.0.1:26379/mymaster`.
+//! The example also runs on one server (`redis://127.0.0.1/`), or on the primary that Sentinels
+//! name (`redis+sentinel://127.0.0.1:26379/mymaster`).
 
 use std::{collections::BTreeMap, env, sync::Arc};
 

@@ -4,11 +4,12 @@
 //! REDIS_URL=redis://127.0.0.1/ cargo run --example credentials
 //! ```
 //!
-//! It makes the user `campanile-example` on the server, gives it a new password twice, and deletes
-//! it at the end. `ADMIN_URL` has the login of a user who may do that, if the default user may not.
+//! The example creates the user `campanile-example` on the server, changes its password twice, and
+//! deletes the user at the end. If the default user may not do that, set `ADMIN_URL` to a URL with
+//! the login of a user who may.
 //!
-//! A real application does not change its own password: a vault, or the provider of the cloud, does
-//! that, and the closure asks it.
+//! A real application does not change its own password. A vault or a cloud provider does, and the
+//! closure asks the vault or the provider for it.
 
 use std::{
     env,
@@ -25,8 +26,8 @@ use tokio::{sync::oneshot, time::sleep};
 
 const USER: &str = "campanile-example";
 const STREAM: &str = "campanile-example";
-/// The validity of a password for the connections that have it. A real one lasts for minutes or
-/// hours.
+/// The time after which a connection must renew its password. In a real application it is minutes
+/// or hours.
 const LIFETIME: Duration = Duration::from_secs(4);
 
 /// The password, as a vault would keep it.
@@ -106,7 +107,7 @@ async fn main() -> Result<(), BoxError> {
     let mut sent = 0;
     for _ in 0..2 {
         let old = vault.rotate(&mut admin).await?;
-        // Both are valid until every connection has the new one.
+        // Both passwords are valid until every connection has the new one.
         let rotated = Instant::now();
         while rotated.elapsed() < LIFETIME {
             client.enqueue("work", ()).await?;
@@ -114,7 +115,7 @@ async fn main() -> Result<(), BoxError> {
             sleep(Duration::from_millis(10)).await;
         }
         set_user(&mut admin, &[&format!("<{old}")]).await?;
-        println!("{} is the only valid one now", vault.password());
+        println!("{} is the only valid password now", vault.password());
     }
     while handled.load(Ordering::Relaxed) < sent {
         sleep(Duration::from_millis(10)).await;

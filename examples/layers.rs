@@ -4,8 +4,8 @@
 //! cargo run --example layers
 //! ```
 //!
-//! The router's handlers share two permits and have one second each; the client sends requests
-//! again that were answered with `unavailable`.
+//! The router's handlers share two permits, and each call may take one second. The client retries
+//! requests that were answered with `unavailable`.
 
 use std::{
     future::{Ready, ready},
@@ -62,7 +62,7 @@ pub(crate) fn app() -> Router<Arc<Load>> {
         )
 }
 
-/// Sends a request again, at once and up to three times, if the answer is `unavailable`.
+/// A policy that retries a request at once, up to three times, if the answer is `unavailable`.
 #[derive(Clone)]
 struct Unavailable {
     left: u32,

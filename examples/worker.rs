@@ -4,8 +4,8 @@
 //! REDIS_URL=redis://127.0.0.1/ cargo run --example worker
 //! ```
 //!
-//! It works on the stream `app_stream` as the group `app_group`, until Ctrl-C. `RUST_LOG` sets what
-//! it logs.
+//! The worker serves the stream `app_stream` as the group `app_group`, until Ctrl-C. `RUST_LOG`
+//! sets the level of its log.
 
 use std::env;
 

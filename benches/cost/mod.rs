@@ -11,7 +11,7 @@ pub(crate) struct Cost {
     pub(crate) allocations: f64,
 }
 
-/// A runtime of one thread, so that only its own allocations are counted.
+/// A runtime of one thread, so that only the allocations of the measured work are counted.
 pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -19,8 +19,8 @@ pub(crate) fn runtime() -> Runtime {
         .expect("the runtime starts")
 }
 
-/// The number of measured rounds, and of messages in each. `cargo test` does not pass `--bench`,
-/// and only checks that the bench runs.
+/// The number of measured rounds, and of messages in each. Without `--bench`, which `cargo test`
+/// does not pass, the bench only checks that it runs.
 pub(crate) fn extent() -> (usize, usize) {
     if std::env::args().any(|word| word == "--bench") {
         (15, 20_000)
@@ -29,7 +29,8 @@ pub(crate) fn extent() -> (usize, usize) {
     }
 }
 
-/// The messages are made before the clock starts: a transport makes them in its own way.
+/// Measures the handling of these messages. They are made before the clock starts, since each
+/// transport makes messages in another way.
 pub(crate) fn measure<T>(runtime: &Runtime, messages: Vec<T>, handle: impl AsyncFn(T)) -> Cost {
     let count = messages.len() as f64;
     let mut elapsed = Duration::ZERO;

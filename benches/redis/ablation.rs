@@ -20,7 +20,7 @@ const SWITCHES: [(Mechanism, &str, &[&str]); 4] = [
         &["task-1", "rpc-fast-1", "rpc-reliable-1"],
     ),
     (Mechanism::ReadAhead, "read ahead", &["task-64", "drain"]),
-    // With `--streams`.
+    // Has an effect only with `--streams`.
     (Mechanism::PlainReads, "plain reads", &["task-64"]),
     (
         Mechanism::KeptTasks,
@@ -35,7 +35,7 @@ pub(crate) struct Switch {
     workload: &'static str,
     /// The number of messages in a round.
     count: usize,
-    /// The ratio of on to off, in messages per second.
+    /// The messages per second with the mechanism, divided by those without it.
     ratio: Option<f64>,
     off: Option<Figures>,
     on: Figures,

@@ -3,7 +3,7 @@
 use campanile::Redis;
 use serde::{Deserialize, Serialize};
 
-/// The URL of a server, and the certificate to trust if the server speaks TLS.
+/// The URL of a server, and the certificate to trust if the server uses TLS.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Address {
     url: String,
@@ -28,7 +28,7 @@ impl Address {
     /// The same server behind another port of this machine.
     pub(crate) fn by_port(&self, port: u16) -> Self {
         let url = match self.certificate {
-            // The certificate is for this name.
+            // The certificate is for `localhost`.
             Some(_) => format!("rediss://localhost:{port}/"),
             None => format!("redis://127.0.0.1:{port}/"),
         };
@@ -54,7 +54,8 @@ impl Address {
         let client = match &self.certificate {
             #[cfg(feature = "redis-rustls")]
             Some(certificate) => {
-                // redis-rs takes the provider of the process. An error means that there is one.
+                // redis-rs uses the process's crypto provider. An error means that one is
+                // installed.
                 let _ = rustls::crypto::ring::default_provider().install_default();
                 let trusted = redis::TlsCertificates {
                     client_tls: None,

@@ -10,25 +10,25 @@ use crate::{
     workload::{self, Job, Work, Workload, named},
 };
 
-/// The duration of a round at a fixed rate.
+/// The seconds that a round at a fixed rate takes: in full, quick and unmeasured runs.
 const SECONDS: (f64, f64, f64) = (3.0, 1.0, 0.1);
 
 #[derive(Debug, Default)]
 pub(crate) struct Args {
-    /// Measure. Under `cargo test` the jobs only run, to check that they do.
+    /// True under `cargo bench`. Under `cargo test` the jobs only run, to check that they do.
     pub(crate) measured: bool,
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     pub(crate) workloads: Vec<Workload>,
-    /// Leave the raw loops out, so that a profiler sees only the library.
+    /// Leaves the raw loops out, so that a profiler sees only the library.
     pub(crate) ours_only: bool,
     pub(crate) setup: Setup,
-    /// The numbers of messages sent per second, measured one after the other.
+    /// The fixed rates to measure one after the other, in messages per second.
     pub(crate) rates: Vec<usize>,
-    /// Overrides of the workloads.
+    /// If set, these replace the numbers of the workloads.
     senders: Option<usize>,
     backlog: Option<usize>,
-    /// The file for the measurements, and for the latencies against the rates.
+    /// The file for the measurements, and the file for the plot of latencies against rates.
     pub(crate) json: Option<PathBuf>,
     pub(crate) plot: Option<PathBuf>,
     pub(crate) mode: Mode,
@@ -86,7 +86,7 @@ impl Args {
                 "--ablation" => return Err("--ablation needs --features ablation".into()),
                 "--shutdown" => modes.push(Mode::Shutdown),
                 "--idle" => modes.push(Mode::Idle),
-                // `cargo bench` passes this to every bench; `cargo test` does not.
+                // `cargo bench` passes `--bench` to every bench; `cargo test` does not.
                 "--bench" => args.measured = true,
                 _ => return Err(format!("unknown argument {word}")),
             }
@@ -129,7 +129,8 @@ impl Args {
         }
         if self.workloads.is_empty() {
             self.workloads = match paced {
-                // The number of senders does not matter then: use one workload of each kind.
+                // At a fixed rate the number of senders does not matter, so one workload of each
+                // kind is enough.
                 true => ["task-64", "rpc-fast-64", "rpc-reliable-64"]
                     .into_iter()
                     .map(named)

@@ -20,7 +20,7 @@ pub(crate) struct Clock<'a> {
 }
 
 impl<'a> Clock<'a> {
-    /// Starts the clock, right before the work. Watches this process and those of workers.
+    /// Starts the clock, right before the work. Measures this process and those of workers.
     pub(crate) async fn start(probe: &'a Probe, workers: &[u32]) -> Self {
         let mut processes = vec![std::process::id()];
         processes.extend(workers);

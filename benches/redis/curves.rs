@@ -1,4 +1,4 @@
-//! The growth of a message's cost with one setting, the others at their defaults.
+//! The growth of a message's cost with one setting. The other settings have their defaults.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::{
     workload::{Handler, Job, Work, drain},
 };
 
-/// The varied setting, its values, and the number of messages in a round with each value.
+/// A setting that varies. Each point is a value, and the number of messages in a round with it.
 struct Curve {
     name: &'static str,
     work: Work,

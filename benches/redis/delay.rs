@@ -1,4 +1,4 @@
-//! A network with a round trip: a proxy that delays every byte by half of it in each direction.
+//! A slow network: a proxy that delays every byte by half of the round trip in each direction.
 
 use std::{
     io::{Read, Write},
@@ -54,7 +54,7 @@ impl Proxy {
 /// of a connection, since tokio's timers have a resolution of a millisecond.
 pub(crate) fn run(server: u16, round_trip: Duration) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
+    let port = listener.local_addr().expect("the listener is bound").port();
     thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
             let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).expect("the server");
@@ -66,7 +66,7 @@ pub(crate) fn run(server: u16, round_trip: Duration) {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Forwards each piece when its delay is over.
+/// Forwards the bytes of one direction, each piece when its delay is over.
 fn one_way(from: &TcpStream, to: &TcpStream, delay: Duration) {
     to.set_nodelay(true).expect("a TCP socket");
     let clone = |stream: &TcpStream| stream.try_clone().expect("a file descriptor");

@@ -1,4 +1,4 @@
-//! Workers in child processes. Only the server knows when all messages are done.
+//! Workers in child processes. This process asks the server when all messages are done.
 
 use std::{io::Read, process::Stdio};
 
@@ -60,7 +60,7 @@ pub(crate) async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
     round
 }
 
-/// The order to a child process.
+/// The work of a child process: where to connect, and which side to run.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     address: Address,
@@ -73,7 +73,7 @@ struct Order {
 struct Workers(Vec<Child>);
 
 impl Workers {
-    /// Starts them and waits until all are ready.
+    /// Starts the processes and waits until all are ready.
     async fn spawn(order: Order) -> Self {
         let program = std::env::current_exe().expect("the bench's own program");
         let words = serde_json::to_string(&order).expect("an order");
@@ -115,9 +115,9 @@ impl Workers {
     }
 }
 
-/// Runs a child process: it works from the first byte on its input until the input ends.
+/// Runs this process as a worker, from the first byte on its input until the input ends.
 pub(crate) async fn work(order: &str) {
-    let order: Order = serde_json::from_str(order).expect("an order of the bench's own");
+    let order: Order = serde_json::from_str(order).expect("an order that the bench wrote");
     let mut reader = Reader::connect(&order.address, &order.setup).await;
     println!("ready");
     if !told().await {

@@ -14,13 +14,13 @@ pub(crate) struct Row {
     pub(crate) count: usize,
     /// The fixed number of messages sent per second, if there is one.
     pub(crate) rate: Option<usize>,
-    /// The ratio of ours to raw, in messages per second.
+    /// The messages per second of ours, divided by those of raw.
     pub(crate) ratio: Option<f64>,
     pub(crate) raw: Option<Figures>,
     pub(crate) ours: Figures,
 }
 
-/// One side. All figures except the rate and the memory are per message.
+/// The figures of one side. All except the rate and the memory are per message.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figures {
     pub(crate) per_second: f64,

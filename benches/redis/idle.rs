@@ -1,4 +1,4 @@
-//! The cost of workers that have nothing to do, and the time until they are awake.
+//! The cost of idle workers, and the time until an idle worker handles a task.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
     workload::Handler,
 };
 
-/// The number of measured rests, each ended by a task.
+/// The number of measured idle times. A task ends each of them.
 const WAKES: usize = 5;
 
 /// The time between two tasks of a light load.
@@ -132,7 +132,7 @@ async fn row(
     arrivals: &Arrivals,
     send: impl AsyncFn(usize),
 ) -> Idle {
-    // Do not count the cost of starting.
+    // The cost of the start is not measured.
     tokio::time::sleep(rest / 5).await;
     let clock = Clock::start(probe, &[]).await;
     tokio::time::sleep(rest).await;
@@ -144,7 +144,7 @@ async fn row(
         let arrived = arrivals.wait(message).await;
         arrived.duration_since(sent).as_secs_f64() * 1e6
     };
-    // One task after each rest, and then the others as a light load.
+    // Sends one task after each idle time, and then further tasks as a light load.
     let each = arrivals.count() / WAKES;
     let (mut first, mut light) = (Vec::new(), Vec::new());
     for message in (0..arrivals.count()).step_by(each) {

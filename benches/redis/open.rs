@@ -1,9 +1,10 @@
 //! The open loop: messages are sent when they are due, even if earlier ones are late.
 //!
-//! A latency begins at the time when its message was *due*, so a stall counts for all messages due
-//! in it, not only for those that waited for an answer (the "coordinated omission" of closed
-//! loops). A separate thread sleeps until the next message is due, and sends all that are due. The
-//! time to wake that thread, some 60 µs, is in the figures of both sides.
+//! The latency of a message is measured from the time at which it was *due*. So a stall counts for
+//! all messages that were due during it. A closed loop counts it only for those that waited for an
+//! answer ("coordinated omission"). A separate thread sleeps until the next message is due, and
+//! sends all that are due. The time to wake that thread, some 60 µs, is in the figures of both
+//! sides.
 
 use std::{
     sync::{

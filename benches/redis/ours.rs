@@ -19,7 +19,7 @@ use crate::{
     workload::{Handler, Job, Round, Work, concurrently},
 };
 
-/// The number of tasks that a user sends with one call.
+/// The number of tasks in one call of `enqueue_all`.
 const CHUNK: usize = 10_000;
 
 pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {

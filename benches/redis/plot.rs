@@ -1,4 +1,4 @@
-//! Latency against load, as an SVG file: a chart for each workload.
+//! Plots latency against load as an SVG file, with a chart for each workload.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::figures::{Figures, Latency, Row};
 
 const SIZE: (u32, u32) = (900, 480);
 
-/// The figures and the percentile that a line shows.
+/// Selects the side and the percentile that a line shows.
 type Of = (fn(&Row) -> Option<&Figures>, fn(Latency) -> f64);
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;

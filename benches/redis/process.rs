@@ -1,15 +1,16 @@
-//! Measurements of a process by Linux. <https://man7.org/linux/man-pages/man5/proc.5.html>
+//! Measurements of a process, read from `/proc`.
+//! <https://man7.org/linux/man-pages/man5/proc.5.html>
 
 use std::{fs, time::Duration};
 
-/// The length of a tick of `/proc/<pid>/stat`, the same on every Linux.
+/// The length of a tick in `/proc/<pid>/stat`. It is the same on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
 /// The CPU time that a process has used.
 pub(crate) fn cpu(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The second field is the program's name, which may contain spaces; user and system time are
-    // the 14th and the 15th field.
+    // The second field is the program's name in parentheses, which may contain spaces. User and
+    // system time are the 14th and the 15th field.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks: u32 = (fields.split_whitespace().skip(11).take(2))
         .filter_map(|ticks| ticks.parse::<u32>().ok())
@@ -17,8 +18,8 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     TICK * ticks
 }
 
-/// Resets the memory peak of a process. If the system does not allow it, the peak is the one since
-/// the start of the process.
+/// Resets the memory peak of a process. If the system does not allow that, the peak since the start
+/// of the process is measured.
 pub(crate) fn reset_peak(pid: u32) {
     let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }

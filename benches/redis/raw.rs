@@ -1,10 +1,11 @@
 //! The baseline: each workload by hand with bare redis-rs.
 //!
-//! A careful author would write it like this: one multiplexed connection for all senders and
-//! another for the reader; a `COUNT` equal to the limit in flight (256 at most); answers read as
-//! raw values; the handlers of a read run concurrently; one `XACK` per read; the replies of a read
-//! in the same pipeline as its `XACK`; one shared reply subscription. It lacks all that only a
-//! framework needs: routing by name, redelivery, leases, reconnecting, back-pressure, a shutdown.
+//! A careful author would write such loops. All senders share one multiplexed connection, and the
+//! reader has another. `COUNT` equals the limit in flight (256 at most), and responses are read as
+//! raw values. The handlers of a read run concurrently. Each read has one `XACK`, in the same
+//! pipeline as its replies. All requests share one reply subscription. The loops lack everything
+//! that only a framework needs: routing by name, redelivery, leases, reconnecting, back-pressure, a
+//! shutdown.
 
 use std::hint::black_box;
 

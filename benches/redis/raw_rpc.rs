@@ -115,7 +115,11 @@ fn resolve(waiting: &Waiting, reply: &[u8]) {
         .decode(envelope.body.as_bytes())
         .expect("base64");
     let id = Uuid::try_parse(&envelope.correlation_id).expect("our id");
-    let sender = waiting.lock().unwrap().remove(&id).expect("it was asked");
+    let sender = waiting
+        .lock()
+        .unwrap()
+        .remove(&id)
+        .expect("a request waits for this reply");
     let _ = sender.send(body);
 }
 

@@ -73,7 +73,7 @@ impl Adds {
     }
 }
 
-/// Fills the streams in pipelines of at most a MiB, since this process's memory is measured.
+/// Fills the streams in pipelines of at most 1 MiB, since the memory of this process is measured.
 pub(crate) async fn preload(probe: &Probe, setup: &Setup, count: usize) {
     let mut adds = Adds::connect(probe, setup).await;
     let at_once = ((1 << 20) / setup.payload).clamp(1, 1000);
@@ -177,7 +177,7 @@ impl Reader {
         let read = self.read.query_async(&mut self.connection).await;
         match read.expect("XREADGROUP") {
             Value::Nil => Vec::new(),
-            // [[stream, [[id, [field, value, …]], …]], …], the streams in the order asked for.
+            // [[stream, [[id, [field, value, …]], …]], …], the streams in the requested order.
             streams => {
                 let mut entries = Vec::new();
                 for stream in list(streams) {
@@ -213,7 +213,7 @@ impl Entry {
 
     pub(crate) fn field(&self, name: &str) -> &[u8] {
         let found = self.fields.iter().find(|(key, _)| key == name.as_bytes());
-        &found.expect("the field is there").1
+        &found.expect("the entry has this field").1
     }
 
     pub(crate) fn payload(&self) -> &[u8] {

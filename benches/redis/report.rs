@@ -1,4 +1,4 @@
-//! The printed report and the written one.
+//! Prints the report, and writes it to a file.
 
 use std::{fs, path::Path};
 
@@ -161,7 +161,7 @@ struct Written<'a, T> {
 
 pub(crate) fn write_json(path: &Path, scene: &Scene, rows: &[impl Serialize]) {
     let text = serde_json::to_string_pretty(&Written { scene, rows });
-    if let Err(error) = fs::write(path, text.expect("it is JSON") + "\n") {
+    if let Err(error) = fs::write(path, text.expect("valid JSON") + "\n") {
         panic!("{} is not written: {error}", path.display());
     }
 }

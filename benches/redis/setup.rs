@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{NAME, STREAM};
 
-/// The bytes that a payload repeats; also the payload of the default size.
+/// A payload consists of repetitions of these bytes. By default it is these bytes once.
 const PAYLOAD: &[u8] = b"payload";
 
 /// The settings that all rounds share, also passed to child processes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Setup {
-    /// Bytes of a payload.
+    /// The size of a payload, in bytes.
     pub(crate) payload: usize,
     /// The maximum number of messages that a worker has in flight.
     pub(crate) max_in_flight: usize,
-    /// The handlers of both sides: they wait once, or do nothing.
+    /// True if the handlers of both sides wait once; false if they do nothing.
     pub(crate) handlers_wait: bool,
     pub(crate) routes: usize,
     pub(crate) streams: usize,
@@ -24,9 +24,9 @@ pub(crate) struct Setup {
     pub(crate) processes: usize,
     /// The round trip of the network that a proxy adds, in microseconds.
     pub(crate) delay_us: usize,
-    /// The server writes an append-only file.
+    /// True if the server writes an append-only file.
     pub(crate) aof: bool,
-    /// Senders and workers connect with TLS.
+    /// True if senders and workers connect with TLS.
     pub(crate) tls: bool,
 }
 
@@ -34,7 +34,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             payload: PAYLOAD.len(),
-            // The default of `Settings`.
+            // The default of Campanile's `Settings`.
             max_in_flight: 64,
             handlers_wait: true,
             routes: 1,
@@ -53,7 +53,7 @@ impl Setup {
         bytes.collect()
     }
 
-    /// A payload with its message's number, which takes four bytes.
+    /// A payload that begins with the message's number, in four bytes.
     pub(crate) fn numbered(&self, message: usize) -> Bytes {
         let mut payload = self.payload().to_vec();
         payload.resize(payload.len().max(4), 0);
@@ -77,8 +77,8 @@ impl Setup {
         }
     }
 
-    /// The maximum COUNT of the raw loop: 256, or the limit in flight, or the number that makes 16
-    /// MiB.
+    /// The maximum COUNT of the raw loop: the least of 256, the limit in flight, and the number of
+    /// payloads in 16 MiB.
     pub(crate) fn raw_batch(&self) -> usize {
         let fit = (16 << 20) / self.payload;
         256.min(self.max_in_flight).min(fit).max(1)

@@ -1,5 +1,5 @@
-//! The time of a shutdown after its last handler: many deliveries are held, all handlers end at the
-//! moment of the shutdown, and every delivery is still to be acknowledged.
+//! The time of a shutdown after its last handler. Many deliveries are in flight, all handlers end
+//! at the moment of the shutdown, and every delivery is still to be acknowledged.
 
 use std::{
     sync::{

@@ -25,10 +25,10 @@ use crate::{
     workload::Handler,
 };
 
-/// The event that shows that the subscription is confirmed.
+/// The name of an event. Its arrival shows that the subscription is confirmed.
 pub(crate) const WARM: &str = "bench.warm";
 
-/// The route that records the arrival of numbered messages.
+/// The name of a route whose handler records the arrival of numbered messages.
 pub(crate) const NUMBERED: &str = "bench.numbered";
 
 /// A worker, and a client of it, over one handle to Redis.
@@ -179,7 +179,7 @@ impl Sender {
         &names[message / streams.len() % names.len()]
     }
 
-    /// Has a call choose its stream, if there are several.
+    /// Sets the stream of a call, if there are several streams.
     pub(crate) fn on_stream<R>(&self, message: usize, call: Call<Redis, R>) -> Call<Redis, R> {
         match &*self.to.0 {
             [_] => call,
@@ -187,7 +187,7 @@ impl Sender {
         }
     }
 
-    /// A client of the handle that names one stream, for calls that cannot choose it.
+    /// A client of one of the streams, for calls that cannot choose their stream.
     pub(crate) fn client_of(&self, chunk: usize) -> Client<Redis> {
         let streams = &self.to.0;
         let redis = self.client.service().clone();

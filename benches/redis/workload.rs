@@ -25,11 +25,11 @@ pub(crate) enum Work {
     Drain { handler: Handler },
     /// Concurrent senders publish to one subscriber.
     Event { senders: usize },
-    /// Requests, of which `in_flight` run at a time.
+    /// Senders make requests, `in_flight` at a time.
     Rpc { in_flight: usize, reliable: bool },
 }
 
-/// The handler of our worker.
+/// The handler of Campanile's worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Handler {
     Single,
@@ -47,12 +47,13 @@ impl Work {
         self
     }
 
-    /// Returns whether its worker can run in other processes: the server alone then shows the end.
+    /// Returns whether the worker can run in other processes. Only the server then shows when all
+    /// messages are done.
     pub(crate) fn has_distant_worker(self) -> bool {
         matches!(self, Work::Task { .. } | Work::Drain { .. })
     }
 
-    /// Returns whether it can be sent at a fixed rate.
+    /// Returns whether the messages can be sent at a fixed rate.
     pub(crate) fn has_rate(self) -> bool {
         matches!(self, Work::Task { .. } | Work::Rpc { .. })
     }
@@ -113,7 +114,7 @@ pub(crate) fn named(name: &str) -> Result<Workload, String> {
     })
 }
 
-/// The order for one round.
+/// The parameters of one round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job {
     pub(crate) name: &'static str,
@@ -137,7 +138,8 @@ pub(crate) struct Round {
     pub(crate) commands: Commands,
     /// The memory peak of senders and workers, in KiB.
     pub(crate) peak: u64,
-    /// The latencies of requests, and at a fixed rate of messages; empty for other workloads.
+    /// The latencies of requests, or of messages that are sent at a fixed rate. Empty for other
+    /// workloads.
     pub(crate) latencies: Vec<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! An application that sends messages to itself and requests to another one.
+//! An application that sends messages to itself, and requests to another application.
 //!
 //! ```text
 //! cargo run --example shop
@@ -46,7 +46,7 @@ async fn main() -> Result<(), BoxError> {
         client.enqueue("orders.pay", order).await?;
     }
     for _ in 0..2 {
-        println!("event  {}", news.recv().await.ok_or("the shop is gone")?);
+        println!("event  {}", news.recv().await.ok_or("the shop has ended")?);
     }
     selling.abort();
     charging.abort();

@@ -1,4 +1,4 @@
-//! A custom transport, served and called like any other.
+//! A custom transport, which is served and called like the transports of the crate.
 //!
 //! ```text
 //! cargo run --example transport
@@ -25,7 +25,7 @@ async fn main() -> Result<(), BoxError> {
         "greet",
         async move |Attempt(attempt): Attempt, name: String| {
             if attempt == 1 {
-                return Err("not in the mood"); // so it comes back
+                return Err("not in the mood"); // so the task is redelivered
             }
             let _ = greeted.send(format!("hello {name}, at attempt {attempt}"));
             Ok(())
@@ -37,7 +37,7 @@ async fn main() -> Result<(), BoxError> {
     let worker = tokio::spawn(serve(queue.clone(), app).into_future());
 
     Client::new(queue).enqueue("greet", "Ada").await?;
-    println!("{}", greetings.recv().await.ok_or("nobody greets")?);
+    println!("{}", greetings.recv().await.ok_or("the worker has ended")?);
     worker.abort();
     Ok(())
 }

@@ -16,7 +16,7 @@ use campanile::{
 use tokio::{sync::Notify, time::Instant};
 use tower::Service;
 
-/// A stored message: the fields as they would travel on a wire, and its state of delivery.
+/// A stored message: its fields, as they would travel on a wire, and the state of its delivery.
 struct Entry {
     id: MessageId,
     accepted: Instant,
@@ -30,7 +30,7 @@ struct Broker {
     arrival: Notify,
 }
 
-/// Both halves in one handle. Its clones share one broker.
+/// Both halves of the transport in one handle. Clones share one broker.
 #[derive(Clone, Default)]
 pub(crate) struct Queue {
     broker: Arc<Broker>,
@@ -132,7 +132,7 @@ impl Source for QueueSource {
             if self.stopped {
                 return Err(Error::closed());
             }
-            // Enable it before the check, so that no entry added after the check is missed.
+            // Created before the check, so that no entry added after the check is missed.
             let arrival = queue.broker.arrival.notified();
             let most = if self.reads { max } else { 0 };
             let taken: Vec<_> = queue.on_stream(|stream| {
@@ -150,7 +150,7 @@ impl Source for QueueSource {
     }
 
     async fn stop(&mut self) {
-        // It fetches nothing ahead, so it has nothing to release.
+        // This source fetches nothing ahead, so it has nothing to release.
         self.stopped = true;
     }
 
@@ -216,14 +216,15 @@ impl SettleDelivery for Held {
                 self.queue.put(entry);
             }
             Verdict::DeadLetter { reason, .. } => eprintln!("{} is given up: {reason}", entry.id),
-            // Done or discarded. There are no requests, so nothing waits for an answer.
+            // Done or discarded. This transport has no requests, so no caller waits for a reply.
             _ => {}
         }
         on_settled(Ok(()));
     }
 }
 
-// There are no leases: a message that is dropped unsettled returns at once, as an attempt.
+// This transport has no leases: a message that is dropped unsettled is redelivered at once, and the
+// attempt counts.
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
@@ -233,7 +234,8 @@ impl Drop for Held {
 }
 
 impl Queue {
-    /// The delay runs in a task and not in the worker, so it survives the worker.
+    /// Puts an entry back after a delay. The delay runs in a spawned task, so it survives the
+    /// worker.
     fn put_later(&self, entry: Entry, after: Duration) {
         let queue = self.clone();
         tokio::spawn(async move {

@@ -6,11 +6,11 @@
 //! ```
 //!
 //! Each line is a router of one task with one layer, in its ordinary case: no message is refused,
-//! fails or waits. *none* is the router without a layer. The last two columns are the difference to a
-//! router with a layer that does nothing, since any layer in a router has a cost. Both routers are
-//! measured in turns. The second line compares that router with itself, and shows the accuracy of the
-//! figures. Times are medians of the rounds, and of the differences of each two rounds. Allocations
-//! are counted, not sampled, including those of tasks that a layer spawns.
+//! fails or waits. *none* is the router without a layer. The last two columns are the difference to
+//! a router with a layer that does nothing, since any layer in a router has a cost. Both routers
+//! are measured in turns. The second line compares that router with itself, and shows the accuracy
+//! of the figures. Times are medians of the rounds, and of the differences of each two rounds.
+//! Allocations are counted, not sampled, including those of tasks that a layer spawns.
 
 #[path = "../../benches/cost/mod.rs"]
 mod cost;
@@ -40,7 +40,7 @@ use tower::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A layer is one line here.
+/// Measures each layer in one line.
 fn lines(bench: &Bench) {
     let by_tenant = || key::header("x-tenant");
     bench.line("catch_panic", CatchPanicLayer::new());
@@ -119,7 +119,7 @@ fn admit_async(message: Message) -> Ready<Result<Message, BoxError>> {
     std::future::ready(Ok(message))
 }
 
-/// Clones every message, as a policy for retries has to, and tries nothing again.
+/// A retry policy that clones every message, as policies have to, and never retries.
 #[derive(Clone)]
 struct Never;
 
@@ -184,7 +184,12 @@ impl Bench {
     fn round(&self, app: &Router) -> Cost {
         let messages = (0..self.messages).map(message).collect();
         measure(&self.runtime, messages, async |message| {
-            black_box(app.clone().oneshot(message).await.expect("it is handled"));
+            black_box(
+                app.clone()
+                    .oneshot(message)
+                    .await
+                    .expect("the message is handled"),
+            );
         })
     }
 }

@@ -4,8 +4,8 @@
 //! cargo run -p campanile-middleware --features metrics --example prometheus
 //! ```
 //!
-//! It sends a few messages, handles them, and prints the response to a scrape. With an address it
-//! then serves scrapes there:
+//! The example sends a few messages, handles them, and prints the response to a scrape. With an
+//! address it then serves scrapes there:
 //!
 //! ```text
 //! cargo run -p campanile-middleware --features metrics --example prometheus -- 127.0.0.1:9000
@@ -53,7 +53,7 @@ pub(crate) fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(builder.build_recorder())
 }
 
-/// The response to a scrape. The transport's metrics are updated only now.
+/// Publishes the current metrics of the transport, and returns the response to a scrape.
 async fn scrape(memory: &Memory, prometheus: &PrometheusHandle) -> Result<String, BoxError> {
     let transport = TransportMetrics::new().system("memory");
     transport.publish_counts(&memory.counts());

@@ -1,12 +1,12 @@
-//! A worker and a client with a whole stack of layers each.
+//! A worker and a client, each with a whole stack of layers.
 //!
 //! ```text
 //! cargo run -p campanile-middleware --features full --example stack
 //! ```
 //!
-//! An importer calls a service that fails at times. An unreadable message is a dead letter at once,
-//! a failed one is retried in place and then later, a slow one times out, and a duplicate runs
-//! once. All numbers come from one budget, and the compiler checks that they fit together.
+//! The worker calls a service that fails at times. An unreadable message is a dead letter at once.
+//! A failed message is retried in place, and then later. A slow message times out, and a duplicate
+//! runs once. All numbers come from one budget, and the compiler checks that they fit together.
 
 use std::{
     num::ParseIntError,
@@ -45,7 +45,7 @@ const SERVED: TimeBudget = TimeBudget::new(Duration::from_millis(200))
     .fits_claim(LEASE, DEADLINE)
     .fits_shutdown(Duration::from_secs(30));
 
-/// The service that is called.
+/// The service that the handler `price` calls. Its first two calls fail.
 #[derive(Clone, Default)]
 struct Prices(Arc<AtomicU32>);
 

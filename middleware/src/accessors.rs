@@ -1,7 +1,7 @@
 //! Access to the inner services of this crate's services.
 
 /// Implements `get_ref`, `get_mut` and `into_inner` for a service with a field `inner`.
-// A build without layers does not use it.
+// A build without layers does not use this macro.
 #[allow(unused_macros)]
 macro_rules! inner_accessors {
     ($service:ident<S $(, $param:ident)*>) => {

@@ -24,7 +24,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
-//! // A second try would panic again.
+//! // A second try would panic again, so the task becomes a dead letter.
 //! let stack = ServiceBuilder::new()
 //!     .layer(MapFailureLayer::new(|error| error.is::<Panicked>().then(Failure::dead_letter)))
 //!     .layer(CatchPanicLayer::new());
@@ -35,17 +35,18 @@
 //! ```
 //!
 //! # Errors
-//! [`Panicked`], with the text of the panic. A task is delivered again, as after any error. A request
-//! is answered with `internal`. Its caller does not see the text, unless the worker sets
+//! [`Panicked`], with the text of the panic. A task is delivered again, as after any error. A
+//! request is answered with `internal`. Its caller does not see the text, unless the worker sets
 //! [`expose_error_text`](campanile::serve::Serve::expose_error_text).
 //!
 //! # Panics
-//! The layer catches panics of the inner service's `call` and of its future. A panic of `poll_ready`
-//! passes, since such a service is broken. With `panic = "abort"` no panic can be caught.
+//! The layer catches panics of the inner service's `call` and of its future. It does not catch
+//! panics of `poll_ready`: a service that panics there is broken. With `panic = "abort"` no panic
+//! can be caught.
 //!
 //! The panic hook runs, and prints the panic to standard error unless the application has replaced
-//! it. State that outlives the message may be inconsistent after a panic; a `std` mutex, for example,
-//! is poisoned.
+//! it. State that outlives the message may be inconsistent after a panic; a `std` mutex, for
+//! example, is poisoned.
 
 use std::{
     any::Any,
@@ -145,7 +146,7 @@ impl<W> fmt::Debug for CatchPanicFuture<W> {
     }
 }
 
-/// The error of a message whose handler, or a layer inside, has panicked.
+/// The error of a message whose handler has panicked, or a layer inside of [`CatchPanic`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked {
     text: String,

@@ -15,7 +15,7 @@
 //! # }
 //! ```
 //!
-//! All faults together, in spite of which each task has to be done:
+//! All faults together; each task must be done all the same:
 //!
 //! ```
 //! use campanile::Router;
@@ -32,10 +32,11 @@
 //! ```
 //!
 //! # Ordering
-//! The random numbers are drawn in the order of the calls. If threads make the calls in another order,
-//! other messages are hit. Adding a fault does not change which messages the other faults hit.
+//! The random numbers are drawn in the order of the calls. If threads make the calls in another
+//! order, other messages are hit. Adding a fault does not change which messages the other faults
+//! hit.
 //!
-//! A message is delayed first. Then it panics, or fails, or is handled once or twice.
+//! The delay comes first. Then the call panics or fails, or the message is handled once or twice.
 //!
 //! # Delivery guarantee
 //! A duplicated message is handled twice in sequence, as after a lost acknowledgement. The first
@@ -86,7 +87,7 @@ struct Probabilities {
 }
 
 impl ChaosLayer {
-    /// A layer with this seed, and without faults yet.
+    /// Creates a layer with this seed and no faults.
     pub fn new(seed: u64) -> Self {
         Self {
             probabilities: Probabilities::default(),
@@ -97,7 +98,7 @@ impl ChaosLayer {
     /// Fails messages with this probability, before they are handled.
     ///
     /// # Panics
-    /// If it is not between 0.0 and 1.0.
+    /// If the probability is not between 0.0 and 1.0.
     #[must_use]
     #[track_caller]
     pub fn fail(mut self, probability: f64) -> Self {
@@ -125,7 +126,7 @@ impl ChaosLayer {
     /// Panics with this probability, before the message is handled.
     ///
     /// # Panics
-    /// If it is not between 0.0 and 1.0.
+    /// If the probability is not between 0.0 and 1.0.
     #[must_use]
     #[track_caller]
     pub fn panic(mut self, probability: f64) -> Self {
@@ -136,7 +137,7 @@ impl ChaosLayer {
     /// Handles messages twice with this probability.
     ///
     /// # Panics
-    /// If it is not between 0.0 and 1.0.
+    /// If the probability is not between 0.0 and 1.0.
     #[must_use]
     #[track_caller]
     pub fn duplicate(mut self, probability: f64) -> Self {
@@ -173,13 +174,13 @@ struct Faults {
 
 impl Probabilities {
     /// Draws the faults of a message. Each message takes the same number of random numbers, so that
-    /// one fault does not change the others.
+    /// adding a fault does not change which messages the other faults hit.
     fn faults(&self, rng: &mut Rng) -> Faults {
         let mut hits = |probability| rng.f64() < probability;
         let (delay, panic) = (hits(self.delay), hits(self.panic));
         let (fail, duplicate) = (hits(self.fail), hits(self.duplicate));
-        let extent = self.longest - self.shortest;
-        let length = self.shortest + extent.mul_f64(rng.f64()).min(extent);
+        let range = self.longest - self.shortest;
+        let length = self.shortest + range.mul_f64(rng.f64()).min(range);
         Faults {
             delay: delay.then_some(length),
             panic,
@@ -197,7 +198,8 @@ pub struct Chaos<S> {
 }
 
 impl<S> Chaos<S> {
-    /// Wraps a service; see [`ChaosLayer::new`]. It has no faults: use the layer to set some.
+    /// Wraps a service; see [`ChaosLayer::new`]. This service has no faults; only a [`ChaosLayer`]
+    /// can set some.
     pub fn new(inner: S, seed: u64) -> Self {
         ChaosLayer::new(seed).layer(inner)
     }
@@ -221,7 +223,7 @@ where
         let mut rng = lock(&self.layer.rng);
         let faults = self.layer.probabilities.faults(&mut rng);
         drop(rng);
-        // The future takes the service that is ready.
+        // The future takes the ready service. The clone that stays has no reservation.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
         ChaosFuture(Box::pin(call_with_faults(faults, inner, message)))
@@ -299,8 +301,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Calls a hundred messages. Returns for each the number of times it was handled, its outcome and
-    /// its duration.
+    /// Calls a hundred messages. Returns for each the number of times it was handled, its outcome
+    /// and its duration.
     async fn hundred(layer: &ChaosLayer) -> Vec<(u32, &'static str, Duration)> {
         let handled = Arc::new(AtomicU32::new(0));
         let count = handled.clone();
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_fault_hits_some_and_the_same_in_every_run() {
+    async fn each_fault_hits_some_messages_and_the_same_ones_in_every_run() {
         let outcomes = hundred(&all()).await;
         assert_eq!(outcomes, hundred(&all()).await);
         let count =

@@ -1,6 +1,7 @@
 //! Classifies errors for retries and circuit breakers.
 //!
-//! Both use [`classify`], unless the application gives them another function:
+//! Retries and circuit breakers use [`classify`], unless the application gives them another
+//! function:
 //!
 //! ```
 //! use campanile_middleware::{Class, DurableRetryLayer, class};
@@ -42,7 +43,7 @@ pub enum Class {
 /// The default class of an error. The first rule that matches an error in the chain of sources
 /// decides:
 ///
-/// - A [`Failure`] is permanent if it asks for a dead letter or to discard, else transient.
+/// - A [`Failure`] is permanent if it asks for a dead letter or a discard, else transient.
 /// - A [`Rejection`] is permanent if [`is_permanent`](Rejection::is_permanent), else lasting.
 /// - An [`RpcError`] is transient for `unavailable`, `deadline` and `internal`, else lasting.
 /// - A [`NotFound`] is lasting.

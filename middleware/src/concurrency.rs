@@ -1,7 +1,7 @@
-//! Limits how many messages of a key run at once. A key is a tenant, an account, an entity.
+//! Limits how many messages of a key run at once. A key is, for example, a tenant or an account.
 //!
-//! tower's `ConcurrencyLimit` limits a whole service. This layer limits each key, so that one tenant
-//! cannot occupy all handlers.
+//! tower's `ConcurrencyLimit` limits a whole service. This layer limits each key, so that one
+//! tenant cannot occupy all handlers.
 //!
 //! ```
 //! use campanile::Router;
@@ -36,8 +36,8 @@
 //! in any order. `OrderedByKeyLayer` runs them one after the other.
 //!
 //! # Back-pressure
-//! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service is.
-//! A message waits in its delivery: its lease is renewed, and it occupies one of the source's
+//! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service
+//! is. A message waits in its delivery: its lease is renewed, and it occupies one of the source's
 //! `max_in_flight` slots. If one key can have a long backlog, bound its waiting messages; further
 //! ones fail as [overload](#errors).
 //!
@@ -51,10 +51,10 @@
 //!
 //! # Errors
 //! A message without a key is rejected, unless [`missing_key`](ConcurrencyByKeyLayer::missing_key)
-//! lets it pass. If [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages are
-//! waiting already, a message fails with [`TooManyWaiting`]. That is overload: a task is delivered
-//! again after the source's back-off, and the attempt does not count; a request is answered with
-//! `unavailable`.
+//! lets it pass. If [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages
+//! are waiting already, a message fails with [`TooManyWaiting`]. That is overload: a task is
+//! delivered again after the source's back-off, and the attempt does not count; a request is
+//! answered with `unavailable`.
 
 use std::{
     error::Error,
@@ -175,7 +175,7 @@ where
             Ok(Some(key)) => match layer.permits.request(key.clone(), layer.max_waiting) {
                 None => Gated::refused(TooManyWaiting::new(key)),
                 Some(permit) if permit.is_acquired() => Gated::waiting(permit, ready, message),
-                // The clone holds no reservation, which other messages could use meanwhile.
+                // Drops `ready`, so that other messages can use its reservation meanwhile.
                 Some(permit) => Gated::waiting(permit, self.inner.clone(), message),
             },
         })

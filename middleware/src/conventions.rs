@@ -1,5 +1,5 @@
-//! The names of [OpenTelemetry's conventions for messaging] (v1.44): the [`Operation`] of a span or a
-//! metric, and the [`Fault`] that ended it.
+//! The names of [OpenTelemetry's conventions for messaging] (v1.44): the [`Operation`] of a span or
+//! a metric, and the [`Fault`] that ended it.
 //!
 //! [OpenTelemetry's conventions for messaging]: https://github.com/open-telemetry/semantic-conventions/tree/v1.44.0/docs/messaging
 //!
@@ -12,8 +12,8 @@
 //! | `messaging.message.id` | the id that the transport gave the message |
 //! | `messaging.message.conversation_id` | the correlation id of a request, on the handling side only: the sending transport generates it after the span has started |
 //!
-//! A reply has no operation, so no span names a reply channel. To the caller a reply ends the request,
-//! to the handler it ends the processing.
+//! A reply has no operation, so no span names a reply channel. To the caller a reply ends the
+//! request, to the handler it ends the processing.
 
 use std::fmt;
 
@@ -69,8 +69,8 @@ impl Operation {
         }
     }
 
-    /// The kind of its span: `producer`, `client` or `consumer`. The span of a request is a client's,
-    /// since it waits for a reply.
+    /// The kind of the operation's span: `producer`, `client` or `consumer`. The span of a request
+    /// is a client's, since a request waits for a reply.
     pub const fn span_kind(self) -> &'static str {
         match self {
             Self::Send | Self::Publish => "producer",
@@ -110,8 +110,8 @@ pub enum Fault<'a> {
     Error(&'a BoxError),
     /// The service panicked. The layer does not catch the panic.
     Panicked,
-    /// The future was dropped before its end: by a timeout outside, a caller that stopped waiting, or
-    /// a forced shutdown. Its work may have had effects.
+    /// The future was dropped before its end: by a timeout layer outside, a caller that stopped
+    /// waiting, or a forced shutdown. Its work may have had effects.
     Dropped,
 }
 
@@ -221,7 +221,8 @@ fn operation_error(error: &Error) -> Option<&'static str> {
     words.into_iter().find_map(|(is, word)| is.then_some(word))
 }
 
-/// The conventions' value for an error type, or another attribute, outside of the fixed set.
+/// The conventions' value of `error.type`, or of another attribute, if no word of its fixed set
+/// fits.
 pub(crate) const OTHER: &str = "_OTHER";
 
 /// `messaging.system`, unless set.

@@ -1,14 +1,14 @@
 //! Rejects messages by a function.
 //!
-//! The function sees each message and returns `Ok(())`, or the error that the message fails with. The
-//! error decides how the delivery is settled:
+//! The function sees each message and returns `Ok(())`, or the error that the message fails with.
+//! The error decides how the delivery is settled:
 //!
 //! | error | task | request |
 //! |---|---|---|
 //! | [`Rejection::permanent`](campanile::Rejection::permanent) | a dead letter at once | answered with `invalid` and its text |
-//! | [`Failure::discard`](campanile::Failure::discard) | dropped and counted | dropped and counted, and answered with its source |
+//! | [`Failure::discard`](campanile::Failure::discard) | dropped and counted | dropped and counted, and answered with the failure's source |
 //! | [`Failure::redeliver_after`](campanile::Failure::redeliver_after) | delivered again, perhaps to another worker | delivered again, perhaps to another worker |
-//! | [`RpcError`](campanile::RpcError) | delivered again, and then a dead letter | answered with it |
+//! | [`RpcError`](campanile::RpcError) | delivered again, and then a dead letter | answered with that error |
 //!
 //! ```
 //! use campanile::{Message, Rejection, Router};
@@ -69,8 +69,8 @@
 //! ```
 //!
 //! # Back-pressure
-//! The inner service must be ready before the function sees a message. A reservation for a rejected
-//! message is released when its clone of the service is dropped; `serve` drops it at once.
+//! The inner service must be ready before the function sees a message. The service of a rejected
+//! message keeps its reservation until the next call or its drop; `serve` drops it at once.
 //!
 //! # Panics
 //! A panic of the function is a panic of the call: the delivery fails.

@@ -21,7 +21,8 @@ pub(crate) trait Admission: Unpin {
     /// If the message is not admitted.
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 
-    /// Sees, and may change, the outcome of the inner service, before the permit is released.
+    /// Receives the outcome of the inner service, and returns it, perhaps changed. The permit is
+    /// released after that.
     fn done(self, outcome: Outcome) -> Outcome
     where
         Self: Sized,
@@ -56,7 +57,8 @@ enum GateState<S: Service<Message>, A> {
     },
     Running {
         // Declared before the admission, since fields are dropped in this order. If the admission
-        // were dropped first, the next message would be admitted while this one's work still exists.
+        // were dropped first, the next message would be admitted while this one's work still
+        // exists.
         #[pin]
         work: Oneshot<S, Message>,
         admission: Option<A>,

@@ -1,7 +1,7 @@
 //! Keys, by which layers group messages: a tenant, an entity, an idempotency key.
 //!
-//! A layer that works by key takes a [`KeyOf`]: a value that a function of this module returns, or a
-//! closure.
+//! A layer that works by key takes a [`KeyOf`]: a value that a function of this module returns, or
+//! a closure.
 //!
 //! ```
 //! use campanile::Message;
@@ -18,9 +18,8 @@
 //!
 //! # Errors
 //! [`MissingKey`] decides about a message without a key. An empty text, a text longer than
-//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. Otherwise a sender
-//! could fill this process's memory with long keys, or share the key of other senders by sending an
-//! empty one.
+//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. Long keys would let
+//! a sender fill this process's memory. Empty keys would make one key of all senders that set none.
 
 use std::{borrow::Borrow, fmt};
 
@@ -33,8 +32,8 @@ use smol_str::{SmolStr, ToSmolStr};
 pub struct Key(SmolStr);
 
 impl Key {
-    /// The length of the longest accepted key, in bytes. The names of the message's stream and group
-    /// do not count, since no sender chooses them.
+    /// The length of the longest accepted key, in bytes. The names of the message's stream and
+    /// group do not count, since no sender chooses them.
     pub const MAX_LEN: usize = 1024;
 
     /// The key as text.
@@ -84,7 +83,7 @@ macro_rules! from_shown {
 /// Identifies a delivered message among the messages of all streams and groups. Cheap to clone.
 ///
 /// The id of an entry is unique in its stream only, and each group handles the entry separately.
-#[allow(dead_code)] // By itself the feature has no layer.
+#[allow(dead_code)] // The feature `key` alone has no layer that uses this.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct MessageIdentity {
     stream: Option<Name>,
@@ -106,8 +105,8 @@ impl MessageIdentity {
 
 /// Writes the stream and the group with their lengths, then the id: `6:orders:5:group:7-0`.
 ///
-/// A name may contain any character, so the text needs the lengths to be unambiguous. An absent name
-/// is written as an empty one, which is no valid name.
+/// A name may contain any character, so the text needs the lengths to be unambiguous. An absent
+/// name is written as an empty one, which no stream or group can have.
 impl fmt::Display for MessageIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for name in [&self.stream, &self.group] {
@@ -229,7 +228,7 @@ pub enum MissingKey {
 }
 
 /// A layer's key function, and its rule for messages without a key.
-#[allow(dead_code)] // By itself the feature has no layer.
+#[allow(dead_code)] // The feature `key` alone has no layer that uses this.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyExtractor<K> {
     pub(crate) of: K,

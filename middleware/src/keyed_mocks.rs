@@ -14,7 +14,7 @@ use crate::key::{self, Header};
 pub(crate) type Inner = Mock<Message, Reply>;
 pub(crate) type Handle = mock::Handle<Message, Reply>;
 
-/// The key of the messages in these tests.
+/// Takes the header `x-key` as the key of a message.
 pub(crate) fn by_header() -> Header {
     key::header("x-key")
 }

@@ -12,8 +12,8 @@ use tokio_util::sync::PollSemaphore;
 
 use crate::{key::Key, sync::lock};
 
-/// A fixed number of permits for each key, granted in the order of the requests. An unused key takes
-/// no memory.
+/// A fixed number of permits for each key, granted in the order of the requests. An unused key
+/// takes no memory.
 pub(crate) struct KeyedPermits {
     permits: usize,
     semaphores: Mutex<HashMap<Key, KeySemaphore>>,
@@ -57,7 +57,7 @@ impl KeyedPermits {
         };
         drop(semaphores);
         Some(KeyedPermit {
-            // A released permit goes to the oldest waiting request, so this cannot overtake one.
+            // Does not overtake a waiting request: a released permit goes to the oldest of those.
             permit: semaphore.clone().try_acquire_owned().ok(),
             semaphore: PollSemaphore::new(semaphore),
             permits: self.clone(),
@@ -80,7 +80,8 @@ impl fmt::Debug for KeyedPermits {
     }
 }
 
-/// A permit for a key, or a request for one. Dropping it releases the permit or cancels the request.
+/// A permit for a key, or a request for one. Dropping it releases the permit or cancels the
+/// request.
 pub(crate) struct KeyedPermit {
     permit: Option<OwnedSemaphorePermit>,
     semaphore: PollSemaphore,

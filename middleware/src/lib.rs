@@ -1,7 +1,7 @@
 //! Layers for campanile's message services: policy is composed, not configured.
 //!
-//! Each layer has a feature. Each works on every `tower::Service<Message>`: a router that is served,
-//! a handler, a client's transport. tower's own layers work on them too.
+//! Each layer has a feature. Each works on every `tower::Service<Message>`: a router that is
+//! served, a handler, a client's transport. tower's own layers work on them too.
 //!
 //! | layer | feature | purpose |
 //! |---|---|---|
@@ -21,13 +21,13 @@
 //! | `TimeoutLayer` | `timeout` | limits the time of a message by its own deadline or a default |
 //! | `TraceLayer` | `trace` | makes a span for each message; with `opentelemetry`, traces continue through messages |
 //!
-//! The module `key` defines the keys of the layers that work by key. The module [`stack`] says in
-//! which order layers belong, and how to choose their numbers.
+//! The module `key` defines the keys of the layers that work by key. The module [`stack`] says how
+//! to order layers, and how to choose their numbers.
 //!
 //! # Layers and services
 //! All layers are built in one style: `XLayer::new` takes the arguments that have no default, and
-//! each method sets one more value. A layer's state (a limit, a circuit, a counter) is shared by all
-//! services that the layer and its clones make.
+//! each method sets one more value. A layer's state (a limit, a circuit, a counter) is shared by
+//! all services that the layer and its clones make.
 //!
 //! A layer `XLayer` makes services of the type `X`, with futures of the type `XFuture`. `X::new`
 //! takes the inner service and the arguments of `XLayer::new`, for use without a `ServiceBuilder`.

@@ -1,7 +1,7 @@
 //! Maps an application's errors to settlements.
 //!
-//! Handlers keep their error types. One function, around a router or a handler, decides how an error
-//! settles the delivery.
+//! Handlers keep their error types. One function, around a router or a handler, decides how an
+//! error settles the delivery.
 //!
 //! ```
 //! use campanile::{Failure, Router};
@@ -14,7 +14,7 @@
 //!
 //! let app: Router = Router::new()
 //!     .task("import", import)
-//!     // A second try would read the same line.
+//!     // A second try would read the same line, so the task becomes a dead letter.
 //!     .layer(MapFailureLayer::new(|error| {
 //!         error.is::<ParseIntError>().then(Failure::dead_letter)
 //!     }));
@@ -162,7 +162,7 @@ mod tests {
 
     /// The error of the layered service if the inner service fails with `error`.
     async fn failing_with(error: impl Into<BoxError>) -> BoxError {
-        // The mock's requests must be comparable, so it receives only the name.
+        // The mock's requests must be comparable, so the mock receives only the message's name.
         let (inner, mut handle) = mock::pair::<String, Reply>();
         let inner = tower::util::MapRequest::new(inner, |m: Message| m.name().to_string());
         let mut service = mock::Spawn::new(layer().layer(inner));

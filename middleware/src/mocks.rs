@@ -1,6 +1,6 @@
 //! Helpers for the tests of layers: a mock of the inner service, and assertions for every layer.
 
-// Each feature's tests use a part of it.
+// The tests of a single feature do not use all of these helpers.
 #![allow(dead_code)]
 
 use std::{
@@ -15,7 +15,8 @@ use tower_test::mock::{self, Handle, Mock, Spawn};
 pub(crate) type Inner = Mock<Message, Reply>;
 pub(crate) type Answers = Handle<Message, Reply>;
 
-/// Wraps a mock with a layer. Returns the service, and the handle that receives the mock's requests.
+/// Wraps a mock with a layer. Returns the service, and the handle that receives the mock's
+/// requests.
 pub(crate) fn around<L: Layer<Inner>>(layer: &L) -> (Spawn<L::Service>, Answers) {
     let (inner, handle) = mock::pair();
     (Spawn::new(layer.layer(inner)), handle)

@@ -20,7 +20,7 @@ pub(crate) trait Observer {
         part()
     }
 
-    /// Is called once, with the outcome and the duration of the call.
+    /// Called once, with the outcome and the duration of the call.
     fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration);
 }
 
@@ -29,7 +29,7 @@ pub(crate) trait Observer {
 pub(crate) struct Watch<O: Observer> {
     observer: O,
     started: Instant,
-    /// True while a part of the work runs. A panic of that part leaves it true.
+    /// True while a part of the work runs, and after a panic of that part.
     running: bool,
     ended: bool,
 }
@@ -201,14 +201,14 @@ mod tests {
         assert!(reports.lock().unwrap().is_empty());
         drop(work);
         assert_eq!(*reports.lock().unwrap(), [("dropped", SECOND)]);
-        // The same if it was never polled.
+        // A future that was never polled is reported too.
         let (reports, work) = observed(std::future::pending::<Result<Reply, BoxError>>());
         drop(work);
         assert_eq!(reports.lock().unwrap()[0].0, "dropped");
     }
 
     #[tokio::test]
-    async fn a_panic_is_reported_and_continues() {
+    async fn a_panic_is_reported_and_passes() {
         let (reports, work) = observed(async {
             if true {
                 panic!("on purpose");
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(reports.lock().unwrap()[..].len(), 1);
         assert_eq!(reports.lock().unwrap()[0].0, "panic");
 
-        // The same for a panic of the call itself, before there is a future.
+        // A panic of the call itself, before there is a future, is reported too.
         let reports = Reports::default();
         let watch = Watch::start(Recorder(reports.clone()));
         let call = || watch.over(|| -> () { panic!("on purpose") });

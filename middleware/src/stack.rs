@@ -7,8 +7,8 @@ use campanile::transport::Backoff;
 /// The longest time that one delivery, or one call, may take: a number of tries, a time limit for
 /// each, and the waits between them. See the [module](self).
 ///
-/// A stack states its numbers here once. The layers take them from here, and the `fits_…` methods
-/// check them; in a `const` the compiler does.
+/// A stack states its numbers here once, and the layers take them from here. The `fits_…` methods
+/// check the numbers; in a `const` the check runs at compile time.
 ///
 /// ```
 /// use campanile::transport::Backoff;
@@ -99,11 +99,11 @@ impl TimeBudget {
         self.tries
     }
 
-    /// The longest time that all tries and the waits between them may take. Every try takes its
+    /// The longest time that all tries and the waits between them may take: every try takes its
     /// whole timeout, and no wait is shortened by jitter.
     ///
-    /// The time starts when the outermost of these layers is called. A wait before that, for a limit
-    /// outside of them, is not included.
+    /// The time starts when the outermost of these layers is called. A wait before that, for a
+    /// limit outside of them, is not included.
     pub const fn longest(&self) -> Duration {
         let work = self.timeout.saturating_mul(self.tries);
         match self.backoff {
@@ -112,8 +112,8 @@ impl TimeBudget {
         }
     }
 
-    /// Checks that the last try ends before a caller's deadline. A request's deadline is 30 s unless
-    /// its client sets another.
+    /// Checks that the last try ends before a caller's deadline. A request's deadline is 30 s
+    /// unless its client sets another.
     ///
     /// # Panics
     /// If [`longest`](Self::longest) is longer than the deadline.
@@ -167,8 +167,8 @@ impl TimeBudget {
     /// [`longest`](Self::longest), and the waits between them. A source allows 10 deliveries, with
     /// waits from 1 s to 5 min, unless set.
     ///
-    /// A window within which duplicates are recognised has to be longer, such as the one of
-    /// [idempotency keys](campanile::transport::Settings::idempotency_window).
+    /// A window within which duplicates are recognised has to be longer, such as the
+    /// [window of idempotency keys](campanile::transport::Settings::idempotency_window).
     pub const fn until_dead(&self, deliveries: u32, backoff: Backoff) -> Duration {
         let work = self.longest().saturating_mul(deliveries);
         work.saturating_add(sum_of_waits(backoff, deliveries.saturating_sub(1)))

@@ -35,17 +35,17 @@
 //! [start](campanile::client::Call::expires_after) does not limit its work.
 //!
 //! # Clocks
-//! A transport carries a deadline as a time to live, and measures it on the server's clock from when
-//! the server accepted the message. The remaining time becomes a [`Deadline`] on this process's
-//! monotonic clock. So the clocks of the sender and of this machine need not agree.
+//! A transport carries a deadline as a time to live, and measures it on the server's clock from
+//! when the server accepted the message. The remaining time becomes a [`Deadline`] on this
+//! process's monotonic clock. So the clocks of the sender and of this machine need not agree.
 //!
 //! # Back-pressure
-//! The default starts with the call. Time that a message waits before, for readiness or for a permit
-//! of a layer outside, counts for the caller's deadline only.
+//! The default starts with the call. An earlier wait, for readiness or for a permit of a layer
+//! outside, counts for the caller's deadline only.
 //!
 //! # Cancel safety
-//! When the time is over, the work is dropped at the `await` that it has reached. The work is polled
-//! before the timer, so work that is ready at the deadline is not lost.
+//! When the time is over, the work is dropped at the `await` that it has reached. The work is
+//! polled before the timer, so work that is ready at the deadline is not lost.
 //!
 //! # Errors
 //! tower's [`Elapsed`]: a request is answered with `deadline`, a task is delivered again, and the
@@ -127,8 +127,8 @@ impl<S> Timeout<S> {
     fn limit(&self, message: &mut Message) -> Option<Deadline> {
         let default = self.default.map(Deadline::after);
         let parts = message.parts_mut();
-        // The deadline of a task limits its start. A client's transport would send a changed one as
-        // the task's time to live.
+        // The deadline of a task limits its start. A client's transport would send a changed
+        // deadline as the task's time to live.
         if parts.kind != Kind::Rpc {
             return default;
         }
@@ -218,8 +218,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Calls the layer with a message that is never answered. Returns the time until it fails, and the
-    /// deadline that the inner service saw.
+    /// Calls the layer with a message that is never answered. Returns the time until it fails, and
+    /// the deadline that the inner service saw.
     async fn waited(layer: TimeoutLayer, message: Message) -> (Duration, Option<Duration>) {
         let (mut service, mut handle): (Spawn<Timeout<Inner>>, Answers) = around(&layer);
         let started = Instant::now();

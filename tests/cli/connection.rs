@@ -1,4 +1,4 @@
-//! Failures to connect: each message names the remedy, within seconds, and no password.
+//! Failures to connect. Each message comes within seconds, names the remedy, and shows no password.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use super::{
     *,
 };
 
-/// Runs some commands; each must fail to connect in time.
+/// Runs some commands. Each must fail within 30 s, with these texts.
 async fn fails_to_connect(url: &str, texts: &[&str]) {
     for line in [
         "stats",

@@ -1,4 +1,4 @@
-//! `campanile dead`
+//! Tests of `campanile dead`.
 
 use serde_json::json;
 
@@ -100,7 +100,7 @@ async fn an_undecodable_entry_is_shown_with_its_fields() {
         ("~o", b"1-1"),
         ("~r", b"the field `type` is missing"),
         ("~a", b"1"),
-        // Too long to be meant.
+        // This delay is too long to be valid.
         ("~d", b"18446744073709551"),
         ("a", b"\xfe\n"),
     ];
@@ -149,7 +149,10 @@ async fn selected_letters_are_replayed_and_missing_ids_are_listed() {
         .await
         .ended_with(0);
     assert_eq!(named.json(), json!({ "replayed": 1 }));
-    assert_eq!(named.stderr, "", "no progress where no person looks");
+    assert_eq!(
+        named.stderr, "",
+        "no progress is shown outside of a terminal"
+    );
     let none = run(campanile(&server, "dead replay --name print"))
         .await
         .ended_with(4);
@@ -199,7 +202,7 @@ async fn nothing_is_deleted_without_confirmation() {
         assert_eq!(terminal.ends().await.code(), Some(2));
     }
     assert_eq!(raw::len(&server, DEAD).await, 1);
-    // The end of the input is no consent, and Ctrl-C is an answer.
+    // Neither the end of the input nor Ctrl-C confirms the deletion.
     for (keys, code) in [("\x04", Some(2)), ("\x03", Some(130))] {
         let mut terminal = Terminal::start(&server, "dead purge --all");
         terminal.sees(&["for good? [y/N]"]).await;
@@ -238,7 +241,7 @@ async fn a_long_replay_shows_its_progress_on_a_terminal() {
     assert_eq!(
         terminal.screen(),
         "250 replayed",
-        "the progress is gone in the end"
+        "the progress is removed at the end"
     );
 }
 
@@ -271,7 +274,8 @@ async fn an_interrupted_replay_ends_after_its_step_with_the_count() {
 #[tokio::test]
 async fn text_of_senders_never_reaches_the_terminal_as_control_characters() {
     let server = RedisServer::start().await;
-    // Clears the screen, sets the title, writes to the clipboard, rings the bell; in 7 and 8 bits.
+    // This text would clear the screen, set the title, write to the clipboard and ring the bell, by
+    // 7-bit and 8-bit control characters.
     let hostile = "\x1b[2J\x1b]0;owned\x07\x1b]52;c;b3duZWQ=\x07\u{9b}2J\u{202e}\r\n";
     let fields: [(&str, &[u8]); 10] = [
         ("~g", b"app_group"),
@@ -311,12 +315,15 @@ async fn text_of_senders_never_reaches_the_terminal_as_control_characters() {
             "{line}: {}",
             terminal.screen()
         );
-        let text = String::from_utf8(terminal.written).expect("it is UTF-8");
+        let text = String::from_utf8(terminal.written).expect("valid UTF-8");
         assert!(
             !text.contains(['\u{9b}', '\u{202e}', '\x07']),
             "{line}: {text:?}"
         );
-        assert!(text.contains("[2J"), "{line} shows it escaped: {text:?}");
+        assert!(
+            text.contains("[2J"),
+            "{line} shows the text escaped: {text:?}"
+        );
     }
 }
 
@@ -344,10 +351,10 @@ async fn large_dead_letters_are_listed_in_little_memory() {
     }
     let child = campanile(&server, "dead list --all")
         .spawn()
-        .expect("it runs");
-    let pid = child.id().expect("it has not ended");
+        .expect("the program can be started");
+    let pid = child.id().expect("the program has not ended");
     let mut output = std::pin::pin!(child.wait_with_output());
-    // Read the peak while the process runs: it cannot be read afterwards.
+    // Reads the peak while the process runs: it cannot be read afterwards.
     let mut peak = 0;
     let ran = within(SOON, async {
         loop {
@@ -359,7 +366,7 @@ async fn large_dead_letters_are_listed_in_little_memory() {
             }
         }
     });
-    let ran = ran.await.expect("it runs");
+    let ran = ran.await.expect("the program can be started");
     let text = String::from_utf8(ran.stdout).expect("the output is UTF-8");
     assert_eq!(text.lines().count(), 1 + LETTERS, "{text}");
     assert!(0 < peak && peak < LIMIT, "{} MiB", peak >> 20);

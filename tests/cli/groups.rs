@@ -14,8 +14,8 @@ async fn read(server: &RedisServer, group: &str, consumer: &str) {
     server.command(&read).await;
 }
 
-/// Two tasks, the first of which a foreign consumer has read in one of two groups. A consumer of this
-/// library has nothing. Returns the id of the first task.
+/// Two tasks, the first of which a foreign consumer has read in one of two groups. A consumer of
+/// this library has nothing. Returns the id of the first task.
 async fn scene(server: &RedisServer) -> String {
     let mut ids = Vec::new();
     for _ in 0..2 {
@@ -131,7 +131,7 @@ async fn the_consumers_of_a_group_are_listed_in_a_table_and_as_json() {
 async fn names_of_groups_and_consumers_are_escaped() {
     let server = RedisServer::start().await;
     let hostile = "\x1b[2J\x1b]0;owned\x07\u{9b}2J\u{202e}";
-    // A name with control characters is no group's, so only the consumer's may have some.
+    // A valid group name has no control characters. The name of a consumer may have some.
     group(&server, "app_stream", "g\u{202e}").await;
     raw::add(&server, "app_stream", &[("type", "task"), ("name", "n")]).await;
     read(&server, "g\u{202e}", hostile).await;
@@ -145,7 +145,7 @@ async fn names_of_groups_and_consumers_are_escaped() {
         let code = terminal.ends().await.code();
         assert_eq!(code, Some(0), "{line}: {}", terminal.screen());
         assert_eq!(terminal.surprises(), [""; 0], "{line}");
-        let text = String::from_utf8(terminal.written).expect("it is UTF-8");
+        let text = String::from_utf8(terminal.written).expect("valid UTF-8");
         assert!(
             !text.contains(['\x1b', '\u{9b}', '\u{202e}', '\x07']),
             "{line}: {text:?}"

@@ -1,4 +1,4 @@
-//! The program `campanile`, as it is built, on real servers: in pipes and in a [`terminal`].
+//! Tests of the program `campanile` on real servers, in pipes and in a [`terminal`].
 
 mod connection;
 mod dead;
@@ -19,7 +19,7 @@ use serde_json::Value;
 use support::{RedisServer, raw, within};
 use tokio::process::Command;
 
-/// The program on a server, with a command line whose words are separated by blanks.
+/// The program with this server, and with this command line, split at blanks.
 fn campanile(server: &RedisServer, line: &str) -> Command {
     campanile_at(&server.url(), line)
 }
@@ -40,8 +40,9 @@ async fn letter(server: &RedisServer, name: &str, payload: impl AsRef<[u8]>) -> 
     raw::add(server, DEAD, &fields).await
 }
 
-/// The number of dead letters of the default group, and of its waiting redeliveries.
+/// The key of the default group's dead letters.
 const DEAD: &str = "{app_stream}:dead:app_group";
+/// The key of the default group's retry stream.
 const RETRY: &str = "{app_stream}:retry:app_group";
 
 /// Creates a stream with this group.

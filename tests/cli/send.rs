@@ -1,4 +1,4 @@
-//! `campanile send`
+//! Tests of `campanile send`.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ async fn sent(server: &RedisServer) -> HashMap<String, Vec<u8>> {
     let (_, fields) = raw::entries(server, "app_stream")
         .await
         .pop()
-        .expect("one was sent");
+        .expect("a message was sent");
     let text = |field: Vec<u8>| String::from_utf8(field).expect("fields are text");
     fields
         .into_iter()
@@ -106,7 +106,10 @@ async fn a_request_prints_its_reply_and_leaves_nothing_on_the_server() {
     let worker = Worker::start(redis, app);
     for line in ["send rpc shout hello", "send rpc shout hello --fast"] {
         let ran = run(campanile(&server, line)).await.ended_with(0);
-        assert_eq!(ran.stdout, b"HELLO\x1b[2J", "into a pipe it goes as it is");
+        assert_eq!(
+            ran.stdout, b"HELLO\x1b[2J",
+            "a pipe gets the reply unchanged"
+        );
     }
     let json = run(campanile(&server, "send rpc bytes --json"))
         .await
@@ -142,7 +145,7 @@ async fn a_request_prints_its_reply_and_leaves_nothing_on_the_server() {
     let late = run(campanile(&server, "send rpc shout --timeout 100ms"))
         .await
         .ended_with(1);
-    // Either the call or the wait for the reply notices it first.
+    // The call may time out first, or the wait for the reply.
     late.tells(&["error: no "]);
 }
 

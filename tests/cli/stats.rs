@@ -1,4 +1,4 @@
-//! `campanile stats`
+//! Tests of `campanile stats`.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::{
     *,
 };
 
-/// Two groups, one of which holds the first of three tasks.
+/// Adds three tasks and two groups. One group has read the first task.
 async fn scene(server: &RedisServer) {
     for payload in ["1", "2", "3"] {
         let fields = [("type", "task"), ("name", "n"), ("payload", payload)];
@@ -107,7 +107,7 @@ async fn a_live_view_is_redrawn_survives_an_outage_and_ends_cleanly() {
     assert_eq!(
         terminal.screen().matches("GROUP").count(),
         1,
-        "it is redrawn in its place"
+        "the view is redrawn in place"
     );
     server.signal(Signal::Kill);
     terminal
@@ -133,15 +133,15 @@ async fn a_view_into_a_pipe_prints_one_document_per_line_and_ends_on_a_signal() 
 
     let server = RedisServer::start().await;
     let mut watch = campanile(&server, "stats --watch --interval 100ms --json");
-    let mut child = watch.spawn().expect("it runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let mut child = watch.spawn().expect("the program can be started");
+    let mut lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
     for _ in 0..2 {
         let line = within(SOON, lines.next_line()).await;
-        let line = line.unwrap().expect("there is more");
-        let stats: Value = serde_json::from_str(&line).expect("it is JSON");
+        let line = line.unwrap().expect("another line");
+        let stats: Value = serde_json::from_str(&line).expect("valid JSON");
         assert_eq!(stats["stream"], "app_stream");
     }
-    Signal::Term.send(child.id().expect("it runs"));
+    Signal::Term.send(child.id().expect("the program runs"));
     let ended = within(SOON, child.wait()).await;
     assert_eq!(ended.unwrap().code(), Some(0));
 }

@@ -1,4 +1,4 @@
-//! `campanile tail`
+//! Tests of `campanile tail`.
 
 use serde_json::json;
 use tokio::{
@@ -12,10 +12,10 @@ use super::{
     *,
 };
 
-/// Starts it, and reads its lines.
+/// Starts a command. Returns its process, and the lines of its output.
 fn lines_of(mut command: Command) -> (Child, tokio::io::Lines<BufReader<ChildStdout>>) {
-    let mut child = command.spawn().expect("it runs");
-    let stdout = child.stdout.take().expect("it is piped");
+    let mut child = command.spawn().expect("the program can be started");
+    let stdout = child.stdout.take().expect("standard output is piped");
     (child, BufReader::new(stdout).lines())
 }
 
@@ -84,7 +84,7 @@ async fn tail_needs_no_right_but_to_read() {
         .ended_with(0);
     assert_eq!(raw.stdout, b"{\"id\":7}\n\xff\n");
     let none = run(look("tail stream --no-follow")).await.ended_with(0);
-    assert_eq!(none.text(), "", "now is behind all of them");
+    assert_eq!(none.text(), "", "no entry is newer than now");
     let mistaken = run(look("tail stream --from yesterday"))
         .await
         .ended_with(2);
@@ -93,7 +93,7 @@ async fn tail_needs_no_right_but_to_read() {
     let after = server
         .command(&["XINFO", "STREAM", "app_stream", "FULL"])
         .await;
-    assert_eq!(before, after, "nobody was disturbed");
+    assert_eq!(before, after, "tail changed nothing");
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn a_closed_pipe_and_a_signal_end_tail_quietly() {
     let (mut child, mut lines) = lines_of(campanile(&server, "tail stream --from beginning"));
     let first = within(SOON, lines.next_line()).await.unwrap();
     assert!(first.is_some());
-    Signal::Term.send(child.id().expect("it runs"));
+    Signal::Term.send(child.id().expect("the program runs"));
     let ended = within(SOON, child.wait()).await;
     assert_eq!(ended.unwrap().code(), Some(0));
 }

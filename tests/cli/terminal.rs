@@ -50,17 +50,18 @@ impl vt100::Callbacks for Surprises {
 }
 
 impl Terminal {
-    /// Starts the program with a command line whose words are separated by blanks.
+    /// Starts the program with this command line, split at blanks.
     pub(super) fn start(server: &RedisServer, line: &str) -> Self {
-        let (pty, pts) = pty_process::open().expect("there are pseudo terminals");
-        pty.resize(Size::new(ROWS, COLUMNS)).expect("it has a size");
+        let (pty, pts) = pty_process::open().expect("a pseudo terminal");
+        pty.resize(Size::new(ROWS, COLUMNS))
+            .expect("the size can be set");
         let child = pty_process::Command::new(env!("CARGO_BIN_EXE_campanile"))
             .args(line.split_whitespace())
             .env("REDIS_URL", server.url())
             .kill_on_drop(true)
             .spawn(pts)
-            .expect("it runs");
-        let size = |size| NonZeroU16::new(size).expect("it is not zero");
+            .expect("the program can be started");
+        let size = |size| NonZeroU16::new(size).expect("not zero");
         let surprises = Surprises::default();
         Self {
             pty,
@@ -74,7 +75,7 @@ impl Terminal {
         self.emulator.screen().contents()
     }
 
-    /// Returns whether it shows another screen than at the start.
+    /// Returns whether the program shows the terminal's alternate screen.
     pub(super) fn is_on_another_screen(&self) -> bool {
         self.emulator.screen().alternate_screen()
     }
@@ -105,10 +106,12 @@ impl Terminal {
         typed.expect("the terminal takes keys");
     }
 
-    /// Waits for its end.
+    /// Waits until the program has ended.
     pub(super) async fn ends(&mut self) -> ExitStatus {
         while self.read().await {}
-        within(SOON, self.child.wait()).await.expect("it ran")
+        within(SOON, self.child.wait())
+            .await
+            .expect("the program can be waited for")
     }
 
     /// The effects on the terminal besides showing text.
@@ -120,14 +123,14 @@ impl Terminal {
     async fn read(&mut self) -> bool {
         let mut buffer = [0; 4096];
         match timeout(Duration::from_secs(30), self.pty.read(&mut buffer)).await {
-            // On Linux the end is an error, since the other side is closed.
+            // On Linux the end of the output is an error, since the other side is closed.
             Ok(Ok(0) | Err(_)) => false,
             Ok(Ok(count)) => {
                 self.written.extend_from_slice(&buffer[..count]);
                 self.emulator.process(&buffer[..count]);
                 true
             }
-            Err(_) => panic!("nothing comes any more:\n{}", self.screen()),
+            Err(_) => panic!("no output for 30 s:\n{}", self.screen()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The examples' applications in the test kit, without a server and without waiting.
+//! Tests of the examples' applications in the test kit, without a server and without waiting.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The examples behave as their comments say.
+//! Tests that the examples behave as their comments say.
 
 #[cfg(feature = "testing")]
 mod kit;
@@ -78,7 +78,8 @@ async fn a_password_is_rotated_without_a_failed_call_or_a_lost_task() {
     };
     assert_eq!(sent, handled);
     assert!(sent > 100, "{last}");
-    // Each of the four connections asks when it is made, and then at least once for each password.
+    // The provider is asked once for each of the four connections when it is made, and then at
+    // least twice more.
     assert!(asked >= 3 * 4, "{last}");
     let users: Vec<String> = server.query(&["ACL", "USERS"]).await;
     assert_eq!(users, ["default"]);
@@ -89,9 +90,9 @@ async fn the_worker_serves_the_client_and_ends_on_a_signal() {
     let server = RedisServer::start().await;
     let mut worker = example("worker");
     worker.env("REDIS_URL", server.url()).stdout(Stdio::piped());
-    let mut worker = worker.spawn().expect("it does not run");
+    let mut worker = worker.spawn().expect("the program can be started");
     let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
-    // Start the client after the worker: events reach only current subscribers.
+    // The client starts after the worker has subscribed: events reach only current subscribers.
     support::raw::listened_to(&server, "orders.events", SOON).await;
 
     let mut client = example("client");
@@ -107,7 +108,7 @@ async fn the_worker_serves_the_client_and_ends_on_a_signal() {
         ],
     );
 
-    let id = worker.id().expect("it runs");
+    let id = worker.id().expect("the program runs");
     let killed = std::process::Command::new("sh")
         .args(["-c", &format!("kill -s TERM {id}")])
         .status()
@@ -135,7 +136,7 @@ async fn without_a_server_the_worker_names_the_remedy_and_ends() {
     let mut worker = example("worker");
     worker.env("REDIS_URL", "redis://:hunter2@127.0.0.1:1/");
     let ran = within(SOON, worker.output()).await;
-    let ran = ran.expect("it does not run");
+    let ran = ran.expect("the program can be started");
     assert!(!ran.status.success());
     let stderr = String::from_utf8_lossy(&ran.stderr);
     shows(&stderr, &["127.0.0.1:1", "redis-server"]);

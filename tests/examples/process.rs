@@ -1,4 +1,4 @@
-//! Examples as processes.
+//! Runs examples as processes.
 
 use std::{
     path::PathBuf,
@@ -27,14 +27,14 @@ pub(crate) fn example(name: &str) -> Command {
     command
 }
 
-/// Waits for its successful end and returns its output.
+/// Runs a command, which must succeed. Returns its output.
 pub(crate) async fn output(mut command: Command) -> String {
     let ran = within(SOON, command.output()).await;
     let Output {
         status,
         stdout,
         stderr,
-    } = ran.expect("it does not run");
+    } = ran.expect("the program can be started");
     let stdout = String::from_utf8(stdout).unwrap();
     assert!(
         status.success(),

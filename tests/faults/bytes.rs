@@ -1,5 +1,5 @@
-//! Large responses and commands: over a network that needs more time for them than a server may be
-//! silent, and to a server that refuses them.
+//! Large responses and commands. A slow network needs more time for them than a connection may be
+//! silent, or the server refuses them.
 
 use std::{
     sync::{
@@ -47,7 +47,7 @@ async fn count(State(runs): State<Runs>, _: Bytes) {
     runs.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Waits until the handlers have run `count` times and all deliveries are settled. Returns the time
+/// Waits until the handlers have run `count` times and all deliveries are settled. Returns how long
 /// that took.
 async fn settled(server: &RedisServer, runs: &Runs, count: usize, limit: Duration) -> Duration {
     let started = Instant::now();
@@ -88,7 +88,7 @@ async fn handles_large_tasks_over_a_slow_network(workers: usize) {
     assert_eq!(runs.load(Ordering::SeqCst), TASKS, "each task runs once");
     proxy.limit_bandwidth(None);
     for worker in workers {
-        worker.stop().await.expect("it ends well");
+        worker.stop().await.expect("the worker stops");
     }
 }
 
@@ -104,7 +104,7 @@ async fn two_workers_that_share_a_slow_network_run_all_large_tasks_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_task_that_takes_longer_to_arrive_than_a_lease_stays_with_its_worker() {
-    // It takes 6 s to arrive, and a lease is 2 s.
+    // The task takes 6 s to arrive, and a lease is 2 s.
     const TASK: usize = 12 << 20;
     const BANDWIDTH: u32 = 2_000_000;
     let server = RedisServer::start().await;
@@ -123,18 +123,18 @@ async fn one_task_that_takes_longer_to_arrive_than_a_lease_stays_with_its_worker
     let slow = Worker::start(slow, app());
     let taken = || async { (raw::pending(&server, "s", "g").await == 1).then_some(()) };
     raw::eventually(taken, 10 * SECOND).await;
-    // It would claim the task if its lease were not renewed.
+    // This worker would claim the task if the lease of the slow worker were not renewed.
     let quick = Worker::start(handle(&server.url()).await.lease(2 * SECOND), app());
     let took = settled(&server, &runs, 1, 15 * SECOND).await;
     println!("one task of 12 MiB: {took:.2?}");
     assert!(
         took > 4 * SECOND,
-        "it came from the quick worker: {took:.2?}"
+        "the quick worker ran the task: {took:.2?}"
     );
-    assert_eq!(runs.load(Ordering::SeqCst), 1, "it runs once");
+    assert_eq!(runs.load(Ordering::SeqCst), 1, "the task runs once");
     proxy.limit_bandwidth(None);
     for worker in [slow, quick] {
-        worker.stop().await.expect("it ends well");
+        worker.stop().await.expect("the worker stops");
     }
 }
 
@@ -159,7 +159,8 @@ async fn request_all(client: &Client<Redis>, sizes: &[usize]) -> Vec<Result<usiz
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replies_that_take_longer_to_arrive_than_a_server_may_be_silent_are_all_received() {
-    // All but the first few are in one read. They take 14 s, longer than the 7 s of a blocked read.
+    // One read brings all replies but the first few. They take 14 s, longer than the 7 s of a
+    // blocked read.
     const REPLY: usize = 512 * KIB;
     const BANDWIDTH: u32 = 1_500_000;
     let server = RedisServer::start().await;
@@ -181,10 +182,10 @@ async fn replies_that_take_longer_to_arrive_than_a_server_may_be_silent_are_all_
     let on_the_wire = Duration::from_secs_f64(bytes as f64 / f64::from(BANDWIDTH));
     println!("30 replies of 512 KiB: {took:.2?}, on the wire {on_the_wire:.2?}");
     for (reply, size) in replies.into_iter().zip(sizes) {
-        assert_eq!(reply.expect("it is answered"), size);
+        assert_eq!(reply.expect("an answer"), size);
     }
     assert!(took < on_the_wire.mul_f64(1.2) + SECOND, "{took:?}");
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
 }
 
 /// A server that accepts no argument of more than 1 MiB, the lowest limit that can be set.
@@ -217,7 +218,10 @@ async fn a_reply_that_the_server_does_not_take_fails_alone_and_clearly() {
         let mut last = Instant::now();
         let mut longest = Duration::ZERO;
         while started.elapsed() < 4 * SECOND {
-            client.enqueue("pass", "x").await.expect("it is sent");
+            client
+                .enqueue("pass", "x")
+                .await
+                .expect("the message is sent");
             let reply: Bytes = client.request("answer", size_of(1)).await.expect("a reply");
             assert_eq!(reply.len(), 1);
             longest = longest.max(last.elapsed());
@@ -237,8 +241,12 @@ async fn a_reply_that_the_server_does_not_take_fails_alone_and_clearly() {
     assert!(longest < 2 * SECOND, "the others waited {longest:?}");
     let drained = || async { raw::drained(&server, "s", "g").await.then_some(()) };
     raw::eventually(drained, 10 * SECOND).await;
-    assert_eq!(large_runs.load(Ordering::SeqCst), 1, "it runs once");
-    worker.stop().await.expect("it ends well");
+    assert_eq!(
+        large_runs.load(Ordering::SeqCst),
+        1,
+        "the handler runs once"
+    );
+    worker.stop().await.expect("the worker stops");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -265,7 +273,7 @@ async fn replies_that_are_too_large_together_for_the_server_are_all_received() {
         "{} of 20 failed: {failed:?}",
         failed.len()
     );
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,7 +321,7 @@ fn a_small_payload_that_is_kept_does_not_keep_the_large_answer_it_came_with() {
             let (small, received) = tokio::sync::mpsc::unbounded_channel();
             let keep = async |State(small): State<tokio::sync::mpsc::UnboundedSender<Bytes>>,
                               payload: Bytes| {
-                // A handler that keeps its payloads, such as in a map.
+                // The handler keeps its payloads, as one that fills a map does.
                 small.send(payload).expect("the test is there");
             };
             let app = Router::new()
@@ -324,17 +332,20 @@ fn a_small_payload_that_is_kept_does_not_keep_the_large_answer_it_came_with() {
             let client = Client::new(redis.clone());
             for n in 0..KEPT {
                 let large = client.enqueue("pass", vec![b'x'; 60_000]);
-                large.await.expect("it is sent");
+                large.await.expect("the message is sent");
                 let small = client.enqueue("keep", format!("{n:020}"));
-                small.await.expect("it is sent");
+                small.await.expect("the message is sent");
             }
             let worker = Worker::start(redis, app);
             let mut received = received;
             while kept.len() < KEPT {
                 let next = timeout(20 * SECOND, received.recv()).await;
-                kept.push(next.expect("it is delivered").expect("the app is there"));
+                kept.push(
+                    next.expect("the payload arrives in time")
+                        .expect("the app is there"),
+                );
             }
-            worker.stop().await.expect("it ends well");
+            worker.stop().await.expect("the worker stops");
         });
     });
     let each = measured.bytes_current / KEPT as i64;

@@ -1,5 +1,5 @@
-//! Servers in cluster mode: all keys of a script are in one slot, and the slot may be on another
-//! node than the URL's, from the start or after a fail-over.
+//! Servers in cluster mode. All keys of a script are in one slot. The slot may be on another node
+//! than the URL names, from the start or after a fail-over.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,8 @@ async fn every_script_runs_on_a_cluster() {
     let mut scene = Scene::with(Options::new().cluster()).await;
     scene.setup.max_deliveries = 2;
     let mut workers = scene.workers(2).await;
-    // Renewed, claimed, redelivered later, released, replied to and made a dead letter.
+    // The messages below are renewed, claimed, redelivered later, released, answered and made dead
+    // letters, so that every script runs.
     scene.send_all("work", 0..16, 2_500).await;
     scene
         .until(20 * SECOND, |account| {
@@ -35,8 +36,8 @@ async fn every_script_runs_on_a_cluster() {
         .await;
     workers.remove(0).signal(Signal::Kill);
     let at = now();
-    // Sent only now: with two deliveries at most, a failure and the loss of the worker are one too
-    // many.
+    // Sent only after the kill: these tasks fail once. A lost worker and that failure would use up
+    // both deliveries.
     scene.send_all("flaky", 100..110, 1).await;
     let request = Json(Job { n: 21, ms: 1 });
     let Json(doubled): Json<u64> = scene
@@ -49,7 +50,7 @@ async fn every_script_runs_on_a_cluster() {
         .client()
         .enqueue("unknown", ())
         .await
-        .expect("it is sent");
+        .expect("the message is sent");
     let account = scene.all_done(60 * SECOND).await;
     account.report(
         "a cluster of one node, a worker killed",
@@ -57,7 +58,7 @@ async fn every_script_runs_on_a_cluster() {
         CLAIM,
     );
     let dead = scene.redis.dead_letters().count().await;
-    assert_eq!(dead.expect("they are counted"), 1);
+    assert_eq!(dead.expect("the dead letters are counted"), 1);
     for worker in workers {
         worker.terminate().await;
     }
@@ -65,7 +66,7 @@ async fn every_script_runs_on_a_cluster() {
     assert!(!log.contains("CROSSSLOT"), "{log}");
 }
 
-/// The limit for finding the new primary after a fail-over.
+/// The longest time in which the new primary must be found after a fail-over.
 const FOUND: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,7 +77,10 @@ async fn a_stream_on_another_node_than_the_urls_is_found() {
     let redis = Redis::connect(&url).await;
     let redis = redis.expect("the node is there").stream("jobs");
     let client = Client::new(redis.clone()).request_timeout(5 * SECOND);
-    client.enqueue("work", ()).await.expect("it is sent");
+    client
+        .enqueue("work", ())
+        .await
+        .expect("the message is sent");
     assert_eq!(raw::len(cluster.node(owner), "jobs").await, 1);
     let app = Router::new()
         .task("work", async || ())
@@ -89,7 +93,7 @@ async fn a_stream_on_another_node_than_the_urls_is_found() {
         (pending == 0).then_some(())
     };
     raw::eventually(settled, 10 * SECOND).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
 }
 
 /// Fails over while handlers run and tasks are sent, over connections to `url`. Calls `switched`
@@ -110,7 +114,10 @@ async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce
     let client = Client::new(redis.clone());
     for n in 0..HELD {
         let job = Json(Job { n, ms: 4_000 });
-        client.enqueue("work", job).await.expect("it is sent");
+        client
+            .enqueue("work", job)
+            .await
+            .expect("the message is sent");
     }
     let all_run = || async { (runs.lock().unwrap().len() as u64 == HELD).then_some(()) };
     raw::eventually(all_run, 20 * SECOND).await;
@@ -143,7 +150,7 @@ async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce
     stop.store(true, Ordering::SeqCst);
     let sent = load.await.expect("the load ends");
 
-    // Collected, so that all failures are shown.
+    // Failures are collected, so that all of them are shown.
     let mut wrong = Vec::new();
     let (before, after): (Vec<_>, Vec<_>) = sent.iter().partition(|(_, sent, _)| *sent < at);
     assert!(before.iter().any(|(_, _, result)| result.is_ok()));
@@ -159,7 +166,7 @@ async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce
         let last = refusals.last();
         let (failed, all) = (refusals.len(), after.len());
         wrong.push(format!(
-            "{failed} of {all} sends fail until the end: {last:?}"
+            "{failed} of {all} sends fail, also among the last 20: {last:?}"
         ));
     }
     let left = pending().await;
@@ -179,7 +186,7 @@ async fn follows_a_fail_over(cluster: &Cluster, url: &str, switched: impl FnOnce
         wrong.push(format!("these ran more than once: {twice:?}"));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! Connections that are killed, one after the other, repeatedly.
+//! Connections that are killed one after the other, again and again.
 
 use std::time::Instant;
 
@@ -29,12 +29,12 @@ async fn a_storm_of_killed_connections_loses_nothing_and_repeats_nothing() {
                     .find_map(|word| word.strip_prefix("id=")?.parse::<u64>().ok())
             });
             let others: Vec<_> = ids.filter(|id| *id != mine).collect();
-            // In turn by age, then the oldest again.
+            // Takes the connections in turn by age, then the oldest one again.
             let next = others.iter().find(|id| **id > last).or(others.first());
             let Some(next) = next else { break };
             last = *next;
             let kill = ["CLIENT", "KILL", "ID", &next.to_string()];
-            // It may have closed by itself.
+            // The connection may have closed by itself.
             killed += ask::<u64>(&mut connection, &kill).await;
             sleep(SECOND / 50).await;
         }
@@ -64,7 +64,7 @@ async fn a_storm_of_killed_connections_loses_nothing_and_repeats_nothing() {
     account.report(&fault, account.went_on(at), RECONNECT);
     assert!(killed > 20, "{killed}");
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
-    assert!(account.jobs(What::Sent).len() > 100, "some went through");
+    assert!(account.jobs(What::Sent).len() > 100, "some jobs were sent");
     for worker in workers {
         worker.terminate().await;
     }
@@ -76,8 +76,5 @@ async fn ask<T: redis::FromRedisValue>(
 ) -> T {
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
-    command
-        .query_async(connection)
-        .await
-        .expect("it is answered")
+    command.query_async(connection).await.expect("an answer")
 }

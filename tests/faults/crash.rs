@@ -28,7 +28,7 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
     let account = scene.all_done(120 * SECOND).await;
 
     let in_hand = account.in_hand(killed);
-    assert!(!in_hand.is_empty(), "it was killed in mid-handler");
+    assert!(!in_hand.is_empty(), "the worker was killed in mid-handler");
     let repeated: BTreeSet<_> = account.repeated().into_keys().collect();
     account.report(
         "kill -9 of one of 3 workers",
@@ -36,14 +36,18 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
         CLAIM,
     );
     assert_eq!(account.jobs(What::Finished).len(), jobs as usize);
-    // A job may have finished without its acknowledgement. A job that was fetched and not started
-    // is started once.
+    // The killed worker may have finished a job and not acknowledged it. A job that it had fetched
+    // and not started is started once.
     let started = account.all(What::Started);
-    let its: BTreeSet<_> = started
+    let of_killed: BTreeSet<_> = started
         .filter(|line| line.pid == killed)
         .map(|line| line.job)
         .collect();
-    assert!(repeated.is_subset(&its), "{:?}", &repeated - &its);
+    assert!(
+        repeated.is_subset(&of_killed),
+        "{:?}",
+        &repeated - &of_killed
+    );
     assert!(repeated.len() <= scene.setup.max_in_flight);
     assert!(account.repeated().values().all(|starts| *starts == 2));
 }
@@ -53,13 +57,13 @@ async fn a_killed_worker_is_relieved_and_only_what_it_had_started_runs_twice() {
 async fn freeze_in_mid_handler(scene: &Scene, worker: &WorkerProcess) {
     loop {
         worker.signal(Signal::Stop);
-        // Waits until the current line of its log is written.
+        // Waits until the current line of the worker's log is written.
         tokio::time::sleep(SECOND / 50).await;
         let account = scene.ledger.read();
         if !account.in_hand(worker.pid()).is_empty() {
             return;
         }
-        assert!(!account.lost().is_empty(), "there is work left for it");
+        assert!(!account.lost().is_empty(), "some jobs are not finished yet");
         worker.signal(Signal::Cont);
         tokio::time::sleep(SECOND / 500).await;
     }
@@ -93,14 +97,14 @@ async fn a_message_that_kills_its_worker_becomes_a_dead_letter_and_no_other_does
     let work = async {
         let poisonous = 1_000_000..1_000_000 + poisons;
         scene.send_all("work", 0..innocents / 2, 50).await;
-        // Not recorded in the ledger, since they never finish.
+        // These messages are not recorded in the ledger, since they never finish.
         for n in poisonous {
             let poison = Json(Job { n, ms: 20 });
             scene
                 .client()
                 .enqueue("poison", poison)
                 .await
-                .expect("it is sent");
+                .expect("the message is sent");
         }
         scene.send_all("work", innocents / 2..innocents, 50).await;
         let at = now();
@@ -108,26 +112,26 @@ async fn a_message_that_kills_its_worker_becomes_a_dead_letter_and_no_other_does
         (account, now() - at)
     };
     let ((account, took), deaths) = supervised(&scene, 2, work).await;
-    // Each abort costs the start of a worker and a claim.
+    // Each abort costs the time to start a worker and to claim the message.
     account.report(
         "a message that aborts its worker",
         took,
         scaled(60, 300) * SECOND,
     );
     let dead = scene.redis.dead_letters().list(Page::first(100)).await;
-    let dead = dead.expect("they are listed").letters;
+    let dead = dead.expect("the dead letters are listed").letters;
     let reasons: Vec<_> = dead.iter().map(|letter| letter.reason.as_str()).collect();
     assert_eq!(
         dead.len(),
         poisons as usize,
-        "no innocent is among them: {reasons:?}"
+        "only poisonous messages are dead letters: {reasons:?}"
     );
     for letter in dead {
         let name = letter.fields.iter().find(|(field, _)| field == "name");
         assert_eq!(name.map(|(_, name)| &name[..]), Some(&b"poison"[..]));
         assert_eq!(letter.attempts, scene.setup.max_deliveries);
     }
-    // At first two may crash the same worker.
+    // At first, two poisonous messages may crash the same worker.
     assert!(deaths as u64 <= poisons * u64::from(scene.setup.max_deliveries));
 }
 
@@ -136,7 +140,8 @@ async fn a_worker_that_was_frozen_past_its_lease_takes_nothing_back() {
     let mut scene = Scene::new().await;
     scene.setup.max_in_flight = 8;
     let frozen = scene.workers(1).await.remove(0);
-    // When it wakes, half of them are still running; the timers of the others have expired.
+    // When the worker wakes, half of the handlers are still running. The timers of the others have
+    // expired.
     scene.send_all("work", 0..4, 12_000).await;
     scene.send_all("work", 4..8, 3_000).await;
     let running = |account: &Account| account.jobs(What::Started).len() == 8;
@@ -161,7 +166,7 @@ async fn a_worker_that_was_frozen_past_its_lease_takes_nothing_back() {
     let stolen = |line: &&Line| line.pid == frozen.pid() && line.at > woken && line.job < 8;
     assert_eq!(account.all(What::Started).filter(stolen).count(), 0);
     let dead = scene.redis.dead_letters().count().await;
-    assert_eq!(dead.expect("they are counted"), 0);
+    assert_eq!(dead.expect("the dead letters are counted"), 0);
     frozen.terminate().await;
     drop(other);
 }
@@ -169,7 +174,7 @@ async fn a_worker_that_was_frozen_past_its_lease_takes_nothing_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_is_terminated_loses_nothing_repeats_nothing_and_holds_up_nobody() {
     let mut scene = Scene::new().await;
-    // Long enough that no lease expires.
+    // The lease is so long that none expires.
     scene.setup.lease = 60 * SECOND;
     let mut workers = scene.workers(2).await;
     let jobs = scaled(4_000, 40_000);
@@ -183,10 +188,13 @@ async fn a_worker_that_is_terminated_loses_nothing_repeats_nothing_and_holds_up_
     let account = scene.all_done(60 * SECOND).await;
     account.report("SIGTERM of one of 2 workers", took, 10 * SECOND);
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
-    assert!(account.in_hand(pid).is_empty(), "what ran has finished");
+    assert!(
+        account.in_hand(pid).is_empty(),
+        "every started job has finished"
+    );
     assert_eq!(account.jobs(What::Finished).len(), jobs as usize);
     let names = scene.consumers().await;
-    assert_eq!(names.len(), 1, "it left nothing behind: {names:?}");
+    assert_eq!(names.len(), 1, "the consumer is deleted: {names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,7 +203,7 @@ async fn what_a_terminated_worker_had_not_started_is_with_another_in_under_a_sec
     scene.setup.lease = 60 * SECOND;
     scene.setup.max_in_flight = 4;
     let busy = scene.workers(1).await.remove(0);
-    // It runs four, and more arrive while it shuts down.
+    // The worker runs four jobs, and more arrive while it shuts down.
     scene.send_all("work", 0..4, 1_500).await;
     scene
         .until(20 * SECOND, |account| {
@@ -212,19 +220,19 @@ async fn what_a_terminated_worker_had_not_started_is_with_another_in_under_a_sec
     let last = by_other
         .map(|line| line.at)
         .max()
-        .expect("the other one works");
+        .expect("the other worker works");
     account.report("SIGTERM of a busy worker", last.saturating_sub(at), SECOND);
     assert!(account.repeated().is_empty(), "{:?}", account.repeated());
     drop(other);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_frozen_worker_had_read_and_not_seen_is_not_started_when_it_wakes() {
+async fn entries_that_arrived_for_a_frozen_worker_are_not_started_when_it_wakes() {
     let mut scene = Scene::new().await;
     scene.setup.lease = 2 * SECOND;
     let frozen = scene.workers(1).await.remove(0);
-    // It is to be frozen during a blocked read, which ends soon by itself, so this may take several
-    // attempts.
+    // The worker must be frozen during a blocked read. A blocked read ends by itself after a short
+    // time, so this may take several attempts.
     let mut job = 0;
     loop {
         tokio::time::sleep(SECOND / 2).await;
@@ -236,7 +244,7 @@ async fn what_a_frozen_worker_had_read_and_not_seen_is_not_started_when_it_wakes
         frozen.signal(Signal::Cont);
         scene.all_done(20 * SECOND).await;
         job += 1;
-        assert!(job < 20, "it never read anything in its sleep");
+        assert!(job < 20, "no read of the frozen worker brought anything");
     }
     let at = now();
     let other = scene.workers(1).await;
@@ -244,7 +252,7 @@ async fn what_a_frozen_worker_had_read_and_not_seen_is_not_started_when_it_wakes
     frozen.signal(Signal::Cont);
     tokio::time::sleep(2 * SECOND).await;
     let account = scene.ledger.read();
-    // The lease is one second longer here, and the other worker has to start.
+    // The lease is one second longer than in `CLAIM`, and the other worker has to start.
     account.report(
         "a worker frozen in its read",
         account.went_on(at),

@@ -35,12 +35,13 @@ async fn left_behind(scene: &Scene, consumer: &str) {
 async fn what_may_not_be_taken_does_not_hide_what_may() {
     let scene = Scene::new().await;
     // More entries than one scan reads before new entries are read.
-    for (others, gone) in [(5_000, 1), (scaled(10_000, 100_000), 2)] {
+    for (others, claimable) in [(5_000, 1), (scaled(10_000, 100_000), 2)] {
         let ahead = (0..others).map(|n| Json(Job { n, ms: 0 }));
         scene.client().enqueue_all("work", ahead).await;
-        // This consumer renews no leases, and has a longer one.
+        // A consumer of another library renews no leases, so its lease is longer. The entry behind
+        // its entries can be claimed earlier.
         left_behind(&scene, "a-worker-of-another-library").await;
-        scene.send_all("work", gone..gone + 1, 1).await;
+        scene.send_all("work", claimable..claimable + 1, 1).await;
         left_behind(&scene, "campanile-gone").await;
     }
     let at = now();
@@ -49,12 +50,16 @@ async fn what_may_not_be_taken_does_not_hide_what_may() {
         .until(60 * SECOND, |account| account.lost().is_empty())
         .await;
     account.report(
-        "15,000 pending that may not be taken before 2",
+        "15,000 pending entries that may not be claimed, and 2 that may",
         account.went_on(at),
         // The scan reads thousands of entries, and two workers have to start.
         2 * CLAIM,
     );
-    assert_eq!(account.all(What::Started).count(), 2, "and nothing else");
+    assert_eq!(
+        account.all(What::Started).count(),
+        2,
+        "no other entry is claimed"
+    );
     drop(workers);
 }
 
@@ -68,16 +73,16 @@ async fn two_hundred_workers_that_came_and_went_leave_nothing_behind() {
         let workers: Vec<_> = (0..20)
             .map(|_| Worker::start(redis.clone(), scene.setup.app()))
             .collect();
-        // A worker that is terminated while it joins is deleted later, by the reaper.
+        // The consumer of a worker that ends while it joins is deleted later, by the upkeep.
         let joined = || async { (scene.consumers().await.len() >= killed + 20).then_some(()) };
         eventually(joined, 30 * SECOND).await;
         let jobs = round * 200..(round + 1) * 200;
         scene.send_all("work", jobs, 20).await;
         for (n, worker) in workers.into_iter().enumerate() {
             match n {
-                // Dropped, as if it were killed.
+                // Drops the worker, as if it were killed.
                 0 => killed += 1,
-                _ => worker.stop().await.expect("it ends well"),
+                _ => worker.stop().await.expect("the worker stops"),
             }
         }
     }

@@ -9,8 +9,9 @@ use crate::{
     worker::WorkerProcess,
 };
 
-/// The number of entries that a stream may have beyond the slowest group's backlog: those handled
-/// since the last trim, about a second ago, and those in the same node as one that is needed.
+/// The number of entries that a stream may have beyond the slowest group's backlog. These are the
+/// entries handled since the last trim, about a second ago. They are also those that Redis stores
+/// in one node with an entry that is still needed.
 const SLACK: usize = 40_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,7 +35,8 @@ async fn a_slow_group_bounds_the_stream_and_its_failures_are_its_own() {
     let mut most_beyond = 0;
     for first in (0..jobs).step_by(5_000) {
         scene.send_all("work", first..first + 5_000, 0).await;
-        // Read before the length: jobs that are handled in between only make the bound looser.
+        // The backlog is read before the length. Jobs that are handled in between only make the
+        // bound looser.
         let backlog = scene.groups().await.into_values().max().unwrap_or(0);
         let length = raw::len(&scene.server, "jobs").await;
         most_beyond = most_beyond.max(length.saturating_sub(backlog));

@@ -32,9 +32,9 @@
 //!
 //! The same protocol is simulated with thousands of faults in `src/transport/redis/simulation/`.
 //!
-//! *Lost*: confirmed by the server and never finished. *Duplicated*: started more than once, for
-//! any reason. *Recovered*: the time from the fault until work went on, or from the end of the
-//! fault if nothing can happen before.
+//! *Lost* counts jobs that the server confirmed and that never finished. *Duplicated* counts jobs
+//! that were started more than once, for any reason. *Recovered* is the time from the fault until
+//! work went on; if no work is possible during the fault, it is the time from its end.
 #![cfg(feature = "redis")]
 
 mod bytes;
@@ -61,13 +61,14 @@ use support::ledger;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The limit for a claim with a lease of a second: the lease, a healthy lease of the claiming
-/// worker, and a scan. The rest is slack for a loaded machine.
+/// The longest time until another worker claims a delivery with a lease of 1 s: the lease, one
+/// lease for which the claiming worker must be healthy, and a scan. The rest is slack for a loaded
+/// machine.
 const CLAIM: Duration = Duration::from_secs(10);
 
-/// The limit for work to go on after the server is reachable again: a connection that is silent for
-/// 5 s is closed, and the next attempt follows after a back-off. The rest is slack for a loaded
-/// machine.
+/// The longest time until work goes on after the server is reachable again. A connection that is
+/// silent for 5 s is closed, and the next attempt follows after a back-off. The rest is slack for a
+/// loaded machine.
 const RECONNECT: Duration = Duration::from_secs(15);
 
 /// The amount for a short run, or for a long one if `CAMPANILE_LONG` is set.

@@ -22,7 +22,7 @@ use crate::{
 const IDLE: &str = "CAMPANILE_FAULTS_IDLE";
 const STREAMS: usize = 200;
 
-/// The number of connections to the server, without this one.
+/// The number of connections to the server, without the one that asks.
 async fn connections(server: &RedisServer) -> usize {
     let clients: String = server.query(&["CLIENT", "LIST"]).await;
     clients.lines().count() - 1
@@ -38,7 +38,7 @@ async fn requests_on_many_streams_share_a_bounded_number_of_connections() {
         .map(|n| Client::new(redis.clone().stream(format!("tenant-{n}"))))
         .collect();
     let requests = clients.iter().map(|client| {
-        // No worker replies. Each client has made its connections for replies by then.
+        // No worker replies. By the time-out, each client has made its connections for replies.
         let request = client.request::<Reply>("anything", ()).timeout(2 * SECOND);
         request.into_future()
     });
@@ -56,7 +56,7 @@ async fn calls_without_a_connection_fail_five_seconds_after_they_were_made() {
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url()).await;
     let client = Client::new(redis.expect("the server is there").stream("s"));
-    client.enqueue("n", ()).await.expect("it is sent");
+    client.enqueue("n", ()).await.expect("the message is sent");
     server.signal(Signal::Kill);
     // The loss is noticed before the calls start.
     let lost = || async {
@@ -73,7 +73,7 @@ async fn calls_without_a_connection_fail_five_seconds_after_they_were_made() {
     let waits = join_all(calls).await;
     let (shortest, longest) = (waits.iter().min(), waits.iter().max());
     println!("{CALLS} calls waited {shortest:.2?} to {longest:.2?}");
-    let longest = longest.expect("there are some");
+    let longest = longest.expect("at least one call");
     assert!(*longest < 7 * SECOND, "a call has waited {longest:?}");
 }
 
@@ -84,7 +84,7 @@ fn idle_process() {
     let Ok(url) = std::env::var(IDLE) else {
         return;
     };
-    // Ends with the process that started it, also if that is killed.
+    // This process ends with the process that started it, also if that is killed.
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(1);
@@ -99,12 +99,12 @@ fn idle_process() {
         let redis = redis.streams(Streams::in_turn(streams)).group("g");
         let app = Router::new().task("n", async || {}).event("e", async || {});
         let served = serve(redis, app).await;
-        served.expect("it goes on until it is killed");
+        served.expect("the worker runs until it is killed");
     });
 }
 
-/// The number of commands that clients have sent, without `XREADGROUP`, which scripts call too: a
-/// worker's read blocks for a second.
+/// The number of commands that clients have sent. `XREADGROUP` is left out: scripts call it too,
+/// and a worker sends one a second, since its read blocks for a second.
 async fn sent(server: &RedisServer) -> u64 {
     let stats: String = server.query(&["INFO", "commandstats"]).await;
     let calls = stats.lines().filter_map(|line| {
@@ -153,7 +153,7 @@ async fn many_idle_streams_of_one_worker_need_a_handful_of_everything() {
     sleep(period).await;
     let commands = sent(&server).await - before;
     let each_second = commands as f64 / period.as_secs_f64();
-    // A task starts as soon as on a worker of one stream.
+    // A task must start as soon as on a worker of one stream.
     let mut longest = Duration::ZERO;
     for n in 0..20 {
         let stream = format!("stream-{}", n * 9);
@@ -166,12 +166,12 @@ async fn many_idle_streams_of_one_worker_need_a_handful_of_everything() {
     println!(
         "{STREAMS} idle streams: {threads} threads, {connections} connections, {each_second:.1} commands sent a second beside the read; a task took at most {longest:.0?}"
     );
-    child.kill().expect("it runs");
-    child.wait().expect("it ends");
-    // The main thread, the test's, the one that watches stdin, two of the runtime, and one that
-    // renews leases.
+    child.kill().expect("the process runs");
+    child.wait().expect("the process ends");
+    // Three threads of the test program (the main thread, the test's, the one that watches stdin),
+    // two of the runtime, and one that renews leases. The rest is slack.
     assert!(threads <= 3 + 3 + 2, "{threads} threads");
-    // One to read, one to settle, one for the upkeep and one for events.
+    // One connection to read, one to settle, one for the upkeep and one for events.
     assert!(connections <= 4, "{connections} connections");
     assert!(each_second <= 1.2, "{each_second} commands a second");
     assert!(longest < SECOND / 2, "a task took {longest:?}");

@@ -36,7 +36,7 @@ async fn without_memory_senders_are_told_and_workers_go_on() {
     assert_eq!(
         first.count(),
         10,
-        "they wait for room to be delivered again"
+        "the failed tasks wait for memory before they can be redelivered"
     );
     // Handled tasks are trimmed, which frees memory.
     let trimmed = || async { (raw::len(&scene.server, "jobs").await <= 200).then_some(()) };

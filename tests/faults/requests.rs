@@ -36,7 +36,7 @@ async fn a_request_whose_worker_is_killed_is_answered_by_another_and_once() {
         async move {
             ledger.write(What::Sent, n, 0);
             let reply = client.request("double", Json(Job { n, ms: 1_500 })).await;
-            let Json(doubled): Json<u64> = reply.expect("it is answered");
+            let Json(doubled): Json<u64> = reply.expect("an answer");
             assert_eq!(doubled, 2 * n);
         }
     });
@@ -60,7 +60,7 @@ async fn a_request_whose_worker_is_killed_is_answered_by_another_and_once() {
     assert_eq!(
         account.all(What::Finished).count(),
         20,
-        "each is answered once"
+        "each request is answered once"
     );
     assert_eq!(scene.redis.counts().stray_replies, 0);
 }
@@ -127,7 +127,7 @@ async fn reliable_requests_are_answered_although_their_clients_connections_are_k
 async fn fast_requests_fail_at_once_when_their_clients_connections_are_killed() {
     let fault = "RPC, fast: 1,000 under way, connections killed";
     let (answered, failed) = loses_its_connections(ReplyMode::Fast, fault).await;
-    assert_eq!(answered, 0, "its replies cannot be heard");
+    assert_eq!(answered, 0, "replies to lost connections cannot arrive");
     assert!(failed.iter().all(|took| *took < 2 * SECOND), "{failed:?}");
 }
 
@@ -148,7 +148,7 @@ async fn abandoned_requests_leave_nothing_behind() {
     }
     sleep(SECOND).await;
     let waiting = raw::len(&scene.server, "jobs").await;
-    assert!(waiting > 0, "some were sent");
+    assert!(waiting > 0, "some requests were sent");
     let at = now();
     let workers = scene.workers(1).await;
     let drained = || async {
@@ -166,7 +166,7 @@ async fn abandoned_requests_leave_nothing_behind() {
     assert_eq!(
         account.all(What::Started).count(),
         0,
-        "what has expired is not started"
+        "expired requests are not started"
     );
     let trimmed = || async { (raw::len(&scene.server, "jobs").await <= 200).then_some(()) };
     raw::eventually(trimmed, 20 * SECOND).await;

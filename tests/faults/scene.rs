@@ -28,7 +28,7 @@ impl Scene {
 
     pub(crate) async fn with(options: Options) -> Self {
         let server = RedisServer::with(options).await;
-        // Beside the server's data, so that a failed test leaves its files in one place.
+        // The files are beside the server's data, so that a failed test leaves them in one place.
         let setup = Setup {
             url: server.url(),
             group: "workers".to_owned(),
@@ -92,7 +92,8 @@ impl Scene {
         Client::new(self.redis.clone())
     }
 
-    /// Sends jobs, and records those that the server confirms. Returns the errors of the others.
+    /// Sends jobs, and records each of them. Returns the errors of those that the server did not
+    /// confirm.
     pub(crate) async fn send(&self, name: &str, jobs: Range<u64>, ms: u64) -> Vec<Error> {
         let payloads = jobs.clone().map(|n| Json(Job { n, ms }));
         let results = self.client().enqueue_all(name.to_owned(), payloads).await;
@@ -134,7 +135,7 @@ impl Scene {
                 }
                 assert!(
                     started.elapsed() < limit,
-                    "not so within {limit:?}, as expected at {caller}; unfinished: {:?}",
+                    "the condition at {caller} was not met within {limit:?}; unfinished: {:?}",
                     account.lost()
                 );
                 tokio::time::sleep(SECOND / 20).await;

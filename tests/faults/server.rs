@@ -20,7 +20,7 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_took() {
         async move {
             for first in (0..jobs).step_by(100) {
                 scene.send("work", first..first + 100, 2).await;
-                // Spread over time, so that sending is in progress when the server is killed.
+                // The sends are spread over time, so that the server is killed during a send.
                 let enough = (first as usize).saturating_sub(500);
                 let worked = |account: &Account| account.jobs(What::Finished).len() >= enough;
                 scene.until(120 * SECOND, worked).await;
@@ -42,8 +42,8 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_took() {
     sender.await.expect("all is sent");
     let account = scene.all_done(120 * SECOND).await;
     account.report("Redis killed twice, AOF always", recovered, RECONNECT);
-    // The outcome of a job is unknown to its sender, but each job was sent once. A job whose
-    // acknowledgement was lost runs again.
+    // A send may have an unknown outcome, but each job was sent once. A job whose acknowledgement
+    // was lost runs again.
     let taken = account.jobs(What::Sent).len() + account.jobs(What::Unsure).len();
     assert!(account.jobs(What::Finished).len() <= taken);
     assert!(account.jobs(What::Sent).len() > jobs as usize / 2);
@@ -59,7 +59,7 @@ async fn workers_carry_on_with_what_comes_after_a_flush_and_after_an_empty_resta
     let mut sent = 0;
     let mut recovered = Duration::ZERO;
     for flush in [true, false] {
-        // Some of them run when the server is emptied, and their verdicts have no effect.
+        // Some of these jobs run when the server is emptied. Their verdicts have no effect.
         scene.send_all("work", sent..sent + 32, 500).await;
         let started = sent as usize + 16;
         scene

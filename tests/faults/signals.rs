@@ -1,4 +1,4 @@
-//! Signals that stop a worker process, and more than one of them.
+//! A worker process that gets two signals to stop.
 
 use std::{fs, time::Instant};
 
@@ -32,10 +32,13 @@ async fn two_signals_at_nearly_the_same_time_are_one_and_drop_no_handler() {
     let status = worker.end(20 * SECOND).await;
     assert!(status.success(), "{status}");
     let account = scene.ledger.read();
-    assert_eq!(account.all(What::Started).count(), 3, "each ran once");
+    assert_eq!(account.all(What::Started).count(), 3, "each job ran once");
     assert_eq!(account.jobs(What::Finished).len(), 3);
     assert_eq!(scene.left().await, 0, "all is settled");
-    assert!(scene.consumers().await.is_empty(), "it has left the group");
+    assert!(
+        scene.consumers().await.is_empty(),
+        "the consumer is deleted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,9 +58,9 @@ async fn a_second_signal_after_more_than_a_second_ends_a_worker_that_says_what_i
     let said = said.expect("the error is in the log");
     assert!(said.contains("dropped running handlers (3)"), "{said}");
     assert!(scene.ledger.read().jobs(What::Finished).is_empty());
-    // They are claimed when their leases expire.
+    // Another worker claims the dropped jobs when their leases end.
     let other = scene.workers(1).await.remove(0);
     let account = scene.all_done(40 * SECOND).await;
-    assert_eq!(account.all(What::Started).count(), 6, "each ran again");
+    assert_eq!(account.all(What::Started).count(), 6, "each job ran again");
     other.terminate().await;
 }

@@ -1,4 +1,4 @@
-//! Handlers that take longer than the lease. Their leases are renewed, so no job runs twice.
+//! Handlers that take longer than the lease. The lease is renewed, so no job runs twice.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn a_handler_slower_than_its_lease_and_what_waits_behind_it_run_once() {
     scene.setup.one_at_a_time = true;
     scene.setup.max_in_flight = 2;
     let workers = scene.workers(2).await;
-    // Two for each worker: one runs for three leases, and one waits for it.
+    // Each worker gets two jobs: one runs for three leases, and the other waits for it.
     let jobs = scaled(6, 30);
     scene.send_all("work", 0..jobs, 3_000).await;
     let account = scene.all_done(120 * SECOND).await;
@@ -38,7 +38,8 @@ async fn handlers_that_block_every_thread_for_longer_than_the_lease_run_once() {
     let mut scene = Scene::new().await;
     scene.setup.max_in_flight = 3;
     let blocked = scene.workers(1).await;
-    // Two threads and three jobs: the third waits for a thread. So do the acknowledgements.
+    // The worker has two threads and three jobs. The third job waits for a thread, and so do the
+    // acknowledgements.
     let jobs = scaled(3, 12);
     scene.send_all("block", 0..jobs, 3_000).await;
     let running = |account: &crate::ledger::Account| account.jobs(What::Started).len() >= 2;

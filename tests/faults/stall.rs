@@ -16,7 +16,8 @@ use crate::{
     },
 };
 
-/// Longer than the lease of a second, and than the 5 s for which a connection may be silent.
+/// The length of a stall: longer than the lease of 1 s, and than the 5 s for which a connection may
+/// be silent.
 fn stall() -> Duration {
     scaled(7, 25) * SECOND
 }
@@ -111,7 +112,7 @@ async fn connections_that_are_dead_and_not_closed_are_replaced_within_the_lease(
     let healthy = scene.workers(1).await;
     sleep(scene.setup.lease + SECOND).await;
     proxy.silence(Direction::ToServer);
-    // Long enough that every connection is affected.
+    // The silence is long enough to affect every connection.
     sleep(SECOND / 5).await;
     proxy.heal();
     let account = scene.all_done(60 * SECOND).await;

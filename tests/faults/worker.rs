@@ -32,7 +32,7 @@ pub(crate) const FORCED: i32 = 3;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) n: u64,
-    /// The duration of its handler, in milliseconds.
+    /// The time that the handler takes, in milliseconds.
     pub(crate) ms: u64,
 }
 
@@ -44,9 +44,9 @@ pub(crate) struct Setup {
     pub(crate) lease: Duration,
     pub(crate) max_in_flight: usize,
     pub(crate) max_deliveries: u32,
-    /// The handler runs one job at a time; other fetched jobs wait for it.
+    /// True if the handler runs one job at a time, and other fetched jobs wait for it.
     pub(crate) one_at_a_time: bool,
-    /// Set if the stream has other groups.
+    /// True if the stream has other groups.
     pub(crate) beside_others: bool,
     pub(crate) ledger: PathBuf,
     pub(crate) log: PathBuf,
@@ -102,7 +102,7 @@ async fn work(
         () = sleep(Duration::from_millis(job.ms)) => {}
         () = told.cancelled() => {
             ledger.write(What::Told, job.n, attempt.0);
-            // A late verdict, which must have no effect.
+            // This verdict comes too late, and must have no effect.
             return Err("the lease is lost".into());
         }
     }
@@ -155,7 +155,7 @@ fn worker_process() {
         return;
     };
     let setup: Setup = serde_json::from_str(&setup).expect("a set-up");
-    // Ends with the process that started it, also if that is killed.
+    // This process ends with the process that started it, also if that is killed.
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(1);
@@ -176,7 +176,7 @@ fn worker_process() {
         if let Err(error) = &served
             && error.is_forced_shutdown()
         {
-            // Into the worker's log, where a test finds it.
+            // Standard error goes to the worker's log, where a test finds this line.
             eprintln!("serve ended: {error}");
             std::process::exit(FORCED);
         }
@@ -184,7 +184,7 @@ fn worker_process() {
     });
 }
 
-/// A running worker process. It is killed when this is dropped.
+/// A running worker process. Dropping this value kills it.
 #[derive(Debug)]
 pub(crate) struct WorkerProcess(Child);
 
@@ -200,7 +200,7 @@ impl WorkerProcess {
                 "--ignored",
                 "--nocapture",
             ])
-            .env(SETUP, serde_json::to_string(setup).expect("it is JSON"))
+            .env(SETUP, serde_json::to_string(setup).expect("valid JSON"))
             .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
@@ -216,18 +216,18 @@ impl WorkerProcess {
         signal.send(self.pid());
     }
 
-    /// The exit status, if it has ended.
+    /// The exit status, if the process has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.0.try_wait().expect("it is our child")
+        self.0.try_wait().expect("a child process")
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     pub(crate) async fn end(&mut self, limit: Duration) -> ExitStatus {
         let ended = std::cell::RefCell::new(self);
         eventually(|| async { ended.borrow_mut().ended() }, limit).await
     }
 
-    /// Sends SIGTERM, and waits until it has ended.
+    /// Sends SIGTERM, and waits until the process has ended.
     pub(crate) async fn terminate(mut self) {
         self.signal(Signal::Term);
         let status = self.end(40 * SECOND).await;
@@ -237,7 +237,7 @@ impl WorkerProcess {
 
 impl Drop for WorkerProcess {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Errors are ignored: the process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! Handlers that take many messages at once.
+//! Tests of handlers that take many messages at once.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -28,7 +28,7 @@ fn task(payload: impl ToString) -> Message {
     Message::task("n", payload.to_string())
 }
 
-/// Calls the service with all of these at the same time.
+/// Calls the service with all of these messages at the same time.
 async fn all<S>(service: &S, messages: Vec<Message>) -> Vec<Result<Reply, BoxError>>
 where
     S: Service<Message, Response = Reply, Error = BoxError> + Clone,
@@ -268,7 +268,7 @@ async fn a_batch_larger_than_what_may_be_in_flight_is_refused() {
         text.contains("65") && text.contains("raise `max_in_flight`"),
         "{text}"
     );
-    // Another worker of the same app may have as many in flight as a batch takes.
+    // A worker of the same app whose limit is as large as the batch is not refused.
     let serving = serve(memory.max_in_flight(65), app()).into_future();
     assert!(tokio::time::timeout(LINGER / 10, serving).await.is_err());
 }

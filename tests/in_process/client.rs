@@ -1,4 +1,4 @@
-//! The client over services that are not transports.
+//! Tests of the client over services that are not transports.
 
 use std::{
     future::pending,
@@ -16,7 +16,7 @@ use tower::{ServiceBuilder, service_fn};
 
 type Sent = Arc<Mutex<Vec<Message>>>;
 
-/// A service that accepts every message, and the messages that it got.
+/// A client of a service that accepts every message, and the messages that the service received.
 fn recording() -> (Client<impl MessageService<Error = BoxError> + Clone>, Sent) {
     let sent = Arc::new(Mutex::new(Vec::new()));
     let log = sent.clone();
@@ -79,7 +79,7 @@ async fn the_two_modes_of_a_request_and_its_deadline_are_in_its_parts() {
     assert_eq!(
         remaining(2),
         None,
-        "for a task a timeout is about sending it"
+        "the timeout of a task limits its sending, and sets no deadline"
     );
 }
 
@@ -172,7 +172,7 @@ async fn over_a_router_handlers_run_in_place_and_their_errors_surface() {
     let client = Client::new(app.with_state(sum.clone()));
 
     let receipt = client.enqueue("add", Json(7)).await.unwrap();
-    assert_eq!(receipt.id(), None, "there is no entry");
+    assert_eq!(receipt.id(), None, "no entry is stored");
     assert_eq!(*sum.lock().unwrap(), 7);
     let error = client.enqueue("fail", ()).await.unwrap_err();
     assert_eq!(
@@ -274,7 +274,8 @@ mod boxed {
     use campanile::{BoxSender, Error, transport::memory::Memory};
     use tower::{Service, ServiceExt};
 
-    /// A field of an application that names no type of a layer and has no type parameter.
+    /// An application that stores its client without a type parameter and without the layers'
+    /// types.
     #[derive(Clone)]
     struct Orders {
         client: Client<BoxSender>,

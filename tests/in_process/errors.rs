@@ -1,4 +1,4 @@
-//! The places in an error's chain in which a `Failure` is found, and those in which it is not.
+//! Tests where in an error's chain of sources a `Failure` is found, and where it is not.
 
 use std::{error::Error, fmt, time::Duration};
 
@@ -8,7 +8,7 @@ use campanile::{
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
 
-/// Returns the error of a router whose handler returned this one.
+/// Returns the error of a router whose handler returns this error.
 async fn through_a_router<E>(error: impl Fn() -> E + Clone + Send + Sync + 'static) -> BoxError
 where
     E: Into<BoxError> + Send + 'static,
@@ -62,8 +62,8 @@ async fn a_failure_is_found_behind_the_context_of_anyhow_and_eyre() {
 
 #[tokio::test]
 async fn a_bare_failure_in_an_anyhow_or_eyre_error_is_not_found() {
-    // `Failure?` in a function that returns `anyhow::Result`. Its conversion to a boxed error puts
-    // the error into a private type, whose `source` is that of the error.
+    // This is `Failure?` in a function that returns `anyhow::Result`. The conversion to a boxed
+    // error wraps the failure in a private type, whose `source` is the failure's source.
     assert!(!finds_it(
         &through_a_router(|| anyhow::Error::from(dead())).await
     ));
@@ -136,7 +136,7 @@ async fn a_failure_of_readiness_passes_a_buffer() {
             unreachable!()
         }
     }
-    // The buffer wraps it in another error, whose source it is.
+    // The buffer wraps the failure in another error, as its source.
     let buffered = ServiceBuilder::new().buffer(4).service(NeverReady);
     let error = Router::new()
         .task_service("a", buffered)

@@ -1,4 +1,4 @@
-//! The arguments of handlers, and their rejections.
+//! Tests of the arguments of handlers, and of their rejections.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ async fn run<T>(handler: impl Handler<T, ()>, message: Message) -> Result<String
     Ok(String::from_utf8(reply.payload.to_vec())?)
 }
 
-/// Returns the rejection with which the call of a handler failed.
+/// Calls a handler, which must reject the message. Returns the text of the rejection, and whether
+/// it is permanent.
 async fn rejection<T>(handler: impl Handler<T, ()>, message: Message) -> (String, bool) {
     let error = run(handler, message).await.unwrap_err();
     let rejection = error::find::<Rejection>(&*error).expect("a rejection");
@@ -190,7 +191,7 @@ async fn a_missing_extension_is_the_deployments_fault() {
 async fn values_that_a_message_does_not_have_are_rejected_or_none() {
     assert!(
         rejection(async |_: Deadline| {}, rpc("")).await.1,
-        "its sender gave it none"
+        "the sender has set no header"
     );
     assert!(!rejection(async |_: MessageId| {}, rpc("")).await.1);
     assert!(!rejection(async |_: Lease| {}, rpc("")).await.1);

@@ -14,7 +14,7 @@ fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("docs")
         .join(name);
-    fs::read_to_string(path).expect("the page is there")
+    fs::read_to_string(path).expect("the page exists")
 }
 
 /// The entries of a page's lists, each with the lines that belong to it.
@@ -26,7 +26,10 @@ fn entries(page: &str) -> Vec<String> {
             entries.push(line.to_owned());
             within = true;
         } else if within && line.starts_with("  ") {
-            entries.last_mut().expect("one has begun").push_str(line);
+            entries
+                .last_mut()
+                .expect("an entry has begun")
+                .push_str(line);
         } else {
             within = false;
         }

@@ -1,4 +1,4 @@
-//! Layers around the routes of a router.
+//! Tests of layers around the routes of a router.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use tower::{
     Layer, Service, ServiceBuilder, ServiceExt, layer::layer_fn, limit::ConcurrencyLimitLayer,
 };
 
-/// Counts the handlers that run, and remembers the maximum.
+/// Counts the handlers that run at once, and keeps the maximum.
 #[derive(Clone, Default)]
 struct Gauge(Arc<(AtomicUsize, AtomicUsize)>);
 
@@ -199,7 +199,7 @@ mod ten_permits_are_ten {
             .spawn(async move { storm(&app, &names("")).await })
             .await
             .unwrap();
-        // In real time, fewer than ten may run at once.
+        // In real time it may happen that fewer than ten run at once.
         assert!((1..=10).contains(&gauge.most()), "{}", gauge.most());
         runtime.shutdown_background();
     }
@@ -269,7 +269,7 @@ impl Service<Message> for Note {
         let route = message
             .parts()
             .matched_route()
-            .expect("resolved before any layer")
+            .expect("the route is resolved before any layer")
             .as_str()
             .to_owned();
         self.log
@@ -441,7 +441,7 @@ async fn a_message_that_a_layer_makes_is_routed_by_its_own_name() {
     assert_eq!(
         error.to_string(),
         "no route for task `outside`",
-        "it is not within the layer"
+        "the layer does not cover this route"
     );
 }
 

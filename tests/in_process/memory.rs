@@ -1,4 +1,4 @@
-//! The memory transport alone: paused time, trimming, and its hooks for tests.
+//! Tests of the memory transport alone: paused time, trimming, and its hooks for tests.
 
 use std::time::{Duration, SystemTime};
 
@@ -103,7 +103,7 @@ async fn workers_that_wait_hear_of_a_sooner_redelivery_than_they_wait_for() {
     tokio::task::yield_now().await;
     settle(soon, again(HOUR)).await;
     tokio::task::yield_now().await;
-    // The worker that leaves must not be the only one that knows when the next message is due.
+    // One worker leaves. The other worker must also wake when the next message is due.
     leaving.abort();
     let (first, second) = staying.await.unwrap();
     assert_eq!(
@@ -125,7 +125,7 @@ async fn entries_are_removed_once_every_group_has_finished_them() {
     let mut first = open(&memory).await;
     let mut second = open(&other).await;
     let mut held = first.next(3).await.unwrap();
-    // Out of order: the oldest is still held.
+    // The deliveries are settled out of order: the oldest one is still in flight.
     done(held.pop().unwrap()).await;
     done(held.pop().unwrap()).await;
     for delivery in second.next(3).await.unwrap() {
@@ -193,7 +193,7 @@ async fn a_lease_holds_for_ever_while_its_source_lives_and_ends_after_it_is_drop
     let mut other = open(&memory).await;
     send(&memory, "task").await;
     let held = one(&mut slow).await;
-    assert!(is_idle(&mut other).await, "a whole day");
+    assert!(is_idle(&mut other).await, "nothing is claimed for a day");
     let start = Instant::now();
     drop(slow);
     let delivery = one(&mut other).await;
@@ -224,7 +224,7 @@ async fn redeliveries_and_new_entries_take_turns() {
         seen.push(payload(&delivery).to_vec());
     }
     let new = seen.iter().filter(|payload| *payload == b"new").count();
-    assert_eq!(new, 3, "the redelivery held the others up: {seen:?}");
+    assert_eq!(new, 3, "the redelivery held up the new entries: {seen:?}");
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn a_full_event_buffer_drops_what_comes_then_and_counts_it() {
     assert_eq!(
         memory.counts().events_dropped,
         2,
-        "what nobody handled is counted"
+        "dropped events are counted"
     );
 }
 
@@ -434,7 +434,7 @@ async fn history(steps: Vec<Step>) {
             Step::Settle { .. } | Step::Drop { .. } => {}
         }
     }
-    // First the late verdicts, then all other messages.
+    // Settles the deliveries in flight first, then all other messages.
     for delivery in held {
         done(delivery).await;
     }
@@ -453,7 +453,7 @@ async fn history(steps: Vec<Step>) {
     }
 }
 
-/// Sends a task with the idempotency key `k`, due after this.
+/// Sends a task with the idempotency key `k` that is due `after` from now.
 async fn send_once(memory: &Memory, after: Duration) -> MessageId {
     let mut task = Message::task("task", "");
     let parts = task.parts_mut();
@@ -491,12 +491,20 @@ async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_af
     assert_eq!(
         send_once(&memory, 3 * HOUR).await,
         first,
-        "before it is due"
+        "the task is not due yet"
     );
     advance(HOUR + HOUR / 2).await;
-    assert_eq!(send_once(&memory, 3 * HOUR).await, first, "in its window");
+    assert_eq!(
+        send_once(&memory, 3 * HOUR).await,
+        first,
+        "within the window"
+    );
     advance(HOUR).await;
-    assert_ne!(send_once(&memory, 3 * HOUR).await, first, "after that");
+    assert_ne!(
+        send_once(&memory, 3 * HOUR).await,
+        first,
+        "after the window"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The transport in the docs passes the conformance suite.
+//! Tests that the transport in the docs passes the conformance suite.
 
 #[path = "../../examples/transport/queue.rs"]
 mod queue;
@@ -33,12 +33,12 @@ impl Factory for Queue {
     }
 }
 
-/// On several threads, in real time.
+/// The suite on several threads, in real time.
 mod in_real_time {
     campanile::conformance_tests!(super::Queue::default());
 }
 
-/// On one thread, in tokio's paused time.
+/// The suite on one thread, in tokio's paused time.
 mod in_paused_time {
     campanile::conformance_tests!(
         #[tokio::test(start_paused = true)]

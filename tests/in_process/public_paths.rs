@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The files that say what a module exports: `mod.rs` and the modules of one file below `src`.
+/// Collects the files of all modules below `src`, without those of the program.
 fn module_files(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -18,7 +18,7 @@ fn module_files(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names in the `pub use` declarations of this text, and of its public items.
+/// The names that a source text exports: those in its `pub use` declarations, and its public items.
 fn exported(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for declaration in text.split("\npub use ").skip(1) {
@@ -49,7 +49,7 @@ fn no_module_exports_an_item_of_the_root_again() {
     assert!(files.len() > 10);
     let mut twice = Vec::new();
     for file in files {
-        // Modules of the crate alone export to it alone.
+        // The crate does not export these modules.
         if ["service", "payload"]
             .iter()
             .any(|it| file.starts_with(src.join(it)))

@@ -1,4 +1,4 @@
-//! Routers without a transport.
+//! Tests of routers without a transport.
 
 use std::sync::{
     Arc, Mutex,
@@ -229,7 +229,7 @@ async fn an_event_in_place_reaches_the_exact_handlers_and_all_matching_patterns(
     );
     call(&app, Message::event("other", "")).await.unwrap();
     assert_eq!(seen.lock().unwrap().split_off(0), ["*"]);
-    // A source says which subscription matched.
+    // A delivery of a source names the subscription that matched.
     let mut message = Message::event("orders.created", "");
     message.parts_mut().pattern = Some("orders.*".into());
     call(&app, message).await.unwrap();
@@ -369,7 +369,7 @@ fn a_router_returns_its_interest() {
     let interest = router().interest();
     assert_eq!(interest.events, ["e", "f"]);
     assert_eq!(interest.patterns, ["p.*"]);
-    assert!(!interest.stream, "nobody here takes tasks or requests");
+    assert!(!interest.stream, "no route takes tasks or requests");
     assert_eq!(Servable::interest(&router()), interest);
     assert!(router().task("t", echo).interest().stream);
     assert!(router().rpc("t", echo).interest().stream);

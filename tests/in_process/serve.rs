@@ -1,4 +1,4 @@
-//! The serving loop over a scripted source: the demand, and the settlements.
+//! Tests of the serving loop over a scripted source: its demand, and its settlements.
 
 use std::{
     future::pending,
@@ -41,7 +41,7 @@ struct Log {
     asked: Mutex<Vec<usize>>,
     stopped: AtomicBool,
     closed: AtomicBool,
-    /// Set while verdicts are not confirmed.
+    /// True while verdicts are kept in `held` instead of being confirmed.
     holds: AtomicBool,
     held: Mutex<Vec<Confirm>>,
 }
@@ -157,7 +157,7 @@ impl Test {
         self.log.asked.lock().unwrap().clone()
     }
 
-    /// Confirms this many of the verdicts that wait for it.
+    /// Confirms the oldest `count` of the verdicts in `held`.
     fn confirm(&self, count: usize) {
         let held: Vec<_> = (self.log.held.lock().unwrap()).drain(..count).collect();
         held.into_iter().for_each(|confirm| confirm());
@@ -165,7 +165,9 @@ impl Test {
 
     async fn ended(self) -> Result<(), Error> {
         let served = timeout(Duration::from_secs(60), self.served).await;
-        served.expect("it does not end").expect("it panicked")
+        served
+            .expect("the worker did not end")
+            .expect("the worker panicked")
     }
 }
 
@@ -179,7 +181,7 @@ fn task() -> Message {
     Message::task("a", "1")
 }
 
-/// Waits until nothing more happens without a timer.
+/// Waits until all tasks are idle, or wait for timers.
 async fn settle_down() {
     sleep(Duration::from_millis(1)).await;
 }
@@ -202,7 +204,7 @@ async fn a_fetch_waits_until_half_of_the_slots_are_free_while_more_are_about_to_
     assert_eq!(
         test.asked().len(),
         asked,
-        "the others are about to be confirmed"
+        "the other verdicts are about to be confirmed"
     );
     test.confirm(24);
     settle_down().await;
@@ -249,7 +251,7 @@ async fn it_asks_for_no_more_than_it_can_start() {
     assert_eq!(
         test.asked(),
         [3],
-        "with every slot taken it asks for nothing"
+        "with every slot taken the worker asks for nothing"
     );
     gate.notify_one();
     assert!(matches!(test.verdict().await, Verdict::Done(Ok(_))));
@@ -301,12 +303,13 @@ async fn one_waits_for_a_permit(second: Message) -> Test {
     let app = ServiceBuilder::new()
         .concurrency_limit(1)
         .service_fn(async |message: Message| {
-            assert_eq!(message.payload(), "1", "the second is started");
+            assert_eq!(message.payload(), "1", "the second delivery was started");
             sleep(Duration::from_secs(10)).await;
             Ok::<_, BoxError>(Reply::default())
         });
     let test = Test::start(settings(8), app);
-    // Both in one fetch: readiness is polled once for the deliveries of a fetch.
+    // One fetch brings both deliveries. Readiness is polled once for a fetch, so the second
+    // delivery is fetched although the permit will be taken.
     test.deliver(task());
     test.deliver(second);
     settle_down().await;
@@ -320,7 +323,10 @@ async fn deliveries_that_wait_for_a_limit_at_the_signal_are_released_at_once() {
     settle_down().await;
     assert!(matches!(test.verdicts.try_recv(), Ok(Verdict::Release)));
     sleep(Duration::from_secs(4)).await;
-    assert!(!test.log.closed.load(Ordering::SeqCst), "one is running");
+    assert!(
+        !test.log.closed.load(Ordering::SeqCst),
+        "one delivery is running"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -340,7 +346,7 @@ async fn a_task_that_expires_while_it_waits_for_a_limit_is_not_started() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_worker_holds_no_reservation() {
-    // Two workers share one permit: each handles deliveries while the other waits for some.
+    // Two workers share one permit. Each handles deliveries while the other waits for deliveries.
     let limit = tower::limit::GlobalConcurrencyLimitLayer::new(1);
     let app = ServiceBuilder::new().layer(limit).service_fn(ok);
     let mut idle = Test::start(settings(1), app.clone());
@@ -477,7 +483,7 @@ async fn an_entry_that_is_no_message_becomes_a_dead_letter_and_the_next_one_is_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_source_ends_it_after_what_runs() {
+async fn an_error_of_the_source_ends_the_worker_after_its_running_handlers() {
     let app = service_fn(async |_: Message| {
         sleep(Duration::from_secs(1)).await;
         Ok::<_, BoxError>(Reply::default())
@@ -496,7 +502,7 @@ async fn an_error_of_the_source_ends_it_after_what_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_reports_itself_as_broken_ends_it() {
+async fn a_service_that_reports_itself_as_broken_ends_the_worker() {
     let (inner, mut handle) = tower_test::mock::pair::<Message, Reply>();
     handle.send_error("its worker died");
     let test = Test::start(settings(2), inner);
@@ -515,7 +521,7 @@ async fn warned<E: Into<BoxError>>(
     warned_of(Message::task("orders.create", ""), error).await
 }
 
-/// The same for another message.
+/// Like [`warned`], for another message.
 async fn warned_of<E: Into<BoxError>>(
     message: Message,
     error: impl Fn() -> E + Clone + Send + Sync + 'static,

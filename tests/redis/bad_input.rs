@@ -18,8 +18,8 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 const MIB: usize = 1 << 20;
 
-/// A transport with what a test inspects beside it.
-trait Place: Sized {
+/// A transport, with access to the state that the tests inspect.
+trait Fixture: Sized {
     type Handle: Broker;
 
     async fn new() -> Self;
@@ -46,7 +46,7 @@ trait Place: Sized {
 
 struct OnMemory(Memory);
 
-impl Place for OnMemory {
+impl Fixture for OnMemory {
     type Handle = Memory;
 
     async fn new() -> Self {
@@ -88,7 +88,7 @@ struct OnRedis {
     redis: Redis,
 }
 
-impl Place for OnRedis {
+impl Fixture for OnRedis {
     type Handle = Redis;
 
     async fn new() -> Self {
@@ -131,7 +131,7 @@ macro_rules! on_both {
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $case() {
-                    super::$case(<super::OnMemory as super::Place>::new().await).await.unwrap();
+                    super::$case(<super::OnMemory as super::Fixture>::new().await).await.unwrap();
                 }
             )*
         }
@@ -140,7 +140,7 @@ macro_rules! on_both {
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $case() {
-                    super::$case(<super::OnRedis as super::Place>::new().await).await.unwrap();
+                    super::$case(<super::OnRedis as super::Fixture>::new().await).await.unwrap();
                 }
             )*
         }
@@ -171,7 +171,7 @@ macro_rules! logged_on_both {
             $(
                 #[tokio::test]
                 async fn $case() {
-                    super::$case(<super::OnMemory as super::Place>::new().await).await.unwrap();
+                    super::$case(<super::OnMemory as super::Fixture>::new().await).await.unwrap();
                 }
             )*
         }
@@ -180,7 +180,7 @@ macro_rules! logged_on_both {
             $(
                 #[tokio::test]
                 async fn $case() {
-                    super::$case(<super::OnRedis as super::Place>::new().await).await.unwrap();
+                    super::$case(<super::OnRedis as super::Fixture>::new().await).await.unwrap();
                 }
             )*
         }
@@ -203,14 +203,14 @@ fn forged_names() -> [Vec<u8>; 3] {
 }
 
 async fn an_entry_whose_name_is_no_name_is_a_dead_letter_at_once(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
-    let alive = Alive::start(place.handle(), Router::new());
+    let alive = Alive::start(fixture.handle(), Router::new());
     for name in forged_names() {
-        let before = place.dead_letters().await.len();
+        let before = fixture.dead_letters().await.len();
         let fields: [(&str, &[u8]); 3] = [("type", b"task"), ("name", &name), ("payload", b"")];
-        place.add_raw(&fields).await;
-        let dead = async || place.dead_letters().await.into_iter().nth(before);
+        fixture.add_raw(&fields).await;
+        let dead = async || fixture.dead_letters().await.into_iter().nth(before);
         let letter = raw::eventually(dead, SOON).await;
         let reason = &letter.reason;
         assert_eq!(letter.attempts, 1, "no retry can help: {reason}");
@@ -227,12 +227,12 @@ async fn an_entry_whose_name_is_no_name_is_a_dead_letter_at_once(
 }
 
 async fn an_entry_that_cannot_be_read_is_logged_with_its_id_and_its_stream(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     let logs = Logs::start();
-    let alive = Alive::start(place.handle(), Router::new());
-    place.add_raw(&[("a", b"b")]).await;
-    let id = place.dead_letter().await.message_id;
+    let alive = Alive::start(fixture.handle(), Router::new());
+    fixture.add_raw(&[("a", b"b")]).await;
+    let id = fixture.dead_letter().await.message_id;
     let words = ["WARN", "an entry cannot be read", "stream=\"app_stream\""];
     let lines = logs.lines(&words);
     assert_eq!(lines.len(), 1, "{}", logs.text());
@@ -242,7 +242,7 @@ async fn an_entry_that_cannot_be_read_is_logged_with_its_id_and_its_stream(
 }
 
 async fn text_from_senders_and_handlers_is_logged_on_one_bounded_line(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     const FORGED: &str = "x\n2026-01-01T00:00:00Z ERROR forged \x1b[2J";
     let logs = Logs::start();
@@ -258,18 +258,18 @@ async fn text_from_senders_and_handlers_is_logged_on_one_bounded_line(
         .task("gives_up", async |payload: String| {
             Err::<(), Failure>(Failure::dead_letter().because(payload))
         });
-    let alive = Alive::start(place.handle(), app);
+    let alive = Alive::start(fixture.handle(), app);
     for name in forged_names() {
         let fields: [(&str, &[u8]); 3] = [("type", b"task"), ("name", &name), ("payload", b"")];
-        place.add_raw(&fields).await;
+        fixture.add_raw(&fields).await;
     }
     let long = format!("{FORGED}{}", "x".repeat(MIB));
     for name in ["quotes", "panics", "gives_up"] {
-        place.client().enqueue(name, long.clone()).await?;
+        fixture.client().enqueue(name, long.clone()).await?;
     }
-    let all = async || (place.dead_letters().await.len() == 6).then_some(());
+    let all = async || (fixture.dead_letters().await.len() == 6).then_some(());
     raw::eventually(all, SOON).await;
-    for letter in place.dead_letters().await {
+    for letter in fixture.dead_letters().await {
         let length = letter.reason.len();
         assert!(length <= 4 * 1024 + 64, "a reason of {length} bytes");
     }
@@ -284,10 +284,10 @@ async fn text_from_senders_and_handlers_is_logged_on_one_bounded_line(
 }
 
 async fn a_worker_whose_handlers_wait_for_its_own_replies_says_so(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     let logs = Logs::start();
-    let client = place.client();
+    let client = fixture.client();
     let slots = 2;
     let app = Router::new()
         .task("outer", async move || {
@@ -295,15 +295,15 @@ async fn a_worker_whose_handlers_wait_for_its_own_replies_says_so(
             inner.timeout(Duration::from_secs(8)).await.map(drop)
         })
         .rpc("inner", async || "done");
-    let worker = Worker::start(place.with_slots(slots), app);
+    let worker = Worker::start(fixture.with_slots(slots), app);
     for _ in 0..slots {
-        place.client().enqueue("outer", ()).await?;
+        fixture.client().enqueue("outer", ()).await?;
     }
     let warned = async || logs.text().contains("all 2 slots").then_some(());
     raw::eventually(warned, SOON).await;
     let text = logs.text();
     let line = text.lines().find(|line| line.contains("all 2 slots"));
-    let line = line.expect("it is there");
+    let line = line.expect("the warning was logged");
     for part in ["WARN", "2 requests", "max_in_flight", "app_stream"] {
         assert!(line.contains(part), "{part:?} is not in {line}");
     }
@@ -317,7 +317,7 @@ fn rpc(error: &Error) -> &RpcError {
         .unwrap_or_else(|| panic!("no answer: {error:?}"))
 }
 
-/// A worker whose task `next` reports to the test: the entries before it do not block the stream.
+/// A worker whose task `next` shows that earlier entries do not block the stream.
 struct Alive<H: Broker> {
     worker: Worker,
     next: mpsc::UnboundedReceiver<()>,
@@ -347,17 +347,17 @@ impl<H: Broker> Alive<H> {
 }
 
 async fn a_payload_that_is_not_json_is_a_dead_letter_or_an_invalid_request(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     async fn double(Json(n): Json<u32>) -> Json<u32> {
         Json(2 * n)
     }
     let app = Router::new().task("double", double).rpc("double", double);
-    let alive = Alive::start(place.handle(), app);
-    let client = place.client();
+    let alive = Alive::start(fixture.handle(), app);
+    let client = fixture.client();
 
     client.enqueue("double", r#"{"n": "#).await?;
-    let dead = place.dead_letter().await;
+    let dead = fixture.dead_letter().await;
     assert_eq!(dead.attempts, 1, "no retry can help");
     assert!(
         dead.reason.to_lowercase().contains("json"),
@@ -386,10 +386,10 @@ async fn a_payload_that_is_not_json_is_a_dead_letter_or_an_invalid_request(
     alive.check().await
 }
 
-async fn payloads_of_any_size_and_content_survive(place: impl Place) -> Result<(), BoxError> {
+async fn payloads_of_any_size_and_content_survive(fixture: impl Fixture) -> Result<(), BoxError> {
     let app = Router::new().rpc("echo", async |payload: Bytes| payload);
-    let alive = Alive::start(place.handle(), app);
-    let client = place.client();
+    let alive = Alive::start(fixture.handle(), app);
+    let client = fixture.client();
     let large: Vec<u8> = (0..16 * MIB).map(|i| (i * 31 % 251) as u8).collect();
     for payload in [&b""[..], b"\0", b"\xff\xfe\r\n$-1\r\n", &large] {
         let reply: Bytes = client.request("echo", payload).await?;
@@ -411,7 +411,7 @@ async fn payloads_of_any_size_and_content_survive(place: impl Place) -> Result<(
 }
 
 async fn an_entry_that_is_no_message_is_a_dead_letter_with_its_fields_and_does_not_block_the_next(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     type Fields = &'static [(&'static str, &'static [u8])];
     let entries: [(&str, Fields); 12] = [
@@ -476,11 +476,11 @@ async fn an_entry_that_is_no_message_is_a_dead_letter_with_its_fields_and_does_n
         ("is missing", &[("", b"\x00\xff")]),
     ];
     for (_, fields) in entries {
-        place.add_raw(fields).await;
+        fixture.add_raw(fields).await;
     }
-    let alive = Alive::start(place.handle(), Router::new());
+    let alive = Alive::start(fixture.handle(), Router::new());
     alive.check().await?;
-    let dead = place.dead_letters().await;
+    let dead = fixture.dead_letters().await;
     assert_eq!(dead.len(), entries.len());
     for (reason, fields) in entries {
         let is_it = |dead: &&DeadLetter| {
@@ -499,19 +499,19 @@ async fn an_entry_that_is_no_message_is_a_dead_letter_with_its_fields_and_does_n
             dead.reason
         );
     }
-    assert_eq!(place.counts().undecodable, entries.len() as u64);
+    assert_eq!(fixture.counts().undecodable, entries.len() as u64);
     Ok(())
 }
 
-async fn an_entry_of_10_000_fields_is_handled(place: impl Place) -> Result<(), BoxError> {
+async fn an_entry_of_10_000_fields_is_handled(fixture: impl Fixture) -> Result<(), BoxError> {
     let names: Vec<String> = (0..10_000).map(|i| format!("field-{i}")).collect();
     let mut fields: Vec<(&str, &[u8])> = names
         .iter()
         .map(|name| (name.as_str(), &b"value"[..]))
         .collect();
-    place.add_raw(&fields).await; // no message: a dead letter with all its fields
+    fixture.add_raw(&fields).await; // no message: a dead letter with all its fields
     fields.extend([("type", &b"task"[..]), ("name", b"fail"), ("payload", b"")]);
-    place.add_raw(&fields).await; // a message: redelivered, then a dead letter
+    fixture.add_raw(&fields).await; // a message: redelivered, then a dead letter
     let attempts = mpsc::unbounded_channel();
     let app = Router::new().task("fail", async move |attempt: campanile::Attempt| {
         let _ = attempts.0.send(());
@@ -520,9 +520,9 @@ async fn an_entry_of_10_000_fields_is_handled(place: impl Place) -> Result<(), B
             _ => Err(Failure::dead_letter()),
         }
     });
-    let alive = Alive::start(place.handle(), app);
-    place.counted(|counts| counts.dead, 2).await;
-    let mut dead = place.dead_letters().await;
+    let alive = Alive::start(fixture.handle(), app);
+    fixture.counted(|counts| counts.dead, 2).await;
+    let mut dead = fixture.dead_letters().await;
     dead.sort_by_key(|dead| dead.fields.len());
     let facts = dead.iter().map(|dead| (dead.fields.len(), dead.attempts));
     assert_eq!(facts.collect::<Vec<_>>(), [(10_000, 1), (10_003, 2)]);
@@ -530,17 +530,19 @@ async fn an_entry_of_10_000_fields_is_handled(place: impl Place) -> Result<(), B
 }
 
 async fn a_request_that_nobody_can_be_answered_for_is_a_dead_letter(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     let base: [(&str, &[u8]); 3] = [("type", b"rpc"), ("name", b"next"), ("payload", b"")];
     for missing in ["reply_to", "correlation_id"] {
         let mut fields = base.to_vec();
         let address: [(&str, &[u8]); 2] = [("reply_to", b"reply:1"), ("correlation_id", b"1")];
         fields.extend(address.iter().filter(|(field, _)| *field != missing));
-        place.add_raw(&fields).await;
+        fixture.add_raw(&fields).await;
     }
-    Alive::start(place.handle(), Router::new()).check().await?;
-    let letters = place.dead_letters().await;
+    Alive::start(fixture.handle(), Router::new())
+        .check()
+        .await?;
+    let letters = fixture.dead_letters().await;
     let mut reasons: Vec<_> = letters.into_iter().map(|letter| letter.reason).collect();
     // The dead letters are made concurrently, so their order varies.
     reasons.sort_unstable();
@@ -552,7 +554,7 @@ async fn a_request_that_nobody_can_be_answered_for_is_a_dead_letter(
 }
 
 async fn a_reply_address_that_is_not_allowed_is_counted_and_not_written_to(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     let (heard, mut hears) = mpsc::unbounded_channel::<String>();
     let app = Router::new()
@@ -560,8 +562,8 @@ async fn a_reply_address_that_is_not_allowed_is_counted_and_not_written_to(
         .event("orders.events", async move |event: String| {
             let _ = heard.send(event);
         });
-    let alive = Alive::start(place.handle(), app);
-    place
+    let alive = Alive::start(fixture.handle(), app);
+    fixture
         .add_raw(&[
             ("type", b"rpc"),
             ("name", b"echo"),
@@ -570,14 +572,14 @@ async fn a_reply_address_that_is_not_allowed_is_counted_and_not_written_to(
             ("correlation_id", b"1"),
         ])
         .await;
-    place.counted(|counts| counts.unanswerable, 1).await;
-    place.client().publish("orders.events", "true").await?;
+    fixture.counted(|counts| counts.unanswerable, 1).await;
+    fixture.client().publish("orders.events", "true").await?;
     assert_eq!(timeout(SOON, hears.recv()).await?.as_deref(), Some("true"));
     alive.check().await
 }
 
 async fn names_of_any_text_are_routed_and_those_that_cannot_be_names_are_refused(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     let longest = "n".repeat(Name::MAX_LEN);
     let names = [
@@ -599,8 +601,8 @@ async fn names_of_any_text_are_routed_and_those_that_cannot_be_names_are_refused
                 let _ = heard.send(name);
             });
     }
-    let alive = Alive::start(place.handle(), app);
-    let client = place.client();
+    let alive = Alive::start(fixture.handle(), app);
+    let client = fixture.client();
     for name in names {
         assert_eq!(client.request::<String>(name, ()).await?, name);
         client.publish(name, "").await?;
@@ -632,9 +634,9 @@ async fn names_of_any_text_are_routed_and_those_that_cannot_be_names_are_refused
 }
 
 async fn headers_that_http_does_not_allow_are_refused_before_they_are_sent(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
-    let client = place.client();
+    let client = fixture.client();
     for (name, value) in [("bad name", "x"), ("", "x"), ("x", "a\r\nb"), ("x", "\0")] {
         let error = client
             .enqueue("next", ())
@@ -649,7 +651,7 @@ async fn headers_that_http_does_not_allow_are_refused_before_they_are_sent(
     }
     assert!(
         many.await.unwrap_err().is_invalid(),
-        "more than a header map can hold"
+        "more headers than a header map can hold"
     );
     let error = client
         .publish("events", ())
@@ -657,12 +659,12 @@ async fn headers_that_http_does_not_allow_are_refused_before_they_are_sent(
         .await
         .unwrap_err();
     assert!(error.is_invalid(), "plain Pub/Sub carries none: {error:?}");
-    assert_eq!(place.counts().sent, 0);
+    assert_eq!(fixture.counts().sent, 0);
 
     let app = Router::new().rpc("count", async |headers: http::HeaderMap| {
         headers.len().to_string()
     });
-    let alive = Alive::start(place.handle(), app);
+    let alive = Alive::start(fixture.handle(), app);
     let mut call = client.request::<String>("count", ());
     for i in 0..1_000 {
         call = call.header(
@@ -675,7 +677,7 @@ async fn headers_that_http_does_not_allow_are_refused_before_they_are_sent(
 }
 
 async fn a_handler_that_panics_or_fails_does_not_take_the_worker_along(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     async fn panics() {
         panic!("a secret");
@@ -690,20 +692,20 @@ async fn a_handler_that_panics_or_fails_does_not_take_the_worker_along(
         .rpc("fails", fails)
         .event("fails", fails)
         .event("panics", panics);
-    let alive = Alive::start(place.handle(), app);
-    let client = place.client();
+    let alive = Alive::start(fixture.handle(), app);
+    let client = fixture.client();
     for name in ["panics", "fails"] {
         let error = client.request::<()>(name, ()).await.unwrap_err();
         assert_eq!(
             rpc(&error),
             &RpcError::internal("internal error"),
-            "no text gets out"
+            "the reply does not show the error's text"
         );
         client.publish(name, ()).await?;
         client.enqueue(name, ()).await?;
     }
-    place.counted(|counts| counts.dead, 2).await;
-    for dead in place.dead_letters().await {
+    fixture.counted(|counts| counts.dead, 2).await;
+    for dead in fixture.dead_letters().await {
         assert_eq!(dead.attempts, 10);
         assert!(
             dead.reason.contains("a secret"),
@@ -715,15 +717,15 @@ async fn a_handler_that_panics_or_fails_does_not_take_the_worker_along(
 }
 
 async fn a_handler_that_never_returns_holds_one_slot_and_its_caller_times_out(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     let app = Router::new().rpc("never", pending::<()>);
     let (done, mut next) = mpsc::unbounded_channel();
     let app = app.task("next", async move || {
         let _ = done.send(());
     });
-    let worker = Worker::start(place.handle(), app);
-    let client = place.client();
+    let worker = Worker::start(fixture.handle(), app);
+    let client = fixture.client();
     let call = client.request::<()>("never", ());
     let error = call.timeout(Duration::from_millis(200)).await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
@@ -737,21 +739,21 @@ async fn a_handler_that_never_returns_holds_one_slot_and_its_caller_times_out(
 }
 
 async fn an_error_whose_text_is_empty_does_not_read_as_success(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     let app = Router::new()
         .rpc("silent", async || {
             Err::<(), _>(RpcError::new(RpcCode::Unavailable, ""))
         })
         .rpc("silent.box", async || Err::<(), BoxError>("".into()));
-    let alive = Alive::start(place.handle(), app);
+    let alive = Alive::start(fixture.handle(), app);
     for (name, code) in [
         ("silent", RpcCode::Unavailable),
         ("silent.box", RpcCode::Internal),
     ] {
         for error in [
-            place.client().request::<()>(name, ()).await.unwrap_err(),
-            place
+            fixture.client().request::<()>(name, ()).await.unwrap_err(),
+            fixture
                 .client()
                 .request_fast::<()>(name, ())
                 .await
@@ -765,11 +767,11 @@ async fn an_error_whose_text_is_empty_does_not_read_as_success(
 }
 
 async fn a_reply_that_is_not_what_was_asked_for_is_a_decode_error(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
     let app = Router::new().rpc("bytes", async || vec![0xff_u8]);
-    let alive = Alive::start(place.handle(), app);
-    let client = place.client();
+    let alive = Alive::start(fixture.handle(), app);
+    let client = fixture.client();
     assert!(
         client
             .request::<Json<u32>>("bytes", ())
@@ -789,10 +791,10 @@ async fn a_reply_that_is_not_what_was_asked_for_is_a_decode_error(
 }
 
 async fn an_unknown_name_is_answered_at_once_and_a_task_of_one_becomes_a_dead_letter(
-    place: impl Place,
+    fixture: impl Fixture,
 ) -> Result<(), BoxError> {
-    let alive = Alive::start(place.handle(), Router::new());
-    let client = place.client();
+    let alive = Alive::start(fixture.handle(), Router::new());
+    let client = fixture.client();
     for error in [
         client.request::<()>("nobody", ()).await.unwrap_err(),
         client.request_fast::<()>("nobody", ()).await.unwrap_err(),
@@ -801,7 +803,7 @@ async fn an_unknown_name_is_answered_at_once_and_a_task_of_one_becomes_a_dead_le
         assert!(rpc(&error).message().contains("nobody"));
     }
     client.enqueue("nobody", ()).await?;
-    let dead = place.dead_letter().await;
+    let dead = fixture.dead_letter().await;
     assert_eq!(dead.attempts, 10, "a newer worker might have known it");
     assert!(
         dead.reason.contains("no route for task `nobody`"),

@@ -1,11 +1,11 @@
 //! The conformance suite on every transport of this crate.
 
-/// On several threads, in real time.
+/// The suite on several threads, in real time.
 mod memory {
     campanile::conformance_tests!(campanile::transport::memory::Memory::new());
 }
 
-/// On one thread with tokio's paused time: the same checks, without waiting.
+/// The suite on one thread with tokio's paused time, which makes its waits short.
 mod memory_in_paused_time {
     campanile::conformance_tests!(
         #[tokio::test(start_paused = true)]
@@ -13,7 +13,7 @@ mod memory_in_paused_time {
     );
 }
 
-/// On a server for each check, in real time.
+/// The suite in real time. Each check starts a server.
 mod redis {
     use bytes::Bytes;
     use campanile::{
@@ -59,7 +59,7 @@ mod redis {
             handle.cancel(id).await
         }
 
-        /// Another consumer of the group has all deliveries pending, and is silent for an hour.
+        /// Gives all pending deliveries to a consumer that has been silent for an hour.
         async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {
             let (stream, group) = (settings.stream.as_str(), settings.group.as_str());
             let pending: Vec<(String, String, u64, u64)> = self
@@ -72,7 +72,7 @@ mod redis {
             Ok(())
         }
 
-        /// The server saves its data, stops, and loads it again.
+        /// Stops the server after it has saved its data, and starts it again.
         async fn restart(&self) -> Result<(), Error> {
             // The connection closes with the server, so there is no response.
             let _ = self.try_command(&["SHUTDOWN", "SAVE"]).await;

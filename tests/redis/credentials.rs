@@ -26,7 +26,7 @@ use crate::{
     within,
 };
 
-/// A provider whose answer the test changes.
+/// A provider of credentials whose answer the test sets.
 #[derive(Clone)]
 struct Vault(Arc<Content>);
 
@@ -96,7 +96,7 @@ async fn logins(server: &RedisServer) -> Vec<(u64, String)> {
     let list: String = server.query(&["CLIENT", "LIST"]).await;
     let part = |line: &str, key: &str| {
         let part = line.split(' ').find_map(|it| it.strip_prefix(key));
-        part.expect("each line has it").to_owned()
+        part.expect("each line has this part").to_owned()
     };
     let logins = list
         .lines()
@@ -110,7 +110,7 @@ async fn kill(server: &RedisServer, user: &str) -> usize {
     server.query(&["CLIENT", "KILL", "USER", user]).await
 }
 
-/// Calls with each of the client's connections.
+/// Makes one call over each of the client's connections.
 async fn use_all(client: &Client<Redis>) -> Result<(), Error> {
     client.enqueue("n", ()).await?;
     client.publish("e", ()).await?;
@@ -176,8 +176,8 @@ async fn every_connection_renews_its_credentials_before_they_expire() {
     };
     raw::eventually(subscribed, 10 * SECOND).await;
     use_all(&client).await.unwrap();
-    // Commands, the reader, the upkeep and the events of the worker; commands, fast and reliable
-    // replies of the client.
+    // The worker has four connections: for commands, reads, the upkeep and events. The client has
+    // three: for commands, fast replies and reliable replies.
     let all = || async { Some(logins(&server).await).filter(|all| all.len() == 7) };
     let before = raw::eventually(all, 10 * SECOND).await;
     assert!(before.iter().all(|(_, user)| user == "a"), "{before:?}");
@@ -204,7 +204,7 @@ async fn every_connection_renews_its_credentials_before_they_expire() {
     };
     let ids = |logins: &[(u64, String)]| logins.iter().map(|it| it.0).collect::<Vec<_>>();
     assert_eq!(ids(&before), ids(&after));
-    // Also without any call.
+    // The connections renew their credentials without any call, too.
     vault.set(Ok(of("a")));
     let again = || async {
         let all = logins(&server).await;
@@ -247,7 +247,7 @@ async fn a_provider_that_fails_is_in_the_error_and_asked_again() {
     let error = within(8 * SECOND, client.enqueue("n", ()).into_future()).await;
     let text = chain(&error.unwrap_err());
     assert!(text.contains("the vault is sealed"), "{text}");
-    // With a back-off of up to two seconds.
+    // The back-off between two tries is at most two seconds.
     let tries = vault.asked() - asked;
     assert!((2..=14).contains(&tries), "{tries}");
     let said = logs.lines(&["WARN", "cannot connect to Redis", "the vault is sealed"]);
@@ -345,7 +345,7 @@ async fn each_part_of_a_worker_names_a_password_that_has_become_wrong() {
     }
     assert!(!logs.text().contains("hunter2"));
     assert!(logs::warnings(&["hunter2"]).is_empty());
-    // The password may become valid again.
+    // The worker and the client go on when the password is valid again.
     let mut cmd = redis::cmd("CONFIG");
     let cmd = cmd.arg(&["SET", "requirepass", "hunter2"][..]);
     let _: redis::Value = cmd.query_async(&mut control).await.unwrap();
@@ -382,7 +382,7 @@ impl Sentinel {
             .current_dir(dir.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("it runs");
+            .expect("the program can be started");
         let listens = || async { TcpStream::connect(("127.0.0.1", port)).ok() };
         raw::eventually(listens, 20 * SECOND).await;
         Self {

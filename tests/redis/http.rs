@@ -60,7 +60,7 @@ async fn an_idempotency_key_with_another_body_is_422_on_redis() {
     assert_eq!(raw::len(&server, "s").await, 1);
 }
 
-/// Headers that an HTTP service takes for statements of a proxy or a user in front of it.
+/// Headers that an HTTP service trusts as set by a proxy or a logged-in user.
 const NOT_A_SENDERS: [&str; 8] = [
     "authorization",
     "cookie",

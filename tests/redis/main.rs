@@ -1,4 +1,4 @@
-//! Tests against real Redis servers. Each test starts its own.
+//! Tests against real Redis servers. Each test starts its own server.
 #![cfg(feature = "redis")]
 
 mod bad_input;

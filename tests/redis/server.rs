@@ -1,4 +1,4 @@
-//! The servers that the other tests use.
+//! Tests of the servers that the other tests use.
 
 use std::time::Duration;
 

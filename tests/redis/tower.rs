@@ -60,7 +60,7 @@ async fn shed_load_is_no_attempt_and_a_time_out_is_one() {
     let shed = async |State(work): State<Work>, attempt: Attempt| {
         work.run(attempt, SECOND / 5).await;
     };
-    // Takes too long on the first attempt.
+    // This handler takes too long on its first attempt.
     let late = async |State(work): State<Work>, attempt: Attempt| {
         let time = if attempt.is_retry() {
             Duration::ZERO

@@ -1,8 +1,8 @@
 //! Compatibility with the Go library Go-Broker, in bytes on a real Redis.
 //!
-//! The commands below were sent by its real client and worker to a real Redis 7.0.15, and recorded
-//! with `MONITOR`: one task, one event, a reliable request, a fast one, one whose handler fails,
-//! and one without a registered handler.
+//! The commands below are a recording, made with `MONITOR`, of the real Go client and worker on a
+//! real Redis 7.0.15: a task, an event, a reliable request, a fast request, a request whose handler
+//! fails, and a request without a registered handler.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -75,7 +75,7 @@ async fn subscribed(server: &RedisServer, channels: &[&str]) -> PubSub {
 
 async fn received(pubsub: &mut PubSub) -> (String, Vec<u8>) {
     let message = within(SOON, pubsub.on_message().next()).await;
-    let message = message.expect("the connection was lost");
+    let message = message.expect("the connection is open");
     (
         message.get_channel_name().to_owned(),
         message.get_payload_bytes().to_owned(),
@@ -197,7 +197,7 @@ async fn what_the_go_client_sent_is_handled_and_answered_in_its_form() {
     let base = json!({"correlation_id": "vm-3", "body": null, "error": "no such user", "code": "not_found"});
     assert_eq!(reply, base);
 
-    // The Go worker ignores this one, and its caller waits in vain.
+    // A Go worker ignores a request for an unknown name, and its caller waits in vain.
     server
         .command(&[
             "xadd",
@@ -326,8 +326,8 @@ async fn what_our_client_sends_is_what_the_go_worker_reads() {
     );
 }
 
-/// Works like the Go worker, with its commands: reads, publishes its reply, acknowledges, and knows
-/// only the fields of the base format.
+/// A worker that sends the commands of the Go worker: it reads, publishes its reply, and
+/// acknowledges. It knows only the fields of the base format.
 fn go_worker(
     server: &RedisServer,
     answers: Vec<JsonValue>,

@@ -64,7 +64,7 @@ fn files(dir: &Path) -> [PathBuf; 3] {
     ["clock.c", "clock.so", "clock-offset"].map(|name| dir.join(name))
 }
 
-/// Builds the shim, and has the server start with it.
+/// Builds the replacement of the clock functions, and has the server start with it.
 ///
 /// # Panics
 /// If there is no C compiler.
@@ -93,7 +93,7 @@ pub(super) fn preload(server: &mut Command, dir: &Path) {
 pub(super) fn set(dir: &Path, milliseconds: i64) {
     let [_, _, offset] = files(dir);
     let file = fs::OpenOptions::new().write(true).open(offset);
-    // Written in place: the server has mapped this file, and would not see a new file of its name.
+    // Written in place: the server has mapped this file, and would not see a new file of that name.
     let written = file.and_then(|file| file.write_all_at(&milliseconds.to_ne_bytes(), 0));
     written.expect("the offset is written");
 }

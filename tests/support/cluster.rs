@@ -15,12 +15,12 @@ use redis::{FromRedisValue, RedisResult, Value};
 
 use super::{Options, RedisServer, free_port, raw::eventually, tls::Tls};
 
-/// The limit for the nodes to agree about something.
+/// The longest wait for the nodes to agree, for example about the owner of a slot.
 const AGREEMENT: Duration = Duration::from_secs(30);
 /// The time after which a silent node counts as failed.
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A running cluster. Its nodes are killed when it is dropped.
+/// A running cluster. Dropping it kills its nodes.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     options: Options,
@@ -32,7 +32,7 @@ pub(crate) struct Cluster {
 struct Node {
     server: RedisServer,
     id: String,
-    /// The port that it announces.
+    /// The port that the node announces.
     port: u16,
 }
 
@@ -47,14 +47,14 @@ impl Cluster {
         Self::with(Options::new(), 0).await
     }
 
-    /// Starts three primaries with these options and this number of replicas each. A login of the
-    /// options is the nodes' login at each other, too.
+    /// Starts three primaries with these options and this number of replicas each. If the options
+    /// have a login, the nodes use it among themselves, too.
     pub(crate) async fn with(options: Options, replicas: usize) -> Self {
         Self::make(options, replicas, None).await
     }
 
-    /// Starts three primaries that talk TLS to each other and to clients. Their certificate is for
-    /// `localhost` and for 127.0.0.1, the address that they announce.
+    /// Starts three primaries that use TLS among themselves and with clients. Their certificate is
+    /// for `localhost` and for 127.0.0.1, the address that the nodes announce.
     pub(crate) async fn with_tls() -> Self {
         let tls = Tls::with_names("DNS:localhost,IP:127.0.0.1");
         Self::make(Options::new(), 0, Some(tls)).await
@@ -172,9 +172,12 @@ impl Cluster {
         )
     }
 
-    /// The certificate of its nodes.
+    /// The certificate of the nodes.
     pub(crate) fn certificate(&self) -> Vec<u8> {
-        self.tls.as_ref().expect("it talks TLS").file("cert.pem")
+        self.tls
+            .as_ref()
+            .expect("a cluster with TLS")
+            .file("cert.pem")
     }
 
     /// A directory that lasts as long as the cluster, and is kept if a test fails.
@@ -195,8 +198,8 @@ impl Cluster {
         self.ask(&["CLUSTER", "KEYSLOT", key]).await
     }
 
-    /// A name that begins with `prefix` for each of the first three nodes, so that a stream of this
-    /// name is on that node from the start.
+    /// A stream name for each of the first three nodes. Each begins with `prefix`, and its slot is
+    /// on that node from the start.
     pub(crate) async fn a_name_on_each(&self, prefix: &str) -> [String; 3] {
         let mut names = [const { None }; 3];
         for n in 0.. {
@@ -216,8 +219,8 @@ impl Cluster {
         eventually(async || self.owner_of(slot).await, AGREEMENT).await
     }
 
-    /// Waits until all reachable nodes agree that another node than this is the primary of a key.
-    /// Returns its index.
+    /// Waits until all reachable nodes agree that a node other than `old` is the primary of a key.
+    /// Returns the index of that node.
     pub(crate) async fn new_owner(&self, key: &str, old: usize) -> usize {
         let slot = self.slot(key).await;
         let new = async || self.owner_of(slot).await.filter(|owner| *owner != old);
@@ -228,7 +231,7 @@ impl Cluster {
     async fn owner_of(&self, slot: u16) -> Option<usize> {
         let mut owners = Vec::new();
         for node in &self.nodes {
-            // A node that was killed has no opinion.
+            // A node that was killed does not answer.
             let Ok(ranges) = node.server.try_command(&["CLUSTER", "SLOTS"]).await else {
                 continue;
             };
@@ -256,8 +259,8 @@ impl Cluster {
         eventually(known, AGREEMENT).await
     }
 
-    /// Makes the replica of the key's primary the primary, by `CLUSTER FAILOVER`. Returns both
-    /// indexes, the old one first, when all nodes agree.
+    /// Promotes the replica of the key's primary, by `CLUSTER FAILOVER`. Returns the indexes of the
+    /// old and of the new primary when all nodes agree.
     pub(crate) async fn fail_over(&self, key: &str) -> (usize, usize) {
         let old = self.owner(key).await;
         let replica = self.replica_of(old).await;
@@ -297,8 +300,9 @@ impl Cluster {
             let Some(key) = keys.first() else { break };
             self.migrate(key, from, to).await;
         }
-        // The new owner first, so that no key is added to the slot of a node that lacks it. The
-        // others follow: one that knows a later epoch of the old owner would ignore the new one.
+        // The new owner is set first, so that no key is added to the slot at a node that does not
+        // own it. The other nodes are set too: a node that knows a later epoch of the old owner
+        // would ignore the new owner.
         let others = (0..self.nodes.len()).filter(|node| *node != to && *node != from);
         for node in [to, from].into_iter().chain(others) {
             set(node, "NODE", to).await;
@@ -324,7 +328,9 @@ impl Cluster {
         let mut last: Option<RedisResult<Value>> = None;
         for node in &self.nodes {
             match node.server.try_command(parts).await {
-                Ok(answer) => return redis::from_redis_value(answer).expect("its answer"),
+                Ok(answer) => {
+                    return redis::from_redis_value(answer).expect("an answer of this type");
+                }
                 error => last = Some(error),
             }
         }

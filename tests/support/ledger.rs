@@ -14,15 +14,15 @@ use std::{
 /// A recorded event of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
-    /// The server has confirmed it to its sender.
+    /// The server has confirmed the job to its sender.
     Sent,
-    /// Its sender does not know whether the server has it.
+    /// The sender does not know whether the server has the job.
     Unsure,
     /// A handler started.
     Started,
     /// A handler finished.
     Finished,
-    /// A handler was notified that its lease is lost.
+    /// A handler was notified that it has lost its lease.
     Told,
 }
 
@@ -47,21 +47,21 @@ pub(crate) struct Line {
     pub(crate) what: What,
     /// The number of the job.
     pub(crate) job: u64,
-    /// The delivery's attempt; 0 for its sender.
+    /// The attempt of the delivery; 0 in a line of the sender.
     pub(crate) attempt: u32,
     /// The process that wrote the line.
     pub(crate) pid: u32,
-    /// The time since the epoch. All processes run on one machine.
+    /// The time since the Unix epoch. All processes run on one machine.
     pub(crate) at: Duration,
 }
 
 /// The current time, as in the ledger.
 pub(crate) fn now() -> Duration {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.expect("it is later than 1970")
+    now.expect("the clock is later than 1970")
 }
 
-/// A handle of the ledger's file.
+/// The ledger's file, opened for appending. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     path: PathBuf,
@@ -77,7 +77,7 @@ impl Ledger {
         }
     }
 
-    /// Appends a line. It is in the file when this returns, even if the process then crashes.
+    /// Appends a line. The line is in the file on return, even if the process then crashes.
     pub(crate) fn write(&self, what: What, job: u64, attempt: u32) {
         let (pid, at) = (std::process::id(), now().as_micros());
         let line = format!("{what:?} {job} {attempt} {pid} {at}\n");
@@ -101,7 +101,7 @@ impl Ledger {
                 at: Duration::from_micros(next().parse().expect("a time")),
             }
         };
-        // The last line may be incomplete.
+        // A writer may be in the middle of the last line.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         Account {
             lines: whole.lines().map(line).collect(),
@@ -141,7 +141,7 @@ impl Account {
         starts
     }
 
-    /// The jobs that a process has started and not finished.
+    /// The jobs that this process has started and not finished.
     pub(crate) fn in_hand(&self, pid: u32) -> BTreeSet<u64> {
         let of = |what| {
             let lines = self.all(what).filter(|line| line.pid == pid);
@@ -150,7 +150,7 @@ impl Account {
         &of(What::Started) - &of(What::Finished)
     }
 
-    /// The time from `after` until all of these jobs were started by a process other than `from`.
+    /// The time from `after` until processes other than `from` had started all of these jobs.
     pub(crate) fn claimed(&self, jobs: &BTreeSet<u64>, from: u32, after: Duration) -> Duration {
         let by_others = self
             .all(What::Started)
@@ -175,7 +175,7 @@ impl Account {
         first.expect("work went on").at - after
     }
 
-    /// The jobs that the server had confirmed in this time and that are not finished.
+    /// The jobs that the server confirmed in this time and that are not finished.
     pub(crate) fn lost_of(&self, confirmed: Range<Duration>) -> BTreeSet<u64> {
         let sent = self
             .all(What::Sent)

@@ -1,7 +1,7 @@
 //! The log lines of tests. A program that needs them includes this file by its path, since not
 //! every package has `tracing-subscriber`.
 
-// Every test program includes the whole module and uses a part of it.
+// Every test program includes the whole module, and uses only a part of it.
 #![allow(dead_code)]
 
 use std::{
@@ -14,8 +14,8 @@ use tracing::{
     subscriber::{DefaultGuard, set_default},
 };
 
-/// Collects the lines that the current thread logs at INFO and above, until it is dropped. On a
-/// runtime of one thread a test gets its own worker's lines, and no other test's.
+/// Collects the lines that the current thread logs at INFO and above, until this value is dropped.
+/// On a runtime of one thread these are the lines of the test's own worker, and of no other test.
 pub(crate) struct Logs {
     written: Buffer,
     _guard: DefaultGuard,
@@ -47,7 +47,7 @@ impl Logs {
 
 static WARNINGS: OnceLock<Buffer> = OnceLock::new();
 
-/// Collects warnings from now on, those of all tests of this program together.
+/// Collects the warnings of all tests of this program from now on.
 pub(crate) fn keep() {
     WARNINGS.get_or_init(|| {
         let written = Buffer::default();
@@ -64,7 +64,7 @@ pub(crate) fn keep() {
 /// The collected warnings that contain all of these texts, such as the name of a stream that only
 /// one test uses.
 pub(crate) fn warnings(texts: &[&str]) -> Vec<String> {
-    WARNINGS.get().expect("they are kept").lines(texts)
+    WARNINGS.get().expect("`keep` was called").lines(texts)
 }
 
 #[derive(Clone, Default)]

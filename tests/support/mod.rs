@@ -16,7 +16,7 @@
 //! default, and is killed when it is dropped. If a panic drops it, its data and log stay and their
 //! path is printed. `REDIS_SERVER` names another binary than the one on the `PATH`.
 
-// Every test program includes the whole module and uses a part of it.
+// Every test program includes the whole module, and uses only a part of it.
 #![allow(dead_code)]
 
 mod clock;
@@ -47,7 +47,7 @@ use std::{
 use redis::{AsyncConnectionConfig, RedisResult, Value, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
-/// Fails a test that hangs.
+/// Waits for a future. Panics if it takes longer than `limit`.
 pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(limit, future).await {
         Ok(output) => output,
@@ -55,10 +55,10 @@ pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) 
     }
 }
 
-/// The time that a server may take to answer after its start. Loaded machines are slow.
+/// The longest time that a server may take to answer after its start. Loaded machines are slow.
 const START: Duration = Duration::from_secs(30);
 
-/// The configuration of a Sentinel, in its data directory.
+/// The name of a Sentinel's configuration file in its data directory.
 const SENTINEL: &str = "sentinel.conf";
 
 /// The options of a server.
@@ -106,13 +106,13 @@ impl Options {
         self
     }
 
-    /// Makes it a cluster of one node, which owns all slots.
+    /// Makes the server a cluster of one node, which owns all slots.
     pub(crate) fn cluster(mut self) -> Self {
         self.cluster = true;
         self.args(["--cluster-enabled", "yes"])
     }
 
-    /// Makes it a Sentinel with these lines of configuration, which it rewrites as it learns.
+    /// Makes the server a Sentinel with these lines of configuration. A Sentinel rewrites them.
     pub(crate) fn sentinel(mut self, lines: &str) -> Self {
         self.sentinel = Some(lines.to_owned());
         self
@@ -131,12 +131,13 @@ impl Options {
         self
     }
 
-    /// Keeps its data over [`RedisServer::restart`]: an append-only file, written at each command.
+    /// Keeps the data over a [`RedisServer::restart`], by an append-only file that is written at
+    /// each command.
     pub(crate) fn persistent(self) -> Self {
         self.args(["--appendonly", "yes", "--appendfsync", "always"])
     }
 
-    /// The login as a part of a URL, with the `@`; empty without a password.
+    /// The login as a part of a URL, with its `@`. Empty without a password.
     fn url_login(&self) -> String {
         match (&self.user, &self.password) {
             (Some(user), Some(password)) => format!("{user}:{password}@"),
@@ -171,14 +172,14 @@ impl Signal {
             Signal::Term => "TERM",
             Signal::Int => "INT",
         };
-        // The shell's built-in `kill`: small systems lack the program.
+        // Uses the `kill` of the shell: small systems lack the program.
         let sent = Command::new("sh")
             .args(["-c", &format!("kill -s {name} {pid}")])
             .status()
             .expect("sh runs");
         assert!(sent.success(), "SIG{name} was not delivered: {sent}");
         if self == Signal::Stop {
-            // Delivery of a signal takes time: on a busy machine the process goes on meanwhile.
+            // The delivery of a signal takes time, in which the process goes on.
             let given_up = Instant::now() + Duration::from_secs(10);
             while cfg!(target_os = "linux") && !is_stopped(pid) {
                 assert!(Instant::now() < given_up, "{pid} goes on after SIGSTOP");
@@ -196,7 +197,7 @@ fn is_stopped(pid: u32) -> bool {
         let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else {
             return true;
         };
-        // The state follows the name, which is in parentheses and may contain some.
+        // The state follows the name, which is in parentheses and may contain parentheses.
         let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
         matches!(state, Some("T" | "Z" | "X"))
     })
@@ -209,7 +210,7 @@ pub(crate) struct RedisServer {
     port: u16,
     process: Mutex<Child>,
     starts: AtomicU32,
-    /// `None` only after it was kept for inspection.
+    /// The data directory. `None` only in the drop, after the directory was kept for inspection.
     dir: Option<TempDir>,
 }
 
@@ -254,20 +255,20 @@ impl RedisServer {
         server
     }
 
-    /// Starts a server with the same options, which follows this one. It has all data on return, and
-    /// acknowledges new data at once.
+    /// Starts a replica of this server, with the same options. On return the replica has all data,
+    /// and it acknowledges new data at once.
     pub(crate) async fn replica(&self) -> Self {
         self.replica_through(self.port).await
     }
 
     /// Like [`replica`](Self::replica), over a proxy on this port.
     pub(crate) async fn replica_through(&self, port: u16) -> Self {
-        // Without the delay, which gathers replicas, the first copy takes 5 s.
+        // The default delay waits 5 s for further replicas before the first copy.
         let at_once = ["CONFIG", "SET", "repl-diskless-sync-delay", "0"];
         self.command(&at_once).await;
         let replica = Self::with(self.options.clone()).await;
         replica.follow(port).await;
-        // The replica's link is up before this server sends it new commands, which it does after the
+        // A link that is up is not enough: this server sends new commands only after the replica's
         // first acknowledgement.
         let has_all = || async {
             let info: String = self.query(&["INFO", "replication"]).await;
@@ -279,13 +280,14 @@ impl RedisServer {
         replica
     }
 
-    /// Makes it a replica of the server on this port.
+    /// Makes this server a replica of the server on this port.
     pub(crate) async fn follow(&self, port: u16) {
         let port = port.to_string();
         self.command(&["REPLICAOF", "127.0.0.1", &port]).await;
     }
 
-    /// Its address, with the login of the [`Options`], or that of the cluster which is made of it.
+    /// The URL of the server, with the login of the [`Options`]. For a cluster of one node it is
+    /// the URL of the cluster.
     pub(crate) fn url(&self) -> String {
         let url = self.server_url();
         match self.options.cluster {
@@ -294,7 +296,7 @@ impl RedisServer {
         }
     }
 
-    /// Its own address, also if it is a node of a cluster.
+    /// The URL of the server itself, also if it is a node of a cluster.
     pub(crate) fn server_url(&self) -> String {
         format!(
             "redis://{}127.0.0.1:{}/",
@@ -303,7 +305,7 @@ impl RedisServer {
         )
     }
 
-    /// Its address as a unix socket; needs the option for it.
+    /// The URL of the server's unix socket. Needs [`Options::unix_socket`].
     pub(crate) fn unix_url(&self) -> String {
         assert!(self.options.unix_socket, "no unix socket was asked for");
         format!("redis+unix://{}", socket(self.dir()).display())
@@ -322,7 +324,7 @@ impl RedisServer {
     pub(crate) fn dir(&self) -> &Path {
         self.dir
             .as_ref()
-            .expect("it is there until the drop")
+            .expect("the directory exists until the drop")
             .path()
     }
 
@@ -331,8 +333,8 @@ impl RedisServer {
         redis::Client::open(self.server_url()).expect("the URL is valid")
     }
 
-    /// A connection of bare redis-rs. Answers may take 30 s, not the driver's 500 ms, so that
-    /// blocking commands work on it.
+    /// A connection of bare redis-rs. Answers may take 30 s instead of the driver's 500 ms, so that
+    /// blocking commands work.
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
         match self.try_connection().await {
             Ok(connection) => connection,
@@ -384,7 +386,7 @@ impl RedisServer {
         command.query_async(&mut self.try_connection().await?).await
     }
 
-    /// Sends a signal to the server's process. With [`Signal::Kill`] it has ended on return.
+    /// Sends a signal to the server's process. After [`Signal::Kill`] the process has ended.
     pub(crate) fn signal(&self, signal: Signal) {
         match signal {
             Signal::Kill => self.kill(),
@@ -422,13 +424,13 @@ impl RedisServer {
 
     fn kill(&self) {
         let mut process = self.process();
-        // It may have ended by itself, so ignore errors.
+        // Errors are ignored: the process may have ended by itself.
         let _ = process.kill();
         let _ = process.wait();
     }
 
     fn process(&self) -> std::sync::MutexGuard<'_, Child> {
-        // Also dropped in panics, so a poisoned lock must not panic again.
+        // A panic may drop the server, so a poisoned lock must not panic again.
         self.process
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -437,7 +439,7 @@ impl RedisServer {
     async fn join_slots(&self) {
         let info: String = self.query(&["CLUSTER", "INFO"]).await;
         if info.contains("cluster_slots_assigned:0") {
-            // ADDSLOTSRANGE is newer than the oldest supported server.
+            // The oldest supported server has no ADDSLOTSRANGE.
             let mut command = vec!["CLUSTER".to_owned(), "ADDSLOTS".to_owned()];
             command.extend((0..16384).map(|slot: u32| slot.to_string()));
             self.command(&command).await;
@@ -466,7 +468,7 @@ impl Drop for RedisServer {
 }
 
 /// A free port below the range of outgoing connections, so that it is still free at a restart. The
-/// port 10,000 above it, of a cluster's bus, is free too.
+/// port 10,000 above it is free too: a node of a cluster uses it for the cluster bus.
 fn free_port() -> u16 {
     let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     (0..1000)
@@ -479,7 +481,7 @@ fn socket(dir: &Path) -> PathBuf {
     dir.join("redis.sock")
 }
 
-/// Starts the process and waits until it answers. The error is its log.
+/// Starts the process and waits until it answers. The error is the server's log.
 async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<Child, String> {
     let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
     let path = dir.join(format!("redis-{start}.log"));
@@ -522,7 +524,7 @@ async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<
         if let Ok(Some(status)) = process.try_wait() {
             return Err(format!("{log}it ended: {status}"));
         }
-        // The log shows that this server, and no other, answers on the port.
+        // The log shows that this server answers, and no other process on the same port.
         let is_started = match options.sentinel {
             Some(_) => log.contains("Sentinel ID is"),
             None => log.contains("eady to accept connections"),
@@ -539,7 +541,8 @@ async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<
     }
 }
 
-/// Returns whether it answers a `PING`; an error that asks for a password is an answer too.
+/// Returns whether the server on this port answers a `PING`. An error that asks for a password is
+/// an answer too.
 fn answers(port: u16) -> bool {
     let ping = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;

@@ -1,6 +1,6 @@
 //! The texts and the locations of panics.
 
-// Each test program uses a part of it.
+// Each test program uses only a part of this module.
 #![allow(dead_code)]
 
 use std::{
@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Calls `build`, which must panic with the caller's location, or at most two lines below. Returns
-/// the text of the panic.
+/// Calls `build`, which must panic. The panic's location must be that of the caller, or at most two
+/// lines below. Returns the text of the panic.
 #[track_caller]
 pub(crate) fn panic_text<T>(build: impl FnOnce() -> T) -> String {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

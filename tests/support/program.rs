@@ -1,7 +1,7 @@
-//! The program `campanile`, as it is built. A program that needs it includes this file by its path,
-//! since only tests of this package have it, and only with the feature `cli`.
+//! Runs the program `campanile`. A test program that needs this file includes it by its path: cargo
+//! builds `campanile` only for tests of this package, and only with the feature `cli`.
 
-// Every test program includes the whole module and uses a part of it.
+// Every test program includes the whole module, and uses only a part of it.
 #![allow(dead_code)]
 
 use std::{process::Stdio, time::Duration};
@@ -9,10 +9,10 @@ use std::{process::Stdio, time::Duration};
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-/// The limit for a run.
+/// The longest time that a run may take.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// The program on the server at this URL, with a command line whose words are separated by blanks.
+/// The program with the server at this URL, and with this command line, split at blanks.
 pub(crate) fn campanile_at(url: &str, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_campanile"));
     command
@@ -73,20 +73,25 @@ pub(crate) async fn run(command: Command) -> Ran {
     run_with(command, b"").await
 }
 
-/// Runs it with this standard input.
+/// Runs a command with this standard input.
 pub(crate) async fn run_with(mut command: Command, input: &[u8]) -> Ran {
     if !input.is_empty() {
         command.stdin(Stdio::piped());
     }
-    let mut child = command.spawn().expect("it runs");
+    let mut child = command.spawn().expect("the program can be started");
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input).await.expect("it reads");
+        stdin
+            .write_all(input)
+            .await
+            .expect("the program reads its input");
     }
     let ran = timeout(SOON, child.wait_with_output()).await;
-    let ran = ran.expect("it does not end").expect("it runs");
+    let ran = ran
+        .expect("the program did not end in time")
+        .expect("the program can be waited for");
     Ran {
         code: ran.status.code(),
         stdout: ran.stdout,
-        stderr: String::from_utf8(ran.stderr).expect("it tells something in UTF-8"),
+        stderr: String::from_utf8(ran.stderr).expect("valid UTF-8 on standard error"),
     }
 }

@@ -8,9 +8,9 @@
 //! proxy.limit_bandwidth(Some(10_000_000));       // bytes per second, in each direction
 //! proxy.silence(Direction::ToClient);            // no bytes pass, no connection is closed
 //! proxy.heal();
-//! proxy.lead_to(other.port());                   // those that are open stay where they are
-//! proxy.cut_off(Ipv4Addr::new(127, 0, 0, 2));    // closes what comes from there, now and later
-//! proxy.replace("BLOCK", "block");               // in all that goes to the server
+//! proxy.lead_to(other.port());                   // open connections stay at their server
+//! proxy.cut_off(Ipv4Addr::new(127, 0, 0, 2));    // closes connections from there, now and later
+//! proxy.replace("BLOCK", "block");               // in all bytes to the server
 //! ```
 
 use std::{
@@ -35,13 +35,13 @@ use tokio::{
 };
 
 /// The size of the socket buffers, in bytes. It is small, so that the sender notices the limit
-/// after a few hundred kilobytes. Below two loopback segments of 64 KiB, TCP stops and waits for
-/// its timers.
+/// after a few hundred kilobytes. It is not smaller than two loopback segments of 64 KiB: below
+/// that, TCP stalls until its timers fire.
 const SOCKET_BUFFER: u32 = 128 << 10;
 /// The maximum number of bytes that are forwarded at once.
 const CHUNK: usize = 16 << 10;
-/// The lag behind the limit that the sender may still make up for. Timers fire up to a millisecond
-/// late, and more on a loaded machine; without this the bandwidth would be lower than the limit.
+/// The delay that the sender may still make up for. Timers fire up to a millisecond late, and later
+/// on a loaded machine; without this time the bandwidth would be lower than the limit.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// A direction through the proxy.
@@ -70,8 +70,8 @@ impl Proxy {
         let listener = socket().expect("a socket");
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         listener.bind(loopback).expect("a free port");
-        let listener = listener.listen(1024).expect("it is bound");
-        let port = listener.local_addr().expect("it is bound").port();
+        let listener = listener.listen(1024).expect("the listener is bound");
+        let port = listener.local_addr().expect("the listener is bound").port();
         let (silent, seen) = watch::channel(None);
         let (cut_off, cut) = watch::channel(None);
         let (to_server, to_client) = <(Arc<Bandwidth>, Arc<Bandwidth>)>::default();
@@ -80,7 +80,7 @@ impl Proxy {
         let replaced = Arc::<Replaced>::default();
         let (target, change) = (server.clone(), replaced.clone());
         let running = tokio::spawn(async move {
-            // Its tasks end with the proxy.
+            // The tasks of the connections end with the proxy.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, from)) = listener.accept().await {
                 let (seen, limits, change) = (seen.clone(), limits.clone(), change.clone());
@@ -113,19 +113,19 @@ impl Proxy {
         self.port
     }
 
-    /// Its address in place of the server's.
+    /// The URL of the server through the proxy.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
     /// Leads new connections to the server on this port. Open connections stay at their server, as
-    /// behind a load balancer or after a change of a name.
+    /// behind a load balancer or after a change in DNS.
     pub(crate) fn lead_to(&self, server: u16) {
         self.server.store(server, Ordering::SeqCst);
     }
 
-    /// Replaces a text in all further bytes to the server. The text must arrive in one piece, as
-    /// the parts of a small command do.
+    /// Replaces a text in all further bytes to the server. The text must arrive in one piece, as a
+    /// small command does.
     pub(crate) fn replace(&self, from: &str, to: &str) {
         let both = (from.as_bytes().to_vec(), to.as_bytes().to_vec());
         *self.replaced.both() = Some(both);
@@ -286,7 +286,7 @@ async fn pass(
             }
         }
     }
-    // Discard further input, so that the other side does not notice the end of this one.
+    // Discards further input, so that the side that still sends does not notice the closed one.
     while from.read(&mut buffer).await? > 0 {}
     std::future::pending().await
 }

@@ -23,7 +23,7 @@ where
             }
             assert!(
                 started.elapsed() < limit,
-                "not so within {limit:?}, as expected at {caller}"
+                "the condition at {caller} was not met within {limit:?}"
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -106,8 +106,9 @@ pub(crate) async fn drained(server: &RedisServer, stream: &str, group: &str) -> 
 }
 
 /// Waits until this number of replicas has all that the server has confirmed so far. Returns a time
-/// on the ledger's clock: all that was confirmed before it is replicated. Writes a key in the
-/// stream's slot, because `WAIT` looks at the writes of its connection alone.
+/// on the ledger's clock: everything that was confirmed before that time is replicated. `WAIT` only
+/// looks at the writes of the same connection, so this function first writes a key in the stream's
+/// slot.
 /// <https://redis.io/docs/latest/commands/wait/>
 pub(crate) async fn replicated(server: &RedisServer, stream: &str, replicas: usize) -> Duration {
     let at = super::ledger::now();

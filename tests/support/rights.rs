@@ -1,4 +1,4 @@
-//! The rights in the documentation of the Redis transport.
+//! The rights (ACL rules) that the documentation of the Redis transport names.
 
 /// The rights for the stream `s`, from the rows whose first columns start with these texts.
 pub(crate) fn documented(who: &[&str]) -> String {

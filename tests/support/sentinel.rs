@@ -14,8 +14,8 @@ use super::{Options, RedisServer, free_port, proxy::Proxy, raw::eventually, tls:
 
 /// The name of the primary at the Sentinels.
 pub(crate) const NAME: &str = "mymaster";
-/// The limit for the Sentinels to agree about something. A failed attempt to promote a replica is
-/// repeated after twice the `failover-timeout`.
+/// The longest wait for the Sentinels to agree, for example about the primary. They repeat a failed
+/// attempt to promote a replica after twice the `failover-timeout`.
 const AGREEMENT: Duration = Duration::from_secs(30);
 /// The source address of the Sentinels and the replicas, by which a proxy distinguishes them from
 /// clients.
@@ -23,29 +23,29 @@ const THEIRS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// The login of the Sentinels themselves, if they have one.
 const LOGIN: (&str, &str) = ("watcher", "sentinel-secret");
 
-/// Running Sentinels and their servers. All are killed when this is dropped.
+/// Running Sentinels and their servers. Dropping the group kills all of them.
 #[derive(Debug)]
 pub(crate) struct SentinelGroup {
     servers: Vec<RedisServer>,
     sentinels: Vec<RedisServer>,
-    /// The port of each server and each Sentinel that the Sentinels announce.
+    /// The port at which the Sentinels announce each server.
     server_ports: Vec<u16>,
     sentinel_ports: Vec<u16>,
     login: String,
     sentinel_login: bool,
     tls: Option<Tls>,
-    /// In front of the first primary, for all that connects to it.
+    /// The proxy in front of the first primary; all connections to that server go through it.
     proxy: Option<Proxy>,
 }
 
 /// The set-up of a [`SentinelGroup`].
 #[derive(Debug, Default)]
 pub(crate) struct Setup {
-    /// The options of the servers. A login of theirs is that of the Sentinels and replicas, too.
+    /// The options of the servers. Sentinels and replicas use their login, too.
     pub(crate) options: Options,
-    /// Gives the Sentinels a login that is not that of the servers.
+    /// Gives the Sentinels a login that differs from the servers' login.
     pub(crate) sentinel_login: bool,
-    /// Has all of them talk TLS, with a certificate for `localhost` and for 127.0.0.1.
+    /// Has all servers and Sentinels use TLS, with a certificate for `localhost` and for 127.0.0.1.
     pub(crate) tls: bool,
     /// Puts a proxy in front of the first primary: see [`SentinelGroup::isolate_primary`].
     pub(crate) can_isolate: bool,
@@ -82,7 +82,7 @@ impl SentinelGroup {
             options = options.args(["--masteruser", user]);
         }
         if setup.can_isolate {
-            // That mode allows 127.0.0.1 alone.
+            // The protected mode allows connections from 127.0.0.1 alone.
             options = options.args(["--protected-mode", "no"]);
         }
         let (primary, port) = group.start_server(options.clone()).await;
@@ -125,7 +125,7 @@ impl SentinelGroup {
         self.server_ports.push(port);
     }
 
-    /// Starts a server, and returns the port that it announces, too.
+    /// Starts a server. Returns it with the port that it announces.
     async fn start_server(&self, mut options: Options) -> (RedisServer, u16) {
         let mut announced = None;
         if let Some(tls) = &self.tls {
@@ -213,9 +213,12 @@ impl SentinelGroup {
         format!("{scheme}+sentinel://{login}{hosts}/{name}/{database}{query}")
     }
 
-    /// The certificate of all of them.
+    /// The certificate of all servers and Sentinels.
     pub(crate) fn certificate(&self) -> Vec<u8> {
-        self.tls.as_ref().expect("they talk TLS").file("cert.pem")
+        self.tls
+            .as_ref()
+            .expect("a group with TLS")
+            .file("cert.pem")
     }
 
     /// A directory that lasts as long as the group, and is kept if a test fails.
@@ -236,8 +239,8 @@ impl SentinelGroup {
         eventually(async || self.named_primary().await, AGREEMENT).await
     }
 
-    /// Waits until all reachable Sentinels name another primary than this, which has that role.
-    /// Returns its index.
+    /// Waits until all reachable Sentinels name a primary other than `old`, and that server has the
+    /// role. Returns its index.
     pub(crate) async fn new_primary(&self, old: usize) -> usize {
         let new = async || {
             let named = self.named_primary().await.filter(|named| *named != old)?;
@@ -264,7 +267,7 @@ impl SentinelGroup {
     async fn named_primary(&self) -> Option<usize> {
         let mut named = Vec::new();
         for sentinel in &self.sentinels {
-            // One that was killed has no opinion.
+            // A Sentinel that was killed does not answer.
             let ask = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME];
             if let Ok(address) = sentinel.try_command(&ask).await {
                 let (_, port): (String, u16) = redis::from_redis_value(address).ok()?;
@@ -276,9 +279,9 @@ impl SentinelGroup {
         self.server_ports.iter().position(|server| server == port)
     }
 
-    /// Has the Sentinels promote a replica while the primary works. Returns the index of the old
-    /// primary and that of the new one, as soon as all Sentinels name it. The old one is demoted
-    /// some seconds later, and takes writes until then.
+    /// Has the Sentinels promote a replica while the primary works. Returns the indexes of the old
+    /// and of the new primary, as soon as all Sentinels name the new one. The Sentinels demote the
+    /// old primary some seconds later, and it takes writes until then.
     pub(crate) async fn fail_over(&self) -> (usize, usize) {
         let old = self.primary().await;
         self.sentinels[0]

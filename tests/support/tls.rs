@@ -46,8 +46,8 @@ impl Tls {
         fs::read(self.dir().join(name)).expect("the file is there")
     }
 
-    /// The arguments of a `redis-server` that listens on this port. `auth_clients` says whether it
-    /// asks its clients for certificates: `no`, `optional` or `yes`.
+    /// The arguments of a `redis-server` that listens on this port. `auth_clients` says whether the
+    /// server asks clients for certificates: `no`, `optional` or `yes`.
     pub(crate) fn args(&self, auth_clients: &str) -> Vec<String> {
         self.args_at(self.port, auth_clients)
     }

@@ -16,7 +16,7 @@ impl Worker {
     pub(crate) fn start(transport: impl Transport, app: impl Servable) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let served = serve(transport, app).with_graceful_shutdown(async {
-            // A dropped sender is not a signal: it means the simulated crash.
+            // A dropped sender means a simulated crash, not a shutdown.
             if stopped.await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -27,20 +27,20 @@ impl Worker {
         }
     }
 
-    /// Shuts it down gracefully.
+    /// Shuts the worker down gracefully.
     pub(crate) async fn stop(mut self) -> Result<(), Error> {
         if let Some(stop) = self.stop.take() {
-            // It may have ended by itself; then its result has the reason.
+            // Fails if the worker has ended by itself. Its result then has the reason.
             let _ = stop.send(());
         }
         self.ended().await
     }
 
-    /// Waits until it ends.
+    /// Waits until the worker ends.
     pub(crate) async fn ended(mut self) -> Result<(), Error> {
         timeout(Duration::from_secs(60), &mut self.served)
             .await
-            .expect("the worker does not end")
+            .expect("the worker did not end in time")
             .expect("the worker panicked")
     }
 }

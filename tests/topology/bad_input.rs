@@ -1,4 +1,5 @@
-//! URLs of another topology than the server's. Each is refused at once, with what to do.
+//! URLs of another topology than the server's. Each is refused at once, and the error says what to
+//! do.
 
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use crate::{
     support::{RedisServer, cluster::Cluster, sentinel::SentinelGroup},
 };
 
-/// Asserts that neither way to connect succeeds or waits, and that both say this.
+/// Asserts that both ways to connect fail at once, and that both errors contain these texts.
 async fn is_refused(url: &str, says: &[&str]) {
     let started = Instant::now();
     let refused = tokio::join!(Redis::connect(url), Redis::connect_when_ready(url));
@@ -58,7 +59,7 @@ async fn a_name_that_the_sentinels_do_not_know_is_named() {
     is_refused(&group.url_of("hismaster", 0), &["`hismaster`", "Sentinel"]).await;
 }
 
-// No server is needed to see it.
+// The URL alone shows the mistake, so the test needs no server.
 #[tokio::test]
 async fn a_database_of_a_cluster_is_refused() {
     for url in [

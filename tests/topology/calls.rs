@@ -1,4 +1,4 @@
-//! Requests of both kinds and events, which go on after a failover.
+//! Requests of both reply modes and events, which go on after a failover.
 
 use std::{
     collections::BTreeSet,
@@ -19,8 +19,8 @@ use crate::{
 /// The channel of the events.
 const EVENT: &str = "news";
 
-/// A worker that answers requests and hears events, and the client on the same handle that sends
-/// them.
+/// A worker that answers requests and handles events, and a client that sends them on the same
+/// handle.
 pub(crate) struct Calls {
     client: Client<Redis>,
     heard: Arc<Mutex<BTreeSet<Bytes>>>,
@@ -44,9 +44,9 @@ impl Calls {
         }
     }
 
-    /// Asserts that within a limit each kind of call works, and goes on to: requests are answered,
-    /// the worker hears events from elsewhere, and listeners elsewhere hear events of the handle.
-    /// "Elsewhere" is a bare connection to this server.
+    /// Asserts that each kind of call works within [`FOUND`], and keeps working. Requests are
+    /// answered. The worker receives events that a bare connection to `server` publishes. A
+    /// listener on a bare connection to `server` receives events of the handle.
     pub(crate) async fn work(&self, server: &RedisServer) {
         tokio::join!(
             self.until("a reliable request is answered", async || {
@@ -73,7 +73,7 @@ impl Calls {
         );
     }
 
-    /// Calls this until it succeeds, and then a few times more, which all must succeed.
+    /// Calls `works` until it succeeds, and then a few times more, which all must succeed.
     async fn until(&self, what: &str, works: impl AsyncFn() -> Result<bool, String>) {
         let started = Instant::now();
         let mut tries = 0;
@@ -85,12 +85,12 @@ impl Calls {
             tries += 1;
             assert!(
                 started.elapsed() < FOUND,
-                "not so within {FOUND:?} and {tries} tries: {what}; at last {result:?}"
+                "failed for {FOUND:?}, {tries} times: {what}; the last result is {result:?}"
             );
             sleep(SECOND / 10).await;
         }
         for _ in 0..5 {
-            assert_eq!(works().await, Ok(true), "{what} once, and then not");
+            assert_eq!(works().await, Ok(true), "{what} once, but not again");
         }
     }
 
@@ -113,7 +113,7 @@ impl Calls {
             .get_async_pubsub()
             .await
             .expect("a connection");
-        listener.subscribe(EVENT).await.expect("it subscribes");
+        listener.subscribe(EVENT).await.expect("subscribed");
         let mut heard = listener.into_on_message();
         let text = format!("{}", fastrand::u64(..));
         let sent = self.client.publish(EVENT, text.clone()).await;

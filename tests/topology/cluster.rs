@@ -50,7 +50,7 @@ async fn a_cluster_failover_loses_no_task_and_runs_none_twice() {
 async fn requests_and_events_go_on_after_a_cluster_failover_and_after_a_primary_was_killed() {
     let cluster = Cluster::start().await;
     let redis = connect(&cluster.url()).await;
-    // The primary is the node that is named first, where a handle may have its subscriptions.
+    // The stream is on the first node of the URL. The handle may have its subscriptions there, too.
     let [stream, ..] = cluster.a_name_on_each("calls").await;
     let calls = Calls::start(&redis, &stream).await;
     calls.work(cluster.primary_of(&stream).await).await;
@@ -70,8 +70,8 @@ async fn slots_that_move_while_messages_flow_lose_nothing() {
     let load = Load::start(&redis, &streams, cluster.dir()).await;
     let at = now();
     for round in 1..=scaled(1, 6) {
-        // One after the other, as `redis-cli` does: nodes that take over slots at the same time get
-        // epochs without a vote, and may disagree about the owners afterwards.
+        // The slots move one after the other, as with `redis-cli`. Nodes that get slots at the same
+        // time choose their epochs without a vote, and may disagree about the owners afterwards.
         for (home, stream) in streams.iter().enumerate() {
             let slot = cluster.slot(stream).await;
             cluster

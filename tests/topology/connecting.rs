@@ -14,7 +14,7 @@ use crate::{
 async fn a_cluster_is_found_although_its_first_seeds_are_down() {
     let cluster = Cluster::start().await;
     let [stream, ..] = cluster.a_name_on_each("jobs").await;
-    // A replica is down and the other one does not answer: all slots are served.
+    // One replica is down and another does not answer. The primaries still serve all slots.
     let down = [3, 4];
     cluster.node(down[0]).signal(Signal::Kill);
     cluster.node(down[1]).signal(Signal::Stop);

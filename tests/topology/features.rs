@@ -83,7 +83,7 @@ async fn tasks_on_all_nodes_are_sent_and_run_over_one_handle() {
         count.add(n, attempt);
     });
     let client = Client::new(scene.redis.clone());
-    // The stream of each call is chosen with the call: one after the other, and many in one batch.
+    // Each call chooses its stream. The calls are made one after the other, then many in one batch.
     for n in 0..30 {
         let stream = &scene.streams[n as usize % 3];
         client
@@ -204,7 +204,7 @@ async fn requests_and_events_work_on_every_node() {
         .enumerate()
         .map(async |(node, stream)| {
             let calls = Calls::start(&scene.redis, stream).await;
-            // Any node has all events.
+            // Events reach every node, so any node will do.
             calls.work(scene.cluster.node((node + 1) % 3)).await;
         });
     join_all(calls).await;

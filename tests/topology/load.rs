@@ -1,5 +1,5 @@
-//! Tasks that are sent to streams at a steady rate while servers fail, the workers that handle
-//! them, and the ledger of both.
+//! A load during faults: tasks are sent to streams at a steady rate, workers handle them, and a
+//! ledger records both.
 
 use std::{
     ops::Range,
@@ -25,15 +25,15 @@ use crate::{
 
 /// The group of the workers.
 pub(crate) const GROUP: &str = "workers";
-/// The numbers of the jobs of one sender.
+/// The number of job numbers that each sender may use.
 const JOBS: u64 = 1_000_000;
-/// The senders of each stream. Each waits for the result of a send before the next.
+/// The number of senders of each stream. A sender waits for the result of each send.
 const SENDERS: u64 = 2;
-/// The limit for all that was sent to be settled: a lease of 10 s, a healthy one of the claiming
-/// worker, and slack.
+/// The longest time until all tasks are settled: a lease of 10 s, another lease for which the
+/// claiming worker must be healthy, and slack.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// Servers that know which of them has a stream.
+/// A topology of servers, which finds the primary of a stream.
 pub(crate) trait Servers {
     /// The primary of this stream.
     async fn primary_of(&self, stream: &str) -> &RedisServer;
@@ -75,8 +75,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts to send and to work, and returns when every stream works. The ledger is written to
-    /// the directory.
+    /// Starts the senders and the workers. Returns when tasks of every stream are handled. The
+    /// ledger is written to `dir`.
     pub(crate) async fn start(redis: &Redis, streams: &[String], dir: &Path) -> Self {
         let (phase, phases) = watch::channel(Phase::Send);
         let mut load = Self {
@@ -144,9 +144,9 @@ impl Load {
         self.phase.send_replace(Phase::Send);
     }
 
-    /// Stops sending, waits until all that was sent is settled, stops the workers, and prints the
-    /// figures of the fault that began at `since`. Asserts that no stream stood still for longer
-    /// than [`FOUND`].
+    /// Stops sending, waits until all tasks are settled, and stops the workers. Prints the figures
+    /// of the fault that began at `since`. Asserts that no stream went without a finished task for
+    /// longer than [`FOUND`].
     pub(crate) async fn finish(
         self,
         servers: &impl Servers,
@@ -156,7 +156,7 @@ impl Load {
         let until = now();
         self.phase.send_replace(Phase::Stop);
         for sender in self.senders {
-            sender.await.expect("it ends");
+            sender.await.expect("the sender ends");
         }
         for stream in &self.streams {
             let server = servers.primary_of(stream).await;
@@ -164,14 +164,14 @@ impl Load {
             eventually(settled, SETTLED).await;
         }
         for worker in self.workers {
-            worker.stop().await.expect("it ends well");
+            worker.stop().await.expect("the worker stops");
         }
         let account = self.ledger.read();
         let pauses = (0..self.streams.len()).map(|index| {
             let jobs = jobs_of_stream(index);
             account.longest_pause(jobs, since, until)
         });
-        account.report(fault, pauses.max().expect("there is a stream"), FOUND);
+        account.report(fault, pauses.max().expect("at least one stream"), FOUND);
         account
     }
 }

@@ -1,5 +1,5 @@
-//! Redis Cluster and Sentinel: real ones, made of `redis-server`s on free ports, which fail over,
-//! lose nodes and move slots while applications work on them.
+//! Real Redis Clusters and Sentinels, made of `redis-server`s on free ports. They fail over, lose
+//! nodes and move slots while applications use them.
 //!
 //! ```text
 //! cargo test --all-features --test topology                               # a minute or two
@@ -16,8 +16,8 @@
 //! | `sentinel` | a primary that Sentinels name, and that changes |
 //! | `bad_input` | URLs of another topology than the server's |
 //!
-//! `load` sends tasks at a steady rate meanwhile, and keeps the ledger: see `tests/faults`. Here
-//! *recovered* is the longest time after the fault in which no task of a stream finished.
+//! During a fault, `load` sends tasks at a steady rate and keeps the ledger, as in `tests/faults`.
+//! Here *recovered* is the longest time after the fault in which no task of a stream finished.
 #![cfg(feature = "redis")]
 
 mod bad_input;
@@ -40,8 +40,9 @@ use campanile::Redis;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The limit for work to go on after a fault: the servers notice it after two seconds and promote a
-/// replica, and clients find it. The rest is slack for a loaded machine.
+/// The longest time until work goes on after a fault. The servers notice the fault after two
+/// seconds and promote a replica, and clients find the new primary. The rest is slack for a loaded
+/// machine.
 const FOUND: Duration = Duration::from_secs(20);
 
 /// The amount for a short run, or for a long one if `CAMPANILE_LONG` is set.
@@ -56,6 +57,6 @@ fn scaled<T>(short: T, long: T) -> T {
 async fn connect(url: &str) -> Redis {
     let connected = tokio::time::timeout(FOUND, Redis::connect(url)).await;
     connected
-        .expect("it connects in time")
+        .expect("connected in time")
         .expect("the servers are there")
 }

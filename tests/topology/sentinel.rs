@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The limit for a client to leave a primary that the Sentinels do not name any more.
+/// The longest time until a client leaves a primary that the Sentinels do not name any more.
 const LEFT: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn sentinels_and_their_primary_are_reached_over_tls() {
 async fn two_dead_sentinels_of_three_do_not_hinder_a_connection() {
     let group = SentinelGroup::start().await;
     group.sentinel(0).signal(Signal::Kill);
-    // This one accepts connections and never answers.
+    // The frozen Sentinel accepts connections and never answers.
     group.sentinel(1).signal(Signal::Stop);
     let redis = connect(&group.url(0)).await.stream("s");
     Client::new(redis).enqueue("a", "").await.unwrap();
@@ -92,9 +92,7 @@ async fn a_handle_waits_for_sentinels_that_are_not_there_yet() {
     tokio::time::sleep(SECOND).await;
     assert!(!connecting.is_finished());
     group.sentinel(2).restart().await;
-    let connected = timeout(FOUND, connecting)
-        .await
-        .expect("it connects in time");
+    let connected = timeout(FOUND, connecting).await.expect("connected in time");
     let redis = connected.unwrap().unwrap().stream("s");
     Client::new(redis).enqueue("a", "").await.unwrap();
 }
@@ -117,9 +115,8 @@ async fn work_goes_on_after_the_primary_was_killed_and_replicated_tasks_run() {
     }
 }
 
-// The old primary takes writes until the Sentinels demote it, some seconds after they have named
-// the new one, and forgets them then. So only a client that leaves it by itself loses nothing
-// more.
+// The Sentinels demote the old primary some seconds after they have named the new one. The old
+// primary takes writes until then, and loses them. So a client must leave it earlier.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_by_the_sentinels_is_followed_before_the_old_primary_is_demoted() {
     for _ in 0..scaled(1, 5) {
@@ -153,7 +150,7 @@ async fn requests_and_events_go_on_after_a_failover_and_after_the_primary_was_ki
     calls.work(group.server(group.primary().await)).await;
     let (old, new) = group.fail_over().await;
     calls.work(group.server(new)).await;
-    // It has to follow the new primary before that is killed, or it could not be promoted.
+    // The old primary must be a replica before the new one is killed, or it cannot be promoted.
     group.demoted(old).await;
     raw::replicated(group.server(new), "calls", 2).await;
     group.server(new).signal(Signal::Kill);
@@ -161,8 +158,8 @@ async fn requests_and_events_go_on_after_a_failover_and_after_the_primary_was_ki
     calls.work(group.server(third)).await;
 }
 
-// With `min-replicas-to-write`, a primary that has lost its replicas refuses writes. It goes on to
-// answer all else, and knows nothing of the new primary.
+// With `min-replicas-to-write`, a primary that has lost its replicas refuses writes. It still
+// answers all other commands, and does not know the new primary.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_isolated_primary_that_clients_still_reach_is_left_and_nothing_is_lost() {
     let group = SentinelGroup::with(Setup {
@@ -173,8 +170,8 @@ async fn an_isolated_primary_that_clients_still_reach_is_left_and_nothing_is_los
     .await;
     let redis = connect(&group.url(0)).await;
     let load = Load::start(&redis, &["jobs".to_owned()], group.dir()).await;
-    // Only what is confirmed while the replicas are cut off could be lost: a few milliseconds,
-    // which the ledger cannot tell from a defect.
+    // Sending pauses: a task that is confirmed just while the replicas are cut off could be lost,
+    // and the ledger could not distinguish that from a defect.
     load.pause().await;
     let old = group.primary().await;
     raw::replicated(group.server(old), "jobs", 2).await;
@@ -195,7 +192,7 @@ async fn an_isolated_primary_that_clients_still_reach_is_left_and_nothing_is_los
     assert_eq!(
         role[0],
         redis::Value::BulkString(b"master".to_vec()),
-        "it is isolated until now"
+        "the old primary is isolated until now"
     );
     group.heal();
     group.demoted(old).await;

@@ -1,5 +1,5 @@
-//! The clusters and Sentinels that the other tests use, by bare redis-rs, and the load on a server
-//! that does not fail.
+//! Tests of the clusters and Sentinels that the other tests use, with bare redis-rs, and of the
+//! load on a server that does not fail.
 
 use crate::{
     SECOND,
@@ -159,5 +159,8 @@ async fn the_load_loses_nothing_and_all_calls_work_on_a_server_that_does_not_fai
     assert_eq!(account.lost(), Default::default());
     assert_eq!(account.repeated(), Default::default());
     let pause = account.longest_pause(0..1_000_000, paused, now());
-    assert!(pause >= SECOND, "the pause is not seen: {pause:?}");
+    assert!(
+        pause >= SECOND,
+        "the ledger does not show the pause: {pause:?}"
+    );
 }

@@ -21,8 +21,8 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// The number of tasks in one read. Its documentation recommends larger reads for throughput; reads
-/// larger than this do not make it faster.
+/// The number of tasks in one read. apalis's documentation recommends larger reads for throughput;
+/// reads larger than this are not faster.
 const BATCH: usize = 1000;
 
 /// The time between two polls of an idle worker: there is no blocking read.
@@ -76,7 +76,7 @@ async fn storage(probe: &Probe) -> RedisStorage<String> {
         Config::default()
             .queue(STREAM)
             .batch_size(BATCH)
-            // Its documentation says to turn this off for tasks shorter than a heartbeat.
+            // apalis's documentation says to turn this off for tasks shorter than a heartbeat.
             .lock_tasks(false)
             // The bench does not listen to events.
             .emit_events(false),
@@ -93,8 +93,9 @@ async fn preload(probe: &Probe, mut storage: RedisStorage<String>, count: usize)
             .await
             .expect("tasks");
         left -= tasks;
-        // A worker's read does this with all waiting tasks before it takes any. Its script handles
-        // some 8,000 at once and fails above that, so it would not read a larger backlog.
+        // Moves the waiting tasks to the active list, as a worker's read does before it takes any.
+        // The worker's script fails for more than some 8,000 tasks, so it could not read a larger
+        // backlog.
         let due: Vec<String> = probe.query(&["ZRANGE", &waiting, "0", "-1"]).await;
         let ready = [vec!["RPUSH".to_owned(), format!("{STREAM}:active")], due].concat();
         probe.server.command(&ready).await;

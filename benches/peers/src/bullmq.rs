@@ -14,7 +14,7 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// The time in milliseconds that a worker gets for its shutdown.
+/// The longest time that a worker's shutdown may take, in milliseconds.
 const CLOSE_MS: u64 = 10_000;
 
 /// One round. Without a `concurrency` the worker has its default.

@@ -1,4 +1,5 @@
-//! Campanile beside its peers: the same workloads, in the same run, by alternation.
+//! Campanile compared with other libraries (*peers*): the same workloads, in alternating rounds of
+//! one run.
 //!
 //! ```sh
 //! cargo run --release -- --quick                        # every peer and workload
@@ -6,11 +7,11 @@
 //! cargo run --release -- --workload drain --peer raw --peer async-nats --rounds 9
 //! ```
 //!
-//! The raw loops, Campanile's side, the workloads and the clock are those of the library's own
-//! bench, `benches/redis.rs`; so are the rules: senders and worker share one process and one runtime
-//! of two threads, the server runs beside them and is this bench's own, payloads are 7 bytes, and
-//! a round ends when the server has confirmed every acknowledgement. The README says how each peer
-//! is set up, and what one promises that another does not.
+//! The raw loops, Campanile's side, the workloads and the clock are those of the library's bench,
+//! `benches/redis.rs`. Its rules apply, too. Senders and worker share one process and one runtime
+//! of two threads. The bench starts the server, which runs beside them. Payloads are 7 bytes. A
+//! round ends when the server has confirmed every acknowledgement. The README says how each peer is
+//! set up, and how their promises differ.
 
 mod apalis;
 mod args;
@@ -24,8 +25,8 @@ mod ruststream;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-// The library's own bench, except for its report and the parts that measure the library alone. Some
-// of these modules have parts that only that bench needs.
+// The modules of the library's bench, without its report and the parts that measure the library
+// alone. Some of these modules have code that only that bench needs.
 #[allow(dead_code)]
 #[path = "../../redis/address.rs"]
 mod address;

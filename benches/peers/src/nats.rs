@@ -33,10 +33,10 @@ const IN_FLIGHT: usize = 1024;
 /// The kind of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Acknowledge {
-    /// Written, without waiting for the server. The bench checks at the end that it got all of
-    /// them.
+    /// The worker writes acknowledgements and does not wait for the server. The bench checks at the
+    /// end that the server has received all of them.
     Sent,
-    /// The server answers each one.
+    /// The server confirms each acknowledgement.
     Confirmed,
 }
 
@@ -67,7 +67,7 @@ async fn task(
                 .publish(NAME, Bytes::from_static(PAYLOAD.as_bytes()))
                 .await
                 .expect("a task");
-            black_box(stored.await.expect("it is stored"));
+            black_box(stored.await.expect("the task is stored"));
         }
     })
     .await;
@@ -84,7 +84,7 @@ async fn drain(server: &NatsServer, acknowledge: Acknowledge, count: usize) -> R
         let context = context.clone();
         async move {
             let stored = context.publish(NAME, PAYLOAD.into()).await.expect("a task");
-            stored.await.expect("it is stored");
+            stored.await.expect("the task is stored");
         }
     })
     .await;
@@ -210,7 +210,10 @@ impl Queue {
                 }
             }
             // The last acknowledgements may not be written yet, and would be lost with the client.
-            client.flush().await.expect("they are written");
+            client
+                .flush()
+                .await
+                .expect("the acknowledgements are written");
         })
     }
 
@@ -226,7 +229,8 @@ impl Queue {
         }
     }
 
-    /// Deletes the stream. Otherwise it would store all that is sent to its subject, requests too.
+    /// Deletes the stream. Otherwise it would store everything that is sent to its subject,
+    /// requests too.
     async fn delete(self) {
         let deleted = self.context.delete_stream(STREAM).await;
         deleted.expect("the stream was there");

@@ -1,5 +1,5 @@
-//! A real `nats-server`, as `tests/support` has real Redis servers: on a free loopback port, with a
-//! fresh directory, and killed when it is dropped.
+//! A real `nats-server`, started like the Redis servers of `tests/support`: on a free loopback port
+//! and with a fresh directory. Dropping it kills the server.
 
 use std::{
     fs::{self, File},
@@ -11,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// The time that a server may take to answer after its start. Loaded machines are slow.
+/// The longest time that a server may take to answer after its start. Loaded machines are slow.
 const START: Duration = Duration::from_secs(30);
 
 /// A running `nats-server` with JetStream. `NATS_SERVER` names another binary than the one on the
@@ -32,7 +32,7 @@ impl NatsServer {
         let log = File::create(dir.path().join("nats.log")).expect("the log is created");
         let program = std::env::var_os("NATS_SERVER").unwrap_or_else(|| "nats-server".into());
         let process = Command::new(&program)
-            // Port -1 is any free one; the server writes down which.
+            // Port -1 means any free port. The server writes the chosen port to a file.
             .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream"])
             .arg("--store_dir")
             .arg(dir.path().join("store"))
@@ -77,7 +77,7 @@ impl NatsServer {
         self.process.id()
     }
 
-    /// The URL in the file that it wrote: `{"nats":["nats://127.0.0.1:…"]}`.
+    /// The URL in the file that the server wrote: `{"nats":["nats://127.0.0.1:…"]}`.
     fn written_url(&self) -> Option<String> {
         let name = format!("nats-server_{}.ports", self.process.id());
         let ports = fs::read(self.dir().join(name)).ok()?;
@@ -88,14 +88,14 @@ impl NatsServer {
     fn dir(&self) -> &Path {
         self.dir
             .as_ref()
-            .expect("it is there until the drop")
+            .expect("the directory exists until the drop")
             .path()
     }
 }
 
 impl Drop for NatsServer {
     fn drop(&mut self) {
-        // It may have ended by itself, so ignore errors.
+        // Errors are ignored: the server may have ended by itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking()

@@ -14,7 +14,7 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// The time for which a call waits for a connection. By default it fails after 300 ms, which a
+/// The longest time that a call waits for a connection of the pool. The default is 300 ms, which a
 /// loaded machine exceeds while the pool opens its connections.
 const POOL_TIMEOUT: Duration = Duration::from_secs(30);
 

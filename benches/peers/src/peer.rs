@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// Bare redis-rs by hand: the baseline.
+    /// Loops over bare redis-rs, written by hand: the baseline.
     Raw,
     Campanile,
     Apalis,
@@ -30,11 +30,12 @@ pub(crate) enum Peer {
     BullMqConcurrent,
     /// JetStream, or core NATS for requests.
     Nats,
-    /// JetStream, where each acknowledgement is answered.
+    /// JetStream, where the server confirms each acknowledgement.
     NatsConfirmed,
 }
 
-/// In the order of a round. The baseline is first, since all others are compared to it.
+/// All peers, in the order in which they are measured. The baseline is first, since the others are
+/// compared with it.
 pub(crate) const ALL: [Peer; 11] = [
     Peer::Raw,
     Peer::Campanile,
@@ -66,14 +67,14 @@ impl Peer {
         }
     }
 
-    /// Returns whether it supports this workload.
+    /// Returns whether the peer supports this workload.
     pub(crate) fn does(&self, work: Work) -> bool {
         let rpc = matches!(work, Work::Rpc { .. });
         !rpc || matches!(self, Peer::Raw | Peer::Campanile | Peer::Nats)
     }
 
-    /// The number of messages in its rounds of a job. Peers that handle one job at a time would
-    /// take minutes for the number of the others.
+    /// The number of messages in a round of this peer. Peers that handle one job at a time get
+    /// fewer messages, or their rounds would take minutes.
     fn count(&self, job: &Job) -> usize {
         match self {
             Peer::Oxana | Peer::BullMq => job.count / 10,
@@ -101,7 +102,7 @@ impl Peer {
             Peer::Nats => nats::round(nats, Acknowledge::Sent, job).await,
             Peer::NatsConfirmed => nats::round(nats, Acknowledge::Confirmed, job).await,
         };
-        // Empty for peers without a stream in Redis.
+        // The streams of Redis are empty for peers that do not use them.
         assert!(
             redis.is_drained(&job.setup).await,
             "{} of {} left something unread or pending",

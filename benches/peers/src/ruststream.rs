@@ -33,11 +33,11 @@ struct NewTask(Vec<u8>);
 /// The handler of a service.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Handler {
-    /// None: the service only sends.
+    /// No handler: the service only sends.
     None,
-    /// Called for each message, 64 at a time.
+    /// A handler that is called for each message, with 64 calls at a time.
     One,
-    /// Called for all messages of a read.
+    /// A handler that is called with all messages of a read.
     Batch,
 }
 
@@ -103,7 +103,7 @@ async fn start(probe: &Probe, handler: Handler) -> (RunningApp, RedisPublisher) 
     let publish = broker.bind(Publish);
     let service = RustStream::new(AppInfo::new("bench", "0.0.0"))
         .with_broker(broker, |broker| {
-            // The acknowledgements of a read are sent together.
+            // RustStream sends the acknowledgements of a read together.
             match handler {
                 Handler::None => {}
                 Handler::One => {

@@ -61,7 +61,7 @@ struct User {
     name: String,
 }
 
-/// The code of the page about HTTP is tested here, where axum and tower-http are dependencies.
+/// The code in `docs/http.md` is tested here, since it needs axum and tower-http.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/http.md")]
 struct Guide;

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! HTTP handlers enqueue a task, publish an event and send a request. All other messages go through
-//! a gateway at `/messages`. The worker serves a router of ours; an axum router handles one of its
-//! names. `LISTEN` sets the address, `RUST_LOG` the level of the log.
+//! a gateway at `/messages`. The worker serves a Campanile router; an axum router handles one of
+//! its names. `LISTEN` sets the address, `RUST_LOG` the level of the log.
 //!
 //! On `SIGTERM` or Ctrl-C the HTTP side ends first, since its requests may wait for the workers.
 
@@ -44,7 +44,7 @@ async fn main() -> Result<(), BoxError> {
     let state = App::new(redis.clone());
     let (web, work) = app(state.clone());
     let stopping = state.stopping.clone();
-    // The workers run until no request can wait for them.
+    // The workers run until all HTTP requests have ended, since these may wait for them.
     let drained = CancellationToken::new();
 
     let signals = async {

@@ -1,4 +1,4 @@
-//! The HTTP side.
+//! The HTTP side of the application.
 
 use std::{fmt::Write as _, sync::atomic::Ordering, time::Duration};
 
@@ -82,7 +82,7 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
         let name = format!("campanile_{name}_total");
         let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
     }
-    // If the server is down, only these are missing, and the scrape does not wait for it.
+    // If the server is down, the gauges are missing, and the scrape waits at most a second.
     let stats = timeout(Duration::from_secs(1), app.redis.stats()).await;
     let stats = stats.ok().and_then(Result::ok);
     let groups = stats.map_or_else(Vec::new, |stats| stats.groups);

@@ -1,4 +1,4 @@
-//! The queue's side.
+//! The queue side of the application.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -31,7 +31,7 @@ async fn get_user(Json(id): Json<u64>) -> Result<Json<User>, RpcError> {
     }
 }
 
-/// Written for HTTP: it does not see that its requests are messages.
+/// A router written for HTTP. It does not notice that its requests are messages.
 fn prices() -> axum::Router {
     let quote = async |axum::Json(basket): axum::Json<Value>| {
         let books = basket["books"].as_u64().unwrap_or_default();

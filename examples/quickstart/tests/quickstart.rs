@@ -1,4 +1,5 @@
-//! The quick start as a process, without a server and with one, and in the test kit.
+//! Tests of the quick start: as a process without a server, as a process on one, and in the test
+//! kit.
 
 #[path = "../../../tests/examples/process.rs"]
 mod process;
@@ -25,21 +26,21 @@ const SHOWN: [&str; 6] = [
 ];
 
 #[tokio::test]
-async fn it_runs_without_a_server() {
+async fn the_quick_start_runs_without_a_server() {
     shows(&output(example("quickstart")).await, &SHOWN);
 }
 
 #[tokio::test]
-async fn it_runs_on_redis() {
+async fn the_quick_start_runs_on_redis() {
     let server = RedisServer::start().await;
     let mut quickstart = example("quickstart");
     quickstart.env("REDIS_URL", server.url());
     shows(&output(quickstart).await, &SHOWN);
 }
 
-/// It serves and shuts down by itself; the kit only records.
+/// The quick start serves and shuts down by itself. The kit only records.
 #[tokio::test(start_paused = true)]
-async fn it_has_everything_handled() {
+async fn the_quick_start_handles_all_of_its_messages() {
     let memory = Memory::new();
     let harness = Harness::over(memory.clone());
     quickstart::run(memory).await.unwrap();

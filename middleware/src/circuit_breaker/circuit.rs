@@ -22,7 +22,7 @@ use crate::sync::lock;
 pub enum CircuitState {
     /// Calls pass and are counted.
     Closed,
-    /// No call passes. After its time, the next call makes it half open.
+    /// No call passes. After the time of `open_for`, the next call makes the circuit half open.
     Open,
     /// A few calls pass as probes.
     HalfOpen,
@@ -68,7 +68,7 @@ impl CircuitConfig {
 pub(super) struct Circuit {
     config: CircuitConfig,
     phase: Mutex<Phase>,
-    /// Is incremented with each change of the phase, under its lock.
+    /// The number of changes of the phase so far. Incremented while the phase is locked.
     epoch: AtomicU64,
     /// Wakes services that wait for a probe.
     changed: Arc<Notify>,
@@ -103,7 +103,7 @@ impl Transition {
 pub(super) enum Refusal {
     /// The circuit is open until this time.
     Open(Instant),
-    /// All probes are in use. The future is ready when that may have changed.
+    /// All probes are in use. The future is ready when a probe may be free.
     Busy(OwnedNotified),
 }
 
@@ -136,7 +136,7 @@ impl Circuit {
             if Instant::now() < until {
                 return Err(Refusal::Open(until));
             }
-            // Callers of an open circuit wait for this time themselves, so none has to be woken.
+            // Callers that wait for an open circuit sleep until then, so none has to be woken.
             let (under_way, good) = (0, 0);
             self.change(&mut phase, Phase::HalfOpen { under_way, good });
         }
@@ -146,7 +146,7 @@ impl Circuit {
                 true
             }
             Phase::HalfOpen { .. } => {
-                // Created under the lock, so that it cannot miss a change.
+                // Created under the lock, so that the waiting caller cannot miss a change.
                 return Err(Refusal::Busy(self.changed.clone().notified_owned()));
             }
             _ => false,
@@ -158,7 +158,8 @@ impl Circuit {
         })
     }
 
-    /// Counts the outcome of a call that was admitted in this epoch.
+    /// Counts the outcome of a call that was admitted in this epoch. Ignores it if the circuit has
+    /// changed since.
     fn count(&self, epoch: u64, success: bool) {
         let mut phase = self.lock();
         if epoch != self.epoch.load(Ordering::Relaxed) {
@@ -247,11 +248,11 @@ impl Drop for CallPermit {
     }
 }
 
-/// The recent calls, in tenths of the window.
+/// Counts the calls of the last `window`, for each tenth of it.
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,
-    /// The counts with the numbers of their tenths, the oldest first.
+    /// The number of each tenth, counted from `began`, and its counts. The oldest tenth is first.
     tenths: VecDeque<(u128, CallCounts)>,
 }
 

@@ -5,8 +5,9 @@
 //! *half open*), and closes when they succeed.
 //!
 //! # Around a router
-//! An open circuit around a whole router pauses the worker: it fetches nothing and uses up no
-//! attempts, and other workers, which may reach their database, get the messages.
+//! An open circuit around a whole router pauses the worker. The worker fetches nothing, so no
+//! attempts are used up. Meanwhile other workers get the messages, and may reach the database that
+//! this one does not reach.
 //!
 //! ```
 //! use campanile::Router;
@@ -58,26 +59,26 @@
 //! All services that a layer and its clones make share one circuit. Each process has its own.
 //!
 //! # Back-pressure
-//! While the circuit is open, the service is not ready. It wakes its callers when it is half open.
-//! [`serve`](campanile::serve()) asks the outermost layer for readiness before it fetches. If the
-//! layer is inside of another one, or around some of the routes, messages are fetched and wait in
-//! their deliveries.
+//! While the circuit is open, the service is not ready. Its callers are woken when the circuit may
+//! become half open. [`serve`](campanile::serve()) asks the outermost layer for readiness before it
+//! fetches. If this layer is inside of a layer that does not pass readiness on, or only around some
+//! of the routes, messages are fetched and wait in their deliveries.
 //!
 //! A probe is reserved when the service is ready, and released when the service or its call is
-//! dropped. A worker with a half-open circuit may fetch more messages than there are probes, and a
-//! worker that already waits for messages when its circuit opens receives some. These messages wait in
-//! their deliveries until the circuit closes, and use up no attempts.
+//! dropped. A worker with a half-open circuit may fetch more messages than there are probes. A
+//! worker that already waits for messages when its circuit opens still receives some. All these
+//! messages wait in their deliveries until the circuit closes, and use up no attempts.
 //! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. A shutdown
-//! waits for them until its [deadline](campanile::serve::Serve::shutdown_deadline). Then other workers
-//! claim them when their leases end.
+//! waits for them until its [deadline](campanile::serve::Serve::shutdown_deadline). After that,
+//! other workers claim the messages that are left, when their leases end.
 //!
-//! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is open,
-//! and its calls fail.
+//! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is
+//! open, and its calls fail.
 //!
 //! # Errors
-//! With `fail_fast`: [`CircuitOpen`]. Its source is tower's `Overloaded`, so it counts as overload. A
-//! task whose handler returns it is redelivered, and the attempt does not count; a request is answered
-//! with `unavailable`.
+//! With `fail_fast`: [`CircuitOpen`]. Its source is tower's `Overloaded`, so it counts as overload.
+//! A task whose handler returns it is redelivered, and the attempt does not count; a request is
+//! answered with `unavailable`.
 //!
 //! # Cancel safety
 //! A call that is dropped does not count.
@@ -107,8 +108,8 @@ pub struct CircuitBreakerLayer {
 }
 
 impl CircuitBreakerLayer {
-    /// A circuit that opens for 5 s if half of at least 20 calls within 10 s have failed, and closes
-    /// after 3 successful probes.
+    /// A circuit that opens for 5 s if half of at least 20 calls within 10 s have failed, and
+    /// closes after 3 successful probes.
     pub fn new() -> Self {
         Self {
             circuit: Arc::new(Circuit::new(CircuitConfig::default())),
@@ -126,10 +127,10 @@ impl CircuitBreakerLayer {
         }
     }
 
-    /// Sets the part of failed calls that opens the circuit. 0.5 unless set.
+    /// Sets the fraction of failed calls from which the circuit opens. 0.5 unless set.
     ///
     /// # Panics
-    /// If it is not above 0.0 and at most 1.0.
+    /// If `part` is not above 0.0, or above 1.0.
     #[must_use]
     #[track_caller]
     pub fn failure_rate(self, part: f64) -> Self {
@@ -140,10 +141,10 @@ impl CircuitBreakerLayer {
         self.with(|config| config.failure_rate = part)
     }
 
-    /// Sets how long a call counts, with a resolution of a tenth. 10 s unless set.
+    /// Sets how long a call counts, with a resolution of a tenth of that time. 10 s unless set.
     ///
     /// # Panics
-    /// If it is shorter than 10 ms.
+    /// If `window` is shorter than 10 ms.
     #[must_use]
     #[track_caller]
     pub fn window(self, window: Duration) -> Self {
@@ -154,10 +155,11 @@ impl CircuitBreakerLayer {
         self.with(|config| config.window = window)
     }
 
-    /// Sets the number of calls in the window from which the failure rate counts. 20 unless set.
+    /// Sets the smallest number of calls in the window at which the circuit may open. 20 unless
+    /// set.
     ///
     /// # Panics
-    /// If it is zero.
+    /// If `calls` is zero.
     #[must_use]
     #[track_caller]
     pub fn min_calls(self, calls: u32) -> Self {
@@ -171,7 +173,7 @@ impl CircuitBreakerLayer {
     /// Sets how long the circuit stays open before it admits probes. 5 s unless set.
     ///
     /// # Panics
-    /// If it is zero.
+    /// If `time` is zero.
     #[must_use]
     #[track_caller]
     pub fn open_for(self, time: Duration) -> Self {
@@ -179,11 +181,11 @@ impl CircuitBreakerLayer {
         self.with(|config| config.open_for = time)
     }
 
-    /// Sets the number of probes: calls that a half-open circuit admits, and that must succeed to
-    /// close it. The first failed probe opens it again. 3 unless set.
+    /// Sets the number of probes: the calls that a half-open circuit admits. If all succeed, the
+    /// circuit closes. The first failed probe opens it again. 3 unless set.
     ///
     /// # Panics
-    /// If it is zero.
+    /// If `probes` is zero.
     #[must_use]
     #[track_caller]
     pub fn probes(self, probes: u32) -> Self {
@@ -202,8 +204,8 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// Fails calls with [`CircuitOpen`] while the circuit admits none. Meant for clients; a worker
-    /// should wait.
+    /// Fails calls with [`CircuitOpen`] while the circuit admits none. This is meant for clients; a
+    /// worker should wait.
     #[must_use]
     pub fn fail_fast(mut self) -> Self {
         self.fail_fast = true;

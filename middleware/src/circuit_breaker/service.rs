@@ -31,7 +31,7 @@ pub struct CircuitBreaker<S> {
 
 enum Readiness {
     Unknown,
-    /// The circuit admits no call. The future is ready when it may.
+    /// The circuit admits no call. The future is ready when the circuit may admit one.
     Waiting(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
     /// The circuit admits the next call.
     Admitted(CallPermit),

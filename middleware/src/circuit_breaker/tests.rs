@@ -61,7 +61,7 @@ fn is_ready(service: &mut Breaker) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_opens_at_the_failure_rate_once_the_minimum_of_calls_is_reached() {
+async fn a_circuit_opens_at_the_failure_rate_once_the_minimum_of_calls_is_reached() {
     let layer = layer();
     let (mut service, mut handle) = around(&layer);
     fails(&mut service, &mut handle, 3).await;
@@ -112,13 +112,13 @@ async fn an_open_circuit_wakes_its_callers_and_closes_after_its_probes() {
     assert_eq!(layer.state(), CircuitState::HalfOpen);
     succeeds(&mut service, &mut handle, 1).await;
     assert_eq!(layer.state(), CircuitState::Closed);
-    // It counts from zero: earlier failures do not count again.
+    // The circuit counts from zero: earlier failures do not count again.
     fails(&mut service, &mut handle, 3).await;
     assert_eq!(layer.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_failed_probe_opens_it_again_for_the_whole_time() {
+async fn the_first_failed_probe_opens_the_circuit_again_for_the_whole_time() {
     let layer = layer();
     let (mut service, mut handle) = around(&layer);
     fails(&mut service, &mut handle, 4).await;
@@ -207,7 +207,7 @@ async fn errors_that_say_nothing_about_the_service_do_not_count() {
     assert_eq!(layer.state(), CircuitState::Closed);
     fails(&mut service, &mut handle, 1).await;
     assert_eq!(layer.state(), CircuitState::Open);
-    // Such a probe neither closes nor opens the circuit, and another probe is admitted.
+    // A probe with such an error neither closes nor opens the circuit. Another probe is admitted.
     advance(6 * SECOND).await;
     for _ in 0..5 {
         let error = Rejection::permanent("no JSON").into();

@@ -16,8 +16,8 @@ use crate::sync::lock;
 /// A store in the memory of this process, for a single worker and for tests. It uses tokio's clock.
 /// Clones share one store.
 ///
-/// It keeps 100,000 outcomes unless set. Beyond that it removes the outcomes that would expire first.
-/// It never removes a claim before it expires.
+/// It keeps 100,000 outcomes unless set. Beyond that it removes the outcomes that would expire
+/// first. It never removes a claim that has not expired.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<MemoryState>>,
@@ -30,7 +30,9 @@ struct MemoryState {
     /// The number of claims at which expired ones are removed next.
     cleanup_at: usize,
     outcomes: HashMap<String, (Bytes, End)>,
+    /// The keys of the outcomes, in the order in which these expire.
     ends: BTreeMap<End, String>,
+    /// The number of outcomes stored so far.
     stored: u64,
 }
 
@@ -47,10 +49,10 @@ impl MemoryStore {
         }
     }
 
-    /// Sets the number of outcomes that are kept. 100,000 unless set.
+    /// Sets the largest number of outcomes that are kept. 100,000 unless set.
     ///
     /// # Panics
-    /// If it is zero.
+    /// If `outcomes` is zero.
     #[must_use]
     #[track_caller]
     pub fn max_outcomes(mut self, outcomes: usize) -> Self {
@@ -80,7 +82,7 @@ impl MemoryState {
         }
     }
 
-    /// The token of the claim on this key.
+    /// The token of the claim on this key, unless the claim has expired.
     fn claimed_by(&self, key: &str, now: Instant) -> Option<Token> {
         let (token, until) = self.claims.get(key)?;
         (*until > now).then_some(*token)
@@ -118,7 +120,7 @@ impl MemoryState {
     }
 }
 
-/// Adds the durations; a century stands for an unlimited time.
+/// Adds `after` to `now`. If the sum cannot be represented, a century stands for an unlimited time.
 fn end(now: Instant, after: Duration) -> Instant {
     let end = now.checked_add(after);
     end.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000))

@@ -1,8 +1,8 @@
 //! Runs a duplicate message once, and repeats its outcome.
 //!
 //! Tasks and requests are delivered at least once: if a worker dies after its work and before its
-//! acknowledgement, the message is delivered again. With this layer the first delivery runs, and its
-//! outcome is stored. A later message with the same key gets the stored outcome.
+//! acknowledgement, the message is delivered again. With this layer the first delivery runs, and
+//! its outcome is stored. A later message with the same key gets the stored outcome.
 //!
 //! ```
 //! use campanile::Router;
@@ -10,7 +10,7 @@
 //!
 //! async fn charge() {}
 //!
-//! // By the message's id, in this process.
+//! // Recognises duplicates by their ids, in this process.
 //! let app: Router = Router::new()
 //!     .task("charge", charge)
 //!     .layer(IdempotencyLayer::new(MemoryStore::new()));
@@ -41,17 +41,18 @@
 //! # }
 //! ```
 //!
-//! # KeyExtractor
+//! # Key
 //! The key is the message's id with its stream and its group, unless [`key`](IdempotencyLayer::key)
-//! sets another. Redelivered and claimed messages keep their ids. A message without an id (an event, a
-//! call in place) passes, since it cannot be delivered again. With another key, a message without one
-//! is rejected, unless [`missing_key`](IdempotencyLayer::missing_key) lets it pass.
+//! sets another. Redelivered and claimed messages keep their ids. A message without an id (an
+//! event, a call in place) passes, since it cannot be delivered again. With another key, a message
+//! without one is rejected, unless [`missing_key`](IdempotencyLayer::missing_key) lets it pass.
 //!
 //! Messages of different kinds or names may have the same key, for example `orders.create` and
-//! `orders.cancel`. **A store belongs to one consumer group**, since every group has to handle every
-//! message. It also belongs to one layer: the inner one of two nested layers would find its key
-//! claimed by the outer one. A custom key is shared by all streams whose workers share the store. Add
-//! [`Parts::stream`](campanile::Parts::stream) to the key to separate them.
+//! `orders.cancel`. **A store belongs to one consumer group**, since every group has to handle
+//! every message. It also belongs to one layer: if two nested layers shared a store, the inner one
+//! would find every key claimed by the outer one. A custom key is shared by all streams whose
+//! workers share the store. To separate the streams, add
+//! [`Parts::stream`](campanile::Parts::stream) to the key.
 //!
 //! A message that is not run is logged at DEBUG and counted by
 //! [`suppressed`](IdempotencyLayer::suppressed).
@@ -61,31 +62,31 @@
 //! |---|---|
 //! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: a message whose [own failure](#errors) is stored is run |
 //! | a message arrives while another one with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and it occupies no slot meanwhile |
-//! | the worker of a running message dies | its claim, which is renewed while it runs, expires within [`claim_for`](IdempotencyLayer::claim_for). Then another one runs |
-//! | a running message stalls for longer than its claim | another one runs at the same time. Each claim has a token, so the first cannot renew or release the claim of the other. The first outcome is stored |
-//! | the future is dropped, or panics | the claim is released, and another one may run |
+//! | the worker of a running message dies | the claim is renewed no more, and expires within [`claim_for`](IdempotencyLayer::claim_for). Then another message with the key runs |
+//! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. The outcome that comes first is stored |
+//! | the future is dropped, or panics | the claim is released, and another message with the key may run |
 //! | the store fails before the inner service was called | the message fails with [`StoreFailed`] and is delivered again, and the attempt does not count. With [`StoreDown::Run`] it runs without a claim |
-//! | the store fails afterwards | the outcome counts, and a warning says that it was not stored. A duplicate runs again |
+//! | the store fails after the call | the outcome counts, and a warning says that it was not stored. A duplicate runs again |
 //!
-//! So an effect happens once while the workers and the store live, and at least once in any case. For
-//! exactly once, the effect must be in one transaction with the key.
+//! So a handler's effect happens once while the workers and the store live, and at least once in
+//! any case. For exactly once, the effect must be in one transaction with the key.
 //!
 //! # Errors
-//! [`remember`](IdempotencyLayer::remember) decides which failures are stored. Unless set, these are
-//! permanent ones: dead letters, discarded messages, and for requests a permanent
+//! [`remember`](IdempotencyLayer::remember) decides which failures are stored. By default these are
+//! permanent failures: dead letters, discarded messages, and for requests a permanent
 //! [`Rejection`](campanile::Rejection) or an [`RpcError`](campanile::RpcError) other than
 //! `unavailable`, `deadline` and `internal`. After any other failure the claim is released.
 //!
 //! A stored failure is repeated to *other* messages with its key. The message that failed is run
-//! again when it is replayed from the dead letters. If several dead letters have one key, replay the
-//! one that failed first. With the default key no other message has the same key, so a failure is
-//! never repeated.
+//! again when it is replayed from the dead letters. If several dead letters have one key, replay
+//! the one that failed first: the others would only get its failure again. With the default key no
+//! other message has the same key, so a failure is never repeated.
 //!
 //! A stored reply keeps its payload and headers. A stored failure is returned as [`Repeated`].
 //!
 //! # Cancel safety
-//! Dropping the future spawns a task that releases the claim and then ends. If an outcome was being
-//! stored, it may or may not be stored.
+//! Dropping the future spawns a task that releases the claim and then ends. An outcome that was
+//! being stored at that moment may be stored or not.
 
 mod memory;
 mod record;
@@ -154,8 +155,8 @@ pub enum Remember {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StoreDown {
-    /// The message fails with [`StoreFailed`]. It is delivered again after the source's back-off, and
-    /// the attempt does not count.
+    /// The message fails with [`StoreFailed`]. It is delivered again after the source's back-off,
+    /// and the attempt does not count.
     #[default]
     Fail,
     /// The message is run without a claim, perhaps for the second time.
@@ -184,7 +185,7 @@ impl<St: Store> IdempotencyLayer<St> {
 }
 
 impl<St, K> IdempotencyLayer<St, K> {
-    /// Recognises duplicates by another key. A message without one is rejected, unless
+    /// Recognises duplicates by this key. A message without one is rejected, unless
     /// [`missing_key`](Self::missing_key) is called afterwards.
     #[must_use]
     pub fn key<L: KeyOf>(self, key: L) -> IdempotencyLayer<St, L> {
@@ -202,8 +203,8 @@ impl<St, K> IdempotencyLayer<St, K> {
         self.suppressed.load(Ordering::Relaxed)
     }
 
-    /// Decides about a message without a key. It passes unless set, and is rejected unless set once
-    /// [`key`](Self::key) was called.
+    /// Decides about a message without a key. By default it passes with the key of
+    /// [`new`](Self::new), and is rejected with another [`key`](Self::key).
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
@@ -214,7 +215,7 @@ impl<St, K> IdempotencyLayer<St, K> {
     /// third of this time. 30 s unless set.
     ///
     /// # Panics
-    /// If it is shorter than 100 ms.
+    /// If `claim` is shorter than 100 ms.
     #[must_use]
     #[track_caller]
     pub fn claim_for(mut self, claim: Duration) -> Self {
@@ -226,10 +227,11 @@ impl<St, K> IdempotencyLayer<St, K> {
         self
     }
 
-    /// Sets how long an outcome is stored. It should be longer than senders retry. 24 h unless set.
+    /// Sets how long an outcome is stored. The time should be longer than senders retry. 24 h
+    /// unless set.
     ///
     /// # Panics
-    /// If it is shorter than a millisecond.
+    /// If `keep` is shorter than a millisecond.
     #[must_use]
     #[track_caller]
     pub fn keep_for(mut self, keep: Duration) -> Self {

@@ -23,7 +23,7 @@ struct Record<'a> {
     /// The text of a failure.
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     text: Cow<'a, str>,
-    /// The reply, or the error that the caller of a request got, as a reply envelope.
+    /// The reply, or the error that the caller of a request got. Encoded as a reply on the wire.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     answer: Option<Cow<'a, str>>,
 }
@@ -78,11 +78,11 @@ fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcErr
         Some(_) => None,
         None => {
             let answer = answer?;
-            let passing = matches!(
+            let transient = matches!(
                 answer.code(),
                 RpcCode::Unavailable | RpcCode::Deadline | RpcCode::Internal
             );
-            (!passing).then_some((OutcomeKind::Answered, Some(answer)))
+            (!transient).then_some((OutcomeKind::Answered, Some(answer)))
         }
     }
 }
@@ -109,7 +109,7 @@ pub(super) fn decode(
     identity: Option<&MessageIdentity>,
 ) -> Result<StoredOutcome, BoxError> {
     let record: Record<'_> = serde_json::from_slice(stored)
-        // The parser's text quotes its input, which may contain a payload.
+        // The parser's text is dropped: it quotes its input, which may contain a payload.
         .map_err(|_| "a stored outcome cannot be read")?;
     let answer = match &record.answer {
         Some(envelope) => Some(codec::decode_reply(envelope.as_bytes())?.answer?),
@@ -135,8 +135,8 @@ pub(super) fn decode(
     Ok(StoredOutcome::Repeat(Err(error)))
 }
 
-/// The failure of an earlier message with the same key. Its source is the error that the caller of a
-/// request got.
+/// The failure of an earlier message with the same key. Its source is the error that the caller of
+/// a request got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repeated {
     text: String,

@@ -29,8 +29,8 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Stores an outcome. ARGV: token, milliseconds, outcome. Returns 1 if the key has this outcome now,
-/// else 0.
+/// Stores an outcome. ARGV: token, milliseconds, outcome. Returns 1 if the key has this outcome
+/// now, else 0.
 static FINISH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local found, outcome = redis.call('GET', KEYS[1]), 'd' .. ARGV[3]
@@ -48,9 +48,9 @@ static DELETE: LazyLock<Script> = LazyLock::new(|| {
 
 /// A store on Redis, shared by all workers of a group. Clones share its connection.
 ///
-/// It uses `GET`, `SET … PX` and `DEL` in scripts of one key each, so it works with Redis 6.2 and
-/// later, also on a node of a cluster. Everything that it writes has a time to live. After a lost
-/// connection, the next command connects again.
+/// The store uses `GET`, `SET … PX` and `DEL` in scripts of one key each, so it works with Redis
+/// 6.2 and later, also on a node of a cluster. Every key that it writes has a time to live. After a
+/// lost connection, the next command connects again.
 #[derive(Clone)]
 pub struct RedisStore {
     connection: Arc<SharedConnection>,
@@ -59,9 +59,9 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Connects. All keys begin with `prefix`, which should name the consumer group: every group has
-    /// to handle every message, so groups must not share a store. No prefix may begin with the prefix
-    /// of another store.
+    /// Connects. All keys begin with `prefix`, which should name the consumer group: every group
+    /// has to handle every message, so groups must not share a store. No prefix may begin with the
+    /// prefix of another store, or the two stores could use the same key.
     ///
     /// # Errors
     /// If the URL cannot be read, or the server does not respond within 2 s.
@@ -103,7 +103,7 @@ impl RedisStore {
     /// Sets the time after which a command without a response has failed. 2 s unless set.
     ///
     /// # Panics
-    /// If it is zero.
+    /// If `timeout` is zero.
     #[must_use]
     #[track_caller]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -117,7 +117,7 @@ impl RedisStore {
         match timeout(self.timeout, self.connection.invoke(invocation, &mut used)).await {
             Ok(answer) => Ok(answer?),
             Err(_) => {
-                // The server may be slow, or the connection dead.
+                // The server may be slow, or the connection dead. The next command makes a new one.
                 self.connection.give_up(used).await;
                 Err(self.connection.unreachable(&"no response in time").into())
             }
@@ -189,13 +189,14 @@ impl Store for RedisStore {
 
 const UNREADABLE: &str = "a response of the idempotency store cannot be read";
 
-/// Converts a duration to the whole milliseconds of `PX`, which must be above zero and below a limit.
+/// Converts a duration to the whole milliseconds of `PX`, which must be above zero and below a
+/// limit.
 fn millis(duration: Duration) -> u64 {
     const CENTURY: u64 = 3_155_760_000_000;
     u64::try_from(duration.as_millis()).map_or(CENTURY, |ms| ms.clamp(1, CENTURY))
 }
 
-/// One connection, which is replaced when it was lost.
+/// One connection for all commands, which is replaced after it was lost.
 struct SharedConnection {
     client: Client,
     current: Mutex<NumberedConnection>,
@@ -216,14 +217,14 @@ impl SharedConnection {
         invocation: &ScriptInvocation<'_>,
         used: &mut u64,
     ) -> Result<Value, RedisError> {
-        let mut again = true;
+        let mut may_retry = true;
         loop {
             let mut connection;
             (*used, connection) = self.get().await?;
             match invocation.invoke_async(&mut connection).await {
                 Err(error) if is_lost(&error) => {
                     self.give_up(*used).await;
-                    if !std::mem::take(&mut again) {
+                    if !std::mem::take(&mut may_retry) {
                         return Err(error);
                     }
                 }
@@ -232,13 +233,14 @@ impl SharedConnection {
         }
     }
 
-    /// The connection, or a new one. Concurrent callers wait for the same new connection.
+    /// The connection, with its number. Connects if there is none; concurrent callers wait for the
+    /// same new connection.
     async fn get(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.connection {
             return Ok((current.number, connection.clone()));
         }
-        // The timeout of the command covers these.
+        // The timeout around the whole command covers connecting and responses.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);
@@ -268,7 +270,7 @@ impl SharedConnection {
     }
 }
 
-/// Returns `true` if the command may succeed on another connection.
+/// Returns `true` if the command may succeed on a new connection.
 fn is_lost(error: &RedisError) -> bool {
     let demoted = redis::ErrorKind::Server(ServerErrorKind::ReadOnly);
     error.is_io_error()

@@ -170,7 +170,7 @@ impl<St: Store> KeyedCall<St> {
         let claim = self.store.claim(&self.key, token, self.config.claim_for);
         Ok(match claim.await? {
             Claim::Won => ClaimResult::Won,
-            // Another worker was faster. The next delivery gets its outcome.
+            // Another worker was faster. The next delivery of this message gets that outcome.
             Claim::Taken | Claim::Finished(_) => ClaimResult::Taken,
         })
     }
@@ -186,6 +186,8 @@ enum ClaimResult {
 struct HeldClaim<St: Store> {
     call: KeyedCall<St>,
     token: Token,
+    /// True once the store has replaced or released the claim, or has failed to. A drop then does
+    /// nothing.
     ended: bool,
 }
 
@@ -214,7 +216,7 @@ impl<St: Store> HeldClaim<St> {
         outcome
     }
 
-    /// Renews the claim for as long as it is polled.
+    /// Renews the claim until this future is dropped.
     async fn renew(&self) -> std::convert::Infallible {
         let KeyedCall {
             store, config, key, ..
@@ -265,7 +267,7 @@ impl<St: Store> Drop for HeldClaim<St> {
         if self.ended {
             return;
         }
-        // Without a runtime the claim expires.
+        // Without a runtime the claim cannot be released, and expires.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };

@@ -8,9 +8,9 @@ use campanile::BoxError;
 /// Stores claims and outcomes. Implemented by [`MemoryStore`](super::MemoryStore) and `RedisStore`,
 /// and by any custom store.
 ///
-/// A key is free, or claimed by one token until a time, or it has an outcome until a time. Each method
-/// is atomic and idempotent: after an error or a lost response it may be called again with the same
-/// arguments. Each method must fail after some time, since its callers set no time limit.
+/// A key is free, or claimed by one token until a time, or it has an outcome until a time. Each
+/// method is atomic and idempotent: after an error or a lost response it may be called again with
+/// the same arguments. Each method must fail after some time, since its callers set no time limit.
 pub trait Store: Clone + Send + Sync + 'static {
     /// Claims a free key, or one that this token has claimed already, for `claim_for` from now.
     ///
@@ -23,8 +23,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         claim_for: Duration,
     ) -> impl Future<Output = Result<Claim, BoxError>> + Send;
 
-    /// Extends a claim to `claim_for` from now, or claims a key that has become free. Returns `false`
-    /// if another token has claimed the key, or it has an outcome.
+    /// Extends a claim to `claim_for` from now, or claims a key that has become free. Returns
+    /// `false` if another token has claimed the key, or the key has an outcome.
     ///
     /// # Errors
     /// If the store fails.
@@ -35,8 +35,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         claim_for: Duration,
     ) -> impl Future<Output = Result<bool, BoxError>> + Send;
 
-    /// Replaces the claim by an outcome, or stores it on a free key. Returns `false` if another token
-    /// has claimed the key, or it has another outcome.
+    /// Replaces the claim by an outcome, or stores the outcome on a free key. Returns `false` if
+    /// another token has claimed the key, or the key has another outcome.
     ///
     /// # Errors
     /// If the store fails. The outcome may have been stored.
@@ -48,14 +48,14 @@ pub trait Store: Clone + Send + Sync + 'static {
         keep_for: Duration,
     ) -> impl Future<Output = Result<bool, BoxError>> + Send;
 
-    /// Releases the token's claim, if it has one.
+    /// Releases the claim of this token on the key, if there is one.
     ///
     /// # Errors
     /// If the store fails. The claim then expires.
     fn release(&self, key: &str, token: Token)
     -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// Removes this outcome from the key, if it has it.
+    /// Removes the outcome of the key, if it equals this one.
     ///
     /// # Errors
     /// If the store fails.

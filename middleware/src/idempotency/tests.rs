@@ -399,7 +399,7 @@ async fn an_outcome_counts_even_if_it_cannot_be_stored() {
     answer.send_response(Reply::new("done"));
     assert_eq!(assert_ready_ok!(first.poll()).payload, "done");
     store.set_down(false);
-    // Its claim expires, as that of a dead worker.
+    // The claim was not replaced by the outcome. It expires, like the claim of a dead worker.
     answered(&mut service, task("k", "1")).unwrap_err();
     advance(30 * SECOND).await;
     run(

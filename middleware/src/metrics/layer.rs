@@ -35,7 +35,7 @@ impl MetricsLayer {
         Self::with(labels, 256)
     }
 
-    // With new handles, since the old ones have other labels.
+    // Makes new metric handles, since the old ones have other labels.
     fn with(labels: LayerLabels, max_destinations: usize) -> Self {
         Self {
             table: Arc::new(SeriesTable::new(labels, max_destinations)),
@@ -58,8 +58,8 @@ impl MetricsLayer {
         Self::with(labels, self.table.max_destinations)
     }
 
-    /// Sets the number of destinations with a label for each kind of message. Further destinations
-    /// share the label `_OTHER`. 256 unless set.
+    /// Sets how many destinations get a label, for each kind of message. Further destinations share
+    /// the label `_OTHER`. 256 unless set.
     #[must_use]
     pub fn max_destinations(self, destinations: usize) -> Self {
         Self::with(self.table.labels.clone(), destinations)

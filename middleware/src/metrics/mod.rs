@@ -15,8 +15,8 @@
 //! # let _ = (app, client);
 //! ```
 //!
-//! With a group, a Prometheus recorder with the conventions' buckets, and the counts of the transport.
-//! The example `prometheus` shows all of it:
+//! With a group, a Prometheus recorder with the conventions' buckets, and the counts of the
+//! transport. The example `prometheus` shows all of it:
 //!
 //! ```
 //! use campanile::{Router, transport::memory::Memory};
@@ -47,11 +47,11 @@
 //! ```
 //!
 //! # Metrics
-//! A layer sees the outcome of the inner service. It does not see how the delivery was settled, and it
-//! does not see a delivery that never reached it: one that expired, one with too many deliveries, one
-//! that could not be decoded. The transport counts those, and [`TransportMetrics`] publishes its counts.
-//! So a failure in [`CONSUMED_MESSAGES`] is a failed attempt, and `campanile.transport.dead` counts
-//! dead letters.
+//! A layer sees the outcome of the inner service. It does not see how the delivery was settled. Nor
+//! does it see messages that never reach it: those that have expired, were delivered too often, or
+//! cannot be decoded. The transport counts all of these, and [`TransportMetrics`] publishes its
+//! counts. So a failure in [`CONSUMED_MESSAGES`] is a failed attempt, and
+//! `campanile.transport.dead` counts dead letters.
 //!
 //! | metric | source | meaning |
 //! |---|---|---|
@@ -65,21 +65,21 @@
 //! | `campanile.stream.*`, `campanile.group.*` | [`publish_stats`](TransportMetrics::publish_stats) | gauges: the fields of [`StreamStats`](campanile::transport::StreamStats), such as `lag`, `pending`, `oldest_pending` (seconds), `delayed`, `dead` |
 //! | [`READY`] | [`publish_state`](TransportMetrics::publish_state) | gauge: 1 while the handle is connected |
 //!
-//! The first four are [OpenTelemetry's] (v1.44). A failure has the label `error.type` with one of the
-//! [fixed words](crate::conventions::Fault::error_type); a success has no such label.
+//! The first four metrics are [OpenTelemetry's] (v1.44). A failure has the label `error.type` with
+//! one of the [fixed words](crate::conventions::Fault::error_type); a success has no such label.
 //!
 //! # Labels
 //! The labels are those of the [conventions](crate::conventions): `messaging.system`,
 //! `messaging.operation.name`, `messaging.operation.type`, `messaging.destination.name`, and
-//! `messaging.consumer.group.name` if set; and `campanile.message.kind`. The number of their values is
-//! bounded. A serving layer takes the destination from the matched route, not from the message. It is
-//! `_OTHER` without a route, and if the layer is outside of the router. A client's layer takes the
-//! names that the application sends to, and `_OTHER` after the first
+//! `messaging.consumer.group.name` if set; and `campanile.message.kind`. The number of their values
+//! is bounded. A serving layer takes the destination from the matched route, not from the message.
+//! The destination is `_OTHER` if no route matches, or if the layer is outside of the router. A
+//! client's layer takes the names that the application sends to, and `_OTHER` after the first
 //! [256](MetricsLayer::max_destinations).
 //!
 //! # Recorders
-//! A layer keeps its metric handles, so that a message needs no look-up in the recorder. Install the
-//! recorder before the first message.
+//! A layer keeps its metric handles, so that a message needs no look-up in the recorder. Install
+//! the recorder before the first message.
 //!
 //! # Errors
 //! The inner service's errors pass, as a [`BoxError`](campanile::BoxError).
@@ -129,8 +129,8 @@ pub const BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
-/// Registers the descriptions and units of the layers' metrics with the recorder. Call it once the
-/// recorder is installed.
+/// Registers the descriptions and units of the layers' metrics with the recorder. Call this
+/// function after the recorder is installed.
 pub fn describe() {
     describe_counter!(
         SENT_MESSAGES,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::conventions::{OTHER, Side};
 
-/// All series of a layer.
+/// The series of a layer, by kind of message and destination. They are made on first use.
 pub(super) struct SeriesTable {
     pub(super) labels: LayerLabels,
     pub(super) max_destinations: usize,
@@ -43,12 +43,12 @@ impl SeriesTable {
     /// The series of a message.
     pub(super) fn of(&self, message: &Message) -> Arc<Series> {
         let destination = match self.labels.side {
-            // The application chooses routes, and a sender chooses names.
+            // The application chooses the routes. The names are chosen by any sender.
             Side::Serving => match message.parts().matched_route() {
                 Some(route) if !route.as_str().is_empty() => route.as_str(),
                 _ => OTHER,
             },
-            // A label is kept for ever. Names that no transport accepts share one.
+            // The recorder keeps a label for ever, so names that no transport accepts share one.
             Side::Client if message.name().len() > Name::MAX_LEN => OTHER,
             Side::Client => message.name().as_str(),
         };
@@ -136,7 +136,7 @@ impl Series {
             self.duration.record(after);
             return;
         };
-        // Failures are rare, so they look up their handles.
+        // Failures are rare, so their handles are looked up in the recorder each time.
         let mut labels = self.labels.clone();
         labels.push(Label::from_static_parts("error.type", error_type));
         messages(self.side, labels.clone()).increment(1);

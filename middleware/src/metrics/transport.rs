@@ -14,8 +14,8 @@ use crate::conventions;
 /// Publishes the counts, the statistics and the state of a transport's handle. See the
 /// [module](super).
 ///
-/// Call its methods at each scrape: each sets the metrics to the given values. Reading the statistics
-/// needs the server, so the caller reads them, and handles the error.
+/// Call its methods at each scrape: each sets the metrics to the given values. Reading the
+/// statistics needs the server, so the caller reads them, and handles the error.
 #[derive(Debug, Clone)]
 pub struct TransportMetrics {
     system: Label,
@@ -23,7 +23,8 @@ pub struct TransportMetrics {
 }
 
 impl TransportMetrics {
-    /// Publishes for a handle of Redis.
+    /// Publishes the metrics of a Redis handle. For another transport, call
+    /// [`system`](Self::system).
     pub fn new() -> Self {
         Self {
             system: Label::from_static_parts("messaging.system", conventions::SYSTEM),
@@ -46,16 +47,18 @@ impl TransportMetrics {
         self
     }
 
-    /// Publishes each of the counts as a counter `campanile.transport.{name}`. They cover this process.
+    /// Publishes each count as a counter `campanile.transport.{name}`. The counts cover this
+    /// process.
     pub fn publish_counts(&self, counts: &Counts) {
         for (name, count) in counts.by_name() {
             counter!(format!("campanile.transport.{name}"), self.labels([])).absolute(count);
         }
     }
 
-    /// Publishes the statistics of a stream as gauges `campanile.stream.{name}` with the label `stream`,
-    /// and those of its groups as gauges `campanile.group.{name}` with the label `group` too. A lag that
-    /// the server does not know is NaN. `oldest_pending` is 0 without pending deliveries.
+    /// Publishes the statistics of a stream as gauges `campanile.stream.{name}` with the label
+    /// `stream`, and those of its groups as gauges `campanile.group.{name}` with the label `group`
+    /// too. A lag that the server does not know is NaN. `oldest_pending` is 0 without pending
+    /// deliveries.
     ///
     /// A deleted group keeps its last values, unless the recorder removes idle metrics.
     pub fn publish_stats(&self, stats: &StreamStats) {

@@ -42,38 +42,38 @@
 //! # Ordering
 //! Within one worker, as long as it runs:
 //!
-//! - The messages of a key run one after the other. The next one starts when the future of the one
-//!   before has ended, or was dropped.
-//! - They start in the order in which the layer became ready for them. If the layer is the outermost
-//!   one that [`serve`](campanile::serve()) serves, for example around a whole router, that is the
-//!   order of the stream, on any number of threads. Behind a layer that holds messages back, or
-//!   around one route, it is the order in which they reach the layer.
-//! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and later
-//!   messages of its key wait for it: in their deliveries if it is due within a quarter of a second.
-//!   Otherwise they are *put off*. They fail with [`PutOff`] and are delivered again shortly after
-//!   it, and the attempt does not count. So a back-off occupies no slot, and other keys go on. Each
-//!   failure of the first message costs one redelivery for each message that is put off.
-//! - A message that will not be delivered again gives up its turn: it is done, answered, discarded or
-//!   a dead letter.
+//! - The messages of a key run one after the other. The next message starts when the future of the
+//!   previous one has ended, or was dropped.
+//! - They start in the order in which the layer became ready for them. If the layer is the
+//!   outermost one that [`serve`](campanile::serve()) serves, for example around a whole router,
+//!   that is the order of the stream, on any number of threads. Behind a layer that holds messages
+//!   back, or around one route, they start in the order in which they reach this layer.
+//! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and
+//!   later messages of its key wait for it. If it is due within a quarter of a second, they wait in
+//!   their deliveries. Otherwise they are *put off*: they fail with [`PutOff`] and are delivered
+//!   again shortly after that message, and the attempt does not count. So a back-off occupies no
+//!   slot, and other keys go on. Each failure of the first message costs one redelivery for each
+//!   message that is put off.
+//! - A message that is done, answered, discarded or a dead letter gives up its turn.
 //! - A message that does not return, because it was purged or another worker claimed it, loses its
 //!   turn after the [`redelivery_timeout`], or at its deadline.
 //!
-//! **The turns end with the worker.** After a shutdown or a crash, messages that ran or were put off
-//! are delivered again among new ones, so a message may run after later ones of its key.
+//! **The turns end with the worker.** After a shutdown or a crash, messages that ran or were put
+//! off are delivered again among new ones, so a message may run after later ones of its key.
 //!
-//! **Several workers break the order.** The workers of a group share its messages, so two of them may
-//! run two messages of a key at the same time, and a redelivery may go to the other worker. If order
-//! matters, give the group one worker. For more throughput, divide the keys among streams (by a hash
-//! of the key), with one worker for each.
+//! **Several workers break the order.** The workers of a group share its messages, so two of them
+//! may run two messages of a key at the same time, and a redelivery may go to the other worker. If
+//! order matters, give the group one worker. For more throughput, divide the keys among streams (by
+//! a hash of the key), with one worker for each.
 //!
-//! A message that no transport has accepted has no [`id`](campanile::Parts::id): an event,
-//! or a call in place. It cannot be delivered again, and does not wait for messages that are put off.
+//! A message without an [`id`](campanile::Parts::id), such as an event or a call in place, cannot
+//! be delivered again. It does not wait for messages that will be delivered again.
 //!
 //! Put the layers that decide about failures *inside* this one: timeouts, `catch_panic`,
 //! `map_failure`, `retry`. This layer reads the decision from the error (see
-//! [`Settle::of`](campanile::error::Settle::of)). It sets the wait of a redelivery that has none, so
-//! that it knows when the message returns. A future that panics or is dropped counts as a failure. A
-//! message without a route holds up no others.
+//! [`Settle::of`](campanile::error::Settle::of)). It sets the wait of a redelivery that has none,
+//! so that it knows when the message returns. A future that panics or is dropped counts as a
+//! failure. A message without a route holds up no others.
 //!
 //! # Back-pressure
 //! Readiness cannot depend on a message's key, so the layer is ready whenever the inner service is.
@@ -82,8 +82,8 @@
 //! reservation of the inner service.
 //!
 //! A reservation (`poll_ready` without `call`) keeps a turn, and holds up all later messages of all
-//! keys. `serve`, clients and tower's layers call at once, except for those that keep services ready:
-//! `Balance`, `ReadyCache`, and `Steer` around several of these.
+//! keys. `serve` and clients call at once. So do tower's layers, except for those that keep
+//! services ready: `Balance`, `ReadyCache`, and `Steer` around several of these services.
 //!
 //! Unused keys take no memory. At most [`max_put_off`] ids of messages that will be delivered again
 //! are kept. Further messages keep no turn, and run in the order of their redelivery.
@@ -154,19 +154,19 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// Sets the wait before a redelivery if the failure names none. It must be the source's. 1 s,
-    /// doubling to 5 min, unless set.
+    /// Sets the wait before a redelivery if the failure names none. It must equal the back-off of
+    /// the source. 1 s, doubling to 5 min, unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.config.backoff = backoff;
         self
     }
 
-    /// Sets the number of deliveries after which a message is a dead letter. It must be the source's.
-    /// 10 unless set.
+    /// Sets the number of deliveries after which a message is a dead letter. It must equal that of
+    /// the source. 10 unless set.
     ///
     /// # Panics
-    /// If it is zero.
+    /// If `deliveries` is zero.
     #[must_use]
     #[track_caller]
     pub fn max_deliveries(mut self, deliveries: u32) -> Self {
@@ -175,9 +175,9 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// Sets how long after its due time a message keeps its turn if it is not delivered. A message is
-    /// not delivered while no slot is free, so this should be longer than handlers take. 60 s unless
-    /// set.
+    /// Sets how long after its due time a message keeps its turn if it is not delivered. A message
+    /// is not delivered while no slot is free, so this time should be longer than handlers take. 60
+    /// s unless set.
     #[must_use]
     pub fn redelivery_timeout(mut self, timeout: Duration) -> Self {
         self.config.redelivery_timeout = timeout;

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use crate::key::MessageIdentity;
 
-/// The time for which a message waits in its delivery for an earlier one that is due. Long enough for
-/// messages that were put off together to return in any order; short, since it occupies a slot that
-/// the earlier one may need.
+/// The time for which a message waits in its delivery for an earlier one that is due. It is long
+/// enough for messages that were put off together to return in any order. It is short, since the
+/// waiting message occupies a slot that the earlier one may need.
 pub(super) const WAIT_IN_PLACE: Duration = Duration::from_millis(250);
-/// The shortest time between the return of a message and of the next one that is put off.
+/// A message that is put off returns at least this long after the earlier message.
 const BEHIND: Duration = Duration::from_millis(10);
 /// The longest time for which a message is put off because an earlier one is overdue.
 const MAX_OVERDUE_WAIT: Duration = Duration::from_secs(10);
@@ -38,9 +38,9 @@ pub(super) struct KeyQueue {
 #[derive(Debug)]
 pub(super) struct Deferred {
     pub(super) identity: MessageIdentity,
-    /// When its redelivery is due.
+    /// When the redelivery of the message is due.
     pub(super) expected: Instant,
-    /// When it loses its turn.
+    /// When the message loses its turn if it has not returned.
     pub(super) until: Instant,
 }
 
@@ -139,8 +139,8 @@ impl KeyQueue {
         known.is_none()
     }
 
-    /// The waker of the first waiting message, or of all: once a message is deferred, each later one
-    /// may have to be put off.
+    /// Takes the waker of the first waiting message, or the wakers of all. All are woken once a
+    /// message is deferred, since each later message may have to be put off.
     pub(super) fn wakers(&mut self, all: bool) -> Vec<Waker> {
         let count = if all { usize::MAX } else { 1 };
         let waiting = self.waiting.values_mut().take(count);

@@ -24,7 +24,8 @@ use crate::{
     key::{Key, MessageIdentity},
 };
 
-/// A message in the queue of its key. Dropping it removes it, and wakes the next one.
+/// A message in the queue of its key. Dropping this value removes the message, and wakes the next
+/// one.
 pub(super) struct QueuedMessage {
     queues: Arc<KeyQueues>,
     config: OrderConfig,
@@ -33,7 +34,7 @@ pub(super) struct QueuedMessage {
     delivery: DeliveryInfo,
     timer: Option<Pin<Box<Sleep>>>,
     runs: bool,
-    /// True once it has left the queue.
+    /// True once the message has left the queue.
     ended: bool,
 }
 
@@ -91,7 +92,8 @@ impl QueuedMessage {
         (self.queues).step(&self.key, self.turn, can_be_put_off, waker)
     }
 
-    /// Leaves the queue. If the message is delivered again after a wait, it keeps its turn.
+    /// Leaves the queue. If the message is delivered again after a wait, it keeps its turn; `None`
+    /// if it is not delivered again.
     fn end(&mut self, redelivered_after: Option<Duration>) {
         self.ended = true;
         let deferred = redelivered_after.and_then(|wait| self.deferred(wait));
@@ -207,8 +209,9 @@ impl Drop for QueuedMessage {
         if self.ended {
             return;
         }
-        // A panic, or a timeout outside of this layer. The layer cannot set the wait, so a task waits
-        // for the source's back-off. A request is answered.
+        // The inner service panicked, or a timeout outside of this layer dropped the future. A
+        // dropped future returns no error that could set the wait, so a task waits for the source's
+        // back-off. A request is answered.
         let redelivered_after = match self.delivery.kind {
             Kind::Task => self.wait(None, true),
             Kind::Rpc | Kind::Event => None,

@@ -16,7 +16,7 @@ use crate::{
     sync::lock,
 };
 
-/// The number of deferred messages from which expired ones are removed.
+/// Deferred messages that have lost their turns are removed once there are this many.
 const CLEANUP_THRESHOLD: usize = 1_000;
 /// The shortest time between two removals.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +56,8 @@ impl KeyQueues {
         lock(&self.0).queues.len()
     }
 
-    /// The next step of the message with this turn. Its waker is called when that may have changed.
+    /// The next step of the message with this turn. `waker` is called when the step may have
+    /// changed.
     pub(super) fn step(
         &self,
         key: &Key,
@@ -80,8 +81,8 @@ impl KeyQueues {
         step
     }
 
-    /// Removes the message with this turn, and keeps its turn if it is `deferred` and there are fewer
-    /// than `max_deferred`. Returns `true` if it keeps the turn.
+    /// Removes the message with this turn from its queue. Keeps the turn if `deferred` is given and
+    /// fewer than `max_deferred` messages are deferred. Returns `true` if the turn was kept.
     pub(super) fn end(
         &self,
         key: &Key,
@@ -96,7 +97,7 @@ impl KeyQueues {
 }
 
 impl QueuesState {
-    /// Returns also the wakers to call once the lock is released.
+    /// See [`KeyQueues::end`]. Also returns the wakers to call once the lock is released.
     fn end(
         &mut self,
         key: &Key,
@@ -141,7 +142,7 @@ impl QueuesState {
         self.deferred = self.queues.values().map(KeyQueue::deferred).sum();
     }
 
-    /// Ends the reservation of a turn. Returns the messages that may go on without it.
+    /// Ends the reservation of a turn. Returns the wakers of the messages that it held up.
     fn unreserve(&mut self, turn: Turn) -> BTreeMap<Turn, Waker> {
         let was_first = self.reserved.first() == Some(&turn);
         self.reserved.remove(&turn);

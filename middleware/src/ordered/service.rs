@@ -90,7 +90,7 @@ where
                 let mut queued = QueuedMessage::new(queues, *config, reserved, key, &message);
                 let service = match queued.runs_now() {
                     true => ready,
-                    // The clone holds no reservation, which other messages could use meanwhile.
+                    // Drops `ready`, so that other messages can use its reservation meanwhile.
                     false => self.inner.clone(),
                 };
                 Gated::waiting(queued, service, message)

@@ -48,7 +48,7 @@ fn fail(
     Settle::of(Kind::Task, &*error)
 }
 
-/// The time for which the message of this call, which must have ended, was put off.
+/// Returns for how long the message of this call was put off. The call must have ended.
 fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
     let error = assert_ready!(call.poll()).unwrap_err();
     assert!(find::<PutOff>(&*error).is_some(), "{error:?}");
@@ -142,7 +142,7 @@ async fn later_messages_are_put_off_while_an_earlier_one_waits_for_its_redeliver
     advance(MINUTE).await;
     let mut first = call(&mut service, task("k", "1"));
     let answer = only_request(&mut handle, "1");
-    // The others are delivered again in any order.
+    // The messages that were put off are delivered again in any order.
     let mut third = call(&mut service, task("k", "3"));
     let mut second = call(&mut service, task("k", "2"));
     let mut fourth = call(&mut service, task("k", "4"));

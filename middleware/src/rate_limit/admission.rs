@@ -14,12 +14,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::limiter::Limiter;
 use crate::{gated::Admission, keyed_permits::KeyedPermit};
 
-/// A message that waits for the messages before it, or for the rate.
+/// A message that waits first for the earlier messages of its key, and then for the rate.
 pub(super) struct WaitingMessage {
     limiter: Arc<Limiter>,
-    /// Released as soon as the message is admitted.
+    /// Held while the message waits for the rate, and released as soon as it is admitted.
     permit: Option<KeyedPermit>,
     kind: Kind,
+    /// When the message fails if it is not admitted.
     until: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -29,11 +30,11 @@ impl WaitingMessage {
         limiter: Arc<Limiter>,
         permit: KeyedPermit,
         kind: Kind,
-        most: Duration,
+        max_wait: Duration,
     ) -> Self {
         let now = Instant::now();
         // A century stands for an unlimited wait.
-        let until = now.checked_add(most);
+        let until = now.checked_add(max_wait);
         let until = until.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
         Self {
             limiter,

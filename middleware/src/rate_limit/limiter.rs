@@ -14,7 +14,7 @@ use crate::{key::Key, sync::lock};
 /// The smallest number of keys at which unused ones are removed.
 const CLEANUP_THRESHOLD: usize = 1_000;
 
-/// The rate of each key.
+/// Admits the messages of each key at one rate.
 pub(super) struct Limiter {
     period: Duration,
     counts: RateLimiter<Key, HashMapStateStore<Key>, TokioClock, NoOpMiddleware<Duration>>,
@@ -28,7 +28,7 @@ struct LimiterState {
     cleanup_at: usize,
 }
 
-/// The time since the limiter was created. Tests can pause it, as tokio's clock.
+/// Tokio's clock, as the time since the limiter was created. Tests can pause it.
 #[derive(Debug, Clone)]
 struct TokioClock(Instant);
 
@@ -62,9 +62,9 @@ impl Limiter {
         checked.map_err(|not_until| not_until.wait_time_from(self.counts.clock().now()))
     }
 
-    /// The error of a message over the rate, which admits the next one after `wait`. Messages that
-    /// are put off return at different times: if all returned at once, all but one would be put off
-    /// again.
+    /// The error of a message over the rate. The rate admits the next message after `wait`.
+    /// Messages that are put off return at different times: if all returned at once, all but one
+    /// would be put off again.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
         if kind != Kind::Task {
             return RateLimited::error(kind, wait);

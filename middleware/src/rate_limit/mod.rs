@@ -31,21 +31,21 @@
 //! ```
 //!
 //! # Ordering
-//! Messages that [wait](RateLimitByKeyLayer::max_wait) start in the order in which their futures were
-//! first polled. Messages that are put off return in about the order in which they were put off; new
-//! messages may run before them.
+//! Messages that [wait](RateLimitByKeyLayer::max_wait) start in the order in which their futures
+//! were first polled. Messages that are put off return in about the order in which they were put
+//! off; new messages may run before them.
 //!
 //! # Back-pressure
-//! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service is.
-//! A message over the rate is put off: it is delivered again later, and occupies no slot meanwhile.
-//! Messages return at different times, so that a long backlog is delivered twice, not many times.
-//! With [`max_wait`](RateLimitByKeyLayer::max_wait), a message that will be admitted within that time
-//! waits in its delivery instead: its lease is renewed, and it occupies one of the source's
-//! `max_in_flight` slots.
+//! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service
+//! is. A message over the rate is put off: it is delivered again later, and occupies no slot
+//! meanwhile. Messages return at different times, so that each message of a long backlog is
+//! delivered twice, not many times. With [`max_wait`](RateLimitByKeyLayer::max_wait), a message
+//! that will be admitted within that time waits in its delivery instead: its lease is renewed, and
+//! it occupies one of the source's `max_in_flight` slots.
 //!
-//! Each process counts separately: the rate of all workers is the rate of one times their number. All
-//! services that a layer and its clones make share the count. A key whose whole burst is available
-//! again is removed at the next clean-up.
+//! Each process counts separately: the rate of all workers is the rate of one times their number.
+//! All services that a layer and its clones make share the count. A key whose whole burst is
+//! available again is removed at the next clean-up.
 //!
 //! # Cancel safety
 //! A future that is dropped while it waits does not count.
@@ -54,8 +54,8 @@
 //! A message without a key is rejected, unless [`missing_key`](RateLimitByKeyLayer::missing_key)
 //! lets it pass. A message over the rate fails with [`RateLimited`]:
 //!
-//! - a task is delivered again after [`retry_after`](RateLimited::retry_after), and the attempt does
-//!   not count (around a client's transport, the sender gets the error);
+//! - a task is delivered again after [`retry_after`](RateLimited::retry_after), and the attempt
+//!   does not count (around a client's transport, the sender gets the error);
 //! - a request is answered with `unavailable` at once, and its caller may try again;
 //! - an event is logged, counted and lost. Let events [wait](RateLimitByKeyLayer::max_wait).
 
@@ -82,8 +82,8 @@ use crate::{
     keyed_permits::KeyedPermits,
 };
 
-/// Added to the wait of a redelivery. The transport counts in whole milliseconds on another clock, and
-/// a message that returns too early is put off behind all others.
+/// Added to the wait of a redelivery. The transport counts whole milliseconds on another clock, and
+/// a message that returned too early would be put off again, behind all others.
 const SLACK: Duration = Duration::from_millis(10);
 
 /// Makes [`RateLimitByKey`] services. See the [module](self).
@@ -92,7 +92,8 @@ pub struct RateLimitByKeyLayer<K> {
     keys: KeyExtractor<K>,
     period: Duration,
     limiter: Arc<Limiter>,
-    /// One permit for each key: the message that holds it waits for the rate, the others for it.
+    /// One permit for each key. Its holder waits for the rate, and the other messages for the
+    /// permit.
     first_in_line: Arc<KeyedPermits>,
     max_wait: Duration,
 }
@@ -126,7 +127,8 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
     /// The returned layer counts from zero, and shares no count with earlier clones.
     ///
     /// # Panics
-    /// If it is zero, or such a burst would take longer than a century to become available again.
+    /// If `messages` is zero, or such a burst would take longer than a century to become available
+    /// again.
     #[must_use]
     #[track_caller]
     pub fn burst(mut self, messages: u32) -> Self {
@@ -230,12 +232,12 @@ where
         }
         let permit = layer.first_in_line.request(key, usize::MAX);
         let permit = permit.expect("the number of waiting requests is unlimited");
-        // Messages that wait already go first.
+        // If other messages wait already, the permit is not free, and they go first.
         if permit.is_acquired() && layer.limiter.check(permit.key()).is_ok() {
             return RateLimitByKeyFuture(Gated::free(ready, message));
         }
         let waiting = WaitingMessage::new(layer.limiter.clone(), permit, kind, layer.max_wait);
-        // The clone holds no reservation, which other messages could use meanwhile.
+        // Drops `ready`, so that other messages can use its reservation meanwhile.
         RateLimitByKeyFuture(Gated::waiting(waiting, self.inner.clone(), message))
     }
 }

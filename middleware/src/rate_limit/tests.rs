@@ -67,7 +67,7 @@ async fn a_message_over_the_rate_of_its_key_returns_when_the_rate_admits_it() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 43"]
+#[ignore = "fault 43: a burst and the messages after it can exceed the rate of one period"]
 async fn every_period_stays_within_the_rate_whenever_it_starts() {
     let period = SECOND;
     let (mut service, mut handle) = service(&RateLimitByKeyLayer::new(10, period, by_header()));

@@ -1,4 +1,4 @@
-//! The id, and the hook that makes one.
+//! The request id, and the hook that makes one.
 
 use std::{fmt, future::Future};
 
@@ -22,8 +22,8 @@ impl RequestId {
     /// Parses an id.
     ///
     /// # Errors
-    /// If the text is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or contains other characters than
-    /// visible ASCII.
+    /// If the text is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or contains other characters
+    /// than visible ASCII.
     pub fn new(text: &str) -> Result<Self, InvalidRequestId> {
         let value = HeaderValue::from_str(text).map_err(|_| InvalidRequestId::NOT_VISIBLE)?;
         Self::from_value(&value)
@@ -46,7 +46,7 @@ impl RequestId {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// Makes this id the current one within a future, such as a future that is spawned.
+    /// Makes this id the current one within a future, for example one that a handler spawns.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
     }
@@ -87,7 +87,7 @@ impl From<Uuid> for RequestId {
 }
 
 /// Extracts the id that a [`RequestIdLayer`](super::RequestIdLayer) outside has set. Without such a
-/// layer it is an ordinary rejection.
+/// layer the extraction fails with an ordinary rejection.
 impl<S: Sync> FromMessageParts<S> for RequestId {
     type Rejection = Rejection;
 

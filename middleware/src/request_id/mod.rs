@@ -1,5 +1,5 @@
-//! Carries one id through a chain of messages: from a request to the tasks that its handler sends, and
-//! to the requests that those make.
+//! Carries one id through a chain of messages: from a request to the tasks that its handler sends,
+//! and to the requests that the handlers of those tasks make.
 //!
 //! The same layer is used around a router and around a client's transport:
 //!
@@ -51,17 +51,17 @@
 //!
 //! 1. The id in the message's header. An invalid id (empty, longer than 128 bytes, or with other
 //!    characters than visible ASCII) is replaced, and logged.
-//! 2. The id of the message that the current task handles, if its handler sends this one.
-//! 3. A new id: a UUID, unless a [`MakeRequestId`] makes it.
+//! 2. The id of the message whose handler sends this one: [`RequestId::current`].
+//! 3. A new id: a UUID, unless [`make_request_id`](RequestIdLayer::make_request_id) is set.
 //!
 //! # Access
 //! The id is in the message's header and in its extensions, and handlers can extract it
 //! ([`RequestId`]). While the message is handled, it is in the current task
-//! ([`RequestId::current`]). Use [`RequestId::scope`] for tasks that a handler spawns. The reply to a
-//! request has the id in its header, unless the handler has set another one.
+//! ([`RequestId::current`]). Use [`RequestId::scope`] for tasks that a handler spawns. The reply to
+//! a request has the id in its header, unless the handler has set another one.
 //!
-//! An event has no headers on [Pub/Sub](campanile::transport::check), so its id does not travel. Each
-//! worker that receives it makes a new one.
+//! An event has no headers on [Pub/Sub](campanile::transport::check), so its id does not travel.
+//! Each worker that receives the event makes a new id.
 //!
 //! # Errors
 //! The layer adds none. An error reply has no headers, and so no id.
@@ -185,7 +185,7 @@ impl<S> WithRequestId<S> {
     }
 }
 
-/// Inserts the header, unless the message has as many headers as there can be.
+/// Inserts the header, unless the map is full: it holds at most 32,768 headers.
 fn insert(headers: &mut HeaderMap, header: &HeaderName, id: &RequestId) {
     let _ = headers.try_insert(header, id.value().clone());
 }
@@ -231,6 +231,7 @@ impl<S: fmt::Debug> fmt::Debug for WithRequestId<S> {
 pub struct WithRequestIdFuture<W> {
     #[pin]
     work: TaskLocalFuture<RequestId, W>,
+    /// The header and the id for the reply; `None` if the message is no request.
     echo: Option<(HeaderName, RequestId)>,
 }
 

@@ -74,7 +74,7 @@ async fn the_header_can_be_set() {
 }
 
 #[tokio::test]
-async fn it_is_current_in_the_call_and_in_the_future_and_nowhere_else() {
+async fn the_id_is_current_in_the_call_and_in_the_future_and_nowhere_else() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
     let inner = service_fn(move |_: Message| {
@@ -103,7 +103,7 @@ async fn it_is_current_in_the_call_and_in_the_future_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_message_that_a_handler_sends_has_its_id_unless_it_has_another() {
+async fn a_message_that_a_handler_sends_has_the_current_id_unless_it_has_its_own() {
     let seven = RequestId::from(7);
     let inside = seven
         .clone()

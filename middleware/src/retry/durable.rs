@@ -36,8 +36,8 @@ struct DurableRetryConfig {
 impl DurableRetryLayer {
     /// Delivers a task up to `attempts` times, the first one included. Then it is a dead letter.
     ///
-    /// The transport's [`max_deliveries`](campanile::transport::Settings::max_deliveries) (10 unless
-    /// set) limits the deliveries too, so it must not be lower.
+    /// The transport's [`max_deliveries`](campanile::transport::Settings::max_deliveries) (10
+    /// unless set) limits the deliveries too, so it must not be lower.
     ///
     /// # Panics
     /// If `attempts` is zero.
@@ -79,9 +79,9 @@ impl DurableRetryLayer {
         self.with(|config| config.classifier = Classifier::new(classify))
     }
 
-    /// Also redelivers requests after [transient](Class::Transient) errors while their callers wait.
-    /// After the last attempt, or too close to the deadline, a request is answered with the error. It
-    /// never becomes a dead letter.
+    /// Also redelivers requests after [transient](Class::Transient) errors while their callers
+    /// wait. After the last attempt, or too close to the deadline, a request is answered with the
+    /// error. It never becomes a dead letter.
     #[must_use]
     pub fn requests(self) -> Self {
         self.with(|config| config.requests = true)
@@ -343,8 +343,8 @@ mod tests {
         let layer = layer().requests();
         let error = failing(&layer, Kind::Rpc, 1, "disk full").await;
         assert_eq!(settled(&error), again(SECOND));
-        // Not retried: an error reply, a permanent error, the last attempt, and a wait that would end
-        // after the deadline.
+        // Not retried: an error reply, a permanent error, the last attempt, and a wait that would
+        // end after the deadline.
         let error = failing(&layer, Kind::Rpc, 1, RpcError::not_found("user")).await;
         assert!(error.is::<RpcError>());
         let error = failing(&layer, Kind::Rpc, 1, Rejection::permanent("no JSON")).await;

@@ -1,7 +1,8 @@
 //! Retries in place, and durable retries.
 //!
 //! [`RetryPolicy`] is a policy for tower's `Retry`. It retries in place, within the delivery or the
-//! call: for errors that pass in milliseconds. The message occupies its slot meanwhile.
+//! call. Use it for errors that pass in milliseconds, since the message occupies its slot
+//! meanwhile.
 //!
 //! ```
 //! use campanile::{Client, transport::memory::Memory};
@@ -16,11 +17,12 @@
 //! # }
 //! ```
 //!
-//! [`DurableRetryLayer`] retries later, by redelivery. It turns an error into a [`Failure`] that asks
-//! for redelivery after the attempt's back-off, or for a dead letter after the last attempt. The
-//! transport stores the message meanwhile, so the wait outlives the process and occupies no slot.
+//! [`DurableRetryLayer`] retries later, by redelivery. It turns an error into a [`Failure`] that
+//! asks for redelivery after the attempt's back-off, or for a dead letter after the last attempt.
+//! The transport stores the message meanwhile, so the wait outlives the process and occupies no
+//! slot.
 //!
-//! Both together, some quick tries in each delivery:
+//! Both together, with some quick tries in each delivery:
 //!
 //! ```
 //! use campanile::{BoxError, Router, transport::Backoff};
@@ -43,17 +45,17 @@
 //!     .layer(ServiceBuilder::new().layer(durable).layer(RetryLayer::new(quick)));
 //! ```
 //!
-//! With these numbers a task is tried 24 times: eight deliveries with three tries each, and waits of
-//! 2, 4, 8, … 128 s between the deliveries.
+//! With these numbers a task is tried 24 times: eight deliveries with three tries each, and waits
+//! of 2, 4, 8, … 128 s between the deliveries.
 //!
 //! # Classes of errors
-//! The [`Class`](crate::Class) of the error decides. Transient errors are retried in place. Transient
-//! and lasting errors are retried durably. A permanent error makes a dead letter at once. If the
-//! application has decided already, by a [`Failure`] in the chain of sources, neither retry changes
-//! that.
+//! The [`Class`](crate::Class) of the error decides. Transient errors are retried in place.
+//! Transient and lasting errors are retried durably. A permanent error makes a dead letter at once.
+//! If the application has decided already, by a [`Failure`] in the chain of sources, neither retry
+//! changes that.
 //!
-//! Overload, as by tower's `LoadShed` or an open circuit, is not the message's fault. A durable retry
-//! passes it on, and the transport redelivers the message without counting the attempt.
+//! Overload, as by tower's `LoadShed` or an open circuit, is not the message's fault. A durable
+//! retry passes it on, and the transport redelivers the message without counting the attempt.
 //!
 //! # Requests and events
 //! A durable retry passes their errors on: the error of a request is its reply, and an event is not
@@ -62,14 +64,14 @@
 //!
 //! # Deadlines and leases
 //! A message is not retried in place after its deadline, or once its lease is lost. The lease is
-//! renewed meanwhile, so the waits may be longer than it.
+//! renewed meanwhile, so the waits may be longer than the lease.
 //!
 //! # Unknown outcomes
 //! After a lost connection or a timeout, a client cannot know whether the transport accepted its
 //! message. Such a call is retried only with an
-//! [idempotency key](campanile::client::Call::idempotency_key), which makes duplicates one task. Any
-//! message without an id counts as sent by a client, also an event, and a message that a client over a
-//! router handles in place.
+//! [idempotency key](campanile::client::Call::idempotency_key), which makes one task of duplicates.
+//! Every message without an id counts as sent by a client. That includes events, and messages of a
+//! client that calls a router in place.
 //!
 //! # Delivery guarantee
 //! A handler runs again after each failure, in place and by redelivery, and must tolerate that. The

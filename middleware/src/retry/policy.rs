@@ -60,9 +60,9 @@ impl RetryPolicy {
         self.with(|config| config.backoff = backoff)
     }
 
-    /// Sets a retry budget that all messages share: a retry withdraws from it, and a success deposits.
-    /// While it is empty nothing is retried, so that retries cannot multiply the load on a service
-    /// that is down. No budget unless set.
+    /// Sets a retry budget that all messages share. Each retry withdraws from the budget, and each
+    /// success deposits. While the budget is empty nothing is retried, so that retries cannot
+    /// multiply the load on a service that is down. No budget unless set.
     #[must_use]
     pub fn budget(self, budget: impl Budget + Send + Sync + 'static) -> Self {
         self.with(|config| config.budget = Some(Arc::new(budget)))
@@ -120,8 +120,9 @@ impl RetryPolicy {
     }
 }
 
-/// Returns `true` if the transport may have accepted the message, so that a retry could duplicate it.
-/// A message with an id was delivered by a transport: a retry handles it again, and sends nothing.
+/// Returns `true` if the transport may have accepted the message, so that a retry could duplicate
+/// it. A message with an id was delivered by a transport: a retry handles it again, and sends
+/// nothing.
 fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
     let parts = message.parts();
     let sending = parts.id.is_none() && parts.idempotency_key.is_none();
@@ -295,7 +296,7 @@ mod tests {
         let mut keyed = task();
         keyed.parts_mut().idempotency_key = Some("k".into());
         assert_eq!(tries(policy(3), keyed, unknown).await.0, 3);
-        // A delivered message is handled again, whatever its handler could not send.
+        // A delivered message is handled again, also if it was its handler that could not send.
         let mut delivered = task();
         delivered.parts_mut().id = Some("1-0".into());
         assert_eq!(tries(policy(3), delivered.clone(), unknown).await.0, 3);

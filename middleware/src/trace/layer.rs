@@ -86,8 +86,8 @@ impl<M, R, F> TraceLayer<M, R, F> {
         }
     }
 
-    /// Starts a new trace for each handled message of this kind. It links to the trace in which the
-    /// message was sent, instead of continuing that one.
+    /// Starts a new trace for each handled message of this kind. The new trace links to the trace
+    /// in which the message was sent.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
     pub fn own_trace_for(mut self, kind: Kind) -> Self {
@@ -95,8 +95,8 @@ impl<M, R, F> TraceLayer<M, R, F> {
         self
     }
 
-    /// Carries contexts with the application's own propagator, the one of
-    /// `opentelemetry::global::set_text_map_propagator`, in place of the W3C headers.
+    /// Carries contexts with the application's own propagator, set with
+    /// `opentelemetry::global::set_text_map_propagator`, instead of the W3C headers.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
     pub fn global_propagator(mut self) -> Self {

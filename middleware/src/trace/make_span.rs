@@ -56,7 +56,8 @@ impl DefaultMakeSpan {
         self
     }
 
-    /// Sets `messaging.consumer.group.name`, the group of the worker. Spans of a client do not have it.
+    /// Sets `messaging.consumer.group.name`, the group of the worker. Spans of a client do not have
+    /// it.
     #[must_use]
     pub fn group(mut self, group: impl Into<Name>) -> Self {
         self.group = Some(group.into());

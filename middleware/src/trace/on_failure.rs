@@ -25,15 +25,15 @@ impl<F: FnMut(&Fault<'_>, Duration, &Span)> OnFailure for F {
     }
 }
 
-/// Records `error.type` and the error's text, marks the span as failed, and logs it.
+/// Records `error.type` and the error's text, marks the span as failed, and logs the failure.
 #[derive(Debug, Clone)]
 pub struct DefaultOnFailure {
     level: Level,
 }
 
 impl DefaultOnFailure {
-    /// Logs at debug level, since [`serve`](mod@campanile::serve) logs failed deliveries already, and a
-    /// client's error is returned to its caller.
+    /// Logs at debug level, since [`serve`](mod@campanile::serve) logs failed deliveries already,
+    /// and a client's error is returned to its caller.
     pub const fn new() -> Self {
         Self {
             level: Level::DEBUG,

@@ -29,7 +29,8 @@ impl Propagation {
         self.global = true;
     }
 
-    /// Links the span of a delivery to the span that sent the message, and makes that its parent.
+    /// Links the span of a delivery to the span that sent the message. Makes the sending span its
+    /// parent too, unless another span surrounds the call or the kind starts its own trace.
     pub(super) fn extract(&self, message: &Message, span: &Span) {
         let Some(sent) = self.read(message.headers()) else {
             return;
@@ -134,14 +135,13 @@ impl Injector for HeaderInjector<'_> {
         let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
             return;
         };
-        // An empty `tracestate` need not travel. The header of an earlier context must not stay beside
-        // this one.
         match HeaderValue::try_from(value) {
             Ok(value) if !value.is_empty() => {
-                // Fails if the message has as many headers as there can be.
+                // Fails if the map is full.
                 let _ = self.0.try_insert(name, value);
             }
-            // The same if the new value is not a valid header value.
+            // An empty value need not travel, and an invalid one cannot. The value of an earlier
+            // context must not stay beside the new context.
             Ok(_) | Err(_) => {
                 self.0.remove(name);
             }

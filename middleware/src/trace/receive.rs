@@ -24,9 +24,9 @@ use super::{DefaultMakeSpan, Operation, at_level, make_span::SpanName};
 /// # }
 /// ```
 ///
-/// The span has the number of messages (`messaging.batch.message_count`) and links to the spans that
-/// sent them. It is made once the batch has arrived, so its length is meaningless, and a waiting worker
-/// has no span. Events are not counted: a server pushes them.
+/// The span has the number of messages (`messaging.batch.message_count`) and links to the spans
+/// that sent them. The span is made when the batch has arrived, so its length is meaningless, and a
+/// waiting worker has no span. Events are not counted: a server pushes them.
 #[derive(Debug, Clone)]
 pub struct TraceTransport<T> {
     inner: T,

@@ -2,14 +2,16 @@
 
 use std::{path::PathBuf, process::Command};
 
-/// Runs an example, which cargo has built with this test, and returns its output.
+/// Runs an example that cargo has built with this test, and returns its output.
 fn output(name: &str) -> String {
     let mut path: PathBuf = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
     path.push("examples");
     path.push(name);
-    let ran = Command::new(path).output().expect("it does not run");
+    let ran = Command::new(path)
+        .output()
+        .expect("the example can be started");
     let stdout = String::from_utf8(ran.stdout).unwrap();
     let stderr = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{}\n{stdout}\n{stderr}", ran.status);

@@ -1,4 +1,5 @@
-//! The layers around clients and through `serve`, on both transports, and the crate's examples.
+//! Tests of the layers around clients and through `serve`, on both transports. Runs the crate's
+//! examples too.
 
 mod examples;
 mod keyed;

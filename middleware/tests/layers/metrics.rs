@@ -38,7 +38,8 @@ impl Handle for Redis {
     }
 }
 
-/// The sum of all series of a metric with these labels, `key="value"`.
+/// The sum of all series of a metric that have these labels (`key="value"`). `None` if there is
+/// none.
 fn value(prometheus: &PrometheusHandle, name: &str, labels: &[&str]) -> Option<f64> {
     let name = name.replace('.', "_");
     let text = prometheus.render();
@@ -253,7 +254,7 @@ async fn deliveries_that_do_not_reach_a_layer_are_counted_by_the_transport(
     assert_eq!(counted("campanile.transport.expired"), Some(1.0));
     assert_eq!(counted("campanile.transport.dead"), Some(1.0));
     assert_eq!(counted("campanile.transport.reconnects"), Some(0.0));
-    // The layer only saw the one that failed.
+    // The layer saw only the message that failed.
     assert_eq!(value(&prometheus, CONSUMED_MESSAGES, &[]), Some(1.0));
     let labels = [
         &labels[..],

@@ -20,12 +20,12 @@ const BUDGET: TimeBudget = TimeBudget::new(Duration::from_secs(5))
 
 /// A retry policy with the tries and the waits of the budget.
 #[derive(Clone)]
-struct Again {
+struct RetryByBudget {
     tries: u32,
     wait: Duration,
 }
 
-impl<E> Policy<Message, Reply, E> for Again {
+impl<E> Policy<Message, Reply, E> for RetryByBudget {
     type Future = Sleep;
 
     fn retry(&mut self, _: &mut Message, result: &mut Result<Reply, E>) -> Option<Sleep> {
@@ -41,14 +41,14 @@ impl<E> Policy<Message, Reply, E> for Again {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_hangs_takes_the_longest_and_no_more() {
-    let again = Again {
+async fn a_handler_that_hangs_takes_the_longest_time_and_no_more() {
+    let retry = RetryByBudget {
         tries: BUDGET.max_tries(),
         wait: SECOND / 10,
     };
     let app: Router = Router::new()
         .task("hangs", async || pending::<()>().await)
-        .layer(ServiceBuilder::new().retry(again).timeout(BUDGET.timeout()));
+        .layer(ServiceBuilder::new().retry(retry).timeout(BUDGET.timeout()));
     let start = Instant::now();
     let message = Message::task("hangs", "");
     app.oneshot(message).await.unwrap_err();

@@ -38,7 +38,8 @@ macro_rules! transports {
 
 transports!(Memory, Redis);
 
-/// Waits until a condition holds, in real time. Panics if it takes too long even for a loaded machine.
+/// Waits until a condition holds, in real time. Panics if it takes too long even for a loaded
+/// machine.
 pub(crate) async fn until(mut check: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !check().await {

@@ -1,4 +1,4 @@
-//! Names and attributes.
+//! Tests of the names and attributes of spans.
 
 use std::time::Duration;
 

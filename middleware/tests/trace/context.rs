@@ -65,18 +65,18 @@ async fn a_trace_runs_from_an_http_request_through_a_task_to_a_request_and_back(
     let send = span(&format!("send {order}")).await;
     let http = span(&get).await;
 
-    // One trace, each span in the one that caused it.
+    // All spans are of one trace, and the parent of each span is the span that caused it.
     assert_eq!(http.span_context.trace_id().to_string(), FOREIGN_TRACE);
     assert!(has_parent(&send, &http));
     assert!(has_parent(&process_order, &send));
     assert!(has_parent(&request, &process_order));
     assert!(has_parent(&process_price, &request));
     assert!(process_order.parent_span_is_remote && process_price.parent_span_is_remote);
-    // Links to what made the message, and nothing else.
+    // A `process` span links to the span that sent its message, and to nothing else.
     assert!(links_to(&process_order, &send) && links_to(&process_price, &request));
     assert_eq!(process_order.links.len(), 1);
     assert!(send.links.is_empty() && request.links.is_empty());
-    // And back: the request is over after it was handled.
+    // The request ends after it was handled.
     assert!(request.end_time >= process_price.start_time);
     assert_eq!(send.span_kind, SpanKind::Producer);
     assert_eq!(process_order.span_kind, SpanKind::Consumer);
@@ -113,12 +113,14 @@ async fn a_received_batch_links_to_the_spans_that_sent_its_messages(
 ) {
     exported::start();
     let client = traced(&broker);
-    // A worker first reads a single message, to learn the size of messages.
+    // A worker's first read brings a single message, to learn the size of messages. The other two
+    // arrive together.
     for _ in 0..3 {
         client.enqueue(name, "").await.unwrap();
     }
     let app: Router = Router::new().task(name, async || {});
-    // Other tests receive from a stream of the same name. The links identify the spans of this test.
+    // Other tests receive from a stream of the same name. The links identify the spans of this
+    // test.
     let spans = DefaultMakeSpan::new().system("test");
     let _worker = Worker::start(TraceTransport::new(broker).make_span(spans), app);
     let send = format!("send {name}");
@@ -152,7 +154,7 @@ async fn events_are_published_without_a_context(broker: impl Broker, name: &'sta
         .layer(TraceLayer::new());
     let client = traced(&broker);
     let _worker = Worker::start(broker, app);
-    // Its answer shows that the subscription is there.
+    // The reply shows that the worker runs, and so has subscribed.
     client.request::<()>("up", ()).await.unwrap();
     client.publish(name, "news").await.unwrap();
 
@@ -181,7 +183,8 @@ async fn a_message_handled_within_another_span_is_its_child_and_links_to_the_sen
     assert_eq!(link.span_context.span_id().to_string(), FOREIGN_SPAN);
 }
 
-/// The headers that the service behind a client's layer gets.
+/// Sends a task with this `traceparent` (none if empty). Returns the headers that the service
+/// behind the client's layer receives.
 async fn sent(name: &str, given: &'static str) -> http::HeaderMap {
     let (tell, told) = std::sync::mpsc::channel();
     let service = service_fn(move |message: Message| {
@@ -199,7 +202,7 @@ async fn sent(name: &str, given: &'static str) -> http::HeaderMap {
 }
 
 #[tokio::test]
-async fn a_context_that_was_put_there_on_purpose_is_kept_and_linked_to() {
+async fn a_context_of_another_trace_is_kept_and_linked_to() {
     exported::start();
     let headers = sent("on.purpose", FOREIGN).await;
     assert_eq!(headers["traceparent"], FOREIGN);
@@ -209,7 +212,7 @@ async fn a_context_that_was_put_there_on_purpose_is_kept_and_linked_to() {
 }
 
 #[tokio::test]
-async fn a_context_of_the_same_trace_gives_way_to_the_nearer_one() {
+async fn a_context_of_the_same_trace_is_replaced_by_the_nearer_one() {
     exported::start();
     let http = http_span("GET /nearer");
     let headers = sent("nearer", FOREIGN).instrument(http).await;
@@ -217,12 +220,12 @@ async fn a_context_of_the_same_trace_gives_way_to_the_nearer_one() {
     let nearer = format!("00-{FOREIGN_TRACE}-{}-01", send.span_context.span_id());
     assert_eq!(headers["traceparent"], nearer);
     assert!(send.links.is_empty());
-    // An empty one would say nothing.
+    // An empty `tracestate` is not sent.
     assert!(!headers.contains_key("tracestate"));
 }
 
 #[tokio::test]
-async fn a_span_that_is_filtered_out_passes_the_one_around_it_on() {
+async fn the_context_around_a_span_that_is_filtered_out_is_sent() {
     exported::start();
     let (tell, told) = std::sync::mpsc::channel();
     let service = service_fn(move |message: Message| {
@@ -243,7 +246,7 @@ async fn the_application_can_choose_its_own_propagator() {
     exported::start();
     let layer = TraceLayer::new_for_client().global_propagator();
     let service = service_fn(|message: Message| async move {
-        // The global propagator, which nobody has set here, writes nothing.
+        // No global propagator is set here, so no header is written.
         assert!(message.headers().is_empty());
         Ok::<_, campanile::BoxError>(campanile::Reply::default())
     });

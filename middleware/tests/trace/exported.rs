@@ -1,5 +1,5 @@
-//! The exported spans. All tests share one subscriber, since tracing caches for each call site whether a
-//! subscriber is interested. Each test finds its spans by the names of its messages.
+//! The exported spans. All tests share one subscriber, since tracing caches for each call site
+//! whether a subscriber is interested. Each test finds its spans by the names of its messages.
 
 use std::{
     sync::{
@@ -25,7 +25,7 @@ static EXPORTER: LazyLock<(InMemorySpanExporter, SdkTracerProvider)> = LazyLock:
         .build();
     let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let subscriber = tracing_subscriber::registry().with(spans).with(Warnings);
-    tracing::subscriber::set_global_default(subscriber).expect("there is no other");
+    tracing::subscriber::set_global_default(subscriber).expect("no other subscriber is installed");
     (exporter, provider)
 });
 
@@ -38,7 +38,7 @@ pub(crate) fn all() -> Vec<SpanData> {
     EXPORTER
         .0
         .get_finished_spans()
-        .expect("it is not shut down")
+        .expect("the exporter is not shut down")
 }
 
 /// Waits for the span of this name to end.

@@ -1,4 +1,4 @@
-//! A failure is logged once, in words, in the span of the handler that failed.
+//! Tests that a failure is logged once, in plain words, in the span of its handler.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ on_both!(
     a_dead_letter_is_logged_once_in_the_span_of_its_handler,
 );
 
-/// The warnings that hold the reason of a failure, when no more are expected.
+/// Sends a task whose handler fails. Returns all warnings with the reason of the failure.
 async fn warned<E: Into<BoxError>>(
     broker: impl Broker,
     name: &'static str,
@@ -72,7 +72,7 @@ async fn a_failure_is_logged_once_in_the_span_of_its_handler(
     broker: impl Broker,
     name: &'static str,
 ) {
-    // Long enough not to come again in the meantime.
+    // The wait is so long that the message is not redelivered during the test.
     let failure = || Failure::redeliver_after(60 * SECOND).because("the disk is full");
     let lines = warned(broker, name, "the disk is full", failure).await;
     assert_once_in_its_span(&lines, name);

@@ -1,4 +1,5 @@
-//! Tests of traces through messages on both transports: the exported spans, their parents and links.
+//! Tests of traces through messages on both transports: the exported spans, their parents and
+//! links.
 
 mod attributes;
 mod context;
@@ -26,7 +27,7 @@ async fn redis(server: &RedisServer) -> Redis {
         .expect("the server is reachable")
 }
 
-/// A test on both transports.
+/// Makes a test of each function on each transport.
 macro_rules! on_both {
     ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
         mod memory {

@@ -1,4 +1,4 @@
-//! A context that is none never fails a message.
+//! Tests that a malformed context never fails a message.
 
 use campanile::{Client, Router, transport::Broker};
 use campanile_middleware::TraceLayer;
@@ -45,12 +45,12 @@ async fn a_malformed_traceparent_is_ignored_and_logged(broker: impl Broker, name
         let process = span(&format!("process {name}")).await;
         assert!(is_root(&process) && process.links.is_empty(), "{name}");
     }
-    // Other tests may add theirs.
+    // Other tests may log such lines too.
     assert!(exported::malformed() >= before + MALFORMED.len());
 }
 
 #[tokio::test]
-async fn a_malformed_context_is_replaced_by_the_senders() {
+async fn a_malformed_context_is_replaced_by_that_of_the_sending_span() {
     exported::start();
     let (tell, told) = std::sync::mpsc::channel();
     let service = tower::service_fn(move |message: campanile::Message| {

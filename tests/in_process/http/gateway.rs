@@ -228,7 +228,7 @@ async fn a_requests_id_is_in_every_answer() {
 async fn a_body_beyond_the_limit_is_413_and_nothing_is_sent() {
     let taken = Taken::default();
     let gateway = taken.gateway().max_body_bytes(10);
-    // Once with a known length, once without.
+    // The first body has a known length, the second has none.
     let known = post("/orders/create")
         .body(Body::from("01234567890"))
         .unwrap();
@@ -261,7 +261,7 @@ async fn a_body_that_breaks_off_is_400_and_nothing_is_sent() {
         (status.as_u16(), &problem["code"]),
         (400, &json!("invalid"))
     );
-    assert_eq!(problem["detail"], "the body broke off", "and no cause");
+    assert_eq!(problem["detail"], "the body broke off", "no cause is shown");
     taken.assert_none();
 }
 
@@ -333,7 +333,7 @@ async fn an_answered_error_has_the_status_of_its_code() {
             failing("/a/request", move || as_it_is.clone()).await,
             expected
         );
-        // The error of a transport's sending half.
+        // The same error as the sending half of a transport returns it.
         assert_eq!(
             failing("/a/request", move || Error::from(error.clone())).await,
             expected
@@ -431,12 +431,12 @@ async fn a_caller_that_goes_away_frees_what_it_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_always_ready_and_waits_for_its_service_within_the_time_out() {
+async fn a_gateway_is_always_ready_and_waits_for_its_service_within_the_time_out() {
     let (service, mut handle) = tower_test::mock::pair::<Message, Reply>();
     handle.allow(0);
     let mut gateway = Gateway::new(service.clone()).rpc("ping");
     let ready = poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut gateway, cx));
-    ready.now_or_never().expect("it is ready").unwrap();
+    ready.now_or_never().expect("ready at once").unwrap();
     let response = ask(&gateway, post("/ping").body(Body::default()).unwrap()).await;
     assert_eq!(problem(response).await, (504, "timeout".into()));
     // `LoadShed` around the service fails instead of waiting.
@@ -464,7 +464,7 @@ async fn an_idempotency_key_sends_a_task_once_and_is_none_of_another_names() {
     assert_eq!(
         send("/a", "\"7\"").await,
         first,
-        "quoted, as the draft has it"
+        "the key is quoted, as in the draft"
     );
     assert_ne!(send("/a", "8").await, first);
     assert_ne!(send("/b", "7").await, first);

@@ -1,4 +1,4 @@
-//! HTTP services as message services.
+//! Tests of HTTP services as message services.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use tower::{Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 
 use super::{Pieces, begun, endless, text};
 
-/// An HTTP service that responds with this to every request.
+/// An HTTP service with this response to every request.
 fn answering<B>(
     status: u16,
     headers: &'static [(&'static str, &'static str)],
@@ -52,8 +52,8 @@ fn rpc() -> Message {
     Message::rpc("orders.count", "{}")
 }
 
-/// The way in which an error settles its delivery, as a short text.
-fn fate(error: &BoxError) -> String {
+/// A short text for the way in which an error settles its delivery.
+fn settlement(error: &BoxError) -> String {
     match find::<Failure>(&**error).map(Failure::settle) {
         None => "back-off".into(),
         Some(Settle::Redeliver {
@@ -70,10 +70,10 @@ fn fate(error: &BoxError) -> String {
 }
 
 fn answer(error: &BoxError) -> &RpcError {
-    find(&**error).expect("the caller is told")
+    find(&**error).expect("the caller gets this error")
 }
 
-/// An HTTP service that keeps the request that it got.
+/// An HTTP service that keeps the last request.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Option<(http::request::Parts, String)>>>);
 
@@ -94,7 +94,11 @@ impl Seen {
     }
 
     fn take(&self) -> (http::request::Parts, String) {
-        self.0.lock().unwrap().take().expect("it was asked")
+        self.0
+            .lock()
+            .unwrap()
+            .take()
+            .expect("a request has arrived")
     }
 }
 
@@ -158,7 +162,7 @@ async fn names_and_ids_of_any_text_are_carried() {
 async fn headers_that_do_not_fit_are_the_messages_fault() {
     let mut message = task();
     let mut n = 0;
-    // As many headers as a map can hold, so that Campanile's own do not fit.
+    // The message has as many headers as a map can hold, so Campanile's own do not fit.
     while let Ok(name) = http::HeaderName::try_from(format!("h{n}"))
         && message
             .headers_mut()
@@ -204,7 +208,7 @@ async fn a_target_is_asked_for_method_and_uri_and_may_know_none() {
         .await
         .unwrap_err();
     assert!(find::<NotFound>(&*error).is_some());
-    assert!(seen.0.lock().unwrap().is_none(), "nobody was asked");
+    assert!(seen.0.lock().unwrap().is_none(), "no request was sent");
 }
 
 #[tokio::test]
@@ -254,7 +258,7 @@ async fn a_message_becomes_a_cloud_event_unless_it_is_one() {
     handler.oneshot(message).await.unwrap();
     let headers = seen.take().0.headers;
     assert_eq!(headers["ce-id"], "its own");
-    assert!(!headers.contains_key("ce-source"), "nothing is mixed");
+    assert!(!headers.contains_key("ce-source"), "no attribute is added");
 }
 
 #[tokio::test]
@@ -286,7 +290,7 @@ async fn every_other_status_is_a_redelivery_or_a_dead_letter() {
             let error = handled(service, message).await.unwrap_err();
             let again = matches!(status.as_u16(), 408 | 425 | 429 | 500..);
             assert_eq!(
-                fate(&error),
+                settlement(&error),
                 if again { "back-off" } else { "dead" },
                 "{status}"
             );
@@ -315,7 +319,10 @@ async fn retry_after_says_when() {
     ] {
         for status in [429, 503] {
             let service = answering(status, headers, Body::default());
-            assert_eq!(fate(&handled(service, task()).await.unwrap_err()), expected);
+            assert_eq!(
+                settlement(&handled(service, task()).await.unwrap_err()),
+                expected
+            );
         }
     }
     let error = handled(answering(503, soon, Body::default()), task())
@@ -331,7 +338,10 @@ async fn retry_after_says_when() {
     }
     // The response has a `Retry-After`, but no attempt of this message can succeed.
     let service = answering(400, &[("retry-after", "120")], Body::default());
-    assert_eq!(fate(&handled(service, task()).await.unwrap_err()), "dead");
+    assert_eq!(
+        settlement(&handled(service, task()).await.unwrap_err()),
+        "dead"
+    );
 }
 
 /// The date `after` from now, in the format of HTTP.
@@ -404,9 +414,12 @@ async fn a_404_that_says_nothing_is_a_name_without_a_route() {
         let error = handled(service, message).await.unwrap_err();
         assert!(find::<NotFound>(&*error).is_some(), "{error}");
     }
-    // A 404 with a body is a handler's, and makes the task a dead letter.
+    // A handler has sent a 404 with a body, which makes the task a dead letter.
     let service = answering(404, &[], Body::from("no such order"));
-    assert_eq!(fate(&handled(service, task()).await.unwrap_err()), "dead");
+    assert_eq!(
+        settlement(&handled(service, task()).await.unwrap_err()),
+        "dead"
+    );
 }
 
 #[tokio::test]
@@ -418,7 +431,7 @@ async fn a_body_that_breaks_off_is_an_error_for_all_that_was_said_before() {
         })
     };
     let error = handled(broken(200), task()).await.unwrap_err();
-    assert_eq!(fate(&error), "back-off");
+    assert_eq!(settlement(&error), "back-off");
     assert!(!find::<BodyError>(&*error).unwrap().is_too_long());
     let error = handled(broken(200), rpc()).await.unwrap_err();
     assert_eq!(answer(&error).code(), &RpcCode::Internal);
@@ -428,7 +441,7 @@ async fn a_body_that_breaks_off_is_an_error_for_all_that_was_said_before() {
     );
     // The status decides, even if the body cannot be read.
     let error = handled(broken(422), task()).await.unwrap_err();
-    assert_eq!(fate(&error), "dead");
+    assert_eq!(settlement(&error), "dead");
 }
 
 #[tokio::test]
@@ -440,7 +453,7 @@ async fn a_body_beyond_its_limit_is_an_error_and_no_more_of_it_is_read() {
     });
     let handler = HttpHandler::new(endless).max_response_bytes(15);
     let error = handler.clone().oneshot(task()).await.unwrap_err();
-    assert_eq!(fate(&error), "dead");
+    assert_eq!(settlement(&error), "dead");
     let cause: &BodyError = find(&*error).unwrap();
     assert!(cause.is_too_long());
     assert_eq!(cause.to_string(), "the body is longer than 15 bytes");
@@ -498,6 +511,6 @@ async fn a_clone_has_no_reservation_and_a_call_spends_its_own() {
     second
         .ready()
         .now_or_never()
-        .expect("the place is free")
+        .expect("the service has room")
         .unwrap();
 }

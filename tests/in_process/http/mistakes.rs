@@ -1,4 +1,4 @@
-//! Panics of mistakes in the set-up have the location of the mistake.
+//! Tests that a mistake in the set-up panics with the location of the mistake.
 
 use campanile::{Kind, http_bridge::Gateway, transport::memory::Memory};
 use http::Method;
@@ -10,7 +10,7 @@ fn gateway() -> Gateway<Memory> {
 }
 
 #[test]
-fn a_mistake_in_the_set_up_is_shown_where_it_is() {
+fn a_mistake_in_the_set_up_panics_at_its_location() {
     assert_eq!(
         panic_text(|| gateway().rpc("a")),
         "POST /a is routed already"

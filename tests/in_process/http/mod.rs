@@ -1,4 +1,4 @@
-//! HTTP services as message services, and the other way round. The tests that need axum or
+//! Tests of HTTP services as message services, and of the reverse. The tests that need axum or
 //! tower-http are in `examples/axum`.
 
 mod faults;
@@ -95,12 +95,12 @@ impl Taken {
 }
 
 async fn text<B: http_body::Body<Error: std::fmt::Debug>>(body: B) -> String {
-    let bytes = body.collect().await.expect("it is whole").to_bytes();
-    String::from_utf8(bytes.into()).expect("it is text")
+    let bytes = body.collect().await.expect("the whole body").to_bytes();
+    String::from_utf8(bytes.into()).expect("valid UTF-8")
 }
 
-/// A service that never answers. For each call there is a token, which is cancelled when the call's
-/// future is dropped.
+/// A service that never answers, and a channel with a token for each call. The token is cancelled
+/// when the call's future is dropped.
 fn endless<T, R: 'static>() -> (
     impl Service<T, Response = R, Error = BoxError, Future: Send + 'static>
     + Clone
@@ -132,7 +132,7 @@ async fn begun<F: Future + Unpin>(
 ) -> CancellationToken {
     tokio::select! {
         biased;
-        _ = work => panic!("nobody has answered"),
-        call = calls.recv() => call.expect("the service is there"),
+        _ = work => panic!("the work ended before its call began"),
+        call = calls.recv() => call.expect("the service exists"),
     }
 }

@@ -72,7 +72,7 @@ fn any_message() -> impl Strategy<Value = Message> {
     )
 }
 
-/// The fields that a message is sent as.
+/// The fields of a message as it is sent.
 fn encoded(message: &Message) -> Fields {
     let mut fields = Vec::new();
     codec::encode(message, |field, value| {
@@ -162,8 +162,8 @@ proptest! {
         message.parts_mut().deadline = Some(Deadline::after(life));
         message.parts_mut().due = Some(Due::After(delay));
         let read = codec::decode(encoded(&message)).expect("a message").time_to_live;
-        let read = read.expect("there is a deadline");
-        prop_assert!(read >= Duration::from_millis(1), "zero would mean that there is none");
+        let read = read.expect("the message has a deadline");
+        prop_assert!(read >= Duration::from_millis(1), "zero would mean no time to live");
         prop_assert!(read <= life.saturating_sub(delay).max(Duration::from_millis(1)));
     }
 }
@@ -180,7 +180,7 @@ proptest! {
         let mut fields = encoded(&Message::task("a", ""));
         fields.extend((0..headers).map(|n| (format!("h:x-{n}").into(), Bytes::new())));
         let read = codec::decode(fields.clone());
-        prop_assert_eq!(read.is_ok(), headers <= 24_576, "what a map of headers holds");
+        prop_assert_eq!(read.is_ok(), headers <= 24_576, "a header map holds 24,576 names");
         prop_assert!(is_read_or_refused(fields));
     }
 }

@@ -1,5 +1,5 @@
-//! Properties of all public functions that read bytes from outside. No input makes them panic. They
-//! read what Campanile writes as it was. Input that is refused has a short reason. An entry that
+//! Properties of all public functions that read bytes from outside. No input makes them panic. Data
+//! that Campanile has written is read unchanged. Refused input gets a short reason. An entry that
 //! cannot be read keeps its fields.
 //!
 //! | module | subject |
@@ -23,7 +23,7 @@ fn any_bytes(most: usize) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..most).prop_map(Bytes::from)
 }
 
-/// Headers that HTTP allows: any name, and values of any bytes but control characters.
+/// Headers that HTTP allows: any valid name, and values of any bytes but control characters.
 fn any_headers() -> impl Strategy<Value = HeaderMap> {
     let value = prop_oneof![
         vec(prop_oneof![0x20..0x7fu8, 0x80..=0xffu8, Just(b'\t')], 0..24),

@@ -55,7 +55,7 @@ proptest! {
         let envelope = codec::encode_reply(&id, &answer);
         let reply = codec::decode_reply(&envelope).expect("an envelope");
         prop_assert_eq!(reply.correlation_id, id);
-        match (reply.answer.expect("it can be read"), answer) {
+        match (reply.answer.expect("the answer can be read"), answer) {
             (Ok(read), Ok(sent)) => {
                 prop_assert_eq!(read.payload, sent.payload);
                 prop_assert_eq!(read.headers, sent.headers);
@@ -75,12 +75,12 @@ proptest! {
         let success = serde_json::json!({"error": "", "body": STANDARD.encode(&body), "correlation_id": id});
         let success = success.to_string();
         let reply = codec::decode_reply(success.as_bytes()).expect("an envelope");
-        prop_assert_eq!(reply.answer.expect("it can be read").expect("a success").payload, body);
+        prop_assert_eq!(reply.answer.expect("the answer can be read").expect("a success").payload, body);
         let failure = serde_json::json!({"correlation_id": id, "body": null, "error": text});
         let failure = failure.to_string();
         let reply = codec::decode_reply(failure.as_bytes()).expect("an envelope");
         prop_assert_eq!(&reply.correlation_id, &id);
-        let error = reply.answer.expect("it can be read").expect_err("a failure");
+        let error = reply.answer.expect("the answer can be read").expect_err("a failure");
         prop_assert_eq!((error.code(), error.message()), (&RpcCode::Internal, &*text));
     }
 

@@ -44,7 +44,7 @@ proptest! {
         parts.deadline = life.map(Deadline::after);
         parts.due = due;
         let name_is_wrong = !(1..=1024).contains(&parts.name.len());
-        let sent = Memory::new().oneshot(message).now_or_never().expect("memory waits for nobody");
+        let sent = Memory::new().oneshot(message).now_or_never().expect("memory accepts at once");
         match sent {
             Ok(reply) => {
                 prop_assert!(!name_is_wrong);

@@ -1,4 +1,4 @@
-//! The harness with all kinds of applications: layers, groups, panics, and ends.
+//! Tests of the harness with applications that have layers, several groups, panics or an end.
 
 use std::{future::pending, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The exact texts of failed assertions.
+//! Tests of the exact texts of failed assertions.
 
 use std::{
     panic,
@@ -12,7 +12,8 @@ use campanile::{
 
 use super::failure_of;
 
-/// Two tasks, an event and a request have been handled, one of them at its second attempt.
+/// A harness in which two tasks, an event and a request were handled, one of them at its second
+/// attempt.
 async fn busy_day() -> Harness {
     let app: Router = Router::new()
         .task(
@@ -189,7 +190,7 @@ async fn a_payload_of_json_is_expected_whatever_the_order_of_its_keys() {
     failure_of(|| harness.assert_sent(task("a").payload(r#"{"id":7,"by":"Ada"}"#)));
 }
 
-/// No other test here may install a panic hook. This one only looks at its own thread.
+/// No other test of this program may install a panic hook. This hook ignores other threads.
 #[tokio::test(start_paused = true)]
 async fn an_assertion_fails_in_the_line_of_the_test() {
     let harness = Harness::new();

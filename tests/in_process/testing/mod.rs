@@ -1,5 +1,4 @@
-//! The test kit: it waits exactly as long as there is something to do, it records what happens, and
-//! its failures have these exact texts.
+//! Tests of the test kit: how long it waits, what it records, and the exact texts of its failures.
 
 mod apps;
 mod assertions;

@@ -1,4 +1,4 @@
-//! The recorder, which takes the place of a client's other side.
+//! Tests of the recorder, which takes the place of the application that a client calls.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ async fn errors_are_what_a_transports_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_one_lets_its_callers_wait() {
+async fn a_silent_recorder_lets_its_callers_wait() {
     let (recorder, client) = pair();
     recorder.stay_silent(rpc("charge"));
     let call = client
@@ -97,7 +97,7 @@ async fn messages_that_cannot_be_sent_are_refused_and_are_no_calls() {
 }
 
 #[tokio::test]
-async fn layers_and_boxes_fit_around_it() {
+async fn layers_and_boxes_fit_around_a_recorder() {
     let (recorder, _) = pair();
     recorder.reply_with(rpc("a"), |_| "b");
     let service = ServiceBuilder::new()
@@ -108,7 +108,7 @@ async fn layers_and_boxes_fit_around_it() {
 }
 
 #[tokio::test]
-async fn its_failures_list_the_calls() {
+async fn a_failed_assertion_lists_the_recorded_calls() {
     let (recorder, client) = pair();
     let text = failure_of(|| recorder.assert_called(task("mail.send")));
     assert_eq!(

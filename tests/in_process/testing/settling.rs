@@ -1,4 +1,4 @@
-//! The conditions under which all messages count as settled.
+//! Tests of the conditions under which all messages count as settled.
 
 use std::{
     future::pending,
@@ -60,7 +60,7 @@ async fn what_a_message_causes_is_handled_before_the_wait_ends_and_no_time_passe
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// With several threads, a moment in which no message seems to be left must not count.
+/// On several threads there are moments in which no message seems to be left. They must not count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_wait_ends_no_sooner_on_many_threads_in_real_time() {
     let harness = with_client(chain()).await;
@@ -72,7 +72,7 @@ async fn the_wait_ends_no_sooner_on_many_threads_in_real_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_handler_spawned_counts_as_far_as_it_can_run_at_once() {
+async fn a_task_that_a_handler_spawned_counts_as_far_as_it_can_run_at_once() {
     let app = Router::new()
         .task("spawns", async |State(client): Own| {
             let (wake, mut woken) = mpsc::channel(1);
@@ -201,7 +201,7 @@ async fn a_handler_that_never_ends_fails_the_wait_which_lists_what_still_runs() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_worker_takes_fails_the_wait_which_says_how_much_is_in_line() {
+async fn messages_that_no_worker_takes_fail_the_wait_which_says_how_many_are_left() {
     let app: Router = Router::new().task("stuck", async || pending::<()>().await);
     let mut harness =
         Harness::over(Memory::new().max_in_flight(1)).patience(Duration::from_secs(5));

@@ -1,4 +1,4 @@
-//! Time: retries, delays and expiry.
+//! Tests of the clock of the test kit: retries, delays and expiry.
 
 use std::time::Duration;
 

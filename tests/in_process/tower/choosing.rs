@@ -1,4 +1,4 @@
-//! Layers over several services, and related middleware.
+//! Tests of tower's middleware over several services, and of related middleware.
 
 use campanile::{Kind, Router, WithInterest};
 use futures_util::future::join_all;
@@ -17,8 +17,8 @@ fn slow_app(work: &Work) -> Router {
     Router::new().rpc("slow", slow).with_state(work.clone())
 }
 
-/// A balance over these services by their pending calls. It is not `Clone`, so it is behind a
-/// buffer.
+/// A `Balance` over these services by their pending calls. `Balance` is not `Clone`, so a buffer is
+/// around it.
 macro_rules! balance {
     ($services:expr) => {{
         let services = $services.map(|it| PendingRequests::new(it, CompleteOnResponse::default()));
@@ -55,13 +55,13 @@ async fn a_worker_steers_between_two_routers_and_waits_for_both() {
     scene.enqueue(["slow"; 3]).await;
     let start = Instant::now();
     scene.ask("slow").await.unwrap();
-    // If one router is at its limit, the other has to wait. In one router of both, with a layer
-    // around each, it would not.
+    // If one router is at its limit, the other has to wait. It would not wait if one router had the
+    // routes of both, with a layer around each part.
     assert!(start.elapsed() > SECOND, "{:?}", start.elapsed());
     assert_eq!(scene.settled().await.done, 4);
 }
 
-/// The behaviour of tower: limits must be around it.
+/// This is the behaviour of tower's `Steer`: limits must be around it, not inside.
 #[tokio::test]
 #[should_panic(expected = "max requests in-flight")]
 async fn a_clone_of_a_steer_that_was_ready_believes_that_it_is() {
@@ -98,7 +98,7 @@ async fn a_route_balances_over_two_services() {
     assert_eq!(work.each_ref().map(Work::calls), [5, 5]);
 }
 
-/// It is not `Clone` either.
+/// tower's `SpawnReady` is not `Clone`, so a buffer is around it.
 #[tokio::test(start_paused = true)]
 async fn readiness_is_driven_by_a_task_on_both_sides() {
     let work = Work::default();

@@ -1,4 +1,4 @@
-//! Limits of concurrency and rate, and the messages above the limit.
+//! Tests of tower's limits of concurrency and rate, and of messages above a limit.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -129,7 +129,7 @@ mod shedding {
     }
 }
 
-/// Not `Clone`, so it is behind a buffer.
+/// tower's `RateLimit` is not `Clone`, so a buffer is around it.
 mod rate {
     use super::*;
 
@@ -216,7 +216,7 @@ mod buffer {
         let client = Client::new(service);
         let results = client.enqueue_all("a", [(); 3]).await;
         assert!(results.iter().all(Result::is_ok), "{results:?}");
-        // The fourth call has to wait. It is dropped meanwhile, so it is not sent.
+        // This call has to wait. It is dropped while it waits, so it is not sent.
         let dropped = tokio::time::timeout(SECOND / 10, client.enqueue("a", ()).into_future());
         dropped.await.unwrap_err();
         client.enqueue("a", ()).await.unwrap();
@@ -250,7 +250,7 @@ mod buffer {
             .layer(ServiceBuilder::new().buffer(1).layer(breaks))
             .with_state(work.clone());
         let scene = serving(app);
-        // It was not started, so another worker may handle it.
+        // The message was not started, so another worker may handle it.
         assert_eq!(code(scene.ask("quick").await), RpcCode::Unavailable);
         scene.enqueue(["quick"]).await;
         let error = scene.worker.ended().await.unwrap_err();
@@ -273,7 +273,8 @@ mod buffer {
             .layer(ServiceBuilder::new().buffer(1).map_request(panics))
             .with_state(work.clone());
         let scene = serving(app);
-        // If it did not count as an attempt, such a message would be redelivered for ever.
+        // If a panic of a layer did not count as an attempt, such a message would be redelivered
+        // for ever.
         scene.enqueue(["quick"]).await;
         let error = scene.worker.ended().await.unwrap_err();
         assert!(find::<Closed>(&error).is_some(), "{error:?}");

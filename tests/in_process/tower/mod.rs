@@ -1,5 +1,5 @@
-//! tower's middleware on both sides: around an application that a worker of the memory transport
-//! serves, and around the sending half of that transport.
+//! Tests of tower's middleware on both sides: around an application that a worker of the memory
+//! transport serves, and around the sending half of that transport.
 //!
 //! If a layer adds an error, the test asserts the outcome of the delivery or of the call.
 //! `docs/layers.md` names these tests.

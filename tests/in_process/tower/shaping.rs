@@ -1,4 +1,5 @@
-//! Layers that read or change messages and replies, and layers that are chosen at run time.
+//! Tests of tower's middleware that reads or changes messages and replies, or is chosen at run
+//! time.
 
 use std::future::ready;
 
@@ -36,7 +37,7 @@ async fn served(router: Router) -> Result<String, Error> {
     asked(Client::new(serving(router).memory)).await
 }
 
-/// A client of a worker that echoes.
+/// Makes a request to a worker that echoes, through these layers around the client.
 macro_rules! calling {
     ($layers:expr) => {{
         let scene = serving(echoing());
@@ -59,7 +60,7 @@ fn shout(mut reply: Reply) -> Reply {
 mod filters {
     use super::*;
 
-    /// A predicate that rejects messages, in the way that their name says.
+    /// A predicate that rejects messages in the way that their names say.
     fn admit(message: Message) -> Result<Message, BoxError> {
         Err(match message.name().as_str() {
             "drop" => Failure::discard().into(),
@@ -77,15 +78,15 @@ mod filters {
             .rpc("refuse", quick)
     }
 
-    /// The delivery fails with the predicate's error.
+    /// Asserts that each delivery is settled by the predicate's error.
     async fn assert_settled(app: Router, work: Work) {
         let scene = serving(app);
         assert_eq!(code(scene.ask("refuse").await), RpcCode::Invalid);
         scene.enqueue(["drop", "bury", "fail", "pass"]).await;
         let counts = scene.settled().await;
-        assert_eq!(work.attempts(), [1], "only what was let through");
+        assert_eq!(work.attempts(), [1], "only `pass` is handled");
         assert_eq!((counts.discarded, counts.dead), (1, 2));
-        assert_eq!(counts.redelivered, 9, "the one whose error has no word");
+        assert_eq!(counts.redelivered, 9, "`fail` is redelivered");
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,7 +265,7 @@ mod choice {
         let service = BoxCloneService::new(scene.memory.clone().map_response(shout));
         assert_eq!(asked(Client::new(service)).await.unwrap(), "A BY ADA");
 
-        // Threads share the services in a router, so one that is not `Clone` needs a buffer.
+        // Threads share the services in a router, so a service that is not `Sync` needs a buffer.
         let sync = BoxCloneSyncService::new(echoing().with_state(()).map_request(signed));
         assert_eq!(
             served(Router::new().rpc_service("echo", sync))

@@ -1,4 +1,4 @@
-//! Layers for time: timeouts, retries and hedging.
+//! Tests of tower's timeouts, retries and hedging.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use tower::{
 
 use super::*;
 
-/// A policy of this many retries, each after 100 ms.
+/// A retry policy with this number of retries, each after 100 ms.
 #[derive(Clone)]
 struct Again(u32);
 
@@ -63,7 +63,7 @@ mod timeout {
         let memory = scene.memory.clone();
         let counts = scene.settled().await;
         assert_eq!(work.attempts(), Vec::from_iter(1..=10));
-        assert_eq!(work.most(), 1, "each was dropped before the next");
+        assert_eq!(work.most(), 1, "each call was dropped before the next one");
         assert_eq!((counts.redelivered, counts.dead), (9, 1));
         let reason = &deaths(&memory).await[0];
         assert!(reason.contains("request timed out"), "{reason}");
@@ -178,11 +178,11 @@ mod retry {
     }
 }
 
-/// Not `Clone`, so it is behind a buffer.
+/// tower's `Hedge` is not `Clone`, so a buffer is around it.
 mod hedging {
     use super::*;
 
-    /// Requests only.
+    /// A hedge policy that sends only requests twice.
     #[derive(Clone)]
     struct Requests;
 
@@ -204,7 +204,7 @@ mod hedging {
         "warm"
     }
 
-    /// Sends a second one after a tenth of a second.
+    /// Sends a second request after a tenth of a second.
     fn hedge<S>(inner: S) -> Hedge<S, Requests>
     where
         S: tower::Service<Message, Error: Into<BoxError>> + Clone,

@@ -1,4 +1,4 @@
-//! Connects and reconnects.
+//! Tests that a handle connects and reconnects, and fails clearly if it cannot.
 
 use std::sync::{
     Arc,
@@ -141,7 +141,7 @@ async fn a_killed_connection_is_made_again() {
     for round in 1..=3 {
         send(&redis, Message::task("a", "")).await.unwrap();
         server.kill_connections().await;
-        // The loss is noticed at once, so the next message waits instead of failing.
+        // The handle notices the loss at once, so the next message waits instead of failing.
         raw::eventually(
             || async { (redis.counts().reconnects == round).then_some(()) },
             5 * SECOND,
@@ -240,7 +240,7 @@ async fn a_handle_that_waits_connects_to_a_server_that_has_loaded_its_data() {
     let commands = Arc::<AtomicUsize>::default();
     let count = commands.clone();
     let url = fake_server(move |command| {
-        // A handshake and `INFO`, three times.
+        // Three connections are refused, each with the answers to a handshake and to `INFO`.
         if count.fetch_add(1, Ordering::SeqCst) < 6 {
             return "-LOADING Redis is loading the dataset in memory\r\n".into();
         }
@@ -290,7 +290,7 @@ async fn a_handle_that_waits_gives_up_when_its_future_is_dropped() {
     elapsed.expect_err("nobody answers there");
     let before = attempts.load(Ordering::SeqCst);
     assert!(before >= 3, "{before} attempts");
-    // Longer than the longest wait between two attempts.
+    // This wait is longer than the longest back-off between two attempts.
     tokio::time::sleep(3 * SECOND).await;
     assert_eq!(attempts.load(Ordering::SeqCst), before);
 }
@@ -304,7 +304,8 @@ async fn fake_server(answer: impl Fn(&str) -> String + Send + Sync + 'static) ->
             let (stream, _) = listener.accept().await.unwrap();
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                // Each argument of a command is on a separate line; only its name is needed.
+                // A command's name and each of its arguments are on separate lines. Only the name
+                // is needed.
                 if line == "INFO" || line == "PING" {
                     let text = answer(&line);
                     lines.get_mut().write_all(text.as_bytes()).await.unwrap();

@@ -1,5 +1,5 @@
-//! A primary that is demoted behind a proxy, which leads to the demoted server for some time, like
-//! a load balancer or a name that changes late.
+//! A primary that is demoted behind a proxy. The proxy leads to the demoted server for some time
+//! more, like a load balancer or a DNS name that changes late.
 
 use std::{
     sync::{
@@ -21,10 +21,11 @@ use super::{
 /// The time for which the proxy leads to the demoted server: long enough for a first attempt to
 /// reconnect.
 const LATE: Duration = Duration::from_secs(3);
-/// The limit for finding the new primary after that.
+/// The longest time in which the new primary must be found after that.
 const FOUND: Duration = Duration::from_secs(15);
 
-/// The demoted server follows the new primary, or one that cannot be reached.
+/// The replication of the demoted server: it follows the new primary, or a server that cannot be
+/// reached.
 #[derive(Debug, Clone, Copy)]
 enum Demoted {
     Follows,
@@ -121,7 +122,7 @@ async fn events_reach_the_new_primary(demoted: Demoted) {
     let servers = Failover::start().await;
     let redis = servers.handle().await;
     let publish = async || send(&redis, Message::event("e", "")).await;
-    publish().await.expect("it is sent");
+    publish().await.expect("the message is sent");
     servers.switch(demoted).await;
     let mut subscriber = servers.new.client().get_async_pubsub().await.unwrap();
     subscriber.subscribe("e").await.unwrap();
@@ -134,7 +135,7 @@ async fn events_reach_the_new_primary(demoted: Demoted) {
         }
         assert!(
             switched.elapsed() < FOUND,
-            "{demoted:?}: nothing is heard of {sent} events in {FOUND:?}, and the state is {:?}",
+            "{demoted:?}: none of {sent} events arrived within {FOUND:?}, and the state is {:?}",
             redis.state()
         );
     }
@@ -169,7 +170,7 @@ async fn a_worker_and_tasks_with_a_key_find_the_new_primary_after_a_demotion() {
             };
             raw::eventually(all, FOUND)
         };
-        keyed(0).await.expect("it is sent");
+        keyed(0).await.expect("the message is sent");
         all_handled(1).await;
         servers.switch(demoted).await;
         let (switched, mut failures) = (Instant::now(), Vec::new());
@@ -177,13 +178,13 @@ async fn a_worker_and_tasks_with_a_key_find_the_new_primary_after_a_demotion() {
             failures.push(error.to_string());
             assert!(
                 switched.elapsed() < FOUND,
-                "{demoted:?}: nothing is taken within {FOUND:?}: {failures:#?}"
+                "{demoted:?}: no task is accepted within {FOUND:?}: {failures:#?}"
             );
         }
         for n in 2..20 {
-            keyed(n).await.expect("it is sent");
+            keyed(n).await.expect("the message is sent");
         }
         all_handled(20).await;
-        worker.stop().await.expect("it ends well");
+        worker.stop().await.expect("the worker stops");
     }
 }

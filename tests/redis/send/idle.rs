@@ -11,8 +11,8 @@ use super::{
     within,
 };
 
-/// Lets the server close connections that are idle for three seconds. It checks about once a
-/// second.
+/// Makes the server close connections that are idle for three seconds. The server checks about once
+/// a second.
 pub(crate) async fn close_idle_connections(server: &RedisServer) {
     server.command(&["CONFIG", "SET", "timeout", "3"]).await;
 }
@@ -27,8 +27,8 @@ pub(crate) async fn works_after_pauses(url: &str, redis: &Redis) {
     let _worker = Worker::start(serving, app);
     // The first request makes the connections for replies.
     request(redis).await.expect("an answer");
-    // The server closes after 3 to 4 s, and the next connection not before 6 s: the outcome of a
-    // message that is sent at that moment may be unknown.
+    // The server closes the connections after 3 to 4 s, and new ones not before 6 s. A message that
+    // is sent just when a connection is closed may have an unknown outcome, so the pause is 5 s.
     let pause = 5 * SECOND;
     let mut failures = Vec::new();
     sleep(pause).await;

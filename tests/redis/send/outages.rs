@@ -29,10 +29,10 @@ async fn ask<T: redis::FromRedisValue>(control: &mut MultiplexedConnection, word
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
     let answer = command.query_async(control).await;
-    answer.expect("it is answered")
+    answer.expect("an answer")
 }
 
-/// Makes the server refuse other connections than this one.
+/// Makes the server refuse all connections but this one.
 async fn fill(control: &mut MultiplexedConnection) {
     let (): () = ask(control, &["CONFIG", "SET", "maxclients", "1"]).await;
     for kind in ["normal", "pubsub"] {
@@ -65,7 +65,7 @@ async fn a_message_waits_while_the_server_has_too_many_clients() {
     send(&redis, Message::task("a", "")).await.unwrap();
     let mut control = server.connection().await;
     fill(&mut control).await;
-    // The loss must be noticed first; otherwise the outcome of a message is unknown.
+    // The handle must notice the loss first. Otherwise the outcome of a message is unknown.
     let lost = || async { (!redis.state().is_ready()).then_some(()) };
     raw::eventually(lost, 5 * SECOND).await;
     for request in [false, true] {
@@ -87,8 +87,8 @@ async fn a_message_waits_while_the_server_has_too_many_clients() {
     assert_eq!(raw::len(&server, "s").await, 2);
 }
 
-/// A server that accepts the first connection and responds on it until `end`, and closes later ones
-/// as soon as they have sent `commands` commands. Counts the later ones.
+/// A server that responds on its first connection until `end`. It closes each later connection as
+/// soon as that has sent `commands` commands. Returns the times of the later connections.
 async fn closing_server(
     commands: usize,
     end: tokio::sync::oneshot::Receiver<()>,
@@ -131,7 +131,7 @@ async fn answer(stream: TcpStream, commands: usize) {
 
 #[tokio::test]
 async fn a_server_that_accepts_and_closes_is_tried_with_back_off_and_logged_seldom() {
-    // The handshake is one command: with one response the connection is lost after it.
+    // The handshake is one command. So the connection is lost before the handshake, or after it.
     for commands in [0, 1] {
         let logs = Logs::start();
         let (end, ended) = tokio::sync::oneshot::channel();
@@ -143,7 +143,7 @@ async fn a_server_that_accepts_and_closes_is_tried_with_back_off_and_logged_seld
             times.push(within(20 * SECOND, accepted.recv()).await.unwrap());
         }
         let took = times[7] - times[0];
-        // At least half of 50, 100, 200, 400, 800, 1600 and 2000 ms.
+        // The back-off is at least half of 50, 100, 200, 400, 800, 1600 and 2000 ms.
         let least = Duration::from_millis(2000);
         assert!(took > least, "8 attempts in {took:?}");
         let warnings = logs.lines(&["WARN"]).len();
@@ -180,7 +180,7 @@ async fn the_reason_of_an_outage_is_logged_once_and_part_of_the_error() {
     let said = logs.lines(&["WARN", "cannot connect to Redis: ", cause]);
     assert!((1..=4).contains(&said.len()), "{said:?}");
     assert!(logs.lines(&["right"]).is_empty());
-    // The password may become valid again.
+    // The handle goes on when the password is valid again.
     let (): () = ask(&mut control, &["CONFIG", "SET", "requirepass", "right"]).await;
     let sent = within(8 * SECOND, send(&redis, Message::task("a", ""))).await;
     sent.unwrap();
@@ -199,7 +199,7 @@ async fn a_lost_connection_is_logged_once_and_once_when_it_is_back() {
     raw::eventually(down, 5 * SECOND).await;
     tokio::time::sleep(SECOND).await;
     server.restart().await;
-    // Without any command: an idle handle says it, too.
+    // No command is sent: an idle handle logs this, too.
     let back = || async {
         let lines = logs.lines(&["INFO", "a connection to Redis is back after "]);
         (!lines.is_empty()).then_some(lines)
@@ -244,7 +244,7 @@ async fn a_handle_whose_runtime_has_ended_says_so() {
             // The connections for replies are made on this runtime too.
             let request = Message::rpc("a", "");
             let answer = tokio::time::timeout(SECOND / 2, send(&redis, request)).await;
-            answer.expect_err("nobody answers");
+            answer.expect_err("no worker replies");
             redis
         })
     });

@@ -20,9 +20,9 @@ use super::{
     },
 };
 
-/// The time for replicas that answer.
+/// The time limit for replicas that answer.
 const WITHIN: Duration = Duration::from_secs(10);
-/// The time for replicas that do not answer.
+/// The time limit for replicas that do not answer.
 const BRIEF: Duration = Duration::from_millis(300);
 
 async fn client(server: &RedisServer) -> Client<Redis> {
@@ -37,7 +37,7 @@ async fn waits(server: &RedisServer) -> usize {
     calls.map_or(0, |calls| calls.parse().expect("a number"))
 }
 
-/// Asserts that a call has failed, though the task is stored as the stream's only entry.
+/// Asserts that a call has failed, and that its task is nevertheless the stream's only entry.
 async fn assert_stored(server: &RedisServer, sent: Result<Receipt, Error>) -> Error {
     let error = sent.expect_err("no replica has it");
     assert!(error.is_unreplicated(), "{error:?}");
@@ -50,7 +50,7 @@ async fn assert_stored(server: &RedisServer, sent: Result<Receipt, Error>) -> Er
     assert_eq!(others, [false; 4], "{error:?}");
     let entries = raw::entries(server, "s").await;
     assert_eq!(entries.len(), 1);
-    let id = error.stored_id().expect("it is stored");
+    let id = error.stored_id().expect("the id of the stored task");
     assert_eq!(id.as_str(), entries[0].0);
     error
 }
@@ -61,15 +61,24 @@ async fn a_confirmed_task_is_on_the_replica() {
     let replica = server.replica().await;
     let client = client(&server).await;
     let task = || client.enqueue("n", "").replicas(1, WITHIN);
-    task().await.expect("it is confirmed");
+    task().await.expect("the task is confirmed");
     assert_eq!(raw::len(&replica, "s").await, 1);
-    let keyed = task().idempotency_key("k").await.expect("it is confirmed");
+    let keyed = task()
+        .idempotency_key("k")
+        .await
+        .expect("the task is confirmed");
     assert_eq!(raw::len(&replica, "s").await, 2);
     let known: String = replica.query(&["GET", "{s}:idem:k"]).await;
     assert_eq!(keyed.id().expect("an id").as_str(), known);
-    let again = task().idempotency_key("k").await.expect("it is confirmed");
+    let again = task()
+        .idempotency_key("k")
+        .await
+        .expect("the task is confirmed");
     assert_eq!(again, keyed);
-    let late = task().delay(3600 * SECOND).await.expect("it is confirmed");
+    let late = task()
+        .delay(3600 * SECOND)
+        .await
+        .expect("the task is confirmed");
     let id = late.id().expect("an id");
     let is_there: bool = replica.query(&["HEXISTS", "{s}:bodies", id.as_str()]).await;
     assert!(is_there);
@@ -101,7 +110,7 @@ async fn a_task_that_is_sent_again_with_its_key_is_confirmed_and_stored_once() {
     let server = RedisServer::start().await;
     let replica = server.replica().await;
     replica.signal(Signal::Stop);
-    // A new handle each, whose connection has written nothing.
+    // Each send has a new handle, whose connection has written nothing before.
     let send = async || {
         let client = client(&server).await;
         let task = client.enqueue("n", "").idempotency_key("k");
@@ -117,7 +126,7 @@ async fn a_task_that_is_sent_again_with_its_key_is_confirmed_and_stored_once() {
     assert_eq!(receipt.id(), first.stored_id());
     assert_eq!(raw::len(&server, "s").await, 1);
     let left: u64 = server.query(&["PTTL", "{s}:idem:k"]).await;
-    assert!(left <= life, "it lives longer");
+    assert!(left <= life, "the key's time to live has grown");
 }
 
 #[tokio::test]
@@ -127,11 +136,11 @@ async fn tasks_that_are_sent_together_share_a_wait() {
     let client = client(&server).await;
     let send = |_| client.enqueue("n", "").replicas(1, WITHIN).into_future();
     for sent in join_all((0..100).map(send)).await {
-        sent.expect("it is confirmed");
+        sent.expect("the task is confirmed");
     }
     assert_eq!(waits(&server).await, 1);
     for sent in join_all((0..100).map(send)).await {
-        sent.expect("it is confirmed");
+        sent.expect("the task is confirmed");
     }
     assert_eq!(waits(&server).await, 2);
 }
@@ -170,13 +179,13 @@ async fn other_calls_are_not_held_up_by_tasks_that_wait_for_replicas() {
     raw::eventually(stored, SECOND).await;
     let start = Instant::now();
     for _ in 0..50 {
-        client.enqueue("n", "").await.expect("it is sent");
+        client.enqueue("n", "").await.expect("the message is sent");
     }
-    client.publish("e", "").await.expect("it is sent");
+    client.publish("e", "").await.expect("the message is sent");
     assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
     assert!((&mut waiting).now_or_never().is_none(), "it waits");
     replica.signal(Signal::Cont);
-    waiting.await.expect("it is confirmed");
+    waiting.await.expect("the task is confirmed");
 }
 
 #[tokio::test]
@@ -198,7 +207,7 @@ async fn a_connection_that_is_lost_during_the_wait_leaves_the_task_stored() {
     assert!(error.to_string().contains("connection was lost"), "{error}");
     replica.signal(Signal::Cont);
     let again = client.enqueue("n", "").replicas(1, WITHIN).await;
-    again.expect("it is confirmed");
+    again.expect("the task is confirmed");
 }
 
 #[tokio::test]
@@ -220,12 +229,21 @@ async fn a_sender_needs_one_more_right() {
         // The replica logs in as the default user.
         let _replica = server.replica().await;
         let url = format!("redis://sender:pw@127.0.0.1:{}/", server.port());
-        let redis = Redis::connect(&url).await.expect("it is there").stream("s");
+        let redis = Redis::connect(&url)
+            .await
+            .expect("the server is there")
+            .stream("s");
         let client = Client::new(redis);
         let task = || client.enqueue("n", "").idempotency_key("k");
         if may_wait {
-            task().replicas(1, WITHIN).await.expect("it is confirmed");
-            task().replicas(1, WITHIN).await.expect("it is confirmed");
+            task()
+                .replicas(1, WITHIN)
+                .await
+                .expect("the task is confirmed");
+            task()
+                .replicas(1, WITHIN)
+                .await
+                .expect("the task is confirmed");
             continue;
         }
         let error = assert_stored(&server, task().replicas(1, WITHIN).await).await;
@@ -238,7 +256,7 @@ async fn a_sender_needs_one_more_right() {
 /// The number of tasks before and after the replica begins to lag.
 const TASKS: u32 = 200;
 
-/// The outcome of a failover to a replica that lags.
+/// The numbers after a failover to a replica that lags.
 #[derive(Debug, PartialEq)]
 struct Failover {
     /// Sends that returned `Ok`.
@@ -249,8 +267,9 @@ struct Failover {
     repeated: usize,
 }
 
-/// Sends tasks, half of them after the replica begins to lag, kills the primary, and promotes the
-/// replica. A worker handles the first half on the primary, after the replica begins to lag.
+/// Sends half of the tasks, makes the replica lag, and sends the other half. Then kills the primary
+/// and promotes the replica. While the replica lags, a worker on the primary handles the first
+/// half.
 async fn fail_over(replicas: bool) -> Failover {
     let primary = RedisServer::start().await;
     let network = Proxy::start(primary.port()).await;
@@ -287,7 +306,7 @@ async fn fail_over(replicas: bool) -> Failover {
     while all.len() < TASKS as usize {
         all.push(runs.recv().await.expect("a worker runs"));
     }
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     confirmed.extend(
         join_all((TASKS..2 * TASKS).map(send))
             .await
@@ -301,7 +320,7 @@ async fn fail_over(replicas: bool) -> Failover {
     let worker = work(handle(&replica).await);
     let drained = || async { raw::drained(&replica, "s", "g").await.then_some(()) };
     raw::eventually(drained, 30 * SECOND).await;
-    worker.stop().await.expect("it ends well");
+    worker.stop().await.expect("the worker stops");
     while let Ok(n) = runs.try_recv() {
         all.push(n);
     }
@@ -332,7 +351,7 @@ async fn a_failover_to_a_lagging_replica_loses_no_confirmed_task() {
     }
     assert_eq!(with.lost, 0);
     assert_eq!(with.confirmed, TASKS as usize);
-    // The fault was there: without confirmation it loses tasks.
+    // Without confirmation the same fault loses tasks, so the test shows it.
     assert_eq!(without.lost, TASKS as usize);
     assert_eq!(without.confirmed, 2 * TASKS as usize);
 }

@@ -1,4 +1,5 @@
-//! Requests to hand-written workers: one replies like a Go worker, and one on the reply stream.
+//! Requests to a hand-written worker, which replies on the channel like a Go worker, or on the
+//! reply stream.
 
 use std::{
     collections::HashMap,
@@ -151,7 +152,7 @@ async fn a_go_worker_answers_both_modes_in_every_form() {
             assert_eq!(answer.message(), "no such user");
             assert_eq!(answer.code(), &RpcCode::Internal);
         }
-        // They share one subscription.
+        // All requests share one subscription.
         let channels: Vec<String> = server.query(&["PUBSUB", "CHANNELS"]).await;
         assert_eq!(channels.len(), 1, "{channels:?}");
     }
@@ -175,7 +176,7 @@ async fn replies_that_make_no_sense_are_counted_and_fail_only_what_they_name() {
     worker.publish(&fields, &other).await;
     let bad = format!(r#"{{"correlation_id":"{id}","body":"%%%","error":""}}"#);
     worker.publish(&fields, &bad).await;
-    // A late second reply.
+    // Publishes a second reply, which comes too late.
     worker.publish(&fields, &success(&fields)).await;
     let error = asked.await.unwrap().unwrap_err();
     assert!(error.is_decode(), "{error:?}");
@@ -280,7 +281,7 @@ async fn a_request_without_a_reply_times_out_at_its_deadline() {
 async fn ten_thousand_dropped_requests_leave_nothing_behind() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
-    // The connections for replies exist before they are made.
+    // The first request makes the connections for replies, before the others are sent.
     let mut first = rpc(ReplyMode::Reliable);
     first.parts_mut().deadline = Some(Deadline::after(SECOND / 2));
     assert!(send(&redis, first).await.unwrap_err().is_timeout());
@@ -414,7 +415,7 @@ async fn replies_on_more_streams_than_one_read_takes_reach_their_requests() {
             .query_async(&mut connection)
             .await
             .unwrap();
-        assert!(stored.is_some(), "the reply stream of {n} is there");
+        assert!(stored.is_some(), "the reply stream of {n} exists");
     }
     let started = Instant::now();
     for asked in asked {
@@ -422,7 +423,7 @@ async fn replies_on_more_streams_than_one_read_takes_reach_their_requests() {
     }
     assert!(started.elapsed() < 2 * SECOND, "{:?}", started.elapsed());
     let clients: String = server.query(&["CLIENT", "LIST"]).await;
-    // One that sends, one that subscribes, one that reads replies, and this test's.
+    // One connection sends, one subscribes, one reads replies, and one is this test's.
     let clients = clients.lines().count();
     assert!(clients <= 5, "{clients} connections");
 }
@@ -516,8 +517,8 @@ async fn a_frozen_server_is_noticed_by_those_who_wait_for_replies() {
     let asked = request(&redis, ReplyMode::Fast);
     worker.next().await;
     server.signal(Signal::Stop);
-    // Long before the request's deadline of 30 s: a ping is sent every 5 s, and its response is due
-    // within 5 s.
+    // The error comes long before the request's deadline of 30 s: a ping is sent every 5 s, and its
+    // response is due within 5 s.
     let error = within(15 * SECOND, asked).await.unwrap().unwrap_err();
     assert!(error.is_unknown_outcome(), "{error:?}");
     server.signal(Signal::Cont);

@@ -1,4 +1,4 @@
-//! TLS.
+//! Connections over TLS: which certificates are trusted, and the errors of the others.
 
 use campanile::{Error, Message, Redis};
 use redis::TlsCertificates;
@@ -19,7 +19,7 @@ struct Secured {
 }
 
 impl Secured {
-    /// `auth_clients` is whether the server asks clients for certificates: `no`, `optional` or
+    /// `auth_clients` says whether the server asks clients for certificates: `no`, `optional` or
     /// `yes`.
     async fn start(auth_clients: &str) -> Self {
         let tls = Tls::new();
@@ -86,7 +86,7 @@ async fn nodes_that_a_cluster_announces_by_address_are_known_by_their_name() {
     let builder = Redis::builder(url).ca_certificate(tls.file("cert.pem"));
     let sent = builder.clone().server_name("localhost").connect().await;
     works(sent).await;
-    // The first node is asked by the host of the URL, and the node of the slot by its address.
+    // The first node is reached by the host of the URL, and the node of the slot by its address.
     let error = builder.connect().await.unwrap_err();
     assert!(error.to_string().contains("server_name"), "{error}");
 }
@@ -113,7 +113,7 @@ async fn a_server_that_demands_a_client_certificate_gets_one_or_the_error_asks_f
         connecting.connect().await,
         "does not accept the client certificate",
     );
-    // Noticed before connecting.
+    // A key of another certificate is noticed before the handle connects.
     let connecting = secured.trusted().client_certificate(&stranger, &key);
     is_config_error(connecting.connect().await, "do not belong together");
     let connecting = secured.trusted().client_certificate(&stranger, &stranger);
@@ -160,11 +160,11 @@ async fn the_crypto_provider_of_the_process_is_neither_installed_nor_used() {
     let secured = Secured::start("no").await;
     works(secured.trusted().connect().await).await;
     assert!(CryptoProvider::get_default().is_none());
-    // Another library of the application may install one that cannot do this handshake.
+    // Another library may install a provider that cannot do this handshake.
     let mut other = rustls::crypto::ring::default_provider();
     other.cipher_suites.clear();
     other.kx_groups.clear();
-    other.install_default().expect("the place is free");
+    other.install_default().expect("no provider is installed");
     works(secured.trusted().connect().await).await;
 }
 

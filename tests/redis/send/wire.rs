@@ -96,7 +96,8 @@ async fn calls_are_on_the_stream_in_their_order() {
             tower::Service::call(&mut redis, Message::new(Kind::Task, "a", n.to_string()))
         })
         .collect();
-    // More than the queue has room for: the rest waits, and is sent when it is polled.
+    // These are more calls than the submit queue has room for. Calls that find no room wait until
+    // they are polled again.
     for sent in futures_util::future::join_all(sends).await {
         sent.unwrap();
     }

@@ -95,7 +95,7 @@ async fn a_reliable_reply_is_stored_once_for_a_client_that_waits() {
     request(&server, &fields).await;
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).parts().reply_mode, ReplyMode::Reliable);
-    // Failed before, so that it is replied to from the retry stream.
+    // The request fails first, so that its reply is sent from the retry stream.
     settle(delivery, redeliver(Some(Duration::ZERO), true)).await;
     let delivery = next(&mut source).await;
     settle(delivery, Verdict::Done(Ok(Reply::new("x")))).await;
@@ -107,7 +107,7 @@ async fn a_reliable_reply_is_stored_once_for_a_client_that_waits() {
     assert_eq!(raw::len(&server, "{s}:retry:g").await, 0);
     assert_eq!(redis.counts().done, 1);
     let spoken = tokio::time::timeout(SECOND / 4, channel.on_message().next()).await;
-    assert!(spoken.is_err(), "and not on the channel");
+    assert!(spoken.is_err(), "no reply is published on the channel");
 }
 
 #[tokio::test]
@@ -282,12 +282,12 @@ async fn a_request_is_answered_by_the_first_that_has_finished_it() {
     assert_eq!(claimed, [taken]);
     settle(held, done()).await;
     assert_eq!(stored(&server).await, [reply_to("taken over")]);
-    assert_eq!(pending(&server).await, (0, 0), "the thief is spared it");
+    assert_eq!(pending(&server).await, (0, 0), "the request is settled");
 
     let (finished, held) = ask(&server, &mut source, "finished", CLIENT).await;
     server.command(&["XACK", "s", "g", &finished]).await;
     settle(held, done()).await;
-    assert_eq!(stored(&server).await.len(), 1, "it has its answer");
+    assert_eq!(stored(&server).await.len(), 1, "one reply is stored");
     let counts = redis.counts();
     assert_eq!(
         (counts.done, counts.lost_leases, counts.unanswerable),
@@ -318,7 +318,7 @@ async fn replies_that_are_stored_together_go_each_to_its_client() {
             continue;
         }
         if n % 10 == 2 {
-            // Acknowledged by another client: the requester may get a second reply.
+            // Another client has acknowledged this request: its caller may get a second reply.
             server.command(&["XACK", "s", "g", &id]).await;
         } else {
             expected[n % 3 / 2].push(reply_to(&correlation_id));
@@ -328,7 +328,7 @@ async fn replies_that_are_stored_together_go_each_to_its_client() {
     for (stream, expected) in [(REPLIES, &expected[0]), (&other, &expected[1])] {
         let answered = stored_on(&server, stream).await;
         assert!(expected.iter().all(|reply| answered.contains(reply)));
-        assert!(answered.len() <= 20, "each once");
+        assert!(answered.len() <= 20, "each request is answered once");
     }
     assert_eq!(pending(&server).await, (0, 0));
     let counts = redis.counts();
@@ -373,7 +373,7 @@ async fn a_reply_that_goes_along_with_a_read_is_stored_although_the_server_forgo
         // There is demand during the settlement, so that it can be sent with a read.
         let settled = settle(deliveries.remove(0), Verdict::Done(Ok(Reply::new("1"))));
         let next = async {
-            // The read blocks. The settlement sent before it must be confirmed without waiting.
+            // The read blocks. The settlement that was sent with it must be confirmed at once.
             tokio::time::sleep(SECOND / 20).await;
             request(&server, &asking).await;
         };

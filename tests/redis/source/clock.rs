@@ -1,4 +1,4 @@
-//! A server whose wall clock steps. Redis measures idle times on it.
+//! A server whose wall clock steps. Redis measures the idle times of deliveries on this clock.
 
 use std::time::Instant;
 
@@ -43,7 +43,7 @@ async fn holds_through(steps: &[i64]) {
         settle(again, redeliver(Some(Duration::ZERO), true)).await;
         held.push(next(source).await);
     }
-    // Healthy for longer than a lease, since only then a worker claims.
+    // A worker claims only after it was healthy for longer than a lease.
     nothing(&mut first, LEASE * 2).await;
     for step in steps {
         server.step_clock(*step);
@@ -81,7 +81,7 @@ async fn a_clock_that_steps_back_by_an_hour_delays_no_claim_by_more_than_about_a
     let again = next(&mut dies).await;
     let mut lives = open(&redis).await;
     nothing(&mut lives, LEASE * 2).await;
-    // By the clock before the step, the gate of the scan is closed until then.
+    // The throttle of the scan ends by the clock before the step, so the step prolongs it.
     server
         .command(&["SET", "{s}:gate:scan:g", "x", "PX", "150"])
         .await;
@@ -94,10 +94,11 @@ async fn a_clock_that_steps_back_by_an_hour_delays_no_claim_by_more_than_about_a
         settle(delivery, done()).await;
     }
     let took = died.elapsed();
-    // One lease of silence, one of the claimer's health, and slack for a loaded machine.
+    // The dead worker is silent for one lease, and the claiming worker must be healthy for one. The
+    // rest is slack for a loaded machine.
     assert!(took < LEASE * 5, "{took:?}");
     drop((plain, again));
-    // Finished entries are trimmed too, except for one that a node of the stream keeps.
+    // Finished entries are trimmed too, except for those in the last node of the stream.
     for _ in 0..200 {
         task(&server, "x").await;
         settle(next(&mut lives).await, done()).await;
@@ -133,7 +134,8 @@ async fn the_lease_that_counts_is_the_one_that_its_holder_renews_by() {
     task(&server, "x").await;
     let held = next(&mut slow).await;
     let mut hasty = open(&redis.clone().lease(SECOND)).await;
-    // Longer than the lease of `hasty`, and shorter than the first renewal of the slow one.
+    // The wait is longer than the lease of `hasty`, and ends before `slow` renews for the first
+    // time.
     nothing(&mut hasty, 4 * SECOND).await;
     assert!(!message(&held).parts().lease.as_ref().unwrap().is_lost());
     settle(held, done()).await;

@@ -1,4 +1,4 @@
-//! Dead letters on real streams.
+//! Tests of dead letters on real streams.
 
 use campanile::{
     DeadLetterId, MessageId,
@@ -12,7 +12,7 @@ async fn a_replay_keeps_the_id_forgets_the_attempts_and_leaves_no_field_of_ours(
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
-    // Fields of the transport that were set by a sender have no effect, before and after.
+    // A sender has set fields of the transport. They have no effect before or after the replay.
     let fields = [
         ("type", "task"),
         ("name", "n"),
@@ -117,7 +117,7 @@ async fn entries_of_others_on_the_stream_of_dead_letters_are_purged_and_never_re
 }
 
 #[tokio::test]
-async fn what_is_no_id_of_a_dead_letter_is_refused_with_an_example() {
+async fn an_invalid_id_of_a_dead_letter_is_refused_with_an_example() {
     let server = RedisServer::start().await;
     let dead = handle(&server).await.dead_letters();
     for id in ["", "-", "7", "x-1", "(7-1"] {
@@ -144,7 +144,7 @@ async fn steps_are_of_a_hundred_at_most_and_leave_what_dies_meanwhile() {
         raw::add(&server, "{s}:dead:g", &facts).await;
     }
     let mut steps = dead.steps(Action::Replay, Selection::All);
-    assert_eq!(dead.count().await.unwrap(), 250, "nothing is done unasked");
+    assert_eq!(dead.count().await.unwrap(), 250, "no step runs by itself");
     let mut done = vec![steps.next().await.unwrap()];
     raw::add(&server, "{s}:dead:g", &facts).await;
     while done.last().is_some_and(Option::is_some) {

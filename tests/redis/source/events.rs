@@ -1,4 +1,4 @@
-//! Events from Pub/Sub.
+//! Tests of events from Pub/Sub.
 
 use campanile::{Kind, Name};
 use tower::ServiceExt;

@@ -19,7 +19,7 @@ async fn consumers(server: &RedisServer) -> Vec<String> {
 #[tokio::test]
 async fn a_blocked_source_stops_at_once() {
     let server = RedisServer::start().await;
-    // The longest time that a read blocks.
+    // With this lease a read blocks for its longest time.
     let redis = handle(&server).await.lease(100 * SECOND);
     let mut source = open(&redis).await;
     nothing(&mut source, SECOND / 4).await;
@@ -37,7 +37,7 @@ async fn a_source_that_stops_gives_back_what_it_did_not_hand_out() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
-    // The future of a read is dropped, and its deliveries are kept.
+    // Dropping the future of `next` loses no deliveries: the source keeps them.
     nothing(&mut source, SECOND / 10).await;
     for n in 0..5 {
         task(&server, n.to_string()).await;
@@ -55,7 +55,7 @@ async fn a_source_that_stops_gives_back_what_it_did_not_hand_out() {
 }
 
 #[tokio::test]
-async fn what_nobody_asks_for_any_more_goes_to_another_worker() {
+async fn an_entry_that_a_busy_worker_does_not_ask_for_goes_to_another_worker() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut busy = open(&redis).await;
@@ -67,7 +67,7 @@ async fn what_nobody_asks_for_any_more_goes_to_another_worker() {
 }
 
 #[tokio::test]
-async fn what_was_handed_out_can_be_settled_after_the_stop() {
+async fn returned_deliveries_can_be_settled_after_the_stop() {
     let server = RedisServer::start().await;
     let mut source = open(&handle(&server).await).await;
     task(&server, "x").await;
@@ -95,7 +95,7 @@ async fn a_flushed_server_is_read_again_from_the_beginning() {
     settle(delivery, redeliver(Some(Duration::ZERO), true)).await;
     let delivery = next(&mut source).await;
     settle(delivery, done()).await;
-    // The entry of the earlier delivery was deleted; that is no error.
+    // The flush has deleted the entry of this delivery. To settle it is no error.
     settle(before, redeliver(None, true)).await;
 }
 
@@ -113,7 +113,7 @@ async fn connections_that_are_killed_are_made_again_and_no_verdict_is_lost() {
             next(&mut source).await,
             next(&mut source).await,
         ];
-        // During a blocked read, and during settlements.
+        // The connections are killed during a blocked read, and during settlements.
         nothing(&mut source, SECOND / 20).await;
         let verdicts = [
             done(),
@@ -135,7 +135,8 @@ async fn connections_that_are_killed_are_made_again_and_no_verdict_is_lost() {
     assert!(redis.counts().reconnects > 0);
 }
 
-/// While the server takes no writes, verdicts wait, senders get errors, and the state shows it.
+/// Asserts that verdicts wait, senders get errors and the handle's state shows the outage while the
+/// server takes no writes.
 async fn outwaits(server: &RedisServer, begin: &[&str], end: &[&str]) {
     let redis = handle(server).await;
     let mut source = open(&redis).await;
@@ -179,7 +180,7 @@ async fn verdicts_wait_for_a_server_that_misses_its_replicas() {
 #[tokio::test]
 async fn verdicts_wait_for_a_server_that_cannot_save() {
     let server = RedisServer::start().await;
-    // Snapshots are enabled, and a directory is in the place of the file.
+    // Snapshots are enabled, and fail: a directory has the name of their file.
     let seldom = ["CONFIG", "SET", "save", "3600 1000000"];
     server.command(&seldom).await;
     std::fs::create_dir_all(server.dir().join("dump.rdb/full")).unwrap();
@@ -195,7 +196,7 @@ async fn entries_whose_answer_was_lost_are_fetched_again_without_an_attempt() {
     let held_delivery = next(&mut source).await;
     nothing(&mut source, SECOND / 10).await;
     let me = consumers(&server).await.remove(0);
-    // Another client reads in its name, as if a response had been lost.
+    // Another client reads in the name of the consumer, as if a response had been lost.
     tokio::time::sleep(2 * SECOND).await;
     let lost = task(&server, "lost").await;
     let read = ["XREADGROUP", "GROUP", "g", &me, "STREAMS", "s", ">"];

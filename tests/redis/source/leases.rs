@@ -38,7 +38,7 @@ async fn a_worker_that_is_gone_is_relieved_and_its_late_verdict_changes_nothing(
     let mut first = open(&redis).await;
     let id = task(&server, "x").await;
     let zombie = next(&mut first).await;
-    // Dropped, not closed: its leases are no longer renewed.
+    // The source is dropped, not closed, so its leases are no longer renewed.
     drop(first);
     let consumers = redis.consumers().await.unwrap().expect("a group");
     let dead = &consumers[0].consumer;
@@ -60,7 +60,7 @@ async fn a_worker_that_is_gone_is_relieved_and_its_late_verdict_changes_nothing(
     assert_eq!(
         raw::len(&server, "{s}:retry:g").await,
         0,
-        "it is not the zombie's any more"
+        "the late verdict has no effect"
     );
     assert_eq!(redis.counts().lost_leases, 1);
     settle(delivery, done()).await;
@@ -101,19 +101,19 @@ async fn a_process_that_hangs_for_longer_than_the_stall_limit_loses_its_leases()
             let mut source = open(&redis.stall_limit(2 * SECOND)).await;
             let delivery = next(&mut source).await;
             hangs.send(()).expect("the test waits");
-            // No task of this runtime is polled until then.
+            // No task of this runtime is polled until the test lets it go on.
             let _ = gone_on.recv();
             drop(delivery);
         });
     });
-    hanging.await.expect("it has the delivery");
+    hanging.await.expect("the hanging worker has the delivery");
     let mut source = open(&handle(&server).await.lease(SECOND)).await;
     nothing(&mut source, 3 * SECOND / 2).await;
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).parts().attempt, Attempt(2));
     settle(delivery, done()).await;
-    go_on.send(()).expect("it waits");
-    hung.join().expect("it ends");
+    go_on.send(()).expect("the hanging worker waits");
+    hung.join().expect("the hanging worker ends");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +152,7 @@ async fn a_lost_lease_is_told_and_fenced_out() {
     settle(delivery, dead("too late")).await;
     assert!(letters(&redis).await.is_empty());
     assert_eq!(redis.counts().dead, 0);
-    assert_eq!(pending(&server).await, (1, 0), "it is the rival's");
+    assert_eq!(pending(&server).await, (1, 0), "the rival has the entry");
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn a_late_success_counts_and_the_first_to_finish_wins() {
     assert_eq!(message(&again).parts().attempt, Attempt(2));
 
     settle(late, done()).await;
-    assert_eq!(pending(&server).await, (0, 0), "it was done");
+    assert_eq!(pending(&server).await, (0, 0), "the entry is done");
     settle(again, redeliver(Some(Duration::ZERO), true)).await;
     nothing(&mut other, SECOND).await;
     assert_eq!(redis.counts().redelivered, 0);
@@ -306,7 +306,7 @@ async fn a_server_that_stood_still_costs_nobody_a_lease() {
         task(&server, "x").await;
     }
     let held = [next(&mut first).await, next(&mut second).await];
-    // Healthy for longer than a lease, since only then a worker scans.
+    // A worker scans only after it was healthy for longer than a lease.
     nothing(&mut first, 2 * SECOND).await;
     server.signal(Signal::Stop);
     tokio::time::sleep(3 * SECOND).await;
@@ -331,9 +331,13 @@ async fn consumers_that_are_gone_are_removed_and_others_are_not() {
     };
     assert_eq!(names().await, 2);
     within(5 * SECOND, second.close()).await.unwrap();
-    assert_eq!(names().await, 1, "nothing was pending for it");
+    assert_eq!(
+        names().await,
+        1,
+        "a consumer without pending entries is deleted"
+    );
     drop(delivery);
     within(5 * SECOND, first.close()).await.unwrap();
-    assert_eq!(names().await, 1, "its pending entry would be gone with it");
+    assert_eq!(names().await, 1, "a consumer with a pending entry stays");
     assert_eq!(pending(&server).await, (1, 0));
 }

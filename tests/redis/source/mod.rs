@@ -44,7 +44,7 @@ async fn open(redis: &Redis) -> RedisSource {
     source.expect("the source opens")
 }
 
-/// Adds a task like any client.
+/// Adds a task with the fields that any client writes.
 async fn task(server: &RedisServer, payload: impl AsRef<[u8]>) -> String {
     let payload = payload.as_ref();
     raw::add(
@@ -67,7 +67,7 @@ async fn next(source: &mut RedisSource) -> Delivery<RedisSettle> {
 /// Asserts that nothing is delivered for a while.
 async fn nothing(source: &mut RedisSource, wait: Duration) {
     if let Ok(found) = tokio::time::timeout(wait, source.next(10)).await {
-        panic!("nothing was to be delivered: {found:?}");
+        panic!("unexpected deliveries: {found:?}");
     }
 }
 
@@ -79,7 +79,7 @@ fn message(delivery: &Delivery<RedisSettle>) -> &Message {
 /// The dead letters of the group.
 async fn letters(redis: &Redis) -> Vec<DeadLetter> {
     let page = redis.dead_letters().list(Page::first(1_000)).await;
-    page.expect("they are listed").letters
+    page.expect("the dead letters are listed").letters
 }
 
 async fn settle(delivery: Delivery<RedisSettle>, verdict: Verdict) {
@@ -87,7 +87,7 @@ async fn settle(delivery: Delivery<RedisSettle>, verdict: Verdict) {
     settled.expect("the verdict is confirmed");
 }
 
-/// Acknowledges deliveries, and asserts that no worker has claimed one.
+/// Acknowledges deliveries, and asserts that no worker has claimed any of them.
 async fn acknowledge_kept(
     redis: &Redis,
     deliveries: impl IntoIterator<Item = Delivery<RedisSettle>>,

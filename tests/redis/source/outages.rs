@@ -18,7 +18,7 @@ async fn ask<T: redis::FromRedisValue>(control: &mut MultiplexedConnection, word
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
     let answer = command.query_async(control).await;
-    answer.expect("it is answered")
+    answer.expect("an answer")
 }
 
 /// A number in the response to `INFO`.
@@ -29,8 +29,8 @@ async fn info(control: &mut MultiplexedConnection, section: &str, name: &str) ->
     digits.parse().expect("a number")
 }
 
-// A handshake ends with a round trip: an error that the server wrote when it accepted the
-// connection is not the response to a settlement.
+// A server with too many clients writes an error when it accepts a connection. That error must not
+// be taken for the response to a settlement.
 #[tokio::test]
 async fn verdicts_wait_for_a_server_that_has_too_many_clients() {
     let server = RedisServer::start().await;
@@ -114,8 +114,8 @@ impl NoWrites {
     }
 }
 
-/// Asks for uncounted redeliveries of three deliveries while the server takes no writes for ten
-/// leases. Each must be delivered once more, as the same attempt.
+/// Asks for uncounted redeliveries of three messages while the server takes no writes for ten
+/// leases. Each message must be delivered once more, with the same attempt.
 async fn asks_for_redelivery(no_writes: NoWrites) {
     let server = RedisServer::start().await;
     let redis = handle(&server).await.lease(SECOND).max_deliveries(4);
@@ -205,7 +205,7 @@ async fn a_worker_that_begins_while_the_server_is_away_waits_for_it() {
     for _ in 0..6 {
         drop(within(20 * SECOND, absent.accept()).await.unwrap());
     }
-    // The shutdown signal works while it waits.
+    // The shutdown signal works while a worker waits for the server.
     within(SECOND, told.stop()).await.unwrap();
     drop(absent);
     server.restart().await;
@@ -233,7 +233,7 @@ async fn a_worker_that_begins_while_the_server_takes_no_writes_waits_for_it() {
         let worker = worker::Worker::start(redis.clone(), app);
         let refused = || async {
             let mut control = control.clone();
-            // 6.2 counts errors within scripts as `ERR`.
+            // Redis 6.2 counts errors within scripts as `ERR`.
             let mut refused = 0;
             for code in ["NOREPLICAS", "OOM", "ERR"] {
                 let name = format!("errorstat_{code}:count=");
@@ -266,7 +266,7 @@ async fn a_worker_that_begins_with_a_wrong_password_ends_with_the_reason() {
 }
 
 // Redis 7.2.0 to 7.2.3 restart a `BLOCK` each time that another reader was faster
-// (https://github.com/redis/redis/pull/12998). This read is made as long as such a one.
+// (https://github.com/redis/redis/pull/12998). The proxy makes the read of this test as long.
 #[tokio::test]
 async fn a_read_that_blocks_for_longer_than_it_was_told_to_is_no_lost_connection() {
     let server = RedisServer::start().await;
@@ -275,7 +275,7 @@ async fn a_read_that_blocks_for_longer_than_it_was_told_to_is_no_lost_connection
     let redis = redis.stream("s").group("g");
     let mut source = open(&redis).await;
     proxy.replace("BLOCK\r\n$4\r\n1000\r\n", "BLOCK\r\n$5\r\n30000\r\n");
-    // Before its first renewal a worker counts as late.
+    // The handle counts as connected only after the worker's first renewal.
     let connected = || async { (redis.state() == ConnectionState::Connected).then_some(()) };
     raw::eventually(connected, 10 * SECOND).await;
     let started = std::time::Instant::now();

@@ -56,7 +56,7 @@ async fn a_short_delay_is_kept_to_tens_of_milliseconds_by_an_idle_worker() {
         worst = worst.max(start.elapsed().saturating_sub(delay));
         settle(delivery, done()).await;
     }
-    // Without the sender's timer it could be most of a second.
+    // Without the sender's timer, a task could be late by most of a second.
     assert!(worst < Duration::from_millis(400), "late by {worst:?}");
     source.close().await.unwrap();
 }
@@ -82,7 +82,7 @@ async fn every_group_gets_a_delayed_task_once() {
 }
 
 #[tokio::test]
-async fn what_others_put_where_delayed_tasks_are_kept_holds_nothing_up() {
+async fn foreign_entries_among_the_delayed_tasks_hold_nothing_up() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     server.command(&["ZADD", "{s}:due", "0", "no body"]).await;
@@ -140,7 +140,7 @@ async fn delays_and_keys_hold_on_a_cluster_and_for_a_sender_with_few_rights() {
             .await
             .unwrap();
         tokio::time::sleep(SECOND / 2).await;
-        // The sender's timer has moved it: there is no worker.
+        // There is no worker, so the sender's timer has moved the task.
         let call = client(&redis)
             .enqueue("n", "p")
             .at(std::time::SystemTime::UNIX_EPOCH);
@@ -240,7 +240,7 @@ async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
     let mut source = open(&redis).await;
     let send = || client(&redis).enqueue("n", "p").idempotency_key("k");
     let first = send().await.unwrap();
-    assert_eq!(send().await.unwrap(), first, "while the task is to be done");
+    assert_eq!(send().await.unwrap(), first, "the task is not done yet");
     settle(next(&mut source).await, dead("it failed")).await;
     let second = send().await.unwrap();
     assert_ne!(second, first, "the receipt is that of the task which died");
@@ -270,7 +270,7 @@ async fn a_key_whose_dead_letter_was_purged_lets_the_task_be_sent_again() {
     source.close().await.unwrap();
 }
 
-/// A delay that is longer than the window, and a second call in between.
+/// The delay is longer than the window, and the second call comes between the two.
 #[tokio::test]
 #[ignore = "fault 21"]
 async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_after_that() {
@@ -281,7 +281,7 @@ async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_af
         call.delay(Duration::from_secs(3600))
     };
     let first = send().await.unwrap();
-    // Longer than the window, on the server's clock.
+    // The wait is longer than the window, on the server's clock.
     tokio::time::sleep(SECOND).await;
     assert_eq!(send().await.unwrap(), first);
     let delayed: usize = server.query(&["ZCARD", "{s}:due"]).await;

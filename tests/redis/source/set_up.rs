@@ -11,7 +11,7 @@ use super::*;
 /// The error of a source that does not open.
 async fn refusal(redis: &Redis) -> Error {
     let opened = within(10 * SECOND, redis.clone().open(Interest::stream())).await;
-    opened.expect_err("it cannot open")
+    opened.expect_err("the source cannot open")
 }
 
 fn chain(error: &Error) -> String {
@@ -125,7 +125,7 @@ async fn a_missing_right_is_an_error_at_once_that_names_it() {
         let url = format!("redis://worker:pw@127.0.0.1:{}/", server.port());
         let redis = Redis::connect(&url).await.unwrap().stream("s").group("g");
         if rights.starts_with("~s") {
-            // Enough to read; the other permissions are needed later.
+            // These rights are enough to open the source. The missing ones are needed later.
             drop(open(&redis).await);
             continue;
         }
@@ -201,7 +201,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_a_worker() {
         server.command(&["PUBLISH", channel, "x"]).await;
         assert_eq!(message(&next(&mut source).await).payload(), "x");
     }
-    // Claimed, and time for the upkeep.
+    // The task is claimed, and then the upkeep has time to run each of its steps.
     task(&server, "x").await;
     drop(next(&mut source).await);
     settle(next(&mut source).await, done()).await;
@@ -209,7 +209,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_a_worker() {
     source.stop().await;
     within(5 * SECOND, source.close()).await.unwrap();
 
-    // The version is read if that is permitted, and otherwise not needed.
+    // A denied `INFO` is no fault: the version is read only if that is permitted.
     let log: Vec<Vec<redis::Value>> = server.query(&["ACL", "LOG"]).await;
     let denied: Vec<String> = log
         .into_iter()
@@ -226,7 +226,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_a_worker() {
 }
 
 #[tokio::test]
-async fn who_wants_nothing_from_the_stream_leaves_it_alone() {
+async fn a_source_without_interest_in_the_stream_leaves_it_alone() {
     let server = RedisServer::start().await;
     task(&server, "x").await;
     let redis = handle(&server).await;

@@ -40,14 +40,15 @@ async fn a_stream_that_cannot_be_read_does_not_stop_the_others() {
         add(&server, stream, "x").await;
         take(&mut source, stream).await;
     }
-    // Deleted: it is created again. Renamed: a stream of the old name is created.
+    // A deleted stream is created again. After a rename, a stream of the old name is created.
     server.command(&["DEL", "a"]).await;
     server.command(&["RENAME", "b", "elsewhere"]).await;
     for stream in ["c", "a", "b", "c"] {
         add(&server, stream, "y").await;
         take(&mut source, stream).await;
     }
-    // Replaced by another type: the others go on, and it is read again once it is a stream.
+    // A stream is replaced by a key of another type. The other streams go on, and it is read again
+    // once it is a stream.
     server.command(&["DEL", "a"]).await;
     server.command(&["SET", "a", "no stream"]).await;
     let began = Instant::now();
@@ -60,7 +61,9 @@ async fn a_stream_that_cannot_be_read_does_not_stop_the_others() {
     server.command(&["DEL", "a"]).await;
     add(&server, "a", "again").await;
     take(&mut source, "a").await;
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
     for stream in ["a", "b", "c"] {
         let consumers: Vec<redis::Value> = server.query(&["XINFO", "CONSUMERS", stream, "g"]).await;
         assert!(consumers.is_empty(), "{stream}: {consumers:?}");
@@ -90,7 +93,9 @@ async fn a_read_of_many_streams_brings_no_more_than_there_is_room_for() {
             settle(delivery, done()).await;
         }
     }
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }
 
 #[tokio::test]
@@ -104,7 +109,7 @@ async fn a_stream_that_wakes_up_beside_busy_ones_is_read_within_a_few_reads() {
             add(&server, stream, "busy").await;
         }
     }
-    // The first stream was not read for so long that it does not count as active.
+    // The first stream has had no entries for so long that it does not count as active.
     let mut taken = 0;
     while taken < 200 {
         let deliveries = within(5 * SECOND, source.next(7)).await.expect("some");
@@ -128,7 +133,9 @@ async fn a_stream_that_wakes_up_beside_busy_ones_is_read_within_a_few_reads() {
         }
         assert!(reads < 20, "the stream is not read beside the busy ones");
     }
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }
 
 #[tokio::test]
@@ -152,10 +159,12 @@ async fn what_a_dead_worker_held_on_any_stream_of_a_set_is_claimed() {
         let delivery = next(&mut source).await;
         assert_eq!(message(&delivery).parts().attempt.0, 2);
         let stream = message(&delivery).parts().stream.clone();
-        claimed.insert(stream.expect("its stream").to_string());
+        claimed.insert(stream.expect("the stream of the message").to_string());
         settle(delivery, done()).await;
     }
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }
 
 #[tokio::test]
@@ -172,7 +181,9 @@ async fn streams_of_several_slots_with_a_priority_are_refused_on_a_cluster() {
         add(&server, stream, "x").await;
         take(&mut source, stream).await;
     }
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }
 
 #[tokio::test]
@@ -182,7 +193,7 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
     let names: Vec<String> = (0..16).map(|n| format!("orders:{n}")).collect();
     let redis = handle_of(&server, Streams::in_turn(names.iter().map(String::as_str))).await;
     let mut source = open(&redis).await;
-    // One of them has a long backlog, and does not hold up the others.
+    // One stream has a long backlog, and must not hold up the others.
     for _ in 0..10 * EACH {
         add(&server, &names[0], "x").await;
     }
@@ -196,12 +207,12 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
     while counts.values().sum::<usize>() < 25 * EACH {
         let deliveries = within(5 * SECOND, source.next(10))
             .await
-            .expect("it goes on");
+            .expect("the source goes on");
         assert!(deliveries.len() <= 10);
         for delivery in deliveries {
             let stream = message(&delivery).parts().stream.clone();
             *counts
-                .entry(stream.expect("it has one").to_string())
+                .entry(stream.expect("the stream of the message").to_string())
                 .or_default() += 1;
             settle(delivery, done()).await;
         }
@@ -214,14 +225,14 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
     }
     assert!(
         before_the_last < 10 * EACH,
-        "the others waited for the long backlog"
+        "the other streams waited for the long backlog"
     );
-    // A stream that was idle is looked at again.
+    // A stream that was idle is read again.
     add(&server, &names[7], "x").await;
     take(&mut source, &names[7]).await;
     within(10 * SECOND, source.close())
         .await
-        .expect("it leaves");
+        .expect("the source closes");
     for name in &names {
         assert_eq!(raw::pending(&server, name, "g").await, 0, "{name}");
     }
@@ -250,17 +261,17 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
     let redis = Redis::connect(&server.url()).await.expect("a handle");
     let client = Client::new(redis.registry("tenants"));
     let later = client.enqueue("n", "x").stream("later");
-    later.delay(60 * SECOND).await.expect("it is sent");
+    later.delay(60 * SECOND).await.expect("the message is sent");
     client
         .enqueue("n", "x")
         .stream("now")
         .await
-        .expect("it is sent");
+        .expect("the message is sent");
     client
         .enqueue("n", "x")
         .stream("used")
         .await
-        .expect("it is sent");
+        .expect("the message is sent");
     let (time, _): (u64, u64) = server.query(&["TIME"]).await;
     let long_ago = ((time - 100) * 1000).to_string();
     for stream in ["later", "now"] {
@@ -271,7 +282,7 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
     for _ in 0..2 {
         let delivery = next(&mut source).await;
         let stream = message(&delivery).parts().stream.clone();
-        found.insert(stream.expect("its stream").to_string());
+        found.insert(stream.expect("the stream of the message").to_string());
         settle(delivery, done()).await;
     }
     assert_eq!(found, ["now", "used"].map(str::to_owned).into());
@@ -283,12 +294,12 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
     let mut asking = Box::pin(source.next(1));
     let left = tokio::select! {
         left = raw::eventually(retired, 30 * SECOND) => left,
-        delivery = &mut asking => panic!("nothing was to be delivered: {delivery:?}"),
+        delivery = &mut asking => panic!("an unexpected delivery: {delivery:?}"),
     };
     assert_eq!(
         left,
         ["later", "used"],
-        "what is delayed is still to be served"
+        "a stream with a delayed task stays"
     );
     // Another sender registers the stream again with its first task.
     let other = Redis::connect(&server.url()).await.expect("a handle");
@@ -297,11 +308,13 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
         .enqueue("n", "y")
         .stream("now")
         .await
-        .expect("it is sent");
+        .expect("the message is sent");
     let delivery = within(10 * SECOND, &mut asking).await.expect("a delivery");
     let delivery = delivery.into_iter().next().expect("one");
     assert_eq!(message(&delivery).parts().stream.as_deref(), Some("now"));
     settle(delivery, done()).await;
     drop(asking);
-    within(5 * SECOND, source.close()).await.expect("it leaves");
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
 }

@@ -44,7 +44,7 @@ async fn a_task_arrives_as_it_was_sent_and_is_acknowledged_when_it_is_done() {
 }
 
 #[tokio::test]
-async fn what_was_sent_before_the_first_worker_ran_arrives_in_order() {
+async fn tasks_sent_before_the_first_worker_ran_arrive_in_order() {
     let server = RedisServer::start().await;
     for payload in ["a", "b", "c", "d"] {
         task(&server, payload).await;
@@ -72,7 +72,7 @@ async fn many_verdicts_at_once_are_all_confirmed() {
     let mut source = open(&redis).await;
     let mut settling = tokio::task::JoinSet::new();
     let mut seen = 0;
-    // 500 first deliveries, and a second delivery of every third of them.
+    // There are 500 first deliveries, and every third of them is delivered once more.
     while seen < 667 {
         for delivery in within(5 * SECOND, source.next(64)).await.unwrap() {
             seen += 1;
@@ -114,7 +114,7 @@ async fn a_failed_delivery_comes_again_at_once_with_the_same_id_and_a_higher_att
         assert_eq!(
             raw::len(&server, "{s}:retry:g").await,
             1,
-            "the old entry is gone"
+            "the old entry is deleted"
         );
     }
     let delivery = next(&mut source).await;
@@ -129,7 +129,7 @@ async fn a_failed_delivery_comes_again_at_once_with_the_same_id_and_a_higher_att
 }
 
 #[tokio::test]
-async fn what_is_to_come_again_after_the_end_of_time_waits_and_holds_up_nothing() {
+async fn a_redelivery_after_the_end_of_time_waits_and_holds_up_no_other() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
@@ -144,7 +144,7 @@ async fn what_is_to_come_again_after_the_end_of_time_waits_and_holds_up_nothing(
     assert_eq!(message(&delivery).payload(), "soon");
     settle(delivery, done()).await;
     let stats = redis.stats().await.expect("the server answers");
-    assert_eq!(stats.group("g").expect("it is there").delayed, 1);
+    assert_eq!(stats.group("g").expect("the group exists").delayed, 1);
 }
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn an_entry_of_ten_thousand_fields_can_be_released_delayed_and_dead_letter
         "the fields are kept as they came"
     );
     assert_eq!(letters[0].attempts, 2);
-    // The next message is not delayed by it.
+    // The next message does not wait for this one.
     task(&server, "x").await;
     assert_eq!(message(&next(&mut source).await).payload(), "x");
 }
@@ -450,7 +450,7 @@ async fn handled_entries_are_trimmed_behind_every_group() {
     assert_eq!(
         raw::len(&server, "s").await,
         250,
-        "what is pending stays, with what follows"
+        "the pending entry stays, and all after it"
     );
     settle(held.unwrap(), done()).await;
     shorter_than(100).await;
@@ -559,7 +559,7 @@ async fn an_entry_that_somebody_deleted_ends_as_deleted_whatever_the_verdict() {
     assert_eq!(
         raw::len(&server, "{s}:dead:g").await,
         0,
-        "nothing was left to keep"
+        "the deleted entry leaves no dead letter"
     );
     assert_eq!(counts.lost_leases, 0);
 }

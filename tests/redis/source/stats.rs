@@ -1,4 +1,4 @@
-//! Statistics and the state of a handle, on real servers.
+//! Tests of the statistics and the state of a handle, on real servers.
 
 use std::sync::{Arc, Mutex};
 
@@ -81,7 +81,7 @@ async fn a_group_that_no_worker_can_be_in_does_not_spoil_the_numbers_of_the_othe
     for group in ["", "go"] {
         server.command(&["XGROUP", "CREATE", "s", group, "0"]).await;
     }
-    let stats = redis.stats().await.expect("the others have numbers");
+    let stats = redis.stats().await.expect("the other groups have numbers");
     let groups: Vec<_> = stats.groups.iter().map(|group| &*group.group).collect();
     assert_eq!(groups, ["go"]);
 }
@@ -163,18 +163,18 @@ async fn the_state_of_a_worker_is_what_its_loops_show() {
     assert_eq!(redis.state(), ConnectionState::Connected);
     let mut source = open(&redis).await;
     until(&redis, ConnectionState::Connected, 5 * SECOND).await;
-    // The loops run, idle or busy.
+    // The state is good while the worker's loops run, idle or busy.
     for _ in 0..20 {
         tokio::time::sleep(SECOND / 10).await;
         assert!(redis.state().is_ready(), "{}", redis.state());
         let _ = tokio::time::timeout(SECOND / 10, source.next(1)).await;
     }
-    // Paused: connections stay open without any response.
+    // The server is frozen: connections stay open without any response.
     server.signal(Signal::Stop);
     until(&redis, ConnectionState::Lagging, 4 * SECOND).await;
     server.signal(Signal::Cont);
     until(&redis, ConnectionState::Connected, 20 * SECOND).await;
-    // Stopped, and started again.
+    // The server is killed, and started again.
     server.signal(Signal::Kill);
     until(&redis, ConnectionState::Reconnecting, 10 * SECOND).await;
     server.restart().await;
@@ -190,7 +190,7 @@ async fn the_state_of_a_worker_is_what_its_loops_show() {
     assert_eq!(
         redis.state(),
         ConnectionState::Connected,
-        "a closed source has no say"
+        "a closed source does not affect the state"
     );
 }
 
@@ -208,7 +208,7 @@ async fn a_gap_in_the_events_is_told_to_the_hook_and_to_the_probe() {
     assert_eq!(redis.state(), ConnectionState::Connected);
     server.signal(Signal::Kill);
     until(&redis, ConnectionState::Reconnecting, 10 * SECOND).await;
-    assert!(gaps.lock().unwrap().is_empty(), "it is not over");
+    assert!(gaps.lock().unwrap().is_empty(), "the gap has not ended");
     tokio::time::sleep(SECOND / 5).await;
     server.restart().await;
     raw::eventually(

@@ -1,4 +1,4 @@
-//! Reads a stream without any effect on it.
+//! Tests of `tail`, which reads a stream and has no effect on it.
 
 use campanile::{
     Client, Kind,
@@ -9,11 +9,11 @@ use futures_util::FutureExt;
 use super::{support::Options, *};
 
 async fn tail(redis: &Redis, from: TailFrom) -> Tail {
-    redis.tail(from).await.expect("it may be looked at")
+    redis.tail(from).await.expect("the stream can be read")
 }
 
 async fn seen(tail: &mut Tail) -> TailEntry {
-    within(20 * SECOND, tail.next()).await.expect("one comes")
+    within(20 * SECOND, tail.next()).await.expect("an entry")
 }
 
 async fn all(mut tail: Tail) -> Vec<String> {
@@ -25,7 +25,7 @@ async fn all(mut tail: Tail) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn it_begins_where_it_is_told_to_under_both_protocols() {
+async fn a_tail_begins_at_the_chosen_entry_under_both_protocols() {
     let server = RedisServer::start().await;
     for protocol in ["resp2", "resp3"] {
         server.command(&["DEL", "s"]).await;
@@ -56,7 +56,7 @@ async fn it_begins_where_it_is_told_to_under_both_protocols() {
         assert_eq!(
             all(now).await.len(),
             4,
-            "it was asked for when there was no stream"
+            "the tail was opened before the stream existed"
         );
     }
 }
@@ -97,7 +97,7 @@ async fn nothing_is_passed_over_when_a_look_is_dropped_or_its_connection_lost() 
     let server = RedisServer::with(Options::new().persistent()).await;
     let redis = handle(&server).await;
     let mut tail = tail(&redis, TailFrom::Now).await;
-    // Dropped before it is sent, and while it blocks on the server.
+    // The future is dropped before the read is sent, and while the read blocks on the server.
     assert!(tail.next().now_or_never().is_none());
     assert!(tokio::time::timeout(SECOND / 5, tail.next()).await.is_err());
     let mut ids = Vec::new();

@@ -1,12 +1,12 @@
-//! A malformed element, a long list or a foreign consumer stops no scan, replay, promotion or trim;
-//! and failures are reported.
+//! Tests that no malformed element, long list or foreign consumer stops a scan, a replay, a due
+//! message or a trim, and that failures are reported.
 
 use std::{collections::HashMap, time::Instant};
 
 use super::*;
 use campanile::transport::{Action, Selection};
 
-/// Delivers the stream's entries to consumers that do not exist, with this delivery count.
+/// Delivers `count` entries to a consumer that does not exist, and sets their delivery count.
 async fn orphan(server: &RedisServer, stream: &str, consumer: &str, count: usize, deliveries: u32) {
     let create = ["XGROUP", "CREATE", stream, "g", "0", "MKSTREAM"];
     let _ = server.try_command(&create).await;
@@ -52,7 +52,7 @@ async fn a_group_that_was_destroyed_goes_on_behind_what_it_had_delivered() {
     for _ in 0..300 {
         settle(next(&mut busy).await, done()).await;
     }
-    // A worker that has delivered nothing, and may be the first to create the group again.
+    // This worker has delivered nothing. It may be the first to create the group again.
     let mut new = open(&redis).await;
     nothing(&mut new, SECOND).await;
     within(5 * SECOND, busy.close()).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_stream_that_was_emptied_is_read_from_its_beginning() {
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).payload(), "after");
     settle(delivery, done()).await;
-    // A new stream with smaller ids, like that of a server whose clock is behind.
+    // A new stream has smaller ids, as on a server whose clock is behind.
     nothing(&mut source, SECOND).await;
     server.command(&["DEL", "s"]).await;
     for id in ["5-1", "6-1"] {
@@ -118,7 +118,7 @@ async fn a_foreign_consumer_that_holds_nothing_stops_trimming_for_its_lease_and_
     assert_eq!(
         logs::warnings(&["visited", "by-hand"]).len(),
         1,
-        "not each second"
+        "the warning is not repeated each second"
     );
 }
 
@@ -163,7 +163,7 @@ async fn a_senders_internal_fields_do_not_survive_its_burial() {
         let fields = [("~f", HOSTILE), ("~o", b"1-1"), ("~a", b"7")];
         raw::add(&server, "s", &fields).await;
     }
-    // One becomes a dead letter by a scan, the other by its worker's verdict.
+    // One task becomes a dead letter by a scan, the other by the verdict of its worker.
     orphan(&server, "s", "campanile-gone", 1, 2).await;
     let mut source = open(&redis).await;
     settle(next(&mut source).await, dead("no")).await;
@@ -232,7 +232,7 @@ async fn a_dead_letter_that_cannot_be_replayed_is_skipped_and_reported() {
         assert_eq!(message(&delivery).payload(), "p");
         settle(delivery, done()).await;
     }
-    // The same by their ids, and the call for all pages reports it in the log.
+    // A replay by ids skips the letter too, and reports it in the log.
     let letters = redis.dead_letters();
     let by_id = letters.replay(Selection::ids(bad.clone()));
     assert_eq!(by_id.await.unwrap(), 0);
@@ -287,11 +287,11 @@ async fn a_claim_of_one_poison_candidate_reads_no_body_of_the_others() {
         calls(&server, "xpending").await - steps,
     );
     assert!(bodies <= 50 + 2 * scans, "{bodies} bodies were read for 50");
-    // A renewal asks for each entry in flight.
+    // A renewal calls XPENDING for each entry in flight, too.
     assert!(steps <= 4 * 50 + 24 * scans, "{steps} steps for 50");
 }
 
-/// The server's time for cached scripts, in microseconds.
+/// The time that the server has spent on cached scripts, in microseconds.
 async fn script_time(server: &RedisServer) -> u64 {
     let info: String = server.query(&["INFO", "commandstats"]).await;
     let line = info
@@ -323,7 +323,7 @@ async fn a_worker_with_room_for_many_claims_a_poison_candidate_in_little_of_the_
     }
     let each = (script_time(&server).await - before) / TAKES;
     let elapsed = started.elapsed();
-    // It was 60 to 234 ms when the body of each of the 6,400 entries was read.
+    // A version that read the bodies of all 6,400 entries took 60 to 234 ms.
     assert!(
         each < 20_000,
         "{each} µs of server time for each, {elapsed:?}"

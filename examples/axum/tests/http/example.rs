@@ -1,4 +1,4 @@
-//! The example over HTTP and a real Redis.
+//! Tests of the example over HTTP and a real Redis.
 
 use std::{
     collections::HashMap,
@@ -43,7 +43,7 @@ impl Process {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("it does not run");
+            .expect("the program can be started");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(SOON, lines.next_line())
             .await
@@ -59,10 +59,10 @@ impl Process {
     }
 
     fn terminate(&self) {
-        Signal::Term.send(self.child.id().expect("it runs"));
+        Signal::Term.send(self.child.id().expect("the program runs"));
     }
 
-    /// Waits for its successful end and returns its output.
+    /// Waits until the process has ended successfully. Returns its output.
     async fn ended(mut self) -> Vec<String> {
         let mut printed = Vec::new();
         let all = async {
@@ -71,7 +71,9 @@ impl Process {
             }
             self.child.wait().await.unwrap()
         };
-        let status = timeout(SOON, all).await.expect("it does not end");
+        let status = timeout(SOON, all)
+            .await
+            .expect("the program did not end in time");
         assert!(status.success(), "{status}: {printed:#?}");
         printed
     }
@@ -89,7 +91,7 @@ impl Answer {
     }
 }
 
-/// Sends one request over a new connection. An error is one of the connection.
+/// Sends one request over a new connection. Fails if the connection does.
 async fn ask(
     address: SocketAddr,
     request: http::request::Builder,
@@ -136,7 +138,7 @@ async fn requests_become_messages_and_messages_requests() {
     .await;
     assert_eq!(get(address, "/healthz").await.status, 200);
 
-    // Handlers of the application.
+    // The handlers of the application answer.
     let answer = post(address, "/orders", r#"{"id":1,"title":"Emma"}"#).await;
     assert_eq!(answer.status, 202);
     assert!(answer.json()["id"].as_str().unwrap().contains('-'));
@@ -149,7 +151,7 @@ async fn requests_become_messages_and_messages_requests() {
     let answer = get(address, "/users/7").await;
     assert_eq!(answer.status, 404);
     assert_eq!(answer.json()["detail"], "no user 7");
-    // Through the gateway, to an axum router behind it.
+    // Requests at the gateway become messages, some of them for an axum router behind the worker.
     let request = || Request::post("/messages/orders/create").header("idempotency-key", "2");
     let body = r#"{"id":2,"title":"Persuasion"}"#;
     let first = ask(address, request(), body).await.unwrap();
@@ -177,7 +179,8 @@ async fn requests_become_messages_and_messages_requests() {
     assert_eq!(get(address, "/messages/price/quote").await.status, 405);
     let long = bytes::Bytes::from(vec![b'x'; 3 * 1024 * 1024]);
     let long = ask(address, Request::post("/messages/news"), long).await;
-    // The server may close before it has read the whole body; it must not accept it.
+    // The server may close the connection before it has read the whole body, but must not accept
+    // it.
     assert!(long.map_or(true, |answer| answer.status == 413));
 
     // The worker has answered, so its subscription to events is confirmed.
@@ -221,7 +224,7 @@ async fn without_redis_it_is_alive_and_not_ready() {
     let server = RedisServer::start().await;
     let process = Process::start(&server).await;
     let address = process.address;
-    // A worker that has not started would end with an error instead.
+    // The worker must run before the server ends, or it would end with an error.
     assert_eq!(get(address, "/users/42").await.status, 200);
     server.signal(Signal::Kill);
     eventually(
@@ -280,7 +283,7 @@ async fn under_load_a_signal_loses_no_request_and_no_task() {
                     };
                     let answer = match timeout(SOON, ask(address, request, body)).await {
                         Ok(Ok(answer)) => answer,
-                        // It may have ended, but not before the signal.
+                        // The process may have ended, but not before the signal.
                         Ok(Err(_)) if signalled.load(Ordering::SeqCst) => return,
                         Ok(Err(error)) => panic!("{error}"),
                         Err(_) => panic!("a request is not answered"),
@@ -350,6 +353,6 @@ async fn under_load_a_signal_loses_no_request_and_no_task() {
     assert_eq!(
         handled.len(),
         accepted.len(),
-        "a task was handled that nobody was told of"
+        "a task was handled that no caller has an answer for"
     );
 }

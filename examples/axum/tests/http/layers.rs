@@ -1,4 +1,4 @@
-//! Layers of tower-http around message services.
+//! Tests of tower-http's layers around message services.
 
 use std::{
     io,
@@ -137,7 +137,7 @@ async fn a_layer_keeps_the_events_of_its_router() {
         .layer(HttpLayer::new(TraceLayer::new_for_http()));
     let worker = tokio::spawn(campanile::serve(memory.clone(), app).into_future());
     let client = Client::new(memory);
-    // Repeat until the subscription stands: nothing reports that.
+    // Publishes until an event arrives: the subscription is not reported.
     let heard = loop {
         client.publish("news", "extra").await.unwrap();
         tokio::task::yield_now().await;
@@ -172,9 +172,12 @@ async fn a_reservation_belongs_to_its_call_and_not_to_a_clone() {
     assert!(is_ready(&mut first).await);
     assert!(!is_ready(&mut second).await);
     let call = first.call(Message::task("a", ""));
-    assert!(!is_ready(&mut first).await, "what is left is a clone");
+    assert!(!is_ready(&mut first).await, "a clone has no reservation");
     drop(call);
-    assert!(is_ready(&mut second).await, "what is dropped is free");
+    assert!(
+        is_ready(&mut second).await,
+        "a drop releases the reservation"
+    );
 }
 
 async fn is_ready<S: Service<Message, Error: std::fmt::Debug>>(service: &mut S) -> bool {
@@ -200,7 +203,7 @@ async fn dropping_the_future_drops_the_services_work() {
     let mut work = Box::pin(layered.oneshot(Message::task("a", "")));
     let dropped = tokio::select! {
         biased;
-        _ = &mut work => panic!("nobody has answered"),
+        _ = &mut work => panic!("the work ended without an answer"),
         dropped = calls.recv() => dropped.unwrap(),
     };
     drop(work);
@@ -369,7 +372,7 @@ async fn headers_are_set_on_both_ways_on_both_sides() {
     .layer(memory);
     let reply: Reply = Client::new(sending.clone()).request("a", ()).await.unwrap();
     assert_eq!(reply.headers["x-server"], "set");
-    // The receipt of a task passes, too.
+    // The receipt of a task passes the layer, too.
     assert!(
         Client::new(sending)
             .enqueue("b", ())
@@ -439,13 +442,13 @@ async fn replies_and_payloads_are_compressed_for_receivers_that_accept_it() {
     let small: Reply = call.await.unwrap();
     assert_eq!(small.headers["content-encoding"], "gzip");
     assert!(small.payload.len() < 200, "{} bytes", small.payload.len());
-    // A request whose body is already compressed.
+    // The payload of this request is already compressed.
     let call = client
         .request("length", small.payload.clone())
         .header("content-encoding", "gzip");
     let Json(length): Json<usize> = call.await.unwrap();
     assert_eq!(length, text.len());
-    // The same with the layer at the caller.
+    // Around the client, the layer decompresses replies.
     let reading = HttpLayer::new(DecompressionLayer::new()).layer(client.service().clone());
     let whole: String = Client::new(reading).request("book", ()).await.unwrap();
     assert_eq!(whole, text);
@@ -480,7 +483,7 @@ async fn a_payload_beyond_the_limit_of_a_layer_is_a_dead_letter() {
         find::<Rejection>(&error).unwrap().is_permanent(),
         "{error:?}"
     );
-    // With the length in a header, the layer answers by itself.
+    // If a header has the length, the layer answers without the inner service.
     let error = client
         .enqueue("a", "")
         .header(header::CONTENT_LENGTH, "11")

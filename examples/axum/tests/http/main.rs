@@ -1,4 +1,4 @@
-//! The example, and the `http` feature with axum and tower-http.
+//! Tests of the example, and of the `http` feature with axum and tower-http.
 
 mod example;
 mod layers;

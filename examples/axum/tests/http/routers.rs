@@ -1,4 +1,4 @@
-//! axum's routers behind messages and in front of them.
+//! Tests of axum's routers behind messages and in front of them.
 
 use axum::{Json, Router, body::Body, extract::Extension, response::Response, routing::post};
 use campanile::{
@@ -98,7 +98,7 @@ async fn a_gateway_is_mounted_in_a_router() {
 
 #[tokio::test]
 async fn a_handler_behind_a_gateway_is_the_original_service() {
-    // HTTP, then a message in memory, then HTTP again.
+    // A request becomes a message in memory, and then a request again.
     let web = Router::new().route("/shout", post(async |text: String| text.to_uppercase()));
     let memory = Memory::new();
     let worker = tokio::spawn(

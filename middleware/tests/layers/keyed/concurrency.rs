@@ -26,8 +26,7 @@ on_both! {
     });
 }
 
-/// For each key, the number of messages that run, the highest number so far, and the number that
-/// have ended.
+/// For each key: how many messages run now, the most that ran at once, and how many have ended.
 #[derive(Clone, Default)]
 struct Gauges(Arc<Mutex<HashMap<Name, [usize; 3]>>>);
 
@@ -110,7 +109,7 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
         .expect("the message is accepted");
     until(async || transport.counts().dead == 1).await;
     let letters = transport.dead_letters().list(Page::first(1)).await;
-    let letters = letters.expect("it is there").letters;
+    let letters = letters.expect("the dead letters are listed").letters;
     assert_eq!(letters[0].reason, "the message has no key");
     let error = client.request::<String>("a", ()).await.unwrap_err();
     assert_eq!(error.rpc().unwrap().code(), &RpcCode::Invalid);
@@ -120,7 +119,7 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
     worker.stop().await.expect("the worker stops");
 }
 
-/// With the default settings, under which the back-off doubles from one second.
+/// Uses the default settings, under which the back-off doubles from one second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "fault 25"]
 async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_other_keys() {
@@ -144,10 +143,10 @@ async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_o
         .task("other", async move || other.notify_one())
         .layer(ConcurrencyByKeyLayer::new(1, key::name()).max_waiting_per_key(0));
     let worker = Worker::start(redis.clone(), app);
-    // All but the one that runs have been put off once.
+    // All messages but the one that runs have been redelivered once.
     until(async || redis.counts().redelivered >= BACKLOG - 1).await;
-    // Each is delivered again after up to one second, then two, then four. So few are delivered in the
-    // second part of these probes.
+    // Each is delivered again after up to one second, then two, then four. So few are delivered in
+    // the second part of these probes.
     let mut longest = Duration::ZERO;
     let mut probe = async || {
         let sent = Instant::now();

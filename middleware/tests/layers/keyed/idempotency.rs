@@ -25,7 +25,8 @@ use super::{
     until,
 };
 
-/// Runs scenarios, functions of a transport and a store, with both in memory and both on Redis.
+/// Makes tests of scenarios, which are functions of a transport and a store: with both in memory,
+/// and with both on Redis.
 macro_rules! with_both {
     ($($scenario:ident($settings:expr);)*) => {
         mod in_memory {
@@ -132,12 +133,12 @@ async fn a_duplicate_during_the_run_waits_for_the_outcome_and_is_no_attempt(
     transport: impl Transport,
     store: impl Store,
 ) {
-    let (runs, go) = (Runs::default(), Arc::new(Notify::new()));
-    let (counted, gone) = (runs.clone(), go.clone());
+    let (runs, finish) = (Runs::default(), Arc::new(Notify::new()));
+    let (counted, may_finish) = (runs.clone(), finish.clone());
     let app = Router::new()
         .task("a", async move |_: Bytes| {
             counted.one();
-            gone.notified().await;
+            may_finish.notified().await;
         })
         .layer(layer(&store));
     let worker = Worker::start(transport.clone(), app);
@@ -145,7 +146,7 @@ async fn a_duplicate_during_the_run_waits_for_the_outcome_and_is_no_attempt(
     enqueue(&transport, "k").await;
     until(async || transport.counts().redelivered >= 3).await;
     assert_eq!(transport.counts().done, 0);
-    go.notify_one();
+    finish.notify_one();
     until(async || transport.counts().done == 2).await;
     worker.stop().await.expect("the worker stops");
     assert_eq!((runs.so_far(), transport.counts().dead), (1, 0));
@@ -190,9 +191,9 @@ async fn a_worker_that_dies_in_the_middle_leaves_the_message_to_another(
         })
         .layer(layer(&store));
     // A process that died leaves a claim that is not renewed.
-    let (gone, lasts) = (Token::new(), 500 * MILLI);
+    let (dead, lasts) = (Token::new(), 500 * MILLI);
     let claimed = Instant::now();
-    let claim = store.claim("task:1:a:k", gone, lasts).await;
+    let claim = store.claim("task:1:a:k", dead, lasts).await;
     assert_eq!(claim.expect("the store works"), Claim::Won);
     enqueue(&transport, "k").await;
     let worker = Worker::start(transport.clone(), app);
@@ -228,18 +229,18 @@ async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Transport, st
     enqueue(&transport, "k").await;
     until(async || transport.counts().dead == 2).await;
     assert_eq!(runs.so_far(), 1);
-    // The message that failed is run again, and then the other gets its success.
+    // The message that failed is run again, and then the other message gets its outcome.
     let letters = transport
         .dead_letters()
         .list(Page::first(10))
         .await
-        .expect("they are there");
+        .expect("the dead letters are listed");
     for (done, letter) in (1..).zip(letters.letters) {
         let replayed = transport
             .dead_letters()
             .replay(Selection::Ids(vec![letter.id]))
             .await;
-        assert_eq!(replayed.expect("it is there"), 1);
+        assert_eq!(replayed.expect("the dead letter is replayed"), 1);
         until(async || transport.counts().done == done).await;
     }
     worker.stop().await.expect("the worker stops");

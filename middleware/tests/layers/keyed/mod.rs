@@ -27,7 +27,7 @@ fn settings() -> Settings {
     settings
 }
 
-/// Makes tests of scenarios, which are functions of a transport, on each transport and several
+/// Makes tests of scenarios, which are functions of a transport: on each transport, and on several
 /// threads.
 macro_rules! on_both {
     ($($scenario:ident($settings:expr);)*) => {

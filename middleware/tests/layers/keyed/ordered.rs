@@ -44,7 +44,7 @@ struct OrderLogState {
 
 #[derive(Default, Clone, Copy)]
 struct KeyState {
-    /// True while a message of the key is running.
+    /// True while a handler runs with a message of this key.
     running: bool,
     /// The number of settled messages, which is the number of the message that must run next.
     ended: u32,
@@ -126,7 +126,7 @@ async fn the_order_is_kept_over_failures_of_every_kind(transport: impl Transport
         let number: u32 = number.parse().unwrap();
         noted.begin(&name, number);
         tokio::task::yield_now().await;
-        // Each key fails at other numbers.
+        // The failures hit other numbers for each key.
         let kind = number + u32::from(name.as_bytes()[0]);
         if attempt.is_retry() {
             let again = kind % 12 == 1 && attempt.0 < 4;
@@ -190,7 +190,7 @@ async fn other_keys_go_on_while_a_message_backs_off(transport: impl Transport) {
     let all_ended = Instant::now();
     worker.stop().await.expect("the worker stops");
     log.assert_ordered();
-    let b_ended = b_ended.lock().unwrap().expect("it has ended");
+    let b_ended = b_ended.lock().unwrap().expect("key b has ended");
     assert!(all_ended - began >= 2 * SECOND);
     assert!(all_ended - b_ended >= SECOND, "{:?}", all_ended - b_ended);
 }

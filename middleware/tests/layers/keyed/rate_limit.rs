@@ -50,7 +50,8 @@ async fn a_message_over_the_rate_is_redelivered_without_counting(transport: impl
     }
     let counts = transport.counts();
     assert_eq!((counts.done, counts.dead), (12, 0));
-    // The eight messages return at different times, and once more if one was slightly early.
+    // The eight messages return at different times. A message that returns slightly early is
+    // redelivered once more.
     assert!((8..24).contains(&counts.redelivered), "{counts:?}");
 }
 

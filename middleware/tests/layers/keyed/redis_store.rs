@@ -60,7 +60,7 @@ async fn stores_with_different_prefixes_are_separate() {
 }
 
 #[tokio::test]
-async fn it_works_on_a_clusters_node() {
+async fn the_store_works_on_a_node_of_a_cluster() {
     let server = RedisServer::with(Options::new().cluster()).await;
     let store = connect(&server).await;
     for key in ["a", "b", "c"] {
@@ -70,7 +70,7 @@ async fn it_works_on_a_clusters_node() {
 }
 
 #[tokio::test]
-async fn it_needs_few_rights() {
+async fn the_store_needs_few_rights() {
     let rights = "user once on >secret ~g:once:* -@all +get +set +del +evalsha +script|load";
     let options = Options::new().acl(&format!("user default on nopass ~* &* +@all\n{rights}"));
     let server = RedisServer::with(options).await;
@@ -89,7 +89,7 @@ async fn it_needs_few_rights() {
 }
 
 #[tokio::test]
-async fn it_connects_again_when_the_server_was_restarted() {
+async fn the_store_connects_again_after_the_server_was_restarted() {
     let server = RedisServer::start().await;
     let store = connect(&server).await;
     assert_eq!(claim(&store, "k").await, Claim::Won);

@@ -1,4 +1,4 @@
-//! Tests of the contract of a store, for both stores.
+//! Tests of the contract of `Store`, for both stores.
 
 use bytes::Bytes;
 use campanile_middleware::idempotency::{Claim, MemoryStore, RedisStore, Store, Token};
@@ -60,7 +60,7 @@ async fn every_token_gets_a_stored_outcome(store: &impl Store) {
     claim(store, "c", mine).await;
     for _ in 0..2 {
         let stored = store.finish("c", mine, outcome.clone(), LONG).await;
-        assert!(stored.unwrap(), "also after a lost answer");
+        assert!(stored.unwrap(), "a repeated call, as after a lost response");
     }
     for token in [mine, other] {
         let found = claim(store, "c", token).await;

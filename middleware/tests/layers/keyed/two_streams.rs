@@ -40,7 +40,7 @@ async fn redis(server: &RedisServer, stream: &str) -> Redis {
         .with_settings(settings)
 }
 
-/// Streams of two brokers that assign the same ids while the clock is paused.
+/// Two brokers that assign the same ids while the clock is paused, each with its own stream.
 async fn memories() -> (Memory, Memory) {
     let handle = |stream: &str| {
         let mut settings = settings();
@@ -63,7 +63,8 @@ async fn memories() -> (Memory, Memory) {
     }
 }
 
-/// Serves both transports with one layer until ten messages are settled on each.
+/// Serves both transports with one layer until ten messages are done on each, and asserts that all
+/// of them ran.
 async fn all_run<St: Store>(one: impl Transport, two: impl Transport, store: St) {
     let ran = Ran::default();
     let layer = IdempotencyLayer::new(store);
@@ -123,8 +124,8 @@ async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
     all_run(redis(&server, "x").await, redis(&server, "y").await, store).await;
 }
 
-/// Serves both transports with one layer. Each has one message with the same id and key. The one of
-/// the first fails once and keeps its turn meanwhile, so that of the second runs after it.
+/// Serves both transports with one layer. Each transport has one message, with the same id and key.
+/// The message of the first fails once and keeps its turn, so the message of the second runs last.
 async fn ordered(one: impl Transport, two: impl Transport) {
     let ran = Ran::default();
     let settings = settings();

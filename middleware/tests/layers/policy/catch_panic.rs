@@ -7,11 +7,11 @@ use tower::ServiceBuilder;
 use super::*;
 
 on_both!(
-    a_request_is_answered_internal_and_a_task_comes_again,
-    a_retry_around_it_sees_the_panic,
+    a_request_is_answered_internal_and_a_task_is_redelivered,
+    a_retry_around_the_layer_sees_the_panic,
 );
 
-async fn a_request_is_answered_internal_and_a_task_comes_again(transport: impl Transport) {
+async fn a_request_is_answered_internal_and_a_task_is_redelivered(transport: impl Transport) {
     let log = Log::new();
     let seen = log.clone();
     let stack = ServiceBuilder::new()
@@ -37,14 +37,14 @@ async fn a_request_is_answered_internal_and_a_task_comes_again(transport: impl T
     assert_eq!(answer.code(), &RpcCode::Internal);
     assert!(!answer.to_string().contains("secret"), "{answer}");
     client.enqueue("b", "").await.unwrap();
-    // The request is done too.
+    // The answered request counts as done too.
     until(async || transport.counts().done == 2).await;
     let texts = ["a secret", "the first time"].map(|text| Some(text.to_owned()));
     assert_eq!(log.all(), texts);
     worker.stop().await.unwrap();
 }
 
-async fn a_retry_around_it_sees_the_panic(transport: impl Transport) {
+async fn a_retry_around_the_layer_sees_the_panic(transport: impl Transport) {
     let stack = ServiceBuilder::new()
         .layer(DurableRetryLayer::new(1))
         .layer(CatchPanicLayer::new());

@@ -13,13 +13,13 @@ use super::*;
 
 on_both!(
     an_open_circuit_stops_fetching_and_burns_no_attempts,
-    messages_fetched_when_it_opened_wait_and_burn_no_attempts,
+    messages_fetched_before_the_circuit_opens_wait_and_burn_no_attempts,
     an_open_circuit_of_a_client_means_unavailable_and_is_no_attempt,
 );
 
 const TASKS: usize = 30;
 
-/// A worker with a circuit and a backlog. Its handlers fail until `well` is set.
+/// A worker with a circuit and a backlog. The handler fails until `well` is set.
 struct Scene<T> {
     transport: T,
     breaker: CircuitBreakerLayer,
@@ -72,7 +72,7 @@ impl<T: Transport> Scene<T> {
         let (good, failed): (Vec<_>, Vec<_>) =
             self.log.all().into_iter().partition(|(well, _)| *well);
         assert_eq!(good.len(), TASKS);
-        // Each failed call has used up an attempt, and nothing else has.
+        // Each failed call has used up one attempt. Nothing else has used up attempts.
         let used: u32 = good.iter().map(|(_, attempt)| attempt - 1).sum();
         assert_eq!(used as usize, failed.len());
         assert_eq!(self.transport.dead_letters().count().await.unwrap(), 0);
@@ -83,7 +83,8 @@ impl<T: Transport> Scene<T> {
 
 async fn an_open_circuit_stops_fetching_and_burns_no_attempts(transport: impl Transport) {
     let scene = Scene::new(transport, 1, Duration::from_millis(250)).await;
-    // Four calls open it, and then one probe each time. In between nothing is fetched.
+    // Four calls open the circuit. Then one probe at a time opens it again. In between nothing is
+    // fetched.
     for calls in 4..7 {
         until(async || scene.log.len() == calls && scene.breaker.state() == CircuitState::Open)
             .await;
@@ -98,10 +99,12 @@ async fn an_open_circuit_stops_fetching_and_burns_no_attempts(transport: impl Tr
         }
     }
     let failed = scene.recover().await;
-    assert!(failed < 20, "{failed} calls of what is down");
+    assert!(failed < 20, "{failed} calls while the database was down");
 }
 
-async fn messages_fetched_when_it_opened_wait_and_burn_no_attempts(transport: impl Transport) {
+async fn messages_fetched_before_the_circuit_opens_wait_and_burn_no_attempts(
+    transport: impl Transport,
+) {
     let scene = Scene::new(transport, 8, Duration::from_millis(30)).await;
     until(async || scene.log.len() >= 12).await;
     let fetched = scene.transport.counts().delivered as usize;
@@ -126,7 +129,7 @@ async fn an_open_circuit_of_a_client_means_unavailable_and_is_no_attempt(
     let down = Client::new(breaker.layer(down));
     down.request::<()>("x", "").await.unwrap_err();
     let error = down.request::<()>("x", "").await.unwrap_err();
-    let open = find::<CircuitOpen>(&error).expect("it says what it is");
+    let open = find::<CircuitOpen>(&error).expect("the error names the open circuit");
     assert!(open.retry_after() > Duration::from_secs(3000));
 
     let log = Log::new();
@@ -153,7 +156,7 @@ async fn an_open_circuit_of_a_client_means_unavailable_and_is_no_attempt(
     assert_eq!(
         calls.load(Ordering::SeqCst),
         1,
-        "what is down is left alone"
+        "the open circuit lets no call pass"
     );
     worker.stop().await.unwrap();
 }

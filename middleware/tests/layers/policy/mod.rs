@@ -1,4 +1,5 @@
-//! Tests of the layers that do not work by key, through `serve` and around clients, on both transports.
+//! Tests of the layers that do not work by key, through `serve` and around clients, on both
+//! transports.
 
 mod catch_panic;
 mod chaos;

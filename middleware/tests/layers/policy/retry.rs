@@ -90,7 +90,7 @@ async fn a_failure_is_not_overridden(transport: impl Transport) {
     assert_eq!(
         log.all(),
         [1, 2, 3],
-        "neither tried in place nor dead after one attempt"
+        "the task is neither tried in place nor a dead letter after one attempt"
     );
     worker.stop().await.unwrap();
 }
@@ -145,7 +145,7 @@ async fn a_message_that_could_not_be_sent_is_retried_in_place() {
     let bare = Client::new(redis);
     client.enqueue("a", "").await.unwrap();
     server.signal(Signal::Kill);
-    // Until the client notices the lost connection, a message may have another outcome.
+    // Until the client notices the lost connection, a message may fail with an unknown outcome.
     until(async || {
         bare.enqueue("a", "")
             .await
@@ -158,7 +158,7 @@ async fn a_message_that_could_not_be_sent_is_retried_in_place() {
 
 #[allow(unused)]
 fn policies_fit_every_stack(redis: Redis) {
-    // The error types of a transport, and of layers around one.
+    // The policy takes the error types of a transport, and of layers around a transport.
     Client::new(in_place(2).layer(redis.clone()));
     Client::new(
         ServiceBuilder::new()

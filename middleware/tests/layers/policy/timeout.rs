@@ -44,7 +44,7 @@ async fn a_handler_that_takes_too_long_is_dropped_and_answered_deadline(transpor
         .await
         .unwrap_err();
     assert_eq!(error.rpc().unwrap().code(), &RpcCode::Deadline);
-    // The handler's own copy is dropped with the router.
+    // Only the running handler has made a guard.
     assert_eq!(dropped.len(), 1);
     worker.stop().await.unwrap();
 }
