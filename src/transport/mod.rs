@@ -48,6 +48,7 @@ pub use self::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
         Step, Steps, StoreFuture,
     },
+    partitions::PartitionTerm,
     sending::check,
     settings::{Expired, Settings, Start, UnknownNames},
     state::ConnectionState,

@@ -27,6 +27,30 @@ pub(crate) struct Partitions {
     pub(crate) names: Arc<[Name]>,
     /// The number of messages without a key so far.
     turn: Arc<AtomicUsize>,
+    /// Set if each partition is read by one worker of a group at a time.
+    pub(crate) owned: bool,
+}
+
+/// The term in which a worker owns the partition of a delivery, for
+/// [`Extension`](crate::Extension) in handlers of an
+/// [owned](crate::transport::Streams::owned) stream.
+///
+/// A system outside of the server can be fenced by it: of two writes for the same partition, the one
+/// with the lower term is of a former owner, and can be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct PartitionTerm {
+    /// The number of the partition, from 0.
+    pub partition: usize,
+    /// The number of the term, which each new owner increments.
+    pub term: u64,
+}
+
+impl PartitionTerm {
+    /// Creates the term of a delivery, for custom transports and tests.
+    pub const fn new(partition: usize, term: u64) -> Self {
+        Self { partition, term }
+    }
 }
 
 impl Partitions {
@@ -36,6 +60,7 @@ impl Partitions {
         Self {
             names: names.collect(),
             turn: Arc::default(),
+            owned: false,
             stream,
         }
     }
@@ -51,7 +76,7 @@ impl Partitions {
         self.names.get(number.checked_rem(count)?)
     }
 
-    /// Checks that the stream can have so many partitions.
+    /// Checks the number of partitions.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let stream = &self.stream;
         if let Some(fault) = stream.fault() {
@@ -126,7 +151,8 @@ pub(crate) enum Role {
 
 impl PartialEq for Partitions {
     fn eq(&self, other: &Self) -> bool {
-        self.stream == other.stream && self.names.len() == other.names.len()
+        (&self.stream, self.names.len(), self.owned)
+            == (&other.stream, other.names.len(), other.owned)
     }
 }
 

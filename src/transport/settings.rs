@@ -189,7 +189,7 @@ impl Settings {
     /// partitions.
     ///
     /// # Errors
-    /// If the stream cannot have so many partitions.
+    /// If the number of partitions is invalid.
     pub(crate) fn choose_partition(&self, parts: &mut Parts) -> Result<(), Error> {
         let Some(partitions) = self.partitions() else {
             return Ok(());

@@ -146,6 +146,54 @@ impl Streams {
         }
     }
 
+    /// Has each partition read by one worker of the group at a time, so that order by key holds over
+    /// all workers. Needs a [partitioned](Self::partitioned) set.
+    ///
+    /// The workers divide the partitions among themselves, and divide them anew within seconds when a
+    /// worker comes or goes, or within a [`lease`](crate::transport::Settings::lease) and a few
+    /// seconds when one dies. All workers of the group must own partitions: another group of the same
+    /// stream may serve it in turn.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), campanile::Error> {
+    /// use campanile::{Redis, transport::Streams};
+    ///
+    /// let orders = Redis::connect("redis://127.0.0.1/")
+    ///     .await?
+    ///     .streams(Streams::partitioned("orders", 16).owned());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Ordering
+    /// Of the messages with one key, one is handled at a time, in the order in which they were sent.
+    /// A failed one is repeated in its place, after its back-off, and holds up the later ones with
+    /// its key until it is done or a dead letter. Messages with other keys, and those without a key,
+    /// are handled meanwhile. Messages that a dead worker has left are handled one at a time, before
+    /// newer ones. Replayed dead letters, and delayed tasks, have their place where they are added.
+    ///
+    /// # Delivery guarantee
+    /// No verdict of a former owner takes effect on a message that the new owner has. A handler that
+    /// still runs at a worker which was taken for dead overlaps with the new owner's: its
+    /// [`Lease`](crate::Lease) says so, and the loss is counted. [`PartitionTerm`] tells the two
+    /// apart for systems outside of the server.
+    ///
+    /// # Panics
+    /// If the set is not partitioned.
+    ///
+    /// [`PartitionTerm`]: crate::transport::PartitionTerm
+    #[must_use]
+    #[track_caller]
+    pub fn owned(mut self) -> Self {
+        match &mut self.members {
+            Members::Partitioned(partitions) => partitions.owned = true,
+            Members::Listed(_) | Members::Registered(_) => {
+                panic!("only a partitioned stream has partitions that workers can own")
+            }
+        }
+        self
+    }
+
     /// Returns `true` if all streams have the same share.
     #[cfg(feature = "redis")]
     pub(crate) fn is_in_turn(&self) -> bool {

@@ -27,6 +27,7 @@
 //! | `requests` | requests whose worker, connections or callers are lost |
 //! | `crowd` | thousands of pending entries, hundreds of workers |
 //! | `groups` | a slow group beside a fast one |
+//! | `owned` | workers that own partitions, killed, terminated and frozen |
 //! | `cluster` | a server in cluster mode; a stream on another node, a fail-over |
 //! | `signals` | a worker that gets a second signal |
 //!
@@ -45,6 +46,7 @@ mod crowd;
 mod groups;
 mod many;
 mod memory;
+mod owned;
 mod requests;
 mod scene;
 mod server;

@@ -11,7 +11,7 @@ use std::{
 
 use campanile::{
     Attempt, BoxError, Handler, Json, Lease, Redis, Router, State, serve,
-    transport::{Start, UnknownNames},
+    transport::{Start, Streams, UnknownNames},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) one_at_a_time: bool,
     /// True if the stream has other groups.
     pub(crate) beside_others: bool,
+    /// The number of partitions of the stream, which workers own. `None` if it has none.
+    pub(crate) partitions: Option<usize>,
     pub(crate) ledger: PathBuf,
     pub(crate) log: PathBuf,
 }
@@ -67,6 +69,10 @@ impl Setup {
                 SECOND / 10,
                 SECOND,
             ));
+        let redis = match self.partitions {
+            Some(partitions) => redis.streams(Streams::partitioned("jobs", partitions).owned()),
+            None => redis,
+        };
         match self.beside_others {
             true => redis
                 .start(Start::Beginning)

@@ -56,6 +56,15 @@ impl MemorySource {
         }
         let set = settings.streams.as_ref();
         set.map_or(Ok(()), |set| set.validate())?;
+        if settings
+            .partitions()
+            .is_some_and(|partitions| partitions.owned)
+        {
+            return Err(Error::config(
+                "the transport in memory has no owners of partitions: leave `owned` out, and serve the \
+                 partitions with one message in flight to keep their order",
+            ));
+        }
         let mut source = Self {
             streams: Vec::new(),
             schedule: StreamSchedule::new(set.map(|set| set.policy).unwrap_or_default()),

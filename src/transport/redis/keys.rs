@@ -80,6 +80,11 @@ impl Keys {
         format!("{}:idem:{key}", self.base)
     }
 
+    /// The hash of the owner of this partition: `member`, `consumer` and `term`.
+    pub(super) fn owner(&self) -> String {
+        format!("{}:owner:{}", self.base, self.group)
+    }
+
     /// The throttle of a step of upkeep: while this key exists, no other worker of the group does
     /// the step.
     pub(super) fn throttle(&self, what: impl Display) -> String {
@@ -101,6 +106,14 @@ pub(super) fn registry(name: &Name) -> String {
 /// If the stream's name has no slot, or is that of another key.
 pub(super) fn partitions(stream: &Name) -> Result<String, Error> {
     Ok(format!("{}:partitions", base(stream)?))
+}
+
+/// The hash of the members of a group that own partitions of a stream: their heartbeats.
+///
+/// # Errors
+/// If the stream's name has no slot, or is that of another key.
+pub(super) fn members(stream: &Name, group: &Name) -> Result<String, Error> {
+    Ok(format!("{}:members:{group}", base(stream)?))
 }
 
 /// Checks that keys of `stream` can be put in its slot.
@@ -139,7 +152,7 @@ pub(super) fn base(stream: &Name) -> Result<String, Error> {
 
 /// The stream that a key with this name would belong to; `None` if it is no such key.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 8] = [
+    const PURPOSES: [&str; 10] = [
         "retry",
         "due",
         "bodies",
@@ -148,6 +161,8 @@ fn owner(key: &str) -> Option<&str> {
         "rpc",
         "gate",
         "partitions",
+        "members",
+        "owner",
     ];
     let (name, purpose) = match key.strip_prefix('{') {
         Some(wrapped) => {
@@ -254,6 +269,8 @@ mod tests {
         all.extend(["scan", "trim", "reap"].map(|what| keys.throttle(what)));
         all.extend([keys.replies("c"), keys.idempotency("k")]);
         all.extend(partitions(&keys.stream));
+        all.extend(members(&keys.stream, &keys.group));
+        all.push(keys.owner());
         all
     }
 
@@ -314,6 +331,8 @@ mod tests {
             "3:",
             "5",
             "partitions",
+            "members",
+            "owner",
         ]);
         prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
     }

@@ -8,7 +8,7 @@ use redis::Cmd;
 use super::{
     Redis, keys,
     pipeline::Resend,
-    response::{array, bytes},
+    response::{array, bytes, count},
     scripts,
 };
 use crate::{
@@ -87,6 +87,27 @@ impl Redis {
                  delete the key, or choose another name for the stream"
             ))
         })?;
-        partitions.check(role, &numbers)
+        partitions.check(role, &numbers)?;
+        match role {
+            Role::Worker if !partitions.owned => self.check_unowned(stream).await,
+            Role::Worker | Role::Sender => Ok(()),
+        }
+    }
+
+    /// Refuses a worker that would read partitions which other workers of its group own.
+    async fn check_unowned(&self, stream: &Name) -> Result<(), Error> {
+        let group = &self.settings.group;
+        let members = keys::members(stream, group)?;
+        let mut cmd = redis::cmd("HLEN");
+        cmd.arg(&members);
+        let pipeline = self.shared.pipeline.of(&members);
+        match count(&pipeline.command(cmd, Resend::Never).await?)? {
+            0 => Ok(()),
+            _ => Err(Error::config(format!(
+                "workers of the group `{group}` own partitions of the stream `{stream}`, and this one \
+                 would read them too: serve `Streams::partitioned(…).owned()`, or choose another \
+                 group; if none of those workers runs any more, delete the key `{members}`"
+            ))),
+        }
     }
 }

@@ -8,6 +8,7 @@ mod events;
 mod faults;
 mod leases;
 mod outages;
+mod owned;
 mod schedule;
 mod set_up;
 mod sets;

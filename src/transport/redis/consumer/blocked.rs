@@ -73,7 +73,8 @@ impl BlockedRead {
         }
     }
 
-    async fn unblock(&self, connection: i64) {
+    /// Ends the read on the connection with this id, if it waits.
+    pub(super) async fn unblock(&self, connection: i64) {
         if connection == 0 {
             return;
         }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{
     clock::ServerClock,
     in_flight::{InFlightTable, LeaseGuard},
+    key_order::KeyOrder,
     poison::{self, PoisonSlot},
     reply_to::ReplyTo,
     report::Report,
@@ -23,7 +24,7 @@ use crate::{
     error::RpcError,
     message::{Attempt, Deadline, MessageId},
     transport::{
-        Delivery, SettleDelivery, Verdict,
+        Delivery, SettleDelivery, Undecodable, Verdict,
         codec::{self, Decoded},
         redis::{
             connection::copy_if_small,
@@ -41,6 +42,8 @@ pub(super) struct Deliverer {
     pub(super) poison: PoisonSlot,
     pub(super) settle: Arc<SettlePolicy>,
     pub(super) report: Arc<Report>,
+    /// The order of the deliveries, if this consumer owns its partition.
+    pub(super) order: Option<Arc<KeyOrder>>,
 }
 
 impl Deliverer {
@@ -50,6 +53,7 @@ impl Deliverer {
         &self,
         entries: Vec<Entry>,
         asked: Instant,
+        are_inherited: bool,
     ) -> Vec<Delivery<RedisSettle>> {
         let keys = entries.iter().map(|entry| (entry.which, entry.id));
         let guards = self.in_flight.add(keys, asked);
@@ -64,7 +68,7 @@ impl Deliverer {
             // A stream is retired only when nothing is pending there. If an entry arrives all the
             // same, its lease expires.
             if let Some(stream) = &served {
-                deliveries.extend(self.delivery(stream, entry, guard));
+                deliveries.extend(self.delivery(stream, entry, guard, are_inherited));
             }
         }
         deliveries
@@ -75,6 +79,7 @@ impl Deliverer {
         stream: &Arc<ServedStream>,
         entry: Entry,
         guard: LeaseGuard,
+        is_inherited: bool,
     ) -> Option<Delivery<RedisSettle>> {
         let Entry {
             which,
@@ -93,13 +98,19 @@ impl Deliverer {
             origin,
             attempt: before.saturating_add(deliveries),
             reply_to: None,
-            _poison: poison::is_candidate(deliveries).then(|| self.poison.guard()),
+            turn: None,
+            // An owned partition has a place in its order for each delivery instead.
+            _poison: (self.order.is_none() && poison::is_candidate(deliveries))
+                .then(|| self.poison.guard()),
         };
         let fields = match which {
             WhichStream::Primary(_) => fields,
             WhichStream::Retry(_) => msgpack::unpacked(fields),
         };
-        if delivery.attempt > self.settle.max_deliveries {
+        // The next attempt of an inherited entry is counted when it starts.
+        let next = delivery.attempt.saturating_add(u32::from(is_inherited));
+        if next > self.settle.max_deliveries {
+            delivery.attempt = next;
             // The payload is not decoded: it may have crashed its workers.
             delivery.reply_to = ReplyTo::of_fields(&fields).map(Box::new);
             self.give_up(delivery);
@@ -119,20 +130,34 @@ impl Deliverer {
                 parts.id = given.or_else(|| MessageId::from_utf8(&text).ok());
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);
-                Some(Delivery::new(Ok(message), self.settle(delivery)))
+                if let Some(order) = &self.order {
+                    message.extensions_mut().insert(order.term);
+                }
+                Some(self.with_turn(Ok(message), delivery))
             }
             Err(mut undecodable) => {
                 self.report.counters.undecodable.increment();
                 undecodable.id = MessageId::from_utf8(&text).ok();
                 undecodable.stream = Some(stream.keys.stream.clone());
                 delivery.reply_to = ReplyTo::of_fields(&undecodable.fields).map(Box::new);
-                Some(Delivery::new(Err(undecodable), self.settle(delivery)))
+                Some(self.with_turn(Err(undecodable), delivery))
             }
         }
     }
 
     fn settle(&self, delivery: Unsettled) -> RedisSettle {
         RedisSettle::new(delivery, &self.settle)
+    }
+
+    /// Makes a delivery, with its place in the order of an owned partition.
+    fn with_turn(
+        &self,
+        content: Result<Message, Undecodable>,
+        mut delivery: Unsettled,
+    ) -> Delivery<RedisSettle> {
+        let order = self.order.as_ref();
+        delivery.turn = order.map(|order| order.turn(&content));
+        Delivery::new(content, self.settle(delivery))
     }
 
     /// Sets the message's times that depend on Redis's clock.

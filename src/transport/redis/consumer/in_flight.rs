@@ -171,6 +171,17 @@ impl InFlightTable {
         Some(lease)
     }
 
+    /// Removes all deliveries that are not settling. Returns their keys and leases, for the caller to
+    /// mark as [lost](Lease::lose).
+    pub(super) fn lose_all(&self) -> Vec<(Key, Lease)> {
+        let mut deliveries = self.lock();
+        let running = deliveries.by_key.iter().filter(|(_, it)| !it.settling);
+        let lost: Vec<_> = running.map(|(key, it)| (*key, it.lease.clone())).collect();
+        deliveries.by_key.retain(|_, it| it.settling);
+        deliveries.running = 0;
+        lost
+    }
+
     fn confirm(&self, verdicts: usize) {
         if verdicts > 0 && self.settling.fetch_sub(verdicts, Ordering::SeqCst) == verdicts {
             self.settled.notify_waiters();

@@ -23,6 +23,7 @@
 //! pending for this consumer, so a late or repeated verdict changes nothing. The exception is the
 //! verdict *done*: the first worker to finish acknowledges the entry and replies.
 
+mod assignment;
 mod blocked;
 mod canary;
 mod claim;
@@ -33,11 +34,14 @@ mod events;
 mod fetch;
 mod group;
 mod health;
+mod heartbeat;
 mod in_flight;
+mod key_order;
 mod last_read;
 mod lease;
 mod maintenance;
 mod member;
+mod ownership;
 mod poison;
 mod prefetch;
 #[cfg(any(test, fuzzing))]
@@ -69,8 +73,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::settle::RedisSettle;
 use self::{
+    canary::Canary,
     events::EventSubscriber,
+    heartbeat::Heartbeats,
     member::Member,
+    ownership::{Ownership, OwnershipParts},
     poison::PoisonSlot,
     prefetch::{PrefetchBuffer, PrefetchWriter},
     report::Report,
@@ -81,7 +88,7 @@ use self::{
 };
 use super::{
     Redis, error,
-    keys::Keys,
+    keys::{self, Keys},
     rpc::Hub,
     server::{HashSlot, Outage},
     source_state::SourceState,
@@ -100,6 +107,9 @@ pub struct RedisSource {
     /// The consumers, one for each slot with streams: one on a single server, and none if only
     /// events are received.
     slots: Vec<SlotConsumer>,
+    /// The partitions that this worker owns. `None` if its group's workers own none; there are no
+    /// slots otherwise.
+    ownership: Option<Ownership>,
     /// The state of the subscriptions. Kept here, since the handle that shows it has only a weak
     /// reference. `None` without events.
     subscriptions: Option<Arc<SubscriptionState>>,
@@ -117,7 +127,8 @@ impl Transport for Redis {
     /// missing permission, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let listed = listed(&self.settings)?;
-        let slots = match self.shared.connector.is_cluster() {
+        let owns = owned(&self.settings);
+        let slots = match self.shared.connector.is_cluster() && !owns {
             true => by_slot(&self.settings, listed)?,
             false => vec![listed],
         };
@@ -158,6 +169,12 @@ fn listed(settings: &Settings) -> Result<SlotStreams, Error> {
     let listed = settings.listed_streams().into_iter();
     let keys = listed.map(|(stream, weight)| Ok((Keys::new(&stream, group)?, weight)));
     keys.collect()
+}
+
+/// Returns `true` if the workers of the group own partitions.
+fn owned(settings: &Settings) -> bool {
+    let partitions = settings.partitions();
+    partitions.is_some_and(|partitions| partitions.owned)
 }
 
 /// The most slots of a cluster that one worker serves: each has a connection for its reads.
@@ -231,7 +248,20 @@ impl Redis {
         }
         let counters = shared.counters.clone();
         let report = Arc::new(Report::new(counters.clone(), settings.max_dead_letters));
-        let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer, slots.len()));
+        let owned: Vec<_> = match owned(&settings) {
+            true => slots
+                .iter()
+                .flatten()
+                .map(|(keys, _)| keys.clone())
+                .collect(),
+            false => Vec::new(),
+        };
+        let slots = match owned.is_empty() {
+            true => slots,
+            false => &[],
+        };
+        let fetches = slots.len().max(owned.len());
+        let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer, fetches));
         let closed = CancellationToken::new();
         let mut source = RedisSource {
             member,
@@ -239,6 +269,7 @@ impl Redis {
             report,
             buffer,
             slots: Vec::new(),
+            ownership: None,
             subscriptions: None,
             rpc: Arc::downgrade(&rpc),
             closed: closed.clone(),
@@ -279,10 +310,33 @@ impl Redis {
                     closed: closed.clone(),
                     ..Ends::default()
                 },
+                term: None,
             };
             let writer = PrefetchWriter::new(source.buffer.clone(), index);
             let slot = SlotConsumer::open(context, served(streams), writer).await?;
             source.slots.push(slot);
+        }
+        if let Some(partitions) = source.settings.partitions().filter(|_| !owned.is_empty()) {
+            let members = keys::members(&partitions.stream, &source.member.group)?;
+            let connector = shared.connector.of(&members);
+            let ends = Ends {
+                closed: closed.clone(),
+                ..Ends::default()
+            };
+            let mut heartbeats = Heartbeats::new(source.member.clone(), connector, members);
+            heartbeats.first(&shared.pipeline).await?;
+            let parts = OwnershipParts {
+                member: source.member.clone(),
+                settings: source.settings.clone(),
+                options: options.clone(),
+                shared: shared.clone(),
+                report: source.report.clone(),
+                buffer: source.buffer.clone(),
+                ends: ends.clone(),
+            };
+            source.ownership = Some(Ownership::start(parts, owned, heartbeats.members()));
+            let canary = Canary::start(options.stall_limit, closed);
+            heartbeats.start(shared.counters.clone(), canary, ends)?;
         }
         Ok(source)
     }
@@ -317,6 +371,9 @@ impl Source for RedisSource {
     async fn stop(&mut self) {
         self.buffer.stop();
         join_all(self.slots.iter_mut().map(SlotConsumer::stop)).await;
+        if let Some(ownership) = &self.ownership {
+            ownership.stop().await;
+        }
         let (deliveries, events) = self.buffer.rest();
         self.report.counters.events_dropped.add(events as u64);
         // If the server cannot be reached, the leases expire.
@@ -325,6 +382,9 @@ impl Source for RedisSource {
 
     async fn close(mut self) -> Result<(), Error> {
         self.stop().await;
+        if let Some(ownership) = &self.ownership {
+            return ownership.close().await;
+        }
         let closed = join_all(self.slots.iter().map(SlotConsumer::close));
         closed.await.into_iter().collect()
     }
@@ -347,6 +407,7 @@ impl fmt::Debug for RedisSource {
         let streams: Vec<_> = streams.map(|it| &it.keys.stream).collect();
         f.debug_struct("RedisSource")
             .field("streams", &streams)
+            .field("owns_partitions", &self.ownership.is_some())
             .field("group", &self.member.group)
             .field("consumer", &self.member.consumer)
             .finish_non_exhaustive()

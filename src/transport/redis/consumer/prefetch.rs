@@ -69,6 +69,8 @@ struct FetchState {
     is_reading: bool,
     /// Set while it waits for demand.
     is_waiting: bool,
+    /// Set if the task must stop, although the buffer goes on.
+    is_stopped: bool,
     /// The number of its last turn.
     turn: u64,
 }
@@ -186,7 +188,7 @@ impl PrefetchBuffer {
 }
 
 /// The writing end of the buffer, one for each task that fetches.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct PrefetchWriter {
     buffer: Arc<PrefetchBuffer>,
     /// The number of the task, from 0.
@@ -195,6 +197,7 @@ pub(super) struct PrefetchWriter {
 
 impl PrefetchWriter {
     pub(super) fn new(buffer: Arc<PrefetchBuffer>, number: usize) -> Self {
+        buffer.lock().fetches[number] = FetchState::default();
         Self { buffer, number }
     }
 
@@ -212,7 +215,7 @@ impl PrefetchWriter {
         loop {
             let surplus = {
                 let mut state = self.buffer.lock();
-                if state.stopped {
+                if state.is_stopped(self.number) {
                     return Demand::Stop;
                 }
                 let max = state.reserve(self.number);
@@ -226,7 +229,7 @@ impl PrefetchWriter {
                 self.wanted().notified().await;
             } else if timeout(PATIENCE, self.wanted().notified()).await.is_err() {
                 let mut state = self.buffer.lock();
-                if state.demand == 0 && !state.stopped {
+                if state.demand == 0 && !state.is_stopped(self.number) {
                     return Demand::Nothing(state.ready.drain(..).collect());
                 }
             }
@@ -263,6 +266,22 @@ impl PrefetchWriter {
         }
     }
 
+    /// Adds deliveries that the task did not fetch now.
+    pub(super) fn add(&self, deliveries: Deliveries) {
+        let mut state = self.buffer.lock();
+        state.demand = state.demand.saturating_sub(deliveries.len());
+        state.ready.extend(deliveries);
+        drop(state);
+        self.buffer.arrived.notify_one();
+    }
+
+    /// Stops this task, and no other. A new task with the same number undoes it.
+    pub(super) fn stop(&self) {
+        self.buffer.lock().fetches[self.number].is_stopped = true;
+        self.wanted().notify_waiters();
+        self.wanted().notify_one();
+    }
+
     /// Sets whether the task's read waits on the stream.
     pub(super) fn set_reading(&self, is_reading: bool) {
         self.buffer.lock().fetches[self.number].is_reading = is_reading;
@@ -274,7 +293,7 @@ impl PrefetchWriter {
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.buffer.is_stopped()
+        self.buffer.lock().is_stopped(self.number)
     }
 
     /// Sleeps for this time, or until the buffer is stopped.
@@ -299,6 +318,10 @@ impl PrefetchWriter {
 }
 
 impl PrefetchState {
+    fn is_stopped(&self, number: usize) -> bool {
+        self.stopped || self.fetches[number].is_stopped
+    }
+
     /// The part of the demand that no other task is fetching.
     fn free(&self, number: usize) -> usize {
         let others = self.fetches.iter().enumerate();

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::{
+    key_order::Turn,
     last_read::LastRead,
     reply_to::{ReplyRoute, ReplyTo},
     report::Report,
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, RpcError},
-    message::Name,
+    message::{Name, PartitionKey},
     reply::Reply,
     transport::{Backoff, SettleDelivery, Verdict, redis::error},
 };
@@ -45,6 +46,20 @@ impl RedisSettle {
         Self(Some((delivery, policy.clone())))
     }
 
+    pub(super) fn into_parts(self) -> Option<(Unsettled, Arc<SettlePolicy>)> {
+        self.0
+    }
+
+    /// The place of a delivery in the order of an owned partition.
+    pub(super) fn turn_mut(&mut self) -> Option<&mut Turn> {
+        self.0.as_mut()?.0.turn.as_mut()
+    }
+
+    /// The partition key of a delivery from an owned partition.
+    pub(super) fn partition_key(&self) -> Option<PartitionKey> {
+        self.0.as_ref()?.0.turn.as_ref()?.key().cloned()
+    }
+
     /// Returns `true` if this is a delivery from the stream.
     pub(super) fn is_owed(&self) -> bool {
         self.0.is_some()
@@ -55,6 +70,9 @@ impl SettleDelivery for RedisSettle {
     fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static) {
         match self.0 {
             None => on_settled(Ok(())),
+            Some((delivery, policy)) if delivery.turn.is_some() => {
+                policy.settle_in_order(delivery, verdict, Box::new(on_settled));
+            }
             Some((delivery, policy)) => policy.settle(delivery, verdict, Box::new(on_settled)),
         }
     }
@@ -62,7 +80,7 @@ impl SettleDelivery for RedisSettle {
 
 impl SettlePolicy {
     /// Makes a settlement from a verdict.
-    fn settle(&self, mut delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
+    fn settle(&self, delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
         if delivery.guard.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
             // Another consumer has the entry, or this consumer has claimed it again, which the
             // fence cannot detect. Only a success counts all the same: the first worker to finish
@@ -70,6 +88,50 @@ impl SettlePolicy {
             return on_settled(Ok(()));
         }
         let effect = self.effect(&delivery, verdict);
+        self.queue_settlement(delivery, effect, on_settled);
+    }
+
+    /// Settles a delivery of an owned partition: a failed one stays where it is, and a success is
+    /// fenced like every other end.
+    fn settle_in_order(
+        self: &Arc<Self>,
+        mut delivery: Unsettled,
+        verdict: Verdict,
+        on_settled: OnSettled,
+    ) {
+        let Some(turn) = &mut delivery.turn else {
+            return self.settle(delivery, verdict, on_settled);
+        };
+        if delivery.guard.lease.is_lost() {
+            return on_settled(Ok(()));
+        }
+        let order = turn.order();
+        let attempt = delivery.attempt;
+        match verdict {
+            Verdict::Release => {
+                order.put_back(delivery, self);
+                on_settled(Ok(()));
+            }
+            Verdict::Redeliver { after, counted, .. }
+                if !counted || attempt < self.max_deliveries =>
+            {
+                let after = after.unwrap_or_else(|| self.backoff.after(attempt));
+                order.again(delivery, self, after, counted);
+                on_settled(Ok(()));
+            }
+            Verdict::Done(reply) => {
+                turn.end();
+                let effect = self.end_with_reply(&delivery, End::Done, Some(reply));
+                self.queue_settlement(delivery, effect, on_settled);
+            }
+            verdict => {
+                turn.end();
+                self.settle(delivery, verdict, on_settled);
+            }
+        }
+    }
+
+    fn queue_settlement(&self, mut delivery: Unsettled, effect: Effect, on_settled: OnSettled) {
         delivery.guard.give_verdict();
         let settlement = Settlement {
             delivery,
@@ -153,8 +215,17 @@ impl SettlePolicy {
     }
 
     fn end(&self, delivery: &Unsettled, end: End, error: Option<RpcError>) -> Effect {
-        let reply = error.zip(self.route(delivery));
-        let reply = reply.map(|(error, (reply_to, route))| (route, reply_to.envelope(&Err(error))));
+        self.end_with_reply(delivery, end, error.map(Err))
+    }
+
+    fn end_with_reply(
+        &self,
+        delivery: &Unsettled,
+        end: End,
+        reply: Option<Result<Reply, RpcError>>,
+    ) -> Effect {
+        let reply = reply.zip(self.route(delivery));
+        let reply = reply.map(|(reply, (reply_to, route))| (route, reply_to.envelope(&reply)));
         Effect::Fenced(FencedEffect::End { end, reply })
     }
 

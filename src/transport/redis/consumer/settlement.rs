@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     in_flight::LeaseGuard,
+    key_order::Turn,
     poison::PoisonGuard,
     reply_to::{ReplyRoute, ReplyTo},
     streams::ServedStream,
@@ -72,6 +73,8 @@ pub(super) struct StoredReply {
 
 #[derive(Debug)]
 pub(super) enum End {
+    /// Handled by the owner of its partition. Other successes are acknowledged without a fence.
+    Done,
     DeadLetter(String),
     Discarded(Discarded),
 }
@@ -85,6 +88,8 @@ pub(super) struct Unsettled {
     pub(super) origin: StreamEntryId,
     pub(super) attempt: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
+    /// Its place in the order of an owned partition. `None` for other streams.
+    pub(super) turn: Option<Turn>,
     /// Frees the slot for poison candidates when this delivery is settled. `None` if it is no
     /// candidate.
     pub(super) _poison: Option<PoisonGuard>,

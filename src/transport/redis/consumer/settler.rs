@@ -171,6 +171,9 @@ impl Settler {
             } => self.redeliver(&delivery, after, attempts, released).await,
             FencedEffect::End { end, reply } => self.end(&delivery, end, reply).await,
         };
+        if let Some(turn) = delivery.turn.as_ref().filter(|_| settled.is_err()) {
+            turn.order().break_off();
+        }
         drop(delivery);
         on_settled(settled);
     }
@@ -237,6 +240,7 @@ impl Settler {
         }
         let counters = &self.report.counters;
         match end {
+            End::Done => counters.done.increment(),
             // The entry was deleted from the stream, so there is nothing to keep as a dead letter.
             End::DeadLetter(_) if ended == 2 => self.report.deleted(1),
             End::DeadLetter(_) => {
@@ -355,6 +359,9 @@ impl Settler {
     /// Reports that the entry was no longer pending for this consumer, so the settlement did
     /// nothing.
     fn fenced_out(&self, delivery: &Unsettled) {
+        if let Some(turn) = &delivery.turn {
+            turn.order().break_off();
+        }
         if delivery.guard.lose() {
             let message = "a delivery was lost to another worker; its verdict changes nothing";
             let lose = || delivery.guard.lease.lose();

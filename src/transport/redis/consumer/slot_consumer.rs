@@ -16,6 +16,7 @@ use super::{
     group::Membership,
     health::RenewalHealth,
     in_flight::InFlightTable,
+    key_order::{KeyOrder, KeyOrderParts},
     last_read::LastRead,
     lease::LeaseRenewer,
     maintenance::{Maintenance, Turns},
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     error::Error,
     transport::{
-        Settings, StreamSchedule,
+        PartitionTerm, Settings, StreamSchedule,
         redis::{
             error,
             handle::SharedHandle,
@@ -56,6 +57,10 @@ pub(super) struct SlotConsumer {
     blocked: Arc<BlockedRead>,
     /// Kept here, since the handle that shows it has only a weak reference.
     _state: Arc<ConsumerState>,
+    /// The order of the deliveries, if the worker owns this partition.
+    order: Option<Arc<KeyOrder>>,
+    writer: PrefetchWriter,
+    report: Arc<Report>,
     /// The task that fetches; `None` once it was stopped.
     fetch: Option<JoinHandle<()>>,
     ends: Ends,
@@ -70,6 +75,8 @@ pub(super) struct SlotContext<'a> {
     pub(super) report: &'a Arc<Report>,
     pub(super) poison: &'a PoisonSlot,
     pub(super) ends: Ends,
+    /// The term in which the worker owns the stream, which is a partition then.
+    pub(super) term: Option<PartitionTerm>,
 }
 
 impl SlotConsumer {
@@ -87,8 +94,10 @@ impl SlotConsumer {
             report,
             poison,
             ends,
+            term,
         } = context;
         let (member, report, poison) = (member.clone(), report.clone(), poison.clone());
+        let (writer, own_report) = (buffer.clone(), report.clone());
         let counters = shared.counters.clone();
         // Only a registry starts without streams, and it is served on a single server only.
         let connector = match streams.first() {
@@ -187,6 +196,16 @@ impl SlotConsumer {
             replies,
             last_read: last_read.clone(),
         };
+        let order = term.map(|term| {
+            KeyOrder::new(KeyOrderParts {
+                term,
+                member: member.clone(),
+                pipeline: pipeline.clone(),
+                report: report.clone(),
+                buffer: buffer.clone(),
+                max_held: settings.max_in_flight,
+            })
+        });
         let deliverer = Deliverer {
             streams: streams.clone(),
             in_flight: in_flight.clone(),
@@ -194,6 +213,7 @@ impl SlotConsumer {
             poison: poison.clone(),
             settle: Arc::new(policy),
             report: report.clone(),
+            order: order.clone(),
         };
         let claimer = Claimer {
             member: member.clone(),
@@ -233,6 +253,7 @@ impl SlotConsumer {
             reading: state.reading.clone(),
             blocked: blocked.clone(),
             max_in_flight: settings.max_in_flight,
+            order: order.clone(),
             closed: ends.closed.clone(),
         });
         let of_source: std::sync::Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);
@@ -244,6 +265,9 @@ impl SlotConsumer {
             in_flight,
             group,
             blocked,
+            order,
+            writer,
+            report: own_report,
             _state: state,
             fetch: Some(tokio::spawn(fetch.run())),
             ends,
@@ -258,6 +282,43 @@ impl SlotConsumer {
                 _ = &mut fetch => {}
                 never = self.blocked.end() => match never {},
             }
+        }
+    }
+
+    /// Stops this consumer's fetch, and no other, and waits until it has ended.
+    pub(super) async fn stop_fetching(&mut self) {
+        self.writer.stop();
+        self.stop().await;
+    }
+
+    /// Starts no further deliveries of an owned partition, and waits until those that run have
+    /// ended.
+    pub(super) async fn drain(&self) {
+        if let Some(order) = &self.order {
+            order.drain().await;
+        }
+    }
+
+    /// Drops the deliveries of an owned partition that have not started.
+    pub(super) fn end_order(&self) {
+        if let Some(order) = &self.order {
+            order.end();
+        }
+    }
+
+    /// Returns `true` if the order of an owned partition can be kept only by another term.
+    pub(super) fn is_order_broken(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.is_broken())
+    }
+
+    /// Ends the consumer at once. The leases of its running deliveries are lost.
+    pub(super) fn abandon(&self) {
+        self.writer.stop();
+        self.end_order();
+        self.ends.closed.cancel();
+        for (key, lease) in self.in_flight.lose_all() {
+            let message = "a delivery was lost with its partition";
+            self.report.lost(key.1, || lease.lose(), message);
         }
     }
 

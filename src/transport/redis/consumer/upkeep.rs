@@ -101,6 +101,19 @@ impl UpkeepThread {
     }
 }
 
+/// Runs a future on the shared thread, which ends with the last of them.
+pub(super) fn spawn_on_upkeep(
+    future: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    let thread = UpkeepThread::shared()?;
+    let runtime = thread.runtime.clone();
+    runtime.spawn(async move {
+        future.await;
+        drop(thread);
+    });
+    Ok(())
+}
+
 impl Upkeep {
     /// Starts the upkeep on the shared thread.
     pub(super) fn start(self) -> Result<(), Error> {
@@ -109,13 +122,7 @@ impl Upkeep {
             runtime.spawn(self.run());
             return Ok(());
         }
-        let thread = UpkeepThread::shared()?;
-        let runtime = thread.runtime.clone();
-        runtime.spawn(async move {
-            self.run().await;
-            drop(thread);
-        });
-        Ok(())
+        spawn_on_upkeep(self.run())
     }
 
     async fn run(mut self) {

@@ -49,6 +49,16 @@ scripts! {
     REGISTER = "fence" "register";
     /// Records the number of partitions of a stream.
     PARTITIONS = "partitions";
+    /// Counts a heartbeat of a member of a group whose members own partitions.
+    MEMBERS = "members";
+    /// Makes a member the owner of a partition.
+    OWN = "own";
+    /// Frees a partition.
+    DISOWN = "disown";
+    /// Makes the entries of former owners pending for the owner of a partition.
+    INHERIT = "inherit";
+    /// Counts one more delivery of an entry that its consumer keeps.
+    ATTEMPT = "fence" "attempt";
     /// Takes a stream out of its registry.
     RETIRE = "fence" "order" "retire";
     /// Fetches entries again whose read succeeded and whose response was lost.

@@ -20,6 +20,7 @@ use super::{
     clock::ServerClock,
     deliver::Deliverer,
     group::Membership,
+    key_order::KeyOrder,
     last_read::LastRead,
     member::Member,
     prefetch::{Demand, PrefetchWriter},
@@ -77,6 +78,8 @@ pub(super) struct FetchParts {
     pub(super) reading: Arc<Heartbeat>,
     pub(super) blocked: Arc<BlockedRead>,
     pub(super) max_in_flight: usize,
+    /// The order of the deliveries, if this consumer owns its partition.
+    pub(super) order: Option<Arc<KeyOrder>>,
     pub(super) closed: CancellationToken,
 }
 
@@ -97,10 +100,16 @@ pub(super) struct Fetch {
     refused: bool,
     /// Set if the last read returned as many entries as requested, so that there are probably more.
     full: bool,
+    /// Set if the entries that are to be delivered were recovered.
+    recovered: bool,
     /// The read that was sent before the entries of the last read were handled.
     ahead: Option<Ahead>,
     /// Until this time reads do not wait for acknowledgements.
     pause_until: Option<Instant>,
+    /// The time of the next look for entries of former owners of the partition.
+    inherits_at: Instant,
+    /// The id of the lost connection, whose read may still wait on the server; 0 if there is none.
+    lost_connection: i64,
     /// The index for the next stream that is added.
     next_index: u32,
     outage: Outage,
@@ -166,8 +175,11 @@ impl Fetch {
             look: true,
             refused: false,
             full: false,
+            recovered: false,
             ahead: None,
             pause_until: None,
+            inherits_at: Instant::now(),
+            lost_connection: 0,
             outage: Outage::default(),
         }
     }
@@ -185,7 +197,10 @@ impl Fetch {
                 Some(ahead) => (ahead.asked, self.arrival(ahead).await),
                 None => {
                     let room = match self.demanded().await {
-                        Some(Demand::Deliveries(room)) => room,
+                        Some(Demand::Deliveries(room)) => match self.room_in_order(room).await {
+                            Some(room) => room,
+                            None => continue,
+                        },
                         Some(Demand::Nothing(surplus)) => {
                             release(surplus).await;
                             continue;
@@ -216,7 +231,7 @@ impl Fetch {
                     }
                     self.set.note(&entries);
                     self.read_ahead(entries.len());
-                    let deliveries = self.parts.deliverer.deliver(entries, asked);
+                    let deliveries = self.deliver(entries, asked);
                     let waits = self.expect_settlements(deliveries.len());
                     self.parts.buffer.put(deliveries);
                     if waits {
@@ -254,13 +269,107 @@ impl Fetch {
         }
     }
 
+    /// Makes deliveries from entries. Those of an owned partition that must wait for their turn are
+    /// kept by its order.
+    fn deliver(&mut self, entries: Vec<Entry>, asked: Instant) -> Vec<Delivery<RedisSettle>> {
+        let recovered = std::mem::take(&mut self.recovered);
+        let FetchParts {
+            deliverer, order, ..
+        } = &self.parts;
+        let Some(order) = order else {
+            return deliverer.deliver(entries, asked, false);
+        };
+        let deliveries = deliverer.deliver(entries, asked, recovered);
+        order.admit(deliveries, recovered)
+    }
+
+    /// The part of a demand that may be fetched. `None` if deliveries were handed out instead, or
+    /// after a wait for running deliveries of an owned partition.
+    async fn room_in_order(&mut self, room: usize) -> Option<usize> {
+        let FetchParts { order, buffer, .. } = &self.parts;
+        let Some(order) = order else {
+            return Some(room);
+        };
+        let ready = order.take_ready(room);
+        let free = room.min(order.room());
+        if ready.is_empty() && free > 0 {
+            return Some(free);
+        }
+        let waits = ready.is_empty();
+        buffer.put(ready);
+        if waits {
+            tokio::select! {
+                biased;
+                () = buffer.stopped() => {}
+                () = order.changed() => {}
+            }
+        }
+        None
+    }
+
+    /// Makes entries of former owners of the partition pending for this consumer. The recovery
+    /// fetches them. Repeated, since a read of a former owner may be carried out late.
+    async fn inherit(&mut self) -> Result<(), Error> {
+        let FetchParts {
+            order,
+            member,
+            streams,
+            pipeline,
+            report,
+            ..
+        } = &self.parts;
+        let Some(order) = order
+            .as_ref()
+            .filter(|_| self.inherits_at <= Instant::now())
+        else {
+            return Ok(());
+        };
+        let mut inherited = 0;
+        for stream in streams.all().iter() {
+            let owner = stream.keys.owner();
+            for which in stream.both() {
+                let mut from = "-".to_owned();
+                while !from.is_empty() {
+                    let args = |cmd: &mut Cmd| {
+                        cmd.arg(member.group.as_str())
+                            .arg(&member.consumer)
+                            .arg(order.term.term)
+                            .arg(&from)
+                            .arg(MAX_LOOKED_AT);
+                    };
+                    let keys = [stream.key_of(which), owner.as_str()];
+                    let script = &scripts::INHERIT;
+                    let answer = pipeline.script(script, &keys, args, Resend::Never).await?;
+                    let [count, next] = exactly(answer)?;
+                    let Ok(count) = u64::try_from(integer(&count)?) else {
+                        order.break_off();
+                        return Ok(());
+                    };
+                    inherited += count;
+                    from = String::from_utf8_lossy(&bytes(next)?).into_owned();
+                }
+            }
+            if inherited > 0 {
+                report.counters.claimed.add(inherited);
+                let (stream, group) = (&stream.keys.stream, &member.group);
+                tracing::info!(%stream, %group, inherited, "took over deliveries of former owners of the partition");
+            }
+        }
+        self.inherits_at = Instant::now() + member.lease;
+        if inherited > 0 {
+            self.parts.recovery.begin();
+        }
+        Ok(())
+    }
+
     /// Recovers lost entries although there is no demand. The buffer releases them later.
     async fn look_unasked(&mut self) {
         let asked = Instant::now();
         let max = self.part().min(MAX_LOOKED_AT);
         match self.parts.recovery.recover(max).await {
             Ok(entries) => {
-                let found = self.parts.deliverer.deliver(entries, asked);
+                self.recovered = true;
+                let found = self.deliver(entries, asked);
                 self.parts.buffer.put(found);
             }
             Err(error) => self.overcome(error).await,
@@ -270,14 +379,20 @@ impl Fetch {
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.full = false;
         self.change_streams().await;
+        self.inherit().await?;
         if self.parts.recovery.is_due() {
             let room = room.min(self.part());
             let lost = self.parts.recovery.recover(room).await?;
             if !lost.is_empty() {
+                self.recovered = true;
                 return Ok(lost);
             }
         }
-        let claimed = self.claim(room).await;
+        let claimed = match self.parts.order {
+            None => self.claim(room).await,
+            // Only the owner of a partition has deliveries of it.
+            Some(_) => Vec::new(),
+        };
         if !claimed.is_empty() {
             return Ok(claimed);
         }
@@ -675,7 +790,8 @@ impl Fetch {
     /// Drops the connection. The entries of its last read may be pending for this consumer and not
     /// in flight.
     fn lost(&mut self) -> Error {
-        self.connection = None;
+        let lost = self.connection.take();
+        self.lost_connection = lost.map_or(0, |connection| connection.id);
         self.parts.recovery.begin();
         error::unanswered(&self.parts.connector.address())
     }
@@ -691,6 +807,11 @@ impl Fetch {
     }
 
     async fn connect(&mut self) -> Result<BlockingConnection, Error> {
+        if self.parts.order.is_some() {
+            // A read that still waits there would get entries before this connection's next read.
+            self.parts.blocked.unblock(self.lost_connection).await;
+            self.lost_connection = 0;
+        }
         let connecting = async {
             let mut line = self.parts.connector.connection().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();

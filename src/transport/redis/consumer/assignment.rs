@@ -1,0 +1,96 @@
+//! Divides partitions among the members of a group.
+
+use std::collections::HashMap;
+
+use crc::{CRC_32_ISO_HDLC, Crc};
+
+const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+
+/// The partitions of one member, if all members know the same members.
+///
+/// Rendezvous hashing (Thaler, Ravishankar 1998): a partition belongs to the member with the highest
+/// hash of both names, so a member that comes or goes moves few partitions. No member gets more than
+/// its share.
+pub(super) fn assigned<'a>(
+    members: impl IntoIterator<Item = &'a str>,
+    me: &str,
+    partitions: usize,
+) -> Vec<usize> {
+    let members: Vec<&str> = members.into_iter().collect();
+    let share = partitions.div_ceil(members.len().max(1));
+    let mut loads = HashMap::<&str, usize>::new();
+    let mut mine = Vec::new();
+    for partition in 0..partitions {
+        let free = members
+            .iter()
+            .filter(|member| loads.get(**member).copied().unwrap_or(0) < share);
+        let chosen = free.max_by_key(|member| (score(member, partition), **member));
+        if let Some(chosen) = chosen {
+            *loads.entry(chosen).or_default() += 1;
+            if *chosen == me {
+                mine.push(partition);
+            }
+        }
+    }
+    mine
+}
+
+fn score(member: &str, partition: usize) -> u32 {
+    let mut digest = CRC.digest();
+    digest.update(member.as_bytes());
+    digest.update(&partition.to_be_bytes());
+    // A CRC is linear: without this step, the order of two members would be the same for many
+    // partitions.
+    digest.finalize().wrapping_mul(0x9e37_79b1).rotate_left(15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 5] = ["a-1", "b-2", "c-3", "d-4", "e-5"];
+
+    fn owners(members: &[&'static str], partitions: usize) -> Vec<Option<&'static str>> {
+        let mut owners = vec![None; partitions];
+        for member in members {
+            for partition in assigned(members.iter().copied(), member, partitions) {
+                assert_eq!(owners[partition].replace(*member), None, "one owner");
+            }
+        }
+        owners
+    }
+
+    #[test]
+    fn each_partition_has_one_owner_and_no_member_more_than_its_share() {
+        for members in 1..=5 {
+            let owners = owners(&NAMES[..members], 16);
+            assert!(owners.iter().all(Option::is_some));
+            for member in &NAMES[..members] {
+                let owned = owners
+                    .iter()
+                    .filter(|owner| **owner == Some(*member))
+                    .count();
+                assert!(
+                    owned <= 16_usize.div_ceil(members),
+                    "{owned} of {members} members"
+                );
+                assert!(owned > 0, "{members} members");
+            }
+        }
+    }
+
+    #[test]
+    fn a_member_that_leaves_moves_few_partitions_of_the_others() {
+        let (before, after) = (owners(&NAMES, 64), owners(&NAMES[..4], 64));
+        let moved = before.iter().zip(&after);
+        let moved = moved.filter(|(before, after)| **before != Some("e-5") && before != after);
+        let moved = moved.count();
+        assert!(moved <= 24, "{moved} of 64");
+    }
+
+    #[test]
+    fn a_member_that_is_not_listed_owns_nothing() {
+        assert_eq!(assigned(["a"], "b", 16), []);
+        assert_eq!(assigned([], "b", 16), []);
+    }
+}

@@ -1,0 +1,369 @@
+//! The heartbeats by which the members of a group know which of them live.
+//!
+//! Each member counts its heartbeats in one hash, and reads those of the others. A member whose number
+//! has not changed for a lease is dead, by the clock of the member that watches it: no clock is
+//! compared with another. A member that could not count a heartbeat for a lease takes itself for dead
+//! before others do. The heartbeats run on the thread of the upkeep, so a handler that blocks its
+//! runtime does not end them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::{
+    canary::Canary,
+    member::Member,
+    upkeep::{Ends, spawn_on_upkeep},
+};
+use crate::{
+    error::Error,
+    sync::lock,
+    transport::{
+        Counters,
+        redis::{
+            pipeline::{Pipeline, Resend, SILENCE},
+            response::{Value, array, bytes, unexpected},
+            scripts,
+            server::{Connector, Outage},
+        },
+    },
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+/// The members of a group, as one of them knows them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Members {
+    /// The members that live, sorted by name.
+    pub(super) live: Vec<String>,
+    /// The members that are dead.
+    pub(super) dead: Vec<String>,
+    /// The number of times that this member was taken for dead. All of its terms before have ended.
+    pub(super) deaths: u64,
+}
+
+/// Counts the heartbeats of one member.
+pub(super) struct Heartbeats {
+    member: Arc<Member>,
+    connector: Connector,
+    key: String,
+    observed: Observed,
+    members: watch::Sender<Members>,
+    outage: Outage,
+}
+
+impl Heartbeats {
+    pub(super) fn new(member: Arc<Member>, connector: Connector, key: String) -> Self {
+        let observed = Observed::new(member.consumer.clone(), member.lease);
+        Self {
+            member,
+            connector,
+            key,
+            observed,
+            members: watch::Sender::default(),
+            outage: Outage::default(),
+        }
+    }
+
+    pub(super) fn members(&self) -> watch::Receiver<Members> {
+        self.members.subscribe()
+    }
+
+    /// Counts the first heartbeat over a connection of the handle.
+    pub(super) async fn first(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
+        self.beat(pipeline).await
+    }
+
+    /// Counts heartbeats on the thread of the upkeep until the source is dropped, or leaves. None is
+    /// counted while the application's runtime hangs.
+    pub(super) fn start(
+        mut self,
+        counters: Arc<Counters>,
+        canary: Arc<Canary>,
+        ends: Ends,
+    ) -> Result<(), Error> {
+        spawn_on_upkeep(async move {
+            let _ended = ends.ended.clone().drop_guard();
+            let lease = self.member.lease;
+            let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
+            let pipeline = Pipeline::with_patience(self.connector.clone(), None, counters, silence);
+            let mut ticks = interval(self.member.interval());
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let beats = async {
+                loop {
+                    ticks.tick().await;
+                    if canary.stalled().is_none() {
+                        let limit = (lease / 3).max(Duration::from_millis(100));
+                        let beat = tokio::time::timeout(limit, self.beat(&pipeline)).await;
+                        match beat.unwrap_or_else(|_| Err(Error::disconnected("no answer in time")))
+                        {
+                            Ok(()) => self.outage.answered(),
+                            Err(error) => {
+                                let address = self.connector.address();
+                                self.outage.refused(&address, "count a heartbeat", &error);
+                            }
+                        }
+                    }
+                    self.observe(Instant::now());
+                }
+            };
+            tokio::select! {
+                biased;
+                () = ends.closed.cancelled() => return,
+                () = ends.leaving.cancelled() => {}
+                () = beats => {}
+            }
+            self.leave(&pipeline).await;
+        })
+    }
+
+    /// Takes this member out of the list, so that others divide its share at once.
+    async fn leave(&self, pipeline: &Pipeline) {
+        let mut cmd = redis::cmd("HDEL");
+        cmd.arg(&self.key).arg(&self.member.consumer);
+        let left = pipeline.of(&self.key).command(cmd, Resend::Never).await;
+        if let Err(error) = left {
+            let error = error.chain();
+            tracing::debug!(
+                error,
+                "this member stays listed until the others take it for dead"
+            );
+        }
+    }
+
+    async fn beat(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
+        let asked = Instant::now();
+        let dead = self.observed.dead_heartbeats(asked);
+        let me = &self.member.consumer;
+        let args = |cmd: &mut redis::Cmd| {
+            cmd.arg(me);
+            for (member, heartbeats) in &dead {
+                cmd.arg(member).arg(*heartbeats);
+            }
+        };
+        let keys = [self.key.as_str()];
+        let pipeline = pipeline.of(&self.key);
+        let answer = pipeline.script(&scripts::MEMBERS, &keys, args, Resend::Never);
+        let heartbeats = heartbeats(answer.await?)?;
+        self.observed.note(heartbeats, asked, Instant::now());
+        self.observe(Instant::now());
+        Ok(())
+    }
+
+    fn observe(&mut self, now: Instant) {
+        let members = self.observed.members(now);
+        self.members.send_if_modified(|before| {
+            let is_new = *before != members;
+            *before = members;
+            is_new
+        });
+    }
+}
+
+/// Decodes a hash of numbers.
+fn heartbeats(answer: Value) -> Result<BTreeMap<String, u64>, Error> {
+    let mut texts = array(answer)?.into_iter().map(|text| {
+        let text = bytes(text)?;
+        Ok::<_, Error>(String::from_utf8_lossy(&text).into_owned())
+    });
+    let mut heartbeats = BTreeMap::new();
+    while let Some(member) = texts.next().transpose()? {
+        let number: Option<String> = texts.next().transpose()?;
+        let number = number.and_then(|number| number.parse().ok());
+        let number = number.ok_or_else(|| unexpected("a number of heartbeats", "another text"))?;
+        heartbeats.insert(member, number);
+    }
+    Ok(heartbeats)
+}
+
+/// The heartbeats that a member has seen.
+#[derive(Debug)]
+struct Observed {
+    me: String,
+    lease: Duration,
+    /// For each member: its heartbeats, and the time at which this number was first seen.
+    seen: HashMap<String, (u64, Instant)>,
+    /// The members in the last answer.
+    listed: Vec<String>,
+    /// The time at which this member's last heartbeat was sent that was counted.
+    last: Option<Instant>,
+    deaths: u64,
+}
+
+impl Observed {
+    fn new(me: String, lease: Duration) -> Self {
+        Self {
+            me,
+            lease,
+            seen: HashMap::new(),
+            listed: Vec::new(),
+            last: None,
+            deaths: 0,
+        }
+    }
+
+    /// Notes an answer to a heartbeat that was sent at `asked`.
+    fn note(&mut self, heartbeats: BTreeMap<String, u64>, asked: Instant, now: Instant) {
+        let own = heartbeats.get(&self.me).copied().unwrap_or_default();
+        // Others have deleted this member, so they have taken it for dead.
+        let was_deleted = self.last.is_some() && own <= 1;
+        if was_deleted {
+            self.deaths += 1;
+        }
+        self.last = Some(asked);
+        self.listed = heartbeats.keys().cloned().collect();
+        for (member, heartbeats) in heartbeats {
+            let seen = self.seen.entry(member).or_insert((heartbeats, now));
+            if seen.0 != heartbeats {
+                *seen = (heartbeats, now);
+            }
+        }
+        // Dead members are remembered for as long as others may still list them as owners.
+        let forget = 20 * self.lease;
+        self.seen
+            .retain(|_, (_, since)| now.saturating_duration_since(*since) < forget);
+    }
+
+    fn is_dead(&self, member: &str, now: Instant) -> bool {
+        let seen = self.seen.get(member);
+        member != self.me
+            && seen.is_some_and(|(_, since)| now.saturating_duration_since(*since) >= self.lease)
+    }
+
+    /// The dead members that are still listed, with their heartbeats.
+    fn dead_heartbeats(&self, now: Instant) -> Vec<(String, u64)> {
+        let dead = self
+            .listed
+            .iter()
+            .filter(|member| self.is_dead(member, now));
+        dead.filter_map(|member| Some((member.clone(), self.seen.get(member)?.0)))
+            .collect()
+    }
+
+    fn members(&mut self, now: Instant) -> Members {
+        // Others wait for a whole lease, from when they saw a heartbeat that was sent before.
+        let is_late = self
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) >= self.lease * 9 / 10);
+        if is_late {
+            self.last = None;
+            self.deaths += 1;
+        }
+        if self.last.is_none() {
+            return Members {
+                deaths: self.deaths,
+                ..Members::default()
+            };
+        }
+        let live = self
+            .listed
+            .iter()
+            .filter(|member| !self.is_dead(member, now));
+        let mut dead: Vec<_> = self
+            .seen
+            .keys()
+            .filter(|member| self.is_dead(member, now))
+            .cloned()
+            .collect();
+        dead.sort();
+        Members {
+            live: live.cloned().collect(),
+            dead,
+            deaths: self.deaths,
+        }
+    }
+}
+
+/// The owners of partitions that are not listed as members, and since when. After a lease they are
+/// dead: a member that lives lists itself again.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(Mutex<HashMap<String, Instant>>);
+
+impl Strangers {
+    /// Notes the owner of a partition.
+    pub(super) fn note(&self, owner: &str, members: &Members) {
+        let mut strangers = lock(&self.0);
+        match members.live.iter().any(|member| member == owner) {
+            true => drop(strangers.remove(owner)),
+            false => drop(
+                strangers
+                    .entry(owner.to_owned())
+                    .or_insert_with(Instant::now),
+            ),
+        }
+    }
+
+    /// The owners that are dead.
+    pub(super) fn dead(&self, lease: Duration) -> Vec<String> {
+        let mut strangers = lock(&self.0);
+        // A name is unique, so a dead owner never comes back.
+        strangers.retain(|_, since| since.elapsed() < 20 * lease);
+        let dead = strangers
+            .iter()
+            .filter(|(_, since)| since.elapsed() >= lease);
+        dead.map(|(owner, _)| owner.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn beats(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        pairs
+            .iter()
+            .map(|(name, number)| ((*name).to_owned(), *number))
+            .collect()
+    }
+
+    #[test]
+    fn a_member_without_a_heartbeat_for_a_lease_is_dead() {
+        let start = Instant::now();
+        let at = |seconds| start + seconds * SECOND;
+        let mut observed = Observed::new("me".into(), 10 * SECOND);
+        for second in 0..=9 {
+            let number = u64::from(second);
+            observed.note(
+                beats(&[("me", number + 1), ("a", number), ("b", 7)]),
+                at(second),
+                at(second),
+            );
+            let members = observed.members(at(second));
+            assert_eq!(members.live, ["a", "b", "me"], "second {second}");
+        }
+        observed.note(beats(&[("me", 11), ("a", 9), ("b", 7)]), at(10), at(10));
+        let members = observed.members(at(10));
+        assert_eq!(
+            (members.live.len(), &members.dead[..]),
+            (2, &["b".to_owned()][..])
+        );
+        assert_eq!(observed.dead_heartbeats(at(10)), [("b".to_owned(), 7)]);
+        observed.note(beats(&[("me", 12), ("a", 10)]), at(11), at(11));
+        assert_eq!(
+            observed.members(at(11)).dead,
+            ["b"],
+            "it stays dead when it is deleted"
+        );
+    }
+
+    #[test]
+    fn a_member_takes_itself_for_dead_before_others_do_and_when_it_was_deleted() {
+        let start = Instant::now();
+        let at = |seconds| start + seconds * SECOND;
+        let mut observed = Observed::new("me".into(), 10 * SECOND);
+        observed.note(beats(&[("me", 1)]), at(0), at(0));
+        assert_eq!(observed.members(at(8)).deaths, 0);
+        let late = observed.members(at(9));
+        assert_eq!((late.deaths, late.live.len()), (1, 0));
+        observed.note(beats(&[("me", 2)]), at(12), at(12));
+        assert_eq!(observed.members(at(12)).deaths, 1);
+        observed.note(beats(&[("me", 1)]), at(13), at(13));
+        assert_eq!(observed.members(at(13)).deaths, 2);
+    }
+}

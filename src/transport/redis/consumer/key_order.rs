@@ -1,0 +1,476 @@
+//! The order of the deliveries of an owned partition.
+//!
+//! Of the deliveries with one key, one runs at a time, in the order of the stream. A failed delivery
+//! keeps its key until it is delivered again and done, or is a dead letter. Deliveries without a key
+//! run at once. Entries that a former owner left are delivered one at a time, before new entries.
+//!
+//! ```text
+//! fetch ──deliveries──► admit ──may start──► prefetch buffer ──► serve
+//!                         │ held by key          ▲                  │ verdict
+//!                         ▼                      │ next of the key  ▼
+//!                        held ───────────────────┴──── Turn: ended, or again in place
+//! ```
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use foldhash::HashMap;
+use redis::Cmd;
+use tokio::{runtime::Handle, sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    member::Member,
+    prefetch::PrefetchWriter,
+    report::Report,
+    settle::{RedisSettle, SettlePolicy},
+    settlement::Unsettled,
+};
+use crate::{
+    error::Error,
+    message::{Attempt, Message, PartitionKey},
+    sync::lock,
+    transport::{
+        Delivery, PartitionTerm, Undecodable,
+        redis::{
+            pipeline::{Pipeline, Resend},
+            response::integer,
+            scripts,
+        },
+    },
+};
+
+/// The order of the deliveries of one partition, for one term of its owner.
+pub(super) struct KeyOrder {
+    pub(super) term: PartitionTerm,
+    member: Arc<Member>,
+    pipeline: Pipeline,
+    report: Arc<Report>,
+    buffer: PrefetchWriter,
+    /// The application's runtime, on which waits for another attempt run.
+    runtime: Handle,
+    /// The most deliveries that wait for their keys. With that many, nothing more is fetched.
+    max_held: usize,
+    state: Mutex<OrderState>,
+    /// Notified when deliveries end or come back.
+    changed: Notify,
+    /// Cancelled when no further delivery may start.
+    draining: CancellationToken,
+    /// Cancelled if a delivery was dropped without a verdict: only another term can deliver it
+    /// again in order.
+    broken: CancellationToken,
+}
+
+#[derive(Default)]
+struct OrderState {
+    /// The keys of running deliveries, and the deliveries that wait for each.
+    keys: HashMap<PartitionKey, VecDeque<Delivery<RedisSettle>>>,
+    /// The number of waiting deliveries.
+    held: usize,
+    /// Deliveries that a former owner left, which are delivered one at a time.
+    inherited: VecDeque<Delivery<RedisSettle>>,
+    /// Set while such a delivery runs or waits for another attempt.
+    runs_inherited: bool,
+    /// Deliveries that may start, and that nobody asked for yet.
+    ready: VecDeque<Delivery<RedisSettle>>,
+    /// The number of deliveries that were handed out and have no confirmed verdict.
+    running: usize,
+}
+
+/// The parts of an owned partition that its deliveries use.
+pub(super) struct KeyOrderParts {
+    pub(super) term: PartitionTerm,
+    pub(super) member: Arc<Member>,
+    pub(super) pipeline: Pipeline,
+    pub(super) report: Arc<Report>,
+    pub(super) buffer: PrefetchWriter,
+    pub(super) max_held: usize,
+}
+
+/// The place of a delivery in the order. Part of the delivery until it ends.
+pub(super) struct Turn {
+    order: Arc<KeyOrder>,
+    key: Option<PartitionKey>,
+    /// A copy for further attempts.
+    content: Result<Message, Undecodable>,
+    is_inherited: bool,
+    state: TurnState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum TurnState {
+    /// Not handed out.
+    Waiting,
+    Running,
+    /// It has a verdict that ends it.
+    Ending,
+}
+
+impl KeyOrder {
+    /// Makes an order on the application's runtime, which is the caller's.
+    pub(super) fn new(parts: KeyOrderParts) -> Arc<Self> {
+        let KeyOrderParts {
+            term,
+            member,
+            pipeline,
+            report,
+            buffer,
+            max_held,
+        } = parts;
+        Arc::new(Self {
+            term,
+            member,
+            pipeline,
+            report,
+            buffer,
+            runtime: Handle::current(),
+            max_held,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            draining: CancellationToken::new(),
+            broken: CancellationToken::new(),
+        })
+    }
+
+    /// The turn of a delivery that was fetched.
+    pub(super) fn turn(self: &Arc<Self>, content: &Result<Message, Undecodable>) -> Turn {
+        let key = content.as_ref().ok();
+        Turn {
+            order: self.clone(),
+            key: key.and_then(|message| message.parts().partition_key.clone()),
+            content: content.clone(),
+            is_inherited: false,
+            state: TurnState::Waiting,
+        }
+    }
+
+    /// Takes the deliveries of a read, and returns those that may start now.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        deliveries: Vec<Delivery<RedisSettle>>,
+        are_inherited: bool,
+    ) -> Vec<Delivery<RedisSettle>> {
+        let mut state = self.lock();
+        if are_inherited {
+            state.inherited.extend(deliveries);
+            drop(state);
+            self.deliver_inherited();
+            return Vec::new();
+        }
+        let may_start = deliveries
+            .into_iter()
+            .filter_map(|delivery| state.start(delivery));
+        may_start.collect()
+    }
+
+    /// Returns the deliveries that may start and were not asked for before, at most `max`.
+    pub(super) fn take_ready(&self, max: usize) -> Vec<Delivery<RedisSettle>> {
+        let mut state = self.lock();
+        let count = state.ready.len().min(max);
+        let ready = state.ready.drain(..count).map(started);
+        let ready: Vec<_> = ready.collect();
+        state.running += ready.len();
+        ready
+    }
+
+    /// The most deliveries that may be fetched now.
+    pub(super) fn room(&self) -> usize {
+        let state = self.lock();
+        let waits = state.runs_inherited || !state.inherited.is_empty();
+        match waits || self.draining.is_cancelled() {
+            true => 0,
+            false => self.max_held.saturating_sub(state.held),
+        }
+    }
+
+    /// Waits until a delivery ends or comes back.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Starts no further deliveries, and waits until all running ones have ended.
+    pub(super) async fn drain(&self) {
+        self.draining.cancel();
+        loop {
+            let changed = self.changed.notified();
+            if self.lock().running == 0 {
+                break;
+            }
+            changed.await;
+        }
+        let rest = std::mem::take(&mut *self.lock());
+        drop(rest);
+    }
+
+    /// Drops the deliveries that have not started. They stay pending for the next owner.
+    pub(super) fn end(&self) {
+        self.draining.cancel();
+        let mut state = self.lock();
+        let rest = OrderState {
+            running: state.running,
+            ..OrderState::default()
+        };
+        let rest = std::mem::replace(&mut *state, rest);
+        drop(state);
+        drop(rest);
+    }
+
+    /// Starts no further deliveries, since one of them could not be settled: a later one with its key
+    /// must not start before it.
+    pub(super) fn break_off(&self) {
+        self.broken.cancel();
+        self.draining.cancel();
+    }
+
+    /// Returns `true` if the order can be kept only by another term.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.is_cancelled()
+    }
+
+    /// Starts the next delivery that a former owner left.
+    fn deliver_inherited(self: &Arc<Self>) {
+        let next = {
+            let mut state = self.lock();
+            if state.runs_inherited || self.draining.is_cancelled() {
+                return;
+            }
+            let next = state.inherited.pop_front();
+            state.runs_inherited = next.is_some();
+            next
+        };
+        if let Some(Delivery { settle, .. }) = next
+            && let Some((mut delivery, policy)) = settle.into_parts()
+        {
+            if let Some(turn) = &mut delivery.turn {
+                turn.is_inherited = true;
+            }
+            self.deliver_again(delivery, policy, Duration::ZERO, true);
+        }
+    }
+
+    /// Delivers a failed delivery again in its place, after a wait.
+    pub(super) fn again(
+        self: &Arc<Self>,
+        mut delivery: Unsettled,
+        policy: &Arc<SettlePolicy>,
+        after: Duration,
+        counted: bool,
+    ) {
+        if let Some(turn) = &mut delivery.turn {
+            turn.state = TurnState::Waiting;
+        }
+        self.lock().running -= 1;
+        self.changed.notify_waiters();
+        let counters = &self.report.counters;
+        counters.redelivered.increment();
+        if !counted {
+            counters.put_off.increment();
+        }
+        self.deliver_again(delivery, policy.clone(), after, counted);
+    }
+
+    /// Keeps a delivery that was not handed to a handler.
+    pub(super) fn put_back(&self, mut delivery: Unsettled, policy: &Arc<SettlePolicy>) {
+        let Some(turn) = &mut delivery.turn else {
+            return;
+        };
+        turn.state = TurnState::Waiting;
+        let content = turn.content.clone();
+        let delivery = Delivery::new(content, RedisSettle::new(delivery, policy));
+        let mut state = self.lock();
+        state.running -= 1;
+        let is_draining = self.draining.is_cancelled();
+        let dropped = match is_draining {
+            true => Some(delivery),
+            false => {
+                state.ready.push_back(delivery);
+                None
+            }
+        };
+        drop(state);
+        drop(dropped);
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    fn deliver_again(
+        self: &Arc<Self>,
+        delivery: Unsettled,
+        policy: Arc<SettlePolicy>,
+        after: Duration,
+        counted: bool,
+    ) {
+        let order = self.clone();
+        self.runtime.spawn(async move {
+            let attempt = async {
+                sleep(after).await;
+                match counted {
+                    true => order.count_attempt(&delivery).await,
+                    false => Ok(true),
+                }
+            };
+            let counted_now = tokio::select! {
+                biased;
+                () = order.draining.cancelled() => return,
+                counted = attempt => counted,
+            };
+            match counted_now {
+                Ok(true) => order.hand_out(delivery, &policy, u32::from(counted)),
+                Ok(false) => {
+                    let message = "a delivery was lost to another owner of its partition";
+                    let lose = || delivery.guard.lease.lose();
+                    order.report.lost(delivery.origin, lose, message);
+                    order.break_off();
+                }
+                Err(error) => {
+                    let (id, error) = (delivery.origin, error.chain());
+                    tracing::warn!(%id, error, "a delivery could not be repeated in its place");
+                    order.break_off();
+                }
+            }
+        });
+    }
+
+    fn hand_out(
+        self: &Arc<Self>,
+        mut delivery: Unsettled,
+        policy: &Arc<SettlePolicy>,
+        more_attempts: u32,
+    ) {
+        let Some(turn) = &mut delivery.turn else {
+            return;
+        };
+        delivery.attempt = delivery.attempt.saturating_add(more_attempts);
+        if let Ok(message) = &mut turn.content {
+            message.parts_mut().attempt = Attempt(delivery.attempt);
+        }
+        turn.state = TurnState::Running;
+        let content = turn.content.clone();
+        let delivery = Delivery::new(content, RedisSettle::new(delivery, policy));
+        self.lock().running += 1;
+        self.buffer.add(vec![delivery]);
+    }
+
+    async fn count_attempt(&self, delivery: &Unsettled) -> Result<bool, Error> {
+        let (which, id) = delivery.guard.key;
+        let keys = [delivery.stream.key_of(which)];
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(self.member.group.as_str())
+                .arg(&self.member.consumer)
+                .arg(id);
+        };
+        // Repeated after a lost connection it may count twice, which only ends the message earlier.
+        let counted = self
+            .pipeline
+            .script(&scripts::ATTEMPT, &keys, args, Resend::UntilAnswered);
+        Ok(integer(&counted.await?)? == 1)
+    }
+
+    /// Starts what waited for a delivery that has ended.
+    fn ended(self: &Arc<Self>, key: Option<&PartitionKey>, was_inherited: bool) {
+        let next = {
+            let mut state = self.lock();
+            state.running -= 1;
+            if was_inherited {
+                state.runs_inherited = false;
+            }
+            match self.draining.is_cancelled() {
+                true => None,
+                false => key.and_then(|key| state.next_of(key)),
+            }
+        };
+        if let Some(next) = next {
+            self.buffer.add(vec![next]);
+        }
+        if was_inherited {
+            self.deliver_inherited();
+        }
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OrderState> {
+        lock(&self.state)
+    }
+}
+
+impl OrderState {
+    /// Returns the delivery if no other one with its key runs, or else keeps it.
+    fn start(&mut self, delivery: Delivery<RedisSettle>) -> Option<Delivery<RedisSettle>> {
+        if let Some(key) = delivery.settle.partition_key() {
+            if let Some(held) = self.keys.get_mut(&key) {
+                held.push_back(delivery);
+                self.held += 1;
+                return None;
+            }
+            self.keys.insert(key, VecDeque::new());
+        }
+        self.running += 1;
+        Some(started(delivery))
+    }
+
+    /// The next delivery with a key that has become free.
+    fn next_of(&mut self, key: &PartitionKey) -> Option<Delivery<RedisSettle>> {
+        let next = self.keys.get_mut(key)?.pop_front();
+        match next {
+            None => {
+                self.keys.remove(key);
+                None
+            }
+            Some(next) => {
+                self.held -= 1;
+                self.running += 1;
+                Some(started(next))
+            }
+        }
+    }
+}
+
+/// Marks a delivery as handed out.
+fn started(mut delivery: Delivery<RedisSettle>) -> Delivery<RedisSettle> {
+    if let Some(turn) = delivery.settle.turn_mut() {
+        turn.state = TurnState::Running;
+    }
+    delivery
+}
+
+impl Turn {
+    pub(super) fn key(&self) -> Option<&PartitionKey> {
+        self.key.as_ref()
+    }
+
+    pub(super) fn order(&self) -> Arc<KeyOrder> {
+        self.order.clone()
+    }
+
+    /// Notes that the delivery has a verdict that ends it. Its key is free when the verdict is
+    /// confirmed.
+    pub(super) fn end(&mut self) {
+        self.state = TurnState::Ending;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        match self.state {
+            TurnState::Waiting => {}
+            TurnState::Running => {
+                self.order.lock().running -= 1;
+                self.order.break_off();
+                self.order.changed.notify_waiters();
+            }
+            TurnState::Ending => self.order.ended(self.key.as_ref(), self.is_inherited),
+        }
+    }
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turn")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}

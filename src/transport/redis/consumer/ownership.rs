@@ -1,0 +1,377 @@
+//! Owns partitions of a stream: one worker of the group for each.
+//!
+//! A worker owns a partition for a *term*. It starts a consumer with a new name, which first inherits
+//! what former owners left pending, and then reads new entries. Every settlement is fenced by the
+//! consumer's name, so no verdict of a former owner takes effect on an inherited entry.
+//!
+//! ```text
+//!          assigned, and free or its owner dead: `own.lua`
+//!  free ────────────────────────────────────────────────► owned: a slot consumer
+//!   ▲                                                        │ assigned to another member,
+//!   │ `disown.lua`                                           ▼ or its order is broken
+//!   └──────────────────────────────────────────────────── leaving: drains what runs
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use redis::Cmd;
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    Report,
+    assignment::assigned,
+    heartbeat::{Members, Strangers},
+    member::Member,
+    poison::PoisonSlot,
+    prefetch::{PrefetchBuffer, PrefetchWriter},
+    slot_consumer::{SlotConsumer, SlotContext},
+    streams::ServedStream,
+    upkeep::Ends,
+};
+use crate::{
+    error::Error,
+    transport::{
+        PartitionTerm, Settings,
+        redis::{
+            handle::SharedHandle,
+            keys::Keys,
+            options::Options,
+            pipeline::Resend,
+            response::{array, bytes, integer, unexpected},
+            scripts,
+        },
+    },
+};
+
+/// The parts that all partitions of a worker share.
+pub(super) struct OwnershipParts {
+    /// This worker, as its group knows it.
+    pub(super) member: Arc<Member>,
+    pub(super) settings: Settings,
+    pub(super) options: Arc<Options>,
+    pub(super) shared: Arc<SharedHandle>,
+    pub(super) report: Arc<Report>,
+    pub(super) buffer: Arc<PrefetchBuffer>,
+    /// Stops the heartbeats too.
+    pub(super) ends: Ends,
+}
+
+/// The partitions of a stream, as one worker owns them.
+pub(super) struct Ownership {
+    partitions: Arc<Mutex<Partitions>>,
+    following: JoinHandle<()>,
+}
+
+struct Partitions {
+    parts: OwnershipParts,
+    partitions: Vec<Partition>,
+    strangers: Strangers,
+    /// The deaths of this member that its terms have ended for.
+    deaths: u64,
+}
+
+struct Partition {
+    keys: Keys,
+    state: State,
+    /// The time before which the partition is not asked for again, after an error.
+    not_before: Option<Instant>,
+}
+
+enum State {
+    Free,
+    Owned(Box<Term>),
+    /// Drains what runs. The task ends when the partition is free.
+    Leaving(JoinHandle<()>),
+}
+
+/// A partition that this worker owns.
+struct Term {
+    term: PartitionTerm,
+    keys: Keys,
+    consumer: SlotConsumer,
+}
+
+/// The wait after a partition could not be owned.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+impl Ownership {
+    /// Starts to own the partitions that are assigned to the worker. `members` tells which others
+    /// there are.
+    pub(super) fn start(
+        parts: OwnershipParts,
+        keys: Vec<Keys>,
+        mut members: watch::Receiver<Members>,
+    ) -> Self {
+        let closed = parts.ends.closed.clone();
+        let interval = parts.member.interval();
+        let partition = |keys| Partition {
+            keys,
+            state: State::Free,
+            not_before: None,
+        };
+        let partitions = Arc::new(Mutex::new(Partitions {
+            parts,
+            partitions: keys.into_iter().map(partition).collect(),
+            strangers: Strangers::default(),
+            deaths: 0,
+        }));
+        let followed = partitions.clone();
+        let following = tokio::spawn(async move {
+            let follow = async {
+                loop {
+                    let known = members.borrow_and_update().clone();
+                    let next = Instant::now() + interval;
+                    followed.lock().await.follow(&known).await;
+                    tokio::select! {
+                        changed = members.changed() => if changed.is_err() { return },
+                        () = sleep_until(next) => {}
+                    }
+                }
+            };
+            closed.run_until_cancelled(follow).await;
+        });
+        Self {
+            partitions,
+            following,
+        }
+    }
+
+    /// Stops to fetch from all partitions, and to start deliveries that were fetched.
+    pub(super) async fn stop(&self) {
+        self.following.abort();
+        let mut partitions = self.partitions.lock().await;
+        let terms = partitions.partitions.iter_mut().filter_map(Partition::term);
+        join_all(terms.map(|term| async {
+            term.consumer.stop().await;
+            term.consumer.end_order();
+        }))
+        .await;
+    }
+
+    /// Waits for running settlements, and frees the partitions.
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        let mut partitions = self.partitions.lock().await;
+        let Partitions {
+            parts, partitions, ..
+        } = &mut *partitions;
+        let left = partitions.iter_mut().map(async |partition| {
+            match std::mem::replace(&mut partition.state, State::Free) {
+                State::Free => Ok(()),
+                State::Owned(term) => {
+                    let closed = term.consumer.close().await;
+                    term.free(&parts.shared).await;
+                    closed
+                }
+                State::Leaving(leaving) => {
+                    let _ = timeout(parts.member.lease, leaving).await;
+                    Ok(())
+                }
+            }
+        });
+        let left = join_all(left).await;
+        // A member that was not listed any more while it drains would be taken for dead.
+        parts.ends.leaving.cancel();
+        let _ = timeout(parts.member.lease, parts.ends.ended.cancelled()).await;
+        left.into_iter().collect()
+    }
+}
+
+impl Drop for Ownership {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+impl Partition {
+    fn term(&mut self) -> Option<&mut Term> {
+        match &mut self.state {
+            State::Owned(term) => Some(term),
+            State::Free | State::Leaving(_) => None,
+        }
+    }
+}
+
+impl Partitions {
+    /// Ends, begins and leaves terms, as the members require.
+    async fn follow(&mut self, members: &Members) {
+        if members.deaths != self.deaths {
+            self.deaths = members.deaths;
+            for partition in &mut self.partitions {
+                if let Some(term) = partition.term() {
+                    term.consumer.abandon();
+                    partition.state = State::Free;
+                }
+            }
+        }
+        if members.live.is_empty() {
+            return;
+        }
+        let me = self.parts.member.consumer.clone();
+        let live = members.live.iter().map(String::as_str);
+        let mine = assigned(live, &me, self.partitions.len());
+        let mut dead = self.strangers.dead(self.parts.member.lease);
+        dead.extend(members.dead.iter().cloned());
+        let Self {
+            parts,
+            partitions,
+            strangers,
+            ..
+        } = self;
+        let (parts, strangers, dead) = (&*parts, &*strangers, &dead);
+        let followed = partitions.iter_mut().enumerate();
+        join_all(followed.map(async |(number, partition)| {
+            let is_mine = mine.contains(&number);
+            partition
+                .follow(parts, number, is_mine, dead, |owner| {
+                    strangers.note(owner, members);
+                })
+                .await;
+        }))
+        .await;
+    }
+}
+
+impl Partition {
+    async fn follow(
+        &mut self,
+        parts: &OwnershipParts,
+        number: usize,
+        is_mine: bool,
+        dead: &[String],
+        note_owner: impl Fn(&str),
+    ) {
+        match &mut self.state {
+            State::Leaving(leaving) if leaving.is_finished() => self.state = State::Free,
+            State::Leaving(_) => return,
+            State::Owned(term) if is_mine && !term.consumer.is_order_broken() => return,
+            State::Owned(_) => {
+                let State::Owned(term) = std::mem::replace(&mut self.state, State::Free) else {
+                    return;
+                };
+                self.state = State::Leaving(tokio::spawn(term.leave(parts.shared.clone())));
+                return;
+            }
+            State::Free => {}
+        }
+        let now = Instant::now();
+        if !is_mine || self.not_before.is_some_and(|time| time > now) {
+            return;
+        }
+        match Term::begin(parts, number, self.keys.clone(), dead).await {
+            Ok(Begun::Owned(term)) => self.state = State::Owned(term),
+            Ok(Begun::OwnedBy(owner)) => note_owner(&owner),
+            Err(error) => {
+                self.not_before = Some(now + BACK_OFF);
+                let (stream, error) = (&self.keys.stream, error.chain());
+                tracing::warn!(%stream, error, "the partition cannot be owned now; trying again");
+            }
+        }
+    }
+}
+
+enum Begun {
+    Owned(Box<Term>),
+    /// Another member owns the partition.
+    OwnedBy(String),
+}
+
+impl Term {
+    /// Owns a partition if it is free, or if one of the dead members owns it.
+    async fn begin(
+        parts: &OwnershipParts,
+        number: usize,
+        keys: Keys,
+        dead: &[String],
+    ) -> Result<Begun, Error> {
+        let group = keys.group.clone();
+        let member = Arc::new(Member::new(group, parts.member.lease));
+        let owner = keys.owner();
+        let names = [owner.as_str()];
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(&parts.member.consumer)
+                .arg(&member.consumer)
+                .arg(dead);
+        };
+        let pipeline = parts.shared.pipeline.of(&keys.stream);
+        // Sent again after an unknown outcome, it begins another term of the same member.
+        let answer = pipeline
+            .script(&scripts::OWN, &names, args, Resend::Never)
+            .await?;
+        let mut answer = array(answer)?.into_iter();
+        let first = answer.next();
+        let first = first.ok_or_else(|| unexpected("a term", "nothing"))?;
+        let term = match u64::try_from(integer(&first)?) {
+            Ok(0) | Err(_) => {
+                let owner = answer.next().map(bytes).transpose()?.unwrap_or_default();
+                return Ok(Begun::OwnedBy(String::from_utf8_lossy(&owner).into_owned()));
+            }
+            Ok(term) => PartitionTerm::new(number, term),
+        };
+        let context = SlotContext {
+            member: &member,
+            settings: &parts.settings,
+            options: &parts.options,
+            shared: &parts.shared,
+            report: &parts.report,
+            poison: &PoisonSlot::default(),
+            ends: Ends {
+                closed: parts.ends.closed.child_token(),
+                ..Ends::default()
+            },
+            term: Some(term),
+        };
+        let streams = vec![Arc::new(ServedStream::new(0, keys.clone(), 1))];
+        let writer = PrefetchWriter::new(parts.buffer.clone(), number);
+        match SlotConsumer::open(context, streams, writer).await {
+            Ok(consumer) => {
+                let stream = &keys.stream;
+                tracing::debug!(%stream, term = term.term, "the worker owns the partition");
+                Ok(Begun::Owned(Box::new(Self {
+                    term,
+                    keys,
+                    consumer,
+                })))
+            }
+            Err(error) => {
+                disown(&parts.shared, &keys, term).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Leaves the partition to another member once what runs has ended.
+    async fn leave(mut self, shared: Arc<SharedHandle>) {
+        self.consumer.stop_fetching().await;
+        self.consumer.drain().await;
+        if let Err(error) = self.consumer.close().await {
+            let (stream, error) = (&self.keys.stream, error.chain());
+            tracing::debug!(%stream, error, "the consumer of the partition was not closed");
+        }
+        self.free(&shared).await;
+    }
+
+    async fn free(&self, shared: &SharedHandle) {
+        self.consumer.abandon();
+        disown(shared, &self.keys, self.term).await;
+    }
+}
+
+/// Frees a partition for other members. If that fails, they wait until this member is dead.
+async fn disown(shared: &SharedHandle, keys: &Keys, term: PartitionTerm) {
+    let owner = keys.owner();
+    let names = [owner.as_str()];
+    let args = |cmd: &mut Cmd| {
+        cmd.arg(term.term);
+    };
+    let pipeline = shared.pipeline.of(&keys.stream);
+    let freed = pipeline.script(&scripts::DISOWN, &names, args, Resend::Never);
+    if let Err(error) = freed.await {
+        let (stream, error) = (&keys.stream, error.chain());
+        tracing::debug!(%stream, error, "the partition could not be freed");
+    }
+}
