@@ -29,23 +29,22 @@ impl Redis {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
-        let stream = self.settings.one_stream()?;
-        let keys = Keys::new(stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(stream);
+        let keys = self.keys()?;
+        let pipeline = self.shared.pipeline.of(&keys.primary);
         let ask = |words: [&str; 2]| {
             let mut cmd = redis::cmd(words[0]);
             cmd.arg(words[1]);
             pipeline.command(cmd, Resend::Never)
         };
         let mut groups = redis::cmd("XINFO");
-        groups.arg("GROUPS").arg(stream.as_str());
+        groups.arg("GROUPS").arg(keys.primary.as_str());
         let (entries, delayed, groups) = futures_util::future::try_join3(
-            ask(["XLEN", stream]),
+            ask(["XLEN", &keys.primary]),
             ask(["ZCARD", &keys.stream_due]),
             pipeline.submit(groups, Resend::Never),
         )
         .await?;
-        let mut stats = StreamStats::new(stream, count(&entries)?, count(&delayed)?);
+        let mut stats = StreamStats::new(&keys.stream, count(&entries)?, count(&delayed)?);
         let groups = listed(groups)?
             .unwrap_or_default()
             .into_iter()
@@ -66,9 +65,9 @@ impl Redis {
     /// If the server cannot be reached or refuses.
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
         let mut cmd = redis::cmd("XINFO");
-        let stream = self.settings.one_stream()?;
-        cmd.arg("GROUPS").arg(stream.as_str());
-        let pipeline = self.shared.pipeline.of(stream);
+        let key = self.options.namespace.apply(self.settings.one_stream()?);
+        cmd.arg("GROUPS").arg(key.as_str());
+        let pipeline = self.shared.pipeline.of(&key);
         let Some(groups) = listed(pipeline.submit(cmd, Resend::Never).await?)? else {
             return Ok(None);
         };
@@ -88,14 +87,14 @@ impl Redis {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn consumers(&self) -> Result<Option<Vec<ConsumerStats>>, Error> {
-        let keys = Keys::new(self.settings.one_stream()?, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(&keys.stream);
+        let keys = self.keys()?;
+        let pipeline = self.shared.pipeline.of(&keys.primary);
         let ask = |stream: &str| {
             let mut cmd = redis::cmd("XINFO");
             cmd.arg("CONSUMERS").arg(stream).arg(&*keys.group);
             pipeline.submit(cmd, Resend::Never)
         };
-        let (primary, retry) = try_join(ask(&keys.stream), ask(&keys.retry)).await?;
+        let (primary, retry) = try_join(ask(&keys.primary), ask(&keys.retry)).await?;
         let Some(primary) = listed(primary)? else {
             return Ok(None);
         };
@@ -118,15 +117,15 @@ impl Redis {
 
     /// The statistics of a group; `None` if it was just deleted.
     async fn group_stats(&self, group: Name) -> Result<Option<GroupStats>, Error> {
-        let keys = Keys::new(&self.settings.stream, &group)?;
-        let names = [&*keys.stream, &keys.retry, &keys.due, &keys.dead];
+        let keys = Keys::new(&self.options.namespace, &self.settings.stream, &group)?;
+        let names = [&*keys.primary, &keys.retry, &keys.due, &keys.dead];
         let args = |cmd: &mut Cmd| {
             cmd.arg(group.as_str())
                 .arg(CONSUMER_PREFIX)
                 .arg(self.settings.lease.as_millis() as u64)
                 .arg(self.options.foreign_lease.as_millis() as u64);
         };
-        let pipeline = self.shared.pipeline.of(&keys.stream);
+        let pipeline = self.shared.pipeline.of(&keys.primary);
         let answer = pipeline
             .script(&scripts::STATS, &names, args, Resend::Never)
             .await?;

@@ -112,10 +112,11 @@ impl Membership {
         let Keys {
             stream: name,
             group,
+            primary,
             retry,
             ..
         } = &stream.keys;
-        let keys = [&**name, retry];
+        let keys = [&**primary, retry];
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(group.as_str()).arg(start).arg(stream.delivered());
         };
@@ -156,7 +157,7 @@ impl Membership {
         // A new consumer has no history, so reading it increments no delivery counts.
         let keys = streams
             .iter()
-            .flat_map(|stream| [&*stream.keys.stream, &stream.keys.retry]);
+            .flat_map(|stream| [&*stream.keys.primary, &stream.keys.retry]);
         let read = self.member.read_group(1, None, keys, "0");
         let read = self.pipeline.submit(read, Resend::Never).await?;
         if error::code(&read) == Some("CROSSSLOT") {
@@ -168,7 +169,7 @@ impl Membership {
         error::check(read)?;
         let mut acknowledge = redis::cmd("XACK");
         acknowledge
-            .arg(streams[0].keys.stream.as_str())
+            .arg(streams[0].keys.primary.as_str())
             .arg(self.member.group.as_str())
             .arg("0-0");
         self.pipeline.command(acknowledge, Resend::Never).await?;
@@ -177,7 +178,7 @@ impl Membership {
 
     /// Leaves the group on a stream, if nothing is pending for this consumer there.
     pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
-        let keys = [&*stream.keys.stream, &*stream.keys.retry];
+        let keys = [&*stream.keys.primary, &*stream.keys.retry];
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(self.member.group.as_str())
                 .arg(&self.member.consumer);

@@ -82,6 +82,7 @@ use self::{
 use super::{
     Redis, error,
     keys::Keys,
+    namespace::Namespace,
     rpc::Hub,
     server::{HashSlot, Outage},
     source_state::SourceState,
@@ -114,7 +115,7 @@ impl Transport for Redis {
     /// warning every few seconds. A permanent error is returned at once: a wrong password, a
     /// missing permission, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
-        let listed = listed(&self.settings)?;
+        let listed = listed(&self.options.namespace, &self.settings)?;
         let slots = match self.shared.connector.is_cluster() {
             true => by_slot(&self.settings, listed)?,
             false => vec![listed],
@@ -143,7 +144,7 @@ type SlotStreams = Vec<(Keys, u32)>;
 
 /// The keys and weights of the streams that the settings list; empty if the streams come from a
 /// registry.
-fn listed(settings: &Settings) -> Result<SlotStreams, Error> {
+fn listed(namespace: &Namespace, settings: &Settings) -> Result<SlotStreams, Error> {
     let group = &settings.group;
     settings
         .streams
@@ -151,10 +152,10 @@ fn listed(settings: &Settings) -> Result<SlotStreams, Error> {
         .map_or(Ok(()), Streams::validate)?;
     if let Some(registry) = settings.served_registry() {
         // Only to check the names: the registry's as if it were a stream's.
-        Keys::new(registry, group)?;
+        Keys::new(namespace, registry, group)?;
     }
     let listed = settings.listed_streams().into_iter();
-    let keys = listed.map(|(stream, weight)| Ok((Keys::new(&stream, group)?, weight)));
+    let keys = listed.map(|(stream, weight)| Ok((Keys::new(namespace, &stream, group)?, weight)));
     keys.collect()
 }
 
@@ -172,7 +173,7 @@ fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Vec<SlotStreams>,
     let in_turn = settings.streams.as_ref().is_none_or(Streams::is_in_turn);
     let mut slots: Vec<(HashSlot, SlotStreams)> = Vec::new();
     for (keys, weight) in listed {
-        let slot = HashSlot::of(keys.stream.as_bytes());
+        let slot = HashSlot::of(keys.primary.as_bytes());
         match slots.iter_mut().find(|(known, _)| *known == slot) {
             Some((_, streams)) => streams.push((keys, weight)),
             None => slots.push((slot, vec![(keys, weight)])),
@@ -242,7 +243,7 @@ impl Redis {
                 shared.connector.clone(),
                 counters,
                 interest,
-                &options.event_prefix,
+                options.event_channels(),
             );
             let first = subscriber.subscribe().await?;
             let state = Arc::new(SubscriptionState::new(closed.clone()));

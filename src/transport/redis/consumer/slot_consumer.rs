@@ -38,6 +38,7 @@ use crate::{
         redis::{
             error,
             handle::SharedHandle,
+            keys,
             options::Options,
             pipeline::{Pipeline, Resend},
             server::{Limit, Outage},
@@ -92,7 +93,7 @@ impl SlotConsumer {
         let counters = shared.counters.clone();
         // A registry is served on one server only.
         let connector = match streams.first() {
-            Some(first) => shared.connector.of(&first.keys.stream),
+            Some(first) => shared.connector.of(&first.keys.primary),
             None => shared.connector.clone(),
         };
         let first = connector.checked().await?;
@@ -124,7 +125,8 @@ impl SlotConsumer {
         let registered = registered.map(|registry| (registry, Arc::<Changes>::default()));
         let registry = registered.as_ref().map(|(registry, changes)| {
             let blocked = blocked.clone();
-            RegistryReader::new(registry, streams.clone(), changes.clone(), blocked)
+            let key = keys::registry(&options.namespace, registry);
+            RegistryReader::new(key, streams.clone(), changes.clone(), blocked)
         });
         let changes = registered.map(|(_, changes)| changes);
 
@@ -181,7 +183,7 @@ impl SlotConsumer {
         let policy = SettlePolicy {
             max_deliveries: settings.max_deliveries,
             backoff: settings.backoff,
-            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
+            allowed_reply_prefixes: options.allowed_channels(),
             report: report.clone(),
             queue,
             replies,
@@ -205,7 +207,7 @@ impl SlotConsumer {
             foreign_lease: options.foreign_lease,
             max_deliveries: settings.max_deliveries,
             max_dead_letters: settings.max_dead_letters,
-            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
+            allowed_reply_prefixes: options.allowed_channels(),
         };
         let recovery = Recovery::new(
             member.clone(),
@@ -228,6 +230,7 @@ impl SlotConsumer {
             settler,
             last_read,
             report,
+            namespace: options.namespace.clone(),
             clock,
             pipeline,
             reading: state.reading.clone(),

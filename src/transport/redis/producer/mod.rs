@@ -54,7 +54,7 @@ impl Redis {
         check(&message)?;
         if message.kind() != Kind::Event {
             let stream = self.settings.target(message.parts())?;
-            keys::check(stream)?;
+            keys::check(&self.options.namespace, stream)?;
             if let Some(registration) = self.registration(stream) {
                 let redis = self.clone();
                 return Ok(SendWork::Boxed(Box::pin(async move {
@@ -73,6 +73,12 @@ impl Redis {
         }
     }
 
+    /// The stream that a message is sent to, in the namespace.
+    fn key(&self, message: &Message) -> Result<Name, Error> {
+        let stream = self.settings.target(message.parts())?;
+        Ok(self.options.namespace.apply(stream))
+    }
+
     /// Sends a message after its check.
     fn dispatch(&self, message: Message) -> Result<SendWork, Error> {
         let pipeline = &self.shared.pipeline;
@@ -85,9 +91,9 @@ impl Redis {
             }
             Kind::Task => {
                 let replicas = message.parts().replicas;
-                let stream = self.settings.target(message.parts())?.clone();
-                let pipeline = self.task_pipeline(&stream, replicas);
-                let task = AddTask { stream, message };
+                let key = self.key(&message)?;
+                let pipeline = self.task_pipeline(&key, replicas);
+                let task = AddTask { key, message };
                 let sent = pipeline.submit_owned(task, Resend::Never, None);
                 Ok(SendWork::task(sent, replicas))
             }
@@ -105,8 +111,8 @@ impl Redis {
                 )))
             }
             Kind::Rpc => {
-                let stream = self.settings.target(message.parts())?.clone();
-                let reply = self.hub().request(&stream, message);
+                let key = self.key(&message)?;
+                let reply = self.hub().request(&key, message);
                 Ok(SendWork::Boxed(Box::pin(reply)))
             }
         }
@@ -125,14 +131,14 @@ fn check(message: &Message) -> Result<(), Error> {
 
 /// Adds a task to a stream.
 struct AddTask {
-    stream: Name,
+    key: Name,
     message: Message,
 }
 
 impl AddTask {
     fn add(&self) -> Add<'_> {
         Add {
-            stream: &self.stream,
+            key: &self.key,
             message: &self.message,
             more: &[],
         }
@@ -158,9 +164,10 @@ struct PublishEvent {
 impl PublishEvent {
     fn publish(&self) -> Publish<'_> {
         let name = self.message.name().as_bytes();
-        let channel = match self.options.event_prefix.as_bytes() {
-            [] => Cow::Borrowed(name),
-            prefix => Cow::Owned([prefix, name].concat()),
+        let (namespace, prefix) = (self.options.namespace.prefix(), &self.options.event_prefix);
+        let channel = match (namespace.as_bytes(), prefix.as_bytes()) {
+            ([], []) => Cow::Borrowed(name),
+            (namespace, prefix) => Cow::Owned([namespace, prefix, name].concat()),
         };
         Publish::new(channel, self.message.payload())
     }
@@ -178,7 +185,7 @@ impl Encode for PublishEvent {
 
 /// Adds a message to a stream.
 pub(super) struct Add<'a> {
-    pub(super) stream: &'a str,
+    pub(super) key: &'a str,
     pub(super) message: &'a Message,
     /// Fields besides the message's.
     pub(super) more: &'a [(&'a str, &'a [u8])],
@@ -187,7 +194,7 @@ pub(super) struct Add<'a> {
 impl Encode for Add<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = RespWriter::new(out);
-        writer.arg("XADD").arg(self.stream).arg("*");
+        writer.arg("XADD").arg(self.key).arg("*");
         codec::encode(self.message, |field, value| {
             writer.arg(field).arg(value);
         });
