@@ -35,7 +35,7 @@ use tower::Service;
 
 use crate::{
     error::{Error, RpcError},
-    message::{Message, MessageId, Name},
+    message::{Kind, Message, MessageId, Name},
     reply::Reply,
 };
 
@@ -72,6 +72,9 @@ pub struct Interest {
     pub events: Vec<Name>,
     /// The events it listens to, by Redis glob patterns.
     pub patterns: Vec<Name>,
+    /// The tasks and RPC requests that it has routes for, or `None` if it may handle any. A source of
+    /// a group whose workers serve other names warns about it.
+    pub routes: Option<Vec<(Kind, Name)>>,
     /// The size of its largest batch handler, or 0. With fewer deliveries in flight than that, a batch
     /// is never full.
     pub at_once: usize,

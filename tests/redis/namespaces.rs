@@ -332,7 +332,11 @@ async fn errors_and_logs_show_names_without_the_namespace() {
     let died = async || (letters.count().await.unwrap() == 1).then_some(());
     eventually(died, 10 * SECOND).await;
     worker.stop().await.unwrap();
-    assert!(!logs.lines(&["streams=\"t\""]).is_empty(), "{}", logs.text());
+    assert!(
+        !logs.lines(&["streams=\"t\""]).is_empty(),
+        "{}",
+        logs.text()
+    );
     assert!(!logs.text().contains("blue:"), "{}", logs.text());
 }
 

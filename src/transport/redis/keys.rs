@@ -39,6 +39,8 @@ pub(super) struct Keys {
     pub(super) bodies: String,
     /// The stream of the group's dead letters.
     pub(super) dead: String,
+    /// The sorted set of the names that the group's workers serve, by time.
+    pub(super) served_names: String,
     /// The sorted set of tasks that were delayed by their senders, by time.
     pub(super) stream_due: String,
     /// The hash of the messages in `stream_due`.
@@ -65,6 +67,7 @@ impl Keys {
             due: of_group("due"),
             bodies: of_group("bodies"),
             dead: of_group("dead"),
+            served_names: of_group("names"),
             stream_due: format!("{base}:due"),
             stream_bodies: format!("{base}:bodies"),
             base,
@@ -144,7 +147,9 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
 
 /// The stream that a key with this name would belong to; `None` if it is no such key.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 7] = ["retry", "due", "bodies", "dead", "idem", "rpc", "gate"];
+    const PURPOSES: [&str; 8] = [
+        "retry", "due", "bodies", "dead", "names", "idem", "rpc", "gate",
+    ];
     let (name, purpose) = match key.strip_prefix('{') {
         Some(wrapped) => {
             let (name, rest) = wrapped.split_once('}')?;
@@ -246,7 +251,13 @@ mod tests {
     /// All keys of a stream and a group.
     fn all(keys: &Keys) -> Vec<String> {
         let mut all = vec![keys.primary.to_string()];
-        let of_group = [&keys.retry, &keys.due, &keys.bodies, &keys.dead];
+        let of_group = [
+            &keys.retry,
+            &keys.due,
+            &keys.bodies,
+            &keys.dead,
+            &keys.served_names,
+        ];
         all.extend(of_group.into_iter().cloned());
         all.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         all.extend(["scan", "trim", "reap"].map(|what| keys.throttle(what)));

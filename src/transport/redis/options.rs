@@ -78,12 +78,12 @@ impl Redis {
     ///
     /// Senders and workers that belong together need the same namespace. Messages, statistics,
     /// errors and logs show names without it. The stream `orders` is the key `staging:orders`, see
-    /// [namespaces](super::redis#namespaces).
+    /// [namespaces](super#namespaces).
     ///
     /// # Panics
     /// If it is empty, does not begin with a letter, has other characters than letters, digits,
     /// `-`, `_` and `.`, or is `campanile` or `reply`.
-    /// [`RedisBuilder::namespace`](super::redis::RedisBuilder::namespace) returns an error instead.
+    /// [`RedisBuilder::namespace`](super::RedisBuilder::namespace) returns an error instead.
     #[must_use]
     #[track_caller]
     pub fn namespace(self, namespace: impl AsRef<str>) -> Self {

@@ -9,6 +9,7 @@ mod faults;
 mod leases;
 mod outages;
 mod schedule;
+mod served_names;
 mod set_up;
 mod sets;
 mod settling;

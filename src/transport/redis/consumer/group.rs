@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::{member::Member, streams::ServedStream};
+use super::{member::Member, served_names::ServedNames, streams::ServedStream};
 use crate::{
     error::Error,
     transport::{
@@ -27,6 +27,8 @@ pub(super) struct Membership {
     pub(super) start: Start,
     /// Set if the application has chosen a policy for unknown names.
     pub(super) knows_unknown_names: bool,
+    /// The names that this worker has recorded.
+    pub(super) names: Option<Arc<ServedNames>>,
 }
 
 /// The result of an attempt to join.
@@ -178,10 +180,13 @@ impl Membership {
 
     /// Leaves the group on a stream, if nothing is pending for this consumer there.
     pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
-        let keys = [&*stream.keys.primary, &*stream.keys.retry];
+        let keys = &stream.keys;
+        let keys = [&*keys.primary, &keys.retry, &keys.served_names];
+        let names = self.names.as_ref().map_or("", |names| names.list());
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(self.member.group.as_str())
-                .arg(&self.member.consumer);
+                .arg(&self.member.consumer)
+                .arg(names);
         };
         self.pipeline
             .script(&scripts::LEAVE, &keys, args, Resend::Never)

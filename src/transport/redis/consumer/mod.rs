@@ -46,6 +46,7 @@ mod registry;
 mod replies;
 mod reply_to;
 mod report;
+mod served_names;
 mod settle;
 mod settle_queue;
 mod settlement;
@@ -74,6 +75,7 @@ use self::{
     poison::PoisonSlot,
     prefetch::{PrefetchBuffer, PrefetchWriter},
     report::Report,
+    served_names::ServedNames,
     slot_consumer::{SlotConsumer, SlotContext},
     state::SubscriptionState,
     streams::ServedStream,
@@ -261,6 +263,7 @@ impl Redis {
             };
             tokio::spawn(subscriber.run(first, closed.clone(), offer, gap));
         }
+        let names = ServedNames::of(interest).map(Arc::new);
         let poison = PoisonSlot::default();
         for (index, streams) in slots.iter().enumerate() {
             let context = SlotContext {
@@ -270,6 +273,7 @@ impl Redis {
                 shared: &shared,
                 report: &source.report,
                 poison: &poison,
+                names: names.as_ref(),
                 ends: Ends {
                     closed: closed.clone(),
                     ..Ends::default()

@@ -24,6 +24,7 @@ use super::{
     prefetch::PrefetchWriter,
     registry::{Changes, RegistryReader},
     report::Report,
+    served_names::{NameRecorder, ServedNames},
     settle::SettlePolicy,
     settle_queue::{MAX_ACKNOWLEDGING, MAX_REPLYING, carry_out},
     settler::Settler,
@@ -70,6 +71,8 @@ pub(super) struct SlotContext<'a> {
     pub(super) shared: &'a SharedHandle,
     pub(super) report: &'a Arc<Report>,
     pub(super) poison: &'a PoisonSlot,
+    /// `None` if the worker may serve any name.
+    pub(super) names: Option<&'a Arc<ServedNames>>,
     pub(super) ends: Ends,
 }
 
@@ -87,6 +90,7 @@ impl SlotConsumer {
             shared,
             report,
             poison,
+            names,
             ends,
         } = context;
         let (member, report, poison) = (member.clone(), report.clone(), poison.clone());
@@ -106,6 +110,7 @@ impl SlotConsumer {
             pipeline: pipeline.clone(),
             start: settings.start.clone(),
             knows_unknown_names: settings.unknown_names.is_some(),
+            names: names.cloned(),
         });
         let blocked = Arc::new(BlockedRead::new(pipeline.clone(), member.interval()));
         let state = Arc::new(ConsumerState {
@@ -159,6 +164,7 @@ impl SlotConsumer {
             maintenance,
             due: due.clone(),
             registry,
+            names: names.cloned().map(NameRecorder::new),
             canary: Canary::start(options.stall_limit, ends.closed.clone()),
             warnings: Limit::default(),
             outage: Outage::default(),
