@@ -95,6 +95,7 @@ pub mod topologies {
     //!
     //! [durability]: crate::guide::durability
     //! [rights]: crate::transport::redis#rights
+    //! [namespaces]: crate::transport::redis#namespaces
     //!
     #![doc = include_str!("../docs/topologies.md")]
 }

@@ -234,8 +234,13 @@ impl<S> Plan<S> {
     pub(super) fn interest(&self) -> Interest {
         let fallbacks = self.fallbacks.iter().map(|fallback| &fallback.endpoint);
         let endpoints = self.routes.iter().flatten().chain(fallbacks);
+        let has_fallback = self.fallbacks.iter().any(|fallback| fallback.custom);
+        let named = |route: &&RouteInfo| matches!(route.kind, Kind::Task | Kind::Rpc);
+        let named = self.routes().iter().filter(named);
+        let named = named.map(|route| (route.kind, route.name.clone()));
         let mut interest = Interest {
-            stream: self.fallbacks.iter().any(|fallback| fallback.custom),
+            stream: has_fallback,
+            routes: (!has_fallback).then(|| named.collect()),
             at_once: endpoints
                 .map(|endpoint| endpoint.at_once)
                 .max()

@@ -37,7 +37,7 @@ use tower::Service;
 
 use crate::{
     error::{Error, RpcError},
-    message::{Message, MessageId, Name},
+    message::{Kind, Message, MessageId, Name},
     reply::Reply,
 };
 
@@ -79,6 +79,9 @@ pub struct Interest {
     pub events: Vec<Name>,
     /// The Redis glob patterns of the events that the service handles.
     pub patterns: Vec<Name>,
+    /// The tasks and RPC requests that the service has routes for, or `None` if the service may handle any. A source of
+    /// a group whose workers serve other names warns about it.
+    pub routes: Option<Vec<(Kind, Name)>>,
     /// The size of the service's largest batch, or 0 without batch handlers. A worker with a
     /// smaller `max_in_flight` could never fill that batch.
     pub at_once: usize,

@@ -3,6 +3,7 @@
 mod connection;
 mod dead;
 mod groups;
+mod namespaces;
 #[path = "../support/program.rs"]
 mod program;
 mod send;

@@ -371,6 +371,11 @@ fn a_router_returns_its_interest() {
     assert_eq!(interest.patterns, ["p.*"]);
     assert!(!interest.stream, "no route takes tasks or requests");
     assert_eq!(Servable::interest(&router()), interest);
+    assert_eq!(interest.routes, Some(Vec::new()));
+    let named = router().task("t", echo).rpc("r", echo).interest();
+    let routes = [(Kind::Task, "t".into()), (Kind::Rpc, "r".into())];
+    assert_eq!(named.routes.as_deref(), Some(&routes[..]));
+    assert_eq!(router().fallback(echo).interest().routes, None);
     assert!(router().task("t", echo).interest().stream);
     assert!(router().rpc("t", echo).interest().stream);
     assert!(router().fallback(echo).interest().stream);

@@ -9,6 +9,9 @@ mod credentials;
 mod http;
 #[path = "../support/logs.rs"]
 mod logs;
+mod namespaces;
+#[path = "../support/panics.rs"]
+mod panics;
 mod send;
 mod server;
 mod source;

@@ -8,7 +8,7 @@ use std::{
 
 use campanile::{
     Attempt, BoxError, Client, Failure, Json, Redis, Router,
-    transport::{Backoff, Page, Selection, redis::TailFrom},
+    transport::{Backoff, Page, Selection, Streams, redis::TailFrom},
 };
 use futures_util::future::join_all;
 
@@ -208,6 +208,68 @@ async fn requests_and_events_work_on_every_node() {
             calls.work(scene.cluster.node((node + 1) % 3)).await;
         });
     join_all(calls).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn namespaces_keep_applications_apart_on_every_node() {
+    let cluster = Cluster::of_primaries().await;
+    let streams = [0, 1, 2].map(|n| format!("{{tag-{n}}}.s"));
+    let (mut apps, mut workers) = (Vec::new(), Vec::new());
+    for namespace in ["blue", "green"] {
+        let redis = connect(&format!("{}?namespace={namespace}", cluster.url())).await;
+        let redis = redis.group(GROUP);
+        let runs = Arc::<Mutex<Vec<String>>>::default();
+        let (count, heard) = (runs.clone(), runs.clone());
+        let app = Router::new()
+            .task("work", async move |payload: String| {
+                count.lock().unwrap().push(payload);
+            })
+            .rpc("who", async move || namespace)
+            .event_pattern("n?ws", async move |payload: String| {
+                heard.lock().unwrap().push(payload);
+            });
+        let set = Streams::in_turn(streams.iter().map(String::as_str));
+        workers.push(Worker::start(redis.clone().streams(set), app));
+        apps.push((namespace, redis, runs));
+    }
+    for (namespace, redis, runs) in &apps {
+        let client = Client::new(redis.clone());
+        for stream in &streams {
+            // A stream with a hash tag stays in its slot.
+            let owner = cluster.owner(stream).await;
+            let key = format!("{namespace}:{stream}");
+            assert_eq!(cluster.owner(&key).await, owner);
+            let task = client.enqueue("work", *namespace).stream(stream.as_str());
+            task.idempotency_key("k").delay(SECOND / 10).await.unwrap();
+            let asked = client.request::<String>("who", "").stream(stream.as_str());
+            assert_eq!(asked.await.unwrap(), *namespace);
+            let asked = client
+                .request_fast::<String>("who", "")
+                .stream(stream.as_str());
+            assert_eq!(asked.await.unwrap(), *namespace);
+        }
+        client.publish("news", *namespace).await.unwrap();
+        let all = async || (runs.lock().unwrap().len() == 4).then_some(());
+        eventually(all, FOUND).await;
+    }
+    for (namespace, _, runs) in &apps {
+        let runs = runs.lock().unwrap();
+        assert!(
+            runs.len() == 4 && runs.iter().all(|it| it == namespace),
+            "{runs:?}"
+        );
+    }
+    for node in 0..3 {
+        let keys: Vec<String> = cluster.node(node).query(&["KEYS", "*"]).await;
+        let is_in = |key: &str| key.contains("blue:{tag-") || key.contains("green:{tag-");
+        assert!(keys.iter().all(|key| is_in(key)), "{keys:?}");
+        let channels: Vec<String> = cluster.node(node).query(&["PUBSUB", "CHANNELS"]).await;
+        let is_in = |it: &str| it.starts_with("blue:") || it.starts_with("green:");
+        assert!(
+            channels.iter().all(|channel| is_in(channel)),
+            "{channels:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -25,6 +25,9 @@ pub(crate) struct Target {
         default_value = "redis://127.0.0.1/"
     )]
     url: String,
+    /// The namespace of all keys and channels [default: that of the URL, or none]
+    #[arg(long, global = true, env = "CAMPANILE_NAMESPACE", value_parser = namespace)]
+    namespace: Option<String>,
     /// The stream.
     #[arg(long, global = true, default_value = "app_stream")]
     stream: String,
@@ -42,7 +45,10 @@ pub(crate) struct Target {
 impl Target {
     /// Connects, or fails within seconds with the reason.
     pub(crate) async fn connect(&self) -> Result<Redis, CommandError> {
-        let redis = Redis::builder(&self.url);
+        let mut redis = Redis::builder(&self.url);
+        if let Some(namespace) = &self.namespace {
+            redis = redis.namespace(namespace);
+        }
         #[cfg(feature = "redis-rustls")]
         let redis = self.tls.apply(redis)?;
         let redis = redis.connect().await;
@@ -155,6 +161,14 @@ struct Candidate {
 
 /// The default group of a handle, for streams without groups: its dead letters outlive the stream.
 const DEFAULT_GROUP: &str = "app_group";
+
+/// Checks a namespace alone, so that the error is about it.
+fn namespace(text: &str) -> Result<String, String> {
+    let checked = Redis::builder("redis://localhost/").namespace(text).check();
+    checked
+        .map(|()| text.to_owned())
+        .map_err(|error| error.to_string())
+}
 
 /// Formats names for a sentence, up to a readable number.
 fn listed(names: &[Name]) -> String {

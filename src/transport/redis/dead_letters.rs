@@ -48,11 +48,6 @@ impl Redis {
 struct Store(Redis);
 
 impl Store {
-    fn keys(&self) -> Result<Keys, Error> {
-        let settings = &self.0.settings;
-        Keys::new(settings.one_stream()?, &settings.group)
-    }
-
     /// Decodes a letter of the handle's group.
     fn read(&self, raw: Raw) -> Option<DeadLetter> {
         let settings = &self.0.settings;
@@ -60,12 +55,12 @@ impl Store {
         Some(letter.died_in(settings.stream.clone(), settings.group.clone()))
     }
 
-    fn pipeline(&self) -> Pipeline {
-        self.0.shared.pipeline.of(&self.0.settings.stream)
+    fn pipeline(&self, keys: &Keys) -> Pipeline {
+        self.0.shared.pipeline.of(&keys.primary)
     }
 
-    async fn command(&self, cmd: Cmd) -> Result<Value, Error> {
-        self.pipeline().command(cmd, Resend::Never).await
+    async fn command(&self, keys: &Keys, cmd: Cmd) -> Result<Value, Error> {
+        self.pipeline(keys).command(cmd, Resend::Never).await
     }
 }
 
@@ -77,9 +72,9 @@ impl DeadLetterStore for Store {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(after.unwrap_or_default()).arg(most).arg(PAGE_BYTES);
             };
-            let keys = self.keys()?;
+            let keys = self.0.keys()?;
             let answer = self
-                .pipeline()
+                .pipeline(&keys)
                 .script(&scripts::LIST_DEAD, &[&keys.dead], args, Resend::Never)
                 .await?;
             let (found, more) = listed(answer)?;
@@ -94,28 +89,26 @@ impl DeadLetterStore for Store {
         Box::pin(async move {
             let id = checked(id)?;
             let mut cmd = redis::cmd("XRANGE");
-            cmd.arg(self.keys()?.dead).arg(id).arg(id);
-            let found = entries(self.command(cmd).await?)?;
+            let keys = self.0.keys()?;
+            cmd.arg(&keys.dead).arg(id).arg(id);
+            let found = entries(self.command(&keys, cmd).await?)?;
             Ok(found.into_iter().find_map(|raw| self.read(raw)))
         })
     }
 
     fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
         Box::pin(async move {
+            let keys = self.0.keys()?;
             let mut cmd = redis::cmd("XREVRANGE");
-            cmd.arg(self.keys()?.dead)
-                .arg("+")
-                .arg("-")
-                .arg("COUNT")
-                .arg(1);
-            let found = entries(self.command(cmd).await?)?;
+            cmd.arg(&keys.dead).arg("+").arg("-").arg("COUNT").arg(1);
+            let found = entries(self.command(&keys, cmd).await?)?;
             Ok(found.into_iter().next().map(|(id, _)| id))
         })
     }
 
     fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted> {
         Box::pin(async move {
-            let keys = self.keys()?;
+            let keys = self.0.keys()?;
             if let Step::Ids(ids) = &step {
                 ids.iter().try_for_each(|id| checked(id).map(drop))?;
             }
@@ -146,7 +139,7 @@ impl DeadLetterStore for Store {
             };
             let names = [&*keys.dead, &keys.retry];
             let answer = self
-                .pipeline()
+                .pipeline(&keys)
                 .script(&scripts::DEAD, &names, args, Resend::Never)
                 .await?;
             acted(answer)
@@ -155,9 +148,10 @@ impl DeadLetterStore for Store {
 
     fn count(&self) -> StoreFuture<'_, u64> {
         Box::pin(async move {
+            let keys = self.0.keys()?;
             let mut cmd = redis::cmd("XLEN");
-            cmd.arg(self.keys()?.dead);
-            count(&self.command(cmd).await?)
+            cmd.arg(&keys.dead);
+            count(&self.command(&keys, cmd).await?)
         })
     }
 }

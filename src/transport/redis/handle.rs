@@ -45,7 +45,8 @@ impl Redis {
     /// `redis+unix:///path/to/redis.sock?db=0`, or `rediss://…` with the feature `redis-rustls`. A
     /// `redis+sentinel://` or a `redis+cluster://` URL finds the server: see
     /// [topologies](super#topologies).
-    /// `?protocol=resp3` chooses RESP3. [`builder`](Self::builder) takes certificates as well.
+    /// `?protocol=resp3` chooses RESP3, and `?namespace=staging` a [namespace](Self::namespace).
+    /// [`builder`](Self::builder) takes certificates as well.
     ///
     /// # Errors
     /// Within seconds, if the server cannot be reached, refuses the login, or is older than 6.2. A
@@ -144,6 +145,7 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("address", &self.shared.connector.address())
+            .field("namespace", &self.options.namespace.name())
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }

@@ -7,10 +7,13 @@
 //! Different streams have different keys. A key of a wrapped name begins with `{`, and the name
 //! ends at the first `}`, since it contains none. Any other key begins with the length of its name.
 //! A stream whose name is such a key itself is refused.
+//!
+//! A handle with a [`Namespace`] puts it before the name of the stream, and the keys follow from
+//! that: `staging:orders`, `{staging:orders}:dead:group`. Its users see the name without it.
 
 use std::fmt::{Display, Write as _};
 
-use super::server::tag;
+use super::{namespace::Namespace, server::tag};
 use crate::{error::Error, message::Name};
 
 /// The first part of our consumers' names. The consumer's lease follows, and `scripts/holder.lua`
@@ -20,11 +23,13 @@ pub(super) const CONSUMER_PREFIX: &str = "campanile-";
 /// The keys of a stream and one of its groups.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
-    /// The stream itself.
+    /// The stream's name, as its users know it.
     pub(super) stream: Name,
     /// The group.
     pub(super) group: Name,
-    /// The prefix of all keys except the stream.
+    /// The stream itself: its name in the namespace.
+    pub(super) primary: Name,
+    /// The prefix of all other keys.
     base: String,
     /// The stream of the group's redeliveries.
     pub(super) retry: String,
@@ -34,6 +39,8 @@ pub(super) struct Keys {
     pub(super) bodies: String,
     /// The stream of the group's dead letters.
     pub(super) dead: String,
+    /// The sorted set of the names that the group's workers serve, by time.
+    pub(super) served_names: String,
     /// The sorted set of tasks that were delayed by their senders, by time.
     pub(super) stream_due: String,
     /// The hash of the messages in `stream_due`.
@@ -44,28 +51,30 @@ impl Keys {
     /// # Errors
     /// If the stream's name has a `}` and no hash tag, since no key could be put in its slot, or if
     /// the name is a key of another stream.
-    pub(super) fn new(stream: &Name, group: &Name) -> Result<Self, Error> {
+    pub(super) fn new(namespace: &Namespace, stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {
                 return Err(Error::config(format!("the {what} cannot be used: {fault}")));
             }
         }
-        let base = base(stream)?;
+        let base = base(namespace, stream)?;
         let of_group = |what: &str| format!("{base}:{what}:{group}");
         Ok(Self {
             stream: stream.clone(),
             group: group.clone(),
+            primary: namespace.apply(stream),
             retry: of_group("retry"),
             due: of_group("due"),
             bodies: of_group("bodies"),
             dead: of_group("dead"),
+            served_names: of_group("names"),
             stream_due: format!("{base}:due"),
             stream_bodies: format!("{base}:bodies"),
             base,
         })
     }
 
-    /// The prefix of all keys except the stream.
+    /// The prefix of all keys except the stream itself.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
@@ -92,34 +101,41 @@ impl Keys {
     }
 }
 
-/// The prefix of the keys of registries. No stream's name may begin with it.
+/// The prefix of the keys of registries, behind the namespace. No stream's name may begin with it.
 const REGISTRY: &str = "campanile:registry:";
 
-/// The sorted set of the streams in a registry, by the time of their last registration.
-pub(super) fn registry(name: &Name) -> String {
-    format!("{REGISTRY}{name}")
+/// The sorted set of the streams in a registry, by the time of their last registration. Its members
+/// are names without the namespace.
+pub(super) fn registry(namespace: &Namespace, name: &Name) -> String {
+    format!("{}{REGISTRY}{name}", namespace.prefix())
+}
+
+/// Returns `true` if the key is that of a registry, in any namespace or in none.
+fn is_registry(key: &str) -> bool {
+    let in_namespace = key.split_once(':').map(|(_, rest)| rest);
+    key.starts_with(REGISTRY) || in_namespace.is_some_and(|rest| rest.starts_with(REGISTRY))
 }
 
 /// The list of the numbers of partitions that a stream has had.
 ///
 /// # Errors
 /// If the stream's name has no slot, or is that of another key.
-pub(super) fn partitions(stream: &Name) -> Result<String, Error> {
-    Ok(format!("{}:partitions", base(stream)?))
+pub(super) fn partitions(namespace: &Namespace, stream: &Name) -> Result<String, Error> {
+    Ok(format!("{}:partitions", base(namespace, stream)?))
 }
 
 /// The hash of the members of a group that own partitions of a stream: their heartbeats.
 ///
 /// # Errors
 /// If the stream's name has no slot, or is that of another key.
-pub(super) fn members(stream: &Name, group: &Name) -> Result<String, Error> {
-    Ok(format!("{}:members:{group}", base(stream)?))
+pub(super) fn members(namespace: &Namespace, stream: &Name, group: &Name) -> Result<String, Error> {
+    Ok(format!("{}:members:{group}", base(namespace, stream)?))
 }
 
 /// Checks that keys of `stream` can be put in its slot.
-pub(super) fn check(stream: &Name) -> Result<(), Error> {
-    if stream.contains('}') || stream.starts_with(REGISTRY) {
-        base(stream)?;
+pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
+    if stream.contains('}') || is_registry(stream) {
+        base(namespace, stream)?;
     }
     match stream.fault() {
         None => Ok(()),
@@ -128,35 +144,37 @@ pub(super) fn check(stream: &Name) -> Result<(), Error> {
 }
 
 /// The prefix of the keys of `stream`.
-pub(super) fn base(stream: &Name) -> Result<String, Error> {
-    if stream.starts_with(REGISTRY) {
+pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error> {
+    let key = namespace.apply(stream);
+    if is_registry(&key) {
         Err(Error::config(format!(
             "the stream name `{stream}` is that of a registry of streams; choose another"
         )))
-    } else if let Some(owner) = owner(stream) {
+    } else if let Some(owner) = owner(&key) {
         Err(Error::config(format!(
             "the stream name `{stream}` is that of a key which belongs to the stream `{owner}`; \
              choose another"
         )))
-    } else if has_hash_tag(stream) {
-        Ok(format!("{}:{stream}", stream.len()))
-    } else if stream.contains('}') {
+    } else if has_hash_tag(&key) {
+        Ok(format!("{}:{key}", key.len()))
+    } else if key.contains('}') {
         Err(Error::config(format!(
             "the stream name `{stream}` has a `}}` without a hash tag before it; leave it out, or \
              write a tag such as `{{orders}}`"
         )))
     } else {
-        Ok(format!("{{{stream}}}"))
+        Ok(format!("{{{key}}}"))
     }
 }
 
 /// The stream that a key with this name would belong to; `None` if it is no such key.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 10] = [
+    const PURPOSES: [&str; 11] = [
         "retry",
         "due",
         "bodies",
         "dead",
+        "names",
         "idem",
         "rpc",
         "gate",
@@ -198,8 +216,10 @@ mod tests {
 
     use super::*;
 
+    const NONE: Namespace = Namespace::NONE;
+
     fn keys(stream: &str) -> Result<Keys, Error> {
-        Keys::new(&stream.into(), &"g{1}".into())
+        Keys::new(&NONE, &stream.into(), &"g{1}".into())
     }
 
     /// The part of a key that a cluster hashes.
@@ -257,35 +277,41 @@ mod tests {
                 "{stream}"
             );
         }
-        assert!(Keys::new(&"s".into(), &"".into()).is_err());
+        assert!(Keys::new(&NONE, &"s".into(), &"".into()).is_err());
     }
 
     /// All keys of a stream and a group.
     fn all(keys: &Keys) -> Vec<String> {
-        let mut all = vec![keys.stream.to_string()];
-        let of_group = [&keys.retry, &keys.due, &keys.bodies, &keys.dead];
+        let mut all = vec![keys.primary.to_string()];
+        let of_group = [
+            &keys.retry,
+            &keys.due,
+            &keys.bodies,
+            &keys.dead,
+            &keys.served_names,
+        ];
         all.extend(of_group.into_iter().cloned());
         all.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         all.extend(["scan", "trim", "reap"].map(|what| keys.throttle(what)));
         all.extend([keys.replies("c"), keys.idempotency("k")]);
-        all.extend(partitions(&keys.stream));
-        all.extend(members(&keys.stream, &keys.group));
+        all.extend(partitions(&NONE, &keys.stream));
+        all.extend(members(&NONE, &keys.stream, &keys.group));
         all.push(keys.owner());
         all
     }
 
     /// The keys of `all` that the groups of a stream share.
     fn shared_by_groups(keys: &Keys) -> Vec<String> {
-        let mut shared = vec![keys.stream.to_string()];
+        let mut shared = vec![keys.primary.to_string()];
         shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         shared.extend([keys.replies("c"), keys.idempotency("k")]);
-        shared.extend(partitions(&keys.stream));
+        shared.extend(partitions(&NONE, &keys.stream));
         shared
     }
 
     /// Panics if two different pairs share a key that they must not share.
     fn assert_apart(one: (&str, &str), other: (&str, &str)) {
-        let keys = |(stream, group): (&str, &str)| Keys::new(&stream.into(), &group.into());
+        let keys = |(stream, group): (&str, &str)| Keys::new(&NONE, &stream.into(), &group.into());
         let (Ok(first), Ok(second)) = (keys(one), keys(other)) else {
             return;
         };
@@ -383,7 +409,7 @@ mod tests {
             .run(&pairs, |(streams, groups)| {
                 let (one, other) = ((&*streams.0, &*groups.0), (&*streams.1, &*groups.1));
                 if one != other {
-                    let can_be_used = |stream: &str| base(&stream.into()).is_ok();
+                    let can_be_used = |stream: &str| base(&NONE, &stream.into()).is_ok();
                     if one.0 != other.0 && can_be_used(one.0) && can_be_used(other.0) {
                         usable.set(usable.get() + 1);
                     }
@@ -396,8 +422,72 @@ mod tests {
         assert!(usable.get() > CASES / 4, "{} of {CASES}", usable.get());
     }
 
+    #[test]
+    fn a_namespace_is_in_front_of_the_stream_and_users_see_the_name_without() {
+        let staging = Namespace::new("staging").unwrap();
+        let keys = |stream: &str| Keys::new(&staging, &stream.into(), &"g".into()).unwrap();
+        let orders = keys("orders");
+        assert_eq!(
+            (&*orders.stream, &*orders.primary),
+            ("orders", "staging:orders")
+        );
+        assert_eq!(orders.retry, "{staging:orders}:retry:g");
+        let tagged = keys("{shop}.mails");
+        assert_eq!(tagged.primary, "staging:{shop}.mails");
+        assert_eq!(tagged.dead, "20:staging:{shop}.mails:dead:g");
+        for key in [&*tagged.primary, &tagged.dead, &tagged.stream_due] {
+            assert_eq!(hashed(key), "shop");
+        }
+        assert_eq!(
+            registry(&staging, &"all".into()),
+            "staging:campanile:registry:all"
+        );
+    }
+
+    #[test]
+    fn a_key_of_a_registry_is_no_stream_in_any_namespace() {
+        let staging = Namespace::new("staging").unwrap();
+        for (namespace, stream) in [
+            (&NONE, "campanile:registry:all"),
+            (&NONE, "staging:campanile:registry:all"),
+            (&staging, "campanile:registry:all"),
+        ] {
+            let stream = Name::from(stream);
+            assert!(check(namespace, &stream).is_err(), "{stream}");
+            assert!(
+                Keys::new(namespace, &stream, &"g".into()).is_err(),
+                "{stream}"
+            );
+        }
+        let nested = Name::from("a:campanile:registry:all");
+        check(&staging, &nested).expect("no registry has that key");
+        Keys::new(&staging, &nested, &"g".into()).expect("no registry has that key");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn two_namespaces_share_no_key(
+            streams in (part_of_a_key(), part_of_a_key()),
+            groups in (part_of_a_key(), part_of_a_key()),
+            namespaces in prop::sample::subsequence(vec!["s", "due", "g", "n1", "c.d"], 2),
+        ) {
+            let of = |at: usize, stream: &str, group: &str| {
+                let namespace = Namespace::new(namespaces[at]).unwrap();
+                let keys = Keys::new(&namespace, &stream.into(), &group.into()).ok()?;
+                let mut all = all(&keys);
+                all.push(registry(&namespace, &stream.into()));
+                Some(all)
+            };
+            let (Some(one), Some(other)) = (of(0, &streams.0, &groups.0), of(1, &streams.1, &groups.1))
+            else {
+                return Ok(());
+            };
+            for key in one {
+                prop_assert!(!other.contains(&key), "{namespaces:?} share {key}");
+            }
+        }
 
         #[test]
         fn different_pairs_of_names_have_different_keys(
@@ -415,9 +505,9 @@ mod tests {
             stream in part_of_a_key(),
             group in part_of_a_key(),
         ) {
-            if let Ok(keys) = Keys::new(&stream.as_str().into(), &group.as_str().into()) {
+            if let Ok(keys) = Keys::new(&NONE, &stream.as_str().into(), &group.as_str().into()) {
                 for key in all(&keys).into_iter().filter(|key| *key != stream) {
-                    let named_like_it = Keys::new(&key.as_str().into(), &"g".into());
+                    let named_like_it = Keys::new(&NONE, &key.as_str().into(), &"g".into());
                     prop_assert!(named_like_it.is_err(), "{}", key);
                 }
             }
@@ -432,14 +522,14 @@ mod tests {
                     for key in all.into_iter().chain([&keys.stream_due, &keys.stream_bodies]) {
                         prop_assert_eq!(hashed(key), hashed(&stream));
                     }
-                    prop_assert!(check(&stream.as_str().into()).is_ok());
+                    prop_assert!(check(&NONE, &stream.as_str().into()).is_ok());
                 }
                 Err(error) => {
                     prop_assert!(error.is_config());
                     let told = error.to_string();
                     let reasons = ["the name is empty", "hash tag", "belongs to the stream"];
                     prop_assert!(reasons.iter().any(|reason| told.contains(reason)), "{}", told);
-                    prop_assert!(check(&stream.as_str().into()).is_err());
+                    prop_assert!(check(&NONE, &stream.as_str().into()).is_err());
                 }
             }
         }

@@ -132,6 +132,32 @@
 //! worker reads each slot of its streams over a connection, up to 16, in turn; priority and weights
 //! need streams of one slot.
 //!
+//! # Namespaces
+//! [`Redis::namespace`], or `?namespace=staging` in the URL, keeps applications and environments
+//! apart that share a server. A database does not: events and fast replies reach all databases of a
+//! server, and a cluster has one database. Two services with the default names on one stream would
+//! take each other's tasks.
+//!
+//! | without | in the namespace `staging` |
+//! |---|---|
+//! | the stream `orders`, its other keys `{orders}:…` | `staging:orders`, `{staging:orders}:…` |
+//! | the stream `{shop}.mails`, its other keys `12:{shop}.mails:…` | `staging:{shop}.mails`, `20:staging:{shop}.mails:…`; it stays in its slot |
+//! | the registry `campanile:registry:all` | `staging:campanile:registry:all`, with the names of streams as senders gave them |
+//! | the channel `news` of an event; `shop.news` with an event prefix `shop.` | `staging:news`, `staging:shop.news` |
+//! | the channels `campanile:reply:…` and `reply:…` of fast replies | `staging:campanile:reply:…`, `staging:reply:…` |
+//!
+//! Everything outside of Redis shows the names without it: messages, receipts, statistics, dead
+//! letters, errors and logs. Go-Broker has no namespaces: its services meet only handles without one.
+//! A handle without a namespace can look into one: its stream `staging:orders` is the same key. The
+//! `RedisStore` of `campanile-middleware` has its own prefix.
+//!
+//! | who | `ACL SETUSER …` |
+//! |---|---|
+//! | anything in the namespace `staging` | `~staging:* ~{staging:* ~[0-9][0-9]:staging:* &staging:*` |
+//!
+//! The third pattern is for streams whose names contain a hash tag. The commands are those below, and
+//! each pattern of events needs its own `&staging:<pattern>`.
+//!
 //! # Rights
 //! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
 //! its length: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in parentheses are selectors,
@@ -143,7 +169,7 @@
 //! | sends tasks | `~s +xadd` |
 //! | … with a delay or an idempotency key | `+time (~s ~{s}:due ~{s}:bodies ~{s}:idem:* +evalsha +eval) (~s +xadd) (~{s}:due ~{s}:bodies ~{s}:idem:* +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel)` |
 //! | … that replicas confirm | `+wait` |
-//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
+//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
@@ -167,6 +193,7 @@ pub(crate) mod handle;
 mod ids;
 mod keys;
 mod msgpack;
+mod namespace;
 mod options;
 mod partitions;
 mod pipeline;

@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Redis, state::OnGap};
-use crate::{message::Name, transport::codec};
+use super::{Redis, keys::Keys, namespace::Namespace, state::OnGap};
+use crate::{error::Error, message::Name, transport::codec};
 
 /// The settings that only Redis has.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
+    /// The prefix of all keys and channels.
+    pub(super) namespace: Namespace,
     /// The prefix of the channel on which this client receives replies.
     pub(super) reply_prefix: Name,
     /// The prefixes of the channels on which this worker publishes replies.
@@ -28,6 +30,7 @@ pub(super) struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            namespace: Namespace::NONE,
             reply_prefix: Name::from_static(codec::REPLY_PREFIX),
             allowed_reply_prefixes: vec![
                 Name::from_static(codec::REPLY_PREFIX),
@@ -42,8 +45,71 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The prefix of the channel on which this client receives replies, in the namespace.
+    pub(super) fn reply_channels(&self) -> Name {
+        self.namespace.apply(&self.reply_prefix)
+    }
+
+    /// The prefixes of the channels on which this worker publishes replies, in the namespace.
+    pub(super) fn allowed_channels(&self) -> Vec<Name> {
+        let allowed = self.allowed_reply_prefixes.iter();
+        allowed.map(|it| self.namespace.apply(it)).collect()
+    }
+
+    /// The prefix of the channels of events, in the namespace.
+    pub(super) fn event_channels(&self) -> Name {
+        self.namespace.apply(&self.event_prefix)
+    }
+}
+
 /// Settings that only Redis has.
 impl Redis {
+    /// Puts all keys and channels of this handle in a namespace, so that applications and
+    /// environments on one server never meet, whatever their names: streams and all that belongs to
+    /// them, registries, events and replies. No namespace unless set; `?namespace=staging` in the
+    /// URL sets it as well.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), campanile::Error> {
+    /// let staging = campanile::Redis::connect("redis://127.0.0.1/").await?.namespace("staging");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Senders and workers that belong together need the same namespace. Messages, statistics,
+    /// errors and logs show names without it. The stream `orders` is the key `staging:orders`, see
+    /// [namespaces](super#namespaces).
+    ///
+    /// # Panics
+    /// If it is empty, does not begin with a letter, has other characters than letters, digits,
+    /// `-`, `_` and `.`, or is `campanile` or `reply`.
+    /// [`RedisBuilder::namespace`](super::RedisBuilder::namespace) returns an error instead.
+    #[must_use]
+    #[track_caller]
+    pub fn namespace(self, namespace: impl AsRef<str>) -> Self {
+        match Namespace::new(namespace.as_ref()) {
+            Ok(namespace) => self.in_namespace(namespace),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub(super) fn in_namespace(mut self, namespace: Namespace) -> Self {
+        Arc::make_mut(&mut self.options).namespace = namespace;
+        // A running subscription stays with the other clones.
+        self.rpc = Default::default();
+        self
+    }
+
+    /// The keys of the handle's stream and group.
+    ///
+    /// # Errors
+    /// If the handle has a set of streams, or a name cannot be used.
+    pub(super) fn keys(&self) -> Result<Keys, Error> {
+        let stream = self.settings.one_stream()?;
+        Keys::new(&self.options.namespace, stream, &self.settings.group)
+    }
+
     /// The prefix of the channel on which replies to this client are published. `campanile:reply:`
     /// unless set. Workers must allow it.
     ///
@@ -59,7 +125,8 @@ impl Redis {
 
     /// The prefixes of the channels on which this worker publishes replies. Requests name their
     /// reply channel themselves: without a limit, anyone who can add a request could make workers
-    /// publish on any channel. `campanile:reply:` and `reply:` unless set.
+    /// publish on any channel. `campanile:reply:` and `reply:` unless set. In a
+    /// [namespace](Self::namespace) all of them begin with it.
     #[must_use]
     pub fn allowed_reply_prefixes<N: Into<Name>>(
         mut self,
@@ -75,7 +142,7 @@ impl Redis {
     ///
     /// Pub/Sub is shared by all databases of a server: an event reaches the subscribers of every
     /// database. Applications that share a server, and use the same event names, need different
-    /// prefixes.
+    /// prefixes, or a [namespace](Self::namespace) each, which is in front of this prefix.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), campanile::Error> {

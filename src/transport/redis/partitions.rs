@@ -58,7 +58,7 @@ impl Redis {
                  Redis Cluster, on one server; leave the braces out"
             )));
         }
-        let record = keys::partitions(stream)?;
+        let record = keys::partitions(&self.options.namespace, stream)?;
         let args = |cmd: &mut Cmd| {
             cmd.arg(names.len()).arg(u8::from(role == Role::Worker));
         };
@@ -97,7 +97,7 @@ impl Redis {
     /// Refuses a worker that would read partitions which other workers of its group own.
     async fn check_unowned(&self, stream: &Name) -> Result<(), Error> {
         let group = &self.settings.group;
-        let members = keys::members(stream, group)?;
+        let members = keys::members(&self.options.namespace, stream, group)?;
         let mut cmd = redis::cmd("HLEN");
         cmd.arg(&members);
         let pipeline = self.shared.pipeline.of(&members);

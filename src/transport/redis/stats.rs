@@ -41,22 +41,22 @@ impl Redis {
     }
 
     async fn stats_of(&self, stream: &Name) -> Result<StreamStats, Error> {
-        let keys = Keys::new(stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(stream);
+        let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
+        let pipeline = self.shared.pipeline.of(&keys.primary);
         let ask = |words: [&str; 2]| {
             let mut cmd = redis::cmd(words[0]);
             cmd.arg(words[1]);
             pipeline.command(cmd, Resend::Never)
         };
         let mut groups = redis::cmd("XINFO");
-        groups.arg("GROUPS").arg(stream.as_str());
+        groups.arg("GROUPS").arg(keys.primary.as_str());
         let (entries, delayed, groups) = futures_util::future::try_join3(
-            ask(["XLEN", stream]),
+            ask(["XLEN", &keys.primary]),
             ask(["ZCARD", &keys.stream_due]),
             pipeline.submit(groups, Resend::Never),
         )
         .await?;
-        let mut stats = StreamStats::new(stream, count(&entries)?, count(&delayed)?);
+        let mut stats = StreamStats::new(&keys.stream, count(&entries)?, count(&delayed)?);
         let groups = listed(groups)?
             .unwrap_or_default()
             .into_iter()
@@ -88,8 +88,9 @@ impl Redis {
 
     async fn groups_of(&self, stream: &Name) -> Result<Option<Vec<Name>>, Error> {
         let mut cmd = redis::cmd("XINFO");
-        cmd.arg("GROUPS").arg(stream.as_str());
-        let pipeline = self.shared.pipeline.of(stream);
+        let key = self.options.namespace.apply(stream);
+        cmd.arg("GROUPS").arg(key.as_str());
+        let pipeline = self.shared.pipeline.of(&key);
         let Some(groups) = listed(pipeline.submit(cmd, Resend::Never).await?)? else {
             return Ok(None);
         };
@@ -128,14 +129,14 @@ impl Redis {
 
     /// The consumers of a stream and of its retry stream, which may have the same names.
     async fn consumers_of(&self, stream: &Name) -> Result<Option<Vec<ConsumerStats>>, Error> {
-        let keys = Keys::new(stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(stream);
+        let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
+        let pipeline = self.shared.pipeline.of(&keys.primary);
         let ask = |stream: &str| {
             let mut cmd = redis::cmd("XINFO");
             cmd.arg("CONSUMERS").arg(stream).arg(&*keys.group);
             pipeline.submit(cmd, Resend::Never)
         };
-        let (primary, retry) = try_join(ask(&keys.stream), ask(&keys.retry)).await?;
+        let (primary, retry) = try_join(ask(&keys.primary), ask(&keys.retry)).await?;
         let Some(primary) = listed(primary)? else {
             return Ok(None);
         };
@@ -147,15 +148,15 @@ impl Redis {
 
     /// The statistics of a group; `None` if it was just deleted.
     async fn group_stats(&self, stream: &Name, group: Name) -> Result<Option<GroupStats>, Error> {
-        let keys = Keys::new(stream, &group)?;
-        let names = [&*keys.stream, &keys.retry, &keys.due, &keys.dead];
+        let keys = Keys::new(&self.options.namespace, stream, &group)?;
+        let names = [&*keys.primary, &keys.retry, &keys.due, &keys.dead];
         let args = |cmd: &mut Cmd| {
             cmd.arg(group.as_str())
                 .arg(CONSUMER_PREFIX)
                 .arg(self.settings.lease.as_millis() as u64)
                 .arg(self.options.foreign_lease.as_millis() as u64);
         };
-        let pipeline = self.shared.pipeline.of(&keys.stream);
+        let pipeline = self.shared.pipeline.of(&keys.primary);
         let answer = pipeline
             .script(&scripts::STATS, &names, args, Resend::Never)
             .await?;

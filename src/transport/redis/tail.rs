@@ -64,14 +64,17 @@ impl Redis {
     /// If the server cannot be reached or refuses, or if the id is malformed.
     pub async fn tail(&self, from: TailFrom) -> Result<Tail, Error> {
         let stream = self.settings.one_stream()?.clone();
-        keys::check(&stream)?;
+        let namespace = &self.options.namespace;
+        keys::check(namespace, &stream)?;
+        let key = namespace.apply(&stream);
         let seen = match from {
-            TailFrom::Now => self.newest(&stream).await?,
+            TailFrom::Now => self.newest(&key).await?,
             TailFrom::Beginning => StreamEntryId::ZERO,
             TailFrom::Id(id) => first(&id)?.before(),
         };
         Ok(Tail {
-            connector: self.shared.connector.of(&stream),
+            connector: self.shared.connector.of(&key),
+            key,
             stream,
             seen,
             connection: None,
@@ -81,14 +84,10 @@ impl Redis {
     }
 
     /// The id of the newest entry.
-    async fn newest(&self, stream: &Name) -> Result<StreamEntryId, Error> {
+    async fn newest(&self, key: &Name) -> Result<StreamEntryId, Error> {
         let mut cmd = redis::cmd("XREVRANGE");
-        cmd.arg(stream.as_str())
-            .arg("+")
-            .arg("-")
-            .arg("COUNT")
-            .arg(1);
-        let pipeline = self.shared.pipeline.of(stream);
+        cmd.arg(key.as_str()).arg("+").arg("-").arg("COUNT").arg(1);
+        let pipeline = self.shared.pipeline.of(key);
         let answer = pipeline.command(cmd, Resend::Never).await?;
         let newest = dead_letters::entries(answer)?.into_iter().next();
         let newest = newest.and_then(|(id, _)| StreamEntryId::parse(id.as_bytes()));
@@ -125,6 +124,9 @@ fn first(text: &str) -> Result<StreamEntryId, Error> {
 /// Reads a stream without any effect on it: see [`Redis::tail`].
 pub struct Tail {
     connector: Connector,
+    /// The stream, in the namespace of the handle.
+    key: Name,
+    /// The stream's name without the namespace.
     stream: Name,
     /// The last entry that was read.
     seen: StreamEntryId,
@@ -210,7 +212,7 @@ impl Tail {
         if let Some(block) = block {
             cmd.arg("BLOCK").arg(block.as_millis() as u64);
         }
-        cmd.arg("STREAMS").arg(self.stream.as_str()).arg(self.seen);
+        cmd.arg("STREAMS").arg(self.key.as_str()).arg(self.seen);
         let progress = connection.progress();
         let answer = connection.command(&cmd);
         let limit = block.unwrap_or_default() + GRACE;

@@ -10,6 +10,7 @@ mod leases;
 mod outages;
 mod owned;
 mod schedule;
+mod served_names;
 mod set_up;
 mod sets;
 mod settling;

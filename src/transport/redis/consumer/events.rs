@@ -49,7 +49,7 @@ impl EventSubscriber {
         connector: Connector,
         counters: Arc<Counters>,
         interest: &Interest,
-        prefix: &Name,
+        prefix: Name,
     ) -> Self {
         let after = |prefix: &str, names: &[Name]| -> HashMap<_, _> {
             let with_channel = |name: &Name| (format!("{prefix}{name}").into_bytes(), name.clone());
@@ -58,9 +58,9 @@ impl EventSubscriber {
         Self {
             connector,
             counters,
-            prefix: prefix.clone(),
-            events: after(prefix, &interest.events),
-            patterns: after(&glob::escape(prefix), &interest.patterns),
+            events: after(&prefix, &interest.events),
+            patterns: after(&glob::escape(&prefix), &interest.patterns),
+            prefix,
             batch: Vec::new(),
             dropped: 0,
             warned: None,

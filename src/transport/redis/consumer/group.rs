@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::{member::Member, streams::ServedStream};
+use super::{member::Member, served_names::ServedNames, streams::ServedStream};
 use crate::{
     error::Error,
     transport::{
@@ -27,6 +27,8 @@ pub(super) struct Membership {
     pub(super) start: Start,
     /// Set if the application has chosen a policy for unknown names.
     pub(super) knows_unknown_names: bool,
+    /// The names that this worker has recorded.
+    pub(super) names: Option<Arc<ServedNames>>,
 }
 
 /// The result of an attempt to join.
@@ -112,10 +114,11 @@ impl Membership {
         let Keys {
             stream: name,
             group,
+            primary,
             retry,
             ..
         } = &stream.keys;
-        let keys = [&**name, retry];
+        let keys = [&**primary, retry];
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(group.as_str()).arg(start).arg(stream.delivered());
         };
@@ -156,7 +159,7 @@ impl Membership {
         // A new consumer has no history, so reading it increments no delivery counts.
         let keys = streams
             .iter()
-            .flat_map(|stream| [&*stream.keys.stream, &stream.keys.retry]);
+            .flat_map(|stream| [&*stream.keys.primary, &stream.keys.retry]);
         let read = self.member.read_group(1, None, keys, "0");
         let read = self.pipeline.submit(read, Resend::Never).await?;
         if error::code(&read) == Some("CROSSSLOT") {
@@ -168,7 +171,7 @@ impl Membership {
         error::check(read)?;
         let mut acknowledge = redis::cmd("XACK");
         acknowledge
-            .arg(streams[0].keys.stream.as_str())
+            .arg(streams[0].keys.primary.as_str())
             .arg(self.member.group.as_str())
             .arg("0-0");
         self.pipeline.command(acknowledge, Resend::Never).await?;
@@ -177,10 +180,13 @@ impl Membership {
 
     /// Leaves the group on a stream, if nothing is pending for this consumer there.
     pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
-        let keys = [&*stream.keys.stream, &*stream.keys.retry];
+        let keys = &stream.keys;
+        let keys = [&*keys.primary, &keys.retry, &keys.served_names];
+        let names = self.names.as_ref().map_or("", |names| names.list());
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(self.member.group.as_str())
-                .arg(&self.member.consumer);
+                .arg(&self.member.consumer)
+                .arg(names);
         };
         self.pipeline
             .script(&scripts::LEAVE, &keys, args, Resend::Never)

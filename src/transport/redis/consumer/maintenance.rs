@@ -96,7 +96,7 @@ impl Maintenance {
             };
             let keys = &stream.keys;
             let of_group = [&*keys.due, &keys.bodies, &keys.retry];
-            let of_senders = [&*keys.stream_due, &keys.stream_bodies, &keys.stream];
+            let of_senders = [&*keys.stream_due, &keys.stream_bodies, &keys.primary];
             for keys in [of_group, of_senders] {
                 self.move_due(server, &stream, keys).await;
             }

@@ -50,6 +50,7 @@ mod registry;
 mod replies;
 mod reply_to;
 mod report;
+mod served_names;
 mod settle;
 mod settle_queue;
 mod settlement;
@@ -81,6 +82,7 @@ use self::{
     poison::PoisonSlot,
     prefetch::{PrefetchBuffer, PrefetchWriter},
     report::Report,
+    served_names::ServedNames,
     slot_consumer::{SlotConsumer, SlotContext},
     state::SubscriptionState,
     streams::ServedStream,
@@ -89,6 +91,7 @@ use self::{
 use super::{
     Redis, error,
     keys::{self, Keys},
+    namespace::Namespace,
     rpc::Hub,
     server::{HashSlot, Outage},
     source_state::SourceState,
@@ -126,7 +129,7 @@ impl Transport for Redis {
     /// warning every few seconds. A permanent error is returned at once: a wrong password, a
     /// missing permission, a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
-        let listed = listed(&self.settings)?;
+        let listed = listed(&self.options.namespace, &self.settings)?;
         let owns = owned(&self.settings);
         let slots = match self.shared.connector.is_cluster() && !owns {
             true => by_slot(&self.settings, listed)?,
@@ -156,7 +159,7 @@ type SlotStreams = Vec<(Keys, u32)>;
 
 /// The keys and weights of the streams that the settings list; empty if the streams come from a
 /// registry.
-fn listed(settings: &Settings) -> Result<SlotStreams, Error> {
+fn listed(namespace: &Namespace, settings: &Settings) -> Result<SlotStreams, Error> {
     let group = &settings.group;
     settings
         .streams
@@ -164,10 +167,10 @@ fn listed(settings: &Settings) -> Result<SlotStreams, Error> {
         .map_or(Ok(()), Streams::validate)?;
     if let Some(registry) = settings.served_registry() {
         // Checks the registry's name by the rules for the names of streams.
-        Keys::new(registry, group)?;
+        Keys::new(namespace, registry, group)?;
     }
     let listed = settings.listed_streams().into_iter();
-    let keys = listed.map(|(stream, weight)| Ok((Keys::new(&stream, group)?, weight)));
+    let keys = listed.map(|(stream, weight)| Ok((Keys::new(namespace, &stream, group)?, weight)));
     keys.collect()
 }
 
@@ -191,7 +194,7 @@ fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Vec<SlotStreams>,
     let in_turn = settings.streams.as_ref().is_none_or(Streams::is_in_turn);
     let mut slots: Vec<(HashSlot, SlotStreams)> = Vec::new();
     for (keys, weight) in listed {
-        let slot = HashSlot::of(keys.stream.as_bytes());
+        let slot = HashSlot::of(keys.primary.as_bytes());
         match slots.iter_mut().find(|(known, _)| *known == slot) {
             Some((_, streams)) => streams.push((keys, weight)),
             None => slots.push((slot, vec![(keys, weight)])),
@@ -279,7 +282,7 @@ impl Redis {
                 shared.connector.clone(),
                 counters,
                 interest,
-                &options.event_prefix,
+                options.event_channels(),
             );
             let first = subscriber.subscribe().await?;
             let state = Arc::new(SubscriptionState::new(closed.clone()));
@@ -297,6 +300,7 @@ impl Redis {
             };
             tokio::spawn(subscriber.run(first, closed.clone(), offer, gap));
         }
+        let names = ServedNames::of(interest).map(Arc::new);
         let poison = PoisonSlot::default();
         for (index, streams) in slots.iter().enumerate() {
             let context = SlotContext {
@@ -306,6 +310,7 @@ impl Redis {
                 shared: &shared,
                 report: &source.report,
                 poison: &poison,
+                names: names.as_ref(),
                 ends: Ends {
                     closed: closed.clone(),
                     ..Ends::default()
@@ -317,7 +322,8 @@ impl Redis {
             source.slots.push(slot);
         }
         if let Some(partitions) = source.settings.partitions().filter(|_| !owned.is_empty()) {
-            let members = keys::members(&partitions.stream, &source.member.group)?;
+            let members =
+                keys::members(&options.namespace, &partitions.stream, &source.member.group)?;
             let connector = shared.connector.of(&members);
             let ends = Ends {
                 closed: closed.clone(),
@@ -332,6 +338,7 @@ impl Redis {
                 shared: shared.clone(),
                 report: source.report.clone(),
                 buffer: source.buffer.clone(),
+                names: names.clone(),
                 ends: ends.clone(),
             };
             source.ownership = Some(Ownership::start(parts, owned, heartbeats.members()));

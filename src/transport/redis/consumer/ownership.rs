@@ -29,6 +29,7 @@ use super::{
     member::Member,
     poison::PoisonSlot,
     prefetch::{PrefetchBuffer, PrefetchWriter},
+    served_names::ServedNames,
     slot_consumer::{SlotConsumer, SlotContext},
     streams::ServedStream,
     upkeep::Ends,
@@ -57,6 +58,7 @@ pub(super) struct OwnershipParts {
     pub(super) shared: Arc<SharedHandle>,
     pub(super) report: Arc<Report>,
     pub(super) buffer: Arc<PrefetchBuffer>,
+    pub(super) names: Option<Arc<ServedNames>>,
     /// Stops the heartbeats too.
     pub(super) ends: Ends,
 }
@@ -297,7 +299,7 @@ impl Term {
                 .arg(&member.consumer)
                 .arg(dead);
         };
-        let pipeline = parts.shared.pipeline.of(&keys.stream);
+        let pipeline = parts.shared.pipeline.of(&keys.primary);
         // Sent again after an unknown outcome, it begins another term of the same member.
         let answer = pipeline
             .script(&scripts::OWN, &names, args, Resend::Never)
@@ -323,6 +325,7 @@ impl Term {
                 closed: parts.ends.closed.child_token(),
                 ..Ends::default()
             },
+            names: parts.names.as_ref(),
             term: Some(term),
         };
         let streams = vec![Arc::new(ServedStream::new(0, keys.clone(), 1))];
@@ -368,7 +371,7 @@ async fn disown(shared: &SharedHandle, keys: &Keys, term: PartitionTerm) {
     let args = |cmd: &mut Cmd| {
         cmd.arg(term.term);
     };
-    let pipeline = shared.pipeline.of(&keys.stream);
+    let pipeline = shared.pipeline.of(&keys.primary);
     let freed = pipeline.script(&scripts::DISOWN, &names, args, Resend::Never);
     if let Err(error) = freed.await {
         let (stream, error) = (&keys.stream, error.chain());

@@ -1,6 +1,8 @@
 //! All functions of the serving half that decode responses, for tests and fuzz targets.
 
-use super::{claim::ScanStep, clock::ServerClock, fetch, group::Joining, replies, tick::Tick};
+use super::{
+    claim::ScanStep, clock::ServerClock, fetch, group::Joining, replies, served_names, tick::Tick,
+};
 use crate::transport::redis::{
     entry::{self, WhichStream},
     readers::{Reader, list, text, texts},
@@ -112,6 +114,11 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
             of: "join, another type",
             read: |answer| Ok(format!("{:?}", Joining::read(answer)?)),
             answer: texts("type s string"),
+        },
+        Reader {
+            of: "served_names",
+            read: |answer| Ok(format!("{:?}", served_names::read(answer, 2)?)),
+            answer: list([texts("a b"), texts("c")]),
         },
         Reader {
             of: "reply",

@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     message::Name,
     sync::lock,
-    transport::redis::{keys, response::integer, scripts},
+    transport::redis::{response::integer, scripts},
 };
 
 /// A stream that was not registered for this long may be retired. Senders register every 30 s.
@@ -82,13 +82,13 @@ struct Known {
 
 impl RegistryReader {
     pub(super) fn new(
-        registry: &Name,
+        key: String,
         streams: Arc<StreamSet>,
         changes: Arc<Changes>,
         blocked: Arc<BlockedRead>,
     ) -> Self {
         Self {
-            key: keys::registry(registry),
+            key,
             streams,
             changes,
             blocked,
@@ -141,7 +141,7 @@ impl RegistryReader {
             known.tried = Instant::now();
             let found = streams.iter().find(|it| it.keys.stream == *name);
             let Some(stream) = found else { continue };
-            let keys = [&*self.key, name, &stream.keys.stream_due];
+            let keys = [&*self.key, &stream.keys.primary, &stream.keys.stream_due];
             let answer = server.script(&scripts::RETIRE, &keys, |cmd: &mut Cmd| {
                 cmd.arg(name.as_str()).arg(unused).arg(stream.keys.base());
             });

@@ -86,6 +86,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::transport::redis::namespace::Namespace;
 
     fn route(fields: &[(&str, &str)]) -> Option<ReplyRoute> {
         let fields: Vec<_> = [("type", "rpc"), ("correlation_id", "1")]
@@ -93,7 +94,7 @@ mod tests {
             .chain(fields)
             .map(|(field, value)| (field.to_string().into(), value.to_string().into()))
             .collect();
-        let keys = Keys::new(&"s".into(), &"g".into()).unwrap();
+        let keys = Keys::new(&Namespace::NONE, &"s".into(), &"g".into()).unwrap();
         let address = ReplyTo::of_fields(&fields)?;
         Some(address.route(&keys, &["reply:".into()]))
     }
@@ -142,7 +143,7 @@ mod tests {
             let fields = fields.into_iter().map(|(field, value)| (field.into(), value));
             let fields: Vec<_> = [("type".into(), "rpc".into())].into_iter().chain(fields).collect();
             if let Some(address) = ReplyTo::of_fields(&fields) {
-                let keys = Keys::new(&"s".into(), &"g".into()).unwrap();
+                let keys = Keys::new(&Namespace::NONE, &"s".into(), &"g".into()).unwrap();
                 match address.route(&keys, &["reply:".into()]) {
                     ReplyRoute::Nowhere => {}
                     ReplyRoute::Publish(channel) => prop_assert!(channel.starts_with(b"reply:")),

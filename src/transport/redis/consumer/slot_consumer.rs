@@ -25,6 +25,7 @@ use super::{
     prefetch::PrefetchWriter,
     registry::{Changes, RegistryReader},
     report::Report,
+    served_names::{NameRecorder, ServedNames},
     settle::SettlePolicy,
     settle_queue::{MAX_ACKNOWLEDGING, MAX_REPLYING, carry_out},
     settler::Settler,
@@ -39,6 +40,7 @@ use crate::{
         redis::{
             error,
             handle::SharedHandle,
+            keys,
             options::Options,
             pipeline::{Pipeline, Resend},
             server::{Limit, Outage},
@@ -74,6 +76,8 @@ pub(super) struct SlotContext<'a> {
     pub(super) shared: &'a SharedHandle,
     pub(super) report: &'a Arc<Report>,
     pub(super) poison: &'a PoisonSlot,
+    /// `None` if the worker may serve any name.
+    pub(super) names: Option<&'a Arc<ServedNames>>,
     pub(super) ends: Ends,
     /// The term in which the worker owns the stream, which is a partition then.
     pub(super) term: Option<PartitionTerm>,
@@ -93,6 +97,7 @@ impl SlotConsumer {
             shared,
             report,
             poison,
+            names,
             ends,
             term,
         } = context;
@@ -101,7 +106,7 @@ impl SlotConsumer {
         let counters = shared.counters.clone();
         // Only a registry starts without streams, and it is served on a single server only.
         let connector = match streams.first() {
-            Some(first) => shared.connector.of(&first.keys.stream),
+            Some(first) => shared.connector.of(&first.keys.primary),
             None => shared.connector.clone(),
         };
         let first = connector.checked().await?;
@@ -114,6 +119,7 @@ impl SlotConsumer {
             pipeline: pipeline.clone(),
             start: settings.start.clone(),
             knows_unknown_names: settings.unknown_names.is_some(),
+            names: names.cloned(),
         });
         let blocked = Arc::new(BlockedRead::new(pipeline.clone(), member.interval()));
         let state = Arc::new(ConsumerState {
@@ -133,7 +139,8 @@ impl SlotConsumer {
         let registered = registered.map(|registry| (registry, Arc::<Changes>::default()));
         let registry = registered.as_ref().map(|(registry, changes)| {
             let blocked = blocked.clone();
-            RegistryReader::new(registry, streams.clone(), changes.clone(), blocked)
+            let key = keys::registry(&options.namespace, registry);
+            RegistryReader::new(key, streams.clone(), changes.clone(), blocked)
         });
         let changes = registered.map(|(_, changes)| changes);
 
@@ -166,6 +173,7 @@ impl SlotConsumer {
             maintenance,
             due: due.clone(),
             registry,
+            names: names.cloned().map(NameRecorder::new),
             canary: Canary::start(options.stall_limit, ends.closed.clone()),
             warnings: Limit::default(),
             outage: Outage::default(),
@@ -190,7 +198,7 @@ impl SlotConsumer {
         let policy = SettlePolicy {
             max_deliveries: settings.max_deliveries,
             backoff: settings.backoff,
-            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
+            allowed_reply_prefixes: options.allowed_channels(),
             report: report.clone(),
             queue,
             replies,
@@ -225,7 +233,7 @@ impl SlotConsumer {
             foreign_lease: options.foreign_lease,
             max_deliveries: settings.max_deliveries,
             max_dead_letters: settings.max_dead_letters,
-            allowed_reply_prefixes: options.allowed_reply_prefixes.clone(),
+            allowed_reply_prefixes: options.allowed_channels(),
         };
         let recovery = Recovery::new(
             member.clone(),
@@ -248,6 +256,7 @@ impl SlotConsumer {
             settler,
             last_read,
             report,
+            namespace: options.namespace.clone(),
             clock,
             pipeline,
             reading: state.reading.clone(),

@@ -54,7 +54,7 @@ impl ServedStream {
     /// The key of the primary stream or of the group's retry stream.
     pub(super) fn key_of(&self, which: WhichStream) -> &str {
         match which {
-            WhichStream::Primary(_) => &self.keys.stream,
+            WhichStream::Primary(_) => &self.keys.primary,
             WhichStream::Retry(_) => &self.keys.retry,
         }
     }

@@ -72,7 +72,7 @@ impl TickRequest {
         for (stream, _) in &self.streams {
             let of = &stream.keys;
             keys.extend([
-                of.stream.as_str().to_owned(),
+                of.primary.as_str().to_owned(),
                 of.retry.clone(),
                 of.due.clone(),
                 of.bodies.clone(),

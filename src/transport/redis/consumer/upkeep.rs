@@ -19,8 +19,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     canary::Canary, due_timers::DueTimers, health::ClockReading, lease::LeaseRenewer,
-    maintenance::Maintenance, member::Member, registry::RegistryReader, tick::Tick,
-    upkeep_connection::UpkeepConnection,
+    maintenance::Maintenance, member::Member, registry::RegistryReader, served_names::NameRecorder,
+    tick::Tick, upkeep_connection::UpkeepConnection,
 };
 use crate::{
     error::Error,
@@ -47,6 +47,8 @@ pub(super) struct Upkeep {
     pub(super) due: Arc<DueTimers>,
     /// The registry of the streams, if senders register them.
     pub(super) registry: Option<RegistryReader>,
+    /// The record of the names that this worker serves.
+    pub(super) names: Option<NameRecorder>,
     pub(super) canary: Arc<Canary>,
     pub(super) warnings: Limit,
     /// The failed ticks since the last tick that succeeded.
@@ -172,7 +174,13 @@ impl Upkeep {
             return;
         }
         match self.try_tick(server).await {
-            Ok(()) => self.outage.answered(),
+            Ok(()) => {
+                self.outage.answered();
+                if let Some(names) = &mut self.names {
+                    let streams = self.maintenance.streams.all();
+                    names.record(server, &self.member, &streams).await;
+                }
+            }
             Err(error) => {
                 self.renewer.health.failed();
                 let address = self.connector.address();

@@ -55,7 +55,7 @@ impl Redis {
         if message.kind() != Kind::Event {
             self.settings.choose_partition(message.parts_mut())?;
             let stream = self.settings.target(message.parts())?;
-            keys::check(stream)?;
+            keys::check(&self.options.namespace, stream)?;
             let partitions = self.unchecked_partitions();
             let registration = self.registration(stream);
             if partitions.is_some() || registration.is_some() {
@@ -81,6 +81,12 @@ impl Redis {
         }
     }
 
+    /// The stream that a message is sent to, in the namespace.
+    fn key(&self, message: &Message) -> Result<Name, Error> {
+        let stream = self.settings.target(message.parts())?;
+        Ok(self.options.namespace.apply(stream))
+    }
+
     /// Sends a message that was checked.
     fn dispatch(&self, message: Message) -> Result<SendWork, Error> {
         let pipeline = &self.shared.pipeline;
@@ -93,9 +99,9 @@ impl Redis {
             }
             Kind::Task => {
                 let replicas = message.parts().replicas;
-                let stream = self.settings.target(message.parts())?.clone();
-                let pipeline = self.task_pipeline(&stream, replicas);
-                let task = AddTask { stream, message };
+                let key = self.key(&message)?;
+                let pipeline = self.task_pipeline(&key, replicas);
+                let task = AddTask { key, message };
                 let sent = pipeline.submit_owned(task, Resend::Never, None);
                 Ok(SendWork::task(sent, replicas))
             }
@@ -113,8 +119,8 @@ impl Redis {
                 )))
             }
             Kind::Rpc => {
-                let stream = self.settings.target(message.parts())?.clone();
-                let reply = self.hub().request(&stream, message);
+                let key = self.key(&message)?;
+                let reply = self.hub().request(&key, message);
                 Ok(SendWork::Boxed(Box::pin(reply)))
             }
         }
@@ -133,14 +139,14 @@ fn check(message: &Message) -> Result<(), Error> {
 
 /// Adds a task to a stream.
 struct AddTask {
-    stream: Name,
+    key: Name,
     message: Message,
 }
 
 impl AddTask {
     fn add(&self) -> Add<'_> {
         Add {
-            stream: &self.stream,
+            key: &self.key,
             message: &self.message,
             more: &[],
         }
@@ -166,9 +172,10 @@ struct PublishEvent {
 impl PublishEvent {
     fn publish(&self) -> Publish<'_> {
         let name = self.message.name().as_bytes();
-        let channel = match self.options.event_prefix.as_bytes() {
-            [] => Cow::Borrowed(name),
-            prefix => Cow::Owned([prefix, name].concat()),
+        let (namespace, prefix) = (self.options.namespace.prefix(), &self.options.event_prefix);
+        let channel = match (namespace.as_bytes(), prefix.as_bytes()) {
+            ([], []) => Cow::Borrowed(name),
+            (namespace, prefix) => Cow::Owned([namespace, prefix, name].concat()),
         };
         Publish::new(channel, self.message.payload())
     }
@@ -186,7 +193,7 @@ impl Encode for PublishEvent {
 
 /// Adds a message to a stream.
 pub(super) struct Add<'a> {
-    pub(super) stream: &'a str,
+    pub(super) key: &'a str,
     pub(super) message: &'a Message,
     /// Fields to add to those of the message.
     pub(super) more: &'a [(&'a str, &'a [u8])],
@@ -195,7 +202,7 @@ pub(super) struct Add<'a> {
 impl Encode for Add<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = RespWriter::new(out);
-        writer.arg("XADD").arg(self.stream).arg("*");
+        writer.arg("XADD").arg(self.key).arg("*");
         codec::encode(self.message, |field, value| {
             writer.arg(field).arg(value);
         });

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     message::Name,
     sync::lock,
-    transport::redis::{Redis, keys, pipeline::Resend, scripts},
+    transport::redis::{Redis, keys, namespace::Namespace, pipeline::Resend, scripts},
 };
 
 /// The time after which a sender registers a stream again. Workers keep a stream for three times as
@@ -18,18 +18,21 @@ const REGISTERED_FOR: Duration = Duration::from_secs(30);
 /// The number of remembered registrations at which expired registrations are removed.
 const FORGET_AT: usize = 1024;
 
+/// A registry with its namespace, and a stream.
+type Registration = (Namespace, Name, Name);
+
 /// The registrations by a handle and its clones.
 #[derive(Debug, Default)]
-pub(in crate::transport::redis) struct Registrations(Mutex<HashMap<(Name, Name), Instant>>);
+pub(in crate::transport::redis) struct Registrations(Mutex<HashMap<Registration, Instant>>);
 
 impl Registrations {
-    fn is_recent(&self, key: &(Name, Name)) -> bool {
+    fn is_recent(&self, key: &Registration) -> bool {
         let made = lock(&self.0);
         made.get(key)
             .is_some_and(|at| at.elapsed() < REGISTERED_FOR)
     }
 
-    fn note(&self, key: (Name, Name), at: Instant) {
+    fn note(&self, key: Registration, at: Instant) {
         let mut made = lock(&self.0);
         if made.len() >= FORGET_AT {
             made.retain(|_, at| at.elapsed() < REGISTERED_FOR);
@@ -45,15 +48,16 @@ impl Redis {
         stream: &Name,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
         let registry = self.settings.registry.as_ref()?;
-        let key = (registry.clone(), stream.clone());
+        let namespace = self.options.namespace.clone();
+        let key = (namespace, registry.clone(), stream.clone());
         if self.shared.registrations.is_recent(&key) {
             return None;
         }
         let shared = self.shared.clone();
         Some(async move {
             let at = Instant::now();
-            let (registry, stream) = &key;
-            let keys = [&*keys::registry(registry)];
+            let (namespace, registry, stream) = &key;
+            let keys = [&*keys::registry(namespace, registry)];
             let args = |cmd: &mut redis::Cmd| {
                 cmd.arg(stream.as_str());
             };

@@ -61,8 +61,8 @@ impl Redis {
     }
 
     async fn cancel_on(&self, stream: &Name, id: &MessageId) -> Result<bool, Error> {
-        let keys = Keys::new(stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(&keys.stream);
+        let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
+        let pipeline = self.shared.pipeline.of(&keys.primary);
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());
         let fields = match pipeline.command(get, Resend::Never).await? {
@@ -94,7 +94,8 @@ impl Redis {
             ));
         }
         let parts = message.parts();
-        let keys = Keys::new(self.settings.target(parts)?, &self.settings.group)?;
+        let stream = self.settings.target(parts)?;
+        let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (when, time) = match parts.due {
             None => ("now", 0),
@@ -108,7 +109,7 @@ impl Redis {
         let key = parts.idempotency_key.as_ref();
         let key = key.map(|key| keys.idempotency(key));
         let due = parts.due;
-        let names = [&*keys.stream, &keys.stream_due, &keys.stream_bodies];
+        let names = [&*keys.primary, &keys.stream_due, &keys.stream_bodies];
         let mut names = names.map(str::to_owned).to_vec();
         names.extend(key);
         let replicas = parts.replicas;
@@ -121,10 +122,10 @@ impl Redis {
             confirm: replicas.is_some(),
             message,
         };
-        let pipeline = self.task_pipeline(&keys.stream, replicas);
+        let pipeline = self.task_pipeline(&keys.primary, replicas);
         let sent = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
         if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
-            let pipeline = self.shared.pipeline.of(&keys.stream);
+            let pipeline = self.shared.pipeline.of(&keys.primary);
             self.shared.promoters.start(&pipeline, keys, wait);
         }
         Ok(sent)
@@ -188,7 +189,7 @@ impl Promoters {
             while let Some(time) = wait {
                 // Rounded up, since Redis counts whole milliseconds.
                 sleep(time + Duration::from_millis(1)).await;
-                let names = [&*keys.stream_due, &keys.stream_bodies, &keys.stream];
+                let names = [&*keys.stream_due, &keys.stream_bodies, &keys.primary];
                 let args = |cmd: &mut Cmd| {
                     cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES);
                 };

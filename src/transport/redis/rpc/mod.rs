@@ -75,7 +75,7 @@ impl Redis {
         let start = || {
             let shared = &self.shared;
             Arc::new(Hub::start(
-                &self.options.reply_prefix,
+                &self.options.reply_channels(),
                 shared.connector.clone(),
                 shared.pipeline.clone(),
                 shared.counters.clone(),
@@ -176,17 +176,17 @@ struct ReplyReaders {
 }
 
 impl ReplyReaders {
-    /// Starts to read the replies to requests on `stream`, if they are not read yet.
-    fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
-        let connector = self.connector.of(stream);
+    /// Starts to read the replies to requests on the stream `key`, if they are not read yet.
+    fn join(&self, key: &Name) -> Result<Outstanding, Error> {
+        let connector = self.connector.of(key);
         let mut readers = lock(&self.by_slot);
         let streams = readers.entry(connector.slot()).or_insert_with(|| {
-            let streams = Arc::new(ReplyStreams::new(self.client, self.pipeline.of(stream)));
+            let streams = Arc::new(ReplyStreams::new(self.client, self.pipeline.of(key)));
             let (pending, counters) = (self.pending.clone(), self.counters.clone());
             let reader = ReplyReader::new(streams.clone(), connector, pending, counters);
             self.runtime.spawn(reader.run(self.end.clone()));
             streams
         });
-        streams.join(stream)
+        streams.join(key)
     }
 }

@@ -42,6 +42,7 @@ use crate::{
             entry,
             entry_size::EntrySize,
             error, keys,
+            namespace::Namespace,
             pipeline::{Pipeline, Resend},
             response::{self, Value},
             server::{Connector, Limit, Outage},
@@ -124,7 +125,8 @@ impl ReplyStreams {
         }
     }
 
-    /// Starts to read the reply stream for `stream`, if it is not read yet.
+    /// Starts to read the reply stream for `stream`, a name that has its namespace already, if it is
+    /// not read yet.
     pub(super) fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
         let mut table = lock(&self.table);
         if let Some(stream) = table.streams.get(stream) {
@@ -133,7 +135,7 @@ impl ReplyStreams {
         }
         let joining = Arc::new(ReplyStream {
             name: stream.clone(),
-            key: keys::replies(&keys::base(stream)?, self.client),
+            key: keys::replies(&keys::base(&Namespace::NONE, stream)?, self.client),
             outstanding: AtomicUsize::new(1),
             ready: watch::Sender::new(Ready::No),
         });

@@ -18,16 +18,16 @@ use crate::{
 };
 
 impl Hub {
-    /// Sends a request and waits for its reply.
+    /// Sends a request to the stream `key`, a name in the namespace, and waits for its reply.
     ///
     /// # Cancel safety
     /// Dropping the future removes the request at once. A worker may still handle it.
     pub(in crate::transport::redis) fn request(
         self: Arc<Self>,
-        stream: &Name,
+        key: &Name,
         mut message: Message,
     ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
-        let stream = stream.clone();
+        let key = key.clone();
         let parts = message.parts_mut();
         // The deadline is sent, so that no worker starts a request whose caller no longer waits.
         let deadline = *parts
@@ -42,7 +42,7 @@ impl Hub {
             if deadline.has_passed() {
                 return Err(late());
             }
-            let exchange = self.exchange(stream, message, deadline);
+            let exchange = self.exchange(key, message, deadline);
             match timeout_at(deadline.0, exchange).await {
                 Ok(reply) => reply,
                 Err(_) => Err(late()),
@@ -52,7 +52,7 @@ impl Hub {
 
     async fn exchange(
         &self,
-        stream: Name,
+        key: Name,
         message: Message,
         deadline: Deadline,
     ) -> Result<Reply, Error> {
@@ -61,7 +61,7 @@ impl Hub {
         // The reply stream is read while this exists.
         let mut outstanding = None;
         if mode == ReplyMode::Reliable {
-            let joined = outstanding.insert(self.replies.join(&stream)?);
+            let joined = outstanding.insert(self.replies.join(&key)?);
             // Waits for the subscription first: only this wait fails at once if the hub's runtime
             // has ended.
             self.wait(&mut subscribed, mode, deadline.0).await?;
@@ -87,13 +87,13 @@ impl Hub {
             ReplyMode::Fast => reply_fields.len() - 1,
         };
         let add = Add {
-            stream: &stream,
+            key: &key,
             message: &message,
             more: &reply_fields[..fields],
         };
         // The pending reply receives the outcome of sending, so that this task is woken only once.
         let number = reply.id().as_u128();
-        (self.pipeline.of(&stream))
+        (self.pipeline.of(&key))
             .post(add, Resend::Never, &self.pending, number)
             .await;
         drop(message);

@@ -1,6 +1,9 @@
--- Deletes this consumer, unless entries are pending for it.
--- KEYS: stream, retry. ARGV: group, consumer.
+-- Deletes this consumer, unless entries are pending for it, and the record of the names that it
+-- serves. Other workers that serve the same names record them again.
+-- KEYS: stream, retry, the names that the group's workers serve. ARGV: group, consumer, the names
+--       that this one has recorded, or ''.
 -- Returns: 0, or more if entries are pending for it.
+if ARGV[3] ~= '' then redis.call('ZREM', KEYS[3], ARGV[3]) end
 local left = 0
 for i = 1, 2 do
   local pending = redis.pcall('XPENDING', KEYS[i], ARGV[1], '-', '+', 1, ARGV[2])

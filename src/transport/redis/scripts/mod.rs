@@ -45,6 +45,8 @@ scripts! {
     TICK = "throttle" "holder" "order" "fence" "fields" "renewal" "promotion" "trimming" "reaping" "tick";
     /// Reads new entries of several streams.
     FETCH = "fetch";
+    /// Records the names that a worker serves, and lists those of the group's other workers.
+    SERVED_NAMES = "fence" "served_names";
     /// Registers a stream for the workers of a registry.
     REGISTER = "fence" "register";
     /// Records the number of partitions of a stream.

@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use super::{Connector, credentials::CredentialsProvider, tls::TlsOptions, url};
-use crate::{error::Error, transport::redis::Redis};
+use crate::{
+    error::Error,
+    transport::redis::{Redis, namespace::Namespace},
+};
 
 impl Redis {
     /// Starts a connection that needs more than its URL: certificates, or credentials that change.
@@ -28,6 +31,7 @@ impl Redis {
             credentials: None,
             sentinel_credentials: None,
             tls: TlsOptions::default(),
+            namespace: None,
         }
     }
 }
@@ -40,6 +44,7 @@ pub struct RedisBuilder {
     credentials: Option<Arc<dyn CredentialsProvider>>,
     sentinel_credentials: Option<(String, String)>,
     tls: TlsOptions,
+    namespace: Option<String>,
 }
 
 impl RedisBuilder {
@@ -119,13 +124,20 @@ impl RedisBuilder {
         self
     }
 
-    /// Checks the URL, the certificates and the key, without a connection.
+    /// Puts all keys and channels in a namespace, instead of that of the URL: see
+    /// [`Redis::namespace`].
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Checks the URL, the namespace, the certificates and the key, without a connection.
     ///
     /// # Errors
     /// If one of them cannot be read, or if they contradict each other. The error is
     /// [the configuration's](Error::is_config).
     pub fn check(&self) -> Result<(), Error> {
-        self.connector().map(drop)
+        self.target().map(drop)
     }
 
     /// Connects.
@@ -134,7 +146,8 @@ impl RedisBuilder {
     /// As [`Redis::connect`] and [`check`](Self::check). If the provider of the credentials fails,
     /// the error is [disconnected](Error::is_disconnected), and its source is the provider's.
     pub async fn connect(self) -> Result<Redis, Error> {
-        Redis::over(self.connector()?).await
+        let (connector, namespace) = self.target()?;
+        Ok(Redis::over(connector).await?.in_namespace(namespace))
     }
 
     /// Connects, and waits while the server is unreachable or not ready, or the provider of the
@@ -146,15 +159,22 @@ impl RedisBuilder {
     /// # Cancel safety
     /// Dropping the future stops the attempts.
     pub async fn connect_when_ready(self) -> Result<Redis, Error> {
-        Redis::over_when_ready(self.connector()?).await
+        let (connector, namespace) = self.target()?;
+        let redis = Redis::over_when_ready(connector).await?;
+        Ok(redis.in_namespace(namespace))
     }
 
-    fn connector(&self) -> Result<Connector, Error> {
+    fn target(&self) -> Result<(Connector, Namespace), Error> {
         let mut target = url::parse(&self.url)?;
+        let namespace = match &self.namespace {
+            Some(namespace) => Namespace::new(namespace)?,
+            None => target.namespace.clone(),
+        };
         if let Some((user, password)) = &self.sentinel_credentials {
             target.log_in_to_sentinels(user, password)?;
         }
-        Connector::new(target, self.credentials.clone(), self.tls.clone())
+        let connector = Connector::new(target, self.credentials.clone(), self.tls.clone())?;
+        Ok((connector, namespace))
     }
 }
 
@@ -189,6 +209,25 @@ mod tests {
             .credentials(provider)
             .check()
             .unwrap();
+    }
+
+    #[test]
+    fn a_namespace_is_checked_without_a_connection_and_replaces_that_of_the_url() {
+        for url in [
+            "redis://host/?namespace=a:b",
+            "redis+cluster://host?namespace=",
+        ] {
+            assert!(
+                refused(Redis::builder(url)).contains("begins with a letter"),
+                "{url}"
+            );
+        }
+        assert!(refused(Redis::builder("redis://host/").namespace("7")).contains("`7`"));
+        let url = "redis+unix:///run/redis.sock?db=1&namespace=a";
+        let namespace = |builder: RedisBuilder| builder.target().unwrap().1;
+        assert_eq!(namespace(Redis::builder(url)), Namespace::new("a").unwrap());
+        let replaced = Redis::builder(url).namespace("b");
+        assert_eq!(namespace(replaced), Namespace::new("b").unwrap());
     }
 
     #[test]

@@ -52,6 +52,7 @@ use self::{
 use super::{
     connection::{Connection, PubSub},
     error,
+    namespace::Namespace,
     response::Value,
 };
 use crate::{error::Error, transport::Backoff};
@@ -89,7 +90,12 @@ impl Connector {
             ));
         }
         let topology = UrlTopology::Server;
-        Self::new(ParsedUrl { info, topology }, None, TlsOptions::default())
+        let target = ParsedUrl {
+            info,
+            topology,
+            namespace: Namespace::NONE,
+        };
+        Self::new(target, None, TlsOptions::default())
     }
 
     /// `provider` replaces the URL's login to the Redis servers, not that to Sentinels.
@@ -98,7 +104,7 @@ impl Connector {
         provider: Option<Arc<dyn CredentialsProvider>>,
         tls: TlsOptions,
     ) -> Result<Self, Error> {
-        let ParsedUrl { info, topology } = target;
+        let ParsedUrl { info, topology, .. } = target;
         let topology = match topology {
             UrlTopology::Server => Topology::Server(info.addr().into()),
             UrlTopology::Cluster(nodes) => Topology::Cluster(Cluster::new(nodes)),

@@ -1,9 +1,11 @@
 //! Parses server URLs. Errors do not quote a URL, so that passwords are not logged.
 
+use std::borrow::Cow;
+
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::address::Address;
-use crate::error::Error;
+use crate::{error::Error, transport::redis::namespace::Namespace};
 
 /// The default port of a Sentinel, as it stands in a URL.
 const SENTINEL_PORT: &str = ":26379";
@@ -13,6 +15,8 @@ pub(super) struct ParsedUrl {
     /// The login and the settings of connections. Its address has a meaning for one server only.
     pub(super) info: ConnectionInfo,
     pub(super) topology: UrlTopology,
+    /// The parameter `namespace`.
+    pub(super) namespace: Namespace,
 }
 
 /// The topology that a URL names.
@@ -52,6 +56,34 @@ impl ParsedUrl {
 
 /// Parses a URL of any topology.
 pub(super) fn parse(url: &str) -> Result<ParsedUrl, Error> {
+    let (url, namespace) = split_namespace(url)?;
+    let target = target(&url)?;
+    Ok(ParsedUrl {
+        namespace,
+        ..target
+    })
+}
+
+/// The URL without its parameter `namespace`, and the namespace.
+fn split_namespace(url: &str) -> Result<(Cow<'_, str>, Namespace), Error> {
+    const PARAMETER: &str = "namespace=";
+    let (address, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
+    let Some((address, query)) = address.split_once('?') else {
+        return Ok((url.into(), Namespace::NONE));
+    };
+    let found = |it: &&str| it.starts_with(PARAMETER);
+    let (named, others): (Vec<_>, Vec<_>) = query.split('&').partition(found);
+    let namespace = match named[..] {
+        [] => return Ok((url.into(), Namespace::NONE)),
+        [only] => Namespace::new(&only[PARAMETER.len()..])?,
+        _ => return Err(Error::config("the URL has several namespaces; keep one")),
+    };
+    let query = others.join("&");
+    Ok((format!("{address}?{query}{fragment}").into(), namespace))
+}
+
+/// Parses a URL without a namespace.
+fn target(url: &str) -> Result<ParsedUrl, Error> {
     for (scheme, tls_scheme, parse) in [
         (
             "redis+sentinel://",
@@ -69,6 +101,7 @@ pub(super) fn parse(url: &str) -> Result<ParsedUrl, Error> {
     Ok(ParsedUrl {
         info: server(url)?,
         topology: UrlTopology::Server,
+        namespace: Namespace::NONE,
     })
 }
 
@@ -160,6 +193,7 @@ fn sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
             addresses: url.addresses(SENTINEL_PORT)?,
             name: name.to_owned(),
         },
+        namespace: Namespace::NONE,
     })
 }
 
@@ -174,12 +208,13 @@ fn cluster(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
     if has_database || info.redis_settings().db() != 0 {
         return Err(Error::config(
             "a Redis Cluster has the database 0 only; leave the number out of the URL, and tell \
-             environments apart by the names of streams and by `event_prefix`",
+             environments apart by `?namespace=staging`",
         ));
     }
     Ok(ParsedUrl {
         info,
         topology: UrlTopology::Cluster(url.addresses("")?),
+        namespace: Namespace::NONE,
     })
 }
 
@@ -251,6 +286,8 @@ mod tests {
             "redis+sentinel://user:hunter2@one,two",
             "redis+sentinel://user:hunter2@one,two/name/zero",
             "redis+sentinel://one/name?sentinel_username=hunter2",
+            "redis://user:hunter2@localhost/?namespace=a:b",
+            "redis://user:hunter2@localhost/?namespace=a&namespace=b",
         ] {
             let error = parse(url).map(drop).expect_err(url);
             assert!(error.is_config());
@@ -307,6 +344,27 @@ mod tests {
             (None, Some("tw o"))
         );
         assert_eq!(settings.db(), 0);
+    }
+
+    #[test]
+    fn a_namespace_is_a_parameter_of_every_url() {
+        for (url, database) in [
+            ("redis://host/1?namespace=staging", 1),
+            ("redis://host/1?protocol=resp3&namespace=staging", 1),
+            ("redis+unix:///run/redis.sock?namespace=staging&db=1", 1),
+            ("redis+sentinel://a,b/mymaster/1?namespace=staging", 1),
+            ("redis+cluster://a,b?namespace=staging", 0),
+        ] {
+            let target = parse(url).expect(url);
+            assert_eq!(
+                target.namespace,
+                Namespace::new("staging").unwrap(),
+                "{url}"
+            );
+            assert_eq!(target.info.redis_settings().db(), database, "{url}");
+        }
+        let none = parse("redis://host/?protocol=resp3").unwrap();
+        assert_eq!(none.namespace, Namespace::NONE);
     }
 
     #[test]

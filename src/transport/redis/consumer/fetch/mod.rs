@@ -40,6 +40,7 @@ use crate::{
             entry::{self, Entry},
             error,
             keys::Keys,
+            namespace::Namespace,
             pipeline::{Pipeline, Resend},
             response::{Value, array, bytes, exactly, integer, unexpected},
             scripts::{self, Script},
@@ -73,6 +74,8 @@ pub(super) struct FetchParts {
     pub(super) settler: Arc<Settler>,
     pub(super) last_read: Arc<LastRead>,
     pub(super) report: Arc<Report>,
+    /// The namespace of streams that are found in a registry.
+    pub(super) namespace: Namespace,
     pub(super) clock: Arc<ServerClock>,
     pub(super) pipeline: Pipeline,
     pub(super) reading: Arc<Heartbeat>,
@@ -429,7 +432,7 @@ impl Fetch {
     /// Reads the only stream.
     async fn read_one(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let stream = self.set.first_mut().stream.clone();
-        let (retry, primary) = (&*stream.keys.retry, &*stream.keys.stream);
+        let (retry, primary) = (&*stream.keys.retry, &*stream.keys.primary);
         let part = room.min(self.part());
         if self.look {
             let command = self.plain_read(part, None, [retry]);
@@ -478,7 +481,7 @@ impl Fetch {
         let block = Some(self.set.until_next_try(max_block));
         let keys = streams
             .iter()
-            .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.stream]);
+            .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.primary]);
         let command = self.plain_read(1, block, keys);
         match self.run_read(&command, block).await {
             Ok(entries) => {
@@ -509,7 +512,7 @@ impl Fetch {
         let room = room.min(self.part());
         if self.reads_one_stream() {
             let stream = self.set.first_mut().stream.clone();
-            let keys = [&*stream.keys.stream, &*stream.keys.retry];
+            let keys = [&*stream.keys.primary, &*stream.keys.retry];
             return Some(self.plain_read(room, None, keys));
         }
         let member = &self.parts.member;
@@ -529,7 +532,10 @@ impl Fetch {
             self.look = true;
             match change {
                 Change::Found(name) => {
-                    let keys = match Keys::new(&name, &self.parts.member.group) {
+                    let FetchParts {
+                        namespace, member, ..
+                    } = &self.parts;
+                    let keys = match Keys::new(namespace, &name, &member.group) {
                         Ok(keys) => keys,
                         Err(error) => {
                             let error = error.chain();

@@ -216,7 +216,7 @@ impl ReadSet {
                 continue;
             };
             let of = &read.stream.keys;
-            keys.extend([&*of.retry, &*of.stream]);
+            keys.extend([&*of.retry, &*of.primary]);
             order.push(quota.stream);
             quotas.push((quota.max, read.size.expected()));
         }
@@ -249,7 +249,7 @@ impl ReadSet {
         let streams: Vec<_> = active.take(room).collect();
         let count = room.checked_div(streams.len())?;
         let bytes: usize = streams.iter().map(|it| count * it.size.expected()).sum();
-        let keys = streams.iter().map(|it| it.stream.keys.stream.as_str());
+        let keys = streams.iter().map(|it| it.stream.keys.primary.as_str());
         (bytes <= ANSWER).then(|| {
             let cmd = member.read_group(count, None, keys, ">");
             (cmd, count * streams.len())

@@ -1,0 +1,30 @@
+-- Records the names that a worker serves, and lists those of the other workers of its groups.
+-- KEYS: the lists of each stream's group, by the time of their last record. ARGV: the worker's
+--       list, ms after which a list is forgotten, the most lists that are kept.
+-- Returns: for each key the lists of other workers.
+local now, found = clock(), {}
+for i, key in ipairs(KEYS) do
+  redis.call('ZADD', key, string.format('%.0f', now), ARGV[1])
+  -- Lists that nobody has renewed. A time in the future is from before the clock stepped back.
+  local bounds = {
+    { '-inf', string.format('(%.0f', now - ARGV[2]) },
+    { string.format('(%.0f', now), '+inf' },
+  }
+  for _, bound in ipairs(bounds) do
+    for _, list in ipairs(redis.call('ZRANGEBYSCORE', key, bound[1], bound[2])) do
+      redis.call('ZREM', key, list)
+    end
+  end
+  local lists, others = redis.call('ZRANGE', key, 0, -1), {}
+  for n, list in ipairs(lists) do
+    if n <= #lists - ARGV[3] then
+      redis.call('ZREM', key, list)
+    elseif list ~= ARGV[1] then
+      others[#others + 1] = list
+    end
+  end
+  -- A user without the right to this command leaves a small key.
+  redis.pcall('PEXPIRE', key, ARGV[2])
+  found[i] = others
+end
+return found
