@@ -9,6 +9,7 @@ mod credentials;
 mod http;
 #[path = "../support/logs.rs"]
 mod logs;
+mod script;
 mod send;
 mod server;
 mod source;

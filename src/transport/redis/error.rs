@@ -1,6 +1,6 @@
 //! Turns errors of the server and the driver into [`Error`]s that say what to do.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
 
@@ -181,6 +181,18 @@ pub(super) fn unanswered(address: &str) -> Error {
     ))
 }
 
+/// The error of a script without a response in time. `cause` is the reason why there is no connection,
+/// if there is none.
+pub(super) fn script_timeout(address: &str, limit: Duration, cause: Option<Arc<Error>>) -> Error {
+    let error = Error::timeout(format!(
+        "Redis at {address} has not answered a script within {limit:?}; it may have run"
+    ));
+    match cause {
+        Some(cause) => error.with_source(cause),
+        None => error,
+    }
+}
+
 /// The error of a client that the server does not allow to receive replies.
 pub(super) fn replies_refused(error: RedisError) -> Error {
     let message = match error.code() {
@@ -234,8 +246,7 @@ pub(super) fn refused(error: ServerError) -> Error {
         ),
         "WRONGTYPE" => (
             ErrorKind::Refused,
-            "the key holds something that is not a stream; choose another stream name, or delete \
-             the key",
+            "the key holds a value of another type; choose another name, or delete the key",
         ),
         "OOM" => (
             ErrorKind::Refused,

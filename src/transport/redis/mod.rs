@@ -148,6 +148,7 @@
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish +role` |
+//! | runs a [`Script`] | `~<key> <commands of the script> +evalsha +eval` |
 //! | requests | `&campanile:reply:* +subscribe +ping +role (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
 //!
 //! With `+info` the server's version and its kind are checked, and with `+select` the URL may choose
@@ -173,6 +174,7 @@ mod producer;
 pub(crate) mod readers;
 mod response;
 mod rpc;
+mod script_call;
 mod scripts;
 mod server;
 #[cfg(test)]
@@ -189,6 +191,8 @@ pub(crate) use self::handle::Redis;
 pub use self::{
     consumer::{RedisSettle, RedisSource},
     producer::SendFuture,
+    script_call::{ScriptCall, ScriptResponse},
+    scripts::Script,
     server::{Credentials, CredentialsFuture, CredentialsProvider, RedisBuilder},
     tail::{Tail, TailEntry, TailFrom},
 };
