@@ -20,7 +20,7 @@
 //!
 #![cfg_attr(feature = "idempotency-redis", doc = "```no_run")]
 #![cfg_attr(not(feature = "idempotency-redis"), doc = "```ignore")]
-//! use campanile::Router;
+//! use campanile::{Redis, Router};
 //! use campanile_middleware::{
 //!     idempotency::{IdempotencyLayer, RedisStore, StoreDown},
 //!     key::{self, MissingKey},
@@ -29,7 +29,8 @@
 //!
 //! # async fn charge() {}
 //! # async fn app() -> Result<Router, campanile::Error> {
-//! let store = RedisStore::connect("redis://127.0.0.1/", "app_group:once:").await?;
+//! let redis = Redis::connect("redis://127.0.0.1/").await?;
+//! let store = RedisStore::new(&redis, "app_group:once:");
 //! let app: Router = Router::new().task("charge", charge).layer(
 //!     IdempotencyLayer::new(store)
 //!         .key(key::header("idempotency-key"))

@@ -353,8 +353,7 @@ const CODES: [&str; 17] = [
 /// Redis 6.2, MemoryDB and others wrap it, as in `ERR Error running script (call to f_…):
 /// @user_script:1: -NOREPLICAS Not enough good replicas to write.`; from Redis 7.0 on the code comes
 /// first.
-#[doc(hidden)]
-pub fn script_error(text: &str) -> Option<(&str, &str)> {
+fn script_error(text: &str) -> Option<(&str, &str)> {
     let (_, inner) = text.split_once("Error running script")?;
     // Positions in the script come first, each followed by a colon. A user's text can only come
     // after the code.

@@ -185,8 +185,6 @@ mod stats;
 mod tail;
 pub(crate) mod value;
 
-#[doc(hidden)]
-pub use self::error::script_error;
 pub(crate) use self::handle::Redis;
 pub use self::{
     consumer::{RedisSettle, RedisSource},
