@@ -22,10 +22,12 @@
 mod clock;
 pub(crate) mod cluster;
 pub(crate) mod ledger;
+pub(crate) mod names;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod rights;
 pub(crate) mod sentinel;
+mod shim;
 pub(crate) mod tls;
 pub(crate) mod work;
 pub(crate) mod worker;
