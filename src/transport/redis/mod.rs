@@ -135,7 +135,8 @@
 //! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
 //! its length: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in parentheses are selectors,
 //! which need Redis 7.0: with them a user who adds to the stream may not read or delete it. For
-//! Redis 6.2 leave out the parentheses; the user may then use each command on each of the keys.
+//! Redis 6.2 leave out the parentheses and begin with `resetchannels`; the user may then use each
+//! command on each of the keys.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
