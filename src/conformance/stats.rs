@@ -39,7 +39,9 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     sleep(Duration::from_millis(50)).await;
     let found = stats().await;
     let group = found.group("workers").expect("it is there");
-    assert_eq!((group.lag, group.pending), (Some(4), 6), "{found:?}");
+    // A server may not know the lag of a group that has read something.
+    assert!(matches!(group.lag, None | Some(4)), "{found:?}");
+    assert_eq!(group.pending, 6, "{found:?}");
     let last_delivered = group.last_delivered.clone();
     assert!(last_delivered.is_some(), "{found:?}");
     let oldest = group.oldest_pending.expect("some are pending");
