@@ -66,6 +66,7 @@
 //! | a running message stalls for longer than its claim | another one runs at the same time. Each claim has a token, so the first cannot renew or release the claim of the other. The first outcome is stored |
 //! | the future is dropped, or panics | the claim is released, and another one may run |
 //! | the store fails before the inner service was called | the message fails with [`StoreFailed`] and is delivered again, and the attempt does not count. With [`StoreDown::Run`] it runs without a claim |
+//! | the servers of the store fail over | outcomes that were replicated stay. Without the others, a duplicate runs again |
 //! | the store fails afterwards | the outcome counts, and a warning says that it was not stored. A duplicate runs again |
 //!
 //! So an effect happens once while the workers and the store live, and at least once in any case. For
