@@ -79,14 +79,9 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     }
     let found = stats().await;
     let group = found.group("workers").expect("it is there");
-    let numbers = (
-        group.lag,
-        group.pending,
-        group.delayed,
-        group.dead,
-        group.consumers,
-    );
-    assert_eq!(numbers, (Some(5), 2, 1, 1, 1), "{found:?}");
+    assert!(matches!(group.lag, None | Some(5)), "{found:?}");
+    let numbers = (group.pending, group.delayed, group.dead, group.consumers);
+    assert_eq!(numbers, (2, 1, 1, 1), "{found:?}");
     assert_eq!(group.last_delivered, last_delivered, "none was read since");
 
     for delivery in held {
