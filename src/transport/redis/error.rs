@@ -246,7 +246,8 @@ pub(super) fn refused(error: ServerError) -> Error {
         ),
         "WRONGTYPE" => (
             ErrorKind::Refused,
-            "the key holds a value of another type; choose another name, or delete the key",
+            "the key holds a value of another type; choose another stream name or another key, or \
+             delete this one",
         ),
         "OOM" => (
             ErrorKind::Refused,
