@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    support::{Options, Signal},
+    support::{Options, Signal, version},
     terminal::Terminal,
     *,
 };
@@ -44,9 +44,14 @@ async fn the_groups_are_shown_in_a_table_and_as_json() {
         "stream app_stream: 3 entries, 1 delayed"
     );
     assert_eq!(lines[1].join(" "), titles);
+    // Redis knows the lag of a group that has read something since 7.0.
+    let (text, lag) = match version() < (7, 0) {
+        true => ("?", None),
+        false => ("2", Some(2)),
+    };
     assert_eq!(
         [&lines[2][..3], &lines[2][4..]].concat(),
-        ["app_group", "2", "1", "0", "1", "1"]
+        ["app_group", text, "1", "0", "1", "1"]
     );
     assert_eq!(lines[3], ["other", "3", "0", "-", "0", "0", "0"]);
 
@@ -66,7 +71,7 @@ async fn the_groups_are_shown_in_a_table_and_as_json() {
         "stream": "app_stream",
         "entries": 3,
         "delayed": 1,
-        "groups": [group("app_group", 2, 1, 1, 1), group("other", 3, 0, 0, 0)],
+        "groups": [group("app_group", lag, 1, 1, 1), group("other", Some(3), 0, 0, 0)],
     });
     assert_eq!(stats, expected);
 }

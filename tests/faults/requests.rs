@@ -143,7 +143,9 @@ async fn abandoned_requests_leave_nothing_behind() {
             let call = client.request::<Reply>("double", job).timeout(SECOND);
             timeout(SECOND / 10, call.into_future())
         });
-        let answered = join_all(abandoned).await.into_iter().filter(Result::is_ok);
+        // On a loaded machine a call may end by its own time limit first.
+        let ended = join_all(abandoned).await.into_iter();
+        let answered = ended.filter(|ended| matches!(ended, Ok(Ok(_))));
         assert_eq!(answered.count(), 0, "there is no worker");
     }
     sleep(SECOND).await;

@@ -74,13 +74,18 @@ impl Scene {
         found.into_iter().filter_map(name).collect()
     }
 
-    /// The stream's groups, and the number of entries that each has not finished.
+    /// The stream's groups, and the number of entries that each has not finished. Before Redis 7.0,
+    /// which does not know it, that is the length of the stream.
     pub(crate) async fn groups(&self) -> HashMap<String, usize> {
         let found: Vec<HashMap<String, Value>> =
             self.server.query(&["XINFO", "GROUPS", "jobs"]).await;
+        let length = raw::len(&self.server, "jobs").await;
         let read = |mut group: HashMap<String, Value>| {
             let mut count = |field| redis::from_redis_value::<usize>(group.remove(field)?).ok();
-            let backlog = count("pending")? + count("lag")?;
+            let backlog = match count("lag") {
+                Some(lag) => count("pending")? + lag,
+                None => length,
+            };
             Some((
                 redis::from_redis_value(group.remove("name")?).ok()?,
                 backlog,

@@ -12,6 +12,7 @@ mod logs;
 mod namespaces;
 #[path = "../support/panics.rs"]
 mod panics;
+mod script;
 mod send;
 mod server;
 mod source;

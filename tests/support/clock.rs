@@ -6,11 +6,12 @@
 
 use std::{
     fs,
-    io::ErrorKind,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
 };
+
+use super::shim;
 
 const SHIM: &str = r#"
 #define _GNU_SOURCE
@@ -59,9 +60,9 @@ time_t time(time_t *out) {
 }
 "#;
 
-/// The files of a server with a steppable clock, in its data directory.
-fn files(dir: &Path) -> [PathBuf; 3] {
-    ["clock.c", "clock.so", "clock-offset"].map(|name| dir.join(name))
+/// The file with the offset, in the server's data directory.
+fn offset(dir: &Path) -> PathBuf {
+    dir.join("clock-offset")
 }
 
 /// Builds the replacement of the clock functions, and has the server start with it.
@@ -69,30 +70,16 @@ fn files(dir: &Path) -> [PathBuf; 3] {
 /// # Panics
 /// If there is no C compiler.
 pub(super) fn preload(server: &mut Command, dir: &Path) {
-    let [source, library, offset] = files(dir);
-    if !library.exists() {
-        fs::write(&source, SHIM).expect("the source is written");
-        fs::write(&offset, 0_i64.to_ne_bytes()).expect("the offset is written");
-        let mut cc = Command::new("cc");
-        cc.args(["-O1", "-shared", "-fPIC", "-o"]);
-        let built = match cc.arg(&library).arg(&source).output() {
-            Ok(built) => built,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                panic!("cc is missing; install it: apt-get install gcc libc6-dev")
-            }
-            Err(error) => panic!("cc does not run: {error}"),
-        };
-        let said = String::from_utf8_lossy(&built.stderr);
-        assert!(built.status.success(), "the clock was not built:\n{said}");
+    if !offset(dir).exists() {
+        fs::write(offset(dir), 0_i64.to_ne_bytes()).expect("the offset is written");
     }
-    server.env("LD_PRELOAD", library);
-    server.env("CLOCK_OFFSET_FILE", offset);
+    shim::preload(server, &dir.join("clock.so"), SHIM);
+    server.env("CLOCK_OFFSET_FILE", offset(dir));
 }
 
 /// Sets the difference of the server's clock from the machine's, in milliseconds.
 pub(super) fn set(dir: &Path, milliseconds: i64) {
-    let [_, _, offset] = files(dir);
-    let file = fs::OpenOptions::new().write(true).open(offset);
+    let file = fs::OpenOptions::new().write(true).open(offset(dir));
     // Written in place: the server has mapped this file, and would not see a new file of that name.
     let written = file.and_then(|file| file.write_all_at(&milliseconds.to_ne_bytes(), 0));
     written.expect("the offset is written");

@@ -22,10 +22,12 @@
 mod clock;
 pub(crate) mod cluster;
 pub(crate) mod ledger;
+pub(crate) mod names;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod rights;
 pub(crate) mod sentinel;
+mod shim;
 pub(crate) mod tls;
 pub(crate) mod work;
 pub(crate) mod worker;
@@ -38,7 +40,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Mutex,
+        Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -481,9 +483,30 @@ fn socket(dir: &Path) -> PathBuf {
     dir.join("redis.sock")
 }
 
+/// The program of the servers.
+fn program() -> OsString {
+    std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
+/// The version of the servers, such as `(7, 0)`.
+pub(crate) fn version() -> (u32, u32) {
+    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
+    *VERSION.get_or_init(|| {
+        let told = Command::new(program()).arg("--version").output();
+        let told = String::from_utf8(told.expect("the server runs").stdout);
+        let told = told.expect("the version is a text");
+        // Redis server v=7.0.15 sha=00000000:0 …
+        let version = told.split("v=").nth(1).and_then(|version| {
+            let mut numbers = version.split('.').map(|number| number.parse().ok());
+            Some((numbers.next()??, numbers.next()??))
+        });
+        version.unwrap_or_else(|| panic!("no version in {told}"))
+    })
+}
+
 /// Starts the process and waits until it answers. The error is the server's log.
 async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<Child, String> {
-    let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let program = program();
     let path = dir.join(format!("redis-{start}.log"));
     let log = File::create(&path).expect("the log is created");
     let mut command = Command::new(&program);
@@ -496,6 +519,8 @@ async fn launch(options: &Options, dir: &Path, port: u16, start: u32) -> Result<
         .args([OsString::from("--dir"), dir.into()]);
     if options.acl.is_some() {
         command.arg("--aclfile").arg(dir.join("users.acl"));
+        // The default since Redis 7.0.
+        command.args(["--acl-pubsub-default", "resetchannels"]);
     }
     if options.unix_socket {
         command.arg("--unixsocket").arg(socket(dir));

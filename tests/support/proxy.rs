@@ -67,9 +67,13 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts a proxy in front of the server on this port.
     pub(crate) async fn start(server: u16) -> Self {
+        Self::start_at((Ipv4Addr::LOCALHOST, 0), server).await
+    }
+
+    /// Like [`start`](Self::start), at this address; 0 is any free port.
+    pub(crate) async fn start_at(address: (Ipv4Addr, u16), server: u16) -> Self {
         let listener = socket().expect("a socket");
-        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        listener.bind(loopback).expect("a free port");
+        listener.bind(address.into()).expect("a free port");
         let listener = listener.listen(1024).expect("the listener is bound");
         let port = listener.local_addr().expect("the listener is bound").port();
         let (silent, seen) = watch::channel(None);

@@ -94,9 +94,7 @@ impl SentinelGroup {
         }
         let primary = group.server_ports[0].to_string();
         for _ in 0..2 {
-            let mut options = options
-                .clone()
-                .args(["--replicaof", &format!("127.0.0.1 {primary}")]);
+            let mut options = options.clone().args(["--replicaof", "127.0.0.1", &primary]);
             if setup.can_isolate {
                 options = options
                     .args(["--bind-source-addr", &THEIRS.to_string()])

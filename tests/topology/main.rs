@@ -14,6 +14,8 @@
 //! | `features` | every feature on all nodes of a cluster, and the program |
 //! | `cluster` | a cluster that fails over, and that moves slots |
 //! | `sentinel` | a primary that Sentinels name, and that changes |
+//! | `clock` | a new primary whose clock is ahead of that of the old one |
+//! | `names` | a host name that leads to another server after a failover |
 //! | `bad_input` | URLs of another topology than the server's |
 //!
 //! During a fault, `load` sends tasks at a steady rate and keeps the ledger, as in `tests/faults`.
@@ -22,10 +24,12 @@
 
 mod bad_input;
 mod calls;
+mod clock;
 mod cluster;
 mod connecting;
 mod features;
 mod load;
+mod names;
 #[cfg(feature = "cli")]
 #[path = "../support/program.rs"]
 mod program;

@@ -20,7 +20,7 @@
 //!
 #![cfg_attr(feature = "idempotency-redis", doc = "```no_run")]
 #![cfg_attr(not(feature = "idempotency-redis"), doc = "```ignore")]
-//! use campanile::Router;
+//! use campanile::{Redis, Router};
 //! use campanile_middleware::{
 //!     idempotency::{IdempotencyLayer, RedisStore, StoreDown},
 //!     key::{self, MissingKey},
@@ -29,7 +29,8 @@
 //!
 //! # async fn charge() {}
 //! # async fn app() -> Result<Router, campanile::Error> {
-//! let store = RedisStore::connect("redis://127.0.0.1/", "app_group:once:").await?;
+//! let redis = Redis::connect("redis://127.0.0.1/").await?;
+//! let store = RedisStore::new(&redis, "app_group:once:");
 //! let app: Router = Router::new().task("charge", charge).layer(
 //!     IdempotencyLayer::new(store)
 //!         .key(key::header("idempotency-key"))
@@ -66,6 +67,7 @@
 //! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. The outcome that comes first is stored |
 //! | the future is dropped, or panics | the claim is released, and another message with the key may run |
 //! | the store fails before the inner service was called | the message fails with [`StoreFailed`] and is delivered again, and the attempt does not count. With [`StoreDown::Run`] it runs without a claim |
+//! | the servers of the store fail over | replicated outcomes are kept. A duplicate of a message whose outcome was not replicated runs again |
 //! | the store fails after the call | the outcome counts, and a warning says that it was not stored. A duplicate runs again |
 //!
 //! So a handler's effect happens once while the workers and the store live, and at least once in

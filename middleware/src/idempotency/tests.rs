@@ -497,9 +497,3 @@ fn invalid_numbers_panic_at_the_callers_location() {
     panic_text(|| layer().keep_for(Duration::ZERO));
     panic_text(|| MemoryStore::new().max_outcomes(0));
 }
-
-#[cfg(feature = "idempotency-redis")]
-#[test]
-fn a_store_on_redis_needs_a_prefix() {
-    panic_text(|| RedisStore::connect("redis://h/", ""));
-}

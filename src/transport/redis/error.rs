@@ -1,6 +1,6 @@
 //! Turns errors of the server and the driver into [`Error`]s that say what to do.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
 
@@ -181,6 +181,18 @@ pub(super) fn unanswered(address: &str) -> Error {
     ))
 }
 
+/// The error of a script without a response in time. `cause` is the reason why there is no connection,
+/// if there is none.
+pub(super) fn script_timeout(address: &str, limit: Duration, cause: Option<Arc<Error>>) -> Error {
+    let error = Error::timeout(format!(
+        "Redis at {address} has not answered a script within {limit:?}; it may have run"
+    ));
+    match cause {
+        Some(cause) => error.with_source(cause),
+        None => error,
+    }
+}
+
 /// The error of a client that the server does not allow to receive replies.
 pub(super) fn replies_refused(error: RedisError) -> Error {
     let message = match error.code() {
@@ -234,8 +246,8 @@ pub(super) fn refused(error: ServerError) -> Error {
         ),
         "WRONGTYPE" => (
             ErrorKind::Refused,
-            "the key holds something that is not a stream; choose another stream name, or delete \
-             the key",
+            "the key holds a value of another type; choose another stream name or another key, or \
+             delete this one",
         ),
         "OOM" => (
             ErrorKind::Refused,
@@ -342,8 +354,7 @@ const CODES: [&str; 17] = [
 /// Redis 6.2, MemoryDB and others wrap the command's error, as in
 /// `ERR Error running script (call to f_…): @user_script:1: -NOREPLICAS Not enough good replicas`.
 /// From Redis 7.0 on the code comes first.
-#[doc(hidden)]
-pub fn script_error(text: &str) -> Option<(&str, &str)> {
+fn script_error(text: &str) -> Option<(&str, &str)> {
     let (_, inner) = text.split_once("Error running script")?;
     // Positions in the script come first, each followed by a colon. A user's text can only come
     // after the code.

@@ -162,7 +162,8 @@
 //! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
 //! its length: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in parentheses are selectors,
 //! which need Redis 7.0: with them a user who adds to the stream may not read or delete it. For
-//! Redis 6.2 leave out the parentheses; the user may then use each command on each of the keys.
+//! Redis 6.2 leave out the parentheses and begin with `resetchannels`; the user may then use each
+//! command on each of the keys.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
@@ -175,6 +176,7 @@
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish +role` |
+//! | runs a [`Script`] | `~<key> <commands of the script> +evalsha +eval` |
 //! | requests | `&campanile:reply:* +subscribe +ping +role (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
 //!
 //! With `+info` the server's version and its kind are checked, and with `+select` the URL may
@@ -202,6 +204,7 @@ mod producer;
 pub(crate) mod readers;
 mod response;
 mod rpc;
+mod script_call;
 mod scripts;
 mod server;
 #[cfg(test)]
@@ -212,12 +215,12 @@ mod stats;
 mod tail;
 pub(crate) mod value;
 
-#[doc(hidden)]
-pub use self::error::script_error;
 pub(crate) use self::handle::Redis;
 pub use self::{
     consumer::{RedisSettle, RedisSource},
     producer::SendFuture,
+    script_call::{ScriptCall, ScriptResponse},
+    scripts::Script,
     server::{Credentials, CredentialsFuture, CredentialsProvider, RedisBuilder},
     tail::{Tail, TailEntry, TailFrom},
 };

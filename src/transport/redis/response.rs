@@ -32,7 +32,7 @@ pub(super) fn unexpected(expected: &str, found: &str) -> Error {
 }
 
 /// The name of a value's form.
-fn form(value: &Value) -> &'static str {
+pub(super) fn form(value: &Value) -> &'static str {
     match value {
         Value::Nil => "nothing",
         Value::Int(_) => "a number",

@@ -117,7 +117,7 @@ async fn a_missing_right_is_an_error_at_once_that_names_it() {
         ("~* &* +@all -xreadgroup", "xreadgroup"),
         ("~* &* +@all -xack", "xack"),
         ("~* &* +@all -evalsha", "evalsha"),
-        ("~s ~{s}:retry:g resetchannels +@all %R~x", ""),
+        ("~s ~{s}:retry:g resetchannels +@all", ""),
         ("~x &* +@all", ""),
     ] {
         let acl = format!("user worker on >pw {rights}\nuser default on nopass ~* &* +@all");

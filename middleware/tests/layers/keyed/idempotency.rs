@@ -48,8 +48,7 @@ macro_rules! with_both {
                     let server = RedisServer::start().await;
                     let redis = Redis::connect(&server.url()).await;
                     let redis = redis.expect("the server is reachable");
-                    let store = RedisStore::connect(&server.url(), "g:once:").await;
-                    let store = store.expect("the server is reachable");
+                    let store = RedisStore::new(&redis, "g:once:");
                     super::$scenario(redis.with_settings($settings), store).await;
                 }
             )*
@@ -250,7 +249,9 @@ async fn a_dead_letter_that_is_replayed_runs_again(transport: impl Transport, st
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_store_is_down_messages_come_again_and_lose_no_attempt() {
     let server = RedisServer::with(Options::new().persistent()).await;
-    let store = RedisStore::connect(&server.url(), "g:once:").await.unwrap();
+    let redis = Redis::connect(&server.url()).await;
+    let store = RedisStore::new(&redis.expect("the server is reachable"), "g:once:");
+    let store = store.timeout(200 * MILLI);
     let memory = Memory::new().with_settings(once());
     let runs = Runs::default();
     let app = runs.app().layer(layer(&store));

@@ -6,6 +6,7 @@ mod ordered;
 mod rate_limit;
 mod redis_store;
 mod stores;
+mod topologies;
 mod two_streams;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Tests of the contract of `Store`, for both stores.
 
 use bytes::Bytes;
+use campanile::Redis;
 use campanile_middleware::idempotency::{Claim, MemoryStore, RedisStore, Store, Token};
 
 use super::{MILLI, SECOND, support::RedisServer};
@@ -15,8 +16,9 @@ async fn in_memory() {
 #[tokio::test]
 async fn on_redis() {
     let server = RedisServer::start().await;
-    let store = RedisStore::connect(&server.url(), "g:once:").await;
-    check(store.expect("the server is reachable")).await;
+    let redis = Redis::connect(&server.url()).await;
+    let redis = redis.expect("the server is reachable");
+    check(RedisStore::new(&redis, "g:once:")).await;
 }
 
 async fn check(store: impl Store) {

@@ -119,9 +119,9 @@ async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
             server.command(&command).await;
         }
     }
-    let store = RedisStore::connect(&server.url(), "g:once:").await;
-    let store = store.expect("the server is reachable");
-    all_run(redis(&server, "x").await, redis(&server, "y").await, store).await;
+    let (one, two) = (redis(&server, "x").await, redis(&server, "y").await);
+    let store = RedisStore::new(&one, "g:once:");
+    all_run(one, two, store).await;
 }
 
 /// Serves both transports with one layer. Each transport has one message, with the same id and key.

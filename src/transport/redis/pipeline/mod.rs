@@ -266,6 +266,12 @@ impl Pipeline {
         nodes.filter_map(|node| node.cause()).next()
     }
 
+    /// The reason why there is no connection to the primary of the handle's keys; `None` if there is
+    /// one.
+    pub(super) fn cause_here(&self) -> Option<Arc<Error>> {
+        self.nodes.of(self.slot).cause()
+    }
+
     fn ask(&self, command: impl Encode, retry: Resend, script: Option<&'static Script>) -> Submit {
         let node = self.nodes.of(self.slot);
         match node.queue.try_reserve(command.size_hint(), self.slot) {

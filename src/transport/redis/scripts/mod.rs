@@ -75,15 +75,50 @@ scripts! {
     STATS = "fence" "holder" "stats";
 }
 
-/// A script, for a `static`.
+/// A Lua script of one key, for the state of layers and applications that several processes share:
+/// locks, limits, claims. A value of it is a `static`.
+///
+/// A call runs over the connection of a [`Redis`](crate::Redis) handle, on the primary that has the
+/// key: behind Sentinels and on a cluster too, also after a failover. The script is called by its
+/// hash, and sent with its source if the server does not know it.
+///
+/// ```no_run
+/// use campanile::{Error, Redis, transport::redis::{Script, ScriptResponse}};
+///
+/// /// Takes a lock, or keeps it. ARGV: owner, milliseconds. Returns 1 if the owner has the lock now.
+/// static LOCK: Script = Script::new(
+///     "local owner = redis.call('GET', KEYS[1])
+///      if owner and owner ~= ARGV[1] then return 0 end
+///      redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+///      return 1",
+/// );
+///
+/// async fn lock(redis: &Redis, name: &str, owner: &str) -> Result<bool, Error> {
+///     let call = LOCK.key(format!("lock:{name}")).arg(owner).arg(30_000.to_string());
+///     Ok(call.run(redis).await? == ScriptResponse::Int(1))
+/// }
+/// ```
+///
+/// # Repeatable scripts
+/// **A script must be repeatable**: if the connection is lost before the response, it is sent again,
+/// within the [time limit](super::ScriptCall::timeout) of the call, although it may have run. A second run
+/// must have the effect and the response of the first. `LOCK` above is repeatable, since it knows the
+/// owner of the lock; a script that only adds to a number is not.
+///
+/// A primary that is lost may lose its last writes, and with them those of scripts: see
+/// [durability](crate::guide::durability).
+///
+/// # Rights
+/// A call needs `+evalsha +eval` beside the key and the commands of the script.
 #[derive(Debug)]
-pub(super) struct Script {
+pub struct Script {
     text: &'static str,
     hash: OnceLock<String>,
 }
 
 impl Script {
-    pub(in crate::transport::redis) const fn new(text: &'static str) -> Self {
+    /// Makes a script from its source. A call has one key, `KEYS[1]`, and any number of arguments.
+    pub const fn new(text: &'static str) -> Self {
         Self {
             text,
             hash: OnceLock::new(),

@@ -244,7 +244,9 @@ impl Connector {
             answer => text(error::check(answer)?),
         };
         check_version(&address, &info)?;
-        let is_node = info.contains("redis_mode:cluster");
+        // Valkey calls it `server_mode`.
+        let is_node = ["redis_mode:cluster", "server_mode:cluster"];
+        let is_node = is_node.iter().any(|mode| info.contains(mode));
         if is_node && matches!(self.servers.topology, Topology::Server(_)) {
             return Err(Error::config(format!(
                 "Redis at {address} is a node of a cluster; let the URL begin with \

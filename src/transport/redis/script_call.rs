@@ -1,0 +1,163 @@
+//! Calls of the scripts of layers and applications.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use redis::Cmd;
+use tokio::time::timeout;
+
+use super::{
+    Redis, error,
+    pipeline::Resend,
+    response::{self, Value},
+    scripts::Script,
+};
+use crate::error::Error;
+
+/// The time limit of a call, unless it has another.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Script {
+    /// Starts a call of the script with this key, which is `KEYS[1]`.
+    pub fn key(&'static self, key: impl Into<String>) -> ScriptCall {
+        ScriptCall {
+            script: self,
+            key: key.into(),
+            args: Vec::new(),
+            timeout: TIMEOUT,
+        }
+    }
+}
+
+/// A call of a [`Script`], with its key and its arguments.
+#[derive(Clone)]
+#[must_use = "a call does nothing until it runs"]
+pub struct ScriptCall {
+    script: &'static Script,
+    key: String,
+    args: Vec<Vec<u8>>,
+    timeout: Duration,
+}
+
+impl ScriptCall {
+    /// Adds an argument. The first one is `ARGV[1]`.
+    pub fn arg(mut self, arg: impl Into<Vec<u8>>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Sets the time limit for the response, over all attempts. 5 s unless set.
+    ///
+    /// # Panics
+    /// If it is zero.
+    #[track_caller]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        assert!(!timeout.is_zero(), "a timeout must be above zero");
+        self.timeout = timeout;
+        self
+    }
+
+    /// Runs the script on the primary of its key, and returns the response.
+    ///
+    /// # Errors
+    /// A [timeout](Error::is_timeout) without a response in time: the script may have run. Its source
+    /// says why there is no connection, if there is none. Any other error is the server's, such as
+    /// one that the script has raised.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, a script that was sent may run, and no script is sent any more.
+    pub async fn run(&self, redis: &Redis) -> Result<ScriptResponse, Error> {
+        let pipeline = redis.shared.pipeline.of(&self.key);
+        let args = |cmd: &mut Cmd| {
+            for arg in &self.args {
+                cmd.arg(&arg[..]);
+            }
+        };
+        let keys = [&*self.key];
+        let attempts = async {
+            loop {
+                // Not sent again by the pipeline, which goes on after the caller has given up: then a
+                // script could claim a key for nobody.
+                let sent = pipeline.script(self.script, &keys, args, Resend::Never);
+                match sent.await {
+                    Err(error) if error.is_unknown_outcome() || error.is_disconnected() => {}
+                    answer => return answer,
+                }
+            }
+        };
+        match timeout(self.timeout, attempts).await {
+            Ok(answer) => ScriptResponse::read(answer?),
+            Err(_) => {
+                let address = redis.shared.connector.of(&self.key).address();
+                Err(error::script_timeout(
+                    &address,
+                    self.timeout,
+                    pipeline.cause_here(),
+                ))
+            }
+        }
+    }
+}
+
+// Shows neither key nor arguments, which may be secrets.
+impl fmt::Debug for ScriptCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScriptCall").finish_non_exhaustive()
+    }
+}
+
+/// The value that a [`Script`] has returned.
+/// <https://redis.io/docs/latest/develop/programmability/lua-api/#lua-to-resp2-type-conversion>
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ScriptResponse {
+    /// `nil` or `false`.
+    Nil,
+    /// A number, without its fraction. `true` is 1.
+    Int(i64),
+    /// A string of any bytes, or a status.
+    Bytes(Bytes),
+    /// A table, up to its first `nil`.
+    List(Vec<ScriptResponse>),
+}
+
+impl ScriptResponse {
+    /// Decodes a response. Not among the `readers`, since all responses of these forms are valid.
+    pub(super) fn read(value: Value) -> Result<Self, Error> {
+        Ok(match error::check(value)? {
+            Value::Nil => Self::Nil,
+            Value::Int(number) => Self::Int(number),
+            Value::Text(bytes) => Self::Bytes(bytes),
+            Value::Array(list) => {
+                let list = list.into_iter().map(Self::read);
+                Self::List(list.collect::<Result<_, _>>()?)
+            }
+            other => {
+                let expected = "nothing, a number, a text or a list";
+                return Err(response::unexpected(expected, response::form(&other)));
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::redis::{readers::list, response::server_error};
+
+    #[test]
+    fn a_response_of_a_form_that_scripts_do_not_have_is_an_error() {
+        let read = ScriptResponse::read(list([Value::Nil, list([Value::Int(2)])]));
+        let expected = [
+            ScriptResponse::Nil,
+            ScriptResponse::List(vec![ScriptResponse::Int(2)]),
+        ];
+        assert_eq!(read.unwrap(), ScriptResponse::List(expected.to_vec()));
+        for other in [Value::Other, Value::Map(Vec::new())] {
+            let error = ScriptResponse::read(list([other])).unwrap_err();
+            assert!(error.is_decode(), "{error:?}");
+        }
+        let refused = ScriptResponse::read(list([server_error(b"OOM no memory")]));
+        assert!(refused.unwrap_err().is_refused());
+    }
+}
