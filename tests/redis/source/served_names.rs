@@ -133,3 +133,20 @@ async fn the_record_is_bounded_expires_and_forgets_what_is_old() {
     let left: i64 = server.query(&["PTTL", key]).await;
     assert!((100_000..=150_000).contains(&left), "{left}");
 }
+
+#[tokio::test]
+#[ignore = "takes a minute; run with --ignored"]
+async fn a_worker_says_within_a_minute_that_one_with_other_names_has_joined() {
+    logs::keep();
+    let server = RedisServer::start().await;
+    let _worker = worker(&server, "names-later", app(&["bill"]), 1).await;
+    let time: (u64, u64) = server.query(&["TIME"]).await;
+    let (key, now) = ("{names-later}:names:g", (time.0 * 1000).to_string());
+    server.command(&["ZADD", key, &now, "task ship\n"]).await;
+    let said = async || warnings("names-later").pop();
+    let line = raw::eventually(said, 65 * SECOND).await;
+    assert!(
+        line.contains("serve `task ship`, which this one does not"),
+        "{line}"
+    );
+}
