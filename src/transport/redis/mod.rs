@@ -129,7 +129,7 @@
 //! primary. A server that was demoted is left within seconds, also by subscribers, although it
 //! would still serve them. On a cluster all keys of a stream are in one slot, each primary in use
 //! has one connection for commands, and each slot with reliable requests one that reads replies. A
-//! worker reads each slot of its streams over a connection, up to 16, in turn; priority and weights
+//! worker reads each slot of its streams over a connection, up to 64, in turn; priority and weights
 //! need streams of one slot.
 //!
 //! # Namespaces

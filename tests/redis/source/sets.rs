@@ -241,9 +241,9 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
 #[tokio::test]
 async fn a_set_of_too_many_slots_or_a_registry_is_refused_on_a_cluster() {
     let server = RedisServer::with(Options::new().cluster()).await;
-    let names: Vec<String> = (0..17).map(|n| format!("orders:{n}")).collect();
+    let names: Vec<String> = (0..65).map(|n| format!("orders:{n}")).collect();
     for (streams, said) in [
-        (Streams::in_turn(names), "17 slots"),
+        (Streams::in_turn(names), "65 slots"),
         (Streams::registered("tenants"), "list the streams"),
     ] {
         let redis = handle_of(&server, streams).await;

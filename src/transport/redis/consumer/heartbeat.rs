@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -82,6 +82,7 @@ impl Heartbeats {
     /// counted while the application's runtime hangs.
     pub(super) fn start(
         mut self,
+        pipeline: Arc<OnceLock<Pipeline>>,
         counters: Arc<Counters>,
         canary: Arc<Canary>,
         ends: Ends,
@@ -90,7 +91,9 @@ impl Heartbeats {
             let _ended = ends.ended.clone().drop_guard();
             let lease = self.member.lease;
             let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
-            let pipeline = Pipeline::with_patience(self.connector.clone(), None, counters, silence);
+            let connector = self.connector.anywhere();
+            let make = || Pipeline::with_patience(connector, None, counters, silence);
+            let pipeline = pipeline.get_or_init(make).clone();
             let mut ticks = interval(self.member.interval());
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let beats = async {

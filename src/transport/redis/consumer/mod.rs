@@ -83,7 +83,7 @@ use self::{
     prefetch::{PrefetchBuffer, PrefetchWriter},
     report::Report,
     served_names::ServedNames,
-    slot_consumer::{SlotConsumer, SlotContext},
+    slot_consumer::{SharedPipelines, SlotConsumer, SlotContext},
     state::SubscriptionState,
     streams::ServedStream,
     upkeep::Ends,
@@ -181,7 +181,7 @@ fn owned(settings: &Settings) -> bool {
 }
 
 /// The most slots of a cluster that one worker serves: each has a connection for its reads.
-const MAX_SLOTS: usize = 16;
+const MAX_SLOTS: usize = 64;
 
 /// Groups the streams by their slots on a cluster, since no command reads several slots.
 fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Vec<SlotStreams>, Error> {
@@ -302,6 +302,7 @@ impl Redis {
         }
         let names = ServedNames::of(interest).map(Arc::new);
         let poison = PoisonSlot::default();
+        let pipelines = (fetches > 1 || !owned.is_empty()).then(|| SharedPipelines::new(&shared));
         for (index, streams) in slots.iter().enumerate() {
             let context = SlotContext {
                 member: &source.member,
@@ -315,13 +316,15 @@ impl Redis {
                     closed: closed.clone(),
                     ..Ends::default()
                 },
+                pipelines: pipelines.as_ref(),
                 term: None,
             };
             let writer = PrefetchWriter::new(source.buffer.clone(), index);
             let slot = SlotConsumer::open(context, served(streams), writer).await?;
             source.slots.push(slot);
         }
-        if let Some(partitions) = source.settings.partitions().filter(|_| !owned.is_empty()) {
+        let partitions = source.settings.partitions().filter(|_| !owned.is_empty());
+        if let Some((partitions, pipelines)) = partitions.zip(pipelines) {
             let members =
                 keys::members(&options.namespace, &partitions.stream, &source.member.group)?;
             let connector = shared.connector.of(&members);
@@ -338,12 +341,13 @@ impl Redis {
                 shared: shared.clone(),
                 report: source.report.clone(),
                 buffer: source.buffer.clone(),
+                pipelines: pipelines.clone(),
                 names: names.clone(),
                 ends: ends.clone(),
             };
             source.ownership = Some(Ownership::start(parts, owned, heartbeats.members()));
             let canary = Canary::start(options.stall_limit, closed);
-            heartbeats.start(shared.counters.clone(), canary, ends)?;
+            heartbeats.start(pipelines.upkeep, shared.counters.clone(), canary, ends)?;
         }
         Ok(source)
     }

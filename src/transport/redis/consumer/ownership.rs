@@ -30,7 +30,7 @@ use super::{
     poison::PoisonSlot,
     prefetch::{PrefetchBuffer, PrefetchWriter},
     served_names::ServedNames,
-    slot_consumer::{SlotConsumer, SlotContext},
+    slot_consumer::{SharedPipelines, SlotConsumer, SlotContext},
     streams::ServedStream,
     upkeep::Ends,
 };
@@ -58,6 +58,7 @@ pub(super) struct OwnershipParts {
     pub(super) shared: Arc<SharedHandle>,
     pub(super) report: Arc<Report>,
     pub(super) buffer: Arc<PrefetchBuffer>,
+    pub(super) pipelines: SharedPipelines,
     pub(super) names: Option<Arc<ServedNames>>,
     /// Stops the heartbeats too.
     pub(super) ends: Ends,
@@ -326,6 +327,7 @@ impl Term {
                 ..Ends::default()
             },
             names: parts.names.as_ref(),
+            pipelines: Some(&parts.pipelines),
             term: Some(term),
         };
         let streams = vec![Arc::new(ServedStream::new(0, keys.clone(), 1))];

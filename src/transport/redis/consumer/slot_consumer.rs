@@ -1,6 +1,9 @@
 //! Consumes the streams of one slot, over connections to its primary.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -79,8 +82,30 @@ pub(super) struct SlotContext<'a> {
     /// `None` if the worker may serve any name.
     pub(super) names: Option<&'a Arc<ServedNames>>,
     pub(super) ends: Ends,
+    /// The connections that the slots or partitions of the source share. `None` if there is one slot.
+    pub(super) pipelines: Option<&'a SharedPipelines>,
     /// The term in which the worker owns the stream, which is a partition then.
     pub(super) term: Option<PartitionTerm>,
+}
+
+/// Connections for all slots of a cluster, or for all partitions that a worker owns: one to each
+/// primary in use.
+#[derive(Clone)]
+pub(super) struct SharedPipelines {
+    /// For settlements, scans and recoveries.
+    pub(super) settling: Pipeline,
+    /// For the upkeep, on the runtime of its thread, which makes it.
+    pub(super) upkeep: Arc<OnceLock<Pipeline>>,
+}
+
+impl SharedPipelines {
+    pub(super) fn new(shared: &SharedHandle) -> Self {
+        let counters = shared.counters.clone();
+        Self {
+            settling: Pipeline::spawn(shared.connector.clone(), None, counters),
+            upkeep: Arc::default(),
+        }
+    }
 }
 
 impl SlotConsumer {
@@ -99,6 +124,7 @@ impl SlotConsumer {
             poison,
             names,
             ends,
+            pipelines,
             term,
         } = context;
         let (member, report, poison) = (member.clone(), report.clone(), poison.clone());
@@ -110,7 +136,10 @@ impl SlotConsumer {
             None => shared.connector.clone(),
         };
         let first = connector.checked().await?;
-        let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());
+        let pipeline = match (pipelines, streams.first()) {
+            (Some(pipelines), Some(stream)) => pipelines.settling.of(&stream.keys.primary),
+            _ => Pipeline::spawn(connector.clone(), Some(first), counters.clone()),
+        };
         let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await?;
         let clock = Arc::new(ServerClock::new(time)?);
         let in_flight = Arc::<InFlightTable>::default();
@@ -168,6 +197,9 @@ impl SlotConsumer {
         let upkeep = Upkeep {
             member: member.clone(),
             connector: connector.clone(),
+            pipeline: pipelines
+                .map(|pipelines| pipelines.upkeep.clone())
+                .unwrap_or_default(),
             counters,
             renewer,
             maintenance,

@@ -5,7 +5,7 @@
 //! separate connection there.
 
 use std::{
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
     thread,
     time::Duration,
 };
@@ -40,6 +40,8 @@ use crate::{
 pub(super) struct Upkeep {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,
+    /// The connection, which the slots of a source share. The first upkeep makes it.
+    pub(super) pipeline: Arc<OnceLock<Pipeline>>,
     pub(super) counters: Arc<Counters>,
     pub(super) renewer: LeaseRenewer,
     pub(super) maintenance: Maintenance,
@@ -137,7 +139,12 @@ impl Upkeep {
         let (connector, counters) = (self.connector.clone(), self.counters.clone());
         let patience = (lease / 3).max(Duration::from_millis(100));
         let address = self.connector.address().to_owned();
-        let pipeline = Pipeline::with_patience(connector, None, counters, silence);
+        let make = || Pipeline::with_patience(connector.anywhere(), None, counters, silence);
+        let pipeline = self.pipeline.get_or_init(make);
+        let pipeline = match self.maintenance.streams.all().first() {
+            Some(stream) => pipeline.of(&stream.keys.primary),
+            None => pipeline.clone(),
+        };
         let server = UpkeepConnection::new(pipeline, patience, address);
         let mut ticks = interval(self.member.interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -158,6 +158,11 @@ impl Connector {
         self.to(Place::Node(address))
     }
 
+    /// A connector to any of the servers.
+    pub(super) fn anywhere(&self) -> Self {
+        self.to(Place::Any)
+    }
+
     fn to(&self, place: Place) -> Self {
         Self {
             servers: self.servers.clone(),
