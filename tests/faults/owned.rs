@@ -30,19 +30,19 @@ async fn scene() -> Scene {
     scene
 }
 
-/// The number of workers that are members of the group.
-async fn members(scene: &Scene) -> usize {
-    scene
-        .server
-        .query(&["HLEN", "{jobs}:members:workers"])
-        .await
-}
-
 /// Starts a worker, and waits until it is a member of the group.
 async fn worker(scene: &Scene) -> WorkerProcess {
-    let before = members(scene).await;
     let worker = WorkerProcess::start(&scene.setup);
-    let joined = || async { (members(scene).await > before).then_some(()) };
+    // The name of a member contains its process.
+    let process = format!("-{}-", worker.pid());
+    let joined = || async {
+        let members = ["HKEYS", "{jobs}:members:workers"];
+        let members: Vec<String> = scene.server.query(&members).await;
+        members
+            .iter()
+            .any(|member| member.contains(&process))
+            .then_some(())
+    };
     eventually(joined, 30 * SECOND).await;
     worker
 }

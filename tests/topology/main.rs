@@ -16,6 +16,7 @@
 //! | `sentinel` | a primary that Sentinels name, and that changes |
 //! | `clock` | a new primary whose clock is ahead of that of the old one |
 //! | `names` | a host name that leads to another server after a failover |
+//! | `partitions` | partitioned streams over all nodes, served in turn and owned |
 //! | `bad_input` | URLs of another topology than the server's |
 //!
 //! During a fault, `load` sends tasks at a steady rate and keeps the ledger, as in `tests/faults`.
@@ -30,6 +31,7 @@ mod connecting;
 mod features;
 mod load;
 mod names;
+mod partitions;
 #[cfg(feature = "cli")]
 #[path = "../support/program.rs"]
 mod program;
