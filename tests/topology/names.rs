@@ -6,6 +6,7 @@
 use std::{
     io::{self, Read},
     net::Ipv4Addr,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -17,7 +18,7 @@ use crate::{
     load::Load,
     support::{
         RedisServer, Signal,
-        ledger::{Ledger, What, now},
+        ledger::{Account, Ledger, What, now},
         names::HostName,
         proxy::Proxy,
         raw::{self, eventually},
@@ -84,11 +85,17 @@ impl Client {
         eventually(works, FOUND).await
     }
 
-    /// Waits until all that was sent in this time is finished.
-    async fn loses_nothing_sent(&self, from: Duration, until: Duration) {
+    /// Waits for a moment at which all tasks are finished, except for those that were sent in this
+    /// time.
+    async fn settles(&self, except: Range<Duration>) -> Account {
         let ledger = self.ledger();
-        let finished = async || ledger.read().lost_of(from..until).is_empty().then_some(());
-        eventually(finished, FOUND).await;
+        let settled = async || {
+            let account = ledger.read();
+            let before = account.lost_of(Duration::ZERO..except.start);
+            let after = account.lost_of(except.end..Duration::MAX);
+            (before.is_empty() && after.is_empty()).then_some(account)
+        };
+        eventually(settled, FOUND).await
     }
 }
 
@@ -144,9 +151,7 @@ async fn a_name_that_leads_to_another_server_is_followed_after_a_demotion_and_af
     let at = now();
     name.lead_to(Some(ADDRESSES[1]));
     let recovered = client.works(at).await;
-    let until = now();
-    client.loses_nothing_sent(Duration::ZERO, until).await;
-    let account = client.ledger().read();
+    let account = client.settles(Duration::ZERO..Duration::ZERO).await;
     account.report("name: primary demoted", recovered, FOLLOWED);
     assert_eq!(account.repeated(), Default::default());
 
@@ -164,11 +169,6 @@ async fn a_name_that_leads_to_another_server_is_followed_after_a_demotion_and_af
     let at = now();
     name.lead_to(Some(ADDRESSES[0]));
     let recovered = client.works(at).await;
-    let until = now();
-    client.loses_nothing_sent(Duration::ZERO, replicated).await;
-    client.loses_nothing_sent(at, until).await;
-    client
-        .ledger()
-        .read()
-        .report("name: primary killed", recovered, FOLLOWED);
+    let account = client.settles(replicated..at).await;
+    account.report("name: primary killed", recovered, FOLLOWED);
 }
