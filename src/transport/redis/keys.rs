@@ -89,6 +89,16 @@ impl Keys {
         format!("{}:idem:{key}", self.base)
     }
 
+    /// The list of the numbers of partitions that this stream has had.
+    pub(super) fn partitions(&self) -> String {
+        format!("{}:partitions", self.base)
+    }
+
+    /// The hash of the group's members that own partitions of this stream: their heartbeats.
+    pub(super) fn members(&self) -> String {
+        format!("{}:members:{}", self.base, self.group)
+    }
+
     /// The hash of the owner of this partition: `member`, `consumer` and `term`.
     pub(super) fn owner(&self) -> String {
         format!("{}:owner:{}", self.base, self.group)
@@ -114,22 +124,6 @@ pub(super) fn registry(namespace: &Namespace, name: &Name) -> String {
 fn is_registry(key: &str) -> bool {
     let in_namespace = key.split_once(':').map(|(_, rest)| rest);
     key.starts_with(REGISTRY) || in_namespace.is_some_and(|rest| rest.starts_with(REGISTRY))
-}
-
-/// The list of the numbers of partitions that a stream has had.
-///
-/// # Errors
-/// If the stream's name has no slot, or is that of another key.
-pub(super) fn partitions(namespace: &Namespace, stream: &Name) -> Result<String, Error> {
-    Ok(format!("{}:partitions", base(namespace, stream)?))
-}
-
-/// The hash of the members of a group that own partitions of a stream: their heartbeats.
-///
-/// # Errors
-/// If the stream's name has no slot, or is that of another key.
-pub(super) fn members(namespace: &Namespace, stream: &Name, group: &Name) -> Result<String, Error> {
-    Ok(format!("{}:members:{group}", base(namespace, stream)?))
 }
 
 /// Checks that keys of `stream` can be put in its slot.
@@ -294,9 +288,7 @@ mod tests {
         all.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         all.extend(["scan", "trim", "reap"].map(|what| keys.throttle(what)));
         all.extend([keys.replies("c"), keys.idempotency("k")]);
-        all.extend(partitions(&NONE, &keys.stream));
-        all.extend(members(&NONE, &keys.stream, &keys.group));
-        all.push(keys.owner());
+        all.extend([keys.partitions(), keys.members(), keys.owner()]);
         all
     }
 
@@ -305,7 +297,7 @@ mod tests {
         let mut shared = vec![keys.primary.to_string()];
         shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         shared.extend([keys.replies("c"), keys.idempotency("k")]);
-        shared.extend(partitions(&NONE, &keys.stream));
+        shared.push(keys.partitions());
         shared
     }
 

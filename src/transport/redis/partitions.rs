@@ -6,7 +6,8 @@ use std::{collections::HashSet, sync::Mutex};
 use redis::Cmd;
 
 use super::{
-    Redis, keys,
+    Redis,
+    keys::{self, Keys},
     pipeline::Resend,
     response::{array, bytes, count},
     scripts,
@@ -58,15 +59,16 @@ impl Redis {
                  Redis Cluster, on one server; leave the braces out"
             )));
         }
-        let record = keys::partitions(&self.options.namespace, stream)?;
+        let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
+        let record = keys.partitions();
         let args = |cmd: &mut Cmd| {
             cmd.arg(names.len()).arg(u8::from(role == Role::Worker));
         };
         // Repeated after an unknown outcome: the same number is not recorded twice.
         let ask = async || {
             let pipeline = self.shared.pipeline.of(&record);
-            let (script, keys) = (&scripts::PARTITIONS, [record.as_str()]);
-            pipeline.script(script, &keys, args, Resend::Never).await
+            let (script, names) = (&scripts::PARTITIONS, [record.as_str()]);
+            pipeline.script(script, &names, args, Resend::Never).await
         };
         let answer = loop {
             match ask().await {
@@ -89,15 +91,14 @@ impl Redis {
         })?;
         partitions.check(role, &numbers)?;
         match role {
-            Role::Worker if !partitions.owned => self.check_unowned(stream).await,
+            Role::Worker if !partitions.owned => self.check_unowned(&keys).await,
             Role::Worker | Role::Sender => Ok(()),
         }
     }
 
     /// Refuses a worker that would read partitions which other workers of its group own.
-    async fn check_unowned(&self, stream: &Name) -> Result<(), Error> {
-        let group = &self.settings.group;
-        let members = keys::members(&self.options.namespace, stream, group)?;
+    async fn check_unowned(&self, keys: &Keys) -> Result<(), Error> {
+        let (stream, group, members) = (&keys.stream, &keys.group, keys.members());
         let mut cmd = redis::cmd("HLEN");
         cmd.arg(&members);
         let pipeline = self.shared.pipeline.of(&members);

@@ -90,7 +90,7 @@ use self::{
 };
 use super::{
     Redis, error,
-    keys::{self, Keys},
+    keys::Keys,
     namespace::Namespace,
     rpc::Hub,
     server::{HashSlot, Outage},
@@ -325,8 +325,8 @@ impl Redis {
         }
         let partitions = source.settings.partitions().filter(|_| !owned.is_empty());
         if let Some((partitions, pipelines)) = partitions.zip(pipelines) {
-            let members =
-                keys::members(&options.namespace, &partitions.stream, &source.member.group)?;
+            let group = &source.member.group;
+            let members = Keys::new(&options.namespace, &partitions.stream, group)?.members();
             let connector = shared.connector.of(&members);
             let ends = Ends {
                 closed: closed.clone(),
