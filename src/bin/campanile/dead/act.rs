@@ -98,7 +98,7 @@ impl Which {
             let step = tokio::select! {
                 biased;
                 step = &mut step => step,
-                // Finishes the step, so that its letters are counted.
+                // The current step is finished, so that its letters are counted.
                 () = ended.cancelled() => {
                     progress.clear();
                     note("ends after this step; another Ctrl-C ends it at once");
