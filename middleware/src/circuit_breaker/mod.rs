@@ -108,8 +108,8 @@ pub struct CircuitBreakerLayer {
 }
 
 impl CircuitBreakerLayer {
-    /// A circuit that opens for 5 s if half of at least 20 calls within 10 s have failed, and
-    /// closes after 3 successful probes.
+    /// Creates a circuit that opens for 5 s if half of at least 20 calls within 10 s have failed,
+    /// and closes after 3 successful probes.
     pub fn new() -> Self {
         Self {
             circuit: Arc::new(Circuit::new(CircuitConfig::default())),
@@ -212,7 +212,7 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// The current state of the circuit.
+    /// Returns the current state of the circuit.
     pub fn state(&self) -> CircuitState {
         self.circuit.state()
     }
@@ -247,7 +247,7 @@ impl CircuitOpen {
         }
     }
 
-    /// The time until the circuit admits probes; zero if probes are running.
+    /// Returns the time until the circuit admits probes; zero if probes are running.
     pub fn retry_after(&self) -> Duration {
         self.retry_after
     }

@@ -61,7 +61,7 @@ impl MemoryStore {
         self
     }
 
-    /// The current number of outcomes.
+    /// Returns the current number of outcomes.
     pub fn outcomes(&self) -> usize {
         let mut state = lock(&self.state);
         state.expire(Instant::now());
@@ -82,7 +82,7 @@ impl MemoryState {
         }
     }
 
-    /// The token of the claim on this key, unless the claim has expired.
+    /// Returns the token of the claim on this key, unless the claim has expired.
     fn claimed_by(&self, key: &str, now: Instant) -> Option<Token> {
         let (token, until) = self.claims.get(key)?;
         (*until > now).then_some(*token)

@@ -199,8 +199,8 @@ impl<St, K> IdempotencyLayer<St, K> {
         }
     }
 
-    /// The number of messages that were not run because the outcome for their key was stored,
-    /// over all services of this layer and of its clones.
+    /// Returns the number of messages that were not run because the outcome for their key was
+    /// stored, over all services of this layer and of its clones.
     pub fn suppressed(&self) -> u64 {
         self.suppressed.load(Ordering::Relaxed)
     }

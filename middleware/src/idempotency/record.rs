@@ -66,7 +66,8 @@ pub(super) fn encode(
     Some(json.into())
 }
 
-/// The kind of a permanent failure, and the error that a caller got. `None` if it is not permanent.
+/// Returns the kind of a permanent failure, and the error that a caller got. `None` if it is not
+/// permanent.
 fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcError>)> {
     let error = &**error;
     let rejection = find::<Rejection>(error).filter(|rejection| rejection.is_permanent());
@@ -87,7 +88,7 @@ fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcErr
     }
 }
 
-/// An error and its sources on one line.
+/// Returns an error and its sources on one line.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     // Bounded, since a custom error may return itself as its source.
     let errors = std::iter::successors(Some(error), |&error| error.source()).take(16);

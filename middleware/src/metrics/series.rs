@@ -40,7 +40,7 @@ impl SeriesTable {
         }
     }
 
-    /// The series of a message.
+    /// Returns the series of a message.
     pub(super) fn of(&self, message: &Message) -> Arc<Series> {
         let destination = match self.labels.side {
             // The application chooses the routes. The names are chosen by any sender.

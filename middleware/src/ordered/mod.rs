@@ -192,7 +192,7 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// The number of keys with messages that run, wait, or will be delivered again.
+    /// Returns the number of keys with messages that run, wait, or will be delivered again.
     pub fn keys_in_use(&self) -> usize {
         self.queues.keys()
     }

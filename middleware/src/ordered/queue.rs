@@ -70,8 +70,8 @@ impl KeyQueue {
         turn
     }
 
-    /// The next step of the message with this turn. A message that cannot be put off does not wait
-    /// for deferred messages.
+    /// Returns the next step of the message with this turn. A message that cannot be put off does
+    /// not wait for deferred messages.
     pub(super) fn step(&mut self, turn: Turn, can_be_put_off: bool) -> NextStep {
         let now = Instant::now();
         while let Some(first) = self.deferred.first_entry()

@@ -47,7 +47,7 @@ struct DeliveryInfo {
 }
 
 impl DeliveryInfo {
-    /// The identity of the message, if a transport can deliver it again.
+    /// Returns the identity of the message, if a transport can deliver it again.
     fn redeliverable(&self) -> Option<&MessageIdentity> {
         self.identity.as_ref().filter(|_| self.kind != Kind::Event)
     }
@@ -125,8 +125,8 @@ impl QueuedMessage {
         })
     }
 
-    /// The wait before a redelivery, or `None` after the last attempt. `after` is the wait that the
-    /// failure asks for.
+    /// Returns the wait before a redelivery, or `None` after the last attempt. `after` is the wait
+    /// that the failure asks for.
     fn wait(&self, after: Option<Duration>, counted: bool) -> Option<Duration> {
         let attempt = self.delivery.attempt.0;
         if counted && attempt >= self.config.max_deliveries {

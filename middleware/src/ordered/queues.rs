@@ -51,13 +51,13 @@ impl KeyQueues {
         }
     }
 
-    /// The number of keys with a queue.
+    /// Returns the number of keys with a queue.
     pub(super) fn keys(&self) -> usize {
         lock(&self.0).queues.len()
     }
 
-    /// The next step of the message with this turn. `waker` is called when the step may have
-    /// changed.
+    /// Returns the next step of the message with this turn. `waker` is called when the step may
+    /// have changed.
     pub(super) fn step(
         &self,
         key: &Key,

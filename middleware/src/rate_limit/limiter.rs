@@ -62,7 +62,7 @@ impl Limiter {
         checked.map_err(|not_until| not_until.wait_time_from(self.counts.clock().now()))
     }
 
-    /// The error of a message over the rate. The rate admits the next message after `wait`.
+    /// Returns the error of a message over the rate. The rate admits the next message after `wait`.
     /// Messages that are put off return at different times: if all returned at once, all but one
     /// would be put off again.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
@@ -78,7 +78,7 @@ impl Limiter {
         RateLimited::error(kind, back - now)
     }
 
-    /// The time between two messages of a key.
+    /// Returns the time between two messages of a key.
     pub(super) fn period(&self) -> Duration {
         self.period
     }

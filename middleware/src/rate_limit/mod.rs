@@ -151,7 +151,7 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
         self
     }
 
-    /// The number of keys with a count.
+    /// Returns the number of keys with a count.
     pub fn keys_in_use(&self) -> usize {
         self.limiter.keys()
     }
@@ -270,7 +270,7 @@ impl RateLimited {
         }
     }
 
-    /// The time from the failure until the rate admits the message.
+    /// Returns the time from the failure until the rate admits the message.
     pub fn retry_after(&self) -> Duration {
         self.retry_after
     }

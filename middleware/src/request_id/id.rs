@@ -40,7 +40,7 @@ impl RequestId {
         }
     }
 
-    /// The id of the message that the current task handles, within a
+    /// Returns the id of the message that the current task handles, within a
     /// [`RequestIdLayer`](super::RequestIdLayer) or a [`scope`](Self::scope).
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
@@ -55,7 +55,7 @@ impl RequestId {
         &self.0
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().expect("an id is visible ASCII")
     }

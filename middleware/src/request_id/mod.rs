@@ -97,7 +97,7 @@ pub struct RequestIdLayer {
 }
 
 impl RequestIdLayer {
-    /// A layer that makes UUIDs, in the header `x-request-id`.
+    /// Creates a layer that makes UUIDs, in the header `x-request-id`.
     pub const fn new() -> Self {
         Self {
             header: HeaderName::from_static("x-request-id"),

@@ -224,7 +224,7 @@ pub struct Exhausted {
 }
 
 impl Exhausted {
-    /// The number of deliveries of the task.
+    /// Returns the number of deliveries of the task.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
@@ -259,7 +259,7 @@ mod tests {
         DurableRetryLayer::new(3).backoff(backoff)
     }
 
-    /// The error of the layered service if the inner service fails with `error`.
+    /// Returns the error of the layered service if the inner service fails with `error`.
     async fn failing(
         layer: &DurableRetryLayer,
         kind: Kind,

@@ -77,7 +77,7 @@ impl Propagation {
         }
     }
 
-    /// The context in the headers, if there is one.
+    /// Returns the context in the headers, if there is one.
     fn read(&self, headers: &HeaderMap) -> Option<OtelContext> {
         if headers.is_empty() {
             return None;
@@ -102,7 +102,7 @@ impl Propagation {
     }
 }
 
-/// The context of a span, or the surrounding one if the span is filtered out.
+/// Returns the context of a span, or the surrounding one if the span is filtered out.
 fn context_of(span: &Span) -> OtelContext {
     [span, &Span::current()]
         .into_iter()

@@ -51,12 +51,12 @@ impl<T> TraceTransport<T> {
 }
 
 impl<T> TraceTransport<T> {
-    /// The wrapped transport.
+    /// Returns the wrapped transport.
     pub const fn get_ref(&self) -> &T {
         &self.inner
     }
 
-    /// The wrapped transport, mutably.
+    /// Returns the wrapped transport, mutably.
     pub const fn get_mut(&mut self) -> &mut T {
         &mut self.inner
     }

@@ -160,7 +160,7 @@ mod tests {
 
     type Reports = Arc<Mutex<Vec<String>>>;
 
-    /// A layer whose hooks record their arguments.
+    /// Returns a layer whose hooks record their arguments.
     fn recording(
         layer: TraceLayer,
         reports: &Reports,

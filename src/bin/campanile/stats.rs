@@ -80,7 +80,7 @@ impl Stats {
                     }
                     // A server that cannot be reached may come back, so the command waits for it. A
                     // refusal is permanent.
-                    (screen, Err(error)) if is_passing(&error) => match screen {
+                    (screen, Err(error)) if is_transient(&error) => match screen {
                         Some(screen) => screen.draw(&self.frame(&last, Some(&error)))?,
                         None => note(chain(&error)),
                     },
@@ -113,7 +113,7 @@ impl Stats {
     }
 }
 
-fn is_passing(error: &Error) -> bool {
+fn is_transient(error: &Error) -> bool {
     error.is_disconnected() || error.is_unknown_outcome()
 }
 
