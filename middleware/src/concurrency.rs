@@ -308,7 +308,7 @@ mod tests {
 
     impl Drop for Work {
         fn drop(&mut self) {
-            // No other request waits in this test, so a free permit would be granted at once.
+            // No other request waits in this test, so a free permit would be granted immediately.
             let next = self.permits.request(Key::from("k"), usize::MAX);
             let next = next.expect("the number of waiting requests is unlimited");
             assert!(

@@ -77,7 +77,8 @@ pub(crate) fn no_request(handle: &mut Handle) {
     assert!(all.is_empty(), "{all:?}");
 }
 
-/// Asserts that the layer passes the inner service's readiness and its readiness error.
+/// Asserts that the layer is ready when the inner service is, and returns the error of its
+/// `poll_ready`.
 pub(crate) fn readiness_and_its_error_pass<L>(layer: &L)
 where
     L: Layer<Inner, Service: Service<Message, Error = BoxError>>,

@@ -1,4 +1,5 @@
-//! Many senders and workers at once, workers that come and go, and a server that is restarted.
+//! Checks with many concurrent senders and workers, with workers that start and stop, and with a
+//! server that restarts.
 
 use std::{collections::HashSet, time::Duration};
 

@@ -103,7 +103,7 @@ impl Failure {
     }
 
     /// Creates a failure that delivers the message again after this delay. The transport stores the
-    /// message meanwhile, so the delay does not occupy a worker and survives the end of this
+    /// message until then, so the delay does not occupy a worker and survives the end of this
     /// process.
     pub fn redeliver_after(after: Duration) -> Self {
         Self::new(Settle::Redeliver {

@@ -150,7 +150,7 @@ impl Deadline {
 pub enum Due {
     /// This long after the server has stored the task, on the server's clock.
     After(Duration),
-    /// At this time on the server's clock; at once if the time has passed.
+    /// At this time on the server's clock, or immediately if the time has passed.
     At(SystemTime),
 }
 

@@ -85,7 +85,7 @@ pub(super) struct Resolver {
 enum Resolved {
     /// One route or fallback.
     One(usize),
-    /// An event that matches several routes at once.
+    /// Several routes of an event.
     Several(Vec<usize>),
 }
 

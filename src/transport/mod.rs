@@ -4,7 +4,7 @@
 //! half* is a [`Transport`], which opens a [`Source`] of [`Delivery`]s for
 //! [`serve`](crate::serve()). Each delivery contains the right to settle it, a [`SettleDelivery`].
 //!
-//! The handles [`Memory`](memory::Memory) and `Redis` are both halves at once. To write a
+//! The handles [`Memory`](memory::Memory) and `Redis` are both halves in one type. To write a
 //! transport, implement these traits, and test it with the `conformance` suite (a feature). The
 //! [guide](crate::guide) has a chapter about that.
 //!

@@ -1,4 +1,4 @@
-//! Functions that take many messages at once.
+//! Functions that take a batch of messages.
 
 use std::future::Future;
 

@@ -1,4 +1,4 @@
-//! Handlers that take many messages at once.
+//! Handlers that take a batch of messages.
 //!
 //! A [`Batch`](crate::Batch) gathers the messages of its route, and calls its function with a list
 //! of them. It does so when there are [`size`](crate::Batch::size) messages, or when the first

@@ -52,7 +52,7 @@
 //! delivery.settle(tomorrow).await?;
 //! assert_eq!(mailing.next(1).await?.len(), 1);
 //!
-//! let again = billing.next(1).await?.remove(0); // a day later, at once
+//! let again = billing.next(1).await?.remove(0); // a day later, on the paused clock
 //! assert!(again.content.unwrap().parts().attempt.is_retry());
 //! # Ok::<_, campanile::BoxError>(()) }).unwrap();
 //! ```

@@ -45,7 +45,7 @@ pub(crate) struct Purge {
 }
 
 impl Replay {
-    /// Asks for a confirmation only if all letters are replayed, since a replay destroys nothing.
+    /// Asks for a confirmation only if all letters are replayed, because a replay destroys nothing.
     pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
         if self.which.all {
             let count = dead.count().await?;
