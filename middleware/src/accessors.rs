@@ -6,17 +6,17 @@
 macro_rules! inner_accessors {
     ($service:ident<S $(, $param:ident)*>) => {
         impl<S $(, $param)*> $service<S $(, $param)*> {
-            /// The inner service.
+            /// Returns a reference to the inner service.
             pub fn get_ref(&self) -> &S {
                 &self.inner
             }
 
-            /// The inner service, mutably.
+            /// Returns a mutable reference to the inner service.
             pub fn get_mut(&mut self) -> &mut S {
                 &mut self.inner
             }
 
-            /// Returns the inner service. A reservation of this service is released.
+            /// Returns the inner service, and releases a reservation of this service.
             pub fn into_inner(self) -> S {
                 self.inner
             }

@@ -9,7 +9,8 @@ use std::{
 use campanile::{BoxError, Reply};
 use pin_project::pin_project;
 
-/// The inner service's future, or the error of a message that was not passed to it.
+/// The future of the inner service, or the error of a message with which the inner service was not
+/// called.
 #[pin_project(project = Projection)]
 pub(crate) enum CallOrError<W> {
     Call(#[pin] W),

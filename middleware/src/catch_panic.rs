@@ -1,7 +1,8 @@
 //! Turns panics into errors.
 //!
-//! Without this layer a panic fails the delivery, and the layers around the handler do not see it.
-//! With it they see an error: a retry tries again, a trace shows it, a circuit breaker counts it.
+//! Without this layer a panic fails the delivery, and the layers around the handler get no error.
+//! With this layer they get an error: a retry can try again, and a circuit breaker counts the
+//! failure.
 //!
 //! ```
 //! use campanile::Router;
@@ -13,8 +14,7 @@
 //!
 //! let app: Router = Router::new().task("work", work).layer(CatchPanicLayer::new());
 //! ```
-//!
-//! The layer belongs inside of the layers that have to see the error:
+//! Put this layer inside the layers that have to get the error:
 //!
 //! ```
 //! use campanile::{Client, Message, Router};
@@ -35,18 +35,19 @@
 //! ```
 //!
 //! # Errors
-//! [`Panicked`], with the text of the panic. A task is delivered again, as after any error. A
-//! request is answered with `internal`. Its caller does not see the text, unless the worker sets
+//! If the inner service panics, the error is [`Panicked`], with the text of the panic. A task is
+//! delivered again, as after any error. A request is answered with `internal`. The caller does not
+//! get the text, unless the worker sets
 //! [`expose_error_text`](campanile::serve::Serve::expose_error_text).
 //!
 //! # Panics
-//! The layer catches panics of the inner service's `call` and of its future. It does not catch
-//! panics of `poll_ready`: a service that panics there is broken. With `panic = "abort"` no panic
-//! can be caught.
+//! The layer catches panics of the inner service's `call` and of the future that it returns. It
+//! does not catch panics of `poll_ready`, because a service that panics there is broken. With
+//! `panic = "abort"` no panic can be caught.
 //!
-//! The panic hook runs, and prints the panic to standard error unless the application has replaced
-//! it. State that outlives the message may be inconsistent after a panic; a `std` mutex, for
-//! example, is poisoned.
+//! The panic hook still runs. Unless the application has replaced the hook, it prints the panic to
+//! standard error. After a panic, state that outlives the message may be inconsistent. For example,
+//! a `std` mutex is poisoned.
 
 use std::{
     any::Any,
@@ -118,7 +119,7 @@ where
 }
 
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    // Unwind safe: a future that has panicked is not polled again.
+    // `AssertUnwindSafe` is sound because a future that has panicked is not polled again.
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panicked::new(&*payload))
 }
 
@@ -146,7 +147,7 @@ impl<W> fmt::Debug for CatchPanicFuture<W> {
     }
 }
 
-/// The error of a message whose handler has panicked, or a layer inside of [`CatchPanic`].
+/// The error of a message whose handler, or a layer inside [`CatchPanic`], panicked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked {
     text: String,
@@ -163,7 +164,7 @@ impl Panicked {
         }
     }
 
-    /// The text of the panic; `without a text` if its payload is not a string.
+    /// Returns the text of the panic, or `without a text` if its payload is not a string.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -186,7 +187,7 @@ mod tests {
     use super::*;
     use crate::mocks::{around, call, readiness_passes, reservations_are_released};
 
-    /// The error of a message with this inner service.
+    /// Returns the error of a message with this inner service.
     async fn failing<F>(inner: impl FnMut(Message) -> F) -> BoxError
     where
         F: Future<Output = Result<Reply, BoxError>> + Send + 'static,

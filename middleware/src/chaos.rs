@@ -1,7 +1,7 @@
 //! Injects faults for tests: failures, delays, panics and duplicates.
 //!
-//! Each fault has a probability, and a seed decides which messages it hits. The n-th message of a
-//! layer has the same faults in every run.
+//! Each fault has a probability, and a seed decides which messages are hit. With the same seed the
+//! n-th message of a layer has the same faults in every run.
 //!
 //! ```
 //! use campanile::{Client, Router};
@@ -14,8 +14,7 @@
 //! assert!(campanile::error::find::<campanile_middleware::chaos::ChaosError>(&error).is_some());
 //! # }
 //! ```
-//!
-//! All faults together; each task must be done all the same:
+//! With all faults. Each task must still be done:
 //!
 //! ```
 //! use campanile::Router;
@@ -32,21 +31,22 @@
 //! ```
 //!
 //! # Ordering
-//! The random numbers are drawn in the order of the calls. If threads make the calls in another
+//! The random numbers are drawn in the order of the calls, so if threads make the calls in another
 //! order, other messages are hit. Adding a fault does not change which messages the other faults
 //! hit.
 //!
-//! The delay comes first. Then the call panics or fails, or the message is handled once or twice.
+//! The delay comes first. After it the call panics or fails, or the message is handled once or
+//! twice.
 //!
 //! # Delivery guarantee
-//! A duplicated message is handled twice in sequence, as after a lost acknowledgement. The first
-//! outcome is dropped, and the second one counts.
+//! A duplicated message is handled twice, one run after the other, as after a lost acknowledgement.
+//! The outcome of the first run is dropped, and that of the second is returned.
 //!
 //! # Back-pressure
-//! Before it is handled a second time, a message waits for the inner service's readiness.
+//! Before a message is handled a second time, it waits until the inner service is ready.
 //!
 //! # Errors
-//! [`ChaosError`].
+//! A message that the layer fails has a [`ChaosError`].
 //!
 //! # Panics
 //! The future panics with the probability that [`ChaosLayer::panic`] sets.
@@ -95,7 +95,7 @@ impl ChaosLayer {
         }
     }
 
-    /// Fails messages with this probability, before they are handled.
+    /// Fails a message with this probability, before it is handled.
     ///
     /// # Panics
     /// If the probability is not between 0.0 and 1.0.
@@ -106,7 +106,7 @@ impl ChaosLayer {
         self
     }
 
-    /// Delays messages with this probability, for a random time in this range.
+    /// Delays a message with this probability, for a random time in this range.
     ///
     /// # Panics
     /// If the probability is not between 0.0 and 1.0, or `longest` is shorter than `shortest`.
@@ -134,7 +134,7 @@ impl ChaosLayer {
         self
     }
 
-    /// Handles messages twice with this probability.
+    /// Handles a message twice with this probability.
     ///
     /// # Panics
     /// If the probability is not between 0.0 and 1.0.
@@ -198,8 +198,7 @@ pub struct Chaos<S> {
 }
 
 impl<S> Chaos<S> {
-    /// Wraps a service; see [`ChaosLayer::new`]. This service has no faults; only a [`ChaosLayer`]
-    /// can set some.
+    /// Wraps a service, without faults. To inject faults, use a [`ChaosLayer`].
     pub fn new(inner: S, seed: u64) -> Self {
         ChaosLayer::new(seed).layer(inner)
     }
@@ -223,7 +222,7 @@ where
         let mut rng = lock(&self.layer.rng);
         let faults = self.layer.probabilities.faults(&mut rng);
         drop(rng);
-        // The future takes the ready service. The clone that stays has no reservation.
+        // The future takes the service that is ready, and leaves a clone, which has no reservation.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
         ChaosFuture(Box::pin(call_with_faults(faults, inner, message)))

@@ -20,7 +20,7 @@ use campanile::{
     error::{Settle, find},
 };
 
-/// The class of an error: could another try of the same message succeed?
+/// The class of an error: it tells whether another try of the same message could succeed.
 ///
 /// | | retried in place | retried durably | counted by a circuit breaker |
 /// |---|---|---|---|
@@ -30,29 +30,31 @@ use campanile::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Class {
-    /// Another try may succeed soon: a resource that the handler needs was slow, full or
-    /// unreachable.
+    /// Another try may succeed soon: for example, a resource that the handler needs was slow, full
+    /// or unreachable.
     Transient,
-    /// Another try may succeed, but not soon: a deployment is wrong, or another service has refused
-    /// the request.
+    /// Another try may succeed, but not soon: for example, a deployment is wrong, or another
+    /// service refused the request.
     Lasting,
     /// No other try can succeed: the message itself is wrong.
     Permanent,
 }
 
-/// The default class of an error. The first rule that matches an error in the chain of sources
-/// decides:
+/// Returns the default class of an error. The first rule that matches an error in the chain of
+/// sources decides:
 ///
-/// - A [`Failure`] is permanent if it asks for a dead letter or a discard, else transient.
-/// - A [`Rejection`] is permanent if [`is_permanent`](Rejection::is_permanent), else lasting.
-/// - An [`RpcError`] is transient for `unavailable`, `deadline` and `internal`, else lasting.
+/// - A [`Failure`] is permanent if it requests a dead letter or a discard, and otherwise transient.
+/// - A [`Rejection`] is permanent if [`is_permanent`](Rejection::is_permanent) returns `true`, and
+///   otherwise lasting.
+/// - An [`RpcError`] is transient for `unavailable`, `deadline` and `internal`, and otherwise
+///   lasting.
 /// - A [`NotFound`] is lasting.
 /// - An [`Error`] is lasting if it is an invalid message, a configuration error, a closed handle or
 ///   an undecodable reply.
 /// - Any other error is transient.
 ///
-/// An error is permanent only if the message itself is wrong. A retry too many costs less than a
-/// message that is given up too early.
+/// An error is permanent only if the message itself is wrong, because an unnecessary retry costs
+/// less than a message that becomes a dead letter too early.
 pub fn classify(error: &(dyn StdError + 'static)) -> Class {
     if let Some(failure) = find::<Failure>(error) {
         return match failure.settle() {
@@ -83,7 +85,7 @@ pub fn classify(error: &(dyn StdError + 'static)) -> Class {
 
 type Function = dyn Fn(&(dyn StdError + 'static)) -> Class + Send + Sync;
 
-/// [`classify`], or the function that the application has given.
+/// Classifies errors with [`classify`], or with the function of the application.
 #[derive(Clone, Default)]
 pub(crate) struct Classifier(Option<Arc<Function>>);
 

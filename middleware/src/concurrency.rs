@@ -1,7 +1,8 @@
-//! Limits how many messages of a key run at once. A key is, for example, a tenant or an account.
+//! Limits how many messages with the same key run concurrently. A key is, for example, a tenant or
+//! an account.
 //!
-//! tower's `ConcurrencyLimit` limits a whole service. This layer limits each key, so that one
-//! tenant cannot occupy all handlers.
+//! tower's `ConcurrencyLimit` limits a whole service. This layer limits each key separately, so
+//! that one tenant cannot occupy all handlers.
 //!
 //! ```
 //! use campanile::Router;
@@ -32,17 +33,17 @@
 //! ```
 //!
 //! # Ordering
-//! The messages of a key start in the order in which their futures were first polled. They may end
-//! in any order. `OrderedByKeyLayer` runs them one after the other.
+//! Messages with the same key start in the order in which their futures were first polled, and may
+//! end in any order. To run them one after the other, use `OrderedByKeyLayer`.
 //!
 //! # Back-pressure
 //! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service
-//! is. A message waits in its delivery: its lease is renewed, and it occupies one of the source's
-//! `max_in_flight` slots. If one key can have a long backlog, bound its waiting messages; further
-//! ones fail as [overload](#errors).
+//! is. A message that must wait does so in its delivery: its lease is renewed, and it occupies one
+//! of the source's `max_in_flight` slots. If one key can have a long backlog, set a bound for its
+//! waiting messages. Further messages then fail as [overload](#errors).
 //!
-//! A waiting message holds no reservation of the inner service. It waits for the inner service's
-//! readiness again once it has a permit.
+//! A waiting message holds no reservation of the inner service. Once it has a permit, it waits
+//! again until the inner service is ready.
 //!
 //! All services that a layer and its clones make share the permits. Unused keys take no memory.
 //!
@@ -51,10 +52,10 @@
 //!
 //! # Errors
 //! A message without a key is rejected, unless [`missing_key`](ConcurrencyByKeyLayer::missing_key)
-//! lets it pass. If [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages
-//! are waiting already, a message fails with [`TooManyWaiting`]. That is overload: a task is
-//! delivered again after the source's back-off, and the attempt does not count; a request is
-//! answered with `unavailable`.
+//! allows it. If [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages with
+//! its key are waiting already, a message fails with [`TooManyWaiting`]. This error is overload: a
+//! task is delivered again after the source's back-off without counting the attempt, and a request
+//! is answered with `unavailable`.
 
 use std::{
     error::Error,
@@ -81,7 +82,7 @@ pub struct ConcurrencyByKeyLayer<K> {
 }
 
 impl<K: KeyOf> ConcurrencyByKeyLayer<K> {
-    /// Runs at most `permits` messages at once for each key.
+    /// Creates a layer that runs at most `permits` messages concurrently for each key.
     ///
     /// # Panics
     /// If `permits` is zero, or more than
@@ -100,22 +101,22 @@ impl<K: KeyOf> ConcurrencyByKeyLayer<K> {
         }
     }
 
-    /// Sets the number of messages that may wait for one key. Zero means that none waits. Unlimited
-    /// unless set.
+    /// Sets the maximum number of messages that wait for each key. With zero no message waits.
+    /// Unlimited unless set.
     #[must_use]
     pub fn max_waiting_per_key(mut self, messages: usize) -> Self {
         self.max_waiting = messages;
         self
     }
 
-    /// Decides about a message without a key. It is rejected unless set.
+    /// Sets the handling of messages without a key. They are rejected unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// The number of keys with running or waiting messages.
+    /// Returns the number of keys with running or waiting messages.
     pub fn keys_in_use(&self) -> usize {
         self.permits.keys()
     }
@@ -140,7 +141,7 @@ pub struct ConcurrencyByKey<S, K> {
 }
 
 impl<S, K: KeyOf> ConcurrencyByKey<S, K> {
-    /// Wraps a service; see [`ConcurrencyByKeyLayer::new`]. Clones share the permits.
+    /// Wraps a service, as [`ConcurrencyByKeyLayer::new`] does. Clones share the permits.
     ///
     /// # Panics
     /// As [`ConcurrencyByKeyLayer::new`].
@@ -175,7 +176,7 @@ where
             Ok(Some(key)) => match layer.permits.request(key.clone(), layer.max_waiting) {
                 None => Gated::refused(TooManyWaiting::new(key)),
                 Some(permit) if permit.is_acquired() => Gated::waiting(permit, ready, message),
-                // Drops `ready`, so that other messages can use its reservation meanwhile.
+                // Drops `ready`, so that other messages can use its reservation during the wait.
                 Some(permit) => Gated::waiting(permit, self.inner.clone(), message),
             },
         })
@@ -209,7 +210,7 @@ impl TooManyWaiting {
         }
     }
 
-    /// The key of the message.
+    /// Returns the key of the message.
     pub fn key(&self) -> &Key {
         &self.key
     }
@@ -307,7 +308,7 @@ mod tests {
 
     impl Drop for Work {
         fn drop(&mut self) {
-            // No other request waits in this test, so a free permit would be granted at once.
+            // No other request waits in this test, so a free permit would be granted immediately.
             let next = self.permits.request(Key::from("k"), usize::MAX);
             let next = next.expect("the number of waiting requests is unlimited");
             assert!(

@@ -12,8 +12,8 @@
 //! | `messaging.message.id` | the id that the transport gave the message |
 //! | `messaging.message.conversation_id` | the correlation id of a request, on the handling side only: the sending transport generates it after the span has started |
 //!
-//! A reply has no operation, so no span names a reply channel. To the caller a reply ends the
-//! request, to the handler it ends the processing.
+//! A reply is not an operation, so no span has the name of a reply channel. For the caller the
+//! reply ends the request, and for the handler it ends the processing.
 
 use std::fmt;
 
@@ -23,13 +23,13 @@ use campanile::{
 };
 use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
 
-/// An operation on a message: `messaging.operation.name`.
+/// An operation on a message, the value of `messaging.operation.name`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
-    /// A client sends a task. Ends when the transport has accepted it.
+    /// A client sends a task. Ends when the transport has accepted the task.
     Send,
-    /// A client publishes an event. Ends when the transport has accepted it.
+    /// A client publishes an event. Ends when the transport has accepted the event.
     Publish,
     /// A client makes a request. Ends with its reply.
     Request,
@@ -40,7 +40,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The operation of a client on a message of this kind.
+    /// Returns the operation by which a client sends a message of this kind.
     pub const fn of_client(kind: Kind) -> Self {
         match kind {
             Kind::Task => Self::Send,
@@ -49,7 +49,8 @@ impl Operation {
         }
     }
 
-    /// `messaging.operation.name`: `send`, `publish`, `request`, `receive` or `process`.
+    /// Returns the value of `messaging.operation.name`: `send`, `publish`, `request`, `receive` or
+    /// `process`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Send => "send",
@@ -60,7 +61,7 @@ impl Operation {
         }
     }
 
-    /// `messaging.operation.type`: `send`, `receive` or `process`.
+    /// Returns the value of `messaging.operation.type`: `send`, `receive` or `process`.
     pub const fn type_name(self) -> &'static str {
         match self {
             Self::Send | Self::Publish | Self::Request => "send",
@@ -69,8 +70,8 @@ impl Operation {
         }
     }
 
-    /// The kind of the operation's span: `producer`, `client` or `consumer`. The span of a request
-    /// is a client's, since a request waits for a reply.
+    /// Returns the kind of the operation's span: `producer`, `client` or `consumer`. A request has
+    /// the kind `client`, because its span includes the wait for the reply.
     pub const fn span_kind(self) -> &'static str {
         match self {
             Self::Send | Self::Publish => "producer",
@@ -102,7 +103,7 @@ impl Side {
     }
 }
 
-/// A failed operation: its error, a panic or a drop.
+/// The reason why an operation failed: an error, a panic or a drop.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Fault<'a> {
@@ -110,13 +111,13 @@ pub enum Fault<'a> {
     Error(&'a BoxError),
     /// The service panicked. The layer does not catch the panic.
     Panicked,
-    /// The future was dropped before its end: by a timeout layer outside, a caller that stopped
-    /// waiting, or a forced shutdown. Its work may have had effects.
+    /// The future was dropped before its end, for example by an outer timeout layer, by a caller
+    /// that stopped waiting, or by a forced shutdown. The work may have had effects.
     Dropped,
 }
 
 impl Fault<'_> {
-    /// `error.type`: one word of a fixed set, so that it can be a label.
+    /// Returns the value of `error.type`: one word of a fixed set, so that it can be a label.
     ///
     /// | word | the error, or the first one in its chain of sources |
     /// |---|---|
@@ -139,7 +140,7 @@ impl Fault<'_> {
         }
     }
 
-    /// The error, unless it is a panic or a drop.
+    /// Returns the error, unless it is a panic or a drop.
     pub fn error(&self) -> Option<&BoxError> {
         match self {
             Self::Error(error) => Some(error),
@@ -157,7 +158,7 @@ impl fmt::Display for Fault<'_> {
             Self::Dropped => return f.write_str("the handler was dropped before it finished"),
         };
         error.fmt(f)?;
-        // Bounded, since a custom error may return itself as its source.
+        // Bounded, because a custom error may return itself as its source.
         let sources = std::iter::successors(error.source(), |error| error.source()).take(16);
         for source in sources {
             write!(f, ": {source}")?;
@@ -201,7 +202,7 @@ fn code(code: &RpcCode) -> &'static str {
         RpcCode::Unavailable => "unavailable",
         RpcCode::Deadline => "deadline",
         RpcCode::Internal => "internal",
-        // The other side chooses the code, so it may be any text.
+        // The other side chooses the code, so it could be any text and cannot be a label.
         _ => "rpc_error",
     }
 }
@@ -221,11 +222,11 @@ fn operation_error(error: &Error) -> Option<&'static str> {
     words.into_iter().find_map(|(is, word)| is.then_some(word))
 }
 
-/// The conventions' value of `error.type`, or of another attribute, if no word of its fixed set
-/// fits.
+/// The value of `error.type`, or of another attribute, for everything that has no word in its fixed
+/// set.
 pub(crate) const OTHER: &str = "_OTHER";
 
-/// `messaging.system`, unless set.
+/// The value of `messaging.system`, unless set.
 pub(crate) const SYSTEM: &str = "redis";
 
 #[cfg(test)]

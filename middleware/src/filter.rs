@@ -1,7 +1,7 @@
-//! Rejects messages by a function.
+//! Calls a function with each message, and rejects the messages for which it returns an error.
 //!
-//! The function sees each message and returns `Ok(())`, or the error that the message fails with.
-//! The error decides how the delivery is settled:
+//! The function returns `Ok(())`, or the error with which the message fails. The error decides how
+//! the delivery is settled:
 //!
 //! | error | task | request |
 //! |---|---|---|
@@ -24,7 +24,8 @@
 //! ));
 //! ```
 //!
-//! A message for another deployment is discarded with a reason, which a waiting caller receives:
+//! Here messages for another deployment are discarded with a reason, which the caller of a request
+//! gets:
 //!
 //! ```
 //! use campanile::{Failure, Message, Rejection, Router};
@@ -43,8 +44,8 @@
 //! ```
 //!
 //! # tower's filters
-//! tower's `Filter` and `AsyncFilter` work unchanged. They take the message and return it, so they
-//! can change it, and an async one can query a service:
+//! tower's `Filter` and `AsyncFilter` work unchanged. Their functions take the message and return
+//! it, so they can change it. The function of an `AsyncFilter` can also query a service:
 //!
 //! ```
 //! use campanile::{BoxError, Message, Rejection, Router};
@@ -69,11 +70,12 @@
 //! ```
 //!
 //! # Back-pressure
-//! The inner service must be ready before the function sees a message. The service of a rejected
-//! message keeps its reservation until the next call or its drop; `serve` drops it at once.
+//! The inner service must be ready before the function is called. If the function rejects the
+//! message, the service keeps its reservation until its next call or its drop. `serve` drops the
+//! service immediately.
 //!
 //! # Panics
-//! A panic of the function is a panic of the call: the delivery fails.
+//! If the function panics, the call panics, and the delivery fails.
 
 use std::{
     fmt,
@@ -94,9 +96,10 @@ pub struct FilterLayer<F> {
     check: F,
 }
 
-// The bound is here so that the compiler knows the type of a closure's argument.
+// The bound is on `new`, so that the compiler can infer the type of a closure's argument.
 impl<F> FilterLayer<F> {
-    /// Calls `check`, a `Fn(&Message) -> Result<(), E>`, with every message. An error rejects it.
+    /// Creates a layer that calls `check`, a `Fn(&Message) -> Result<(), E>`, with every message.
+    /// If it returns an error, the message is rejected.
     pub const fn new<E>(check: F) -> Self
     where
         F: Fn(&Message) -> Result<(), E>,
@@ -131,7 +134,7 @@ pub struct Filter<S, F> {
 }
 
 impl<S, F> Filter<S, F> {
-    /// Wraps a service; see [`FilterLayer::new`].
+    /// Wraps a service, as [`FilterLayer::new`] does.
     pub const fn new<E>(inner: S, check: F) -> Self
     where
         F: Fn(&Message) -> Result<(), E>,

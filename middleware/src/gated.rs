@@ -1,4 +1,4 @@
-//! The future of a layer that admits messages one by one, such as a limit by key.
+//! The future of a layer in which each message waits for its admission, such as a limit by key.
 
 use std::{
     fmt,
@@ -21,8 +21,8 @@ pub(crate) trait Admission: Unpin {
     /// If the message is not admitted.
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 
-    /// Receives the outcome of the inner service, and returns it, perhaps changed. The permit is
-    /// released after that.
+    /// Returns the outcome of the inner service, and may change it. The permit is released after
+    /// that.
     fn done(self, outcome: Outcome) -> Outcome
     where
         Self: Sized,
@@ -31,20 +31,20 @@ pub(crate) trait Admission: Unpin {
     }
 }
 
-/// Takes the service that is ready, and leaves a clone, which has no reservation.
+/// Returns the service that is ready, and replaces it by a clone, which has no reservation.
 pub(crate) fn take_ready<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     std::mem::replace(inner, clone)
 }
 
-/// A future that waits for the admission, then for the service's readiness, then for its future.
+/// A future that waits for the admission, then until the service is ready, then for the call.
 #[pin_project]
 pub(crate) struct Gated<S: Service<Message>, A> {
     #[pin]
     state: GateState<S, A>,
 }
 
-// A message spends nearly all of its time in the largest variant.
+// Not boxed: a message spends nearly all of its time in the largest variant.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = GateStateProjection)]
 enum GateState<S: Service<Message>, A> {
@@ -56,9 +56,9 @@ enum GateState<S: Service<Message>, A> {
         call: Option<(S, Message)>,
     },
     Running {
-        // Declared before the admission, since fields are dropped in this order. If the admission
-        // were dropped first, the next message would be admitted while this one's work still
-        // exists.
+        // Declared before the admission, because fields are dropped in this order. If the admission
+        // were dropped first, the next message would be admitted while the work of this message
+        // still exists.
         #[pin]
         work: Oneshot<S, Message>,
         admission: Option<A>,
@@ -66,7 +66,7 @@ enum GateState<S: Service<Message>, A> {
 }
 
 impl<S: Service<Message>, A> Gated<S, A> {
-    /// Fails at once.
+    /// Creates a future that fails with this error.
     pub(crate) fn refused(error: impl Into<BoxError>) -> Self {
         let error = Some(error.into());
         Self {
@@ -74,7 +74,7 @@ impl<S: Service<Message>, A> Gated<S, A> {
         }
     }
 
-    /// Calls the service without an admission.
+    /// Creates a future that calls the service without an admission.
     pub(crate) fn free(service: S, message: Message) -> Self {
         Self {
             state: GateState::Running {
@@ -84,7 +84,7 @@ impl<S: Service<Message>, A> Gated<S, A> {
         }
     }
 
-    /// Calls the service once the message is admitted.
+    /// Creates a future that calls the service once the message is admitted.
     pub(crate) fn waiting(admission: A, service: S, message: Message) -> Self {
         Self {
             state: GateState::Waiting {

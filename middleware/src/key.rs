@@ -1,7 +1,7 @@
-//! Keys, by which layers group messages: a tenant, an entity, an idempotency key.
+//! The keys by which layers group messages, such as a tenant, an entity or an idempotency key.
 //!
-//! A layer that works by key takes a [`KeyOf`]: a value that a function of this module returns, or
-//! a closure.
+//! Each layer that works by key takes a [`KeyOf`]. That is a closure, or a value that a function of
+//! this module returns.
 //!
 //! ```
 //! use campanile::Message;
@@ -17,9 +17,10 @@
 //! ```
 //!
 //! # Errors
-//! [`MissingKey`] decides about a message without a key. An empty text, a text longer than
-//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. Long keys would let
-//! a sender fill this process's memory. Empty keys would make one key of all senders that set none.
+//! [`MissingKey`] decides how a message without a key is handled. An empty text, a text longer than
+//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. With long keys a
+//! sender could fill the memory of this process. With empty keys all senders that leave the key
+//! empty would share one.
 
 use std::{borrow::Borrow, fmt};
 
@@ -32,11 +33,11 @@ use smol_str::{SmolStr, ToSmolStr};
 pub struct Key(SmolStr);
 
 impl Key {
-    /// The length of the longest accepted key, in bytes. The names of the message's stream and
-    /// group do not count, since no sender chooses them.
+    /// The maximum length of a key, in bytes. The names of the stream and the group in the key of
+    /// [`message_id`] do not count, because no sender chooses them.
     pub const MAX_LEN: usize = 1024;
 
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -82,7 +83,8 @@ macro_rules! from_shown {
 
 /// Identifies a delivered message among the messages of all streams and groups. Cheap to clone.
 ///
-/// The id of an entry is unique in its stream only, and each group handles the entry separately.
+/// The id alone is not enough: it is unique only within its stream, and each group handles the
+/// message separately.
 #[allow(dead_code)] // The feature `key` alone has no layer that uses this.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct MessageIdentity {
@@ -93,7 +95,7 @@ pub(crate) struct MessageIdentity {
 
 #[allow(dead_code)]
 impl MessageIdentity {
-    /// The identity of the message, or `None` if no transport has accepted it.
+    /// Returns the identity of the message, or `None` if the message has no id.
     pub(crate) fn of(parts: &Parts) -> Option<Self> {
         Some(Self {
             stream: parts.stream.clone(),
@@ -105,8 +107,8 @@ impl MessageIdentity {
 
 /// Writes the stream and the group with their lengths, then the id: `6:orders:5:group:7-0`.
 ///
-/// A name may contain any character, so the text needs the lengths to be unambiguous. An absent
-/// name is written as an empty one, which no stream or group can have.
+/// The lengths make the text unambiguous, because a name may contain any character. A missing name
+/// is written as an empty one, which no stream or group can have.
 impl fmt::Display for MessageIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for name in [&self.stream, &self.group] {
@@ -130,9 +132,9 @@ from_shown!(
 
 /// Extracts the key of a message. Implemented for `Fn(&Message) -> Option<impl Into<Key>>`.
 ///
-/// The argument of such a closure needs a type: `|message: &Message| …`.
+/// The closure must declare the type of its argument: `|message: &Message| …`.
 pub trait KeyOf {
-    /// The key of the message, if it has one.
+    /// Returns the key of the message, if it has one.
     fn key_of(&self, message: &Message) -> Option<Key>;
 }
 
@@ -146,7 +148,8 @@ where
     }
 }
 
-/// Takes the value of a header as the key. If the header is repeated, its first value counts.
+/// Returns a key function that takes the value of a header. If the header is repeated, its first
+/// value is the key.
 ///
 /// # Panics
 /// If the name is not a valid header name.
@@ -158,23 +161,24 @@ pub fn header(name: &str) -> Header {
     }
 }
 
-/// Takes the message's id, stream and group as the key, since an id is unique in its stream only.
-/// Redelivered and claimed messages keep this key.
+/// Returns a key function that takes the message's id with its stream and group, because an id is
+/// unique only within its stream. Redelivered and claimed messages keep this key.
 pub const fn message_id() -> ById {
     ById
 }
 
-/// Takes the message's full name as the key.
+/// Returns a key function that takes the message's full name.
 pub const fn name() -> ByName {
     ByName
 }
 
-/// Takes the task's idempotency key, which the sender sets with `Call::idempotency_key`.
+/// Returns a key function that takes the task's idempotency key, which the sender sets with
+/// `Call::idempotency_key`.
 pub const fn idempotency_key() -> ByIdempotencyKey {
     ByIdempotencyKey
 }
 
-/// The key that [`header`] takes.
+/// The key function that [`header`] returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header(HeaderName);
 
@@ -185,7 +189,7 @@ impl KeyOf for Header {
     }
 }
 
-/// The key that [`message_id`] takes.
+/// The key function that [`message_id`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ById;
 
@@ -195,7 +199,7 @@ impl KeyOf for ById {
     }
 }
 
-/// The key that [`name`] takes.
+/// The key function that [`name`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByName;
 
@@ -205,7 +209,7 @@ impl KeyOf for ByName {
     }
 }
 
-/// The key that [`idempotency_key`] takes.
+/// The key function that [`idempotency_key`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByIdempotencyKey;
 
@@ -215,15 +219,15 @@ impl KeyOf for ByIdempotencyKey {
     }
 }
 
-/// Decides about a message without a key.
+/// Decides how a layer handles a message without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MissingKey {
-    /// The message fails with a permanent [`Rejection`]: a task becomes a dead letter at once, a
-    /// request is answered with `invalid`, an event is logged and counted.
+    /// The message fails with a permanent [`Rejection`]: a task becomes a dead letter immediately,
+    /// a request is answered with `invalid`, and an event is logged and counted.
     #[default]
     Reject,
-    /// The message passes as if the layer were not there.
+    /// The inner service handles the message as if the layer did not exist.
     Pass,
 }
 
@@ -247,7 +251,7 @@ impl<K> KeyExtractor<K> {
 
 #[allow(dead_code)]
 impl<K: KeyOf> KeyExtractor<K> {
-    /// The message's key, or `None` if it has no key and may pass without one.
+    /// Returns the key of the message, or `None` if it has no key and is allowed without one.
     pub(crate) fn of(&self, message: &Message) -> Result<Option<Key>, Rejection> {
         let fault = match self.of.key_of(message) {
             Some(key) if key.0.is_empty() => "the message's key is empty",
@@ -264,7 +268,7 @@ impl<K: KeyOf> KeyExtractor<K> {
     }
 }
 
-/// The length of the longest key that this message may have, in bytes.
+/// Returns the maximum length of a key that this message may have, in bytes.
 #[allow(dead_code)]
 fn longest(parts: &Parts) -> usize {
     let names = [&parts.stream, &parts.group].into_iter().flatten();

@@ -19,7 +19,7 @@ pub(crate) fn by_header() -> Header {
     key::header("x-key")
 }
 
-/// A message with this key, as delivered by a transport under this id.
+/// Returns a message with this key, as delivered by a transport under this id.
 pub(crate) fn message(kind: Kind, key: &str, id: &str) -> Message {
     let mut message = Message::new(kind, "a", id.to_owned());
     let value = HeaderValue::from_str(key).unwrap();
@@ -48,7 +48,7 @@ where
     call
 }
 
-/// The requests that have reached the inner service since the last call, by their payloads.
+/// Returns the requests that have reached the inner service since the last call, by their payloads.
 pub(crate) fn reached(handle: &mut Handle) -> Vec<(String, SendResponse<Reply>)> {
     let next = || match handle.poll_request() {
         Poll::Ready(Some((message, answer))) => {
@@ -60,7 +60,7 @@ pub(crate) fn reached(handle: &mut Handle) -> Vec<(String, SendResponse<Reply>)>
     std::iter::from_fn(next).collect()
 }
 
-/// The only request that has reached the inner service, which must have this payload.
+/// Returns the only request that has reached the inner service, which must have this payload.
 #[track_caller]
 pub(crate) fn only_request(handle: &mut Handle, payload: &str) -> SendResponse<Reply> {
     let mut all = reached(handle);
@@ -77,7 +77,8 @@ pub(crate) fn no_request(handle: &mut Handle) {
     assert!(all.is_empty(), "{all:?}");
 }
 
-/// Asserts that the layer passes the inner service's readiness and its readiness error.
+/// Asserts that the layer is ready when the inner service is, and returns the error of its
+/// `poll_ready`.
 pub(crate) fn readiness_and_its_error_pass<L>(layer: &L)
 where
     L: Layer<Inner, Service: Service<Message, Error = BoxError>>,

@@ -26,7 +26,7 @@ struct KeySemaphore {
 }
 
 impl KeyedPermits {
-    /// Grants at most `permits` at once for each key.
+    /// Creates a semaphore that grants at most `permits` permits at a time for each key.
     pub(crate) fn new(permits: usize) -> Arc<Self> {
         Arc::new(Self {
             permits,
@@ -57,7 +57,8 @@ impl KeyedPermits {
         };
         drop(semaphores);
         Some(KeyedPermit {
-            // Does not overtake a waiting request: a released permit goes to the oldest of those.
+            // This cannot overtake a waiting request, because a released permit goes to the oldest
+            // waiting request first.
             permit: semaphore.clone().try_acquire_owned().ok(),
             semaphore: PollSemaphore::new(semaphore),
             permits: self.clone(),
@@ -65,7 +66,7 @@ impl KeyedPermits {
         })
     }
 
-    /// The number of keys in use.
+    /// Returns the number of keys in use.
     pub(crate) fn keys(&self) -> usize {
         lock(&self.semaphores).len()
     }
@@ -80,8 +81,8 @@ impl fmt::Debug for KeyedPermits {
     }
 }
 
-/// A permit for a key, or a request for one. Dropping it releases the permit or cancels the
-/// request.
+/// A permit for a key, or a request for a permit that waits. Dropping it releases the permit or
+/// cancels the request.
 pub(crate) struct KeyedPermit {
     permit: Option<OwnedSemaphorePermit>,
     semaphore: PollSemaphore,
@@ -104,7 +105,7 @@ impl KeyedPermit {
         Poll::Ready(())
     }
 
-    /// The key of the permit.
+    /// Returns the key of the permit.
     #[cfg(feature = "rate-limit")]
     pub(crate) fn key(&self) -> &Key {
         &self.key

@@ -1,7 +1,7 @@
-//! Layers for campanile's message services: policy is composed, not configured.
+//! Layers for campanile's message services.
 //!
-//! Each layer has a feature. Each works on every `tower::Service<Message>`: a router that is
-//! served, a handler, a client's transport. tower's own layers work on them too.
+//! Each layer is a feature, and wraps any `tower::Service<Message>`: a router that is served, a
+//! handler, or a client's transport. tower's own layers can wrap these, too.
 //!
 //! | layer | feature | purpose |
 //! |---|---|---|
@@ -21,17 +21,18 @@
 //! | `TimeoutLayer` | `timeout` | limits the time of a message by its own deadline or a default |
 //! | `TraceLayer` | `trace` | makes a span for each message; with `opentelemetry`, traces continue through messages |
 //!
-//! The module `key` defines the keys of the layers that work by key. The module [`stack`] says how
-//! to order layers, and how to choose their numbers.
+//! The module `key` defines the keys of the layers that work by key. The module [`stack`] describes
+//! how to order layers, and how to choose their limits.
 //!
 //! # Layers and services
-//! All layers are built in one style: `XLayer::new` takes the arguments that have no default, and
-//! each method sets one more value. A layer's state (a limit, a circuit, a counter) is shared by
-//! all services that the layer and its clones make.
+//! All layers are built in the same style: `XLayer::new` takes the arguments that have no default,
+//! and each method sets one more value. All services that a layer and its clones make share the
+//! state of the layer, such as a limit, a circuit or a counter.
 //!
-//! A layer `XLayer` makes services of the type `X`, with futures of the type `XFuture`. `X::new`
-//! takes the inner service and the arguments of `XLayer::new`, for use without a `ServiceBuilder`.
-//! Each service gives access to its inner service: `get_ref`, `get_mut`, `into_inner`.
+//! A layer `XLayer` makes services of the type `X`, whose futures have the type `XFuture`. To wrap
+//! a service without a layer, call `X::new` with the inner service and the arguments of
+//! `XLayer::new`. The methods `get_ref`, `get_mut` and `into_inner` of each service return its
+//! inner service.
 
 #[macro_use]
 mod accessors;

@@ -1,7 +1,7 @@
 //! Maps an application's errors to settlements.
 //!
-//! Handlers keep their error types. One function, around a router or a handler, decides how an
-//! error settles the delivery.
+//! Handlers keep their error types. One function, around a router or a handler, decides how the
+//! delivery is settled after an error.
 //!
 //! ```
 //! use campanile::{Failure, Router};
@@ -21,8 +21,8 @@
 //! ```
 //!
 //! # Errors
-//! If the function returns a [`Failure`], the service fails with it, and the original error is its
-//! source. Other errors pass.
+//! If the function returns a [`Failure`], the service fails with this `Failure`, and the original
+//! error is its source. Other errors are returned unchanged.
 
 use std::{
     fmt,
@@ -41,9 +41,9 @@ pub struct MapFailureLayer<F> {
     map: F,
 }
 
-// The bound is here so that the compiler knows the type of a closure's argument.
+// The bound is on `new`, so that the compiler can infer the type of a closure's argument.
 impl<F: Fn(&BoxError) -> Option<Failure>> MapFailureLayer<F> {
-    /// Calls `map`, a `Fn(&BoxError) -> Option<Failure>`, with every error.
+    /// Creates a layer that calls `map`, a `Fn(&BoxError) -> Option<Failure>`, with every error.
     pub const fn new(map: F) -> Self {
         Self { map }
     }
@@ -74,7 +74,7 @@ pub struct MapFailure<S, F> {
 }
 
 impl<S, F: Fn(&BoxError) -> Option<Failure>> MapFailure<S, F> {
-    /// Wraps a service; see [`MapFailureLayer::new`].
+    /// Wraps a service, as [`MapFailureLayer::new`] does.
     pub const fn new(inner: S, map: F) -> Self {
         Self { inner, map }
     }
@@ -91,7 +91,7 @@ where
     type Error = BoxError;
     type Future = MapFailureFuture<S::Future, F>;
 
-    // A readiness error belongs to no message, so it is not mapped.
+    // An error of `poll_ready` belongs to no message, so it is not mapped.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
@@ -160,7 +160,7 @@ mod tests {
         MapFailureLayer::new(|error: &BoxError| error.is::<io::Error>().then(Failure::dead_letter))
     }
 
-    /// The error of the layered service if the inner service fails with `error`.
+    /// Returns the error of the layered service if the inner service fails with `error`.
     async fn failing_with(error: impl Into<BoxError>) -> BoxError {
         // The mock's requests must be comparable, so the mock receives only the message's name.
         let (inner, mut handle) = mock::pair::<String, Reply>();

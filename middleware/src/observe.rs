@@ -1,4 +1,4 @@
-//! Observes a call from its start to its end: a reply, an error, a panic, or a drop.
+//! Observes a call from its start to its end, which is a reply, an error, a panic or a drop.
 
 use std::{
     future::Future,
@@ -20,16 +20,16 @@ pub(crate) trait Observer {
         part()
     }
 
-    /// Called once, with the outcome and the duration of the call.
+    /// Receives the outcome and the duration of the call. Called once.
     fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration);
 }
 
-/// A call that has started. If it is dropped before its end, it reports [`Fault::Dropped`] or
-/// [`Fault::Panicked`] to its observer.
+/// A call that has started. If this value is dropped before the call ends, it reports
+/// [`Fault::Dropped`] or [`Fault::Panicked`] to its observer.
 pub(crate) struct Watch<O: Observer> {
     observer: O,
     started: Instant,
-    /// True while a part of the work runs, and after a panic of that part.
+    /// `true` while a part of the work runs. Still `true` in the drop after a panic of that part.
     running: bool,
     ended: bool,
 }
@@ -57,7 +57,7 @@ impl<O: Observer> Watch<O> {
         }
     }
 
-    /// Creates the work and returns a future that observes it.
+    /// Creates the work, and returns a future that runs and observes it.
     pub(crate) fn over<W>(mut self, make: impl FnOnce() -> W) -> Observed<W, O> {
         Observed {
             work: self.run(make),

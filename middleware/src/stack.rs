@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use campanile::transport::Backoff;
 
-/// The longest time that one delivery, or one call, may take: a number of tries, a time limit for
-/// each, and the waits between them. See the [module](self).
+/// The maximum time that one delivery, or one call, may take: a number of tries, a time limit for
+/// each try, and the waits between them. See the [module](self).
 ///
-/// A stack states its numbers here once, and the layers take them from here. The `fits_…` methods
-/// check the numbers; in a `const` the check runs at compile time.
+/// Define the numbers of a stack once in this type, and pass them from here to the layers. The
+/// `fits_…` methods check the numbers. In a `const` the check runs at compile time.
 ///
 /// ```
 /// use campanile::transport::Backoff;
@@ -22,7 +22,7 @@ use campanile::transport::Backoff;
 /// assert_eq!(BUDGET.longest(), Duration::from_millis(15_300));
 /// ```
 ///
-/// Numbers that do not fit do not compile:
+/// A budget that does not fit does not compile:
 ///
 /// ```compile_fail,E0080
 /// # use campanile::transport::Backoff;
@@ -42,7 +42,7 @@ pub struct TimeBudget {
     backoff: Option<Backoff>,
 }
 
-/// The sum of the waits of a back-off after the first `waits` attempts, without jitter.
+/// Returns the sum of the waits of a back-off after the first `waits` attempts, without jitter.
 const fn sum_of_waits(backoff: Backoff, mut waits: u32) -> Duration {
     let (mut sum, mut wait) = (Duration::ZERO, backoff.base());
     while waits > 0 && is_less(wait, backoff.max()) {
@@ -50,7 +50,8 @@ const fn sum_of_waits(backoff: Backoff, mut waits: u32) -> Duration {
         wait = wait.saturating_mul(2);
         waits -= 1;
     }
-    // All further waits are equal. A loop over `u32::MAX` of them would take too long.
+    // All further waits are equal, so they are multiplied: a loop over up to `u32::MAX` waits would
+    // take too long.
     sum.saturating_add(backoff.max().saturating_mul(waits))
 }
 
@@ -60,7 +61,7 @@ const fn is_less(one: Duration, other: Duration) -> bool {
 }
 
 impl TimeBudget {
-    /// A budget of one try that takes at most `timeout`.
+    /// Creates a budget of one try that takes at most `timeout`.
     ///
     /// # Panics
     /// If `timeout` is zero.
@@ -74,8 +75,8 @@ impl TimeBudget {
         }
     }
 
-    /// Sets the number of tries in place, the first one included, and the waits between them. One
-    /// try unless set.
+    /// Sets the number of tries in place, including the first, and the waits between them. One try
+    /// unless set.
     ///
     /// # Panics
     /// If `tries` is zero.
@@ -88,22 +89,22 @@ impl TimeBudget {
         self
     }
 
-    /// The time limit of one try, for [`TimeoutLayer`](crate::TimeoutLayer).
+    /// Returns the time limit of one try, for [`TimeoutLayer`](crate::TimeoutLayer).
     pub const fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// The number of tries in place, the first one included, for
+    /// Returns the number of tries in place, including the first, for
     /// [`RetryPolicy`](crate::RetryPolicy).
     pub const fn max_tries(&self) -> u32 {
         self.tries
     }
 
-    /// The longest time that all tries and the waits between them may take: every try takes its
-    /// whole timeout, and no wait is shortened by jitter.
+    /// Returns the maximum time that all tries and the waits between them may take: every try takes
+    /// its whole timeout, and jitter shortens no wait.
     ///
-    /// The time starts when the outermost of these layers is called. A wait before that, for a
-    /// limit outside of them, is not included.
+    /// The time starts when the outermost of these layers is called. It does not include an earlier
+    /// wait, for a limit outside these layers.
     pub const fn longest(&self) -> Duration {
         let work = self.timeout.saturating_mul(self.tries);
         match self.backoff {
@@ -128,8 +129,8 @@ impl TimeBudget {
     }
 
     /// Checks that a second worker can answer a request before the caller's deadline if the first
-    /// worker dies right after it received the request. That takes the lease (10 s unless set), the
-    /// second within which other workers notice that the lease has ended, and
+    /// worker dies right after it received the request. This takes the lease (10 s unless set), a
+    /// second until another worker notices that the lease has ended, and
     /// [`longest`](Self::longest).
     ///
     /// # Panics
@@ -163,11 +164,11 @@ impl TimeBudget {
         self
     }
 
-    /// The longest time until a task that always fails is a dead letter: `deliveries` times
-    /// [`longest`](Self::longest), and the waits between them. A source allows 10 deliveries, with
-    /// waits from 1 s to 5 min, unless set.
+    /// Returns the maximum time until a task that always fails becomes a dead letter: `deliveries`
+    /// times [`longest`](Self::longest), and the waits between the deliveries. Unless set, a source
+    /// allows 10 deliveries, with waits from 1 s to 5 min.
     ///
-    /// A window within which duplicates are recognised has to be longer, such as the
+    /// A window within which duplicates are recognised must be longer than this time, such as the
     /// [window of idempotency keys](campanile::transport::Settings::idempotency_window).
     pub const fn until_dead(&self, deliveries: u32, backoff: Backoff) -> Duration {
         let work = self.longest().saturating_mul(deliveries);

@@ -1,4 +1,4 @@
-//! Limits the time of a message by its deadline or a default.
+//! Limits the time of a message by its deadline and by a default.
 //!
 //! ```
 //! use campanile::Router;
@@ -12,7 +12,7 @@
 //!     .layer(TimeoutLayer::new(Duration::from_secs(30)));
 //! ```
 //!
-//! Only the callers' deadlines for the router, and a default for one handler:
+//! With only the callers' deadlines for a router, and a default for one of its handlers:
 //!
 //! ```
 //! use campanile::{Handler, Router};
@@ -27,29 +27,31 @@
 //! ```
 //!
 //! # Deadlines
-//! A request ends at its caller's deadline or after the default, whichever is earlier. Handlers and
-//! layers inside see that time as the [`Deadline`] of the message. A request whose deadline has
-//! passed before the call, for example in the queue of a limit, is not started.
+//! A request ends at its caller's deadline or after the default, whichever is earlier. For the
+//! layers and the handler inside, that time is the [`Deadline`] of the message. A request whose
+//! deadline has passed before the call, for example in the queue of a limit, is not started.
 //!
-//! A task or an event ends after the default. The time within which a task must
-//! [start](campanile::client::Call::expires_after) does not limit its work.
+//! A task or an event ends after the default. Its deadline does not limit its work: that is the
+//! time until which a task must [start](campanile::client::Call::expires_after).
 //!
 //! # Clocks
-//! A transport carries a deadline as a time to live, and measures it on the server's clock from
-//! when the server accepted the message. The remaining time becomes a [`Deadline`] on this
-//! process's monotonic clock. So the clocks of the sender and of this machine need not agree.
+//! A transport sends a deadline as a time to live. That time is measured on the server's clock,
+//! from when the server accepted the message. A worker converts the remaining time into a
+//! [`Deadline`] on the monotonic clock of its process. So the clocks of the sender and the worker
+//! need not agree.
 //!
 //! # Back-pressure
-//! The default starts with the call. An earlier wait, for readiness or for a permit of a layer
-//! outside, counts for the caller's deadline only.
+//! The time of the default starts with the call. An earlier wait, for readiness or for a permit of
+//! an outer layer, counts only for the caller's deadline.
 //!
 //! # Cancel safety
-//! When the time is over, the work is dropped at the `await` that it has reached. The work is
-//! polled before the timer, so work that is ready at the deadline is not lost.
+//! When the time is over, the work is dropped at its current `.await`. The work is polled before
+//! the timer, so a result that is ready at the deadline is not lost.
 //!
 //! # Errors
-//! tower's [`Elapsed`]: a request is answered with `deadline`, a task is delivered again, and the
-//! error of a client's call [is a timeout](campanile::Error::is_timeout).
+//! A message whose time is over fails with tower's [`Elapsed`]. A request is then answered with
+//! `deadline`, a task is delivered again, and around a client's transport the error of the call [is
+//! a timeout](campanile::Error::is_timeout).
 
 use std::{
     fmt,
@@ -73,7 +75,8 @@ pub struct TimeoutLayer {
 }
 
 impl TimeoutLayer {
-    /// Limits each message to `default`, and a request to its caller's deadline if that is earlier.
+    /// Creates a layer that limits each message to `default`, and a request also to its caller's
+    /// deadline.
     ///
     /// # Panics
     /// If `default` is zero.
@@ -85,7 +88,8 @@ impl TimeoutLayer {
         }
     }
 
-    /// Limits requests to their callers' deadlines, and no other messages.
+    /// Creates a layer that limits requests to their callers' deadlines, and does not limit other
+    /// messages.
     pub const fn by_deadline() -> Self {
         Self { default: None }
     }
@@ -110,7 +114,7 @@ pub struct Timeout<S> {
 }
 
 impl<S> Timeout<S> {
-    /// Wraps a service; see [`TimeoutLayer::new`].
+    /// Wraps a service, as [`TimeoutLayer::new`] does.
     ///
     /// # Panics
     /// If `default` is zero.
@@ -119,7 +123,7 @@ impl<S> Timeout<S> {
         TimeoutLayer::new(default).layer(inner)
     }
 
-    /// Wraps a service; see [`TimeoutLayer::by_deadline`].
+    /// Wraps a service, as [`TimeoutLayer::by_deadline`] does.
     pub fn by_deadline(inner: S) -> Self {
         TimeoutLayer::by_deadline().layer(inner)
     }
@@ -127,8 +131,8 @@ impl<S> Timeout<S> {
     fn limit(&self, message: &mut Message) -> Option<Deadline> {
         let default = self.default.map(Deadline::after);
         let parts = message.parts_mut();
-        // The deadline of a task limits its start. A client's transport would send a changed
-        // deadline as the task's time to live.
+        // The deadline of a task limits only its start, so it is not changed: a client's transport
+        // would send it as the task's time to live.
         if parts.kind != Kind::Rpc {
             return default;
         }
@@ -154,7 +158,7 @@ where
 
     fn call(&mut self, mut message: Message) -> Self::Future {
         let limit = self.limit(&mut message);
-        // Only the caller's deadline can have passed: the default starts now.
+        // Only the caller's deadline can have passed, because the default starts now.
         let late = limit.is_some_and(Deadline::has_passed);
         TimeoutFuture {
             work: match late {

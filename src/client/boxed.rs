@@ -1,4 +1,4 @@
-//! The sending half of a transport, behind a pointer.
+//! A sender of any type, behind a pointer.
 
 use std::task::{Context, Poll};
 
@@ -11,8 +11,8 @@ use crate::{
     service::{Route, RouteFuture, SharedService},
 };
 
-/// A service for messages of any type, behind a pointer. Use it for a field that should not name
-/// the types of the layers around a transport.
+/// A `Service<Message>` of any type, behind a pointer. Use it for a field whose type should not
+/// name the layers around a transport.
 ///
 /// A sender is cheap to clone. A call costs one allocation.
 ///
@@ -33,8 +33,8 @@ use crate::{
 /// ```
 ///
 /// # Back-pressure
-/// A sender is ready when the inner service is ready. A reservation is held from `poll_ready` until
-/// the call, and released when the sender is dropped; a clone starts without one.
+/// A sender is ready when the inner service is ready. It holds the reservation of `poll_ready`
+/// until the call, and releases it when it is dropped. A clone starts without a reservation.
 #[derive(Debug, Clone)]
 pub struct BoxSender {
     inner: Route,

@@ -24,12 +24,14 @@ use crate::{
     service::MessageService,
 };
 
-/// A call that is not made yet: `.await` makes it.
+/// A call that has not been made: `.await` makes it. Created by the methods of
+/// [`Client`](crate::Client).
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Call<S, R> {
     service: S,
     message: Result<Message, Error>,
     timeout: Option<Duration>,
+    /// The time that a task may wait for its start, counted from when it is due.
     time_to_live: Option<Duration>,
     reply: PhantomData<fn() -> R>,
 }
@@ -52,7 +54,7 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// Adds a header. Headers of the same name stay. An invalid header fails the call.
+    /// Adds a header. Headers of the same name are kept. An invalid header fails the call.
     pub fn header<K, V>(mut self, name: K, value: V) -> Self
     where
         HeaderName: TryFrom<K, Error: Into<http::Error>>,
@@ -86,14 +88,14 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// Chooses the partition of the task or request, on a
-    /// [partitioned](crate::transport::Streams::partitioned) stream: messages with the same key are
-    /// in one partition, in the order in which they were sent. A key that is empty or longer than
-    /// 1024 bytes is refused.
+    /// Sets the key that chooses the partition of the task or request on a
+    /// [partitioned](crate::transport::Streams::partitioned) stream. Messages with the same key are
+    /// in the same partition, in the order in which they were sent. A key that is empty or longer
+    /// than 1024 bytes is refused.
     ///
     /// The key is sent with the message: handlers find it in
-    /// [`Parts::partition_key`](crate::Parts::partition_key). To compute it from the message, wrap
-    /// the transport in tower's `map_request`, and set the field there.
+    /// [`Parts::partition_key`](crate::Parts::partition_key). To compute the key from the message,
+    /// wrap the transport in tower's `map_request`, and set this field there.
     pub fn partition_key(mut self, key: impl Into<PartitionKey>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().partition_key = Some(key.into());
@@ -101,22 +103,23 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// Sets the maximum duration of the call, including the wait for the service to be ready. A
-    /// request that was not started in this time is never started.
+    /// Sets the maximum duration of the call, including the wait for the service to be ready. For a
+    /// request it is also the deadline: a worker does not start the request later.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 }
 
-/// Options of tasks. A router, or another service that handles tasks in place, runs them at once
-/// and ignores these options.
+/// Options of tasks. A router, or another service that handles tasks in place, starts them
+/// immediately and ignores these options.
 impl<S> Call<S, Receipt> {
-    /// Delays the task: the server keeps it, and adds it to its stream no earlier than `delay` from
-    /// now by the server's clock. Zero is no delay; more than a hundred years are refused.
+    /// Delays the task. The server keeps it, and adds it to its stream when `delay` has passed
+    /// since it was stored, on the server's clock. Zero means no delay. A delay of more than a
+    /// hundred years is refused.
     ///
-    /// Until the task is due, the `cancel` of the transport's handle can cancel it by its id. The
-    /// last call of `delay` and [`at`](Self::at) wins.
+    /// Until the task is due, the transport's `cancel` method can cancel it by its id. If both
+    /// `delay` and [`at`](Self::at) are called, the last call wins.
     pub fn delay(mut self, delay: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));
@@ -124,8 +127,8 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Delays the task as [`delay`](Self::delay) does, until this time by the server's clock. A
-    /// time in the past is no delay.
+    /// Delays the task, as [`delay`](Self::delay) does, until this time on the server's clock. A
+    /// time in the past means no delay.
     pub fn at(mut self, time: SystemTime) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = Some(Due::At(time));
@@ -134,9 +137,9 @@ impl<S> Call<S, Receipt> {
     }
 
     /// Sets the time for which the task may wait for its start, counted from when it is due. After
-    /// that time no attempt is started: the task is dropped and counted, or becomes a dead letter,
-    /// as the worker's [`Settings::expired`](crate::transport::Settings::expired) says. Zero is
-    /// refused.
+    /// that no attempt is started. The worker's
+    /// [`Settings::expired`](crate::transport::Settings::expired) decides whether an expired task
+    /// is dropped and counted, or becomes a dead letter. Zero is refused.
     pub fn expires_after(mut self, time_to_live: Duration) -> Self {
         if time_to_live.is_zero() && self.message.is_ok() {
             let text = "a task that expires at once cannot be sent";
@@ -146,9 +149,9 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Sends the task only if none with this key was sent to the same stream before. Otherwise the
-    /// call returns the receipt of the first task. So a call whose
-    /// [outcome is unknown](Error::is_unknown_outcome) can be repeated.
+    /// Sends the task only if no task with this key was sent to the same stream before. Otherwise
+    /// the call returns the receipt of the first task. So it is safe to repeat a call whose
+    /// [outcome is unknown](Error::is_unknown_outcome).
     ///
     /// The server keeps the key for the transport's
     /// [`idempotency_window`](crate::transport::Settings::idempotency_window), even if the task
@@ -161,25 +164,26 @@ impl<S> Call<S, Receipt> {
     }
 
     /// Waits until `count` replicas have the task too. An `Ok` then means that the loss of the
-    /// primary alone does not lose the task, if one of these replicas is promoted; the guide's page
-    /// about durability says what else is needed.
+    /// primary alone does not lose the task, if one of these replicas is promoted. The guide's page
+    /// about durability lists the other conditions.
     ///
-    /// If fewer replicas have confirmed the task `within` this time, the call fails although the
-    /// task is stored: the error is [unreplicated](Error::is_unreplicated) and has the task's
+    /// If fewer than `count` replicas confirm the task `within` this time, the call fails although
+    /// the task is stored: the error is [unreplicated](Error::is_unreplicated) and has the task's
     /// [id](Error::stored_id). Do not send the task again without an
     /// [`idempotency_key`](Self::idempotency_key). With the same key the call asks the replicas
     /// again, and stores no second task.
     ///
-    /// `within` counts from the write. Redis answers nothing else on a connection that waits for
-    /// replicas, so these tasks have a separate connection. Tasks that are sent together wait
+    /// `within` counts from the write. While a connection waits for replicas, Redis answers nothing
+    /// else on it, so these tasks have a separate connection. Tasks that are sent together wait
     /// together, for the largest `count` and the longest `within` among them. Tasks that are sent
-    /// meanwhile are written after that wait. So use the same numbers for all tasks, and a `count`
-    /// that the server has. [`timeout`](Self::timeout) bounds the whole call.
+    /// during such a wait are written after it. So use the same `count` and `within` for all tasks,
+    /// and a `count` of at most the number of replicas. [`timeout`](Self::timeout) bounds the whole
+    /// call.
     ///
     /// A transport without replicas, such as [`Memory`](crate::transport::memory::Memory), refuses
-    /// the call as [invalid](Error::is_invalid). An application that is tested over such a
-    /// transport makes the option a setting. Every transport refuses the call if `count` or
-    /// `within` is zero, or `within` is more than a minute.
+    /// the call as [invalid](Error::is_invalid). An application that is also tested over such a
+    /// transport should make this option configurable. Every transport refuses a `count` of zero,
+    /// and a `within` of zero or of more than a minute.
     ///
     /// ```no_run
     /// # async fn run(client: campanile::Client<campanile::transport::memory::Memory>)
@@ -248,7 +252,7 @@ where
         let deadline = self.timeout.map(Deadline::after);
         let (call, refused) = match self.message {
             Ok(mut message) => {
-                // The timeout of a task bounds only its sending. `expires_after` sets its deadline
+                // The timeout of a task bounds only the sending. `expires_after` sets the deadline
                 // for workers.
                 let parts = message.parts_mut();
                 if parts.kind == Kind::Rpc {
@@ -275,7 +279,7 @@ where
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<S: Service<Message>, R> {
-    /// Exactly one of `call` and `refused` is present.
+    /// `None` if the call could not be made. Then the error is in `refused`.
     #[pin]
     call: Option<Oneshot<S, Message>>,
     refused: Option<Error>,
@@ -294,7 +298,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // Polls the call before the timer: a reply that has arrived is not late.
+        // Polls the call before the timer: a reply that has already arrived is not late.
         match this.call.as_pin_mut() {
             None => {
                 let refused = this.refused.take().expect("polled after completion");

@@ -1,8 +1,8 @@
 //! The calling side: typed calls over any `Service<Message>`.
 //!
 //! A [`Client`](crate::Client) calls the sending half of a transport, with or without layers around
-//! it, or a router. Over a router the handlers run in place, so an application can be tested
-//! without a transport.
+//! it, or a router. A router runs the handlers in place, so an application can be tested without a
+//! transport.
 //!
 //! ```
 //! use campanile::{Client, Json, Router};
@@ -60,19 +60,20 @@
 //! ```
 //!
 //! # Over a router
-//! The receipt has no id, since there is no entry. Nothing is redelivered or delayed, and
+//! The receipt has no id, because nothing is stored. Nothing is redelivered or delayed, and
 //! idempotency keys have no effect. `enqueue` and `publish` return the error of the handler.
 //!
 //! # Cancel safety
-//! A call sends its message when its future is first polled. Dropping the future after that does
-//! not take the message back. A dropped request frees its permit at once, and its reply is ignored.
+//! A call sends its message once its future is polled and the service is ready. Dropping the future
+//! after that does not take the message back. A dropped request releases its permit immediately,
+//! and its reply is ignored.
 //!
 //! # Errors
-//! Every call fails with an [`Error`](crate::Error). Its predicates say if the server
-//! [refused](crate::Error::is_refused) the message, if it was
-//! [never sent](crate::Error::is_disconnected), or if it
-//! [may have been stored](crate::Error::is_unknown_outcome). The error reply of a request is
-//! [`Error::rpc`](crate::Error::rpc).
+//! Every call fails with an [`Error`](crate::Error). Its predicates tell whether the server
+//! [refused](crate::Error::is_refused) the message, the message was [never
+//! sent](crate::Error::is_disconnected), or it [may have been
+//! stored](crate::Error::is_unknown_outcome). [`Error::rpc`](crate::Error::rpc) returns the error
+//! reply to a request.
 
 pub(crate) mod boxed;
 mod call;

@@ -8,14 +8,14 @@ use crate::{
     reply::{FromReply, Reply},
 };
 
-/// The receipt of a task that was accepted, with its id.
+/// The receipt of a task that was accepted. It has the id of the task.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt {
     id: Option<MessageId>,
 }
 
 impl Receipt {
-    /// The id of the task; `None` if a service handled the task in place.
+    /// Returns the id of the task, or `None` if a service handled the task in place.
     pub fn id(&self) -> Option<&MessageId> {
         self.id.as_ref()
     }

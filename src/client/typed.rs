@@ -25,8 +25,8 @@ pub struct Client<S> {
 }
 
 impl<S> Client<S> {
-    /// A client of any service for messages: the sending half of a transport or a router, with or
-    /// without layers around it.
+    /// Creates a client of a service for messages: the sending half of a transport, or a router,
+    /// with or without layers around it.
     pub fn new(service: S) -> Self
     where
         S: MessageService,
@@ -45,14 +45,14 @@ impl<S> Client<S> {
         self
     }
 
-    /// The service that the client calls.
+    /// Returns the service that the client calls.
     pub fn service(&self) -> &S {
         &self.service
     }
 }
 
 impl<S: Clone> Client<S> {
-    /// A client that adds `prefix` and a dot before each name, as
+    /// Returns a client that adds `prefix` and a dot before each name, as
     /// [`Router::nest`](crate::Router::nest) does for routes. Prefixes are joined in order.
     #[must_use]
     pub fn nest(&self, prefix: impl Into<Name>) -> Self {
@@ -69,13 +69,13 @@ impl<S: Clone> Client<S> {
 
     /// Publishes an event to its current listeners.
     ///
-    /// Success means that the server accepted the event. There may be no listener.
+    /// Success means that the server accepted the event, even if there is no listener.
     pub fn publish(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<S, ()> {
         self.message(Kind::Event, name.into(), payload)
     }
 
-    /// Sends a request whose reply survives a lost connection of either side. It is answered at
-    /// most once, and handled at least once unless it times out first.
+    /// Sends a request whose reply survives a lost connection on either side. The request is
+    /// handled at least once, unless it times out first, and answered at most once.
     pub fn request<R: FromReply>(
         &self,
         name: impl Into<Name>,
@@ -86,8 +86,8 @@ impl<S: Clone> Client<S> {
             .timeout(self.request_timeout)
     }
 
-    /// Sends a request with the lowest latency: its reply is published once, and is lost if a
-    /// connection is lost.
+    /// Sends a request with the lowest latency. The reply is published once, and is lost if the
+    /// caller is not connected at that moment.
     pub fn request_fast<R: FromReply>(
         &self,
         name: impl Into<Name>,
@@ -103,8 +103,8 @@ impl<S: Clone> Client<S> {
         Call::new(self.service.clone(), message)
     }
 
-    /// Joins the prefix and the name, or returns the fault of either. The name is also checked
-    /// alone, since an empty name would silently become the prefix.
+    /// Joins the prefix and the name, or returns the reason why either is invalid. The name is also
+    /// checked alone, because an empty name would silently become the prefix.
     fn full_name(&self, name: &Name) -> Result<Name, &'static str> {
         let checked = |name: Name| match name.fault() {
             Some(fault) => Err(fault),
@@ -130,14 +130,14 @@ impl<S> Client<S>
 where
     S: MessageService + Clone,
 {
-    /// Sends many tasks of one name in few round trips. The results are in the order of the
-    /// payloads.
+    /// Sends a task of this name for each payload, in few round trips. The results are in the order
+    /// of the payloads.
     ///
-    /// Up to 1,024 calls are made at a time, and the Redis transport sends them in pipelines. If
-    /// none fails, the tasks are stored in this order.
+    /// Up to 1,024 calls run at a time, and the Redis transport sends them in pipelines. If none
+    /// fails, the tasks are stored in the order of the payloads.
     ///
     /// # Cancel safety
-    /// After the future is dropped it is unknown which tasks were sent.
+    /// If the future is dropped, it is unknown which tasks were sent.
     pub async fn enqueue_all<P: IntoPayload>(
         &self,
         name: impl Into<Name>,
@@ -150,7 +150,8 @@ where
         let mut calls = FuturesOrdered::new();
         let mut service = self.service.clone();
         for payload in payloads {
-            // Polls the calls meanwhile, because the service may be ready only after a call ends.
+            // Polls the calls during the wait, because the service may become ready only after a
+            // call ends.
             let ready = loop {
                 let full = calls.len() >= MAX_CALLS;
                 tokio::select! {
@@ -173,7 +174,7 @@ where
                 Ok(Receipt::from(reply))
             });
         }
-        // This clone may hold an unused reservation.
+        // This clone may hold a reservation that was not used.
         drop(service);
         while let Some(result) = calls.next().await {
             results.push(result);
@@ -181,7 +182,8 @@ where
         results
     }
 
-    /// Sends a message without changes, and returns the whole reply.
+    /// Sends a message without changes, and returns the whole reply. The client's prefix and
+    /// timeout are not used.
     ///
     /// # Errors
     /// As for every [call](super#errors).

@@ -1,4 +1,5 @@
-//! Many senders and workers at once, workers that come and go, and a server that is restarted.
+//! Checks with many concurrent senders and workers, with workers that start and stop, and with a
+//! server that restarts.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -70,7 +71,8 @@ impl RunningWorkers {
     }
 }
 
-/// Fifty senders and fifty workers at once: every message is handled, and none twice.
+/// Checks that with fifty concurrent senders and fifty workers every message is handled, and none
+/// twice.
 pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>(factory: &F) {
     const MANY: usize = 50;
     const EACH: usize = 20;
@@ -95,8 +97,8 @@ pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>
     assert_same(handled, receipts);
 }
 
-/// Workers handle a backlog one after the other, each worker in batches until it is closed. Every
-/// message is handled once, in order.
+/// Checks that several workers, of which each handles batches until it is closed, handle a backlog
+/// one after the other. Every message is handled once, in order.
 pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: Factory>(
     factory: &F,
 ) {
@@ -133,8 +135,8 @@ pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: F
     worker.close().await;
 }
 
-/// Workers that open and close at the same time lose and repeat nothing, not even the first workers
-/// of their group.
+/// Checks that workers that open and close at the same time lose and repeat nothing, not even the
+/// first workers of their group.
 pub async fn workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothing<F: Factory>(
     factory: &F,
 ) {
@@ -170,8 +172,8 @@ pub async fn workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothin
     worker.close().await;
 }
 
-/// A restart of the server under load: all accepted messages are handled, and neither senders nor
-/// workers have to be started again.
+/// Checks that all accepted messages are handled although the server restarts under load, and that
+/// neither senders nor workers have to be started again.
 pub async fn a_restart_of_the_server_loses_nothing_that_was_accepted<F: Factory>(factory: &F) {
     const SENDERS: usize = 5;
     const EACH: usize = 60;
@@ -186,7 +188,7 @@ pub async fn a_restart_of_the_server_loses_nothing_that_was_accepted<F: Factory>
         senders.spawn(async move {
             let mut receipts = Vec::new();
             for _ in 0..EACH {
-                // A send may fail meanwhile. Only accepted messages must be handled.
+                // A send may fail during the restart. Only accepted messages must be handled.
                 if let Ok(reply) = call(&handle, Message::task("task", "")).await {
                     receipts.extend(reply.receipt().cloned());
                 }

@@ -41,7 +41,7 @@ async fn letters(dead: &DeadLetters) -> Vec<DeadLetter> {
     must("listing", dead.list(Page::first(1_000))).await.letters
 }
 
-/// The list has pages, and each letter is found by its id.
+/// Checks that the list has pages, and each letter is found by its id.
 pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let Some(dead) = scene.dead().await else {
@@ -76,7 +76,8 @@ pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factor
     worker.close().await;
 }
 
-/// A replayed message starts with its first attempt, and becomes a dead letter again if it fails.
+/// Checks that a replayed message starts with its first attempt, and becomes a dead letter again if
+/// it fails.
 pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let Some(dead) = scene.dead().await else {
@@ -103,7 +104,8 @@ pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(fa
     worker.close().await;
 }
 
-/// Only the selected letters are replayed or purged: by id, by name, or all.
+/// Checks that only the selected letters are replayed or purged, if they are selected by id, by
+/// name, or all.
 pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let Some(dead) = scene.dead().await else {
@@ -154,8 +156,8 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     worker.close().await;
 }
 
-/// More letters than fit into one step are replayed once each, also by two replays at the same
-/// time.
+/// Checks that more letters than fit into one step are replayed once each, even by two concurrent
+/// replays.
 pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     const LETTERS: usize = 250;
     let scene = Scene::new(factory);
@@ -178,7 +180,7 @@ pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A replayed message is delivered only to the group of its dead letter.
+/// Checks that a replayed message is delivered only to the group of its dead letter.
 pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     if !factory.capabilities().groups {

@@ -35,7 +35,7 @@ async fn next_event<S: Source>(worker: &mut OpenSource<S>) -> (Name, Option<Name
     heard
 }
 
-/// Every subscriber gets every event, in order, and no other event.
+/// Checks that every subscriber gets every event, in order, and no other event.
 pub async fn an_event_reaches_every_subscriber<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
@@ -63,7 +63,7 @@ pub async fn an_event_reaches_every_subscriber<F: Factory>(factory: &F) {
     }
 }
 
-/// An event without listeners is not stored.
+/// Checks that an event without listeners is not stored.
 pub async fn an_event_is_not_kept_for_later<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
@@ -79,7 +79,7 @@ pub async fn an_event_is_not_kept_for_later<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A pattern receives the events that it matches, and the delivery names the pattern.
+/// Checks that a pattern receives the events that it matches, and the delivery names the pattern.
 pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) {
     if !factory.capabilities().patterns {
         return;
@@ -105,7 +105,7 @@ pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) 
     worker.close().await;
 }
 
-/// An event is delivered once for each subscription that it matches.
+/// Checks that an event is delivered once for each subscription that it matches.
 pub async fn an_event_is_delivered_once_for_each_matching_subscription<F: Factory>(factory: &F) {
     if !factory.capabilities().patterns {
         return;
@@ -131,7 +131,7 @@ pub async fn an_event_is_delivered_once_for_each_matching_subscription<F: Factor
     worker.close().await;
 }
 
-/// The headers of an event arrive, or the event is refused.
+/// Checks that the headers of an event arrive, or the event is refused.
 pub async fn headers_of_an_event_arrive_or_are_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
@@ -156,7 +156,7 @@ pub async fn headers_of_an_event_arrive_or_are_refused<F: Factory>(factory: &F) 
     worker.close().await;
 }
 
-/// A worker that wants only events leaves the stream to other workers.
+/// Checks that a worker that wants only events leaves the stream to other workers.
 pub async fn a_listener_leaves_the_stream_to_others<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
@@ -173,7 +173,7 @@ pub async fn a_listener_leaves_the_stream_to_others<F: Factory>(factory: &F) {
     listener.close().await;
 }
 
-/// One worker receives tasks and events, and neither starves the other.
+/// Checks that one worker receives tasks and events, and neither starves the other.
 pub async fn a_worker_receives_tasks_and_events_together<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;

@@ -12,12 +12,12 @@ use crate::{
     transport::{DeadLetters, Settings, StreamStats, Transport, memory::Memory},
 };
 
-/// Makes connected handles of the transport under test.
+/// Connects handles of the transport under test.
 ///
 /// All handles of a factory reach the same server. Each check uses a new stream and new event
 /// names, so that checks may share a server and run in parallel.
 pub trait Factory: Send + Sync {
-    /// Both halves of the transport.
+    /// A handle that is both halves of the transport.
     type Handle: Service<Message, Response = Reply, Error = Error, Future: Send + 'static>
         + Transport
         + Clone
@@ -25,13 +25,13 @@ pub trait Factory: Send + Sync {
         + Sync
         + 'static;
 
-    /// Makes a handle with these settings and with new connections.
+    /// Creates a handle with these settings and with new connections.
     fn connect(
         &self,
         settings: Settings,
     ) -> impl Future<Output = Result<Self::Handle, Error>> + Send;
 
-    /// The capabilities of the transport. Checks of other capabilities are skipped.
+    /// Returns the capabilities of the transport. Checks that need other capabilities are skipped.
     fn capabilities(&self) -> Capabilities;
 
     /// Adds an entry with these raw fields to a stream, without this library. Needed for
@@ -49,13 +49,13 @@ pub trait Factory: Send + Sync {
         }
     }
 
-    /// The dead letters of the handle's group. Needed for [`Capabilities::dead_letters`].
+    /// Returns the dead letters of the handle's group. Needed for [`Capabilities::dead_letters`].
     fn dead_letters(&self, handle: &Self::Handle) -> Option<DeadLetters> {
         let _ = handle;
         None
     }
 
-    /// The statistics of the handle's stream. Needed for [`Capabilities::statistics`].
+    /// Returns the statistics of the handle's stream. Needed for [`Capabilities::statistics`].
     fn stats(
         &self,
         handle: &Self::Handle,
@@ -83,7 +83,7 @@ pub trait Factory: Send + Sync {
         }
     }
 
-    /// Ends the leases of all deliveries of the group, as if its workers had died, although they
+    /// Ends the leases of all deliveries of the group, as if its workers had died. The workers
     /// still run. Needed for [`Capabilities::end_leases`].
     fn end_leases(&self, settings: &Settings) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = settings;
@@ -105,7 +105,7 @@ pub trait Factory: Send + Sync {
     }
 }
 
-/// The capabilities of a transport.
+/// The capabilities of a transport. Each has at least one check that is skipped without it.
 ///
 /// ```
 /// use campanile::conformance::Capabilities;
@@ -120,15 +120,15 @@ pub struct Capabilities {
     pub delayed_redelivery: bool,
     /// A stream can have several groups.
     pub groups: bool,
-    /// The deliveries of a dead worker are claimed by others.
+    /// The deliveries of a dead worker are claimed by other workers.
     pub claim: bool,
-    /// Events, to exact subscriptions.
+    /// Events can be delivered to subscriptions by name.
     pub events: bool,
-    /// Events, to patterns.
+    /// Events can be delivered to subscriptions by pattern.
     pub patterns: bool,
-    /// Requests with fast replies.
+    /// Requests can have [fast](crate::ReplyMode::Fast) replies.
     pub fast_rpc: bool,
-    /// Requests with reliable replies.
+    /// Requests can have [reliable](crate::ReplyMode::Reliable) replies.
     pub reliable_rpc: bool,
     /// [`Factory::add_raw`] works.
     pub raw_entries: bool,
@@ -155,7 +155,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// All capabilities.
+    /// Returns a value with all capabilities.
     pub const fn all() -> Self {
         Self {
             delayed_redelivery: true,
@@ -178,7 +178,7 @@ impl Capabilities {
         }
     }
 
-    /// No capabilities: the transport only sends and delivers tasks.
+    /// Returns a value without capabilities: the transport only sends and delivers tasks.
     pub const fn none() -> Self {
         Self {
             delayed_redelivery: false,

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::transport::{Start, UnknownNames, Verdict};
 
-/// Messages that were sent before the first worker of the first group are delivered to it.
+/// Checks that messages that were sent before the first worker of the first group are delivered to
+/// it.
 pub async fn messages_sent_before_the_first_worker_are_delivered<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let receipt = scene.task("early").await;
@@ -19,7 +20,7 @@ pub async fn messages_sent_before_the_first_worker_are_delivered<F: Factory>(fac
     worker.close().await;
 }
 
-/// Each group gets every message.
+/// Checks that each group gets every message.
 pub async fn every_group_gets_every_message<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
@@ -49,7 +50,7 @@ pub async fn every_group_gets_every_message<F: Factory>(factory: &F) {
     }
 }
 
-/// Within a group each message is delivered to one worker.
+/// Checks that within a group each message is delivered to one worker.
 pub async fn workers_of_a_group_share_its_messages<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -76,7 +77,8 @@ pub async fn workers_of_a_group_share_its_messages<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// A new group beside another one must set its start, and the error says how.
+/// Checks that a new group on a stream with another group must set its start, and that the error
+/// names the setting.
 pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
@@ -86,7 +88,7 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     let error = scene.group("late", Start::Auto).refused_worker().await;
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("start"), "{error}");
-    // The group can join with a start, and needs none once it exists.
+    // With a start the group can be created. Once it exists, it needs no start.
     scene.group("late", Start::End).worker().await.close().await;
     scene
         .group("late", Start::Auto)
@@ -97,14 +99,14 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     first.close().await;
 }
 
-/// A group that starts at the beginning receives earlier messages, a group that starts at the end
-/// does not.
+/// Checks that a group that starts at the beginning receives earlier messages, a group that starts
+/// at the end does not.
 pub async fn a_group_starts_at_its_start<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
     }
     let scene = Scene::new(factory);
-    // A group that has handled nothing prevents trimming.
+    // This group handles nothing, so no entry is trimmed.
     let idle = scene.worker().await;
     let first = scene.task("1").await;
     let second = scene.task("2").await;
@@ -131,7 +133,7 @@ pub async fn a_group_starts_at_its_start<F: Factory>(factory: &F) {
     }
 }
 
-/// Failures, dead letters and redeliveries of one group do not affect another.
+/// Checks that failures, dead letters and redeliveries of one group do not affect another.
 pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
@@ -166,7 +168,7 @@ pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &
     other.close().await;
 }
 
-/// A worker that opens again continues at the position of its group.
+/// Checks that a worker that opens again continues at the position of its group.
 pub async fn a_group_continues_at_its_position<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -184,8 +186,8 @@ pub async fn a_group_continues_at_its_position<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Opening a worker beside another group fails unless `unknown_names` is set, since the worker
-/// could treat messages for the other group as failed.
+/// Checks that a worker on a stream with another group cannot be opened unless `unknown_names` is
+/// set, because it could treat messages for the other group as failed.
 pub async fn beside_another_group_unknown_names_must_be_set<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
@@ -204,7 +206,8 @@ pub async fn beside_another_group_unknown_names_must_be_set<F: Factory>(factory:
     first.close().await;
 }
 
-/// Two streams are separate, even if their groups and the names of their messages are the same.
+/// Checks that two streams are separate, even if their groups and the names of their messages are
+/// the same.
 pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
     let (ours, theirs) = (Scene::new(factory), Scene::new(factory));
     let mut our_worker = ours.worker().await;

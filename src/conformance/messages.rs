@@ -16,7 +16,7 @@ use crate::{
     transport::{Page, Verdict},
 };
 
-/// Payloads may be empty, binary or JSON.
+/// Checks that payloads may be empty, binary or JSON.
 pub async fn payloads_of_any_bytes_arrive_intact<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -38,7 +38,7 @@ pub async fn payloads_of_any_bytes_arrive_intact<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A payload of 16 MiB.
+/// Checks that a payload of 16 MiB arrives intact.
 pub async fn a_payload_of_16_mib_arrives_intact<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -53,7 +53,7 @@ pub async fn a_payload_of_16_mib_arrives_intact<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Headers arrive in order, also repeated headers and values that are not UTF-8.
+/// Checks that headers arrive in order, including repeated headers and values that are not UTF-8.
 pub async fn headers_arrive_with_repeats_and_binary_values<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -73,7 +73,7 @@ pub async fn headers_arrive_with_repeats_and_binary_values<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// The receipt has the id of the delivered message.
+/// Checks that the receipt has the id of the delivered message.
 pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -88,8 +88,8 @@ pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A message has its stream and its group at each delivery and as a dead letter, since its id is
-/// unique in its stream only.
+/// Checks that a message has its stream and its group at each delivery and as a dead letter,
+/// because its id is unique only within its stream.
 pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -160,7 +160,8 @@ impl StreamAndGroup {
     }
 }
 
-/// A task arrives as a task, a request as a request, a first delivery as the first attempt.
+/// Checks that a task arrives as a task, a request as a request, and a first delivery as the first
+/// attempt.
 pub async fn tasks_and_requests_keep_their_kinds<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -180,8 +181,8 @@ pub async fn tasks_and_requests_keep_their_kinds<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A name is any text without control characters: spaces, glob characters, braces, other scripts,
-/// 1024 bytes of it.
+/// Checks that any text without control characters can be a name, such as one with spaces, glob
+/// characters, braces or other scripts, or one of 1024 bytes.
 pub async fn names_of_any_text_arrive_intact<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -204,7 +205,8 @@ pub async fn names_of_any_text_arrive_intact<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A name that is empty, too long or has control characters cannot be sent, as any kind.
+/// Checks that a message of any kind is refused if its name is empty, too long, or has control
+/// characters.
 pub async fn a_name_that_cannot_be_used_is_refused<F: Factory>(factory: &F) {
     let handle = Scene::new(factory).handle().await;
     let too_long = "n".repeat(Name::MAX_LEN + 1);

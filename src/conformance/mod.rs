@@ -1,9 +1,9 @@
-//! The conformance suite: tests of every transport, for authors of transports.
+//! The conformance suite: checks that every transport has to pass, for authors of transports.
 //!
-//! Write a [`Factory`] that connects to your server, and let
-//! [`conformance_tests!`](crate::conformance_tests) make a test of each check. The checks drive a
-//! [`Source`](crate::transport::Source) directly, without a router or a serving loop. The transport
-//! in memory is tested like this:
+//! Write a [`Factory`] that connects to your server, and call
+//! [`conformance_tests!`](crate::conformance_tests) to define a test for each check. The checks
+//! drive a [`Source`](crate::transport::Source) directly, without a router or a serving loop. The
+//! transport in memory is tested like this:
 //!
 //! ```
 //! mod memory {
@@ -58,8 +58,7 @@
 //! # }
 //! ```
 //!
-//! Each check is a public function as well:
-//! `conformance::a_request_gets_its_reply(&factory).await`.
+//! Each check is also a public function: `conformance::a_request_gets_its_reply(&factory).await`.
 //!
 //! # Panics
 //! A check that fails panics with the reason. Each check takes a bounded time: most take less than
@@ -163,14 +162,14 @@ pub use self::{
     },
 };
 
-/// Makes a test of each check of the [conformance suite](crate::conformance).
+/// Defines a test for each check of the [conformance suite](crate::conformance).
 ///
 /// The macro takes an expression that makes a [`Factory`](crate::conformance::Factory), and an
 /// optional test attribute before it. Without an attribute, each test runs on a `tokio` runtime of
 /// two threads, which needs `tokio` with the features `macros` and `rt-multi-thread`.
 #[macro_export]
 macro_rules! conformance_tests {
-    // This arm must come first, since an expression may begin with an attribute too.
+    // This arm must come first, because an expression may also begin with an attribute.
     (#[$attribute:meta] $factory:expr $(,)?) => {
         $crate::__conformance_cases! {
             [#[$attribute]] [$factory]
@@ -265,7 +264,7 @@ macro_rules! conformance_tests {
     };
 }
 
-/// One test for each name.
+/// Defines one test for each name.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_cases {

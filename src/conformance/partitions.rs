@@ -15,7 +15,7 @@ use crate::{
     transport::{Page, Selection, Streams, Verdict},
 };
 
-/// A scene whose stream has this number of partitions.
+/// Returns a scene whose stream has this number of partitions.
 fn scene_of<F: Factory>(factory: &F, partitions: usize) -> (Scene<'_, F>, Name) {
     let scene = Scene::new(factory);
     let stream = scene.name("partitioned");
@@ -43,8 +43,8 @@ fn stream_of<H>(delivery: &crate::transport::Delivery<H>) -> Name {
     stream.expect("a delivery names its stream")
 }
 
-/// Messages with one key are in one partition and in order, through redelivery and replay, and
-/// messages without a key go to all partitions in turn.
+/// Checks that messages with the same key stay in the same partition, in order, through redelivery
+/// and replay, and that messages without a key go to all partitions in turn.
 pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
     if !factory.capabilities().partitions {
         return;
@@ -99,7 +99,7 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Requests, delayed tasks, statistics and dead letters work over all partitions.
+/// Checks that requests, delayed tasks, statistics and dead letters work over all partitions.
 pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.partitions {
@@ -183,7 +183,8 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// Numbers of partitions that would leave messages unread are refused, and the number can grow.
+/// Checks that numbers of partitions that would leave messages unread are refused, and the number
+/// can grow.
 pub async fn numbers_of_partitions_that_differ_are_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().partitions {
         return;

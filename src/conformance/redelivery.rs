@@ -10,7 +10,7 @@ use super::{
 };
 use crate::transport::{Discarded, Verdict};
 
-/// A failed message is delivered again, as the next attempt.
+/// Checks that a failed message is delivered again, as the next attempt.
 pub async fn a_failed_message_is_delivered_again_as_the_next_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -29,7 +29,7 @@ pub async fn a_failed_message_is_delivered_again_as_the_next_attempt<F: Factory>
     worker.close().await;
 }
 
-/// A redelivery without a wait uses the back-off.
+/// Checks that a redelivery without a delay uses the back-off.
 pub async fn a_failed_message_is_delivered_again_after_the_back_off<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -47,7 +47,8 @@ pub async fn a_failed_message_is_delivered_again_after_the_back_off<F: Factory>(
     worker.close().await;
 }
 
-/// A delayed redelivery waits, does not hold up other messages, and outlives its worker.
+/// Checks that a delayed redelivery waits, does not hold up other messages, and outlives its
+/// worker.
 pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_secs(2);
     if !factory.capabilities().delayed_redelivery {
@@ -67,7 +68,8 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
     assert_eq!(id(&delivery), &other, "a delayed message came at once");
     done(delivery).await;
     let delivery = worker.one().await;
-    // Both clocks count whole milliseconds, so up to two milliseconds may be missing.
+    // Both clocks count whole milliseconds, so the measured wait may be up to two milliseconds too
+    // short.
     assert!(
         start.elapsed() >= DELAY - Duration::from_millis(5),
         "it came back after {:?} instead of {DELAY:?}",
@@ -78,7 +80,7 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
     worker.close().await;
 }
 
-/// An uncounted redelivery has the same attempt again.
+/// Checks that the attempt stays the same after an uncounted redelivery.
 pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let mut worker = scene.worker().await;
@@ -97,7 +99,7 @@ pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A released delivery goes to another worker at once, with the same attempt.
+/// Checks that another worker immediately gets a released delivery, with the same attempt.
 pub async fn a_released_delivery_goes_to_another_worker_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -112,7 +114,7 @@ pub async fn a_released_delivery_goes_to_another_worker_at_once<F: Factory>(fact
     other.close().await;
 }
 
-/// A message that has used up its deliveries is not delivered again.
+/// Checks that a message that has used up its deliveries is not delivered again.
 pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let mut worker = scene.worker().await;
@@ -135,7 +137,7 @@ pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Fac
     worker.close().await;
 }
 
-/// A dead letter keeps its fields and its reason, and is not delivered again.
+/// Checks that a dead letter keeps its fields and its reason, and is not delivered again.
 pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -156,7 +158,7 @@ pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// A discarded message is neither delivered again nor a dead letter.
+/// Checks that a discarded message is not delivered again and does not become a dead letter.
 pub async fn a_discarded_message_is_not_delivered_again<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;

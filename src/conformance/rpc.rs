@@ -47,7 +47,7 @@ fn code(outcome: Result<Reply, Error>) -> RpcCode {
         .clone()
 }
 
-/// A reply arrives with its payload and headers of any bytes.
+/// Checks that a reply arrives with its payload and its headers, which may have any bytes.
 pub async fn a_request_gets_its_reply<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -75,7 +75,7 @@ pub async fn a_request_gets_its_reply<F: Factory>(factory: &F) {
     }
 }
 
-/// An error reply arrives with its code and text, also if the text is empty.
+/// Checks that an error reply arrives with its code and its text, even if the text is empty.
 pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -99,7 +99,8 @@ pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
     }
 }
 
-/// Concurrent requests get their own replies, in any order.
+/// Checks that each of several concurrent requests gets the reply to it, in any order of the
+/// replies.
 pub async fn concurrent_requests_get_their_own_replies<F: Factory>(factory: &F) {
     const MANY: usize = 50;
     for mode in modes(factory) {
@@ -123,7 +124,7 @@ pub async fn concurrent_requests_get_their_own_replies<F: Factory>(factory: &F) 
     }
 }
 
-/// A redelivered request is answered by the last delivery.
+/// Checks that a redelivered request is answered by the last delivery.
 pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -139,8 +140,8 @@ pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &
     }
 }
 
-/// A request that becomes a dead letter or is discarded gets the reply of the verdict. A request
-/// that has used up its deliveries is answered with `unavailable`.
+/// Checks that a request that becomes a dead letter or is discarded is answered with the error of
+/// the verdict. A request that has used up its deliveries is answered with `unavailable`.
 pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 1);
@@ -172,7 +173,7 @@ pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
     }
 }
 
-/// A caller waits until its deadline, and the worker sees the deadline.
+/// Checks that a caller waits until its deadline, and the worker sees the deadline.
 pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
     const BUDGET: Duration = Duration::from_millis(500);
     for mode in modes(factory) {
@@ -206,7 +207,8 @@ pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
     }
 }
 
-/// A request without a worker ends at its deadline, and a late worker sees it as expired.
+/// Checks that a request without a worker ends at its deadline, and a late worker sees it as
+/// expired.
 pub async fn a_request_without_a_worker_ends_at_its_deadline<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -227,7 +229,7 @@ pub async fn a_request_without_a_worker_ends_at_its_deadline<F: Factory>(factory
     }
 }
 
-/// Dropping a request does not affect other requests, nor does a stray reply.
+/// Checks that dropping a request does not affect other requests, nor does a stray reply.
 pub async fn a_dropped_request_disturbs_no_other<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);

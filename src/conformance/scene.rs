@@ -20,15 +20,15 @@ use crate::{
 
 /// The time limit for an expected event.
 const MAX_WAIT: Duration = Duration::from_secs(20);
-/// The wait for an event that must not happen.
+/// The time for which a check waits for an event that must not happen.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
-/// The lease in checks that wait until it ends.
+/// The lease of workers in checks that wait for its end.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 
 /// A worker of a factory's transport.
 pub(super) type WorkerOf<F> = OpenSource<<<F as Factory>::Handle as Transport>::Source>;
 
-/// A new stream, and the settings of its workers.
+/// A stream that only this check uses, and the settings of its workers.
 pub(super) struct Scene<'a, F> {
     factory: &'a F,
     pub(super) settings: Settings,
@@ -51,7 +51,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         self
     }
 
-    /// The same stream with another group.
+    /// Returns the same stream with another group.
     pub(super) fn group(&self, group: &str, start: Start) -> Self {
         let mut settings = self.settings.clone();
         settings.group = group.into();
@@ -62,7 +62,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         }
     }
 
-    /// A name that no other check uses.
+    /// Returns a name that no other check uses.
     pub(super) fn name(&self, name: &str) -> Name {
         Name::from(format!("{}.{name}", self.settings.stream))
     }
@@ -72,7 +72,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         must("connecting", connecting).await
     }
 
-    /// A worker for the stream.
+    /// Returns a worker for the stream.
     pub(super) async fn worker(&self) -> WorkerOf<F> {
         self.worker_for(Interest::stream()).await
     }
@@ -82,7 +82,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         OpenSource(must("opening the source", opening).await)
     }
 
-    /// The error of opening a source, which must fail.
+    /// Returns the error of opening a source, which must fail.
     pub(super) async fn refused_worker(&self) -> Error {
         match in_time(
             "opening the source",
@@ -118,7 +118,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         .await;
     }
 
-    /// The group's dead letters, if the transport has the capability.
+    /// Returns the group's dead letters, if the transport has the capability.
     pub(super) async fn dead(&self) -> Option<DeadLetters> {
         if !self.factory.capabilities().dead_letters {
             return None;
@@ -139,7 +139,7 @@ impl<'a, F: Factory> Scene<'a, F> {
 pub(super) struct OpenSource<S>(S);
 
 impl<S: Source> OpenSource<S> {
-    /// The next deliveries, at most `most`.
+    /// Returns the next deliveries, at most `most`.
     pub(super) async fn batch(&mut self, most: usize) -> Vec<Delivery<S::Settle>> {
         let batch = must("waiting for a delivery", self.0.next(most)).await;
         assert!(!batch.is_empty(), "`next` returned without a delivery");
@@ -151,12 +151,12 @@ impl<S: Source> OpenSource<S> {
         batch
     }
 
-    /// The next delivery.
+    /// Returns the next delivery.
     pub(super) async fn one(&mut self) -> Delivery<S::Settle> {
         self.batch(1).await.remove(0)
     }
 
-    /// Exactly `count` deliveries, by any number of calls.
+    /// Returns exactly `count` deliveries, from any number of calls.
     pub(super) async fn exactly(&mut self, count: usize) -> Vec<Delivery<S::Settle>> {
         let mut deliveries = Vec::new();
         while deliveries.len() < count {
@@ -165,7 +165,7 @@ impl<S: Source> OpenSource<S> {
         deliveries
     }
 
-    /// The next delivery, or `None` if there is none within this time.
+    /// Returns the next delivery, or `None` if there is none within this time.
     pub(super) async fn within(&mut self, time: Duration) -> Option<Delivery<S::Settle>> {
         let next = timeout(time, self.0.next(1)).await.ok()?;
         let mut batch = next.unwrap_or_else(|error| panic!("`next` failed: {}", error.chain()));
@@ -193,7 +193,7 @@ impl<S: Source> OpenSource<S> {
     }
 }
 
-/// The message of a delivery.
+/// Returns the message of a delivery.
 pub(super) fn message<H>(delivery: &Delivery<H>) -> &Message {
     match &delivery.content {
         Ok(message) => message,
@@ -228,7 +228,7 @@ pub(super) async fn answer<H: SettleDelivery>(
     settle(delivery, Verdict::Done(answer)).await;
 }
 
-/// A counted redelivery.
+/// Returns the verdict of a redelivery that counts as an attempt.
 pub(super) fn again(after: Duration) -> Verdict {
     Verdict::Redeliver {
         after: Some(after),
@@ -265,7 +265,7 @@ where
     tokio::spawn(handle.clone().oneshot(message))
 }
 
-/// The outcome of a request.
+/// Returns the outcome of a request.
 pub(super) async fn outcome(request: JoinHandle<Result<Reply, Error>>) -> Result<Reply, Error> {
     in_time("waiting for a reply", request)
         .await

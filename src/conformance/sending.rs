@@ -22,8 +22,8 @@ fn keyed(payload: &'static str, key: &str) -> Message {
     message
 }
 
-/// A delayed task is delivered when it is due, with the id of its receipt, also if it was sent
-/// before the first worker.
+/// Checks that a delayed task is delivered when it is due, with the id of its receipt, even if it
+/// was sent before the first worker started.
 pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(1_500);
     if !factory.capabilities().delayed_tasks {
@@ -48,7 +48,8 @@ pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F)
             &receipt,
             "the id of {payload:?} is not that of its receipt"
         );
-        // Both clocks count whole milliseconds, so up to two milliseconds may be missing.
+        // Both clocks count whole milliseconds, so the measured wait may be up to two milliseconds
+        // too short.
         assert!(
             start.elapsed() + Duration::from_millis(5) >= wait,
             "{payload:?} came after {:?} instead of {wait:?}",
@@ -60,7 +61,8 @@ pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// A task for a point in time waits until then; a task for a past time is delivered at once.
+/// Checks that a task for a point in time waits until that time, and that a task for a past time is
+/// delivered immediately.
 pub async fn a_task_for_a_time_is_delivered_then_or_at_once_if_it_is_past<F: Factory>(factory: &F) {
     if !factory.capabilities().delayed_tasks {
         return;
@@ -86,7 +88,7 @@ pub async fn a_task_for_a_time_is_delivered_then_or_at_once_if_it_is_past<F: Fac
     worker.close().await;
 }
 
-/// The id of a delayed task stays the same through failures.
+/// Checks that the id of a delayed task stays the same through failures.
 pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory: &F) {
     if !factory.capabilities().delayed_tasks {
         return;
@@ -105,7 +107,7 @@ pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory:
     worker.close().await;
 }
 
-/// A delayed task can be cancelled once, until it is due.
+/// Checks that a delayed task can be cancelled once, until it is due.
 pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(300);
     if !factory.capabilities().delayed_tasks {
@@ -138,7 +140,7 @@ pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory
     worker.close().await;
 }
 
-/// The worker sees the remaining time to live, which starts when the task is due.
+/// Checks that the worker sees the remaining time to live, which starts when the task is due.
 pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory: &F) {
     const TIME_TO_LIVE: Duration = Duration::from_secs(60);
     const DELAY: Duration = Duration::from_millis(600);
@@ -170,7 +172,8 @@ pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory
     worker.close().await;
 }
 
-/// Tasks with one idempotency key are one task within the window.
+/// Checks that only the first of the tasks with the same idempotency key is stored within the
+/// window.
 pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factory: &F) {
     const WINDOW: Duration = Duration::from_secs(2);
     if !factory.capabilities().idempotent_tasks {
@@ -211,7 +214,8 @@ pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factor
     worker.close().await;
 }
 
-/// Of concurrent sends with one key one is accepted, and all get its id.
+/// Checks that only one of several concurrent tasks with the same key is stored, and that all
+/// senders get its id.
 pub async fn senders_of_one_key_at_the_same_time_send_one_task<F: Factory>(factory: &F) {
     if !factory.capabilities().idempotent_tasks {
         return;
@@ -232,7 +236,8 @@ pub async fn senders_of_one_key_at_the_same_time_send_one_task<F: Factory>(facto
     worker.close().await;
 }
 
-/// Delayed tasks with one key are one task too, and cancelling it forgets the key.
+/// Checks that only one of several delayed tasks with the same key is stored, and that cancelling
+/// it frees the key.
 pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F) {
     let can = factory.capabilities();
     if !can.idempotent_tasks || !can.delayed_tasks {
@@ -258,7 +263,7 @@ pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// An invalid message is refused before it is sent.
+/// Checks that an invalid message is refused before it is sent.
 pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;

@@ -13,7 +13,7 @@ use crate::{
     transport::{GroupStats, Start, StreamStats, Verdict},
 };
 
-/// The statistics of each group follow its messages.
+/// Checks that the statistics of each group change with its messages.
 pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F) {
     if !factory.capabilities().statistics {
         return;

@@ -15,7 +15,7 @@ use crate::{
     transport::{Streams, Verdict},
 };
 
-/// A scene whose worker serves these streams.
+/// Returns a scene whose worker serves these streams.
 fn scene_of<F: Factory>(
     factory: &F,
     streams: impl FnOnce(&[Name]) -> Streams,
@@ -40,7 +40,7 @@ fn stream_of<H>(delivery: &crate::transport::Delivery<H>) -> Name {
     stream.expect("a delivery names its stream")
 }
 
-/// A task and a request reach the chosen stream, and no other.
+/// Checks that a task and a request reach the chosen stream, and no other.
 pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -81,7 +81,8 @@ pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     default.close().await;
 }
 
-/// With strict priority a stream is delivered only while the streams before it are empty.
+/// Checks that with strict priority the messages of a stream are delivered only while the streams
+/// before it are empty.
 pub async fn a_stream_with_priority_is_emptied_first<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -108,8 +109,8 @@ pub async fn a_stream_with_priority_is_emptied_first<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Streams with backlogs share by their weights, and a single stream with a backlog gets
-/// everything.
+/// Checks that streams with backlogs share the slots by their weights, and that the only stream
+/// with a backlog gets all slots.
 pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -153,7 +154,7 @@ pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Redeliveries and dead letters stay on the stream of their message.
+/// Checks that redeliveries and dead letters stay on the stream of their message.
 pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -187,7 +188,7 @@ pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) 
     worker.close().await;
 }
 
-/// An invalid set is refused when it is opened.
+/// Checks that an invalid set is refused when it is opened.
 pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;
@@ -204,7 +205,7 @@ pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     ] {
         let error = scene.refused_worker().await;
         assert!(error.is_config(), "{error:?}");
-        // A handle with a set does not choose a stream for a message.
+        // A handle with a set of streams does not choose one for a message.
         let task = Message::task("task", "x");
         let refused = call(&scene.handle().await, task).await;
         let refused = refused.expect_err("no stream is named");
@@ -216,7 +217,8 @@ pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     }
 }
 
-/// A running worker finds newly registered streams, and serves all registered streams in turn.
+/// Checks that a running worker finds newly registered streams, and serves all registered streams
+/// in turn.
 pub async fn registered_streams_are_found_while_they_are_served<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;

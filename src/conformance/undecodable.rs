@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{message::Kind, transport::Verdict};
 
-/// An undecodable entry is delivered with its fields and a reason, can become a dead letter, and
-/// does not hold up other entries.
+/// Checks that an undecodable entry is delivered with its fields and a reason, can become a dead
+/// letter, and does not hold up other entries.
 pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &F) {
     if !factory.capabilities().raw_entries {
         return;
@@ -83,7 +83,8 @@ pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &
     worker.close().await;
 }
 
-/// The order of fields does not matter, and unknown fields are ignored, also thousands of them.
+/// Checks that the order of fields does not matter, and that unknown fields are ignored, even
+/// thousands of them.
 pub async fn a_message_in_any_field_order_with_unknown_fields_is_read<F: Factory>(factory: &F) {
     if !factory.capabilities().raw_entries {
         return;
@@ -112,7 +113,8 @@ pub async fn a_message_in_any_field_order_with_unknown_fields_is_read<F: Factory
     worker.close().await;
 }
 
-/// A request without a waiting caller, or with a forbidden reply channel, can be settled.
+/// Checks that a request without a waiting caller, or with a forbidden reply channel, can be
+/// settled.
 pub async fn a_request_that_cannot_be_answered_is_settled<F: Factory>(factory: &F) {
     if !factory.capabilities().raw_entries {
         return;

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{message::Message, transport::Verdict};
 
-/// If each delivery is settled before the next is fetched, messages arrive in the order in which
-/// they were sent.
+/// Checks that if each delivery is settled before the next is fetched, messages arrive in the order
+/// in which they were sent.
 pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -29,8 +29,8 @@ pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A worker fetches at most the requested number of deliveries. Other workers can fetch the other
-/// messages at once.
+/// Checks that a worker fetches at most the requested number of deliveries. Other workers can fetch
+/// the other messages immediately.
 pub async fn a_worker_fetches_only_what_it_asked_for<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -49,7 +49,7 @@ pub async fn a_worker_fetches_only_what_it_asked_for<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// Dropping futures of `next` at any moment loses and repeats nothing.
+/// Checks that dropping futures of `next` at any moment loses and repeats nothing.
 pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     const MANY: usize = 200;
     let scene = Scene::new(factory);
@@ -81,8 +81,8 @@ pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// A stopped worker at once releases the deliveries that it has not returned, and can settle its
-/// other deliveries.
+/// Checks that stopping a worker immediately releases its prefetched deliveries, and that
+/// deliveries which `next` has returned can still be settled.
 pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -91,7 +91,7 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
         receipts.push(scene.task(number.to_string()).await);
     }
     let held = one.exactly(2).await;
-    // A dropped call may have fetched deliveries, which are released as well.
+    // A dropped call may have fetched deliveries. These are released, too.
     let also_held = one.within(Duration::from_micros(1)).await;
     one.stop().await;
     one.stop().await;
@@ -118,7 +118,7 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
     other.close().await;
 }
 
-/// A waiting worker can be closed quickly, and fetches nothing afterwards.
+/// Checks that a waiting worker can be closed quickly, and fetches nothing afterwards.
 pub async fn a_worker_that_waits_can_be_closed<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -134,7 +134,8 @@ pub async fn a_worker_that_waits_can_be_closed<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// The deliveries of a crashed worker are claimed once its lease has ended, and count as attempts.
+/// Checks that the deliveries of a crashed worker are claimed once its lease has ended, and count
+/// as attempts.
 pub async fn the_deliveries_of_a_crashed_worker_are_claimed<F: Factory>(factory: &F) {
     if !factory.capabilities().claim {
         return;
@@ -159,7 +160,8 @@ pub async fn the_deliveries_of_a_crashed_worker_are_claimed<F: Factory>(factory:
     other.close().await;
 }
 
-/// An unsettled delivery that was dropped is delivered again once its lease has ended.
+/// Checks that a delivery that was dropped before it was settled is delivered again once its lease
+/// has ended.
 pub async fn a_dropped_delivery_is_delivered_again_after_its_lease<F: Factory>(factory: &F) {
     if !factory.capabilities().claim {
         return;
@@ -174,7 +176,7 @@ pub async fn a_dropped_delivery_is_delivered_again_after_its_lease<F: Factory>(f
     worker.close().await;
 }
 
-/// A message that kills its workers is not delivered for ever.
+/// Checks that a message that kills its workers is not delivered forever.
 pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(factory: &F) {
     if !factory.capabilities().claim {
         return;
@@ -202,7 +204,7 @@ pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(
     worker.close().await;
 }
 
-/// A live worker keeps its deliveries, however long they take.
+/// Checks that a live worker keeps its deliveries for longer than their lease.
 pub async fn a_live_worker_keeps_its_deliveries<F: Factory>(factory: &F) {
     if !factory.capabilities().claim {
         return;
@@ -225,7 +227,7 @@ pub async fn a_live_worker_keeps_its_deliveries<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// A worker sees that a lease was lost, and its late verdict changes nothing.
+/// Checks that a worker sees that a lease was lost, and that its late verdict has no effect.
 pub async fn a_lost_lease_is_reported_and_a_late_verdict_changes_nothing<F: Factory>(factory: &F) {
     let can = factory.capabilities();
     if !can.claim || !can.end_leases {

@@ -8,8 +8,9 @@ use tower::{
 
 use super::{NotFound, Rejection, RpcError, chain, find};
 
-/// The reply for an error, by the first of these types that is in its chain. `None` if none of them
-/// is: the text of such an error is for logs, not for callers.
+/// Returns the reply to a request that failed with this error. The types below are looked for in
+/// the error's chain, in this order. `None` if none of them is found: the text of such an error is
+/// for logs, not for callers.
 pub(crate) fn answer(name: &str, error: &(dyn std::error::Error + 'static)) -> Option<RpcError> {
     if let Some(answer) = find::<RpcError>(error) {
         Some(answer.clone())

@@ -1,10 +1,10 @@
 //! Errors of any type.
 
-/// Any error, boxed. The services of this crate fail with it.
+/// A boxed error of any type. The services of this crate fail with it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// An error that converts into a [`BoxError`]. Bounds name this trait instead of `Into<BoxError>`,
-/// so that the compiler explains which errors convert.
+/// An error that converts into a [`BoxError`]. Bounds use this trait instead of `Into<BoxError>`,
+/// so that the compiler's message explains which errors convert.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an error that handlers and services may fail with",
     label = "this error does not turn into a `BoxError`",

@@ -9,10 +9,10 @@ use crate::message::Kind;
 
 /// An error that decides how its delivery is settled.
 ///
-/// A `Failure` counts anywhere in the chain of sources, so layers and handlers may wrap it. The
-/// transport settles and acknowledges the delivery in one atomic step. [`Settle::of`] says how an
-/// error without a `Failure` in its chain is settled: by default a task is delivered again after
-/// the transport's back-off, and a request is answered.
+/// A `Failure` is found anywhere in the chain of sources, so layers and handlers may wrap it. The
+/// transport settles and acknowledges the delivery in one atomic step. Without a `Failure` in the
+/// chain, a task is usually delivered again after the transport's back-off, and a request is
+/// answered: see [`Settle::of`].
 ///
 /// ```
 /// use campanile::Failure;
@@ -35,21 +35,22 @@ pub struct Failure {
 pub enum Settle {
     /// Delivers the message again.
     Redeliver {
-        /// The delay; `None` uses the transport's back-off for this attempt.
+        /// The delay before the redelivery. `None` stands for the transport's back-off for this
+        /// attempt.
         after: Option<Duration>,
-        /// False if this delivery does not count as an attempt.
+        /// `false` if this delivery does not count as an attempt.
         counted: bool,
     },
-    /// Makes the message a dead letter now.
+    /// Turns the message into a dead letter, without further attempts.
     DeadLetter,
-    /// Drops the message. It is counted and logged, and not stored.
+    /// Drops the message without storing it. The drop is counted and logged.
     Discard,
 }
 
 impl Settle {
     /// Returns how [`serve`](crate::serve()) settles a delivery of this kind that failed with
-    /// `error`, for layers that must know whether the message is delivered again. `None` if a
-    /// request is answered with the error: nothing is left to settle.
+    /// `error`. Layers use this to know whether the message is delivered again. `None` means that
+    /// the request is answered with the error.
     ///
     /// The nearest [`Failure`] in the chain decides. Without one, a request is answered, a
     /// permanent [`Rejection`] makes a dead letter, tower's [`Overloaded`] and a `Buffer`'s
@@ -77,7 +78,8 @@ impl Settle {
         }
         Some(Settle::Redeliver {
             after: None,
-            // With either error no service has received the message, so it is not an attempt.
+            // With either of these errors no service has received the message, so this was not an
+            // attempt.
             counted: find::<Overloaded>(error).is_none() && find::<ServiceError>(error).is_none(),
         })
     }
@@ -91,7 +93,8 @@ impl Failure {
         }
     }
 
-    /// Delivers the message again, after the transport's back-off for this attempt.
+    /// Creates a failure that delivers the message again, after the transport's back-off for this
+    /// attempt.
     pub fn redeliver() -> Self {
         Self::new(Settle::Redeliver {
             after: None,
@@ -99,8 +102,9 @@ impl Failure {
         })
     }
 
-    /// Delivers the message again after this delay. The transport stores it meanwhile: the delay
-    /// survives this process and holds no worker.
+    /// Creates a failure that delivers the message again after this delay. The transport stores the
+    /// message until then, so the delay does not occupy a worker and survives the end of this
+    /// process.
     pub fn redeliver_after(after: Duration) -> Self {
         Self::new(Settle::Redeliver {
             after: Some(after),
@@ -108,19 +112,19 @@ impl Failure {
         })
     }
 
-    /// Makes the message a dead letter now, at any attempt.
+    /// Creates a failure that turns the message into a dead letter now, without further attempts.
     pub fn dead_letter() -> Self {
         Self::new(Settle::DeadLetter)
     }
 
-    /// Drops the message. It is counted and logged, and not stored.
+    /// Drops the message without storing it. The drop is counted and logged.
     pub fn discard() -> Self {
         Self::new(Settle::Discard)
     }
 
-    /// Does not count this delivery as an attempt, for failures that the message did not cause
-    /// (overload, a dependency that is down). Applies to redeliveries, which may then repeat
-    /// without end.
+    /// Does not count this delivery as an attempt. For failures that the message did not cause,
+    /// such as overload or a dependency that is down. Only redeliveries are affected, and without a
+    /// count they may repeat forever.
     pub fn uncounted(mut self) -> Self {
         if let Settle::Redeliver { counted, .. } = &mut self.settle {
             *counted = false;
@@ -134,14 +138,14 @@ impl Failure {
         self
     }
 
-    /// The requested settlement.
+    /// Returns the requested settlement.
     pub fn settle(&self) -> Settle {
         self.settle
     }
 }
 
 impl From<Settle> for Failure {
-    /// A failure that requests this settlement, without a cause.
+    /// Creates a failure that requests this settlement, without a cause.
     fn from(settle: Settle) -> Self {
         Self::new(settle)
     }

@@ -1,9 +1,10 @@
 //! The errors of this crate.
 //!
 //! - Inside a stack of services an error is a [`BoxError`], as everywhere in tower.
-//! - [`RpcError`] is an error reply, from a handler to its caller; [`Failure`] decides how a failed
-//!   delivery is settled. A handler returns either, or any other error.
-//! - [`Rejection`] is the error of extractors, [`NotFound`] of a router without a matching route.
+//! - [`RpcError`] is an error reply from a handler to its caller. [`Failure`] decides how a failed
+//!   delivery is settled. A handler may return either, or any other error.
+//! - [`Rejection`] is the error of extractors. [`NotFound`] is the error of a router without a
+//!   route for the message.
 //! - [`Error`] is the error of this crate's operations.
 //!
 //! ```
@@ -42,12 +43,12 @@ pub(crate) use self::{
     rpc::RpcError,
 };
 
-/// Finds the nearest error of type `E` in `error`'s chain of sources, itself included.
+/// Finds the first error of type `E` in a chain: `error` itself, then its source, and so on.
 ///
-/// Two kinds of wrapped errors are not found. An error with thiserror's `#[error(transparent)]`
-/// returns the source of the wrapped error, so the wrapped error itself is not found. The same
-/// applies to an `anyhow` or `eyre` error made from an `E` without any context. Return the wrapped
-/// error itself, or map the error in a layer.
+/// Two kinds of wrappers hide the error that they wrap: an error with thiserror's
+/// `#[error(transparent)]`, and an `anyhow` or `eyre` error made from an `E` without any context.
+/// Their `source` is not the wrapped error but the source of that error. Return the wrapped error
+/// itself, or convert it in a layer.
 pub fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {

@@ -1,8 +1,7 @@
 //! The error of a router.
 
-/// The error of a router that has no route for a message.
-///
-/// The delivery of a task fails with it; a request is answered with `not_found`.
+/// The error of a router that has no route for a message. The delivery of a task fails with this
+/// error. A request is answered with `not_found`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFound {
     pub(crate) kind: crate::Kind,
@@ -10,7 +9,7 @@ pub struct NotFound {
 }
 
 impl NotFound {
-    /// The error for a message of this kind and name.
+    /// Creates the error for a message of this kind and name.
     pub fn new(kind: crate::Kind, name: crate::Name) -> Self {
         Self { kind, name }
     }
@@ -18,7 +17,7 @@ impl NotFound {
 
 impl std::fmt::Display for NotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The name of an event that matched a pattern may be any text.
+        // The name of an event that matched a pattern may be any text, so it is escaped.
         let name = crate::message::Shown::new(&self.name).at_most(crate::Name::MAX_LEN);
         write!(f, "no route for {} `{name}`", self.kind)
     }

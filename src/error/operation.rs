@@ -7,8 +7,9 @@ use crate::message::{MessageId, Shown};
 
 /// The error of an operation of this crate.
 ///
-/// The predicates name the kind of the failure. The text says what to do, and the
-/// [`source`](std::error::Error::source) is the cause. Neither contains a password.
+/// The predicates, such as [`is_timeout`](Self::is_timeout), tell the kinds of failures apart. The
+/// text describes the failure, and the [`source`](std::error::Error::source) is the cause. Neither
+/// contains a password.
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -18,11 +19,11 @@ pub struct Error {
 /// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
-    /// The operation's time-out passed.
+    /// The timeout of the operation passed.
     Timeout,
-    /// Nothing was sent: there is no connection.
+    /// There is no connection, so nothing was sent.
     Disconnected,
-    /// The message was sent, and the connection was lost before the answer.
+    /// The message was sent, and the connection was lost before the server's response.
     Unknown,
     /// The message is stored, but too few replicas have confirmed it.
     Unreplicated,
@@ -58,30 +59,30 @@ impl Error {
         self
     }
 
-    /// A setting is invalid. This function and the next functions are for transports outside this
-    /// crate.
+    /// Creates the error of an invalid setting. This constructor and those below are for transports
+    /// outside this crate.
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Config, message)
     }
 
-    /// There is no connection, and nothing was sent.
+    /// Creates the error of an operation that sent nothing because there is no connection.
     pub fn disconnected(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Disconnected, message)
     }
 
-    /// The message was sent, and it is unknown whether the server stored it.
+    /// Creates the error of a message that was sent, if it is unknown whether the server stored it.
     pub fn unknown_outcome(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unknown, message)
     }
 
-    /// The message is stored under this id, but fewer replicas have confirmed it than the sender
-    /// has asked for.
+    /// Creates the error of a message that is stored under this id, but was confirmed by fewer
+    /// replicas than the sender requested.
     pub fn unreplicated(id: MessageId, message: impl Into<String>) -> Self {
         Self::stored(id, message, None)
     }
 
-    /// An [`unreplicated`](Self::unreplicated) message, with the reason why no replica is known to
-    /// have it.
+    /// Creates an [`unreplicated`](Self::unreplicated) error, with the reason why the confirmations
+    /// are missing as its source.
     pub(crate) fn stored(
         id: MessageId,
         message: impl Into<String>,
@@ -90,32 +91,33 @@ impl Error {
         Self::new(ErrorKind::Unreplicated, message).with_source(StoredMessage { id, source })
     }
 
-    /// The operation's time-out passed.
+    /// Creates the error of an operation whose timeout passed.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Timeout, message)
     }
 
-    /// The server refused the command.
+    /// Creates the error of a command that the server refused.
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Refused, message)
     }
 
-    /// The message is invalid for this transport.
+    /// Creates the error of a message that is invalid for this transport.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, message)
     }
 
-    /// The transport is closed.
+    /// Creates the error of a transport that is closed.
     pub fn closed() -> Self {
         Self::new(ErrorKind::Closed, "the transport is closed")
     }
 
     /// Converts the error of a service into the error of the operation that called it. A [`Client`]
-    /// does this with the errors of its service; use it to call a service without a client.
+    /// does this with the errors of its service. Use this function if you call a service without a
+    /// client.
     ///
-    /// An `Error` in the box is returned as it is. An [`RpcError`] in the chain of sources is the
-    /// error reply of the [other side](Self::rpc), and tower's timeout is a
-    /// [timeout](Self::is_timeout). Any other error becomes the source.
+    /// An `Error` in the box is returned unchanged. If the chain of sources has an [`RpcError`],
+    /// the result is an [error reply](Self::rpc). If it has tower's timeout error, the result is a
+    /// [timeout](Self::is_timeout). Any other error becomes the source of the result.
     ///
     /// [`Client`]: crate::Client
     ///
@@ -148,87 +150,89 @@ impl Error {
         Self::new(ErrorKind::Service, "the service failed").with_source(error)
     }
 
-    /// The time-out passed. A message that was sent may still take effect.
+    /// Returns `true` if the timeout of the operation passed. A message that was sent may still
+    /// take effect.
     pub fn is_timeout(&self) -> bool {
         self.kind == ErrorKind::Timeout
     }
 
-    /// There was no connection and nothing was sent: trying again is safe.
+    /// Returns `true` if nothing was sent because there is no connection. Trying again is safe.
     pub fn is_disconnected(&self) -> bool {
         self.kind == ErrorKind::Disconnected
     }
 
-    /// The message was sent, and the connection was lost before the server's answer: the message
-    /// may or may not be stored.
+    /// Returns `true` if the message was sent, and the connection was lost before the server's
+    /// response. The message may or may not be stored.
     pub fn is_unknown_outcome(&self) -> bool {
         self.kind == ErrorKind::Unknown
     }
 
-    /// The message is stored, but fewer replicas have confirmed it than
-    /// [`Call::replicas`](crate::client::Call::replicas) has asked for. Workers will handle it,
-    /// unless a failover loses it. [`stored_id`](Self::stored_id) is its id.
+    /// Returns `true` if the message is stored, but was confirmed by fewer replicas than
+    /// [`Call::replicas`](crate::client::Call::replicas) requested. Workers will handle the
+    /// message, unless a failover loses it. [`stored_id`](Self::stored_id) returns its id.
     ///
-    /// To send it again makes a second message. With an idempotency key it does not: the call then
-    /// asks the replicas again about the first message.
+    /// Sending the message again stores a second one, unless it has an idempotency key. With the
+    /// same key the call only asks the replicas about the first message again.
     pub fn is_unreplicated(&self) -> bool {
         self.kind == ErrorKind::Unreplicated
     }
 
-    /// The id of the message, if it is stored although the call has failed.
+    /// Returns the id of the message if it is stored although the call failed.
     pub fn stored_id(&self) -> Option<&MessageId> {
         find::<StoredMessage>(self.source.as_deref()?).map(|stored| &stored.id)
     }
 
-    /// The server refused the command: a missing right, no memory, a key of another type.
+    /// Returns `true` if the server refused the command, because of a missing permission, missing
+    /// memory or a key of another type, for example.
     pub fn is_refused(&self) -> bool {
         self.kind == ErrorKind::Refused
     }
 
-    /// A name, a header or a payload is invalid.
+    /// Returns `true` if the input of the caller is invalid, such as a name, a header or a payload.
     pub fn is_invalid(&self) -> bool {
         self.kind == ErrorKind::Invalid
     }
 
-    /// The reply cannot be read as the requested type.
+    /// Returns `true` if the reply cannot be read as the requested type.
     pub fn is_decode(&self) -> bool {
         self.kind == ErrorKind::Decode
     }
 
-    /// A setting is invalid.
+    /// Returns `true` if a setting is invalid.
     pub fn is_config(&self) -> bool {
         self.kind == ErrorKind::Config
     }
 
-    /// The transport is closed.
+    /// Returns `true` if the transport is closed.
     pub fn is_closed(&self) -> bool {
         self.kind == ErrorKind::Closed
     }
 
-    /// A forced shutdown has dropped running handlers. Their messages are delivered again when
-    /// their leases end; the text has their number.
+    /// Returns `true` if a forced shutdown dropped running handlers. Their messages are delivered
+    /// again when their leases end. The text has the number of handlers.
     pub fn is_forced_shutdown(&self) -> bool {
         self.kind == ErrorKind::Forced
     }
 
-    /// The error reply of the other side, if that is the cause of this error.
+    /// Returns the error reply to the request, if that is the cause of this error.
     pub fn rpc(&self) -> Option<&RpcError> {
         find(self.source.as_deref()?)
     }
 
-    /// The error and its sources on one line, bounded and escaped, for logs.
+    /// Returns the error and its sources on one line, escaped and shortened for logs.
     pub(crate) fn chain(&self) -> String {
         shown_chain(self)
     }
 }
 
-/// Like [`chain`], escaped and bounded for logs: errors of handlers and servers quote text of
-/// senders.
+/// Returns an error and its sources on one line, escaped and shortened for logs: errors of handlers
+/// and servers may quote text from senders.
 pub(crate) fn shown_chain(error: &(dyn std::error::Error + 'static)) -> String {
     const MAX_LEN: usize = 2048;
     Shown::new(&chain(error)).at_most(MAX_LEN).to_string()
 }
 
-/// An error and all of its sources on one line.
+/// Returns an error and up to 16 of its sources on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     for source in std::iter::successors(error.source(), |error| error.source()).take(16) {
@@ -266,7 +270,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// The id of a message that is stored although its call has failed.
+/// Keeps the id of a message that is stored although its call failed, as the source of an
+/// [`Error`].
 #[derive(Debug)]
 struct StoredMessage {
     id: MessageId,

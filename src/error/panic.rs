@@ -2,7 +2,8 @@
 
 use std::any::Any;
 
-/// The text in the payload of a panic; `without a text` if it is not a string.
+/// Returns the text of a panic from its payload, or `without a text` if the payload is not a
+/// string.
 pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()

@@ -4,18 +4,18 @@ use std::fmt;
 
 use super::BoxError;
 
-/// The error of an extractor whose value is missing in the message or malformed.
+/// The error of an extractor whose value is missing or malformed.
 ///
-/// [`is_permanent`](Self::is_permanent) tells two kinds apart:
+/// There are two kinds, which [`is_permanent`](Self::is_permanent) tells apart:
 ///
-/// - Permanent: the *message* is invalid, since its payload or its headers do not fit the handler.
-///   A retry cannot change that, so a task becomes a dead letter at once and a request is answered
-///   with `invalid`.
-/// - Ordinary: the *deployment* is wrong, such as a missing layer for an extension. The message is
-///   delivered again, perhaps to a corrected deployment.
+/// - Permanent: the *message* is invalid, because its payload or its headers do not fit the
+///   handler. A retry cannot help, so a task becomes a dead letter immediately, and a request is
+///   answered with `invalid`.
+/// - Ordinary: the *deployment* is wrong. For example, the layer that adds an extension is missing.
+///   A task is delivered again, perhaps to a corrected deployment.
 ///
-/// [`find`](super::find) finds a rejection anywhere in an error's chain. The text of a rejection
-/// names the place and the kind of the fault and never contains the payload.
+/// [`find`](super::find) finds a rejection anywhere in an error's chain. The rejections of this
+/// crate name the place and the kind of the fault, and never quote the payload.
 ///
 /// ```
 /// use campanile::{BoxError, Rejection, error};
@@ -31,7 +31,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A permanent rejection: the message is invalid.
+    /// Creates a permanent rejection: the message is invalid.
     pub fn permanent(message: impl Into<String>) -> Self {
         Self {
             permanent: true,
@@ -40,7 +40,7 @@ impl Rejection {
         }
     }
 
-    /// An ordinary rejection: another deployment may be able to handle the message.
+    /// Creates an ordinary rejection: another deployment may be able to handle the message.
     pub fn ordinary(message: impl Into<String>) -> Self {
         Self {
             permanent: false,
@@ -49,13 +49,13 @@ impl Rejection {
         }
     }
 
-    /// Adds the cause. It appears in logs, so it must not quote the payload.
+    /// Adds the cause. The cause appears in logs, so it must not quote the payload.
     pub fn because(mut self, cause: impl Into<BoxError>) -> Self {
         self.source = Some(cause.into());
         self
     }
 
-    /// Returns whether the message itself is invalid, so that no retry can help.
+    /// Returns `true` if the message itself is invalid, so that no retry can help.
     pub fn is_permanent(&self) -> bool {
         self.permanent
     }

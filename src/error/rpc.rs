@@ -1,4 +1,4 @@
-//! The error half of an RPC reply.
+//! Error replies to RPC requests.
 
 use std::{
     borrow::Cow,
@@ -6,28 +6,28 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-/// The kind of an [`RpcError`], for programs. It is sent as a short text, and two codes with the
-/// same text are equal.
+/// The kind of an [`RpcError`], for programs. A code is sent as its short text, and two codes with
+/// the same text are equal.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RpcCode {
-    /// No handler for the name, or the requested object does not exist: `not_found`.
+    /// No handler has the name, or the requested object does not exist: `not_found`.
     NotFound,
-    /// The request is invalid; sending it again cannot help: `invalid`.
+    /// The request is invalid, and sending it again cannot help: `invalid`.
     Invalid,
-    /// Temporarily not possible; sending it again may help: `unavailable`.
+    /// The request cannot be handled now, and sending it again may help: `unavailable`.
     Unavailable,
     /// The deadline passed: `deadline`.
     Deadline,
     /// The handler failed: `internal`.
     Internal,
     /// A code of the application. If its text is that of a code above, [`RpcError::new`] replaces
-    /// it with that code, as the caller decodes it.
+    /// it with that code, because the caller decodes the text to that code, too.
     Other(Cow<'static, str>),
 }
 
 impl RpcCode {
-    /// The text on the wire.
+    /// Returns the text on the wire.
     pub fn as_str(&self) -> &str {
         match self {
             RpcCode::NotFound => "not_found",
@@ -41,7 +41,8 @@ impl RpcCode {
 }
 
 impl RpcCode {
-    /// The code of this crate with this text. `None` for a code of the application.
+    /// Returns this crate's code with this text, or `None` if the text is a code of the
+    /// application.
     fn known(text: &str) -> Option<Self> {
         Some(match text {
             "not_found" => RpcCode::NotFound,
@@ -82,8 +83,8 @@ impl fmt::Display for RpcCode {
 
 /// An error reply of an RPC handler to its caller.
 ///
-/// The caller gets the message unchanged. Any other error of a handler reaches the caller only as
-/// `internal`, without its text.
+/// The caller gets the message unchanged. If a handler returns an error of the application instead,
+/// the caller gets only `internal`, without the text.
 ///
 /// ```
 /// use campanile::{RpcCode, RpcError};
@@ -98,47 +99,47 @@ pub struct RpcError {
 }
 
 impl RpcError {
-    /// An error with a code.
+    /// Creates an error with a code and a text.
     pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
         Self {
-            // The caller decodes the code from its text. This side uses the same variant, so that a
-            // `match` on the code behaves alike on both sides.
+            // The caller decodes the code from its text. The same variant is used here, so that a
+            // `match` on the code gives the same result on both sides.
             code: RpcCode::known(code.as_str()).unwrap_or(code),
             message: message.into(),
         }
     }
 
-    /// The requested object does not exist.
+    /// Creates an error with the code `not_found`: the requested object does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(RpcCode::NotFound, message)
     }
 
-    /// The request is invalid.
+    /// Creates an error with the code `invalid`: the request is invalid.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(RpcCode::Invalid, message)
     }
 
-    /// Temporarily not possible.
+    /// Creates an error with the code `unavailable`: the request cannot be handled now.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(RpcCode::Unavailable, message)
     }
 
-    /// The deadline passed.
+    /// Creates an error with the code `deadline`: the deadline passed.
     pub fn deadline(message: impl Into<String>) -> Self {
         Self::new(RpcCode::Deadline, message)
     }
 
-    /// The handler failed.
+    /// Creates an error with the code `internal`: the handler failed.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(RpcCode::Internal, message)
     }
 
-    /// The code, for programs.
+    /// Returns the code, for programs.
     pub fn code(&self) -> &RpcCode {
         &self.code
     }
 
-    /// The text, for people. May be empty.
+    /// Returns the text, for people. May be empty.
     pub fn message(&self) -> &str {
         &self.message
     }

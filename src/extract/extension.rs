@@ -15,11 +15,12 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// A value from the message's extensions, and the layer that adds one.
+/// An extractor of a value from the message's extensions, and a layer that adds a value to them.
 ///
-/// Layers use it to pass a value about the message to the handler. If no layer has added the value,
-/// the extractor rejects each message, as an ordinary failure. Prefer [`State`](super::State) for
-/// values that are the same for all messages: the compiler checks that they are provided.
+/// Layers use extensions to hand a value about the message to the handler. If no layer has added
+/// the value, the extractor rejects the message with an [ordinary](Rejection::ordinary) rejection.
+/// Prefer [`State`](super::State) for values that are the same for all messages: the compiler
+/// checks that they are provided.
 ///
 /// ```
 /// use campanile::{Extension, Router};
@@ -93,7 +94,7 @@ impl<S, T: Clone> Layer<S> for Extension<T> {
     }
 }
 
-/// The service of [`Extension`] as a layer: it adds the value to every message.
+/// Adds a value to the extensions of every message. The service of the layer [`Extension`].
 #[derive(Debug, Clone, Copy)]
 pub struct AddExtension<S, T> {
     inner: S,

@@ -28,23 +28,23 @@
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |
 //! | [`Extension<T>`](crate::Extension) | a value that a layer added | no layer added it (a failure that is retried) |
 //! | `HeaderMap` | the headers | |
-//! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | those of the message | |
+//! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | the name, the kind or the attempt of the message | |
 //! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | outside a router |
-//! | [`MessageId`](crate::MessageId), [`Lease`](crate::Lease) | those of the delivery | the message did not come from a stream |
-//! | [`Deadline`](crate::Deadline) | the time after which the outcome does not matter | the message has none |
-//! | `Option<T>` | `None` if the value is missing | it is malformed |
-//! | `Result<T, T::Rejection>` | the value, or the other argument's rejection | |
+//! | [`MessageId`](crate::MessageId), [`Lease`](crate::Lease) | the id of the message, the lease on the delivery | the message did not come from a stream |
+//! | [`Deadline`](crate::Deadline) | the time after which nobody needs the outcome | the message has no deadline |
+//! | `Option<T>` | the value, or `None` if it is missing | the value is malformed |
+//! | `Result<T, T::Rejection>` | the value, or the rejection of the extractor `T` | |
 //!
 //! An `Option` of a payload type is `None` if the payload is empty.
 //!
 //! # Ordering
-//! Arguments are extracted from left to right. The extractors in the first four rows take the
-//! payload and must come last: a message has one payload.
+//! Arguments are extracted from left to right. A message has one payload, so an extractor that
+//! takes it (the first four rows) must be the last argument.
 //!
 //! # Errors
-//! If an argument rejects, the handler is not called, and the delivery fails with the extractor's
-//! rejection. The extractors of this crate reject with a [`Rejection`](crate::Rejection),
-//! which says whether a retry can help.
+//! If an extractor rejects the message, the handler is not called, and the delivery fails with the
+//! rejection. The extractors of this crate reject with a [`Rejection`](crate::Rejection), which
+//! says whether a retry can help.
 //!
 //! # Custom extractors
 //! Implement [`FromMessageParts`], or [`FromMessage`] for a type that takes the payload.

@@ -8,7 +8,7 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// An extractor that distinguishes a missing value from a malformed one, so `Option<Self>` can be
+/// An extractor that distinguishes a missing value from a malformed one. `Option<Self>` can then be
 /// an argument in any position.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is no extractor",
@@ -16,13 +16,13 @@ use crate::{
     note = "take `Result<{Self}, _>` to get whatever it rejects with, or implement `OptionalFromMessageParts`"
 )]
 pub trait OptionalFromMessageParts<S>: Sized {
-    /// The error if the value is malformed.
+    /// The error of a malformed value.
     type Rejection: Into<BoxError>;
 
-    /// Extracts the value; `None` if it is missing.
+    /// Extracts the value, or returns `None` if it is missing.
     ///
     /// # Errors
-    /// If it is malformed.
+    /// If the value is malformed.
     fn from_message_parts(
         parts: &mut Parts,
         state: &S,
@@ -37,13 +37,13 @@ pub trait OptionalFromMessageParts<S>: Sized {
     note = "take `Result<{Self}, _>` to get whatever it rejects with, or implement `OptionalFromMessage`"
 )]
 pub trait OptionalFromMessage<S>: Sized {
-    /// The error if the value is malformed.
+    /// The error of a malformed value.
     type Rejection: Into<BoxError>;
 
-    /// Extracts the value; `None` if it is missing.
+    /// Extracts the value, or returns `None` if it is missing.
     ///
     /// # Errors
-    /// If it is malformed.
+    /// If the value is malformed.
     fn from_message(
         message: Message,
         state: &S,

@@ -10,8 +10,8 @@ use crate::{
     message::{Attempt, Deadline, Kind, Lease, MatchedRoute, MessageId, Name, Parts},
 };
 
-/// Fields that every message has.
-macro_rules! always_there {
+/// Implements the extractors of fields that every message has.
+macro_rules! required_fields {
     ($($type:ty: $parts:ident => $value:expr;)*) => {$(
         impl<S: Sync> FromMessageParts<S> for $type {
             type Rejection = Infallible;
@@ -23,15 +23,16 @@ macro_rules! always_there {
     )*};
 }
 
-always_there! {
+required_fields! {
     Kind: parts => parts.kind;
     Name: parts => parts.name.clone();
     Attempt: parts => parts.attempt;
     HeaderMap: parts => parts.headers.clone();
 }
 
-/// Fields that some messages have.
-macro_rules! sometimes_there {
+/// Implements the extractors of fields that only some messages have. As an `Option`, a missing
+/// field is `None`.
+macro_rules! optional_fields {
     ($($type:ty: $parts:ident => $value:expr, else $rejection:expr;)*) => {$(
         impl<S: Sync> FromMessageParts<S> for $type {
             type Rejection = Rejection;
@@ -51,8 +52,8 @@ macro_rules! sometimes_there {
     )*};
 }
 
-sometimes_there! {
-    // Permanent, because a redelivery has no deadline either.
+optional_fields! {
+    // Permanent, because redeliveries of the message have no deadline either.
     Deadline: parts => parts.deadline,
         else Rejection::permanent("the message has no deadline");
     MessageId: parts => parts.id.clone(),

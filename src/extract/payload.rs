@@ -16,7 +16,7 @@ impl<S: Sync> FromMessage<S> for Message {
     }
 }
 
-/// Implements the extractors of a payload type; as an `Option`, an empty payload is `None`.
+/// Implements the extractors of a payload type. As an `Option`, an empty payload is `None`.
 macro_rules! payload_extractors {
     ($([$($parameter:ident)?] $type:ty: $read:expr, $rejection:ty;)*) => {$(
         impl<S: Sync, $($parameter: DeserializeOwned)?> FromMessage<S> for $type {
@@ -54,7 +54,7 @@ fn text(payload: Bytes) -> Result<String, Rejection> {
 }
 
 fn json<T: DeserializeOwned>(payload: Bytes) -> Result<Json<T>, Rejection> {
-    // Checking the whole payload once is cheaper than checking each string.
+    // Checking the whole payload for UTF-8 once is cheaper than checking each string in it.
     let read = match std::str::from_utf8(&payload) {
         Ok(text) => serde_json::from_str(text),
         Err(_) => serde_json::from_slice(&payload),
@@ -63,8 +63,8 @@ fn json<T: DeserializeOwned>(payload: Bytes) -> Result<Json<T>, Rejection> {
         .map_err(|error| Rejection::permanent(describe(&error, &payload)))
 }
 
-/// Names the place and the kind of an error without the values that serde quotes. The values are
-/// from the payload, which must not get into logs and may be megabytes long.
+/// Describes the place and the kind of an error, without the values that serde quotes. These values
+/// are from the payload, which must not get into logs and may be megabytes long.
 fn describe(error: &serde_json::Error, payload: &Bytes) -> String {
     if payload.is_empty() {
         return "the payload is empty where JSON was expected".to_owned();
@@ -97,7 +97,7 @@ fn quotes_no_value(serde_text: &str) -> bool {
         "data did not match any variant of untagged enum ",
         "no variant of enum ",
     ];
-    // Serde buffers flattened fields in a type without integers of 128 bits. These are the errors
+    // Serde buffers flattened fields in a type that has no 128-bit integers. These are the errors
     // of that type.
     const FLATTENED: [&str; 2] = ["i128 is not supported", "u128 is not supported"];
     let begins = |text: &&str| serde_text.starts_with(*text);

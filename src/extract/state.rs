@@ -8,9 +8,9 @@ use std::{
 use super::FromMessageParts;
 use crate::message::Parts;
 
-/// The state of the router, or a part of it.
+/// An extractor of the router's state, or of a part of it.
 ///
-/// The value is cloned for every message: keep large values behind an `Arc`.
+/// The value is cloned for every message, so keep large values behind an `Arc`.
 ///
 /// ```
 /// use campanile::{Router, State, FromRef};
@@ -49,7 +49,7 @@ pub struct State<T>(pub T);
     note = "call `.with_state(..)` with a `{Self}`, or implement `FromRef<{T}>` for `{Self}`"
 )]
 pub trait FromRef<T> {
-    /// Makes the part.
+    /// Makes the part from the whole state.
     fn from_ref(whole: &T) -> Self;
 }
 

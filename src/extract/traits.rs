@@ -7,7 +7,7 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// An argument for any position of a handler: it does not use the payload.
+/// An extractor that does not use the payload. It can be an argument in any position of a handler.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a handler's argument in this place",
     label = "no extractor, or one that takes the payload before the last argument",
@@ -16,23 +16,23 @@ use crate::{
     note = "for a type of your own, implement `FromMessageParts`, or `FromMessage` if it takes the payload"
 )]
 pub trait FromMessageParts<S>: Sized {
-    /// The error if the value is missing or malformed.
+    /// The error of a missing or malformed value.
     type Rejection: Into<BoxError>;
 
     /// Extracts the value.
     ///
     /// # Errors
-    /// If it is missing or malformed.
+    /// If the value is missing or malformed.
     fn from_message_parts(
         parts: &mut Parts,
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// An argument for the last position of a handler: it may take the payload.
+/// An extractor that may take the payload. It can only be the last argument of a handler.
 ///
-/// Types with [`FromMessageParts`] can be last, too. The parameter `M` distinguishes the two
-/// traits, and is never written by hand.
+/// Types that implement [`FromMessageParts`] can be the last argument, too. The parameter `M`
+/// distinguishes the two cases, and the compiler infers it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be taken from a message",
     label = "this is not an extractor",
@@ -41,21 +41,21 @@ pub trait FromMessageParts<S>: Sized {
     note = "for a type of your own, implement `FromMessage`, or `FromMessageParts` when it leaves the payload alone"
 )]
 pub trait FromMessage<S, M = via::WholeMessage>: Sized {
-    /// The error if the value is missing or malformed.
+    /// The error of a missing or malformed value.
     type Rejection: Into<BoxError>;
 
     /// Extracts the value.
     ///
     /// # Errors
-    /// If it is missing or malformed.
+    /// If the value is missing or malformed.
     fn from_message(
         message: Message,
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// Marks the trait through which a last argument is extracted. Without the mark, the implementation
-/// for all types with [`FromMessageParts`] would overlap with the implementations for single types.
+/// Marks the trait through which the last argument is extracted. Without the mark, the blanket
+/// implementation for types with [`FromMessageParts`] would overlap with the other implementations.
 #[doc(hidden)]
 pub mod via {
     /// Through [`FromMessageParts`](super::FromMessageParts).

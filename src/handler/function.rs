@@ -1,4 +1,4 @@
-//! Functions that can be called with extracted arguments.
+//! Extracts the arguments of functions, and calls the functions.
 
 use std::future::Future;
 
@@ -11,12 +11,14 @@ use crate::{
 
 /// A function that can be called with `A`, the tuple of its arguments.
 pub trait Function<A>: Clone + Send + Sync + 'static {
+    /// The value that the function returns.
     type Output;
 
+    /// Calls the function.
     fn call(self, arguments: A) -> Self::Output;
 }
 
-/// The future that a handler returns.
+/// The future that a handler returns. This trait only improves the compiler's message.
 #[diagnostic::on_unimplemented(
     message = "a handler must be async, and this function returns `{Self}`",
     label = "this function is not async",
@@ -30,6 +32,7 @@ impl<F: Future> HandlerOutput for F {}
 /// The arguments of a handler, extracted from left to right. `M` marks the trait through which the
 /// last argument is extracted, [`FromMessage`] or [`FromMessageParts`].
 pub trait HandlerArguments<M, S>: Send + Sized + 'static {
+    /// Extracts the arguments. Fails with the first rejection.
     fn extract(message: Message, state: &S) -> impl Future<Output = Result<Self, BoxError>> + Send;
 }
 
@@ -64,7 +67,8 @@ impl<S: Sync> HandlerArguments<(), S> for () {
     }
 }
 
-/// The implementations for one number of arguments. The last argument may take the payload.
+/// Implements both traits for functions with these arguments. The last argument may take the
+/// payload.
 macro_rules! arguments {
     ([$($part:ident),*], $last:ident) => {
         #[allow(non_snake_case)]

@@ -1,7 +1,8 @@
 //! Handlers: async functions as services.
 //!
-//! Any `async fn` of up to 16 [extractors](crate::extract) that returns a reply
-//! ([`IntoReply`](crate::IntoReply)) is a [`Handler`]; so is a closure that is `Clone`.
+//! A [`Handler`] is any `async fn` whose arguments are up to 16 [extractors](crate::extract) and
+//! whose return value is a reply ([`IntoReply`](crate::IntoReply)). Closures that are `Clone` are
+//! handlers, too.
 //!
 //! ```
 //! use campanile::{Json, Router, RpcError};
@@ -39,19 +40,19 @@
 //!   payload.
 //! - The return value is a reply, or a `Result` of a reply and an error that converts into a
 //!   [`BoxError`](crate::BoxError).
-//! - The future is `Send`: over an `.await` it holds no value that is not `Send`, such as an `Rc`
-//!   or a guard of `std::sync::Mutex`. End the scope of such a value before, or drop it. A macro
-//!   holds its arguments too: instead of `info!("{}", count().await)` write
-//!   `let count = count().await;` first.
+//! - The future is `Send`: it holds no value across an `.await` that is not `Send`, such as an `Rc`
+//!   or a guard of `std::sync::Mutex`. End the scope of such a value before the `.await`, or drop
+//!   it. The arguments of a macro can be such values, too: instead of `info!("{}", count().await)`
+//!   write `let count = count().await;` first.
 //!
 //! If a condition does not hold, the compiler's message names it.
 //!
 //! # Back-pressure
-//! A handler is always ready. A layer around it may not be ready. Then a message waits for the
-//! layer in its delivery, after it has passed the layers of the router.
+//! A handler is always ready. If a [layer](crate::Handler::layer) around a handler is not ready, the call
+//! waits for it in its future, inside the layers of the router.
 //!
 //! # Cancel safety
-//! Dropping the future of a call drops the handler at the `await` that it has reached.
+//! Dropping the future of a call drops the handler at its current `.await`.
 
 pub mod batch;
 mod function;

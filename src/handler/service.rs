@@ -1,7 +1,8 @@
 //! Functions as handlers, and their service.
 //!
-//! [`Handler`] has a single implementation for functions of any number of arguments: if a function
-//! is no handler, the compiler can say which condition of this implementation does not hold.
+//! [`Handler`] has a single implementation for functions of any number of arguments. So if a
+//! function is not a handler, the compiler names the condition of this implementation that does not
+//! hold.
 
 use std::{
     fmt,
@@ -43,7 +44,7 @@ where
     }
 }
 
-/// A function with its state, as a `Service<Message>`. Made by
+/// A function with its state, as a `Service<Message>`. Created by
 /// [`Handler::with_state`](crate::Handler::with_state).
 pub struct HandlerService<F, T, S> {
     function: F,
@@ -86,7 +87,7 @@ where
     type Error = BoxError;
     type Future = HandlerFuture;
 
-    /// A handler is always ready.
+    /// Returns `Ready`, because a handler is always ready.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }

@@ -1,4 +1,4 @@
-//! The trait of handlers, and a handler in a layer.
+//! The trait of handlers, and handlers with a layer.
 
 use std::{fmt, marker::PhantomData};
 
@@ -6,11 +6,13 @@ use tower::Layer;
 
 use crate::service::{Route, SharedService};
 
-/// A handler of messages: an async function of up to 16 [extractors](crate::extract).
+/// A handler of messages: an async function with up to 16 [extractors](crate::extract) as its
+/// arguments.
 ///
-/// `T` is the function's arguments. It distinguishes the implementations, and is never written by
-/// hand. `S` is the state that the arguments need.
-// The traits of arguments, future and return value have messages for their own conditions.
+/// `T` stands for the arguments of the function. The compiler infers it, and it distinguishes the
+/// implementations. `S` is the state that the arguments need.
+// The traits of the arguments, the future and the return value have messages for their own
+// conditions.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "not an async function of up to 16 arguments",
@@ -22,14 +24,14 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     /// The service that the handler becomes.
     type Service: SharedService;
 
-    /// Makes the service, and applies the layers of the handler. A router calls this once, when it
-    /// is first used.
+    /// Makes the service from the state, and applies the layers of the handler. A router does this
+    /// once, when it is first used.
     fn with_state(self, state: S) -> Self::Service;
 
-    /// Puts a layer around this handler alone.
+    /// Adds a layer around only this handler.
     ///
-    /// The layer is applied once: a limit of ten is ten over all messages of the route. If several
-    /// routes are to share one limit, use [`Router::layer`](crate::Router::layer).
+    /// The layer is applied once, so a limit of ten is shared by all messages of the route. To
+    /// share a limit between several routes, use [`Router::layer`](crate::Router::layer).
     fn layer<L>(self, layer: L) -> Layered<L, Self, T, S>
     where
         L: Layer<Self::Service> + Clone + Send + Sync + 'static,
@@ -38,20 +40,22 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
         Layered::new(layer, self)
     }
 
-    /// The maximum number of messages that the handler takes at once, more than one for a batch.
+    /// Returns the maximum number of messages that the handler takes in one call. More than one for
+    /// a batch.
     #[doc(hidden)]
     fn at_once(&self) -> usize {
         1
     }
 
-    /// Makes the service behind a pointer. A function then needs one allocation less per message.
+    /// Makes the service, behind a pointer. Functions override this to save an allocation per
+    /// message.
     #[doc(hidden)]
     fn into_route(self, state: S) -> Route {
         Route::new(self.with_state(state))
     }
 }
 
-/// A handler in a layer. Made by [`Handler::layer`].
+/// A handler with a layer around it. Created by [`Handler::layer`].
 pub struct Layered<L, H, T, S> {
     layer: L,
     handler: H,
@@ -68,7 +72,7 @@ impl<L, H, T, S> Layered<L, H, T, S> {
     }
 }
 
-// Implemented by hand, since a derive would require `T: Clone` and `S: Clone`.
+// Implemented by hand, because a derive would require `T: Clone` and `S: Clone`.
 impl<L: Clone, H: Clone, T, S> Clone for Layered<L, H, T, S> {
     fn clone(&self) -> Self {
         Self::new(self.layer.clone(), self.handler.clone())
@@ -83,12 +87,13 @@ impl<L: fmt::Debug, H, T, S> fmt::Debug for Layered<L, H, T, S> {
     }
 }
 
-/// Marks the arguments of a handler in a layer, so that its implementation of [`Handler`] cannot
-/// overlap with the one for functions.
+/// Marks the arguments of a handler with a layer, so that the implementation of [`Handler`] for
+/// [`Layered`] does not overlap with the implementation for functions.
 #[derive(Debug)]
 pub struct WithinLayer<T>(PhantomData<fn() -> T>);
 
-// Without this, the compiler suggests this implementation whenever a function is no handler.
+// Without this, the compiler would suggest this implementation whenever a function is not a
+// handler.
 #[diagnostic::do_not_recommend]
 impl<L, H, T, S> Handler<WithinLayer<T>, S> for Layered<L, H, T, S>
 where

@@ -14,7 +14,7 @@ use pin_project::pin_project;
 
 use crate::error::BoxError;
 
-/// A payload as the body of a request or a response. It is one chunk of a known length.
+/// A payload as the body of a request or a response. The body is one chunk of a known length.
 #[derive(Clone, Default)]
 #[pin_project]
 pub struct Body(#[pin] Full<Bytes>);
@@ -45,7 +45,7 @@ impl http_body::Body for Body {
     }
 }
 
-// The payload is not shown: it may hold secrets.
+// The payload is not shown, because it may contain secrets.
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let length = http_body::Body::size_hint(self).exact().unwrap_or_default();
@@ -64,7 +64,7 @@ pub struct BodyError {
 }
 
 impl BodyError {
-    /// Returns `true` if the body is longer than the limit. Otherwise it broke off.
+    /// Returns `true` if the body is longer than the limit, and `false` if reading it failed.
     pub fn is_too_long(&self) -> bool {
         self.cause.is_none()
     }

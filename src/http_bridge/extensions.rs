@@ -1,11 +1,11 @@
-//! The extensions that keep the parts of a message or a reply that HTTP has no place for.
+//! Extensions for the parts of messages and replies that have no place in HTTP.
 
 use std::ops::Deref;
 
 use crate::message::{MessageId, Parts};
 
-/// The extension of a request that was made from a message. It has the message's parts, without
-/// headers and extensions, which are in the request.
+/// The parts of a message, as an extension of the request that was made from it. The headers and
+/// extensions of the message are in the request instead.
 ///
 /// An axum handler extracts it as `Extension<Origin>`.
 #[derive(Debug, Clone)]
@@ -19,6 +19,6 @@ impl Deref for Origin {
     }
 }
 
-/// The extension of a response that keeps the receipt of its reply.
+/// The receipt of a reply, as an extension of the response that was made from it.
 #[derive(Debug, Clone)]
 pub(super) struct Accepted(pub(super) MessageId);

@@ -1,4 +1,4 @@
-//! Campanile's headers, and the selection of headers that are passed on.
+//! The headers that Campanile adds, and the choice of the headers that it forwards.
 
 use std::borrow::Cow;
 
@@ -12,9 +12,10 @@ use http::{
 
 /// The header of a message's kind: `task`, `event` or `rpc`.
 pub static KIND: HeaderName = HeaderName::from_static("campanile-kind");
-/// The header of a message's name. Spaces, `"`, `%` and all that is not ASCII are percent-encoded.
+/// The header of a message's name. Spaces, `"`, `%`, control characters and non-ASCII characters
+/// are percent-encoded.
 pub static NAME: HeaderName = HeaderName::from_static("campanile-name");
-/// The header of a message's id. A gateway's response to an accepted task has it too.
+/// The header of a message's id. A gateway also sets it in the response to an accepted task.
 pub static ID: HeaderName = HeaderName::from_static("campanile-id");
 /// The header of a message's attempt, counted from 1.
 pub static ATTEMPT: HeaderName = HeaderName::from_static("campanile-attempt");
@@ -23,9 +24,9 @@ pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id
 /// The prefix of headers in CloudEvents' binary mode.
 const CLOUD_EVENTS: &str = "ce-";
 
-/// Removes the headers of a connection ([RFC
+/// Removes the headers that are valid only for one connection ([RFC
 /// 9110](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)), and the `content-length`, which
-/// follows from the body.
+/// the HTTP library derives from the body.
 pub(super) fn strip_connection(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -54,7 +55,7 @@ pub(super) fn strip_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers that a gateway passes on, in both directions.
+/// The names of the headers that a gateway forwards, in both directions.
 #[derive(Debug, Clone)]
 pub(super) struct Carried(Vec<HeaderName>);
 
@@ -76,7 +77,7 @@ impl Carried {
         self.0.push(name);
     }
 
-    /// Returns the headers that are passed on.
+    /// Returns the headers that are forwarded.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
         let mut carried = HeaderMap::new();
         for (name, value) in headers {
@@ -88,9 +89,9 @@ impl Carried {
     }
 }
 
-/// Returns the fault of the CloudEvents headers; `None` if they are valid, or if there are none. An
-/// event in
-/// [binary mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode)
+/// Returns the fault of the CloudEvents headers, or `None` if they are valid or there are none. An
+/// event in [binary
+/// mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode)
 /// has a version, an id, a source and a type.
 pub(super) fn cloud_events_fault(headers: &HeaderMap) -> Option<Cow<'static, str>> {
     let version = headers.get("ce-specversion")?;

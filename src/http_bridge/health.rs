@@ -18,11 +18,11 @@ use tower::Service;
 use super::{body::Body, problem::Problem};
 use crate::transport::ConnectionState;
 
-/// An HTTP service for probes. It succeeds if all of its checks hold.
+/// An HTTP service for probes. It responds with success if all of its checks hold.
 ///
 /// Without checks it is a *liveness* probe: a process that responds is alive. Such a probe must not
-/// check other servers: to restart a process because Redis is away makes things worse. Checks of
-/// other servers belong in a *readiness* probe.
+/// check other servers, because restarting the process does not bring back Redis. Checks of other
+/// servers belong in a *readiness* probe.
 ///
 /// ```
 /// use campanile::http_bridge::{Body, Health};
@@ -54,26 +54,29 @@ use crate::transport::ConnectionState;
 /// `{"ready":false,"checks":{"redis":"reconnecting","running":true}}`. Methods other than `GET` and
 /// `HEAD` get 405.
 ///
-/// The checks run for each probe and must not block.
+/// The checks run for every request and must not block.
 #[derive(Clone, Default)]
 pub struct Health {
     checks: Vec<(&'static str, Check)>,
 }
 
+/// A check of a probe.
 #[derive(Clone)]
 enum Check {
+    /// Holds while this state of a transport is ready.
     Transport(Arc<dyn Fn() -> ConnectionState + Send + Sync>),
+    /// Holds while this function returns `true`.
     Holds(Arc<dyn Fn() -> bool + Send + Sync>),
 }
 
 impl Health {
-    /// A probe without checks. It always succeeds.
+    /// Creates a probe without checks, which always succeeds.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds a check that fails while a transport is not [ready](ConnectionState::is_ready). `state`
-    /// calls the transport's `state` method.
+    /// returns the transport's state, usually by its `state` method.
     #[must_use]
     pub fn transport<F>(mut self, name: &'static str, state: F) -> Self
     where
@@ -134,8 +137,8 @@ impl<B> Service<Request<B>> for Health {
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let response = match *request.method() {
             Method::GET => self.answer(),
-            // A server drops the body of a response to `HEAD`. Callers without a server get an
-            // empty body.
+            // An HTTP server drops the body of a response to `HEAD`. Callers without a server get
+            // an empty body too.
             Method::HEAD => self.answer().map(|_| Body::default()),
             _ => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;

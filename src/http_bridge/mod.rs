@@ -1,7 +1,7 @@
-//! HTTP services as message services, and the other way round.
+//! Connects HTTP services and message services, in both directions.
 //!
-//! The module uses only the crates `http` and `http-body`, so it works with everything that is
-//! built on them: axum, hyper, tonic, tower-http.
+//! The public types use only the crates `http` and `http-body`, so they work with everything that
+//! is built on these: axum, hyper, tonic, tower-http.
 //!
 //! | type | is | made from |
 //! |---|---|---|
@@ -12,7 +12,7 @@
 //! | [`Problem`] | an HTTP response | an [`Error`](crate::Error) of a call |
 //!
 //! `examples/axum` is one process that uses all of them, with one state and one shutdown. The
-//! [guide](crate::guide::http) explains it, and has a table of all layers of tower-http.
+//! [guide](crate::guide::http) explains this example, and has a table of all layers of tower-http.
 //!
 //! ```
 //! use campanile::{
@@ -44,10 +44,10 @@
 //! # The request for a message
 //! An [`HttpHandler`] turns a message into a `POST` to the [path](path()) of its name,
 //! `/orders/create` for `orders.create`, unless a [target](HttpHandler::target) is set. The body is
-//! the payload. The request has the message's headers, except those of a connection, and the
-//! headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`]. It also has the message's extensions, and an
-//! [`Origin`] with the message's other parts. CloudEvents headers are kept, or can be
-//! [added](HttpHandler::cloud_events).
+//! the payload. The request has the message's headers, except those that are valid only for one
+//! connection, and the headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`]. Its extensions are the
+//! message's extensions, and an [`Origin`] with the message's other parts. CloudEvents headers of
+//! the message are kept; if it has none, they can be [added](HttpHandler::cloud_events).
 //!
 //! # The meaning of a status
 //! | status | task | request | event |
@@ -77,8 +77,9 @@
 //! Every error is a [`Problem`]; a 503 has a `Retry-After`.
 //!
 //! # Delivery guarantee
-//! 202 means that the transport accepted the message; a task will be handled at least once. With an
-//! `Idempotency-Key` the task is stored once, however often the HTTP request is repeated.
+//! The status 202 means that the transport accepted the message: a task will be handled at least
+//! once. With an `Idempotency-Key` the task is stored only once, even if the HTTP request is
+//! repeated.
 
 mod body;
 mod extensions;

@@ -7,17 +7,18 @@ use percent_encoding::{
     AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
 };
 
-/// Characters that are escaped in a path: the dot, and all that
-/// [RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) does not leave unreserved.
+/// Characters that are escaped in a path: the dot, and all that are not unreserved by [RFC
+/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
-/// Characters that are escaped in a header value, beside all that is not ASCII. They are from the
-/// [HTTP binding of CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values).
+/// Characters that are escaped in a header value, in addition to all that are not ASCII. As in the
+/// [HTTP binding of
+/// CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values).
 const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// Converts a name into a path. The parts between dots become segments: `orders.create` is
-/// `/orders/create`. Everything but letters, digits, `-`, `_` and `~` is percent-encoded, so two
-/// names never have the same path.
+/// `/orders/create`. All characters except ASCII letters, digits, `-`, `_` and `~` are
+/// percent-encoded, so two names never have the same path.
 ///
 /// ```
 /// use campanile::http_bridge::path;
@@ -34,10 +35,10 @@ pub fn path(name: &str) -> String {
     path
 }
 
-/// Rewrites a path in the form that [`path`] returns: `%2f` becomes `%2F`, `%61` becomes `a`, and
-/// `!` becomes `%21`.
+/// Rewrites a path as [`path`] encodes it: `%2f` becomes `%2F`, `%61` becomes `a`, and `!` becomes
+/// `%21`.
 pub(super) fn canonical(path: &str) -> Cow<'_, str> {
-    // A path with only these characters stays as it is: `SEGMENT` does not escape them.
+    // A path of only these characters does not change, because `SEGMENT` does not escape them.
     let unreserved =
         |byte| matches!(byte, b'/' | b'-' | b'_' | b'~') || u8::is_ascii_alphanumeric(&byte);
     if path.bytes().all(unreserved) {

@@ -17,8 +17,8 @@ use crate::{
 /// An error as an HTTP response: problem details
 /// ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) as JSON, with a member `code` for machines.
 ///
-/// The errors of a [`Gateway`](super::Gateway) are problems. Convert an [`Error`] in an HTTP
-/// handler, so that it responds in the same way:
+/// A [`Gateway`](super::Gateway) responds to failed requests with problems. Convert an [`Error`] to
+/// respond in the same way from another HTTP handler:
 ///
 /// ```
 /// use campanile::{Error, http_bridge::Problem};
@@ -41,10 +41,10 @@ use crate::{
 /// | an [error reply](Error::rpc) | [by its code](super::status()) | its code |
 /// | anything else | 500 | `internal` |
 ///
-/// It is always safe to retry after a 503. After a 502 or a 504 a retry of a task may store it
-/// twice, unless it has an `Idempotency-Key`.
+/// After a 503 it is always safe to send the request again. After a 502 or a 504 this may store a
+/// task twice, unless it has an `Idempotency-Key`.
 ///
-/// The texts are for callers: they leave out the servers and causes that an error names.
+/// The texts are for callers, so they do not contain the addresses and causes that an error names.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
     title: &'static str,
@@ -64,7 +64,7 @@ impl Problem {
     /// The default `Retry-After` of a 503.
     pub(super) const WAIT: Duration = Duration::from_secs(1);
 
-    /// A problem with a status, a code for machines and a text for people.
+    /// Creates a problem with a status, a code for machines and a text for people.
     ///
     /// A 503 has a `Retry-After` of one second.
     pub fn new(
@@ -81,19 +81,19 @@ impl Problem {
         }
     }
 
-    /// Sets the `Retry-After`, in whole seconds, rounded up.
+    /// Sets the `Retry-After`, rounded up to whole seconds.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The code, for machines.
+    /// Returns the code, for machines.
     pub fn code(&self) -> &str {
         &self.code
     }
@@ -134,7 +134,7 @@ impl Problem {
         )
     }
 
-    /// Converts an error of the sending half or of reading a reply; `None` for any other error.
+    /// Converts an error of sending a message or of reading its reply. `None` for any other error.
     fn of_sending(error: &Error) -> Option<Self> {
         let (status, code, detail) = if error.is_disconnected() {
             (
@@ -171,8 +171,8 @@ impl Problem {
         } else if error.is_decode() {
             (502, "bad_reply", "the answer cannot be read")
         } else if error.is_invalid() {
-            // The text may be shown: it describes the fault of a name, a header or a key without
-            // quoting it.
+            // The text may be shown to callers, because it describes the fault of a name, a header
+            // or a key without quoting it.
             return Some(Self::new(
                 StatusCode::BAD_REQUEST,
                 "invalid",

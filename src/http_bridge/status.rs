@@ -1,4 +1,4 @@
-//! Maps statuses to verdicts and RPC codes, and codes to statuses.
+//! Maps HTTP statuses to verdicts and RPC codes, and RPC codes to HTTP statuses.
 
 use std::{
     fmt,
@@ -12,12 +12,12 @@ use crate::{
     error::{RpcError, Settle},
 };
 
-/// The maximum wait of a `Retry-After`: a day.
+/// The maximum wait that a `Retry-After` can request: a day.
 const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
-/// Returns how a task is settled after a response with this status, which is not a success. A
-/// temporary failure (408, 425, 429, and 500 or above) leads to a redelivery, any other status to a
-/// dead letter.
+/// Returns how a task is settled after a response with this non-success status. The temporary
+/// failures 408, 425, 429 and 500 or above lead to a redelivery. Any other status leads to a dead
+/// letter.
 ///
 /// This is the default of [`HttpHandler::on_status`](super::HttpHandler::on_status).
 pub fn settle(status: StatusCode) -> Settle {
@@ -30,8 +30,8 @@ pub fn settle(status: StatusCode) -> Settle {
     }
 }
 
-/// Returns the code of the error that a caller gets if an HTTP service responds to its request with
-/// this status.
+/// Returns the code of the error reply to a request to which an HTTP service responded with this
+/// status.
 ///
 /// | status | code |
 /// |---|---|
@@ -65,7 +65,7 @@ pub fn code(status: StatusCode) -> RpcCode {
 /// | `conflict`, `gone` | 409, 410 |
 /// | `unavailable` | 503 |
 /// | `deadline` | 504 |
-/// | `internal`, and an application's own codes | 500 |
+/// | `internal`, and any code of the application | 500 |
 ///
 /// This is the default of [`Gateway::on_code`](super::Gateway::on_code).
 pub fn status(code: &RpcCode) -> StatusCode {
@@ -85,8 +85,9 @@ pub fn status(code: &RpcCode) -> StatusCode {
     }
 }
 
-/// Reads a [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3), in seconds or as
-/// a date. At most a day; `None` if it is missing or malformed.
+/// Returns the wait that a [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)
+/// requests, in seconds or as a date, but at most a day. `None` if the header is missing or
+/// malformed.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
@@ -99,9 +100,9 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(MAX_WAIT))
 }
 
-/// The error of a message to which an HTTP service responded with a status that is not a success.
+/// The error of a message whose HTTP response had a non-success status.
 ///
-/// For a request its source is the [`RpcError`] that the caller gets.
+/// If the message is a request, the source is the [`RpcError`] that the caller gets.
 #[derive(Debug)]
 pub struct StatusError {
     status: StatusCode,
@@ -134,7 +135,7 @@ impl StatusError {
         }
     }
 
-    /// The status.
+    /// Returns the status of the response.
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -143,7 +144,7 @@ impl StatusError {
 impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the HTTP service answered {}", self.status)?;
-        // The text of a request's error is in its source, the error reply.
+        // For a request the text is in the source, the error reply.
         if self.answer.is_none() && !self.text.is_empty() {
             write!(f, ": {}", self.text)?;
         }

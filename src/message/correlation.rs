@@ -5,17 +5,17 @@ use std::fmt;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-/// The id that a sender gives to a request, and that its reply carries. Cheap to clone.
+/// The id that a sender gives to a request, and that is returned with the reply. Cheap to clone.
 ///
-/// Our clients use UUIDs; other clients may use any text of up to [`CorrelationId::MAX_LEN`] bytes.
-/// A request whose id is longer or not UTF-8 is still answered, but layers and handlers do not see
-/// the id.
+/// This crate's clients use UUIDs. Other clients may use any text of up to
+/// [`CorrelationId::MAX_LEN`] bytes. A request whose id is longer or not UTF-8 is still answered,
+/// but layers and handlers do not see the id.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CorrelationId(Repr);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Repr {
-    // Stored in place: a string of this length would cost an allocation for each request.
+    // Stored without an allocation: a string of this length would cost one for each request.
     Uuid(Uuid),
     Text(SmolStr),
 }

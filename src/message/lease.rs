@@ -13,20 +13,22 @@ use tokio_util::sync::CancellationToken;
 /// A worker's lease on one delivery, for its handler.
 ///
 /// The transport renews the leases of its worker. If renewals fail for so long that another worker
-/// claims the delivery, the lease is *lost*: the other worker does the work again, and a failure of
-/// this handler has no effect. A handler can wait for [`token`](Lease::token) to stop then.
+/// claims the delivery, the lease is *lost*: the other worker handles the message again, and a
+/// failure of this handler has no effect. A handler that should stop early can wait until its
+/// [`token`](Lease::token) is cancelled.
 #[derive(Clone, Default)]
 pub struct Lease(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
+    /// Set when the lease is lost, and never cleared.
     lost: AtomicBool,
     // Created on demand, because a token costs an allocation and most handlers do not use it.
     token: OnceLock<CancellationToken>,
 }
 
 impl Lease {
-    /// A new lease, which is held. For transports.
+    /// Creates a lease that is held. For transports.
     pub fn new() -> Self {
         Self::default()
     }
@@ -44,7 +46,8 @@ impl Lease {
         self.0.lost.load(Ordering::SeqCst)
     }
 
-    /// A token that is cancelled when the lease is lost; at once, if it is lost already.
+    /// Returns a token that is cancelled when the lease is lost. If it is lost already, the token
+    /// is cancelled from the start.
     pub fn token(&self) -> CancellationToken {
         let token = self.0.token.get_or_init(CancellationToken::new).clone();
         // `lose` may have run before `get_or_init`, and found no token to cancel.

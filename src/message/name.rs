@@ -1,5 +1,5 @@
-//! Names and ids: strings that are stored inline if they are short, and shared otherwise. Cloning
-//! them never allocates.
+//! Names and ids: strings that are cheap to clone. Short ones are stored inline, longer ones are
+//! shared.
 
 use std::{borrow::Borrow, fmt, ops::Deref, str::Utf8Error};
 
@@ -17,7 +17,7 @@ macro_rules! shared_string {
                 Self(SmolStr::new_static(text))
             }
 
-            /// Decodes a text from a server.
+            /// Decodes UTF-8 bytes.
             ///
             /// # Errors
             /// If the bytes are not UTF-8.
@@ -25,7 +25,7 @@ macro_rules! shared_string {
                 std::str::from_utf8(bytes).map(Self::from)
             }
 
-            /// The text.
+            /// Returns the text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -99,8 +99,8 @@ shared_string! {
     /// A message's full dotted name, such as `orders.create`. Cheap to clone.
     ///
     /// Any UTF-8 text of 1 to [`Name::MAX_LEN`] bytes without control characters is a name. Dots
-    /// have a meaning only to [`Router::nest`](crate::Router::nest) and
-    /// [`Client::nest`](crate::Client::nest), glob characters only to
+    /// have a meaning only for [`Router::nest`](crate::Router::nest) and
+    /// [`Client::nest`](crate::Client::nest). Glob characters have one only for
     /// [`Router::event_pattern`](crate::Router::event_pattern).
     Name
 }
@@ -112,14 +112,14 @@ shared_string! {
     /// a task that its sender delayed. It stays the same through redelivery and claims, so it
     /// identifies the message, not the delivery.
     ///
-    /// An id is unique in its stream only: two busy streams can give the same id to different
-    /// messages. Combine it with [`Parts::stream`](crate::Parts::stream) to make a key, and with
-    /// [`Parts::group`](crate::Parts::group) if groups must not share the key.
+    /// An id is unique only within its stream: two busy streams can give the same id to different
+    /// messages. To make a key from it, add [`Parts::stream`](crate::Parts::stream), and also
+    /// [`Parts::group`](crate::Parts::group) if each group needs a separate key.
     MessageId
 }
 
 shared_string! {
-    /// Identifies a task for its sender: of two tasks with the same key, one is stored. Cheap to
+    /// The sender's id of a task: of two tasks with the same key, only one is stored. Cheap to
     /// clone.
     ///
     /// Any UTF-8 text of 1 to [`IdempotencyKey::MAX_LEN`] bytes, such as the id of an order.
@@ -132,8 +132,8 @@ impl IdempotencyKey {
 }
 
 shared_string! {
-    /// Chooses the partition of a message on a partitioned stream: messages with the same key are in
-    /// one partition. Cheap to clone.
+    /// Chooses the partition of a message on a partitioned stream: messages with the same key are
+    /// in the same partition. Cheap to clone.
     ///
     /// Any UTF-8 text of 1 to [`PartitionKey::MAX_LEN`] bytes, such as the id of a customer.
     PartitionKey
@@ -147,8 +147,8 @@ impl PartitionKey {
 shared_string! {
     /// The id of a dead letter, unique in its group. Cheap to clone.
     ///
-    /// The id of a dead letter differs from that of the message: a message that is replayed and
-    /// fails again makes a new dead letter.
+    /// It differs from the id of the message, because one message may make several dead letters:
+    /// each time that it is replayed and fails again.
     DeadLetterId
 }
 
@@ -156,7 +156,7 @@ impl Name {
     /// The maximum length of a name, in bytes.
     pub const MAX_LEN: usize = 1024;
 
-    /// Returns the reason why this text is not a valid name, or `None`.
+    /// Returns the reason why this text is not a valid name, or `None` if it is valid.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         if self.is_empty() {
             Some("the name is empty")

@@ -12,19 +12,19 @@ use tokio::time::Instant;
 
 use super::{CorrelationId, IdempotencyKey, Lease, MessageId, Name, PartitionKey};
 
-/// The kind of a message, which decides who gets it and the delivery guarantee.
+/// The kind of a message. It decides which workers get the message, and the delivery guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Work for one worker of each group, at least once.
+    /// Work that one worker of each group handles, at least once.
     Task,
-    /// A notice to all current subscribers; best effort.
+    /// A notice to all current subscribers, at most once.
     Event,
     /// A request whose sender waits for a reply.
     Rpc,
 }
 
 impl Kind {
-    /// `task`, `event` or `rpc`, as on the wire.
+    /// Returns `task`, `event` or `rpc`, as on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::Task => "task",
@@ -84,20 +84,19 @@ impl<T> IndexMut<Kind> for ByKind<T> {
     }
 }
 
-/// The delivery mode of the reply to an RPC request. Chosen by the sender.
+/// The way in which the reply to an RPC request is delivered. Chosen by the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ReplyMode {
-    /// The server stores the reply until the caller has read it: it survives a lost connection on
-    /// either side.
+    /// The server stores the reply for the caller, so it survives a lost connection on either side.
     #[default]
     Reliable,
-    /// The reply is published once: fastest, and lost if the caller is not connected at that
-    /// moment.
+    /// The reply is published once. This is fastest, but the reply is lost if the caller is not
+    /// connected at that moment.
     Fast,
 }
 
-/// The number of a delivery of a message, from 1, counted across redelivery, claims and delayed
-/// retries.
+/// The number of a delivery of a message, from 1. Redeliveries, claims and delayed retries increase
+/// it; a delivery that did not count, such as one that met overload, does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
 
@@ -108,34 +107,34 @@ impl Default for Attempt {
 }
 
 impl Attempt {
-    /// Returns whether the message was delivered before.
+    /// Returns `true` if an earlier delivery of the message counted as an attempt.
     pub fn is_retry(self) -> bool {
         self.0 > 1
     }
 }
 
-/// The time after which the outcome does not matter, on this process's monotonic clock.
+/// The time after which nobody needs the outcome of a message, on this process's monotonic clock.
 ///
-/// On the wire it is a time to live on the server's clock, so the clocks of two machines need not
-/// agree.
+/// On the wire a deadline is a time to live on the server's clock, so the clocks of two machines
+/// need not agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    /// The default time from a request to its deadline.
+    /// The default timeout of a request.
     pub(crate) const OF_A_REQUEST: Duration = Duration::from_secs(30);
 
-    /// The deadline `after` from now.
+    /// Creates a deadline at `after` from now.
     pub fn after(after: Duration) -> Self {
         let now = Instant::now();
-        // Use a century if the sum overflows.
+        // If the sum overflows, the deadline is a century away.
         Deadline(
             now.checked_add(after)
                 .unwrap_or_else(|| now + Duration::from_secs(3_155_760_000)),
         )
     }
 
-    /// The time left; zero once the deadline has passed.
+    /// Returns the time left until the deadline. Zero if it has passed.
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
@@ -151,12 +150,12 @@ impl Deadline {
 pub enum Due {
     /// This long after the server has stored the task, on the server's clock.
     After(Duration),
-    /// At this time on the server's clock; at once if the time has passed.
+    /// At this time on the server's clock, or immediately if the time has passed.
     At(SystemTime),
 }
 
 impl Due {
-    /// The time until the task is due, by this machine's clock.
+    /// Returns the time until the task is due, by this machine's clock.
     pub fn wait(self) -> Duration {
         match self {
             Due::After(delay) => delay,
@@ -165,12 +164,13 @@ impl Due {
     }
 }
 
-/// The number of replicas that have to confirm a task, and the time for it. Chosen by the sender.
+/// The number of replicas that have to confirm a task, and the maximum wait for them. Chosen by the
+/// sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Replicas {
     /// The number of replicas.
     pub count: u32,
-    /// The longest wait for their confirmations, which starts with the write.
+    /// The maximum time from the write to the last of these confirmations.
     pub within: Duration,
 }
 
@@ -182,14 +182,14 @@ pub struct MatchedRoute {
 }
 
 impl MatchedRoute {
-    /// The route as it was registered, with the prefixes of its outer routers. For a fallback, the
-    /// prefix of its router, or an empty text at the root.
+    /// Returns the name or pattern of the route, with the prefixes under which its router is
+    /// nested. For a fallback, returns only the prefix of its router, which is empty at the root.
     pub fn as_str(&self) -> &str {
         &self.pattern
     }
 }
 
-/// All of a message except its payload.
+/// Everything in a message except its payload.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Parts {
@@ -197,20 +197,20 @@ pub struct Parts {
     pub kind: Kind,
     /// The full dotted name.
     pub name: Name,
-    /// The stream that the message was read from: by a worker, from the dead letters, or by `tail`.
-    /// `None` before a transport has accepted the message, and for events.
+    /// The stream that the message is stored on. Set when a worker, the dead letters or `tail`
+    /// return the message; `None` for a message to send, and for events.
     pub stream: Option<Name>,
     /// The consumer group of the delivery or of the dead letter. `None` if [`stream`](Self::stream)
-    /// is `None`, or if the entry was read and not delivered.
+    /// is `None`, or if the entry was read without a group, as by `tail`.
     pub group: Option<Name>,
-    /// The id from the transport; `None` before it accepted the message, and for events. Unique in
-    /// its stream only.
+    /// The id that the transport gave to the message, unique only within its stream. `None` for a
+    /// message to send, and for events.
     pub id: Option<MessageId>,
     /// The time at which the transport accepted the message, on the server's clock, if known.
     pub accepted_at: Option<SystemTime>,
     /// The number of this delivery.
     pub attempt: Attempt,
-    /// The time after which the outcome does not matter, if there is one.
+    /// The time after which nobody needs the outcome, if there is one.
     pub deadline: Option<Deadline>,
     /// For sending a task or a request: its stream, instead of the stream of the transport's
     /// handle. Ignored in a delivery.
@@ -218,32 +218,33 @@ pub struct Parts {
     /// For sending a task: the time at which it is due. Ignored in a delivery, and by services that
     /// handle the task in this process instead of storing it.
     pub due: Option<Due>,
-    /// For sending a task: tasks with the same key are stored once within the transport's window.
-    /// Ignored by services that handle the task in this process.
+    /// For sending a task: of the tasks with the same key, only one is stored within the
+    /// transport's idempotency window. Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// For a task or a request: chooses its partition if the handle of its sender has a
+    /// For a task or a request: the key that chooses its partition, if its sender has a
     /// [partitioned](crate::transport::Streams::partitioned) stream. Sent with the message.
     pub partition_key: Option<PartitionKey>,
     /// For sending a task: the replicas that have to confirm the write. Ignored by services that
     /// handle the task in this process; a transport without replicas refuses it.
     pub replicas: Option<Replicas>,
-    /// For RPC: the delivery mode of the reply.
+    /// For a request: the way in which its reply is delivered.
     pub reply_mode: ReplyMode,
-    /// For a delivered RPC request: the id that its reply carries.
+    /// For a delivered request: the id that is returned with its reply.
     pub correlation_id: Option<CorrelationId>,
-    /// For events: the pattern of the subscription, if it has one.
+    /// For a delivered event: the pattern of the subscription that matched, if it has one.
     pub pattern: Option<Name>,
     /// Headers, sent with the message.
     pub headers: HeaderMap,
-    /// Values for the layers and handlers of this process; never sent.
+    /// Values for the layers and handlers of this process. Never sent.
     pub extensions: Extensions,
-    /// The worker's lease on the delivery, in transports with leases.
+    /// The worker's lease on the delivery, if the transport has leases.
     pub lease: Option<Lease>,
+    /// The route that the router chose.
     pub(crate) matched: Option<MatchedRoute>,
 }
 
 impl Parts {
-    /// The parts of a new message without headers.
+    /// Creates the parts of a new message without headers.
     pub fn new(kind: Kind, name: impl Into<Name>) -> Self {
         Self {
             kind,
@@ -269,8 +270,8 @@ impl Parts {
         }
     }
 
-    /// The route that the router chose; `None` outside a router. Layers of the router can read it,
-    /// since the router chooses before they run.
+    /// Returns the route that the router chose for the message; `None` outside a router. Layers of
+    /// the router can read it, because the router chooses the route before they run.
     pub fn matched_route(&self) -> Option<&MatchedRoute> {
         self.matched.as_ref()
     }
@@ -295,8 +296,8 @@ impl fmt::Debug for Parts {
 /// A task, an event or an RPC request. See the [module](super).
 #[derive(Clone)]
 pub struct Message(
-    // Boxed, so that a move copies only a pointer: layers, futures and queues move a message about
-    // a dozen times.
+    // Boxed, so that a move copies only a pointer: layers, futures and queues move each message
+    // about a dozen times.
     Box<MessageInner>,
 );
 
@@ -307,27 +308,27 @@ struct MessageInner {
 }
 
 impl Message {
-    /// A message of any kind.
+    /// Creates a message of any kind.
     pub fn new(kind: Kind, name: impl Into<Name>, payload: impl Into<Bytes>) -> Self {
         Self::from_parts(Parts::new(kind, name), payload.into())
     }
 
-    /// A task.
+    /// Creates a task.
     pub fn task(name: impl Into<Name>, payload: impl Into<Bytes>) -> Self {
         Self::new(Kind::Task, name, payload)
     }
 
-    /// An event.
+    /// Creates an event.
     pub fn event(name: impl Into<Name>, payload: impl Into<Bytes>) -> Self {
         Self::new(Kind::Event, name, payload)
     }
 
-    /// An RPC request.
+    /// Creates an RPC request.
     pub fn rpc(name: impl Into<Name>, payload: impl Into<Bytes>) -> Self {
         Self::new(Kind::Rpc, name, payload)
     }
 
-    /// Makes a message of its parts and a payload.
+    /// Creates a message from its parts and a payload.
     pub fn from_parts(parts: Parts, payload: Bytes) -> Self {
         Self(Box::new(MessageInner { parts, payload }))
     }
@@ -343,52 +344,52 @@ impl Message {
         std::mem::take(&mut self.0.payload)
     }
 
-    /// All of the message except its payload.
+    /// Returns everything in the message except its payload.
     pub fn parts(&self) -> &Parts {
         &self.0.parts
     }
 
-    /// All of the message except its payload, mutable.
+    /// Returns a mutable reference to everything in the message except its payload.
     pub fn parts_mut(&mut self) -> &mut Parts {
         &mut self.0.parts
     }
 
-    /// Task, event or RPC.
+    /// Returns the kind: task, event or RPC.
     pub fn kind(&self) -> Kind {
         self.0.parts.kind
     }
 
-    /// The full dotted name.
+    /// Returns the full dotted name.
     pub fn name(&self) -> &Name {
         &self.0.parts.name
     }
 
-    /// The headers.
+    /// Returns the headers.
     pub fn headers(&self) -> &HeaderMap {
         &self.0.parts.headers
     }
 
-    /// The headers, mutable.
+    /// Returns a mutable reference to the headers.
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.0.parts.headers
     }
 
-    /// Values for the layers and handlers of this process.
+    /// Returns the values for the layers and handlers of this process.
     pub fn extensions(&self) -> &Extensions {
         &self.0.parts.extensions
     }
 
-    /// Values for the layers and handlers of this process, mutable.
+    /// Returns a mutable reference to the values for the layers and handlers of this process.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         &mut self.0.parts.extensions
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &Bytes {
         &self.0.payload
     }
 
-    /// The payload, mutable.
+    /// Returns a mutable reference to the payload.
     pub fn payload_mut(&mut self) -> &mut Bytes {
         &mut self.0.payload
     }

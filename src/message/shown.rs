@@ -1,18 +1,18 @@
-//! Text from senders, made safe for a log, a terminal or a span.
+//! Makes text from senders safe for logs, terminals and spans.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write as _},
 };
 
-/// Text from senders, as one line that is safe to log and to show on a terminal.
+/// Displays text from senders as one line that is safe in logs and on terminals.
 ///
-/// Senders choose names, header values and payloads, and handlers quote them in their errors. In
-/// such text a line break forges a log line, an escape character moves the cursor, a character that
-/// turns the writing direction hides text, and a megabyte fills the disk. Characters that cannot be
-/// printed are escaped as in Rust, bytes that are not UTF-8 as `\xff`. Backslashes and quotes stay,
-/// so JSON stays readable. Text longer than the limit is cut between two characters, followed by
-/// the length of the whole.
+/// Senders choose names, header values and payloads, and handlers quote them in their errors. Such
+/// text may contain a line break that forges a log line, an escape character that moves the cursor,
+/// a character that reverses the writing direction to hide text, or a megabyte that fills the disk.
+/// Characters that cannot be printed are escaped as in Rust, and bytes that are not UTF-8 as
+/// `\xff`. Backslashes and quotes are not escaped, so JSON stays readable. Text longer than the
+/// limit is cut between two characters, and the length of the whole text follows.
 ///
 /// ```
 /// use campanile::message::Shown;
@@ -47,7 +47,7 @@ impl<'a> Shown<'a> {
         Self { max, ..self }
     }
 
-    /// The line as a string. Printable ASCII within the limit is borrowed.
+    /// Returns the line as a string. Printable ASCII within the limit is borrowed, not copied.
     pub fn text(&self) -> Cow<'a, str> {
         let plain = |byte: &u8| matches!(byte, b' '..=b'~');
         match std::str::from_utf8(self.bytes) {
@@ -64,8 +64,8 @@ impl fmt::Display for Shown<'_> {
         if self.bytes.len() <= self.max {
             return escape(self.bytes, f);
         }
-        // Cuts at the start of a character. A character has at most four bytes, so in UTF-8 at
-        // least one of these four positions is the start of one.
+        // Cuts at the start of a character. A UTF-8 character has at most four bytes, so at least
+        // one of these four positions is the start of a character.
         let end = (self.max.saturating_sub(3)..=self.max)
             .rev()
             .find(|&end| self.bytes[end] & 0b1100_0000 != 0b1000_0000)

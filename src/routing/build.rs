@@ -1,5 +1,4 @@
-//! The routes and layers of a router, the methods that change them, and the service built from
-//! them.
+//! The plan of a router: its routes and layers, and the service that is built from them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -36,15 +35,15 @@ pub(super) struct Built {
     pub(super) root: Route,
 }
 
-/// The endpoint of messages without a route whose names begin with a prefix.
+/// The endpoint for messages that have no route and whose names are below a prefix.
 struct Fallback<S> {
     prefix: Name,
     endpoint: Endpoint<S>,
-    /// False for the default fallback of the root, which answers `NotFound`.
+    /// `false` for the default fallback of the root, which fails with `NotFound`.
     custom: bool,
 }
 
-/// A clone has no service yet: plans are cloned to be changed.
+/// A clone has no service, because plans are cloned only to be changed.
 impl<S> Clone for Plan<S> {
     fn clone(&self) -> Self {
         Self {
@@ -105,8 +104,8 @@ impl<S> Plan<S> {
         }
     }
 
-    /// Returns a plan that can be changed: it has no service yet. Clones of the router keep the old
-    /// plan and its service.
+    /// Returns a plan without a service, which can be changed. Other clones of the router keep the
+    /// shared plan and its service.
     pub(super) fn unshared(shared: Arc<Self>) -> Self {
         let mut plan = Arc::unwrap_or_clone(shared);
         plan.built = OnceLock::new();
@@ -178,7 +177,8 @@ impl<S> Plan<S> {
     /// Adds the routes, fallbacks and layers of another plan, below a prefix.
     #[track_caller]
     pub(super) fn absorb(&mut self, prefix: &Name, other: Plan<S>) {
-        // Endpoints name their layers by index, and the indexes of the other plan's layers change.
+        // Endpoints refer to their layers by index, and the layers of the other plan get new
+        // indexes.
         let offset = self.layers.len();
         let moved = |mut endpoint: Endpoint<S>| {
             for layer in &mut endpoint.layers {
@@ -204,7 +204,7 @@ impl<S> Plan<S> {
         }
     }
 
-    /// Gives the handlers their state. The plan that is returned needs the state `S2`.
+    /// Provides the state of the handlers. The returned plan can have any state `S2`.
     pub(super) fn with_state<S2>(self, state: S) -> Plan<S2>
     where
         S: Send + Sync + 'static,
@@ -230,7 +230,7 @@ impl<S> Plan<S> {
         }
     }
 
-    /// The messages that these routes want from a source.
+    /// Returns the messages that these routes want from a source.
     pub(super) fn interest(&self) -> Interest {
         let fallbacks = self.fallbacks.iter().map(|fallback| &fallback.endpoint);
         let endpoints = self.routes.iter().flatten().chain(fallbacks);
@@ -259,7 +259,7 @@ impl<S> Plan<S> {
 }
 
 impl Plan<()> {
-    /// Returns the service, which the first call builds. So each layer is applied once.
+    /// Returns the service. The first call builds it, so each layer is applied only once.
     pub(super) fn built(&self) -> &Built {
         self.built.get_or_init(|| {
             let prefixes = self.fallbacks.iter().map(|it| it.prefix.clone());

@@ -10,7 +10,7 @@ use crate::{
     service::RouteFuture,
 };
 
-/// The error of an event if some of its handlers failed. The other handlers ran to their end.
+/// The error of an event if at least one of its handlers failed. All handlers ran to their end.
 ///
 /// The [`source`](std::error::Error::source) is the first error, in the order in which the handlers
 /// were added.
@@ -21,12 +21,12 @@ pub struct FanOutError {
 }
 
 impl FanOutError {
-    /// The number of handlers that failed.
+    /// Returns the number of handlers that failed.
     pub fn failed(&self) -> usize {
         self.errors.len()
     }
 
-    /// The errors of the handlers that failed.
+    /// Returns the errors of the handlers that failed.
     pub fn errors(&self) -> impl ExactSizeIterator<Item = &(dyn std::error::Error + 'static)> {
         self.errors.iter().map(|error| &**error as _)
     }
@@ -65,7 +65,7 @@ impl fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// Runs all calls to their end, concurrently and within one task.
+/// Runs all calls concurrently within one task, each to its end. Succeeds if all of them succeed.
 pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
     RouteFuture::new(async {
         let guarded = calls
@@ -75,7 +75,8 @@ pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
         for outcome in join_all(guarded).await {
             match outcome {
                 Ok(Ok(_)) => {}
-                // The call was a fan-out itself: its errors are errors of this event's handlers.
+                // This call was a fan-out, too. Its errors are also errors of handlers of this
+                // event.
                 Ok(Err(error)) => match error.downcast::<FanOutError>() {
                     Ok(inner) => errors.extend(inner.errors),
                     Err(error) => errors.push(error),

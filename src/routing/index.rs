@@ -11,9 +11,9 @@ use crate::{
     transport::glob,
 };
 
-/// A route of a router: the kind and the name, or the pattern, of its messages.
+/// Describes a route: the kind of its messages, and their name or pattern.
 ///
-/// All handlers of one event name, or of one pattern, are one route.
+/// All handlers of the same event name, or of the same pattern, share one route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RouteInfo {
@@ -25,18 +25,20 @@ pub struct RouteInfo {
     pub is_pattern: bool,
 }
 
-/// Marks an event that a source delivered: the source makes one delivery for each subscription that
-/// matches, so a router must not match the event against its other subscriptions once more.
+/// Marks an event that a source delivered. The source makes one delivery for each subscription that
+/// matches, so the router must not match the event against its other subscriptions again.
 ///
-/// The mark is an extension of the message, because layers around the router pass extensions on.
+/// The mark is an extension of the message, because layers around the router keep extensions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FromSubscription;
 
-/// All routes by kind and name. A route's index is its position in `routes`.
+/// Finds routes by kind and name. The index of a route is its position in `routes`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     routes: Vec<RouteInfo>,
+    /// The indexes of routes with an exact name.
     exact: ByKind<HashMap<Name, usize>>,
+    /// The indexes of routes with a pattern.
     patterns: HashMap<Name, usize>,
 }
 
@@ -68,19 +70,22 @@ impl Index {
     }
 }
 
-/// The lookup of a router whose service is built. After `n` routes, the fallback of `prefixes[i]`
-/// has the index `n + i`. `prefixes[0]` is the empty prefix of the root.
+/// Finds the routes of a message in a router whose service is built. The fallbacks are numbered
+/// after the `n` routes: the fallback of `prefixes[i]` has the index `n + i`. `prefixes[0]` is the
+/// empty prefix of the root.
 #[derive(Debug)]
 pub(super) struct Resolver {
     index: Index,
     prefixes: Vec<Name>,
+    /// The position of each prefix in `prefixes`, without the root's.
     by_prefix: HashMap<Name, usize>,
 }
 
-/// The indexes of a message's routes.
+/// The indexes of the routes of a message.
 enum Resolved {
+    /// One route or fallback.
     One(usize),
-    /// An event that matches several routes at once.
+    /// Several routes of an event.
     Several(Vec<usize>),
 }
 
@@ -98,13 +103,13 @@ impl Resolver {
         self.index.routes()
     }
 
-    /// The number of routes and fallbacks.
+    /// Returns the number of routes and fallbacks.
     pub(super) fn len(&self) -> usize {
         self.routes().len() + self.prefixes.len()
     }
 
-    /// Finds the routes of a message, and sends a copy of the message to each. The copy names its
-    /// route.
+    /// Finds the routes of a message, and calls `send` with a copy of the message for each route.
+    /// Each copy has its route as the matched route.
     pub(super) fn dispatch(
         &self,
         mut message: Message,
@@ -126,11 +131,11 @@ impl Resolver {
         }
     }
 
-    /// Looks the routes of a message up by kind and name.
+    /// Finds the routes of a message by kind and name.
     fn resolve(&self, message: &mut Message) -> Resolved {
         if message.kind() == Kind::Event {
-            // The source has matched the subscriptions of this router. An inner router has others
-            // and must match again, so the mark is removed.
+            // The mark is removed, because it holds only for the subscriptions of this router. A
+            // router inside it has other subscriptions and must match the event again.
             let extensions = &mut message.parts_mut().extensions;
             let delivered = extensions.remove::<FromSubscription>().is_some();
             if !self.index.patterns.is_empty() {
@@ -141,9 +146,9 @@ impl Resolver {
         Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
     }
 
-    /// Finds the routes of an event. If it came by a pattern of this router, it has only the route
-    /// of that pattern. If a source delivered it by its name, it has only the route of that name.
-    /// Otherwise it has all routes whose name or pattern matches.
+    /// Finds the routes of an event. If a subscription to one of this router's patterns delivered
+    /// the event, only the route of that pattern gets it. If a subscription to its name did, only
+    /// the route of that name gets it. Otherwise all routes whose name or pattern matches get it.
     fn resolve_event(&self, message: &Message, delivered: bool) -> Resolved {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();
@@ -164,14 +169,15 @@ impl Resolver {
             [] => Resolved::One(self.fallback(message.name())),
             [route] => Resolved::One(route),
             _ => {
-                // Sorts the routes by the order of adding, since the map has no order.
+                // Sorts the routes in the order in which they were added, because the map has no
+                // order.
                 routes.sort_unstable();
                 Resolved::Several(routes)
             }
         }
     }
 
-    /// The index of the fallback whose prefix is the longest match.
+    /// Returns the index of the fallback with the longest prefix of this name.
     fn fallback(&self, name: &str) -> usize {
         let root = self.routes().len();
         if self.by_prefix.is_empty() {

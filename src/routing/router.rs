@@ -1,4 +1,4 @@
-//! The router and its methods. The routes and layers are in a [`Plan`].
+//! The router and its methods. A router keeps its routes and layers in a [`Plan`].
 
 use std::{
     fmt,
@@ -22,20 +22,20 @@ use crate::{
     transport::Interest,
 };
 
-/// Calls the handler of each message by its kind and name. See the [module](super).
+/// Calls the handler for the kind and the name of each message. See the [module](super).
 ///
-/// `S` is the state that the handlers still need; [`with_state`](Self::with_state) provides it. A
-/// `Router<()>` needs no state: it is a `tower::Service<Message>`, and can be served, called and
-/// wrapped in layers.
+/// `S` is the state that the handlers need and do not have yet. [`with_state`](Self::with_state)
+/// provides it. A `Router<()>` needs no state: it is a `tower::Service<Message>`, and can be
+/// served, called and wrapped in layers.
 ///
-/// A router is cheap to clone. Its service is built on first use, once, and shared by all clones. A
-/// change to a clone makes another router, with another service. See
-/// [*First use*](super#first-use).
+/// A router is cheap to clone. Its service is built once, on first use, and shared by all clones.
+/// Changing a clone makes another router with a separate service. See [*First
+/// use*](super#first-use).
 ///
 /// # Back-pressure
-/// If one layer wraps everything in the router, the router is ready when that layer is; a limit in
-/// it pauses the source. Otherwise the router is always ready, and the future of each call
-/// waits for the layers around its route.
+/// If one layer wraps everything in the router, the router is ready when that layer is. A limit in
+/// that layer then pauses the source. Otherwise the router is always ready, and each call waits in
+/// its future for the layers around its route.
 #[must_use = "a router does nothing until it is served or called"]
 pub struct Router<S = ()> {
     plan: Arc<Plan<S>>,
@@ -58,7 +58,8 @@ impl<S> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    /// A router without routes: it answers every message with [`NotFound`](crate::NotFound).
+    /// Creates a router without routes: it answers every message with
+    /// [`NotFound`](crate::NotFound).
     pub fn new() -> Self {
         Plan::new().into()
     }
@@ -113,8 +114,8 @@ where
 
     /// Adds a handler for the events of this name.
     ///
-    /// An event may have several handlers. They run concurrently, each to its end even when another
-    /// fails; then the error is a [`FanOutError`](super::FanOutError).
+    /// An event may have several handlers. They run concurrently, and each runs to its end even if
+    /// another fails. If any of them fail, the error is a [`FanOutError`](super::FanOutError).
     ///
     /// # Panics
     /// When the name is empty or longer than [`Name::MAX_LEN`].
@@ -141,8 +142,8 @@ where
     /// Adds a handler for the events whose names match a Redis glob pattern: `*`, `?`, `[abc]`,
     /// `[^a]`, `[a-z]`, and `\` to escape the next character.
     ///
-    /// An event that matches several subscriptions is handled once for each of them, as Redis
-    /// delivers it.
+    /// An event that matches several subscriptions is handled once for each of them, because Redis
+    /// delivers it once for each.
     ///
     /// # Panics
     /// When the pattern is empty or longer than [`Name::MAX_LEN`].
@@ -191,26 +192,28 @@ where
         self.set_fallback(service_endpoint(service))
     }
 
-    /// Adds the routes of another router with a prefix and a dot before their names, so that
-    /// `create` within `orders` is `orders.create`. An empty prefix adds nothing.
+    /// Adds the routes of another router with a prefix and a dot before their names: `create`
+    /// nested under `orders` becomes `orders.create`. With an empty prefix the names stay as they
+    /// are.
     ///
-    /// Handlers see the whole name. The other router's layers stay around its own routes. Its
-    /// fallback, if it has one, handles the names below the prefix that have no route. Before a
-    /// pattern, glob characters in the prefix are escaped.
+    /// Handlers see the whole name. The other router's layers wrap only its own routes. Its
+    /// fallback, if it has one, handles the names below the prefix that have no route. Before the
+    /// name of a pattern, glob characters in the prefix are escaped.
     ///
     /// # Panics
-    /// When a name becomes longer than [`Name::MAX_LEN`] or is already routed, or when the prefix
-    /// has a fallback already.
+    /// When a name becomes longer than [`Name::MAX_LEN`] or is already routed, or when both routers
+    /// have a fallback for the same prefix.
     #[track_caller]
     pub fn nest(self, prefix: impl Into<Name>, router: Router<S>) -> Self {
         self.absorb(&prefix.into(), router)
     }
 
-    /// Adds the routes of another router under their own names. Each router's layers stay around
-    /// its own routes.
+    /// Adds the routes of another router without changing their names. The layers of each router
+    /// wrap only its own routes.
     ///
     /// # Panics
-    /// When both have a route for the same task or request, or both have a fallback.
+    /// When both routers have a route for the same task or request, or a fallback for the same
+    /// prefix.
     #[track_caller]
     pub fn merge(self, router: Router<S>) -> Self {
         self.absorb(&Name::default(), router)
@@ -218,9 +221,9 @@ where
 
     /// Adds a layer around all routes and fallbacks that were added before, as one service.
     ///
-    /// The layer is applied once, when the router is first used: a limit of ten is ten over all of
-    /// these routes and all clones of the router. Routes that are added later are not in the layer.
-    /// The layer that is added last is the outermost.
+    /// The layer is applied once, when the router is first used. So a limit of ten is shared by all
+    /// of these routes, and by all clones of the router. The layer does not wrap routes that are
+    /// added later. The layer that is added last is the outermost.
     pub fn layer<L>(self, layer: L) -> Self
     where
         L: Layer<Route> + Send + Sync + 'static,
@@ -232,7 +235,7 @@ where
     }
 
     /// Adds a layer around all routes that were added before, as one service, but not around the
-    /// fallback. Messages without a route do not reach the layer.
+    /// fallbacks. Messages without a route do not reach the layer.
     ///
     /// # Panics
     /// When there is no route yet.
@@ -253,9 +256,9 @@ where
 
     /// Provides the state that the handlers need.
     ///
-    /// The result is a `Router<S2>`, and the compiler infers `S2`: it is `()` if the router is
-    /// served or called, and the state of the other router if it is nested in one that still needs
-    /// it.
+    /// The compiler infers the state `S2` of the returned router. It is `()` if that router is
+    /// served or called. If that router is nested in another, `S2` is the state of the other
+    /// router.
     ///
     /// ```
     /// use campanile::{Router, State};
@@ -298,13 +301,14 @@ where
 }
 
 impl<S> Router<S> {
-    /// The routes, in the order in which they were added.
+    /// Returns the routes, in the order in which they were added.
     pub fn routes(&self) -> &[RouteInfo] {
         self.plan.routes()
     }
 
-    /// The messages that this router wants from a source: the events and patterns of its routes,
-    /// and the stream if it has a fallback or a route for tasks or requests.
+    /// Returns the messages that this router wants from a source. It subscribes to the events and
+    /// patterns of its routes, and reads the stream if it has a fallback or a route for tasks or
+    /// requests.
     pub fn interest(&self) -> Interest {
         self.plan.interest()
     }
@@ -350,8 +354,8 @@ impl Service<Message> for Router {
     fn call(&mut self, message: Message) -> RouteFuture {
         let built = self.plan.built();
         let root = self.root.get_or_insert_with(|| built.root.clone());
-        // An event may be sent to several routes: the first call uses the reservation, and each
-        // further call waits until its copy of the service is ready.
+        // An event may match several routes. The first call of `root` uses the reservation, and
+        // each further call waits in its future until the service is ready.
         built
             .resolver
             .dispatch(message, |message| root.call(message))
@@ -359,7 +363,7 @@ impl Service<Message> for Router {
 }
 
 impl Servable for Router {
-    /// Builds the service now, so that a panic of a layer precedes the opening of the source.
+    /// Builds the service now, so that a layer that panics does so before the source is opened.
     fn interest(&self) -> Interest {
         self.plan.built();
         self.plan.interest()

@@ -1,9 +1,9 @@
 //! Builds one service from a router's routes and layers.
 //!
 //! Each layer wraps everything that was added before it, as one service. So the services form a
-//! tree whose leaves are the endpoints, and a message passes from the root through the layers
-//! around its route. The service in each layer is a [`Dispatch`]: it finds the next layer, or the
-//! endpoint, by the index of the route.
+//! tree. Its leaves are the endpoints, and a message goes from the root through the layers around
+//! its route to the endpoint. The service inside each layer is a [`Dispatch`]: it finds the next
+//! layer, or the endpoint, by the index of the route.
 
 use std::{future::ready, pin::Pin, sync::Arc};
 
@@ -17,14 +17,15 @@ use crate::{
 /// Applies a layer to a service.
 pub(super) type MakeLayer = Arc<dyn Fn(Route) -> Route + Send + Sync>;
 
-/// A handler whose state is not known yet, and the layers around it.
+/// A handler that has no state yet, and the layers around it.
 pub(super) struct Endpoint<S> {
     /// Makes the service from the state.
     make: Arc<dyn Fn(&S) -> Route + Send + Sync>,
-    /// The indexes of the layers around it, innermost first: a layer has a higher index than the
-    /// layers in it.
+    /// The indexes of the layers around the handler, innermost first. They increase, because an
+    /// outer layer is added later.
     pub(super) layers: Vec<usize>,
-    /// The number of messages that the handler takes at once, more than one for a batch.
+    /// The maximum number of messages that the handler takes in one call. More than one for a
+    /// batch.
     pub(super) at_once: usize,
 }
 
@@ -37,7 +38,7 @@ impl<S> Endpoint<S> {
         }
     }
 
-    /// Gives the handler its state. The layers stay.
+    /// Provides the handler's state, and keeps its layers.
     pub(super) fn with_state<S2>(self, state: &Arc<S>) -> Endpoint<S2>
     where
         S: Send + Sync + 'static,
@@ -51,7 +52,7 @@ impl<S> Endpoint<S> {
     }
 }
 
-// Implemented by hand, since a derive would require `S: Clone`.
+// Implemented by hand, because a derive would require `S: Clone`.
 impl<S> Clone for Endpoint<S> {
     fn clone(&self) -> Self {
         Self {
@@ -62,7 +63,7 @@ impl<S> Clone for Endpoint<S> {
     }
 }
 
-/// Builds the service of a router. `routes` has the endpoints of each route and then of each
+/// Builds the service of a router. `routes` has the endpoints of each route, then those of each
 /// fallback, in the order of the resolver's indexes.
 pub(super) fn build(
     routes: &[&[Endpoint<()>]],
@@ -89,6 +90,7 @@ pub(super) fn build(
     tree.content(None)
 }
 
+/// A tree of services under construction.
 struct Tree<'a> {
     resolver: &'a Arc<Resolver>,
     /// The endpoints of each route with the layers around them.
@@ -98,7 +100,7 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// Makes the service that this layer wraps; for `None`, the service of the whole router.
+    /// Makes the service that this layer wraps, or for `None` the service of the whole router.
     fn content(&self, layer: Option<usize>) -> Route {
         let segments: Vec<Vec<Segment<'_>>> = self
             .routes
@@ -106,8 +108,8 @@ impl Tree<'_> {
             .map(|endpoints| segments(endpoints, layer))
             .collect();
         if let Some(inner) = only_layer(&segments) {
-            // The layer wraps only another layer. Without a `Dispatch` between them, the outer
-            // layer sees whether the inner one is ready.
+            // This layer wraps only one other layer. They are connected without a `Dispatch`, so
+            // that the outer layer is ready only if the inner one is.
             return self.layered[inner].clone();
         }
         let service = |segment: &Segment<'_>| match *segment {
@@ -135,7 +137,7 @@ enum Segment<'a> {
     Layer(usize),
 }
 
-/// The segments directly in this layer that lead to the endpoints of one route.
+/// Returns the segments that lead from this layer to the endpoints of one route.
 fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segment<'_>> {
     let mut segments = Vec::new();
     for (endpoint, around) in endpoints {
@@ -148,8 +150,8 @@ fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segm
         };
         match within.last() {
             None => segments.push(Segment::Endpoint(endpoint)),
-            // An event passes a layer that several of its handlers share only once. Inside the
-            // layer it goes to each handler.
+            // If several handlers of an event share a layer, the event goes through the layer only
+            // once, and to each handler inside it.
             Some(&next) => {
                 if !segments
                     .iter()
@@ -163,7 +165,7 @@ fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segm
     segments
 }
 
-/// The layer that is the next segment of every route, if there is one.
+/// Returns the layer, if all segments of all routes are the same layer.
 fn only_layer(routes: &[Vec<Segment<'_>>]) -> Option<usize> {
     let mut only = None;
     for segment in routes.iter().flatten() {
@@ -184,13 +186,15 @@ struct Dispatch {
 
 /// The services to call for the messages of one route.
 enum ResolvedRoute {
+    /// The route has no endpoint inside this layer.
     None,
     One(Arc<dyn ErasedService>),
+    /// Several handlers of an event.
     Several(Box<[Arc<dyn ErasedService>]>),
 }
 
 impl Dispatch {
-    /// Calls the next services for a message whose route is known.
+    /// Calls the next services for a message that has a matched route.
     fn send(&self, message: Message) -> RouteFuture {
         let route = message.parts().matched.as_ref().map(|route| route.index);
         match route.and_then(|route| self.routes.get(route)) {
@@ -199,7 +203,7 @@ impl Dispatch {
                 let calls = next.iter().map(|next| next.call(message.clone()));
                 fan_out::join(calls.collect())
             }
-            // A layer made or changed this message, and the message's route is not inside that
+            // A layer made or changed this message, and the route of the message is not inside that
             // layer.
             Some(ResolvedRoute::None) | None => {
                 let error = NotFound::new(message.kind(), message.name().clone());
@@ -217,7 +221,7 @@ impl ErasedService for Dispatch {
     fn call(&self, message: Message) -> RouteFuture {
         match message.parts().matched {
             Some(_) => self.send(message),
-            // A layer made this message, so it has no route yet.
+            // A layer made this message, so no route was matched yet.
             None => self
                 .resolver
                 .dispatch(message, |message| self.send(message)),

@@ -1,4 +1,4 @@
-//! The builder of a worker: what it serves, and when it shuts down.
+//! The builder of a worker: its transport, its application and its shutdown signals.
 
 use std::{fmt, future::IntoFuture, time::Duration};
 
@@ -16,11 +16,11 @@ use crate::{
     transport::{Source, Transport, UnknownNames},
 };
 
-/// Handles the deliveries of a transport with a [`Router`](crate::Router), or with any other
-/// `Service<Message>` in a [`WithInterest`](crate::WithInterest), which says which messages it
-/// wants.
+/// Handles the deliveries of a transport with a [`Router`](crate::Router). Any other
+/// `Service<Message>` can be served in a [`WithInterest`](crate::WithInterest), which lists the
+/// messages that the service wants.
 ///
-/// The future runs until a shutdown or an error. See the [module](super).
+/// The future completes after a shutdown or with an error. See the [module](super).
 pub fn serve<T, A>(transport: T, app: A) -> Serve<T, A>
 where
     T: Transport,
@@ -36,7 +36,7 @@ where
     }
 }
 
-/// A worker that does not run yet: `.await` runs it. Made by [`serve()`].
+/// A worker that has not started: `.await` runs it. Created by [`serve()`].
 #[must_use = "nothing is served until it is awaited"]
 pub struct Serve<T, A> {
     transport: T,
@@ -48,8 +48,8 @@ pub struct Serve<T, A> {
 }
 
 impl<T, A> Serve<T, A> {
-    /// Shuts down gracefully when `signal` is ready: fetches nothing more, releases deliveries that
-    /// were not started, lets running handlers finish, and settles their deliveries.
+    /// Shuts down gracefully when `signal` completes: stops fetching, releases the deliveries that
+    /// were not started, waits for running handlers, and settles their deliveries.
     pub fn with_graceful_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -58,9 +58,9 @@ impl<T, A> Serve<T, A> {
         self
     }
 
-    /// Ends at once when `signal` is ready, even during a graceful shutdown: running handlers are
-    /// dropped, and their messages are delivered again when the leases end. If handlers were
-    /// dropped, `serve` returns an error with their number
+    /// Stops immediately when `signal` completes, even during a graceful shutdown. Running handlers
+    /// are dropped, and their messages are delivered again when the leases end. `serve` then
+    /// returns an error with the number of dropped handlers
     /// ([`is_forced_shutdown`](Error::is_forced_shutdown)).
     pub fn with_forced_shutdown(
         mut self,
@@ -70,12 +70,12 @@ impl<T, A> Serve<T, A> {
         self
     }
 
-    /// Shuts down gracefully on the first `SIGINT` or `SIGTERM` (Ctrl-C), and at once on the
-    /// second. Signals within a second of the first are ignored: a terminal and a process manager
-    /// may both send one for the same shutdown.
+    /// Shuts down gracefully on the first `SIGINT` (Ctrl-C) or `SIGTERM`, and by force on the
+    /// second. Signals within a second after the first are ignored, because a terminal and a
+    /// process manager may both send one for the same shutdown.
     ///
     /// # Panics
-    /// If it is called outside a tokio runtime with I/O, or the signal handlers cannot be
+    /// When called outside a tokio runtime with I/O, or when the signal handlers cannot be
     /// installed.
     #[track_caller]
     pub fn with_signals(self) -> Self {
@@ -85,15 +85,16 @@ impl<T, A> Serve<T, A> {
             .with_forced_shutdown(second)
     }
 
-    /// Sets the time for which running handlers may go on after the shutdown signal. Handlers that
-    /// still run then are dropped, and `serve` returns an error. 30 s unless set.
+    /// Sets how long a graceful shutdown waits for running handlers. After that it drops them, and
+    /// `serve` returns an error. 30 s unless set.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.shutdown_deadline = deadline;
         self
     }
 
-    /// Sends callers the text of an error that is not an [`RpcError`](crate::RpcError). Unless set,
-    /// callers get `internal error`: such a text is written for logs and may contain secrets.
+    /// Sends the text of every error to the caller, also of errors that are not an
+    /// [`RpcError`](crate::RpcError). Unless set, callers get `internal error` for those, because
+    /// their texts are written for logs and may contain secrets.
     pub fn expose_error_text(mut self) -> Self {
         self.expose_error_text = true;
         self
@@ -102,7 +103,7 @@ impl<T, A> Serve<T, A> {
 
 #[cfg(feature = "testing")]
 impl<T, A> Serve<T, A> {
-    /// The transport whose deliveries are handled.
+    /// Returns the transport whose deliveries are handled.
     pub(crate) fn transport(&self) -> &T {
         &self.transport
     }
@@ -123,8 +124,8 @@ where
                 forced: self.forced,
             };
             let app = self.app;
-            // `interest` builds the service of a router, where a layer may panic. It is called
-            // before `open`, so that such a panic leaves no consumer behind.
+            // `interest` builds the service of a router, and a layer may panic there. So it is
+            // called before `open`: such a panic then leaves no consumer behind.
             let interest = app.interest();
             let (at_once, reads_streams) = (interest.at_once, interest.stream);
             let routes = app.route_names();

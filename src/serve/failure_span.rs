@@ -5,29 +5,31 @@ use std::cell::Cell;
 use tracing::Span;
 
 thread_local! {
-    /// `None` while no delivery is polled. The inner value is the span of the last call that
-    /// failed.
-    static FAILED: Cell<Option<Option<Span>>> = const { Cell::new(None) };
+    /// `None` while this thread polls no delivery. The inner value is the span of the last call of
+    /// [`log_failure_in_current_span`] during this poll.
+    static FAILURE_SPAN: Cell<Option<Option<Span>>> = const { Cell::new(None) };
 }
 
-/// Makes [`serve`](super) log the failure of the current delivery in the current span.
+/// Makes [`serve`](super) log the failure of the current delivery in the current span, instead of
+/// outside any span.
 ///
-/// For layers that make a span for each message. Such a layer calls this in its span if the inner
-/// service fails or panics, because `serve` learns of the failure after the span is left. The last
-/// call counts. It has no effect if the delivery succeeds, or outside of a worker.
+/// For layers that make a span for each message. Such a layer calls this function inside its span
+/// when the inner service fails or panics: `serve` logs the failure later, when the span is no
+/// longer entered. The span of the last call wins. The function has no effect if the delivery
+/// succeeds, or outside of a worker.
 pub fn log_failure_in_current_span() {
-    // A future may be dropped at the end of a thread, when the thread's values are gone.
-    let _ = FAILED.try_with(|failed| {
-        if failed.take().is_some() {
-            failed.set(Some(Some(Span::current())));
+    // A future may be dropped while its thread ends, when thread-local values no longer exist.
+    let _ = FAILURE_SPAN.try_with(|span| {
+        if span.take().is_some() {
+            span.set(Some(Some(Span::current())));
         }
     });
 }
 
-/// Polls a delivery, and returns the span in which its failure is to be logged. `poll` must not
-/// panic.
+/// Polls a delivery. Returns the result, and the span that a layer has chosen for the log line of a
+/// failure. `poll` must not panic.
 pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Option<Span>) {
-    let outer = FAILED.replace(Some(None));
+    let outer = FAILURE_SPAN.replace(Some(None));
     let result = poll();
-    (result, FAILED.replace(outer).flatten())
+    (result, FAILURE_SPAN.replace(outer).flatten())
 }

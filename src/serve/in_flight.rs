@@ -1,13 +1,13 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
-//! One task at a time starts deliveries, the oldest first. When its delivery waits, the task stays
-//! with that delivery and calls another task to start the next. After [`SHARE`] without a wait it
-//! calls two tasks, so that a second thread helps with handlers that compute.
+//! One task at a time starts deliveries, the oldest first. If the handler of a delivery waits, the
+//! task stays with it and calls another task to start the next ones. If no handler has waited for
+//! [`SHARE`], the task calls two tasks, so that a second thread helps with handlers that compute.
 //!
-//! This avoids two costs. To spawn a task is expensive, so idle tasks are kept for later
-//! deliveries. To wake another thread is expensive too: two threads end their deliveries at
-//! different times, so each read and each acknowledgement is for fewer deliveries.
-//! `benches/redis.rs` shows the difference with `task-64` and `drain` at the default settings.
+//! This avoids two costs. Spawning a task is expensive, so idle tasks are kept for later
+//! deliveries. Waking another thread is expensive too: two threads end their deliveries at
+//! different times, so each read and each acknowledgement covers fewer deliveries. In
+//! `benches/redis.rs`, `task-64` and `drain` at the default settings show the difference.
 
 use std::{
     collections::VecDeque,
@@ -30,27 +30,29 @@ use tokio_util::sync::CancellationToken;
 use super::log::Tally;
 use crate::{ablation::Mechanism, sync::lock};
 
-/// The time for which one task starts deliveries alone. It is about the cost of waking a thread.
+/// The time for which one task starts deliveries alone: about the cost of waking a thread.
 const SHARE: Duration = Duration::from_micros(20);
-/// The maximum number of idle tasks. To spawn one costs more than most handlers.
+/// The maximum number of idle tasks. They are kept because spawning one costs more than most
+/// handlers.
 const MAX_IDLE: usize = 64;
 
 /// Handles and settles one delivery.
 pub(super) trait Handle: Send + 'static {
-    /// The number of bytes of the delivery.
+    /// Returns the number of bytes of the delivery.
     fn bytes(&self) -> usize;
 
     /// Handles and settles the delivery. It is in flight until the guard is dropped.
     fn handle(self, guard: InFlightGuard) -> impl Future<Output = ()> + Send;
 }
 
-/// The deliveries that are not settled, and their tasks. Dropping it aborts the tasks.
+/// The deliveries in flight, and the tasks that handle them. Dropping it aborts the tasks.
 pub(super) struct InFlight<D>(Arc<DeliveryTasks<D>>);
 
+/// The tasks, and the deliveries that wait for one.
 struct DeliveryTasks<D> {
     spawned: Mutex<JoinSet<()>>,
     not_started: Mutex<VecDeque<(D, InFlightGuard)>>,
-    /// The number of idle tasks that were not called yet.
+    /// The number of idle tasks that no one has called yet.
     idle: AtomicUsize,
     /// One permit for each call of an idle task.
     calls: Semaphore,
@@ -61,7 +63,7 @@ struct DeliveryTasks<D> {
 struct Count {
     deliveries: AtomicUsize,
     bytes: AtomicUsize,
-    /// The number of deliveries whose verdict is not confirmed yet.
+    /// The number of deliveries that have a verdict which is not confirmed yet.
     settling: AtomicUsize,
     /// Notified when a delivery has ended.
     ended: Notify,
@@ -81,34 +83,34 @@ impl<D: Handle> InFlight<D> {
         }))
     }
 
-    /// The number of deliveries in flight.
+    /// Returns the number of deliveries in flight.
     pub(super) fn deliveries(&self) -> usize {
         self.0.count.deliveries.load(Ordering::Acquire)
     }
 
-    /// The number of deliveries in flight whose verdict is not confirmed yet.
+    /// Returns the number of deliveries in flight that have a verdict which is not confirmed yet.
     pub(super) fn settling(&self) -> usize {
         self.0.count.settling.load(Ordering::Acquire)
     }
 
-    /// The number of bytes in flight.
+    /// Returns the number of bytes in flight.
     pub(super) fn bytes(&self) -> usize {
         self.0.count.bytes.load(Ordering::Acquire)
     }
 
-    /// The verdicts so far.
+    /// Returns the counters of verdicts.
     pub(super) fn tally(&self) -> Arc<Tally> {
         self.0.count.tally.clone()
     }
 
-    /// Starts deliveries in tasks, in their order.
+    /// Starts deliveries in tasks. They are started in their order.
     pub(super) fn start(&self, deliveries: impl Iterator<Item = D>) {
         let count = &self.0.count;
         let guarded = |delivery: D| {
             let guard = InFlightGuard::new(delivery.bytes(), count.clone());
             (delivery, guard)
         };
-        // The guards are made before the lock is taken.
+        // Collected before the lock is taken, so that it is held only briefly.
         let deliveries: VecDeque<_> = deliveries.map(guarded).collect();
         if Mechanism::KeptTasks.is_off() {
             let mut tasks = lock(&self.0.spawned);
@@ -126,13 +128,13 @@ impl<D: Handle> InFlight<D> {
         self.0.call();
     }
 
-    /// Returns `true` if deliveries wait for a task.
+    /// Returns `true` if deliveries wait for a task to start them.
     pub(super) fn is_starting(&self) -> bool {
         !lock(&self.0.not_started).is_empty()
     }
 
-    /// Calls more tasks to start deliveries, because a handler may block the thread of the task
-    /// that starts them.
+    /// Calls two more tasks if deliveries wait to start: a handler may block the thread of the task
+    /// that should start them.
     pub(super) fn start_beside(&self) {
         if self.is_starting() {
             self.0.call_two();
@@ -147,7 +149,7 @@ impl<D: Handle> InFlight<D> {
         self.0.count.ended.notified().await;
     }
 
-    /// Removes the tasks that have finished, and returns the next panic among them.
+    /// Removes finished tasks up to the next one that panicked, and returns its panic.
     pub(super) fn next_panic(&self) -> Option<JoinError> {
         let mut tasks = lock(&self.0.spawned);
         loop {
@@ -157,13 +159,13 @@ impl<D: Handle> InFlight<D> {
         }
     }
 
-    /// Ends the wait of [`InFlightGuard::stopping`] for all deliveries.
+    /// Completes [`InFlightGuard::stopping`] for all deliveries.
     pub(super) fn stop(&self) {
         self.0.count.stopping.cancel();
     }
 
-    /// Aborts all tasks, waits until they are dropped, and returns the number of deliveries that
-    /// were in flight.
+    /// Drops all deliveries: those that were not started, and the others with their tasks. Returns
+    /// the number of deliveries that were in flight.
     pub(super) async fn shut_down(&self) -> usize {
         let deliveries = self.deliveries();
         self.0.clear();
@@ -198,14 +200,15 @@ impl<D: Handle> DeliveryTasks<D> {
         }
     }
 
-    /// Calls two tasks. A thread of tokio runs the last task that it woke or spawned itself, so it
-    /// runs the second one, and another thread takes the first.
+    /// Calls two tasks, so that a second thread joins: a tokio thread itself runs the task that it
+    /// woke or spawned last, and another thread takes the first.
     fn call_two(self: &Arc<Self>) {
         self.call();
         self.call();
     }
 
-    /// Waits until this task is called. Returns `false` at once if enough tasks are idle.
+    /// Waits until this task is called. Returns `false` without waiting if enough tasks are idle:
+    /// then the task should end.
     async fn called(&self) -> bool {
         let one_more = |idle: usize| (idle < MAX_IDLE).then_some(idle + 1);
         let kept = (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
@@ -229,8 +232,8 @@ async fn run<D: Handle>(tasks: Arc<DeliveryTasks<D>>) {
     }
 }
 
-/// Starts deliveries, the oldest first, until one of them waits. Then calls another task to start
-/// the next ones, and stays with the delivery that waits.
+/// Starts deliveries, the oldest first, until a handler waits. Then calls another task to start the
+/// next deliveries, and runs that handler to its end.
 async fn start<D: Handle>(tasks: &Arc<DeliveryTasks<D>>) {
     let began = Instant::now();
     loop {
@@ -252,7 +255,7 @@ async fn start<D: Handle>(tasks: &Arc<DeliveryTasks<D>>) {
     }
 }
 
-/// Counts one delivery as in flight until it is dropped.
+/// Counts one delivery as in flight until the guard is dropped.
 pub(super) struct InFlightGuard {
     bytes: usize,
     is_settling: bool,
@@ -270,7 +273,7 @@ impl InFlightGuard {
         }
     }
 
-    /// Counts the delivery as settling: its verdict is not confirmed yet.
+    /// Counts the delivery as settling: it has a verdict which is not confirmed yet.
     pub(super) fn settling(mut self) -> Self {
         if !std::mem::replace(&mut self.is_settling, true) {
             self.count.settling.fetch_add(1, Ordering::AcqRel);
@@ -278,12 +281,12 @@ impl InFlightGuard {
         self
     }
 
-    /// The counters of verdicts, for the verdict on this delivery.
+    /// Returns the counters of verdicts, to count the verdict on this delivery.
     pub(super) fn tally(&self) -> &Tally {
         &self.count.tally
     }
 
-    /// Waits until no more deliveries may start.
+    /// Waits until [`InFlight::stop`] is called: no more deliveries may start.
     pub(super) async fn stopping(&self) {
         self.count.stopping.cancelled().await;
     }
@@ -344,7 +347,7 @@ mod tests {
         }
     }
 
-    /// A delivery that lasts until the sender is dropped.
+    /// Returns a delivery that lasts until the sender is dropped.
     fn waiting() -> (oneshot::Sender<()>, impl Future<Output = ()>) {
         let (end, ended) = oneshot::channel();
         (end, async { drop(ended.await) })

@@ -15,14 +15,18 @@ use crate::{
     transport::{Discarded, Source, Undecodable, Verdict},
 };
 
-/// The most bytes of a reason, or of the names of routes or streams, in one log line.
+/// The maximum length of a reason, of the list of routes and of the list of streams in a log line,
+/// in bytes.
 const MAX_LOGGED: usize = 2048;
 
-/// The verdicts of a worker, counted.
+/// Counts the verdicts of a worker.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    /// Successful deliveries.
     handled: AtomicU64,
+    /// Failed attempts that are redelivered, dead letters, and error replies.
     failed: AtomicU64,
+    /// Deliveries that are redelivered and did not count as an attempt.
     put_off: AtomicU64,
     discarded: AtomicU64,
     released: AtomicU64,
@@ -43,7 +47,7 @@ impl Tally {
     }
 }
 
-/// The fields that identify a worker in its log lines.
+/// Logs the start and the end of a worker, with the fields that identify it.
 pub(super) struct WorkerLog {
     /// `None` if the worker handles only events.
     streams: Option<String>,
@@ -86,11 +90,11 @@ impl WorkerLog {
         }
     }
 
-    /// Logs how many deliveries a shutdown waits for.
+    /// Logs the number of deliveries that a shutdown waits for, if there are any.
     pub(super) fn drain(&self, deliveries: usize, deadline: Duration) {
         if deliveries > 0 {
             let (streams, group, consumer) = (&self.streams, &self.group, &self.consumer);
-            let deadline = rounded(deadline);
+            let deadline = to_millis(deadline);
             tracing::info!(
                 streams,
                 group,
@@ -114,14 +118,15 @@ impl WorkerLog {
             put_off = count(&tally.put_off),
             discarded = count(&tally.discarded),
             released = count(&tally.released),
-            ran_for = ?rounded(self.started.elapsed()),
+            ran_for = ?to_millis(self.started.elapsed()),
             error = result.as_ref().err().map(Error::chain),
             "the worker has ended"
         );
     }
 }
 
-/// The fields of a message for its log lines, copied before the message moves into the service.
+/// Logs the failure of a message. Its fields are copied from the message before that moves into the
+/// service.
 pub(super) struct MessageLog {
     pub(super) kind: Kind,
     pub(super) name: Name,
@@ -140,7 +145,7 @@ impl MessageLog {
         }
     }
 
-    /// Logs that a message expired.
+    /// Logs that a message expired before it was handled.
     pub(super) fn expired(&self, verdict: &Verdict) {
         let (kind, name, id) = (self.kind, Shown::new(&self.name), self.id.as_deref());
         let next = match verdict {
@@ -163,11 +168,11 @@ impl MessageLog {
         };
         let (kind, name) = (self.kind, Shown::new(&self.name));
         let (id, attempt) = (self.id.as_deref(), self.attempt);
-        // A handler's error may contain a sender's text, so it is escaped and shortened.
+        // The error of a handler may contain a sender's text, so it is escaped and shortened.
         let text = Shown::new(&reason.text).at_most(MAX_LOGGED);
         let is_debug = match verdict {
             Verdict::Discard { reason, .. } => *reason == Discarded::Ignored,
-            // An expected failure that loses no message needs no attention.
+            // An expected failure that loses no message needs no attention from an operator.
             Verdict::Done(_) | Verdict::Redeliver { counted: false, .. } => reason.is_expected,
             _ => false,
         };
@@ -185,7 +190,7 @@ impl MessageLog {
         }
     }
 
-    /// The consequence of a failure. `None` if the verdict is not about a failure.
+    /// Describes the consequence of a failure. `None` if the verdict is not about a failure.
     fn consequence(&self, verdict: &Verdict, max_deliveries: u32) -> Option<String> {
         let attempt = self.attempt;
         Some(match verdict {
@@ -208,7 +213,7 @@ impl MessageLog {
                 let when = match after {
                     None => "after the back-off".to_owned(),
                     Some(after) if after.is_zero() => "at once".to_owned(),
-                    Some(after) => format!("in {:?}", rounded(*after)),
+                    Some(after) => format!("in {:?}", to_millis(*after)),
                 };
                 match counted {
                     true => {
@@ -234,8 +239,9 @@ pub(super) fn undecodable(entry: &Undecodable) {
     );
 }
 
-/// Rounds to whole milliseconds, so that the `Debug` form is short. A shorter time stays as it is.
-fn rounded(time: Duration) -> Duration {
+/// Truncates to whole milliseconds, so that the `Debug` form is short. A time below one millisecond
+/// is not changed.
+fn to_millis(time: Duration) -> Duration {
     match u64::try_from(time.as_millis()) {
         Ok(millis) if millis > 0 => Duration::from_millis(millis),
         _ => time,

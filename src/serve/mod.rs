@@ -29,38 +29,38 @@
 //! other.
 //!
 //! # Back-pressure
-//! A worker fetches no more than it may start: nothing while all slots are taken, or while the
-//! outermost layer is not ready (a limit is reached, a circuit breaker is open). A slot is free
-//! again when its delivery is settled.
+//! A worker fetches only as many messages as it has free slots. It fetches nothing while all slots
+//! are taken, or while the outermost layer is not ready, because a limit is reached or a circuit
+//! breaker is open. A slot becomes free when its delivery is settled.
 //!
 //! # Cancel safety
 //! Dropping the future drops running handlers and settles nothing: their messages are delivered
-//! again when the leases end. To let them finish, use a graceful shutdown.
+//! again when the leases end. Use a graceful shutdown to let them finish.
 //!
 //! # Errors
-//! A source reconnects by itself. `serve` returns an error if the settings cannot work, if the
-//! service reports that it is broken, or if running handlers were dropped, by a forced shutdown or
-//! because they outlived the shutdown's deadline.
+//! A lost connection is not an error: the source reconnects by itself. `serve` returns an error if
+//! a setting is invalid, if the service's `poll_ready` fails, or if a shutdown dropped running
+//! handlers, because it was forced or its deadline passed.
 //!
-//! If the server is away, not ready or refuses writes, `serve` logs the cause and waits, at the
-//! start as well as later; a shutdown signal ends the wait at once. A wrong password is an error at
-//! the start. Later `serve` waits until the server accepts the password again, since it was right
-//! before.
+//! If the server cannot be reached, is not ready or refuses writes, `serve` logs the cause and
+//! waits, both at the start and later. A shutdown signal ends the wait immediately. If the server
+//! refuses the password at the start, `serve` returns an error. If it does so later, `serve` waits
+//! until the server accepts the password again, because the password was correct before.
 //!
 //! # Logs
-//! A worker logs one line at info level when it starts, with its streams, its group, the name of
-//! its consumer and its routes, and one when it ends, which counts what it has done. A shutdown
-//! logs how many deliveries it waits for. A failed delivery is logged once, as a warning, with its
-//! reason and what happens next. Errors that are meant for a caller ([`RpcError`](crate::RpcError))
-//! and overload are logged at debug level. A layer can have the failure logged in the message's
-//! span: see [`log_failure_in_current_span`].
+//! A worker logs one line at info level when it starts, with its streams, group, consumer and
+//! routes, and one when it ends, with the number of deliveries by verdict. A shutdown logs the
+//! number of deliveries that it waits for. A failed delivery is logged once, as a warning, with its
+//! reason and its verdict. Errors that are meant for a caller ([`RpcError`](crate::RpcError)) and
+//! overload are logged at debug level. A layer can choose the span of this line: see
+//! [`log_failure_in_current_span`].
 //!
 //! The loss of a connection is logged as a warning with its cause, and its recovery at info level
 //! with the time that it took. Deliveries that are claimed from a dead worker are logged with its
 //! name and their ids.
 //!
 //! # Panics
-//! A panic of a handler or a layer fails its delivery and is logged. Other deliveries go on.
+//! A panic in a handler or a layer fails its delivery and is logged. Other deliveries continue.
 
 pub(crate) mod builder;
 mod failure_span;

@@ -1,4 +1,4 @@
-//! From the outcome of a service to the verdict on the delivery.
+//! Maps the outcome of a service to the verdict on the delivery.
 
 use std::{any::Any, error::Error as StdError};
 
@@ -12,7 +12,7 @@ use crate::{
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
 };
 
-/// The settings that decide verdicts.
+/// Decides the verdict on each delivery, by the settings of the worker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
     pub(super) expose_error_text: bool,
@@ -22,20 +22,21 @@ pub(super) struct Policy {
     pub(super) backoff: Backoff,
 }
 
-/// The end of a service's future.
+/// The outcome of a service's future.
 pub(super) enum Outcome {
     Returned(Result<Reply, BoxError>),
+    /// The service panicked with this text.
     Panicked(String),
 }
 
 impl Outcome {
-    /// The outcome of a panic, with its text.
+    /// Creates the outcome for the payload of a panic.
     pub(super) fn panicked(payload: &(dyn Any + Send)) -> Self {
         let text = panic_text(payload);
         Self::Panicked(bounded(format!("the handler panicked: {text}")))
     }
 
-    /// The reason for a failure.
+    /// Returns the reason if the service failed.
     pub(super) fn reason(&self, kind: Kind, name: &Name) -> Option<Reason> {
         let error = match self {
             Self::Returned(Ok(_)) => return None,
@@ -47,8 +48,8 @@ impl Outcome {
                 });
             }
         };
-        // The text of a `Failure` names the verdict, which the log line says anyway. The reason is
-        // its cause.
+        // The text of a `Failure` only names the verdict, and the log line has the verdict already.
+        // So the reason is the cause of the `Failure`.
         let text = match error.downcast_ref::<Failure>().map(StdError::source) {
             None => chain(error),
             Some(Some(cause)) => chain(cause),
@@ -56,7 +57,7 @@ impl Outcome {
         };
         let is_answer = || {
             let answer = answer(name, error).filter(|_| kind == Kind::Rpc);
-            answer.is_some_and(|answer| is_the_callers(answer.code()))
+            answer.is_some_and(|answer| is_caused_by_caller(answer.code()))
         };
         Some(Reason {
             text,
@@ -68,13 +69,13 @@ impl Outcome {
 /// The reason for a failure, for the log.
 pub(super) struct Reason {
     pub(super) text: String,
-    /// True for overload, and for an answer to a mistake of the caller.
+    /// `true` for overload, and for a request that is answered with an error that its caller
+    /// caused.
     pub(super) is_expected: bool,
 }
 
-/// Returns `true` if an error with this code is a mistake of the caller, not a failure of the
-/// worker.
-fn is_the_callers(code: &RpcCode) -> bool {
+/// Returns `true` if the caller caused an error with this code, and not the worker.
+fn is_caused_by_caller(code: &RpcCode) -> bool {
     !matches!(
         code,
         RpcCode::Internal | RpcCode::Deadline | RpcCode::Unavailable
@@ -82,7 +83,7 @@ fn is_the_callers(code: &RpcCode) -> bool {
 }
 
 impl Policy {
-    /// The verdict on a message that was not started in time.
+    /// Returns the verdict on a message whose deadline passed before it was handled.
     pub(super) fn expired(&self, kind: Kind) -> Verdict {
         if kind == Kind::Task && self.expired == Expired::DeadLetter {
             return Verdict::DeadLetter {
@@ -96,8 +97,8 @@ impl Policy {
         }
     }
 
-    /// The verdict on a delivery. Fills in the wait before a redelivery, so that the log can name
-    /// it.
+    /// Returns the verdict on a delivery. A redelivery without a delay gets the back-off for this
+    /// attempt, so that the log can show it.
     pub(super) fn verdict(
         &self,
         kind: Kind,
@@ -158,7 +159,7 @@ impl Policy {
         }
     }
 
-    /// The error for the caller of a failed request.
+    /// Returns the error reply to the caller of a failed request.
     fn answer(&self, name: &Name, error: &BoxError) -> RpcError {
         answer(name, &**error).unwrap_or_else(|| match self.expose_error_text {
             true => RpcError::internal(chain(&**error)),
@@ -167,12 +168,12 @@ impl Policy {
     }
 }
 
-/// Returns `true` if the message has no route, and no layer has turned that into a `Failure`.
+/// Returns `true` if the message has no route, and no layer has put the error into a `Failure`.
 fn is_unknown(error: &BoxError) -> bool {
     find::<NotFound>(&**error).is_some() && find::<Failure>(&**error).is_none()
 }
 
-/// Shortens a reason, which may quote a payload: it is stored with the dead letter, and logged.
+/// Shortens a reason. It may quote a payload, and is stored with the dead letter and logged.
 fn bounded(mut reason: String) -> String {
     const MAX_LEN: usize = 4096;
     if reason.len() > MAX_LEN {

@@ -8,11 +8,12 @@ use tokio::{
     time::Instant,
 };
 
-/// A signal within this time after the first repeats it. A terminal signals all processes of its
-/// group, and a process manager in the group forwards the signal.
-const REPETITION: Duration = Duration::from_secs(1);
+/// A signal that arrives within this time after the first is a duplicate and is not counted. On
+/// Ctrl-C a terminal signals all processes of its group, and a process manager in that group
+/// forwards the signal once more.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
-/// Counts `SIGINT` and `SIGTERM`, without repetitions of the first.
+/// Counts `SIGINT` and `SIGTERM`, without duplicates of the first signal.
 pub(super) struct ShutdownSignals(watch::Receiver<u32>);
 
 impl ShutdownSignals {
@@ -22,13 +23,13 @@ impl ShutdownSignals {
         let (count, seen) = watch::channel(0);
         let mut signals = OsSignals::listen();
         let (sender, signalled) = mpsc::channel(1);
-        let counting = counting(signalled, count);
+        let counting = count_signals(signalled, count);
         tokio::spawn(async move {
             let forwarding = async {
                 loop {
                     signals.next().await;
-                    // If the channel is full, another signal waits to be counted, and this signal
-                    // repeats it.
+                    // If the channel is full, an earlier signal waits to be counted, and this one
+                    // is its duplicate.
                     let _ = sender.try_send(());
                 }
             };
@@ -40,19 +41,19 @@ impl ShutdownSignals {
         Self(seen)
     }
 
-    /// Two futures, for the first signal and the second.
+    /// Returns two futures: one completes at the first signal, the other at the second.
     pub(super) fn first_and_second(
         self,
     ) -> (
         impl Future<Output = ()> + Send + 'static,
         impl Future<Output = ()> + Send + 'static,
     ) {
-        (reaches(self.0.clone(), 1), reaches(self.0, 2))
+        (wait_for_count(self.0.clone(), 1), wait_for_count(self.0, 2))
     }
 }
 
-/// Counts signals until no receiver of the count is left.
-async fn counting(mut signalled: mpsc::Receiver<()>, count: watch::Sender<u32>) {
+/// Counts signals until all senders of signals or all receivers of the count are dropped.
+async fn count_signals(mut signalled: mpsc::Receiver<()>, count: watch::Sender<u32>) {
     let mut first = None;
     loop {
         tokio::select! {
@@ -62,15 +63,17 @@ async fn counting(mut signalled: mpsc::Receiver<()>, count: watch::Sender<u32>) 
             () = count.closed() => return,
         }
         let now = Instant::now();
-        if first.is_none_or(|first| now - first >= REPETITION) {
+        if first.is_none_or(|first| now - first >= DUPLICATE_WINDOW) {
             first.get_or_insert(now);
             count.send_modify(|count| *count += 1);
         }
     }
 }
 
-async fn reaches(mut seen: watch::Receiver<u32>, count: u32) {
-    // An error means that the counting task ended with the runtime: no signal comes any more.
+/// Waits until `count` signals were counted.
+async fn wait_for_count(mut seen: watch::Receiver<u32>, count: u32) {
+    // An error means that the runtime has shut down and dropped the counting task: no more signals
+    // are counted.
     if seen.wait_for(|seen| *seen >= count).await.is_err() {
         future::pending::<()>().await;
     }
@@ -131,7 +134,7 @@ mod tests {
         let (sender, signalled) = mpsc::channel(1);
         let (first, second) = ShutdownSignals(seen).first_and_second();
         let (first, mut second) = (first, Box::pin(second));
-        tokio::spawn(counting(signalled, count));
+        tokio::spawn(count_signals(signalled, count));
         sender.send(()).await.unwrap();
         first.await;
         for milliseconds in [50, 900] {

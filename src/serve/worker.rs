@@ -1,4 +1,4 @@
-//! One worker: the loop, and the task of each delivery.
+//! One worker: the loop that fetches deliveries, and the work on each delivery.
 
 use std::{
     future::poll_fn,
@@ -27,19 +27,20 @@ use crate::{
     transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
 };
 
-/// If all slots of a worker are taken for this long, a log line reports it.
+/// The time for which all slots may be taken before a log line reports it.
 const STALLED: Duration = Duration::from_secs(5);
-/// If deliveries wait for their tasks for this long, a handler is assumed to block its thread. A
-/// shorter timer would cost measurable time.
+/// If deliveries wait this long to start, a handler is assumed to block its thread. A timer that
+/// fires more often would slow the loop measurably.
 const MAX_START_DELAY: Duration = Duration::from_millis(5);
 
-/// The number of times that the loop yields to handlers before a fetch while few slots are free.
+/// The maximum number of times that the loop yields to handlers before a fetch, if few slots are
+/// free.
 const TURNS: usize = 4;
-/// The longest wait for confirmations of verdicts before a fetch. The worker then uses its free
-/// slots even if the server confirms nothing.
+/// The maximum time that the loop waits for verdicts to be confirmed before a fetch. After it the
+/// worker uses its free slots, even if the server confirms nothing.
 const MAX_SETTLING: Duration = Duration::from_millis(100);
 
-/// The state of the loop.
+/// A worker: an open source, its application, and the deliveries in flight.
 pub(super) struct Worker<Src: Source, S> {
     source: Src,
     app: S,
@@ -53,7 +54,7 @@ pub(super) struct Stop {
     pub(super) forced: BoxFuture<'static, ()>,
 }
 
-/// Why the loop ended.
+/// The reason why the loop ended.
 enum Ended {
     Gracefully,
     ByForce,
@@ -123,17 +124,17 @@ where
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
         let max = self.source.settings().max_in_flight;
         let max_bytes = self.source.settings().max_in_flight_bytes;
-        // The time since which all slots are taken, and `true` if that was reported.
+        // The time since which all slots are taken, and `true` once that was reported.
         let mut full_since = None;
         let mut stall_timer = Clock::new(STALLED);
-        // The last time at which tasks were called to start deliveries. The timer calls more tasks
-        // if deliveries still wait.
+        // The last time at which a task was called to start deliveries. If deliveries still wait
+        // `MAX_START_DELAY` later, the timer calls more tasks.
         let mut last_started = Instant::now();
         let mut start_timer = Clock::new(Duration::ZERO);
         loop {
             self.let_end(max).await;
-            // A panic of a handler is caught and fails its delivery, so this is the panic of a
-            // settlement.
+            // Panics of handlers are caught and fail their deliveries, so a panic here comes from
+            // settling.
             while let Some(error) = self.in_flight.next_panic() {
                 tracing::error!(%error, "the task of a delivery failed");
             }
@@ -162,8 +163,8 @@ where
                 }
                 continue;
             }
-            // The clone takes the reservation and is dropped before the wait for messages.
-            // Otherwise an idle worker would hold a permit that others could use.
+            // `ready` reserves capacity, such as a permit. Dropping the clone releases it before
+            // the wait for messages: an idle worker must not hold a permit that others could use.
             let mut gate = self.app.clone();
             tokio::select! {
                 biased;
@@ -177,8 +178,8 @@ where
                 },
             }
             drop(gate);
-            // While half of the capacity is free, a delivery that ends need not wake the loop: the
-            // loop counts free slots before each fetch.
+            // While at least half of the capacity is free, the end of a delivery does not interrupt
+            // the read: the next fetch counts the free slots anyway.
             let roomy = free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
             tokio::select! {
                 biased;
@@ -203,8 +204,9 @@ where
         }
     }
 
-    /// Waits for more slots while few are free: to read many deliveries costs little more than to
-    /// read one. Yields to handlers a few times, then waits for verdicts to be confirmed.
+    /// Waits for deliveries to end while few slots are free, because reading many deliveries costs
+    /// little more than reading one. First yields to handlers up to [`TURNS`] times, then waits for
+    /// verdicts to be confirmed, for at most [`MAX_SETTLING`].
     async fn let_end(&mut self, max: usize) {
         let free = || max - self.in_flight.deliveries();
         for _ in 0..TURNS {
@@ -213,8 +215,8 @@ where
             }
             next_turn().await;
         }
-        // Deliveries that wait for a task are a sign that a handler blocks its thread. The loop
-        // then goes on, to call other tasks.
+        // If deliveries wait for a task, a handler may block its thread. Then the loop does not
+        // wait here, so that it can call other tasks.
         let may_wait = || self.in_flight.settling() > free() && !self.in_flight.is_starting();
         let settled = async {
             while free() < max / 2 && may_wait() {
@@ -224,9 +226,9 @@ where
         let _ = tokio::time::timeout(MAX_SETTLING, settled).await;
     }
 
-    /// Logs that all slots are taken by handlers that do not end. Handlers may wait for replies to
-    /// requests that only this worker can handle. Then no slot is free for the requests, and all
-    /// handlers wait until their requests time out, again at each redelivery.
+    /// Logs that all slots are taken by handlers that do not end. This may be a deadlock: if
+    /// handlers wait for replies to requests that only this worker can handle, no slot is free for
+    /// those requests, and each handler waits until its request times out.
     fn report_stall(&self, slots: usize) {
         let settings = self.source.settings();
         let stream = Shown::new(&settings.stream);
@@ -247,8 +249,8 @@ where
         }
     }
 
-    /// Releases the deliveries that were not started, and waits until the started deliveries are
-    /// settled.
+    /// Stops the source, releases the deliveries that were not started, and waits until all others
+    /// are settled. Returns an error after `deadline`.
     async fn finish(&mut self, deadline: Duration) -> Result<(), Error> {
         self.source.stop().await;
         self.in_flight.stop();
@@ -268,7 +270,7 @@ where
         })
     }
 
-    /// Drops the running handlers. Returns an error with their number if there are any.
+    /// Drops the running handlers. If there were any, returns an error with their number.
     async fn end_by_force(&mut self) -> Result<(), Error> {
         match self.drop_running().await {
             0 => Ok(()),
@@ -296,7 +298,7 @@ where
     }
 }
 
-/// A delivery, and the service that was made ready for it.
+/// A delivery, and its clone of the service.
 struct Work<S, H> {
     content: Result<(S, Message), Undecodable>,
     settle: H,
@@ -311,9 +313,10 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
                 message.parts_mut().extensions.insert(FromSubscription);
             }
             let mut app = app.clone();
-            // Takes the layers' reservations before the loop asks for readiness again. If the
-            // layers are not ready, the delivery waits in its task. A layer that keeps an order
-            // draws its number here, because the tasks may run in any order.
+            // Reserves the capacity of the layers now, before the loop checks readiness again. If
+            // the layers are not ready, the delivery waits in its task. Deliveries are polled here
+            // in their order, and their tasks may run in any order: a layer that keeps an order
+            // takes its position now.
             let _ = app.ready().now_or_never();
             (app, message)
         });
@@ -347,8 +350,9 @@ where
     }
 }
 
-/// Runs the service and returns the verdict on the delivery. While the delivery waits for the
-/// service to be ready, it may expire. If the worker stops meanwhile, the delivery is released.
+/// Runs the service and returns the verdict on the delivery. If the message expires before the
+/// service is ready, it is not handled. If the worker stops before the service is ready, the
+/// delivery is released.
 async fn decide<S>(mut app: S, message: Message, policy: Policy, guard: &InFlightGuard) -> Verdict
 where
     S: MessageService,
@@ -379,8 +383,8 @@ where
         }
         app.call(message).await.map_err(Into::into).map(Ok)
     });
-    // The service is not used after a panic, so no broken state can be seen. The future is polled
-    // in place: to move it into the `catch_unwind` of `futures` costs as much as routing.
+    // `AssertUnwindSafe` is sound because nothing uses the service after a panic. The future is
+    // polled in place: moving it into the `catch_unwind` of `futures` costs as much as routing.
     let mut span = None;
     let handled = poll_fn(|cx| {
         let poll = AssertUnwindSafe(|| handling.as_mut().poll(cx));
@@ -429,7 +433,7 @@ fn dead_letter(undecodable: Undecodable) -> Verdict {
     }
 }
 
-/// Returns the callback that frees the slot of a delivery once its verdict is confirmed.
+/// Returns the callback for the result of settling. It frees the slot of the delivery.
 fn confirmed(guard: InFlightGuard) -> impl FnOnce(Result<(), Error>) + Send {
     move |settled| {
         drop(guard);

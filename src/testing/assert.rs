@@ -7,9 +7,9 @@ use super::{
 };
 use crate::transport::{Discarded, memory::observer::Happened};
 
-/// Each assertion checks all records so far, and returns those that match. If it fails, it panics
-/// with a list of all records. Records of the same event, kind and name are marked with the first
-/// condition that they do not meet.
+/// Each assertion checks all records so far, and returns those that match. If an assertion fails,
+/// it panics with a list of all records. In the list, each record with the expected event, kind and
+/// name is marked with the first condition that it does not meet.
 impl Harness {
     /// Asserts that messages were sent, by the test or by a handler.
     #[track_caller]
@@ -19,7 +19,8 @@ impl Harness {
         })
     }
 
-    /// Asserts that tasks are done, requests are answered, or handlers of events have succeeded.
+    /// Asserts that messages were handled: tasks are done, requests are answered, or handlers of
+    /// events succeeded.
     #[track_caller]
     pub fn assert_acknowledged(&self, expected: Expected) -> Vec<Record> {
         self.assert("acknowledged", &expected, |what| {
@@ -27,8 +28,8 @@ impl Harness {
         })
     }
 
-    /// Asserts that requests were answered with an error, or handlers of events have failed. A task
-    /// that fails is redelivered, dead-lettered or discarded.
+    /// Asserts that requests were answered with an error, or handlers of events failed. For a task
+    /// that failed, assert that it was redelivered, dead-lettered or discarded.
     #[track_caller]
     pub fn assert_failed(&self, expected: Expected) -> Vec<Record> {
         self.assert("failed", &expected, |what| {
@@ -36,7 +37,7 @@ impl Harness {
         })
     }
 
-    /// Asserts that deliveries have failed, and their messages will be delivered again.
+    /// Asserts that deliveries failed, and that their messages will be delivered again.
     #[track_caller]
     pub fn assert_redelivered(&self, expected: Expected) -> Vec<Record> {
         self.assert("redelivered", &expected, |what| {

@@ -12,8 +12,8 @@ use crate::{
     payload::IntoPayload,
 };
 
-/// Selects the messages of an assertion, or of a script of a [`Recorder`](super::Recorder): by kind
-/// and name, and by any further conditions.
+/// Selects messages by kind and name, and by further conditions. For an assertion, or for a script
+/// of a [`Recorder`](super::Recorder).
 ///
 /// ```
 /// use campanile::testing::task;
@@ -82,7 +82,7 @@ impl Expected {
     /// Requires this payload, byte for byte.
     ///
     /// # Panics
-    /// If it cannot be serialized.
+    /// If the value cannot be serialized.
     #[track_caller]
     pub fn payload(mut self, payload: impl IntoPayload) -> Self {
         match payload.into_payload() {
@@ -98,7 +98,7 @@ impl Expected {
     /// Requires a payload that is the JSON of this value, with its keys in any order.
     ///
     /// # Panics
-    /// If it cannot be serialized.
+    /// If the value cannot be serialized.
     #[track_caller]
     pub fn json(mut self, value: impl Serialize) -> Self {
         match serde_json::to_value(value) {
@@ -108,7 +108,7 @@ impl Expected {
         self
     }
 
-    /// Requires this header; other headers are allowed.
+    /// Requires this header. Other headers are allowed.
     pub fn header(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         let value = Bytes::copy_from_slice(value.as_ref());
         self.headers.push((name.into(), value));
@@ -121,7 +121,8 @@ impl Expected {
         self
     }
 
-    /// Requires a reason that contains this text, of a failure, a redelivery or a dead letter.
+    /// Requires that the reason of the failure, the redelivery or the dead letter contains this
+    /// text.
     pub fn because(mut self, text: impl Into<String>) -> Self {
         self.reason = Some(text.into());
         self
@@ -163,7 +164,8 @@ impl Expected {
         message.is_some_and(|message| message.kind() == kind && *message.name() == self.name)
     }
 
-    /// The first condition that a record does not meet. Its kind and its name must match already.
+    /// Returns the first condition that a record does not meet. Its kind and its name must match
+    /// already.
     pub(super) fn difference(&self, record: &Record) -> Option<&'static str> {
         let differs =
             |expected: &Option<Name>, found: &Option<Name>| expected.is_some() && expected != found;
@@ -181,7 +183,8 @@ impl Expected {
         self.difference_in(record.message.as_ref())
     }
 
-    /// The first condition that a message does not meet. Its kind and its name must match already.
+    /// Returns the first condition that a message does not meet. Its kind and its name must match
+    /// already.
     pub(super) fn difference_in(&self, message: Option<&Message>) -> Option<&'static str> {
         let Some(message) = message else {
             let says_more = self.payload.is_some() || self.attempt.is_some();
@@ -252,8 +255,8 @@ impl fmt::Display for Expected {
     }
 }
 
-/// The second half of a failed assertion's text, such as `was sent twice instead of once`. `None`
-/// if the number is right.
+/// Returns the second half of a failed assertion's text, such as `was sent twice instead of once`.
+/// `None` if the number is right.
 pub(super) fn miscount(verb: &str, expected: Option<usize>, found: usize) -> Option<String> {
     let often = |times: usize| match times {
         0 => "never".to_owned(),

@@ -1,4 +1,4 @@
-//! Runs applications for a test.
+//! Runs the applications of a test.
 
 use std::{fmt, panic::Location, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     Client, error::Error, serve, serve::Serve, service::Servable, transport::memory::Memory,
 };
 
-/// Runs applications over the memory transport, and records all that happens there. See the
+/// Runs applications over the memory transport, and records everything that happens on it. See the
 /// [module](super).
 ///
 /// Dropping the harness aborts the applications.
@@ -25,14 +25,15 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// Creates a harness with a new memory transport. It serves nothing yet.
+    /// Creates a harness with a new memory transport. No application is served yet.
     #[expect(clippy::new_without_default, reason = "a default harness has no use")]
     pub fn new() -> Self {
         Self::over(Memory::new())
     }
 
-    /// Creates a harness with this memory transport, for a transport with settings, or one that is
-    /// part of an application's state. Messages that were sent before are not recorded.
+    /// Creates a harness with an existing memory transport. Use it for a transport with settings,
+    /// or if the transport is part of an application's state. Messages that were sent before are
+    /// not recorded.
     ///
     /// # Panics
     /// If another harness uses the transport.
@@ -73,27 +74,27 @@ impl Harness {
     }
 
     /// Sets how long [`settled`](Self::settled) and the methods that use it wait for handlers, on
-    /// tokio's clock, which takes no real time while it is paused. 60 s unless set.
+    /// tokio's clock. If the clock is paused, this takes no real time. 60 s unless set.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settling.patience = patience;
         self
     }
 
-    /// Sets the number of deliveries after which a wait fails, because messages that cause each
-    /// other would make the wait endless. 10,000 unless set.
+    /// Sets the maximum number of deliveries during one wait. With more, the wait fails: messages
+    /// that cause each other could make it endless. 10,000 unless set.
     #[must_use]
     pub fn most_deliveries(mut self, deliveries: u64) -> Self {
         self.settling.most_deliveries = deliveries;
         self
     }
 
-    /// A handle of the transport.
+    /// Returns a handle of the transport.
     pub fn memory(&self) -> Memory {
         self.settling.memory.clone()
     }
 
-    /// A client of the transport.
+    /// Returns a client of the transport.
     pub fn client(&self) -> Client<Memory> {
         Client::new(self.memory())
     }
@@ -112,11 +113,12 @@ impl Harness {
         self.open(serve, Location::caller())
     }
 
-    /// Runs the value of [`serve`](crate::serve()) with its settings, for example on another stream
-    /// or as another group of the same transport. The harness replaces its graceful shutdown.
+    /// Runs a worker that [`serve`](crate::serve()) has configured, for example on another stream,
+    /// or as another group of the same transport. The harness replaces the worker's graceful
+    /// shutdown.
     ///
     /// # Panics
-    /// If the application cannot be served, or uses another transport than the harness.
+    /// If the application cannot be served, or if its transport is not that of the harness.
     #[track_caller]
     pub fn run<A>(&mut self, serve: Serve<Memory, A>) -> impl Future<Output = ()> + Send
     where
@@ -156,24 +158,25 @@ impl Harness {
         }
     }
 
-    /// Waits until all messages are handled, also messages that handlers send: no message waits for
-    /// delivery, no handler runs, no event is buffered. Retries and delayed tasks that are not due
-    /// keep waiting.
+    /// Waits until all messages are handled, including those that handlers send: no message waits
+    /// for delivery, no handler runs, and no event is buffered. Does not wait for retries and
+    /// delayed tasks that are not due.
     ///
-    /// A paused clock advances only while a handler sleeps.
+    /// During this wait a paused clock advances only while handlers sleep.
     ///
     /// # Panics
-    /// If the wait takes longer than the [`patience`](Self::patience), or more than
-    /// [`most_deliveries`](Self::most_deliveries), or if an application has ended. The text lists
-    /// the running handlers and all records.
+    /// If the wait takes longer than the [`patience`](Self::patience) or more than
+    /// [`most_deliveries`](Self::most_deliveries), or if an application ended unexpectedly. The
+    /// text lists the running handlers and all records.
     #[track_caller]
     pub fn settled(&self) -> impl Future<Output = ()> + Send {
         self.settling.settled(Location::caller())
     }
 
-    /// Calls [`settled`](Self::settled), then waits until the next message is due (a retry, a
-    /// delayed task, the end of a lease), then calls `settled` again. Returns the time until that
-    /// message was due, or `None` if no message waits.
+    /// Waits until everything is [settled](Self::settled), then until the next message is due, then
+    /// until everything is settled again. A message is due at a retry, at the time of a delayed
+    /// task, or when a lease ends. Returns the time until it was due, or `None` if no message
+    /// waits.
     ///
     /// # Panics
     /// As [`settled`](Self::settled).
@@ -182,7 +185,7 @@ impl Harness {
         self.settling.advance_to_next(Location::caller())
     }
 
-    /// Sleeps for this time, then calls [`settled`](Self::settled).
+    /// Sleeps for this time, then waits until everything is [settled](Self::settled).
     ///
     /// # Panics
     /// As [`settled`](Self::settled).
@@ -191,7 +194,7 @@ impl Harness {
         self.settling.advance(time, Location::caller())
     }
 
-    /// Waits until no message is left: every task is done, dropped or a dead letter.
+    /// Waits until no message is left: every task is done, was dropped, or is a dead letter.
     ///
     /// # Panics
     /// As [`settled`](Self::settled), or if the wait takes more than
@@ -201,19 +204,19 @@ impl Harness {
         self.settling.finished(Location::caller())
     }
 
-    /// The time until the next message is due; `None` if no message waits.
+    /// Returns the time until the next message is due, or `None` if no message waits.
     pub fn next_due(&self) -> Option<Duration> {
         let due = self.settling.memory.outlook().next_due?;
         Some(due.saturating_duration_since(tokio::time::Instant::now()))
     }
 
-    /// All records, in order.
+    /// Returns all records, in order.
     pub fn records(&self) -> Vec<Record> {
         self.settling.journal.records()
     }
 
     /// Shuts down all applications gracefully. The records are kept, and applications can be served
-    /// again, as after a restart.
+    /// again, as if the process had restarted.
     ///
     /// # Panics
     /// If handlers outlive the shutdown deadline, or an application has failed.
@@ -251,17 +254,18 @@ impl fmt::Debug for Harness {
     }
 }
 
-/// Reports the end of an application, unless it was shut down.
+/// Reports the end of an application to the journal, unless the harness shut it down.
 struct AppEnd {
     group: String,
     journal: Arc<Journal>,
     stop: CancellationToken,
+    /// The fault to report. A panic, until [`note`](Self::note) replaces it.
     fault: Option<String>,
 }
 
 impl AppEnd {
-    /// Records the result. The error of a forced shutdown is no failure while the harness is not
-    /// shutting down: the test itself has forced that shutdown.
+    /// Notes the result of the application. A forced shutdown is not a failure if the harness is
+    /// not shutting down: the test itself has forced it.
     fn note(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         let result = result.or_else(|error| {
             let is_requested = error.is_forced_shutdown() && !self.stop.is_cancelled();

@@ -1,4 +1,4 @@
-//! The records of a harness, and its running deliveries.
+//! Records what happens on the transport of a harness.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -14,7 +14,8 @@ use crate::{
     transport::memory::observer::{Happened, ObservedMessage, Observer},
 };
 
-/// The observer of a harness.
+/// The observer of a harness: keeps the records, the running deliveries and the faults of
+/// applications.
 #[derive(Debug)]
 pub(super) struct Journal {
     begun: Instant,
@@ -32,6 +33,7 @@ struct JournalState {
     started: u64,
     /// The number of sources that were opened so far.
     opened: u64,
+    /// The failures of applications.
     faults: Vec<String>,
 }
 
@@ -88,7 +90,7 @@ impl Journal {
         self.change(|state| state.faults.push(fault));
     }
 
-    /// The first failure.
+    /// Returns the first failure.
     pub(super) fn fault(&self) -> Option<String> {
         lock(&self.state).faults.first().cloned()
     }

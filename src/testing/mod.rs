@@ -1,5 +1,5 @@
-//! The test kit: runs an application unchanged over the
-//! [memory transport](crate::transport::memory), and lets a test assert what has happened.
+//! The test kit: runs an unchanged application over the [memory
+//! transport](crate::transport::memory), records what happens to each message, and asserts it.
 //!
 //! ```
 //! use campanile::{Router, testing::{Harness, task}};
@@ -17,8 +17,8 @@
 //! ```
 //!
 //! With `#[tokio::test(start_paused = true)]` (tokio's feature `test-util`) the clock is paused,
-//! and an hour takes no time. This example has settings, an application that sends messages, and a
-//! retry:
+//! and waiting for an hour takes no real time. This example has settings, an application that sends
+//! messages, and a retry:
 //!
 //! ```
 //! use campanile::{
@@ -70,8 +70,8 @@
 //! [`advance_to_next`](Harness::advance_to_next) takes the time that it returns.
 //!
 //! # Panics
-//! A failed assertion panics with the location of the test's line. A future cannot do that, so the
-//! text of its panic contains the location.
+//! A failed assertion panics at the location of the test's line. A method that returns a future
+//! cannot do that, so the text of its panic contains the location.
 
 mod assert;
 mod expected;

@@ -1,4 +1,4 @@
-//! Records, and how they are shown.
+//! Records of what happened to messages, and their display.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
 
 /// An event in the life of a message.
 ///
-/// A record is displayed as one line: the time, the message, the event and the reason.
+/// It is displayed as one line: the time, the message, the event and the reason.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Record {
@@ -21,24 +21,25 @@ pub struct Record {
     pub happened: Happened,
     /// The message, with its id and its attempt. `None` for an entry that cannot be decoded.
     pub message: Option<Message>,
-    /// The stream; `None` for a published event.
+    /// The stream, or `None` for a published event.
     pub stream: Option<Name>,
-    /// The group of the delivery; `None` for a message that is sent, and for a published event.
+    /// The group of the delivery, or `None` for a published event and for a message that was only
+    /// sent.
     pub group: Option<Name>,
 }
 
 impl Record {
-    /// The message's kind; `None` for an entry that cannot be decoded.
+    /// Returns the message's kind; `None` for an entry that cannot be decoded.
     pub fn kind(&self) -> Option<Kind> {
         self.message.as_ref().map(Message::kind)
     }
 
-    /// The message's full name; empty for an entry that cannot be decoded.
+    /// Returns the message's full name; empty for an entry that cannot be decoded.
     pub fn name(&self) -> &str {
         self.message.as_ref().map_or("", |message| message.name())
     }
 
-    /// The reason of a failure, a redelivery or a dead letter.
+    /// Returns the reason of a failure, a redelivery or a dead letter.
     pub fn reason(&self) -> Option<&str> {
         match &self.happened {
             Happened::Failed { reason }

@@ -1,4 +1,4 @@
-//! A service that a test controls, in place of the services that an application calls.
+//! A service that a test scripts, to replace the services that an application calls.
 
 use std::{
     collections::VecDeque,
@@ -23,12 +23,12 @@ use crate::{
 type Answer = Result<Reply, Error>;
 type Script = Arc<dyn Fn(Message) -> Option<Answer> + Send + Sync>;
 
-/// A `Service<Message>` that records its calls and answers by the test's scripts. Use it as the
-/// transport of a [`Client`](crate::Client), or in place of any other service.
+/// A `Service<Message>` that records its calls and answers them by the scripts of a test. Use it
+/// instead of the transport of a [`Client`](crate::Client), or instead of any other service.
 ///
-/// It has the error type of the transports, and refuses messages that every transport refuses.
-/// Clones share their calls and scripts. Without a script a recorder accepts tasks and events, and
-/// answers requests with `not_found`.
+/// A recorder has the error type of the transports, and refuses messages that every transport
+/// refuses. Calls without a matching script succeed if they are tasks or events, and requests are
+/// answered with `not_found`. Clones share their calls and scripts.
 ///
 /// ```
 /// use campanile::{Client, RpcError, testing::{Recorder, rpc}};
@@ -53,9 +53,9 @@ pub struct Recorder(Arc<Mutex<RecorderState>>);
 #[derive(Default)]
 struct RecorderState {
     calls: Vec<Message>,
-    /// The scripts for one call, the oldest first.
+    /// The scripts that answer one call each, the oldest first.
     once: VecDeque<(Expected, Answer)>,
-    /// The scripts for all calls, the newest last.
+    /// The scripts that answer any number of calls, the newest last.
     lasting: Vec<(Expected, Script)>,
 }
 
@@ -65,16 +65,16 @@ impl Recorder {
         Self::default()
     }
 
-    /// Answers one matching call with this reply. Scripts for one call are used first, in their
-    /// order; then scripts for all calls.
+    /// Answers one matching call with this reply. Scripts for one call are used in their order, and
+    /// before scripts for all calls.
     pub fn reply_once(&self, expected: Expected, reply: impl IntoReply) -> &Self {
         let answer = reply.into_reply().map_err(Error::from_service);
         lock(&self.0).once.push_back((expected, answer));
         self
     }
 
-    /// Fails one matching call with this error: an [`RpcError`] as an error reply, an [`Error`] as
-    /// if the transport had returned it, or any other error.
+    /// Fails one matching call with this error. An [`RpcError`] becomes an error reply, and an
+    /// [`Error`] is returned as if the transport had failed. Any other error is accepted, too.
     pub fn fail_once(&self, expected: Expected, error: impl Into<BoxError>) -> &Self {
         self.reply_once(expected, Err::<(), _>(error.into()))
     }
@@ -92,7 +92,7 @@ impl Recorder {
         })
     }
 
-    /// Never answers matching calls: their callers wait until they give up.
+    /// Leaves matching calls without an answer: the caller waits until its own timeout.
     pub fn stay_silent(&self, expected: Expected) -> &Self {
         self.lasting(expected, |_| None)
     }
@@ -106,7 +106,7 @@ impl Recorder {
         self
     }
 
-    /// All calls, in order.
+    /// Returns all calls, in order.
     pub fn calls(&self) -> Vec<Message> {
         lock(&self.0).calls.clone()
     }
@@ -114,7 +114,7 @@ impl Recorder {
     /// Asserts that there were matching calls, and returns them.
     ///
     /// # Panics
-    /// If there were no matching calls, or another number than expected. The text lists all calls.
+    /// If there were no matching calls, or not the expected number. The text lists all calls.
     #[track_caller]
     pub fn assert_called(&self, expected: Expected) -> Vec<Message> {
         let calls = self.calls();
@@ -146,7 +146,7 @@ impl Recorder {
         let mut lasting = state.lasting.iter().rev();
         let script = lasting.find(|(expected, _)| is_meant(expected, &message));
         let script = script.map(|(_, script)| Arc::clone(script));
-        // Releases the lock, since the script may use the recorder.
+        // Releases the lock, because the script may use the recorder.
         drop(state);
         match script {
             Some(script) => script(message),

@@ -13,17 +13,17 @@ use crate::transport::memory::Memory;
 /// The location of the test's call.
 type At = &'static Location<'static>;
 
-/// The number of yields without a change after which the harness is settled. Tasks that a handler
-/// has spawned can run meanwhile.
+/// The number of yields without a change after which the harness is settled. They let tasks run
+/// that handlers have spawned.
 const YIELDS: usize = 32;
 
 /// The transport of a harness, its journal, and the limits of its waits.
 pub(super) struct Settling {
     pub(super) memory: Memory,
     pub(super) journal: Arc<Journal>,
-    /// The longest wait for handlers.
+    /// The maximum wait for handlers.
     pub(super) patience: Duration,
-    /// The number of deliveries after which a wait fails.
+    /// The maximum number of deliveries during a wait. With more, the wait fails.
     pub(super) most_deliveries: u64,
 }
 
@@ -68,8 +68,8 @@ impl Settling {
         let before = self.journal.progress().version;
         for _ in 0..YIELDS {
             let outlook = self.memory.outlook();
-            // Each change increments the version afterwards. If the version is the same before and
-            // after the reads, they are consistent.
+            // Every change of the broker increments the version afterwards. So if the version is
+            // the same before and after both reads, they are consistent.
             let progress = self.journal.progress();
             let is_quiet =
                 outlook.queued.is_empty() && outlook.events == 0 && progress.running == 0;

@@ -21,8 +21,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits `base` after the first attempt, then twice as long after each one, up to `max`. The
-    /// jitter is 0.5.
+    /// Creates a back-off that waits `base` after the first attempt, and twice as long after each
+    /// further attempt, up to `max`. The jitter is 0.5.
     ///
     /// # Panics
     /// If `base` is zero, or `max` is shorter than `base`.
@@ -40,8 +40,9 @@ impl Backoff {
         }
     }
 
-    /// Sets the largest part of a wait that is subtracted at random: 0.0 subtracts nothing, 1.0 up
-    /// to all of it. 0.5 unless set. Attempts that failed together are then spread over time.
+    /// Sets the maximum part of a wait that is randomly subtracted: with 0.0 nothing, with 1.0 up
+    /// to the whole wait. So retries of messages that failed together are spread over time. 0.5
+    /// unless set.
     ///
     /// # Panics
     /// If `part` is not between 0.0 and 1.0.
@@ -56,17 +57,18 @@ impl Backoff {
         self
     }
 
-    /// The wait after the first attempt.
+    /// Returns the wait after the first attempt.
     pub const fn base(self) -> Duration {
         self.base
     }
 
-    /// The longest wait.
+    /// Returns the longest wait.
     pub const fn max(self) -> Duration {
         self.max
     }
 
-    /// The wait after this attempt, counted from 1. Each call draws a new random number.
+    /// Returns the wait after this attempt, counted from 1. Each call subtracts another random
+    /// part.
     pub fn after(self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
         let full = self.base.saturating_mul(1 << doublings).min(self.max);

@@ -1,13 +1,13 @@
-//! The log lines about claimed deliveries.
+//! Logs claimed deliveries.
 
 use std::collections::BTreeMap;
 
 use crate::message::{Name, Shown};
 
-/// The maximum number of ids in one line.
+/// The maximum number of ids in a log line.
 const MAX_IDS: usize = 10;
 
-/// Claimed deliveries, by the names of the workers that had them.
+/// Gathers claimed deliveries for the log, by the worker from which they were claimed.
 #[derive(Debug, Default)]
 pub(crate) struct Claims(BTreeMap<String, Claimed>);
 
@@ -19,7 +19,7 @@ struct Claimed {
 }
 
 impl Claims {
-    /// Adds the delivery of a message, which was claimed from this worker.
+    /// Adds a delivery that was claimed from the worker `from`.
     pub(crate) fn add(&mut self, from: &str, id: impl FnOnce() -> String) {
         if !self.0.contains_key(from) {
             self.0.insert(from.to_owned(), Claimed::default());

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Counts of this process since the handle was created. The clones of a handle share them.
+        /// The numbers of messages, deliveries and events in this process since the handle was
+        /// created. The clones of a handle share these counts.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Counts {
@@ -12,7 +13,7 @@ macro_rules! counters {
         }
 
         impl Counts {
-            /// All counts with the names of their fields, for exporters.
+            /// Returns every count with the name of its field, for exporters.
             pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($name), self.$name)),*].into_iter()
             }
@@ -43,13 +44,14 @@ counters! {
     done,
     /// Deliveries that were scheduled for redelivery.
     redelivered,
-    /// Redeliveries that did not count as attempts, for example because of overload.
+    /// Deliveries that were scheduled for redelivery and did not count as attempts, for example
+    /// because of overload.
     put_off,
     /// Deliveries that were released before they were started.
     released,
     /// Messages that became dead letters.
     dead,
-    /// Dead letters that were dropped because the group has too many.
+    /// Dead letters that were dropped because the group had more than `max_dead_letters`.
     dead_dropped,
     /// Messages that were discarded by a handler or a layer.
     discarded,
@@ -63,16 +65,16 @@ counters! {
     deleted,
     /// Deliveries that were claimed from another worker.
     claimed,
-    /// Deliveries that another worker has claimed.
+    /// Deliveries of this process that another worker has claimed.
     lost_leases,
     /// Received events.
     events,
     /// Events that were dropped because the buffer was full.
     events_dropped,
-    /// Replies that could not be sent, because the request has no reply channel, or a channel that
-    /// is not allowed.
+    /// Replies that could not be sent, because the request has no reply channel, or one that is not
+    /// allowed.
     unanswerable,
-    /// Replies without a waiting request: they are late, duplicate or foreign.
+    /// Replies for which no request waits: late, duplicate or foreign ones.
     stray_replies,
     /// Replies that could not be decoded.
     bad_replies,

@@ -18,7 +18,7 @@ use crate::{
     sync::lock,
 };
 
-/// A message that was given up, with the reason.
+/// A message that will not be delivered again, stored with the reason.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -33,11 +33,11 @@ pub struct DeadLetter {
     /// The raw fields of the message's entry, without the fields that the transport adds for a
     /// redelivery.
     pub fields: Vec<(Bytes, Bytes)>,
-    /// The reason.
+    /// The reason why the message became a dead letter.
     pub reason: String,
     /// The number of deliveries.
     pub attempts: u32,
-    /// When it became a dead letter, on the broker's clock.
+    /// The time at which the message became a dead letter, on the broker's clock.
     pub died_at: SystemTime,
 }
 
@@ -75,7 +75,7 @@ impl DeadLetter {
     /// Decodes the message: its name, kind, headers and payload.
     ///
     /// # Errors
-    /// The raw fields and the reason, if the entry cannot be decoded.
+    /// If the fields cannot be decoded. The error has the fields and the reason.
     pub fn message(&self) -> Result<Message, Undecodable> {
         let mut message = codec::decode(self.fields.clone())?.message;
         let parts = message.parts_mut();
@@ -87,7 +87,7 @@ impl DeadLetter {
     }
 }
 
-// Shows the number of fields only, since they contain payloads and header values.
+// Shows only the number of fields, because they contain payloads and header values.
 impl fmt::Debug for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetter")
@@ -105,8 +105,9 @@ impl fmt::Debug for DeadLetter {
 
 /// The dead letters of a group, on any transport.
 ///
-/// A replayed message is delivered again to the group in which it died, and to no other. Its
-/// attempts are counted from the start, and a task has no time to live any more.
+/// A replayed message is delivered again only to the group in which it became a dead letter. Its
+/// attempts are counted from 1 again. A task loses its time to live, because it would expire
+/// immediately.
 ///
 /// ```
 /// use campanile::{Client, transport::{Selection, memory::Memory}};
@@ -125,9 +126,9 @@ impl fmt::Debug for DeadLetter {
 /// ```
 ///
 /// # Cancel safety
-/// Many letters are replayed or purged in steps, and each step is atomic. When the future is
-/// dropped, some of the steps may be done. The remaining letters can be replayed or purged later,
-/// and none is replayed twice.
+/// Letters are replayed or purged in steps, and each step is atomic. If the future is dropped, some
+/// steps may have been done. The remaining letters can be replayed or purged later, and no letter
+/// is replayed twice.
 #[derive(Clone)]
 pub struct DeadLetters(Arc<dyn DeadLetterStore>);
 
@@ -145,7 +146,7 @@ impl DeadLetters {
         self.0.list(page).await
     }
 
-    /// Finds a dead letter; `None` if it does not exist.
+    /// Finds a dead letter. Returns `None` if it does not exist.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses.
@@ -153,10 +154,10 @@ impl DeadLetters {
         self.0.get(id).await
     }
 
-    /// Delivers the messages again, and returns their number. Concurrent calls replay each letter
-    /// once; letters that do not exist any more are skipped. A letter whose fields cannot be
-    /// decoded stays, does not count, and is logged as a warning. [`Steps::skipped`] returns the
-    /// ids of such letters.
+    /// Delivers the messages again, and returns their number. Letters that no longer exist are
+    /// skipped, so concurrent calls replay each letter only once. A letter whose fields cannot be
+    /// decoded is kept, does not count, and is logged as a warning. To get the ids of such letters,
+    /// use [`steps`](Self::steps) and [`Steps::skipped`].
     ///
     /// # Errors
     /// If the server cannot be reached or refuses. Some of the letters may have been replayed.
@@ -172,7 +173,7 @@ impl DeadLetters {
         self.carry_out(Action::Purge, selection).await
     }
 
-    /// The number of dead letters.
+    /// Returns the number of dead letters.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses.
@@ -180,8 +181,9 @@ impl DeadLetters {
         self.0.count().await
     }
 
-    /// Replays or purges step by step, so that the caller can show the progress or stop in between.
-    /// All steps together do the same as [`replay`](Self::replay) or [`purge`](Self::purge).
+    /// Replays or purges letters step by step, so that the caller can show the progress or stop
+    /// between two steps. All steps together do the same as [`replay`](Self::replay) or
+    /// [`purge`](Self::purge).
     ///
     /// ```
     /// use campanile::transport::{Action, Selection, memory::Memory};
@@ -223,7 +225,7 @@ impl DeadLetters {
     }
 }
 
-/// Replays or purges dead letters step by step; see [`DeadLetters::steps`].
+/// Replays or purges dead letters step by step. Created by [`DeadLetters::steps`].
 #[must_use = "nothing is done until `next` is called"]
 pub struct Steps {
     store: Arc<dyn DeadLetterStore>,
@@ -248,19 +250,19 @@ enum Rest {
 }
 
 impl Steps {
-    /// Does the next step. Returns the number of letters that it has replayed or purged, from 0 to
+    /// Does the next step. Returns the number of letters that were replayed or purged, from 0 to
     /// 100, or `None` after the last step.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses. The next call repeats the step.
     ///
     /// # Cancel safety
-    /// The step of a dropped future may have been done. The next call repeats it, and skips the
-    /// letters that do not exist any more.
+    /// If the future is dropped, its step may have been done. The next call repeats the step, and
+    /// skips letters that no longer exist.
     pub async fn next(&mut self) -> Result<Option<u64>, Error> {
         if let Rest::All(name) = &self.rest {
-            // Ends at the letter that is the newest at this moment. Otherwise a message that
-            // becomes a dead letter again right after its replay would be replayed for ever.
+            // The steps end at the letter that is the newest now. Otherwise a message that becomes
+            // a dead letter again right after its replay would be replayed forever.
             self.rest = match self.store.newest().await? {
                 None => Rest::Nothing,
                 Some(until) => Rest::Range {
@@ -298,7 +300,8 @@ impl Steps {
         }
     }
 
-    /// The letters that were not replayed because their fields cannot be decoded. They still exist.
+    /// Returns the letters that were not replayed because their fields cannot be decoded. They
+    /// still exist.
     pub fn skipped(&self) -> &[DeadLetterId] {
         &self.skipped
     }
@@ -319,27 +322,27 @@ impl fmt::Debug for DeadLetters {
     }
 }
 
-/// The number of letters that one step visits. It is bounded because the server does nothing else
-/// during a step.
+/// The maximum number of letters in one step. Bounded, because the server does nothing else during
+/// a step.
 const STEP: usize = 100;
 
-/// The size in bytes at which a page ends.
+/// The total size of letters at which a page ends, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4 << 20;
 
-/// A request for a part of the list. The default is the first 100 letters.
+/// A request for a page of the list of dead letters. The default is the first 100 letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
     /// The letter after which the page starts.
     pub after: Option<DeadLetterId>,
-    /// The maximum number of letters; 100 unless set. A page also ends when its letters exceed 4
-    /// MiB, so that large letters do not fill the memory. It has at least one letter if there is
-    /// any. [`next`](DeadLetterPage::next) is set if there are more.
+    /// The maximum number of letters. 100 unless set. A page also ends once its letters exceed 4
+    /// MiB, so that large letters do not fill the memory. A page has at least one letter, if there
+    /// is any, and its [`next`](DeadLetterPage::next) is set if more follow.
     pub most: usize,
 }
 
 impl Page {
-    /// The first `most` letters of the list. Zero counts as one.
+    /// Requests the first `most` letters of the list. Zero counts as one.
     pub fn first(most: usize) -> Self {
         Self {
             after: None,
@@ -361,13 +364,13 @@ impl Default for Page {
     }
 }
 
-/// A part of the list.
+/// A page of the list of dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetterPage {
     /// The letters, the oldest first.
     pub letters: Vec<DeadLetter>,
-    /// The request for the next part; `None` at the end.
+    /// The request for the next page, or `None` at the end.
     pub next: Option<Page>,
 }
 
@@ -405,7 +408,7 @@ impl Selection {
 /// The future of a [`DeadLetterStore`].
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// The dead letters of one group, as a transport implements them for [`DeadLetters`].
+/// Stores the dead letters of one group. A transport implements this trait for [`DeadLetters`].
 pub trait DeadLetterStore: Send + Sync + 'static {
     /// Lists a page, the oldest first.
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage>;
@@ -413,13 +416,13 @@ pub trait DeadLetterStore: Send + Sync + 'static {
     /// Finds a letter.
     fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>>;
 
-    /// The id of the newest letter.
+    /// Returns the id of the newest letter.
     fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>>;
 
-    /// Replays or purges the letters that still exist. It is atomic for each letter.
+    /// Replays or purges the letters that still exist. Each letter is handled atomically.
     fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted>;
 
-    /// The number of letters, without visiting each.
+    /// Returns the number of letters, without visiting each.
     fn count(&self) -> StoreFuture<'_, u64>;
 }
 
@@ -432,7 +435,7 @@ pub enum Action {
     Purge,
 }
 
-/// The dead letters of one step.
+/// Selects the dead letters of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// The letters with these ids, at most 100.
@@ -455,19 +458,20 @@ pub enum Step {
 pub struct Acted {
     /// The number of letters that were replayed or purged.
     pub acted: u64,
-    /// The last visited letter, if its range may have more letters.
+    /// The last letter that was visited, if the range may have more letters after it.
     pub next: Option<DeadLetterId>,
     /// The letters that exist and were not replayed because their fields cannot be decoded.
     pub skipped: Vec<DeadLetterId>,
 }
 
-/// Logs the number of dead letters that were dropped, at most once a second. Holds the number that
-/// was not logged yet, and the time of the last log line.
+/// Logs the number of dead letters that were dropped, at most once a second. The fields are the
+/// number that was not logged yet, and the time of the last log line.
 #[derive(Debug, Default)]
 pub(crate) struct DroppedLetters(Mutex<(u64, Option<Instant>)>);
 
 impl DroppedLetters {
-    /// Adds to the number, and logs it unless the last report was less than a second ago.
+    /// Adds to the number of dropped letters, and logs it unless the last log line is less than a
+    /// second old.
     pub(crate) fn report(&self, dropped: u64, stream: &Name, group: &Name, limit: usize) {
         if let Some(dropped) = self.add(dropped) {
             tracing::warn!(
@@ -480,7 +484,7 @@ impl DroppedLetters {
         }
     }
 
-    /// Adds to the number. Returns the number to report now, if any.
+    /// Adds to the number of dropped letters. Returns the number to log now, if any.
     fn add(&self, dropped: u64) -> Option<u64> {
         let mut state = lock(&self.0);
         let (waiting, last) = &mut *state;

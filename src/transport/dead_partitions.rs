@@ -6,18 +6,20 @@ use crate::{
     message::DeadLetterId,
 };
 
-/// The dead letters of the partitions, as those of one stream.
+/// Joins the dead letters of all partitions into one list.
 ///
-/// The id of a letter is the number of its partition and its id there: `7/1795430237570-0`. The
-/// letters of the first partition come first, the oldest of each first.
+/// The id of a letter is the number of its partition and its id in that partition:
+/// `7/1795430237570-0`. The list has the letters of the first partition first, and the oldest
+/// letter of each partition first.
 pub(crate) struct PartitionedDeadLetters<S> {
     stores: Vec<S>,
 }
 
-/// A place among the letters: the number of a partition, and a letter there or its beginning.
+/// A position in the list: after a letter of a partition, or at the beginning of the partition.
 #[derive(Debug, Default)]
 struct Place {
     partition: usize,
+    /// The id of the letter in its partition. `None` at the beginning.
     letter: Option<DeadLetterId>,
 }
 
@@ -36,14 +38,14 @@ impl Place {
 }
 
 impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
-    /// Joins the stores of the partitions, which are in order.
+    /// Joins the stores of the partitions. They must be in the order of the partitions' numbers.
     pub(crate) fn new(stores: impl IntoIterator<Item = S>) -> Self {
         Self {
             stores: stores.into_iter().collect(),
         }
     }
 
-    /// The store of a letter, and the letter's id there.
+    /// Returns the partition of a letter, and the id of the letter in that partition.
     fn find(&self, id: &DeadLetterId) -> Result<(usize, DeadLetterId), Error> {
         let place = Place::parse(id).filter(|place| place.partition < self.stores.len());
         match place {
@@ -61,7 +63,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         }
     }
 
-    /// The place after a letter, or the first one.
+    /// Returns the position after this letter, or for `None` the beginning of the list.
     fn after(&self, id: Option<&DeadLetterId>) -> Result<Place, Error> {
         let Some(id) = id else {
             return Ok(Place::default());
@@ -92,7 +94,8 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
             let named = found.letters.into_iter();
             letters.extend(named.map(|letter| with_partition(partition, letter)));
             match found.next.and_then(|next| next.after) {
-                // The page has as many letters or bytes as it may have.
+                // The partition has more letters, so this page has reached its maximum number of
+                // letters or bytes.
                 Some(last) => {
                     letter = Some(last);
                     bytes_left = false;
@@ -118,7 +121,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         Ok(false)
     }
 
-    /// The newest letter of each partition, as one text: `0/7-0,3/9-1`.
+    /// Returns the ids of the newest letter of each partition, joined as one id: `0/7-0,3/9-1`.
     async fn newest_of_each(&self) -> Result<Option<DeadLetterId>, Error> {
         let mut newest = Vec::new();
         for (partition, store) in self.stores.iter().enumerate() {
@@ -129,7 +132,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         Ok((!newest.is_empty()).then(|| newest.join(",").into()))
     }
 
-    /// Does a step in the partition where the range starts.
+    /// Does a step in the first partition at or after `after` that has letters in the range.
     async fn act_in_range(
         &self,
         action: Action,
@@ -177,7 +180,7 @@ fn with_partition(partition: usize, mut letter: DeadLetter) -> DeadLetter {
     letter
 }
 
-/// Puts the number of the partition before the ids.
+/// Adds the number of the partition to the ids.
 fn name_partition(partition: usize, acted: Acted) -> Acted {
     let named = |id: DeadLetterId| Place::id(partition, &id);
     Acted {

@@ -1,16 +1,16 @@
-//! The traits of a transport, and the types that it shares with the other modules.
+//! The traits that a transport implements, and the types that it shares with the other modules.
 //!
 //! A transport has two halves. The *sending half* is a `tower::Service<Message>`. The *serving
-//! half* is a [`Transport`], which opens a [`Source`] of [`Delivery`]s. Each delivery carries the
-//! right to settle it, a [`SettleDelivery`]. [`serve`](crate::serve()) drives a source.
+//! half* is a [`Transport`], which opens a [`Source`] of [`Delivery`]s for
+//! [`serve`](crate::serve()). Each delivery contains the right to settle it, a [`SettleDelivery`].
 //!
-//! [`Memory`](memory::Memory) and `Redis` are both halves in one handle. To write a transport,
-//! implement these traits and run the `conformance` suite (a feature) on it: the
+//! The handles [`Memory`](memory::Memory) and `Redis` are both halves in one type. To write a
+//! transport, implement these traits, and test it with the `conformance` suite (a feature). The
 //! [guide](crate::guide) has a chapter about that.
 //!
 //! # Delivery guarantee
-//! A delivery that is dropped unsettled is delivered again, to this worker or another, once its
-//! lease ends.
+//! If a delivery is dropped before it is settled, its message is delivered again when its lease
+//! ends, to this worker or to another.
 
 mod backoff;
 mod claims;
@@ -72,15 +72,15 @@ pub(crate) use self::{
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Interest {
-    /// True if the service handles tasks and RPC requests. Otherwise the source must leave them to
-    /// other workers.
+    /// `true` if the service handles tasks and RPC requests. Otherwise the source must leave them
+    /// to other workers.
     pub stream: bool,
     /// The full names of the events that the service handles.
     pub events: Vec<Name>,
     /// The Redis glob patterns of the events that the service handles.
     pub patterns: Vec<Name>,
-    /// The tasks and RPC requests that the service has routes for, or `None` if the service may handle any. A source of
-    /// a group whose workers serve other names warns about it.
+    /// The tasks and RPC requests that the service has routes for, or `None` if the service may
+    /// handle any. A source logs a warning if workers of the same group serve other names.
     pub routes: Option<Vec<(Kind, Name)>>,
     /// The size of the service's largest batch, or 0 without batch handlers. A worker with a
     /// smaller `max_in_flight` could never fill that batch.
@@ -88,7 +88,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// All tasks and requests of the stream, and no events.
+    /// Returns an interest in all tasks and requests of the stream, and in no events.
     pub fn stream() -> Self {
         Self {
             stream: true,
@@ -97,27 +97,28 @@ impl Interest {
     }
 }
 
-/// The serving half of a transport, not yet open.
+/// The serving half of a transport, before it is opened.
 pub trait Transport: Send + 'static {
-    /// The type of the sources that it opens.
+    /// The source that this transport opens.
     type Source: Source;
 
-    /// Connects, creates the group if it does not exist, subscribes to the events and starts the
-    /// background tasks of the source. When it returns, the subscriptions are confirmed.
+    /// Connects, creates the group if it does not exist, subscribes to the events, and starts the
+    /// background tasks of the source. Completes when the subscriptions are confirmed.
     ///
     /// # Errors
-    /// If the settings cannot work. A transport waits for a server that cannot be reached, as
-    /// [`next`](Source::next) does.
+    /// If a setting is invalid, or the server refuses it. A server that cannot be reached is not an
+    /// error: like [`next`](Source::next), this method waits for the server.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the attempt. [`serve`](crate::serve()) drops it at a shutdown.
+    /// The future can be dropped at any time. [`serve`](crate::serve()) drops it if a shutdown
+    /// begins before the source is open.
     fn open(self, interest: Interest) -> impl Future<Output = Result<Self::Source, Error>> + Send;
 }
 
-/// Both halves of a transport in one handle that is cheap to clone, for applications that are
-/// generic over the transport.
+/// A handle that is both halves of a transport and can be cloned. For applications that are generic
+/// over the transport.
 ///
-/// Implemented for every type that has both halves.
+/// Implemented for every type that meets these bounds.
 pub trait Broker:
     Transport + Service<Message, Response = Reply, Error = Error, Future: Send + 'static> + Clone + Sync
 {
@@ -133,60 +134,62 @@ impl<T> Broker for T where
 
 /// A source of deliveries.
 pub trait Source: Send + 'static {
-    /// The right to settle one of its deliveries.
+    /// The right to settle a delivery of this source.
     type Settle: SettleDelivery;
 
-    /// The settings of the source.
+    /// Returns the settings of the source.
     fn settings(&self) -> &Settings;
 
-    /// The name of this worker in its group, which `serve` logs. `None` if the transport gives its
-    /// workers no names.
+    /// Returns the name of this worker in its group, which `serve` logs. `None` if the transport
+    /// gives its workers no names.
     fn consumer(&self) -> Option<String> {
         None
     }
 
-    /// The number of requests of this process to the same broker that wait for replies. `serve`
-    /// logs it if all slots are taken for long: handlers may wait for replies of their own worker.
-    /// A transport that does not know the number returns 0.
+    /// Returns the number of requests that this process has sent to the same broker and that wait
+    /// for replies. `serve` logs the number if all slots are taken for a long time, because
+    /// handlers may then wait for replies from their own worker. A transport that does not know the
+    /// number returns 0.
     fn requests_waiting(&self) -> usize {
         0
     }
 
-    /// Waits for at least one and at most `max` deliveries. It never fetches more than `max` from
-    /// the server.
+    /// Waits for deliveries, and returns at least one and at most `max`. Never fetches more than
+    /// `max` from the server.
     ///
     /// # Errors
-    /// If the source cannot recover by itself. A lost connection is no error: the source
+    /// If the source cannot recover by itself. A lost connection is not an error: the source
     /// reconnects.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing. Deliveries that were fetched by then are kept for the
-    /// next call, or released by [`stop`](Self::stop).
+    /// If the future is dropped, deliveries that it has fetched are kept for the next call, or
+    /// released by [`stop`](Self::stop).
     fn next(
         &mut self,
         max: usize,
     ) -> impl Future<Output = Result<Vec<Delivery<Self::Settle>>, Error>> + Send;
 
-    /// Stops fetching, and releases at once the deliveries that were fetched and not returned by
-    /// [`next`](Self::next). They do not count as attempts. Returned deliveries can still be
-    /// settled. Idempotent.
+    /// Stops fetching, and immediately releases the deliveries that were fetched but not returned
+    /// by [`next`](Self::next). They do not count as attempts. Deliveries that `next` has returned
+    /// can still be settled. Further calls have no effect.
     fn stop(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Waits for running settlements, ends the background tasks, and leaves the group if (and only
-    /// if) nothing is pending for this worker.
+    /// Waits until verdicts that were sent are confirmed, and ends the background tasks. Leaves the
+    /// group if no delivery is pending for this worker, and only then.
     ///
     /// # Errors
-    /// If the server cannot be reached. Nothing is lost: the leases end.
+    /// If the server cannot be reached. No message is lost, because other workers claim the pending
+    /// deliveries when their leases end.
     fn close(self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// A delivery: a message, or an entry that could not be decoded, and the right to settle it.
+/// A message, or an entry that could not be decoded, with the right to settle it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delivery<H> {
     /// The message, or the entry that could not be decoded.
     pub content: Result<Message, Undecodable>,
-    /// The right to settle it.
+    /// The right to settle the delivery.
     pub settle: H,
 }
 
@@ -201,9 +204,9 @@ impl<H> Delivery<H> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Undecodable {
-    /// The reason.
+    /// The reason why it could not be decoded.
     pub reason: String,
-    /// The raw fields.
+    /// The raw fields of the entry.
     pub fields: Vec<(Bytes, Bytes)>,
     /// The id of the message, or `None` if it is unknown.
     pub id: Option<MessageId>,
@@ -211,19 +214,20 @@ pub struct Undecodable {
     pub stream: Option<Name>,
 }
 
-/// The right to settle one delivery. Dropping it leaves the delivery to its lease.
+/// The right to settle one delivery. If it is dropped, the delivery is claimed by a worker when its
+/// lease ends.
 ///
-/// [`Delivery::settle`] settles a delivery and waits for the confirmation.
+/// To settle a delivery and wait for the confirmation, use [`Delivery::settle`].
 pub trait SettleDelivery: Send + 'static {
-    /// Carries out a verdict, and calls `on_settled` once the server has confirmed it. The callback
-    /// may run on any thread, and before this method returns, so it must not block.
+    /// Carries out a verdict, and calls `on_settled` once the server has confirmed the verdict. The
+    /// callback must not block: it may run on any thread, even before this method returns.
     ///
-    /// The verdict takes effect with the call. The transport sends it until the server answers. A
-    /// late verdict, from a worker that has lost its lease, changes nothing. Exception: a late
-    /// [`Verdict::Done`] may count, since the first worker to finish wins.
+    /// The call itself submits the verdict, and the transport repeats it until the server answers.
+    /// If the worker has lost its lease, the verdict has no effect. The exception is
+    /// [`Verdict::Done`], which may still take effect: the first worker to finish wins.
     ///
-    /// `on_settled` gets an error if the transport was closed, or the server refuses the verdict
-    /// permanently. It is dropped if the verdict can never be confirmed.
+    /// `on_settled` gets an error if the transport was closed, or if the server refuses the verdict
+    /// permanently. It is dropped without a call if the verdict can never be confirmed.
     fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static);
 }
 
@@ -234,7 +238,7 @@ impl<H: SettleDelivery> Delivery<H> {
     /// If the transport was closed, or the server refuses the verdict permanently.
     ///
     /// # Cancel safety
-    /// The verdict takes effect with the call. Dropping the future does not take it back.
+    /// The call itself submits the verdict. Dropping the future does not take the verdict back.
     pub fn settle(
         self,
         verdict: Verdict,
@@ -246,38 +250,39 @@ impl<H: SettleDelivery> Delivery<H> {
     }
 }
 
-/// The decision about a delivery. The source carries it out atomically with the acknowledgement.
+/// The decision about a delivery. The source carries out the verdict and acknowledges the delivery
+/// in one atomic step.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Acknowledge the delivery, and send the reply if it is an RPC request.
+    /// The message was handled. If it is an RPC request, the reply or the error reply is sent.
     Done(Result<Reply, RpcError>),
-    /// Deliver the message again.
+    /// The message is delivered again.
     Redeliver {
-        /// The wait, or `None` for the source's back-off for this attempt.
+        /// The delay before the redelivery, or `None` for the source's back-off for this attempt.
         after: Option<Duration>,
-        /// True if this delivery counts as an attempt.
+        /// `true` if this delivery counts as an attempt.
         counted: bool,
-        /// The reason. It is stored if the message becomes a dead letter because it has used up its
-        /// deliveries.
+        /// The reason of the failure. If the message has used up its deliveries, it becomes a dead
+        /// letter with this reason.
         reason: String,
     },
-    /// Make the message a dead letter.
+    /// The message becomes a dead letter.
     DeadLetter {
         /// The reason, which is stored with the dead letter.
         reason: String,
-        /// The error reply, if it is an RPC request.
+        /// The error reply, if the message is an RPC request.
         answer: Option<RpcError>,
     },
-    /// Drop the message, and count it.
+    /// The message is dropped and counted.
     Discard {
-        /// The reason, which decides how it is counted.
+        /// The reason, which decides the counter.
         reason: Discarded,
-        /// The error reply, if it is an RPC request.
+        /// The error reply, if the message is an RPC request.
         answer: Option<RpcError>,
     },
-    /// Release the delivery to another worker at once. It was not started, and does not count as an
-    /// attempt.
+    /// The delivery was not started: it is released immediately, so that another worker gets the
+    /// message, and does not count as an attempt.
     Release,
 }
 
@@ -285,11 +290,11 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Discarded {
-    /// The message's deadline had passed before the message was started.
+    /// The deadline of the message passed before it was started.
     Expired,
     /// A handler or a layer requested to discard the message.
     Requested,
-    /// This group has no route for the message, and [`UnknownNames::Ignore`] leaves it to the other
+    /// The worker has no route for the message, and [`UnknownNames::Ignore`] leaves it to the other
     /// groups.
     Ignored,
 }

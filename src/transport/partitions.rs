@@ -12,37 +12,37 @@ use crate::{
     message::{Name, PartitionKey},
 };
 
-/// The most partitions of a stream.
+/// The maximum number of partitions of a stream.
 pub(crate) const MAX_PARTITIONS: usize = 1024;
 
-/// The hash by which Redis Cluster assigns keys to slots.
+/// The hash function by which Redis Cluster assigns keys to slots.
 pub(crate) const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
-/// The partitions of a stream. Clones share the turn.
+/// The partitions of a stream. Clones share the counter that distributes messages without a key.
 #[derive(Debug, Clone)]
 pub(crate) struct Partitions {
     /// The name that senders and workers use.
     pub(crate) stream: Name,
-    /// The streams that have the entries: `orders:0`, `orders:1`, …
+    /// The streams of the partitions, which have the entries: `orders:0`, `orders:1`, …
     pub(crate) names: Arc<[Name]>,
-    /// The number of messages without a key so far.
+    /// The number of messages without a key so far. It chooses the partition of the next one.
     turn: Arc<AtomicUsize>,
-    /// Set if each partition is read by one worker of a group at a time.
+    /// `true` if only one worker of a group reads each partition at a time.
     pub(crate) owned: bool,
 }
 
-/// The term in which a worker owns the partition of a delivery, for
-/// [`Extension`](crate::Extension) in handlers of an
-/// [owned](crate::transport::Streams::owned) stream.
+/// Identifies the term in which a worker owns the partition of a delivery. Handlers of an
+/// [owned](crate::transport::Streams::owned) stream extract it with
+/// [`Extension`](crate::Extension).
 ///
-/// A system outside of the server can be fenced by it: of two writes for the same partition, the one
-/// with the lower term is of a former owner, and can be refused.
+/// Use it to protect another system against the writes of a former owner: that system can refuse a
+/// write whose term is lower than the highest that it has seen for the same partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct PartitionTerm {
     /// The number of the partition, from 0.
     pub partition: usize,
-    /// The number of the term, which each new owner increments.
+    /// The number of the term. Each new owner of the partition increments it.
     pub term: u64,
 }
 
@@ -55,7 +55,7 @@ impl PartitionTerm {
 
 impl Partitions {
     pub(crate) fn new(stream: Name, count: usize) -> Self {
-        // More are refused by `validate`.
+        // One more than the maximum is enough for `validate` to refuse the number.
         let names = (0..count.min(MAX_PARTITIONS + 1)).map(|number| partition(&stream, number));
         Self {
             names: names.collect(),
@@ -65,8 +65,8 @@ impl Partitions {
         }
     }
 
-    /// The partition of the messages with this key: the same one for as long as the number of
-    /// partitions stays the same. Messages without a key go to the partitions in turn.
+    /// Returns the partition of a message with this key. While the number of partitions stays the
+    /// same, it is always the same partition. Messages without a key go to the partitions in turn.
     pub(crate) fn choose(&self, key: Option<&PartitionKey>) -> Option<&Name> {
         let count = self.names.len();
         let number = match key {
@@ -92,8 +92,8 @@ impl Partitions {
         )))
     }
 
-    /// Checks this number of partitions against the recorded ones. The record has each number that
-    /// the stream has had, the current one last.
+    /// Checks the number of partitions of this handle against the record of the stream. The record
+    /// has every number that the stream has had, the current one last.
     pub(crate) fn check(&self, role: Role, record: &[usize]) -> Result<(), Error> {
         let (count, stream) = (self.names.len(), &self.stream);
         let Some(&current) = record.last() else {
@@ -109,7 +109,8 @@ impl Partitions {
                 ),
                 ErrorKind::Config,
             ),
-            // The stream has grown, and this sender has the number from before.
+            // The stream has more partitions than before, and this sender still uses an earlier
+            // number.
             Role::Sender if record.contains(&count) => {
                 tracing::warn!(
                     %stream,
@@ -140,12 +141,13 @@ impl Partitions {
     }
 }
 
-/// The use of a partitioned stream by a handle.
+/// The way in which a handle uses a partitioned stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Reads all partitions. Records its number if it is the first one, or higher than before.
+    /// Reads the partitions. Records its number of partitions if it is the first, or higher than
+    /// before.
     Worker,
-    /// Sends to the partitions. Records its number if it is the first one.
+    /// Sends to the partitions. Records its number of partitions if it is the first.
     Sender,
 }
 
@@ -158,7 +160,7 @@ impl PartialEq for Partitions {
 
 impl Eq for Partitions {}
 
-/// The name of a partition.
+/// Returns the name of a partition.
 fn partition(stream: &Name, number: usize) -> Name {
     Name::from(format!("{stream}:{number}"))
 }

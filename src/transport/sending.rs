@@ -1,4 +1,4 @@
-//! The checks of every sending half.
+//! The checks that every sending half makes.
 
 use std::time::Duration;
 
@@ -7,22 +7,21 @@ use crate::{
     message::{IdempotencyKey, Kind, PartitionKey, Parts, Replicas},
 };
 
-/// The longest delay of a task: a hundred years.
+/// The maximum delay of a task: a hundred years.
 const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
-/// The longest wait for replicas. It is bounded because it holds up later tasks that wait for
-/// replicas.
+/// The maximum wait for replicas. Bounded, because later tasks for replicas wait behind it.
 const LONGEST_CONFIRMATION: Duration = Duration::from_secs(60);
 
-/// Checks a message that is to be sent. Refuses names that are empty, too long or contain control
-/// characters, delays and idempotency keys of requests and events, and tasks that would expire
+/// Checks a message before it is sent. Refuses invalid names, streams and keys, options that the
+/// kind of the message does not have (such as the delay of a request), and tasks that would expire
 /// before they are due.
 ///
-/// The sending half of every transport calls this first. It also refuses tasks that
-/// [replicas](Parts::replicas) have to confirm: a transport with replicas takes that field out
-/// first.
+/// The sending half of every transport calls this function first. It also refuses messages with
+/// [`replicas`](Parts::replicas): a transport that has replicas must clear this field before the
+/// call.
 ///
 /// # Errors
-/// An [invalid message](Error::is_invalid), or a [timeout](Error::is_timeout) if a task has
+/// An [invalid message](Error::is_invalid) error, or a [timeout](Error::is_timeout) if a task has
 /// expired.
 pub fn check(parts: &Parts) -> Result<(), Error> {
     check_replicated(parts)?;
@@ -35,7 +34,7 @@ pub fn check(parts: &Parts) -> Result<(), Error> {
     }
 }
 
-/// Like [`check`], for a transport with replicas.
+/// Checks a message as [`check`] does, for a transport that has replicas.
 pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
     let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
     if let Some(fault) = parts.name.fault() {

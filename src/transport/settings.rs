@@ -13,7 +13,8 @@ use crate::{
 #[non_exhaustive]
 pub enum Start {
     /// At the oldest entry if the stream has no other group, so that no message is lost that was
-    /// sent before the first worker. If it has other groups, opening fails: set another value.
+    /// sent before the first worker started. If the stream has other groups, opening the source
+    /// fails, and another value must be set.
     #[default]
     Auto,
     /// At the oldest entry.
@@ -24,19 +25,19 @@ pub enum Start {
     After(String),
 }
 
-/// Decides about tasks and requests without a route.
+/// Decides how tasks and requests without a route are settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownNames {
-    /// The delivery fails, since a newer worker of the group may know the name. A request is
-    /// answered with `not_found` at once.
+    /// The delivery of a task fails and is repeated, because a newer worker of the group may have
+    /// the route. A request is answered with `not_found`.
     Fail,
-    /// The delivery is acknowledged and counted, since the name belongs to another group of the
-    /// stream.
+    /// The delivery is acknowledged and counted, because the message is meant for another group of
+    /// the stream.
     Ignore,
 }
 
-/// Decides about a task whose time to live has ended before it could be started.
+/// Decides about a task that expires before it is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Expired {
@@ -47,13 +48,14 @@ pub enum Expired {
     DeadLetter,
 }
 
-/// The settings of a worker. Each field's text ends with its default.
+/// The settings of a transport's handle. The text of each field ends with its default.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The stream that tasks and requests travel on. `app_stream`.
+    /// The stream to which tasks and requests are sent, and from which a worker reads them.
+    /// `app_stream`.
     pub stream: Name,
-    /// The streams that a worker serves in place of [`stream`](Self::stream). None.
+    /// The streams that a worker serves instead of [`stream`](Self::stream). None.
     pub streams: Option<Streams>,
     /// The registry in which the sending half registers the streams that it sends to. None.
     pub registry: Option<Name>,
@@ -61,24 +63,24 @@ pub struct Settings {
     pub group: Name,
     /// The position at which a new group starts. [`Start::Auto`].
     pub start: Start,
-    /// The number of deliveries that may be in flight: fetched and not settled. 64.
+    /// The maximum number of deliveries in flight, that is, fetched and not settled. 64.
     pub max_in_flight: usize,
     /// The bytes of payload in flight at which nothing more is fetched. 64 MiB.
     pub max_in_flight_bytes: usize,
-    /// The number of deliveries after which a message is a dead letter. 10.
+    /// The maximum number of deliveries of a message. After that it becomes a dead letter. 10.
     pub max_deliveries: u32,
     /// The time after which the deliveries of a dead worker are claimed. 10 s.
     pub lease: Duration,
-    /// The wait before a redelivery if the failure names none. 1 s, doubling to 5 min.
+    /// The delay of a redelivery if the failure does not set one. From 1 s, doubling up to 5 min.
     pub backoff: Backoff,
-    /// Decides about messages without a route. `None`, which is `Fail`; it must be set if the
-    /// stream has several groups.
+    /// Decides about messages without a route. Must be set if the stream has several groups.
+    /// `None`, which means `Fail`.
     pub unknown_names: Option<UnknownNames>,
-    /// The number of dead letters that the group keeps. Older dead letters are dropped and counted.
+    /// The maximum number of dead letters that the group keeps. Older ones are dropped and counted.
     /// 10,000.
     pub max_dead_letters: usize,
-    /// The number of events that may wait for a handler. Further events are dropped and counted.
-    /// 10,000.
+    /// The maximum number of events that wait for a handler. Further events are dropped and
+    /// counted. 10,000.
     pub event_buffer: usize,
     /// Decides about tasks that expire before they are started. [`Expired::Drop`].
     pub expired: Expired,
@@ -109,7 +111,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// A copy of the settings for one stream of the set.
+    /// Returns a copy of these settings for one stream of the set.
     pub(crate) fn of_stream(&self, stream: &Name) -> Self {
         Self {
             stream: stream.clone(),
@@ -118,7 +120,7 @@ impl Settings {
         }
     }
 
-    /// The listed streams with their weights. Empty if senders register the streams.
+    /// Returns the listed streams with their weights. Empty if senders register the streams.
     pub(crate) fn listed_streams(&self) -> Vec<(Name, u32)> {
         match self.streams.as_ref().map(|set| &set.members) {
             None => vec![(self.stream.clone(), 1)],
@@ -132,7 +134,7 @@ impl Settings {
         }
     }
 
-    /// The partitions of the stream, if it has any.
+    /// Returns the partitions of the stream, if it has any.
     pub(crate) fn partitions(&self) -> Option<&Partitions> {
         match self.streams.as_ref().map(|set| &set.members) {
             Some(Members::Partitioned(partitions)) => Some(partitions),
@@ -140,7 +142,7 @@ impl Settings {
         }
     }
 
-    /// The registry whose streams a worker serves. `None` if the settings list the streams.
+    /// Returns the registry whose streams a worker serves. `None` if the settings list the streams.
     pub(crate) fn served_registry(&self) -> Option<&Name> {
         match self.streams.as_ref().map(|set| &set.members) {
             Some(Members::Registered(registry)) => Some(registry),
@@ -148,10 +150,11 @@ impl Settings {
         }
     }
 
-    /// The stream by its name, and the streams that have its entries: the partitions, or itself.
+    /// Returns the name of the stream, and the streams that have its entries: its partitions, or
+    /// only the stream itself.
     ///
     /// # Errors
-    /// If the settings have another set of streams.
+    /// If the settings have a set of streams that is not a partitioned stream.
     pub(crate) fn stream_and_parts(&self) -> Result<(&Name, &[Name]), Error> {
         match self.partitions() {
             Some(partitions) => Ok((&partitions.stream, &partitions.names)),
@@ -162,10 +165,10 @@ impl Settings {
         }
     }
 
-    /// The only stream of these settings.
+    /// Returns the only stream of these settings.
     ///
     /// # Errors
-    /// If the settings have a set of streams.
+    /// If the settings have a set of streams, or a partitioned stream.
     pub(crate) fn one_stream(&self) -> Result<&Name, Error> {
         match (&self.streams, self.partitions()) {
             (None, _) => Ok(&self.stream),
@@ -184,9 +187,9 @@ impl Settings {
         }
     }
 
-    /// Chooses the partition of a task or a request that is to be sent, and writes it to
-    /// [`Parts::to`]. Does nothing for a message that names another stream, or if the stream has no
-    /// partitions.
+    /// Chooses the partition of a task or a request before it is sent, and sets it as
+    /// [`Parts::to`]. Does nothing if the message has another stream, or if the stream is not
+    /// partitioned.
     ///
     /// # Errors
     /// If the number of partitions is invalid.
@@ -201,10 +204,10 @@ impl Settings {
         Ok(())
     }
 
-    /// The stream to which a task or a request is sent.
+    /// Returns the stream to which a task or a request is sent.
     ///
     /// # Errors
-    /// If neither the message nor these settings name one stream.
+    /// If neither the message nor these settings have a single stream.
     pub(crate) fn target<'a>(&'a self, parts: &'a Parts) -> Result<&'a Name, Error> {
         parts.to.as_ref().map_or_else(|| self.one_stream(), Ok)
     }
@@ -230,16 +233,17 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the streams that one worker serves, and the order between them. Calls with this
-        /// handle must choose a stream.
+        /// Sets the streams that one worker serves, and the order between them. Unless the set is a
+        /// partitioned stream, calls with this handle must choose a stream.
         #[must_use]
         pub fn streams(mut self, streams: crate::transport::Streams) -> Self {
             self.settings.streams = Some(streams);
             self
         }
 
-        /// Registers the streams to which this handle sends in a registry, for workers that serve
-        /// [`Streams::registered`](crate::transport::Streams::registered).
+        /// Sets the registry in which this handle registers the streams that it sends to. Workers
+        /// that serve [`Streams::registered`](crate::transport::Streams::registered) find the
+        /// streams there.
         #[must_use]
         pub fn registry(mut self, registry: impl Into<crate::Name>) -> Self {
             self.settings.registry = Some(registry.into());
@@ -262,9 +266,9 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the number of deliveries that may be in flight: the capacity of this worker. A
-        /// worker never fetches more than it can start, so that idle workers get the other
-        /// messages. 64 unless set.
+        /// Sets the capacity of this worker: the maximum number of deliveries in flight. A worker
+        /// never fetches more than it can start, so that idle workers get the other messages. 64
+        /// unless set.
         ///
         /// # Panics
         /// If it is zero.
@@ -276,17 +280,17 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the bytes of payload in flight at which nothing more is fetched. A single message
-        /// may be larger. 64 MiB unless set.
+        /// Sets the maximum number of bytes of payload in flight: at this number nothing more is
+        /// fetched. A single message may be larger. 64 MiB unless set.
         #[must_use]
         pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
             self.settings.max_in_flight_bytes = bytes;
             self
         }
 
-        /// Sets the number of deliveries after which a message is a dead letter. The number is
-        /// checked before the message is decoded, so that a message that kills its worker is not
-        /// delivered for ever. 10 unless set.
+        /// Sets the maximum number of deliveries of a message. After that it becomes a dead letter.
+        /// The number is checked before the message is decoded, so that even a message that kills
+        /// its worker is not delivered forever. 10 unless set.
         ///
         /// # Panics
         /// If it is zero.
@@ -299,9 +303,9 @@ macro_rules! consumer_settings {
         }
 
         /// Sets the time after which other workers claim the deliveries of a dead worker. A live
-        /// worker renews its leases, however long its handlers take. If the workers of a group have
-        /// different leases, a claim waits for the longer one, of the holder or of the claiming
-        /// worker. 10 s unless set.
+        /// worker renews its leases as long as its handlers run. If the workers of a group have
+        /// different leases, a claim waits for the longer lease: that of the holder or that of the
+        /// claiming worker. 10 s unless set.
         ///
         /// # Panics
         /// If it is shorter than 100 ms.
@@ -316,23 +320,23 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the wait before a redelivery if the failure names none. 1 s, doubling to 5 min,
-        /// unless set.
+        /// Sets the delay of a redelivery if the failure does not set one. From 1 s, doubling up to
+        /// 5 min, unless set.
         #[must_use]
         pub fn backoff(mut self, backoff: crate::transport::Backoff) -> Self {
             self.settings.backoff = backoff;
             self
         }
 
-        /// Decides about tasks and requests without a route. Must be set if the stream has several
-        /// groups. [`Fail`](crate::transport::UnknownNames::Fail) unless set.
+        /// Sets how tasks and requests without a route are settled. Must be set if the stream has
+        /// several groups. [`Fail`](crate::transport::UnknownNames::Fail) unless set.
         #[must_use]
         pub fn unknown_names(mut self, unknown: crate::transport::UnknownNames) -> Self {
             self.settings.unknown_names = Some(unknown);
             self
         }
 
-        /// Sets the number of dead letters that the group keeps. Older dead letters are dropped and
+        /// Sets the maximum number of dead letters that the group keeps. Older ones are dropped and
         /// counted. 10,000 unless set.
         #[must_use]
         pub fn max_dead_letters(mut self, dead_letters: usize) -> Self {
@@ -340,8 +344,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the number of events that may wait for a handler. Further events are dropped and
-        /// counted. 10,000 unless set.
+        /// Sets the maximum number of events that wait for a handler. Further events are dropped
+        /// and counted. 10,000 unless set.
         ///
         /// # Panics
         /// If it is zero.
@@ -353,7 +357,7 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Decides about a task that expires before it is started. Unless set, the task is dropped
+        /// Sets the fate of tasks that expire before they are started. Unless set, they are dropped
         /// and counted.
         #[must_use]
         pub fn expired(mut self, expired: crate::transport::Expired) -> Self {
@@ -362,7 +366,7 @@ macro_rules! consumer_settings {
         }
 
         /// Sets the time for which the idempotency key of a task is remembered after it was sent.
-        /// Set it longer than the time for which senders retry. 24 h unless set.
+        /// Choose a time that is longer than senders retry. 24 h unless set.
         ///
         /// # Panics
         /// If it is shorter than a millisecond.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// The state of a handle and of the sources that were opened from it. A worse state is greater.
+/// The state of a handle and of the sources that were opened from it. States are ordered from good
+/// to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ConnectionState {
@@ -13,7 +14,7 @@ pub enum ConnectionState {
     Lagging,
     /// The handle is making a new connection.
     Reconnecting,
-    /// The handle cannot be used any more, since the runtime of its tasks has ended.
+    /// The handle can no longer be used, because the runtime of its tasks has ended.
     Closed,
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::message::Name;
 
-/// Statistics of a stream, cheap enough for each scrape of metrics.
+/// Statistics of a stream. Reading them is cheap enough for each scrape of metrics.
 ///
-/// On Redis these commands read them, and none of them visits each entry:
+/// On Redis these commands read the statistics, and none of them visits each entry:
 /// [`XLEN`](https://redis.io/docs/latest/commands/xlen/),
 /// [`XINFO GROUPS`](https://redis.io/docs/latest/commands/xinfo-groups/),
 /// [`XINFO CONSUMERS`](https://redis.io/docs/latest/commands/xinfo-consumers/),
@@ -21,7 +21,7 @@ pub struct StreamStats {
     /// The number of entries, including entries that every group has settled and that are not
     /// trimmed yet.
     pub entries: u64,
-    /// The number of tasks that their senders have delayed and that are not due.
+    /// The number of tasks that were delayed by their senders and are not due.
     pub delayed: u64,
     /// All groups, sorted by name.
     pub groups: Vec<GroupStats>,
@@ -38,8 +38,9 @@ impl StreamStats {
         }
     }
 
-    /// Joins the statistics of the partitions of a stream. A number that is not known for each
-    /// partition is not known. The workers serve all partitions, so the highest number of them counts.
+    /// Joins the statistics of the partitions of a stream. If a number is unknown for one
+    /// partition, the sum is unknown. The number of workers is the maximum over the partitions,
+    /// because each worker serves all of them.
     pub(crate) fn of_partitions(stream: &Name, partitions: Vec<Self>) -> Self {
         let mut joined = Self::new(stream, 0, 0);
         for partition in partitions {
@@ -63,7 +64,7 @@ impl StreamStats {
         joined
     }
 
-    /// The statistics of a group.
+    /// Returns the statistics of a group.
     pub fn group(&self, name: &str) -> Option<&GroupStats> {
         self.groups.iter().find(|group| group.group == *name)
     }
@@ -76,21 +77,21 @@ pub struct GroupStats {
     /// The name of the group.
     pub group: Name,
     /// The number of messages that could be delivered now: unread messages, and messages that are
-    /// due for redelivery. `None` if Redis does not know: before 7.0 while messages are unread,
-    /// since 7.0 after an entry inside the stream was deleted.
+    /// due for redelivery. `None` if Redis does not know the number: before Redis 7.0 while
+    /// messages are unread, and since 7.0 after an entry inside the stream was deleted.
     pub lag: Option<u64>,
     /// The number of deliveries that are not settled.
     pub pending: u64,
-    /// The age of the oldest pending message. On Redis the age of a redelivered message starts anew
+    /// The age of the oldest pending message. On Redis the age of a message starts again at zero
     /// when it is queued for redelivery.
     pub oldest_pending: Option<Duration>,
     /// The number of messages that wait for their next attempt.
     pub delayed: u64,
     /// The number of dead letters.
     pub dead: u64,
-    /// The number of live workers, whose leases have not ended.
+    /// The number of live workers: those whose leases have not ended.
     pub consumers: u64,
-    /// The id of the newest entry that was delivered to the group; `None` before the first
+    /// The id of the newest entry that was delivered to the group, or `None` before the first
     /// delivery. On Redis the entries before the group's start count as delivered.
     pub last_delivered: Option<String>,
 }
@@ -121,10 +122,10 @@ impl GroupStats {
 pub struct ConsumerStats {
     /// The name of the consumer. Bytes that are not UTF-8 are replaced.
     pub consumer: String,
-    /// The number of its deliveries that are not settled.
+    /// The number of the consumer's deliveries that are not settled.
     pub pending: u64,
-    /// The time since it last read, or renewed or claimed a delivery.
+    /// The time since the consumer last read, renewed or claimed a delivery.
     pub idle: Duration,
-    /// True if the consumer belongs to another library. Such consumers renew no leases.
+    /// `true` if the consumer belongs to another library. Such consumers do not renew leases.
     pub foreign: bool,
 }

@@ -14,8 +14,8 @@ use crate::{error::Error, message::Name};
 
 /// The streams that one worker serves, and the order between them.
 ///
-/// One group, one capacity (`max_in_flight`) and one set of connections serve all of them. Each
-/// stream keeps its own retries, dead letters and statistics.
+/// The worker uses the same group, capacity (`max_in_flight`) and connections for all streams. Each
+/// stream has separate retries, dead letters and statistics.
 ///
 /// ```
 /// use campanile::transport::{Streams, memory::Memory};
@@ -35,9 +35,9 @@ use crate::{error::Error, message::Name};
 /// ```
 ///
 /// # Ordering
-/// The policy decides from which stream messages are *fetched* next. A fetched message occupies a
-/// slot, and waits in it for limits inside the application, such as a concurrency limit in a layer.
-/// So if priority matters, limit the work by `max_in_flight`.
+/// The policy decides from which stream messages are *fetched* next. A message that was fetched
+/// occupies a slot, also while it waits for a limit inside the application, such as a concurrency
+/// limit in a layer. So if priority matters, use `max_in_flight` as the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Streams {
     pub(crate) members: Members,
@@ -47,11 +47,12 @@ pub struct Streams {
 /// The names of a set's streams, or the registry that has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Members {
-    /// The names and weights that the application lists. In an `Arc`, since each call clones its
+    /// The names and weights that the application lists. In an `Arc`, because each call clones its
     /// handle.
     Listed(Arc<[(Name, u32)]>),
     /// The streams that senders register in the registry with this name.
     Registered(Name),
+    /// The partitions of one stream.
     Partitioned(Partitions),
 }
 
@@ -60,14 +61,14 @@ pub(crate) enum Members {
 pub(crate) enum StreamPolicy {
     /// A stream is read only while the streams before it have nothing to deliver.
     Strict,
-    /// Streams share in proportion to their weights.
+    /// Streams share the slots in proportion to their weights.
     #[default]
     Weighted,
 }
 
 impl Streams {
-    /// Strict priority: a stream is read only while all streams before it have nothing to deliver.
-    /// The last streams may wait for ever.
+    /// Creates a set with strict priority: a stream is read only while all streams before it have
+    /// nothing to deliver. The last streams may wait forever.
     pub fn strict<N: Into<Name>>(names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(|name| (name.into(), 1));
         Self {
@@ -76,9 +77,9 @@ impl Streams {
         }
     }
 
-    /// Shares by weight: while all streams have messages, nine times as many are fetched from a
-    /// stream with weight 9 as from a stream with weight 1. A share that a stream does not use goes
-    /// to the others.
+    /// Creates a set whose streams share by weight. While all streams have messages, nine times as
+    /// many are fetched from a stream with weight 9 as from a stream with weight 1. If a stream
+    /// does not use its share, the other streams get it.
     pub fn weighted<N: Into<Name>>(weights: impl IntoIterator<Item = (N, u32)>) -> Self {
         let weights = weights
             .into_iter()
@@ -89,18 +90,18 @@ impl Streams {
         }
     }
 
-    /// Turns: all streams have the same share, so a stream with a long backlog does not hold up the
-    /// others.
+    /// Creates a set whose streams take turns. All streams have the same share, so a stream with a
+    /// long backlog does not delay the others.
     pub fn in_turn<N: Into<Name>>(names: impl IntoIterator<Item = N>) -> Self {
         Self::weighted(names.into_iter().map(|name| (name, 1)))
     }
 
-    /// The streams that senders have registered, in turn, for sets that change: one stream for each
-    /// tenant. Senders register by a handle with
-    /// [`registry`](crate::transport::memory::Memory::registry).
+    /// Creates a set of the streams that senders register, which take turns. For sets that change,
+    /// such as one stream for each tenant. Senders register a stream by sending to it with a handle
+    /// that has this [`registry`](crate::transport::memory::Memory::registry).
     ///
-    /// A worker finds a new stream within a second or so. It drops a stream that no sender has used
-    /// for 90 s once nothing is left on it.
+    /// A worker finds a new stream within about a second. On Redis it drops a stream that no sender
+    /// has used for 90 s, once the stream is empty.
     pub fn registered(registry: impl Into<Name>) -> Self {
         Self {
             members: Members::Registered(registry.into()),
@@ -108,14 +109,15 @@ impl Streams {
         }
     }
 
-    /// A stream that is divided into partitions, for more messages than one server carries, or for
-    /// order by key. The partitions of `orders` are the streams `orders:0`, `orders:1` and so on. On
-    /// a Redis Cluster they are spread over its servers.
+    /// Creates a set of the partitions of one stream, for more messages than one server can handle,
+    /// or for order by key. The partitions of `orders` are the streams `orders:0`, `orders:1` and
+    /// so on. A Redis Cluster spreads them over its servers.
     ///
-    /// A handle with this set sends each task and request to one partition: messages with the same
-    /// [`partition_key`](crate::client::Call::partition_key) to the same one, and messages without
-    /// a key in turn. A worker serves all partitions in turn. Statistics and dead letters of the
-    /// handle are those of all partitions; a handle of the stream `orders:7` has those of one.
+    /// A handle with this set sends each task and request to one partition. Messages with the same
+    /// [`partition_key`](crate::client::Call::partition_key) go to the same partition, and messages
+    /// without a key go to the partitions in turn. A worker serves all partitions in turn. The
+    /// handle's statistics and dead letters are those of all partitions. For those of one partition
+    /// use a handle of its stream, such as `orders:7`.
     ///
     /// ```
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -129,16 +131,17 @@ impl Streams {
     /// ```
     ///
     /// # Ordering
-    /// Messages with one key are in one partition, in the order in which they were sent. The
-    /// handlers of a worker run concurrently, and another worker may read the next message, so
-    /// handlers do not end in that order.
+    /// Messages with the same key are in the same partition, in the order in which they were sent.
+    /// But the handlers of a worker run concurrently, and another worker may read the next message,
+    /// so handlers may finish in another order. See [`owned`](Self::owned).
     ///
     /// # Errors
-    /// All senders and workers need the same number, 1 to 1024. It is recorded on the server: a
-    /// worker with a lower one, and a sender with another one, are refused. To let the number grow,
-    /// start workers with the higher one first; after that senders with the old number still work,
-    /// and log a warning. A key then has another partition than before, so the order of its messages
-    /// holds only among those that were sent with the same number.
+    /// All senders and workers need the same number of partitions, from 1 to 1024. The server
+    /// records the number. A worker with a lower number is refused, and so is a sender with another
+    /// number. To increase the number, first start workers with the higher number. Senders with the
+    /// old number still work after that, and log a warning. A key may then belong to another
+    /// partition than before, so the order of its messages holds only among those that were sent
+    /// with the same number.
     pub fn partitioned(stream: impl Into<Name>, partitions: usize) -> Self {
         Self {
             members: Members::Partitioned(Partitions::new(stream.into(), partitions)),
@@ -146,13 +149,14 @@ impl Streams {
         }
     }
 
-    /// Has each partition read by one worker of the group at a time, so that order by key holds over
-    /// all workers. Needs a [partitioned](Self::partitioned) set.
+    /// Lets only one worker of the group own and read each partition at a time, so that order by
+    /// key holds over all workers. Requires a [partitioned](Self::partitioned) set, and a transport
+    /// that supports owners: the transport in memory refuses it.
     ///
-    /// The workers divide the partitions among themselves, and divide them anew within seconds when a
-    /// worker comes or goes, or within a [`lease`](crate::transport::Settings::lease) and a few
-    /// seconds when one dies. All workers of the group must own partitions: another group of the same
-    /// stream may serve it in turn.
+    /// The workers divide the partitions among themselves. When a worker starts or stops, they
+    /// divide them again within seconds. When a worker dies, this takes a
+    /// [`lease`](crate::transport::Settings::lease) and a few seconds. Either all workers of a
+    /// group use `owned`, or none. Another group of the same stream may differ.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -166,17 +170,18 @@ impl Streams {
     /// ```
     ///
     /// # Ordering
-    /// Of the messages with one key, one is handled at a time, in the order in which they were sent.
-    /// A failed one is repeated in its place, after its back-off, and holds up the later ones with
-    /// its key until it is done or a dead letter. Messages with other keys, and those without a key,
-    /// are handled meanwhile. Messages that a dead worker has left are handled one at a time, before
-    /// newer ones. Replayed dead letters, and delayed tasks, have their place where they are added.
+    /// Messages with the same key are handled one at a time, in the order in which they were sent.
+    /// If one fails, it is repeated after its back-off, and later messages with its key wait until
+    /// it is done or a dead letter. Messages with other keys, and those without a key, do not wait
+    /// for it. Messages that a dead worker has left are handled one at a time, before newer ones.
+    /// The position of a replayed dead letter or a delayed task is the time at which it is added to
+    /// the stream.
     ///
     /// # Delivery guarantee
-    /// No verdict of a former owner takes effect on a message that the new owner has. A handler that
-    /// still runs at a worker which was taken for dead overlaps with the new owner's: its
-    /// [`Lease`](crate::Lease) says so, and the loss is counted. [`PartitionTerm`] tells the two
-    /// apart for systems outside of the server.
+    /// The verdict of a former owner has no effect on a message that the new owner has. If a worker
+    /// was wrongly considered dead, its handler may still run while the new owner handles the same
+    /// message. Then the [`Lease`](crate::Lease) of the first handler is lost, and the loss is
+    /// counted. Another system can tell the two handlers apart by their [`PartitionTerm`].
     ///
     /// # Panics
     /// If the set is not partitioned.
@@ -205,7 +210,7 @@ impl Streams {
             && weights.windows(2).all(|pair| pair[0].1 == pair[1].1)
     }
 
-    /// Checks that a worker can serve the set.
+    /// Returns an error if the set is invalid.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let listed = match &self.members {
             Members::Registered(registry) => {
@@ -312,16 +317,16 @@ fn number(pair: &str) -> Option<(&str, u32)> {
 pub(crate) struct Quota {
     /// The key of the stream in the schedule.
     pub(crate) stream: u32,
-    /// The most deliveries.
+    /// The maximum number of deliveries.
     pub(crate) max: usize,
 }
 
 /// Divides the free slots of a worker among its streams.
 ///
-/// Shares by weight are start-time fair queueing (Goyal, Vin, Cheng 1996): each stream has a
-/// virtual time that advances by its deliveries divided by its weight, and the stream that is
-/// furthest behind is read first. A stream that was idle starts at the time of the others, so it
-/// does not make up for the idle time.
+/// Weights are implemented by start-time fair queueing (Goyal, Vin, Cheng 1996). Each stream has a
+/// virtual time, which advances by the number of its deliveries divided by its weight, and the
+/// stream with the lowest virtual time is read first. A stream that was idle continues at the
+/// current virtual time, so it gets no extra share for its idle time.
 #[derive(Debug, Default)]
 pub(crate) struct StreamSchedule {
     policy: StreamPolicy,
@@ -330,10 +335,12 @@ pub(crate) struct StreamSchedule {
     now: u64,
 }
 
+/// A stream of a schedule.
 #[derive(Debug)]
 struct Scheduled {
     stream: u32,
     weight: u32,
+    /// The virtual time at which its next delivery starts, unless `now` is later.
     time: u64,
 }
 
@@ -349,7 +356,7 @@ impl StreamSchedule {
         }
     }
 
-    /// Adds a stream. Its key must be greater than the keys of the streams before.
+    /// Adds a stream. Its key must be greater than the keys of all streams that were added before.
     pub(crate) fn add(&mut self, stream: u32, weight: u32) {
         self.streams.push(Scheduled {
             stream,
@@ -358,14 +365,15 @@ impl StreamSchedule {
         });
     }
 
-    /// Removes a stream. Only the Redis transport does.
+    /// Removes a stream. Only the Redis transport does this.
     #[cfg(feature = "redis")]
     pub(crate) fn remove(&mut self, stream: u32) {
         self.streams.retain(|it| it.stream != stream);
     }
 
-    /// The streams to read, in order, with their parts of `room`, the number of free slots. If
-    /// streams have less than their quota, the remaining slots go to the others.
+    /// Returns the streams to read, in order, each with its share of `room`, the number of free
+    /// slots. If a stream delivers less than its quota, the caller gives the remaining slots to the
+    /// next streams.
     pub(crate) fn quotas(&mut self, room: usize) -> Vec<Quota> {
         if self.policy == StreamPolicy::Strict {
             let whole = |it: &Scheduled| Quota {
@@ -374,7 +382,7 @@ impl StreamSchedule {
             };
             return self.streams.iter().map(whole).collect();
         }
-        // Assigns the deliveries one by one, each to the stream that is furthest behind.
+        // Assigns the slots one by one, each to the stream with the lowest virtual time.
         let times = (0..self.streams.len()).map(|place| Reverse((self.start(place), place)));
         let mut queue: BinaryHeap<_> = times.collect();
         let mut quotas: Vec<Quota> = Vec::with_capacity(self.streams.len());
@@ -395,8 +403,8 @@ impl StreamSchedule {
                 }),
             }
         }
-        // Streams without a part come last: they are read if the streams before have less than
-        // their quotas.
+        // Streams without a share come last. They are read only if the streams before them deliver
+        // less than their quotas.
         let mut rest: Vec<_> = (self.streams.iter().enumerate())
             .filter(|(place, _)| !quota_index.contains_key(place))
             .map(|(_, it)| it)
@@ -409,7 +417,8 @@ impl StreamSchedule {
         quotas
     }
 
-    /// The streams by their virtual time, the furthest behind first. `None` if their shares differ.
+    /// Returns the streams in the order of their virtual times, the lowest first. `None` if their
+    /// shares differ.
     #[cfg(feature = "redis")]
     pub(crate) fn in_turn(&self) -> Option<Vec<u32>> {
         let has_equal_shares = self.policy == StreamPolicy::Weighted
@@ -420,7 +429,8 @@ impl StreamSchedule {
         has_equal_shares.then(|| streams.collect())
     }
 
-    /// The virtual time at which the next delivery of a stream starts. It is at least `now`.
+    /// Returns the virtual time at which the next delivery of a stream starts. It is at least
+    /// `now`.
     fn start(&self, place: usize) -> u64 {
         self.streams[place].time.max(self.now)
     }

@@ -1,4 +1,4 @@
-//! A circuit: its state, and how calls change it.
+//! The circuit: its state, and the transitions between states.
 
 use std::{
     collections::VecDeque,
@@ -20,11 +20,12 @@ use crate::sync::lock;
 /// The state of a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CircuitState {
-    /// Calls pass and are counted.
+    /// All calls are admitted and counted.
     Closed,
-    /// No call passes. After the time of `open_for`, the next call makes the circuit half open.
+    /// No call is admitted. After the time of `open_for`, the next call makes the circuit half
+    /// open.
     Open,
-    /// A few calls pass as probes.
+    /// A few calls are admitted as probes.
     HalfOpen,
 }
 
@@ -57,7 +58,7 @@ impl CircuitConfig {
 
     fn open(&self) -> Phase {
         let now = Instant::now();
-        // A year stands for an unlimited time.
+        // If the sum overflows, a year stands for an unlimited time.
         let until = now
             .checked_add(self.open_for)
             .unwrap_or_else(|| now + Duration::from_secs(31_536_000));
@@ -68,7 +69,7 @@ impl CircuitConfig {
 pub(super) struct Circuit {
     config: CircuitConfig,
     phase: Mutex<Phase>,
-    /// The number of changes of the phase so far. Incremented while the phase is locked.
+    /// The number of changes of the phase. Incremented while the phase is locked.
     epoch: AtomicU64,
     /// Wakes services that wait for a probe.
     changed: Arc<Notify>,
@@ -80,7 +81,7 @@ enum Phase {
     HalfOpen { under_way: u32, good: u32 },
 }
 
-/// A change of the circuit by the outcome of a call.
+/// A change of the state by the outcome of a call.
 enum Transition {
     Opened(CallCounts),
     Reopened,
@@ -103,7 +104,7 @@ impl Transition {
 pub(super) enum Refusal {
     /// The circuit is open until this time.
     Open(Instant),
-    /// All probes are in use. The future is ready when a probe may be free.
+    /// All probes are in use. The future completes when a probe may be free.
     Busy(OwnedNotified),
 }
 
@@ -136,7 +137,8 @@ impl Circuit {
             if Instant::now() < until {
                 return Err(Refusal::Open(until));
             }
-            // Callers that wait for an open circuit sleep until then, so none has to be woken.
+            // No caller has to be woken here, because callers sleep until the time at which the
+            // open circuit admits probes.
             let (under_way, good) = (0, 0);
             self.change(&mut phase, Phase::HalfOpen { under_way, good });
         }
@@ -146,7 +148,7 @@ impl Circuit {
                 true
             }
             Phase::HalfOpen { .. } => {
-                // Created under the lock, so that the waiting caller cannot miss a change.
+                // The future is created under the lock, so that the caller cannot miss a change.
                 return Err(Refusal::Busy(self.changed.clone().notified_owned()));
             }
             _ => false,
@@ -158,8 +160,8 @@ impl Circuit {
         })
     }
 
-    /// Counts the outcome of a call that was admitted in this epoch. Ignores it if the circuit has
-    /// changed since.
+    /// Counts the outcome of a call that was admitted in this epoch. Ignores the outcome if the
+    /// state has changed since then.
     fn count(&self, epoch: u64, success: bool) {
         let mut phase = self.lock();
         if epoch != self.epoch.load(Ordering::Relaxed) {
@@ -186,7 +188,7 @@ impl Circuit {
             }
             Phase::Open { .. } => None,
         };
-        // Wakers and log subscribers may call into this circuit, so the lock is released first.
+        // Releases the lock first, because wakers and log subscribers may call this circuit.
         drop(phase);
         if let Some(transition) = transition {
             self.changed.notify_waiters();
@@ -213,7 +215,7 @@ impl fmt::Debug for Circuit {
     }
 }
 
-/// The permit for one call. Dropping it counts no outcome, and releases a probe.
+/// The permit for one call. Dropping it without an outcome counts nothing, and releases a probe.
 #[derive(Debug)]
 pub(super) struct CallPermit {
     circuit: Arc<Circuit>,
@@ -222,7 +224,7 @@ pub(super) struct CallPermit {
 }
 
 impl CallPermit {
-    /// Returns `true` if the circuit has not changed since the permit was granted.
+    /// Returns `true` if the state has not changed since the permit was granted.
     pub(super) fn is_current(&self) -> bool {
         self.epoch == self.circuit.epoch.load(Ordering::Relaxed)
     }
@@ -248,11 +250,12 @@ impl Drop for CallPermit {
     }
 }
 
-/// Counts the calls of the last `window`, for each tenth of it.
+/// Counts the calls of the last `window`, separately for each tenth of the window.
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,
-    /// The number of each tenth, counted from `began`, and its counts. The oldest tenth is first.
+    /// Each tenth with calls: its number, counted from `began`, and its counts. The oldest tenth is
+    /// first.
     tenths: VecDeque<(u128, CallCounts)>,
 }
 

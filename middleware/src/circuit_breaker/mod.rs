@@ -1,13 +1,13 @@
 //! Stops calls to a service that fails.
 //!
-//! A circuit counts the outcomes of its service's calls. If too many fail, it *opens*: it admits no
-//! calls, so that a service that is down can recover. After a while it admits a few *probes* (it is
-//! *half open*), and closes when they succeed.
+//! A circuit counts the outcomes of the calls of its service. If too many calls fail, the circuit
+//! *opens* and admits no more calls, so that the service can recover. After a while it is *half
+//! open*: it admits a few calls as *probes*, and closes if they succeed.
 //!
 //! # Around a router
 //! An open circuit around a whole router pauses the worker. The worker fetches nothing, so no
-//! attempts are used up. Meanwhile other workers get the messages, and may reach the database that
-//! this one does not reach.
+//! attempts are used up. Other workers get the messages instead, and may reach the database that
+//! this worker cannot reach.
 //!
 //! ```
 //! use campanile::Router;
@@ -19,7 +19,7 @@
 //! ```
 //!
 //! # Around a client's transport
-//! A client should fail fast:
+//! A client should not wait for an open circuit, but fail fast:
 //!
 //! ```
 //! use campanile::{Client, Message, transport::memory::Memory};
@@ -48,37 +48,41 @@
 //! # Failures
 //! An error of the class [`Transient`](crate::Class::Transient) counts as a failure, unless
 //! [`classify`](CircuitBreakerLayer::classify) decides otherwise. Other errors, such as a permanent
-//! rejection or a `not_found` reply, count neither as failures nor as successes: they say nothing
-//! about the health of the service. Dropped calls and panics do not count either, so put a timeout
-//! and a `CatchPanicLayer` inside.
+//! rejection or a `not_found` reply, count neither as failures nor as successes, because they do
+//! not show whether the service is healthy. Dropped calls and panics do not count either. To count
+//! them, put a timeout and a `CatchPanicLayer` inside this layer.
 //!
-//! A call counts only if the circuit has not changed since the call began. Late failures of calls
-//! from before the circuit opened do not open it again.
+//! A call counts only if the state of the circuit has not changed since the call began. So calls
+//! that began before the circuit opened, and fail late, do not open it again.
 //!
 //! # Scope
-//! All services that a layer and its clones make share one circuit. Each process has its own.
+//! All services that a layer and its clones make share one circuit. Each process has a separate
+//! circuit.
 //!
 //! # Back-pressure
 //! While the circuit is open, the service is not ready. Its callers are woken when the circuit may
 //! become half open. [`serve`](campanile::serve()) asks the outermost layer for readiness before it
-//! fetches. If this layer is inside of a layer that does not pass readiness on, or only around some
-//! of the routes, messages are fetched and wait in their deliveries.
+//! fetches. If an outer layer does not ask this layer for readiness, or if this layer is only
+//! around some of the routes, messages are still fetched, and wait in their deliveries.
 //!
 //! A probe is reserved when the service is ready, and released when the service or its call is
-//! dropped. A worker with a half-open circuit may fetch more messages than there are probes. A
-//! worker that already waits for messages when its circuit opens still receives some. All these
-//! messages wait in their deliveries until the circuit closes, and use up no attempts.
-//! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. A shutdown
-//! waits for them until its [deadline](campanile::serve::Serve::shutdown_deadline). After that,
-//! other workers claim the messages that are left, when their leases end.
+//! dropped. Some messages are fetched although the circuit admits no call: a worker with a
+//! half-open circuit may fetch more messages than there are probes, and a worker that already waits
+//! for messages when its circuit opens still receives some. These messages wait in their deliveries
+//! until the circuit admits them, and use up no attempts.
+//! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. At a
+//! shutdown, tasks and requests that wait because the outermost layer is not ready are released.
+//! The shutdown waits for all others until its
+//! [deadline](campanile::serve::Serve::shutdown_deadline). After that, other workers claim the
+//! messages that are left, when their leases end.
 //!
 //! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is
 //! open, and its calls fail.
 //!
 //! # Errors
-//! With `fail_fast`: [`CircuitOpen`]. Its source is tower's `Overloaded`, so it counts as overload.
-//! A task whose handler returns it is redelivered, and the attempt does not count; a request is
-//! answered with `unavailable`.
+//! With `fail_fast`, a call that is not admitted fails with [`CircuitOpen`]. Its source is tower's
+//! `Overloaded`, so it counts as overload. If a handler returns this error, a task is redelivered
+//! without counting the attempt, and a request is answered with `unavailable`.
 //!
 //! # Cancel safety
 //! A call that is dropped does not count.
@@ -97,7 +101,7 @@ pub use self::{
 };
 use crate::class::{Class, Classifier};
 
-/// Makes [`CircuitBreaker`] services, which share one circuit. See the [module](self).
+/// Makes [`CircuitBreaker`] services that share one circuit. See the [module](self).
 ///
 /// Each method that changes the circuit's settings returns a layer with a new circuit.
 #[derive(Debug, Clone)]
@@ -108,8 +112,8 @@ pub struct CircuitBreakerLayer {
 }
 
 impl CircuitBreakerLayer {
-    /// A circuit that opens for 5 s if half of at least 20 calls within 10 s have failed, and
-    /// closes after 3 successful probes.
+    /// Creates a layer whose circuit opens for 5 s if at least 20 calls ended within 10 s and half
+    /// of them failed, and closes after 3 successful probes.
     pub fn new() -> Self {
         Self {
             circuit: Arc::new(Circuit::new(CircuitConfig::default())),
@@ -127,7 +131,7 @@ impl CircuitBreakerLayer {
         }
     }
 
-    /// Sets the fraction of failed calls from which the circuit opens. 0.5 unless set.
+    /// Sets the fraction of failed calls at which the circuit opens. 0.5 unless set.
     ///
     /// # Panics
     /// If `part` is not above 0.0, or above 1.0.
@@ -141,7 +145,8 @@ impl CircuitBreakerLayer {
         self.with(|config| config.failure_rate = part)
     }
 
-    /// Sets how long a call counts, with a resolution of a tenth of that time. 10 s unless set.
+    /// Sets the window: the time for which the outcome of a call counts. It has a resolution of a
+    /// tenth of the window. 10 s unless set.
     ///
     /// # Panics
     /// If `window` is shorter than 10 ms.
@@ -155,8 +160,7 @@ impl CircuitBreakerLayer {
         self.with(|config| config.window = window)
     }
 
-    /// Sets the smallest number of calls in the window at which the circuit may open. 20 unless
-    /// set.
+    /// Sets the minimum number of calls in the window at which the circuit may open. 20 unless set.
     ///
     /// # Panics
     /// If `calls` is zero.
@@ -170,7 +174,7 @@ impl CircuitBreakerLayer {
         self.with(|config| config.min_calls = calls)
     }
 
-    /// Sets how long the circuit stays open before it admits probes. 5 s unless set.
+    /// Sets how long the circuit is open before it admits probes. 5 s unless set.
     ///
     /// # Panics
     /// If `time` is zero.
@@ -181,8 +185,8 @@ impl CircuitBreakerLayer {
         self.with(|config| config.open_for = time)
     }
 
-    /// Sets the number of probes: the calls that a half-open circuit admits. If all succeed, the
-    /// circuit closes. The first failed probe opens it again. 3 unless set.
+    /// Sets the number of probes, the calls that a half-open circuit admits. If all probes succeed,
+    /// the circuit closes. The first probe that fails opens it again. 3 unless set.
     ///
     /// # Panics
     /// If `probes` is zero.
@@ -204,15 +208,15 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// Fails calls with [`CircuitOpen`] while the circuit admits none. This is meant for clients; a
-    /// worker should wait.
+    /// Fails calls with [`CircuitOpen`] while the circuit admits none, instead of waiting. For
+    /// clients: a worker should wait.
     #[must_use]
     pub fn fail_fast(mut self) -> Self {
         self.fail_fast = true;
         self
     }
 
-    /// The current state of the circuit.
+    /// Returns the current state of the circuit.
     pub fn state(&self) -> CircuitState {
         self.circuit.state()
     }
@@ -232,7 +236,7 @@ impl<S> Layer<S> for CircuitBreakerLayer {
     }
 }
 
-/// The error of a call that an open circuit has refused. Its source is tower's `Overloaded`.
+/// The error of a call that the circuit has not admitted. Its source is tower's `Overloaded`.
 #[derive(Debug)]
 pub struct CircuitOpen {
     retry_after: Duration,
@@ -247,7 +251,7 @@ impl CircuitOpen {
         }
     }
 
-    /// The time until the circuit admits probes; zero if probes are running.
+    /// Returns the time until the circuit admits probes. Zero if probes are running.
     pub fn retry_after(&self) -> Duration {
         self.retry_after
     }

@@ -1,4 +1,4 @@
-//! The service and its future.
+//! The service of the circuit breaker, and its future.
 
 use std::{
     fmt,
@@ -31,16 +31,16 @@ pub struct CircuitBreaker<S> {
 
 enum Readiness {
     Unknown,
-    /// The circuit admits no call. The future is ready when the circuit may admit one.
+    /// The circuit admits no call. The future completes when the circuit may admit one.
     Waiting(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
     /// The circuit admits the next call.
     Admitted(CallPermit),
-    /// The next call fails fast. Probes are admitted after this time.
+    /// The next call fails. The circuit admits probes after this time.
     Refused(Duration),
 }
 
 impl<S> CircuitBreaker<S> {
-    /// Wraps a service with its own circuit; see [`CircuitBreakerLayer::new`]. Clones share the
+    /// Wraps a service with a new circuit, as [`CircuitBreakerLayer::new`] does. Clones share the
     /// circuit.
     pub fn new(inner: S) -> Self {
         Self::with_layer(inner, CircuitBreakerLayer::new())
@@ -70,7 +70,7 @@ impl<S> CircuitBreaker<S> {
 
 inner_accessors!(CircuitBreaker<S>);
 
-/// The clone has no reserved call.
+/// A clone starts without a permit.
 impl<S: Clone> Clone for CircuitBreaker<S> {
     fn clone(&self) -> Self {
         Self::with_layer(self.inner.clone(), self.layer.clone())
@@ -94,7 +94,7 @@ where
                         self.readiness = Readiness::Unknown;
                         return Poll::Ready(Err(error.into()));
                     }
-                    // The circuit may have changed during the wait for the inner service.
+                    // The state may have changed during the wait for the inner service.
                     if permit.is_current() {
                         return Poll::Ready(Ok(()));
                     }
@@ -105,7 +105,8 @@ where
                     self.readiness = Readiness::Unknown;
                 }
                 Readiness::Unknown | Readiness::Admitted(_) | Readiness::Refused(_) => {
-                    // Drops an outdated permit first: it may be the probe that blocks a new one.
+                    // Drops an outdated permit before a new one is requested: it may be a probe
+                    // that blocks the new one.
                     self.readiness = Readiness::Unknown;
                     self.readiness = self.admit();
                     if matches!(self.readiness, Readiness::Refused(_)) {

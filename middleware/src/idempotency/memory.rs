@@ -16,8 +16,8 @@ use crate::sync::lock;
 /// A store in the memory of this process, for a single worker and for tests. It uses tokio's clock.
 /// Clones share one store.
 ///
-/// It keeps 100,000 outcomes unless set. Beyond that it removes the outcomes that would expire
-/// first. It never removes a claim that has not expired.
+/// Unless set, the store keeps at most 100,000 outcomes. If there are more, it removes those that
+/// would expire first. It never removes a claim that has not expired.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<MemoryState>>,
@@ -27,16 +27,16 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct MemoryState {
     claims: HashMap<String, (Token, Instant)>,
-    /// The number of claims at which expired ones are removed next.
+    /// The number of claims at which expired claims are removed next.
     cleanup_at: usize,
     outcomes: HashMap<String, (Bytes, End)>,
-    /// The keys of the outcomes, in the order in which these expire.
+    /// The keys of the outcomes, in the order in which the outcomes expire.
     ends: BTreeMap<End, String>,
     /// The number of outcomes stored so far.
     stored: u64,
 }
 
-/// When an outcome expires, and a number that makes it unique.
+/// The time at which an outcome expires, and a number that makes the pair unique.
 type End = (Instant, u64);
 
 impl MemoryStore {
@@ -49,7 +49,7 @@ impl MemoryStore {
         }
     }
 
-    /// Sets the largest number of outcomes that are kept. 100,000 unless set.
+    /// Sets the maximum number of outcomes that are kept. 100,000 unless set.
     ///
     /// # Panics
     /// If `outcomes` is zero.
@@ -61,7 +61,7 @@ impl MemoryStore {
         self
     }
 
-    /// The current number of outcomes.
+    /// Returns the current number of outcomes.
     pub fn outcomes(&self) -> usize {
         let mut state = lock(&self.state);
         state.expire(Instant::now());
@@ -82,7 +82,7 @@ impl MemoryState {
         }
     }
 
-    /// The token of the claim on this key, unless the claim has expired.
+    /// Returns the token of the claim on this key, unless the claim has expired.
     fn claimed_by(&self, key: &str, now: Instant) -> Option<Token> {
         let (token, until) = self.claims.get(key)?;
         (*until > now).then_some(*token)
@@ -120,7 +120,7 @@ impl MemoryState {
     }
 }
 
-/// Adds `after` to `now`. If the sum cannot be represented, a century stands for an unlimited time.
+/// Returns `now` plus `after`. If the sum overflows, a century stands for an unlimited time.
 fn end(now: Instant, after: Duration) -> Instant {
     let end = now.checked_add(after);
     end.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000))

@@ -2,7 +2,7 @@
 //!
 //! Tasks and requests are delivered at least once: if a worker dies after its work and before its
 //! acknowledgement, the message is delivered again. With this layer the first delivery runs, and
-//! its outcome is stored. A later message with the same key gets the stored outcome.
+//! its outcome is stored. Later messages with the same key get the stored outcome, and do not run.
 //!
 //! ```
 //! use campanile::Router;
@@ -15,8 +15,7 @@
 //!     .task("charge", charge)
 //!     .layer(IdempotencyLayer::new(MemoryStore::new()));
 //! ```
-//!
-//! For all workers of a group, by a key that senders choose:
+//! With a store for all workers of a group, and a key that senders choose:
 //!
 #![cfg_attr(feature = "idempotency-redis", doc = "```no_run")]
 #![cfg_attr(not(feature = "idempotency-redis"), doc = "```ignore")]
@@ -44,18 +43,19 @@
 //!
 //! # Key
 //! The key is the message's id with its stream and its group, unless [`key`](IdempotencyLayer::key)
-//! sets another. Redelivered and claimed messages keep their ids. A message without an id (an
-//! event, a call in place) passes, since it cannot be delivered again. With another key, a message
-//! without one is rejected, unless [`missing_key`](IdempotencyLayer::missing_key) lets it pass.
+//! sets another. Redelivered and claimed messages keep their ids. A message without an id, such as
+//! an event or a call in place, is run without a claim, because it cannot be delivered again. If
+//! another key is set, a message without this key is rejected, unless
+//! [`missing_key`](IdempotencyLayer::missing_key) allows it.
 //!
 //! Messages of different kinds or names may have the same key, for example `orders.create` and
-//! `orders.cancel`. **A store belongs to one consumer group**, since every group has to handle
-//! every message. It also belongs to one layer: if two nested layers shared a store, the inner one
-//! would find every key claimed by the outer one. A custom key is shared by all streams whose
-//! workers share the store. To separate the streams, add
-//! [`Parts::stream`](campanile::Parts::stream) to the key.
+//! `orders.cancel`. **A store belongs to one consumer group**, because every group has to handle
+//! every message. It also belongs to one layer: if two nested layers shared a store, the inner
+//! layer would find every key claimed by the outer one. A custom key does not include the stream,
+//! so workers of several streams that share a store also share these keys. To separate the streams,
+//! add [`Parts::stream`](campanile::Parts::stream) to the key.
 //!
-//! A message that is not run is logged at DEBUG and counted by
+//! A message that gets a stored outcome is logged at debug level, and counted by
 //! [`suppressed`](IdempotencyLayer::suppressed).
 //!
 //! # Delivery guarantee
@@ -70,8 +70,9 @@
 //! | the servers of the store fail over | replicated outcomes are kept. A duplicate of a message whose outcome was not replicated runs again |
 //! | the store fails after the call | the outcome counts, and a warning says that it was not stored. A duplicate runs again |
 //!
-//! So a handler's effect happens once while the workers and the store live, and at least once in
-//! any case. For exactly once, the effect must be in one transaction with the key.
+//! So the effect of a handler happens once while the workers and the store are alive, and at least
+//! once in any case. If it must happen exactly once, write the effect and the key in one
+//! transaction.
 //!
 //! # Errors
 //! [`remember`](IdempotencyLayer::remember) decides which failures are stored. By default these are
@@ -79,16 +80,16 @@
 //! [`Rejection`](campanile::Rejection) or an [`RpcError`](campanile::RpcError) other than
 //! `unavailable`, `deadline` and `internal`. After any other failure the claim is released.
 //!
-//! A stored failure is repeated to *other* messages with its key. The message that failed is run
-//! again when it is replayed from the dead letters. If several dead letters have one key, replay
-//! the one that failed first: the others would only get its failure again. With the default key no
-//! other message has the same key, so a failure is never repeated.
+//! Only *other* messages with the same key get a stored failure. If the message that failed is
+//! replayed from the dead letters, it is run again. If several dead letters have the same key,
+//! replay the one that failed first: the others would only get its failure again. With the default
+//! key no other message has the same key, so no message gets a stored failure.
 //!
 //! A stored reply keeps its payload and headers. A stored failure is returned as [`Repeated`].
 //!
 //! # Cancel safety
-//! Dropping the future spawns a task that releases the claim and then ends. An outcome that was
-//! being stored at that moment may be stored or not.
+//! Dropping the future spawns a short task that releases the claim. If the future is dropped while
+//! the outcome is being stored, the outcome may or may not be stored.
 
 mod memory;
 mod record;
@@ -129,7 +130,8 @@ pub struct IdempotencyLayer<St, K = key::ById> {
     store: St,
     keys: KeyExtractor<K>,
     config: IdempotencyConfig,
-    /// Shared by all services of the layer and by its clones.
+    /// The number of messages that were not run. Shared by all services that the layer and its
+    /// clones make.
     suppressed: Arc<AtomicU64>,
 }
 
@@ -149,11 +151,11 @@ pub enum Remember {
     /// Successes, and failures that another try cannot change.
     #[default]
     Permanent,
-    /// Successes only.
+    /// Only successes.
     Successes,
 }
 
-/// Decides about a message when the store fails.
+/// Decides what happens to a message if the store fails before the message is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StoreDown {
@@ -161,12 +163,12 @@ pub enum StoreDown {
     /// and the attempt does not count.
     #[default]
     Fail,
-    /// The message is run without a claim, perhaps for the second time.
+    /// The message is run without a claim. It may be a duplicate that runs a second time.
     Run,
 }
 
 impl<St: Store> IdempotencyLayer<St> {
-    /// Recognises duplicates by the messages' ids.
+    /// Creates a layer that recognises duplicates by the ids of the messages.
     pub fn new(store: St) -> Self {
         Self {
             store,
@@ -187,8 +189,8 @@ impl<St: Store> IdempotencyLayer<St> {
 }
 
 impl<St, K> IdempotencyLayer<St, K> {
-    /// Recognises duplicates by this key. A message without one is rejected, unless
-    /// [`missing_key`](Self::missing_key) is called afterwards.
+    /// Sets the key by which duplicates are recognised. A message without this key is rejected,
+    /// unless [`missing_key`](Self::missing_key) is called after this method.
     #[must_use]
     pub fn key<L: KeyOf>(self, key: L) -> IdempotencyLayer<St, L> {
         IdempotencyLayer {
@@ -199,22 +201,23 @@ impl<St, K> IdempotencyLayer<St, K> {
         }
     }
 
-    /// The number of messages that were not run because the outcome for their key was stored,
-    /// over all services of this layer and of its clones.
+    /// Returns the number of messages that got a stored outcome, summed over all services of this
+    /// layer and of its clones.
     pub fn suppressed(&self) -> u64 {
         self.suppressed.load(Ordering::Relaxed)
     }
 
-    /// Decides about a message without a key. By default it passes with the key of
-    /// [`new`](Self::new), and is rejected with another [`key`](Self::key).
+    /// Sets the handling of messages without a key. Unless set, they are run if the key is that of
+    /// [`new`](Self::new), and rejected if another [`key`](Self::key) is set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// Sets how long the claim of a dead worker lasts. A live worker renews its claims after each
-    /// third of this time. 30 s unless set.
+    /// Sets how long a claim is valid after its last renewal, which is how long the claim of a dead
+    /// worker lasts. A live worker renews its claims after each third of this time. 30 s unless
+    /// set.
     ///
     /// # Panics
     /// If `claim` is shorter than 100 ms.
@@ -229,7 +232,7 @@ impl<St, K> IdempotencyLayer<St, K> {
         self
     }
 
-    /// Sets how long an outcome is stored. The time should be longer than senders retry. 24 h
+    /// Sets how long an outcome is stored. Choose a time that is longer than senders retry. 24 h
     /// unless set.
     ///
     /// # Panics
@@ -245,22 +248,23 @@ impl<St, K> IdempotencyLayer<St, K> {
         self
     }
 
-    /// Sets the wait before the redelivery of a message that arrived while another one with its key
-    /// was running. 1 s unless set.
+    /// Sets the delay before the redelivery of a message that arrived while another message with
+    /// its key was running. 1 s unless set.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.config.retry_after = after;
         self
     }
 
-    /// Decides which outcomes are stored. Successes and permanent failures unless set.
+    /// Sets which outcomes are stored. Successes and permanent failures unless set.
     #[must_use]
     pub fn remember(mut self, remember: Remember) -> Self {
         self.config.remember = remember;
         self
     }
 
-    /// Decides about a message when the store fails. The message fails unless set.
+    /// Sets what happens to a message if the store fails before it is run. The message fails unless
+    /// set.
     #[must_use]
     pub fn store_down(mut self, store_down: StoreDown) -> Self {
         self.config.store_down = store_down;
@@ -276,7 +280,7 @@ impl<S, St: Clone, K: Clone> tower::Layer<S> for IdempotencyLayer<St, K> {
     }
 }
 
-/// The error of a message that arrived while another one with the same key was running.
+/// The error of a message that arrived while another message with the same key was running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InProgress;

@@ -1,4 +1,4 @@
-//! The stored form of an outcome.
+//! Encodes and decodes stored outcomes.
 
 use std::{borrow::Cow, error::Error, fmt};
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Outcome, Remember};
 use crate::key::MessageIdentity;
 
-/// An outcome as JSON. Unknown fields are ignored, so that a later version can add some.
+/// A stored outcome, as JSON. Unknown fields are ignored, so that a later version can add fields.
 #[derive(Serialize, Deserialize)]
 struct Record<'a> {
     /// The stream, the group and the id of the message with this outcome.
@@ -66,7 +66,8 @@ pub(super) fn encode(
     Some(json.into())
 }
 
-/// The kind of a permanent failure, and the error that a caller got. `None` if it is not permanent.
+/// Returns the kind of a failure, and the error reply to a request. `None` if the failure is not
+/// permanent.
 fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcError>)> {
     let error = &**error;
     let rejection = find::<Rejection>(error).filter(|rejection| rejection.is_permanent());
@@ -87,9 +88,9 @@ fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcErr
     }
 }
 
-/// An error and its sources on one line.
+/// Returns an error and its sources on one line.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    // Bounded, since a custom error may return itself as its source.
+    // Bounded, because a custom error may return itself as its source.
     let errors = std::iter::successors(Some(error), |&error| error.source()).take(16);
     let texts: Vec<_> = errors.map(ToString::to_string).collect();
     texts.join(": ")
@@ -99,7 +100,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) enum StoredOutcome {
     /// The message gets this outcome.
     Repeat(Outcome),
-    /// The message is run again, since the failure is its own.
+    /// The message is run again, because the stored failure is its own.
     RunAgain,
 }
 
@@ -109,7 +110,7 @@ pub(super) fn decode(
     identity: Option<&MessageIdentity>,
 ) -> Result<StoredOutcome, BoxError> {
     let record: Record<'_> = serde_json::from_slice(stored)
-        // The parser's text is dropped: it quotes its input, which may contain a payload.
+        // The parser's error is dropped, because it quotes its input, which may contain a payload.
         .map_err(|_| "a stored outcome cannot be read")?;
     let answer = match &record.answer {
         Some(envelope) => Some(codec::decode_reply(envelope.as_bytes())?.answer?),
@@ -135,8 +136,8 @@ pub(super) fn decode(
     Ok(StoredOutcome::Repeat(Err(error)))
 }
 
-/// The failure of an earlier message with the same key. Its source is the error that the caller of
-/// a request got.
+/// The failure of an earlier message with the same key. If that message was a request, the source
+/// is its error reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repeated {
     text: String,

@@ -10,7 +10,8 @@ use campanile::{
 
 use super::store::{Claim, Store, Token};
 
-// The value of a key is `c` and the token of its claim, or `d` and the outcome.
+// The value of a claimed key is `c`, followed by the token of the claim. The value of a key with an
+// outcome is `d`, followed by the outcome.
 
 /// Claims a key. ARGV: token, milliseconds. Returns `won`, `taken`, or the outcome in a list.
 static CLAIM: Script = Script::new(
@@ -21,8 +22,8 @@ static CLAIM: Script = Script::new(
      return 'won'",
 );
 
-/// Stores an outcome. ARGV: token, milliseconds, outcome. Returns 1 if the key has this outcome now,
-/// else 0.
+/// Stores an outcome. ARGV: token, milliseconds, outcome. Returns 1 if the key has this outcome
+/// now, and otherwise 0.
 static FINISH: Script = Script::new(
     "local found, outcome = redis.call('GET', KEYS[1]), 'd' .. ARGV[3]
      if found == outcome then return 1 end
@@ -38,9 +39,9 @@ static DELETE: Script =
 /// A store on Redis, shared by all workers of a group.
 ///
 /// The store uses the connections of a [`Redis`] handle, with its topology, its credentials and its
-/// reconnects. Behind Sentinels and on a cluster, each key is on the primary of its slot, and
-/// outcomes that were replicated survive a failover. Every key that it writes has a time to live.
-/// Its user needs `~<prefix>* +get +set +del +evalsha +eval`.
+/// reconnects. On a cluster each key is on the primary of its slot. Outcomes that were replicated
+/// survive a failover. Every key has a time to live. The Redis user needs
+/// `~<prefix>* +get +set +del +evalsha +eval`.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
     redis: Redis,
@@ -49,11 +50,11 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Makes a store over a handle, which may also serve and send. All keys begin with `prefix`,
-    /// which should name the consumer group: every group has to handle every message, so groups
-    /// must not share a store. No prefix may begin with the prefix of another store, or the two
-    /// stores could use the same key. A prefix with a hash tag, such as `{once}:`, puts all keys of
-    /// a cluster on one node.
+    /// Creates a store over a handle, which may also serve and send. All keys begin with `prefix`.
+    /// The prefix should contain the name of the consumer group, because every group has to handle
+    /// every message, so groups must not share a store. No prefix may begin with the prefix of
+    /// another store, because two such stores could use the same key. On a cluster, a prefix with a
+    /// hash tag, such as `{once}:`, puts all keys on one node.
     ///
     /// # Panics
     /// If the prefix is empty.
@@ -68,7 +69,7 @@ impl RedisStore {
         }
     }
 
-    /// Sets the time after which a command without a response has failed. 2 s unless set.
+    /// Sets the time after which a command without a response fails. 2 s unless set.
     ///
     /// # Panics
     /// If `timeout` is zero.

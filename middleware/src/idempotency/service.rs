@@ -1,4 +1,4 @@
-//! The service and its future.
+//! The service of the idempotency layer, and its future.
 
 use std::{
     fmt,
@@ -34,7 +34,7 @@ pub struct Idempotency<S, St, K> {
 }
 
 impl<S, St: Store> Idempotency<S, St, ById> {
-    /// Wraps a service; see [`IdempotencyLayer::new`].
+    /// Wraps a service, as [`IdempotencyLayer::new`] does.
     pub fn new(inner: S, store: St) -> Self {
         Self::with_layer(inner, IdempotencyLayer::new(store))
     }
@@ -72,7 +72,8 @@ where
             match key? {
                 None => service.oneshot(message).await.map_err(Into::into),
                 Some(key) => {
-                    // The length keeps the text unambiguous: a name may contain any character.
+                    // The length makes the text unambiguous, because a name may contain any
+                    // character.
                     let (kind, name) = (message.kind(), message.name());
                     let key = format!("{kind}:{}:{name}:{key}", name.len());
                     let call = KeyedCall {
@@ -90,7 +91,7 @@ where
 
 /// The future of [`Idempotency`].
 #[must_use = "futures do nothing unless polled"]
-// Boxed, since the futures of a store cannot be named.
+// Boxed, because the futures of a store cannot be named.
 pub struct IdempotencyFuture(Pin<Box<dyn Future<Output = Outcome> + Send>>);
 
 impl Future for IdempotencyFuture {
@@ -107,7 +108,7 @@ impl fmt::Debug for IdempotencyFuture {
     }
 }
 
-/// A call with a key.
+/// A call of a message with a key, which is run only if the key can be claimed.
 struct KeyedCall<St: Store> {
     store: St,
     config: IdempotencyConfig,
@@ -170,7 +171,8 @@ impl<St: Store> KeyedCall<St> {
         let claim = self.store.claim(&self.key, token, self.config.claim_for);
         Ok(match claim.await? {
             Claim::Won => ClaimResult::Won,
-            // Another worker was faster. The next delivery of this message gets that outcome.
+            // Another worker claimed the key first. The next delivery of this message gets the
+            // outcome of that worker.
             Claim::Taken | Claim::Finished(_) => ClaimResult::Taken,
         })
     }
@@ -182,12 +184,12 @@ enum ClaimResult {
     Ended(Outcome),
 }
 
-/// A claim on a key. Dropping it releases the claim.
+/// A claim on a key. Dropping this value releases the claim.
 struct HeldClaim<St: Store> {
     call: KeyedCall<St>,
     token: Token,
-    /// True once the store has replaced or released the claim, or has failed to. A drop then does
-    /// nothing.
+    /// Set after the attempt to store the outcome or to release the claim, whether or not the
+    /// attempt succeeded. A drop then does nothing.
     ended: bool,
 }
 
@@ -267,7 +269,7 @@ impl<St: Store> Drop for HeldClaim<St> {
         if self.ended {
             return;
         }
-        // Without a runtime the claim cannot be released, and expires.
+        // Without a runtime the claim cannot be released. It then expires.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };

@@ -1,4 +1,4 @@
-//! The interface of a store.
+//! The trait of stores.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -8,9 +8,10 @@ use campanile::BoxError;
 /// Stores claims and outcomes. Implemented by [`MemoryStore`](super::MemoryStore) and `RedisStore`,
 /// and by any custom store.
 ///
-/// A key is free, or claimed by one token until a time, or it has an outcome until a time. Each
-/// method is atomic and idempotent: after an error or a lost response it may be called again with
-/// the same arguments. Each method must fail after some time, since its callers set no time limit.
+/// A key is in one of three states: it is free, it is claimed by one token until a certain time, or
+/// it has an outcome until a certain time. Each method is atomic and idempotent: after an error or
+/// a lost response it may be called again with the same arguments. Each method must have a time
+/// limit, because the layer sets none.
 pub trait Store: Clone + Send + Sync + 'static {
     /// Claims a free key, or one that this token has claimed already, for `claim_for` from now.
     ///
@@ -23,8 +24,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         claim_for: Duration,
     ) -> impl Future<Output = Result<Claim, BoxError>> + Send;
 
-    /// Extends a claim to `claim_for` from now, or claims a key that has become free. Returns
-    /// `false` if another token has claimed the key, or the key has an outcome.
+    /// Extends the claim of this token to `claim_for` from now, or claims a key that has become
+    /// free. Returns `false` if another token has claimed the key, or if the key has an outcome.
     ///
     /// # Errors
     /// If the store fails.
@@ -35,8 +36,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         claim_for: Duration,
     ) -> impl Future<Output = Result<bool, BoxError>> + Send;
 
-    /// Replaces the claim by an outcome, or stores the outcome on a free key. Returns `false` if
-    /// another token has claimed the key, or the key has another outcome.
+    /// Replaces the claim of this token by an outcome, or stores the outcome on a free key. Returns
+    /// `false` if another token has claimed the key, or if the key has another outcome.
     ///
     /// # Errors
     /// If the store fails. The outcome may have been stored.
@@ -55,7 +56,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn release(&self, key: &str, token: Token)
     -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// Removes the outcome of the key, if it equals this one.
+    /// Removes the outcome of the key if it equals this outcome.
     ///
     /// # Errors
     /// If the store fails.
@@ -77,7 +78,7 @@ pub enum Claim {
     Finished(Bytes),
 }
 
-/// Identifies a claim; unique for each run of a message. Its text is a UUID.
+/// Identifies a claim. Each run of a message has a unique token. Its text is a UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(uuid::Uuid);
 

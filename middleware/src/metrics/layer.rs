@@ -1,4 +1,4 @@
-//! The layer and its labels.
+//! The metrics layer and its labels.
 
 use std::{fmt, sync::Arc};
 
@@ -16,12 +16,12 @@ pub struct MetricsLayer {
 }
 
 impl MetricsLayer {
-    /// Counts messages that are handled, around a router or a handler.
+    /// Creates a layer that counts messages that are handled, for a router or a handler.
     pub fn new() -> Self {
         Self::on(Side::Serving)
     }
 
-    /// Counts messages that are sent, around a client's transport.
+    /// Creates a layer that counts messages that are sent, for a client's transport.
     pub fn new_for_client() -> Self {
         Self::on(Side::Client)
     }
@@ -35,14 +35,14 @@ impl MetricsLayer {
         Self::with(labels, 256)
     }
 
-    // Makes new metric handles, since the old ones have other labels.
+    // Creates new metric handles, because the old handles have other labels.
     fn with(labels: LayerLabels, max_destinations: usize) -> Self {
         Self {
             table: Arc::new(SeriesTable::new(labels, max_destinations)),
         }
     }
 
-    /// Sets `messaging.system`, the transport of the messages. `redis` unless set.
+    /// Sets the label `messaging.system`, which names the transport. `redis` unless set.
     #[must_use]
     pub fn system(self, system: impl Into<Name>) -> Self {
         let mut labels = self.table.labels.clone();
@@ -50,7 +50,8 @@ impl MetricsLayer {
         Self::with(labels, self.table.max_destinations)
     }
 
-    /// Sets `messaging.consumer.group.name`, the group of the worker. No such label unless set.
+    /// Sets the label `messaging.consumer.group.name`, which names the group of the worker. Unless
+    /// set, there is no such label.
     #[must_use]
     pub fn group(self, group: impl Into<Name>) -> Self {
         let mut labels = self.table.labels.clone();
@@ -58,15 +59,15 @@ impl MetricsLayer {
         Self::with(labels, self.table.max_destinations)
     }
 
-    /// Sets how many destinations get a label, for each kind of message. Further destinations share
-    /// the label `_OTHER`. 256 unless set.
+    /// Sets the maximum number of destinations that get a separate label, for each kind of message.
+    /// Further destinations share the label `_OTHER`. 256 unless set.
     #[must_use]
     pub fn max_destinations(self, destinations: usize) -> Self {
         Self::with(self.table.labels.clone(), destinations)
     }
 }
 
-/// As [`MetricsLayer::new`].
+/// Creates the layer as [`MetricsLayer::new`] does.
 impl Default for MetricsLayer {
     fn default() -> Self {
         Self::new()

@@ -1,5 +1,5 @@
-//! Counts and times messages, and publishes the counts of transports. The metrics go through the
-//! [`metrics`] facade to the application's recorder.
+//! Counts and times messages, and publishes the counts of transports. The metrics are recorded
+//! through the [`metrics`] facade by the application's recorder.
 //!
 //! ```
 //! use campanile::{Client, Router, transport::memory::Memory};
@@ -16,7 +16,7 @@
 //! ```
 //!
 //! With a group, a Prometheus recorder with the conventions' buckets, and the counts of the
-//! transport. The example `prometheus` shows all of it:
+//! transport. The example `prometheus` is a complete application:
 //!
 //! ```
 //! use campanile::{Router, transport::memory::Memory};
@@ -47,10 +47,10 @@
 //! ```
 //!
 //! # Metrics
-//! A layer sees the outcome of the inner service. It does not see how the delivery was settled. Nor
-//! does it see messages that never reach it: those that have expired, were delivered too often, or
-//! cannot be decoded. The transport counts all of these, and [`TransportMetrics`] publishes its
-//! counts. So a failure in [`CONSUMED_MESSAGES`] is a failed attempt, and
+//! A layer sees the outcome of the inner service, but not how the delivery was settled. It also
+//! does not see messages that never reach it: those that expired, were delivered too often, or
+//! cannot be decoded. The transport counts all of these, and [`TransportMetrics`] publishes the
+//! counts of the transport. So a failure in [`CONSUMED_MESSAGES`] is a failed attempt, and
 //! `campanile.transport.dead` counts dead letters.
 //!
 //! | metric | source | meaning |
@@ -69,23 +69,23 @@
 //! one of the [fixed words](crate::conventions::Fault::error_type); a success has no such label.
 //!
 //! # Labels
-//! The labels are those of the [conventions](crate::conventions): `messaging.system`,
-//! `messaging.operation.name`, `messaging.operation.type`, `messaging.destination.name`, and
-//! `messaging.consumer.group.name` if set; and `campanile.message.kind`. The number of their values
-//! is bounded. A serving layer takes the destination from the matched route, not from the message.
-//! The destination is `_OTHER` if no route matches, or if the layer is outside of the router. A
-//! client's layer takes the names that the application sends to, and `_OTHER` after the first
-//! [256](MetricsLayer::max_destinations).
+//! The labels of the [conventions](crate::conventions) are `messaging.system`,
+//! `messaging.operation.name`, `messaging.operation.type`, `messaging.destination.name`, and, if
+//! set, `messaging.consumer.group.name`. A further label is `campanile.message.kind`. The number of
+//! values of each label is bounded. A serving layer takes the destination from the matched route,
+//! not from the message. The destination is `_OTHER` if no route matches, or if the layer is
+//! outside the router. In a client's layer the destination is the name of the message. After the
+//! first [256](MetricsLayer::max_destinations) names it is `_OTHER`.
 //!
 //! # Recorders
-//! A layer keeps its metric handles, so that a message needs no look-up in the recorder. Install
+//! A layer keeps its metric handles, so that it does not look them up for each message. So install
 //! the recorder before the first message.
 //!
 //! # Errors
-//! The inner service's errors pass, as a [`BoxError`](campanile::BoxError).
+//! Errors of the inner service are returned unchanged, as a [`BoxError`](campanile::BoxError).
 //!
 //! # Panics
-//! A panic of the inner service passes, and counts with the `error.type` `panic`.
+//! A panic of the inner service propagates, and counts with the `error.type` `panic`.
 //!
 //! # Cancel safety
 //! A dropped future counts with the `error.type` `dropped`.
@@ -114,11 +114,11 @@ pub const CONSUMED_MESSAGES: &str = "messaging.client.consumed.messages";
 pub const OPERATION_DURATION: &str = "messaging.client.operation.duration";
 /// The time to handle a delivery, in seconds.
 pub const PROCESS_DURATION: &str = "messaging.process.duration";
-/// Deliveries that were not the first of their message.
+/// Deliveries that were not the first delivery of their message.
 pub const REDELIVERED_MESSAGES: &str = "campanile.process.redelivered.messages";
 /// Running calls.
 pub const IN_FLIGHT: &str = "campanile.messages.in_flight";
-/// 1 while a transport's handle is connected, else 0.
+/// 1 while a transport's handle is connected, and otherwise 0.
 pub const READY: &str = "campanile.transport.ready";
 
 /// The names of the histograms, for an exporter that needs to set their buckets.

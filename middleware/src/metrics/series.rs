@@ -1,4 +1,5 @@
-//! The metric handles of a layer: a bounded number of sets, one for each kind and destination.
+//! The metric handles of a layer. There is a set of handles for each kind of message and each
+//! destination, and the number of sets is bounded.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::conventions::{OTHER, Side};
 
-/// The series of a layer, by kind of message and destination. They are made on first use.
+/// The series of a layer, by kind of message and destination. Each is made on first use.
 pub(super) struct SeriesTable {
     pub(super) labels: LayerLabels,
     pub(super) max_destinations: usize,
@@ -40,15 +41,17 @@ impl SeriesTable {
         }
     }
 
-    /// The series of a message.
+    /// Returns the series of a message.
     pub(super) fn of(&self, message: &Message) -> Arc<Series> {
         let destination = match self.labels.side {
-            // The application chooses the routes. The names are chosen by any sender.
+            // The label is the route, because the application chooses the routes. Any sender can
+            // choose the name.
             Side::Serving => match message.parts().matched_route() {
                 Some(route) if !route.as_str().is_empty() => route.as_str(),
                 _ => OTHER,
             },
-            // The recorder keeps a label for ever, so names that no transport accepts share one.
+            // The recorder keeps every label forever, so names that are too long for any transport
+            // share a label.
             Side::Client if message.name().len() > Name::MAX_LEN => OTHER,
             Side::Client => message.name().as_str(),
         };
@@ -82,7 +85,7 @@ impl fmt::Debug for SeriesTable {
     }
 }
 
-/// The handles for the messages of one kind to one destination.
+/// The metric handles for the messages of one kind to one destination.
 pub(super) struct Series {
     side: Side,
     labels: Vec<Label>,
@@ -136,7 +139,7 @@ impl Series {
             self.duration.record(after);
             return;
         };
-        // Failures are rare, so their handles are looked up in the recorder each time.
+        // Failures are rare, so their handles are not kept but looked up in the recorder each time.
         let mut labels = self.labels.clone();
         labels.push(Label::from_static_parts("error.type", error_type));
         messages(self.side, labels.clone()).increment(1);

@@ -1,4 +1,4 @@
-//! The service and its future.
+//! The service of the metrics layer, and its future.
 
 use std::{
     fmt,
@@ -30,12 +30,12 @@ pub struct Metrics<S> {
 }
 
 impl<S> Metrics<S> {
-    /// Wraps a service that is served; see [`MetricsLayer::new`].
+    /// Wraps a service that is served, as [`MetricsLayer::new`] does.
     pub fn new(inner: S) -> Self {
         MetricsLayer::new().layer(inner)
     }
 
-    /// Wraps a client's transport; see [`MetricsLayer::new_for_client`].
+    /// Wraps a client's transport, as [`MetricsLayer::new_for_client`] does.
     pub fn new_for_client(inner: S) -> Self {
         MetricsLayer::new_for_client().layer(inner)
     }
@@ -76,7 +76,7 @@ where
     }
 }
 
-/// Counts a running call, and its outcome.
+/// Counts the end of a call, with its outcome.
 struct InFlight(Arc<Series>);
 
 impl Observer for InFlight {

@@ -14,8 +14,8 @@ use crate::conventions;
 /// Publishes the counts, the statistics and the state of a transport's handle. See the
 /// [module](super).
 ///
-/// Call its methods at each scrape: each sets the metrics to the given values. Reading the
-/// statistics needs the server, so the caller reads them, and handles the error.
+/// Call the methods at each scrape. Each method sets its metrics to the given values. The caller
+/// reads the statistics, because this needs the server and may fail.
 #[derive(Debug, Clone)]
 pub struct TransportMetrics {
     system: Label,
@@ -23,7 +23,7 @@ pub struct TransportMetrics {
 }
 
 impl TransportMetrics {
-    /// Publishes the metrics of a Redis handle. For another transport, call
+    /// Creates a publisher for a Redis handle. For another transport, call
     /// [`system`](Self::system).
     pub fn new() -> Self {
         Self {
@@ -32,7 +32,7 @@ impl TransportMetrics {
         }
     }
 
-    /// Sets `messaging.system`. `redis` unless set.
+    /// Sets the label `messaging.system`, which names the transport. `redis` unless set.
     #[must_use]
     pub fn system(mut self, system: impl Into<Name>) -> Self {
         self.system = Label::new("messaging.system", system.into().to_string());
@@ -47,7 +47,7 @@ impl TransportMetrics {
         self
     }
 
-    /// Publishes each count as a counter `campanile.transport.{name}`. The counts cover this
+    /// Publishes each count as a counter `campanile.transport.{name}`. The counts are those of this
     /// process.
     pub fn publish_counts(&self, counts: &Counts) {
         for (name, count) in counts.by_name() {
@@ -56,11 +56,11 @@ impl TransportMetrics {
     }
 
     /// Publishes the statistics of a stream as gauges `campanile.stream.{name}` with the label
-    /// `stream`, and those of its groups as gauges `campanile.group.{name}` with the label `group`
-    /// too. A lag that the server does not know is NaN. `oldest_pending` is 0 without pending
-    /// deliveries.
+    /// `stream`, and those of its groups as gauges `campanile.group.{name}` with the labels
+    /// `stream` and `group`. If the server does not know a lag, the value is NaN. Without pending
+    /// deliveries `oldest_pending` is 0.
     ///
-    /// A deleted group keeps its last values, unless the recorder removes idle metrics.
+    /// The last values of a deleted group remain, unless the recorder removes idle metrics.
     pub fn publish_stats(&self, stats: &StreamStats) {
         let stream = || Label::new("stream", stats.stream.to_string());
         let set = |name, value| gauge!(name, self.labels([stream()])).set(value);

@@ -1,4 +1,5 @@
-//! Runs the messages of a key one after the other, in their order, and different keys in parallel.
+//! Runs messages with the same key one after the other, in their order, and messages with different
+//! keys concurrently.
 //!
 //! ```
 //! use campanile::Router;
@@ -11,7 +12,7 @@
 //!     .layer(OrderedByKeyLayer::new(key::header("x-account")));
 //! ```
 //!
-//! The layer needs the settings of the source, if they are not the defaults:
+//! If the source does not have the default settings, the layer needs the same settings:
 //!
 //! ```
 //! use campanile::{
@@ -42,59 +43,62 @@
 //! # Ordering
 //! Within one worker, as long as it runs:
 //!
-//! - The messages of a key run one after the other. The next message starts when the future of the
-//!   previous one has ended, or was dropped.
-//! - They start in the order in which the layer became ready for them. If the layer is the
-//!   outermost one that [`serve`](campanile::serve()) serves, for example around a whole router,
-//!   that is the order of the stream, on any number of threads. Behind a layer that holds messages
-//!   back, or around one route, they start in the order in which they reach this layer.
+//! - Messages with the same key run one after the other. The next message starts when the future of
+//!   the previous one has completed or was dropped.
+//! - They start in the order in which the layer became ready for them. If this is the outermost
+//!   layer of the application that [`serve`](campanile::serve()) serves, for example around a whole
+//!   router, that is the order of the stream, on any number of threads. If an outer layer delays
+//!   messages, or if this layer is around one route, they start in the order in which they reach
+//!   this layer.
 //! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and
 //!   later messages of its key wait for it. If it is due within a quarter of a second, they wait in
 //!   their deliveries. Otherwise they are *put off*: they fail with [`PutOff`] and are delivered
-//!   again shortly after that message, and the attempt does not count. So a back-off occupies no
-//!   slot, and other keys go on. Each failure of the first message costs one redelivery for each
-//!   message that is put off.
+//!   again shortly after that message, and the attempt does not count. So messages do not occupy
+//!   slots during a back-off, and messages with other keys continue. Each failure of the first
+//!   message costs one redelivery for each message that is put off.
 //! - A message that is done, answered, discarded or a dead letter gives up its turn.
-//! - A message that does not return, because it was purged or another worker claimed it, loses its
+//! - If a message does not return, because it was purged or another worker claimed it, it loses its
 //!   turn after the [`redelivery_timeout`], or at its deadline.
 //!
 //! **The turns end with the worker.** After a shutdown or a crash, messages that ran or were put
-//! off are delivered again among new ones, so a message may run after later ones of its key.
+//! off are delivered again among new ones, so a message may run after later messages with its key.
 //!
-//! **Several workers break the order.** The workers of a group share its messages, so two of them
-//! may run two messages of a key at the same time, and a redelivery may go to the other worker. If
-//! order matters, give the group one worker. For more throughput, divide the keys among streams (by
-//! a hash of the key), with one worker for each.
+//! **Several workers break the order.** The workers of a group share its messages, so two workers
+//! may run two messages with the same key at the same time, and a redelivery may go to another
+//! worker. If order matters, give the group only one worker, or use a stream with [owned
+//! partitions](campanile::transport::Streams::owned).
 //!
 //! A message without an [`id`](campanile::Parts::id), such as an event or a call in place, cannot
-//! be delivered again. It does not wait for messages that will be delivered again.
+//! be delivered again. So it cannot be put off, and does not wait for messages that will be
+//! delivered again.
 //!
 //! Put the layers that decide about failures *inside* this one: timeouts, `catch_panic`,
 //! `map_failure`, `retry`. This layer reads the decision from the error (see
-//! [`Settle::of`](campanile::error::Settle::of)). It sets the wait of a redelivery that has none,
+//! [`Settle::of`](campanile::error::Settle::of)). If a redelivery has no delay, the layer sets one,
 //! so that it knows when the message returns. A future that panics or is dropped counts as a
-//! failure. A message without a route holds up no others.
+//! failure. A message without a route does not delay others.
 //!
 //! # Back-pressure
 //! Readiness cannot depend on a message's key, so the layer is ready whenever the inner service is.
-//! A message waits in its delivery: its lease is renewed, and it occupies one of the source's
-//! `max_in_flight` slots. A key with a long backlog can occupy them all. A waiting message holds no
-//! reservation of the inner service.
+//! A message that must wait does so in its delivery: its lease is renewed, and it occupies one of
+//! the source's `max_in_flight` slots. A key with a long backlog can occupy all slots. A waiting
+//! message holds no reservation of the inner service.
 //!
-//! A reservation (`poll_ready` without `call`) keeps a turn, and holds up all later messages of all
-//! keys. `serve` and clients call at once. So do tower's layers, except for those that keep
-//! services ready: `Balance`, `ReadyCache`, and `Steer` around several of these services.
+//! A reservation (`poll_ready` without `call`) keeps a turn, and all later messages of all keys
+//! wait for it. `serve` and clients call the service immediately after `poll_ready`. So do tower's
+//! layers, except those that keep services ready: `Balance`, `ReadyCache`, and `Steer` around
+//! several of these services.
 //!
-//! Unused keys take no memory. At most [`max_put_off`] ids of messages that will be delivered again
-//! are kept. Further messages keep no turn, and run in the order of their redelivery.
+//! Unused keys take no memory. At most [`max_put_off`] messages keep their turns until they are
+//! delivered again. Further messages keep no turn, and run in the order of their redelivery.
 //!
 //! # Cancel safety
 //! Dropping a future wakes the next message. A task that will be delivered again keeps its turn.
 //!
 //! # Errors
-//! A message without a key is rejected, unless [`missing_key`](OrderedByKeyLayer::missing_key) lets
-//! it pass. A message that is put off fails with a [`Failure`](campanile::Failure) whose source is
-//! [`PutOff`].
+//! A message without a key is rejected, unless [`missing_key`](OrderedByKeyLayer::missing_key)
+//! allows it. A message that is put off fails with a [`Failure`](campanile::Failure) whose source
+//! is [`PutOff`].
 //!
 //! [`redelivery_timeout`]: OrderedByKeyLayer::redelivery_timeout
 //! [`max_put_off`]: OrderedByKeyLayer::max_put_off
@@ -132,7 +136,7 @@ struct OrderConfig {
 }
 
 impl<K: KeyOf> OrderedByKeyLayer<K> {
-    /// Orders messages by this key.
+    /// Creates a layer that orders the messages of each key.
     pub fn new(key: K) -> Self {
         let settings = Settings::default();
         Self {
@@ -147,23 +151,23 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         }
     }
 
-    /// Decides about a message without a key. It is rejected unless set.
+    /// Sets the handling of messages without a key. They are rejected unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// Sets the wait before a redelivery if the failure names none. It must equal the back-off of
-    /// the source. 1 s, doubling to 5 min, unless set.
+    /// Sets the delay of a redelivery if the failure does not set one. It must equal the back-off
+    /// of the source. From 1 s, doubling up to 5 min, unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.config.backoff = backoff;
         self
     }
 
-    /// Sets the number of deliveries after which a message is a dead letter. It must equal that of
-    /// the source. 10 unless set.
+    /// Sets the maximum number of deliveries of a message, after which it is a dead letter. It must
+    /// equal that of the source. 10 unless set.
     ///
     /// # Panics
     /// If `deliveries` is zero.
@@ -175,24 +179,24 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// Sets how long after its due time a message keeps its turn if it is not delivered. A message
-    /// is not delivered while no slot is free, so this time should be longer than handlers take. 60
-    /// s unless set.
+    /// Sets how long a message keeps its turn after the time at which its redelivery is due. No
+    /// message is delivered while no slot is free, so choose a time that is longer than handlers
+    /// take. 60 s unless set.
     #[must_use]
     pub fn redelivery_timeout(mut self, timeout: Duration) -> Self {
         self.config.redelivery_timeout = timeout;
         self
     }
 
-    /// Sets how many messages of all keys keep their turns while they wait for redelivery. 10,000
-    /// unless set.
+    /// Sets the maximum number of messages, over all keys, that keep their turns while they wait
+    /// for redelivery. 10,000 unless set.
     #[must_use]
     pub fn max_put_off(mut self, messages: usize) -> Self {
         self.config.max_put_off = messages;
         self
     }
 
-    /// The number of keys with messages that run, wait, or will be delivered again.
+    /// Returns the number of keys with messages that run, wait, or will be delivered again.
     pub fn keys_in_use(&self) -> usize {
         self.queues.keys()
     }
@@ -206,8 +210,8 @@ impl<S, K: Clone> tower::Layer<S> for OrderedByKeyLayer<K> {
     }
 }
 
-/// The error of a message that is put off: an earlier message with the same key is to be delivered
-/// again first.
+/// The error of a message that is put off, because an earlier message with the same key must be
+/// delivered again first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PutOff;

@@ -10,16 +10,17 @@ use tokio::time::Instant;
 
 use crate::key::MessageIdentity;
 
-/// The time for which a message waits in its delivery for an earlier one that is due. It is long
-/// enough for messages that were put off together to return in any order. It is short, since the
+/// The maximum time for which a message waits in its delivery for an earlier message that is due.
+/// Long enough for messages that were put off together to return in any order. Short, because the
 /// waiting message occupies a slot that the earlier one may need.
 pub(super) const WAIT_IN_PLACE: Duration = Duration::from_millis(250);
-/// A message that is put off returns at least this long after the earlier message.
-const BEHIND: Duration = Duration::from_millis(10);
-/// The longest time for which a message is put off because an earlier one is overdue.
+/// The minimum time between the return of an earlier message and the return of a message that is
+/// put off for it.
+const RETURN_GAP: Duration = Duration::from_millis(10);
+/// The maximum time for which a message is put off because an earlier message is overdue.
 const MAX_OVERDUE_WAIT: Duration = Duration::from_secs(10);
 
-/// The position of a message in the order of all messages.
+/// The position of a message in the order of all messages of the layer.
 pub(super) type Turn = u64;
 
 /// The messages of one key.
@@ -38,9 +39,9 @@ pub(super) struct KeyQueue {
 #[derive(Debug)]
 pub(super) struct Deferred {
     pub(super) identity: MessageIdentity,
-    /// When the redelivery of the message is due.
+    /// The time at which the redelivery of the message is due.
     pub(super) expected: Instant,
-    /// When the message loses its turn if it has not returned.
+    /// The time at which the message loses its turn if it has not returned.
     pub(super) until: Instant,
 }
 
@@ -49,14 +50,15 @@ pub(super) struct Deferred {
 pub(super) enum NextStep {
     /// The message runs now.
     Run,
-    /// The message waits until it is woken, and until this time at the latest.
+    /// The message waits until it is woken, or at most until this time.
     Wait(Option<Instant>),
     /// The message fails, and is delivered again after this time.
     PutOff(Duration),
 }
 
 impl KeyQueue {
-    /// Adds a message, and returns its turn. A deferred message keeps the turn it had.
+    /// Adds a message, and returns its turn. If it is a deferred message that returns, it gets its
+    /// earlier turn.
     pub(super) fn arrive(&mut self, turn: Turn, identity: Option<&MessageIdentity>) -> Turn {
         let kept = identity.and_then(|identity| self.turns.remove(identity));
         let turn = match kept {
@@ -70,8 +72,8 @@ impl KeyQueue {
         turn
     }
 
-    /// The next step of the message with this turn. A message that cannot be put off does not wait
-    /// for deferred messages.
+    /// Returns the next step of the message with this turn. If the message cannot be put off, it
+    /// does not wait for deferred messages.
     pub(super) fn step(&mut self, turn: Turn, can_be_put_off: bool) -> NextStep {
         let now = Instant::now();
         while let Some(first) = self.deferred.first_entry()
@@ -90,9 +92,10 @@ impl KeyQueue {
                 return NextStep::PutOff(overdue.min(MAX_OVERDUE_WAIT));
             }
             if deferred.expected > now + WAIT_IN_PLACE {
-                // A later turn returns later, so that few messages return before their turn.
+                // Messages with later turns return later, so that few messages return before their
+                // turn.
                 let spread = Duration::from_millis((turn - first).min(1_000));
-                return NextStep::PutOff(deferred.expected - now + BEHIND + spread);
+                return NextStep::PutOff(deferred.expected - now + RETURN_GAP + spread);
             }
             return NextStep::Wait(Some(in_place.min(deferred.until)));
         }
@@ -123,10 +126,10 @@ impl KeyQueue {
         }
     }
 
-    /// Keeps the turn of a message that will be delivered again. Returns `false` if it was deferred
-    /// already.
+    /// Keeps the turn of a message that will be delivered again. Returns `false` if the message was
+    /// deferred already.
     pub(super) fn defer(&mut self, turn: Turn, deferred: Deferred) -> bool {
-        // A message that was delivered twice at the same time keeps its first turn only.
+        // If a message was delivered twice at the same time, only its first turn is kept.
         let first = self
             .turns
             .get(&deferred.identity)
@@ -139,8 +142,8 @@ impl KeyQueue {
         known.is_none()
     }
 
-    /// Takes the waker of the first waiting message, or the wakers of all. All are woken once a
-    /// message is deferred, since each later message may have to be put off.
+    /// Removes and returns the waker of the first waiting message, or the wakers of all. All are
+    /// needed when a message is deferred, because each later message may have to be put off.
     pub(super) fn wakers(&mut self, all: bool) -> Vec<Waker> {
         let count = if all { usize::MAX } else { 1 };
         let waiting = self.waiting.values_mut().take(count);

@@ -1,4 +1,5 @@
-//! A message in the queue of its key: its wait, and the effect of its outcome on later messages.
+//! A message in the queue of its key: it waits for its turn, and its outcome decides when later
+//! messages run.
 
 use std::{
     future::Future,
@@ -24,8 +25,8 @@ use crate::{
     key::{Key, MessageIdentity},
 };
 
-/// A message in the queue of its key. Dropping this value removes the message, and wakes the next
-/// one.
+/// A message in the queue of its key. Dropping this value removes the message from the queue, and
+/// wakes the next message.
 pub(super) struct QueuedMessage {
     queues: Arc<KeyQueues>,
     config: OrderConfig,
@@ -34,11 +35,11 @@ pub(super) struct QueuedMessage {
     delivery: DeliveryInfo,
     timer: Option<Pin<Box<Sleep>>>,
     runs: bool,
-    /// True once the message has left the queue.
+    /// Set when the message has left the queue.
     ended: bool,
 }
 
-/// The parts of a message that decide about its redelivery.
+/// The parts of a message, and the settings, that decide when it is delivered again.
 struct DeliveryInfo {
     kind: Kind,
     identity: Option<MessageIdentity>,
@@ -47,7 +48,7 @@ struct DeliveryInfo {
 }
 
 impl DeliveryInfo {
-    /// The identity of the message, if a transport can deliver it again.
+    /// Returns the identity of the message if a transport can deliver the message again.
     fn redeliverable(&self) -> Option<&MessageIdentity> {
         self.identity.as_ref().filter(|_| self.kind != Kind::Event)
     }
@@ -81,7 +82,7 @@ impl QueuedMessage {
         }
     }
 
-    /// Returns `true` if the message need not wait.
+    /// Returns `true` if it is the message's turn.
     pub(super) fn runs_now(&mut self) -> bool {
         self.runs = self.step(Waker::noop()) == NextStep::Run;
         self.runs
@@ -92,8 +93,8 @@ impl QueuedMessage {
         (self.queues).step(&self.key, self.turn, can_be_put_off, waker)
     }
 
-    /// Leaves the queue. If the message is delivered again after a wait, it keeps its turn; `None`
-    /// if it is not delivered again.
+    /// Leaves the queue. If the message will be delivered again, `redelivered_after` is the time
+    /// until then, and the message keeps its turn.
     fn end(&mut self, redelivered_after: Option<Duration>) {
         self.ended = true;
         let deferred = redelivered_after.and_then(|wait| self.deferred(wait));
@@ -113,7 +114,7 @@ impl QueuedMessage {
         let expected = Instant::now().checked_add(wait)?;
         let until = expected.checked_add(self.config.redelivery_timeout)?;
         let until = match self.delivery.deadline {
-            // The message is not started after its deadline.
+            // The message is not started after its deadline, so it loses its turn then.
             Some(deadline) => until.min(deadline.0),
             None => until,
         };
@@ -125,8 +126,8 @@ impl QueuedMessage {
         })
     }
 
-    /// The wait before a redelivery, or `None` after the last attempt. `after` is the wait that the
-    /// failure asks for.
+    /// Returns the delay before the redelivery, or `None` after the last attempt. `after` is the
+    /// delay that the failure requests.
     fn wait(&self, after: Option<Duration>, counted: bool) -> Option<Duration> {
         let attempt = self.delivery.attempt.0;
         if counted && attempt >= self.config.max_deliveries {
@@ -209,9 +210,9 @@ impl Drop for QueuedMessage {
         if self.ended {
             return;
         }
-        // The inner service panicked, or a timeout outside of this layer dropped the future. A
-        // dropped future returns no error that could set the wait, so a task waits for the source's
-        // back-off. A request is answered.
+        // Here the inner service panicked, or an outer timeout dropped the future. No error of this
+        // layer sets the delay then, so a task is delivered again after the source's back-off. A
+        // request is answered.
         let redelivered_after = match self.delivery.kind {
             Kind::Task => self.wait(None, true),
             Kind::Rpc | Kind::Event => None,

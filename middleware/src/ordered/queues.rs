@@ -16,9 +16,9 @@ use crate::{
     sync::lock,
 };
 
-/// Deferred messages that have lost their turns are removed once there are this many.
+/// The number of deferred messages from which those that have lost their turns are removed.
 const CLEANUP_THRESHOLD: usize = 1_000;
-/// The shortest time between two removals.
+/// The minimum time between two removals.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The queues of all keys. A key without messages takes no memory.
@@ -28,9 +28,9 @@ pub(super) struct KeyQueues(Mutex<QueuesState>);
 #[derive(Default)]
 struct QueuesState {
     last_turn: Turn,
-    /// Turns that are reserved for messages which have not arrived.
+    /// The turns that are reserved for messages that have not arrived.
     reserved: BTreeSet<Turn>,
-    /// The wakers of messages that wait because an earlier turn is reserved.
+    /// The wakers of messages that wait because an earlier turn is still reserved.
     held_up: BTreeMap<Turn, Waker>,
     queues: HashMap<Key, KeyQueue>,
     /// The number of deferred messages in all queues.
@@ -51,13 +51,13 @@ impl KeyQueues {
         }
     }
 
-    /// The number of keys with a queue.
+    /// Returns the number of keys with a queue.
     pub(super) fn keys(&self) -> usize {
         lock(&self.0).queues.len()
     }
 
-    /// The next step of the message with this turn. `waker` is called when the step may have
-    /// changed.
+    /// Returns the next step of the message with this turn. `waker` is called when the step may
+    /// have changed.
     pub(super) fn step(
         &self,
         key: &Key,
@@ -97,7 +97,8 @@ impl KeyQueues {
 }
 
 impl QueuesState {
-    /// See [`KeyQueues::end`]. Also returns the wakers to call once the lock is released.
+    /// Does the work of [`KeyQueues::end`]. Also returns the wakers, which must be called after the
+    /// lock is released.
     fn end(
         &mut self,
         key: &Key,
@@ -142,7 +143,7 @@ impl QueuesState {
         self.deferred = self.queues.values().map(KeyQueue::deferred).sum();
     }
 
-    /// Ends the reservation of a turn. Returns the wakers of the messages that it held up.
+    /// Ends the reservation of a turn. Returns the wakers of the messages that waited for it.
     fn unreserve(&mut self, turn: Turn) -> BTreeMap<Turn, Waker> {
         let was_first = self.reserved.first() == Some(&turn);
         self.reserved.remove(&turn);
@@ -169,7 +170,7 @@ impl fmt::Debug for KeyQueues {
     }
 }
 
-/// A turn that is reserved for a message which has not arrived. Dropping it gives the turn up.
+/// A turn that is reserved for a message that has not arrived. Dropping it releases the turn.
 #[derive(Debug)]
 pub(super) struct ReservedTurn {
     turn: Turn,
@@ -185,7 +186,7 @@ impl ReservedTurn {
         let turn = queue.arrive(self.turn, identity);
         state.deferred -= before - queue.deferred();
         turn
-        // Dropping `self` ends the reservation. The message is in its queue by then.
+        // `self` is dropped here, which ends the reservation. The message is in its queue now.
     }
 }
 

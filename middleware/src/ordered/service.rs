@@ -1,4 +1,4 @@
-//! The service and its future.
+//! The service of the ordering layer, and its future.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use crate::{
     key::KeyOf,
 };
 
-/// A service that handles the messages of a key one after the other. See the [module](super).
+/// A service that handles messages with the same key one after the other. See the [module](super).
 pub struct OrderedByKey<S, K> {
     inner: S,
     layer: OrderedByKeyLayer<K>,
@@ -22,7 +22,7 @@ pub struct OrderedByKey<S, K> {
 }
 
 impl<S, K: KeyOf> OrderedByKey<S, K> {
-    /// Wraps a service; see [`OrderedByKeyLayer::new`]. Clones share the order.
+    /// Wraps a service, as [`OrderedByKeyLayer::new`] does. Clones share the order.
     pub fn new(inner: S, key: K) -> Self {
         Self::with_layer(inner, OrderedByKeyLayer::new(key))
     }
@@ -40,7 +40,7 @@ impl<S, K> OrderedByKey<S, K> {
     }
 }
 
-/// The clone has no reserved turn.
+/// A clone starts without a reserved turn.
 impl<S: Clone, K: Clone> Clone for OrderedByKey<S, K> {
     fn clone(&self) -> Self {
         Self::with_layer(self.inner.clone(), self.layer.clone())
@@ -67,7 +67,7 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         ready!(self.inner.poll_ready(cx)).map_err(Into::<BoxError>::into)?;
-        // Reserved last: a reserved turn holds up all later messages.
+        // The turn is reserved last, because all later messages wait for a reserved turn.
         if self.reserved.is_none() {
             self.reserved = Some(self.layer.queues.reserve());
         }
@@ -90,7 +90,8 @@ where
                 let mut queued = QueuedMessage::new(queues, *config, reserved, key, &message);
                 let service = match queued.runs_now() {
                     true => ready,
-                    // Drops `ready`, so that other messages can use its reservation meanwhile.
+                    // Drops `ready`, so that other messages can use its reservation during the
+                    // wait.
                     false => self.inner.clone(),
                 };
                 Gated::waiting(queued, service, message)

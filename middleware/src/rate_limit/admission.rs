@@ -14,13 +14,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::limiter::Limiter;
 use crate::{gated::Admission, keyed_permits::KeyedPermit};
 
-/// A message that waits first for the earlier messages of its key, and then for the rate.
+/// A message that waits for the earlier messages with its key, and then for the rate.
 pub(super) struct WaitingMessage {
     limiter: Arc<Limiter>,
     /// Held while the message waits for the rate, and released as soon as it is admitted.
     permit: Option<KeyedPermit>,
     kind: Kind,
-    /// When the message fails if it is not admitted.
+    /// The time at which the message fails if it was not admitted.
     until: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -33,7 +33,7 @@ impl WaitingMessage {
         max_wait: Duration,
     ) -> Self {
         let now = Instant::now();
-        // A century stands for an unlimited wait.
+        // If the sum overflows, a century stands for an unlimited wait.
         let until = now.checked_add(max_wait);
         let until = until.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
         Self {
@@ -54,7 +54,7 @@ impl Admission for WaitingMessage {
             };
             let key = permit.key().clone();
             if permit.poll_acquired(cx).is_pending() {
-                // The timer is still set to the longest wait.
+                // Here the timer is still set to the end of the maximum wait.
                 ready!(self.timer.as_mut().poll(cx));
                 let wait = self.limiter.period();
                 return Poll::Ready(Err(self.limiter.refuse(self.kind, &key, wait)));

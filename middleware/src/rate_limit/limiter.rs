@@ -1,4 +1,4 @@
-//! Counts messages by key, on tokio's clock.
+//! Limits the rate of messages by key, on tokio's clock.
 
 use std::{collections::HashMap, fmt, sync::Mutex, time::Duration};
 
@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use super::RateLimited;
 use crate::{key::Key, sync::lock};
 
-/// The smallest number of keys at which unused ones are removed.
+/// The minimum number of keys at which unused keys are removed.
 const CLEANUP_THRESHOLD: usize = 1_000;
 
-/// Admits the messages of each key at one rate.
+/// Limits the messages of each key to the same rate.
 pub(super) struct Limiter {
     period: Duration,
     counts: RateLimiter<Key, HashMapStateStore<Key>, TokioClock, NoOpMiddleware<Duration>>,
@@ -22,13 +22,13 @@ pub(super) struct Limiter {
 }
 
 struct LimiterState {
-    /// For each key, when the last message that was put off is delivered again.
+    /// For each key, the time at which the last message that was put off is delivered again.
     last_return: HashMap<Key, Instant>,
-    /// The number of keys at which unused ones are removed next.
+    /// The number of keys at which unused keys are removed next.
     cleanup_at: usize,
 }
 
-/// Tokio's clock, as the time since the limiter was created. Tests can pause it.
+/// Tells the time since the limiter was created, by tokio's clock, which tests can pause.
 #[derive(Debug, Clone)]
 struct TokioClock(Instant);
 
@@ -41,7 +41,8 @@ impl Clock for TokioClock {
 }
 
 impl Limiter {
-    /// Admits one message per `period`, and `burst` messages at once. Neither may be zero.
+    /// Creates a limiter that admits one message per `period`, and up to `burst` messages at once.
+    /// Neither may be zero.
     pub(super) fn new(period: Duration, burst: u32) -> Self {
         let quota = Quota::with_period(period).expect("not zero");
         let quota = quota.allow_burst(burst.try_into().expect("not zero"));
@@ -62,9 +63,9 @@ impl Limiter {
         checked.map_err(|not_until| not_until.wait_time_from(self.counts.clock().now()))
     }
 
-    /// The error of a message over the rate. The rate admits the next message after `wait`.
-    /// Messages that are put off return at different times: if all returned at once, all but one
-    /// would be put off again.
+    /// Returns the error of a message over the rate, if the rate admits the next message after
+    /// `wait`. Each message that is put off gets a different time of return: if all returned at
+    /// once, all but one would be put off again.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
         if kind != Kind::Task {
             return RateLimited::error(kind, wait);
@@ -78,7 +79,7 @@ impl Limiter {
         RateLimited::error(kind, back - now)
     }
 
-    /// The time between two messages of a key.
+    /// Returns the time between two messages of a key.
     pub(super) fn period(&self) -> Duration {
         self.period
     }

@@ -1,6 +1,6 @@
-//! Limits how many messages of a key run in a period.
+//! Limits how many messages with the same key run in a period.
 //!
-//! The crate `governor` counts them, with a leaky bucket for each key, in this process.
+//! The crate `governor` counts the messages of this process, with a leaky bucket for each key.
 //!
 //! ```
 //! use campanile::Router;
@@ -33,17 +33,17 @@
 //! # Ordering
 //! Messages that [wait](RateLimitByKeyLayer::max_wait) start in the order in which their futures
 //! were first polled. Messages that are put off return in about the order in which they were put
-//! off; new messages may run before them.
+//! off, but new messages may run before them.
 //!
 //! # Back-pressure
 //! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service
-//! is. A message over the rate is put off: it is delivered again later, and occupies no slot
-//! meanwhile. Messages return at different times, so that each message of a long backlog is
-//! delivered twice, not many times. With [`max_wait`](RateLimitByKeyLayer::max_wait), a message
-//! that will be admitted within that time waits in its delivery instead: its lease is renewed, and
-//! it occupies one of the source's `max_in_flight` slots.
+//! is. A message over the rate is put off: it is delivered again later, and occupies no slot until
+//! then. The messages of a long backlog return at different times, so that each is delivered only
+//! about twice. With [`max_wait`](RateLimitByKeyLayer::max_wait), a message that will be admitted
+//! within that time waits in its delivery instead: its lease is renewed, and it occupies one of the
+//! source's `max_in_flight` slots.
 //!
-//! Each process counts separately: the rate of all workers is the rate of one times their number.
+//! Each process counts separately, so the rate of all workers together is the sum of their rates.
 //! All services that a layer and its clones make share the count. A key whose whole burst is
 //! available again is removed at the next clean-up.
 //!
@@ -52,12 +52,13 @@
 //!
 //! # Errors
 //! A message without a key is rejected, unless [`missing_key`](RateLimitByKeyLayer::missing_key)
-//! lets it pass. A message over the rate fails with [`RateLimited`]:
+//! allows it. A message over the rate fails with [`RateLimited`]:
 //!
 //! - a task is delivered again after [`retry_after`](RateLimited::retry_after), and the attempt
-//!   does not count (around a client's transport, the sender gets the error);
-//! - a request is answered with `unavailable` at once, and its caller may try again;
-//! - an event is logged, counted and lost. Let events [wait](RateLimitByKeyLayer::max_wait).
+//!   does not count. Around a client's transport, the sender gets the error;
+//! - a request is answered with `unavailable` immediately, and its caller may try again;
+//! - an event is logged, counted and lost. To avoid this, let events
+//!   [wait](RateLimitByKeyLayer::max_wait).
 
 mod admission;
 mod limiter;
@@ -82,8 +83,9 @@ use crate::{
     keyed_permits::KeyedPermits,
 };
 
-/// Added to the wait of a redelivery. The transport counts whole milliseconds on another clock, and
-/// a message that returned too early would be put off again, behind all others.
+/// Extra time that is added to the delay of a redelivery. The transport counts whole milliseconds
+/// on another clock, and a message that returned too early would be put off again, behind all
+/// others.
 const SLACK: Duration = Duration::from_millis(10);
 
 /// Makes [`RateLimitByKey`] services. See the [module](self).
@@ -92,18 +94,19 @@ pub struct RateLimitByKeyLayer<K> {
     keys: KeyExtractor<K>,
     period: Duration,
     limiter: Arc<Limiter>,
-    /// One permit for each key. Its holder waits for the rate, and the other messages for the
-    /// permit.
+    /// One permit for each key. The holder of the permit waits for the rate, and the other messages
+    /// with the key wait for the permit.
     first_in_line: Arc<KeyedPermits>,
     max_wait: Duration,
 }
 
 impl<K: KeyOf> RateLimitByKeyLayer<K> {
-    /// Admits `messages` in each period `per` for each key, as one burst or spread over the period.
+    /// Creates a layer that admits `messages` messages in each period `per` for each key, as one
+    /// burst or spread over the period.
     ///
     /// # Panics
-    /// If either is zero, `per` is shorter than a nanosecond for each message, or longer than a
-    /// century.
+    /// If `messages` or `per` is zero, or if `per` is shorter than a nanosecond for each message,
+    /// or longer than a century.
     #[track_caller]
     pub fn new(messages: u32, per: Duration, key: K) -> Self {
         assert!(messages > 0, "a rate limit needs at least one message");
@@ -121,8 +124,8 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
         }
     }
 
-    /// Sets the number of messages that may run at once after a pause. The `messages` of
-    /// [`new`](Self::new) unless set.
+    /// Sets the burst: the number of messages that are admitted at once after a pause. The
+    /// `messages` of [`new`](Self::new) unless set.
     ///
     /// The returned layer counts from zero, and shares no count with earlier clones.
     ///
@@ -137,21 +140,22 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
         self
     }
 
-    /// Sets how long a message may wait in its delivery before it is put off. Zero unless set.
+    /// Sets the maximum time that a message waits in its delivery. A message that would wait longer
+    /// is put off. Zero unless set.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = wait;
         self
     }
 
-    /// Decides about a message without a key. It is rejected unless set.
+    /// Sets the handling of messages without a key. They are rejected unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// The number of keys with a count.
+    /// Returns the number of keys with a count.
     pub fn keys_in_use(&self) -> usize {
         self.limiter.keys()
     }
@@ -189,7 +193,7 @@ pub struct RateLimitByKey<S, K> {
 }
 
 impl<S, K: KeyOf> RateLimitByKey<S, K> {
-    /// Wraps a service; see [`RateLimitByKeyLayer::new`]. Clones share the count.
+    /// Wraps a service, as [`RateLimitByKeyLayer::new`] does. Clones share the count.
     ///
     /// # Panics
     /// As [`RateLimitByKeyLayer::new`].
@@ -232,12 +236,12 @@ where
         }
         let permit = layer.first_in_line.request(key, usize::MAX);
         let permit = permit.expect("the number of waiting requests is unlimited");
-        // If other messages wait already, the permit is not free, and they go first.
+        // If the permit is not acquired, other messages wait already, and they go first.
         if permit.is_acquired() && layer.limiter.check(permit.key()).is_ok() {
             return RateLimitByKeyFuture(Gated::free(ready, message));
         }
         let waiting = WaitingMessage::new(layer.limiter.clone(), permit, kind, layer.max_wait);
-        // Drops `ready`, so that other messages can use its reservation meanwhile.
+        // Drops `ready`, so that other messages can use its reservation during the wait.
         RateLimitByKeyFuture(Gated::waiting(waiting, self.inner.clone(), message))
     }
 }
@@ -251,7 +255,7 @@ gated_future! {
 #[derive(Debug)]
 pub struct RateLimited {
     retry_after: Duration,
-    /// The reply to a request.
+    /// The error reply, if the message is a request.
     answer: Option<RpcError>,
 }
 
@@ -270,7 +274,7 @@ impl RateLimited {
         }
     }
 
-    /// The time from the failure until the rate admits the message.
+    /// Returns the time from this error until the rate admits the message.
     pub fn retry_after(&self) -> Duration {
         self.retry_after
     }

@@ -20,7 +20,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Two messages in ten seconds, so one every five seconds.
+/// Returns two messages in ten seconds, so one every five seconds.
 fn layer() -> RateLimitByKeyLayer<Header> {
     RateLimitByKeyLayer::new(2, 10 * SECOND, by_header())
 }
@@ -36,7 +36,7 @@ fn refused(service: &mut Spawn<RateLimitByKey<Inner, Header>>, message: Message)
     assert_ready!(call.poll()).unwrap_err()
 }
 
-/// The time until a refused task is delivered again.
+/// Returns the time until a refused task is delivered again.
 fn back_after(error: &BoxError) -> Duration {
     let limited = find::<RateLimited>(&**error).expect("it was refused by the rate limit");
     match Settle::of(Kind::Task, &**error) {

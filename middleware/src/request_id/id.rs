@@ -1,4 +1,4 @@
-//! The request id, and the hook that makes one.
+//! The request id, and the hook that makes new ids.
 
 use std::{fmt, future::Future};
 
@@ -16,14 +16,14 @@ tokio::task_local! {
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The length of the longest id, in bytes.
+    /// The maximum length of an id, in bytes.
     pub const MAX_LEN: usize = 128;
 
     /// Parses an id.
     ///
     /// # Errors
-    /// If the text is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or contains other characters
-    /// than visible ASCII.
+    /// If the text is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or contains characters that
+    /// are not visible ASCII.
     pub fn new(text: &str) -> Result<Self, InvalidRequestId> {
         let value = HeaderValue::from_str(text).map_err(|_| InvalidRequestId::NOT_VISIBLE)?;
         Self::from_value(&value)
@@ -40,13 +40,14 @@ impl RequestId {
         }
     }
 
-    /// The id of the message that the current task handles, within a
-    /// [`RequestIdLayer`](super::RequestIdLayer) or a [`scope`](Self::scope).
+    /// Returns the id of the message that the current task handles. `None` outside a
+    /// [`RequestIdLayer`](super::RequestIdLayer) and a [`scope`](Self::scope).
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// Makes this id the current one within a future, for example one that a handler spawns.
+    /// Runs a future with this id as the [current](Self::current) one. Use it for futures that a
+    /// handler spawns.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
     }
@@ -55,7 +56,7 @@ impl RequestId {
         &self.0
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().expect("an id is visible ASCII")
     }
@@ -86,8 +87,8 @@ impl From<Uuid> for RequestId {
     }
 }
 
-/// Extracts the id that a [`RequestIdLayer`](super::RequestIdLayer) outside has set. Without such a
-/// layer the extraction fails with an ordinary rejection.
+/// Extracts the id that a [`RequestIdLayer`](super::RequestIdLayer) around the handler has set.
+/// Without such a layer the extraction fails with an ordinary rejection.
 impl<S: Sync> FromMessageParts<S> for RequestId {
     type Rejection = Rejection;
 
@@ -117,7 +118,7 @@ impl fmt::Display for InvalidRequestId {
 
 impl std::error::Error for InvalidRequestId {}
 
-/// Makes the id of a message that has none. Implemented for `Fn(&Message) -> RequestId`.
+/// Makes an id for a message that has none. Implemented for `Fn(&Message) -> RequestId`.
 pub trait MakeRequestId {
     /// Makes the id.
     fn make_request_id(&self, message: &Message) -> RequestId;

@@ -1,4 +1,4 @@
-//! Carries one id through a chain of messages: from a request to the tasks that its handler sends,
+//! Gives the same id to all messages of a chain: to a request, to the tasks that its handler sends,
 //! and to the requests that the handlers of those tasks make.
 //!
 //! The same layer is used around a router and around a client's transport:
@@ -47,24 +47,24 @@
 //! ```
 //!
 //! # The id of a message
-//! The layer takes the first of these:
+//! The layer uses the first of these:
 //!
-//! 1. The id in the message's header. An invalid id (empty, longer than 128 bytes, or with other
-//!    characters than visible ASCII) is replaced, and logged.
-//! 2. The id of the message whose handler sends this one: [`RequestId::current`].
+//! 1. The id in the message's header. An invalid id is logged and replaced. It is invalid if it is
+//!    empty, longer than 128 bytes, or contains characters that are not visible ASCII.
+//! 2. The id of the message whose handler sends this message: [`RequestId::current`].
 //! 3. A new id: a UUID, unless [`make_request_id`](RequestIdLayer::make_request_id) is set.
 //!
 //! # Access
-//! The id is in the message's header and in its extensions, and handlers can extract it
-//! ([`RequestId`]). While the message is handled, it is in the current task
-//! ([`RequestId::current`]). Use [`RequestId::scope`] for tasks that a handler spawns. The reply to
-//! a request has the id in its header, unless the handler has set another one.
+//! The layer writes the id into the header and the extensions of the message. Handlers can extract
+//! it as a [`RequestId`]. While the message is handled, [`RequestId::current`] returns the id in
+//! the same task. Use [`RequestId::scope`] for tasks that a handler spawns. The reply to a request
+//! has the id in its header, unless the handler has set another one.
 //!
-//! An event has no headers on [Pub/Sub](campanile::transport::check), so its id does not travel.
-//! Each worker that receives the event makes a new id.
+//! An event has no headers on [Pub/Sub](campanile::transport::check), so its id is not sent. Each
+//! worker that receives the event makes a new id.
 //!
 //! # Errors
-//! The layer adds none. An error reply has no headers, and so no id.
+//! The layer adds no errors. An error reply has no headers, so it has no id.
 
 mod id;
 
@@ -86,7 +86,7 @@ use uuid::Uuid;
 use self::id::CURRENT;
 pub use self::id::{InvalidRequestId, MakeRequestId, RequestId};
 
-/// The hook that makes ids; `None` for random UUIDs.
+/// The hook that makes ids. `None` for random UUIDs.
 type Make = Option<Arc<dyn MakeRequestId + Send + Sync>>;
 
 /// Makes [`WithRequestId`] services. See the [module](self).
@@ -97,7 +97,7 @@ pub struct RequestIdLayer {
 }
 
 impl RequestIdLayer {
-    /// A layer that makes UUIDs, in the header `x-request-id`.
+    /// Creates a layer that uses the header `x-request-id`, and random UUIDs as new ids.
     pub const fn new() -> Self {
         Self {
             header: HeaderName::from_static("x-request-id"),
@@ -112,7 +112,7 @@ impl RequestIdLayer {
         self
     }
 
-    /// Sets the hook that makes the id of a message without one. A random UUID unless set.
+    /// Sets the hook that makes an id for a message without one. A random UUID unless set.
     #[must_use]
     pub fn make_request_id(mut self, make: impl MakeRequestId + Send + Sync + 'static) -> Self {
         self.make = Some(Arc::new(make));
@@ -155,7 +155,7 @@ pub struct WithRequestId<S> {
 }
 
 impl<S> WithRequestId<S> {
-    /// Wraps a service; see [`RequestIdLayer::new`].
+    /// Wraps a service, as [`RequestIdLayer::new`] does.
     pub fn new(inner: S) -> Self {
         RequestIdLayer::new().layer(inner)
     }
@@ -231,7 +231,7 @@ impl<S: fmt::Debug> fmt::Debug for WithRequestId<S> {
 pub struct WithRequestIdFuture<W> {
     #[pin]
     work: TaskLocalFuture<RequestId, W>,
-    /// The header and the id for the reply; `None` if the message is no request.
+    /// The header and the id for the reply. `None` if the message is not a request.
     echo: Option<(HeaderName, RequestId)>,
 }
 

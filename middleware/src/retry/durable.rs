@@ -34,10 +34,11 @@ struct DurableRetryConfig {
 }
 
 impl DurableRetryLayer {
-    /// Delivers a task up to `attempts` times, the first one included. Then it is a dead letter.
+    /// Creates a layer that delivers a task up to `attempts` times, including the first. After that
+    /// the task is a dead letter.
     ///
     /// The transport's [`max_deliveries`](campanile::transport::Settings::max_deliveries) (10
-    /// unless set) limits the deliveries too, so it must not be lower.
+    /// unless set) also limits the deliveries, so it must not be lower.
     ///
     /// # Panics
     /// If `attempts` is zero.
@@ -62,15 +63,15 @@ impl DurableRetryLayer {
         self
     }
 
-    /// Sets the wait before a redelivery. 1 s, doubling to 5 min, unless set.
+    /// Sets the delay before a redelivery. From 1 s, doubling up to 5 min, unless set.
     #[must_use]
     pub fn backoff(self, backoff: Backoff) -> Self {
         self.with(|config| config.backoff = backoff)
     }
 
-    /// Classifies errors with this function instead of [`classify`](crate::class::classify). Only
-    /// [`Permanent`](Class::Permanent) makes a dead letter at once. The function is not called for
-    /// errors with a [`Failure`] in their chain of sources.
+    /// Classifies errors with this function instead of [`classify`](crate::class::classify). Only a
+    /// [`Permanent`](Class::Permanent) error makes a dead letter immediately. The function is not
+    /// called for errors with a [`Failure`] in their chain of sources.
     #[must_use]
     pub fn classify(
         self,
@@ -79,9 +80,9 @@ impl DurableRetryLayer {
         self.with(|config| config.classifier = Classifier::new(classify))
     }
 
-    /// Also redelivers requests after [transient](Class::Transient) errors while their callers
-    /// wait. After the last attempt, or too close to the deadline, a request is answered with the
-    /// error. It never becomes a dead letter.
+    /// Also redelivers requests after [transient](Class::Transient) errors, while their callers
+    /// still wait. A request is answered with the error after the last attempt, or if the
+    /// redelivery would come after the deadline. The layer never makes a dead letter of a request.
     #[must_use]
     pub fn requests(self) -> Self {
         self.with(|config| config.requests = true)
@@ -99,7 +100,7 @@ impl<S> Layer<S> for DurableRetryLayer {
     }
 }
 
-/// A service whose failed tasks are delivered again, up to a number of attempts. See the
+/// A service that has failed tasks delivered again, up to a maximum number of attempts. See the
 /// [module](super).
 #[derive(Debug, Clone)]
 pub struct DurableRetry<S> {
@@ -108,7 +109,7 @@ pub struct DurableRetry<S> {
 }
 
 impl<S> DurableRetry<S> {
-    /// Wraps a service; see [`DurableRetryLayer::new`].
+    /// Wraps a service, as [`DurableRetryLayer::new`] does.
     ///
     /// # Panics
     /// If `attempts` is zero.
@@ -147,7 +148,7 @@ where
     }
 }
 
-/// The parts of a delivery that decide about the next one.
+/// The parts of a delivery that decide whether there is a next one.
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
     kind: Kind,
@@ -157,8 +158,8 @@ struct Delivery {
 
 impl DurableRetryConfig {
     fn settle(&self, delivery: Delivery, error: BoxError) -> BoxError {
-        // The application has decided already, or the transport redelivers without counting the
-        // attempt.
+        // With a `Failure` the application has decided already. After overload the transport
+        // redelivers the message without counting the attempt.
         if find::<Failure>(&*error).is_some() || find::<Overloaded>(&*error).is_some() {
             return error;
         }
@@ -216,7 +217,7 @@ impl<W> fmt::Debug for DurableRetryFuture<W> {
     }
 }
 
-/// The error of a task whose last attempt has failed. Its source is the error of that attempt.
+/// The error of a task whose last attempt failed. Its source is the error of that attempt.
 #[derive(Debug)]
 pub struct Exhausted {
     attempts: u32,
@@ -224,7 +225,7 @@ pub struct Exhausted {
 }
 
 impl Exhausted {
-    /// The number of deliveries of the task.
+    /// Returns the number of attempts at the task.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
@@ -259,7 +260,7 @@ mod tests {
         DurableRetryLayer::new(3).backoff(backoff)
     }
 
-    /// The error of the layered service if the inner service fails with `error`.
+    /// Returns the error of the layered service if the inner service fails with `error`.
     async fn failing(
         layer: &DurableRetryLayer,
         kind: Kind,

@@ -1,8 +1,8 @@
-//! Retries in place, and durable retries.
+//! Retries messages in place, or durably by redelivery.
 //!
 //! [`RetryPolicy`] is a policy for tower's `Retry`. It retries in place, within the delivery or the
-//! call. Use it for errors that pass in milliseconds, since the message occupies its slot
-//! meanwhile.
+//! call. Use it for errors whose cause lasts only milliseconds, because the message occupies its
+//! slot during the retries.
 //!
 //! ```
 //! use campanile::{Client, transport::memory::Memory};
@@ -18,11 +18,9 @@
 //! ```
 //!
 //! [`DurableRetryLayer`] retries later, by redelivery. It turns an error into a [`Failure`] that
-//! asks for redelivery after the attempt's back-off, or for a dead letter after the last attempt.
-//! The transport stores the message meanwhile, so the wait outlives the process and occupies no
-//! slot.
-//!
-//! Both together, with some quick tries in each delivery:
+//! requests a redelivery after the attempt's back-off, or a dead letter after the last attempt. The
+//! transport stores the message until then, so the wait occupies no slot and survives the end of
+//! the process. With both, each delivery has some quick tries:
 //!
 //! ```
 //! use campanile::{BoxError, Router, transport::Backoff};
@@ -50,39 +48,41 @@
 //!
 //! # Classes of errors
 //! The [`Class`](crate::Class) of the error decides. Transient errors are retried in place.
-//! Transient and lasting errors are retried durably. A permanent error makes a dead letter at once.
-//! If the application has decided already, by a [`Failure`] in the chain of sources, neither retry
-//! changes that.
+//! Transient and lasting errors are retried durably. A permanent error makes a dead letter
+//! immediately. If the application has decided already, with a [`Failure`] in the chain of sources,
+//! neither kind of retry changes that decision.
 //!
-//! Overload, as by tower's `LoadShed` or an open circuit, is not the message's fault. A durable
-//! retry passes it on, and the transport redelivers the message without counting the attempt.
+//! Overload, for example from tower's `LoadShed` or an open circuit, is not caused by the message.
+//! A durable retry returns such an error unchanged, and the transport redelivers the message
+//! without counting the attempt.
 //!
 //! # Requests and events
-//! A durable retry passes their errors on: the error of a request is its reply, and an event is not
-//! stored. With [`requests`](DurableRetryLayer::requests), a request with a transient error is
-//! redelivered while its caller still waits.
+//! A durable retry returns the errors of requests and events unchanged, because the error of a
+//! request becomes its reply, and an event is not stored. With
+//! [`requests`](DurableRetryLayer::requests), a request with a transient error is redelivered while
+//! its caller still waits.
 //!
 //! # Deadlines and leases
 //! A message is not retried in place after its deadline, or once its lease is lost. The lease is
-//! renewed meanwhile, so the waits may be longer than the lease.
+//! renewed during the waits, so these may be longer than the lease.
 //!
 //! # Unknown outcomes
 //! After a lost connection or a timeout, a client cannot know whether the transport accepted its
-//! message. Such a call is retried only with an
-//! [idempotency key](campanile::client::Call::idempotency_key), which makes one task of duplicates.
-//! Every message without an id counts as sent by a client. That includes events, and messages of a
-//! client that calls a router in place.
+//! message. Such a call is retried only if the message has an [idempotency
+//! key](campanile::client::Call::idempotency_key), because of tasks with the same key only one is
+//! stored. A message without an id is treated as one that a client sends. This includes events, and
+//! messages of a client that calls a router in place.
 //!
 //! # Delivery guarantee
-//! A handler runs again after each failure, in place and by redelivery, and must tolerate that. The
-//! [`Attempt`](campanile::Attempt) counts deliveries, not tries in place.
+//! A handler runs again after a failure, both in place and by redelivery, so it must tolerate
+//! repeated runs. The [`Attempt`](campanile::Attempt) counts deliveries, not tries in place.
 //!
 //! # Cancel safety
 //! Dropping the future ends the retries. An unsettled delivery is claimed when its lease ends.
 //!
 //! # Panics
-//! A panic passes, and the delivery fails with the transport's back-off. Put a `CatchPanicLayer`
-//! inside to retry after panics.
+//! A panic propagates, and the transport redelivers the message after its back-off. To retry after
+//! panics, put a `CatchPanicLayer` inside.
 //!
 //! [`Failure`]: campanile::Failure
 

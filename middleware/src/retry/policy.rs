@@ -1,4 +1,4 @@
-//! Retries in place.
+//! The policy that retries in place.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ struct RetryConfig {
 }
 
 impl RetryPolicy {
-    /// Tries each message up to `tries` times, the first one included.
+    /// Creates a policy that tries each message up to `tries` times, including the first.
     ///
     /// # Panics
     /// If `tries` is zero.
@@ -54,15 +54,15 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets the wait between tries. 50 ms, doubling to 1 s, unless set.
+    /// Sets the wait between tries. From 50 ms, doubling up to 1 s, unless set.
     #[must_use]
     pub fn backoff(self, backoff: Backoff) -> Self {
         self.with(|config| config.backoff = backoff)
     }
 
     /// Sets a retry budget that all messages share. Each retry withdraws from the budget, and each
-    /// success deposits. While the budget is empty nothing is retried, so that retries cannot
-    /// multiply the load on a service that is down. No budget unless set.
+    /// success deposits into it. While the budget is empty nothing is retried, so that retries do
+    /// not multiply the load on a service that is down. No budget unless set.
     #[must_use]
     pub fn budget(self, budget: impl Budget + Send + Sync + 'static) -> Self {
         self.with(|config| config.budget = Some(Arc::new(budget)))
@@ -78,7 +78,8 @@ impl RetryPolicy {
         self.with(|config| config.classifier = Classifier::new(classify))
     }
 
-    /// Counts a failed try. Returns the wait before the next one, or `None` if it was the last.
+    /// Counts a failed try. Returns the wait before the next try, or `None` if there is no further
+    /// try.
     fn next(&mut self, message: &Message, error: &(dyn StdError + 'static)) -> Option<Duration> {
         let config = &*self.config;
         self.failed += 1;
@@ -121,14 +122,14 @@ impl RetryPolicy {
 }
 
 /// Returns `true` if the transport may have accepted the message, so that a retry could duplicate
-/// it. A message with an id was delivered by a transport: a retry handles it again, and sends
+/// it. A message with an id was delivered by a transport, so a retry handles it again and sends
 /// nothing.
 fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
     let parts = message.parts();
     let sending = parts.id.is_none() && parts.idempotency_key.is_none();
     let sent =
         |error: &Error| error.is_unknown_outcome() || error.is_unreplicated() || error.is_timeout();
-    // A timeout layer may have ended the call after the message was sent.
+    // A timeout layer may end the call after the message was sent.
     sending && (find::<Elapsed>(error).is_some() || find::<Error>(error).is_some_and(sent))
 }
 

@@ -1,4 +1,4 @@
-//! The layer and its hooks.
+//! The trace layer and its hooks.
 
 #[cfg(feature = "opentelemetry")]
 use campanile::Kind;
@@ -20,12 +20,12 @@ pub struct TraceLayer<M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFail
 }
 
 impl TraceLayer {
-    /// Traces messages that are handled, around a router or a handler.
+    /// Creates a layer that traces messages that are handled, for a router or a handler.
     pub fn new() -> Self {
         Self::on(Side::Serving)
     }
 
-    /// Traces messages that are sent, around a client's transport.
+    /// Creates a layer that traces messages that are sent, for a client's transport.
     pub fn new_for_client() -> Self {
         Self::on(Side::Client)
     }
@@ -42,7 +42,7 @@ impl TraceLayer {
     }
 }
 
-/// As [`TraceLayer::new`].
+/// Creates the layer as [`TraceLayer::new`] does.
 impl Default for TraceLayer {
     fn default() -> Self {
         Self::new()
@@ -62,7 +62,8 @@ impl<M, R, F> TraceLayer<M, R, F> {
         }
     }
 
-    /// Sets the hook for a reply: an [`OnReply`](super::OnReply), such as a closure, or `()`.
+    /// Sets the hook for replies: an [`OnReply`](super::OnReply), such as a closure, or `()` for
+    /// none.
     pub fn on_reply<N>(self, on_reply: N) -> TraceLayer<M, N, F> {
         TraceLayer {
             side: self.side,
@@ -74,7 +75,8 @@ impl<M, R, F> TraceLayer<M, R, F> {
         }
     }
 
-    /// Sets the hook for a failure: an [`OnFailure`](super::OnFailure), such as a closure, or `()`.
+    /// Sets the hook for failures: an [`OnFailure`](super::OnFailure), such as a closure, or `()`
+    /// for none.
     pub fn on_failure<N>(self, on_failure: N) -> TraceLayer<M, R, N> {
         TraceLayer {
             side: self.side,
@@ -86,8 +88,8 @@ impl<M, R, F> TraceLayer<M, R, F> {
         }
     }
 
-    /// Starts a new trace for each handled message of this kind. The new trace links to the trace
-    /// in which the message was sent.
+    /// Starts a new trace for each handled message of this kind. The new trace has a link to the
+    /// span that sent the message.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
     pub fn own_trace_for(mut self, kind: Kind) -> Self {
@@ -95,7 +97,7 @@ impl<M, R, F> TraceLayer<M, R, F> {
         self
     }
 
-    /// Carries contexts with the application's own propagator, set with
+    /// Propagates contexts with the propagator that the application has set with
     /// `opentelemetry::global::set_text_map_propagator`, instead of the W3C headers.
     #[cfg(feature = "opentelemetry")]
     #[must_use]

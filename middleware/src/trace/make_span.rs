@@ -8,13 +8,13 @@ use tracing::{Level, Span, field::Empty};
 use super::{Operation, at_level};
 use crate::conventions;
 
-/// Makes the span of a message that is sent or handled.
+/// A hook that makes the span of a message that is sent or handled.
 ///
-/// Implemented for closures. A field that a hook records later must exist from the start, as
-/// [`Empty`]. The default hooks record `messaging.message.id`, `error.type`, `otel.status_code` and
-/// `otel.status_description`.
+/// Implemented for closures. A field that another hook records later must be declared in the span,
+/// as [`Empty`]. The default hooks record `messaging.message.id`, `error.type`, `otel.status_code`
+/// and `otel.status_description`.
 pub trait MakeSpan {
-    /// Makes the span. The current span is the one that surrounds the call.
+    /// Makes the span. It is called within the span that surrounds the call.
     fn make_span(&mut self, message: &Message, operation: Operation) -> Span;
 }
 
@@ -24,7 +24,7 @@ impl<F: FnMut(&Message, Operation) -> Span> MakeSpan for F {
     }
 }
 
-/// A span named `{operation} {destination}` with the attributes of the [conventions].
+/// Makes spans named `{operation} {destination}` with the attributes of the [conventions].
 #[derive(Debug, Clone)]
 pub struct DefaultMakeSpan {
     pub(super) level: Level,
@@ -33,7 +33,7 @@ pub struct DefaultMakeSpan {
 }
 
 impl DefaultMakeSpan {
-    /// Makes spans at info level, for the system `redis`, without a group.
+    /// Creates the hook for spans at info level, for the system `redis`, without a group.
     pub const fn new() -> Self {
         Self {
             level: Level::INFO,
@@ -49,15 +49,15 @@ impl DefaultMakeSpan {
         self
     }
 
-    /// Sets `messaging.system`, the transport of the messages. `redis` unless set.
+    /// Sets the attribute `messaging.system`, which names the transport. `redis` unless set.
     #[must_use]
     pub fn system(mut self, system: impl Into<Name>) -> Self {
         self.system = system.into();
         self
     }
 
-    /// Sets `messaging.consumer.group.name`, the group of the worker. Spans of a client do not have
-    /// it.
+    /// Sets the attribute `messaging.consumer.group.name`, which names the group of the worker. A
+    /// client's spans do not have this attribute.
     #[must_use]
     pub fn group(mut self, group: impl Into<Name>) -> Self {
         self.group = Some(group.into());
@@ -75,7 +75,7 @@ impl MakeSpan for DefaultMakeSpan {
     fn make_span(&mut self, message: &Message, operation: Operation) -> Span {
         let parts = message.parts();
         let route = parts.matched_route().map(|route| route.as_str());
-        // The sender chooses the name, so it may be any text of any length.
+        // The sender chooses the name, so it is escaped and shortened.
         let name = Shown::new(&parts.name).at_most(Name::MAX_LEN).text();
         let name = &*name;
         let handled = operation == Operation::Process;
@@ -88,7 +88,7 @@ impl MakeSpan for DefaultMakeSpan {
             destination: destination.filter(|destination| !destination.is_empty()),
         };
         let group = self.group.as_deref().filter(|_| handled);
-        // A message that is sent has no deliveries yet.
+        // A message that is sent has no attempt yet.
         let attempt = handled.then_some(i64::from(parts.attempt.0));
         at_level!(
             self.level,

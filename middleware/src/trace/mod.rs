@@ -49,21 +49,21 @@
 //! | `process {destination}` | `CONSUMER` | a delivery is handled |
 //!
 //! The destination is a name that the application has chosen: the name of a message that is sent,
-//! or the route of a message that is handled. The name of a message without a route is not part of
-//! the span's name, since any sender could choose it. It is in `messaging.destination.name`. So the
-//! layer belongs into the router, where the route is known. The attributes are those of
-//! [`conventions`](crate::conventions), and `messaging.message.body.size` in bytes,
-//! `campanile.message.kind`, and for handled messages `campanile.message.attempt`. Payloads and
-//! headers are never part of a span.
+//! or the route of a message that is handled. If a message has no route, its name is not part of
+//! the span's name, because any sender could choose it; the attribute `messaging.destination.name`
+//! still has the name. So put the layer inside the router, where the route is known. The attributes
+//! are those of [`conventions`](crate::conventions), `messaging.message.body.size` in bytes,
+//! `campanile.message.kind`, and for handled messages `campanile.message.attempt`. A span never
+//! contains payloads or headers.
 //!
 //! # Logs
 //! [`serve`](mod@campanile::serve) logs a failed delivery once, as a warning with its reason and
-//! what happens next. The line belongs to the `process` span.
+//! its verdict. The line is inside the `process` span.
 //!
 //! # Receiving
-//! [`serve`](mod@campanile::serve) passes messages to handlers. The conventions call this
-//! push-based: the span of a delivery is `process`, and the wait for it has no span. To see
-//! batches, or when an application drives a source itself, wrap the transport in a
+//! [`serve`](mod@campanile::serve) calls handlers with messages. The conventions call this
+//! push-based: the span of a delivery is `process`, and the wait for the delivery has no span. To
+//! get spans for batches, or if the application drives a source itself, wrap the transport in a
 //! [`TraceTransport`].
 //!
 //! # Context
@@ -72,28 +72,30 @@
 //! that the task makes.
 //!
 //! A client's layer writes the context of its span into the message's headers (W3C: `traceparent`,
-//! `tracestate`). If the application has set the context of another trace, the layer keeps it, and
-//! the span links to it. Events have no headers on Pub/Sub and carry no context.
+//! `tracestate`). If the application has set the context of another trace, the layer keeps that
+//! context, and the span links to it. Events have no headers on Pub/Sub, so their context is not
+//! sent.
 //!
 //! A serving layer reads the context. The `process` span links to the span that sent the message,
 //! as the conventions require. The sending span is also its parent, which the conventions allow for
-//! single messages. Exception: if another span surrounds the handling, as in a router that is
-//! called in place, the surrounding span is the parent. [`TraceLayer::own_trace_for`] starts a new
-//! trace, for example for tasks that run hours later.
+//! single messages. If another span surrounds the handling, as in a router that is called in place,
+//! that span is the parent instead. [`TraceLayer::own_trace_for`] starts a new trace, for example
+//! for tasks that run hours later.
 //!
-//! If the subscriber filters out the span of a message, a client's layer passes on the context that
-//! surrounds the call. A serving layer passes on no context, and the trace ends there.
+//! If the subscriber filters out the span of a message, a client's layer sends the context that
+//! surrounds the call. In a serving layer the trace ends there.
 //!
 //! A malformed `traceparent` is logged at debug level and ignored. It never fails a message.
 //!
 //! [`tracing_opentelemetry`]: https://docs.rs/tracing-opentelemetry
 //!
 //! # Errors
-//! The inner service's errors pass, as a [`BoxError`](campanile::BoxError). A readiness error
-//! belongs to no message, so it has no span.
+//! Errors of the inner service are returned unchanged, as a [`BoxError`](campanile::BoxError). An
+//! error of `poll_ready` belongs to no message, so it has no span.
 //!
 //! # Panics
-//! A panic of the inner service passes, and its span ends with the `error.type` `panic`.
+//! A panic of the inner service propagates, and the span of the message ends with the `error.type`
+//! `panic`.
 //!
 //! # Cancel safety
 //! The span of a dropped future ends with the `error.type` `dropped`.

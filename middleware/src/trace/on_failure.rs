@@ -1,4 +1,4 @@
-//! The hook for a failed call.
+//! The hook for failed calls.
 
 use std::time::Duration;
 
@@ -6,12 +6,13 @@ use tracing::{Level, Span};
 
 use super::{Fault, at_level};
 
-/// Is called within the span of a call that fails. A layer calls either this hook or
-/// [`OnReply`](super::OnReply), once.
+/// A hook that is called within the span of a call when it fails. For each call a layer calls
+/// either this hook or [`OnReply`](super::OnReply), once.
 ///
 /// Implemented for closures, and for `()`, which does nothing.
 pub trait OnFailure {
-    /// `after` is the duration of the call. The hook may record fields that the span was made with.
+    /// Handles the failure of a call that took `after`. May record fields that are declared in the
+    /// span.
     fn on_failure(&mut self, fault: &Fault<'_>, after: Duration, span: &Span);
 }
 
@@ -32,8 +33,8 @@ pub struct DefaultOnFailure {
 }
 
 impl DefaultOnFailure {
-    /// Logs at debug level, since [`serve`](mod@campanile::serve) logs failed deliveries already,
-    /// and a client's error is returned to its caller.
+    /// Creates the hook, which logs at debug level: [`serve`](mod@campanile::serve) logs failed
+    /// deliveries already, and a client's error is returned to the caller.
     pub const fn new() -> Self {
         Self {
             level: Level::DEBUG,

@@ -1,4 +1,4 @@
-//! The hook for a reply.
+//! The hook for replies.
 
 use std::time::Duration;
 
@@ -7,12 +7,13 @@ use tracing::{Level, Span};
 
 use super::at_level;
 
-/// Is called within the span of a call that succeeds. A layer calls either this hook or
-/// [`OnFailure`](super::OnFailure), once.
+/// A hook that is called within the span of a call when it succeeds. For each call a layer calls
+/// either this hook or [`OnFailure`](super::OnFailure), once.
 ///
 /// Implemented for closures, and for `()`, which does nothing.
 pub trait OnReply {
-    /// `after` is the duration of the call. The hook may record fields that the span was made with.
+    /// Handles the reply of a call that took `after`. May record fields that are declared in the
+    /// span.
     fn on_reply(&mut self, reply: &Reply, after: Duration, span: &Span);
 }
 
@@ -26,14 +27,14 @@ impl<F: FnMut(&Reply, Duration, &Span)> OnReply for F {
     }
 }
 
-/// Records the id of an accepted task as `messaging.message.id`, and logs that the call is done.
+/// Records the id of an accepted task as `messaging.message.id`, and logs that the call succeeded.
 #[derive(Debug, Clone)]
 pub struct DefaultOnReply {
     level: Level,
 }
 
 impl DefaultOnReply {
-    /// Logs at debug level.
+    /// Creates the hook, which logs at debug level.
     pub const fn new() -> Self {
         Self {
             level: Level::DEBUG,

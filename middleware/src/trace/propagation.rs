@@ -14,9 +14,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 /// The settings of context propagation.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Propagation {
-    /// Uses the application's global propagator instead of the W3C headers.
+    /// `true` to use the application's global propagator instead of the W3C headers.
     global: bool,
-    /// True for the kinds whose handling starts a new trace.
+    /// `true` for the kinds whose handling starts a new trace.
     own_trace: ByKind<bool>,
 }
 
@@ -29,15 +29,16 @@ impl Propagation {
         self.global = true;
     }
 
-    /// Links the span of a delivery to the span that sent the message. Makes the sending span its
-    /// parent too, unless another span surrounds the call or the kind starts its own trace.
+    /// Links the span of a delivery to the span that sent the message. Also makes the sending span
+    /// its parent, unless another span surrounds the call, or messages of this kind start a new
+    /// trace.
     pub(super) fn extract(&self, message: &Message, span: &Span) {
         let Some(sent) = self.read(message.headers()) else {
             return;
         };
         let link = sent.span().span_context().clone();
         if !self.own_trace[message.kind()] && !surrounded() {
-            // Fails if the subscriber has no OpenTelemetry layer, or filters the span out.
+            // This fails if the subscriber has no OpenTelemetry layer, or filters the span out.
             let _ = span.set_parent(sent);
         }
         span.add_link(link);
@@ -56,8 +57,8 @@ impl Propagation {
         }
         if let Some(given) = self.read(message.headers()) {
             let given = given.span().span_context().clone();
-            // A context of the same trace is an ancestor of the span, and is replaced. A context of
-            // another trace was set by the application, and is kept.
+            // A context of the same trace belongs to an ancestor of the span, and is replaced. A
+            // context of another trace was set by the application, and is kept.
             if given.trace_id() != current.trace_id() {
                 span.add_link(given);
                 return;
@@ -77,7 +78,7 @@ impl Propagation {
         }
     }
 
-    /// The context in the headers, if there is one.
+    /// Returns the context in the headers, if there is one.
     fn read(&self, headers: &HeaderMap) -> Option<OtelContext> {
         if headers.is_empty() {
             return None;
@@ -102,7 +103,7 @@ impl Propagation {
     }
 }
 
-/// The context of a span, or the surrounding one if the span is filtered out.
+/// Returns the context of a span, or the surrounding context if the span is filtered out.
 fn context_of(span: &Span) -> OtelContext {
     [span, &Span::current()]
         .into_iter()
@@ -111,7 +112,7 @@ fn context_of(span: &Span) -> OtelContext {
         .unwrap_or_else(OtelContext::current)
 }
 
-/// Returns `true` within another span.
+/// Returns `true` if another span surrounds the call.
 fn surrounded() -> bool {
     context_of(&Span::none()).has_active_span()
 }
@@ -137,11 +138,11 @@ impl Injector for HeaderInjector<'_> {
         };
         match HeaderValue::try_from(value) {
             Ok(value) if !value.is_empty() => {
-                // Fails if the map is full.
+                // This fails if the map is full.
                 let _ = self.0.try_insert(name, value);
             }
-            // An empty value need not travel, and an invalid one cannot. The value of an earlier
-            // context must not stay beside the new context.
+            // An empty value need not be sent, and an invalid one cannot be. A value of an earlier
+            // context is removed, because it does not belong to the new context.
             Ok(_) | Err(_) => {
                 self.0.remove(name);
             }

@@ -24,9 +24,9 @@ use super::{DefaultMakeSpan, Operation, at_level, make_span::SpanName};
 /// # }
 /// ```
 ///
-/// The span has the number of messages (`messaging.batch.message_count`) and links to the spans
-/// that sent them. The span is made when the batch has arrived, so its length is meaningless, and a
-/// waiting worker has no span. Events are not counted: a server pushes them.
+/// The span has the number of messages (`messaging.batch.message_count`), and links to the spans
+/// that sent them. It is made when the batch has arrived, so its duration has no meaning, and a
+/// waiting worker has no span. Events are not counted, because the server pushes them.
 #[derive(Debug, Clone)]
 pub struct TraceTransport<T> {
     inner: T,
@@ -34,7 +34,7 @@ pub struct TraceTransport<T> {
 }
 
 impl<T> TraceTransport<T> {
-    /// Wraps a transport. Its spans have the level and the system of [`DefaultMakeSpan::new`].
+    /// Wraps a transport. The spans have the level and the system of [`DefaultMakeSpan::new`].
     pub const fn new(inner: T) -> Self {
         Self {
             inner,
@@ -42,7 +42,7 @@ impl<T> TraceTransport<T> {
         }
     }
 
-    /// Sets the level and the system of the spans. The group is that of the transport.
+    /// Sets the level and the system of the spans. Their group is the group of the transport.
     #[must_use]
     pub fn make_span(mut self, spans: DefaultMakeSpan) -> Self {
         self.spans = spans;
@@ -51,12 +51,12 @@ impl<T> TraceTransport<T> {
 }
 
 impl<T> TraceTransport<T> {
-    /// The wrapped transport.
+    /// Returns the wrapped transport.
     pub const fn get_ref(&self) -> &T {
         &self.inner
     }
 
-    /// The wrapped transport, mutably.
+    /// Returns a mutable reference to the wrapped transport.
     pub const fn get_mut(&mut self) -> &mut T {
         &mut self.inner
     }

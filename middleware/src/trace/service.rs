@@ -1,4 +1,4 @@
-//! The service and its future.
+//! The service of the trace layer, and its future.
 
 use std::{
     fmt,
@@ -28,12 +28,12 @@ pub struct Trace<S, M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFailur
 }
 
 impl<S> Trace<S> {
-    /// Wraps a service that is served; see [`TraceLayer::new`].
+    /// Wraps a service that is served, as [`TraceLayer::new`] does.
     pub fn new(inner: S) -> Self {
         TraceLayer::new().layer(inner)
     }
 
-    /// Wraps a client's transport; see [`TraceLayer::new_for_client`].
+    /// Wraps a client's transport, as [`TraceLayer::new_for_client`] does.
     pub fn new_for_client(inner: S) -> Self {
         TraceLayer::new_for_client().layer(inner)
     }
@@ -89,7 +89,7 @@ where
     }
 }
 
-/// The span of a call, and its hooks.
+/// The span of a call, and the hooks for its end.
 struct Hooks<R, F> {
     span: Span,
     side: Side,
@@ -160,7 +160,7 @@ mod tests {
 
     type Reports = Arc<Mutex<Vec<String>>>;
 
-    /// A layer whose hooks record their arguments.
+    /// Returns a layer whose hooks record their arguments.
     fn recording(
         layer: TraceLayer,
         reports: &Reports,

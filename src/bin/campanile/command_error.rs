@@ -13,7 +13,7 @@ use crate::show::text;
 /// The reason why a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum CommandError {
-    /// The reader of the output has closed its pipe. This is no failure.
+    /// The reader of the output has closed its pipe. This is not a failure.
     Unread,
     /// The command line is invalid, or a confirmation is missing.
     Usage(String),
@@ -90,14 +90,14 @@ impl From<io::Error> for CommandError {
 /// Formats an error and its sources on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let texts = successors(Some(error), |error| error.source()).map(ToString::to_string);
-    // A wrapper may have the same text as its source.
+    // A text is listed only once: a wrapper may have the same text as its source.
     let mut texts: Vec<_> = texts.take(16).collect();
     texts.dedup();
     texts.join(": ")
 }
 
-/// Prints a note to standard error. Escapes control characters, since it may contain text of a
-/// server.
+/// Prints a note to standard error. Escapes control characters, because a note may contain text
+/// from a server.
 pub(crate) fn note(text: impl AsRef<str>) {
     // If standard error is closed, the note is lost.
     let _ = writeln!(io::stderr(), "{}", text::line(text.as_ref()));

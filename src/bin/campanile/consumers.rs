@@ -22,7 +22,7 @@ impl ConsumersCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let ConsumersCommand::List = self;
         let (redis, group) = target.connect_to_group().await?;
-        // A group that was deleted since has no consumers.
+        // A group that was deleted in the meantime has no consumers.
         let consumers = redis.consumers().await?.unwrap_or_default();
         if out.json {
             return out.document(&json!({

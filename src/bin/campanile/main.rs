@@ -30,7 +30,8 @@ use self::{
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // A write to a full pipe blocks this thread. The worker thread still reads from the server.
+    // A write to a full pipe blocks this thread. The worker thread then still reads from the
+    // server.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -1,4 +1,4 @@
-//! Signals that end a command.
+//! The signals that end a command.
 
 use std::{
     io, process,
@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 /// The exit code of a command that was ended by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// A second signal within this time counts as a repetition of the first.
-const REPETITION: Duration = Duration::from_secs(1);
+/// A second signal that arrives within this time after the first is a duplicate and is ignored.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
-/// A token that the first Ctrl-C or SIGTERM cancels. A second signal ends the process, unless it
-/// comes within a second. For commands that have to clean up or to report: without such a token a
-/// signal ends the process at once.
+/// Returns a token that the first Ctrl-C or SIGTERM cancels. A second signal ends the process,
+/// unless it arrives within a second. For commands that have to clean up or to report: without this
+/// token the first signal would end the process immediately.
 pub(crate) fn ended() -> io::Result<CancellationToken> {
     let ended = CancellationToken::new();
     let mut signals = Signals::listen()?;
@@ -25,7 +25,7 @@ pub(crate) fn ended() -> io::Result<CancellationToken> {
             signals.next().await;
             ended.cancel();
             let first = Instant::now();
-            while first.elapsed() < REPETITION {
+            while first.elapsed() < DUPLICATE_WINDOW {
                 signals.next().await;
             }
             process::exit(INTERRUPTED);

@@ -17,9 +17,8 @@ use crate::{
     target::{Target, duration},
 };
 
-/// The shortest time between two updates. It is bounded because each update costs the server some
-/// work.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// The minimum time between two updates. Bounded, because each update is work for the server.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// The line of a stream without groups.
 pub(crate) const NO_GROUP: &str = "no group yet";
 
@@ -35,7 +34,7 @@ pub(crate) struct Stats {
 
 fn pause(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        pause if pause < SHORTEST => Err("the interval must be at least 100ms".into()),
+        pause if pause < MIN_INTERVAL => Err("the interval must be at least 100ms".into()),
         pause => Ok(pause),
     }
 }
@@ -79,8 +78,9 @@ impl Stats {
                         lines.push(String::new());
                         out.lines(lines)?;
                     }
-                    // A server that cannot be reached may come back. A refusal is permanent.
-                    (screen, Err(error)) if is_passing(&error) => match screen {
+                    // A server that cannot be reached may come back, so the command waits for it. A
+                    // refusal is permanent.
+                    (screen, Err(error)) if is_transient(&error) => match screen {
                         Some(screen) => screen.draw(&self.frame(&last, Some(&error)))?,
                         None => note(chain(&error)),
                     },
@@ -113,7 +113,7 @@ impl Stats {
     }
 }
 
-fn is_passing(error: &Error) -> bool {
+fn is_transient(error: &Error) -> bool {
     error.is_disconnected() || error.is_unknown_outcome()
 }
 
@@ -152,12 +152,12 @@ fn lines(stats: &StreamStats) -> Vec<String> {
     lines
 }
 
-/// The lag of a group; `?` if the server does not know it.
+/// Formats the lag of a group, as `?` if the server does not know it.
 pub(crate) fn lag(group: &GroupStats) -> String {
     group.lag.map_or("?".into(), |lag| lag.to_string())
 }
 
-/// The JSON of the stream and its groups.
+/// Returns the JSON of the stream and its groups.
 pub(crate) fn document(stats: &StreamStats) -> Value {
     let group = |group: &GroupStats| {
         json!({

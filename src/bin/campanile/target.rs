@@ -70,8 +70,8 @@ impl Target {
         }
     }
 
-    /// Like [`connect_to_group`](Self::connect_to_group), but also accepts a deleted group that has
-    /// dead letters, since dead letters outlive their group.
+    /// Connects as [`connect_to_group`](Self::connect_to_group) does, but also accepts a deleted
+    /// group that has dead letters, because dead letters outlive their group.
     pub(crate) async fn connect_to_dead_letters(&self) -> Result<Redis, CommandError> {
         let Candidate { redis, missing, .. } = self.connect_to_candidate().await?;
         match missing {
@@ -97,7 +97,7 @@ impl Target {
         })
     }
 
-    /// The statistics of the stream, with the group of `--group` or with all groups.
+    /// Returns the statistics of the stream, with the group of `--group` or with all groups.
     pub(crate) async fn stats(&self, redis: &Redis) -> Result<StreamStats, Error> {
         let mut stats = redis.stats().await?;
         if let Some(group) = self.group() {
@@ -115,7 +115,8 @@ impl Target {
         }
     }
 
-    /// The error of a group or a stream that does not exist; lists the existing groups.
+    /// Returns the error of a group or a stream that does not exist. Its text lists the existing
+    /// groups.
     fn no_group(&self, group: &Name, groups: Option<&[Name]>) -> CommandError {
         let Some(groups) = groups else {
             return self.no_stream();
@@ -145,13 +146,13 @@ impl Target {
         self.stream.as_str().into()
     }
 
-    /// The group of `--group`, if set.
+    /// Returns the group of `--group`, if set.
     fn group(&self) -> Option<Name> {
         self.group.as_deref().map(Name::from)
     }
 }
 
-/// The group that a command acts on, which may not exist.
+/// The group that a command may act on. It may not exist.
 struct Candidate {
     redis: Redis,
     group: Name,
@@ -159,10 +160,11 @@ struct Candidate {
     missing: Option<CommandError>,
 }
 
-/// The default group of a handle, for streams without groups: its dead letters outlive the stream.
+/// The default group of a handle. Used for streams without groups, because dead letters outlive the
+/// stream.
 const DEFAULT_GROUP: &str = "app_group";
 
-/// Checks a namespace alone, so that the error is about it.
+/// Checks a namespace separately, so that an error is about the namespace.
 fn namespace(text: &str) -> Result<String, String> {
     let checked = Redis::builder("redis://localhost/").namespace(text).check();
     checked

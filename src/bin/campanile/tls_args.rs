@@ -31,7 +31,7 @@ pub(crate) struct TlsArgs {
 impl TlsArgs {
     /// Adds the certificates to a connection. An error names the option and the file.
     pub(crate) fn apply(&self, mut redis: RedisBuilder) -> Result<RedisBuilder, CommandError> {
-        // Each file is checked alone, so that the error is about this file.
+        // Each file is checked separately, so that an error can name the file.
         let alone = || Redis::builder("rediss://localhost/");
         if let Some(ca) = &self.ca {
             let pem = read("--ca", ca)?;

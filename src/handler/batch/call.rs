@@ -1,4 +1,4 @@
-//! Functions that take many messages at once.
+//! Functions that take a batch of messages.
 
 use std::future::Future;
 
@@ -10,8 +10,9 @@ use crate::{
     reply::Reply,
 };
 
-/// A function that a [`Batch`](crate::Batch) can call: an `async fn` of up to four `State<_>` and a
-/// `Vec` of an extractor. `T` is its arguments and never written by hand; `S` is the state.
+/// A function that a [`Batch`](crate::Batch) can call: an `async fn` whose arguments are up to four
+/// `State<_>`, and then a `Vec` of an extractor. `T` stands for these arguments, and the compiler
+/// infers it. `S` is the state.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take a batch",
     label = "one of the four conditions below does not hold",

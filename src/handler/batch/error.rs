@@ -4,16 +4,22 @@ use std::{fmt, sync::Arc};
 
 use crate::error::BoxError;
 
-/// The error of all messages of a batch.
+/// The error of every message of a batch that failed as a whole.
 ///
-/// If the function has returned an error, that is the [`source`](std::error::Error::source).
+/// If the function returned an error, that error is the [`source`](std::error::Error::source).
 #[derive(Debug, Clone)]
 pub struct BatchError(pub(super) Why);
 
+/// The reason why a batch failed.
 #[derive(Debug, Clone)]
 pub(super) enum Why {
+    /// The function returned this error.
     Failed(Arc<BoxError>),
-    Miscounted { replies: usize, messages: usize },
+    Miscounted {
+        replies: usize,
+        messages: usize,
+    },
+    /// The function panicked.
     Panicked,
 }
 

@@ -21,31 +21,32 @@ use crate::{
 
 type Outcome = Result<Reply, BoxError>;
 
-/// The most messages for which memory is allocated in advance.
+/// The maximum number of messages for which a batch allocates memory in advance.
 const MAX_CAPACITY: usize = 1024;
 
-/// The state that all clones of a service share.
+/// Gathers the messages of a handler. All clones of a [`BatchService`](super::BatchService) share
+/// it.
 pub(super) struct Gather<H: BatchHandler<T, S>, T, S> {
     handler: H,
     state: S,
     size: usize,
     linger: Duration,
-    /// The batch that still takes messages.
+    /// The batch that takes further messages, if there is one.
     open: Mutex<Option<OpenBatch<H::Item>>>,
     marker: PhantomData<fn() -> T>,
 }
 
-/// A batch that still takes messages.
+/// A batch that takes further messages.
 struct OpenBatch<I> {
-    /// The item of each completion.
+    /// The items, in the order of their completions.
     items: Vec<I>,
     completions: Arc<CompletionSlab<Outcome>>,
     /// Sends the items to the batch's task when the batch is full.
     full: oneshot::Sender<Vec<I>>,
 }
 
-/// Fails the completions without an outcome when it is dropped. They exist only if the function
-/// panicked.
+/// When dropped, fails all completions that have no outcome. There are such completions only if the
+/// function panicked.
 struct FailOnPanic(Arc<CompletionSlab<Outcome>>);
 
 impl Drop for FailOnPanic {
@@ -77,7 +78,7 @@ where
     T: 'static,
     S: Send + Sync + 'static,
 {
-    /// Adds a message to a batch, and waits for its outcome.
+    /// Adds a message to a batch, and waits for the outcome of the message.
     pub(super) async fn handle(self: Arc<Self>, message: Message) -> Outcome {
         let item = H::extract(message, &self.state).await?;
         let completion = self.add(item);
@@ -104,8 +105,8 @@ where
         if current.items.len() >= self.size
             && let Some(batch) = open.take()
         {
-            // The batch's task waits for the items. Sending fails only if the runtime has shut
-            // down.
+            // The task of the batch waits for the items, so sending fails only if the runtime has
+            // shut down.
             let _ = batch.full.send(batch.items);
         }
         completion
@@ -123,14 +124,15 @@ where
             Ok(items) => items.unwrap_or_default(),
             Err(_) => {
                 let mut open = lock(&self.open);
-                // The open batch is this one, unless it has become full just now.
+                // If the channel is empty, the open batch is this one. Otherwise this batch has
+                // just become full.
                 full.try_recv()
                     .ok()
                     .or_else(|| Some(open.take()?.items))
                     .unwrap_or_default()
             }
         };
-        // The function gets only the messages whose deliveries still wait for an outcome.
+        // Drops the items of deliveries that no longer wait for an outcome.
         let pending = completions.pending();
         let mut present = pending.iter();
         items.retain(|_| *present.next().expect("each has a completion"));

@@ -1,9 +1,10 @@
-//! Handlers that take many messages at once.
+//! Handlers that take a batch of messages.
 //!
-//! A [`Batch`](crate::Batch) around a function gathers the messages of its route and calls the
-//! function with a list of them: when there are [`size`](crate::Batch::size) messages, or when the
-//! first has waited for the [`linger`](crate::Batch::linger). Otherwise it is a handler like any
-//! other: each message has its own delivery, passes the layers alone, and is settled alone.
+//! A [`Batch`](crate::Batch) gathers the messages of its route, and calls its function with a list
+//! of them. It does so when there are [`size`](crate::Batch::size) messages, or when the first
+//! message has waited for the [`linger`](crate::Batch::linger). In everything else a batch is like
+//! any other handler: each message is a separate delivery, which goes through the layers and is
+//! settled separately.
 //!
 //! ```
 //! use campanile::{Batch, Json, Router, State};
@@ -41,26 +42,26 @@
 //!
 //! # Ordering
 //! The messages of a batch are in the order in which they reached the handler. Several batches of a
-//! route may run at once.
+//! route may run concurrently.
 //!
 //! # Back-pressure
 //! Messages that wait for their batch are in flight: each holds a slot of
 //! [`max_in_flight`](crate::transport::Settings::max_in_flight), its bytes and its lease. If
-//! `max_in_flight` is smaller than the size of a batch, [`serve`](crate::serve()) fails. The limit
-//! of a layer is unknown to `serve`: with fewer permits than the size of a batch, each batch waits
-//! for its linger.
+//! `max_in_flight` is smaller than the size of a batch, [`serve`](crate::serve()) fails. It cannot
+//! check the limit of a layer: if a layer has fewer permits than the size of a batch, each batch
+//! waits for its whole linger.
 //!
 //! # Cancel safety
-//! If a delivery is dropped before its batch has begun, by a timeout for instance, the function
-//! does not get its message. Later, the function runs on, and is dropped only when all deliveries
-//! of the batch are dropped.
+//! If a delivery is dropped before the function is called, for example by a timeout, the function
+//! does not get its message. If a delivery is dropped later, the function continues. It is dropped
+//! only when all deliveries of the batch are dropped.
 //!
 //! # Errors
-//! A payload that cannot be extracted fails its own message, which then is in no batch. An error of
-//! the function fails all messages of the batch, with a [`BatchError`].
+//! If the item of a message cannot be extracted, only that message fails, and it is not in a batch.
+//! If the function returns an error, all messages of the batch fail with a [`BatchError`].
 //!
 //! # Panics
-//! A panic of the function fails all messages of its batch.
+//! If the function panics, all messages of the batch fail with a [`BatchError`].
 
 mod call;
 mod error;

@@ -1,4 +1,4 @@
-//! The return values of functions that take many messages.
+//! The return values of functions that take a batch of messages.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub trait IntoReplies {
     /// Returns one outcome for each message of a batch of this size.
     ///
     /// # Errors
-    /// The error of all messages, if the batch failed as a whole.
+    /// If the batch failed as a whole, or if there is not one outcome for each message.
     fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError>;
 }
 

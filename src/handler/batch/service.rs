@@ -8,7 +8,7 @@ use super::{BatchHandler, gather::Gather};
 use crate::handler::{Handler, HandlerFuture};
 use crate::{error::BoxError, message::Message, reply::Reply, service::Route};
 
-/// A handler that calls a function with many messages at once. See the [module](super).
+/// A handler that calls its function with a batch of messages. See the [module](super).
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<H> {
     handler: H,
@@ -17,12 +17,11 @@ pub struct Batch<H> {
 }
 
 impl<H> Batch<H> {
-    /// Makes a handler of this function: an `async fn` whose last argument is a `Vec` of what is
-    /// extracted from each message, `Vec<Json<T>>` or `Vec<Message>`. Up to four `State<_>` may
-    /// precede it.
+    /// Creates a handler from an `async fn` whose last argument is a `Vec` of an extractor, such as
+    /// `Vec<Json<T>>` or `Vec<Message>`. Up to four `State<_>` may precede it.
     ///
-    /// The function returns one outcome for all messages, `()` or a `Result`, or a `Vec` of replies
-    /// or results, one for each message in their order.
+    /// The function returns either one outcome for all messages, `()` or a `Result<(), E>`, or a
+    /// `Vec` with one reply or result for each message, in their order.
     pub const fn new(handler: H) -> Self {
         Self {
             handler,
@@ -31,8 +30,8 @@ impl<H> Batch<H> {
         }
     }
 
-    /// Sets the maximum number of messages in a batch. A batch that is full does not wait any
-    /// longer. 32 unless set.
+    /// Sets the maximum number of messages in a batch. A full batch runs immediately. 32 unless
+    /// set.
     ///
     /// # Panics
     /// When it is zero.
@@ -44,8 +43,8 @@ impl<H> Batch<H> {
         self
     }
 
-    /// Sets the time for which the first message of a batch waits for others. With zero, a batch
-    /// has only messages that arrive at the same time. 10 ms unless set.
+    /// Sets the maximum time that the first message of a batch waits for others. If it is zero, a
+    /// batch has only messages that arrive at the same time. 10 ms unless set.
     #[must_use]
     pub const fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
@@ -53,12 +52,13 @@ impl<H> Batch<H> {
     }
 }
 
-/// Marks the arguments of a batch's function, so that its implementation of [`Handler`] cannot
-/// overlap with the one for functions.
+/// Marks the arguments of a batch's function, so that the implementation of [`Handler`] for
+/// [`Batch`] does not overlap with the implementation for functions.
 #[derive(Debug)]
 pub struct Batched<T>(PhantomData<fn() -> T>);
 
-// Without this, the compiler suggests this implementation whenever a function is no handler.
+// Without this, the compiler would suggest this implementation whenever a function is not a
+// handler.
 #[diagnostic::do_not_recommend]
 impl<H, T, S> Handler<Batched<T>, S> for Batch<H>
 where
@@ -116,7 +116,8 @@ where
     type Error = BoxError;
     type Future = HandlerFuture;
 
-    /// Always ready: when a batch is full, another batch begins.
+    /// Returns `Ready`, because a message that does not fit into the open batch begins another
+    /// batch.
     fn poll_ready(
         &mut self,
         _: &mut std::task::Context<'_>,

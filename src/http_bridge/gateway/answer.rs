@@ -26,7 +26,7 @@ use crate::{
 /// Makes the response to one request.
 pub(super) struct Responder {
     pub(super) options: Arc<GatewayOptions>,
-    /// The `x-request-id` of the request, which the response gets too.
+    /// The `x-request-id` of the request, which is copied to the response.
     pub(super) request_id: Option<HeaderValue>,
 }
 
@@ -94,7 +94,7 @@ impl Responder {
         ))
     }
 
-    /// The gateway's timeout has passed. The message may still take effect.
+    /// Returns the response after the gateway's timeout. The message may still take effect.
     pub(super) fn late(&self, route: &GatewayRoute) -> Response<Body> {
         self.answered(route, Err(Error::timeout("no answer in time").into()))
     }

@@ -29,11 +29,13 @@ pub struct GatewayFuture<S: Service<Message>, B: http_body::Body<Error: Into<Box
     stage: GatewayStage<S, B>,
 }
 
-// The future is moved rarely, so a box for the larger variant would cost more than the space.
+// Not boxed: the future is rarely moved, so an allocation would cost more than the larger size.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = GatewayStageProjection)]
 pub(super) enum GatewayStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
+    /// The response is known.
     Answered(Option<Response<Body>>),
+    /// The body of the request is read.
     Reading {
         service: Option<S>,
         route: GatewayRoute,
@@ -41,6 +43,7 @@ pub(super) enum GatewayStage<S: Service<Message>, B: http_body::Body<Error: Into
         #[pin]
         body: Reading<B>,
     },
+    /// The inner service handles the message.
     Sending {
         route: GatewayRoute,
         #[pin]
@@ -95,7 +98,7 @@ where
                         }
                     }
                 },
-                // Polls the call before the timer: a reply that has arrived is not late.
+                // Polls the call before the timer: a reply that has already arrived is not late.
                 GatewayStageProjection::Sending { route, call, timer } => {
                     let response = match call.poll(cx) {
                         Poll::Ready(result) => {

@@ -32,11 +32,12 @@ use crate::{
     service::MessageService,
 };
 
-/// An HTTP service that turns requests into messages, over any `Service<Message>`. It can be
-/// mounted in an axum or hyper application.
+/// An HTTP service that turns requests into messages and calls a `Service<Message>` with them. It
+/// can be mounted in an axum or hyper application.
 ///
-/// A gateway has a route for each name that is added, with one kind and one method. Other requests
-/// get a 404 or 405. The [module](super#the-responses-of-a-gateway) lists all responses.
+/// Each route of a gateway maps a method and a path to the kind and the name of a message. Requests
+/// without a route get a 404 or a 405. The [module](super#the-responses-of-a-gateway) lists all
+/// responses.
 ///
 /// ```
 /// use campanile::{http_bridge::{Body, Gateway}, transport::memory::Memory};
@@ -89,17 +90,17 @@ use crate::{
 /// ```
 ///
 /// # Back-pressure
-/// A gateway is always ready. While the inner service is not ready, a request waits in its future,
+/// A gateway is always ready. If the inner service is not ready, the request waits in its future,
 /// up to the [`timeout`](Self::timeout). With tower's `LoadShed` around the inner service, the
 /// request gets a 503 instead.
 ///
 /// # Cancel safety
-/// When the HTTP caller disconnects, the future is dropped. The permit of a request is free at
-/// once, and a message that was sent may still take effect.
+/// When the HTTP caller disconnects, the future is dropped. This releases the permit of the
+/// request. A message that was sent may still take effect.
 ///
 /// # Panics
-/// A panic of an inner service that handles messages in place, such as a router, is not caught. Put
-/// tower-http's `CatchPanic` around the gateway.
+/// If the inner service panics, the panic is not caught. This can happen if it handles messages in
+/// place, as a router does. Put tower-http's `CatchPanic` around the gateway.
 #[derive(Clone)]
 pub struct Gateway<S> {
     service: S,
@@ -136,7 +137,7 @@ impl Default for GatewayOptions {
 }
 
 impl<S> Gateway<S> {
-    /// A gateway to any service for messages, without routes.
+    /// Creates a gateway without routes to a service for messages.
     pub fn new(service: S) -> Self
     where
         S: MessageService,
@@ -156,7 +157,8 @@ impl<S> Gateway<S> {
     /// is `/orders/create`.
     ///
     /// # Panics
-    /// When the name is empty, longer than [`Name::MAX_LEN`], or its path is taken.
+    /// When the name is empty or longer than [`Name::MAX_LEN`], or when the gateway has a `POST`
+    /// route with its path already.
     #[must_use]
     #[track_caller]
     pub fn task(self, name: impl Into<Name>) -> Self {
@@ -189,12 +191,12 @@ impl<S> Gateway<S> {
         self.route(Method::POST, &path, kind, name)
     }
 
-    /// Adds a route for messages of this kind and name, with any method and path. The query of a
-    /// request is ignored; its body is the payload.
+    /// Adds a route for messages of this kind and name, with any method and path. The body of a
+    /// request is the payload, and its query is ignored.
     ///
     /// # Panics
-    /// When the path does not begin with a slash, or the name is empty or longer than
-    /// [`Name::MAX_LEN`], or path and method are taken.
+    /// When the path does not begin with a slash, when the name is empty or longer than
+    /// [`Name::MAX_LEN`], or when the gateway has a route with this path and method already.
     #[must_use]
     #[track_caller]
     pub fn route(mut self, method: Method, path: &str, kind: Kind, name: impl Into<Name>) -> Self {
@@ -203,14 +205,16 @@ impl<S> Gateway<S> {
         self
     }
 
-    /// Sets the maximum body of a request, in bytes. A longer body gets a 413. 2 MiB unless set.
+    /// Sets the maximum length of a request's body, in bytes. A request with a longer body gets a
+    /// 413. 2 MiB unless set.
     #[must_use]
     pub fn max_body_bytes(self, limit: usize) -> Self {
         self.with(|options| options.limit = limit)
     }
 
     /// Sets the maximum time to send a message, and for an RPC request to get its reply. After that
-    /// the response is 504, and a request that was not started is never started. 30 s unless set.
+    /// the response is a 504. For an RPC request it is also the deadline: a worker does not start
+    /// it later. 30 s unless set.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|options| options.timeout = timeout)
@@ -234,11 +238,11 @@ impl<S> Gateway<S> {
         self.with(|options| options.content_type = value)
     }
 
-    /// Passes one more header on, from a request to its message and from a reply to its response.
+    /// Forwards one more header, from a request to its message and from a reply to its response.
     ///
     /// The defaults are `content-type`, `content-encoding`, `content-language`, `traceparent`,
     /// `tracestate`, `x-request-id`, and the headers of CloudEvents, which start with `ce-`. So
-    /// credentials such as `authorization` and `cookie` are not passed on. Events have no headers
+    /// credentials such as `authorization` and `cookie` are not forwarded. Events have no headers
     /// at all.
     #[must_use]
     pub fn carry_header(self, name: HeaderName) -> Self {
@@ -246,12 +250,12 @@ impl<S> Gateway<S> {
     }
 
     /// Calls a function with each request and its message before the message is sent. The function
-    /// may change the message, or refuse it with an error, whose code sets the
-    /// [status](Self::on_code).
+    /// may change the message, or refuse it with an error. The code of that error decides the
+    /// [status](Self::on_code) of the response.
     ///
-    /// Layers around the gateway can pass values to the function in the request's extensions. The
-    /// message gets these extensions afterwards. The message's idempotency key is the name, a line
-    /// feed and the caller's key.
+    /// Layers around the gateway can hand values to the function in the request's extensions. After
+    /// the function returns, the message gets these extensions, too. The idempotency key of the
+    /// message is its name, a line feed and the caller's key.
     #[must_use]
     pub fn prepare<F>(self, prepare: F) -> Self
     where
@@ -260,8 +264,8 @@ impl<S> Gateway<S> {
         self.with(|options| options.prepare = Some(Arc::new(prepare)))
     }
 
-    /// Sets the mapping from the code of an error reply to a status. [`status`](super::status())
-    /// unless set.
+    /// Sets the function that maps the code of an error reply to a status.
+    /// [`status`](super::status()) unless set.
     #[must_use]
     pub fn on_code<F>(self, status: F) -> Self
     where
@@ -301,7 +305,7 @@ where
             }
         };
         let (head, body) = request.into_parts();
-        // A body whose length is known to be over the limit is not read.
+        // A body that is known to be longer than the limit is not read.
         if body.size_hint().lower() > self.options.limit as u64 {
             let response = responder.too_long();
             return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));

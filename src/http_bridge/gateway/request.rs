@@ -22,7 +22,7 @@ impl GatewayOptions {
         let invalid =
             |fault: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid", fault.to_owned());
         let mut message = Message::new(route.kind, route.name.clone(), payload);
-        // Pub/Sub carries no headers, so transports refuse an event with headers.
+        // Events have no headers on Pub/Sub, so transports refuse an event with headers.
         if route.kind != Kind::Event {
             if let Some(fault) = cloud_events_fault(&head.headers) {
                 return Err(invalid(&fault));
@@ -33,7 +33,8 @@ impl GatewayOptions {
             if route.kind != Kind::Task {
                 return Err(invalid("only tasks can have an idempotency key"));
             }
-            // Tasks of different names may have the same key.
+            // The name is part of the key, because tasks with different names may have the same
+            // key.
             let key = format!("{}\n{key}", route.name);
             if key.len() > IdempotencyKey::MAX_LEN {
                 return Err(invalid("the idempotency key is too long"));
@@ -44,8 +45,7 @@ impl GatewayOptions {
             message.parts_mut().deadline = Some(Deadline::after(self.timeout));
         }
         if let Some(prepare) = &self.prepare {
-            // `prepare` reads the request's extensions, so they stay in the request until it
-            // returns.
+            // The extensions are still in the request, because `prepare` reads them there.
             prepare(&head, &mut message).map_err(|answer| {
                 let status = (self.status)(answer.code());
                 Problem::answered(&answer, status)
@@ -58,8 +58,9 @@ impl GatewayOptions {
         Ok(message)
     }
 
-    /// Returns when the gateway answers 504: at the deadline of an RPC request, otherwise after the
-    /// gateway's timeout. A task's deadline is for its worker, not for the response.
+    /// Returns the time at which the gateway responds with a 504: the deadline of an RPC request,
+    /// or the gateway's timeout from now. The deadline of a task does not count, because it bounds
+    /// the start of the task, not its sending.
     pub(super) fn answer_by(&self, message: &Message) -> Deadline {
         let asked = message.parts().deadline;
         asked
@@ -68,7 +69,7 @@ impl GatewayOptions {
     }
 }
 
-/// Reads the idempotency key: bare, or as a quoted string as in the
+/// Reads the idempotency key, which is a bare text or a quoted string as in the
 /// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();

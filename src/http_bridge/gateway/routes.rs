@@ -17,8 +17,9 @@ pub(super) struct GatewayRoute {
 /// The reason why a request has no route.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Missing {
+    /// The gateway has no route for the path.
     Path,
-    /// The path has routes for these methods only.
+    /// The path has routes only for these methods, which are the value of the `Allow` header.
     Method(HeaderValue),
 }
 

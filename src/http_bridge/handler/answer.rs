@@ -1,4 +1,4 @@
-//! Converts a response into a reply or an error, which says how a task is settled.
+//! Converts a response into a reply, or into an error that decides how a task is settled.
 
 use std::sync::Arc;
 
@@ -37,7 +37,8 @@ impl ResponseReader {
         match (head.status.is_success(), body) {
             (true, Ok(payload)) => Ok(self.reply(head, payload)),
             (true, Err(error)) => Err(self.unread(error)),
-            // The body of an error response only explains the status, so it may be missing.
+            // The body of an error response only explains the status. If it cannot be read, the
+            // status alone counts.
             (false, body) => Err(self.refused(head.status, &head.headers, body.ok())),
         }
     }
@@ -56,7 +57,7 @@ impl ResponseReader {
         reply
     }
 
-    /// The error of a successful response whose body cannot be read.
+    /// Returns the error of a successful response whose body cannot be read.
     fn unread(&self, error: BodyError) -> BoxError {
         match self.kind {
             Kind::Rpc => {
@@ -64,7 +65,7 @@ impl ResponseReader {
                 tracing::warn!(%name, error = shown_chain(&error), "the answer of an HTTP service cannot be read");
                 RpcError::internal(format!("the answer cannot be read: {error}")).into()
             }
-            // The body would be too long at the next attempt as well.
+            // The body would be too long at the next attempt, too.
             _ if error.is_too_long() => Failure::dead_letter().because(error).into(),
             _ => error.into(),
         }
@@ -72,8 +73,8 @@ impl ResponseReader {
 
     fn refused(&self, status: StatusCode, headers: &HeaderMap, body: Option<Bytes>) -> BoxError {
         let body = body.unwrap_or_default();
-        // Routers respond 404 without a body if they have no route. A 404 with a body comes from a
-        // handler.
+        // A 404 without a body means that the HTTP router has no route. A 404 with a body comes
+        // from a handler.
         if status == StatusCode::NOT_FOUND && body.is_empty() {
             return NotFound::new(self.kind, self.name.clone()).into();
         }
@@ -89,7 +90,8 @@ impl ResponseReader {
     }
 }
 
-/// The text of an error response: the detail of a problem, or the start of a plain text.
+/// Returns the text of an error response: the detail of a problem, or the start of another text
+/// that is not HTML.
 fn text(headers: &HeaderMap, body: &[u8]) -> String {
     const MAX_CHARS: usize = 512;
     let content_type = headers

@@ -25,12 +25,15 @@ pub struct HttpHandlerFuture<F, B: http_body::Body<Error: Into<BoxError>>> {
     stage: HandlerStage<F, B>,
 }
 
-// The future is moved rarely, so a box for the larger variant would cost more than the space.
+// Not boxed: the future is rarely moved, so an allocation would cost more than the larger size.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = HandlerStageProjection)]
 enum HandlerStage<F, B: http_body::Body<Error: Into<BoxError>>> {
+    /// The message could not be converted into a request.
     Refused(Option<BoxError>),
+    /// The HTTP service handles the request.
     Calling(#[pin] F),
+    /// The body of the response is read.
     Reading(Option<response::Parts>, #[pin] Reading<B>),
 }
 

@@ -25,11 +25,12 @@ use crate::{
     reply::Reply,
 };
 
-/// An HTTP service as a `Service<Message>`: an `axum::Router` with its layers, or a client of a
-/// remote service.
+/// Turns an HTTP service into a `Service<Message>`. The HTTP service may be an `axum::Router` with
+/// its layers, or a client of a remote service.
 ///
-/// Each message becomes a request. The response becomes a reply, a redelivery or a dead letter, by
-/// the tables in the [module](super) and, for all statuses, in the [guide](crate::guide::http).
+/// Each message becomes a request, and the response becomes a reply, a redelivery or a dead letter.
+/// The tables in the [module](super) and, for all statuses, in the [guide](crate::guide::http) show
+/// which.
 ///
 /// ```
 /// use campanile::{Client, Router, http_bridge::{Body, HttpHandler}};
@@ -79,7 +80,8 @@ pub struct HttpHandler<S> {
 }
 
 impl<S> HttpHandler<S> {
-    /// Makes a handler that sends each message by `POST` to the [path](super::path()) of its name.
+    /// Creates a handler that sends each message by `POST` to the [path](super::path()) of its
+    /// name.
     pub fn new(inner: S) -> Self {
         Self {
             inner,
@@ -87,8 +89,8 @@ impl<S> HttpHandler<S> {
         }
     }
 
-    /// Makes a handler for [`HttpLayer`](super::HttpLayer). Its requests have only the message's
-    /// headers.
+    /// Creates a handler for [`HttpLayer`](super::HttpLayer). Its requests have exactly the headers
+    /// of the message.
     pub(super) fn whole(inner: S, limit: usize) -> Self {
         let options = HandlerOptions {
             form: Form::Whole,
@@ -140,13 +142,13 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.cloud_events = Some(source))
     }
 
-    /// Sets the maximum body of a response, in bytes. 16 MiB unless set.
+    /// Sets the maximum length of a response's body, in bytes. 16 MiB unless set.
     #[must_use]
     pub fn max_response_bytes(self, limit: usize) -> Self {
         self.with(|options| options.limit = limit)
     }
 
-    /// Sets the mapping from a status other than 2xx to the way in which a task is settled.
+    /// Sets the function that decides how a task is settled after a status other than 2xx.
     /// [`settle`](super::settle()) unless set. A `Retry-After` overrides the delay of a redelivery.
     #[must_use]
     pub fn on_status<F>(self, settle: F) -> Self

@@ -18,14 +18,14 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// The selection of a request's headers.
+/// Selects the headers of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::http_bridge) enum Form {
-    /// For an HTTP service: the message's headers without those of a connection, and Campanile's
-    /// headers.
+    /// For an HTTP service: Campanile's headers, and the message's headers except those that are
+    /// valid only for one connection.
     Plain,
-    /// For an HTTP layer: exactly the message's headers, since the request becomes the same message
-    /// again after the layer.
+    /// For an HTTP layer: exactly the message's headers, because the request becomes the same
+    /// message again inside the layer.
     Whole,
 }
 
@@ -86,7 +86,7 @@ impl HandlerOptions {
         Ok(request)
     }
 
-    /// Adds Campanile's headers. Replaces headers of these names that a sender has set.
+    /// Adds Campanile's headers, and replaces those that a sender has set under the same names.
     fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
         let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);
         set(KIND.clone(), HeaderValue::from_static(parts.kind.as_str()))?;

@@ -1,4 +1,4 @@
-//! A message service as an HTTP service, for an HTTP layer to wrap.
+//! A message service as an HTTP service, so that an HTTP layer can wrap it.
 
 use std::{
     fmt,
@@ -23,8 +23,8 @@ use crate::{
     service::MessageService,
 };
 
-/// A message service as the HTTP service that an [`HttpLayer`](super::HttpLayer) gives to its
-/// layer.
+/// Turns a `Service<Message>` into an HTTP service. An [`HttpLayer`](super::HttpLayer) puts its
+/// HTTP layer around this service.
 #[derive(Debug, Clone)]
 pub struct AsHttp<S> {
     inner: S,
@@ -52,7 +52,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        // The future takes the service that is ready, since its reservation is for this message.
+        // The future takes the service that is ready, because its reservation is for this message.
         let clone = self.inner.clone();
         AsHttpFuture {
             limit: self.limit,
@@ -74,16 +74,18 @@ pub struct AsHttpFuture<S: Service<Message>, B: http_body::Body<Error: Into<BoxE
     stage: AsHttpStage<S, B>,
 }
 
-// The future is moved rarely, so a box for the larger variant would cost more than the space.
+// Not boxed: the future is rarely moved, so an allocation would cost more than the larger size.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = AsHttpStageProjection)]
 enum AsHttpStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
+    /// The body of the request is read.
     Reading {
         service: S,
         head: Option<request::Parts>,
         #[pin]
         body: Reading<B>,
     },
+    /// The inner service handles the message.
     Calling(#[pin] S::Future),
 }
 

@@ -7,13 +7,13 @@ use tower::Layer;
 pub use self::as_http::{AsHttp, AsHttpFuture};
 use super::handler::HttpHandler;
 
-/// A layer that puts an HTTP layer, such as one of [tower-http](https://docs.rs/tower-http), around
-/// a `Service<Message>`.
+/// Puts an HTTP layer, such as one of [tower-http](https://docs.rs/tower-http), around a
+/// `Service<Message>`.
 ///
 /// The HTTP layer sees each message as a `POST` request to the [path](super::path()) of its name,
 /// with the message's headers and extensions, an [`Origin`], and the payload as the body. It sees a
-/// reply as a response with the status 200. It may change headers, extensions and bodies in both
-/// directions; changes of the method and the path have no effect.
+/// reply as a response with the status 200. The layer may change headers, extensions and bodies in
+/// both directions. If it changes the method or the path, this has no effect.
 ///
 /// ```
 /// use campanile::{Client, Router, http_bridge::{Body, HttpLayer}};
@@ -41,11 +41,10 @@ use super::handler::HttpHandler;
 /// ```
 ///
 /// # Errors
-/// An error of the service passes the layer unchanged, and decides how the delivery is settled. If
-/// the layer itself responds with a status other than 2xx, the
-/// [table](super#the-meaning-of-a-status) says which error that is. A payload that cannot be read,
-/// because it is too long or not valid gzip for instance, is a permanent
-/// [`Rejection`](crate::Rejection).
+/// If the service fails, the HTTP layer gets its error unchanged, and usually returns it. If the
+/// layer itself responds with a status other than 2xx, the [table](super#the-meaning-of-a-status)
+/// shows the outcome. If the payload cannot be read, for example because it is too long or not
+/// valid gzip, the error is a permanent [`Rejection`](crate::Rejection).
 ///
 /// [`Origin`]: super::Origin
 #[derive(Debug, Clone)]
@@ -55,7 +54,7 @@ pub struct HttpLayer<L> {
 }
 
 impl<L> HttpLayer<L> {
-    /// Makes a layer for messages from a layer for HTTP.
+    /// Creates a layer for messages from a layer for HTTP.
     pub fn new(layer: L) -> Self {
         Self {
             layer,
@@ -63,8 +62,8 @@ impl<L> HttpLayer<L> {
         }
     }
 
-    /// Sets the maximum payload in bytes that may come out of the layer, in each direction: a
-    /// compressed body may become much longer. 64 MiB unless set.
+    /// Sets the maximum length of a payload, in bytes, after the layer has processed it, in each
+    /// direction: a compressed body may become much longer. 64 MiB unless set.
     #[must_use]
     pub fn max_bytes(mut self, limit: usize) -> Self {
         self.limit = limit;

@@ -35,7 +35,8 @@ pub(super) struct Shared {
     pub(super) context: GroupContext,
     pub(super) subscribers: Subscribers,
     pub(super) registries: Registries,
-    /// The numbers of partitions that each stream has had, the current one last.
+    /// For each partitioned stream, every number of partitions that it has had, the current one
+    /// last.
     partitions: Mutex<HashMap<Name, Vec<usize>>>,
     streams: Mutex<HashMap<Name, BrokerStream>>,
     last_consumer: AtomicU64,
@@ -65,7 +66,7 @@ impl BrokerStream {
 
     /// Moves due tasks into the log.
     fn promote(&mut self, clock: &BrokerClock) {
-        // Reads the clock only if there are delayed tasks.
+        // The clock is read only if there are delayed tasks.
         while self.schedule.len() > 0
             && let Some(fields) = self.schedule.pop(Instant::now())
         {
@@ -115,8 +116,8 @@ impl Shared {
         })
     }
 
-    /// Stores a task, in the schedule if it is delayed. If the task's idempotency key is known,
-    /// returns the id of the earlier task and stores nothing.
+    /// Stores a task: in the schedule if it is delayed, otherwise in the log. If the task's
+    /// idempotency key is known, stores nothing and returns the id of the earlier task.
     pub(super) fn accept(
         &self,
         stream: &Name,
@@ -132,7 +133,7 @@ impl Shared {
                 .unwrap_or_default(),
         };
         if wait.is_zero() && parts.idempotency_key.is_none() {
-            // Formats the id outside of the lock.
+            // Here the id is formatted after the lock was released.
             return MessageId::from(self.append(stream, fields).to_string());
         }
         self.with_stream(stream, |contents| {
@@ -170,7 +171,7 @@ impl Shared {
         })
     }
 
-    /// Cancels a delayed task.
+    /// Cancels a delayed task. Returns `false` if it is due already or does not exist.
     pub(super) fn cancel(&self, stream: &Name, id: &MessageId) -> bool {
         self.with_stream(stream, |stream| {
             stream.promote(&self.context.clock);
@@ -187,8 +188,8 @@ impl Shared {
         })
     }
 
-    /// The next time at which a message is due or a lease ends. Workers are not woken at that time,
-    /// so they set a timer.
+    /// Returns the next time at which a message is due or a lease ends. The broker does not wake
+    /// workers at that time, so they set a timer.
     pub(super) fn next_due(&self, settings: &Settings) -> Option<Instant> {
         let streams = self.streams();
         let stream = streams.get(&settings.stream)?;
@@ -285,8 +286,8 @@ impl Shared {
         backlog
     }
 
-    /// Checks the partitions of a handle's stream, if it has any, against the recorded number, and
-    /// records theirs.
+    /// Checks the number of partitions of a handle against the record of the stream, and adds it to
+    /// the record if necessary. Does nothing if the handle's stream is not partitioned.
     pub(super) fn check_partitions(&self, settings: &Settings, role: Role) -> Result<(), Error> {
         let Some(partitions) = settings.partitions() else {
             return Ok(());
@@ -317,8 +318,8 @@ impl Shared {
         stats
     }
 
-    /// The remaining work of groups that have workers. Messages of groups without workers wait for
-    /// ever, and do not count.
+    /// Returns the work that remains for groups with workers. Messages of groups without workers
+    /// wait forever, so they do not count.
     #[cfg(feature = "testing")]
     pub(super) fn outlook(&self) -> super::observer::Outlook {
         let mut outlook = super::observer::Outlook::default();
@@ -347,4 +348,5 @@ impl Shared {
     }
 }
 
+/// The shared state of a broker.
 pub(super) type Broker = Arc<Shared>;

@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The time of day by tokio's clock, which a test can pause. The system's clock gives the time when
-/// the broker is created.
+/// Tells the time of day. It starts with the time of the system's clock when the broker is created,
+/// and advances with tokio's clock, which a test can pause.
 #[derive(Debug)]
 pub(super) struct BrokerClock {
     started: Instant,
@@ -39,7 +39,7 @@ impl BrokerClock {
     }
 }
 
-/// The instant this long after now, or a century after now if the sum would overflow.
+/// Returns the instant at `after` from now, or a century from now if the sum overflows.
 pub(super) fn instant_after(after: Duration) -> Instant {
     crate::Deadline::after(after).0
 }
@@ -52,7 +52,8 @@ pub(super) struct EntryId {
 }
 
 impl EntryId {
-    /// Returns the id of the next entry. It is greater than this id even if the clock stands still.
+    /// Returns the id of the next entry. It is greater than this id, even if the clock has not
+    /// advanced.
     pub(super) fn following(self, now: u64) -> Self {
         if now > self.milliseconds {
             Self {

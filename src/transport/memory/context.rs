@@ -9,6 +9,7 @@ use crate::{
     transport::{Counters, codec},
 };
 
+/// The clock, the counters, the requests and the observer of a broker.
 #[derive(Debug)]
 pub(super) struct GroupContext {
     pub(super) clock: BrokerClock,
@@ -27,7 +28,7 @@ impl GroupContext {
         }
     }
 
-    /// Sends the reply to an entry, if it is a request.
+    /// Sends the reply if the entry is a request.
     pub(super) fn answer(
         &self,
         entry: &LogEntry,

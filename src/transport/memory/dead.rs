@@ -47,8 +47,8 @@ impl StoredLetter {
 }
 
 impl DeadLetterLog {
-    /// Adds a letter. If there are more than `most` letters then, drops the oldest letters and
-    /// returns their number.
+    /// Adds a letter. If there are more than `most` letters after that, drops the oldest ones.
+    /// Returns the number of dropped letters.
     pub(super) fn add(
         &mut self,
         entry: Arc<LogEntry>,
@@ -74,7 +74,8 @@ impl DeadLetterLog {
         self.letters.len()
     }
 
-    /// The position of the first letter after this id.
+    /// Returns the position of the first letter after this id, or 0 for `None` and for an invalid
+    /// id.
     fn first_after(&self, id: Option<&DeadLetterId>) -> usize {
         match id.and_then(|id| id.parse::<EntryId>().ok()) {
             Some(id) => self.letters.partition_point(|letter| letter.id <= id),
@@ -152,7 +153,7 @@ impl DeadLetterLog {
         let acted = Acted {
             acted: taken.len() as u64,
             next: next.map(|id| DeadLetterId::from(id.to_string())),
-            // A replay does not decode the fields, so no letter is skipped.
+            // This transport does not decode the fields for a replay, so it skips no letter.
             skipped: Vec::new(),
         };
         (taken, acted)

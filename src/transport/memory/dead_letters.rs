@@ -1,4 +1,4 @@
-//! Access to the dead letters of a handle's group.
+//! The store that gives a handle access to the dead letters of its group.
 
 use std::future::ready;
 

@@ -19,6 +19,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Subscribers(Mutex<HashMap<Consumer, Subscriber>>);
 
+/// The subscriptions of a source, and its buffered events.
 #[derive(Debug)]
 struct Subscriber {
     events: BTreeSet<Name>,
@@ -46,14 +47,14 @@ impl Subscribers {
         lock(&self.0).insert(consumer, subscriber);
     }
 
-    /// Removes the subscriptions of a source. Its buffered events are dropped and counted.
+    /// Removes the subscriptions of a source, and drops and counts its buffered events.
     pub(super) fn remove(&self, consumer: Consumer, counters: &Counters) {
         if let Some(subscriber) = lock(&self.0).remove(&consumer) {
             counters.events_dropped.add(subscriber.waiting.len() as u64);
         }
     }
 
-    /// Delivers an event to each matching subscription.
+    /// Adds an event to the buffer of its subscriber for each matching subscription.
     pub(super) fn publish(&self, name: &Name, payload: &Bytes, counters: &Counters) {
         for subscriber in lock(&self.0).values_mut() {
             let exact = subscriber.events.contains(name).then_some(None);
@@ -78,8 +79,8 @@ impl Subscribers {
         }
     }
 
-    /// Removes up to `max` buffered events of a source. Calls `hand_out` under the lock, so that an
-    /// event is always either buffered or in flight.
+    /// Removes up to `max` buffered events of a source. Calls `hand_out` with each under the lock,
+    /// so that for the observer an event is always either buffered or in flight.
     pub(super) fn take<T>(
         &self,
         consumer: Consumer,
@@ -94,7 +95,7 @@ impl Subscribers {
         subscriber.waiting.drain(..max).map(hand_out).collect()
     }
 
-    /// The number of buffered events of all subscribers.
+    /// Returns the number of buffered events of all subscribers.
     #[cfg(feature = "testing")]
     pub(super) fn waiting(&self) -> usize {
         let subscribers = lock(&self.0);

@@ -22,46 +22,50 @@ use crate::{
     transport::{Claims, Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
 };
 
-/// The number of a delivery within its group. It fences verdicts: a verdict about a number that is
-/// not pending changes nothing.
+/// The number of a delivery within its group. It fences verdicts: a verdict for a number that is
+/// not pending has no effect.
 pub(super) type Serial = u64;
 /// The number of a source within its broker.
 pub(super) type Consumer = u64;
 
-/// The name of a source in the log.
+/// Returns the name of a source in the log.
 pub(super) fn name_of(consumer: Consumer) -> String {
     format!("memory-{consumer}")
 }
 
+/// A consumer group of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// The index of the first unread entry.
     next: u64,
     /// The id of the last entry that was read.
     last_read: Option<EntryId>,
-    /// The indices of entries that were read and are not finished.
+    /// The indices of entries that were read, and whose first delivery is not settled or claimed.
     unfinished: BTreeSet<u64>,
     /// Redeliveries that are due.
     ready: VecDeque<Retry>,
     /// Redeliveries that are not due.
     due: BTreeMap<(Instant, Serial), Retry>,
+    /// Deliveries that are not settled.
     pending: HashMap<Serial, Pending>,
-    /// Deliveries whose leases are not renewed any more, by the end of their leases.
+    /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
     ending: BTreeSet<(Instant, Serial)>,
     pub(super) dead: DeadLetterLog,
     dropped: DroppedLetters,
+    /// The wakers of the open sources.
     members: HashMap<Consumer, Arc<Notify>>,
     last_serial: Serial,
     last_was_a_retry: bool,
 }
 
-/// A message that will be delivered again, and its attempts so far.
+/// A message to deliver, and the number of its attempts so far.
 #[derive(Debug)]
 struct Retry {
     entry: Arc<LogEntry>,
     attempts: u32,
 }
 
+/// A delivery that is not settled.
 #[derive(Debug)]
 struct Pending {
     entry: Arc<LogEntry>,
@@ -71,9 +75,9 @@ struct Pending {
     index: Option<u64>,
     consumer: Consumer,
     lease: Lease,
-    /// True while the right to settle the delivery exists.
+    /// `true` while the right to settle the delivery exists.
     held: bool,
-    /// When the lease ends, if it is not renewed any more.
+    /// The time at which the lease ends, if it is no longer renewed.
     ends: Option<Instant>,
 }
 
@@ -84,19 +88,19 @@ pub(super) struct Taken {
     pub(super) entry: Arc<LogEntry>,
     pub(super) attempt: u32,
     pub(super) lease: Lease,
-    /// Set if the broker is observed. Boxed, since few brokers are.
+    /// Set if the broker is observed. Boxed, because few brokers are observed.
     pub(super) in_flight: Option<Box<ObservedDelivery>>,
 }
 
-/// The numbers of a stream's messages, as one group sees them.
+/// The numbers of messages on a stream, as one group sees them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backlog {
-    /// Entries of the stream that some group has not finished.
+    /// Entries of the stream that at least one group has not finished.
     pub entries: usize,
     /// Messages that could be delivered now.
     pub waiting: usize,
-    /// Messages that are not due: delayed tasks, and redeliveries.
+    /// Delayed tasks and redeliveries that are not due.
     pub delayed: usize,
     /// Deliveries that are not settled.
     pub in_flight: usize,
@@ -115,7 +119,7 @@ impl Backlog {
 }
 
 impl Group {
-    /// Creates a group that starts at this index.
+    /// Creates a group that starts at the entry with this index.
     pub(super) fn starting_at(next: u64) -> Self {
         Self {
             next,
@@ -127,19 +131,20 @@ impl Group {
         self.members.insert(consumer, wake);
     }
 
-    /// Wakes every worker: a message can be delivered, or [`next_due`](Self::next_due) has changed.
+    /// Wakes all workers, because a message can be delivered, or [`next_due`](Self::next_due) has
+    /// changed.
     pub(super) fn wake(&self) {
         for member in self.members.values() {
             member.notify_one();
         }
     }
 
-    /// Removes a worker, which is not woken any more.
+    /// Removes a worker, so that it is no longer woken.
     pub(super) fn leave(&mut self, consumer: Consumer) {
         self.members.remove(&consumer);
     }
 
-    /// Lets the leases of a worker end after `lease`.
+    /// Lets all leases of a worker end after `lease`, unless they end earlier.
     pub(super) fn abandon(&mut self, consumer: Consumer, lease: Duration) {
         let serials: Vec<_> = self
             .pending
@@ -150,7 +155,7 @@ impl Group {
         self.end_leases(serials, instant_after(lease));
     }
 
-    /// Lets the lease of a delivery end, since the right to settle it was dropped.
+    /// Lets the lease of a delivery end, because the right to settle it was dropped.
     pub(super) fn drop_held(
         &mut self,
         serial: Serial,
@@ -181,7 +186,7 @@ impl Group {
 
     fn end_leases(&mut self, serials: impl IntoIterator<Item = Serial>, at: Instant) {
         for serial in serials {
-            // If an end is set already, it is earlier and stays.
+            // An end that is set already is earlier, so it is kept.
             if let Some(pending) = self.pending.get_mut(&serial)
                 && pending.ends.is_none()
             {
@@ -192,8 +197,8 @@ impl Group {
         }
     }
 
-    /// The next time at which a redelivery is due or a lease ends. Workers are not woken at that
-    /// time, so they set a timer.
+    /// Returns the next time at which a redelivery is due or a lease ends. The group does not wake
+    /// workers at that time, so they set a timer.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = self.due.first_key_value().map(|((at, _), _)| *at);
         let ending = self.ending.first().map(|(at, _)| *at);
@@ -217,7 +222,7 @@ impl Group {
             let Some((retry, index)) = self.pick(log) else {
                 break;
             };
-            // Checked before the message is decoded, since decoding it may kill the worker.
+            // Checked before the message is decoded, because decoding it may kill the worker.
             if retry.attempts >= settings.max_deliveries {
                 let reason = format!(
                     "no worker settled it: {} of {} deliveries are used up",
@@ -233,7 +238,8 @@ impl Group {
             }
             let mut delivery = self.hand_out(retry, index, consumer);
             context.counters.delivered.increment();
-            // Done under the lock, so that an entry is always either waiting or in flight.
+            // Reported under the lock, so that for the observer an entry is always either waiting
+            // or in flight.
             delivery.in_flight = context.observation.in_flight(|| {
                 ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
             });
@@ -281,8 +287,8 @@ impl Group {
         claims.log(&settings.stream, &settings.group);
     }
 
-    /// The next message to deliver. Redeliveries and new entries alternate, so that neither
-    /// starves.
+    /// Removes and returns the next message to deliver, with its index if it is a new entry.
+    /// Redeliveries and new entries alternate, so that neither starves.
     fn pick(&mut self, log: &Log) -> Option<(Retry, Option<u64>)> {
         let fresh = log.get(self.next);
         let retry_first = !self.last_was_a_retry || fresh.is_none();
@@ -335,8 +341,8 @@ impl Group {
         Some(pending)
     }
 
-    /// Carries out a verdict, unless the lease was lost. Returns the entry, so that the caller
-    /// frees its memory after it has released the lock.
+    /// Carries out a verdict, unless the lease was lost. Returns the entry, so that its memory is
+    /// freed after the caller has released the lock.
     pub(super) fn settle(
         &mut self,
         serial: Serial,
@@ -347,7 +353,7 @@ impl Group {
         let Pending { entry, attempt, .. } = self.finish(serial)?;
         let counters = &context.counters;
         // The observer is called before the reply is sent, so that its record is complete when the
-        // caller continues.
+        // sender of the request continues.
         let observe = |what: &dyn Fn() -> Happened| {
             context
                 .observation
@@ -453,8 +459,8 @@ impl Group {
 
     /// Delivers the message of a dead letter again, as its first attempt.
     pub(super) fn replay(&mut self, entry: Arc<LogEntry>) {
-        // A replayed task loses its time to live, because it would expire at once. A request keeps
-        // its time to live, since its caller does not wait any longer than that.
+        // A replayed task loses its time to live, because it would expire immediately. A request
+        // keeps its time to live, because its caller does not wait longer than that.
         let is_task = entry.field("type").is_some_and(|kind| kind == "task");
         let fields = entry.fields.iter();
         let fields = fields.filter(|(field, _)| !is_task || field != codec::TIME_TO_LIVE);
@@ -465,7 +471,7 @@ impl Group {
         self.deliver_again(Retry { entry, attempts: 0 }, Duration::ZERO);
     }
 
-    /// The index before which all entries are finished in this group.
+    /// Returns the index before which this group has finished all entries.
     pub(super) fn finished_before(&self) -> u64 {
         self.unfinished.first().copied().unwrap_or(self.next)
     }
@@ -510,7 +516,8 @@ impl Group {
         !self.members.is_empty()
     }
 
-    /// The number of messages that could be delivered now, including those whose leases have ended.
+    /// Returns the number of messages that could be delivered now, including those whose leases
+    /// have ended.
     pub(super) fn queued(&self, log: &Log) -> usize {
         let over = self.ending.range(..=(Instant::now(), Serial::MAX));
         self.backlog(log).waiting + over.count()

@@ -15,14 +15,15 @@ pub(super) struct LogEntry {
 }
 
 impl LogEntry {
-    /// The first value of a field.
+    /// Returns the first value of a field.
     pub(super) fn field(&self, name: &str) -> Option<&Bytes> {
         self.fields
             .iter()
             .find_map(|(field, value)| (field == name).then_some(value))
     }
 
-    /// The id of the entry's message.
+    /// Returns the id of the message: the id in its fields, which a delayed task has, or else the
+    /// id of the entry.
     pub(super) fn message_id(&self) -> MessageId {
         let given = self.field(codec::ID).cloned().and_then(codec::given_id);
         given.unwrap_or_else(|| MessageId::from(self.id.to_string()))
@@ -34,7 +35,7 @@ impl LogEntry {
 #[derive(Debug, Default)]
 pub(super) struct Log {
     entries: VecDeque<Arc<LogEntry>>,
-    /// The index of the oldest entry that is left.
+    /// The index of the oldest entry that was not trimmed.
     first: u64,
     last: EntryId,
 }
@@ -55,17 +56,17 @@ impl Log {
         self.entries.get(usize::try_from(position).ok()?)
     }
 
-    /// The index of the oldest entry.
+    /// Returns the index of the oldest entry.
     pub(super) fn start(&self) -> u64 {
         self.first
     }
 
-    /// The index of the next new entry.
+    /// Returns the index of the next new entry.
     pub(super) fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
     }
 
-    /// The index of the first entry after this id.
+    /// Returns the index of the first entry after this id.
     pub(super) fn after(&self, id: EntryId) -> u64 {
         self.first + self.entries.partition_point(|entry| entry.id <= id) as u64
     }

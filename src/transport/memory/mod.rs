@@ -1,9 +1,9 @@
 //! The transport in memory: tasks, events and RPC within one process, without a server.
 //!
-//! [`Memory`] behaves as Redis does: streams with consumer groups, attempts and redelivery, delays,
-//! dead letters, leases, Pub/Sub with patterns, requests with deadlines. Messages and replies are
-//! encoded as on the wire. It is meant for examples, for tests, and for applications of one
-//! process.
+//! [`Memory`] behaves as the Redis transport does. It has streams with consumer groups, attempts
+//! and redelivery, delays, dead letters, leases, Pub/Sub with patterns, and requests with
+//! deadlines. Messages and replies are encoded as on the wire. Use it for examples, for tests, and
+//! for applications of one process.
 //!
 //! ```
 //! use campanile::{Client, Json, Router, serve, transport::memory::Memory};
@@ -21,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! All clones of a handle share one broker, whatever their settings. This example has two groups of
-//! one stream, drives their sources without `serve`, and uses paused time:
+//! All clones of a handle share one broker, even if their settings differ. This example has two
+//! groups of one stream, drives their sources without `serve`, and pauses the clock:
 //!
 //! ```
 //! use std::time::Duration;
@@ -52,7 +52,7 @@
 //! delivery.settle(tomorrow).await?;
 //! assert_eq!(mailing.next(1).await?.len(), 1);
 //!
-//! let again = billing.next(1).await?.remove(0); // a day later, at once
+//! let again = billing.next(1).await?.remove(0); // a day later, on the paused clock
 //! assert!(again.content.unwrap().parts().attempt.is_retry());
 //! # Ok::<_, campanile::BoxError>(()) }).unwrap();
 //! ```
@@ -62,20 +62,20 @@
 //! entries take turns.
 //!
 //! # Back-pressure
-//! A sender is never slowed down. A stream keeps each entry until all of its groups have finished
-//! it, and without a group it keeps everything. The buffer of events is bounded; further events are
+//! Senders never wait. A stream keeps each entry until all of its groups have finished it, and
+//! without a group it keeps all entries. The buffer of events is bounded: further events are
 //! dropped and counted.
 //!
 //! # Delivery guarantee
-//! At least once for tasks, as long as the process lives. All messages are lost when the last
-//! handle and the last source are dropped. If a source is dropped without being closed, other
-//! workers claim its deliveries when its lease ends. A live worker keeps its deliveries however
-//! long its handlers take.
+//! Tasks are delivered at least once, as long as the process lives. All messages are lost when the
+//! last handle and the last source are dropped. If a source is dropped, other workers claim its
+//! unsettled deliveries when their leases end. A live worker keeps its deliveries as long as its
+//! handlers run.
 //!
 //! # Errors
-//! Sending fails only for an invalid message (`is_invalid`): its name is empty or too long, or it
-//! is an event with headers. A request fails with `is_timeout` if its deadline passes without a
-//! reply.
+//! Sending a message that [`check`](crate::transport::check) refuses fails with `is_invalid`. A
+//! task that has expired fails with `is_timeout`, and so does a request whose deadline passes
+//! without a reply.
 
 mod broker;
 mod clock;
@@ -123,8 +123,8 @@ use crate::{
     },
 };
 
-/// Both halves of the transport in memory: a `Service<Message>` that sends, and a [`Transport`] to
-/// serve from. Clones share one broker. See the [module](self).
+/// A handle of the transport in memory. It is a `Service<Message>` that sends, and a [`Transport`]
+/// to serve from. Clones share one broker. See the [module](self).
 #[derive(Clone)]
 pub struct Memory {
     broker: Broker,
@@ -132,7 +132,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Creates an empty broker.
+    /// Creates an empty broker with default settings.
     pub fn new() -> Self {
         Self {
             broker: Arc::new(Shared::new()),
@@ -142,12 +142,12 @@ impl Memory {
 
     consumer_settings!();
 
-    /// The counts of all handles of this broker.
+    /// Returns the message counters, summed over all handles of this broker.
     pub fn counts(&self) -> Counts {
         self.broker.context.counters.snapshot()
     }
 
-    /// The numbers of waiting, delayed and running messages of the group.
+    /// Returns the numbers of waiting, delayed and running messages of the group.
     pub fn backlog(&self) -> Backlog {
         let listed = self.settings.listed_streams().into_iter();
         let backlogs = listed.map(|(stream, _)| {
@@ -157,12 +157,13 @@ impl Memory {
         backlogs.reduce(Backlog::add).unwrap_or_default()
     }
 
-    /// The state of this handle, which is always connected.
+    /// Returns the state of this handle. It is always connected.
     pub fn state(&self) -> ConnectionState {
         ConnectionState::Connected
     }
 
-    /// Waits until the state differs from `from`, and returns it.
+    /// Waits until the state differs from `from`, and returns the new state. The state never
+    /// changes, so this waits forever if `from` is [`Connected`](ConnectionState::Connected).
     pub async fn state_changed(&self, from: ConnectionState) -> ConnectionState {
         if from == ConnectionState::Connected {
             std::future::pending::<()>().await;
@@ -170,10 +171,10 @@ impl Memory {
         ConnectionState::Connected
     }
 
-    /// The statistics of the stream and its groups.
+    /// Returns the statistics of the stream and its groups.
     ///
     /// # Errors
-    /// If the handle has a set of streams.
+    /// If the handle has a set of streams, unless it is a partitioned stream.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
         let (stream, parts) = self.settings.stream_and_parts()?;
         let mut stats: Vec<_> = parts.iter().map(|part| self.broker.stats(part)).collect();
@@ -183,7 +184,7 @@ impl Memory {
         })
     }
 
-    /// The dead letters of the group.
+    /// Returns the dead letters of the group.
     pub fn dead_letters(&self) -> DeadLetters {
         let of = |settings| dead_letters::MemoryDeadLetters {
             broker: Arc::clone(&self.broker),
@@ -205,13 +206,13 @@ impl Memory {
     /// `false` if the task is due already, or does not exist.
     ///
     /// # Errors
-    /// If the handle has a set of streams.
+    /// If the handle has a set of streams, unless it is a partitioned stream.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
         let (_, parts) = self.settings.stream_and_parts()?;
         Ok(parts.iter().any(|part| self.broker.cancel(part, id)))
     }
 
-    /// Adds an entry with these raw fields to the stream, as another program could on Redis. For
+    /// Adds an entry with these raw fields to the stream, as another program could do on Redis. For
     /// tests.
     pub fn add_raw<F, V>(&self, fields: impl IntoIterator<Item = (F, V)>) -> MessageId
     where
@@ -227,7 +228,8 @@ impl Memory {
     }
 
     /// Ends the leases of all deliveries of the group, as if its workers had died. The next worker
-    /// that fetches claims them, and handlers see their leases as lost. For tests.
+    /// that fetches claims these deliveries, and their handlers then see that their leases are
+    /// lost. For tests.
     pub fn end_leases(&self) {
         for (stream, _) in self.settings.listed_streams() {
             let settings = self.settings.of_stream(&stream);
@@ -278,7 +280,7 @@ impl Memory {
                 let id = Uuid::new_v4();
                 let name = message.name().clone();
                 let requests = Arc::clone(&self.broker.context.requests);
-                // Registers the request before it is sent: its reply may arrive at once.
+                // Registers the request before it is sent: its reply may arrive immediately.
                 let reply = ResponseFuture::waiting(requests, id, name, deadline);
                 let fields = self.encode(&message, Some(id));
                 self.broker.append(self.target(&message)?, fields);
@@ -287,7 +289,7 @@ impl Memory {
         }
     }
 
-    /// The stream of a message. Registers the stream if this handle has a registry.
+    /// Returns the stream of a message. Registers the stream if this handle has a registry.
     fn target<'a>(&'a self, message: &'a Message) -> Result<&'a Name, Error> {
         let stream = self.settings.target(message.parts())?;
         if let Some(registry) = &self.settings.registry {
@@ -296,7 +298,8 @@ impl Memory {
         Ok(stream)
     }
 
-    /// Encodes the fields of an entry in one buffer, so that each group can clone them cheaply.
+    /// Encodes the fields of an entry into one shared buffer, so that each group can clone them
+    /// cheaply.
     fn encode(&self, message: &Message, request: Option<Uuid>) -> Vec<(Bytes, Bytes)> {
         let mut bytes = Vec::with_capacity(128 + message.payload().len());
         let mut ends = Vec::with_capacity(6 + message.headers().len());
@@ -334,7 +337,7 @@ impl Memory {
         self.broker.context.observation.watch(observer)
     }
 
-    /// The remaining work of all streams.
+    /// Returns the work that remains for groups with workers, over all streams.
     pub(crate) fn outlook(&self) -> observer::Outlook {
         self.broker.outlook()
     }

@@ -1,4 +1,4 @@
-//! Observation of a broker, for the test kit. Without an observer it costs nothing.
+//! Reports what happens on a broker to the observer of the test kit, if there is one.
 
 use std::{
     fmt,
@@ -26,11 +26,11 @@ pub enum Happened {
         /// The delay that the sender has set.
         delay: Duration,
     },
-    /// The message was handled: a task is done, a request is answered, the handler of an event
+    /// The message was handled: a task is done, a request is answered, or the handler of an event
     /// succeeded.
     Acknowledged,
-    /// The delivery failed and is the last one: a request was answered with an error, or the
-    /// handler of an event failed.
+    /// The delivery failed, and the message is not delivered again: a request was answered with an
+    /// error, or the handler of an event failed.
     Failed {
         /// The error reply, or the reason.
         reason: String,
@@ -39,7 +39,7 @@ pub enum Happened {
     Redelivered {
         /// The wait before the redelivery.
         after: Duration,
-        /// True if this delivery counts as an attempt.
+        /// `true` if this delivery counts as an attempt.
         counted: bool,
         /// The reason.
         reason: String,
@@ -53,8 +53,8 @@ pub enum Happened {
     Discarded(Discarded),
     /// The delivery was released before it was started.
     Released,
-    /// The handler was dropped before its end. The message is delivered again when the lease ends;
-    /// an event is lost.
+    /// The handler was dropped before its end. A task or a request is delivered again when its
+    /// lease ends. An event is lost.
     Abandoned,
 }
 
@@ -68,8 +68,8 @@ pub(crate) struct ObservedMessage {
     pub(crate) message: Result<Message, Undecodable>,
 }
 
-/// An observer of a broker. The broker calls it under its locks, so that the calls are in order. An
-/// observer must not call the broker.
+/// An observer of a broker. The broker calls the observer under its locks, so that the calls are in
+/// order. So an observer must not call the broker.
 pub(crate) trait Observer: fmt::Debug + Send + Sync {
     /// Called for each event in the life of a message.
     fn happened(&self, seen: ObservedMessage, what: Happened);
@@ -88,14 +88,14 @@ pub(crate) trait Observer: fmt::Debug + Send + Sync {
     fn closed(&self);
 }
 
-/// The remaining work of a broker, for the groups that have workers.
+/// The work that remains for the groups of a broker that have workers.
 #[derive(Debug, Default)]
 pub(crate) struct Outlook {
     /// The stream, the group, and the number of messages that could be delivered now.
     pub(crate) queued: Vec<(Name, Name, usize)>,
     /// The number of buffered events.
     pub(crate) events: usize,
-    /// When the next message is due.
+    /// The time at which the next message is due.
     pub(crate) next_due: Option<Instant>,
 }
 
@@ -196,7 +196,7 @@ impl Drop for ObservedDelivery {
 }
 
 impl ObservedMessage {
-    /// A delivery of an entry to a group.
+    /// Creates the message of a delivery to a group.
     pub(super) fn delivery(settings: &Settings, entry: &LogEntry, attempt: u32) -> Self {
         let message = codec::decode(entry.fields.clone()).map(|decoded| {
             let mut message = decoded.message;
@@ -233,8 +233,8 @@ impl Happened {
         }
     }
 
-    /// The outcome of an event's handler. An event is never redelivered or a dead letter, whatever
-    /// the verdict.
+    /// Returns the outcome of an event's handler. Whatever the verdict says, an event is not
+    /// redelivered and does not become a dead letter.
     pub(super) fn to_an_event(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Done(answer) => Self::answered(answer),

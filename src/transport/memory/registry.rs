@@ -1,4 +1,4 @@
-//! The registries of streams that senders have used.
+//! The registries, in which senders register the streams that they use.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -13,8 +13,8 @@ pub(super) struct Registries(Mutex<HashMap<Name, Registry>>);
 
 #[derive(Debug, Default)]
 struct Registry {
-    /// The streams in the order of their registration. They are never removed, since an empty
-    /// stream of this transport costs its workers nothing.
+    /// The streams in the order of their registration. They are never removed, because an empty
+    /// stream costs the workers of this transport nothing.
     streams: Vec<Name>,
     /// The same streams, for a fast lookup.
     known: HashSet<Name>,
@@ -37,14 +37,14 @@ impl Registries {
         }
     }
 
-    /// From now on wakes a worker when a stream is registered.
+    /// Adds a worker to wake when a stream is registered.
     pub(super) fn listen(&self, registry: &Name, wake: &Arc<Notify>) {
         let mut registries = lock(&self.0);
         let registry = registries.entry(registry.clone()).or_default();
         registry.listeners.push(Arc::downgrade(wake));
     }
 
-    /// The registered streams after the first `seen`.
+    /// Returns the registered streams without the first `seen` of them.
     pub(super) fn after(&self, registry: &Name, seen: usize) -> Vec<Name> {
         let registries = lock(&self.0);
         let streams = registries.get(registry).map(|it| &it.streams[..]);

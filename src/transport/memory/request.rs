@@ -1,4 +1,4 @@
-//! Requests that wait for replies, and the future of a call.
+//! Matches replies to waiting requests, and the future of a call.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ use crate::{
 
 type Answer = Result<Reply, Error>;
 
-/// The waiting requests of a broker.
+/// The requests of a broker that wait for replies. All handles of a broker are one client.
 #[derive(Debug)]
 pub(super) struct Requests {
     client: String,
@@ -44,12 +44,12 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// The id of the client.
+    /// Returns the id of the client.
     pub(super) fn client(&self) -> &str {
         &self.client
     }
 
-    /// The reply channel of the client.
+    /// Returns the reply channel of the client.
     pub(super) fn reply_to(&self) -> String {
         format!("{}{}", codec::REPLY_PREFIX, self.client)
     }
@@ -67,7 +67,7 @@ impl Requests {
         receiver
     }
 
-    /// Completes the request of a reply.
+    /// Decodes a reply, and completes the request that it answers.
     pub(super) fn receive(&self, envelope: &[u8], counters: &Counters) {
         let decoded = match codec::decode_reply(envelope) {
             Ok(decoded) => decoded,
@@ -94,13 +94,13 @@ impl Requests {
                 Err(Error::new(ErrorKind::Decode, reason))
             }
         };
-        // Fails if the caller has dropped its future meanwhile.
+        // Sending fails if the caller has just dropped its future.
         if waiting.send(answer).is_err() {
             counters.stray_replies.increment();
         }
     }
 
-    /// The number of waiting requests.
+    /// Returns the number of waiting requests.
     pub(super) fn len(&self) -> usize {
         lock(&self.waiting).len()
     }
@@ -108,15 +108,17 @@ impl Requests {
 
 /// The future of a call on [`Memory`](super::Memory).
 ///
-/// A task or an event is sent when the future is created. A request waits for its reply; dropping
-/// the future removes the request at once.
+/// The message was sent when the future was created. The future of a request waits for the reply;
+/// dropping it only ends this wait.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct ResponseFuture(#[pin] ResponseState);
 
 #[pin_project(project = ResponseStateProjection)]
 enum ResponseState {
+    /// The outcome of a message without a reply, or of a message that could not be sent.
     Sent(Option<Answer>),
+    /// A request that waits for its reply.
     Waiting(#[pin] WaitingRequest),
 }
 
@@ -135,8 +137,8 @@ impl ResponseFuture {
         Self(ResponseState::Sent(Some(outcome)))
     }
 
-    /// Registers a request, and returns the future of its reply. The caller sends the request
-    /// afterwards.
+    /// Registers a request, and returns the future of its reply. The caller must send the request
+    /// after that.
     pub(super) fn waiting(
         requests: Arc<Requests>,
         id: Uuid,
@@ -172,7 +174,7 @@ impl Future for WaitingRequest {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         let this = self.project();
-        // Polls the reply before the timer: a reply that has arrived is not late.
+        // Polls the reply before the timer: a reply that has already arrived is not late.
         if let Poll::Ready(reply) = Pin::new(this.reply).poll(cx) {
             return Poll::Ready(reply.unwrap_or_else(|_| Err(Error::closed())));
         }

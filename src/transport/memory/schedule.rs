@@ -31,13 +31,13 @@ impl Schedule {
         self.waiting.insert(due_key, (id, fields));
     }
 
-    /// Removes a task; `None` if it does not exist, or was due already.
+    /// Removes a task and returns its fields. `None` if the task does not exist.
     pub(super) fn cancel(&mut self, id: &MessageId) -> Option<Fields> {
         let due_key = self.due_keys.remove(id)?;
         self.waiting.remove(&due_key).map(|(_, fields)| fields)
     }
 
-    /// Removes the next due task.
+    /// Removes the next task that is due, and returns its fields.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Fields> {
         let first = self
             .waiting
@@ -48,7 +48,7 @@ impl Schedule {
         Some(fields)
     }
 
-    /// When the next task is due.
+    /// Returns the time at which the next task is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|((at, _), _)| *at)
     }
@@ -58,7 +58,7 @@ impl Schedule {
     }
 }
 
-/// The remembered idempotency keys.
+/// The idempotency keys of a stream, with the tasks that were sent with them.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyKeys {
     ids: HashMap<IdempotencyKey, (MessageId, Instant)>,
@@ -66,7 +66,7 @@ pub(super) struct IdempotencyKeys {
 }
 
 impl IdempotencyKeys {
-    /// The id of the task that was sent with this key.
+    /// Returns the id of the task that was sent with this key, if the key is remembered.
     pub(super) fn get(&mut self, key: &IdempotencyKey) -> Option<MessageId> {
         let now = Instant::now();
         while let Some((ends, _)) = self.ends.first()

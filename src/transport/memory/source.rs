@@ -1,4 +1,4 @@
-//! The serving half: a source of deliveries and the right to settle one.
+//! The serving half: a source of deliveries, and the right to settle a delivery.
 
 use std::{future::pending, sync::Arc};
 
@@ -24,20 +24,21 @@ use crate::{
 
 /// The [`Source`] of [`Memory`](super::Memory): one worker of a group.
 ///
-/// Dropping the source without [`close`](Source::close) has the effect of a crash: other workers
-/// claim its deliveries when their leases end.
+/// Dropping the source has the effect of a crash: other workers claim its unsettled deliveries when
+/// their leases end.
 #[derive(Debug)]
 pub struct MemorySource {
     broker: Broker,
     settings: Settings,
-    /// The settings of the streams that this source serves, at the indices that are their keys in
-    /// the schedule. Empty if it serves only events.
+    /// The settings of each stream that this source serves. The index of a stream is its key in the
+    /// schedule. Empty if the source serves only events.
     streams: Vec<Arc<Settings>>,
     schedule: StreamSchedule,
-    /// The number of streams of the registry that this source has joined, or could not join.
+    /// The number of streams in the registry that this source has tried to join.
     registered: usize,
     consumer: Consumer,
     wake: Arc<Notify>,
+    /// `true` if the last fetch took events before entries.
     events_first: bool,
     stopped: bool,
 }
@@ -131,7 +132,7 @@ impl MemorySource {
 
     fn take(&mut self, max: usize) -> Vec<Delivery<MemorySettle>> {
         let mut taken = Vec::new();
-        // Events and entries alternate in going first, so that neither starves the other.
+        // Events and entries are taken first in turn, so that neither starves the other.
         self.events_first = !self.events_first;
         if self.events_first {
             self.take_events(max, &mut taken);
@@ -162,7 +163,7 @@ impl MemorySource {
 
     fn take_entries(&mut self, max: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
         self.join_registered();
-        // Repeats, because the slots that a stream leaves free go to the other streams.
+        // Repeats, because the other streams get the slots that a stream leaves free.
         loop {
             let room = max - taken.len();
             let before = taken.len();
@@ -237,8 +238,8 @@ impl MemorySource {
         Ok(message)
     }
 
-    /// The next time at which a message is due or a lease ends. No worker is woken then, so `next`
-    /// sets a timer.
+    /// Returns the next time at which a message is due or a lease ends. The broker does not wake
+    /// workers at that time, so `next` sets a timer.
     fn next_due(&self) -> Option<Instant> {
         let due = self.streams.iter();
         due.filter_map(|stream| self.broker.next_due(stream)).min()
@@ -277,7 +278,7 @@ impl Source for MemorySource {
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
-        // Without this, a worker with a long backlog would never yield.
+        // Yields from time to time. Otherwise a worker with a long backlog would never yield.
         tokio::task::coop::consume_budget().await;
         loop {
             if self.stopped {
@@ -294,8 +295,8 @@ impl Source for MemorySource {
                     None => pending().await,
                 }
             };
-            // A wake-up since the check above is not lost: `Notify` stores it, and no other source
-            // waits on the same `Notify`.
+            // A wake-up since the check above is not lost, because `Notify` stores it, and only
+            // this source waits for this `Notify`.
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = timer => {}
@@ -309,7 +310,7 @@ impl Source for MemorySource {
     }
 
     async fn close(self) -> Result<(), Error> {
-        // Running deliveries keep their leases for one more period, as after a drop.
+        // As after a drop, unsettled deliveries keep their leases for one more period.
         drop(self);
         Ok(())
     }
@@ -331,10 +332,11 @@ impl Drop for MemorySource {
 pub struct MemorySettle {
     /// `None` for an event, which is not settled.
     held: Option<SettleRight>,
-    /// Set if the broker is observed. Boxed, since few brokers are.
+    /// Set if the broker is observed. Boxed, because few brokers are observed.
     in_flight: Option<Box<ObservedDelivery>>,
 }
 
+/// The broker, the stream and the number of a delivery that can be settled.
 #[derive(Debug)]
 struct SettleRight {
     broker: Broker,

@@ -45,7 +45,7 @@ pub(crate) struct Purge {
 }
 
 impl Replay {
-    /// Asks for a confirmation only if all letters are replayed, since a replay destroys nothing.
+    /// Asks for a confirmation only if all letters are replayed, because a replay destroys nothing.
     pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
         if self.which.all {
             let count = dead.count().await?;
@@ -98,7 +98,7 @@ impl Which {
             let step = tokio::select! {
                 biased;
                 step = &mut step => step,
-                // Finishes the step, so that its letters are counted.
+                // The current step is finished, so that its letters are counted.
                 () = ended.cancelled() => {
                     progress.clear();
                     note("ends after this step; another Ctrl-C ends it at once");

@@ -15,9 +15,9 @@ use crate::{
     show::{Out, Table, json, text},
 };
 
-/// The longest part of a reason in a table, in bytes.
-const REASON: usize = 100;
-/// The number of letters of one request.
+/// The maximum length of a reason in a table, in bytes.
+const MAX_REASON_LEN: usize = 100;
+/// The maximum number of letters in one request.
 const PAGE: usize = 1_000;
 
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ impl List {
         let mut next = Some(page(self.after.map(DeadLetterId::from), most));
         while let Some(part) = next {
             let found = dead.list(part).await?;
-            // Rows drop the payload, which may be large.
+            // A row does not keep the payload, which may be large.
             letters.extend(found.letters.iter().map(Row::of));
             let last = found.next.and_then(|page| page.after);
             next = last.map(|last| page(Some(last), most - letters.len()));
@@ -80,7 +80,7 @@ fn page(after: Option<DeadLetterId>, most: usize) -> Page {
     page
 }
 
-/// A letter without its fields.
+/// A row of the list: a letter without its fields.
 struct Row {
     cells: [String; 6],
     json: Value,
@@ -101,14 +101,14 @@ impl Row {
                 name,
                 letter.attempts.to_string(),
                 text::time(letter.died_at),
-                text::excerpt(letter.reason.as_bytes(), REASON),
+                text::excerpt(letter.reason.as_bytes(), MAX_REASON_LEN),
             ],
             json,
         }
     }
 }
 
-/// The JSON of a letter without its message.
+/// Returns the JSON of a letter without its message.
 pub(super) fn facts(letter: &DeadLetter) -> Value {
     json!({
         "id": &*letter.id,

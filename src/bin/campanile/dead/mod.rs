@@ -37,7 +37,7 @@ impl DeadCommand {
     }
 }
 
-/// The message of a letter, and its kind and name as text.
+/// Returns the message of a letter, and its kind and name as text.
 fn titled(letter: &DeadLetter) -> (Result<Message, Undecodable>, String, String) {
     let message = letter.message();
     let (kind, name) = match &message {

@@ -117,7 +117,8 @@ impl Event {
         client.publish(&name, payload).await?;
         match out.json {
             true => out.document(&json!({ "published": &*name })),
-            // An event has no id, and the number of its receivers is not known.
+            // Nothing can be printed for an event: it has no id, and the number of its receivers is
+            // unknown.
             false => Ok(()),
         }
     }

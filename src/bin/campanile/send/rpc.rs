@@ -17,8 +17,8 @@ use crate::{
     target::{Target, duration},
 };
 
-/// The time limit for the background tasks of a request to end.
-const TIDYING: Duration = Duration::from_secs(1);
+/// The maximum wait for the background tasks of a request to end.
+const MAX_CLEANUP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct Rpc {
@@ -59,7 +59,7 @@ impl Rpc {
         }
     }
 
-    /// The reply, or the error reply.
+    /// Returns the reply, or the error reply.
     async fn ask(self, target: &Target) -> Result<Result<Reply, RpcError>, CommandError> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);
@@ -81,7 +81,7 @@ impl Rpc {
 /// Waits for the background tasks of the dropped handle, which delete its reply stream. Otherwise
 /// the stream would remain for minutes.
 async fn tidy_up() {
-    let until = Instant::now() + TIDYING;
+    let until = Instant::now() + MAX_CLEANUP;
     while Handle::current().metrics().num_alive_tasks() > 0 && Instant::now() < until {
         sleep(Duration::from_millis(5)).await;
     }

@@ -1,7 +1,7 @@
 //! JSON for scripts.
 //!
-//! Payloads, header values and fields that are UTF-8 are strings, others are `{"base64": "…"}`.
-//! Times are milliseconds since 1970, and durations are milliseconds.
+//! Payloads, header values and fields are strings if they are UTF-8, and otherwise
+//! `{"base64": "…"}`. Times are milliseconds since 1970, and durations are milliseconds.
 
 use std::{
     fmt::Write as _,
@@ -32,27 +32,28 @@ pub(crate) fn headers(headers: &HeaderMap) -> Value {
     Value::Object(all.collect::<Map<_, _>>())
 }
 
-/// Formats raw fields, in their order, as a list of pairs, since a name may occur twice.
+/// Formats raw fields in their order, as a list of pairs because a name may occur twice.
 pub(crate) fn fields(fields: &[(Bytes, Bytes)]) -> Value {
     let pair = |(field, value): &(Bytes, Bytes)| json!([bytes(field), bytes(value)]);
     fields.iter().map(pair).collect()
 }
 
-/// Milliseconds since 1970.
+/// Formats a time as milliseconds since 1970.
 pub(crate) fn time(time: SystemTime) -> Value {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     milliseconds(since)
 }
 
-/// Milliseconds.
+/// Formats a duration as milliseconds.
 pub(crate) fn milliseconds(duration: Duration) -> Value {
     u64::try_from(duration.as_millis())
         .unwrap_or(u64::MAX)
         .into()
 }
 
-/// Formats a document on one line that is safe on a terminal. JSON escapes the control characters
-/// of ASCII; this function also escapes other unprintable characters, which occur in strings only.
+/// Formats a document on one line that is safe on a terminal. JSON itself escapes the control
+/// characters of ASCII. This function also escapes other unprintable characters, which can occur
+/// only in strings.
 pub(crate) fn line(value: &Value) -> String {
     let json = value.to_string();
     let mut line = String::with_capacity(json.len());

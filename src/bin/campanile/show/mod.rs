@@ -1,4 +1,4 @@
-//! Output: tables for people, JSON for scripts.
+//! Formats the output: tables for people, JSON for scripts.
 //!
 //! Any sender chooses names, headers, reasons and payloads. On a terminal, control characters could
 //! move the cursor, change the title, or fake other output. So all text goes through [`text`], and

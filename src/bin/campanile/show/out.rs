@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::json;
 use crate::command_error::CommandError;
 
-/// The output of a command's results.
+/// Writes the results of a command to standard output.
 #[derive(Debug)]
 pub(crate) struct Out {
-    /// True if JSON was requested.
+    /// `true` if JSON was requested.
     pub(crate) json: bool,
-    /// True if standard output is a terminal.
+    /// `true` if standard output is a terminal.
     pub(crate) terminal: bool,
 }
 

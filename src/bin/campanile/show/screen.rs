@@ -26,7 +26,7 @@ impl<'a> Screen<'a> {
     pub(crate) fn draw(&self, lines: &[String]) -> Result<(), CommandError> {
         let mut frame = String::from("\x1b[H\x1b[2J");
         for (row, line) in (1..).zip(lines) {
-            // Positions each row, since a line break in the last row would scroll the screen.
+            // Positions each row, because a line break in the last row would scroll the screen.
             let _ = write!(frame, "\x1b[{row};1H\x1b[2K{line}");
         }
         self.0.raw(frame)

@@ -19,7 +19,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table with these titles. A title that begins with `>` aligns its column to the right.
+    /// Creates a table with these titles. A title that begins with `>` aligns its column to the
+    /// right.
     pub(crate) fn new(titles: &[&str]) -> Self {
         let side = |title: &&str| match title.starts_with('>') {
             true => Side::Right,
@@ -37,7 +38,7 @@ impl Table {
         self.rows.push(cells.map(text::line).into());
     }
 
-    /// The lines of the table.
+    /// Returns the lines of the table.
     pub(crate) fn lines(&self) -> Vec<String> {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| row[column].width());

@@ -12,7 +12,7 @@ pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
     Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
 }
 
-/// Formats bytes as several lines of text: as [`line`], but with line breaks and tabs.
+/// Formats bytes as several lines of text, escaped as by [`line`], but with line breaks and tabs.
 pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
     let pieces = bytes
         .as_ref()
@@ -24,13 +24,14 @@ pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
     shown.collect()
 }
 
-/// Formats the start of bytes as one line of text, with their number if they are longer.
+/// Formats at most `most` bytes as one line of text. If there are more, adds the number of all
+/// bytes.
 pub(crate) fn excerpt(bytes: &[u8], most: usize) -> String {
     Shown::bytes(bytes).at_most(most).to_string()
 }
 
-/// Formats a time in UTC, with milliseconds, or `?` if it is out of range: any sender can choose
-/// it.
+/// Formats a time in UTC with milliseconds, or as `?` if it is out of range, because any sender can
+/// choose it.
 pub(crate) fn time(time: SystemTime) -> String {
     let mut shown = String::new();
     let after = time.duration_since(UNIX_EPOCH).is_ok();

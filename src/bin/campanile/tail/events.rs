@@ -17,7 +17,7 @@ use crate::{
     target::Target,
 };
 
-/// The number of events that are fetched at once.
+/// The maximum number of events in one fetch.
 const BATCH: usize = 256;
 
 #[derive(Debug, Args)]

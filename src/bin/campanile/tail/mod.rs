@@ -13,8 +13,8 @@ use crate::{
     target::Target,
 };
 
-/// The longest part of a payload on a line, in bytes.
-const EXCERPT: usize = 256;
+/// The maximum length of a payload on a line, in bytes.
+const MAX_PAYLOAD_LEN: usize = 256;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TailCommand {
@@ -71,5 +71,5 @@ impl Showing {
 
 /// Formats the start of a payload.
 fn excerpt(payload: &Bytes) -> String {
-    text::excerpt(payload, EXCERPT)
+    text::excerpt(payload, MAX_PAYLOAD_LEN)
 }

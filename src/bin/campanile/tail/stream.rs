@@ -17,7 +17,7 @@ use crate::{
     target::Target,
 };
 
-/// The wait before a new connection.
+/// The wait before a new attempt to read.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -60,8 +60,9 @@ impl StreamTail {
                     self.showing.show(&item(&entry), out)?;
                 }
                 Ok(None) => break,
-                // A server that cannot be reached may come back, and no entry is missed. With
-                // `--no-follow` a script does not wait for that.
+                // A server that cannot be reached may come back, and the next read then continues
+                // without missing an entry. With `--no-follow` the command does not wait for the
+                // server.
                 Err(error) if error.is_disconnected() && !self.no_follow => {
                     if !std::mem::replace(&mut lost, true) {
                         note(chain(&error));
