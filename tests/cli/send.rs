@@ -48,6 +48,51 @@ async fn a_task_is_sent_with_its_payload_and_headers_and_its_id_is_printed() {
 }
 
 #[tokio::test]
+async fn partitions_are_used_as_one_stream() {
+    let server = RedisServer::start().await;
+    let app = Router::new()
+        .task("fail", async || {
+            Err::<(), _>(campanile::Failure::dead_letter())
+        })
+        .task("n", async || {});
+    let redis = Redis::connect(&server.url()).await.expect("a handle");
+    let streams = campanile::transport::Streams::partitioned("orders", 4);
+    let worker = Worker::start(redis.streams(streams), app);
+    let orders = "--stream orders --partitions 4";
+    for key in ["a", "b", "c"] {
+        let line = format!("send task fail --partition-key {key} {orders}");
+        run(campanile(&server, &line)).await.ended_with(0);
+    }
+    let died = async || {
+        let line = format!("dead list --json {orders}");
+        let ran = run(campanile(&server, &line)).await;
+        let letters = serde_json::from_str::<serde_json::Value>(ran.text()).ok()?;
+        (letters["dead"] == 3).then_some(letters)
+    };
+    let letters = raw::eventually(died, 20 * SECOND).await;
+    let ids = letters["letters"].as_array().expect("a list");
+    assert!(
+        ids.iter()
+            .all(|letter| letter["id"].as_str().is_some_and(|id| id.contains('/')))
+    );
+    let line = format!("dead purge --all --yes {orders}");
+    run(campanile(&server, &line)).await.ended_with(0);
+    let ran = run(campanile(
+        &server,
+        "stats --json --stream orders --partitions 4",
+    ))
+    .await;
+    assert_eq!(ran.ended_with(0).json()["stream"], "orders");
+    let ran = run(campanile(
+        &server,
+        "send task n --stream orders --partitions 8",
+    ))
+    .await;
+    ran.ended_with(1).tells(&["4 partitions"]);
+    worker.stop().await.expect("it stops");
+}
+
+#[tokio::test]
 async fn a_payload_comes_from_a_file_or_standard_input_byte_for_byte() {
     let server = RedisServer::start().await;
     let payload = b"\xff\x00 no text\n";

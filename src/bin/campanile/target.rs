@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use campanile::{Error, Name, Redis, transport::StreamStats};
+use campanile::{
+    Error, Name, Redis,
+    transport::{StreamStats, Streams},
+};
 use clap::Args;
 
 use crate::command_error::CommandError;
@@ -31,6 +34,9 @@ pub(crate) struct Target {
     /// The stream.
     #[arg(long, global = true, default_value = "app_stream")]
     stream: String,
+    /// The number of partitions of the stream, if it is partitioned.
+    #[arg(long, global = true, value_name = "NUMBER")]
+    partitions: Option<usize>,
     /// The consumer group [default: the only one of the stream; of `stats` and `groups`: all]
     #[arg(long, global = true)]
     group: Option<String>,
@@ -53,7 +59,10 @@ impl Target {
         let redis = self.tls.apply(redis)?;
         let redis = redis.connect().await;
         let redis = redis.map_err(CommandError::Connection)?;
-        let redis = redis.stream(self.stream());
+        let redis = match self.partitions {
+            None => redis.stream(self.stream()),
+            Some(partitions) => redis.streams(Streams::partitioned(self.stream(), partitions)),
+        };
         Ok(match self.group() {
             Some(group) => redis.group(group),
             None => redis,

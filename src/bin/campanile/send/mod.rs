@@ -32,7 +32,7 @@ pub(crate) struct Task {
     #[command(flatten)]
     payload: Content,
     #[command(flatten)]
-    headers: Headers,
+    options: CallOptions,
     /// Delays the task by this time.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     delay: Option<Duration>,
@@ -50,18 +50,25 @@ pub(crate) struct Event {
     payload: Content,
 }
 
-// The headers of a message.
+// The options of tasks and requests. A doc comment here would be printed as the help of a command.
 #[derive(Debug, Args)]
-struct Headers {
+struct CallOptions {
     /// A header. May be given several times.
     #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// The key that chooses the partition, with --partitions.
+    #[arg(long, value_name = "KEY", requires = "partitions")]
+    partition_key: Option<String>,
 }
 
-impl Headers {
-    fn on<S, R>(self, call: Call<S, R>) -> Call<S, R> {
+impl CallOptions {
+    fn apply_to<S, R>(self, call: Call<S, R>) -> Call<S, R> {
         let headers = self.headers.into_iter();
-        headers.fold(call, |call, (name, value)| call.header(name, value))
+        let call = headers.fold(call, |call, (name, value)| call.header(name, value));
+        match self.partition_key {
+            Some(key) => call.partition_key(key),
+            None => call,
+        }
     }
 }
 
@@ -92,7 +99,7 @@ impl Task {
     async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);
-        let mut call = self.headers.on(client.enqueue(name, payload));
+        let mut call = self.options.apply_to(client.enqueue(name, payload));
         if let Some(delay) = self.delay {
             call = call.delay(delay);
         }

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Content, Headers};
+use super::{CallOptions, Content};
 use crate::{
     command_error::CommandError,
     show::{Out, json, text},
@@ -25,7 +25,7 @@ pub(crate) struct Rpc {
     #[command(flatten)]
     payload: Content,
     #[command(flatten)]
-    headers: Headers,
+    options: CallOptions,
     /// The time to wait for the reply. A request that was not started by then is dropped.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
     timeout: Duration,
@@ -67,7 +67,7 @@ impl Rpc {
             true => client.request_fast(name, payload),
             false => client.request(name, payload),
         };
-        let reply: Result<Reply, Error> = self.headers.on(call.timeout(self.timeout)).await;
+        let reply: Result<Reply, Error> = self.options.apply_to(call.timeout(self.timeout)).await;
         match reply {
             Ok(reply) => Ok(Ok(reply)),
             Err(error) => match error.rpc() {
