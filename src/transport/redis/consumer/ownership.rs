@@ -1,8 +1,9 @@
-//! Owns partitions of a stream: one worker of the group for each.
+//! Owns partitions of a stream: at most one worker of a group owns each partition.
 //!
-//! A worker owns a partition for a *term*. It starts a consumer with a new name, which first inherits
-//! what former owners left pending, and then reads new entries. Every settlement is fenced by the
-//! consumer's name, so no verdict of a former owner takes effect on an inherited entry.
+//! A worker owns a partition for a *term*. For each term it starts a consumer with a new name. That
+//! consumer first inherits the entries that former owners left pending, and then reads new ones.
+//! Every settlement is fenced by the consumer's name, so the verdict of a former owner has no
+//! effect on an inherited entry.
 //!
 //! ```text
 //!          assigned, and free or its owner dead: `own.lua`
@@ -49,7 +50,7 @@ use crate::{
     },
 };
 
-/// The parts that all partitions of a worker share.
+/// The dependencies that all partitions of a worker share.
 pub(super) struct OwnershipParts {
     /// This worker, as its group knows it.
     pub(super) member: Arc<Member>,
@@ -59,35 +60,40 @@ pub(super) struct OwnershipParts {
     pub(super) report: Arc<Report>,
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) names: Option<Arc<ServedNames>>,
-    /// Stops the heartbeats too.
+    /// The signals that stop the partitions and the heartbeats of this worker.
     pub(super) ends: Ends,
 }
 
-/// The partitions of a stream, as one worker owns them.
+/// Follows the members of the group for one worker: begins and ends its terms as partitions are
+/// assigned to it.
 pub(super) struct Ownership {
     partitions: Arc<Mutex<Partitions>>,
     following: JoinHandle<()>,
 }
 
+/// All partitions of the stream, with the state that this worker has of them.
 struct Partitions {
     parts: OwnershipParts,
     partitions: Vec<Partition>,
     strangers: Strangers,
-    /// The deaths of this member that its terms have ended for.
+    /// The value of [`Members::deaths`] when this worker last abandoned its terms.
     deaths: u64,
 }
 
+/// One partition of the stream.
 struct Partition {
     keys: Keys,
     state: State,
-    /// The time before which the partition is not asked for again, after an error.
+    /// After an error, this worker does not try to own the partition before this time.
     not_before: Option<Instant>,
 }
 
+/// The state of a partition for this worker.
 enum State {
+    /// This worker does not own the partition. Another one may.
     Free,
     Owned(Box<Term>),
-    /// Drains what runs. The task ends when the partition is free.
+    /// The running deliveries are drained. The task ends after the partition was freed.
     Leaving(JoinHandle<()>),
 }
 
@@ -98,12 +104,12 @@ struct Term {
     consumer: SlotConsumer,
 }
 
-/// The wait after a partition could not be owned.
+/// The wait after an error before this worker tries to own the partition again.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
 impl Ownership {
-    /// Starts to own the partitions that are assigned to the worker. `members` tells which others
-    /// there are.
+    /// Starts a task that owns the partitions that are assigned to this worker. `members` has the
+    /// current members of the group.
     pub(super) fn start(
         parts: OwnershipParts,
         keys: Vec<Keys>,
@@ -143,7 +149,7 @@ impl Ownership {
         }
     }
 
-    /// Stops to fetch from all partitions, and to start deliveries that were fetched.
+    /// Stops fetching from all partitions, and drops the deliveries that have not started.
     pub(super) async fn stop(&self) {
         self.following.abort();
         let mut partitions = self.partitions.lock().await;
@@ -155,7 +161,7 @@ impl Ownership {
         .await;
     }
 
-    /// Waits for running settlements, and frees the partitions.
+    /// Waits until all given verdicts are settled, frees the partitions, and stops the heartbeats.
     pub(super) async fn close(&self) -> Result<(), Error> {
         let mut partitions = self.partitions.lock().await;
         let Partitions {
@@ -176,7 +182,8 @@ impl Ownership {
             }
         });
         let left = join_all(left).await;
-        // A member that was not listed any more while it drains would be taken for dead.
+        // The heartbeats stop last: without them the other members would consider this one dead
+        // while it still drains.
         parts.ends.leaving.cancel();
         let _ = timeout(parts.member.lease, parts.ends.ended.cancelled()).await;
         left.into_iter().collect()
@@ -199,7 +206,8 @@ impl Partition {
 }
 
 impl Partitions {
-    /// Ends, begins and leaves terms, as the members require.
+    /// Begins and ends terms to match the assignment among the live members. If this member was
+    /// dead, abandons all its terms first.
     async fn follow(&mut self, members: &Members) {
         if members.deaths != self.deaths {
             self.deaths = members.deaths;
@@ -276,6 +284,7 @@ impl Partition {
     }
 }
 
+/// The result of an attempt to own a partition.
 enum Begun {
     Owned(Box<Term>),
     /// Another member owns the partition.
@@ -283,7 +292,8 @@ enum Begun {
 }
 
 impl Term {
-    /// Owns a partition if it is free, or if one of the dead members owns it.
+    /// Tries to own a partition. Succeeds if no member owns it, or if its owner is this member or
+    /// one of the dead members.
     async fn begin(
         parts: &OwnershipParts,
         number: usize,
@@ -300,7 +310,8 @@ impl Term {
                 .arg(dead);
         };
         let pipeline = parts.shared.pipeline.of(&keys.primary);
-        // Sent again after an unknown outcome, it begins another term of the same member.
+        // After an unknown outcome the next attempt succeeds too, and begins another term of this
+        // member.
         let answer = pipeline
             .script(&scripts::OWN, &names, args, Resend::Never)
             .await?;
@@ -347,7 +358,7 @@ impl Term {
         }
     }
 
-    /// Leaves the partition to another member once what runs has ended.
+    /// Drains the running deliveries, and then frees the partition for another member.
     async fn leave(mut self, shared: Arc<SharedHandle>) {
         self.consumer.stop_fetching().await;
         self.consumer.drain().await;
@@ -358,13 +369,15 @@ impl Term {
         self.free(&shared).await;
     }
 
+    /// Ends the consumer and frees the partition.
     async fn free(&self, shared: &SharedHandle) {
         self.consumer.abandon();
         disown(shared, &self.keys, self.term).await;
     }
 }
 
-/// Frees a partition for other members. If that fails, they wait until this member is dead.
+/// Frees a partition for other members. If that fails, no other member can own it before this
+/// member has left or is dead.
 async fn disown(shared: &SharedHandle, keys: &Keys, term: PartitionTerm) {
     let owner = keys.owner();
     let names = [owner.as_str()];
