@@ -46,18 +46,19 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The prefix of the channel on which this client receives replies, in the namespace.
+    /// Returns the prefix of the channel on which this client receives replies, in the namespace.
     pub(super) fn reply_channels(&self) -> Name {
         self.namespace.apply(&self.reply_prefix)
     }
 
-    /// The prefixes of the channels on which this worker publishes replies, in the namespace.
+    /// Returns the prefixes of the channels on which this worker publishes replies, in the
+    /// namespace.
     pub(super) fn allowed_channels(&self) -> Vec<Name> {
         let allowed = self.allowed_reply_prefixes.iter();
         allowed.map(|it| self.namespace.apply(it)).collect()
     }
 
-    /// The prefix of the channels of events, in the namespace.
+    /// Returns the prefix of the channels of events, in the namespace.
     pub(super) fn event_channels(&self) -> Name {
         self.namespace.apply(&self.event_prefix)
     }

@@ -9,7 +9,7 @@ pub(in crate::transport::redis) trait Encode {
     /// Appends the encoded command.
     fn encode(&self, out: &mut Vec<u8>);
 
-    /// The approximate number of bytes that [`encode`](Self::encode) appends.
+    /// Returns the approximate number of bytes that [`encode`](Self::encode) appends.
     fn size_hint(&self) -> usize;
 }
 

@@ -60,8 +60,8 @@ pub(super) struct KeyOrder {
     changed: Notify,
     /// Cancelled when no further delivery may start.
     draining: CancellationToken,
-    /// Cancelled if a delivery was dropped without a verdict, lost, or not settled. Only another
-    /// term can then deliver it again in order.
+    /// Cancelled if a delivery was dropped without a verdict, was lost, or could not be settled.
+    /// Only another term can then deliver it again in order.
     broken: CancellationToken,
 }
 
@@ -224,8 +224,8 @@ impl KeyOrder {
         drop(rest);
     }
 
-    /// Marks the order as broken and starts no further deliveries: a delivery has no known outcome,
-    /// and no later one with its key may start before it.
+    /// Marks the order as broken and starts no further deliveries. Called if the outcome of a
+    /// delivery is unknown, since no later one with its key may start before it.
     pub(super) fn break_off(&self) {
         self.broken.cancel();
         self.draining.cancel();

@@ -92,6 +92,7 @@ struct Partition {
 enum State {
     /// This worker does not own the partition. Another one may.
     Free,
+    /// This worker owns the partition.
     Owned(Box<Term>),
     /// The running deliveries are drained. The task ends after the partition was freed.
     Leaving(JoinHandle<()>),
@@ -247,6 +248,8 @@ impl Partitions {
 }
 
 impl Partition {
+    /// Begins or ends a term of this partition, if the assignment requires it. Calls `note_owner`
+    /// if another member owns the partition.
     async fn follow(
         &mut self,
         parts: &OwnershipParts,

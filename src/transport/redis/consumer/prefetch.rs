@@ -64,8 +64,8 @@ struct FetchState {
     reserved: usize,
     /// Set if the task's last read returned deliveries.
     is_busy: bool,
-    /// Set while a read of the task blocks on the streams. Such a read returns new entries without
-    /// being asked again.
+    /// Set while a read of the task blocks on the streams. New entries end such a read, so the task
+    /// need not be woken.
     is_reading: bool,
     /// Set while the task waits for demand.
     is_waiting: bool,

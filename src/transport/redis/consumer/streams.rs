@@ -63,7 +63,7 @@ impl ServedStream {
         WhichStream::both(self.index)
     }
 
-    /// The last entry that the group is known to have delivered.
+    /// Returns the last entry that the group is known to have delivered.
     pub(super) fn delivered(&self) -> StreamEntryId {
         *lock(&self.delivered)
     }
@@ -104,7 +104,7 @@ impl StreamSet {
         }
     }
 
-    /// The current streams.
+    /// Returns the current streams.
     pub(super) fn all(&self) -> Arc<[Arc<ServedStream>]> {
         lock(&self.streams).clone()
     }

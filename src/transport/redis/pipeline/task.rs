@@ -156,7 +156,7 @@ impl PipelineTask {
             + WAIT
     }
 
-    /// Takes a command that the server has not run out of its batch, to send it again.
+    /// Takes a command out of its batch, to send it again: the server has not run it.
     fn postpone(&self, batch: &mut CommandBatch, index: usize) -> CommandBatch {
         let mut one = batch.take(index);
         let give_up = self.give_up(one.submitted(0));

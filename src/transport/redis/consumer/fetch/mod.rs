@@ -812,7 +812,8 @@ impl Fetch {
         error::unanswered(&self.parts.connector.address())
     }
 
-    /// Turns an error of the server into an error. Drops the connection if the server was demoted.
+    /// Returns the response, or the server's error as an `Err`. Drops the connection if the server
+    /// was demoted.
     fn checked(&mut self, answer: Value) -> Result<Value, Error> {
         if let Value::ServerError(refusal) = &answer
             && error::is_demoted(refusal)
