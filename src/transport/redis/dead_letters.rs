@@ -1,4 +1,4 @@
-//! The group's dead letters: the entries of the stream `{<stream>}:dead:<group>`.
+//! The store of a group's dead letters: the stream `{<stream>}:dead:<group>`.
 
 use std::time::{Duration, SystemTime};
 
@@ -28,7 +28,8 @@ use crate::{
 const FACTS: usize = 5;
 
 impl Redis {
-    /// The dead letters of the group: the entries of the stream `{<stream>}:dead:<group>`.
+    /// Returns access to the dead letters of the group, which are the entries of the stream
+    /// `{<stream>}:dead:<group>`.
     pub fn dead_letters(&self) -> DeadLetters {
         match self.settings.partitions() {
             None => DeadLetters::new(Store(self.clone())),
@@ -170,7 +171,7 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
 /// An entry of the stream of dead letters.
 pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
 
-/// Decodes the script's response: a page, and whether there may be more after it.
+/// Decodes the script's response: the letters of a page, and `true` if more may follow.
 pub(super) fn listed(answer: Value) -> Result<(Vec<Raw>, bool), Error> {
     let [found, more] = exactly(answer)?;
     Ok((entries(found)?, count(&more)? > 0))
@@ -216,8 +217,8 @@ pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
     let kept = facts.split_off(FACTS);
     let fact = |index: usize| &facts[index].1;
     let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
-    // Packed fields (`~f`) are a letter's only field. Beside other fields, a field of that name is
-    // the sender's.
+    // Packed fields (`~f`) are always the only field of the message. If there are others, a field
+    // of that name is the sender's.
     let fields = match kept.len() {
         1 => unpacked(kept),
         _ => kept,

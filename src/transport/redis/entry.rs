@@ -1,4 +1,4 @@
-//! Entries as the server returns them.
+//! Decodes entries of streams.
 
 use std::fmt;
 
@@ -12,22 +12,23 @@ use crate::{
     },
 };
 
-/// The primary stream or the retry stream of the served stream with this index.
+/// Identifies the primary or the retry stream of a served stream, by the index of the served
+/// stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum WhichStream {
-    /// The group's retry stream, with the messages that the group gets again.
+    /// The group's retry stream, with the messages to redeliver.
     Retry(u32),
     /// The primary stream, which senders add to and all groups read.
     Primary(u32),
 }
 
 impl WhichStream {
-    /// Both streams of a served stream, the retry stream first.
+    /// Returns both streams of a served stream, the retry stream first.
     pub(super) fn both(index: u32) -> [WhichStream; 2] {
         [WhichStream::Retry(index), WhichStream::Primary(index)]
     }
 
-    /// The index of the served stream.
+    /// Returns the index of the served stream.
     pub(super) fn index(self) -> u32 {
         let (WhichStream::Retry(index) | WhichStream::Primary(index)) = self;
         index
@@ -37,7 +38,7 @@ impl WhichStream {
         matches!(self, WhichStream::Retry(_))
     }
 
-    /// The flag by which scripts distinguish the two streams.
+    /// Returns the flag by which scripts distinguish the two streams.
     pub(super) fn flag(self) -> &'static str {
         if self.is_retry() { "1" } else { "0" }
     }
@@ -70,7 +71,7 @@ impl StreamEntryId {
         })
     }
 
-    /// The id just before this one. The lowest id returns itself.
+    /// Returns the id just before this one. Returns the lowest id unchanged.
     pub(in crate::transport::redis) fn before(self) -> Self {
         match (self.milliseconds, self.sequence) {
             (0, 0) => self,
@@ -113,7 +114,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The number of bytes in its fields.
+    /// Returns the number of bytes in the entry's fields.
     pub(super) fn weight(&self) -> usize {
         let fields = self.fields.iter();
         fields.map(|(field, value)| field.len() + value.len()).sum()
@@ -165,7 +166,7 @@ pub(in crate::transport::redis) fn each(
 pub(super) fn claimed(list: Value, which: WhichStream) -> Result<Vec<Entry>, Error> {
     let claimed = array(list)?.into_iter().map(|item| {
         let [id, deliveries, list] = exactly(item)?;
-        // Another client may have set the count to zero, but this is a delivery.
+        // At least 1, since this is a delivery: another client may have set the count to zero.
         let deliveries = integer(&deliveries)?.clamp(1, u32::MAX.into());
         entry(which, bytes(id)?, deliveries as u32, list)
     });
@@ -211,7 +212,7 @@ fn parsed(text: &[u8]) -> Result<StreamEntryId, Error> {
     StreamEntryId::parse(text).ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
 
-/// The value of a field of an entry.
+/// Returns the value of a field of an entry.
 pub(in crate::transport::redis) fn value_of<'a>(
     fields: &'a [(Bytes, Bytes)],
     name: &str,

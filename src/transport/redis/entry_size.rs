@@ -1,10 +1,11 @@
 //! Estimates the size of a stream's entries, to bound the size of a response.
 
-/// The most bytes that a response should have, unless a single entry has more. While a response
-/// arrives its connection can do nothing else, and its entries' leases are not renewed.
+/// The most bytes that a response should have, unless a single entry has more. A larger response
+/// would occupy its connection for long, and its entries are not in the in-flight table while they
+/// arrive.
 pub(super) const ANSWER: usize = 1 << 20;
 
-/// The size of the largest recent entry. Each response at most halves it.
+/// The size of the largest recent entry, in bytes. Each response at most halves it.
 #[derive(Debug, Default)]
 pub(super) struct EntrySize(Option<usize>);
 
@@ -16,12 +17,13 @@ impl EntrySize {
         }
     }
 
-    /// The expected size of one entry; the most bytes of a response if unknown.
+    /// Returns the expected size of one entry. While it is unknown, returns [`ANSWER`].
     pub(super) fn expected(&self) -> usize {
         self.0.unwrap_or(ANSWER).max(1)
     }
 
-    /// The number of entries to request: between one and `most`, and one while the size is unknown.
+    /// Returns the number of entries to request: between one and `most`, and one while the size is
+    /// unknown.
     pub(super) fn fit(&self, most: usize) -> usize {
         match self.0 {
             None => 1,

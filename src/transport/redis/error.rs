@@ -7,7 +7,7 @@ use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
 use super::value::Value;
 use crate::error::{BoxError, Error, ErrorKind, find};
 
-/// The error of a connection that could not be made.
+/// Returns the error for a connection that could not be made.
 pub(super) fn connecting(address: &str, error: RedisError) -> Error {
     if error.detail().is_some_and(has_too_many_clients) {
         return too_many_clients(address).with_source(error);
@@ -50,8 +50,8 @@ pub(super) enum Handshake {
     Ping,
 }
 
-/// The error of a failed handshake command; `None` if the server has accepted this client all the
-/// same.
+/// Returns the error for a failed command of the handshake. `None` if the server has accepted this
+/// client nevertheless.
 pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -> Option<Error> {
     let code = error.code();
     let unasked = error.details().is_some_and(has_too_many_clients);
@@ -74,13 +74,13 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
     })
 }
 
-/// Returns `true` if this is the answer to `HELLO 3` of a server that does not speak RESP3.
+/// Returns `true` if this is the response to `HELLO 3` from a server that does not support RESP3.
 pub(super) fn is_without_resp3(error: &ServerError) -> bool {
     matches!(error.code(), "ERR" | "NOPROTO") && !error.details().is_some_and(has_too_many_clients)
 }
 
-/// Returns `true` if this is the error of a server at its `maxclients`. The server writes it when
-/// it accepts a connection, before it reads anything, and closes.
+/// Returns `true` if this is the text with which a server at its `maxclients` refuses a connection.
+/// The server writes it before it reads anything, and closes.
 pub(super) fn has_too_many_clients(text: &str) -> bool {
     text.contains("max number of clients")
 }
@@ -92,7 +92,7 @@ fn too_many_clients(address: &str) -> Error {
     ))
 }
 
-/// The error of a refused login.
+/// Returns the error for a refused login.
 pub(super) fn password(address: &str) -> Error {
     Error::config(format!(
         "Redis at {address} does not accept the user name or the password; check them in the URL, \
@@ -100,7 +100,7 @@ pub(super) fn password(address: &str) -> Error {
     ))
 }
 
-/// The error of a provider of credentials, which may answer later.
+/// Returns the error for a credentials provider that has failed. A later attempt may succeed.
 pub(super) fn without_credentials(address: &str, cause: BoxError) -> Error {
     Error::disconnected(format!(
         "the credentials for Redis at {address} could not be obtained"
@@ -108,7 +108,7 @@ pub(super) fn without_credentials(address: &str, cause: BoxError) -> Error {
     .with_source(cause)
 }
 
-/// Explains an error of TLS; `None` for other errors.
+/// Describes a TLS error; `None` for other errors.
 fn tls_fault(error: &RedisError) -> Option<&'static str> {
     // The source is a shared box around the system's error.
     let error = find::<Arc<dyn std::error::Error + Send + Sync>>(error)
@@ -125,7 +125,7 @@ fn tls_fault(error: &RedisError) -> Option<&'static str> {
 /// The reason for leaving a server that has become a replica.
 pub(super) const DEMOTED: &str = "the server has become a replica and takes no writes";
 
-/// The error of a server that should be the primary and is a replica.
+/// Returns the error for a server that should be the primary and is a replica.
 pub(super) fn no_primary(address: &str) -> Error {
     Error::disconnected(format!(
         "Redis at {address} is a replica; the Sentinels have named it as the primary, so it is \
@@ -133,7 +133,7 @@ pub(super) fn no_primary(address: &str) -> Error {
     ))
 }
 
-/// The error of a server that does not answer.
+/// Returns the error for a server that cannot be reached.
 pub(super) fn unreachable(address: &str) -> Error {
     Error::disconnected(format!(
         "cannot reach Redis at {address}; is a server running there? `redis-server` starts one, \
@@ -141,8 +141,8 @@ pub(super) fn unreachable(address: &str) -> Error {
     ))
 }
 
-/// The error of a connection without any response. A port without TLS takes a TLS handshake for an
-/// incomplete command and waits.
+/// Returns the error for a new connection without a response. It mentions TLS, since a port without
+/// TLS reads a TLS handshake as an incomplete command, and waits.
 pub(super) fn silent(address: &str, is_tls: bool) -> Error {
     match is_tls {
         false => unreachable(address),
@@ -152,8 +152,8 @@ pub(super) fn silent(address: &str, is_tls: bool) -> Error {
     }
 }
 
-/// The error of a command that has waited too long for a connection. `cause` is the reason why
-/// there is none.
+/// Returns the error for a command that has waited too long for a connection. `cause` is the reason
+/// why there is no connection.
 pub(super) fn disconnected(address: &str, cause: Option<Arc<Error>>) -> Error {
     let error = Error::disconnected(format!(
         "there is no connection to Redis at {address}; nothing was sent"
@@ -164,7 +164,7 @@ pub(super) fn disconnected(address: &str, cause: Option<Arc<Error>>) -> Error {
     }
 }
 
-/// The error of a handle whose tasks have ended.
+/// Returns the error for a handle whose tasks have ended.
 pub(super) fn runtime_ended() -> Error {
     Error::new(
         ErrorKind::Closed,
@@ -173,7 +173,7 @@ pub(super) fn runtime_ended() -> Error {
     )
 }
 
-/// The error of a command whose connection was lost before the response.
+/// Returns the error for a command whose connection was lost before the response.
 pub(super) fn unanswered(address: &str) -> Error {
     Error::unknown_outcome(format!(
         "the connection to Redis at {address} was lost before the answer came; the command may \
@@ -181,8 +181,8 @@ pub(super) fn unanswered(address: &str) -> Error {
     ))
 }
 
-/// The error of a script without a response in time. `cause` is the reason why there is no connection,
-/// if there is none.
+/// Returns the error for a script without a response in time. `cause` is the reason if there is no
+/// connection.
 pub(super) fn script_timeout(address: &str, limit: Duration, cause: Option<Arc<Error>>) -> Error {
     let error = Error::timeout(format!(
         "Redis at {address} has not answered a script within {limit:?}; it may have run"
@@ -193,7 +193,7 @@ pub(super) fn script_timeout(address: &str, limit: Duration, cause: Option<Arc<E
     }
 }
 
-/// The error of a client that the server does not allow to receive replies.
+/// Returns the error for a client that the server does not allow to receive replies.
 pub(super) fn replies_refused(error: RedisError) -> Error {
     let message = match error.code() {
         Some("NOPERM") => {
@@ -208,7 +208,7 @@ pub(super) fn replies_refused(error: RedisError) -> Error {
     Error::new(ErrorKind::Refused, message).with_source(error)
 }
 
-/// The code of a server's error, such as `NOGROUP`.
+/// Returns the code of a server's error, such as `NOGROUP`. `None` for other values.
 pub(super) fn code(value: &Value) -> Option<&str> {
     match value {
         Value::ServerError(error) => Some(error.code()),
@@ -224,7 +224,7 @@ pub(super) fn check(value: Value) -> Result<Value, Error> {
     }
 }
 
-/// The meaning of a server's error for the application, and what to do.
+/// Describes a server's error to the application, and says what to do.
 pub(super) fn refused(error: ServerError) -> Error {
     let (kind, message) = match error.code() {
         "NOPERM" => (
@@ -272,8 +272,8 @@ pub(super) fn refused(error: ServerError) -> Error {
     Error::new(kind, message).with_source(RedisError::from(error))
 }
 
-/// Returns `true` if this code means that the server is not ready: it has not carried out the
-/// command, and will accept it later.
+/// Returns `true` if this code is transient: the server has not run the command, and may accept it
+/// later.
 pub(super) fn is_passing(code: &str) -> bool {
     matches!(
         code,
@@ -288,17 +288,17 @@ pub(super) fn is_passing(code: &str) -> bool {
     )
 }
 
-/// The smallest value of `proto-max-bulk-len` and of `client-query-buffer-limit`: no server refuses
-/// a smaller command for its size.
+/// The lowest possible value of `proto-max-bulk-len` and `client-query-buffer-limit`. No server
+/// refuses a smaller command for its size.
 pub(super) const LEAST_SIZE_LIMIT: usize = 1 << 20;
 
 /// Returns `true` if the server could not parse a command, for example because a value is too
-/// large. The server then closes the connection, and carries out no later command.
+/// large. The server then closes the connection, and runs none of the later commands.
 pub(super) fn is_protocol_error(error: &ServerError) -> bool {
     (error.details()).is_some_and(|details| details.starts_with("Protocol error"))
 }
 
-/// The error of a command at which the server has closed the connection repeatedly.
+/// Returns the error for a command after which the server has repeatedly closed the connection.
 pub(super) fn not_taken(address: &str, times: u32) -> Error {
     Error::refused(format!(
         "Redis at {address} closed the connection {times} times at this large command, without an \
@@ -306,14 +306,14 @@ pub(super) fn not_taken(address: &str, times: u32) -> Error {
     ))
 }
 
-/// Returns `true` if this code means that the server takes no writes for now: it has no memory,
-/// cannot save, or misses its replicas.
+/// Returns `true` if this code means that the server refuses writes for now: it has no memory left,
+/// cannot save, or has too few replicas.
 pub(super) fn is_without_writes(code: &str) -> bool {
     matches!(code, "OOM" | "MISCONF" | "NOREPLICAS")
 }
 
-/// Returns `true` if the cause of this error may pass, so that the same operation can succeed
-/// later.
+/// Returns `true` if the cause of this error may be transient, so that the same operation may
+/// succeed later.
 pub(super) fn is_temporary(error: &Error) -> bool {
     error.is_disconnected()
         || error.is_unknown_outcome()
@@ -322,13 +322,13 @@ pub(super) fn is_temporary(error: &Error) -> bool {
             .is_some_and(|code| is_passing(code) || is_without_writes(code))
 }
 
-/// Returns `true` if this server was demoted, or lost a slot of the cluster: a new connection may
-/// find the primary.
+/// Returns `true` if this server was demoted, or has lost a slot of the cluster. A new connection
+/// may find the new primary.
 pub(super) fn is_demoted(error: &ServerError) -> bool {
     error.kind() == Some(ServerErrorKind::ReadOnly) || error.code() == "MOVED"
 }
 
-/// The codes to find in the error of a script.
+/// The codes that are searched in the error of a script.
 const CODES: [&str; 17] = [
     "BUSY",
     "BUSYGROUP",
@@ -368,7 +368,7 @@ fn script_error(text: &str) -> Option<(&str, &str)> {
     })
 }
 
-/// The error of the command within a script's error, or the error itself.
+/// Extracts the error of a command from a script's error. Returns other errors unchanged.
 pub(super) fn unwrapped(error: ServerError) -> ServerError {
     if error.code() != "ERR" {
         return error;

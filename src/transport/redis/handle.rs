@@ -1,4 +1,4 @@
-//! The handle of a server.
+//! The handle of a server, and its connection.
 
 use std::{
     fmt,
@@ -44,14 +44,14 @@ impl Redis {
     /// Connects to the server at a URL: `redis://user:password@host:port/db`,
     /// `redis+unix:///path/to/redis.sock?db=0`, or `rediss://…` with the feature `redis-rustls`. A
     /// `redis+sentinel://` or a `redis+cluster://` URL finds the server: see
-    /// [topologies](super#topologies).
-    /// `?protocol=resp3` chooses RESP3, and `?namespace=staging` a [namespace](Self::namespace).
-    /// [`builder`](Self::builder) takes certificates as well.
+    /// [topologies](super#topologies). `?protocol=resp3` selects RESP3, and `?namespace=staging` a
+    /// [namespace](Self::namespace). To give certificates, use [`builder`](Self::builder).
     ///
     /// # Errors
-    /// Within seconds, if the server cannot be reached, refuses the login, or is older than 6.2. A
-    /// connected handle survives any outage, and a worker that starts during one waits until it
-    /// ends. [`connect_when_ready`](Self::connect_when_ready) waits too.
+    /// If the server cannot be reached within seconds, refuses the login, or is older than 6.2.
+    /// Only the first connection fails: a connected handle survives any outage, and a worker that
+    /// starts during an outage waits until it is over. To wait for the first connection too, use
+    /// [`connect_when_ready`](Self::connect_when_ready).
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::builder(url).connect().await
     }
@@ -72,8 +72,8 @@ impl Redis {
     /// ```
     ///
     /// # Errors
-    /// At once for a permanent error: a malformed URL, a wrong password, a server that is older
-    /// than 6.2.
+    /// Returned immediately, for permanent errors: a malformed URL, a wrong password, a server that
+    /// is older than 6.2.
     ///
     /// # Cancel safety
     /// Dropping the future stops the attempts.
@@ -81,6 +81,7 @@ impl Redis {
         Self::builder(url).connect_when_ready().await
     }
 
+    /// Connects through a connector, and retries while the error is temporary.
     pub(super) async fn over_when_ready(connector: Connector) -> Result<Self, Error> {
         let mut outage = server::Outage::default();
         loop {
@@ -101,12 +102,13 @@ impl Redis {
     /// URL, or with [`builder`](Self::builder).
     ///
     /// # Errors
-    /// As [`connect`](Self::connect). A client with certificates is refused, since they cannot be
-    /// read from it: pass them to [`builder`](Self::builder) instead.
+    /// The errors of [`connect`](Self::connect). A client with certificates is an error, since they
+    /// cannot be read from it: pass them to [`builder`](Self::builder) instead.
     pub async fn from_client(client: redis::Client) -> Result<Self, Error> {
         Self::over(Connector::from_client(&client)?).await
     }
 
+    /// Connects through a connector.
     pub(super) async fn over(connector: Connector) -> Result<Self, Error> {
         let first = connector.checked().await?;
         connector.keep_current();
@@ -129,7 +131,7 @@ impl Redis {
         })
     }
 
-    /// The counts so far, over all clones of this handle.
+    /// Returns the message counters, summed over all clones of this handle.
     pub fn counts(&self) -> Counts {
         self.shared.counters.snapshot()
     }
@@ -140,7 +142,7 @@ impl Redis {
     consumer_settings!();
 }
 
-// Shows neither user nor password, which the connector contains.
+// Omits the user and the password, which are in the connector.
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")

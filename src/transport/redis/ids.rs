@@ -2,13 +2,13 @@
 
 use uuid::Uuid;
 
-/// A random UUID.
+/// Returns a random UUID.
 #[cfg(not(test))]
 pub(super) fn unique() -> Uuid {
     Uuid::new_v4()
 }
 
-/// A UUID from this thread's seed, so that a simulation can be repeated.
+/// Returns a UUID from this thread's seed, so that a simulation can be repeated.
 #[cfg(test)]
 pub(super) fn unique() -> Uuid {
     uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid()

@@ -1,4 +1,4 @@
-//! The names of the keys of a stream and a group, and the prefix of the names of consumers.
+//! Builds the names of the keys of a stream and a group.
 //!
 //! On a cluster, the hash tag puts all keys in the stream's slot. A name without a tag is wrapped
 //! in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is preceded by
@@ -9,7 +9,8 @@
 //! A stream whose name is such a key itself is refused.
 //!
 //! A handle with a [`Namespace`] puts it before the name of the stream, and the keys follow from
-//! that: `staging:orders`, `{staging:orders}:dead:group`. Its users see the name without it.
+//! that: `staging:orders`, `{staging:orders}:dead:group`. The application sees the name without the
+//! namespace.
 
 use std::fmt::{Display, Write as _};
 
@@ -23,7 +24,7 @@ pub(super) const CONSUMER_PREFIX: &str = "campanile-";
 /// The keys of a stream and one of its groups.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
-    /// The stream's name, as its users know it.
+    /// The stream's name, without the namespace.
     pub(super) stream: Name,
     /// The group.
     pub(super) group: Name,
@@ -48,9 +49,11 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// Builds the keys of a stream and a group.
+    ///
     /// # Errors
-    /// If the stream's name has a `}` and no hash tag, since no key could be put in its slot, or if
-    /// the name is a key of another stream.
+    /// If a name cannot be used. In particular, if the stream's name has a `}` and no hash tag,
+    /// since no other key could be in its slot, or if it is the name of a key of another stream.
     pub(super) fn new(namespace: &Namespace, stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {
@@ -74,17 +77,17 @@ impl Keys {
         })
     }
 
-    /// The prefix of all keys except the stream itself.
+    /// Returns the prefix of all keys except the stream itself.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
 
-    /// The stream of reliable replies to a client.
+    /// Returns the key of the stream of reliable replies to a client.
     pub(super) fn replies(&self, client: impl Display) -> String {
         replies(&self.base, client)
     }
 
-    /// The key that stores the id of a task with this idempotency key.
+    /// Returns the key that stores the id of the task with this idempotency key.
     pub(super) fn idempotency(&self, key: impl Display) -> String {
         format!("{}:idem:{key}", self.base)
     }
@@ -99,13 +102,14 @@ impl Keys {
         format!("{}:members:{}", self.base, self.group)
     }
 
-    /// The hash of the owner of this partition: `member`, `consumer` and `term`.
+    /// Returns the key of the hash that describes the owner of this partition: `member`, `consumer`
+    /// and `term`.
     pub(super) fn owner(&self) -> String {
         format!("{}:owner:{}", self.base, self.group)
     }
 
-    /// The throttle of a step of upkeep: while this key exists, no other worker of the group does
-    /// the step.
+    /// Returns the key that throttles a step of the upkeep. While the key exists, no other worker
+    /// of the group does the step.
     pub(super) fn throttle(&self, what: impl Display) -> String {
         format!("{}:gate:{what}:{}", self.base, self.group)
     }
@@ -114,8 +118,8 @@ impl Keys {
 /// The prefix of the keys of registries, behind the namespace. No stream's name may begin with it.
 const REGISTRY: &str = "campanile:registry:";
 
-/// The sorted set of the streams in a registry, by the time of their last registration. Its members
-/// are names without the namespace.
+/// Returns the key of a registry: a sorted set of streams by the time of their last registration.
+/// Its members are names without the namespace.
 pub(super) fn registry(namespace: &Namespace, name: &Name) -> String {
     format!("{}{REGISTRY}{name}", namespace.prefix())
 }
@@ -126,7 +130,7 @@ fn is_registry(key: &str) -> bool {
     key.starts_with(REGISTRY) || in_namespace.is_some_and(|rest| rest.starts_with(REGISTRY))
 }
 
-/// Checks that keys of `stream` can be put in its slot.
+/// Checks that `stream` can be the name of a stream.
 pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
     if stream.contains('}') || is_registry(stream) {
         base(namespace, stream)?;
@@ -137,7 +141,7 @@ pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
     }
 }
 
-/// The prefix of the keys of `stream`.
+/// Returns the prefix of the other keys of `stream`.
 pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error> {
     let key = namespace.apply(stream);
     if is_registry(&key) {
@@ -161,7 +165,8 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
     }
 }
 
-/// The stream that a key with this name would belong to; `None` if it is no such key.
+/// Returns the stream to which a key with this name would belong; `None` if it is no key of a
+/// stream.
 fn owner(key: &str) -> Option<&str> {
     const PURPOSES: [&str; 11] = [
         "retry",
@@ -192,7 +197,7 @@ fn owner(key: &str) -> Option<&str> {
     PURPOSES.contains(&purpose).then_some(name)
 }
 
-/// The stream of reliable replies to a client.
+/// Returns the key of the stream of reliable replies to a client, from the prefix of the keys.
 pub(super) fn replies(base: &str, client: impl Display) -> String {
     let mut key = String::with_capacity(base.len() + 41);
     let _ = write!(key, "{base}:rpc:{client}");

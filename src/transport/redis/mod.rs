@@ -34,25 +34,26 @@
 //! ```
 //!
 //! # Ordering
-//! Messages are on the stream in the order of the calls that sent them, as long as none of them has
-//! to wait in the queue. Two messages that are sent during a reconnect may change places.
+//! Messages are added to the stream in the order of the calls that sent them, as long as no call
+//! has to wait for a place in the queue. Two messages that are sent during a reconnect may be added
+//! in the other order.
 //!
 //! # Back-pressure
-//! The handle is always ready. Commands that are queued or in flight are bounded to 4096 commands
-//! and 32 MiB; a call beyond these limits waits in its future, first come, first served. A larger
-//! message passes alone.
+//! The handle is always ready. At most 4096 commands, with at most 32 MiB in all, are queued or in
+//! flight. The future of a call beyond these limits waits, first come, first served. A message of
+//! more than 32 MiB waits until no other command is queued or in flight.
 //!
 //! # Cancel safety
-//! Dropping the future of a call does not stop a message that was sent. A request is forgotten at
-//! once, and a late reply to it is counted as stray.
+//! Dropping the future of a call does not stop a message that was sent. A request is removed
+//! immediately, and a reply that comes later is counted as stray.
 //!
 //! # Errors
-//! Without a connection a call waits for 5 s, from its start or from the loss, then fails as
-//! [disconnected](crate::Error::is_disconnected): nothing was sent, and the error's
-//! [source](std::error::Error::source) is the reason why no connection could be made. If the
-//! connection is lost before the server's response the
-//! [outcome is unknown](crate::Error::is_unknown_outcome): a message that is sent again may be
-//! there twice. The error of a refusal says what to do.
+//! Without a connection, a call waits for 5 s, from its start or from the loss of the connection,
+//! whichever is later. Then it fails as [disconnected](crate::Error::is_disconnected): nothing was
+//! sent, and the error's [source](std::error::Error::source) is the reason why no connection could
+//! be made. If the connection is lost before the server's response, the [outcome is
+//! unknown](crate::Error::is_unknown_outcome): a message that is sent again may be on the stream
+//! twice. If the server refuses a message, the text of the error says what to do.
 //!
 //! A handle never stops trying: it reconnects without limit, with a back-off until the server has
 //! responded to a command. The connections of a handle are tasks of the runtime on which it
@@ -62,14 +63,15 @@
 //! # Delivery guarantee
 //! A task that got its receipt is handled at least once. An event reaches the current listeners, at
 //! most once. A reliable request (the default) gets its reply within its deadline even if the
-//! caller's connection or the worker is lost in between; a fast one fails at once if its reply
-//! could be missed.
+//! caller's connection or the worker is lost in between; a fast request fails immediately if its
+//! reply could be missed.
 //!
 //! # Connections
 //! One connection sends everything. The first task that [replicas](crate::client::Call::replicas)
-//! confirm adds a connection for such tasks, so that they hold up nothing else while they wait. The
-//! first request adds one that subscribes to this client's reply channel, and the first reliable
-//! request adds one that reads all reply streams. They close with the last clone of the handle.
+//! confirm opens a connection for such tasks, so that no other command waits with them. The first
+//! request opens a connection that subscribes to this client's reply channel, and the first
+//! reliable request opens one that reads all reply streams. All connections close with the last
+//! clone of the handle.
 //!
 //! # Credentials and TLS
 //! A URL has a fixed user and password. [`RedisBuilder::credentials`] takes a provider instead, for
@@ -93,8 +95,8 @@
 //! # }
 //! ```
 //!
-//! The provider is asked for each connection. A password without an expiry may change at any time:
-//! connections that exist stay logged in, and new ones ask the provider again.
+//! Each new connection asks the provider. A password without an expiry may change at any time: open
+//! connections stay logged in, and new ones ask the provider again.
 //!
 //! Credentials that expire are renewed when a quarter of their lifetime is left, or five minutes if
 //! that is less. The connection sends `AUTH` between its other commands: it stays open, and no
@@ -124,19 +126,19 @@
 //! and the password in a URL are for the Redis servers; `?sentinel_username=…&sentinel_password=…`,
 //! or [`RedisBuilder::sentinel_credentials`], is the login of the Sentinels.
 //!
-//! A connection belongs to the primary that has its stream, not to an address: it is looked up for
-//! each connection, and every 5 s. A connection ends when another server is known to be the
-//! primary. A server that was demoted is left within seconds, also by subscribers, although it
-//! would still serve them. On a cluster all keys of a stream are in one slot, each primary in use
-//! has one connection for commands, and each slot with reliable requests one that reads replies. A
-//! worker reads each slot of its streams over a connection, up to 64, in turn; priority and weights
-//! need streams of one slot.
+//! A connection is made to the primary of its stream, not to a fixed address. The primary is looked
+//! up for each connection, and again every 5 s. A connection ends when a look-up names another
+//! server as the primary. A server that was demoted is left within seconds, also by subscribers,
+//! although it would still serve them. On a cluster, all keys of a stream are in one slot. Each
+//! primary in use has one connection for commands, and each slot with reliable requests has one
+//! that reads replies. A worker reads each slot of its streams over a separate connection, at most
+//! 64 slots. Priority and weights need streams in one slot.
 //!
 //! # Namespaces
 //! [`Redis::namespace`], or `?namespace=staging` in the URL, keeps applications and environments
 //! apart that share a server. A database does not: events and fast replies reach all databases of a
-//! server, and a cluster has one database. Two services with the default names on one stream would
-//! take each other's tasks.
+//! server, and a cluster has one database. Without namespaces, two services that use the default
+//! names would share a stream, and take each other's tasks.
 //!
 //! | without | in the namespace `staging` |
 //! |---|---|
@@ -146,10 +148,10 @@
 //! | the channel `news` of an event; `shop.news` with an event prefix `shop.` | `staging:news`, `staging:shop.news` |
 //! | the channels `campanile:reply:…` and `reply:…` of fast replies | `staging:campanile:reply:…`, `staging:reply:…` |
 //!
-//! Everything outside of Redis shows the names without it: messages, receipts, statistics, dead
-//! letters, errors and logs. Go-Broker has no namespaces: its services meet only handles without one.
-//! A handle without a namespace can look into one: its stream `staging:orders` is the same key. The
-//! `RedisStore` of `campanile-middleware` has its own prefix.
+//! Everything outside of Redis shows names without the namespace: messages, receipts, statistics,
+//! dead letters, errors and logs. Go-Broker has no namespaces: its services exchange messages only
+//! with handles that have none. A handle without a namespace can read a stream in one: its stream
+//! `staging:orders` is the same key. The `RedisStore` of `campanile-middleware` has its own prefix.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
@@ -180,8 +182,8 @@
 //! | requests | `&campanile:reply:* +subscribe +ping +role (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
 //!
 //! With `+info` the server's version and its kind are checked, and with `+select` the URL may
-//! choose a database. A connection asks for the role of its server now and then; without `+role` it
-//! trusts that the server is the primary. On a cluster each row also needs
+//! choose a database. A connection asks for the role of its server every few seconds; without
+//! `+role` it assumes that the server is the primary. On a cluster each row also needs
 //! `+cluster\|slots +cluster\|info +asking`; a Sentinel asks for
 //! `+sentinel\|get-master-addr-by-name +ping`.
 

@@ -3,10 +3,10 @@
 
 use bytes::Bytes;
 
-/// The field with the packed fields.
+/// The name of the field that contains the packed fields.
 const BLOB: &str = "~f";
 
-/// Replaces a blob by its fields. A malformed blob stays as it is.
+/// Replaces the packed field by the fields in it. Returns malformed ones unchanged.
 pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     let Some(at) = fields.iter().position(|(field, _)| field == BLOB) else {
         return fields;

@@ -1,19 +1,20 @@
-//! Namespaces: the first part of all keys and channels of a handle.
+//! Namespaces: the prefix of all keys and channels of a handle.
 
 use crate::{error::Error, message::Name};
 
 /// The namespace of a handle: the prefix of its streams and channels.
 ///
-/// The keys of a stream follow from the name with the prefix, see [`keys`](super::keys). Since a
-/// namespace has no colon, the first colon ends it, so two namespaces share no key and no channel.
+/// The keys of a stream follow from its name with the prefix, see [`keys`](super::keys). A
+/// namespace contains no colon, so the first colon ends it, and two namespaces share no key and no
+/// channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Namespace {
     /// Empty, or the namespace and a colon.
     prefix: Name,
 }
 
-/// Names that would put handles in a namespace beside the channels of handles without one:
-/// `campanile:reply:` and the Go library's `reply:`.
+/// Names that are no namespaces, since channels without a namespace begin with them:
+/// `campanile:reply:`, and the Go library's `reply:`.
 const RESERVED: [&str; 2] = ["campanile", "reply"];
 
 impl Namespace {
@@ -22,6 +23,8 @@ impl Namespace {
         prefix: Name::from_static(""),
     };
 
+    /// Makes a namespace.
+    ///
     /// # Errors
     /// If the text cannot be a namespace.
     pub(super) fn new(name: &str) -> Result<Self, Error> {
@@ -46,17 +49,17 @@ impl Namespace {
         Err(Error::config(text))
     }
 
-    /// The prefix of keys and channels.
+    /// Returns the prefix of keys and channels.
     pub(super) fn prefix(&self) -> &Name {
         &self.prefix
     }
 
-    /// The namespace; empty if there is none.
+    /// Returns the name of the namespace; empty if there is none.
     pub(super) fn name(&self) -> &str {
         self.prefix.trim_end_matches(':')
     }
 
-    /// The name with the prefix.
+    /// Returns a name with the prefix.
     pub(super) fn apply(&self, name: &Name) -> Name {
         match self.prefix.is_empty() {
             true => name.clone(),

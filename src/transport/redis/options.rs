@@ -46,18 +46,19 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The prefix of the channel on which this client receives replies, in the namespace.
+    /// Returns the prefix of the channel on which this client receives replies, in the namespace.
     pub(super) fn reply_channels(&self) -> Name {
         self.namespace.apply(&self.reply_prefix)
     }
 
-    /// The prefixes of the channels on which this worker publishes replies, in the namespace.
+    /// Returns the prefixes of the channels on which this worker publishes replies, in the
+    /// namespace.
     pub(super) fn allowed_channels(&self) -> Vec<Name> {
         let allowed = self.allowed_reply_prefixes.iter();
         allowed.map(|it| self.namespace.apply(it)).collect()
     }
 
-    /// The prefix of the channels of events, in the namespace.
+    /// Returns the prefix of the channels of events, in the namespace.
     pub(super) fn event_channels(&self) -> Name {
         self.namespace.apply(&self.event_prefix)
     }
@@ -65,10 +66,10 @@ impl Options {
 
 /// Settings that only Redis has.
 impl Redis {
-    /// Puts all keys and channels of this handle in a namespace, so that applications and
-    /// environments on one server never meet, whatever their names: streams and all that belongs to
-    /// them, registries, events and replies. No namespace unless set; `?namespace=staging` in the
-    /// URL sets it as well.
+    /// Sets the namespace of all keys and channels of this handle: those of streams, registries,
+    /// events and replies. Applications and environments that share a server never mix if their
+    /// namespaces differ, even if their streams have the same names. None by default.
+    /// `?namespace=staging` in the URL has the same effect.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -77,13 +78,13 @@ impl Redis {
     /// # }
     /// ```
     ///
-    /// Senders and workers that belong together need the same namespace. Messages, statistics,
-    /// errors and logs show names without it. The stream `orders` is the key `staging:orders`, see
+    /// Senders and their workers need the same namespace. Messages, statistics, errors and logs
+    /// show names without it. The stream `orders` is the key `staging:orders`, see
     /// [namespaces](super#namespaces).
     ///
     /// # Panics
-    /// If it is empty, does not begin with a letter, has other characters than letters, digits,
-    /// `-`, `_` and `.`, or is `campanile` or `reply`.
+    /// If the namespace is empty, does not begin with a letter, has other characters than letters,
+    /// digits, `-`, `_` and `.`, or is `campanile` or `reply`.
     /// [`RedisBuilder::namespace`](super::RedisBuilder::namespace) returns an error instead.
     #[must_use]
     #[track_caller]
@@ -96,12 +97,12 @@ impl Redis {
 
     pub(super) fn in_namespace(mut self, namespace: Namespace) -> Self {
         Arc::make_mut(&mut self.options).namespace = namespace;
-        // A running subscription stays with the other clones.
+        // The other clones keep the RPC client that is running.
         self.rpc = Default::default();
         self
     }
 
-    /// The keys of the handle's stream and group.
+    /// Returns the keys of the handle's stream and group.
     ///
     /// # Errors
     /// If the handle has a set of streams, or a name cannot be used.
@@ -110,23 +111,24 @@ impl Redis {
         Keys::new(&self.options.namespace, stream, &self.settings.group)
     }
 
-    /// The prefix of the channel on which replies to this client are published. `campanile:reply:`
-    /// unless set. Workers must allow it.
+    /// Sets the prefix of the channel on which this client receives fast replies.
+    /// `campanile:reply:` by default. Workers must [allow](Self::allowed_reply_prefixes) the
+    /// prefix.
     ///
-    /// Go-Broker's clients subscribe to `reply:*` and keep every message, so use that prefix only
-    /// if the server's ACL allows no other.
+    /// Use the prefix `reply:` only if the server's ACL allows no other: Go-Broker's clients
+    /// subscribe to `reply:*`, and keep every message.
     #[must_use]
     pub fn reply_prefix(mut self, prefix: impl Into<Name>) -> Self {
         Arc::make_mut(&mut self.options).reply_prefix = prefix.into();
-        // A running subscription stays with the other clones.
+        // The other clones keep the RPC client that is running.
         self.rpc = Default::default();
         self
     }
 
-    /// The prefixes of the channels on which this worker publishes replies. Requests name their
-    /// reply channel themselves: without a limit, anyone who can add a request could make workers
-    /// publish on any channel. `campanile:reply:` and `reply:` unless set. In a
-    /// [namespace](Self::namespace) all of them begin with it.
+    /// Sets the prefixes of the channels on which this worker publishes replies. A request names
+    /// its reply channel itself: without a limit, anyone who can add a request could make workers
+    /// publish on any channel. `campanile:reply:` and `reply:` by default. In a
+    /// [namespace](Self::namespace), the namespace precedes each prefix.
     #[must_use]
     pub fn allowed_reply_prefixes<N: Into<Name>>(
         mut self,
@@ -137,12 +139,12 @@ impl Redis {
         self
     }
 
-    /// The prefix of the channels of events. Empty unless set: an event's name is its channel, as
-    /// in Go-Broker.
+    /// Sets the prefix of the channels of events. Empty by default: an event's name is its channel,
+    /// as in Go-Broker.
     ///
     /// Pub/Sub is shared by all databases of a server: an event reaches the subscribers of every
-    /// database. Applications that share a server, and use the same event names, need different
-    /// prefixes, or a [namespace](Self::namespace) each, which is in front of this prefix.
+    /// database. Applications that share a server and use the same event names need different
+    /// prefixes, or different [namespaces](Self::namespace). A namespace precedes this prefix.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -158,19 +160,20 @@ impl Redis {
         self
     }
 
-    /// The lease of an entry that is pending for another library's consumer, such as a Go worker:
-    /// the entry is claimed when this lease ends. Such consumers renew no lease, so this must be
-    /// longer than their slowest handler takes. 5 min unless set.
+    /// Sets the lease of an entry that is pending for another library's consumer, such as a Go
+    /// worker. When this lease ends, a worker of this library claims the entry. Such consumers
+    /// renew no leases, so the lease must be longer than their slowest handler takes. 5 min by
+    /// default.
     #[must_use]
     pub fn foreign_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).foreign_lease = lease;
         self
     }
 
-    /// The time for which the serving runtime may run no task before this worker's leases are no
-    /// longer renewed, so that other workers claim the deliveries of a process that hangs. A
-    /// separate thread renews leases, so a handler that blocks its runtime keeps its delivery for
-    /// this long. 60 s unless set.
+    /// Sets the time for which the runtime of this worker may run no task. After that, the worker's
+    /// leases are no longer renewed, so that other workers claim the deliveries of a process that
+    /// hangs. A separate thread renews the leases, so a handler that blocks its runtime keeps its
+    /// delivery for this time. 60 s by default.
     ///
     /// # Panics
     /// If it is shorter than a second.
@@ -186,10 +189,10 @@ impl Redis {
     }
 
     /// Sets whether handled entries are trimmed from a stream that other libraries' consumers read
-    /// too. Only entries that every group has finished are trimmed. Off unless set; a stream
-    /// without such consumers is always trimmed. A consumer of another library that has nothing
-    /// pending and was silent for longer than its [lease](Self::foreign_lease) does not count. A
-    /// warning names a consumer that prevents trimming.
+    /// too. Only entries that every group has finished are trimmed. Off by default. A stream
+    /// without such consumers is always trimmed. A consumer of another library does not count if it
+    /// has nothing pending and was silent for longer than its [lease](Self::foreign_lease). A
+    /// warning names the consumer that prevents trimming.
     #[must_use]
     pub fn trim_beside_foreign_groups(mut self, trim: bool) -> Self {
         Arc::make_mut(&mut self.options).trim_beside_foreign = trim;

@@ -1,5 +1,5 @@
-//! The record of the number of partitions of a stream: a list with each number that the stream has
-//! had, the current one last.
+//! Records the number of partitions of a stream, in a list of all numbers that the stream has had,
+//! the current one last.
 
 use std::{collections::HashSet, sync::Mutex};
 
@@ -19,13 +19,14 @@ use crate::{
     transport::{Partitions, Role},
 };
 
-/// The partitioned streams to which a handle and its clones may send, by name and number.
+/// The partitioned streams that a handle and its clones have checked, each with its number of
+/// partitions.
 #[derive(Debug, Default)]
 pub(super) struct CheckedPartitions(Mutex<HashSet<(Name, usize)>>);
 
 impl Redis {
-    /// Checks the partitions that this handle sends to against the record, before the first
-    /// message.
+    /// Returns a future that checks the handle's number of partitions against the record. `None` if
+    /// the check is not needed, or has succeeded before.
     pub(super) fn unchecked_partitions(
         &self,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
@@ -45,7 +46,8 @@ impl Redis {
     /// Checks the number of partitions against the record, and records it if there is none.
     ///
     /// # Errors
-    /// If the numbers do not fit, or if all partitions are in one slot of a cluster.
+    /// If the numbers do not agree, if all partitions are in one slot of a cluster, or if a worker
+    /// would read partitions that other workers of its group own.
     pub(super) async fn check_partitions(
         &self,
         partitions: &Partitions,
@@ -64,7 +66,7 @@ impl Redis {
         let args = |cmd: &mut Cmd| {
             cmd.arg(names.len()).arg(u8::from(role == Role::Worker));
         };
-        // Repeated after an unknown outcome: the same number is not recorded twice.
+        // Repeated after an unknown outcome, since the same number is not recorded twice.
         let ask = async || {
             let pipeline = self.shared.pipeline.of(&record);
             let (script, names) = (&scripts::PARTITIONS, [record.as_str()]);
@@ -96,7 +98,7 @@ impl Redis {
         }
     }
 
-    /// Refuses a worker that would read partitions which other workers of its group own.
+    /// Fails if other workers of the group own the partitions that this worker would read.
     async fn check_unowned(&self, keys: &Keys) -> Result<(), Error> {
         let (stream, group, members) = (&keys.stream, &keys.group, keys.members());
         let mut cmd = redis::cmd("HLEN");

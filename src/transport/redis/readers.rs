@@ -1,5 +1,5 @@
-//! All functions that decode responses, in one list, for tests and fuzz targets that pass them
-//! malformed responses.
+//! Lists all functions that decode responses, for tests and fuzz targets that pass malformed
+//! responses to them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{error::Error, message::Replicas};
 pub(crate) struct Reader {
     /// The command or script of the response.
     pub(crate) of: &'static str,
-    /// Decodes a response, and shows all that it has found.
+    /// Decodes a response, and formats everything in it.
     pub(crate) read: fn(Value) -> Result<String, Error>,
     /// A valid response.
     pub(crate) answer: Value,

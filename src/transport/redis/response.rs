@@ -1,7 +1,7 @@
 //! Decodes the server's responses.
 //!
-//! A response in another form than that of its command or script is an error. It must not be taken
-//! for an empty response, since the server may have claimed its entries for this process.
+//! A response of an unexpected form is an error. It must not be read as an empty response, since it
+//! may have entries that are now pending for this consumer.
 
 use bytes::Bytes;
 
@@ -9,9 +9,9 @@ use super::error;
 pub(super) use super::value::Value;
 use crate::error::{Error, ErrorKind};
 
-/// An error of the server with this text, whose first word is the code.
+/// Makes an error of the server from its text, whose first word is the code.
 pub(super) fn server_error(text: &[u8]) -> Value {
-    // Only redis-rs can make its errors, from a line.
+    // Only redis-rs can make a `ServerError`, by parsing a line.
     let text = String::from_utf8_lossy(text).replace(['\r', '\n'], " ");
     match redis::parse_redis_value(format!("-{text}\r\n").as_bytes()) {
         Ok(redis::Value::ServerError(error)) => Value::ServerError(error::unwrapped(error)),
@@ -19,8 +19,8 @@ pub(super) fn server_error(text: &[u8]) -> Value {
     }
 }
 
-/// The error of a response with `found` instead of `expected`. Both describe forms, not values,
-/// since a value may be a payload.
+/// Returns the error for a response with `found` instead of `expected`. Both describe forms, not
+/// values, since a value may be a payload.
 pub(super) fn unexpected(expected: &str, found: &str) -> Error {
     Error::new(
         ErrorKind::Decode,
@@ -31,7 +31,7 @@ pub(super) fn unexpected(expected: &str, found: &str) -> Error {
     )
 }
 
-/// The name of a value's form.
+/// Describes the form of a value.
 pub(super) fn form(value: &Value) -> &'static str {
     match value {
         Value::Nil => "nothing",
@@ -44,12 +44,12 @@ pub(super) fn form(value: &Value) -> &'static str {
     }
 }
 
-/// The error of a list with a wrong length.
+/// Returns the error for a list of a wrong length.
 pub(super) fn miscounted(expected: usize, found: usize) -> Error {
     unexpected(&format!("a list of {expected}"), &format!("one of {found}"))
 }
 
-/// The elements of a list.
+/// Decodes a list.
 pub(super) fn array(value: Value) -> Result<Vec<Value>, Error> {
     match value {
         Value::Array(list) => Ok(list),
@@ -57,14 +57,14 @@ pub(super) fn array(value: Value) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// The elements of a list of this length.
+/// Decodes a list of this length.
 pub(super) fn exactly<const N: usize>(value: Value) -> Result<[Value; N], Error> {
     array(value)?
         .try_into()
         .map_err(|list: Vec<_>| miscounted(N, list.len()))
 }
 
-/// The numbers in a list of this length.
+/// Decodes a list of this many numbers.
 pub(super) fn integers<const N: usize>(value: Value) -> Result<[i64; N], Error> {
     let mut numbers = [0; N];
     for (number, value) in numbers.iter_mut().zip(exactly::<N>(value)?) {
@@ -73,7 +73,7 @@ pub(super) fn integers<const N: usize>(value: Value) -> Result<[i64; N], Error> 
     Ok(numbers)
 }
 
-/// A string of any bytes.
+/// Decodes a string of any bytes.
 pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
     match value {
         Value::Text(text) => Ok(text),
@@ -81,7 +81,7 @@ pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
     }
 }
 
-/// A number, or a string with one.
+/// Decodes a number, or a string that contains one.
 pub(super) fn integer(value: &Value) -> Result<i64, Error> {
     let number = match value {
         Value::Int(number) => Some(*number),
@@ -93,12 +93,12 @@ pub(super) fn integer(value: &Value) -> Result<i64, Error> {
     number.ok_or_else(|| unexpected("a number", form(value)))
 }
 
-/// A number that must not be negative.
+/// Decodes a number that must not be negative.
 pub(super) fn count(value: &Value) -> Result<u64, Error> {
     u64::try_from(integer(value)?).map_err(|_| unexpected("a count", "a number below zero"))
 }
 
-/// The pairs of a flat list of fields and values.
+/// Decodes a flat list of fields and values.
 pub(super) fn fields(list: Value) -> Result<Vec<(Bytes, Bytes)>, Error> {
     let list = array(list)?;
     let mut fields = Vec::with_capacity(list.len() / 2);
@@ -110,7 +110,7 @@ pub(super) fn fields(list: Value) -> Result<Vec<(Bytes, Bytes)>, Error> {
     Ok(fields)
 }
 
-/// The value of a key in a map, which RESP2 sends as a flat list of keys and values.
+/// Finds the value of a key in a map. RESP2 sends a map as a flat list of keys and values.
 pub(super) fn entry_of(map: Value, key: &str) -> Result<Value, Error> {
     let found = match map {
         Value::Map(pairs) => pairs.into_iter().find_map(|(name, value)| {

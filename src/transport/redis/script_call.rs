@@ -1,4 +1,4 @@
-//! Calls of the scripts of layers and applications.
+//! Calls the scripts of layers and applications.
 
 use std::{fmt, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::error::Error;
 
-/// The time limit of a call, unless it has another.
+/// The default time limit of a call.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Script {
@@ -46,7 +46,7 @@ impl ScriptCall {
         self
     }
 
-    /// Sets the time limit for the response, over all attempts. 5 s unless set.
+    /// Sets the time limit for the response, over all attempts. 5 s by default.
     ///
     /// # Panics
     /// If it is zero.
@@ -60,12 +60,13 @@ impl ScriptCall {
     /// Runs the script on the primary of its key, and returns the response.
     ///
     /// # Errors
-    /// A [timeout](Error::is_timeout) without a response in time: the script may have run. Its source
-    /// says why there is no connection, if there is none. Any other error is the server's, such as
-    /// one that the script has raised.
+    /// Without a response in time, the error is a [timeout](Error::is_timeout), and the script may
+    /// have run. If there is no connection, the error's source is the reason. Other errors come
+    /// from the server, such as an error that the script raises.
     ///
     /// # Cancel safety
-    /// If the future is dropped, a script that was sent may run, and no script is sent any more.
+    /// If the future is dropped, a call that was sent may still run, and the call is not sent
+    /// again.
     pub async fn run(&self, redis: &Redis) -> Result<ScriptResponse, Error> {
         let pipeline = redis.shared.pipeline.of(&self.key);
         let args = |cmd: &mut Cmd| {
@@ -76,8 +77,9 @@ impl ScriptCall {
         let keys = [&*self.key];
         let attempts = async {
             loop {
-                // Not sent again by the pipeline, which goes on after the caller has given up: then a
-                // script could claim a key for nobody.
+                // This loop sends the call again, and not the pipeline: the pipeline would go on
+                // after the caller has given up, and the script could then claim a key for a caller
+                // that is no longer there.
                 let sent = pipeline.script(self.script, &keys, args, Resend::Never);
                 match sent.await {
                     Err(error) if error.is_unknown_outcome() || error.is_disconnected() => {}
@@ -99,7 +101,7 @@ impl ScriptCall {
     }
 }
 
-// Shows neither key nor arguments, which may be secrets.
+// Omits the key and the arguments, which may be secrets.
 impl fmt::Debug for ScriptCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ScriptCall").finish_non_exhaustive()
@@ -122,7 +124,8 @@ pub enum ScriptResponse {
 }
 
 impl ScriptResponse {
-    /// Decodes a response. Not among the `readers`, since all responses of these forms are valid.
+    /// Decodes a response. It is not in the list of `readers`, since all responses of these forms
+    /// are valid.
     pub(super) fn read(value: Value) -> Result<Self, Error> {
         Ok(match error::check(value)? {
             Value::Nil => Self::Nil,

@@ -14,7 +14,7 @@ use crate::{sync::lock, transport::ConnectionState};
 
 /// The state of a source, which is a part of its handle's state.
 pub(super) trait SourceState: Send + Sync {
-    /// `None` when the source is closed.
+    /// Returns the current state; `None` when the source is closed.
     fn state(&self) -> Option<ConnectionState>;
 }
 
@@ -29,7 +29,7 @@ impl SourceStates {
         sources.push(source);
     }
 
-    /// The worst state of the open sources.
+    /// Returns the worst state of the open sources.
     pub(super) fn state(&self) -> ConnectionState {
         let sources = lock(&self.0);
         let states = sources

@@ -6,15 +6,17 @@ use super::Redis;
 use crate::transport::ConnectionState;
 
 /// The time between two checks of [`Redis::state_changed`].
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_PERIOD: Duration = Duration::from_millis(50);
 
 impl Redis {
-    /// The current state of this handle, its clones, and the sources that were opened from them.
+    /// Returns the current state of this handle, its clones, and the sources that were opened from
+    /// them.
     ///
-    /// This sends nothing, and reports the results of loops that run anyway. A worker sends a
-    /// command at least every two seconds, so a server that is paused, stopped or cut off shows
-    /// within a few seconds, and so does a blocked loop although a `PING` would succeed. A handle
-    /// that only sends notices a loss with its next command.
+    /// This sends no command: it reports the results of commands that are sent anyway. A worker
+    /// sends a command at least every two seconds, so the state shows within a few seconds that a
+    /// server is paused, stopped or cut off. It also shows that a worker is blocked although a
+    /// `PING` would succeed. A handle that only sends messages detects a lost connection with its
+    /// next command.
     ///
     /// ```no_run
     /// # async fn probe(redis: campanile::Redis) -> u16 {
@@ -39,14 +41,14 @@ impl Redis {
             if state != from {
                 return state;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_PERIOD).await;
         }
     }
 
-    /// Calls `hook` each time that lost subscriptions to events are restored, with the length of
-    /// the gap: events that were published meanwhile are lost, so the application may have to load
-    /// the data that they announced. The hook must not block. It applies to sources that are opened
-    /// from this handle later; a second hook replaces the first.
+    /// Sets a hook that is called with the length of the gap each time that lost subscriptions to
+    /// events are restored. Events that were published during the gap are lost, so the application
+    /// may have to load the data that they announced. The hook must not block. It applies to
+    /// sources that are opened from this handle later. A second hook replaces the first.
     ///
     /// Each gap is also a warning on `tracing`.
     #[must_use]

@@ -22,15 +22,15 @@ use crate::{
 };
 
 impl Redis {
-    /// The statistics of the stream and all of its groups. A stream that does not exist has no
-    /// groups. A group whose name is empty, longer than [`Name::MAX_LEN`] or not UTF-8 is left out,
-    /// since no worker can join it.
+    /// Returns the statistics of the stream and all of its groups. A stream that does not exist has
+    /// no groups. A group whose name is empty, longer than [`Name::MAX_LEN`] or not UTF-8 is left
+    /// out, since no worker can join it.
     ///
-    /// Sends a few commands for the stream and a script for each group, in two round trips. Their
-    /// cost does not grow with the length of the stream.
+    /// Sends a few commands for the stream, and then one script for each group. Their cost does not
+    /// grow with the length of the stream.
     ///
     /// # Errors
-    /// If the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses a command.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
         let (stream, parts) = self.settings.stream_and_parts()?;
         let mut stats = try_join_all(parts.iter().map(|part| self.stats_of(part))).await?;
@@ -68,13 +68,13 @@ impl Redis {
         Ok(stats)
     }
 
-    /// The groups of the stream, by name; `None` if the stream does not exist. Groups that no
-    /// worker can join are left out, as in [`stats`](Self::stats).
+    /// Returns the groups of the stream, sorted by name; `None` if the stream does not exist.
+    /// Groups that no worker can join are left out, as in [`stats`](Self::stats).
     ///
-    /// Only [`XINFO GROUPS`](https://redis.io/docs/latest/commands/xinfo-groups/) is used.
+    /// Uses only [`XINFO GROUPS`](https://redis.io/docs/latest/commands/xinfo-groups/).
     ///
     /// # Errors
-    /// If the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses a command.
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
         let (_, parts) = self.settings.stream_and_parts()?;
         let listed = try_join_all(parts.iter().map(|part| self.groups_of(part))).await?;
@@ -100,13 +100,13 @@ impl Redis {
         names.collect::<Result<Vec<_>, _>>().map(Some)
     }
 
-    /// The consumers of the group, by name; `None` if the stream or the group does not exist. A
-    /// consumer that has ended stays until a worker of this library deletes it.
+    /// Returns the consumers of the group, sorted by name; `None` if the stream or the group does
+    /// not exist. A consumer that has ended is listed until a worker of this library deletes it.
     ///
-    /// Only [`XINFO CONSUMERS`](https://redis.io/docs/latest/commands/xinfo-consumers/) is used.
+    /// Uses only [`XINFO CONSUMERS`](https://redis.io/docs/latest/commands/xinfo-consumers/).
     ///
     /// # Errors
-    /// If the server cannot be reached or refuses.
+    /// If the server cannot be reached or refuses a command.
     pub async fn consumers(&self) -> Result<Option<Vec<ConsumerStats>>, Error> {
         let (_, parts) = self.settings.stream_and_parts()?;
         let listed = try_join_all(parts.iter().map(|part| self.consumers_of(part))).await?;
@@ -127,7 +127,8 @@ impl Redis {
         Ok(Some(found.into_values().collect()))
     }
 
-    /// The consumers of a stream and of its retry stream, which may have the same names.
+    /// Returns the consumers of a stream, and then those of its retry stream. A consumer of both is
+    /// listed twice.
     async fn consumers_of(&self, stream: &Name) -> Result<Option<Vec<ConsumerStats>>, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
         let pipeline = self.shared.pipeline.of(&keys.primary);
@@ -146,7 +147,7 @@ impl Redis {
         consumers.map(consumer).collect::<Result<_, _>>().map(Some)
     }
 
-    /// The statistics of a group; `None` if it was just deleted.
+    /// Returns the statistics of a group; `None` if the group was just deleted.
     async fn group_stats(&self, stream: &Name, group: Name) -> Result<Option<GroupStats>, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &group)?;
         let names = [&*keys.primary, &keys.retry, &keys.due, &keys.dead];
@@ -184,7 +185,7 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
     Ok(Some(stats))
 }
 
-/// The elements of a response of `XINFO`; `None` if the stream or the group does not exist.
+/// Decodes the list in a response to `XINFO`; `None` if the stream or the group does not exist.
 fn listed(answer: Value) -> Result<Option<Vec<Value>>, Error> {
     match answer {
         Value::ServerError(refusal) if is_missing(&refusal) => Ok(None),

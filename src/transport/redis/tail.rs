@@ -26,7 +26,7 @@ use crate::{
 
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// A connection that is silent for this much longer than its read blocks counts as lost.
+/// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most entries that one read returns.
 const COUNT: usize = 100;
@@ -34,13 +34,13 @@ const COUNT: usize = 100;
 const BYTES: usize = 4 << 20;
 
 impl Redis {
-    /// Reads the entries of the handle's stream one by one, without any effect: it creates no group
-    /// or consumer, and claims and acknowledges nothing, so every worker gets its messages as
-    /// before. It is for people who want to see what is on a stream, not for work.
+    /// Opens a [`Tail`], which reads the entries of the handle's stream one by one. Reading has no
+    /// effect: it creates no group or consumer, and claims and acknowledges nothing, so workers get
+    /// their messages as before. It is meant for inspecting a stream, not for handling messages.
     ///
-    /// [`TailFrom::Now`] is the time at which this returns. Redeliveries and delayed tasks are not
-    /// on the stream: see [`stats`](Self::stats). Entries that every group has finished are trimmed
-    /// even if they were not read here.
+    /// [`TailFrom::Now`] means the time of this call. Redeliveries and delayed tasks are not on the
+    /// stream: see [`stats`](Self::stats). Entries that every group has finished are trimmed even
+    /// if the tail has not read them.
     ///
     /// ```no_run
     /// use campanile::{Redis, transport::redis::TailFrom};
@@ -57,11 +57,11 @@ impl Redis {
     /// # }
     /// ```
     ///
-    /// Only [`XREAD`](https://redis.io/docs/latest/commands/xread/) is used, and
+    /// Uses only [`XREAD`](https://redis.io/docs/latest/commands/xread/), and
     /// [`XREVRANGE`](https://redis.io/docs/latest/commands/xrevrange/) to find [`TailFrom::Now`].
     ///
     /// # Errors
-    /// If the server cannot be reached or refuses, or if the id is malformed.
+    /// If the server cannot be reached or refuses the command, or if the id is malformed.
     pub async fn tail(&self, from: TailFrom) -> Result<Tail, Error> {
         let stream = self.settings.one_stream()?.clone();
         let namespace = &self.options.namespace;
@@ -83,7 +83,7 @@ impl Redis {
         })
     }
 
-    /// The id of the newest entry.
+    /// Returns the id of the newest entry; zero if there is none.
     async fn newest(&self, key: &Name) -> Result<StreamEntryId, Error> {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(key.as_str()).arg("+").arg("-").arg("COUNT").arg(1);
@@ -109,7 +109,7 @@ pub enum TailFrom {
     Id(String),
 }
 
-/// The lowest id that this text can mean.
+/// Parses an id. Milliseconds alone mean the lowest id with this time.
 fn first(text: &str) -> Result<StreamEntryId, Error> {
     let id = StreamEntryId::parse(text.as_bytes());
     id.or_else(|| StreamEntryId::parse(format!("{text}-0").as_bytes()))
@@ -130,14 +130,14 @@ pub struct Tail {
     stream: Name,
     /// The last entry that was read.
     seen: StreamEntryId,
-    /// A separate connection, since a blocked read delays all other commands. Taken out during a
-    /// read: a read that is cancelled would leave its response to the next read.
+    /// A separate connection, since a blocked read delays all other commands. It is taken out
+    /// during a read. So a read that is cancelled closes the connection, and its late response
+    /// cannot be read as that of another read.
     connection: Option<Connection>,
     /// Entries that were read and not returned yet.
     read: VecDeque<TailEntry>,
-    /// The size in bytes of the largest recent entry. `XREAD` returns whole entries of any size, so
-    /// a read requests as many entries of this size as [`BYTES`] allows. At first the size is
-    /// [`BYTES`], so that one entry is requested.
+    /// The size in bytes of the largest recent entry. A read requests as many entries of this size
+    /// as fit in [`BYTES`]. At first the size is [`BYTES`], so that one entry is requested.
     largest: usize,
 }
 
@@ -172,9 +172,9 @@ impl Tail {
     /// Waits for the next entry.
     ///
     /// # Errors
-    /// If the server refuses, or the connection is lost: the error is then
-    /// [disconnected](Error::is_disconnected). The next call connects again, and continues at the
-    /// same entry.
+    /// If the server refuses the command, or the connection is lost. In the second case the error
+    /// is [disconnected](Error::is_disconnected): the next call connects again, and continues at
+    /// the same entry.
     ///
     /// # Cancel safety
     /// No entry is skipped if the future is dropped.
@@ -187,10 +187,10 @@ impl Tail {
         }
     }
 
-    /// The next entry if it exists; `None` at the end of the stream.
+    /// Returns the next entry without waiting for a new one; `None` at the end of the stream.
     ///
     /// # Errors
-    /// As those of [`next`](Self::next).
+    /// The errors of [`next`](Self::next).
     ///
     /// # Cancel safety
     /// No entry is skipped if the future is dropped.

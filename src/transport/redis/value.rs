@@ -1,4 +1,4 @@
-//! A response as it was decoded.
+//! A decoded response.
 
 use bytes::Bytes;
 use redis::{RedisResult, ServerError};
@@ -13,9 +13,9 @@ pub enum Value {
     /// A string of any bytes.
     Text(Bytes),
     Array(Vec<Value>),
-    /// Only with RESP3.
+    /// A map. Only with RESP3.
     Map(Vec<(Value, Value)>),
-    /// Only with RESP3: sent without a request, such as a published message.
+    /// A value that was sent without a request, such as a published message. Only with RESP3.
     Push(Vec<Value>),
     /// An error of the server.
     ServerError(ServerError),

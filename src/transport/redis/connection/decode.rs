@@ -7,11 +7,11 @@ use redis::{ErrorKind, RedisError, RedisResult};
 
 use crate::transport::redis::response::{Value, server_error};
 
-/// The most bytes of a line with a length.
+/// The most bytes of a line that contains a length.
 const MAX_LENGTH_LINE: usize = 32;
 /// The most bytes of any other line.
 const MAX_LINE: usize = 1 << 20;
-/// The most bytes of a string: a larger allocation is impossible.
+/// The most bytes of a string. A larger allocation is impossible.
 const MAX_STRING: usize = isize::MAX as usize;
 /// The deepest nesting of aggregates. Responses to this crate's commands and scripts nest four
 /// deep.
@@ -34,13 +34,15 @@ pub(super) struct Decoder {
 #[derive(Debug)]
 struct Open {
     kind: Aggregate,
+    /// The number of elements that are not decoded yet.
     missing: usize,
     elements: Vec<Value>,
 }
 
+/// The kind of an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Aggregate {
-    /// Also a set, which RESP2 sends as an array.
+    /// An array or a set. RESP2 sends both as an array.
     Array,
     Map,
     Push,
@@ -48,7 +50,9 @@ enum Aggregate {
     Attribute,
 }
 
+/// The smallest part of the input that is decoded at a time.
 enum Element {
+    /// A value that is no aggregate, or a null.
     Value(Value),
     /// The start of an aggregate with this many elements.
     Start(Aggregate, usize),
@@ -96,6 +100,7 @@ impl Decoder {
 }
 
 impl Aggregate {
+    /// Makes the value of a complete aggregate.
     fn of(self, elements: Vec<Value>) -> Value {
         match self {
             Aggregate::Push => Value::Push(elements),
@@ -216,7 +221,7 @@ fn line(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
     let Some(text) = read[1..end].strip_suffix(b"\r") else {
         return Err(malformed("a line ends without a carriage return"));
     };
-    // Types of RESP3 become their equivalents in RESP2.
+    // The types of RESP3 are mapped to their equivalents in RESP2.
     let value = match (kind, text) {
         (b'-', _) => server_error(text),
         (b':', _) => {

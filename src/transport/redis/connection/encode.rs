@@ -4,12 +4,12 @@
 
 use redis::{Arg, Cmd};
 
-/// A command that can be encoded.
+/// A command that can be encoded in RESP.
 pub(in crate::transport::redis) trait Encode {
     /// Appends the encoded command.
     fn encode(&self, out: &mut Vec<u8>);
 
-    /// The approximate number of bytes that [`encode`](Self::encode) appends.
+    /// Returns the approximate number of bytes that [`encode`](Self::encode) appends.
     fn size_hint(&self) -> usize;
 }
 
@@ -61,11 +61,11 @@ impl<P: Encode + ?Sized> Encode for &P {
     }
 }
 
-/// Encoded commands, one after the other.
+/// A list of encoded commands in one buffer.
 #[derive(Default)]
 pub(in crate::transport::redis) struct Commands {
     encoded: Vec<u8>,
-    /// The end of each command.
+    /// The position of each command's end.
     ends: Vec<usize>,
 }
 
@@ -86,7 +86,7 @@ impl Commands {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The allocated capacity in bytes.
+    /// Returns the allocated capacity in bytes.
     pub(in crate::transport::redis) fn capacity(&self) -> usize {
         self.encoded.capacity()
     }
@@ -134,7 +134,7 @@ impl<'a> RespWriter<'a> {
         self
     }
 
-    /// Writes the number of arguments.
+    /// Completes the command: writes the number of its arguments.
     pub(in crate::transport::redis) fn finish(&mut self) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(self.args).bytes();
@@ -143,7 +143,7 @@ impl<'a> RespWriter<'a> {
     }
 }
 
-/// Writes an argument.
+/// Appends an encoded argument.
 pub(in crate::transport::redis) fn argument(out: &mut Vec<u8>, arg: &[u8]) {
     let mut length = itoa::Buffer::new();
     out.push(b'$');

@@ -34,8 +34,8 @@ use super::{
     server::{Departure, Renewal},
 };
 
-/// The size of a read buffer. Responses are not copied: a slice keeps its whole buffer (see
-/// [`copy_if_small`]).
+/// The size of a read buffer. Responses are slices of it, and each slice keeps the whole buffer in
+/// memory (see [`copy_if_small`]).
 const READ_BUFFER: usize = 64 << 10;
 /// A new read buffer is allocated when less than this is free.
 const LEAST_FREE: usize = 4 << 10;
@@ -63,7 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// If a caller stops waiting for its response, the next caller skips that response.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    /// Encoded commands.
+    /// Encoded commands, of which the first `sent` bytes were written.
     out: Vec<u8>,
     /// The number of bytes of `out` that were written.
     sent: usize,
@@ -75,12 +75,12 @@ pub(super) struct Connection {
     blocked: bool,
     /// The number of commands without a response.
     due: usize,
-    /// Resolves when the server is not the primary of its place any more.
+    /// Resolves when another server is the primary.
     departure: Option<Departure>,
     /// Renews credentials that expire.
     renewal: Option<Renewal>,
-    /// The number of responses that are due before the response to a renewal; `None` if no renewal
-    /// was sent.
+    /// The number of responses that are due before the response to a renewal. `None` if no renewal
+    /// is in flight.
     before_renewal: Option<usize>,
     is_resp3: bool,
 }
@@ -104,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// Notes that the server has changed to RESP3.
+    /// Records that the server has changed to RESP3.
     pub(super) fn set_resp3(&mut self) {
         self.is_resp3 = true;
     }
@@ -113,19 +113,19 @@ impl Connection {
         self.is_resp3
     }
 
-    /// Ends the connection with an error when `departure` resolves: the server is not the primary
-    /// any more, although it may go on to answer.
+    /// Ends the connection with an error when `departure` resolves, although the server may still
+    /// respond.
     pub(super) fn ends_with(&mut self, departure: Departure) {
         self.departure = Some(departure);
     }
 
-    /// Sends the command of this renewal, between others, when it is due. No caller gets its
-    /// response.
+    /// Sends the command of this renewal, between the commands of callers, when it is due. The
+    /// renewal gets the response, and callers do not.
     pub(super) fn renews_with(&mut self, renewal: Renewal) {
         self.renewal = Some(renewal);
     }
 
-    /// A counter of the bytes that were read and written.
+    /// Returns the counter of the bytes that show progress.
     pub(super) fn progress(&self) -> Progress {
         self.progress.clone()
     }
@@ -142,7 +142,7 @@ impl Connection {
         }
     }
 
-    /// The number of bytes that are queued and not written.
+    /// Returns the number of bytes that are queued and not written.
     pub(super) fn unsent(&self) -> usize {
         self.out.len() - self.sent
     }
@@ -153,7 +153,7 @@ impl Connection {
         let answer = loop {
             self.poll_renewal(cx);
             match ready!(self.poll_value(cx))? {
-                // A notice, or a message of a subscription: no response to a command.
+                // A push is a notice or a message of a subscription, and no response to a command.
                 Value::Push(_) => {}
                 answer if self.before_renewal == Some(0) => self.renewed(answer),
                 answer => break answer,
@@ -188,7 +188,8 @@ impl Connection {
         }
     }
 
-    /// Renews the credentials while nothing is sent. The next command notices a lost connection.
+    /// Renews the credentials while no command is sent. Never returns: if the connection is lost,
+    /// the next command fails.
     ///
     /// # Cancel safety
     /// Dropping the future loses no response to a caller.
@@ -226,7 +227,7 @@ impl Connection {
         }
     }
 
-    /// Polls until the server is not the primary of its place any more.
+    /// Polls for the departure. Pending until another server is the primary.
     fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let Some(departure) = &mut self.departure else {
             return Poll::Pending;

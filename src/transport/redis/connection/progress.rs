@@ -1,5 +1,5 @@
-//! Timeouts that restart with each byte received: a large response over a slow network takes long,
-//! and does not mean that the connection is lost.
+//! Time limits for silence: progress on the connection restarts them. A large response over a slow
+//! network takes long although the connection is not lost.
 
 use std::{
     future::Future,
@@ -13,12 +13,12 @@ use std::{
 
 use tokio::time::{error::Elapsed, timeout};
 
-/// The number of checks for progress within a timeout. The timeout may be exceeded by the time
+/// The number of checks for progress within a time limit. The limit may be exceeded by the time
 /// between two checks.
 const STEPS: u32 = 5;
 
-/// The number of bytes that a connection has read, plus the bytes that it has written after it had
-/// to wait for the server. Clones share it.
+/// Counts the bytes that show progress on a connection: bytes that were read, and bytes that were
+/// written after a write had to wait for the server. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub(in crate::transport::redis) struct Progress(Arc<AtomicU64>);
 
@@ -41,7 +41,7 @@ impl Progress {
     ) -> Result<T, Elapsed> {
         let mut work = pin!(work);
         let mut seen = self.bytes();
-        // The first step fails if there is no progress in it.
+        // The count starts at the limit, so the first step fails if it brings no progress.
         let mut quiet = STEPS;
         let mut step = first;
         loop {

@@ -9,9 +9,9 @@ const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 /// Returns the partitions of `me`. If all members pass the same list, each partition has exactly
 /// one owner.
 ///
-/// Rendezvous hashing (Thaler, Ravishankar 1998): a partition goes to the member with the highest
-/// hash of (member, partition), among the members that have fewer than an equal share so far. So a
-/// member that comes or goes moves few partitions of the others.
+/// Uses rendezvous hashing (Thaler, Ravishankar 1998): a partition goes to the member for which the
+/// hash of the member's name and the partition's number is highest, among the members that have
+/// less than an equal share so far. So few partitions move when a member joins or leaves.
 pub(super) fn assigned<'a>(
     members: impl IntoIterator<Item = &'a str>,
     me: &str,
@@ -22,10 +22,10 @@ pub(super) fn assigned<'a>(
     let mut loads = HashMap::<&str, usize>::new();
     let mut mine = Vec::new();
     for partition in 0..partitions {
-        let free = members
+        let with_room = members
             .iter()
             .filter(|member| loads.get(**member).copied().unwrap_or(0) < share);
-        let chosen = free.max_by_key(|member| (score(member, partition), **member));
+        let chosen = with_room.max_by_key(|member| (score(member, partition), **member));
         if let Some(chosen) = chosen {
             *loads.entry(chosen).or_default() += 1;
             if *chosen == me {
@@ -41,8 +41,8 @@ fn score(member: &str, partition: usize) -> u32 {
     digest.update(member.as_bytes());
     // All members must compute the same bytes, whatever the size of their pointers.
     digest.update(&(partition as u64).to_be_bytes());
-    // A CRC is linear: without this step, the order of two members would be the same for many
-    // partitions.
+    // A CRC is linear. Without this step, the scores of two members would have the same order for
+    // many partitions.
     digest.finalize().wrapping_mul(0x9e37_79b1).rotate_left(15)
 }
 

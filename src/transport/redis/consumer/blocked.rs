@@ -1,4 +1,4 @@
-//! A blocked read, and how another connection ends it.
+//! Ends a blocked read by `CLIENT UNBLOCK` on another connection.
 
 use std::{
     convert::Infallible,
@@ -12,15 +12,15 @@ use crate::transport::redis::pipeline::{Pipeline, Resend};
 
 /// The time between two attempts to end a blocked read.
 const RETRY: Duration = Duration::from_millis(20);
-/// A read is ended only if it blocks for at least this much longer than its `BLOCK`.
+/// An overdue read is ended no earlier than this time after its `BLOCK` has passed.
 const MIN_OVERRUN: Duration = Duration::from_millis(200);
 
-/// The read that is blocked now, if there is one.
+/// The connection whose read is blocked now, and the pipeline that can end the read.
 pub(super) struct BlockedRead {
     /// The id of the connection on which a read blocks; 0 if no read does.
     connection: AtomicI64,
     pipeline: Pipeline,
-    /// The time by which a read may exceed its `BLOCK` before it is ended.
+    /// An overdue read is ended this time after its `BLOCK` has passed, and then again and again.
     overrun: Duration,
 }
 
@@ -47,7 +47,7 @@ impl BlockedRead {
         }
     }
 
-    /// Ends the read that is blocked now, if there is one.
+    /// Sends one `CLIENT UNBLOCK` for the read that is blocked now. Does not wait for the response.
     pub(super) fn end_once(&self) {
         let connection = self.connection.load(Ordering::SeqCst);
         if connection != 0 {
@@ -59,12 +59,12 @@ impl BlockedRead {
         }
     }
 
-    /// Ends a read on the connection with this id when it has blocked for longer than its `BLOCK`.
-    /// Never returns: the caller waits for the response to the read.
+    /// Ends a read on the connection with this id that blocks for longer than its `BLOCK`. Never
+    /// returns: the caller drops the future when the read has its response.
     ///
-    /// Redis 7.2.0 to 7.2.3 start the `BLOCK` again each time that another reader takes the awaited
-    /// entry (<https://github.com/redis/redis/pull/12998>). The connection still works then: the
-    /// server responds after a `CLIENT UNBLOCK` on another connection.
+    /// Redis 7.2.0 to 7.2.3 restart the `BLOCK` whenever another reader takes the awaited entry
+    /// (<https://github.com/redis/redis/pull/12998>). Such a connection is not lost: the server
+    /// responds after a `CLIENT UNBLOCK`.
     pub(super) async fn end_overrun(&self, connection: i64, block: Duration) -> Infallible {
         sleep(block).await;
         loop {
@@ -73,7 +73,7 @@ impl BlockedRead {
         }
     }
 
-    /// Ends the read on the connection with this id, if it waits.
+    /// Ends the read on the connection with this id, if one is blocked. 0 stands for no connection.
     pub(super) async fn unblock(&self, connection: i64) {
         if connection == 0 {
             return;

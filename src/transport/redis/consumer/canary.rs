@@ -1,7 +1,8 @@
 //! Detects that the application's runtime no longer runs tasks.
 //!
-//! A separate thread renews the leases, and would do so for ever while the application hangs. It
-//! therefore stops when the canary, a task on the application's runtime, was not polled lately.
+//! The upkeep runs on a separate thread, and would renew leases for ever while the application
+//! hangs. So it stops renewing if the canary, a task on the application's runtime, was not polled
+//! for some time.
 
 use std::{
     sync::{Arc, Mutex},
@@ -21,7 +22,7 @@ pub(super) struct Canary {
 }
 
 impl Canary {
-    /// Starts the task on the caller's runtime. It ends with `closed`.
+    /// Starts the task on the caller's runtime. It ends when `closed` is cancelled.
     pub(super) fn start(limit: Duration, closed: CancellationToken) -> Arc<Self> {
         let canary = Arc::new(Self {
             polled: Mutex::new(Instant::now()),
@@ -37,7 +38,7 @@ impl Canary {
         canary
     }
 
-    /// The time since the task was polled, if that is longer than the limit.
+    /// Returns the time since the task was last polled, if it exceeds the limit.
     pub(super) fn stalled(&self) -> Option<Duration> {
         let since = lock(&self.polled).elapsed();
         (since > self.limit).then_some(since)

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The most steps of a scan before new entries are read again.
-const STEPS: usize = 64;
+const MAX_STEPS: usize = 64;
 
 /// Runs the steps of a scan on the server.
 pub(super) struct Claimer {
@@ -44,13 +44,14 @@ pub(super) struct Claimer {
     pub(super) allowed_reply_prefixes: Vec<Name>,
 }
 
-/// The scan of the group's pending entries on one stream. It runs between two reads and claims only
-/// as much as there is demand for, so everything that it claims can start at once.
+/// Scans the group's pending entries on one stream and its retry stream. A scan runs between two
+/// reads, and claims only as much as there is demand for, so every claimed delivery can start
+/// immediately.
 pub(super) struct Scan {
     stream: Arc<ServedStream>,
     /// The time from which the next scan may start.
     next: Instant,
-    /// The position at which the scan continues; `None` if it has reached the end.
+    /// The position at which the scan continues; `None` if the scan has reached the end.
     position: Option<(WhichStream, String)>,
     /// The position of the first poison candidate that was skipped because this worker already runs
     /// another one.
@@ -58,8 +59,8 @@ pub(super) struct Scan {
     /// Set while the scan continues from `left`. Such a scan ends when it has claimed a poison
     /// candidate.
     resumed: bool,
-    /// Entries that are pending for this consumer but perhaps not in flight. The next scan claims
-    /// those that are not in flight.
+    /// Idle entries that are pending for this consumer. The next scan claims those that are not in
+    /// flight.
     mine: Vec<(WhichStream, StreamEntryId)>,
     /// Set while the server refuses dead letters, so that the refusal is logged only once.
     refused: bool,
@@ -89,7 +90,7 @@ pub(super) struct ScanStep {
 }
 
 impl ScanStep {
-    /// Decodes the script's response. `None` if the scan was throttled, or carried out too late.
+    /// Decodes the script's response. `None` if the scan was throttled, or ran too late.
     pub(super) fn read(answer: Value, which: WhichStream) -> Result<Option<Self>, Error> {
         if answer == Value::Nil {
             return Ok(None);
@@ -139,7 +140,8 @@ impl Scan {
         }
     }
 
-    /// Returns `true` if a scan is due. `may_claim` is `false` while [`Claimer::until`] is `None`.
+    /// Returns `true` if a scan is due. `may_claim` is `false` while [`Claimer::until`] is `None`:
+    /// the scan then restarts at the beginning.
     pub(super) fn is_due(&mut self, claimer: &Claimer, may_claim: bool) -> bool {
         if !may_claim {
             self.position = None;
@@ -155,8 +157,8 @@ impl Scan {
         self.position.is_some() || (self.stream.has_pending() && Instant::now() >= self.next)
     }
 
-    /// Claims at most `room` deliveries. Commands that Redis carries out after `until`, on its own
-    /// clock, claim nothing.
+    /// Runs the next steps of the scan, and claims at most `room` deliveries. A step that Redis
+    /// runs after `until`, on its own clock, claims nothing.
     pub(super) async fn claim(
         &mut self,
         claimer: &Claimer,
@@ -167,7 +169,7 @@ impl Scan {
         // A scan that continues is not throttled.
         let mut throttle = self.position.is_none();
         let from_start = throttle;
-        // Set before the steps, so that a failed scan is not repeated at once.
+        // Set before the steps, so that a failed scan is not repeated immediately.
         self.next = Instant::now() + claimer.member.interval();
         if throttle {
             self.left = None;
@@ -178,7 +180,7 @@ impl Scan {
         let [retry, primary] = self.stream.both();
         let start = || (primary, "-".to_owned());
         let (mut which, mut cursor) = self.position.take().unwrap_or_else(start);
-        for _ in 0..STEPS {
+        for _ in 0..MAX_STEPS {
             if taken.len() >= room {
                 self.position = Some((which, cursor));
                 return Ok(taken);
@@ -228,13 +230,13 @@ impl Scan {
                 }
             };
         }
-        // The list is longer than the steps of one scan. Scans from the start would never reach the
-        // end.
+        // The next call continues here. A list that is longer than [`MAX_STEPS`] would otherwise
+        // never be scanned to its end.
         self.position = Some((which, cursor));
         Ok(taken)
     }
 
-    /// Logs a refusal once until dead letters are accepted again.
+    /// Logs the refusal of a dead letter, but only once until dead letters are accepted again.
     fn report_refused(&mut self, error: &str, refused: &mut String) {
         if error.is_empty() {
             return;
@@ -252,19 +254,19 @@ impl Scan {
 }
 
 impl Claimer {
-    /// The time on Redis's clock until which a scan may be carried out. `None` if this consumer may
-    /// not claim.
+    /// Returns the time on Redis's clock, in milliseconds, until which a scan may run. `None` while
+    /// this consumer may not claim.
     pub(super) fn until(&self) -> Option<i64> {
-        // After Redis was paused every consumer looks silent. Only a consumer that has renewed its
-        // own leases for a whole lease can tell that another has not.
+        // After Redis was paused, every consumer looks silent. Only a consumer that has renewed its
+        // own leases for a whole lease knows that another one has not renewed its leases.
         let max_between = self.member.max_between_renewals();
         let healthy = self.health.lasts(max_between) >= self.member.lease;
         self.health.until(max_between).filter(|_| healthy)
     }
 
-    /// Runs one step of the scan. A server that was paused carries old commands out when it
-    /// continues, so the step does nothing after `until` on Redis's clock. `None` if the step was
-    /// too late or throttled.
+    /// Runs one step of the scan. A server that was paused runs old commands when it continues, so
+    /// a step that runs after `until` on Redis's clock has no effect. `None` if the step was too
+    /// late or throttled.
     async fn step(
         &self,
         (stream, which, cursor): (&ServedStream, WhichStream, &str),
@@ -275,8 +277,8 @@ impl Claimer {
     ) -> Result<Option<ScanStep>, Error> {
         let throttle_key = stream.keys.throttle("scan");
         let keys = [stream.key_of(which), &throttle_key, &stream.keys.dead];
-        // A little shorter than the interval. Otherwise the worker that set the throttle would miss
-        // every second scan because of it.
+        // The throttle lasts a little less than the interval. Otherwise the worker that has set it
+        // would find it still set at its own next scan.
         let throttled_for =
             throttle.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
         let candidates = !self.poison.is_taken();

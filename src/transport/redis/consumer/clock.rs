@@ -1,4 +1,4 @@
-//! Redis's clock.
+//! Estimates the time on Redis's clock.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -56,13 +56,14 @@ impl ServerClock {
         self.read_at.store(elapsed, Ordering::Relaxed);
     }
 
-    /// The time since the last reading.
+    /// Returns the time since the last reading.
     pub(super) fn last_read(&self) -> Duration {
         let elapsed = self.elapsed() - self.read_at.load(Ordering::Relaxed);
         Duration::from_millis(elapsed.unsigned_abs())
     }
 
-    /// The time since Redis's clock showed this many milliseconds.
+    /// Returns the time since Redis's clock showed `milliseconds`. Zero if that time is in the
+    /// future.
     pub(super) fn since(&self, milliseconds: u64) -> Duration {
         let at_start = self.at_start.load(Ordering::Relaxed);
         let now = at_start.saturating_add(self.elapsed());

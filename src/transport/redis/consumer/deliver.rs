@@ -1,4 +1,4 @@
-//! Makes deliveries from entries.
+//! Turns entries of the streams into deliveries.
 
 use std::{
     sync::Arc,
@@ -57,7 +57,7 @@ impl Deliverer {
     ) -> Vec<Delivery<RedisSettle>> {
         let keys = entries.iter().map(|entry| (entry.which, entry.id));
         let guards = self.in_flight.add(keys, asked);
-        // Reserved at once: growing a list of this size copies much memory.
+        // Reserved in one step, since growing a list of this size copies much memory.
         let mut deliveries = Vec::with_capacity(entries.len());
         let mut served: Option<Arc<ServedStream>> = None;
         for (entry, guard) in entries.into_iter().zip(guards) {
@@ -65,8 +65,8 @@ impl Deliverer {
             if served.as_ref().is_none_or(|stream| stream.index != index) {
                 served = self.streams.get(index);
             }
-            // A stream is retired only when nothing is pending there. If an entry arrives all the
-            // same, its lease expires.
+            // A stream is retired only when nothing is pending there. An entry that still arrives
+            // is dropped here, and its lease expires.
             if let Some(stream) = &served {
                 deliveries.extend(self.delivery(stream, entry, guard, are_inherited));
             }
@@ -74,6 +74,7 @@ impl Deliverer {
         deliveries
     }
 
+    /// Makes one delivery. `None` if the message was delivered too often and becomes a dead letter.
     fn delivery(
         &self,
         stream: &Arc<ServedStream>,
@@ -99,7 +100,7 @@ impl Deliverer {
             attempt: before.saturating_add(deliveries),
             reply_to: None,
             turn: None,
-            // An owned partition has a place in its order for each delivery instead.
+            // An owned partition delivers inherited entries one at a time instead.
             _poison: (self.order.is_none() && poison::is_candidate(deliveries))
                 .then(|| self.poison.guard()),
         };
@@ -111,7 +112,7 @@ impl Deliverer {
         let next = delivery.attempt.saturating_add(u32::from(is_inherited));
         if next > self.settle.max_deliveries {
             delivery.attempt = next;
-            // The payload is not decoded: it may have crashed its workers.
+            // The payload is not decoded, since that may have crashed its workers.
             delivery.reply_to = ReplyTo::of_fields(&fields).map(Box::new);
             self.give_up(delivery);
             return None;
@@ -149,7 +150,7 @@ impl Deliverer {
         RedisSettle::new(delivery, &self.settle)
     }
 
-    /// Makes a delivery, with its place in the order of an owned partition.
+    /// Makes a delivery. In an owned partition it gets its turn in the order.
     fn with_turn(
         &self,
         content: Result<Message, Undecodable>,
@@ -160,14 +161,15 @@ impl Deliverer {
         Delivery::new(content, self.settle(delivery))
     }
 
-    /// Sets the message's times that depend on Redis's clock.
+    /// Sets the times of a message that are measured on Redis's clock: its acceptance and its
+    /// deadline.
     fn dated(&self, decoded: Decoded, origin: StreamEntryId) -> Message {
         let mut message = decoded.message;
         let parts = message.parts_mut();
         let accepted = Duration::from_millis(origin.milliseconds);
         parts.accepted_at = SystemTime::UNIX_EPOCH.checked_add(accepted);
         parts.deadline = decoded.time_to_live.map(|life| {
-            // Counted from when Redis stored the message, on Redis's clock.
+            // The time to live starts when Redis stores the message, on Redis's clock.
             Deadline::after(life.saturating_sub(self.clock.since(origin.milliseconds)))
         });
         message
@@ -192,8 +194,9 @@ impl Deliverer {
     }
 }
 
-/// Decodes the fields that entries of the retry stream have: the id of the message's first entry,
-/// as text and decoded, and the number of attempts so far.
+/// Decodes the transport's fields of an entry on the retry stream. Returns the id of the message's
+/// first entry, as text and decoded, and the number of attempts before this entry. Falls back to
+/// the entry's own id.
 pub(super) fn origin(
     fields: &[(Bytes, Bytes)],
     text: Bytes,

@@ -7,7 +7,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::sync::lock;
 
-/// A timer for each stream, by its index, set to the earliest of the times given to it.
+/// A timer for each stream, by the stream's index. It is set to the earliest time that was passed
+/// to `set`.
 #[derive(Debug, Default)]
 pub(super) struct DueTimers {
     at: Mutex<HashMap<u32, Instant>>,
@@ -15,7 +16,7 @@ pub(super) struct DueTimers {
 }
 
 impl DueTimers {
-    /// Sets the timer of a stream to this time from now, unless it is set to an earlier time.
+    /// Sets the timer of a stream to expire `after` this time, unless it expires earlier already.
     pub(super) fn set(&self, stream: u32, after: Duration) {
         // A time that is too late to be represented is ignored.
         let Some(at) = Instant::now().checked_add(after) else {
@@ -29,8 +30,8 @@ impl DueTimers {
         }
     }
 
-    /// Waits for the earliest timer. Clears all that have expired, and returns their streams in
-    /// order.
+    /// Waits until a timer has expired. Clears all expired timers, and returns their streams in the
+    /// order of the indexes.
     pub(super) async fn expired(&self) -> Vec<u32> {
         loop {
             let earliest = lock(&self.at).values().min().copied();

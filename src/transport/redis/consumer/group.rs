@@ -1,4 +1,4 @@
-//! Joins and leaves the group.
+//! Joins, restores and leaves the consumer group.
 
 use std::sync::Arc;
 
@@ -34,18 +34,12 @@ pub(super) struct Membership {
 /// The result of an attempt to join.
 #[derive(Debug, PartialEq)]
 pub(super) enum Joining {
-    Joined {
-        others: Vec<String>,
-    },
+    /// The group exists now. `others` are the other groups of the stream.
+    Joined { others: Vec<String> },
     /// The group does not exist, no start position was chosen, and the stream has other groups.
-    Choose {
-        others: Vec<String>,
-    },
+    Choose { others: Vec<String> },
     /// A key exists and is not a stream.
-    NoStream {
-        key: String,
-        kind: String,
-    },
+    NoStream { key: String, kind: String },
 }
 
 impl Joining {
@@ -102,9 +96,9 @@ impl Membership {
         Ok(())
     }
 
-    /// Creates the group again after it was deleted. If its stream still has its entries, the group
-    /// continues behind the last entry that it is known to have delivered; otherwise it starts at
-    /// the beginning. The deleted group's pending entries are lost.
+    /// Creates the group again after it was deleted. The group continues behind the last entry that
+    /// it is known to have delivered, or at the beginning if the stream was emptied. The entries
+    /// that were pending in the deleted group are not delivered again.
     pub(super) async fn rejoin(&self, stream: &ServedStream) -> Result<(), Error> {
         self.create(stream, "after").await.map(drop)
     }
@@ -153,8 +147,8 @@ impl Membership {
         }
     }
 
-    /// Sends commands without effect that need the permissions of later commands, so that a missing
-    /// permission is an error now.
+    /// Checks permissions: sends commands that have no effect, but need the same permissions as
+    /// later commands.
     async fn try_rights(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
         // A new consumer has no history, so reading it increments no delivery counts.
         let keys = streams
@@ -178,7 +172,8 @@ impl Membership {
         Ok(())
     }
 
-    /// Leaves the group on a stream, if nothing is pending for this consumer there.
+    /// Deletes this consumer from the group on a stream, unless entries are pending for it there.
+    /// Removes the record of its names.
     pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
         let keys = &stream.keys;
         let keys = [&*keys.primary, &keys.retry, &keys.served_names];
@@ -195,6 +190,7 @@ impl Membership {
     }
 }
 
+/// Returns the start position as `join.lua` takes it.
 fn start(start: &Start) -> &str {
     match start {
         Start::Auto => "",

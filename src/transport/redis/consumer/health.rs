@@ -1,4 +1,4 @@
-//! The time for which this consumer has renewed its leases without interruption.
+//! Measures for how long this consumer has renewed its leases without interruption.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -6,12 +6,15 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// The current streak of successful renewals. After Redis was paused every consumer looks silent.
-/// Only a consumer that has renewed its own leases for a whole lease can tell that another one has
-/// not.
+/// The current streak of successful renewals.
+///
+/// After Redis was paused, every consumer looks silent. A consumer that has renewed its own leases
+/// for a whole lease knows that Redis was not paused meanwhile, and that a silent consumer has
+/// really not renewed.
 #[derive(Debug, Default)]
 pub(super) struct RenewalHealth(Mutex<Option<Streak>>);
 
+/// Consecutive renewals, none of them late.
 #[derive(Debug, Clone, Copy)]
 struct Streak {
     first: Instant,
@@ -32,19 +35,20 @@ pub(super) struct ClockReading {
 impl RenewalHealth {
     /// Records a renewal that has just succeeded, with its reading of Redis's clock.
     ///
-    /// The streak starts again if the renewal came later than `max_between`. It also starts again
-    /// if Redis's clock stepped forward: if it gained more than a `tick` on the monotonic clock.
-    /// All entries then look idle for the length of the step until their consumers renew them.
+    /// The streak restarts if the last renewal is longer ago than `max_between`. It also restarts
+    /// if Redis's clock stepped forward, that is, gained more than a `tick` on the monotonic clock:
+    /// all entries then look idle for the length of the step, until their consumers renew them.
     /// After a step back no entry looks idle, so the streak continues.
     pub(super) fn renewed(&self, reading: ClockReading, max_between: Duration, tick: Duration) {
         let now = Instant::now();
         let mut streak = lock(&self.0);
-        let goes_on = |before: &Streak| {
-            let most = reading.answered.duration_since(before.reading.asked) + tick;
+        let continues = |before: &Streak| {
+            let max_passed = reading.answered.duration_since(before.reading.asked) + tick;
             let passed = reading.on_server - before.reading.on_server;
-            now.duration_since(before.last) <= max_between && passed <= most.as_millis() as i64
+            now.duration_since(before.last) <= max_between
+                && passed <= max_passed.as_millis() as i64
         };
-        let first = streak.filter(goes_on).map_or(now, |streak| streak.first);
+        let first = streak.filter(continues).map_or(now, |streak| streak.first);
         *streak = Some(Streak {
             first,
             last: now,
@@ -52,18 +56,19 @@ impl RenewalHealth {
         });
     }
 
-    /// Records a failed renewal.
+    /// Ends the streak, after a failed renewal.
     pub(super) fn failed(&self) {
         *lock(&self.0) = None;
     }
 
-    /// The time on Redis's clock until which the streak lasts without another renewal.
+    /// Returns the time on Redis's clock, in milliseconds, at which the streak ends without another
+    /// renewal. `None` without a streak.
     pub(super) fn until(&self, max_between: Duration) -> Option<i64> {
         let streak = *lock(&self.0);
         Some(streak?.reading.on_server + max_between.as_millis() as i64)
     }
 
-    /// The length of the streak; zero if the last renewal is longer ago than `max_between`.
+    /// Returns the length of the streak. Zero if the last renewal is longer ago than `max_between`.
     pub(super) fn lasts(&self, max_between: Duration) -> Duration {
         let streak = lock(&self.0);
         match *streak {

@@ -1,10 +1,10 @@
-//! The heartbeats by which the members of a group know which of them live.
+//! Heartbeats, by which the members of a group detect dead members.
 //!
-//! Each member counts its heartbeats in one hash, and reads those of the others. A member whose number
-//! has not changed for a lease is dead, by the clock of the member that watches it: no clock is
-//! compared with another. A member that could not count a heartbeat for a lease takes itself for dead
-//! before others do. The heartbeats run on the thread of the upkeep, so a handler that blocks its
-//! runtime does not end them.
+//! Each member increments its counter in a hash, and reads the counters of the others. A member is
+//! dead if its counter has not changed for a lease, measured on the observer's own clock, so clocks
+//! are never compared. A member that cannot increment its counter considers itself dead a little
+//! before a lease has passed, before the others do. The heartbeats run on the thread of the upkeep,
+//! so a handler that blocks its thread for a moment does not stop them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,18 +35,19 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-/// The members of a group, as one of them knows them.
+/// The members of a group, as one member observes them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Members {
-    /// The members that live, sorted by name.
+    /// The live members, sorted by name. Empty while this member considers itself dead.
     pub(super) live: Vec<String>,
-    /// The members that are dead.
+    /// The dead members, sorted by name.
     pub(super) dead: Vec<String>,
-    /// The number of times that this member was taken for dead. All of its terms before have ended.
+    /// The number of times that this member was dead, for itself or for others. All terms that it
+    /// began before its last death have ended.
     pub(super) deaths: u64,
 }
 
-/// Counts the heartbeats of one member.
+/// Sends the heartbeats of one member, and publishes the members that it observes.
 pub(super) struct Heartbeats {
     member: Arc<Member>,
     connector: Connector,
@@ -73,13 +74,13 @@ impl Heartbeats {
         self.members.subscribe()
     }
 
-    /// Counts the first heartbeat over a connection of the handle.
+    /// Sends the first heartbeat, over a connection of the handle.
     pub(super) async fn first(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
         self.beat(pipeline).await
     }
 
-    /// Counts heartbeats on the thread of the upkeep until the source is dropped, or leaves. None is
-    /// counted while the application's runtime hangs.
+    /// Starts to send heartbeats on the thread of the upkeep, until the source is dropped or leaves
+    /// the group. None is sent while the application's runtime is stalled.
     pub(super) fn start(
         mut self,
         pipeline: Arc<OnceLock<Pipeline>>,
@@ -124,7 +125,8 @@ impl Heartbeats {
         })
     }
 
-    /// Takes this member out of the list, so that others divide its share at once.
+    /// Deletes this member's counter, so that the others need not wait for a lease before they take
+    /// its partitions.
     async fn leave(&self, pipeline: &Pipeline) {
         let mut cmd = redis::cmd("HDEL");
         cmd.arg(&self.key).arg(&self.member.consumer);
@@ -138,6 +140,7 @@ impl Heartbeats {
         }
     }
 
+    /// Sends one heartbeat, and deletes members that have died.
     async fn beat(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
         let asked = Instant::now();
         let dead = self.observed.dead_heartbeats(asked);
@@ -157,6 +160,7 @@ impl Heartbeats {
         Ok(())
     }
 
+    /// Publishes the members if they have changed.
     fn observe(&mut self, now: Instant) {
         let members = self.observed.members(now);
         self.members.send_if_modified(|before| {
@@ -167,7 +171,7 @@ impl Heartbeats {
     }
 }
 
-/// Decodes a hash of numbers.
+/// Decodes the hash of counters.
 fn heartbeats(answer: Value) -> Result<BTreeMap<String, u64>, Error> {
     let mut texts = array(answer)?.into_iter().map(|text| {
         let text = bytes(text)?;
@@ -183,17 +187,19 @@ fn heartbeats(answer: Value) -> Result<BTreeMap<String, u64>, Error> {
     Ok(heartbeats)
 }
 
-/// The heartbeats that a member has seen.
+/// The counters that one member has observed.
 #[derive(Debug)]
 struct Observed {
     me: String,
     lease: Duration,
-    /// For each member: its heartbeats, and the time at which this number was first seen.
+    /// For each member: its counter, and the time at which this value was first seen.
     seen: HashMap<String, (u64, Instant)>,
-    /// The members in the last answer.
+    /// The members in the last response.
     listed: Vec<String>,
-    /// The time at which this member's last heartbeat was sent that was counted.
+    /// The time at which this member's last confirmed heartbeat was sent. `None` before the first
+    /// one, and while this member considers itself dead.
     last: Option<Instant>,
+    /// The number of times that this member was dead.
     deaths: u64,
 }
 
@@ -209,10 +215,10 @@ impl Observed {
         }
     }
 
-    /// Notes an answer to a heartbeat that was sent at `asked`.
+    /// Records the response to a heartbeat that was sent at `asked`.
     fn note(&mut self, heartbeats: BTreeMap<String, u64>, asked: Instant, now: Instant) {
         let own = heartbeats.get(&self.me).copied().unwrap_or_default();
-        // Others have deleted this member, so they have taken it for dead.
+        // The counter has restarted, so the others have considered this member dead and deleted it.
         let was_deleted = self.last.is_some() && own <= 1;
         if was_deleted {
             self.deaths += 1;
@@ -225,7 +231,7 @@ impl Observed {
                 *seen = (heartbeats, now);
             }
         }
-        // Dead members are remembered for as long as others may still list them as owners.
+        // Dead members are remembered as long as they may still be recorded as owners.
         let forget = 20 * self.lease;
         self.seen
             .retain(|_, (_, since)| now.saturating_duration_since(*since) < forget);
@@ -237,7 +243,7 @@ impl Observed {
             && seen.is_some_and(|(_, since)| now.saturating_duration_since(*since) >= self.lease)
     }
 
-    /// The dead members that are still listed, with their heartbeats.
+    /// Returns the dead members that are still listed, with their counters.
     fn dead_heartbeats(&self, now: Instant) -> Vec<(String, u64)> {
         let dead = self
             .listed
@@ -247,8 +253,11 @@ impl Observed {
             .collect()
     }
 
+    /// Returns the members as observed at `now`. Records the death of this member if its last
+    /// confirmed heartbeat is too old.
     fn members(&mut self, now: Instant) -> Members {
-        // Others wait for a whole lease, from when they saw a heartbeat that was sent before.
+        // The others wait for a whole lease after they saw the last heartbeat. This member gives up
+        // earlier, before the others take its partitions.
         let is_late = self
             .last
             .is_some_and(|last| now.saturating_duration_since(last) >= self.lease * 9 / 10);
@@ -281,13 +290,13 @@ impl Observed {
     }
 }
 
-/// The owners of partitions that are not listed as members, and since when. After a lease they are
-/// dead: a member that lives lists itself again.
+/// The owners of partitions that are not listed as members, and since when. After a lease such an
+/// owner is dead, since a live member would have listed itself again.
 #[derive(Debug, Default)]
 pub(super) struct Strangers(Mutex<HashMap<String, Instant>>);
 
 impl Strangers {
-    /// Notes the owner of a partition.
+    /// Records the owner of a partition, if it is not among the live members.
     pub(super) fn note(&self, owner: &str, members: &Members) {
         let mut strangers = lock(&self.0);
         match members.live.iter().any(|member| member == owner) {
@@ -300,10 +309,10 @@ impl Strangers {
         }
     }
 
-    /// The owners that are dead.
+    /// Returns the owners that were not listed for a lease.
     pub(super) fn dead(&self, lease: Duration) -> Vec<String> {
         let mut strangers = lock(&self.0);
-        // A name is unique, so a dead owner never comes back.
+        // Names are unique, so a dead owner never comes back and can be forgotten after some time.
         strangers.retain(|_, since| since.elapsed() < 20 * lease);
         let dead = strangers
             .iter()

@@ -22,12 +22,12 @@ use crate::{
 /// The key of a delivery: the stream and the id of its entry.
 pub(super) type Key = (WhichStream, StreamEntryId);
 
-/// The deliveries whose leases are renewed: from the fetch until the server has confirmed the
-/// settlement.
+/// The deliveries whose leases are renewed. Each is in the table from its fetch until its
+/// settlement is confirmed or has failed.
 #[derive(Debug, Default)]
 pub(super) struct InFlightTable {
     deliveries: Mutex<Deliveries>,
-    /// The number of verdicts that are given and not confirmed yet.
+    /// The number of deliveries with a verdict whose guards still exist.
     settling: AtomicUsize,
     /// Notified when `settling` falls to zero.
     settled: Notify,
@@ -38,25 +38,25 @@ struct Deliveries {
     by_key: HashMap<Key, InFlightEntry>,
     /// The number of deliveries that are not settling.
     running: usize,
-    /// The number of the delivery that was added last.
+    /// The number of the last delivery that was added.
     last_number: u64,
 }
 
 #[derive(Debug)]
 struct InFlightEntry {
-    /// Distinguishes this delivery from an earlier delivery of the same entry, which was lost.
+    /// Distinguishes this delivery from an earlier one of the same entry that was lost.
     number: u64,
     lease: Lease,
     /// The time at which the last command that renewed the lease was sent.
     renewed: Instant,
-    /// Set before the settlement is sent. A later "not pending" may be its effect, so it is not
-    /// reported as a lost lease.
+    /// Set before the settlement is sent. From then on "not pending" may be the effect of the
+    /// settlement, so it is not reported as a lost lease.
     settling: bool,
 }
 
 impl InFlightTable {
-    /// Adds deliveries that were fetched, or whose leases were renewed, by a command sent at `at`.
-    /// The guards are in the order of the keys.
+    /// Adds deliveries and returns their guards, in the order of the keys. `at` is the time at
+    /// which the command that fetched or renewed them was sent.
     pub(super) fn add(
         self: &Arc<Self>,
         keys: impl ExactSizeIterator<Item = Key>,
@@ -109,7 +109,7 @@ impl InFlightTable {
         }
     }
 
-    /// Removes deliveries, as dropping each guard would, but locks only once.
+    /// Removes deliveries as if each guard was dropped, but locks the table only once.
     pub(super) fn release<'a>(&self, guards: impl IntoIterator<Item = &'a mut LeaseGuard>) {
         let mut confirmed = 0;
         let mut deliveries = self.lock();
@@ -122,7 +122,8 @@ impl InFlightTable {
         self.confirm(confirmed);
     }
 
-    /// Waits until all verdicts that were given are confirmed.
+    /// Waits until no delivery with a verdict has a guard: each is settled, or has failed to
+    /// settle.
     pub(super) async fn all_settled(&self) {
         loop {
             let settled = self.settled.notified();
@@ -133,7 +134,8 @@ impl InFlightTable {
         }
     }
 
-    /// The deliveries that were not renewed for `age`, by stream, the oldest entry first.
+    /// Returns the deliveries that were last renewed longer than `age` ago, grouped by stream, the
+    /// oldest entry first.
     pub(super) fn older_than(&self, age: Duration) -> Vec<(WhichStream, Vec<StreamEntryId>)> {
         let now = Instant::now();
         let mut old = BTreeMap::<WhichStream, Vec<StreamEntryId>>::new();
@@ -159,9 +161,9 @@ impl InFlightTable {
         }
     }
 
-    /// Removes a delivery that is no longer pending for this consumer. Returns its lease, which the
-    /// caller marks as [lost](Lease::lose) after it has counted the loss. `None` if it is not in
-    /// the table, or is settling.
+    /// Removes a delivery that is no longer pending for this consumer. Returns its lease: the
+    /// caller first counts the loss, then marks the lease as [lost](Lease::lose). `None` if the
+    /// delivery is not in the table, or is settling.
     pub(super) fn lose(&self, key: Key) -> Option<Lease> {
         let mut deliveries = self.lock();
         let entry = deliveries.by_key.get(&key).filter(|it| !it.settling)?;
@@ -182,6 +184,7 @@ impl InFlightTable {
         lost
     }
 
+    /// Counts verdicts as settled, and notifies if they were the last.
     fn confirm(&self, verdicts: usize) {
         if verdicts > 0 && self.settling.fetch_sub(verdicts, Ordering::SeqCst) == verdicts {
             self.settled.notify_waiters();
@@ -195,6 +198,7 @@ impl InFlightTable {
 }
 
 impl Deliveries {
+    /// Returns the entry of a guard. `None` if a later delivery has replaced it.
     fn of(&mut self, guard: &LeaseGuard) -> Option<&mut InFlightEntry> {
         let entry = self.by_key.get_mut(&guard.key)?;
         (entry.number == guard.number).then_some(entry)

@@ -1,8 +1,9 @@
-//! The order of the deliveries of an owned partition.
+//! Keeps the order of the deliveries of an owned partition.
 //!
-//! Of the deliveries with one key, one runs at a time, in the order of the stream. A failed delivery
-//! keeps its key until it is delivered again and done, or is a dead letter. Deliveries without a key
-//! run at once. Entries that a former owner left are delivered one at a time, before new entries.
+//! The deliveries with one key run one at a time, in the order of the stream. A failed delivery
+//! keeps its key while it waits for its next attempt, until a verdict ends it. Deliveries without a
+//! key never wait. Entries that a former owner left pending are delivered first, one at a time
+//! whatever their keys.
 //!
 //! ```text
 //! fetch ──deliveries──► admit ──may start──► prefetch buffer ──► serve
@@ -52,35 +53,35 @@ pub(super) struct KeyOrder {
     buffer: PrefetchWriter,
     /// The application's runtime, on which waits for another attempt run.
     runtime: Handle,
-    /// The most deliveries that wait for their keys. With that many, nothing more is fetched.
+    /// The most deliveries that wait for their keys. At this number nothing more is fetched.
     max_held: usize,
     state: Mutex<OrderState>,
     /// Notified when deliveries end or come back.
     changed: Notify,
     /// Cancelled when no further delivery may start.
     draining: CancellationToken,
-    /// Cancelled if a delivery was dropped without a verdict: only another term can deliver it
-    /// again in order.
+    /// Cancelled if a delivery was dropped without a verdict, was lost, or could not be settled.
+    /// Only another term can then deliver it again in order.
     broken: CancellationToken,
 }
 
 #[derive(Default)]
 struct OrderState {
-    /// The keys of running deliveries, and the deliveries that wait for each.
+    /// For each key of a running or failed delivery, the deliveries that wait for it.
     keys: HashMap<PartitionKey, VecDeque<Delivery<RedisSettle>>>,
     /// The number of waiting deliveries.
     held: usize,
-    /// Deliveries that a former owner left, which are delivered one at a time.
+    /// The deliveries that a former owner left and that have not started.
     inherited: VecDeque<Delivery<RedisSettle>>,
-    /// Set while such a delivery runs or waits for another attempt.
+    /// Set while one of the inherited deliveries runs or waits for another attempt.
     runs_inherited: bool,
-    /// Deliveries that may start, and that nobody asked for yet.
+    /// Released deliveries, which still hold their keys and can be handed out again.
     ready: VecDeque<Delivery<RedisSettle>>,
-    /// The number of deliveries that were handed out and have no confirmed verdict.
+    /// The number of deliveries that were handed out, and neither ended nor came back.
     running: usize,
 }
 
-/// The parts of an owned partition that its deliveries use.
+/// The dependencies of a [`KeyOrder`].
 pub(super) struct KeyOrderParts {
     pub(super) term: PartitionTerm,
     pub(super) member: Arc<Member>,
@@ -90,27 +91,29 @@ pub(super) struct KeyOrderParts {
     pub(super) max_held: usize,
 }
 
-/// The place of a delivery in the order. Part of the delivery until it ends.
+/// The place of a delivery in the order. A delivery keeps its turn until it is dropped.
 pub(super) struct Turn {
     order: Arc<KeyOrder>,
     key: Option<PartitionKey>,
-    /// A copy for further attempts.
+    /// A copy of the delivery's content for further attempts.
     content: Result<Message, Undecodable>,
     is_inherited: bool,
     state: TurnState,
 }
 
+/// The state of a turn. It decides what the drop of the turn means.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum TurnState {
-    /// Not handed out.
+    /// The delivery is not handed out. A drop leaves its entry pending.
     Waiting,
+    /// The delivery is handed out. A drop without a verdict breaks the order.
     Running,
-    /// It has a verdict that ends it.
+    /// The delivery has a verdict that ends it. A drop frees its key.
     Ending,
 }
 
 impl KeyOrder {
-    /// Makes an order on the application's runtime, which is the caller's.
+    /// Makes an order. Further attempts wait on the caller's runtime, which is the application's.
     pub(super) fn new(parts: KeyOrderParts) -> Arc<Self> {
         let KeyOrderParts {
             term,
@@ -135,7 +138,7 @@ impl KeyOrder {
         })
     }
 
-    /// The turn of a delivery that was fetched.
+    /// Makes the turn of a delivery that was just fetched.
     pub(super) fn turn(self: &Arc<Self>, content: &Result<Message, Undecodable>) -> Turn {
         let key = content.as_ref().ok();
         Turn {
@@ -147,7 +150,7 @@ impl KeyOrder {
         }
     }
 
-    /// Takes the deliveries of a read, and returns those that may start now.
+    /// Takes the deliveries of a read. Returns those that may start now, and keeps the others.
     pub(super) fn admit(
         self: &Arc<Self>,
         deliveries: Vec<Delivery<RedisSettle>>,
@@ -166,17 +169,18 @@ impl KeyOrder {
         may_start.collect()
     }
 
-    /// Returns the deliveries that may start and were not asked for before, at most `max`.
+    /// Hands out released deliveries again, at most `max`.
     pub(super) fn take_ready(&self, max: usize) -> Vec<Delivery<RedisSettle>> {
         let mut state = self.lock();
         let count = state.ready.len().min(max);
-        let ready = state.ready.drain(..count).map(started);
+        let ready = state.ready.drain(..count).map(mark_running);
         let ready: Vec<_> = ready.collect();
         state.running += ready.len();
         ready
     }
 
-    /// The most deliveries that may be fetched now.
+    /// Returns how many deliveries may be fetched now. Zero while inherited deliveries are not
+    /// done.
     pub(super) fn room(&self) -> usize {
         let state = self.lock();
         let waits = state.runs_inherited || !state.inherited.is_empty();
@@ -186,12 +190,13 @@ impl KeyOrder {
         }
     }
 
-    /// Waits until a delivery ends or comes back.
+    /// Waits until a delivery ends or is released.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Starts no further deliveries, and waits until all running ones have ended.
+    /// Starts no further deliveries, waits until none is running, and drops those that have not
+    /// started.
     pub(super) async fn drain(&self) {
         self.draining.cancel();
         loop {
@@ -205,7 +210,8 @@ impl KeyOrder {
         drop(rest);
     }
 
-    /// Drops the deliveries that have not started. They stay pending for the next owner.
+    /// Starts no further deliveries, and drops those that have not started. Their entries stay
+    /// pending for the next owner.
     pub(super) fn end(&self) {
         self.draining.cancel();
         let mut state = self.lock();
@@ -218,19 +224,19 @@ impl KeyOrder {
         drop(rest);
     }
 
-    /// Starts no further deliveries, since one of them could not be settled: a later one with its key
-    /// must not start before it.
+    /// Marks the order as broken and starts no further deliveries. Called if the outcome of a
+    /// delivery is unknown, since no later one with its key may start before it.
     pub(super) fn break_off(&self) {
         self.broken.cancel();
         self.draining.cancel();
     }
 
-    /// Returns `true` if the order can be kept only by another term.
+    /// Returns `true` if the order is broken. The partition then needs another term.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.is_cancelled()
     }
 
-    /// Starts the next delivery that a former owner left.
+    /// Starts the next inherited delivery, unless one runs.
     fn deliver_inherited(self: &Arc<Self>) {
         let next = {
             let mut state = self.lock();
@@ -251,7 +257,8 @@ impl KeyOrder {
         }
     }
 
-    /// Delivers a failed delivery again in its place, after a wait.
+    /// Delivers a failed delivery again after a wait. Its key stays held meanwhile. `counted` is
+    /// `false` if the failed attempt does not count.
     pub(super) fn again(
         self: &Arc<Self>,
         mut delivery: Unsettled,
@@ -272,7 +279,7 @@ impl KeyOrder {
         self.deliver_again(delivery, policy.clone(), after, counted);
     }
 
-    /// Keeps a delivery that was not handed to a handler.
+    /// Takes back a delivery that was released before its handler started.
     pub(super) fn put_back(&self, mut delivery: Unsettled, policy: &Arc<SettlePolicy>) {
         let Some(turn) = &mut delivery.turn else {
             return;
@@ -296,6 +303,8 @@ impl KeyOrder {
         self.changed.notify_one();
     }
 
+    /// Starts a task that waits, counts the attempt on the server, and hands the delivery out. It
+    /// hands nothing out after [`drain`](Self::drain) or [`end`](Self::end).
     fn deliver_again(
         self: &Arc<Self>,
         delivery: Unsettled,
@@ -334,6 +343,7 @@ impl KeyOrder {
         });
     }
 
+    /// Adds a delivery to the prefetch buffer, as running.
     fn hand_out(
         self: &Arc<Self>,
         mut delivery: Unsettled,
@@ -354,6 +364,8 @@ impl KeyOrder {
         self.buffer.add(vec![delivery]);
     }
 
+    /// Counts an attempt on the server. Returns `false` if the entry is pending for another
+    /// consumer.
     async fn count_attempt(&self, delivery: &Unsettled) -> Result<bool, Error> {
         let (which, id) = delivery.guard.key;
         let keys = [delivery.stream.key_of(which)];
@@ -362,14 +374,15 @@ impl KeyOrder {
                 .arg(&self.member.consumer)
                 .arg(id);
         };
-        // Repeated after a lost connection it may count twice, which only ends the message earlier.
+        // Sent again after a lost connection, the command may count twice. The message then has one
+        // attempt less.
         let counted = self
             .pipeline
             .script(&scripts::ATTEMPT, &keys, args, Resend::UntilAnswered);
         Ok(integer(&counted.await?)? == 1)
     }
 
-    /// Starts what waited for a delivery that has ended.
+    /// Starts the delivery that has waited for one that has ended.
     fn ended(self: &Arc<Self>, key: Option<&PartitionKey>, was_inherited: bool) {
         let next = {
             let mut state = self.lock();
@@ -398,7 +411,7 @@ impl KeyOrder {
 }
 
 impl OrderState {
-    /// Returns the delivery if no other one with its key runs, or else keeps it.
+    /// Marks a delivery as running and returns it, unless its key is held: then keeps it.
     fn start(&mut self, delivery: Delivery<RedisSettle>) -> Option<Delivery<RedisSettle>> {
         if let Some(key) = delivery.settle.partition_key() {
             if let Some(held) = self.keys.get_mut(&key) {
@@ -409,10 +422,10 @@ impl OrderState {
             self.keys.insert(key, VecDeque::new());
         }
         self.running += 1;
-        Some(started(delivery))
+        Some(mark_running(delivery))
     }
 
-    /// The next delivery with a key that has become free.
+    /// Takes the next delivery that waits for a key. Frees the key if there is none.
     fn next_of(&mut self, key: &PartitionKey) -> Option<Delivery<RedisSettle>> {
         let next = self.keys.get_mut(key)?.pop_front();
         match next {
@@ -423,14 +436,14 @@ impl OrderState {
             Some(next) => {
                 self.held -= 1;
                 self.running += 1;
-                Some(started(next))
+                Some(mark_running(next))
             }
         }
     }
 }
 
-/// Marks a delivery as handed out.
-fn started(mut delivery: Delivery<RedisSettle>) -> Delivery<RedisSettle> {
+/// Marks a delivery as running.
+fn mark_running(mut delivery: Delivery<RedisSettle>) -> Delivery<RedisSettle> {
     if let Some(turn) = delivery.settle.turn_mut() {
         turn.state = TurnState::Running;
     }
@@ -446,8 +459,8 @@ impl Turn {
         self.order.clone()
     }
 
-    /// Notes that the delivery has a verdict that ends it. Its key is free when the verdict is
-    /// confirmed.
+    /// Records that the delivery has a verdict that ends it. Its key becomes free when the delivery
+    /// is dropped, after the settlement.
     pub(super) fn end(&mut self) {
         self.state = TurnState::Ending;
     }

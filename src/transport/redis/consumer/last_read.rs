@@ -1,4 +1,4 @@
-//! Collects the settlements of the last read's deliveries while the next read waits for them.
+//! Collects the acknowledgements of the last read's deliveries, for which the next read waits.
 
 use std::{
     sync::{
@@ -18,29 +18,31 @@ use crate::sync::lock;
 
 /// The longest time for which the next read waits.
 const MAX_WAIT: Duration = Duration::from_millis(1);
-/// If handling took longer than this, reads stop waiting: other messages should not wait for a slow
-/// handler.
+/// If the settlements took longer than this, the next reads do not wait, so that a slow handler
+/// does not delay other messages.
 const MAX_HANDLING: Duration = Duration::from_micros(200);
 
-/// The deliveries of the last read, while the fetch waits for their settlements.
+/// The settlements for which the fetch waits.
 #[derive(Default)]
 pub(super) struct LastRead {
-    /// Set while the fetch waits. Spares the lock while it does not.
+    /// Set while the fetch waits. Checked before `waiting` is locked, to save the lock.
     is_open: AtomicBool,
     waiting: Mutex<Option<Waiting>>,
-    /// Notified when no settlement is missing.
+    /// Notified when the last missing settlement has come.
     complete: Notify,
 }
 
+/// The progress of one wait.
 struct Waiting {
+    /// The acknowledgements among the settlements that have come.
     settlements: Vec<Settlement>,
     /// The number of settlements that have not come yet.
     missing: usize,
 }
 
 impl LastRead {
-    /// Takes the settlement if the fetch waits for it and it is only an acknowledgement. Otherwise
-    /// returns it.
+    /// Takes the settlement if the fetch waits and it is only an acknowledgement. Otherwise returns
+    /// it. Counts every settlement as having come.
     pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
         if !self.is_open.load(Ordering::SeqCst) {
             return Some(settlement);
@@ -60,7 +62,7 @@ impl LastRead {
         None
     }
 
-    /// Starts to wait for the settlements of this many deliveries.
+    /// Starts to collect the settlements of this many deliveries.
     pub(super) fn open(&self, deliveries: usize) {
         *lock(&self.waiting) = Some(Waiting {
             settlements: Vec::with_capacity(deliveries),
@@ -69,8 +71,8 @@ impl LastRead {
         self.is_open.store(true, Ordering::SeqCst);
     }
 
-    /// Waits for the settlements. Returns the acknowledgements among them, and `true` if all
-    /// settlements came within [`MAX_HANDLING`].
+    /// Waits for the settlements, at most [`MAX_WAIT`]. Returns the acknowledgements that have
+    /// come, and `true` if all settlements came within [`MAX_HANDLING`].
     pub(super) async fn gather(&self) -> (Vec<Settlement>, bool) {
         let began = Instant::now();
         let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();

@@ -23,6 +23,7 @@ use crate::{
 /// The most leases that one command renews.
 const MAX_RENEWED: usize = 500;
 
+/// Renews the leases of one consumer's deliveries.
 pub(super) struct LeaseRenewer {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
@@ -56,7 +57,7 @@ impl DueLeases {
         self.0.iter().any(|(which, _)| both.contains(which))
     }
 
-    /// The leases on one of the two streams.
+    /// Returns the leases on a primary or a retry stream.
     pub(super) fn of(&self, which: WhichStream) -> &[StreamEntryId] {
         let found = self.0.iter().find(|(of, _)| *of == which);
         found.map_or(&[], |(_, ids)| ids)
@@ -64,7 +65,7 @@ impl DueLeases {
 }
 
 impl LeaseRenewer {
-    /// The leases that were last renewed a third of the lease ago, or earlier.
+    /// Returns the leases that were last renewed longer than a third of a lease ago.
     pub(super) fn due(&self) -> DueLeases {
         DueLeases(self.in_flight.older_than(self.member.lease / 3))
     }
@@ -100,6 +101,7 @@ impl LeaseRenewer {
         Ok(())
     }
 
+    /// Reports deliveries that are no longer pending for this consumer.
     fn lose(&self, lost: impl IntoIterator<Item = (WhichStream, StreamEntryId)>) {
         for (which, id) in lost {
             if let Some(lease) = self.in_flight.lose((which, id)) {

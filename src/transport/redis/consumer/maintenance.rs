@@ -25,18 +25,20 @@ use crate::transport::redis::{
 /// The most streams that one tick maintains, since a script blocks the server. The other streams
 /// follow in the next ticks.
 const MAX_MAINTAINED: usize = 256;
-/// The time between two trims of a stream while this group makes no progress: other groups may make
-/// some.
+/// The time between two trims of a stream on which this group makes no progress. Other groups may
+/// have made progress.
 const IDLE_TRIM: Duration = Duration::from_secs(30);
-/// The time between two trims, by any worker.
-const TRIM: Duration = Duration::from_secs(1);
+/// The time between two trims of a stream, by any worker.
+const TRIM_PERIOD: Duration = Duration::from_secs(1);
 /// The time between two warnings about a foreign consumer that prevents trimming.
-const BLOCKED: Duration = Duration::from_secs(600);
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(600);
 /// The time between two searches of the group for dead consumers.
-const REAP: Duration = Duration::from_secs(30);
+const REAP_PERIOD: Duration = Duration::from_secs(30);
 /// A consumer that is silent for this long, and has nothing pending, is deleted.
-const GONE: Duration = Duration::from_secs(60);
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 
+/// The maintenance of one consumer's streams: makes the requests of ticks, and handles their
+/// results.
 pub(super) struct Maintenance {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
@@ -44,23 +46,24 @@ pub(super) struct Maintenance {
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) due: Arc<DueTimers>,
-    /// After the buffer was stopped, this consumer no longer marks itself as alive.
+    /// The prefetch buffer. After it is stopped, this consumer no longer marks itself as alive.
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
     pub(super) foreign_lease: Duration,
     pub(super) turns: Turns,
 }
 
-/// The order in which ticks maintain the streams.
+/// The streams' turns to be maintained, and the last runs of the steps on each.
 #[derive(Default)]
 pub(super) struct Turns {
     /// The index of the first stream of the next tick.
     next: u32,
-    last: HashMap<u32, Last>,
+    /// The last runs, by the index of the stream.
+    last: HashMap<u32, LastRuns>,
 }
 
-/// The time of each step's last run on a stream.
-struct Last {
+/// The time of each step's last run on a stream, and the state that the last ticks found.
+struct LastRuns {
     sign_of_life: Instant,
     trim: Instant,
     reap: Instant,
@@ -72,7 +75,7 @@ struct Last {
     blocked: Option<(Bytes, Instant)>,
 }
 
-impl Last {
+impl LastRuns {
     fn now() -> Self {
         let now = Instant::now();
         Self {
@@ -87,8 +90,8 @@ impl Last {
 }
 
 impl Maintenance {
-    /// Delivers the due messages of these streams: redelivered messages to the retry stream,
-    /// delayed tasks to the stream itself.
+    /// Moves the due messages of these streams: redelivered messages to the retry stream, delayed
+    /// tasks to the stream itself.
     pub(super) async fn promote(&self, server: &UpkeepConnection, streams: Vec<u32>) {
         for stream in streams {
             let Some(stream) = self.streams.get(stream) else {
@@ -123,7 +126,8 @@ impl Maintenance {
         }
     }
 
-    /// Sets the timer for the next due message. Returns `true` if more messages are due already.
+    /// Records the result of a move, and sets the timer for the next due message. Returns `true` if
+    /// more messages are due now.
     fn moved(&self, stream: &ServedStream, promoted: Result<Promoted, String>) -> bool {
         let promoted = match promoted {
             Ok(promoted) => promoted,
@@ -145,8 +149,8 @@ impl Maintenance {
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
 
-    /// The next tick's streams with their steps: all streams with leases to renew, and the others
-    /// in turn.
+    /// Makes the request of the next tick: it includes all streams for which `renews` returns
+    /// `true`, and maintains the streams in turn.
     pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> TickRequest {
         let streams = self.streams.all();
         if self.turns.last.len() > streams.len() {
@@ -169,27 +173,27 @@ impl Maintenance {
                 in_turn.push((stream.clone(), steps));
             }
         }
-        // A little shorter than the period. Otherwise the worker that set the throttle would miss
-        // every second step because of it.
+        // A throttle lasts a little less than the period. Otherwise the worker that has set it
+        // would find it still set at its own next step.
         let throttle = |period: Duration| period.as_millis() as u64 * 9 / 10;
         TickRequest {
             foreign_lease: self.foreign_lease.as_millis() as u64,
             trim_beside_foreign: self.trim_beside_foreign,
-            trim_period: throttle(TRIM),
-            gone: GONE.as_millis() as u64,
-            reap_period: throttle(REAP),
+            trim_period: throttle(TRIM_PERIOD),
+            gone: MAX_SILENCE.as_millis() as u64,
+            reap_period: throttle(REAP_PERIOD),
             streams: in_turn,
             registry: None,
         }
     }
 
-    /// The steps that are due on a stream.
+    /// Returns the steps that are due on a stream, and records them as run.
     fn steps(&mut self, stream: u32) -> TickSteps {
         let lease = self.member.lease;
         // After a step of the server's clock every consumer looks dead, so only a healthy consumer
         // deletes others.
         let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
-        let last = self.turns.last.entry(stream).or_insert_with(Last::now);
+        let last = self.turns.last.entry(stream).or_insert_with(LastRuns::now);
         let is_due = |last: &mut Instant, period: Duration| {
             let due = last.elapsed() >= period;
             if due {
@@ -198,7 +202,10 @@ impl Maintenance {
             due
         };
         let has_changed = last.facts.is_none() || last.facts != last.trimmed_at;
-        let trim = is_due(&mut last.trim, if has_changed { TRIM } else { IDLE_TRIM });
+        let trim = is_due(
+            &mut last.trim,
+            if has_changed { TRIM_PERIOD } else { IDLE_TRIM },
+        );
         if trim {
             last.trimmed_at = last.facts;
         }
@@ -206,17 +213,17 @@ impl Maintenance {
             maintain: true,
             sign_of_life: !self.buffer.is_stopped() && is_due(&mut last.sign_of_life, lease / 3),
             trim,
-            reap: healthy && is_due(&mut last.reap, REAP),
+            reap: healthy && is_due(&mut last.reap, REAP_PERIOD),
         }
     }
 
     /// Returns `true` if the last ticks found nothing pending in the group on any stream.
     pub(super) fn is_idle(&self) -> bool {
-        let nothing = |last: &Last| last.facts.is_some_and(|it| it.pending == 0);
+        let nothing = |last: &LastRuns| last.facts.is_some_and(|it| it.pending == 0);
         self.turns.last.len() == self.streams.all().len() && self.turns.last.values().all(nothing)
     }
 
-    /// Sets the clock from the server's time.
+    /// Sets the clock to Redis's time, in milliseconds.
     pub(super) fn note_time(&self, time: i64) {
         self.clock.set_to(time);
     }
@@ -232,7 +239,7 @@ impl Maintenance {
             .turns
             .last
             .entry(stream.index)
-            .or_insert_with(Last::now);
+            .or_insert_with(LastRuns::now);
         match tick.group {
             Ok(facts) => {
                 last.facts = Some(facts);
@@ -241,14 +248,15 @@ impl Maintenance {
                     stream.note_delivered(delivered);
                 }
             }
-            // The group does not exist. The fetch creates it again.
+            // The state is unknown, for example because the group was deleted. The fetch then looks
+            // for pending entries, and creates a deleted group again.
             Err(_) => stream.set_pending(true),
         }
         match tick.trim_blocked {
             Ok(by) => {
                 if by.is_some() {
-                    // Trims again soon, even without progress of this group: the consumer that
-                    // prevents it may leave.
+                    // The next trim follows soon, even without progress of this group, since the
+                    // consumer that prevents it may leave.
                     last.trimmed_at = None;
                 }
                 report_blocked(stream, last, by);
@@ -267,10 +275,12 @@ fn failed(stream: &ServedStream, what: &str, error: &str) {
     tracing::warn!(%stream, error, "{what}; trying again later");
 }
 
-/// Warns that a consumer prevents trimming, so the stream grows. At most once in [`BLOCKED`].
-fn report_blocked(stream: &ServedStream, last: &mut Last, by: Option<(Bytes, Bytes)>) {
+/// Warns that a consumer prevents trimming, so that the stream grows. Warns at most once in
+/// [`BETWEEN_WARNINGS`] about the same consumer.
+fn report_blocked(stream: &ServedStream, last: &mut LastRuns, by: Option<(Bytes, Bytes)>) {
     let Some((group, consumer)) = by else { return };
-    let known = |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BLOCKED;
+    let known =
+        |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BETWEEN_WARNINGS;
     if last.blocked.as_ref().is_some_and(known) {
         return;
     }

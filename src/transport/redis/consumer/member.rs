@@ -1,4 +1,5 @@
-//! This consumer's membership in the group: the names in its commands.
+//! Identifies this consumer in its commands, by group and name, and derives its time limits from
+//! the lease.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::{
     transport::redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
 };
 
-/// A consumer of a group. Both have the same name on each stream.
+/// A consumer of a group. The names of the group and of the consumer are the same on each stream.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) group: Name,
@@ -27,24 +28,24 @@ impl Member {
         }
     }
 
-    /// The time between two scans of the pending entries: a tenth of the lease, between 20 ms and a
-    /// second.
+    /// Returns the time between two scans of the pending entries, two ticks of the upkeep, or two
+    /// heartbeats: a tenth of the lease, between 20 ms and a second.
     pub(super) fn interval(&self) -> Duration {
         (self.lease / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
-    /// The longest time for which a read blocks. Also the time between two ticks of the upkeep
-    /// while the group has nothing pending.
+    /// Returns the longest time for which a read blocks. It is also the time between two ticks of
+    /// the upkeep while the group has nothing pending.
     pub(super) fn max_block(&self) -> Duration {
         2 * self.interval()
     }
 
-    /// The longest time between two renewals of a healthy consumer.
+    /// Returns the longest time between two renewals of a healthy consumer.
     pub(super) fn max_between_renewals(&self) -> Duration {
         self.lease / 3 + self.interval()
     }
 
-    /// The arguments with which `renew.lua` renews these entries.
+    /// Returns a function that appends the arguments of `renew.lua` for these entries.
     pub(super) fn renewal(&self, ids: &[StreamEntryId]) -> impl FnOnce(&mut Cmd) {
         move |cmd| {
             cmd.arg(self.group.as_str()).arg(&self.consumer);
@@ -54,8 +55,8 @@ impl Member {
         }
     }
 
-    /// An `XREADGROUP` of this consumer: on each stream the entries behind `from`, or new entries
-    /// for `>`.
+    /// Makes an `XREADGROUP` of this consumer. On each stream it reads new entries if `from` is
+    /// `>`, or else the entries behind `from` that are pending for this consumer.
     pub(super) fn read_group<'a>(
         &self,
         count: usize,
@@ -84,8 +85,8 @@ impl Member {
     }
 }
 
-/// A unique name: the lease, the host, the process, and a UUID. The `=` marks a name that contains
-/// a lease, since no host name contains a `=`.
+/// Makes a unique name from the lease, the host, the process and a random id. The `=` marks a name
+/// that contains a lease, since no host name contains a `=`.
 fn consumer(lease: Duration) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()

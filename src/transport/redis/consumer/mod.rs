@@ -1,8 +1,9 @@
 //! The serving half: a consumer of the group, and a subscriber to events.
 //!
-//! A [`RedisSource`] reads the stream and the group's retry stream over a separate connection, and
-//! only as much as it is asked for. A thread renews the leases of fetched deliveries until they are
-//! settled. A dead worker renews nothing, so another worker claims its deliveries.
+//! A [`RedisSource`] reads the streams and the group's retry streams over a separate connection,
+//! and fetches only as much as `next` asks for. A thread renews the leases of fetched deliveries
+//! until they are settled. The leases of a dead worker expire, and another worker claims its
+//! deliveries.
 //!
 //! This module wires the parts and owns no logic:
 //!
@@ -15,13 +16,15 @@
 //! ```
 //!
 //! # Cancel safety
-//! A task reads for `next`. It never cancels a read, since a read may have claimed entries.
-//! Deliveries that arrive after a `next` was dropped are kept for the following call or released.
+//! A separate task reads. It never cancels a read, since the read may already have made entries
+//! pending for this consumer. Deliveries that arrive after a call of `next` was dropped are kept
+//! for the next call, or released.
 //!
 //! # Delivery guarantee
 //! A settlement is one atomic step on the server. It takes effect only if the entry is still
 //! pending for this consumer, so a late or repeated verdict changes nothing. The exception is the
-//! verdict *done*: the first worker to finish acknowledges the entry and replies.
+//! verdict *done* outside of owned partitions: the first worker to finish acknowledges the entry
+//! and replies.
 
 mod assignment;
 mod blocked;
@@ -107,14 +110,13 @@ pub struct RedisSource {
     settings: Settings,
     report: Arc<Report>,
     buffer: Arc<PrefetchBuffer>,
-    /// The consumers, one for each slot with streams: one on a single server, and none if only
-    /// events are received.
+    /// The consumers, one for each slot with streams. There is one on a single server, and none if
+    /// the source receives only events or owns partitions.
     slots: Vec<SlotConsumer>,
-    /// The partitions that this worker owns. `None` if its group's workers own none; there are no
-    /// slots otherwise.
+    /// The partitions that this worker owns. `None` if the workers of its group own no partitions.
     ownership: Option<Ownership>,
-    /// The state of the subscriptions. Kept here, since the handle that shows it has only a weak
-    /// reference. `None` without events.
+    /// The state of the subscriptions; `None` without events. Owned here, since the handle that
+    /// reports it has only a weak reference.
     subscriptions: Option<Arc<SubscriptionState>>,
     /// The RPC client of the handle that opened this source. It ends with that handle's last clone,
     /// so the reference is weak.
@@ -125,9 +127,9 @@ pub struct RedisSource {
 impl Transport for Redis {
     type Source = RedisSource;
 
-    /// Waits while the server is unreachable, not ready, or refuses writes, and logs the cause as a
-    /// warning every few seconds. A permanent error is returned at once: a wrong password, a
-    /// missing permission, a key of another type.
+    /// Opens a source. Waits while the server is unreachable, not ready, or refuses writes, and
+    /// logs the cause as a warning every few seconds. Returns a permanent error immediately, such
+    /// as a wrong password, a missing permission, or a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let listed = listed(&self.options.namespace, &self.settings)?;
         let owns = owned(&self.settings);
@@ -157,8 +159,8 @@ impl Transport for Redis {
 /// The streams of one slot, with their weights.
 type SlotStreams = Vec<(Keys, u32)>;
 
-/// The keys and weights of the streams that the settings list; empty if the streams come from a
-/// registry.
+/// Checks the settings of the streams, and returns the keys and weights of the listed streams.
+/// Empty if the streams come from a registry.
 fn listed(namespace: &Namespace, settings: &Settings) -> Result<SlotStreams, Error> {
     let group = &settings.group;
     settings
@@ -180,7 +182,8 @@ fn owned(settings: &Settings) -> bool {
     partitions.is_some_and(|partitions| partitions.owned)
 }
 
-/// The most slots of a cluster that one worker serves: each has a connection for its reads.
+/// The most slots of a cluster that one worker serves. Bounded, since each has a separate
+/// connection for its reads.
 const MAX_SLOTS: usize = 64;
 
 /// Groups the streams by their slots on a cluster, since no command reads several slots.
@@ -220,6 +223,7 @@ fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Vec<SlotStreams>,
     Ok(slots.into_iter().map(|(_, streams)| streams).collect())
 }
 
+/// Numbers the streams of a slot.
 fn served(listed: &SlotStreams) -> Vec<Arc<ServedStream>> {
     let streams = listed.iter().zip(0..);
     let streams = streams
@@ -228,7 +232,7 @@ fn served(listed: &SlotStreams) -> Vec<Arc<ServedStream>> {
 }
 
 impl Redis {
-    /// Opens a source if the servers are ready for it.
+    /// Makes one attempt to open a source.
     async fn attempt(
         self,
         interest: &Interest,
@@ -387,7 +391,7 @@ impl Source for RedisSource {
         }
         let (deliveries, events) = self.buffer.rest();
         self.report.counters.events_dropped.add(events as u64);
-        // If the server cannot be reached, the leases expire.
+        // If the releases fail, the leases expire.
         let _ = timeout(self.settings.lease, fetch::release(deliveries)).await;
     }
 

@@ -1,8 +1,9 @@
-//! Owns partitions of a stream: one worker of the group for each.
+//! Owns partitions of a stream: at most one worker of a group owns each partition.
 //!
-//! A worker owns a partition for a *term*. It starts a consumer with a new name, which first inherits
-//! what former owners left pending, and then reads new entries. Every settlement is fenced by the
-//! consumer's name, so no verdict of a former owner takes effect on an inherited entry.
+//! A worker owns a partition for a *term*. For each term it starts a consumer with a new name. That
+//! consumer first inherits the entries that former owners left pending, and then reads new ones.
+//! Every settlement is fenced by the consumer's name, so the verdict of a former owner has no
+//! effect on an inherited entry.
 //!
 //! ```text
 //!          assigned, and free or its owner dead: `own.lua`
@@ -49,7 +50,7 @@ use crate::{
     },
 };
 
-/// The parts that all partitions of a worker share.
+/// The dependencies that all partitions of a worker share.
 pub(super) struct OwnershipParts {
     /// This worker, as its group knows it.
     pub(super) member: Arc<Member>,
@@ -60,51 +61,59 @@ pub(super) struct OwnershipParts {
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) pipelines: SharedPipelines,
     pub(super) names: Option<Arc<ServedNames>>,
-    /// Stops the heartbeats too.
+    /// The signals that stop the partitions and the heartbeats of this worker.
     pub(super) ends: Ends,
 }
 
-/// The partitions of a stream, as one worker owns them.
+/// Follows the members of the group for one worker: begins and ends its terms as partitions are
+/// assigned to it.
 pub(super) struct Ownership {
     partitions: Arc<Mutex<Partitions>>,
     following: JoinHandle<()>,
 }
 
+/// All partitions of the stream, with the state that this worker has of them.
 struct Partitions {
     parts: OwnershipParts,
     partitions: Vec<Partition>,
     strangers: Strangers,
-    /// The deaths of this member that its terms have ended for.
+    /// The value of [`Members::deaths`] when this worker last abandoned its terms.
     deaths: u64,
 }
 
+/// One partition of the stream.
 struct Partition {
     keys: Keys,
     state: State,
-    /// The time before which the partition is not asked for again, after an error.
+    /// Set if the server may name this member as the owner although it has no term here. No other
+    /// member can own the partition before it is freed.
+    to_be_freed: bool,
+    /// After an error, this worker does not try to own the partition before this time.
     not_before: Option<Instant>,
 }
 
+/// The state of a partition for this worker.
 enum State {
+    /// This worker does not own the partition. Another one may.
     Free,
+    /// This worker owns the partition.
     Owned(Box<Term>),
-    /// Drains what runs. The task ends when the partition is free.
+    /// The running deliveries are drained. The task ends after the partition was freed.
     Leaving(JoinHandle<()>),
 }
 
 /// A partition that this worker owns.
 struct Term {
-    term: PartitionTerm,
     keys: Keys,
     consumer: SlotConsumer,
 }
 
-/// The wait after a partition could not be owned.
+/// The wait after an error before this worker tries to own the partition again.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
 impl Ownership {
-    /// Starts to own the partitions that are assigned to the worker. `members` tells which others
-    /// there are.
+    /// Starts a task that owns the partitions that are assigned to this worker. `members` has the
+    /// current members of the group.
     pub(super) fn start(
         parts: OwnershipParts,
         keys: Vec<Keys>,
@@ -115,6 +124,7 @@ impl Ownership {
         let partition = |keys| Partition {
             keys,
             state: State::Free,
+            to_be_freed: false,
             not_before: None,
         };
         let partitions = Arc::new(Mutex::new(Partitions {
@@ -144,7 +154,7 @@ impl Ownership {
         }
     }
 
-    /// Stops to fetch from all partitions, and to start deliveries that were fetched.
+    /// Stops fetching from all partitions, and drops the deliveries that have not started.
     pub(super) async fn stop(&self) {
         self.following.abort();
         let mut partitions = self.partitions.lock().await;
@@ -156,28 +166,28 @@ impl Ownership {
         .await;
     }
 
-    /// Waits for running settlements, and frees the partitions.
+    /// Waits until all given verdicts are settled, frees the partitions, and stops the heartbeats.
     pub(super) async fn close(&self) -> Result<(), Error> {
         let mut partitions = self.partitions.lock().await;
         let Partitions {
             parts, partitions, ..
         } = &mut *partitions;
         let left = partitions.iter_mut().map(async |partition| {
-            match std::mem::replace(&mut partition.state, State::Free) {
+            let closed = match std::mem::replace(&mut partition.state, State::Free) {
                 State::Free => Ok(()),
-                State::Owned(term) => {
-                    let closed = term.consumer.close().await;
-                    term.free(&parts.shared).await;
-                    closed
-                }
+                State::Owned(term) => term.end().await,
                 State::Leaving(leaving) => {
                     let _ = timeout(parts.member.lease, leaving).await;
                     Ok(())
                 }
-            }
+            };
+            // If the server cannot be reached, others own the partition after a lease.
+            let _ = timeout(parts.member.lease, partition.free(parts)).await;
+            closed
         });
         let left = join_all(left).await;
-        // A member that was not listed any more while it drains would be taken for dead.
+        // The heartbeats stop last: without them the other members would consider this one dead
+        // while it still drains.
         parts.ends.leaving.cancel();
         let _ = timeout(parts.member.lease, parts.ends.ended.cancelled()).await;
         left.into_iter().collect()
@@ -200,7 +210,8 @@ impl Partition {
 }
 
 impl Partitions {
-    /// Ends, begins and leaves terms, as the members require.
+    /// Begins and ends terms to match the assignment among the live members. If this member was
+    /// dead, abandons all its terms first.
     async fn follow(&mut self, members: &Members) {
         if members.deaths != self.deaths {
             self.deaths = members.deaths;
@@ -208,6 +219,7 @@ impl Partitions {
                 if let Some(term) = partition.term() {
                     term.consumer.abandon();
                     partition.state = State::Free;
+                    partition.to_be_freed = true;
                 }
             }
         }
@@ -240,6 +252,8 @@ impl Partitions {
 }
 
 impl Partition {
+    /// Begins or ends a term of this partition, if the assignment requires it. Calls `note_owner`
+    /// if another member owns the partition.
     async fn follow(
         &mut self,
         parts: &OwnershipParts,
@@ -249,25 +263,36 @@ impl Partition {
         note_owner: impl Fn(&str),
     ) {
         match &mut self.state {
-            State::Leaving(leaving) if leaving.is_finished() => self.state = State::Free,
+            State::Leaving(leaving) if leaving.is_finished() => {
+                self.state = State::Free;
+                self.to_be_freed = true;
+            }
             State::Leaving(_) => return,
             State::Owned(term) if is_mine && !term.consumer.is_order_broken() => return,
             State::Owned(_) => {
                 let State::Owned(term) = std::mem::replace(&mut self.state, State::Free) else {
                     return;
                 };
-                self.state = State::Leaving(tokio::spawn(term.leave(parts.shared.clone())));
+                self.state = State::Leaving(tokio::spawn(term.leave()));
                 return;
             }
             State::Free => {}
+        }
+        if self.to_be_freed && !is_mine {
+            self.free(parts).await;
+            return;
         }
         let now = Instant::now();
         if !is_mine || self.not_before.is_some_and(|time| time > now) {
             return;
         }
+        self.to_be_freed = true;
         match Term::begin(parts, number, self.keys.clone(), dead).await {
             Ok(Begun::Owned(term)) => self.state = State::Owned(term),
-            Ok(Begun::OwnedBy(owner)) => note_owner(&owner),
+            Ok(Begun::OwnedBy(owner)) => {
+                self.to_be_freed = false;
+                note_owner(&owner);
+            }
             Err(error) => {
                 self.not_before = Some(now + BACK_OFF);
                 let (stream, error) = (&self.keys.stream, error.chain());
@@ -277,6 +302,27 @@ impl Partition {
     }
 }
 
+impl Partition {
+    /// Frees the partition for other members. Tried again later if it fails.
+    async fn free(&mut self, parts: &OwnershipParts) {
+        let owner = self.keys.owner();
+        let names = [owner.as_str()];
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(&parts.member.consumer);
+        };
+        let pipeline = parts.shared.pipeline.of(&self.keys.primary);
+        let freed = pipeline.script(&scripts::DISOWN, &names, args, Resend::Never);
+        match freed.await {
+            Ok(_) => self.to_be_freed = false,
+            Err(error) => {
+                let (stream, error) = (&self.keys.stream, error.chain());
+                tracing::debug!(%stream, error, "the partition could not be freed; trying again");
+            }
+        }
+    }
+}
+
+/// The result of an attempt to own a partition.
 enum Begun {
     Owned(Box<Term>),
     /// Another member owns the partition.
@@ -284,7 +330,8 @@ enum Begun {
 }
 
 impl Term {
-    /// Owns a partition if it is free, or if one of the dead members owns it.
+    /// Tries to own a partition. Succeeds if no member owns it, or if its owner is this member or
+    /// one of the dead members.
     async fn begin(
         parts: &OwnershipParts,
         number: usize,
@@ -301,7 +348,8 @@ impl Term {
                 .arg(dead);
         };
         let pipeline = parts.shared.pipeline.of(&keys.primary);
-        // Sent again after an unknown outcome, it begins another term of the same member.
+        // After an unknown outcome the next attempt succeeds too, and begins another term of this
+        // member.
         let answer = pipeline
             .script(&scripts::OWN, &names, args, Resend::Never)
             .await?;
@@ -336,47 +384,26 @@ impl Term {
             Ok(consumer) => {
                 let stream = &keys.stream;
                 tracing::debug!(%stream, term = term.term, "the worker owns the partition");
-                Ok(Begun::Owned(Box::new(Self {
-                    term,
-                    keys,
-                    consumer,
-                })))
+                Ok(Begun::Owned(Box::new(Self { keys, consumer })))
             }
-            Err(error) => {
-                disown(&parts.shared, &keys, term).await;
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 
-    /// Leaves the partition to another member once what runs has ended.
-    async fn leave(mut self, shared: Arc<SharedHandle>) {
+    /// Drains the running deliveries, and ends the consumer.
+    async fn leave(mut self: Box<Self>) {
         self.consumer.stop_fetching().await;
         self.consumer.drain().await;
-        if let Err(error) = self.consumer.close().await {
+        if let Err(error) = self.end().await {
             let (stream, error) = (&self.keys.stream, error.chain());
             tracing::debug!(%stream, error, "the consumer of the partition was not closed");
         }
-        self.free(&shared).await;
     }
 
-    async fn free(&self, shared: &SharedHandle) {
+    /// Waits for running settlements, and ends the consumer.
+    async fn end(&self) -> Result<(), Error> {
+        let closed = self.consumer.close().await;
         self.consumer.abandon();
-        disown(shared, &self.keys, self.term).await;
-    }
-}
-
-/// Frees a partition for other members. If that fails, they wait until this member is dead.
-async fn disown(shared: &SharedHandle, keys: &Keys, term: PartitionTerm) {
-    let owner = keys.owner();
-    let names = [owner.as_str()];
-    let args = |cmd: &mut Cmd| {
-        cmd.arg(term.term);
-    };
-    let pipeline = shared.pipeline.of(&keys.primary);
-    let freed = pipeline.script(&scripts::DISOWN, &names, args, Resend::Never);
-    if let Err(error) = freed.await {
-        let (stream, error) = (&keys.stream, error.chain());
-        tracing::debug!(%stream, error, "the partition could not be freed");
+        closed
     }
 }

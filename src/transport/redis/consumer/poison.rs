@@ -25,6 +25,7 @@ impl PoisonSlot {
         self.0.store(true, Ordering::SeqCst);
     }
 
+    /// Takes the slot, and returns the guard that frees it.
     pub(super) fn guard(&self) -> PoisonGuard {
         self.take();
         PoisonGuard(self.clone())

@@ -1,10 +1,10 @@
-//! The buffer between the tasks that fetch and `Source::next`, and the demand for more.
+//! The buffer between the fetch tasks and `Source::next`, and the demand that `next` has.
 //!
-//! Several tasks, one for each slot of a cluster, share the demand. A task is busy if its last read
-//! brought deliveries. Of the busy tasks, the one whose turn is longest ago reserves all demand
-//! that is not reserved yet, so the busy tasks together fetch no more than is wanted. Each other
-//! task reads at most one delivery. That delivery may be more than is wanted: then it waits for the
-//! next call, or is released.
+//! Several fetch tasks, one for each slot of a cluster, share the demand. A task is *busy* if its
+//! last read returned deliveries. The busy task whose last turn is longest ago reserves all demand
+//! that is not reserved yet. So the busy tasks together never fetch more than the demand. Each
+//! other task reserves nothing, and fetches at most one delivery, which may exceed the demand.
+//! Surplus deliveries stay in the buffer for the next call of `next`, or are released.
 
 use std::{
     collections::VecDeque,
@@ -23,11 +23,11 @@ use crate::{message::Message, sync::lock, transport::Delivery};
 
 type Deliveries = Vec<Delivery<RedisSettle>>;
 
-/// The time after which deliveries that were not asked for are released.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Surplus deliveries are released after this time without demand.
+const SURPLUS_PATIENCE: Duration = Duration::from_millis(100);
 
-/// The time for which `next` waits for the stream before it returns events.
-const TURN: Duration = Duration::from_millis(5);
+/// On the streams' turn, `next` waits this long for deliveries before it returns events.
+const STREAM_TURN: Duration = Duration::from_millis(5);
 
 /// Deliveries and events that were fetched and not handed out yet.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct PrefetchBuffer {
     state: Mutex<PrefetchState>,
     /// The most events in the buffer.
     event_buffer: usize,
-    /// Wakes a task that fetches, if there is demand or the buffer was stopped. One for each task.
+    /// One for each fetch task: wakes the task when there is demand or it must stop.
     wanted: Vec<Notify>,
     /// Wakes `next` when something has arrived.
     arrived: Notify,
@@ -43,13 +43,13 @@ pub(super) struct PrefetchBuffer {
 
 #[derive(Debug, Default)]
 struct PrefetchState {
-    /// Deliveries from the stream. There are more than the demand only if a response had too many,
-    /// or the call of `next` was dropped.
+    /// Deliveries from the streams. They exceed the demand only if a response had too many, or if
+    /// the call of `next` was dropped.
     ready: VecDeque<Delivery<RedisSettle>>,
     events: VecDeque<Delivery<RedisSettle>>,
     /// The number of deliveries that `next` waits for.
     demand: usize,
-    /// Set if the next call hands out events first. It alternates.
+    /// Set if the next call hands out events before deliveries. It alternates.
     events_first: bool,
     fetches: Vec<FetchState>,
     /// The number of turns so far.
@@ -57,35 +57,36 @@ struct PrefetchState {
     stopped: bool,
 }
 
-/// The state of a task that fetches.
+/// The state of a fetch task.
 #[derive(Debug, Clone, Default)]
 struct FetchState {
     /// The part of the demand that the task is fetching.
     reserved: usize,
-    /// Set if its last read brought deliveries.
+    /// Set if the task's last read returned deliveries.
     is_busy: bool,
-    /// Set while a read of the task blocks on the stream. New entries end that read, without new
-    /// demand.
+    /// Set while a read of the task blocks on the streams. New entries end such a read, so the task
+    /// need not be woken.
     is_reading: bool,
-    /// Set while it waits for demand.
+    /// Set while the task waits for demand.
     is_waiting: bool,
-    /// Set if the task must stop, although the buffer goes on.
+    /// Set if this task must stop while the others go on.
     is_stopped: bool,
-    /// The number of its last turn.
+    /// The number of the task's last turn.
     turn: u64,
 }
 
-/// The next step of the task that fetches.
+/// The next step of a fetch task.
 pub(super) enum Demand {
-    /// Fetch this many.
+    /// Fetch at most this many deliveries.
     Deliveries(usize),
-    /// Release these, for which there was no demand.
+    /// Release these deliveries, for which there is no demand.
     Nothing(Deliveries),
+    /// Stop fetching.
     Stop,
 }
 
 impl PrefetchBuffer {
-    /// Makes a buffer that this many tasks fetch for.
+    /// Makes a buffer for `fetches` fetch tasks, with room for `event_buffer` events.
     pub(super) fn new(event_buffer: usize, fetches: usize) -> Self {
         let state = PrefetchState {
             fetches: vec![FetchState::default(); fetches],
@@ -99,12 +100,13 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Wakes the tasks that fetch.
+    /// Wakes all fetch tasks.
     fn wake(&self) {
         self.wanted.iter().for_each(Notify::notify_one);
     }
 
-    /// Takes events from the front of the list while there is room.
+    /// Moves events from the front of the list into the buffer while there is room. Moves none
+    /// after a stop.
     pub(super) fn offer(&self, events: &mut Vec<Message>) {
         let mut state = self.lock();
         if state.stopped {
@@ -118,10 +120,11 @@ impl PrefetchBuffer {
         self.arrived.notify_one();
     }
 
-    /// Waits for at most `max` deliveries. When the future is dropped the demand ends, and
-    /// deliveries that arrive later stay in the buffer.
+    /// Waits for deliveries and events, and returns at most `max`. Never resolves after a stop, if
+    /// the buffer is empty. When the future is dropped, the demand ends, and deliveries that arrive
+    /// later stay in the buffer.
     pub(super) async fn take(&self, max: usize) -> Deliveries {
-        let _asked = Asked(self);
+        let _asked = DemandGuard(self);
         self.give_the_stream_its_turn(max).await;
         loop {
             let stopped = {
@@ -141,8 +144,8 @@ impl PrefetchBuffer {
         }
     }
 
-    /// If only events are ready, and it is the stream's turn, asks the stream and waits for a
-    /// moment. Otherwise a steady flow of events would starve the stream.
+    /// If only events are ready, and it is the streams' turn, requests deliveries and waits for
+    /// them for a moment. Otherwise a steady flow of events would starve the streams.
     async fn give_the_stream_its_turn(&self, max: usize) {
         {
             let mut state = self.lock();
@@ -159,10 +162,10 @@ impl PrefetchBuffer {
                 self.arrived.notified().await;
             }
         };
-        let _ = timeout(TURN, answered).await;
+        let _ = timeout(STREAM_TURN, answered).await;
     }
 
-    /// Stops the fetching.
+    /// Stops all fetch tasks.
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.wanted.iter().for_each(Notify::notify_waiters);
@@ -187,7 +190,7 @@ impl PrefetchBuffer {
     }
 }
 
-/// The writing end of the buffer, one for each task that fetches.
+/// The writing end of the buffer, one for each fetch task.
 #[derive(Debug, Clone)]
 pub(super) struct PrefetchWriter {
     buffer: Arc<PrefetchBuffer>,
@@ -196,6 +199,7 @@ pub(super) struct PrefetchWriter {
 }
 
 impl PrefetchWriter {
+    /// Makes the writer of the task with this number, and resets the task's state.
     pub(super) fn new(buffer: Arc<PrefetchBuffer>, number: usize) -> Self {
         buffer.lock().fetches[number] = FetchState::default();
         Self { buffer, number }
@@ -209,7 +213,7 @@ impl PrefetchWriter {
         &self.buffer.wanted[self.number]
     }
 
-    /// Waits until the task has something to do.
+    /// Waits for the next step of the task.
     pub(super) async fn demanded(&self) -> Demand {
         let _waiting = WaitGuard(self);
         loop {
@@ -227,7 +231,10 @@ impl PrefetchWriter {
             };
             if !surplus {
                 self.wanted().notified().await;
-            } else if timeout(PATIENCE, self.wanted().notified()).await.is_err() {
+            } else if timeout(SURPLUS_PATIENCE, self.wanted().notified())
+                .await
+                .is_err()
+            {
                 let mut state = self.buffer.lock();
                 if state.demand == 0 && !state.is_stopped(self.number) {
                     return Demand::Nothing(state.ready.drain(..).collect());
@@ -236,12 +243,12 @@ impl PrefetchWriter {
         }
     }
 
-    /// The number of deliveries that this task may fetch.
+    /// Returns the part of the demand that this task may fetch.
     pub(super) fn demand(&self) -> usize {
-        self.buffer.lock().free(self.number)
+        self.buffer.lock().unreserved(self.number)
     }
 
-    /// Adds the deliveries that the task has fetched, perhaps none.
+    /// Adds the deliveries of a fetch, which may be none, and ends the task's reservation.
     pub(super) fn put(&self, deliveries: Deliveries) {
         let mut state = self.buffer.lock();
         let fetch = &mut state.fetches[self.number];
@@ -266,7 +273,7 @@ impl PrefetchWriter {
         }
     }
 
-    /// Adds deliveries that the task did not fetch now.
+    /// Adds deliveries outside of a fetch. The task keeps its reservation.
     pub(super) fn add(&self, deliveries: Deliveries) {
         let mut state = self.buffer.lock();
         state.demand = state.demand.saturating_sub(deliveries.len());
@@ -275,14 +282,14 @@ impl PrefetchWriter {
         self.buffer.arrived.notify_one();
     }
 
-    /// Stops this task, and no other. A new task with the same number undoes it.
+    /// Stops this task alone. [`new`](Self::new) with the same number undoes it.
     pub(super) fn stop(&self) {
         self.buffer.lock().fetches[self.number].is_stopped = true;
         self.wanted().notify_waiters();
         self.wanted().notify_one();
     }
 
-    /// Sets whether the task's read waits on the stream.
+    /// Records that a read of the task blocks on the streams, or no longer does.
     pub(super) fn set_reading(&self, is_reading: bool) {
         self.buffer.lock().fetches[self.number].is_reading = is_reading;
     }
@@ -296,7 +303,7 @@ impl PrefetchWriter {
         self.buffer.lock().is_stopped(self.number)
     }
 
-    /// Sleeps for this time, or until the buffer is stopped.
+    /// Sleeps for this time, or until the task or the buffer is stopped.
     pub(super) async fn pause(&self, wait: Duration) {
         tokio::select! {
             biased;
@@ -305,7 +312,7 @@ impl PrefetchWriter {
         }
     }
 
-    /// Waits until the buffer is stopped.
+    /// Waits until the task or the buffer is stopped.
     pub(super) async fn stopped(&self) {
         loop {
             let woken = self.wanted().notified();
@@ -322,33 +329,34 @@ impl PrefetchState {
         self.stopped || self.fetches[number].is_stopped
     }
 
-    /// The part of the demand that no other task is fetching.
-    fn free(&self, number: usize) -> usize {
+    /// Returns the part of the demand that no other task has reserved.
+    fn unreserved(&self, number: usize) -> usize {
         let others = self.fetches.iter().enumerate();
         let others = others.filter(|(other, _)| *other != number);
         let reserved: usize = others.map(|(_, fetch)| fetch.reserved).sum();
         self.demand.saturating_sub(reserved)
     }
 
-    /// Reserves a part of the demand for a task.
+    /// Reserves demand for a busy task. Returns how many deliveries the task may fetch: zero if
+    /// there is no demand, or if it is another task's turn.
     fn reserve(&mut self, number: usize) -> usize {
         let own = &self.fetches[number];
         let is_alone = self.fetches.len() == 1;
         if !is_alone && !own.is_busy {
-            // The read will probably bring nothing, so it reserves nothing.
+            // The read will probably return nothing, so it reserves nothing.
             return self.demand.min(1);
         }
         let is_before = |it: &FetchState| it.is_busy && it.is_waiting && it.turn < own.turn;
         if self.fetches.iter().any(is_before) {
             return 0;
         }
-        let free = self.free(number);
-        if free > 0 {
+        let unreserved = self.unreserved(number);
+        if unreserved > 0 {
             self.turns += 1;
             let own = &mut self.fetches[number];
-            (own.reserved, own.turn) = (free, self.turns);
+            (own.reserved, own.turn) = (unreserved, self.turns);
         }
-        free
+        unreserved
     }
 
     fn take(&mut self, max: usize) -> Deliveries {
@@ -388,9 +396,9 @@ impl Drop for WaitGuard<'_> {
 }
 
 /// Withdraws the demand of `next` when it is dropped.
-struct Asked<'a>(&'a PrefetchBuffer);
+struct DemandGuard<'a>(&'a PrefetchBuffer);
 
-impl Drop for Asked<'_> {
+impl Drop for DemandGuard<'_> {
     fn drop(&mut self) {
         self.0.lock().demand = 0;
     }

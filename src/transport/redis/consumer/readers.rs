@@ -1,4 +1,4 @@
-//! All functions of the serving half that decode responses, for tests and fuzz targets.
+//! Lists the functions of the serving half that decode responses, for tests and fuzz targets.
 
 use super::{
     claim::ScanStep, clock::ServerClock, fetch, group::Joining, replies, served_names, tick::Tick,
@@ -127,7 +127,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         },
         Reader {
             of: "TIME",
-            // The clock shows its time only as an age.
+            // The clock exposes its time only as an age.
             read: |answer| Ok((ServerClock::new(answer)?.since(0).as_secs() > 0).to_string()),
             answer: texts("1795430237 570000"),
         },

@@ -1,4 +1,4 @@
-//! The streams of a registry: finds the streams that senders have registered, and retires unused
+//! Follows a registry of streams: finds streams that senders have registered, and retires unused
 //! streams.
 
 use std::{
@@ -18,23 +18,26 @@ use crate::{
     transport::redis::{response::integer, scripts},
 };
 
-/// A stream that was not registered for this long may be retired. Senders register every 30 s.
+/// A stream that was not registered again within this time may be retired. Senders register every
+/// 30 s.
 const UNUSED: Duration = Duration::from_secs(90);
-/// The time between two reads of the whole registry. In between only new registrations are read.
-const WHOLE: Duration = Duration::from_secs(30);
-/// The time between two attempts to retire a stream.
-const RETRY: Duration = Duration::from_secs(10);
+/// The time between two reads of the whole registry. In between, only new registrations are read.
+const FULL_READ_PERIOD: Duration = Duration::from_secs(30);
+/// The time between two attempts to retire the same stream.
+const RETIRE_RETRY: Duration = Duration::from_secs(10);
 /// The most streams that one tick tries to retire.
 const MAX_RETIRED: usize = 8;
 
 /// A change of the served streams.
 #[derive(Debug)]
 pub(super) enum Change {
+    /// A stream was registered.
     Found(Name),
+    /// A stream was removed from the registry.
     Retired(Name),
 }
 
-/// The changes that the fetch has not carried out yet.
+/// The changes that the fetch has not applied yet.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     waiting: Mutex<Vec<Change>>,
@@ -50,7 +53,7 @@ impl Changes {
         lock(&self.waiting).is_empty()
     }
 
-    /// Waits until there may be changes.
+    /// Waits until changes have arrived. May wake spuriously.
     pub(super) async fn arrived(&self) {
         self.arrived.notified().await;
     }
@@ -62,16 +65,17 @@ pub(super) struct RegistryReader {
     key: String,
     streams: Arc<StreamSet>,
     changes: Arc<Changes>,
-    /// The fetch's blocked read. A change ends it, so that the fetch carries the change out at
-    /// once.
+    /// The fetch's blocked read. Each change ends it, so that the fetch applies the change
+    /// immediately.
     blocked: Arc<BlockedRead>,
     known: HashMap<Name, Known>,
-    /// Registrations before this time are known. In milliseconds on Redis's clock.
+    /// All registrations before this time are known. In milliseconds on Redis's clock.
     since: i64,
     /// The time of the last read of the whole registry.
-    whole: Option<Instant>,
+    last_full_read: Option<Instant>,
 }
 
+/// A registered stream.
 #[derive(Debug)]
 struct Known {
     /// The time of the last registration, in milliseconds on Redis's clock.
@@ -94,15 +98,18 @@ impl RegistryReader {
             blocked,
             known: HashMap::new(),
             since: 0,
-            whole: None,
+            last_full_read: None,
         }
     }
 
-    /// The registry's part of a tick: its key, and the time of the first registrations to list.
+    /// Returns the registry's arguments of a tick: its key, and the time from which registrations
+    /// are listed.
     pub(super) fn request(&mut self) -> (String, i64) {
-        let look_at_all = self.whole.is_none_or(|last| last.elapsed() >= WHOLE);
+        let look_at_all = self
+            .last_full_read
+            .is_none_or(|last| last.elapsed() >= FULL_READ_PERIOD);
         if look_at_all {
-            self.whole = Some(Instant::now());
+            self.last_full_read = Some(Instant::now());
         }
         (self.key.clone(), if look_at_all { 0 } else { self.since })
     }
@@ -124,7 +131,7 @@ impl RegistryReader {
         self.announce(found);
     }
 
-    /// Retires streams that are no longer registered and hold no entries.
+    /// Retires streams that no sender has registered lately and that hold no entries.
     pub(super) async fn retire(
         &mut self,
         server: &UpkeepConnection,
@@ -132,7 +139,7 @@ impl RegistryReader {
     ) -> Result<(), Error> {
         let unused = UNUSED.as_millis() as i64;
         let mut candidates: Vec<_> = (self.known.iter_mut())
-            .filter(|(_, it)| now - it.registered >= unused && it.tried.elapsed() >= RETRY)
+            .filter(|(_, it)| now - it.registered >= unused && it.tried.elapsed() >= RETIRE_RETRY)
             .collect();
         candidates.truncate(MAX_RETIRED);
         let streams = self.streams.all();
@@ -156,6 +163,7 @@ impl RegistryReader {
         Ok(())
     }
 
+    /// Passes changes to the fetch, and wakes it.
     fn announce(&self, changes: Vec<Change>) {
         if !changes.is_empty() {
             lock(&self.changes.waiting).extend(changes);

@@ -1,4 +1,5 @@
-//! Replies to reliable requests: stored and acknowledged in one step, in batches.
+//! Stores replies to reliable requests. Each batch of replies is stored and acknowledged by one
+//! script call.
 
 use futures_util::future::join_all;
 use redis::Cmd;
@@ -18,11 +19,11 @@ use crate::{
     },
 };
 
-/// The most replies that one call stores, since a script blocks the server.
+/// The most replies that one call stores. Bounded, since a script blocks the server.
 const MAX_BATCH: usize = 64;
 
-/// The most bytes of replies that one call stores, unless a single reply has more. The replies to
-/// one client are one argument, and no server refuses an argument of this size.
+/// The most bytes of replies that one call stores. Only a single larger reply exceeds it. The
+/// replies to one client are one argument, and no server refuses an argument of this size.
 const MAX_BYTES: usize = LEAST_SIZE_LIMIT / 2;
 
 /// The settlement of a handled request with its reply.
@@ -34,8 +35,8 @@ pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
     join_all(calls.map(|batch| store_part(settler, batch))).await;
 }
 
-/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`] bytes, or of one
-/// reply.
+/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`] bytes. A larger
+/// reply is a part by itself.
 fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
     let mut parts: Vec<Vec<Reply>> = Vec::new();
     let mut room = 0;
@@ -55,8 +56,8 @@ fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
     parts
 }
 
-/// Stores the replies of one call. If the server refuses the call, stores each reply in a call by
-/// itself: one refused reply must not fail the others.
+/// Stores the replies of one part by one call. If the server refuses the call, stores each reply by
+/// a separate call, so that one refused reply does not fail the others.
 async fn store_part(settler: &Settler, batch: Vec<Reply>) {
     let Err((batch, error)) = call(settler, batch).await else {
         return;
@@ -94,13 +95,14 @@ async fn store_part(settler: &Settler, batch: Vec<Reply>) {
     .await;
 }
 
+/// Fails all settlements of a batch with the same error.
 fn fail(batch: Vec<Reply>, error: &Error) {
     for reply in batch {
         reply.fail(error);
     }
 }
 
-/// Makes one call. Returns the replies if the server has not stored them.
+/// Makes one call. On an error, returns the replies with the error.
 async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply>, Error)> {
     batch.sort_by(|a, b| a.effect.stream.cmp(&b.effect.stream));
     let clients: Vec<_> = by_client(&batch).map(ClientReplies::new).collect();
@@ -140,7 +142,7 @@ async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply
 struct ClientReplies {
     stream: String,
     ids: Vec<StreamEntryId>,
-    /// One per line: an envelope contains no line break.
+    /// The envelopes, one per line. An envelope contains no line break.
     envelopes: Vec<u8>,
 }
 
@@ -156,11 +158,12 @@ impl ClientReplies {
     }
 }
 
+/// Groups replies by client. They must be sorted by their reply streams.
 fn by_client(sorted: &[Reply]) -> impl Iterator<Item = &[Reply]> {
     sorted.chunk_by(|a, b| a.effect.stream == b.effect.stream)
 }
 
-/// Decodes the results of a call, one for each client.
+/// Decodes the results of a call: one number for each client, as `reply.lua` defines them.
 pub(super) fn read(answer: Value, clients: usize) -> Result<Vec<i64>, Error> {
     let results = array(answer)?;
     if results.len() != clients {

@@ -28,16 +28,16 @@ pub(super) struct ReplyTo {
 /// The route of a reply to its caller.
 #[derive(Debug, PartialEq)]
 pub(super) enum ReplyRoute {
-    /// Stored on this stream.
+    /// The reply is stored on this stream.
     Store(String),
-    /// Published on this channel.
+    /// The reply is published on this channel.
     Publish(Bytes),
-    /// Not sent: the address is not allowed.
+    /// The reply is not sent, since its address is not allowed.
     Nowhere,
 }
 
 impl ReplyTo {
-    /// The reply address of a decoded request; `None` for other messages.
+    /// Takes the reply address out of a decoded request. `None` for other messages.
     pub(super) fn of(decoded: &mut Decoded) -> Option<Self> {
         Some(Self {
             correlation_id: decoded.correlation_id.take()?,
@@ -47,8 +47,8 @@ impl ReplyTo {
         .filter(|_| decoded.message.kind() == crate::Kind::Rpc)
     }
 
-    /// The reply address in the raw fields of an entry, so that a malformed request is answered if
-    /// possible.
+    /// Reads the reply address from the raw fields of an entry, to answer a request that was not
+    /// decoded.
     pub(super) fn of_fields(fields: &[(Bytes, Bytes)]) -> Option<Self> {
         value_of(fields, "type").filter(|kind| *kind == "rpc")?;
         Some(Self {
@@ -58,11 +58,11 @@ impl ReplyTo {
         })
     }
 
-    /// The route of the reply. It is published only on channels with an allowed prefix; otherwise
-    /// anyone who can add a request could make workers publish on any channel.
+    /// Chooses the route of the reply. A reply is published only on channels with an allowed
+    /// prefix. Otherwise anyone who can add a request could make workers publish on any channel.
     pub(super) fn route(&self, keys: &Keys, allowed: &[Name]) -> ReplyRoute {
         if let Some(client) = &self.client {
-            // A UUID is required, so the requester cannot choose the key.
+            // Only a UUID is accepted, so that the requester cannot choose the key.
             return match Uuid::try_parse_ascii(client) {
                 Ok(client) => ReplyRoute::Store(keys.replies(client)),
                 Err(_) => ReplyRoute::Nowhere,

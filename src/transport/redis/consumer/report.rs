@@ -58,7 +58,7 @@ impl Report {
         tracing::warn!(%id, %stream, %group, attempts, "a dead letter: {reason}");
     }
 
-    /// Reports entries that were claimed, and the consumer of each.
+    /// Reports entries that were claimed. `from` has the former consumer of each entry.
     pub(super) fn claimed(&self, stream: &ServedStream, entries: &[Entry], from: &[String]) {
         if entries.is_empty() {
             return;
@@ -91,8 +91,8 @@ impl Report {
             .report(dropped, name, group, self.max_dead_letters);
     }
 
-    /// Reports that a running delivery was lost to another consumer. `notify` cancels its handler,
-    /// after the loss is counted.
+    /// Reports that a delivery was lost to another consumer. First counts the loss, then calls
+    /// `notify`, which cancels the handler, if there is one.
     pub(super) fn lost(&self, id: StreamEntryId, notify: impl FnOnce(), message: &str) {
         self.counters.lost_leases.increment();
         notify();

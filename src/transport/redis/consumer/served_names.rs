@@ -1,9 +1,11 @@
-//! The names that the workers of a group serve: a worker whose routes differ from those of the
-//! others gets messages that it has no route for, and the others get some of its messages.
+//! Warns if the workers of a group serve different names. A worker whose routes differ from those
+//! of the others gets messages that it has no route for, and the others get messages that only it
+//! could handle.
 //!
-//! Each worker records its names in a sorted set of the group, by time, when it starts and once a
-//! minute. Workers with the same names share a record. It is removed when one of them leaves, which
-//! the others undo within a minute, and forgotten if nobody renews it.
+//! Each worker records the list of its names in a sorted set of the group, scored by time, when it
+//! starts and then once a minute. Workers with the same names share a record. A worker that leaves
+//! removes the record, and the others with the same names add it again within a minute. A record
+//! that no worker renews is removed.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -29,33 +31,35 @@ use crate::{
     },
 };
 
-/// The time between two records.
+/// The time after which a worker renews its record.
 const PERIOD: Duration = Duration::from_secs(60);
-/// The time after which a list that was not recorded again is forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(150);
-/// The most lists that a group keeps, so that its record is bounded.
+/// A list that was not recorded again within this time is removed.
+const LIST_LIFETIME: Duration = Duration::from_secs(150);
+/// The most lists that are kept for a group.
 const MAX_LISTS: usize = 16;
 /// The most bytes of a list. Further names are left out.
 const MAX_BYTES: usize = 8 << 10;
-/// The last line of a list from which names were left out. It is no kind of message.
+/// The last line of a list from which names were left out. No name's line looks like this, since it
+/// begins with a kind.
 const INCOMPLETE: &str = "...";
 /// The most names of each side in the warning.
 const MAX_SHOWN: usize = 5;
-/// The most lists that a worker compares with its own in its lifetime, since anyone can write some.
+/// The most lists that a worker compares with its own in its lifetime. Bounded, since other clients
+/// can write any lists.
 const MAX_COMPARED: usize = 1024;
-/// The most streams of one call, since a script blocks the server.
+/// The most streams of one call. Bounded, since a script blocks the server.
 const MAX_STREAMS: usize = 256;
 
 /// The names that this worker serves.
 pub(super) struct ServedNames {
-    /// One in each line, as `task orders.create`, in order.
+    /// The kinds and names, sorted, one pair per line, such as `task orders.create`.
     list: String,
-    /// The lists of other workers that were compared. Shared by the slots of a cluster.
+    /// The lists of other workers that were compared before. Shared by the slots of a cluster.
     compared: Mutex<HashSet<String>>,
 }
 
 impl ServedNames {
-    /// `None` if the worker may serve any name.
+    /// Lists the names that a worker serves. `None` if the worker may serve any name.
     pub(super) fn of(interest: &Interest) -> Option<Self> {
         let names = interest.routes.as_ref()?.iter();
         let names: BTreeSet<_> = names.map(|(kind, name)| format!("{kind} {name}")).collect();
@@ -74,13 +78,13 @@ impl ServedNames {
         })
     }
 
-    /// The list, as it is recorded.
+    /// Returns the list in the form in which it is recorded.
     pub(super) fn list(&self) -> &str {
         &self.list
     }
 
-    /// Compares this worker's list with those of others. Returns the warning if one differs that
-    /// was not compared before.
+    /// Compares this worker's list with those of others that were not compared before. Returns the
+    /// text of a warning if one differs.
     fn compare(&self, others: &[Bytes]) -> Option<String> {
         let mut compared = lock(&self.compared);
         let (own, is_complete) = names(&self.list);
@@ -98,23 +102,23 @@ impl ServedNames {
                 here.extend(own.difference(&theirs).map(|name| name.to_string()));
             }
         }
-        let elsewhere = some_of(&elsewhere)
+        let elsewhere = shown_list(&elsewhere)
             .map(|names| format!("workers of this group serve {names}, which this one does not"));
-        let here = some_of(&here)
+        let here = shown_list(&here)
             .map(|names| format!("this worker serves {names}, which others of this group do not"));
         let parts: Vec<_> = elsewhere.into_iter().chain(here).collect();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 }
 
-/// The names in a list, and `false` if some were left out.
+/// Returns the names in a list, and `false` if some were left out of it.
 fn names(list: &str) -> (BTreeSet<&str>, bool) {
     let names = list.lines().filter(|line| *line != INCOMPLETE);
     (names.collect(), !list.ends_with(INCOMPLETE))
 }
 
-/// The first names as a text; `None` without any.
-fn some_of(names: &BTreeSet<String>) -> Option<String> {
+/// Formats the first names for the warning; `None` if there are none.
+fn shown_list(names: &BTreeSet<String>) -> Option<String> {
     let shown = names.iter().take(MAX_SHOWN);
     let shown: Vec<_> = shown
         .map(|name| format!("`{}`", Shown::new(name)))
@@ -139,8 +143,9 @@ impl NameRecorder {
         Self { names, next }
     }
 
-    /// Records the names on these streams, if it is time, and warns about other workers of the
-    /// group with other names. A failure is logged only: messages are handled without it.
+    /// Records the names on these streams if the record is due, and warns about workers of the
+    /// group with other names. An error is only logged, since messages are handled without the
+    /// record.
     pub(super) async fn record(
         &mut self,
         server: &UpkeepConnection,
@@ -174,7 +179,7 @@ impl NameRecorder {
         let keys: Vec<_> = streams.iter().map(|it| &*it.keys.served_names).collect();
         let args = |cmd: &mut Cmd| {
             cmd.arg(&self.names.list)
-                .arg(FORGOTTEN.as_millis() as u64)
+                .arg(LIST_LIFETIME.as_millis() as u64)
                 .arg(MAX_LISTS);
         };
         let answer = server.script(&scripts::SERVED_NAMES, &keys, args).await?;
@@ -195,7 +200,7 @@ impl NameRecorder {
     }
 }
 
-/// Decodes the lists of other workers, for each stream.
+/// Decodes the response: for each stream, the lists of other workers.
 pub(super) fn read(answer: Value, streams: usize) -> Result<Vec<Vec<Bytes>>, Error> {
     let lists = array(answer)?;
     if lists.len() != streams {

@@ -1,4 +1,4 @@
-//! Makes settlements from verdicts.
+//! Turns verdicts into settlements.
 
 use std::{fmt, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     transport::{Backoff, SettleDelivery, Verdict, redis::error},
 };
 
-/// Makes settlements from verdicts, and queues them.
+/// Turns the verdicts of one consumer's deliveries into settlements, and queues them.
 pub(super) struct SettlePolicy {
     pub(super) max_deliveries: u32,
     pub(super) backoff: Backoff,
@@ -28,16 +28,16 @@ pub(super) struct SettlePolicy {
     pub(super) queue: mpsc::UnboundedSender<Settlement>,
     /// The queue of settlements that store a reply.
     pub(super) replies: mpsc::UnboundedSender<Settlement>,
-    /// Takes the acknowledgements for which the next read waits.
+    /// Takes acknowledgements while the next read waits for them.
     pub(super) last_read: Arc<LastRead>,
 }
 
-/// The right to settle one delivery from Redis. If it is dropped the delivery stays pending until
+/// The right to settle one delivery from Redis. If it is dropped, the delivery stays pending until
 /// its lease expires.
 pub struct RedisSettle(Option<(Unsettled, Arc<SettlePolicy>)>);
 
 impl RedisSettle {
-    /// The right to settle an event, which does nothing.
+    /// Makes the right to settle an event. Settling an event has no effect.
     pub(super) fn event() -> Self {
         Self(None)
     }
@@ -50,17 +50,19 @@ impl RedisSettle {
         self.0
     }
 
-    /// The place of a delivery in the order of an owned partition.
+    /// Returns the delivery's place in the order of an owned partition. `None` for other
+    /// deliveries.
     pub(super) fn turn_mut(&mut self) -> Option<&mut Turn> {
         self.0.as_mut()?.0.turn.as_mut()
     }
 
-    /// The partition key of a delivery from an owned partition.
+    /// Returns the key of a delivery from an owned partition. `None` for other deliveries, or
+    /// without a key.
     pub(super) fn partition_key(&self) -> Option<PartitionKey> {
         self.0.as_ref()?.0.turn.as_ref()?.key().cloned()
     }
 
-    /// Returns `true` if this is a delivery from the stream.
+    /// Returns `true` for a delivery from a stream, and `false` for an event.
     pub(super) fn is_owed(&self) -> bool {
         self.0.is_some()
     }
@@ -79,20 +81,21 @@ impl SettleDelivery for RedisSettle {
 }
 
 impl SettlePolicy {
-    /// Makes a settlement from a verdict.
+    /// Queues the settlement of a verdict. Drops the verdict if the lease is lost, unless it is a
+    /// success.
     fn settle(&self, delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
         if delivery.guard.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
-            // Another consumer has the entry, or this consumer has claimed it again, which the
-            // fence cannot detect. Only a success counts all the same: the first worker to finish
-            // wins.
+            // Another consumer has the entry, or this consumer has claimed it again. The fence
+            // cannot detect the second case, so the verdict is dropped here. A success still
+            // counts, since the first worker to finish wins.
             return on_settled(Ok(()));
         }
         let effect = self.effect(&delivery, verdict);
         self.queue_settlement(delivery, effect, on_settled);
     }
 
-    /// Settles a delivery of an owned partition: a failed one stays where it is, and a success is
-    /// fenced like every other end.
+    /// Settles a delivery of an owned partition. A released delivery, or a failed one with attempts
+    /// left, keeps its place in the order. All other verdicts are fenced, even a success.
     fn settle_in_order(
         self: &Arc<Self>,
         mut delivery: Unsettled,
@@ -153,6 +156,7 @@ impl SettlePolicy {
         }
     }
 
+    /// Maps a verdict to its effect on the server.
     fn effect(&self, delivery: &Unsettled, verdict: Verdict) -> Effect {
         let attempt = delivery.attempt;
         match verdict {
@@ -187,6 +191,7 @@ impl SettlePolicy {
         }
     }
 
+    /// Chooses the effect of a success by the route of the reply.
     fn done(&self, delivery: &Unsettled, reply: Result<Reply, RpcError>) -> Effect {
         let Some((reply_to, route)) = self.route(delivery) else {
             return Effect::Acknowledge(None);
@@ -229,7 +234,8 @@ impl SettlePolicy {
         Effect::Fenced(FencedEffect::End { end, reply })
     }
 
-    /// The reply address of a request, and the route of its reply.
+    /// Returns the reply address of a request, and the route of its reply. `None` for other
+    /// messages.
     fn route<'a>(&self, delivery: &'a Unsettled) -> Option<(&'a ReplyTo, ReplyRoute)> {
         let reply_to = delivery.reply_to.as_deref()?;
         let route = reply_to.route(&delivery.stream.keys, &self.allowed_reply_prefixes);

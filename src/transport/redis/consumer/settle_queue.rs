@@ -1,9 +1,9 @@
-//! Takes settlements from the queues, and carries them out in batches.
+//! Takes settlements from a queue and carries them out in batches.
 //!
-//! Settlements that store a reply have a separate queue and task: they wait while the server
-//! refuses writes, and acknowledgements must not wait with them. While some batches are in flight
-//! the next one grows, so a batch is as large as the load requires, and a single settlement is not
-//! delayed.
+//! Settlements that store a reply have a separate queue and task. They wait while the server
+//! refuses writes, and acknowledgements must not wait with them. The next batch grows while earlier
+//! batches are in flight. So batches grow with the load, and a single settlement is sent without
+//! delay.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -17,25 +17,27 @@ use super::{
 };
 use crate::sync::{Clock, yield_to_all};
 
-/// The most settlements that are taken from a queue at once.
+/// The most settlements of one batch.
 const MAX_TAKEN: usize = 512;
-/// The most times that the task yields to handlers that are about to finish.
-const MAX_TURNS: usize = 16;
-/// The most batches of acknowledgements in flight. A fast reply is published with its
-/// acknowledgement, and should not wait for the confirmation of other batches.
+/// The most times that the task yields to running handlers before it sends a batch.
+const MAX_YIELDS: usize = 16;
+/// The most batches of acknowledgements in flight. Several, since a fast reply is published with
+/// its acknowledgement and should not wait until other batches are confirmed.
 pub(super) const MAX_ACKNOWLEDGING: usize = 4;
 /// The most batches of stored replies in flight.
 pub(super) const MAX_REPLYING: usize = 1;
 
-/// The kind of a settler's future that has finished.
+/// The kind of work that has finished.
 #[derive(PartialEq)]
 enum Finished {
+    /// A batch, which counts towards `max_batches`.
     Batch,
+    /// A settlement by a script call of its settlement alone.
     Single,
 }
 
-/// Carries out settlements from a queue, with at most `max_batches` in flight, until the queue
-/// is closed.
+/// Carries out settlements from a queue, with at most `max_batches` batches in flight. Returns when
+/// the queue is closed and everything in flight has finished.
 pub(super) async fn carry_out(
     settler: Arc<Settler>,
     mut queue: mpsc::UnboundedReceiver<Settlement>,
@@ -51,13 +53,12 @@ pub(super) async fn carry_out(
             Some(finished) = running.next() => {
                 batches -= usize::from(finished == Finished::Batch);
             }
-            // With enough batches in flight, new settlements need not wake this task.
+            // With `max_batches` in flight, new settlements do not wake this task.
             count = queue.recv_many(&mut taken, MAX_TAKEN), if open && batches < max_batches => {
                 open = count > 0;
                 settler.in_flight.mark_settling(taken.iter().map(|it| &it.delivery.guard));
-                // Lets handlers run that are about to finish, so that their settlements join
-                // this batch.
-                for _ in 0..MAX_TURNS {
+                // Yields to running handlers, so that those about to finish join this batch.
+                for _ in 0..MAX_YIELDS {
                     if !settler.in_flight.has_running() {
                         break;
                     }

@@ -1,4 +1,4 @@
-//! Settlements: how deliveries end on the server.
+//! Settlements: verdicts, in the form in which the server carries them out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,34 +17,36 @@ use crate::{
 /// The most bytes of a reply that is published over the connection that reads.
 const MAX_WITH_READ: usize = 64 << 10;
 
-/// Called with the outcome of a settlement. Dropped without a call if there will be none.
+/// Called with the outcome of a settlement. Dropped without a call if the source ends first.
 pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
-/// A verdict in the form in which the server carries it out, and the callback for its confirmation.
+/// A delivery, the effect of its verdict, and the callback for the outcome.
 pub(super) struct Settlement<E = Effect> {
     pub(super) delivery: Unsettled,
     pub(super) effect: E,
     pub(super) on_settled: OnSettled,
 }
 
-/// The end of a delivery on the server.
+/// The effect of a verdict on the server.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// Acknowledged, after its reply was published if it has one. Many share one command.
+    /// Publishes the reply, if there is one, and acknowledges the entry. Many of these share one
+    /// command.
     Acknowledge(Option<PublishedReply>),
-    /// Acknowledged and its reply stored, in one step. Many share one script call.
+    /// Stores the reply and acknowledges the entry, in one step. Many of these share one script
+    /// call.
     Reply(StoredReply),
-    /// Any other end, by one fenced script call.
+    /// Any other effect, by a fenced script call for this delivery alone.
     Fenced(FencedEffect),
 }
 
 /// The channel and the envelope of a reply.
 pub(super) type PublishedReply = (bytes::Bytes, Vec<u8>);
 
-/// The end of a delivery that was not handled successfully.
+/// An effect that takes place only if the entry is still pending for this consumer.
 #[derive(Debug)]
 pub(super) enum FencedEffect {
-    /// Moved to the retry stream, now or after a delay.
+    /// Moves the delivery to the retry stream, now or after a delay.
     Redeliver {
         after: Option<Duration>,
         /// The number of attempts that count so far.
@@ -52,7 +54,7 @@ pub(super) enum FencedEffect {
         /// Set for a release, which has a separate counter.
         released: bool,
     },
-    /// Made a dead letter, or discarded.
+    /// Ends the delivery.
     End {
         end: End,
         /// The route and the envelope of the reply to a request.
@@ -60,6 +62,7 @@ pub(super) enum FencedEffect {
     },
 }
 
+/// A reply that is stored for its client.
 #[derive(Debug)]
 pub(super) struct StoredReply {
     /// The client's reply stream.
@@ -71,11 +74,14 @@ pub(super) struct StoredReply {
     pub(super) too_large: Option<Vec<u8>>,
 }
 
+/// The way in which a delivery ends.
 #[derive(Debug)]
 pub(super) enum End {
-    /// Handled by the owner of its partition. Other successes are acknowledged without a fence.
+    /// Handled successfully by the owner of its partition. Other successes need no fence.
     Done,
+    /// Made a dead letter, for this reason.
     DeadLetter(String),
+    /// Discarded, without a dead letter.
     Discarded(Discarded),
 }
 
@@ -88,9 +94,9 @@ pub(super) struct Unsettled {
     pub(super) origin: StreamEntryId,
     pub(super) attempt: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
-    /// Its place in the order of an owned partition. `None` for other streams.
+    /// The delivery's place in the order of an owned partition. `None` for other streams.
     pub(super) turn: Option<Turn>,
-    /// Frees the slot for poison candidates when this delivery is settled. `None` if it is no
+    /// Frees the slot for poison candidates when this delivery is dropped. `None` if it is no
     /// candidate.
     pub(super) _poison: Option<PoisonGuard>,
 }
@@ -105,7 +111,7 @@ impl<E> Settlement<E> {
         }
     }
 
-    /// Fails the settlement: it cannot be carried out.
+    /// Reports that the settlement has failed. The lease is no longer renewed, so it will expire.
     pub(super) fn fail(self, error: &Error) {
         drop(self.delivery);
         (self.on_settled)(Err(match error.is_closed() {
@@ -116,8 +122,9 @@ impl<E> Settlement<E> {
 }
 
 impl Settlement {
-    /// Returns `true` for an acknowledgement on the primary stream with at most a small reply. If
-    /// the server refused a large reply, the read would lose its connection.
+    /// Returns `true` if the connection that reads can carry this settlement out: it is an
+    /// acknowledgement on the primary stream, without a reply or with a small one. If the server
+    /// refused a large reply, the read would lose its connection.
     pub(super) fn is_acknowledgement(&self) -> bool {
         let Effect::Acknowledge(publish) = &self.effect else {
             return false;

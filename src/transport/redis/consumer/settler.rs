@@ -1,6 +1,6 @@
 //! Carries out settlements.
 //!
-//! Acknowledgements are coalesced into few `XACK`s; every other settlement is a script call.
+//! Acknowledgements of one stream share an `XACK`. Every other settlement is a script call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// The pause before a command is repeated while the server takes no writes.
-const WITHOUT_WRITES: Duration = Duration::from_secs(1);
+/// The pause before a command is repeated while the server refuses writes.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// The approximate size of an entry id in bytes.
 const ID_BYTES: usize = 20;
 
@@ -80,7 +80,7 @@ impl Settler {
         }
     }
 
-    /// Acknowledges deliveries after it has published their replies.
+    /// Publishes the replies of deliveries, and then acknowledges the deliveries.
     pub(super) async fn acknowledge(&self, mut batch: Vec<Settlement<Option<PublishedReply>>>) {
         for settlement in &mut batch {
             if let Some((channel, envelope)) = settlement.effect.take() {
@@ -91,8 +91,8 @@ impl Settler {
                 self.pipeline.post(publish, retry, listener, 0).await;
             }
         }
-        // One command for each stream: a stream that refuses acknowledgements must not delay the
-        // others.
+        // Sends one command for each stream, so that a stream that refuses acknowledgements does
+        // not delay the others.
         let streams = by_stream(batch);
         join_all(streams.into_iter().map(async |batch| {
             let ids: Vec<_> = batch.iter().map(|it| it.delivery.guard.key.1).collect();
@@ -109,8 +109,9 @@ impl Settler {
         .await;
     }
 
-    /// The commands with which the caller's connection acknowledges deliveries, and the number of
-    /// `XACK`s at their end.
+    /// Marks deliveries as settling. Returns the commands that publish their replies and
+    /// acknowledge them, for the caller's connection, and the number of `XACK`s at the end of the
+    /// commands.
     pub(super) fn acknowledging(&self, batch: &[Settlement]) -> (Commands, usize) {
         self.in_flight
             .mark_settling(batch.iter().map(|it| &it.delivery.guard));
@@ -120,9 +121,9 @@ impl Settler {
                 continue;
             };
             if commands.len() == 0 {
-                // Redis sends its output first to the client that got output last. This `PING`
-                // gives this connection output before the replies are published, so their
-                // recipients are woken first.
+                // Redis writes first to the client that got output last. The response to this
+                // `PING` is output for this connection before the replies are published. So Redis
+                // writes to the recipients of the replies first, and they wake first.
                 commands.push(redis::cmd("PING"));
             }
             commands.push(Publish::new(&channel[..], envelope));
@@ -178,6 +179,7 @@ impl Settler {
         on_settled(settled);
     }
 
+    /// Moves a delivery to the retry stream, or to the delayed messages.
     async fn redeliver(
         &self,
         delivery: &Unsettled,
@@ -222,6 +224,7 @@ impl Settler {
         Ok(())
     }
 
+    /// Ends a delivery: as done, as a dead letter, or discarded.
     async fn end(
         &self,
         delivery: &Unsettled,
@@ -292,7 +295,7 @@ impl Settler {
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
-    /// Acknowledges entries on one of the group's streams.
+    /// Submits the acknowledgement of entries on a primary or a retry stream.
     fn submit_ack(
         &self,
         stream: &ServedStream,
@@ -311,8 +314,9 @@ impl Settler {
         self.pipeline.submit_script(script, &keys, args, retry)
     }
 
-    /// Repeats a command while the server takes no writes, since its memory or its disk is full.
-    /// The pipeline itself repeats the command after lost connections.
+    /// Submits a command, and repeats it while the server refuses writes because its memory or its
+    /// disk is full. Stops repeating when the source is closed. The pipeline itself repeats the
+    /// command after a lost connection.
     pub(super) async fn insist(
         &self,
         stream: &ServedStream,
@@ -330,7 +334,7 @@ impl Settler {
                     }
                     tokio::select! {
                         biased;
-                        () = tokio::time::sleep(WITHOUT_WRITES) => {}
+                        () = tokio::time::sleep(REFUSED_PAUSE) => {}
                         () = self.closed.cancelled() => {}
                     }
                 }
@@ -341,7 +345,7 @@ impl Settler {
 
     /// Completes settlements that the server has confirmed as done.
     pub(super) fn confirm_done<E>(&self, mut batch: Vec<Settlement<E>>) {
-        // Counted first, so that a callback that reads the counters finds them counted.
+        // Counted before the callbacks run, since a callback may read the counters.
         self.report.counters.done.add(batch.len() as u64);
         let guards = batch.iter_mut().map(|it| &mut it.delivery.guard);
         self.in_flight.release(guards);
@@ -356,8 +360,8 @@ impl Settler {
         }
     }
 
-    /// Reports that the entry was no longer pending for this consumer, so the settlement did
-    /// nothing.
+    /// Reports that a settlement had no effect, since the entry was no longer pending for this
+    /// consumer.
     fn fenced_out(&self, delivery: &Unsettled) {
         if let Some(turn) = &delivery.turn {
             turn.order().break_off();
@@ -384,7 +388,7 @@ pub(super) fn by_stream<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<
     streams
 }
 
-/// The `XACK` of entries on one of the group's streams.
+/// Makes the `XACK` of entries on a primary or a retry stream.
 fn xack(stream: &ServedStream, which: WhichStream, ids: &[StreamEntryId]) -> Cmd {
     let (key, group) = (stream.key_of(which), stream.keys.group.as_str());
     let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
@@ -404,7 +408,7 @@ impl CompletionHandler for PublishFailures {
     }
 
     fn is_gone(&self, _: u128) -> bool {
-        // After the pipeline is closed these commands need not be sent.
+        // No caller waits for the response, so a closed pipeline may drop the command.
         true
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct SlotConsumer {
     in_flight: Arc<InFlightTable>,
     group: Arc<Membership>,
     blocked: Arc<BlockedRead>,
-    /// Kept here, since the handle that shows it has only a weak reference.
+    /// Owned here, since the handle that reports it has only a weak reference.
     _state: Arc<ConsumerState>,
     /// The order of the deliveries, if the worker owns this partition.
     order: Option<Arc<KeyOrder>>,
@@ -84,7 +84,7 @@ pub(super) struct SlotContext<'a> {
     pub(super) ends: Ends,
     /// The connections that the slots or partitions of the source share. `None` if there is one slot.
     pub(super) pipelines: Option<&'a SharedPipelines>,
-    /// The term in which the worker owns the stream, which is a partition then.
+    /// The term in which the worker owns its only stream, a partition. `None` if it owns none.
     pub(super) term: Option<PartitionTerm>,
 }
 
@@ -109,7 +109,8 @@ impl SharedPipelines {
 }
 
 impl SlotConsumer {
-    /// Starts to consume these streams if their server is ready for it.
+    /// Connects, joins the group and starts to consume these streams. Fails if the server is not
+    /// ready.
     pub(super) async fn open(
         context: SlotContext<'_>,
         streams: Vec<Arc<ServedStream>>,
@@ -130,7 +131,7 @@ impl SlotConsumer {
         let (member, report, poison) = (member.clone(), report.clone(), poison.clone());
         let (writer, own_report) = (buffer.clone(), report.clone());
         let counters = shared.counters.clone();
-        // Only a registry starts without streams, and it is served on a single server only.
+        // Only a registry starts without streams, and a registry is never served on a cluster.
         let connector = match streams.first() {
             Some(first) => shared.connector.of(&first.keys.primary),
             None => shared.connector.clone(),
@@ -315,7 +316,8 @@ impl SlotConsumer {
         })
     }
 
-    /// Waits until the fetch has ended, after the buffer was stopped.
+    /// Ends a blocked read, and waits until the fetch has ended. The caller has stopped the buffer
+    /// before.
     pub(super) async fn stop(&mut self) {
         if let Some(mut fetch) = self.fetch.take() {
             tokio::select! {
@@ -326,33 +328,35 @@ impl SlotConsumer {
         }
     }
 
-    /// Stops this consumer's fetch, and no other, and waits until it has ended.
+    /// Stops the fetch of this consumer alone, and waits until it has ended.
     pub(super) async fn stop_fetching(&mut self) {
         self.writer.stop();
         self.stop().await;
     }
 
-    /// Starts no further deliveries of an owned partition, and waits until those that run have
-    /// ended.
+    /// Starts no further deliveries of an owned partition, and waits until the running ones have
+    /// ended. Does nothing for other streams.
     pub(super) async fn drain(&self) {
         if let Some(order) = &self.order {
             order.drain().await;
         }
     }
 
-    /// Drops the deliveries of an owned partition that have not started.
+    /// Starts no further deliveries of an owned partition, and drops those that have not started.
+    /// Does nothing for other streams.
     pub(super) fn end_order(&self) {
         if let Some(order) = &self.order {
             order.end();
         }
     }
 
-    /// Returns `true` if the order of an owned partition can be kept only by another term.
+    /// Returns `true` if the order of an owned partition is broken. The partition then needs
+    /// another term.
     pub(super) fn is_order_broken(&self) -> bool {
         self.order.as_ref().is_some_and(|order| order.is_broken())
     }
 
-    /// Ends the consumer at once. The leases of its running deliveries are lost.
+    /// Ends the consumer without waiting. Its running deliveries lose their leases.
     pub(super) fn abandon(&self) {
         self.writer.stop();
         self.end_order();
@@ -363,9 +367,9 @@ impl SlotConsumer {
         }
     }
 
-    /// Waits for running settlements, and leaves the groups.
+    /// Waits until all given verdicts are settled, stops the upkeep, and leaves the group.
     pub(super) async fn close(&self) -> Result<(), Error> {
-        // Waits for at most the time of a lease, since then all leases have expired.
+        // Waits no longer than a lease, since all leases have expired by then.
         let settled = timeout(self.lease, self.in_flight.all_settled()).await;
         if settled.is_err() {
             return Err(error::unanswered(&self.address));

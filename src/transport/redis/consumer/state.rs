@@ -16,7 +16,7 @@ use crate::transport::{
     },
 };
 
-/// The state of the consumer of a slot.
+/// Derives the state of a slot's consumer from its connections, its reads and its renewals.
 pub(super) struct ConsumerState {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,

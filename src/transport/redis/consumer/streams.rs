@@ -26,13 +26,13 @@ pub(super) struct ServedStream {
     pub(super) keys: Keys,
     /// The stream's share of what is fetched.
     pub(super) weight: u32,
-    /// The last entry that the group is known to have delivered: a deleted group starts again
-    /// behind it.
+    /// The last entry that the group is known to have delivered. If the group is deleted, it
+    /// continues behind this entry.
     delivered: Mutex<StreamEntryId>,
-    /// Set if the last tick found pending entries in the group. Otherwise there is nothing to
-    /// claim.
+    /// Set unless the last tick found nothing pending in the group. If it is not set, there is
+    /// nothing to claim.
     pending: AtomicBool,
-    /// Set if the stream could not be read. It is then skipped until it can be.
+    /// Set while the stream cannot be read. It is skipped meanwhile.
     failing: AtomicBool,
     /// Removed dead letters that were not reported yet.
     pub(super) dropped: DroppedLetters,
@@ -51,7 +51,7 @@ impl ServedStream {
         }
     }
 
-    /// The key of the primary stream or of the group's retry stream.
+    /// Returns the key of the primary stream or of the group's retry stream.
     pub(super) fn key_of(&self, which: WhichStream) -> &str {
         match which {
             WhichStream::Primary(_) => &self.keys.primary,
@@ -63,7 +63,7 @@ impl ServedStream {
         WhichStream::both(self.index)
     }
 
-    /// The last entry that the group is known to have delivered.
+    /// Returns the last entry that the group is known to have delivered.
     pub(super) fn delivered(&self) -> StreamEntryId {
         *lock(&self.delivered)
     }
@@ -104,7 +104,7 @@ impl StreamSet {
         }
     }
 
-    /// The current streams.
+    /// Returns the current streams.
     pub(super) fn all(&self) -> Arc<[Arc<ServedStream>]> {
         lock(&self.streams).clone()
     }
@@ -122,7 +122,7 @@ impl StreamSet {
     }
 }
 
-/// Finds the streams of the names in a response.
+/// Maps the names in a response to streams.
 #[derive(Debug, Default)]
 pub(super) struct StreamNames(HashMap<Vec<u8>, WhichStream>);
 

@@ -1,4 +1,4 @@
-//! One tick of the upkeep as one script: its request and its response.
+//! The request and the response of one tick of the upkeep, which is one script call.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -18,13 +18,14 @@ use crate::{
 };
 
 /// An id behind every entry, so that a read from there returns nothing. It is one less than the
-/// greatest id, which the server takes for `>`.
-const END: &str = "18446744073709551615-18446744073709551614";
+/// greatest id, since the server treats the greatest id like `>`.
+const BEHIND_ALL: &str = "18446744073709551615-18446744073709551614";
 
-/// The steps of one tick.
+/// The arguments of one tick.
 pub(super) struct TickRequest {
-    /// The lease of other libraries' consumers, in milliseconds.
+    /// The assumed lease of other libraries' consumers, in milliseconds.
     pub(super) foreign_lease: u64,
+    /// Set to trim streams although other libraries' consumers read them.
     pub(super) trim_beside_foreign: bool,
     /// The time between two trims by any worker, in milliseconds.
     pub(super) trim_period: u64,
@@ -34,11 +35,12 @@ pub(super) struct TickRequest {
     pub(super) reap_period: u64,
     /// The streams of the tick, with their steps.
     pub(super) streams: Vec<(Arc<ServedStream>, TickSteps)>,
-    /// The key of the registry of streams, and the time of the first registrations to list.
+    /// The key of the registry, and the time from which registrations are listed. `None` without a
+    /// registry.
     pub(super) registry: Option<(String, i64)>,
 }
 
-/// The steps of a tick on one stream, besides the renewal of leases.
+/// The steps of a tick on one stream, in addition to the renewal of leases.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TickSteps {
     /// Delivers due messages, and returns the state of the group. The other steps require it.
@@ -52,7 +54,7 @@ pub(super) struct TickSteps {
 }
 
 impl TickSteps {
-    /// Encodes the steps for the script.
+    /// Encodes the steps as letters for the script.
     fn flags(self) -> String {
         let flags = [
             (self.maintain, 'm'),
@@ -66,7 +68,7 @@ impl TickSteps {
 }
 
 impl TickRequest {
-    /// The script's keys.
+    /// Returns the script's keys.
     pub(super) fn keys(&self) -> Vec<String> {
         let mut keys = Vec::with_capacity(8 * self.streams.len() + 1);
         for (stream, _) in &self.streams {
@@ -86,7 +88,7 @@ impl TickRequest {
         keys
     }
 
-    /// The script's arguments, for a tick that renews these leases.
+    /// Appends the script's arguments, for a tick that renews the leases in `renew`.
     pub(super) fn args(&self, member: &Member, renew: &DueLeases, cmd: &mut Cmd) {
         let mut since = String::new();
         if let Some((_, time)) = &self.registry {
@@ -102,7 +104,7 @@ impl TickRequest {
             .arg(self.trim_period)
             .arg(self.gone)
             .arg(self.reap_period)
-            .arg(END)
+            .arg(BEHIND_ALL)
             .arg(since);
         for (stream, steps) in &self.streams {
             let [retry, primary] = stream.both().map(|which| renew.of(which));
@@ -114,7 +116,7 @@ impl TickRequest {
     }
 }
 
-/// The response to a tick.
+/// The decoded response to a tick.
 #[derive(Debug)]
 pub(super) struct Tick {
     /// The time on Redis's clock, in milliseconds.
@@ -128,15 +130,16 @@ pub(super) struct Tick {
 /// The results of a tick for one stream.
 #[derive(Debug)]
 pub(super) struct StreamTick {
-    /// The deliveries that are no longer pending for this consumer, on the retry stream and on the
-    /// primary stream.
+    /// The ids of deliveries that are no longer pending for this consumer: on the retry stream, and
+    /// on the primary stream.
     lost: [Vec<StreamEntryId>; 2],
     /// `None` without the step `maintain`.
     pub(super) maintained: Option<Maintained>,
 }
 
 impl StreamTick {
-    /// The deliveries on a stream that are no longer pending for this consumer.
+    /// Takes the deliveries that are no longer pending for this consumer. `stream` is the stream of
+    /// this result.
     pub(super) fn lost(&mut self, stream: &ServedStream) -> Vec<(WhichStream, StreamEntryId)> {
         let both = stream
             .both()
@@ -150,10 +153,10 @@ impl StreamTick {
 /// The results of the maintenance of one stream. A failed step has its error as its result.
 #[derive(Debug)]
 pub(super) struct Maintained {
-    /// The due messages of the retry stream, and of the primary stream.
+    /// The due messages that were moved: to the retry stream, and to the primary stream.
     pub(super) promoted: [Result<Promoted, String>; 2],
     pub(super) group: Result<GroupFacts, String>,
-    /// The group and the consumer that prevent trimming.
+    /// The group and the consumer that prevent trimming; `None` if none does.
     pub(super) trim_blocked: Result<Option<(Bytes, Bytes)>, String>,
     pub(super) reaped: Result<(), String>,
 }
@@ -161,8 +164,9 @@ pub(super) struct Maintained {
 /// The state of a group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct GroupFacts {
-    /// The last entry of the stream that was delivered; `None` if the group does not exist.
+    /// The last entry of the stream that was delivered. `None` if the group does not exist.
     pub(super) delivered: Option<StreamEntryId>,
+    /// The number of pending entries, on the stream and on the retry stream.
     pub(super) pending: i64,
 }
 
@@ -220,8 +224,7 @@ fn registrations(answer: Value) -> Result<Vec<(Name, i64)>, Error> {
             .ok()
             .and_then(|it| it.parse::<f64>().ok());
         let time = time.ok_or_else(|| unexpected("the time of a registration", "another text"))?;
-        // Only this library registers streams, so a name that is not UTF-8 was not registered by a
-        // sender.
+        // A name that is not UTF-8 is ignored: this library does not register such names.
         if let Ok(stream) = Name::from_utf8(&bytes(stream)?) {
             registered.push((stream, time as i64));
         }

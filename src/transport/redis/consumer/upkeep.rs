@@ -77,7 +77,7 @@ struct UpkeepThread {
 }
 
 impl UpkeepThread {
-    /// The shared thread. Starts it for the first consumer.
+    /// Returns the shared thread. Starts it if it is not running.
     fn shared() -> Result<Arc<Self>, Error> {
         static THREAD: Mutex<Weak<UpkeepThread>> = Mutex::new(Weak::new());
         let mut shared = lock(&THREAD);
@@ -105,7 +105,7 @@ impl UpkeepThread {
     }
 }
 
-/// Runs a future on the shared thread, which ends with the last of them.
+/// Spawns a future on the shared thread. The thread ends with the last such future.
 pub(super) fn spawn_on_upkeep(
     future: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
@@ -132,9 +132,9 @@ impl Upkeep {
     async fn run(mut self) {
         let _ended = self.ends.ended.clone().drop_guard();
         let lease = self.member.lease;
-        // Short enough to replace a dead connection while the leases are valid. A lease may be a
-        // third old by then, and one tick may pass before the loss is noticed and another before it
-        // is repaired.
+        // Short enough to replace a dead connection while the leases are valid. A lease may already
+        // be a third old when the connection dies. One tick may pass until the loss is noticed, and
+        // another until the new connection renews the lease.
         let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
         let (connector, counters) = (self.connector.clone(), self.counters.clone());
         let patience = (lease / 3).max(Duration::from_millis(100));

@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// The connection of the upkeep.
+/// Runs the scripts of the upkeep, each with a time limit.
 pub(super) struct UpkeepConnection {
     pipeline: Pipeline,
-    /// The longest wait for a response. After it the next tick renews the leases again.
+    /// The time limit of a call. A tick that fails is followed by the next one soon.
     patience: Duration,
     address: String,
 }
@@ -31,7 +31,7 @@ impl UpkeepConnection {
         }
     }
 
-    /// Runs a script.
+    /// Runs a script. Fails if the response does not come in time.
     pub(super) async fn script(
         &self,
         script: &'static Script,

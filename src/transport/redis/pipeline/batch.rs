@@ -87,7 +87,8 @@ impl CommandBatch {
         }
     }
 
-    /// A batch of one command of the pipeline itself, which needs no permit. It is not sent again.
+    /// Makes a batch of one command that the pipeline itself sends. The command needs no permit,
+    /// and is not sent again.
     pub(super) fn of(command: impl Encode) -> (Self, Completion<Outcome>) {
         let mut batch = Self::new(Buffers::default());
         let admission = Admission {
@@ -141,7 +142,7 @@ impl CommandBatch {
         );
     }
 
-    /// Requires that replicas confirm the batch's commands.
+    /// Requires that replicas confirm the batch's commands, in addition to earlier requirements.
     pub(super) fn confirm(&mut self, replicas: Replicas) {
         self.replicas = Some(self.replicas.map_or(replicas, |it| it.and(replicas)));
     }
@@ -179,17 +180,17 @@ impl CommandBatch {
         self.requests[index].script
     }
 
-    /// The time from which a command's time limits count.
+    /// Returns the time from which a command's time limits count.
     pub(super) fn submitted(&self, index: usize) -> Instant {
         self.requests[index].admission.submitted
     }
 
-    /// The slot of a command's keys.
+    /// Returns the slot of a command's keys.
     pub(super) fn slot(&self, index: usize) -> HashSlot {
         self.requests[index].admission.slot
     }
 
-    /// The encoded commands.
+    /// Returns the encoded commands.
     pub(super) fn commands(&self) -> impl Iterator<Item = &[u8]> {
         self.commands.iter()
     }
@@ -217,7 +218,7 @@ impl CommandBatch {
         if !(0..self.len()).any(|index| is_unwanted(&self, index)) {
             return (self.len() > 0).then_some(self);
         }
-        let mut rest = self.like();
+        let mut rest = self.empty_like();
         for index in 0..self.len() {
             if !is_unwanted(&self, index) {
                 rest.move_from(&mut self, index);
@@ -228,21 +229,21 @@ impl CommandBatch {
 
     /// Moves a command, with its permits, to a batch of one command.
     pub(super) fn take(&mut self, index: usize) -> Self {
-        let mut one = self.like();
+        let mut one = self.empty_like();
         one.move_from(self, index);
         one
     }
 
-    /// An empty batch for commands of this batch, with the same state.
-    fn like(&self) -> Self {
-        let mut like = Self::new(Buffers::default());
-        like.completions.clone_from(&self.completions);
-        like.give_up = self.give_up;
-        like.closed_at = self.closed_at;
-        like.moved = self.moved;
-        like.is_asking = self.is_asking;
-        like.replicas = self.replicas;
-        like
+    /// Makes an empty batch with the same state, for commands of this batch.
+    fn empty_like(&self) -> Self {
+        let mut empty_like = Self::new(Buffers::default());
+        empty_like.completions.clone_from(&self.completions);
+        empty_like.give_up = self.give_up;
+        empty_like.closed_at = self.closed_at;
+        empty_like.moved = self.moved;
+        empty_like.is_asking = self.is_asking;
+        empty_like.replicas = self.replicas;
+        empty_like
     }
 
     /// Moves a command of another batch, with its permits, to this batch.
@@ -261,16 +262,15 @@ impl CommandBatch {
         self.push(other.commands.get(index), moved);
     }
 
-    /// Puts `ASKING` before the command of a batch of one command. A node that is about to get the
-    /// slot then carries the command out. If the connection is lost, the command is sent without
-    /// `ASKING`, and the node names the right node again.
+    /// Puts `ASKING` before the command of a batch of one command. The node that imports the slot
+    /// then runs the command. A command that is sent again without `ASKING` is redirected again.
     pub(super) fn asking(mut self) -> Self {
         let command = self.commands.get(0).to_vec();
         self.commands.clear();
         self.commands.push(redis::cmd("ASKING"));
         self.commands.push(&command[..]);
         let asking = QueuedCommand {
-            // Not dropped before it is sent, although nobody waits for its response.
+            // Not dropped before it is sent, although no caller waits for its response.
             retry: Resend::UntilAnswered,
             script: None,
             admission: Admission {
@@ -294,7 +294,8 @@ impl CommandBatch {
         self
     }
 
-    /// Delivers the responses to the first commands.
+    /// Delivers responses, in the order of the commands. There may be fewer responses than
+    /// commands.
     pub(super) fn complete(&mut self, mut answers: Vec<Value>) {
         for (request, answer) in self.requests.iter_mut().zip(&mut answers) {
             if let Answer::Handler(handler, number) = &request.answer {
@@ -330,7 +331,7 @@ impl CommandBatch {
         }
     }
 
-    /// The emptied buffers, for another batch.
+    /// Fails the commands without a response, and returns the emptied buffers for another batch.
     pub(super) fn buffers(mut self) -> Buffers {
         self.fail(error::runtime_ended);
         let mut buffers = Buffers {
@@ -344,7 +345,7 @@ impl CommandBatch {
 }
 
 impl Buffers {
-    /// The allocated capacity in bytes.
+    /// Returns the allocated capacity in bytes.
     pub(super) fn capacity(&self) -> usize {
         self.commands.capacity()
     }

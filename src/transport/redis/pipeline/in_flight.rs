@@ -11,14 +11,14 @@ use crate::{
     transport::redis::{connection::Connection, response::Value},
 };
 
-/// The least throughput of a connection, in bytes per second. The responses of a pipeline are due
-/// only after the time that its bytes take at this rate.
+/// The lowest expected throughput of a connection, in bytes per second. The responses to a pipeline
+/// are due only after its bytes could be sent at this rate.
 const MIN_BYTES_PER_SECOND: usize = 1 << 20;
-/// The most pipelines in flight: enough that the server never waits for commands, and few enough
-/// that commands are batched while it works.
+/// The most pipelines in flight. Enough that the server never waits for commands, and few enough
+/// that commands are batched while the server works.
 const MAX_PIPELINES: usize = 4;
-/// No further pipeline is sent while this many bytes are unwritten: its bytes would be in memory
-/// twice, in the batches and in the connection's buffer.
+/// No further pipeline is sent while this many bytes are unwritten. Its bytes would be in memory
+/// twice: in the batches, and in the connection's buffer.
 const MAX_UNSENT: usize = 2 << 20;
 
 /// Batches that were sent together.
@@ -47,7 +47,8 @@ impl InFlightPipeline {
         self.complete == self.batches.len()
     }
 
-    /// The response to the pipeline's `WAIT`, or nil if none has come. `None` if it has no `WAIT`.
+    /// Returns the response to the pipeline's `WAIT`, or nil if none has come. `None` if the
+    /// pipeline has no `WAIT`.
     pub(super) fn confirmation(&self) -> Option<Value> {
         let wait = self.batches.last().filter(|_| self.ends_in_wait)?;
         Some(wait.answers.first().cloned().unwrap_or_default())
@@ -114,7 +115,7 @@ impl InFlightPipelines {
     /// connection; `None` if a response is overdue and the server is silent.
     ///
     /// # Cancel safety
-    /// Responses that have come stay with their pipeline.
+    /// If the future is dropped, responses that have come stay with their pipeline.
     pub(super) async fn next(&mut self) -> Result<InFlightPipeline, Option<RedisError>> {
         let Self {
             pipelines,
@@ -132,7 +133,7 @@ impl InFlightPipelines {
                     return Poll::Ready(Ok(pipelines.pop_front().expect("it is the oldest")));
                 }
             }
-            // A large response over a slow network is late although the server is not silent.
+            // A large response over a slow network takes long although the server is not silent.
             let bytes = connection.progress().bytes();
             if std::mem::replace(passed, bytes) != bytes {
                 *last_byte = Instant::now();

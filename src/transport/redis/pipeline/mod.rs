@@ -64,20 +64,20 @@ pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// loss of the connection, whichever is later.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The effect of a lost connection on a command.
+/// The handling of a command whose connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resend {
-    /// Sent once. Without a connection it waits for a few seconds and then fails as disconnected.
-    /// If the connection is lost before the response its outcome is unknown.
+    /// Sent once. Without a connection, the command waits for a few seconds and then fails as
+    /// disconnected. If the connection is lost before the response, the outcome is unknown.
     Never,
-    /// Idempotent: sent again until there is a response.
+    /// Sent again until there is a response. The command must be idempotent.
     UntilAnswered,
 }
 
 /// The response to a command, which may be an error of the server, or the reason why there is none.
 type Outcome = Result<Value, Error>;
 
-/// Handles responses to commands in the pipeline's task, so it must be quick.
+/// Handles responses to commands. It runs in the pipeline's task, so it must be quick.
 pub(super) trait CompletionHandler: Send + Sync {
     /// Takes the outcome of the command that was posted with this number. Called once.
     fn answered(&self, number: u128, outcome: Result<Value, Error>);
@@ -112,7 +112,8 @@ struct Status {
 }
 
 impl Pipeline {
-    /// Starts the task that owns the connection. `first` is a connection that exists already.
+    /// Starts the task that owns the connection. `first` is the connection to begin with, if there
+    /// is one.
     pub(super) fn spawn(
         connector: Connector,
         first: Option<Connection>,
@@ -136,7 +137,7 @@ impl Pipeline {
         }
     }
 
-    /// A handle for commands on this key, and on other keys of its slot.
+    /// Returns a handle for commands on this key, and on other keys of its slot.
     pub(super) fn of(&self, key: &str) -> Self {
         let slot = match *self.nodes {
             Nodes::One(_) => HashSlot::ANY,
@@ -149,11 +150,13 @@ impl Pipeline {
         }
     }
 
-    /// A handle for writes that replicas have to confirm. Each response becomes a list: the
-    /// response to the write, and that to the `WAIT` behind it, which is nil if the connection was
-    /// lost between them. An error of the server for the write stays as it is.
+    /// Returns a handle for writes that replicas have to confirm. Each response becomes a list of
+    /// two: the response to the write, and the response to the `WAIT` behind it. The second is nil
+    /// if the connection was lost before it came. An error in response to the write is returned
+    /// unchanged.
     ///
-    /// All handles of the connection must be for such writes, since other commands would wait too.
+    /// All handles of the connection must be for such writes, since other commands would have to
+    /// wait for the replicas, too.
     pub(super) fn confirmed_by(self, replicas: Replicas) -> Self {
         Self {
             replicas: Some(replicas),
@@ -161,7 +164,7 @@ impl Pipeline {
         }
     }
 
-    /// Queues a command at once if it need not wait for a permit. Resolves to its response, which
+    /// Queues a command: immediately, or when it gets its permit. Resolves to the response, which
     /// may be a [`Value::ServerError`].
     ///
     /// A command that has to wait for its permit is encoded before it waits. Use
@@ -170,8 +173,8 @@ impl Pipeline {
         self.ask(command, retry, None)
     }
 
-    /// Like [`submit`](Self::submit), for a script: it is called by its hash, and sent with its
-    /// source if the server does not know it.
+    /// Like [`submit`](Self::submit), for a script. The script is called by its hash, and then by
+    /// its source if the server does not know the hash.
     pub(super) fn submit_script(
         &self,
         script: &'static Script,
@@ -231,7 +234,7 @@ impl Pipeline {
         }
     }
 
-    /// Sends a command. Errors of the server become an `Err`.
+    /// Sends a command and returns its response. An error of the server becomes an `Err`.
     pub(super) async fn command(
         &self,
         command: impl Encode,
@@ -240,7 +243,7 @@ impl Pipeline {
         super::error::check(self.submit(command, retry).await?)
     }
 
-    /// Runs a script. Errors of the server become an `Err`.
+    /// Runs a script and returns its response. An error of the server becomes an `Err`.
     pub(super) async fn script(
         &self,
         script: &'static Script,
@@ -252,22 +255,22 @@ impl Pipeline {
         super::error::check(answer.await?)
     }
 
-    /// The state of the connection, or the worst state of several. Closed means that the runtime of
-    /// its task has ended.
+    /// Returns the state of the connection, or the worst state of several. `Closed` means that the
+    /// task has ended.
     pub(super) fn state(&self) -> ConnectionState {
         let nodes = self.nodes.all().into_iter();
         let states = nodes.map(|node| node.status.borrow().state);
         states.max().unwrap_or(ConnectionState::Connected)
     }
 
-    /// The reason why there is no connection; `None` if there is one.
+    /// Returns the reason why the last connection was lost or could not be made; `None` once the
+    /// server has responded.
     pub(super) fn cause(&self) -> Option<Arc<Error>> {
         let nodes = self.nodes.all().into_iter();
         nodes.filter_map(|node| node.cause()).next()
     }
 
-    /// The reason why there is no connection to the primary of the handle's keys; `None` if there is
-    /// one.
+    /// Like [`cause`](Self::cause), for the connection to the primary of the handle's keys alone.
     pub(super) fn cause_here(&self) -> Option<Arc<Error>> {
         self.nodes.of(self.slot).cause()
     }
@@ -309,7 +312,7 @@ impl Node {
     /// connection.
     async fn waited_too_long(&self, submitted: Instant) -> Error {
         let mut status = self.status.clone();
-        // Kept if the connection is lost again, so that the wait is not extended.
+        // Kept if the connection is restored and lost again, so that the wait is not extended.
         let mut give_up = None;
         loop {
             let down = status.wait_for(|status| status.down_since.is_some()).await;
@@ -352,9 +355,11 @@ impl std::fmt::Debug for Pipeline {
 #[must_use = "the answer says whether the command was carried out"]
 pub(super) struct Submit(Stage);
 
+/// The progress of a command.
 enum Stage {
     /// The command waits for its permit.
     Permit(BoxFuture<'static, Result<Completion<Outcome>, Error>>),
+    /// The command is queued or in flight, and waits for its response.
     Answer(Completion<Outcome>),
     /// The pipeline's task has ended.
     Closed,

@@ -1,8 +1,8 @@
 //! The connections of a pipeline: one, or on a cluster one to each primary in use.
 //!
-//! A command goes to the primary of its slot. A node that answers `MOVED` or `ASK` has not carried
-//! the command out, so its task forwards the command to the right node, with its completion. The
-//! same happens to commands that wait for a node whose slots have moved.
+//! A command goes to the primary of its slot. A node that responds with `MOVED` or `ASK` has not
+//! run the command, so the task of that node forwards the command to the right node, with its
+//! completion. Commands that wait for a node whose slots have moved are forwarded, too.
 
 use std::{
     collections::HashMap,
@@ -31,7 +31,9 @@ use crate::{
 
 /// The connections of a pipeline.
 pub(super) enum Nodes {
+    /// The connection to the only server.
     One(Arc<Node>),
+    /// The connections to the primaries of a cluster.
     Cluster(Arc<ClusterNodes>),
 }
 
@@ -75,7 +77,7 @@ impl Nodes {
         }))
     }
 
-    /// The connection for commands on keys of this slot.
+    /// Returns the connection for commands on keys of this slot.
     pub(super) fn of(&self, slot: HashSlot) -> Arc<Node> {
         match self {
             Self::One(node) => node.clone(),
@@ -83,7 +85,7 @@ impl Nodes {
         }
     }
 
-    /// The connections that exist.
+    /// Returns the connections that exist.
     pub(super) fn all(&self) -> Vec<Arc<Node>> {
         match self {
             Self::One(node) => vec![node.clone()],
@@ -135,7 +137,7 @@ impl ClusterNodes {
         self.connector.owner(slot)
     }
 
-    /// The connection to this node. Starts it if there is none.
+    /// Returns the connection to the node at `address`. Starts it if there is none.
     fn at(self: &Arc<Self>, address: &Address) -> Arc<Node> {
         let mut nodes = lock(&self.nodes);
         if let Some(node) = nodes.get(address) {
@@ -171,13 +173,13 @@ impl Forwarding {
         }
     }
 
-    /// Returns `true` if the task's node serves this slot, as far as is known.
+    /// Returns `true` if the task's node is the owner of this slot in the last known map.
     pub(super) fn is_here(&self, slot: HashSlot) -> bool {
         let nodes = self.nodes.upgrade();
         nodes.is_none_or(|nodes| nodes.owner(slot) == self.address)
     }
 
-    /// Gives a batch of one command to the node that serves its slot.
+    /// Queues a batch of one command for the node that serves its slot.
     pub(super) fn forward(&self, one: CommandBatch) {
         if let Some(nodes) = self.nodes.upgrade() {
             let owner = nodes.owner(one.slot(0));
@@ -185,14 +187,14 @@ impl Forwarding {
         }
     }
 
-    /// Gives a batch of one command to the node at `address`.
+    /// Queues a batch of one command for the node at `address`.
     pub(super) fn forward_to(&self, address: &Address, one: CommandBatch) {
         if let Some(nodes) = self.nodes.upgrade() {
             nodes.at(address).queue.forward(one);
         }
     }
 
-    /// Removes the task's node if it serves no slot any more. Returns `true` if it did.
+    /// Removes the task's node if it no longer serves any slot. Returns `true` if it was removed.
     pub(super) fn retire(&self) -> bool {
         let Some(nodes) = self.nodes.upgrade() else {
             return false;

@@ -1,8 +1,8 @@
 //! The submit queue: batches of commands that are not sent yet.
 //!
 //! Callers encode their commands directly into the last batch, without a copy or an allocation for
-//! each. Permits bound the commands that are queued and in flight, in number and in bytes: a batch
-//! holds the permits of its commands until they have responses.
+//! each command. Permits bound the commands that are queued and in flight, in number and in bytes.
+//! A batch holds the permits of its commands until they have responses.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use crate::{
 
 /// The most commands that are queued and in flight.
 pub(super) const MAX_COMMANDS: usize = 4096;
-/// The most bytes of these commands. A larger command passes alone.
+/// The most bytes of these commands. A larger command is admitted only while there is no other.
 pub(super) const MAX_BYTES: usize = 32 << 20;
 /// The number of bytes for one permit. Every command needs at least one permit, so one semaphore
 /// bounds both numbers.
@@ -51,8 +51,8 @@ pub(super) fn submit_queue() -> (Submitter, Receiver) {
 
 struct Queue {
     state: Mutex<QueueState>,
-    /// Fair: permits are given in the order of the waiters, and each waiter is woken once, when it
-    /// has all its permits.
+    /// A fair semaphore: waiters get their permits in the order in which they came, and each is
+    /// woken once, when it has all its permits.
     permits: Arc<Semaphore>,
     /// Woken when there is a batch, or when the last submitter is dropped.
     receiver: AtomicWaker,
@@ -60,11 +60,12 @@ struct Queue {
 
 #[derive(Default)]
 struct QueueState {
-    /// The last batch takes commands until it is full.
+    /// The queued commands. The last batch takes commands until it is full.
     batches: VecDeque<CommandBatch>,
-    /// Commands from another node of the cluster, each a batch of one command. They are sent before
-    /// the others.
+    /// Commands that the tasks of other nodes have forwarded, each a batch of one command. They are
+    /// sent before `batches`.
     forwarded: VecDeque<CommandBatch>,
+    /// Buffers for new batches.
     spare: Vec<Buffers>,
     /// Set when the last submitter is dropped.
     closed: bool,
@@ -92,7 +93,7 @@ impl Drop for OpenQueue {
     }
 }
 
-/// The permission to queue one command. Released on drop.
+/// The permission to queue one command. Dropping it releases its permits.
 pub(super) struct Permit<'a> {
     queue: &'a Queue,
     permit: OwnedSemaphorePermit,
@@ -111,7 +112,7 @@ pub(super) struct Admission {
     pub(super) slot: HashSlot,
 }
 
-/// The number of permits for a command of about this many bytes.
+/// Returns the number of permits for a command of about this many bytes.
 fn permits(bytes: usize) -> u32 {
     bytes.div_ceil(BYTES_PER_PERMIT).clamp(1, MAX_COMMANDS) as u32
 }
@@ -146,7 +147,8 @@ impl Submitter {
         })
     }
 
-    /// Queues a command of another node. The command keeps its permits of that node.
+    /// Queues a command that another node's task forwards. The command keeps its permits of that
+    /// node's queue.
     pub(super) fn forward(&self, one: CommandBatch) {
         let queue = &*self.0.0;
         let mut state = lock(&queue.state);

@@ -1,14 +1,14 @@
-//! The errors with which a node of a cluster names another node.
+//! Decodes redirections: the errors by which a node of a cluster names another node.
 
 use redis::ServerError;
 
 use crate::transport::redis::server::{Address, HashSlot, redirection};
 
-/// An error with which a node names another node for a command.
+/// An error by which a node names the node that a command must be sent to.
 pub(super) enum Redirection {
     /// The slot belongs to another node.
     Moved(HashSlot, Address),
-    /// The key is on another node, which is about to get the slot.
+    /// The slot is about to move, and the key is already on another node.
     Ask(Address),
 }
 

@@ -1,9 +1,10 @@
-//! Commands that replicas confirm.
+//! Waits for replicas to confirm commands.
 //!
-//! A pipeline with such commands ends in one `WAIT`. The `WAIT` covers all earlier writes of its
-//! connection, and the server answers nothing else on the connection meanwhile. So the connection
-//! has no other commands, and its next pipeline follows the response. A command that is sent again
-//! is in another pipeline, with another `WAIT`. <https://redis.io/docs/latest/commands/wait/>
+//! A pipeline of such commands ends in one `WAIT`. The `WAIT` covers all earlier writes of its
+//! connection, and blocks the connection until its response. So the connection carries no other
+//! commands, and its next pipeline is sent after the response. A command that is sent again is in
+//! another pipeline, with another `WAIT`.
+//! <https://redis.io/docs/latest/commands/wait/>
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::batch::CommandBatch;
 use crate::{message::Replicas, transport::redis::response::Value};
 
 impl Replicas {
-    /// The requirement that meets both.
+    /// Returns a requirement that covers both.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             count: self.count.max(other.count),
@@ -20,15 +21,15 @@ impl Replicas {
     }
 }
 
-/// The requirement that meets the requirements of all batches; `None` if no batch has one.
+/// Returns a requirement that covers those of all batches; `None` if no batch has one.
 pub(super) fn of_all(batches: &[CommandBatch]) -> Option<Replicas> {
     let demands = batches.iter().filter_map(|batch| batch.replicas);
     demands.reduce(Replicas::and)
 }
 
-/// The command that waits for replicas.
+/// Makes the `WAIT` that waits for replicas.
 pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
-    // Rounded up: zero would be no limit.
+    // Rounded up, since zero would mean no limit.
     let milliseconds = (within + Duration::from_nanos(999_999)).as_millis();
     let mut wait = redis::cmd("WAIT");
     wait.arg(count)
@@ -37,7 +38,7 @@ pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
     CommandBatch::of(wait).0
 }
 
-/// Adds the response to `WAIT` to each response that is no error.
+/// Pairs each response that is no error with the response to `WAIT`.
 pub(super) fn attach(confirmation: &Value, answers: &mut [Value]) {
     for answer in answers {
         if !matches!(answer, Value::ServerError(_)) {

@@ -1,4 +1,4 @@
-//! Notices that a server was demoted although it answers.
+//! Detects that a server was demoted although it still responds.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::{sync::Completion, transport::redis::server::is_replica};
 /// The shortest time between two checks of the server's role.
 const ROLE_CHECK: Duration = Duration::from_secs(5);
 
-/// Asks for the role of the server now and then, together with other commands. A demoted server
-/// still accepts a `PUBLISH`, which reaches nobody.
+/// Sends a `ROLE` every few seconds, together with other commands. A demoted server still accepts a
+/// `PUBLISH`, which then reaches no worker.
 pub(super) struct RoleCheck {
     last: Instant,
     answer: Option<Completion<Outcome>>,
 }
 
 impl RoleCheck {
-    /// The first check is due in [`ROLE_CHECK`].
+    /// Makes a check that is due for the first time after [`ROLE_CHECK`].
     pub(super) fn since_now() -> Self {
         Self {
             last: Instant::now(),
@@ -27,7 +27,7 @@ impl RoleCheck {
         }
     }
 
-    /// The command that asks for the role, if a check is due.
+    /// Returns a batch with a `ROLE`, if a check is due and no other has started.
     pub(super) fn question(&mut self) -> Option<CommandBatch> {
         let now = Instant::now();
         let is_due = now - self.last >= ROLE_CHECK;
@@ -39,7 +39,8 @@ impl RoleCheck {
         })
     }
 
-    /// Returns `true` if the response is that of a replica.
+    /// Returns `true` if the check has a response, and the response says that the server is a
+    /// replica.
     pub(super) fn is_demoted(&mut self) -> bool {
         let answer = self.answer.as_mut().and_then(FutureExt::now_or_never);
         if answer.is_some() {

@@ -1,4 +1,5 @@
-//! The task behind a [`Pipeline`](super::Pipeline).
+//! The task behind a [`Pipeline`](super::Pipeline): it connects, sends commands, and delivers
+//! responses.
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
@@ -32,17 +33,20 @@ use crate::{
     },
 };
 
-/// A large command fails after the server has closed this many connections at it.
-const CLOSED_AT: u32 = 3;
-/// The pause after the server was not ready.
+/// A large command fails after the server has closed this many successive connections while that
+/// command was the first without a response.
+const MAX_CLOSED: u32 = 3;
+/// The pause before commands are sent again to a server that was not ready.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Owns one connection, and the commands that wait for it.
 pub(super) struct PipelineTask {
     connector: Connector,
     counters: Arc<Counters>,
     /// A server that owes a response and is silent for this long counts as lost.
     silence: Duration,
     queue: Receiver,
+    /// Set after the first connection, so that later ones count as reconnects.
     connected_before: bool,
     /// Set if the server reported a protocol error in its last response on this connection.
     protocol_error: bool,
@@ -50,8 +54,8 @@ pub(super) struct PipelineTask {
     /// A copy of the value in `status`.
     down_since: Option<Instant>,
     outage: Outage,
-    /// Commands to send before the queue: they waited for a connection, or have to be sent again.
-    /// Each is a batch of one command.
+    /// Commands to send before those in the queue: they have waited for a connection, or are to be
+    /// sent again. Each is a batch of one command.
     waiting: VecDeque<CommandBatch>,
     /// Forwards commands to the other nodes of a cluster; `None` on a single server.
     cluster: Option<Forwarding>,
@@ -60,6 +64,7 @@ pub(super) struct PipelineTask {
 
 /// The reason why a connection is no longer used.
 enum ConnectionEnd {
+    /// The connection was lost, or its server was demoted.
     Lost(Error),
     /// All handles were dropped, and all commands have responses.
     Closed,
@@ -91,6 +96,8 @@ impl PipelineTask {
         }
     }
 
+    /// Uses one connection after another. Returns when all handles are dropped and all commands
+    /// have responses, or when the node no longer serves a slot.
     pub(super) async fn run(mut self, mut first: Option<Connection>) {
         loop {
             let connection = match first.take() {
@@ -141,14 +148,15 @@ impl PipelineTask {
             .send_modify(|status| status.cause = cause.map(Arc::new));
     }
 
-    /// The time at which a command that was submitted at this time fails if it cannot be sent.
+    /// Returns the time at which a command that was submitted at `submitted` fails if it was not
+    /// sent by then.
     fn give_up(&self, submitted: Instant) -> Instant {
         self.down_since
             .map_or(submitted, |since| since.max(submitted))
             + WAIT
     }
 
-    /// Takes a command that the server has not carried out, to be sent again.
+    /// Takes a command out of its batch, to send it again: the server has not run it.
     fn postpone(&self, batch: &mut CommandBatch, index: usize) -> CommandBatch {
         let mut one = batch.take(index);
         let give_up = self.give_up(one.submitted(0));
@@ -160,8 +168,8 @@ impl PipelineTask {
     async fn connect(&mut self) -> Option<Connection> {
         let connector = self.connector.clone();
         loop {
-            // The first attempt follows the loss after a short random delay, so that the clients of
-            // a restarting server do not reconnect at the same moment.
+            // Even the first attempt follows a short random delay, so that the clients of a
+            // restarted server do not all reconnect at the same moment.
             let wait = self.outage.wait();
             self.while_waiting(sleep(wait)).await?;
             self.forward_misplaced().await?;
@@ -199,8 +207,8 @@ impl PipelineTask {
         Some(())
     }
 
-    /// If the node serves no slot of the cluster any more, forwards its commands until no caller
-    /// can add one, and returns `None`.
+    /// If the node no longer serves a slot, forwards its commands until no caller can add one, and
+    /// returns `None`.
     async fn retire(&mut self) -> Option<()> {
         let Some(cluster) = &self.cluster else {
             return Some(());
@@ -219,8 +227,8 @@ impl PipelineTask {
         None
     }
 
-    /// Runs `work`, and meanwhile fails commands that have waited too long. `None` when no caller
-    /// waits and all handles are dropped.
+    /// Runs `work`, and fails commands that wait too long meanwhile. `None` if all handles are
+    /// dropped and no caller waits.
     async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut next = self.expire();
         tokio::pin!(work);
@@ -271,6 +279,7 @@ impl PipelineTask {
         next
     }
 
+    /// Uses a connection until it ends. Commands without a response are then sent again or fail.
     async fn serve(&mut self, connection: Connection) -> ConnectionEnd {
         let mut in_flight = InFlightPipelines::new(connection, self.silence);
         self.protocol_error = false;
@@ -286,12 +295,11 @@ impl PipelineTask {
                 for index in (answers.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);
                     match lost.retry(0) {
-                        Resend::UntilAnswered if lost.closed_at >= CLOSED_AT => {
-                            lost.fail(|| error::not_taken(&self.connector.address(), CLOSED_AT));
+                        Resend::UntilAnswered if lost.closed_at >= MAX_CLOSED => {
+                            lost.fail(|| error::not_taken(&self.connector.address(), MAX_CLOSED));
                         }
                         Resend::UntilAnswered => self.waiting.push_front(lost),
-                        // It was sent after the command that the server could not read, so it was
-                        // not carried out.
+                        // The server could not read an earlier command, so it has not run this one.
                         Resend::Never if self.protocol_error => self.waiting.push_front(lost),
                         Resend::Never => lost.fail(|| error::unanswered(&self.connector.address())),
                     }
@@ -302,9 +310,9 @@ impl PipelineTask {
         end
     }
 
-    /// Counts that the server has closed the connection at the first command without a response.
-    /// After a few times that command fails: otherwise it would be sent for ever and delay all
-    /// others.
+    /// Counts a connection that the server has closed, for the first command without a response.
+    /// After [`MAX_CLOSED`] connections that command fails. Otherwise it would be sent for ever and
+    /// delay all others.
     ///
     /// A server that refuses a command writes an error and closes. The error can be lost in the
     /// reset, and there may be none (`client-query-buffer-limit`), so only the closed connection
@@ -325,6 +333,7 @@ impl PipelineTask {
         }
     }
 
+    /// Sends commands and delivers responses until the connection ends.
     async fn exchange(&mut self, in_flight: &mut InFlightPipelines) -> ConnectionEnd {
         loop {
             while in_flight.has_room() {
@@ -355,8 +364,8 @@ impl PipelineTask {
                         self.set_state(ConnectionState::Connected, None);
                     }
                     match health {
-                        // Callers often send more after a response: if they run first,
-                        // their commands form one pipeline instead of many.
+                        // Callers often send more after a response. They run first, so that their
+                        // commands form one pipeline instead of many.
                         ServerHealth::Fine if many => next_turn().await,
                         ServerHealth::Fine => {}
                         ServerHealth::NotReady => {
@@ -376,8 +385,8 @@ impl PipelineTask {
         }
     }
 
-    /// The batches of the next pipeline: waiting commands, up to the limits of a batch, or else the
-    /// next batch of the queue.
+    /// Takes the batches of the next pipeline: waiting commands, up to the limits of a batch, or
+    /// else the next batch of the queue. `None` if there is nothing to send.
     fn gather(&mut self) -> Option<Vec<CommandBatch>> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while batches.len() < MAX_COMMANDS
@@ -396,8 +405,8 @@ impl PipelineTask {
         Some(batches)
     }
 
-    /// Delivers the responses of a pipeline. Commands that the server was not ready for are queued
-    /// again.
+    /// Delivers the responses of a pipeline. Commands that the server has not run are sent again,
+    /// or forwarded to another node.
     fn hand_out(&mut self, answered: InFlightPipeline) -> ServerHealth {
         let mut health = ServerHealth::Fine;
         let mut again = Vec::new();
@@ -419,8 +428,8 @@ impl PipelineTask {
                     if let Redirection::Moved(slot, address) = &redirection {
                         cluster.learn(*slot, address);
                     }
-                    // Nodes that name each other do not agree yet. A command that has waited too
-                    // long gets their error.
+                    // Two nodes that redirect to each other do not agree yet. A command that has
+                    // waited too long gets the error as its response.
                     if batch.moved > 0 && has_waited(&batch, index) {
                         continue;
                     }
@@ -472,13 +481,14 @@ fn is_protocol_error(answer: &Value) -> bool {
 }
 
 impl Drop for PipelineTask {
-    /// The runtime may end the task before the last handle is dropped.
+    /// Reports that the connection is closed. The runtime may drop the task before the last handle
+    /// is dropped.
     fn drop(&mut self) {
         self.set_state(ConnectionState::Closed, self.down_since);
     }
 }
 
-/// The error of a lost connection. Without a reason the server was silent for too long.
+/// Makes the error of a lost connection. Without a reason, the server was silent for too long.
 fn lost(reason: Option<RedisError>) -> Error {
     match reason {
         Some(reason) => Error::disconnected("the connection has ended").with_source(reason),
@@ -486,7 +496,7 @@ fn lost(reason: Option<RedisError>) -> Error {
     }
 }
 
-/// Returns `true` if a command has waited too long to be sent again.
+/// Returns `true` if a command must not be sent again, since it has waited too long.
 fn has_waited(batch: &CommandBatch, index: usize) -> bool {
     let too_long = |give_up| give_up <= Instant::now();
     batch.retry(index) == Resend::Never && batch.give_up.is_some_and(too_long)
@@ -495,7 +505,10 @@ fn has_waited(batch: &CommandBatch, index: usize) -> bool {
 /// The state of the server as shown by the responses of a pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum ServerHealth {
+    /// The server has run the commands.
     Fine,
+    /// Commands have to be sent again after a pause.
     NotReady,
+    /// The server has become a replica, so another connection is needed.
     Demoted,
 }

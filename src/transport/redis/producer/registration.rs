@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The time after which a sender registers a stream again. Workers keep a stream for three times as
-/// long after its registration, so that no message is sent to a stream that they drop.
+/// long after its registration, so no message is sent to a stream that workers have dropped.
 const REGISTERED_FOR: Duration = Duration::from_secs(30);
 /// The number of remembered registrations at which expired registrations are removed.
 const FORGET_AT: usize = 1024;
@@ -42,7 +42,8 @@ impl Registrations {
 }
 
 impl Redis {
-    /// Registers a stream, if this handle has a registry and has not registered the stream lately.
+    /// Returns a future that registers a stream. `None` if this handle has no registry, or has
+    /// registered the stream lately.
     pub(super) fn registration(
         &self,
         stream: &Name,

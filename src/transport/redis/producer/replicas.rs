@@ -1,4 +1,4 @@
-//! Tasks that replicas confirm.
+//! Sends tasks that replicas confirm.
 
 use std::sync::OnceLock;
 
@@ -18,6 +18,7 @@ use crate::{
 /// The connections for tasks that replicas confirm: one to each server, made with its first such
 /// task.
 pub(in crate::transport::redis) struct ReplicatedSends {
+    /// The pipeline for such tasks, made by the first one.
     pipeline: OnceLock<Pipeline>,
     /// The runtime of the handle's other connections.
     runtime: Handle,
@@ -33,7 +34,8 @@ impl ReplicatedSends {
 }
 
 impl Redis {
-    /// The connection for a task on this stream.
+    /// Returns the pipeline for a task on this stream. Tasks that replicas confirm have a separate
+    /// one.
     pub(super) fn task_pipeline(&self, stream: &str, replicas: Option<Replicas>) -> Pipeline {
         let shared = &self.shared;
         let Some(replicas) = replicas else {

@@ -1,4 +1,4 @@
-//! Tasks with a delay or an idempotency key.
+//! Sends and cancels tasks with a delay or an idempotency key.
 
 use std::{
     sync::{
@@ -31,25 +31,25 @@ use crate::{
 
 /// The most due messages that one call moves.
 pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
-/// The bytes after which one call moves no further message.
+/// A call moves no further message after this many bytes.
 pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
 /// The most headers of a task with a delay or an idempotency key: a script cannot pass many more to
 /// a command.
 const MOST_HEADERS: usize = 1_000;
-/// Workers move due messages about once a second. The sender itself moves tasks that are due
-/// sooner.
+/// The sender itself moves tasks that are due within this time, since idle workers look for due
+/// messages only every two seconds.
 const SOON: Duration = Duration::from_secs(2);
 /// The most timers of a sender. Each moves all due messages of its stream.
 const TIMERS: usize = 64;
 
 impl Redis {
-    /// Cancels a delayed task by the id in its receipt. Returns `false` if it is on the stream
-    /// already, or does not exist. Its idempotency key is forgotten with it.
+    /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns
+    /// `false` if the task is on the stream already, or does not exist.
     ///
-    /// The handle must have the stream that the task was sent to.
+    /// The task must have been sent to the stream of this handle.
     ///
     /// # Errors
-    /// If the server cannot be reached or refuses.
+    /// If the server cannot be reached, or refuses the command.
     pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
         let (_, parts) = self.settings.stream_and_parts()?;
         for part in parts {
@@ -140,8 +140,8 @@ struct Accept {
     /// The id of a delayed task until it is on the stream.
     token: String,
     window: u64,
-    /// Set if replicas confirm the task. If its idempotency key is known, the script then writes
-    /// all the same, so that replicas can confirm the first task.
+    /// Set if replicas confirm the task. If the idempotency key is known already, the script then
+    /// writes its record again, so that the replicas have a write to confirm.
     confirm: bool,
     message: Message,
 }
@@ -167,10 +167,10 @@ impl Encode for Accept {
     }
 }
 
-/// The longest expiry in milliseconds, a hundred years: Redis accepts it without overflow.
+/// The longest expiry in milliseconds: a hundred years, which Redis accepts without overflow.
 const LONGEST_WINDOW: u64 = 3_155_760_000_000;
 
-/// The timers of a sender.
+/// The timers with which a sender moves tasks that are due soon. Counts the running ones.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Promoters(Arc<AtomicUsize>);
 
@@ -217,6 +217,7 @@ pub(in crate::transport::redis) struct Promoted {
 }
 
 impl Promoted {
+    /// Decodes the script's response.
     pub(in crate::transport::redis) fn read(answer: Value) -> Result<Self, Error> {
         let [moved, lost, next] = integers(answer)?;
         Ok(Self {

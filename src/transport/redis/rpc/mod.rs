@@ -1,10 +1,11 @@
 //! The client side of RPC: one hub for all requests of a handle.
 //!
-//! Requests are entries on the stream. Replies to fast requests are published on the client's only
-//! channel. Replies to reliable requests are added to a reply stream of the client, one for each
-//! stream that it sends to; one connection reads all of them, or on a cluster one for each slot.
-//! Workers of the Go library always reply on the channel. A reply names its request by the
-//! correlation id.
+//! Requests are entries on a stream. A reply names its request by the correlation id.
+//!
+//! Replies to fast requests are published on a channel of the client. Replies to reliable requests
+//! are added to reply streams: the client has one for each stream that it sends to. One connection
+//! reads all reply streams, or on a cluster one connection for each slot. Workers of the Go library
+//! always reply on the channel.
 
 mod pending;
 mod replies;
@@ -42,22 +43,24 @@ use crate::{
     transport::Counters,
 };
 
-/// The longest wait of a request until replies can be received.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time for which a request waits until its reply can be received.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The state of a channel or stream for replies.
+/// The state of a channel or a stream for replies.
 #[derive(Debug, Clone)]
 enum Ready {
-    /// Not ready yet.
+    /// Not subscribed or created yet.
     No,
+    /// Replies can be received.
     Yes,
-    /// Ready before; the connection was lost and is being made again.
+    /// The connection was lost, after replies could be received, and is being restored.
     Lost,
     /// Refused by the server.
     Refused(redis::RedisError),
 }
 
-/// The receiver of replies. Its tasks end when its last handle and its last request are dropped.
+/// Sends requests and receives their replies. Its tasks end after the last handle and the last
+/// request were dropped.
 pub(super) struct Hub {
     client: Uuid,
     channel: String,
@@ -70,7 +73,7 @@ pub(super) struct Hub {
 }
 
 impl Redis {
-    /// The hub of this handle and its clones, started by the first request.
+    /// Returns the hub of this handle and its clones. The first call starts it.
     pub(super) fn hub(&self) -> Arc<Hub> {
         let start = || {
             let shared = &self.shared;
@@ -127,7 +130,7 @@ impl Hub {
         }
     }
 
-    /// The number of requests of the handle and its clones that wait for replies.
+    /// Returns the number of requests of the handle and its clones that wait for replies.
     pub(super) fn waiting(&self) -> usize {
         self.pending.waiting()
     }
@@ -145,7 +148,7 @@ impl Hub {
             Ready::Lost => mode == ReplyMode::Reliable,
             Ready::Yes | Ready::Refused(_) => true,
         };
-        let until = until.min(Instant::now() + PATIENCE);
+        let until = until.min(Instant::now() + READY_TIMEOUT);
         match timeout_at(until, ready.wait_for(settled)).await {
             Ok(Ok(state)) => match &*state {
                 Ready::Refused(refusal) => Err(error::replies_refused(refusal.clone())),
@@ -176,7 +179,8 @@ struct ReplyReaders {
 }
 
 impl ReplyReaders {
-    /// Starts to read the replies to requests on the stream `key`, if they are not read yet.
+    /// Registers a request on the stream `key`, and starts to read its reply stream if that is not
+    /// read yet.
     fn join(&self, key: &Name) -> Result<Outstanding, Error> {
         let connector = self.connector.of(key);
         let mut readers = lock(&self.by_slot);

@@ -1,4 +1,4 @@
-//! The requests that wait for replies.
+//! Matches replies with the requests that wait for them.
 
 use std::{
     future::Future,
@@ -30,8 +30,8 @@ pub(super) struct PendingRequests {
 #[derive(Default)]
 struct PendingTable {
     requests: HashMap<Uuid, PendingRequest>,
-    /// Set while the channel is subscribed to. The flag is under the lock of the requests, so that
-    /// no request starts to wait for a reply that would not be received.
+    /// Set while the channel is subscribed to. It shares the lock of the requests, so that no fast
+    /// request starts to wait after the subscription was lost.
     subscribed: bool,
 }
 
@@ -41,8 +41,11 @@ struct PendingRequest {
     state: RequestState,
 }
 
+/// The state of a pending request.
 enum RequestState {
+    /// There is no outcome yet. Holds the waker of the last poll.
     Waiting(Option<Waker>),
+    /// The outcome, which the next poll takes.
     Answered(Result<Reply, Error>),
 }
 
@@ -51,7 +54,7 @@ impl PendingRequest {
         matches!(self.state, RequestState::Waiting(_))
     }
 
-    /// Answers the request, which must be waiting, and returns the waker to call.
+    /// Stores the outcome of a waiting request. Returns the waker to call.
     fn answer(&mut self, answer: Result<Reply, Error>) -> Option<Waker> {
         match std::mem::replace(&mut self.state, RequestState::Answered(answer)) {
             RequestState::Waiting(waker) => waker,
@@ -88,7 +91,7 @@ impl PendingRequests {
         })
     }
 
-    /// The number of requests that wait for replies.
+    /// Returns the number of requests that wait for replies.
     pub(super) fn waiting(&self) -> usize {
         let table = self.table();
         table.requests.values().filter(|it| it.is_waiting()).count()
@@ -116,7 +119,8 @@ impl PendingRequests {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Answers a request. Returns `true` if it was waiting.
+    /// Stores the outcome of a request and wakes its caller. Returns `true` if the request was
+    /// waiting.
     fn answer(&self, id: Uuid, answer: Result<Reply, Error>) -> bool {
         let mut table = self.table();
         let request = table.requests.get_mut(&id);
@@ -129,7 +133,8 @@ impl PendingRequests {
         true
     }
 
-    /// Delivers a reply to its request.
+    /// Decodes a reply and delivers it to its request. Counts replies that cannot be read, or whose
+    /// request no longer waits.
     pub(super) fn resolve(&self, envelope: &[u8]) {
         let decoded = match codec::decode_reply(envelope) {
             Ok(decoded) => decoded,
@@ -159,7 +164,8 @@ impl PendingRequests {
     }
 }
 
-/// Receives the outcomes of sending requests, by their correlation ids as numbers.
+/// Receives the outcomes of sending requests. The number of a command is the correlation id of its
+/// request.
 impl CompletionHandler for PendingRequests {
     fn answered(&self, id: u128, outcome: Result<Value, Error>) {
         let Err(error) = outcome.and_then(error::check) else {
@@ -167,7 +173,8 @@ impl CompletionHandler for PendingRequests {
         };
         let id = Uuid::from_u128(id);
         let mode = self.table().requests.get(&id).map(|request| request.mode);
-        // The request may have been sent. Its reply is then stored, so the request still waits.
+        // The request may be on the stream. Its reply will be stored then, so the request goes on
+        // waiting.
         if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
             self.answer(id, Err(error));
         }
@@ -187,7 +194,7 @@ pub(super) struct PendingReply {
 }
 
 impl PendingReply {
-    /// The request's correlation id.
+    /// Returns the request's correlation id.
     pub(super) fn id(&self) -> Uuid {
         self.id
     }

@@ -1,14 +1,14 @@
 //! Reads a client's reply streams.
 //!
 //! A client has one reply stream for each stream that it sends reliable requests to. The client
-//! creates it and renews its time to live; workers only add to an existing stream, so nothing
-//! remains after a dead client. The client reads from its own cursor, so a lost connection loses no
-//! reply.
+//! creates the reply stream and renews its time to live. Workers only add to existing reply
+//! streams, so those of a dead client expire. The client remembers the last entry that it has read,
+//! so a lost connection loses no reply.
 //!
 //! One connection reads all reply streams with outstanding requests, and those that had some
 //! recently. Other streams are no longer read, and expire. To add a stream while a read blocks, the
 //! client adds an entry without a reply to a stream of that read, which ends the read. That needs
-//! no permission besides the one for creating the streams.
+//! only the permissions for creating reply streams.
 
 use std::{
     collections::HashMap,
@@ -50,25 +50,25 @@ use crate::{
     },
 };
 
-/// The time to live of a stream, and so the longest outage that loses no reply.
+/// The time to live of a reply stream. Stored replies survive an outage of at most this length.
 const TIME_TO_LIVE: Duration = Duration::from_secs(300);
 /// The shortest time between two renewals of the time to live.
 const RENEW: Duration = Duration::from_secs(1);
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// The time for which the last of several reads blocks, since it delays the next reads of the other
-/// streams.
+/// The time for which the last of several reads blocks. It is short, since it delays the next reads
+/// of the other streams.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
-/// A connection that is silent for this much longer than its read blocks counts as lost.
+/// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most streams that one command reads.
 const MAX_KEYS: usize = 128;
 /// The most replies that one read returns.
 const COUNT: usize = 256;
-/// The number of entries read after which a stream is trimmed.
+/// A stream is trimmed after this many of its entries were read.
 const TRIM: usize = 512;
-/// The time for which a stream without requests is still read, so that it is ready for the next
-/// request.
+/// A stream is still read for this time after its last request, so that it is ready for the next
+/// one.
 const LINGER: Duration = Duration::from_secs(60);
 /// The pause after the server has refused a stream.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -85,17 +85,20 @@ pub(super) struct ReplyStreams {
 #[derive(Default)]
 struct ReplyStreamTable {
     streams: HashMap<Name, Arc<ReplyStream>>,
-    /// New streams that the reader does not know yet.
+    /// New streams that the reader has not taken yet.
     joined: Vec<Arc<ReplyStream>>,
-    /// A stream of the read that blocks, or is about to. A new entry there ends the read.
+    /// A stream of the read that blocks, or is about to block. A new entry there ends the read.
     blocked: Option<Arc<ReplyStream>>,
 }
 
+/// One reply stream of the client.
 struct ReplyStream {
+    /// The stream that the requests are sent to.
     name: Name,
+    /// The key of the reply stream.
     key: String,
     /// The number of requests that wait for a reply here. Incremented only under the lock of the
-    /// table, so that a stream is not dropped while a request starts to use it.
+    /// table, so that the reader does not drop a stream that a request starts to use.
     outstanding: AtomicUsize,
     ready: watch::Sender<Ready>,
 }
@@ -125,8 +128,8 @@ impl ReplyStreams {
         }
     }
 
-    /// Starts to read the reply stream for `stream`, a name that has its namespace already, if it is
-    /// not read yet.
+    /// Registers a request on `stream`, a name with its namespace, and starts to read the reply
+    /// stream if that is not read yet.
     pub(super) fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
         let mut table = lock(&self.table);
         if let Some(stream) = table.streams.get(stream) {
@@ -158,7 +161,7 @@ impl ReplyStreams {
     }
 }
 
-/// A reply stream, and the state of reading it.
+/// A reply stream that is read, with the reader's state of it.
 struct Reading {
     stream: Arc<ReplyStream>,
     /// The last entry that was read; `None` until the stream exists.
@@ -188,10 +191,12 @@ impl Reading {
         }
     }
 
+    /// Returns `true` unless the stream is paused after a refusal.
     fn is_allowed(&self, now: Instant) -> bool {
         self.refused.is_none_or(|until| until <= now)
     }
 
+    /// Makes the command that renews the stream's time to live.
     fn renewal(&self) -> Cmd {
         let mut renew = redis::cmd("PEXPIRE");
         let milliseconds = TIME_TO_LIVE.as_millis() as u64;
@@ -199,7 +204,8 @@ impl Reading {
         renew
     }
 
-    /// The command that trims the entries that were read, if there are many, or the stream is idle.
+    /// Makes the command that trims entries that were read. `None` unless there are many of them,
+    /// or some on an idle stream.
     fn trim(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM && !(self.idle && self.untrimmed > 0) {
@@ -226,8 +232,9 @@ pub(super) struct ReplyReader {
     /// The most streams that one command reads. Set to one after the server has refused a command,
     /// to find the stream that it refuses.
     max_keys: usize,
-    /// Set if the server refuses to read several streams in one command, and allows each alone.
-    /// They are then in several slots of a cluster, or several selectors of an ACL allow them.
+    /// Set if the server refuses to read several streams in one command, but allows to read each
+    /// alone. The streams are then in several slots of a cluster, or different selectors of an ACL
+    /// allow them.
     one_by_one: bool,
     /// The position of the first stream of the next read, if one command does not read all streams.
     turn: usize,
@@ -256,7 +263,7 @@ impl ReplyReader {
         }
     }
 
-    /// Reads until `end` is cancelled, then removes the streams.
+    /// Reads until `end` is cancelled, and then removes the streams.
     pub(super) async fn run(mut self, end: CancellationToken) {
         if end.run_until_cancelled(self.keep_reading()).await.is_some() {
             return;
@@ -271,6 +278,7 @@ impl ReplyReader {
         let _ = timeout(Duration::from_secs(1), removed).await;
     }
 
+    /// Connects and reads, and retries after each failure or loss. Never returns.
     async fn keep_reading(&mut self) {
         let mut outage = Outage::default();
         loop {
@@ -292,8 +300,8 @@ impl ReplyReader {
         }
     }
 
-    /// Reads until the connection is lost, and returns the error. On a cluster each slot has a
-    /// connection: it is closed when no stream is left to read, and the result is `None`.
+    /// Reads until the connection is lost, and returns the error. On a cluster, returns `None` when
+    /// no stream of the slot is left to read, which closes the connection.
     async fn read(
         &mut self,
         mut connection: Connection,
@@ -331,7 +339,7 @@ impl ReplyReader {
                 .await;
         }
         if known.is_empty() {
-            // Without streams to read, still notices a lost connection.
+            // There is nothing to read, but a lost connection is still detected.
             return tokio::select! {
                 biased;
                 () = self.streams.joined.notified() => Ok(()),
@@ -386,7 +394,7 @@ impl ReplyReader {
         for (keys, answer) in keys.chunks(max_keys).zip(replies) {
             match (answer.refused(), keys) {
                 (Ok(replies), _) => self.hand_out(keys, replies, &mut sizes)?,
-                // The server is not ready. Connect again, perhaps to another server.
+                // The server is not ready. The caller connects again, perhaps to another server.
                 (Err(refusal), _) if refusal.code().is_none_or(error::is_passing) => {
                     return Err(refusal);
                 }
@@ -398,7 +406,8 @@ impl ReplyReader {
             }
         }
         self.size.note(sizes);
-        // Reads the streams one by one to find the refused stream.
+        // After a refused command, reads each stream by a separate command, to find the stream that
+        // is refused. If none is refused alone, keeps reading them separately.
         self.one_by_one |= max_keys == 1 && keys.len() > 1 && !has_refused;
         self.max_keys = match self.one_by_one || (has_refused && max_keys > 1) {
             true => 1,
@@ -444,7 +453,7 @@ impl ReplyReader {
         true
     }
 
-    /// The command that reads these streams.
+    /// Makes the command that reads these streams.
     fn command(&self, keys: &[String], block: Option<Duration>) -> Cmd {
         let mut read = redis::cmd("XREAD");
         let count = (self.size.fit(COUNT) / keys.len()).max(1);
@@ -493,7 +502,7 @@ impl ReplyReader {
                     continue;
                 }
             };
-            // A refusal ends the wait of the requests; a server that is not ready does not.
+            // A refusal fails the waiting requests. If the server is not ready, they go on waiting.
             if refusal.code().is_none_or(error::is_passing) {
                 return Err(refusal);
             }
@@ -502,7 +511,8 @@ impl ReplyReader {
         Ok(())
     }
 
-    /// Pauses the reading of a stream. The other streams are still read.
+    /// Pauses a stream that the server has refused, and fails the requests that wait for its
+    /// creation. The other streams are still read.
     fn refuse(&mut self, key: &str, refusal: RedisError) {
         let Some(reading) = self.reading.get_mut(key) else {
             return;
@@ -517,6 +527,7 @@ impl ReplyReader {
         }
     }
 
+    /// Records the response to a renewal. Fails if the server was demoted.
     fn note_renewal(&mut self, key: &str, now: Instant, answer: Value) -> RedisResult<()> {
         let Some(reading) = self.reading.get_mut(key) else {
             return Ok(());
@@ -528,8 +539,8 @@ impl ReplyReader {
                 reading.cursor = None;
                 reading.stream.ready.send_replace(Ready::No);
             }
-            // A demoted server still serves reads. Only this error shows that workers reply
-            // elsewhere.
+            // A demoted server still serves reads. Only the error of a write shows that workers
+            // reply elsewhere.
             Value::ServerError(refusal) if error::is_demoted(&refusal) => {
                 return Err(refusal.into());
             }
@@ -573,7 +584,7 @@ impl ReplyReader {
     }
 }
 
-/// Sends commands. Fails if the server is silent for too long.
+/// Sends commands and returns the responses. Fails if the server is silent for too long.
 async fn ask(
     connection: &mut Connection,
     commands: &[Cmd],
@@ -589,7 +600,7 @@ fn unexpected() -> RedisError {
     io::Error::from(io::ErrorKind::InvalidData).into()
 }
 
-/// The next id after this one.
+/// Returns the id that follows this one.
 fn after(id: &[u8]) -> String {
     let id = String::from_utf8_lossy(id);
     let next = id.split_once('-').and_then(|(milliseconds, sequence)| {

@@ -21,7 +21,7 @@ impl Hub {
     /// Sends a request to the stream `key`, a name in the namespace, and waits for its reply.
     ///
     /// # Cancel safety
-    /// Dropping the future removes the request at once. A worker may still handle it.
+    /// Dropping the future removes the request from this client. A worker may still handle it.
     pub(in crate::transport::redis) fn request(
         self: Arc<Self>,
         key: &Name,
@@ -50,6 +50,7 @@ impl Hub {
         }
     }
 
+    /// Waits until the reply can be received, sends the request, and waits for the reply.
     async fn exchange(
         &self,
         key: Name,
@@ -58,12 +59,12 @@ impl Hub {
     ) -> Result<Reply, Error> {
         let mode = message.parts().reply_mode;
         let mut subscribed = self.subscribed.clone();
-        // The reply stream is read while this exists.
+        // The reply stream is read until this is dropped.
         let mut outstanding = None;
         if mode == ReplyMode::Reliable {
             let joined = outstanding.insert(self.replies.join(&key)?);
-            // Waits for the subscription first: only this wait fails at once if the hub's runtime
-            // has ended.
+            // Waits for the subscription first, since only this wait fails immediately if the hub's
+            // runtime has ended.
             self.wait(&mut subscribed, mode, deadline.0).await?;
             self.wait(&mut joined.ready(), mode, deadline.0).await?;
         }
@@ -72,7 +73,7 @@ impl Hub {
             if let Some(reply) = self.pending.register(mode) {
                 break reply;
             }
-            // The subscription was lost since it was reported as active.
+            // The subscription was lost after it was reported as active.
             next_turn().await;
         };
 
@@ -91,7 +92,8 @@ impl Hub {
             message: &message,
             more: &reply_fields[..fields],
         };
-        // The pending reply receives the outcome of sending, so that this task is woken only once.
+        // The outcome of sending goes to the pending reply, so this task is woken once, not once
+        // for the outcome and once for the reply.
         let number = reply.id().as_u128();
         (self.pipeline.of(&key))
             .post(add, Resend::Never, &self.pending, number)

@@ -1,4 +1,4 @@
-//! Keeps a client's subscription to its reply channel.
+//! Keeps a client subscribed to its reply channel.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +20,7 @@ use crate::{
 /// The longest wait for the server to confirm a subscription.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 
+/// The task that keeps a client subscribed, and delivers the replies.
 pub(super) struct Subscription {
     pub(super) connector: Connector,
     pub(super) channel: String,
@@ -29,10 +30,11 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Subscribes, and again after each loss, until the future is dropped.
+    /// Keeps the client subscribed: subscribes, and retries after each failure or loss. Runs until
+    /// it is dropped.
     pub(super) async fn run(self) {
         let mut outage = Outage::default();
-        // The state that is published when an attempt has failed.
+        // The state to publish after a failed attempt: `Lost` if an earlier attempt has succeeded.
         let mut down = Ready::No;
         loop {
             match self.subscribe().await {
@@ -67,7 +69,7 @@ impl Subscription {
         }
     }
 
-    /// Subscribes. Returns the confirmed subscription, or the server's refusal.
+    /// Makes one attempt to subscribe. Returns the confirmed subscription, or the server's refusal.
     async fn subscribe(&self) -> Result<Result<PubSub, RedisError>, Error> {
         let mut pubsub = self.connector.pubsub().await?;
         match timeout(
@@ -77,7 +79,8 @@ impl Subscription {
         .await
         {
             Ok(Ok(())) => Ok(Ok(pubsub)),
-            // An error of a server that is not ready is no refusal.
+            // A transient error, such as `LOADING`, is not a refusal: it is retried like a lost
+            // connection.
             Ok(Err(refusal)) if refusal.code().is_some_and(|code| !error::is_passing(code)) => {
                 Ok(Err(refusal))
             }

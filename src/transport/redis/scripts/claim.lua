@@ -16,7 +16,8 @@ local lease, foreign, prefix = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local room, candidates, most = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
 local LOOKED_AT = 100
 
--- The command was sent before Redis was paused, and every consumer looks silent now.
+-- A command that runs too late was sent before Redis was paused. Every consumer looks silent now,
+-- so nothing is claimed.
 if clock() > tonumber(ARGV[13]) then return false end
 if ARGV[12] ~= '' and not throttle(KEYS[2], me, ARGV[12]) then return false end
 
@@ -46,7 +47,7 @@ local function origin(id, fields)
   return id
 end
 
--- The fields with the reply address of a request. No other fields are sent to the worker.
+-- Returns the fields with the reply address of a request. Only these fields are sent to the worker.
 local function address(fields)
   local list = {}
   for i = 1, #fields, 2 do
@@ -64,14 +65,15 @@ end
 -- The delivery count is checked before the body is read: bodies can be large and many.
 for _, entry in ipairs(pending) do
   local id, consumer, idle, count = entry[1], entry[2], entry[3], entry[4]
-  -- A consumer of this library must be silent for its lease, and at least for this consumer's:
-  -- within less, this consumer's ticks cannot tell a step of the clock from silence. This consumer
-  -- must also have been healthy for that long.
+  -- A consumer of this library must be silent for its own lease, and at least for this consumer's:
+  -- within a shorter time, this consumer's ticks cannot distinguish a step of the clock from
+  -- silence. This consumer must also have been healthy for that time.
   local holders, ours = lease_of(consumer, prefix, lease, foreign)
   local patience = ours and math.max(lease, holders) or holders
   if idle == 0 then
-    -- Delivered in this millisecond, or its time is in the future since the clock stepped back:
-    -- Redis returns 0 for both. The XCLAIM sets the time to now, so that its idle time counts.
+    -- Redis returns 0 if the entry was delivered in this millisecond, and if its time is in the
+    -- future since the clock stepped back. The XCLAIM sets the time to now, so that the idle time
+    -- grows again.
     local claimed = redis.call('XCLAIM', src, group, consumer, 0, id, 'JUSTID')
     -- Since Redis 7.0 this also removes a deleted entry from the pending entries.
     if not claimed[1] then deleted = deleted + 1 end
@@ -101,7 +103,8 @@ for _, entry in ipairs(pending) do
           finish(src, group, id, retry)
           dead[#dead + 1] = { id, so_far, address(found[2]) }
         else
-          -- For want of memory, for example. The entry stays pending, and the others are claimed.
+          -- The server refuses the dead letter, for example without memory. The entry stays
+          -- pending, and the other entries are claimed.
           refused = err
         end
       else

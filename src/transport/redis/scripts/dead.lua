@@ -9,8 +9,8 @@
 local FACTS = 10
 local group, replaying = ARGV[1], ARGV[2] == '1'
 
--- The message's fields from a letter made by a worker of this group. Otherwise nil; nil and true if
--- the fields cannot be decoded.
+-- The message's fields in a letter that a worker of this group has made. Nil for other letters; nil
+-- and true if the fields cannot be decoded.
 local function message(letter)
   if #letter < FACTS or letter[1] ~= '~g' or letter[2] ~= group or letter[3] ~= '~o' then return nil end
   local rest = {}
@@ -28,8 +28,9 @@ local function value(fields, name)
   end
 end
 
--- Adds a letter's message to the retry stream as a new message. A replayed task runs although it
--- has expired; an expired request does not, since its caller no longer waits.
+-- Adds a letter's message to the retry stream as a new message. A task loses its time to live, so
+-- it runs even if it has expired. A request keeps it, since the caller of an expired request no
+-- longer waits.
 local function replay(origin, fields)
   local copy = { '~o', origin, '~a', '0' }
   local task = value(fields, 'type') == 'task'

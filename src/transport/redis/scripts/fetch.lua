@@ -1,5 +1,5 @@
--- Reads new entries of several streams in their order, within the room. Each XREADGROUP reads as
--- many streams as cannot together exceed the room and the bytes.
+-- Reads new entries of several streams in their order, within the room. Each XREADGROUP reads
+-- several streams, but no more than together stay within the room and the bytes.
 -- KEYS: for each stream: retry, stream. ARGV: group, consumer, room, bytes, then for each stream:
 --       the most entries of it, and the bytes of one entry.
 -- Returns: {{key, {entry…}}…, as XREADGROUP does, {number of a stream that cannot be read,
@@ -67,7 +67,7 @@ local function read_one(i, max)
   if before - room >= max then full[#full + 1] = i end
 end
 
--- Reads these streams, at most `share` entries of each, or its quota.
+-- Reads these streams: at most `share` entries of each, or its quota if `share` is nil.
 local function pass(streams, share)
   local function quota(i) return share or tonumber(ARGV[3 + 2 * i]) end
   local at = 1

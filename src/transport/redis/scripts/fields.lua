@@ -12,8 +12,8 @@ local function append(out, fields)
   for i = 1, #fields do out[#out + 1] = fields[i] end
 end
 
--- An entry's fields without those that the transport adds, since a sender could have set them. Only
--- on a retry stream is `~f` the transport's, and kept.
+-- An entry's fields without those that the transport adds, since a sender could have set them. `~f`
+-- is kept on a retry stream, since only there it is the transport's.
 local function sent(fields, retry)
   local kept = {}
   for i = 1, #fields, 2 do
@@ -26,8 +26,8 @@ local function sent(fields, retry)
   return kept
 end
 
--- The fields in a `~f`, or nil if it is not a list of pairs of strings: a sender may have written
--- it, and commands take only strings.
+-- The fields in a `~f`. Nil if it is not a list of pairs of strings: a sender may have written it,
+-- and commands take only strings.
 local function unpacked(blob)
   local good, fields = pcall(cmsgpack.unpack, blob)
   if not good or type(fields) ~= 'table' or #fields % 2 ~= 0 then return nil end

@@ -1,4 +1,4 @@
--- Ends a delivery: as a dead letter or discarded, with or without a reply.
+-- Ends a delivery: as done, as a dead letter, or discarded, with or without a reply.
 -- KEYS: source, dead, reply stream (if the reply is stored).
 -- ARGV: group, consumer, id, '1' on the retry stream, envelope, channel (if it is published),
 --       and for a dead letter: origin, attempts, reason, how many to keep.
@@ -10,7 +10,8 @@ local ended, dropped, answered = 1, 0, 0
 if ARGV[7] then
   local entry = redis.call('XRANGE', src, id, id)[1]
   if entry then
-    -- Without `sent`, a replay would take a sender's fields for those of the transport.
+    -- `sent` removes fields with the names of the transport's. Otherwise a replay would use those
+    -- that a sender has set.
     local fields = sent(entry[2], retry)
     dropped = dead_letter(redis.call, KEYS[2], group, ARGV[7], ARGV[9], ARGV[8], fields, ARGV[10])
   else

@@ -1,7 +1,7 @@
--- The lease of a consumer: how long it may be silent before its entries are claimed. Names of this
--- library's consumers contain it, `<prefix>lease=<ms>ms-…`. A name without it has the lease
--- `plain`, and other libraries' consumers have `foreign`. The second result is true for this
--- library's consumers.
+-- The lease of a consumer in ms, and true if the consumer is of this library. After the lease the
+-- entries of a silent consumer are claimed. The name of a consumer of this library contains its
+-- lease: `<prefix>lease=<ms>ms-…`. Without one, its lease is `plain`. Consumers of other libraries
+-- have the lease `foreign`.
 local function lease_of(consumer, prefix, plain, foreign)
   if string.sub(consumer, 1, #prefix) ~= prefix then return tonumber(foreign), false end
   local own = string.match(consumer, '^lease=(%d+)ms%-', #prefix + 1)

@@ -20,9 +20,9 @@ local function groups(key)
   return names
 end
 
--- The start of a group that had delivered the entry `id`: behind it if this is the same stream, or
--- else the beginning, so that no entry is skipped. It is the same stream if the entry exists, or if
--- an entry with this id or a later one was deleted.
+-- The start of a group that has delivered the entry `id` before. If the stream is still the same,
+-- the group starts behind `id`, or else at the beginning, so that no entry is skipped. The stream
+-- is the same if the entry exists, or if an entry with this id or a later one was deleted.
 local function behind(id)
   if redis.call('EXISTS', KEYS[1]) == 0 then return '0' end
   if redis.call('XRANGE', KEYS[1], id, id)[1] then return id end

@@ -1,5 +1,5 @@
--- Deletes this consumer, unless entries are pending for it, and the record of the names that it
--- serves. Other workers that serve the same names record them again.
+-- Deletes this consumer, unless entries are pending for it. Removes the record of the names that it
+-- serves: other workers that serve the same names add it again.
 -- KEYS: stream, retry, the names that the group's workers serve. ARGV: group, consumer, the names
 --       that this one has recorded, or ''.
 -- Returns: 0, or more if entries are pending for it.

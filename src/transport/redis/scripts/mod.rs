@@ -1,8 +1,8 @@
-//! The Lua scripts, and how they are called.
+//! The Lua scripts, and their calls.
 //!
 //! Each script is one atomic step. The scripts that settle a delivery begin with the fence: the
-//! entry must be pending for this consumer. Only those that settle it as *done* have no fence,
-//! since the first worker to finish wins.
+//! entry must be pending for this consumer. Outside of owned partitions, the scripts that settle a
+//! delivery as *done* have no fence, since the first worker to finish wins.
 
 use std::sync::OnceLock;
 
@@ -35,7 +35,7 @@ scripts! {
     ACKNOWLEDGE = "acknowledge";
     /// Redelivers an entry, now or after a delay.
     REDELIVER = "fence" "fields" "redeliver";
-    /// Ends a delivery as a dead letter or discarded.
+    /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.
     FINISH = "fence" "fields" "finish";
     /// Stores replies and acknowledges their requests.
     REPLY = "reply";
@@ -75,12 +75,12 @@ scripts! {
     STATS = "fence" "holder" "stats";
 }
 
-/// A Lua script of one key, for the state of layers and applications that several processes share:
-/// locks, limits, claims. A value of it is a `static`.
+/// A Lua script with one key, for state that several processes of an application share, such as
+/// locks, limits and claims. Declare it as a `static`.
 ///
-/// A call runs over the connection of a [`Redis`](crate::Redis) handle, on the primary that has the
-/// key: behind Sentinels and on a cluster too, also after a failover. The script is called by its
-/// hash, and sent with its source if the server does not know it.
+/// A call runs over the connection of a [`Redis`](crate::Redis) handle, on the primary of the key,
+/// also behind Sentinels, on a cluster, and after a failover. The script is called by its hash, and
+/// then by its source if the server does not know the hash.
 ///
 /// ```no_run
 /// use campanile::{Error, Redis, transport::redis::{Script, ScriptResponse}};
@@ -100,16 +100,16 @@ scripts! {
 /// ```
 ///
 /// # Repeatable scripts
-/// **A script must be repeatable**: if the connection is lost before the response, it is sent again,
-/// within the [time limit](super::ScriptCall::timeout) of the call, although it may have run. A second run
-/// must have the effect and the response of the first. `LOCK` above is repeatable, since it knows the
-/// owner of the lock; a script that only adds to a number is not.
+/// **A script must be repeatable**: if the connection is lost before the response, it is sent
+/// again, within the [time limit](super::ScriptCall::timeout) of the call, although it may have
+/// run. A second run must have the same response as the first, and no further effect. `LOCK` above
+/// is repeatable, since it stores the owner of the lock. A script that increments a number is not.
 ///
-/// A primary that is lost may lose its last writes, and with them those of scripts: see
+/// A failover may lose the last writes of the old primary, including those of scripts: see
 /// [durability](crate::guide::durability).
 ///
 /// # Rights
-/// A call needs `+evalsha +eval` beside the key and the commands of the script.
+/// A call needs `+evalsha +eval`, and permission for the key and the commands of the script.
 #[derive(Debug)]
 pub struct Script {
     text: &'static str,

@@ -1,5 +1,5 @@
--- True if the id `a` is lower than `b`. They are compared as strings, since a double is not precise
--- enough.
+-- Returns true if the id `a` is lower than the id `b`. Ids are compared as strings, since a double
+-- is not precise enough.
 local function below(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
   local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')

@@ -1,5 +1,5 @@
--- Records the number of partitions of a stream. A sender records the first number, a worker also a
--- higher one.
+-- Records the number of partitions of a stream. A sender records only the first number. A worker
+-- also records a higher one.
 -- KEYS: record, a list of the numbers so far. ARGV: number, 1 for a worker or 0 for a sender.
 -- Returns: the record before this call.
 local record = redis.call('LRANGE', KEYS[1], 0, -1)

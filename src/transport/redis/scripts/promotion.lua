@@ -1,5 +1,6 @@
--- Moves due messages to a stream, at most `most`. It stops after the one that reaches `most_bytes`,
--- so it moves at least one. Returns: {moved, lost, ms until the next is due (-1 = none)}.
+-- Moves due messages to a stream, at most `most`. Stops after the message that reaches
+-- `most_bytes`, so at least one is moved. Returns: {moved, lost, ms until the next is due (-1 =
+-- none)}.
 local function promote(due_key, bodies, stream, most, most_bytes)
   local now = clock()
   local due = redis.call('ZRANGEBYSCORE', due_key, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)

@@ -11,8 +11,9 @@ for i = 2, #KEYS do
   results[i - 1] = 0
   -- If only some were pending, the others get a second reply, and their client ignores it.
   if ended > 0 then
-    -- Only to an existing stream: a client that has ended must not get a new one, and a key of
-    -- another type is not its stream. No error for want of memory can occur after the first write.
+    -- Does not create the stream: a client that has ended must not get a new one. A key of another
+    -- type is an error, and the reply is then not stored. Redis refuses a script without memory
+    -- only before its first write, so there is no such error here.
     local stored = redis.pcall('XADD', KEYS[i], 'NOMKSTREAM', '*', 'r', ARGV[last + 1])
     results[i - 1] = type(stored) == 'string' and 1 or 2
   end

@@ -5,7 +5,8 @@
 local now, found = clock(), {}
 for i, key in ipairs(KEYS) do
   redis.call('ZADD', key, string.format('%.0f', now), ARGV[1])
-  -- Lists that nobody has renewed. A time in the future is from before the clock stepped back.
+  -- Removes the lists that no worker has renewed. A time in the future is from before the clock
+  -- stepped back, so such a list is removed, too.
   local bounds = {
     { '-inf', string.format('(%.0f', now - ARGV[2]) },
     { string.format('(%.0f', now), '+inf' },
@@ -23,7 +24,7 @@ for i, key in ipairs(KEYS) do
       others[#others + 1] = list
     end
   end
-  -- A user without the right to this command leaves a small key.
+  -- Without permission for PEXPIRE, a small key remains.
   redis.pcall('PEXPIRE', key, ARGV[2])
   found[i] = others
 end

@@ -37,7 +37,8 @@ local function renewed(key, from, to)
 end
 
 local function facts(stream, retry, alive)
-  -- A blocked read does not update the consumer's idle time on every version of Redis.
+  -- This read returns nothing, and resets the consumer's idle time. A blocked read does not reset
+  -- it on every version of Redis.
   if alive then
     redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', stream, last)
   end

@@ -1,5 +1,5 @@
--- Trims the entries of a stream that all groups have finished, once in `period` ms by any worker.
--- If other libraries' consumers read it, only with `beside_foreign`.
+-- Trims the entries of a stream that all groups have finished, at most once in `period` ms by any
+-- worker. If other libraries' consumers read the stream, trims it only with `beside_foreign`.
 -- Returns: {number of entries}, or {0, group, consumer} if that consumer prevents it.
 local function trim(stream, throttle_key, me, prefix, period, beside_foreign, foreign)
   if not throttle(throttle_key, me, period) then return { 0 } end

@@ -1,4 +1,4 @@
-//! Addresses of servers, and the byte streams to them.
+//! Addresses of servers, and TCP connections to them.
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,7 +17,9 @@ use super::race;
 /// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::transport::redis) enum Address {
+    /// A host and a port.
     Tcp(Arc<str>, u16),
+    /// The path of a Unix socket.
     #[cfg_attr(
         not(unix),
         expect(dead_code, reason = "a URL can ask for one on any system")
@@ -37,7 +39,7 @@ impl Address {
         Some(Self::tcp(host, port.parse().ok()?))
     }
 
-    /// The host, or an empty text for a Unix socket.
+    /// Returns the host; empty for a Unix socket.
     pub(super) fn host(&self) -> &str {
         match self {
             Self::Tcp(host, _) => host,
@@ -68,14 +70,14 @@ impl fmt::Display for Address {
     }
 }
 
-/// The addresses as a list, for errors.
+/// Formats addresses as a comma-separated list, for errors.
 pub(super) fn listed(addresses: &[Address]) -> String {
     let all: Vec<_> = addresses.iter().map(Address::to_string).collect();
     all.join(", ")
 }
 
-/// Connects to a host over TCP. The name is looked up for each connection. Several addresses of one
-/// name are tried side by side, each some time after the one before it.
+/// Connects to a host over TCP. Looks the name up each time. Tries the addresses of the name with a
+/// staggered start, and uses the first connection.
 /// <https://www.rfc-editor.org/rfc/rfc8305>
 pub(super) async fn connect(
     host: &str,
@@ -90,12 +92,12 @@ pub(super) async fn connect(
         let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         errors.pop().unwrap_or_else(none)
     })?;
-    // An error is ignored: the socket works without the options.
+    // An error is ignored, since the socket works without the options.
     let _ = set_options(&stream, settings);
     Ok(stream)
 }
 
-/// Orders addresses so that both families take turns, beginning with the family of the first.
+/// Reorders addresses so that IPv4 and IPv6 alternate, starting with the family of the first one.
 fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first = addresses.first().map(SocketAddr::is_ipv6);
     let (same, other): (Vec<_>, Vec<_>) =
@@ -111,7 +113,8 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Sends small commands at once, and lets the kernel detect a dead peer.
+/// Adds defaults to the given settings: `TCP_NODELAY`, and the keep-alive probes and the user
+/// timeout with which the kernel detects a dead peer.
 pub(super) fn tcp_settings(given: &TcpSettings) -> TcpSettings {
     let mut settings = given.clone().set_nodelay(true);
     if given.keepalive().is_none() {
@@ -128,7 +131,7 @@ pub(super) fn tcp_settings(given: &TcpSettings) -> TcpSettings {
     settings
 }
 
-/// Sets a socket's options.
+/// Applies the settings to a socket.
 fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
     stream.set_nodelay(settings.nodelay())?;
     let socket = SockRef::from(stream);

@@ -1,4 +1,4 @@
-//! A builder of connections with certificates, and with credentials that change.
+//! Builds handles with certificates, or with credentials that change.
 
 use std::{fmt, sync::Arc};
 
@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl Redis {
-    /// Starts a connection that needs more than its URL: certificates, or credentials that change.
-    /// See [credentials and TLS](super::super#credentials-and-tls).
+    /// Returns a builder for a handle that needs more than a URL: certificates, or credentials that
+    /// change. See [credentials and TLS](super::super#credentials-and-tls).
     ///
     /// ```no_run
     /// # #[cfg(feature = "redis-rustls")]
@@ -36,7 +36,7 @@ impl Redis {
     }
 }
 
-/// Connects to servers by a URL, certificates and credentials. See [`Redis::builder`].
+/// Builds a [`Redis`] handle from a URL, certificates and credentials. See [`Redis::builder`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct RedisBuilder {
@@ -48,8 +48,9 @@ pub struct RedisBuilder {
 }
 
 impl RedisBuilder {
-    /// Asks a provider for the user and the password at each connection to a Redis server, instead
-    /// of taking them from the URL. If they expire, connections get new ones in time.
+    /// Takes the user and the password from a provider instead of the URL. Each new connection to a
+    /// Redis server asks the provider. If its credentials expire, each connection logs in again
+    /// with new ones before that.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -71,8 +72,8 @@ impl RedisBuilder {
         self
     }
 
-    /// Logs in to Sentinels with a user and a password, as `sentinel_username` and
-    /// `sentinel_password` in the URL. An empty user is the default one.
+    /// Sets the user and the password for Sentinels. The parameters `sentinel_username` and
+    /// `sentinel_password` of the URL do the same. An empty `user` is the default user.
     pub fn sentinel_credentials(
         mut self,
         user: impl Into<String>,
@@ -82,8 +83,8 @@ impl RedisBuilder {
         self
     }
 
-    /// Trusts the certificates in a PEM text, and all that they have signed, instead of the
-    /// system's certificates. A second call adds to the first.
+    /// Trusts the authorities whose certificates are in a PEM text, instead of the system's
+    /// authorities. Each further call adds more.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn ca_certificate(mut self, pem: impl AsRef<[u8]>) -> Self {
@@ -91,9 +92,10 @@ impl RedisBuilder {
         self
     }
 
-    /// Presents this client's certificate, followed by those of its intermediate authorities, if
-    /// the server asks for one. Both arguments are PEM texts; the key is in PKCS #8, PKCS #1 or SEC
-    /// 1.
+    /// Sets the certificate that this client presents to a server that asks for one.
+    ///
+    /// `certificate` is a PEM text with the client's certificate, followed by those of its
+    /// intermediate authorities. `key` is a PEM text in PKCS #8, PKCS #1 or SEC 1.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn client_certificate(
@@ -105,9 +107,9 @@ impl RedisBuilder {
         self
     }
 
-    /// Expects this host name, or IP address, in the certificates of all servers, also of
-    /// Sentinels, instead of the host of the connection. Sentinels and clusters often announce
-    /// servers by addresses that are in no certificate.
+    /// Sets the host name, or IP address, to expect in the certificates of all servers and
+    /// Sentinels. By default it is the host of each connection. Sentinels and clusters often
+    /// announce servers by addresses that are in no certificate.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
@@ -124,8 +126,8 @@ impl RedisBuilder {
         self
     }
 
-    /// Puts all keys and channels in a namespace, instead of that of the URL: see
-    /// [`Redis::namespace`].
+    /// Sets the namespace of all keys and channels. It replaces the parameter `namespace` of the
+    /// URL. See [`Redis::namespace`].
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
@@ -134,27 +136,28 @@ impl RedisBuilder {
     /// Checks the URL, the namespace, the certificates and the key, without a connection.
     ///
     /// # Errors
-    /// If one of them cannot be read, or if they contradict each other. The error is
-    /// [the configuration's](Error::is_config).
+    /// If one of them is invalid, or two contradict each other. [`is_config`](Error::is_config) is
+    /// `true` for the error.
     pub fn check(&self) -> Result<(), Error> {
         self.target().map(drop)
     }
 
-    /// Connects.
+    /// Connects to the server and returns the handle.
     ///
     /// # Errors
-    /// As [`Redis::connect`] and [`check`](Self::check). If the provider of the credentials fails,
-    /// the error is [disconnected](Error::is_disconnected), and its source is the provider's.
+    /// The errors of [`Redis::connect`] and [`check`](Self::check). If the credentials provider
+    /// fails, [`is_disconnected`](Error::is_disconnected) is `true` for the error, and its source
+    /// is the provider's error.
     pub async fn connect(self) -> Result<Redis, Error> {
         let (connector, namespace) = self.target()?;
         Ok(Redis::over(connector).await?.in_namespace(namespace))
     }
 
-    /// Connects, and waits while the server is unreachable or not ready, or the provider of the
-    /// credentials fails.
+    /// Connects like [`connect`](Self::connect), but tries again while the server is unreachable or
+    /// not ready, or while the credentials provider fails.
     ///
     /// # Errors
-    /// As [`Redis::connect_when_ready`] and [`check`](Self::check).
+    /// The errors of [`Redis::connect_when_ready`] and [`check`](Self::check).
     ///
     /// # Cancel safety
     /// Dropping the future stops the attempts.
@@ -178,7 +181,7 @@ impl RedisBuilder {
     }
 }
 
-// Shows neither the URL, which may contain a password, nor the key.
+// Omits the URL, which may contain a password, and the key.
 impl fmt::Debug for RedisBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBuilder").finish_non_exhaustive()

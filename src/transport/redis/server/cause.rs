@@ -1,15 +1,14 @@
-//! The causes of lost and refused connections, in words for the log.
+//! Describes the causes of lost and refused connections, for log lines.
 
 use crate::message::Shown;
 
 /// The most bytes of an error's text in a log line.
 const MAX_LOGGED: usize = 1024;
 
-/// Parts of the texts of errors, and the causes that they show. The first entry that matches
-/// counts.
+/// Maps a substring of an error's text to a description of its cause. The first match is used.
 ///
-/// The texts are the server's, the operating system's and this library's. An error of the operating
-/// system has no code that tells a failed look-up of a name from others.
+/// The texts come from the server, the operating system and this library. They are matched as text
+/// since a failed name resolution has no distinct error code.
 const CAUSES: [(&str, &str); 17] = [
     (
         "WRONGPASS",
@@ -48,17 +47,17 @@ const CAUSES: [(&str, &str); 17] = [
 /// The cause of a failure.
 #[derive(Debug)]
 pub(super) struct Cause {
-    /// The cause in words, or the error's text if the cause is unknown.
+    /// The description of the cause, or the error's text if the cause is unknown.
     pub(super) words: String,
-    /// The error's text, unless it is in `words`.
+    /// The error's text, unless `words` contains it.
     pub(super) error: Option<String>,
 }
 
 impl Cause {
-    /// The cause that the text of an error and of its sources shows.
+    /// Finds the cause of an error by its text, which includes the texts of its sources.
     pub(super) fn of(error: String) -> Self {
         let error = Shown::new(&error).at_most(MAX_LOGGED).to_string();
-        match in_words(&error) {
+        match describe(&error) {
             Some(words) => Self {
                 words: words.to_owned(),
                 error: Some(error),
@@ -71,7 +70,7 @@ impl Cause {
     }
 }
 
-fn in_words(error: &str) -> Option<&'static str> {
+fn describe(error: &str) -> Option<&'static str> {
     let found = CAUSES.iter().find(|(part, _)| error.contains(part));
     found.map(|(_, words)| *words)
 }
@@ -91,7 +90,7 @@ mod tests {
                 "the network does not reach it",
             ),
         ] {
-            assert_eq!(in_words(&io::Error::from(kind).to_string()), Some(words));
+            assert_eq!(describe(&io::Error::from(kind).to_string()), Some(words));
         }
         #[cfg(target_os = "linux")]
         for (code, words) in [
@@ -102,7 +101,7 @@ mod tests {
             (113, "the network does not reach it"),
         ] {
             let text = io::Error::from_raw_os_error(code).to_string();
-            assert_eq!(in_words(&text), Some(words), "{text}");
+            assert_eq!(describe(&text), Some(words), "{text}");
         }
     }
 
@@ -110,7 +109,7 @@ mod tests {
     fn the_first_cause_of_an_error_counts() {
         let text =
             "cannot reach Redis at h:1; is a server running there?: LOADING: Redis is loading";
-        assert_eq!(in_words(text), Some("Redis is loading its data (LOADING)"));
-        assert_eq!(in_words("something else"), None);
+        assert_eq!(describe(text), Some("Redis is loading its data (LOADING)"));
+        assert_eq!(describe("something else"), None);
     }
 }

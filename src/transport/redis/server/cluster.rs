@@ -23,15 +23,16 @@ use crate::{
     },
 };
 
-/// The age up to which the map is not read again.
-const FRESH: Duration = Duration::from_millis(200);
+/// A map younger than this is not read again.
+const MIN_REREAD_AGE: Duration = Duration::from_millis(200);
 
-/// A cluster, as its nodes last described it.
+/// A cluster: the nodes in its URL, and the map that a node last returned.
 pub(super) struct Cluster {
-    /// The nodes that the application named. Any may be down.
+    /// The nodes in the URL. Some of them may be down.
     seeds: Vec<Address>,
     map: watch::Sender<Map>,
-    /// The time at which the map was last read. Locked while it is read.
+    /// The time of the last attempt to read the map. Locked during an attempt, so that concurrent
+    /// callers share it.
     read: Mutex<Option<Instant>>,
 }
 
@@ -40,23 +41,25 @@ pub(super) struct Cluster {
 pub(super) struct Map {
     primaries: Vec<Arc<Address>>,
     replicas: Vec<Address>,
-    /// The position in `primaries` for each slot. Empty until the map is read.
+    /// For each slot, the position of its owner in `primaries`. Empty until the first owner is
+    /// known.
     owners: Vec<Option<u16>>,
 }
 
 impl Map {
-    /// The primary of a slot; `None` if no node serves it, or the map was not read yet.
+    /// Returns the primary of a slot; `None` if it is not known.
     pub(super) fn owner(&self, slot: HashSlot) -> Option<&Arc<Address>> {
         let position = (*self.owners.get(usize::from(slot.0))?)?;
         self.primaries.get(usize::from(position))
     }
 
-    /// Returns `true` if this node serves a slot.
+    /// Returns `true` if the node at `address` is known as a primary.
     pub(super) fn is_primary(&self, address: &Address) -> bool {
         self.primaries.iter().any(|it| **it == *address)
     }
 
-    /// Returns `true` if this is a primary or a replica that the cluster does not count as failed.
+    /// Returns `true` if the node at `address` is known as a primary or a replica. `CLUSTER SLOTS`
+    /// does not list replicas that have failed.
     pub(super) fn is_node(&self, address: &Address) -> bool {
         self.is_primary(address) || self.replicas.contains(address)
     }
@@ -89,14 +92,15 @@ impl Cluster {
         self.map.subscribe()
     }
 
-    /// The primary of a slot. If it is unknown, any node: that node names the primary.
+    /// Returns the primary of a slot. If it is unknown, returns any node, which redirects to the
+    /// primary.
     pub(super) fn owner(&self, slot: HashSlot) -> Address {
         let map = self.map();
         let known = map.owner(slot).or_else(|| map.primaries.first());
         known.map_or_else(|| self.seeds[0].clone(), |it| (**it).clone())
     }
 
-    /// Records that a slot has moved, as a node has said.
+    /// Records the node at `address` as the owner of a slot, after a redirection.
     pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
         self.map.send_if_modified(|map| {
             let is_new = map.owner(slot).is_none_or(|known| **known != *address);
@@ -107,14 +111,14 @@ impl Cluster {
         });
     }
 
-    /// Reads the map, unless that was done just now. All nodes that are known are asked, side by
-    /// side; the first answer counts.
+    /// Reads the map, unless the last attempt was less than [`MIN_REREAD_AGE`] ago. Asks the known
+    /// nodes with a staggered start, and uses the first success.
     ///
     /// # Errors
-    /// If no node answers and there is no older map.
+    /// If all nodes fail and no older map is known.
     pub(super) async fn refresh(&self, login: &Login) -> Result<(), Error> {
         let mut read = self.read.lock().await;
-        if read.is_some_and(|at| at.elapsed() < FRESH) {
+        if read.is_some_and(|at| at.elapsed() < MIN_REREAD_AGE) {
             return Ok(());
         }
         let nodes = self.nodes();
@@ -139,7 +143,7 @@ impl Cluster {
         }
     }
 
-    /// The known primaries in random order, and then the nodes that the application named.
+    /// Returns the nodes to ask: the known primaries in random order, then the other seeds.
     fn nodes(&self) -> Vec<Address> {
         let map = self.map();
         let mut nodes: Vec<_> = map.primaries.iter().map(|it| (**it).clone()).collect();
@@ -151,13 +155,14 @@ impl Cluster {
         nodes
     }
 
-    /// The seeds, for texts.
+    /// Returns the seeds, comma-separated, for errors and log lines.
     pub(super) fn described(&self) -> String {
         address::listed(&self.seeds)
     }
 }
 
-/// Reads the map from one node. Fails if that node is cut off from the others.
+/// Reads the map from one node. Fails if the node says that the cluster is down, as a node does
+/// that is cut off from the others.
 async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
     let mut connection = login.connection(node, Purpose::Commands).await?;
     let info = redis::cmd("CLUSTER").arg("INFO").to_owned();
@@ -169,7 +174,7 @@ async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
             ))
             .with_source(redis::RedisError::from(refusal)));
         }
-        // The user may have no permission for `CLUSTER INFO`.
+        // The user may lack permission for `CLUSTER INFO`: the check is skipped.
         Value::ServerError(_) => {}
         info if text(info.clone()).contains("cluster_state:fail") => {
             return Err(Error::disconnected(format!(
@@ -190,7 +195,7 @@ async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
     Ok(map)
 }
 
-/// Decodes the response to `CLUSTER SLOTS` of this node.
+/// Decodes the response to `CLUSTER SLOTS` from the node at `node`.
 /// <https://redis.io/docs/latest/commands/cluster-slots/>
 pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
     let mut map = Map::default();
@@ -221,12 +226,12 @@ pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
     Ok(map)
 }
 
-/// Decodes the address of a node, as the node at `from` knows it; `None` if the node at `from` does
-/// not know the host.
+/// Decodes the address of a node in a response from the node at `from`. `None` if the response has
+/// no known host.
 fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
     let mut parts = array(node)?.into_iter();
     let host = match parts.next().unwrap_or_default() {
-        // The clients reach this node at the host that they have asked.
+        // Without a host, the address has the host of the node that has responded.
         Value::Nil => String::new(),
         host => String::from_utf8_lossy(&bytes(host)?).into_owned(),
     };
@@ -239,7 +244,8 @@ fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
     })
 }
 
-/// The slot and the address in the text of a `MOVED` or an `ASK` from the node at `from`.
+/// Parses the slot and the address in a `MOVED` or `ASK` error from the node at `from`. `None` if
+/// its text is malformed.
 pub(in crate::transport::redis) fn redirection(
     details: &str,
     from: &Address,

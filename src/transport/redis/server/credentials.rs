@@ -1,4 +1,4 @@
-//! The user and the password of connections: fixed, or asked of the application for each
+//! The user and the password of connections: fixed, or supplied by the application for each
 //! connection.
 
 use std::{
@@ -17,10 +17,10 @@ use crate::{
     transport::redis::error,
 };
 
-/// The longest wait for a provider's answer.
+/// The time limit for one call of a provider.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A user and a password, or a token in its place. `Debug` shows neither.
+/// A user, and a password or a token. `Debug` shows only the lifetime.
 ///
 /// ```
 /// use campanile::transport::redis::Credentials;
@@ -33,11 +33,12 @@ pub struct Credentials {
     /// `None` for the default user.
     user: Option<String>,
     password: String,
+    /// The time until the credentials expire. `None` if they do not.
     lifetime: Option<Duration>,
 }
 
 impl Credentials {
-    /// The credentials of a user. An empty user is the default one.
+    /// Creates credentials that do not expire. An empty `user` is the default user.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
         Self {
             user: Some(user.into()).filter(|user| !user.is_empty()),
@@ -47,7 +48,7 @@ impl Credentials {
     }
 
     /// Sets the time from now after which the server no longer accepts the credentials. Connections
-    /// get new ones before that.
+    /// log in with new ones before that.
     pub fn expires_in(mut self, lifetime: Duration) -> Self {
         self.lifetime = Some(lifetime);
         self
@@ -57,14 +58,14 @@ impl Credentials {
         self.lifetime
     }
 
-    /// The command that logs in.
+    /// Returns the `AUTH` command with these credentials.
     pub(super) fn command(&self) -> Cmd {
         let mut auth = redis::cmd("AUTH");
         auth.arg(self.user.as_deref()).arg(&self.password);
         auth
     }
 
-    /// The login of a URL; `None` if it has none.
+    /// Returns the credentials in a URL; `None` if it has no password.
     fn of_url(settings: &RedisConnectionInfo) -> Option<Self> {
         let user = settings.username().unwrap_or_default();
         Some(Self::new(user, settings.password()?))
@@ -79,15 +80,16 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The future of a [`CredentialsProvider`].
+/// The future that [`CredentialsProvider::credentials`] returns.
 pub type CredentialsFuture<'a> =
     Pin<Box<dyn Future<Output = Result<Credentials, BoxError>> + Send + 'a>>;
 
-/// Returns the current user and password, for [`RedisBuilder::credentials`]. A closure without
-/// arguments that returns a future is a provider.
+/// Supplies the current user and password to [`RedisBuilder::credentials`]. Closures without
+/// arguments that return a future implement it.
 ///
-/// The provider is asked for each connection, and again before the returned credentials expire. A
-/// handle has several connections, so a provider should cache an expensive answer.
+/// Each new connection calls the provider, and calls it again before its credentials expire. A
+/// handle has several connections, so a provider should cache credentials that are expensive to
+/// get.
 ///
 /// [`RedisBuilder::credentials`]: super::RedisBuilder::credentials
 pub trait CredentialsProvider: Send + Sync + 'static {
@@ -95,9 +97,9 @@ pub trait CredentialsProvider: Send + Sync + 'static {
     /// the handle was connected, and must not block its thread.
     ///
     /// # Errors
-    /// Any error of the application. The error is logged, and is part of the errors of commands
-    /// that wait for the connection, so it must not contain a password. The provider is asked
-    /// again, with a back-off, also if it does not answer within 5 s, or panics.
+    /// Any error of the application. It must not contain a password: it is logged, and it becomes a
+    /// source of the errors of commands that wait for the connection. After an error, a panic, or 5
+    /// s without a result, an open handle calls the provider again, with a back-off.
     fn credentials(&self) -> CredentialsFuture<'_>;
 }
 
@@ -111,10 +113,11 @@ where
     }
 }
 
-/// The origin of the credentials of connections.
+/// Supplies the credentials of new connections.
 pub(super) enum CredentialsSource {
     /// Always the same credentials; `None` to connect without a login.
     Fixed(Option<Credentials>),
+    /// Asks the application's provider for each connection.
     Provider(Arc<ProviderTask>),
 }
 
@@ -135,7 +138,7 @@ impl CredentialsSource {
         Ok(Self::Provider(Arc::new(ProviderTask::new(provider))))
     }
 
-    /// The credentials for a new connection.
+    /// Returns the credentials for a new connection to the server at `address`.
     pub(super) async fn current(&self, address: &str) -> Result<Option<Credentials>, Error> {
         match self {
             Self::Fixed(credentials) => Ok(credentials.clone()),
@@ -151,11 +154,11 @@ impl CredentialsSource {
     }
 }
 
-/// Asks a provider on the application's runtime. Connections of the upkeep belong to another
-/// runtime, where a provider that blocks would hold up the renewal of leases.
+/// Calls a provider on the application's runtime, even for connections of the upkeep. On the
+/// upkeep's own runtime, a provider that blocks would delay the renewal of leases.
 pub(super) struct ProviderTask {
     provider: Arc<dyn CredentialsProvider>,
-    /// The runtime of the first connection.
+    /// The runtime on which the first connection was made.
     runtime: OnceLock<Handle>,
 }
 
@@ -167,7 +170,7 @@ impl ProviderTask {
         }
     }
 
-    /// Asks for the credentials of the server at an address.
+    /// Calls the provider, with a time limit. Errors name the server at `address`.
     pub(super) async fn ask(&self, address: &str) -> Result<Credentials, Error> {
         let provider = self.provider.clone();
         let asking = async move { timeout(PROVIDER_TIMEOUT, provider.credentials()).await };

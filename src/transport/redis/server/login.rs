@@ -1,5 +1,4 @@
-//! Makes connections to servers with one set of credentials: the byte stream, TLS, and the
-//! handshake.
+//! Connects to a server: opens the byte stream, with TLS if the URL asks for it, and logs in.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -26,7 +25,8 @@ use crate::{
     },
 };
 
-/// The time limit for a new connection.
+/// The time limit for each step of a new connection: the byte stream with TLS, the handshake, and
+/// each command of [`Login::ask`].
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The credentials and the settings of connections to one kind of server: Redis servers or
@@ -43,17 +43,18 @@ pub(super) struct Login {
     pub(super) dial: Option<Box<dyn Dial>>,
 }
 
-/// The use of a connection, which decides about its protocol.
+/// The use of a connection. It decides which protocol is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
+    /// RESP2, or RESP3 if the URL asks for it.
     Commands,
-    /// RESP3 if the server speaks it: in RESP2 a subscriber cannot ask for the server's role.
+    /// RESP3 if the server supports it, since a RESP2 subscriber cannot send `ROLE`.
     Subscriptions,
 }
 
 impl Login {
-    /// Uses the settings of a URL, except for its address, and except for its user and password if
-    /// there is a provider.
+    /// Takes the settings from a URL, but not its address. Fails if the URL has credentials and
+    /// there is a provider, too.
     pub(super) fn new(
         info: &ConnectionInfo,
         provider: Option<Arc<dyn CredentialsProvider>>,
@@ -107,11 +108,11 @@ impl Login {
         Ok(connection)
     }
 
-    /// Logs in, and chooses protocol and database.
+    /// Logs in, and selects the protocol and the database.
     ///
-    /// The handshake ends with a round trip: a server at its `maxclients`, or a proxy without a
-    /// server, accepts and then closes. An error that it writes before that must not be taken for
-    /// the response to the first command.
+    /// The handshake ends with a `PING`, so it has at least one response. A server at its
+    /// `maxclients`, or a proxy without a server, accepts the connection, may write an error, and
+    /// closes. Without the `PING`, that error would be read as the response to the first command.
     async fn greet(
         &self,
         address: &Address,
@@ -142,7 +143,7 @@ impl Login {
                         if is_hello && !needs_resp3 && error::is_without_resp3(&refusal) => {}
                     Value::ServerError(refusal) => {
                         refusals.push((*command, refusal));
-                        // A server that refuses may close without another response.
+                        // After a refusal the server may close without further responses.
                         break;
                     }
                     _ if is_hello => connection.set_resp3(),
@@ -161,8 +162,8 @@ impl Login {
         }
     }
 
-    /// Sends a command on a new connection. Returns the response, which may be an error of the
-    /// server.
+    /// Sends a command on a new connection, with a time limit. Returns the response, which may be
+    /// an error of the server.
     pub(super) async fn ask(
         &self,
         address: &Address,
@@ -204,6 +205,7 @@ impl Login {
         self.within_time(address, connecting).await
     }
 
+    /// Limits the time of one step, and adds the address to its error.
     async fn within_time<T>(
         &self,
         address: &Address,
@@ -217,7 +219,7 @@ impl Login {
     }
 }
 
-/// Checks that a server's version is supported, by the text of `INFO server`.
+/// Checks the version in the text of `INFO server`. Accepts a text without a version.
 pub(super) fn check_version(address: &Address, info: &str) -> Result<(), Error> {
     match version(info) {
         Some(found) if found < OLDEST_SERVER => Err(Error::config(format!(
@@ -228,16 +230,16 @@ pub(super) fn check_version(address: &Address, info: &str) -> Result<(), Error> 
     }
 }
 
-/// The oldest server with all commands that are used, such as `XAUTOCLAIM`.
+/// The major and minor version of the oldest supported server, the first with `XAUTOCLAIM`.
 const OLDEST_SERVER: (u32, u32) = (6, 2);
 
-/// The text in the response to `INFO`.
+/// Decodes the response to `INFO`.
 pub(super) fn text(info: Value) -> String {
     let text = response::bytes(info).unwrap_or_default();
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The major and minor version in the text of `INFO server`.
+/// Parses the major and minor version in the text of `INFO server`.
 fn version(info: &str) -> Option<(u32, u32)> {
     let version = info
         .lines()

@@ -1,5 +1,5 @@
-//! Connects to a server and logs in: once, with a clear error for people, or repeatedly for
-//! supervised connections.
+//! Finds the servers of a URL, connects to them and logs in. A [`Connector`] makes one attempt for
+//! each call; supervised connections repeat failed attempts themselves.
 
 mod address;
 mod builder;
@@ -14,7 +14,7 @@ mod sentinel;
 mod slot;
 #[cfg(feature = "redis-rustls")]
 mod tls;
-/// Stands in for TLS when it is not built in.
+/// Replaces the module `tls` when TLS is not built in.
 #[cfg(not(feature = "redis-rustls"))]
 mod tls {
     #[derive(Clone, Default)]
@@ -57,12 +57,12 @@ use super::{
 };
 use crate::{error::Error, transport::Backoff};
 
-/// The delay before a lost connection is made again.
+/// The delay between two attempts to restore a lost connection.
 pub(super) const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Makes connections to the servers of one URL: to the primary, or on a cluster to the primary of
-/// one slot. Cheap to clone.
+/// Connects to one of the servers of a URL. `place` selects the server: the only primary, or on a
+/// cluster the primary of a slot or a given node. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connector {
     servers: Arc<Servers>,
@@ -98,7 +98,8 @@ impl Connector {
         Self::new(target, None, TlsOptions::default())
     }
 
-    /// `provider` replaces the URL's login to the Redis servers, not that to Sentinels.
+    /// Makes a connector, without a connection. `provider` supplies the credentials for Redis
+    /// servers. Those for Sentinels are in `target`.
     fn new(
         target: ParsedUrl,
         provider: Option<Arc<dyn CredentialsProvider>>,
@@ -138,14 +139,16 @@ impl Connector {
         }
     }
 
-    /// The runtime on which a simulation runs the upkeep, instead of a thread.
+    /// Returns the runtime on which a simulation runs the upkeep. `None` outside a simulation: a
+    /// separate thread runs the upkeep there.
     #[cfg(test)]
     pub(super) fn upkeep_runtime(&self) -> Option<tokio::runtime::Handle> {
         let dial = self.servers.login.dial.as_ref();
         dial.map(|dial| dial.upkeep_runtime())
     }
 
-    /// A connector to the primary of a key's slot, if this is a cluster.
+    /// Returns a connector to the primary of a key's slot. Without a cluster, that is the only
+    /// primary.
     pub(super) fn of(&self, key: &str) -> Self {
         self.to(match self.servers.topology {
             Topology::Cluster(_) => Place::Slot(HashSlot::of(key.as_bytes())),
@@ -153,7 +156,7 @@ impl Connector {
         })
     }
 
-    /// A connector to this node of a cluster.
+    /// Returns a connector to the node of a cluster at `address`.
     pub(super) fn node(&self, address: Address) -> Self {
         self.to(Place::Node(address))
     }
@@ -170,7 +173,8 @@ impl Connector {
         }
     }
 
-    /// The slot that this connector leads to; `None` if its server does not depend on a slot.
+    /// Returns the slot whose primary this connector connects to. `None` if it was not made for a
+    /// slot.
     pub(super) fn slot(&self) -> Option<HashSlot> {
         match self.place {
             Place::Slot(slot) => Some(slot),
@@ -182,7 +186,8 @@ impl Connector {
         self.cluster().is_some()
     }
 
-    /// The node of a cluster that serves a slot, as far as is known.
+    /// Returns the primary of a slot in the last known map of the cluster. If the map has none,
+    /// returns any node, which redirects to the primary.
     ///
     /// # Panics
     /// If this is no cluster.
@@ -190,14 +195,16 @@ impl Connector {
         self.cluster().expect("it is a cluster").owner(slot)
     }
 
-    /// Records that a node of a cluster has named another node for a slot.
+    /// Records the node at `address` as the primary of a slot, after a redirection. Does nothing
+    /// without a cluster.
     pub(super) fn learn(&self, slot: HashSlot, address: &Address) {
         if let Some(cluster) = self.cluster() {
             cluster.learn(slot, address);
         }
     }
 
-    /// Returns `true` if this node of a cluster serves a slot, as far as is known.
+    /// Returns `true` if the last known map of the cluster lists the node at `address` as a
+    /// primary. Returns `false` without a cluster.
     pub(super) fn is_primary(&self, address: &Address) -> bool {
         let cluster = self.cluster();
         cluster.is_some_and(|cluster| cluster.map().is_primary(address))
@@ -210,33 +217,32 @@ impl Connector {
         }
     }
 
-    /// The address that this connector leads to, for texts: without user and password.
+    /// Returns the server's last known address for errors and log lines, without user and password.
     pub(super) fn address(&self) -> String {
         self.servers.described(&self.place)
     }
 
-    /// Looks the servers up again, unless that was done just now. Without an answer, the known
-    /// servers stay.
+    /// Looks the servers up again. Keeps the known servers if that fails.
     pub(super) async fn refresh(&self) {
         self.servers.refresh().await;
     }
 
-    /// Connects and logs in. The connection has no timeouts: its user sets them. It ends when its
-    /// server is known not to be the primary any more.
+    /// Connects and logs in. Commands on the connection have no time limit: the caller sets one.
+    /// The connection fails once a look-up names another server as the primary.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Commands);
         Ok(connection.await?.1)
     }
 
-    /// Connects, for subscriptions.
+    /// Connects and logs in, for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Subscriptions);
-        // Every node of a cluster passes events on, whatever its role.
+        // Every node of a cluster forwards events, so its role is not checked.
         Ok(PubSub::new(connection.await?.1, !self.is_cluster()))
     }
 
-    /// Connects, and checks that the server is ready, that its version is supported, and that it is
-    /// of the kind that the URL names.
+    /// Connects and logs in, and checks the server: its version must be supported, and it must not
+    /// be a node of a cluster if the URL is that of a single server.
     pub(super) async fn checked(&self) -> Result<Connection, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Commands);
         let (address, mut connection) = connection.await?;
@@ -244,7 +250,8 @@ impl Connector {
         info.arg("server");
         let login = &self.servers.login;
         let info = match login.ask(&address, &mut connection, &info).await? {
-            // A worker needs no permission for `INFO`. Without it, the version is not checked.
+            // A worker needs no permission for `INFO`. Without that permission, the checks are
+            // skipped.
             Value::ServerError(error) if error.code() == "NOPERM" => return Ok(connection),
             answer => text(error::check(answer)?),
         };
@@ -261,7 +268,8 @@ impl Connector {
         Ok(connection)
     }
 
-    /// Looks the servers up from time to time while this connector, or a clone, exists.
+    /// Starts a task that looks the servers up every few seconds, until this connector and its
+    /// clones are dropped. A single server needs no such task.
     pub(super) fn keep_current(&self) {
         if !matches!(self.servers.topology, Topology::Server(_)) {
             tokio::spawn(Servers::keep_current(Arc::downgrade(&self.servers)));

@@ -1,5 +1,5 @@
-//! The outages of one supervised connection. They determine the delay of the next attempt, and the
-//! failures that are logged.
+//! Tracks the failures of one supervised connection: chooses the delay before the next attempt, and
+//! logs the outages.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -8,43 +8,47 @@ use tokio::time::Instant;
 use super::{BACKOFF, cause::Cause};
 use crate::error::Error;
 
-/// The shortest time between two equal log lines.
-const WARNING: Duration = Duration::from_secs(5);
-/// The most different lines that are remembered.
+/// The shortest time between two equal log lines. Equal lines in between are counted, not logged.
+const MIN_BETWEEN_LINES: Duration = Duration::from_secs(5);
+/// The most distinct lines that are remembered.
 const MAX_LINES: usize = 8;
 
 /// The failures of one supervised connection since the last response.
 ///
-/// The log has a line when an outage begins, for each cause of failed attempts, and when it is
-/// over. Equal lines are collapsed.
+/// An outage logs one line when it begins, one for each cause of failed attempts, and one when it
+/// is over.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Outage {
+    /// The failures since the last response.
     failures: u32,
-    /// The present outage; `None` while there is a connection.
+    /// The outage that is not over; `None` while there is a connection.
     current: Option<Current>,
-    /// The last log lines, each with its limit.
+    /// The last distinct log lines, each with its limit.
     lines: VecDeque<(String, Limit)>,
 }
 
+/// An outage that is not over.
 #[derive(Debug)]
 struct Current {
     began: Instant,
     address: String,
-    /// The log line for the end of the outage, without its length.
+    /// The log line for the end of the outage. The outage's length is appended.
     over: String,
-    /// Set if the log has a line about the outage.
+    /// Set if a line about the outage was logged.
     is_logged: bool,
 }
 
 impl Outage {
-    /// Resets the delay and ends the outage: the server has responded to a command. A connection
-    /// alone is not enough, since a server, or a proxy before it, may accept and close.
+    /// Ends the outage and resets the delay, after the server has responded to a command. A new
+    /// connection does not reset the delay, since a server, or a proxy before it, may accept and
+    /// then close.
     pub(in crate::transport::redis) fn answered(&mut self) {
         self.failures = 0;
         self.connected();
     }
 
-    /// Ends the outage: there is a connection. Logs its length, if the log says that it began.
+    /// Ends the outage, after a connection was made. Logs the length of the outage if a line about
+    /// it was logged.
     pub(in crate::transport::redis) fn connected(&mut self) {
         let Some(outage) = self.current.take().filter(|outage| outage.is_logged) else {
             return;
@@ -54,7 +58,7 @@ impl Outage {
         tracing::info!(address, "{over} after {length:?}");
     }
 
-    /// Reports a lost connection, which the log calls `what`.
+    /// Records a lost connection. The log line names it by `what`.
     pub(in crate::transport::redis) fn lost(
         &mut self,
         address: &str,
@@ -66,7 +70,7 @@ impl Outage {
         self.failed(address, line, &cause, || format!("{what} is back"));
     }
 
-    /// Reports a failed attempt to connect. The log says "cannot" and `what`.
+    /// Records a failed attempt. The log line begins with "cannot" and `what`.
     pub(in crate::transport::redis) fn refused(
         &mut self,
         address: &str,
@@ -100,6 +104,7 @@ impl Outage {
         }
     }
 
+    /// Applies the limit of this line. See [`Limit::admit`].
     fn admit(&mut self, line: &str) -> Option<u64> {
         if let Some((_, limit)) = self.lines.iter_mut().find(|(known, _)| known == line) {
             return limit.admit();
@@ -113,13 +118,13 @@ impl Outage {
         admitted
     }
 
-    /// The delay before the next attempt, with jitter.
+    /// Returns the delay before the next attempt, with jitter.
     pub(in crate::transport::redis) fn wait(&self) -> Duration {
         BACKOFF.after(self.failures.max(1))
     }
 }
 
-/// Admits a log line, then none for a few seconds.
+/// Limits a log line to one every few seconds.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Limit {
     last: Option<Instant>,
@@ -127,11 +132,11 @@ pub(in crate::transport::redis) struct Limit {
 }
 
 impl Limit {
-    /// Admits a line and returns the number of lines that were withheld before; `None` withholds
-    /// it.
+    /// Returns `Some` if the line may be logged now, with the number of lines withheld since the
+    /// last one. Otherwise counts the line as withheld and returns `None`.
     pub(in crate::transport::redis) fn admit(&mut self) -> Option<u64> {
         let now = Instant::now();
-        if self.last.is_some_and(|last| now - last < WARNING) {
+        if self.last.is_some_and(|last| now - last < MIN_BETWEEN_LINES) {
             self.withheld += 1;
             return None;
         }
@@ -205,7 +210,7 @@ mod tests {
         assert_eq!(limit.admit(), Some(0));
         assert_eq!(limit.admit(), None);
         assert_eq!(limit.admit(), None);
-        tokio::time::advance(WARNING).await;
+        tokio::time::advance(MIN_BETWEEN_LINES).await;
         assert_eq!(limit.admit(), Some(2));
         assert_eq!(limit.admit(), None);
     }

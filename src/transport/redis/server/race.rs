@@ -1,4 +1,4 @@
-//! Attempts side by side: the first success wins.
+//! Runs attempts with a staggered start, and uses the first success.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 
-/// The time that an attempt has before the next attempt starts beside it.
+/// The time after which the next attempt starts although no other has failed.
 /// <https://www.rfc-editor.org/rfc/rfc8305#section-5>
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Returns the result of the first attempt that succeeds, and drops the others. The next attempt
-/// starts when one has failed, or after a short time.
+/// starts when one fails, or [`HEAD_START`] after the last start.
 ///
 /// # Errors
 /// The errors of all attempts, in the order in which they failed.
@@ -36,8 +36,9 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
     }
 }
 
-/// The error of attempts that have all failed: a mistake in the set-up if one was found, or else
-/// `unreachable`, with the first failure as its source.
+/// Combines the errors of attempts that have all failed. Returns the first error that is no lost
+/// connection, such as a refused login. Otherwise returns `unreachable`, with the first error as
+/// its source.
 pub(super) fn failure(errors: Vec<Error>, unreachable: String) -> Error {
     let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(Error::is_disconnected);
     let unreachable = Error::disconnected(unreachable);

@@ -18,13 +18,13 @@ use super::{
 };
 use crate::{error::Error, transport::redis::error};
 
-/// The longest time before the expiry at which credentials are renewed.
+/// Credentials are renewed at most this long before they expire.
 const MAX_MARGIN: Duration = Duration::from_secs(5 * 60);
 /// The shortest time between two renewals.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 
-/// The renewal of one connection's credentials. The connection's owner polls it and sends the
-/// command that it returns; until the response the connection keeps its old login.
+/// Renews the credentials of one connection. The connection polls for an `AUTH` command, sends it,
+/// and passes the response to `answered`. The old login stays valid until then.
 pub(in crate::transport::redis) struct Renewal {
     provider: Arc<ProviderTask>,
     address: String,
@@ -33,12 +33,15 @@ pub(in crate::transport::redis) struct Renewal {
     warnings: Limit,
 }
 
+/// The step of a renewal.
 enum RenewalState {
+    /// Waits until the next renewal, or the next attempt, is due.
     Waiting(Pin<Box<Sleep>>),
+    /// Waits for the provider.
     Asking(Pin<Box<dyn Future<Output = Result<Credentials, Error>> + Send>>),
-    /// The command was returned. Its credentials have this lifetime.
+    /// Waits for the response to the command. The new credentials have this lifetime.
     Sent(Option<Duration>),
-    /// The credentials do not expire.
+    /// The credentials do not expire: no renewal follows.
     Ended,
 }
 
@@ -51,15 +54,15 @@ impl RenewalState {
     }
 }
 
-/// The age at which credentials with this lifetime are renewed: three quarters of it, or five
-/// minutes before its end if that is later.
+/// Returns the age at which credentials with this lifetime are renewed: three quarters of the
+/// lifetime, or five minutes before its end if that is later, but at least [`MIN_PERIOD`].
 fn period(lifetime: Duration) -> Duration {
     let margin = (lifetime / 4).min(MAX_MARGIN);
     (lifetime - margin).max(MIN_PERIOD)
 }
 
 impl Renewal {
-    /// `lifetime` is that of the credentials with which the connection has logged in.
+    /// Creates the renewal for a connection whose login has this lifetime.
     pub(super) fn new(
         provider: &Arc<ProviderTask>,
         address: String,
@@ -74,7 +77,7 @@ impl Renewal {
         }
     }
 
-    /// The renewal of a connection to a simulated server.
+    /// Creates the renewal for a connection to a simulated server.
     #[cfg(test)]
     pub(in crate::transport::redis) fn of(
         provider: impl super::CredentialsProvider,
@@ -84,7 +87,7 @@ impl Renewal {
         Self::new(&provider, "here".into(), Some(lifetime))
     }
 
-    /// Polls the command that logs in with new credentials.
+    /// Polls for the `AUTH` command with new credentials. Pending until the next renewal is due.
     pub(in crate::transport::redis) fn poll_command(&mut self, cx: &mut Context<'_>) -> Poll<Cmd> {
         loop {
             match &mut self.state {
@@ -101,13 +104,13 @@ impl Renewal {
                     }
                     Err(error) => self.failed(&error),
                 },
-                // After `Sent`, `answered` sets the next state.
+                // `answered` sets the state that follows `Sent`.
                 RenewalState::Sent(_) | RenewalState::Ended => return Poll::Pending,
             }
         }
     }
 
-    /// Takes the response to the command. A refusal leaves the old login in place, so another
+    /// Takes the response to the command. After a refusal the old login stays valid, and another
     /// attempt follows.
     pub(in crate::transport::redis) fn answered<T>(&mut self, answer: RedisResult<T>) {
         let RenewalState::Sent(lifetime) = self.state else {

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// The Sentinels that watch a primary.
+/// The Sentinels that watch one primary, and the login to them.
 pub(super) struct Sentinels {
     pub(super) addresses: Vec<Address>,
     /// The name of the primary in the configuration of the Sentinels.
@@ -37,15 +37,16 @@ impl Sentinels {
         }
     }
 
-    /// Watches the primary in the last answer.
+    /// Returns a receiver of the primary in the last answer.
     pub(super) fn last(&self) -> watch::Receiver<Option<Address>> {
         self.primary.subscribe()
     }
 
-    /// Asks the Sentinels for the address of the primary. The first answer counts.
+    /// Asks the Sentinels for the address of the primary, with a staggered start. Uses the first
+    /// success.
     ///
     /// # Errors
-    /// If no Sentinel answers, or none of those that answer knows the name.
+    /// If all Sentinels fail: each is unreachable, refuses the request, or does not know the name.
     pub(super) async fn find(&self) -> Result<Address, Error> {
         let attempts = self.addresses.iter().map(|it| self.ask(it).boxed());
         let found = race::first(attempts.collect()).await;

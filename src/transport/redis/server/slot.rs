@@ -1,11 +1,11 @@
-//! The slot of a key in a Redis Cluster.
+//! Computes the slot of a key in a Redis Cluster.
 
 use crate::transport::partitions::CRC;
 
-/// The number of slots.
+/// The number of slots of a cluster.
 pub(super) const SLOTS: u16 = 16384;
 
-/// The slot of a key.
+/// A slot of a cluster, to which keys are hashed.
 /// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#key-distribution-model>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::transport::redis) struct HashSlot(pub(super) u16);
@@ -14,17 +14,19 @@ impl HashSlot {
     /// A placeholder for commands whose server does not depend on a slot.
     pub(in crate::transport::redis) const ANY: Self = Self(0);
 
+    /// Computes the slot of a key.
     pub(in crate::transport::redis) fn of(key: &[u8]) -> Self {
         Self(CRC.checksum(tag(key)) % SLOTS)
     }
 
+    /// Returns a random slot.
     pub(super) fn by_chance() -> Self {
         Self(fastrand::u16(..SLOTS))
     }
 }
 
-/// The part of a key that is hashed: the text between the first `{` and the first `}` after it, if
-/// it is not empty.
+/// Returns the part of a key that is hashed: the text between the first `{` and the first `}` after
+/// it, or the whole key if that text is empty or missing.
 pub(in crate::transport::redis) fn tag(key: &[u8]) -> &[u8] {
     let position = |text: &[u8], byte| text.iter().position(|it| *it == byte);
     let tag = position(key, b'{').and_then(|open| {

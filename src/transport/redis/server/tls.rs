@@ -1,7 +1,7 @@
-//! TLS with a crypto provider for each connection.
+//! TLS with an explicit crypto provider.
 //!
 //! A library must not install the provider of the process: an application that installs one later
-//! would fail. So each connection names its provider.
+//! would fail. So each configuration names its provider.
 
 use std::{
     io,
@@ -20,14 +20,14 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::error::{BoxError, Error};
 
-/// The certificates given by the application, as PEM texts.
+/// The application's TLS settings, before the PEM texts are parsed.
 #[derive(Clone, Default)]
 pub(super) struct TlsOptions {
     /// The authorities to trust instead of the system's.
     pub(super) ca: Vec<Vec<u8>>,
     /// This client's certificate and key.
     pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
-    /// Accept any certificate of the server.
+    /// Set to accept any certificate of a server.
     pub(super) accept_invalid: bool,
     /// The name to expect in the certificates of servers, instead of their hosts.
     pub(super) server_name: Option<String>,
@@ -40,19 +40,20 @@ impl TlsOptions {
     }
 }
 
-/// The certificates for connections to one server.
+/// The parsed TLS settings of connections.
 pub(super) struct Tls {
     /// The authorities to trust; `None` for the system's.
     roots: Option<RootCertStore>,
     client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     accept_invalid: bool,
     server_name: Option<ServerName<'static>>,
-    /// Made once: reading the system's certificates is slow.
+    /// Made once, since reading the system's certificates is slow.
     config: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Tls {
-    /// Reads the given certificates.
+    /// Parses the certificates, the key and the server's name. Fails if one of them is invalid, or
+    /// if the key does not belong to the client certificate.
     pub(super) fn new(options: TlsOptions) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         for pem in &options.ca {
@@ -91,7 +92,8 @@ impl Tls {
             server_name: server_name.transpose()?,
             config: OnceLock::new(),
         };
-        // Checked at once, so that the application's mistakes are found early.
+        // Made now, so that a key of another certificate is found here and not at the first
+        // connection.
         if tls.client.is_some() {
             tls.config().map_err(|error| {
                 Error::config("the client certificate and its key do not belong together")
@@ -101,7 +103,8 @@ impl Tls {
         Ok(tls)
     }
 
-    /// Does the TLS handshake over a connection.
+    /// Performs the TLS handshake. The server's certificate must be for `server_name`, or else for
+    /// `host`.
     pub(super) async fn handshake(
         &self,
         host: &str,
@@ -141,7 +144,7 @@ impl Tls {
 fn system_roots() -> Result<RootCertStore, BoxError> {
     let mut roots = RootCertStore::empty();
     let mut found = rustls_native_certs::load_native_certs();
-    // If one certificate cannot be read, the others are usable.
+    // A certificate that cannot be read is skipped, since the others are usable.
     roots.add_parsable_certificates(found.certs);
     match found.errors.pop() {
         Some(error) if roots.is_empty() => Err(error.into()),
@@ -205,8 +208,7 @@ impl ServerCertVerifier for AcceptAny {
     }
 }
 
-/// Explains a TLS error: the problem with either side's certificates, and its solution. `None` for
-/// other errors.
+/// Describes a TLS error and its solution. `None` for errors that do not come from TLS.
 pub(in crate::transport::redis) fn fault(error: &io::Error) -> Option<&'static str> {
     use AlertDescription as Alert;
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;

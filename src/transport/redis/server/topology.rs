@@ -16,9 +16,9 @@ use crate::{
     transport::redis::{connection::Connection, error, response::Value},
 };
 
-/// The time between two regular look-ups of the servers. They are needed since a server that is cut
-/// off does not know that another one is the primary now.
-const LOOK: Duration = Duration::from_secs(5);
+/// The time between two regular look-ups of the servers. A look-up finds a new primary even if the
+/// old one is cut off and cannot report the failover.
+const LOOKUP_PERIOD: Duration = Duration::from_secs(5);
 
 /// The servers of one URL, and the login to them.
 pub(super) struct Servers {
@@ -26,28 +26,33 @@ pub(super) struct Servers {
     pub(super) topology: Topology,
 }
 
+/// The kinds of deployments. Each finds its primary in a different way.
 pub(super) enum Topology {
+    /// One server, whose address never changes.
     Server(Address),
+    /// A primary that Sentinels watch, and replace if it fails.
     Sentinel(Box<Sentinels>),
+    /// A cluster, whose map has the primary of each slot.
     Cluster(Cluster),
 }
 
-/// The server that a connection is made to.
+/// Selects the server that a connection is made to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// The primary; on a cluster, any primary.
     Any,
     /// The primary of a slot of a cluster.
     Slot(HashSlot),
-    /// This node of a cluster, whatever it serves.
+    /// The node of a cluster at this address, whichever slots it serves.
     Node(Address),
 }
 
-/// Resolves when a connection's server is not the primary of its place any more.
+/// Resolves when a connection should move, since a look-up names another server for its [`Place`].
 pub(in crate::transport::redis) type Departure = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl Servers {
-    /// Connects to the server at a place, and logs in.
+    /// Finds the server at a place, connects to it and logs in. With Sentinels, fails if that
+    /// server is a replica.
     pub(super) async fn connection(
         &self,
         place: &Place,
@@ -64,7 +69,7 @@ impl Servers {
         Ok((address, connection))
     }
 
-    /// The address of the server at a place, found anew.
+    /// Looks up the address of the server at a place.
     async fn find(&self, place: &Place) -> Result<Address, Error> {
         match (&self.topology, place) {
             (Topology::Server(address), _) => Ok(address.clone()),
@@ -80,7 +85,7 @@ impl Servers {
         }
     }
 
-    /// Looks the servers up again. Without an answer, the known servers stay.
+    /// Looks the servers up again. Keeps the known servers if that fails.
     pub(super) async fn refresh(&self) {
         let found = match &self.topology {
             Topology::Server(_) => Ok(()),
@@ -92,7 +97,7 @@ impl Servers {
         }
     }
 
-    /// Checks that a server is a primary: Sentinels may name a replica that is not promoted yet.
+    /// Fails if a server is a replica: Sentinels may name a replica that is not promoted yet.
     async fn check_role(
         &self,
         address: &Address,
@@ -108,7 +113,8 @@ impl Servers {
         }
     }
 
-    /// The last known address of the server at a place, for texts.
+    /// Returns the last known address of the server at a place, for errors and log lines. If it is
+    /// unknown, returns the primary's name, or the seeds of the cluster.
     pub(super) fn described(&self, place: &Place) -> String {
         match (&self.topology, place) {
             (Topology::Server(address), _) | (_, Place::Node(address)) => address.to_string(),
@@ -125,6 +131,8 @@ impl Servers {
         }
     }
 
+    /// Returns a future that resolves when a connection to `address` should move to another server.
+    /// `None` if the server at this place never changes.
     fn departure(&self, place: &Place, address: Address) -> Option<Departure> {
         match (&self.topology, place) {
             (Topology::Server(_), _) | (_, Place::Node(_)) => None,
@@ -140,14 +148,14 @@ impl Servers {
                 Some(Box::pin(until(cluster.changes(), is_elsewhere)))
             }
             (Topology::Cluster(cluster), Place::Any) => {
-                // The connection may stay on a replica, since every node of a cluster passes events
-                // on. Just after a failover the other nodes do not list the demoted node, so the
-                // map is checked again.
+                // The connection may stay on a replica, since every node of a cluster forwards
+                // events. Right after a failover the map may omit the demoted node for a moment, so
+                // the map is checked twice.
                 let changes = cluster.changes();
                 Some(Box::pin(async move {
                     loop {
                         until(changes.clone(), |map: &Map| !map.is_node(&address)).await;
-                        sleep(LOOK).await;
+                        sleep(LOOKUP_PERIOD).await;
                         if !changes.borrow().is_node(&address) {
                             return;
                         }
@@ -157,10 +165,10 @@ impl Servers {
         }
     }
 
-    /// Looks the servers up from time to time, until the handle is dropped.
+    /// Looks the servers up every few seconds, until `servers` is dropped.
     pub(super) async fn keep_current(servers: Weak<Self>) {
         loop {
-            sleep(LOOK.mul_f64(1.0 + fastrand::f64() / 5.0)).await;
+            sleep(LOOKUP_PERIOD.mul_f64(1.0 + fastrand::f64() / 5.0)).await;
             match servers.upgrade() {
                 Some(servers) => servers.refresh().await,
                 None => return,
@@ -169,17 +177,17 @@ impl Servers {
     }
 }
 
-/// Resolves when `is_elsewhere` is `true` for the value.
+/// Resolves when `is_elsewhere` returns `true` for the current value. Never resolves if the sender
+/// is dropped first.
 async fn until<T>(mut last: watch::Receiver<T>, is_elsewhere: impl FnMut(&T) -> bool) {
     if last.wait_for(is_elsewhere).await.is_err() {
-        // The handle and all that it has opened were dropped.
+        // The sender was dropped with the handle and all that the handle has opened.
         std::future::pending::<()>().await;
     }
 }
 
-/// Returns `true` if the response to `ROLE` is that of a replica. An error, such as that for a
-/// missing permission, is taken for the response of a primary.
-/// <https://redis.io/docs/latest/commands/role/>
+/// Returns `true` if the response to `ROLE` says that the server is a replica. Returns `false` for
+/// an error response, such as a missing permission. <https://redis.io/docs/latest/commands/role/>
 pub(in crate::transport::redis) fn is_replica(role: &Value) -> bool {
     let Value::Array(parts) = role else {
         return false;

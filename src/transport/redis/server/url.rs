@@ -1,4 +1,4 @@
-//! Parses server URLs. Errors do not quote a URL, so that passwords are not logged.
+//! Parses the URLs of servers. Errors never quote the URL, since it may contain a password.
 
 use std::borrow::Cow;
 
@@ -7,33 +7,38 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 use super::address::Address;
 use crate::{error::Error, transport::redis::namespace::Namespace};
 
-/// The default port of a Sentinel, as it stands in a URL.
+/// The default port of a Sentinel, with the `:` before it.
 const SENTINEL_PORT: &str = ":26379";
 
 /// A URL, parsed.
 pub(super) struct ParsedUrl {
-    /// The login and the settings of connections. Its address has a meaning for one server only.
+    /// The login and the settings of connections to Redis servers. Its address is a placeholder,
+    /// unless the topology is [`UrlTopology::Server`].
     pub(super) info: ConnectionInfo,
     pub(super) topology: UrlTopology,
-    /// The parameter `namespace`.
+    /// The namespace in the parameter `namespace`.
     pub(super) namespace: Namespace,
 }
 
 /// The topology that a URL names.
 pub(super) enum UrlTopology {
+    /// One server, at the address in [`ParsedUrl::info`].
     Server,
+    /// A primary that Sentinels watch.
     Sentinel {
-        /// The login of the Sentinels.
+        /// The login and the settings of connections to Sentinels. Its address is a placeholder.
         info: Box<ConnectionInfo>,
         addresses: Vec<Address>,
         /// The name of the primary.
         name: String,
     },
+    /// A cluster, with the nodes to ask first.
     Cluster(Vec<Address>),
 }
 
 impl ParsedUrl {
-    /// Sets the login of the Sentinels.
+    /// Sets the user and the password for Sentinels. Fails if the URL names no Sentinels, or
+    /// already has a password for them.
     pub(super) fn log_in_to_sentinels(&mut self, user: &str, password: &str) -> Result<(), Error> {
         let UrlTopology::Sentinel { info, .. } = &mut self.topology else {
             return Err(Error::config(
@@ -64,7 +69,7 @@ pub(super) fn parse(url: &str) -> Result<ParsedUrl, Error> {
     })
 }
 
-/// The URL without its parameter `namespace`, and the namespace.
+/// Removes the parameter `namespace` from a URL. Returns the remaining URL and the namespace.
 fn split_namespace(url: &str) -> Result<(Cow<'_, str>, Namespace), Error> {
     const PARAMETER: &str = "namespace=";
     let (address, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
@@ -82,7 +87,7 @@ fn split_namespace(url: &str) -> Result<(Cow<'_, str>, Namespace), Error> {
     Ok((format!("{address}?{query}{fragment}").into(), namespace))
 }
 
-/// Parses a URL without a namespace.
+/// Parses a URL without the parameter `namespace`.
 fn target(url: &str) -> Result<ParsedUrl, Error> {
     for (scheme, tls_scheme, parse) in [
         (
@@ -108,12 +113,12 @@ fn target(url: &str) -> Result<ParsedUrl, Error> {
 /// The parts of a URL with several hosts.
 struct MultiHostUrl<'a> {
     scheme: &'static str,
-    /// The user and the password, with the `@` after them.
+    /// The user and the password, with the `@` after them. Empty if there are none.
     login: &'a str,
     hosts: Vec<&'a str>,
     path: &'a str,
     query: &'a str,
-    /// With the `#` before it.
+    /// The fragment, with the `#` before it. Empty if there is none.
     fragment: &'a str,
 }
 
@@ -148,8 +153,8 @@ impl<'a> MultiHostUrl<'a> {
         self.hosts.iter().map(address).collect()
     }
 
-    /// The settings for a server with this login, this database and these parameters. The host is a
-    /// placeholder.
+    /// Makes the settings of connections with this login, this database and these parameters. Their
+    /// host is a placeholder.
     fn info(&self, login: &str, database: &str, query: &str) -> Result<ConnectionInfo, Error> {
         let Self {
             scheme, fragment, ..
@@ -198,7 +203,8 @@ fn sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
 }
 
 fn cluster(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
-    // Refused below with a reason that is about clusters.
+    // `db` is left out here because `server` would refuse it with advice for single servers. The
+    // check below refuses it with advice for clusters.
     let has_database = url.query.split('&').any(|it| it.starts_with("db="));
     let info = url.info(
         url.login,
@@ -258,7 +264,7 @@ pub(super) fn server(url: &str) -> Result<ConnectionInfo, Error> {
     Ok(info)
 }
 
-/// The error for TLS when it is not built in.
+/// Returns the error for a URL with TLS when TLS is not built in.
 pub(super) fn no_tls() -> Error {
     Error::config("TLS is not built in; enable the feature `redis-rustls` of `campanile`")
 }

@@ -1,7 +1,7 @@
 //! The ledger: the history of each job, checked against the protocol's invariants.
 //!
 //! The simulation records the server's state after each command, and the handlers record their
-//! starts and results. Each record is checked at once.
+//! starts and results. Each record is checked immediately.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,15 +54,15 @@ struct Queue {
     histories: BTreeMap<JobId, JobHistory>,
 }
 
-/// A process.
+/// A worker or a sender.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) group: usize,
     pub(super) alive: bool,
-    /// Set once it shuts down and asks for no more jobs.
+    /// Set once the process shuts down and requests no more jobs.
     pub(super) stopping: bool,
-    /// The time at which its last handler ended, or at which it started. Other handlers may still
-    /// run.
+    /// The time at which the process's last handler ended, or at which the process started. Other
+    /// handlers may still run.
     idle_since: u64,
     /// The time since which nothing has kept the process from reaching the server.
     pub(super) undisturbed_since: u64,
@@ -73,7 +73,8 @@ pub(super) struct Process {
 #[derive(Debug)]
 struct RunningHandler {
     lease: Lease,
-    /// The time since which the job is not pending for the worker, while that is not reported.
+    /// The time since which the job is no longer pending for the worker. `None` if it is pending,
+    /// or its loss was reported.
     lost: Option<u64>,
 }
 

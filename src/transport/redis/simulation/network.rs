@@ -67,9 +67,9 @@ struct Connection {
     /// The bytes that the process can read now.
     arrived: VecDeque<u8>,
     waker: Option<Waker>,
-    /// Set once the process has closed it.
+    /// Set once the process has closed the connection.
     closed: bool,
-    /// Set once it was reset.
+    /// Set once the connection was reset.
     broken: bool,
 }
 
@@ -143,7 +143,7 @@ impl Network {
         for connection in self.connections.values_mut() {
             if !connection.written.is_empty() {
                 let mut bytes = std::mem::take(&mut connection.written);
-                // Sometimes in two parts, so that a pipeline can be cut anywhere.
+                // Sometimes sends them in two parts, so that a reset can cut a pipeline anywhere.
                 let cut = if rng.u8(..4) == 0 {
                     rng.usize(..bytes.len())
                 } else {

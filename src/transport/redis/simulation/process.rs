@@ -114,7 +114,8 @@ impl ProcessContext {
         let spec = &spec.handler;
         let behavior = spec.behavior(earlier_starts);
         if behavior == Behavior::KillsProcess {
-            // The simulation kills the process at its next turn. It must do nothing until then.
+            // The simulation kills the process at the process's next turn. The handler must do
+            // nothing until then.
             lock(&self.ledger).killed_by_handlers.insert(self.id);
             std::future::pending::<()>().await;
         }
@@ -124,7 +125,7 @@ impl ProcessContext {
                 lock(&self.ledger).handler_ended(self.id, job, HandlerResult::Done);
                 return Ok(Reply::new(job.to_string()));
             }
-            // A request whose handler panics is answered at once.
+            // A request whose handler panics gets its reply immediately.
             Behavior::Panics if is_request => (HandlerResult::Done, Failure::discard()),
             Behavior::Fails | Behavior::Panics | Behavior::KillsProcess => (
                 HandlerResult::Redeliver {
@@ -213,7 +214,7 @@ impl ProcessContext {
             match timeout(Duration::from_secs(60), call).await {
                 Ok(Ok(_)) => return lock(&self.ledger).job_accepted(spec.job),
                 _ if spec.resends => sleep(Duration::from_millis(200)).await,
-                // The job may be on the server all the same.
+                // The job may be on the server nevertheless.
                 _ => return,
             }
         }

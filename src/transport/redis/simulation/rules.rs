@@ -1,4 +1,4 @@
-//! The transitions of a job that the protocol allows.
+//! Checks the transitions of a job against the rules of the protocol.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -100,7 +100,8 @@ impl JobHistory {
             (Some(Location::Pending { .. }), Some(Location::DeadLetters)) => {
                 self.check_dead_letter(result, transition)
             }
-            // A worker whose handler succeeded may acknowledge the job, whoever holds it by now.
+            // A worker whose handler has succeeded may acknowledge the job, even if another worker
+            // holds it now.
             (Some(Location::Pending { .. }), None) if transition.acknowledged => {
                 self.ended = Some(JobEnd::Done);
                 (!self.finished).then(|| "was acknowledged before it was done".to_owned())

@@ -34,7 +34,9 @@ pub(super) struct Scenario {
 /// The order between several streams.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Policy {
+    /// The streams take turns.
     InTurn,
+    /// An earlier stream has priority over later ones.
     Strict,
     /// The first stream has the highest weight.
     Weighted,
@@ -52,7 +54,7 @@ impl Policy {
     }
 }
 
-/// A job: who sends it and when, and what its handler does.
+/// A job: its sender, the time at which it is sent, and the behavior of its handler.
 #[derive(Debug, Clone)]
 pub(super) struct JobSpec {
     pub(super) job: JobId,
@@ -87,9 +89,12 @@ pub(super) struct HandlerSpec {
 pub(super) enum Behavior {
     Succeeds,
     Fails,
+    /// Fails, and sets the delay of the next attempt.
     FailsWithDelay(Duration),
+    /// Asks for another delivery after this time, without counting an attempt.
     Sheds(Duration),
     Panics,
+    /// Kills its process while the handler runs.
     KillsProcess,
     DeadLetters,
     Discards,
@@ -98,7 +103,8 @@ pub(super) enum Behavior {
 /// A fault of a worker, of the network or of the server. Times are in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
-    /// A process is killed. If its machine is lost too, the server does not notice.
+    /// A process is killed. If the machine is lost too (`unnoticed`), the server keeps the
+    /// connections.
     Crash {
         worker: usize,
         unnoticed: bool,
@@ -169,8 +175,8 @@ const KINDS: [&str; 12] = [
 
 impl Scenario {
     pub(super) fn new(rng: &mut Rng) -> Self {
-        // The streams have random numbers of their own, so a seed with one stream keeps its
-        // scenario.
+        // The choices about streams use separate random numbers, so they do not change the scenario
+        // of a seed with one stream.
         let mut of_streams = rng.clone().fork();
         let streams = match of_streams.u8(..5) {
             2 | 3 => of_streams.usize(2..=STREAMS.len()),
@@ -182,7 +188,7 @@ impl Scenario {
             1 => &KINDS[..KINDS.len() - 1],
             _ => &KINDS,
         };
-        // A third, a fifth and a tenth of each lease are whole milliseconds.
+        // Each is a lease whose third, fifth and tenth are whole milliseconds.
         let lease = Duration::from_millis(*choose(rng, &[6_000, 9_000, 12_000]));
         let groups = if rng.u8(..4) == 0 { 2 } else { 1 };
         let workers_per_group = rng.usize(2..=3);

@@ -2,9 +2,9 @@
 //! read.
 //!
 //! With one message in flight at a time, there is no demand for a read before the handler has
-//! finished. The task that reads is awake already, so two tasks fewer are woken than by an
-//! acknowledgement over another connection. `benches/redis.rs`, `task-1` and `rpc-fast-1` at the
-//! default settings, shows the gain.
+//! finished. The finished handler wakes the task that reads, and that task acknowledges. An
+//! acknowledgement over another connection would wake two more tasks. `benches/redis.rs`, `task-1`
+//! and `rpc-fast-1` at the default settings, shows the gain.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use tokio::time::Instant;
 use super::{BlockingConnection, Fetch, GRACE};
 use crate::ablation::Mechanism;
 
-/// The most deliveries that a read waits for. More deliveries are better acknowledged during the
-/// read.
+/// A read waits for at most this many deliveries. More deliveries are acknowledged while the next
+/// read runs.
 const MAX_DELIVERIES: usize = 4;
-/// The time for which reads do not wait after a read has waited in vain.
+/// After a read has waited in vain, reads do not wait for this time.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Fetch {
-    /// Starts to wait for the settlements of deliveries that are about to be handed out, unless
-    /// more is to be read or done first. Returns `true` if the next read waits.
+    /// Starts to collect the settlements of deliveries that are about to be handed out, unless more
+    /// is to be read or done first. Returns `true` if the next read waits for them.
     pub(super) fn expect_settlements(&mut self, deliveries: usize) -> bool {
         let few = (1..=MAX_DELIVERIES).contains(&deliveries);
         let waits = few

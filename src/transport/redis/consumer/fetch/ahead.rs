@@ -13,8 +13,8 @@ use crate::{
     transport::redis::{connection::Progress, entry::Entry, response::Value},
 };
 
-/// A read in flight for the remaining demand: the server carries it out while the last entries are
-/// parsed and handled.
+/// A read in flight for the remaining demand. The server runs it while the last entries are parsed
+/// and handled.
 pub(super) struct Ahead {
     pub(super) asked: Instant,
     command: ReadCommand,
@@ -24,9 +24,9 @@ pub(super) struct Ahead {
 }
 
 impl Fetch {
-    /// Sends the next read if there is more demand than the `come` entries just read, and nothing
-    /// else is due first. The read does not block, so its response comes soon. A task that shares
-    /// the demand with others sends no read ahead, so that each task has its turn.
+    /// Sends the next read if the demand exceeds the `come` entries that were just read, and
+    /// nothing else is due first. The read does not block, so its response comes soon. A task that
+    /// shares the demand with others sends no read ahead, so that each task has its turn.
     pub(super) fn read_ahead(&mut self, come: usize) {
         let is_alone = self.parts.buffer.is_alone() && self.parts.order.is_none();
         if !self.full || !is_alone || Mechanism::ReadAhead.is_off() {

@@ -1,4 +1,5 @@
-//! The task that fetches deliveries.
+//! The task that fetches deliveries. It recovers lost entries, claims entries of other consumers,
+//! and reads new entries, in this order.
 
 mod acknowledge;
 mod ahead;
@@ -50,12 +51,12 @@ use crate::{
     },
 };
 
-/// A connection that is silent for this much longer than its read may block is closed. Otherwise
-/// the read would stay blocked on the server and claim entries that are never received.
+/// A connection is closed if it is silent for this time after the `BLOCK` of its read. Otherwise
+/// the read could stay blocked on the server, and take entries that never arrive.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The least limit of one read, which is also the default of `max_in_flight`. Smaller reads would
-/// cause smaller batches of acknowledgements, which in turn cause smaller reads.
+/// The lowest limit for the entries of one read. A lower limit would cause smaller batches of
+/// acknowledgements, which in turn cause smaller reads.
 const MIN_PART: usize = 64;
 
 /// The dependencies of a fetch.
@@ -93,23 +94,24 @@ pub(super) struct Fetch {
     connection: Option<BlockingConnection>,
     /// Set once a connection was made.
     connected: bool,
-    /// Set if there may be entries to read without waiting. With one stream: the retry stream may
-    /// have more than the last read returned. It is then read alone, since a read of two streams
-    /// returns up to twice as many entries as requested. With several streams: any stream may have
-    /// entries.
-    look: bool,
+    /// Set if the next read must not block, since there may be entries already.
+    ///
+    /// With one stream, it is set while the retry stream may have more entries. The retry stream is
+    /// then read alone, since a read of two streams returns up to twice as many entries as
+    /// requested. With several streams, it is set while any of them may have entries.
+    poll_first: bool,
     /// Set if a read of several streams was refused, and the stream that caused it is not found
     /// yet.
     refused: bool,
     /// Set if the last read returned as many entries as requested, so that there are probably more.
     full: bool,
-    /// Set if the entries that are to be delivered were recovered.
+    /// Set if the entries that were fetched last were recovered, not read.
     recovered: bool,
     /// The read that was sent before the entries of the last read were handled.
     ahead: Option<Ahead>,
     /// Until this time reads do not wait for acknowledgements.
     pause_until: Option<Instant>,
-    /// The time of the next look for entries of former owners of the partition.
+    /// The time of the next search for entries of former owners of the partition.
     inherits_at: Instant,
     /// The id of the lost connection, whose read may still wait on the server; 0 if there is none.
     lost_connection: i64,
@@ -118,6 +120,7 @@ pub(super) struct Fetch {
     outage: Outage,
 }
 
+/// The connection of the fetch, whose reads may block.
 struct BlockingConnection {
     line: Connection,
     /// The id by which another connection can end its blocked read; 0 if unknown.
@@ -150,6 +153,7 @@ struct ReadCommand {
     by: ReadBy,
 }
 
+/// The kind of a read. It decides how the response is decoded.
 enum ReadBy {
     /// One `XREADGROUP` of all streams.
     Plain,
@@ -175,7 +179,7 @@ impl Fetch {
             parts,
             connection: None,
             connected: false,
-            look: true,
+            poll_first: true,
             refused: false,
             full: false,
             recovered: false,
@@ -286,17 +290,18 @@ impl Fetch {
         order.admit(deliveries, recovered)
     }
 
-    /// The part of a demand that may be fetched. `None` if deliveries were handed out instead, or
-    /// after a wait for running deliveries of an owned partition.
+    /// Reduces the demand to the number that the order of an owned partition allows. `None` if
+    /// nothing is to be fetched now: released deliveries were handed out instead, or running
+    /// deliveries had to end first.
     async fn room_in_order(&mut self, room: usize) -> Option<usize> {
         let FetchParts { order, buffer, .. } = &self.parts;
         let Some(order) = order else {
             return Some(room);
         };
         let ready = order.take_ready(room);
-        let free = room.min(order.room());
-        if ready.is_empty() && free > 0 {
-            return Some(free);
+        let allowed = room.min(order.room());
+        if ready.is_empty() && allowed > 0 {
+            return Some(allowed);
         }
         let waits = ready.is_empty();
         buffer.put(ready);
@@ -310,8 +315,9 @@ impl Fetch {
         None
     }
 
-    /// Makes entries of former owners of the partition pending for this consumer. The recovery
-    /// fetches them. Repeated, since a read of a former owner may be carried out late.
+    /// Makes the entries of former owners of the partition pending for this consumer, and starts
+    /// the recovery, which fetches them. Repeated once in a lease, since a former owner's read may
+    /// run late on the server.
     async fn inherit(&mut self) -> Result<(), Error> {
         let FetchParts {
             order,
@@ -365,7 +371,8 @@ impl Fetch {
         Ok(())
     }
 
-    /// Recovers lost entries although there is no demand. The buffer releases them later.
+    /// Recovers lost entries without demand. The buffer keeps them for a while, and then releases
+    /// them.
     async fn look_unasked(&mut self) {
         let asked = Instant::now();
         let max = self.part().min(MAX_LOOKED_AT);
@@ -379,6 +386,8 @@ impl Fetch {
         }
     }
 
+    /// Fetches entries for a demand of `room`: lost entries, or else entries of other consumers, or
+    /// else new entries.
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.full = false;
         self.change_streams().await;
@@ -393,7 +402,7 @@ impl Fetch {
         }
         let claimed = match self.parts.order {
             None => self.claim(room).await,
-            // Only the owner of a partition has deliveries of it.
+            // Nothing to claim: `inherit` takes the entries of former owners.
             Some(_) => Vec::new(),
         };
         if !claimed.is_empty() {
@@ -416,7 +425,7 @@ impl Fetch {
         };
         match scan.claim(claimer, until, part).await {
             Ok(claimed) => claimed,
-            // Reading may work all the same: a server without memory still serves reads.
+            // Not returned: a server without memory refuses the scan, but still serves reads.
             Err(error) => {
                 // The entries may have been claimed although the command failed.
                 self.parts.recovery.begin();
@@ -434,10 +443,10 @@ impl Fetch {
         let stream = self.set.first_mut().stream.clone();
         let (retry, primary) = (&*stream.keys.retry, &*stream.keys.primary);
         let part = room.min(self.part());
-        if self.look {
+        if self.poll_first {
             let command = self.plain_read(part, None, [retry]);
             let entries = self.run_read(&command, None).await?;
-            self.look = entries.len() == part;
+            self.poll_first = entries.len() == part;
             if !entries.is_empty() {
                 return Ok(entries);
             }
@@ -450,11 +459,11 @@ impl Fetch {
         Ok(entries)
     }
 
-    /// Reads several streams: without blocking as long as that returns entries, then with one read
-    /// that blocks on all of them.
+    /// Reads several streams. Does not block as long as reads return entries. After that, one read
+    /// blocks on the streams.
     async fn read_set(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let max_block = self.parts.member.max_block();
-        if self.look {
+        if self.poll_first {
             self.try_failing_again().await;
             let Some(command) = self.next_command(room) else {
                 // No stream can be read now.
@@ -466,8 +475,8 @@ impl Fetch {
             self.note(command.room, &entries);
             // Only the script reads all streams, so only its empty response shows that there is
             // nothing.
-            self.look = !entries.is_empty() || command.script().is_none();
-            if self.look {
+            self.poll_first = !entries.is_empty() || command.script().is_none();
+            if self.poll_first {
                 return Ok(entries);
             }
         }
@@ -475,7 +484,7 @@ impl Fetch {
         if streams.is_empty() {
             // All streams are skipped. The next call waits until one of them is due for another
             // try.
-            self.look = true;
+            self.poll_first = true;
             return Ok(Vec::new());
         }
         let block = Some(self.set.until_next_try(max_block));
@@ -486,28 +495,28 @@ impl Fetch {
         match self.run_read(&command, block).await {
             Ok(entries) => {
                 self.refused = false;
-                self.look = !entries.is_empty()
+                self.poll_first = !entries.is_empty()
                     || self.set.is_too_large_to_block()
                     || !self.set.to_try_again().is_empty();
                 Ok(entries)
             }
             // One of the streams caused the error. The script finds it.
             Err(error) if error.is_refused() && !self.refused => {
-                self.look = true;
+                self.poll_first = true;
                 self.refused = true;
                 Ok(Vec::new())
             }
-            // After the back-off the streams are read from the start again: the error may have
-            // another cause by then.
+            // After the back-off the streams are read as if there was no error, since the next
+            // error may have another cause.
             Err(error) => {
-                self.look = true;
+                self.poll_first = true;
                 self.refused = false;
                 Err(error)
             }
         }
     }
 
-    /// The next read that does not block.
+    /// Makes the next read that does not block. `None` if no stream can be read now.
     fn next_command(&mut self, room: usize) -> Option<ReadCommand> {
         let room = room.min(self.part());
         if self.reads_one_stream() {
@@ -525,11 +534,11 @@ impl Fetch {
         Some(ReadCommand { cmd, room, by })
     }
 
-    /// Carries out changes of the set of streams.
+    /// Applies the changes in the registry to the set of streams.
     async fn change_streams(&mut self) {
         let changes = self.parts.changes.as_ref().map(|changes| changes.take());
         for change in changes.unwrap_or_default() {
-            self.look = true;
+            self.poll_first = true;
             match change {
                 Change::Found(name) => {
                     let FetchParts {
@@ -606,11 +615,12 @@ impl Fetch {
         }
     }
 
-    /// Returns `true` if something else is due before the next read.
+    /// Returns `true` if a recovery step, a scan, or a read of the retry stream is due before the
+    /// next read.
     fn is_busy_otherwise(&mut self) -> bool {
         let claimer = &self.parts.claimer;
         let may_claim = claimer.until().is_some();
-        (self.look && self.reads_one_stream())
+        (self.poll_first && self.reads_one_stream())
             || self.parts.recovery.is_due()
             || self.set.has_due_scan(&self.parts.claimer, may_claim)
     }
@@ -618,14 +628,14 @@ impl Fetch {
     /// Updates the state for the next read after a read that requested `count` entries.
     fn note(&mut self, count: usize, entries: &[Entry]) {
         if self.reads_one_stream() {
-            self.look = entries.iter().any(|entry| entry.which.is_retry());
+            self.poll_first = entries.iter().any(|entry| entry.which.is_retry());
         }
         self.full = entries.len() >= count;
     }
 
-    /// The most entries of one read. The limit lets one part be fetched while another is handled
-    /// and a third one acknowledged. Also, a large response takes long to arrive, and its entries
-    /// are not in the in-flight table meanwhile.
+    /// Returns the most entries of one read. With this limit, one part of the demand is fetched
+    /// while another is handled and a third is acknowledged. Besides, a large response takes long
+    /// to arrive, and meanwhile its entries are not in the in-flight table.
     fn part(&mut self) -> usize {
         let max = self.parts.max_in_flight.div_ceil(4).max(MIN_PART);
         match self.reads_one_stream() {
@@ -635,8 +645,8 @@ impl Fetch {
         }
     }
 
-    /// Reads Redis's clock if no tick has read it lately. The server was probably paused and its
-    /// clock may have stepped, so that a new request would look expired.
+    /// Reads Redis's clock if no tick has read it lately. In that case the server was probably
+    /// paused, and its clock may have stepped: new requests would look expired.
     async fn read_clock(&mut self) {
         let FetchParts {
             clock,
@@ -652,7 +662,7 @@ impl Fetch {
         }
     }
 
-    /// The plain command that reads new entries of these keys.
+    /// Makes a plain read of new entries of these keys.
     fn plain_read<'a>(
         &self,
         count: usize,
@@ -666,7 +676,7 @@ impl Fetch {
         }
     }
 
-    /// Sends a read and returns its entries.
+    /// Sends a read and returns its entries. Connects first if there is no connection.
     async fn run_read(
         &mut self,
         command: &ReadCommand,
@@ -683,8 +693,8 @@ impl Fetch {
         let id = connection.id;
         if block.is_some() {
             parts.blocked.set(id);
-            // A stop or a change of the streams ends the read that is set here. Both are checked
-            // after it is set, so neither is missed.
+            // A stop or a change of the streams ends the read that was just set. Both are checked
+            // only now, so neither is missed.
             let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty());
             if parts.buffer.is_stopped() || is_changed {
                 parts.blocked.set(0);
@@ -725,7 +735,7 @@ impl Fetch {
         let answer = match answer {
             // No error: a key was deleted, or another client sent `CLIENT UNBLOCK`.
             Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => {
-                self.look |= !self.reads_one_stream();
+                self.poll_first |= !self.reads_one_stream();
                 return Ok(Vec::new());
             }
             Ok(Ok(answer)) => match self.checked(answer) {
@@ -793,8 +803,8 @@ impl Fetch {
         }
     }
 
-    /// Drops the connection. The entries of its last read may be pending for this consumer and not
-    /// in flight.
+    /// Drops the connection, and returns the error. Starts a recovery, since entries of the last
+    /// read may be pending for this consumer and not in flight.
     fn lost(&mut self) -> Error {
         let lost = self.connection.take();
         self.lost_connection = lost.map_or(0, |connection| connection.id);
@@ -802,6 +812,8 @@ impl Fetch {
         error::unanswered(&self.parts.connector.address())
     }
 
+    /// Returns the response, or the server's error as an `Err`. Drops the connection if the server
+    /// was demoted.
     fn checked(&mut self, answer: Value) -> Result<Value, Error> {
         if let Value::ServerError(refusal) = &answer
             && error::is_demoted(refusal)
@@ -812,9 +824,11 @@ impl Fetch {
         error::check(answer)
     }
 
+    /// Connects, until the buffer is stopped.
     async fn connect(&mut self) -> Result<BlockingConnection, Error> {
         if self.parts.order.is_some() {
-            // A read that still waits there would get entries before this connection's next read.
+            // The read of the lost connection may still wait on the server. It would take entries
+            // that must come to the next read.
             self.parts.blocked.unblock(self.lost_connection).await;
             self.lost_connection = 0;
         }
@@ -847,7 +861,7 @@ impl Fetch {
             match self.parts.group.rejoin(&stream).await {
                 Ok(()) => {
                     rejoined(&stream);
-                    self.look = true;
+                    self.poll_first = true;
                     return;
                 }
                 Err(error) => self.failed_with("create the group again", &error),
@@ -872,8 +886,8 @@ fn rejoined(stream: &ServedStream) {
     );
 }
 
-/// Splits the script's response: the entries, and the positions (from 0) of the streams that could
-/// not be read, with the errors.
+/// Splits the script's response into the entries, and the streams that could not be read: the
+/// position of each, from 0, with its error.
 pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), Error> {
     let [found, failed] = exactly(answer)?;
     let mut parts = array(failed)?.into_iter();

@@ -25,19 +25,20 @@ use crate::{
 /// The most pending entries that one step reads.
 pub(super) const MAX_LOOKED_AT: usize = 100;
 
-/// Looks for entries that are pending for this consumer and not in flight. It looks several times,
-/// since a read that was sent before its connection was lost may be carried out later.
+/// Fetches entries again that are *lost*: pending for this consumer and not in flight. It searches
+/// several times, since the server may run a read after the connection that sent it was lost.
 pub(in crate::transport::redis::consumer) struct Recovery {
     member: Arc<Member>,
     streams: Arc<StreamSet>,
     pipeline: Pipeline,
     in_flight: Arc<InFlightTable>,
     report: Arc<Report>,
-    looks: Option<Looks>,
+    schedule: Option<Schedule>,
 }
 
+/// The times of the steps of a recovery.
 #[derive(Clone, Copy)]
-struct Looks {
+struct Schedule {
     next: Instant,
     /// The end of the recovery: two leases after the first step that succeeded.
     until: Option<Instant>,
@@ -57,35 +58,35 @@ impl Recovery {
             pipeline,
             in_flight,
             report,
-            looks: None,
+            schedule: None,
         }
     }
 
-    /// Starts a recovery, after a response was lost, perhaps with entries.
+    /// Starts a recovery, after a response was lost that may have had entries.
     pub(super) fn begin(&mut self) {
-        self.looks = Some(Looks {
+        self.schedule = Some(Schedule {
             next: Instant::now(),
             until: None,
         });
     }
 
-    /// The time of the next step, if a recovery runs.
+    /// Returns the time of the next step; `None` if no recovery runs.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.looks.map(|looks| looks.next)
+        self.schedule.map(|schedule| schedule.next)
     }
 
     pub(super) fn is_due(&self) -> bool {
         self.next().is_some_and(|next| next <= Instant::now())
     }
 
-    /// Fetches entries again that are pending for this consumer and not in flight, at most `room`.
+    /// Runs one step: fetches at most `room` lost entries again, and plans the next step.
     pub(super) async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let mut found = Vec::new();
         let streams = self.streams.all();
         let both = streams
             .iter()
             .flat_map(|stream| stream.both().map(|which| (stream, which)));
-        // Asks for all streams at once, and fetches only as much as there is room for.
+        // Searches all streams concurrently, and fetches only as much as there is room for.
         let lost = join_all(both.map(async |(stream, which)| {
             let lost = self.lost(stream, which, room).await;
             lost.map(|lost| (stream, which, lost))
@@ -102,18 +103,18 @@ impl Recovery {
             }
         }
         let (now, lease) = (Instant::now(), self.member.lease);
-        let until = self.looks.and_then(|looks| looks.until);
+        let until = self.schedule.and_then(|schedule| schedule.until);
         let until = until.unwrap_or(now + 2 * lease);
-        self.looks = (now < until).then_some(Looks {
+        self.schedule = (now < until).then_some(Schedule {
             next: now + lease / 3,
             until: Some(until),
         });
         Ok(found)
     }
 
-    /// Renews entries whose response came late, and drops those that belong to other consumers by
-    /// now. A response comes late if this process was suspended, and other workers may have handled
-    /// the entries meanwhile.
+    /// Renews entries whose response came late, and drops those that now belong to other consumers.
+    /// A response comes late if this process was suspended. Other workers may have handled the
+    /// entries meanwhile.
     pub(super) async fn still_ours(
         &mut self,
         mut entries: Vec<Entry>,
@@ -143,8 +144,8 @@ impl Recovery {
         Ok(entries)
     }
 
-    /// Renews the entries of a response while it arrives: they are pending for this consumer and
-    /// not in the in-flight table yet. Never returns.
+    /// Renews the entries of a response while it arrives, since they are pending for this consumer
+    /// and not in the in-flight table yet. Never returns.
     pub(super) async fn renew_arriving(&self, progress: &Progress) -> Infallible {
         let before = progress.bytes();
         loop {
@@ -167,8 +168,8 @@ impl Recovery {
         }
     }
 
-    /// About `max` entries on one of the two streams that are pending for this consumer and not in
-    /// flight.
+    /// Returns the lost entries on a primary or a retry stream. Stops searching after about `max`
+    /// entries.
     async fn lost(
         &self,
         stream: &ServedStream,
@@ -194,7 +195,8 @@ impl Recovery {
         }
     }
 
-    /// The ids of some entries that are pending for this consumer.
+    /// Returns the ids of entries that are pending for this consumer, from `from` on, at most
+    /// [`MAX_LOOKED_AT`].
     async fn pending(
         &self,
         stream: &ServedStream,
@@ -225,6 +227,7 @@ impl Recovery {
         Ok(entry::renewed(answer)?.1)
     }
 
+    /// Fetches these entries again, without counting an attempt.
     async fn fetch_again(
         &self,
         stream: &ServedStream,

@@ -1,4 +1,4 @@
-//! The fetch's streams, with the sizes of their entries, their scans, and their failures.
+//! The streams that a fetch reads, each with the size of its entries, its scan, and its failures.
 
 use std::{sync::Arc, time::Duration};
 
@@ -61,6 +61,7 @@ struct PlainReads {
 }
 
 impl PlainReads {
+    /// Records the result of a read.
     fn note(&mut self, is_plain: bool, entries: usize) {
         self.last = entries;
         match is_plain {
@@ -69,22 +70,23 @@ impl PlainReads {
         }
     }
 
+    /// Returns `true` if the next read should be a plain one.
     fn are_worth_it(&self) -> bool {
         self.since < MAX_PLAIN && self.last > 0 && 2 * self.last >= self.by_script
     }
 }
 
-/// A stream, and the fetch's state of it.
+/// A stream, and the state that the fetch keeps for it.
 pub(super) struct ReadStream {
     pub(super) stream: Arc<ServedStream>,
     pub(super) size: EntrySize,
     scan: Scan,
     failing: Option<Failing>,
-    /// The number of the last read that returned entries of it.
+    /// The number of the last read that returned entries of the stream.
     last_read: u64,
 }
 
-/// A stream that cannot be read is skipped until `until`.
+/// The failures of a stream that cannot be read. The stream is skipped until `until`.
 struct Failing {
     until: Instant,
     failures: u32,
@@ -120,7 +122,7 @@ impl ReadSet {
         &self.names
     }
 
-    /// The position of a stream. Streams are sorted by index.
+    /// Returns the position of a stream in `streams`, which are sorted by index.
     fn place(&self, index: u32) -> Option<usize> {
         self.streams
             .binary_search_by_key(&index, |it| it.stream.index)
@@ -152,6 +154,7 @@ impl ReadSet {
         Some(removed)
     }
 
+    /// Updates the names, and the set that the other tasks share.
     fn publish(&mut self) {
         let streams = || self.streams.iter().map(|it| it.stream.clone());
         self.names = StreamNames::new(&streams().collect::<Vec<_>>());
@@ -182,8 +185,8 @@ impl ReadSet {
         self.due_place(claimer, may).is_some()
     }
 
-    /// The next scan that is due, stream by stream in turn. `may` is `false` while the claimer may
-    /// not claim.
+    /// Returns the next scan that is due. The streams take turns. `may` is `false` while the
+    /// claimer may not claim.
     pub(super) fn due_scan(&mut self, claimer: &Claimer, may: bool) -> Option<&mut Scan> {
         let due = self.due_place(claimer, may)?;
         self.next_scan = due + 1;
@@ -203,7 +206,9 @@ impl ReadSet {
         due
     }
 
-    /// The call of the script that reads all streams, for at most this many entries.
+    /// Makes the call of the script that reads all streams, for at most `room` entries. Returns it
+    /// with the indexes of the streams, in the order of the call. `None` if all streams are
+    /// skipped.
     pub(super) fn fetch_command(
         &mut self,
         member: &Member,
@@ -235,8 +240,8 @@ impl ReadSet {
         Some((cmd, order))
     }
 
-    /// A plain read of the active streams that are furthest behind, with the same number of entries
-    /// for each, and the most entries of all together. `None` if the script is better.
+    /// Makes a plain read of the active streams that are furthest behind, with the same limit for
+    /// each. Returns it with the limit for all together. `None` if the script is better.
     pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;
@@ -261,7 +266,8 @@ impl ReadSet {
         self.plain.note(is_plain, entries);
     }
 
-    /// The streams that one read blocks on.
+    /// Returns the streams that one read blocks on: at most [`MAX_BLOCKED`], those that were active
+    /// last.
     pub(super) fn blocked_on(&self) -> Vec<&Arc<ServedStream>> {
         let mut readable: Vec<_> = (self.streams.iter())
             .filter(|it| it.failing.is_none())
@@ -303,7 +309,7 @@ impl ReadSet {
         }
     }
 
-    /// The skipped streams that are due for another try.
+    /// Returns the skipped streams that are due for another try.
     pub(super) fn to_try_again(&self) -> Vec<Arc<ServedStream>> {
         let now = Instant::now();
         let due = |it: &&ReadStream| it.failing.as_ref().is_some_and(|it| it.until <= now);
@@ -314,7 +320,8 @@ impl ReadSet {
             .collect()
     }
 
-    /// The time for which a read may block: at most until a stream is due for another try.
+    /// Returns the time for which a read may block: at most `longest`, and at most until a stream
+    /// is due for another try.
     pub(super) fn until_next_try(&self, longest: Duration) -> Duration {
         let until = self
             .streams
