@@ -6,7 +6,7 @@ use foldhash::HashMap;
 
 use super::fan_out;
 use crate::{
-    message::{ByKind, Kind, MatchedRoute, Message, Name},
+    message::{ByKind, Kind, MatchedRoute, Message, Name, Parts},
     service::RouteFuture,
     transport::glob,
 };
@@ -23,6 +23,33 @@ pub struct RouteInfo {
     pub name: Name,
     /// `true` if the name is a Redis glob pattern.
     pub is_pattern: bool,
+    /// `true` if the messages are sharded events.
+    pub is_sharded: bool,
+}
+
+impl RouteInfo {
+    pub(super) fn named(kind: Kind, name: Name) -> Self {
+        Self {
+            kind,
+            name,
+            is_pattern: false,
+            is_sharded: false,
+        }
+    }
+
+    pub(super) fn pattern(pattern: Name) -> Self {
+        Self {
+            is_pattern: true,
+            ..Self::named(Kind::Event, pattern)
+        }
+    }
+
+    pub(super) fn sharded(name: Name) -> Self {
+        Self {
+            is_sharded: true,
+            ..Self::named(Kind::Event, name)
+        }
+    }
 }
 
 /// Marks an event that a source delivered: the source makes one delivery for each subscription that
@@ -38,6 +65,7 @@ pub(super) struct Index {
     routes: Vec<RouteInfo>,
     exact: ByKind<HashMap<Name, usize>>,
     patterns: HashMap<Name, usize>,
+    sharded: HashMap<Name, usize>,
 }
 
 impl Index {
@@ -47,9 +75,10 @@ impl Index {
 
     /// Adds a route if it is new. Returns its index, and `true` if it was added.
     pub(super) fn insert(&mut self, route: RouteInfo) -> (usize, bool) {
-        let map = match route.is_pattern {
-            true => &mut self.patterns,
-            false => &mut self.exact[route.kind],
+        let map = match (route.is_pattern, route.is_sharded) {
+            (true, _) => &mut self.patterns,
+            (false, true) => &mut self.sharded,
+            (false, false) => &mut self.exact[route.kind],
         };
         match map.entry(route.name.clone()) {
             MapEntry::Occupied(known) => (*known.get(), false),
@@ -63,7 +92,14 @@ impl Index {
     }
 
     fn exact(&self, message: &Message) -> Option<usize> {
-        let map = &self.exact[message.kind()];
+        let map = match message.parts() {
+            Parts {
+                kind: Kind::Event,
+                sharded: true,
+                ..
+            } => &self.sharded,
+            parts => &self.exact[parts.kind],
+        };
         map.get(message.name().as_str()).copied()
     }
 }
@@ -133,7 +169,8 @@ impl Resolver {
             // and must match again, so the mark is removed.
             let extensions = &mut message.parts_mut().extensions;
             let delivered = extensions.remove::<FromSubscription>().is_some();
-            if !self.index.patterns.is_empty() {
+            // A pattern matches no sharded event.
+            if !self.index.patterns.is_empty() && !message.parts().sharded {
                 return self.resolve_event(message, delivered);
             }
         }
@@ -205,10 +242,9 @@ mod tests {
     fn resolver(routes: &[(&'static str, bool)]) -> Resolver {
         let mut index = Index::default();
         for &(name, is_pattern) in routes {
-            index.insert(RouteInfo {
-                kind: Kind::Event,
-                name: name.into(),
-                is_pattern,
+            index.insert(match is_pattern {
+                true => RouteInfo::pattern(name.into()),
+                false => RouteInfo::named(Kind::Event, name.into()),
             });
         }
         Resolver::new(index, vec![Name::default()])

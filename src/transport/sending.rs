@@ -14,8 +14,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
 const LONGEST_CONFIRMATION: Duration = Duration::from_secs(60);
 
 /// Checks a message that is to be sent. Refuses names that are empty, too long or contain control
-/// characters, delays and idempotency keys of requests and events, and tasks that would expire
-/// before they are due.
+/// characters, delays and idempotency keys of requests and events, sharded messages of other kinds
+/// than events, and tasks that would expire before they are due.
 ///
 /// The sending half of every transport calls this first. It also refuses tasks that
 /// [replicas](Parts::replicas) have to confirm: a transport with replicas takes that field out
@@ -45,6 +45,9 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         return invalid(
             "events carry no headers on Pub/Sub; put them in the payload, or send a task",
         );
+    }
+    if parts.kind != Kind::Event && parts.sharded {
+        return invalid("only events can be sharded");
     }
     match &parts.to {
         Some(_) if parts.kind == Kind::Event => {
